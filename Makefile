@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A bare `make` prints the menu. Stamp files keep a second `make build` instant.
+
+CLANG ?= clang
+LLVM_STRIP ?= llvm-strip
+CLANG_FORMAT ?= clang-format
+# Debian's own interpreter: python3-bpfcc is seen by no other.
+PYTHON ?= /usr/bin/python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+SYSTEM_STAMP := $(VENV)/.stamp-system
+PYTHON_STAMP := $(VENV)/.stamp-python
+INSTALL_STAMP := $(VENV)/.stamp-install
+
+OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
+HEADERS := $(wildcard bpf/*.h)
+C_FILES := $(wildcard bpf/*.c bpf/*.h)
+SOURCES := $(wildcard datapath ctl tests) setup.py
+
+# Asked when it is used: on a fresh machine there is no gcc before `deps`.
+BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -I/usr/include/$(shell gcc -print-multiarch)
+
+# What the build, the datapath and the tests run. None of these starts a service when it is installed.
+PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpftool \
+	python3-venv python3-dev python3-bpfcc \
+	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
+	iputils-ping iputils-arping netcat-openbsd traceroute procps
+
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: menu deps build bpf demo test test-unit test-bpf test-net lint fmt clean
+
+menu:
+	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
+	@echo 'make build      deps, packet programs and $(BIN)/datapathctl'
+	@echo 'make bpf        only the packet programs: bpf/*.bpf.c -> datapath/objects/*.bpf.o'
+	@echo 'make demo       build, then play the main job in a pretend host (root)'
+	@echo 'make test       build, then the whole suite (root)'
+	@echo 'make test-unit  the tests that need no root'
+	@echo 'make test-bpf   the packet programs on whole packets (root)'
+	@echo 'make test-net   end to end, in namespaces (root)'
+	@echo 'make lint       ruff, mypy --strict, clang-format'
+	@echo 'make fmt        let ruff and clang-format rewrite the sources'
+	@echo 'make clean      remove everything that was built, $(VENV) too'
+
+# ---- what must be installed ------------------------------------------------------
+
+deps: $(PYTHON_STAMP)
+
+$(SYSTEM_STAMP): Makefile
+	@missing=; \
+	for package in $(PACKAGES); do \
+		case "$$(dpkg-query -W -f='$${Status}' $$package 2>/dev/null)" in \
+		*' installed') ;; \
+		*) missing="$$missing $$package" ;; \
+		esac; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" -ne 0 ]; then \
+		echo "missing packages; as root: apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+	elif [ -n "$$missing" ]; then \
+		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@touch $@
+
+# setuptools, wheel and cffi first: the extension is built without an isolated second environment.
+$(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
+	$(BIN)/python -m pip install -q 'setuptools>=68' wheel 'cffi>=1.16'
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements)
+	@touch $@
+
+# ---- what is built ---------------------------------------------------------------
+
+build: $(INSTALL_STAMP) bpf
+
+bpf: $(SYSTEM_STAMP) $(OBJECTS) datapath/objects/abi.h
+
+datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
+	@$(LLVM_STRIP) -g $@.tmp
+	@mv $@.tmp $@
+
+datapath/objects/abi.h: bpf/abi.h
+	@mkdir -p $(@D)
+	cp $< $@
+
+# Editable: only what is compiled, or read when it is installed, asks for another install.
+$(INSTALL_STAMP): $(PYTHON_STAMP) pyproject.toml $(wildcard datapath/kernel/_build.py) bpf/abi.h
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+# ---- what is run -----------------------------------------------------------------
+
+demo: build
+	$(BIN)/python -m ctl.demo
+
+test: build
+	$(PYTEST) tests/unit tests/bpf tests/net
+
+test-unit test-bpf test-net: test-%: build
+	$(PYTEST) tests/$*
+
+lint: build
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(if $(C_FILES),$(CLANG_FORMAT) --dry-run -Werror $(C_FILES))
+
+fmt: build
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(if $(C_FILES),$(CLANG_FORMAT) -i $(C_FILES))
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info datapath/objects .pytest_cache .mypy_cache .ruff_cache
+	find datapath ctl tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -f datapath/kernel/*.so datapath/kernel/_libbpf.c datapath/kernel/*.o
