@@ -1,0 +1,653 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns: networks, endpoints, sandboxes, containers, and what a user asks for.
+
+Pure values: no I/O, no clock, no randomness. Mappings inside them are never changed in place.
+Times are RFC 3339 in UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
+Rows of the store carry a `phase`: "creating" (intent written, kernel work not finished), "ready",
+or "removing" (the kernel work of taking it away may not be finished).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import Any, TypeVar
+
+from datapath.errors import ConfigError, quoted
+
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+T = TypeVar("T")
+
+CREATING, READY, REMOVING = "creating", "ready", "removing"
+
+# Docker's driver options that mean something here.
+OPT_NAME = "com.docker.network.bridge.name"
+OPT_DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+OPT_ICC = "com.docker.network.bridge.enable_icc"
+OPT_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+OPT_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+OPT_MTU = "com.docker.network.driver.mtu"
+OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
+OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
+
+# Docker's names of the auxiliary addresses that stand for "another default gateway".
+AUX_GATEWAY4, AUX_GATEWAY6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
+
+_TRUE = {"1", "t", "T", "TRUE", "true", "True"}
+_FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+
+
+def short(ident: str) -> str:
+    """The 12 digits of an id that users are shown."""
+    return ident[:12]
+
+
+# ---- parsing of single words; each raises ConfigError -------------------------------------------
+
+
+def parse_bool(text: str, what: str) -> bool:
+    """What Docker (Go's ParseBool) takes for a truth value."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ConfigError(f"invalid value {quoted(text)} for {what}: expected true or false")
+
+
+def parse_address(text: str, what: str = "IP address") -> Address:
+    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) is the IPv4 address it stands for."""
+    try:
+        if "%" in text:
+            raise ValueError("zone")
+        address = ip_address(text)
+    except ValueError:
+        raise ConfigError(f"invalid {what}: {quoted(text)}") from None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def parse_interface(text: str, what: str) -> Interface:
+    """An address with its prefix length, as in 10.0.0.1/16."""
+    address, slash, length = text.partition("/")
+    try:
+        if not slash or not (length.isascii() and length.isdigit()) or "%" in address:
+            raise ValueError("no CIDR")
+        return ip_interface(text)
+    except ValueError:
+        raise ConfigError(f"invalid {what} {quoted(text)}: invalid CIDR block notation") from None
+
+
+def parse_prefix(text: str, what: str) -> Prefix:
+    """A network in CIDR notation, host bits zero."""
+    interface = parse_interface(text, what)
+    if interface.ip != interface.network.network_address:
+        raise ConfigError(f"invalid {what} {text}: it should be {interface.network}")
+    return interface.network
+
+
+def parse_mac(text: str) -> str:
+    """A unicast MAC address in lower case; `-` and `:` may separate its octets."""
+    mac = text.replace("-", ":").lower()
+    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
+        raise ConfigError(f"{quoted(text)} is not a valid mac address")
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise ConfigError(f"mac address {mac} is not a unicast address: choose one such as 02:42:ac:11:00:02")
+    return mac
+
+
+def parse_pair(text: str, what: str) -> tuple[str, str]:
+    """`key=value`; the value may be empty or missing, the key not."""
+    key, _, value = text.partition("=")
+    if not key or not text.isprintable():
+        raise ConfigError(f"invalid {what} {quoted(text)}: expected key=value")
+    return key, value
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) <= 65535):
+        raise ValueError(text)
+    return int(text)
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    """ "80" or "80-90" as first and last; ValueError if it is neither."""
+    first, dash, last = text.partition("-")
+    start = _port(first)
+    end = _port(last) if dash else start
+    if end < start:
+        raise ValueError(text)
+    return start, end
+
+
+def _protocol(text: str, spec: str) -> str:
+    proto = text.lower() or "tcp"
+    if proto == "sctp":
+        raise ConfigError(f"protocol sctp is not available yet: {quoted(spec)} (tcp and udp are)")
+    if proto not in ("tcp", "udp"):
+        raise ConfigError(f"invalid proto {quoted(text)} in port {quoted(spec)}: expected tcp or udp")
+    return proto
+
+
+def parse_expose(text: str) -> tuple[tuple[int, str], ...]:
+    """`port[-port][/proto]` of --expose, as single (port, proto) pairs."""
+    ports, _, proto = text.partition("/")
+    if ":" in text:
+        raise ConfigError(f"invalid port format for --expose: {quoted(text)}")
+    protocol = _protocol(proto, text)
+    try:
+        first, last = _port_range(ports)
+        if first == 0:
+            raise ValueError(text)
+    except ValueError:
+        raise ConfigError(f"invalid range format for --expose: {quoted(text)}") from None
+    return tuple((port, protocol) for port in range(first, last + 1))
+
+
+# ---- networks ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One address range of a network. `configured`: the user chose it (else it came from a pool)."""
+
+    prefix: Prefix
+    gateway: Address | None = None
+    ip_range: Prefix | None = None
+    aux: Mapping[str, Address] = field(default_factory=dict)
+    configured: bool = False
+
+    @property
+    def route_via(self) -> Address | None:
+        """Where the members' default route points: the gateway, unless an auxiliary address replaces it."""
+        name = AUX_GATEWAY4 if self.prefix.version == 4 else AUX_GATEWAY6
+        return self.aux.get(name, self.gateway)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
+    the gateway device on the host, `realised` whether the kernel side has been built."""
+
+    id: str
+    name: str
+    number: int
+    driver: str = "bridge"
+    scope: str = "local"
+    created: str = ""
+    subnets: tuple[Subnet, ...] = ()
+    ipv4: bool = True
+    ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    predefined: bool = False
+    phase: str = CREATING
+    realised: bool = False
+
+    @property
+    def short_id(self) -> str:
+        return short(self.id)
+
+    @property
+    def icc(self) -> bool:
+        """Members may talk to each other."""
+        return self.options.get(OPT_ICC, "true") in _TRUE
+
+    @property
+    def masquerade(self) -> bool:
+        """Packets to the outside leave with the host's address."""
+        return self.options.get(OPT_MASQUERADE, "true") in _TRUE
+
+    @property
+    def mtu(self) -> int | None:
+        """Bytes of an IP packet, if the network's options say so; else it follows the host's default route."""
+        value = self.options.get(OPT_MTU, "")
+        return int(value) or None if value else None
+
+    @property
+    def host_binding(self) -> Address | None:
+        """The host address that ports are published at when the user names none; None: every address."""
+        value = self.options.get(OPT_HOST_BINDING, "")
+        return ip_address(value) if value else None
+
+    @property
+    def iface_prefix(self) -> str:
+        """Containers' devices are called this and a number."""
+        return self.options.get(OPT_IFACE_PREFIX, "eth")
+
+    @property
+    def subnet4(self) -> Subnet | None:
+        return next((s for s in self.subnets if s.prefix.version == 4), None)
+
+    @property
+    def subnet6(self) -> Subnet | None:
+        return next((s for s in self.subnets if s.prefix.version == 6), None)
+
+
+# ---- ports ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """`count` consecutive host ports and the container ports that they lead to.
+
+    `host_ip` None: every address of the host. `host_port` 0: to be chosen. `host_port_last` not 0 (then
+    `count` is 1): to be chosen from host_port … host_port_last.
+    """
+
+    proto: str
+    host_ip: Address | None
+    host_port: int
+    container_port: int
+    count: int = 1
+    host_port_last: int = 0
+
+    @property
+    def concrete(self) -> bool:
+        """The host ports are known."""
+        return self.host_port != 0 and self.host_port_last == 0
+
+    @classmethod
+    def parse(cls, text: str) -> PortMapping:
+        """`[hostIP:][hostPort[-range]:]containerPort[-range][/proto]` as `docker run -p` takes it."""
+        head, _, last = text.rpartition(":")
+        ports, _, proto_text = last.partition("/")
+        if not ports:
+            raise ConfigError(f"no port specified: {quoted(text)}")
+        proto = _protocol(proto_text, text)
+        ip_text, colon, host = head.rpartition(":")
+        host_ip = _host_ip(ip_text, text) if colon and ip_text else None
+        try:
+            first, last_port = _port_range(ports)
+            if first == 0:
+                raise ValueError(ports)
+        except ValueError:
+            raise ConfigError(f"invalid containerPort {quoted(ports)} in {quoted(text)}") from None
+        try:
+            host_first, host_last = _port_range(host) if host else (0, 0)
+            if host_first == 0 and host_last != 0:
+                raise ValueError(host)
+        except ValueError:
+            raise ConfigError(f"invalid hostPort {quoted(host)} in {quoted(text)}") from None
+        count = last_port - first + 1
+        if host_first and host_last - host_first != count - 1:
+            if count != 1:
+                message = f"invalid ranges specified for container and host Ports: {ports} and {host}"
+                raise ConfigError(message + " (they must be equally long)")
+            return cls(proto, host_ip, host_first, first, 1, host_last)
+        return cls(proto, host_ip, host_first, first, count)
+
+    def expand(self) -> Iterator[tuple[Address | None, int, int, str]]:
+        """(host address, host port, container port, protocol) of each single port; needs concrete ports."""
+        for i in range(self.count):
+            yield self.host_ip, self.host_port + i if self.host_port else 0, self.container_port + i, self.proto
+
+    def at(self, host_port: int, count: int = 1) -> PortMapping:
+        """The same mapping with its host port decided."""
+        return dataclasses.replace(self, host_port=host_port, count=count, host_port_last=0)
+
+    def __str__(self) -> str:
+        ip = "" if self.host_ip is None else f"[{self.host_ip}]" if self.host_ip.version == 6 else str(self.host_ip)
+        host = _range_text(self.host_port, self.host_port_last or self.host_port + self.count - 1)
+        if self.host_port == 0:
+            host = ""
+        left = f"{ip}:{host}:" if ip else f"{host}:" if host else ""
+        return f"{left}{_range_text(self.container_port, self.container_port + self.count - 1)}/{self.proto}"
+
+
+def _host_ip(text: str, spec: str) -> Address:
+    if text.startswith("[") != text.endswith("]"):
+        raise ConfigError(f"invalid IP address {quoted(text)} in port {quoted(spec)}")
+    return parse_address(text.removeprefix("[").removesuffix("]"), f"IP address in port {quoted(spec)}")
+
+
+def _range_text(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+# ---- endpoints, sandboxes, containers -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Joins one sandbox to one network by a veth pair. `number` is never used twice on a host, `slot` is the
+    member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
+    `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es)."""
+
+    id: str
+    network_id: str
+    sandbox_id: str
+    number: int
+    slot: int
+    ifname: str
+    host_ifname: str
+    mac: str
+    ipv4: IPv4Interface | None = None
+    ipv6: IPv6Interface | None = None
+    aliases: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    gateway4: bool = False
+    gateway6: bool = False
+    gw_priority: int = 0
+    ports: tuple[PortMapping, ...] = ()
+    exposed: tuple[tuple[int, str], ...] = ()
+    static4: bool = False
+    static6: bool = False
+    driver_options: Mapping[str, str] = field(default_factory=dict)
+    host_ifindex: int = 0
+    phase: str = CREATING
+
+    @property
+    def gateway(self) -> bool:
+        """A default route of the sandbox is here."""
+        return self.gateway4 or self.gateway6
+
+    @property
+    def linklocal(self) -> IPv6Address:
+        """The address that the kernel gives the container's device (EUI-64 of its MAC)."""
+        return linklocal_of(self.mac)
+
+
+def linklocal_of(mac: str) -> IPv6Address:
+    """fe80::/64 and the modified EUI-64 of the MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:])
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A network stack, called after the container it was made for. `key` is /proc/PID/ns/net of its first
+    process, "" while there is none, and "host" for the host's own."""
+
+    id: str
+    key: str = ""
+    phase: str = CREATING
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """--link: the container that has it may reach `server` (a container's id), also under the name `alias`."""
+
+    server: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """What a user asks of one endpoint, as typed. In `Container.networks` the network is an id."""
+
+    network: str
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    gw_priority: int = 0
+    driver_options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> EndpointRequest:
+        """The value of --network: a name, or Docker's long form `name=NET,alias=A,ip=…,mac-address=…`."""
+        if "=" not in text:
+            return cls(text)
+        one = {"name": "network", "ip": "ip", "ip6": "ip6", "mac-address": "mac"}
+        many = {"alias": "aliases", "link": "links", "driver-opt": "driver_options"}
+        found: dict[str, Any] = {}
+        for part in next(csv.reader([text])) if text.isprintable() else [text]:
+            key, equals, value = part.partition("=")
+            key, value = key.strip().lower(), value.strip()
+            if not equals:
+                raise ConfigError(f"invalid field {quoted(part)} of --network: expected key=value")
+            if key in one:
+                found[one[key]] = value
+            elif key in many:
+                found[many[key]] = (*found.get(many[key], ()), value)
+            elif key == "gw-priority":
+                if not re.fullmatch(r"[+-]?[0-9]{1,9}", value):
+                    raise ConfigError(f"invalid gw-priority {quoted(value)}: expected a whole number")
+                found["gw_priority"] = int(value)
+            else:
+                raise ConfigError(f"invalid field key {quoted(key)} of --network")
+        if not found.get("network"):
+            raise ConfigError(f"network name is not specified in --network {quoted(text)}: add name=…")
+        return cls(**found)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A process with a name and a network stack. `network_mode`: bridge, host, none, container:<id> or a
+    user-defined network's name. `published` is as requested, `ports` what came of it (concrete; while the
+    sandbox lives its gateway endpoint carries them). `pid_start`: field 22 of /proc/PID/stat, clock ticks."""
+
+    id: str
+    name: str
+    created: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    network_mode: str = "bridge"
+    networks: tuple[EndpointRequest, ...] = ()
+    sandbox_id: str = ""
+    pid: int = 0
+    pid_start: int = 0
+    shim_pid: int = 0
+    status: str = "created"
+    exit_code: int | None = None
+    error: str = ""
+    started: str = ""
+    finished: str = ""
+    exposed: tuple[tuple[int, str], ...] = ()
+    published: tuple[PortMapping, ...] = ()
+    ports: tuple[PortMapping, ...] = ()
+    publish_all: bool = False
+    links: tuple[Link, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rootfs: str = ""
+    auto_remove: bool = False
+    tty: bool = False
+    open_stdin: bool = False
+    stop_signal: str = "SIGTERM"
+    log_path: str = ""
+    phase: str = CREATING
+
+    @property
+    def short_id(self) -> str:
+        return short(self.id)
+
+    @property
+    def running(self) -> bool:
+        return self.status == "running"
+
+    @property
+    def shares(self) -> bool:
+        """Uses the stack of another container."""
+        return self.network_mode.startswith("container:")
+
+
+# ---- requests, one per command: strings as the user typed them ------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """network create. `gateways`, `ip_ranges`, `aux_addresses` ("name=ip") find their subnet by containment."""
+
+    name: str
+    driver: str = "bridge"
+    subnets: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    ip_ranges: tuple[str, ...] = ()
+    aux_addresses: tuple[str, ...] = ()
+    internal: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
+    labels: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    attachable: bool = False
+    ipam_driver: str = "default"
+    ipam_options: tuple[str, ...] = ()
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """run. No networks: the default one. A network may also be "host", "none" or "container:NAME"."""
+
+    argv: tuple[str, ...]
+    name: str = ""
+    networks: tuple[EndpointRequest, ...] = ()
+    publish: tuple[str, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    add_host: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_option: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    rootfs: str = ""
+    auto_remove: bool = False
+    detach: bool = False
+    tty: bool = False
+    interactive: bool = False
+    stop_signal: str = ""
+
+
+# ---- what the host looks like ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What was observed of the host. `prefixes`: networks of its addresses and routes; a default route is
+    no obstacle and ignored. `default_mtu`: of its default route's device, bytes."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    addresses: frozenset[Address] = frozenset()
+    default_mtu: int = 1500
+    devices: frozenset[str] = frozenset()
+    uplinks: tuple[str, ...] = ()
+
+
+# ---- JSON ------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> str:
+    """A dataclass of this module as one line of JSON."""
+    return json.dumps(_encode(value), separators=(",", ":"))
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The dataclass again. ValueError if the text is not what `to_json` wrote for that class."""
+    result = _decoder(cls)(json.loads(text))
+    assert isinstance(result, cls)
+    return result
+
+
+def _encode(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return str(value)
+
+
+_IP_CLASSES: dict[Any, Callable[[str], Any]] = {
+    IPv4Address: ip_address,
+    IPv6Address: ip_address,
+    IPv4Network: ip_network,
+    IPv6Network: ip_network,
+    IPv4Interface: ip_interface,
+    IPv6Interface: ip_interface,
+}
+
+
+@functools.cache
+def _decoder(kind: Any) -> Callable[[Any], Any]:
+    """The function that rebuilds a value of that type from decoded JSON; it raises ValueError."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _union_decoder(args)
+    if kind in _IP_CLASSES:
+        return _union_decoder((kind,))
+    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        item = _decoder(args[0])
+        return lambda raw: tuple([item(x) for x in _checked(raw, list)])
+    if origin is tuple:
+        items = [_decoder(arg) for arg in args]
+        return lambda raw: tuple([f(x) for f, x in zip(items, _checked(raw, list), strict=True)])
+    if origin is Mapping:
+        item = _decoder(args[1])
+        return lambda raw: {str(k): item(v) for k, v in _checked(raw, dict).items()}
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_decoder(kind)
+    return lambda raw: _checked(raw, kind)
+
+
+def _checked(raw: Any, kind: Any) -> Any:
+    if type(raw) is not kind:
+        raise ValueError(f"expected {kind.__name__}, found {type(raw).__name__}")
+    return raw
+
+
+def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    rest = tuple(arg for arg in args if arg is not type(None))
+    if rest[0] in _IP_CLASSES:
+        make = _IP_CLASSES[rest[0]]
+
+        def inner(raw: Any) -> Any:
+            value = make(_checked(raw, str))
+            if not isinstance(value, rest):
+                raise ValueError(f"wrong address family: {raw}")
+            return value
+
+    else:
+        inner = _decoder(rest[0])
+    return inner if len(rest) == len(args) else lambda raw: None if raw is None else inner(raw)
+
+
+def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(cls)
+    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+
+    def decode(raw: Any) -> Any:
+        try:
+            return cls(**{name: decoders[name](value) for name, value in _checked(raw, dict).items()})
+        except KeyError as error:
+            raise ValueError(f"unknown field {error} of {cls.__name__}") from None
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    return decode
