@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def quoted(text: str, limit: int = 64) -> str:
-    """The text as users may be shown it inside a message: in quotes, on one line, cut to `limit` characters."""
+    """The text as a message may show it: in quotes, on one line, cut to `limit` characters."""
     shown = printable(text if len(text) <= limit else text[:limit] + "…")
     return '"' + shown.replace('"', '\\"') + '"'
 

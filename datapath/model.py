@@ -75,7 +75,7 @@ def parse_bool(text: str, what: str) -> bool:
 
 
 def parse_address(text: str, what: str = "IP address") -> Address:
-    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) is the IPv4 address it stands for."""
+    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) becomes the IPv4 one it means."""
     try:
         if "%" in text:
             raise ValueError("zone")
@@ -222,7 +222,7 @@ class Network:
 
     @property
     def mtu(self) -> int | None:
-        """Bytes of an IP packet, if the network's options say so; else it follows the host's default route."""
+        """Bytes of an IP packet if the options say so; None: as large as the host's default route takes."""
         value = self.options.get(OPT_MTU, "")
         return int(value) or None if value else None
 
@@ -302,17 +302,19 @@ class PortMapping:
     def expand(self) -> Iterator[tuple[Address | None, int, int, str]]:
         """(host address, host port, container port, protocol) of each single port; needs concrete ports."""
         for i in range(self.count):
-            yield self.host_ip, self.host_port + i if self.host_port else 0, self.container_port + i, self.proto
+            host_port = self.host_port + i if self.host_port else 0
+            yield self.host_ip, host_port, self.container_port + i, self.proto
 
     def at(self, host_port: int, count: int = 1) -> PortMapping:
         """The same mapping with its host port decided."""
         return dataclasses.replace(self, host_port=host_port, count=count, host_port_last=0)
 
     def __str__(self) -> str:
-        ip = "" if self.host_ip is None else f"[{self.host_ip}]" if self.host_ip.version == 6 else str(self.host_ip)
-        host = _range_text(self.host_port, self.host_port_last or self.host_port + self.count - 1)
-        if self.host_port == 0:
-            host = ""
+        ip = "" if self.host_ip is None else str(self.host_ip)
+        if self.host_ip is not None and self.host_ip.version == 6:
+            ip = f"[{ip}]"
+        last = self.host_port_last or self.host_port + self.count - 1
+        host = _range_text(self.host_port, last) if self.host_port else ""
         left = f"{ip}:{host}:" if ip else f"{host}:" if host else ""
         return f"{left}{_range_text(self.container_port, self.container_port + self.count - 1)}/{self.proto}"
 
@@ -373,7 +375,8 @@ class Endpoint:
 def linklocal_of(mac: str) -> IPv6Address:
     """fe80::/64 and the modified EUI-64 of the MAC (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))
-    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:])
+    interface_id = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return IPv6Address(b"\xfe\x80" + bytes(6) + interface_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +391,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """--link: the container that has it may reach `server` (a container's id), also under the name `alias`."""
+    """--link: who has it may reach the container `server` (an id), also under the name `alias`."""
 
     server: str
     alias: str
@@ -496,7 +499,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRequest:
-    """network create. `gateways`, `ip_ranges`, `aux_addresses` ("name=ip") find their subnet by containment."""
+    """network create. Gateways, ip ranges and aux addresses ("name=ip") belong to the subnet around them."""
 
     name: str
     driver: str = "bridge"
@@ -567,8 +570,8 @@ def to_json(value: Any) -> str:
 
 def from_json(cls: type[T], text: str) -> T:
     """The dataclass again. ValueError if the text is not what `to_json` wrote for that class."""
-    result = _decoder(cls)(json.loads(text))
-    assert isinstance(result, cls)
+    kind: Any = cls
+    result: T = _decoder(kind)(json.loads(text))
     return result
 
 
@@ -633,9 +636,10 @@ def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
                 raise ValueError(f"wrong address family: {raw}")
             return value
 
+        decode: Callable[[Any], Any] = inner
     else:
-        inner = _decoder(rest[0])
-    return inner if len(rest) == len(args) else lambda raw: None if raw is None else inner(raw)
+        decode = _decoder(rest[0])
+    return decode if len(rest) == len(args) else lambda raw: None if raw is None else decode(raw)
 
 
 def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
