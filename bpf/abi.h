@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The contract between the packet programs and their control plane: every map key,
+ * map value, enum and setting. clang compiles this text, cffi parses this text.
+ *
+ * Rules: fixed-width types, explicit padding (a key is compared byte by byte, so
+ * padding is part of it and must be zero), no #include, no #if, no macros.
+ * Byte order is in the type: __be16/__be32 are network order, the rest host order.
+ */
+
+/* An IPv6 address, or an IPv4 one in its mapped form ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
+struct ip_addr {
+	__be32 word[4];
+};
+
+/* ---- settings, written into .rodata before load ------------------------------- */
+
+struct config {
+	__u64 netns_cookie;        /* the host's network namespace: host_socket acts in no other */
+	__u16 nat_port_first;      /* source ports for masquerading, inclusive, host order */
+	__u16 nat_port_last;
+	__u8 fib_source;           /* 1: the kernel knows BPF_FIB_LOOKUP_SRC (6.7) */
+	__u8 pad[3];
+	__u32 timeout_handshake;   /* seconds a connection may live before it is confirmed */
+	__u32 timeout_established; /* seconds without a packet: TCP */
+	__u32 timeout_closing;     /* seconds after FIN both ways, or RST */
+	__u32 timeout_udp;         /* seconds without a packet: UDP with replies */
+	__u32 timeout_icmp;        /* seconds without a packet: ICMP echo */
+	__u32 sample;              /* one drop in so many of its reason is also an event; 0: none */
+};
+
+/* ---- networks, devices, endpoints --------------------------------------------- */
+
+enum network_flag {
+	NETWORK_ACTIVE = 1,
+	NETWORK_IPV4 = 2,
+	NETWORK_IPV6 = 4,
+	NETWORK_ICC = 8,         /* members may talk to each other */
+	NETWORK_INTERNAL = 16,   /* nothing but the members and the host */
+	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
+};
+
+/* networks: ARRAY, index is the network's number (0 is never used) */
+struct network {
+	__u32 flags;             /* enum network_flag */
+	__u32 ifindex;           /* the gateway device on the host */
+	__u32 slots;             /* members are at slots 0 … slots-1, holes allowed */
+	__u32 mtu;               /* bytes of IP packet */
+	__be32 broadcast;        /* the IPv4 subnet's broadcast address, 0: none */
+	__u8 mac[6];             /* of the gateway device */
+	__u8 pad[2];
+	struct ip_addr gateway4; /* zero: none */
+	struct ip_addr gateway6;
+	struct ip_addr gateway_linklocal;
+};
+
+enum device_kind {
+	DEVICE_ENDPOINT = 1, /* host end of a container's veth pair */
+	DEVICE_GATEWAY = 2,  /* gateway device of a network */
+	DEVICE_UPLINK = 3,   /* outside device of the host */
+};
+
+struct device_key {
+	__u32 ifindex;
+};
+
+struct device {
+	__u32 kind;              /* enum device_kind */
+	__u32 network;           /* number; 0 for an uplink */
+	__u32 endpoint;          /* number; 0 unless an endpoint */
+	__u8 mac[6];             /* endpoint: the container's, the only one it may send from */
+	__u8 pad[2];
+	struct ip_addr addr4;    /* endpoint: its own; uplink: source for masquerading */
+	struct ip_addr addr6;
+	struct ip_addr linklocal;
+};
+
+/* endpoints: every address of a network's members */
+struct endpoint_key {
+	__u32 network;
+	struct ip_addr addr;
+};
+
+struct endpoint {
+	__u32 ifindex;           /* host end of its veth pair */
+	__u32 number;            /* never used twice on one host */
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+struct member_key {
+	__u32 network;
+	__u32 slot;
+};
+
+struct member {
+	__u32 ifindex;           /* host end of its veth pair */
+	__u32 endpoint;
+};
+
+/* ---- published ports and links ------------------------------------------------ */
+
+struct port_key {
+	struct ip_addr addr;     /* host address; zero: all of the host's addresses of either family */
+	__be16 port;
+	__u8 proto;              /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad;
+};
+
+struct port {
+	__u32 network;
+	__u32 endpoint;          /* number */
+	struct ip_addr addr;     /* the endpoint's */
+	__be16 port;             /* the container's */
+	__u8 pad[2];
+};
+
+/* reserved: every published port, whatever its address. Such a port is never a source port for
+ * masquerading, and no host process may bind it where that would clash. */
+struct reserved_key {
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct reserved {
+	__u32 mappings;          /* how many published ports use it */
+};
+
+/* policies: what a member of a network without icc may reach all the same (--link) */
+struct policy_key {
+	struct ip_addr client;
+	struct ip_addr server;
+	__be16 port;             /* the server's */
+	__u8 proto;
+	__u8 pad;
+};
+
+struct policy {
+	__u32 client;            /* endpoint numbers */
+	__u32 server;
+};
+
+/* ---- connections -------------------------------------------------------------- */
+
+/* A packet's addresses as a hook sees them arrive. ICMP echo: the identifier is the port of
+ * the side that asks, the other side's port is 0. */
+struct tuple {
+	struct ip_addr src;
+	struct ip_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+enum conn_flag {
+	CONN_ORIGINAL = 1,       /* this half is the direction that opened the connection */
+	CONN_CONFIRMED = 2,      /* both sides have spoken: lives in `conns`, not in `pending` */
+};
+
+enum conn_state {
+	CONN_NEW = 0,            /* opened, unanswered */
+	CONN_REPLIED = 1,        /* answered */
+	CONN_ESTABLISHED = 2,
+	CONN_CLOSING = 3,        /* one side has sent FIN */
+	CONN_CLOSED = 4,         /* FIN from both, or RST */
+};
+
+/*
+ * One direction of a connection. The packet that arrives as the half's key leaves as the
+ * reverse of `other`, which is also the key of the opposite direction. State and timer
+ * are those of the original half.
+ */
+struct conn {
+	struct bpf_timer timer;
+	struct tuple other;
+	__u64 last_seen;         /* ns, CLOCK_MONOTONIC */
+	__u32 from_endpoint;     /* who may send it; 0: not a container */
+	__u32 to_network;        /* where it is delivered; 0: routed by the host's table */
+	__u32 to_endpoint;
+	__u8 flags;              /* enum conn_flag */
+	__u8 state;              /* enum conn_state */
+	__u8 fin;                /* bit 0: original side has sent FIN, bit 1: reply side */
+	__u8 pad;
+};
+
+/* sockets: what a host process asked for, where connect() or sendmsg() was pointed elsewhere */
+struct socket_key {
+	__u64 cookie;            /* bpf_get_socket_cookie() */
+	struct ip_addr addr;     /* where it really talks to */
+	__be16 port;
+	__u8 pad[6];
+};
+
+struct socket {
+	struct ip_addr addr;     /* where it believes to talk to */
+	__be16 port;
+	__u8 pad[2];
+};
+
+/* ---- what happened ------------------------------------------------------------ */
+
+/* Every verdict is counted under one of these. From DROP_FIRST on the packet was dropped. */
+enum reason {
+	NOT_OURS = 0,            /* left to the host's stack, untouched */
+	DELIVERED = 1,           /* to a container */
+	TO_HOST = 2,             /* to the host's stack, through the gateway device */
+	TO_OUTSIDE = 3,          /* routed to an outside device */
+	ANSWERED = 4,            /* ARP or neighbour solicitation, answered by the program */
+	FLOODED = 5,             /* broadcast or multicast, copied to the members */
+	ABSORBED = 6,            /* needs no action: gratuitous ARP and the like */
+
+	DROP_FIRST = 16,
+	DROP_DEVICE = 16,        /* device is not (or no longer) in the map */
+	DROP_TRUNCATED = 17,     /* a header is cut short or lies about its length */
+	DROP_VLAN = 18,          /* tagged frame */
+	DROP_ETHERTYPE = 19,     /* neither ARP, IPv4 nor IPv6 */
+	DROP_SPOOFED_MAC = 20,
+	DROP_SPOOFED_ADDR = 21,
+	DROP_SPOOFED_ARP = 22,
+	DROP_UNKNOWN_ARP = 23,   /* nobody has the address that is asked for */
+	DROP_NO_IPV6 = 24,       /* the network has no IPv6 */
+	DROP_ROUTER = 25,        /* router advertisement or redirect from a container */
+	DROP_ICC = 26,           /* members may not talk to each other */
+	DROP_ISOLATED = 27,      /* belongs to another network */
+	DROP_INTERNAL = 28,      /* the network has no outside */
+	DROP_NO_ENDPOINT = 29,   /* no member has the address */
+	DROP_WRONG_MAC = 30,     /* meant for no device of the network */
+	DROP_BAD_ADDR = 31,      /* loopback, zero, multicast source and the like */
+	DROP_NO_ROUTE = 32,
+	DROP_PROTOCOL = 33,      /* cannot be translated */
+	DROP_FRAGMENT = 34,      /* a fragment whose first one is not known */
+	DROP_NAT_PORTS = 35,     /* no free source port */
+	DROP_CONN_TABLE = 36,    /* the table would not take the connection */
+	DROP_STALE = 37,         /* connection of an endpoint that is gone */
+	DROP_DIRECT = 38,        /* from outside straight to a container's address */
+	DROP_REWRITE = 39,       /* a helper refused to change the packet */
+	DROP_MULTICAST_OFF = 40, /* multicast that must not leave the container */
+	DROP_NO_CONN = 41,       /* an ICMP error about nothing that is known */
+	DROP_TOO_BIG = 42,       /* larger than the way out takes, and must be fragmented */
+	REASON_COUNT = 64,
+};
+
+/* counters: PERCPU_ARRAY of REASON_COUNT */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* events: RINGBUF, sampled drops */
+struct event {
+	__u64 when;              /* ns, CLOCK_MONOTONIC */
+	__u32 reason;            /* enum reason */
+	__u32 ifindex;           /* where it was dropped */
+	__u32 length;            /* of the whole packet, bytes */
+	__u16 captured;          /* bytes valid in head */
+	__u16 pad;
+	__u8 head[64];
+};

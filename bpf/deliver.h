@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The ways out of a hook: into a container, to the host's stack, to the outside. */
+#pragma once
+#include "endpoints.h"
+#include "rewrite.h"
+
+#define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
+
+/*
+ * Straight into the container's namespace: no queue, no second device. The device that
+ * received the frame took it for somebody else's (PACKET_OTHERHOST), as its MAC is not the
+ * one that was asked for, and nobody looks again after redirect_peer.
+ */
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p,
+				   const struct endpoint *endpoint, const __u8 *src_mac)
+{
+	__u32 ifindex = endpoint->ifindex;
+
+	if (!mac_equal(p->dst_mac, endpoint->mac) || !mac_equal(p->src_mac, src_mac)) {
+		__u8 dst[ETH_ALEN];
+
+		__builtin_memcpy(dst, endpoint->mac, ETH_ALEN);
+		if (rewrite_macs(skb, dst, src_mac))
+			return drop(skb, DROP_REWRITE);
+	}
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	count(skb, DELIVERED);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* The host's stack sees it arrive on the network's gateway device. */
+static __always_inline int to_host(struct __sk_buff *skb, const struct network *net)
+{
+	count(skb, TO_HOST);
+	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
+}
+
+/* The host's route for an IPv4 packet that a container sends. Returns BPF_FIB_LKUP_RET_*. */
+static __always_inline long route_find(struct __sk_buff *skb, const struct packet *p,
+				       const struct network *net, __be32 dst,
+				       struct bpf_fib_lookup *fib)
+{
+	__u32 length = p->length;
+
+	/* What counts for the way's MTU is the segment as it will leave. */
+	if (skb->gso_size)
+		length = skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr);
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = 2; /* AF_INET */
+	fib->l4_protocol = p->tuple.proto;
+	fib->tot_len = length > 0xffff ? 0xffff : length;
+	/* Forwarding is on for this device, whatever the host does for others. */
+	fib->ifindex = net->ifindex;
+	fib->ipv4_src = p->tuple.src.word[3];
+	fib->ipv4_dst = dst;
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), config.fib_source ? FIB_SOURCE : 0);
+}
+
+static __always_inline bool route_leads_out(long route)
+{
+	return route == BPF_FIB_LKUP_RET_SUCCESS || route == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+/* One hop further, through the device and next hop that the host's table gave. */
+static __always_inline int to_outside(struct __sk_buff *skb, const struct packet *p,
+				      const struct bpf_fib_lookup *fib)
+{
+	struct bpf_redir_neigh nexthop = {.nh_family = 2, .ipv4_nh = fib->ipv4_dst};
+
+	if (rewrite_ttl(skb, p))
+		return drop(skb, DROP_REWRITE);
+	count(skb, TO_OUTSIDE);
+	return bpf_redirect_neigh(fib->ifindex, &nexthop, sizeof(nexthop), 0);
+}

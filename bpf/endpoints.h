@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A network's members: by address for unicast, by slot for broadcast and multicast. */
+#pragma once
+#include "networks.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct member_key);
+	__type(value, struct member);
+} members SEC(".maps");
+
+static __always_inline struct endpoint *endpoint_find(__u32 network, const struct ip_addr *addr)
+{
+	struct endpoint_key key = {.network = network, .addr = *addr};
+
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+struct flood {
+	struct __sk_buff *skb;
+	__u32 network;
+	__u32 sender; /* endpoint number, gets no copy */
+};
+
+static long flood_one(__u32 slot, struct flood *flood)
+{
+	struct member_key key = {.network = flood->network, .slot = slot};
+	struct member *member = bpf_map_lookup_elem(&members, &key);
+
+	if (member && member->endpoint != flood->sender)
+		bpf_clone_redirect(flood->skb, member->ifindex, 0);
+	return 0;
+}
+
+/* One copy to every member but the sender. */
+static __always_inline void members_flood(struct __sk_buff *skb, __u32 network,
+					  const struct network *net, __u32 sender)
+{
+	struct flood flood = {.skb = skb, .network = network, .sender = sender};
+
+	bpf_loop(net->slots, flood_one, &flood, 0);
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tc ingress of the host end of a container's veth pair: all that a container sends. What is
+ * not the sender's own to send dies here; the rest goes to a member of its network, to the
+ * host, to a published port or to the outside.
+ */
+#include "icmp.h"
+#include "neighbour.h"
+#include "policy.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Returns 0 when the frame is the sender's own to send, or a drop reason. */
+static __always_inline int refuse(const struct packet *p, const struct device *device,
+				  const struct network *net)
+{
+	const struct tuple *t = &p->tuple;
+
+	if (!mac_equal(p->src_mac, device->mac) || mac_is_group(p->src_mac))
+		return DROP_SPOOFED_MAC;
+	switch (p->ethertype) {
+	case bpf_htons(ETH_P_ARP):
+		/* A probe for a duplicate asks from 0.0.0.0 (RFC 5227, 2.1.1). */
+		if (t->src.word[3] && !addr_equal(&t->src, &device->addr4))
+			return DROP_SPOOFED_ARP;
+		return 0;
+	case bpf_htons(ETH_P_IP):
+		return addr_equal(&t->src, &device->addr4) ? 0 : DROP_SPOOFED_ADDR;
+	}
+	if (!(net->flags & NETWORK_IPV6))
+		return DROP_NO_IPV6;
+	if (t->proto == IPPROTO_ICMPV6 &&
+	    (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT))
+		return DROP_ROUTER;
+	/* From the unspecified address only neighbour discovery and listener reports come. */
+	if (addr_is_zero(&t->src))
+		return t->proto == IPPROTO_ICMPV6 && mac_is_group(p->dst_mac) ? 0 : DROP_SPOOFED_ADDR;
+	if (addr_equal(&t->src, &device->addr6) || addr_equal(&t->src, &device->linklocal))
+		return 0;
+	return DROP_SPOOFED_ADDR;
+}
+
+static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet *p,
+				      const struct device *device, const struct network *net)
+{
+	__u8 mac[ETH_ALEN];
+
+	/* Announcements and probes for its own address: the map knows already. */
+	if (p->arp_operation != ARPOP_REQUEST || addr_equal(&p->tuple.dst, &device->addr4))
+		return consume(skb, ABSORBED);
+	if (!neighbour_mac(device->network, net, &p->tuple.dst, mac))
+		return drop(skb, DROP_UNKNOWN_ARP);
+	if (rewrite_arp_reply(skb, p, mac))
+		return drop(skb, DROP_REWRITE);
+	count(skb, ANSWERED);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
+					       const struct device *device,
+					       const struct network *net)
+{
+	struct ip_addr target;
+	__u8 mac[ETH_ALEN];
+
+	if (!solicited(skb, p, &target))
+		return drop(skb, DROP_TRUNCATED);
+	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
+		return consume(skb, ABSORBED);
+	if (!neighbour_mac(device->network, net, &target, mac))
+		return drop(skb, DROP_UNKNOWN_ARP);
+	if (rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac))
+		return drop(skb, DROP_REWRITE);
+	count(skb, ANSWERED);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Broadcast and multicast: to the host, and to the members where they may talk. */
+static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
+				    const struct device *device, const struct network *net)
+{
+	__be32 dst = p->tuple.dst.word[3];
+
+	/* A unicast address in a group frame would reach members past the policy. */
+	if (p->ethertype == bpf_htons(ETH_P_IP)
+		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
+		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
+		return drop(skb, DROP_WRONG_MAC);
+	if (net->flags & NETWORK_ICC)
+		members_flood(skb, device->network, net, device->endpoint);
+	count(skb, FLOODED);
+	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
+}
+
+/* To one of the host's own addresses: a published port, or the host itself. */
+static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p,
+				    const struct device *device, const struct network *net)
+{
+	struct port *port = NULL;
+	struct conn *conn;
+	int reason;
+
+	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
+		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
+	if (!port)
+		return to_host(skb, net);
+	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
+	if (reason)
+		return drop(skb, reason);
+	conn = conn_find(&p->tuple);
+	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
+}
+
+/* A connection to the outside that is not known yet. */
+static __always_inline int to_new_outside(struct __sk_buff *skb, const struct packet *p,
+					  const struct device *device, const struct network *net,
+					  const struct bpf_fib_lookup *fib)
+{
+	struct device *uplink;
+	struct conn *conn;
+	__be32 source = 0;
+	int reason;
+
+	if (p->fragment == FRAGMENT_LATER)
+		return drop(skb, DROP_FRAGMENT);
+	if (icmp_is_error(p))
+		return drop(skb, DROP_NO_CONN);
+	if (!packet_has_ports(p))
+		return drop(skb, DROP_PROTOCOL);
+	if (p->ttl <= 1)
+		return to_host(skb, net);
+	if (net->flags & NETWORK_MASQUERADE) {
+		source = config.fib_source ? fib->ipv4_src : 0;
+		uplink = source ? NULL : device_find(fib->ifindex, DEVICE_UPLINK);
+		if (uplink)
+			source = uplink->addr4.word[3];
+		if (!source)
+			return drop(skb, DROP_NO_ROUTE);
+	}
+	reason = nat_open_outside(skb, p, device, source);
+	if (reason)
+		return drop(skb, reason);
+	conn = conn_find(&p->tuple);
+	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
+}
+
+/* Away from the network, IPv4. */
+static __always_inline int leave(struct __sk_buff *skb, const struct packet *p,
+				 const struct device *device, const struct network *net)
+{
+	bool gateway = addr_equal(&p->tuple.dst, &net->gateway4);
+	struct bpf_fib_lookup fib;
+	struct conn *conn;
+	int verdict;
+	long route;
+
+	if (!mac_equal(p->dst_mac, net->mac))
+		return drop(skb, DROP_WRONG_MAC);
+	if (v4_is_unusable(p->tuple.dst.word[3]) || v4_is_multicast(p->tuple.dst.word[3]))
+		return drop(skb, DROP_BAD_ADDR);
+	if (net->flags & NETWORK_INTERNAL)
+		return gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
+	if (packet_has_ports(p)) {
+		conn = conn_find(&p->tuple);
+		if (conn && conn->from_endpoint == device->endpoint)
+			return forward(skb, p, net, conn);
+		if (conn) /* left over from an earlier holder of the address */
+			conn_forget(&p->tuple);
+	} else if (icmp_is_error(p)) {
+		verdict = forward_error(skb, p, net, device->endpoint);
+		if (verdict != NO_SUCH_CONN)
+			return verdict;
+	}
+	if (gateway)
+		return to_local(skb, p, device, net);
+	route = route_find(skb, p, net, p->tuple.dst.word[3], &fib);
+	if (route == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return to_local(skb, p, device, net);
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return p->dont_fragment ? to_host(skb, net) : drop(skb, DROP_TOO_BIG);
+	/* Blackhole, unreachable, prohibit: the host's stack says so in its own words. */
+	if (!route_leads_out(route))
+		return to_host(skb, net);
+	if (device_find(fib.ifindex, DEVICE_GATEWAY))
+		return drop(skb, DROP_ISOLATED);
+	return to_new_outside(skb, p, device, net, &fib);
+}
+
+/* Away from the network, IPv6: as far as the host. */
+static __always_inline int leave_v6(struct __sk_buff *skb, const struct packet *p,
+				    const struct network *net)
+{
+	if (!mac_equal(p->dst_mac, net->mac))
+		return drop(skb, DROP_WRONG_MAC);
+	if (addr_equal(&p->tuple.dst, &net->gateway6) ||
+	    addr_equal(&p->tuple.dst, &net->gateway_linklocal))
+		return to_host(skb, net);
+	return drop(skb, net->flags & NETWORK_INTERNAL ? DROP_INTERNAL : DROP_NO_ROUTE);
+}
+
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct endpoint *endpoint;
+	struct device *device;
+	struct network *net;
+	int reason;
+
+	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
+	if (!device)
+		return drop(skb, DROP_DEVICE);
+	net = network_find(device->network);
+	if (!net)
+		return drop(skb, DROP_DEVICE);
+	reason = packet_parse(skb, &p);
+	if (!reason)
+		reason = refuse(&p, device, net);
+	if (reason)
+		return drop(skb, reason);
+	if (p.ethertype == bpf_htons(ETH_P_ARP))
+		return answer_arp(skb, &p, device, net);
+	if (p.ethertype == bpf_htons(ETH_P_IPV6) && is_solicitation(&p))
+		return answer_solicitation(skb, &p, device, net);
+	if (mac_is_group(p.dst_mac))
+		return to_group(skb, &p, device, net);
+	endpoint = endpoint_find(device->network, &p.tuple.dst);
+	if (endpoint) {
+		if (!policy_allows(net, &p))
+			return drop(skb, DROP_ICC);
+		return deliver(skb, &p, endpoint, p.src_mac);
+	}
+	if (p.ethertype == bpf_htons(ETH_P_IPV6))
+		return leave_v6(skb, &p, net);
+	return leave(skb, &p, device, net);
+}

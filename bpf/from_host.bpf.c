@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tc egress of a network's gateway device: all that the host itself sends to the network's
+ * members. Nothing is ever transmitted on the device: its other end is unused.
+ */
+#include "deliver.h"
+#include "neighbour.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* The answer comes back to the host's stack as if it had arrived on the device. */
+static __always_inline int answered(struct __sk_buff *skb, int error)
+{
+	if (error)
+		return drop(skb, DROP_REWRITE);
+	count(skb, ANSWERED);
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet *p, __u32 number)
+{
+	struct endpoint *endpoint;
+	__u8 mac[ETH_ALEN];
+
+	if (p->arp_operation != ARPOP_REQUEST)
+		return consume(skb, ABSORBED);
+	endpoint = endpoint_find(number, &p->tuple.dst);
+	if (!endpoint)
+		return drop(skb, DROP_UNKNOWN_ARP);
+	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
+	return answered(skb, rewrite_arp_reply(skb, p, mac));
+}
+
+static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
+					       __u32 number)
+{
+	struct endpoint *endpoint;
+	struct ip_addr target;
+	__u8 mac[ETH_ALEN];
+
+	if (!solicited(skb, p, &target))
+		return drop(skb, DROP_TRUNCATED);
+	endpoint = endpoint_find(number, &target);
+	if (!endpoint)
+		return drop(skb, DROP_UNKNOWN_ARP);
+	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
+	return answered(skb, rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac));
+}
+
+SEC("tc")
+int from_host(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct endpoint *endpoint;
+	struct device *device;
+	struct network *net;
+	int reason;
+
+	device = device_find(skb->ifindex, DEVICE_GATEWAY);
+	if (!device)
+		return drop(skb, DROP_DEVICE);
+	net = network_find(device->network);
+	if (!net)
+		return drop(skb, DROP_DEVICE);
+	reason = packet_parse(skb, &p);
+	if (reason)
+		return drop(skb, reason);
+	if (p.ethertype == bpf_htons(ETH_P_ARP))
+		return answer_arp(skb, &p, device->network);
+	/* What the host merely forwards has come from outside: only published ports may. */
+	if (skb->ingress_ifindex)
+		return drop(skb, DROP_DIRECT);
+	if (p.ethertype == bpf_htons(ETH_P_IPV6)) {
+		if (!(net->flags & NETWORK_IPV6))
+			return drop(skb, DROP_NO_IPV6);
+		if (is_solicitation(&p))
+			return answer_solicitation(skb, &p, device->network);
+	}
+	if (mac_is_group(p.dst_mac)) {
+		members_flood(skb, device->network, net, 0);
+		return consume(skb, FLOODED);
+	}
+	endpoint = endpoint_find(device->network, &p.tuple.dst);
+	if (!endpoint)
+		return drop(skb, DROP_NO_ENDPOINT);
+	/* redirect_peer works at ingress only: from here through the host end of the pair. */
+	count(skb, DELIVERED);
+	return bpf_redirect(endpoint->ifindex, 0);
+}

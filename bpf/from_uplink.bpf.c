@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tc ingress of the host's outside devices: answers to what containers began, and published
+ * ports. All else is the host's and continues untouched.
+ */
+#include "icmp.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Is the address one of the host's: asked of its own tables, so that it is never out of date. */
+static __always_inline bool is_local(struct __sk_buff *skb, const struct packet *p, __u32 number)
+{
+	struct network *net = network_find(number);
+	struct bpf_fib_lookup fib;
+
+	return net && route_find(skb, p, net, p->tuple.dst.word[3], &fib) ==
+			      BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
+static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)
+{
+	struct port *port;
+
+	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
+		return NULL;
+	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
+		return NULL;
+	/* A loopback address from outside is nobody's, though a port may be published there. */
+	if (v4_is_unusable(p->tuple.dst.word[3]))
+		return NULL;
+	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
+	if (port)
+		return port;
+	port = port_find_any(p->tuple.dport, p->tuple.proto);
+	return port && is_local(skb, p, port->network) ? port : NULL;
+}
+
+/* A socket of the host had this port before it was published, and is in this conversation. */
+static __always_inline bool host_is_talking(struct __sk_buff *skb, const struct packet *p)
+{
+	int state = host_socket_state(skb, &p->tuple);
+
+	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_CLOSE;
+}
+
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct port *port;
+	struct conn *conn;
+	int verdict;
+
+	if (skb->pkt_type != PACKET_HOST || skb->protocol != bpf_htons(ETH_P_IP))
+		return not_ours(skb);
+	if (packet_parse(skb, &p) || p.fragment)
+		return not_ours(skb);
+	if (icmp_is_error(&p)) {
+		verdict = forward_error(skb, &p, NULL, 0);
+		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
+	}
+	if (!packet_has_ports(&p))
+		return not_ours(skb);
+	conn = conn_find(&p.tuple);
+	if (!conn) {
+		port = published(skb, &p);
+		if (!port || host_is_talking(skb, &p))
+			return not_ours(skb);
+		verdict = nat_open_published(skb, &p, port, 0, 0);
+		if (verdict)
+			return drop(skb, verdict);
+		conn = conn_find(&p.tuple);
+	}
+	if (!conn || conn->from_endpoint)
+		return not_ours(skb);
+	return forward(skb, &p, NULL, conn);
+}

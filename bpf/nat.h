@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* How a translated connection begins: which addresses and ports it gets. */
+#pragma once
+#include "conntrack.h"
+#include "deliver.h"
+#include "ports.h"
+
+#define NAT_TRIES 32
+
+/* The states of BPF_TCP_* in which a socket answers a packet with this tuple; 0: no socket. Two
+ * functions, as the two helpers return different types and the compiler would join the reads. */
+static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key)
+{
+	struct bpf_sock *socket;
+	int state;
+
+	if (!key)
+		return 0;
+	socket = bpf_skc_lookup_tcp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	state = socket->state;
+	bpf_sk_release(socket);
+	return state;
+}
+
+static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key)
+{
+	struct bpf_sock *socket;
+	int state;
+
+	if (!key)
+		return 0;
+	socket = bpf_sk_lookup_udp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	state = socket->state;
+	bpf_sk_release(socket);
+	return state;
+}
+
+static __always_inline int host_socket_state(struct __sk_buff *skb, const struct tuple *arriving)
+{
+	struct bpf_sock_tuple key = {};
+
+	key.ipv4.saddr = arriving->src.word[3];
+	key.ipv4.daddr = arriving->dst.word[3];
+	key.ipv4.sport = arriving->sport;
+	key.ipv4.dport = arriving->dport;
+	switch (arriving->proto) {
+	case IPPROTO_TCP:
+		return tcp_socket_state(skb, &key);
+	case IPPROTO_UDP:
+		return udp_socket_state(skb, &key);
+	}
+	return 0;
+}
+
+struct nat_search {
+	struct __sk_buff *skb;
+	struct conn_sides *sides;
+	__u32 first, span;
+	__be16 port;   /* 0: none found */
+	__be16 wanted; /* tried first */
+};
+
+static long nat_try(__u32 attempt, struct nat_search *search)
+{
+	struct conn_sides *sides = search->sides;
+	__u32 number = search->first + bpf_get_prandom_u32() % search->span;
+	__be16 port = bpf_htons(number);
+
+	if (!attempt && search->wanted)
+		port = search->wanted;
+	if (port_is_reserved(port, sides->other.proto))
+		return 0;
+	sides->other.dport = port;
+	if (!conn_key_free(&sides->other))
+		return 0;
+	if (host_socket_state(search->skb, &sides->other))
+		return 0;
+	if (conn_open(sides))
+		return 0;
+	search->port = port;
+	return 1;
+}
+
+/*
+ * Opens the connection with a source port of the host's that nothing else uses: outside the
+ * host's ephemeral range, not published, no socket of the host behind it. The container's own
+ * port is kept where it qualifies. Returns 0, or a drop reason.
+ */
+static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides)
+{
+	struct nat_search search = {.skb = skb, .sides = sides};
+	__u32 own;
+
+	if (!sides)
+		return DROP_NAT_PORTS;
+	own = bpf_ntohs(sides->key.sport);
+	search.first = config.nat_port_first;
+	search.span = config.nat_port_last - config.nat_port_first + 1;
+	if (!search.span)
+		search.span = 1;
+	if (own >= config.nat_port_first && own <= config.nat_port_last)
+		search.wanted = sides->key.sport;
+	bpf_loop(NAT_TRIES, nat_try, &search, 0);
+	return search.port ? 0 : DROP_NAT_PORTS;
+}
+
+/*
+ * A connection to a published port. The server sees the client's own address, unless the
+ * answer would then not come back here: a client of the same network, or a second connection
+ * of one client port to one server; those come from the server's gateway.
+ */
+static __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
+					 const struct port *port, __u32 client_network,
+					 __u32 client_endpoint)
+{
+	struct conn_sides sides = {};
+	struct network *net;
+
+	if (!p || !port)
+		return DROP_CONN_TABLE;
+	net = network_find(port->network);
+	if (!net)
+		return DROP_STALE;
+	sides.key = p->tuple;
+	sides.other.src = port->addr;
+	sides.other.sport = port->port;
+	sides.other.dst = p->tuple.src;
+	sides.other.dport = p->tuple.sport;
+	sides.other.proto = p->tuple.proto;
+	sides.client_network = client_network;
+	sides.client_endpoint = client_endpoint;
+	sides.server_network = port->network;
+	sides.server_endpoint = port->endpoint;
+	if (client_network != port->network && conn_key_free(&sides.other) && !conn_open(&sides))
+		return 0;
+	sides.other.dst = net->gateway4;
+	return nat_open(skb, &sides);
+}
+
+/* A connection from a container to the outside. `source`: the host's address, 0: keep its own. */
+static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
+				       const struct device *device, __be32 source)
+{
+	struct conn_sides sides = {};
+
+	if (!p || !device)
+		return DROP_CONN_TABLE;
+	sides.key = p->tuple;
+	tuple_reverse(&sides.other, &p->tuple);
+	sides.client_network = device->network;
+	sides.client_endpoint = device->endpoint;
+	if (!source)
+		return conn_open(&sides) ? DROP_CONN_TABLE : 0;
+	addr_set_v4(&sides.other.dst, source);
+	return nat_open(skb, &sides);
+}
+
+/* The packet becomes what the other side is to see, and goes there. */
+static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
+			      const struct network *from, struct conn *conn)
+{
+	struct endpoint *endpoint;
+	struct bpf_fib_lookup fib;
+	struct network *net;
+	struct tuple to;
+
+	if (!p || !conn)
+		return TC_ACT_SHOT;
+	tuple_reverse(&to, &conn->other);
+	if (!conn->to_network) {
+		/* Before anything is changed: the host's stack says what is wrong, if anything. */
+		if (!from)
+			return not_ours(skb);
+		if (p->ttl <= 1 || !route_leads_out(route_find(skb, p, from, to.dst.word[3], &fib)))
+			return to_host(skb, from);
+		conn_track(skb, p, conn);
+		if (rewrite_tuple(skb, p, &to))
+			return drop(skb, DROP_REWRITE);
+		return to_outside(skb, p, &fib);
+	}
+	net = network_find(conn->to_network);
+	endpoint = endpoint_find(conn->to_network, &to.dst);
+	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
+		return drop(skb, DROP_STALE);
+	conn_track(skb, p, conn);
+	if (rewrite_tuple(skb, p, &to) || (p->ttl > 1 && rewrite_ttl(skb, p)))
+		return drop(skb, DROP_REWRITE);
+	return deliver(skb, p, endpoint, net->mac);
+}

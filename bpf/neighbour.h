@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Who has this address: ARP (RFC 826) and neighbour discovery (RFC 4861), from the maps. */
+#pragma once
+#include "endpoints.h"
+#include "rewrite.h"
+
+#define ND_ROUTER_ADVERTISEMENT 134
+#define ND_SOLICITATION 135
+#define ND_ADVERTISEMENT 136
+#define ND_REDIRECT 137
+
+/* Copies the MAC that has the address in the network; false: nobody has. */
+static __always_inline bool neighbour_mac(__u32 number, const struct network *net,
+					  const struct ip_addr *addr, __u8 *mac)
+{
+	struct endpoint *endpoint = endpoint_find(number, addr);
+
+	if (endpoint) {
+		__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
+		return true;
+	}
+	if (addr_is_zero(addr))
+		return false;
+	if (addr_equal(addr, &net->gateway4) || addr_equal(addr, &net->gateway6) ||
+	    addr_equal(addr, &net->gateway_linklocal)) {
+		__builtin_memcpy(mac, net->mac, ETH_ALEN);
+		return true;
+	}
+	return false;
+}
+
+static __always_inline bool is_solicitation(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_ICMPV6 && p->l4 && p->fragment == FRAGMENT_NONE &&
+	       p->icmp_type == ND_SOLICITATION;
+}
+
+/* The target of a neighbour solicitation; false: cut short, or not from this link. */
+static __always_inline bool solicited(struct __sk_buff *skb, const struct packet *p,
+				      struct ip_addr *target)
+{
+	return p->ttl == 255 &&
+	       !bpf_skb_load_bytes(skb, p->l4 + sizeof(struct icmp6hdr), target, sizeof(*target));
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Networks by number, and the devices that belong to them. */
+#pragma once
+#include "packet.h"
+
+#define MAX_NETWORKS 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NETWORKS);
+	__type(key, __u32);
+	__type(value, struct network);
+} networks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct device_key);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+static __always_inline struct network *network_find(__u32 number)
+{
+	struct network *network = bpf_map_lookup_elem(&networks, &number);
+
+	return network && (network->flags & NETWORK_ACTIVE) ? network : NULL;
+}
+
+static __always_inline struct device *device_find(__u32 ifindex, __u32 kind)
+{
+	struct device_key key = {.ifindex = ifindex};
+	struct device *device = bpf_map_lookup_elem(&devices, &key);
+
+	return device && device->kind == kind ? device : NULL;
+}

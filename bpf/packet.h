@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Parsing. packet_parse() reads a frame once into a struct packet; every later decision
+ * is taken from that and never from the frame again. Byte order is the wire's for
+ * addresses, ports and the ethertype, host order for the rest.
+ */
+#pragma once
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <linux/icmpv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+
+#define L3 ETH_HLEN                /* offset of the network header: tagged frames are refused */
+#define HEADERS (ETH_HLEN + 60 + 20) /* the longest IPv4 header, then a TCP header */
+#define IP_FRAGMENT bpf_htons(0x3fff) /* IPv4: more-fragments flag and offset */
+#define IP_OFFSET bpf_htons(0x1fff)
+#define IP_DONT_FRAGMENT bpf_htons(0x4000)
+
+/* linux/if_arp.h and linux/icmp.h drag in the C library: what is needed of them. */
+#define ARPHRD_ETHER 1
+#define ARPOP_REQUEST 1
+#define ARPOP_REPLY 2
+#define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct arp_body {
+	__be16 hardware, protocol;
+	__u8 hardware_len, protocol_len;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender __attribute__((packed));
+	__u8 target_mac[6];
+	__be32 target __attribute__((packed));
+} __attribute__((packed));
+
+/* The first eight bytes of ICMP and ICMPv6 (RFC 792, RFC 4443); id only in an echo. */
+struct icmp_header {
+	__u8 type, code;
+	__sum16 checksum;
+	__be16 id, sequence;
+};
+
+/* ICMPv6 neighbour solicitation and advertisement (RFC 4861, 4.3 and 4.4), one option. */
+struct nd_body {
+	struct icmp6hdr header;
+	struct in6_addr target;
+	__u8 option, option_len;
+	__u8 mac[6];
+};
+
+enum fragment {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST = 1,
+	FRAGMENT_LATER = 2, /* has no ports */
+};
+
+struct packet {
+	struct tuple tuple;  /* ARP: sender and target; ports 0 where there are none */
+	__u32 l4;            /* offset of the transport header, 0: none */
+	__u32 length;        /* of the IP packet as its header states it */
+	__be16 ethertype;
+	__u8 fragment;       /* enum fragment */
+	__u8 ttl;            /* or hop limit */
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 dont_fragment;
+	__u8 arp_operation;
+	__u8 src_mac[6];
+	__u8 dst_mac[6];
+};
+
+static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
+{
+	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |
+		(a[5] ^ b[5])) == 0;
+}
+
+static __always_inline bool mac_is_group(const __u8 *mac)
+{
+	return mac[0] & 1;
+}
+
+static __always_inline bool addr_equal(const struct ip_addr *a, const struct ip_addr *b)
+{
+	return ((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) |
+		(a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3])) == 0;
+}
+
+static __always_inline bool addr_is_zero(const struct ip_addr *a)
+{
+	return (a->word[0] | a->word[1] | a->word[2] | a->word[3]) == 0;
+}
+
+static __always_inline bool addr_is_v4(const struct ip_addr *a)
+{
+	return (a->word[0] | a->word[1]) == 0 && a->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void addr_set_v4(struct ip_addr *a, __be32 v4)
+{
+	a->word[0] = 0;
+	a->word[1] = 0;
+	a->word[2] = bpf_htonl(0xffff);
+	a->word[3] = v4;
+}
+
+/* 127/8, 0/8, 240/4 but the limited broadcast: never a unicast address on a wire (RFC 6890). */
+static __always_inline bool v4_is_unusable(__be32 v4)
+{
+	__u8 first = bpf_ntohl(v4) >> 24;
+
+	return first == 0 || first == 127 || (first >= 240 && v4 != 0xffffffff);
+}
+
+static __always_inline bool v4_is_multicast(__be32 v4)
+{
+	return (bpf_ntohl(v4) >> 28) == 0xe;
+}
+
+/* The original's tuple seen from the other side. */
+static __always_inline void tuple_reverse(struct tuple *to, const struct tuple *from)
+{
+	to->src = from->dst;
+	to->dst = from->src;
+	to->sport = from->dport;
+	to->dport = from->sport;
+	to->proto = from->proto;
+	to->pad[0] = to->pad[1] = to->pad[2] = 0;
+}
+
+static __always_inline bool icmp_is_error(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_ICMP &&
+	       (p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_TIME_EXCEEDED ||
+		p->icmp_type == ICMP_PARAMETERPROB);
+}
+
+/* Can its connection be followed: it has ports, or an ICMP echo identifier. */
+static __always_inline bool packet_has_ports(const struct packet *p)
+{
+	if (p->fragment == FRAGMENT_LATER || !p->l4)
+		return false;
+	switch (p->tuple.proto) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return true;
+	case IPPROTO_ICMP:
+		return p->icmp_type == ICMP_ECHO || p->icmp_type == ICMP_ECHOREPLY;
+	case IPPROTO_ICMPV6:
+		return p->icmp_type == ICMPV6_ECHO_REQUEST || p->icmp_type == ICMPV6_ECHO_REPLY;
+	}
+	return false;
+}
+
+static __always_inline int parse_transport(void *l4, void *end, struct packet *p)
+{
+	struct tcphdr *tcp = l4;
+	struct udphdr *udp = l4;
+	struct icmp_header *icmp = l4;
+
+	switch (p->tuple.proto) {
+	case IPPROTO_TCP:
+		if ((void *)(tcp + 1) > end)
+			return DROP_TRUNCATED;
+		p->tuple.sport = tcp->source;
+		p->tuple.dport = tcp->dest;
+		p->tcp_flags = ((__u8 *)tcp)[13];
+		return 0;
+	case IPPROTO_UDP:
+		if ((void *)(udp + 1) > end)
+			return DROP_TRUNCATED;
+		p->tuple.sport = udp->source;
+		p->tuple.dport = udp->dest;
+		return 0;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		if ((void *)(icmp + 1) > end)
+			return DROP_TRUNCATED;
+		p->icmp_type = icmp->type;
+		if (icmp->type == (p->tuple.proto == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST))
+			p->tuple.sport = icmp->id;
+		else if (icmp->type ==
+			 (p->tuple.proto == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY))
+			p->tuple.dport = icmp->id;
+		return 0;
+	}
+	return 0;
+}
+
+static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, struct packet *p)
+{
+	__u32 header = ip->ihl * 4;
+
+	if (ip->version != 4 || header < sizeof(*ip))
+		return DROP_TRUNCATED;
+	p->length = bpf_ntohs(ip->tot_len);
+	/* A GSO packet beyond 64 KiB (BIG TCP) states 0. */
+	if (!p->length)
+		p->length = room;
+	if (p->length < header || p->length > room)
+		return DROP_TRUNCATED;
+	addr_set_v4(&p->tuple.src, ip->saddr);
+	addr_set_v4(&p->tuple.dst, ip->daddr);
+	p->tuple.proto = ip->protocol;
+	p->ttl = ip->ttl;
+	p->dont_fragment = (ip->frag_off & IP_DONT_FRAGMENT) != 0;
+	p->l4 = L3 + header;
+	if (ip->frag_off & IP_FRAGMENT)
+		p->fragment = ip->frag_off & IP_OFFSET ? FRAGMENT_LATER : FRAGMENT_FIRST;
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	return parse_transport((void *)ip + header, end, p);
+}
+
+/* Extension headers are walked to the transport header, at most four of them (RFC 8200, 4). */
+static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end, __u32 room,
+				      struct packet *p)
+{
+	__u8 next = ip->nexthdr;
+	__u32 at = L3 + sizeof(*ip);
+	int i;
+
+	if (ip->version != 6)
+		return DROP_TRUNCATED;
+	p->length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	if (!ip->payload_len)
+		p->length = room;
+	if (p->length > room)
+		return DROP_TRUNCATED;
+	__builtin_memcpy(&p->tuple.src, &ip->saddr, sizeof(p->tuple.src));
+	__builtin_memcpy(&p->tuple.dst, &ip->daddr, sizeof(p->tuple.dst));
+	p->ttl = ip->hop_limit;
+	p->dont_fragment = 1;
+	for (i = 0; i < 4; i++) {
+		__u8 *extension = data + at;
+
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
+			break;
+		if ((void *)(extension + 8) > end)
+			return DROP_TRUNCATED;
+		if (next == IPPROTO_FRAGMENT) {
+			__be16 offset = *(__be16 *)(extension + 2);
+
+			if (offset & bpf_htons(0xfff8))
+				p->fragment = FRAGMENT_LATER;
+			else if (offset & bpf_htons(1))
+				p->fragment = FRAGMENT_FIRST;
+			at += 8;
+		} else {
+			at += 8 + extension[1] * 8;
+		}
+		next = extension[0];
+		if (p->fragment == FRAGMENT_LATER)
+			break;
+		if (at > HEADERS)
+			return DROP_TRUNCATED;
+	}
+	p->tuple.proto = next;
+	p->l4 = at;
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	return parse_transport(data + at, end, p);
+}
+
+static __always_inline int parse_arp(struct arp_body *arp, void *end, struct packet *p)
+{
+	if ((void *)(arp + 1) > end)
+		return DROP_TRUNCATED;
+	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4)
+		return DROP_SPOOFED_ARP;
+	p->arp_operation = bpf_ntohs(arp->operation) & 0xff;
+	/* What the frame says of itself inside must be what it says outside. */
+	if (!mac_equal(arp->sender_mac, p->src_mac))
+		return DROP_SPOOFED_ARP;
+	addr_set_v4(&p->tuple.src, arp->sender);
+	addr_set_v4(&p->tuple.dst, arp->target);
+	return 0;
+}
+
+static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	__u32 room = skb->len - L3;
+
+	if ((void *)(eth + 1) > end)
+		return DROP_TRUNCATED;
+	__builtin_memcpy(p->src_mac, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(p->dst_mac, eth->h_dest, ETH_ALEN);
+	p->ethertype = eth->h_proto;
+	/* The tag of an accelerated VLAN frame is not in the packet. */
+	if (skb->vlan_present || eth->h_proto == bpf_htons(ETH_P_8021Q) ||
+	    eth->h_proto == bpf_htons(ETH_P_8021AD))
+		return DROP_VLAN;
+	switch (eth->h_proto) {
+	case bpf_htons(ETH_P_IP):
+		if ((void *)(eth + 1) + sizeof(struct iphdr) > end)
+			return DROP_TRUNCATED;
+		return parse_ipv4((void *)(eth + 1), end, room, p);
+	case bpf_htons(ETH_P_IPV6):
+		if ((void *)(eth + 1) + sizeof(struct ipv6hdr) > end)
+			return DROP_TRUNCATED;
+		return parse_ipv6((void *)(eth + 1), data, end, room, p);
+	case bpf_htons(ETH_P_ARP):
+		return parse_arp((void *)(eth + 1), end, p);
+	}
+	return DROP_ETHERTYPE;
+}
+
+/* Returns 0, or the reason why the frame is unfit. *p must be zeroed. */
+static __noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = parse_linear(skb, p);
+
+	/* Headers may lie outside the linear part: fetch them, once, and only then. */
+	if (reason == DROP_TRUNCATED && skb->data_end - skb->data < skb->len &&
+	    skb->data_end - skb->data < HEADERS) {
+		__u32 want = skb->len < HEADERS ? skb->len : HEADERS;
+
+		if (bpf_skb_pull_data(skb, want))
+			return DROP_TRUNCATED;
+		__builtin_memset(p, 0, sizeof(*p));
+		reason = parse_linear(skb, p);
+	}
+	return reason;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What members of one network may say to each other. */
+#pragma once
+#include "endpoints.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct policy_key);
+	__type(value, struct policy);
+} policies SEC(".maps");
+
+static __always_inline bool linked(const struct ip_addr *client, const struct ip_addr *server,
+				   __be16 port, __u8 proto)
+{
+	struct policy_key key = {
+		.client = *client, .server = *server, .port = port, .proto = proto};
+
+	return bpf_map_lookup_elem(&policies, &key);
+}
+
+/*
+ * With icc everything. Without it a link opens the server's exposed ports to its client, and
+ * lets the answers back: no connection is opened towards the client, so a bare SYN is refused.
+ */
+static __always_inline bool policy_allows(const struct network *net, const struct packet *p)
+{
+	if (net->flags & NETWORK_ICC)
+		return true;
+	if (!packet_has_ports(p) ||
+	    (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP))
+		return false;
+	if (linked(&p->tuple.src, &p->tuple.dst, p->tuple.dport, p->tuple.proto))
+		return true;
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return false;
+	return linked(&p->tuple.dst, &p->tuple.src, p->tuple.sport, p->tuple.proto);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Published ports. One lookup, however many there are. */
+#pragma once
+#include "packet.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_key);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct reserved_key);
+	__type(value, struct reserved);
+} reserved SEC(".maps");
+
+static __always_inline bool port_is_reserved(__be16 port, __u8 proto)
+{
+	struct reserved_key key = {.port = port, .proto = proto};
+
+	return bpf_map_lookup_elem(&reserved, &key);
+}
+
+/* Published at exactly this host address. */
+static __always_inline struct port *port_find_exact(const struct ip_addr *addr, __be16 port,
+						    __u8 proto)
+{
+	struct port_key key = {.addr = *addr, .port = port, .proto = proto};
+
+	return bpf_map_lookup_elem(&ports, &key);
+}
+
+/* Published at every host address: the caller knows that the address is the host's. */
+static __always_inline struct port *port_find_any(__be16 port, __u8 proto)
+{
+	struct port_key key = {.port = port, .proto = proto};
+
+	return bpf_map_lookup_elem(&ports, &key);
+}
+
+static __always_inline struct port *port_find(const struct ip_addr *addr, __be16 port, __u8 proto)
+{
+	struct port *found;
+
+	if (!port_is_reserved(port, proto))
+		return NULL;
+	found = port_find_exact(addr, port, proto);
+	if (!found)
+		found = port_find_any(port, proto);
+	/* The container must speak the family that it is asked in. */
+	return found && addr_is_v4(&found->addr) == addr_is_v4(addr) ? found : NULL;
+}

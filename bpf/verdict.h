@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The only place that counts, reports and turns a decision into a return value. */
+#pragma once
+#include "packet.h"
+
+/* Set by the loader before the verifier sees the program, so that branches on it are free. */
+const volatile struct config config;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASON_COUNT);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} events SEC(".maps");
+
+/* Returns how often the reason has been seen on this CPU, this time included. */
+static __always_inline __u64 count(struct __sk_buff *skb, __u32 reason)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);
+
+	if (!counter)
+		return 0;
+	counter->packets++;
+	counter->bytes += skb->len;
+	return counter->packets;
+}
+
+static __noinline int report(struct __sk_buff *skb, __u32 reason)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	__u32 length;
+
+	if (!event)
+		return 0;
+	event->when = bpf_ktime_get_ns();
+	event->reason = reason;
+	event->ifindex = skb->ifindex;
+	event->length = skb->len;
+	event->pad = 0;
+	length = skb->len < sizeof(event->head) ? skb->len : sizeof(event->head);
+	__builtin_memset(event->head, 0, sizeof(event->head));
+	if (length < 1 || bpf_skb_load_bytes(skb, 0, event->head, length))
+		length = 0;
+	event->captured = length;
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
+{
+	__u64 seen = count(skb, reason);
+
+	if (config.sample && seen % config.sample == 1 % config.sample)
+		report(skb, reason);
+	return TC_ACT_SHOT;
+}
+
+/* The frame has served its purpose: it was answered, copied or needs no action. */
+static __always_inline int consume(struct __sk_buff *skb, __u32 reason)
+{
+	count(skb, reason);
+	return TC_ACT_SHOT;
+}
+
+/* Not ours: the next program, and then the host's stack, sees it untouched. */
+static __always_inline int not_ours(struct __sk_buff *skb)
+{
+	count(skb, NOT_OURS);
+	return TC_ACT_UNSPEC;
+}
