@@ -75,7 +75,7 @@ def parse_bool(text: str, what: str) -> bool:
 
 
 def parse_address(text: str, what: str = "IP address") -> Address:
-    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) becomes the IPv4 one it means."""
+    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) becomes IPv4."""
     try:
         if "%" in text:
             raise ValueError("zone")
