@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import Command, find_packages, setup
 
-INSTALL = ["cffi>=1.16", "click>=8.1", "psutil>=5.9", "pyroute2>=0.7", "tabulate>=0.9"]
+INSTALL = ["cffi>=1.16", "click>=8.1", "psutil>=5.9", "pyroute2>=0.7.12,<0.8", "tabulate>=0.9"]
 DEVELOP = ["mypy>=1.11", "pytest>=8", "ruff>=0.6", "types-psutil", "types-tabulate", "types-cffi", "types-setuptools"]
 
 BUILDER = "datapath/kernel/_build.py"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl port …: the published ports of running containers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ctl.command import Command, Front, Group, complete_running, format_option
+from ctl.output import emit, listing
+from ctl.words import address_text, span
+from datapath.errors import printable
+
+if TYPE_CHECKING:
+    from datapath.model import PortMapping
+
+COLUMNS = {
+    "Number": "NUMBER",
+    "Container": "CONTAINER",
+    "HostIp": "HOST IP",
+    "HostPort": "HOST PORT",
+    "ContainerPort": "CONTAINER PORT",
+    "Protocol": "PROTOCOL",
+}
+
+
+@click.group("port", cls=Group)
+def port() -> None:
+    """Manage the published ports of running containers."""
+
+
+@port.command("ls", cls=Command)
+@click.argument("container", required=False, shell_complete=complete_running)
+@format_option()
+@click.pass_obj
+def ls(front: Front, container: str | None, format_: str) -> None:
+    """List the published ports of a container, numbered; of all without one."""
+    if container is not None:
+        found = [(container, front.control.ports(container))]
+    else:
+        found = [(running.name, list(running.ports)) for running in front.control.containers()]
+    rows = [
+        mapping_row(name, number, mapping)
+        for name, mappings in found
+        for number, mapping in enumerate(mappings, start=1)
+    ]
+    emit(listing(rows, COLUMNS, format_))
+
+
+def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, str]:
+    """What `port ls` knows about a mapping."""
+    return {
+        "Number": str(number),
+        "Container": container,
+        "HostIp": address_text(mapping.host_ip),
+        "HostPort": span(mapping.host_port, mapping.count),
+        "ContainerPort": span(mapping.container_port, mapping.count),
+        "Protocol": mapping.proto,
+    }
+
+
+@port.command("add", cls=Command)
+@click.argument("container", shell_complete=complete_running)
+@click.argument("ports", metavar="[[IP:]PORT:]PORT")
+@click.pass_obj
+def add(front: Front, container: str, ports: str) -> None:
+    """Publish a port of a running container, or a range, and print what it became."""
+    click.echo(printable(str(front.control.port_add(container, ports))))
+
+
+@port.command("rm", cls=Command)
+@click.argument("container", shell_complete=complete_running)
+@click.argument("what", metavar="NUMBER|PORTS")
+@click.pass_obj
+def rm(front: Front, container: str, what: str) -> None:
+    """Take a published port back, by its number in `port ls` or as it was published."""
+    click.echo(printable(str(front.control.port_remove(container, what))))
