@@ -19,14 +19,13 @@ struct config {
 	__u64 netns_cookie;        /* the host's network namespace: host_socket acts in no other */
 	__u16 nat_port_first;      /* source ports for masquerading, inclusive, host order */
 	__u16 nat_port_last;
-	__u8 fib_source;           /* 1: the kernel knows BPF_FIB_LOOKUP_SRC (6.7) */
-	__u8 pad[3];
 	__u32 timeout_handshake;   /* seconds a connection may live before it is confirmed */
 	__u32 timeout_established; /* seconds without a packet: TCP */
 	__u32 timeout_closing;     /* seconds after FIN both ways, or RST */
 	__u32 timeout_udp;         /* seconds without a packet: UDP with replies */
 	__u32 timeout_icmp;        /* seconds without a packet: ICMP echo */
 	__u32 sample;              /* one drop in so many of its reason is also an event; 0: none */
+	__u32 pad;
 };
 
 /* ---- networks, devices, endpoints --------------------------------------------- */
@@ -183,6 +182,15 @@ struct conn {
 	__u8 state;              /* enum conn_state */
 	__u8 fin;                /* bit 0: original side has sent FIN, bit 1: reply side */
 	__u8 pad;
+};
+
+/* addresses: the host's own; loopback is understood */
+struct address_key {
+	struct ip_addr addr;
+};
+
+struct address {
+	__u32 ifindex;           /* the device that has it */
 };
 
 /* sockets: what a host process asked for, where connect() or sendmsg() was pointed elsewhere */

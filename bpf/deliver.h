@@ -4,6 +4,8 @@
 #include "endpoints.h"
 #include "rewrite.h"
 
+#define AF_INET 2
+#define EINVAL 22
 #define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
 
 /*
@@ -36,25 +38,35 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
 }
 
-/* The host's route for an IPv4 packet that a container sends. Returns BPF_FIB_LKUP_RET_*. */
+/*
+ * The host's route for an IPv4 packet that a container sends. Returns BPF_FIB_LKUP_RET_*. The
+ * next hop is in fib->ipv4_dst; the address that the host would send from is in fib->ipv4_src,
+ * or 0 where the kernel cannot tell (before 6.7).
+ */
 static __always_inline long route_find(struct __sk_buff *skb, const struct packet *p,
 				       const struct network *net, __be32 dst,
 				       struct bpf_fib_lookup *fib)
 {
 	__u32 length = p->length;
+	long route;
 
 	/* What counts for the way's MTU is the segment as it will leave. */
 	if (skb->gso_size)
 		length = skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr);
 	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->family = 2; /* AF_INET */
+	fib->family = AF_INET;
 	fib->l4_protocol = p->tuple.proto;
 	fib->tot_len = length > 0xffff ? 0xffff : length;
 	/* Forwarding is on for this device, whatever the host does for others. */
 	fib->ifindex = net->ifindex;
 	fib->ipv4_src = p->tuple.src.word[3];
 	fib->ipv4_dst = dst;
-	return bpf_fib_lookup(skb, fib, sizeof(*fib), config.fib_source ? FIB_SOURCE : 0);
+	route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_SOURCE);
+	if (route == -EINVAL) {
+		route = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+		fib->ipv4_src = 0;
+	}
+	return route;
 }
 
 static __always_inline bool route_leads_out(long route)
@@ -66,7 +78,7 @@ static __always_inline bool route_leads_out(long route)
 static __always_inline int to_outside(struct __sk_buff *skb, const struct packet *p,
 				      const struct bpf_fib_lookup *fib)
 {
-	struct bpf_redir_neigh nexthop = {.nh_family = 2, .ipv4_nh = fib->ipv4_dst};
+	struct bpf_redir_neigh nexthop = {.nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst};
 
 	if (rewrite_ttl(skb, p))
 		return drop(skb, DROP_REWRITE);

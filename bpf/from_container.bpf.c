@@ -130,7 +130,7 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	if (p->ttl <= 1)
 		return to_host(skb, net);
 	if (net->flags & NETWORK_MASQUERADE) {
-		source = config.fib_source ? fib->ipv4_src : 0;
+		source = fib->ipv4_src;
 		uplink = source ? NULL : device_find(fib->ifindex, DEVICE_UPLINK);
 		if (uplink)
 			source = uplink->addr4.word[3];

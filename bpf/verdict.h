@@ -4,7 +4,7 @@
 #include "packet.h"
 
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
-const volatile struct config config;
+const volatile struct config config SEC(".rodata.config");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

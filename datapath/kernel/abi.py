@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The types of abi.h as Python sees them: one NamedTuple a struct, one enum an enum.
+
+Nothing is declared here twice: layouts come from the compiled extension, byte order from the type names in
+abi.h. In Python addresses are `ipaddress` objects (None: the zero address), MACs are "02:42:ac:11:00:02",
+ports and other numbers are in host order; padding does not appear.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import struct
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datapath.kernel._libbpf import ffi
+
+OBJECTS = Path(__file__).resolve().parents[1] / "objects"
+
+_MAPPED = bytes(10) + b"\xff\xff"
+_ZERO = bytes(16)
+_OPAQUE = {"struct bpf_timer"}
+
+
+def _addr_pack(address: IPv4Address | IPv6Address | None) -> bytes:
+    if address is None:
+        return _ZERO
+    return _MAPPED + address.packed if address.version == 4 else address.packed
+
+
+def _addr_unpack(raw: bytes) -> IPv4Address | IPv6Address | None:
+    if raw[:12] == _MAPPED:
+        return IPv4Address(raw[12:])
+    return IPv6Address(raw) if raw != _ZERO else None
+
+
+def _v4_pack(address: IPv4Address | None) -> bytes:
+    return address.packed if address else bytes(4)
+
+
+def _v4_unpack(raw: bytes) -> IPv4Address | None:
+    return IPv4Address(raw) if raw != bytes(4) else None
+
+
+def _mac_pack(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", "")) if mac else bytes(6)
+
+
+def _mac_unpack(raw: bytes) -> str:
+    return raw.hex(":")
+
+
+def _be16_pack(value: int) -> bytes:
+    return value.to_bytes(2, "big")
+
+
+def _be16_unpack(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")
+
+
+class _Field(NamedTuple):
+    name: str
+    format: str
+    pack: Callable[[Any], Any] | None
+    unpack: Callable[[Any], Any] | None
+
+
+@functools.cache
+def _big_endian() -> dict[tuple[str, str], str]:
+    """(struct, field) of every __be16 and __be32 in abi.h: cffi forgets the names of integer types."""
+    found: dict[tuple[str, str], str] = {}
+    text = re.sub(r"/\*.*?\*/", "", (OBJECTS / "abi.h").read_text(), flags=re.S)
+    for name, body in re.findall(r"struct (\w+) \{(.*?)\n\};", text, flags=re.S):
+        for kind, fields in re.findall(r"(__be16|__be32) ([^;]+);", body):
+            for field in fields.split(","):
+                found[name, field.strip()] = kind
+    return found
+
+
+def _field(owner: str, name: str, kind: Any) -> _Field:
+    order = _big_endian().get((owner, name))
+    size = ffi.sizeof(kind)
+    if kind.kind == "struct" and kind.cname == "struct ip_addr":
+        return _Field(name, "16s", _addr_pack, _addr_unpack)
+    if kind.kind == "struct" and kind.cname not in _OPAQUE:
+        nested = layout(kind.cname.removeprefix("struct "))
+        return _Field(name, f"{size}s", nested.pack, nested.unpack)
+    if order == "__be16":
+        return _Field(name, "2s", _be16_pack, _be16_unpack)
+    if order == "__be32":
+        return _Field(name, "4s", _v4_pack, _v4_unpack)
+    if kind.kind == "array" and name.endswith("mac"):
+        return _Field(name, "6s", _mac_pack, _mac_unpack)
+    if kind.kind == "primitive":
+        return _Field(name, {1: "B", 2: "H", 4: "I", 8: "Q"}[size], None, None)
+    return _Field(name, f"{size}s", None, None)
+
+
+class Layout:
+    """How one struct lies in memory. `type` is its NamedTuple; `pack` and `unpack` are exact to the byte."""
+
+    def __init__(self, name: str) -> None:
+        kind = ffi.typeof(f"struct {name}")
+        fields = [_field(name, field, info.type) for field, info in kind.fields]
+        hidden = [f.name == "pad" or info.type.cname in _OPAQUE for f, (_, info) in zip(fields, kind.fields, strict=True)]
+        self.name = name
+        self.size: int = ffi.sizeof(kind)
+        self._fields = [f for f, hide in zip(fields, hidden, strict=True) if not hide]
+        # Padding in the struct format is `x`: written as zero, ignored when read.
+        formats = [
+            f"{ffi.sizeof(info.type)}x" if hide else f.format
+            for f, hide, (_, info) in zip(fields, hidden, kind.fields, strict=True)
+        ]
+        self._struct = struct.Struct("=" + "".join(formats))
+        if self._struct.size != self.size:
+            raise AssertionError(f"struct {name} of abi.h has padding that is not written out")
+        self.type: Any = NamedTuple(name, [(f.name, Any) for f in self._fields])  # type: ignore[misc]
+        # Everything but what a caller names is zero.
+        self.type.__new__.__defaults__ = tuple(_zero(f) for f in self._fields)
+
+    def pack(self, value: Any) -> bytes:
+        return self._struct.pack(
+            *[f.pack(item) if f.pack else item for f, item in zip(self._fields, value, strict=True)]
+        )
+
+    def unpack(self, raw: bytes) -> Any:
+        items = self._struct.unpack(raw)
+        return self.type(*[f.unpack(item) if f.unpack else item for f, item in zip(self._fields, items, strict=True)])
+
+
+def _zero(field: _Field) -> Any:
+    if field.unpack:
+        return field.unpack(bytes(struct.calcsize("=" + field.format)))
+    return b"" if field.format.endswith("s") else 0
+
+
+@functools.cache
+def layout(name: str) -> Layout:
+    """The layout of `struct name`."""
+    return Layout(name)
+
+
+def _elements(name: str) -> dict[str, int]:
+    return {label: value for value, label in sorted(ffi.typeof(f"enum {name}").elements.items())}
+
+
+network = layout("network").type
+device_key = layout("device_key").type
+device = layout("device").type
+endpoint_key = layout("endpoint_key").type
+endpoint = layout("endpoint").type
+member_key = layout("member_key").type
+member = layout("member").type
+port_key = layout("port_key").type
+port = layout("port").type
+reserved_key = layout("reserved_key").type
+reserved = layout("reserved").type
+address_key = layout("address_key").type
+address = layout("address").type
+policy_key = layout("policy_key").type
+policy = layout("policy").type
+tuple_ = layout("tuple").type
+conn = layout("conn").type
+config = layout("config").type
+counter = layout("counter").type
+event = layout("event").type
+
+NetworkFlag: Any = enum.IntFlag("NetworkFlag", _elements("network_flag"))
+DeviceKind: Any = enum.IntEnum("DeviceKind", _elements("device_kind"))
+ConnFlag: Any = enum.IntFlag("ConnFlag", _elements("conn_flag"))
+ConnState: Any = enum.IntEnum("ConnState", _elements("conn_state"))
+# Two names for one number would make one an alias: the bounds are not reasons.
+_reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}
+DROP_FIRST = _reasons["DROP_FIRST"]
+Reason: Any = enum.IntEnum("Reason", {label: value for label, value in _reasons.items() if label != "DROP_FIRST"})

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet programs of one host: loaded, pinned, attached; and their maps.
+
+Everything is pinned below one folder of a bpffs and works without any process:
+``maps/NAME``, ``programs/NAME``, ``links/HOOK-IFINDEX``. Each step may be the last of a killed process: opening
+again completes what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datapath.errors import KernelError, NotSupportedError
+from datapath.kernel import abi, cgroup, libbpf, netns, sysctl, syscalls
+
+BPF_FS_MAGIC = 0xCAFE4A11
+_SYSTEM_BPFFS = Path("/sys/fs/bpf")
+
+# Map -> the structs of its key and value in abi.h; no key: an array.
+MAPS: Mapping[str, tuple[str | None, str]] = {
+    "networks": (None, "network"),
+    "devices": ("device_key", "device"),
+    "endpoints": ("endpoint_key", "endpoint"),
+    "members": ("member_key", "member"),
+    "ports": ("port_key", "port"),
+    "reserved": ("reserved_key", "reserved"),
+    "addresses": ("address_key", "address"),
+    "policies": ("policy_key", "policy"),
+    "pending": ("tuple", "conn"),
+    "conns": ("tuple", "conn"),
+    "counters": (None, "counter"),
+}
+
+
+class Hook(NamedTuple):
+    """Where a tc program is attached: by tcx, or as a filter of clsact."""
+
+    tcx: int
+    clsact: int
+
+
+HOOKS = {
+    "from_container": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
+    "from_host": Hook(libbpf.TCX_EGRESS, libbpf.BPF_TC_EGRESS),
+    "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
+}
+# enum bpf_attach_type
+SOCKET_HOOKS = {
+    "host_bind4": 8,
+    "host_bind6": 9,
+    "host_connect4": 10,
+    "host_connect6": 11,
+    "host_sendmsg4": 14,
+    "host_sendmsg6": 15,
+    "host_recvmsg4": 19,
+    "host_recvmsg6": 20,
+    "host_peer4": 29,
+    "host_peer6": 30,
+}
+OBJECT_FILES = {
+    "from_container": ("from_container",),
+    "from_host": ("from_host",),
+    "from_uplink": ("from_uplink",),
+    "host_socket": tuple(SOCKET_HOOKS),
+}
+
+# Our filters among others' on a clsact qdisc: looked for by both numbers.
+CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
+
+# Seconds; the established and UDP ones are those of the kernel's own connection tracking, but for the former's
+# five days, which nothing needs: a connection that is alive is seen again, and picked up, at any time.
+TIMEOUTS = {
+    "timeout_handshake": 60,
+    "timeout_established": 24 * 3600,
+    "timeout_closing": 10,
+    "timeout_udp": 180,
+    "timeout_icmp": 30,
+}
+SAMPLE = 64
+
+
+def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
+    """The source ports for masquerading: the larger gap that the host's ephemeral range (inclusive) leaves."""
+    below, above = (1024, ephemeral[0] - 1), (ephemeral[1] + 1, 65535)
+    best = max(below, above, key=lambda gap: gap[1] - gap[0])
+    if best[1] - best[0] < 1024:
+        raise KernelError(
+            "choose", "ports for masquerading", detail="net.ipv4.ip_local_port_range leaves less than 1024 ports"
+        )
+    return best
+
+
+def _ephemeral() -> tuple[int, int]:
+    first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
+    return int(first), int(last)
+
+
+class Dataplane:
+    """Programs, maps and links of one host. Use as a context manager, or close().
+
+    `attach_mode`: "auto" (tcx, else clsact), "tcx" or "clsact".
+    """
+
+    def __init__(self, bpffs: Path, attach_mode: str = "auto") -> None:
+        self.root = bpffs
+        self._mode = attach_mode
+        self._fds: dict[str, int] = {}
+        self._maps: dict[str, libbpf.Map] = {}
+
+    # ---- life ----------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane:
+        """Loads, pins and attaches whatever is not there yet. Raises KernelError and its kinds."""
+        self = cls(bpffs, attach_mode)
+        try:
+            self._mount()
+            for folder in ("maps", "programs", "links"):
+                (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name, programs in OBJECT_FILES.items():
+                if not all((bpffs / "programs" / program).exists() for program in programs):
+                    self._load(name)
+            self._attach_sockets()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    @classmethod
+    def find(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane | None:
+        """The one that is there; None: nothing was ever loaded."""
+        return cls(bpffs, attach_mode) if (bpffs / "maps" / "counters").exists() else None
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        for m in self._maps.values():
+            m.close()
+        self._fds.clear()
+        self._maps.clear()
+
+    def __enter__(self) -> Dataplane:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _mount(self) -> None:
+        """A bpffs under the folder: the system's, or one of its own."""
+        if _SYSTEM_BPFFS in self.root.parents:
+            if not _is_bpffs(_SYSTEM_BPFFS):
+                _mount_bpffs(_SYSTEM_BPFFS)
+            return
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not _is_bpffs(existing):
+            self.root.mkdir(parents=True, exist_ok=True)
+            _mount_bpffs(self.root)
+
+    def _load(self, name: str) -> None:
+        first, last = nat_ports(_ephemeral())
+        config = abi.config(
+            netns_cookie=netns.cookie(), nat_port_first=first, nat_port_last=last, sample=SAMPLE, **TIMEOUTS
+        )
+        programs, maps = libbpf.load_object(
+            abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes={}
+        )
+        try:
+            for program in programs:
+                path = self.root / "programs" / program.name
+                if not path.exists():
+                    libbpf.pin(program.fd, path)
+        finally:
+            for fd in (*(program.fd for program in programs), *maps.values()):
+                os.close(fd)
+
+    def _attach_sockets(self) -> None:
+        missing = [name for name in SOCKET_HOOKS if not (self.root / "links" / name).exists()]
+        if not missing:
+            return
+        root = os.open(cgroup.mount_point(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in missing:
+                link = libbpf.attach_cgroup(self._program(name), root, SOCKET_HOOKS[name])
+                self._pin_link(link, name)
+        finally:
+            os.close(root)
+
+    def remove(self) -> None:
+        """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
+        self.close()
+        for folder in ("links", "programs", "maps"):
+            path = self.root / folder
+            if path.is_dir():
+                for entry in path.iterdir():
+                    entry.unlink()
+                path.rmdir()
+        if os.path.ismount(self.root):
+            syscalls.umount(str(self.root))
+        with suppress(FileNotFoundError):
+            self.root.rmdir()
+
+    # ---- maps ----------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> libbpf.Map:
+        """Each map of MAPS under its own name, opened when it is first used."""
+        if name not in MAPS:
+            raise AttributeError(name)
+        if name not in self._maps:
+            fd = libbpf.get_pinned(self.root / "maps" / name)
+            if fd is None:
+                raise KernelError("open map", name, detail="it is not pinned: run the command again to load it")
+            self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
+        return self._maps[name]
+
+    def counters_sum(self) -> dict[str, tuple[int, int]]:
+        """Reason -> (packets, bytes) over all CPUs."""
+        sums = {}
+        for reason in abi.Reason:
+            copies = self.counters[int(reason)]
+            sums[reason.name] = (sum(c.packets for c in copies), sum(c.bytes for c in copies))
+        return sums
+
+    def events(self, handler: Callable[[Any], None]) -> int:
+        """Hands every waiting sampled drop (abi.event) to the handler."""
+        fd = libbpf.get_pinned(self.root / "maps" / "events")
+        if fd is None:
+            return 0
+        try:
+            return libbpf.consume_events(fd, handler)
+        finally:
+            os.close(fd)
+
+    def forget_endpoint(self, number: int) -> None:
+        """Deletes every connection that an endpoint takes part in."""
+        for table in (self.pending, self.conns):
+            table.delete_many([k for k, c in table.read_all() if number in (c.from_endpoint, c.to_endpoint)])
+
+    # ---- attaching -----------------------------------------------------------------------
+
+    def _program(self, name: str) -> int:
+        if name not in self._fds:
+            fd = libbpf.get_pinned(self.root / "programs" / name)
+            if fd is None:
+                raise KernelError("open program", name, detail="it is not pinned: run the command again to load it")
+            self._fds[name] = fd
+        return self._fds[name]
+
+    def _pin_link(self, link: int, name: str) -> None:
+        """The pin keeps the link alive; without it closing the fd detaches."""
+        try:
+            libbpf.pin(link, self.root / "links" / name)
+        finally:
+            os.close(link)
+
+    def attach(self, hook: str, ifindex: int) -> None:
+        """Attaches a tc program to a device, unless it is attached already."""
+        name = f"{hook}-{ifindex}"
+        if self._mode != "clsact":
+            if (self.root / "links" / name).exists():
+                return
+            try:
+                self._pin_link(libbpf.attach_tcx(self._program(hook), ifindex, HOOKS[hook].tcx), name)
+                return
+            except NotSupportedError:
+                if self._mode == "tcx":
+                    raise
+        libbpf.attach_clsact(self._program(hook), ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
+
+    def detach(self, hook: str, ifindex: int, *, device_gone: bool = False) -> None:
+        """Takes the program off a device, by whichever way it was attached. Idempotent."""
+        try:
+            (self.root / "links" / f"{hook}-{ifindex}").unlink()
+        except FileNotFoundError:
+            if not device_gone:
+                libbpf.detach_clsact(ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
+
+    def attached(self) -> Iterator[tuple[str, int]]:
+        """(hook, ifindex) of every pinned tcx link, its device may be gone."""
+        for entry in (self.root / "links").iterdir():
+            hook, dash, index = entry.name.rpartition("-")
+            if dash:
+                yield hook, int(index)
+
+
+def _is_bpffs(path: Path) -> bool:
+    return _fs_magic(path) == BPF_FS_MAGIC
+
+
+def _fs_magic(path: Path) -> int:
+    return syscalls.statfs_type(str(path))
+
+
+def _mount_bpffs(path: Path) -> None:
+    try:
+        syscalls.mount("bpf", str(path), "bpf", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "mode=700")
+    except OSError as error:
+        raise KernelError("mount bpffs on", str(path), error.errno or 0) from error

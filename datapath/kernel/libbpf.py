@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libbpf through cffi: objects, maps, links, test runs, the ring buffer. Errors become exceptions here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datapath.errors import KernelError, NotSupportedError, PrivilegeError, VerifierError
+from datapath.kernel import abi
+from datapath.kernel._libbpf import ffi, lib
+
+# include/uapi/linux/bpf.h
+BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
+BPF_MAP_TYPE_PERCPU_ARRAY = 6
+TCX_INGRESS, TCX_EGRESS = 46, 47
+BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
+BPF_TC_F_REPLACE = 1
+BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
+
+_LOG_SIZE = 16 << 20
+_BATCH = 8192
+
+lib.quiet()
+
+
+def _error(operation: str, subject: str, number: int) -> KernelError:
+    """The exception for an errno; `number` may be negative, as libbpf returns it."""
+    number = abs(number)
+    if number == errno.EPERM and os.geteuid() != 0:
+        return PrivilegeError(f"{operation} {subject}: needs root (CAP_BPF and CAP_NET_ADMIN)")
+    return KernelError(operation, subject, number)
+
+
+def _check(result: int, operation: str, subject: str) -> int:
+    if result < 0:
+        raise _error(operation, subject, result)
+    return result
+
+
+def _opts(kind: str) -> Any:
+    opts = ffi.new(f"struct {kind} *")
+    opts.sz = ffi.sizeof(f"struct {kind}")
+    return opts
+
+
+def pin(fd: int, path: Path) -> None:
+    _check(lib.bpf_obj_pin(fd, os.fsencode(path)), "pin", str(path))
+
+
+def get_pinned(path: Path) -> int | None:
+    """The fd of a pinned object; None: there is no such pin."""
+    fd: int = lib.bpf_obj_get(os.fsencode(path))
+    if fd >= 0:
+        return fd
+    if fd == -errno.ENOENT:
+        return None
+    raise _error("open pin", str(path), fd)
+
+
+class Map(MutableMapping[Any, Any]):
+    """A BPF map as a mapping of abi.h's types. Owns its fd.
+
+    Batches cost one system call for thousands of entries. Reading while others write is safe but no snapshot.
+    """
+
+    def __init__(self, fd: int, name: str, key: str | None, value: str) -> None:
+        info = ffi.new("struct bpf_map_info *")
+        size = ffi.new("__u32 *", ffi.sizeof("struct bpf_map_info"))
+        _check(lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect map", name)
+        self.fd, self.name, self.max_entries = fd, name, int(info.max_entries)
+        self._key = abi.layout(key) if key else None
+        self._value = abi.layout(value)
+        self._copies = lib.libbpf_num_possible_cpus() if info.type == BPF_MAP_TYPE_PERCPU_ARRAY else 1
+        self._key_size = self._key.size if self._key else 4
+        if info.key_size != self._key_size or info.value_size != self._value.size:
+            os.close(fd)
+            raise KernelError("open map", name, detail="its layout is another version's; use that version to take it down")
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _pack_key(self, key: Any) -> bytes:
+        return self._key.pack(key) if self._key else int(key).to_bytes(4, "little")
+
+    def _unpack_key(self, raw: bytes) -> Any:
+        return self._key.unpack(raw) if self._key else int.from_bytes(raw, "little")
+
+    def _unpack_value(self, raw: bytes) -> Any:
+        if self._copies == 1:
+            return self._value.unpack(raw)
+        return [self._value.unpack(raw[i * self._value.size : (i + 1) * self._value.size]) for i in range(self._copies)]
+
+    def __getitem__(self, key: Any) -> Any:
+        """The value; for a per-CPU map the list of every CPU's. KeyError: not there."""
+        value = ffi.new("char[]", self._value.size * self._copies)
+        result = lib.bpf_map_lookup_elem(self.fd, self._pack_key(key), value)
+        if result == -errno.ENOENT:
+            raise KeyError(key)
+        _check(result, "read map", self.name)
+        return self._unpack_value(ffi.buffer(value)[:])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.set(key, value)
+
+    def set(self, key: Any, value: Any, flags: int = BPF_ANY) -> None:
+        result = lib.bpf_map_update_elem(self.fd, self._pack_key(key), self._value.pack(value), flags)
+        if result in (-errno.E2BIG, -errno.ENOSPC):
+            raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
+        _check(result, "write map", self.name)
+
+    def __delitem__(self, key: Any) -> None:
+        result = lib.bpf_map_delete_elem(self.fd, self._pack_key(key))
+        if result == -errno.ENOENT:
+            raise KeyError(key)
+        _check(result, "delete from map", self.name)
+
+    def discard(self, keys: Iterable[Any]) -> None:
+        """Deletes those of the keys that are there."""
+        for key in keys:
+            self.pop(key, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        for key, _ in self.read_all():
+            yield key
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.read_all())
+
+    def items(self) -> Any:
+        return dict(self.read_all()).items()
+
+    def _batches(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Keys, values and their number, batch by batch."""
+        size = min(self.max_entries, _BATCH)
+        keys = ffi.new("char[]", self._key_size * size)
+        values = ffi.new("char[]", self._value.size * size)
+        # The cursor is a bucket number or a key, whichever is larger.
+        cursor, following = (ffi.new("char[]", max(self._key_size, 8)) for _ in range(2))
+        count = ffi.new("__u32 *")
+        start = ffi.NULL
+        while True:
+            count[0] = size
+            result = lib.bpf_map_lookup_batch(self.fd, start, following, keys, values, count, ffi.NULL)
+            if result == -errno.ENOSPC and size < self.max_entries:
+                # One hash bucket holds more than the batch.
+                size = min(size * 2, self.max_entries)
+                keys, values = ffi.new("char[]", self._key_size * size), ffi.new("char[]", self._value.size * size)
+                continue
+            if result not in (0, -errno.ENOENT):
+                raise _error("read map", self.name, result)
+            yield bytes(ffi.buffer(keys, count[0] * self._key_size)), bytes(
+                ffi.buffer(values, count[0] * self._value.size)
+            ), int(count[0])
+            if result:
+                return
+            cursor, following = following, cursor
+            start = cursor
+
+    def read_all(self) -> Iterator[tuple[Any, Any]]:
+        """Every entry."""
+        if self._copies > 1:
+            for index in range(self.max_entries):
+                yield index, self[index]
+            return
+        for keys, values, count in self._batches():
+            for i in range(count):
+                yield (
+                    self._unpack_key(keys[i * self._key_size : (i + 1) * self._key_size]),
+                    self._value.unpack(values[i * self._value.size : (i + 1) * self._value.size]),
+                )
+
+    def count(self) -> int:
+        """How many entries there are, without decoding them."""
+        return sum(count for _, _, count in self._batches())
+
+    def update_many(self, entries: Mapping[Any, Any]) -> None:
+        """Writes all entries with one system call. A full map: KernelError, and none of the new ones stays."""
+        if not entries:
+            return
+        keys = b"".join([self._pack_key(key) for key in entries])
+        values = b"".join([self._value.pack(value) for value in entries.values()])
+        count = ffi.new("__u32 *", len(entries))
+        result = lib.bpf_map_update_batch(self.fd, keys, values, count, ffi.NULL)
+        if result:
+            self.discard(list(entries)[: count[0]])
+            if result in (-errno.E2BIG, -errno.ENOSPC):
+                raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
+            raise _error("write map", self.name, result)
+
+    def delete_many(self, keys: Iterable[Any]) -> None:
+        """Deletes with one system call those of the keys that are there."""
+        left = list(keys)
+        while left:
+            packed = b"".join([self._pack_key(key) for key in left])
+            count = ffi.new("__u32 *", len(left))
+            result = lib.bpf_map_delete_batch(self.fd, packed, count, ffi.NULL)
+            if not result:
+                return
+            if result != -errno.ENOENT:
+                raise _error("delete from map", self.name, result)
+            # The batch stops at a key that is not there.
+            left = left[count[0] + 1 :]
+
+
+class Program(NamedTuple):
+    """A loaded program. The caller owns the fd."""
+
+    name: str
+    fd: int
+
+
+def load_object(
+    path: Path, *, pins: Path | None, config: Any, sizes: Mapping[str, int] | None = None
+) -> tuple[list[Program], dict[str, int]]:
+    """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
+
+    `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout
+    is the same. `config` is abi.config. VerifierError carries the whole log.
+    """
+    # The log buffer's pages are only touched if the kernel writes there.
+    log = ffi.new("char[]", _LOG_SIZE)
+    opts = _opts("bpf_object_open_opts")
+    opts.kernel_log_buf, opts.kernel_log_size, opts.kernel_log_level = log, _LOG_SIZE, 0
+    obj = lib.bpf_object__open_file(os.fsencode(path), opts)
+    if obj == ffi.NULL:
+        raise KernelError("open object", path.name, ffi.errno)
+    try:
+        maps = _configure_maps(obj, pins, config, sizes or {})
+        result = lib.bpf_object__load(obj)
+        if result:
+            raise _load_error(path, result, ffi.string(log).decode(errors="replace"))
+        programs = []
+        program = lib.bpf_object__next_program(obj, ffi.NULL)
+        while program != ffi.NULL:
+            name = ffi.string(lib.bpf_program__name(program)).decode()
+            programs.append(Program(name, os.dup(lib.bpf_program__fd(program))))
+            program = lib.bpf_object__next_program(obj, program)
+        return programs, {name: os.dup(lib.bpf_map__fd(m)) for name, m in maps.items()}
+    finally:
+        lib.bpf_object__close(obj)
+
+
+def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    maps: dict[str, Any] = {}
+    m = lib.bpf_object__next_map(obj, ffi.NULL)
+    while m != ffi.NULL:
+        name = ffi.string(lib.bpf_map__name(m)).decode()
+        if name == ".rodata.config":
+            raw = abi.layout("config").pack(config)
+            _check(lib.bpf_map__set_initial_value(m, raw, len(raw)), "configure", name)
+        elif ".rodata" not in name and ".bss" not in name:
+            maps[name] = m
+            if name in sizes:
+                _check(lib.bpf_map__set_max_entries(m, sizes[name]), "size map", name)
+            if pins:
+                _check(lib.bpf_map__set_pin_path(m, os.fsencode(pins / name)), "pin map", name)
+        m = lib.bpf_object__next_map(obj, m)
+    return maps
+
+
+def _load_error(path: Path, result: int, log: str) -> KernelError:
+    missing = re.search(r"(?:unknown|invalid) func (?:unknown#|bpf_)?(\w+)", log)
+    if missing:
+        return NotSupportedError(f"the helper {missing[1]} that program {path.name} needs", "6.1 at the latest")
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(("processed ", "--"))]
+    if lines and abs(result) in (errno.EACCES, errno.EINVAL, errno.E2BIG, errno.EPERM):
+        return VerifierError(path.name.removesuffix(".bpf.o"), lines[-1].strip(), log)
+    return _error("load", path.name, result)
+
+
+def attach_tcx(program_fd: int, ifindex: int, attach_type: int) -> int:
+    """The fd of a link that attaches the program to a device (since 6.6); NotSupportedError before that."""
+    fd: int = lib.link_create(program_fd, ifindex, attach_type)
+    if fd == -errno.EINVAL:
+        raise NotSupportedError("tcx", "6.6")
+    return _check(fd, "attach to device", str(ifindex))
+
+
+def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
+    """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
+    fd: int = lib.link_create(program_fd, cgroup_fd, attach_type)
+    return _check(fd, "attach to", "the root control group")
+
+
+def _tc(ifindex: int, point: int, handle: int, priority: int) -> tuple[Any, Any]:
+    hook, opts = _opts("bpf_tc_hook"), _opts("bpf_tc_opts")
+    hook.ifindex, hook.attach_point = ifindex, point
+    opts.handle, opts.priority = handle, priority
+    return hook, opts
+
+
+def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
+    """Attaches as a direct-action filter; one of ours that is there already is replaced in place."""
+    hook, opts = _tc(ifindex, point, handle, priority)
+    result = lib.bpf_tc_hook_create(hook)
+    if result not in (0, -errno.EEXIST):
+        raise _error("add clsact to device", str(ifindex), result)
+    opts.prog_fd, opts.flags = program_fd, BPF_TC_F_REPLACE
+    _check(lib.bpf_tc_attach(hook, opts), "attach to device", str(ifindex))
+
+
+def detach_clsact(ifindex: int, point: int, handle: int, priority: int) -> None:
+    """Takes our filter away; nothing there, or no such device, is fine."""
+    hook, opts = _tc(ifindex, point, handle, priority)
+    result = lib.bpf_tc_detach(hook, opts)
+    if result not in (0, -errno.ENOENT, -errno.EINVAL, -errno.ENODEV):
+        raise _error("detach from device", str(ifindex), result)
+
+
+def query_clsact(ifindex: int, point: int, handle: int, priority: int) -> int | None:
+    """The id of the program that our filter runs; None: there is no such filter."""
+    hook, opts = _tc(ifindex, point, handle, priority)
+    return None if lib.bpf_tc_query(hook, opts) else int(opts.prog_id)
+
+
+def destroy_clsact(ifindex: int) -> None:
+    """Removes the clsact qdisc, with every filter in it."""
+    hook, _ = _tc(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS, 0, 0)
+    lib.bpf_tc_hook_destroy(hook)
+
+
+class ProgramInfo(NamedTuple):
+    id: int
+    verified_instructions: int
+    run_time_ns: int
+    runs: int
+
+
+def program_info(fd: int) -> ProgramInfo:
+    info = ffi.new("struct bpf_prog_info *")
+    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
+    _check(lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect", "program")
+    return ProgramInfo(info.id, info.verified_insns, info.run_time_ns, info.run_cnt)
+
+
+class TestRun(NamedTuple):
+    """`verdict` as the kernel took it (signed), the packet afterwards, mean duration of a run in ns."""
+
+    __test__ = False
+
+    verdict: int
+    packet: bytes
+    duration: int
+
+
+def test_run(
+    program_fd: int,
+    packet: bytes,
+    *,
+    ifindex: int = 0,
+    ingress_ifindex: int = 0,
+    gso_size: int = 0,
+    repeat: int = 1,
+) -> TestRun:
+    """Runs a tc program once (or `repeat` times) on a packet, Ethernet header first."""
+    ctx = ffi.new("struct __sk_buff *")
+    ctx.ifindex, ctx.ingress_ifindex, ctx.gso_size = ifindex, ingress_ifindex, gso_size
+    out = ffi.new("char[]", len(packet) + 512)
+    data = ffi.new("char[]", packet)
+    opts = _opts("bpf_test_run_opts")
+    opts.data_in, opts.data_size_in = data, len(packet)
+    opts.data_out, opts.data_size_out = out, len(packet) + 512
+    opts.ctx_in, opts.ctx_size_in = ctx, ffi.sizeof("struct __sk_buff")
+    opts.repeat = repeat
+    _check(lib.bpf_prog_test_run_opts(program_fd, opts), "test-run", "program")
+    verdict = opts.retval - (1 << 32) if opts.retval >= 1 << 31 else opts.retval
+    return TestRun(int(verdict), bytes(ffi.buffer(out, opts.data_size_out)), int(opts.duration))
+
+
+@ffi.def_extern()  # type: ignore[misc]
+def on_sample(ctx: Any, data: Any, size: int) -> int:
+    handler: Callable[[bytes], None] = ffi.from_handle(ctx)
+    handler(bytes(ffi.buffer(data, size)))
+    return 0
+
+
+def consume_events(fd: int, handler: Callable[[Any], None]) -> int:
+    """Hands every waiting event of the ring buffer to `handler` as abi.event; returns how many there were."""
+    unpack = abi.layout("event").unpack
+    keep = ffi.new_handle(lambda raw: handler(unpack(raw)))
+    ring = lib.ring_buffer__new(fd, lib.on_sample, keep, ffi.NULL)
+    if ring == ffi.NULL:
+        raise KernelError("open ring buffer", "events", ffi.errno)
+    try:
+        return _check(lib.ring_buffer__consume(ring), "read", "events")
+    finally:
+        lib.ring_buffer__free(ring)
