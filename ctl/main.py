@@ -17,6 +17,7 @@ from ctl.output import leaves
 from datapath.errors import DatapathError, printable
 
 PROGRAM = "datapathctl"
+COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -77,8 +78,6 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None when it was closed
             stream.reconfigure(errors="backslashreplace")
-    if "_DATAPATHCTL_COMPLETE" in os.environ:
-        cli.main(prog_name=PROGRAM, complete_var="_DATAPATHCTL_COMPLETE")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -92,6 +91,8 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _discard_output()
         return BROKEN_PIPE
+    except SystemExit as done:  # the end of a completion
+        return int(done.code or 0)
     except BaseException as error:
         if os.environ.get("DATAPATH_TRACEBACK"):
             raise
@@ -101,6 +102,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _invoke(argv: Sequence[str]) -> int:
+    if COMPLETE in os.environ:
+        cli.main(list(argv), PROGRAM, COMPLETE)
     try:
         with cli.make_context(PROGRAM, list(argv)) as ctx:
             cli.invoke(ctx)

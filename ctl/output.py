@@ -20,16 +20,16 @@ _GAP = 3
 _NARROWEST = 10
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as Docker draws it, without a line break at its end."""
     import tabulate
 
     gap = tabulate.DataRow("", " " * _GAP, "")
-    style = tabulate.TableFormat(None, None, None, None, gap, gap, 0, None)
     drawn = tabulate.tabulate(
-        [[printable(cell) for cell in row] for row in rows],
-        [header.ljust(_NARROWEST - _GAP) for header in headers],
-        tablefmt=style,
+        # The headings as a row among rows: tabulate's own would be two wider than they are.
+        [[heading.ljust(_NARROWEST - _GAP) for heading in headings]]
+        + [[printable(cell) for cell in row] for row in rows],
+        tablefmt=tabulate.TableFormat(None, None, None, None, gap, gap, 0, None),
         disable_numparse=True,
         preserve_whitespace=True,
     )

@@ -62,7 +62,7 @@ def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(str(key))
-        elif isinstance(value, Sequence):
+        elif isinstance(value, list | tuple):
             if not isinstance(key, int) or isinstance(key, bool):
                 raise TemplateError(f"cannot index a list with {text(key)!r}")
             if not 0 <= key < len(value):

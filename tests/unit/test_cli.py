@@ -1,0 +1,572 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line without the kernel: its words, its mistakes, what it prints."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from ctl import main
+from ctl.command import Command
+from ctl.container import StartError, container_row, endpoints, environment, starting
+from ctl.filters import Filters, has_label
+from ctl.network import COLUMNS, network_row
+from ctl.output import documents, for_each, listing, table
+from ctl.port import mapping_row
+from ctl.template import Template, TemplateError
+from ctl.words import created_at, duration, mapping_text, ports_text, status_text
+from datapath.errors import (
+    ConfigError,
+    DatapathError,
+    ExistsError,
+    InUseError,
+    KernelError,
+    NotFoundError,
+    PrivilegeError,
+    StateError,
+)
+from datapath.model import Container, EndpointRequest, Network, PortMapping
+
+BR1 = Network(
+    id="ab" * 32, name="br1", number=2, created="2026-11-24T06:05:00.123456Z", labels={"b": "2", "a": "1"}
+)
+BRIDGE = Network(id="cd" * 32, name="bridge", number=1, created="2026-11-24T06:00:00Z", predefined=True)
+NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+WEB = Container(
+    id="12" * 32,
+    name="web",
+    created="2026-11-24T07:00:00Z",
+    argv=("sh", "-c", "sleep 1000; echo done"),
+    status="running",
+    started="2026-11-24T07:55:00Z",
+    exposed=((80, "tcp"), (90, "tcp")),
+    ports=(PortMapping("tcp", None, 8081, 80),),
+)
+
+
+# ---- mistakes: one line each, an exit code, no traceback ------------------------------
+
+LONG = "x" * 300
+
+MISTAKES: list[tuple[list[str], int, str]] = [
+    (["frobnicate"], 2, "No such command 'frobnicate'."),
+    (["netwrok"], 2, "No such command 'netwrok'."),
+    ([LONG], 2, f"No such command '{LONG}'."),
+    (["\x1b[31mred"], 2, "No such command '\\x1b[31mred'."),
+    (["a\nb"], 2, "No such command 'a\\nb'."),
+    (["--bogus"], 2, "No such option '--bogus'."),
+    (["--state-dir"], 2, "Option '--state-dir' requires an argument."),
+    (["--state-dir", "/tmp"], 2, "Missing command."),
+    (["network", "frob"], 2, "No such command 'frob'."),
+    (["network", "--bogus"], 2, "No such option '--bogus'."),
+    (["network", "create"], 2, "Missing argument 'NETWORK'."),
+    (["network", "create", "a", "b"], 2, "Got unexpected extra argument (b)."),
+    (["network", "create", "--subnet"], 2, "Option '--subnet' requires an argument."),
+    (["network", "create", "--ipv4=maybe", "a"], 2, "Invalid value for '--ipv4': 'maybe' is neither"),
+    (["network", "create", "--internal=", "a"], 2, "'' is neither true nor false."),
+    (["network", "create", "--ingress", "a"], 2, "No such option '--ingress'."),
+    (["network", "create", "-z", "a"], 2, "No such option '-z'."),
+    (["network", "ls", "extra"], 2, "Got unexpected extra argument (extra)."),
+    (["network", "ls", "--format"], 2, "Option '--format' requires an argument."),
+    (["network", "ls", "--filter", "colour=red"], 2, 'invalid filter "colour"'),
+    (["network", "ls", "--filter", "driver"], 2, 'invalid filter "driver": expected key=value'),
+    (["network", "inspect"], 2, "Missing argument 'NETWORK...'."),
+    (["network", "rm"], 2, "Missing argument 'NETWORK...'."),
+    (["network", "connect"], 2, "Missing argument 'NETWORK'."),
+    (["network", "connect", "a"], 2, "Missing argument 'CONTAINER'."),
+    (["network", "connect", "--gw-priority", "high", "a", "b"], 2, "'high' is not a valid integer."),
+    (["network", "disconnect", "a"], 2, "Missing argument 'CONTAINER'."),
+    (["network", "disconnect", "a", "b", "c"], 2, "Got unexpected extra argument (c)."),
+    (["run"], 125, "Missing argument 'CMD...'."),
+    (["run", "-d"], 125, "Missing argument 'CMD...'."),
+    (["run", "--"], 125, "Missing argument 'CMD...'."),
+    (["run", "--frob", "true"], 125, "No such option '--frob'."),
+    (["run", "--name"], 125, "Option '--name' requires an argument."),
+    (["run", "--rm=perhaps", "true"], 125, "'perhaps' is neither true nor false."),
+    (["run", "--network", "name=", "true"], 125, "network name is not specified"),
+    (["run", "--network", "name=a,frob=1", "true"], 125, 'invalid field key "frob"'),
+    (["run", "--network", "name=a,gw-priority=x", "true"], 125, 'invalid gw-priority "x"'),
+    (
+        ["run", "--network", "name=a,ip=10.0.0.2", "--ip", "10.0.0.3", "true"],
+        125,
+        "conflicting options: --ip",
+    ),
+    (["run", "-e", "=x", "true"], 125, 'invalid environment variable: "=x"'),
+    (["run", "-e", "", "true"], 125, 'invalid environment variable: ""'),
+    (["exec"], 125, "Missing argument 'CONTAINER'."),
+    (["exec", "web"], 125, "Missing argument 'CMD...'."),
+    (["exec", "--user", "web", "true"], 125, "No such option '--user'."),
+    (["ps", "web"], 2, "Got unexpected extra argument (web)."),
+    (["ps", "--filter", "size=1"], 2, 'invalid filter "size"'),
+    (["logs"], 2, "Missing argument 'CONTAINER'."),
+    (["logs", "-n", "few", "web"], 2, 'invalid value "few" for --tail'),
+    (["logs", "-n", "-1", "web"], 2, 'invalid value "-1" for --tail'),
+    (["inspect"], 2, "Missing argument 'NAME...'."),
+    (["inspect", "--type", "image", "web"], 2, "'image' is not one of 'container', 'network'."),
+    (["stop"], 2, "Missing argument 'CONTAINER...'."),
+    (["stop", "-t", "soon", "web"], 2, "'soon' is not a valid number."),
+    (["stop", "-t", "-1", "web"], 2, "-1 is not in the range"),
+    (["rm"], 2, "Missing argument 'CONTAINER...'."),
+    (["port", "frob"], 2, "No such command 'frob'."),
+    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT'."),
+    (["port", "rm", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
+    (["stats", "web"], 2, "Got unexpected extra argument (web)."),
+    (["down", "now"], 2, "Got unexpected extra argument (now)."),
+    (["version", "--verbose"], 2, "No such option '--verbose'."),
+    (["completion"], 2, "Missing argument '{bash|zsh|fish}'."),
+    (["completion", "csh"], 2, "'csh' is not one of 'bash', 'zsh', 'fish'."),
+    (["_exited", "id"], 2, "Missing argument 'EXIT_CODE'."),
+    (["_exited", "id", "zero"], 2, "'zero' is not a valid integer."),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "says"), MISTAKES, ids=lambda value: repr(value)[:60])
+def test_a_mistake_is_one_line(
+    argv: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("STATE_DIR", "RUN_DIR", "BPFFS"):
+        monkeypatch.setenv(f"DATAPATH_{name}", str(tmp_path / name))
+    assert main.run(argv) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("datapathctl: ") and says in err
+    assert err.count("\n") == 1 and err.rstrip("\n").isprintable()
+    assert list(tmp_path.iterdir()) == [], "nothing was touched"
+
+
+def test_a_usage_error_points_to_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main.run(["network", "create"])
+    assert capsys.readouterr().err.endswith("See 'datapathctl network create --help'.\n")
+
+
+# ---- errors and exit codes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DatapathError("no"), 1, "no"),
+        (ConfigError("bad"), 2, "bad"),
+        (NotFoundError("network x not found"), 3, "network x not found"),
+        (ExistsError("taken"), 4, "taken"),
+        (InUseError("busy"), 5, "busy"),
+        (KernelError("create", "dp0", 1), 10, "create dp0: Operation not permitted (EPERM)"),
+        (PrivilegeError("root is needed"), 13, "root is needed"),
+        (StateError("damaged"), 14, "damaged"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), 1, "No such file or directory: /x"),
+        (RuntimeError("a\nb"), 70, "internal error: RuntimeError: a b (DATAPATH_TRACEBACK=1 shows where)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_exit_code_for_each_class(error: BaseException, code: int, line: str) -> None:
+    assert (main.exit_code(error), main.message(error)) == (code, line)
+
+
+def failing(error: BaseException) -> click.Command:
+    @click.command("fail-for-the-test")
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def test_a_group_prints_a_line_for_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = ExceptionGroup(
+        "", [InUseError("one"), ExceptionGroup("", [NotFoundError("two"), NotFoundError("two")])]
+    )
+    monkeypatch.setitem(main.cli.commands, "fail", failing(group))
+    assert main.run(["fail"]) == 5
+    assert capsys.readouterr().err == "datapathctl: one\ndatapathctl: two\n"
+
+
+def test_what_cannot_be_started_has_dockers_codes() -> None:
+    not_found, not_executable = ConfigError("exec"), ConfigError("exec")
+    not_found.exit_code, not_executable.exit_code = 127, 126
+    for error, code in [
+        (not_found, 127),
+        (not_executable, 126),
+        (NotFoundError("network"), 125),
+        (ExceptionGroup("", [KernelError("undo"), not_found]), 127),
+    ]:
+        with pytest.raises(StartError) as caught, starting():
+            raise error
+        assert caught.value.exit_code == code
+
+
+def test_for_each_goes_on_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def act(name: str) -> None:
+        if name != "b":
+            raise NotFoundError(f"no {name}")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        for_each(["a", "b", "c"], act)
+    assert [str(error) for error in caught.value.exceptions] == ["no a", "no c"]
+    for_each(["a", "b"], act, missing_ok=True)
+    with pytest.raises(NotFoundError):
+        for_each(["a"], act)
+    assert capsys.readouterr().out == "b\nb\n"
+
+
+# ---- help, completion, start-up -------------------------------------------------------
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    for name, command in group.commands.items():
+        inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+        found += inner
+    return found
+
+
+@pytest.mark.parametrize("path", commands(main.cli), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run([*path, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: {' '.join(('datapathctl', *path))} ") and err == ""
+    assert "_exited" not in out or path == ("_exited",)
+
+
+def test_a_group_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["network"], ["port"]):
+        assert main.run(argv) == 0
+        assert capsys.readouterr().out.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["completion", shell]) == 0
+    assert "_DATAPATHCTL_COMPLETE" in capsys.readouterr().out
+
+
+def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environ, text=True, capture_output=True, timeout=20
+    )
+
+
+def test_completion_of_words() -> None:
+    words = {"COMP_WORDS": "datapathctl network cr", "COMP_CWORD": "2"}
+    done = python("from ctl.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
+    assert done.stdout == "plain,create\n"
+
+
+def test_start_up_loads_nothing_heavy() -> None:
+    heavy = "pyroute2 psutil tabulate sqlite3 asyncio datapath.control datapath.plan datapath.kernel"
+    done = python(f"import sys, ctl.main; print([name for name in '{heavy}'.split() if name in sys.modules])")
+    assert done.stdout == "[]\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "import sys; from ctl.main import main; sys.argv[1:] = ['run', '--help']; main()"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, timeout=20)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    code = "import sys; from ctl.main import main; sys.argv[1:] = ['--help']; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stderr) == (1, b"datapathctl: No space left on device\n")
+
+
+# ---- switches as Docker takes them ----------------------------------------------------
+
+
+def parse(argv: Sequence[str], *, interspersed: bool = True) -> dict[str, Any]:
+    command = Command(
+        "try",
+        params=[
+            click.Option(["-d", "--detach"], is_flag=True),
+            click.Option(["--ipv4/--no-ipv4"], default=True),
+            click.Option(["-e", "--env"], multiple=True),
+            click.Argument(["argv"], nargs=-1),
+        ],
+    )
+    command.allow_interspersed_args = interspersed
+    return command.make_context("try", list(argv)).params
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        (["--detach=true"], {"detach": True}),
+        (["--detach=false"], {"detach": False}),
+        (["-d=true"], {"detach": True}),
+        (["--ipv4=false"], {"ipv4": False}),
+        (["--ipv4=1"], {"ipv4": True}),
+        (["-e", "--detach=true"], {"env": ("--detach=true",), "detach": False}),
+        (["-de", "--detach=false", "x"], {"env": ("--detach=false",), "detach": True, "argv": ("x",)}),
+        (["--env=a=b", "x"], {"env": ("a=b",), "argv": ("x",)}),
+        (["--", "--detach=true"], {"detach": False, "argv": ("--detach=true",)}),
+        (["x", "--detach=true"], {"detach": True, "argv": ("x",)}),
+    ],
+    ids=" ".join,
+)
+def test_switches_take_a_value(argv: list[str], wanted: dict[str, Any]) -> None:
+    assert parse(argv).items() >= wanted.items()
+
+
+def test_the_command_of_run_is_left_alone() -> None:
+    argv = ["-d=false", "sh", "-c", "--detach=true", "--", "-e"]
+    found = parse(argv, interspersed=False)
+    assert (found["detach"], found["argv"]) == (False, tuple(argv[1:]))
+
+
+# ---- what run asks for ----------------------------------------------------------------
+
+
+def test_the_old_flags_belong_to_the_first_network() -> None:
+    none = {"ip": "", "aliases": ()}
+    assert endpoints((), none) == ()
+    assert endpoints(("a", "b"), none) == (EndpointRequest("a"), EndpointRequest("b"))
+    found = endpoints(("name=a,alias=x", "b"), {"ip": "10.0.0.9", "aliases": ()})
+    assert found == (EndpointRequest("a", ip="10.0.0.9", aliases=("x",)), EndpointRequest("b"))
+    assert endpoints((), {"ip": "10.0.0.9"}) == (EndpointRequest("bridge", ip="10.0.0.9"),)
+    with pytest.raises(ConfigError, match="--network-alias"):
+        endpoints(("name=a,alias=x",), {"aliases": ("y",)})
+
+
+def test_environment_is_set_or_handed_on() -> None:
+    here = {"HOME": "/root"}
+    assert environment(("A=1", "HOME", "NOT_HERE", "B="), here) == ("A=1", "HOME=/root", "B=")
+
+
+# ---- tables and JSON ------------------------------------------------------------------
+
+
+def test_network_table_is_dockers() -> None:
+    rows = [network_row(network, no_trunc=False) for network in (BR1, BRIDGE)]
+    assert listing(rows, COLUMNS, "").splitlines() == [
+        "NETWORK ID     NAME      DRIVER    SCOPE",
+        "abababababab   br1       bridge    local",
+        "cdcdcdcdcdcd   bridge    bridge    local",
+    ]
+    assert listing([], COLUMNS, "") == "NETWORK ID   NAME      DRIVER    SCOPE"
+
+
+def test_listing_in_every_format() -> None:
+    rows = [network_row(network, no_trunc=False) for network in (BR1, BRIDGE)]
+    assert listing(rows, COLUMNS, "", quiet=True) == "abababababab\ncdcdcdcdcdcd"
+    assert listing([network_row(BR1, no_trunc=True)], COLUMNS, "", quiet=True) == BR1.id
+    assert listing(rows, COLUMNS, "{{.Name}}: {{.ID | upper}}") == "br1: ABABABABABAB\nbridge: CDCDCDCDCDCD"
+    assert listing(rows, COLUMNS, r"{{.Name}}\t{{.Driver}}") == "br1\tbridge\nbridge\tbridge"
+    assert listing(rows, COLUMNS, r"table {{.Name}}\t{{.CreatedAt}}").splitlines() == [
+        "NAME      CREATED AT",
+        "br1       2026-11-24 06:05:00 +0000 UTC",
+        "bridge    2026-11-24 06:00:00 +0000 UTC",
+    ]
+    first, second = (json.loads(line) for line in listing(rows, COLUMNS, "json").splitlines())
+    assert second["Name"] == "bridge"
+    assert first == {
+        "CreatedAt": "2026-11-24 06:05:00 +0000 UTC",
+        "Driver": "bridge",
+        "ID": "abababababab",
+        "IPv4": "true",
+        "IPv6": "false",
+        "Internal": "false",
+        "Labels": "a=1,b=2",
+        "Name": "br1",
+        "Scope": "local",
+    }
+
+
+def test_a_cell_cannot_break_its_table() -> None:
+    assert table(["A", "B"], [["x\ny", "\x1b[2J"]]).splitlines() == ["A         B", "x\\ny      \\x1b[2J"]
+    assert table(["A"], [["12.50"], [" 1e3"], ["0x10"]]).splitlines() == ["A", "12.50", " 1e3", "0x10"]
+
+
+def test_container_row() -> None:
+    row = container_row(WEB, ["bridge"], NOW, no_trunc=False)
+    assert row == {
+        "Command": '"sh -c sleep 1000; e…"',
+        "CreatedAt": "2026-11-24 07:00:00 +0000 UTC",
+        "ID": "121212121212",
+        "Labels": "",
+        "Names": "web",
+        "Networks": "bridge",
+        "Ports": "0.0.0.0:8081->80/tcp, 90/tcp",
+        "RunningFor": "About an hour ago",
+        "State": "running",
+        "Status": "Up 5 minutes",
+    }
+    assert container_row(WEB, [], NOW, no_trunc=True)["Command"] == '"sh -c sleep 1000; echo done"'
+
+
+def test_states_and_ports_in_dockers_words() -> None:
+    gone = replace(WEB, status="exited", exit_code=137, finished="2026-11-24T07:59:57Z")
+    assert status_text(gone, NOW) == "Exited (137) 3 seconds ago"
+    assert status_text(replace(gone, exit_code=None), NOW) == "Exited (?) 3 seconds ago"
+    assert status_text(replace(WEB, status="created"), NOW) == "Created"
+    assert ports_text(gone) == ""
+    assert mapping_text(PortMapping("udp", ip_address("127.0.0.1"), 8000, 9000, 100)) == (
+        "127.0.0.1:8000-8099->9000-9099/udp"
+    )
+    assert mapping_text(PortMapping("tcp", ip_address("::1"), 8081, 80)) == "[::1]:8081->80/tcp"
+    assert mapping_row("web", 2, PortMapping("tcp", None, 8000, 80, 3)) == {
+        "Number": "2",
+        "Container": "web",
+        "HostIp": "0.0.0.0",
+        "HostPort": "8000-8002",
+        "ContainerPort": "80-82",
+        "Protocol": "tcp",
+    }
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (timedelta(milliseconds=300), "Less than a second"),
+        (timedelta(seconds=1), "1 second"),
+        (timedelta(seconds=59), "59 seconds"),
+        (timedelta(seconds=61), "About a minute"),
+        (timedelta(minutes=45), "45 minutes"),
+        (timedelta(minutes=61), "About an hour"),
+        (timedelta(hours=47), "47 hours"),
+        (timedelta(days=13), "13 days"),
+        (timedelta(days=20), "2 weeks"),
+        (timedelta(days=90), "3 months"),
+        (timedelta(days=800), "2 years"),
+    ],
+    ids=str,
+)
+def test_durations_in_dockers_words(span: timedelta, words: str) -> None:
+    assert duration(span.total_seconds()) == words
+
+
+def test_no_time_stamp_is_no_time() -> None:
+    assert created_at("") == ""
+
+
+def test_inspect_prints_an_array_or_lines() -> None:
+    found = [{"Name": "a", "Labels": {}}, {"Name": "ü\x1b", "Labels": {}}]
+    assert json.loads(documents(found, "")) == found and documents(found, "").startswith(
+        '[\n    {\n        "Name"'
+    )
+    assert json.loads(documents(found, "json")) == found and "\n" not in documents(found, "json")
+    assert "\x1b" not in documents(found, "")
+    assert documents(found[:1] * 2, "{{.Name}}") == "a\na"
+    with pytest.raises(ConfigError, match=r"there is no field \.Nmae"):
+        documents(found, "{{.Nmae}}")
+    with pytest.raises(ConfigError, match="template parsing error"):
+        documents(found, "{{.Name")
+
+
+# ---- filters --------------------------------------------------------------------------
+
+
+def test_filters() -> None:
+    filters = Filters(
+        ["name=r1", "name=xx", "label=a", "label=b=2", "type=custom"], {"name", "label", "type", "id"}
+    )
+    assert filters.contained("name", "br1") and not filters.contained("name", "bridge")
+    assert filters.contained("id", "anything")
+    assert filters.equal("type", "custom", {"builtin", "custom"}) and not filters.equal("type", "builtin")
+    assert filters.every("label", lambda label: has_label(BR1.labels, label))
+    assert not filters.every("label", lambda label: has_label({"a": "1", "b": "3"}, label))
+    with pytest.raises(ConfigError, match="invalid filter type=custom: expected a or b"):
+        filters.equal("type", "a", {"a", "b"})
+
+
+def test_a_truth_is_only_looked_up_when_asked_for() -> None:
+    def explode() -> bool:
+        raise AssertionError
+
+    assert Filters([], {"dangling"}).truth("dangling", explode)
+    assert Filters(["dangling=true"], {"dangling"}).truth("dangling", lambda: True)
+    assert not Filters(["dangling=0"], {"dangling"}).truth("dangling", lambda: True)
+    with pytest.raises(ConfigError):
+        Filters(["dangling=x"], {"dangling"}).truth("dangling", lambda: True)
+
+
+# ---- templates ------------------------------------------------------------------------
+
+DATA = {
+    "Name": "br1",
+    "Internal": False,
+    "IPAM": {"Config": [{"Subnet": "10.0.0.0/16", "Gateway": "10.0.0.1"}]},
+    "Containers": {"ab1": {"Name": "web"}, "cd2": {"Name": "db"}},
+    "Ports": {"80/tcp": [{"HostPort": "8081"}], "90/tcp": None},
+    "Options": {"com.docker.network.bridge.name": "docker1"},
+    "Cmd": ["sh", "-c"],
+    "Nothing": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("plain", "plain"),
+        ("{{.Name}}", "br1"),
+        ("{{ .Name }}/{{.Internal}}", "br1/false"),
+        ("{{.IPAM.Config}}", "[map[Gateway:10.0.0.1 Subnet:10.0.0.0/16]]"),
+        ("{{json .Containers}}", '{"ab1":{"Name":"web"},"cd2":{"Name":"db"}}'),
+        ("{{json .}}", json.dumps(DATA, separators=(",", ":"))),
+        ("{{index .IPAM.Config 0}}", "map[Gateway:10.0.0.1 Subnet:10.0.0.0/16]"),
+        ('{{index .Options "com.docker.network.bridge.name"}}', "docker1"),
+        ('{{(index (index .Ports "80/tcp") 0).HostPort}}', "8081"),
+        ("{{(index .IPAM.Config 0).Subnet}}", "10.0.0.0/16"),
+        ("{{range .Containers}}{{.Name}} {{end}}", "web db "),
+        ("{{range $id, $c := .Containers}}{{$id}}={{$c.Name}};{{end}}", "ab1=web;cd2=db;"),
+        ("{{range $c := .Containers}}{{$.Name}}/{{$c.Name}} {{end}}", "br1/web br1/db "),
+        ("{{range $p, $conf := .Ports}}{{$p}}:{{if $conf}}{{(index $conf 0).HostPort}}{{end}} {{end}}",
+         "80/tcp:8081 90/tcp: "),
+        ("{{range .Nothing}}x{{else}}empty{{end}}", "empty"),
+        ("{{if .Internal}}yes{{else}}no{{end}}", "no"),
+        ('{{if eq .Name "br1"}}yes{{end}}', "yes"),
+        ("{{with .IPAM}}{{len .Config}}{{end}}", "1"),
+        ("{{$x := .Name}}{{$x}}", "br1"),
+        ('{{join .Cmd " "}}', "sh -c"),
+        ("{{.Cmd}}", "[sh -c]"),
+        ("{{.Name | upper | json}}", '"BR1"'),
+        ('{{println "a" .Name}}', "a br1\n"),
+        ('{{"a\\tb"}}', "a\tb"),
+        ("a {{- .Name -}} b", "abr1b"),
+        ("{{/* nothing */}}", ""),
+        ("{{.Options.missing}}", "<no value>"),
+        ('{{index .Ports "1/udp"}}', "<no value>"),
+    ],
+)  # fmt: skip
+def test_template(source: str, text: str) -> None:
+    assert Template(source).render(DATA) == text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{", "{{.Name", "{{}}", "{{%}}", "{{frob .Name}}", "{{.Missing}}", "{{.Name.First}}", "{{$x}}",
+        "{{range .Name}}{{end}}", "{{range .Containers}}", "{{if}}{{end}}", "{{end}}", "{{else}}",
+        "{{index .IPAM.Config 7}}", '{{index .IPAM.Config "x"}}', "{{index .Name 0 0 0}}", "{{json}}",
+        "{{json .Name .Name}}", "{{.Name .Name}}", "{{(.Name}}", "{{.Name)}}", "{{.Name | .Name}}",
+        "{{.Name |}}", "{{len .Internal}}", "{{join .Name}}", '{{truncate .Name "x"}}',
+        "{{$a, $b, $c := .Name}}", '{{"open}}',
+    ],
+)  # fmt: skip
+def test_a_wrong_template_is_one_line(source: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        Template(source).render(DATA)
+    assert str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_deep_template_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="template parsing error"):
+        documents([DATA], "{{" + "(" * 100_000 + "}}")
