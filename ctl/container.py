@@ -95,7 +95,9 @@ class StartCommand(Command):
 @click.option("--ip", default="", metavar="IP", help="IPv4 address, on a user-defined network.")
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address, on a user-defined network.")
 @click.option("--mac-address", default="", metavar="MAC", help="MAC address.")
-@click.option("--network-alias", multiple=True, metavar="NAME", help="Another name on the network.")
+@click.option(
+    "--network-alias", "--net-alias", multiple=True, metavar="NAME", help="Another name on the network."
+)
 @click.option("-p", "--publish", multiple=True, metavar="[[IP:]PORT:]PORT", help="Publish a port or a range.")
 @click.option("-P", "--publish-all", is_flag=True, help="Publish every exposed port at a free one.")
 @click.option("--expose", multiple=True, metavar="PORT", help="Expose a port or a range.")
@@ -127,12 +129,19 @@ def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...
         "aliases": plain.pop("network_alias"),
     }
     with starting():
+        check_terminal(tty=plain["tty"] and not plain["detach"], interactive=plain["interactive"])
         request = RunRequest(networks=endpoints(networks, first), env=environment(env, os.environ), **plain)
         running = ctx.obj.control.run(request)
         if request.detach:
             click.echo(running.container.id)
             return
     ctx.exit(running.wait())
+
+
+def check_terminal(*, tty: bool, interactive: bool) -> None:
+    """ConfigError when a terminal is to be handed on, and there is none."""
+    if tty and interactive and not os.isatty(0):
+        raise ConfigError("the input device is not a TTY: leave out -t")
 
 
 def endpoints(networks: tuple[str, ...], first: Mapping[str, Any]) -> tuple[EndpointRequest, ...]:
@@ -181,6 +190,7 @@ def exec_(
 ) -> None:
     """Run another command in a running container."""
     with starting():
+        check_terminal(tty=tty, interactive=interactive)
         code = ctx.obj.control.exec(
             container,
             argv,

@@ -298,6 +298,7 @@ class _Block:
     body: list[Node] = field(default_factory=list)
     otherwise: list[Node] = field(default_factory=list)
     in_else: bool = False
+    chained: bool = False  # an `else if`: one end closes it and what it belongs to
 
     def render(self, dot: Any, scope: Scope) -> Iterator[str]:
         value = self.expression.value(dot, scope)
@@ -364,22 +365,32 @@ class Template:
         keyword, _, rest = action.partition(" ")
         match keyword:
             case "range" | "if" | "with":
-                tokens = _Tokens(rest)
-                block = _Block(keyword, tokens.variables(), tokens.pipeline())
-                tokens.end()
-                self._add(block)
-                self._blocks.append(block)
+                self._open(keyword, rest)
             case "else" | "end" if not self._blocks:
                 raise TemplateError(f"unexpected {{{{{keyword}}}}}")
-            case "else" if rest.strip():
-                raise TemplateError(f"cannot read {{{{{action}}}}}: nest the second if")
             case "else":
                 self._blocks[-1].in_else = True
+                if rest.strip():
+                    self._else_if(rest.strip())
             case "end":
-                self._blocks.pop()
+                while self._blocks.pop().chained:
+                    pass
             case "":
                 raise TemplateError("missing value for command")
             case _:
                 tokens = _Tokens(action)
                 self._add(_Print(tokens.variables(), tokens.pipeline()))
                 tokens.end()
+
+    def _open(self, keyword: str, condition: str, chained: bool = False) -> None:
+        tokens = _Tokens(condition)
+        block = _Block(keyword, tokens.variables(), tokens.pipeline(), chained=chained)
+        tokens.end()
+        self._add(block)
+        self._blocks.append(block)
+
+    def _else_if(self, rest: str) -> None:
+        keyword, _, condition = rest.partition(" ")
+        if keyword != "if":
+            raise TemplateError(f"unexpected {rest!r} after else")
+        self._open(keyword, condition, chained=True)

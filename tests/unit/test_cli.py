@@ -533,6 +533,8 @@ DATA = {
         ("{{range .Nothing}}x{{else}}empty{{end}}", "empty"),
         ("{{if .Internal}}yes{{else}}no{{end}}", "no"),
         ('{{if eq .Name "br1"}}yes{{end}}', "yes"),
+        ('{{if .Internal}}a{{else if eq .Name "br1"}}b{{else}}c{{end}}d', "bd"),
+        ("{{if .Internal}}a{{else if .Nothing}}b{{else}}c{{end}}d", "cd"),
         ("{{with .IPAM}}{{len .Config}}{{end}}", "1"),
         ("{{$x := .Name}}{{$x}}", "br1"),
         ('{{join .Cmd " "}}', "sh -c"),
@@ -555,6 +557,7 @@ def test_template(source: str, text: str) -> None:
     [
         "{{", "{{.Name", "{{}}", "{{%}}", "{{frob .Name}}", "{{.Missing}}", "{{.Name.First}}", "{{$x}}",
         "{{range .Name}}{{end}}", "{{range .Containers}}", "{{if}}{{end}}", "{{end}}", "{{else}}",
+        "{{if .Name}}{{else frob}}{{end}}",
         "{{index .IPAM.Config 7}}", '{{index .IPAM.Config "x"}}', "{{index .Name 0 0 0}}", "{{json}}",
         "{{json .Name .Name}}", "{{.Name .Name}}", "{{(.Name}}", "{{.Name)}}", "{{.Name | .Name}}",
         "{{.Name |}}", "{{len .Internal}}", "{{join .Name}}", '{{truncate .Name "x"}}',

@@ -29,7 +29,7 @@ CTL_ONLY = {"click", "tabulate"}
 
 # What looks at the outside world, at a clock or at dice; `plan` may do none of it.
 IMPURE = {
-    *("os", "sys", "io", "pathlib", "shutil", "tempfile", "glob", "subprocess", "signal", "fcntl", "mmap"),
+    *("os", "sys", "io", "pathlib", "shutil", "tempfile", "glob", "subprocess", "fcntl", "mmap"),
     *("select", "selectors", "threading", "multiprocessing", "asyncio", "sqlite3", "logging", "psutil"),
     *("time", "random", "secrets", "uuid"),
 }
@@ -44,6 +44,11 @@ ALLOWED = {
     "datapath.plan": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
         "datapath.plan",
+    },
+    "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
+    "datapath.drivers": {
+        *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
+        *("datapath.plan", "datapath.kernel", "datapath.drivers"),
     },
     "datapath.kernel": {"datapath.errors", "datapath.model", "datapath.kernel"},
     "ctl": {"ctl", "datapath.errors", "datapath.model", "datapath.config", "datapath.control"},
