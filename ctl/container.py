@@ -273,10 +273,10 @@ def logs(front: Front, container: str, follow: bool, tail: str) -> None:
     """Print what a container has written."""
     if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
         raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
-    stream = click.get_binary_stream("stdout")
-    for chunk in front.control.logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
-        stream.write(chunk)
-        stream.flush()
+    with open(1, "wb", closefd=False) as stream:
+        for chunk in front.control.logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
+            stream.write(chunk)
+            stream.flush()
 
 
 @click.command("inspect", cls=Command)

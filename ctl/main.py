@@ -75,7 +75,7 @@ for _command in (
 
 def main() -> NoReturn:
     """The console script."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None when it was closed
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

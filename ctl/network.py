@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,8 @@ def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
     if not force:
         click.echo("WARNING! This will remove all custom networks not used by at least one container.")
         click.echo("Are you sure you want to continue? [y/N] ", nl=False)
-        if click.get_text_stream("stdin").readline().strip().lower() not in ("y", "yes"):
+        answer = sys.stdin.readline() if sys.stdin else ""
+        if answer.strip().lower() not in ("y", "yes"):
             click.echo()
             raise DatapathError("network prune has been cancelled (-f does not ask)")
     removed = front.control.network_prune(filters)

@@ -24,11 +24,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as Docker draws it, without a line break at its end."""
     import tabulate
 
+    lines = [*([headings] if headings else []), *rows]
     gap = tabulate.DataRow("", " " * _GAP, "")
     drawn = tabulate.tabulate(
         # The headings as a row among rows: tabulate's own would be two wider than they are.
-        [[heading.ljust(_NARROWEST - _GAP) for heading in headings]]
-        + [[printable(cell) for cell in row] for row in rows],
+        [[printable(cell).ljust(_NARROWEST - _GAP) for cell in row] for row in lines],
         tablefmt=tabulate.TableFormat(None, None, None, None, gap, gap, 0, None),
         disable_numparse=True,
         preserve_whitespace=True,
