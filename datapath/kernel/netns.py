@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces: going in and back, and telling one from another.
+
+A namespace is a path, an open fd, or None for the caller's own. What was tried (Linux 6.18) and is relied on:
+entering is per thread, and so is everything resolved inside `enter`: sockets, `/proc/sys/net` and
+`/proc/thread-self/net` are those of the entering *thread*. `/proc/net` and `/proc/self/net` are not: they
+show the namespace of the process's main thread. An fd or socket keeps the namespace it was opened in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from datapath.errors import KernelError
+from datapath.kernel import syscalls
+
+Netns = str | int | None
+
+_OWN = "/proc/thread-self/ns/net"
+_SO_NETNS_COOKIE = 71
+
+
+def _open(netns: str | int) -> int:
+    """An fd of our own for the namespace."""
+    try:
+        return os.dup(netns) if isinstance(netns, int) else os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError("open", f"network namespace {netns}", error.errno or 0) from error
+
+
+@contextlib.contextmanager
+def enter(netns: Netns) -> Iterator[None]:
+    """Run the block in the namespace, on this thread alone, then come back."""
+    if netns is None:
+        yield
+        return
+    target = _open(netns)
+    try:
+        own = _open(_OWN)
+        try:
+            _setns(target, str(netns))
+            try:
+                yield
+            finally:
+                _setns(own, "of the caller")
+        finally:
+            os.close(own)
+    finally:
+        os.close(target)
+
+
+def _setns(fd: int, name: str) -> None:
+    try:
+        syscalls.setns(fd, syscalls.CLONE_NEWNET)
+    except OSError as error:
+        raise KernelError("enter", f"network namespace {name}", error.errno or 0) from error
+
+
+def cookie(netns: Netns = None) -> int:
+    """The kernel's number for the namespace: never used twice until the machine restarts."""
+    with enter(netns):
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            raise KernelError("read", "the network namespace's cookie", error.errno or 0) from error
+    return int.from_bytes(raw, sys.byteorder)
+
+
+def identity(netns: Netns = None) -> int:
+    """The namespace's inode number: unique among the living, may be used again once it is gone."""
+    try:
+        return os.fstat(netns).st_ino if isinstance(netns, int) else os.stat(netns or _OWN).st_ino
+    except OSError as error:
+        raise KernelError("look at", f"network namespace {netns or _OWN}", error.errno or 0) from error
+
+
+def is_initial() -> bool:
+    """Whether the caller is in the namespace that the machine started with.
+
+    Told by a setting that exists in no other one: /proc/1 may be somebody else's or not be readable.
+    """
+    return os.path.exists("/proc/sys/net/core/netdev_max_backlog")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel settings below /proc/sys, of the calling thread's namespace. Only ever those of single devices."""
+
+from __future__ import annotations
+
+import os
+
+from datapath.errors import KernelError
+
+
+def write(path: str, value: int | str) -> None:
+    """Set e.g. `net/ipv4/conf/dp0/forwarding` (device names may hold dots, so the separator is a slash)."""
+    try:
+        fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelError("write", f"/proc/sys/{path}", error.errno or 0) from error
+
+
+def read(path: str) -> str:
+    try:
+        with open(f"/proc/sys/{path}") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise KernelError("read", f"/proc/sys/{path}", error.errno or 0) from error
+
+
+def write_if_present(path: str, value: int | str) -> None:
+    """The same for a setting that a kernel without the feature (IPv6) simply does not have."""
+    if os.path.exists(f"/proc/sys/{path}"):
+        write(path, value)

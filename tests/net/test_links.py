@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices, addresses, routes and host facts, on the real kernel in a namespace that stands for the host."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+
+import pytest
+
+from datapath.errors import KernelError
+from datapath.kernel import netns, syscalls, sysctl
+from datapath.kernel.links import Links
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+MAC = "02:42:ac:11:00:02"
+GATEWAY_MAC = "02:42:0a:00:00:01"
+
+
+def new_namespace() -> int:
+    """An fd that alone keeps a new network namespace."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    finally:
+        syscalls.setns(own, syscalls.CLONE_NEWNET)
+        os.close(own)
+
+
+@pytest.fixture
+def host() -> Iterator[int]:
+    """The test runs in an empty namespace: its host."""
+    fd = new_namespace()
+    with netns.enter(fd):
+        yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def links(host: int) -> Iterator[Links]:
+    with Links() as opened:
+        yield opened
+
+
+@pytest.fixture
+def container() -> Iterator[int]:
+    fd = new_namespace()
+    yield fd
+    os.close(fd)
+
+
+def ip(*words: str) -> str:
+    return subprocess.run(("ip", *words), check=True, capture_output=True, text=True).stdout
+
+
+def ip_in(fd: int, *words: str) -> str:
+    with netns.enter(fd):
+        return ip(*words)
+
+
+def attach(links: Links, container: int, ipv6: bool = False) -> None:
+    """A gateway dp0 and eth0 of a container on it."""
+    addresses = [ip_interface("10.0.0.1/24"), *([ip_interface("fd00::1/64")] if ipv6 else [])]
+    links.create_gateway("dp0", "dpx1", GATEWAY_MAC, addresses, 1400, ipv6=ipv6)
+    links.create_endpoint("veth1", "eth0", container, MAC, 1400)
+    links.configure(
+        container,
+        "eth0",
+        [ip_interface("10.0.0.2/24"), *([ip_interface("fd00::2/64")] if ipv6 else [])],
+        gateway4=IPv4Address("10.0.0.1"),
+        gateway6=IPv6Address("fd00::1") if ipv6 else None,
+        ipv6=ipv6,
+    )
+
+
+class TestGateway:
+    def test_holds_addresses_mac_mtu_and_has_a_carrier(self, links: Links) -> None:
+        index = links.create_gateway(
+            "docker1", "dpx1", GATEWAY_MAC, [ip_interface("10.0.0.1/16")], 1400, ipv6=False
+        )
+        shown = ip("-o", "link", "show", "docker1")
+        assert shown.startswith(f"{index}: ")
+        assert "LOWER_UP" in shown and "mtu 1400" in shown and GATEWAY_MAC in shown
+        address = ip("-o", "address", "show", "docker1")
+        assert "inet 10.0.0.1/16 brd 10.0.255.255" in address
+        assert "inet6" not in address
+        assert links.index("docker1") == index
+
+    def test_its_peer_is_silent(self, links: Links) -> None:
+        links.create_gateway("dp0", "dpx1", GATEWAY_MAC, [], 1500, ipv6=True)
+        assert "NOARP" in ip("-o", "link", "show", "dpx1")
+        assert ip("-o", "address", "show", "dpx1") == ""
+
+    def test_forwards_on_this_device_alone(self, links: Links) -> None:
+        ip("link", "add", "other", "type", "veth", "peer", "name", "other1")
+        before = {
+            name: sysctl.read(f"net/ipv4/conf/{name}/forwarding") for name in ("all", "default", "other")
+        }
+        links.create_gateway("dp.0", "dpx1", GATEWAY_MAC, [ip_interface("10.0.0.1/16")], 1500, ipv6=True)
+        assert sysctl.read("net/ipv4/conf/dp.0/forwarding") == "1"
+        assert sysctl.read("net/ipv6/conf/dp.0/forwarding") == "1"
+        assert sysctl.read("net/ipv6/conf/dp.0/accept_ra") == "0"
+        assert sysctl.read("net/ipv6/conf/all/forwarding") == "0"
+        assert before == {name: sysctl.read(f"net/ipv4/conf/{name}/forwarding") for name in before}
+
+    def test_ipv6_addresses_are_usable_at_once(self, links: Links) -> None:
+        links.create_gateway("dp0", "dpx1", GATEWAY_MAC, [ip_interface("fd00::1/64")], 1500, ipv6=True)
+        shown = ip("-6", "-o", "address", "show", "dp0")
+        assert "fd00::1/64" in shown and "fe80::42:aff:fe00:1/64" in shown and "tentative" not in shown
+
+    def test_failure_leaves_nothing(self, links: Links) -> None:
+        twice = [ip_interface("10.0.0.1/16"), ip_interface("10.0.0.1/16")]
+        with pytest.raises(KernelError) as caught:
+            links.create_gateway("dp0", "dpx1", GATEWAY_MAC, twice, 1500, ipv6=False)
+        assert caught.value.errno == errno.EEXIST
+        assert "address 10.0.0.1/16 to dp0" in str(caught.value)
+        assert links.facts().names == ("lo",)
+
+    def test_taken_name_is_told_and_left_alone(self, links: Links) -> None:
+        links.create_gateway("dp0", "dpx1", GATEWAY_MAC, [], 1500, ipv6=False)
+        with pytest.raises(KernelError, match="create device dp0: File exists"):
+            links.create_gateway("dp0", "dpx2", GATEWAY_MAC, [], 1500, ipv6=False)
+        assert links.index("dp0") and links.index("dpx2") is None
+
+
+class TestEndpoint:
+    def test_container_end_has_all_it_was_given(self, links: Links, container: int) -> None:
+        attach(links, container)
+        shown = ip_in(container, "-o", "link", "show", "eth0")
+        assert "LOWER_UP" in shown and "mtu 1400" in shown and MAC in shown
+        assert "inet 10.0.0.2/24 brd 10.0.0.255" in ip_in(container, "-o", "address", "show", "eth0")
+        assert "inet6" not in ip_in(container, "-o", "address", "show", "eth0")
+        assert "UP" in ip_in(container, "-o", "link", "show", "lo")
+        assert "default via 10.0.0.1 dev eth0" in ip_in(container, "route")
+
+    def test_indexes_are_those_of_either_side(self, links: Links, container: int) -> None:
+        host_index, container_index = links.create_endpoint("veth1", "eth0", container, MAC, 1500)
+        assert ip("-o", "link", "show", "veth1").startswith(f"{host_index}: ")
+        assert ip_in(container, "-o", "link", "show", "eth0").startswith(f"{container_index}: ")
+
+    def test_host_end_is_up_and_says_nothing(self, links: Links, container: int) -> None:
+        attach(links, container, ipv6=True)
+        assert "UP" in ip("-o", "link", "show", "veth1")
+        assert ip("-o", "address", "show", "veth1") == ""
+
+    def test_ipv6(self, links: Links, container: int) -> None:
+        attach(links, container, ipv6=True)
+        shown = ip_in(container, "-6", "-o", "address", "show", "eth0")
+        assert "fd00::2/64" in shown and "fe80::42:acff:fe11:2/64" in shown and "tentative" not in shown
+        assert "default via fd00::1 dev eth0" in ip_in(container, "-6", "route")
+        with netns.enter(container):
+            assert sysctl.read("net/ipv6/conf/eth0/accept_ra") == "0"
+
+    def test_namespace_by_path(self, links: Links, container: int) -> None:
+        path = f"/proc/{os.getpid()}/fd/{container}"
+        links.create_endpoint("veth1", "eth0", path, MAC, 1500)
+        links.configure(path, "eth0", [ip_interface("10.0.0.2/24")], ipv6=False)
+        assert "10.0.0.2/24" in ip_in(container, "-o", "address", "show", "eth0")
+        assert "default" not in ip_in(container, "route")
+
+    def test_without_namespace_the_device_stays_for_others_to_move(
+        self, links: Links, container: int
+    ) -> None:
+        links.create_endpoint("veth1", "tmp0", None, MAC, 1500)
+        ip("link", "set", "tmp0", "netns", f"/proc/{os.getpid()}/fd/{container}", "name", "eth0")
+        links.configure(container, "eth0", [ip_interface("10.0.0.2/24")], ipv6=False)
+        assert MAC in ip_in(container, "-o", "link", "show", "eth0")
+
+    def test_failure_leaves_nothing(self, links: Links, container: int) -> None:
+        links.create_endpoint("veth1", "eth0", container, MAC, 1500)
+        with pytest.raises(KernelError) as caught:
+            links.create_endpoint("veth2", "eth0", container, MAC, 1500)
+        assert caught.value.errno == errno.EEXIST
+        assert links.index("veth2") is None
+
+    def test_missing_namespace_is_told(self, links: Links) -> None:
+        with pytest.raises(KernelError, match="open network namespace /nowhere: No such file"):
+            links.create_endpoint("veth1", "eth0", "/nowhere", MAC, 1500)
+
+    def test_default_route_moves_and_goes(self, links: Links, container: int) -> None:
+        attach(links, container, ipv6=True)
+        links.create_endpoint("veth2", "eth1", container, "02:42:0a:01:00:02", 1500)
+        links.configure(
+            container, "eth1", [ip_interface("10.1.0.2/24"), ip_interface("fd01::2/64")], ipv6=True
+        )
+        links.set_gateway(container, "eth1", IPv4Address("10.1.0.1"))
+        links.set_gateway(container, "eth1", IPv6Address("fd01::1"))
+        for family in ("-4", "-6"):
+            defaults = [r for r in ip_in(container, family, "route").splitlines() if r.startswith("default")]
+            assert len(defaults) == 1 and "dev eth1" in defaults[0]
+        links.remove_gateway(container, "eth0", 4)  # has none any more
+        assert "default" in ip_in(container, "route")
+        for _ in range(2):
+            links.remove_gateway(container, "eth1", 4)
+            links.remove_gateway(container, "eth1", 6)
+        assert "default" not in ip_in(container, "route") + ip_in(container, "-6", "route")
+
+    def test_loopback_only(self, links: Links, container: int) -> None:
+        links.loopback_up(container)
+        assert "UP" in ip_in(container, "-o", "link", "show", "lo")
+
+    def test_delete_is_idempotent(self, links: Links, container: int) -> None:
+        index, _ = links.create_endpoint("veth1", "eth0", container, MAC, 1500)
+        links.create_endpoint("veth2", "eth1", container, MAC, 1500)
+        links.delete("veth2", index, "never", 4711)
+        links.delete("veth2", index)
+        assert links.facts().names == ("lo",)
+        assert "eth" not in ip_in(container, "-o", "link")
+
+
+class TestFacts:
+    def test_empty_host(self, links: Links) -> None:
+        facts = links.facts()
+        assert (facts.addresses, facts.routes, facts.default_mtu, facts.uplinks) == ((), (), 1500, ())
+
+    def test_everything(self, links: Links, container: int) -> None:
+        attach(links, container, ipv6=True)
+        ip("link", "add", "up0", "mtu", "1280", "type", "veth", "peer", "name", "up1")
+        ip("link", "add", "off0", "type", "veth", "peer", "name", "off1")
+        for device, address in (
+            ("lo", "127.0.0.1/8"),
+            ("lo", "198.51.100.1/32"),
+            ("up0", "192.0.2.1/24"),
+            ("up0", "192.0.2.7/24"),
+            ("off0", "203.0.113.1/24"),
+        ):
+            ip("address", "add", address, "dev", device)
+        ip("address", "add", "2001:db8::1/64", "dev", "up0", "nodad")
+        for device in ("lo", "up0", "up1"):
+            ip("link", "set", device, "up")
+        ip("route", "add", "default", "via", "192.0.2.254", "metric", "50")
+        ip("route", "add", "default", "dev", "dp0", "metric", "100")
+        ip("route", "add", "10.99.0.0/16", "via", "192.0.2.254", "table", "42")
+        ip("-6", "route", "add", "2001:db8:1::/48", "via", "2001:db8::2")
+        facts = links.facts(["dp0"])
+        assert ip_interface("198.51.100.1/32") in facts.addresses
+        assert ip_interface("2001:db8::1/64") in facts.addresses
+        for prefix in ("192.0.2.0/24", "10.0.0.0/24", "10.99.0.0/16", "2001:db8:1::/48", "fd00::/64"):
+            assert ip_network(prefix) in facts.routes
+        assert not any(prefix.prefixlen == 0 or prefix.is_multicast for prefix in facts.routes)
+        assert facts.default_mtu == 1280
+        assert {"lo", "dp0", "dpx1", "veth1", "up0"} <= set(facts.names)
+        assert links.uplinks(["dp0"]) == facts.uplinks
+        [uplink] = facts.uplinks
+        assert (uplink.name, uplink.ifindex, uplink.mtu) == ("up0", links.index("up0"), 1280)
+        assert (uplink.ipv4, uplink.ipv6) == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+
+    def test_from_another_namespace(self, host: int, container: int) -> None:
+        ip_in(container, "link", "add", "dp9", "type", "veth", "peer", "name", "dp8")
+        with Links(container) as inside:
+            assert set(inside.facts().names) == {"lo", "dp8", "dp9"}
+            assert inside.index("dp9") is not None
+        with Links() as outside:
+            assert outside.index("dp9") is None
+
+
+class TestNamespaces:
+    def test_settings_follow_the_thread_that_entered(self, host: int, container: int) -> None:
+        """/proc/sys/net is the thread's; /proc/net is the main thread's."""
+        ip_in(container, "link", "add", "inside", "type", "veth", "peer", "name", "inside1")
+        seen: list[object] = []
+
+        def other() -> None:
+            with netns.enter(container):
+                seen.append(sysctl.read("net/ipv4/conf/inside/forwarding"))
+                with open("/proc/thread-self/net/dev") as file:
+                    seen.append("inside" in file.read())
+                with open("/proc/net/dev") as file:
+                    seen.append("inside" in file.read())
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert seen == ["0", True, False]
+        assert not os.path.exists("/proc/sys/net/ipv4/conf/inside")
+
+    def test_identity_and_cookie(self, host: int, container: int) -> None:
+        assert netns.identity() == netns.identity(host) != netns.identity(container)
+        assert netns.cookie() == netns.cookie(host) != netns.cookie(container)
+        assert netns.cookie(f"/proc/{os.getpid()}/fd/{container}") == netns.cookie(container)
+        assert not netns.is_initial()
+
+    def test_comes_back_after_an_error(self, host: int, container: int) -> None:
+        with pytest.raises(RuntimeError), netns.enter(container):
+            raise RuntimeError
+        assert netns.identity() == netns.identity(host)
+
+    def test_not_a_namespace(self) -> None:
+        with pytest.raises(KernelError, match="enter network namespace /dev/null"), netns.enter("/dev/null"):
+            pass
