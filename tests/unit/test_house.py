@@ -45,6 +45,8 @@ ALLOWED = {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
         "datapath.plan",
     },
+    "datapath.entries": {"datapath.errors", "datapath.model", "datapath.state", "datapath.plan"},
+    "datapath.inspect": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.drivers": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
@@ -53,7 +55,10 @@ ALLOWED = {
     "datapath.kernel": {"datapath.errors", "datapath.model", "datapath.kernel"},
     "ctl": {"ctl", "datapath.errors", "datapath.model", "datapath.config", "datapath.control"},
 }
-PURE = ("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan")
+PURE = (
+    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan"),
+    *("datapath.entries", "datapath.inspect"),
+)
 
 
 def dotted(path: Path) -> str:
