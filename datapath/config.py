@@ -12,7 +12,7 @@ from typing import Any
 
 from datapath.errors import ConfigError, PrivilegeError, quoted
 from datapath.ipam import DEFAULT_POOLS, Pool, parse_pool, ula_pool
-from datapath.model import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
+from datapath.model_words import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class DaemonConfig:
     dns_search: tuple[str, ...] = ()
 
     def pools(self, installation_id: str) -> tuple[Pool, ...]:
-        """Where networks without --subnet come from; a family without pools of its own has the default ones."""
+        """Where networks without --subnet come from; a family that has none of its own uses the defaults."""
         given = {pool.base.version for pool in self.default_address_pools}
         defaults = (*DEFAULT_POOLS, ula_pool(installation_id))
         return (*self.default_address_pools, *(p for p in defaults if p.base.version not in given))

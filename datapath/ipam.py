@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from datapath.errors import ConfigError, quoted
-from datapath.model import Address, Prefix, Subnet, parse_address, parse_interface, parse_prefix
+from datapath.model import Subnet
+from datapath.model_words import Address, Prefix, parse_address, parse_interface, parse_prefix
 
 
 @dataclass(frozen=True, slots=True)

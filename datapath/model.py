@@ -11,32 +11,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
-import json
 import re
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-    ip_address,
-    ip_interface,
-    ip_network,
-)
-from typing import Any, TypeVar
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from typing import Any
 
 from datapath.errors import ConfigError, quoted
-
-Address = IPv4Address | IPv6Address
-Prefix = IPv4Network | IPv6Network
-Interface = IPv4Interface | IPv6Interface
-T = TypeVar("T")
+from datapath.model_words import TRUE_WORDS, parse_address, parse_protocol, port_range
+from datapath.model_words import Address as Address
+from datapath.model_words import Interface as Interface
+from datapath.model_words import Prefix as Prefix
 
 CREATING, READY, REMOVING = "creating", "ready", "removing"
 
@@ -53,114 +38,10 @@ OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 # Docker's names of the auxiliary addresses that stand for "another default gateway".
 AUX_GATEWAY4, AUX_GATEWAY6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
 
-_TRUE = {"1", "t", "T", "TRUE", "true", "True"}
-_FALSE = {"0", "f", "F", "FALSE", "false", "False"}
-
 
 def short(ident: str) -> str:
     """The 12 digits of an id that users are shown."""
     return ident[:12]
-
-
-# ---- parsing of single words; each raises ConfigError -------------------------------------------
-
-
-def parse_bool(text: str, what: str) -> bool:
-    """What Docker (Go's ParseBool) takes for a truth value."""
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ConfigError(f"invalid value {quoted(text)} for {what}: expected true or false")
-
-
-def parse_address(text: str, what: str = "IP address") -> Address:
-    """An address without prefix length or zone. A mapped one (::ffff:a.b.c.d) becomes IPv4."""
-    try:
-        if "%" in text:
-            raise ValueError("zone")
-        address = ip_address(text)
-    except ValueError:
-        raise ConfigError(f"invalid {what}: {quoted(text)}") from None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
-def parse_interface(text: str, what: str) -> Interface:
-    """An address with its prefix length, as in 10.0.0.1/16."""
-    address, slash, length = text.partition("/")
-    try:
-        if not slash or not (length.isascii() and length.isdigit()) or "%" in address:
-            raise ValueError("no CIDR")
-        return ip_interface(text)
-    except ValueError:
-        raise ConfigError(f"invalid {what} {quoted(text)}: invalid CIDR block notation") from None
-
-
-def parse_prefix(text: str, what: str) -> Prefix:
-    """A network in CIDR notation, host bits zero."""
-    interface = parse_interface(text, what)
-    if interface.ip != interface.network.network_address:
-        raise ConfigError(f"invalid {what} {text}: it should be {interface.network}")
-    return interface.network
-
-
-def parse_mac(text: str) -> str:
-    """A unicast MAC address in lower case; `-` and `:` may separate its octets."""
-    mac = text.replace("-", ":").lower()
-    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
-        raise ConfigError(f"{quoted(text)} is not a valid mac address")
-    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-        raise ConfigError(f"mac address {mac} is not a unicast address: choose one such as 02:42:ac:11:00:02")
-    return mac
-
-
-def parse_pair(text: str, what: str) -> tuple[str, str]:
-    """`key=value`; the value may be empty or missing, the key not."""
-    key, _, value = text.partition("=")
-    if not key or not text.isprintable():
-        raise ConfigError(f"invalid {what} {quoted(text)}: expected key=value")
-    return key, value
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 8 and int(text) <= 65535):
-        raise ValueError(text)
-    return int(text)
-
-
-def _port_range(text: str) -> tuple[int, int]:
-    """ "80" or "80-90" as first and last; ValueError if it is neither."""
-    first, dash, last = text.partition("-")
-    start = _port(first)
-    end = _port(last) if dash else start
-    if end < start:
-        raise ValueError(text)
-    return start, end
-
-
-def _protocol(text: str, spec: str) -> str:
-    proto = text.lower() or "tcp"
-    if proto == "sctp":
-        raise ConfigError(f"protocol sctp is not available yet: {quoted(spec)} (tcp and udp are)")
-    if proto not in ("tcp", "udp"):
-        raise ConfigError(f"invalid proto {quoted(text)} in port {quoted(spec)}: expected tcp or udp")
-    return proto
-
-
-def parse_expose(text: str) -> tuple[tuple[int, str], ...]:
-    """`port[-port][/proto]` of --expose, as single (port, proto) pairs."""
-    ports, _, proto = text.partition("/")
-    if ":" in text:
-        raise ConfigError(f"invalid port format for --expose: {quoted(text)}")
-    protocol = _protocol(proto, text)
-    try:
-        first, last = _port_range(ports)
-        if first == 0:
-            raise ValueError(text)
-    except ValueError:
-        raise ConfigError(f"invalid range format for --expose: {quoted(text)}") from None
-    return tuple((port, protocol) for port in range(first, last + 1))
 
 
 # ---- networks ---------------------------------------------------------------------------------
@@ -213,12 +94,12 @@ class Network:
     @property
     def icc(self) -> bool:
         """Members may talk to each other."""
-        return self.options.get(OPT_ICC, "true") in _TRUE
+        return self.options.get(OPT_ICC, "true") in TRUE_WORDS
 
     @property
     def masquerade(self) -> bool:
         """Packets to the outside leave with the host's address."""
-        return self.options.get(OPT_MASQUERADE, "true") in _TRUE
+        return self.options.get(OPT_MASQUERADE, "true") in TRUE_WORDS
 
     @property
     def mtu(self) -> int | None:
@@ -230,7 +111,8 @@ class Network:
     def host_binding(self) -> Address | None:
         """The host address that ports are published at when the user names none; None: every address."""
         value = self.options.get(OPT_HOST_BINDING, "")
-        return ip_address(value) if value else None
+        address = ip_address(value) if value else None
+        return None if address is None or address.is_unspecified else address
 
     @property
     def iface_prefix(self) -> str:
@@ -276,17 +158,17 @@ class PortMapping:
         ports, _, proto_text = last.partition("/")
         if not ports:
             raise ConfigError(f"no port specified: {quoted(text)}")
-        proto = _protocol(proto_text, text)
+        proto = parse_protocol(proto_text, text)
         ip_text, colon, host = head.rpartition(":")
         host_ip = _host_ip(ip_text, text) if colon and ip_text else None
         try:
-            first, last_port = _port_range(ports)
+            first, last_port = port_range(ports)
             if first == 0:
                 raise ValueError(ports)
         except ValueError:
             raise ConfigError(f"invalid containerPort {quoted(ports)} in {quoted(text)}") from None
         try:
-            host_first, host_last = _port_range(host) if host else (0, 0)
+            host_first, host_last = port_range(host) if host else (0, 0)
             if host_first == 0 and host_last != 0:
                 raise ValueError(host)
         except ValueError:
@@ -558,100 +440,3 @@ class HostFacts:
     default_mtu: int = 1500
     devices: frozenset[str] = frozenset()
     uplinks: tuple[str, ...] = ()
-
-
-# ---- JSON ------------------------------------------------------------------------------------------
-
-
-def to_json(value: Any) -> str:
-    """A dataclass of this module as one line of JSON."""
-    return json.dumps(_encode(value), separators=(",", ":"))
-
-
-def from_json(cls: type[T], text: str) -> T:
-    """The dataclass again. ValueError if the text is not what `to_json` wrote for that class."""
-    kind: Any = cls
-    result: T = _decoder(kind)(json.loads(text))
-    return result
-
-
-def _encode(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if dataclasses.is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_encode(item) for item in value]
-    return str(value)
-
-
-_IP_CLASSES: dict[Any, Callable[[str], Any]] = {
-    IPv4Address: ip_address,
-    IPv6Address: ip_address,
-    IPv4Network: ip_network,
-    IPv6Network: ip_network,
-    IPv4Interface: ip_interface,
-    IPv6Interface: ip_interface,
-}
-
-
-@functools.cache
-def _decoder(kind: Any) -> Callable[[Any], Any]:
-    """The function that rebuilds a value of that type from decoded JSON; it raises ValueError."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return _union_decoder(args)
-    if kind in _IP_CLASSES:
-        return _union_decoder((kind,))
-    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
-        item = _decoder(args[0])
-        return lambda raw: tuple([item(x) for x in _checked(raw, list)])
-    if origin is tuple:
-        items = [_decoder(arg) for arg in args]
-        return lambda raw: tuple([f(x) for f, x in zip(items, _checked(raw, list), strict=True)])
-    if origin is Mapping:
-        item = _decoder(args[1])
-        return lambda raw: {str(k): item(v) for k, v in _checked(raw, dict).items()}
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_decoder(kind)
-    return lambda raw: _checked(raw, kind)
-
-
-def _checked(raw: Any, kind: Any) -> Any:
-    if type(raw) is not kind:
-        raise ValueError(f"expected {kind.__name__}, found {type(raw).__name__}")
-    return raw
-
-
-def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
-    rest = tuple(arg for arg in args if arg is not type(None))
-    if rest[0] in _IP_CLASSES:
-        make = _IP_CLASSES[rest[0]]
-
-        def inner(raw: Any) -> Any:
-            value = make(_checked(raw, str))
-            if not isinstance(value, rest):
-                raise ValueError(f"wrong address family: {raw}")
-            return value
-
-        decode: Callable[[Any], Any] = inner
-    else:
-        decode = _decoder(rest[0])
-    return decode if len(rest) == len(args) else lambda raw: None if raw is None else decode(raw)
-
-
-def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
-    hints = typing.get_type_hints(cls)
-    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
-
-    def decode(raw: Any) -> Any:
-        try:
-            return cls(**{name: decoders[name](value) for name, value in _checked(raw, dict).items()})
-        except KeyError as error:
-            raise ValueError(f"unknown field {error} of {cls.__name__}") from None
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-
-    return decode

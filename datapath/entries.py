@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the packet programs' maps have to contain, as plain tuples with the field names of abi.h. Pure.
+
+Enumerators are given by name ("NETWORK_ICC"); no address is None, as where the zero address means "none" or
+"all". Keys and values belong to the map named by the function: network_entry → networks, and so on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from datapath.model import Address, Endpoint, Network, PortMapping
+from datapath.plan_endpoints import gateway_mac
+from datapath.state import State
+
+PROTOCOLS = {"tcp": 6, "udp": 17}
+
+
+class NetworkValue(NamedTuple):
+    flags: frozenset[str]
+    ifindex: int
+    slots: int
+    mtu: int
+    broadcast: IPv4Address | None
+    mac: str
+    gateway4: Address | None
+    gateway6: Address | None
+    gateway_linklocal: IPv6Address | None
+
+
+class DeviceKey(NamedTuple):
+    ifindex: int
+
+
+class DeviceValue(NamedTuple):
+    kind: str
+    network: int
+    endpoint: int
+    mac: str
+    addr4: Address | None
+    addr6: Address | None
+    linklocal: IPv6Address | None
+
+
+class EndpointKey(NamedTuple):
+    network: int
+    addr: Address
+
+
+class EndpointValue(NamedTuple):
+    ifindex: int
+    number: int
+    mac: str
+
+
+class MemberKey(NamedTuple):
+    network: int
+    slot: int
+
+
+class MemberValue(NamedTuple):
+    ifindex: int
+    endpoint: int
+
+
+class PortKey(NamedTuple):
+    addr: Address | None
+    port: int
+    proto: int
+
+
+class PortValue(NamedTuple):
+    network: int
+    endpoint: int
+    addr: Address
+    port: int
+
+
+class ReservedKey(NamedTuple):
+    port: int
+    proto: int
+
+
+class PolicyKey(NamedTuple):
+    client: Address
+    server: Address
+    port: int
+    proto: int
+
+
+class PolicyValue(NamedTuple):
+    client: int
+    server: int
+
+
+class EndpointEntries(NamedTuple):
+    """The rows of one endpoint in `devices`, `endpoints` and `members`."""
+
+    device: tuple[DeviceKey, DeviceValue]
+    endpoints: dict[EndpointKey, EndpointValue]
+    member: tuple[MemberKey, MemberValue]
+
+
+def network_entry(
+    network: Network,
+    endpoints: Iterable[Endpoint],
+    ifindex: int,
+    mtu: int,
+    linklocal: IPv6Address | None = None,
+) -> tuple[int, NetworkValue]:
+    """Index and value in `networks`. `endpoints` are its members, `ifindex` is its gateway device."""
+    flags = {"NETWORK_ACTIVE"}
+    for name, wanted in (
+        ("NETWORK_IPV4", network.subnet4 is not None),
+        ("NETWORK_IPV6", network.subnet6 is not None),
+        ("NETWORK_ICC", network.icc),
+        ("NETWORK_INTERNAL", network.internal),
+        ("NETWORK_MASQUERADE", network.masquerade),
+    ):
+        if wanted:
+            flags.add(name)
+    subnet4, subnet6 = network.subnet4, network.subnet6
+    broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
+    return network.number, NetworkValue(
+        flags=frozenset(flags),
+        ifindex=ifindex,
+        slots=max((endpoint.slot for endpoint in endpoints), default=-1) + 1,
+        mtu=mtu,
+        broadcast=broadcast if isinstance(broadcast, IPv4Address) else None,
+        mac=gateway_mac(network),
+        gateway4=subnet4.gateway if subnet4 else None,
+        gateway6=subnet6.gateway if subnet6 else None,
+        gateway_linklocal=linklocal,
+    )
+
+
+def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:
+    """The network's gateway device in `devices`."""
+    value = DeviceValue("DEVICE_GATEWAY", network.number, 0, gateway_mac(network), None, None, None)
+    return DeviceKey(ifindex), value
+
+
+def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
+    """What makes the endpoint a member of its network. Its link-local address counts where there is IPv6."""
+    addr4 = endpoint.ipv4.ip if endpoint.ipv4 else None
+    addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
+    linklocal = endpoint.linklocal if endpoint.ipv6 else None
+    index, number, mac = endpoint.host_ifindex, endpoint.number, endpoint.mac
+    device = DeviceValue("DEVICE_ENDPOINT", network.number, number, mac, addr4, addr6, linklocal)
+    addresses: list[Address | None] = [addr4, addr6, linklocal]
+    return EndpointEntries(
+        device=(DeviceKey(index), device),
+        endpoints={
+            EndpointKey(network.number, address): EndpointValue(index, number, mac)
+            for address in addresses
+            if address is not None
+        },
+        member=(MemberKey(network.number, endpoint.slot), MemberValue(index, number)),
+    )
+
+
+def port_entries(
+    network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None
+) -> dict[PortKey, PortValue]:
+    """`ports` of the endpoint, or of these of its mappings only. 0.0.0.0 is every address, as is none."""
+    if endpoint.ipv4 is None:
+        return {}
+    target = endpoint.ipv4.ip
+    result = {}
+    for mapping in endpoint.ports if mappings is None else mappings:
+        address = None if mapping.host_ip is None or mapping.host_ip.is_unspecified else mapping.host_ip
+        proto = PROTOCOLS[mapping.proto]
+        for _, host_port, port, _ in mapping.expand():
+            value = PortValue(network.number, endpoint.number, target, port)
+            result[PortKey(address, host_port, proto)] = value
+    return result
+
+
+def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> dict[ReservedKey, int]:
+    """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
+    given, and then 0 for one that nobody uses (the row has to go)."""
+    counts: Counter[ReservedKey] = Counter()
+    for endpoint in state.endpoints.values():
+        counts.update(_numbers(endpoint.ports))
+    return dict(counts) if mappings is None else {key: counts[key] for key in _numbers(mappings)}
+
+
+def _numbers(mappings: Iterable[PortMapping]) -> Iterable[ReservedKey]:
+    return [
+        ReservedKey(host_port, PROTOCOLS[proto])
+        for mapping in mappings
+        for _, host_port, _, proto in mapping.expand()
+    ]
+
+
+def policy_entries(network: Network, state: State) -> dict[PolicyKey, PolicyValue]:
+    """`policies` of a network whose members may not talk to each other: what --link opens. Else nothing.
+
+    A link opens the server's exposed ports to every container that runs in the client's sandbox.
+    """
+    result: dict[PolicyKey, PolicyValue] = {}
+    if network.icc:
+        return result
+    for client in state.endpoints_of_network(network.id):
+        owner = state.containers.get(client.sandbox_id)
+        for link in (*(owner.links if owner else ()), *client.links):
+            target = state.containers.get(link.server)
+            server = state.endpoint(target.sandbox_id, network.id) if target else None
+            if server is not None:
+                result.update(_opened(client, server))
+    return result
+
+
+def _opened(client: Endpoint, server: Endpoint) -> dict[PolicyKey, PolicyValue]:
+    pairs: list[tuple[Address, Address]] = []
+    if client.ipv4 and server.ipv4:
+        pairs.append((client.ipv4.ip, server.ipv4.ip))
+    if client.ipv6 and server.ipv6:
+        pairs.append((client.ipv6.ip, server.ipv6.ip))
+    value = PolicyValue(client.number, server.number)
+    return {
+        PolicyKey(source, target, port, PROTOCOLS[proto]): value
+        for source, target in pairs
+        for port, proto in server.exposed
+    }

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataclasses of `model` as JSON and back, by their type hints: the one place that does it. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> str:
+    """A dataclass of this module as one line of JSON."""
+    return json.dumps(_encode(value), separators=(",", ":"))
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The dataclass again. ValueError if the text is not what `to_json` wrote for that class."""
+    kind: Any = cls
+    result: T = _decoder(kind)(json.loads(text))
+    return result
+
+
+def _encode(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return str(value)
+
+
+_IP_CLASSES: dict[Any, Callable[[str], Any]] = {
+    IPv4Address: ip_address,
+    IPv6Address: ip_address,
+    IPv4Network: ip_network,
+    IPv6Network: ip_network,
+    IPv4Interface: ip_interface,
+    IPv6Interface: ip_interface,
+}
+
+
+@functools.cache
+def _decoder(kind: Any) -> Callable[[Any], Any]:
+    """The function that rebuilds a value of that type from decoded JSON; it raises ValueError."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _union_decoder(args)
+    if kind in _IP_CLASSES:
+        return _union_decoder((kind,))
+    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        item = _decoder(args[0])
+        return lambda raw: tuple([item(x) for x in _checked(raw, list)])
+    if origin is tuple:
+        items = [_decoder(arg) for arg in args]
+        return lambda raw: tuple([f(x) for f, x in zip(items, _checked(raw, list), strict=True)])
+    if origin is Mapping:
+        item = _decoder(args[1])
+        return lambda raw: {str(k): item(v) for k, v in _checked(raw, dict).items()}
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_decoder(kind)
+    return lambda raw: _checked(raw, kind)
+
+
+def _checked(raw: Any, kind: Any) -> Any:
+    if type(raw) is not kind:
+        raise ValueError(f"expected {kind.__name__}, found {type(raw).__name__}")
+    return raw
+
+
+def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    rest = tuple(arg for arg in args if arg is not type(None))
+    if rest[0] in _IP_CLASSES:
+        make = _IP_CLASSES[rest[0]]
+
+        def inner(raw: Any) -> Any:
+            value = make(_checked(raw, str))
+            if not isinstance(value, rest):
+                raise ValueError(f"wrong address family: {raw}")
+            return value
+
+        decode: Callable[[Any], Any] = inner
+    else:
+        decode = _decoder(rest[0])
+    return decode if len(rest) == len(args) else lambda raw: None if raw is None else decode(raw)
+
+
+def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(cls)
+    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+
+    def decode(raw: Any) -> Any:
+        try:
+            return cls(**{name: decoders[name](value) for name, value in _checked(raw, dict).items()})
+        except KeyError as error:
+            raise ValueError(f"unknown field {error} of {cls.__name__}") from None
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    return decode
