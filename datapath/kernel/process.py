@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes named by (pid, start time), so that a number given out again is never taken for the old one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal as signals
+from collections.abc import Iterator
+
+from datapath.errors import ConfigError, DatapathError, KernelError
+
+_KILL_TIMEOUT = 10.0  # seconds that a killed process may take, e.g. in uninterruptible sleep
+_NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
+
+
+class ExecError(ConfigError):
+    """The command could not be run. `exit_code` is a shell's: 127 not found, 126 otherwise."""
+
+    def __init__(self, command: str, number: int) -> None:
+        super().__init__(f"cannot run {command}: {os.strerror(number)}")
+        self.command = command
+        self.errno = number
+        self.exit_code = 127 if number in _NOT_FOUND else 126
+
+
+def failure(report: str) -> DatapathError:
+    """What a child had to say before it gave up: operation, subject and errno, separated by tabs."""
+    operation, subject, number = report.split("\t")
+    if operation == "run" and number != "0":
+        return ExecError(subject, int(number))
+    return KernelError(operation, subject, int(number))
+
+
+def code_of(status: int) -> int:
+    """The exit code as shells tell it: 128 + N after signal N."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def lift(fd: int) -> int:
+    """A duplicate out of the way of the standard fds and their neighbours."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16)
+
+
+def start_time(pid: int) -> int | None:
+    """When it started, in clock ticks since boot (field 22 of stat). None: no such process, or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise KernelError("look at", f"process {pid}", error.errno or 0) from error
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def alive(pid: int, start: int) -> bool:
+    return pid > 0 and start_time(pid) == start
+
+
+@contextlib.contextmanager
+def pidfd(pid: int, start: int) -> Iterator[int | None]:
+    """An fd that stands for the process for good. None: it is not alive."""
+    fd = None
+    try:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            yield None
+            return
+        except OSError as error:
+            raise KernelError("open", f"process {pid}", error.errno or 0) from error
+        yield fd if alive(pid, start) else None  # asked after the fd was taken, so it holds for the fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def send(fd: int, signal: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signals.pidfd_send_signal(fd, signal)
+
+
+def ended(fd: int, timeout: float) -> bool:
+    """Wait until the process of the pidfd has ended; seconds."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout) * 1000))
+
+
+def terminate(pid: int, start: int, timeout: float, signal: int = signals.SIGTERM) -> bool:
+    """End the process: the signal, then after `timeout` seconds SIGKILL. Whether the first was enough.
+
+    Returns when it has ended; one that is not alive has. KernelError if it outlives SIGKILL.
+    """
+    with pidfd(pid, start) as fd:
+        if fd is None:
+            return True
+        send(fd, signal)
+        if ended(fd, timeout):
+            return True
+        send(fd, signals.SIGKILL)
+        if not ended(fd, _KILL_TIMEOUT):
+            raise KernelError("kill", f"process {pid}", detail="still there, it may be stuck in the kernel")
+    return False

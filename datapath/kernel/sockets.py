@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the host's ports are taken, and by whom."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from datapath.errors import KernelError
+
+Address = IPv4Address | IPv6Address
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_TCP_LISTEN = "0A"
+_UDP_ESTABLISHED = "01"
+
+
+def in_use(proto: str, address: Address | None, port: int) -> bool:
+    """Whether a socket stands in the way of the port at the address; None is every address of both families.
+
+    The kernel is asked by trying to bind, which sees what no list shows (bound but not listening sockets) and
+    costs the same with one socket or a million. An address that the host does not have is in nobody's use.
+    """
+    if address is None:
+        return _refused(proto, IPv4Address(0), port) or _refused(proto, IPv6Address(0), port)
+    return _refused(proto, address, port)
+
+
+def _refused(proto: str, address: Address, port: int) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, _KINDS[proto]) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if proto == "tcp":  # connections in TIME_WAIT do not hold a port; a listening socket still does
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((str(address), port))
+            if proto == "tcp":  # two may bind with SO_REUSEADDR, but only one may listen
+                probe.listen(1)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EPERM, errno.EACCES):  # EPERM: a program at the bind hook
+            return True
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return False
+        raise KernelError("try", f"{proto} port {port} of {address}", error.errno or 0) from error
+    return False
+
+
+def listening(protocols: Iterable[str] = ("tcp", "udp")) -> frozenset[tuple[str, Address, int]]:
+    """Listening TCP and bound UDP sockets of the calling thread's namespace. Slow with many connections."""
+    return frozenset((proto, address, port) for proto, address, port, _ in _rows(protocols))
+
+
+def _rows(protocols: Iterable[str]) -> Iterator[tuple[str, Address, int, int]]:
+    """(protocol, address, port, inode). As text: pyroute2's DiagSocket cannot tell errors from sockets."""
+    for proto in protocols:
+        for suffix in ("", "6"):
+            try:
+                with open(f"/proc/thread-self/net/{proto}{suffix}", encoding="ascii") as file:
+                    next(file)
+                    for line in file:
+                        fields = line.split()
+                        if (fields[3] == _TCP_LISTEN) if proto == "tcp" else (fields[3] != _UDP_ESTABLISHED):
+                            address, _, port = fields[1].partition(":")
+                            yield proto, _address(address), int(port, 16), int(fields[9])
+            except FileNotFoundError:  # no IPv6
+                continue
+            except OSError as error:
+                raise KernelError("list", f"{proto} sockets", error.errno or 0) from error
+
+
+def _address(text: str) -> Address:
+    """Written as 32-bit words in the machine's own byte order."""
+    words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
+    packed = struct.pack(f"={len(words)}I", *words)
+    return IPv4Address(packed) if len(words) == 1 else IPv6Address(packed)
+
+
+def holder(proto: str, address: Address | None, port: int) -> str:
+    """Who has the port, for an error message: "nginx (pid 123)". Looks at the fds of every process."""
+    inodes = {
+        inode for _, bound, number, inode in _rows((proto,)) if number == port and _overlap(address, bound)
+    }
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if inodes & _socket_inodes(process.pid):
+                return f"{process.name()} (pid {process.pid})"
+        except (psutil.Error, OSError):
+            continue  # gone meanwhile
+    return "a process"
+
+
+def _socket_inodes(pid: int) -> set[int]:
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.add(int(target[8:-1]))
+    return found
+
+
+def _overlap(wanted: Address | None, bound: Address) -> bool:
+    return wanted is None or wanted == bound or wanted.is_unspecified or bound.is_unspecified
