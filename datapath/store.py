@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store: what was promised, in one SQLite file, so that it survives whoever promised it.
+
+A row is an object of the model as JSON; the columns beside it are there for what the database itself has to
+hold: names, numbers, addresses and slots are unique, an endpoint has a network and a sandbox. Commands that
+change something hold `lock()` from their first look to their last write; readers take a snapshot and no lock.
+A damaged file is reported, never replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
+from datapath.model import Container, Endpoint, Network, Sandbox
+from datapath.model_json import from_json, to_json
+from datapath.state import Fresh, Object, State, plan_predefined
+
+APPLICATION_ID = 0x64706374  # "dpct" in the file's header
+VERSION = 1  # of the tables
+BUSY_SECONDS = 10.0  # how long a single write waits for another connection's
+MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
+
+_SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE networks (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, number INTEGER UNIQUE, device TEXT UNIQUE,
+    body TEXT NOT NULL
+);
+CREATE TABLE sandboxes (id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE endpoints (
+    id TEXT PRIMARY KEY,
+    network_id TEXT NOT NULL REFERENCES networks(id) DEFERRABLE INITIALLY DEFERRED,
+    sandbox_id TEXT NOT NULL REFERENCES sandboxes(id) DEFERRABLE INITIALLY DEFERRED,
+    number INTEGER NOT NULL UNIQUE, slot INTEGER NOT NULL,
+    ifname TEXT NOT NULL, host_ifname TEXT NOT NULL UNIQUE,
+    mac TEXT NOT NULL, ipv4 TEXT, ipv6 TEXT, body TEXT NOT NULL,
+    UNIQUE (network_id, sandbox_id), UNIQUE (sandbox_id, ifname), UNIQUE (network_id, slot),
+    UNIQUE (network_id, ipv4), UNIQUE (network_id, ipv6), UNIQUE (network_id, mac)
+);
+CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+
+_TABLES: dict[type[Object], str] = {
+    Network: "networks",
+    Sandbox: "sandboxes",
+    Endpoint: "endpoints",
+    Container: "containers",
+}
+
+
+def _columns(thing: Object) -> dict[str, Any]:
+    """The columns of the object's row beside id and body."""
+    match thing:
+        case Network():
+            return {"name": thing.name, "number": thing.number or None, "device": thing.device or None}
+        case Container():
+            return {"name": thing.name}
+        case Endpoint():
+            names = ("network_id", "sandbox_id", "number", "slot", "ifname", "host_ifname", "mac")
+            addresses = {
+                "ipv4": str(thing.ipv4.ip) if thing.ipv4 else None,
+                "ipv6": str(thing.ipv6.ip) if thing.ipv6 else None,
+            }
+            return {**{name: getattr(thing, name) for name in names}, **addresses}
+        case Sandbox():
+            return {}
+
+
+class Store:
+    """The store of one installation, made on first use with the three predefined networks in it.
+
+    StateError if the file is damaged, of another kind or version; PrivilegeError if it cannot be opened.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "datapath.db"
+        self._lock_path = state_dir / "lock"
+        self._locked = False
+        with self._translated():
+            self._prepare(state_dir)
+            self._db = _connect(self.path)
+            try:
+                self._check()
+                self.installation_id = str(self._meta("installation"))
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- reading -----------------------------------------------------------------------------------
+
+    def load(self) -> State:
+        """Everything, as of one moment."""
+        with self._translated(), self._transaction("DEFERRED"):
+            return State(
+                networks=self._objects(Network),
+                sandboxes=self._objects(Sandbox),
+                endpoints=self._objects(Endpoint),
+                containers=self._objects(Container),
+                installation_id=self.installation_id,
+            )
+
+    def _objects(self, kind: type[Any]) -> dict[str, Any]:
+        rows = self._db.execute(f"SELECT id, body FROM {_TABLES[kind]} ORDER BY rowid")
+        try:
+            return {ident: from_json(kind, body) for ident, body in rows}
+        except (ValueError, TypeError) as error:
+            raise self._damaged(f"a row of {_TABLES[kind]} cannot be read: {error}") from None
+
+    def _meta(self, key: str) -> Any:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise self._damaged(f"{key} is missing")
+        return row[0]
+
+    # ---- writing -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, timeout: float = 60.0) -> Iterator[None]:
+        """Held by one command at a time on the whole host. StateError after `timeout` seconds."""
+        if self._locked:
+            raise RuntimeError("the lock is held already")
+        with self._translated():
+            fd = _acquire(self._lock_path, timeout)
+        self._locked = True
+        try:
+            yield
+        finally:
+            self._locked = False
+            _release(fd)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside become visible together, or none does. May be nested."""
+        with self._transaction("IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        if self._db.in_transaction:
+            yield
+            return
+        with self._translated():
+            self._db.execute(f"BEGIN {kind}")
+        try:
+            yield
+            with self._translated():
+                self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def put(self, thing: Object) -> None:
+        """Write the object's row, new or not. ExistsError if a name, number or address is another's."""
+        row = {"id": thing.id, **_columns(thing), "body": to_json(thing)}
+        marks = ", ".join("?" * len(row))
+        updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != "id")
+        with self._translated():
+            self._db.execute(
+                f"INSERT INTO {_TABLES[type(thing)]} ({', '.join(row)}) VALUES ({marks}) "
+                f"ON CONFLICT (id) DO UPDATE SET {updates}",
+                tuple(row.values()),
+            )
+
+    def delete(self, thing: Object) -> None:
+        """Remove the object's row, if there is one. StateError if others still refer to it."""
+        with self._translated():
+            self._db.execute(f"DELETE FROM {_TABLES[type(thing)]} WHERE id = ?", (thing.id,))
+
+    def next_number(self) -> int:
+        """A number that no endpoint of this installation has ever had."""
+        with self._translated():
+            query = "UPDATE meta SET value = value + 1 WHERE key = 'endpoint' RETURNING value"
+            row = self._db.execute(query).fetchall()
+        if not row:
+            raise self._damaged("the endpoint counter is missing")
+        number = int(row[0][0])
+        if number > MAX_NUMBER:
+            raise StateError("all endpoint numbers are used up: take everything down and start afresh")
+        return number
+
+    # ---- opening and checking ------------------------------------------------------------------------
+
+    def _prepare(self, state_dir: Path) -> None:
+        """Make the file if there is none; complete under another name first, so it is never half made."""
+        if self.path.exists():
+            return
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = _acquire(self._lock_path, 60.0)
+        try:
+            if self.path.exists():
+                return
+            if self.path.with_name("datapath.db-wal").exists():
+                raise self._damaged("it is gone, but its journal is there")
+            _create(self.path)
+        finally:
+            _release(fd)
+
+    def _check(self) -> None:
+        if self.path.stat().st_size == 0:
+            raise self._damaged("it is empty")
+        application = self._db.execute("PRAGMA application_id").fetchone()[0]
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise StateError(f"{self.path} is not a state database of datapath: move it away")
+        if version != VERSION:
+            raise StateError(
+                f"state database {self.path} has version {version}, this program knows version {VERSION}: "
+                "use the version of datapath that wrote it"
+            )
+        problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise self._damaged(str(problem))
+
+    def _damaged(self, detail: str) -> StateError:
+        return StateError(
+            f"state database {self.path} is damaged ({detail}): put back a copy of it, or, to begin afresh, "
+            f"end the containers and move {self.path.parent} away"
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's and the system's errors as ours."""
+        try:
+            yield
+        except DatapathError:
+            raise
+        except sqlite3.IntegrityError as error:
+            if "FOREIGN KEY" in str(error):
+                raise StateError(f"state database {self.path}: an object that is in use would go") from error
+            what = str(error).removeprefix("UNIQUE constraint failed: ")
+            raise ExistsError(f"already taken: {what}") from error
+        except sqlite3.Error as error:
+            raise self._translation(error) from error
+        except PermissionError as error:
+            raise PrivilegeError(f"{error.filename or self.path}: permission denied: run as root") from error
+        except OSError as error:
+            if error.filename is None or not str(error.filename).startswith(str(self.path.parent)):
+                raise
+            raise StateError(f"{error.filename}: {error.strerror}") from error
+
+    def _translation(self, error: sqlite3.Error) -> DatapathError:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StateError(f"state database {self.path} is locked by another command: try again")
+        if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+            return PrivilegeError(f"state database {self.path} cannot be written: run as root")
+        if name.startswith("SQLITE_CANTOPEN") and not os.access(self.path, os.R_OK | os.W_OK):
+            return PrivilegeError(f"state database {self.path} cannot be opened: run as root")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOMEM")):
+            return StateError(f"state database {self.path}: {error}")
+        return self._damaged(str(error))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """An open connection; never creates the file."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create(path: Path) -> None:
+    new = path.with_name(path.name + ".new")
+    for leftover in (new, new.with_name(new.name + "-wal"), new.with_name(new.name + "-shm")):
+        with suppress(FileNotFoundError):
+            leftover.unlink()
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_WRONLY, 0o600))
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    fresh = Fresh(now, lambda: os.urandom(32).hex(), lambda: 0)
+    with closing(_connect(new)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        db.execute("BEGIN")
+        meta = [("installation", os.urandom(16).hex()), ("endpoint", 0)]
+        db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+        for network in plan_predefined(fresh):
+            columns = {"id": network.id, **_columns(network), "body": to_json(network)}
+            marks = ", ".join("?" * len(columns))
+            query = f"INSERT INTO networks ({', '.join(columns)}) VALUES ({marks})"
+            db.execute(query, tuple(columns.values()))
+        db.execute("COMMIT")
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _acquire(path: Path, timeout: float) -> int:
+    """The lock file, locked, as a descriptor. The kernel unlocks it when its holders have ended."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    try:
+        while not _try_flock(fd):
+            if time.monotonic() >= deadline:
+                raise StateError(f"another command has held {path} for {timeout:g} s: try again later")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _release(fd: int) -> None:
+    """Unlocked in so many words: a child that was forked meanwhile may have the descriptor still."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
