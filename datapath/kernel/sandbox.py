@@ -58,7 +58,10 @@ class Spec:
 
 
 class Held:
-    """A started process that waits to be let go. Leaving the `with` block before `release` aborts it."""
+    """A started process that waits to be let go. Leaving the `with` block before `release` aborts it.
+
+    In the foreground, `wait` goes inside the block too.
+    """
 
     pid: int
     start: int  # clock ticks since boot
@@ -72,6 +75,7 @@ class Held:
         self._go = go
         self._lines = b""
         self._processes: list[int] = []  # pidfds: the main process, the shim
+        self._foreground = contextlib.ExitStack()
         self.released = False
         try:
             words = self._read_line().split()
@@ -94,6 +98,7 @@ class Held:
     ) -> None:
         if not self.released:
             self.abort()
+        self._close()
 
     def release(self) -> None:
         """Let it become the user's program; that has happened when this returns.
@@ -102,6 +107,8 @@ class Held:
         left then, and the `exited` command is not run.
         """
         try:
+            if not self._spec.detach:  # from here on a signal is the process's, not the caller's
+                self._foreground.enter_context(terminal.signals_to(self._pass_on))
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._go, b"g")
             self._read_line()
@@ -130,19 +137,17 @@ class Held:
 
         Returns after the `exited` command has run. Signals go to the process, window sizes to its terminal.
         """
-
-        def pass_on(number: int) -> None:
-            send(self._processes[number == signals.SIGWINCH], number)
-
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._close)
-            stack.enter_context(terminal.signals_to(pass_on))
+        try:
             if self._spec.tty and self._spec.interactive:
-                stack.enter_context(terminal.raw())
-            try:
-                return int(self._read_line().split()[1])
-            except KernelError:
-                return None
+                self._foreground.enter_context(terminal.raw())
+            return int(self._read_line().split()[1])
+        except KernelError:
+            return None
+        finally:
+            self._close()
+
+    def _pass_on(self, number: int) -> None:
+        send(self._processes[number == signals.SIGWINCH], number)
 
     def kill(self, signal: int) -> None:
         """Send a signal to the main process: before `release`, or in the foreground before `wait` returns."""
@@ -163,6 +168,7 @@ class Held:
         return line
 
     def _close(self) -> None:
+        self._foreground.close()
         for fd in (self._up, self._go, *self._processes):
             if fd >= 0:
                 os.close(fd)
