@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from datapath.errors import printable
+
 if TYPE_CHECKING:
     from datapath.control import Control
 
@@ -25,11 +27,18 @@ class Front:
 
     @cached_property
     def control(self) -> Control:
+        from datapath.config import Settings
         from datapath.control import Control
 
-        from datapath.config import Settings
+        return Control(
+            Settings.from_env(os.environ, **self.directories),
+            warn=lambda line: click.echo(f"WARNING: {printable(line)}", err=True),
+        )
 
-        return Control(Settings.from_env(os.environ, **self.directories))
+
+def warn(line: str) -> None:
+    """What the user should know although it is no error."""
+    click.echo(f"WARNING: {printable(line)}", err=True)
 
 
 class Command(click.Command):

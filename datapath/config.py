@@ -19,7 +19,8 @@ from datapath.model_words import Address, Interface, Prefix, parse_address, pars
 class Settings:
     """Directories of one installation; several may live on one machine, each in its own network namespace.
 
-    `config_required`: the user named the configuration file, so it is an error if it is not there.
+    `config_required`: the user named the configuration file, so it is an error if it is not there. `attach`: how
+    programs are attached to devices, "tcx", "clsact", or "auto" for the former where the kernel has it.
     """
 
     state_dir: Path = Path("/var/lib/datapath")
@@ -27,6 +28,7 @@ class Settings:
     bpffs: Path = Path("/sys/fs/bpf/datapath")
     config_path: Path = Path("/etc/datapath/daemon.json")
     config_required: bool = False
+    attach: str = "auto"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
@@ -45,10 +47,13 @@ class Settings:
             if not Path(value).is_absolute() or "\0" in str(value):
                 raise ConfigError(f"{variable} is {quoted(str(value))}: it must be an absolute path")
             chosen[name] = Path(value)
+        attach = str(overrides.pop("attach", None) or environ.get("DATAPATH_ATTACH") or "auto")
+        if attach not in ("auto", "tcx", "clsact"):
+            raise ConfigError(f"DATAPATH_ATTACH is {quoted(attach)}: it must be auto, tcx or clsact")
         if overrides:
             raise TypeError(f"no such setting: {', '.join(overrides)}")
         paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in names}
-        return cls(**paths, config_required="config_path" in chosen)
+        return cls(**paths, config_required="config_path" in chosen, attach=attach)
 
 
 _DEFAULTS = Settings()

@@ -246,9 +246,7 @@ def _no_endpoint_settings(asked: EndpointRequest, request: RunRequest, mode: str
     if asked.mac:
         raise _conflict("mac-address and the network mode")
     if asked.aliases:
-        raise ConfigError(
-            "network-scoped alias is supported only for containers in user defined networks"
-        )
+        raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
     if asked.driver_options:
         raise _conflict(f"driver options of an endpoint and the {mode} network mode")
 

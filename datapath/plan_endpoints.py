@@ -89,9 +89,7 @@ def plan_endpoint(
     if not network.predefined:
         aliases = tuple(check_hostname(alias, "network alias", 253) for alias in request.aliases)
     elif request.aliases:
-        raise ConfigError(
-            "network-scoped alias is supported only for containers in user defined networks"
-        )
+        raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
     else:
         aliases = ()
     members = state.endpoints_of_network(network.id)

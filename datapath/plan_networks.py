@@ -132,9 +132,7 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         if any(aux not in subnet.prefix for aux in subnet.aux.values()):
             raise ConfigError(f"invalid default-gateway: it is not within {subnet.prefix}, set bip as well")
         subnets.append(ipam.with_gateway(subnet))
-    return replace(
-        network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=model.CREATING
-    )
+    return replace(network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=model.CREATING)
 
 
 def _configured_subnet(config: DaemonConfig, version: int) -> Subnet | None:

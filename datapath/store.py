@@ -93,10 +93,16 @@ class Store:
             self._db = _connect(self.path)
             try:
                 self._check()
+                self._inode = self.path.stat().st_ino
                 self.installation_id = str(self._meta("installation"))
             except BaseException:
                 self._db.close()
                 raise
+
+    @staticmethod
+    def exists(state_dir: Path) -> bool:
+        """There is a store: opening it would not make one."""
+        return (state_dir / "datapath.db").exists()
 
     def close(self) -> None:
         self._db.close()
@@ -150,6 +156,21 @@ class Store:
         finally:
             self._locked = False
             _release(fd)
+
+    def _same_file(self) -> bool:
+        """The file is still the one that was opened: `destroy` may have come in between."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def destroy(self) -> None:
+        """Forget everything: the files and their folder go. The lock has to be held."""
+        self._db.close()
+        for name in ("datapath.db", "datapath.db-wal", "datapath.db-shm", "lock"):
+            self.path.with_name(name).unlink(missing_ok=True)
+        with suppress(OSError):  # others may keep something there
+            self.path.parent.rmdir()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

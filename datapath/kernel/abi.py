@@ -106,7 +106,10 @@ class Layout:
     def __init__(self, name: str) -> None:
         kind = ffi.typeof(f"struct {name}")
         fields = [_field(name, field, info.type) for field, info in kind.fields]
-        hidden = [f.name == "pad" or info.type.cname in _OPAQUE for f, (_, info) in zip(fields, kind.fields, strict=True)]
+        hidden = [
+            f.name == "pad" or info.type.cname in _OPAQUE
+            for f, (_, info) in zip(fields, kind.fields, strict=True)
+        ]
         self.name = name
         self.size: int = ffi.sizeof(kind)
         self._fields = [f for f, hide in zip(fields, hidden, strict=True) if not hide]
@@ -129,7 +132,9 @@ class Layout:
 
     def unpack(self, raw: bytes) -> Any:
         items = self._struct.unpack(raw)
-        return self.type(*[f.unpack(item) if f.unpack else item for f, item in zip(self._fields, items, strict=True)])
+        return self.type(
+            *[f.unpack(item) if f.unpack else item for f, item in zip(self._fields, items, strict=True)]
+        )
 
 
 def _zero(field: _Field) -> Any:
@@ -146,6 +151,10 @@ def layout(name: str) -> Layout:
 
 def _elements(name: str) -> dict[str, int]:
     return {label: value for value, label in sorted(ffi.typeof(f"enum {name}").elements.items())}
+
+
+def _enum(kind: Any, name: str, elements: dict[str, int]) -> Any:
+    return kind(name, elements)
 
 
 network = layout("network").type
@@ -169,11 +178,13 @@ config = layout("config").type
 counter = layout("counter").type
 event = layout("event").type
 
-NetworkFlag: Any = enum.IntFlag("NetworkFlag", _elements("network_flag"))
-DeviceKind: Any = enum.IntEnum("DeviceKind", _elements("device_kind"))
-ConnFlag: Any = enum.IntFlag("ConnFlag", _elements("conn_flag"))
-ConnState: Any = enum.IntEnum("ConnState", _elements("conn_state"))
+NetworkFlag = _enum(enum.IntFlag, "NetworkFlag", _elements("network_flag"))
+DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
+ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
+ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
 # Two names for one number would make one an alias: the bounds are not reasons.
 _reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}
 DROP_FIRST = _reasons["DROP_FIRST"]
-Reason: Any = enum.IntEnum("Reason", {label: value for label, value in _reasons.items() if label != "DROP_FIRST"})
+Reason = _enum(
+    enum.IntEnum, "Reason", {label: value for label, value in _reasons.items() if label != "DROP_FIRST"}
+)

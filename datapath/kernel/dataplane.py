@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, cgroup, libbpf, netns, sysctl, syscalls
+from datapath.kernel import abi, cgroup, libbpf, netns, syscalls, sysctl
 
 BPF_FS_MAGIC = 0xCAFE4A11
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
@@ -89,7 +89,9 @@ def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
     best = max(below, above, key=lambda gap: gap[1] - gap[0])
     if best[1] - best[0] < 1024:
         raise KernelError(
-            "choose", "ports for masquerading", detail="net.ipv4.ip_local_port_range leaves less than 1024 ports"
+            "choose",
+            "ports for masquerading",
+            detail="net.ipv4.ip_local_port_range leaves less than 1024 ports",
         )
     return best
 
@@ -129,6 +131,14 @@ class Dataplane:
             self.close()
             raise
         return self
+
+    @staticmethod
+    def is_complete(bpffs: Path) -> bool:
+        """Every program and every map is pinned."""
+        programs = (program for names in OBJECT_FILES.values() for program in names)
+        return all((bpffs / "programs" / name).exists() for name in programs) and all(
+            (bpffs / "maps" / name).exists() for name in MAPS
+        )
 
     @classmethod
     def find(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane | None:
@@ -209,10 +219,15 @@ class Dataplane:
         """Each map of MAPS under its own name, opened when it is first used."""
         if name not in MAPS:
             raise AttributeError(name)
+        return self._map(name)
+
+    def _map(self, name: str) -> libbpf.Map:
         if name not in self._maps:
             fd = libbpf.get_pinned(self.root / "maps" / name)
             if fd is None:
-                raise KernelError("open map", name, detail="it is not pinned: run the command again to load it")
+                raise KernelError(
+                    "open map", name, detail="it is not pinned: run the command again to load it"
+                )
             self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
         return self._maps[name]
 
@@ -223,6 +238,14 @@ class Dataplane:
             copies = self.counters[int(reason)]
             sums[reason.name] = (sum(c.packets for c in copies), sum(c.bytes for c in copies))
         return sums
+
+    def fill(self) -> dict[str, tuple[int, int]]:
+        """Map -> (entries, most) of every map that can run full."""
+        return {
+            name: (self._map(name).count(), self._map(name).max_entries)
+            for name, (key, _) in MAPS.items()
+            if key
+        }
 
     def events(self, handler: Callable[[Any], None]) -> int:
         """Hands every waiting sampled drop (abi.event) to the handler."""
@@ -245,7 +268,9 @@ class Dataplane:
         if name not in self._fds:
             fd = libbpf.get_pinned(self.root / "programs" / name)
             if fd is None:
-                raise KernelError("open program", name, detail="it is not pinned: run the command again to load it")
+                raise KernelError(
+                    "open program", name, detail="it is not pinned: run the command again to load it"
+                )
             self._fds[name] = fd
         return self._fds[name]
 
@@ -296,6 +321,8 @@ def _fs_magic(path: Path) -> int:
 
 def _mount_bpffs(path: Path) -> None:
     try:
-        syscalls.mount("bpf", str(path), "bpf", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "mode=700")
+        syscalls.mount(
+            "bpf", str(path), "bpf", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC, "mode=700"
+        )
     except OSError as error:
         raise KernelError("mount bpffs on", str(path), error.errno or 0) from error

@@ -79,7 +79,9 @@ class Map(MutableMapping[Any, Any]):
         self._key_size = self._key.size if self._key else 4
         if info.key_size != self._key_size or info.value_size != self._value.size:
             os.close(fd)
-            raise KernelError("open map", name, detail="its layout is another version's; use that version to take it down")
+            raise KernelError(
+                "open map", name, detail="its layout is another version's; use that version to take it down"
+            )
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -95,7 +97,10 @@ class Map(MutableMapping[Any, Any]):
     def _unpack_value(self, raw: bytes) -> Any:
         if self._copies == 1:
             return self._value.unpack(raw)
-        return [self._value.unpack(raw[i * self._value.size : (i + 1) * self._value.size]) for i in range(self._copies)]
+        return [
+            self._value.unpack(raw[i * self._value.size : (i + 1) * self._value.size])
+            for i in range(self._copies)
+        ]
 
     def __getitem__(self, key: Any) -> Any:
         """The value; for a per-CPU map the list of every CPU's. KeyError: not there."""
@@ -151,13 +156,18 @@ class Map(MutableMapping[Any, Any]):
             if result == -errno.ENOSPC and size < self.max_entries:
                 # One hash bucket holds more than the batch.
                 size = min(size * 2, self.max_entries)
-                keys, values = ffi.new("char[]", self._key_size * size), ffi.new("char[]", self._value.size * size)
+                keys, values = (
+                    ffi.new("char[]", self._key_size * size),
+                    ffi.new("char[]", self._value.size * size),
+                )
                 continue
             if result not in (0, -errno.ENOENT):
                 raise _error("read map", self.name, result)
-            yield bytes(ffi.buffer(keys, count[0] * self._key_size)), bytes(
-                ffi.buffer(values, count[0] * self._value.size)
-            ), int(count[0])
+            yield (
+                bytes(ffi.buffer(keys, count[0] * self._key_size)),
+                bytes(ffi.buffer(values, count[0] * self._value.size)),
+                int(count[0]),
+            )
             if result:
                 return
             cursor, following = following, cursor
@@ -268,7 +278,9 @@ def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str
 def _load_error(path: Path, result: int, log: str) -> KernelError:
     missing = re.search(r"(?:unknown|invalid) func (?:unknown#|bpf_)?(\w+)", log)
     if missing:
-        return NotSupportedError(f"the helper {missing[1]} that program {path.name} needs", "6.1 at the latest")
+        return NotSupportedError(
+            f"the helper {missing[1]} that program {path.name} needs", "6.1 at the latest"
+        )
     lines = [line for line in log.splitlines() if line.strip() and not line.startswith(("processed ", "--"))]
     if lines and abs(result) in (errno.EACCES, errno.EINVAL, errno.E2BIG, errno.EPERM):
         return VerifierError(path.name.removesuffix(".bpf.o"), lines[-1].strip(), log)
@@ -340,10 +352,8 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(info.id, info.verified_insns, info.run_time_ns, info.run_cnt)
 
 
-class TestRun(NamedTuple):
+class Run(NamedTuple):
     """`verdict` as the kernel took it (signed), the packet afterwards, mean duration of a run in ns."""
-
-    __test__ = False
 
     verdict: int
     packet: bytes
@@ -358,8 +368,9 @@ def test_run(
     ingress_ifindex: int = 0,
     gso_size: int = 0,
     repeat: int = 1,
-) -> TestRun:
-    """Runs a tc program once (or `repeat` times) on a packet, Ethernet header first."""
+    flags: int = 0,
+) -> Run:
+    """Runs a tc program once (or `repeat` times) on a packet, Ethernet header first; `flags`: BPF_F_TEST_*."""
     ctx = ffi.new("struct __sk_buff *")
     ctx.ifindex, ctx.ingress_ifindex, ctx.gso_size = ifindex, ingress_ifindex, gso_size
     out = ffi.new("char[]", len(packet) + 512)
@@ -368,13 +379,13 @@ def test_run(
     opts.data_in, opts.data_size_in = data, len(packet)
     opts.data_out, opts.data_size_out = out, len(packet) + 512
     opts.ctx_in, opts.ctx_size_in = ctx, ffi.sizeof("struct __sk_buff")
-    opts.repeat = repeat
+    opts.repeat, opts.flags = repeat, flags
     _check(lib.bpf_prog_test_run_opts(program_fd, opts), "test-run", "program")
     verdict = opts.retval - (1 << 32) if opts.retval >= 1 << 31 else opts.retval
-    return TestRun(int(verdict), bytes(ffi.buffer(out, opts.data_size_out)), int(opts.duration))
+    return Run(int(verdict), bytes(ffi.buffer(out, opts.data_size_out)), int(opts.duration))
 
 
-@ffi.def_extern()  # type: ignore[misc]
+@ffi.def_extern()  # type: ignore[untyped-decorator]
 def on_sample(ctx: Any, data: Any, size: int) -> int:
     handler: Callable[[bytes], None] = ffi.from_handle(ctx)
     handler(bytes(ffi.buffer(data, size)))

@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library's front: one method a command. Prints nothing, exits never; raises the errors of `errors`.
+
+Readers look at a snapshot and take no lock. Writers go through a Session: plan, record the intent, act, record
+the result; on failure what was done is taken back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datapath import __version__, etc, model, plan, plan_inspect
+from datapath.config import Settings
+from datapath.errors import ConfigError, DatapathError
+from datapath.model import (
+    Address,
+    Container,
+    Endpoint,
+    EndpointRequest,
+    Network,
+    NetworkRequest,
+    PortMapping,
+    RunRequest,
+    Sandbox,
+)
+from datapath.session import Session, container_folder, now
+from datapath.state import State
+from datapath.store import Store
+
+if TYPE_CHECKING:
+    from datapath.kernel.sandbox import Held
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
+_FOLLOW_INTERVAL = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most)."""
+
+    counters: dict[str, tuple[int, int]]
+    fill: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningContainer:
+    """A container that `run` has started. `wait` is for the foreground: its exit code."""
+
+    container: Container
+    held: Held
+
+    def wait(self) -> int:
+        code = self.held.wait()
+        return 255 if code is None else code
+
+
+def _say_nothing(message: str) -> None:
+    pass
+
+
+class Control:
+    """All commands on one host. `warn` gets lines that the user should see and that are no errors."""
+
+    def __init__(self, settings: Settings, warn: Callable[[str], None] = _say_nothing) -> None:
+        self.settings = settings
+        self.warn = warn
+
+    def _session(self) -> Session:
+        return Session(self.settings, self.warn)
+
+    def _snapshot(self) -> State:
+        with Store(self.settings.state_dir) as store:
+            return store.load()
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def networks(self) -> list[Network]:
+        return sorted(self._snapshot().networks.values(), key=lambda network: network.name)
+
+    def network_inspect(self, name: str) -> dict[str, Any]:
+        state = self._snapshot()
+        return plan_inspect.network_inspect(state.network(name), state)
+
+    def network_create(self, request: NetworkRequest) -> Network:
+        with self._session() as session:
+            planned = plan.plan_network_create(
+                request, session.state, session.facts, session.config, session.fresh
+            )
+            return session.realise(planned)
+
+    def network_remove(self, name: str) -> Network:
+        with self._session() as session:
+            network = plan.plan_network_remove(name, session.state)
+            session.put(network)
+            session.withdraw(network)
+            return network
+
+    def network_prune(self, filters: Sequence[str] = ()) -> list[Network]:
+        with self._session() as session:
+            gone = plan.plan_network_prune(session.state, filters, now())
+            session.put(*gone)
+            for network in gone:
+                session.withdraw(network)
+            return list(gone)
+
+    def network_connect(self, container: str, request: EndpointRequest) -> Endpoint:
+        with self._session() as session, ExitStack() as undo:
+            planned = plan.plan_connect(
+                container, request, session.state, session.facts, session.config, session.fresh
+            )
+            for line in planned.warnings:
+                self.warn(line)
+            key = self._key(session, planned.container)
+            if not planned.network.realised:
+                session.realise(planned.network)
+            before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
+            session.put(planned.endpoint)
+            undo.callback(session.remove_endpoint, planned.endpoint)
+            endpoint = session.join(planned.endpoint, key)
+            self._rewire(session, key, before, planned.changed)
+            endpoint = replace(endpoint, phase=model.READY)
+            session.put(endpoint, planned.container)
+            undo.pop_all()
+            self._write_etc(session, planned.container)
+            return endpoint
+
+    def network_disconnect(self, network: str, container: str, force: bool = False) -> None:
+        with self._session() as session:
+            planned = plan.plan_disconnect(network, container, session.state, force)
+            before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
+            session.put(planned.endpoint, planned.container)
+            session.remove_endpoint(planned.endpoint)
+            key = session.sandbox_key(planned.endpoint.sandbox_id)
+            if key is not None:
+                self._rewire(session, key, before, planned.changed)
+                self._write_etc(session, planned.container)
+
+    def _rewire(
+        self, session: Session, key: str, before: dict[str, Endpoint], changed: tuple[Endpoint, ...]
+    ) -> None:
+        """Endpoints of a sandbox whose default routes or ports move."""
+        for endpoint in changed:
+            session.revoke(before[endpoint.id], before[endpoint.id].ports)
+        session.put(*changed)
+        for endpoint in sorted(changed, key=lambda e: e.gateway):
+            network = session.state.networks[endpoint.network_id]
+            session.driver(network).set_routes(network, endpoint, key)
+            session.publish(endpoint, endpoint.ports)
+
+    def _key(self, session: Session, container: Container) -> str:
+        key = session.sandbox_key(container.sandbox_id)
+        if key is None:
+            raise ConfigError(f"container {container.name} is not running")
+        return key
+
+    # ---- containers: looking ----------------------------------------------------------------
+
+    def containers(self, all: bool = False) -> list[Container]:
+        """Newest first. One whose process has gone unnoticed is shown as what it is."""
+        from datapath.kernel import process
+
+        found = []
+        for container in self._snapshot().containers.values():
+            if container.running and not process.alive(container.pid, container.pid_start):
+                container = replace(container, status="exited", exit_code=self._exit_code(container))
+            if container.phase == model.READY and (all or container.running):
+                found.append(container)
+        return sorted(found, key=lambda container: container.created, reverse=True)
+
+    def container_inspect(self, name: str) -> dict[str, Any]:
+        state = self._snapshot()
+        return plan_inspect.container_inspect(state.container(name), state)
+
+    def _exit_code(self, container: Container) -> int | None:
+        from datapath.kernel import sandbox
+
+        return sandbox.read_exit(str(container_folder(self.settings, container) / "exit"))
+
+    def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        """What the container has written; `tail` lines from the end; with `follow` until it ends."""
+        container = self._snapshot().container(name)
+        path = container_folder(self.settings, container) / "log"
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            text = file.read()
+            yield text if tail is None else b"".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+            while follow:
+                ended = not self._alive(container.id)
+                if text := file.read():
+                    yield text
+                if ended:
+                    return
+                time.sleep(_FOLLOW_INTERVAL)
+
+    def _alive(self, container_id: str) -> bool:
+        from datapath.kernel import process
+
+        container = self._snapshot().containers.get(container_id)
+        return bool(container and container.running and process.alive(container.pid, container.pid_start))
+
+    # ---- containers: run ---------------------------------------------------------------------
+
+    def run(self, request: RunRequest) -> RunningContainer:
+        """Starts a container. What goes wrong before its process runs leaves nothing behind."""
+        if request.rootfs and not Path(request.rootfs).is_dir():
+            raise ConfigError(f"rootfs {request.rootfs} is not a directory")
+        with self._session() as session, ExitStack() as undo:
+            planned = plan.plan_run(
+                request, session.state, session.facts, session.config, session.fresh, self._ports(session)
+            )
+            for line in planned.warnings:
+                self.warn(line)
+            for network in planned.networks:
+                if not network.realised:
+                    session.realise(network)
+            container = replace(planned.container, log_path=str(session.folder(planned.container) / "log"))
+            sandbox: tuple[Sandbox, ...] = (planned.sandbox,) if planned.sandbox else ()
+            session.put(container, *sandbox, *planned.endpoints)
+            undo.callback(session.take_back, container)
+            self._write_etc(session, container)
+            held = undo.enter_context(self._spawn(session, container, request))
+            container = replace(container, pid=held.pid, pid_start=held.start, shim_pid=held.shim_pid)
+            sandbox = tuple(replace(box, key=box.key or held.netns) for box in sandbox)
+            session.put(container, *sandbox)
+            if container.network_mode == "none":
+                session.context.links.loopback_up(held.netns)
+            joined = [session.join(endpoint, held.netns) for endpoint in planned.endpoints]
+            held.release()
+            container = replace(container, status="running", started=now(), phase=model.READY)
+            session.put(
+                container,
+                *(replace(box, phase=model.READY) for box in sandbox),
+                *(replace(endpoint, phase=model.READY) for endpoint in joined),
+            )
+            undo.pop_all()
+            return RunningContainer(container, held)
+
+    def _ports(self, session: Session) -> plan.PortContext:
+        from datapath.kernel import sockets, sysctl
+
+        def in_use(proto: str, address: Address | None, port: int) -> str | None:
+            return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
+
+        first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
+        return plan.PortContext(session.facts, in_use, (int(first), int(last)))
+
+    def _write_etc(self, session: Session, container: Container) -> None:
+        """The container's hosts, resolv.conf and hostname. Rewritten in place: the files are bind-mounted."""
+        folder = session.folder(container)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        owner = session.state.containers.get(container.sandbox_id, container)
+        endpoints = session.state.endpoints_of_sandbox(container.sandbox_id)
+        network = session.state.networks[endpoints[0].network_id] if endpoints else None
+        try:
+            host = Path("/etc/resolv.conf").read_text()
+        except OSError:
+            host = ""
+        texts = {
+            "hosts": etc.hosts(owner, endpoints, session.state),
+            "resolv.conf": etc.resolv_conf(owner, host, network),
+            "hostname": f"{owner.hostname}\n",
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+
+    def _spawn(self, session: Session, container: Container, request: RunRequest) -> Held:
+        from datapath.kernel import sandbox
+
+        folder = session.folder(container)
+        host = container.network_mode == "host"
+        if container.shares:
+            netns = self._key(
+                session, session.state.containers[container.network_mode.removeprefix("container:")]
+            )
+        else:
+            netns = "host" if host else "new"
+        bare_host = host and not container.extra_hosts
+        return sandbox.spawn(
+            sandbox.Spec(
+                argv=container.argv,
+                env=self._environment(container),
+                netns=netns,
+                hostname=container.hostname,
+                domainname=container.domainname,
+                hosts="" if bare_host else str(folder / "hosts"),
+                resolv_conf="" if host and not container.dns else str(folder / "resolv.conf"),
+                hostname_file=str(folder / "hostname") if container.hostname else "",
+                rootfs=container.rootfs,
+                log=container.log_path,
+                exit_file=str(folder / "exit"),
+                exited=self._exited_command(container),
+                exited_env=self._exited_environment(),
+                detach=request.detach,
+                tty=request.tty,
+                interactive=request.interactive,
+            )
+        )
+
+    def _environment(self, container: Container) -> dict[str, str]:
+        base = {"PATH": _PATH, "HOSTNAME": container.hostname or os.uname().nodename, "HOME": "/root"}
+        if container.tty:
+            base["TERM"] = "xterm"
+        return base | dict(pair.split("=", 1) for pair in container.env)
+
+    def _exited_command(self, container: Container) -> tuple[str, ...]:
+        return (sys.executable, "-m", "ctl.main", "_exited", container.id)
+
+    def _exited_environment(self) -> dict[str, str]:
+        """What makes the command at the container's end see this installation."""
+        environment = {
+            "PATH": _PATH,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "DATAPATH_STATE_DIR": str(self.settings.state_dir),
+            "DATAPATH_RUN_DIR": str(self.settings.run_dir),
+            "DATAPATH_BPFFS": str(self.settings.bpffs),
+            "DATAPATH_ATTACH": self.settings.attach,
+        }
+        if self.settings.config_required:
+            environment["DATAPATH_CONFIG"] = str(self.settings.config_path)
+        return environment
+
+    def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Sequence[str] = (),
+        tty: bool = False,
+        interactive: bool = False,
+        workdir: str = "",
+    ) -> int:
+        """Runs a command in a running container, in the foreground; its exit code."""
+        from datapath.kernel import sandbox
+
+        container = self._snapshot().container(name)
+        if not self._alive(container.id):
+            raise ConfigError(f"container {container.name} is not running")
+        environment = self._environment(container) | dict(pair.split("=", 1) for pair in env)
+        return sandbox.exec_in(
+            container.pid,
+            container.pid_start,
+            argv,
+            environment,
+            tty=tty,
+            interactive=interactive,
+            workdir=workdir or "/",
+        )
+
+    # ---- containers: the end -----------------------------------------------------------------
+
+    def stop(self, name: str, timeout: float = 10) -> Container:
+        """Asks the process to end, and after `timeout` seconds ends it. One that has ended is fine."""
+        container = self._snapshot().container(name)
+        if container.running:
+            self._terminate(container, timeout, signal.Signals[container.stop_signal])
+        with self._session() as session:
+            return session.state.containers.get(container.id, container)
+
+    def _terminate(self, container: Container, timeout: float, number: int) -> None:
+        """Returns when the process is gone and its shim, if it lives, has recorded how it ended."""
+        from datapath.kernel import process, sandbox
+
+        sandbox.terminate(container.pid, container.pid_start, timeout, number)
+        deadline = time.monotonic() + _SHIM_PATIENCE
+        while self._exit_code(container) is None and process.start_time(container.shim_pid) is not None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+
+    def remove(self, name: str, force: bool = False) -> Container:
+        container = self._snapshot().container(name)
+        if force and container.running:
+            self._terminate(container, 0, signal.SIGKILL)
+        with self._session() as session:
+            if container.id not in session.state.containers and container.auto_remove:
+                return container
+            planned = plan.plan_remove(container.id, session.state, force)
+            session.release(planned)
+            return planned.container
+
+    def exited(self, container_id: str, exit_code: int) -> None:
+        """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
+        if not Store.exists(self.settings.state_dir):
+            return  # everything has been taken away in the meantime
+        with self._session() as session:
+            container = session.state.containers.get(container_id)
+            if container is not None and container.running:
+                session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
+
+    # ---- ports -------------------------------------------------------------------------------
+
+    def ports(self, name: str) -> list[PortMapping]:
+        return list(self._snapshot().container(name).ports)
+
+    def port_add(self, name: str, spec: str) -> PortMapping:
+        with self._session() as session, ExitStack() as undo:
+            planned = plan.plan_port_add(name, spec, session.state, self._ports(session))
+            before = (
+                session.state.endpoints[planned.endpoint.id],
+                session.state.containers[planned.container.id],
+            )
+            session.put(planned.endpoint, planned.container)
+            undo.callback(session.put, *before)
+            undo.callback(session.revoke, planned.endpoint, planned.mappings)
+            session.publish(planned.endpoint, planned.mappings)
+            undo.pop_all()
+            return planned.mappings[0]
+
+    def port_remove(self, name: str, what: str) -> PortMapping:
+        with self._session() as session:
+            planned = plan.plan_port_remove(name, what, session.state)
+            session.revoke(session.state.endpoints[planned.endpoint.id], planned.mappings)
+            session.put(planned.endpoint, planned.container)
+            return planned.mappings[0]
+
+    # ---- the installation ----------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        from datapath.kernel import dataplane, features
+
+        features.require()
+        found = dataplane.Dataplane.find(self.settings.bpffs)
+        if found is None:
+            return Stats({}, {})
+        with found:
+            return Stats(found.counters_sum(), found.fill())
+
+    def down(self) -> None:
+        """Takes everything away: containers, networks, programs, pins, and the state."""
+        from datapath.kernel import features
+
+        features.require()
+        failures: list[Exception] = []
+        for container in self.containers():
+            self._attempt(failures, lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
+        with self._session() as session:
+            for container in list(session.state.containers.values()):
+                planned = plan.plan_remove(container.id, session.state, force=True)
+                self._attempt(failures, lambda p=planned: session.release(p))  # type: ignore[misc]
+            for network in list(session.state.networks.values()):
+                self._attempt(failures, lambda n=network: session.withdraw(n))  # type: ignore[misc]
+            self._attempt(failures, session.remove_dataplane)
+            if failures:
+                raise ExceptionGroup("not everything could be taken away", failures)
+            session.store.destroy()
+        for folder in (self.settings.run_dir / "containers", self.settings.run_dir):
+            with suppress(OSError):
+                folder.rmdir() if folder == self.settings.run_dir else shutil.rmtree(folder)
+
+    @staticmethod
+    def _attempt(failures: list[Exception], step: Callable[[], object]) -> None:
+        try:
+            step()
+        except (DatapathError, ExceptionGroup) as error:
+            failures.append(error)
+
+    def version(self) -> dict[str, Any]:
+        return {"Version": __version__, "Kernel": os.uname().release, "Python": sys.version.split()[0]}

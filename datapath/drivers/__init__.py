@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network drivers behind one interface: the steps of the Container Network Model, in its order.
+
+A network is created once; an endpoint is created, joins a sandbox, is programmed for the outside, and goes the
+same way back. Each step is separate, so that a sandbox that somebody else made and a device that somebody else
+moves (Docker's plugin protocol, CNI) take the same way as `run`. Every step that takes something away is
+idempotent and copes with its object half made: it is what cleans up after a killed command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from datapath.drivers.context import Context
+from datapath.entries import PolicyKey, PolicyValue, ReservedKey
+from datapath.errors import NotSupportedError
+from datapath.model import Endpoint, Network, PortMapping
+
+
+class Driver:
+    """What every driver can be asked. The defaults suit a driver that builds nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def create_network(self, network: Network, mtu: int) -> None:
+        """Builds what the network needs on the host. `mtu`: bytes of an IP packet."""
+
+    def delete_network(self, network: Network) -> None:
+        """Takes that away."""
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+        """Puts the endpoint's device into the sandbox (a namespace's path) and opens it for traffic.
+
+        Without a sandbox the device stays on the host for somebody else to move and address. Returns the
+        endpoint with what is now known of it.
+        """
+        raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        """Closes it and removes its device; its connections are forgotten."""
+
+    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        """Makes the sandbox's default routes lead through the endpoint, or not, as its flags say."""
+
+    def program_links(self, network: Network, policies: Mapping[PolicyKey, PolicyValue]) -> None:
+        """Opens what `--link` opens on a network whose members may not talk."""
+
+    def program_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[ReservedKey, int],
+    ) -> None:
+        """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included."""
+
+    def revoke_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[ReservedKey, int],
+    ) -> None:
+        """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more."""
+
+
+def find(name: str, context: Context) -> Driver:
+    """The driver of that name."""
+    from datapath.drivers.bridge import Bridge
+    from datapath.drivers.host import Host
+    from datapath.drivers.null import Null
+
+    drivers: dict[str, type[Driver]] = {"bridge": Bridge, "host": Host, "null": Null}
+    return drivers[name](context)

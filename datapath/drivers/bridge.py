@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of bridge networks, without a bridge: a gateway device on the host, a veth pair an endpoint, and
+the packet programs' maps, which say who is where.
+
+The order matters for a command that is killed: a device's entry in the maps is written before its program is
+attached, so that no packet meets a program that does not know it; what is taken away goes in the other order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_interface
+from typing import Any, cast
+
+from datapath import entries
+from datapath.drivers import Driver
+from datapath.errors import DatapathError
+from datapath.kernel import abi
+from datapath.model import Address, Endpoint, Network, PortMapping, linklocal_of
+from datapath.plan_endpoints import gateway_mac
+
+
+def peer_name(network: Network) -> str:
+    """The unused end of the gateway device's pair: it exists so that the gateway device has a carrier."""
+    return f"dpx{network.number}"
+
+
+class Bridge(Driver):
+    """Bridge networks (the default driver)."""
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def create_network(self, network: Network, mtu: int) -> None:
+        links, dataplane = self.context.links, self.context.dataplane
+        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+        mac = gateway_mac(network)
+        with ExitStack() as undo:
+            undo.callback(self.delete_network, network)
+            ifindex = links.create_gateway(
+                network.device, peer_name(network), mac, addresses, mtu, ipv6=network.ipv6
+            )
+            linklocal = linklocal_of(mac) if network.ipv6 else None
+            number, value = entries.network_entry(network, (), ifindex, mtu, linklocal)
+            key, device = entries.gateway_device(network, ifindex)
+            dataplane.networks[number] = _numbered(value)
+            dataplane.devices[key] = _numbered(device)
+            dataplane.attach("from_host", ifindex)
+            undo.pop_all()
+
+    def delete_network(self, network: Network) -> None:
+        dataplane = self.context.loaded
+        ifindex = self.context.links.index(network.device) if network.device else None
+        failures: list[Exception] = []
+        if dataplane is not None:
+            known = dataplane.networks[network.number]
+            if known.flags:
+                dataplane.networks[network.number] = abi.network()
+            for index in {ifindex or 0, known.ifindex} - {0}:
+                dataplane.devices.pop(abi.device_key(index), None)
+                dataplane.detach("from_host", index, device_gone=True)
+        _attempt(failures, self.context.links.delete, network.device, peer_name(network))
+        _raise(failures, f"network {network.name} could not be removed completely")
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+        links, dataplane = self.context.links, self.context.dataplane
+        with ExitStack() as undo:
+            undo.callback(self.leave, network, endpoint)
+            ifindex, _ = links.create_endpoint(
+                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
+            )
+            endpoint = replace(endpoint, host_ifindex=ifindex)
+            wanted = entries.endpoint_entries(network, endpoint)
+            dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
+            dataplane.attach("from_container", ifindex)
+            dataplane.endpoints.update_many(wanted.endpoints)
+            dataplane.members[wanted.member[0]] = wanted.member[1]
+            known = dataplane.networks[network.number]
+            if known.slots <= endpoint.slot:
+                dataplane.networks[network.number] = known._replace(slots=endpoint.slot + 1)
+            if sandbox is not None:
+                self._configure(network, endpoint, sandbox)
+            undo.pop_all()
+        return endpoint
+
+    def _configure(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        self.context.links.configure(
+            sandbox,
+            endpoint.ifname,
+            [address for address in (endpoint.ipv4, endpoint.ipv6) if address],
+            gateway4=cast(IPv4Address, _route(network, 4)) if endpoint.gateway4 else None,
+            gateway6=cast(IPv6Address, _route(network, 6)) if endpoint.gateway6 else None,
+            ipv6=network.ipv6,
+        )
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        dataplane = self.context.loaded
+        failures: list[Exception] = []
+        ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
+        if dataplane is not None:
+            wanted = entries.endpoint_entries(network, endpoint)
+            for key in wanted.endpoints:
+                # Another endpoint can have the address by now.
+                known = dataplane.endpoints.get(key)
+                if known is not None and known.number == endpoint.number:
+                    dataplane.endpoints.pop(key, None)
+            member = dataplane.members.get(wanted.member[0])
+            if member is not None and member.endpoint == endpoint.number:
+                dataplane.members.pop(wanted.member[0], None)
+            dataplane.policies.delete_many(
+                [k for k, v in dataplane.policies.read_all() if endpoint.number in (v.client, v.server)]
+            )
+            if ifindex:
+                dataplane.devices.pop(abi.device_key(ifindex), None)
+                dataplane.detach("from_container", ifindex, device_gone=True)
+        _attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        if dataplane is not None:
+            dataplane.forget_endpoint(endpoint.number)
+        _raise(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
+
+    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        links = self.context.links
+        for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
+            gateway = _route(network, version)
+            if wanted and gateway is not None:
+                links.set_gateway(sandbox, endpoint.ifname, gateway)
+            else:
+                links.remove_gateway(sandbox, endpoint.ifname, version)
+
+    def program_links(
+        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
+    ) -> None:
+        self.context.dataplane.policies.update_many(policies)
+
+    # ---- published ports -------------------------------------------------------------------
+
+    def program_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[entries.ReservedKey, int],
+    ) -> None:
+        if network.internal or not mappings:
+            return
+        dataplane = self.context.dataplane
+        ports = entries.port_entries(network, endpoint, mappings)
+        # Reserved first: nothing may take the port as a source port between the two.
+        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items()})
+        dataplane.ports.update_many(ports)
+
+    def revoke_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[entries.ReservedKey, int],
+    ) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None or not mappings:
+            return
+        dataplane.ports.delete_many(entries.port_entries(network, endpoint, mappings))
+        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items() if count})
+        dataplane.reserved.delete_many(key for key, count in reserved.items() if not count)
+
+
+def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
+    """An entry's value with its enumerators, which the plan knows by name, as the maps' numbers."""
+    if isinstance(value, entries.NetworkValue):
+        return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])
+    return (int(abi.DeviceKind[value.kind]), *value[1:])
+
+
+def _route(network: Network, version: int) -> Address | None:
+    subnet = network.subnet4 if version == 4 else network.subnet6
+    return subnet.route_via if subnet else None
+
+
+def _attempt(failures: list[Exception], step: Callable[..., None], *args: object) -> None:
+    try:
+        step(*args)
+    except (DatapathError, ExceptionGroup) as error:
+        failures.append(error)
+
+
+def _raise(failures: list[Exception], message: str) -> None:
+    if failures:
+        raise ExceptionGroup(message, failures)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a driver works with: the host's devices, and the packet programs. Both are opened when first used."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from datapath.config import Settings
+
+if TYPE_CHECKING:
+    from datapath.kernel.dataplane import Dataplane
+    from datapath.kernel.links import Links
+
+
+class Context:
+    """One host, as one command sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @cached_property
+    def links(self) -> Links:
+        """The host's devices, addresses and routes."""
+        from datapath.kernel.links import Links
+
+        return self._stack.enter_context(Links())
+
+    @cached_property
+    def dataplane(self) -> Dataplane:
+        """The packet programs; loaded if they are not."""
+        from datapath.kernel.dataplane import Dataplane
+
+        return self._stack.enter_context(Dataplane.open(self.settings.bpffs, self.settings.attach))
+
+    @property
+    def loaded(self) -> Dataplane | None:
+        """The packet programs if they are loaded: what takes things away has no reason to load them."""
+        from datapath.kernel.dataplane import Dataplane
+
+        if "dataplane" in self.__dict__ or Dataplane.is_complete(self.settings.bpffs):
+            return self.dataplane
+        return None

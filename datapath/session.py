@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One state-changing command: the lock, the snapshot, the host, and what earlier commands left unfinished.
+
+Entering a session takes the lock, then takes back or completes whatever a killed command left, notices
+containers that have ended, and brings the host's outside devices up to date. What a command does after that
+begins by writing rows with the phase "creating" or "removing" and ends by writing "ready" or deleting them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from datapath import drivers, entries, model
+from datapath.config import DaemonConfig, Settings
+from datapath.drivers.context import Context
+from datapath.errors import DatapathError
+from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping, Sandbox
+from datapath.plan_containers import ExitPlan, plan_exited
+from datapath.plan_endpoints import network_mtu
+from datapath.state import Fresh, Object, State
+from datapath.store import Store
+
+if TYPE_CHECKING:
+    from datapath.kernel.links import Facts
+
+
+def now() -> str:
+    """The time as the model writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Session:
+    """Use as a context manager. `warn` is told what was mended, one line each."""
+
+    def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.warn = warn
+        self.config = DaemonConfig.load(settings)
+        self.context = Context(settings)
+        self.store = Store(settings.state_dir)
+        self.state = State()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        from datapath.kernel import features
+
+        features.require()
+        with ExitStack() as stack:
+            stack.enter_context(self.store)
+            stack.enter_context(self.store.lock())
+            stack.enter_context(self.context)
+            self.state = self.store.load()
+            self.recover()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # ---- rows ----------------------------------------------------------------------------
+
+    def put(self, *objects: Object) -> None:
+        """Writes rows, all or none."""
+        with self.store.transaction():
+            for thing in objects:
+                self.store.put(thing)
+        self.state = self.state.including(*objects)
+
+    def delete(self, *objects: Object) -> None:
+        with self.store.transaction():
+            for thing in objects:
+                self.store.delete(thing)
+        self.state = self.state.without(*objects)
+
+    @property
+    def fresh(self) -> Fresh:
+        return Fresh(now(), lambda: os.urandom(32).hex(), self.store.next_number)
+
+    # ---- the host ------------------------------------------------------------------------
+
+    @cached_property
+    def observed(self) -> Facts:
+        """The host's devices, addresses and routes as they were when the command looked."""
+        return self.context.links.facts(
+            {network.device for network in self.state.networks.values() if network.device}
+        )
+
+    @cached_property
+    def facts(self) -> HostFacts:
+        """The same as plans need it: without what is ours, unless a plan would be in its way."""
+        ours = {subnet.prefix for network in self.state.networks.values() for subnet in network.subnets}
+        prefixes = {address.network for address in self.observed.addresses} | set(self.observed.routes)
+        return HostFacts(
+            prefixes=tuple(prefixes - ours),
+            addresses=frozenset(address.ip for address in self.observed.addresses),
+            default_mtu=self.observed.default_mtu,
+            devices=frozenset(self.observed.names),
+            uplinks=tuple(uplink.name for uplink in self.observed.uplinks),
+        )
+
+    def refresh_host(self) -> None:
+        """Attaches to outside devices that are new, and tells the programs the host's addresses."""
+        from datapath.kernel import abi
+
+        dataplane = self.context.dataplane
+        kind = int(abi.DeviceKind.DEVICE_UPLINK)
+        wanted = {
+            abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
+            for uplink in self.observed.uplinks
+        }
+        known = {key: value for key, value in dataplane.devices.read_all() if value.kind == kind}
+        for key in known.keys() - wanted.keys():
+            dataplane.detach("from_uplink", key.ifindex, device_gone=True)
+            dataplane.devices.pop(key, None)
+        dataplane.devices.update_many(
+            {key: value for key, value in wanted.items() if known.get(key) != value}
+        )
+        for key in wanted:
+            dataplane.attach("from_uplink", key.ifindex)
+        addresses = {abi.address_key(address.ip): abi.address() for address in self.observed.addresses}
+        present = dict(dataplane.addresses.read_all())
+        dataplane.addresses.delete_many(present.keys() - addresses.keys())
+        dataplane.addresses.update_many(
+            {key: value for key, value in addresses.items() if key not in present}
+        )
+
+    def remove_dataplane(self) -> None:
+        """Takes the programs off the outside devices and unloads them."""
+        from datapath.kernel import abi
+
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        for key, value in dataplane.devices.read_all():
+            if value.kind == abi.DeviceKind.DEVICE_UPLINK:
+                dataplane.detach("from_uplink", key.ifindex)
+        dataplane.remove()
+
+    def driver(self, network: Network) -> drivers.Driver:
+        return drivers.find(network.driver, self.context)
+
+    def mtu(self, network: Network) -> int:
+        return network_mtu(network, self.facts)
+
+    # ---- networks and endpoints ------------------------------------------------------------
+
+    def realise(self, network: Network) -> Network:
+        """Builds a planned network: intent, kernel, record."""
+        network = replace(network, phase=model.CREATING)
+        self.put(network)
+        try:
+            self.driver(network).create_network(network, self.mtu(network))
+        except BaseException:
+            self.withdraw(network)
+            raise
+        network = replace(network, phase=model.READY, realised=True)
+        self.put(network)
+        self.refresh_host()
+        return network
+
+    def withdraw(self, network: Network) -> None:
+        """Takes a network away; a predefined one goes back to being unused."""
+        self.driver(network).delete_network(network)
+        if network.predefined:
+            self.put(replace(network, phase=model.READY, realised=network.driver != "bridge", subnets=()))
+        else:
+            self.delete(network)
+
+    def join(self, endpoint: Endpoint, key: str) -> Endpoint:
+        """Puts an endpoint, whose row is written, into the sandbox with that namespace path."""
+        network = self.state.networks[endpoint.network_id]
+        endpoint = self.driver(network).join(network, endpoint, key, self.mtu(network))
+        self.put(endpoint)
+        if not network.icc:
+            self.driver(network).program_links(network, entries.policy_entries(network, self.state))
+        self.publish(endpoint, endpoint.ports)
+        return endpoint
+
+    def publish(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
+        """Opens ports of an endpoint; its row names them already."""
+        if mappings:
+            network = self.state.networks[endpoint.network_id]
+            reserved = entries.reserved_entries(self.state, mappings)
+            self.driver(network).program_external(network, endpoint, mappings, reserved)
+
+    def revoke(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
+        """Closes ports of an endpoint."""
+        if mappings:
+            network = self.state.networks[endpoint.network_id]
+            left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
+            after = self.state.including(replace(endpoint, ports=left))
+            reserved = entries.reserved_entries(after, mappings)
+            self.driver(network).revoke_external(network, endpoint, mappings, reserved)
+
+    def remove_endpoint(self, endpoint: Endpoint) -> None:
+        network = self.state.networks[endpoint.network_id]
+        self.revoke(endpoint, endpoint.ports)
+        self.driver(network).leave(network, endpoint)
+        self.delete(endpoint)
+
+    def release(self, plan: ExitPlan) -> None:
+        """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
+        rows: list[Object] = [plan.container, *plan.endpoints]
+        self.put(*rows, *([plan.sandbox] if plan.sandbox else []))
+        failures: list[Exception] = []
+        for endpoint in plan.endpoints:
+            try:
+                self.remove_endpoint(endpoint)
+            except (DatapathError, ExceptionGroup) as error:
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup(
+                f"container {plan.container.name} could not be cleaned up completely", failures
+            )
+        if plan.sandbox:
+            self.delete(plan.sandbox)
+        if plan.container.phase == model.REMOVING:
+            self.forget_files(plan.container)
+            self.delete(plan.container)
+
+    # ---- containers ------------------------------------------------------------------------
+
+    def folder(self, container: Container) -> Path:
+        """Where a container's hosts, resolv.conf, hostname, log and exit code are."""
+        return container_folder(self.settings, container)
+
+    def forget_files(self, container: Container) -> None:
+        shutil.rmtree(self.folder(container), ignore_errors=True)
+
+    def sandbox_key(self, sandbox_id: str) -> str | None:
+        """The path of a sandbox's namespace, through whichever of its users is alive."""
+        from datapath.kernel import process
+
+        for container in self.state.users(sandbox_id):
+            if container.running and process.alive(container.pid, container.pid_start):
+                return f"/proc/{container.pid}/ns/net"
+        return None
+
+    def ended(self, container: Container) -> None:
+        """A running container's process is gone: record it."""
+        from datapath.kernel import sandbox
+
+        code = sandbox.read_exit(str(self.folder(container) / "exit"))
+        error = "" if code is not None else "its exit code is unknown: its shim was killed"
+        self.release(plan_exited(container.id, code, self.state, now(), error))
+
+    def take_back(self, container: Container) -> None:
+        """A container that is not to be: its endpoints, its files and its row go."""
+        gone = replace(self.state.containers[container.id], phase=model.REMOVING)
+        self.release(replace(plan_exited(container.id, None, self.state, now()), container=gone))
+
+    # ---- what others left --------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Takes back what was being created, completes what was being removed, notices what has ended."""
+        from datapath.kernel import process
+
+        for container in list(self.state.containers.values()):
+            if container.phase == model.CREATING:
+                if container.pid and process.alive(container.pid, container.pid_start):
+                    process.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
+                self.warn(f"container {container.name} was not completely created: taken back")
+                self.take_back(container)
+            elif container.running and not process.alive(container.pid, container.pid_start):
+                self.ended(container)
+        for thing in self.state.unfinished:
+            if isinstance(thing, Endpoint):
+                self.warn(f"endpoint {thing.id[:12]} was left unfinished: removed")
+                self.remove_endpoint(thing)
+            elif isinstance(thing, Container):
+                self.warn(f"container {thing.name} was being removed: done")
+                self.forget_files(thing)
+                self.delete(thing)
+            elif isinstance(thing, Sandbox):
+                self.delete(thing)
+            else:
+                self.warn(f"network {thing.name} was left unfinished: removed")
+                self.withdraw(thing)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """After a reboot, or if somebody removed a gateway device: build again what was promised."""
+        realised = [n for n in self.state.networks.values() if n.realised and n.driver == "bridge"]
+        if not realised:
+            return
+        missing = [n for n in realised if n.device not in self.observed.names]
+        if self.context.loaded is None:
+            missing = realised
+        for network in missing:
+            self.warn(f"network {network.name} was missing on the host: built again")
+            driver = self.driver(network)
+            driver.delete_network(network)
+            driver.create_network(network, self.mtu(network))
+        self.refresh_host()
+
+
+def container_folder(settings: Settings, container: Container) -> Path:
+    return settings.run_dir / "containers" / container.id
