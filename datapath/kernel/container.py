@@ -152,6 +152,7 @@ def execute(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn:
             os.dup2(fd, number)
     if spec["tty"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.umask(0o022)
     step[:] = "change to", spec["workdir"]
     os.chdir(spec["workdir"])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

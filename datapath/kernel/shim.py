@@ -49,7 +49,7 @@ def main() -> NoReturn:
         log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         stdio = _stdio(spec, log, pump)
     except OSError as error:
-        os.write(UP, b"failed " + describe(["open", spec["log"]], error) + b"\n")
+        _tell(b"failed " + describe(["open", spec["log"]], error))
         os._exit(1)
     failure, failure_end = os.pipe()
     pid = os.fork()
@@ -62,10 +62,10 @@ def main() -> NoReturn:
     if said:
         os.waitpid(pid, 0)
         if said != _ABORTED:
-            os.write(UP, b"failed " + said + b"\n")
+            _tell(b"failed " + said)
         os._exit(0)
     namespace = _open_mounts(pid)
-    os.write(UP, b"started\n")
+    _tell(b"started")
     if spec["detach"]:
         os.close(UP)
         os.close(GO)
@@ -82,6 +82,13 @@ def _read_all(fd: int) -> bytes:
         parts.append(part)
     os.close(fd)
     return b"".join(parts)
+
+
+def _tell(line: bytes) -> None:
+    try:
+        os.write(UP, line + b"\n")
+    except OSError:
+        pass  # the caller is gone
 
 
 def _write_atomically(path: str, content: bytes) -> None:
@@ -111,10 +118,7 @@ def _finish(spec: Any, code: int) -> NoReturn:
         except OSError:
             pass  # the next command notices
     if not spec["detach"]:
-        try:
-            os.write(UP, f"exit {code}\n".encode())
-        except OSError:
-            pass  # nobody waits any more
+        _tell(f"exit {code}".encode())
     os._exit(0)
 
 

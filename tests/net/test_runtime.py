@@ -276,13 +276,24 @@ class TestLife:
         assert not sandbox.alive(held.pid, held.start) and not sandbox.alive(held.shim_pid, held.shim_start)
         assert box.log.read_text() == "" and not box.exited.exists() and not box.exit_file.exists()
 
+    def test_caller_killed_just_after_letting_go_does_not_matter(self, box: Box) -> None:
+        script = f"""
+            import os, sys
+            sys.path.insert(0, {str(ROOT)!r})
+            from datapath.kernel.sandbox import Spec, spawn
+            held = spawn({box.spec("sh", "-c", "sleep 0.2; exit 4")!r})
+            os.write(held._go, b"g")
+            os.kill(os.getpid(), 9)
+        """
+        subprocess.run((sys.executable, "-c", textwrap.dedent(script)))
+        until(lambda: box.exited.exists() and box.exited.read_text() == "code 4\n")
+
     def test_killed_caller_leaves_nothing(self, box: Box) -> None:
         script = f"""
             import sys, time
             sys.path.insert(0, {str(ROOT)!r})
-            from datapath.kernel import sandbox
-            held = sandbox.spawn(sandbox.Spec(argv=("true",), env={{}}, log={str(box.log)!r},
-                                              exit_file={str(box.exit_file)!r}, exited=("/bin/false",)))
+            from datapath.kernel.sandbox import Spec, spawn
+            held = spawn({box.spec("true")!r})
             print(held.pid, held.start, held.shim_pid, held.shim_start, flush=True)
             time.sleep(60)
         """
