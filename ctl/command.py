@@ -30,10 +30,7 @@ class Front:
         from datapath.config import Settings
         from datapath.control import Control
 
-        return Control(
-            Settings.from_env(os.environ, **self.directories),
-            warn=lambda line: click.echo(f"WARNING: {printable(line)}", err=True),
-        )
+        return Control(Settings.from_env(os.environ, **self.directories), warn)
 
 
 def warn(line: str) -> None:

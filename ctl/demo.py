@@ -117,9 +117,12 @@ def perform(outside: tuple[str, ...], www: Path) -> None:
     step("datapathctl network rm shop")
     step("datapathctl down")
     os.system("find $DATAPATH_BPFFS $DATAPATH_STATE_DIR $DATAPATH_RUN_DIR")
-    left = step("ip -brief link").splitlines()
-    if len(left) != 2 or Path(os.environ["DATAPATH_BPFFS"]).exists():
-        raise Failed("something was left behind")
+    devices = [line.split("@")[0].split()[0] for line in step("ip -brief link").splitlines()]
+    left = [name for name in devices if name not in ("lo", "eth0")]
+    for variable in ("DATAPATH_BPFFS", "DATAPATH_STATE_DIR", "DATAPATH_RUN_DIR"):
+        left += map(str, Path(os.environ[variable]).rglob("*"))
+    if left:
+        raise Failed(f"something was left behind: {', '.join(left)}")
     shown("The client had its page, and nothing is left: lo and the cable were there before.")
 
 

@@ -37,7 +37,7 @@ IMPURE = {
 # What each part of the library may import of the project, the library's own leaf `errors` aside.
 ALLOWED = {
     "datapath.errors": set(),
-    "datapath.model": {"datapath.errors"},
+    "datapath.model": {"datapath.errors", "datapath.model"},
     "datapath.ipam": {"datapath.errors", "datapath.model"},
     "datapath.config": {"datapath.errors", "datapath.model", "datapath.ipam"},
     "datapath.state": {"datapath.errors", "datapath.model"},
@@ -46,19 +46,15 @@ ALLOWED = {
         "datapath.plan",
     },
     "datapath.entries": {"datapath.errors", "datapath.model", "datapath.state", "datapath.plan"},
-    "datapath.inspect": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.drivers": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
-        *("datapath.plan", "datapath.kernel", "datapath.drivers"),
+        *("datapath.plan", "datapath.entries", "datapath.kernel", "datapath.drivers"),
     },
     "datapath.kernel": {"datapath.errors", "datapath.model", "datapath.kernel"},
     "ctl": {"ctl", "datapath.errors", "datapath.model", "datapath.config", "datapath.control"},
 }
-PURE = (
-    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan"),
-    *("datapath.entries", "datapath.inspect"),
-)
+PURE = ("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries")
 
 
 def dotted(path: Path) -> str:
