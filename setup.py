@@ -2,11 +2,20 @@
 """Packaging: the library, the command line and the extension that speaks to libbpf."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, find_packages, setup
 
 INSTALL = ["cffi>=1.16", "click>=8.1", "psutil>=5.9", "pyroute2>=0.7.12,<0.8", "tabulate>=0.9"]
-DEVELOP = ["mypy>=1.11", "pytest>=8", "ruff>=0.6", "types-psutil", "types-tabulate", "types-cffi", "types-setuptools"]
+DEVELOP = [
+    "mypy>=1.11",
+    "pytest>=8",
+    "ruff>=0.6",
+    "types-psutil",
+    "types-tabulate",
+    "types-cffi",
+    "types-setuptools",
+]
 
 BUILDER = "datapath/kernel/_build.py"
 
@@ -15,7 +24,7 @@ class Requirements(Command):
     """`setup.py requirements`: what the Makefile hands to pip, so that the list stands once."""
 
     description = "print what the package and its tests require"
-    user_options: list[tuple[str, str | None, str]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
         pass

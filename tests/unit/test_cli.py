@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ import pytest
 
 from ctl import main
 from ctl.command import Command
+from ctl.container import COLUMNS as CONTAINER_COLUMNS
 from ctl.container import StartError, container_row, endpoints, environment, starting
 from ctl.filters import Filters, has_label
 from ctl.network import COLUMNS, network_row
 from ctl.output import documents, for_each, listing, table
+from ctl.port import COLUMNS as PORT_COLUMNS
 from ctl.port import mapping_row
 from ctl.template import Template, TemplateError
 from ctl.words import created_at, duration, mapping_text, ports_text, status_text
@@ -573,3 +576,73 @@ def test_a_wrong_template_is_one_line(source: str) -> None:
 def test_a_deep_template_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="template parsing error"):
         documents([DATA], "{{" + "(" * 100_000 + "}}")
+
+
+# ---- readers, on a state of their own -------------------------------------------------
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("STATE_DIR", "RUN_DIR", "BPFFS"):
+        monkeypatch.setenv(f"DATAPATH_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("DATAPATH_CONFIG", raising=False)
+    return tmp_path
+
+
+def test_three_networks_are_there_from_the_start(
+    installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["network", "ls", "--format", "{{.Name}}/{{.Driver}}/{{.Scope}}"]) == 0
+    assert capsys.readouterr().out == "bridge/bridge/local\nhost/host/local\nnone/null/local\n"
+    assert main.run(["network", "ls", "-q", "--filter", "type=builtin", "--filter", "name=host"]) == 0
+    assert re.fullmatch(r"[0-9a-f]{12}\n", capsys.readouterr().out)
+    assert main.run(["network", "ls", "--filter", "dangling=true", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main.run(["network", "inspect", "-f", "{{.Name}} {{.Driver}}", "none", "bridge"]) == 0
+    assert capsys.readouterr().out == "none null\nbridge bridge\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "out", "err"),
+    [
+        (["network", "inspect", "nope"], "[]\n", "network nope not found"),
+        (["network", "inspect", "-f", "{{.Name}}", "nope", "host"], "host\n", "network nope not found"),
+        (["inspect", "nope"], "[]\n", 'no such container or network: "nope"'),
+        (["inspect", "--type", "container", "host"], "[]\n", "No such container: host"),
+        (
+            ["inspect", "--type", "network", "-f", "{{.Name}}", "host", "\x1b"],
+            "host\n",
+            'network "\\x1b" not found',
+        ),
+        (["logs", "../../etc"], "", "No such container: ../../etc"),
+        (["port", "ls", "nope"], "", "No such container: nope"),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_what_is_not_there(
+    argv: list[str], out: str, err: str, installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(argv) == NotFoundError.exit_code
+    assert capsys.readouterr() == (out, f"datapathctl: {err}\n")
+
+
+def test_an_empty_host_has_headings_only(installation: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, columns in [(["ps", "-a"], CONTAINER_COLUMNS), (["port", "ls"], PORT_COLUMNS)]:
+        assert main.run(argv) == 0
+        assert re.split(r"\s{3,}", capsys.readouterr().out.rstrip("\n")) == list(columns.values())
+    assert main.run(["ps", "-aq"]) == main.run(["ps", "--format", "json"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_directory_that_cannot_be_is_one_line(
+    installation: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argv in (["--state-dir", "relative", "ps"], ["--state-dir", "/proc/nothing/here", "ps"]):
+        assert main.run(argv) not in (0, main.INTERNAL_ERROR)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_completion_of_names(installation: Path) -> None:
+    words = {"COMP_WORDS": "datapathctl network inspect b", "COMP_CWORD": "3"}
+    done = python("from ctl.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
+    assert (done.stdout, done.stderr) == ("plain,bridge\n", "")
