@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.net.lab import Host
+
+if os.geteuid() != 0:
+    pytest.exit("tests/net needs root: it makes network namespaces", returncode=1)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A pretend host of this test alone, with tcx where the kernel has it."""
+    with ExitStack() as stack:
+        made = Host(tmp_path)
+        stack.callback(made.close)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A pretend host for all tests of a module: each cleans up its own containers."""
+    with ExitStack() as stack:
+        made = Host(tmp_path_factory.mktemp("host"))
+        stack.callback(made.close)
+        yield made
+
+
+@pytest.fixture
+def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Makes pretend hosts: `make_host(attach="clsact", config={"icc": False})`."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Host:
+            folder = tmp_path / f"host{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            made = Host(folder, **options)
+            stack.callback(made.close)
+            return made
+
+        yield make

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretend host for the end-to-end tests: a network namespace with an uplink, a machine outside, and
+directories of its own, so that the machine's own network is never touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))
+HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
+TIMEOUT = 30.0  # seconds that any one command may take
+
+Words = str | Sequence[str]
+
+
+def words(command: Words) -> list[str]:
+    return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+class Failed(AssertionError):
+    """A command that should have worked did not."""
+
+
+class Namespace:
+    """A network namespace that lives as long as this object; commands run inside it."""
+
+    def __init__(self, env: dict[str, str] | None = None) -> None:
+        self.env = env
+        self.background: list[subprocess.Popen[str]] = []
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo; exec sleep 3600"], stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout is not None
+        self._holder.stdout.readline()  # now it is in its own namespace
+        self.path = f"/proc/{self._holder.pid}/ns/net"
+        self.pid = self._holder.pid
+        self.sh("ip link set lo up")
+
+    def try_(
+        self, command: Words, input: str | None = None, timeout: float = TIMEOUT
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever its exit code is."""
+        # nsenter, not `ip netns exec`: that one remounts /sys and hides the control groups.
+        argv = ["nsenter", f"--net={self.path}", *words(command)]
+        return subprocess.run(
+            argv, env=self.env, input=input, capture_output=True, text=True, timeout=timeout
+        )
+
+    def sh(self, command: Words, input: str | None = None, timeout: float = TIMEOUT) -> str:
+        """What the command prints; it has to succeed."""
+        done = self.try_(command, input, timeout)
+        if done.returncode != 0:
+            raise Failed(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def start(self, command: Words, **more: Any) -> subprocess.Popen[str]:
+        """Run a command in the background; it ends with the namespace."""
+        argv = ["nsenter", f"--net={self.path}", *words(command)]
+        options: dict[str, Any] = {
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+            "text": True,
+        } | more
+        process: subprocess.Popen[str] = subprocess.Popen(
+            argv, env=self.env, start_new_session=True, **options
+        )
+        self.background.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self.background:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._holder.kill()
+        self._holder.wait()
+
+
+class Host(Namespace):
+    """The pretend host. `outside` is a machine at the other end of its uplink, eth0; it has no route to any
+    container, and a far address behind it (203.0.113.5), so that a default route and a router are involved."""
+
+    def __init__(self, folder: Path, attach: str = "auto", config: dict[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.bpffs = folder / "bpf"
+        self.bpffs.mkdir()
+        subprocess.run(["mount", "-t", "bpf", "bpf", str(self.bpffs)], check=True)
+        self.config = folder / "daemon.json"
+        self.configure(config or {})
+        super().__init__(
+            {
+                "PATH": os.environ["PATH"],
+                "DATAPATH_STATE_DIR": str(folder / "state"),
+                "DATAPATH_RUN_DIR": str(folder / "run"),
+                "DATAPATH_BPFFS": str(self.bpffs / "datapath"),
+                "DATAPATH_CONFIG": str(self.config),
+                "DATAPATH_ATTACH": attach,
+            }
+        )
+        self.outside = Namespace()
+        self.sh(f"ip link add eth0 type veth peer name eth0 netns {self.outside.pid}")
+        self.sh(f"ip address add {HOST}/24 dev eth0")
+        self.sh("ip link set eth0 up")
+        self.outside.sh(f"ip address add {OUTSIDE}/24 dev eth0")
+        self.outside.sh(f"ip address add {FAR}/32 dev lo")
+        self.outside.sh("ip link set eth0 up")
+        self.sh(f"ip route add default via {OUTSIDE}")
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Write the daemon.json."""
+        self.config.write_text(json.dumps(config))
+
+    # ---- datapathctl -----------------------------------------------------------------------
+
+    def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        return self.try_([DATAPATHCTL, *words(command)], timeout=timeout)
+
+    def ctl(self, command: Words, timeout: float = TIMEOUT) -> str:
+        return self.sh([DATAPATHCTL, *words(command)], timeout=timeout)
+
+    def refused(self, command: Words) -> str:
+        """The one line that a command prints which must be refused."""
+        done = self.try_ctl(command)
+        lines = done.stderr.strip().splitlines()
+        assert done.returncode != 0, f"{command} was not refused: {done.stdout}"
+        assert len(lines) == 1 and "Traceback" not in done.stderr, f"{command}: not one line:\n{done.stderr}"
+        return lines[0]
+
+    def run(self, name: str, options: Words = "", command: Words = "sleep 3600") -> str:
+        """Start a container in the background; its id."""
+        return self.ctl(["run", "-d", "--name", name, *words(options), *words(command)])
+
+    def inspect(self, name: str) -> Any:
+        return json.loads(self.ctl(["inspect", name]))[0]
+
+    def network(self, name: str) -> Any:
+        return json.loads(self.ctl(["network", "inspect", name]))[0]
+
+    def address(self, name: str, network: str = "bridge") -> str:
+        """A container's IPv4 address on a network."""
+        return str(self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+    def try_in(self, name: str, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container's namespaces, without datapathctl's start-up time."""
+        pid = self.inspect(name)["State"]["Pid"]
+        argv = ["nsenter", "-t", str(pid), "--net", "--mount", "--uts", *words(command)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+
+    def in_(self, name: str, command: Words, timeout: float = TIMEOUT) -> str:
+        done = self.try_in(name, command, timeout)
+        if done.returncode != 0:
+            raise Failed(f"in {name}: {command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def drops(self) -> dict[str, int]:
+        """Reason -> packets, of what was dropped so far."""
+        rows = [json.loads(line) for line in self.ctl("stats --all --format json").splitlines()]
+        return {r["Counter"]: int(r["Packets"]) for r in rows if r.get("Counter", "").startswith("DROP_")}
+
+    def close(self) -> None:
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.try_ctl("down", timeout=60)
+        finally:
+            self.outside.close()
+            super().close()
+            subprocess.run(["umount", str(self.bpffs)], check=False)
+
+
+def reaches(run: Callable[[str], subprocess.CompletedProcess[str]], address: str, count: int = 1) -> bool:
+    """Ping: every one of `count` packets is answered within a second."""
+    return run(f"ping -n -q -c {count} -i 0.05 -W 1 {address}").returncode == 0
+
+
+@contextlib.contextmanager
+def eventually(seconds: float = 5.0) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """`until(question)` asks until the answer is true, and returns it; AssertionError after so many seconds."""
+
+    def until(question: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (answer := question()):
+            assert time.monotonic() < deadline, "did not become true in time"
+            time.sleep(0.02)
+        return answer
+
+    yield until
+
+
+# A server for one port: answers every TCP connection or UDP packet with the address that it sees, then "\n".
+ECHO = """
+import socket, sys
+proto, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+server = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind((address, port))
+if proto == "tcp":
+    server.listen(64)
+print("ready", flush=True)
+while True:
+    if proto == "tcp":
+        connection, peer = server.accept()
+        connection.sendall((peer[0] + "\\n").encode())
+        connection.close()
+    else:
+        data, peer = server.recvfrom(65535)
+        server.sendto((peer[0] + "\\n").encode(), peer)
+"""
+
+# A client: connects (or sends), prints what it hears, and the peer's address as the socket tells it.
+ASK = """
+import socket, sys
+proto, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+client = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
+client.settimeout(2)
+if proto == "tcp":
+    client.connect((address, port))
+    print(client.recv(100).decode().strip(), *client.getpeername()[:2])
+else:
+    client.sendto(b"?", (address, port))
+    data, peer = client.recvfrom(100)
+    print(data.decode().strip(), *peer[:2])
+"""
+
+
+def echo_server(proto: str, port: int, address: str = "0.0.0.0") -> list[str]:
+    return ["python3", "-u", "-c", ECHO, proto, address, str(port)]
+
+
+def ask(proto: str, address: str, port: int) -> list[str]:
+    return ["python3", "-c", ASK, proto, address, str(port)]
