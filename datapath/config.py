@@ -19,8 +19,8 @@ from datapath.model_words import Address, Interface, Prefix, parse_address, pars
 class Settings:
     """Directories of one installation; several may live on one machine, each in its own network namespace.
 
-    `config_required`: the user named the configuration file, so it is an error if it is not there. `attach`: how
-    programs are attached to devices, "tcx", "clsact", or "auto" for the former where the kernel has it.
+    `config_required`: the user named the configuration file, so it is an error if it is not there.
+    `attach`: how programs are attached to devices, "tcx", "clsact", or "auto": tcx where the kernel has it.
     """
 
     state_dir: Path = Path("/var/lib/datapath")

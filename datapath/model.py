@@ -300,7 +300,9 @@ class EndpointRequest:
         one = {"name": "network", "ip": "ip", "ip6": "ip6", "mac-address": "mac"}
         many = {"alias": "aliases", "link": "links", "driver-opt": "driver_options"}
         found: dict[str, Any] = {}
-        for part in next(csv.reader([text])) if text.isprintable() else [text]:
+        if not text.isprintable():
+            raise ConfigError(f"invalid --network {quoted(text)}")
+        for part in next(csv.reader([text])):
             key, equals, value = part.partition("=")
             key, value = key.strip().lower(), value.strip()
             if not equals:
