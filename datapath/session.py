@@ -129,7 +129,10 @@ class Session:
         )
         for key in wanted:
             dataplane.attach("from_uplink", key.ifindex)
-        addresses = {abi.address_key(address.ip): abi.address() for address in self.observed.addresses}
+        own = {address.ip for address in self.observed.addresses}
+        # What was observed may be older than a network that this command has built.
+        own |= {s.gateway for n in self.state.networks.values() if n.realised for s in n.subnets if s.gateway}
+        addresses = {abi.address_key(address): abi.address() for address in own}
         present = dict(dataplane.addresses.read_all())
         dataplane.addresses.delete_many(present.keys() - addresses.keys())
         dataplane.addresses.update_many(
