@@ -25,6 +25,10 @@ struct config {
 	__u32 timeout_udp;         /* seconds without a packet: UDP with replies */
 	__u32 timeout_icmp;        /* seconds without a packet: ICMP echo */
 	__u32 sample;              /* one drop in so many of its reason is also an event; 0: none */
+	__u32 max_conns;           /* confirmed connections of one container, 0: no limit */
+	__u32 max_openings;        /* unanswered openings of one container, 0: no limit */
+	__u32 flood_rate;          /* openings a second from one outside source, 0: no limit */
+	__u32 flood_burst;         /* and how many at once */
 	__u32 pad;
 };
 
@@ -100,7 +104,7 @@ struct member {
 /* ---- published ports and links ------------------------------------------------ */
 
 struct port_key {
-	struct ip_addr addr;     /* host address; zero: all of the host's addresses of either family */
+	struct ip_addr addr;     /* host address; 0.0.0.0 and ::, all of the host's of that family */
 	__be16 port;
 	__u8 proto;              /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 pad;
@@ -109,9 +113,44 @@ struct port_key {
 struct port {
 	__u32 network;
 	__u32 endpoint;          /* number */
+	__u32 filter;            /* whose rules in `sources` apply; 0: everybody may connect */
 	struct ip_addr addr;     /* the endpoint's */
 	__be16 port;             /* the container's */
-	__u8 pad[2];
+	__u8 refuse;             /* 1: who matches no rule may not connect */
+	__u8 pad;
+};
+
+/* sources: LPM trie, allow= and deny= of published ports. The filter is matched whole, then the
+ * address: prefixlen is 32 + the prefix's length as IPv6, so 32 + 96 + n for an IPv4 /n. */
+struct source_key {
+	__u32 prefixlen;
+	__u32 filter;
+	struct ip_addr addr;
+};
+
+struct source {
+	__u32 allow;             /* 1: may connect, 0: may not */
+};
+
+/* rates: openings of one outside source, a token bucket. IPv6: of its /64. */
+struct rate_key {
+	struct ip_addr addr;
+};
+
+struct rate {
+	__u64 refilled;          /* ns, CLOCK_MONOTONIC */
+	__u64 tokens;
+};
+
+/* usage: what one endpoint has in the connection tables */
+struct usage_key {
+	__u32 endpoint;
+};
+
+struct usage {
+	__u64 since;             /* ns, CLOCK_MONOTONIC: openings are counted from here, */
+	__u32 openings;          /* less those that were confirmed */
+	__u32 conns;             /* confirmed connections it takes part in */
 };
 
 /* reserved: every published port, whatever its address. Such a port is never a source port for
@@ -178,10 +217,55 @@ struct conn {
 	__u32 from_endpoint;     /* who may send it; 0: not a container */
 	__u32 to_network;        /* where it is delivered; 0: routed by the host's table */
 	__u32 to_endpoint;
+	__u32 ack;               /* TCP: the last acknowledgement in this direction, host order */
 	__u8 flags;              /* enum conn_flag */
 	__u8 state;              /* enum conn_state */
 	__u8 fin;                /* bit 0: original side has sent FIN, bit 1: reply side */
-	__u8 pad;
+	__u8 pad[5];
+};
+
+/* ---- fragments ------------------------------------------------------------------ */
+
+/* fragments: datagrams of which the first fragment, which alone has the ports, was seen */
+struct fragment_key {
+	struct ip_addr src;
+	struct ip_addr dst;
+	__be32 id;               /* IPv4: the 16-bit identification, as it is */
+	__u32 endpoint;          /* who sends it; 0: not a container */
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* A piece of a datagram that has been seen, in bytes: first, and behind the last. */
+struct piece {
+	__u16 from;
+	__u16 to;
+};
+
+struct fragment {
+	__u64 since;             /* ns, CLOCK_MONOTONIC */
+	__be16 sport;
+	__be16 dport;
+	__u8 known;              /* the first fragment was seen: the ports are right */
+	__u8 foreign;            /* it is the host's: so are the others */
+	__u8 refused;            /* pieces overlapped (RFC 5722): the datagram is lost */
+	__u8 pieces;             /* how many of `seen` are used */
+	__u32 bytes;             /* that they make up together */
+	__u32 total;             /* bytes of the datagram, 0 until its last fragment was seen */
+	struct piece seen[64];
+};
+
+/* held: fragments that came before their first one */
+struct held_key {
+	struct fragment_key fragment;
+	__u32 slot;
+};
+
+struct held {
+	__u64 since;             /* ns, CLOCK_MONOTONIC */
+	__u32 length;            /* of the frame, bytes */
+	__u32 pad;
+	__u8 frame[2048];
 };
 
 /* addresses: the host's own; loopback is understood */
@@ -218,6 +302,7 @@ enum reason {
 	ANSWERED = 4,            /* ARP or neighbour solicitation, answered by the program */
 	FLOODED = 5,             /* broadcast or multicast, copied to the members */
 	ABSORBED = 6,            /* needs no action: gratuitous ARP and the like */
+	HELD = 7,                /* a fragment that came before its first one, kept for a moment */
 
 	DROP_FIRST = 16,
 	DROP_DEVICE = 16,        /* device is not (or no longer) in the map */
@@ -246,7 +331,12 @@ enum reason {
 	DROP_REWRITE = 39,       /* a helper refused to change the packet */
 	DROP_MULTICAST_OFF = 40, /* multicast that must not leave the container */
 	DROP_NO_CONN = 41,       /* an ICMP error about nothing that is known */
-	DROP_TOO_BIG = 42,       /* larger than the way out takes, and must be fragmented */
+	DROP_TOO_BIG = 42,       /* larger than the way takes; the sender is told */
+	DROP_TTL = 43,           /* no hop left; the sender is told */
+	DROP_OVERLAP = 44,       /* fragment that overlaps another, or of a datagram where some do */
+	DROP_DENIED = 45,        /* the published port is not for this source */
+	DROP_FLOOD = 46,         /* more openings than one source may make */
+	DROP_LIMIT = 47,         /* more connections than one container may have */
 	REASON_COUNT = 64,
 };
 

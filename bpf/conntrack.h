@@ -6,9 +6,8 @@
  * `conns`, from which nothing but their own timer, or their endpoint's removal, takes them.
  */
 #pragma once
-#include "verdict.h"
+#include "usage.h"
 
-#define SECOND 1000000000ULL
 #define CLOCK_MONOTONIC 1
 
 struct {
@@ -25,6 +24,18 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct conn);
 } conns SEC(".maps");
+
+/* Which container a connection counts for: the one that opened it, else the one it goes to. */
+static __always_inline __u32 conn_owner(const struct conn *original)
+{
+	return original->from_endpoint ? original->from_endpoint : original->to_endpoint;
+}
+
+/* The same, asked of the reply half. */
+static __always_inline __u32 conn_answerer(const struct conn *reply)
+{
+	return reply->to_endpoint ? reply->to_endpoint : reply->from_endpoint;
+}
 
 static __always_inline __u64 conn_timeout(const struct tuple *key, const struct conn *original)
 {
@@ -54,6 +65,7 @@ static int conn_expire(void *map, struct tuple *key, struct conn *original)
 		bpf_timer_start(&original->timer, last + lifetime - now + SECOND / 4, 0);
 		return 0;
 	}
+	usage_count(conn_owner(original), -1);
 	bpf_map_delete_elem(&conns, &other_key);
 	bpf_map_delete_elem(&conns, key);
 	return 0;
@@ -67,7 +79,7 @@ static __always_inline struct conn *conn_find(const struct tuple *key)
 }
 
 /* Both halves go, whichever table they are in. */
-static __noinline int conn_forget(const struct tuple *key)
+__noinline int conn_forget(const struct tuple *key)
 {
 	struct conn *conn;
 	struct tuple other;
@@ -78,6 +90,8 @@ static __noinline int conn_forget(const struct tuple *key)
 	if (!conn)
 		return 0;
 	other = conn->other;
+	if (conn->flags & CONN_CONFIRMED)
+		usage_count(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn), -1);
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&pending, key);
@@ -86,7 +100,7 @@ static __noinline int conn_forget(const struct tuple *key)
 }
 
 /* Can a new connection take this key: it is free, or what holds it is over. */
-static __noinline int conn_key_free(const struct tuple *key)
+__noinline int conn_key_free(const struct tuple *key)
 {
 	struct conn *conn;
 	__u64 age;
@@ -113,27 +127,30 @@ struct conn_sides {
 };
 
 /* Records an opening. Returns 0, or a negative errno when another has taken the reply's key. */
-static __noinline int conn_open(const struct conn_sides *sides)
+__noinline int conn_open(const struct conn_sides *sides)
 {
-	struct conn half = {};
+	struct scratch *room = scratch();
+	struct conn *half;
 	long error;
 
-	if (!sides)
+	if (!sides || !room)
 		return -1;
-	half.last_seen = bpf_ktime_get_ns();
-	half.other = sides->key;
-	half.from_endpoint = sides->server_endpoint;
-	half.to_network = sides->client_network;
-	half.to_endpoint = sides->client_endpoint;
-	error = bpf_map_update_elem(&pending, &sides->other, &half, BPF_NOEXIST);
+	half = (void *)room->conn;
+	__builtin_memset(half, 0, sizeof(*half));
+	half->last_seen = bpf_ktime_get_ns();
+	half->other = sides->key;
+	half->from_endpoint = sides->server_endpoint;
+	half->to_network = sides->client_network;
+	half->to_endpoint = sides->client_endpoint;
+	error = bpf_map_update_elem(&pending, &sides->other, half, BPF_NOEXIST);
 	if (error)
 		return error;
-	half.other = sides->other;
-	half.from_endpoint = sides->client_endpoint;
-	half.to_network = sides->server_network;
-	half.to_endpoint = sides->server_endpoint;
-	half.flags = CONN_ORIGINAL;
-	error = bpf_map_update_elem(&pending, &sides->key, &half, BPF_ANY);
+	half->other = sides->other;
+	half->from_endpoint = sides->client_endpoint;
+	half->to_network = sides->server_network;
+	half->to_endpoint = sides->server_endpoint;
+	half->flags = CONN_ORIGINAL;
+	error = bpf_map_update_elem(&pending, &sides->key, half, BPF_ANY);
 	if (error)
 		bpf_map_delete_elem(&pending, &sides->other);
 	return error;
@@ -145,6 +162,7 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->from_endpoint = from->from_endpoint;
 	to->to_network = from->to_network;
 	to->to_endpoint = from->to_endpoint;
+	to->ack = from->ack;
 	to->fin = from->fin;
 	to->flags = from->flags | CONN_CONFIRMED;
 	to->state = CONN_ESTABLISHED;
@@ -169,30 +187,41 @@ static __always_inline long conn_start_timer(const struct tuple *key, __u64 life
  * it is, working, and counts it. `own` is the key of either half, in the caller's memory: an
  * element of `pending` can be given to another connection at any moment.
  */
-static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
+__noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 {
-	struct conn half = {}, *from;
+	struct scratch *room = scratch();
+	struct conn *half, *from;
+	struct usage *usage;
 	struct tuple other;
 	__u64 lifetime;
+	__u32 owner;
 	long error;
 
-	if (!own)
+	if (!own || !room)
 		return 0;
+	half = (void *)room->conn;
+	__builtin_memset(half, 0, sizeof(*half));
 	from = bpf_map_lookup_elem(&pending, own);
 	if (!from)
 		return 0;
 	other = from->other;
-	conn_copy(&half, from);
-	if (bpf_map_update_elem(&conns, own, &half, BPF_NOEXIST))
+	owner = from->flags & CONN_ORIGINAL ? conn_owner(from) : conn_answerer(from);
+	usage = config.max_conns ? usage_find(owner) : NULL;
+	if (usage && usage->conns >= config.max_conns) {
+		count(skb, DROP_LIMIT);
+		return 0;
+	}
+	conn_copy(half, from);
+	if (bpf_map_update_elem(&conns, own, half, BPF_NOEXIST))
 		goto full;
-	lifetime = conn_timeout(own, &half);
+	lifetime = conn_timeout(own, half);
 	from = bpf_map_lookup_elem(&pending, &other);
 	if (!from)
 		goto undo;
-	conn_copy(&half, from);
-	if (bpf_map_update_elem(&conns, &other, &half, BPF_NOEXIST))
+	conn_copy(half, from);
+	if (bpf_map_update_elem(&conns, &other, half, BPF_NOEXIST))
 		goto undo;
-	if (half.flags & CONN_ORIGINAL)
+	if (half->flags & CONN_ORIGINAL)
 		error = conn_start_timer(&other, lifetime);
 	else
 		error = conn_start_timer(own, lifetime);
@@ -200,6 +229,7 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		bpf_map_delete_elem(&conns, &other);
 		goto undo;
 	}
+	usage_count(owner, 1);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, &other);
 	return 0;
@@ -226,15 +256,34 @@ static __always_inline void conn_close(const struct tuple *own, const struct con
 		bpf_timer_start(&original->timer, config.timeout_closing * SECOND, 0);
 }
 
-/* State changes. `conn` is the half whose key is `own`; the state is that of the original half. */
-static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple *own,
-				      struct conn *conn, __u8 flags)
+#define RESET_WINDOW (1 << 20) /* bytes; no window that is in use is larger than its scale allows */
+
+/*
+ * A reset is believed if its number lies where the side that it is for expects data: it has
+ * acknowledged all before (RFC 5961, 3.2). Others pass, for that side to judge, and change
+ * nothing here. `opposite`: the half in which that side sends.
+ */
+static __always_inline bool reset_is_theirs(const struct packet *p, const struct conn *opposite)
 {
+	return !opposite || !opposite->ack || p->seq - opposite->ack < RESET_WINDOW;
+}
+
+/*
+ * State changes (RFC 9293, 3.3.2, as far as both ends can be seen from the middle). `conn` is
+ * the half that the packet belongs to; the state is that of the original half.
+ */
+static __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
+				      struct conn *conn)
+{
+	const struct tuple *own;
 	bool from_original;
 	struct conn *original;
+	__u8 flags;
 
-	if (!own || !conn)
+	if (!p || !conn)
 		return 0;
+	own = &p->tuple;
+	flags = p->tcp_flags;
 	from_original = conn->flags & CONN_ORIGINAL;
 	original = from_original ? conn : conn_find(&conn->other);
 	if (!original)
@@ -245,7 +294,8 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple 
 		return 0;
 	}
 	if (flags & TCP_RST) {
-		conn_close(own, conn);
+		if (reset_is_theirs(p, from_original ? conn_find(&conn->other) : original))
+			conn_close(own, conn);
 		return 0;
 	}
 	if (from_original && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
@@ -256,6 +306,11 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple 
 		}
 		return 0;
 	}
+	/* What was taken for a reset was none: data goes on. */
+	if (original->state == CONN_CLOSED && original->fin != 3) {
+		original->state = CONN_ESTABLISHED;
+		return 0;
+	}
 	if (flags & TCP_FIN) {
 		original->fin |= from_original ? 1 : 2;
 		if (original->fin == 3)
@@ -264,6 +319,7 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple 
 			original->state = CONN_CLOSING;
 	}
 	if (!from_original && original->state == CONN_NEW) {
+		/* Also the other's SYN, when both open at once. */
 		original->state = CONN_REPLIED;
 	} else if (from_original && original->state == CONN_REPLIED && (flags & TCP_ACK)) {
 		original->state = CONN_ESTABLISHED;
@@ -280,11 +336,14 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple 
 static __always_inline void conn_track(struct __sk_buff *skb, const struct packet *p,
 				       struct conn *conn)
 {
-	bool reopening = (conn->flags & CONN_ORIGINAL) && conn->state == CONN_REPLIED;
+	bool reopening = (conn->flags & CONN_ORIGINAL) &&
+			 (conn->state == CONN_REPLIED || conn->state == CONN_CLOSED);
 
 	conn->last_seen = bpf_ktime_get_ns();
+	if (p->tcp_flags & TCP_ACK)
+		conn->ack = p->ack;
 	if ((conn->flags & CONN_CONFIRMED) && !reopening &&
 	    !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return;
-	conn_transition(skb, &p->tuple, conn, p->tcp_flags);
+	conn_transition(skb, p, conn);
 }

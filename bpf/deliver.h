@@ -5,7 +5,7 @@
 #include "rewrite.h"
 
 #define AF_INET 2
-#define EINVAL 22
+#define AF_INET6 10
 #define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
 
 /*
@@ -31,6 +31,28 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* The sender is told, from `src`, why its packet went no further. `mtu` 0: it had no hop left. */
+static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p,
+				   const struct ip_addr *src, __u32 mtu)
+{
+	__u32 reason = mtu ? DROP_TOO_BIG : DROP_TTL;
+
+	if (!p || !src || addr_is_zero(src) || mac_is_group(p->dst_mac))
+		return drop(skb, reason);
+	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
+		return drop(skb, reason);
+	drop(skb, reason);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Does the packet, or each segment that it will be cut into, fit? */
+static __always_inline bool fits(const struct __sk_buff *skb, const struct packet *p, __u32 mtu)
+{
+	if (skb->gso_size)
+		return skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr) <= mtu;
+	return p->length <= mtu;
+}
+
 /* The host's stack sees it arrive on the network's gateway device. */
 static __always_inline int to_host(struct __sk_buff *skb, const struct network *net)
 {
@@ -39,34 +61,59 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 }
 
 /*
- * The host's route for an IPv4 packet that a container sends. Returns BPF_FIB_LKUP_RET_*. The
- * next hop is in fib->ipv4_dst; the address that the host would send from is in fib->ipv4_src,
- * or 0 where the kernel cannot tell (before 6.7).
+ * The host's route for a packet that a container sends. Returns BPF_FIB_LKUP_RET_*. The next
+ * hop is in the lookup's destination; the address that the host would send from is in its
+ * source, or zero where the kernel cannot tell (before 6.7).
  */
 static __always_inline long route_find(struct __sk_buff *skb, const struct packet *p,
-				       const struct network *net, __be32 dst,
+				       const struct network *net, const struct ip_addr *dst,
 				       struct bpf_fib_lookup *fib)
 {
 	__u32 length = p->length;
+	bool v6 = is_ipv6(p);
 	long route;
 
 	/* What counts for the way's MTU is the segment as it will leave. */
 	if (skb->gso_size)
 		length = skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr);
 	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->family = AF_INET;
+	fib->family = v6 ? AF_INET6 : AF_INET;
 	fib->l4_protocol = p->tuple.proto;
 	fib->tot_len = length > 0xffff ? 0xffff : length;
 	/* Forwarding is on for this device, whatever the host does for others. */
 	fib->ifindex = net->ifindex;
-	fib->ipv4_src = p->tuple.src.word[3];
-	fib->ipv4_dst = dst;
+	if (v6) {
+		__builtin_memcpy(fib->ipv6_src, &p->tuple.src, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, dst, sizeof(fib->ipv6_dst));
+	} else {
+		fib->ipv4_src = p->tuple.src.word[3];
+		fib->ipv4_dst = dst->word[3];
+	}
 	route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_SOURCE);
 	if (route == -EINVAL) {
 		route = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
-		fib->ipv4_src = 0;
+		__builtin_memset(fib->ipv6_src, 0, sizeof(fib->ipv6_src));
 	}
 	return route;
+}
+
+/* The address that the host would send from; false: unknown. */
+static __always_inline bool route_source(const struct packet *p, const struct bpf_fib_lookup *fib,
+					 struct ip_addr *source)
+{
+	struct device *uplink;
+
+	if (is_ipv6(p))
+		__builtin_memcpy(source, fib->ipv6_src, sizeof(*source));
+	else
+		addr_set_v4(source, fib->ipv4_src);
+	if (is_ipv6(p) ? !addr_is_zero(source) : source->word[3])
+		return true;
+	uplink = device_find(fib->ifindex, DEVICE_UPLINK);
+	if (!uplink)
+		return false;
+	*source = is_ipv6(p) ? uplink->addr6 : uplink->addr4;
+	return !addr_is_zero(source);
 }
 
 static __always_inline bool route_leads_out(long route)
@@ -78,8 +125,11 @@ static __always_inline bool route_leads_out(long route)
 static __always_inline int to_outside(struct __sk_buff *skb, const struct packet *p,
 				      const struct bpf_fib_lookup *fib)
 {
-	struct bpf_redir_neigh nexthop = {.nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst};
+	struct bpf_redir_neigh nexthop = {};
 
+	/* An IPv4 route can lead through an IPv6 router: the lookup says so in its family. */
+	nexthop.nh_family = fib->family;
+	__builtin_memcpy(nexthop.ipv6_nh, fib->ipv6_dst, sizeof(nexthop.ipv6_nh));
 	if (rewrite_ttl(skb, p))
 		return drop(skb, DROP_REWRITE);
 	count(skb, TO_OUTSIDE);

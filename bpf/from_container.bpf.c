@@ -4,6 +4,7 @@
  * not the sender's own to send dies here; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */
+#include "fragments.h"
 #include "icmp.h"
 #include "neighbour.h"
 #include "policy.h"
@@ -40,10 +41,13 @@ static __always_inline int refuse(const struct packet *p, const struct device *d
 	return DROP_SPOOFED_ADDR;
 }
 
-static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet *p,
-				      const struct device *device, const struct network *net)
+static __noinline int answer_arp(struct __sk_buff *skb, const struct packet *p,
+				 const struct device *device, const struct network *net)
 {
 	__u8 mac[ETH_ALEN];
+
+	if (!p || !device || !net)
+		return TC_ACT_SHOT;
 
 	/* Announcements and probes for its own address: the map knows already. */
 	if (p->arp_operation != ARPOP_REQUEST || addr_equal(&p->tuple.dst, &device->addr4))
@@ -56,12 +60,14 @@ static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
-					       const struct device *device,
-					       const struct network *net)
+static __noinline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
+					  const struct device *device, const struct network *net)
 {
 	struct ip_addr target;
 	__u8 mac[ETH_ALEN];
+
+	if (!p || !device || !net)
+		return TC_ACT_SHOT;
 
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
@@ -93,12 +99,15 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 }
 
 /* To one of the host's own addresses: a published port, or the host itself. */
-static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p,
-				    const struct device *device, const struct network *net)
+static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
+			       const struct device *device, const struct network *net)
 {
 	struct port *port = NULL;
 	struct conn *conn;
 	int reason;
+
+	if (!p || !device || !net)
+		return TC_ACT_SHOT;
 
 	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
 		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
@@ -116,50 +125,59 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 					  const struct device *device, const struct network *net,
 					  const struct bpf_fib_lookup *fib)
 {
-	struct device *uplink;
+	bool masquerade = net->flags & NETWORK_MASQUERADE;
+	struct ip_addr source;
 	struct conn *conn;
-	__be32 source = 0;
 	int reason;
 
-	if (p->fragment == FRAGMENT_LATER)
-		return drop(skb, DROP_FRAGMENT);
 	if (icmp_is_error(p))
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
-		return drop(skb, DROP_PROTOCOL);
-	if (p->ttl <= 1)
-		return to_host(skb, net);
-	if (net->flags & NETWORK_MASQUERADE) {
-		source = fib->ipv4_src;
-		uplink = source ? NULL : device_find(fib->ifindex, DEVICE_UPLINK);
-		if (uplink)
-			source = uplink->addr4.word[3];
-		if (!source)
-			return drop(skb, DROP_NO_ROUTE);
-	}
-	reason = nat_open_outside(skb, p, device, source);
+		return drop(skb, p->fragment ? DROP_FRAGMENT : DROP_PROTOCOL);
+	if (masquerade && !route_source(p, fib, &source))
+		return drop(skb, DROP_NO_ROUTE);
+	reason = nat_open_outside(skb, p, device, masquerade ? &source : NULL);
 	if (reason)
 		return drop(skb, reason);
 	conn = conn_find(&p->tuple);
 	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
 }
 
-/* Away from the network, IPv4. */
-static __always_inline int leave(struct __sk_buff *skb, const struct packet *p,
+/* Is it an address that no packet may go to, or that never leaves the link? */
+static __always_inline bool unusable(const struct packet *p)
+{
+	const struct ip_addr *dst = &p->tuple.dst;
+
+	if (!is_ipv6(p))
+		return v4_is_unusable(dst->word[3]) || v4_is_multicast(dst->word[3]);
+	/* ::/127, ff00::/8 and fe80::/10 */
+	if ((dst->word[0] | dst->word[1] | dst->word[2]) == 0 && bpf_ntohl(dst->word[3]) < 2)
+		return true;
+	return (dst->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
+	       (dst->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* Away from the network. */
+static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 				 const struct device *device, const struct network *net)
 {
-	bool gateway = addr_equal(&p->tuple.dst, &net->gateway4);
-	struct bpf_fib_lookup fib;
+	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
+	bool at_gateway = addr_equal(&p->tuple.dst, gateway);
+	struct scratch *room = scratch();
 	struct conn *conn;
 	int verdict;
 	long route;
 
+	if (!room)
+		return drop(skb, DROP_DEVICE);
 	if (!mac_equal(p->dst_mac, net->mac))
 		return drop(skb, DROP_WRONG_MAC);
-	if (v4_is_unusable(p->tuple.dst.word[3]) || v4_is_multicast(p->tuple.dst.word[3]))
+	if (is_ipv6(p) && addr_equal(&p->tuple.dst, &net->gateway_linklocal))
+		return to_host(skb, net);
+	if (unusable(p))
 		return drop(skb, DROP_BAD_ADDR);
 	if (net->flags & NETWORK_INTERNAL)
-		return gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
+		return at_gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
 	if (packet_has_ports(p)) {
 		conn = conn_find(&p->tuple);
 		if (conn && conn->from_endpoint == device->endpoint)
@@ -171,31 +189,21 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p,
 		if (verdict != NO_SUCH_CONN)
 			return verdict;
 	}
-	if (gateway)
+	if (at_gateway)
 		return to_local(skb, p, device, net);
-	route = route_find(skb, p, net, p->tuple.dst.word[3], &fib);
+	route = route_find(skb, p, net, &p->tuple.dst, &room->fib);
 	if (route == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return to_local(skb, p, device, net);
+	if (p->ttl <= 1)
+		return answer_error(skb, p, gateway, 0);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return p->dont_fragment ? to_host(skb, net) : drop(skb, DROP_TOO_BIG);
+		return answer_error(skb, p, gateway, room->fib.mtu_result);
 	/* Blackhole, unreachable, prohibit: the host's stack says so in its own words. */
 	if (!route_leads_out(route))
 		return to_host(skb, net);
-	if (device_find(fib.ifindex, DEVICE_GATEWAY))
+	if (device_find(room->fib.ifindex, DEVICE_GATEWAY))
 		return drop(skb, DROP_ISOLATED);
-	return to_new_outside(skb, p, device, net, &fib);
-}
-
-/* Away from the network, IPv6: as far as the host. */
-static __always_inline int leave_v6(struct __sk_buff *skb, const struct packet *p,
-				    const struct network *net)
-{
-	if (!mac_equal(p->dst_mac, net->mac))
-		return drop(skb, DROP_WRONG_MAC);
-	if (addr_equal(&p->tuple.dst, &net->gateway6) ||
-	    addr_equal(&p->tuple.dst, &net->gateway_linklocal))
-		return to_host(skb, net);
-	return drop(skb, net->flags & NETWORK_INTERNAL ? DROP_INTERNAL : DROP_NO_ROUTE);
+	return to_new_outside(skb, p, device, net, &room->fib);
 }
 
 SEC("tc")
@@ -220,17 +228,25 @@ int from_container(struct __sk_buff *skb)
 		return drop(skb, reason);
 	if (p.ethertype == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, &p, device, net);
-	if (p.ethertype == bpf_htons(ETH_P_IPV6) && is_solicitation(&p))
+	if (is_ipv6(&p) && is_solicitation(&p))
 		return answer_solicitation(skb, &p, device, net);
 	if (mac_is_group(p.dst_mac))
 		return to_group(skb, &p, device, net);
 	endpoint = endpoint_find(device->network, &p.tuple.dst);
+	/* Only delivery to a member who may be talked to needs no ports. */
+	if (p.fragment && (!endpoint || !(net->flags & NETWORK_ICC))) {
+		reason = fragment_track(skb, &p, device->endpoint);
+		if (reason == HELD)
+			return consume(skb, HELD);
+		if (reason)
+			return drop(skb, reason);
+		/* Nothing that was looked up before the frame was changed is certain. */
+		endpoint = endpoint_find(device->network, &p.tuple.dst);
+	}
 	if (endpoint) {
 		if (!policy_allows(net, &p))
 			return drop(skb, DROP_ICC);
 		return deliver(skb, &p, endpoint, p.src_mac);
 	}
-	if (p.ethertype == bpf_htons(ETH_P_IPV6))
-		return leave_v6(skb, &p, net);
 	return leave(skb, &p, device, net);
 }

@@ -3,6 +3,7 @@
  * tc ingress of the host's outside devices: answers to what containers began, and published
  * ports. All else is the host's and continues untouched.
  */
+#include "fragments.h"
 #include "icmp.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -11,9 +12,9 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 static __always_inline bool is_local(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
 	struct network *net = network_find(number);
-	struct bpf_fib_lookup fib;
+	struct scratch *room = scratch();
 
-	return net && route_find(skb, p, net, p->tuple.dst.word[3], &fib) ==
+	return net && room && route_find(skb, p, net, &p->tuple.dst, &room->fib) ==
 			      BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
@@ -26,12 +27,12 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return NULL;
 	/* A loopback address from outside is nobody's, though a port may be published there. */
-	if (v4_is_unusable(p->tuple.dst.word[3]))
+	if (is_ipv6(p) ? addr_is_loopback6(&p->tuple.dst) : v4_is_unusable(p->tuple.dst.word[3]))
 		return NULL;
 	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
 	if (port)
 		return port;
-	port = port_find_any(p->tuple.dport, p->tuple.proto);
+	port = port_find_any(is_ipv6(p), p->tuple.dport, p->tuple.proto);
 	return port && is_local(skb, p, port->network) ? port : NULL;
 }
 
@@ -43,6 +44,31 @@ static __always_inline bool host_is_talking(struct __sk_buff *skb, const struct 
 	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_CLOSE;
 }
 
+/* A fragment is the host's: so are the others of its datagram. */
+static __always_inline int disown(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_disown(p);
+	return not_ours(skb);
+}
+
+/*
+ * A fragment that has no ports of its own. Returns 0 when it has got them and is ours, else -1.
+ * While nobody knows whose it is the host gets it, and a copy is kept.
+ */
+static __always_inline int claim(struct __sk_buff *skb, struct packet *p)
+{
+	struct fragment *fragment = fragment_find(p, 0);
+	struct fragment_key key;
+
+	if (fragment && fragment->known)
+		return fragment->foreign ? -1 : 0;
+	fragment_key_of(p, 0, &key);
+	if (fragment_hold(skb, &key) == HELD)
+		count(skb, HELD);
+	return -1;
+}
+
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
@@ -51,27 +77,38 @@ int from_uplink(struct __sk_buff *skb)
 	struct conn *conn;
 	int verdict;
 
-	if (skb->pkt_type != PACKET_HOST || skb->protocol != bpf_htons(ETH_P_IP))
-		return not_ours(skb);
-	if (packet_parse(skb, &p) || p.fragment)
+	if (skb->pkt_type != PACKET_HOST || packet_parse(skb, &p) ||
+	    p.ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
 	if (icmp_is_error(&p)) {
 		verdict = forward_error(skb, &p, NULL, 0);
 		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
 	}
+	if (p.fragment == FRAGMENT_LATER) {
+		if (claim(skb, &p))
+			return not_ours(skb);
+		verdict = fragment_track(skb, &p, 0);
+		if (verdict)
+			return drop(skb, verdict);
+	}
 	if (!packet_has_ports(&p))
-		return not_ours(skb);
+		return disown(skb, &p);
 	conn = conn_find(&p.tuple);
 	if (!conn) {
 		port = published(skb, &p);
 		if (!port || host_is_talking(skb, &p))
-			return not_ours(skb);
+			return disown(skb, &p);
 		verdict = nat_open_published(skb, &p, port, 0, 0);
 		if (verdict)
 			return drop(skb, verdict);
 		conn = conn_find(&p.tuple);
 	}
 	if (!conn || conn->from_endpoint)
-		return not_ours(skb);
+		return disown(skb, &p);
+	if (p.fragment == FRAGMENT_FIRST) {
+		verdict = fragment_track(skb, &p, 0);
+		if (verdict)
+			return drop(skb, verdict);
+	}
 	return forward(skb, &p, NULL, conn);
 }

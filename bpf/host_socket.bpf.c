@@ -67,8 +67,7 @@ static __always_inline bool is_loopback(const struct ip_addr *addr)
 {
 	if (addr_is_v4(addr))
 		return (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-	return (addr->word[0] | addr->word[1] | addr->word[2]) == 0 &&
-	       addr->word[3] == bpf_htonl(1);
+	return addr_is_loopback6(addr);
 }
 
 static __always_inline bool is_any(const struct ip_addr *addr)
@@ -77,7 +76,8 @@ static __always_inline bool is_any(const struct ip_addr *addr)
 }
 
 /* Published at an address that is the host's own. */
-static __always_inline struct port *published(struct bpf_sock_addr *ctx, const struct ip_addr *addr)
+static __always_inline struct port *published(struct bpf_sock_addr *ctx, bool v6,
+					      const struct ip_addr *addr)
 {
 	struct address_key own = {.addr = *addr};
 	__be16 number = ctx->user_port;
@@ -87,10 +87,15 @@ static __always_inline struct port *published(struct bpf_sock_addr *ctx, const s
 	if (!port_is_reserved(number, proto))
 		return NULL;
 	port = port_find_exact(addr, number, proto);
-	if (!port && (is_loopback(addr) || bpf_map_lookup_elem(&addresses, &own)))
-		port = port_find_any(number, proto);
-	/* The socket must be able to speak the container's family. */
-	return port && addr_is_v4(&port->addr) == addr_is_v4(addr) ? port : NULL;
+	if (!port && (is_loopback(addr) || bpf_map_lookup_elem(&addresses, &own))) {
+		port = port_find_any(!addr_is_v4(addr), number, proto);
+		/* An IPv6 socket can speak IPv4, by a mapped address, with a container that
+		 * has nothing else. */
+		if (!port && v6 && !addr_is_v4(addr))
+			port = port_find_any(false, number, proto);
+	}
+	/* An IPv4 socket cannot speak IPv6. */
+	return port && (v6 || addr_is_v4(&port->addr)) ? port : NULL;
 }
 
 /* Points the socket at the container; `asked`: what it asked for. */
@@ -104,8 +109,8 @@ static __always_inline bool redirect(struct bpf_sock_addr *ctx, bool v6, struct 
 	/* Connecting to "any" means this host. */
 	if (is_any(asked))
 		addr_set_v4(asked, bpf_htonl(0x7f000001));
-	port = published(ctx, asked);
-	if (!port)
+	port = published(ctx, v6, asked);
+	if (!port || !port_admits(port, asked))
 		return false;
 	socket.addr = *asked;
 	socket.port = ctx->user_port;
@@ -174,7 +179,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool v6)
 		return 1;
 	read_addr(ctx, v6, &addr);
 	if (!is_any(&addr) && !port_find_exact(&addr, number, proto) &&
-	    !port_find_any(number, proto))
+	    !port_find_any(!addr_is_v4(&addr), number, proto))
 		return 1;
 	bpf_set_retval(-EADDRINUSE);
 	return 0;

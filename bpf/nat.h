@@ -9,14 +9,19 @@
 
 /* The states of BPF_TCP_* in which a socket answers a packet with this tuple; 0: no socket. Two
  * functions, as the two helpers return different types and the compiler would join the reads. */
-static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key)
+static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key,
+				       bool v6)
 {
 	struct bpf_sock *socket;
 	int state;
 
 	if (!key)
 		return 0;
-	socket = bpf_skc_lookup_tcp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
+	/* The length says which family it is. */
+	if (v6)
+		socket = bpf_skc_lookup_tcp(skb, key, sizeof(key->ipv6), BPF_F_CURRENT_NETNS, 0);
+	else
+		socket = bpf_skc_lookup_tcp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
 		return 0;
 	state = socket->state;
@@ -24,14 +29,18 @@ static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tu
 	return state;
 }
 
-static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key)
+static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key,
+				       bool v6)
 {
 	struct bpf_sock *socket;
 	int state;
 
 	if (!key)
 		return 0;
-	socket = bpf_sk_lookup_udp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (v6)
+		socket = bpf_sk_lookup_udp(skb, key, sizeof(key->ipv6), BPF_F_CURRENT_NETNS, 0);
+	else
+		socket = bpf_sk_lookup_udp(skb, key, sizeof(key->ipv4), BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
 		return 0;
 	state = socket->state;
@@ -39,19 +48,30 @@ static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tu
 	return state;
 }
 
-static __always_inline int host_socket_state(struct __sk_buff *skb, const struct tuple *arriving)
+__noinline int host_socket_state(struct __sk_buff *skb, const struct tuple *arriving)
 {
 	struct bpf_sock_tuple key = {};
+	bool v6;
 
-	key.ipv4.saddr = arriving->src.word[3];
-	key.ipv4.daddr = arriving->dst.word[3];
-	key.ipv4.sport = arriving->sport;
-	key.ipv4.dport = arriving->dport;
+	if (!arriving)
+		return 0;
+	v6 = !addr_is_v4(&arriving->src);
+	if (v6) {
+		__builtin_memcpy(key.ipv6.saddr, &arriving->src, sizeof(key.ipv6.saddr));
+		__builtin_memcpy(key.ipv6.daddr, &arriving->dst, sizeof(key.ipv6.daddr));
+		key.ipv6.sport = arriving->sport;
+		key.ipv6.dport = arriving->dport;
+	} else {
+		key.ipv4.saddr = arriving->src.word[3];
+		key.ipv4.daddr = arriving->dst.word[3];
+		key.ipv4.sport = arriving->sport;
+		key.ipv4.dport = arriving->dport;
+	}
 	switch (arriving->proto) {
 	case IPPROTO_TCP:
-		return tcp_socket_state(skb, &key);
+		return tcp_socket_state(skb, &key, v6);
 	case IPPROTO_UDP:
-		return udp_socket_state(skb, &key);
+		return udp_socket_state(skb, &key, v6);
 	}
 	return 0;
 }
@@ -125,6 +145,10 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 	net = network_find(port->network);
 	if (!net)
 		return DROP_STALE;
+	if (!port_admits(port, &p->tuple.src))
+		return DROP_DENIED;
+	if (client_endpoint && !usage_admits(client_endpoint))
+		return DROP_LIMIT;
 	sides.key = p->tuple;
 	sides.other.src = port->addr;
 	sides.other.sport = port->port;
@@ -137,55 +161,67 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 	sides.server_endpoint = port->endpoint;
 	if (client_network != port->network && conn_key_free(&sides.other) && !conn_open(&sides))
 		return 0;
-	sides.other.dst = net->gateway4;
+	sides.other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
 	return nat_open(skb, &sides);
 }
 
-/* A connection from a container to the outside. `source`: the host's address, 0: keep its own. */
+/* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */
 static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
-				       const struct device *device, __be32 source)
+				       const struct device *device, const struct ip_addr *source)
 {
 	struct conn_sides sides = {};
 
 	if (!p || !device)
 		return DROP_CONN_TABLE;
+	if (!usage_admits(device->endpoint))
+		return DROP_LIMIT;
 	sides.key = p->tuple;
 	tuple_reverse(&sides.other, &p->tuple);
 	sides.client_network = device->network;
 	sides.client_endpoint = device->endpoint;
 	if (!source)
 		return conn_open(&sides) ? DROP_CONN_TABLE : 0;
-	addr_set_v4(&sides.other.dst, source);
+	sides.other.dst = *source;
 	return nat_open(skb, &sides);
 }
 
-/* The packet becomes what the other side is to see, and goes there. */
+/* The packet becomes what the other side is to see, and goes there. `net`: the sender's network,
+ * NULL when it came from outside. */
 static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 			      const struct network *from, struct conn *conn)
 {
+	struct scratch *room = scratch();
 	struct endpoint *endpoint;
-	struct bpf_fib_lookup fib;
 	struct network *net;
 	struct tuple to;
+	long route;
 
-	if (!p || !conn)
+	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
 	tuple_reverse(&to, &conn->other);
 	if (!conn->to_network) {
-		/* Before anything is changed: the host's stack says what is wrong, if anything. */
 		if (!from)
 			return not_ours(skb);
-		if (p->ttl <= 1 || !route_leads_out(route_find(skb, p, from, to.dst.word[3], &fib)))
+		if (p->ttl <= 1)
+			return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4, 0);
+		route = route_find(skb, p, from, &to.dst, &room->fib);
+		if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+			return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
+					    room->fib.mtu_result);
+		/* Before anything is changed: the host's stack says what is wrong. */
+		if (!route_leads_out(route))
 			return to_host(skb, from);
 		conn_track(skb, p, conn);
 		if (rewrite_tuple(skb, p, &to))
 			return drop(skb, DROP_REWRITE);
-		return to_outside(skb, p, &fib);
+		return to_outside(skb, p, &room->fib);
 	}
 	net = network_find(conn->to_network);
 	endpoint = endpoint_find(conn->to_network, &to.dst);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
+	if (p->dont_fragment && !fits(skb, p, net->mtu))
+		return answer_error(skb, p, &p->tuple.dst, net->mtu);
 	conn_track(skb, p, conn);
 	if (rewrite_tuple(skb, p, &to) || (p->ttl > 1 && rewrite_ttl(skb, p)))
 		return drop(skb, DROP_REWRITE);

@@ -25,6 +25,7 @@
 #define L3 ETH_HLEN                /* offset of the network header: tagged frames are refused */
 #define HEADERS (ETH_HLEN + 60 + 20) /* the longest IPv4 header, then a TCP header */
 #define IP_FRAGMENT bpf_htons(0x3fff) /* IPv4: more-fragments flag and offset */
+#define IP_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IP_OFFSET bpf_htons(0x1fff)
 #define IP_DONT_FRAGMENT bpf_htons(0x4000)
 
@@ -68,7 +69,7 @@ struct nd_body {
 	__u8 mac[6];
 };
 
-enum fragment {
+enum fragment_kind {
 	FRAGMENT_NONE = 0,
 	FRAGMENT_FIRST = 1,
 	FRAGMENT_LATER = 2, /* has no ports */
@@ -78,12 +79,17 @@ struct packet {
 	struct tuple tuple;  /* ARP: sender and target; ports 0 where there are none */
 	__u32 l4;            /* offset of the transport header, 0: none */
 	__u32 length;        /* of the IP packet as its header states it */
+	__u32 seq, ack;      /* TCP, host order */
+	__be32 fragment_id;
+	__u16 fragment_from; /* bytes of the datagram before this fragment's, */
+	__u16 fragment_to;   /* and up to its end */
 	__be16 ethertype;
-	__u8 fragment;       /* enum fragment */
+	__u8 fragment;       /* enum fragment_kind */
 	__u8 ttl;            /* or hop limit */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 dont_fragment;
+	__u8 more_fragments;
 	__u8 arp_operation;
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
@@ -132,6 +138,11 @@ static __always_inline bool v4_is_unusable(__be32 v4)
 	return first == 0 || first == 127 || (first >= 240 && v4 != 0xffffffff);
 }
 
+static __always_inline bool addr_is_loopback6(const struct ip_addr *a)
+{
+	return (a->word[0] | a->word[1] | a->word[2]) == 0 && a->word[3] == bpf_htonl(1);
+}
+
 static __always_inline bool v4_is_multicast(__be32 v4)
 {
 	return (bpf_ntohl(v4) >> 28) == 0xe;
@@ -148,8 +159,23 @@ static __always_inline void tuple_reverse(struct tuple *to, const struct tuple *
 	to->pad[0] = to->pad[1] = to->pad[2] = 0;
 }
 
+static __always_inline bool is_ipv6(const struct packet *p)
+{
+	return p->ethertype == bpf_htons(ETH_P_IPV6);
+}
+
+static __always_inline bool is_icmp(__u8 proto)
+{
+	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6;
+}
+
+/* The types below 128 of ICMPv6 are errors (RFC 4443, 2.1). */
 static __always_inline bool icmp_is_error(const struct packet *p)
 {
+	if (p->fragment || !p->l4)
+		return false;
+	if (p->tuple.proto == IPPROTO_ICMPV6)
+		return is_ipv6(p) && p->icmp_type < 128;
 	return p->tuple.proto == IPPROTO_ICMP &&
 	       (p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_TIME_EXCEEDED ||
 		p->icmp_type == ICMP_PARAMETERPROB);
@@ -158,8 +184,11 @@ static __always_inline bool icmp_is_error(const struct packet *p)
 /* Can its connection be followed: it has ports, or an ICMP echo identifier. */
 static __always_inline bool packet_has_ports(const struct packet *p)
 {
-	if (p->fragment == FRAGMENT_LATER || !p->l4)
+	if (!p->l4)
 		return false;
+	/* A later fragment has those of its first one, once it was looked up (fragments.h). */
+	if (p->fragment == FRAGMENT_LATER)
+		return p->tuple.sport || p->tuple.dport;
 	switch (p->tuple.proto) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
@@ -178,6 +207,11 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 	struct udphdr *udp = l4;
 	struct icmp_header *icmp = l4;
 
+	/* The other family's ICMP is a protocol like any that has no ports. */
+	if (p->tuple.proto == (is_ipv6(p) ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		p->l4 = 0;
+		return 0;
+	}
 	switch (p->tuple.proto) {
 	case IPPROTO_TCP:
 		if ((void *)(tcp + 1) > end)
@@ -185,6 +219,8 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 		p->tuple.sport = tcp->source;
 		p->tuple.dport = tcp->dest;
 		p->tcp_flags = ((__u8 *)tcp)[13];
+		p->seq = bpf_ntohl(tcp->seq);
+		p->ack = bpf_ntohl(tcp->ack_seq);
 		return 0;
 	case IPPROTO_UDP:
 		if ((void *)(udp + 1) > end)
@@ -225,8 +261,16 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, s
 	p->ttl = ip->ttl;
 	p->dont_fragment = (ip->frag_off & IP_DONT_FRAGMENT) != 0;
 	p->l4 = L3 + header;
-	if (ip->frag_off & IP_FRAGMENT)
+	if (ip->frag_off & IP_FRAGMENT) {
 		p->fragment = ip->frag_off & IP_OFFSET ? FRAGMENT_LATER : FRAGMENT_FIRST;
+		p->fragment_id = ip->id;
+		p->more_fragments = (ip->frag_off & IP_MORE_FRAGMENTS) != 0;
+		p->fragment_from = bpf_ntohs(ip->frag_off & IP_OFFSET) * 8;
+		p->fragment_to = p->fragment_from + p->length - header;
+		/* Beyond 64 KiB: the ping of death. */
+		if (p->fragment_to < p->fragment_from)
+			return DROP_TRUNCATED;
+	}
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	return parse_transport((void *)ip + header, end, p);
@@ -249,6 +293,9 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 		return DROP_TRUNCATED;
 	__builtin_memcpy(&p->tuple.src, &ip->saddr, sizeof(p->tuple.src));
 	__builtin_memcpy(&p->tuple.dst, &ip->daddr, sizeof(p->tuple.dst));
+	/* Here a mapped address means IPv4; as an IPv6 packet it must not exist (RFC 4942, 2.2). */
+	if (addr_is_v4(&p->tuple.src) || addr_is_v4(&p->tuple.dst))
+		return DROP_BAD_ADDR;
 	p->ttl = ip->hop_limit;
 	p->dont_fragment = 1;
 	for (i = 0; i < 4; i++) {
@@ -260,13 +307,19 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 		if ((void *)(extension + 8) > end)
 			return DROP_TRUNCATED;
 		if (next == IPPROTO_FRAGMENT) {
-			__be16 offset = *(__be16 *)(extension + 2);
+			__u16 offset = bpf_ntohs(*(__be16 *)(extension + 2));
 
-			if (offset & bpf_htons(0xfff8))
+			if (offset & 0xfff8)
 				p->fragment = FRAGMENT_LATER;
-			else if (offset & bpf_htons(1))
+			else if (offset & 1)
 				p->fragment = FRAGMENT_FIRST;
+			p->fragment_id = *(__be32 *)(extension + 4);
+			p->more_fragments = offset & 1;
+			p->fragment_from = offset & 0xfff8;
 			at += 8;
+			p->fragment_to = p->fragment_from + p->length - (at - L3);
+			if (p->fragment_to < p->fragment_from)
+				return DROP_TRUNCATED;
 		} else {
 			at += 8 + extension[1] * 8;
 		}
@@ -331,10 +384,13 @@ static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Returns 0, or the reason why the frame is unfit. *p must be zeroed. */
-static __noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
+__noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
 {
-	int reason = parse_linear(skb, p);
+	int reason;
 
+	if (!p)
+		return DROP_TRUNCATED;
+	reason = parse_linear(skb, p);
 	/* Headers may lie outside the linear part: fetch them, once, and only then. */
 	if (reason == DROP_TRUNCATED && skb->data_end - skb->data < skb->len &&
 	    skb->data_end - skb->data < HEADERS) {

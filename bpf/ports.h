@@ -35,11 +35,13 @@ static __always_inline struct port *port_find_exact(const struct ip_addr *addr, 
 	return bpf_map_lookup_elem(&ports, &key);
 }
 
-/* Published at every host address: the caller knows that the address is the host's. */
-static __always_inline struct port *port_find_any(__be16 port, __u8 proto)
+/* Published at every host address of that family: the caller knows that the address is the host's. */
+static __always_inline struct port *port_find_any(bool v6, __be16 port, __u8 proto)
 {
 	struct port_key key = {.port = port, .proto = proto};
 
+	if (!v6)
+		addr_set_v4(&key.addr, 0);
 	return bpf_map_lookup_elem(&ports, &key);
 }
 
@@ -50,8 +52,25 @@ static __always_inline struct port *port_find(const struct ip_addr *addr, __be16
 	if (!port_is_reserved(port, proto))
 		return NULL;
 	found = port_find_exact(addr, port, proto);
-	if (!found)
-		found = port_find_any(port, proto);
-	/* The container must speak the family that it is asked in. */
-	return found && addr_is_v4(&found->addr) == addr_is_v4(addr) ? found : NULL;
+	return found ? found : port_find_any(!addr_is_v4(addr), port, proto);
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_key);
+	__type(value, struct source);
+} sources SEC(".maps");
+
+/* May this source connect to the published port: the longest prefix decides. */
+static __always_inline bool port_admits(const struct port *port, const struct ip_addr *source)
+{
+	struct source_key key = {.prefixlen = 160, .filter = port->filter, .addr = *source};
+	struct source *rule;
+
+	if (!port->filter)
+		return true;
+	rule = bpf_map_lookup_elem(&sources, &key);
+	return rule ? rule->allow : !port->refuse;
 }

@@ -3,11 +3,26 @@
 #pragma once
 #include "verdict.h"
 
+#define EINVAL 22
 #define IP_CHECK_AT (L3 + offsetof(struct iphdr, check))
 #define IP_TTL_AT (L3 + offsetof(struct iphdr, ttl))
 #define IP_ADDRS_AT (L3 + offsetof(struct iphdr, saddr))
+#define IP6_TTL_AT (L3 + offsetof(struct ipv6hdr, hop_limit))
+#define IP6_ADDRS_AT (L3 + offsetof(struct ipv6hdr, saddr))
 #define ICMP_CHECK_AT offsetof(struct icmp_header, checksum)
 #define ICMP_ID_AT offsetof(struct icmp_header, id)
+
+/* Since 6.16 (and in stable kernels): the pseudo header is IPv6's, which no header checksum
+ * balances. It matters where a device has summed the packet; older kernels refuse it. */
+#define F_IPV6 (1ULL << 7)
+
+/* A 32-bit sum as the 16 bits that a header holds (RFC 1071). */
+static __always_inline __sum16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
 
 static __always_inline int rewrite_macs(struct __sk_buff *skb, const __u8 *dst, const __u8 *src)
 {
@@ -23,10 +38,24 @@ static __always_inline int rewrite_ttl(struct __sk_buff *skb, const struct packe
 {
 	__u8 ttl = p->ttl - 1;
 
+	if (is_ipv6(p))
+		return bpf_skb_store_bytes(skb, IP6_TTL_AT, &ttl, sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
 	/* The checksum covers TTL and protocol as one 16-bit word; only the upper byte changes. */
 	if (bpf_l3_csum_replace(skb, IP_CHECK_AT, bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
 		return -1;
 	return bpf_skb_store_bytes(skb, IP_TTL_AT, &ttl, sizeof(ttl), 0);
+}
+
+/* Where the transport header at l4 has its checksum; 0: it has none that could be mended. */
+static __always_inline __u32 check_at(__u32 l4, __u8 proto)
+{
+	switch (proto) {
+	case IPPROTO_TCP:
+		return l4 + offsetof(struct tcphdr, check);
+	case IPPROTO_UDP:
+		return l4 + offsetof(struct udphdr, check);
+	}
+	return l4 + ICMP_CHECK_AT;
 }
 
 /* Ports, or the ICMP echo identifier, of the transport header at l4; `icmp`: outer ICMP
@@ -37,14 +66,15 @@ static __always_inline int rewrite_ports(struct __sk_buff *skb, __u32 l4, __u8 p
 {
 	__be32 old = from->sport | (__u32)from->dport << 16;
 	__be32 new = to->sport | (__u32)to->dport << 16;
-	__be16 id;
+	__be16 id, was;
 
 	if (old == new)
 		return 0;
-	if (proto == IPPROTO_ICMP) {
+	if (is_icmp(proto)) {
 		/* One of the two ports is the identifier, the other is 0 on both sides. */
 		id = to->sport | to->dport;
-		if (bpf_l4_csum_replace(skb, l4 + ICMP_CHECK_AT, from->sport | from->dport, id, 2))
+		was = from->sport | from->dport;
+		if (bpf_l4_csum_replace(skb, l4 + ICMP_CHECK_AT, was, id, 2))
 			return -1;
 		/* Inside an error the two changes cancel out: identifier against checksum. */
 		return bpf_skb_store_bytes(skb, l4 + ICMP_ID_AT, &id, sizeof(id), 0);
@@ -52,90 +82,184 @@ static __always_inline int rewrite_ports(struct __sk_buff *skb, __u32 l4, __u8 p
 	if (icmp) {
 		if (bpf_l4_csum_replace(skb, icmp, old, new, 4))
 			return -1;
-	} else if (proto == IPPROTO_TCP) {
-		if (bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), old, new, 4))
-			return -1;
-	} else if (bpf_l4_csum_replace(skb, l4 + offsetof(struct udphdr, check), old, new,
-				       BPF_F_MARK_MANGLED_0 | 4)) {
+	} else if (bpf_l4_csum_replace(skb, check_at(l4, proto), old, new,
+				       4 | (proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0))) {
 		return -1;
 	}
 	return bpf_skb_store_bytes(skb, l4, &new, sizeof(new), 0);
 }
 
-/*
- * IPv4 addresses and ports of an ordinary packet: from what it says to what `to` says. The
- * helpers know whether the checksum is finished, left to the device, or summed by it.
- */
-static __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p,
-				    const struct tuple *to)
+/* The change of both addresses, as a checksum sees it; negative: it could not be computed. */
+static __always_inline __s64 addrs_diff(const struct tuple *from, const struct tuple *to, bool v6)
 {
 	__be32 old[2], new[2];
+
+	/* Source and destination lie one behind the other in a tuple as in a header. */
+	if (v6)
+		return bpf_csum_diff((__be32 *)&from->src, 32, (__be32 *)&to->src, 32, 0);
+	old[0] = from->src.word[3];
+	old[1] = from->dst.word[3];
+	new[0] = to->src.word[3];
+	new[1] = to->dst.word[3];
+	return bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
+}
+
+/* Addresses of the IP header at l3, whose own checksum, if it has one, is mended. */
+static __always_inline int rewrite_addrs(struct __sk_buff *skb, __u32 l3, const struct tuple *to,
+					 __s64 diff, bool v6)
+{
+	__be32 new[2];
+
+	if (v6)
+		return bpf_skb_store_bytes(skb, l3 + offsetof(struct ipv6hdr, saddr), &to->src, 32,
+					   0);
+	new[0] = to->src.word[3];
+	new[1] = to->dst.word[3];
+	if (bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, diff, 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), new, sizeof(new), 0);
+}
+
+/* The transport checksum's share of new addresses (its pseudo header). */
+static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __s64 diff, __u64 flags,
+					  bool v6)
+{
+	long error;
+
+	if (!v6)
+		return bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | flags);
+	error = bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | F_IPV6 | flags);
+	if (error == -EINVAL)
+		error = bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | flags);
+	return error;
+}
+
+/*
+ * Addresses and ports of an ordinary packet: from what it says to what `to` says. The helpers
+ * know whether the checksum is finished, left to the device, or summed by it. A later fragment
+ * has no transport header; its first one's checksum covers the whole datagram.
+ */
+__noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p,
+				    const struct tuple *to)
+{
+	bool v6;
 	__s64 diff;
 
 	if (!p || !to)
 		return -1;
-	old[0] = p->tuple.src.word[3];
-	old[1] = p->tuple.dst.word[3];
-	new[0] = to->src.word[3];
-	new[1] = to->dst.word[3];
-	diff = bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
-	if (diff < 0 || bpf_l3_csum_replace(skb, IP_CHECK_AT, 0, diff, 0))
+	v6 = is_ipv6(p);
+	diff = addrs_diff(&p->tuple, to, v6);
+	if (diff < 0)
 		return -1;
-	if (p->tuple.proto == IPPROTO_TCP) {
-		if (bpf_l4_csum_replace(skb, p->l4 + offsetof(struct tcphdr, check), 0, diff,
-					BPF_F_PSEUDO_HDR))
-			return -1;
-	} else if (p->tuple.proto == IPPROTO_UDP) {
-		if (bpf_l4_csum_replace(skb, p->l4 + offsetof(struct udphdr, check), 0, diff,
-					BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0))
-			return -1;
-	}
-	if (bpf_skb_store_bytes(skb, IP_ADDRS_AT, new, sizeof(new), 0))
+	/* ICMP has no pseudo header, ICMPv6 has. */
+	if (p->fragment != FRAGMENT_LATER && p->tuple.proto != IPPROTO_ICMP &&
+	    rewrite_pseudo(skb, check_at(p->l4, p->tuple.proto), diff,
+			   p->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0, v6))
 		return -1;
+	if (rewrite_addrs(skb, L3, to, diff, v6))
+		return -1;
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
 	return rewrite_ports(skb, p->l4, p->tuple.proto, &p->tuple, to, 0);
 }
 
 /* What an ICMP error quotes, and where. */
 struct quoted {
 	struct tuple tuple; /* of the quoted packet, as it was sent */
+	struct tuple outer; /* what the error's own addresses become */
 	__u32 l3, l4;
-	__be32 src, dst;    /* what the error's own addresses become */
 };
 
 /*
  * An ICMP error: the quoted packet's tuple becomes `inner`, the error's own addresses what
  * `quoted` says. The outer ICMP checksum covers the quotation, so each change inside is
- * answered there; a change of the quoted header's addresses is cancelled by its own checksum.
+ * answered there; an IPv4 header's own checksum has cancelled its addresses out already.
  */
-static __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
+__noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
 				    const struct quoted *quoted, const struct tuple *inner)
 {
-	__u32 check, addrs;
-	__be32 old[2], new[2];
+	__u32 check;
+	bool v6;
 	__s64 diff;
 
 	if (!p || !quoted || !inner)
 		return -1;
-	check = quoted->l3 + offsetof(struct iphdr, check);
-	addrs = quoted->l3 + offsetof(struct iphdr, saddr);
-	old[0] = quoted->tuple.src.word[3];
-	old[1] = quoted->tuple.dst.word[3];
-	new[0] = inner->src.word[3];
-	new[1] = inner->dst.word[3];
-	diff = bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
-	if (diff < 0 || bpf_l3_csum_replace(skb, check, 0, diff, 0) ||
-	    bpf_skb_store_bytes(skb, addrs, new, sizeof(new), 0))
+	v6 = is_ipv6(p);
+	check = p->l4 + ICMP_CHECK_AT;
+	diff = addrs_diff(&quoted->tuple, inner, v6);
+	if (diff < 0 || (v6 && bpf_l4_csum_replace(skb, check, 0, diff, 0)) ||
+	    rewrite_addrs(skb, quoted->l3, inner, diff, v6) ||
+	    rewrite_ports(skb, quoted->l4, inner->proto, &quoted->tuple, inner, check))
 		return -1;
-	if (rewrite_ports(skb, quoted->l4, inner->proto, &quoted->tuple, inner, p->l4 + ICMP_CHECK_AT))
+	diff = addrs_diff(&p->tuple, &quoted->outer, v6);
+	if (diff < 0 || (v6 && rewrite_pseudo(skb, check, diff, 0, v6)))
 		return -1;
-	old[0] = p->tuple.src.word[3];
-	old[1] = p->tuple.dst.word[3];
-	new[0] = quoted->src;
-	new[1] = quoted->dst;
-	diff = bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
-	if (diff < 0 || bpf_l3_csum_replace(skb, IP_CHECK_AT, 0, diff, 0))
+	return rewrite_addrs(skb, L3, &quoted->outer, diff, v6);
+}
+
+#define PACKET_TOO_BIG 2       /* ICMPv6 types (RFC 4443) */
+#define TIME_EXCEEDED_V6 3
+#define FRAGMENTATION_NEEDED 4 /* code of ICMP_DEST_UNREACH */
+
+/*
+ * The packet becomes an ICMP error about itself, from `src` back to its sender (RFC 792, RFC
+ * 4443). `mtu` 0: no hop was left, else it is larger than that. Fails for what is not to be
+ * answered: fragments but the first, and errors, of which there is no end.
+ */
+__noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
+					 const struct ip_addr *src, __u32 mtu)
+{
+	struct scratch *room = scratch();
+	struct error_body *icmp;
+	__u32 length;
+	__s64 sum;
+
+	if (!p || !src || !room || p->fragment == FRAGMENT_LATER || icmp_is_error(p))
 		return -1;
-	return bpf_skb_store_bytes(skb, IP_ADDRS_AT, new, sizeof(new), 0);
+	icmp = &room->error;
+	__builtin_memset(&icmp->header, 0, sizeof(icmp->header));
+	/* Few lengths that the verifier can follow: all of the quote, or what RFC 792 asks for. */
+	if (p->length >= QUOTE)
+		length = QUOTE;
+	else if (is_ipv6(p))
+		length = sizeof(struct ipv6hdr) + 8;
+	else
+		length = sizeof(struct iphdr) + 8;
+	if (p->length < length || bpf_skb_load_bytes(skb, L3, icmp->quote, length))
+		return -1;
+	length += sizeof(icmp->header);
+	if (is_ipv6(p)) {
+		struct ipv6hdr ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6, .hop_limit = 64};
+		__be32 pseudo[2] = {bpf_htonl(length), bpf_htonl(IPPROTO_ICMPV6)};
+
+		ip.payload_len = bpf_htons(length);
+		__builtin_memcpy(&ip.saddr, src, sizeof(ip.saddr));
+		__builtin_memcpy(&ip.daddr, &p->tuple.src, sizeof(ip.daddr));
+		icmp->header.type = mtu ? PACKET_TOO_BIG : TIME_EXCEEDED_V6;
+		icmp->header.sequence = bpf_htons(mtu);
+		sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip.saddr, 2 * sizeof(ip.saddr), 0);
+		sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
+		sum = bpf_csum_diff(NULL, 0, (__be32 *)icmp, length, sum);
+		icmp->header.checksum = fold(sum);
+		if (bpf_skb_change_tail(skb, L3 + sizeof(ip) + length, 0) ||
+		    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0))
+			return -1;
+		return bpf_skb_store_bytes(skb, L3 + sizeof(ip), icmp, length, 0);
+	}
+	struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_ICMP};
+
+	ip.tot_len = bpf_htons(sizeof(ip) + length);
+	ip.saddr = src->word[3];
+	ip.daddr = p->tuple.src.word[3];
+	ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	icmp->header.type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED;
+	icmp->header.code = mtu ? FRAGMENTATION_NEEDED : 0;
+	icmp->header.sequence = bpf_htons(mtu);
+	icmp->header.checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)icmp, length, 0));
+	if (bpf_skb_change_tail(skb, L3 + sizeof(ip) + length, 0) ||
+	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, L3 + sizeof(ip), icmp, length, 0);
 }
 
 /* An ARP request becomes its answer (RFC 826): `mac` has the address that was asked for. */
@@ -196,9 +320,7 @@ static __noinline int rewrite_advertisement(struct __sk_buff *skb, const struct 
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd, sizeof(nd), sum);
 	if (sum < 0)
 		return -1;
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	nd.header.icmp6_cksum = ~sum;
+	nd.header.icmp6_cksum = fold(sum);
 	if (bpf_skb_change_tail(skb, L3 + sizeof(ip) + sizeof(nd), 0) ||
 	    rewrite_macs(skb, detection ? all_nodes_mac : p->src_mac, mac) ||
 	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0))

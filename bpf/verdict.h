@@ -2,6 +2,7 @@
 /* The only place that counts, reports and turns a decision into a return value. */
 #pragma once
 #include "packet.h"
+#include "scratch.h"
 
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
 const volatile struct config config SEC(".rodata.config");

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Fragments on the ways that need ports (RFC 791, RFC 8200). Only a datagram's first fragment
+ * has them: the others get the same from here. One that comes before its first is kept, and put
+ * back in front of the hook once the first is there. Pieces that overlap lose the datagram
+ * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).
+ */
+#pragma once
+#include "verdict.h"
+
+#define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
+#define FRAGMENT_PIECES 64
+#define HELD_SLOTS 8
+#define HELD_FRAME 2048
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct held_key);
+	__type(value, struct held);
+} held SEC(".maps");
+
+/* Values too large for the stack; index 0 stays zero, 1 is a frame that is set aside. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct held);
+} frames SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fragment);
+} no_fragment SEC(".maps");
+
+static __always_inline void fragment_key_of(const struct packet *p, __u32 endpoint,
+					    struct fragment_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->src = p->tuple.src;
+	key->dst = p->tuple.dst;
+	key->id = p->fragment_id;
+	key->endpoint = endpoint;
+	/* The fragments of an IPv6 datagram may name different protocols (RFC 8200, 4.5). */
+	key->proto = is_ipv6(p) ? 0 : p->tuple.proto;
+}
+
+static __always_inline struct fragment *fragment_open(const struct fragment_key *key)
+{
+	struct fragment *fragment = bpf_map_lookup_elem(&fragments, key);
+	__u64 now = bpf_ktime_get_ns();
+	__u32 zero = 0;
+	void *blank;
+
+	if (fragment && now - fragment->since > FRAGMENT_TIMEOUT) {
+		bpf_map_delete_elem(&fragments, key);
+		fragment = NULL;
+	}
+	if (fragment)
+		return fragment;
+	blank = bpf_map_lookup_elem(&no_fragment, &zero);
+	if (!blank)
+		return NULL;
+	bpf_map_update_elem(&fragments, key, blank, BPF_NOEXIST);
+	fragment = bpf_map_lookup_elem(&fragments, key);
+	if (fragment && !fragment->since)
+		fragment->since = now;
+	return fragment;
+}
+
+struct piece_search {
+	struct fragment *fragment;
+	__u32 from, to;
+	__u32 overlaps;
+};
+
+static long piece_compare(__u32 index, struct piece_search *search)
+{
+	struct piece *piece;
+
+	if (index >= FRAGMENT_PIECES)
+		return 1;
+	piece = &search->fragment->seen[index];
+	if (search->from >= piece->to || search->to <= piece->from)
+		return 0;
+	search->overlaps = 1;
+	return 1;
+}
+
+/* Records the packet's piece. Returns 0, or a drop reason. */
+static __always_inline int fragment_record(struct fragment *fragment, const struct packet *p)
+{
+	struct piece_search search = {
+		.fragment = fragment, .from = p->fragment_from, .to = p->fragment_to};
+	__u32 count = fragment->pieces;
+
+	if (fragment->refused)
+		return DROP_OVERLAP;
+	bpf_loop(count, piece_compare, &search, 0);
+	if (search.overlaps) {
+		fragment->refused = 1;
+		return DROP_OVERLAP;
+	}
+	if (count >= FRAGMENT_PIECES)
+		return DROP_FRAGMENT;
+	fragment->seen[count].from = p->fragment_from;
+	fragment->seen[count].to = p->fragment_to;
+	fragment->pieces = count + 1;
+	fragment->bytes += p->fragment_to - p->fragment_from;
+	if (!p->more_fragments)
+		fragment->total = p->fragment_to;
+	return 0;
+}
+
+/* The frames kept of one datagram, slot after slot. */
+struct held_walk {
+	struct held_key key;
+	struct __sk_buff *skb;
+	int result;
+};
+
+static long hold_one(__u32 slot, struct held_walk *walk)
+{
+	__u32 zero = 0, length = walk->skb->len;
+	struct held *blank, *frame;
+
+	walk->key.slot = slot;
+	blank = bpf_map_lookup_elem(&frames, &zero);
+	if (!blank || length > HELD_FRAME || length < 1)
+		return 1;
+	if (bpf_map_update_elem(&held, &walk->key, blank, BPF_NOEXIST))
+		return 0;
+	frame = bpf_map_lookup_elem(&held, &walk->key);
+	if (!frame || bpf_skb_load_bytes(walk->skb, 0, frame->frame, length))
+		return 1;
+	frame->since = bpf_ktime_get_ns();
+	frame->length = length;
+	walk->result = HELD;
+	return 1;
+}
+
+/* Keeps a fragment whose first one is not there yet. Returns HELD, or why it cannot be kept. */
+__noinline int fragment_hold(struct __sk_buff *skb, const struct fragment_key *fragment)
+{
+	struct held_walk walk = {.skb = skb, .result = DROP_FRAGMENT};
+
+	if (!fragment)
+		return DROP_FRAGMENT;
+	walk.key.fragment = *fragment;
+	bpf_loop(HELD_SLOTS, hold_one, &walk, 0);
+	return walk.result;
+}
+
+/* The frame becomes another one. */
+static __noinline int frame_replace(struct __sk_buff *skb, struct held *by)
+{
+	__u32 length;
+
+	if (!by)
+		return -1;
+	length = by->length;
+	if (length < ETH_HLEN || length > HELD_FRAME || bpf_skb_change_tail(skb, length, 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, 0, by->frame, length, BPF_F_RECOMPUTE_CSUM);
+}
+
+static long release_one(__u32 slot, struct held_walk *walk)
+{
+	struct held *kept;
+	bool fresh;
+
+	walk->key.slot = slot;
+	kept = bpf_map_lookup_elem(&held, &walk->key);
+	if (!kept)
+		return 0;
+	fresh = bpf_ktime_get_ns() - kept->since < FRAGMENT_TIMEOUT;
+	if (fresh && !frame_replace(walk->skb, kept))
+		bpf_clone_redirect(walk->skb, walk->skb->ifindex, BPF_F_INGRESS);
+	bpf_map_delete_elem(&held, &walk->key);
+	return 0;
+}
+
+/*
+ * The first fragment is there: those that were kept arrive again, behind it. They are sent as
+ * copies of this frame with their own contents; then it gets its own back.
+ */
+__noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key *fragment)
+{
+	struct held_walk walk = {.skb = skb};
+	__u32 one = 1, length = skb->len;
+	struct held *aside;
+
+	if (!fragment)
+		return 0;
+	walk.key.fragment = *fragment;
+	if (!bpf_map_lookup_elem(&held, &walk.key))
+		return 0;
+	aside = bpf_map_lookup_elem(&frames, &one);
+	if (!aside || length > HELD_FRAME || length < 1 ||
+	    bpf_skb_load_bytes(skb, 0, aside->frame, length))
+		return 0;
+	aside->length = length;
+	bpf_loop(HELD_SLOTS, release_one, &walk, 0);
+	return frame_replace(skb, aside);
+}
+
+static long forget_one(__u32 slot, struct held_walk *walk)
+{
+	walk->key.slot = slot;
+	return bpf_map_delete_elem(&held, &walk->key) != 0;
+}
+
+/* The datagram is the host's: its fragments are left alone, and copies of them forgotten. */
+__noinline int fragment_disown(const struct packet *p)
+{
+	struct held_walk walk = {};
+	struct fragment *fragment;
+
+	if (!p)
+		return 0;
+	fragment_key_of(p, 0, &walk.key.fragment);
+	fragment = fragment_open(&walk.key.fragment);
+	if (fragment)
+		fragment->known = fragment->foreign = 1;
+	bpf_loop(HELD_SLOTS, forget_one, &walk, 0);
+	return 0;
+}
+
+/* What is known of a fragment's datagram; NULL: nothing. */
+static __always_inline struct fragment *fragment_find(const struct packet *p, __u32 endpoint)
+{
+	struct fragment_key key;
+	struct fragment *fragment;
+
+	fragment_key_of(p, endpoint, &key);
+	fragment = bpf_map_lookup_elem(&fragments, &key);
+	if (fragment && bpf_ktime_get_ns() - fragment->since > FRAGMENT_TIMEOUT)
+		return NULL;
+	return fragment;
+}
+
+/*
+ * Takes note of a fragment, and gives a later one its ports. Returns 0 to go on, HELD, or a drop
+ * reason; NOT_OURS never. `endpoint`: who sends it, 0: not a container.
+ */
+static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
+{
+	struct fragment_key key;
+	struct fragment *fragment;
+	int reason;
+
+	if (!p)
+		return DROP_FRAGMENT;
+	fragment_key_of(p, endpoint, &key);
+	fragment = fragment_open(&key);
+	if (!fragment)
+		return DROP_FRAGMENT;
+	if (p->fragment == FRAGMENT_LATER && !fragment->known)
+		return fragment_hold(skb, &key);
+	reason = fragment_record(fragment, p);
+	if (reason)
+		return reason;
+	if (p->fragment == FRAGMENT_FIRST) {
+		fragment->sport = p->tuple.sport;
+		fragment->dport = p->tuple.dport;
+		fragment->known = 1;
+		if (fragment_release(skb, &key))
+			return DROP_REWRITE;
+	} else {
+		p->tuple.sport = fragment->sport;
+		p->tuple.dport = fragment->dport;
+	}
+	/* Nothing overlaps, so the datagram is complete when the lengths add up. */
+	if (fragment->total && fragment->bytes == fragment->total)
+		bpf_map_delete_elem(&fragments, &key);
+	return 0;
+}

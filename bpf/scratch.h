@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Room for what does not fit on the 512 bytes of stack that all functions of a call chain
+ * share. One per CPU: the hooks run with bottom halves off, and none of them inside another.
+ * Whoever takes a part uses it up before it calls anybody who takes the same.
+ */
+#pragma once
+#include "packet.h"
+
+#define QUOTE 96 /* bytes of a packet that an ICMP error of ours quotes at the most */
+
+struct error_body {
+	struct icmp_header header;
+	__u8 quote[QUOTE];
+};
+
+struct scratch {
+	struct bpf_fib_lookup fib;
+	struct error_body error;
+	/* A struct conn. By that name the verifier would see a timer, which must not be here. */
+	__u64 conn[sizeof(struct conn) / sizeof(__u64)];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}

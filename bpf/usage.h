@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What one container takes of the connection tables, so that it cannot starve the others. */
+#pragma once
+#include "verdict.h"
+
+#define SECOND 1000000000ULL
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct usage_key);
+	__type(value, struct usage);
+} usages SEC(".maps");
+
+static __always_inline struct usage *usage_find(__u32 endpoint)
+{
+	struct usage_key key = {.endpoint = endpoint};
+
+	return bpf_map_lookup_elem(&usages, &key);
+}
+
+/*
+ * May the container open one more? Openings that nobody answers are forgotten by halves, once
+ * per handshake time-out: `pending` itself does not say when it has forgotten one.
+ */
+__noinline int usage_admits(__u32 endpoint)
+{
+	struct usage_key key = {.endpoint = endpoint};
+	struct usage fresh = {}, *usage;
+	__u64 now = bpf_ktime_get_ns();
+
+	usage = usage_find(endpoint);
+	if (!usage) {
+		fresh.since = now;
+		bpf_map_update_elem(&usages, &key, &fresh, BPF_NOEXIST);
+		usage = usage_find(endpoint);
+		if (!usage)
+			return 1;
+	}
+	if (now - usage->since > config.timeout_handshake * SECOND) {
+		usage->since = now;
+		usage->openings /= 2;
+	}
+	if (config.max_conns && usage->conns >= config.max_conns)
+		return 0;
+	if (config.max_openings && usage->openings >= config.max_openings)
+		return 0;
+	__sync_fetch_and_add(&usage->openings, 1);
+	return 1;
+}
+
+/* A confirmed connection of the endpoint begins (1) or ends (-1). 0: not a container. */
+static __always_inline void usage_count(__u32 endpoint, int change)
+{
+	struct usage *usage = endpoint ? usage_find(endpoint) : NULL;
+
+	if (!usage)
+		return;
+	if (change > 0) {
+		__sync_fetch_and_add(&usage->conns, 1);
+		if (usage->openings)
+			__sync_fetch_and_add(&usage->openings, -1);
+	} else if (usage->conns) {
+		__sync_fetch_and_add(&usage->conns, -1);
+	}
+}
