@@ -67,12 +67,25 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 		return drop(skb, DROP_TRUNCATED);
 	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
 		return consume(skb, ABSORBED);
-	if (!neighbour_mac(device->network, net, &target, mac))
+	if (addr_is_v4(&target) || !neighbour_mac(device->network, net, &target, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
 	if (rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac))
 		return drop(skb, DROP_REWRITE);
 	count(skb, ANSWERED);
 	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Of its own addresses the map knows already; of others' it has nothing to say. */
+static __always_inline int absorb_advertisement(struct __sk_buff *skb, const struct packet *p,
+						const struct device *device)
+{
+	struct ip_addr target;
+
+	if (!solicited(skb, p, &target))
+		return drop(skb, DROP_TRUNCATED);
+	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
+		return consume(skb, ABSORBED);
+	return drop(skb, DROP_SPOOFED_ARP);
 }
 
 /* Broadcast and multicast: to the host, and to the members where they may talk. */
@@ -150,13 +163,16 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p,
 {
 	bool gateway = addr_equal(&p->tuple.dst, &net->gateway4);
 	struct bpf_fib_lookup fib;
+	struct device *other;
 	struct conn *conn;
 	int verdict;
 	long route;
 
 	if (!mac_equal(p->dst_mac, net->mac))
 		return drop(skb, DROP_WRONG_MAC);
-	if (v4_is_unusable(p->tuple.dst.word[3]) || v4_is_multicast(p->tuple.dst.word[3]))
+	/* A group's address in a frame for one. */
+	if (v4_is_unusable(p->tuple.dst.word[3]) || v4_is_multicast(p->tuple.dst.word[3]) ||
+	    p->tuple.dst.word[3] == net->broadcast)
 		return drop(skb, DROP_BAD_ADDR);
 	if (net->flags & NETWORK_INTERNAL)
 		return gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
@@ -181,8 +197,10 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p,
 	/* Blackhole, unreachable, prohibit: the host's stack says so in its own words. */
 	if (!route_leads_out(route))
 		return to_host(skb, net);
-	if (device_find(fib.ifindex, DEVICE_GATEWAY))
-		return drop(skb, DROP_ISOLATED);
+	other = device_find(fib.ifindex, DEVICE_GATEWAY);
+	if (other)
+		return drop(skb, other->network == device->network ? DROP_NO_ENDPOINT :
+								     DROP_ISOLATED);
 	return to_new_outside(skb, p, device, net, &fib);
 }
 
@@ -222,6 +240,8 @@ int from_container(struct __sk_buff *skb)
 		return answer_arp(skb, &p, device, net);
 	if (p.ethertype == bpf_htons(ETH_P_IPV6) && is_solicitation(&p))
 		return answer_solicitation(skb, &p, device, net);
+	if (p.ethertype == bpf_htons(ETH_P_IPV6) && is_advertisement(&p))
+		return absorb_advertisement(skb, &p, device);
 	if (mac_is_group(p.dst_mac))
 		return to_group(skb, &p, device, net);
 	endpoint = endpoint_find(device->network, &p.tuple.dst);
