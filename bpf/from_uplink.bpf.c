@@ -17,6 +17,27 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct packet 
 			      BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
+/*
+ * Can the sender be outside: not the host's own address, not a container's, none that is nobody's.
+ * Such packets are for the host's stack to judge; a server must not take them for a neighbour's.
+ */
+static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p, __u32 number)
+{
+	struct network *net = network_find(number);
+	struct bpf_fib_lookup fib = {.family = AF_INET};
+	long route;
+
+	if (!p || !net || v4_is_unusable(p->tuple.src.word[3]) ||
+	    v4_is_multicast(p->tuple.src.word[3]))
+		return 0;
+	fib.ifindex = net->ifindex;
+	fib.ipv4_src = p->tuple.dst.word[3];
+	fib.ipv4_dst = p->tuple.src.word[3];
+	route = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	return route != BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       !(route_leads_out(route) && device_find(fib.ifindex, DEVICE_GATEWAY));
+}
+
 static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)
 {
 	struct port *port;
@@ -29,10 +50,12 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	if (v4_is_unusable(p->tuple.dst.word[3]))
 		return NULL;
 	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
-	if (port)
-		return port;
-	port = port_find_any(p->tuple.dport, p->tuple.proto);
-	return port && is_local(skb, p, port->network) ? port : NULL;
+	if (!port) {
+		port = port_find_any(p->tuple.dport, p->tuple.proto);
+		if (!port || !is_local(skb, p, port->network))
+			return NULL;
+	}
+	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
 /* A socket of the host had this port before it was published, and is in this conversation. */
