@@ -99,6 +99,10 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
 		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
 		return drop(skb, DROP_WRONG_MAC);
+	/* Scopes 0 and 1 are the sender's own device (RFC 4291, 2.7). */
+	if (p->ethertype == bpf_htons(ETH_P_IPV6) &&
+	    bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
+		return drop(skb, DROP_MULTICAST_OFF);
 	if (net->flags & NETWORK_ICC)
 		members_flood(skb, device->network, net, device->endpoint);
 	count(skb, FLOODED);
