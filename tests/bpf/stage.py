@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ class Member(NamedTuple):
     ) -> bytes:
         """An honest frame of its own, to the gateway's MAC unless `to` says another."""
         mac = to or self.net.mac
-        if IPv4Address in (type(dst), type(packets.ip_address(dst))):
+        if ip_address(dst).version == 4:
             return packets.ethernet(
                 mac, self.mac, packets.ETH_IPV4, packets.ipv4(self.ip, dst, carried, **header)
             )
@@ -189,10 +189,6 @@ def untouched(sentence: str, packet: bytes) -> Row:
     return Row(sentence, None, packet, UNSPEC, Reason.NOT_OURS)
 
 
-def row_id(row: Row) -> str:
-    return row.sentence
-
-
 class World:
     """The devices: the host in one namespace, every container's end in another. Its life is that of two fds."""
 
@@ -227,7 +223,9 @@ class World:
                 peer={"ifname": "out0", "address": NEXT_HOP_MAC, "net_ns_fd": self.inside},
             )
             self.index[UPLINK] = socket.if_nametoindex(UPLINK)
-            route.addr("add", index=self.index[UPLINK], address=str(HOST), prefixlen=24, broadcast="192.0.2.255")
+            route.addr(
+                "add", index=self.index[UPLINK], address=str(HOST), prefixlen=24, broadcast="192.0.2.255"
+            )
             route.link("set", index=self.index[UPLINK], state="up")
             links.configure(self.inside, "out0", (), ipv6=False)
             for net in NETS:
@@ -416,9 +414,8 @@ class Stage:
         self, sender: Member | Net | None, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
     ) -> Outcome:
         """Runs the hook that the sender's device has: a container's, a gateway's, or the uplink's."""
-        if sender is None:
-            hook = "from_uplink"
-        else:
+        hook = "from_uplink"
+        if sender is not None:
             hook = "from_container" if isinstance(sender, Member) else "from_host"
         verdict, out, _ = libbpf.test_run(
             self.programs[hook],

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 import time
 from ipaddress import IPv4Address
@@ -43,7 +45,6 @@ from tests.bpf.stage import (
     World,
     dropped,
     redirected,
-    row_id,
 )
 
 STRANGER = "02:42:de:ad:be:ef"
@@ -78,7 +79,10 @@ SPOOFING = [
     dropped("the zero MAC", A1, v4(p.NOBODY, A1.ip, A2.ip, PING), Reason.DROP_SPOOFED_MAC),
     dropped("a group MAC as source", A1, v4(p.BROADCAST, A1.ip, A2.ip, PING), Reason.DROP_SPOOFED_MAC),
     dropped(
-        "its own MAC with the group bit", A1, v4("03" + A1.mac[2:], A1.ip, A2.ip, PING), Reason.DROP_SPOOFED_MAC
+        "its own MAC with the group bit",
+        A1,
+        v4("03" + A1.mac[2:], A1.ip, A2.ip, PING),
+        Reason.DROP_SPOOFED_MAC,
     ),
     dropped("another member's IPv4", A1, v4(A1.mac, A3.ip, A2.ip, PING), Reason.DROP_SPOOFED_ADDR),
     dropped("the gateway's IPv4", A1, v4(A1.mac, NET1.gateway, A2.ip, PING), Reason.DROP_SPOOFED_ADDR),
@@ -137,7 +141,10 @@ SPOOFING = [
         "neighbour solicitation where there is no IPv6",
         C1,
         C1.sends(
-            p.solicited_node(C2.ip6)[1], p.solicitation(C2.ip6, C1.mac), to=p.solicited_node(C2.ip6)[0], hops=255
+            p.solicited_node(C2.ip6)[1],
+            p.solicitation(C2.ip6, C1.mac),
+            to=p.solicited_node(C2.ip6)[0],
+            hops=255,
         ),
         Reason.DROP_NO_IPV6,
     ),
@@ -148,7 +155,12 @@ SPOOFING = [
 
 
 def asks(
-    target: p.Address, *, sender: p.Address = A1.ip, inside: str = A1.mac, outside: str = A1.mac, **lies: object
+    target: p.Address,
+    *,
+    sender: p.Address = A1.ip,
+    inside: str = A1.mac,
+    outside: str = A1.mac,
+    **lies: object,
 ) -> bytes:
     body = p.arp(p.REQUEST, inside, sender, p.NOBODY, target, **lies)  # type: ignore[arg-type]
     return p.ethernet(p.BROADCAST, outside, p.ETH_ARP, body)
@@ -158,7 +170,9 @@ def answer(mac: str, target: p.Address, to: p.Address = A1.ip) -> bytes:
     return p.ethernet(A1.mac, mac, p.ETH_ARP, p.arp(p.REPLY, mac, target, A1.mac, to))
 
 
-def says(operation: int, sender: p.Address, target: p.Address, *, mac: str = A1.mac, to: str = p.BROADCAST) -> bytes:
+def says(
+    operation: int, sender: p.Address, target: p.Address, *, mac: str = A1.mac, to: str = p.BROADCAST
+) -> bytes:
     return p.ethernet(to, A1.mac, p.ETH_ARP, p.arp(operation, mac, sender, to, target))
 
 
@@ -171,7 +185,9 @@ ARP = [
         Reason.ANSWERED,
         answer(A2.mac, A2.ip) + bytes(18),
     ),
-    redirected("who has the gateway", A1, asks(NET1.gateway), Reason.ANSWERED, answer(NET1.mac, NET1.gateway)),
+    redirected(
+        "who has the gateway", A1, asks(NET1.gateway), Reason.ANSWERED, answer(NET1.mac, NET1.gateway)
+    ),
     redirected(
         "who has a member, asked of the one who was it",
         A1,
@@ -198,7 +214,9 @@ ARP = [
     dropped("an honest reply that nobody needs", A1, says(p.REPLY, A1.ip, A2.ip, to=A2.mac), Reason.ABSORBED),
     dropped("an operation that does not exist", A1, says(257, A1.ip, A2.ip), Reason.ABSORBED),
     dropped("RARP's operation", A1, says(3, A1.ip, A2.ip), Reason.ABSORBED),
-    dropped("gratuitous ARP for a member's address", A1, says(p.REQUEST, A2.ip, A2.ip), Reason.DROP_SPOOFED_ARP),
+    dropped(
+        "gratuitous ARP for a member's address", A1, says(p.REQUEST, A2.ip, A2.ip), Reason.DROP_SPOOFED_ARP
+    ),
     dropped(
         "a reply that takes the gateway's address",
         A1,
@@ -209,7 +227,10 @@ ARP = [
     dropped("a lie inside: another's MAC", A1, asks(A2.ip, inside=A3.mac), Reason.DROP_SPOOFED_ARP),
     dropped("a lie outside: another's MAC", A1, asks(A2.ip, outside=A3.mac), Reason.DROP_SPOOFED_ARP),
     dropped(
-        "the same lie inside and outside", A1, asks(A2.ip, inside=A3.mac, outside=A3.mac), Reason.DROP_SPOOFED_MAC
+        "the same lie inside and outside",
+        A1,
+        asks(A2.ip, inside=A3.mac, outside=A3.mac),
+        Reason.DROP_SPOOFED_MAC,
     ),
     dropped("another hardware type", A1, asks(A2.ip, hardware=6), Reason.DROP_SPOOFED_ARP),
     dropped("another protocol", A1, asks(A2.ip, protocol=p.ETH_IPV6), Reason.DROP_SPOOFED_ARP),
@@ -283,7 +304,11 @@ NEIGHBOURS = [
         advertises(A2.linklocal, A2.mac),
     ),
     redirected(
-        "who has the gateway", A1, solicits(NET1.gateway6), Reason.ANSWERED, advertises(NET1.gateway6, NET1.mac)
+        "who has the gateway",
+        A1,
+        solicits(NET1.gateway6),
+        Reason.ANSWERED,
+        advertises(NET1.gateway6, NET1.mac),
     ),
     redirected(
         "who has the gateway's link-local address, from link-local",
@@ -392,7 +417,9 @@ NEIGHBOURS = [
     dropped(
         "redirect",
         A1,
-        discovers(p.REDIRECT, p.packed(OUTSIDE_6 := "2001:db8::5") + p.packed(OUTSIDE_6), dst=str(A2.ip6), to=A2.mac),
+        discovers(
+            p.REDIRECT, p.packed(OUTSIDE_6 := "2001:db8::5") + p.packed(OUTSIDE_6), dst=str(A2.ip6), to=A2.mac
+        ),
         Reason.DROP_ROUTER,
     ),
     dropped(
@@ -529,7 +556,10 @@ LIES = [
     lie("TCP that begins beyond the packet", p.tcp(1, 2, p.SYN), ihl=10),
     *(
         dropped(
-            f"IPv6 of version {version}", A1, A1.sends(A2.ip6, PING6, to=A2.mac, version=version), Reason.DROP_TRUNCATED
+            f"IPv6 of version {version}",
+            A1,
+            A1.sends(A2.ip6, PING6, to=A2.mac, version=version),
+            Reason.DROP_TRUNCATED,
         )
         for version in (0, 4, 5, 7)
     ),
@@ -589,12 +619,26 @@ MEMBERS = [
         Reason.DELIVERED,
     ),
     redirected("TCP", A1, A1.sends(A2.ip, p.tcp(1, 2, p.SYN), to=A2.mac), Reason.DELIVERED),
-    redirected("TCP, urgent", A1, A1.sends(A2.ip, p.tcp(1, 2, p.ACK | p.URG, b"!"), to=A2.mac), Reason.DELIVERED),
-    redirected("TCP, options", A1, A1.sends(A2.ip, p.tcp(1, 2, p.SYN, options=b"\1" * 40), to=A2.mac), Reason.DELIVERED),
+    redirected(
+        "TCP, urgent", A1, A1.sends(A2.ip, p.tcp(1, 2, p.ACK | p.URG, b"!"), to=A2.mac), Reason.DELIVERED
+    ),
+    redirected(
+        "TCP, options",
+        A1,
+        A1.sends(A2.ip, p.tcp(1, 2, p.SYN, options=b"\1" * 40), to=A2.mac),
+        Reason.DELIVERED,
+    ),
     redirected("UDP", A1, A1.sends(A2.ip, p.udp(1, 2), to=A2.mac), Reason.DELIVERED),
-    redirected("UDP without checksum", A1, A1.sends(A2.ip, p.udp(1, 2, summed=False), to=A2.mac), Reason.DELIVERED),
+    redirected(
+        "UDP without checksum", A1, A1.sends(A2.ip, p.udp(1, 2, summed=False), to=A2.mac), Reason.DELIVERED
+    ),
     redirected("SCTP", A1, A1.sends(A2.ip, p.Transport(132, bytes(12)), to=A2.mac), Reason.DELIVERED),
-    redirected("a protocol that nobody knows", A1, A1.sends(A2.ip, p.Transport(253, b""), to=A2.mac), Reason.DELIVERED),
+    redirected(
+        "a protocol that nobody knows",
+        A1,
+        A1.sends(A2.ip, p.Transport(253, b""), to=A2.mac),
+        Reason.DELIVERED,
+    ),
     redirected("TTL 1, as no hop is made", A1, A1.sends(A2.ip, PING, to=A2.mac, ttl=1), Reason.DELIVERED),
     redirected(
         "by way of the gateway: the MAC is put right",
@@ -624,14 +668,21 @@ MEMBERS = [
         A1.sends(A2.ip, p.udp(1, 2, bytes(32)), to=A2.mac, fragment=p.MORE_FRAGMENTS),
         Reason.DELIVERED,
     ),
-    redirected("a later fragment", A1, A1.sends(A2.ip, later(p.UDP), to=A2.mac, fragment=5), Reason.DELIVERED),
     redirected(
-        "a later fragment of one byte", A1, A1.sends(A2.ip, later(p.TCP, b"x"), to=A2.mac, fragment=9), Reason.DELIVERED
+        "a later fragment", A1, A1.sends(A2.ip, later(p.UDP), to=A2.mac, fragment=5), Reason.DELIVERED
+    ),
+    redirected(
+        "a later fragment of one byte",
+        A1,
+        A1.sends(A2.ip, later(p.TCP, b"x"), to=A2.mac, fragment=9),
+        Reason.DELIVERED,
     ),
     dropped(
         "a first fragment that ends within the TCP header",
         A1,
-        A1.sends(A2.ip, p.Transport(p.TCP, p.tcp(1, 2, p.SYN).data[:8]), to=A2.mac, fragment=p.MORE_FRAGMENTS),
+        A1.sends(
+            A2.ip, p.Transport(p.TCP, p.tcp(1, 2, p.SYN).data[:8]), to=A2.mac, fragment=p.MORE_FRAGMENTS
+        ),
         Reason.DROP_TRUNCATED,
     ),
     redirected(
@@ -652,26 +703,82 @@ MEMBERS = [
 
 MULTICAST, MULTICAST_MAC = "224.0.0.251", "01:00:5e:00:00:fb"
 GROUPS = [
-    redirected("to 255.255.255.255", A1, A1.sends("255.255.255.255", p.udp(1, 2), to=p.BROADCAST), Reason.FLOODED),
-    redirected("to the subnet's broadcast", A1, A1.sends(NET1.broadcast, p.udp(1, 2), to=p.BROADCAST), Reason.FLOODED),
-    redirected("to a multicast group", A1, A1.sends(MULTICAST, p.udp(1, 2), to=MULTICAST_MAC), Reason.FLOODED),
+    redirected(
+        "to 255.255.255.255", A1, A1.sends("255.255.255.255", p.udp(1, 2), to=p.BROADCAST), Reason.FLOODED
+    ),
+    redirected(
+        "to the subnet's broadcast", A1, A1.sends(NET1.broadcast, p.udp(1, 2), to=p.BROADCAST), Reason.FLOODED
+    ),
+    redirected(
+        "to a multicast group", A1, A1.sends(MULTICAST, p.udp(1, 2), to=MULTICAST_MAC), Reason.FLOODED
+    ),
     redirected("to an IPv6 group", A1, A1.sends(ALL_NODES, PING6, to=ALL_NODES_MAC), Reason.FLOODED),
-    redirected("without icc to the host alone", B1, B1.sends(NET2.broadcast, p.udp(1, 2), to=p.BROADCAST), Reason.FLOODED),
-    dropped("a member's address in a broadcast frame", A1, A1.sends(A2.ip, PING, to=p.BROADCAST), Reason.DROP_WRONG_MAC),
+    dropped(
+        "to an IPv6 group of its own device only",
+        A1,
+        A1.sends("ff01::1", PING6, to=ALL_NODES_MAC),
+        Reason.DROP_MULTICAST_OFF,
+    ),
+    dropped(
+        "to an IPv6 group without scope",
+        A1,
+        A1.sends("ff00::1", PING6, to=ALL_NODES_MAC),
+        Reason.DROP_MULTICAST_OFF,
+    ),
+    redirected(
+        "to an IPv6 group of the site",
+        A1,
+        A1.sends("ff05::1:3", p.udp(1, 547), to="33:33:00:01:00:03"),
+        Reason.FLOODED,
+    ),
+    redirected(
+        "without icc to the host alone",
+        B1,
+        B1.sends(NET2.broadcast, p.udp(1, 2), to=p.BROADCAST),
+        Reason.FLOODED,
+    ),
+    dropped(
+        "a member's address in a broadcast frame",
+        A1,
+        A1.sends(A2.ip, PING, to=p.BROADCAST),
+        Reason.DROP_WRONG_MAC,
+    ),
     dropped("the same without icc", B1, B1.sends(B2.ip, PING, to=p.BROADCAST), Reason.DROP_WRONG_MAC),
-    dropped("the same to a multicast MAC", B1, B1.sends(B2.ip, PING, to=MULTICAST_MAC), Reason.DROP_WRONG_MAC),
-    dropped("a member's IPv6 in a group frame", B1, B1.sends(B2.ip6, PING6, to=ALL_NODES_MAC), Reason.DROP_WRONG_MAC),
-    dropped("the gateway in a broadcast frame", A1, A1.sends(NET1.gateway, PING, to=p.BROADCAST), Reason.DROP_WRONG_MAC),
-    dropped("the outside in a broadcast frame", A1, A1.sends(OUTSIDE, PING, to=p.BROADCAST), Reason.DROP_WRONG_MAC),
+    dropped(
+        "the same to a multicast MAC", B1, B1.sends(B2.ip, PING, to=MULTICAST_MAC), Reason.DROP_WRONG_MAC
+    ),
+    dropped(
+        "a member's IPv6 in a group frame",
+        B1,
+        B1.sends(B2.ip6, PING6, to=ALL_NODES_MAC),
+        Reason.DROP_WRONG_MAC,
+    ),
+    dropped(
+        "the gateway in a broadcast frame",
+        A1,
+        A1.sends(NET1.gateway, PING, to=p.BROADCAST),
+        Reason.DROP_WRONG_MAC,
+    ),
+    dropped(
+        "the outside in a broadcast frame", A1, A1.sends(OUTSIDE, PING, to=p.BROADCAST), Reason.DROP_WRONG_MAC
+    ),
     dropped(
         "another network's broadcast in a broadcast frame",
         A1,
         A1.sends(NET2.broadcast, PING, to=p.BROADCAST),
         Reason.DROP_WRONG_MAC,
     ),
-    dropped("a multicast group in a frame for the gateway", A1, A1.sends(MULTICAST, p.udp(1, 2)), Reason.DROP_BAD_ADDR),
     dropped(
-        "255.255.255.255 in a frame for the gateway", A1, A1.sends("255.255.255.255", p.udp(1, 2)), Reason.DROP_BAD_ADDR
+        "a multicast group in a frame for the gateway",
+        A1,
+        A1.sends(MULTICAST, p.udp(1, 2)),
+        Reason.DROP_BAD_ADDR,
+    ),
+    dropped(
+        "255.255.255.255 in a frame for the gateway",
+        A1,
+        A1.sends("255.255.255.255", p.udp(1, 2)),
+        Reason.DROP_BAD_ADDR,
     ),
     dropped(
         "the subnet's broadcast in a frame for the gateway, though a port is published",
@@ -693,16 +800,22 @@ WITHOUT_ICC = [
     dropped("by way of the gateway's MAC", B1, B1.sends(B2.ip, PING), Reason.DROP_ICC),
     dropped("an unknown protocol", B1, B1.sends(B2.ip, p.Transport(253, b""), to=B2.mac), Reason.DROP_ICC),
     dropped("an unknown ethertype", B1, p.ethernet(B2.mac, B1.mac, 0x88B5, INNER), Reason.DROP_ETHERTYPE),
-    dropped("a port that is not linked", B1, B1.sends(B2.ip, p.tcp(9, 81, p.SYN), to=B2.mac), Reason.DROP_ICC),
+    dropped(
+        "a port that is not linked", B1, B1.sends(B2.ip, p.tcp(9, 81, p.SYN), to=B2.mac), Reason.DROP_ICC
+    ),
     dropped("the linked port, other protocol", B1, B1.sends(B2.ip, p.udp(9, 80), to=B2.mac), Reason.DROP_ICC),
     redirected("the linked port", B1, B1.sends(B2.ip, p.tcp(9, 80, p.SYN), to=B2.mac), Reason.DELIVERED),
     redirected("the linked port, UDP", B1, B1.sends(B2.ip, p.udp(9, 53), to=B2.mac), Reason.DELIVERED),
-    redirected("the linked port, IPv6", B1, B1.sends(B2.ip6, p.tcp(9, 80, p.SYN), to=B2.mac), Reason.DELIVERED),
     redirected(
-        "its answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.SYN | p.ACK), to=B1.mac), Reason.DELIVERED
+        "the linked port, IPv6", B1, B1.sends(B2.ip6, p.tcp(9, 80, p.SYN), to=B2.mac), Reason.DELIVERED
     ),
-    redirected("more of the answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.ACK, b"x"), to=B1.mac), Reason.DELIVERED),
-    redirected("a reset as the answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.RST), to=B1.mac), Reason.DELIVERED),
+    redirected("its answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.SYN | p.ACK), to=B1.mac), Reason.DELIVERED),
+    redirected(
+        "more of the answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.ACK, b"x"), to=B1.mac), Reason.DELIVERED
+    ),
+    redirected(
+        "a reset as the answer", B2, B2.sends(B1.ip, p.tcp(80, 9, p.RST), to=B1.mac), Reason.DELIVERED
+    ),
     redirected("the answer, UDP", B2, B2.sends(B1.ip, p.udp(53, 9), to=B1.mac), Reason.DELIVERED),
     dropped("a bare SYN back", B2, B2.sends(B1.ip, p.tcp(80, 9, p.SYN), to=B1.mac), Reason.DROP_ICC),
     dropped(
@@ -711,10 +824,20 @@ WITHOUT_ICC = [
         B2.sends(B1.ip, p.tcp(80, 9, p.SYN | p.FIN | p.URG), to=B1.mac),
         Reason.DROP_ICC,
     ),
-    dropped("the server from another port", B2, B2.sends(B1.ip, p.tcp(81, 9, p.ACK), to=B1.mac), Reason.DROP_ICC),
-    dropped("the server to the client's port 80", B2, B2.sends(B1.ip, p.tcp(9, 80, p.SYN), to=B1.mac), Reason.DROP_ICC),
     dropped(
-        "a later fragment of what is linked", B1, B1.sends(B2.ip, later(p.TCP), to=B2.mac, fragment=5), Reason.DROP_ICC
+        "the server from another port", B2, B2.sends(B1.ip, p.tcp(81, 9, p.ACK), to=B1.mac), Reason.DROP_ICC
+    ),
+    dropped(
+        "the server to the client's port 80",
+        B2,
+        B2.sends(B1.ip, p.tcp(9, 80, p.SYN), to=B1.mac),
+        Reason.DROP_ICC,
+    ),
+    dropped(
+        "a later fragment of what is linked",
+        B1,
+        B1.sends(B2.ip, later(p.TCP), to=B2.mac, fragment=5),
+        Reason.DROP_ICC,
     ),
     dropped(
         "a first fragment too short for ports",
@@ -738,19 +861,51 @@ HOST_BOUND = [
     redirected("the gateway", A1, A1.sends(NET1.gateway, PING), Reason.TO_HOST),
     redirected("the gateway, TTL 1", A1, A1.sends(NET1.gateway, PING, ttl=1), Reason.TO_HOST),
     redirected("a port of the gateway", A1, A1.sends(NET1.gateway, p.tcp(9, 22, p.SYN)), Reason.TO_HOST),
-    redirected("an unknown protocol to the gateway", A1, A1.sends(NET1.gateway, p.Transport(253, b"")), Reason.TO_HOST),
+    redirected(
+        "an unknown protocol to the gateway",
+        A1,
+        A1.sends(NET1.gateway, p.Transport(253, b"")),
+        Reason.TO_HOST,
+    ),
     redirected("the gateway, IPv6", A1, A1.sends(NET1.gateway6, PING6), Reason.TO_HOST),
-    redirected("the gateway, link-local", A1, v6(A1.mac, A1.linklocal, NET1.linklocal, PING6, to=NET1.mac), Reason.TO_HOST),
+    redirected(
+        "the gateway, link-local",
+        A1,
+        v6(A1.mac, A1.linklocal, NET1.linklocal, PING6, to=NET1.mac),
+        Reason.TO_HOST,
+    ),
     redirected("the host's outside address", A1, A1.sends(HOST, PING), Reason.TO_HOST),
     redirected("a port of it", A1, A1.sends(HOST, p.tcp(9, 22, p.SYN)), Reason.TO_HOST),
     redirected("an address on the host's loopback device", A1, A1.sends(OTHER, PING), Reason.TO_HOST),
     redirected("a later fragment to the host", A1, A1.sends(HOST, later(p.UDP), fragment=5), Reason.TO_HOST),
     redirected("another network's gateway", A1, A1.sends(NET2.gateway, PING), Reason.TO_HOST),
-    redirected("a port that is published at another address only", A1, A1.sends(OTHER, p.tcp(9, 8082, p.SYN)), Reason.TO_HOST),
-    redirected("a port that is published for UDP and TCP, by ping", A1, A1.sends(HOST, p.echo(p.ECHO, 8081)), Reason.TO_HOST),
-    redirected("a blackhole: the host's stack says so", A1, A1.sends(BLACKHOLE, p.udp(SPORT, 9)), Reason.TO_HOST),
-    redirected("an unreachable route: the host's stack says so", A1, A1.sends(UNREACHABLE, p.udp(SPORT, 9)), Reason.TO_HOST),
-    redirected("the last hop: the host's stack says so", A1, A1.sends(OUTSIDE, p.udp(SPORT, 33434), ttl=1), Reason.TO_HOST),
+    redirected(
+        "a port that is published at another address only",
+        A1,
+        A1.sends(OTHER, p.tcp(9, 8082, p.SYN)),
+        Reason.TO_HOST,
+    ),
+    redirected(
+        "a port that is published for UDP and TCP, by ping",
+        A1,
+        A1.sends(HOST, p.echo(p.ECHO, 8081)),
+        Reason.TO_HOST,
+    ),
+    redirected(
+        "a blackhole: the host's stack says so", A1, A1.sends(BLACKHOLE, p.udp(SPORT, 9)), Reason.TO_HOST
+    ),
+    redirected(
+        "an unreachable route: the host's stack says so",
+        A1,
+        A1.sends(UNREACHABLE, p.udp(SPORT, 9)),
+        Reason.TO_HOST,
+    ),
+    redirected(
+        "the last hop: the host's stack says so",
+        A1,
+        A1.sends(OUTSIDE, p.udp(SPORT, 33434), ttl=1),
+        Reason.TO_HOST,
+    ),
     redirected("no hop left", A1, A1.sends(OUTSIDE, PING, ttl=0), Reason.TO_HOST),
     redirected(
         "too big and not to be fragmented: the host's stack says so",
@@ -758,36 +913,86 @@ HOST_BOUND = [
         A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1500))),
         Reason.TO_HOST,
     ),
-    dropped("too big, may be fragmented", A1, A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1500)), fragment=0), Reason.DROP_TOO_BIG),
+    dropped(
+        "too big, may be fragmented",
+        A1,
+        A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1500)), fragment=0),
+        Reason.DROP_TOO_BIG,
+    ),
     dropped("a member of another network", A1, A1.sends(B1.ip, PING), Reason.DROP_ISOLATED),
-    dropped("a member of another network, TCP", A1, A1.sends(B2.ip, p.tcp(9, 80, p.SYN)), Reason.DROP_ISOLATED),
-    dropped("a member of another network, later fragment", A1, A1.sends(B1.ip, later(p.TCP), fragment=5), Reason.DROP_ISOLATED),
-    dropped("a member of another network, to its MAC", A1, A1.sends(B1.ip, PING, to=B1.mac), Reason.DROP_WRONG_MAC),
+    dropped(
+        "a member of another network, TCP", A1, A1.sends(B2.ip, p.tcp(9, 80, p.SYN)), Reason.DROP_ISOLATED
+    ),
+    dropped(
+        "a member of another network, later fragment",
+        A1,
+        A1.sends(B1.ip, later(p.TCP), fragment=5),
+        Reason.DROP_ISOLATED,
+    ),
+    dropped(
+        "a member of another network, to its MAC", A1, A1.sends(B1.ip, PING, to=B1.mac), Reason.DROP_WRONG_MAC
+    ),
     dropped("another network, nobody there", A1, A1.sends("172.18.9.9", PING), Reason.DROP_ISOLATED),
     dropped("an internal network from outside it", A1, A1.sends(C1.ip, PING), Reason.DROP_ISOLATED),
     dropped("another network, IPv6", A1, A1.sends(B1.ip6, PING6), Reason.DROP_NO_ROUTE),
     dropped("another network's gateway, IPv6", A1, A1.sends(NET2.gateway6, PING6), Reason.DROP_NO_ROUTE),
     dropped("outside, IPv6", A1, A1.sends("2001:db8::5", PING6), Reason.DROP_NO_ROUTE),
     dropped("outside, to a foreign MAC", A1, A1.sends(OUTSIDE, PING, to=STRANGER), Reason.DROP_WRONG_MAC),
-    dropped("the gateway, to a foreign MAC", A1, A1.sends(NET1.gateway, PING, to=STRANGER), Reason.DROP_WRONG_MAC),
-    dropped("the gateway, IPv6, to a foreign MAC", A1, A1.sends(NET1.gateway6, PING6, to=STRANGER), Reason.DROP_WRONG_MAC),
-    dropped("outside, to another network's gateway MAC", A1, A1.sends(OUTSIDE, PING, to=NET2.mac), Reason.DROP_WRONG_MAC),
+    dropped(
+        "the gateway, to a foreign MAC", A1, A1.sends(NET1.gateway, PING, to=STRANGER), Reason.DROP_WRONG_MAC
+    ),
+    dropped(
+        "the gateway, IPv6, to a foreign MAC",
+        A1,
+        A1.sends(NET1.gateway6, PING6, to=STRANGER),
+        Reason.DROP_WRONG_MAC,
+    ),
+    dropped(
+        "outside, to another network's gateway MAC",
+        A1,
+        A1.sends(OUTSIDE, PING, to=NET2.mac),
+        Reason.DROP_WRONG_MAC,
+    ),
     dropped("loopback", A1, A1.sends("127.0.0.1", PING), Reason.DROP_BAD_ADDR),
-    dropped("loopback, a published port", A1, A1.sends("127.0.0.1", p.tcp(9, 8083, p.SYN)), Reason.DROP_BAD_ADDR),
+    dropped(
+        "loopback, a published port", A1, A1.sends("127.0.0.1", p.tcp(9, 8083, p.SYN)), Reason.DROP_BAD_ADDR
+    ),
     dropped("0.0.0.0", A1, A1.sends("0.0.0.0", PING), Reason.DROP_BAD_ADDR),
     dropped("a reserved address", A1, A1.sends("240.0.0.1", PING), Reason.DROP_BAD_ADDR),
     redirected("internal: its gateway", C1, C1.sends(NET3.gateway, PING), Reason.TO_HOST),
     dropped("internal: outside", C1, C1.sends(OUTSIDE, PING), Reason.DROP_INTERNAL),
     dropped("internal: outside, TCP", C1, C1.sends(OUTSIDE, p.tcp(9, 80, p.SYN)), Reason.DROP_INTERNAL),
     dropped("internal: the host's outside address", C1, C1.sends(HOST, PING), Reason.DROP_INTERNAL),
-    dropped("internal: a published port of the host", C1, C1.sends(HOST, p.tcp(9, 8081, p.SYN)), Reason.DROP_INTERNAL),
-    redirected("internal: a published port at its gateway is the host's", C1, C1.sends(NET3.gateway, p.tcp(9, 8081, p.SYN)), Reason.TO_HOST),
+    dropped(
+        "internal: a published port of the host",
+        C1,
+        C1.sends(HOST, p.tcp(9, 8081, p.SYN)),
+        Reason.DROP_INTERNAL,
+    ),
+    redirected(
+        "internal: a published port at its gateway is the host's",
+        C1,
+        C1.sends(NET3.gateway, p.tcp(9, 8081, p.SYN)),
+        Reason.TO_HOST,
+    ),
     dropped("internal: another network", C1, C1.sends(A1.ip, PING), Reason.DROP_INTERNAL),
     dropped("internal: another network's gateway", C1, C1.sends(NET1.gateway, PING), Reason.DROP_INTERNAL),
-    dropped("outside, a protocol without ports", A1, A1.sends(OUTSIDE, p.Transport(47, bytes(8))), Reason.DROP_PROTOCOL),
+    dropped(
+        "outside, a protocol without ports",
+        A1,
+        A1.sends(OUTSIDE, p.Transport(47, bytes(8))),
+        Reason.DROP_PROTOCOL,
+    ),
     dropped("outside, SCTP", A1, A1.sends(OUTSIDE, p.Transport(132, bytes(12))), Reason.DROP_PROTOCOL),
-    dropped("outside, timestamp request", A1, A1.sends(OUTSIDE, p.icmp(13, payload=bytes(12))), Reason.DROP_PROTOCOL),
-    dropped("outside, a later fragment", A1, A1.sends(OUTSIDE, later(p.UDP), fragment=5), Reason.DROP_FRAGMENT),
+    dropped(
+        "outside, timestamp request",
+        A1,
+        A1.sends(OUTSIDE, p.icmp(13, payload=bytes(12))),
+        Reason.DROP_PROTOCOL,
+    ),
+    dropped(
+        "outside, a later fragment", A1, A1.sends(OUTSIDE, later(p.UDP), fragment=5), Reason.DROP_FRAGMENT
+    ),
     dropped(
         "outside, an error about nothing",
         A1,
@@ -799,9 +1004,19 @@ HOST_BOUND = [
 # ---- to the outside, the first packet --------------------------------------------------------------------
 
 # Without a checksum of its own a payload decides whether the translated sum is 0.
-ZERO_SUM = p.udp(SPORT, 9, struct.pack("!H", p.checksum(
-    p.packed(HOST) + p.packed(OUTSIDE) + struct.pack("!II", 10, p.UDP) + struct.pack("!HHHH", SPORT, 9, 10, 0)
-)))
+ZERO_SUM = p.udp(
+    SPORT,
+    9,
+    struct.pack(
+        "!H",
+        p.checksum(
+            p.packed(HOST)
+            + p.packed(OUTSIDE)
+            + struct.pack("!II", 10, p.UDP)
+            + struct.pack("!HHHH", SPORT, 9, 10, 0)
+        ),
+    ),
+)
 
 
 def masqueraded(sentence: str, carried: p.Transport, out: p.Transport | None = None) -> Row:
@@ -831,7 +1046,9 @@ OUTSIDE_BOUND = [
         A1,
         A1.sends(OUTSIDE, p.udp(SPORT, 53), options=b"\1" * 8),
         Reason.TO_OUTSIDE,
-        p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.udp(SPORT, 53), ttl=63, options=b"\1" * 8)),
+        p.ethernet(
+            NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.udp(SPORT, 53), ttl=63, options=b"\1" * 8)
+        ),
     ),
     redirected(
         "to the next hop itself",
@@ -845,7 +1062,8 @@ OUTSIDE_BOUND = [
         A1,
         A1.sends(OUTSIDE, p.udp(SPORT, 53, b"")) + b"padding!",
         Reason.TO_OUTSIDE,
-        p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.udp(SPORT, 53, b""), ttl=63)) + b"padding!",
+        p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.udp(SPORT, 53, b""), ttl=63))
+        + b"padding!",
     ),
     redirected(
         "without icc",
@@ -1082,8 +1300,6 @@ def wired(stage: Stage, request: pytest.FixtureRequest) -> Stage:
     ifindex = stage.ifindex(A1)
     if request.param == "tcx":
         link = libbpf.attach_tcx(stage.programs["from_container"], ifindex, libbpf.TCX_INGRESS)
-        import os
-
         request.addfinalizer(lambda: os.close(link))
     else:
         libbpf.attach_clsact(stage.programs["from_container"], ifindex, libbpf.BPF_TC_INGRESS, 1, 1)
@@ -1185,8 +1401,6 @@ def test_two_containers_with_one_source_port(stage: Stage) -> None:
 
 
 def test_a_port_of_the_hosts_own_sockets_is_not_taken(stage: Stage) -> None:
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.socket() as listener:
         sock.bind((str(HOST), SPORT))
         listener.bind(("0.0.0.0", SPORT))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,9 @@ STRANGER = "02:42:de:ad:be:ef"
 ALL_NODES_MAC, ALL_NODES = "33:33:00:00:00:01", "ff02::1"
 
 
-def asks(target: p.Address, *, net: Net = NET1, sender: p.Address | None = None, to: str = p.BROADCAST) -> bytes:
+def asks(
+    target: p.Address, *, net: Net = NET1, sender: p.Address | None = None, to: str = p.BROADCAST
+) -> bytes:
     body = p.arp(p.REQUEST, net.mac, sender or net.gateway, p.NOBODY, target)
     return p.ethernet(to, net.mac, p.ETH_ARP, body)
 
@@ -64,7 +67,9 @@ def v6(dst: p.Address, carried: p.Transport, *, to: str, net: Net = NET1) -> byt
     return p.ethernet(to, net.mac, p.ETH_IPV6, p.ipv6(net.gateway6, dst, carried))
 
 
-def v4(src: p.Address, dst: p.Address, carried: p.Transport, *, to: str, net: Net = NET1, **header: int) -> bytes:
+def v4(
+    src: p.Address, dst: p.Address, carried: p.Transport, *, to: str, net: Net = NET1, **header: Any
+) -> bytes:
     return p.ethernet(to, net.mac, p.ETH_IPV4, p.ipv4(src, dst, carried, **header))
 
 
@@ -94,7 +99,10 @@ NEIGHBOURS = [
         "gratuitous ARP, a reply",
         NET1,
         p.ethernet(
-            p.BROADCAST, NET1.mac, p.ETH_ARP, p.arp(p.REPLY, NET1.mac, NET1.gateway, p.BROADCAST, NET1.gateway)
+            p.BROADCAST,
+            NET1.mac,
+            p.ETH_ARP,
+            p.arp(p.REPLY, NET1.mac, NET1.gateway, p.BROADCAST, NET1.gateway),
         ),
         Reason.ABSORBED,
     ),
@@ -131,7 +139,10 @@ DELIVERY = [
         Reason.DELIVERED,
     ),
     redirected(
-        "a later fragment", NET1, host_sends(A1, p.Transport(p.UDP, b"the rest"), fragment=5), Reason.DELIVERED
+        "a later fragment",
+        NET1,
+        host_sends(A1, p.Transport(p.UDP, b"the rest"), fragment=5),
+        Reason.DELIVERED,
     ),
     redirected(
         "an error that the host's stack sends",
@@ -163,7 +174,12 @@ DELIVERY = [
         v4(NET1.gateway, B1.ip, PING, to=B1.mac),
         Reason.DROP_NO_ENDPOINT,
     ),
-    dropped("an IPv6 address that no member has", NET1, v6("fd00:1::99", PING6, to=STRANGER), Reason.DROP_NO_ENDPOINT),
+    dropped(
+        "an IPv6 address that no member has",
+        NET1,
+        v6("fd00:1::99", PING6, to=STRANGER),
+        Reason.DROP_NO_ENDPOINT,
+    ),
     dropped(
         "a member's IPv4, mapped, in an IPv6 packet",
         NET1,
@@ -183,14 +199,19 @@ FOREIGN = [
         dropped(
             f"a tagged frame, {tag:#x}",
             NET1,
-            p.ethernet(A1.mac, NET1.mac, tag, struct.pack("!HH", 5, p.ETH_IPV4) + p.ipv4(NET1.gateway, A1.ip, PING)),
+            p.ethernet(
+                A1.mac, NET1.mac, tag, struct.pack("!HH", 5, p.ETH_IPV4) + p.ipv4(NET1.gateway, A1.ip, PING)
+            ),
             Reason.DROP_VLAN,
         )
         for tag in (p.ETH_VLAN, p.ETH_QINQ)
     ),
     *(
         dropped(
-            f"ethertype {kind:#06x}", NET1, p.ethernet(A1.mac, NET1.mac, kind, bytes(46)), Reason.DROP_ETHERTYPE
+            f"ethertype {kind:#06x}",
+            NET1,
+            p.ethernet(A1.mac, NET1.mac, kind, bytes(46)),
+            Reason.DROP_ETHERTYPE,
         )
         for kind in (0x88CC, 0x888E, 0x8137, 0x8847, 0x0026, 0xFFFF)
     ),
@@ -245,7 +266,9 @@ def test_arp_is_answered_on_behalf_of_what_is_forwarded(stage: Stage) -> None:
     "frame",
     [
         pytest.param(v4(NET1.gateway, NET1.broadcast, p.udp(1, 2), to=p.BROADCAST), id="broadcast"),
-        pytest.param(v4(NET1.gateway, "224.0.0.1", p.Transport(2, bytes(8)), to="01:00:5e:00:00:01"), id="multicast"),
+        pytest.param(
+            v4(NET1.gateway, "224.0.0.1", p.Transport(2, bytes(8)), to="01:00:5e:00:00:01"), id="multicast"
+        ),
         pytest.param(v6(ALL_NODES, PING6, to=ALL_NODES_MAC), id="IPv6 multicast"),
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -50,6 +51,26 @@ def cut(carried: p.Transport) -> p.Transport:
 
 
 PLAIN = p.tcp(9, 8081, p.SYN)
+NOT_OUTSIDE: Mapping[str, p.Address] = {
+    "loopback": "127.0.0.1",
+    "0.0.0.0": "0.0.0.0",
+    "a multicast group": "224.0.0.1",
+    "255.255.255.255": "255.255.255.255",
+    "a reserved address": "240.0.0.1",
+    "a container": A1.ip,
+    "the server itself": A2.ip,
+    "the gateway": NET1.gateway,
+    "another network's container": B1.ip,
+    "the host itself": HOST,
+}
+LIES: tuple[dict[str, Any], ...] = (
+    {"ihl": 4},
+    {"ihl": 15},
+    {"version": 6},
+    {"total": 19},
+    {"total": 39},
+    {"total": 999},
+)
 UNTOUCHED = [
     untouched("the host's own server", outside_sends(HOST, p.tcp(9, 22, p.SYN))),
     untouched("an answer to the host's own connection", outside_sends(HOST, p.tcp(443, 40000, SYN_ACK))),
@@ -58,7 +79,10 @@ UNTOUCHED = [
     untouched("an answer to the host's own ping", outside_sends(HOST, p.echo(p.ECHO_REPLY, 7))),
     untouched("a port of the range for masquerading that nobody has", outside_sends(HOST, p.udp(53, SPORT))),
     untouched("an unknown protocol", outside_sends(HOST, p.Transport(47, bytes(8)))),
-    untouched("an ICMP error about nothing", outside_sends(HOST, p.icmp(3, 3, 0, p.ipv4(HOST, OUTSIDE, p.udp(9, 9))))),
+    untouched(
+        "an ICMP error about nothing",
+        outside_sends(HOST, p.icmp(3, 3, 0, p.ipv4(HOST, OUTSIDE, p.udp(9, 9)))),
+    ),
     untouched("an ICMP error without a quotation", outside_sends(HOST, p.icmp(3, 3))),
     untouched("straight to a container", outside_sends(A1.ip, p.tcp(9, 80, p.SYN))),
     untouched("straight to a server, at the inner port", outside_sends(A2.ip, p.tcp(9, 80, p.SYN))),
@@ -72,28 +96,17 @@ UNTOUCHED = [
     untouched("a published port of a multicast group", outside_sends("224.0.0.251", p.udp(9, 8081))),
     *(
         untouched(f"a published port, from {what}", outside_sends(HOST, PLAIN, src=src))
-        for what, src in {
-            "loopback": "127.0.0.1",
-            "0.0.0.0": "0.0.0.0",
-            "a multicast group": "224.0.0.1",
-            "255.255.255.255": "255.255.255.255",
-            "a reserved address": "240.0.0.1",
-            "a container": A1.ip,
-            "the server itself": A2.ip,
-            "the gateway": NET1.gateway,
-            "another network's container": B1.ip,
-            "the host itself": HOST,
-        }.items()
+        for what, src in NOT_OUTSIDE.items()
     ),
     untouched(
-        "a published port, a first fragment", outside_sends(HOST, p.udp(9, 8081, bytes(32)), fragment=p.MORE_FRAGMENTS)
+        "a published port, a first fragment",
+        outside_sends(HOST, p.udp(9, 8081, bytes(32)), fragment=p.MORE_FRAGMENTS),
     ),
     untouched("a later fragment", outside_sends(HOST, p.Transport(p.UDP, bytes(16)), fragment=4)),
+    untouched("for another MAC", p.ethernet(A1.mac, NEXT_HOP_MAC, p.ETH_IPV4, p.ipv4(OUTSIDE, HOST, PLAIN))),
     untouched(
-        "for another MAC", p.ethernet(A1.mac, NEXT_HOP_MAC, p.ETH_IPV4, p.ipv4(OUTSIDE, HOST, PLAIN))
-    ),
-    untouched(
-        "in a broadcast frame", p.ethernet(p.BROADCAST, NEXT_HOP_MAC, p.ETH_IPV4, p.ipv4(OUTSIDE, HOST, PLAIN))
+        "in a broadcast frame",
+        p.ethernet(p.BROADCAST, NEXT_HOP_MAC, p.ETH_IPV4, p.ipv4(OUTSIDE, HOST, PLAIN)),
     ),
     untouched(
         "in a multicast frame",
@@ -113,7 +126,10 @@ UNTOUCHED = [
         untouched(
             f"a tagged frame, {tag:#x}",
             p.ethernet(
-                UPLINK_MAC, NEXT_HOP_MAC, tag, struct.pack("!HH", 5, p.ETH_IPV4) + p.ipv4(OUTSIDE, HOST, PLAIN)
+                UPLINK_MAC,
+                NEXT_HOP_MAC,
+                tag,
+                struct.pack("!HH", 5, p.ETH_IPV4) + p.ipv4(OUTSIDE, HOST, PLAIN),
             ),
         )
         for tag in (p.ETH_VLAN, p.ETH_QINQ)
@@ -122,10 +138,7 @@ UNTOUCHED = [
         untouched(f"ethertype {kind:#06x}", p.ethernet(UPLINK_MAC, NEXT_HOP_MAC, kind, bytes(46)))
         for kind in (0x88CC, 0x888E, 0x8137, 0x8847, 0x0026, 0xFFFF)
     ),
-    *(
-        untouched(f"a lie: {lie}", outside_sends(HOST, PLAIN, **lie))
-        for lie in ({"ihl": 4}, {"ihl": 15}, {"version": 6}, {"total": 19}, {"total": 39}, {"total": 999})
-    ),
+    *(untouched(f"a lie: {lie}", outside_sends(HOST, PLAIN, **lie)) for lie in LIES),
 ]
 
 
@@ -147,7 +160,9 @@ PUBLISHED = [
         A2.gets(OUTSIDE, p.udp(9, 53, summed=False), ttl=63),
     ),
     published(
-        "at another address of the host's", outside_sends(OTHER, PLAIN), A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=63)
+        "at another address of the host's",
+        outside_sends(OTHER, PLAIN),
+        A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=63),
     ),
     published(
         "at the gateway's address",
@@ -160,11 +175,11 @@ PUBLISHED = [
         B2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=63),
     ),
     published(
-        "from the next hop", outside_sends(HOST, PLAIN, src=NEXT_HOP), A2.gets(NEXT_HOP, p.tcp(9, 80, p.SYN), ttl=63)
+        "from the next hop",
+        outside_sends(HOST, PLAIN, src=NEXT_HOP),
+        A2.gets(NEXT_HOP, p.tcp(9, 80, p.SYN), ttl=63),
     ),
-    published(
-        "TTL 2", outside_sends(HOST, PLAIN, ttl=2), A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=1)
-    ),
+    published("TTL 2", outside_sends(HOST, PLAIN, ttl=2), A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=1)),
     published(
         "TTL 1: the address is the host's, it has arrived",
         outside_sends(HOST, PLAIN, ttl=1),
@@ -216,7 +231,11 @@ def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage) -> N
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((str(HOST), 8081))
         stage.expect(
-            None, outside_sends(HOST, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, A2.gets(OUTSIDE, p.udp(9, 53), ttl=63)
+            None,
+            outside_sends(HOST, p.udp(9, 8081)),
+            REDIRECT,
+            Reason.DELIVERED,
+            A2.gets(OUTSIDE, p.udp(9, 53), ttl=63),
         )
         stage.forget()
         sock.connect((str(OUTSIDE), 9))
@@ -264,7 +283,7 @@ class Step(NamedTuple):
     out: bytes
 
 
-def leaves(member: Member, src: p.Address, dst: p.Address, carried: p.Transport, **header: int) -> bytes:
+def leaves(member: Member, src: p.Address, dst: p.Address, carried: p.Transport, **header: Any) -> bytes:
     """As it goes to the outside: the next hop's MACs come later, in the kernel."""
     header.setdefault("ttl", 63)
     return p.ethernet(member.net.mac, member.mac, p.ETH_IPV4, p.ipv4(src, dst, carried, **header))
@@ -275,13 +294,19 @@ def masquerading(there: list[p.Transport], back: list[p.Transport]) -> list[Step
     steps: list[Step] = []
     for ask, reply in zip(there, back, strict=True):
         steps.append(Step(A1, A1.sends(OUTSIDE, ask), Reason.TO_OUTSIDE, leaves(A1, HOST, OUTSIDE, ask)))
-        steps.append(Step(None, outside_sends(HOST, reply), Reason.DELIVERED, A1.gets(OUTSIDE, reply, ttl=63)))
+        steps.append(
+            Step(None, outside_sends(HOST, reply), Reason.DELIVERED, A1.gets(OUTSIDE, reply, ttl=63))
+        )
     return steps
 
 
 CONVERSATIONS = {
     "masqueraded TCP": masquerading(
-        [p.tcp(SPORT, 80, p.SYN), p.tcp(SPORT, 80, p.ACK), p.tcp(SPORT, 80, p.ACK | p.PSH, b"GET / HTTP/1.0\r\n\r\n")],
+        [
+            p.tcp(SPORT, 80, p.SYN),
+            p.tcp(SPORT, 80, p.ACK),
+            p.tcp(SPORT, 80, p.ACK | p.PSH, b"GET / HTTP/1.0\r\n\r\n"),
+        ],
         [p.tcp(80, SPORT, SYN_ACK), p.tcp(80, SPORT, p.ACK), p.tcp(80, SPORT, p.ACK, b"odd")],
     ),
     "masqueraded UDP": masquerading([p.udp(SPORT, 53)] * 2, [p.udp(53, SPORT, b"answer")] * 2),
@@ -293,7 +318,9 @@ CONVERSATIONS = {
         [p.echo(p.ECHO_REPLY, SPORT, sequence=i) for i in (1, 2, 3)],
     ),
     "not masqueraded": [
-        Step(D1, D1.sends(OUTSIDE, p.udp(7, 53)), Reason.TO_OUTSIDE, leaves(D1, D1.ip, OUTSIDE, p.udp(7, 53))),
+        Step(
+            D1, D1.sends(OUTSIDE, p.udp(7, 53)), Reason.TO_OUTSIDE, leaves(D1, D1.ip, OUTSIDE, p.udp(7, 53))
+        ),
         Step(
             None,
             outside_sends(D1.ip, p.udp(53, 7)),
@@ -302,7 +329,9 @@ CONVERSATIONS = {
         ),
     ],
     "published, from outside": [
-        Step(None, outside_sends(HOST, PLAIN), Reason.DELIVERED, A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=63)),
+        Step(
+            None, outside_sends(HOST, PLAIN), Reason.DELIVERED, A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=63)
+        ),
         Step(
             A2,
             A2.sends(OUTSIDE, p.tcp(80, 9, SYN_ACK)),
@@ -331,7 +360,10 @@ CONVERSATIONS = {
             B1.gets(HOST, p.tcp(8081, 9, SYN_ACK), ttl=63),
         ),
         Step(
-            B1, B1.sends(HOST, p.tcp(9, 8081, p.ACK)), Reason.DELIVERED, A2.gets(B1.ip, p.tcp(9, 80, p.ACK), ttl=63)
+            B1,
+            B1.sends(HOST, p.tcp(9, 8081, p.ACK)),
+            Reason.DELIVERED,
+            A2.gets(B1.ip, p.tcp(9, 80, p.ACK), ttl=63),
         ),
     ],
     "published, hairpin": [
@@ -385,14 +417,19 @@ def test_conversation(stage: Stage, name: str) -> None:
         stage.expect(step.sender, step.packet, REDIRECT, step.reason, step.out)
 
 
+Speak = Callable[[int], p.Transport]
+# What a container says from a port (or with an identifier), and what answers it.
+CHANGED: tuple[tuple[Speak, Speak], ...] = (
+    (lambda port: p.tcp(port, 80, p.SYN), lambda port: p.tcp(80, port, SYN_ACK)),
+    (lambda port: p.udp(port, 53, b"odd"), lambda port: p.udp(53, port, b"answer")),
+    (lambda port: p.echo(p.ECHO, port), lambda port: p.echo(p.ECHO_REPLY, port)),
+)
+
+
 @pytest.mark.parametrize("sport", [7, 40000])
 def test_conversation_whose_port_is_changed(stage: Stage, sport: int) -> None:
     """TCP, UDP and ping: what leaves from the port that was chosen comes back to the container's own."""
-    for ask, reply in (
-        (lambda port: p.tcp(port, 80, p.SYN), lambda port: p.tcp(80, port, SYN_ACK)),
-        (lambda port: p.udp(port, 53, b"odd"), lambda port: p.udp(53, port, b"answer")),
-        (lambda port: p.echo(p.ECHO, port), lambda port: p.echo(p.ECHO_REPLY, port)),
-    ):
+    for ask, reply in CHANGED:
         got = stage.run(A1, A1.sends(OUTSIDE, ask(sport)))
         at = 38 if ask(sport).proto == p.ICMP else 34
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
@@ -557,10 +594,7 @@ def error_frames(case: Case, error: tuple[int, int, int], **how: object) -> tupl
     kind, code, word = error
     sent = p.icmp(kind, code, word, quotation(*case.before, **how))  # type: ignore[arg-type]
     came = p.icmp(kind, code, word, quotation(*case.after, summed_for=case.before, **how))  # type: ignore[arg-type]
-    if case.sender is None:
-        packet = outside_sends(case.dst, sent, src=case.src)
-    else:
-        packet = case.sender.sends(case.dst, sent)
+    packet = case.sender.sends(case.dst, sent) if case.sender else outside_sends(case.dst, sent, src=case.src)
     if case.receiver is None:
         assert case.sender is not None
         return packet, leaves(case.sender, case.out_src, case.dst, came)
@@ -581,15 +615,13 @@ def test_icmp_error(stage: Stage, name: str, error: str) -> None:
 
 def test_icmp_error_about_a_changed_port(stage: Stage) -> None:
     """Ports inside go back to what the container knows; the outer checksum follows."""
-    for ask in (
-        lambda port: p.tcp(port, 80, p.SYN),
-        lambda port: p.udp(port, 53),
-        lambda port: p.echo(p.ECHO, port),
-    ):
+    for ask, _ in CHANGED:
         got = stage.run(A1, A1.sends(OUTSIDE, ask(7)))
         at = 38 if ask(7).proto == p.ICMP else 34
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
-        case = Case([], None, ROUTER, HOST, (HOST, OUTSIDE, ask(chosen)), ROUTER, A1, (A1.ip, OUTSIDE, ask(7)))
+        case = Case(
+            [], None, ROUTER, HOST, (HOST, OUTSIDE, ask(chosen)), ROUTER, A1, (A1.ip, OUTSIDE, ask(7))
+        )
         for error in ERRORS.values():
             for size in (28, 200):
                 packet, out = error_frames(case, error, size=size)
@@ -601,25 +633,34 @@ WRONG_ERRORS = [
     untouched("to another address of the host's", outside_sends(OTHER, ABOUT, src=ROUTER)),
     untouched("straight to the container", outside_sends(A1.ip, ABOUT, src=ROUTER)),
     untouched(
-        "about another port", outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, p.udp(SPORT + 1, 53))))
+        "about another port",
+        outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, p.udp(SPORT + 1, 53)))),
     ),
     untouched(
-        "about the container's own address", outside_sends(HOST, p.icmp(3, 1, 0, quotation(A1.ip, OUTSIDE, UDP_OUT)))
+        "about the container's own address",
+        outside_sends(HOST, p.icmp(3, 1, 0, quotation(A1.ip, OUTSIDE, UDP_OUT))),
     ),
     untouched("about an answer", outside_sends(HOST, p.icmp(3, 1, 0, quotation(OUTSIDE, HOST, LATE)))),
-    untouched("a quotation cut short", outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, size=27)))),
     untouched(
-        "a quotation with a lie", outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, ihl=4)))
+        "a quotation cut short",
+        outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, size=27))),
     ),
     untouched(
-        "a quotation of IPv6", outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, version=6)))
+        "a quotation with a lie",
+        outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, ihl=4))),
+    ),
+    untouched(
+        "a quotation of IPv6",
+        outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, version=6))),
     ),
     untouched(
         "a quotation of a later fragment",
         outside_sends(HOST, p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT, fragment=5))),
     ),
     untouched("a fragment of an error", outside_sends(HOST, ABOUT, src=ROUTER, fragment=p.MORE_FRAGMENTS)),
-    untouched("a redirect", outside_sends(HOST, p.icmp(5, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT)), src=ROUTER)),
+    untouched(
+        "a redirect", outside_sends(HOST, p.icmp(5, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT)), src=ROUTER)
+    ),
     dropped(
         "another container about the connection",
         A3,
@@ -641,7 +682,7 @@ WRONG_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("row", WRONG_ERRORS, ids=lambda row: row.sentence)
+@pytest.mark.parametrize("row", WRONG_ERRORS, ids=[row.sentence for row in WRONG_ERRORS])
 def test_icmp_error_that_is_not_ours(stage: Stage, row: Row) -> None:
     for step in UDP_STEPS:
         stage.run(step.sender, step.packet)
