@@ -71,11 +71,26 @@ static int conn_expire(void *map, struct tuple *key, struct conn *original)
 	return 0;
 }
 
+/*
+ * A flood may push one half of a pair out of `pending`. An opening without the answer's half is
+ * none: each packet would keep it, and no answer would ever come back. Half confirmed by another
+ * CPU this very moment the pair is in `conns` already.
+ */
+static __noinline int pending_is_torn(const struct conn *conn)
+{
+	return conn && (conn->flags & CONN_ORIGINAL) &&
+	       !bpf_map_lookup_elem(&pending, &conn->other) &&
+	       !bpf_map_lookup_elem(&conns, &conn->other);
+}
+
 static __always_inline struct conn *conn_find(const struct tuple *key)
 {
 	struct conn *conn = bpf_map_lookup_elem(&conns, key);
 
-	return conn ? conn : bpf_map_lookup_elem(&pending, key);
+	if (conn)
+		return conn;
+	conn = bpf_map_lookup_elem(&pending, key);
+	return pending_is_torn(conn) ? NULL : conn;
 }
 
 /* Both halves go, whichever table they are in. */

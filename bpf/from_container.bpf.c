@@ -73,12 +73,25 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 		return drop(skb, DROP_TRUNCATED);
 	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
 		return consume(skb, ABSORBED);
-	if (!neighbour_mac(device->network, net, &target, mac))
+	if (addr_is_v4(&target) || !neighbour_mac(device->network, net, &target, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
 	if (rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac))
 		return drop(skb, DROP_REWRITE);
 	count(skb, ANSWERED);
 	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Of its own addresses the map knows already; of others' it has nothing to say. */
+static __always_inline int absorb_advertisement(struct __sk_buff *skb, const struct packet *p,
+						const struct device *device)
+{
+	struct ip_addr target;
+
+	if (!solicited(skb, p, &target))
+		return drop(skb, DROP_TRUNCATED);
+	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
+		return consume(skb, ABSORBED);
+	return drop(skb, DROP_SPOOFED_ARP);
 }
 
 /* Broadcast and multicast: to the host, and to the members where they may talk. */
@@ -92,6 +105,10 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
 		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
 		return drop(skb, DROP_WRONG_MAC);
+	/* Scopes 0 and 1 are the sender's own device (RFC 4291, 2.7). */
+	if (is_ipv6(p) &&
+	    bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
+		return drop(skb, DROP_MULTICAST_OFF);
 	if (net->flags & NETWORK_ICC)
 		members_flood(skb, device->network, net, device->endpoint);
 	count(skb, FLOODED);
@@ -143,20 +160,6 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
 }
 
-/* Is it an address that no packet may go to, or that never leaves the link? */
-static __always_inline bool unusable(const struct packet *p)
-{
-	const struct ip_addr *dst = &p->tuple.dst;
-
-	if (!is_ipv6(p))
-		return v4_is_unusable(dst->word[3]) || v4_is_multicast(dst->word[3]);
-	/* ::/127, ff00::/8 and fe80::/10 */
-	if ((dst->word[0] | dst->word[1] | dst->word[2]) == 0 && bpf_ntohl(dst->word[3]) < 2)
-		return true;
-	return (dst->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
-	       (dst->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
 /* Away from the network. */
 static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 				 const struct device *device, const struct network *net)
@@ -164,6 +167,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
 	bool at_gateway = addr_equal(&p->tuple.dst, gateway);
 	struct scratch *room = scratch();
+	struct device *other;
 	struct conn *conn;
 	int verdict;
 	long route;
@@ -174,7 +178,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_WRONG_MAC);
 	if (is_ipv6(p) && addr_equal(&p->tuple.dst, &net->gateway_linklocal))
 		return to_host(skb, net);
-	if (unusable(p))
+	/* A group's address in a frame for one. */
+	if (addr_is_unusable(&p->tuple.dst) ||
+	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
 	if (net->flags & NETWORK_INTERNAL)
 		return at_gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
@@ -201,8 +207,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	/* Blackhole, unreachable, prohibit: the host's stack says so in its own words. */
 	if (!route_leads_out(route))
 		return to_host(skb, net);
-	if (device_find(room->fib.ifindex, DEVICE_GATEWAY))
-		return drop(skb, DROP_ISOLATED);
+	other = device_find(room->fib.ifindex, DEVICE_GATEWAY);
+	if (other)
+		return drop(skb, other->network == device->network ? DROP_NO_ENDPOINT :
+								     DROP_ISOLATED);
 	return to_new_outside(skb, p, device, net, &room->fib);
 }
 
@@ -230,6 +238,8 @@ int from_container(struct __sk_buff *skb)
 		return answer_arp(skb, &p, device, net);
 	if (is_ipv6(&p) && is_solicitation(&p))
 		return answer_solicitation(skb, &p, device, net);
+	if (is_ipv6(&p) && is_advertisement(&p))
+		return absorb_advertisement(skb, &p, device);
 	if (mac_is_group(p.dst_mac))
 		return to_group(skb, &p, device, net);
 	endpoint = endpoint_find(device->network, &p.tuple.dst);

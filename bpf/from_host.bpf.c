@@ -83,6 +83,14 @@ int from_host(struct __sk_buff *skb)
 	endpoint = endpoint_find(device->network, &p.tuple.dst);
 	if (!endpoint)
 		return drop(skb, DROP_NO_ENDPOINT);
+	/* The host's own table of neighbours may still name an earlier holder of the address. */
+	if (!mac_equal(p.dst_mac, endpoint->mac)) {
+		__u8 dst[ETH_ALEN];
+
+		__builtin_memcpy(dst, endpoint->mac, ETH_ALEN);
+		if (rewrite_macs(skb, dst, p.src_mac))
+			return drop(skb, DROP_REWRITE);
+	}
 	/* redirect_peer works at ingress only: from here through the host end of the pair. */
 	count(skb, DELIVERED);
 	return bpf_redirect(endpoint->ifindex, 0);

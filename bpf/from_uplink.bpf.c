@@ -18,6 +18,23 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct packet 
 			      BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
+/*
+ * Can the sender be outside: not the host's own address, not a container's, none that is nobody's.
+ * Such packets are for the host's stack to judge; a server must not take them for a neighbour's.
+ */
+static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p, __u32 number)
+{
+	struct network *net = network_find(number);
+	struct scratch *room = scratch();
+	long route;
+
+	if (!p || !net || !room || addr_is_unusable(&p->tuple.src))
+		return 0;
+	route = route_find(skb, p, net, &p->tuple.src, &room->fib);
+	return route != BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       !(route_leads_out(route) && device_find(room->fib.ifindex, DEVICE_GATEWAY));
+}
+
 static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)
 {
 	struct port *port;
@@ -27,13 +44,15 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return NULL;
 	/* A loopback address from outside is nobody's, though a port may be published there. */
-	if (is_ipv6(p) ? addr_is_loopback6(&p->tuple.dst) : v4_is_unusable(p->tuple.dst.word[3]))
+	if (addr_is_unusable(&p->tuple.dst))
 		return NULL;
 	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
-	if (port)
-		return port;
-	port = port_find_any(is_ipv6(p), p->tuple.dport, p->tuple.proto);
-	return port && is_local(skb, p, port->network) ? port : NULL;
+	if (!port) {
+		port = port_find_any(is_ipv6(p), p->tuple.dport, p->tuple.proto);
+		if (!port || !is_local(skb, p, port->network))
+			return NULL;
+	}
+	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
 /* A socket of the host had this port before it was published, and is in this conversation. */

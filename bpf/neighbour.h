@@ -35,7 +35,13 @@ static __always_inline bool is_solicitation(const struct packet *p)
 	       p->icmp_type == ND_SOLICITATION;
 }
 
-/* The target of a neighbour solicitation; false: cut short, or not from this link. */
+/* Neighbours hear what it says even in a fragment. */
+static __always_inline bool is_advertisement(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_ICMPV6 && p->l4 && p->icmp_type == ND_ADVERTISEMENT;
+}
+
+/* The target of a solicitation or advertisement; false: cut short, or not from this link. */
 static __always_inline bool solicited(struct __sk_buff *skb, const struct packet *p,
 				      struct ip_addr *target)
 {

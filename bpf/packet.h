@@ -130,12 +130,12 @@ static __always_inline void addr_set_v4(struct ip_addr *a, __be32 v4)
 	a->word[3] = v4;
 }
 
-/* 127/8, 0/8, 240/4 but the limited broadcast: never a unicast address on a wire (RFC 6890). */
+/* 127/8, 0/8, 240/4 with the limited broadcast: never a unicast address on a wire (RFC 6890). */
 static __always_inline bool v4_is_unusable(__be32 v4)
 {
 	__u8 first = bpf_ntohl(v4) >> 24;
 
-	return first == 0 || first == 127 || (first >= 240 && v4 != 0xffffffff);
+	return first == 0 || first == 127 || first >= 240;
 }
 
 static __always_inline bool addr_is_loopback6(const struct ip_addr *a)
@@ -146,6 +146,18 @@ static __always_inline bool addr_is_loopback6(const struct ip_addr *a)
 static __always_inline bool v4_is_multicast(__be32 v4)
 {
 	return (bpf_ntohl(v4) >> 28) == 0xe;
+}
+
+/* Does no packet of one host to one other beyond its link have this address: the unspecified,
+ * loopback, groups, and IPv6's link-local ones? */
+static __always_inline bool addr_is_unusable(const struct ip_addr *a)
+{
+	if (addr_is_v4(a))
+		return v4_is_unusable(a->word[3]) || v4_is_multicast(a->word[3]);
+	if ((a->word[0] | a->word[1] | a->word[2]) == 0 && bpf_ntohl(a->word[3]) < 2)
+		return true;
+	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
+	       (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
 /* The original's tuple seen from the other side. */
@@ -206,15 +218,17 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 	struct tcphdr *tcp = l4;
 	struct udphdr *udp = l4;
 	struct icmp_header *icmp = l4;
+	__u32 used = p->l4 - L3;
 
 	/* The other family's ICMP is a protocol like any that has no ports. */
 	if (p->tuple.proto == (is_ipv6(p) ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
 		p->l4 = 0;
 		return 0;
 	}
+	/* What the IP header leaves out is padding, whatever it looks like. */
 	switch (p->tuple.proto) {
 	case IPPROTO_TCP:
-		if ((void *)(tcp + 1) > end)
+		if ((void *)(tcp + 1) > end || used + sizeof(*tcp) > p->length)
 			return DROP_TRUNCATED;
 		p->tuple.sport = tcp->source;
 		p->tuple.dport = tcp->dest;
@@ -223,14 +237,14 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 		p->ack = bpf_ntohl(tcp->ack_seq);
 		return 0;
 	case IPPROTO_UDP:
-		if ((void *)(udp + 1) > end)
+		if ((void *)(udp + 1) > end || used + sizeof(*udp) > p->length)
 			return DROP_TRUNCATED;
 		p->tuple.sport = udp->source;
 		p->tuple.dport = udp->dest;
 		return 0;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		if ((void *)(icmp + 1) > end)
+		if ((void *)(icmp + 1) > end || used + sizeof(*icmp) > p->length)
 			return DROP_TRUNCATED;
 		p->icmp_type = icmp->type;
 		if (icmp->type == (p->tuple.proto == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST))
@@ -276,6 +290,12 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, s
 	return parse_transport((void *)ip + header, end, p);
 }
 
+static __always_inline bool is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT;
+}
+
 /* Extension headers are walked to the transport header, at most four of them (RFC 8200, 4). */
 static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end, __u32 room,
 				      struct packet *p)
@@ -293,7 +313,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 		return DROP_TRUNCATED;
 	__builtin_memcpy(&p->tuple.src, &ip->saddr, sizeof(p->tuple.src));
 	__builtin_memcpy(&p->tuple.dst, &ip->daddr, sizeof(p->tuple.dst));
-	/* Here a mapped address means IPv4; as an IPv6 packet it must not exist (RFC 4942, 2.2). */
+	/* In the maps that form is an IPv4 address; on a wire it is nobody's (RFC 4942, 2.2). */
 	if (addr_is_v4(&p->tuple.src) || addr_is_v4(&p->tuple.dst))
 		return DROP_BAD_ADDR;
 	p->ttl = ip->hop_limit;
@@ -301,8 +321,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 	for (i = 0; i < 4; i++) {
 		__u8 *extension = data + at;
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
-		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
+		if (!is_extension(next))
 			break;
 		if ((void *)(extension + 8) > end)
 			return DROP_TRUNCATED;
@@ -333,6 +352,9 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 	p->l4 = at;
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
+	/* What is behind it could be anything, a router's advertisement too (RFC 7113). */
+	if (is_extension(next))
+		return DROP_TRUNCATED;
 	return parse_transport(data + at, end, p);
 }
 
@@ -343,7 +365,8 @@ static __always_inline int parse_arp(struct arp_body *arp, void *end, struct pac
 	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4)
 		return DROP_SPOOFED_ARP;
-	p->arp_operation = bpf_ntohs(arp->operation) & 0xff;
+	/* Those that exist fit a byte (RFC 5494); 0 is none of them. */
+	p->arp_operation = bpf_ntohs(arp->operation) < 256 ? bpf_ntohs(arp->operation) : 0;
 	/* What the frame says of itself inside must be what it says outside. */
 	if (!mac_equal(arp->sender_mac, p->src_mac))
 		return DROP_SPOOFED_ARP;

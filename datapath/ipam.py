@@ -52,9 +52,10 @@ def ula_pool(installation_id: str) -> Pool:
 
 
 def overlapping(prefix: Prefix, others: Iterable[Prefix]) -> Prefix | None:
-    """The first of the others that has addresses in common with the prefix. A default route has not."""
+    """The first of the others that has addresses in common with the prefix. A default route is no obstacle,
+    nor is one that was written as two halves (0.0.0.0/1 and 128.0.0.0/1, as VPN clients do)."""
     for other in others:
-        if other.version == prefix.version and other.prefixlen and _overlap(prefix, other):
+        if other.version == prefix.version and other.prefixlen > 1 and _overlap(prefix, other):
             return other
     return None
 

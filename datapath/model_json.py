@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataclasses of `model` as JSON and back, by their type hints: the one place that does it. Pure."""
+"""The dataclasses of `model` as JSON and back, by their type hints: the one place that does it. Pure.
+
+A field that has its default is left out: most have, and every command reads every row. So a default that is
+changed needs a new version of the store.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +45,23 @@ def _encode(value: Any) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     if dataclasses.is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        kind: Any = type(value)
+        fields = ((name, getattr(value, name), default) for name, default in _defaults(kind))
+        return {name: _encode(item) for name, item, default in fields if item != default}
     if isinstance(value, Mapping):
         return {key: _encode(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     return str(value)
+
+
+@functools.cache
+def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
+    """The fields of the dataclass, each with its default or something that is equal to nothing else."""
+    return tuple(
+        (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+        for f in dataclasses.fields(cls)
+    )
 
 
 _IP_CLASSES: dict[Any, Callable[[str], Any]] = {
@@ -106,11 +121,16 @@ def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(cls)
-    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+    # With the type of a plain field, so that the usual value needs no call.
+    decoders = {f.name: (hints[f.name], _decoder(hints[f.name])) for f in dataclasses.fields(cls)}
 
     def decode(raw: Any) -> Any:
+        values = {}
         try:
-            return cls(**{name: decoders[name](value) for name, value in _checked(raw, dict).items()})
+            for name, item in _checked(raw, dict).items():
+                plain, rebuild = decoders[name]
+                values[name] = item if type(item) is plain else rebuild(item)
+            return cls(**values)
         except KeyError as error:
             raise ValueError(f"unknown field {error} of {cls.__name__}") from None
         except TypeError as error:

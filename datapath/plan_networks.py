@@ -116,7 +116,8 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         model.OPT_MTU: str(config.mtu or facts.default_mtu),
     }
     if network.realised:
-        return replace(network, options={**options, model.OPT_MTU: network.options[model.OPT_MTU]})
+        mtu = network.options.get(model.OPT_MTU, options[model.OPT_MTU])
+        return replace(network, options={**options, model.OPT_MTU: mtu})
     if network.device in facts.devices:
         raise ExistsError(f"device {network.device} of the default network exists already: remove it")
     others = [n for n in state.networks.values() if n.id != network.id]

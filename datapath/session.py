@@ -122,7 +122,7 @@ class Session:
         }
         known = {key: value for key, value in dataplane.devices.read_all() if value.kind == kind}
         for key in known.keys() - wanted.keys():
-            dataplane.detach("from_uplink", key.ifindex, device_gone=True)
+            dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
             dataplane.devices.pop(key, None)
         dataplane.devices.update_many(
             {key: value for key, value in wanted.items() if known.get(key) != value}

@@ -150,7 +150,8 @@ def layout(name: str) -> Layout:
 
 
 def _elements(name: str) -> dict[str, int]:
-    return {label: value for value, label in sorted(ffi.typeof(f"enum {name}").elements.items())}
+    # By name: by value the second of two names for one number would be missing.
+    return dict(sorted(ffi.typeof(f"enum {name}").relements.items(), key=lambda item: item[1]))
 
 
 def _enum(kind: Any, name: str, elements: dict[str, int]) -> Any:

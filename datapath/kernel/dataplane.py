@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, cgroup, libbpf, netns, syscalls, sysctl
+from datapath.kernel import abi, cgroup, libbpf, links, netns, syscalls, sysctl
 
 BPF_FS_MAGIC = 0xCAFE4A11
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
@@ -293,15 +293,27 @@ class Dataplane:
             except NotSupportedError:
                 if self._mode == "tcx":
                     raise
+        if libbpf.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
+            libbpf.pin(self._program(hook), self._own_qdisc(ifindex))
         libbpf.attach_clsact(self._program(hook), ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
 
+    def _own_qdisc(self, ifindex: int) -> Path:
+        """The mark, a pin because a bpffs holds nothing else, of a clsact qdisc that we made."""
+        return self.root / "programs" / f"clsact-{ifindex}"
+
     def detach(self, hook: str, ifindex: int, *, device_gone: bool = False) -> None:
-        """Takes the program off a device, by whichever way it was attached. Idempotent."""
+        """Takes the program off a device, by whichever way it was attached. Idempotent.
+
+        With `device_gone` what is attached by clsact is left to go with the device.
+        """
         try:
             (self.root / "links" / f"{hook}-{ifindex}").unlink()
         except FileNotFoundError:
             if not device_gone:
                 libbpf.detach_clsact(ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
+                if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
+                    libbpf.destroy_clsact(ifindex)
+        self._own_qdisc(ifindex).unlink(missing_ok=True)
 
     def attached(self) -> Iterator[tuple[str, int]]:
         """(hook, ifindex) of every pinned tcx link, its device may be gone."""

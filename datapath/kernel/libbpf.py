@@ -308,12 +308,19 @@ def _tc(ifindex: int, point: int, handle: int, priority: int) -> tuple[Any, Any]
     return hook, opts
 
 
-def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
-    """Attaches as a direct-action filter; one of ours that is there already is replaced in place."""
-    hook, opts = _tc(ifindex, point, handle, priority)
+def create_clsact(ifindex: int) -> bool:
+    """Gives the device a clsact qdisc; False: it has one already."""
+    hook, _ = _tc(ifindex, BPF_TC_INGRESS, 0, 0)
     result = lib.bpf_tc_hook_create(hook)
     if result not in (0, -errno.EEXIST):
         raise _error("add clsact to device", str(ifindex), result)
+    return bool(result == 0)
+
+
+def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
+    """Attaches as a direct-action filter; one of ours that is there already is replaced in place."""
+    create_clsact(ifindex)
+    hook, opts = _tc(ifindex, point, handle, priority)
     opts.prog_fd, opts.flags = program_fd, BPF_TC_F_REPLACE
     _check(lib.bpf_tc_attach(hook, opts), "attach to device", str(ifindex))
 

@@ -27,6 +27,7 @@ from datapath.kernel.netns import Netns, enter
 _IFF_UP = 0x1
 _IFF_NOARP = 0x80
 _IFA_F_NODAD = 0x02
+_CLSACT = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of pkt_sched.h, below TC_H_CLSACT
 _LOOPBACK = 1  # the kernel gives every namespace's loopback this index
 
 Address = IPv4Address | IPv6Address
@@ -225,6 +226,12 @@ class Links:
             raise failures[0]
         if failures:
             raise ExceptionGroup("devices could not be deleted", failures)
+
+
+def has_filters(ifindex: int) -> bool:
+    """Somebody has a filter at the device's clsact qdisc."""
+    with _inside(None) as route, translated("list", f"filters of device {ifindex}"):
+        return any(list(route.get_filters(index=ifindex, parent=parent)) for parent in _CLSACT)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,9 @@ def test_a_directory_that_depends_on_where_one_stands_is_refused(value: str) -> 
         Settings.from_env({"DATAPATH_STATE_DIR": value})
 
 
-@pytest.mark.parametrize(("value", "valid"), [("auto", True), ("tcx", True), ("clsact", True), ("xdp", False)])
+@pytest.mark.parametrize(
+    ("value", "valid"), [("auto", True), ("tcx", True), ("clsact", True), ("xdp", False)]
+)
 def test_the_kind_of_attachment_can_be_forced(value: str, valid: bool) -> None:
     if valid:
         assert Settings.from_env({"DATAPATH_ATTACH": value}).attach == value

@@ -180,7 +180,9 @@ def test_an_address_is_read(text: str) -> None:
     assert str(parse_address(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1/8", "fe80::1%eth0", "a", " ::1"])
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1/8", "fe80::1%eth0", "a", " ::1"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="invalid IP address"):
         parse_address(text)
@@ -211,14 +213,24 @@ def test_a_mac_address_is_read(text: str, mac: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "02:42:ac:11:00", "02:42:ac:11:00:0g", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"]
+    "text",
+    [
+        "",
+        "02:42:ac:11:00",
+        "02:42:ac:11:00:0g",
+        "01:00:5e:00:00:01",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+    ],
 )
 def test_a_mac_address_that_no_device_can_have_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_mac(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("T", True), ("1", True), ("0", False), ("f", False)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("T", True), ("1", True), ("0", False), ("f", False)]
+)
 def test_truth_values_are_those_of_go(text: str, value: bool) -> None:
     assert parse_bool(text, "x") is value
 
@@ -351,13 +363,19 @@ def test_an_auxiliary_address_can_replace_the_default_gateway() -> None:
         (InUseError("x"), 5, "x"),
         (KernelError("create", "veth0", errno.EEXIST), 10, "create veth0: File exists (EEXIST)"),
         (KernelError("create", "veth0"), 10, "create veth0"),
-        (VerifierError("from_host", "R1 invalid"), 11, "load program from_host: refused by the verifier: R1 invalid"),
+        (
+            VerifierError("from_host", "R1 invalid"),
+            11,
+            "load program from_host: refused by the verifier: R1 invalid",
+        ),
         (NotSupportedError("tcx", "6.6"), 12, "this kernel does not have tcx (there since Linux 6.6)"),
         (PrivilegeError("root is needed"), 13, "root is needed"),
         (StateError("x"), 14, "x"),
     ],
 )
-def test_each_class_of_error_has_its_exit_code_and_one_line(error: DatapathError, code: int, text: str) -> None:
+def test_each_class_of_error_has_its_exit_code_and_one_line(
+    error: DatapathError, code: int, text: str
+) -> None:
     assert (error.exit_code, str(error)) == (code, text)
 
 

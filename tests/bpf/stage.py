@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host of its own for the packet programs: real devices and routes in namespaces without a name, maps in a
+bpffs that nobody else sees. Everything goes with the last file descriptor, so a killed test leaves nothing.
+
+Networks: 1 may do everything; 2 is without icc, with links from b1 to b2; 3 is internal; 4 leaves without
+masquerading. 1 and 2 have IPv6. Outside is 192.0.2.0/24, the default route goes via 192.0.2.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datapath.kernel import abi, libbpf, netns, syscalls
+from datapath.kernel.dataplane import MAPS
+from datapath.kernel.links import Links
+from datapath.model import linklocal_of
+from tests.bpf import packets
+
+UNSPEC, SHOT, REDIRECT = -1, 2, 7
+Reason: Any = abi.Reason
+Flag: Any = abi.NetworkFlag
+
+NAT_FIRST, NAT_LAST = 20000, 20999
+HOOKS = ("from_container", "from_host", "from_uplink")
+SIZES = {
+    "devices": 256,
+    "endpoints": 256,
+    "members": 256,
+    "policies": 256,
+    "ports": 256,
+    "reserved": 256,
+    "pending": 4096,
+    "conns": 4096,
+}
+
+
+class Net(NamedTuple):
+    number: int
+    device: str
+    flags: int
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return IPv4Address(f"172.{16 + self.number}.0.1")
+
+    @property
+    def gateway6(self) -> IPv6Address:
+        return IPv6Address(f"fd00:{self.number}::1")
+
+    @property
+    def broadcast(self) -> IPv4Address:
+        return IPv4Address(f"172.{16 + self.number}.255.255")
+
+    @property
+    def mac(self) -> str:
+        return "02:42:" + self.gateway.packed.hex(":")
+
+    @property
+    def linklocal(self) -> IPv6Address:
+        return linklocal_of(self.mac)
+
+    @property
+    def ipv6(self) -> bool:
+        return bool(self.flags & Flag.NETWORK_IPV6)
+
+
+class Member(NamedTuple):
+    name: str
+    net: Net
+    number: int
+    slot: int
+
+    @property
+    def ip(self) -> IPv4Address:
+        return self.net.gateway + 1 + self.slot
+
+    @property
+    def ip6(self) -> IPv6Address:
+        return self.net.gateway6 + 1 + self.slot
+
+    @property
+    def mac(self) -> str:
+        return "02:42:" + self.ip.packed.hex(":")
+
+    @property
+    def linklocal(self) -> IPv6Address:
+        return linklocal_of(self.mac)
+
+    def sends(
+        self, dst: packets.Address, carried: packets.Transport, *, to: str | None = None, **header: Any
+    ) -> bytes:
+        """An honest frame of its own, to the gateway's MAC unless `to` says another."""
+        mac = to or self.net.mac
+        if ip_address(dst).version == 4:
+            return packets.ethernet(
+                mac, self.mac, packets.ETH_IPV4, packets.ipv4(self.ip, dst, carried, **header)
+            )
+        body = packets.ipv6(self.ip6, dst, carried, **header)
+        return packets.ethernet(mac, self.mac, packets.ETH_IPV6, body)
+
+    def gets(
+        self, src: packets.Address, carried: packets.Transport, *, by: str | None = None, **header: Any
+    ) -> bytes:
+        """A frame as it arrives in the container, from the gateway's MAC unless `by` says another."""
+        body = packets.ipv4(src, self.ip, carried, **header)
+        return packets.ethernet(self.mac, by or self.net.mac, packets.ETH_IPV4, body)
+
+
+_BASE = Flag.NETWORK_ACTIVE | Flag.NETWORK_IPV4
+NET1 = Net(1, "dp0", _BASE | Flag.NETWORK_IPV6 | Flag.NETWORK_ICC | Flag.NETWORK_MASQUERADE)
+NET2 = Net(2, "dp2", _BASE | Flag.NETWORK_IPV6 | Flag.NETWORK_MASQUERADE)
+NET3 = Net(3, "dp3", _BASE | Flag.NETWORK_ICC | Flag.NETWORK_INTERNAL | Flag.NETWORK_MASQUERADE)
+NET4 = Net(4, "dp4", _BASE | Flag.NETWORK_ICC)
+NETS = (NET1, NET2, NET3, NET4)
+
+A1, A2, A3 = Member("a1", NET1, 1, 0), Member("a2", NET1, 2, 1), Member("a3", NET1, 3, 2)
+B1, B2 = Member("b1", NET2, 4, 0), Member("b2", NET2, 5, 1)
+C1, C2 = Member("c1", NET3, 6, 0), Member("c2", NET3, 7, 1)
+D1 = Member("d1", NET4, 8, 0)
+MEMBERS = (A1, A2, A3, B1, B2, C1, C2, D1)
+
+UPLINK, UPLINK_MAC, NEXT_HOP_MAC = "up0", "02:00:00:00:00:aa", "02:00:00:00:00:bb"
+HOST = IPv4Address("192.0.2.1")
+OTHER = IPv4Address("198.51.100.1")  # an address of the host's that is on loopback
+OUTSIDE = IPv4Address("203.0.113.5")
+NEXT_HOP = IPv4Address("192.0.2.2")
+BLACKHOLE, UNREACHABLE = IPv4Address("198.18.0.9"), IPv4Address("198.18.1.9")
+
+# (host address or None for all, port, protocol) -> (member, its port)
+PUBLISHED: Mapping[tuple[str | None, int, int], tuple[Member, int]] = {
+    (None, 8081, packets.TCP): (A2, 80),
+    (None, 8081, packets.UDP): (A2, 53),
+    (str(HOST), 8082, packets.TCP): (B2, 80),
+    ("127.0.0.1", 8083, packets.TCP): (A2, 80),
+    (None, 20005, packets.UDP): (A2, 81),
+}
+LINKED = ((80, packets.TCP), (53, packets.UDP))  # what b1 may reach on b2
+
+
+def outside_sends(
+    dst: packets.Address, carried: packets.Transport, *, src: packets.Address = OUTSIDE, **header: Any
+) -> bytes:
+    """A frame that arrives at the uplink."""
+    body = packets.ipv4(src, dst, carried, **header)
+    return packets.ethernet(UPLINK_MAC, NEXT_HOP_MAC, packets.ETH_IPV4, body)
+
+
+def host_sends(member: Member, carried: packets.Transport, **header: Any) -> bytes:
+    """A frame that the host's stack sends into the gateway device."""
+    body = packets.ipv4(member.net.gateway, member.ip, carried, **header)
+    return packets.ethernet(member.mac, member.net.mac, packets.ETH_IPV4, body)
+
+
+class Outcome(NamedTuple):
+    verdict: int
+    reasons: dict[str, int]
+    packet: bytes
+
+
+class Row(NamedTuple):
+    """One line of a table. `out` None: the packet is as it was. `reason` is a member of enum reason."""
+
+    sentence: str
+    sender: Member | Net | None  # None: the uplink
+    packet: bytes
+    verdict: int
+    reason: Any
+    out: bytes | None = None
+
+
+def dropped(sentence: str, sender: Member | Net | None, packet: bytes, reason: Any) -> Row:
+    return Row(sentence, sender, packet, SHOT, reason)
+
+
+def redirected(
+    sentence: str, sender: Member | Net | None, packet: bytes, reason: Any, out: bytes | None = None
+) -> Row:
+    return Row(sentence, sender, packet, REDIRECT, reason, out)
+
+
+def untouched(sentence: str, packet: bytes) -> Row:
+    return Row(sentence, None, packet, UNSPEC, Reason.NOT_OURS)
+
+
+class World:
+    """The devices: the host in one namespace, every container's end in another. Its life is that of two fds."""
+
+    def __init__(self) -> None:
+        self.host, self.inside = _new_namespace(), _new_namespace()
+        self.index: dict[str, int] = {}
+        self._sockets: dict[str, socket.socket] = {}
+        try:
+            with netns.enter(self.host):
+                self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        os.close(self.host)
+        os.close(self.inside)
+
+    def _build(self) -> None:
+        from pyroute2 import IPRoute
+
+        with Links() as links, IPRoute() as route:
+            route.link("set", index=1, state="up")
+            route.addr("add", index=1, address=str(OTHER), prefixlen=32)
+            route.link(
+                "add",
+                kind="veth",
+                ifname=UPLINK,
+                address=UPLINK_MAC,
+                peer={"ifname": "out0", "address": NEXT_HOP_MAC, "net_ns_fd": self.inside},
+            )
+            self.index[UPLINK] = socket.if_nametoindex(UPLINK)
+            route.addr(
+                "add", index=self.index[UPLINK], address=str(HOST), prefixlen=24, broadcast="192.0.2.255"
+            )
+            route.link("set", index=self.index[UPLINK], state="up")
+            links.configure(self.inside, "out0", (), ipv6=False)
+            for net in NETS:
+                addresses: list[IPv4Interface | IPv6Interface] = [IPv4Interface(f"{net.gateway}/16")]
+                if net.ipv6:
+                    addresses.append(IPv6Interface(f"{net.gateway6}/64"))
+                self.index[net.device] = links.create_gateway(
+                    net.device, f"dpx{net.number}", net.mac, addresses, 1500, ipv6=net.ipv6
+                )
+            for member in MEMBERS:
+                self.index[member.name], _ = links.create_endpoint(
+                    f"v{member.name}", member.name, self.inside, member.mac, 1500
+                )
+                links.configure(self.inside, member.name, (), ipv6=False)
+            route.route("add", dst="0.0.0.0/0", gateway=str(NEXT_HOP))
+            route.route("add", dst="198.18.0.0/24", type="blackhole")
+            route.route("add", dst="198.18.1.0/24", type="unreachable")
+
+    def tap(self, name: str) -> socket.socket:
+        """A packet socket on a container's end."""
+        if name not in self._sockets:
+            with netns.enter(self.inside):
+                tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+                tap.bind((name, 3))
+            tap.setblocking(False)
+            self._sockets[name] = tap
+        return self._sockets[name]
+
+    def received(self, name: str) -> list[bytes]:
+        """The frames that have arrived at a container's end since the last look, its own ones left out."""
+        return [frame for frame, kind in self.received_as(name) if kind != socket.PACKET_OUTGOING]
+
+    def received_as(self, name: str) -> list[tuple[bytes, int]]:
+        """The same with the kind (PACKET_HOST…) that the device gave them."""
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = self.tap(name).recvfrom(65536)
+                frames.append((frame, int(address[2])))
+        return frames
+
+
+def _new_namespace() -> int:
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        try:
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+@contextlib.contextmanager
+def private_bpffs() -> Iterator[Path]:
+    """A bpffs that is mounted nowhere: only this path, through an open fd, leads there."""
+    with tempfile.TemporaryDirectory() as folder:
+        syscalls.mount("bpf", folder, "bpf", 0, "mode=700")
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            syscalls.umount(folder, syscalls.MNT_DETACH)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+class Stage:
+    """One copy of the three programs with their maps, filled for the World."""
+
+    def __init__(self, world: World, *, sizes: Mapping[str, int] | None = None, **settings: int) -> None:
+        self.world = world
+        self.programs: dict[str, int] = {}
+        self.maps: dict[str, libbpf.Map] = {}
+        self.events_fd = -1
+        config = abi.config(
+            **{
+                "nat_port_first": NAT_FIRST,
+                "nat_port_last": NAT_LAST,
+                "timeout_handshake": 60,
+                "timeout_established": 3600,
+                "timeout_closing": 10,
+                "timeout_udp": 180,
+                "timeout_icmp": 30,
+                **settings,
+            }
+        )
+        with private_bpffs() as pins:
+            for hook in HOOKS:
+                self._load(hook, pins, config, {**SIZES, **(sizes or {})})
+        self._fill()
+        self._seen = self._counts()
+
+    def _load(self, hook: str, pins: Path, config: Any, sizes: Mapping[str, int]) -> None:
+        programs, maps = libbpf.load_object(
+            abi.OBJECTS / f"{hook}.bpf.o", pins=pins, config=config, sizes=sizes
+        )
+        self.programs.update((program.name, program.fd) for program in programs)
+        for name, fd in maps.items():
+            if name in MAPS and name not in self.maps:
+                self.maps[name] = libbpf.Map(fd, name, *MAPS[name])
+            elif name == "events" and self.events_fd < 0:
+                self.events_fd = fd
+            else:
+                os.close(fd)
+
+    def close(self) -> None:
+        for fd in (*self.programs.values(), self.events_fd):
+            os.close(fd)
+        for m in self.maps.values():
+            m.close()
+
+    def _fill(self) -> None:
+        index = self.world.index
+        for net in NETS:
+            members = [member for member in MEMBERS if member.net is net]
+            v6 = {"gateway6": net.gateway6, "gateway_linklocal": net.linklocal} if net.ipv6 else {}
+            self.maps["networks"][net.number] = abi.network(
+                flags=net.flags,
+                ifindex=index[net.device],
+                slots=len(members),
+                mtu=1500,
+                broadcast=net.broadcast,
+                mac=net.mac,
+                gateway4=net.gateway,
+                **v6,
+            )
+            self.maps["devices"][abi.device_key(index[net.device])] = abi.device(
+                kind=abi.DeviceKind.DEVICE_GATEWAY, network=net.number, mac=net.mac
+            )
+            for member in members:
+                self._add(member)
+        self.maps["devices"][abi.device_key(index[UPLINK])] = abi.device(
+            kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST
+        )
+        for (address, number, proto), (member, inner) in PUBLISHED.items():
+            key = abi.port_key(IPv4Address(address) if address else None, number, proto)
+            self.maps["ports"][key] = abi.port(member.net.number, member.number, member.ip, inner)
+            self.maps["reserved"][abi.reserved_key(number, proto)] = abi.reserved(1)
+        for number, proto in LINKED:
+            for client, server in ((B1.ip, B2.ip), (B1.ip6, B2.ip6)):
+                key = abi.policy_key(client, server, number, proto)
+                self.maps["policies"][key] = abi.policy(B1.number, B2.number)
+
+    def _add(self, member: Member) -> None:
+        ifindex, net = self.world.index[member.name], member.net
+        v6 = {"addr6": member.ip6, "linklocal": member.linklocal} if net.ipv6 else {}
+        self.maps["devices"][abi.device_key(ifindex)] = abi.device(
+            kind=abi.DeviceKind.DEVICE_ENDPOINT,
+            network=net.number,
+            endpoint=member.number,
+            mac=member.mac,
+            addr4=member.ip,
+            **v6,
+        )
+        for address in (member.ip, *((member.ip6, member.linklocal) if net.ipv6 else ())):
+            key = abi.endpoint_key(net.number, address)
+            self.maps["endpoints"][key] = abi.endpoint(ifindex, member.number, member.mac)
+        self.maps["members"][abi.member_key(net.number, member.slot)] = abi.member(ifindex, member.number)
+
+    def forget(self) -> None:
+        """No connections, and a fresh view of the counters: what came before has no effect."""
+        for name in ("pending", "conns"):
+            self.maps[name].delete_many(list(self.maps[name]))
+        self._seen = self._counts()
+
+    def _counts(self) -> dict[str, int]:
+        counters = self.maps["counters"]
+        return {reason.name: sum(c.packets for c in counters[int(reason)]) for reason in Reason}
+
+    def counted(self) -> dict[str, int]:
+        """Reasons counted since this was asked last."""
+        now = self._counts()
+        delta = {name: value - self._seen[name] for name, value in now.items() if value != self._seen[name]}
+        self._seen = now
+        return delta
+
+    def ifindex(self, sender: Member | Net | None) -> int:
+        if sender is None:
+            return self.world.index[UPLINK]
+        return self.world.index[sender.name if isinstance(sender, Member) else sender.device]
+
+    def run(
+        self, sender: Member | Net | None, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
+    ) -> Outcome:
+        """Runs the hook that the sender's device has: a container's, a gateway's, or the uplink's."""
+        hook = "from_uplink"
+        if sender is not None:
+            hook = "from_container" if isinstance(sender, Member) else "from_host"
+        verdict, out, _ = libbpf.test_run(
+            self.programs[hook],
+            packet,
+            ifindex=self.ifindex(sender),
+            ingress_ifindex=ingress,
+            gso_size=gso,
+            flags=flags,
+        )
+        return Outcome(verdict, self.counted(), out)
+
+    def expect(
+        self,
+        sender: Member | Net | None,
+        packet: bytes,
+        verdict: int,
+        reason: Any,
+        out: bytes | None = None,
+        **how: int,
+    ) -> None:
+        """Verdict, exactly one reason, and every byte of the packet afterwards (None: as it was)."""
+        got = self.run(sender, packet, **how)
+        assert (got.verdict, got.reasons) == (verdict, {reason.name: 1})
+        difference = packets.difference(got.packet, packet if out is None else out)
+        assert not difference, difference
+
+    def check(self, row: Row) -> None:
+        self.expect(row.sender, row.packet, row.verdict, row.reason, row.out)
+
+    def table(self, name: str) -> dict[Any, Any]:
+        """`pending` or `conns`: key -> conn."""
+        return dict(self.maps[name].read_all())

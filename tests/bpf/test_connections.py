@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table: which half is where, in which state, and what pressure does to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from datapath.kernel import abi, libbpf
+from tests.bpf import packets as p
+from tests.bpf.conftest import MakeStage
+from tests.bpf.stage import A1, A2, HOST, OUTSIDE, REDIRECT, Reason, Stage, outside_sends
+
+SPORT = 20100  # within the range for masquerading, so that it is kept
+SYN_ACK, FIN_ACK = p.SYN | p.ACK, p.FIN | p.ACK
+State: Any = abi.ConnState
+Flag: Any = abi.ConnFlag
+
+Say = Callable[[Stage, int], None]
+KEYS: dict[str, tuple[Any, Any]] = {
+    # The opening packet's key, and the answer's.
+    "outside": (
+        abi.tuple_(A1.ip, OUTSIDE, SPORT, 80, p.TCP),
+        abi.tuple_(OUTSIDE, HOST, 80, SPORT, p.TCP),
+    ),
+    "published": (
+        abi.tuple_(OUTSIDE, HOST, 9, 8081, p.TCP),
+        abi.tuple_(A2.ip, OUTSIDE, 80, 9, p.TCP),
+    ),
+}
+
+
+def opener(stage: Stage, way: str, flags: int) -> None:
+    """A packet of the side that opens the connection; it must pass."""
+    if way == "outside":
+        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags)))
+    else:
+        got = stage.run(None, outside_sends(HOST, p.tcp(9, 8081, flags)))
+    passed(got.reasons, Reason.TO_OUTSIDE if way == "outside" else Reason.DELIVERED)
+
+
+def answerer(stage: Stage, way: str, flags: int) -> None:
+    if way == "outside":
+        got = stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags)))
+    else:
+        got = stage.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, flags)))
+    passed(got.reasons, Reason.DELIVERED if way == "outside" else Reason.TO_OUTSIDE)
+
+
+def passed(reasons: dict[str, int], reason: Any) -> None:
+    assert reasons == {reason.name: 1}
+
+
+def whole(stage: Stage) -> None:
+    """No half without the other: each names the other, in the same table, one of them the original."""
+    for name in ("pending", "conns"):
+        table = stage.table(name)
+        for key, conn in table.items():
+            assert conn.other in table, f"{name}: {key} has lost its other half"
+            other = table[conn.other]
+            assert other.other == key
+            assert sorted(c.flags & Flag.CONN_ORIGINAL for c in (conn, other)) == [0, 1]
+            assert bool(conn.flags & Flag.CONN_CONFIRMED) == (name == "conns")
+
+
+def state(stage: Stage, way: str) -> tuple[str, int, int]:
+    """The table the connection is in, its state and FIN bits; nothing else may be in either table."""
+    whole(stage)
+    original, reply = KEYS[way]
+    tables = {name: stage.table(name) for name in ("pending", "conns")}
+    (name,) = [name for name, table in tables.items() if table]
+    assert set(tables[name]) == {original, reply}
+    conn = tables[name][original]
+    assert conn.flags & Flag.CONN_ORIGINAL
+    return name, conn.state, conn.fin
+
+
+NEW, REPLIED = ("pending", State.CONN_NEW, 0), ("pending", State.CONN_REPLIED, 0)
+ESTABLISHED = ("conns", State.CONN_ESTABLISHED, 0)
+HANDSHAKE: list[tuple[str, int]] = [("o", p.SYN), ("a", SYN_ACK), ("o", p.ACK)]
+
+# What is said (o: the side that opened it, a: the other), and what the table then holds.
+STATES: dict[str, tuple[list[tuple[str, int]], tuple[str, int, int]]] = {
+    "a bare SYN": ([("o", p.SYN)], NEW),
+    "a SYN again": ([("o", p.SYN)] * 3, NEW),
+    "SYN and its answer": (HANDSHAKE[:2], REPLIED),
+    "the answer again": ([*HANDSHAKE[:2], ("a", SYN_ACK)], REPLIED),
+    "SYN again after the answer": ([*HANDSHAKE[:2], ("o", p.SYN)], REPLIED),
+    "the third packet": (HANDSHAKE, ESTABLISHED),
+    "data both ways": ([*HANDSHAKE, ("o", p.ACK | p.PSH), ("a", p.ACK | p.PSH)], ESTABLISHED),
+    "a late SYN": ([*HANDSHAKE, ("o", p.SYN)], ESTABLISHED),
+    "a late answer to the SYN": ([*HANDSHAKE, ("a", SYN_ACK)], ESTABLISHED),
+    "both at once": ([("o", p.SYN), ("a", p.SYN), ("o", SYN_ACK)], ESTABLISHED),
+    "picked up in the middle, unanswered": ([("o", p.ACK)] * 2, NEW),
+    "picked up in the middle": ([("o", p.ACK), ("a", p.ACK), ("o", p.ACK)], ESTABLISHED),
+    "refused": ([("o", p.SYN), ("a", p.RST | p.ACK)], ("pending", State.CONN_CLOSED, 0)),
+    "given up": ([("o", p.SYN), ("o", p.RST)], ("pending", State.CONN_CLOSED, 0)),
+    "refused, tried again": ([("o", p.SYN), ("a", p.RST | p.ACK), ("o", p.SYN)], NEW),
+    "refused, tried again, accepted": ([("o", p.SYN), ("a", p.RST | p.ACK), *HANDSHAKE], ESTABLISHED),
+    "FIN of the opener": ([*HANDSHAKE, ("o", FIN_ACK)], ("conns", State.CONN_CLOSING, 1)),
+    "FIN of the other": ([*HANDSHAKE, ("a", FIN_ACK)], ("conns", State.CONN_CLOSING, 2)),
+    "half closed, data the other way": (
+        [*HANDSHAKE, ("o", FIN_ACK), ("a", p.ACK), ("a", p.ACK | p.PSH)],
+        ("conns", State.CONN_CLOSING, 1),
+    ),
+    "FIN of both": ([*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)], ("conns", State.CONN_CLOSED, 3)),
+    "FIN of both, the other first": (
+        [*HANDSHAKE, ("a", FIN_ACK), ("o", FIN_ACK)],
+        ("conns", State.CONN_CLOSED, 3),
+    ),
+    "the last ACK": (
+        [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.ACK)],
+        ("conns", State.CONN_CLOSED, 3),
+    ),
+    "RST of the opener": ([*HANDSHAKE, ("o", p.RST)], ("conns", State.CONN_CLOSED, 0)),
+    "RST of the other": ([*HANDSHAKE, ("a", p.RST | p.ACK)], ("conns", State.CONN_CLOSED, 0)),
+    "the port used again": (
+        [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN)],
+        ("conns", State.CONN_NEW, 0),
+    ),
+    "the port used again, answered": (
+        [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN), ("a", SYN_ACK)],
+        ("conns", State.CONN_REPLIED, 0),
+    ),
+    "the port used again, established": (
+        [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), *HANDSHAKE],
+        ESTABLISHED,
+    ),
+    "the port used again after RST": ([*HANDSHAKE, ("a", p.RST), *HANDSHAKE], ESTABLISHED),
+    "SYN with other flags beside it": (
+        [("o", p.SYN | p.PSH | p.URG), ("a", SYN_ACK), ("o", p.ACK)],
+        ESTABLISHED,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", KEYS)
+@pytest.mark.parametrize("name", STATES)
+def test_tcp_state(stage: Stage, way: str, name: str) -> None:
+    said, wanted = STATES[name]
+    for who, flags in said:
+        (opener if who == "o" else answerer)(stage, way, flags)
+        whole(stage)
+    assert state(stage, way) == wanted
+
+
+def test_what_a_half_says(stage: Stage) -> None:
+    """Who may send it and where it goes, in both tables."""
+    before = time.monotonic_ns()
+    opener(stage, "outside", p.SYN)
+    for flags in (SYN_ACK,):
+        answerer(stage, "outside", flags)
+    original, reply = KEYS["outside"]
+    for name in ("pending", "conns"):
+        table = stage.table(name)
+        there, back = table[original], table[reply]
+        assert (there.from_endpoint, there.to_network, there.to_endpoint) == (A1.number, 0, 0)
+        assert (back.from_endpoint, back.to_network, back.to_endpoint) == (0, 1, A1.number)
+        assert all(before <= conn.last_seen <= time.monotonic_ns() for conn in (there, back))
+        opener(stage, "outside", p.ACK)
+
+
+@pytest.mark.parametrize(
+    ("ask", "reply"),
+    [
+        pytest.param(p.udp(SPORT, 53), p.udp(53, SPORT), id="UDP"),
+        pytest.param(p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT), id="ping"),
+    ],
+)
+def test_an_answer_confirms(stage: Stage, ask: p.Transport, reply: p.Transport) -> None:
+    for _ in range(3):
+        stage.run(A1, A1.sends(OUTSIDE, ask))
+    assert (len(stage.table("pending")), len(stage.table("conns"))) == (2, 0)
+    stage.expect(
+        None, outside_sends(HOST, reply), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE, reply, ttl=63)
+    )
+    assert (len(stage.table("pending")), len(stage.table("conns"))) == (0, 2)
+    whole(stage)
+
+
+@pytest.mark.parametrize("flags", [p.ACK, p.FIN | p.ACK, p.RST])
+def test_an_answer_alone_opens_nothing(stage: Stage, flags: int) -> None:
+    stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags)))
+    assert (len(stage.table("pending")), len(stage.table("conns"))) == (0, 0)
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_an_opening_that_lost_its_answer_half_starts_over(stage: Stage, way: str) -> None:
+    """A flood may push out one half of a pair: the next SYN must make it whole, or it hangs for ever."""
+    opener(stage, way, p.SYN)
+    del stage.maps["pending"][KEYS[way][1]]
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    assert state(stage, way) == ESTABLISHED
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_an_opening_that_lost_its_own_half_starts_over(stage: Stage, way: str) -> None:
+    opener(stage, way, p.SYN)
+    del stage.maps["pending"][KEYS[way][0]]
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    assert state(stage, way) == ESTABLISHED
+
+
+def test_an_answer_is_let_through_though_the_opening_half_is_lost(stage: Stage) -> None:
+    opener(stage, "outside", p.SYN)
+    del stage.maps["pending"][KEYS["outside"][0]]
+    answerer(stage, "outside", SYN_ACK)
+    opener(stage, "outside", p.ACK)
+    answerer(stage, "outside", p.ACK)
+    opener(stage, "outside", p.ACK)
+    assert state(stage, "outside") == ESTABLISHED
+
+
+def fire(stage: Stage, frame: bytes) -> None:
+    """A run whose outcome does not matter: the counters are not read."""
+    libbpf.test_run(stage.programs["from_container"], frame, ifindex=stage.ifindex(A1))
+
+
+def test_a_flood_of_openings_does_not_touch_what_is_established(make_stage: MakeStage) -> None:
+    stage = make_stage(sizes={"pending": 256})
+    for way in KEYS:
+        for who, flags in HANDSHAKE:
+            (opener if who == "o" else answerer)(stage, way, flags)
+    before = set(stage.table("conns"))
+    for i in range(3000):
+        fire(stage, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
+    stage.counted()
+    assert set(stage.table("conns")) == before
+    assert len(stage.table("pending")) <= 256
+    for way in KEYS:
+        opener(stage, way, p.ACK)
+        answerer(stage, way, p.ACK)
+    whole_conns = stage.table("conns")
+    assert all(conn.other in whole_conns for conn in whole_conns.values())
+
+
+def test_during_a_flood_new_connections_succeed(make_stage: MakeStage) -> None:
+    stage = make_stage(sizes={"pending": 256})
+    for i in range(1000):
+        fire(stage, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
+    stage.counted()
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, "outside", flags)
+    assert set(KEYS["outside"]) <= set(stage.table("conns"))
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_full_table_leaves_the_connection_working(make_stage: MakeStage, size: int) -> None:
+    """It stays where it is and is counted, beside its own reason: the one exception to one reason a packet.
+    With 5 entries the first half fits and the second does not: it is taken back."""
+    stage = make_stage(sizes={"conns": size})
+    for sport in (SPORT + 1, SPORT + 2):
+        stage.run(A1, A1.sends(OUTSIDE, p.udp(sport, 53)))
+        stage.run(None, outside_sends(HOST, p.udp(53, sport)))
+    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
+    for _ in range(3):
+        ask, reply = p.udp(SPORT, 53), p.udp(53, SPORT)
+        got = stage.run(A1, A1.sends(OUTSIDE, ask))
+        assert got.reasons == {"TO_OUTSIDE": 1}
+        got = stage.run(None, outside_sends(HOST, reply))
+        assert (got.verdict, got.packet) == (REDIRECT, A1.gets(OUTSIDE, reply, ttl=63))
+        assert got.reasons == {"DELIVERED": 1, "DROP_CONN_TABLE": 1}
+        assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
+        whole(stage)
+    # As soon as there is room it moves.
+    stage.maps["conns"].delete_many([k for k in stage.table("conns") if SPORT + 1 in (k.sport, k.dport)])
+    assert stage.run(None, outside_sends(HOST, p.udp(53, SPORT))).reasons == {"DELIVERED": 1}
+    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
+    whole(stage)
+
+
+def test_a_full_table_leaves_a_tcp_connection_working(make_stage: MakeStage) -> None:
+    stage = make_stage(sizes={"conns": 2})
+    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    stage.run(None, outside_sends(HOST, p.udp(53, SPORT)))
+    for who, flags in HANDSHAKE[:2]:
+        (opener if who == "o" else answerer)(stage, "outside", flags)
+    got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
+    assert got.reasons == {"TO_OUTSIDE": 1, "DROP_CONN_TABLE": 1}
+    for _ in range(3):
+        opener(stage, "outside", p.ACK)
+        answerer(stage, "outside", p.ACK)
+    assert len(stage.table("pending")) == 2
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_what_is_over_goes_by_itself(make_stage: MakeStage) -> None:
+    """Silent UDP and ping, closed and reset TCP: both halves go, with no process to sweep. What lives stays."""
+    stage = make_stage(timeout_udp=1, timeout_icmp=1, timeout_closing=1)
+    for ask, reply in (
+        (p.udp(SPORT, 53), p.udp(53, SPORT)),
+        (p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT)),
+    ):
+        stage.run(A1, A1.sends(OUTSIDE, ask))
+        stage.run(None, outside_sends(HOST, reply))
+    for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
+        (opener if who == "o" else answerer)(stage, "outside", flags)
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, "published", flags)
+    assert len(stage.table("conns")) == 8
+    wait_until(lambda: set(stage.table("conns")) == set(KEYS["published"]), 3)
+    answerer(stage, "published", p.RST)
+    wait_until(lambda: not stage.table("conns"), 3)
+
+
+def test_traffic_keeps_a_connection(make_stage: MakeStage) -> None:
+    """In either direction."""
+    stage = make_stage(timeout_udp=1)
+    ask, reply = p.udp(SPORT, 53), p.udp(53, SPORT)
+    stage.run(A1, A1.sends(OUTSIDE, ask))
+    stage.run(None, outside_sends(HOST, reply))
+    end = time.monotonic() + 1.8
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        stage.run(None, outside_sends(HOST, reply))
+    assert len(stage.table("conns")) == 2
+
+
+def test_an_old_half_open_connection_makes_room_for_its_port(make_stage: MakeStage) -> None:
+    """Once its handshake time is over another container may have the source port."""
+    stage = make_stage(timeout_handshake=1)
+    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    first = stage.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
+    assert int.from_bytes(first.packet[34:36], "big") != SPORT
+    stage.maps["pending"].delete_many([k for k in stage.table("pending") if A2.ip in (k.src, k.dst)])
+    time.sleep(1.1)
+    second = stage.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
+    assert int.from_bytes(second.packet[34:36], "big") == SPORT
+    assert A1.ip not in {key.src for key in stage.table("pending")}

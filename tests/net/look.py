@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a namespace, and the machine around a pretend host, looks like: to compare before and after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.net.lab import Host, Namespace
+
+Run = Callable[[str], str]
+
+# What the kernel changes by itself while it works; no command sets these.
+_RESTLESS = ("nf_conntrack_count", "/stable_secret", "netdev_rss_key")
+
+
+def devices(run: Run) -> dict[str, Any]:
+    """Name -> the device as `ip -json -details address` shows it. `run` is `Namespace.sh`, for one."""
+    return {device["ifname"]: device for device in json.loads(run("ip -j -d address"))}
+
+
+def addresses(device: Any, family: str = "inet") -> list[str]:
+    """Its addresses of that family, with prefix length; link-local ones left out."""
+    return [
+        f"{info['local']}/{info['prefixlen']}"
+        for info in device["addr_info"]
+        if info["family"] == family and info["scope"] != "link"
+    ]
+
+
+def default_routes(run: Run, version: int = 4) -> list[tuple[str, str]]:
+    """(gateway, device) of every default route."""
+    routes = json.loads(run(f"ip -{version} -j route show default"))
+    return [(route.get("gateway", ""), route["dev"]) for route in routes]
+
+
+def namespace_of(pid: int | str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/net")
+
+
+def alive(pid: int) -> bool:
+    """There is such a process, and not only for its parent to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def members_of(namespace: str) -> set[int]:
+    """The processes in a network namespace."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "ns/net") == namespace:
+                    found.add(int(entry.name))
+    return found
+
+
+def mentioning(text: str) -> set[int]:
+    """The processes with that text in their command line or environment."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if text.encode() in said:
+                    found.add(int(entry.name))
+    return found
+
+
+def database(host: Host) -> list[str]:
+    """Every row of the state database, as SQL."""
+    path = host.folder / "state" / "datapath.db"
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        return list(opened.iterdump())
+
+
+def sysctls(space: Namespace) -> dict[str, str]:
+    """All of /proc/sys/net as a process in the namespace reads it."""
+    text = space.try_(["grep", "-rs", "", "/proc/sys/net"]).stdout  # a few can only be written
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        path, _, value = line.partition(":")
+        if not any(word in path for word in _RESTLESS):
+            found[path] = f"{found[path]}\n{value}" if path in found else value
+    return found
+
+
+def pins(host: Host) -> set[str]:
+    return {str(path) for path in host.bpffs.rglob("*")}
+
+
+def kernel_ids(host: Host) -> set[tuple[str, int]]:
+    """The BPF programs, maps and links that this host has pinned, by the kernel's own numbers."""
+    found = set()
+    for kind, folder in (("prog", "programs"), ("map", "maps"), ("link", "links")):
+        for path in (host.bpffs / "datapath" / folder).iterdir():
+            shown = host.sh(["bpftool", "-j", kind, "show", "pinned", str(path)])
+            found.add((kind, int(json.loads(shown)["id"])))
+    return found
+
+
+def gone(host: Host, numbers: set[tuple[str, int]]) -> bool:
+    """None of those objects is there any more."""
+    for kind in ("prog", "map", "link"):
+        alive = {item["id"] for item in json.loads(host.sh(f"bpftool -j {kind} show"))}
+        if any((kind, number) in numbers for number in alive):
+            return False
+    return True
+
+
+def everything(host: Host) -> dict[str, Any]:
+    """What S31 is about, of the pretend host and the machine that it is on."""
+
+    def text(command: str) -> list[str]:
+        return re.sub(r"expires \d+sec|age \d+", "", host.sh(command)).splitlines()
+
+    mounts = [
+        line.split()[3:5]
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(host.folder) in line
+    ]
+    return {
+        "devices": text("ip -d address"),
+        "routes": text("ip -4 route show table all") + text("ip -6 route show table all"),
+        "rules": text("ip -4 rule") + text("ip -6 rule"),
+        "neighbours": text("ip neighbour show nud permanent"),
+        "qdiscs": text("tc qdisc show"),
+        "filters": text("tc filter show dev eth0 ingress") + text("tc filter show dev eth0 egress"),
+        "packet filter": text("nft list ruleset") + text("iptables-save") + text("ip6tables-save"),
+        "sysctls": sysctls(host),
+        "pins": pins(host),
+        "mounts": mounts,
+        "processes": members_of(namespace_of(host.pid)),
+        "helpers": mentioning(str(host.folder / "state")),
+        "files": {str(path) for path in host.folder.rglob("*") if host.bpffs not in path.parents},
+        "cgroup": sorted(os.listdir("/sys/fs/cgroup")),
+    }

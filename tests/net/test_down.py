@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S31: everything can be taken away again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.net import look
+from tests.net.lab import DATAPATHCTL, HOST, Host, ask, echo_server, eventually
+
+MakeHost = Callable[..., Host]
+
+
+def quiet(host: Host) -> Host:
+    """The host with nothing that is about to change by itself: duplicate address detection takes a second."""
+    host.sh("ip -6 address flush dev eth0")
+    host.sh("ip address add fe80::1/64 dev eth0 nodad")
+    return host
+
+
+def different(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]}
+
+
+def furnish(host: Host) -> list[int]:
+    """Something of every kind, used by real packets; the containers' processes."""
+    host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+    host.ctl(
+        "network create --internal --label a=b -o com.docker.network.bridge.name=inner0 "
+        "-o com.docker.network.bridge.enable_icc=false inner"
+    )
+    host.run("web", "--network shop -p 8081:80", echo_server("tcp", 80))
+    host.run("app")
+    host.run("bare", "--network none")
+    host.run("open", "--network host")
+    host.run("second", "--network container:web")
+    host.ctl("network connect inner web")
+    with eventually() as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+    host.in_("app", "ping -n -c 1 -W 2 203.0.113.5")
+    return [host.inspect(name)["State"]["Pid"] for name in ("web", "app", "bare", "open", "second")]
+
+
+@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: MakeHost, attach: str) -> None:
+    host = quiet(make_host(attach=attach))
+    before = look.everything(host)
+    processes = furnish(host)
+    numbers = look.kernel_ids(host)
+    namespaces = {look.namespace_of(pid) for pid in processes} - {look.namespace_of(host.pid)}
+    assert len(namespaces) == 3  # web and second share one, open has the host's
+
+    assert host.ctl("down") == ""
+
+    assert different(before, look.everything(host)) == {}
+    assert not [pid for pid in processes if look.alive(pid)]
+    assert not any(look.members_of(namespace) for namespace in namespaces)
+    with eventually() as until:  # the kernel frees what nobody holds after a grace period
+        until(lambda: look.gone(host, numbers))
+
+
+def test_s31_down_leaves_other_peoples_qdisc_and_filter_on_the_uplink_alone(make_host: MakeHost) -> None:
+    host = quiet(make_host(attach="clsact"))
+    host.sh("tc qdisc add dev eth0 clsact")
+    host.sh("tc filter add dev eth0 ingress prio 5 protocol ip u32 match u32 0 0 classid 1:1")
+    before = look.everything(host)
+    host.run("web")
+    assert "from_uplink" in host.sh("tc filter show dev eth0 ingress")
+    host.ctl("down")
+    assert different(before, look.everything(host)) == {}
+
+
+def test_s31_down_leaves_a_filter_alone_that_others_added_beside_ours(make_host: MakeHost) -> None:
+    host = make_host(attach="clsact")
+    host.run("web")
+    host.sh("tc filter add dev eth0 ingress prio 5 protocol ip u32 match u32 0 0 classid 1:1")
+    host.ctl("down")
+    left = host.sh("tc filter show dev eth0 ingress")
+    assert "u32" in left
+    assert "from_uplink" not in left
+
+
+@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+def test_s31_down_takes_the_program_off_an_uplink_that_has_lost_its_address(
+    make_host: MakeHost, attach: str
+) -> None:
+    host = make_host(attach=attach)
+    host.run("web")
+    numbers = look.kernel_ids(host)
+    host.sh(f"ip address del {HOST}/24 dev eth0")
+    host.ctl("network create later")  # this command sees that eth0 leads nowhere
+    host.ctl("down")
+    assert "from_uplink" not in host.sh("tc filter show dev eth0 ingress")
+    assert "clsact" not in host.sh("tc qdisc show")
+    with eventually() as until:
+        until(lambda: look.gone(host, numbers))
+
+
+def test_s31_down_on_a_fresh_host_and_down_twice_change_nothing(host: Host) -> None:
+    quiet(host)
+    before = look.everything(host)
+    assert host.ctl("down") == ""
+    assert different(before, look.everything(host)) == {}
+    host.run("web")
+    host.ctl("down")
+    assert host.ctl("down") == ""
+    assert different(before, look.everything(host)) == {}
+
+
+def test_s31_down_after_containers_and_shims_were_killed(host: Host) -> None:
+    quiet(host)
+    before = look.everything(host)
+    host.run("one", "-p 8081:80")
+    host.run("two", "--network none")
+    host.run("three")
+    shims = {name: _parent(host.inspect(name)["State"]["Pid"]) for name in ("one", "two")}
+    for name, shim in shims.items():
+        pid = host.inspect(name)["State"]["Pid"]
+        os.kill(shim, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+    os.kill(_parent(host.inspect("three")["State"]["Pid"]), signal.SIGKILL)  # its process lives on
+    three = host.inspect("three")["State"]["Pid"]
+    host.ctl("down")
+    assert not look.alive(three)
+    assert different(before, look.everything(host)) == {}
+
+
+def _parent(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("PPid:")[2].split()[0])
+
+
+def test_s31_down_after_somebody_deleted_devices_by_hand(host: Host) -> None:
+    quiet(host)
+    before = look.everything(host)
+    host.run("web")
+    host.ctl("network create --subnet 10.30.0.0/24 shop")
+    host.run("app", "--network shop")
+    device = next(name for name in look.devices(host.sh) if name.startswith("dp-"))
+    host.sh(f"ip link delete {device}")
+    veth = next(name for name in look.devices(host.sh) if name.startswith("veth"))
+    host.sh(f"ip link delete {veth}")
+    host.ctl("down")
+    assert different(before, look.everything(host)) == {}
+
+
+def test_s31_down_of_one_host_leaves_another_one_at_work(make_host: MakeHost) -> None:
+    one, other = make_host(), make_host()
+    for host in (one, other):
+        host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    one.ctl("down")
+    with eventually() as until:
+        until(lambda: other.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+    assert one.outside.try_(ask("tcp", HOST, 8081)).returncode != 0
+
+
+def test_s31_everything_works_again_after_down(host: Host) -> None:
+    first = host.run("web", "-p 8081:80")
+    host.ctl("down")
+    assert host.ctl("ps -aq") == ""
+    second = host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    assert first != second
+    assert host.address("web") == "172.17.0.2"
+    with eventually() as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+
+
+def test_s31_an_own_bpffs_that_was_mounted_for_us_is_unmounted(host: Host) -> None:
+    folder = host.folder / "elsewhere"
+    command = ["env", f"DATAPATH_BPFFS={folder}", DATAPATHCTL]
+    host.sh([*command, "run", "-d", "--name", "web", "sleep", "3600"])
+    assert subprocess.run(["mountpoint", "-q", folder], check=False).returncode == 0
+    host.sh([*command, "down"])
+    assert not folder.exists()

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the maps of the packet programs are to contain, and Docker's JSON of the same things."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from datapath import entries, plan
+from datapath.entries import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.model import Endpoint, EndpointRequest
+from tests.unit.world import NOW, World
+
+
+@pytest.mark.parametrize(
+    ("fields", "flags"),
+    [
+        ({}, {"ACTIVE", "IPV4", "ICC", "MASQUERADE"}),
+        ({"ipv6": True}, {"ACTIVE", "IPV4", "IPV6", "ICC", "MASQUERADE"}),
+        ({"internal": True}, {"ACTIVE", "IPV4", "ICC", "MASQUERADE", "INTERNAL"}),
+        ({"options": ("com.docker.network.bridge.enable_icc=false",)}, {"ACTIVE", "IPV4", "MASQUERADE"}),
+        ({"options": ("com.docker.network.bridge.enable_ip_masquerade=false",)}, {"ACTIVE", "IPV4", "ICC"}),
+    ],
+)
+def test_a_networks_row_says_what_its_members_may(fields: dict[str, Any], flags: set[str]) -> None:
+    network = World().network("net", **fields)
+    number, value = entries.network_entry(network, (), 9, 1500)
+    assert number == network.number
+    assert value.flags == {f"NETWORK_{flag}" for flag in flags}
+
+
+def test_a_networks_row_has_its_gateway_and_as_many_slots_as_its_highest_member() -> None:
+    world = World()
+    world.network("net", subnets=("10.0.0.0/24",))
+    for name in ("a", "b", "c"):
+        world.run(name, "net")
+    world.end("b")
+    network = world.state.network("net")
+    _, value = entries.network_entry(network, world.state.endpoints_of_network(network.id), 9, 1400)
+    assert (value.ifindex, value.mtu, value.slots, value.mac) == (9, 1400, 3, "02:42:0a:00:00:01")
+    assert (str(value.broadcast), str(value.gateway4), value.gateway6) == ("10.0.0.255", "10.0.0.1", None)
+
+
+def endpoint(world: World, name: str) -> Endpoint:
+    (found,) = world.state.endpoints_of_sandbox(world.state.container(name).id)
+    return replace(found, host_ifindex=42)
+
+
+def test_an_endpoint_is_a_device_a_member_and_every_one_of_its_addresses() -> None:
+    world = World()
+    network = world.network("net", subnets=("10.0.0.0/24", "fd00::/64"), ipv6=True)
+    world.run("web", "net")
+    web = endpoint(world, "web")
+    found = entries.endpoint_entries(network, web)
+    key, value = found.device
+    assert (key.ifindex, value.kind, value.mac) == (42, "DEVICE_ENDPOINT", "02:42:0a:00:00:02")
+    assert found.member == (MemberKey(network.number, 0), (42, web.number))
+    addresses = ("10.0.0.2", "fd00::2", "fe80::42:aff:fe00:2")
+    assert list(found.endpoints) == [EndpointKey(network.number, ip_address(text)) for text in addresses]
+    assert set(found.endpoints.values()) == {(42, web.number, web.mac)}
+
+
+def test_without_ipv6_an_endpoint_has_no_link_local_address() -> None:
+    world = World()
+    network = world.network("net")
+    world.run("web", "net")
+    found = entries.endpoint_entries(network, endpoint(world, "web"))
+    assert found.device[1].linklocal is None
+    assert len(found.endpoints) == 1
+
+
+@pytest.mark.parametrize(
+    ("publish", "key", "port"),
+    [
+        ("8081:80", PortKey(None, 8081, 6), 80),
+        ("0.0.0.0:8081:80", PortKey(None, 8081, 6), 80),
+        ("127.0.0.1:8081:80/udp", PortKey(ip_address("127.0.0.1"), 8081, 17), 80),
+    ],
+)
+def test_a_published_port_leads_to_the_containers_address(publish: str, key: PortKey, port: int) -> None:
+    world = World()
+    network = world.network("net", subnets=("10.0.0.0/24",))
+    world.run("web", "net", publish=(publish,))
+    web = endpoint(world, "web")
+    target = PortValue(network.number, web.number, ip_address("10.0.0.2"), port)
+    assert entries.port_entries(network, web) == {key: target}
+
+
+def test_reserved_numbers_count_the_ports_that_use_them() -> None:
+    world = World()
+    world.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80", "90-91:90-91/udp"))
+    assert entries.reserved_entries(world.state) == {
+        ReservedKey(80, 6): 2,
+        ReservedKey(90, 17): 1,
+        ReservedKey(91, 17): 1,
+    }
+    gone = plan.plan_port_remove("web", "3", world.state)
+    state = world.state.including(gone.endpoint)
+    assert entries.reserved_entries(state, gone.mappings) == {ReservedKey(90, 17): 0, ReservedKey(91, 17): 0}
+
+
+# ---- Docker's JSON ------------------------------------------------------------------------------------
+
+
+def test_network_inspect_is_dockers() -> None:
+    world = World()
+    network = world.network(
+        "net",
+        subnets=("10.0.0.0/24",),
+        ip_ranges=("10.0.0.128/25",),
+        gateways=("10.0.0.1",),
+        aux_addresses=("printer=10.0.0.7",),
+        labels=("a=b",),
+    )
+    web = world.run("web", "net")
+    (member,) = world.state.endpoints.values()
+    assert plan.network_inspect(network, world.state) == {
+        "Name": "net",
+        "Id": network.id,
+        "Created": NOW,
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [
+                {
+                    "Subnet": "10.0.0.0/24",
+                    "IPRange": "10.0.0.128/25",
+                    "Gateway": "10.0.0.1",
+                    "AuxiliaryAddresses": {"printer": "10.0.0.7"},
+                }
+            ],
+        },
+        "Internal": False,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {
+            web.id: {
+                "Name": "web",
+                "EndpointID": member.id,
+                "MacAddress": "02:42:0a:00:00:80",
+                "IPv4Address": "10.0.0.128/24",
+                "IPv6Address": "",
+            }
+        },
+        "Options": {},
+        "Labels": {"a": "b"},
+    }
+
+
+@pytest.mark.parametrize("mode", ["host", "none"])
+def test_the_networks_without_endpoints_list_their_containers_too(mode: str) -> None:
+    world = World()
+    web = world.run("web", mode)
+    members = plan.network_inspect(world.state.network(mode), world.state)["Containers"]
+    assert members[web.id]["Name"] == "web"
+
+
+def at(found: Any, path: str) -> Any:
+    for part in path.split("."):
+        found = found[int(part)] if isinstance(found, list) else found[part]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("Name", "/web"),
+        ("Path", "sleep"),
+        ("Args", ["9"]),
+        ("State.Status", "running"),
+        ("State.Running", True),
+        ("State.ExitCode", 0),
+        ("State.StartedAt", "0001-01-01T00:00:00Z"),
+        ("HostConfig.NetworkMode", "net"),
+        ("HostConfig.PortBindings.80/tcp", [{"HostIp": "", "HostPort": "8081"}]),
+        ("HostConfig.PortBindings.81/tcp", [{"HostIp": "127.0.0.1", "HostPort": ""}]),
+        ("HostConfig.ExtraHosts", ["h:1.2.3.4"]),
+        ("Config.Env", ["A=1"]),
+        ("Config.ExposedPorts", {"80/tcp": {}, "81/tcp": {}, "99/tcp": {}}),
+        ("Config.Hostname", "www"),
+        ("NetworkSettings.Ports.80/tcp", [{"HostIp": "0.0.0.0", "HostPort": "8081"}]),
+        ("NetworkSettings.Ports.81/tcp", [{"HostIp": "127.0.0.1", "HostPort": "40000"}]),
+        ("NetworkSettings.Ports.99/tcp", None),
+        ("NetworkSettings.IPAddress", ""),
+        ("NetworkSettings.Networks.net.IPAddress", "10.0.0.9"),
+        ("NetworkSettings.Networks.net.IPPrefixLen", 24),
+        ("NetworkSettings.Networks.net.Gateway", "10.0.0.1"),
+        ("NetworkSettings.Networks.net.MacAddress", "02:42:0a:00:00:09"),
+        ("NetworkSettings.Networks.net.IPAMConfig", {"IPv4Address": "10.0.0.9"}),
+        ("NetworkSettings.Networks.net.Aliases", ["db"]),
+        ("NetworkSettings.Networks.net.DNSNames.0", "web"),
+        ("NetworkSettings.Networks.net.GlobalIPv6Address", ""),
+    ],
+)
+def test_inspect_has_dockers_paths(path: str, value: Any) -> None:
+    world = World()
+    world.network("net", subnets=("10.0.0.0/24",))
+    web = world.run(
+        "web",
+        EndpointRequest("net", ip="10.0.0.9", aliases=("db",)),
+        argv=("sleep", "9"),
+        publish=("8081:80", "127.0.0.1::81"),
+        expose=("99",),
+        env=("A=1",),
+        hostname="www",
+        add_host=("h:1.2.3.4",),
+    )
+    assert at(plan.container_inspect(web, world.state), path) == value
+
+
+def test_on_the_default_network_the_address_is_also_where_old_scripts_look_for_it() -> None:
+    world = World()
+    settings = plan.container_inspect(world.run("web"), world.state)["NetworkSettings"]
+    assert (settings["IPAddress"], settings["Gateway"], settings["IPPrefixLen"]) == (
+        "172.17.0.2",
+        "172.17.0.1",
+        16,
+    )
+
+
+def test_a_container_that_has_ended_keeps_its_networks_but_no_address() -> None:
+    world = World()
+    world.network("net")
+    world.run("web", "net", publish=("8081:80",))
+    world.end("web")
+    found = plan.container_inspect(world.state.container("web"), world.state)
+    assert found["State"]["Status"] == "exited"
+    assert found["NetworkSettings"]["Ports"] == {}
+    assert found["NetworkSettings"]["Networks"]["net"]["IPAddress"] == ""

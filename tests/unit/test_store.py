@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store keeps what was promised: through kills, two commands at once, and damage. Real files, real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datapath.errors import ExistsError, StateError
+from datapath.model import READY, Container, Endpoint, Network, PortMapping, Sandbox
+from datapath.state import Object
+from datapath.store import MAX_NUMBER, Store
+
+WEB, DB = "c" * 64, "d" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "state") as opened:
+        yield opened
+
+
+def network(**fields: Any) -> Network:
+    return replace(Network("a" * 64, "net", 2, device="dp-a"), **fields)
+
+
+def endpoint(**fields: Any) -> Endpoint:
+    first = Endpoint(
+        *("e" * 64, "a" * 64, WEB, 1, 0, "eth0", "veth1", "02:42:0a:00:00:02"),
+        ipv4=IPv4Interface("10.0.0.2/24"),
+        ports=(PortMapping.parse("8081:80"),),
+    )
+    return replace(first, **fields)
+
+
+def second(**fields: Any) -> Endpoint:
+    """Nothing in common with the first one but the network."""
+    return endpoint(
+        **{
+            "id": "f" * 64,
+            "sandbox_id": DB,
+            "number": 2,
+            "slot": 1,
+            "host_ifname": "veth2",
+            "mac": "02:42:0a:00:00:03",
+            "ipv4": IPv4Interface("10.0.0.3/24"),
+            **fields,
+        }
+    )
+
+
+def fill(store: Store) -> None:
+    with store.transaction():
+        for thing in (
+            network(),
+            Sandbox(WEB),
+            Sandbox(DB),
+            endpoint(),
+            Container(WEB, "web", "now", ("true",)),
+        ):
+            store.put(thing)
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+# ---- first use ---------------------------------------------------------------------------------------
+
+
+def test_the_store_is_made_on_first_use_with_the_predefined_networks(store: Store) -> None:
+    state = store.load()
+    assert [(n.name, n.phase) for n in state.networks.values()] == [
+        (n, READY) for n in ("bridge", "host", "none")
+    ]
+    assert state.installation_id == store.installation_id != ""
+
+
+def test_only_its_owner_can_read_it(store: Store) -> None:
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+
+
+def test_opening_it_again_finds_the_same(store: Store) -> None:
+    with Store(store.path.parent) as again:
+        assert again.load() == store.load()
+
+
+OPEN = """
+from pathlib import Path
+from datapath.store import Store
+print(Store(Path(sys.argv[1])).installation_id)
+"""
+
+
+def test_ten_commands_at_once_on_a_fresh_machine_make_one_store(tmp_path: Path) -> None:
+    code = "import sys\n" + OPEN
+    processes = [python(code, tmp_path / "state") for _ in range(10)]
+    answers = {process.communicate(timeout=60)[0] for process in processes}
+    assert len(answers) == 1
+    assert [process.returncode for process in processes] == [0] * 10
+
+
+def test_what_a_killed_first_command_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "datapath.db.new").write_bytes(b"half")
+    with Store(tmp_path) as store:
+        assert len(store.load().networks) == 3
+    assert not (tmp_path / "datapath.db.new").exists()
+
+
+# ---- rows --------------------------------------------------------------------------------------------
+
+
+def test_what_is_put_is_loaded_until_it_is_deleted(store: Store) -> None:
+    fill(store)
+    state = store.load()
+    assert state.endpoints == {endpoint().id: endpoint()}
+    assert state.container("web").argv == ("true",)
+    things: tuple[Object, ...] = (endpoint(), Sandbox(WEB), Sandbox(DB), state.container("web"), network())
+    for thing in things:
+        store.delete(thing)
+        store.delete(thing)
+    after = store.load()
+    assert (len(after.networks), after.sandboxes, after.endpoints, after.containers) == (3, {}, {}, {})
+
+
+def test_putting_again_replaces(store: Store) -> None:
+    fill(store)
+    changed = endpoint(phase=READY, ipv4=IPv4Interface("10.0.0.9/24"), host_ifindex=7)
+    store.put(changed)
+    assert store.load().endpoints == {changed.id: changed}
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        network(id="b" * 64, number=3, device="other"),
+        network(id="b" * 64, name="other", device="other"),
+        network(id="b" * 64, name="other", number=3),
+        Container(DB, "web", "now", ("true",)),
+        second(number=1),
+        second(slot=0),
+        second(mac="02:42:0a:00:00:02"),
+        second(ipv4=IPv4Interface("10.0.0.2/24")),
+        second(ipv4=IPv4Interface("10.0.0.2/16")),
+        second(host_ifname="veth1"),
+        second(sandbox_id=WEB, ifname="eth1"),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_the_database_itself_refuses_what_may_exist_only_once(store: Store, thing: Object) -> None:
+    fill(store)
+    before = store.load()
+    with pytest.raises(ExistsError, match="already taken"):
+        store.put(thing)
+    assert store.load() == before
+
+
+def test_an_endpoint_that_has_nothing_in_common_with_others_is_taken(store: Store) -> None:
+    fill(store)
+    store.put(second())
+    assert len(store.load().endpoints) == 2
+
+
+@pytest.mark.parametrize("thing", [network(), Sandbox(WEB)], ids=lambda thing: type(thing).__name__)
+def test_what_an_endpoint_needs_cannot_be_deleted(store: Store, thing: Object) -> None:
+    fill(store)
+    with pytest.raises(StateError, match="in use"):
+        store.delete(thing)
+    assert len(store.load().endpoints) == 1
+
+
+def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    fill(store)
+    before = store.load()
+    with pytest.raises(RuntimeError), store.transaction():
+        store.put(second())
+        with store.transaction():
+            store.delete(Container(WEB, "web", "now", ("true",)))
+        raise RuntimeError
+    assert store.load() == before
+
+
+def test_another_command_sees_a_transaction_only_when_it_is_complete(store: Store) -> None:
+    with Store(store.path.parent) as reader:
+        with store.transaction():
+            store.put(network())
+            assert "net" not in [n.name for n in reader.load().networks.values()]
+        assert reader.load().network("net") == network()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "x", "/elsewhere"), OSError(5, "x"), ValueError("x")])
+def test_the_callers_own_errors_are_left_alone(store: Store, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, store.lock(), store.transaction():
+        raise error
+    assert caught.value is error
+
+
+def test_numbers_are_never_used_again(store: Store) -> None:
+    first = [store.next_number() for _ in range(3)]
+    with Store(store.path.parent) as again:
+        assert [*first, again.next_number()] == [1, 2, 3, 4]
+
+
+def test_when_the_numbers_are_used_up_that_is_said(store: Store) -> None:
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'endpoint'", (MAX_NUMBER,))
+    with pytest.raises(StateError, match="used up"):
+        store.next_number()
+
+
+# ---- one at a time -------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from datapath.store import Store
+store = Store(Path(sys.argv[1]))
+with store.lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_is_held_by_one_command_and_the_next_is_told_after_the_timeout(store: Store) -> None:
+    with store.lock(), Store(store.path.parent) as other:
+        with pytest.raises(StateError, match=r"another command has held .* for 0\.05 s"), other.lock(0.05):
+            pass
+        assert len(other.load().networks) == 3
+    with store.lock(0):
+        pass
+
+
+def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
+    process = python(HOLD, store.path.parent)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(StateError), store.lock(0.05):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with store.lock(5):
+        pass
+
+
+def test_the_lock_is_given_back_even_if_a_child_still_has_the_file(store: Store) -> None:
+    with store.lock():
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with Store(store.path.parent) as other, other.lock(1):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from datapath.store import Store
+store = Store(Path(sys.argv[1]))
+for _ in range(20):
+    with store.lock(), store.transaction():
+        print(store.next_number())
+"""
+
+
+def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
+    processes = [python(COUNT, store.path.parent) for _ in range(4)]
+    numbers = [int(n) for process in processes for n in process.communicate(timeout=60)[0].split()]
+    assert sorted(numbers) == list(range(1, 81))
+
+
+WRITE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from datapath.model import Sandbox
+from datapath.store import Store
+store = Store(Path(sys.argv[1]))
+print("ready", flush=True)
+number = 0
+while True:
+    with store.lock(), store.transaction():
+        store.put(Sandbox(f"{number:064x}"))
+        store.put(Sandbox(f"{number + 1:064x}"))
+    number += 2
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_whole_transactions_and_loses_none_that_was_reported(
+    tmp_path: Path,
+) -> None:
+    for moment in (0.0, 0.003, 0.011, 0.02, 0.05):
+        directory = tmp_path / str(moment)
+        process = python(WRITE, directory)
+        assert process.stdout is not None
+        with process.stdout:
+            process.stdout.readline()
+            time.sleep(moment)
+            process.kill()
+            reported = process.stdout.read().split()
+            process.wait()
+        with Store(directory) as store:
+            found = len(store.load().sandboxes)
+        assert found % 2 == 0
+        assert found >= int(reported[-1] if reported else 0)
+
+
+# ---- damage ---------------------------------------------------------------------------------------------
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+DAMAGE = [
+    ("emptied", lambda path: os.truncate(path, 0), "is damaged"),
+    ("cut short", lambda path: os.truncate(path, path.stat().st_size // 2), "is damaged"),
+    ("overwritten", lambda path: path.write_bytes(b"garbage " * 1000), "is damaged"),
+    ("a hole in the middle", lambda path: overwrite(path, 4096, bytes(8192)), "is damaged"),
+    ("gone, but not its journal", lambda path: path.rename(path.with_name("datapath.db-wal")), "is damaged"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
+def test_a_damaged_file_is_reported_with_what_to_do_and_never_replaced(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    with Store(tmp_path) as store:
+        fill(store)
+        path = store.path
+    damage(path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if not p.name.endswith("-shm")}
+    with pytest.raises(StateError, match=message) as caught:
+        Store(tmp_path)
+    assert "put back a copy" in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if not p.name.endswith("-shm")} == before
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{}", "[]", '{"id": "x"}', "not json", '{"id": 1, "name": 2, "number": 3}']
+)
+def test_a_damaged_row_is_reported(store: Store, body: str) -> None:
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE networks SET body = ? WHERE name = 'bridge'", (body,))
+    with pytest.raises(StateError, match="is damaged \\(a row of networks cannot be read"):
+        store.load()
+
+
+@pytest.mark.parametrize(
+    ("pragma", "message"),
+    [
+        ("PRAGMA application_id = 7", "is not a state database of datapath"),
+        ("PRAGMA user_version = 99", "has version 99, this program knows version 1"),
+        ("DELETE FROM meta", "installation is missing"),
+    ],
+)
+def test_a_file_of_another_kind_or_version_is_refused(tmp_path: Path, pragma: str, message: str) -> None:
+    with Store(tmp_path) as store, sqlite3.connect(store.path) as db:
+        db.execute(pragma)
+    with pytest.raises(StateError, match=message):
+        Store(tmp_path)
+
+
+def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with pytest.raises(StateError, match="state"):
+        Store(tmp_path / "state")
+
+
+def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StateError), store.lock():
+            pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# ---- size -----------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_containers_with_two_thousand_ports_are_loaded_quickly(store: Store) -> None:
+    ports = tuple(PortMapping("tcp", None, 10000 + i, 80 + i) for i in range(10))
+    with store.transaction():
+        store.put(network())
+        for i in range(200):
+            ident = f"{i:064x}"
+            store.put(Sandbox(ident, phase=READY))
+            store.put(Container(ident, f"c{i}", "now", ("true",), ports=ports, published=ports))
+            address = IPv4Interface(f"10.0.{i // 250}.{i % 250 + 2}/16")
+            mac = f"02:42:0a:00:00:{i:02x}"
+            store.put(
+                Endpoint(ident, "a" * 64, ident, i + 1, i, "eth0", f"veth{i}", mac, address, ports=ports)
+            )
+    begin = time.perf_counter()
+    with Store(store.path.parent) as again:
+        state = again.load()
+    elapsed = time.perf_counter() - begin
+    assert len(state.endpoints) == 200
+    assert elapsed < 0.2, f"{elapsed:.3f} s"
