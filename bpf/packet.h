@@ -375,22 +375,16 @@ static __always_inline int parse_arp(struct arp_body *arp, void *end, struct pac
 	return 0;
 }
 
-static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
+/* A frame from its Ethernet header on, as far as it lies in one piece. */
+static __always_inline int parse_frame(void *data, void *end, __u32 room, struct packet *p)
 {
-	void *data = (void *)(long)skb->data;
-	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
-	__u32 room = skb->len - L3;
 
 	if ((void *)(eth + 1) > end)
 		return DROP_TRUNCATED;
 	__builtin_memcpy(p->src_mac, eth->h_source, ETH_ALEN);
 	__builtin_memcpy(p->dst_mac, eth->h_dest, ETH_ALEN);
 	p->ethertype = eth->h_proto;
-	/* The tag of an accelerated VLAN frame is not in the packet. */
-	if (skb->vlan_present || eth->h_proto == bpf_htons(ETH_P_8021Q) ||
-	    eth->h_proto == bpf_htons(ETH_P_8021AD))
-		return DROP_VLAN;
 	switch (eth->h_proto) {
 	case bpf_htons(ETH_P_IP):
 		if ((void *)(eth + 1) + sizeof(struct iphdr) > end)
@@ -402,8 +396,20 @@ static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
 		return parse_ipv6((void *)(eth + 1), data, end, room, p);
 	case bpf_htons(ETH_P_ARP):
 		return parse_arp((void *)(eth + 1), end, p);
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		return DROP_VLAN;
 	}
 	return DROP_ETHERTYPE;
+}
+
+static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end,
+				 skb->len - L3, p);
+
+	/* The tag of an accelerated VLAN frame is not in the packet. */
+	return skb->vlan_present ? DROP_VLAN : reason;
 }
 
 /* Returns 0, or the reason why the frame is unfit. *p must be zeroed. */

@@ -20,15 +20,20 @@ struct {
 } events SEC(".maps");
 
 /* Returns how often the reason has been seen on this CPU, this time included. */
-static __always_inline __u64 count(struct __sk_buff *skb, __u32 reason)
+static __always_inline __u64 count_bytes(__u32 reason, __u32 bytes)
 {
 	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);
 
 	if (!counter)
 		return 0;
 	counter->packets++;
-	counter->bytes += skb->len;
+	counter->bytes += bytes;
 	return counter->packets;
+}
+
+static __always_inline __u64 count(struct __sk_buff *skb, __u32 reason)
+{
+	return count_bytes(reason, skb->len);
 }
 
 static __noinline int report(struct __sk_buff *skb, __u32 reason)
