@@ -37,11 +37,11 @@ static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p
 {
 	__u32 reason = mtu ? DROP_TOO_BIG : DROP_TTL;
 
-	if (!p || !src || addr_is_zero(src) || mac_is_group(p->dst_mac))
-		return drop(skb, reason);
-	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
-		return drop(skb, reason);
 	drop(skb, reason);
+	if (!p || !src || addr_is_zero(src) || mac_is_group(p->dst_mac))
+		return TC_ACT_SHOT;
+	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
+		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, 0);
 }
 
