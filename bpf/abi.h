@@ -303,6 +303,9 @@ enum reason {
 	FLOODED = 5,             /* broadcast or multicast, copied to the members */
 	ABSORBED = 6,            /* needs no action: gratuitous ARP and the like */
 	HELD = 7,                /* a fragment that came before its first one, kept for a moment */
+	UNCONFIRMED = 8,         /* counted besides the packet's own: both sides of a connection
+				  * have spoken, but the table, or its container's share of it,
+				  * is full; it goes on, where a flood can evict it */
 
 	DROP_FIRST = 16,
 	DROP_DEVICE = 16,        /* device is not (or no longer) in the map */

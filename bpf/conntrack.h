@@ -134,13 +134,6 @@ __noinline int conn_key_free(const struct tuple *key)
 	return 1;
 }
 
-struct conn_sides {
-	struct tuple key;   /* the opening packet as it arrived */
-	struct tuple other; /* the answer as it will arrive */
-	__u32 client_network, client_endpoint; /* 0: not a container */
-	__u32 server_network, server_endpoint;
-};
-
 /* Records an opening. Returns 0, or a negative errno when another has taken the reply's key. */
 __noinline int conn_open(const struct conn_sides *sides)
 {
@@ -223,7 +216,7 @@ __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 	owner = from->flags & CONN_ORIGINAL ? conn_owner(from) : conn_answerer(from);
 	usage = config.max_conns ? usage_find(owner) : NULL;
 	if (usage && usage->conns >= config.max_conns) {
-		count(skb, DROP_LIMIT);
+		count(skb, UNCONFIRMED);
 		return 0;
 	}
 	conn_copy(half, from);
@@ -251,7 +244,7 @@ __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 undo:
 	bpf_map_delete_elem(&conns, own);
 full:
-	count(skb, DROP_CONN_TABLE);
+	count(skb, UNCONFIRMED);
 	return 0;
 }
 

@@ -97,6 +97,27 @@ static __always_inline long route_find(struct __sk_buff *skb, const struct packe
 	return route;
 }
 
+/*
+ * Is what has no way out (`route` says so) an address of the host? The host's own table is asked,
+ * so that a new address counts at once; but it gives the same answer for what it knows no way to
+ * at all. Then the address beside it has none either.
+ */
+static __always_inline bool route_is_local(struct __sk_buff *skb, const struct packet *p,
+					   const struct network *net, const struct ip_addr *dst,
+					   long route, struct bpf_fib_lookup *fib)
+{
+	struct ip_addr beside = *dst;
+
+	if (route != BPF_FIB_LKUP_RET_NOT_FWDED)
+		return false;
+	if (address_is_known(dst))
+		return true;
+	beside.word[3] ^= bpf_htonl(1);
+	if (address_is_known(&beside))
+		return true;
+	return route_find(skb, p, net, &beside, fib) != BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
 /* The address that the host would send from; false: unknown. */
 static __always_inline bool route_source(const struct packet *p, const struct bpf_fib_lookup *fib,
 					 struct ip_addr *source)

@@ -14,8 +14,9 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct packet 
 	struct network *net = network_find(number);
 	struct scratch *room = scratch();
 
-	return net && room && route_find(skb, p, net, &p->tuple.dst, &room->fib) ==
-			      BPF_FIB_LKUP_RET_NOT_FWDED;
+	return net && room &&
+	       route_is_local(skb, p, net, &p->tuple.dst,
+			      route_find(skb, p, net, &p->tuple.dst, &room->fib), &room->fib);
 }
 
 /*

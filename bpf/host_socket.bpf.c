@@ -55,14 +55,6 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 	}
 }
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct address_key);
-	__type(value, struct address);
-} addresses SEC(".maps");
-
 static __always_inline bool is_loopback(const struct ip_addr *addr)
 {
 	if (addr_is_v4(addr))
@@ -79,7 +71,6 @@ static __always_inline bool is_any(const struct ip_addr *addr)
 static __always_inline struct port *published(struct bpf_sock_addr *ctx, bool v6,
 					      const struct ip_addr *addr)
 {
-	struct address_key own = {.addr = *addr};
 	__be16 number = ctx->user_port;
 	__u8 proto = ctx->protocol;
 	struct port *port;
@@ -87,7 +78,7 @@ static __always_inline struct port *published(struct bpf_sock_addr *ctx, bool v6
 	if (!port_is_reserved(number, proto))
 		return NULL;
 	port = port_find_exact(addr, number, proto);
-	if (!port && (is_loopback(addr) || bpf_map_lookup_elem(&addresses, &own))) {
+	if (!port && (is_loopback(addr) || address_is_known(addr))) {
 		port = port_find_any(!addr_is_v4(addr), number, proto);
 		/* An IPv6 socket can speak IPv4, by a mapped address, with a container that
 		 * has nothing else. */

@@ -64,29 +64,33 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p,
 static __noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
 				    const struct network *from, __u32 sender)
 {
-	struct quoted quoted = {};
-	struct endpoint *endpoint;
 	struct scratch *room = scratch();
+	struct endpoint *endpoint;
 	struct tuple key, inner;
+	struct quoted *quoted;
 	struct network *net;
 	struct conn *conn;
 
-	if (!p || !room || !quoted_parse(skb, p, &quoted))
+	if (!p || !room)
+		return NO_SUCH_CONN;
+	quoted = &room->quoted;
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	if (!quoted_parse(skb, p, quoted))
 		return NO_SUCH_CONN;
 	/* The error travels as an answer to what it quotes. */
-	tuple_reverse(&key, &quoted.tuple);
+	tuple_reverse(&key, &quoted->tuple);
 	conn = conn_find(&key);
 	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
 		return NO_SUCH_CONN;
 	inner = conn->other;
 	/* From the other end itself, or from a router on the way, whose address stays. */
-	quoted.outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
-	quoted.outer.dst = inner.src;
+	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
+	quoted->outer.dst = inner.src;
 	if (!conn->to_network) {
 		if (!from || p->ttl <= 1 ||
-		    !route_leads_out(route_find(skb, p, from, &quoted.outer.dst, &room->fib)))
+		    !route_leads_out(route_find(skb, p, from, &quoted->outer.dst, &room->fib)))
 			return NO_SUCH_CONN;
-		if (rewrite_error(skb, p, &quoted, &inner))
+		if (rewrite_error(skb, p, quoted, &inner))
 			return drop(skb, DROP_REWRITE);
 		return to_outside(skb, p, &room->fib);
 	}
@@ -94,7 +98,7 @@ static __noinline int forward_error(struct __sk_buff *skb, const struct packet *
 	endpoint = endpoint_find(conn->to_network, &inner.src);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
-	if (rewrite_error(skb, p, &quoted, &inner) || (p->ttl > 1 && rewrite_ttl(skb, p)))
+	if (rewrite_error(skb, p, quoted, &inner) || (p->ttl > 1 && rewrite_ttl(skb, p)))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, endpoint, net->mac);
 }

@@ -82,6 +82,7 @@ struct nat_search {
 	__u32 first, span;
 	__be16 port;   /* 0: none found */
 	__be16 wanted; /* tried first */
+	bool foreign;  /* the address is not the host's: its ports are not either */
 };
 
 static long nat_try(__u32 attempt, struct nat_search *search)
@@ -92,12 +93,12 @@ static long nat_try(__u32 attempt, struct nat_search *search)
 
 	if (!attempt && search->wanted)
 		port = search->wanted;
-	if (port_is_reserved(port, sides->other.proto))
+	if (!search->foreign && port_is_reserved(port, sides->other.proto))
 		return 0;
 	sides->other.dport = port;
 	if (!conn_key_free(&sides->other))
 		return 0;
-	if (host_socket_state(search->skb, &sides->other))
+	if (!search->foreign && host_socket_state(search->skb, &sides->other))
 		return 0;
 	if (conn_open(sides))
 		return 0;
@@ -107,22 +108,24 @@ static long nat_try(__u32 attempt, struct nat_search *search)
 
 /*
  * Opens the connection with a source port of the host's that nothing else uses: outside the
- * host's ephemeral range, not published, no socket of the host behind it. The container's own
- * port is kept where it qualifies. Returns 0, or a drop reason.
+ * host's ephemeral range, not published, no socket of the host behind it. The sender's own port
+ * is kept where it qualifies; where the sender keeps its address (`foreign`), wherever it is
+ * free. Returns 0, or a drop reason.
  */
-static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides)
+static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, bool foreign)
 {
-	struct nat_search search = {.skb = skb, .sides = sides};
+	struct nat_search search = {.skb = skb, .sides = sides, .foreign = foreign};
 	__u32 own;
 
 	if (!sides)
 		return DROP_NAT_PORTS;
+	/* An echo has its identifier where the others have a port. */
 	own = bpf_ntohs(sides->key.sport);
 	search.first = config.nat_port_first;
 	search.span = config.nat_port_last - config.nat_port_first + 1;
 	if (!search.span)
 		search.span = 1;
-	if (own >= config.nat_port_first && own <= config.nat_port_last)
+	if (foreign || (own >= config.nat_port_first && own <= config.nat_port_last))
 		search.wanted = sides->key.sport;
 	bpf_loop(NAT_TRIES, nat_try, &search, 0);
 	return search.port ? 0 : DROP_NAT_PORTS;
@@ -130,17 +133,19 @@ static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides)
 
 /*
  * A connection to a published port. The server sees the client's own address, unless the
- * answer would then not come back here: a client of the same network, or a second connection
- * of one client port to one server; those come from the server's gateway.
+ * answer would then not come back here: a client of the same network comes from the gateway. A
+ * second connection of one client port to one server, by another of the host's addresses, gets
+ * another port.
  */
 static __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 					 const struct port *port, __u32 client_network,
 					 __u32 client_endpoint)
 {
-	struct conn_sides sides = {};
+	struct scratch *room = scratch();
+	struct conn_sides *sides;
 	struct network *net;
 
-	if (!p || !port)
+	if (!p || !port || !room)
 		return DROP_CONN_TABLE;
 	net = network_find(port->network);
 	if (!net)
@@ -149,40 +154,45 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 		return DROP_DENIED;
 	if (client_endpoint && !usage_admits(client_endpoint))
 		return DROP_LIMIT;
-	sides.key = p->tuple;
-	sides.other.src = port->addr;
-	sides.other.sport = port->port;
-	sides.other.dst = p->tuple.src;
-	sides.other.dport = p->tuple.sport;
-	sides.other.proto = p->tuple.proto;
-	sides.client_network = client_network;
-	sides.client_endpoint = client_endpoint;
-	sides.server_network = port->network;
-	sides.server_endpoint = port->endpoint;
-	if (client_network != port->network && conn_key_free(&sides.other) && !conn_open(&sides))
-		return 0;
-	sides.other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
-	return nat_open(skb, &sides);
+	sides = &room->sides;
+	__builtin_memset(sides, 0, sizeof(*sides));
+	sides->key = p->tuple;
+	sides->other.src = port->addr;
+	sides->other.sport = port->port;
+	sides->other.dst = p->tuple.src;
+	sides->other.dport = p->tuple.sport;
+	sides->other.proto = p->tuple.proto;
+	sides->client_network = client_network;
+	sides->client_endpoint = client_endpoint;
+	sides->server_network = port->network;
+	sides->server_endpoint = port->endpoint;
+	if (client_network != port->network)
+		return nat_open(skb, sides, true);
+	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
+	return nat_open(skb, sides, false);
 }
 
 /* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */
 static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
 				       const struct device *device, const struct ip_addr *source)
 {
-	struct conn_sides sides = {};
+	struct scratch *room = scratch();
+	struct conn_sides *sides;
 
-	if (!p || !device)
+	if (!p || !device || !room)
 		return DROP_CONN_TABLE;
 	if (!usage_admits(device->endpoint))
 		return DROP_LIMIT;
-	sides.key = p->tuple;
-	tuple_reverse(&sides.other, &p->tuple);
-	sides.client_network = device->network;
-	sides.client_endpoint = device->endpoint;
+	sides = &room->sides;
+	__builtin_memset(sides, 0, sizeof(*sides));
+	sides->key = p->tuple;
+	tuple_reverse(&sides->other, &p->tuple);
+	sides->client_network = device->network;
+	sides->client_endpoint = device->endpoint;
 	if (!source)
-		return conn_open(&sides) ? DROP_CONN_TABLE : 0;
-	sides.other.dst = *source;
-	return nat_open(skb, &sides);
+		return conn_open(sides) ? DROP_CONN_TABLE : 0;
+	sides->other.dst = *source;
+	return nat_open(skb, sides, false);
 }
 
 /* The packet becomes what the other side is to see, and goes there. `net`: the sender's network,

@@ -34,3 +34,19 @@ static __always_inline struct device *device_find(__u32 ifindex, __u32 kind)
 
 	return device && device->kind == kind ? device : NULL;
 }
+
+/* The host's own addresses, as of the last command. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address_key);
+	__type(value, struct address);
+} addresses SEC(".maps");
+
+static __always_inline bool address_is_known(const struct ip_addr *addr)
+{
+	struct address_key key = {.addr = *addr};
+
+	return bpf_map_lookup_elem(&addresses, &key);
+}

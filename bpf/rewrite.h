@@ -163,13 +163,6 @@ __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p,
 	return rewrite_ports(skb, p->l4, p->tuple.proto, &p->tuple, to, 0);
 }
 
-/* What an ICMP error quotes, and where. */
-struct quoted {
-	struct tuple tuple; /* of the quoted packet, as it was sent */
-	struct tuple outer; /* what the error's own addresses become */
-	__u32 l3, l4;
-};
-
 /*
  * An ICMP error: the quoted packet's tuple becomes `inner`, the error's own addresses what
  * `quoted` says. The outer ICMP checksum covers the quotation, so each change inside is

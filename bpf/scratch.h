@@ -14,7 +14,24 @@ struct error_body {
 	__u8 quote[QUOTE];
 };
 
+/* What an ICMP error quotes, and where. */
+struct quoted {
+	struct tuple tuple; /* of the quoted packet, as it was sent */
+	struct tuple outer; /* what the error's own addresses become */
+	__u32 l3, l4;
+};
+
+/* Both ends of a connection that is about to be opened. */
+struct conn_sides {
+	struct tuple key;   /* the opening packet as it arrived */
+	struct tuple other; /* the answer as it will arrive */
+	__u32 client_network, client_endpoint; /* 0: not a container */
+	__u32 server_network, server_endpoint;
+};
+
 struct scratch {
+	struct conn_sides sides;
+	struct quoted quoted;
 	struct bpf_fib_lookup fib;
 	struct error_body error;
 	/* A struct conn. By that name the verifier would see a timer, which must not be here. */
