@@ -199,13 +199,20 @@ class Session:
             self.driver(network).program_external(network, endpoint, mappings, reserved)
 
     def revoke(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
-        """Closes ports of an endpoint."""
-        if mappings:
+        """Closes ports of an endpoint; one that another endpoint has too, while ports move, leads there."""
+        left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
+        after = self.state.including(replace(endpoint, ports=left))
+        others = [other for other in self.state.endpoints.values() if other.id != endpoint.id and other.ports]
+        moved = {mapping: other for other in others for mapping in other.ports if mapping in mappings}
+        closed = tuple(mapping for mapping in mappings if mapping not in moved)
+        if closed:
             network = self.state.networks[endpoint.network_id]
-            left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
-            after = self.state.including(replace(endpoint, ports=left))
-            reserved = entries.reserved_entries(after, mappings)
-            self.driver(network).revoke_external(network, endpoint, mappings, reserved)
+            reserved = entries.reserved_entries(after, closed)
+            self.driver(network).revoke_external(network, endpoint, closed, reserved)
+        for mapping, other in moved.items():
+            network = self.state.networks[other.network_id]
+            reserved = entries.reserved_entries(after, (mapping,))
+            self.driver(network).program_external(network, other, (mapping,), reserved)
 
     def remove_endpoint(self, endpoint: Endpoint) -> None:
         network = self.state.networks[endpoint.network_id]
