@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from functools import partial
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests.net.lab import Host, echo_server, eventually, reaches
 def world(shared_host: Host) -> Host:
     """Two networks; `both` is on each, `one` and `two` on one."""
     host = shared_host
+    host.preloaded = True
     host.ctl("network create --subnet 10.1.0.0/24 left")
     host.ctl("network create --subnet 10.2.0.0/24 right")
     host.run("one", "--network left", echo_server("tcp", 80))
@@ -28,9 +31,8 @@ def world(shared_host: Host) -> Host:
 
 
 def test_s1_a_sandbox_has_devices_addresses_routes_and_sockets_of_its_own(world: Host) -> None:
-    pids = {name: world.inspect(name)["State"]["Pid"] for name in ("one", "two", "both")}
-    spaces = {look.namespace_of(pid) for pid in [*pids.values(), world.pid, "self"]}
-    assert len(spaces) == 5
+    pids = [world.process(name) for name in ("one", "two", "both")]
+    assert len({look.namespace_of(pid) for pid in [*pids, world.pid, os.getpid()]}) == 5
     one = look.devices(lambda command: world.in_("one", command))
     assert sorted(one) == ["eth0", "lo"]
     assert look.addresses(one["eth0"]) == ["10.1.0.2/24"]
@@ -166,7 +168,10 @@ def test_s3_nothing_is_made_on_the_host_before_a_network_is_used(host: Host) -> 
 
 
 def test_s1_two_sandboxes_may_listen_at_the_same_port_and_answer_for_themselves(world: Host) -> None:
+    def connects(address: str) -> bool:
+        return world.try_in("both", f"nc -z -w 1 {address} 80").returncode == 0
+
     with eventually() as until:
         for name, network in (("one", "left"), ("two", "right")):
             address = world.address(name, network)
-            until(lambda a=address: world.try_in("both", f"nc -z -w 1 {a} 80").returncode == 0)
+            until(partial(connects, address))

@@ -19,6 +19,7 @@ MakeHost = Callable[..., Host]
 @pytest.fixture(scope="module")
 def world(shared_host: Host) -> Host:
     """The default network with two containers: `web` answers at 80, and publishes it at 8081."""
+    shared_host.preloaded = True
     shared_host.run("web", "-p 8081:80 --expose 90 --label tier=front", echo_server("tcp", 80))
     shared_host.run("app")
     return shared_host
@@ -268,7 +269,7 @@ def test_s6_a_host_container_sees_the_hosts_own_devices_and_nothing_is_made(worl
     before = look.devices(world.sh)
     world.run("open", "--network host", echo_server("tcp", 7070))
     assert look.devices(world.sh) == before
-    pid = world.inspect("open")["State"]["Pid"]
+    pid = world.process("open")
     assert look.namespace_of(pid) == look.namespace_of(world.pid)
     assert look.devices(inside(world, "open")) == before
     assert "dp0" in world.in_("open", "ls /sys/class/net")
@@ -337,7 +338,7 @@ def test_s6_a_host_container_cannot_join_or_leave_networks(world: Host) -> None:
 
 def test_s7_a_sharer_has_the_others_stack_and_they_talk_over_loopback(world: Host) -> None:
     world.run("sharer", "--network container:web", echo_server("tcp", 81))
-    pids = [world.inspect(name)["State"]["Pid"] for name in ("web", "sharer")]
+    pids = [world.process(name) for name in ("web", "sharer")]
     assert len({look.namespace_of(pid) for pid in pids}) == 1
     assert look.devices(inside(world, "sharer")) == look.devices(inside(world, "web"))
     with eventually() as until:
@@ -418,7 +419,7 @@ def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(world: Host) -> None:
     assert world.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
     conversation.kill()
 
-    namespace = look.namespace_of(world.inspect("server")["State"]["Pid"])
+    namespace = look.namespace_of(world.process("server"))
     world.ctl("rm -f server third late")
     assert look.members_of(namespace) == set()
     with pytest.raises(Failed):
