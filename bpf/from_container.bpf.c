@@ -128,7 +128,7 @@ static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
 
 	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
 		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
-	if (!port)
+	if (!port || host_is_talking(skb, &p->tuple))
 		return to_host(skb, net);
 	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
 	if (reason)

@@ -56,14 +56,6 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* A socket of the host had this port before it was published, and is in this conversation. */
-static __always_inline bool host_is_talking(struct __sk_buff *skb, const struct packet *p)
-{
-	int state = host_socket_state(skb, &p->tuple);
-
-	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_CLOSE;
-}
-
 /* A fragment is the host's: so are the others of its datagram. */
 static __always_inline int disown(struct __sk_buff *skb, const struct packet *p)
 {
@@ -116,7 +108,7 @@ int from_uplink(struct __sk_buff *skb)
 	conn = conn_find(&p.tuple);
 	if (!conn) {
 		port = published(skb, &p);
-		if (!port || host_is_talking(skb, &p))
+		if (!port || host_is_talking(skb, &p.tuple))
 			return disown(skb, &p);
 		verdict = nat_open_published(skb, &p, port, 0, 0);
 		if (verdict)

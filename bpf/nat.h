@@ -76,6 +76,15 @@ __noinline int host_socket_state(struct __sk_buff *skb, const struct tuple *arri
 	return 0;
 }
 
+/* A socket of the host is in this conversation: it had the port before it was published, or the
+ * kernel gave it the port for a connection of its own. */
+static __always_inline bool host_is_talking(struct __sk_buff *skb, const struct tuple *arriving)
+{
+	int state = host_socket_state(skb, arriving);
+
+	return state && state != BPF_TCP_LISTEN && state != BPF_TCP_CLOSE;
+}
+
 struct nat_search {
 	struct __sk_buff *skb;
 	struct conn_sides *sides;

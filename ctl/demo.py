@@ -116,7 +116,6 @@ def perform(outside: tuple[str, ...], www: Path) -> None:
     step("datapathctl rm -f web app")
     step("datapathctl network rm shop")
     step("datapathctl down")
-    os.system("find $DATAPATH_BPFFS $DATAPATH_STATE_DIR $DATAPATH_RUN_DIR")
     devices = [line.split("@")[0].split()[0] for line in step("ip -brief link").splitlines()]
     left = [name for name in devices if name not in ("lo", "eth0")]
     for variable in ("DATAPATH_BPFFS", "DATAPATH_STATE_DIR", "DATAPATH_RUN_DIR"):

@@ -27,6 +27,7 @@ from datapath.errors import DatapathError
 from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping, Sandbox
 from datapath.plan_containers import ExitPlan, plan_exited
 from datapath.plan_endpoints import network_mtu
+from datapath.plan_networks import plan_default_bridge
 from datapath.state import Fresh, Object, State
 from datapath.store import Store
 
@@ -199,13 +200,20 @@ class Session:
             self.driver(network).program_external(network, endpoint, mappings, reserved)
 
     def revoke(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
-        """Closes ports of an endpoint."""
-        if mappings:
+        """Closes ports of an endpoint; one that another endpoint has too, while ports move, leads there."""
+        left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
+        after = self.state.including(replace(endpoint, ports=left))
+        others = [other for other in self.state.endpoints.values() if other.id != endpoint.id and other.ports]
+        moved = {mapping: other for other in others for mapping in other.ports if mapping in mappings}
+        closed = tuple(mapping for mapping in mappings if mapping not in moved)
+        if closed:
             network = self.state.networks[endpoint.network_id]
-            left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
-            after = self.state.including(replace(endpoint, ports=left))
-            reserved = entries.reserved_entries(after, mappings)
-            self.driver(network).revoke_external(network, endpoint, mappings, reserved)
+            reserved = entries.reserved_entries(after, closed)
+            self.driver(network).revoke_external(network, endpoint, closed, reserved)
+        for mapping, other in moved.items():
+            network = self.state.networks[other.network_id]
+            reserved = entries.reserved_entries(after, (mapping,))
+            self.driver(network).program_external(network, other, (mapping,), reserved)
 
     def remove_endpoint(self, endpoint: Endpoint) -> None:
         network = self.state.networks[endpoint.network_id]
@@ -294,19 +302,39 @@ class Session:
         self._rebuild()
 
     def _rebuild(self) -> None:
-        """After a reboot, or if somebody removed a gateway device: build again what was promised."""
+        """After a reboot, or if somebody removed devices or pins: build again what was promised."""
         realised = [n for n in self.state.networks.values() if n.realised and n.driver == "bridge"]
         if not realised:
             return
-        missing = [n for n in realised if n.device not in self.observed.names]
-        if self.context.loaded is None:
-            missing = realised
-        for network in missing:
-            self.warn(f"network {network.name} was missing on the host: built again")
-            driver = self.driver(network)
-            driver.delete_network(network)
-            driver.create_network(network, self.mtu(network))
+        unloaded = self.context.loaded is None
+        for network in realised:
+            driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
+            if unloaded or network.device not in self.observed.names:
+                self.warn(f"network {network.name} was missing on the host: built again")
+                driver.delete_network(network)
+                driver.create_network(network, self.mtu(network), members)
+            elif network.name == "bridge":
+                self._apply_config(network, members)
+        if unloaded:
+            self._restore(realised)
         self.refresh_host()
+
+    def _restore(self, networks: list[Network]) -> None:
+        """The endpoints of running containers, their links and published ports, into empty maps."""
+        for network in networks:
+            driver = self.driver(network)
+            for endpoint in self.state.endpoints_of_network(network.id):
+                driver.restore(network, endpoint)
+                self.publish(endpoint, endpoint.ports)
+            driver.program_links(network, entries.policy_entries(network, self.state))
+
+    def _apply_config(self, network: Network, members: tuple[Endpoint, ...]) -> None:
+        """What daemon.json says of the default network, as far as it may change while it is in use."""
+        wanted = plan_default_bridge(self.state, self.facts, self.config)
+        if wanted.options != network.options:
+            wanted = replace(wanted, phase=network.phase)
+            self.put(wanted)
+            self.driver(wanted).update_network(wanted, members)
 
 
 def container_folder(settings: Settings, container: Container) -> Path:

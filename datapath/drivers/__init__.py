@@ -23,8 +23,12 @@ class Driver:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def create_network(self, network: Network, mtu: int) -> None:
-        """Builds what the network needs on the host. `mtu`: bytes of an IP packet."""
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        """Builds what the network needs on the host. `mtu`: bytes of an IP packet. `members`: those that are there
+        already, when it is built again."""
+
+    def update_network(self, network: Network, members: tuple[Endpoint, ...]) -> None:
+        """Makes what may change of a network's options take effect."""
 
     def delete_network(self, network: Network) -> None:
         """Takes that away."""
@@ -36,6 +40,9 @@ class Driver:
         endpoint with what is now known of it.
         """
         raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        """Opens an endpoint, whose device is in its sandbox, for traffic again: the programs had been unloaded."""
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         """Closes it and removes its device; its connections are forgotten."""

@@ -32,7 +32,7 @@ class Bridge(Driver):
 
     # ---- networks ------------------------------------------------------------------------
 
-    def create_network(self, network: Network, mtu: int) -> None:
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         links, dataplane = self.context.links, self.context.dataplane
         addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
         mac = gateway_mac(network)
@@ -42,12 +42,21 @@ class Bridge(Driver):
                 network.device, peer_name(network), mac, addresses, mtu, ipv6=network.ipv6
             )
             linklocal = linklocal_of(mac) if network.ipv6 else None
-            number, value = entries.network_entry(network, (), ifindex, mtu, linklocal)
+            number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
             dataplane.networks[number] = _numbered(value)
             dataplane.devices[key] = _numbered(device)
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
+
+    def update_network(self, network: Network, members: tuple[Endpoint, ...]) -> None:
+        dataplane = self.context.dataplane
+        known = dataplane.networks[network.number]
+        number, value = entries.network_entry(
+            network, members, known.ifindex, known.mtu, known.gateway_linklocal
+        )
+        if known != (wanted := _numbered(value)):
+            dataplane.networks[number] = wanted
 
     def delete_network(self, network: Network) -> None:
         dataplane = self.context.loaded
@@ -66,25 +75,33 @@ class Bridge(Driver):
     # ---- endpoints -----------------------------------------------------------------------
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
-        links, dataplane = self.context.links, self.context.dataplane
         with ExitStack() as undo:
             undo.callback(self.leave, network, endpoint)
-            ifindex, _ = links.create_endpoint(
+            ifindex, _ = self.context.links.create_endpoint(
                 endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
             )
             endpoint = replace(endpoint, host_ifindex=ifindex)
-            wanted = entries.endpoint_entries(network, endpoint)
-            dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
-            dataplane.attach("from_container", ifindex)
-            dataplane.endpoints.update_many(wanted.endpoints)
-            dataplane.members[wanted.member[0]] = wanted.member[1]
-            known = dataplane.networks[network.number]
-            if known.slots <= endpoint.slot:
-                dataplane.networks[network.number] = known._replace(slots=endpoint.slot + 1)
+            self._open(network, endpoint)
             if sandbox is not None:
                 self._configure(network, endpoint, sandbox)
             undo.pop_all()
         return endpoint
+
+    def _open(self, network: Network, endpoint: Endpoint) -> None:
+        """Tells the programs of an endpoint, and attaches them to its device."""
+        dataplane = self.context.dataplane
+        wanted = entries.endpoint_entries(network, endpoint)
+        dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
+        dataplane.attach("from_container", endpoint.host_ifindex)
+        dataplane.endpoints.update_many(wanted.endpoints)
+        dataplane.members[wanted.member[0]] = wanted.member[1]
+        known = dataplane.networks[network.number]
+        if known.slots <= endpoint.slot:
+            dataplane.networks[network.number] = known._replace(slots=endpoint.slot + 1)
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
+            self._open(network, endpoint)
 
     def _configure(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
         self.context.links.configure(

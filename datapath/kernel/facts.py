@@ -122,20 +122,26 @@ def device_of(message: Any) -> int:
 
 
 def _routes(route: Any) -> tuple[tuple[Prefix, ...], int]:
-    """Destinations; MTU of the best default route's device, IPv4 before IPv6."""
+    """Destinations; MTU of the best default route, or else of its device, IPv4 before IPv6."""
     prefixes: list[Prefix] = []
-    defaults: list[tuple[int, int, int]] = []  # family, metric, device
+    defaults: list[tuple[int, int, int, int]] = []  # family, metric, device, own MTU or 0
     for family in (socket.AF_INET, socket.AF_INET6):
         for message in unicast_routes(route, family):
             attributes = _attributes(message)
             if not message["dst_len"]:
-                defaults.append((family, attributes.get("RTA_PRIORITY", 0), device_of(message)))
+                metrics = attributes.get("RTA_METRICS")
+                own = _attributes(metrics).get("RTAX_MTU", 0) if metrics else 0
+                metric = attributes.get("RTA_PRIORITY", 0)
+                defaults.append((family, metric, device_of(message), own))
                 continue
             prefix = ip_network(f"{attributes['RTA_DST']}/{message['dst_len']}", strict=False)
             if not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local):
                 prefixes.append(prefix)
-    link = _link(route, min(defaults)[2]) if defaults else None
-    return tuple(dict.fromkeys(prefixes)), _attributes(link)["IFLA_MTU"] if link else _DEFAULT_MTU
+    _, _, device, mtu = min(defaults, default=(0, 0, 0, _DEFAULT_MTU))
+    link = None if mtu else _link(route, device)
+    if not mtu:
+        mtu = _attributes(link)["IFLA_MTU"] if link else _DEFAULT_MTU
+    return tuple(dict.fromkeys(prefixes)), mtu
 
 
 def _link(route: Any, index: int) -> Any:

@@ -9,12 +9,15 @@ import json
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.net import forked
 
 DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
@@ -88,7 +91,11 @@ class Namespace:
 
 class Host(Namespace):
     """The pretend host. `outside` is a machine at the other end of its uplink, eth0; it has no route to any
-    container, and a far address behind it (203.0.113.5), so that a default route and a router are involved."""
+    container, and a far address behind it (203.0.113.5), so that a default route and a router are involved.
+
+    With `preloaded` set, datapathctl is forked from the test process instead of started: see `forked`."""
+
+    preloaded = False
 
     def __init__(self, folder: Path, attach: str = "auto", config: dict[str, Any] | None = None) -> None:
         self.folder = folder
@@ -123,10 +130,15 @@ class Host(Namespace):
     # ---- datapathctl -----------------------------------------------------------------------
 
     def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        if self.preloaded:
+            return forked.datapathctl(words(command), self.path, self.env or {}, timeout)
         return self.try_([DATAPATHCTL, *words(command)], timeout=timeout)
 
     def ctl(self, command: Words, timeout: float = TIMEOUT) -> str:
-        return self.sh([DATAPATHCTL, *words(command)], timeout=timeout)
+        done = self.try_ctl(command, timeout)
+        if done.returncode != 0:
+            raise Failed(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
 
     def refused(self, command: Words) -> str:
         """The one line that a command prints which must be refused."""
@@ -150,10 +162,16 @@ class Host(Namespace):
         """A container's IPv4 address on a network."""
         return str(self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
 
+    def process(self, name: str) -> int:
+        """The id of a container's main process, straight from the state database: it takes a millisecond."""
+        with contextlib.closing(sqlite3.connect(self.folder / "state" / "datapath.db")) as opened:
+            row = opened.execute("SELECT body FROM containers WHERE name = ?", (name,)).fetchone()
+        assert row is not None, f"no container {name}"
+        return int(json.loads(row[0])["pid"])
+
     def try_in(self, name: str, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Run a command in a container's namespaces, without datapathctl's start-up time."""
-        pid = self.inspect(name)["State"]["Pid"]
-        argv = ["nsenter", "-t", str(pid), "--net", "--mount", "--uts", *words(command)]
+        argv = ["nsenter", "-t", str(self.process(name)), "--net", "--mount", "--uts", *words(command)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
 
     def in_(self, name: str, command: Words, timeout: float = TIMEOUT) -> str:

@@ -45,7 +45,7 @@ def furnish(host: Host) -> list[int]:
     with eventually() as until:
         until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
     host.in_("app", "ping -n -c 1 -W 2 203.0.113.5")
-    return [host.inspect(name)["State"]["Pid"] for name in ("web", "app", "bare", "open", "second")]
+    return [host.process(name) for name in ("web", "app", "bare", "open", "second")]
 
 
 @pytest.mark.parametrize("attach", ["tcx", "clsact"])
@@ -120,13 +120,13 @@ def test_s31_down_after_containers_and_shims_were_killed(host: Host) -> None:
     host.run("one", "-p 8081:80")
     host.run("two", "--network none")
     host.run("three")
-    shims = {name: _parent(host.inspect(name)["State"]["Pid"]) for name in ("one", "two")}
+    shims = {name: _parent(host.process(name)) for name in ("one", "two")}
     for name, shim in shims.items():
-        pid = host.inspect(name)["State"]["Pid"]
+        pid = host.process(name)
         os.kill(shim, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
-    os.kill(_parent(host.inspect("three")["State"]["Pid"]), signal.SIGKILL)  # its process lives on
-    three = host.inspect("three")["State"]["Pid"]
+    os.kill(_parent(host.process("three")), signal.SIGKILL)  # its process lives on
+    three = host.process("three")
     host.ctl("down")
     assert not look.alive(three)
     assert different(before, look.everything(host)) == {}

@@ -113,6 +113,7 @@ def test_s13_tcp_udp_and_ping_to_the_other_network_lead_nowhere(lan: Lan) -> Non
 def test_s13_the_gateway_addresses_are_no_way_into_the_other_network(lan: Lan) -> None:
     """The host answers at both gateways, and forwards nothing even if it is a router."""
     assert reaches(lan.a.try_, lan.c.gateway)
+    # Not switched off again: that would switch it off for the networks' gateway devices too.
     lan.host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     try:
         for via in (lan.a.gateway, lan.c.gateway):
@@ -123,7 +124,6 @@ def test_s13_the_gateway_addresses_are_no_way_into_the_other_network(lan: Lan) -
                 assert not from_(tap.frames(), lan.a)
     finally:
         lan.a.sh(f"ip route del {lan.c.ip}")
-        lan.host.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
 
 
 def test_s13_a_loose_source_route_through_the_gateway_is_not_followed(lan: Lan) -> None:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody took away behind our back comes back with the next command."""
+
+from __future__ import annotations
+
+import subprocess
+
+from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+
+
+def test_s30_a_gateway_device_removed_by_hand_is_built_again_with_all_members_in_it(host: Host) -> None:
+    host.run("one")
+    host.run(
+        "two",
+        "",
+        'python3 -u -c "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); '
+        "s.bind(('', 4000)); print(s.recv(9), flush=True); import time; time.sleep(600)\"",
+    )
+    host.sh("ip link del dp0")
+    host.ctl("network create other")
+    assert reaches(lambda command: host.try_in("one", command), host.address("two"))
+    assert reaches(host.try_, host.address("two"))
+    host.in_(
+        "one",
+        [
+            "python3",
+            "-c",
+            "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+            "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); s.sendto(b'hello', ('172.17.255.255', 4000))",
+        ],
+    )
+    with eventually() as until:
+        until(lambda: "hello" in host.ctl("logs two"))
+
+
+def test_s30_programs_whose_pins_are_gone_are_loaded_again_with_running_containers_in_them(
+    host: Host,
+) -> None:
+    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    with eventually() as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+    subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
+    host.ctl("network create other")
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert reaches(host.try_, host.address("web"))
+    assert host.sh(ask("tcp", "127.0.0.1", 8081)).split()[1:] == ["127.0.0.1", "8081"]
+
+
+def test_s15_icc_of_the_default_network_follows_daemon_json_while_containers_run(host: Host) -> None:
+    host.run("one")
+    host.run("two")
+    address = host.address("two")
+    assert reaches(lambda command: host.try_in("one", command), address)
+    host.configure({"icc": False})
+    host.ctl("network create other")
+    assert not reaches(lambda command: host.try_in("one", command), address)
+    host.configure({})
+    host.ctl("network rm other")
+    assert reaches(lambda command: host.try_in("one", command), address)
