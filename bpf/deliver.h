@@ -65,14 +65,18 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
  * hop is in the lookup's destination; the address that the host would send from is in its
  * source, or zero where the kernel cannot tell (before 6.7).
  */
-static __always_inline long route_find(struct __sk_buff *skb, const struct packet *p,
-				       const struct network *net, const struct ip_addr *dst,
-				       struct bpf_fib_lookup *fib)
+static __noinline int route_find(struct __sk_buff *skb, const struct packet *p,
+				 const struct network *net, const struct ip_addr *dst,
+				 struct bpf_fib_lookup *fib)
 {
-	__u32 length = p->length;
-	bool v6 = is_ipv6(p);
+	__u32 length;
 	long route;
+	bool v6;
 
+	if (!p || !net || !dst || !fib)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	length = p->length;
+	v6 = is_ipv6(p);
 	/* What counts for the way's MTU is the segment as it will leave. */
 	if (skb->gso_size)
 		length = skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr);
@@ -102,20 +106,23 @@ static __always_inline long route_find(struct __sk_buff *skb, const struct packe
  * so that a new address counts at once; but it gives the same answer for what it knows no way to
  * at all. Then the address beside it has none either.
  */
-static __always_inline bool route_is_local(struct __sk_buff *skb, const struct packet *p,
-					   const struct network *net, const struct ip_addr *dst,
-					   long route, struct bpf_fib_lookup *fib)
+static __noinline int route_is_local(struct __sk_buff *skb, const struct packet *p,
+				     const struct network *net, int route)
 {
-	struct ip_addr beside = *dst;
+	struct scratch *room = scratch();
+	const struct ip_addr *dst;
+	struct ip_addr beside;
 
-	if (route != BPF_FIB_LKUP_RET_NOT_FWDED)
-		return false;
+	if (!p || !net || !room || route != BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
+	dst = &p->tuple.dst;
+	beside = *dst;
 	if (address_is_known(dst))
-		return true;
+		return 1;
 	beside.word[3] ^= bpf_htonl(1);
 	if (address_is_known(&beside))
-		return true;
-	return route_find(skb, p, net, &beside, fib) != BPF_FIB_LKUP_RET_NOT_FWDED;
+		return 1;
+	return route_find(skb, p, net, &beside, &room->fib) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 /* The address that the host would send from; false: unknown. */

@@ -198,7 +198,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (at_gateway)
 		return to_local(skb, p, device, net);
 	route = route_find(skb, p, net, &p->tuple.dst, &room->fib);
-	if (route_is_local(skb, p, net, &p->tuple.dst, route, &room->fib))
+	if (route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway, 0);
