@@ -10,6 +10,8 @@ from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
+from datapath.config_tuning import KEY as TUNING_KEY
+from datapath.config_tuning import Tuning
 from datapath.errors import ConfigError, PrivilegeError, quoted
 from datapath.ipam import DEFAULT_POOLS, Pool, parse_pool, ula_pool
 from datapath.model_words import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
@@ -63,7 +65,7 @@ _DEFAULTS = Settings()
 class DaemonConfig:
     """Docker's daemon.json, as far as it is about networks. Names are Docker's, `-` written `_`.
 
-    All but pools, default_network_opts and dns* are about the default network `bridge`. `mtu` 0: that of the
+    All but pools, default_network_opts, dns* and datapath (see config_tuning) are about the default network `bridge`. `mtu` 0: that of the
     host's default route. `ip`: where ports are published when the user names no address; None: everywhere.
     """
 
@@ -76,13 +78,12 @@ class DaemonConfig:
     bip6: IPv6Interface | None = None
     fixed_cidr: Prefix | None = None
     fixed_cidr_v6: Prefix | None = None
-    default_gateway: Address | None = None
-    default_gateway_v6: Address | None = None
     default_address_pools: tuple[Pool, ...] = ()
     default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    datapath: Tuning = field(default_factory=Tuning)
 
     def pools(self, installation_id: str) -> tuple[Pool, ...]:
         """Where networks without --subnet come from; a family that has none of its own uses the defaults."""
@@ -169,14 +170,6 @@ def _host_ip(key: str, value: Any) -> Address | None:
     return None if address.is_unspecified else address
 
 
-def _address(version: int) -> Callable[[str, Any], Address | None]:
-    def parse(key: str, value: Any) -> Address | None:
-        text = _typed(key, value, str, "a string")
-        return _family(key, parse_address(text, key), version) if text else None
-
-    return parse
-
-
 def _interface(version: int) -> Callable[[str, Any], Interface | None]:
     def parse(key: str, value: Any) -> Interface | None:
         text = _typed(key, value, str, "a string")
@@ -230,16 +223,16 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "bip6": _interface(6),
     "fixed-cidr": _prefix(4),
     "fixed-cidr-v6": _prefix(6),
-    "default-gateway": _address(4),
-    "default-gateway-v6": _address(6),
     "default-address-pools": _pools,
     "default-network-opts": _network_opts,
     "dns": _addresses,
     "dns-opts": _strings,
     "dns-search": _strings,
+    TUNING_KEY: lambda _, value: Tuning.parse(value),
 }
 
 _NETFILTER = "no packet filter rules are used"
+_GATEWAY = "containers' packets leave through the network's own gateway device"
 _PROXY = "there is no proxy process"
 _MEANINGLESS = {
     "iptables": _NETFILTER,
@@ -248,6 +241,8 @@ _MEANINGLESS = {
     "ip-forward-no-drop": _NETFILTER,
     "firewall-backend": _NETFILTER,
     "bridge-accept-fwmark": _NETFILTER,
+    "default-gateway": _GATEWAY,
+    "default-gateway-v6": _GATEWAY,
     "allow-direct-routing": "not available yet",
     "userland-proxy": _PROXY,
     "userland-proxy-path": _PROXY,
@@ -266,9 +261,11 @@ _MEANINGLESS = {
 
 def _check(config: DaemonConfig) -> None:
     """What one key says about another. ConfigError."""
-    for suffix, bip, fixed, gateway in (
-        ("", config.bip, config.fixed_cidr, config.default_gateway),
-        ("-v6", config.bip6, config.fixed_cidr_v6, config.default_gateway_v6),
+    if config.ipv6 and 0 < config.mtu < 1280:
+        raise ConfigError(f"invalid mtu {config.mtu}: a network with IPv6 needs at least 1280 bytes")
+    for suffix, bip, fixed in (
+        ("", config.bip, config.fixed_cidr),
+        ("-v6", config.bip6, config.fixed_cidr_v6),
     ):
         whole: Prefix | None = bip.network if bip is not None else fixed
         if bip is not None and bip.ip == bip.network.network_address:
@@ -277,5 +274,3 @@ def _check(config: DaemonConfig) -> None:
             continue
         if fixed is not None and (fixed.prefixlen < whole.prefixlen or fixed.network_address not in whole):
             raise ConfigError(f"invalid fixed-cidr{suffix} {fixed}: it is not within {whole} of bip")
-        if gateway is not None and gateway not in whole:
-            raise ConfigError(f"invalid default-gateway{suffix} {gateway}: it is not within {whole}")

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the packet programs' maps have to contain, as plain tuples with the field names of abi.h. Pure.
 
-Enumerators are given by name ("NETWORK_ICC"); no address is None, as where the zero address means "none" or
-"all". Keys and values belong to the map named by the function: network_entry → networks, and so on.
+Enumerators are given by name ("NETWORK_ICC"); no address is None, which is written as the zero address. Keys and values belong to the map named by the function: network_entry → networks, and so on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from datapath.model import Address, Endpoint, Network, PortMapping
@@ -17,6 +16,10 @@ from datapath.plan_endpoints import gateway_mac
 from datapath.state import State
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
+
+# All of the host's addresses of a family; the zero address, which is also `::`, is None.
+EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class NetworkValue(NamedTuple):
@@ -75,8 +78,16 @@ class PortKey(NamedTuple):
 class PortValue(NamedTuple):
     network: int
     endpoint: int
+    filter: int
     addr: Address
     port: int
+    refuse: int
+
+
+class SourceKey(NamedTuple):
+    prefixlen: int
+    filter: int
+    addr: Address | None
 
 
 class ReservedKey(NamedTuple):
@@ -165,17 +176,43 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
 def port_entries(
     network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None
 ) -> dict[PortKey, PortValue]:
-    """`ports` of the endpoint, or of these of its mappings only. 0.0.0.0 is every address, as is none."""
-    if endpoint.ipv4 is None:
-        return {}
-    target = endpoint.ipv4.ip
+    """`ports` of the endpoint, or of these of its mappings only: of each family whose way out it is."""
     result = {}
+    targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
     for mapping in endpoint.ports if mappings is None else mappings:
-        address = None if mapping.host_ip is None or mapping.host_ip.is_unspecified else mapping.host_ip
-        proto = PROTOCOLS[mapping.proto]
-        for _, host_port, port, _ in mapping.expand():
-            value = PortValue(network.number, endpoint.number, target, port)
-            result[PortKey(address, host_port, proto)] = value
+        proto, refuse = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
+        for version in mapping.families:
+            target = targets[version]
+            if target is None or version not in endpoint.ways:
+                continue
+            address = mapping.host_ip
+            if address is None or address.is_unspecified:
+                address = EVERY4 if version == 4 else EVERY6
+            for _, host_port, port, _ in mapping.expand():
+                result[PortKey(address, host_port, proto)] = PortValue(
+                    network.number, endpoint.number, mapping.filter, target.ip, port, refuse
+                )
+    return result
+
+
+def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
+    """`sources` of the mappings' rules: 1 may connect, 0 may not."""
+    result: dict[SourceKey, int] = {}
+    for mapping in mappings:
+        for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
+            for prefix in prefixes:
+                length = 32 + prefix.prefixlen + (96 if prefix.version == 4 else 0)
+                address = None if prefix.network_address == IPv6Address(0) else prefix.network_address
+                result[SourceKey(length, mapping.filter, address)] = allow
+                if isinstance(prefix, IPv6Network) and _MAPPED.subnet_of(prefix):
+                    # In the map it covers IPv4 too, which was not meant: that keeps what it has without.
+                    every4 = SourceKey(32 + 96, mapping.filter, EVERY4)
+                    result.setdefault(every4, int(not mapping.allow))
+    # A rule for all of IPv4 goes before what only stands in for it.
+    for mapping in mappings:
+        for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
+            if any(prefix.version == 4 and not prefix.prefixlen for prefix in prefixes):
+                result[SourceKey(32 + 96, mapping.filter, EVERY4)] = allow
     return result
 
 

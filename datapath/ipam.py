@@ -221,6 +221,8 @@ def _add_aux(found: list[Subnet], text: str) -> None:
     name, equals, value = text.partition("=")
     if not name or not equals or not name.isprintable():
         raise ConfigError(f"invalid aux-address {quoted(text)}: expected name=address")
+    if name in ("DefaultGatewayIPv4", "DefaultGatewayIPv6"):
+        raise ConfigError(f"aux-address {name} is not available: containers' packets leave through --gateway")
     address = parse_address(value, f"auxiliary address {quoted(name)}")
     index = _index_around(found, address, "aux-address")
     subnet = found[index]

@@ -4,7 +4,8 @@
 Pure values: no I/O, no clock, no randomness. Mappings inside them are never changed in place.
 Times are RFC 3339 in UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
 Rows of the store carry a `phase`: "creating" (intent written, kernel work not finished), "ready",
-or "removing" (the kernel work of taking it away may not be finished).
+"removing" (the kernel work of taking it away may not be finished), or, endpoints only, "changing" (its
+ports or default routes may not be what the row says).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Any
 
 from datapath.errors import ConfigError, quoted
-from datapath.model_words import TRUE_WORDS, parse_address, parse_protocol, port_range
+from datapath.model_words import TRUE_WORDS, parse_address, parse_address_or_prefix, parse_protocol, port_range
 from datapath.model_words import Address as Address
 from datapath.model_words import Interface as Interface
 from datapath.model_words import Prefix as Prefix
 
-CREATING, READY, REMOVING = "creating", "ready", "removing"
+CREATING, READY, REMOVING, CHANGING = "creating", "ready", "removing", "changing"
 
 # Docker's driver options that mean something here.
 OPT_NAME = "com.docker.network.bridge.name"
@@ -34,9 +35,6 @@ OPT_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 OPT_MTU = "com.docker.network.driver.mtu"
 OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
-
-# Docker's names of the auxiliary addresses that stand for "another default gateway".
-AUX_GATEWAY4, AUX_GATEWAY6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
 
 
 def short(ident: str) -> str:
@@ -56,12 +54,6 @@ class Subnet:
     ip_range: Prefix | None = None
     aux: Mapping[str, Address] = field(default_factory=dict)
     configured: bool = False
-
-    @property
-    def route_via(self) -> Address | None:
-        """Where the members' default route points: the gateway, unless an auxiliary address replaces it."""
-        name = AUX_GATEWAY4 if self.prefix.version == 4 else AUX_GATEWAY6
-        return self.aux.get(name, self.gateway)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +128,8 @@ class PortMapping:
     """`count` consecutive host ports and the container ports that they lead to.
 
     `host_ip` None: every address of the host. `host_port` 0: to be chosen. `host_port_last` not 0 (then
-    `count` is 1): to be chosen from host_port … host_port_last.
+    `count` is 1): to be chosen from host_port … host_port_last. `allow` and `deny`: who may connect, the
+    longest prefix decides; `filter`: the number of these rules in the packet programs, 0: there are none.
     """
 
     proto: str
@@ -145,6 +138,25 @@ class PortMapping:
     container_port: int
     count: int = 1
     host_port_last: int = 0
+    allow: tuple[Prefix, ...] = ()
+    deny: tuple[Prefix, ...] = ()
+    filter: int = 0
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """IP versions that it is published for, where the container has them."""
+        return (4, 6) if self.host_ip is None else (self.host_ip.version,)
+
+    @property
+    def open(self) -> PortMapping:
+        """The same for everybody: what identifies the mapping."""
+        return dataclasses.replace(self, allow=(), deny=(), filter=0)
+
+    def admits(self, source: Address) -> bool:
+        """A client with that address may connect, as the packet programs decide it."""
+        rules = [(p.prefixlen, True) for p in self.allow if _inside(source, p)]
+        rules += [(p.prefixlen, False) for p in self.deny if _inside(source, p)]
+        return max(rules)[1] if rules else not self.allow
 
     @property
     def concrete(self) -> bool:
@@ -153,7 +165,12 @@ class PortMapping:
 
     @classmethod
     def parse(cls, text: str) -> PortMapping:
-        """`[hostIP:][hostPort[-range]:]containerPort[-range][/proto]` as `docker run -p` takes it."""
+        """`[hostIP:][hostPort[-range]:]containerPort[-range][/proto]` as `docker run -p` takes it, and behind it
+        `,allow=PREFIX` and `,deny=PREFIX` as often as wanted."""
+        spec, comma, rules = text.partition(",")
+        if comma:
+            allow, deny = parse_rules(rules)
+            return dataclasses.replace(cls.parse(spec), allow=allow, deny=deny)
         head, _, last = text.rpartition(":")
         ports, _, proto_text = last.partition("/")
         if not ports:
@@ -198,7 +215,32 @@ class PortMapping:
         last = self.host_port_last or self.host_port + self.count - 1
         host = _range_text(self.host_port, last) if self.host_port else ""
         left = f"{ip}:{host}:" if ip else f"{host}:" if host else ""
-        return f"{left}{_range_text(self.container_port, self.container_port + self.count - 1)}/{self.proto}"
+        ports = f"{_range_text(self.container_port, self.container_port + self.count - 1)}/{self.proto}"
+        return ",".join((f"{left}{ports}", *([self.rules] if self.rules else [])))
+
+    @property
+    def rules(self) -> str:
+        """allow=10.0.0.0/8,deny=10.6.6.0/24; "" when everybody may connect."""
+        return ",".join([f"allow={p}" for p in self.allow] + [f"deny={p}" for p in self.deny])
+
+
+def parse_rules(text: str) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
+    """`allow=PREFIX,deny=PREFIX,…` as (allow, deny), each once; an address is a prefix too. "": no rules."""
+    rules: dict[str, list[Prefix]] = {"allow": [], "deny": []}
+    for word in text.split(",") if text else ():
+        key, equals, value = word.partition("=")
+        if key not in rules or not equals:
+            raise ConfigError(f"invalid rule {quoted(word)} of a port: expected allow=PREFIX or deny=PREFIX")
+        if value:  # as in `allow=`, which says that there is none
+            rules[key].append(parse_address_or_prefix(value, f"{key} prefix"))
+    both = set(rules["allow"]) & set(rules["deny"])
+    if both:
+        raise ConfigError(f"a port cannot both allow and deny {min(map(str, both))}")
+    return tuple(dict.fromkeys(rules["allow"])), tuple(dict.fromkeys(rules["deny"]))
+
+
+def _inside(address: Address, prefix: Prefix) -> bool:
+    return address.version == prefix.version and address in prefix
 
 
 def _host_ip(text: str, spec: str) -> Address:
@@ -247,6 +289,15 @@ class Endpoint:
     def gateway(self) -> bool:
         """A default route of the sandbox is here."""
         return self.gateway4 or self.gateway6
+
+    @property
+    def ways(self) -> tuple[int, ...]:
+        """The IP versions whose default route is here, and so the published ports."""
+        return (4,) * self.gateway4 + (6,) * self.gateway6
+
+    def serves(self, mapping: PortMapping) -> bool:
+        """The mapping, or a part of it, leads here."""
+        return any(version in self.ways for version in mapping.families)
 
     @property
     def linklocal(self) -> IPv6Address:

@@ -13,6 +13,7 @@ from ipaddress import (
     IPv6Network,
     ip_address,
     ip_interface,
+    ip_network,
 )
 
 from datapath.errors import ConfigError, quoted
@@ -63,6 +64,16 @@ def parse_prefix(text: str, what: str) -> Prefix:
     if interface.ip != interface.network.network_address:
         raise ConfigError(f"invalid {what} {text}: it should be {interface.network}")
     return interface.network
+
+
+def parse_address_or_prefix(text: str, what: str) -> Prefix:
+    """A network in CIDR notation, or an address, which is a network of itself. IPv4 if it is a mapped one."""
+    prefix = parse_prefix(text, what) if "/" in text else ip_network(parse_address(text, what))
+    if isinstance(prefix, IPv6Network) and prefix.prefixlen >= 96:
+        mapped = prefix.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, prefix.prefixlen - 96))
+    return prefix
 
 
 def parse_mac(text: str) -> str:

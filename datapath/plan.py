@@ -36,6 +36,9 @@ from datapath.plan_ports import (
     choose_ports,
     plan_port_add,
     plan_port_remove,
+    plan_port_set,
+    shown,
+    ways_out,
 )
 from datapath.state import Fresh, State, plan_predefined
 
@@ -68,8 +71,11 @@ __all__ = [
     "plan_network_remove",
     "plan_port_add",
     "plan_port_remove",
+    "plan_port_set",
     "plan_predefined",
     "plan_remove",
     "plan_run",
     "ready_network",
+    "shown",
+    "ways_out",
 ]

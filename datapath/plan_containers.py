@@ -30,7 +30,7 @@ from datapath.plan_endpoints import (
     ready_network,
 )
 from datapath.plan_networks import check_name, parse_labels
-from datapath.plan_ports import PortContext, choose_ports
+from datapath.plan_ports import PortContext, choose_ports, ways_out
 from datapath.state import Fresh, State
 
 
@@ -351,14 +351,14 @@ def _bridged(
     for link in links:
         _check_link(link.server, networks[0], state)
     routed = assign_gateways(endpoints, (), state)
-    way = next((endpoint for endpoint in routed if endpoint.gateway4), None)
+    ways = ways_out(routed)
     warnings: tuple[str, ...] = ()
     chosen: tuple[PortMapping, ...] = ()
     asked_ports = _asked_ports(base)
-    if asked_ports and way is None:
-        warnings = ("Published ports are discarded: no network of the container leads outside over IPv4",)
-    elif asked_ports and way is not None:
-        chosen = choose_ports(asked_ports, state.networks[way.network_id], state, ports, base.name)
+    if asked_ports and not ways:
+        warnings = ("Published ports are discarded: no network of the container leads outside",)
+    elif asked_ports:
+        chosen = choose_ports(asked_ports, ways, state, ports, base.name)
     gateway = next((s.gateway for s in networks[0].subnets if s.gateway is not None), None)
     container = replace(
         base,

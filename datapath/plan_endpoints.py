@@ -257,17 +257,10 @@ def plan_gateway_endpoint(
 def assign_gateways(
     endpoints: Sequence[Endpoint], ports: tuple[PortMapping, ...], state: State
 ) -> tuple[Endpoint, ...]:
-    """The endpoints of one sandbox with their default routes; the published ports go to the IPv4 one."""
+    """The endpoints of one sandbox with their default routes, and the published ports where these lead."""
     way4, way6 = plan_gateway_endpoint(endpoints, state)
-    return tuple(
-        replace(
-            endpoint,
-            gateway4=endpoint is way4,
-            gateway6=endpoint is way6,
-            ports=ports if endpoint is way4 else (),
-        )
-        for endpoint in endpoints
-    )
+    routed = [replace(e, gateway4=e is way4, gateway6=e is way6) for e in endpoints]
+    return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)
 
 
 # ---- connect and disconnect ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from datapath.model import Container, Endpoint, EndpointRequest, Network, PortMapping, Subnet, short
+from datapath.plan_ports import shown, ways_out
 from datapath.state import State
 
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -150,15 +151,15 @@ def _config(container: Container) -> dict[str, Any]:
     }
 
 
-def _requested_bindings(mappings: Iterable[PortMapping]) -> dict[str, list[dict[str, str]]]:
+def _requested_bindings(mappings: Iterable[PortMapping]) -> dict[str, list[dict[str, Any]]]:
     """As the user asked: an open choice of host port is "" or a range."""
-    bindings: dict[str, list[dict[str, str]]] = {}
+    bindings: dict[str, list[dict[str, Any]]] = {}
     for mapping in mappings:
         for address, host_port, port, proto in mapping.expand():
             shown = str(host_port or "")
             if mapping.host_port_last:
                 shown = f"{mapping.host_port}-{mapping.host_port_last}"
-            binding = {"HostIp": str(address or ""), "HostPort": shown}
+            binding = {"HostIp": str(address or ""), "HostPort": shown, **_rules(mapping)}
             bindings.setdefault(f"{port}/{proto}", []).append(binding)
     return bindings
 
@@ -166,13 +167,20 @@ def _requested_bindings(mappings: Iterable[PortMapping]) -> dict[str, list[dict[
 def _published(endpoints: Iterable[Endpoint], exposed: Iterable[tuple[int, str]]) -> dict[str, Any]:
     """`null` for a port that is exposed but not published."""
     ports: dict[str, Any] = {f"{port}/{proto}": None for port, proto in exposed}
-    for endpoint in endpoints:
-        for mapping in endpoint.ports:
-            for address, host_port, port, proto in mapping.expand():
-                binding = {"HostIp": str(address or "0.0.0.0"), "HostPort": str(host_port)}
-                name = f"{port}/{proto}"
-                ports[name] = [*(ports.get(name) or []), binding]
+    ways = ways_out(endpoints)
+    mappings = dict.fromkeys(mapping for way in ways for mapping in way.ports)
+    for mapping in (one for whole in mappings for one in shown(whole, ways)):
+        for address, host_port, port, proto in mapping.expand():
+            binding = {"HostIp": str(address), "HostPort": str(host_port), **_rules(mapping)}
+            name = f"{port}/{proto}"
+            ports[name] = [*(ports.get(name) or []), binding]
     return ports
+
+
+def _rules(mapping: PortMapping) -> dict[str, list[str]]:
+    """Who may connect: not Docker's, and only there if it is not everybody."""
+    rules = {"Allow": list(map(str, mapping.allow)), "Deny": list(map(str, mapping.deny))}
+    return rules if mapping.rules else {}
 
 
 def _network_settings(container: Container, state: State) -> dict[str, Any]:
@@ -208,8 +216,8 @@ def _endpoint_settings(
     fixed = {key: text for key, text in (("IPv4Address", asked.ip), ("IPv6Address", asked.ip6)) if text}
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint else (None, None)
     routed = network if endpoint and network and not network.internal else None
-    via4 = routed.subnet4.route_via if routed and routed.subnet4 else None
-    via6 = routed.subnet6.route_via if routed and routed.subnet6 else None
+    via4 = routed.subnet4.gateway if routed and routed.subnet4 else None
+    via6 = routed.subnet6.gateway if routed and routed.subnet6 else None
     user_defined = network is not None and not network.predefined
     names = (container.name, *asked.aliases, short(container.id), container.hostname)
     return {

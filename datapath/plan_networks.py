@@ -65,10 +65,7 @@ def _iface_prefix(name: str, value: str) -> str:
 
 
 def _host_binding(name: str, value: str) -> str:
-    address = parse_address(value, f"value for option {name}")
-    if address.version != 4:
-        raise _bad_value(name, value, "expected an IPv4 address")
-    return str(address)
+    return str(parse_address(value, f"value for option {name}"))
 
 
 _OPTIONS: dict[str, Callable[[str, str], str]] = {
@@ -127,11 +124,9 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         subnet = _configured_subnet(config, version)
         if subnet is None:
             pools = config.pools(state.installation_id)
-            subnet = Subnet(ipam.choose_pool(pools, taken, version), aux=_default_gateway(config, version))
+            subnet = Subnet(ipam.choose_pool(pools, taken, version))
         else:
             _refuse_overlap(subnet.prefix, others, facts)
-        if any(aux not in subnet.prefix for aux in subnet.aux.values()):
-            raise ConfigError(f"invalid default-gateway: it is not within {subnet.prefix}, set bip as well")
         subnets.append(ipam.with_gateway(subnet))
     return replace(network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=model.CREATING)
 
@@ -140,16 +135,9 @@ def _configured_subnet(config: DaemonConfig, version: int) -> Subnet | None:
     """What bip and fixed-cidr say; a fixed-cidr alone is the whole subnet."""
     bip = config.bip if version == 4 else config.bip6
     fixed = config.fixed_cidr if version == 4 else config.fixed_cidr_v6
-    aux = _default_gateway(config, version)
     if bip is not None:
-        return Subnet(bip.network, bip.ip, fixed, aux, configured=True)
-    return None if fixed is None else Subnet(fixed, aux=aux, configured=True)
-
-
-def _default_gateway(config: DaemonConfig, version: int) -> dict[str, model.Address]:
-    address = config.default_gateway if version == 4 else config.default_gateway_v6
-    name = model.AUX_GATEWAY4 if version == 4 else model.AUX_GATEWAY6
-    return {} if address is None else {name: address}
+        return Subnet(bip.network, bip.ip, fixed, configured=True)
+    return None if fixed is None else Subnet(fixed, configured=True)
 
 
 def plan_network_create(

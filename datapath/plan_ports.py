@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
-from datapath.model import Address, Container, Endpoint, HostFacts, Network, PortMapping
+from datapath.model import CHANGING, Address, Container, Endpoint, HostFacts, PortMapping, parse_rules
 from datapath.state import State
 
 # (protocol, host address or None for all, port) -> who of the host's own processes has it; None: nobody
@@ -26,29 +27,54 @@ class PortContext:
 
 @dataclass(frozen=True, slots=True)
 class PortPlan:
-    """The rows to write, and the mappings that are new or gone."""
+    """The rows to write (those of `endpoints` are "changing"), and the mappings that are new or gone. `before`:
+    the mapping whose rules changed, as it was."""
 
     container: Container
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     mappings: tuple[PortMapping, ...]
+    before: PortMapping | None = None
 
 
 def choose_ports(
-    wanted: Iterable[PortMapping], network: Network, state: State, context: PortContext, who: str
+    wanted: Iterable[PortMapping], ways: Sequence[Endpoint], state: State, context: PortContext, who: str
 ) -> tuple[PortMapping, ...]:
-    """The mappings with all host ports decided. ExistsError names who has a port; ConfigError.
+    """The mappings with all host ports, and the numbers of their rules, decided. ExistsError names who has a
+    port; ConfigError.
 
-    `network` says where ports without a host address are published; `who`: the container's name.
+    `ways`: the endpoints with the default routes; the first one's network says where ports without a host
+    address are published. `who`: the container's name.
     """
+    network = state.networks[ways[0].network_id]
+    families = {version for way in ways for version in way.ways}
     holders = [*_holders(state)]
+    filters = used_filters(state)
     decided: dict[int, tuple[PortMapping, ...]] = {}
     # Ports that were named come first, so that a chosen one never takes one that is named later.
     for index, mapping in sorted(enumerate(wanted), key=lambda item: not item[1].concrete):
         at = replace(mapping, host_ip=mapping.host_ip or network.host_binding)
-        _check_host_ip(at, context.facts)
+        _check_host_ip(at, context.facts, families)
+        at = with_filter(at, filters)
         decided[index] = tuple(_decide(at, holders, context))
         holders += [(one, f'container "{who}"') for one in decided[index]]
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
+
+
+def used_filters(state: State) -> set[int]:
+    """Numbers of rules that published ports have. Also of containers that have ended: they can share a stack."""
+    rows: tuple[Iterable[Endpoint | Container], ...] = (state.endpoints.values(), state.containers.values())
+    return {mapping.filter for table in rows for row in table for mapping in row.ports if mapping.filter}
+
+
+def with_filter(mapping: PortMapping, used: set[int]) -> PortMapping:
+    """The mapping with the lowest free number for its rules, if it has any; the number becomes used."""
+    if not mapping.rules:
+        return replace(mapping, filter=0)
+    number = 1
+    while number in used:
+        number += 1
+    used.add(number)
+    return replace(mapping, filter=number)
 
 
 def _holders(state: State) -> Iterator[Holder]:
@@ -61,12 +87,16 @@ def _holders(state: State) -> Iterator[Holder]:
                 yield mapping, words
 
 
-def _check_host_ip(mapping: PortMapping, facts: HostFacts) -> None:
+def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[int]) -> None:
     address = mapping.host_ip
     if address is None:
         return
-    if address.version == 6:
-        raise ConfigError(f"publishing at an IPv6 address is not available yet: {mapping}")
+    if address.version not in families:
+        raise ConfigError(
+            f"cannot publish {mapping}: the container has no IPv{address.version} address that leads outside"
+        )
+    if address.version == 6 and address.is_link_local:
+        raise ConfigError(f"cannot publish {mapping}: {address} means another device's on every device")
     if address.is_loopback or address.is_unspecified or address in facts.addresses:
         return
     raise ConfigError(f"cannot publish {mapping}: cannot assign requested address {address}")
@@ -155,7 +185,8 @@ def _obstacle(mapping: PortMapping, holders: list[Holder], context: PortContext)
 
 
 def _shown(mapping: PortMapping, port: str) -> str:
-    return f"{mapping.host_ip or '0.0.0.0'}:{port}"
+    address = str(mapping.host_ip or "0.0.0.0")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 # ---- on a running container -------------------------------------------------------------------------
@@ -165,9 +196,8 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
     """One more mapping for a running container. NotFoundError, ConfigError, ExistsError."""
     container = state.container(name)
     wanted = PortMapping.parse(spec)
-    endpoint = _gateway_endpoint(container, state)
-    network = state.networks[endpoint.network_id]
-    chosen = choose_ports([wanted], network, state, context, container.name)
+    ways = _ways(container, state)
+    chosen = choose_ports([wanted], ways, state, context, container.name)
     opened = {(port, m.proto) for m in chosen for _, _, port, _ in m.expand()}
     return PortPlan(
         container=replace(
@@ -176,10 +206,14 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
             ports=(*container.ports, *chosen),
             exposed=tuple(sorted(opened.union(container.exposed))),
         ),
-        endpoint=replace(
-            endpoint,
-            ports=(*endpoint.ports, *chosen),
-            exposed=tuple(sorted(opened.union(endpoint.exposed))),
+        endpoints=tuple(
+            replace(
+                way,
+                ports=(*way.ports, *(m for m in chosen if way.serves(m))),
+                exposed=tuple(sorted(opened.union(way.exposed))),
+                phase=CHANGING,
+            )
+            for way in ways
         ),
         mappings=chosen,
     )
@@ -191,7 +225,7 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
     A spec without host address matches whatever address it is published at.
     """
     container = state.container(name)
-    endpoint = _gateway_endpoint(container, state)
+    ways = _ways(container, state)
     mapping = _find_mapping(container, what)
     ports = list(container.ports)
     ports.remove(mapping)
@@ -201,14 +235,41 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
         wanted.remove(source)
     return PortPlan(
         container=replace(container, ports=tuple(ports), published=tuple(wanted)),
-        endpoint=replace(endpoint, ports=tuple(m for m in endpoint.ports if m != mapping)),
+        endpoints=tuple(
+            replace(way, ports=tuple(m for m in way.ports if m != mapping), phase=CHANGING) for way in ways
+        ),
         mappings=(mapping,),
     )
 
 
+def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
+    """Other rules for one mapping ("": everybody may connect), under a number of their own: they are written
+    whole before the port leads to them. NotFoundError, ConfigError."""
+    container = state.container(name)
+    ways = _ways(container, state)
+    mapping = _find_mapping(container, what)
+    allow, deny = parse_rules(rules)
+    changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
+    wanted = tuple(
+        replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published
+    )
+
+    def exchanged(ports: Iterable[PortMapping]) -> tuple[PortMapping, ...]:
+        return tuple(changed if m == mapping else m for m in ports)
+
+    return PortPlan(
+        container=replace(container, ports=exchanged(container.ports), published=wanted),
+        endpoints=tuple(replace(way, ports=exchanged(way.ports), phase=CHANGING) for way in ways),
+        mappings=(changed,),
+        before=mapping,
+    )
+
+
 def _came_from(mapping: PortMapping, wanted: PortMapping) -> bool:
-    same = (mapping.proto, mapping.container_port, mapping.count)
-    if same != (wanted.proto, wanted.container_port, wanted.count):
+    same = (mapping.proto, mapping.container_port, mapping.count, mapping.allow, mapping.deny)
+    if same != (wanted.proto, wanted.container_port, wanted.count, wanted.allow, wanted.deny):
+        return False
+    if wanted.host_ip not in (None, mapping.host_ip):
         return False
     return wanted.host_port <= mapping.host_port <= (wanted.host_port_last or wanted.host_port or 65535)
 
@@ -219,10 +280,10 @@ def _find_mapping(container: Container, what: str) -> PortMapping:
         if not 1 <= number <= len(container.ports):
             raise NotFoundError(f"container {container.name} has no port mapping number {number}")
         return container.ports[number - 1]
-    spec = PortMapping.parse(what)
-    found = [m for m in container.ports if m == spec]
+    spec = PortMapping.parse(what).open
+    found = [m for m in container.ports if m.open == spec]
     if not found and spec.host_ip is None:
-        found = [m for m in container.ports if replace(m, host_ip=None) == spec]
+        found = [m for m in container.ports if replace(m.open, host_ip=None) == spec]
     if not found:
         raise NotFoundError(f"container {container.name} has no port mapping {quoted(what)}")
     if len(found) > 1:
@@ -231,18 +292,31 @@ def _find_mapping(container: Container, what: str) -> PortMapping:
     return found[0]
 
 
-def _gateway_endpoint(container: Container, state: State) -> Endpoint:
-    """The endpoint that carries the container's ports."""
+def _ways(container: Container, state: State) -> tuple[Endpoint, ...]:
+    """The endpoints that carry the container's ports, the IPv4 one first."""
     if container.shares:
         raise ConfigError("conflicting options: port publishing and the container type network mode")
     if container.network_mode == "host":
         raise ConfigError("ports cannot be published in host network mode: the host's are the container's")
     if not state.alive(container.sandbox_id):
         raise ConfigError(f"container {container.name} is not running")
-    endpoint = next((e for e in state.endpoints_of_sandbox(container.sandbox_id) if e.gateway4), None)
-    if endpoint is None:
+    ways = ways_out(state.endpoints_of_sandbox(container.sandbox_id))
+    if not ways:
         raise ConfigError(
-            f"ports of container {container.name} cannot be published: "
-            "it is on no network with IPv4 that leads outside"
+            f"ports of container {container.name} cannot be published: it is on no network that leads outside"
         )
-    return endpoint
+    return ways
+
+
+def ways_out(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Those of a sandbox's endpoints that have a default route, the IPv4 one first."""
+    return tuple(sorted((e for e in endpoints if e.gateway), key=lambda e: not e.gateway4))
+
+
+def shown(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> tuple[PortMapping, ...]:
+    """The mapping as Docker lists it: one that is published everywhere once for each family that the container
+    is reached by. `endpoints`: of its sandbox; none of them: IPv4."""
+    if mapping.host_ip is not None:
+        return (mapping,)
+    families = sorted({version for endpoint in endpoints for version in endpoint.ways}) or [4]
+    return tuple(replace(mapping, host_ip=ip_address("0.0.0.0" if v == 4 else "::")) for v in families)

@@ -9,10 +9,10 @@ idempotent and copes with its object half made: it is what cleans up after a kil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from datapath.drivers.context import Context
-from datapath.entries import PolicyKey, PolicyValue, ReservedKey
+from datapath.entries import PolicyKey, PolicyValue, ReservedKey, SourceKey
 from datapath.errors import NotSupportedError
 from datapath.model import Endpoint, Network, PortMapping
 
@@ -60,7 +60,10 @@ class Driver:
         mappings: tuple[PortMapping, ...],
         reserved: Mapping[ReservedKey, int],
     ) -> None:
-        """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included."""
+        """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included.
+
+        Ports that are published already get the rules that the mappings have now.
+        """
 
     def revoke_external(
         self,
@@ -68,8 +71,26 @@ class Driver:
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
         reserved: Mapping[ReservedKey, int],
+        filters: frozenset[int],
     ) -> None:
-        """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more."""
+        """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more;
+        `filters`: numbers of rules that nobody uses without them."""
+
+    def forget_filters(self, filters: frozenset[int]) -> None:
+        """Removes rules that no port leads to any more."""
+
+    def align_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        reserved: Mapping[ReservedKey, int],
+        sources: Mapping[SourceKey, int],
+    ) -> None:
+        """Makes the endpoint's published ports what its row says, whatever a killed command left. `reserved` and
+        `sources` are the whole host's."""
+
+    def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
+        """Ends connections by way of these ports whose client may not connect any more."""
 
 
 def find(name: str, context: Context) -> Driver:

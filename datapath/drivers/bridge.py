@@ -8,7 +8,7 @@ attached, so that no packet meets a program that does not know it; what is taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
@@ -17,7 +17,8 @@ from typing import Any, cast
 from datapath import entries
 from datapath.drivers import Driver
 from datapath.errors import DatapathError
-from datapath.kernel import abi
+from datapath.kernel import abi, connections
+from datapath.kernel.dataplane import Dataplane
 from datapath.model import Address, Endpoint, Network, PortMapping, linklocal_of
 from datapath.plan_endpoints import gateway_mac
 
@@ -108,8 +109,8 @@ class Bridge(Driver):
             sandbox,
             endpoint.ifname,
             [address for address in (endpoint.ipv4, endpoint.ipv6) if address],
-            gateway4=cast(IPv4Address, _route(network, 4)) if endpoint.gateway4 else None,
-            gateway6=cast(IPv6Address, _route(network, 6)) if endpoint.gateway6 else None,
+            gateway4=cast(IPv4Address, _gateway(network, 4)) if endpoint.gateway4 else None,
+            gateway6=cast(IPv6Address, _gateway(network, 6)) if endpoint.gateway6 else None,
             ipv6=network.ipv6,
         )
 
@@ -135,13 +136,13 @@ class Bridge(Driver):
                 dataplane.detach("from_container", ifindex, device_gone=True)
         _attempt(failures, self.context.links.delete, endpoint.host_ifname)
         if dataplane is not None:
-            dataplane.forget_endpoint(endpoint.number)
+            connections.forget_endpoint(dataplane, endpoint.number)
         _raise(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
         links = self.context.links
         for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
-            gateway = _route(network, version)
+            gateway = _gateway(network, version)
             if wanted and gateway is not None:
                 links.set_gateway(sandbox, endpoint.ifname, gateway)
             else:
@@ -165,8 +166,10 @@ class Bridge(Driver):
             return
         dataplane = self.context.dataplane
         ports = entries.port_entries(network, endpoint, mappings)
-        # Reserved first: nothing may take the port as a source port between the two.
+        # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
+        # rules that are not there yet.
         dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items()})
+        _write_sources(dataplane, entries.source_entries(mappings))
         dataplane.ports.update_many(ports)
 
     def revoke_external(
@@ -175,6 +178,7 @@ class Bridge(Driver):
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
         reserved: Mapping[entries.ReservedKey, int],
+        filters: frozenset[int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
@@ -182,6 +186,46 @@ class Bridge(Driver):
         dataplane.ports.delete_many(entries.port_entries(network, endpoint, mappings))
         dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items() if count})
         dataplane.reserved.delete_many(key for key, count in reserved.items() if not count)
+        self.forget_filters(filters)
+
+    def forget_filters(self, filters: frozenset[int]) -> None:
+        dataplane = self.context.loaded
+        if dataplane is not None and filters:
+            dataplane.sources.delete_many([key for key in dataplane.sources if key.filter in filters])
+
+    def align_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        reserved: Mapping[entries.ReservedKey, int],
+        sources: Mapping[entries.SourceKey, int],
+    ) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        wanted = {} if network.internal else entries.port_entries(network, endpoint)
+        known = {key: count.mappings for key, count in dataplane.reserved.items()}
+        dataplane.reserved.update_many(
+            {key: abi.reserved(count) for key, count in reserved.items() if known.get(key) != count}
+        )
+        _write_sources(dataplane, sources)
+        mine = {key for key, port in dataplane.ports.read_all() if port.endpoint == endpoint.number}
+        dataplane.ports.update_many(wanted)
+        dataplane.ports.delete_many(mine - wanted.keys())
+        dataplane.reserved.delete_many(known.keys() - reserved.keys())
+        dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
+
+    def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
+        dataplane = self.context.loaded
+        for mapping in mappings if dataplane is not None else ():
+            ports = frozenset(
+                (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
+            )
+            connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
+
+
+def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:
+    dataplane.sources.update_many({key: abi.source(allow) for key, allow in sources.items()})
 
 
 def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
@@ -191,9 +235,9 @@ def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, .
     return (int(abi.DeviceKind[value.kind]), *value[1:])
 
 
-def _route(network: Network, version: int) -> Address | None:
+def _gateway(network: Network, version: int) -> Address | None:
     subnet = network.subnet4 if version == 4 else network.subnet6
-    return subnet.route_via if subnet else None
+    return subnet.gateway if subnet else None
 
 
 def _attempt(failures: list[Exception], step: Callable[..., None], *args: object) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from datapath.config import Settings
+from datapath.config_tuning import Tuning
 
 if TYPE_CHECKING:
     from datapath.kernel.dataplane import Dataplane
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 class Context:
     """One host, as one command sees it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tuning: Tuning) -> None:
         self.settings = settings
+        self.tuning = tuning
         self._stack = ExitStack()
 
     def __enter__(self) -> Context:
@@ -40,9 +42,10 @@ class Context:
     @cached_property
     def dataplane(self) -> Dataplane:
         """The packet programs; loaded if they are not."""
-        from datapath.kernel.dataplane import Dataplane
+        from datapath.kernel.dataplane import Dataplane, Setup
 
-        return self._stack.enter_context(Dataplane.open(self.settings.bpffs, self.settings.attach))
+        setup = Setup(self.tuning.config, self.tuning.sizes)
+        return self._stack.enter_context(Dataplane.open(self.settings.bpffs, self.settings.attach, setup))
 
     @property
     def loaded(self) -> Dataplane | None:

@@ -89,7 +89,7 @@ int bpf_map_delete_batch(int fd, const void *keys, __u32 *count, const struct bp
 int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, void *values, __u32 *count,
                          const struct bpf_map_batch_opts *opts);
 
-int link_create(int prog_fd, int target_fd, int attach_type);
+int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags);
 int bpf_link_update(int link_fd, int new_prog_fd, const struct bpf_link_update_opts *opts);
 
 int bpf_tc_hook_create(struct bpf_tc_hook *hook);
@@ -130,9 +130,11 @@ static void quiet(void)
 }
 
 /* The attach types of tcx are younger than this libbpf: they pass through as numbers. */
-static int link_create(int prog_fd, int target_fd, int attach_type)
+static int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags)
 {
-    return bpf_link_create(prog_fd, target_fd, (enum bpf_attach_type)attach_type, NULL);
+    LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = flags);
+
+    return bpf_link_create(prog_fd, target_fd, (enum bpf_attach_type)attach_type, &opts);
 }
 """
 

@@ -112,6 +112,7 @@ class Layout:
         ]
         self.name = name
         self.size: int = ffi.sizeof(kind)
+        self._all = fields
         self._fields = [f for f, hide in zip(fields, hidden, strict=True) if not hide]
         # Padding in the struct format is `x`: written as zero, ignored when read.
         formats = [
@@ -128,6 +129,18 @@ class Layout:
     def pack(self, value: Any) -> bytes:
         return self._struct.pack(
             *[f.pack(item) if f.pack else item for f, item in zip(self._fields, value, strict=True)]
+        )
+
+    def select(self, *names: str) -> struct.Struct:
+        """Unpacks only these fields, in the struct's own order and as they lie there: for large tables."""
+        missing = set(names) - {f.name for f in self._fields}
+        if missing:
+            raise AssertionError(f"struct {self.name} of abi.h has no {', '.join(sorted(missing))}")
+        return struct.Struct(
+            "="
+            + "".join(
+                f.format if f.name in names else f"{struct.calcsize('=' + f.format)}x" for f in self._all
+            )
         )
 
     def unpack(self, raw: bytes) -> Any:
@@ -171,6 +184,10 @@ reserved_key = layout("reserved_key").type
 reserved = layout("reserved").type
 address_key = layout("address_key").type
 address = layout("address").type
+source_key = layout("source_key").type
+source = layout("source").type
+usage_key = layout("usage_key").type
+usage = layout("usage").type
 policy_key = layout("policy_key").type
 policy = layout("policy").type
 tuple_ = layout("tuple").type

@@ -8,6 +8,7 @@ again completes what is missing.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -29,11 +30,38 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "ports": ("port_key", "port"),
     "reserved": ("reserved_key", "reserved"),
     "addresses": ("address_key", "address"),
+    "sources": ("source_key", "source"),
     "policies": ("policy_key", "policy"),
     "pending": ("tuple", "conn"),
     "conns": ("tuple", "conn"),
+    "usages": ("usage_key", "usage"),
+    "rates": ("rate_key", "rate"),
+    "fragments": ("fragment_key", "fragment"),
+    "held": ("held_key", "held"),
+    "sockets": ("socket_key", "socket"),
     "counters": (None, "counter"),
+    "config": (None, "config"),
 }
+
+
+class Setup(NamedTuple):
+    """What can be chosen when the programs are loaded: fields of abi.config, and entries of maps."""
+
+    config: Mapping[str, int]
+    sizes: Mapping[str, int]
+
+
+# What nobody has chosen: no limits, and the sizes that the objects have.
+DEFAULT_SETUP = Setup(
+    {
+        "timeout_handshake": 60,
+        "timeout_established": 24 * 3600,
+        "timeout_closing": 10,
+        "timeout_udp": 180,
+        "timeout_icmp": 30,
+    },
+    {},
+)
 
 
 class Hook(NamedTuple):
@@ -48,6 +76,7 @@ HOOKS = {
     "from_host": Hook(libbpf.TCX_EGRESS, libbpf.BPF_TC_EGRESS),
     "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
 }
+XDP_HOOK = "xdp_uplink"
 # enum bpf_attach_type
 SOCKET_HOOKS = {
     "host_bind4": 8,
@@ -65,21 +94,13 @@ OBJECT_FILES = {
     "from_container": ("from_container",),
     "from_host": ("from_host",),
     "from_uplink": ("from_uplink",),
+    "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
 }
 
 # Our filters among others' on a clsact qdisc: looked for by both numbers.
 CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 
-# Seconds; the established and UDP ones are those of the kernel's own connection tracking, but for the former's
-# five days, which nothing needs: a connection that is alive is seen again, and picked up, at any time.
-TIMEOUTS = {
-    "timeout_handshake": 60,
-    "timeout_established": 24 * 3600,
-    "timeout_closing": 10,
-    "timeout_udp": 180,
-    "timeout_icmp": 30,
-}
 SAMPLE = 64
 
 
@@ -104,21 +125,22 @@ def _ephemeral() -> tuple[int, int]:
 class Dataplane:
     """Programs, maps and links of one host. Use as a context manager, or close().
 
-    `attach_mode`: "auto" (tcx, else clsact), "tcx" or "clsact".
+    `attach_mode`: "auto" (tcx, else clsact), "tcx" or "clsact". `setup` is for what has to be loaded.
     """
 
-    def __init__(self, bpffs: Path, attach_mode: str = "auto") -> None:
+    def __init__(self, bpffs: Path, attach_mode: str = "auto", setup: Setup = DEFAULT_SETUP) -> None:
         self.root = bpffs
         self._mode = attach_mode
+        self._setup = setup
         self._fds: dict[str, int] = {}
         self._maps: dict[str, libbpf.Map] = {}
 
     # ---- life ----------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane:
+    def open(cls, bpffs: Path, attach_mode: str = "auto", setup: Setup = DEFAULT_SETUP) -> Dataplane:
         """Loads, pins and attaches whatever is not there yet. Raises KernelError and its kinds."""
-        self = cls(bpffs, attach_mode)
+        self = cls(bpffs, attach_mode, setup)
         try:
             self._mount()
             for folder in ("maps", "programs", "links"):
@@ -173,12 +195,18 @@ class Dataplane:
     def _load(self, name: str) -> None:
         first, last = nat_ports(_ephemeral())
         config = abi.config(
-            netns_cookie=netns.cookie(), nat_port_first=first, nat_port_last=last, sample=SAMPLE, **TIMEOUTS
+            netns_cookie=netns.cookie(),
+            nat_port_first=first,
+            nat_port_last=last,
+            sample=SAMPLE,
+            **self._setup.config,
         )
         programs, maps = libbpf.load_object(
-            abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes={}
+            abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes=self._sizes()
         )
         try:
+            if not (self.root / "maps" / "config").exists():
+                libbpf.pin(maps["config"], self.root / "maps" / "config")
             for program in programs:
                 path = self.root / "programs" / program.name
                 if not path.exists():
@@ -186,6 +214,22 @@ class Dataplane:
         finally:
             for fd in (*(program.fd for program in programs), *maps.values()):
                 os.close(fd)
+
+    def _sizes(self) -> dict[str, int]:
+        """As wanted, but for maps that are there: a load that was cut short goes on as it began."""
+        sizes = dict(self._setup.sizes)
+        for name in sizes:
+            if name in MAPS and (self.root / "maps" / name).exists():
+                sizes[name] = self._map(name).max_entries
+        return sizes
+
+    def setup(self) -> Setup:
+        """With what the programs were loaded: the settings and sizes that `self` was told, as they are."""
+        config = self.config[0]
+        return Setup(
+            {name: getattr(config, name) for name in self._setup.config},
+            {name: self._map(name).max_entries for name in self._setup.sizes},
+        )
 
     def _attach_sockets(self) -> None:
         missing = [name for name in SOCKET_HOOKS if not (self.root / "links" / name).exists()]
@@ -257,11 +301,6 @@ class Dataplane:
         finally:
             os.close(fd)
 
-    def forget_endpoint(self, number: int) -> None:
-        """Deletes every connection that an endpoint takes part in."""
-        for table in (self.pending, self.conns):
-            table.delete_many([k for k, c in table.read_all() if number in (c.from_endpoint, c.to_endpoint)])
-
     # ---- attaching -----------------------------------------------------------------------
 
     def _program(self, name: str) -> int:
@@ -280,6 +319,35 @@ class Dataplane:
             libbpf.pin(link, self.root / "links" / name)
         finally:
             os.close(link)
+
+    def attach_xdp(self, ifindex: int) -> bool:
+        """Attaches the XDP program to a device, unless it is; False: another program is in its place."""
+        name = f"{XDP_HOOK}-{ifindex}"
+        if (self.root / "links" / name).exists():
+            return True
+        try:
+            self._pin_link(libbpf.attach_xdp(self._program(XDP_HOOK), ifindex), name)
+        except KernelError as error:
+            if error.errno not in (errno.EBUSY, errno.EEXIST):
+                raise
+            return False
+        self._other_xdp(ifindex).unlink(missing_ok=True)
+        return True
+
+    def detach_xdp(self, ifindex: int) -> None:
+        """Takes the XDP program off a device. Idempotent."""
+        (self.root / "links" / f"{XDP_HOOK}-{ifindex}").unlink(missing_ok=True)
+        self._other_xdp(ifindex).unlink(missing_ok=True)
+
+    def note_other_xdp(self, ifindex: int) -> bool:
+        """Remembers that another's XDP program is on the device; False: that was known."""
+        if self._other_xdp(ifindex).exists():
+            return False
+        libbpf.pin(self._program(XDP_HOOK), self._other_xdp(ifindex))
+        return True
+
+    def _other_xdp(self, ifindex: int) -> Path:
+        return self.root / "programs" / f"other-xdp-{ifindex}"
 
     def attach(self, hook: str, ifindex: int) -> None:
         """Attaches a tc program to a device, unless it is attached already."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from datapath.kernel._libbpf import ffi, lib
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 BPF_MAP_TYPE_PERCPU_ARRAY = 6
 TCX_INGRESS, TCX_EGRESS = 46, 47
+BPF_XDP = 37
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2  # include/uapi/linux/if_link.h
 BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
 BPF_TC_F_REPLACE = 1
 BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
@@ -141,8 +143,12 @@ class Map(MutableMapping[Any, Any]):
     def items(self) -> Any:
         return dict(self.read_all()).items()
 
-    def _batches(self) -> Iterator[tuple[bytes, bytes, int]]:
-        """Keys, values and their number, batch by batch."""
+    def delete_raw(self, keys: Iterable[bytes]) -> int:
+        """As `delete_many`, with packed keys; how many were there."""
+        return self._delete(list(keys))
+
+    def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Keys and values as they lie in memory, and how many, batch by batch: for who reads a few fields."""
         size = min(self.max_entries, _BATCH)
         keys = ffi.new("char[]", self._key_size * size)
         values = ffi.new("char[]", self._value.size * size)
@@ -179,7 +185,7 @@ class Map(MutableMapping[Any, Any]):
             for index in range(self.max_entries):
                 yield index, self[index]
             return
-        for keys, values, count in self._batches():
+        for keys, values, count in self.batches():
             for i in range(count):
                 yield (
                     self._unpack_key(keys[i * self._key_size : (i + 1) * self._key_size]),
@@ -188,7 +194,7 @@ class Map(MutableMapping[Any, Any]):
 
     def count(self) -> int:
         """How many entries there are, without decoding them."""
-        return sum(count for _, _, count in self._batches())
+        return sum(count for _, _, count in self.batches())
 
     def update_many(self, entries: Mapping[Any, Any]) -> None:
         """Writes all entries with one system call. A full map: KernelError, and none of the new ones stays."""
@@ -206,17 +212,23 @@ class Map(MutableMapping[Any, Any]):
 
     def delete_many(self, keys: Iterable[Any]) -> None:
         """Deletes with one system call those of the keys that are there."""
-        left = list(keys)
-        while left:
-            packed = b"".join([self._pack_key(key) for key in left])
-            count = ffi.new("__u32 *", len(left))
-            result = lib.bpf_map_delete_batch(self.fd, packed, count, ffi.NULL)
+        self._delete([self._pack_key(key) for key in keys])
+
+    def _delete(self, keys: Sequence[bytes]) -> int:
+        packed = ffi.from_buffer(b"".join(keys))
+        count = ffi.new("__u32 *")
+        at = deleted = 0
+        while at < len(keys):
+            count[0] = len(keys) - at
+            result = lib.bpf_map_delete_batch(self.fd, packed + at * self._key_size, count, ffi.NULL)
+            deleted += count[0]
             if not result:
-                return
+                break
             if result != -errno.ENOENT:
                 raise _error("delete from map", self.name, result)
             # The batch stops at a key that is not there.
-            left = left[count[0] + 1 :]
+            at += count[0] + 1
+        return deleted
 
 
 class Program(NamedTuple):
@@ -232,7 +244,7 @@ def load_object(
     """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
 
     `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout
-    is the same. `config` is abi.config. VerifierError carries the whole log.
+    is the same. `config` is abi.config; as a map it is called config and never pinned here. VerifierError carries the whole log.
     """
     # The log buffer's pages are only touched if the kernel writes there.
     log = ffi.new("char[]", _LOG_SIZE)
@@ -265,6 +277,7 @@ def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str
         if name == ".rodata.config":
             raw = abi.layout("config").pack(config)
             _check(lib.bpf_map__set_initial_value(m, raw, len(raw)), "configure", name)
+            maps["config"] = m
         elif ".rodata" not in name and ".bss" not in name:
             maps[name] = m
             if name in sizes:
@@ -289,15 +302,24 @@ def _load_error(path: Path, result: int, log: str) -> KernelError:
 
 def attach_tcx(program_fd: int, ifindex: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a device (since 6.6); NotSupportedError before that."""
-    fd: int = lib.link_create(program_fd, ifindex, attach_type)
+    fd: int = lib.link_create(program_fd, ifindex, attach_type, 0)
     if fd == -errno.EINVAL:
         raise NotSupportedError("tcx", "6.6")
     return _check(fd, "attach to device", str(ifindex))
 
 
+def attach_xdp(program_fd: int, ifindex: int) -> int:
+    """The fd of a link that runs the program in the device's driver, or, where the driver cannot, before the
+    stack. KernelError with EBUSY or EEXIST: another program is there."""
+    fd: int = lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
+    if fd < 0 and fd not in (-errno.EBUSY, -errno.EEXIST):
+        fd = lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
+    return _check(fd, "attach XDP program to device", str(ifindex))
+
+
 def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
-    fd: int = lib.link_create(program_fd, cgroup_fd, attach_type)
+    fd: int = lib.link_create(program_fd, cgroup_fd, attach_type, 0)
     return _check(fd, "attach to", "the root control group")
 
 

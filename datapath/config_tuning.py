@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key "datapath" of daemon.json, which Docker does not have: table sizes, time-outs and limits. Pure.
+
+    {"datapath": {"max-connections": 262144, "timeouts": {"udp": 180}, "flood-limit": {"rate": 100, "burst": 200}}}
+
+They apply when the packet programs are loaded: with the first network, or after `datapathctl down`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datapath.errors import ConfigError, quoted
+
+KEY = "datapath"
+
+# Seconds. The established and UDP ones are those of the kernel's own connection tracking, but for the former's
+# five days, which nothing needs: a connection that is alive is seen again, and picked up, at any time.
+TIMEOUTS = {"handshake": 60, "established": 24 * 3600, "closing": 10, "udp": 180, "icmp": 30}
+
+_DAYS = 30 * 24 * 3600
+_LIMIT = 2**32 - 1
+
+# Key: least and most.
+_NUMBERS = {
+    "max-connections": (64, 8 << 20),
+    "max-pending": (64, 8 << 20),
+    "max-ports": (64, 1 << 20),
+    "max-sources": (64, 1 << 20),
+    "max-endpoints": (64, 1 << 20),
+    "max-connections-per-container": (0, _LIMIT),
+    "max-openings-per-container": (0, _LIMIT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """`max_connections`: confirmed ones; `max_pending`: openings that nobody has answered; `max_ports`: single
+    ports and host addresses; `max_sources`: prefixes of allow= and deny=; `max_endpoints`: addresses of containers.
+
+    Of one container, 0 without limit: confirmed connections, openings that were not confirmed. `flood_rate` and
+    `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit.
+    """
+
+    max_connections: int = 262144
+    max_pending: int = 32768
+    max_ports: int = 262144
+    max_sources: int = 65536
+    max_endpoints: int = 65536
+    max_connections_per_container: int = 131072
+    max_openings_per_container: int = 16384
+    timeouts: Mapping[str, int] = field(default_factory=lambda: dict(TIMEOUTS))
+    flood_rate: int = 0
+    flood_burst: int = 0
+
+    @property
+    def config(self) -> dict[str, int]:
+        """Fields of `struct config`."""
+        return {
+            **{f"timeout_{name}": seconds for name, seconds in self.timeouts.items()},
+            "max_conns": self.max_connections_per_container,
+            "max_openings": self.max_openings_per_container,
+            "flood_rate": self.flood_rate,
+            "flood_burst": self.flood_burst,
+        }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Entries of maps. A connection has two."""
+        return {
+            "conns": 2 * self.max_connections,
+            "pending": 2 * self.max_pending,
+            "ports": self.max_ports,
+            "reserved": min(self.max_ports, 131072),
+            "sources": self.max_sources,
+            "endpoints": self.max_endpoints,
+            "devices": self.max_endpoints,
+            "members": self.max_endpoints,
+            "usages": self.max_endpoints,
+        }
+
+    @classmethod
+    def parse(cls, value: Any) -> Tuning:
+        """The value of the key. ConfigError names what is unknown, of a wrong type, or out of range."""
+        values: dict[str, Any] = {}
+        for key, item in _object("", value, (*_NUMBERS, "timeouts", "flood-limit")).items():
+            if key == "timeouts":
+                given = _object(key, item, TIMEOUTS)
+                seconds = {name: _number(f"{key}.{name}", n, 1, _DAYS) for name, n in given.items()}
+                values["timeouts"] = {**TIMEOUTS, **seconds}
+            elif key == "flood-limit":
+                given = _object(key, item, ("rate", "burst"))
+                if "rate" not in given:
+                    raise ConfigError(f"the directive {quoted(f'{KEY}.{key}')} needs a rate (openings a second)")
+                rate = values["flood_rate"] = _number(f"{key}.rate", given["rate"], 1, 1_000_000)
+                values["flood_burst"] = _number(f"{key}.burst", given.get("burst", rate), 1, 1_000_000)
+            else:
+                values[key.replace("-", "_")] = _number(key, item, *_NUMBERS[key])
+        return cls(**values)
+
+
+def different(wanted: Mapping[str, int], actual: Mapping[str, int]) -> str:
+    """What programs that are loaded have otherwise, as "conns 2048 (not 4096)"; "" when all is as wanted."""
+    return ", ".join(
+        f"{name} {actual[name]} (not {value})" for name, value in wanted.items() if actual[name] != value
+    )
+
+
+def _object(key: str, value: Any, known: Any) -> dict[str, Any]:
+    where = f"{KEY}.{key}" if key else KEY
+    if type(value) is not dict:
+        raise ConfigError(f"the directive {quoted(where)} must be an object")
+    for name in value:
+        if name not in known:
+            there = ", ".join(known)
+            raise ConfigError(f"the directive {quoted(where)} has no {quoted(name)}: there are {there}")
+    return value
+
+
+def _number(key: str, value: Any, least: int, most: int) -> int:
+    if type(value) is not int:
+        raise ConfigError(f"the directive {quoted(f'{KEY}.{key}')} must be a whole number")
+    if not least <= value <= most:
+        raise ConfigError(f"invalid {KEY}.{key} {value}: expected {least} to {most}")
+    return value

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of connections, read and pruned as wholes.
+
+There may be a million entries: whole batches are read, of each entry only the fields that decide are unpacked,
+and only what is shown becomes objects. Nothing here stops the packet programs: what they change meanwhile may
+be seen before or after.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from datapath.kernel import abi
+from datapath.kernel.dataplane import Dataplane
+from datapath.kernel.libbpf import BPF_EXIST
+from datapath.model_connections import PROTOCOLS, STATES, Connection, ConnectionFilter
+from datapath.model_words import Address, Prefix
+
+_ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
+_ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
+_CONN = abi.layout("conn").select(
+    "other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state"
+)
+_TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
+_KEY_SIZE = abi.layout("tuple").size
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_MAPPED = bytes(10) + b"\xff\xff"
+
+TABLES = ("pending", "conns")
+
+
+class Half(NamedTuple):
+    """The original half of a connection as it lies in a table; both keys packed."""
+
+    key: bytes
+    other: bytes
+    last_seen: int
+    from_endpoint: int
+    to_network: int
+    to_endpoint: int
+    flags: int
+    state: int
+
+    @property
+    def owner(self) -> int:
+        """The endpoint that the connection counts for (as conn_owner() of conntrack.h)."""
+        return self.from_endpoint or self.to_endpoint
+
+
+def originals(dataplane: Dataplane, table: str) -> Iterator[Half]:
+    """Every connection of a table, by its original half."""
+    for keys, values, _ in getattr(dataplane, table).batches():
+        at = 0
+        for fields in _CONN.iter_unpack(values):
+            if fields[5] & _ORIGINAL:
+                yield Half(keys[at : at + _KEY_SIZE], *fields)
+            at += _KEY_SIZE
+
+
+def matcher(wanted: ConnectionFilter) -> Callable[[Half], bool]:
+    """The filter for halves that are still packed."""
+    tests: list[Callable[[Half], bool]] = []
+    if wanted.endpoints is not None:
+        numbers = wanted.endpoints - {0}
+        tests.append(lambda half: half.from_endpoint in numbers or half.to_endpoint in numbers)
+    if wanted.state is not None:
+        state = wanted.state
+        tests.append(lambda half: half.state == state)
+    if wanted.proto is not None:
+        proto = wanted.proto
+        tests.append(lambda half: half.key[36] == proto)
+    # What arrives at the server is the reverse of what it answers.
+    if wanted.source is not None:
+        inside = _within(wanted.source)
+        tests.append(lambda half: inside(half.key[0:16]) or inside(half.other[16:32]))
+    if wanted.destination is not None:
+        inside_too = _within(wanted.destination)
+        tests.append(lambda half: inside_too(half.key[16:32]) or inside_too(half.other[0:16]))
+    return lambda half: all(test(half) for test in tests)
+
+
+def _within(prefix: Prefix) -> Callable[[bytes], bool]:
+    first, last = _packed(prefix.network_address), _packed(prefix.broadcast_address)
+    mapped = prefix.version == 4
+    return lambda raw: first <= raw <= last and (raw[:12] == _MAPPED) == mapped
+
+
+def _packed(address: Address) -> bytes:
+    return _MAPPED + address.packed if address.version == 4 else address.packed
+
+
+@functools.lru_cache(65536)
+def _address(raw: bytes) -> Address:
+    return IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw)
+
+
+def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]:
+    """The connections that are meant, unanswered ones first."""
+    timeouts = dataplane.config[0]
+    fits = matcher(wanted)
+    now = time.monotonic_ns()
+    for table in TABLES:
+        halves = [half for half in originals(dataplane, table) if fits(half)]
+        replies = _last_seen(dataplane, table, {half.other for half in halves})
+        for half in halves:
+            seen = max(half.last_seen, replies.get(half.other, 0))
+            yield _connection(half, max(now - seen, 0) / 1e9, timeouts, table == "conns")
+
+
+def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, int]:
+    found = {}
+    for packed, values, _ in getattr(dataplane, table).batches() if keys else ():
+        at = 0
+        for fields in _CONN.iter_unpack(values):
+            key = packed[at : at + _KEY_SIZE]
+            if not fields[5] & _ORIGINAL and key in keys:
+                found[key] = fields[1]
+            at += _KEY_SIZE
+    return found
+
+
+def _connection(half: Half, idle: float, timeouts: abi.config, confirmed: bool) -> Connection:
+    src, dst, sport, dport, proto = _TUPLE.unpack(half.key)
+    back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(half.other)
+    return Connection(
+        proto=_NAMES.get(proto, str(proto)),
+        source=(_address(src), int.from_bytes(sport, "big")),
+        destination=(_address(dst), int.from_bytes(dport, "big")),
+        source_seen=(_address(back_dst), int.from_bytes(back_dport, "big")),
+        destination_seen=(_address(back_src), int.from_bytes(back_sport, "big")),
+        state=STATES[half.state] if half.state < len(STATES) else str(half.state),
+        idle=idle,
+        expires=max(_lifetime(proto, half.state, timeouts, confirmed) - idle, 0.0),
+        confirmed=confirmed,
+        endpoints=tuple(number for number in (half.from_endpoint, half.to_endpoint) if number),
+        owner=half.owner,
+    )
+
+
+def _lifetime(proto: int, state: int, timeouts: abi.config, confirmed: bool) -> float:
+    """Seconds, as conn_timeout() of conntrack.h; an opening has no timer, but may be replaced after these."""
+    if not confirmed:
+        return float(timeouts.timeout_handshake)
+    if state == _CLOSED:
+        return float(timeouts.timeout_closing)
+    if proto == PROTOCOLS["tcp"]:
+        return float(timeouts.timeout_established if state >= _ESTABLISHED else timeouts.timeout_handshake)
+    return float(timeouts.timeout_udp if proto == PROTOCOLS["udp"] else timeouts.timeout_icmp)
+
+
+def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
+    """(table, state) -> connections."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for table in TABLES:
+        for state, number in Counter(half.state for half in originals(dataplane, table)).items():
+            counted[table, STATES[state]] = number
+    return dict(counted)
+
+
+# ---- forgetting ------------------------------------------------------------------------------------
+
+
+def forget(dataplane: Dataplane, fits: Callable[[Half], bool]) -> int:
+    """Deletes both halves of every connection that fits, and takes it off its container's account. How many."""
+    total = 0
+    for table in TABLES:
+        found = [half for half in originals(dataplane, table) if fits(half)]
+        total += len(found)
+        # The answer's half last: without it the opening counts as torn, and no packet takes it up again.
+        getattr(dataplane, table).delete_raw([half.key for half in found])
+        getattr(dataplane, table).delete_raw([half.other for half in found])
+        if table == "conns":
+            _credit(dataplane, Counter(half.owner for half in found if half.owner))
+    return total
+
+
+def _credit(dataplane: Dataplane, ended: Counter[int]) -> None:
+    """Between the two calls the programs may count one more or less: the limit is not that exact."""
+    for number, count in ended.items():
+        key = abi.usage_key(number)
+        usage = dataplane.usages.get(key)
+        if usage is not None:
+            dataplane.usages.set(key, usage._replace(conns=max(usage.conns - count, 0)), BPF_EXIST)
+
+
+def forget_endpoint(dataplane: Dataplane, number: int) -> None:
+    """Deletes every connection that an endpoint takes part in, and its account."""
+    forget(dataplane, lambda half: number in (half.from_endpoint, half.to_endpoint))
+    # A half whose opening was pushed out of the table is nobody's, but it may have the address still.
+    for table in TABLES:
+        stale = []
+        for keys, values, _ in getattr(dataplane, table).batches():
+            at = 0
+            for fields in _CONN.iter_unpack(values):
+                if number in (fields[2], fields[4]):
+                    stale.append(keys[at : at + _KEY_SIZE])
+                at += _KEY_SIZE
+        getattr(dataplane, table).delete_raw(stale)
+    dataplane.usages.discard([abi.usage_key(number)])
+
+
+def forget_refused(
+    dataplane: Dataplane, endpoint: int, ports: frozenset[tuple[int, int]], admits: Callable[[Address], bool]
+) -> int:
+    """Ends the connections to published (protocol, host port) of an endpoint whose client may no longer."""
+
+    def fits(half: Half) -> bool:
+        if half.to_endpoint != endpoint:
+            return False
+        src, dst, _, dport, proto = _TUPLE.unpack(half.key)
+        if (proto, int.from_bytes(dport, "big")) not in ports or dst == half.other[0:16]:
+            return False  # not by way of the published port
+        return not admits(_address(src))
+
+    return forget(dataplane, fits)
