@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -30,7 +31,8 @@ class Front:
         from datapath.config import Settings
         from datapath.control import Control
 
-        return Control(Settings.from_env(os.environ, **self.directories), warn)
+        settings = Settings.from_env(os.environ, **self.directories)
+        return Control(settings, warn, (sys.executable, "-m", "ctl.main", "_exited"))
 
 
 def warn(line: str) -> None:

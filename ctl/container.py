@@ -98,7 +98,13 @@ class StartCommand(Command):
 @click.option(
     "--network-alias", "--net-alias", multiple=True, metavar="NAME", help="Another name on the network."
 )
-@click.option("-p", "--publish", multiple=True, metavar="[[IP:]PORT:]PORT", help="Publish a port or a range.")
+@click.option(
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="[[IP:]PORT:]PORT",
+    help="Publish a port or a range; ,allow=PREFIX and ,deny=PREFIX say for whom.",
+)
 @click.option("-P", "--publish-all", is_flag=True, help="Publish every exposed port at a free one.")
 @click.option("--expose", multiple=True, metavar="PORT", help="Expose a port or a range.")
 @click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")

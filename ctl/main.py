@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import click
 
-from ctl import container, network, port, system
+from ctl import connection, container, network, port, system
 from ctl.command import Front, Group
 from ctl.output import leaves
 from datapath.errors import DatapathError, printable
@@ -57,6 +57,7 @@ def cli(ctx: click.Context, /, **directories: str | None) -> None:
 for _command in (
     network.network,
     port.port,
+    connection.ct,
     container.run,
     container.ps,
     container.exec_,

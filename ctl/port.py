@@ -22,6 +22,7 @@ COLUMNS = {
     "HostPort": "HOST PORT",
     "ContainerPort": "CONTAINER PORT",
     "Protocol": "PROTOCOL",
+    "Sources": "SOURCES",
 }
 
 
@@ -36,16 +37,8 @@ def port() -> None:
 @click.pass_obj
 def ls(front: Front, container: str | None, format_: str) -> None:
     """List the published ports of a container, numbered; of all without one."""
-    if container is not None:
-        found = [(container, front.control.ports(container))]
-    else:
-        found = [(running.name, list(running.ports)) for running in front.control.containers()]
-    rows = [
-        mapping_row(name, number, mapping)
-        for name, mappings in found
-        for number, mapping in enumerate(mappings, start=1)
-    ]
-    emit(listing(rows, COLUMNS, format_))
+    found = front.control.ports(container)
+    emit(listing([mapping_row(p.container, p.number, p.mapping) for p in found], COLUMNS, format_))
 
 
 def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, str]:
@@ -57,15 +50,20 @@ def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, 
         "HostPort": span(mapping.host_port, mapping.count),
         "ContainerPort": span(mapping.container_port, mapping.count),
         "Protocol": mapping.proto,
+        "Sources": mapping.rules or "all",
     }
 
 
 @port.command("add", cls=Command)
 @click.argument("container", shell_complete=complete_running)
-@click.argument("ports", metavar="[[IP:]PORT:]PORT")
+@click.argument("ports", metavar="[[IP:]PORT:]PORT[,RULES]")
 @click.pass_obj
 def add(front: Front, container: str, ports: str) -> None:
-    """Publish a port of a running container, or a range, and print what it became."""
+    """Publish a port of a running container, or a range, and print what it became.
+
+    RULES say who may connect, as in allow=10.0.0.0/8,deny=10.6.6.0/24: the longest prefix decides; whoever
+    matches none may if there is no allow.
+    """
     click.echo(printable(str(front.control.port_add(container, ports))))
 
 
@@ -76,3 +74,17 @@ def add(front: Front, container: str, ports: str) -> None:
 def rm(front: Front, container: str, what: str) -> None:
     """Take a published port back, by its number in `port ls` or as it was published."""
     click.echo(printable(str(front.control.port_remove(container, what))))
+
+
+@port.command("set", cls=Command)
+@click.argument("container", shell_complete=complete_running)
+@click.argument("what", metavar="NUMBER|PORTS")
+@click.argument("rules", default="")
+@click.pass_obj
+def set_(front: Front, container: str, what: str, rules: str) -> None:
+    """Change who may connect to a published port.
+
+    RULES are such as allow=10.0.0.0/8,deny=10.6.6.0/24: the longest prefix decides; whoever matches none may if
+    there is no allow. Without RULES everybody may. Connections of who may not any more end.
+    """
+    click.echo(printable(str(front.control.port_set(container, what, rules))))

@@ -11,7 +11,7 @@ from ctl.command import Command, Front, format_option
 from ctl.output import emit, listing, table, template
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
-MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX"}
+MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
 
 
 @click.command("stats", cls=Command)
@@ -29,12 +29,17 @@ def stats(front: Front, all_: bool, format_: str) -> None:
         for name, (packets, length) in found.counters.items()
         if packets or all_
     ]
-    maps = [{"Map": name, "Used": str(used), "Max": str(most)} for name, (used, most) in found.fill.items()]
+    maps = [map_row(name, used, most) for name, (used, most) in found.fill.items()]
     emit(listing(counters, COUNTERS, format_))
     if not format_:
         click.echo()
     if format_ in ("", "json"):
         emit(listing(maps, MAPS, format_))
+
+
+def map_row(name: str, used: int, most: int) -> dict[str, str]:
+    """What is shown of a map: 12.3%."""
+    return {"Map": name, "Used": str(used), "Max": str(most), "Percent": f"{100 * used / most:.1f}%"}
 
 
 @click.command("down", cls=Command)

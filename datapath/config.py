@@ -65,8 +65,9 @@ _DEFAULTS = Settings()
 class DaemonConfig:
     """Docker's daemon.json, as far as it is about networks. Names are Docker's, `-` written `_`.
 
-    All but pools, default_network_opts, dns* and datapath (see config_tuning) are about the default network `bridge`. `mtu` 0: that of the
-    host's default route. `ip`: where ports are published when the user names no address; None: everywhere.
+    All but pools, default_network_opts, dns* and datapath (see config_tuning) are about the default network
+    `bridge`. `mtu` 0: that of the host's default route. `ip`: where ports are published when the user names no
+    address; None: everywhere.
     """
 
     icc: bool = True

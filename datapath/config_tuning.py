@@ -93,7 +93,9 @@ class Tuning:
             elif key == "flood-limit":
                 given = _object(key, item, ("rate", "burst"))
                 if "rate" not in given:
-                    raise ConfigError(f"the directive {quoted(f'{KEY}.{key}')} needs a rate (openings a second)")
+                    raise ConfigError(
+                        f"the directive {quoted(f'{KEY}.{key}')} needs a rate (openings a second)"
+                    )
                 rate = values["flood_rate"] = _number(f"{key}.rate", given["rate"], 1, 1_000_000)
                 values["flood_burst"] = _number(f"{key}.burst", given.get("burst", rate), 1, 1_000_000)
             else:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +32,22 @@ from datapath.model import (
     RunRequest,
     Sandbox,
 )
+from datapath.model_connections import Connection, ConnectionFilter, ConnectionStats
 from datapath.session import Session, container_folder, now
 from datapath.state import State
 from datapath.store import Store
 
 if TYPE_CHECKING:
+    from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.sandbox import Held
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
 _FOLLOW_INTERVAL = 0.1  # seconds
+_CONNECTION_DROPS = (
+    *("DROP_NAT_PORTS", "DROP_CONN_TABLE", "DROP_STALE", "DROP_NO_CONN"),
+    *("DROP_DENIED", "DROP_FLOOD", "DROP_LIMIT"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,15 @@ class Stats:
 
     counters: dict[str, tuple[int, int]]
     fill: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A line of `port ls`: a mapping of a container, with its number there."""
+
+    container: str
+    number: int
+    mapping: PortMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +84,21 @@ def _say_nothing(message: str) -> None:
 
 
 class Control:
-    """All commands on one host. `warn` gets lines that the user should see and that are no errors."""
+    """All commands on one host. `warn` gets lines that the user should see and that are no errors.
 
-    def __init__(self, settings: Settings, warn: Callable[[str], None] = _say_nothing) -> None:
+    `exited_command` is what a container's shim runs when the container ends, with its id and exit code as further
+    arguments; it has to call `exited`. Without one the next command notices.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        warn: Callable[[str], None] = _say_nothing,
+        exited_command: Sequence[str] = (),
+    ) -> None:
         self.settings = settings
         self.warn = warn
+        self.exited_command = tuple(exited_command)
 
     def _session(self) -> Session:
         return Session(self.settings, self.warn)
@@ -124,12 +149,14 @@ class Control:
             if not planned.network.realised:
                 session.realise(planned.network)
             before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
-            session.put(planned.endpoint)
+            if before:
+                undo.callback(session.settle, planned.container.sandbox_id)
+            session.put(planned.endpoint, *(replace(e, phase=model.CHANGING) for e in before.values()))
             undo.callback(session.remove_endpoint, planned.endpoint)
             endpoint = session.join(planned.endpoint, key)
             self._rewire(session, key, before, planned.changed)
             endpoint = replace(endpoint, phase=model.READY)
-            session.put(endpoint, planned.container)
+            session.put(endpoint, planned.container, *planned.changed)
             undo.pop_all()
             self._write_etc(session, planned.container)
             return endpoint
@@ -138,20 +165,25 @@ class Control:
         with self._session() as session:
             planned = plan.plan_disconnect(network, container, session.state, force)
             before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
-            session.put(planned.endpoint, planned.container)
+            session.put(
+                planned.endpoint,
+                planned.container,
+                *(replace(e, phase=model.CHANGING) for e in before.values()),
+            )
             session.remove_endpoint(planned.endpoint)
             key = session.sandbox_key(planned.endpoint.sandbox_id)
             if key is not None:
                 self._rewire(session, key, before, planned.changed)
+                session.put(*planned.changed)
                 self._write_etc(session, planned.container)
 
     def _rewire(
         self, session: Session, key: str, before: dict[str, Endpoint], changed: tuple[Endpoint, ...]
     ) -> None:
-        """Endpoints of a sandbox whose default routes or ports move."""
+        """Endpoints of a sandbox whose default routes or ports move. Their rows stay "changing"."""
         for endpoint in changed:
             session.revoke(before[endpoint.id], before[endpoint.id].ports)
-        session.put(*changed)
+        session.put(*(replace(endpoint, phase=model.CHANGING) for endpoint in changed))
         for endpoint in sorted(changed, key=lambda e: e.gateway):
             network = session.state.networks[endpoint.network_id]
             session.driver(network).set_routes(network, endpoint, key)
@@ -166,11 +198,15 @@ class Control:
     # ---- containers: looking ----------------------------------------------------------------
 
     def containers(self, all: bool = False) -> list[Container]:
-        """Newest first. One whose process has gone unnoticed is shown as what it is."""
+        """Newest first. One whose process has gone unnoticed is shown as what it is; ports as Docker lists them."""
         from datapath.kernel import process
 
         found = []
-        for container in self._snapshot().containers.values():
+        state = self._snapshot()
+        for container in state.containers.values():
+            endpoints = state.endpoints_of_sandbox(container.sandbox_id)
+            ports = [one for mapping in container.ports for one in plan.shown(mapping, endpoints)]
+            container = replace(container, ports=tuple(ports))
             if container.running and not process.alive(container.pid, container.pid_start):
                 container = replace(container, status="exited", exit_code=self._exit_code(container))
             if container.phase == model.READY and (all or container.running):
@@ -316,7 +352,7 @@ class Control:
         return base | dict(pair.split("=", 1) for pair in container.env)
 
     def _exited_command(self, container: Container) -> tuple[str, ...]:
-        return (sys.executable, "-m", "ctl.main", "_exited", container.id)
+        return (*self.exited_command, container.id) if self.exited_command else ()
 
     def _exited_environment(self) -> dict[str, str]:
         """What makes the command at the container's end see this installation."""
@@ -401,41 +437,126 @@ class Control:
 
     # ---- ports -------------------------------------------------------------------------------
 
-    def ports(self, name: str) -> list[PortMapping]:
-        return list(self._snapshot().container(name).ports)
+    def ports(self, name: str | None = None) -> list[PublishedPort]:
+        """Those of a container, or of all that run; one that is published for both families is there twice."""
+        state = self._snapshot()
+        containers = self.containers() if name is None else [state.container(name)]
+        return [
+            PublishedPort(container.name, number, one)
+            for container in containers
+            for number, mapping in enumerate(state.containers[container.id].ports, start=1)
+            for one in plan.shown(mapping, state.endpoints_of_sandbox(container.sandbox_id))
+        ]
 
     def port_add(self, name: str, spec: str) -> PortMapping:
         with self._session() as session, ExitStack() as undo:
             planned = plan.plan_port_add(name, spec, session.state, self._ports(session))
-            before = (
-                session.state.endpoints[planned.endpoint.id],
-                session.state.containers[planned.container.id],
-            )
-            session.put(planned.endpoint, planned.container)
-            undo.callback(session.put, *before)
-            undo.callback(session.revoke, planned.endpoint, planned.mappings)
-            session.publish(planned.endpoint, planned.mappings)
-            undo.pop_all()
-            return planned.mappings[0]
+            self._journal(session, undo, planned)
+            for endpoint in planned.endpoints:
+                session.publish(endpoint, tuple(m for m in planned.mappings if m in endpoint.ports))
+            return self._settled(session, undo, planned)
 
     def port_remove(self, name: str, what: str) -> PortMapping:
-        with self._session() as session:
+        with self._session() as session, ExitStack() as undo:
             planned = plan.plan_port_remove(name, what, session.state)
-            session.revoke(session.state.endpoints[planned.endpoint.id], planned.mappings)
-            session.put(planned.endpoint, planned.container)
-            return planned.mappings[0]
+            before = [session.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
+            self._journal(session, undo, planned)
+            for endpoint in before:
+                session.revoke(endpoint, tuple(m for m in planned.mappings if m in endpoint.ports))
+            session.refresh_xdp()
+            return self._settled(session, undo, planned)
 
-    # ---- the installation ----------------------------------------------------------------------
+    def port_set(self, name: str, what: str, rules: str) -> PortMapping:
+        """Changes who may connect to a published port: `allow=PREFIX,deny=PREFIX,…`, "" for everybody. Whoever
+        may not any more loses the connections that there are."""
+        with self._session() as session, ExitStack() as undo:
+            planned = plan.plan_port_set(name, what, rules, session.state)
+            assert planned.before is not None
+            self._journal(session, undo, planned)
+            session.reshape(planned.before, planned.mappings[0], planned.endpoints)
+            return self._settled(session, undo, planned)
 
-    def stats(self) -> Stats:
+    def _journal(self, session: Session, undo: ExitStack, planned: plan.PortPlan) -> None:
+        """Writes what ports are going to be; if that fails they become again what they were."""
+        rows = [session.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
+        undo.callback(session.settle, planned.container.sandbox_id)
+        undo.callback(session.put, session.state.containers[planned.container.id], *rows)
+        session.put(planned.container, *planned.endpoints)
+
+    def _settled(self, session: Session, undo: ExitStack, planned: plan.PortPlan) -> PortMapping:
+        session.put(*(replace(endpoint, phase=model.READY) for endpoint in planned.endpoints))
+        undo.pop_all()
+        return planned.mappings[0]
+
+    # ---- connections -------------------------------------------------------------------------
+
+    def connections(self, wanted: ConnectionFilter, container: str = "") -> list[tuple[Connection, str]]:
+        """The connections that are meant, each with the names of the containers that take part."""
+        state = self._snapshot()
+        wanted = self._of_container(wanted, container, state)
+        names = self._endpoint_names(state)
+        with self._dataplane() as found:
+            from datapath.kernel import connections
+
+            rows = connections.find(found, wanted) if found else ()
+            return [(row, ",".join(dict.fromkeys(names.get(n, "") for n in row.endpoints))) for row in rows]
+
+    def connections_flush(self, wanted: ConnectionFilter, container: str = "") -> int:
+        """Forgets the connections that are meant; how many."""
+        wanted = self._of_container(wanted, container, self._snapshot())
+        with self._dataplane() as found:
+            from datapath.kernel import connections
+
+            return connections.forget(found, connections.matcher(wanted)) if found else 0
+
+    def connection_stats(self) -> ConnectionStats:
+        names = self._endpoint_names(self._snapshot())
+        with self._dataplane() as found:
+            from datapath.kernel import connections
+
+            if found is None:
+                return ConnectionStats({}, {}, {}, {}, 0, 0)
+            usages: dict[str, tuple[int, int]] = {}
+            for key, usage in found.usages.read_all():
+                if key.endpoint in names:
+                    had = usages.get(names[key.endpoint], (0, 0))
+                    usages[names[key.endpoint]] = (had[0] + usage.conns, had[1] + usage.openings)
+            counters, config = found.counters_sum(), found.config[0]
+            return ConnectionStats(
+                states=connections.states(found),
+                tables=found.fill(connections.TABLES),
+                drops={name: counters[name] for name in _CONNECTION_DROPS},
+                usages=usages,
+                max_connections=config.max_conns,
+                max_openings=config.max_openings,
+            )
+
+    @contextmanager
+    def _dataplane(self) -> Iterator[Dataplane | None]:
+        """The packet programs to look at; None: they were never loaded."""
         from datapath.kernel import dataplane, features
 
         features.require()
         found = dataplane.Dataplane.find(self.settings.bpffs)
-        if found is None:
-            return Stats({}, {})
-        with found:
-            return Stats(found.counters_sum(), found.fill())
+        with found or nullcontext():
+            yield found
+
+    def _of_container(self, wanted: ConnectionFilter, name: str, state: State) -> ConnectionFilter:
+        if not name:
+            return wanted
+        endpoints = state.endpoints_of_sandbox(state.container(name).sandbox_id)
+        return replace(wanted, endpoints=frozenset(endpoint.number for endpoint in endpoints))
+
+    def _endpoint_names(self, state: State) -> dict[int, str]:
+        """Endpoint number -> name of its container."""
+        holders = ((endpoint.number, state.holder(endpoint)) for endpoint in state.endpoints.values())
+        return {number: holder.name for number, holder in holders if holder}
+
+    # ---- the installation ----------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        with self._dataplane() as found:
+            return Stats(found.counters_sum(), found.fill()) if found else Stats({}, {})
 
     def down(self) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the packet programs' maps have to contain, as plain tuples with the field names of abi.h. Pure.
 
-Enumerators are given by name ("NETWORK_ICC"); no address is None, which is written as the zero address. Keys and values belong to the map named by the function: network_entry → networks, and so on.
+Enumerators are given by name ("NETWORK_ICC"); no address is None, which is written as the zero address. Keys
+and values belong to the map named by the function: network_entry → networks, and so on.
 """
 
 from __future__ import annotations

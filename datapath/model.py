@@ -19,7 +19,13 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Any
 
 from datapath.errors import ConfigError, quoted
-from datapath.model_words import TRUE_WORDS, parse_address, parse_address_or_prefix, parse_protocol, port_range
+from datapath.model_words import (
+    TRUE_WORDS,
+    parse_address,
+    parse_address_or_prefix,
+    parse_protocol,
+    port_range,
+)
 from datapath.model_words import Address as Address
 from datapath.model_words import Interface as Interface
 from datapath.model_words import Prefix as Prefix

@@ -45,7 +45,9 @@ class ConnectionFilter:
     state: int | None = None
 
     @classmethod
-    def parse(cls, proto: str = "", source: str = "", destination: str = "", state: str = "") -> ConnectionFilter:
+    def parse(
+        cls, proto: str = "", source: str = "", destination: str = "", state: str = ""
+    ) -> ConnectionFilter:
         """The words of `ct ls`, "" for what does not matter. ConfigError."""
         return cls(
             proto=PROTOCOLS[_word(proto, PROTOCOLS, "protocol")] if proto else None,

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 
 from datapath import drivers, entries, model
 from datapath.config import DaemonConfig, Settings
+from datapath.config_tuning import different
 from datapath.drivers.context import Context
 from datapath.errors import DatapathError
 from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping, Sandbox
 from datapath.plan_containers import ExitPlan, plan_exited
-from datapath.plan_endpoints import network_mtu
+from datapath.plan_endpoints import assign_gateways, network_mtu
 from datapath.plan_networks import plan_default_bridge
 from datapath.state import Fresh, Object, State
 from datapath.store import Store
@@ -47,7 +48,7 @@ class Session:
         self.settings = settings
         self.warn = warn
         self.config = DaemonConfig.load(settings)
-        self.context = Context(settings)
+        self.context = Context(settings, self.config.datapath)
         self.store = Store(settings.state_dir)
         self.state = State()
         self._stack = ExitStack()
@@ -61,6 +62,7 @@ class Session:
             stack.enter_context(self.store.lock())
             stack.enter_context(self.context)
             self.state = self.store.load()
+            self._compare_setup()
             self.recover()
             self._stack = stack.pop_all()
         return self
@@ -124,12 +126,14 @@ class Session:
         known = {key: value for key, value in dataplane.devices.read_all() if value.kind == kind}
         for key in known.keys() - wanted.keys():
             dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
+            dataplane.detach_xdp(key.ifindex)
             dataplane.devices.pop(key, None)
         dataplane.devices.update_many(
             {key: value for key, value in wanted.items() if known.get(key) != value}
         )
         for key in wanted:
             dataplane.attach("from_uplink", key.ifindex)
+        self.refresh_xdp()
         own = {address.ip for address in self.observed.addresses}
         # What was observed may be older than a network that this command has built.
         own |= {s.gateway for n in self.state.networks.values() if n.realised for s in n.subnets if s.gateway}
@@ -139,6 +143,35 @@ class Session:
         dataplane.addresses.update_many(
             {key: value for key, value in addresses.items() if key not in present}
         )
+
+    def refresh_xdp(self) -> None:
+        """XDP on the outside devices while it has something to refuse: rules of a published port, or floods."""
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        rules = any(mapping.filter for e in self.state.endpoints.values() for mapping in e.ports)
+        wanted = rules or bool(dataplane.config[0].flood_rate)
+        for uplink in self.observed.uplinks:
+            if not wanted:
+                dataplane.detach_xdp(uplink.ifindex)
+            elif not dataplane.attach_xdp(uplink.ifindex) and dataplane.note_other_xdp(uplink.ifindex):
+                self.warn(
+                    f"device {uplink.name} has another XDP program: sources are refused later, "
+                    "and there is no limit on floods"
+                )
+
+    def _compare_setup(self) -> None:
+        """Settings that came after the programs were loaded."""
+        loaded = self.context.loaded
+        if loaded is None:
+            return
+        wanted, actual = self.config.datapath, loaded.setup()
+        found = different({**wanted.config, **wanted.sizes}, {**actual.config, **actual.sizes})
+        if found:
+            self.warn(
+                f"the packet programs were loaded with other settings: {found}; "
+                "those of daemon.json apply after `down`"
+            )
 
     def remove_dataplane(self) -> None:
         """Takes the programs off the outside devices and unloads them."""
@@ -198,28 +231,62 @@ class Session:
             network = self.state.networks[endpoint.network_id]
             reserved = entries.reserved_entries(self.state, mappings)
             self.driver(network).program_external(network, endpoint, mappings, reserved)
+            if any(mapping.filter for mapping in mappings):
+                self.refresh_xdp()
 
     def revoke(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
-        """Closes ports of an endpoint; one that another endpoint has too, while ports move, leads there."""
+        """Closes ports of an endpoint; what another endpoint has too, while ports move, leads there."""
+        if not mappings:
+            return
         left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
         after = self.state.including(replace(endpoint, ports=left))
-        others = [other for other in self.state.endpoints.values() if other.id != endpoint.id and other.ports]
-        moved = {mapping: other for other in others for mapping in other.ports if mapping in mappings}
-        closed = tuple(mapping for mapping in mappings if mapping not in moved)
-        if closed:
+        network = self.state.networks[endpoint.network_id]
+        reserved = entries.reserved_entries(after, mappings)
+        filters = frozenset(m.filter for m in mappings if m.filter) - filters_in_use(after)
+        self.driver(network).revoke_external(network, endpoint, mappings, reserved, filters)
+        for other in self.state.endpoints_of_sandbox(endpoint.sandbox_id):
+            if other.id != endpoint.id:
+                self.publish(other, tuple(mapping for mapping in other.ports if mapping in mappings))
+
+    def reshape(self, before: PortMapping, mapping: PortMapping, endpoints: tuple[Endpoint, ...]) -> None:
+        """Exchanges the rules of a mapping, in one step for each port; the rows name the new ones already."""
+        concerned = [endpoint for endpoint in endpoints if mapping in endpoint.ports]
+        for endpoint in concerned:
+            self.publish(endpoint, (mapping,))
+        unused = frozenset({before.filter} - {0}) - filters_in_use(self.state)
+        for endpoint in concerned:
+            driver = self.driver(self.state.networks[endpoint.network_id])
+            driver.forget_filters(unused)
+            driver.end_refused(endpoint, (mapping,))
+        self.refresh_xdp()
+
+    def settle(self, sandbox_id: str) -> None:
+        """Gives a sandbox's endpoints the default routes and ports that they are to have, whatever they have."""
+        owner = self.state.containers.get(sandbox_id)
+        endpoints = [e for e in self.state.endpoints_of_sandbox(sandbox_id) if e.phase != model.REMOVING]
+        ports = owner.ports if owner else tuple(dict.fromkeys(m for e in endpoints for m in e.ports))
+        wanted = assign_gateways(endpoints, ports, self.state)
+        self.put(*(replace(endpoint, phase=model.CHANGING) for endpoint in wanted))
+        key = self.sandbox_key(sandbox_id)
+        for endpoint in sorted(wanted, key=lambda e: e.gateway):
             network = self.state.networks[endpoint.network_id]
-            reserved = entries.reserved_entries(after, closed)
-            self.driver(network).revoke_external(network, endpoint, closed, reserved)
-        for mapping, other in moved.items():
-            network = self.state.networks[other.network_id]
-            reserved = entries.reserved_entries(after, (mapping,))
-            self.driver(network).program_external(network, other, (mapping,), reserved)
+            if key is not None:
+                self.driver(network).set_routes(network, endpoint, key)
+            published = [m for e in self.state.endpoints.values() for m in e.ports]
+            self.driver(network).align_external(
+                network, endpoint, entries.reserved_entries(self.state), entries.source_entries(published)
+            )
+            self.driver(network).end_refused(endpoint, endpoint.ports)
+        self.refresh_xdp()
+        self.put(*(replace(endpoint, phase=model.READY) for endpoint in wanted))
 
     def remove_endpoint(self, endpoint: Endpoint) -> None:
         network = self.state.networks[endpoint.network_id]
         self.revoke(endpoint, endpoint.ports)
         self.driver(network).leave(network, endpoint)
         self.delete(endpoint)
+        if any(mapping.filter for mapping in endpoint.ports):
+            self.refresh_xdp()
 
     def release(self, plan: ExitPlan) -> None:
         """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
@@ -286,7 +353,10 @@ class Session:
                 self.take_back(container)
             elif container.running and not process.alive(container.pid, container.pid_start):
                 self.ended(container)
+        changing = [e.sandbox_id for e in self.state.endpoints.values() if e.phase == model.CHANGING]
         for thing in self.state.unfinished:
+            if isinstance(thing, Endpoint) and thing.phase == model.CHANGING:
+                continue
             if isinstance(thing, Endpoint):
                 self.warn(f"endpoint {thing.id[:12]} was left unfinished: removed")
                 self.remove_endpoint(thing)
@@ -300,6 +370,9 @@ class Session:
                 self.warn(f"network {thing.name} was left unfinished: removed")
                 self.withdraw(thing)
         self._rebuild()
+        for sandbox_id in dict.fromkeys(changing):
+            self.warn(f"ports of container {sandbox_id[:12]} were being changed: done")
+            self.settle(sandbox_id)
 
     def _rebuild(self) -> None:
         """After a reboot, or if somebody removed devices or pins: build again what was promised."""
@@ -335,6 +408,11 @@ class Session:
             wanted = replace(wanted, phase=network.phase)
             self.put(wanted)
             self.driver(wanted).update_network(wanted, members)
+
+
+def filters_in_use(state: State) -> set[int]:
+    """Numbers of rules that ports of endpoints lead to."""
+    return {mapping.filter for endpoint in state.endpoints.values() for mapping in endpoint.ports}
 
 
 def container_folder(settings: Settings, container: Container) -> Path:

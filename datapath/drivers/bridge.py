@@ -183,7 +183,12 @@ class Bridge(Driver):
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
             return
-        dataplane.ports.delete_many(entries.port_entries(network, endpoint, mappings))
+        # Those that lead elsewhere by now are the other endpoint's.
+        dataplane.ports.delete_raw(
+            dataplane.ports.where(
+                "endpoint", endpoint.number, entries.port_entries(network, endpoint, mappings)
+            )
+        )
         dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items() if count})
         dataplane.reserved.delete_many(key for key, count in reserved.items() if not count)
         self.forget_filters(filters)
@@ -209,15 +214,17 @@ class Bridge(Driver):
             {key: abi.reserved(count) for key, count in reserved.items() if known.get(key) != count}
         )
         _write_sources(dataplane, sources)
-        mine = {key for key, port in dataplane.ports.read_all() if port.endpoint == endpoint.number}
         dataplane.ports.update_many(wanted)
+        mine = {key for key, port in dataplane.ports.read_all() if port.endpoint == endpoint.number}
         dataplane.ports.delete_many(mine - wanted.keys())
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
         dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
 
     def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
         dataplane = self.context.loaded
-        for mapping in mappings if dataplane is not None else ():
+        if dataplane is None:
+            return
+        for mapping in mappings:
             ports = frozenset(
                 (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,13 +283,10 @@ class Dataplane:
             sums[reason.name] = (sum(c.packets for c in copies), sum(c.bytes for c in copies))
         return sums
 
-    def fill(self) -> dict[str, tuple[int, int]]:
-        """Map -> (entries, most) of every map that can run full."""
-        return {
-            name: (self._map(name).count(), self._map(name).max_entries)
-            for name, (key, _) in MAPS.items()
-            if key
-        }
+    def fill(self, names: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
+        """Map -> (entries, most) of every map that can run full, or of these."""
+        wanted = tuple(names) or [name for name, (key, _) in MAPS.items() if key]
+        return {name: (self._map(name).count(), self._map(name).max_entries) for name in wanted}
 
     def events(self, handler: Callable[[Any], None]) -> int:
         """Hands every waiting sampled drop (abi.event) to the handler."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,6 +192,20 @@ class Map(MutableMapping[Any, Any]):
                     self._value.unpack(values[i * self._value.size : (i + 1) * self._value.size]),
                 )
 
+    def where(self, field: str, value: Any, keys: Collection[Any]) -> list[bytes]:
+        """Which of the keys, packed, have that value in one plain field: few are looked up, many are read whole."""
+        if len(keys) < 256:
+            found = ((key, self.get(key)) for key in keys)
+            return [self._pack_key(k) for k, v in found if v is not None and getattr(v, field) == value]
+        wanted = {self._pack_key(key) for key in keys}
+        select = self._value.select(field)
+        return [
+            key
+            for packed, values, _ in self.batches()
+            for key, (actual,) in zip(_cut(packed, self._key_size), select.iter_unpack(values), strict=True)
+            if actual == value and key in wanted
+        ]
+
     def count(self) -> int:
         """How many entries there are, without decoding them."""
         return sum(count for _, _, count in self.batches())
@@ -231,6 +245,10 @@ class Map(MutableMapping[Any, Any]):
         return deleted
 
 
+def _cut(packed: bytes, size: int) -> Iterator[bytes]:
+    return (packed[at : at + size] for at in range(0, len(packed), size))
+
+
 class Program(NamedTuple):
     """A loaded program. The caller owns the fd."""
 
@@ -244,7 +262,8 @@ def load_object(
     """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
 
     `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout
-    is the same. `config` is abi.config; as a map it is called config and never pinned here. VerifierError carries the whole log.
+    is the same. `config` is abi.config; as a map it is called config and never pinned here. VerifierError
+    carries the whole log.
     """
     # The log buffer's pages are only touched if the kernel writes there.
     log = ffi.new("char[]", _LOG_SIZE)

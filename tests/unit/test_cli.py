@@ -120,8 +120,15 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["stop", "-t", "-1", "web"], 2, "-1 is not in the range"),
     (["rm"], 2, "Missing argument 'CONTAINER...'."),
     (["port", "frob"], 2, "No such command 'frob'."),
-    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT'."),
+    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT[,RULES]'."),
     (["port", "rm", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
+    (["port", "set", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
+    (["ct", "frob"], 2, "No such command 'frob'."),
+    (["ct", "ls", "web"], 2, "Got unexpected extra argument (web)."),
+    (["ct", "ls", "--proto", "sctp"], 2, 'invalid protocol "sctp": expected tcp, udp, icmp, icmpv6'),
+    (["ct", "ls", "--state", "open"], 2, 'invalid state "open": expected new, replied'),
+    (["ct", "ls", "--src", "10.0.0.1/8"], 2, "invalid source 10.0.0.1/8: it should be 10.0.0.0/8"),
+    (["ct", "flush", "--dst", "web"], 2, 'invalid destination: "web"'),
     (["stats", "web"], 2, "Got unexpected extra argument (web)."),
     (["down", "now"], 2, "Got unexpected extra argument (now)."),
     (["version", "--verbose"], 2, "No such option '--verbose'."),
@@ -432,6 +439,7 @@ def test_states_and_ports_in_dockers_words() -> None:
         "HostPort": "8000-8002",
         "ContainerPort": "80-82",
         "Protocol": "tcp",
+        "Sources": "all",
     }
 
 

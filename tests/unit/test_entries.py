@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datapath import entries, plan
-from datapath.entries import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
 from datapath.model import Endpoint, EndpointRequest
 from tests.unit.world import NOW, World
 
@@ -75,8 +75,8 @@ def test_without_ipv6_an_endpoint_has_no_link_local_address() -> None:
 @pytest.mark.parametrize(
     ("publish", "key", "port"),
     [
-        ("8081:80", PortKey(None, 8081, 6), 80),
-        ("0.0.0.0:8081:80", PortKey(None, 8081, 6), 80),
+        ("8081:80", PortKey(EVERY4, 8081, 6), 80),
+        ("0.0.0.0:8081:80", PortKey(EVERY4, 8081, 6), 80),
         ("127.0.0.1:8081:80/udp", PortKey(ip_address("127.0.0.1"), 8081, 17), 80),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_published_port_leads_to_the_containers_address(publish: str, key: Por
     network = world.network("net", subnets=("10.0.0.0/24",))
     world.run("web", "net", publish=(publish,))
     web = endpoint(world, "web")
-    target = PortValue(network.number, web.number, ip_address("10.0.0.2"), port)
+    target = PortValue(network.number, web.number, 0, ip_address("10.0.0.2"), port, 0)
     assert entries.port_entries(network, web) == {key: target}
 
 
@@ -98,7 +98,7 @@ def test_reserved_numbers_count_the_ports_that_use_them() -> None:
         ReservedKey(91, 17): 1,
     }
     gone = plan.plan_port_remove("web", "3", world.state)
-    state = world.state.including(gone.endpoint)
+    state = world.state.including(*gone.endpoints)
     assert entries.reserved_entries(state, gone.mappings) == {ReservedKey(90, 17): 0, ReservedKey(91, 17): 0}
 
 

@@ -39,7 +39,7 @@ ALLOWED = {
     "datapath.errors": set(),
     "datapath.model": {"datapath.errors", "datapath.model"},
     "datapath.ipam": {"datapath.errors", "datapath.model"},
-    "datapath.config": {"datapath.errors", "datapath.model", "datapath.ipam"},
+    "datapath.config": {"datapath.errors", "datapath.model", "datapath.ipam", "datapath.config"},
     "datapath.state": {"datapath.errors", "datapath.model"},
     "datapath.plan": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),

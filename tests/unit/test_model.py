@@ -343,13 +343,6 @@ def test_the_link_local_address_is_the_one_that_the_kernel_makes_of_the_mac() ->
     assert str(linklocal_of("02:42:ac:11:00:02")) == "fe80::42:acff:fe11:2"
 
 
-def test_an_auxiliary_address_can_replace_the_default_gateway() -> None:
-    other = {"DefaultGatewayIPv4": ip_address("10.0.0.254")}
-    subnet = Subnet(ip_network("10.0.0.0/24"), ip_address("10.0.0.1"))
-    assert str(subnet.route_via) == "10.0.0.1"
-    assert str(Subnet(subnet.prefix, subnet.gateway, aux=other).route_via) == "10.0.0.254"
-
-
 # ---- errors -------------------------------------------------------------------------------------
 
 

@@ -235,7 +235,6 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             "device name docker9 is already used by network taken",
         ),
         ({"options": (BR + "name=dp0",)}, ExistsError, "already used by network bridge"),
-        ({"options": (BR + "host_binding_ipv4=::1",)}, ConfigError, "expected an IPv4 address"),
         ({"options": (BR + "host_binding_ipv4=x",)}, ConfigError, "invalid value"),
         ({"options": ("com.docker.network.driver.mtu=10",)}, ConfigError, "expected 68 to 65535"),
         ({"options": ("com.docker.network.driver.mtu=-1",)}, ConfigError, "expected 68 to 65535"),
