@@ -60,6 +60,36 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
 }
 
+static __always_inline void route_ask(const struct packet *p, const struct network *net,
+				      const struct ip_addr *dst, struct bpf_fib_lookup *fib)
+{
+	bool v6 = is_ipv6(p);
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = v6 ? AF_INET6 : AF_INET;
+	fib->l4_protocol = p->tuple.proto;
+	/* Forwarding is on for this device, whatever the host does for others. */
+	fib->ifindex = net->ifindex;
+	if (v6) {
+		__builtin_memcpy(fib->ipv6_src, &p->tuple.src, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, dst, sizeof(fib->ipv6_dst));
+	} else {
+		fib->ipv4_src = p->tuple.src.word[3];
+		fib->ipv4_dst = dst->word[3];
+	}
+}
+
+static __always_inline int route_answer(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
+{
+	int route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_SOURCE);
+
+	if (route == -EINVAL) {
+		route = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+		__builtin_memset(fib->ipv6_src, 0, sizeof(fib->ipv6_src));
+	}
+	return route;
+}
+
 /*
  * The host's route for a packet that a container sends. Returns BPF_FIB_LKUP_RET_*. The next
  * hop is in the lookup's destination; the address that the host would send from is in its
@@ -70,35 +100,26 @@ static __noinline int route_find(struct __sk_buff *skb, const struct packet *p,
 				 struct bpf_fib_lookup *fib)
 {
 	__u32 length;
-	long route;
-	bool v6;
 
 	if (!p || !net || !dst || !fib)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	length = p->length;
-	v6 = is_ipv6(p);
 	/* What counts for the way's MTU is the segment as it will leave. */
 	if (skb->gso_size)
 		length = skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr);
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->family = v6 ? AF_INET6 : AF_INET;
-	fib->l4_protocol = p->tuple.proto;
+	route_ask(p, net, dst, fib);
 	fib->tot_len = length > 0xffff ? 0xffff : length;
-	/* Forwarding is on for this device, whatever the host does for others. */
-	fib->ifindex = net->ifindex;
-	if (v6) {
-		__builtin_memcpy(fib->ipv6_src, &p->tuple.src, sizeof(fib->ipv6_src));
-		__builtin_memcpy(fib->ipv6_dst, dst, sizeof(fib->ipv6_dst));
-	} else {
-		fib->ipv4_src = p->tuple.src.word[3];
-		fib->ipv4_dst = dst->word[3];
-	}
-	route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_SOURCE);
-	if (route == -EINVAL) {
-		route = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
-		__builtin_memset(fib->ipv6_src, 0, sizeof(fib->ipv6_src));
-	}
-	return route;
+	return route_answer(skb, fib);
+}
+
+/* The same, of the way back to the sender, whatever the packet's size. */
+static __noinline int route_back(struct __sk_buff *skb, const struct packet *p,
+				 const struct network *net, struct bpf_fib_lookup *fib)
+{
+	if (!p || !net || !fib)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	route_ask(p, net, &p->tuple.src, fib);
+	return route_answer(skb, fib);
 }
 
 /*

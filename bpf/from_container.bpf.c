@@ -147,7 +147,8 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	struct conn *conn;
 	int reason;
 
-	if (icmp_is_error(p))
+	/* An error or an echo's answer, about nothing that is known. */
+	if (icmp_is_error(p) || (is_icmp(p->tuple.proto) && p->tuple.dport))
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
 		return drop(skb, p->fragment ? DROP_FRAGMENT : DROP_PROTOCOL);

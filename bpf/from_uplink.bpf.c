@@ -31,9 +31,11 @@ static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p
 
 	if (!p || !net || !room || addr_is_unusable(&p->tuple.src))
 		return 0;
-	route = route_find(skb, p, net, &p->tuple.src, &room->fib);
+	route = route_back(skb, p, net, &room->fib);
+	/* FRAG_NEEDED: it leads somewhere, where the packet would not fit. */
 	return route != BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       !(route_leads_out(route) && device_find(room->fib.ifindex, DEVICE_GATEWAY));
+	       !((route_leads_out(route) || route == BPF_FIB_LKUP_RET_FRAG_NEEDED) &&
+		 device_find(room->fib.ifindex, DEVICE_GATEWAY));
 }
 
 static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)

@@ -210,6 +210,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 			      const struct network *from, struct conn *conn)
 {
 	struct scratch *room = scratch();
+	const struct ip_addr *gateway;
 	struct endpoint *endpoint;
 	struct network *net;
 	struct tuple to;
@@ -217,16 +218,16 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 
 	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
+	gateway = !from ? NULL : is_ipv6(p) ? &from->gateway6 : &from->gateway4;
 	tuple_reverse(&to, &conn->other);
 	if (!conn->to_network) {
 		if (!from)
 			return not_ours(skb);
 		if (p->ttl <= 1)
-			return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4, 0);
+			return answer_error(skb, p, gateway, 0);
 		route = route_find(skb, p, from, &to.dst, &room->fib);
 		if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-			return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
-					    room->fib.mtu_result);
+			return answer_error(skb, p, gateway, room->fib.mtu_result);
 		/* Before anything is changed: the host's stack says what is wrong. */
 		if (!route_leads_out(route))
 			return to_host(skb, from);
@@ -239,8 +240,9 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	endpoint = endpoint_find(conn->to_network, &to.dst);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
+	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. */
 	if (p->dont_fragment && !fits(skb, p, net->mtu))
-		return answer_error(skb, p, &p->tuple.dst, net->mtu);
+		return answer_error(skb, p, from ? gateway : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, conn);
 	if (rewrite_tuple(skb, p, &to) || (p->ttl > 1 && rewrite_ttl(skb, p)))
 		return drop(skb, DROP_REWRITE);

@@ -257,15 +257,16 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 	return 0;
 }
 
-static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, struct packet *p)
+/* `big`: a packet beyond 64 KiB may state length 0 (BIG TCP), as the kernel cuts it up. */
+static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, bool big,
+				      struct packet *p)
 {
 	__u32 header = ip->ihl * 4;
 
 	if (ip->version != 4 || header < sizeof(*ip))
 		return DROP_TRUNCATED;
 	p->length = bpf_ntohs(ip->tot_len);
-	/* A GSO packet beyond 64 KiB (BIG TCP) states 0. */
-	if (!p->length)
+	if (!p->length && big)
 		p->length = room;
 	if (p->length < header || p->length > room)
 		return DROP_TRUNCATED;
@@ -298,7 +299,7 @@ static __always_inline bool is_extension(__u8 next)
 
 /* Extension headers are walked to the transport header, at most four of them (RFC 8200, 4). */
 static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end, __u32 room,
-				      struct packet *p)
+				      bool big, struct packet *p)
 {
 	__u8 next = ip->nexthdr;
 	__u32 at = L3 + sizeof(*ip);
@@ -307,7 +308,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 	if (ip->version != 6)
 		return DROP_TRUNCATED;
 	p->length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
-	if (!ip->payload_len)
+	if (!ip->payload_len && big)
 		p->length = room;
 	if (p->length > room)
 		return DROP_TRUNCATED;
@@ -376,7 +377,8 @@ static __always_inline int parse_arp(struct arp_body *arp, void *end, struct pac
 }
 
 /* A frame from its Ethernet header on, as far as it lies in one piece. */
-static __always_inline int parse_frame(void *data, void *end, __u32 room, struct packet *p)
+static __always_inline int parse_frame(void *data, void *end, __u32 room, bool big,
+				       struct packet *p)
 {
 	struct ethhdr *eth = data;
 
@@ -389,11 +391,11 @@ static __always_inline int parse_frame(void *data, void *end, __u32 room, struct
 	case bpf_htons(ETH_P_IP):
 		if ((void *)(eth + 1) + sizeof(struct iphdr) > end)
 			return DROP_TRUNCATED;
-		return parse_ipv4((void *)(eth + 1), end, room, p);
+		return parse_ipv4((void *)(eth + 1), end, room, big, p);
 	case bpf_htons(ETH_P_IPV6):
 		if ((void *)(eth + 1) + sizeof(struct ipv6hdr) > end)
 			return DROP_TRUNCATED;
-		return parse_ipv6((void *)(eth + 1), data, end, room, p);
+		return parse_ipv6((void *)(eth + 1), data, end, room, big, p);
 	case bpf_htons(ETH_P_ARP):
 		return parse_arp((void *)(eth + 1), end, p);
 	case bpf_htons(ETH_P_8021Q):
@@ -406,7 +408,7 @@ static __always_inline int parse_frame(void *data, void *end, __u32 room, struct
 static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
 {
 	int reason = parse_frame((void *)(long)skb->data, (void *)(long)skb->data_end,
-				 skb->len - L3, p);
+				 skb->len - L3, skb->gso_size, p);
 
 	/* The tag of an accelerated VLAN frame is not in the packet. */
 	return skb->vlan_present ? DROP_VLAN : reason;

@@ -211,14 +211,13 @@ __noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
 		return -1;
 	icmp = &room->error;
 	__builtin_memset(&icmp->header, 0, sizeof(icmp->header));
-	/* Few lengths that the verifier can follow: all of the quote, or what RFC 792 asks for. */
-	if (p->length >= QUOTE)
-		length = QUOTE;
-	else if (is_ipv6(p))
-		length = sizeof(struct ipv6hdr) + 8;
-	else
-		length = sizeof(struct iphdr) + 8;
-	if (p->length < length || bpf_skb_load_bytes(skb, L3, icmp->quote, length))
+	/* At least the IP header and eight bytes, in which the ports are. The mask, which changes
+	 * nothing, is how the verifier sees the bound. */
+	length = p->length >= QUOTE ? QUOTE : p->l4 - L3 + 8;
+	if (!p->l4 || p->length < length || length > QUOTE)
+		return -1;
+	length &= QUOTE;
+	if (length < 8 || bpf_skb_load_bytes(skb, L3, icmp->quote, length))
 		return -1;
 	length += sizeof(icmp->header);
 	if (is_ipv6(p)) {

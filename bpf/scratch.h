@@ -7,7 +7,7 @@
 #pragma once
 #include "packet.h"
 
-#define QUOTE 96 /* bytes of a packet that an ICMP error of ours quotes at the most */
+#define QUOTE 124 /* bytes of a packet that an ICMP error of ours quotes at the most */
 
 struct error_body {
 	struct icmp_header header;

@@ -90,7 +90,7 @@ int xdp_uplink(struct xdp_md *ctx)
 	struct port *port;
 	__u32 reason;
 
-	if (parse_frame(data, end, end - data - L3, &p) || p.fragment == FRAGMENT_LATER)
+	if (parse_frame(data, end, end - data - L3, false, &p) || p.fragment == FRAGMENT_LATER)
 		return XDP_PASS;
 	if (p.tuple.proto != IPPROTO_TCP && p.tuple.proto != IPPROTO_UDP)
 		return XDP_PASS;
