@@ -91,7 +91,8 @@ def connection_row(connection: Connection, containers: str) -> dict[str, str]:
 
 def side_text(address: Address, port: int) -> str:
     """10.0.0.2:80, [2001:db8::1]:80"""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    text = str(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 @ct.command("flush", cls=Command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from datapath.errors import ConfigError, quoted
 from datapath.model_words import Address, Prefix, parse_address_or_prefix
@@ -13,9 +14,10 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 STATES = ("new", "replied", "established", "closing", "closed")
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """`source` to `destination` is what the first packet asked for, `source_seen` to `destination_seen` what it
+class Connection(NamedTuple):
+    """A tuple, because there are many.
+
+    `source` to `destination` is what the first packet asked for, `source_seen` to `destination_seen` what it
     was made into. Seconds: `idle` since the last packet, `expires` until it is forgotten if there is no other.
     ICMP echo: the source's port is the identifier. `confirmed`: both sides have spoken. `owner`: the endpoint
     number of the container that it counts for, 0: none."""

@@ -93,6 +93,7 @@ class Bridge(Driver):
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
+        connections.open_account(dataplane, endpoint.number)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]

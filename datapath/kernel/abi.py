@@ -143,6 +143,10 @@ class Layout:
             )
         )
 
+    def offset(self, name: str) -> int:
+        """Of a field, in bytes."""
+        return int(ffi.offsetof(f"struct {self.name}", name))
+
     def unpack(self, raw: bytes) -> Any:
         items = self._struct.unpack(raw)
         return self.type(

@@ -8,6 +8,7 @@ be seen before or after.
 
 from __future__ import annotations
 
+import errno
 import functools
 import time
 from collections import Counter
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from datapath.errors import KernelError
 from datapath.kernel import abi
 from datapath.kernel.dataplane import Dataplane
-from datapath.kernel.libbpf import BPF_EXIST
+from datapath.kernel.libbpf import BPF_EXIST, BPF_NOEXIST
 from datapath.model_connections import PROTOCOLS, STATES, Connection, ConnectionFilter
 from datapath.model_words import Address, Prefix
 
@@ -29,6 +31,7 @@ _CONN = abi.layout("conn").select(
 _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
 _KEY_SIZE = abi.layout("tuple").size
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
+_PROTO = abi.layout("tuple").offset("proto")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 TABLES = ("pending", "conns")
@@ -73,7 +76,7 @@ def matcher(wanted: ConnectionFilter) -> Callable[[Half], bool]:
         tests.append(lambda half: half.state == state)
     if wanted.proto is not None:
         proto = wanted.proto
-        tests.append(lambda half: half.key[36] == proto)
+        tests.append(lambda half: half.key[_PROTO] == proto)
     # What arrives at the server is the reverse of what it answers.
     if wanted.source is not None:
         inside = _within(wanted.source)
@@ -81,6 +84,8 @@ def matcher(wanted: ConnectionFilter) -> Callable[[Half], bool]:
     if wanted.destination is not None:
         inside_too = _within(wanted.destination)
         tests.append(lambda half: inside_too(half.key[16:32]) or inside_too(half.other[0:16]))
+    if len(tests) <= 1:
+        return tests[0] if tests else lambda half: True
     return lambda half: all(test(half) for test in tests)
 
 
@@ -99,6 +104,11 @@ def _address(raw: bytes) -> Address:
     return IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw)
 
 
+@functools.cache
+def _port(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")
+
+
 def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]:
     """The connections that are meant, unanswered ones first."""
     timeouts = dataplane.config[0]
@@ -107,9 +117,15 @@ def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]
     for table in TABLES:
         halves = [half for half in originals(dataplane, table) if fits(half)]
         replies = _last_seen(dataplane, table, {half.other for half in halves})
+        confirmed = table == "conns"
+        lifetimes: dict[tuple[int, int], float] = {}
         for half in halves:
-            seen = max(half.last_seen, replies.get(half.other, 0))
-            yield _connection(half, max(now - seen, 0) / 1e9, timeouts, table == "conns")
+            idle = max(now - max(half.last_seen, replies.get(half.other, 0)), 0) / 1e9
+            kind = half.key[_PROTO], half.state
+            lifetime = lifetimes.get(kind)
+            if lifetime is None:
+                lifetime = lifetimes[kind] = _lifetime(*kind, timeouts, confirmed)
+            yield _connection(half, idle, lifetime, confirmed)
 
 
 def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, int]:
@@ -124,21 +140,22 @@ def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes
     return found
 
 
-def _connection(half: Half, idle: float, timeouts: abi.config, confirmed: bool) -> Connection:
+def _connection(half: Half, idle: float, lifetime: float, confirmed: bool) -> Connection:
     src, dst, sport, dport, proto = _TUPLE.unpack(half.key)
     back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(half.other)
+    opener, server = half.from_endpoint, half.to_endpoint
     return Connection(
-        proto=_NAMES.get(proto, str(proto)),
-        source=(_address(src), int.from_bytes(sport, "big")),
-        destination=(_address(dst), int.from_bytes(dport, "big")),
-        source_seen=(_address(back_dst), int.from_bytes(back_dport, "big")),
-        destination_seen=(_address(back_src), int.from_bytes(back_sport, "big")),
-        state=STATES[half.state] if half.state < len(STATES) else str(half.state),
-        idle=idle,
-        expires=max(_lifetime(proto, half.state, timeouts, confirmed) - idle, 0.0),
-        confirmed=confirmed,
-        endpoints=tuple(number for number in (half.from_endpoint, half.to_endpoint) if number),
-        owner=half.owner,
+        _NAMES.get(proto) or str(proto),
+        (_address(src), _port(sport)),
+        (_address(dst), _port(dport)),
+        (_address(back_dst), _port(back_dport)),
+        (_address(back_src), _port(back_sport)),
+        STATES[half.state],
+        idle,
+        lifetime - idle if lifetime > idle else 0.0,
+        confirmed,
+        ((opener, server) if opener else (server,)) if server else (opener,) if opener else (),
+        opener or server,
     )
 
 
@@ -175,17 +192,29 @@ def forget(dataplane: Dataplane, fits: Callable[[Half], bool]) -> int:
         getattr(dataplane, table).delete_raw([half.key for half in found])
         getattr(dataplane, table).delete_raw([half.other for half in found])
         if table == "conns":
-            _credit(dataplane, Counter(half.owner for half in found if half.owner))
+            _credit(dataplane, "conns", Counter(half.owner for half in found if half.owner))
+        else:  # openings count for who opens
+            _credit(dataplane, "openings", Counter(h.from_endpoint for h in found if h.from_endpoint))
     return total
 
 
-def _credit(dataplane: Dataplane, ended: Counter[int]) -> None:
+def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
     """Between the two calls the programs may count one more or less: the limit is not that exact."""
     for number, count in ended.items():
         key = abi.usage_key(number)
         usage = dataplane.usages.get(key)
         if usage is not None:
-            dataplane.usages.set(key, usage._replace(conns=max(usage.conns - count, 0)), BPF_EXIST)
+            left = {field: max(getattr(usage, field) - count, 0)}
+            dataplane.usages.set(key, usage._replace(**left), BPF_EXIST)
+
+
+def open_account(dataplane: Dataplane, number: int) -> None:
+    """From now on the endpoint's connections are counted: the programs count only where there is a row."""
+    try:
+        dataplane.usages.set(abi.usage_key(number), abi.usage(), BPF_NOEXIST)
+    except KernelError as error:
+        if error.errno != errno.EEXIST:
+            raise
 
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:

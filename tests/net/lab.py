@@ -19,7 +19,8 @@ from typing import Any
 
 from tests.net import forked
 
-DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))
+TREE = Path(__file__).resolve().parents[2]
+DATAPATHCTL = [sys.executable, "-m", "ctl.main"]  # of this tree, whichever is installed
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
 TIMEOUT = 30.0  # seconds that any one command may take
 
@@ -107,6 +108,7 @@ class Host(Namespace):
         super().__init__(
             {
                 "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(TREE),
                 "DATAPATH_STATE_DIR": str(folder / "state"),
                 "DATAPATH_RUN_DIR": str(folder / "run"),
                 "DATAPATH_BPFFS": str(self.bpffs / "datapath"),
@@ -132,7 +134,7 @@ class Host(Namespace):
     def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         if self.preloaded:
             return forked.datapathctl(words(command), self.path, self.env or {}, timeout)
-        return self.try_([DATAPATHCTL, *words(command)], timeout=timeout)
+        return self.try_([*DATAPATHCTL, *words(command)], timeout=timeout)
 
     def ctl(self, command: Words, timeout: float = TIMEOUT) -> str:
         done = self.try_ctl(command, timeout)
