@@ -13,7 +13,6 @@ from ctl.output import emit, listing
 from ctl.system import map_row
 
 if TYPE_CHECKING:
-    from datapath.model import Address
     from datapath.model_connections import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,10 +88,9 @@ def connection_row(connection: Connection, containers: str) -> dict[str, str]:
     }
 
 
-def side_text(address: Address, port: int) -> str:
+def side_text(address: str, port: int) -> str:
     """10.0.0.2:80, [2001:db8::1]:80"""
-    text = str(address)
-    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @ct.command("flush", cls=Command)

@@ -74,7 +74,8 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     if format_ in ("", "table"):
         return table(list(columns.values()), [[row[key] for key in columns] for row in rows])
     if format_ == "json":
-        return "\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
+        encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        return "\n".join(map(encode, rows))
     wanted = format_.replace("\\t", "\t").replace("\\n", "\n")
     drawn, _, rest = wanted.partition(" ")
     if drawn != "table":

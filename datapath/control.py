@@ -498,8 +498,12 @@ class Control:
         with self._dataplane() as found:
             from datapath.kernel import connections
 
-            rows = connections.find(found, wanted) if found else ()
-            return [(row, ",".join(dict.fromkeys(names.get(n, "") for n in row.endpoints))) for row in rows]
+            rows = list(connections.find(found, wanted)) if found else []
+        words = {
+            numbers: ",".join(dict.fromkeys(names.get(number, "") for number in numbers))
+            for numbers in {row.endpoints for row in rows}
+        }
+        return [(row, words[row.endpoints]) for row in rows]
 
     def connections_flush(self, wanted: ConnectionFilter, container: str = "") -> int:
         """Forgets the connections that are meant; how many."""

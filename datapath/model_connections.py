@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from datapath.errors import ConfigError, quoted
-from datapath.model_words import Address, Prefix, parse_address_or_prefix
+from datapath.model_words import Prefix, parse_address_or_prefix
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 STATES = ("new", "replied", "established", "closing", "closed")
 
 
 class Connection(NamedTuple):
-    """A tuple, because there are many.
+    """A tuple with its addresses as text, because there are many.
 
     `source` to `destination` is what the first packet asked for, `source_seen` to `destination_seen` what it
     was made into. Seconds: `idle` since the last packet, `expires` until it is forgotten if there is no other.
@@ -23,10 +23,10 @@ class Connection(NamedTuple):
     number of the container that it counts for, 0: none."""
 
     proto: str
-    source: tuple[Address, int]
-    destination: tuple[Address, int]
-    source_seen: tuple[Address, int]
-    destination_seen: tuple[Address, int]
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    source_seen: tuple[str, int]
+    destination_seen: tuple[str, int]
     state: str
     idle: float
     expires: float

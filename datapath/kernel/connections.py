@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -100,6 +101,11 @@ def _packed(address: Address) -> bytes:
 
 
 @functools.lru_cache(65536)
+def _text(raw: bytes) -> str:
+    return socket.inet_ntoa(raw[12:]) if raw[:12] == _MAPPED else socket.inet_ntop(socket.AF_INET6, raw)
+
+
+@functools.lru_cache(65536)
 def _address(raw: bytes) -> Address:
     return IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw)
 
@@ -146,10 +152,10 @@ def _connection(half: Half, idle: float, lifetime: float, confirmed: bool) -> Co
     opener, server = half.from_endpoint, half.to_endpoint
     return Connection(
         _NAMES.get(proto) or str(proto),
-        (_address(src), _port(sport)),
-        (_address(dst), _port(dport)),
-        (_address(back_dst), _port(back_dport)),
-        (_address(back_src), _port(back_sport)),
+        (_text(src), _port(sport)),
+        (_text(dst), _port(dport)),
+        (_text(back_dst), _port(back_dport)),
+        (_text(back_src), _port(back_sport)),
         STATES[half.state],
         idle,
         lifetime - idle if lifetime > idle else 0.0,
