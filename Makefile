@@ -31,7 +31,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: menu deps build bpf demo test test-unit test-bpf test-net lint fmt clean
+.PHONY: menu deps build bpf demo test test-unit test-bpf test-net test-model fuzz lint fmt clean
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -42,6 +42,8 @@ menu:
 	@echo 'make test-unit  the tests that need no root'
 	@echo 'make test-bpf   the packet programs on whole packets (root)'
 	@echo 'make test-net   end to end, in namespaces (root)'
+	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
+	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
 	@echo 'make lint       ruff, mypy --strict, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) too'
@@ -100,10 +102,18 @@ demo: build
 	$(BIN)/python -m ctl.demo
 
 test: build
-	$(PYTEST) tests/unit tests/bpf tests/net
+	$(PYTEST) tests/unit tests/bpf tests/net tests/model
 
 test-unit test-bpf test-net: test-%: build
 	$(PYTEST) tests/$*
+
+test-model: build
+	MODEL_SECONDS=$${MODEL_SECONDS:-60} $(PYTEST) tests/model
+
+# Until a disagreement, or the bound; it names its seed.
+SECONDS ?= 0
+fuzz: build
+	$(BIN)/python -m tests.model.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: build
 	$(BIN)/ruff check $(SOURCES)

@@ -98,8 +98,14 @@ class Comparison:
         if expected.to is not None:
             for name in (m.name for m in self.topology.members):
                 self.host.received(name)
+        where = self.host_end(sent)
+        if expected.again:
+            self.host.received(where)
         ran = self.runner.run(
-            self.fds[sent.hook], self.index[id(sent.sender)], sent.frame, self.elsewhere if sent.forwarded else 0
+            self.fds[sent.hook],
+            self.index[id(sent.sender)],
+            sent.frame,
+            self.elsewhere if sent.forwarded else 0,
         )
         if ran is None:
             raise OSError(f"test run refused {sent.frame.hex()}")
@@ -122,8 +128,17 @@ class Comparison:
             problem = "bytes"
         elif expected.to is not None:
             problem = self._copies(sent, expected)
+        if expected.again and not problem:
+            came = self.host.received(where)
+            # The kernel takes none of an MTU's length and more.
+            if not set(expected.again) <= set(came):
+                problem = f"kept fragments did not come again: {len(came)} of {len(expected.again)}"
         if not problem:
             tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
+            for frame in expected.again:
+                found = self.compare(sent._replace(frame=frame), tally)
+                if found:
+                    return found
             return None
         moved = ",".join(f"{NAMES.get(r, r)}" for r, _ in self.runner.all_moved()) or (
             NAMES[counted] if counted is not None else "nothing"
@@ -135,6 +150,13 @@ class Comparison:
             f"{verdict} {moved} {out.hex()} {problem}",
             f"{sent.hook}: {kind}: expected {wanted}, got {moved}",
         )
+
+    def host_end(self, sent: Sent) -> str:
+        """The device at which the hook is."""
+        sender = sent.sender
+        if isinstance(sender, Network):
+            return f"dp{sender.number}"
+        return f"v{sender.name}" if isinstance(sender, Member) else sender.name
 
     def _copies(self, sent: Sent, expected: Expected) -> str:
         wanted = {m.name for m in expected.to or ()}
@@ -156,7 +178,7 @@ def testable(frame: bytes) -> bool:
     if len(frame) < 15:
         return False
     kind = frame[12:14]
-    return not (kind == b"\x08\0" and len(frame) < 34 or kind == b"\x86\xdd" and len(frame) < 54)
+    return not ((kind == b"\x08\0" and len(frame) < 34) or (kind == b"\x86\xdd" and len(frame) < 54))
 
 
 def run(
@@ -225,7 +247,9 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, tolera
     problem_in_books = comparison.books()
     if problem_in_books:
         tally.found.append(
-            Disagreement(seed, PACKETS, history[-1], "", problem_in_books, "books: " + problem_in_books, history)
+            Disagreement(
+                seed, PACKETS, history[-1], "", problem_in_books, "books: " + problem_in_books, history
+            )
         )
 
 
@@ -235,7 +259,9 @@ def main() -> int:
     parser.add_argument("--packets", type=int, default=0, help="how many at least")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--keep-going", type=int, default=1, metavar="N", help="stop at so many disagreements")
+    parser.add_argument(
+        "--keep-going", type=int, default=1, metavar="N", help="stop at so many disagreements"
+    )
     parser.add_argument("--tolerate", default="", help="a pattern: go on after disagreements that match")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -251,7 +277,12 @@ def main() -> int:
     tally = Tally()
     try:
         tally = run(
-            seed, seconds=options.seconds, packets=options.packets, report=report, stop_at=options.keep_going, tolerate=options.tolerate
+            seed,
+            seconds=options.seconds,
+            packets=options.packets,
+            report=report,
+            stop_at=options.keep_going,
+            tolerate=options.tolerate,
         )
     except KeyboardInterrupt:
         return 130

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -30,21 +31,64 @@ from tests.model.reference import (
 from tests.model.stage import Lan, Plan, uplink_mac
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-FLAGS = (SYN, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, RST, RST | ACK, 0, SYN | FIN, 63, URG | ACK)
-OUT4 = [IPv4Address(a).packed for a in ("203.0.113.5", "203.0.113.77", "198.51.100.200", "8.8.8.8", "93.184.216.34")]
-OUT6 = [IPv6Address(a).packed for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a")]
+FLAGS = (
+    SYN,
+    SYN | ACK,
+    ACK,
+    ACK,
+    ACK | PSH,
+    ACK | PSH,
+    FIN | ACK,
+    RST,
+    RST | ACK,
+    0,
+    SYN | FIN,
+    63,
+    URG | ACK,
+)
+OUT4 = [
+    IPv4Address(a).packed
+    for a in ("203.0.113.5", "203.0.113.77", "198.51.100.200", "8.8.8.8", "93.184.216.34")
+]
+OUT6 = [
+    IPv6Address(a).packed for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a")
+]
 ODD4 = [
     IPv4Address(a).packed
     for a in (
-        "127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.251", "240.0.0.1", "169.254.1.1", "198.18.0.9",
-        "198.18.1.9", "198.18.2.9", "100.64.0.1", "239.1.2.3", "0.1.2.3", "127.255.255.255",
+        "127.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "224.0.0.251",
+        "240.0.0.1",
+        "169.254.1.1",
+        "198.18.0.9",
+        "198.18.1.9",
+        "198.18.2.9",
+        "100.64.0.1",
+        "239.1.2.3",
+        "0.1.2.3",
+        "127.255.255.255",
     )
 ]
 ODD6 = [
     IPv6Address(a).packed
     for a in (
-        "::", "::1", "::2", "ff02::1", "ff01::1", "ff05::2", "fe80::1", "fe80::dead", "fec0::1", "64:ff9b::1",
-        "::ffff:172.17.0.2", "100::9", "ff02::1:ff00:2", "2002::1", "fd00:dead::1",
+        "::",
+        "::1",
+        "::2",
+        "ff02::1",
+        "ff01::1",
+        "ff05::2",
+        "fe80::1",
+        "fe80::dead",
+        "fec0::1",
+        "64:ff9b::1",
+        "::ffff:172.17.0.2",
+        "100::9",
+        "ff02::1:ff00:2",
+        "2002::1",
+        "fd00:dead::1",
     )
 ]
 PORTS = (22, 53, 80, 443, 8080, 1, 65535, 0, 33434)
@@ -65,12 +109,16 @@ def plan(rng: random.Random) -> Plan:
     sizes = (16, 16, 24, 20, 28)
     for number in range(1, rng.randint(4, 6)):
         length = rng.choice(sizes)
-        base = IPv4Address(f"172.{16 + number}.0.0") if rng.random() < 0.6 else IPv4Address(f"10.{number}.64.0")
+        base = (
+            IPv4Address(f"172.{16 + number}.0.0") if rng.random() < 0.6 else IPv4Address(f"10.{number}.64.0")
+        )
         subnet4 = IPv4Interface(f"{base + 1}/{length}")
         subnet6 = IPv6Interface(f"fd00:{number}:{rng.randrange(65536):x}::1/64")
         mtu = rng.choice((1500, 1500, 1500, 1400, 1280))
         lans.append(Lan(number, subnet4, subnet6, mtu, rng.randint(2, 4)))
-    uplinks = [(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), rng.choice((1500, 1500, 1400)))]
+    uplinks = [
+        (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), rng.choice((1500, 1500, 1400)))
+    ]
     outs = [("0.0.0.0/0", 0), ("::/0", 0)]
     if rng.random() < 0.2:
         outs.remove(("::/0", 0))
@@ -93,13 +141,13 @@ def plan(rng: random.Random) -> Plan:
     )
 
 
-def _routes(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> list[Route]:
-    routes = []
+def routes(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> list[Route]:
+    found = []
 
     def add(prefix: str, kind: str, uplink: Uplink | None = None, network: Network | None = None) -> None:
         net = IPv6Interface(prefix).network if ":" in prefix else IPv4Interface(prefix).network
         size = len(net.network_address.packed)
-        routes.append(Route(int(net.network_address), net.prefixlen, size, kind, uplink, network))
+        found.append(Route(int(net.network_address), net.prefixlen, size, kind, uplink, network))
 
     for prefix, number in host.outs:
         add(prefix, "out", uplinks[number])
@@ -111,7 +159,7 @@ def _routes(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> 
     for lan in host.lans:
         add(str(lan.subnet4.network), "net", network=networks[lan.number])
         add(str(lan.subnet6.network), "net", network=networks[lan.number])
-    return routes
+    return found
 
 
 def topology(rng: random.Random, host: Plan) -> Topology:
@@ -171,7 +219,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         members=members,
         uplinks=uplinks,
         host=hosts,
-        routes=_routes(host, networks, uplinks),
+        routes=routes(host, networks, uplinks),
         ports=_ports(rng, host, members, sorted(hosts)),
         links=_links(rng, members),
         nat_first=host.ports[0],
@@ -291,7 +339,14 @@ def ip4(
 
 
 def ip6(
-    src: bytes, dst: bytes, proto: int, body: bytes, *, ttl: int = 64, label: int = 0, chain: tuple[tuple[int, bytes], ...] = ()
+    src: bytes,
+    dst: bytes,
+    proto: int,
+    body: bytes,
+    *,
+    ttl: int = 64,
+    label: int = 0,
+    chain: tuple[tuple[int, bytes], ...] = (),
 ) -> bytes:
     kinds = [kind for kind, _ in chain] + [proto]
     more = b"".join(bytes((kinds[i + 1],)) + rest for i, (_, rest) in enumerate(chain))
@@ -318,7 +373,10 @@ class Generator:
         self.rng, self.world, self.model = rng, world, model
         self.random = rng.random
         self.recent: deque[Sent] = deque(maxlen=64)
-        self.data = [rng.randbytes(n) for n in (0, 1, 2, 3, 8, 8, 16, 17, 33, 64, 64, 64, 100, 200, 512, 1200, 1232)]
+        self.waiting: list[Sent] = []  # fragments to come
+        self.data = [
+            rng.randbytes(n) for n in (0, 1, 2, 3, 8, 8, 16, 17, 33, 64, 64, 64, 100, 200, 512, 1200, 1232)
+        ]
         self.data += [rng.randbytes(n) for n in (1260, 1380, 1400, 1452, 1460, 1472, 1473, 1480, 1600)]
         self.small = self.data[:13]
         self.extensions = [
@@ -329,7 +387,19 @@ class Generator:
             (51, b"\1" + bytes(10)),
         ]
         first, last = world.nat_first, world.nat_last
-        self.sources = [first, last, first + 3, first + 5, first + 7, 7, 40000, 33000, first - 1, last + 1, 80]
+        self.sources = [
+            first,
+            last,
+            first + 3,
+            first + 5,
+            first + 7,
+            7,
+            40000,
+            33000,
+            first - 1,
+            last + 1,
+            80,
+        ]
         self.targets = [53, 80, 443, 8081, 8082, 8083, first + 5, 33434]
         self.plain: list[tuple[float, Callable[[], Sent | None]]] = []
         total = 0.0
@@ -347,6 +417,7 @@ class Generator:
             (8, self.error),
             (5, self.anything),
             (10, self.mutated),
+            (2.5, self.fragmented),
         ):
             total += weight
             self.plain.append((total, make))
@@ -358,11 +429,10 @@ class Generator:
 
     def next(self) -> Sent:
         while True:
+            if self.waiting and self.random() < 0.5:
+                return self.waiting.pop(0)
             at = self.random() * self.total
-            for limit, make in self.plain:
-                if at < limit:
-                    break
-            sent = make()
+            sent = next(make for limit, make in self.plain if at < limit)()
             if sent is not None and len(sent.frame) >= 15:
                 self.recent.append(sent)
                 return sent
@@ -421,7 +491,17 @@ class Generator:
                 return ip4(src, dst, proto, body, ttl=ttl)
             word = (0x4000, 0, 0x8000, 0xC000)[int(rare() * 4)]
             options = b"" if rare() < 0.7 else b"\1" * (4 * int(rare() * 11))
-            return ip4(src, dst, proto, body, ttl=ttl, word=word, ident=int(rare() * 65536), tos=int(rare() * 256), options=options)
+            return ip4(
+                src,
+                dst,
+                proto,
+                body,
+                ttl=ttl,
+                word=word,
+                ident=int(rare() * 65536),
+                tos=int(rare() * 256),
+                options=options,
+            )
         if rare() < 0.85:
             return ip6(src, dst, proto, body, ttl=ttl)
         count = 0 if rare() < 0.5 else int(rare() * 6)
@@ -580,8 +660,14 @@ class Generator:
         member = self.member()
         rare = self.random
         net = member.network
-        target = self.somewhere(4) if rare() < 0.5 else self.pick([*(m.addr4 or bytes(4) for m in net.members.values()), net.gateway4 or bytes(4)])
-        source = (member.addr4 or bytes(4)) if rare() < 0.85 else self.somewhere(4) if rare() < 0.5 else bytes(4)
+        target = (
+            self.somewhere(4)
+            if rare() < 0.5
+            else self.pick([*(m.addr4 or bytes(4) for m in net.members.values()), net.gateway4 or bytes(4)])
+        )
+        source = (
+            (member.addr4 or bytes(4)) if rare() < 0.85 else self.somewhere(4) if rare() < 0.5 else bytes(4)
+        )
         inside = member.mac if rare() < 0.95 else self.rng.randbytes(6)
         operation = 1 if rare() < 0.85 else int(rare() * 5)
         to = b"\xff" * 6 if rare() < 0.8 else self.rng.choice(self.members).mac
@@ -618,10 +704,7 @@ class Generator:
             option += b"\x0e\1" + self.rng.randbytes(6)
         body = icmp(src, dst, bytes((kind, 0, 0, 0)) + bytes(4) + target + option)
         ttl = 255 if rare() < 0.95 else 64
-        if rare() < 0.9:
-            packet = ip6(src, dst, ICMPV6, body, ttl=ttl)
-        else:
-            packet = self.wrapped(src, dst, ICMPV6, body, ttl)
+        packet = self.wrapped(src, dst, ICMPV6, body, ttl)
         if by_host:
             return Sent("from_host", net, frame_of(to, mac, packet))
         return Sent("from_container", member, frame_of(to, mac, packet))
@@ -671,7 +754,9 @@ class Generator:
         dst = key[3] if rare() < 0.95 else self.host_address(len(key[3]))
         if len(src) == 4:
             size = 28 if rare() < 0.5 else 548
-            kind, code = ((3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (11, 1), (12, 0), (4, 0), (5, 1))[int(rare() * 9)]
+            kind, code = ((3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (11, 1), (12, 0), (4, 0), (5, 1))[
+                int(rare() * 9)
+            ]
         else:
             size = 48 if rare() < 0.3 else 1232
             kind, code = ((1, 0), (1, 4), (2, 0), (3, 0), (4, 1), (5, 0))[int(rare() * 6)]
@@ -691,9 +776,16 @@ class Generator:
             src = member.linklocal
         dst = self.somewhere(size)
         if rare() < 0.6:
-            packet = self.packet((self.proto(size), src, self.port(self.sources), dst, self.port(self.targets)))
+            packet = self.packet(
+                (self.proto(size), src, self.port(self.sources), dst, self.port(self.targets))
+            )
         else:
-            packet = self.wrapped(src, dst, (132, 47, 2, 253, 50, 59, 41, 1, 58)[int(rare() * 9)], self.rng.randbytes(int(rare() * 40)))
+            packet = self.wrapped(
+                src,
+                dst,
+                (132, 47, 2, 253, 50, 59, 41, 1, 58)[int(rare() * 9)],
+                self.rng.randbytes(int(rare() * 40)),
+            )
         if rare() < 0.3:
             return self.from_outside(packet)
         if rare() < 0.1:
@@ -729,3 +821,101 @@ class Generator:
             sender = self.member() if sent.hook == "from_container" else sent.sender
             return Sent(sent.hook, sender, sent.frame, sent.forwarded)
         return Sent(sent.hook, sent.sender, bytes(frame), sent.forwarded)
+
+    def fragmented(self) -> Sent | None:
+        """One datagram in pieces: in order or not, now and then one lost, doubled, or overlapping."""
+        rare = self.random
+        at = rare()
+        if at < 0.35:
+            whole = self.of_connection()
+        elif at < 0.5:
+            whole = self.to_outside()
+        elif at < 0.65:
+            whole = self.published_from_outside()
+        elif at < 0.75:
+            whole = self.to_published()
+        elif at < 0.85:
+            whole = self.to_member()
+        elif at < 0.92:
+            whole = self.to_host()
+        else:
+            whole = self.anything()
+        if whole is None:
+            return None
+        ident = int(rare() * (1 << 32))
+        packet = whole.frame[14:]
+        cut = cut4(packet, ident, self.rng) if packet[0] >> 4 == 4 else cut6(packet, ident, self.rng)
+        if len(cut) < 2:
+            return whole
+        at = rare()
+        if at < 0.3:
+            self.rng.shuffle(cut)
+        elif at < 0.4:
+            cut.pop(int(rare() * len(cut)))
+        elif at < 0.5:
+            cut.append(cut[int(rare() * len(cut))])
+        elif at < 0.55:
+            cut = [cut[-1], *cut[:-1]]
+        head = whole.frame[:14]
+        pieces = [whole._replace(frame=head + piece) for piece in cut]
+        self.waiting += pieces[1:]
+        return pieces[0]
+
+
+def pieces_of(body: bytes, rng: random.Random, least: int) -> list[tuple[int, bytes, bool]]:
+    """(offset, bytes, more to come): at most six, cut at eighths; sometimes one of them lies."""
+    if len(body) < least + 16:
+        body += rng.randbytes(rng.choice((16, 40, 200, 800)))
+    count = rng.choice((2, 2, 2, 3, 3, 4, 6))
+    lowest = -(-least // 8)
+    cuts = sorted({rng.randint(lowest, max(lowest, (len(body) - 1) // 8)) * 8 for _ in range(count - 1)})
+    marks = [0, *(c for c in cuts if 0 < c < len(body)), len(body)]
+    result = [(a, body[a:b], b < len(body)) for a, b in itertools.pairwise(marks)]
+    at = rng.random()
+    if at < 0.12 and len(result) > 1:
+        number = rng.randrange(1, len(result))
+        offset, data, more = result[number]
+        change = rng.choice((-8, 8, -16, 65000 - offset))
+        result[number] = (max(0, offset + change) & 0xFFF8, data, more)
+    elif at < 0.16:
+        number = rng.randrange(len(result))
+        offset, data, more = result[number]
+        result[number] = (offset, data, not more)
+    elif at < 0.2:
+        number = rng.randrange(len(result))
+        offset, data, more = result[number]
+        result[number] = (offset, data[: rng.randint(0, len(data))], more)
+    return result
+
+
+def cut4(packet: bytes, ident: int, rng: random.Random) -> list[bytes]:
+    size = (packet[0] & 15) * 4
+    least = 20 if packet[9] == TCP else 8
+    result = []
+    for offset, data, more in pieces_of(packet[size:], rng, least if rng.random() < 0.9 else 1):
+        head = (
+            packet[:2]
+            + (size + len(data)).to_bytes(2, "big")
+            + (ident & 0xFFFF).to_bytes(2, "big")
+            + (offset // 8 | (0x2000 if more else 0)).to_bytes(2, "big")
+            + packet[8:10]
+            + b"\0\0"
+            + packet[12:size]
+        )
+        result.append(head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + data)
+    return result
+
+
+def cut6(packet: bytes, ident: int, rng: random.Random) -> list[bytes]:
+    """Behind the fixed header, so that extension headers are in the first fragment only."""
+    kind, body = packet[6], packet[40:]
+    at, next_ = 0, kind
+    while next_ in (0, 43, 60) and at + 8 <= len(body):
+        next_, at = body[at], at + (body[at + 1] + 1) * 8
+    least = at + (20 if next_ == TCP else 8)
+    result = []
+    for offset, data, more in pieces_of(body, rng, least if rng.random() < 0.9 else 1):
+        fragment = bytes((kind, 0)) + (offset | more).to_bytes(2, "big") + ident.to_bytes(4, "big")
+        length = (8 + len(data)).to_bytes(2, "big")
+        result.append(packet[:4] + length + b"\x2c" + packet[7:40] + fragment + data)
+    return result

@@ -172,7 +172,7 @@ def adjusted(check: int, delta: int) -> int:
     return 65535 - value if value else 0
 
 
-def num(data: bytes) -> int:
+def num(data: bytes | bytearray) -> int:
     return int.from_bytes(data, "big")
 
 
@@ -276,16 +276,13 @@ class Packet:
                     self.fragment = LATER if self.offset else FIRST
                     self.piece = at + 8
                 kind, at = f[at], at + 8
-                if self.fragment == LATER:
-                    break
-                if at > self.end or at > 54 + EXTENDED:
-                    self.fault = "TRUNCATED"
-                    return
-                continue
-            kind, at = f[at], at + (f[at + 1] + 1) * 8
-            if at > self.end or at > 54 + EXTENDED:
+            else:
+                kind, at = f[at], at + (f[at + 1] + 1) * 8
+            if at > self.end or (self.fragment != LATER and at > 54 + EXTENDED):
                 self.fault = "TRUNCATED"
                 return
+            if self.fragment == LATER:
+                break
         self.proto, self.l4 = kind, at
         if self.fragment and self.offset + self.end - self.piece > 65535:
             self.fault = "TRUNCATED"
@@ -315,9 +312,7 @@ class Packet:
         elif self.icmp in ((0,) if icmp == ICMP else (129,)):
             self.ports = (0, f[at + 4] << 8 | f[at + 5])
         else:
-            self.error = self.fragment == WHOLE and self.icmp in (
-                (3, 11, 12) if icmp == ICMP else range(128)
-            )
+            self.error = self.fragment == WHOLE and self.icmp in ((3, 11, 12) if icmp == ICMP else range(128))
 
     @property
     def key(self) -> Key:
@@ -338,7 +333,7 @@ def unusable(address: bytes) -> bool:
     """Addresses that no packet beyond its link may come from, or go to as to one host."""
     if len(address) == 4:
         return address[0] in (0, 127) or address[0] >= 224
-    if address[0] == 0xFF or address[:15] == bytes(15) and address[15] <= 1:
+    if address[0] == 0xFF or (address[:15] == bytes(15) and address[15] <= 1):
         return True
     return address[:12] == MAPPED or on_link(address)
 
@@ -382,7 +377,19 @@ class Connection:
 class Datagram:
     """What the fragments of one datagram have said so far."""
 
-    __slots__ = ("foreign", "held", "icmp", "known", "pieces", "ports", "proto", "refused", "syn", "total", "undefined")
+    __slots__ = (
+        "foreign",
+        "held",
+        "icmp",
+        "known",
+        "pieces",
+        "ports",
+        "proto",
+        "refused",
+        "syn",
+        "total",
+        "undefined",
+    )
 
     def __init__(self) -> None:
         self.ports: tuple[int, int] | None = None
@@ -578,7 +585,9 @@ class Model:
             return passed("TO_HOST", frame)
         if on_link(p.src) and not (at_gateway or self.world.route(dst).kind == "local"):
             # Refused here, or left to the host's stack, which does not route it either.
-            return either("TO_HOST", "DROP_BAD_ADDR", "DROP_NO_ROUTE", "DROP_TTL", "DROP_TOO_BIG", "DROP_ISOLATED")
+            return either(
+                "TO_HOST", "DROP_BAD_ADDR", "DROP_NO_ROUTE", "DROP_TTL", "DROP_TOO_BIG", "DROP_ISOLATED"
+            )
         if p.ports:
             found = self.table.get(p.key)
             if found and self._half_from(found) is sender:
@@ -700,10 +709,14 @@ class Model:
             self._remember(p.key, answer(port), opener, server)
             return "" if same(got, out(port)) else f"wanted {out(port).hex()}"
 
-        free = sum(
-            self._allowed(port, p.proto) and answer(port) not in table
-            for port in range(world.nat_first, world.nat_last + 1)
-        ) if world.nat_last - world.nat_first < 256 else 256
+        free = (
+            sum(
+                self._allowed(port, p.proto) and answer(port) not in table
+                for port in range(world.nat_first, world.nat_last + 1)
+            )
+            if world.nat_last - world.nat_first < 256
+            else 256
+        )
         # The search is bounded: where few ports are left it may find none.
         full = free * 4 < world.nat_last - world.nat_first and free < 256
         if full:
@@ -734,9 +747,7 @@ class Model:
             return self._told(p, client, "DROP_TOO_BIG", net.mtu)
         return expected
 
-    def _delivered(
-        self, p: Packet, member: Member, src: bytes, dst: bytes, sport: int, dport: int
-    ) -> bytes:
+    def _delivered(self, p: Packet, member: Member, src: bytes, dst: bytes, sport: int, dport: int) -> bytes:
         """A packet to one of the host's addresses has arrived there: its last hop is enough."""
         hop = 1 if p.ttl > 1 else 0
         return member.mac + member.network.mac + translated(p, src, dst, sport, dport, hop)[12:]
@@ -790,17 +801,15 @@ class Model:
         if p.error or p.fragment == LATER:
             return dropped(p.frame, reason)
         v4 = len(p.src) == 4
-        if p.end - p.l4 < 8 or on_link(p.src):
-            return either(reason)  # too little to be quoted
+        other_icmp = p.proto == (ICMPV6 if v4 else ICMP)
+        if p.end - p.l4 < 8 or on_link(p.src) or other_icmp:
+            return either(reason)  # too little to be quoted, or nothing that anybody would ask about
         sources = [sender.network.gateway(len(p.src)) if sender else p.dst]
-        if reason == "DROP_TTL":
-            head = b"\x0b\0" if v4 else b"\3\0"
-        else:
-            head = b"\3\4" if v4 else b"\2\0"
+        # Time exceeded in transit; fragmentation needed, packet too big.
+        kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}
+        head = kinds[reason][0 if v4 else 1]
         word = mtu.to_bytes(4, "big")
-        return Expected(
-            REDIRECT, (reason,), check=lambda got: check_error(p, got, sources, head, word)
-        )
+        return Expected(REDIRECT, (reason,), check=lambda got: check_error(p, got, sources, head, word))
 
     # ---- ICMP errors -----------------------------------------------------------------------------------
 
@@ -837,10 +846,7 @@ class Model:
             found = self.datagrams[key] = Datagram()
         return found
 
-    def _over(self, p: Packet, sender: int) -> None:
-        del self.datagrams[(sender, p.src, p.dst, p.ident, p.proto if p.kind == IPV4 else -1)]
-
-    def _collect(self, p: Packet, datagram: Datagram, sender: int = 0) -> Expected | None:
+    def _collect(self, p: Packet, datagram: Datagram) -> Expected | None:
         """A later fragment gets the ports of its first one, or waits for it."""
         if p.fragment == LATER and not datagram.known:
             return self._hold(p, datagram)
@@ -1044,17 +1050,13 @@ def same(got: bytes, wanted: bytes) -> bool:
     if len(got) != len(wanted):
         return False
     places = [i for i in range(len(got)) if got[i] != wanted[i]]
-    kind = got[12:14]
-    if kind == b"\x08\0":
-        l4, sums = 14 + (got[14] & 15) * 4, {24}
-        proto = got[23]
-    else:
-        l4, sums, proto = 54, set(), got[20]
-    if proto in (ICMP, ICMPV6):
-        sums.add(l4 + 2)
-    elif proto == TCP:
-        sums.add(l4 + 16)
-    for place in list(sums):
+    p = Packet(wanted)
+    sums = {24} if p.kind == IPV4 else set()
+    if p.proto in (ICMP, ICMPV6):
+        sums.add(p.l4 + 2)
+    elif p.proto == TCP:
+        sums.add(p.l4 + 16)
+    for place in sums:
         if {got[place : place + 2], wanted[place : place + 2]} == {b"\0\0", b"\xff\xff"}:
             places = [i for i in places if i not in (place, place + 1)]
     return not places
@@ -1103,7 +1105,12 @@ def error_outs(p: Packet, src: bytes, dst: bytes, inside: Key, hop: int) -> tupl
         inner, l4, place, proto = at + 8, at + 40, -1, f[at + 6]
     before = bytes(f)
     new = inside[1] + inside[3]
-    delta = num(new[:size]) + num(new[size:]) - num(f[inner : inner + size]) - num(f[inner + size : inner + 2 * size])
+    delta = (
+        num(new[:size])
+        + num(new[size:])
+        - num(f[inner : inner + size])
+        - num(f[inner + size : inner + 2 * size])
+    )
     f[inner : inner + 2 * size] = new
     if place > 0:
         f[place : place + 2] = adjusted(num(before[place : place + 2]), delta).to_bytes(2, "big")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Any
 
-from datapath.kernel import abi, libbpf, netns
 from datapath.kernel._libbpf import ffi, lib
+
+from datapath.kernel import abi, libbpf, netns
 from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
@@ -51,7 +52,7 @@ def mac_text(mac: bytes) -> str:
 
 
 def address(raw: bytes) -> IPv4Address | IPv6Address | None:
-    return ip_address(raw) if raw else None  # type: ignore[arg-type]
+    return ip_address(raw) if raw else None
 
 
 @dataclass
@@ -167,7 +168,7 @@ class Host:
 
     def tap(self, name: str) -> socket.socket:
         if name not in self.taps:
-            with netns.enter(self.inside):
+            with netns.enter(self.space if name[0] in "vu" else self.inside):
                 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                 tap.bind((name, 3))
             tap.setblocking(False)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs against the reference model: a bounded run with random packets, and every disagreement that was
+ever found, by name. MODEL_SECONDS and MODEL_SEED change the run; `make fuzz` has no end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+
+import pytest
+
+from datapath.kernel import netns
+from datapath.model import linklocal_of
+from tests.model import fuzz, generate
+from tests.model.generate import ACK, SYN, Sent, carried, frame_of, icmp, ip4, ip6
+from tests.model.reference import (
+    ICMP,
+    ICMPV6,
+    TCP,
+    UDP,
+    Key,
+    Member,
+    Network,
+    Published,
+    Topology,
+    Uplink,
+)
+from tests.model.stage import Host, Lan, Plan, Programs, pinned_to_one_cpu, uplink_mac
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+SECONDS = float(os.environ.get("MODEL_SECONDS", "30"))
+SEED = int(os.environ.get("MODEL_SEED", "3"))
+
+
+def test_random_packets() -> None:
+    """Deterministic but for the ports that the programs choose."""
+    tally = fuzz.run(SEED, seconds=SECONDS, stop_at=1)
+    assert not tally.found, str(tally.found[0])
+    assert tally.packets > 1000 * SECONDS
+
+
+# ---- what was found ------------------------------------------------------------------------------------------
+
+PLAN = Plan(
+    lans=[
+        Lan(1, IPv4Interface("172.17.0.1/16"), IPv6Interface("fd00:1::1/64"), 1500, 3),
+        Lan(2, IPv4Interface("172.18.0.1/16"), IPv6Interface("fd00:2::1/64"), 1400, 2),
+    ],
+    uplinks=[(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), 1500)],
+    extra=[],
+    outs=[("0.0.0.0/0", 0), ("::/0", 0)],
+    ports=(20000, 20999),
+)
+
+
+def raw(address: str) -> bytes:
+    return ip_address(address).packed
+
+
+HOST, HOST6 = raw("192.0.2.1"), raw("2001:db8:1::1")
+OUTSIDE, OUTSIDE6 = raw("203.0.113.5"), raw("2001:db8:9::5")
+
+
+def members_of(lan: Lan, *, icc: bool, first: int) -> tuple[Network, list[Member]]:
+    mac = bytes.fromhex(lan.mac.replace(":", ""))
+    net = Network(
+        number=lan.number,
+        mac=mac,
+        icc=icc,
+        ipv6=True,
+        mtu=lan.mtu,
+        broadcast=lan.subnet4.network.broadcast_address.packed,
+        gateway4=lan.subnet4.ip.packed,
+        gateway6=lan.subnet6.ip.packed,
+        linklocal=linklocal_of(lan.mac).packed,
+    )
+    members = []
+    for slot in range(lan.members):
+        mac = b"\x02\x42" + (lan.subnet4.ip + 1 + slot).packed
+        member = Member(net, first + slot, mac, f"m{lan.number}-{slot}")
+        member.addr4 = (lan.subnet4.ip + 1 + slot).packed
+        member.addr6 = (lan.subnet6.ip + 1 + slot).packed
+        member.linklocal = linklocal_of(mac.hex(":")).packed
+        net.members |= {member.addr4: member, member.addr6: member, member.linklocal: member}
+        members.append(member)
+    return net, members
+
+
+def fixed() -> Topology:
+    """Network 1 with icc, 2 without, and with a smaller MTU; b1 may reach ports 80 and 53 of b2."""
+    one, a = members_of(PLAN.lans[0], icc=True, first=1)
+    two, b = members_of(PLAN.lans[1], icc=False, first=11)
+    networks = {1: one, 2: two}
+    uplink = Uplink("up0", bytes.fromhex(uplink_mac(0).replace(":", "")), HOST, HOST6)
+    hosts = {HOST, HOST6, one.gateway4, one.gateway6, two.gateway4, two.gateway6}
+    ports = {}
+    for proto in (TCP, UDP):
+        ports[bytes(4), 8081, proto] = Published(a[1], a[1].addr4, 80)
+        ports[bytes(16), 8081, proto] = Published(a[1], a[1].addr6, 80)
+        ports[bytes(4), 8082, proto] = Published(b[1], b[1].addr4, 80)
+        ports[bytes(16), 8082, proto] = Published(b[1], b[1].addr6, 80)
+    links = {(b[0].addr6, b[1].addr6, 53, UDP), (b[0].addr4, b[1].addr4, 53, UDP)}
+    return Topology(
+        networks=[one, two],
+        members=[*a, *b],
+        uplinks=[uplink],
+        host=hosts,
+        routes=generate.routes(PLAN, networks, [uplink]),
+        ports=ports,
+        links=links,
+        nat_first=PLAN.ports[0],
+        nat_last=PLAN.ports[1],
+        broadcasts={IPv4Interface("192.0.2.1/24").network.broadcast_address.packed},
+    )
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    with pinned_to_one_cpu():
+        host = Host(PLAN)
+        try:
+            with netns.enter(host.space):
+                made = Programs(host)
+                yield made
+                made.close()
+        finally:
+            host.close()
+
+
+class Both:
+    """The model and the programs on the fixed topology."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.topology = fixed()
+        self.comparison = fuzz.Comparison(programs.host, programs, self.topology)
+        self.a1, self.a2, self.a3, self.b1, self.b2 = self.topology.members
+        self.uplink = self.topology.uplinks[0]
+
+    def agree(self, sent: Sent, reason: str) -> None:
+        tally = fuzz.Tally()
+        problem = self.comparison.compare(sent, tally)
+        assert problem is None, "\n".join(problem)
+        assert tally.reasons[f"{sent.hook} {reason}"], dict(tally.reasons)
+
+    def member(self, member: Member, packet: bytes, reason: str, to: bytes | None = None) -> None:
+        frame = frame_of(to or member.network.mac, member.mac, packet)
+        self.agree(Sent("from_container", member, frame), reason)
+
+    def outside(self, packet: bytes, reason: str) -> None:
+        self.agree(
+            Sent("from_uplink", self.uplink, frame_of(self.uplink.mac, b"\2\0\0\0\0\xbb", packet)), reason
+        )
+
+
+@pytest.fixture
+def both(programs: Programs) -> Both:
+    return Both(programs)
+
+
+def packet(key: Key, data: bytes = b"abcdefgh", *, flags: int = SYN, **header: int) -> bytes:
+    body = carried(key, flags, data)
+    if len(key[1]) == 4:
+        return ip4(key[1], key[3], key[0], body, **header)  # type: ignore[arg-type]
+    return ip6(key[1], key[3], key[0], body, **header)  # type: ignore[arg-type]
+
+
+def test_an_echo_reply_that_answers_nothing_opens_nothing(both: Both) -> None:
+    a1 = both.a1
+    both.member(a1, packet((ICMP, a1.addr4, 0, OUTSIDE, 77)), "DROP_NO_CONN")
+    both.member(a1, packet((ICMPV6, a1.addr6, 0, OUTSIDE6, 77)), "DROP_NO_CONN")
+
+
+def test_length_0_is_a_lie(both: Both) -> None:
+    a1, a2 = both.a1, both.a2
+    four = packet((UDP, a1.addr4, 9, a2.addr4, 9))
+    both.member(a1, four[:2] + b"\0\0" + four[4:], "DROP_TRUNCATED")
+    six = packet((UDP, a1.addr6, 9, a2.addr6, 9))
+    both.member(a1, six[:4] + b"\0\0" + six[6:], "DROP_TRUNCATED")
+
+
+def test_too_big_is_told_by_the_gateway(both: Both) -> None:
+    """A packet to a published port of a network with a smaller MTU."""
+    a1 = both.a1
+    both.member(a1, packet((UDP, a1.addr4, 20100, both.topology.networks[0].gateway4, 8082)), "DELIVERED")
+    big = packet((UDP, a1.addr4, 20100, both.topology.networks[0].gateway4, 8082), bytes(1400))
+    both.member(a1, big, "DROP_TOO_BIG")
+
+
+def test_a_quotation_holds_the_ports_in_spite_of_options(both: Both) -> None:
+    a1 = both.a1
+    body = carried((UDP, a1.addr4, 20100, OUTSIDE, 33434), 0, b"abcdefgh")
+    for words in (1, 2, 5, 10):
+        both.member(a1, ip4(a1.addr4, OUTSIDE, UDP, body, ttl=1, options=b"\1" * 4 * words), "DROP_TTL")
+    body = carried((UDP, a1.addr6, 20100, OUTSIDE6, 33434), 0, b"abcdefgh")
+    chain = ((60, b"\0\1\4" + bytes(4)),) * 2
+    both.member(a1, ip6(a1.addr6, OUTSIDE6, UDP, body, ttl=1, chain=chain), "DROP_TTL")
+
+
+def test_a_forged_source_larger_than_its_network_takes(both: Both) -> None:
+    """From outside, in the name of an address of a network whose MTU is smaller than the packet."""
+    forged = packet((UDP, raw("172.18.0.99"), 9, HOST, 8081), bytes(1440))
+    both.outside(forged, "NOT_OURS")
+    both.outside(packet((UDP, raw("fd00:2::99"), 9, HOST6, 8081), bytes(1440)), "NOT_OURS")
+
+
+def test_a_quotation_ends_with_its_packet(both: Both) -> None:
+    """What would complete it is padding."""
+    a1 = both.a1
+    both.member(a1, packet((UDP, a1.addr4, 20100, OUTSIDE, 53)), "TO_OUTSIDE")
+    quoted = packet((UDP, OUTSIDE, 53, a1.addr4, 20100))
+    body = icmp(a1.addr4, OUTSIDE, b"\3\3" + bytes(6) + quoted[:28])
+    whole = ip4(a1.addr4, OUTSIDE, ICMP, body)
+    both.member(a1, whole, "TO_OUTSIDE")
+    both.member(a1, ip4(a1.addr4, OUTSIDE, ICMP, body[:-1]) + body[-1:], "DROP_NO_CONN")
+
+
+def pieces(packet_: bytes, *cuts: tuple[int, int, bool]) -> list[bytes]:
+    """Of an IPv4 packet without options: from, to, more to come."""
+    result = []
+    for begin, end, more in cuts:
+        body = packet_[20 + begin : 20 + end]
+        word = begin // 8 | (0x2000 if more else 0)
+        result.append(ip4(packet_[12:16], packet_[16:20], packet_[9], body, word=word, ident=7))
+    return result
+
+
+def test_a_fragment_that_comes_twice_loses_nothing(both: Both) -> None:
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, OUTSIDE, 53), bytes(56))
+    first, second, last = pieces(whole, (0, 16, True), (16, 40, True), (40, 64, False))
+    both.member(a1, first, "TO_OUTSIDE")
+    both.member(a1, second, "TO_OUTSIDE")
+    both.member(a1, second, "DROP_OVERLAP")
+    both.member(a1, last, "TO_OUTSIDE")
+
+
+def test_fragments_that_overlap_lose_the_datagram(both: Both) -> None:
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, OUTSIDE, 53), bytes(56))
+    first, second, last = pieces(whole, (0, 16, True), (8, 40, True), (40, 64, False))
+    both.member(a1, first, "TO_OUTSIDE")
+    both.member(a1, second, "DROP_OVERLAP")
+    both.member(a1, last, "DROP_OVERLAP")
+
+
+def behind_options(key: Key, offset: int, more: bool, body: bytes, ident: int = 5) -> bytes:
+    """A fragment whose header names destination options, which its first one begins with."""
+    data = bytes((60, 0)) + (offset | more).to_bytes(2, "big") + ident.to_bytes(4, "big") + body
+    return ip6(key[1], key[3], 44, data)
+
+
+def test_later_fragments_may_name_another_protocol(both: Both) -> None:
+    """IPv6: each names what the first one begins with (RFC 8200, 4.5), here not the transport."""
+    b1, b2 = both.b1, both.b2
+    options = bytes((UDP, 0, 1, 4, 0, 0, 0, 0))
+    for sender, key, reason in (
+        (b1, (UDP, b1.addr6, 9, b2.addr6, 53), "DELIVERED"),
+        (b1, (UDP, b1.addr6, 20100, OUTSIDE6, 53), "TO_OUTSIDE"),
+        (b1, (UDP, b1.addr6, 20100, HOST6, 8081), "DELIVERED"),
+    ):
+        body = options + carried(key, 0, bytes(48))
+        both.member(sender, behind_options(key, 0, True, body[:24]), reason)
+        both.member(sender, behind_options(key, 24, False, body[24:]), reason)
+    key = (UDP, OUTSIDE6, 9, HOST6, 8081)
+    body = options + carried(key, 0, bytes(48))
+    both.outside(behind_options(key, 0, True, body[:24]), "DELIVERED")
+    both.outside(behind_options(key, 24, False, body[24:]), "DELIVERED")
+
+
+def test_fragments_of_an_echo_with_identifier_0(both: Both) -> None:
+    a1 = both.a1
+    net4 = both.topology.networks[0]
+    net4.masquerade = False
+    both.comparison.programs.fill(both.topology)
+    body = icmp(a1.addr4, OUTSIDE, b"\x08\0\0\0\0\0\0\1" + bytes(40))
+    first, last = pieces(ip4(a1.addr4, OUTSIDE, ICMP, body), (0, 16, True), (16, 48, False))
+    both.member(a1, first, "TO_OUTSIDE")
+    both.member(a1, last, "TO_OUTSIDE")
+
+
+def test_the_hosts_solicitation_for_a_mapped_address(both: Both) -> None:
+    net = both.topology.networks[0]
+    target = IPv6Address("::ffff:172.17.0.2").packed
+    group = raw("ff02::1:ff11:2")
+    body = icmp(net.gateway6, group, bytes((135, 0, 0, 0)) + bytes(4) + target)
+    frame = frame_of(b"\x33\x33\xff\x11\0\2", net.mac, ip6(net.gateway6, group, ICMPV6, body, ttl=255))
+    both.agree(Sent("from_host", net, frame), "DROP_UNKNOWN_ARP")
+
+
+def test_a_published_conversation(both: Both) -> None:
+    """The smallest one, so that a failure of all others has an easy beginning."""
+    a2 = both.a2
+    both.outside(packet((TCP, OUTSIDE, 9, HOST, 8081)), "DELIVERED")
+    both.member(a2, packet((TCP, a2.addr4, 80, OUTSIDE, 9), flags=SYN | ACK), "TO_OUTSIDE")
+    both.outside(packet((TCP, OUTSIDE, 9, HOST, 8081), flags=ACK), "DELIVERED")
