@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import keyword
 import re
 import struct
 from collections.abc import Callable
@@ -122,7 +123,8 @@ class Layout:
         self._struct = struct.Struct("=" + "".join(formats))
         if self._struct.size != self.size:
             raise AssertionError(f"struct {name} of abi.h has padding that is not written out")
-        self.type: Any = NamedTuple(name, [(f.name, Any) for f in self._fields])  # type: ignore[misc]
+        attributes = [f"{f.name}_" if keyword.iskeyword(f.name) else f.name for f in self._fields]
+        self.type: Any = NamedTuple(name, [(attribute, Any) for attribute in attributes])  # type: ignore[misc]
         # Everything but what a caller names is zero.
         self.type.__new__.__defaults__ = tuple(_zero(f) for f in self._fields)
 

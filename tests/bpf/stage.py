@@ -364,8 +364,10 @@ class Stage:
             kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST
         )
         for (address, number, proto), (member, inner) in PUBLISHED.items():
-            key = abi.port_key(IPv4Address(address) if address else None, number, proto)
-            self.maps["ports"][key] = abi.port(member.net.number, member.number, member.ip, inner)
+            key = abi.port_key(IPv4Address(address or "0.0.0.0"), number, proto)
+            self.maps["ports"][key] = abi.port(
+                network=member.net.number, endpoint=member.number, addr=member.ip, port=inner
+            )
             self.maps["reserved"][abi.reserved_key(number, proto)] = abi.reserved(1)
         for number, proto in LINKED:
             for client, server in ((B1.ip, B2.ip), (B1.ip6, B2.ip6)):
