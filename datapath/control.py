@@ -564,10 +564,11 @@ class Control:
 
     def down(self) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state."""
-        from datapath.kernel import features
+        from datapath.kernel import features, process
 
         features.require()
         failures: list[Exception] = []
+        shims = {c.shim_pid: process.start_time(c.shim_pid) for c in self.containers()}
         for container in self.containers():
             self._attempt(failures, lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
         with self._session() as session:
@@ -580,6 +581,12 @@ class Control:
             if failures:
                 raise ExceptionGroup("not everything could be taken away", failures)
             session.store.destroy()
+        # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
+        deadline = time.monotonic() + _SHIM_PATIENCE
+        while any(start is not None and process.start_time(pid) == start for pid, start in shims.items()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
         for folder in (self.settings.run_dir / "containers", self.settings.run_dir):
             with suppress(OSError):
                 folder.rmdir() if folder == self.settings.run_dir else shutil.rmtree(folder)

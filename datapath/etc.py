@@ -25,8 +25,9 @@ def hosts(container: Container, endpoints: tuple[Endpoint, ...], state: State) -
         server = state.containers.get(link.server)
         for endpoint in endpoints:
             other = state.endpoint(server.sandbox_id, endpoint.network_id) if server else None
-            if server and other and other.ipv4:
-                lines.append(f"{other.ipv4.ip}\t{link.alias} {server.hostname} {server.name}")
+            if server and other:
+                names = f"{link.alias} {server.hostname} {server.name}"
+                lines += [f"{a.ip}\t{names}" for a in (other.ipv4, other.ipv6) if a]
     full = f"{container.hostname}.{container.domainname}" if container.domainname else ""
     names = f"{full} {container.hostname}".strip()
     lines += [f"{a.ip}\t{names}" for endpoint in endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a]

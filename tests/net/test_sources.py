@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from datapath.kernel.dataplane import Dataplane
-from tests.net.lab import HOST, OUTSIDE, TREE, Host
+from tests.net.lab import HOST, OUTSIDE, TREE, Host, eventually
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Box, box, call, counters, fails, opened, rises, serving
 
@@ -313,6 +313,23 @@ def test_another_xdp_program_is_left_alone_and_told_of_once(make_host: Maker) ->
     assert json.loads(host.sh("ip -j link show eth0"))[0]["xdp"]["prog"]["id"] == number
     host.sh("ip link set dev eth0 xdp off")
     (host.bpffs / "theirs").unlink()
+
+
+def test_a_device_whose_driver_has_no_xdp_gets_it_before_the_stack(make_host: Maker) -> None:
+    host = make_host()
+    dress(host)
+    host.sh("ip link add br0 type bridge")
+    host.sh("ip address add 198.51.100.1/24 dev br0")
+    host.sh("ip link set br0 up")
+    host.run("web", f"--network net -p 8081:80,deny={OTHER}")
+    modes = {
+        device: json.loads(host.sh(f"ip -j link show {device}"))[0]["xdp"]["mode"]
+        for device in ("eth0", "br0")
+    }
+    assert modes == {"eth0": 1, "br0": 2}  # XDP_ATTACHED_DRV, XDP_ATTACHED_SKB
+    host.ctl("rm -f web")
+    with eventually() as until:
+        until(lambda: not xdp(host) and not xdp(host, "br0"))
 
 
 def test_a_limit_on_floods(make_host: Maker) -> None:
