@@ -207,11 +207,10 @@ enum conn_state {
 
 /*
  * One direction of a connection. The packet that arrives as the half's key leaves as the
- * reverse of `other`, which is also the key of the opposite direction. State and timer
- * are those of the original half.
+ * reverse of `other`, which is also the key of the opposite direction. The state is that of the
+ * original half.
  */
 struct conn {
-	struct bpf_timer timer;
 	struct tuple other;
 	__u64 last_seen;         /* ns, CLOCK_MONOTONIC */
 	__u32 from_endpoint;     /* who may send it; 0: not a container */
@@ -222,6 +221,13 @@ struct conn {
 	__u8 state;              /* enum conn_state */
 	__u8 fin;                /* bit 0: original side has sent FIN, bit 1: reply side */
 	__u8 pad[5];
+};
+
+/* sweeper: ARRAY of one: takes confirmed connections away when their time is over */
+struct sweeper {
+	struct bpf_timer timer;
+	__u64 ticked;            /* ns, CLOCK_MONOTONIC: when it last ran */
+	__u64 queued;            /* connections in the queue `confirmed` */
 };
 
 /* ---- fragments ------------------------------------------------------------------ */
@@ -250,6 +256,9 @@ struct fragment {
 	__u8 foreign;            /* it is the host's: so are the others */
 	__u8 refused;            /* pieces overlapped (RFC 5722): the datagram is lost */
 	__u8 pieces;             /* how many of `seen` are used */
+	__u8 proto;              /* of the transport, which IPv6's later fragments need not name */
+	__u8 has_ports;          /* it has ports, or an echo's identifier */
+	__u8 pad[6];
 	__u32 bytes;             /* that they make up together */
 	__u32 total;             /* bytes of the datagram, 0 until its last fragment was seen */
 	struct piece seen[64];

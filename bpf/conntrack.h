@@ -3,12 +3,11 @@
  * Connections that are translated. Each has two halves, one per direction, keyed by the
  * packet as it arrives. While only one side has spoken both halves are in `pending`, where a
  * flood pushes out nothing but other unanswered openings; once both have spoken they move to
- * `conns`, from which nothing but their own timer, or their endpoint's removal, takes them.
+ * `conns`, from which nothing takes them but the end of their time (sweep_conns.bpf.c), or that
+ * of their endpoint.
  */
 #pragma once
 #include "usage.h"
-
-#define CLOCK_MONOTONIC 1
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -51,25 +50,19 @@ static __always_inline __u64 conn_timeout(const struct tuple *key, const struct 
 	return config.timeout_icmp * SECOND;
 }
 
-/* The timer of a confirmed connection, on its original half. */
-static int conn_expire(void *map, struct tuple *key, struct conn *original)
-{
-	__u64 now = bpf_ktime_get_ns(), last = original->last_seen, lifetime;
-	struct tuple other_key = original->other;
-	struct conn *other = bpf_map_lookup_elem(&conns, &other_key);
+/* Keys of original halves in `conns`, in the order in which the sweeper is to look at them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 262144);
+	__type(value, struct tuple);
+} confirmed SEC(".maps");
 
-	if (other && other->last_seen > last)
-		last = other->last_seen;
-	lifetime = conn_timeout(key, original);
-	if (other && now < last + lifetime) {
-		bpf_timer_start(&original->timer, last + lifetime - now + SECOND / 4, 0);
-		return 0;
-	}
-	usage_count(conn_owner(original), -1);
-	bpf_map_delete_elem(&conns, &other_key);
-	bpf_map_delete_elem(&conns, key);
-	return 0;
-}
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sweeper);
+} sweepers SEC(".maps");
 
 /*
  * A flood may push one half of a pair out of `pending`. An opening without the answer's half is
@@ -143,7 +136,7 @@ __noinline int conn_open(const struct conn_sides *sides)
 
 	if (!sides || !room)
 		return -1;
-	half = (void *)room->conn;
+	half = &room->conn;
 	__builtin_memset(half, 0, sizeof(*half));
 	half->last_seen = bpf_ktime_get_ns();
 	half->other = sides->key;
@@ -173,26 +166,25 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->ack = from->ack;
 	to->fin = from->fin;
 	to->flags = from->flags | CONN_CONFIRMED;
-	to->state = CONN_ESTABLISHED;
+	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;
 	to->last_seen = bpf_ktime_get_ns();
 }
 
-/* Starts the life of a confirmed connection, on its original half. */
-static __always_inline long conn_start_timer(const struct tuple *key, __u64 lifetime)
+/* Puts a confirmed connection where the sweeper finds it; negative: there is no room. */
+static __always_inline long conn_enqueue(const struct tuple *key)
 {
-	struct conn *original = bpf_map_lookup_elem(&conns, key);
+	__u32 zero = 0;
+	struct sweeper *sweeper = bpf_map_lookup_elem(&sweepers, &zero);
+	long error = bpf_map_push_elem(&confirmed, key, 0);
 
-	if (!original)
-		return -1;
-	if (bpf_timer_init(&original->timer, &conns, CLOCK_MONOTONIC) ||
-	    bpf_timer_set_callback(&original->timer, conn_expire))
-		return -1;
-	return bpf_timer_start(&original->timer, lifetime, 0);
+	if (!error && sweeper)
+		__sync_fetch_and_add(&sweeper->queued, 1);
+	return error;
 }
 
 /*
  * Both sides have spoken: from `pending` to `conns`. A full table leaves the connection where
- * it is, working, and counts it. `own` is the key of either half, in the caller's memory: an
+ * it is, working, and counts it; a later packet tries again. `own` is the key of either half, in the caller's memory: an
  * element of `pending` can be given to another connection at any moment.
  */
 __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
@@ -201,13 +193,12 @@ __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 	struct conn *half, *from;
 	struct usage *usage;
 	struct tuple other;
-	__u64 lifetime;
 	__u32 owner;
 	long error;
 
 	if (!own || !room)
 		return 0;
-	half = (void *)room->conn;
+	half = &room->conn;
 	__builtin_memset(half, 0, sizeof(*half));
 	from = bpf_map_lookup_elem(&pending, own);
 	if (!from)
@@ -222,7 +213,6 @@ __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 	conn_copy(half, from);
 	if (bpf_map_update_elem(&conns, own, half, BPF_NOEXIST))
 		goto full;
-	lifetime = conn_timeout(own, half);
 	from = bpf_map_lookup_elem(&pending, &other);
 	if (!from)
 		goto undo;
@@ -230,9 +220,9 @@ __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 	if (bpf_map_update_elem(&conns, &other, half, BPF_NOEXIST))
 		goto undo;
 	if (half->flags & CONN_ORIGINAL)
-		error = conn_start_timer(&other, lifetime);
+		error = conn_enqueue(&other);
 	else
-		error = conn_start_timer(own, lifetime);
+		error = conn_enqueue(own);
 	if (error) {
 		bpf_map_delete_elem(&conns, &other);
 		goto undo;
@@ -248,20 +238,12 @@ full:
 	return 0;
 }
 
-/* A closed connection is remembered only briefly: its timer was set for the long time-out. */
 static __always_inline void conn_close(const struct tuple *own, const struct conn *conn)
 {
 	struct conn *original = conn_find(conn->flags & CONN_ORIGINAL ? own : &conn->other);
 
-	if (!original)
-		return;
-	original->state = CONN_CLOSED;
-	if (!(original->flags & CONN_CONFIRMED))
-		return;
-	original = bpf_map_lookup_elem(&conns,
-				       conn->flags & CONN_ORIGINAL ? own : &conn->other);
 	if (original)
-		bpf_timer_start(&original->timer, config.timeout_closing * SECOND, 0);
+		original->state = CONN_CLOSED;
 }
 
 #define RESET_WINDOW (1 << 20) /* bytes; no window that is in use is larger than its scale allows */
@@ -331,9 +313,10 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 		original->state = CONN_REPLIED;
 	} else if (from_original && original->state == CONN_REPLIED && (flags & TCP_ACK)) {
 		original->state = CONN_ESTABLISHED;
-		if (!(original->flags & CONN_CONFIRMED))
-			conn_confirm(skb, own);
 	}
+	if (from_original && !(original->flags & CONN_CONFIRMED) &&
+	    (original->state == CONN_ESTABLISHED || original->state == CONN_CLOSING))
+		conn_confirm(skb, own);
 	return 0;
 }
 

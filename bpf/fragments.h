@@ -80,7 +80,7 @@ static __always_inline struct fragment *fragment_open(const struct fragment_key 
 struct piece_search {
 	struct fragment *fragment;
 	__u32 from, to;
-	__u32 overlaps;
+	__u32 overlaps, doubled;
 };
 
 static long piece_compare(__u32 index, struct piece_search *search)
@@ -90,6 +90,11 @@ static long piece_compare(__u32 index, struct piece_search *search)
 	if (index >= FRAGMENT_PIECES)
 		return 1;
 	piece = &search->fragment->seen[index];
+	/* Networks double packets: what is there already is not needed, and does no harm. */
+	if (search->from == piece->from && search->to == piece->to) {
+		search->doubled = 1;
+		return 1;
+	}
 	if (search->from >= piece->to || search->to <= piece->from)
 		return 0;
 	search->overlaps = 1;
@@ -106,6 +111,8 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	if (fragment->refused)
 		return DROP_OVERLAP;
 	bpf_loop(count, piece_compare, &search, 0);
+	if (search.doubled)
+		return DROP_OVERLAP;
 	if (search.overlaps) {
 		fragment->refused = 1;
 		return DROP_OVERLAP;
@@ -266,10 +273,17 @@ static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __
 		return DROP_FRAGMENT;
 	if (p->fragment == FRAGMENT_LATER && !fragment->known)
 		return fragment_hold(skb, &key);
+	/* The identification of a datagram of the host's is used again for one that is not. */
+	if (p->fragment == FRAGMENT_FIRST && fragment->foreign) {
+		fragment->foreign = fragment->refused = fragment->pieces = 0;
+		fragment->bytes = fragment->total = 0;
+	}
 	reason = fragment_record(fragment, p);
 	if (reason)
 		return reason;
 	if (p->fragment == FRAGMENT_FIRST) {
+		fragment->proto = p->tuple.proto;
+		fragment->has_ports = p->has_ports;
 		fragment->sport = p->tuple.sport;
 		fragment->dport = p->tuple.dport;
 		fragment->known = 1;
@@ -278,6 +292,8 @@ static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __
 	} else {
 		p->tuple.sport = fragment->sport;
 		p->tuple.dport = fragment->dport;
+		p->tuple.proto = fragment->proto;
+		p->has_ports = fragment->has_ports;
 	}
 	/* Nothing overlaps, so the datagram is complete when the lengths add up. */
 	if (fragment->total && fragment->bytes == fragment->total)

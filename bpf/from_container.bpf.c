@@ -147,11 +147,14 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	struct conn *conn;
 	int reason;
 
+	/* The first fragment has opened it, or it is not to be. */
+	if (p->fragment == FRAGMENT_LATER)
+		return drop(skb, DROP_FRAGMENT);
 	/* An error or an echo's answer, about nothing that is known. */
-	if (icmp_is_error(p) || (is_icmp(p->tuple.proto) && p->tuple.dport))
+	if (icmp_is_error(p) || is_echo_reply(p))
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
-		return drop(skb, p->fragment ? DROP_FRAGMENT : DROP_PROTOCOL);
+		return drop(skb, DROP_PROTOCOL);
 	if (masquerade && !route_source(p, fib, &source))
 		return drop(skb, DROP_NO_ROUTE);
 	reason = nat_open_outside(skb, p, device, masquerade ? &source : NULL);

@@ -40,7 +40,7 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
-	endpoint = endpoint_find(number, &target);
+	endpoint = addr_is_v4(&target) ? NULL : endpoint_find(number, &target);
 	if (!endpoint)
 		return drop(skb, DROP_UNKNOWN_ARP);
 	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);

@@ -110,7 +110,7 @@ int from_uplink(struct __sk_buff *skb)
 	conn = conn_find(&p.tuple);
 	if (!conn) {
 		port = published(skb, &p);
-		if (!port || host_is_talking(skb, &p.tuple))
+		if (!port || p.fragment == FRAGMENT_LATER || host_is_talking(skb, &p.tuple))
 			return disown(skb, &p);
 		verdict = nat_open_published(skb, &p, port, 0, 0);
 		if (verdict)

@@ -170,7 +170,8 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, bool v6)
 		return 1;
 	read_addr(ctx, v6, &addr);
 	if (!is_any(&addr) && !port_find_exact(&addr, number, proto) &&
-	    !port_find_any(!addr_is_v4(&addr), number, proto))
+	    !port_find_any(!addr_is_v4(&addr), number, proto) &&
+	    !(v6 && port_find_any(false, number, proto)))
 		return 1;
 	bpf_set_retval(-EADDRINUSE);
 	return 0;

@@ -32,7 +32,8 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p,
 		addr_set_v4(&quoted->tuple.dst, ip.daddr);
 		quoted->tuple.proto = ip.protocol;
 	}
-	if (bpf_skb_load_bytes(skb, quoted->l4, &l4, sizeof(l4)))
+	if (quoted->l4 - L3 + sizeof(l4) > p->length ||
+	    bpf_skb_load_bytes(skb, quoted->l4, &l4, sizeof(l4)))
 		return 0;
 	switch (quoted->tuple.proto) {
 	case IPPROTO_TCP:

@@ -46,5 +46,6 @@ static __always_inline bool solicited(struct __sk_buff *skb, const struct packet
 				      struct ip_addr *target)
 {
 	return p->ttl == 255 &&
+	       p->l4 - L3 + sizeof(struct icmp6hdr) + sizeof(*target) <= p->length &&
 	       !bpf_skb_load_bytes(skb, p->l4 + sizeof(struct icmp6hdr), target, sizeof(*target));
 }

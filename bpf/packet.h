@@ -91,6 +91,7 @@ struct packet {
 	__u8 dont_fragment;
 	__u8 more_fragments;
 	__u8 arp_operation;
+	__u8 has_ports;      /* the connection can be followed: ports, or an echo's identifier */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
 };
@@ -176,6 +177,13 @@ static __always_inline bool is_ipv6(const struct packet *p)
 	return p->ethertype == bpf_htons(ETH_P_IPV6);
 }
 
+static __always_inline bool is_echo_reply(const struct packet *p)
+{
+	if (is_ipv6(p))
+		return p->tuple.proto == IPPROTO_ICMPV6 && p->icmp_type == ICMPV6_ECHO_REPLY;
+	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_ECHOREPLY;
+}
+
 static __always_inline bool is_icmp(__u8 proto)
 {
 	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6;
@@ -193,24 +201,10 @@ static __always_inline bool icmp_is_error(const struct packet *p)
 		p->icmp_type == ICMP_PARAMETERPROB);
 }
 
-/* Can its connection be followed: it has ports, or an ICMP echo identifier. */
+/* Can its connection be followed? A later fragment's can once it was looked up (fragments.h). */
 static __always_inline bool packet_has_ports(const struct packet *p)
 {
-	if (!p->l4)
-		return false;
-	/* A later fragment has those of its first one, once it was looked up (fragments.h). */
-	if (p->fragment == FRAGMENT_LATER)
-		return p->tuple.sport || p->tuple.dport;
-	switch (p->tuple.proto) {
-	case IPPROTO_TCP:
-	case IPPROTO_UDP:
-		return true;
-	case IPPROTO_ICMP:
-		return p->icmp_type == ICMP_ECHO || p->icmp_type == ICMP_ECHOREPLY;
-	case IPPROTO_ICMPV6:
-		return p->icmp_type == ICMPV6_ECHO_REQUEST || p->icmp_type == ICMPV6_ECHO_REPLY;
-	}
-	return false;
+	return p->has_ports;
 }
 
 static __always_inline int parse_transport(void *l4, void *end, struct packet *p)
@@ -235,23 +229,27 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 		p->tcp_flags = ((__u8 *)tcp)[13];
 		p->seq = bpf_ntohl(tcp->seq);
 		p->ack = bpf_ntohl(tcp->ack_seq);
+		p->has_ports = 1;
 		return 0;
 	case IPPROTO_UDP:
 		if ((void *)(udp + 1) > end || used + sizeof(*udp) > p->length)
 			return DROP_TRUNCATED;
 		p->tuple.sport = udp->source;
 		p->tuple.dport = udp->dest;
+		p->has_ports = 1;
 		return 0;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 		if ((void *)(icmp + 1) > end || used + sizeof(*icmp) > p->length)
 			return DROP_TRUNCATED;
 		p->icmp_type = icmp->type;
-		if (icmp->type == (p->tuple.proto == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST))
+		if (icmp->type == (is_ipv6(p) ? ICMPV6_ECHO_REQUEST : ICMP_ECHO))
 			p->tuple.sport = icmp->id;
-		else if (icmp->type ==
-			 (p->tuple.proto == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY))
+		else if (is_echo_reply(p))
 			p->tuple.dport = icmp->id;
+		else
+			return 0;
+		p->has_ports = 1;
 		return 0;
 	}
 	return 0;
@@ -344,6 +342,8 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 			at += 8 + extension[1] * 8;
 		}
 		next = extension[0];
+		if (at - L3 > p->length)
+			return DROP_TRUNCATED;
 		if (p->fragment == FRAGMENT_LATER)
 			break;
 		if (at > HEADERS)

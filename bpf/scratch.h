@@ -34,8 +34,7 @@ struct scratch {
 	struct quoted quoted;
 	struct bpf_fib_lookup fib;
 	struct error_body error;
-	/* A struct conn. By that name the verifier would see a timer, which must not be here. */
-	__u64 conn[sizeof(struct conn) / sizeof(__u64)];
+	struct conn conn;
 };
 
 struct {

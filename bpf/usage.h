@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What one container takes of the connection tables, so that it cannot starve the others. */
+/* What one container takes of the connection tables, so that it cannot starve the others. The
+ * control plane makes and deletes the rows with the endpoints. */
 #pragma once
 #include "verdict.h"
 
 #define SECOND 1000000000ULL
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct usage_key);
 	__type(value, struct usage);
 } usages SEC(".maps");

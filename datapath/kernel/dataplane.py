@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -77,6 +78,7 @@ HOOKS = {
     "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
 }
 XDP_HOOK = "xdp_uplink"
+SWEEPER = "sweep_conns"
 # enum bpf_attach_type
 SOCKET_HOOKS = {
     "host_bind4": 8,
@@ -96,12 +98,14 @@ OBJECT_FILES = {
     "from_uplink": ("from_uplink",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
+    "sweep_conns": (SWEEPER,),
 }
 
 # Our filters among others' on a clsact qdisc: looked for by both numbers.
 CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 
 SAMPLE = 64
+_SWEEPER_TRIES = 100
 
 
 def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
@@ -149,6 +153,7 @@ class Dataplane:
                 if not all((bpffs / "programs" / program).exists() for program in programs):
                     self._load(name)
             self._attach_sockets()
+            self._start_sweeper()
         except BaseException:
             self.close()
             raise
@@ -242,6 +247,14 @@ class Dataplane:
                 self._pin_link(link, name)
         finally:
             os.close(root)
+
+    def _start_sweeper(self) -> None:
+        """Starts the timer that ends connections; one that runs stays as it is."""
+        for _ in range(_SWEEPER_TRIES):
+            if libbpf.test_run(self._program(SWEEPER), bytes(64)).verdict == 0:
+                return
+            time.sleep(0.001)
+        raise KernelError("start", "the timer that ends connections", errno.ENOMEM)
 
     def remove(self) -> None:
         """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
