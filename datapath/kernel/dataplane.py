@@ -226,6 +226,8 @@ class Dataplane:
         for name in sizes:
             if name in MAPS and (self.root / "maps" / name).exists():
                 sizes[name] = self._map(name).max_entries
+        if "conns" in sizes:
+            sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the sweeper's queue once
         return sizes
 
     def setup(self) -> Setup:
