@@ -115,6 +115,9 @@ class Session:
         """Attaches to outside devices that are new, and tells the programs the host's addresses."""
         from datapath.kernel import abi
 
+        ours = [n.device for n in self.state.networks.values() if n.realised and n.device]
+        for device in self.context.links.keep_forwarding(ours):
+            self.warn(f"forwarding had been switched off for {device}: it is on again")
         dataplane = self.context.dataplane
         kind = int(abi.DeviceKind.DEVICE_UPLINK)
         wanted = {
@@ -307,6 +310,7 @@ class Session:
         if not realised:
             return
         unloaded = self.context.loaded is None
+        _ = self.context.dataplane  # if they cannot be loaded, what is there stays
         for network in realised:
             driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
             if unloaded or network.device not in self.observed.names:
