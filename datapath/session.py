@@ -44,6 +44,9 @@ class Session:
     """Use as a context manager. `warn` is told what was mended, one line each."""
 
     def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
+        from datapath.kernel import features
+
+        features.require()  # before files are read that only root may read
         self.settings = settings
         self.warn = warn
         self.config = DaemonConfig.load(settings)
@@ -53,9 +56,6 @@ class Session:
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
-        from datapath.kernel import features
-
-        features.require()
         with ExitStack() as stack:
             stack.enter_context(self.store)
             stack.enter_context(self.store.lock())
