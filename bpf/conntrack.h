@@ -162,7 +162,7 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->to_endpoint = from->to_endpoint;
 	to->fin = from->fin;
 	to->flags = from->flags | CONN_CONFIRMED;
-	to->state = CONN_ESTABLISHED;
+	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;
 	to->last_seen = bpf_ktime_get_ns();
 }
 
@@ -170,18 +170,22 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 static __always_inline long conn_start_timer(const struct tuple *key, __u64 lifetime)
 {
 	struct conn *original = bpf_map_lookup_elem(&conns, key);
+	int i;
 
 	if (!original)
 		return -1;
-	if (bpf_timer_init(&original->timer, &conns, CLOCK_MONOTONIC) ||
-	    bpf_timer_set_callback(&original->timer, conn_expire))
+	/* From 6.18 on its memory is refused while another CPU holds a lock of the allocator's. */
+	for (i = 0; i < 4; i++)
+		if (!bpf_timer_init(&original->timer, &conns, CLOCK_MONOTONIC))
+			break;
+	if (i == 4 || bpf_timer_set_callback(&original->timer, conn_expire))
 		return -1;
 	return bpf_timer_start(&original->timer, lifetime, 0);
 }
 
 /*
  * Both sides have spoken: from `pending` to `conns`. A full table leaves the connection where
- * it is, working, and counts it. `own` is the key of either half, in the caller's memory: an
+ * it is, working, and counts it; a later packet tries again. `own` is the key of either half, in the caller's memory: an
  * element of `pending` can be given to another connection at any moment.
  */
 static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
@@ -282,9 +286,10 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct tuple 
 		original->state = CONN_REPLIED;
 	} else if (from_original && original->state == CONN_REPLIED && (flags & TCP_ACK)) {
 		original->state = CONN_ESTABLISHED;
-		if (!(original->flags & CONN_CONFIRMED))
-			conn_confirm(skb, own);
 	}
+	if (from_original && !(original->flags & CONN_CONFIRMED) &&
+	    (original->state == CONN_ESTABLISHED || original->state == CONN_CLOSING))
+		conn_confirm(skb, own);
 	return 0;
 }
 
