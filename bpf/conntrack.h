@@ -174,7 +174,7 @@ static __always_inline long conn_start_timer(const struct tuple *key, __u64 life
 
 	if (!original)
 		return -1;
-	/* From 6.18 on its memory is refused while another CPU holds a lock of the allocator's. */
+	/* Seen on 6.18 under load: refused with ENOMEM, and granted a moment later. */
 	for (i = 0; i < 4; i++)
 		if (!bpf_timer_init(&original->timer, &conns, CLOCK_MONOTONIC))
 			break;
