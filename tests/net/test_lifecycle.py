@@ -25,6 +25,7 @@ PREFIX = "datapathctl: "
 
 @pytest.fixture(scope="module")
 def world(shared_host: Host) -> Host:
+    shared_host.preloaded = True
     shared_host.run("web", command=["sh", "-c", "echo started; echo failed >&2; exec sleep 3600"])
     return shared_host
 
@@ -44,6 +45,12 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(host: Host, *argv: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
     """A container in the foreground."""
     return host.try_([DATAPATHCTL, "run", *argv], input=input)
+
+
+def until_ready(host: Host, name: str) -> None:
+    """It has said so, and its signal handlers are there."""
+    with eventually() as until:
+        until(lambda: "ready" in host.ctl(["logs", name]))
 
 
 # ---- starting -------------------------------------------------------------------------
@@ -234,17 +241,16 @@ def test_s1_a_root_directory_of_its_own(world: Host, rootfs: Path) -> None:
 
 
 def test_s1_a_process_inherits_no_stray_file_descriptors(world: Host) -> None:
+    """Neither from the one who runs it, or enters it, nor from its shim: 3 is the folder that ls reads."""
     with open("/etc/passwd") as stray:
         os.set_inheritable(stray.fileno(), True)
-        command = [DATAPATHCTL, "run", "--rm", "sh", "-c", "ls /proc/self/fd"]
-        argv = ["nsenter", f"--net={world.path}", *command]
-        said = subprocess.run(argv, env=world.env, capture_output=True, text=True, close_fds=False)
-    assert said.stdout.split() == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
+        for command in (["run", "--rm"], ["exec", "web"], ["run", "--rm", "--network", "host"]):
+            argv = ["nsenter", f"--net={world.path}", DATAPATHCTL, *command, "ls", "/proc/self/fd"]
+            done = subprocess.run(argv, env=world.env, capture_output=True, text=True, close_fds=False)
+            assert done.stdout.split() == ["0", "1", "2", "3"], command
     detached = Path(f"/proc/{world.process('web')}/fd")
     assert sorted(fd.name for fd in detached.iterdir()) == ["0", "1", "2"]
     assert os.readlink(detached / "0") == "/dev/null"
-    entered = world.ctl("exec web ls /proc/self/fd")
-    assert entered.split() == ["0", "1", "2", "3"]
 
 
 def test_s1_signals_and_mask_are_the_default_ones(world: Host) -> None:
@@ -302,11 +308,12 @@ def test_s4_ps_lists_the_running_and_with_a_all(world: Host) -> None:
 # ---- the end --------------------------------------------------------------------------
 
 
-def test_s4_an_exit_is_noticed_and_recorded_and_the_endpoint_released(world: Host) -> None:
+def test_s4_an_exit_is_noticed_and_recorded_and_the_endpoint_released(world: Host, tmp_path: Path) -> None:
     before = look.devices(world.sh)
-    world.run("short", "-p 8071:80", ["sh", "-c", "sleep 0.3; exit 6"])
+    world.run("short", "-p 8071:80", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 6"])
     address = world.address("short")
     assert look.devices(world.sh) != before
+    (tmp_path / "go").touch()
     with eventually() as until:
         until(lambda: world.inspect("short")["State"]["Status"] == "exited")
     state = world.inspect("short")["State"]
@@ -364,15 +371,16 @@ def test_s4_what_a_container_has_started_ends_with_it(world: Host) -> None:
 
 
 def test_s4_stop_asks_and_after_the_timeout_kills(world: Host) -> None:
-    polite = "trap 'exit 5' TERM; while :; do sleep 0.02; done"
+    polite = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
     world.run("polite", command=["sh", "-c", polite])
-    deaf = "trap '' TERM; while :; do sleep 0.02; done"
+    deaf = "trap '' TERM; echo ready; while :; do sleep 0.02; done"
     world.run("deaf", command=["sh", "-c", deaf])
-    time.sleep(0.2)  # for the traps
+    for name in ("polite", "deaf"):
+        until_ready(world, name)
     assert world.ctl("stop polite") == "polite"
     began = time.monotonic()
     world.ctl("stop -t 1 deaf")
-    assert 0.9 < time.monotonic() - began < 4
+    assert 0.9 < time.monotonic() - began < 8
     states = [world.inspect(name)["State"] for name in ("polite", "deaf")]
     assert [(state["Status"], state["ExitCode"]) for state in states] == [("exited", 5), ("exited", 137)]
     assert world.ctl("stop polite") == "polite"  # one that has ended is fine
@@ -380,9 +388,9 @@ def test_s4_stop_asks_and_after_the_timeout_kills(world: Host) -> None:
 
 
 def test_s4_stop_sends_the_signal_that_run_was_told(world: Host) -> None:
-    script = "trap 'exit 8' USR1; while :; do sleep 0.02; done"
+    script = "trap 'exit 8' USR1; echo ready; while :; do sleep 0.02; done"
     world.run("usr", "--stop-signal USR1", ["sh", "-c", script])
-    time.sleep(0.2)
+    until_ready(world, "usr")
     world.ctl("stop usr")
     assert world.inspect("usr")["State"]["ExitCode"] == 8
     world.ctl("rm usr")

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -429,9 +430,10 @@ def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(world: Host) -> None:
     world.ctl("rm -f next")
 
 
-def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(world: Host) -> None:
-    world.run("brief", "-p 8091:91", ["sh", "-c", "read line < /proc/self/fd/9 || sleep 0.8"])
+def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(world: Host, tmp_path: Path) -> None:
+    world.run("brief", "-p 8091:91", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"])
     world.run("server", "--network container:brief", echo_server("tcp", 91))
+    (tmp_path / "go").touch()
     with eventually() as until:
         until(lambda: world.inspect("brief")["State"]["Status"] == "exited")
     until_answered(world, 8091)
