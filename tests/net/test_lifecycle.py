@@ -25,7 +25,7 @@ PREFIX = "datapathctl: "
 
 @pytest.fixture(scope="module")
 def world(shared_host: Host) -> Host:
-    shared_host.preloaded = True
+    look.settled(shared_host).preloaded = True
     shared_host.run("web", command=["sh", "-c", "echo started; echo failed >&2; exec sleep 3600"])
     return shared_host
 
