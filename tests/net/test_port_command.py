@@ -139,7 +139,7 @@ def test_s20_a_long_connection_on_another_port_goes_on_untouched(scene: Scene, w
 
         thread = threading.Thread(target=talk)
         thread.start()
-        for number in range(8200, 8204):
+        for number in range(8200, 8202):
             host.ctl(f"port add web {number}:80")
             host.ctl(f"port rm web {number}:80")
         stop.set()
