@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from datapath import __version__, etc, model, plan, plan_inspect
 from datapath.config import Settings
-from datapath.errors import ConfigError, DatapathError
+from datapath.errors import ConfigError, DatapathError, quoted
 from datapath.model import (
     Address,
     Container,
@@ -254,6 +254,7 @@ class Control:
         if request.rootfs and not Path(request.rootfs).is_dir():
             raise ConfigError(f"rootfs {request.rootfs} is not a directory")
         with self._session() as session, ExitStack() as undo:
+            self._make_run_dir()
             planned = plan.plan_run(
                 request, session.state, session.facts, session.config, session.fresh, self._ports(session)
             )
@@ -283,6 +284,14 @@ class Control:
             )
             undo.pop_all()
             return RunningContainer(container, held)
+
+    def _make_run_dir(self) -> None:
+        """Before anything is changed: the directory may be impossible."""
+        try:
+            self.settings.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            folder = quoted(str(self.settings.run_dir))
+            raise ConfigError(f"run directory {folder} cannot be made: {error.strerror}") from error
 
     def _ports(self, session: Session) -> plan.PortContext:
         from datapath.kernel import sockets, sysctl

@@ -19,6 +19,7 @@ class Pool:
 
     base: Prefix
     size: int
+    spare: bool = False  # only used when the others of its family are exhausted
 
 
 DEFAULT_POOLS = tuple(
@@ -32,7 +33,7 @@ DEFAULT_POOLS = tuple(
         ("172.28.0.0/14", 16),
         ("192.168.0.0/16", 20),
     )
-)
+) + (Pool(ip_network("10.0.0.0/8"), 24, spare=True),)  # Docker stops here, after 31 networks
 
 # Where no network of containers can be, whoever asks: "this host", loopback, multicast, broadcast; for
 # IPv6 also mapped IPv4 (the datapath's spelling of an IPv4 address) and link-local.
@@ -69,7 +70,7 @@ def _overlap(one: Prefix, two: Prefix) -> bool:
 def choose_pool(pools: Sequence[Pool], taken: Iterable[Prefix], version: int = 4) -> Prefix:
     """The first network of that IP version that overlaps nothing taken; ConfigError if there is none."""
     busy = [prefix for prefix in taken if prefix.version == version]
-    for pool in sorted((p for p in pools if p.base.version == version), key=lambda p: p.base):
+    for pool in sorted((p for p in pools if p.base.version == version), key=lambda p: (p.spare, p.base)):
         step = 1 << (pool.base.max_prefixlen - pool.size)
         at, end = int(pool.base.network_address), int(pool.base.broadcast_address)
         while at <= end:

@@ -45,6 +45,9 @@ class Session:
     """Use as a context manager. `warn` is told what was mended, one line each."""
 
     def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
+        from datapath.kernel import features
+
+        features.require()  # before files are read that only root may read
         self.settings = settings
         self.warn = warn
         self.config = DaemonConfig.load(settings)
@@ -54,9 +57,6 @@ class Session:
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
-        from datapath.kernel import features
-
-        features.require()
         with ExitStack() as stack:
             stack.enter_context(self.store)
             stack.enter_context(self.store.lock())
@@ -117,6 +117,9 @@ class Session:
         """Attaches to outside devices that are new, and tells the programs the host's addresses."""
         from datapath.kernel import abi
 
+        ours = [n.device for n in self.state.networks.values() if n.realised and n.device]
+        for device in self.context.links.keep_forwarding(ours):
+            self.warn(f"forwarding had been switched off for {device}: it is on again")
         dataplane = self.context.dataplane
         kind = int(abi.DeviceKind.DEVICE_UPLINK)
         wanted = {
@@ -380,6 +383,7 @@ class Session:
         if not realised:
             return
         unloaded = self.context.loaded is None
+        _ = self.context.dataplane  # if they cannot be loaded, what is there stays
         for network in realised:
             driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
             if unloaded or network.device not in self.observed.names:

@@ -72,6 +72,9 @@ def _become_member(
     try:
         report = lift(report)
         stdin, stdout, stderr = (lift(fd) for fd in stdio)
+        for name in os.listdir("/proc/self/fd"):  # what our caller has left open is none of the container's
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
         os.setsid()
         sys.path.clear()  # whatever would be imported from here on would be the container's
         syscalls.setns(target, _NAMESPACES)  # the root directory comes with the mount namespace

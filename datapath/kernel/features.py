@@ -9,11 +9,23 @@ from pathlib import Path
 from datapath.errors import NotSupportedError, PrivilegeError
 from datapath.kernel import cgroup
 
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h; the latter includes CAP_BPF
+
+
+def _capabilities() -> int:
+    """The calling thread's effective ones, as a bit mask."""
+    status = Path("/proc/thread-self/status").read_text()
+    return int(status.partition("CapEff:")[2].split()[0], 16)
+
 
 def require() -> None:
     """Raises PrivilegeError or NotSupportedError naming the first thing that is missing."""
     if os.geteuid() != 0:
         raise PrivilegeError("needs root: run it with sudo")
+    held = _capabilities()
+    missing = [name for name, number in _CAPABILITIES.items() if not held >> number & 1]
+    if missing:
+        raise PrivilegeError(f"needs {' and '.join(missing)}, which this root does not have")
     if "bpf" not in (line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()):
         raise NotSupportedError("the BPF file system (CONFIG_BPF_SYSCALL)")
     cgroup.mount_point()

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Any
@@ -133,6 +133,20 @@ class Links:
             self.delete(name)
             raise
         return index
+
+    def keep_forwarding(self, names: Iterable[str]) -> list[str]:
+        """Switch IPv4 forwarding on again for those of the gateway devices that have lost it; which those were.
+
+        Setting net.ipv4.ip_forward, to whatever value, sets it for every device that there is.
+        """
+        lost = []
+        with enter(self._netns):
+            for name in names:
+                path = f"net/ipv4/conf/{name}/forwarding"
+                if os.path.exists(f"/proc/sys/{path}") and sysctl.read(path) == "0":
+                    sysctl.write(path, 1)
+                    lost.append(name)
+        return lost
 
     # ---- an endpoint's pair --------------------------------------------------------
 

@@ -283,9 +283,27 @@ def test_a_full_table_leaves_a_tcp_connection_working(make_stage: MakeStage) -> 
     got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
     assert got.reasons == {"TO_OUTSIDE": 1, "DROP_CONN_TABLE": 1}
     for _ in range(3):
-        opener(stage, "outside", p.ACK)
+        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
+        assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1, "DROP_CONN_TABLE": 1})
         answerer(stage, "outside", p.ACK)
     assert len(stage.table("pending")) == 2
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_tcp_connection_moves_as_soon_as_there_is_room(make_stage: MakeStage, closing: bool) -> None:
+    """In `pending` it would be one flood away from its end, however long it has lived."""
+    stage = make_stage(sizes={"conns": 2})
+    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    stage.run(None, outside_sends(HOST, p.udp(53, SPORT)))
+    for flags in (p.SYN, p.ACK, FIN_ACK if closing else p.ACK):
+        stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags)))
+        stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, SYN_ACK if flags == p.SYN else p.ACK)))
+    assert len(stage.table("pending")) == 2
+    stage.maps["conns"].delete_many(list(stage.table("conns")))
+    stage.counted()
+    answerer(stage, "outside", p.ACK)
+    opener(stage, "outside", p.ACK)
+    assert state(stage, "outside") == (("conns", State.CONN_CLOSING, 1) if closing else ESTABLISHED)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

@@ -269,6 +269,8 @@ def test_a_forged_packet_of_a_containers_connection_is_not_taken(stage: Stage) -
     """From outside, with the container's own address and ports."""
     stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
     stage.expect(None, outside_sends(OUTSIDE, p.udp(SPORT, 53), src=A1.ip), UNSPEC, Reason.NOT_OURS)
+    stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
+    stage.expect(None, outside_sends(HOST, p.udp(9, 8081), src=B1.ip), UNSPEC, Reason.NOT_OURS)
 
 
 # ---- conversations -----------------------------------------------------------------------------------------

@@ -18,13 +18,6 @@ from tests.net.lab import DATAPATHCTL, HOST, Host, ask, echo_server, eventually
 MakeHost = Callable[..., Host]
 
 
-def quiet(host: Host) -> Host:
-    """The host with nothing that is about to change by itself: duplicate address detection takes a second."""
-    host.sh("ip -6 address flush dev eth0")
-    host.sh("ip address add fe80::1/64 dev eth0 nodad")
-    return host
-
-
 def different(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]}
 
@@ -50,7 +43,7 @@ def furnish(host: Host) -> list[int]:
 
 @pytest.mark.parametrize("attach", ["tcx", "clsact"])
 def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: MakeHost, attach: str) -> None:
-    host = quiet(make_host(attach=attach))
+    host = look.settled(make_host(attach=attach))
     before = look.everything(host)
     processes = furnish(host)
     numbers = look.kernel_ids(host)
@@ -67,7 +60,7 @@ def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: M
 
 
 def test_s31_down_leaves_other_peoples_qdisc_and_filter_on_the_uplink_alone(make_host: MakeHost) -> None:
-    host = quiet(make_host(attach="clsact"))
+    host = look.settled(make_host(attach="clsact"))
     host.sh("tc qdisc add dev eth0 clsact")
     host.sh("tc filter add dev eth0 ingress prio 5 protocol ip u32 match u32 0 0 classid 1:1")
     before = look.everything(host)
@@ -79,6 +72,7 @@ def test_s31_down_leaves_other_peoples_qdisc_and_filter_on_the_uplink_alone(make
 
 def test_s31_down_leaves_a_filter_alone_that_others_added_beside_ours(make_host: MakeHost) -> None:
     host = make_host(attach="clsact")
+    host.preloaded = True
     host.run("web")
     host.sh("tc filter add dev eth0 ingress prio 5 protocol ip u32 match u32 0 0 classid 1:1")
     host.ctl("down")
@@ -92,6 +86,7 @@ def test_s31_down_takes_the_program_off_an_uplink_that_has_lost_its_address(
     make_host: MakeHost, attach: str
 ) -> None:
     host = make_host(attach=attach)
+    host.preloaded = True
     host.run("web")
     numbers = look.kernel_ids(host)
     host.sh(f"ip address del {HOST}/24 dev eth0")
@@ -104,7 +99,7 @@ def test_s31_down_takes_the_program_off_an_uplink_that_has_lost_its_address(
 
 
 def test_s31_down_on_a_fresh_host_and_down_twice_change_nothing(host: Host) -> None:
-    quiet(host)
+    look.settled(host)
     before = look.everything(host)
     assert host.ctl("down") == ""
     assert different(before, look.everything(host)) == {}
@@ -115,7 +110,7 @@ def test_s31_down_on_a_fresh_host_and_down_twice_change_nothing(host: Host) -> N
 
 
 def test_s31_down_after_containers_and_shims_were_killed(host: Host) -> None:
-    quiet(host)
+    look.settled(host)
     before = look.everything(host)
     host.run("one", "-p 8081:80")
     host.run("two", "--network none")
@@ -138,7 +133,7 @@ def _parent(pid: int) -> int:
 
 
 def test_s31_down_after_somebody_deleted_devices_by_hand(host: Host) -> None:
-    quiet(host)
+    look.settled(host)
     before = look.everything(host)
     host.run("web")
     host.ctl("network create --subnet 10.30.0.0/24 shop")
@@ -153,6 +148,7 @@ def test_s31_down_after_somebody_deleted_devices_by_hand(host: Host) -> None:
 
 def test_s31_down_of_one_host_leaves_another_one_at_work(make_host: MakeHost) -> None:
     one, other = make_host(), make_host()
+    one.preloaded = other.preloaded = True
     for host in (one, other):
         host.run("web", "-p 8081:80", echo_server("tcp", 80))
     one.ctl("down")

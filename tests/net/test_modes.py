@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ MakeHost = Callable[..., Host]
 @pytest.fixture(scope="module")
 def world(shared_host: Host) -> Host:
     """The default network with two containers: `web` answers at 80, and publishes it at 8081."""
-    shared_host.preloaded = True
+    look.settled(shared_host).preloaded = True
     shared_host.run("web", "-p 8081:80 --expose 90 --label tier=front", echo_server("tcp", 80))
     shared_host.run("app")
     return shared_host
@@ -47,6 +48,7 @@ def test_s4_the_container_gets_the_next_free_address_and_a_mac_made_from_it(worl
 
 
 def test_s4_a_freed_address_is_given_again(host: Host) -> None:
+    host.preloaded = True
     for name in ("a", "b", "c"):
         host.run(name)
     host.ctl("rm -f b")
@@ -87,6 +89,7 @@ def test_s4_containers_and_host_reach_each_other_by_address(world: Host) -> None
 
 def test_s4_the_mtu_is_that_of_the_hosts_default_route(make_host: MakeHost) -> None:
     host = make_host()
+    host.preloaded = True
     host.sh("ip link set eth0 mtu 1400")
     host.run("web")
     assert look.devices(inside(host, "web"))["eth0"]["mtu"] == 1400
@@ -152,6 +155,7 @@ def test_s4_a_default_pool_that_overlaps_the_hosts_address_or_route_is_passed_ov
     make_host: MakeHost, spoiler: str, subnet: str
 ) -> None:
     host = make_host()
+    host.preloaded = True
     host.sh(spoiler)
     host.run("web")
     config = host.network("bridge")["IPAM"]["Config"][0]
@@ -163,6 +167,7 @@ def test_s4_a_default_pool_that_overlaps_the_hosts_address_or_route_is_passed_ov
 
 def test_s4_the_daemons_configuration_shapes_the_default_network(make_host: MakeHost) -> None:
     host = make_host(config={"bip": "10.9.0.5/24", "fixed-cidr": "10.9.0.64/26", "mtu": 1280})
+    host.preloaded = True
     host.run("web")
     assert look.addresses(look.devices(host.sh)["dp0"]) == ["10.9.0.5/24"]
     eth0 = look.devices(inside(host, "web"))["eth0"]
@@ -429,9 +434,10 @@ def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(world: Host) -> None:
     world.ctl("rm -f next")
 
 
-def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(world: Host) -> None:
-    world.run("brief", "-p 8091:91", ["sh", "-c", "read line < /proc/self/fd/9 || sleep 0.8"])
+def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(world: Host, tmp_path: Path) -> None:
+    world.run("brief", "-p 8091:91", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"])
     world.run("server", "--network container:brief", echo_server("tcp", 91))
+    (tmp_path / "go").touch()
     with eventually() as until:
         until(lambda: world.inspect("brief")["State"]["Status"] == "exited")
     until_answered(world, 8091)

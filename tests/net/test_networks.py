@@ -32,7 +32,7 @@ def ipam(host: Host, network: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def world(shared_host: Host) -> Host:
     """`br1` is S9's network, with one container."""
-    shared_host.preloaded = True
+    look.settled(shared_host).preloaded = True
     shared_host.ctl(
         "network create --driver bridge --subnet 10.0.0.0/16 --gateway 10.0.0.1 "
         "--opt com.docker.network.bridge.name=docker1 br1"

@@ -213,6 +213,8 @@ def fails(place: Place, proto: str, address: str, port: int, seconds: float = QU
     """Nobody answers: the errno that the client gets (ETIMEDOUT: nothing came back); 0: somebody does."""
     with opened(place, KINDS[proto], _family(address)) as client:
         client.settimeout(seconds)
+        if proto == "udp":  # so that it hears of unreachable hosts too, not only of ports
+            client.setsockopt(*((41, 25) if ":" in address else (0, 11)), 1)  # IPV6_RECVERR, IP_RECVERR
         try:
             client.connect((address, port))
             if proto == "udp":

@@ -49,12 +49,13 @@ def test_the_next_network_is_the_first_of_dockers_pools_that_is_free(taken: list
     assert str(ipam.choose_pool(DEFAULT_POOLS, [ip_network(text) for text in taken])) == chosen
 
 
-def test_all_of_dockers_pools_give_31_networks_and_then_a_clear_refusal() -> None:
+def test_after_the_31_networks_of_dockers_pools_there_are_small_ones_and_then_a_clear_refusal() -> None:
     taken: list[Prefix] = []
-    for _ in range(31):
+    for _ in range(32):
         taken.append(ipam.choose_pool(DEFAULT_POOLS, taken))
-    assert len(set(taken)) == 31
-    assert str(taken[-1]) == "192.168.240.0/20"
+    assert len(set(taken)) == 32
+    assert [str(prefix) for prefix in taken[-2:]] == ["192.168.240.0/20", "10.0.0.0/24"]
+    taken.append(ip_network("10.0.0.0/8"))
     with pytest.raises(ConfigError, match="could not find an available, non-overlapping IPv4 address pool"):
         ipam.choose_pool(DEFAULT_POOLS, taken)
 

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main scenarios by both ways to attach a program to a device: tcx, and clsact before 6.6."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.bpf import packets as pk
+from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
+from tests.net.wire import (
+    Box,
+    box,
+    call,
+    counters,
+    device_mac,
+    fails,
+    from_,
+    rises,
+    serving,
+    settle,
+    taps,
+    unreachable,
+)
+
+HOOKS = {"from_container": "ingress", "from_host": "egress", "from_uplink": "ingress"}
+BPF_LINK_TYPE_TCX = 11
+
+
+class Scene(NamedTuple):
+    host: Host
+    attach: str
+    web: Box  # publishes 8081:80
+    peer: Box
+    other: Box  # on another network
+    alone: Box  # without icc, with `linked`
+    linked: Box
+
+
+@pytest.fixture(scope="module", params=["tcx", "clsact"])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    host = Host(tmp_path_factory.mktemp("host"), attach=request.param)
+    try:
+        host.ctl("network create elsewhere")
+        host.ctl(
+            "network create -o com.docker.network.bridge.enable_icc=false "
+            "-o com.docker.network.bridge.name=alone alone"
+        )
+        yield Scene(
+            host,
+            request.param,
+            box(host, "web", "-p 8081:80 -p 8081:80/udp"),
+            box(host, "peer"),
+            box(host, "other", "--network elsewhere"),
+            box(host, "alone", "--network alone --expose 80"),
+            box(host, "linked", "--network alone --link alone"),
+        )
+    finally:
+        host.close()
+
+
+def filters(host: Host, device: str, side: str) -> list[str]:
+    """The names of the programs that are filters of clsact there."""
+    shown = json.loads(host.sh(f"tc -j filter show dev {device} {side}") or "[]")
+    found = [f.get("options", {}).get("bpf_name", "") for f in shown]
+    return [name.partition(":")[0] for name in found if name]
+
+
+def test_the_programs_are_attached_in_the_way_that_was_asked_for(scene: Scene) -> None:
+    """Each to its side of every device, and nothing else is there."""
+    host = scene.host
+    names = {d["ifname"]: d["ifindex"] for d in json.loads(host.sh("ip -j link"))}
+    hook_of = {name: "from_container" for name in names if name.startswith("veth")}
+    hook_of |= {name: "from_host" for name in names if name in ("dp0", "alone") or name.startswith("dp-")}
+    hook_of["eth0"] = "from_uplink"
+    assert len(hook_of) == 5 + 3 + 1
+    links = host.bpffs / "datapath" / "links"
+    for name, hook in hook_of.items():
+        pin = links / f"{hook}-{names[name]}"
+        as_filters = [filters(host, name, side) for side in ("ingress", "egress")]
+        if scene.attach == "tcx":
+            link = json.loads(host.sh(f"bpftool -j link show pinned {pin}"))
+            program = json.loads(host.sh(f"bpftool -j prog show id {link['prog_id']}"))
+            assert (link["type"], program["name"]) == (BPF_LINK_TYPE_TCX, hook)
+            assert as_filters == [[], []] and "clsact" not in host.sh(f"tc qdisc show dev {name}")
+        else:
+            assert not pin.exists()
+            assert as_filters == ([[hook], []] if HOOKS[hook] == "ingress" else [[], [hook]])
+            assert hook in host.sh(f"bpftool net show dev {name}")
+
+
+def test_members_reach_each_other_and_the_host_and_other_networks_do_not(scene: Scene) -> None:
+    assert reaches(scene.peer.try_, scene.web.ip, 3)
+    assert reaches(scene.peer.try_, scene.peer.gateway) and reaches(scene.host.try_, scene.web.ip)
+    with serving(scene.web, "tcp", 7700) as server:
+        assert call(scene.peer, "tcp", scene.web.ip, 7700).seen == scene.peer.ip
+        assert call(scene.host, "tcp", scene.web.ip, 7700).seen == scene.web.gateway
+        server.peers.clear()
+        assert fails(scene.other, "tcp", scene.web.ip, 7700)
+        assert unreachable(scene.other, scene.web.ip)
+        assert not server.peers
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_a_published_port_is_reached_from_everywhere(scene: Scene, proto: str) -> None:
+    """Hairpin too."""
+    gateway = scene.web.gateway
+    with serving(scene.web, proto, 80):
+        assert call(scene.host.outside, proto, HOST, 8081).seen == OUTSIDE
+        assert call(scene.host, proto, "127.0.0.1", 8081).seen == gateway
+        assert call(scene.host, proto, HOST, 8081).seen == HOST
+        assert call(scene.other, proto, HOST, 8081).seen == scene.other.ip
+        assert call(scene.peer, proto, HOST, 8081).seen == gateway
+        assert call(scene.web, proto, HOST, 8081).seen == gateway
+    assert fails(scene.host.outside, proto, HOST, 8081, 2) == errno.ECONNREFUSED
+
+
+def test_containers_go_out_with_the_hosts_address(scene: Scene) -> None:
+    for client in (scene.web, scene.other, scene.alone):
+        assert reaches(client.try_, OUTSIDE)
+        for proto in ("tcp", "udp"):
+            with serving(scene.host.outside, proto, 7701, FAR):
+                assert call(client, proto, FAR, 7701).seen == HOST
+            assert fails(client, proto, FAR, 7701, 2) == errno.ECONNREFUSED
+    shown = scene.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
+    assert [line.split()[1] for line in shown.splitlines()[1:]] == [scene.web.gateway, OUTSIDE]
+
+
+def test_without_icc_only_a_link_leads_to_a_neighbour(scene: Scene) -> None:
+    with serving(scene.alone, "tcp", 80), serving(scene.alone, "tcp", 81):
+        assert call(scene.linked, "tcp", scene.alone.ip, 80).seen == scene.linked.ip
+        assert fails(scene.linked, "tcp", scene.alone.ip, 81)
+    assert unreachable(scene.alone, scene.linked.ip)
+    assert reaches(scene.alone.try_, scene.alone.gateway)
+
+
+def test_raw_frames_and_spoofed_ones_reach_nobody(scene: Scene) -> None:
+    me, you = scene.peer, scene.web
+    with taps(me, you, scene.other, (scene.host, "dp0")) as (sender, *watching):
+        before = counters(scene.host)
+        kinds = (0x26, 0x8847, 0x88B5, 0x88CC)
+        for kind in kinds:
+            sender.send(pk.ethernet(you.mac, me.mac, kind, bytes(46)))
+        udp = pk.udp(1, 2)
+        for src in (you.ip, me.gateway, HOST, OUTSIDE):
+            sender.send(pk.ethernet(you.mac, me.mac, pk.ETH_IPV4, pk.ipv4(src, you.ip, udp)))
+        sender.send(pk.ethernet(you.mac, you.mac, pk.ETH_IPV4, pk.ipv4(me.ip, you.ip, udp)))
+        tagged = b"\0\1\x08\0" + pk.ipv4(me.ip, you.ip, udp)
+        for kind in (pk.ETH_VLAN, pk.ETH_QINQ):
+            sender.send(pk.ethernet(you.mac, me.mac, kind, tagged))
+        claim = pk.arp(pk.REPLY, me.mac, me.gateway, you.mac, you.ip)
+        sender.send(pk.ethernet(you.mac, me.mac, pk.ETH_ARP, claim))
+        gateway = device_mac(scene.host, "dp0")
+        elsewhere = pk.ipv4(me.ip, scene.other.ip, udp)
+        sender.send(pk.ethernet(gateway, me.mac, pk.ETH_IPV4, elsewhere))
+        settle()
+        assert not from_([frame for tap in watching for frame in tap.frames()], me)
+        assert rises(before, counters(scene.host)) == {
+            "DROP_ETHERTYPE": len(kinds),
+            "DROP_SPOOFED_ADDR": 4,
+            "DROP_SPOOFED_MAC": 1,
+            "DROP_VLAN": 2,
+            "DROP_SPOOFED_ARP": 1,
+            "DROP_ISOLATED": 1,
+        }
+
+
+def test_down_leaves_no_filter_and_no_program_on_the_uplink(make_host: Callable[..., Host]) -> None:
+    for attach in ("tcx", "clsact"):
+        host = make_host(attach=attach)
+        host.run("any")
+        host.ctl("down")
+        assert filters(host, "eth0", "ingress") == []
+        assert "from_uplink" not in host.sh("bpftool net show dev eth0")

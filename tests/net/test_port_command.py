@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S20: `port ls|add|rm` on a running container."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.net.lab import HOST, OUTSIDE, Host
+from tests.net.wire import Box, box, call, fails, opened, serving
+
+
+class Scene(NamedTuple):
+    host: Host
+    web: Box
+
+
+@pytest.fixture
+def scene(shared_host: Host) -> Iterator[Scene]:
+    yield Scene(shared_host, box(shared_host, "web", "-p 8081:80 -p 127.0.0.1:8090-8092:90-92/udp"))
+    shared_host.ctl("rm -f web")
+
+
+def listed(host: Host, name: str = "web") -> list[str]:
+    """The mappings as `port add` takes them; they are numbered from 1."""
+    found = []
+    for number, line in enumerate(host.ctl(f"port ls {name}").splitlines()[1:], 1):
+        shown, container, address, host_port, port, proto = line.split()
+        assert (shown, container) == (str(number), name)
+        found.append(f"{'' if address == '0.0.0.0' else address + ':'}{host_port}:{port}/{proto}")
+    return found
+
+
+def test_s20_ls_numbers_the_mappings(scene: Scene) -> None:
+    assert listed(scene.host) == ["8081:80/tcp", "127.0.0.1:8090-8092:90-92/udp"]
+    rows = [json.loads(line) for line in scene.host.ctl("port ls web --format json").splitlines()]
+    assert [(row["Number"], row["HostPort"]) for row in rows] == [("1", "8081"), ("2", "8090-8092")]
+
+
+def test_s20_add_opens_a_port_at_once_and_rm_closes_it(scene: Scene) -> None:
+    host, web = scene
+    with serving(web, "tcp", 80), serving(web, "udp", 53):
+        assert fails(host.outside, "tcp", HOST, 8082)
+        host.ctl("port add web 8082:80")
+        host.ctl("port add web 8053:53/udp")
+        assert listed(host)[2:] == ["8082:80/tcp", "8053:53/udp"]
+        for place, address in ((host.outside, HOST), (host, HOST), (host, "127.0.0.1"), (web, HOST)):
+            assert call(place, "tcp", address, 8082).peer_port == 8082
+            assert call(place, "udp", address, 8053).peer_port == 8053
+        host.ctl("port rm web 8082:80")
+        host.ctl("port rm web 8053:53/udp")
+        for place, address in ((host.outside, HOST), (host, HOST), (host, "127.0.0.1"), (web, HOST)):
+            assert fails(place, "tcp", address, 8082)
+            assert fails(place, "udp", address, 8053)
+        assert len(listed(host)) == 2
+        assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+
+
+def test_s20_rm_takes_the_number_or_the_spec(scene: Scene) -> None:
+    host = scene.host
+    host.ctl("port add web 8082:82")
+    host.ctl("port add web 8083:83")
+    host.ctl("port rm web 1")
+    assert listed(host) == [
+        "127.0.0.1:8090-8092:90-92/udp",
+        "8082:82/tcp",
+        "8083:83/tcp",
+    ]
+    host.ctl("port rm web 8082:82/tcp")
+    host.ctl("port rm web 8090-8092:90-92/udp")
+    assert listed(host) == ["8083:83/tcp"]
+    host.ctl("port rm web 1")
+    assert listed(host) == []
+    with serving(scene.web, "tcp", 80):
+        assert fails(host.outside, "tcp", HOST, 8081)
+
+
+def test_s20_a_removed_port_is_free_for_a_process_of_the_host_and_for_another_container(scene: Scene) -> None:
+    host = scene.host
+    host.ctl("port rm web 1")
+    with serving(host, "tcp", 8081):
+        assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+        assert "8081" in host.refused("port add web 8081:80")
+    host.ctl("port add web 8081:80")
+    with serving(scene.web, "tcp", 80):
+        assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+
+
+def test_s20_what_is_there_already_or_was_never_there_is_refused(scene: Scene) -> None:
+    host = scene.host
+    for spec in ("8081:80", "8081:90", "8080-8081:80-81", f"{HOST}:8081:80", "8091:1/udp"):
+        assert "already allocated" in host.refused(["port", "add", "web", spec])
+    for what in ("3", "0", "8082:80", "8081:81", "8081:80/udp"):
+        host.refused(["port", "rm", "web", what])
+    for spec in ("", "x", "70000:80", "8082:0", "8082:80/icmp", "300.0.0.1:8082:80"):
+        host.refused(["port", "add", "web", spec])
+    host.refused("port add nobody 8082:80")
+    assert len(listed(host)) == 2
+
+
+def test_s20_without_a_host_port_a_free_one_is_chosen_and_printed(scene: Scene) -> None:
+    host = scene.host
+    assert host.ctl("port add web 85") == listed(host)[2]
+    host_port = int(listed(host)[2].split(":")[0])
+    with serving(scene.web, "tcp", 85):
+        assert call(host.outside, "tcp", HOST, host_port).seen == OUTSIDE
+
+
+@pytest.mark.parametrize("where", ["outside", "host", "container"])
+def test_s20_a_long_connection_on_another_port_goes_on_untouched(scene: Scene, where: str) -> None:
+    """Bytes flow both ways all the time while ports come and go; none waits for two seconds."""
+    host, web = scene
+    peer = box(host, "peer") if where == "container" else None
+    place = {"outside": host.outside, "host": host}.get(where) or peer
+    assert place
+    stop = threading.Event()
+    rounds = 0
+    failure: list[BaseException] = []
+    with opened(web) as listener, opened(place) as client:
+        listener.bind(("0.0.0.0", 80))
+        listener.listen()
+        client.connect((HOST, 8081))
+        server, _ = listener.accept()
+        server.settimeout(2)
+
+        def talk() -> None:
+            nonlocal rounds
+            try:
+                while not stop.is_set():
+                    _both_ways(client, server, rounds)
+                    rounds += 1
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        for number in range(8200, 8202):
+            host.ctl(f"port add web {number}:80")
+            host.ctl(f"port rm web {number}:80")
+        stop.set()
+        thread.join()
+        server.close()
+    if peer:
+        host.ctl("rm -f peer")
+    assert not failure, failure
+    assert rounds > 20
+
+
+def _both_ways(one: socket.socket, two: socket.socket, number: int) -> None:
+    text = number.to_bytes(4, "big") * 100
+    for speaker, hearer in ((one, two), (two, one)):
+        speaker.sendall(text)
+        got = b""
+        while len(got) < len(text):
+            more = hearer.recv(len(text) - len(got))
+            assert more
+            got += more
+        assert got == text
