@@ -20,9 +20,12 @@ from dataclasses import dataclass, field
 
 from datapath.kernel import netns
 from tests.model import generate
+from tests.model.expected import Expected, same
 from tests.model.generate import Generator, Sent
-from tests.model.reference import ANY, Expected, Member, Model, Network, Topology, same
+from tests.model.packet import ANY, MAPPED, Key
+from tests.model.reference import Model
 from tests.model.stage import NAMES, REASONS, Host, Programs, pinned_to_one_cpu
+from tests.model.world import Member, Network, Topology
 
 TOPOLOGIES, PACKETS = 24, 3000  # topologies of one host, packets of one topology
 
@@ -38,10 +41,11 @@ class Disagreement:
     history: list[Sent]
 
     def __str__(self) -> str:
+        sent = self.sent
+        more = ", forwarded" * sent.forwarded + f", gso {sent.gso}" * bool(sent.gso)
         return (
-            f"{self.signature}\n  seed {self.seed}, packet {self.index}, {self.sent.hook} by {who(self.sent)}"
-            f"{', forwarded' if self.sent.forwarded else ''}\n  frame    {self.sent.frame.hex()}"
-            f"\n  expected {self.expected}\n  got      {self.got}"
+            f"{self.signature}\n  seed {self.seed}, packet {self.index}, {sent.hook} by {who(sent)}{more}"
+            f"\n  frame    {sent.frame.hex()}\n  expected {self.expected}\n  got      {self.got}"
         )
 
 
@@ -91,6 +95,7 @@ class Comparison:
         if testable(sent.frame) is False:
             tally.refused += 1
             return None
+        self.model.gso = sent.gso
         expected = self.expect(sent)
         if expected is None:
             tally.undefined += 1
@@ -106,6 +111,7 @@ class Comparison:
             self.index[id(sent.sender)],
             sent.frame,
             self.elsewhere if sent.forwarded else 0,
+            sent.gso,
         )
         if ran is None:
             raise OSError(f"test run refused {sent.frame.hex()}")
@@ -170,7 +176,29 @@ class Comparison:
         """Nothing may have been counted beside what was expected; no half of a connection without the other."""
         # The kernel's allocator may be short for a moment: the connection stays where it is, and works.
         moved = [(r, n) for r, n in self.runner.all_moved() if NAMES.get(r) != "UNCONFIRMED"]
-        return f"counted beside: {[(NAMES.get(r, r), n) for r, n in moved]}" if moved else ""
+        if moved:
+            return f"counted beside: {[(NAMES.get(r, r), n) for r, n in moved]}"
+        tables = {name: self.programs.keys(name) for name in ("pending", "conns")}
+        known = {raw_key(key) for key in self.model.table}
+        there = tables["pending"] | tables["conns"]
+        if there != known:
+            only, missing = sorted(there - known), sorted(known - there)
+            return f"connections: {len(only)} unknown to the model {only[:2]}, {len(missing)} missing {missing[:2]}"
+        if tables["pending"] & tables["conns"]:
+            return "a connection is in both tables"
+        for connection, original in self.model.table.values():
+            halves = [raw_key(key) in tables["conns"] for key in (connection.original, connection.answer)]
+            if original and halves[0] != halves[1]:
+                return f"half a connection is in each table: {connection.original}"
+        return ""
+
+
+def raw_key(key: Key) -> bytes:
+    """As struct tuple holds it."""
+    proto, src, sport, dst, dport = key
+    if len(src) == 4:
+        src, dst = MAPPED + src, MAPPED + dst
+    return src + dst + (sport << 16 | dport).to_bytes(4, "big") + bytes((proto, 0, 0, 0))
 
 
 def testable(frame: bytes) -> bool:
@@ -234,6 +262,10 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, tolera
     generator = Generator(rng, topology, comparison.model)
     history: list[Sent] = []
     for index in range(PACKETS):
+        if index % 500 == 499 and rng.random() < 0.3:
+            member = rng.choice(topology.members)
+            member.number += 1000
+            programs.replace(topology, member)
         sent = generator.next()
         history.append(sent)
         problem = comparison.compare(sent, tally)

@@ -11,24 +11,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import NamedTuple
 
 from datapath.model import linklocal_of
-from tests.model.reference import (
-    ICMP,
-    ICMPV6,
-    TCP,
-    UDP,
-    Connection,
-    Key,
-    Member,
-    Model,
-    Network,
-    Published,
-    Route,
-    Topology,
-    Uplink,
-    backwards,
-    checksum,
-)
+from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key, backwards, checksum
+from tests.model.reference import Connection, Model
 from tests.model.stage import Lan, Plan, uplink_mac
+from tests.model.world import Member, Network, Published, Route, Topology, Uplink
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 FLAGS = (
@@ -99,6 +85,7 @@ class Sent(NamedTuple):
     sender: Member | Network | Uplink
     frame: bytes
     forwarded: bool = False
+    gso: int = 0
 
 
 # ---- hosts and topologies ------------------------------------------------------------------------------
@@ -138,6 +125,7 @@ def plan(rng: random.Random) -> Plan:
             ("100::/64", "blackhole"),
         ],
         ports=(first, first + rng.choice((31, 255, 2000, 14000))),
+        sockets=[(first + at, proto) for at in (7, 9, 20) for proto in (TCP, UDP) if rng.random() < 0.5],
     )
 
 
@@ -224,6 +212,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         links=_links(rng, members),
         nat_first=host.ports[0],
         nat_last=host.ports[1],
+        sockets=frozenset(host.sockets),
         broadcasts=broadcasts,
     )
 
@@ -573,7 +562,10 @@ class Generator:
         key = connection.original if original else connection.answer
         sender = connection.opener if original else connection.server
         packet = self.packet(key)
-        return self.from_member(sender, packet) if sender else self.from_outside(packet)
+        sent = self.from_member(sender, packet) if sender else self.from_outside(packet)
+        if key[0] == TCP and len(packet) > 500 and self.random() < 0.3:
+            return sent._replace(gso=(500, 1200, 1360, 1420, 1448, 1460)[int(self.random() * 6)])
+        return sent
 
     def to_outside(self) -> Sent:
         member = self.member()
@@ -828,6 +820,8 @@ class Generator:
         at = rare()
         if at < 0.35:
             whole = self.of_connection()
+            if whole:
+                whole = whole._replace(gso=0)
         elif at < 0.5:
             whole = self.to_outside()
         elif at < 0.65:

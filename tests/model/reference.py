@@ -15,363 +15,61 @@ Decided here, as no document says it:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
-WHOLE, FIRST, LATER = 0, 1, 2
-EXTENSIONS, EXTENDED = 4, 40  # IPv6 extension headers that are read, and their bytes; with more it is refused
-PIECES, SLOTS = 64, 8  # fragments of one datagram that are kept in mind, and frames kept of it
-BROADCAST = b"\xff" * 6
-ZERO4, ZERO6 = bytes(4), bytes(16)
-MAPPED = bytes(10) + b"\xff\xff"
-ALL_NODES, ALL_NODES_MAC = b"\xff\x02" + bytes(13) + b"\1", b"33\0\0\0\1"
-
-SHOT, REDIRECT, NEXT, ANY = 2, 7, -1, -9  # verdicts of a tc program; ANY: as the reason wants it
-PASSED = frozenset(
-    ("NOT_OURS", "DELIVERED", "TO_HOST", "TO_OUTSIDE", "ANSWERED", "FLOODED", "ABSORBED", "HELD")
+from tests.model.expected import (
+    Expected,
+    advertisement,
+    arp_reply,
+    check_error,
+    dropped,
+    either,
+    error_outs,
+    fitting,
+    passed,
+    quotation,
+    same,
+    translated,
 )
-
-# protocol, source, its port, destination, its port: as a hook sees the packet arrive
-Key = tuple[int, bytes, int, bytes, int]
-
-
-# ---- the world -----------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Network:
-    number: int
-    mac: bytes
-    icc: bool = True
-    internal: bool = False
-    masquerade: bool = True
-    ipv4: bool = True
-    ipv6: bool = False
-    mtu: int = 1500
-    broadcast: bytes = ZERO4
-    gateway4: bytes = b""
-    gateway6: bytes = b""
-    linklocal: bytes = b""
-    members: dict[bytes, Member] = field(default_factory=dict)  # by each of their addresses
-
-    def gateway(self, size: int) -> bytes:
-        return self.gateway4 if size == 4 else self.gateway6
-
-
-@dataclass(eq=False)
-class Member:
-    network: Network
-    number: int
-    mac: bytes
-    name: str
-    addr4: bytes = b""
-    addr6: bytes = b""
-    linklocal: bytes = b""
-
-    def owns(self, address: bytes) -> bool:
-        return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
-
-
-@dataclass(eq=False)
-class Uplink:
-    name: str
-    mac: bytes
-    addr4: bytes
-    addr6: bytes
-    mtu: int = 1500
-
-
-@dataclass(eq=False)
-class Published:
-    member: Member
-    addr: bytes
-    port: int
-    rules: tuple[tuple[bytes, int, bool], ...] = ()  # prefix, its length, may connect
-    filtered: bool = False
-    refuse: bool = False
-
-    def admits(self, address: bytes) -> bool:
-        """The longest prefix that matches decides; without any, `refuse`."""
-        if not self.filtered:
-            return True
-        best, verdict = -1, not self.refuse
-        for prefix, length, allow in self.rules:
-            if len(prefix) != len(address) or length <= best:
-                continue
-            shift = 8 * len(prefix) - length
-            if int.from_bytes(prefix, "big") >> shift == int.from_bytes(address, "big") >> shift:
-                best, verdict = length, allow
-        return verdict
-
-
-@dataclass(eq=False)
-class Route:
-    prefix: int
-    length: int
-    size: int  # of an address of the family, bytes
-    kind: str  # out, net, stop
-    uplink: Uplink | None = None
-    network: Network | None = None
-
-
-LOCAL = Route(0, 0, 0, "local")
-NOWHERE = Route(0, 0, 0, "none")
-
-
-@dataclass
-class Topology:
-    networks: list[Network]
-    members: list[Member]
-    uplinks: list[Uplink]
-    host: set[bytes]  # addresses of the host
-    routes: list[Route]
-    ports: dict[tuple[bytes, int, int], Published]  # host address (zero: all of the family), port, protocol
-    links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
-    nat_first: int
-    nat_last: int
-    broadcasts: set[bytes] = field(default_factory=set)  # of the uplinks' subnets
-
-    def __post_init__(self) -> None:
-        self.reserved = {(port, proto) for _, port, proto in self.ports}
-        self.routes.sort(key=lambda route: -route.length)
-        self._cache: dict[bytes, Route] = {}
-
-    def route(self, address: bytes) -> Route:
-        found = self._cache.get(address)
-        if found is None:
-            found = self._cache[address] = self._route(address)
-        return found
-
-    def _route(self, address: bytes) -> Route:
-        if address in self.host or address in self.broadcasts:
-            return LOCAL
-        value, bits = int.from_bytes(address, "big"), 8 * len(address)
-        for route in self.routes:
-            if route.size == len(address) and value >> (bits - route.length) == route.prefix >> (
-                bits - route.length
-            ):
-                return route
-        return NOWHERE
-
-
-# ---- sums (RFC 1071, RFC 1624) --------------------------------------------------------------------------
-
-
-def checksum(data: bytes) -> int:
-    if len(data) % 2:
-        data += b"\0"
-    value = int.from_bytes(data, "big") % 65535
-    return 65535 - value if value else 0
-
-
-def adjusted(check: int, delta: int) -> int:
-    """The sum after words changed by `delta` in all (new less old)."""
-    value = (65535 - check + delta) % 65535
-    return 65535 - value if value else 0
-
-
-def num(data: bytes | bytearray) -> int:
-    return int.from_bytes(data, "big")
-
-
-# ---- reading --------------------------------------------------------------------------------------------
-
-
-class Packet:
-    """One frame, read once. `fault`: why nobody can make sense of it."""
-
-    __slots__ = (
-        "dst",
-        "dst_mac",
-        "end",
-        "error",
-        "extended",
-        "fault",
-        "fragment",
-        "frame",
-        "icmp",
-        "ident",
-        "keep",
-        "kind",
-        "l4",
-        "more",
-        "offset",
-        "piece",
-        "ports",
-        "proto",
-        "src",
-        "src_mac",
-        "syn",
-        "ttl",
-        "whole_key",
-    )
-
-    def __init__(self, frame: bytes) -> None:
-        self.frame = frame
-        self.dst_mac, self.src_mac = frame[:6], frame[6:12]
-        self.kind = kind = frame[12] << 8 | frame[13]
-        self.fault = ""
-        self.fragment = WHOLE
-        self.ports: tuple[int, int] | None = None
-        self.error = self.keep = self.more = self.extended = self.syn = False
-        self.icmp = -1
-        self.src = self.dst = b""
-        self.proto = -1
-        self.ttl = 0
-        self.offset = self.ident = 0
-        if kind == IPV4:
-            self._ipv4()
-        elif kind == IPV6:
-            self._ipv6()
-        elif kind == ARP:
-            if len(frame) < 42:
-                self.fault = "TRUNCATED"
-        elif kind in (0x8100, 0x88A8):
-            self.fault = "VLAN"
-        else:
-            self.fault = "ETHERTYPE"
-
-    def _ipv4(self) -> None:
-        f = self.frame
-        self.src, self.dst = f[26:30], f[30:34]
-        header, total = (f[14] & 15) * 4, f[16] << 8 | f[17]
-        if f[14] >> 4 != 4 or header < 20 or total < header or 14 + total > len(f):
-            self.fault = "TRUNCATED"
-            return
-        self.proto, self.ttl = f[23], f[22]
-        self.l4, self.end = 14 + header, 14 + total
-        self.piece = self.l4
-        word = f[20] << 8 | f[21]
-        self.keep = bool(word & 0x4000)
-        self.more, self.offset = bool(word & 0x2000), (word & 0x1FFF) * 8
-        if self.more or self.offset:
-            self.fragment = LATER if self.offset else FIRST
-            self.ident = f[18] << 8 | f[19]
-            if self.offset + total - header > 65535:
-                self.fault = "TRUNCATED"
-        self._transport(ICMP)
-
-    def _ipv6(self) -> None:
-        f = self.frame
-        self.src, self.dst = f[22:38], f[38:54]
-        self.end = 54 + (f[18] << 8 | f[19])
-        if f[14] >> 4 != 6 or self.end > len(f):
-            self.fault = "TRUNCATED"
-            return
-        self.ttl, self.keep = f[21], True
-        at, kind, count = 54, f[20], 0
-        while kind in (0, 43, 44, 60):
-            count += 1
-            self.extended = True
-            if count > EXTENSIONS or at + 8 > len(f):
-                self.fault = "TRUNCATED"
-                return
-            if kind == 44:
-                word = f[at + 2] << 8 | f[at + 3]
-                self.more, self.offset = bool(word & 1), word & 0xFFF8
-                self.ident = num(f[at + 4 : at + 8])
-                if self.more or self.offset:
-                    self.fragment = LATER if self.offset else FIRST
-                    self.piece = at + 8
-                kind, at = f[at], at + 8
-            else:
-                kind, at = f[at], at + (f[at + 1] + 1) * 8
-            if at > self.end or (self.fragment != LATER and at > 54 + EXTENDED):
-                self.fault = "TRUNCATED"
-                return
-            if self.fragment == LATER:
-                break
-        self.proto, self.l4 = kind, at
-        if self.fragment and self.offset + self.end - self.piece > 65535:
-            self.fault = "TRUNCATED"
-        self._transport(ICMPV6)
-
-    def _transport(self, icmp: int) -> None:
-        if self.fragment == LATER:
-            return
-        f, at, proto = self.frame, self.l4, self.proto
-        if proto == TCP:
-            if at + 20 > self.end:
-                self.fault = "TRUNCATED"
-                return
-            self.syn = f[at + 13] & 0x12 == 0x02
-        elif proto in (UDP, icmp):
-            if at + 8 > self.end:
-                self.fault = "TRUNCATED"
-                return
-        else:
-            return
-        if proto != icmp:
-            self.ports = (f[at] << 8 | f[at + 1], f[at + 2] << 8 | f[at + 3])
-            return
-        self.icmp = f[at]
-        if self.icmp in ((8,) if icmp == ICMP else (128,)):
-            self.ports = (f[at + 4] << 8 | f[at + 5], 0)
-        elif self.icmp in ((0,) if icmp == ICMP else (129,)):
-            self.ports = (0, f[at + 4] << 8 | f[at + 5])
-        else:
-            self.error = self.fragment == WHOLE and self.icmp in ((3, 11, 12) if icmp == ICMP else range(128))
-
-    @property
-    def key(self) -> Key:
-        assert self.ports
-        return (self.proto, self.src, self.ports[0], self.dst, self.ports[1])
-
-
-def backwards(key: Key) -> Key:
-    return (key[0], key[3], key[4], key[1], key[2])
-
-
-def on_link(address: bytes) -> bool:
-    """IPv6 link-local: such a packet is not routed (RFC 4291, 2.5.6)."""
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
-def unusable(address: bytes) -> bool:
-    """Addresses that no packet beyond its link may come from, or go to as to one host."""
-    if len(address) == 4:
-        return address[0] in (0, 127) or address[0] >= 224
-    if address[0] == 0xFF or (address[:15] == bytes(15) and address[15] <= 1):
-        return True
-    return address[:12] == MAPPED or on_link(address)
-
-
-# ---- what must happen -------------------------------------------------------------------------------------
-
-Check = Callable[[bytes], str]
-
-
-class Expected:
-    """The verdict, the reasons of which one is counted, and the frame that leaves: `outs`, one of them, or what
-    `check` finds nothing wrong with. `to`: who receives a copy of what is flooded. `beside`: is counted too.
-    `again`: frames that now arrive once more at the same hook."""
-
-    __slots__ = ("again", "beside", "check", "outs", "reasons", "to", "verdict")
-
-    def __init__(
-        self,
-        verdict: int,
-        reasons: Iterable[str],
-        outs: tuple[bytes, ...] = (),
-        check: Check | None = None,
-        to: tuple[Member, ...] | None = None,
-        beside: tuple[str, ...] = (),
-    ) -> None:
-        self.verdict, self.reasons, self.outs, self.check, self.to = verdict, tuple(reasons), outs, check, to
-        self.beside = beside
-        self.again: tuple[bytes, ...] = ()
+from tests.model.packet import (
+    ANY,
+    ARP,
+    BROADCAST,
+    FIRST,
+    ICMP,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    LATER,
+    MAPPED,
+    NEXT,
+    PIECES,
+    REDIRECT,
+    SHOT,
+    SLOTS,
+    TCP,
+    UDP,
+    ZERO4,
+    ZERO6,
+    Key,
+    Packet,
+    backwards,
+    num,
+    on_link,
+    unusable,
+)
+from tests.model.world import Member, Network, Published, Topology, Uplink
 
 
 class Connection:
     """Two halves: each arrives as its key and leaves as the other's, backwards."""
 
-    __slots__ = ("answer", "closed", "opener", "original", "server")
+    __slots__ = ("answer", "closed", "numbers", "opener", "original", "server")
 
     def __init__(self, original: Key, answer: Key, opener: Member | None, server: Member | None) -> None:
         self.original, self.answer, self.opener, self.server = original, answer, opener, server
         self.closed = False
+        self.numbers = (opener.number if opener else 0, server.number if server else 0)
 
 
 class Datagram:
@@ -419,35 +117,18 @@ class Datagram:
         return sum(to - fro for fro, to in self.pieces) == self.total
 
 
-def fitting(p: Packet, net: Network, members: dict[int, Member]) -> tuple[Member, ...]:
-    """Who gets a copy: no device takes more than its MTU, and a tag's room."""
-    return tuple(members.values()) if len(p.frame) - 14 <= net.mtu + 4 else ()
-
-
-def either(*reasons: str) -> Expected:
-    """Refused for one of these; some of them are told to the sender, which is not looked at."""
-    return Expected(ANY, reasons, check=lambda got: "")
-
-
-def dropped(frame: bytes, *reasons: str) -> Expected:
-    return Expected(SHOT, reasons, (frame,))
-
-
-def passed(reason: str, out: bytes) -> Expected:
-    return Expected(REDIRECT, (reason,), (out,))
-
-
 class Model:
     def __init__(self, topology: Topology) -> None:
         self.world = topology
         self.table: dict[Key, tuple[Connection, bool]] = {}  # bool: it is the half that opened
         self.connections: list[Connection] = []
+        self.gso = 0  # segment size of the packet at hand
         self.datagrams: dict[tuple[int, bytes, bytes, int, int], Datagram] = {}
 
     # ---- from a container ------------------------------------------------------------------------------
 
     def from_container(self, sender: Member, frame: bytes) -> Expected | None:
-        p, net = Packet(frame), sender.network
+        p, net = Packet(frame, self.gso), sender.network
         wrong = self._refusals(p, sender)
         if wrong:
             return dropped(frame, *wrong)
@@ -590,8 +271,15 @@ class Model:
             )
         if p.ports:
             found = self.table.get(p.key)
-            if found and self._half_from(found) is sender:
+            if found and self._is_by(found, sender):
                 return self._forward(p, sender, found)
+            if found:
+                self._forget(found[0])
+                expected = self._leaves(p, sender)
+                if expected is None:  # undefined, so nobody sees it, so nothing has happened
+                    self.table[found[0].original] = found[0], True
+                    self.table[found[0].answer] = found[0], False
+                return expected
         elif p.error:
             told = self._error(p, sender)
             if told:
@@ -604,7 +292,7 @@ class Model:
         if route.kind == "net":
             reason = "DROP_NO_ENDPOINT" if route.network is net else "DROP_ISOLATED"
             assert route.network
-            if p.ttl > 1 and p.end - 14 <= route.network.mtu:
+            if p.ttl > 1 and p.size <= route.network.mtu:
                 return dropped(frame, reason)
             return either(reason, "DROP_TTL", "DROP_TOO_BIG")
         assert route.uplink
@@ -627,7 +315,7 @@ class Model:
         net, frame = sender.network, p.frame
         if p.ttl <= 1:
             return self._told(p, sender, "DROP_TTL")
-        if p.end - 14 > uplink.mtu:
+        if p.size > uplink.mtu:
             return self._told(p, sender, "DROP_TOO_BIG", uplink.mtu)
         if p.error:
             return dropped(frame, "DROP_NO_CONN")
@@ -636,7 +324,7 @@ class Model:
         key = p.key
         _, src, sport, dst, dport = key
         if p.icmp in (0, 129):  # an answer to nothing
-            return dropped(frame, "DROP_NO_CONN", "DROP_PROTOCOL")
+            return dropped(frame, "DROP_NO_CONN", "DROP_PROTOCOL", "DROP_FRAGMENT")
         if not net.masquerade:
             answer = backwards(key)
             if answer in self.table:
@@ -675,7 +363,9 @@ class Model:
 
     def _allowed(self, port: int, proto: int) -> bool:
         world = self.world
-        return world.nat_first <= port <= world.nat_last and (port, proto) not in world.reserved
+        if not world.nat_first <= port <= world.nat_last:
+            return False
+        return (port, proto) not in world.reserved and (port, proto) not in world.sockets
 
     def _choose(
         self,
@@ -741,7 +431,7 @@ class Model:
             server,
             own=own,
         )
-        if p.keep and p.end - 14 > net.mtu:
+        if p.keep and p.size > net.mtu:
             if expected is None or expected.check:
                 return None  # it is opened, but with which port nobody can see
             return self._told(p, client, "DROP_TOO_BIG", net.mtu)
@@ -761,6 +451,21 @@ class Model:
         return connection.opener if original else connection.server
 
     @staticmethod
+    def _is_by(found: tuple[Connection, bool], sender: Member | None) -> bool:
+        """The sender is the endpoint that the half is of, not only one that has its address now."""
+        connection, original = found
+        if sender is None:
+            return (connection.opener if original else connection.server) is None
+        return connection.numbers[0 if original else 1] == sender.number
+
+    @staticmethod
+    def _is_stale(found: tuple[Connection, bool]) -> bool:
+        """Who would receive it is gone, though another has the address."""
+        connection, original = found
+        receiver = connection.server if original else connection.opener
+        return receiver is not None and receiver.number != connection.numbers[1 if original else 0]
+
+    @staticmethod
     def _half_to(found: tuple[Connection, bool]) -> Member | None:
         connection, original = found
         return connection.server if original else connection.opener
@@ -769,6 +474,8 @@ class Model:
         connection, original = found
         out = backwards(connection.answer if original else connection.original)
         receiver = self._half_to(found)
+        if self._is_stale(found):
+            return dropped(p.frame, "DROP_STALE")
         if receiver is None:
             route = self.world.route(out[3])
             if sender is None:
@@ -777,9 +484,9 @@ class Model:
                 return either("TO_HOST", "DROP_TTL") if p.ttl <= 1 else passed("TO_HOST", p.frame)
             if p.ttl <= 1:
                 return self._told(p, sender, "DROP_TTL")
-            if p.end - 14 > route.uplink.mtu:
+            if p.size > route.uplink.mtu:
                 return self._told(p, sender, "DROP_TOO_BIG", route.uplink.mtu)
-        elif p.keep and p.end - 14 > receiver.network.mtu:
+        elif p.keep and p.size > receiver.network.mtu:
             return self._told(p, sender, "DROP_TOO_BIG", receiver.network.mtu)
         self._tracked(p, connection, original)
         if receiver:
@@ -820,11 +527,13 @@ class Model:
             return None
         key = backwards(quoted)
         found = self.table.get(key)
-        if found is None or self._half_from(found) is not sender or p.dst != key[3]:
+        if found is None or not self._is_by(found, sender) or p.dst != key[3]:
             return None
         connection, original = found
         other = connection.answer if original else connection.original
         receiver = self._half_to(found)
+        if self._is_stale(found):
+            return dropped(p.frame, "DROP_STALE")
         if receiver is None and self.world.route(other[1]).uplink is None:
             return None
         if p.ttl <= 1 and receiver is None:
@@ -873,7 +582,7 @@ class Model:
     # ---- from the outside ------------------------------------------------------------------------------
 
     def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
-        p = Packet(frame)
+        p = Packet(frame, self.gso)
         ours = Expected(NEXT, ("NOT_OURS",), (frame,))
         if p.dst in self.world.broadcasts:
             return None  # bpf_fib_lookup cannot tell it from the host's own
@@ -984,197 +693,3 @@ class Model:
         if member is None:
             return dropped(frame, "DROP_NO_ENDPOINT")
         return passed("DELIVERED", member.mac + frame[6:])
-
-
-# ---- writing ------------------------------------------------------------------------------------------------
-
-
-def arp_reply(p: Packet, mac: bytes) -> Expected:
-    f = p.frame
-    out = f[6:12] + mac + f[12:20] + b"\0\2" + mac + f[38:42] + f[22:32] + f[42:]
-    return passed("ANSWERED", out)
-
-
-def advertisement(p: Packet, target: bytes, mac: bytes) -> Expected:
-    """RFC 4861, 7.2.4: to who asked, or to all nodes when he has no address yet."""
-    alone = p.src == ZERO6
-    dst = ALL_NODES if alone else p.src
-    body = b"\x88\0\0\0" + (b"\x20\0\0\0" if alone else b"\x60\0\0\0") + target + b"\2\1" + mac
-    check = checksum(target + dst + b"\0\0\0\x20\0\0\0\x3a" + body)
-    body = body[:2] + check.to_bytes(2, "big") + body[4:]
-    head = (ALL_NODES_MAC if alone else p.src_mac) + mac + b"\x86\xdd"
-    wanted = head + b"\x60\0\0\0\0\x20\x3a\xff" + target + dst + body
-
-    def check_out(got: bytes) -> str:
-        # The flow label and the traffic class may be the question's.
-        plain = got[:14] + b"\x60\0\0\0" + got[18:]
-        return "" if plain == wanted and got[14] >> 4 == 6 else f"wanted {wanted.hex()}"
-
-    return Expected(REDIRECT, ("ANSWERED",), check=check_out)
-
-
-def translated(p: Packet, src: bytes, dst: bytes, sport: int, dport: int, hop: int = 1) -> bytes:
-    """The packet with other addresses and ports, one hop further, every sum as right as it was."""
-    f = bytearray(p.frame)
-    delta = num(src) + num(dst) - num(p.src) - num(p.dst)
-    if p.kind == IPV4:
-        f[22] -= hop
-        check = adjusted(f[24] << 8 | f[25], delta - (hop << 8))
-        f[24:34] = check.to_bytes(2, "big") + src + dst
-    else:
-        f[21] -= hop
-        f[22:54] = src + dst
-    if p.fragment == LATER:
-        return bytes(f)
-    at = p.l4
-    assert p.ports
-    ports = sport + dport - p.ports[0] - p.ports[1]
-    if p.icmp >= 0:
-        # One of the two is the identifier, the other one 0.
-        f[at + 4 : at + 6] = (sport or dport if p.icmp in (8, 128) else dport).to_bytes(2, "big")
-        place, delta = at + 2, ports + (delta if p.kind == IPV6 else 0)
-    else:
-        f[at : at + 4] = (sport << 16 | dport).to_bytes(4, "big")
-        place, delta = at + (16 if p.proto == TCP else 6), ports + delta
-    old = f[place] << 8 | f[place + 1]
-    if delta and (p.proto != UDP or old):
-        new = adjusted(old, delta)
-        f[place : place + 2] = (new or 0xFFFF if p.proto == UDP else new).to_bytes(2, "big")
-    return bytes(f)
-
-
-def same(got: bytes, wanted: bytes) -> bool:
-    """Equal, but for sums of 0 and 0xffff, which say the same (but for UDP's 0, which says nothing)."""
-    if got == wanted:
-        return True
-    if len(got) != len(wanted):
-        return False
-    places = [i for i in range(len(got)) if got[i] != wanted[i]]
-    p = Packet(wanted)
-    sums = {24} if p.kind == IPV4 else set()
-    if p.proto in (ICMP, ICMPV6):
-        sums.add(p.l4 + 2)
-    elif p.proto == TCP:
-        sums.add(p.l4 + 16)
-    for place in sums:
-        if {got[place : place + 2], wanted[place : place + 2]} == {b"\0\0", b"\xff\xff"}:
-            places = [i for i in places if i not in (place, place + 1)]
-    return not places
-
-
-def quotation(p: Packet) -> Key | None:
-    """The connection's key of the packet that an ICMP error quotes; None: it cannot be told."""
-    f, at, end = p.frame, p.l4 + 8, p.end
-    if p.kind == IPV4:
-        if at + 20 > end or f[at] >> 4 != 4 or (f[at] & 15) < 5:
-            return None
-        if num(f[at + 6 : at + 8]) & 0x1FFF:
-            return None
-        src, dst, proto, l4 = f[at + 12 : at + 16], f[at + 16 : at + 20], f[at + 9], at + (f[at] & 15) * 4
-    else:
-        if at + 40 > end or f[at] >> 4 != 6:
-            return None
-        src, dst, proto, l4 = f[at + 8 : at + 24], f[at + 24 : at + 40], f[at + 6], at + 40
-    if l4 + 8 > end:
-        return None
-    if proto in (TCP, UDP):
-        return (proto, src, num(f[l4 : l4 + 2]), dst, num(f[l4 + 2 : l4 + 4]))
-    if proto == (ICMP if p.kind == IPV4 else ICMPV6):
-        ident = num(f[l4 + 4 : l4 + 6])
-        if f[l4] in (8, 128):
-            return (proto, src, ident, dst, 0)
-        if f[l4] in (0, 129):
-            return (proto, src, 0, dst, ident)
-    return None
-
-
-def error_outs(p: Packet, src: bytes, dst: bytes, inside: Key, hop: int) -> tuple[bytes, ...]:
-    """The error with other addresses outside, and `inside` quoted. The quotation's own header sum is kept right
-    (RFC 5508, 4.2); its transport sum may be left as it was, or follow: nobody looks at it."""
-    f, at = bytearray(p.frame), p.l4 + 8
-    size = len(p.src)
-    pseudo = num(src) + num(dst) - num(p.src) - num(p.dst)
-    if p.kind == IPV4:
-        f[22] -= hop
-        f[24:34] = adjusted(num(f[24:26]), pseudo - (hop << 8)).to_bytes(2, "big") + src + dst
-        inner, l4, place = at + 12, at + (f[at] & 15) * 4, at + 10
-        proto = f[at + 9]
-    else:
-        f[21] -= hop
-        f[22:54] = src + dst
-        inner, l4, place, proto = at + 8, at + 40, -1, f[at + 6]
-    before = bytes(f)
-    new = inside[1] + inside[3]
-    delta = (
-        num(new[:size])
-        + num(new[size:])
-        - num(f[inner : inner + size])
-        - num(f[inner + size : inner + 2 * size])
-    )
-    f[inner : inner + 2 * size] = new
-    if place > 0:
-        f[place : place + 2] = adjusted(num(before[place : place + 2]), delta).to_bytes(2, "big")
-    if proto in (TCP, UDP):
-        old = num(f[l4 : l4 + 4])
-        f[l4 : l4 + 4] = (inside[2] << 16 | inside[4]).to_bytes(4, "big")
-        check_at = l4 + (16 if proto == TCP else 6)
-        inner_delta = ident_delta = delta + num(f[l4 : l4 + 4]) - old
-    else:
-        old = num(f[l4 + 4 : l4 + 6])
-        f[l4 + 4 : l4 + 6] = (inside[2] or inside[4]).to_bytes(2, "big")
-        check_at = l4 + 2
-        ident_delta = num(f[l4 + 4 : l4 + 6]) - old
-        inner_delta = ident_delta + (delta if p.kind == IPV6 else 0)
-    left = finished(p, bytes(f), before, pseudo)
-    if check_at + 2 > p.end:
-        return (left,)
-    was = num(f[check_at : check_at + 2])
-    if proto == UDP and not was:
-        return (left,)
-    outs = [left]
-    for inner in {inner_delta, ident_delta}:
-        f[check_at : check_at + 2] = adjusted(was, inner).to_bytes(2, "big")
-        outs.append(finished(p, bytes(f), before, pseudo))
-    return tuple(outs)
-
-
-def finished(p: Packet, after: bytes, before: bytes, pseudo: int) -> bytes:
-    """The error's own sum follows what changed behind it."""
-    at, place = p.l4, p.l4 + 2
-    tail = (p.end - at) % 2 * b"\0"
-    changed = num(after[at : p.end] + tail) - num(before[at : p.end] + tail)
-    check = adjusted(num(before[place : place + 2]), changed + (pseudo if p.kind == IPV6 else 0))
-    return after[:place] + check.to_bytes(2, "big") + after[place + 2 :]
-
-
-def check_error(p: Packet, got: bytes, sources: list[bytes], head: bytes, word: bytes) -> str:
-    """An error of the datapath's own: the form that the RFCs ask for, not byte by byte."""
-    if got[:12] != p.src_mac + p.dst_mac or got[12:14] != p.frame[12:14]:
-        return "goes back by other MACs"
-    if p.kind == IPV4:
-        header, most, least = got[14:34], 576, p.l4 - 14 + 8
-        if header[0] != 0x45 or num(header[2:4]) != len(got) - 14 or checksum(header) not in (0, 0xFFFF):
-            return "IPv4 header"
-        src, dst, ttl, proto, pseudo = header[12:16], header[16:20], header[8], header[9], b""
-        body = got[34:]
-        if proto != ICMP:
-            return "protocol"
-    else:
-        header, most, least = got[14:54], 1280, min(48, len(p.frame) - 14)
-        if header[0] >> 4 != 6 or num(header[4:6]) != len(got) - 54 or header[6] != ICMPV6:
-            return "IPv6 header"
-        src, dst, ttl = header[8:24], header[24:40], header[7]
-        body = got[54:]
-        pseudo = src + dst + len(body).to_bytes(4, "big") + b"\0\0\0\x3a"
-    if src not in sources or dst != p.src:
-        return "addresses"
-    if ttl < 2:
-        return "hops"
-    if body[:2] != head or body[4:8] != word:
-        return f"type, code or word {body[:8].hex()}, wanted {head.hex()} {word.hex()}"
-    if checksum(pseudo + body) not in (0, 0xFFFF):
-        return "sum"
-    quote = body[8:]
-    if len(got) - 14 > most or len(quote) < least or quote != p.frame[14 : 14 + len(quote)]:
-        return "quotation"
-    return ""

@@ -19,7 +19,7 @@ from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
 from tests.bpf.stage import _new_namespace, private_bpffs
-from tests.model.reference import Member, Network, Published, Topology, Uplink
+from tests.model.world import Member, Network, Published, Topology, Uplink
 
 HOOKS = ("from_container", "from_host", "from_uplink")
 EXTRA = {
@@ -80,6 +80,7 @@ class Plan:
     outs: list[tuple[str, int]] = field(default_factory=list)  # prefix, uplink
     stops: list[tuple[str, str]] = field(default_factory=list)  # prefix, type
     ports: tuple[int, int] = (20000, 20999)
+    sockets: list[tuple[int, int]] = field(default_factory=list)  # port, protocol
 
 
 def next_hop(own: IPv4Interface | IPv6Interface) -> IPv4Address | IPv6Address:
@@ -92,6 +93,7 @@ class Host:
         self.space, self.inside = _new_namespace(), _new_namespace()
         self.index: dict[str, int] = {}
         self.taps: dict[str, socket.socket] = {}
+        self.sockets: list[socket.socket] = []
         self.linklocals: set[bytes] = set()
         try:
             with netns.enter(self.space):
@@ -101,8 +103,8 @@ class Host:
             raise
 
     def close(self) -> None:
-        for tap in self.taps.values():
-            tap.close()
+        for sock in (*self.taps.values(), *self.sockets):
+            sock.close()
         os.close(self.space)
         os.close(self.inside)
 
@@ -161,10 +163,23 @@ class Host:
             for prefix, kind in self.plan.stops:
                 family = socket.AF_INET6 if ":" in prefix else socket.AF_INET
                 route.route("add", family=family, dst=prefix, type=kind)
+            self._listen()
             for message in route.get_addr(family=socket.AF_INET6):
                 found = ip_address(dict(message["attrs"])["IFA_ADDRESS"])
                 if found.is_link_local:
                     self.linklocals.add(found.packed)
+
+    def _listen(self) -> None:
+        for port, proto in self.plan.sockets:
+            kind = socket.SOCK_STREAM if proto == socket.IPPROTO_TCP else socket.SOCK_DGRAM
+            for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+                sock = socket.socket(family, kind)
+                self.sockets.append(sock)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((anywhere, port))
+                if kind == socket.SOCK_STREAM:
+                    sock.listen()
 
     def tap(self, name: str) -> socket.socket:
         if name not in self.taps:
@@ -254,6 +269,23 @@ class Programs:
         for client, server, port, proto in topology.links:
             key = abi.policy_key(address(client), address(server), port, proto)
             self.maps["policies"][key] = abi.policy(numbers[client], numbers[server])
+
+    def replace(self, topology: Topology, member: Member) -> None:
+        """The member's endpoint is removed and another one made with its addresses; connections are forgotten about."""
+        net = member.network
+        slot = list({id(m): m for m in net.members.values()}).index(id(member))
+        self._member(net, slot, member)
+        for number, (where, published) in enumerate(topology.ports.items(), 1):
+            if published.member is member:
+                self._port(number, where, published)
+
+    def keys(self, name: str) -> set[bytes]:
+        """All keys of a map as they lie in memory."""
+        size = abi.layout("tuple").size
+        found: set[bytes] = set()
+        for keys, _, count in self.maps[name].batches():
+            found.update(keys[i * size : (i + 1) * size] for i in range(count))
+        return found
 
     def _network(self, net: Network) -> None:
         index = self.host.index[f"dp{net.number}"]
@@ -345,12 +377,14 @@ class Runner:
             raise OSError("read counters")
         return int(self._values[self._at])
 
-    def run(self, program: int, ifindex: int, frame: bytes, ingress: int = 0) -> tuple[int, bytes] | None:
+    def run(
+        self, program: int, ifindex: int, frame: bytes, ingress: int = 0, gso: int = 0
+    ) -> tuple[int, bytes] | None:
         """Verdict and frame; None: the kernel will not test-run this frame."""
         opts, size = self._opts, len(frame)
         ffi.memmove(self._in, frame, size)
         opts.data_size_in, opts.data_size_out = size, 8192
-        self._ctx.ifindex, self._ctx.ingress_ifindex = ifindex, ingress
+        self._ctx.ifindex, self._ctx.ingress_ifindex, self._ctx.gso_size = ifindex, ingress, gso
         if lib.bpf_prog_test_run_opts(program, opts):
             return None
         verdict = opts.retval

@@ -14,19 +14,9 @@ from datapath.kernel import netns
 from datapath.model import linklocal_of
 from tests.model import fuzz, generate
 from tests.model.generate import ACK, SYN, Sent, carried, frame_of, icmp, ip4, ip6
-from tests.model.reference import (
-    ICMP,
-    ICMPV6,
-    TCP,
-    UDP,
-    Key,
-    Member,
-    Network,
-    Published,
-    Topology,
-    Uplink,
-)
+from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key
 from tests.model.stage import Host, Lan, Plan, Programs, pinned_to_one_cpu, uplink_mac
+from tests.model.world import Member, Network, Published, Topology, Uplink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

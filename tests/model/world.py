@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host, its networks and its published ports are, for the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.model.packet import ZERO4
+
+
+@dataclass(eq=False)
+class Network:
+    number: int
+    mac: bytes
+    icc: bool = True
+    internal: bool = False
+    masquerade: bool = True
+    ipv4: bool = True
+    ipv6: bool = False
+    mtu: int = 1500
+    broadcast: bytes = ZERO4
+    gateway4: bytes = b""
+    gateway6: bytes = b""
+    linklocal: bytes = b""
+    members: dict[bytes, Member] = field(default_factory=dict)  # by each of their addresses
+
+    def gateway(self, size: int) -> bytes:
+        return self.gateway4 if size == 4 else self.gateway6
+
+
+@dataclass(eq=False)
+class Member:
+    network: Network
+    number: int
+    mac: bytes
+    name: str
+    addr4: bytes = b""
+    addr6: bytes = b""
+    linklocal: bytes = b""
+
+    def owns(self, address: bytes) -> bool:
+        return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
+
+
+@dataclass(eq=False)
+class Uplink:
+    name: str
+    mac: bytes
+    addr4: bytes
+    addr6: bytes
+    mtu: int = 1500
+
+
+@dataclass(eq=False)
+class Published:
+    member: Member
+    addr: bytes
+    port: int
+    rules: tuple[tuple[bytes, int, bool], ...] = ()  # prefix, its length, may connect
+    filtered: bool = False
+    refuse: bool = False
+
+    def admits(self, address: bytes) -> bool:
+        """The longest prefix that matches decides; without any, `refuse`."""
+        if not self.filtered:
+            return True
+        best, verdict = -1, not self.refuse
+        for prefix, length, allow in self.rules:
+            if len(prefix) != len(address) or length <= best:
+                continue
+            shift = 8 * len(prefix) - length
+            if int.from_bytes(prefix, "big") >> shift == int.from_bytes(address, "big") >> shift:
+                best, verdict = length, allow
+        return verdict
+
+
+@dataclass(eq=False)
+class Route:
+    prefix: int
+    length: int
+    size: int  # of an address of the family, bytes
+    kind: str  # out, net, stop
+    uplink: Uplink | None = None
+    network: Network | None = None
+
+
+LOCAL = Route(0, 0, 0, "local")
+NOWHERE = Route(0, 0, 0, "none")
+
+
+@dataclass
+class Topology:
+    networks: list[Network]
+    members: list[Member]
+    uplinks: list[Uplink]
+    host: set[bytes]  # addresses of the host
+    routes: list[Route]
+    ports: dict[tuple[bytes, int, int], Published]  # host address (zero: all of the family), port, protocol
+    links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
+    nat_first: int
+    nat_last: int
+    broadcasts: set[bytes] = field(default_factory=set)  # of the uplinks' subnets
+    sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
+
+    def __post_init__(self) -> None:
+        self.reserved = {(port, proto) for _, port, proto in self.ports}
+        self.routes.sort(key=lambda route: -route.length)
+        self._cache: dict[bytes, Route] = {}
+
+    def route(self, address: bytes) -> Route:
+        found = self._cache.get(address)
+        if found is None:
+            found = self._cache[address] = self._route(address)
+        return found
+
+    def _route(self, address: bytes) -> Route:
+        if address in self.host or address in self.broadcasts:
+            return LOCAL
+        value, bits = int.from_bytes(address, "big"), 8 * len(address)
+        for route in self.routes:
+            if route.size == len(address) and value >> (bits - route.length) == route.prefix >> (
+                bits - route.length
+            ):
+                return route
+        return NOWHERE
