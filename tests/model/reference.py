@@ -134,7 +134,7 @@ class Model:
             return dropped(frame, *wrong)
         if p.kind == ARP:
             return self._arp(p, sender)
-        if p.kind == IPV6 and p.icmp == 135:
+        if p.kind == IPV6 and p.icmp == 135 and not p.fragment:  # RFC 6980: in fragments it is none
             return self._solicitation(p, sender)
         if p.kind == IPV6 and p.icmp == 136:
             return self._advertisement(p, sender)
@@ -319,6 +319,8 @@ class Model:
             return self._told(p, sender, "DROP_TOO_BIG", uplink.mtu)
         if p.error:
             return dropped(frame, "DROP_NO_CONN")
+        if p.fragment == LATER:  # its first one has opened the connection, or it is not to be
+            return dropped(frame, "DROP_FRAGMENT", "DROP_PROTOCOL", "DROP_NO_CONN")
         if p.ports is None:
             return dropped(frame, "DROP_PROTOCOL", "DROP_FRAGMENT")
         key = p.key
@@ -619,6 +621,10 @@ class Model:
             assert published
             if not published.admits(p.src):
                 return dropped(frame, "DROP_DENIED")
+        if datagram.foreign:
+            # The number of one of the host's is used again, for one that is not.
+            datagram.foreign = datagram.refused = False
+            datagram.pieces, datagram.total = [], -1
         early = self._collect(p, datagram)
         if early:
             if found is None:
@@ -641,7 +647,7 @@ class Model:
         found = self.table.get(p.key)
         if found:
             return self._half_from(found) is None
-        published = self._published(p)
+        published = self._published(p) if p.fragment != LATER else None
         if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.world.broadcasts:
             return False
         if self.world.route(p.dst).kind != "local":
@@ -662,7 +668,7 @@ class Model:
     def from_host(self, net: Network, frame: bytes, forwarded: bool = False) -> Expected | None:
         p = Packet(frame)
         if p.fault:
-            return dropped(frame, "DROP_" + p.fault)
+            return dropped(frame, "DROP_" + p.fault, "DROP_BAD_ADDR")
         if p.kind == ARP:
             if frame[14:20] != b"\0\1\x08\0\6\4" or frame[22:28] != p.src_mac:
                 return None  # no stack sends it
@@ -680,7 +686,7 @@ class Model:
                 wrong.add("DROP_BAD_ADDR")
         if wrong:
             return dropped(frame, *wrong)
-        if p.kind == IPV6 and p.icmp == 135:
+        if p.kind == IPV6 and p.icmp == 135 and not p.fragment:  # RFC 6980: in fragments it is none
             if p.ttl != 255 or p.end - p.l4 < 24:
                 return dropped(frame, "DROP_TRUNCATED")
             asked = frame[p.l4 + 8 : p.l4 + 24]
