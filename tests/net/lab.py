@@ -20,7 +20,7 @@ from typing import Any
 from tests.net import forked
 
 TREE = Path(__file__).resolve().parents[2]
-DATAPATHCTL = [sys.executable, "-m", "ctl.main"]  # of this tree, whichever is installed
+DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))  # runs this tree: see PYTHONPATH below
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
 TIMEOUT = 30.0  # seconds that any one command may take
 
@@ -134,7 +134,7 @@ class Host(Namespace):
     def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         if self.preloaded:
             return forked.datapathctl(words(command), self.path, self.env or {}, timeout)
-        return self.try_([*DATAPATHCTL, *words(command)], timeout=timeout)
+        return self.try_([DATAPATHCTL, *words(command)], timeout=timeout)
 
     def ctl(self, command: Words, timeout: float = TIMEOUT) -> str:
         done = self.try_ctl(command, timeout)

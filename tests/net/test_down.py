@@ -170,7 +170,7 @@ def test_s31_everything_works_again_after_down(host: Host) -> None:
 
 def test_s31_an_own_bpffs_that_was_mounted_for_us_is_unmounted(host: Host) -> None:
     folder = host.folder / "elsewhere"
-    command = ["env", f"DATAPATH_BPFFS={folder}", *DATAPATHCTL]
+    command = ["env", f"DATAPATH_BPFFS={folder}", DATAPATHCTL]
     host.sh([*command, "run", "-d", "--name", "web", "sleep", "3600"])
     assert subprocess.run(["mountpoint", "-q", folder], check=False).returncode == 0
     host.sh([*command, "down"])

@@ -447,6 +447,8 @@ def test_down_takes_all_of_it_away(tmp_path: Path) -> None:
         host = Host(tmp_path)
         stack.callback(host.close)
         plug_ipv6(host)
+        host.sh("ip -6 address flush dev eth0 scope link")
+        host.sh("ip -6 address add fe80::1/64 dev eth0 nodad")
         before = everything(host)
         host.ctl("network create --ipv6 a")
         host.run("web", "--network a -p 8081:80,allow=2001:db8::/32")

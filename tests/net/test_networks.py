@@ -330,7 +330,7 @@ def test_s11_prune_removes_every_unused_network_and_keeps_the_others(host: Host)
     assert "Are you sure" in asked.stdout
     assert asked.returncode != 0
     assert "c" in host.ctl("network ls --format {{.Name}}").split()
-    assert host.sh([*DATAPATHCTL, "network", "prune"], input="y\n").endswith("Deleted Networks:\nc")
+    assert host.sh([DATAPATHCTL, "network", "prune"], input="y\n").endswith("Deleted Networks:\nc")
     assert host.ctl("network ls --format {{.Name}}").split() == ["bridge", "host", "none", "used"]
     assert reaches(host.try_, host.address("web", "used"))
 

@@ -30,8 +30,8 @@ def listed(host: Host, name: str = "web") -> list[str]:
     """The mappings as `port add` takes them; they are numbered from 1."""
     found = []
     for number, line in enumerate(host.ctl(f"port ls {name}").splitlines()[1:], 1):
-        shown, container, address, host_port, port, proto = line.split()
-        assert (shown, container) == (str(number), name)
+        shown, container, address, host_port, port, proto, sources = line.split()
+        assert (shown, container, sources) == (str(number), name, "all")
         found.append(f"{'' if address == '0.0.0.0' else address + ':'}{host_port}:{port}/{proto}")
     return found
 
