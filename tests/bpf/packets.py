@@ -17,6 +17,7 @@ FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 DONT_FRAGMENT, MORE_FRAGMENTS = 0x4000, 0x2000
 REQUEST, REPLY = 1, 2
 ECHO, ECHO_REPLY = 8, 0
+ECHO6, ECHO6_REPLY = 128, 129
 ROUTER_ADVERTISEMENT, SOLICITATION, ADVERTISEMENT, REDIRECT = 134, 135, 136, 137
 
 Address = str | IPv4Address | IPv6Address
@@ -59,9 +60,18 @@ class Transport(NamedTuple):
         return self.data[: self.check_at] + value.to_bytes(2, "big") + self.data[self.check_at + 2 :]
 
 
-def tcp(sport: int, dport: int, flags: int, payload: bytes = b"", *, options: bytes = b"") -> Transport:
+def tcp(
+    sport: int,
+    dport: int,
+    flags: int,
+    payload: bytes = b"",
+    *,
+    options: bytes = b"",
+    seq: int = 0x01020304,
+    ack: int = 0x05060708,
+) -> Transport:
     offset = (20 + len(options)) // 4
-    header = struct.pack("!HHIIBBHHH", sport, dport, 0x01020304, 0x05060708, offset << 4, flags, 0xFFFF, 0, 0)
+    header = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, offset << 4, flags, 0xFFFF, 0, 0)
     return Transport(TCP, header + options + payload, 16, True)
 
 
@@ -81,6 +91,10 @@ def echo(kind: int, ident: int, payload: bytes = b"abcdefgh", *, sequence: int =
 
 def icmp6(kind: int, code: int = 0, word: int = 0, payload: bytes = b"") -> Transport:
     return Transport(ICMPV6, struct.pack("!BBHI", kind, code, 0, word) + payload, 2, True)
+
+
+def echo6(kind: int, ident: int, payload: bytes = b"abcdefgh", *, sequence: int = 1) -> Transport:
+    return icmp6(kind, 0, ident << 16 | sequence, payload)
 
 
 def solicitation(target: Address, source_mac: str | None) -> Transport:
@@ -104,6 +118,7 @@ def ipv4(
     *,
     ttl: int = 64,
     fragment: int = DONT_FRAGMENT,
+    ident: int = 0x1234,
     options: bytes = b"",
     version: int = 4,
     ihl: int | None = None,
@@ -117,7 +132,7 @@ def ipv4(
         version << 4 | (words if ihl is None else ihl),
         0,
         words * 4 + len(body) if total is None else total,
-        0x1234,
+        ident,
         fragment,
         ttl,
         carried.proto,
@@ -134,9 +149,9 @@ def extension(kind: int, body: bytes = bytes(7)) -> tuple[int, bytes]:
     return kind, body
 
 
-def fragment_header(offset: int, more: bool) -> tuple[int, bytes]:
+def fragment_header(offset: int, more: bool, ident: int = 0x11223344) -> tuple[int, bytes]:
     """`offset` in bytes, a multiple of 8."""
-    return FRAGMENT, b"\0" + struct.pack("!HI", offset | more, 0x11223344)
+    return FRAGMENT, b"\0" + struct.pack("!HI", offset | more, ident)
 
 
 def ipv6(
@@ -155,6 +170,65 @@ def ipv6(
     body += carried.finish(packed(src), packed(dst))
     header = struct.pack("!IHBB", version << 28, len(body) if length is None else length, kinds[0], hops)
     return header + packed(src) + packed(dst) + body
+
+
+def ethertype(frame: bytes) -> int:
+    return int.from_bytes(frame[12:14], "big")
+
+
+def cut(frame: bytes, *ends: int, ident: int = 0x4321) -> list[bytes]:
+    """An unfragmented frame in fragments: the transport bytes up to each of `ends`, and the rest. An IPv6 one
+    must have no extension header."""
+    fragments, begin = [], 0
+    four = ethertype(frame) == ETH_IPV4
+    head = 14 + (frame[14] & 15) * 4 if four else 54
+    body = frame[head:]
+    for end in (*ends, len(body)):
+        fragments.append(piece(frame, begin, end, end < len(body), ident=ident))
+        begin = end
+    return fragments
+
+
+def piece(frame: bytes, begin: int, end: int, more: bool, *, ident: int = 0x4321) -> bytes:
+    """One fragment of an unfragmented frame: its transport bytes from `begin`, a multiple of 8, to `end`."""
+    if ethertype(frame) == ETH_IPV4:
+        size = (frame[14] & 15) * 4
+        ip = bytearray(frame[14 : 14 + size])
+        ip[2:4] = (size + end - begin).to_bytes(2, "big")
+        ip[4:6] = ident.to_bytes(2, "big")
+        ip[6:8] = (begin // 8 | (MORE_FRAGMENTS if more else 0)).to_bytes(2, "big")
+        ip[10:12] = bytes(2)
+        ip[10:12] = checksum(bytes(ip)).to_bytes(2, "big")
+        return frame[:14] + bytes(ip) + frame[14 + size + begin : 14 + size + end]
+    _, rest = fragment_header(begin, more, ident)
+    length = (8 + end - begin).to_bytes(2, "big")
+    header = frame[14:18] + length + bytes([FRAGMENT]) + frame[21:54] + frame[20:21] + rest
+    return frame[:14] + header + frame[54 + begin : 54 + end]
+
+
+QUOTE = 124  # bytes that an ICMP error of the datapath's own quotes at the most
+
+
+def own_error(frame: bytes, source: Address, *, mtu: int = 0) -> bytes:
+    """What the datapath answers to a frame: time exceeded, or with `mtu` that it is too big."""
+    packet = frame[14:]
+    four = ethertype(frame) == ETH_IPV4
+    if four:
+        header, length = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
+        sender = IPv4Address(packet[12:16])
+    else:
+        header, length, kind = 40, 40 + int.from_bytes(packet[4:6], "big"), packet[6]
+        while kind in (HOP_OPTIONS, ROUTING, FRAGMENT, DESTINATION_OPTIONS):
+            kind, step = packet[header], 8 if kind == FRAGMENT else 8 + packet[header + 1] * 8
+            header += step
+    quote = packet[: QUOTE if length >= QUOTE else header + 8]
+    if four:
+        carried = icmp(3, 4, mtu, quote) if mtu else icmp(11, 0, 0, quote)
+        body = ipv4(source, sender, carried, ident=0, fragment=0)
+    else:
+        carried = icmp6(2, 0, mtu, quote) if mtu else icmp6(3, 0, 0, quote)
+        body = ipv6(source, IPv6Address(packet[8:24]), carried)
+    return frame[6:12] + frame[:6] + frame[12:14] + body
 
 
 def arp(

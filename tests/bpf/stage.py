@@ -3,7 +3,8 @@
 bpffs that nobody else sees. Everything goes with the last file descriptor, so a killed test leaves nothing.
 
 Networks: 1 may do everything; 2 is without icc, with links from b1 to b2; 3 is internal; 4 leaves without
-masquerading. 1 and 2 have IPv6. Outside is 192.0.2.0/24, the default route goes via 192.0.2.2.
+masquerading. 1 and 2 have IPv6. Outside is 192.0.2.0/24 and 2001:db8::/64, the default routes go via 192.0.2.2
+and 2001:db8::2.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from datapath.kernel._libbpf import ffi, lib
 
 from datapath.kernel import abi, libbpf, netns, syscalls
 from datapath.kernel.dataplane import MAPS
@@ -24,11 +28,12 @@ from datapath.model import linklocal_of
 from tests.bpf import packets
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
+XDP_DROP, XDP_PASS = 1, 2
 Reason: Any = abi.Reason
 Flag: Any = abi.NetworkFlag
 
 NAT_FIRST, NAT_LAST = 20000, 20999
-HOOKS = ("from_container", "from_host", "from_uplink")
+OBJECTS = ("from_container", "from_host", "from_uplink", "xdp_uplink", "sweep_conns")
 SIZES = {
     "devices": 256,
     "endpoints": 256,
@@ -38,6 +43,12 @@ SIZES = {
     "reserved": 256,
     "pending": 4096,
     "conns": 4096,
+    "confirmed": 4096,
+    "fragments": 256,
+    "held": 256,
+    "sources": 256,
+    "rates": 256,
+    "usages": 256,
 }
 
 
@@ -109,8 +120,21 @@ class Member(NamedTuple):
         self, src: packets.Address, carried: packets.Transport, *, by: str | None = None, **header: Any
     ) -> bytes:
         """A frame as it arrives in the container, from the gateway's MAC unless `by` says another."""
-        body = packets.ipv4(src, self.ip, carried, **header)
-        return packets.ethernet(self.mac, by or self.net.mac, packets.ETH_IPV4, body)
+        if ip_address(src).version == 4:
+            body = packets.ipv4(src, self.ip, carried, **header)
+            return packets.ethernet(self.mac, by or self.net.mac, packets.ETH_IPV4, body)
+        body = packets.ipv6(src, self.ip6, carried, **header)
+        return packets.ethernet(self.mac, by or self.net.mac, packets.ETH_IPV6, body)
+
+    def leaves(
+        self, src: packets.Address, dst: packets.Address, carried: packets.Transport, **header: Any
+    ) -> bytes:
+        """A frame of its own as it goes to the outside, one hop further: the next hop's MACs come later."""
+        if ip_address(dst).version == 4:
+            body = packets.ipv4(src, dst, carried, **{"ttl": 63, **header})
+            return packets.ethernet(self.net.mac, self.mac, packets.ETH_IPV4, body)
+        body = packets.ipv6(src, dst, carried, **{"hops": 63, **header})
+        return packets.ethernet(self.net.mac, self.mac, packets.ETH_IPV6, body)
 
 
 _BASE = Flag.NETWORK_ACTIVE | Flag.NETWORK_IPV4
@@ -131,25 +155,35 @@ HOST = IPv4Address("192.0.2.1")
 OTHER = IPv4Address("198.51.100.1")  # an address of the host's that is on loopback
 OUTSIDE = IPv4Address("203.0.113.5")
 NEXT_HOP = IPv4Address("192.0.2.2")
+HOST6 = IPv6Address("2001:db8::1")
+OTHER6 = IPv6Address("2001:db8:1::1")
+OUTSIDE6 = IPv6Address("2001:db8:5::5")
+NEXT_HOP6 = IPv6Address("2001:db8::2")
+UNREACHABLE6 = IPv6Address("2001:db8:6::9")
 BLACKHOLE, UNREACHABLE = IPv4Address("198.18.0.9"), IPv4Address("198.18.1.9")
 
-# (host address or None for all, port, protocol) -> (member, its port)
+# (host address or None for all of both families, port, protocol) -> (member, its port)
 PUBLISHED: Mapping[tuple[str | None, int, int], tuple[Member, int]] = {
     (None, 8081, packets.TCP): (A2, 80),
     (None, 8081, packets.UDP): (A2, 53),
     (str(HOST), 8082, packets.TCP): (B2, 80),
+    (str(HOST6), 8082, packets.TCP): (B2, 80),
     ("127.0.0.1", 8083, packets.TCP): (A2, 80),
+    ("::1", 8083, packets.TCP): (A2, 80),
     (None, 20005, packets.UDP): (A2, 81),
 }
 LINKED = ((80, packets.TCP), (53, packets.UDP))  # what b1 may reach on b2
 
 
 def outside_sends(
-    dst: packets.Address, carried: packets.Transport, *, src: packets.Address = OUTSIDE, **header: Any
+    dst: packets.Address, carried: packets.Transport, *, src: packets.Address | None = None, **header: Any
 ) -> bytes:
-    """A frame that arrives at the uplink."""
-    body = packets.ipv4(src, dst, carried, **header)
-    return packets.ethernet(UPLINK_MAC, NEXT_HOP_MAC, packets.ETH_IPV4, body)
+    """A frame that arrives at the uplink, from OUTSIDE or OUTSIDE6."""
+    if ip_address(dst).version == 4:
+        body = packets.ipv4(src or OUTSIDE, dst, carried, **header)
+        return packets.ethernet(UPLINK_MAC, NEXT_HOP_MAC, packets.ETH_IPV4, body)
+    body = packets.ipv6(src or OUTSIDE6, dst, carried, **header)
+    return packets.ethernet(UPLINK_MAC, NEXT_HOP_MAC, packets.ETH_IPV6, body)
 
 
 def host_sends(member: Member, carried: packets.Transport, **header: Any) -> bytes:
@@ -215,6 +249,7 @@ class World:
         with Links() as links, IPRoute() as route:
             route.link("set", index=1, state="up")
             route.addr("add", index=1, address=str(OTHER), prefixlen=32)
+            route.addr("add", index=1, family=socket.AF_INET6, address=str(OTHER6), prefixlen=128)
             route.link(
                 "add",
                 kind="veth",
@@ -226,7 +261,17 @@ class World:
             route.addr(
                 "add", index=self.index[UPLINK], address=str(HOST), prefixlen=24, broadcast="192.0.2.255"
             )
+            # Without duplicate detection, which would take a second.
+            Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/accept_dad").write_text("0")
             route.link("set", index=self.index[UPLINK], state="up")
+            route.addr(
+                "add",
+                index=self.index[UPLINK],
+                family=socket.AF_INET6,
+                address=str(HOST6),
+                prefixlen=64,
+                flags=2,
+            )
             links.configure(self.inside, "out0", (), ipv6=False)
             for net in NETS:
                 addresses: list[IPv4Interface | IPv6Interface] = [IPv4Interface(f"{net.gateway}/16")]
@@ -241,13 +286,15 @@ class World:
                 )
                 links.configure(self.inside, member.name, (), ipv6=False)
             route.route("add", dst="0.0.0.0/0", gateway=str(NEXT_HOP))
+            route.route("add", family=socket.AF_INET6, dst="::/0", gateway=str(NEXT_HOP6))
+            route.route("add", family=socket.AF_INET6, dst="2001:db8:6::/48", type="unreachable")
             route.route("add", dst="198.18.0.0/24", type="blackhole")
             route.route("add", dst="198.18.1.0/24", type="unreachable")
 
     def tap(self, name: str) -> socket.socket:
-        """A packet socket on a container's end."""
+        """A packet socket on a container's end, or on a device of the host's: its end of a pair, or the uplink."""
         if name not in self._sockets:
-            with netns.enter(self.inside):
+            with netns.enter(self.inside if name in {member.name for member in MEMBERS} else self.host):
                 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                 tap.bind((name, 3))
             tap.setblocking(False)
@@ -255,7 +302,7 @@ class World:
         return self._sockets[name]
 
     def received(self, name: str) -> list[bytes]:
-        """The frames that have arrived at a container's end since the last look, its own ones left out."""
+        """The frames that have arrived at such a device since the last look, its own ones left out."""
         return [frame for frame, kind in self.received_as(name) if kind != socket.PACKET_OUTGOING]
 
     def received_as(self, name: str) -> list[tuple[bytes, int]]:
@@ -296,13 +343,14 @@ def private_bpffs() -> Iterator[Path]:
 
 
 class Stage:
-    """One copy of the three programs with their maps, filled for the World."""
+    """One copy of the programs with their maps, filled for the World."""
 
     def __init__(self, world: World, *, sizes: Mapping[str, int] | None = None, **settings: int) -> None:
         self.world = world
         self.programs: dict[str, int] = {}
         self.maps: dict[str, libbpf.Map] = {}
         self.events_fd = -1
+        self._timers_fd = -1  # a timer lives as long as somebody has its map
         config = abi.config(
             **{
                 "nat_port_first": NAT_FIRST,
@@ -316,7 +364,7 @@ class Stage:
             }
         )
         with private_bpffs() as pins:
-            for hook in HOOKS:
+            for hook in OBJECTS:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
         self._fill()
         self._seen = self._counts()
@@ -331,11 +379,13 @@ class Stage:
                 self.maps[name] = libbpf.Map(fd, name, *MAPS[name])
             elif name == "events" and self.events_fd < 0:
                 self.events_fd = fd
+            elif name == "sweepers" and self._timers_fd < 0:
+                self._timers_fd = fd
             else:
                 os.close(fd)
 
     def close(self) -> None:
-        for fd in (*self.programs.values(), self.events_fd):
+        for fd in (*self.programs.values(), self.events_fd, self._timers_fd):
             os.close(fd)
         for m in self.maps.values():
             m.close()
@@ -361,18 +411,32 @@ class Stage:
             for member in members:
                 self._add(member)
         self.maps["devices"][abi.device_key(index[UPLINK])] = abi.device(
-            kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST
+            kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST, addr6=HOST6
         )
-        for (address, number, proto), (member, inner) in PUBLISHED.items():
-            key = abi.port_key(IPv4Address(address or "0.0.0.0"), number, proto)
-            self.maps["ports"][key] = abi.port(
-                network=member.net.number, endpoint=member.number, addr=member.ip, port=inner
-            )
+        for host_address, number, proto in PUBLISHED:
+            for address in (host_address,) if host_address else ("0.0.0.0", "::"):
+                self.publish(address, number, proto)
             self.maps["reserved"][abi.reserved_key(number, proto)] = abi.reserved(1)
         for number, proto in LINKED:
             for client, server in ((B1.ip, B2.ip), (B1.ip6, B2.ip6)):
                 key = abi.policy_key(client, server, number, proto)
                 self.maps["policies"][key] = abi.policy(B1.number, B2.number)
+
+    def publish(
+        self, address: str, number: int, proto: int, *, filtered: int = 0, refuse: bool = False
+    ) -> None:
+        """One of PUBLISHED, at one address; `filtered`: whose rules in `sources` apply to it."""
+        found = PUBLISHED.get((address, number, proto)) or PUBLISHED[None, number, proto]
+        member, inner = found
+        at = ip_address(address)
+        self.maps["ports"][abi.port_key(at, number, proto)] = abi.port(
+            network=member.net.number,
+            endpoint=member.number,
+            filter=filtered,
+            addr=member.ip if at.version == 4 else member.ip6,
+            port=inner,
+            refuse=int(refuse),
+        )
 
     def _add(self, member: Member) -> None:
         ifindex, net = self.world.index[member.name], member.net
@@ -391,8 +455,9 @@ class Stage:
         self.maps["members"][abi.member_key(net.number, member.slot)] = abi.member(ifindex, member.number)
 
     def forget(self) -> None:
-        """No connections, and a fresh view of the counters: what came before has no effect."""
-        for name in ("pending", "conns"):
+        """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
+        `frames` and `scratches` is never read, that in the sweeper's queue names nothing.)"""
+        for name in ("pending", "conns", "fragments", "held", "usages", "rates"):
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()
 
@@ -416,18 +481,6 @@ class Stage:
         self, sender: Member | Net | None, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
     ) -> Outcome:
         """Runs the hook that the sender's device has: a container's, a gateway's, or the uplink's."""
-        outcome = self._run(sender, packet, ingress, gso, flags)
-        # The kernel may refuse the memory for a timer for a moment. The connection then stays in `pending`,
-        # which is counted besides; the next packet makes up for it, so say it again, as a sender would.
-        while len(outcome.reasons) == 2 and "DROP_CONN_TABLE" in outcome.reasons and self._has_room():
-            outcome = self._run(sender, packet, ingress, gso, flags)
-        return outcome
-
-    def _has_room(self) -> bool:
-        conns = self.maps["conns"]
-        return conns.count() + 2 <= conns.max_entries
-
-    def _run(self, sender: Member | Net | None, packet: bytes, ingress: int, gso: int, flags: int) -> Outcome:
         hook = "from_uplink"
         if sender is not None:
             hook = "from_container" if isinstance(sender, Member) else "from_host"
@@ -440,6 +493,26 @@ class Stage:
             flags=flags,
         )
         return Outcome(verdict, self.counted(), out)
+
+    def early(self, packet: bytes) -> Outcome:
+        """Runs the uplink's XDP program. The packet cannot have been changed."""
+        opts, out = ffi.new("struct bpf_test_run_opts *"), ffi.new("char[]", len(packet) + 512)
+        data = ffi.new("char[]", packet)
+        opts.sz, opts.repeat = ffi.sizeof("struct bpf_test_run_opts"), 1
+        opts.data_in, opts.data_size_in = data, len(packet)
+        opts.data_out, opts.data_size_out = out, len(packet) + 512
+        assert not lib.bpf_prog_test_run_opts(self.programs["xdp_uplink"], opts), ffi.errno
+        outcome = Outcome(opts.retval, self.counted(), bytes(ffi.buffer(out, opts.data_size_out)))
+        assert outcome.packet == packet
+        return outcome
+
+    def start_sweeper(self) -> None:
+        """The timer goes on until the maps are closed."""
+        for _ in range(100):
+            if not libbpf.test_run(self.programs["sweep_conns"], bytes(64)).verdict:
+                return
+            time.sleep(0.001)
+        raise AssertionError("the kernel has no memory for one timer")
 
     def expect(
         self,

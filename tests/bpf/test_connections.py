@@ -12,7 +12,16 @@ import pytest
 from datapath.kernel import abi, libbpf
 from tests.bpf import packets as p
 from tests.bpf.conftest import MakeStage
-from tests.bpf.stage import A1, A2, HOST, OUTSIDE, REDIRECT, Reason, Stage, outside_sends
+from tests.bpf.stage import (
+    A1,
+    A2,
+    HOST,
+    OUTSIDE,
+    REDIRECT,
+    Reason,
+    Stage,
+    outside_sends,
+)
 
 SPORT = 20100  # within the range for masquerading, so that it is kept
 SYN_ACK, FIN_ACK = p.SYN | p.ACK, p.FIN | p.ACK
@@ -33,20 +42,25 @@ KEYS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def opener(stage: Stage, way: str, flags: int) -> None:
+ACKED = 0x05060708  # what both sides have acknowledged, so what a reset must say
+
+
+def opener(stage: Stage, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
     """A packet of the side that opens the connection; it must pass."""
+    seq = seq if seq is not None else ACKED if flags & p.RST else ACKED - 100
     if way == "outside":
-        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags)))
+        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=seq, ack=ack)))
     else:
-        got = stage.run(None, outside_sends(HOST, p.tcp(9, 8081, flags)))
+        got = stage.run(None, outside_sends(HOST, p.tcp(9, 8081, flags, seq=seq, ack=ack)))
     passed(got.reasons, Reason.TO_OUTSIDE if way == "outside" else Reason.DELIVERED)
 
 
-def answerer(stage: Stage, way: str, flags: int) -> None:
+def answerer(stage: Stage, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
+    seq = seq if seq is not None else ACKED if flags & p.RST else ACKED - 100
     if way == "outside":
-        got = stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags)))
+        got = stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags, seq=seq, ack=ack)))
     else:
-        got = stage.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, flags)))
+        got = stage.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, flags, seq=seq, ack=ack)))
     passed(got.reasons, Reason.DELIVERED if way == "outside" else Reason.TO_OUTSIDE)
 
 
@@ -264,7 +278,7 @@ def test_a_full_table_leaves_the_connection_working(make_stage: MakeStage, size:
         assert got.reasons == {"TO_OUTSIDE": 1}
         got = stage.run(None, outside_sends(HOST, reply))
         assert (got.verdict, got.packet) == (REDIRECT, A1.gets(OUTSIDE, reply, ttl=63))
-        assert got.reasons == {"DELIVERED": 1, "DROP_CONN_TABLE": 1}
+        assert got.reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
         assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
         whole(stage)
     # As soon as there is room it moves.
@@ -281,10 +295,10 @@ def test_a_full_table_leaves_a_tcp_connection_working(make_stage: MakeStage) -> 
     for who, flags in HANDSHAKE[:2]:
         (opener if who == "o" else answerer)(stage, "outside", flags)
     got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
-    assert got.reasons == {"TO_OUTSIDE": 1, "DROP_CONN_TABLE": 1}
+    assert got.reasons == {"TO_OUTSIDE": 1, "UNCONFIRMED": 1}
     for _ in range(3):
         got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
-        assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1, "DROP_CONN_TABLE": 1})
+        assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1, "UNCONFIRMED": 1})
         answerer(stage, "outside", p.ACK)
     assert len(stage.table("pending")) == 2
 
@@ -314,8 +328,9 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def test_what_is_over_goes_by_itself(make_stage: MakeStage) -> None:
-    """Silent UDP and ping, closed and reset TCP: both halves go, with no process to sweep. What lives stays."""
+    """Silent UDP and ping, closed and reset TCP: both halves go, with no process. What lives stays."""
     stage = make_stage(timeout_udp=1, timeout_icmp=1, timeout_closing=1)
+    stage.start_sweeper()
     for ask, reply in (
         (p.udp(SPORT, 53), p.udp(53, SPORT)),
         (p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT)),

@@ -26,6 +26,7 @@ from tests.bpf.stage import (
     C2,
     D1,
     HOST,
+    HOST6,
     NAT_FIRST,
     NAT_LAST,
     NET1,
@@ -34,10 +35,13 @@ from tests.bpf.stage import (
     NET4,
     NEXT_HOP,
     OTHER,
+    OTHER6,
     OUTSIDE,
+    OUTSIDE6,
     REDIRECT,
     SHOT,
     UNREACHABLE,
+    UNREACHABLE6,
     Member,
     Reason,
     Row,
@@ -834,10 +838,10 @@ WITHOUT_ICC = [
         Reason.DROP_ICC,
     ),
     dropped(
-        "a later fragment of what is linked",
+        "a later fragment of what is linked: its ports are not known yet",
         B1,
         B1.sends(B2.ip, later(p.TCP), to=B2.mac, fragment=5),
-        Reason.DROP_ICC,
+        Reason.HELD,
     ),
     dropped(
         "a first fragment too short for ports",
@@ -877,7 +881,12 @@ HOST_BOUND = [
     redirected("the host's outside address", A1, A1.sends(HOST, PING), Reason.TO_HOST),
     redirected("a port of it", A1, A1.sends(HOST, p.tcp(9, 22, p.SYN)), Reason.TO_HOST),
     redirected("an address on the host's loopback device", A1, A1.sends(OTHER, PING), Reason.TO_HOST),
-    redirected("a later fragment to the host", A1, A1.sends(HOST, later(p.UDP), fragment=5), Reason.TO_HOST),
+    dropped(
+        "a later fragment to the host: perhaps to a published port",
+        A1,
+        A1.sends(HOST, later(p.UDP), fragment=5),
+        Reason.HELD,
+    ),
     redirected("another network's gateway", A1, A1.sends(NET2.gateway, PING), Reason.TO_HOST),
     redirected(
         "a port that is published at another address only",
@@ -900,43 +909,35 @@ HOST_BOUND = [
         A1.sends(UNREACHABLE, p.udp(SPORT, 9)),
         Reason.TO_HOST,
     ),
-    redirected(
-        "the last hop: the host's stack says so",
-        A1,
-        A1.sends(OUTSIDE, p.udp(SPORT, 33434), ttl=1),
-        Reason.TO_HOST,
-    ),
-    redirected("no hop left", A1, A1.sends(OUTSIDE, PING, ttl=0), Reason.TO_HOST),
-    redirected(
-        "too big and not to be fragmented: the host's stack says so",
-        A1,
-        A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1500))),
-        Reason.TO_HOST,
-    ),
-    dropped(
-        "too big, may be fragmented",
-        A1,
-        A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1500)), fragment=0),
-        Reason.DROP_TOO_BIG,
-    ),
     dropped("a member of another network", A1, A1.sends(B1.ip, PING), Reason.DROP_ISOLATED),
     dropped(
         "a member of another network, TCP", A1, A1.sends(B2.ip, p.tcp(9, 80, p.SYN)), Reason.DROP_ISOLATED
     ),
     dropped(
-        "a member of another network, later fragment",
+        "a member of another network, later fragment: its first one decides",
         A1,
         A1.sends(B1.ip, later(p.TCP), fragment=5),
-        Reason.DROP_ISOLATED,
+        Reason.HELD,
     ),
     dropped(
         "a member of another network, to its MAC", A1, A1.sends(B1.ip, PING, to=B1.mac), Reason.DROP_WRONG_MAC
     ),
     dropped("another network, nobody there", A1, A1.sends("172.18.9.9", PING), Reason.DROP_ISOLATED),
     dropped("an internal network from outside it", A1, A1.sends(C1.ip, PING), Reason.DROP_ISOLATED),
-    dropped("another network, IPv6", A1, A1.sends(B1.ip6, PING6), Reason.DROP_NO_ROUTE),
-    dropped("another network's gateway, IPv6", A1, A1.sends(NET2.gateway6, PING6), Reason.DROP_NO_ROUTE),
-    dropped("outside, IPv6", A1, A1.sends("2001:db8::5", PING6), Reason.DROP_NO_ROUTE),
+    dropped("another network, IPv6", A1, A1.sends(B1.ip6, PING6), Reason.DROP_ISOLATED),
+    dropped("another network, IPv6, nobody there", A1, A1.sends("fd00:2::99", PING6), Reason.DROP_ISOLATED),
+    redirected("another network's gateway, IPv6", A1, A1.sends(NET2.gateway6, PING6), Reason.TO_HOST),
+    redirected("the host's outside address, IPv6", A1, A1.sends(HOST6, PING6), Reason.TO_HOST),
+    redirected("an address on the host's loopback device, IPv6", A1, A1.sends(OTHER6, PING6), Reason.TO_HOST),
+    redirected(
+        "an unreachable route, IPv6: the host's stack says so",
+        A1,
+        A1.sends(UNREACHABLE6, p.udp(SPORT, 9)),
+        Reason.TO_HOST,
+    ),
+    dropped("loopback, IPv6", A1, A1.sends("::1", p.tcp(9, 8083, p.SYN)), Reason.DROP_BAD_ADDR),
+    dropped("::", A1, A1.sends("::", PING6), Reason.DROP_BAD_ADDR),
+    dropped("a link-local address that nobody has", A1, A1.sends("fe80::99", PING6), Reason.DROP_BAD_ADDR),
     dropped("outside, to a foreign MAC", A1, A1.sends(OUTSIDE, PING, to=STRANGER), Reason.DROP_WRONG_MAC),
     dropped(
         "the gateway, to a foreign MAC", A1, A1.sends(NET1.gateway, PING, to=STRANGER), Reason.DROP_WRONG_MAC
@@ -991,7 +992,28 @@ HOST_BOUND = [
         Reason.DROP_PROTOCOL,
     ),
     dropped(
-        "outside, a later fragment", A1, A1.sends(OUTSIDE, later(p.UDP), fragment=5), Reason.DROP_FRAGMENT
+        "outside, a later fragment: the first one has the ports",
+        A1,
+        A1.sends(OUTSIDE, later(p.UDP), fragment=5),
+        Reason.HELD,
+    ),
+    dropped(
+        "outside, an answer to nothing", A1, A1.sends(OUTSIDE, p.echo(p.ECHO_REPLY, 7)), Reason.DROP_NO_CONN
+    ),
+    dropped(
+        "outside, an answer to nothing, IPv6",
+        A1,
+        A1.sends(OUTSIDE6, p.echo6(p.ECHO6_REPLY, 7)),
+        Reason.DROP_NO_CONN,
+    ),
+    dropped(
+        "outside, IPv6, a protocol without ports",
+        A1,
+        A1.sends(OUTSIDE6, p.Transport(47, bytes(8))),
+        Reason.DROP_PROTOCOL,
+    ),
+    dropped(
+        "outside, the other family's ping", A1, A1.sends(OUTSIDE6, p.echo(p.ECHO, 7)), Reason.DROP_PROTOCOL
     ),
     dropped(
         "outside, an error about nothing",
@@ -1258,9 +1280,10 @@ def test_flood_without_icc_reaches_no_member(stage: Stage) -> None:
 def test_gso_packet_is_larger_than_the_way_out(stage: Stage) -> None:
     """What leaves is segments: the size of the whole does not count."""
     carried = p.tcp(SPORT, 80, p.ACK, bytes(2800))
-    out = p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, carried, ttl=63))
-    stage.expect(A1, A1.sends(OUTSIDE, carried), REDIRECT, Reason.TO_OUTSIDE, out, gso=1400)
-    stage.expect(A1, A1.sends(OUTSIDE, carried), REDIRECT, Reason.TO_HOST, gso=1480)
+    frame, out = A1.sends(OUTSIDE, carried), A1.leaves(HOST, OUTSIDE, carried)
+    stage.expect(A1, frame, REDIRECT, Reason.TO_OUTSIDE, out, gso=1400)
+    told = p.own_error(frame, NET1.gateway, mtu=1500)
+    stage.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, told, gso=1480)
 
 
 def test_every_drop_may_be_reported(make_stage: MakeStage) -> None:

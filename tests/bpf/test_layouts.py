@@ -130,7 +130,14 @@ def test_names_fit_the_kernel(name: str) -> None:
             assert [one for one in names if len(one) > NAME_LENGTH] == []
             assert tuple(sorted(program.name for program in programs)) == tuple(sorted(OBJECT_FILES[name]))
             # Python reads events, and nothing of what the programs note for themselves.
-            assert set(maps) - set(MAPS) <= {"events", "frames", "no_fragment", "scratches"}
+            assert set(maps) - set(MAPS) <= {
+                "confirmed",
+                "events",
+                "frames",
+                "no_fragment",
+                "scratches",
+                "sweepers",
+            }
             for one in set(maps) & set(MAPS):
                 libbpf.Map(maps.pop(one), one, *MAPS[one]).close()
         finally:
