@@ -460,6 +460,9 @@ class Generator:
             flags = FLAGS[int(rare() * len(FLAGS))]
         proto, src, _, dst, _ = key
         body = carried(key, flags, self.payload(), int(rare() * 8))
+        if flags & RST and proto == TCP and rare() < 0.5:
+            # Where the other side expects data: `carried` acknowledges always the same.
+            body = summed(src, dst, proto, body[:4] + body[8:12] + body[8:], 16)
         at = rare()
         if at < 0.06 and proto == UDP:
             body = body[:6] + b"\0\0" + body[8:]

@@ -60,16 +60,72 @@ from tests.model.packet import (
 )
 from tests.model.world import Member, Network, Published, Topology, Uplink
 
+NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
+NEAR = 1 << 16  # bytes: a reset this close behind what its receiver has acknowledged is within the window
+
 
 class Connection:
-    """Two halves: each arrives as its key and leaves as the other's, backwards."""
+    """Two halves: each arrives as its key and leaves as the other's, backwards. `confirmed`: both sides have spoken,
+    and since then no flood may push it out."""
 
-    __slots__ = ("answer", "closed", "numbers", "opener", "original", "server")
+    __slots__ = (
+        "acks",
+        "answer",
+        "answered",
+        "confirmed",
+        "fins",
+        "numbers",
+        "opener",
+        "original",
+        "resumed",
+        "server",
+        "state",
+    )
 
     def __init__(self, original: Key, answer: Key, opener: Member | None, server: Member | None) -> None:
         self.original, self.answer, self.opener, self.server = original, answer, opener, server
-        self.closed = False
         self.numbers = (opener.number if opener else 0, server.number if server else 0)
+        self.state, self.fins, self.confirmed = NEW, 0, False
+        self.answered = self.resumed = False
+        self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
+
+    def spoken(self, p: Packet, original: bool) -> None:
+        """One packet of either half (RFC 9293, 3.3.2, as seen from the middle)."""
+        if p.proto != TCP:
+            self.confirmed = self.confirmed or not original
+            return
+        if p.fragment == LATER:
+            return
+        header = p.frame[p.l4 : p.l4 + 20]
+        flags, me = header[13], 0 if original else 1
+        fin, syn, reset, ack = flags & 1, flags & 2, flags & 4, flags & 16
+        if ack:
+            self.acks[me] = num(header[8:12])
+        if reset:
+            expected = self.acks[1 - me]
+            if not expected or (num(header[4:8]) - expected) % (1 << 32) < NEAR:
+                self.state = CLOSED
+            return
+        if original and syn and not ack:
+            if self.state >= CLOSING:  # the port is used again (RFC 6191)
+                self.state, self.fins, self.answered = NEW, 0, False
+            return
+        self.answered = self.answered or not original
+        if self.state == CLOSED and self.fins != 3:
+            # What was taken for a reset was none: it goes on as it was, and when it is confirmed is not said.
+            self.state = ESTABLISHED if self.confirmed else REPLIED if self.answered else NEW
+            self.resumed = True
+        if fin:
+            self.fins |= 1 if original else 2
+            if self.fins == 3:
+                self.state = CLOSED
+            elif self.state >= ESTABLISHED:
+                self.state = CLOSING
+        if not original and self.state == NEW:
+            self.state = REPLIED
+        elif original and self.state == REPLIED and ack:
+            self.state = ESTABLISHED
+            self.confirmed = True
 
 
 class Datagram:
@@ -331,7 +387,7 @@ class Model:
             answer = backwards(key)
             if answer in self.table:
                 return dropped(frame, "DROP_NAT_PORTS", "DROP_CONN_TABLE")
-            self._remember(key, answer, sender, None)
+            self._remember(key, answer, sender, None).spoken(p, True)
             return passed("TO_OUTSIDE", translated(p, src, dst, sport, dport))
         source = uplink.addr4 if len(src) == 4 else uplink.addr6
         if not source:
@@ -348,7 +404,9 @@ class Model:
 
     # ---- opening ---------------------------------------------------------------------------------------
 
-    def _remember(self, original: Key, answer: Key, opener: Member | None, server: Member | None) -> None:
+    def _remember(
+        self, original: Key, answer: Key, opener: Member | None, server: Member | None
+    ) -> Connection:
         connection = Connection(original, answer, opener, server)
         for key in (original, answer):
             old = self.table.get(key)
@@ -357,6 +415,7 @@ class Model:
         self.table[original] = connection, True
         self.table[answer] = connection, False
         self.connections.append(connection)
+        return connection
 
     def _forget(self, connection: Connection) -> None:
         for key in (connection.original, connection.answer):
@@ -385,7 +444,7 @@ class Model:
         stays the sender's, so that its ports are no business of the host's."""
         table, world = self.table, self.world
         if wanted and (own or self._allowed(wanted, p.proto)) and answer(wanted) not in table:
-            self._remember(p.key, answer(wanted), opener, server)
+            self._remember(p.key, answer(wanted), opener, server).spoken(p, True)
             return passed(reason, out(wanted))
         if p.fragment == LATER:
             return None  # nothing in it says which port was chosen
@@ -396,9 +455,9 @@ class Model:
             if not (world.nat_first <= port <= world.nat_last if own else self._allowed(port, p.proto)):
                 return f"port {port} must not be chosen"
             used = table.get(answer(port))
-            if used and not used[0].closed:
+            if used and used[0].state != CLOSED:
                 return f"port {port} is another connection's"
-            self._remember(p.key, answer(port), opener, server)
+            self._remember(p.key, answer(port), opener, server).spoken(p, True)
             return "" if same(got, out(port)) else f"wanted {out(port).hex()}"
 
         free = (
@@ -490,19 +549,10 @@ class Model:
                 return self._told(p, sender, "DROP_TOO_BIG", route.uplink.mtu)
         elif p.keep and p.size > receiver.network.mtu:
             return self._told(p, sender, "DROP_TOO_BIG", receiver.network.mtu)
-        self._tracked(p, connection, original)
+        connection.spoken(p, original)
         if receiver:
             return passed("DELIVERED", self._delivered(p, receiver, out[1], out[3], out[2], out[4]))
         return passed("TO_OUTSIDE", translated(p, out[1], out[3], out[2], out[4]))
-
-    def _tracked(self, p: Packet, connection: Connection, original: bool) -> None:
-        if p.proto != TCP or p.fragment == LATER:
-            return
-        flags = p.frame[p.l4 + 13]
-        if flags & 4:
-            connection.closed = True
-        elif p.syn and original:
-            connection.closed = False
 
     def _told(self, p: Packet, sender: Member | None, reason: str, mtu: int = 0) -> Expected:
         """Refused, and the sender learns why (RFC 1812 4.3.2, RFC 4443 2.4): but not about errors, and of a

@@ -13,7 +13,7 @@ import pytest
 from datapath.kernel import netns
 from datapath.model import linklocal_of
 from tests.model import fuzz, generate
-from tests.model.generate import ACK, SYN, Sent, carried, frame_of, icmp, ip4, ip6
+from tests.model.generate import ACK, FIN, RST, SYN, Sent, carried, frame_of, icmp, ip4, ip6
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key
 from tests.model.stage import Host, Lan, Plan, Programs, pinned_to_one_cpu, uplink_mac
 from tests.model.world import Member, Network, Published, Topology, Uplink
@@ -285,3 +285,90 @@ def test_a_published_conversation(both: Both) -> None:
     both.outside(packet((TCP, OUTSIDE, 9, HOST, 8081)), "DELIVERED")
     both.member(a2, packet((TCP, a2.addr4, 80, OUTSIDE, 9), flags=SYN | ACK), "TO_OUTSIDE")
     both.outside(packet((TCP, OUTSIDE, 9, HOST, 8081), flags=ACK), "DELIVERED")
+
+
+def table_of(both: Both) -> tuple[int, int]:
+    """Entries in `pending` and `conns`."""
+    return len(both.comparison.programs.keys("pending")), len(both.comparison.programs.keys("conns"))
+
+
+def test_nobody_confirms_alone(both: Both) -> None:
+    """From one side only a reset that was none, and more, leaves the connection among those that a flood evicts."""
+    key = (TCP, OUTSIDE, 9, HOST, 8081)
+    for flags in (SYN, RST, ACK, ACK, 0, ACK | FIN, ACK):
+        both.outside(packet(key, flags=flags), "DELIVERED")
+        assert table_of(both) == (2, 0), flags
+    a1 = both.a1
+    for flags in (ACK, RST, 0, 0, ACK):
+        both.member(a1, packet((TCP, a1.addr4, 20100, OUTSIDE, 80), flags=flags), "TO_OUTSIDE")
+        assert table_of(both) == (4, 0), flags
+
+
+def test_every_answer_confirms(both: Both) -> None:
+    """However fast they come: the kernel refuses memory for a timer each."""
+    a1 = both.a1
+    for port in range(20000, 20400):
+        both.member(a1, packet((UDP, a1.addr4, port, OUTSIDE, 53)), "TO_OUTSIDE")
+        both.outside(packet((UDP, OUTSIDE, 53, HOST, port)), "DELIVERED")
+    assert table_of(both) == (0, 800)
+    assert both.comparison.books() == ""
+
+
+def test_an_echo_reply_with_identifier_0(both: Both) -> None:
+    a1 = both.a1
+    body = icmp(a1.addr4, OUTSIDE, bytes(6) + b"\0\1" + bytes(8))
+    both.member(a1, ip4(a1.addr4, OUTSIDE, ICMP, body), "DROP_NO_CONN")
+
+
+def test_a_neighbours_target_ends_with_its_packet(both: Both) -> None:
+    """What would complete it is padding."""
+    a1, a2 = both.a1, both.a2
+    body = icmp(a1.addr6, a2.addr6, bytes((135, 0, 0, 0)) + bytes(4) + a2.addr6)
+    whole = ip6(a1.addr6, a2.addr6, ICMPV6, body, ttl=255)
+    both.member(a1, whole, "ANSWERED", a2.mac)
+    both.member(a1, whole[:4] + b"\0\x08" + whole[6:], "DROP_TRUNCATED", a2.mac)
+
+
+def test_an_extension_header_beyond_its_packet(both: Both) -> None:
+    """Though no transport is behind it that would have to be read."""
+    a1, a2 = both.a1, both.a2
+    body = bytes((51, 1)) + bytes(6)
+    both.member(a1, ip6(a1.addr6, a2.addr6, 60, body), "DROP_TRUNCATED", a2.mac)
+
+
+def test_the_number_of_a_datagram_of_the_hosts_is_used_again(both: Both) -> None:
+    """Same addresses, same protocol, same identification: the first was for a port of the host's."""
+    hosts = packet((UDP, OUTSIDE, 9, HOST, 22), bytes(56))
+    ours = packet((UDP, OUTSIDE, 9, HOST, 8081), bytes(56))
+    cuts = ((0, 24, True), (24, 64, False))
+    for piece in pieces(hosts, *cuts):
+        both.outside(piece, "NOT_OURS")
+    for piece in pieces(ours, *cuts):
+        both.outside(piece, "DELIVERED")
+
+
+def test_a_later_fragment_opens_nothing(both: Both) -> None:
+    """Where its first one was refused."""
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, OUTSIDE, 53), bytes(56))
+    first, last = pieces(whole, (0, 24, True), (24, 64, False))
+    first = first[:8] + b"\1" + first[9:10] + b"\0\0" + first[12:]
+    both.member(a1, first, "DROP_TTL")
+    both.member(a1, last, "DROP_FRAGMENT")
+    assert table_of(both) == (0, 0)
+
+
+def test_fragments_wait_for_their_first_one(both: Both) -> None:
+    """They come again behind it; the comparison looks whether they do."""
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, OUTSIDE, 53), bytes(56))
+    first, second, last = pieces(whole, (0, 16, True), (16, 40, True), (40, 64, False))
+    both.member(a1, last, "HELD")
+    both.member(a1, second, "HELD")
+    both.member(a1, first, "TO_OUTSIDE")
+
+
+def test_link_local_addresses_stay_on_their_link(both: Both) -> None:
+    a1 = both.a1
+    both.member(a1, packet((UDP, a1.addr6, 20100, raw("fe80::dead"), 53)), "DROP_BAD_ADDR")
+    both.outside(packet((UDP, raw("fe80::dead"), 9, HOST6, 8081)), "NOT_OURS")
