@@ -87,7 +87,7 @@ static __always_inline struct conn *conn_find(const struct tuple *key)
 }
 
 /* Both halves go, whichever table they are in. */
-__noinline int conn_forget(const struct tuple *key)
+static __noinline int conn_forget(const struct tuple *key)
 {
 	struct conn *conn;
 	struct tuple other;
@@ -108,7 +108,7 @@ __noinline int conn_forget(const struct tuple *key)
 }
 
 /* Can a new connection take this key: it is free, or what holds it is over. */
-__noinline int conn_key_free(const struct tuple *key)
+static __noinline int conn_key_free(const struct tuple *key)
 {
 	struct conn *conn;
 	__u64 age;
@@ -128,7 +128,7 @@ __noinline int conn_key_free(const struct tuple *key)
 }
 
 /* Records an opening. Returns 0, or a negative errno when another has taken the reply's key. */
-__noinline int conn_open(const struct conn_sides *sides)
+static __noinline int conn_open(const struct conn_sides *sides)
 {
 	struct scratch *room = scratch();
 	struct conn *half;
@@ -187,7 +187,7 @@ static __always_inline long conn_enqueue(const struct tuple *key)
  * it is, working, and counts it; a later packet tries again. `own` is the key of either half, in the caller's memory: an
  * element of `pending` can be given to another connection at any moment.
  */
-__noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
+static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 {
 	struct scratch *room = scratch();
 	struct conn *half, *from;

@@ -128,6 +128,13 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	return 0;
 }
 
+/* A frame's length, which the caller has found to be between 1 and HELD_FRAME: said again in a form
+ * that 6.1's verifier keeps through the compiler's rearrangements. */
+static __always_inline __u32 frame_length(__u32 length)
+{
+	return ((length - 1) & (HELD_FRAME - 1)) + 1;
+}
+
 /* The frames kept of one datagram, slot after slot. */
 struct held_walk {
 	struct held_key key;
@@ -147,7 +154,7 @@ static long hold_one(__u32 slot, struct held_walk *walk)
 	if (bpf_map_update_elem(&held, &walk->key, blank, BPF_NOEXIST))
 		return 0;
 	frame = bpf_map_lookup_elem(&held, &walk->key);
-	if (!frame || bpf_skb_load_bytes(walk->skb, 0, frame->frame, length))
+	if (!frame || bpf_skb_load_bytes(walk->skb, 0, frame->frame, frame_length(length)))
 		return 1;
 	frame->since = bpf_ktime_get_ns();
 	frame->length = length;
@@ -177,7 +184,7 @@ static __noinline int frame_replace(struct __sk_buff *skb, struct held *by)
 	length = by->length;
 	if (length < ETH_HLEN || length > HELD_FRAME || bpf_skb_change_tail(skb, length, 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, 0, by->frame, length, BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, 0, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
 }
 
 static long release_one(__u32 slot, struct held_walk *walk)
@@ -213,7 +220,7 @@ __noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key
 		return 0;
 	aside = bpf_map_lookup_elem(&frames, &one);
 	if (!aside || length > HELD_FRAME || length < 1 ||
-	    bpf_skb_load_bytes(skb, 0, aside->frame, length))
+	    bpf_skb_load_bytes(skb, 0, aside->frame, frame_length(length)))
 		return 0;
 	aside->length = length;
 	bpf_loop(HELD_SLOTS, release_one, &walk, 0);

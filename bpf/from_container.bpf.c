@@ -221,46 +221,48 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet *p = packet_new();
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
 	int reason;
 
+	if (!p)
+		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
 	if (!device)
 		return drop(skb, DROP_DEVICE);
 	net = network_find(device->network);
 	if (!net)
 		return drop(skb, DROP_DEVICE);
-	reason = packet_parse(skb, &p);
+	reason = packet_parse(skb, p);
 	if (!reason)
-		reason = refuse(&p, device, net);
+		reason = refuse(p, device, net);
 	if (reason)
 		return drop(skb, reason);
-	if (p.ethertype == bpf_htons(ETH_P_ARP))
-		return answer_arp(skb, &p, device, net);
-	if (is_ipv6(&p) && is_solicitation(&p))
-		return answer_solicitation(skb, &p, device, net);
-	if (is_ipv6(&p) && is_advertisement(&p))
-		return absorb_advertisement(skb, &p, device);
-	if (mac_is_group(p.dst_mac))
-		return to_group(skb, &p, device, net);
-	endpoint = endpoint_find(device->network, &p.tuple.dst);
+	if (p->ethertype == bpf_htons(ETH_P_ARP))
+		return answer_arp(skb, p, device, net);
+	if (is_ipv6(p) && is_solicitation(p))
+		return answer_solicitation(skb, p, device, net);
+	if (is_ipv6(p) && is_advertisement(p))
+		return absorb_advertisement(skb, p, device);
+	if (mac_is_group(p->dst_mac))
+		return to_group(skb, p, device, net);
+	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	/* Only delivery to a member who may be talked to needs no ports. */
-	if (p.fragment && (!endpoint || !(net->flags & NETWORK_ICC))) {
-		reason = fragment_track(skb, &p, device->endpoint);
+	if (p->fragment && (!endpoint || !(net->flags & NETWORK_ICC))) {
+		reason = fragment_track(skb, p, device->endpoint);
 		if (reason == HELD)
 			return consume(skb, HELD);
 		if (reason)
 			return drop(skb, reason);
 		/* Nothing that was looked up before the frame was changed is certain. */
-		endpoint = endpoint_find(device->network, &p.tuple.dst);
+		endpoint = endpoint_find(device->network, &p->tuple.dst);
 	}
 	if (endpoint) {
-		if (!policy_allows(net, &p))
+		if (!policy_allows(net, p))
 			return drop(skb, DROP_ICC);
-		return deliver(skb, &p, endpoint, p.src_mac);
+		return deliver(skb, p, endpoint, p->src_mac);
 	}
-	return leave(skb, &p, device, net);
+	return leave(skb, p, device, net);
 }

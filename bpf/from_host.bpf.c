@@ -50,45 +50,47 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet *p = packet_new();
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
 	int reason;
 
+	if (!p)
+		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_GATEWAY);
 	if (!device)
 		return drop(skb, DROP_DEVICE);
 	net = network_find(device->network);
 	if (!net)
 		return drop(skb, DROP_DEVICE);
-	reason = packet_parse(skb, &p);
+	reason = packet_parse(skb, p);
 	if (reason)
 		return drop(skb, reason);
-	if (p.ethertype == bpf_htons(ETH_P_ARP))
-		return answer_arp(skb, &p, device->network);
+	if (p->ethertype == bpf_htons(ETH_P_ARP))
+		return answer_arp(skb, p, device->network);
 	/* What the host merely forwards has come from outside: only published ports may. */
 	if (skb->ingress_ifindex)
 		return drop(skb, DROP_DIRECT);
-	if (p.ethertype == bpf_htons(ETH_P_IPV6)) {
+	if (p->ethertype == bpf_htons(ETH_P_IPV6)) {
 		if (!(net->flags & NETWORK_IPV6))
 			return drop(skb, DROP_NO_IPV6);
-		if (is_solicitation(&p))
-			return answer_solicitation(skb, &p, device->network);
+		if (is_solicitation(p))
+			return answer_solicitation(skb, p, device->network);
 	}
-	if (mac_is_group(p.dst_mac)) {
+	if (mac_is_group(p->dst_mac)) {
 		members_flood(skb, device->network, net, 0);
 		return consume(skb, FLOODED);
 	}
-	endpoint = endpoint_find(device->network, &p.tuple.dst);
+	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint)
 		return drop(skb, DROP_NO_ENDPOINT);
 	/* The host's own table of neighbours may still name an earlier holder of the address. */
-	if (!mac_equal(p.dst_mac, endpoint->mac)) {
+	if (!mac_equal(p->dst_mac, endpoint->mac)) {
 		__u8 dst[ETH_ALEN];
 
 		__builtin_memcpy(dst, endpoint->mac, ETH_ALEN);
-		if (rewrite_macs(skb, dst, p.src_mac))
+		if (rewrite_macs(skb, dst, p->src_mac))
 			return drop(skb, DROP_REWRITE);
 	}
 	/* redirect_peer works at ingress only: from here through the host end of the pair. */

@@ -86,43 +86,43 @@ static __always_inline int claim(struct __sk_buff *skb, struct packet *p)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet *p = packet_new();
 	struct port *port;
 	struct conn *conn;
 	int verdict;
 
-	if (skb->pkt_type != PACKET_HOST || packet_parse(skb, &p) ||
-	    p.ethertype == bpf_htons(ETH_P_ARP))
+	if (!p || skb->pkt_type != PACKET_HOST || packet_parse(skb, p) ||
+	    p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
-	if (icmp_is_error(&p)) {
-		verdict = forward_error(skb, &p, NULL, 0);
+	if (icmp_is_error(p)) {
+		verdict = forward_error(skb, p, NULL, 0);
 		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
 	}
-	if (p.fragment == FRAGMENT_LATER) {
-		if (claim(skb, &p))
+	if (p->fragment == FRAGMENT_LATER) {
+		if (claim(skb, p))
 			return not_ours(skb);
-		verdict = fragment_track(skb, &p, 0);
+		verdict = fragment_track(skb, p, 0);
 		if (verdict)
 			return drop(skb, verdict);
 	}
-	if (!packet_has_ports(&p))
-		return disown(skb, &p);
-	conn = conn_find(&p.tuple);
+	if (!packet_has_ports(p))
+		return disown(skb, p);
+	conn = conn_find(&p->tuple);
 	if (!conn) {
-		port = published(skb, &p);
-		if (!port || p.fragment == FRAGMENT_LATER || host_is_talking(skb, &p.tuple))
-			return disown(skb, &p);
-		verdict = nat_open_published(skb, &p, port, 0, 0);
+		port = published(skb, p);
+		if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
+			return disown(skb, p);
+		verdict = nat_open_published(skb, p, port, 0, 0);
 		if (verdict)
 			return drop(skb, verdict);
-		conn = conn_find(&p.tuple);
+		conn = conn_find(&p->tuple);
 	}
 	if (!conn || conn->from_endpoint)
-		return disown(skb, &p);
-	if (p.fragment == FRAGMENT_FIRST) {
-		verdict = fragment_track(skb, &p, 0);
+		return disown(skb, p);
+	if (p->fragment == FRAGMENT_FIRST) {
+		verdict = fragment_track(skb, p, 0);
 		if (verdict)
 			return drop(skb, verdict);
 	}
-	return forward(skb, &p, NULL, conn);
+	return forward(skb, p, NULL, conn);
 }

@@ -30,6 +30,7 @@ struct conn_sides {
 };
 
 struct scratch {
+	struct packet packet;
 	struct conn_sides sides;
 	struct quoted quoted;
 	struct bpf_fib_lookup fib;
@@ -49,4 +50,15 @@ static __always_inline struct scratch *scratch(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+/* The packet that the hook looks at, blank. */
+static __always_inline struct packet *packet_new(void)
+{
+	struct scratch *room = scratch();
+
+	if (!room)
+		return NULL;
+	__builtin_memset(&room->packet, 0, sizeof(room->packet));
+	return &room->packet;
 }
