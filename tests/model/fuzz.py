@@ -187,7 +187,7 @@ class Comparison:
             return "a connection is in both tables"
         for connection, original in self.model.table.values():
             halves = {raw_key(connection.original), raw_key(connection.answer)}
-            if connection.resumed and connection.answered:
+            if connection.resumed and connection.heard:
                 continue
             if original and not halves <= tables["conns" if connection.confirmed else "pending"]:
                 return f"{connection.original}: wrong table, confirmed {connection.confirmed}"

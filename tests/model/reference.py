@@ -74,6 +74,7 @@ class Connection:
         "answered",
         "confirmed",
         "fins",
+        "heard",
         "numbers",
         "opener",
         "original",
@@ -87,6 +88,7 @@ class Connection:
         self.numbers = (opener.number if opener else 0, server.number if server else 0)
         self.state, self.fins, self.confirmed = NEW, 0, False
         self.answered = self.resumed = False
+        self.heard = False  # the other side has spoken, now or before the port was used again
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
 
     def spoken(self, p: Packet, original: bool) -> None:
@@ -111,6 +113,7 @@ class Connection:
                 self.state, self.fins, self.answered = NEW, 0, False
             return
         self.answered = self.answered or not original
+        self.heard = self.heard or not original
         if self.state == CLOSED and self.fins != 3:
             # What was taken for a reset was none: it goes on as it was, and when it is confirmed is not said.
             self.state = ESTABLISHED if self.confirmed else REPLIED if self.answered else NEW
@@ -157,9 +160,10 @@ class Datagram:
         begin, end = p.offset, p.offset + p.end - p.piece
         if self.refused:
             return "DROP_OVERLAP"
+        if (begin, end) in self.pieces:
+            return "DROP_OVERLAP"  # the network has doubled it: it is not needed, and harmless
         if any(begin < to and end > fro for fro, to in self.pieces):
-            # The same piece once more is the network's doing: it is not needed, and harmless.
-            self.refused = (begin, end) not in self.pieces
+            self.refused = True
             return "DROP_OVERLAP"
         if len(self.pieces) == PIECES:
             return "DROP_FRAGMENT"
