@@ -292,9 +292,9 @@ class World:
             route.route("add", dst="198.18.1.0/24", type="unreachable")
 
     def tap(self, name: str) -> socket.socket:
-        """A packet socket on a container's end, or on a device of the host's: its end of a pair, or the uplink."""
+        """A packet socket on a container's end or the next hop's (out0), or on a device of the host's."""
         if name not in self._sockets:
-            with netns.enter(self.inside if name in {member.name for member in MEMBERS} else self.host):
+            with netns.enter(self.inside if name in {"out0", *(m.name for m in MEMBERS)} else self.host):
                 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                 tap.bind((name, 3))
             tap.setblocking(False)
