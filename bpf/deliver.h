@@ -141,8 +141,12 @@ static __noinline int route_is_local(struct __sk_buff *skb, const struct packet 
 	if (address_is_known(dst))
 		return 1;
 	beside.word[3] ^= bpf_htonl(1);
-	if (address_is_known(&beside))
+	if (address_is_known(&beside) ||
+	    route_find(skb, p, net, &beside, &room->fib) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 1;
+	/* The one beside may be the host's too: the first of an IPv6 prefix is every router's
+	 * (RFC 4291, 2.6.1), the last of an IPv4 one the broadcast. */
+	beside.word[3] ^= bpf_htonl(3);
 	return route_find(skb, p, net, &beside, &room->fib) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
