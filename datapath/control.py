@@ -589,6 +589,7 @@ class Control:
             self._attempt(failures, session.remove_dataplane)
             if failures:
                 raise ExceptionGroup("not everything could be taken away", failures)
+            session.reserve_ports()
             session.store.destroy()
         # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
         deadline = time.monotonic() + _SHIM_PATIENCE

@@ -22,18 +22,21 @@ class Pool:
     spare: bool = False  # only used when the others of its family are exhausted
 
 
-DEFAULT_POOLS = tuple(
-    Pool(ip_network(base), size)
-    for base, size in (
-        ("172.17.0.0/16", 16),
-        ("172.18.0.0/16", 16),
-        ("172.19.0.0/16", 16),
-        ("172.20.0.0/14", 16),
-        ("172.24.0.0/14", 16),
-        ("172.28.0.0/14", 16),
-        ("192.168.0.0/16", 20),
-    )
-) + (Pool(ip_network("10.0.0.0/8"), 24, spare=True),)  # Docker stops here, after 31 networks
+DEFAULT_POOLS = (
+    *(
+        Pool(ip_network(base), size)
+        for base, size in (
+            ("172.17.0.0/16", 16),
+            ("172.18.0.0/16", 16),
+            ("172.19.0.0/16", 16),
+            ("172.20.0.0/14", 16),
+            ("172.24.0.0/14", 16),
+            ("172.28.0.0/14", 16),
+            ("192.168.0.0/16", 20),
+        )
+    ),
+    Pool(ip_network("10.0.0.0/8"), 24, spare=True),  # Docker stops before this, after 31 networks
+)
 
 # Where no network of containers can be, whoever asks: "this host", loopback, multicast, broadcast; for
 # IPv6 also mapped IPv4 (the datapath's spelling of an IPv4 address) and link-local.

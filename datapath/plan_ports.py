@@ -320,3 +320,39 @@ def shown(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> tuple[PortMapp
         return (mapping,)
     families = sorted({version for endpoint in endpoints for version in endpoint.ways}) or [4]
     return tuple(replace(mapping, host_ip=ip_address("0.0.0.0" if v == 4 else "::")) for v in families)
+
+
+# ---- ports that the kernel must not choose -----------------------------------------------------------
+
+
+def parse_reserved(text: str) -> frozenset[int]:
+    """The ports of net.ipv4.ip_local_reserved_ports, as in "8080,9000-9010"."""
+    ports: set[int] = set()
+    for part in text.replace("\n", "").split(","):
+        first, _, last = part.strip().partition("-")
+        if first:
+            ports.update(range(int(first), int(last or first) + 1))
+    return frozenset(ports)
+
+
+def reserved_text(ports: Iterable[int]) -> str:
+    """The same the other way round: ascending, neighbours joined."""
+    runs: list[list[int]] = []
+    for port in sorted(ports):
+        if runs and port == runs[-1][1] + 1:
+            runs[-1][1] = port
+        else:
+            runs.append([port, port])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
+    """The published ports that the kernel could give a socket of the host which asks for any."""
+    return frozenset(
+        port
+        for endpoint in state.endpoints.values()
+        for mapping in endpoint.ports
+        for port in range(
+            max(mapping.host_port, ephemeral[0]), min(mapping.host_port + mapping.count - 1, ephemeral[1]) + 1
+        )
+    )

@@ -29,11 +29,14 @@ from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping,
 from datapath.plan_containers import ExitPlan, plan_exited
 from datapath.plan_endpoints import assign_gateways, network_mtu
 from datapath.plan_networks import plan_default_bridge
+from datapath.plan_ports import ephemeral_ports, parse_reserved, reserved_text
 from datapath.state import Fresh, Object, State
 from datapath.store import Store
 
 if TYPE_CHECKING:
     from datapath.kernel.links import Facts
+
+_RESERVED = "net/ipv4/ip_local_reserved_ports"
 
 
 def now() -> str:
@@ -70,7 +73,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        with self._stack:
+            if self.store.exists(self.settings.state_dir):
+                self.reserve_ports()
 
     # ---- rows ----------------------------------------------------------------------------
 
@@ -176,6 +181,29 @@ class Session:
                 "those of daemon.json apply after `down`"
             )
 
+    def reserve_ports(self) -> None:
+        """Takes published ports off the kernel's choice of ports for sockets that do not care.
+
+        No bind() shows such a choice; a container would get the answers. The host's own setting is noted, kept in
+        force, and put back when nothing is published in that range any more.
+        """
+        from datapath.kernel import sysctl
+
+        first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
+        ours = ephemeral_ports(self.state, (int(first), int(last)))
+        before = self.store.note(_RESERVED)
+        if not ours and before is None:
+            return
+        current = sysctl.read(_RESERVED)
+        if before is None:
+            before = current.strip()
+            self.store.set_note(_RESERVED, before)
+        wanted = parse_reserved(before) | ours
+        if wanted != parse_reserved(current):
+            sysctl.write(_RESERVED, reserved_text(wanted))
+        if not ours:
+            self.store.set_note(_RESERVED, None)
+
     def remove_dataplane(self) -> None:
         """Takes the programs off the outside devices and unloads them."""
         from datapath.kernel import abi
@@ -231,6 +259,7 @@ class Session:
     def publish(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
         """Opens ports of an endpoint; its row names them already."""
         if mappings:
+            self.reserve_ports()
             network = self.state.networks[endpoint.network_id]
             reserved = entries.reserved_entries(self.state, mappings)
             self.driver(network).program_external(network, endpoint, mappings, reserved)

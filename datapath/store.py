@@ -211,6 +211,20 @@ class Store:
         with self._translated():
             self._db.execute(f"DELETE FROM {_TABLES[type(thing)]} WHERE id = ?", (thing.id,))
 
+    def note(self, key: str) -> str | None:
+        """What was noted under the key; None: nothing."""
+        with self._translated():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"note {key}",)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_note(self, key: str, value: str | None) -> None:
+        """Note something of the host that is to be put back as it was; None: forget it."""
+        with self._translated():
+            if value is None:
+                self._db.execute("DELETE FROM meta WHERE key = ?", (f"note {key}",))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note {key}", value))
+
     def next_number(self) -> int:
         """A number that no endpoint of this installation has ever had."""
         with self._translated():
