@@ -21,12 +21,14 @@ struct {
 	__type(value, struct rate);
 } rates SEC(".maps");
 
-/* One of the host's own addresses. Asked only before something is dropped. */
+/* One of the host's own addresses, though it may not be listed yet. */
 static __always_inline bool is_local(struct xdp_md *ctx, const struct packet *p, __u32 number)
 {
 	struct network *net = network_find(number);
 	struct bpf_fib_lookup fib = {};
 
+	if (address_is_known(&p->tuple.dst))
+		return true;
 	if (!net)
 		return false;
 	fib.ifindex = net->ifindex;
@@ -42,12 +44,13 @@ static __always_inline bool is_local(struct xdp_md *ctx, const struct packet *p,
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
-/* Begins, or could begin, a connection. */
+/* Begins, or could begin, a connection. One that nobody answers, as a log's, has begun as well. */
 static __always_inline bool opens(const struct packet *p)
 {
 	if (p->tuple.proto == IPPROTO_TCP)
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	return !bpf_map_lookup_elem(&conns, &p->tuple);
+	return !bpf_map_lookup_elem(&conns, &p->tuple) &&
+	       !bpf_map_lookup_elem(&pending, &p->tuple);
 }
 
 /* Takes a token of the source's bucket; false: there is none. */
@@ -62,7 +65,7 @@ static __always_inline bool within_rate(const struct packet *p)
 	rate = bpf_map_lookup_elem(&rates, &key);
 	if (!rate) {
 		fresh.refilled = now;
-		fresh.tokens = config.flood_burst;
+		fresh.tokens = config.flood_burst ? config.flood_burst - 1 : 0;
 		bpf_map_update_elem(&rates, &key, &fresh, BPF_NOEXIST);
 		return true;
 	}
@@ -73,13 +76,16 @@ static __always_inline bool within_rate(const struct packet *p)
 	if (due) {
 		rate->refilled = now;
 		rate->tokens += due;
-		if (rate->tokens > config.flood_burst)
+		if ((__s64)rate->tokens > config.flood_burst)
 			rate->tokens = config.flood_burst;
 	}
 	if (!rate->tokens)
 		return false;
-	__sync_fetch_and_add(&rate->tokens, -1);
-	return true;
+	/* Another CPU may have taken the last one since. */
+	if ((__s64)__sync_fetch_and_add(&rate->tokens, -1) > 0)
+		return true;
+	__sync_fetch_and_add(&rate->tokens, 1);
+	return false;
 }
 
 SEC("xdp")
@@ -89,6 +95,7 @@ int xdp_uplink(struct xdp_md *ctx)
 	struct packet p = {};
 	struct port *port;
 	__u32 reason;
+	bool denied;
 
 	if (parse_frame(data, end, end - data - L3, false, &p) || p.fragment == FRAGMENT_LATER)
 		return XDP_PASS;
@@ -97,13 +104,17 @@ int xdp_uplink(struct xdp_md *ctx)
 	port = port_find(&p.tuple.dst, p.tuple.dport, p.tuple.proto);
 	if (!port)
 		return XDP_PASS;
-	if (!port_admits(port, &p.tuple.src))
+	denied = !port_admits(port, &p.tuple.src);
+	if (!denied && (!config.flood_rate || !opens(&p)))
+		return XDP_PASS;
+	/* What only passes through this host is nobody's business here, nor does it cost a token. */
+	if (!is_local(ctx, &p, port->network))
+		return XDP_PASS;
+	if (denied)
 		reason = DROP_DENIED;
-	else if (config.flood_rate && opens(&p) && !within_rate(&p))
+	else if (!within_rate(&p))
 		reason = DROP_FLOOD;
 	else
-		return XDP_PASS;
-	if (!is_local(ctx, &p, port->network))
 		return XDP_PASS;
 	count_bytes(reason, end - data);
 	return XDP_DROP;
