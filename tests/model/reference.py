@@ -443,12 +443,16 @@ class Model:
         server: Member | None,
         *,
         own: bool = False,
+        passes: bool = True,
     ) -> Expected | None:
         """The source port stays where it may; else the program chooses, and here it is checked. `own`: the address
-        stays the sender's, so that its ports are no business of the host's."""
+        stays the sender's, so that its ports are no business of the host's. `passes`: the packet is let through, and the connection hears it.
+        """
         table, world = self.table, self.world
         if wanted and (own or self._allowed(wanted, p.proto)) and answer(wanted) not in table:
-            self._remember(p.key, answer(wanted), opener, server).spoken(p, True)
+            connection = self._remember(p.key, answer(wanted), opener, server)
+            if passes:
+                connection.spoken(p, True)
             return passed(reason, out(wanted))
         if p.fragment == LATER:
             return None  # nothing in it says which port was chosen
@@ -486,6 +490,7 @@ class Model:
         proto, src, sport, _, _ = key
         own = client is None or client.network is not net
         source = src if own else net.gateway(len(src))
+        fits = not p.keep or p.size <= net.mtu
         expected = self._choose(
             p,
             sport,
@@ -495,8 +500,9 @@ class Model:
             client,
             server,
             own=own,
+            passes=fits,
         )
-        if p.keep and p.size > net.mtu:
+        if not fits:
             if expected is None or expected.check:
                 return None  # it is opened, but with which port nobody can see
             return self._told(p, client, "DROP_TOO_BIG", net.mtu)

@@ -372,3 +372,13 @@ def test_link_local_addresses_stay_on_their_link(both: Both) -> None:
     a1 = both.a1
     both.member(a1, packet((UDP, a1.addr6, 20100, raw("fe80::dead"), 53)), "DROP_BAD_ADDR")
     both.outside(packet((UDP, raw("fe80::dead"), 9, HOST6, 8081)), "NOT_OURS")
+
+
+def test_an_opening_that_is_too_big_says_nothing(both: Both) -> None:
+    """Its FIN is not taken for one that the server has seen."""
+    key = (TCP, OUTSIDE, 9, HOST, 8082)
+    both.outside(packet(key, bytes(1400), flags=FIN | ACK), "DROP_TOO_BIG")
+    both.member(both.b2, packet((TCP, both.b2.addr4, 80, OUTSIDE, 9), flags=FIN | ACK), "TO_OUTSIDE")
+    both.outside(packet(key, flags=ACK), "DELIVERED")
+    assert table_of(both) == (0, 2)
+    assert both.comparison.books() == ""
