@@ -245,8 +245,8 @@ IPERF = [
     "-n 100M",
     "-n 100M -R",
     "-n 100M --bidir",
-    "-u -l 1200 -b 200M -n 10M",
-    "-u -l 1200 -b 200M -n 10M -R",
+    "-u -l 1200 -b 50M -n 5M",
+    "-u -l 1200 -b 50M -n 5M -R",
 ]
 
 
@@ -254,13 +254,15 @@ IPERF = [
 @pytest.mark.parametrize("name", ["published", "published, IPv6", "masquerade", "masquerade, IPv6"])
 def test_iperf3(scene: Scene, iperf: None, name: str, more: str) -> None:
     how = way(scene, name)
+    before = counters(scene.host)
     said = how.client.try_(f"iperf3 -J -c {how.address} {more}")
     report = json.loads(said.stdout)
     assert "error" not in report, report.get("error")
     end = report["end"]
     if "-u" in more:
-        assert end["sum"]["packets"] > 8000
-        assert end["sum"]["lost_percent"] < 5  # on a crowded machine a receiver may sleep too long
+        # On a crowded machine the receiver may sleep for longer than its buffer lasts.
+        assert end["sum"]["packets"] > 4000 and end["sum"]["lost_percent"] < 50
+        assert rises(before, counters(scene.host)) == {}
     else:
         sums = ["sum_received", "sum_received_bidir_reverse"][: 2 if "--bidir" in more else 1]
         assert sum(end[name]["bytes"] for name in sums) > 90 << 20
@@ -508,16 +510,20 @@ def files(scene: Scene) -> Iterator[Path]:
         process.terminate()
 
 
-@pytest.mark.parametrize(
-    ("place", "server"),
-    [("outside", f"{HOST}:2121"), ("outside", f"[{HOST6}]:2121"), ("beyond", f"{HOST}:2121")]
-    + [("app", OUTSIDE), ("app", f"[{OUTSIDE6}]")],
-)
-@pytest.mark.parametrize("passive", ["--no-epsv", "--ftp-pasv"])
-def test_ftp_passive(scene: Scene, files: Path, place: str, server: str, passive: str) -> None:
+FTP = {
+    "outside": (f"{HOST}:2121", f"[{HOST6}]:2121"),
+    "beyond": (f"{HOST}:2121", f"[{HOST6}]:2121"),
+    "host": ("127.0.0.1:2121",),
+    "app": (OUTSIDE, f"[{OUTSIDE6}]", f"{HOST}:2121"),
+}
+
+
+@pytest.mark.parametrize(("place", "server"), [(place, url) for place, urls in FTP.items() for url in urls])
+def test_ftp_passive(scene: Scene, files: Path, place: str, server: str) -> None:
+    """curl asks for an extended passive connection first; without it IPv4's server names an address too."""
     client: Any = getattr(scene, place)
     expected = hashlib.sha256((files / "file").read_bytes()).hexdigest()
-    curl = f"curl -sS -f {'--disable-epsv' if passive == '--no-epsv' else passive}"
-    login = "-u anonymous:x"
-    assert checksum(client, f"{curl} {login} ftp://{server}/file") == expected
-    assert "file" in client.sh(f"{curl} {login} -l ftp://{server}/")
+    for more in ("", "--disable-epsv") if "[" not in server else ("",):
+        curl = f"curl -sS -f -m 10 -u anonymous:x {more}"
+        assert checksum(client, f"{curl} ftp://{server}/file") == expected
+        assert "file" in client.sh(f"{curl} -l ftp://{server}/")
