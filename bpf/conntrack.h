@@ -228,6 +228,7 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		goto undo;
 	}
 	usage_count(owner, 1);
+	usage_answered(half->flags & CONN_ORIGINAL ? half->from_endpoint : half->to_endpoint);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, &other);
 	return 0;

@@ -51,6 +51,13 @@ __noinline int usage_admits(__u32 endpoint)
 	return 1;
 }
 
+/* Not below zero, though another CPU counts at the same moment: that would be more than any limit. */
+static __always_inline void usage_less(__u32 *number)
+{
+	if (*number && (__s32)__sync_fetch_and_add(number, -1) <= 0)
+		__sync_fetch_and_add(number, 1);
+}
+
 /* A confirmed connection of the endpoint begins (1) or ends (-1). 0: not a container. */
 static __always_inline void usage_count(__u32 endpoint, int change)
 {
@@ -58,11 +65,17 @@ static __always_inline void usage_count(__u32 endpoint, int change)
 
 	if (!usage)
 		return;
-	if (change > 0) {
+	if (change > 0)
 		__sync_fetch_and_add(&usage->conns, 1);
-		if (usage->openings)
-			__sync_fetch_and_add(&usage->openings, -1);
-	} else if (usage->conns) {
-		__sync_fetch_and_add(&usage->conns, -1);
-	}
+	else
+		usage_less(&usage->conns);
+}
+
+/* An opening of the endpoint's was answered. 0: a client outside opened it, which nobody pays for. */
+static __always_inline void usage_answered(__u32 endpoint)
+{
+	struct usage *usage = endpoint ? usage_find(endpoint) : NULL;
+
+	if (usage)
+		usage_less(&usage->openings);
 }
