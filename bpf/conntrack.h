@@ -284,24 +284,30 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 			conn_confirm(skb, own);
 		return 0;
 	}
+	/* A later fragment says nothing of it. */
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
 	if (flags & TCP_RST) {
 		if (reset_is_theirs(p, from_original ? conn_find(&conn->other) : original))
 			conn_close(own, conn);
 		return 0;
 	}
 	if (from_original && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-		/* The port is used again (RFC 6191): start over. */
+		/* The port is used again (RFC 6191): start over, with numbers of its own. */
 		if (original->state >= CONN_CLOSING) {
+			struct conn *reply = conn_find(&conn->other);
+
 			original->state = CONN_NEW;
 			original->fin = 0;
+			original->ack = 0;
+			if (reply)
+				reply->ack = 0;
 		}
 		return 0;
 	}
 	/* What was taken for a reset was none: data goes on. */
-	if (original->state == CONN_CLOSED && original->fin != 3) {
-		original->state = CONN_ESTABLISHED;
-		return 0;
-	}
+	if (original->state == CONN_CLOSED && original->fin != 3)
+		original->state = original->flags & CONN_CONFIRMED ? CONN_ESTABLISHED : CONN_NEW;
 	if (flags & TCP_FIN) {
 		original->fin |= from_original ? 1 : 2;
 		if (original->fin == 3)
