@@ -350,7 +350,6 @@ class Stage:
         self.programs: dict[str, int] = {}
         self.maps: dict[str, libbpf.Map] = {}
         self.events_fd = -1
-        self._timers_fd = -1  # a timer lives as long as somebody has its map
         config = abi.config(
             **{
                 "nat_port_first": NAT_FIRST,
@@ -379,13 +378,13 @@ class Stage:
                 self.maps[name] = libbpf.Map(fd, name, *MAPS[name])
             elif name == "events" and self.events_fd < 0:
                 self.events_fd = fd
-            elif name == "sweepers" and self._timers_fd < 0:
-                self._timers_fd = fd
+            elif name == "sweepers":  # a timer lives as long as somebody has its map
+                self.maps[name] = libbpf.Map(fd, name, None, "sweeper")
             else:
                 os.close(fd)
 
     def close(self) -> None:
-        for fd in (*self.programs.values(), self.events_fd, self._timers_fd):
+        for fd in (*self.programs.values(), self.events_fd):
             os.close(fd)
         for m in self.maps.values():
             m.close()

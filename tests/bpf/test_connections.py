@@ -15,7 +15,10 @@ from tests.bpf.conftest import MakeStage
 from tests.bpf.stage import (
     A1,
     A2,
+    A3,
     HOST,
+    NAT_FIRST,
+    NAT_LAST,
     OUTSIDE,
     REDIRECT,
     Reason,
@@ -159,6 +162,149 @@ def test_tcp_state(stage: Stage, way: str, name: str) -> None:
         (opener if who == "o" else answerer)(stage, way, flags)
         whole(stage)
     assert state(stage, way) == wanted
+
+
+# ---- resets ----------------------------------------------------------------------------------------------
+
+WINDOW = 1 << 20
+RESETS = {
+    "what is expected next": (0, True),
+    "one further": (1, True),
+    "the last in the window": (WINDOW - 1, True),
+    "beyond the window": (WINDOW, False),
+    "what was acknowledged already": (-1, False),
+    "long ago": (-WINDOW, False),
+    "the other half of all numbers": (1 << 31, False),
+}
+
+
+@pytest.mark.parametrize("acked", [ACKED, 0xFFFFFFF0, 0x80000000, 5], ids=hex)
+@pytest.mark.parametrize("who", ["o", "a"])
+@pytest.mark.parametrize("name", RESETS)
+def test_a_reset_counts_only_in_window(stage: Stage, name: str, who: str, acked: int) -> None:
+    """It passes in any case, unchanged but for addresses: its receiver judges for itself (RFC 5961, 3.2)."""
+    distance, believed = RESETS[name]
+    for way in KEYS:
+        stage.forget()
+        for side, flags in HANDSHAKE:
+            # What the side has acknowledged that the reset is for.
+            (opener if side == "o" else answerer)(stage, way, flags, ack=acked if side != who else 77)
+        seq = (acked + distance) % (1 << 32)
+        (opener if who == "o" else answerer)(stage, way, p.RST, seq=seq)
+        wanted = State.CONN_CLOSED if believed else State.CONN_ESTABLISHED
+        assert state(stage, way) == ("conns", wanted, 0)
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_a_window_moves_with_what_is_acknowledged(stage: Stage, way: str) -> None:
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    answerer(stage, way, p.ACK, ack=ACKED + 5 * WINDOW)
+    opener(stage, way, p.RST, seq=ACKED)
+    assert state(stage, way) == ESTABLISHED
+    opener(stage, way, p.RST, seq=ACKED + 5 * WINDOW)
+    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_a_forged_reset_that_was_believed_is_forgiven(stage: Stage, way: str) -> None:
+    """Within the window and yet none: the opener goes on talking, so it is no end."""
+    for who, flags in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    answerer(stage, way, p.RST)
+    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
+    opener(stage, way, p.ACK)
+    assert state(stage, way) == ESTABLISHED
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_a_port_that_is_used_again_has_a_window_of_its_own(stage: Stage, way: str) -> None:
+    """What the sides acknowledged before says nothing of the new numbers: a refusal is believed."""
+    for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    opener(stage, way, p.SYN, seq=0x70000000, ack=0)
+    answerer(stage, way, p.RST | p.ACK, seq=0, ack=0x70000001)
+    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
+    opener(stage, way, p.SYN, seq=0x70000000, ack=0)
+    answerer(stage, way, SYN_ACK, seq=0x60000000, ack=0x70000001)
+    opener(stage, way, p.ACK, seq=0x70000001, ack=0x60000001)
+    assert state(stage, way) == ESTABLISHED
+
+
+@pytest.mark.parametrize("way", KEYS)
+def test_half_closed_for_long(stage: Stage, way: str) -> None:
+    """One side has said all, the other goes on, as long as it likes; FIN again changes nothing."""
+    for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", p.ACK)]:
+        (opener if who == "o" else answerer)(stage, way, flags)
+    for _ in range(20):
+        answerer(stage, way, p.ACK | p.PSH)
+        opener(stage, way, p.ACK)
+    opener(stage, way, FIN_ACK)
+    assert state(stage, way) == ("conns", State.CONN_CLOSING, 1)
+    answerer(stage, way, FIN_ACK)
+    opener(stage, way, p.ACK)
+    assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
+    answerer(stage, way, FIN_ACK)  # the last ACK was lost
+    opener(stage, way, p.ACK)
+    assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
+
+
+@pytest.mark.parametrize("last", ["o", "a"])
+@pytest.mark.parametrize("way", KEYS)
+def test_a_port_is_used_again_as_often_as_one_likes(stage: Stage, way: str, last: str) -> None:
+    """Short connections of one client port, before their time is over: one entry for all of them."""
+    first = "a" if last == "o" else "o"
+    for i in range(10):
+        for who, flags in [*HANDSHAKE, (first, FIN_ACK), (last, FIN_ACK), (first, p.ACK)]:
+            (opener if who == "o" else answerer)(stage, way, flags, ack=(ACKED + i * (1 << 28)) % (1 << 32))
+        assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
+
+
+def test_a_simultaneous_open_of_both_sides(stage: Stage) -> None:
+    """SYN against SYN, both answered by SYN-ACK (RFC 9293, 3.5): no SYN-ACK opens anything new."""
+    opener(stage, "outside", p.SYN, ack=0)
+    answerer(stage, "outside", p.SYN, ack=0)
+    assert state(stage, "outside") == REPLIED
+    opener(stage, "outside", SYN_ACK)
+    answerer(stage, "outside", SYN_ACK)
+    opener(stage, "outside", p.ACK)
+    answerer(stage, "outside", p.ACK)
+    assert state(stage, "outside") == ESTABLISHED
+
+
+def test_both_close_at_once(stage: Stage) -> None:
+    for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.ACK), ("a", p.ACK)]:
+        (opener if who == "o" else answerer)(stage, "outside", flags)
+    assert state(stage, "outside") == ("conns", State.CONN_CLOSED, 3)
+
+
+def test_a_port_in_time_wait_is_not_given_to_another_container(stage: Stage) -> None:
+    """Two servers' late packets would be mixed. The other container gets another source port."""
+    for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
+        (opener if who == "o" else answerer)(stage, "outside", flags)
+    got = stage.run(A3, A3.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)))
+    chosen = int.from_bytes(got.packet[34:36], "big")
+    assert got.reasons == {"TO_OUTSIDE": 1}
+    assert chosen != SPORT and NAT_FIRST <= chosen <= NAT_LAST
+    opener(stage, "outside", p.SYN)
+    got = stage.run(None, outside_sends(HOST, p.tcp(80, chosen, SYN_ACK)))
+    assert got.packet == A3.gets(OUTSIDE, p.tcp(80, SPORT, SYN_ACK), ttl=63)
+
+
+@pytest.mark.parametrize("flags", [p.ACK, p.RST, FIN_ACK, SYN_ACK], ids=["ACK", "RST", "FIN", "SYN-ACK"])
+def test_what_belongs_to_nothing(stage: Stage, flags: int) -> None:
+    """From outside to no published port it is the host's to refuse; that other containers exist does not matter."""
+    for who, said in HANDSHAKE:
+        (opener if who == "o" else answerer)(stage, "outside", said)
+    before = stage.table("conns")
+    for frame in (
+        outside_sends(HOST, p.tcp(80, SPORT + 1, flags)),
+        outside_sends(HOST, p.tcp(81, SPORT, flags)),
+        outside_sends(HOST, p.tcp(80, SPORT, flags), src="203.0.113.6"),
+    ):
+        assert stage.run(None, frame).reasons == {"NOT_OURS": 1}
+    assert set(stage.table("conns")) == set(before)
+    assert not stage.table("pending")
 
 
 def test_what_a_half_says(stage: Stage) -> None:

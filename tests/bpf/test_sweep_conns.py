@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of connections: by the time-out of their state, both halves at once, without any process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from datapath.kernel import abi, libbpf
+from tests.bpf import packets as p
+from tests.bpf.conftest import MakeStage
+from tests.bpf.stage import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, Member, Stage, outside_sends
+
+SPORT = 20100
+SYN_ACK, FIN_ACK = p.SYN | p.ACK, p.FIN | p.ACK
+ACKED = 0x05060708
+# Seconds, all different; `age` makes them pass. No more, as nothing can be older than the machine's last boot.
+TIMEOUTS = {
+    "timeout_handshake": 10,
+    "timeout_established": 50,
+    "timeout_closing": 20,
+    "timeout_udp": 30,
+    "timeout_icmp": 40,
+}
+NEAR = 4  # seconds that a test may take between two of its lines
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 3) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+def swept(stage: Stage) -> None:
+    """Until the sweeper has looked at everything twice."""
+    for _ in range(2):
+        ticked = stage.maps["sweepers"][0].ticked
+        wait_until(lambda before=ticked: stage.maps["sweepers"][0].ticked != before)  # type: ignore[misc]
+
+
+def tcp(stage: Stage, sport: int, *said: tuple[str, int]) -> None:
+    """o: a1, which opens it; a: the other side."""
+    for who, flags in [("o", p.SYN), ("a", SYN_ACK), ("o", p.ACK), *said]:
+        seq = ACKED if flags & p.RST else ACKED - 100
+        if who == "o":
+            stage.run(A1, A1.sends(OUTSIDE, p.tcp(sport, 80, flags, seq=seq)))
+        else:
+            stage.run(None, outside_sends(HOST, p.tcp(80, sport, flags, seq=seq)))
+
+
+def udp(stage: Stage, sport: int, member: Member = A1, dport: int = 53) -> None:
+    stage.run(member, member.sends(OUTSIDE, p.udp(sport, dport)))
+    stage.run(None, outside_sends(HOST, p.udp(dport, sport)))
+
+
+def ping(stage: Stage, sport: int) -> None:
+    stage.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, sport)))
+    stage.run(None, outside_sends(HOST, p.echo(p.ECHO_REPLY, sport)))
+
+
+def udp6(stage: Stage, sport: int) -> None:
+    stage.run(A1, A1.sends(OUTSIDE6, p.udp(sport, 53)))
+    stage.run(None, outside_sends(HOST6, p.udp(53, sport)))
+
+
+def ping6(stage: Stage, sport: int) -> None:
+    stage.run(A1, A1.sends(OUTSIDE6, p.echo6(p.ECHO6, sport)))
+    stage.run(None, outside_sends(HOST6, p.echo6(p.ECHO6_REPLY, sport)))
+
+
+# How a connection comes to where it is, and after how many seconds of silence it is over.
+STATES: dict[str, tuple[Callable[[Stage, int], None], int]] = {
+    "established": (lambda stage, port: tcp(stage, port), 50),
+    "half closed": (lambda stage, port: tcp(stage, port, ("o", FIN_ACK)), 50),
+    "half closed by the other": (lambda stage, port: tcp(stage, port, ("a", FIN_ACK)), 50),
+    "closed": (lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK)), 20),
+    "reset": (lambda stage, port: tcp(stage, port, ("o", p.RST)), 20),
+    "reset by the other": (lambda stage, port: tcp(stage, port, ("a", p.RST)), 20),
+    "port used again, unanswered": (
+        lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN)),
+        10,
+    ),
+    "port used again, answered": (
+        lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN), ("a", SYN_ACK)),
+        10,
+    ),
+    "UDP": (udp, 30),
+    "UDP, IPv6": (udp6, 30),
+    "ping": (ping, 40),
+    "ping, IPv6": (ping6, 40),
+}
+
+
+def age(stage: Stage, seconds: float, *, half: int | None = None, keys: set[Any] | None = None) -> None:
+    """The last packet came so long ago; `half`: abi.ConnFlag.CONN_ORIGINAL or 0, the others stay."""
+    table = stage.maps["conns"]
+    old = time.monotonic_ns() - int(seconds * 10**9)
+    entries = dict(table.read_all())
+    table.update_many(
+        {
+            key: conn._replace(last_seen=max(1, old))
+            for key, conn in entries.items()
+            if (half is None or conn.flags & abi.ConnFlag.CONN_ORIGINAL == half)
+            and (keys is None or key in keys)
+        }
+    )
+
+
+@pytest.fixture
+def swept_stage(make_stage: MakeStage) -> Stage:
+    """The sweeper does not run yet."""
+    stage = make_stage(**TIMEOUTS)
+    for member in (A1, A2, B1):
+        stage.maps["usages"][abi.usage_key(member.number)] = abi.usage()
+    return stage
+
+
+def conns_of(stage: Stage, member: Member) -> int:
+    return int(stage.maps["usages"][abi.usage_key(member.number)].conns)
+
+
+def test_each_state_has_its_time(swept_stage: Stage) -> None:
+    """Shortly before, the connection is whole; then both halves are gone, and no longer counted."""
+    stage = swept_stage
+    whole: dict[str, set[Any]] = {}
+    for i, (name, (make, _)) in enumerate(STATES.items()):
+        before = set(stage.table("conns"))
+        make(stage, SPORT + i)
+        whole[name] = set(stage.table("conns")) - before
+        assert len(whole[name]) == 2, name
+    stage.start_sweeper()
+    alive = set(STATES)
+    for limit in sorted(set(TIMEOUTS.values())):
+        age(stage, limit - NEAR)
+        swept(stage)
+        assert set(stage.table("conns")) == set().union(*(whole[name] for name in alive)), limit
+        age(stage, limit + 1)
+        alive = {name for name in alive if STATES[name][1] != limit}
+        swept(stage)
+        assert set(stage.table("conns")) == set().union(*(whole[name] for name in alive)), limit
+        assert conns_of(stage, A1) == len(alive) == stage.maps["sweepers"][0].queued
+    assert not alive
+
+
+@pytest.mark.parametrize("half", [int(abi.ConnFlag.CONN_ORIGINAL), 0], ids=["opener", "other"])
+def test_a_packet_of_either_side_keeps_both_halves(swept_stage: Stage, half: int) -> None:
+    stage = swept_stage
+    udp(stage, SPORT)
+    stage.start_sweeper()
+    age(stage, 31, half=half)
+    swept(stage)
+    assert len(stage.table("conns")) == 2
+    age(stage, 31)
+    swept(stage)
+    assert not stage.table("conns")
+
+
+def test_a_session_that_says_something_every_few_hours(make_stage: MakeStage) -> None:
+    """With the time that is usual, a day. (No longer ago than the machine's boot, which is time 0 of the clock.)"""
+    stage = make_stage(**{**TIMEOUTS, "timeout_established": 86400})
+    tcp(stage, SPORT)
+    stage.start_sweeper()
+    keepalive, answer = p.tcp(SPORT, 80, p.ACK, seq=ACKED - 1), p.tcp(80, SPORT, p.ACK)
+    for hours in (2, 11, 23.9):
+        age(stage, min(hours * 3600, time.monotonic() - 1))
+        swept(stage)
+        for sender, frame, out in (
+            (A1, A1.sends(OUTSIDE, keepalive), A1.leaves(HOST, OUTSIDE, keepalive)),
+            (None, outside_sends(HOST, answer), A1.gets(OUTSIDE, answer, ttl=63)),
+        ):
+            assert stage.run(sender, frame).packet == out
+
+
+def test_it_counts_for_the_right_container(swept_stage: Stage) -> None:
+    """Of a published port for the server, between containers for the client."""
+    stage = swept_stage
+    stage.run(None, outside_sends(HOST, p.udp(9, 8081)))
+    stage.run(A2, A2.sends(OUTSIDE, p.udp(53, 9)))
+    stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
+    stage.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
+    udp(stage, SPORT)
+    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [1, 1, 1]
+    served = {
+        key
+        for key, conn in stage.table("conns").items()
+        if B1.number in (conn.from_endpoint, conn.to_endpoint)
+    }
+    stage.start_sweeper()
+    age(stage, 31, keys=served)
+    swept(stage)
+    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [1, 1, 0]
+    age(stage, 31)
+    swept(stage)
+    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [0, 0, 0]
+
+
+def test_an_endpoint_that_is_gone_has_no_account(swept_stage: Stage) -> None:
+    """Its connections end all the same."""
+    stage = swept_stage
+    udp(stage, SPORT)
+    stage.maps["usages"].delete_many([abi.usage_key(A1.number)])
+    stage.start_sweeper()
+    age(stage, 31)
+    swept(stage)
+    assert not stage.table("conns")
+    assert abi.usage_key(A1.number) not in list(stage.maps["usages"])
+
+
+def test_a_flushed_connection_leaves_nothing_in_the_queue(swept_stage: Stage) -> None:
+    stage = swept_stage
+    for i in range(10):
+        udp(stage, SPORT + i)
+    flushed = [key for key in stage.table("conns") if {key.sport, key.dport} & set(range(SPORT, SPORT + 5))]
+    stage.maps["conns"].delete_many(flushed)
+    stage.start_sweeper()
+    swept(stage)
+    assert stage.maps["sweepers"][0].queued == 5
+    assert len(stage.table("conns")) == 10
+    age(stage, 31)
+    swept(stage)
+    assert (stage.maps["sweepers"][0].queued, stage.table("conns")) == (0, {})
+
+
+def test_a_flushed_connection_that_begins_again_at_once(swept_stage: Stage) -> None:
+    """Its key is in the queue twice then; it ends once, and is counted once."""
+    stage = swept_stage
+    udp(stage, SPORT + 1)
+    for _ in range(3):
+        stage.maps["conns"].delete_many([k for k in stage.table("conns") if SPORT in (k.sport, k.dport)])
+        udp(stage, SPORT)
+    stage.maps["usages"][abi.usage_key(A1.number)] = abi.usage(
+        conns=2
+    )  # who flushes takes what ends from there
+    stage.start_sweeper()
+    swept(stage)
+    assert len(stage.table("conns")) == 4
+    age(stage, 31, keys={k for k in stage.table("conns") if SPORT in (k.sport, k.dport)})
+    swept(stage)
+    assert (len(stage.table("conns")), conns_of(stage, A1), stage.maps["sweepers"][0].queued) == (2, 1, 1)
+
+
+def test_a_half_that_has_lost_its_answer_goes(swept_stage: Stage) -> None:
+    stage = swept_stage
+    udp(stage, SPORT)
+    reply = [k for k, conn in stage.table("conns").items() if not conn.flags & abi.ConnFlag.CONN_ORIGINAL]
+    stage.maps["conns"].delete_many(reply)
+    stage.start_sweeper()
+    swept(stage)
+    assert (stage.table("conns"), conns_of(stage, A1)) == ({}, 0)
+
+
+def test_many_connections(make_stage: MakeStage) -> None:
+    """More than one turn looks at: those that are over go, those that live stay."""
+    count = 3000
+    stage = make_stage(sizes={"conns": 8192, "confirmed": 4096, "pending": 4096}, **TIMEOUTS)
+    stage.maps["usages"][abi.usage_key(A1.number)] = abi.usage()
+    for i in range(count):
+        sport, dport = SPORT + i % 500, 1000 + i // 500
+        ask, reply = A1.sends(OUTSIDE, p.udp(sport, dport)), outside_sends(HOST, p.udp(dport, sport))
+        libbpf.test_run(stage.programs["from_container"], ask, ifindex=stage.ifindex(A1))
+        libbpf.test_run(stage.programs["from_uplink"], reply, ifindex=stage.ifindex(None))
+    stage.counted()
+    assert (stage.maps["conns"].count(), conns_of(stage, A1)) == (2 * count, count)
+    over = {key for key in stage.table("conns") if min(key.sport, key.dport) != 1003}
+    age(stage, 31, keys=over)
+    stage.start_sweeper()
+    wait_until(lambda: bool(stage.maps["conns"].count() == 1000), 5)
+    assert not over & set(stage.table("conns"))
+    assert (conns_of(stage, A1), stage.maps["sweepers"][0].queued) == (500, 500)
+
+
+def test_a_full_queue_leaves_the_connection_working(make_stage: MakeStage) -> None:
+    """As a full table does. It moves as soon as the sweeper has made room; nothing that lives is taken away for it."""
+    stage = make_stage(sizes={"confirmed": 2}, **TIMEOUTS)
+    for i in range(2):
+        udp(stage, SPORT + i)
+    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT + 2, 53)))
+    reply = outside_sends(HOST, p.udp(53, SPORT + 2))
+    assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
+    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
+    stage.start_sweeper()
+    swept(stage)
+    assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
+    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
+    age(stage, 31, keys={key for key in stage.table("conns") if SPORT in (key.sport, key.dport)})
+    swept(stage)
+    assert stage.run(None, reply).reasons == {"DELIVERED": 1}
+    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
+
+
+def test_starting_it_again_changes_nothing(swept_stage: Stage) -> None:
+    """Every command does that."""
+    stage = swept_stage
+    udp(stage, SPORT)
+    for _ in range(5):
+        stage.start_sweeper()
+    swept(stage)
+    assert stage.maps["sweepers"][0].queued == 1
+    before = time.monotonic()
+    swept(stage)
+    assert time.monotonic() - before < 1
+
+
+def test_a_sweeper_that_stood_still_is_started_again(swept_stage: Stage) -> None:
+    """Its last turn is long ago: the programs that ran it were replaced."""
+    stage = swept_stage
+    stage.start_sweeper()
+    swept(stage)
+    udp(stage, SPORT)
+    stage.start_sweeper()
+    age(stage, 31)
+    swept(stage)
+    assert not stage.table("conns")
