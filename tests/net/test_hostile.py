@@ -327,14 +327,16 @@ def _fragment(scene: Scene, data: bytes, fragment: int, proto: int = pk.UDP, dst
 
 
 def test_fragments_to_the_outside_or_elsewhere_do_not_leave_untranslated(scene: Scene) -> None:
-    """Later ones without a first, overlapping ones, in any order: the far machine sees nothing of them."""
+    """Later ones without a first are kept for it, and go no further; nor does one that ends beyond 64 KiB."""
     data = pk.udp(7, 7, MARK * 4).data
     frames = []
     for dst in (FAR, scene.other.ip):
-        for fragment in (1, 2, 2 | pk.MORE_FRAGMENTS, 0x1FFF):
+        for fragment in (1, 2, 2 | pk.MORE_FRAGMENTS):
             body = _fragment(scene, data[8:], fragment, dst=dst)
             frames.append(eth(scene, pk.ETH_IPV4, body, scene.gateway_mac))
-    attack(scene, frames, "DROP_FRAGMENT", "DROP_ISOLATED")
+    attack(scene, frames)
+    beyond = _fragment(scene, data[8:], 0x1FFF, dst=FAR)
+    attack(scene, [eth(scene, pk.ETH_IPV4, beyond, scene.gateway_mac)], "DROP_TRUNCATED")
 
 
 def test_overlapping_fragments_to_a_member_hurt_nobody(scene: Scene) -> None:
@@ -479,12 +481,12 @@ def test_ipv6_headers_cut_short_at_each_length_are_refused(scene6: Scene) -> Non
     attack(scene6, [whole[:length] for length in range(14, len(whole))], "DROP_TRUNCATED")
 
 
-def test_ipv6_does_not_leave_the_host(scene6: Scene) -> None:
+def test_ipv6_to_addresses_that_never_leave_a_link_is_refused(scene6: Scene) -> None:
     frames = [
         eth(scene6, pk.ETH_IPV6, pk.ipv6(scene6.hostile.ip6, dst, pk.udp(7, 7, MARK)), scene6.gateway_mac)
-        for dst in ("2001:db8::1", "fd00:33::1", "::1", "fe80::1")
+        for dst in ("::1", "::", "fe80::1", "ff02::1")
     ]
-    attack(scene6, frames, "DROP_NO_ROUTE")
+    attack(scene6, frames, "DROP_BAD_ADDR")
 
 
 # ---- the hostile container's own device ------------------------------------------------------------------
