@@ -446,8 +446,8 @@ class Model:
         passes: bool = True,
     ) -> Expected | None:
         """The source port stays where it may; else the program chooses, and here it is checked. `own`: the address
-        stays the sender's, so that its ports are no business of the host's. `passes`: the packet is let through, and the connection hears it.
-        """
+        stays the sender's, so that its ports are no business of the host's. `passes`: the packet is let through, and
+        the connection hears it."""
         table, world = self.table, self.world
         if wanted and (own or self._allowed(wanted, p.proto)) and answer(wanted) not in table:
             connection = self._remember(p.key, answer(wanted), opener, server)
