@@ -231,6 +231,30 @@ def test_a_port_that_is_used_again_has_a_window_of_its_own(stage: Stage, way: st
     assert state(stage, way) == ESTABLISHED
 
 
+@pytest.mark.parametrize(
+    "said", [[p.SYN, p.RST], [p.SYN, p.RST, p.ACK], [p.RST], [p.ACK], [p.SYN, FIN_ACK]], ids=str
+)
+@pytest.mark.parametrize("way", KEYS)
+def test_nobody_confirms_alone(stage: Stage, way: str, said: list[int]) -> None:
+    """Whatever one side says (and forges the source of): what is not answered stays where a flood evicts it."""
+    for flags in said:
+        opener(stage, way, flags)
+    for _ in range(3):
+        opener(stage, way, p.ACK)
+        opener(stage, way, FIN_ACK)
+    assert not stage.table("conns")
+    assert len(stage.table("pending")) == 2
+
+
+def test_a_later_fragment_says_nothing_of_the_state(stage: Stage) -> None:
+    """What lies where flags would be are data."""
+    first, *rest = p.cut(outside_sends(HOST, p.tcp(9, 8081, p.RST, bytes(64))), 24, 48)
+    opener(stage, "published", p.SYN)
+    for piece in (first, *rest):
+        passed(stage.run(None, piece).reasons, Reason.DELIVERED)
+    assert state(stage, "published") == ("pending", State.CONN_CLOSED, 0)
+
+
 @pytest.mark.parametrize("way", KEYS)
 def test_half_closed_for_long(stage: Stage, way: str) -> None:
     """One side has said all, the other goes on, as long as it likes; FIN again changes nothing."""

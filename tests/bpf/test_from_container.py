@@ -1423,15 +1423,23 @@ def test_two_containers_with_one_source_port(stage: Stage) -> None:
     assert int.from_bytes(third.packet[34:36], "big") == SPORT
 
 
-def test_a_port_of_the_hosts_own_sockets_is_not_taken(stage: Stage) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.socket() as listener:
-        sock.bind((str(HOST), SPORT))
-        listener.bind(("0.0.0.0", SPORT))
+@pytest.mark.parametrize(
+    ("family", "host", "everywhere", "outside"),
+    [(socket.AF_INET, HOST, "0.0.0.0", OUTSIDE), (socket.AF_INET6, HOST6, "::", OUTSIDE6)],
+    ids=["IPv4", "IPv6"],
+)
+def test_a_port_of_the_hosts_own_sockets_is_not_taken(
+    stage: Stage, family: int, host: p.Address, everywhere: str, outside: p.Address
+) -> None:
+    at = 34 if family == socket.AF_INET else 54
+    with socket.socket(family, socket.SOCK_DGRAM) as sock, socket.socket(family) as listener:
+        sock.bind((str(host), SPORT))
+        listener.bind((everywhere, SPORT))
         listener.listen()
         for carried in (p.udp(SPORT, 53), p.tcp(SPORT, 53, p.SYN)):
-            got = stage.run(A1, A1.sends(OUTSIDE, carried))
+            got = stage.run(A1, A1.sends(outside, carried))
             assert got.reasons == {"TO_OUTSIDE": 1}
-            assert int.from_bytes(got.packet[34:36], "big") != SPORT
+            assert int.from_bytes(got.packet[at : at + 2], "big") != SPORT
 
 
 def test_no_source_port_left(make_stage: MakeStage) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -21,12 +22,15 @@ from tests.bpf.stage import (
     B2,
     D1,
     HOST,
+    HOST6,
     NET1,
     NET2,
     NEXT_HOP,
+    NEXT_HOP6,
     NEXT_HOP_MAC,
     OTHER,
     OUTSIDE,
+    OUTSIDE6,
     REDIRECT,
     SHOT,
     UNSPEC,
@@ -221,27 +225,74 @@ def test_published_port_of_the_subnets_broadcast_is_the_hosts(stage: Stage) -> N
     stage.expect(None, outside_sends("192.0.2.255", p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
 
 
-def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage) -> None:
+# Addresses: the host's, one outside, the next hop's.
+FAMILIES: Mapping[str, tuple[int, p.Address, p.Address, p.Address]] = {
+    "IPv4": (socket.AF_INET, HOST, OUTSIDE, NEXT_HOP),
+    "IPv6": (socket.AF_INET6, HOST6, OUTSIDE6, NEXT_HOP6),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage, family: str) -> None:
     """A port is published while a host process is in a conversation on it: that one goes on."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((str(HOST), 8081))
-        stage.expect(
-            None,
-            outside_sends(HOST, p.udp(9, 8081)),
-            REDIRECT,
-            Reason.DELIVERED,
-            A2.gets(OUTSIDE, p.udp(9, 53), ttl=63),
-        )
+    kind, host, outside, _ = FAMILIES[family]
+    hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
+    with socket.socket(kind, socket.SOCK_DGRAM) as sock:
+        sock.bind((str(host), 8081))
+        out = A2.gets(outside, p.udp(9, 53), **hop)
+        stage.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
         stage.forget()
-        sock.connect((str(OUTSIDE), 9))
-        stage.expect(None, outside_sends(HOST, p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
-        stage.expect(
-            None,
-            outside_sends(HOST, p.udp(10, 8081)),
-            REDIRECT,
-            Reason.DELIVERED,
-            A2.gets(OUTSIDE, p.udp(10, 53), ttl=63),
-        )
+        sock.connect((str(outside), 9))
+        stage.expect(None, outside_sends(host, p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
+        out = A2.gets(outside, p.udp(10, 53), **hop)
+        stage.expect(None, outside_sends(host, p.udp(10, 8081)), REDIRECT, Reason.DELIVERED, out)
+        stage.forget()
+        # Fragments of it are the host's as well.
+        for piece in p.cut(outside_sends(host, p.udp(9, 8081, bytes(56))), 16, 40):
+            stage.expect(None, piece, UNSPEC, Reason.NOT_OURS)
+    out = A2.gets(outside, p.udp(9, 53), **hop)
+    stage.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tcp_connection_of_the_hosts_goes_on(stage: Stage, family: str) -> None:
+    """It connects from the number of a published port: what comes from the other end is its, all else is not."""
+    kind, host, _, next_hop = FAMILIES[family]
+    hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
+    with socket.socket(kind) as sock:
+        sock.setblocking(False)
+        sock.bind((str(host), 8081))
+        assert sock.connect_ex((str(next_hop), 9)) == errno.EINPROGRESS
+        for flags in (SYN_ACK, p.SYN, p.ACK, p.RST | p.ACK):
+            frame = outside_sends(host, p.tcp(9, 8081, flags), src=next_hop)
+            stage.expect(None, frame, UNSPEC, Reason.NOT_OURS)
+        frame = outside_sends(host, p.tcp(10, 8081, p.SYN), src=next_hop)
+        out = A2.gets(next_hop, p.tcp(10, 80, p.SYN), **hop)
+        stage.expect(None, frame, REDIRECT, Reason.DELIVERED, out)
+    assert len(stage.table("pending")) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_listener_of_the_hosts_is_passed_by(stage: Stage, family: str) -> None:
+    """It had the port before it was published, and is in no conversation: the container has it now."""
+    kind, host, outside, _ = FAMILIES[family]
+    hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
+    with socket.socket(kind) as sock:
+        sock.bind((str(host), 8081))
+        sock.listen()
+        out = A2.gets(outside, p.tcp(9, 80, p.SYN), **hop)
+        stage.expect(None, outside_sends(host, p.tcp(9, 8081, p.SYN)), REDIRECT, Reason.DELIVERED, out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_socket_that_talks_with_a_container_keeps_its_conversation(stage: Stage, family: str) -> None:
+    kind, host, _, _ = FAMILIES[family]
+    client = B1.ip if family == "IPv4" else B1.ip6
+    with socket.socket(kind, socket.SOCK_DGRAM) as sock:
+        sock.bind((str(host), 8081))
+        sock.connect((str(client), 9))
+        stage.expect(B1, B1.sends(host, p.udp(9, 8081)), REDIRECT, Reason.TO_HOST)
+        assert stage.run(B1, B1.sends(host, p.udp(10, 8081))).reasons == {"DELIVERED": 1}
 
 
 def test_one_client_port_to_two_host_addresses_of_one_server(stage: Stage) -> None:
