@@ -109,8 +109,8 @@ class Connection:
                 self.state = CLOSED
             return
         if original and syn and not ack:
-            if self.state >= CLOSING:  # the port is used again (RFC 6191)
-                self.state, self.fins, self.answered = NEW, 0, False
+            if self.state >= CLOSING:  # the port is used again (RFC 6191), with numbers of its own
+                self.state, self.fins, self.answered, self.acks = NEW, 0, False, [0, 0]
             return
         self.answered = self.answered or not original
         self.heard = self.heard or not original
