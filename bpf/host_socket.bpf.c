@@ -13,6 +13,7 @@
 #include "ports.h"
 
 #define AF_INET 2
+#define AF_INET6 10
 #define EADDRINUSE 98
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -119,13 +120,21 @@ static __always_inline bool redirect(struct bpf_sock_addr *ctx, bool v6, struct 
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct sockaddr_in source = {.sin_family = AF_INET};
-	struct ip_addr asked;
+	struct sockaddr_in6 source6 = {.sin6_family = AF_INET6};
+	struct ip_addr asked, given;
 
-	if (!of_the_host(ctx) || !redirect(ctx, v6, &asked))
+	if (!of_the_host(ctx) || !redirect(ctx, v6, &asked) || is_loopback(&asked))
 		return 1;
-	if (!v6 && !is_loopback(&asked)) {
+	/* The container is of the other family. */
+	read_addr(ctx, v6, &given);
+	if (addr_is_v4(&given) != addr_is_v4(&asked))
+		return 1;
+	/* Fails on a socket that is bound already, which is as well. */
+	if (v6) {
+		__builtin_memcpy(&source6.sin6_addr, &asked, sizeof(source6.sin6_addr));
+		bpf_bind(ctx, (struct sockaddr *)&source6, sizeof(source6));
+	} else {
 		source.sin_addr.s_addr = asked.word[3];
-		/* Fails on a socket that is bound already, which is as well. */
 		bpf_bind(ctx, (struct sockaddr *)&source, sizeof(source));
 	}
 	return 1;

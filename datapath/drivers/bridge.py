@@ -138,6 +138,7 @@ class Bridge(Driver):
         _attempt(failures, self.context.links.delete, endpoint.host_ifname)
         if dataplane is not None:
             connections.forget_endpoint(dataplane, endpoint.number)
+            connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         _raise(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:

@@ -13,12 +13,12 @@ import functools
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from datapath.errors import KernelError
-from datapath.kernel import abi
+from datapath.kernel import abi, sockets
 from datapath.kernel.dataplane import Dataplane
 from datapath.kernel.libbpf import BPF_EXIST, BPF_NOEXIST
 from datapath.model_connections import PROTOCOLS, STATES, Connection, ConnectionFilter
@@ -253,3 +253,20 @@ def forget_refused(
         return not admits(_address(src))
 
     return forget(dataplane, fits)
+
+
+def forget_sockets(dataplane: Dataplane, addresses: Iterable[Address]) -> None:
+    """Ends the host's sockets that were pointed at a container at one of these addresses, which is gone: the next
+    holder of the address would get what they send."""
+    layout = abi.layout("socket_key")
+    cookie, address = layout.offset("cookie"), layout.offset("addr")
+    wanted = {_packed(one) for one in addresses}
+    found = [
+        key
+        for keys, _, count in dataplane.sockets.batches()
+        for key in (keys[i * layout.size : (i + 1) * layout.size] for i in range(count))
+        if key[address : address + 16] in wanted
+    ]
+    if found:
+        sockets.destroy(frozenset(int.from_bytes(key[cookie : cookie + 8], "little") for key in found))
+        dataplane.sockets.delete_raw(found)
