@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.bpf.packets import packed
+from tests.bpf import packets as pk
 from tests.net.lab import HOST, OUTSIDE, Host, eventually
 from tests.net.wire import Box, Place, box, call, carrying, counters, device_mac, opened, rises, serving, taps
 
@@ -291,6 +291,45 @@ def json_rows(host: Host, words: str = "") -> list[dict[str, str]]:
     return [json.loads(line) for line in host.ctl(f"ct ls {words} --format json").splitlines()]
 
 
+def test_with_no_room_for_openings_new_connections_work(make_host: Maker, flood: Path) -> None:
+    """`pending` is full of what was answered and cannot be confirmed: a new pair must not push itself out."""
+    tuning = {"max-connections-per-container": 1000, "max-pending": 2000}
+    host = make_host(config={"datapath": tuning})
+    host.preloaded = True
+    web = box(host, "web", "-p 9000:9000 -p 8083:83/udp", serve(9000))
+    ready(host, web.ip, 9000)
+    with serving(web, "udp", 83), ExitStack() as stack:
+        before = counters(host)
+        from_outside(flood, host)("udp", (8083, 8083), 50_000)
+        after = counters(host)
+        assert after["UNCONFIRMED"] > before["UNCONFIRMED"]
+        assert after["NOT_OURS"] - before["NOT_OURS"] < 15, "the host's stack would refuse them"
+        crowd = Crowd(host.outside, HOST, [9000], 1000, [])
+        stack.callback(crowd.close)
+        assert (crowd.size, crowd.lost()) == (1000, 0)
+
+
+@pytest.mark.parametrize(
+    "flags", [pk.SYN | pk.ACK, pk.RST, pk.RST | pk.ACK], ids=["syn-ack", "rst", "rst-ack"]
+)
+def test_answers_that_nobody_asked_for_open_nothing(make_host: Maker, flags: int) -> None:
+    """As when a server repeats its answers to a flood, whose openings are forgotten: they would count as its own
+    openings, and leave from a port that nobody has spoken to."""
+    host = make_host()
+    host.preloaded = True
+    web = box(host, "web")
+    gateway = from_container(Path(), host, web).mac
+    packet = pk.ipv4(web.ip, OUTSIDE, pk.tcp(80, 40000, flags))
+    frame = pk.ethernet(gateway, web.mac, pk.ETH_IPV4, packet)
+    with taps(web, host.outside) as (sender, receiver):
+        before = counters(host)
+        sender.send(frame)
+        time.sleep(0.1)
+        assert rises(before, counters(host)) == {"DROP_NO_CONN": 1}
+        assert [f for f in receiver.frames() if f[12:14] == b"\x08\x00"] == []
+    assert json_rows(host) == []
+
+
 @pytest.mark.parametrize("kind", ["syn", "udp"])
 def test_xdp_stops_one_source_that_floods_and_no_other(make_host: Maker, flood: Path, kind: str) -> None:
     host = make_host(config={"datapath": {"flood-limit": {"rate": 100, "burst": 200}}})
@@ -361,5 +400,5 @@ def test_the_next_holder_of_an_address_gets_none_of_the_packets_of_the_one_befor
             away.sendto(b"for the old one", back)
             time.sleep(1)  # servers and clients repeat what was not acknowledged
             strangers = [frame for frame in tap.frames() if frame[12:14] == b"\x08\x00"]
-        assert carrying(strangers, packed(OUTSIDE)) == []
+        assert carrying(strangers, pk.packed(OUTSIDE)) == []
         assert echoes(new, OUTSIDE, 7000)
