@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from datapath.kernel import abi
+from datapath.kernel import abi, netns
 from tests.bpf import packets as p
-from tests.bpf.conftest import MakeStage
 from tests.bpf.stage import (
     A1,
     A2,
@@ -29,6 +28,7 @@ from tests.bpf.stage import (
     XDP_PASS,
     Reason,
     Stage,
+    World,
     outside_sends,
 )
 
@@ -171,9 +171,19 @@ def test_rules_change_at_run_time(denying: Stage) -> None:
 # ---- floods -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def limiting(world: World) -> Iterator[Stage]:
+    made = Stage(world, flood_rate=RATE, flood_burst=BURST)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def limited(make_stage: MakeStage) -> Stage:
-    return make_stage(flood_rate=RATE, flood_burst=BURST)
+def limited(world: World, limiting: Stage) -> Iterator[Stage]:
+    """Nobody has opened anything yet."""
+    limiting.forget()
+    with netns.enter(world.host):
+        yield limiting
 
 
 def syn(i: int, **how: Any) -> bytes:
@@ -286,6 +296,7 @@ def test_a_denied_source_takes_no_token(limited: Stage) -> None:
     for i in range(20):
         dies(limited, syn(i), Reason.DROP_DENIED)
     limited.maps["sources"].delete_many([rule("203.0.113.0/28")])
+    limited.publish("0.0.0.0", 8081, p.TCP)
     empty(limited)
 
 
