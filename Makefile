@@ -23,7 +23,8 @@ SOURCES := $(wildcard datapath ctl tests) setup.py
 # there is none before `deps`.
 BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -I/usr/include/$(shell gcc -print-multiarch)
 
-# What the build, the datapath and the tests run. None of these starts a service when it is installed.
+# What the build, the datapath and the tests run. None starts a service when it is installed: nginx, which
+# alone would, is kept from it below.
 PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpftool \
 	python3-venv python3-dev python3-bpfcc \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
@@ -64,8 +65,13 @@ $(SYSTEM_STAMP): Makefile
 	if [ -n "$$missing" ] && [ "$$(id -u)" -ne 0 ]; then \
 		echo "missing packages; as root: apt-get install --no-install-recommends$$missing" >&2; exit 1; \
 	elif [ -n "$$missing" ]; then \
+		if [ ! -e /usr/sbin/policy-rc.d ]; then \
+			trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+			printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; \
+		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends $$missing; \
+		apt-get install -y -qq --no-install-recommends $$missing && \
+		case "$$missing " in *' nginx '*) [ ! -d /run/systemd/system ] || systemctl disable -q nginx ;; esac; \
 	fi
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@touch $@
