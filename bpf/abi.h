@@ -8,6 +8,8 @@
  * Byte order is in the type: __be16/__be32 are network order, the rest host order.
  */
 
+/* clang-format off: the comments stand in columns */
+
 /* An IPv6 address, or an IPv4 one in its mapped form ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
 struct ip_addr {
 	__be32 word[4];
@@ -16,19 +18,19 @@ struct ip_addr {
 /* ---- settings, written into .rodata before load ------------------------------- */
 
 struct config {
-	__u64 netns_cookie;        /* the host's network namespace: host_socket acts in no other */
-	__u16 nat_port_first;      /* source ports for masquerading, inclusive, host order */
+	__u64 netns_cookie;   /* the host's network namespace: host_socket acts in no other */
+	__u16 nat_port_first; /* source ports for masquerading, inclusive, host order */
 	__u16 nat_port_last;
 	__u32 timeout_handshake;   /* seconds a connection may live before it is confirmed */
 	__u32 timeout_established; /* seconds without a packet: TCP */
-	__u32 timeout_closing;     /* seconds after FIN both ways, or RST */
-	__u32 timeout_udp;         /* seconds without a packet: UDP with replies */
-	__u32 timeout_icmp;        /* seconds without a packet: ICMP echo */
-	__u32 sample;              /* one drop in so many of its reason is also an event; 0: none */
-	__u32 max_conns;           /* confirmed connections of one container, 0: no limit */
-	__u32 max_openings;        /* unanswered openings of one container, 0: no limit */
-	__u32 flood_rate;          /* openings a second from one outside source, 0: no limit */
-	__u32 flood_burst;         /* and how many at once */
+	__u32 timeout_closing;	   /* seconds after FIN both ways, or RST */
+	__u32 timeout_udp;	   /* seconds without a packet: UDP with replies */
+	__u32 timeout_icmp;	   /* seconds without a packet: ICMP echo */
+	__u32 sample;		   /* one drop in so many of its reason is also an event; 0: none */
+	__u32 max_conns;	   /* confirmed connections of one container, 0: no limit */
+	__u32 max_openings;	   /* unanswered openings of one container, 0: no limit */
+	__u32 flood_rate;	   /* openings a second from one outside source, 0: no limit */
+	__u32 flood_burst;	   /* and how many at once */
 	__u32 pad;
 };
 
@@ -38,19 +40,19 @@ enum network_flag {
 	NETWORK_ACTIVE = 1,
 	NETWORK_IPV4 = 2,
 	NETWORK_IPV6 = 4,
-	NETWORK_ICC = 8,         /* members may talk to each other */
-	NETWORK_INTERNAL = 16,   /* nothing but the members and the host */
+	NETWORK_ICC = 8,	 /* members may talk to each other */
+	NETWORK_INTERNAL = 16,	 /* nothing but the members and the host */
 	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
 struct network {
-	__u32 flags;             /* enum network_flag */
-	__u32 ifindex;           /* the gateway device on the host */
-	__u32 slots;             /* members are at slots 0 … slots-1, holes allowed */
-	__u32 mtu;               /* bytes of IP packet */
-	__be32 broadcast;        /* the IPv4 subnet's broadcast address, 0: none */
-	__u8 mac[6];             /* of the gateway device */
+	__u32 flags;	  /* enum network_flag */
+	__u32 ifindex;	  /* the gateway device on the host */
+	__u32 slots;	  /* members are at slots 0 … slots-1, holes allowed */
+	__u32 mtu;	  /* bytes of IP packet */
+	__be32 broadcast; /* the IPv4 subnet's broadcast address, 0: none */
+	__u8 mac[6];	  /* of the gateway device */
 	__u8 pad[2];
 	struct ip_addr gateway4; /* zero: none */
 	struct ip_addr gateway6;
@@ -68,12 +70,12 @@ struct device_key {
 };
 
 struct device {
-	__u32 kind;              /* enum device_kind */
-	__u32 network;           /* number; 0 for an uplink */
-	__u32 endpoint;          /* number; 0 unless an endpoint */
-	__u8 mac[6];             /* endpoint: the container's, the only one it may send from */
+	__u32 kind;	/* enum device_kind */
+	__u32 network;	/* number; 0 for an uplink */
+	__u32 endpoint; /* number; 0 unless an endpoint */
+	__u8 mac[6];	/* endpoint: the container's, the only one it may send from */
 	__u8 pad[2];
-	struct ip_addr addr4;    /* endpoint: its own; uplink: source for masquerading */
+	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
 	struct ip_addr linklocal;
 };
@@ -85,8 +87,8 @@ struct endpoint_key {
 };
 
 struct endpoint {
-	__u32 ifindex;           /* host end of its veth pair */
-	__u32 number;            /* never used twice on one host */
+	__u32 ifindex; /* host end of its veth pair */
+	__u32 number;  /* never used twice on one host */
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -97,26 +99,26 @@ struct member_key {
 };
 
 struct member {
-	__u32 ifindex;           /* host end of its veth pair */
+	__u32 ifindex; /* host end of its veth pair */
 	__u32 endpoint;
 };
 
 /* ---- published ports and links ------------------------------------------------ */
 
 struct port_key {
-	struct ip_addr addr;     /* host address; 0.0.0.0 and ::, all of the host's of that family */
+	struct ip_addr addr; /* host address; 0.0.0.0 and ::, all of the host's of that family */
 	__be16 port;
-	__u8 proto;              /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 pad;
 };
 
 struct port {
 	__u32 network;
-	__u32 endpoint;          /* number */
-	__u32 filter;            /* whose rules in `sources` apply; 0: everybody may connect */
-	struct ip_addr addr;     /* the endpoint's */
-	__be16 port;             /* the container's */
-	__u8 refuse;             /* 1: who matches no rule may not connect */
+	__u32 endpoint;	     /* number */
+	__u32 filter;	     /* whose rules in `sources` apply; 0: everybody may connect */
+	struct ip_addr addr; /* the endpoint's */
+	__be16 port;	     /* the container's */
+	__u8 refuse;	     /* 1: who matches no rule may not connect */
 	__u8 pad;
 };
 
@@ -129,7 +131,7 @@ struct source_key {
 };
 
 struct source {
-	__u32 allow;             /* 1: may connect, 0: may not */
+	__u32 allow; /* 1: may connect, 0: may not */
 };
 
 /* rates: openings of one outside source, a token bucket. IPv6: of its /64. */
@@ -138,7 +140,7 @@ struct rate_key {
 };
 
 struct rate {
-	__u64 refilled;          /* ns, CLOCK_MONOTONIC */
+	__u64 refilled; /* ns, CLOCK_MONOTONIC */
 	__u64 tokens;
 };
 
@@ -148,9 +150,9 @@ struct usage_key {
 };
 
 struct usage {
-	__u64 since;             /* ns, CLOCK_MONOTONIC: openings are counted from here, */
-	__u32 openings;          /* less those that were confirmed */
-	__u32 conns;             /* confirmed connections it takes part in */
+	__u64 since;	/* ns, CLOCK_MONOTONIC: openings are counted from here, */
+	__u32 openings; /* less those that were confirmed */
+	__u32 conns;	/* confirmed connections it takes part in */
 };
 
 /* reserved: every published port, whatever its address. Such a port is never a source port for
@@ -162,20 +164,20 @@ struct reserved_key {
 };
 
 struct reserved {
-	__u32 mappings;          /* how many published ports use it */
+	__u32 mappings; /* how many published ports use it */
 };
 
 /* policies: what a member of a network without icc may reach all the same (--link) */
 struct policy_key {
 	struct ip_addr client;
 	struct ip_addr server;
-	__be16 port;             /* the server's */
+	__be16 port; /* the server's */
 	__u8 proto;
 	__u8 pad;
 };
 
 struct policy {
-	__u32 client;            /* endpoint numbers */
+	__u32 client; /* endpoint numbers */
 	__u32 server;
 };
 
@@ -193,16 +195,16 @@ struct tuple {
 };
 
 enum conn_flag {
-	CONN_ORIGINAL = 1,       /* this half is the direction that opened the connection */
-	CONN_CONFIRMED = 2,      /* both sides have spoken: lives in `conns`, not in `pending` */
+	CONN_ORIGINAL = 1,  /* this half is the direction that opened the connection */
+	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 };
 
 enum conn_state {
-	CONN_NEW = 0,            /* opened, unanswered */
-	CONN_REPLIED = 1,        /* answered */
+	CONN_NEW = 0,	  /* opened, unanswered */
+	CONN_REPLIED = 1, /* answered */
 	CONN_ESTABLISHED = 2,
-	CONN_CLOSING = 3,        /* one side has sent FIN */
-	CONN_CLOSED = 4,         /* FIN from both, or RST */
+	CONN_CLOSING = 3, /* one side has sent FIN */
+	CONN_CLOSED = 4,  /* FIN from both, or RST */
 };
 
 /*
@@ -212,22 +214,22 @@ enum conn_state {
  */
 struct conn {
 	struct tuple other;
-	__u64 last_seen;         /* ns, CLOCK_MONOTONIC */
-	__u32 from_endpoint;     /* who may send it; 0: not a container */
-	__u32 to_network;        /* where it is delivered; 0: routed by the host's table */
+	__u64 last_seen;     /* ns, CLOCK_MONOTONIC */
+	__u32 from_endpoint; /* who may send it; 0: not a container */
+	__u32 to_network;    /* where it is delivered; 0: routed by the host's table */
 	__u32 to_endpoint;
-	__u32 ack;               /* TCP: the last acknowledgement in this direction, host order */
-	__u8 flags;              /* enum conn_flag */
-	__u8 state;              /* enum conn_state */
-	__u8 fin;                /* bit 0: original side has sent FIN, bit 1: reply side */
+	__u32 ack;  /* TCP: the last acknowledgement in this direction, host order */
+	__u8 flags; /* enum conn_flag */
+	__u8 state; /* enum conn_state */
+	__u8 fin;   /* bit 0: original side has sent FIN, bit 1: reply side */
 	__u8 pad[5];
 };
 
 /* sweeper: ARRAY of one: takes confirmed connections away when their time is over */
 struct sweeper {
 	struct bpf_timer timer;
-	__u64 ticked;            /* ns, CLOCK_MONOTONIC: when it last ran */
-	__u64 queued;            /* connections in the queue `confirmed` */
+	__u64 ticked; /* ns, CLOCK_MONOTONIC: when it last ran */
+	__u64 queued; /* connections in the queue `confirmed` */
 };
 
 /* ---- fragments ------------------------------------------------------------------ */
@@ -236,8 +238,8 @@ struct sweeper {
 struct fragment_key {
 	struct ip_addr src;
 	struct ip_addr dst;
-	__be32 id;               /* IPv4: the 16-bit identification, as it is */
-	__u32 endpoint;          /* who sends it; 0: not a container */
+	__be32 id;	/* IPv4: the 16-bit identification, as it is */
+	__u32 endpoint; /* who sends it; 0: not a container */
 	__u8 proto;
 	__u8 pad[3];
 };
@@ -249,18 +251,18 @@ struct piece {
 };
 
 struct fragment {
-	__u64 since;             /* ns, CLOCK_MONOTONIC */
+	__u64 since; /* ns, CLOCK_MONOTONIC */
 	__be16 sport;
 	__be16 dport;
-	__u8 known;              /* the first fragment was seen: the ports are right */
-	__u8 foreign;            /* it is the host's: so are the others */
-	__u8 refused;            /* pieces overlapped (RFC 5722): the datagram is lost */
-	__u8 pieces;             /* how many of `seen` are used */
-	__u8 proto;              /* of the transport, which IPv6's later fragments need not name */
-	__u8 has_ports;          /* it has ports, or an echo's identifier */
+	__u8 known;	/* the first fragment was seen: the ports are right */
+	__u8 foreign;	/* it is the host's: so are the others */
+	__u8 refused;	/* pieces overlapped (RFC 5722): the datagram is lost */
+	__u8 pieces;	/* how many of `seen` are used */
+	__u8 proto;	/* of the transport, which IPv6's later fragments need not name */
+	__u8 has_ports; /* it has ports, or an echo's identifier */
 	__u8 pad[6];
-	__u32 bytes;             /* that they make up together */
-	__u32 total;             /* bytes of the datagram, 0 until its last fragment was seen */
+	__u32 bytes; /* that they make up together */
+	__u32 total; /* bytes of the datagram, 0 until its last fragment was seen */
 	struct piece seen[64];
 };
 
@@ -271,8 +273,8 @@ struct held_key {
 };
 
 struct held {
-	__u64 since;             /* ns, CLOCK_MONOTONIC */
-	__u32 length;            /* of the frame, bytes */
+	__u64 since;  /* ns, CLOCK_MONOTONIC */
+	__u32 length; /* of the frame, bytes */
 	__u32 pad;
 	__u8 frame[2048];
 };
@@ -283,19 +285,19 @@ struct address_key {
 };
 
 struct address {
-	__u32 ifindex;           /* the device that has it */
+	__u32 ifindex; /* the device that has it */
 };
 
 /* sockets: what a host process asked for, where connect() or sendmsg() was pointed elsewhere */
 struct socket_key {
-	__u64 cookie;            /* bpf_get_socket_cookie() */
-	struct ip_addr addr;     /* where it really talks to */
+	__u64 cookie;	     /* bpf_get_socket_cookie() */
+	struct ip_addr addr; /* where it really talks to */
 	__be16 port;
 	__u8 pad[6];
 };
 
 struct socket {
-	struct ip_addr addr;     /* where it believes to talk to */
+	struct ip_addr addr; /* where it believes to talk to */
 	__be16 port;
 	__u8 pad[2];
 };
@@ -304,51 +306,51 @@ struct socket {
 
 /* Every verdict is counted under one of these. From DROP_FIRST on the packet was dropped. */
 enum reason {
-	NOT_OURS = 0,            /* left to the host's stack, untouched */
-	DELIVERED = 1,           /* to a container */
-	TO_HOST = 2,             /* to the host's stack, through the gateway device */
-	TO_OUTSIDE = 3,          /* routed to an outside device */
-	ANSWERED = 4,            /* ARP or neighbour solicitation, answered by the program */
-	FLOODED = 5,             /* broadcast or multicast, copied to the members */
-	ABSORBED = 6,            /* needs no action: gratuitous ARP and the like */
-	HELD = 7,                /* a fragment that came before its first one, kept for a moment */
-	UNCONFIRMED = 8,         /* counted besides the packet's own: both sides of a connection
+	NOT_OURS = 0,	 /* left to the host's stack, untouched */
+	DELIVERED = 1,	 /* to a container */
+	TO_HOST = 2,	 /* to the host's stack, through the gateway device */
+	TO_OUTSIDE = 3,	 /* routed to an outside device */
+	ANSWERED = 4,	 /* ARP or neighbour solicitation, answered by the program */
+	FLOODED = 5,	 /* broadcast or multicast, copied to the members */
+	ABSORBED = 6,	 /* needs no action: gratuitous ARP and the like */
+	HELD = 7,	 /* a fragment that came before its first one, kept for a moment */
+	UNCONFIRMED = 8, /* counted besides the packet's own: both sides of a connection
 				  * have spoken, but the table, or its container's share of it,
 				  * is full; it goes on, where a flood can evict it */
 
 	DROP_FIRST = 16,
-	DROP_DEVICE = 16,        /* device is not (or no longer) in the map */
-	DROP_TRUNCATED = 17,     /* a header is cut short or lies about its length */
-	DROP_VLAN = 18,          /* tagged frame */
-	DROP_ETHERTYPE = 19,     /* neither ARP, IPv4 nor IPv6 */
+	DROP_DEVICE = 16,    /* device is not (or no longer) in the map */
+	DROP_TRUNCATED = 17, /* a header is cut short or lies about its length */
+	DROP_VLAN = 18,	     /* tagged frame */
+	DROP_ETHERTYPE = 19, /* neither ARP, IPv4 nor IPv6 */
 	DROP_SPOOFED_MAC = 20,
 	DROP_SPOOFED_ADDR = 21,
 	DROP_SPOOFED_ARP = 22,
-	DROP_UNKNOWN_ARP = 23,   /* nobody has the address that is asked for */
-	DROP_NO_IPV6 = 24,       /* the network has no IPv6 */
-	DROP_ROUTER = 25,        /* router advertisement or redirect from a container */
-	DROP_ICC = 26,           /* members may not talk to each other */
-	DROP_ISOLATED = 27,      /* belongs to another network */
-	DROP_INTERNAL = 28,      /* the network has no outside */
-	DROP_NO_ENDPOINT = 29,   /* no member has the address */
-	DROP_WRONG_MAC = 30,     /* meant for no device of the network */
-	DROP_BAD_ADDR = 31,      /* loopback, zero, multicast source and the like */
+	DROP_UNKNOWN_ARP = 23, /* nobody has the address that is asked for */
+	DROP_NO_IPV6 = 24,     /* the network has no IPv6 */
+	DROP_ROUTER = 25,      /* router advertisement or redirect from a container */
+	DROP_ICC = 26,	       /* members may not talk to each other */
+	DROP_ISOLATED = 27,    /* belongs to another network */
+	DROP_INTERNAL = 28,    /* the network has no outside */
+	DROP_NO_ENDPOINT = 29, /* no member has the address */
+	DROP_WRONG_MAC = 30,   /* meant for no device of the network */
+	DROP_BAD_ADDR = 31,    /* loopback, zero, multicast source and the like */
 	DROP_NO_ROUTE = 32,
-	DROP_PROTOCOL = 33,      /* cannot be translated */
-	DROP_FRAGMENT = 34,      /* a fragment whose first one is not known */
-	DROP_NAT_PORTS = 35,     /* no free source port */
-	DROP_CONN_TABLE = 36,    /* the table would not take the connection */
-	DROP_STALE = 37,         /* connection of an endpoint that is gone */
-	DROP_DIRECT = 38,        /* from outside straight to a container's address */
-	DROP_REWRITE = 39,       /* a helper refused to change the packet */
+	DROP_PROTOCOL = 33,	 /* cannot be translated */
+	DROP_FRAGMENT = 34,	 /* a fragment whose first one is not known */
+	DROP_NAT_PORTS = 35,	 /* no free source port */
+	DROP_CONN_TABLE = 36,	 /* the table would not take the connection */
+	DROP_STALE = 37,	 /* connection of an endpoint that is gone */
+	DROP_DIRECT = 38,	 /* from outside straight to a container's address */
+	DROP_REWRITE = 39,	 /* a helper refused to change the packet */
 	DROP_MULTICAST_OFF = 40, /* multicast that must not leave the container */
-	DROP_NO_CONN = 41,       /* an ICMP error about nothing that is known */
-	DROP_TOO_BIG = 42,       /* larger than the way takes; the sender is told */
-	DROP_TTL = 43,           /* no hop left; the sender is told */
-	DROP_OVERLAP = 44,       /* fragment that overlaps another, or of a datagram where some do */
-	DROP_DENIED = 45,        /* the published port is not for this source */
-	DROP_FLOOD = 46,         /* more openings than one source may make */
-	DROP_LIMIT = 47,         /* more connections than one container may have */
+	DROP_NO_CONN = 41,	 /* an ICMP error about nothing that is known */
+	DROP_TOO_BIG = 42,	 /* larger than the way takes; the sender is told */
+	DROP_TTL = 43,		 /* no hop left; the sender is told */
+	DROP_OVERLAP = 44, /* fragment that overlaps another, or of a datagram where some do */
+	DROP_DENIED = 45,  /* the published port is not for this source */
+	DROP_FLOOD = 46,   /* more openings than one source may make */
+	DROP_LIMIT = 47,   /* more connections than one container may have */
 	REASON_COUNT = 64,
 };
 
@@ -360,11 +362,11 @@ struct counter {
 
 /* events: RINGBUF, sampled drops */
 struct event {
-	__u64 when;              /* ns, CLOCK_MONOTONIC */
-	__u32 reason;            /* enum reason */
-	__u32 ifindex;           /* where it was dropped */
-	__u32 length;            /* of the whole packet, bytes */
-	__u16 captured;          /* bytes valid in head */
+	__u64 when;	/* ns, CLOCK_MONOTONIC */
+	__u32 reason;	/* enum reason */
+	__u32 ifindex;	/* where it was dropped */
+	__u32 length;	/* of the whole packet, bytes */
+	__u16 captured; /* bytes valid in head */
 	__u16 pad;
 	__u8 head[64];
 };

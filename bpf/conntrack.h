@@ -42,8 +42,8 @@ static __always_inline __u64 conn_timeout(const struct tuple *key, const struct 
 		return config.timeout_closing * SECOND;
 	switch (key->proto) {
 	case IPPROTO_TCP:
-		return original->state >= CONN_ESTABLISHED ? config.timeout_established * SECOND :
-							     config.timeout_handshake * SECOND;
+		return original->state >= CONN_ESTABLISHED ? config.timeout_established * SECOND
+							   : config.timeout_handshake * SECOND;
 	case IPPROTO_UDP:
 		return config.timeout_udp * SECOND;
 	}
@@ -99,7 +99,8 @@ static __noinline int conn_forget(const struct tuple *key)
 		return 0;
 	other = conn->other;
 	if (conn->flags & CONN_CONFIRMED)
-		usage_count(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn), -1);
+		usage_count(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn),
+			    -1);
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&pending, key);

@@ -4,8 +4,8 @@
 #include "endpoints.h"
 #include "rewrite.h"
 
-#define AF_INET 2
-#define AF_INET6 10
+#define AF_INET	   2
+#define AF_INET6   10
 #define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
 
 /*

@@ -9,9 +9,9 @@
 #include "verdict.h"
 
 #define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
-#define FRAGMENT_PIECES 64
-#define HELD_SLOTS 8
-#define HELD_FRAME 2048
+#define FRAGMENT_PIECES	 64
+#define HELD_SLOTS	 8
+#define HELD_FRAME	 2048
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

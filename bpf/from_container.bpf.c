@@ -35,7 +35,8 @@ static __always_inline int refuse(const struct packet *p, const struct device *d
 		return DROP_ROUTER;
 	/* From the unspecified address only neighbour discovery and listener reports come. */
 	if (addr_is_zero(&t->src))
-		return t->proto == IPPROTO_ICMPV6 && mac_is_group(p->dst_mac) ? 0 : DROP_SPOOFED_ADDR;
+		return t->proto == IPPROTO_ICMPV6 && mac_is_group(p->dst_mac) ? 0
+									      : DROP_SPOOFED_ADDR;
 	if (addr_equal(&t->src, &device->addr6) || addr_equal(&t->src, &device->linklocal))
 		return 0;
 	return DROP_SPOOFED_ADDR;
@@ -106,8 +107,7 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
 		return drop(skb, DROP_WRONG_MAC);
 	/* Scopes 0 and 1 are the sender's own device (RFC 4291, 2.7). */
-	if (is_ipv6(p) &&
-	    bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
+	if (is_ipv6(p) && bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
 		return drop(skb, DROP_MULTICAST_OFF);
 	if (net->flags & NETWORK_ICC)
 		members_flood(skb, device->network, net, device->endpoint);
@@ -213,8 +213,8 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return to_host(skb, net);
 	other = device_find(room->fib.ifindex, DEVICE_GATEWAY);
 	if (other)
-		return drop(skb, other->network == device->network ? DROP_NO_ENDPOINT :
-								     DROP_ISOLATED);
+		return drop(skb,
+			    other->network == device->network ? DROP_NO_ENDPOINT : DROP_ISOLATED);
 	return to_new_outside(skb, p, device, net, &room->fib);
 }
 

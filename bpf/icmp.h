@@ -4,8 +4,7 @@
 #include "nat.h"
 
 /* Reads the quotation of an ICMP error; false: nothing whose connection could be known. */
-__noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p,
-				   struct quoted *quoted)
+__noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struct quoted *quoted)
 {
 	struct icmp_header l4;
 	struct ipv6hdr ip6;

@@ -9,8 +9,7 @@
 
 /* The states of BPF_TCP_* in which a socket answers a packet with this tuple; 0: no socket. Two
  * functions, as the two helpers return different types and the compiler would join the reads. */
-static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key,
-				       bool v6)
+static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key, bool v6)
 {
 	struct bpf_sock *socket;
 	int state;
@@ -29,8 +28,7 @@ static __noinline int tcp_socket_state(struct __sk_buff *skb, struct bpf_sock_tu
 	return state;
 }
 
-static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key,
-				       bool v6)
+static __noinline int udp_socket_state(struct __sk_buff *skb, struct bpf_sock_tuple *key, bool v6)
 {
 	struct bpf_sock *socket;
 	int state;

@@ -5,9 +5,9 @@
 #include "rewrite.h"
 
 #define ND_ROUTER_ADVERTISEMENT 134
-#define ND_SOLICITATION 135
-#define ND_ADVERTISEMENT 136
-#define ND_REDIRECT 137
+#define ND_SOLICITATION		135
+#define ND_ADVERTISEMENT	136
+#define ND_REDIRECT		137
 
 /* Copies the MAC that has the address in the network; false: nobody has. */
 static __always_inline bool neighbour_mac(__u32 number, const struct network *net,

@@ -22,20 +22,20 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
-#define L3 ETH_HLEN                /* offset of the network header: tagged frames are refused */
-#define HEADERS (ETH_HLEN + 60 + 20) /* the longest IPv4 header, then a TCP header */
-#define IP_FRAGMENT bpf_htons(0x3fff) /* IPv4: more-fragments flag and offset */
+#define L3		  ETH_HLEN /* offset of the network header: tagged frames are refused */
+#define HEADERS		  (ETH_HLEN + 60 + 20) /* the longest IPv4 header, then a TCP header */
+#define IP_FRAGMENT	  bpf_htons(0x3fff)    /* IPv4: more-fragments flag and offset */
 #define IP_MORE_FRAGMENTS bpf_htons(0x2000)
-#define IP_OFFSET bpf_htons(0x1fff)
-#define IP_DONT_FRAGMENT bpf_htons(0x4000)
+#define IP_OFFSET	  bpf_htons(0x1fff)
+#define IP_DONT_FRAGMENT  bpf_htons(0x4000)
 
 /* linux/if_arp.h and linux/icmp.h drag in the C library: what is needed of them. */
-#define ARPHRD_ETHER 1
-#define ARPOP_REQUEST 1
-#define ARPOP_REPLY 2
-#define ICMP_ECHOREPLY 0
-#define ICMP_DEST_UNREACH 3
-#define ICMP_ECHO 8
+#define ARPHRD_ETHER	   1
+#define ARPOP_REQUEST	   1
+#define ARPOP_REPLY	   2
+#define ICMP_ECHOREPLY	   0
+#define ICMP_DEST_UNREACH  3
+#define ICMP_ECHO	   8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 
@@ -76,22 +76,22 @@ enum fragment_kind {
 };
 
 struct packet {
-	struct tuple tuple;  /* ARP: sender and target; ports 0 where there are none */
-	__u32 l4;            /* offset of the transport header, 0: none */
-	__u32 length;        /* of the IP packet as its header states it */
-	__u32 seq, ack;      /* TCP, host order */
+	struct tuple tuple; /* ARP: sender and target; ports 0 where there are none */
+	__u32 l4;	    /* offset of the transport header, 0: none */
+	__u32 length;	    /* of the IP packet as its header states it */
+	__u32 seq, ack;	    /* TCP, host order */
 	__be32 fragment_id;
 	__u16 fragment_from; /* bytes of the datagram before this fragment's, */
 	__u16 fragment_to;   /* and up to its end */
 	__be16 ethertype;
-	__u8 fragment;       /* enum fragment_kind */
-	__u8 ttl;            /* or hop limit */
+	__u8 fragment; /* enum fragment_kind */
+	__u8 ttl;      /* or hop limit */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 dont_fragment;
 	__u8 more_fragments;
 	__u8 arp_operation;
-	__u8 has_ports;      /* the connection can be followed: ports, or an echo's identifier */
+	__u8 has_ports; /* the connection can be followed: ports, or an echo's identifier */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
 };
@@ -109,8 +109,8 @@ static __always_inline bool mac_is_group(const __u8 *mac)
 
 static __always_inline bool addr_equal(const struct ip_addr *a, const struct ip_addr *b)
 {
-	return ((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) |
-		(a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3])) == 0;
+	return ((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+		(a->word[3] ^ b->word[3])) == 0;
 }
 
 static __always_inline bool addr_is_zero(const struct ip_addr *a)

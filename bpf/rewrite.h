@@ -3,14 +3,14 @@
 #pragma once
 #include "verdict.h"
 
-#define EINVAL 22
-#define IP_CHECK_AT (L3 + offsetof(struct iphdr, check))
-#define IP_TTL_AT (L3 + offsetof(struct iphdr, ttl))
-#define IP_ADDRS_AT (L3 + offsetof(struct iphdr, saddr))
-#define IP6_TTL_AT (L3 + offsetof(struct ipv6hdr, hop_limit))
-#define IP6_ADDRS_AT (L3 + offsetof(struct ipv6hdr, saddr))
+#define EINVAL	      22
+#define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))
+#define IP_TTL_AT     (L3 + offsetof(struct iphdr, ttl))
+#define IP_ADDRS_AT   (L3 + offsetof(struct iphdr, saddr))
+#define IP6_TTL_AT    (L3 + offsetof(struct ipv6hdr, hop_limit))
+#define IP6_ADDRS_AT  (L3 + offsetof(struct ipv6hdr, saddr))
 #define ICMP_CHECK_AT offsetof(struct icmp_header, checksum)
-#define ICMP_ID_AT offsetof(struct icmp_header, id)
+#define ICMP_ID_AT    offsetof(struct icmp_header, id)
 
 /* Since 6.16 (and in stable kernels): the pseudo header is IPv6's, which no header checksum
  * balances. It matters where a device has summed the packet; older kernels refuse it. */
@@ -39,7 +39,8 @@ static __always_inline int rewrite_ttl(struct __sk_buff *skb, const struct packe
 	__u8 ttl = p->ttl - 1;
 
 	if (is_ipv6(p))
-		return bpf_skb_store_bytes(skb, IP6_TTL_AT, &ttl, sizeof(ttl), BPF_F_RECOMPUTE_CSUM);
+		return bpf_skb_store_bytes(skb, IP6_TTL_AT, &ttl, sizeof(ttl),
+					   BPF_F_RECOMPUTE_CSUM);
 	/* The checksum covers TTL and protocol as one 16-bit word; only the upper byte changes. */
 	if (bpf_l3_csum_replace(skb, IP_CHECK_AT, bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
 		return -1;
@@ -62,7 +63,8 @@ static __always_inline __u32 check_at(__u32 l4, __u8 proto)
  * checksum to mend as well, 0: none. Checks of a transport header inside an ICMP error are
  * left alone: nobody verifies them (RFC 5508, 4.2), and a cut-off header has none. */
 static __always_inline int rewrite_ports(struct __sk_buff *skb, __u32 l4, __u8 proto,
-					 const struct tuple *from, const struct tuple *to, __u32 icmp)
+					 const struct tuple *from, const struct tuple *to,
+					 __u32 icmp)
 {
 	__be32 old = from->sport | (__u32)from->dport << 16;
 	__be32 new = to->sport | (__u32)to->dport << 16;
@@ -121,8 +123,8 @@ static __always_inline int rewrite_addrs(struct __sk_buff *skb, __u32 l3, const 
 }
 
 /* The transport checksum's share of new addresses (its pseudo header). */
-static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __s64 diff, __u64 flags,
-					  bool v6)
+static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __s64 diff,
+					  __u64 flags, bool v6)
 {
 	long error;
 
@@ -139,8 +141,7 @@ static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __
  * know whether the checksum is finished, left to the device, or summed by it. A later fragment
  * has no transport header; its first one's checksum covers the whole datagram.
  */
-__noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p,
-				    const struct tuple *to)
+__noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct tuple *to)
 {
 	bool v6;
 	__s64 diff;
@@ -169,7 +170,7 @@ __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p,
  * answered there; an IPv4 header's own checksum has cancelled its addresses out already.
  */
 __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
-				    const struct quoted *quoted, const struct tuple *inner)
+			     const struct quoted *quoted, const struct tuple *inner)
 {
 	__u32 check;
 	bool v6;
@@ -190,8 +191,8 @@ __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
 	return rewrite_addrs(skb, L3, &quoted->outer, diff, v6);
 }
 
-#define PACKET_TOO_BIG 2       /* ICMPv6 types (RFC 4443) */
-#define TIME_EXCEEDED_V6 3
+#define PACKET_TOO_BIG	     2 /* ICMPv6 types (RFC 4443) */
+#define TIME_EXCEEDED_V6     3
 #define FRAGMENTATION_NEEDED 4 /* code of ICMP_DEST_UNREACH */
 
 /*
@@ -200,7 +201,7 @@ __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
  * answered: fragments but the first, and errors, of which there is no end.
  */
 __noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
-					 const struct ip_addr *src, __u32 mtu)
+				  const struct ip_addr *src, __u32 mtu)
 {
 	struct scratch *room = scratch();
 	struct error_body *icmp;

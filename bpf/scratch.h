@@ -23,8 +23,8 @@ struct quoted {
 
 /* Both ends of a connection that is about to be opened. */
 struct conn_sides {
-	struct tuple key;   /* the opening packet as it arrived */
-	struct tuple other; /* the answer as it will arrive */
+	struct tuple key;		       /* the opening packet as it arrived */
+	struct tuple other;		       /* the answer as it will arrive */
 	__u32 client_network, client_endpoint; /* 0: not a container */
 	__u32 server_network, server_endpoint;
 };

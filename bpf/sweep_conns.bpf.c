@@ -8,8 +8,8 @@
 #include "conntrack.h"
 
 #define CLOCK_MONOTONIC 1
-#define TICK (SECOND / 10)
-#define MOST 2048 /* connections a tick: well below a millisecond of this CPU */
+#define TICK		(SECOND / 10)
+#define MOST		2048 /* connections a tick: well below a millisecond of this CPU */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -9,7 +9,7 @@
 #include "networks.h"
 #include "ports.h"
 
-#define AF_INET 2
+#define AF_INET	 2
 #define AF_INET6 10
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -49,8 +49,7 @@ static __always_inline bool opens(const struct packet *p)
 {
 	if (p->tuple.proto == IPPROTO_TCP)
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	return !bpf_map_lookup_elem(&conns, &p->tuple) &&
-	       !bpf_map_lookup_elem(&pending, &p->tuple);
+	return !bpf_map_lookup_elem(&conns, &p->tuple) && !bpf_map_lookup_elem(&pending, &p->tuple);
 }
 
 /* Takes a token of the source's bucket; false: there is none. */
@@ -70,9 +69,9 @@ static __always_inline bool within_rate(const struct packet *p)
 		return true;
 	}
 	/* After a quiet minute the bucket is as good as full, and the product cannot overflow. */
-	due = now - rate->refilled < 60 * SECOND ?
-		      (now - rate->refilled) * config.flood_rate / SECOND :
-		      config.flood_burst;
+	due = now - rate->refilled < 60 * SECOND
+		      ? (now - rate->refilled) * config.flood_rate / SECOND
+		      : config.flood_burst;
 	if (due) {
 		rate->refilled = now;
 		rate->tokens += due;
