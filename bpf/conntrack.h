@@ -147,6 +147,9 @@ static __noinline int conn_open(const struct conn_sides *sides)
 	error = bpf_map_update_elem(&pending, &sides->other, half, BPF_NOEXIST);
 	if (error)
 		return error;
+	/* Marks it as in use: the second half's room would otherwise be this one's where the table is
+	 * full and all else in it is in use. */
+	bpf_map_lookup_elem(&pending, &sides->other);
 	half->other = sides->other;
 	half->from_endpoint = sides->client_endpoint;
 	half->to_network = sides->server_network;

@@ -137,6 +137,14 @@ static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
 	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
 }
 
+/* Such a segment begins nothing; and a server repeats its answers to a flood for long. */
+static __always_inline bool is_tcp_answer(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_TCP &&
+	       ((p->tcp_flags & TCP_RST) ||
+		(p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
+}
+
 /* A connection to the outside that is not known yet. */
 static __always_inline int to_new_outside(struct __sk_buff *skb, const struct packet *p,
 					  const struct device *device, const struct network *net,
@@ -150,8 +158,8 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	/* The first fragment has opened it, or it is not to be. */
 	if (p->fragment == FRAGMENT_LATER)
 		return drop(skb, DROP_FRAGMENT);
-	/* An error or an echo's answer, about nothing that is known. */
-	if (icmp_is_error(p) || is_echo_reply(p))
+	/* An error or an answer, to nothing that is known. */
+	if (icmp_is_error(p) || is_echo_reply(p) || is_tcp_answer(p))
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
 		return drop(skb, DROP_PROTOCOL);

@@ -115,8 +115,11 @@ int from_uplink(struct __sk_buff *skb)
 		if (verdict)
 			return drop(skb, verdict);
 		conn = conn_find(&p->tuple);
+		/* Not the host's to refuse: the client will try again. */
+		if (!conn)
+			return drop(skb, DROP_CONN_TABLE);
 	}
-	if (!conn || conn->from_endpoint)
+	if (conn->from_endpoint)
 		return disown(skb, p);
 	if (p->fragment == FRAGMENT_FIRST) {
 		verdict = fragment_track(skb, p, 0);

@@ -231,9 +231,7 @@ def test_a_port_that_is_used_again_has_a_window_of_its_own(stage: Stage, way: st
     assert state(stage, way) == ESTABLISHED
 
 
-@pytest.mark.parametrize(
-    "said", [[p.SYN, p.RST], [p.SYN, p.RST, p.ACK], [p.RST], [p.ACK], [p.SYN, FIN_ACK]], ids=str
-)
+@pytest.mark.parametrize("said", [[p.SYN, p.RST], [p.SYN, p.RST, p.ACK], [p.ACK], [p.SYN, FIN_ACK]], ids=str)
 @pytest.mark.parametrize("way", KEYS)
 def test_nobody_confirms_alone(stage: Stage, way: str, said: list[int]) -> None:
     """Whatever one side says (and forges the source of): what is not answered stays where a flood evicts it."""
@@ -244,6 +242,14 @@ def test_nobody_confirms_alone(stage: Stage, way: str, said: list[int]) -> None:
         opener(stage, way, FIN_ACK)
     assert not stage.table("conns")
     assert len(stage.table("pending")) == 2
+
+
+@pytest.mark.parametrize("flags", [p.RST, p.RST | p.ACK, SYN_ACK], ids=str)
+def test_an_answer_to_nothing_opens_nothing(stage: Stage, flags: int) -> None:
+    """A server repeats its answers to a flood when that is long forgotten."""
+    got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=1, ack=1)))
+    passed(got.reasons, Reason.DROP_NO_CONN)
+    assert not stage.table("pending")
 
 
 def test_a_later_fragment_says_nothing_of_the_state(stage: Stage) -> None:

@@ -64,6 +64,9 @@ NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
 NEAR = 1 << 16  # bytes: a reset this close behind what its receiver has acknowledged is within the window
 
 
+SYN, RST, ACK = 2, 4, 16  # flags of TCP
+
+
 class Connection:
     """Two halves: each arrives as its key and leaves as the other's, backwards. `confirmed`: both sides have spoken,
     and since then no flood may push it out."""
@@ -387,6 +390,10 @@ class Model:
         _, src, sport, dst, dport = key
         if p.icmp in (0, 129):  # an answer to nothing
             return dropped(frame, "DROP_NO_CONN", "DROP_PROTOCOL", "DROP_FRAGMENT")
+        if p.proto == TCP:  # neither a refusal nor an answer begins anything
+            flags = frame[p.l4 + 13]
+            if flags & RST or flags & (SYN | ACK) == SYN | ACK:
+                return dropped(frame, "DROP_NO_CONN")
         if not net.masquerade:
             answer = backwards(key)
             if answer in self.table:
