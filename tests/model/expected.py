@@ -161,9 +161,10 @@ def quotation(p: Packet) -> Key | None:
         return (proto, src, num(f[l4 : l4 + 2]), dst, num(f[l4 + 2 : l4 + 4]))
     if proto == (ICMP if p.kind == IPV4 else ICMPV6):
         ident = num(f[l4 + 4 : l4 + 6])
-        if f[l4] in (8, 128):
+        ask, answer = (8, 0) if p.kind == IPV4 else (128, 129)
+        if f[l4] == ask:
             return (proto, src, ident, dst, 0)
-        if f[l4] in (0, 129):
+        if f[l4] == answer:
             return (proto, src, 0, dst, ident)
     return None
 

@@ -61,7 +61,9 @@ from tests.model.packet import (
 from tests.model.world import Member, Network, Published, Topology, Uplink
 
 NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
-NEAR = 1 << 16  # bytes: a reset this close behind what its receiver has acknowledged is within the window
+# Bytes: a reset as near as this behind what its receiver has acknowledged is within any window, one as far is within
+# none; between the two it is a matter of the window's scale, which is not followed.
+NEAR, FAR = 1 << 16, 1 << 24
 
 
 SYN, RST, ACK = 2, 4, 16  # flags of TCP
@@ -108,8 +110,11 @@ class Connection:
             self.acks[me] = num(header[8:12])
         if reset:
             expected = self.acks[1 - me]
-            if not expected or (num(header[4:8]) - expected) % (1 << 32) < NEAR:
+            ahead = (num(header[4:8]) - expected) % (1 << 32)
+            if not expected or ahead < NEAR:
                 self.state = CLOSED
+            elif ahead < FAR:
+                self.resumed = True
             return
         if original and syn and not ack:
             if self.state >= CLOSING:  # the port is used again (RFC 6191), with numbers of its own
