@@ -194,6 +194,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (addr_is_unusable(&p->tuple.dst) ||
 	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
+	/* A link-local source does not go beyond its link (RFC 4291, 2.5.6), which ends at the host. */
+	if (addr_is_linklocal(&p->tuple.src))
+		return at_gateway ? to_host(skb, net) : drop(skb, DROP_BAD_ADDR);
 	if (net->flags & NETWORK_INTERNAL)
 		return at_gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
 	if (packet_has_ports(p)) {

@@ -149,6 +149,12 @@ static __always_inline bool v4_is_multicast(__be32 v4)
 	return (bpf_ntohl(v4) >> 28) == 0xe;
 }
 
+/* fe80::/10 */
+static __always_inline bool addr_is_linklocal(const struct ip_addr *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 /* Does no packet of one host to one other beyond its link have this address: the unspecified,
  * loopback, groups, and IPv6's link-local ones? */
 static __always_inline bool addr_is_unusable(const struct ip_addr *a)
@@ -158,7 +164,7 @@ static __always_inline bool addr_is_unusable(const struct ip_addr *a)
 	if ((a->word[0] | a->word[1] | a->word[2]) == 0 && bpf_ntohl(a->word[3]) < 2)
 		return true;
 	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
-	       (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+	       addr_is_linklocal(a);
 }
 
 /* The original's tuple seen from the other side. */

@@ -326,17 +326,16 @@ class Model:
         at_gateway = dst == net.gateway(len(dst))
         if unusable(dst) or dst == net.broadcast:
             wrong.add("DROP_BAD_ADDR")
+        if (
+            on_link(p.src) and not at_gateway
+        ):  # RFC 4291, 2.5.6: it does not leave the link, which ends at the host
+            wrong.add("DROP_BAD_ADDR")
         if net.internal and not at_gateway:
             wrong.add("DROP_INTERNAL")
         if wrong:
             return dropped(frame, *wrong)
-        if net.internal:
+        if net.internal or on_link(p.src):
             return passed("TO_HOST", frame)
-        if on_link(p.src) and not (at_gateway or self.world.route(dst).kind == "local"):
-            # Refused here, or left to the host's stack, which does not route it either.
-            return either(
-                "TO_HOST", "DROP_BAD_ADDR", "DROP_NO_ROUTE", "DROP_TTL", "DROP_TOO_BIG", "DROP_ISOLATED"
-            )
         if p.ports:
             found = self.table.get(p.key)
             if found and self._is_by(found, sender):

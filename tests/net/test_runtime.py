@@ -157,7 +157,9 @@ class TestSurroundings:
             os.close(stray)
         assert "/dev/zero" not in shown
         assert len([line for line in shown.splitlines() if " -> " in line]) == 4  # the fourth is ls's own
-        assert shown.count("0000000000000000") == 2
+        masks = [int(line.split()[1], 16) for line in shown.splitlines() if line.startswith("Sig")]
+        # 32 and 33 are the C library's own, which lets nobody touch them.
+        assert [mask & ~(0b11 << 31) for mask in masks] == [0, 0]
 
     def test_cgroups_stay_reachable(self, box: Box) -> None:
         place = cgroup.mount_point()
