@@ -497,5 +497,6 @@ class HostFacts:
     prefixes: tuple[Prefix, ...] = ()
     addresses: frozenset[Address] = frozenset()
     default_mtu: int = 1500
+    default_route: bool = True
     devices: frozenset[str] = frozenset()
     uplinks: tuple[str, ...] = ()

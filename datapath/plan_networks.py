@@ -101,7 +101,8 @@ def parse_labels(given: Iterable[str]) -> dict[str, str]:
 def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) -> Network:
     """The network `bridge` as the configuration wants it, with a pool that is free on this host.
 
-    Once it is realised its addresses, MTU and device stay; icc, masquerading and host binding may change.
+    Once it is realised its addresses and device stay; icc, masquerading, host binding and MTU may change. The MTU
+    does not while the host has no default route that would say what it is.
     """
     network = state.network("bridge")
     options = {
@@ -113,8 +114,9 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         model.OPT_MTU: str(config.mtu or facts.default_mtu),
     }
     if network.realised:
-        mtu = network.options.get(model.OPT_MTU, options[model.OPT_MTU])
-        return replace(network, options={**options, model.OPT_MTU: mtu})
+        if not config.mtu and not facts.default_route:
+            options[model.OPT_MTU] = network.options.get(model.OPT_MTU, options[model.OPT_MTU])
+        return replace(network, options=options)
     if network.device in facts.devices:
         raise ExistsError(f"device {network.device} of the default network exists already: remove it")
     others = [n for n in state.networks.values() if n.id != network.id]

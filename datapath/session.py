@@ -114,6 +114,7 @@ class Session:
             prefixes=tuple(prefixes - ours),
             addresses=frozenset(address.ip for address in self.observed.addresses),
             default_mtu=self.observed.default_mtu,
+            default_route=self.observed.default_route,
             devices=frozenset(self.observed.names),
             uplinks=tuple(uplink.name for uplink in self.observed.uplinks),
         )
@@ -419,8 +420,9 @@ class Session:
                 self.warn(f"network {network.name} was missing on the host: built again")
                 driver.delete_network(network)
                 driver.create_network(network, self.mtu(network), members)
-            elif network.name == "bridge":
-                self._apply_config(network, members)
+            else:
+                network = self._apply_config(network)
+                driver.update_network(network, members, self._current_mtu(network), self._key_of)
         if unloaded:
             self._restore(realised)
         self.refresh_host()
@@ -434,13 +436,23 @@ class Session:
                 self.publish(endpoint, endpoint.ports)
             driver.program_links(network, entries.policy_entries(network, self.state))
 
-    def _apply_config(self, network: Network, members: tuple[Endpoint, ...]) -> None:
-        """What daemon.json says of the default network, as far as it may change while it is in use."""
+    def _apply_config(self, network: Network) -> Network:
+        """What daemon.json and the host say of the default network, as far as it may change while it is in use."""
+        if network.name != "bridge":
+            return network
         wanted = plan_default_bridge(self.state, self.facts, self.config)
-        if wanted.options != network.options:
-            wanted = replace(wanted, phase=network.phase)
-            self.put(wanted)
-            self.driver(wanted).update_network(wanted, members)
+        if wanted.options == network.options:
+            return network
+        wanted = replace(wanted, phase=network.phase)
+        self.put(wanted)
+        return wanted
+
+    def _current_mtu(self, network: Network) -> int | None:
+        """None: as it is, as there is no way out at the moment that would say otherwise."""
+        return network.mtu or (self.facts.default_mtu if self.facts.default_route else None)
+
+    def _key_of(self, endpoint: Endpoint) -> str | None:
+        return self.sandbox_key(endpoint.sandbox_id)
 
 
 def filters_in_use(state: State) -> set[int]:

@@ -9,7 +9,7 @@ idempotent and copes with its object half made: it is what cleans up after a kil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from datapath.drivers.context import Context
 from datapath.entries import PolicyKey, PolicyValue, ReservedKey, SourceKey
@@ -27,8 +27,15 @@ class Driver:
         """Builds what the network needs on the host. `mtu`: bytes of an IP packet. `members`: those that are there
         already, when it is built again."""
 
-    def update_network(self, network: Network, members: tuple[Endpoint, ...]) -> None:
-        """Makes what may change of a network's options take effect."""
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        """Makes what may change of a network take effect. `mtu` None: as it is. `sandbox` names an endpoint's, if
+        anybody is in it."""
 
     def delete_network(self, network: Network) -> None:
         """Takes that away."""

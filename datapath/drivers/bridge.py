@@ -50,12 +50,25 @@ class Bridge(Driver):
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
 
-    def update_network(self, network: Network, members: tuple[Endpoint, ...]) -> None:
-        dataplane = self.context.dataplane
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        dataplane, links = self.context.dataplane, self.context.links
         known = dataplane.networks[network.number]
-        number, value = entries.network_entry(
-            network, members, known.ifindex, known.mtu, known.gateway_linklocal
-        )
+        mtu = mtu or known.mtu
+        if mtu != known.mtu:
+            links.set_mtu(
+                None, (network.device, peer_name(network), *(member.host_ifname for member in members)), mtu
+            )
+            for member in members:
+                path = sandbox(member)
+                if path is not None:
+                    links.set_mtu(path, (member.ifname,), mtu)
+        number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
         if known != (wanted := _numbered(value)):
             dataplane.networks[number] = wanted
 

@@ -51,6 +51,7 @@ class Facts:
     addresses: tuple[Interface, ...]
     routes: tuple[Prefix, ...]
     default_mtu: int
+    default_route: bool
     names: tuple[str, ...]
     uplinks: tuple[Uplink, ...]
 
@@ -75,7 +76,8 @@ def read(route: Any, names: Mapping[int, str], ours: Collection[str]) -> Facts:
     return Facts(
         addresses=tuple(_interface(message) for message in messages),
         routes=prefixes,
-        default_mtu=mtu,
+        default_mtu=mtu or _DEFAULT_MTU,
+        default_route=mtu != 0,
         names=tuple(names.values()),
         uplinks=uplinks(route, messages, names, ours),
     )
@@ -137,10 +139,10 @@ def _routes(route: Any) -> tuple[tuple[Prefix, ...], int]:
             prefix = ip_network(f"{attributes['RTA_DST']}/{message['dst_len']}", strict=False)
             if not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local):
                 prefixes.append(prefix)
-    _, _, device, mtu = min(defaults, default=(0, 0, 0, _DEFAULT_MTU))
-    link = None if mtu else _link(route, device)
-    if not mtu:
-        mtu = _attributes(link)["IFLA_MTU"] if link else _DEFAULT_MTU
+    _, _, device, mtu = min(defaults, default=(0, 0, 0, 0))
+    link = _link(route, device) if device and not mtu else None
+    if link:
+        mtu = _attributes(link)["IFLA_MTU"]
     return tuple(dict.fromkeys(prefixes)), mtu
 
 

@@ -210,6 +210,15 @@ class Links:
         with _inside(netns) as route, translated("set up", "device lo"):
             route.link("set", index=_LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
 
+    def set_mtu(self, netns: Netns, devices: Sequence[str], mtu: int) -> None:
+        """Devices that somebody has taken away meanwhile are passed over."""
+        with _inside(netns if netns is not None else self._netns) as route:
+            for name in devices:
+                index = _index(name)
+                if index is not None:
+                    with translated("set the MTU of", f"device {name}"):
+                        route.link("set", index=index, mtu=mtu)
+
     def set_gateway(self, netns: Netns, ifname: str, gateway: Address) -> None:
         """Make it the namespace's default route of its family, in place of whichever there was."""
         with _inside(netns) as route:

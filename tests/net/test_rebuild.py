@@ -57,3 +57,24 @@ def test_s15_icc_of_the_default_network_follows_daemon_json_while_containers_run
     host.configure({})
     host.ctl("network rm other")
     assert reaches(lambda command: host.try_in("one", command), address)
+
+
+def test_s4_the_mtu_of_networks_follows_the_hosts_default_route(host: Host) -> None:
+    host.ctl("network create own")
+    host.ctl("network create --opt com.docker.network.driver.mtu=1300 fixed")
+    for name, network in (("one", "bridge"), ("two", "own"), ("three", "fixed")):
+        host.run(name, f"--network {network}")
+    host.sh("ip link set eth0 mtu 1400")
+    host.ctl("network create other")
+
+    def mtus(name: str) -> tuple[str, str]:
+        inside = host.in_(name, "cat /sys/class/net/eth0/mtu")
+        outer = host.sh(["sh", "-c", "ip -o link show type veth | grep -o 'mtu [0-9]*' | sort | uniq -c"])
+        return inside, outer
+
+    assert [mtus(name)[0] for name in ("one", "two", "three")] == ["1400", "1400", "1300"]
+    assert host.network("bridge")["Options"]["com.docker.network.driver.mtu"] == "1400"
+    assert "mtu 1500" not in mtus("one")[1], "both ends of each pair, and the gateway devices"
+    host.sh("ip route del default")
+    host.ctl("network rm other")
+    assert [mtus(name)[0] for name in ("one", "two", "three")] == ["1400", "1400", "1300"]

@@ -111,12 +111,17 @@ def test_a_realised_default_network_keeps_its_addresses_when_the_configuration_c
     after = plan.plan_default_bridge(
         world.state, FACTS, config('{"icc": false, "bip": "10.5.0.1/16", "mtu": 900}')
     )
-    assert (after.subnets, after.mtu, after.icc, after.phase) == (
-        before.subnets,
-        before.mtu,
-        False,
-        before.phase,
-    )
+    assert (after.subnets, after.mtu, after.icc, after.phase) == (before.subnets, 900, False, before.phase)
+
+
+@pytest.mark.parametrize(("default_route", "mtu"), [(True, 1400), (False, 1500)])
+def test_the_default_networks_mtu_follows_the_hosts_default_route_while_there_is_one(
+    default_route: bool, mtu: int
+) -> None:
+    world = World()
+    world.run("web")
+    facts = replace(FACTS, default_mtu=1400, default_route=default_route)
+    assert plan.plan_default_bridge(world.state, facts, config("{}")).mtu == mtu
 
 
 def test_a_device_in_the_default_networks_place_is_not_taken_over() -> None:
