@@ -414,10 +414,15 @@ class Session:
             return
         unloaded = self.context.loaded is None
         _ = self.context.dataplane  # if they cannot be loaded, what is there stays
+        if unloaded:
+            self.warn(
+                "the packet programs were missing on the host: loaded again, networks and ports with them"
+            )
         for network in realised:
             driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
             if unloaded or network.device not in self.observed.names:
-                self.warn(f"network {network.name} was missing on the host: built again")
+                if not unloaded:
+                    self.warn(f"network {network.name} was missing on the host: built again")
                 driver.delete_network(network)
                 driver.create_network(network, self.mtu(network), members)
             else:

@@ -143,10 +143,16 @@ class Dataplane:
 
     @classmethod
     def open(cls, bpffs: Path, attach_mode: str = "auto", setup: Setup = DEFAULT_SETUP) -> Dataplane:
-        """Loads, pins and attaches whatever is not there yet. Raises KernelError and its kinds."""
+        """Loads, pins and attaches everything, unless it is there. Raises KernelError and its kinds.
+
+        What is there in part only is begun afresh: programs without one of their maps' pins cannot be told
+        anything any more.
+        """
         self = cls(bpffs, attach_mode, setup)
         try:
             self._mount()
+            if not self.is_complete(bpffs):
+                self._unpin()
             for folder in ("maps", "programs", "links"):
                 (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             for name, programs in OBJECT_FILES.items():
@@ -261,16 +267,19 @@ class Dataplane:
     def remove(self) -> None:
         """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
         self.close()
+        self._unpin()
+        if os.path.ismount(self.root):
+            syscalls.umount(str(self.root))
+        with suppress(FileNotFoundError):
+            self.root.rmdir()
+
+    def _unpin(self) -> None:
         for folder in ("links", "programs", "maps"):
             path = self.root / folder
             if path.is_dir():
                 for entry in path.iterdir():
                     entry.unlink()
                 path.rmdir()
-        if os.path.ismount(self.root):
-            syscalls.umount(str(self.root))
-        with suppress(FileNotFoundError):
-            self.root.rmdir()
 
     # ---- maps ----------------------------------------------------------------------------
 
