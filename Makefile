@@ -28,7 +28,7 @@ BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -I/u
 PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpftool \
 	python3-venv python3-dev python3-bpfcc \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
-	iputils-ping iputils-arping netcat-openbsd traceroute procps \
+	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base bind9-dnsutils python3-pyftpdlib dropbear-bin openssh-client
 
 PYTEST := $(BIN)/python -m pytest
