@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -403,13 +403,6 @@ class Dataplane:
                 if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
                     libbpf.destroy_clsact(ifindex)
         self._own_qdisc(ifindex).unlink(missing_ok=True)
-
-    def attached(self) -> Iterator[tuple[str, int]]:
-        """(hook, ifindex) of every pinned tcx link, its device may be gone."""
-        for entry in (self.root / "links").iterdir():
-            hook, dash, index = entry.name.rpartition("-")
-            if dash:
-                yield hook, int(index)
 
 
 def _is_bpffs(path: Path) -> bool:

@@ -374,30 +374,10 @@ def detach_clsact(ifindex: int, point: int, handle: int, priority: int) -> None:
         raise _error("detach from device", str(ifindex), result)
 
 
-def query_clsact(ifindex: int, point: int, handle: int, priority: int) -> int | None:
-    """The id of the program that our filter runs; None: there is no such filter."""
-    hook, opts = _tc(ifindex, point, handle, priority)
-    return None if lib.bpf_tc_query(hook, opts) else int(opts.prog_id)
-
-
 def destroy_clsact(ifindex: int) -> None:
     """Removes the clsact qdisc, with every filter in it."""
     hook, _ = _tc(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS, 0, 0)
     lib.bpf_tc_hook_destroy(hook)
-
-
-class ProgramInfo(NamedTuple):
-    id: int
-    verified_instructions: int
-    run_time_ns: int
-    runs: int
-
-
-def program_info(fd: int) -> ProgramInfo:
-    info = ffi.new("struct bpf_prog_info *")
-    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
-    _check(lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect", "program")
-    return ProgramInfo(info.id, info.verified_insns, info.run_time_ns, info.run_cnt)
 
 
 class Run(NamedTuple):

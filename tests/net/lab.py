@@ -22,6 +22,8 @@ from tests.net import forked
 TREE = Path(__file__).resolve().parents[2]
 DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))  # runs this tree: see PYTHONPATH below
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
+# How programs are attached where a test does not say: `DATAPATH_ATTACH=clsact make test-net` is the whole layer again.
+ATTACH = os.environ.get("DATAPATH_ATTACH", "auto")
 TIMEOUT = 30.0  # seconds that any one command may take
 
 Words = str | Sequence[str]
@@ -98,7 +100,7 @@ class Host(Namespace):
 
     preloaded = False
 
-    def __init__(self, folder: Path, attach: str = "auto", config: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, attach: str = ATTACH, config: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.bpffs = folder / "bpf"
         self.bpffs.mkdir()
