@@ -56,7 +56,6 @@ struct bpf_test_run_opts {
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; ...; };
 struct bpf_tc_opts { size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority; ...; };
 struct bpf_map_info { __u32 type; __u32 id; __u32 key_size; __u32 value_size; __u32 max_entries; ...; };
-struct bpf_prog_info { __u32 type; __u32 id; __u64 run_time_ns; __u64 run_cnt; __u32 verified_insns; ...; };
 /* What a tc program sees; test runs set a few of its fields. */
 struct __sk_buff { __u32 len; __u32 pkt_type; __u32 mark; __u32 ingress_ifindex; __u32 ifindex; __u32 gso_size; ...; };
 
@@ -96,7 +95,6 @@ int bpf_tc_hook_create(struct bpf_tc_hook *hook);
 int bpf_tc_hook_destroy(struct bpf_tc_hook *hook);
 int bpf_tc_attach(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 int bpf_tc_detach(const struct bpf_tc_hook *hook, const struct bpf_tc_opts *opts);
-int bpf_tc_query(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 
 int bpf_prog_test_run_opts(int prog_fd, struct bpf_test_run_opts *opts);
 
