@@ -52,7 +52,15 @@ ALLOWED = {
         *("datapath.plan", "datapath.entries", "datapath.kernel", "datapath.drivers"),
     },
     "datapath.kernel": {"datapath.errors", "datapath.model", "datapath.kernel"},
-    "ctl": {"ctl", "datapath.errors", "datapath.model", "datapath.config", "datapath.control"},
+    "datapath.bench.model": {"datapath.errors"},
+    "datapath.bench": {
+        *("datapath.errors", "datapath.model", "datapath.config", "datapath.control"),
+        *("datapath.kernel", "datapath.bench"),
+    },
+    "ctl": {
+        *("ctl", "datapath.errors", "datapath.model", "datapath.config", "datapath.control"),
+        "datapath.bench",
+    },
 }
 PURE = ("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries")
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark: the same work through this datapath, through classic ones, through Docker and through none."""

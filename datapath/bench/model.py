@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark is made of. No I/O, no clock.
+
+An *experiment* is one row of the report: the same work in several *modes*. A *sample* is one figure of one mode; the
+samples of one round were taken one right after the other, so only ratios within a round mean anything. A *run* is
+everything that one `bench run` measured, as it stands in the JSON file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Better = Literal["higher", "lower"]
+
+EBPF, IPTABLES, NFTABLES, DOCKER, NONE = MODES = ("ebpf", "iptables", "nftables", "docker", "none")
+"""`none` is the limit: the same two programs over loopback, without any container."""
+
+PATHS = (
+    "container-container",
+    "outside-published",
+    "container-outside",
+    "loopback-published",
+    "hairpin",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a figure is of. `path` is one of PATHS, or "" for work of the control plane; `parameters` are what a
+    sweep varies, such as {"ports": 1000}."""
+
+    workload: str
+    path: str = ""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        words = [self.workload, self.path, *(f"{key}={value}" for key, value in self.parameters.items())]
+        return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One figure, in the experiment's unit. `details`: whatever else the tool said, kept in the JSON as it is."""
+
+    value: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Experiment(Protocol):
+    """One row. Entering it brings the scenes of all its modes to where the measurement can begin (so many ports
+    published, servers running); leaving takes that back. `sample` is one warm, pinned measurement of a second or
+    so; it raises DatapathError when the tool fails.
+
+    `modes` are those that can do it, of those asked for. `title` is a heading for people.
+    """
+
+    point: Point
+    title: str
+    unit: str
+    better: Better
+    modes: tuple[str, ...]
+
+    def __enter__(self) -> Experiment: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def sample(self, mode: str) -> Sample: ...
+
+
+class Suite(Protocol):
+    """Named experiments over scenes that they share; a context manager that takes the scenes down at its end.
+
+    `experiments` says what there is without building anything; scenes are built when an experiment is entered.
+    """
+
+    name: str
+
+    def __enter__(self) -> Suite: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def experiments(self) -> list[Experiment]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """All samples of one experiment: `samples[mode][round]`. Every mode has the same number of rounds.
+
+    `stopped`: "tight" (the confidence intervals are), "rounds" or "time" (a bound was hit), "failed: …".
+    """
+
+    point: Point
+    title: str
+    unit: str
+    better: Better
+    samples: Mapping[str, tuple[Sample, ...]]
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """`mode` relative to `base`: the median of the ratios within each round, and its confidence interval."""
+
+    mode: str
+    base: str
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Times between two points on a packet's way, in nanoseconds: `counts[i]` of [2**i, 2**(i+1))."""
+
+    title: str
+    mode: str
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one thing costs: a hook, a process, a map. `what` and `unit` are words for people."""
+
+    mode: str
+    subject: str
+    what: str
+    unit: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One JSON file. `machine`: kernel, CPU, versions, offloads, sysctls; `command`: what reproduces it."""
+
+    format: int
+    started: str
+    seconds: float
+    command: tuple[str, ...]
+    machine: Mapping[str, Any]
+    series: tuple[Series, ...]
+    histograms: tuple[Histogram, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
