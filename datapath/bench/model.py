@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Better = Literal["higher", "lower"]
@@ -83,6 +84,24 @@ class Suite(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def experiments(self) -> list[Experiment]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteOptions:
+    """What a suite is told. `seconds`: how long one sample measures. `folder`: an empty directory of this run's own
+    for sockets, state and logs, removed after it. The programs are names to look up in PATH, or paths."""
+
+    seconds: float
+    folder: Path
+    docker: str = "docker"
+    dockerd: str = "dockerd"
+
+
+class SuiteFactory(Protocol):
+    """What `datapath.bench.suites.SUITES` has for each name. It builds nothing and changes nothing; whether a mode
+    can be had here (iptables, a Docker daemon) is found out when it is needed."""
+
+    def __call__(self, modes: tuple[str, ...], options: SuiteOptions) -> Suite: ...
 
 
 @dataclass(frozen=True, slots=True)
