@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Better = Literal["higher", "lower"]
 
@@ -108,7 +108,8 @@ class SuiteFactory(Protocol):
 class Series:
     """All samples of one experiment: `samples[mode][round]`. Every mode has the same number of rounds.
 
-    `stopped`: "tight" (the confidence intervals are), "rounds" or "time" (a bound was hit), "failed: …".
+    `stopped`: "tight" (the confidence intervals are), "rounds" or "time" (a bound was hit), "interrupted",
+    "failed: …".
     """
 
     point: Point
@@ -121,7 +122,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`mode` relative to `base`: the median of the ratios within each round, and its confidence interval."""
+    """`mode` relative to `base`: the median of the ratios within each round, and its confidence interval.
+
+    `confidence` is how often such an interval covers the true median. With too few rounds for 95% the interval is
+    all that was seen, and `confidence` below 0.95.
+    """
 
     mode: str
     base: str
@@ -129,6 +134,7 @@ class Ratio:
     low: float
     high: float
     rounds: int
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +157,18 @@ class Cost:
     value: float
 
 
+@runtime_checkable
+class Observes(Protocol):
+    """A suite that can also look inside. Asked once, after its last experiment and before it is left: what looks
+    inside costs time of its own, and must not run while anything is timed."""
+
+    def observe(self) -> tuple[tuple[Histogram, ...], tuple[Cost, ...]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One JSON file. `machine`: kernel, CPU, versions, offloads, sysctls; `command`: what reproduces it."""
+    """One JSON file. `machine`: kernel, CPU, versions, offloads, sysctls; `command`: what reproduces it; `skipped`:
+    what was not measured, and why."""
 
     format: int
     started: str
