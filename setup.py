@@ -7,6 +7,7 @@ from typing import ClassVar
 from setuptools import Command, find_packages, setup
 
 INSTALL = ["cffi>=1.16", "click>=8.1", "psutil>=5.9", "pyroute2>=0.7.12,<0.8", "tabulate>=0.9"]
+BENCH = ["jinja2>=3.1", "matplotlib>=3.8"]
 DEVELOP = [
     "mypy>=1.11",
     "pytest>=8",
@@ -33,7 +34,7 @@ class Requirements(Command):
         pass
 
     def run(self) -> None:
-        print("\n".join(INSTALL + DEVELOP))
+        print("\n".join(INSTALL + BENCH + DEVELOP))
 
 
 setup(
@@ -47,9 +48,9 @@ setup(
     # Named, so that an editable install is a plain path and costs the start-up no import hook.
     package_dir={"": "."},
     packages=find_packages(include=["datapath", "datapath.*", "ctl", "ctl.*"]),
-    package_data={"datapath": ["objects/*.bpf.o", "objects/abi.h"]},
+    package_data={"datapath": ["objects/*.bpf.o", "objects/abi.h"], "datapath.bench": ["*.j2"]},
     install_requires=INSTALL,
-    extras_require={"dev": DEVELOP},
+    extras_require={"bench": BENCH, "dev": DEVELOP},
     cffi_modules=[f"{BUILDER}:ffibuilder"] if Path(BUILDER).exists() else [],
     entry_points={"console_scripts": ["datapathctl = ctl.main:main"]},
     cmdclass={"requirements": Requirements},

@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import click
 
-from ctl import connection, container, network, port, system
+from ctl import bench, connection, container, network, port, system
 from ctl.command import Front, Group
 from ctl.output import leaves
 from datapath.errors import DatapathError, printable
@@ -65,6 +65,7 @@ for _command in (
     container.inspect,
     container.stop,
     container.rm,
+    bench.bench,
     system.stats,
     system.down,
     system.version,

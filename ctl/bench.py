@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl bench …"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctl.command import Command, Group, format_option, warn
+from ctl.output import emit, listing, table
+from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
+
+if TYPE_CHECKING:
+    from datapath.bench.model import Experiment, Run, Suite, SuiteFactory
+    from datapath.bench.runner import Bounds, Outcome, Progress
+    from datapath.bench.tables import Table
+
+RESULTS = "results.json"
+ALL = "ebpf,iptables,nftables,docker,none"
+EXPERIMENTS = {
+    "Suite": "SUITE",
+    "Experiment": "EXPERIMENT",
+    "Title": "TITLE",
+    "Unit": "UNIT",
+    "Modes": "MODES",
+}
+
+
+@click.group("bench", cls=Group)
+def bench() -> None:
+    """Measure this datapath against iptables, nftables, Docker and no container."""
+
+
+def registry() -> Mapping[str, SuiteFactory]:
+    """The suites that there are, by name."""
+    from datapath.bench.suites import SUITES
+
+    return SUITES
+
+
+suite_option = click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; may be given again (all)."
+)
+modes_option = click.option("--modes", default=ALL, metavar="MODE,…", help=f"What to measure ({ALL}).")
+filter_option = click.option(
+    "--filter", "words", default="", metavar="WORDS", help="Only experiments in whose name all WORDS are."
+)
+_positive = click.FloatRange(min=0, min_open=True)
+
+
+@bench.command("run", cls=Command)
+@suite_option
+@modes_option
+@click.option("--seconds", type=_positive, default=1.0, metavar="N", help="How long one sample measures (1).")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=30, metavar="N", help="At most so many rounds (30)."
+)
+@click.option(
+    "--tight",
+    type=_positive,
+    default=2.0,
+    metavar="PCT",
+    help="Enough when every 95% interval is within ±PCT% (2).",
+)
+@click.option("--budget", type=_positive, default=60.0, metavar="MIN", help="At most so many minutes (60).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (bench-DATE-TIME)."
+)
+@filter_option
+@click.option("--docker", default="docker", metavar="PROGRAM", help="Docker's client (docker).")
+@click.option("--dockerd", default="dockerd", metavar="PROGRAM", help="Docker's daemon (dockerd).")
+def run(
+    *,
+    suites: tuple[str, ...],
+    modes: str,
+    seconds: float,
+    rounds: int,
+    tight: float,
+    budget: float,
+    out: Path | None,
+    words: str,
+    docker: str,
+    dockerd: str,
+) -> None:
+    """Measure, print tables, write results.json, report.html and plots.
+
+    Every mode does the same work, in turns: A B C, B C A, C A B, …, until the ratios between them are known well
+    enough. Ctrl-C ends it; what was measured until then is written.
+    """
+    from datapath.bench.runner import Bounds
+
+    bounds = Bounds(tight=tight / 100, rounds=rounds, budget=60 * budget)
+    wanted_modes = _modes(modes)
+    names = _names(suites)
+    command = ["datapathctl", "bench", "run", *(word for name in names for word in ("--suite", name))]
+    command += ["--modes", ",".join(wanted_modes), "--seconds", f"{seconds:g}", "--rounds", str(rounds)]
+    command += ["--tight", f"{tight:g}", "--budget", f"{budget:g}", *(["--filter", words] if words else [])]
+    folder = _folder(out)
+    with _built(names, wanted_modes, seconds, docker, dockerd) as built:
+        _check(built, words)
+        folder.mkdir(parents=True, exist_ok=True)
+        found, outcome = _measured(built, bounds, words, command, (docker, dockerd))
+    _keep(found, folder)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failed or outcome.skipped:
+        count = len(outcome.failed) + len(outcome.skipped)
+        raise DatapathError(f"{count} of the experiments or suites failed or were not reached: see above")
+
+
+@bench.command("ls", cls=Command)
+@suite_option
+@modes_option
+@filter_option
+@format_option()
+def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
+    """List experiments."""
+    with _built(_names(suites), _modes(modes), 1.0, "docker", "dockerd") as built:
+        rows = [
+            {
+                "Suite": suite.name,
+                "Experiment": experiment.point.label,
+                "Title": experiment.title,
+                "Unit": experiment.unit,
+                "Modes": ",".join(experiment.modes),
+            }
+            for suite in built
+            for experiment in suite.experiments()
+            if matches(experiment, words)
+        ]
+    emit(listing(rows, EXPERIMENTS, format_))
+
+
+@bench.command("compare", cls=Command)
+@click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
+@click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
+def compare(before: Path, after: Path) -> None:
+    """Compare two runs; exit code 1 if B is worse.
+
+    What counts are the ratios to iptables, and to no container, within each file: worse by more than 5%, and
+    beyond both confidence intervals.
+    """
+    from datapath.bench import tables
+    from datapath.bench.compare import compare
+    from datapath.bench.results import read
+
+    found = compare(read(before), read(after))
+    if not found.changes:
+        raise ConfigError(f"{before} and {after} have nothing in common that could be compared")
+    _show(tables.compared(found))
+    for path, labels in ((before, found.only_before), (after, found.only_after)):
+        for label in labels:
+            warn(f"only in {path}: {label}")
+    if found.regressions:
+        labels = dict.fromkeys(change.point.label for change in found.regressions)
+        raise DatapathError(f"worse than before: {', '.join(labels)}")
+
+
+@bench.command("report", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (beside FILE).")
+def report(file: Path, out: Path | None) -> None:
+    """Print tables of a run, write its report.html and plots."""
+    from datapath.bench import page
+    from datapath.bench.results import read
+
+    found = read(file)
+    _print(found)
+    folder = out or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in page.write(found, folder):
+        click.echo(printable(str(path)), err=True)
+
+
+# ---- what was asked for -----------------------------------------------------------------------
+
+
+def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    known = registry()
+    for name in asked:
+        if name not in known:
+            raise NotFoundError(f"no suite is called {quoted(name)}; there are: {', '.join(known)}")
+    return tuple(dict.fromkeys(asked)) or tuple(known)
+
+
+def _modes(asked: str) -> tuple[str, ...]:
+    from datapath.bench.model import MODES
+
+    found = tuple(dict.fromkeys(asked.replace(",", " ").split()))
+    for mode in found:
+        if mode not in MODES:
+            raise ConfigError(f"invalid mode {quoted(mode)}: expected some of {', '.join(MODES)}")
+    if not found:
+        raise ConfigError(f"no mode is given: expected some of {', '.join(MODES)}")
+    return found
+
+
+def matches(experiment: Experiment, words: str) -> bool:
+    """All words are somewhere in its name or its title."""
+    text = f"{experiment.point.label} {experiment.title}".casefold()
+    return all(word in text for word in words.casefold().split())
+
+
+def _check(built: Sequence[Suite], words: str) -> None:
+    if not any(matches(experiment, words) for suite in built for experiment in suite.experiments()):
+        raise NotFoundError(f"no experiment is called like {quoted(words)}: see 'datapathctl bench ls'")
+
+
+def _folder(out: Path | None) -> Path:
+    folder = out or Path(time.strftime("bench-%Y%m%d-%H%M%S"))
+    if (folder / RESULTS).exists():
+        raise ConfigError(f"{folder / RESULTS} is there already: choose another --out")
+    return folder
+
+
+# ---- measuring --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _built(
+    names: Sequence[str], modes: tuple[str, ...], seconds: float, docker: str, dockerd: str
+) -> Iterator[list[Suite]]:
+    """The suites, with a directory for what they need while they run."""
+    import tempfile
+
+    from datapath.bench.model import SuiteOptions
+
+    with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
+        options = SuiteOptions(seconds, Path(folder), docker, dockerd)
+        yield [registry()[name](modes, options) for name in names]
+
+
+def _measured(
+    suites: Sequence[Suite], bounds: Bounds, words: str, command: Sequence[str], docker: tuple[str, str]
+) -> tuple[Run, Outcome]:
+    from datetime import UTC, datetime
+
+    from datapath.bench import machine
+    from datapath.bench.model import Run
+    from datapath.bench.results import FORMAT
+    from datapath.bench.runner import Runner
+
+    described: dict[str, Any] = machine.describe(*docker)
+    started, began = datetime.now(UTC), time.monotonic()
+    line = ProgressLine()
+    with _terminated_is_interrupted():
+        outcome = Runner(bounds, line.show).run(suites, lambda experiment: matches(experiment, words))
+    line.clear()
+    described["load_after"] = machine.load()
+    found = Run(
+        format=FORMAT,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 1),
+        command=tuple(command),
+        machine=described,
+        series=tuple(outcome.series),
+        histograms=tuple(outcome.histograms),
+        costs=tuple(outcome.costs),
+        skipped=outcome.skipped,
+    )
+    return found, outcome
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: scenes are taken down, results are written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ProgressLine:
+    """How far it is, on stderr: one line that changes on a terminal, else one for each experiment."""
+
+    def __init__(self) -> None:
+        self.tty = sys.stderr.isatty()
+
+    def show(self, progress: Progress) -> None:
+        from datapath.bench.stats import ratio_text
+
+        parts = [f"[{progress.number}/{progress.total}] {progress.title}"]
+        parts += [f"{progress.rounds} rounds"] if progress.rounds else ["setting up"]
+        parts += [f"{ratio.base} {ratio_text(ratio)}" for ratio in progress.ratios]
+        parts += [progress.stopped] if progress.stopped else []
+        text = printable(" · ".join(parts))
+        if self.tty:
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[K{text[:width]}", err=True, nl=False)
+        elif progress.stopped:
+            click.echo(text, err=True)
+
+    def clear(self) -> None:
+        if self.tty:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+# ---- what it says -----------------------------------------------------------------------------
+
+
+def _keep(found: Run, folder: Path) -> None:
+    """The samples first: nothing that goes wrong later may lose them."""
+    from datapath.bench import page
+    from datapath.bench.results import write
+
+    write(found, folder / RESULTS)
+    _print(found)
+    paths = [folder / RESULTS]
+    try:
+        paths += page.write(found, folder)
+    except DatapathError as error:
+        warn(str(error))
+    for path in paths:
+        click.echo(printable(str(path)), err=True)
+
+
+def _print(found: Run) -> None:
+    from datapath.bench import tables
+
+    for number, each in enumerate(tables.tables(found)):
+        if number:
+            click.echo()
+        _show(each)
+
+
+def _show(found: Table) -> None:
+    click.echo(found.name)
+    emit(table(found.headings, found.rows))
