@@ -160,8 +160,8 @@ def compare(before: Path, after: Path) -> None:
         for label in labels:
             warn(f"only in {path}: {label}")
     if found.regressions:
-        labels = dict.fromkeys(change.point.label for change in found.regressions)
-        raise DatapathError(f"worse than before: {', '.join(labels)}")
+        worse = dict.fromkeys(change.point.label for change in found.regressions)
+        raise DatapathError(f"worse than before: {', '.join(worse)}")
 
 
 @bench.command("report", cls=Command)

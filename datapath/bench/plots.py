@@ -112,14 +112,14 @@ def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> 
     single = len(shown) == 1
     bar = 0.25 if single else 0.21  # inches
     labels: list[tuple[float, str]] = []
+    headings: list[int] = []
     y, path, farthest = 0.0, None, [1.0]
     for series in group:
         if several and series.point.path != path:
             path = series.point.path
             y += 0.38
-            axes.text(
-                0, y, LANES.get(path, path), transform=_beside(axes), weight="bold", ha="left", va="bottom"
-            )
+            labels.append((y - 0.06, LANES.get(path, path)))
+            headings.append(len(labels) - 1)
             y += 0.12
         present = [mode for mode in shown if stats.ratio(series.samples, mode, reference)]
         middle = y + bar * len(present) / 2
@@ -136,6 +136,8 @@ def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> 
             y += bar
         y += 0.12 if single else 0.18
     axes.set_yticks([middle for middle, _ in labels], [text for _, text in labels])
+    for number in headings:
+        axes.get_yticklabels()[number].set_weight("bold")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_ylim(y, 0)
