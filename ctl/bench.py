@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -53,7 +54,19 @@ modes_option = click.option("--modes", default=ALL, metavar="MODE,…", help=f"W
 filter_option = click.option(
     "--filter", "words", default="", metavar="WORDS", help="Only experiments in whose name all WORDS are."
 )
-_positive = click.FloatRange(min=0, min_open=True)
+
+
+class Positive(click.FloatRange):
+    """A number above 0; the words nan and inf, which are floats too, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return found
+
+
+_positive = Positive(min=0, min_open=True)
 
 
 @bench.command("run", cls=Command)

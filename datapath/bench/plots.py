@@ -61,7 +61,7 @@ def plots(run: Run) -> list[Plot]:
         found += _bars(run, there, reference)
         found += [
             Plot(
-                f"sweep-{_slug(f'{sweep.title} {sweep.parameter}')}",
+                f"sweep-{_slug(f'{sweep.label} {sweep.parameter}')}",
                 f"{sweep.title} by the number of {sweep.parameter}: medians, and all relative to {reference}.",
                 partial(draw_sweep, sweep, reference),
             )
@@ -107,7 +107,7 @@ def _slug(text: str) -> str:
 
 def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> Figure:
     """A block of bars for each series, one a mode, from the line of the reference; paths under headings."""
-    figure, axes = _figure(height=1.0)
+    figure, (axes,) = _figure(height=1.0)
     several = len({series.point.path for series in group}) > 1
     single = len(shown) == 1
     bar = 0.25 if single else 0.21  # inches
@@ -137,7 +137,7 @@ def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> 
         y += 0.12 if single else 0.18
     axes.set_yticks([middle for middle, _ in labels], [text for _, text in labels])
     for number in headings:
-        axes.get_yticklabels()[number].set_weight("bold")
+        axes.get_yticklabels()[number].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_ylim(y, 0)
@@ -340,7 +340,7 @@ def draw_latency(group: Sequence[Histogram]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="x", length=0, labelbottom=False)
         words = f"median {bucket_text(middle)}\n99% within {bucket_text(quantile(histogram, 0.99))}"
-        beside = {"transform": axes.transAxes, "va": "center"}
+        beside: Any = {"transform": axes.transAxes, "va": "center"}
         axes.text(-0.01, 0.5, histogram.mode, **beside, ha="right", color=colour, weight="bold")
         axes.text(1.01, 0.5, words, **beside, fontsize=8)
     edges = list(range(low, high + 1, max(1, (high - low) // 10)))
@@ -353,16 +353,15 @@ def draw_latency(group: Sequence[Histogram]) -> Figure:
 # ---- what all have in common ------------------------------------------------------------------
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     figure.patch.set_alpha(0)
-    several = rows * columns > 1
-    made = figure.subplots(rows, columns, squeeze=False)
-    for axes in made.flat:
+    made = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in made:
         axes.patch.set_alpha(0)
-    return figure, (list(made.flat) if several or rows > 1 else made[0][0])
+    return figure, made
 
 
 def _beside(axes: Axes) -> Any:

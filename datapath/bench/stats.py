@@ -15,7 +15,7 @@ no interval of 95% for fewer than six rounds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb, inf, isfinite
+from math import inf, isfinite
 from statistics import median
 
 from datapath.bench.model import EBPF, IPTABLES, MODES, Better, Ratio, Sample, Series
@@ -28,10 +28,11 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The narrowest interval for the median with at least 95%: low, high, and how much it really has. For fewer
     than FEWEST values: the smallest and the largest."""
     ordered, n = sorted(values), len(values)
-    outside = 0  # of 2**n sequences of tosses: those with fewer than `rank` heads
-    rank = 0
-    while rank < n // 2 and 2 * (outside + comb(n, rank)) <= (1 - CONFIDENCE) * 2**n:
-        outside += comb(n, rank)
+    rank, outside = 0, 0  # of 2**n sequences of tosses, so many have fewer than `rank` heads
+    ways = 1  # to toss exactly `rank` heads
+    while rank < n // 2 and 2 * (outside + ways) / 2**n <= 1 - CONFIDENCE:
+        outside += ways
+        ways = ways * (n - rank) // (rank + 1)
         rank += 1
     if not rank:
         outside, rank = 1, 1

@@ -12,8 +12,10 @@ FEWEST = 3  # points that make a line
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The same work on the same path with one parameter changed; `values[i]` is that of `series[i]`, ascending."""
+    """The same work on the same path with one parameter changed; `values[i]` is that of `series[i]`, ascending.
+    `label` is what the points' labels have in common."""
 
+    label: str
     title: str
     parameter: str
     values: tuple[int, ...]
@@ -34,7 +36,7 @@ def sweeps(run: Run) -> list[Sweep]:
         if len(set(values)) >= FEWEST:
             titles = {series.title for _, series in members}
             title = titles.pop() if len(titles) == 1 else rest
-            found.append(Sweep(title, name, values, tuple(series for _, series in members)))
+            found.append(Sweep(rest, title, name, values, tuple(series for _, series in members)))
     return found
 
 

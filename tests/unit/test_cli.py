@@ -132,6 +132,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["stats", "web"], 2, "Got unexpected extra argument (web)."),
     (["down", "now"], 2, "Got unexpected extra argument (now)."),
     (["version", "--verbose"], 2, "No such option '--verbose'."),
+    (["bench", "frob"], 2, "No such command 'frob'."),
+    (["bench", "run", "--frob"], 2, "No such option '--frob'."),
+    (["bench", "compare"], 2, "Missing argument 'A.json'."),
     (["completion"], 2, "Missing argument '{bash|zsh|fish}'."),
     (["completion", "csh"], 2, "'csh' is not one of 'bash', 'zsh', 'fish'."),
     (["_exited", "id"], 2, "Missing argument 'EXIT_CODE'."),
@@ -278,7 +281,8 @@ def test_completion_of_words() -> None:
 
 
 def test_start_up_loads_nothing_heavy() -> None:
-    heavy = "pyroute2 psutil tabulate sqlite3 asyncio datapath.control datapath.plan datapath.kernel"
+    heavy = "pyroute2 psutil tabulate sqlite3 asyncio matplotlib jinja2"
+    heavy += " datapath.control datapath.plan datapath.kernel datapath.bench"
     done = python(f"import sys, ctl.main; print([name for name in '{heavy}'.split() if name in sys.modules])")
     assert done.stdout == "[]\n"
 

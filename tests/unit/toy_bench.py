@@ -34,10 +34,10 @@ class ToyExperiment:
     leaving: BaseException | None = None
     unit: str = "µs"
     better: Better = "lower"
+    title: str = ""
 
-    @property
-    def title(self) -> str:
-        return f"The toy {self.point.workload}"
+    def __post_init__(self) -> None:
+        self.title = f"The toy {self.point.workload}"
 
     def __enter__(self) -> Experiment:
         self.log.append("enter")
