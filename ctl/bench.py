@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
-import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +14,11 @@ import click
 
 from ctl.command import Command, Group, format_option, warn
 from ctl.output import emit, listing, table
+from ctl.progress import showing
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
 
 if TYPE_CHECKING:
     from datapath.bench.model import Experiment, Run, Suite, SuiteFactory
-    from datapath.bench.runner import Bounds, Outcome, Progress
     from datapath.bench.tables import Table
 
 RESULTS = "results.json"
@@ -108,6 +105,7 @@ def run(
     Every mode does the same work, in turns: A B C, B C A, C A B, …, until the ratios between them are known well
     enough. Ctrl-C ends it; what was measured until then is written.
     """
+    from datapath.bench.measure import measure
     from datapath.bench.runner import Bounds
 
     bounds = Bounds(tight=tight / 100, rounds=rounds, budget=60 * budget)
@@ -120,7 +118,10 @@ def run(
     with _built(names, wanted_modes, seconds, docker, dockerd) as built:
         _check(built, words)
         folder.mkdir(parents=True, exist_ok=True)
-        found, outcome = _measured(built, bounds, words, command, (docker, dockerd))
+        with showing() as show:
+            found, outcome = measure(
+                built, bounds, command, show, lambda experiment: matches(experiment, words), (docker, dockerd)
+            )
     _keep(found, folder)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -249,79 +250,6 @@ def _built(
     with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
         options = SuiteOptions(seconds, Path(folder), docker, dockerd)
         yield [registry()[name](modes, options) for name in names]
-
-
-def _measured(
-    suites: Sequence[Suite], bounds: Bounds, words: str, command: Sequence[str], docker: tuple[str, str]
-) -> tuple[Run, Outcome]:
-    from datetime import UTC, datetime
-
-    from datapath.bench import machine
-    from datapath.bench.model import Run
-    from datapath.bench.results import FORMAT
-    from datapath.bench.runner import Runner
-
-    described: dict[str, Any] = machine.describe(*docker)
-    started, began = datetime.now(UTC), time.monotonic()
-    line = ProgressLine()
-    with _terminated_is_interrupted():
-        outcome = Runner(bounds, line.show).run(suites, lambda experiment: matches(experiment, words))
-    line.clear()
-    described["load_after"] = machine.load()
-    found = Run(
-        format=FORMAT,
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - began, 1),
-        command=tuple(command),
-        machine=described,
-        series=tuple(outcome.series),
-        histograms=tuple(outcome.histograms),
-        costs=tuple(outcome.costs),
-        skipped=outcome.skipped,
-    )
-    return found, outcome
-
-
-@contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: scenes are taken down, results are written."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before: dict[int, Any] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class ProgressLine:
-    """How far it is, on stderr: one line that changes on a terminal, else one for each experiment."""
-
-    def __init__(self) -> None:
-        self.tty = sys.stderr.isatty()
-
-    def show(self, progress: Progress) -> None:
-        from datapath.bench.stats import ratio_text
-
-        parts = [f"[{progress.number}/{progress.total}] {progress.title}"]
-        parts += [f"{progress.rounds} rounds"] if progress.rounds else ["setting up"]
-        parts += [f"{ratio.base} {ratio_text(ratio)}" for ratio in progress.ratios]
-        parts += [progress.stopped] if progress.stopped else []
-        text = printable(" · ".join(parts))
-        if self.tty:
-            width = shutil.get_terminal_size().columns - 1
-            click.echo(f"\r\x1b[K{text[:width]}", err=True, nl=False)
-        elif progress.stopped:
-            click.echo(text, err=True)
-
-    def clear(self) -> None:
-        if self.tty:
-            click.echo("\r\x1b[K", err=True, nl=False)
 
 
 # ---- what it says -----------------------------------------------------------------------------

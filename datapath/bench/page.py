@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datapath.bench import plots, stats, tables
+from datapath.bench import plot_style, plots, stats, tables
 from datapath.bench.model import DOCKER, EBPF, IPTABLES, NFTABLES, NONE, Run
 from datapath.bench.results import dumped
 from datapath.errors import ConfigError
@@ -68,7 +68,7 @@ def html(run: Run, figures: list[tuple[str, str]]) -> str:
     there = tables.modes(run)
     return environment.get_template("report.html.j2").render(
         run=run,
-        modes=[(mode, EXPLAINED[mode], plots.COLOURS[mode]) for mode in there],
+        modes=[(mode, EXPLAINED[mode], plot_style.COLOURS[mode]) for mode in there],
         reference=stats.reference(there) if there else None,
         tables=tables.tables(run),
         arrows=tables.ARROWS,
@@ -84,12 +84,12 @@ def _drawn(plot: plots.Plot) -> tuple[str, bytes]:
     """As SVG for the page, in the reader's own colours, and as PNG on white."""
     import matplotlib
 
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context(plot_style.STYLE):
         figure = plot.draw()
         svg = _svg(figure, plot.name)
         figure.patch.set(alpha=1, facecolor="white")
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=plots.DPI, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=plot_style.DPI, metadata={"Software": None})
     return svg, png.getvalue()
 
 
@@ -103,6 +103,6 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r'<svg ([^>]*?)\b(?:width|height)="[^"]*"', r"<svg \1", text)
     text = re.sub(r'<svg ([^>]*?)\b(?:width|height)="[^"]*"', r"<svg \1", text)
-    return text.replace(plots.INK, "currentColor").replace(
+    return text.replace(plot_style.INK, "currentColor").replace(
         "'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif"
     )

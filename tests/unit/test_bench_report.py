@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 import ctl.bench
 from ctl import main
-from datapath.bench import page, plots, results
+from datapath.bench import page, plot_lines, plot_style, plots, results
 from datapath.bench.model import MODES, NONE, Point, Run, Sample, Suite, SuiteFactory, SuiteOptions
 from datapath.errors import DatapathError
 from tests.unit.test_bench_files import FACTORS, RUN, around, made
@@ -46,6 +47,14 @@ def everything() -> Run:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return page.write(everything(), tmp_path_factory.mktemp("written"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def matplotlib_is_no_garbage() -> Iterator[None]:
+    """What it loaded stays; collections during later tests, which take times, need not look at it."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 class Reader(HTMLParser):
@@ -96,7 +105,7 @@ def test_the_page_carries_its_samples_and_its_command(written: list[Path], tmp_p
 
 
 def test_words_in_results_are_no_markup(tmp_path: Path) -> None:
-    evil = "<script>alert('x')</script> & \"y\" $a_b$"
+    evil = "<script>alert('x')</script> & \"y\" $\\a_b$"
     run = made(series(around(FACTORS), workload=evil, unit=evil))
     page.write(run, tmp_path)
     reader = read(tmp_path / "report.html")
@@ -107,9 +116,11 @@ def test_words_in_results_are_no_markup(tmp_path: Path) -> None:
 def test_colours_follow_the_reader(written: list[Path]) -> None:
     text = written[0].read_text()
     svgs = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
-    assert plots.INK not in svgs and "currentColor" in svgs
+    assert plot_style.INK not in svgs and "currentColor" in svgs
     assert "prefers-color-scheme: dark" in text
-    assert set(re.findall(r"fill: (#[0-9a-f]{6})", svgs)) <= set(plots.COLOURS.values()), "no black, no white"
+    assert set(re.findall(r"fill: (#[0-9a-f]{6})", svgs)) <= set(plot_style.COLOURS.values()), (
+        "no black, no white"
+    )
 
 
 def test_every_plot_is_a_picture(written: list[Path]) -> None:
@@ -149,7 +160,7 @@ def test_hardly_anything_measured_is_a_page_too(tmp_path: Path) -> None:
 
 
 def test_labels_are_moved_apart_but_not_out_of_order() -> None:
-    placed = plots.apart({"a": 0.0, "b": 1.0, "c": 2.0, "d": 100.0}, 10)
+    placed = plot_lines.apart({"a": 0.0, "b": 1.0, "c": 2.0, "d": 100.0}, 10)
     assert placed == {"a": -9.0, "b": 1.0, "c": 11.0, "d": 100.0}
 
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a long command is, on stderr, and an end of it that leaves nothing half done."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from datapath.errors import printable
+
+if TYPE_CHECKING:
+    from datapath.bench.runner import Progress
+
+
+@contextlib.contextmanager
+def showing() -> Iterator[Callable[[Progress], None]]:
+    """What shows progress; meanwhile SIGTERM and SIGHUP are Ctrl-C."""
+    line = ProgressLine()
+    with _terminated_is_interrupted():
+        try:
+            yield line.show
+        finally:
+            line.clear()
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: scenes are taken down, results are written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ProgressLine:
+    """How far it is, on stderr: one line that changes on a terminal, else one for each experiment."""
+
+    def __init__(self) -> None:
+        self.tty = sys.stderr.isatty()
+
+    def show(self, progress: Progress) -> None:
+        from datapath.bench.stats import ratio_text
+
+        parts = [f"[{progress.number}/{progress.total}] {progress.title}"]
+        parts += [f"{progress.rounds} rounds"] if progress.rounds else ["setting up"]
+        parts += [f"{ratio.base} {ratio_text(ratio)}" for ratio in progress.ratios]
+        parts += [progress.stopped] if progress.stopped else []
+        text = printable(" · ".join(parts))
+        if self.tty:
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[K{text[:width]}", err=True, nl=False)
+        elif progress.stopped:
+            click.echo(text, err=True)
+
+    def clear(self) -> None:
+        if self.tty:
+            click.echo("\r\x1b[K", err=True, nl=False)
