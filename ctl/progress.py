@@ -55,16 +55,15 @@ class ProgressLine:
     def show(self, progress: Progress) -> None:
         from datapath.bench.stats import ratio_text
 
-        parts = [f"[{progress.number}/{progress.total}] {progress.title}"]
-        parts += [f"{progress.rounds} rounds"] if progress.rounds else ["setting up"]
-        parts += [f"{ratio.base} {ratio_text(ratio)}" for ratio in progress.ratios]
-        parts += [progress.stopped] if progress.stopped else []
-        text = printable(" · ".join(parts))
+        parts = [f"[{progress.number}/{progress.total}] {progress.label}"]
+        parts += [f"{progress.rounds} rounds" if progress.rounds else "setting up"]
         if self.tty:
-            width = shutil.get_terminal_size().columns - 1
-            click.echo(f"\r\x1b[K{text[:width]}", err=True, nl=False)
+            parts += [f"{ratio.base} {ratio.median:.3g}" for ratio in progress.ratios]
+            text = printable(" · ".join(parts))[: shutil.get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
         elif progress.stopped:
-            click.echo(text, err=True)
+            parts += [f"{ratio.base} {ratio_text(ratio)}" for ratio in progress.ratios]
+            click.echo(printable(" · ".join([*parts, progress.stopped])), err=True)
 
     def clear(self) -> None:
         if self.tty:

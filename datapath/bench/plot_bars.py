@@ -23,33 +23,18 @@ def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> 
     """A block of bars for each series, one a mode, from the line of the reference; paths under headings."""
     figure, (axes,) = new_figure(height=1.0)
     several = len({series.point.path for series in group}) > 1
-    single = len(shown) == 1
-    bar = 0.25 if single else 0.21  # inches
-    labels: list[tuple[float, str]] = []
+    places: list[tuple[float, str]] = []
     headings: list[int] = []
-    y, path, farthest = 0.0, None, [1.0]
+    reached = [1.0]
+    y, path = 0.0, None
     for series in group:
         if several and series.point.path != path:
             path = series.point.path
-            y += 0.38
-            labels.append((y - 0.06, LANES.get(path, path)))
-            headings.append(len(labels) - 1)
-            y += 0.12
-        present = [mode for mode in shown if stats.ratio(series.samples, mode, reference)]
-        middle = y + bar * len(present) / 2
-        medians = {mode: stats.number(value) for mode, value in stats.medians(series).items()}
-        theirs = f"{medians[reference]} {series.unit}"
-        title = textwrap.fill(series.title, 34)
-        labels.append((middle, title if single else f"{title}\n{reference}: {theirs}"))
-        for mode in present:
-            found = stats.ratio(series.samples, mode, reference)
-            assert found is not None
-            farthest += _bar(axes, y + bar / 2, found, series, bar, name=not single)
-            words = f"{medians[mode]} vs {theirs}" if single else f"{medians[mode]} {series.unit}"
-            axes.text(1.01, y + bar / 2, words, transform=_beside(axes), fontsize=8, va="center")
-            y += bar
-        y += 0.12 if single else 0.18
-    axes.set_yticks([middle for middle, _ in labels], [text for _, text in labels])
+            headings.append(len(places))
+            places.append((y + 0.32, LANES.get(path, path)))
+            y += 0.5
+        y = _block(axes, y, series, shown, reference, places, reached)
+    axes.set_yticks([place for place, _ in places], [text for _, text in places])
     for number in headings:
         axes.get_yticklabels()[number].set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
@@ -57,10 +42,38 @@ def draw_bars(group: Sequence[Series], shown: Sequence[str], reference: str) -> 
     axes.set_ylim(y, 0)
     axes.axvline(1, color=COLOURS[reference], linewidth=1.6, zorder=3)
     axes.text(1, -0.06, reference, color=COLOURS[reference], ha="center", va="bottom", weight="bold")
-    _ratio_axis(axes, farthest)
+    _ratio_axis(axes, reached)
     axes.set_xlabel(f"times as good as {reference}   (right: better →)")
     figure.set_size_inches(WIDTH, y + 1.0)
     return figure
+
+
+def _block(
+    axes: Axes,
+    y: float,
+    series: Series,
+    shown: Sequence[str],
+    reference: str,
+    places: list[tuple[float, str]],
+    reached: list[float],
+) -> float:
+    """The bars of one series, from `y` inches down; where the next block begins."""
+    single = len(shown) == 1
+    bar = 0.25 if single else 0.21
+    found = [ratio for mode in shown if (ratio := stats.ratio(series.samples, mode, reference))]
+    medians = {mode: stats.number(value) for mode, value in stats.medians(series).items()}
+    theirs = f"{medians[reference]} {series.unit}"
+    title = textwrap.fill(series.title, 38) + ("" if single else f"\n{reference}: {theirs}")
+    height = max(bar * len(found), 0.17 * len(title.splitlines()))
+    places.append((y + height / 2, title))
+    at = y + (height - bar * len(found)) / 2 + bar / 2
+    for ratio in found:
+        reached += _bar(axes, at, ratio, series, bar, name=not single)
+        ours = medians[ratio.mode]
+        words = f"{ours} vs {theirs}" if single else f"{ours} {series.unit}"
+        axes.text(1.01, at, words, transform=_beside(axes), fontsize=8, va="center")
+        at += bar
+    return y + height + (0.12 if single else 0.18)
 
 
 def _bar(axes: Axes, y: float, found: Ratio, series: Series, height: float, *, name: bool) -> list[float]:

@@ -43,7 +43,7 @@ class Progress:
 
     number: int
     total: int
-    title: str
+    label: str
     rounds: int
     ratios: tuple[Ratio, ...] = ()
     stopped: str = ""
@@ -161,7 +161,7 @@ class Runner:
 
     def _tell(self, experiment: Experiment, rounds: list[dict[str, Sample]], stopped: str = "") -> None:
         found = stats.ratios(transposed(experiment.modes, rounds))
-        self.progress(Progress(self._done, self._total, experiment.title, len(rounds), found, stopped))
+        self.progress(Progress(self._done, self._total, experiment.point.label, len(rounds), found, stopped))
 
 
 def chosen(suite: Suite, wanted: Wanted) -> list[Experiment]:

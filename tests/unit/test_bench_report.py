@@ -195,7 +195,7 @@ def test_run_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFi
     assert main.run(argv) == 0
     out, err = capsys.readouterr()
     assert "Medians\nEXPERIMENT" in out and "WHO WINS" in out and "hash hairpin n=0" in out
-    assert err.startswith("[1/1] The toy hash · 6 rounds · iptables ") and "out/results.json" in err
+    assert err.startswith("[1/1] hash hairpin n=0 · 6 rounds · iptables ") and "out/results.json" in err
     run = results.read(tmp_path / "out/results.json")
     assert {mode: len(samples) for mode, samples in run.series[0].samples.items()} == dict.fromkeys(MODES, 6)
     assert run.costs and run.histograms and len(run.machine["load_after"]) == 3
