@@ -127,7 +127,7 @@ def _ratio_axis(axes: Axes, reached: Sequence[float]) -> None:
     high = max(0.0, *(log2(value) for value in reached))
     room = 0.28 * max(high - low, 0.2)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(2 ** (low - (room if low < -0.02 * spread else room / 3)), 2 ** (high + 1.6 * room))
+    axes.set_xlim(2 ** (low - (1.4 * room if low < -0.02 * spread else room / 3)), 2 ** (high + 1.6 * room))
     ratio_ticks(axes.xaxis, *axes.get_xlim())
     axes.grid(axis="x", color=INK, alpha=0.12)
     axes.set_axisbelow(True)
