@@ -63,6 +63,7 @@ enum device_kind {
 	DEVICE_ENDPOINT = 1, /* host end of a container's veth pair */
 	DEVICE_GATEWAY = 2,  /* gateway device of a network */
 	DEVICE_UPLINK = 3,   /* outside device of the host */
+	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
 };
 
 struct device_key {
@@ -194,6 +195,12 @@ struct tuple {
 	__u8 pad[3];
 };
 
+/* Who takes part in a connection or sends a fragment, where that is no endpoint. */
+enum other_party {
+	PARTY_OUTSIDE = 0,
+	PARTY_HOST = 0xffffffff, /* a socket of the host's, over its loopback device */
+};
+
 enum conn_flag {
 	CONN_ORIGINAL = 1,  /* this half is the direction that opened the connection */
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
@@ -215,13 +222,13 @@ enum conn_state {
 struct conn {
 	struct tuple other;
 	__u64 last_seen;     /* ns, CLOCK_MONOTONIC */
-	__u32 from_endpoint; /* who may send it; 0: not a container */
-	__u32 to_network;    /* where it is delivered; 0: routed by the host's table */
-	__u32 to_endpoint;
-	__u32 ack;  /* TCP: the last acknowledgement in this direction, host order */
-	__u8 flags; /* enum conn_flag */
-	__u8 state; /* enum conn_state */
-	__u8 fin;   /* bit 0: original side has sent FIN, bit 1: reply side */
+	__u32 from_endpoint; /* who may send it: number, or enum other_party */
+	__u32 to_network;    /* where it is delivered; 0: to no container */
+	__u32 to_endpoint;   /* PARTY_OUTSIDE: routed by the host's table */
+	__u32 ack;	     /* TCP: the last acknowledgement in this direction, host order */
+	__u8 flags;	     /* enum conn_flag */
+	__u8 state;	     /* enum conn_state */
+	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
 	__u8 pad[5];
 };
 
@@ -239,7 +246,7 @@ struct fragment_key {
 	struct ip_addr src;
 	struct ip_addr dst;
 	__be32 id;	/* IPv4: the 16-bit identification, as it is */
-	__u32 endpoint; /* who sends it; 0: not a container */
+	__u32 endpoint; /* who sends it: number, or enum other_party */
 	__u8 proto;
 	__u8 pad[3];
 };

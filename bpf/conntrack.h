@@ -24,16 +24,22 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+static __always_inline bool is_container(__u32 party)
+{
+	return party != PARTY_OUTSIDE && party != PARTY_HOST;
+}
+
 /* Which container a connection counts for: the one that opened it, else the one it goes to. */
 static __always_inline __u32 conn_owner(const struct conn *original)
 {
-	return original->from_endpoint ? original->from_endpoint : original->to_endpoint;
+	return is_container(original->from_endpoint) ? original->from_endpoint
+						     : original->to_endpoint;
 }
 
 /* The same, asked of the reply half. */
 static __always_inline __u32 conn_answerer(const struct conn *reply)
 {
-	return reply->to_endpoint ? reply->to_endpoint : reply->from_endpoint;
+	return is_container(reply->to_endpoint) ? reply->to_endpoint : reply->from_endpoint;
 }
 
 static __always_inline __u64 conn_timeout(const struct tuple *key, const struct conn *original)

@@ -7,6 +7,10 @@
 #define AF_INET	   2
 #define AF_INET6   10
 #define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
+#define LOOPBACK   1	     /* its index in every network namespace */
+
+/* In tc_index, which the kernel hands on from device to device and nobody reads. */
+#define ANSWER_MARK 0x0d47
 
 /*
  * Straight into the container's namespace: no queue, no second device. The device that
@@ -58,6 +62,20 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 {
 	count(skb, TO_HOST);
 	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
+}
+
+/*
+ * To a socket of the host's that has sent over the loopback device. The answer takes the same way,
+ * with a route as of the host's own sending: without one its stack would refuse addresses that
+ * are its own. from_loopback is told not to take it for such a sending.
+ */
+static __always_inline int to_loopback(struct __sk_buff *skb)
+{
+	skb->tc_index = ANSWER_MARK;
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	count(skb, TO_HOST);
+	return bpf_redirect_neigh(LOOPBACK, NULL, 0, 0);
 }
 
 static __always_inline void route_ask(const struct packet *p, const struct network *net,

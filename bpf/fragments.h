@@ -234,14 +234,14 @@ static long forget_one(__u32 slot, struct held_walk *walk)
 }
 
 /* The datagram is the host's: its fragments are left alone, and copies of them forgotten. */
-__noinline int fragment_disown(const struct packet *p)
+__noinline int fragment_disown(const struct packet *p, __u32 endpoint)
 {
 	struct held_walk walk = {};
 	struct fragment *fragment;
 
 	if (!p)
 		return 0;
-	fragment_key_of(p, 0, &walk.key.fragment);
+	fragment_key_of(p, endpoint, &walk.key.fragment);
 	fragment = fragment_open(&walk.key.fragment);
 	if (fragment)
 		fragment->known = fragment->foreign = 1;
@@ -264,7 +264,7 @@ static __always_inline struct fragment *fragment_find(const struct packet *p, __
 
 /*
  * Takes note of a fragment, and gives a later one its ports. Returns 0 to go on, HELD, or a drop
- * reason; NOT_OURS never. `endpoint`: who sends it, 0: not a container.
+ * reason; NOT_OURS never. `endpoint`: who sends it, as in the key.
  */
 static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
 {
@@ -306,4 +306,31 @@ static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __
 	if (fragment->total && fragment->bytes == fragment->total)
 		bpf_map_delete_elem(&fragments, &key);
 	return 0;
+}
+
+/* Where the host's own packets come by as well. */
+
+/* A fragment is the host's: so are the others of its datagram. */
+static __always_inline int disown(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
+{
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_disown(p, endpoint);
+	return not_ours(skb);
+}
+
+/*
+ * A fragment that has no ports of its own. Returns 0 when it has got them and is ours, else -1.
+ * While nobody knows whose it is the host gets it, and a copy is kept.
+ */
+static __always_inline int claim(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
+{
+	struct fragment *fragment = fragment_find(p, endpoint);
+	struct fragment_key key;
+
+	if (fragment && fragment->known)
+		return fragment->foreign ? -1 : 0;
+	fragment_key_of(p, endpoint, &key);
+	if (fragment_hold(skb, &key) == HELD)
+		count(skb, HELD);
+	return -1;
 }

@@ -57,31 +57,6 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* A fragment is the host's: so are the others of its datagram. */
-static __always_inline int disown(struct __sk_buff *skb, const struct packet *p)
-{
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_disown(p);
-	return not_ours(skb);
-}
-
-/*
- * A fragment that has no ports of its own. Returns 0 when it has got them and is ours, else -1.
- * While nobody knows whose it is the host gets it, and a copy is kept.
- */
-static __always_inline int claim(struct __sk_buff *skb, struct packet *p)
-{
-	struct fragment *fragment = fragment_find(p, 0);
-	struct fragment_key key;
-
-	if (fragment && fragment->known)
-		return fragment->foreign ? -1 : 0;
-	fragment_key_of(p, 0, &key);
-	if (fragment_hold(skb, &key) == HELD)
-		count(skb, HELD);
-	return -1;
-}
-
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
@@ -94,24 +69,24 @@ int from_uplink(struct __sk_buff *skb)
 	    p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
 	if (icmp_is_error(p)) {
-		verdict = forward_error(skb, p, NULL, 0);
+		verdict = forward_error(skb, p, NULL, PARTY_OUTSIDE);
 		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
 	}
 	if (p->fragment == FRAGMENT_LATER) {
-		if (claim(skb, p))
+		if (claim(skb, p, PARTY_OUTSIDE))
 			return not_ours(skb);
-		verdict = fragment_track(skb, p, 0);
+		verdict = fragment_track(skb, p, PARTY_OUTSIDE);
 		if (verdict)
 			return drop(skb, verdict);
 	}
 	if (!packet_has_ports(p))
-		return disown(skb, p);
+		return disown(skb, p, PARTY_OUTSIDE);
 	conn = conn_find(&p->tuple);
 	if (!conn) {
 		port = published(skb, p);
 		if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
-			return disown(skb, p);
-		verdict = nat_open_published(skb, p, port, 0, 0);
+			return disown(skb, p, PARTY_OUTSIDE);
+		verdict = nat_open_published(skb, p, port, 0, PARTY_OUTSIDE);
 		if (verdict)
 			return drop(skb, verdict);
 		conn = conn_find(&p->tuple);
@@ -119,10 +94,10 @@ int from_uplink(struct __sk_buff *skb)
 		if (!conn)
 			return drop(skb, DROP_CONN_TABLE);
 	}
-	if (conn->from_endpoint)
-		return disown(skb, p);
+	if (conn->from_endpoint != PARTY_OUTSIDE)
+		return disown(skb, p, PARTY_OUTSIDE);
 	if (p->fragment == FRAGMENT_FIRST) {
-		verdict = fragment_track(skb, p, 0);
+		verdict = fragment_track(skb, p, PARTY_OUTSIDE);
 		if (verdict)
 			return drop(skb, verdict);
 	}

@@ -56,13 +56,6 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, bool v6,
 	}
 }
 
-static __always_inline bool is_loopback(const struct ip_addr *addr)
-{
-	if (addr_is_v4(addr))
-		return (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-	return addr_is_loopback6(addr);
-}
-
 static __always_inline bool is_any(const struct ip_addr *addr)
 {
 	return addr_is_zero(addr) || (addr_is_v4(addr) && !addr->word[3]);
@@ -79,7 +72,7 @@ static __always_inline struct port *published(struct bpf_sock_addr *ctx, bool v6
 	if (!port_is_reserved(number, proto))
 		return NULL;
 	port = port_find_exact(addr, number, proto);
-	if (!port && (is_loopback(addr) || address_is_known(addr))) {
+	if (!port && (addr_is_loopback(addr) || address_is_known(addr))) {
 		port = port_find_any(!addr_is_v4(addr), number, proto);
 		/* An IPv6 socket can speak IPv4, by a mapped address, with a container that
 		 * has nothing else. */
@@ -123,7 +116,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	struct sockaddr_in6 source6 = {.sin6_family = AF_INET6};
 	struct ip_addr asked, given;
 
-	if (!of_the_host(ctx) || !redirect(ctx, v6, &asked) || is_loopback(&asked))
+	if (!of_the_host(ctx) || !redirect(ctx, v6, &asked) || addr_is_loopback(&asked))
 		return 1;
 	/* The container is of the other family. */
 	read_addr(ctx, v6, &given);
@@ -144,7 +137,7 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct ip_addr asked;
 
-	if (of_the_host(ctx) && redirect(ctx, v6, &asked) && !v6 && !is_loopback(&asked) &&
+	if (of_the_host(ctx) && redirect(ctx, v6, &asked) && !v6 && !addr_is_loopback(&asked) &&
 	    !ctx->msg_src_ip4)
 		ctx->msg_src_ip4 = asked.word[3];
 	return 1;

@@ -56,8 +56,8 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struc
 }
 
 /*
- * Translates an ICMP error, outside and inside, and sends it on. `endpoint`: who sends it, 0:
- * not a container. Returns the verdict, or -2 when it is about no connection of ours.
+ * Translates an ICMP error, outside and inside, and sends it on. `sender`: who it is, as in
+ * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or -2 when it is about no connection of ours.
  */
 #define NO_SUCH_CONN -2
 
@@ -86,6 +86,11 @@ static __noinline int forward_error(struct __sk_buff *skb, const struct packet *
 	/* From the other end itself, or from a router on the way, whose address stays. */
 	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
 	quoted->outer.dst = inner.src;
+	if (conn->to_endpoint == PARTY_HOST) {
+		if (rewrite_error(skb, p, quoted, &inner))
+			return drop(skb, DROP_REWRITE);
+		return to_loopback(skb);
+	}
 	if (!conn->to_network) {
 		if (!from || p->ttl <= 1 ||
 		    !route_leads_out(route_find(skb, p, from, &quoted->outer.dst, &room->fib)))

@@ -140,13 +140,13 @@ static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, 
 
 /*
  * A connection to a published port. The server sees the client's own address, unless the
- * answer would then not come back here: a client of the same network comes from the gateway. A
- * second connection of one client port to one server, by another of the host's addresses, gets
- * another port.
+ * answer would then not come back here: a client of the same network, and the host's loopback
+ * address, come from the gateway. A second connection of one client port to one server, by
+ * another of the host's addresses, gets another port. `client`: who it is, as in from_endpoint.
  */
 static __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 					 const struct port *port, __u32 client_network,
-					 __u32 client_endpoint)
+					 __u32 client)
 {
 	struct scratch *room = scratch();
 	struct conn_sides *sides;
@@ -159,7 +159,7 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 		return DROP_STALE;
 	if (!port_admits(port, &p->tuple.src))
 		return DROP_DENIED;
-	if (client_endpoint && !usage_admits(client_endpoint))
+	if (is_container(client) && !usage_admits(client))
 		return DROP_LIMIT;
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));
@@ -170,10 +170,13 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 	sides->other.dport = p->tuple.sport;
 	sides->other.proto = p->tuple.proto;
 	sides->client_network = client_network;
-	sides->client_endpoint = client_endpoint;
+	sides->client_endpoint = client;
 	sides->server_network = port->network;
 	sides->server_endpoint = port->endpoint;
-	if (client_network != port->network)
+	/* The host's address stays, but its port must be none that the host needs. */
+	if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
+		return nat_open(skb, sides, false);
+	if (client != PARTY_HOST && client_network != port->network)
 		return nat_open(skb, sides, true);
 	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
 	return nat_open(skb, sides, false);
@@ -202,8 +205,8 @@ static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packe
 	return nat_open(skb, sides, false);
 }
 
-/* The packet becomes what the other side is to see, and goes there. `net`: the sender's network,
- * NULL when it came from outside. */
+/* The packet becomes what the other side is to see, and goes there. `from`: the sender's network,
+ * NULL: no container has sent it. */
 static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 			      const struct network *from, struct conn *conn)
 {
@@ -221,25 +224,29 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	if (!conn->to_network) {
 		if (!from)
 			return not_ours(skb);
-		if (p->ttl <= 1)
-			return answer_error(skb, p, gateway, 0);
-		route = route_find(skb, p, from, &to.dst, &room->fib);
-		if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-			return answer_error(skb, p, gateway, room->fib.mtu_result);
-		/* Before anything is changed: the host's stack says what is wrong. */
-		if (!route_leads_out(route))
-			return to_host(skb, from);
+		if (conn->to_endpoint != PARTY_HOST) {
+			if (p->ttl <= 1)
+				return answer_error(skb, p, gateway, 0);
+			route = route_find(skb, p, from, &to.dst, &room->fib);
+			if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+				return answer_error(skb, p, gateway, room->fib.mtu_result);
+			/* Before anything is changed: the host's stack says what is wrong. */
+			if (!route_leads_out(route))
+				return to_host(skb, from);
+		}
 		conn_track(skb, p, conn);
 		if (rewrite_tuple(skb, p, &to))
 			return drop(skb, DROP_REWRITE);
-		return to_outside(skb, p, &room->fib);
+		return conn->to_endpoint == PARTY_HOST ? to_loopback(skb)
+						       : to_outside(skb, p, &room->fib);
 	}
 	net = network_find(conn->to_network);
 	endpoint = endpoint_find(conn->to_network, &to.dst);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
-	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. */
-	if (p->dont_fragment && !fits(skb, p, net->mtu))
+	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. The
+	 * host's own loopback has no smaller way to tell of: nothing is in between but memory. */
+	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST && !fits(skb, p, net->mtu))
 		return answer_error(skb, p, from ? gateway : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, conn);
 	if (rewrite_tuple(skb, p, &to) || (p->ttl > 1 && rewrite_ttl(skb, p)))

@@ -144,6 +144,14 @@ static __always_inline bool addr_is_loopback6(const struct ip_addr *a)
 	return (a->word[0] | a->word[1] | a->word[2]) == 0 && a->word[3] == bpf_htonl(1);
 }
 
+/* The host's own, which nobody else can be asked under. */
+static __always_inline bool addr_is_loopback(const struct ip_addr *a)
+{
+	if (addr_is_v4(a))
+		return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return addr_is_loopback6(a);
+}
+
 static __always_inline bool v4_is_multicast(__be32 v4)
 {
 	return (bpf_ntohl(v4) >> 28) == 0xe;

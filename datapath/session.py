@@ -76,6 +76,7 @@ class Session:
         with self._stack:
             if self.store.exists(self.settings.state_dir):
                 self.reserve_ports()
+                self.refresh_loopback()
 
     # ---- rows ----------------------------------------------------------------------------
 
@@ -169,6 +170,22 @@ class Session:
                     "and there is no limit on floods"
                 )
 
+    def refresh_loopback(self) -> None:
+        """On the loopback device while anything is published: for what the host sends past the socket hooks."""
+        from datapath.kernel import abi
+        from datapath.kernel.links import LOOPBACK
+
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        key = abi.device_key(LOOPBACK)
+        if any(endpoint.ports for endpoint in self.state.endpoints.values()):
+            dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
+            dataplane.attach("from_loopback", LOOPBACK)
+        elif key in dataplane.devices:
+            dataplane.detach("from_loopback", LOOPBACK)
+            dataplane.devices.pop(key)
+
     def _compare_setup(self) -> None:
         """Settings that came after the programs were loaded."""
         loaded = self.context.loaded
@@ -206,15 +223,20 @@ class Session:
             self.store.set_note(_RESERVED, None)
 
     def remove_dataplane(self) -> None:
-        """Takes the programs off the outside devices and unloads them."""
+        """Takes the programs off the devices that stay, and unloads them."""
         from datapath.kernel import abi
+
+        hooks = {
+            int(abi.DeviceKind.DEVICE_UPLINK): "from_uplink",
+            int(abi.DeviceKind.DEVICE_LOOPBACK): "from_loopback",
+        }
 
         dataplane = self.context.loaded
         if dataplane is None:
             return
         for key, value in dataplane.devices.read_all():
-            if value.kind == abi.DeviceKind.DEVICE_UPLINK:
-                dataplane.detach("from_uplink", key.ifindex)
+            if value.kind in hooks:
+                dataplane.detach(hooks[value.kind], key.ifindex)
         dataplane.remove()
 
     def driver(self, network: Network) -> drivers.Driver:
@@ -264,6 +286,7 @@ class Session:
             network = self.state.networks[endpoint.network_id]
             reserved = entries.reserved_entries(self.state, mappings)
             self.driver(network).program_external(network, endpoint, mappings, reserved)
+            self.refresh_loopback()
             if any(mapping.filter for mapping in mappings):
                 self.refresh_xdp()
 

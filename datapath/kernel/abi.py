@@ -204,6 +204,7 @@ event = layout("event").type
 
 NetworkFlag = _enum(enum.IntFlag, "NetworkFlag", _elements("network_flag"))
 DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
+OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
 ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
 ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
 # Two names for one number would make one an alias: the bounds are not reasons.

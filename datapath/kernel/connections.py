@@ -24,6 +24,7 @@ from datapath.kernel.libbpf import BPF_EXIST, BPF_NOEXIST
 from datapath.model_connections import PROTOCOLS, STATES, Connection, ConnectionFilter
 from datapath.model_words import Address, Prefix
 
+_HOST = int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CONN = abi.layout("conn").select(
@@ -36,6 +37,11 @@ _PROTO = abi.layout("tuple").offset("proto")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 TABLES = ("pending", "conns")
+
+
+def _container(party: int) -> int:
+    """The endpoint's number, 0 for whoever is none."""
+    return 0 if party == _HOST else party
 
 
 class Half(NamedTuple):
@@ -53,7 +59,7 @@ class Half(NamedTuple):
     @property
     def owner(self) -> int:
         """The endpoint that the connection counts for (as conn_owner() of conntrack.h)."""
-        return self.from_endpoint or self.to_endpoint
+        return _container(self.from_endpoint) or _container(self.to_endpoint)
 
 
 def originals(dataplane: Dataplane, table: str) -> Iterator[Half]:
@@ -149,7 +155,7 @@ def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes
 def _connection(half: Half, idle: float, lifetime: float, confirmed: bool) -> Connection:
     src, dst, sport, dport, proto = _TUPLE.unpack(half.key)
     back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(half.other)
-    opener, server = half.from_endpoint, half.to_endpoint
+    opener, server = _container(half.from_endpoint), _container(half.to_endpoint)
     return Connection(
         _NAMES.get(proto) or str(proto),
         (_text(src), _port(sport)),

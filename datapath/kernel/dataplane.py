@@ -76,6 +76,7 @@ HOOKS = {
     "from_container": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
     "from_host": Hook(libbpf.TCX_EGRESS, libbpf.BPF_TC_EGRESS),
     "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
+    "from_loopback": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
 }
 XDP_HOOK = "xdp_uplink"
 SWEEPER = "sweep_conns"
@@ -96,6 +97,7 @@ OBJECT_FILES = {
     "from_container": ("from_container",),
     "from_host": ("from_host",),
     "from_uplink": ("from_uplink",),
+    "from_loopback": ("from_loopback",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
     "sweep_conns": (SWEEPER,),

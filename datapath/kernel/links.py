@@ -28,7 +28,7 @@ _IFF_UP = 0x1
 _IFF_NOARP = 0x80
 _IFA_F_NODAD = 0x02
 _CLSACT = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of pkt_sched.h, below TC_H_CLSACT
-_LOOPBACK = 1  # the kernel gives every namespace's loopback this index
+LOOPBACK = 1  # the kernel gives every namespace's loopback this index
 
 Address = IPv4Address | IPv6Address
 
@@ -199,7 +199,7 @@ class Links:
             else:
                 _quiet_ipv6(ifname)
             with translated("set up", "device lo"):
-                route.link("set", index=_LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
+                route.link("set", index=LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
             _bring_up(route, index, ifname, addresses)
             for gateway in (gateway4, gateway6):
                 if gateway is not None:
@@ -208,7 +208,7 @@ class Links:
     def loopback_up(self, netns: Netns) -> None:
         """All that a sandbox without a network needs."""
         with _inside(netns) as route, translated("set up", "device lo"):
-            route.link("set", index=_LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
+            route.link("set", index=LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
 
     def set_mtu(self, netns: Netns, devices: Sequence[str], mtu: int) -> None:
         """Devices that somebody has taken away meanwhile are passed over."""

@@ -33,7 +33,7 @@ Reason: Any = abi.Reason
 Flag: Any = abi.NetworkFlag
 
 NAT_FIRST, NAT_LAST = 20000, 20999
-OBJECTS = ("from_container", "from_host", "from_uplink", "xdp_uplink", "sweep_conns")
+OBJECTS = ("from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink", "sweep_conns")
 SIZES = {
     "devices": 256,
     "endpoints": 256,
@@ -137,6 +137,15 @@ class Member(NamedTuple):
         return packets.ethernet(self.net.mac, self.mac, packets.ETH_IPV6, body)
 
 
+class Loopback(NamedTuple):
+    """The host, over its loopback device."""
+
+    ifindex: int = 1
+
+
+LO = Loopback()
+Sender = Member | Net | Loopback | None  # None: the uplink
+
 _BASE = Flag.NETWORK_ACTIVE | Flag.NETWORK_IPV4
 NET1 = Net(1, "dp0", _BASE | Flag.NETWORK_IPV6 | Flag.NETWORK_ICC | Flag.NETWORK_MASQUERADE)
 NET2 = Net(2, "dp2", _BASE | Flag.NETWORK_IPV6 | Flag.NETWORK_MASQUERADE)
@@ -192,6 +201,17 @@ def host_sends(member: Member, carried: packets.Transport, **header: Any) -> byt
     return packets.ethernet(member.mac, member.net.mac, packets.ETH_IPV4, body)
 
 
+def host_says(
+    dst: packets.Address, carried: packets.Transport, *, src: packets.Address | None = None, **header: Any
+) -> bytes:
+    """A frame that the host sends to itself: from the address that it sends to, as a rule."""
+    if ip_address(dst).version == 4:
+        body = packets.ipv4(src or dst, dst, carried, **header)
+        return packets.ethernet(packets.NOBODY, packets.NOBODY, packets.ETH_IPV4, body)
+    body = packets.ipv6(src or dst, dst, carried, **header)
+    return packets.ethernet(packets.NOBODY, packets.NOBODY, packets.ETH_IPV6, body)
+
+
 class Outcome(NamedTuple):
     verdict: int
     reasons: dict[str, int]
@@ -202,20 +222,18 @@ class Row(NamedTuple):
     """One line of a table. `out` None: the packet is as it was. `reason` is a member of enum reason."""
 
     sentence: str
-    sender: Member | Net | None  # None: the uplink
+    sender: Sender
     packet: bytes
     verdict: int
     reason: Any
     out: bytes | None = None
 
 
-def dropped(sentence: str, sender: Member | Net | None, packet: bytes, reason: Any) -> Row:
+def dropped(sentence: str, sender: Sender, packet: bytes, reason: Any) -> Row:
     return Row(sentence, sender, packet, SHOT, reason)
 
 
-def redirected(
-    sentence: str, sender: Member | Net | None, packet: bytes, reason: Any, out: bytes | None = None
-) -> Row:
+def redirected(sentence: str, sender: Sender, packet: bytes, reason: Any, out: bytes | None = None) -> Row:
     return Row(sentence, sender, packet, REDIRECT, reason, out)
 
 
@@ -471,17 +489,21 @@ class Stage:
         self._seen = now
         return delta
 
-    def ifindex(self, sender: Member | Net | None) -> int:
+    def ifindex(self, sender: Sender) -> int:
         if sender is None:
             return self.world.index[UPLINK]
+        if isinstance(sender, Loopback):
+            return sender.ifindex
         return self.world.index[sender.name if isinstance(sender, Member) else sender.device]
 
     def run(
-        self, sender: Member | Net | None, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
+        self, sender: Sender, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
     ) -> Outcome:
-        """Runs the hook that the sender's device has: a container's, a gateway's, or the uplink's."""
+        """Runs the hook that the sender's device has."""
         hook = "from_uplink"
-        if sender is not None:
+        if isinstance(sender, Loopback):
+            hook = "from_loopback"
+        elif sender is not None:
             hook = "from_container" if isinstance(sender, Member) else "from_host"
         verdict, out, _ = libbpf.test_run(
             self.programs[hook],
@@ -515,7 +537,7 @@ class Stage:
 
     def expect(
         self,
-        sender: Member | Net | None,
+        sender: Sender,
         packet: bytes,
         verdict: int,
         reason: Any,

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tc ingress of the host's loopback device: published ports for what the host itself sends past
+ * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
+ * connected before. Attached while a port is published. All else is the host's.
+ */
+#include "fragments.h"
+#include "icmp.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* What arrives here has an address of the host; not each of them can be answered from elsewhere. */
+static __always_inline bool is_of_the_host(const struct ip_addr *addr)
+{
+	return addr_is_loopback(addr) || !addr_is_unusable(addr);
+}
+
+/* A source that may not connect gets what it would get if the port were not published. */
+static __always_inline struct port *published(const struct packet *p)
+{
+	struct port *port;
+
+	if (!is_of_the_host(&p->tuple.dst) || !is_of_the_host(&p->tuple.src))
+		return NULL;
+	port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
+	return port && port_admits(port, &p->tuple.src) ? port : NULL;
+}
+
+/*
+ * All that the host says to itself comes by here: nearly all of it ends here, for half the price.
+ * True for a whole TCP or UDP packet, without options, to a number that nobody has published.
+ */
+static __always_inline bool is_plainly_not_ours(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
+	struct udphdr *l4;
+	__u8 proto;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		if (ip->ihl != 5 || (ip->frag_off & IP_FRAGMENT))
+			return false;
+		proto = ip->protocol;
+		l4 = (void *)(ip + 1);
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		if ((void *)(ip6 + 1) > end)
+			return false;
+		proto = ip6->nexthdr;
+		l4 = (void *)(ip6 + 1);
+	} else {
+		return false;
+	}
+	if ((proto != IPPROTO_TCP && proto != IPPROTO_UDP) || (void *)(l4 + 1) > end)
+		return false;
+	return !port_is_reserved(l4->dest, proto);
+}
+
+SEC("tc")
+int from_loopback(struct __sk_buff *skb)
+{
+	struct port *port;
+	struct packet *p;
+	struct conn *conn;
+	int verdict;
+
+	if (skb->tc_index == ANSWER_MARK || is_plainly_not_ours(skb))
+		return not_ours(skb);
+	p = packet_new();
+	if (!p || packet_parse(skb, p))
+		return not_ours(skb);
+	if (icmp_is_error(p)) {
+		verdict = forward_error(skb, p, NULL, PARTY_HOST);
+		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
+	}
+	if (p->fragment == FRAGMENT_LATER) {
+		if (claim(skb, p, PARTY_HOST))
+			return not_ours(skb);
+		verdict = fragment_track(skb, p, PARTY_HOST);
+		if (verdict)
+			return drop(skb, verdict);
+	}
+	if (!packet_has_ports(p) || !port_is_reserved(p->tuple.dport, p->tuple.proto))
+		return disown(skb, p, PARTY_HOST);
+	conn = conn_find(&p->tuple);
+	if (!conn) {
+		port = published(p);
+		if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
+			return disown(skb, p, PARTY_HOST);
+		verdict = nat_open_published(skb, p, port, 0, PARTY_HOST);
+		if (verdict)
+			return drop(skb, verdict);
+		conn = conn_find(&p->tuple);
+		if (!conn)
+			return drop(skb, DROP_CONN_TABLE);
+	}
+	if (conn->from_endpoint != PARTY_HOST)
+		return disown(skb, p, PARTY_HOST);
+	if (p->fragment == FRAGMENT_FIRST) {
+		verdict = fragment_track(skb, p, PARTY_HOST);
+		if (verdict)
+			return drop(skb, verdict);
+	}
+	return forward(skb, p, NULL, conn);
+}
