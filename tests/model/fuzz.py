@@ -25,7 +25,7 @@ from tests.model.generate import Generator, Sent
 from tests.model.packet import ANY, MAPPED, Key
 from tests.model.reference import Model
 from tests.model.stage import NAMES, REASONS, Host, Programs, pinned_to_one_cpu
-from tests.model.world import Member, Network, Topology
+from tests.model.world import LOOPBACK, Member, Network, Topology
 
 TOPOLOGIES, PACKETS = 24, 3000  # topologies of one host, packets of one topology
 
@@ -81,6 +81,7 @@ class Comparison:
         self.index: dict[int, int] = {id(m): index[m.name] for m in topology.members}
         self.index.update((id(u), index[u.name]) for u in topology.uplinks)
         self.index.update((id(n), index[f"dp{n.number}"]) for n in topology.networks)
+        self.index[id(LOOPBACK)] = 1
         self.elsewhere = index[topology.uplinks[0].name]
 
     def expect(self, sent: Sent) -> Expected | None:
@@ -88,6 +89,8 @@ class Comparison:
             return self.model.from_container(sent.sender, sent.frame)  # type: ignore[arg-type]
         if sent.hook == "from_uplink":
             return self.model.from_uplink(sent.sender, sent.frame)  # type: ignore[arg-type]
+        if sent.hook == "from_loopback":
+            return self.model.from_loopback(sent.frame)
         return self.model.from_host(sent.sender, sent.frame, sent.forwarded)  # type: ignore[arg-type]
 
     def compare(self, sent: Sent, tally: Tally) -> tuple[str, str, str] | None:

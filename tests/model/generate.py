@@ -14,7 +14,7 @@ from datapath.model import linklocal_of
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key, backwards, checksum
 from tests.model.reference import Connection, Model
 from tests.model.stage import Lan, Plan, uplink_mac
-from tests.model.world import Member, Network, Published, Route, Topology, Uplink
+from tests.model.world import LOCAL_SENDER, LOOPBACK, Member, Network, Published, Route, Topology, Uplink
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 FLAGS = (
@@ -77,6 +77,7 @@ ODD6 = [
         "fd00:dead::1",
     )
 ]
+LOCAL = [IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed]  # the host, as only it calls itself
 PORTS = (22, 53, 80, 443, 8080, 1, 65535, 0, 33434)
 
 
@@ -225,23 +226,24 @@ def _ports(
     for _ in range(rng.randint(0, 12) if candidates else 0):
         member = rng.choice(candidates)
         target = rng.choice([a for a in (member.addr4, member.addr6) if a])
-        family = [a for a in hosts if len(a) == len(target)]
+        family = [a for a in [*hosts, *LOCAL] if len(a) == len(target)]
         where = bytes(len(target)) if rng.random() < 0.6 else rng.choice(family)
         port = rng.choice((8081, 8082, 8083, host.ports[0] + 5, 80, 443, 53))
         proto = rng.choice((TCP, UDP))
         published = Published(member, target, rng.choice((80, 53, 8081, port)))
         if rng.random() < 0.4:
             published.filtered, published.refuse = True, rng.random() < 0.6
-            rules = [_rule(rng, len(target), members) for _ in range(rng.randint(0, 5))]
+            rules = [_rule(rng, len(target), members, hosts) for _ in range(rng.randint(0, 5))]
             published.rules = tuple({rule[:2]: rule for rule in rules}.values())
         ports[where, port, proto] = published
     return ports
 
 
-def _rule(rng: random.Random, size: int, members: list[Member]) -> tuple[bytes, int, bool]:
-    pool = (OUT4 if size == 4 else OUT6) + [
-        a for m in members for a in (m.addr4 if size == 4 else m.addr6,) if a
-    ]
+def _rule(
+    rng: random.Random, size: int, members: list[Member], hosts: list[bytes]
+) -> tuple[bytes, int, bool]:
+    pool = (OUT4 if size == 4 else OUT6) + [a for a in (*LOCAL, *hosts) if len(a) == size]
+    pool += [a for m in members for a in (m.addr4 if size == 4 else m.addr6,) if a]
     length = rng.choice((0, 8, 16, 24, 32) if size == 4 else (0, 16, 48, 64, 128))
     value = int.from_bytes(rng.choice(pool), "big")
     shift = size * 8 - length
@@ -397,6 +399,7 @@ class Generator:
             (11, self.to_outside),
             (9, self.to_published),
             (9, self.published_from_outside),
+            (6, self.published_from_loopback),
             (9, self.to_member),
             (5, self.to_host),
             (3, self.arp),
@@ -507,6 +510,19 @@ class Generator:
                 to = self.rng.randbytes(6)
         return Sent("from_container", member, frame_of(to, member.mac, packet))
 
+    def by(self, party: Member | None, packet: bytes) -> Sent:
+        """By one side of a connection; now and then what the host says comes from outside."""
+        if party is LOCAL_SENDER and self.random() < 0.97:
+            return self.from_host_itself(packet)
+        return (
+            self.from_member(party, packet)
+            if party and party is not LOCAL_SENDER
+            else self.from_outside(packet)
+        )
+
+    def from_host_itself(self, packet: bytes) -> Sent:
+        return Sent("from_loopback", LOOPBACK, frame_of(LOOPBACK.mac, LOOPBACK.mac, packet))
+
     def from_outside(self, packet: bytes) -> Sent:
         uplinks = self.world.uplinks
         uplink = uplinks[int(self.random() * len(uplinks))]
@@ -565,7 +581,7 @@ class Generator:
         key = connection.original if original else connection.answer
         sender = connection.opener if original else connection.server
         packet = self.packet(key)
-        sent = self.from_member(sender, packet) if sender else self.from_outside(packet)
+        sent = self.by(sender, packet)
         if key[0] == TCP and len(packet) > 500 and self.random() < 0.3:
             return sent._replace(gso=(500, 1200, 1360, 1420, 1448, 1460)[int(self.random() * 6)])
         return sent
@@ -618,6 +634,20 @@ class Generator:
         src = self.outside(len(host)) if self.random() < 0.9 else self.somewhere(len(host))
         flags = SYN if self.random() < 0.7 else None
         return self.from_outside(self.packet((proto, src, self.port(self.sources), host, port), flags))
+
+    def published_from_loopback(self) -> Sent | None:
+        found = self.published()
+        if found is None:
+            return None
+        host, port, proto, _ = found
+        at, size = self.random(), len(host)
+        if at < 0.25:
+            host = LOCAL[0] if size == 4 else LOCAL[1]
+        src = host if at < 0.8 else self.host_address(size) if at < 0.95 else self.somewhere(size)
+        if at < 0.05:
+            port = self.port(self.targets)
+        flags = SYN if self.random() < 0.7 else None
+        return self.from_host_itself(self.packet((proto, src, self.port(self.sources), host, port), flags))
 
     def to_member(self) -> Sent | None:
         member, size = self.member(), 4
@@ -760,7 +790,7 @@ class Generator:
         word = b"\0\0\5\x14" if rare() < 0.5 else self.rng.randbytes(4)
         body = icmp(src, dst, bytes((kind, code, 0, 0)) + word + packet[:size])
         packet = self.wrapped(src, dst, ICMP if len(src) == 4 else ICMPV6, body)
-        return self.from_member(sender, packet) if sender else self.from_outside(packet)
+        return self.by(sender, packet)
 
     def anything(self) -> Sent:
         member, rare = self.member(), self.random
@@ -783,6 +813,8 @@ class Generator:
             )
         if rare() < 0.3:
             return self.from_outside(packet)
+        if rare() < 0.1:
+            return self.from_host_itself(packet)
         if rare() < 0.1:
             return Sent("from_host", member.network, frame_of(member.mac, member.network.mac, packet))
         return self.from_member(member, packet)
@@ -827,8 +859,10 @@ class Generator:
                 whole = whole._replace(gso=0)
         elif at < 0.5:
             whole = self.to_outside()
-        elif at < 0.65:
+        elif at < 0.6:
             whole = self.published_from_outside()
+        elif at < 0.65:
+            whole = self.published_from_loopback()
         elif at < 0.75:
             whole = self.to_published()
         elif at < 0.85:

@@ -193,6 +193,11 @@ def on_link(address: bytes) -> bool:
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
+def loopback(address: bytes) -> bool:
+    """127/8 and ::1: the host's own, and nobody else's."""
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
+
+
 def unusable(address: bytes) -> bool:
     """Addresses that no packet beyond its link may come from, or go to as to one host."""
     if len(address) == 4:

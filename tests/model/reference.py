@@ -54,11 +54,12 @@ from tests.model.packet import (
     Key,
     Packet,
     backwards,
+    loopback,
     num,
     on_link,
     unusable,
 )
-from tests.model.world import Member, Network, Published, Topology, Uplink
+from tests.model.world import LOCAL_SENDER, Member, Network, Published, Topology, Uplink
 
 NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
 # Bytes: a reset as near as this behind what its receiver has acknowledged is within any window, one as far is within
@@ -499,9 +500,11 @@ class Model:
         server, net = published.member, published.member.network
         key = p.key
         proto, src, sport, _, _ = key
-        own = client is None or client.network is not net
-        source = src if own else net.gateway(len(src))
-        fits = not p.keep or p.size <= net.mtu
+        local = client is LOCAL_SENDER
+        own = client is None or (not local and client.network is not net)
+        source = src if own or (local and not loopback(src)) else net.gateway(len(src))
+        # What the host says to itself has no way to go that could be too narrow.
+        fits = local or not p.keep or p.size <= net.mtu
         expected = self._choose(
             p,
             sport,
@@ -528,7 +531,7 @@ class Model:
 
     @staticmethod
     def _half_from(found: tuple[Connection, bool]) -> Member | None:
-        """Who sends that half; None: the outside."""
+        """Who sends that half; None: the outside; LOCAL_SENDER: the host itself."""
         connection, original = found
         return connection.opener if original else connection.server
 
@@ -558,6 +561,9 @@ class Model:
         receiver = self._half_to(found)
         if self._is_stale(found):
             return dropped(p.frame, "DROP_STALE")
+        if receiver is LOCAL_SENDER:
+            connection.spoken(p, original)
+            return passed("TO_HOST", translated(p, out[1], out[3], out[2], out[4], 0))
         if receiver is None:
             route = self.world.route(out[3])
             if sender is None:
@@ -568,7 +574,7 @@ class Model:
                 return self._told(p, sender, "DROP_TTL")
             if p.size > route.uplink.mtu:
                 return self._told(p, sender, "DROP_TOO_BIG", route.uplink.mtu)
-        elif p.keep and p.size > receiver.network.mtu:
+        elif sender is not LOCAL_SENDER and p.keep and p.size > receiver.network.mtu:
             return self._told(p, sender, "DROP_TOO_BIG", receiver.network.mtu)
         connection.spoken(p, original)
         if receiver:
@@ -607,6 +613,9 @@ class Model:
         receiver = self._half_to(found)
         if self._is_stale(found):
             return dropped(p.frame, "DROP_STALE")
+        if receiver is LOCAL_SENDER:
+            src = other[3] if p.src == key[1] else p.src
+            return Expected(REDIRECT, ("TO_HOST",), error_outs(p, src, other[1], other, 0))
         if receiver is None and self.world.route(other[1]).uplink is None:
             return None
         if p.ttl <= 1 and receiver is None:
@@ -663,11 +672,24 @@ class Model:
             return ours
         if p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
             return ours
+        return self._arrives(p, None, ours)
+
+    def from_loopback(self, frame: bytes) -> Expected | None:
+        """The host speaks with itself (S19: a published port is reached from the host itself)."""
+        p = Packet(frame, self.gso)
+        ours = Expected(NEXT, ("NOT_OURS",), (frame,))
+        if p.fault or p.kind == ARP or p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+            return ours
+        return self._arrives(p, LOCAL_SENDER, ours)
+
+    def _arrives(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
+        """Where the host's own packets come by: what is not for a container is `ours`, untouched."""
+        frame = p.frame
         if p.error:
-            return self._error(p, None) or ours
+            return self._error(p, sender) or ours
         if not p.fragment:
-            return self._of_containers(p) if self._concerns_containers(p) else ours
-        datagram = self._datagram(p, 0)
+            return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
+        datagram = self._datagram(p, sender.number if sender else 0)
         if datagram.undefined:
             return None
         if p.fragment == LATER:
@@ -681,8 +703,8 @@ class Model:
             early = self._collect(p, datagram)
             if early:
                 return early
-            return self._of_containers(p) if self._concerns_containers(p) else ours
-        if not self._concerns_containers(p):
+            return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
+        if not self._concerns_containers(p, sender):
             datagram.known = datagram.foreign = True
             datagram.held.clear()
             return ours
@@ -704,21 +726,29 @@ class Model:
             return early
         again = tuple(datagram.held)
         datagram.held.clear()
-        expected = self._of_containers(p)
-        if expected is None:
+        expected = self._of_containers(p, sender)
+        # Where ports are scarce it may be refused, and then the host gets the others.
+        if expected is None or expected.verdict == ANY:
             datagram.undefined = True
             return None
         expected.again = again
         return expected
 
-    def _concerns_containers(self, p: Packet) -> bool:
+    def _concerns_containers(self, p: Packet, sender: Member | None) -> bool:
         """It belongs to a connection that a container began, or goes to a published port."""
         if p.ports is None:
             return False
         found = self.table.get(p.key)
         if found:
-            return self._half_from(found) is None
+            return self._half_from(found) is sender
         published = self._published(p) if p.fragment != LATER else None
+        if sender is LOCAL_SENDER:
+            # Whom the rules do not admit finds what the host itself has there: nothing.
+            return (
+                published is not None
+                and all(loopback(one) or not unusable(one) for one in (p.src, p.dst))
+                and published.admits(p.src)
+            )
         if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.world.broadcasts:
             return False
         if self.world.route(p.dst).kind != "local":
@@ -726,13 +756,13 @@ class Model:
         # Nor is there an answer to where no way leads.
         return self.world.route(p.src).kind not in ("local", "net", "none")
 
-    def _of_containers(self, p: Packet) -> Expected | None:
+    def _of_containers(self, p: Packet, sender: Member | None) -> Expected | None:
         found = self.table.get(p.key)
         if found:
-            return self._forward(p, None, found)
+            return self._forward(p, sender, found)
         published = self._published(p)
         assert published
-        return self._open_published(p, None, published)
+        return self._open_published(p, sender, published)
 
     # ---- from the host ---------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from datapath.model import linklocal_of
 from tests.bpf.stage import _new_namespace, private_bpffs
 from tests.model.world import Member, Network, Published, Topology, Uplink
 
-HOOKS = ("from_container", "from_host", "from_uplink")
+HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")
 EXTRA = {
     "sources": ("source_key", "source"),
     "rates": ("rate_key", "rate"),
@@ -183,7 +183,7 @@ class Host:
 
     def tap(self, name: str) -> socket.socket:
         if name not in self.taps:
-            with netns.enter(self.space if name[0] in "vu" else self.inside):
+            with netns.enter(self.space if name[0] in "vul" else self.inside):
                 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                 tap.bind((name, 3))
             tap.setblocking(False)

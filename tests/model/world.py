@@ -51,6 +51,11 @@ class Uplink:
     mtu: int = 1500
 
 
+# The host's own loopback device, where it speaks with itself: as a place, and as who sends there.
+LOOPBACK = Uplink("lo", bytes(6), b"", b"")
+LOCAL_SENDER = Member(Network(0, bytes(6)), -1, bytes(6), "lo")
+
+
 @dataclass(eq=False)
 class Published:
     member: Member
