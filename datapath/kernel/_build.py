@@ -26,6 +26,7 @@ struct bpf_object;
 struct bpf_map;
 struct bpf_program;
 struct ring_buffer;
+struct btf;
 
 struct bpf_object_open_opts {
     size_t sz;
@@ -102,6 +103,20 @@ struct ring_buffer *ring_buffer__new(int map_fd, int (*sample)(void *, void *, s
 int ring_buffer__consume(struct ring_buffer *rb);
 void ring_buffer__free(struct ring_buffer *rb);
 
+/* A type of a kernel's own description of itself. Its members, enumerators or parameters follow it in memory. */
+struct btf_type { __u32 name_off; __u32 type; ...; };
+struct btf_member { __u32 name_off; __u32 type; __u32 offset; };
+struct btf_enum { __u32 name_off; int32_t val; };
+
+struct btf *btf__load_vmlinux_btf(void);
+void btf__free(struct btf *btf);
+int btf__find_by_name_kind(const struct btf *btf, const char *type_name, __u32 kind);
+int btf__resolve_type(const struct btf *btf, __u32 type_id);
+const struct btf_type *btf__type_by_id(const struct btf *btf, __u32 id);
+const char *btf__name_by_offset(const struct btf *btf, __u32 offset);
+__u16 btf_vlen(const struct btf_type *t);
+_Bool btf_is_composite(const struct btf_type *t);
+
 int libbpf_num_possible_cpus(void);
 void quiet(void);
 
@@ -113,6 +128,7 @@ SOURCE = """
 #include <linux/types.h>
 #include <linux/bpf.h>
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include "abi.h"
 
