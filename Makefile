@@ -15,7 +15,9 @@ PYTHON_STAMP := $(VENV)/.stamp-python
 INSTALL_STAMP := $(VENV)/.stamp-install
 
 OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
-HEADERS := $(wildcard bpf/*.h)
+# bcc compiles these when they are used.
+TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace_*.[ch]))
+HEADERS := $(filter-out bpf/trace_%,$(wildcard bpf/*.h))
 C_FILES := $(wildcard bpf/*.c bpf/*.h)
 SOURCES := $(wildcard datapath ctl tests) setup.py
 
@@ -86,7 +88,7 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
 
 build: $(INSTALL_STAMP) bpf
 
-bpf: $(SYSTEM_STAMP) $(OBJECTS) datapath/objects/abi.h
+bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h
 
 datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@mkdir -p $(@D)
@@ -94,7 +96,7 @@ datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@$(LLVM_STRIP) -g $@.tmp
 	@mv $@.tmp $@
 
-datapath/objects/abi.h: bpf/abi.h
+datapath/objects/abi.h $(TRACERS): datapath/objects/%: bpf/%
 	@mkdir -p $(@D)
 	cp $< $@
 

@@ -48,7 +48,10 @@ setup(
     # Named, so that an editable install is a plain path and costs the start-up no import hook.
     package_dir={"": "."},
     packages=find_packages(include=["datapath", "datapath.*", "ctl", "ctl.*"]),
-    package_data={"datapath": ["objects/*.bpf.o", "objects/abi.h"], "datapath.bench": ["*.j2"]},
+    package_data={
+        "datapath": ["objects/*.bpf.o", "objects/abi.h", "objects/trace_*"],
+        "datapath.bench": ["*.j2"],
+    },
     install_requires=INSTALL,
     extras_require={"bench": BENCH, "dev": DEVELOP},
     cffi_modules=[f"{BUILDER}:ffibuilder"] if Path(BUILDER).exists() else [],

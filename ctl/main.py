@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import click
 
-from ctl import bench, connection, container, network, port, system
+from ctl import bench, connection, container, network, port, system, trace
 from ctl.command import Front, Group
 from ctl.output import leaves
 from datapath.errors import DatapathError, printable
@@ -67,6 +67,7 @@ for _command in (
     container.rm,
     bench.bench,
     system.stats,
+    trace.trace,
     system.down,
     system.version,
     system.completion,

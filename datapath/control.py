@@ -38,8 +38,10 @@ from datapath.state import State
 from datapath.store import Store
 
 if TYPE_CHECKING:
+    from datapath.control_trace import DropsOfHost
     from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.sandbox import Held
+    from datapath.kernel.trace import LatencyTrace
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
@@ -570,6 +572,22 @@ class Control:
     def stats(self) -> Stats:
         with self._dataplane() as found:
             return Stats(found.counters_sum(), found.fill()) if found else Stats({}, {})
+
+    def trace_latency(self, names: Sequence[str] = ()) -> LatencyTrace:
+        """Between the containers: all, one and the others, or those that are named. A context manager."""
+        from datapath import control_trace
+        from datapath.kernel import features
+
+        features.require()
+        return control_trace.latency(self._snapshot(), names)
+
+    def trace_drops(self) -> DropsOfHost:
+        """What the kernel and the packet programs drop here. A context manager."""
+        from datapath import control_trace
+        from datapath.kernel import features
+
+        features.require()
+        return control_trace.DropsOfHost(self._snapshot, lambda: self.stats().counters)
 
     def down(self) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state."""

@@ -44,6 +44,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
+def sandbox_key(state: State, sandbox_id: str) -> str | None:
+    """The path of a sandbox's namespace, through whichever of its users is alive."""
+    from datapath.kernel import process
+
+    for container in state.users(sandbox_id):
+        if container.running and process.alive(container.pid, container.pid_start):
+            return f"/proc/{container.pid}/ns/net"
+    return None
+
+
 class Session:
     """Use as a context manager. `warn` is told what was mended, one line each."""
 
@@ -374,13 +384,7 @@ class Session:
         shutil.rmtree(self.folder(container), ignore_errors=True)
 
     def sandbox_key(self, sandbox_id: str) -> str | None:
-        """The path of a sandbox's namespace, through whichever of its users is alive."""
-        from datapath.kernel import process
-
-        for container in self.state.users(sandbox_id):
-            if container.running and process.alive(container.pid, container.pid_start):
-                return f"/proc/{container.pid}/ns/net"
-        return None
+        return sandbox_key(self.state, sandbox_id)
 
     def ended(self, container: Container) -> None:
         """A running container's process is gone: record it."""

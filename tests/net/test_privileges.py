@@ -22,6 +22,7 @@ COMMANDS = {
     "remove": ["rm", "-f", "web"],
     "port": ["port", "add", "web", "8082:80"],
     "stats": ["stats"],
+    "trace": ["trace", "drops"],
     "down": ["down"],
     "ls": ["network", "ls"],
     "inspect": ["inspect", "web"],

@@ -26,6 +26,7 @@ from ctl.output import documents, for_each, listing, table
 from ctl.port import COLUMNS as PORT_COLUMNS
 from ctl.port import mapping_row
 from ctl.template import Template, TemplateError
+from ctl.trace import difference, latency_text
 from ctl.words import created_at, duration, mapping_text, ports_text, status_text
 from datapath.errors import (
     ConfigError,
@@ -658,3 +659,15 @@ def test_completion_of_names(installation: Path) -> None:
     words = {"COMP_WORDS": "datapathctl network inspect b", "COMP_CWORD": "3"}
     done = python("from ctl.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
     assert (done.stdout, done.stderr) == ("plain,bridge\n", "")
+
+
+def test_a_histogram_has_its_rows_from_the_first_that_has_something() -> None:
+    now = {("a", "b"): (0, 0, 1, 0, 81), ("b", "a"): (0, 5)}
+    new = difference(now, {("a", "b"): (0, 0, 0, 0, 1), ("b", "a"): (0, 5)})
+    assert latency_text(new).splitlines() == [
+        "a -> b, 81 packets",
+        "NANOSECONDS   PACKETS",
+        "4 to 7        1         *",
+        "8 to 15       0",
+        "16 to 31      80        " + 40 * "*",
+    ]
