@@ -42,6 +42,10 @@ OPT_MTU = "com.docker.network.driver.mtu"
 OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 
+# What forwards a bridge network's packets: our own option and its values.
+OPT_MODE = "com.datapath.mode"
+EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
+
 
 def short(ident: str) -> str:
     """The 12 digits of an id that users are shown."""
@@ -98,6 +102,15 @@ class Network:
     def masquerade(self) -> bool:
         """Packets to the outside leave with the host's address."""
         return self.options.get(OPT_MASQUERADE, "true") in TRUE_WORDS
+
+    @property
+    def mode(self) -> str:
+        """One of MODES, for a bridge network; a classic one has a Linux bridge and packet filter rules."""
+        return self.options.get(OPT_MODE, EBPF)
+
+    @property
+    def classic(self) -> bool:
+        return self.mode != EBPF
 
     @property
     def mtu(self) -> int | None:

@@ -68,6 +68,12 @@ def _host_binding(name: str, value: str) -> str:
     return str(parse_address(value, f"value for option {name}"))
 
 
+def _mode(name: str, value: str) -> str:
+    if value not in model.MODES:
+        raise _bad_value(name, value, f"there are {', '.join(model.MODES)}")
+    return value
+
+
 _OPTIONS: dict[str, Callable[[str, str], str]] = {
     model.OPT_NAME: _device,
     model.OPT_ICC: _truth,
@@ -75,6 +81,7 @@ _OPTIONS: dict[str, Callable[[str, str], str]] = {
     model.OPT_HOST_BINDING: _host_binding,
     model.OPT_MTU: _mtu,
     model.OPT_IFACE_PREFIX: _iface_prefix,
+    model.OPT_MODE: _mode,
 }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from datapath import drivers, entries, model
+from datapath import drivers, entries, forwarding, model
 from datapath.config import DaemonConfig, Settings
 from datapath.config_tuning import different
 from datapath.drivers.context import Context
@@ -34,6 +34,7 @@ from datapath.state import Fresh, Object, State
 from datapath.store import Store
 
 if TYPE_CHECKING:
+    from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.links import Facts
 
 _RESERVED = "net/ipv4/ip_local_reserved_ports"
@@ -130,14 +131,30 @@ class Session:
             uplinks=tuple(uplink.name for uplink in self.observed.uplinks),
         )
 
+    @property
+    def realised(self) -> list[Network]:
+        """The bridge networks, of whichever mode, that are built."""
+        return [n for n in self.state.networks.values() if n.realised and n.driver == "bridge"]
+
     def refresh_host(self) -> None:
-        """Attaches to outside devices that are new, and tells the programs the host's addresses."""
+        """Keeps packets forwarded that have to be, and the packet programs, if there are any, up to date."""
+        for device in self.context.links.keep_forwarding(n.device for n in self.realised):
+            self.warn(f"forwarding had been switched off for {device}: it is on again")
+        forwarding.refresh(self.store, self.realised, self.observed.uplinks)
+        dataplane = self.context.loaded
+        if dataplane is not None:
+            self._refresh_programs(dataplane)
+
+    def _refresh_programs(self, dataplane: Dataplane) -> None:
+        """Attaches to outside devices that are new, and tells the programs the host's addresses and the bridges
+        of classic networks, which they keep their containers from."""
         from datapath.kernel import abi
 
-        ours = [n.device for n in self.state.networks.values() if n.realised and n.device]
-        for device in self.context.links.keep_forwarding(ours):
-            self.warn(f"forwarding had been switched off for {device}: it is on again")
-        dataplane = self.context.dataplane
+        bridges = {n.number: self.context.links.index(n.device) for n in self.realised if n.classic}
+        gateway = int(abi.DeviceKind.DEVICE_GATEWAY)
+        for number, index in bridges.items():
+            if index is not None:
+                dataplane.devices[abi.device_key(index)] = abi.device(kind=gateway, network=number)
         kind = int(abi.DeviceKind.DEVICE_UPLINK)
         wanted = {
             abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
@@ -156,7 +173,7 @@ class Session:
         self.refresh_xdp()
         own = {address.ip for address in self.observed.addresses}
         # What was observed may be older than a network that this command has built.
-        own |= {s.gateway for n in self.state.networks.values() if n.realised for s in n.subnets if s.gateway}
+        own |= {s.gateway for n in self.realised for s in n.subnets if s.gateway}
         addresses = {abi.address_key(address): abi.address() for address in own}
         present = dict(dataplane.addresses.read_all())
         dataplane.addresses.delete_many(present.keys() - addresses.keys())
@@ -250,7 +267,7 @@ class Session:
         dataplane.remove()
 
     def driver(self, network: Network) -> drivers.Driver:
-        return drivers.find(network.driver, self.context)
+        return drivers.find(network, self.context)
 
     def mtu(self, network: Network) -> int:
         return network_mtu(network, self.facts)
@@ -278,6 +295,8 @@ class Session:
             self.put(replace(network, phase=model.READY, realised=network.driver != "bridge", subnets=()))
         else:
             self.delete(network)
+        if network.classic:
+            forwarding.refresh(self.store, self.realised, self.observed.uplinks)
 
     def join(self, endpoint: Endpoint, key: str) -> Endpoint:
         """Puts an endpoint, whose row is written, into the sandbox with that namespace path."""
@@ -289,13 +308,15 @@ class Session:
         self.publish(endpoint, endpoint.ports)
         return endpoint
 
-    def publish(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
-        """Opens ports of an endpoint; its row names them already."""
+    def publish(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...], again: bool = False) -> None:
+        """Opens ports of an endpoint; its row names them already. `again`: it has had them all along."""
         if mappings:
             self.reserve_ports()
             network = self.state.networks[endpoint.network_id]
             reserved = entries.reserved_entries(self.state, mappings)
-            self.driver(network).program_external(network, endpoint, mappings, reserved)
+            driver = self.driver(network)
+            program = driver.reclaim_external if again else driver.program_external
+            program(network, endpoint, mappings, reserved)
             self.refresh_loopback()
             if any(mapping.filter for mapping in mappings):
                 self.refresh_xdp()
@@ -311,8 +332,9 @@ class Session:
         filters = frozenset(m.filter for m in mappings if m.filter) - filters_in_use(after)
         self.driver(network).revoke_external(network, endpoint, mappings, reserved, filters)
         for other in self.state.endpoints_of_sandbox(endpoint.sandbox_id):
-            if other.id != endpoint.id:
-                self.publish(other, tuple(mapping for mapping in other.ports if mapping in mappings))
+            theirs = tuple(mapping for mapping in other.ports if mapping in mappings)
+            if other.id != endpoint.id and theirs:
+                self.publish(other, theirs, again=True)
 
     def reshape(self, before: PortMapping, mapping: PortMapping, endpoints: tuple[Endpoint, ...]) -> None:
         """Exchanges the rules of a mapping, in one step for each port; the rows name the new ones already."""
@@ -436,27 +458,31 @@ class Session:
 
     def _rebuild(self) -> None:
         """After a reboot, or if somebody removed devices or pins: build again what was promised."""
-        realised = [n for n in self.state.networks.values() if n.realised and n.driver == "bridge"]
+        realised = self.realised
         if not realised:
             return
-        unloaded = self.context.loaded is None
-        _ = self.context.dataplane  # if they cannot be loaded, what is there stays
+        programmed = [network for network in realised if not network.classic]
+        unloaded = bool(programmed) and self.context.loaded is None
         if unloaded:
+            _ = self.context.dataplane  # if they cannot be loaded, what is there stays
             self.warn(
                 "the packet programs were missing on the host: loaded again, networks and ports with them"
             )
         for network in realised:
             driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
-            if unloaded or network.device not in self.observed.names:
-                if not unloaded:
+            again = unloaded and not network.classic
+            if again or network.device not in self.observed.names:
+                if not again:
                     self.warn(f"network {network.name} was missing on the host: built again")
                 driver.delete_network(network)
                 driver.create_network(network, self.mtu(network), members)
+                if network.classic:
+                    self._restore([network])
             else:
                 network = self._apply_config(network)
                 driver.update_network(network, members, self._current_mtu(network), self._key_of)
         if unloaded:
-            self._restore(realised)
+            self._restore(programmed)
         self.refresh_host()
 
     def _restore(self, networks: list[Network]) -> None:

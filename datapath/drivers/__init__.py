@@ -83,6 +83,16 @@ class Driver:
         """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more;
         `filters`: numbers of rules that nobody uses without them."""
 
+    def reclaim_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[ReservedKey, int],
+    ) -> None:
+        """Ports that the endpoint and another one both had, while they move, are its own now."""
+        self.program_external(network, endpoint, mappings, reserved)
+
     def forget_filters(self, filters: frozenset[int]) -> None:
         """Removes rules that no port leads to any more."""
 
@@ -100,11 +110,14 @@ class Driver:
         """Ends connections by way of these ports whose client may not connect any more."""
 
 
-def find(name: str, context: Context) -> Driver:
-    """The driver of that name."""
+def find(network: Network, context: Context) -> Driver:
+    """The driver of the network: that of its name, and of its mode."""
     from datapath.drivers.bridge import Bridge
+    from datapath.drivers.classic import Classic
     from datapath.drivers.host import Host
     from datapath.drivers.null import Null
 
+    if network.classic:
+        return Classic(context)
     drivers: dict[str, type[Driver]] = {"bridge": Bridge, "host": Host, "null": Null}
-    return drivers[name](context)
+    return drivers[network.driver](context)

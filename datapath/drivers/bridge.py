@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_interface
-from typing import Any, cast
+from ipaddress import ip_interface
+from typing import Any
 
 from datapath import entries
-from datapath.drivers import Driver
-from datapath.errors import DatapathError
+from datapath.drivers.bridged import Bridged, attempt, report
 from datapath.kernel import abi, connections
 from datapath.kernel.dataplane import Dataplane
-from datapath.model import Address, Endpoint, Network, PortMapping, linklocal_of
+from datapath.model import Endpoint, Network, PortMapping, linklocal_of
 from datapath.plan_endpoints import gateway_mac
 
 
@@ -28,7 +27,7 @@ def peer_name(network: Network) -> str:
     return f"dpx{network.number}"
 
 
-class Bridge(Driver):
+class Bridge(Bridged):
     """Bridge networks (the default driver)."""
 
     # ---- networks ------------------------------------------------------------------------
@@ -57,17 +56,11 @@ class Bridge(Driver):
         mtu: int | None,
         sandbox: Callable[[Endpoint], str | None],
     ) -> None:
-        dataplane, links = self.context.dataplane, self.context.links
+        dataplane = self.context.dataplane
         known = dataplane.networks[network.number]
         mtu = mtu or known.mtu
         if mtu != known.mtu:
-            links.set_mtu(
-                None, (network.device, peer_name(network), *(member.host_ifname for member in members)), mtu
-            )
-            for member in members:
-                path = sandbox(member)
-                if path is not None:
-                    links.set_mtu(path, (member.ifname,), mtu)
+            self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
         number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
         if known != (wanted := _numbered(value)):
             dataplane.networks[number] = wanted
@@ -83,8 +76,8 @@ class Bridge(Driver):
             for index in {ifindex or 0, known.ifindex} - {0}:
                 dataplane.devices.pop(abi.device_key(index), None)
                 dataplane.detach("from_host", index, device_gone=True)
-        _attempt(failures, self.context.links.delete, network.device, peer_name(network))
-        _raise(failures, f"network {network.name} could not be removed completely")
+        attempt(failures, self.context.links.delete, network.device, peer_name(network))
+        report(failures, f"network {network.name} could not be removed completely")
 
     # ---- endpoints -----------------------------------------------------------------------
 
@@ -97,7 +90,7 @@ class Bridge(Driver):
             endpoint = replace(endpoint, host_ifindex=ifindex)
             self._open(network, endpoint)
             if sandbox is not None:
-                self._configure(network, endpoint, sandbox)
+                self.configure(network, endpoint, sandbox)
             undo.pop_all()
         return endpoint
 
@@ -117,16 +110,6 @@ class Bridge(Driver):
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
             self._open(network, endpoint)
-
-    def _configure(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
-        self.context.links.configure(
-            sandbox,
-            endpoint.ifname,
-            [address for address in (endpoint.ipv4, endpoint.ipv6) if address],
-            gateway4=cast(IPv4Address, _gateway(network, 4)) if endpoint.gateway4 else None,
-            gateway6=cast(IPv6Address, _gateway(network, 6)) if endpoint.gateway6 else None,
-            ipv6=network.ipv6,
-        )
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         dataplane = self.context.loaded
@@ -148,20 +131,11 @@ class Bridge(Driver):
             if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
                 dataplane.detach("from_container", ifindex, device_gone=True)
-        _attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        attempt(failures, self.context.links.delete, endpoint.host_ifname)
         if dataplane is not None:
             connections.forget_endpoint(dataplane, endpoint.number)
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
-        _raise(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
-
-    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
-        links = self.context.links
-        for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
-            gateway = _gateway(network, version)
-            if wanted and gateway is not None:
-                links.set_gateway(sandbox, endpoint.ifname, gateway)
-            else:
-                links.remove_gateway(sandbox, endpoint.ifname, version)
+        report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
     def program_links(
         self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
@@ -255,20 +229,3 @@ def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, .
     if isinstance(value, entries.NetworkValue):
         return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])
     return (int(abi.DeviceKind[value.kind]), *value[1:])
-
-
-def _gateway(network: Network, version: int) -> Address | None:
-    subnet = network.subnet4 if version == 4 else network.subnet6
-    return subnet.gateway if subnet else None
-
-
-def _attempt(failures: list[Exception], step: Callable[..., None], *args: object) -> None:
-    try:
-        step(*args)
-    except (DatapathError, ExceptionGroup) as error:
-        failures.append(error)
-
-
-def _raise(failures: list[Exception], message: str) -> None:
-    if failures:
-        raise ExceptionGroup(message, failures)

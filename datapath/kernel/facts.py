@@ -157,6 +157,12 @@ def _link(route: Any, index: int) -> Any:
         raise
 
 
+def mtu(route: Any, index: int) -> int | None:
+    """Bytes of an IP packet that the device takes; None: it has just gone."""
+    link = _link(route, index)
+    return int(_attributes(link)["IFLA_MTU"]) if link is not None else None
+
+
 def _attributes(message: Any) -> dict[str, Any]:
     return dict(message["attrs"])
 

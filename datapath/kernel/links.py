@@ -134,6 +134,52 @@ class Links:
             raise
         return index
 
+    # ---- a classic network's bridge ------------------------------------------------
+
+    def create_bridge(
+        self, name: str, mac: str, addresses: Sequence[Interface], mtu: int, *, ipv6: bool
+    ) -> int:
+        """A Linux bridge that holds the addresses, lets 127.0.0.1 of the host talk to its members, and shows the
+        packet filter what its members send each other: for some of it the filter has translated. Its index.
+
+        Undone on failure.
+        """
+        filtered = {"br_nf_call_iptables": 1, "br_nf_call_ip6tables": 1}
+        with translated("create", f"bridge {name}"):
+            self._route.link("add", kind="bridge", ifname=name, address=mac, **filtered)
+        try:
+            with enter(self._netns):
+                index = _index_of(name)
+                sysctl.write(f"net/ipv4/conf/{name}/forwarding", 1)
+                sysctl.write(f"net/ipv4/conf/{name}/route_localnet", 1)
+                if ipv6:
+                    _static_ipv6(name)
+                    sysctl.write(f"net/ipv6/conf/{name}/forwarding", 1)
+                    sysctl.write_if_present(f"net/ipv6/conf/{name}/force_forwarding", 1)
+                else:
+                    _quiet_ipv6(name)
+            with translated("set the MTU of", f"bridge {name}"):
+                self._route.link("set", index=index, mtu=mtu)
+            _bring_up(self._route, index, name, addresses)
+        except BaseException:
+            self.delete(name)
+            raise
+        return index
+
+    def enslave(self, name: str, bridge: str) -> None:
+        """Make a device a port of the bridge, one that may also get back what it sent (hairpin mode)."""
+        with enter(self._netns):
+            index, bridge_index = _index_of(name), _index_of(bridge)
+        with translated("add", f"device {name} to bridge {bridge}"):
+            self._route.link("set", index=index, master=bridge_index)
+            self._route.brport("set", index=index, mode=1)
+
+    def mtu(self, name: str) -> int | None:
+        """Bytes; None: there is no such device."""
+        with enter(self._netns):
+            index = _index(name)
+        return facts.mtu(self._route, index) if index is not None else None
+
     def keep_forwarding(self, names: Iterable[str]) -> list[str]:
         """Switch IPv4 forwarding on again for those of the gateway devices that have lost it; which those were.
 

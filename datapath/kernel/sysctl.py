@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 
 from datapath.errors import KernelError
@@ -30,5 +31,14 @@ def read(path: str) -> str:
 
 def write_if_present(path: str, value: int | str) -> None:
     """The same for a setting that a kernel without the feature (IPv6) simply does not have."""
-    if os.path.exists(f"/proc/sys/{path}"):
+    if exists(path):
         write(path, value)
+
+
+def exists(path: str) -> bool:
+    return os.path.exists(f"/proc/sys/{path}")
+
+
+def matching(pattern: str) -> list[str]:
+    """The settings that match a pattern, where * stands for one part."""
+    return [path.removeprefix("/proc/sys/") for path in glob.glob(f"/proc/sys/{pattern}")]

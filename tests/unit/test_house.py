@@ -46,10 +46,12 @@ ALLOWED = {
         "datapath.plan",
     },
     "datapath.entries": {"datapath.errors", "datapath.model", "datapath.state", "datapath.plan"},
+    "datapath.rules": {"datapath.errors", "datapath.model", "datapath.entries", "datapath.rules"},
+    "datapath.forwarding": {"datapath.model", "datapath.store", "datapath.kernel"},
     "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.drivers": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
-        *("datapath.plan", "datapath.entries", "datapath.kernel", "datapath.drivers"),
+        *("datapath.plan", "datapath.entries", "datapath.rules", "datapath.kernel", "datapath.drivers"),
     },
     "datapath.kernel": {"datapath.errors", "datapath.model", "datapath.kernel"},
     "datapath.bench.model": {"datapath.errors"},
@@ -63,7 +65,7 @@ ALLOWED = {
     },
 }
 PURE = (
-    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries"),
+    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries", "datapath.rules"),
     *("datapath.bench.stats", "datapath.bench.compare", "datapath.bench.sweeps", "datapath.bench.tables"),
 )
 

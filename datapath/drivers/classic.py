@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridge networks as Docker builds them: a Linux bridge, its ports, and packet filter rules. No packet program.
+
+They are what the packet programs are measured against, so they are built as well as can be: a batch of rules a step,
+and a path for packets that is Docker's without its userland proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_interface
+
+from datapath import entries
+from datapath.drivers import filters
+from datapath.drivers.bridged import Bridged, attempt, report
+from datapath.errors import KernelError
+from datapath.kernel import netfilter
+from datapath.model import Endpoint, Network, PortMapping
+from datapath.plan_endpoints import gateway_mac
+
+
+class Classic(Bridged):
+    """Networks of the modes iptables and nftables."""
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        netfilter.require_bridges()
+        links = self.context.links
+        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+        with ExitStack() as undo:
+            undo.callback(self.delete_network, network)
+            links.create_bridge(network.device, gateway_mac(network), addresses, mtu, ipv6=network.ipv6)
+            self._filter(network).create_network(network)
+            undo.pop_all()
+
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        if mtu is not None and mtu != self.context.links.mtu(network.device):
+            self.set_mtu((network.device,), members, mtu, sandbox)
+
+    def delete_network(self, network: Network) -> None:
+        failures: list[Exception] = []
+        attempt(failures, self._filter(network).delete_network, network)
+        attempt(failures, self.context.links.delete, network.device)
+        report(failures, f"network {network.name} could not be removed completely")
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+        links = self.context.links
+        with ExitStack() as undo:
+            undo.callback(self.leave, network, endpoint)
+            ifindex, _ = links.create_endpoint(
+                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
+            )
+            endpoint = replace(endpoint, host_ifindex=ifindex)
+            self._put(network, lambda rules: rules.open(network, endpoint))
+            links.enslave(endpoint.host_ifname, network.device)
+            if sandbox is not None:
+                self.configure(network, endpoint, sandbox)
+            undo.pop_all()
+        return endpoint
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
+            self.context.links.enslave(endpoint.host_ifname, network.device)
+        self._filter(network).align(network, replace(endpoint, ports=()))
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        failures: list[Exception] = []
+        attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        attempt(failures, self._filter(network).close, network, endpoint)
+        addresses = [interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface]
+        attempt(failures, netfilter.forget, addresses)
+        report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
+
+    def program_links(
+        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
+    ) -> None:
+        if policies:
+            self._put(network, lambda rules: rules.link(network, policies))
+
+    # ---- published ports -------------------------------------------------------------------
+
+    def program_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[entries.ReservedKey, int],
+    ) -> None:
+        if network.internal or not mappings:
+            return
+        self._put(network, lambda rules: rules.publish(network, endpoint, mappings))
+        udp = {port for m in mappings if m.proto == "udp" for _, port, _, _ in m.expand()}
+        for version in endpoint.ways:
+            netfilter.forget_udp(version, udp)
+
+    def revoke_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[entries.ReservedKey, int],
+        filters: frozenset[int],
+    ) -> None:
+        if mappings:
+            self._filter(network).revoke(network, endpoint, mappings)
+
+    def reclaim_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Mapping[entries.ReservedKey, int],
+    ) -> None:
+        """Nothing: each endpoint has rules of its own."""
+
+    def align_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        reserved: Mapping[entries.ReservedKey, int],
+        sources: Mapping[entries.SourceKey, int],
+    ) -> None:
+        self._filter(network).align(network, endpoint)
+
+    # ---- the packet filter -----------------------------------------------------------------
+
+    def _filter(self, network: Network) -> filters.Filter:
+        return filters.find(network.mode)
+
+    def _put(self, network: Network, step: Callable[[filters.Filter], None]) -> None:
+        """Adds rules; if what they belong to is gone, because somebody has emptied the packet filter, that
+        is made again first."""
+        rules = self._filter(network)
+        try:
+            step(rules)
+        except KernelError:
+            rules.create_network(network)
+            step(rules)
