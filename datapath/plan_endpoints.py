@@ -25,6 +25,7 @@ from datapath.model import (
 )
 from datapath.model_words import parse_address, parse_mac, parse_pair
 from datapath.plan_networks import plan_default_bridge
+from datapath.plan_ports import refuse_rules
 from datapath.state import Fresh, State
 
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
@@ -263,6 +264,13 @@ def assign_gateways(
     return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)
 
 
+def _checked(endpoints: tuple[Endpoint, ...], state: State) -> tuple[Endpoint, ...]:
+    """No port has moved to where its rules cannot be kept. ConfigError."""
+    for endpoint in endpoints:
+        refuse_rules(endpoint.ports, [endpoint], state)
+    return endpoints
+
+
 # ---- connect and disconnect ----------------------------------------------------------------------------
 
 
@@ -291,7 +299,7 @@ def plan_connect(
     endpoint = plan_endpoint(request, network, sandbox_id, container.name, state, fresh)
     endpoint = replace(endpoint, exposed=container.exposed)
     before = state.endpoints_of_sandbox(sandbox_id)
-    *others, endpoint = assign_gateways((*before, endpoint), container.ports, state)
+    *others, endpoint = _checked(assign_gateways((*before, endpoint), container.ports, state), state)
     asked = replace(request, network=network.id)
     return ConnectPlan(
         container=replace(container, networks=(*container.networks, asked)),
@@ -314,7 +322,7 @@ def plan_disconnect(network_name: str, name: str, state: State, force: bool = Fa
     if endpoint is None:
         raise NotFoundError(f"container {container.name} is not connected to network {network.name}")
     before = [e for e in state.endpoints_of_sandbox(endpoint.sandbox_id) if e.id != endpoint.id]
-    after = assign_gateways(before, container.ports, state)
+    after = _checked(assign_gateways(before, container.ports, state), state)
     return DisconnectPlan(
         container=replace(
             container, networks=tuple(asked for asked in container.networks if asked.network != network.id)

@@ -45,6 +45,8 @@ def choose_ports(
     `ways`: the endpoints with the default routes; the first one's network says where ports without a host
     address are published. `who`: the container's name.
     """
+    wanted = tuple(wanted)
+    refuse_rules(wanted, ways, state)
     network = state.networks[ways[0].network_id]
     families = {version for way in ways for version in way.ways}
     holders = [*_holders(state)]
@@ -58,6 +60,17 @@ def choose_ports(
         decided[index] = tuple(_decide(at, holders, context))
         holders += [(one, f'container "{who}"') for one in decided[index]]
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
+
+
+def refuse_rules(mappings: Iterable[PortMapping], ways: Iterable[Endpoint], state: State) -> None:
+    """Who may connect is for the packet programs to judge. ConfigError where there are none."""
+    ruled = next((mapping for mapping in mappings if mapping.rules), None)
+    networks = (state.networks[way.network_id] for way in ways)
+    classic = next((network for network in networks if network.classic), None)
+    if ruled is not None and classic is not None:
+        raise ConfigError(
+            f"cannot publish {ruled}: network {classic.name} has {classic.mode}, without allow= and deny="
+        )
 
 
 def used_filters(state: State) -> set[int]:
@@ -249,6 +262,7 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
     ways = _ways(container, state)
     mapping = _find_mapping(container, what)
     allow, deny = parse_rules(rules)
+    refuse_rules([replace(mapping, allow=allow, deny=deny)], ways, state)
     changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
     wanted = tuple(
         replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published

@@ -103,9 +103,9 @@ def _internal_rules(network: Network, prefix: Prefix) -> list[Rule]:
 
 
 def endpoint_rules(network: Network, endpoint: Endpoint, version: int) -> list[Rule]:
-    """Nobody but its own network addresses the container itself."""
+    """Nobody but its own network addresses the container itself; unless that is what answers do."""
     ip = address(endpoint, version)
-    if ip is None or network.internal:
+    if ip is None or network.internal or not network.masquerade:
         return []
     return [Rule("raw", "PREROUTING", f"-d {_host(ip)} ! -i {network.device} -j DROP")]
 

@@ -100,9 +100,9 @@ def network_rules(network: Network, version: int) -> list[Rule]:
 
 
 def endpoint_rules(network: Network, endpoint: Endpoint, version: int) -> list[Rule]:
-    """Nobody but its own network addresses the container itself."""
+    """Nobody but its own network addresses the container itself; unless that is what answers do."""
     ip = address(endpoint, version)
-    if ip is None or network.internal:
+    if ip is None or network.internal or not network.masquerade:
         return []
     text = f'{family(version)} daddr {ip} iifname != "{network.device}" counter drop comment "DROP DIRECT ACCESS"'
     return [Rule(RAW, text)]

@@ -340,7 +340,7 @@ class Session:
         """Exchanges the rules of a mapping, in one step for each port; the rows name the new ones already."""
         concerned = [endpoint for endpoint in endpoints if mapping in endpoint.ports]
         for endpoint in concerned:
-            self.publish(endpoint, (mapping,))
+            self.publish(endpoint, (mapping,), again=True)
         unused = frozenset({before.filter} - {0}) - filters_in_use(self.state)
         for endpoint in concerned:
             driver = self.driver(self.state.networks[endpoint.network_id])

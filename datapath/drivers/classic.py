@@ -15,7 +15,6 @@ from ipaddress import ip_interface
 from datapath import entries
 from datapath.drivers import filters
 from datapath.drivers.bridged import Bridged, attempt, report
-from datapath.errors import KernelError
 from datapath.kernel import netfilter
 from datapath.model import Endpoint, Network, PortMapping
 from datapath.plan_endpoints import gateway_mac
@@ -62,7 +61,7 @@ class Classic(Bridged):
                 endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
             )
             endpoint = replace(endpoint, host_ifindex=ifindex)
-            self._put(network, lambda rules: rules.open(network, endpoint))
+            self._filter(network).open(network, endpoint)
             links.enslave(endpoint.host_ifname, network.device)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
@@ -86,7 +85,7 @@ class Classic(Bridged):
         self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
     ) -> None:
         if policies:
-            self._put(network, lambda rules: rules.link(network, policies))
+            self._filter(network).link(network, policies)
 
     # ---- published ports -------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ class Classic(Bridged):
     ) -> None:
         if network.internal or not mappings:
             return
-        self._put(network, lambda rules: rules.publish(network, endpoint, mappings))
+        self._filter(network).publish(network, endpoint, mappings)
         udp = {port for m in mappings if m.proto == "udp" for _, port, _, _ in m.expand()}
         for version in endpoint.ways:
             netfilter.forget_udp(version, udp)
@@ -133,17 +132,5 @@ class Classic(Bridged):
     ) -> None:
         self._filter(network).align(network, endpoint)
 
-    # ---- the packet filter -----------------------------------------------------------------
-
     def _filter(self, network: Network) -> filters.Filter:
         return filters.find(network.mode)
-
-    def _put(self, network: Network, step: Callable[[filters.Filter], None]) -> None:
-        """Adds rules; if what they belong to is gone, because somebody has emptied the packet filter, that
-        is made again first."""
-        rules = self._filter(network)
-        try:
-            step(rules)
-        except KernelError:
-            rules.create_network(network)
-            step(rules)

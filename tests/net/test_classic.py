@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S28: the same network in each of its modes. What the packet programs do, a Linux bridge with Docker's rules does
+too, for a benchmark to compare them; where the two differ the test says so."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import pytest
+
+from tests.net import look
+from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
+from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
+from tests.net.wire import Box, box, call, fails, serving, unreachable
+
+Maker = Callable[..., Host]
+CLASSIC = ("iptables", "nftables")
+BOTH = pytest.mark.parametrize("mode", CLASSIC)
+PROTO = pytest.mark.parametrize("proto", ["tcp", "udp"])
+MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
+SINK = "network prune -f --filter label=nobody"  # a command that changes something, but nothing here
+
+
+class Scene(NamedTuple):
+    """Network `a` has both families, `b` IPv4 only; `web` publishes 8081:80 for tcp and udp, everywhere, and
+    8082:80 at 127.0.0.1."""
+
+    mode: str
+    host: Host
+    web: Box
+    app: Box
+    far: Box
+
+
+@pytest.fixture(scope="module", params=["ebpf", *CLASSIC])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        host = Host(tmp_path_factory.mktemp("host"))
+        stack.callback(host.close)
+        host.preloaded = True
+        plug_ipv6(host)
+        option = f"-o {MODE}={request.param}"
+        host.ctl(
+            f"network create {option} --ipv6 --subnet 10.5.0.0/24 --subnet fd05::/64 -o {BRIDGE}.name=dpa a"
+        )
+        host.ctl(f"network create {option} --subnet 10.6.0.0/24 b")
+        ports = "-p 8081:80 -p 8081:80/udp -p 127.0.0.1:8082:80"
+        web = box(host, "web", f"--network a {ports}")
+        yield Scene(
+            request.param, host, web, box(host, "app", "--network a"), box(host, "far", "--network b")
+        )
+
+
+def filter_of(host: Host) -> list[str]:
+    """All rules and chains, without what they have counted."""
+    saved = f"{host.sh('iptables-save')}\n{host.sh('ip6tables-save')}"
+    lines = [line for line in saved.splitlines() if line.startswith("-A") or " - " in line]
+    for version in ("ip", "ip6"):
+        shown = host.try_(f"nft list table {version} docker-bridges").stdout
+        lines += re.sub(r"packets \d+ bytes \d+", "", shown).splitlines()
+    return lines
+
+
+# ---- who reaches whom --------------------------------------------------------------------------
+
+
+@PROTO
+def test_s28_members_reach_each_other_and_the_host_reaches_them(scene: Scene, proto: str) -> None:
+    with serving(scene.web, proto, 80):
+        assert call(scene.app, proto, scene.web.ip, 80).seen == scene.app.ip
+        assert call(scene.host, proto, scene.web.ip, 80).seen == scene.web.gateway
+
+
+def test_s28_networks_cannot_reach_each_other(scene: Scene) -> None:
+    with serving(scene.web, "tcp", 80), serving(scene.far, "tcp", 80):
+        assert fails(scene.far, "tcp", scene.web.ip, 80) == errno.ETIMEDOUT
+        assert fails(scene.app, "tcp", scene.far.ip, 80) == errno.ETIMEDOUT
+
+
+@PROTO
+def test_s28_a_published_port_is_reached_from_outside_with_the_clients_address(
+    scene: Scene, proto: str
+) -> None:
+    with serving(scene.web, proto, 80):
+        answer = call(scene.host.outside, proto, HOST, 8081)
+    assert (answer.seen, answer.peer, answer.peer_port) == (OUTSIDE, HOST, 8081)
+
+
+@PROTO
+def test_s28_a_published_port_is_reached_over_ipv6(scene: Scene, proto: str) -> None:
+    with serving(scene.web, proto, 80, "::"):
+        assert call(scene.host.outside, proto, HOST6, 8081).seen == OUTSIDE6
+        assert call(scene.host, proto, HOST6, 8081).peer == HOST6
+
+
+@PROTO
+@pytest.mark.parametrize("address", [HOST, "127.0.0.1"])
+def test_s28_a_published_port_is_reached_from_the_host(scene: Scene, proto: str, address: str) -> None:
+    with serving(scene.web, proto, 80):
+        answer = call(scene.host, proto, address, 8081)
+    assert answer.peer == address
+    # Rules cannot tell the host's own addresses apart; the packet programs keep the one that was used.
+    assert answer.seen == (HOST if scene.mode == "ebpf" and address == HOST else scene.web.gateway)
+
+
+@PROTO
+@pytest.mark.parametrize("name", ["web", "app", "far"])
+def test_s28_a_published_port_is_reached_by_containers_and_by_the_one_itself(
+    scene: Scene, proto: str, name: str
+) -> None:
+    with serving(scene.web, proto, 80):
+        assert call(getattr(scene, name), proto, HOST, 8081).peer == HOST
+
+
+def test_s28_a_port_at_127_0_0_1_is_the_hosts_alone(scene: Scene) -> None:
+    with serving(scene.web, "tcp", 80):
+        assert call(scene.host, "tcp", "127.0.0.1", 8082).peer_port == 8082
+        assert fails(scene.host.outside, "tcp", HOST, 8082)
+
+
+def test_s28_nobody_outside_addresses_a_container_itself(scene: Scene) -> None:
+    scene.host.outside.sh(f"ip route replace 10.5.0.0/24 via {HOST}")
+    scene.host.outside.sh(f"ip -6 route replace fd05::/64 via {HOST6}")
+    with serving(scene.web, "tcp", 80, "::"):
+        assert fails(scene.host.outside, "tcp", scene.web.ip, 80)
+        assert fails(scene.host.outside, "tcp", scene.web.ip6, 80)
+
+
+@PROTO
+def test_s28_containers_reach_the_outside_with_the_hosts_address(scene: Scene, proto: str) -> None:
+    with serving(scene.host.outside, proto, 9000, "::"):
+        seen = call(scene.app, proto, OUTSIDE, 9000).seen
+        assert seen == f"::ffff:{HOST}"
+        assert call(scene.web, proto, OUTSIDE6, 9000).seen == HOST6
+    assert reaches(scene.far.try_, FAR)
+
+
+def test_s28_ports_come_and_go_while_the_container_runs(scene: Scene) -> None:
+    scene.host.ctl("port add app 8090:80")
+    scene.host.ctl("port add app 8091:80")
+    with serving(scene.app, "tcp", 80):
+        assert call(scene.host.outside, "tcp", HOST, 8090).seen == OUTSIDE
+        scene.host.ctl("port rm app 8090:80")
+        assert call(scene.host.outside, "tcp", HOST, 8091).seen == OUTSIDE
+        assert fails(scene.host.outside, "tcp", HOST, 8090) == errno.ECONNREFUSED
+    scene.host.ctl("port rm app 8091:80")
+
+
+def test_s28_a_container_on_two_networks_keeps_its_ports_when_its_way_out_moves(scene: Scene) -> None:
+    scene.host.ctl("network connect --gw-priority 5 b web")
+    moved = filter_of(scene.host)
+    with serving(scene.web, "tcp", 80):
+        assert call(scene.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+        assert call(scene.web, "tcp", HOST, 8081).peer == HOST
+    if scene.mode != "ebpf":
+        assert [line for line in moved if "10.6.0.3:80" in line]
+        assert not [line for line in moved if "10.5.0.2:80" in line]
+    scene.host.ctl("network disconnect b web")
+    with serving(scene.web, "tcp", 80):
+        assert call(scene.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+        assert fails(scene.far, "tcp", scene.web.ip, 80) == errno.ETIMEDOUT
+
+
+def test_s28_names_and_inspect_are_as_in_any_mode(scene: Scene) -> None:
+    scene.host.ctl("run -d --name one --network a --network-alias uno --ip 10.5.0.77 sleep 3600")
+    assert scene.host.address("one", "a") == "10.5.0.77"
+    assert "10.5.0.77\t" in scene.host.in_("one", "cat /etc/hosts")
+    assert scene.host.network("a")["Options"][MODE] == scene.mode
+    scene.host.ctl("rm -f one")
+
+
+# ---- what is built -----------------------------------------------------------------------------
+
+
+def test_s28_a_classic_host_has_a_bridge_and_no_packet_program(scene: Scene) -> None:
+    if scene.mode == "ebpf":
+        return
+    links = look.devices(scene.host.sh)
+    assert links["dpa"]["linkinfo"]["info_kind"] == "bridge"
+    veths = [link for name, link in links.items() if name.startswith("veth")]
+    assert len(veths) >= 3 and all(link["linkinfo"]["info_slave_data"]["hairpin"] for link in veths)
+    assert not (scene.host.bpffs / "datapath").exists()
+    assert "xdp" not in scene.host.sh("ip link") and "bpf" not in scene.host.sh(
+        "tc filter show dev eth0 ingress"
+    )
+
+
+IPTABLES = """
+raw -A PREROUTING -d 10.5.0.2/32 ! -i dpa -j DROP
+raw -A PREROUTING -d 127.0.0.1/32 ! -i lo -p tcp -m tcp --dport 8082 -j DROP
+raw -A PREROUTING -d 10.5.0.3/32 ! -i dpa -j DROP
+nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+nat -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER
+nat -A POSTROUTING -o dpa -m addrtype --src-type LOCAL -j MASQUERADE
+nat -A POSTROUTING -s 10.5.0.0/24 ! -o dpa -j MASQUERADE
+nat -A POSTROUTING -s 10.5.0.2/32 -d 10.5.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE
+nat -A POSTROUTING -s 10.5.0.2/32 -d 10.5.0.2/32 -p udp -m udp --dport 80 -j MASQUERADE
+nat -A DOCKER -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.5.0.2:80
+nat -A DOCKER -p udp -m udp --dport 8081 -j DNAT --to-destination 10.5.0.2:80
+nat -A DOCKER -d 127.0.0.1/32 -p tcp -m tcp --dport 8082 -j DNAT --to-destination 10.5.0.2:80
+filter -A FORWARD -j DOCKER-USER
+filter -A FORWARD -j DOCKER-FORWARD
+filter -A DOCKER -d 10.5.0.2/32 ! -i dpa -o dpa -p udp -m udp --dport 80 -j ACCEPT
+filter -A DOCKER -d 10.5.0.2/32 ! -i dpa -o dpa -p tcp -m tcp --dport 80 -j ACCEPT
+filter -A DOCKER ! -i dpa -o dpa -j DROP
+filter -A DOCKER-BRIDGE -o dpa -j DOCKER
+filter -A DOCKER-CT -o dpa -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+filter -A DOCKER-FORWARD -j DOCKER-CT
+filter -A DOCKER-FORWARD -j DOCKER-INTERNAL
+filter -A DOCKER-FORWARD -j DOCKER-BRIDGE
+filter -A DOCKER-FORWARD -i dpa -j ACCEPT
+"""
+
+NFTABLES = """
+filter-FORWARD: oifname vmap @filter-forward-in-jumps
+filter-FORWARD: iifname vmap @filter-forward-out-jumps
+filter-forward-in__dpa: ct state established,related counter accept
+filter-forward-in__dpa: iifname "dpa" counter accept comment "ICC"
+filter-forward-in__dpa: goto filter-forward-ports__dpa
+filter-forward-out__dpa: ct state established,related counter accept
+filter-forward-out__dpa: counter accept comment "OUTGOING"
+filter-forward-ports__dpa: ip daddr 10.5.0.2 udp dport 80 counter accept
+filter-forward-ports__dpa: ip daddr 10.5.0.2 tcp dport 80 counter accept
+filter-forward-ports__dpa: counter drop comment "UNPUBLISHED PORT DROP"
+nat-OUTPUT: fib daddr type local counter jump nat-prerouting-and-output
+nat-POSTROUTING: iifname vmap @nat-postrouting-out-jumps
+nat-POSTROUTING: oifname vmap @nat-postrouting-in-jumps
+nat-PREROUTING: fib daddr type local counter jump nat-prerouting-and-output
+nat-postrouting-in__dpa: fib saddr type local counter masquerade comment "MASQUERADE FROM HOST"
+nat-postrouting-in__dpa: ip saddr 10.5.0.2 ip daddr 10.5.0.2 tcp dport 80 counter masquerade comment "MASQ TO OWN PORT"
+nat-postrouting-in__dpa: ip saddr 10.5.0.2 ip daddr 10.5.0.2 udp dport 80 counter masquerade comment "MASQ TO OWN PORT"
+nat-postrouting-out__dpa: oifname != "dpa" ip saddr 10.5.0.0/24 counter masquerade comment "MASQUERADE"
+nat-prerouting-and-output: tcp dport 8081 counter dnat to 10.5.0.2:80 comment "DNAT"
+nat-prerouting-and-output: udp dport 8081 counter dnat to 10.5.0.2:80 comment "DNAT"
+nat-prerouting-and-output: ip daddr 127.0.0.1 tcp dport 8082 counter dnat to 10.5.0.2:80 comment "DNAT"
+raw-PREROUTING: ip daddr 10.5.0.2 iifname != "dpa" counter drop comment "DROP DIRECT ACCESS"
+raw-PREROUTING: iifname != "lo" ip daddr 127.0.0.1 tcp dport 8082 counter drop comment "DROP REMOTE LOOPBACK"
+raw-PREROUTING: ip daddr 10.5.0.3 iifname != "dpa" counter drop comment "DROP DIRECT ACCESS"
+"""
+
+
+def shown(host: Host, mode: str) -> list[str]:
+    """The IPv4 rules with their table or chain, in the order of each chain."""
+    rules, where = [], ""
+    if mode == "iptables":
+        for line in host.sh("iptables-save").splitlines():
+            where = line[1:] if line.startswith("*") else where
+            rules += [f"{where} {line}"] if line.startswith("-A") else []
+        return rules
+    for line in (line.strip() for line in host.sh("nft list table ip docker-bridges").splitlines()):
+        if line.startswith(("chain ", "map ")):
+            where = line.split()[1]
+        elif line not in ("}", "") and "jumps" not in where and not line.startswith(("type ", "table ")):
+            rules.append(f"{where}: {re.sub(r'counter packets [0-9]+ bytes [0-9]+', 'counter', line)}")
+    return rules
+
+
+@BOTH
+def test_s28_the_rules_are_dockers(make_host: Maker, mode: str) -> None:
+    host = look.settled(make_host())
+    before = look.everything(host)
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
+    host.run("web", "--network a -p 8081:80 -p 8081:80/udp -p 127.0.0.1:8082:80")
+    host.run("app", "--network a")
+    wanted = (IPTABLES if mode == "iptables" else NFTABLES).strip().splitlines()
+    assert sorted(shown(host, mode), key=wanted.index) == wanted  # a rule too many has no index
+    chains = [rule.split(" -")[0] for rule in wanted]  # within a chain the order counts too
+    for chain in chains:
+        assert [r for r in shown(host, mode) if r.startswith(chain)] == [
+            r for r in wanted if r.startswith(chain)
+        ]
+    # A second network, links, both families: and nothing of it is left.
+    host.ctl(f"network create -o {MODE}={mode} -o {BRIDGE}.enable_icc=false --ipv6 q")
+    host.run("db", "--network q --expose 5432 -p 127.0.0.5:99:99")
+    host.run("user", "--network q --link db -p 7000:70")
+    host.ctl("network connect q web")
+    host.ctl("down")
+    after = look.everything(host)
+    assert {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]} == {}
+
+
+@BOTH
+def test_s28_internal_without_icc_and_without_masquerading(make_host: Maker, mode: str) -> None:
+    host = make_host()
+    host.preloaded = True
+    option = f"-o {MODE}={mode}"
+    host.ctl(f"network create {option} --internal --subnet 10.7.0.0/24 vault")
+    host.ctl(f"network create {option} -o {BRIDGE}.enable_icc=false --subnet 10.8.0.0/24 quiet")
+    host.ctl(f"network create {option} -o {BRIDGE}.enable_ip_masquerade=false --subnet 10.9.0.0/24 plain")
+    safe = box(host, "safe", "--network vault")
+    db = box(host, "db", "--network quiet --expose 80 -p 8081:80")
+    user, other = box(host, "user", "--network quiet --link db"), box(host, "other", "--network quiet")
+    bare = box(host, "bare", "--network plain")
+    with serving(safe, "tcp", 80), serving(db, "tcp", 80), serving(db, "tcp", 81):
+        # internal: the host and nobody else
+        assert call(host, "tcp", safe.ip, 80).seen == "10.7.0.1"
+        safe.sh("ip route add default via 10.7.0.1")
+        assert unreachable(safe, FAR)
+        host.outside.sh(f"ip route add 10.7.0.0/24 via {HOST}")
+        assert fails(host.outside, "tcp", safe.ip, 80)
+        # icc=false: the linked one, what is exposed
+        assert db.ip in user.sh("getent hosts db")
+        assert call(user, "tcp", db.ip, 80).seen == user.ip
+        assert fails(user, "tcp", db.ip, 81) == errno.ETIMEDOUT
+        assert fails(other, "tcp", db.ip, 80) == errno.ETIMEDOUT
+        assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+    with serving(host.outside, "tcp", 9000):
+        assert call(user, "tcp", OUTSIDE, 9000).seen == HOST
+        assert fails(bare, "tcp", OUTSIDE, 9000) == errno.ETIMEDOUT
+        host.outside.sh(f"ip route add 10.9.0.0/24 via {HOST}")
+        assert call(bare, "tcp", OUTSIDE, 9000).seen == bare.ip
+
+
+def test_s28_beside_a_network_of_packet_programs_both_work_and_neither_reaches_the_other(
+    make_host: Maker, mode: str = "iptables"
+) -> None:
+    host = look.settled(make_host())
+    before = look.everything(host)
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 old")
+    old = box(host, "old", "--network old -p 8081:80")
+    new = box(host, "new", "-p 8082:80")
+    with serving(old, "tcp", 80), serving(new, "tcp", 80), serving(host.outside, "tcp", 9000):
+        for place, port in ((old, 8081), (new, 8082)):
+            assert call(host.outside, "tcp", HOST, port).seen == OUTSIDE
+            assert call(host, "tcp", "127.0.0.1", port).seen == place.gateway
+            assert call(place, "tcp", HOST, port).peer == HOST
+            assert call(place, "tcp", OUTSIDE, 9000).seen == HOST
+        assert fails(old, "tcp", new.ip, 80) == errno.ETIMEDOUT
+        assert fails(new, "tcp", old.ip, 80) == errno.ETIMEDOUT
+        # A container moves from one kind to the other, and its port with it.
+        host.ctl("network connect --gw-priority 3 old new")
+        assert call(host.outside, "tcp", HOST, 8082).seen == OUTSIDE
+        assert call(new, "tcp", OUTSIDE, 9000).seen == HOST
+        host.ctl("network disconnect old new")
+        assert call(host.outside, "tcp", HOST, 8082).seen == OUTSIDE
+    host.ctl("down")
+    after = look.everything(host)
+    assert {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]} == {}
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+@BOTH
+def test_s30_a_command_killed_at_any_change_of_the_rules_leaves_none_of_it(
+    make_host: Maker, mode: str
+) -> None:
+    host = make_host()
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
+    host.run("app", "--network a -p 8085:80")
+    quiet = filter_of(host)
+    web = "run -d --name web --network a -p 8081-8083:81-83 -p 127.0.0.1:8084:80 sleep 3600"
+    port = "port add app 127.0.0.1:8086:80"
+    # What is killed at each of its calls to change something, what has to be before, what takes it back.
+    for command, calls, before, undo in (
+        (web, 2, SINK, SINK),
+        ("rm -f web", 2, web, "rm -f web"),
+        (port, 1, SINK, "port rm app 127.0.0.1:8086:80"),
+        ("port rm app 127.0.0.1:8086:80", 1, port, SINK),
+        (f"network create -o {MODE}={mode} --ipv6 c", 2, SINK, SINK),
+    ):
+        for number in range(1, calls + 1):
+            host.ctl(before)
+            with _deadly(host, number):
+                assert host.try_ctl(command).returncode == -9, (command, number)
+            host.ctl(undo if before == SINK or undo == SINK else SINK)
+            host.try_ctl(undo)
+            assert filter_of(host) == quiet, (command, number)
+
+
+@contextmanager
+def _deadly(host: Host, number: int) -> Iterator[None]:
+    """The tools kill who calls them when they have been called so often to change something."""
+    folder = host.folder / "tools"
+    folder.mkdir()
+    for tool in ("iptables-restore", "ip6tables-restore", "nft"):
+        (folder / tool).write_text(
+            f"""#!/bin/sh
+case "$*" in *list*) exec {shutil.which(tool)} "$@" ;; esac
+echo >>{folder}/calls
+[ $(wc -l <{folder}/calls) -eq {number} ] || exec {shutil.which(tool)} "$@"
+kill -9 $PPID
+"""
+        )
+        (folder / tool).chmod(0o755)
+    assert host.env is not None
+    path = host.env["PATH"]
+    host.env["PATH"] = f"{folder}:{path}"
+    try:
+        yield
+    finally:
+        host.env["PATH"] = path
+        shutil.rmtree(folder)
+
+
+@BOTH
+def test_s30_a_bridge_removed_by_hand_is_built_again_with_its_members_and_rules(
+    make_host: Maker, mode: str
+) -> None:
+    host = make_host()
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
+    web, app = box(host, "web", "--network a -p 8081:80"), box(host, "app", "--network a")
+    whole = sorted(shown(host, mode))
+    host.sh("ip link delete dpa")
+    host.sh("iptables -t nat -F" if mode == "iptables" else "nft flush ruleset")
+    host.sh("sysctl -qw net.ipv4.ip_forward=0")
+    done = host.try_ctl(SINK)
+    assert "network a was missing on the host: built again" in done.stderr
+    assert sorted(shown(host, mode)) == whole
+    with serving(web, "tcp", 80):
+        assert call(app, "tcp", web.ip, 80).seen == app.ip
+        assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+    host.sh("ip link set eth0 mtu 1400")
+    host.ctl(SINK)
+    assert {link["mtu"] for name, link in look.devices(host.sh).items() if name != "lo"} == {1400}
+    assert look.devices(web.sh)["eth0"]["mtu"] == 1400
+
+
+def test_s28_what_only_the_packet_programs_can_is_refused(make_host: Maker, mode: str = "iptables") -> None:
+    host = make_host(config={"default-network-opts": {"bridge": {MODE: mode}}})
+    host.preloaded = True
+    assert "there are ebpf, iptables, nftables" in host.refused(f"network create -o {MODE}=xdp x")
+    host.ctl("network create a")
+    host.ctl(f"network create -o {MODE}=ebpf Z")  # before `a`: there a default route goes by the names
+    assert host.network("a")["Options"] == {MODE: mode}
+    rules = f"network a has {mode}, without allow= and deny="
+    assert rules in host.refused("run -d --network a -p 80:80,allow=192.0.2.0/24 sleep 9")
+    host.run("web", "--network a -p 81:81")
+    quiet = filter_of(host)
+    assert rules in host.refused("port add web 80:80,deny=192.0.2.2")
+    assert rules in host.refused("port set web 81:81 deny=192.0.2.2")
+    host.ctl(["port", "set", "web", "81:81", ""])
+    host.run("app", "--network Z -p 82:82,allow=192.0.2.2")
+    assert rules in host.refused("network connect --gw-priority 1 a app")
+    host.ctl("network connect a app")
+    assert rules in host.refused("network disconnect Z app")
+    host.ctl("network disconnect a app")
+    assert filter_of(host) == quiet
+
+
+@BOTH
+def test_s28_stale_connections_end_with_the_container_and_rules_of_others_stay(
+    make_host: Maker, mode: str
+) -> None:
+    host = make_host()
+    host.preloaded = True
+    theirs = "-A FORWARD -s 198.51.100.7/32 -j DROP"
+    host.sh(f"iptables {theirs}")
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 a")
+    if mode == "iptables":
+        host.sh("iptables -A DOCKER-USER -s 198.51.100.8 -j DROP")
+    for address in ("10.5.0.2", "10.5.0.3"):
+        web = box(host, "web", f"--network a --ip {address} -p 8081:80/udp")
+        with serving(
+            web, "udp", 80
+        ):  # the client asks from the same port again: what it had must not be followed
+            assert call(host.outside, "udp", HOST, 8081, source=(OUTSIDE, 5555)).seen == OUTSIDE
+        host.ctl("rm -f web")
+    host.ctl("down")
+    left = host.sh("iptables-save").splitlines()
+    assert theirs in left
+    assert ("-A DOCKER-USER -s 198.51.100.8/32 -j DROP" in left) == (mode == "iptables")
+    assert "DOCKER-FORWARD" not in "".join(left) and "docker-bridges" not in host.sh("nft list ruleset")
+
+
+@BOTH
+def test_s28_a_range_of_ports_is_one_step(make_host: Maker, mode: str) -> None:
+    host = make_host()
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 a")
+    quiet = filter_of(host)
+    web = box(host, "web", "--network a -p 10000-10999:10000-10999")
+    with serving(web, "tcp", 10999):
+        assert call(host.outside, "tcp", HOST, 10999).seen == OUTSIDE
+        host.ctl("port add web 9000:10999")
+        assert call(host.outside, "tcp", HOST, 9000).seen == OUTSIDE
+        host.ctl("port rm web 10000-10999:10000-10999")
+        assert call(host.outside, "tcp", HOST, 9000).seen == OUTSIDE
+    host.ctl("rm -f web")
+    assert filter_of(host) == quiet
