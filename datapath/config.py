@@ -232,7 +232,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     TUNING_KEY: lambda _, value: Tuning.parse(value),
 }
 
-_NETFILTER = "no packet filter rules are used"
+_NETFILTER = "only networks with com.datapath.mode use packet filter rules"
 _GATEWAY = "containers' packets leave through the network's own gateway device"
 _PROXY = "there is no proxy process"
 _MEANINGLESS = {

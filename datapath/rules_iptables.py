@@ -285,6 +285,15 @@ def change(
     return "".join(f"*{table}\n" + "\n".join(text) + "\nCOMMIT\n" for table, text in lines.items() if text)
 
 
+def change_by_text(delete: Iterable[Rule]) -> str:
+    """The input that deletes rules which are all there, without knowing where."""
+    ordered = sorted(delete)
+    return "".join(
+        f"*{table}\n" + "".join(f"-D {rule.chain} {rule.text}\n" for rule in rules) + "COMMIT\n"
+        for table, rules in groupby(ordered, key=lambda rule: rule.table)
+    )
+
+
 def prepare(present: Present, rules: Iterable[Rule]) -> str:
     """The input that makes chains, what joins them, and these rules, as far as they are not there."""
     new = [chain for chain in CHAINS if chain not in present.chains]

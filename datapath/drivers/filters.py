@@ -8,6 +8,7 @@ there already, is compared with what there is; so it does not matter what a kill
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -15,8 +16,11 @@ from datapath import model, rules
 from datapath import rules_iptables as ipt
 from datapath import rules_nftables as nft
 from datapath.entries import PolicyKey, PolicyValue
+from datapath.errors import KernelError
 from datapath.kernel import netfilter
 from datapath.model import Endpoint, Network, PortMapping
+
+_FEW = 16  # rules that are looked for one by one sooner than all rules are listed
 
 Policies = Mapping[PolicyKey, PolicyValue]
 
@@ -102,8 +106,7 @@ class Iptables:
             gone = ipt.plain(ipt.port_rules(network, endpoint, mappings, version))
             gone -= ipt.plain(ipt.port_rules(network, endpoint, others, version))
             if gone:
-                text = ipt.change(delete=gone, present=self._present(version))
-                netfilter.iptables_restore(version, text)
+                self._delete(version, gone)
 
     def align(self, network: Network, endpoint: Endpoint) -> None:
         for version in rules.versions(network):
@@ -112,6 +115,14 @@ class Iptables:
                 wanted = ipt.endpoint_rules(network, endpoint, version)
                 wanted += ipt.port_rules(network, endpoint, endpoint.ports, version)
                 netfilter.iptables_restore(version, ipt.align(self._present(version), wanted, ip))
+
+    def _delete(self, version: int, gone: set[ipt.Rule]) -> None:
+        """A few by their text, which spares looking; many, or if not all of them are there, by number."""
+        if len(gone) <= _FEW:
+            with contextlib.suppress(KernelError):
+                netfilter.iptables_restore(version, ipt.change_by_text(gone))
+                return
+        netfilter.iptables_restore(version, ipt.change(delete=gone, present=self._present(version)))
 
     def _present(self, version: int, table: str = "") -> ipt.Present:
         return ipt.Present.parse(netfilter.iptables_save(version, table))
@@ -160,7 +171,8 @@ class Nftables:
             gone = nft.plain(nft.port_rules(network, endpoint, mappings, version))
             gone -= nft.plain(nft.port_rules(network, endpoint, others, version))
             if gone:
-                found = [placed for placed in self._present(network, version) if placed.rule in gone]
+                present = self._present(network, version, {rule.chain for rule in gone})
+                found = [placed for placed in present if placed.rule in gone]
                 netfilter.nft(nft.change(version, delete=found))
 
     def align(self, network: Network, endpoint: Endpoint) -> None:
@@ -172,10 +184,8 @@ class Nftables:
                 present = self._present(network, version)
                 netfilter.nft(nft.align(version, present, wanted, ip))
 
-    def _present(self, network: Network, version: int) -> list[nft.Placed]:
-        """What stands where rules about the network's containers are put."""
-        listed = (
-            netfilter.nft_list("chain", nft.family(version), nft.TABLE, chain)
-            for chain in (nft.RAW, nft.DNAT, *nft.chains(network))
-        )
+    def _present(self, network: Network, version: int, chains: Iterable[str] = ()) -> list[nft.Placed]:
+        """What stands in these chains, or wherever rules about the network's containers are put."""
+        chains = chains or (nft.RAW, nft.DNAT, *nft.chains(network))
+        listed = (netfilter.nft_list("chain", nft.family(version), nft.TABLE, chain) for chain in chains)
         return [placed for text in listed for placed in nft.Present.parse(text).rules]
