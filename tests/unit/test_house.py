@@ -65,7 +65,8 @@ ALLOWED = {
     },
 }
 PURE = (
-    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries", "datapath.rules"),
+    *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries"),
+    "datapath.rules",
     *("datapath.bench.stats", "datapath.bench.compare", "datapath.bench.sweeps", "datapath.bench.tables"),
 )
 
