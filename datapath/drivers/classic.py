@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 from datapath import entries
 from datapath.drivers import filters
 from datapath.drivers.bridged import Bridged, attempt, report
-from datapath.kernel import netfilter
+from datapath.kernel import abi, netfilter
 from datapath.model import Endpoint, Network, PortMapping
 from datapath.plan_endpoints import gateway_mac
 
@@ -47,6 +47,9 @@ class Classic(Bridged):
 
     def delete_network(self, network: Network) -> None:
         failures: list[Exception] = []
+        dataplane, ifindex = self.context.loaded, self.context.links.index(network.device)
+        if dataplane is not None and ifindex is not None:
+            dataplane.devices.pop(abi.device_key(ifindex), None)  # see Session.refresh_host
         attempt(failures, self._filter(network).delete_network, network)
         attempt(failures, self.context.links.delete, network.device)
         report(failures, f"network {network.name} could not be removed completely")

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from datapath.kernel import abi
+from datapath.kernel.dataplane import Dataplane
 from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
@@ -339,6 +341,13 @@ def test_s28_beside_a_network_of_packet_programs_both_work_and_neither_reaches_t
         assert call(new, "tcp", OUTSIDE, 9000).seen == HOST
         host.ctl("network disconnect old new")
         assert call(host.outside, "tcp", HOST, 8082).seen == OUTSIDE
+    host.ctl("rm -f old")
+    known = look.devices(host.sh)["dp-" + host.network("old")["Id"][:12]]["ifindex"]
+    host.ctl("network rm old")
+    found = Dataplane.find(host.bpffs / "datapath")
+    assert found is not None
+    with found:
+        assert abi.device_key(known) not in found.devices
     host.ctl("down")
     after = look.everything(host)
     assert {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]} == {}
