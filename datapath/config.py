@@ -23,6 +23,8 @@ class Settings:
 
     `config_required`: the user named the configuration file, so it is an error if it is not there.
     `attach`: how programs are attached to devices, "tcx", "clsact", or "auto": tcx where the kernel has it.
+    `cgroup`: the directory of the control group whose processes' sockets are looked after; None: the root of
+    the cgroup2 hierarchy, so every process.
     """
 
     state_dir: Path = Path("/var/lib/datapath")
@@ -31,6 +33,7 @@ class Settings:
     config_path: Path = Path("/etc/datapath/daemon.json")
     config_required: bool = False
     attach: str = "auto"
+    cgroup: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
@@ -41,8 +44,9 @@ class Settings:
             "bpffs": "DATAPATH_BPFFS",
             "config_path": "DATAPATH_CONFIG",
         }
+        optional = {"cgroup": "DATAPATH_CGROUP"}
         chosen: dict[str, Path] = {}
-        for name, variable in names.items():
+        for name, variable in (names | optional).items():
             value = overrides.pop(name, None) or environ.get(variable)
             if not value:
                 continue
@@ -55,7 +59,12 @@ class Settings:
         if overrides:
             raise TypeError(f"no such setting: {', '.join(overrides)}")
         paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in names}
-        return cls(**paths, config_required="config_path" in chosen, attach=attach)
+        return cls(
+            **paths,
+            config_required="config_path" in chosen,
+            attach=attach,
+            cgroup=chosen.get("cgroup"),
+        )
 
 
 _DEFAULTS = Settings()

@@ -377,6 +377,8 @@ class Control:
         }
         if self.settings.config_required:
             environment["DATAPATH_CONFIG"] = str(self.settings.config_path)
+        if self.settings.cgroup is not None:
+            environment["DATAPATH_CGROUP"] = str(self.settings.cgroup)
         return environment
 
     def exec(

@@ -45,7 +45,10 @@ class Context:
         from datapath.kernel.dataplane import Dataplane, Setup
 
         setup = Setup(self.tuning.config, self.tuning.sizes)
-        return self._stack.enter_context(Dataplane.open(self.settings.bpffs, self.settings.attach, setup))
+        settings = self.settings
+        return self._stack.enter_context(
+            Dataplane.open(settings.bpffs, settings.attach, setup, settings.cgroup)
+        )
 
     @property
     def loaded(self) -> Dataplane | None:

@@ -131,26 +131,40 @@ def _ephemeral() -> tuple[int, int]:
 class Dataplane:
     """Programs, maps and links of one host. Use as a context manager, or close().
 
-    `attach_mode`: "auto" (tcx, else clsact), "tcx" or "clsact". `setup` is for what has to be loaded.
+    `attach_mode`: "auto" (tcx, else clsact), "tcx" or "clsact". `setup` is for what has to be loaded. `group`:
+    the control group whose sockets are looked after, None: the root.
     """
 
-    def __init__(self, bpffs: Path, attach_mode: str = "auto", setup: Setup = DEFAULT_SETUP) -> None:
+    def __init__(
+        self,
+        bpffs: Path,
+        attach_mode: str = "auto",
+        setup: Setup = DEFAULT_SETUP,
+        group: Path | None = None,
+    ) -> None:
         self.root = bpffs
         self._mode = attach_mode
         self._setup = setup
+        self._group = group
         self._fds: dict[str, int] = {}
         self._maps: dict[str, libbpf.Map] = {}
 
     # ---- life ----------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, bpffs: Path, attach_mode: str = "auto", setup: Setup = DEFAULT_SETUP) -> Dataplane:
+    def open(
+        cls,
+        bpffs: Path,
+        attach_mode: str = "auto",
+        setup: Setup = DEFAULT_SETUP,
+        group: Path | None = None,
+    ) -> Dataplane:
         """Loads, pins and attaches everything, unless it is there. Raises KernelError and its kinds.
 
         What is there in part only is begun afresh: programs without one of their maps' pins cannot be told
         anything any more.
         """
-        self = cls(bpffs, attach_mode, setup)
+        self = cls(bpffs, attach_mode, setup, group)
         try:
             self._mount()
             if not self.is_complete(bpffs):
@@ -250,13 +264,17 @@ class Dataplane:
         missing = [name for name in SOCKET_HOOKS if not (self.root / "links" / name).exists()]
         if not missing:
             return
-        root = os.open(cgroup.mount_point(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        group = str(self._group or cgroup.mount_point())
+        try:
+            fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError("open", f"control group {group}", error.errno or 0) from error
         try:
             for name in missing:
-                link = libbpf.attach_cgroup(self._program(name), root, SOCKET_HOOKS[name])
+                link = libbpf.attach_cgroup(self._program(name), fd, SOCKET_HOOKS[name])
                 self._pin_link(link, name)
         finally:
-            os.close(root)
+            os.close(fd)
 
     def _start_sweeper(self) -> None:
         """Starts the timer that ends connections; one that runs stays as it is."""
