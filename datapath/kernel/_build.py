@@ -98,6 +98,7 @@ int bpf_tc_attach(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 int bpf_tc_detach(const struct bpf_tc_hook *hook, const struct bpf_tc_opts *opts);
 
 int bpf_prog_test_run_opts(int prog_fd, struct bpf_test_run_opts *opts);
+int bpf_enable_stats(int type);
 
 struct ring_buffer *ring_buffer__new(int map_fd, int (*sample)(void *, void *, size_t), void *ctx, void *opts);
 int ring_buffer__consume(struct ring_buffer *rb);

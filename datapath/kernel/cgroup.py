@@ -3,20 +3,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from datapath.errors import KernelError, NotSupportedError
 
 
 def mount_point(mounts: str = "/proc/self/mounts") -> str:
     """The first place where cgroup2 is mounted. NotSupportedError if it is nowhere."""
+    for place, kind in _mounted(mounts):
+        if kind == "cgroup2":
+            return place
+    raise NotSupportedError("a mounted cgroup2 hierarchy (mount -t cgroup2 none DIR)")
+
+
+def mount_points(mounts: str = "/proc/self/mounts") -> list[str]:
+    """Where hierarchies of either version are mounted."""
+    return [place for place, _ in _mounted(mounts)]
+
+
+def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
+    """Place and kind of every mounted hierarchy."""
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 _, place, kind, *_ = line.split(" ")
-                if kind == "cgroup2":
-                    return _unescape(place)
+                if kind in ("cgroup", "cgroup2"):
+                    yield _unescape(place), kind
     except OSError as error:
         raise KernelError("read", mounts, error.errno or 0) from error
-    raise NotSupportedError("a mounted cgroup2 hierarchy (mount -t cgroup2 none DIR)")
 
 
 def _unescape(place: str) -> str:

@@ -339,7 +339,7 @@ def attach_xdp(program_fd: int, ifindex: int) -> int:
 def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
     fd: int = lib.link_create(program_fd, cgroup_fd, attach_type, 0)
-    return _check(fd, "attach to", "the root control group")
+    return _check(fd, "attach to", "the control group")
 
 
 def _tc(ifindex: int, point: int, handle: int, priority: int) -> tuple[Any, Any]:
@@ -378,6 +378,12 @@ def destroy_clsact(ifindex: int) -> None:
     """Removes the clsact qdisc, with every filter in it."""
     hook, _ = _tc(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS, 0, 0)
     lib.bpf_tc_hook_destroy(hook)
+
+
+def enable_stats() -> int:
+    """An fd that makes the kernel time every run of every program, for as long as it is open."""
+    fd: int = lib.bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
+    return _check(fd, "time", "programs")
 
 
 class Run(NamedTuple):
