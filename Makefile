@@ -18,7 +18,7 @@ OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.
 # bcc compiles these when they are used.
 TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace_*.[ch]))
 HEADERS := $(filter-out bpf/trace_%,$(wildcard bpf/*.h))
-C_FILES := $(wildcard bpf/*.c bpf/*.h)
+C_FILES := $(wildcard bpf/*.c bpf/*.h datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine
@@ -33,9 +33,12 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base bind9-dnsutils python3-pyftpdlib dropbear-bin openssh-client
 
+# What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
+BENCH_PACKAGES := sockperf docker.io
+
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: menu deps build bpf demo test test-unit test-bpf test-net test-model fuzz lint fmt clean
+.PHONY: menu deps build bpf demo test test-unit test-bpf test-net test-model fuzz bench-deps bench lint fmt clean
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -48,6 +51,8 @@ menu:
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
+	@echo 'make bench      what the product promises, measured against Docker and others, in 5 minutes (root)'
+	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
 	@echo 'make lint       ruff, mypy --strict, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) too'
@@ -56,9 +61,10 @@ menu:
 
 deps: $(PYTHON_STAMP)
 
-$(SYSTEM_STAMP): Makefile
+# $(call install,PACKAGES): those that are missing. No service starts, now or at the next boot.
+define install
 	@missing=; \
-	for package in $(PACKAGES); do \
+	for package in $(1); do \
 		case "$$(dpkg-query -W -f='$${Status}' $$package 2>/dev/null)" in \
 		*' installed') ;; \
 		*) missing="$$missing $$package" ;; \
@@ -73,8 +79,16 @@ $(SYSTEM_STAMP): Makefile
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		case "$$missing " in *' nginx '*) [ ! -d /run/systemd/system ] || systemctl disable -q nginx ;; esac; \
+		for service in nginx docker.io:docker.socket docker.io:docker containerd; do \
+			case "$$missing " in *" $${service%:*} "*) \
+				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \
+			esac; \
+		done; \
 	fi
+endef
+
+$(SYSTEM_STAMP): Makefile
+	$(call install,$(PACKAGES))
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@touch $@
 
@@ -88,7 +102,7 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
 
 build: $(INSTALL_STAMP) bpf
 
-bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h
+bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/probe
 
 datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@mkdir -p $(@D)
@@ -99,6 +113,10 @@ datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 datapath/objects/abi.h $(TRACERS): datapath/objects/%: bpf/%
 	@mkdir -p $(@D)
 	cp $< $@
+
+datapath/objects/probe: datapath/bench/probe.c
+	@mkdir -p $(@D)
+	$(CC) -O2 -Wall -Wextra -Werror -o $@ $<
 
 # Editable: only what is compiled, or read when it is installed, asks for another install.
 $(INSTALL_STAMP): $(PYTHON_STAMP) pyproject.toml $(wildcard datapath/kernel/_build.py) bpf/abi.h
@@ -123,6 +141,12 @@ test-model: build
 SECONDS ?= 0
 fuzz: build
 	$(BIN)/python -m tests.model.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+bench-deps: deps
+	$(call install,$(BENCH_PACKAGES))
+
+bench: build
+	$(BIN)/datapathctl bench run --suite quick --seconds 0.5 --budget 5
 
 lint: build
 	$(BIN)/ruff check $(SOURCES)

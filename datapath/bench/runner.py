@@ -19,6 +19,7 @@ from datapath.bench.model import (
     Series,
     Suite,
 )
+from datapath.bench.place import MissingError
 from datapath.errors import DatapathError
 
 Clock = Callable[[], float]
@@ -118,6 +119,9 @@ class Runner:
                     stopped = "interrupted"
         except KeyboardInterrupt:
             stopped = "interrupted"
+        except MissingError as error:
+            self.outcome.skipped[experiment.point.label] = str(error)
+            return
         except Exception as error:
             failed = f"failed: {reason(error)}"
             self.outcome.interrupted = stopped == "interrupted"

@@ -3,8 +3,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
-from datapath.bench.model import SuiteFactory
+from datapath.bench import costs, lifecycle
+from datapath.bench.model import (
+    DOCKER,
+    PATHS,
+    Cost,
+    Experiment,
+    Histogram,
+    Point,
+    Suite,
+    SuiteFactory,
+    SuiteOptions,
+)
+from datapath.bench.scenes_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
+from datapath.bench.traffic import PATH_WORDS, Stage, Traffic, traffic
+from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, WORKLOADS, Workload
 
-SUITES: Mapping[str, SuiteFactory] = {}
+PORTS = (1, 10, 100, 1000, 10000)
+NETWORKS = (1, 5, 10, 20, 50)
+CONTAINERS = (2, 10, 100, 500)
+FLOWS = (0, 1000, 10000, 100000)
+MEMBERS, PUBLISHED, OUTWARD = "container-container", "outside-published", "container-outside"
+
+Modes = tuple[str, ...]
+Rows = Callable[[Stage, Modes], Iterable[Experiment]]
+
+
+class Rowed:
+    """A suite of rows that share their scenes. `caged`: it starts what would outlive a kill -9."""
+
+    caged = True
+
+    def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
+        self.name = name
+        self._stage = Stage(name, options)
+        if shutil.which(options.dockerd) is None:
+            modes = without(modes, DOCKER)
+        self._modes = modes
+        self._experiments = list(rows(self._stage, modes))
+
+    def __enter__(self) -> Suite:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stage.close()
+
+    def experiments(self) -> list[Experiment]:
+        return self._experiments
+
+
+def without(modes: Modes, *gone: str) -> Modes:
+    return tuple(mode for mode in modes if mode not in gone)
+
+
+# ---- rows -------------------------------------------------------------------------------------
+
+
+def quick(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    """What the product promises to be better at."""
+    yield traffic(stage, modes, TCP_RR, MEMBERS)
+    yield traffic(stage, modes, UDP_PPS, MEMBERS)
+    yield traffic(stage, modes, TCP_RR, OUTWARD)
+    yield traffic(stage, modes, TCP_CONNECT, OUTWARD)
+    for path in (MEMBERS, PUBLISHED, OUTWARD):
+        yield traffic(stage, modes, TCP_STREAM, path)
+    yield ports(stage, modes, 1)
+    yield ports(stage, modes, 10000)
+    yield lifecycle.attach(stage, modes)
+    yield lifecycle.publish(stage, modes, 10000)
+    yield lifecycle.publish(stage, modes, 200)
+
+
+def paths(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    for workload in WORKLOADS:
+        for path in PATHS:
+            yield traffic(stage, modes, workload, path)
+
+
+def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    for count in PORTS:
+        yield ports(stage, modes, count)
+    for workload in (TCP_RR, TCP_CONNECT):
+        for count in NETWORKS:
+            yield crowded(
+                stage, modes if count <= MOST_NETWORKS else without(modes, DOCKER), workload, networks=count
+            )
+        for count in CONTAINERS:
+            some = modes if count <= MOST_CONTAINERS else without(modes, DOCKER)
+            yield crowded(stage, some, workload, containers=count)
+    for count in FLOWS:  # the last: tables stay full
+        for workload in (TCP_RR, TCP_CONNECT):
+            yield Traffic(
+                stage,
+                workload,
+                Point(workload.name, PUBLISHED, {"connections": count}),
+                modes,
+                f"{workload.title}, {PATH_WORDS[PUBLISHED]}, with so many connections in the table",
+                flows=count,
+            )
+
+
+def ports(stage: Stage, modes: Modes, count: int) -> Traffic:
+    """Rules are asked in turn, so the port that comes last pays for all of them."""
+    return Traffic(
+        stage,
+        TCP_CONNECT,
+        Point(TCP_CONNECT.name, PUBLISHED, {"ports": count}),
+        modes if count <= MOST_PORTS else without(modes, DOCKER),
+        f"{TCP_CONNECT.title}, {PATH_WORDS[PUBLISHED]}, the last of so many",
+        ports=count,
+    )
+
+
+def crowded(
+    stage: Stage, modes: Modes, workload: Workload, *, networks: int = 0, containers: int = 0
+) -> Traffic:
+    parameters = {"networks": networks} if networks else {"containers": containers}
+    what = "networks" if networks else "containers on the network"
+    return Traffic(
+        stage,
+        workload,
+        Point(workload.name, MEMBERS, parameters),
+        modes,
+        f"{workload.title}, {PATH_WORDS[MEMBERS]}, among so many {what}",
+        networks=networks or 1,
+        containers=containers or 2,
+    )
+
+
+def control(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    yield lifecycle.attach(stage, modes)
+    for count in (1, 200, 10000):
+        yield lifecycle.publish(stage, modes, count)
+    yield lifecycle.restart(stage, modes)
+
+
+# ---- the registry -----------------------------------------------------------------------------
+
+
+def full(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    return chain(paths(stage, modes), control(stage, modes), sweeps(stage, modes))
+
+
+class Costly(Rowed):
+    """It looks inside afterwards."""
+
+    def observe(self) -> tuple[tuple[Histogram, ...], tuple[Cost, ...]]:
+        return (), tuple(costs.costs(self._stage, self._modes))
+
+
+def cost(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    """The details of this one say what CPU it took."""
+    yield traffic(stage, modes, TCP_STREAM, MEMBERS)
+
+
+def _rowed(name: str, rows: Rows) -> SuiteFactory:
+    kind = Costly if rows in (cost, full) else Rowed
+    return lambda modes, options: kind(name, rows, modes, options)
+
+
+SUITES: Mapping[str, SuiteFactory] = {
+    name: _rowed(name, rows)
+    for name, rows in {
+        "full": full,  # what is measured if nobody names a suite
+        "quick": quick,
+        "paths": paths,
+        "sweeps": sweeps,
+        "control": control,
+        "cost": cost,
+    }.items()
+}

@@ -55,7 +55,7 @@ def test_a_directory_that_depends_on_where_one_stands_is_refused(value: str) -> 
 def test_the_control_group_is_the_root_unless_one_is_named() -> None:
     assert Settings.from_env({}).cgroup is None
     assert Settings.from_env({"DATAPATH_CGROUP": "/sys/fs/cgroup/part"}).cgroup == Path("/sys/fs/cgroup/part")
-    with pytest.raises(ConfigError, match="DATAPATH_CGROUP is .* absolute path"):
+    with pytest.raises(ConfigError, match=r"DATAPATH_CGROUP is .* absolute path"):
         Settings.from_env({"DATAPATH_CGROUP": "part"})
 
 

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments that send packets: a workload on a path, with so much else around it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from datapath.bench import scenes
+from datapath.bench.host import HOST
+from datapath.bench.model import NONE, Better, Experiment, Point, Sample, SuiteOptions
+from datapath.bench.place import MissingError, Place, ToolError, end
+from datapath.bench.scenes import Route, Scene
+from datapath.bench.workloads import PROBE, Workload
+from datapath.errors import DatapathError
+
+_PATIENCE = 15.0  # seconds that a program may take longer than it was told to measure
+_SETTLING = 2.1  # seconds that sockperf sleeps between its first packets and its measurement
+_CONFIRMING = 2.1  # seconds after which another packet makes a UDP connection a lasting one for Linux
+_REFRESH = 60.0  # seconds: half of what Linux keeps such a one
+_GREETED = "Warmup stage"
+PATH_WORDS = {
+    "container-container": "container ↔ container",
+    "outside-published": "outside → published port",
+    "container-outside": "container → outside",
+    "loopback-published": "127.0.0.1 → published port",
+    "hairpin": "container → port published by its neighbour, by the host's address",
+}
+
+
+class Stage:
+    """The scenes of a suite, each built when it is first wanted."""
+
+    def __init__(self, name: str, options: SuiteOptions) -> None:
+        self.options = replace(options, folder=options.folder / name)
+        self._scenes: dict[str, Scene] = {}
+        self._stack = ExitStack()
+
+    def scene(self, mode: str) -> Scene:
+        if mode not in self._scenes:
+            self._scenes[mode] = self._stack.enter_context(scenes.make(mode, self.options))
+        return self._scenes[mode]
+
+    @property
+    def built(self) -> Mapping[str, Scene]:
+        return self._scenes
+
+    def close(self) -> None:
+        self._scenes.clear()
+        self._stack.close()
+
+
+class Held:
+    """A client that has greeted its server and is stopped while it waits for its measurement to begin, so that the
+    wait is over when its turn comes."""
+
+    def __init__(self, place: Place, argv: list[str], log: Path) -> None:
+        self._argv, self._log = argv, log
+        log.write_bytes(b"")
+        self._began = time.monotonic()
+        self._process = place.start(argv, log)
+        while _GREETED not in log.read_text():
+            if self._process.poll() is not None or time.monotonic() > self._began + _PATIENCE:
+                end(self._process)
+                raise ToolError(argv, log.read_text())
+            time.sleep(0.01)
+        self._ready = time.monotonic() + _SETTLING
+        time.sleep(0.05)
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def finish(self, seconds: float) -> str:
+        """Lets it measure; what it says."""
+        time.sleep(max(0.0, self._ready - time.monotonic()))
+        os.kill(self._process.pid, signal.SIGCONT)
+        try:
+            code = self._process.wait(seconds + _PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(self._argv, "it does not end") from error
+        finally:
+            self.close()
+        said = self._log.read_text()
+        if code != 0:
+            raise ToolError(self._argv, said)
+        return said
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGCONT)
+        end(self._process)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """A row: `workload` on the path of `point`, in scenes with so many ports published, networks, containers, and
+    other connections in the tables."""
+
+    stage: Stage
+    workload: Workload
+    point: Point
+    modes: tuple[str, ...]
+    title: str
+    ports: int = 1
+    networks: int = 1
+    containers: int = 2
+    flows: int = 0
+    unit: str = field(init=False)
+    better: Better = field(init=False)
+    _refreshed: dict[str, float] = field(default_factory=dict)
+    _routes: dict[str, Route] = field(default_factory=dict)
+    _held: dict[str, Held] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        self.unit, self.better = self.workload.unit, self.workload.better
+
+    def __enter__(self) -> Experiment:
+        folder = self.stage.options.folder
+        for program in self.workload.programs:
+            if shutil.which(program) is None:
+                raise MissingError(program)
+        with ExitStack() as stack:
+            for mode in self.modes:
+                scene = self.stage.scene(mode)
+                scene.crowd(self.networks, self.containers)
+                scene.publish(self.ports)
+                route = self._routes[mode] = scene.route(self.point.path)
+                own = folder / f"{mode}-{self.workload.name}"
+                own.mkdir(parents=True, exist_ok=True)
+                server = self.workload.server(route.port, own)
+                stack.enter_context(
+                    route.server.serving(server, route.port, own / "server.log", self.workload.udp)
+                )
+                if self.flows and mode != NONE:
+                    echo = [PROBE, "echo", str(route.port)]
+                    stack.enter_context(route.server.serving(echo, route.port, own / "echo.log", udp=True))
+                    self._open_flows(mode)
+                    time.sleep(_CONFIRMING)
+                    self._open_flows(mode)
+            stack.callback(self._release)  # before the servers: who closes first keeps the port for a while
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _release(self) -> None:
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
+
+    def _open_flows(self, mode: str) -> None:
+        """Opens connections that stay in the tables, or keeps them there."""
+        argv = [PROBE, "flows", HOST, str(self._routes[mode].port), str(self.flows)]
+        said = json.loads(self.stage.scene(mode).outside().run(argv, _PATIENCE + self.flows / 1000))
+        if said["answered"] < 0.99 * self.flows:
+            raise DatapathError(f"{mode}: {said['answered']} of {self.flows} connections were answered")
+        self._refreshed[mode] = time.monotonic()
+
+    def sample(self, mode: str) -> Sample:
+        if mode in self._refreshed and time.monotonic() > self._refreshed[mode] + _REFRESH:
+            self._open_flows(mode)
+        route, seconds = self._routes[mode], self.stage.options.seconds
+        argv = self.workload.client(route.address, route.port, seconds)
+        if not self.workload.held:
+            return self.workload.parse(route.client.run(argv, seconds + _PATIENCE))
+        held = self._held.pop(mode, None) or self._hold(mode, argv)
+        said = held.finish(seconds)
+        self._held[mode] = self._hold(mode, argv)
+        return self.workload.parse(said)
+
+    def _hold(self, mode: str, argv: list[str]) -> Held:
+        log = self.stage.options.folder / f"{mode}-{self.workload.name}" / "client.log"
+        return Held(self._routes[mode].client, argv, log)
+
+
+def traffic(stage: Stage, modes: tuple[str, ...], workload: Workload, path: str) -> Traffic:
+    """The plain row of a workload on a path."""
+    return Traffic(
+        stage, workload, Point(workload.name, path), modes, f"{workload.title}, {PATH_WORDS[path]}"
+    )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's scenes: the same programs in each mode, and nothing left of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datapath.bench.host import HOST
+from datapath.bench.model import Sample, SuiteOptions
+from datapath.bench.place import Place
+from datapath.bench.scenes import LOOPBACK, PORT, Own
+from datapath.bench.suites import crowded, ports
+from datapath.bench.traffic import Stage, Traffic, traffic
+from datapath.bench.workloads import PROBE, TCP_CONNECT, TCP_RR, UDP_PPS
+from datapath.kernel import cgroup, netns
+from tests.net.lab import TREE, eventually
+
+MODES = ("ebpf", "iptables", "none")
+SECONDS = 0.2
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    made = Stage("bench", SuiteOptions(SECONDS, tmp_path_factory.mktemp("bench")))
+    try:
+        yield made
+    finally:
+        made.close()
+        assert groups() == set()
+
+
+def groups() -> set[str]:
+    return {str(path) for path in Path(cgroup.mount_point()).glob("datapath-bench-*") if "bench" in path.name}
+
+
+def samples(row: Traffic) -> dict[str, Sample]:
+    with row:
+        return {mode: row.sample(mode) for mode in row.modes}
+
+
+@pytest.mark.parametrize("path", ["outside-published", "loopback-published", "hairpin"])
+def test_s28_connections_are_counted_in_every_mode(stage: Stage, path: str) -> None:
+    found = samples(traffic(stage, MODES, TCP_CONNECT, path))
+    assert all(sample.value > 100 for sample in found.values())
+
+
+def test_s28_packets_are_counted_in_every_mode(stage: Stage) -> None:
+    found = samples(traffic(stage, MODES, UDP_PPS, "container-container"))
+    assert all(sample.value > 1 for sample in found.values())
+
+
+@pytest.mark.skipif(not shutil.which("sockperf"), reason="sockperf is not installed: make bench-deps")
+def test_s28_round_trips_are_timed(stage: Stage) -> None:
+    found = samples(traffic(stage, ("ebpf",), TCP_RR, "container-outside"))
+    assert 1 < found["ebpf"].value < 10_000
+
+
+def test_s28_the_measured_port_is_published_whatever_is_published_before_it(stage: Stage) -> None:
+    for count in (300, 1):
+        found = samples(ports(stage, ("ebpf", "iptables"), count))
+        assert all(sample.value > 10 for sample in found.values())
+
+
+def test_s28_a_crowd_comes_and_goes(stage: Stage) -> None:
+    assert samples(crowded(stage, ("ebpf",), TCP_CONNECT, networks=2))["ebpf"].value > 100
+    assert samples(crowded(stage, ("ebpf",), TCP_CONNECT, containers=3))["ebpf"].value > 100
+
+
+def test_s28_connections_stand_in_the_table_while_others_are_measured(stage: Stage) -> None:
+    row = ports(stage, ("ebpf",), 1)
+    row.flows = 500
+    assert samples(row)["ebpf"].value > 100
+    scene = stage.scene("ebpf")
+    assert isinstance(scene, Own)
+    from datapath.model_connections import ConnectionFilter
+
+    found = [one for one, _ in scene.control().connections(ConnectionFilter(proto=17))]
+    assert len(found) == 500
+
+
+def test_s28_changes_are_timed(stage: Stage) -> None:
+    for mode in ("ebpf", "iptables"):
+        scene = stage.scene(mode)
+        assert all(seconds > 0 for seconds in (*scene.attach_detach(), *scene.open_close(20)))
+
+
+def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(stage: Stage) -> None:
+    """DATAPATH_CGROUP: the hooks note what a socket asked for, if they see it."""
+    scene = stage.scene("ebpf")
+    assert isinstance(scene, Own)
+    route, ask = scene.route("loopback-published"), [PROBE, "connect", LOOPBACK, str(PORT), "0.01"]
+
+    def noted() -> int:
+        with netns.enter(scene.host.inside.path):
+            return scene.control().stats().fill["sockets"][0]
+
+    before = noted()
+    with route.server.serving([PROBE, "serve", str(PORT)], PORT, None):
+        Place(route.client.netns).run(ask, 5)
+        assert noted() == before
+        Place(route.client.netns, str(scene.host.group)).run(ask, 5)
+        assert noted() > before
+
+
+CAGED = """
+import sys, time
+from pathlib import Path
+from datapath.bench.measure import caged
+from datapath.bench.model import SuiteOptions
+from datapath.bench.scenes import make
+
+def work():
+    options = SuiteOptions(1.0, Path(sys.argv[1]))
+    with make("ebpf", options), make("none", options):
+        print("ready", flush=True)
+        time.sleep(60)
+    return 0
+
+sys.exit(caged(work))
+"""
+
+
+def test_s28_a_killed_benchmark_leaves_no_process_and_its_groups_to_the_next(tmp_path: Path) -> None:
+    before = groups()
+    argv = [sys.executable, "-c", CAGED, str(tmp_path)]
+    killed = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=TREE)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "ready\n"
+    assert f"{tmp_path}/ebpf" not in Path("/proc/self/mounts").read_text(), "its mounts are its own"
+    children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    with eventually() as until:
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))
+    left = groups() - before
+    assert len(left) == 1
+    shutil.rmtree(tmp_path / "ebpf")
+    with Own("iptables", SuiteOptions(1.0, tmp_path)):
+        assert not left & groups()
+    assert groups() == before
+
+
+@pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed: make bench-deps")
+def test_s28_docker_is_measured_in_a_daemon_of_its_own(tmp_path: Path) -> None:
+    own = Stage("docker", SuiteOptions(SECONDS, tmp_path))
+    try:
+        with traffic(own, ("docker",), TCP_CONNECT, "outside-published") as row:
+            assert row.sample("docker").value > 100
+            assert all(seconds > 0 for seconds in own.scene("docker").attach_detach())
+            assert own.scene("docker").route("hairpin").address == HOST
+    finally:
+        own.close()
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
