@@ -56,7 +56,7 @@ def listening(protocols: Iterable[str] = ("tcp", "udp")) -> frozenset[tuple[str,
 
 
 def _rows(protocols: Iterable[str]) -> Iterator[tuple[str, Address, int, int]]:
-    """(protocol, address, port, inode). As text: pyroute2's DiagSocket cannot tell errors from sockets."""
+    """(protocol, address, port, inode)."""
     for proto in protocols:
         for suffix in ("", "6"):
             try:
