@@ -107,7 +107,7 @@ class Bridge(Driver):
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
         connections.open_account(dataplane, endpoint.number)
-        dataplane.attach("from_container", endpoint.host_ifindex)
+        dataplane.attach("from_container", endpoint.host_ifindex, own=True)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
         known = dataplane.networks[network.number]
@@ -133,6 +133,8 @@ class Bridge(Driver):
         failures: list[Exception] = []
         ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
         if dataplane is not None:
+            # A command that was killed may not have written down the index, and the device be gone since.
+            ifindex = ifindex or _device_of(dataplane, endpoint)
             wanted = entries.endpoint_entries(network, endpoint)
             for key in wanted.endpoints:
                 # Another endpoint can have the address by now.
@@ -147,9 +149,12 @@ class Bridge(Driver):
             )
             if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
-                dataplane.detach("from_container", ifindex, device_gone=True)
         _attempt(failures, self.context.links.delete, endpoint.host_ifname)
         if dataplane is not None:
+            if (
+                ifindex
+            ):  # after the device: a tcx link that is given up is detached by the kernel, which waits
+                dataplane.detach("from_container", ifindex, device_gone=True)
             connections.forget_endpoint(dataplane, endpoint.number)
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         _raise(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
@@ -244,6 +249,12 @@ class Bridge(Driver):
                 (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
             )
             connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
+
+
+def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
+    """The index under which the programs know the endpoint's device; 0: they do not."""
+    found = (key.ifindex for key, value in dataplane.devices.read_all() if value.endpoint == endpoint.number)
+    return next(found, 0)
 
 
 def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:

@@ -54,7 +54,7 @@ def pin(fd: int, path: Path) -> None:
     _check(lib.bpf_obj_pin(fd, os.fsencode(path)), "pin", str(path))
 
 
-def get_pinned(path: Path) -> int | None:
+def get_pinned(path: Path | str) -> int | None:
     """The fd of a pinned object; None: there is no such pin."""
     fd: int = lib.bpf_obj_get(os.fsencode(path))
     if fd >= 0:
