@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
 from datapath.model import Container, Endpoint, Network, Sandbox
@@ -78,6 +78,13 @@ def _columns(thing: Object) -> dict[str, Any]:
             return {}
 
 
+class Lingering(NamedTuple):
+    """See `Store.linger`."""
+
+    inode: int
+    db: sqlite3.Connection
+
+
 class Store:
     """The store of one installation, made on first use with the three predefined networks in it.
 
@@ -98,6 +105,22 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
+
+    def linger(self, before: Lingering | None) -> Lingering:
+        """A connection that stays idle while this one is closed, for a caller who gives many commands.
+
+        The last connection that is closed takes the journal into the file, and away: five waits for the disk,
+        and the next command begins another journal. With this one open that is not the last. `before`: what the
+        caller had so far; it is given back unless the file has been replaced.
+        """
+        if before is not None and before.inode == self._inode:
+            return before
+        if before is not None:
+            before.db.close()
+        with self._translated():
+            db = _connect(self.path, check_same_thread=False)
+            db.execute("SELECT count(*) FROM meta").fetchall()  # only what has read once counts as open
+        return Lingering(self._inode, db)
 
     @staticmethod
     def exists(state_dir: Path) -> bool:
@@ -310,10 +333,12 @@ class Store:
         return self._damaged(str(error))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
     """An open connection; never creates the file."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    db = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=check_same_thread
+    )
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")
