@@ -323,7 +323,7 @@ class Control:
             return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
 
         first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
-        return plan.PortContext(session.facts, in_use, (int(first), int(last)))
+        return plan.PortContext(session.facts, in_use, (int(first), int(last)), sockets.suspects)
 
     def _write_etc(self, session: Session, container: Container) -> None:
         """The container's hosts, resolv.conf and hostname. Rewritten in place: the files are bind-mounted."""

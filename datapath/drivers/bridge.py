@@ -8,7 +8,7 @@ attached, so that no packet meets a program that does not know it; what is taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_interface
@@ -19,6 +19,7 @@ from datapath.drivers import Driver
 from datapath.errors import DatapathError
 from datapath.kernel import abi, connections
 from datapath.kernel.dataplane import Dataplane
+from datapath.kernel.libbpf import cut
 from datapath.model import Address, Endpoint, Network, PortMapping, linklocal_of
 from datapath.plan_endpoints import gateway_mac
 
@@ -180,7 +181,7 @@ class Bridge(Driver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
     ) -> None:
         if network.internal or not mappings:
             return
@@ -188,29 +189,29 @@ class Bridge(Driver):
         ports = entries.port_entries(network, endpoint, mappings)
         # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
         # rules that are not there yet.
-        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items()})
+        _write_reserved(dataplane, reserved)
         _write_sources(dataplane, entries.source_entries(mappings))
-        dataplane.ports.update_many(ports)
+        keys, values = abi.layout("port_key"), abi.layout("port")
+        dataplane.ports.update_raw(
+            b"".join(keys.pack_run(run.key, run.length, "port") for run in ports.runs),
+            b"".join(values.pack_run(run.value, run.length, "port") for run in ports.runs),
+        )
 
     def revoke_external(
         self,
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         filters: frozenset[int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
             return
         # Those that lead elsewhere by now are the other endpoint's.
-        dataplane.ports.delete_raw(
-            dataplane.ports.where(
-                "endpoint", endpoint.number, entries.port_entries(network, endpoint, mappings)
-            )
-        )
-        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items() if count})
-        dataplane.reserved.delete_many(key for key, count in reserved.items() if not count)
+        keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).runs)
+        dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
+        _write_reserved(dataplane, reserved)
         self.forget_filters(filters)
 
     def forget_filters(self, filters: frozenset[int]) -> None:
@@ -222,7 +223,7 @@ class Bridge(Driver):
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         sources: Mapping[entries.SourceKey, int],
     ) -> None:
         dataplane = self.context.loaded
@@ -255,6 +256,24 @@ def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
     """The index under which the programs know the endpoint's device; 0: they do not."""
     found = (key.ifindex for key, value in dataplane.devices.read_all() if value.endpoint == endpoint.number)
     return next(found, 0)
+
+
+def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:
+    """Of every row, packed."""
+    layout = abi.layout(struct)
+    for run in runs:
+        yield from cut(layout.pack_run(run.key, run.length, "port"), layout.size)
+
+
+def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
+    """Those with a count of 0 go."""
+    key, value = abi.layout("reserved_key"), abi.layout("reserved")
+    used = [run for run in reserved.runs if run.value]
+    dataplane.reserved.update_raw(
+        b"".join(key.pack_run(run.key, run.length, "port") for run in used),
+        b"".join(value.pack_run(abi.reserved(run.value), run.length) for run in used),
+    )
+    dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
 
 
 def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:
