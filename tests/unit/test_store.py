@@ -402,6 +402,33 @@ def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> 
     assert not (tmp_path / "elsewhere").exists()
 
 
+# ---- many commands of one process ----------------------------------------------------------------------
+
+
+def test_the_journal_stays_while_a_connection_lingers(tmp_path: Path) -> None:
+    journal = tmp_path / "datapath.db-wal"
+    with Store(tmp_path) as store:
+        idle = store.linger(None)
+        assert store.linger(idle) is idle
+        store.put(network(name="first"))
+    assert journal.exists()
+    with Store(tmp_path) as other:
+        assert other.load().network("first")
+    idle.db.close()
+    assert not journal.exists()
+
+
+def test_a_lingering_connection_is_exchanged_when_the_file_was_replaced(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        idle = store.linger(None)
+        with store.lock():
+            store.destroy()
+    with Store(tmp_path) as store:
+        again = store.linger(idle)
+        assert again is not idle
+    again.db.close()
+
+
 # ---- size -----------------------------------------------------------------------------------------------
 
 
