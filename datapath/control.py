@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from datapath import __version__, etc, model, plan, plan_inspect
 from datapath.config import Settings
-from datapath.errors import ConfigError, DatapathError, quoted
+from datapath.errors import ConfigError, DatapathError, StateError, quoted
 from datapath.model import (
     Address,
     Container,
@@ -462,10 +462,14 @@ class Control:
         """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
         if not Store.exists(self.settings.state_dir):
             return  # everything has been taken away in the meantime
-        with self._session() as session:
-            container = session.state.containers.get(container_id)
-            if container is not None and container.running:
-                session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
+        try:
+            with self._session() as session:
+                container = session.state.containers.get(container_id)
+                if container is not None and container.running:
+                    session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
+        except StateError:
+            if Store.exists(self.settings.state_dir):
+                raise
 
     # ---- ports -------------------------------------------------------------------------------
 

@@ -168,11 +168,24 @@ class Store:
 
     @contextmanager
     def lock(self, timeout: float = 60.0) -> Iterator[None]:
-        """Held by one command at a time on the whole host. StateError after `timeout` seconds."""
+        """Held by one command at a time on the whole host.
+
+        StateError after `timeout` seconds, or if everything has been taken away since the store was opened.
+        """
         if self._locked:
             raise RuntimeError("the lock is held already")
         with self._translated():
-            fd = _acquire(self._lock_path, timeout)
+            try:
+                fd = _acquire(self._lock_path, timeout, create=False)
+            except FileNotFoundError:
+                # `destroy` removes it after the database: made again by then, it would be left alone.
+                self._require_same_file()
+                fd = _acquire(self._lock_path, timeout)
+        try:
+            self._require_same_file()
+        except StateError:
+            _release(fd)
+            raise
         self._locked = True
         try:
             yield
@@ -180,12 +193,14 @@ class Store:
             self._locked = False
             _release(fd)
 
-    def _same_file(self) -> bool:
-        """The file is still the one that was opened: `destroy` may have come in between."""
+    def _require_same_file(self) -> None:
+        """StateError if the file is not the one that was opened: `destroy` has come in between."""
         try:
-            return self.path.stat().st_ino == self._inode
+            same = self.path.stat().st_ino == self._inode
         except FileNotFoundError:
-            return False
+            same = False
+        if not same:
+            raise StateError(f"state database {self.path} has been taken away meanwhile: try again")
 
     def destroy(self) -> None:
         """Forget everything: the files and their folder go. The lock has to be held."""
@@ -376,9 +391,10 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def _acquire(path: Path, timeout: float) -> int:
+def _acquire(path: Path, timeout: float, *, create: bool = True) -> int:
     """The lock file, locked, as a descriptor. The kernel unlocks it when its holders have ended."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
     deadline = time.monotonic() + timeout
     pause = 0.001
     try:

@@ -248,6 +248,21 @@ def test_the_lock_is_held_by_one_command_and_the_next_is_told_after_the_timeout(
         pass
 
 
+def test_who_waited_while_everything_was_taken_away_leaves_nothing(tmp_path: Path) -> None:
+    """Opened before, locked after: neither the lock file nor its folder is made again."""
+    directory = tmp_path / "state"
+    with Store(directory) as late:
+        with Store(directory) as store, store.lock():
+            store.destroy()
+        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
+            pass
+        assert not directory.exists()
+        directory.mkdir()  # others kept something there
+        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
+            pass
+        assert list(directory.iterdir()) == []
+
+
 def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
     process = python(HOLD, store.path.parent)
     assert process.stdout is not None
