@@ -92,6 +92,8 @@ class Session:
 
     def put(self, *objects: Object) -> None:
         """Writes rows, all or none."""
+        if not objects:
+            return
         with self.store.transaction():
             for thing in objects:
                 self.store.put(thing)
