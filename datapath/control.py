@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from datapath import __version__, etc, model, plan, plan_inspect
 from datapath.config import Settings
-from datapath.errors import ConfigError, DatapathError, StateError, quoted
+from datapath.errors import ConfigError, DatapathError, PrivilegeError, StateError, quoted
 from datapath.model import (
     Address,
     Container,
@@ -115,8 +115,8 @@ class Control:
         self._lingering: Lingering | None = None
 
     @contextmanager
-    def _session(self) -> Iterator[Session]:
-        with Session(self.settings, self.warn) as session:
+    def _session(self, create: bool = True) -> Iterator[Session]:
+        with Session(self.settings, self.warn, create=create) as session:
             self._commands += 1
             if self._commands > 1:  # a command line gives one, and leaves the file whole
                 self._lingering = session.store.linger(self._lingering)
@@ -465,11 +465,11 @@ class Control:
         if not Store.exists(self.settings.state_dir):
             return  # everything has been taken away in the meantime
         try:
-            with self._session() as session:
+            with self._session(create=False) as session:
                 container = session.state.containers.get(container_id)
                 if container is not None and container.running:
                     session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
-        except StateError:
+        except (StateError, PrivilegeError):  # or it is taken away at this moment
             if Store.exists(self.settings.state_dir):
                 raise
 

@@ -56,9 +56,10 @@ def sandbox_key(state: State, sandbox_id: str) -> str | None:
 
 
 class Session:
-    """Use as a context manager. `warn` is told what was mended, one line each."""
+    """Use as a context manager. `warn` is told what was mended, one line each. Without `create` there has to be a
+    store already."""
 
-    def __init__(self, settings: Settings, warn: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, warn: Callable[[str], None], *, create: bool = True) -> None:
         from datapath.kernel import features
 
         features.require()  # before files are read that only root may read
@@ -66,7 +67,7 @@ class Session:
         self.warn = warn
         self.config = DaemonConfig.load(settings)
         self.context = Context(settings, self.config.datapath)
-        self.store = Store(settings.state_dir)
+        self.store = Store(settings.state_dir, create=create)
         self.state = State()
         self._stack = ExitStack()
 

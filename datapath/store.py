@@ -88,15 +88,19 @@ class Lingering(NamedTuple):
 class Store:
     """The store of one installation, made on first use with the three predefined networks in it.
 
-    StateError if the file is damaged, of another kind or version; PrivilegeError if it cannot be opened.
+    StateError if the file is damaged, of another kind or version, or, without `create`, not there; PrivilegeError
+    if it cannot be opened.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, create: bool = True) -> None:
         self.path = state_dir / "datapath.db"
         self._lock_path = state_dir / "lock"
         self._locked = False
         with self._translated():
-            self._prepare(state_dir)
+            if create:
+                self._prepare(state_dir)
+            elif not self.path.exists():
+                raise self._taken_away()
             self._db = _connect(self.path)
             try:
                 self._check()
@@ -200,7 +204,7 @@ class Store:
         except FileNotFoundError:
             same = False
         if not same:
-            raise StateError(f"state database {self.path} has been taken away meanwhile: try again")
+            raise self._taken_away()
 
     def destroy(self) -> None:
         """Forget everything: the files and their folder go. The lock has to be held."""
@@ -307,6 +311,9 @@ class Store:
         problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise self._damaged(str(problem))
+
+    def _taken_away(self) -> StateError:
+        return StateError(f"state database {self.path} has been taken away meanwhile: try again")
 
     def _damaged(self, detail: str) -> StateError:
         return StateError(

@@ -261,6 +261,9 @@ def test_who_waited_while_everything_was_taken_away_leaves_nothing(tmp_path: Pat
         with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
             pass
         assert list(directory.iterdir()) == []
+    with pytest.raises(StateError, match="taken away meanwhile"):
+        Store(directory, create=False)
+    assert list(directory.iterdir()) == []
 
 
 def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
