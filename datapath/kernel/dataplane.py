@@ -108,6 +108,7 @@ CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 
 SAMPLE = 64
 _SWEEPER_TRIES = 100
+_DETACH_PATIENCE = 2.0  # seconds
 
 
 def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
@@ -403,7 +404,7 @@ class Dataplane:
             if own and self._mode == "auto" and self._filtered(hook, ifindex):
                 return
             try:
-                self._pin_link(libbpf.attach_tcx(self._program(hook), ifindex, HOOKS[hook].tcx), name)
+                self._pin_link(self._attach_tcx(hook, ifindex), name)
                 return
             except NotSupportedError:
                 if self._mode == "tcx":
@@ -411,6 +412,17 @@ class Dataplane:
         if libbpf.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
             libbpf.pin(self._program(hook), self._own_qdisc(ifindex))
         libbpf.attach_clsact(self._program(hook), ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
+
+    def _attach_tcx(self, hook: str, ifindex: int) -> int:
+        """The link. One whose pin has just been removed may be there yet: a worker of the kernel's detaches it."""
+        deadline = time.monotonic() + _DETACH_PATIENCE
+        while True:
+            try:
+                return libbpf.attach_tcx(self._program(hook), ifindex, HOOKS[hook].tcx)
+            except KernelError as error:
+                if error.errno != errno.EEXIST or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.001)
 
     def _filtered(self, hook: str, ifindex: int) -> bool:
         """Attaches as a filter, if the kernel has those."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -161,3 +162,27 @@ def _both_ways(one: socket.socket, two: socket.socket, number: int) -> None:
             assert more
             got += more
         assert got == text
+
+
+# Through the library. Whoever looks at the link keeps it; the kernel's own worker may be as late.
+AGAIN = """
+import os, threading
+from pathlib import Path
+from datapath.config import Settings
+from datapath.control import Control
+from datapath.kernel import libbpf
+
+control = Control(Settings.from_env(os.environ))
+control.port_add("web", "8100:100")
+link = libbpf.get_pinned(Path(os.environ["DATAPATH_BPFFS"]) / "links" / "from_loopback-1")
+control.port_remove("web", "8100:100")
+if link is not None:  # with clsact there is none
+    threading.Timer(0.2, os.close, [link]).start()
+control.port_add("web", "8100:100")
+"""
+
+
+def test_s20_a_port_is_published_again_while_the_last_ones_program_is_being_taken_off(host: Host) -> None:
+    host.run("web")
+    host.sh([sys.executable, "-c", AGAIN])
+    assert listed(host) == ["8100:100/tcp"]
