@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.net.lab import Host, Namespace
+from tests.net.lab import Host, Namespace, eventually
 
 Run = Callable[[str], str]
 
@@ -24,6 +24,8 @@ def settled(host: Host) -> Host:
     """The host with nothing that is about to change by itself: duplicate address detection takes a second."""
     host.sh("ip -6 address flush dev eth0")
     host.sh("ip address add fe80::1/64 dev eth0 nodad")
+    with eventually() as until:  # the route to itself comes from a worker of the kernel's
+        until(lambda: host.sh("ip -6 route show table local fe80::1"))
     return host
 
 
