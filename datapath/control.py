@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.sandbox import Held
     from datapath.kernel.trace import LatencyTrace
+    from datapath.model_doctor import Finding
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
@@ -627,6 +628,28 @@ class Control:
             step()
         except (DatapathError, ExceptionGroup) as error:
             failures.append(error)
+
+    def doctor(self) -> list[Finding]:
+        """What is not as promised. Takes no lock, changes nothing."""
+        from datapath import doctor
+        from datapath.kernel import features
+
+        features.require()
+        tuning, unreadable = doctor.tuning(self.settings)
+        return [*unreadable, *doctor.examine(self.settings, tuning)]
+
+    def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
+        """Mends what can be: (what was mended, what is left, what went wrong)."""
+        from datapath.reconcile import reconcile
+
+        before = self.doctor()
+        if not Store.exists(self.settings.state_dir):
+            return [], before, []
+        with self._session() as session:
+            found, left, failures = reconcile(session)
+        after = self.doctor()
+        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in after]
+        return mended, after, failures if left else []
 
     def version(self) -> dict[str, Any]:
         return {"Version": __version__, "Kernel": os.uname().release, "Python": sys.version.split()[0]}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.links import Facts
 
-_RESERVED = "net/ipv4/ip_local_reserved_ports"
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
 
 
 def now() -> str:
@@ -234,18 +234,18 @@ class Session:
 
         first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
         ours = ephemeral_ports(self.state, (int(first), int(last)))
-        before = self.store.note(_RESERVED)
+        before = self.store.note(RESERVED_PORTS)
         if not ours and before is None:
             return
-        current = sysctl.read(_RESERVED)
+        current = sysctl.read(RESERVED_PORTS)
         if before is None:
             before = current.strip()
-            self.store.set_note(_RESERVED, before)
+            self.store.set_note(RESERVED_PORTS, before)
         wanted = parse_reserved(before) | ours
         if wanted != parse_reserved(current):
-            sysctl.write(_RESERVED, reserved_text(wanted))
+            sysctl.write(RESERVED_PORTS, reserved_text(wanted))
         if not ours:
-            self.store.set_note(_RESERVED, None)
+            self.store.set_note(RESERVED_PORTS, None)
 
     def remove_dataplane(self) -> None:
         """Takes the programs off the devices that stay, and unloads them."""

@@ -86,7 +86,7 @@ class Store:
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "datapath.db"
-        self._lock_path = state_dir / "lock"
+        self.lock_path = state_dir / "lock"
         self._locked = False
         with self._translated():
             self._prepare(state_dir)
@@ -149,7 +149,7 @@ class Store:
         if self._locked:
             raise RuntimeError("the lock is held already")
         with self._translated():
-            fd = _acquire(self._lock_path, timeout)
+            fd = _acquire(self.lock_path, timeout)
         self._locked = True
         try:
             yield
@@ -244,7 +244,7 @@ class Store:
         if self.path.exists():
             return
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = _acquire(self._lock_path, 60.0)
+        fd = _acquire(self.lock_path, 60.0)
         try:
             if self.path.exists():
                 return

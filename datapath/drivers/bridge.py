@@ -44,8 +44,8 @@ class Bridge(Bridged):
             linklocal = linklocal_of(mac) if network.ipv6 else None
             number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
-            dataplane.networks[number] = _numbered(value)
-            dataplane.devices[key] = _numbered(device)
+            dataplane.networks[number] = numbered(value)
+            dataplane.devices[key] = numbered(device)
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
 
@@ -62,7 +62,7 @@ class Bridge(Bridged):
         if mtu != known.mtu:
             self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
         number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
-        if known != (wanted := _numbered(value)):
+        if known != (wanted := numbered(value)):
             dataplane.networks[number] = wanted
 
     def delete_network(self, network: Network) -> None:
@@ -98,7 +98,7 @@ class Bridge(Bridged):
         """Tells the programs of an endpoint, and attaches them to its device."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
-        dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
+        dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
         connections.open_account(dataplane, endpoint.number)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
@@ -224,7 +224,7 @@ def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int
     dataplane.sources.update_many({key: abi.source(allow) for key, allow in sources.items()})
 
 
-def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
+def numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
     """An entry's value with its enumerators, which the plan knows by name, as the maps' numbers."""
     if isinstance(value, entries.NetworkValue):
         return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])

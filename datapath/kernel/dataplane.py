@@ -174,7 +174,7 @@ class Dataplane:
             for name, programs in OBJECT_FILES.items():
                 if not all((bpffs / "programs" / program).exists() for program in programs):
                     self._load(name)
-            self._attach_sockets()
+            self.attach_sockets()
             self._start_sweeper()
         except BaseException:
             self.close()
@@ -211,11 +211,11 @@ class Dataplane:
     def _mount(self) -> None:
         """A bpffs under the folder: the system's, or one of its own."""
         if _SYSTEM_BPFFS in self.root.parents:
-            if not _is_bpffs(_SYSTEM_BPFFS):
+            if not is_bpffs(_SYSTEM_BPFFS):
                 _mount_bpffs(_SYSTEM_BPFFS)
             return
         existing = next(path for path in (self.root, *self.root.parents) if path.exists())
-        if not _is_bpffs(existing):
+        if not is_bpffs(existing):
             self.root.mkdir(parents=True, exist_ok=True)
             _mount_bpffs(self.root)
 
@@ -260,7 +260,8 @@ class Dataplane:
             {name: self._map(name).max_entries for name in self._setup.sizes},
         )
 
-    def _attach_sockets(self) -> None:
+    def attach_sockets(self) -> None:
+        """Attaches those of the socket hooks that are not pinned."""
         missing = [name for name in SOCKET_HOOKS if not (self.root / "links" / name).exists()]
         if not missing:
             return
@@ -361,6 +362,10 @@ class Dataplane:
         finally:
             os.close(link)
 
+    def drop_link(self, name: str) -> None:
+        """Gives up one attachment, whatever has become of it."""
+        (self.root / "links" / name).unlink(missing_ok=True)
+
     def attach_xdp(self, ifindex: int) -> bool:
         """Attaches the XDP program to a device, unless it is; False: another program is in its place."""
         name = f"{XDP_HOOK}-{ifindex}"
@@ -425,7 +430,8 @@ class Dataplane:
         self._own_qdisc(ifindex).unlink(missing_ok=True)
 
 
-def _is_bpffs(path: Path) -> bool:
+def is_bpffs(path: Path) -> bool:
+    """A BPF file system is at the path."""
     return _fs_magic(path) == BPF_FS_MAGIC
 
 

@@ -15,6 +15,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_interface,
     ip_network,
 )
@@ -74,7 +75,7 @@ def read(route: Any, names: Mapping[int, str], ours: Collection[str]) -> Facts:
     messages = addresses(route)
     prefixes, mtu = _routes(route)
     return Facts(
-        addresses=tuple(_interface(message) for message in messages),
+        addresses=tuple(interface(message) for message in messages),
         routes=prefixes,
         default_mtu=mtu or _DEFAULT_MTU,
         default_route=mtu != 0,
@@ -98,9 +99,9 @@ def uplinks(
         if message["scope"] != _RT_SCOPE_UNIVERSE or name is None or name in ours:
             continue
         first = found.setdefault(message["index"], {})
-        interface = _interface(message)
+        address = interface(message)
         if not _attributes(message).get("IFA_FLAGS", message["flags"]) & _IFA_F_UNFIT:
-            first.setdefault(interface.version, interface.ip)
+            first.setdefault(address.version, address.ip)
     ways = []
     for index, first in found.items():
         link = _link(route, index)
@@ -121,6 +122,17 @@ def device_of(message: Any) -> int:
     attributes = _attributes(message)
     hops = attributes.get("RTA_MULTIPATH") or [{"oif": 0}]
     return int(attributes.get("RTA_OIF") or hops[0]["oif"])
+
+
+def default_routes(route: Any) -> list[tuple[int, IPv4Address | IPv6Address]]:
+    """(device, gateway) of each default route that has a gateway."""
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in unicast_routes(route, family):
+            gateway = _attributes(message).get("RTA_GATEWAY")
+            if not message["dst_len"] and gateway:
+                found.append((device_of(message), ip_address(gateway)))
+    return found
 
 
 def _routes(route: Any) -> tuple[tuple[Prefix, ...], int]:
@@ -167,7 +179,8 @@ def _attributes(message: Any) -> dict[str, Any]:
     return dict(message["attrs"])
 
 
-def _interface(message: Any) -> Interface:
+def interface(message: Any) -> Interface:
+    """An address as rtnetlink tells it."""
     attributes = _attributes(message)
     local = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]  # on point-to-point devices they differ
     return ip_interface(f"{local}/{message['prefixlen']}")

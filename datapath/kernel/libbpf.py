@@ -386,6 +386,24 @@ def enable_stats() -> int:
     return _check(fd, "time", "programs")
 
 
+def clsact_program(ifindex: int, point: int, handle: int, priority: int) -> int:
+    """The kernel's number of the program in our filter's place; 0: there is none."""
+    hook, opts = _tc(ifindex, point, handle, priority)
+    return int(opts.prog_id) if lib.bpf_tc_query(hook, opts) == 0 else 0
+
+
+def link_info(fd: int) -> tuple[int, int]:
+    """The number of a link's program, and of the device or cgroup that it is attached to; 0: of none any more."""
+    program, target = ffi.new("__u32 *"), ffi.new("__u64 *")
+    _check(lib.link_info(fd, program, target), "inspect", "link")
+    return int(program[0]), int(target[0])
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    return _check(lib.program_id(fd), "inspect", "program")
+
+
 class Run(NamedTuple):
     """`verdict` as the kernel took it (signed), the packet afterwards, mean duration of a run in ns."""
 

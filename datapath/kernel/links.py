@@ -280,6 +280,33 @@ class Links:
             if index is not None and index in _default_devices(route, version):
                 _remove_default(route, index, version)
 
+    def rename(self, index: int, name: str) -> None:
+        """Give a device its name back. Kernels before 6.2 rename none that is up: there it goes down meanwhile."""
+        subject = f"device {index} to {name}"
+        try:
+            with translated("rename", subject):
+                self._route.link("set", index=index, ifname=name)
+            return
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        with translated("rename", subject):
+            self._route.link("set", index=index, flags=0, change=_IFF_UP)
+            self._route.link("set", index=index, ifname=name)
+            self._route.link("set", index=index, flags=_IFF_UP, change=_IFF_UP)
+
+    def align(self, name: str, *, mac: str = "", mtu: int = 0, addresses: Sequence[Interface] = ()) -> None:
+        """Give a device back what is named, and set it up."""
+        with enter(self._netns):
+            index = _index_of(name)
+            if any(address.version == 6 for address in addresses):
+                sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
+        more: dict[str, Any] = ({"address": mac} if mac else {}) | ({"mtu": mtu} if mtu else {})
+        if more:
+            with translated("set up", f"device {name}"):
+                self._route.link("set", index=index, **more)
+        _bring_up(self._route, index, name, addresses)
+
     def delete(self, *devices: str | int) -> None:
         """Delete devices by name or index; gone already is fine. Goes through all, then reports."""
         failures: list[Exception] = []
