@@ -647,9 +647,8 @@ class Control:
             return [], before, []
         with self._session() as session:
             found, left, failures = reconcile(session)
-        after = self.doctor()
-        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in after]
-        return mended, after, failures if left else []
+        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in left]
+        return mended, left, failures if left else []
 
     def version(self) -> dict[str, Any]:
         return {"Version": __version__, "Kernel": os.uname().release, "Python": sys.version.split()[0]}

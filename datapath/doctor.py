@@ -35,9 +35,8 @@ def examine(settings: Settings, tuning: Tuning | None) -> list[Finding]:
         try:
             with Store(settings.state_dir) as store:
                 state = store.load()
-                busy = observe.busy(store.lock_path)
                 findings = diagnose.diagnose(state, look(settings, tuning, state, store))
-                if not busy and not observe.busy(store.lock_path) and store.load() == state:
+                if not observe.busy(store.lock_path) and store.load() == state:
                     return findings
         except FileNotFoundError:
             return _without_store(settings)  # `down` came in between

@@ -192,6 +192,15 @@ class Map(MutableMapping[Any, Any]):
                     self._value.unpack(values[i * self._value.size : (i + 1) * self._value.size]),
                 )
 
+    def used(self) -> list[int]:
+        """Of an array: the indexes of rows that are not zero altogether."""
+        zero, found, at = bytes(self._value.size), list[int](), 0
+        for _, values, count in self.batches():
+            rows = _cut(values, self._value.size)
+            found += [index for index, row in enumerate(rows, start=at) if row != zero]
+            at += count
+        return found
+
     def where(self, field: str, value: Any, keys: Collection[Any]) -> list[bytes]:
         """Which of the keys, packed, have that value in one plain field: few are looked up, many are read whole."""
         if len(keys) < 256:

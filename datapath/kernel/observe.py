@@ -136,11 +136,12 @@ def _maps(bpffs: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[d
                 opened = getattr(dataplane, name)
                 if name == "config":
                     flood_rate = opened[0].flood_rate
+                elif name == "networks":
+                    found[name] = dict(_row(name, index, opened[index]) for index in opened.used())
                 else:
                     found[name] = dict(_row(name, key, value) for key, value in opened.read_all())
             except KernelError as error:
                 broken[f"maps/{name}"] = str(error)
-    found["networks"] = {key: value for key, value in found.get("networks", {}).items() if value[0]}
     return found, flood_rate
 
 
