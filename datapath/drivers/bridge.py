@@ -37,10 +37,10 @@ class Bridge(Bridged):
         addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
         mac = gateway_mac(network)
         with ExitStack() as undo:
-            undo.callback(self.delete_network, network)
             ifindex = links.create_gateway(
                 network.device, peer_name(network), mac, addresses, mtu, ipv6=network.ipv6
             )
+            undo.callback(self.delete_network, network)  # not before: another's device can have the name
             linklocal = linklocal_of(mac) if network.ipv6 else None
             number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
@@ -76,18 +76,18 @@ class Bridge(Bridged):
             for index in {ifindex or 0, known.ifindex} - {0}:
                 dataplane.devices.pop(abi.device_key(index), None)
                 dataplane.detach("from_host", index, device_gone=True)
-        attempt(failures, self.context.links.delete, network.device, peer_name(network))
+        attempt(failures, self.context.links.delete_pair, network.device, peer_name(network))
         report(failures, f"network {network.name} could not be removed completely")
 
     # ---- endpoints -----------------------------------------------------------------------
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
         with ExitStack() as undo:
-            undo.callback(self.leave, network, endpoint)
             ifindex, _ = self.context.links.create_endpoint(
                 endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
             )
             endpoint = replace(endpoint, host_ifindex=ifindex)
+            undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
             self._open(network, endpoint)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
@@ -114,7 +114,7 @@ class Bridge(Bridged):
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         dataplane = self.context.loaded
         failures: list[Exception] = []
-        ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
+        indexes = {endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0} - {0}
         if dataplane is not None:
             wanted = entries.endpoint_entries(network, endpoint)
             for key in wanted.endpoints:
@@ -128,7 +128,10 @@ class Bridge(Bridged):
             dataplane.policies.delete_many(
                 [k for k, v in dataplane.policies.read_all() if endpoint.number in (v.client, v.server)]
             )
-            if ifindex:
+            if not indexes:  # a killed command had not noted it, and the device went with its namespace
+                known = dataplane.devices.read_all()
+                indexes = {key.ifindex for key, value in known if value.endpoint == endpoint.number}
+            for ifindex in indexes:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
                 dataplane.detach("from_container", ifindex, device_gone=True)
         attempt(failures, self.context.links.delete, endpoint.host_ifname)

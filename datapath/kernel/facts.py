@@ -175,6 +175,17 @@ def mtu(route: Any, index: int) -> int | None:
     return int(_attributes(link)["IFLA_MTU"]) if link is not None else None
 
 
+def kind(route: Any, index: int) -> str:
+    """As rtnetlink names it: "veth". "": hardware, or gone."""
+    link = _link(route, index)
+    return kind_of(link) if link else ""
+
+
+def kind_of(link: Any) -> str:
+    info = _attributes(link).get("IFLA_LINKINFO")
+    return str(_attributes(info).get("IFLA_INFO_KIND", "")) if info else ""
+
+
 def _attributes(message: Any) -> dict[str, Any]:
     return dict(message["attrs"])
 

@@ -307,6 +307,16 @@ class Links:
                 self._route.link("set", index=index, **more)
         _bring_up(self._route, index, name, addresses)
 
+    def delete_pair(self, name: str, peer: str) -> None:
+        """Delete a gateway device and its other end, which nobody else has the name of. Gone already is fine, and
+        so is a device of somebody else's that has the name now: it stays."""
+        with enter(self._netns):
+            index, other = _index(name), _index(peer)
+        if other is not None:
+            self.delete(other)
+        elif index is not None and facts.kind(self._route, index) == "veth":
+            self.delete(index)
+
     def delete(self, *devices: str | int) -> None:
         """Delete devices by name or index; gone already is fine. Goes through all, then reports."""
         failures: list[Exception] = []

@@ -56,12 +56,10 @@ def stack(where: netns.Netns) -> Stack:
 
 def _device(message: Any) -> Device:
     attributes = dict(message["attrs"])
-    info = attributes.get("IFLA_LINKINFO")
-    kind = dict(info["attrs"]).get("IFLA_INFO_KIND", "") if info else ""
     return Device(
         ifindex=message["index"],
         name=attributes["IFLA_IFNAME"],
-        kind=kind,
+        kind=facts.kind_of(message),
         mac=attributes.get("IFLA_ADDRESS", ""),
         mtu=attributes["IFLA_MTU"],
         up=bool(message["flags"] & _IFF_UP),
