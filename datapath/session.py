@@ -248,20 +248,27 @@ class Session:
             self.store.set_note(RESERVED_PORTS, None)
 
     def remove_dataplane(self) -> None:
-        """Takes the programs off the devices that stay, and unloads them."""
+        """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
         from datapath.kernel import abi
+        from datapath.kernel.dataplane import Dataplane
+        from datapath.kernel.links import LOOPBACK
 
         hooks = {
             int(abi.DeviceKind.DEVICE_UPLINK): "from_uplink",
             int(abi.DeviceKind.DEVICE_LOOPBACK): "from_loopback",
         }
-
         dataplane = self.context.loaded
-        if dataplane is None:
-            return
-        for key, value in dataplane.devices.read_all():
-            if value.kind in hooks:
-                dataplane.detach(hooks[value.kind], key.ifindex)
+        if dataplane is not None:
+            rows = dataplane.devices.read_all()
+            attached = [(hooks[value.kind], key.ifindex) for key, value in rows if value.kind in hooks]
+        else:
+            dataplane = Dataplane(self.settings.bpffs, self.settings.attach)
+            if not dataplane.has_pins():
+                return
+            attached = [("from_uplink", uplink.ifindex) for uplink in self.observed.uplinks]
+            attached.append(("from_loopback", LOOPBACK))
+        for hook, index in attached:
+            dataplane.detach(hook, index)
         dataplane.remove()
 
     def driver(self, network: Network) -> drivers.Driver:

@@ -227,8 +227,9 @@ def steps_of(host: Host, operation: Operation) -> int:
     operation.prepare(host)
     done = fault(host, operation.command, "count", 0)
     assert done.returncode == 0, done.stderr
+    steps = faults.last().steps
     assert operation.done(host)
-    return faults.last().steps
+    return steps
 
 
 def chosen(name: str, kind: str, steps: int) -> list[int]:
@@ -281,6 +282,54 @@ def one(host: Host, operation: Operation, kind: str, number: int) -> None:
         operation.works(host)
     except AssertionError as error:
         raise AssertionError(f"{what}: {error}") from error
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+def test_s30_programs_that_were_loaded_in_part_are_no_obstacle(quiet: None, host: Host, kind: str) -> None:
+    """The first container of a host: with a fault while everything is made that it needs."""
+    host.preloaded = True
+    first = Operation(f"run -d --name t {PORTS} sleep 3600", lambda h: None, lambda h: exists(h, "t"), alive)
+    steps = steps_of(host, first)
+    for number in chosen("first", kind, steps):
+        host.ctl("down")
+        one(host, first, kind, number)
+        host.ctl("reconcile")
+        gone(host)
+        host.run("t", "-p 8081:80", echo_server("tcp", 80))
+        assert reaches(host.try_, host.address("t"))
+        cases[kind] += 1
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+def test_s30_s31_a_down_that_failed_is_completed_by_the_next(quiet: None, host: Host, kind: str) -> None:
+    host.preloaded = True
+    before = left(host)
+
+    def furnish(host: Host) -> None:
+        host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+        host.ctl(f"run -d --name t --network shop {PORTS} sleep 3600")
+        host.ctl("run -d --name bare --network none sleep 3600")
+
+    down = Operation("down", furnish, lambda h: True)
+    steps = steps_of(host, down)
+    assert left(host) == before
+    for number in chosen("down", kind, steps):
+        furnish(host)
+        processes = [host.process(name) for name in ("t", "bare")]
+        ended = fault(host, "down", kind, number)
+        what = f"down, {kind} at step {number} ({faults.last().step})"
+        assert "internal error" not in ended.stderr, f"{what}: {ended.stderr}"
+        host.ctl("down")
+        assert left(host) == before, what
+        assert not any(look.alive(pid) for pid in processes), what
+        cases[kind] += 1
+
+
+def left(host: Host) -> tuple[object, ...]:
+    """What `down` has to take away."""
+    reserved = host.sh("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
+    files = {str(path) for path in host.folder.rglob("*") if host.bpffs not in path.parents}
+    return set(look.devices(host.sh)), look.pins(host), files, reserved
 
 
 def test_s30_nobody_else_lost_a_packet_meanwhile(world: Host, bystander: subprocess.Popen[str]) -> None:
