@@ -13,7 +13,7 @@ from dataclasses import replace
 from datapath import diagnose, doctor
 from datapath import diagnose_kinds as kinds
 from datapath.drivers.bridge import numbered
-from datapath.errors import DatapathError
+from datapath.errors import DatapathError, KernelError
 from datapath.kernel import abi, connections, sysctl
 from datapath.kernel.dataplane import SOCKET_HOOKS, XDP_HOOK
 from datapath.kernel.links import Links
@@ -159,7 +159,11 @@ def _unpin(session: Session, finding: Finding) -> None:
 
 
 def _delete_files(session: Session, finding: Finding) -> None:
-    shutil.rmtree(session.settings.run_dir / "containers" / finding.about[0], ignore_errors=True)
+    folder = session.settings.run_dir / "containers" / finding.about[0]
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise KernelError("remove", str(error.filename or folder), error.errno or 0) from error
 
 
 def _make_folder(session: Session, finding: Finding) -> None:
@@ -167,7 +171,7 @@ def _make_folder(session: Session, finding: Finding) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
     except OSError as error:
-        raise DatapathError(f"{folder} cannot be made: {error.strerror}") from error
+        raise KernelError("make", str(folder), error.errno or 0) from error
 
 
 MENDS: dict[Kind, Mend] = {

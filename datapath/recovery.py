@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datapath import entries, model
+from datapath.errors import DatapathError
 from datapath.model import Container, Endpoint, Network, Sandbox
 from datapath.plan_networks import plan_default_bridge
 
@@ -36,7 +37,10 @@ def recover(session: Session) -> None:
             session.remove_endpoint(thing)
         elif isinstance(thing, Container):
             session.warn(f"container {thing.name} was being removed: done")
-            session.forget_files(thing)
+            try:
+                session.forget_files(thing)
+            except DatapathError as error:  # or no command would ever work again
+                session.warn(str(error))
             session.delete(thing)
         elif isinstance(thing, Sandbox):
             session.delete(thing)

@@ -23,7 +23,7 @@ from datapath import drivers, entries, forwarding, model, recovery
 from datapath.config import DaemonConfig, Settings
 from datapath.config_tuning import different
 from datapath.drivers.context import Context
-from datapath.errors import DatapathError
+from datapath.errors import DatapathError, KernelError
 from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping
 from datapath.plan_containers import ExitPlan, plan_exited
 from datapath.plan_endpoints import assign_gateways, network_mtu
@@ -408,7 +408,15 @@ class Session:
         return container_folder(self.settings, container)
 
     def forget_files(self, container: Container) -> None:
-        shutil.rmtree(self.folder(container), ignore_errors=True)
+        """KernelError if some of them stay."""
+        try:
+            shutil.rmtree(self.folder(container))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise KernelError(
+                "remove", str(error.filename or self.folder(container)), error.errno or 0
+            ) from error
 
     def sandbox_key(self, sandbox_id: str) -> str | None:
         return sandbox_key(self.state, sandbox_id)
