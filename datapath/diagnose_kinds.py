@@ -19,7 +19,11 @@ BUSY = Kind(
 UNFINISHED = Kind("unfinished", "a command was killed before it was done", _ANY)
 ENDED = Kind("ended", "its end was not noticed; its addresses and ports are still taken", _ANY)
 PROGRAMS = Kind("programs", "new connections of containers do not work, or nothing does", _ANY)
-UNREADABLE = Kind("unreadable", "commands cannot tell the packet programs anything", _DOWN)
+UNREADABLE = Kind(
+    "unreadable",
+    "commands cannot tell the packet programs anything",
+    "the version of datapath that pinned it; or remove every pin, then `datapathctl reconcile`",
+)
 SETTINGS = Kind("settings", "daemon.json says other limits than are in force", _DOWN)
 GATEWAY = Kind("gateway", "the host and its containers on this network do not reach each other", _ANY)
 FOREIGN_DEVICE = Kind(

@@ -134,7 +134,7 @@ class Bridge(Bridged):
             for ifindex in indexes:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
                 dataplane.detach("from_container", ifindex, device_gone=True)
-        attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         if dataplane is not None:
             connections.forget_endpoint(dataplane, endpoint.number)
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])

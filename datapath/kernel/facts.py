@@ -181,6 +181,12 @@ def kind(route: Any, index: int) -> str:
     return kind_of(link) if link else ""
 
 
+def mac(route: Any, index: int) -> str:
+    """Of a device. "": gone."""
+    link = _link(route, index)
+    return str(_attributes(link).get("IFLA_ADDRESS", "")) if link else ""
+
+
 def kind_of(link: Any) -> str:
     info = _attributes(link).get("IFLA_LINKINFO")
     return str(_attributes(info).get("IFLA_INFO_KIND", "")) if info else ""

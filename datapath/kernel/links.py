@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import socket
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
@@ -50,6 +51,11 @@ def _index_of(name: str) -> int:
     if index is None:
         raise KernelError("look up", f"device {name}", errno.ENODEV)
     return index
+
+
+def _mark(host_ifname: str) -> str:
+    """The MAC address of a pair's host end, which nobody uses: by it we know the device again."""
+    return (b"\x06\x64" + zlib.crc32(host_ifname.encode()).to_bytes(4, "big")).hex(":")
 
 
 def _quiet_ipv6(name: str) -> None:
@@ -214,7 +220,9 @@ class Links:
             if netns is not None:
                 peer["net_ns_fd"] = netns
             with translated("create", subject):
-                self._route.link("add", kind="veth", ifname=host_ifname, mtu=mtu, peer=peer)
+                self._route.link(
+                    "add", kind="veth", ifname=host_ifname, address=_mark(host_ifname), mtu=mtu, peer=peer
+                )
             try:
                 with enter(self._netns):
                     index = _index_of(host_ifname)
@@ -315,6 +323,14 @@ class Links:
         if other is not None:
             self.delete(other)
         elif index is not None and facts.kind(self._route, index) == "veth":
+            self.delete(index)
+
+    def delete_endpoint(self, name: str, ifindex: int) -> None:
+        """Delete an endpoint's pair; gone already is fine. `ifindex` 0: it was not noted. A device of somebody
+        else's that has the name stays, and one of ours that was renamed goes."""
+        with enter(self._netns):
+            index = _index(name) or ifindex
+        if index and (index == ifindex or facts.mac(self._route, index) == _mark(name)):
             self.delete(index)
 
     def delete(self, *devices: str | int) -> None:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from datapath.diagnose_kinds import KINDS
 from tests.net import forked, look
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
-from tests.net.test_doctor import CLEAN, NOT_CLEAN, doctor, kinds
+from tests.net.test_doctor import CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
 
 MakeHost = Callable[..., Host]
 
@@ -98,6 +102,72 @@ def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_
         (database.parent / name).unlink(missing_ok=True)
     shutil.copy(host.folder / "copy", database)
     assert doctor(host) == []
+
+
+def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(host: Host) -> None:
+    host.preloaded = True
+    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    database = host.folder / "state/datapath.db"
+    subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
+    host.run("newer", "-p 8082:80,deny=198.51.100.1")
+    process = host.process("newer")
+    for name in ("datapath.db-wal", "datapath.db-shm"):
+        (database.parent / name).unlink(missing_ok=True)
+    shutil.copy(host.folder / "copy", database)
+    assert kinds(host) == {"stray-device", "stray-pin", "stray-files", "entry-stray"}
+    host.ctl("reconcile")
+    assert doctor(host) == []
+    assert [name for name in look.devices(host.sh) if name.startswith("veth")] == [
+        veth(host, "web", "bridge")
+    ]
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert look.alive(process)  # nobody knows whose it is
+    os.kill(process, signal.SIGKILL)
+
+
+def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    with (host.folder / "state/lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert kinds(host) == {"busy"}
+    assert doctor(host) == []
+
+
+def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    host.configure({"datapath": {"max-ports": 128}})
+    assert kinds(host) == {"settings"}
+    assert host.try_ctl("reconcile").returncode == NOT_CLEAN
+    host.configure({})
+    pin = host.bpffs / "datapath/maps/ports"
+    pin.unlink()
+    host.sh(f"bpftool map create {pin} type hash key 4 value 4 entries 8 name ports")
+    assert kinds(host) == {"unreadable"}
+    assert host.try_ctl("reconcile").returncode not in (0, 70)
+    subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
+    host.ctl("reconcile")
+    assert doctor(host) == []
+
+
+def test_s30_a_device_of_somebody_else_with_a_pairs_name_is_named_and_left_alone(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+
+    def no_dice() -> None:
+        os.urandom = lambda count: b"\xab" * count
+
+    host.sh("ip link add vethabababa type veth peer name other0")
+    index = look.devices(host.sh)["vethabababa"]["ifindex"]
+    forked.in_child.append(no_dice)
+    try:
+        assert "vethabababa" in host.refused("run -d --name t -p 8082:80 sleep 3600")
+    finally:
+        forked.in_child.remove(no_dice)
+    assert look.devices(host.sh)["vethabababa"]["ifindex"] == index
+    assert doctor(host) == []
+    assert host.ctl("ps -a --format {{.Names}}") == "web"
 
 
 # As docs/operations.md has it.
@@ -213,3 +283,10 @@ def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alo
     host.ctl("reconcile")
     assert doctor(host) == []
     assert reaches(host.try_, host.address("web"))
+
+
+def test_s30_every_kind_of_finding_is_provoked_by_some_test() -> None:
+    here = Path(__file__).read_text()
+    assert KINDS.keys() == {kind for kind, _ in PROVOCATIONS.values()} | {
+        k for k in KINDS if f'"{k}"' in here
+    }
