@@ -74,7 +74,7 @@ def _pair(session: Session, finding: Finding) -> None:
     session.driver(network).leave(network, endpoint)
     with Links(key) as inside:
         inside.delete(endpoint.ifname)
-    session.join(replace(endpoint, host_ifindex=0), key)
+    session.put(session.join(replace(endpoint, host_ifindex=0), key))
 
 
 def _rename(session: Session, finding: Finding) -> None:
