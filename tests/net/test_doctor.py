@@ -86,11 +86,11 @@ def detach(host: Host, pin: str) -> None:
 
 
 def foreign(host: Host) -> None:
-    """A link of another program, pinned where ours was: the way out of the container is open for anything."""
-    device = index(host, veth(host, "web", "shop"))
+    """A link of another program, pinned where ours was: the host does not reach its containers."""
+    device = index(host, gateway(host, "shop"))
     pins = host.bpffs / "datapath/links"
-    (pins / f"from_container-{device}").unlink()
-    (pins / f"from_container-{device}").hardlink_to(pins / "host_bind4")
+    (pins / f"from_host-{device}").unlink()
+    (pins / f"from_host-{device}").hardlink_to(pins / "host_bind4")
 
 
 def overwrite_row(host: Host) -> None:
@@ -181,7 +181,7 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
     ),
     "a tcx link is detached": (
         "detached",
-        lambda h: detach(h, f"from_container-{index(h, veth(h, 'web', 'shop'))}"),
+        lambda h: detach(h, f"from_host-{index(h, gateway(h, 'shop'))}"),
     ),
     "a link's pin is removed": (
         "detached",
