@@ -22,6 +22,13 @@ from tests.net.test_doctor import CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds,
 MakeHost = Callable[..., Host]
 
 
+def serve(host: Host) -> None:
+    """A container that answers at the host's port 8081, and does so when this returns."""
+    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    with eventually(15) as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+
+
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
@@ -47,7 +54,7 @@ def fill(folder: Path) -> Path:
 def test_s30_on_a_full_disk_a_command_is_refused_and_leaves_nothing(host: Host, place: str) -> None:
     host.preloaded = True
     with small_disk(host.folder / place):
-        host.run("web", "-p 8081:80", echo_server("tcp", 80))
+        serve(host)
         ballast = fill(host.folder / place)
         for command in ("run -d --name t -p 8082:80 sleep 3600", "network create --subnet 10.20.0.0/24 t"):
             done = host.try_ctl(command)
@@ -70,7 +77,7 @@ def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) 
     host.preloaded = True
     state = host.folder / "state"
     with small_disk(state):
-        host.run("web", "-p 8081:80", echo_server("tcp", 80))
+        serve(host)
         subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
         for command in ("network create x", "run -d sleep 1", "rm -f web", "reconcile"):
             done = host.try_ctl(command)
@@ -84,7 +91,7 @@ def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) 
 
 def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(host: Host) -> None:
     host.preloaded = True
-    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    serve(host)
     database = host.folder / "state/datapath.db"
     with database.open("rb"):
         pass
@@ -106,7 +113,7 @@ def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_
 
 def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(host: Host) -> None:
     host.preloaded = True
-    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    serve(host)
     database = host.folder / "state/datapath.db"
     subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
     host.run("newer", "-p 8082:80,deny=198.51.100.1")
@@ -196,7 +203,7 @@ def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: H
 
 def test_s30_a_bpffs_that_was_unmounted_is_named_and_mounted_again(host: Host) -> None:
     host.preloaded = True
-    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    serve(host)
     subprocess.run(["umount", str(host.bpffs)], check=True)
     (finding,) = [one for one in doctor(host) if one["Kind"] == "programs"]
     assert "no bpffs is mounted" in finding["Detail"]
@@ -235,7 +242,7 @@ def test_s30_after_a_restart_containers_have_ended_and_networks_are_built_again(
 def test_s30_a_full_map_is_named_and_the_container_taken_back(make_host: MakeHost) -> None:
     host = make_host(config={"datapath": {"max-ports": 64}})
     host.preloaded = True
-    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    serve(host)
     assert "it is full (64 entries)" in host.refused("run -d --name t -p 9000-9099:9000-9099 sleep 3600")
     assert "it is full (64 entries)" in host.refused("port add web 9000-9099:9000-9099")
     assert doctor(host) == []
@@ -255,7 +262,7 @@ def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
 
     forked.in_child.append(jump)
     try:
-        host.run("web", "-p 8081:80", echo_server("tcp", 80))
+        serve(host)
         moment[0] = "2200-01-01T00:00:00Z"
         host.ctl("network create x")
         moment[0] = "1980-01-01T00:00:00Z"
