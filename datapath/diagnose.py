@@ -221,6 +221,8 @@ def _wanted_hooks(settled: Settled) -> Iterator[tuple[str, str, int]]:
     for endpoint in settled.endpoints:
         if settled.seen.host.at(endpoint.host_ifindex) is not None:
             yield settled.name(endpoint), "from_container", endpoint.host_ifindex
+    if any(endpoint.ports for endpoint in settled.state.endpoints.values()):
+        yield "the loopback device", "from_loopback", maps.LOOPBACK
     if settled.networks:
         for way in settled.seen.ways:
             yield f"outside device {way.name}", "from_uplink", way.ifindex

@@ -22,6 +22,7 @@ SOCKET_HOOKS = frozenset(
     for call in ("bind", "connect", "sendmsg", "recvmsg", "peer")
     for version in (4, 6)
 )
+LOOPBACK = 1  # the index of every namespace's loopback device
 _NO_MAC = "00:00:00:00:00:00"
 # Rows that are there or not; what the programs count in them is theirs.
 _COUNTED = ("usages", "addresses")
@@ -81,6 +82,9 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
     mappings = [m for e in state.endpoints.values() for m in e.ports]
+    if mappings:
+        loopback = entries.DeviceValue("DEVICE_LOOPBACK", 0, 0, _NO_MAC, None, None, None)
+        rows["devices"][(LOOPBACK,)] = loopback
     rows["sources"] = {_plain(key): (allow,) for key, allow in entries.source_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if settled.networks:
