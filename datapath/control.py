@@ -279,6 +279,7 @@ class Control:
                 session.context.links.loopback_up(held.netns)
             joined = [session.join(endpoint, held.netns) for endpoint in planned.endpoints]
             held.release()
+            undo.callback(self._end_process, container)
             container = replace(container, status="running", started=now(), phase=model.READY)
             session.put(
                 container,
@@ -287,6 +288,13 @@ class Control:
             )
             undo.pop_all()
             return RunningContainer(container, held)
+
+    @staticmethod
+    def _end_process(container: Container) -> None:
+        """Of one that runs already, and is not to be: nobody would know of it."""
+        from datapath.kernel import sandbox
+
+        sandbox.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
 
     def _make_run_dir(self) -> None:
         """Before anything is changed: the directory may be impossible."""

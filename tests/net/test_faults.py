@@ -10,6 +10,7 @@ The suite runs a sample, spread by a fixed seed; DATAPATH_LONG=1 all cases, and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -247,6 +248,28 @@ def whole(host: Host, what: str, command: str) -> None:
     assert said.returncode == 0, f"{what}: the next command: {said.stderr}"
     found = host.try_ctl("doctor")
     assert found.returncode == 0, f"{what}: {found.stdout}{found.stderr}\nbefore: {said.stderr}"
+    assert not unknown(host), f"{what}: a process of a container that nobody knows"
+
+
+def unknown(host: Host) -> set[str]:
+    """Containers whose process lives, and of which there is no row: told by the log that they write."""
+    logs = f"{host.folder}/run/containers/"
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                target = os.readlink(entry / "fd/1")
+                if target.startswith(logs):
+                    found.add(target.removeprefix(logs).partition("/")[0])
+    text = "\n".join(look.database(host))
+    return {ident for ident in found if ident not in text}
+
+
+def test_s30_a_container_whose_last_row_cannot_be_written_does_not_run_on(world: Host) -> None:
+    operation = OPERATIONS["run"]
+    steps = steps_of(world, operation)
+    for number in range(steps - 3, steps + 1):
+        one(world, operation, "error", number)
 
 
 @pytest.mark.parametrize("kind", ["kill", "error"])
