@@ -45,9 +45,9 @@ def diagnose(state: State, seen: Seen) -> list[Finding]:
     """Everything that is not as promised; causes before what follows from them."""
     settled = Settled(state, seen)
     findings = [*_rows(state, seen), *_programs(settled)]
-    for network in settled.networks:
+    for network in settled.built:
         findings += _gateway(network, settled)
-    for endpoint in settled.endpoints:
+    for endpoint in settled.joined:
         findings += _pair(endpoint, settled)
     if seen.programs.loaded:
         findings += _attachments(settled)
@@ -57,19 +57,25 @@ def diagnose(state: State, seen: Seen) -> list[Finding]:
 
 
 class Settled:
-    """What is to be compared: networks that are built, endpoints whose device has to be there."""
+    """What is to be compared: networks that are built, endpoints whose device has to be there.
+
+    `networks` and `endpoints` are those of packet programs; `built` and `joined` also have those of classic
+    networks, of which devices, addresses and routes are compared, but no packet filter.
+    """
 
     def __init__(self, state: State, seen: Seen) -> None:
         self.state, self.seen = state, seen
-        self.networks = [
+        self.built = [
             n for n in state.networks.values() if n.driver == "bridge" and n.realised and n.phase == READY
         ]
-        numbers = {network.id for network in self.networks}
-        self.endpoints = [
+        self.networks = [network for network in self.built if not network.classic]
+        ids = {network.id for network in self.built}
+        self.joined = [
             e
             for e in state.endpoints.values()
-            if e.phase == READY and e.network_id in numbers and e.sandbox_id in seen.sandboxes
+            if e.phase == READY and e.network_id in ids and e.sandbox_id in seen.sandboxes
         ]
+        self.endpoints = [e for e in self.joined if not state.networks[e.network_id].classic]
         self.unsettled = [e for e in state.endpoints.values() if e not in self.endpoints]
 
     def gateway(self, network: Network) -> Device | None:
@@ -126,7 +132,7 @@ def _gateway(network: Network, settled: Settled) -> Iterator[Finding]:
     if device is None:
         yield Finding(GATEWAY, subject, f"its gateway device {network.device} is gone", (network.id,))
         return
-    if device.kind != "veth":
+    if device.kind != ("bridge" if network.classic else "veth"):
         yield Finding(
             FOREIGN_DEVICE, subject, f"{device.name} is another's device ({device.kind or 'hardware'})"
         )
@@ -144,6 +150,8 @@ def _gateway(network: Network, settled: Settled) -> Iterator[Finding]:
 
 def sysctls(network: Network) -> dict[str, str]:
     """Settings of the network's gateway device that have to be so."""
+    if network.classic:
+        return {}
     name, ipv6 = network.device, network.subnet6 is not None
     found = {
         f"net/ipv4/conf/{name}/forwarding": "1",
@@ -274,7 +282,7 @@ def _strays(settled: Settled) -> Iterator[Finding]:
 
 def _host(settled: Settled) -> Iterator[Finding]:
     seen, state = settled.seen, settled.state
-    for endpoint in settled.endpoints:
+    for endpoint in settled.joined:
         for path, value in endpoint_sysctls(endpoint).items():
             if seen.sysctls.get(path, value) != value:
                 detail = f"{path.replace('/', '.')} is {seen.sysctls[path]}, not {value}"

@@ -82,9 +82,11 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
     mappings = [m for e in state.endpoints.values() for m in e.ports]
+    classic = [e for e in settled.joined if e not in settled.endpoints]
     if mappings:
         loopback = entries.DeviceValue("DEVICE_LOOPBACK", 0, 0, _NO_MAC, None, None, None)
         rows["devices"][(LOOPBACK,)] = loopback
+    mappings = [m for e in state.endpoints.values() if e not in classic for m in e.ports]
     rows["sources"] = {_plain(key): (allow,) for key, allow in entries.source_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if settled.networks:
@@ -108,7 +110,9 @@ def _spared(state: State, settled: Settled) -> Mapping[str, Callable[[Any, Any],
     filters = {m.filter for e in settled.unsettled for m in e.ports}
     settled_networks = {network.id for network in settled.networks}
     networks = {
-        n.number for n in state.networks.values() if n.id not in settled_networks and n.phase != "ready"
+        n.number
+        for n in state.networks.values()
+        if n.classic or (n.id not in settled_networks and n.phase != "ready")
     }
     none = not settled.networks
     return {

@@ -295,7 +295,12 @@ class Session:
 
     def withdraw(self, network: Network) -> None:
         """Takes a network away; a predefined one goes back to being unused."""
+        from datapath.kernel import abi
+
         self.driver(network).delete_network(network)
+        if (dataplane := self.context.loaded) is not None:
+            gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
+            dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
         if network.predefined:
             self.put(replace(network, phase=model.READY, realised=network.driver != "bridge", subnets=()))
         else:

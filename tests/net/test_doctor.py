@@ -19,6 +19,7 @@ from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
 
 CLEAN = "Everything is as promised."
 NOT_CLEAN = 20
+MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
 
 
 def doctor(host: Host) -> list[dict[str, str]]:
@@ -240,3 +241,22 @@ def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothin
     assert (pins(world), look.devices(world.sh), look.database(world)) == before
     assert world.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
     assert reaches(world.try_, world.address("web", "shop"))
+
+
+def test_s30_a_classic_networks_devices_are_compared_beside_those_of_programs(world: Host) -> None:
+    world.ctl(
+        f"network create -o {MODE}=nftables --subnet 10.5.0.0/24 -o com.docker.network.bridge.name=dpa old"
+    )
+    try:
+        world.run("classic", "--network old -p 8090:80")
+        assert doctor(world) == []
+        world.in_("classic", "ip route del default")
+        world.sh("ip link set dpa down")
+        assert kinds(world) == {"route", "down"}
+        world.ctl("reconcile")
+        assert doctor(world) == []
+        assert reaches(world.try_, world.address("classic", "old"))
+    finally:
+        world.try_ctl("rm -f classic")
+        world.try_ctl("network rm old")
+    assert doctor(world) == []
