@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from datapath import __version__, etc, model, plan, plan_inspect
 from datapath.config import Settings
-from datapath.errors import ConfigError, DatapathError, quoted
+from datapath.errors import ConfigError, DatapathError, StateError, quoted
 from datapath.model import (
     Address,
     Container,
@@ -35,7 +35,7 @@ from datapath.model import (
 from datapath.model_connections import Connection, ConnectionFilter, ConnectionStats
 from datapath.session import Session, container_folder, now
 from datapath.state import State
-from datapath.store import Store
+from datapath.store import Lingering, Store
 
 if TYPE_CHECKING:
     from datapath.control_trace import DropsOfHost
@@ -82,6 +82,16 @@ class RunningContainer:
         return 255 if code is None else code
 
 
+def _rewrite(path: Path, text: str) -> None:
+    """Not if it says so already: emptying a file and filling it again makes some file systems write it out."""
+    try:
+        if path.read_bytes() == text.encode():
+            return
+    except OSError:
+        pass  # there is none yet
+    path.write_bytes(text.encode())
+
+
 def _say_nothing(message: str) -> None:
     pass
 
@@ -102,9 +112,16 @@ class Control:
         self.settings = settings
         self.warn = warn
         self.exited_command = tuple(exited_command)
+        self._commands = 0
+        self._lingering: Lingering | None = None
 
-    def _session(self) -> Session:
-        return Session(self.settings, self.warn)
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self.settings, self.warn) as session:
+            self._commands += 1
+            if self._commands > 1:  # a command line gives one, and leaves the file whole
+                self._lingering = session.store.linger(self._lingering)
+            yield session
 
     def _snapshot(self) -> State:
         with Store(self.settings.state_dir) as store:
@@ -143,18 +160,22 @@ class Control:
 
     def network_connect(self, container: str, request: EndpointRequest) -> Endpoint:
         with self._session() as session, ExitStack() as undo:
-            planned = plan.plan_connect(
-                container, request, session.state, session.facts, session.config, session.fresh
-            )
+            with session.store.transaction():  # one for the endpoint's number and the row that has it
+                planned = plan.plan_connect(
+                    container, request, session.state, session.facts, session.config, session.fresh
+                )
+                key = self._key(session, planned.container)
+                before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
+                rows = (planned.endpoint, *(replace(e, phase=model.CHANGING) for e in before.values()))
+                if planned.network.realised:
+                    session.put(*rows)
             for line in planned.warnings:
                 self.warn(line)
-            key = self._key(session, planned.container)
             if not planned.network.realised:
                 session.realise(planned.network)
-            before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
+                session.put(*rows)
             if before:
                 undo.callback(session.settle, planned.container.sandbox_id)
-            session.put(planned.endpoint, *(replace(e, phase=model.CHANGING) for e in before.values()))
             undo.callback(session.remove_endpoint, planned.endpoint)
             endpoint = session.join(planned.endpoint, key)
             self._rewire(session, key, before, planned.changed)
@@ -311,7 +332,7 @@ class Control:
             return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
 
         first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
-        return plan.PortContext(session.facts, in_use, (int(first), int(last)))
+        return plan.PortContext(session.facts, in_use, (int(first), int(last)), sockets.suspects)
 
     def _write_etc(self, session: Session, container: Container) -> None:
         """The container's hosts, resolv.conf and hostname. Rewritten in place: the files are bind-mounted."""
@@ -330,7 +351,7 @@ class Control:
             "hostname": f"{owner.hostname}\n",
         }
         for name, text in texts.items():
-            (folder / name).write_text(text)
+            _rewrite(folder / name, text)
 
     def _spawn(self, session: Session, container: Container, request: RunRequest) -> Held:
         from datapath.kernel import sandbox
@@ -452,10 +473,14 @@ class Control:
         """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
         if not Store.exists(self.settings.state_dir):
             return  # everything has been taken away in the meantime
-        with self._session() as session:
-            container = session.state.containers.get(container_id)
-            if container is not None and container.running:
-                session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
+        try:
+            with self._session() as session:
+                container = session.state.containers.get(container_id)
+                if container is not None and container.running:
+                    session.release(plan.plan_exited(container_id, exit_code, session.state, now()))
+        except StateError:
+            if Store.exists(self.settings.state_dir):
+                raise
 
     # ---- ports -------------------------------------------------------------------------------
 
@@ -619,6 +644,9 @@ class Control:
             if failures:
                 raise ExceptionGroup("not everything could be taken away", failures)
             session.reserve_ports()
+            if self._lingering is not None:
+                self._lingering.db.close()
+                self._lingering = None
             session.store.destroy()
         # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
         deadline = time.monotonic() + _SHIM_PATIENCE

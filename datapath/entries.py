@@ -7,10 +7,12 @@ and values belong to the map named by the function: network_entry → networks, 
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datapath.model import Address, Endpoint, Network, PortMapping
 from datapath.plan_endpoints import gateway_mac
@@ -108,6 +110,41 @@ class PolicyValue(NamedTuple):
     server: int
 
 
+class Run(NamedTuple):
+    """`length` rows whose keys are `key` and its successors by port. A PortValue's port goes up with the key's."""
+
+    key: Any
+    value: Any
+    length: int
+
+
+class Runs(Mapping[Any, Any]):
+    """Rows as runs of neighbouring ports, so that ten thousand of them can be packed as one."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.runs = tuple(runs)
+
+    @functools.cached_property
+    def _rows(self) -> dict[Any, Any]:
+        return dict(pair for run in self.runs for pair in _expanded(run))
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _expanded(run: Run) -> Iterator[tuple[Any, Any]]:
+    key, value, length = run
+    for i in range(length):
+        up = value._replace(port=value.port + i) if isinstance(value, PortValue) else value
+        yield key._replace(port=key.port + i), up
+
+
 class EndpointEntries(NamedTuple):
     """The rows of one endpoint in `devices`, `endpoints` and `members`."""
 
@@ -174,13 +211,14 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
     )
 
 
-def port_entries(
-    network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None
-) -> dict[PortKey, PortValue]:
+def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> Runs:
     """`ports` of the endpoint, or of these of its mappings only: of each family whose way out it is."""
-    result = {}
+    return Runs(_port_runs(network, endpoint, endpoint.ports if mappings is None else mappings))
+
+
+def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> Iterator[Run]:
     targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
-    for mapping in endpoint.ports if mappings is None else mappings:
+    for mapping in mappings:
         proto, refuse = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
         for version in mapping.families:
             target = targets[version]
@@ -189,11 +227,10 @@ def port_entries(
             address = mapping.host_ip
             if address is None or address.is_unspecified:
                 address = EVERY4 if version == 4 else EVERY6
-            for _, host_port, port, _ in mapping.expand():
-                result[PortKey(address, host_port, proto)] = PortValue(
-                    network.number, endpoint.number, mapping.filter, target.ip, port, refuse
-                )
-    return result
+            value = PortValue(
+                *(network.number, endpoint.number, mapping.filter, target.ip, mapping.container_port, refuse)
+            )
+            yield Run(PortKey(address, mapping.host_port, proto), value, mapping.count)
 
 
 def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
@@ -217,21 +254,41 @@ def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
     return result
 
 
-def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> dict[ReservedKey, int]:
+def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
     """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
     given, and then 0 for one that nobody uses (the row has to go)."""
-    counts: Counter[ReservedKey] = Counter()
-    for endpoint in state.endpoints.values():
-        counts.update(_numbers(endpoint.ports))
-    return dict(counts) if mappings is None else {key: counts[key] for key in _numbers(mappings)}
+    published = [mapping for endpoint in state.endpoints.values() for mapping in endpoint.ports]
+    asked = published if mappings is None else list(mappings)
+    return Runs(
+        run
+        for name, proto in PROTOCOLS.items()
+        for run in _reserved_runs(
+            proto,
+            [_span(mapping) for mapping in asked if mapping.proto == name],
+            [_span(mapping) for mapping in published if mapping.proto == name],
+        )
+    )
 
 
-def _numbers(mappings: Iterable[PortMapping]) -> Iterable[ReservedKey]:
-    return [
-        ReservedKey(host_port, PROTOCOLS[proto])
-        for mapping in mappings
-        for _, host_port, _, proto in mapping.expand()
-    ]
+def _span(mapping: PortMapping) -> tuple[int, int]:
+    return mapping.host_port, mapping.host_port + mapping.count
+
+
+def _reserved_runs(
+    proto: int, asked: list[tuple[int, int]], published: list[tuple[int, int]]
+) -> Iterator[Run]:
+    """Between two neighbouring ends of ranges the count is the same."""
+    changes = Counter(first for first, _ in published)
+    changes.subtract(end for _, end in published)
+    wanted = Counter(first for first, _ in asked)
+    wanted.subtract(end for _, end in asked)
+    count = inside = 0
+    ends = sorted({*changes, *wanted})
+    for first, end in itertools.pairwise(ends):
+        count += changes[first]
+        inside += wanted[first]
+        if inside:
+            yield Run(ReservedKey(first, proto), count, end - first)
 
 
 def policy_entries(network: Network, state: State) -> dict[PolicyKey, PolicyValue]:

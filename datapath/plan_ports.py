@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -18,11 +19,13 @@ Holder = tuple[PortMapping, str]
 
 @dataclass(frozen=True, slots=True)
 class PortContext:
-    """What is needed to decide about host ports. `ephemeral`: the host's ip_local_port_range, inclusive."""
+    """What is needed to decide about host ports. `ephemeral`: the host's ip_local_port_range, inclusive.
+    `suspects`: (protocol, first, last) -> those ports about which `in_use` has to be asked, ascending."""
 
     facts: HostFacts
     in_use: PortInUse
     ephemeral: tuple[int, int] = (32768, 60999)
+    suspects: Callable[[str, int, int], Iterable[int]] = lambda proto, first, last: range(first, last + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +180,9 @@ def _same_address(one: Address | None, two: Address | None) -> bool:
 
 
 def _taken_on_host(mapping: PortMapping, context: PortContext) -> tuple[int, str] | None:
-    for address, port, _, proto in mapping.expand():
-        owner = context.in_use(proto, address, port)
+    last = mapping.host_port + mapping.count - 1
+    for port in context.suspects(mapping.proto, mapping.host_port, last):
+        owner = context.in_use(mapping.proto, mapping.host_ip, port)
         if owner is not None:
             return port, owner
     return None
@@ -212,18 +216,23 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
     ways = _ways(container, state)
     chosen = choose_ports([wanted], ways, state, context, container.name)
     opened = {(port, m.proto) for m in chosen for _, _, port, _ in m.expand()}
+
+    @functools.cache  # the endpoints usually have the container's
+    def with_opened(exposed: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+        return tuple(sorted(opened.union(exposed)))
+
     return PortPlan(
         container=replace(
             container,
             published=(*container.published, wanted),
             ports=(*container.ports, *chosen),
-            exposed=tuple(sorted(opened.union(container.exposed))),
+            exposed=with_opened(container.exposed),
         ),
         endpoints=tuple(
             replace(
                 way,
                 ports=(*way.ports, *(m for m in chosen if way.serves(m))),
-                exposed=tuple(sorted(opened.union(way.exposed))),
+                exposed=with_opened(way.exposed),
                 phase=CHANGING,
             )
             for way in ways

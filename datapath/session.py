@@ -91,6 +91,8 @@ class Session:
 
     def put(self, *objects: Object) -> None:
         """Writes rows, all or none."""
+        if not objects:
+            return
         with self.store.transaction():
             for thing in objects:
                 self.store.put(thing)
@@ -309,10 +311,13 @@ class Session:
             forwarding.refresh(self.store, self.realised, self.observed.uplinks)
 
     def join(self, endpoint: Endpoint, key: str) -> Endpoint:
-        """Puts an endpoint, whose row is written, into the sandbox with that namespace path."""
+        """Puts an endpoint, whose row is written, into the sandbox with that namespace path.
+
+        Its device's index is for the caller to write down, with the next phase.
+        """
         network = self.state.networks[endpoint.network_id]
         endpoint = self.driver(network).join(network, endpoint, key, self.mtu(network))
-        self.put(endpoint)
+        self.state = self.state.including(endpoint)
         if not network.icc:
             self.driver(network).program_links(network, entries.policy_entries(network, self.state))
         self.publish(endpoint, endpoint.ports)

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
 from datapath.model import Container, Endpoint, Network, Sandbox
@@ -78,6 +78,13 @@ def _columns(thing: Object) -> dict[str, Any]:
             return {}
 
 
+class Lingering(NamedTuple):
+    """See `Store.linger`."""
+
+    inode: int
+    db: sqlite3.Connection
+
+
 class Store:
     """The store of one installation, made on first use with the three predefined networks in it.
 
@@ -98,6 +105,22 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
+
+    def linger(self, before: Lingering | None) -> Lingering:
+        """A connection that stays idle while this one is closed, for a caller who gives many commands.
+
+        The last connection that is closed takes the journal into the file, and away: five waits for the disk,
+        and the next command begins another journal. With this one open that is not the last. `before`: what the
+        caller had so far; it is given back unless the file has been replaced.
+        """
+        if before is not None and before.inode == self._inode:
+            return before
+        if before is not None:
+            before.db.close()
+        with self._translated():
+            db = _connect(self.path, check_same_thread=False)
+            db.execute("SELECT count(*) FROM meta").fetchall()  # only what has read once counts as open
+        return Lingering(self._inode, db)
 
     @staticmethod
     def exists(state_dir: Path) -> bool:
@@ -145,11 +168,24 @@ class Store:
 
     @contextmanager
     def lock(self, timeout: float = 60.0) -> Iterator[None]:
-        """Held by one command at a time on the whole host. StateError after `timeout` seconds."""
+        """Held by one command at a time on the whole host.
+
+        StateError after `timeout` seconds, or if everything has been taken away since the store was opened.
+        """
         if self._locked:
             raise RuntimeError("the lock is held already")
         with self._translated():
-            fd = _acquire(self.lock_path, timeout)
+            try:
+                fd = _acquire(self.lock_path, timeout, create=False)
+            except FileNotFoundError:
+                # `destroy` removes it after the database: made again by then, it would be left alone.
+                self._require_same_file()
+                fd = _acquire(self.lock_path, timeout)
+        try:
+            self._require_same_file()
+        except StateError:
+            _release(fd)
+            raise
         self._locked = True
         try:
             yield
@@ -157,12 +193,14 @@ class Store:
             self._locked = False
             _release(fd)
 
-    def _same_file(self) -> bool:
-        """The file is still the one that was opened: `destroy` may have come in between."""
+    def _require_same_file(self) -> None:
+        """StateError if the file is not the one that was opened: `destroy` has come in between."""
         try:
-            return self.path.stat().st_ino == self._inode
+            same = self.path.stat().st_ino == self._inode
         except FileNotFoundError:
-            return False
+            same = False
+        if not same:
+            raise StateError(f"state database {self.path} has been taken away meanwhile: try again")
 
     def destroy(self) -> None:
         """Forget everything: the files and their folder go. The lock has to be held."""
@@ -310,10 +348,12 @@ class Store:
         return self._damaged(str(error))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
     """An open connection; never creates the file."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    db = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=check_same_thread
+    )
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")
@@ -351,9 +391,10 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def _acquire(path: Path, timeout: float) -> int:
+def _acquire(path: Path, timeout: float, *, create: bool = True) -> int:
     """The lock file, locked, as a descriptor. The kernel unlocks it when its holders have ended."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
     deadline = time.monotonic() + timeout
     pause = 0.001
     try:

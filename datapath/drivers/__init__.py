@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from datapath.drivers.context import Context
-from datapath.entries import PolicyKey, PolicyValue, ReservedKey, SourceKey
+from datapath.entries import PolicyKey, PolicyValue, Runs, SourceKey
 from datapath.errors import NotSupportedError
 from datapath.model import Endpoint, Network, PortMapping
 
@@ -65,7 +65,7 @@ class Driver:
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[ReservedKey, int],
+        reserved: Runs,
     ) -> None:
         """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included.
 
@@ -77,7 +77,7 @@ class Driver:
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[ReservedKey, int],
+        reserved: Runs,
         filters: frozenset[int],
     ) -> None:
         """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more;
@@ -88,7 +88,7 @@ class Driver:
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[ReservedKey, int],
+        reserved: Runs,
     ) -> None:
         """Ports that the endpoint and another one both had, while they move, are its own now."""
         self.program_external(network, endpoint, mappings, reserved)
@@ -100,7 +100,7 @@ class Driver:
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: Mapping[ReservedKey, int],
+        reserved: Runs,
         sources: Mapping[SourceKey, int],
     ) -> None:
         """Makes the endpoint's published ports what its row says, whatever a killed command left. `reserved` and

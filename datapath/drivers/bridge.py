@@ -8,7 +8,7 @@ attached, so that no packet meets a program that does not know it; what is taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -18,6 +18,7 @@ from datapath import entries
 from datapath.drivers.bridged import Bridged, attempt, report
 from datapath.kernel import abi, connections
 from datapath.kernel.dataplane import Dataplane
+from datapath.kernel.libbpf import cut
 from datapath.model import Endpoint, Network, PortMapping, linklocal_of
 from datapath.plan_endpoints import gateway_mac
 
@@ -100,7 +101,7 @@ class Bridge(Bridged):
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
         connections.open_account(dataplane, endpoint.number)
-        dataplane.attach("from_container", endpoint.host_ifindex)
+        dataplane.attach("from_container", endpoint.host_ifindex, own=True)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
         known = dataplane.networks[network.number]
@@ -114,8 +115,10 @@ class Bridge(Bridged):
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         dataplane = self.context.loaded
         failures: list[Exception] = []
-        indexes = {endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0} - {0}
+        ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
         if dataplane is not None:
+            # A command that was killed may not have written down the index, and the device be gone since.
+            ifindex = ifindex or _device_of(dataplane, endpoint)
             wanted = entries.endpoint_entries(network, endpoint)
             for key in wanted.endpoints:
                 # Another endpoint can have the address by now.
@@ -128,14 +131,12 @@ class Bridge(Bridged):
             dataplane.policies.delete_many(
                 [k for k, v in dataplane.policies.read_all() if endpoint.number in (v.client, v.server)]
             )
-            if not indexes:  # a killed command had not noted it, and the device went with its namespace
-                known = dataplane.devices.read_all()
-                indexes = {key.ifindex for key, value in known if value.endpoint == endpoint.number}
-            for ifindex in indexes:
+            if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
-                dataplane.detach("from_container", ifindex, device_gone=True)
         attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         if dataplane is not None:
+            if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait
+                dataplane.detach("from_container", ifindex, device_gone=True)
             connections.forget_endpoint(dataplane, endpoint.number)
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
@@ -152,7 +153,7 @@ class Bridge(Bridged):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
     ) -> None:
         if network.internal or not mappings:
             return
@@ -160,29 +161,29 @@ class Bridge(Bridged):
         ports = entries.port_entries(network, endpoint, mappings)
         # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
         # rules that are not there yet.
-        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items()})
+        _write_reserved(dataplane, reserved)
         _write_sources(dataplane, entries.source_entries(mappings))
-        dataplane.ports.update_many(ports)
+        keys, values = abi.layout("port_key"), abi.layout("port")
+        dataplane.ports.update_raw(
+            b"".join(keys.pack_run(run.key, run.length, "port") for run in ports.runs),
+            b"".join(values.pack_run(run.value, run.length, "port") for run in ports.runs),
+        )
 
     def revoke_external(
         self,
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         filters: frozenset[int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
             return
         # Those that lead elsewhere by now are the other endpoint's.
-        dataplane.ports.delete_raw(
-            dataplane.ports.where(
-                "endpoint", endpoint.number, entries.port_entries(network, endpoint, mappings)
-            )
-        )
-        dataplane.reserved.update_many({key: abi.reserved(count) for key, count in reserved.items() if count})
-        dataplane.reserved.delete_many(key for key, count in reserved.items() if not count)
+        keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).runs)
+        dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
+        _write_reserved(dataplane, reserved)
         self.forget_filters(filters)
 
     def forget_filters(self, filters: frozenset[int]) -> None:
@@ -194,7 +195,7 @@ class Bridge(Bridged):
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         sources: Mapping[entries.SourceKey, int],
     ) -> None:
         dataplane = self.context.loaded
@@ -221,6 +222,30 @@ class Bridge(Bridged):
                 (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
             )
             connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
+
+
+def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
+    """The index under which the programs know the endpoint's device; 0: they do not."""
+    found = (key.ifindex for key, value in dataplane.devices.read_all() if value.endpoint == endpoint.number)
+    return next(found, 0)
+
+
+def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:
+    """Of every row, packed."""
+    layout = abi.layout(struct)
+    for run in runs:
+        yield from cut(layout.pack_run(run.key, run.length, "port"), layout.size)
+
+
+def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
+    """Those with a count of 0 go."""
+    key, value = abi.layout("reserved_key"), abi.layout("reserved")
+    used = [run for run in reserved.runs if run.value]
+    dataplane.reserved.update_raw(
+        b"".join(key.pack_run(run.key, run.length, "port") for run in used),
+        b"".join(value.pack_run(abi.reserved(run.value), run.length) for run in used),
+    )
+    dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
 
 
 def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:

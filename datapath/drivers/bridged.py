@@ -9,6 +9,7 @@ from typing import cast
 
 from datapath.drivers import Driver
 from datapath.errors import DatapathError
+from datapath.kernel import bridges
 from datapath.model import Address, Endpoint, Network
 
 
@@ -42,12 +43,11 @@ class Bridged(Driver):
         sandbox: Callable[[Endpoint], str | None],
     ) -> None:
         """Of the network's own devices, and of both ends of its members' pairs."""
-        links = self.context.links
-        links.set_mtu(None, (*devices, *(member.host_ifname for member in members)), mtu)
+        bridges.set_mtu(None, (*devices, *(member.host_ifname for member in members)), mtu)
         for member in members:
             path = sandbox(member)
             if path is not None:
-                links.set_mtu(path, (member.ifname,), mtu)
+                bridges.set_mtu(path, (member.ifname,), mtu)
 
 
 def gateway(network: Network, version: int) -> Address | None:

@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 from datapath import entries
 from datapath.drivers import filters
 from datapath.drivers.bridged import Bridged, attempt, report
-from datapath.kernel import abi, netfilter
+from datapath.kernel import abi, bridges, netfilter
 from datapath.model import Endpoint, Network, PortMapping
 from datapath.plan_endpoints import gateway_mac
 
@@ -27,11 +27,10 @@ class Classic(Bridged):
 
     def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         netfilter.require_bridges()
-        links = self.context.links
         addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
         with ExitStack() as undo:
             undo.callback(self.delete_network, network)
-            links.create_bridge(network.device, gateway_mac(network), addresses, mtu, ipv6=network.ipv6)
+            bridges.create(network.device, gateway_mac(network), addresses, mtu, ipv6=network.ipv6)
             self._filter(network).create_network(network)
             undo.pop_all()
 
@@ -65,7 +64,7 @@ class Classic(Bridged):
             )
             endpoint = replace(endpoint, host_ifindex=ifindex)
             self._filter(network).open(network, endpoint)
-            links.enslave(endpoint.host_ifname, network.device)
+            bridges.enslave(endpoint.host_ifname, network.device)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
             undo.pop_all()
@@ -73,7 +72,7 @@ class Classic(Bridged):
 
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
-            self.context.links.enslave(endpoint.host_ifname, network.device)
+            bridges.enslave(endpoint.host_ifname, network.device)
         self._filter(network).align(network, replace(endpoint, ports=()))
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
@@ -97,7 +96,7 @@ class Classic(Bridged):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
     ) -> None:
         if network.internal or not mappings:
             return
@@ -111,7 +110,7 @@ class Classic(Bridged):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         filters: frozenset[int],
     ) -> None:
         if mappings:
@@ -122,7 +121,7 @@ class Classic(Bridged):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
     ) -> None:
         """Nothing: each endpoint has rules of its own."""
 
@@ -130,7 +129,7 @@ class Classic(Bridged):
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: Mapping[entries.ReservedKey, int],
+        reserved: entries.Runs,
         sources: Mapping[entries.SourceKey, int],
     ) -> None:
         self._filter(network).align(network, endpoint)

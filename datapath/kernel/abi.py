@@ -133,6 +133,15 @@ class Layout:
             *[f.pack(item) if f.pack else item for f, item in zip(self._fields, value, strict=True)]
         )
 
+    def pack_run(self, value: Any, count: int, field: str = "") -> bytes:
+        """The value `count` times, with a field in network byte order that goes up by one each time."""
+        packed = bytearray(self.pack(value) * count)
+        if field:
+            at, first = self.offset(field), getattr(value, field)
+            numbers = struct.pack(f">{count}H", *range(first, first + count))
+            packed[at :: self.size], packed[at + 1 :: self.size] = numbers[0::2], numbers[1::2]
+        return bytes(packed)
+
     def select(self, *names: str) -> struct.Struct:
         """Unpacks only these fields, in the struct's own order and as they lie there: for large tables."""
         missing = set(names) - {f.name for f in self._fields}

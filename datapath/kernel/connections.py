@@ -13,7 +13,7 @@ import functools
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -200,14 +200,20 @@ def forget(dataplane: Dataplane, fits: Callable[[Half], bool]) -> int:
     for table in TABLES:
         found = [half for half in originals(dataplane, table) if fits(half)]
         total += len(found)
-        # The answer's half last: without it the opening counts as torn, and no packet takes it up again.
-        getattr(dataplane, table).delete_raw([half.key for half in found])
-        getattr(dataplane, table).delete_raw([half.other for half in found])
-        if table == "conns":
-            _credit(dataplane, "conns", Counter(half.owner for half in found if half.owner))
-        else:  # openings count for who opens
-            _credit(dataplane, "openings", Counter(h.from_endpoint for h in found if h.from_endpoint))
+        _end(dataplane, table, found)
     return total
+
+
+def _end(dataplane: Dataplane, table: str, found: Sequence[Half]) -> None:
+    if not found:
+        return
+    # The answer's half last: without it the opening counts as torn, and no packet takes it up again.
+    getattr(dataplane, table).delete_raw([half.key for half in found])
+    getattr(dataplane, table).delete_raw([half.other for half in found])
+    if table == "conns":
+        _credit(dataplane, "conns", Counter(half.owner for half in found if half.owner))
+    else:  # openings count for who opens
+        _credit(dataplane, "openings", Counter(h.from_endpoint for h in found if h.from_endpoint))
 
 
 def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
@@ -231,17 +237,21 @@ def open_account(dataplane: Dataplane, number: int) -> None:
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:
     """Deletes every connection that an endpoint takes part in, and its account."""
-    forget(dataplane, lambda half: number in (half.from_endpoint, half.to_endpoint))
-    # A half whose opening was pushed out of the table is nobody's, but it may have the address still.
     for table in TABLES:
-        stale = []
+        found = []
+        # A half whose opening was pushed out of the table is nobody's, but it may have the address still.
+        halves = []
         for keys, values, _ in getattr(dataplane, table).batches():
             at = 0
             for fields in _CONN.iter_unpack(values):
                 if number in (fields[2], fields[4]):
-                    stale.append(keys[at : at + _KEY_SIZE])
+                    key = keys[at : at + _KEY_SIZE]
+                    halves.append(key)
+                    if fields[5] & _ORIGINAL:
+                        found.append(Half(key, *fields))
                 at += _KEY_SIZE
-        getattr(dataplane, table).delete_raw(stale)
+        _end(dataplane, table, found)
+        getattr(dataplane, table).delete_raw(halves)
     dataplane.usages.discard([abi.usage_key(number)])
 
 

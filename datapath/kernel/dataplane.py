@@ -166,14 +166,14 @@ class Dataplane:
         """
         self = cls(bpffs, attach_mode, setup, group)
         try:
-            self._mount()
             if not self.is_complete(bpffs):
+                self._mount()
                 self._unpin()
-            for folder in ("maps", "programs", "links"):
-                (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-            for name, programs in OBJECT_FILES.items():
-                if not all((bpffs / "programs" / program).exists() for program in programs):
+                for folder in ("maps", "programs"):
+                    (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+                for name in OBJECT_FILES:
                     self._load(name)
+            (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
             self._start_sweeper()
         except BaseException:
@@ -184,10 +184,8 @@ class Dataplane:
     @staticmethod
     def is_complete(bpffs: Path) -> bool:
         """Every program and every map is pinned."""
-        programs = (program for names in OBJECT_FILES.values() for program in names)
-        return all((bpffs / "programs" / name).exists() for name in programs) and all(
-            (bpffs / "maps" / name).exists() for name in MAPS
-        )
+        programs = {program for names in OBJECT_FILES.values() for program in names}
+        return programs <= _pinned(bpffs / "programs") and MAPS.keys() <= _pinned(bpffs / "maps")
 
     @classmethod
     def find(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane | None:
@@ -262,7 +260,8 @@ class Dataplane:
 
     def attach_sockets(self) -> None:
         """Attaches those of the socket hooks that are not pinned."""
-        missing = [name for name in SOCKET_HOOKS if not (self.root / "links" / name).exists()]
+        pinned = _pinned(self.root / "links")
+        missing = [name for name in SOCKET_HOOKS if name not in pinned]
         if not missing:
             return
         group = str(self._group or cgroup.mount_point())
@@ -316,7 +315,7 @@ class Dataplane:
 
     def _map(self, name: str) -> libbpf.Map:
         if name not in self._maps:
-            fd = libbpf.get_pinned(self.root / "maps" / name)
+            fd = libbpf.get_pinned(f"{self.root}/maps/{name}")
             if fd is None:
                 raise KernelError(
                     "open map", name, detail="it is not pinned: run the command again to load it"
@@ -351,7 +350,7 @@ class Dataplane:
 
     def _program(self, name: str) -> int:
         if name not in self._fds:
-            fd = libbpf.get_pinned(self.root / "programs" / name)
+            fd = libbpf.get_pinned(f"{self.root}/programs/{name}")
             if fd is None:
                 raise KernelError(
                     "open program", name, detail="it is not pinned: run the command again to load it"
@@ -399,11 +398,18 @@ class Dataplane:
     def _other_xdp(self, ifindex: int) -> Path:
         return self.root / "programs" / f"other-xdp-{ifindex}"
 
-    def attach(self, hook: str, ifindex: int) -> None:
-        """Attaches a tc program to a device, unless it is attached already."""
+    def attach(self, hook: str, ifindex: int, *, own: bool = False) -> None:
+        """Attaches a tc program to a device, unless it is attached already.
+
+        `own`: the device is nobody else's, and will go with everything on it. Then a filter is preferred, unless
+        tcx was asked for: the kernel waits for an RCU grace period when it makes a tcx link, and again when the
+        device goes, with the lock held that every change of a device or address needs.
+        """
         name = f"{hook}-{ifindex}"
         if self._mode != "clsact":
-            if (self.root / "links" / name).exists():
+            if os.path.exists(f"{self.root}/links/{name}"):
+                return
+            if own and self._mode == "auto" and self._filtered(hook, ifindex):
                 return
             try:
                 self._pin_link(libbpf.attach_tcx(self._program(hook), ifindex, HOOKS[hook].tcx), name)
@@ -414,6 +420,18 @@ class Dataplane:
         if libbpf.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
             libbpf.pin(self._program(hook), self._own_qdisc(ifindex))
         libbpf.attach_clsact(self._program(hook), ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
+
+    def _filtered(self, hook: str, ifindex: int) -> bool:
+        """Attaches as a filter, if the kernel has those."""
+        try:
+            libbpf.attach_clsact(
+                self._program(hook), ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY
+            )
+        except KernelError as error:
+            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
 
     def _own_qdisc(self, ifindex: int) -> Path:
         """The mark, a pin because a bpffs holds nothing else, of a clsact qdisc that we made."""
@@ -432,6 +450,14 @@ class Dataplane:
                 if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
                     libbpf.destroy_clsact(ifindex)
         self._own_qdisc(ifindex).unlink(missing_ok=True)
+
+
+def _pinned(folder: Path) -> set[str]:
+    """The names of what is pinned there."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 def is_bpffs(path: Path) -> bool:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a namespace has: addresses, routes, ways out. Read from an open rtnetlink socket of pyroute2."""
+"""What a namespace has: addresses, routes, ways out. Read from an open rtnetlink socket."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
+import struct
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import (
@@ -16,16 +19,22 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
     ip_address,
-    ip_interface,
-    ip_network,
 )
-from typing import Any
+from typing import NamedTuple
 
 from datapath.errors import KernelError
+from datapath.kernel import rtnetlink
+from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, Message, Rtnetlink, attributes
+from datapath.model_doctor import Device
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 18, 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
+_RTAX_MTU = 2
+_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _RT_SCOPE_UNIVERSE = 0
 _RTN_UNICAST = 1
 _DEFAULT_MTU = 1500
@@ -59,145 +68,193 @@ class Facts:
 
 @contextlib.contextmanager
 def translated(operation: str, subject: str) -> Iterator[None]:
-    """Errors of pyroute2 and the system as KernelError."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
+    """The system's errors as KernelError."""
     try:
         yield
-    except NetlinkError as error:
-        raise KernelError(operation, subject, abs(int(error.code))) from error
     except OSError as error:
         raise KernelError(operation, subject, error.errno or 0) from error
 
 
-def read(route: Any, names: Mapping[int, str], ours: Collection[str]) -> Facts:
+class Held(NamedTuple):
+    """An address of a device. `flags`: IFA_F_*."""
+
+    ifindex: int
+    scope: int
+    flags: int
+    interface: Interface
+
+
+class Route(NamedTuple):
+    """`device`: of the first hop if there are several; 0: none. `mtu`: its own, 0: it has none."""
+
+    prefix: Prefix
+    device: int
+    metric: int
+    mtu: int
+    gateway: IPv4Address | IPv6Address | None
+
+
+def read(route: Rtnetlink, names: Mapping[int, str], ours: Collection[str]) -> Facts:
     """`names` are the devices by index; `ours` are left out of the uplinks only."""
-    messages = addresses(route)
+    held = addresses(route)
     prefixes, mtu = _routes(route)
     return Facts(
-        addresses=tuple(interface(message) for message in messages),
+        addresses=tuple(one.interface for one in held),
         routes=prefixes,
         default_mtu=mtu or _DEFAULT_MTU,
         default_route=mtu != 0,
         names=tuple(names.values()),
-        uplinks=uplinks(route, messages, names, ours),
+        uplinks=uplinks(route, held, names, ours),
     )
 
 
-def addresses(route: Any) -> list[Any]:
+def addresses(route: Rtnetlink) -> list[Held]:
     with translated("list", "addresses"):
-        return list(route.addr("dump", family=socket.AF_UNSPEC))
+        bodies = route.dump(Message(rtnetlink.GETADDR, ADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
+    return [held for held in map(_held, bodies) if held is not None]
+
+
+def _held(body: bytes) -> Held | None:
+    family, length, flags, scope, index = ADDR.unpack_from(body)
+    found = attributes(body[ADDR.size :])
+    raw = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # on point-to-point devices they differ
+    if raw is None or family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    if _IFA_FLAGS in found:
+        flags = _number(found[_IFA_FLAGS])
+    interface = IPv4Interface((raw, length)) if family == socket.AF_INET else IPv6Interface((raw, length))
+    return Held(index, scope, flags, interface)
 
 
 def uplinks(
-    route: Any, messages: Sequence[Any], names: Mapping[int, str], ours: Collection[str]
+    route: Rtnetlink, held: Sequence[Held], names: Mapping[int, str], ours: Collection[str]
 ) -> tuple[Uplink, ...]:
     """Only devices with a global address are looked at one by one: there may be hundreds of others."""
-    found: dict[int, dict[int, Any]] = {}
-    for message in messages:
-        name = names.get(message["index"])
-        if message["scope"] != _RT_SCOPE_UNIVERSE or name is None or name in ours:
+    found: dict[int, dict[int, IPv4Address | IPv6Address]] = {}
+    for one in held:
+        name = names.get(one.ifindex)
+        if one.scope != _RT_SCOPE_UNIVERSE or name is None or name in ours:
             continue
-        first = found.setdefault(message["index"], {})
-        address = interface(message)
-        if not _attributes(message).get("IFA_FLAGS", message["flags"]) & _IFA_F_UNFIT:
-            first.setdefault(address.version, address.ip)
+        first = found.setdefault(one.ifindex, {})
+        if not one.flags & _IFA_F_UNFIT:
+            first.setdefault(one.interface.version, one.interface.ip)
     ways = []
     for index, first in found.items():
-        link = _link(route, index)
-        if link is not None and link["flags"] & _IFF_UP and not link["flags"] & _IFF_LOOPBACK:
-            mtu = _attributes(link)["IFLA_MTU"]
-            ways.append(Uplink(index, names[index], first.get(4), first.get(6), mtu))
+        flags, mtu = _link(route, index)
+        if flags & _IFF_UP and not flags & _IFF_LOOPBACK:
+            ipv4, ipv6 = first.get(4), first.get(6)
+            assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
+            ways.append(Uplink(index, names[index], ipv4, ipv6, mtu))
     return tuple(ways)
 
 
-def unicast_routes(route: Any, family: int) -> list[Any]:
+def unicast_routes(route: Rtnetlink, family: int) -> list[Route]:
     """Of all tables; the kernel leaves out the others (the socket checks strictly)."""
     with translated("list", "routes"):
-        return list(route.route("dump", family=family, type=_RTN_UNICAST))
+        bodies = route.dump(
+            Message(rtnetlink.GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0))
+        )
+    return [_route(body) for body in bodies]
 
 
-def device_of(message: Any) -> int:
-    """The device of a route; of the first hop if there are several. 0: none."""
-    attributes = _attributes(message)
-    hops = attributes.get("RTA_MULTIPATH") or [{"oif": 0}]
-    return int(attributes.get("RTA_OIF") or hops[0]["oif"])
+def _route(body: bytes) -> Route:
+    family, length, *_ = ROUTE.unpack_from(body)
+    found = attributes(body[ROUTE.size :])
+    size = 4 if family == socket.AF_INET else 16
+    raw = found.get(_RTA_DST, bytes(size))
+    device = _number(found.get(_RTA_OIF, b""))
+    if not device and _RTA_MULTIPATH in found:
+        device = _HOP.unpack_from(found[_RTA_MULTIPATH])[3]
+    metrics = attributes(found.get(_RTA_METRICS, b""))
+    prefix = (
+        IPv4Network((raw, length), strict=False)
+        if family == socket.AF_INET
+        else IPv6Network((raw, length), strict=False)
+    )
+    return Route(
+        prefix,
+        device,
+        _number(found.get(_RTA_PRIORITY, b"")),
+        _number(metrics.get(_RTAX_MTU, b"")),
+        ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None,
+    )
 
 
-def default_routes(route: Any) -> list[tuple[int, IPv4Address | IPv6Address]]:
+def gateways(route: Rtnetlink) -> list[tuple[int, IPv4Address | IPv6Address]]:
     """(device, gateway) of each default route that has a gateway."""
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        for message in unicast_routes(route, family):
-            gateway = _attributes(message).get("RTA_GATEWAY")
-            if not message["dst_len"] and gateway:
-                found.append((device_of(message), ip_address(gateway)))
+        found += [
+            (one.device, one.gateway)
+            for one in unicast_routes(route, family)
+            if not one.prefix.prefixlen and one.gateway
+        ]
     return found
 
 
-def _routes(route: Any) -> tuple[tuple[Prefix, ...], int]:
+def _routes(route: Rtnetlink) -> tuple[tuple[Prefix, ...], int]:
     """Destinations; MTU of the best default route, or else of its device, IPv4 before IPv6."""
     prefixes: list[Prefix] = []
-    defaults: list[tuple[int, int, int, int]] = []  # family, metric, device, own MTU or 0
+    defaults: list[tuple[int, int, int, int]] = []  # version, metric, device, own MTU or 0
     for family in (socket.AF_INET, socket.AF_INET6):
-        for message in unicast_routes(route, family):
-            attributes = _attributes(message)
-            if not message["dst_len"]:
-                metrics = attributes.get("RTA_METRICS")
-                own = _attributes(metrics).get("RTAX_MTU", 0) if metrics else 0
-                metric = attributes.get("RTA_PRIORITY", 0)
-                defaults.append((family, metric, device_of(message), own))
-                continue
-            prefix = ip_network(f"{attributes['RTA_DST']}/{message['dst_len']}", strict=False)
-            if not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local):
+        for one in unicast_routes(route, family):
+            prefix = one.prefix
+            if not prefix.prefixlen:
+                defaults.append((prefix.version, one.metric, one.device, one.mtu))
+            elif not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local):
                 prefixes.append(prefix)
     _, _, device, mtu = min(defaults, default=(0, 0, 0, 0))
-    link = _link(route, device) if device and not mtu else None
-    if link:
-        mtu = _attributes(link)["IFLA_MTU"]
+    if device and not mtu:
+        _, mtu = _link(route, device)
     return tuple(dict.fromkeys(prefixes)), mtu
 
 
-def _link(route: Any, index: int) -> Any:
-    """The device, or None if it has just gone."""
+def _link(route: Rtnetlink, index: int) -> tuple[int, int]:
+    """Flags and MTU of the device; zeros if it has just gone."""
     try:
         with translated("look at", f"device {index}"):
-            return route.link("get", index=index)[0]
+            body = route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0)))
     except KernelError as error:
         if error.errno in (errno.ENODEV, errno.EINVAL):  # EINVAL: index 0, a route without a device
+            return 0, 0
+        raise
+    return LINK.unpack_from(body)[3], _number(attributes(body[LINK.size :])[_IFLA_MTU])
+
+
+def mtu(route: Rtnetlink, index: int) -> int | None:
+    """Bytes of an IP packet that the device takes; None: it has just gone."""
+    return _link(route, index)[1] or None
+
+
+def devices(route: Rtnetlink) -> list[Device]:
+    with translated("list", "devices"):
+        return [_device(body) for body in route.dump(Message(rtnetlink.GETLINK, LINK.pack(0, 0, 0, 0, 0)))]
+
+
+def device(route: Rtnetlink, index: int) -> Device | None:
+    """None: it has just gone."""
+    try:
+        with translated("look at", f"device {index}"):
+            return _device(route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0))))
+    except KernelError as error:
+        if error.errno == errno.ENODEV:
             return None
         raise
 
 
-def mtu(route: Any, index: int) -> int | None:
-    """Bytes of an IP packet that the device takes; None: it has just gone."""
-    link = _link(route, index)
-    return int(_attributes(link)["IFLA_MTU"]) if link is not None else None
+def _device(body: bytes) -> Device:
+    _, _, index, flags, _ = LINK.unpack_from(body)
+    found = attributes(body[LINK.size :])
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    return Device(
+        ifindex=index,
+        name=os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")),
+        kind=info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found[_IFLA_MTU]),
+        up=bool(flags & _IFF_UP),
+    )
 
 
-def kind(route: Any, index: int) -> str:
-    """As rtnetlink names it: "veth". "": hardware, or gone."""
-    link = _link(route, index)
-    return kind_of(link) if link else ""
-
-
-def mac(route: Any, index: int) -> str:
-    """Of a device. "": gone."""
-    link = _link(route, index)
-    return str(_attributes(link).get("IFLA_ADDRESS", "")) if link else ""
-
-
-def kind_of(link: Any) -> str:
-    info = _attributes(link).get("IFLA_LINKINFO")
-    return str(_attributes(info).get("IFLA_INFO_KIND", "")) if info else ""
-
-
-def _attributes(message: Any) -> dict[str, Any]:
-    return dict(message["attrs"])
-
-
-def interface(message: Any) -> Interface:
-    """An address as rtnetlink tells it."""
-    attributes = _attributes(message)
-    local = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]  # on point-to-point devices they differ
-    return ip_interface(f"{local}/{message['prefixlen']}")
+def _number(raw: bytes) -> int:
+    return int.from_bytes(raw, sys.byteorder)

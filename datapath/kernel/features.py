@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def require() -> None:
     missing = [name for name, number in _CAPABILITIES.items() if not held >> number & 1]
     if missing:
         raise PrivilegeError(f"needs {' and '.join(missing)}, which this root does not have")
+    _require_kernel()
+
+
+@functools.cache  # an answer once is an answer for good; a refusal is not kept
+def _require_kernel() -> None:
     if "bpf" not in (line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()):
         raise NotSupportedError("the BPF file system (CONFIG_BPF_SYSCALL)")
     cgroup.mount_point()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def pin(fd: int, path: Path) -> None:
     _check(lib.bpf_obj_pin(fd, os.fsencode(path)), "pin", str(path))
 
 
-def get_pinned(path: Path) -> int | None:
+def get_pinned(path: Path | str) -> int | None:
     """The fd of a pinned object; None: there is no such pin."""
     fd: int = lib.bpf_obj_get(os.fsencode(path))
     if fd >= 0:
@@ -106,12 +106,18 @@ class Map(MutableMapping[Any, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         """The value; for a per-CPU map the list of every CPU's. KeyError: not there."""
-        value = ffi.new("char[]", self._value.size * self._copies)
-        result = lib.bpf_map_lookup_elem(self.fd, self._pack_key(key), value)
-        if result == -errno.ENOENT:
+        value = self._lookup(self._pack_key(key))
+        if value is None:
             raise KeyError(key)
+        return self._unpack_value(value)
+
+    def _lookup(self, key: bytes) -> bytes | None:
+        value = ffi.new("char[]", self._value.size * self._copies)
+        result = lib.bpf_map_lookup_elem(self.fd, key, value)
+        if result == -errno.ENOENT:
+            return None
         _check(result, "read map", self.name)
-        return self._unpack_value(ffi.buffer(value)[:])
+        return bytes(ffi.buffer(value))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.set(key, value)
@@ -196,22 +202,22 @@ class Map(MutableMapping[Any, Any]):
         """Of an array: the indexes of rows that are not zero altogether."""
         zero, found, at = bytes(self._value.size), list[int](), 0
         for _, values, count in self.batches():
-            rows = _cut(values, self._value.size)
+            rows = cut(values, self._value.size)
             found += [index for index, row in enumerate(rows, start=at) if row != zero]
             at += count
         return found
 
-    def where(self, field: str, value: Any, keys: Collection[Any]) -> list[bytes]:
-        """Which of the keys, packed, have that value in one plain field: few are looked up, many are read whole."""
-        if len(keys) < 256:
-            found = ((key, self.get(key)) for key in keys)
-            return [self._pack_key(k) for k, v in found if v is not None and getattr(v, field) == value]
-        wanted = {self._pack_key(key) for key in keys}
+    def where(self, field: str, value: Any, keys: Iterable[bytes]) -> list[bytes]:
+        """Which of the packed keys have that value in one plain field: few are looked up, many are read whole."""
+        wanted = set(keys)
+        if len(wanted) < 256:
+            found = ((key, self._lookup(key)) for key in wanted)
+            return [k for k, v in found if v is not None and getattr(self._unpack_value(v), field) == value]
         select = self._value.select(field)
         return [
             key
             for packed, values, _ in self.batches()
-            for key, (actual,) in zip(_cut(packed, self._key_size), select.iter_unpack(values), strict=True)
+            for key, (actual,) in zip(cut(packed, self._key_size), select.iter_unpack(values), strict=True)
             if actual == value and key in wanted
         ]
 
@@ -221,14 +227,17 @@ class Map(MutableMapping[Any, Any]):
 
     def update_many(self, entries: Mapping[Any, Any]) -> None:
         """Writes all entries with one system call. A full map: KernelError, and none of the new ones stays."""
-        if not entries:
-            return
         keys = b"".join([self._pack_key(key) for key in entries])
-        values = b"".join([self._value.pack(value) for value in entries.values()])
-        count = ffi.new("__u32 *", len(entries))
+        self.update_raw(keys, b"".join([self._value.pack(value) for value in entries.values()]))
+
+    def update_raw(self, keys: bytes, values: bytes) -> None:
+        """The same with packed keys and values, one after the other."""
+        if not keys:
+            return
+        count = ffi.new("__u32 *", len(keys) // self._key_size)
         result = lib.bpf_map_update_batch(self.fd, keys, values, count, ffi.NULL)
         if result:
-            self.discard(list(entries)[: count[0]])
+            self.delete_raw(cut(keys[: count[0] * self._key_size], self._key_size))
             if result in (-errno.E2BIG, -errno.ENOSPC):
                 raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
             raise _error("write map", self.name, result)
@@ -254,7 +263,8 @@ class Map(MutableMapping[Any, Any]):
         return deleted
 
 
-def _cut(packed: bytes, size: int) -> Iterator[bytes]:
+def cut(packed: bytes, size: int) -> Iterator[bytes]:
+    """Keys that lie one after the other."""
     return (packed[at : at + size] for at in range(0, len(packed), size))
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices, addresses and routes, through rtnetlink.
 
-Only settings of single devices are ever written, never a namespace's or the machine's.
-pyroute2 takes 0.1 s to import, so it is imported where a socket is opened. It is the 0.7 series on purpose:
-0.9 runs an event loop below the same calls, which makes each request about twice as dear.
+What every command does, so it is quick; Linux bridges and what is rare are in `bridges`. Only settings of single
+devices are ever written, never a namespace's or the machine's.
 """
 
 from __future__ import annotations
@@ -12,24 +11,50 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
-from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import facts, sysctl
+from datapath.kernel import facts, rtnetlink, sysctl
 from datapath.kernel.facts import Facts as Facts
-from datapath.kernel.facts import Interface, device_of, translated
+from datapath.kernel.facts import Interface, translated
 from datapath.kernel.facts import Uplink as Uplink
 from datapath.kernel.netns import Netns, enter
+from datapath.kernel.rtnetlink import (
+    CREATE,
+    DELLINK,
+    DELROUTE,
+    EXCL,
+    NEWADDR,
+    NEWLINK,
+    NEWROUTE,
+    REPLACE,
+    SETLINK,
+    Message,
+    Refused,
+    Rtnetlink,
+    attribute,
+    text,
+    u32,
+)
 
 _IFF_UP = 0x1
 _IFF_NOARP = 0x80
 _IFA_F_NODAD = 0x02
 _CLSACT = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of pkt_sched.h, below TC_H_CLSACT
 LOOPBACK = 1  # the kernel gives every namespace's loopback this index
+# linux/if_link.h, if_addr.h, rtnetlink.h
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_RTA_OIF, _RTA_GATEWAY = 4, 5
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 4, 1, 255
+
+# Something to do, and in words what and to whom, should it be refused.
+Step = tuple[str, str, Message]
 
 Address = IPv4Address | IPv6Address
 
@@ -38,7 +63,7 @@ def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
 
-def _index(name: str) -> int | None:
+def find_index(name: str) -> int | None:
     """The device's index in the calling thread's namespace."""
     try:
         return socket.if_nametoindex(name)
@@ -46,8 +71,8 @@ def _index(name: str) -> int | None:
         return None
 
 
-def _index_of(name: str) -> int:
-    index = _index(name)
+def index_of(name: str) -> int:
+    index = find_index(name)
     if index is None:
         raise KernelError("look up", f"device {name}", errno.ENODEV)
     return index
@@ -58,12 +83,12 @@ def _mark(host_ifname: str) -> str:
     return (b"\x06\x64" + zlib.crc32(host_ifname.encode()).to_bytes(4, "big")).hex(":")
 
 
-def _quiet_ipv6(name: str) -> None:
+def quiet_ipv6(name: str) -> None:
     """Keep the kernel from speaking IPv6 on a device; it must still be down."""
     sysctl.write_if_present(f"net/ipv6/conf/{name}/disable_ipv6", 1)
 
 
-def _static_ipv6(name: str) -> None:
+def static_ipv6(name: str) -> None:
     """IPv6 with the given addresses and the link-local one that follows from the MAC, usable at once."""
     for key, value in (("disable_ipv6", 0), ("addr_gen_mode", 0), ("accept_dad", 0), ("accept_ra", 0)):
         sysctl.write(f"net/ipv6/conf/{name}/{key}", value)
@@ -73,11 +98,9 @@ class Links:
     """One rtnetlink socket in a namespace. All errors are KernelError."""
 
     def __init__(self, netns: Netns = None) -> None:
-        from pyroute2 import IPRoute
-
         self._netns = netns
         with enter(netns), translated("open", "rtnetlink socket"):
-            self._route: Any = IPRoute(strict_check=True)
+            self._route = Rtnetlink()
 
     def __enter__(self) -> Links:
         return self
@@ -94,7 +117,7 @@ class Links:
 
     def index(self, name: str) -> int | None:
         with enter(self._netns):
-            return _index(name)
+            return find_index(name)
 
     def facts(self, ours: Collection[str] = ()) -> Facts:
         """The cost grows with addresses and routes, not with devices."""
@@ -117,73 +140,32 @@ class Links:
 
         Undone on failure.
         """
-        with translated("create", f"device {name}"):
-            self._route.link(
-                "add", kind="veth", ifname=name, address=mac, mtu=mtu, peer={"ifname": peer, "mtu": mtu}
+        ends = _end(name, mtu, mac), _end(peer, mtu)
+        _do(self._route, ("create", f"device {name}", _new_pair(*ends)))
+        try:
+            with enter(self._netns):
+                index, peer_index = index_of(name), index_of(peer)
+                quiet_ipv6(peer)
+                sysctl.write(f"net/ipv4/conf/{name}/forwarding", 1)
+                if ipv6:
+                    static_ipv6(name)
+                    sysctl.write(f"net/ipv6/conf/{name}/forwarding", 1)
+                else:
+                    quiet_ipv6(name)
+            _do(
+                self._route,
+                ("set up", f"device {peer}", _set_flags(peer_index, _IFF_UP | _IFF_NOARP)),
+                *_bring_up(index, name, addresses),
             )
-        try:
-            with enter(self._netns):
-                index, peer_index = _index_of(name), _index_of(peer)
-                _quiet_ipv6(peer)
-                sysctl.write(f"net/ipv4/conf/{name}/forwarding", 1)
-                if ipv6:
-                    _static_ipv6(name)
-                    sysctl.write(f"net/ipv6/conf/{name}/forwarding", 1)
-                else:
-                    _quiet_ipv6(name)
-            with translated("set up", f"device {peer}"):
-                flags = _IFF_UP | _IFF_NOARP
-                self._route.link("set", index=peer_index, flags=flags, change=flags)
-            _bring_up(self._route, index, name, addresses)
         except BaseException:
             self.delete(name)
             raise
         return index
-
-    # ---- a classic network's bridge ------------------------------------------------
-
-    def create_bridge(
-        self, name: str, mac: str, addresses: Sequence[Interface], mtu: int, *, ipv6: bool
-    ) -> int:
-        """A Linux bridge that holds the addresses, lets 127.0.0.1 of the host talk to its members, and shows the
-        packet filter what its members send each other: for some of it the filter has translated. Its index.
-
-        Undone on failure.
-        """
-        filtered = {"br_nf_call_iptables": 1, "br_nf_call_ip6tables": 1}
-        with translated("create", f"bridge {name}"):
-            self._route.link("add", kind="bridge", ifname=name, address=mac, **filtered)
-        try:
-            with enter(self._netns):
-                index = _index_of(name)
-                sysctl.write(f"net/ipv4/conf/{name}/forwarding", 1)
-                sysctl.write(f"net/ipv4/conf/{name}/route_localnet", 1)
-                if ipv6:
-                    _static_ipv6(name)
-                    sysctl.write(f"net/ipv6/conf/{name}/forwarding", 1)
-                    sysctl.write_if_present(f"net/ipv6/conf/{name}/force_forwarding", 1)
-                else:
-                    _quiet_ipv6(name)
-            with translated("set the MTU of", f"bridge {name}"):
-                self._route.link("set", index=index, mtu=mtu)
-            _bring_up(self._route, index, name, addresses)
-        except BaseException:
-            self.delete(name)
-            raise
-        return index
-
-    def enslave(self, name: str, bridge: str) -> None:
-        """Make a device a port of the bridge, one that may also get back what it sent (hairpin mode)."""
-        with enter(self._netns):
-            index, bridge_index = _index_of(name), _index_of(bridge)
-        with translated("add", f"device {name} to bridge {bridge}"):
-            self._route.link("set", index=index, master=bridge_index)
-            self._route.brport("set", index=index, mode=1)
 
     def mtu(self, name: str) -> int | None:
         """Bytes; None: there is no such device."""
         with enter(self._netns):
-            index = _index(name)
+            index = find_index(name)
         return facts.mtu(self._route, index) if index is not None else None
 
     def keep_forwarding(self, names: Iterable[str]) -> list[str]:
@@ -210,7 +192,7 @@ class Links:
         The host end is up and speaks no IPv6 of its own; the container end is down, without addresses.
         With netns None the container end stays here, for somebody else to move.
         """
-        peer: dict[str, Any] = {"ifname": ifname, "address": mac, "mtu": mtu}
+        peer = _end(ifname, mtu, mac)
         subject = f"devices {host_ifname} and {ifname}"
         with contextlib.ExitStack() as stack:
             if isinstance(netns, str):
@@ -218,19 +200,16 @@ class Links:
                     netns = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, netns)
             if netns is not None:
-                peer["net_ns_fd"] = netns
-            with translated("create", subject):
-                self._route.link(
-                    "add", kind="veth", ifname=host_ifname, address=_mark(host_ifname), mtu=mtu, peer=peer
-                )
+                peer += u32(_IFLA_NET_NS_FD, netns)
+            end = _end(host_ifname, mtu, _mark(host_ifname))
+            _do(self._route, ("create", subject, _new_pair(end, peer)))
             try:
                 with enter(self._netns):
-                    index = _index_of(host_ifname)
-                    _quiet_ipv6(host_ifname)
-                with translated("set up", f"device {host_ifname}"):
-                    self._route.link("set", index=index, flags=_IFF_UP, change=_IFF_UP)
+                    index = index_of(host_ifname)
+                    quiet_ipv6(host_ifname)
+                _do(self._route, ("set up", f"device {host_ifname}", _set_flags(index, _IFF_UP)))
                 with enter(netns if netns is not None else self._netns):
-                    return index, _index_of(ifname)
+                    return index, index_of(ifname)
             except BaseException:
                 self.delete(host_ifname)
                 raise
@@ -247,100 +226,97 @@ class Links:
     ) -> None:
         """Bring up loopback and the container end, with its addresses and, if asked for, default routes."""
         with _inside(netns) as route:
-            index = _index_of(ifname)
+            index = index_of(ifname)
             if ipv6:
-                _static_ipv6(ifname)
+                static_ipv6(ifname)
             else:
-                _quiet_ipv6(ifname)
-            with translated("set up", "device lo"):
-                route.link("set", index=LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
-            _bring_up(route, index, ifname, addresses)
-            for gateway in (gateway4, gateway6):
-                if gateway is not None:
-                    _default_route(route, index, ifname, gateway)
+                quiet_ipv6(ifname)
+            _do(
+                route,
+                _LOOPBACK_UP,
+                *_bring_up(index, ifname, addresses),
+                *(_default_route(index, ifname, gateway) for gateway in (gateway4, gateway6) if gateway),
+            )
 
     def loopback_up(self, netns: Netns) -> None:
         """All that a sandbox without a network needs."""
-        with _inside(netns) as route, translated("set up", "device lo"):
-            route.link("set", index=LOOPBACK, flags=_IFF_UP, change=_IFF_UP)
-
-    def set_mtu(self, netns: Netns, devices: Sequence[str], mtu: int) -> None:
-        """Devices that somebody has taken away meanwhile are passed over."""
-        with _inside(netns if netns is not None else self._netns) as route:
-            for name in devices:
-                index = _index(name)
-                if index is not None:
-                    with translated("set the MTU of", f"device {name}"):
-                        route.link("set", index=index, mtu=mtu)
+        with _inside(netns) as route:
+            _do(route, _LOOPBACK_UP)
 
     def set_gateway(self, netns: Netns, ifname: str, gateway: Address) -> None:
         """Make it the namespace's default route of its family, in place of whichever there was."""
         with _inside(netns) as route:
-            index = _index_of(ifname)
-            _default_route(route, index, ifname, gateway)  # first, so that there is no moment without
+            index = index_of(ifname)
+            _do(route, _default_route(index, ifname, gateway))  # first, so that there is no moment without
             for other in _default_devices(route, gateway.version) - {index}:
                 _remove_default(route, other, gateway.version)
 
     def remove_gateway(self, netns: Netns, ifname: str, version: int) -> None:
         """Take away the default route through the device. None there is fine; version is 4 or 6."""
         with _inside(netns) as route:
-            index = _index(ifname)
+            index = find_index(ifname)
             if index is not None and index in _default_devices(route, version):
                 _remove_default(route, index, version)
 
     def rename(self, index: int, name: str) -> None:
         """Give a device its name back. Kernels before 6.2 rename none that is up: there it goes down meanwhile."""
-        subject = f"device {index} to {name}"
+        body = rtnetlink.LINK.pack(0, 0, index, 0, 0) + text(_IFLA_IFNAME, name)
+        step = "rename", f"device {index} to {name}", Message(SETLINK, body)
         try:
-            with translated("rename", subject):
-                self._route.link("set", index=index, ifname=name)
-            return
+            _do(self._route, step)
         except KernelError as error:
             if error.errno != errno.EBUSY:
                 raise
-        with translated("rename", subject):
-            self._route.link("set", index=index, flags=0, change=_IFF_UP)
-            self._route.link("set", index=index, ifname=name)
-            self._route.link("set", index=index, flags=_IFF_UP, change=_IFF_UP)
+            down = Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, _IFF_UP))
+            up = "set up", f"device {name}", _set_flags(index, _IFF_UP)
+            _do(self._route, ("set down", f"device {index}", down), step, up)
 
     def align(self, name: str, *, mac: str = "", mtu: int = 0, addresses: Sequence[Interface] = ()) -> None:
         """Give a device back what is named, and set it up."""
         with enter(self._netns):
-            index = _index_of(name)
+            index = index_of(name)
             if any(address.version == 6 for address in addresses):
                 sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
-        more: dict[str, Any] = ({"address": mac} if mac else {}) | ({"mtu": mtu} if mtu else {})
-        if more:
-            with translated("set up", f"device {name}"):
-                self._route.link("set", index=index, **more)
-        _bring_up(self._route, index, name, addresses)
+        body = rtnetlink.LINK.pack(0, 0, index, 0, 0)
+        steps: list[Step] = []
+        if mac:
+            address = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+            steps.append(("set the MAC address of", f"device {name}", Message(SETLINK, body + address)))
+        if mtu:
+            steps.append(("set the MTU of", f"device {name}", Message(SETLINK, body + u32(_IFLA_MTU, mtu))))
+        _do(self._route, *steps, *_bring_up(index, name, addresses))
 
     def delete_pair(self, name: str, peer: str) -> None:
         """Delete a gateway device and its other end, which nobody else has the name of. Gone already is fine, and
         so is a device of somebody else's that has the name now: it stays."""
         with enter(self._netns):
-            index, other = _index(name), _index(peer)
+            index, other = find_index(name), find_index(peer)
         if other is not None:
             self.delete(other)
-        elif index is not None and facts.kind(self._route, index) == "veth":
-            self.delete(index)
+            return
+        device = facts.device(self._route, index) if index is not None else None
+        if device is not None and device.kind == "veth":
+            self.delete(device.ifindex)
 
     def delete_endpoint(self, name: str, ifindex: int) -> None:
         """Delete an endpoint's pair; gone already is fine. `ifindex` 0: it was not noted. A device of somebody
         else's that has the name stays, and one of ours that was renamed goes."""
         with enter(self._netns):
-            index = _index(name) or ifindex
-        if index and (index == ifindex or facts.mac(self._route, index) == _mark(name)):
+            index = find_index(name) or ifindex
+        device = facts.device(self._route, index) if index and index != ifindex else None
+        if index and (index == ifindex or (device is not None and device.mac == _mark(name))):
             self.delete(index)
 
     def delete(self, *devices: str | int) -> None:
-        """Delete devices by name or index; gone already is fine. Goes through all, then reports."""
+        """Delete devices by name or index; gone already is fine. Goes through all, then reports.
+
+        When this returns they are gone with their names and addresses, on either side. What the kernel does after
+        that is to wait, without any lock, until nobody can hold them any more: see `_delete_behind`.
+        """
         failures: list[Exception] = []
         for device in devices:
-            which = {"index": device} if isinstance(device, int) else {"ifname": device}
             try:
-                with translated("delete", f"device {device}"):
-                    self._route.link("del", **which)
+                self._delete_behind(device)
             except KernelError as error:
                 if error.errno != errno.ENODEV:
                     failures.append(error)
@@ -349,58 +325,132 @@ class Links:
         if failures:
             raise ExceptionGroup("devices could not be deleted", failures)
 
+    def _delete_behind(self, device: str | int) -> None:
+        """Returns as soon as the device is gone, not when the kernel has answered.
+
+        The answer to the request comes 10 to 30 ms after that (netdev_run_todo: an rcu_barrier). A thread takes it.
+        Nothing depends on the thread: once it is in the kernel the device goes, even if the process is killed.
+        """
+        if not self._there(device):
+            return
+        with enter(self._netns), translated("open", "rtnetlink socket"):
+            route = Rtnetlink()
+        step = "delete", f"device {device}", Message(DELLINK, _named(device))
+        failures: list[Exception] = []
+        answered = threading.Event()
+
+        def ask() -> None:
+            try:
+                with route:
+                    _do(route, step)
+            except KernelError as error:
+                failures.append(error)
+            finally:
+                answered.set()
+
+        threading.Thread(target=ask, name=f"delete {device}").start()
+        while self._there(device) and not answered.wait(0.0002):
+            pass
+        if failures:
+            raise failures[0]
+
+    def _there(self, device: str | int) -> bool:
+        """Asked by a change of nothing: it takes the lock that a deletion holds from its beginning to its end."""
+        try:
+            self._route.do(Message(SETLINK, _named(device)))
+        except Refused as error:
+            if error.errno == errno.ENODEV:
+                return False
+        return True
+
 
 def has_filters(ifindex: int) -> bool:
     """Somebody has a filter at the device's clsact qdisc."""
     with _inside(None) as route, translated("list", f"filters of device {ifindex}"):
-        return any(list(route.get_filters(index=ifindex, parent=parent)) for parent in _CLSACT)
+        return any(
+            route.dump(Message(rtnetlink.GETTFILTER, rtnetlink.TC.pack(0, ifindex, 0, parent, 0)))
+            for parent in _CLSACT
+        )
 
 
 @contextlib.contextmanager
-def _inside(netns: Netns) -> Iterator[Any]:
+def _inside(netns: Netns) -> Iterator[Rtnetlink]:
     """A socket in a container's namespace, with the thread in it too (for indexes and sysctls)."""
-    from pyroute2 import IPRoute
-
     with enter(netns):
         with translated("open", "rtnetlink socket"):
-            route = IPRoute(strict_check=True)
-        try:
+            route = Rtnetlink()
+        with route:
             yield route
-        finally:
-            route.close()
 
 
-def _bring_up(route: Any, index: int, name: str, addresses: Sequence[Interface]) -> None:
+def _do(route: Rtnetlink, *steps: Step) -> None:
+    """All steps, in one system call. KernelError names the one that was refused first."""
+    try:
+        route.do(*(message for _, _, message in steps))
+    except Refused as error:
+        operation, subject, _ = steps[error.place]
+        raise KernelError(operation, subject, error.errno or 0) from error
+    except OSError as error:
+        raise KernelError(*steps[0][:2], error.errno or 0) from error
+
+
+def _end(name: str, mtu: int, mac: str = "") -> bytes:
+    """The attributes of one end of a new pair."""
+    address = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))) if mac else b""
+    return text(_IFLA_IFNAME, name) + u32(_IFLA_MTU, mtu) + address
+
+
+def _new_pair(one: bytes, other: bytes) -> Message:
+    header = rtnetlink.LINK.pack(0, 0, 0, 0, 0)
+    data = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, header + other))
+    info = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth") + data)
+    return Message(NEWLINK, header + one + info, CREATE | EXCL)
+
+
+def _set_flags(index: int, flags: int) -> Message:
+    return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, flags, flags))
+
+
+def _named(device: str | int) -> bytes:
+    """Whom a message is about, by name or index."""
+    if isinstance(device, int):
+        return rtnetlink.LINK.pack(0, 0, device, 0, 0)
+    return rtnetlink.LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, device)
+
+
+_LOOPBACK_UP: Step = ("set up", "device lo", _set_flags(LOOPBACK, _IFF_UP))
+
+
+def _bring_up(index: int, name: str, addresses: Sequence[Interface]) -> Iterator[Step]:
     for address in addresses:
-        more: dict[str, Any] = {}
+        length, packed = address.network.prefixlen, address.ip.packed
+        body = rtnetlink.ADDR.pack(_family(address.version), length, 0, 0, index)
+        body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
         if address.version == 6:
-            more["flags"] = _IFA_F_NODAD
-        elif address.network.prefixlen < 31:
-            more["broadcast"] = str(address.network.broadcast_address)
-        with translated("add", f"address {address} to {name}"):
-            route.addr(
-                "add",
-                index=index,
-                family=_family(address.version),
-                address=str(address.ip),
-                prefixlen=address.network.prefixlen,
-                **more,
-            )
-    with translated("set up", f"device {name}"):
-        route.link("set", index=index, flags=_IFF_UP, change=_IFF_UP)
+            body += u32(_IFA_FLAGS, _IFA_F_NODAD)
+        elif length < 31:
+            body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+        yield "add", f"address {address} to {name}", Message(NEWADDR, body, CREATE | EXCL)
+    yield "set up", f"device {name}", _set_flags(index, _IFF_UP)
 
 
-def _default_route(route: Any, index: int, name: str, gateway: Address) -> None:
-    with translated("add", f"default route via {gateway} to {name}"):
-        route.route("replace", family=_family(gateway.version), gateway=str(gateway), oif=index)
+def _default_route(index: int, name: str, gateway: Address) -> Step:
+    header = rtnetlink.ROUTE.pack(
+        *(_family(gateway.version), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
+    )
+    body = header + attribute(_RTA_GATEWAY, gateway.packed) + u32(_RTA_OIF, index)
+    return "add", f"default route via {gateway} to {name}", Message(NEWROUTE, body, CREATE | REPLACE)
 
 
-def _default_devices(route: Any, version: int) -> set[int]:
-    routes = facts.unicast_routes(route, _family(version))
-    return {device_of(message) for message in routes if not message["dst_len"]}
+def _default_devices(route: Rtnetlink, version: int) -> set[int]:
+    return {
+        one.device
+        for one in facts.unicast_routes(route, _family(version))
+        if not one.prefix.prefixlen and one.device
+    }
 
 
-def _remove_default(route: Any, index: int, version: int) -> None:
-    destination = "0.0.0.0/0" if version == 4 else "::/0"
-    with translated("remove", f"default route of device {index}"):
-        route.route("del", family=_family(version), dst=destination, oif=index)
+def _remove_default(route: Rtnetlink, index: int, version: int) -> None:
+    header = rtnetlink.ROUTE.pack(_family(version), 0, 0, 0, _RT_TABLE_MAIN, 0, _RT_SCOPE_NOWHERE, 0, 0)
+    message = Message(DELROUTE, header + u32(_RTA_OIF, index))
+    _do(route, ("remove", f"default route of device {index}", message))

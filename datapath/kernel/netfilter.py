@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import facts, sysctl
+from datapath.kernel import bridges, sysctl
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
 _UDP = 17
@@ -97,7 +97,7 @@ def forget_udp(version: int, ports: Collection[int]) -> None:
     """Forgets what UDP clients had begun with these ports of the host: it would go on past new rules."""
     if not ports or not _any_known():
         return
-    with _conntrack(version) as conntrack, facts.translated("forget", "connections"):
+    with _conntrack(version) as conntrack, bridges.translated("forget", "connections"):
         for entry in conntrack.dump(tuple_orig=_tuple(conntrack, {"proto": _UDP})):
             protocol = entry.get_attr("CTA_TUPLE_ORIG").get_attr("CTA_TUPLE_PROTO")
             if protocol.get_attr("CTA_PROTO_DST_PORT") in ports:
@@ -113,7 +113,7 @@ def _any_known() -> bool:
 def _conntrack(version: int) -> Iterator[Any]:
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-    with facts.translated("open", "conntrack socket"):
+    with bridges.translated("open", "conntrack socket"):
         opened = NFCTSocket(nfgen_family=socket.AF_INET if version == 4 else socket.AF_INET6)
     try:
         yield opened
@@ -144,7 +144,7 @@ def _forget_all(conntrack: Any, side: str, fields: Mapping[str, Any]) -> None:
             terminate=nf.terminate_error_msg,
         )
     except NetlinkError:
-        with facts.translated("forget", "connections"):
+        with bridges.translated("forget", "connections"):
             for entry in conntrack.dump(**{side: wanted}):
                 _forget_one(conntrack, entry)
 

@@ -21,9 +21,9 @@ from datapath.kernel.dataplane import (
     Dataplane,
     is_bpffs,
 )
-from datapath.model_doctor import Device, Programs, Stack
+from datapath.kernel.rtnetlink import Rtnetlink
+from datapath.model_doctor import Programs, Stack
 
-_IFF_UP = 0x1
 # The maps that say who is where and what is published; the others belong to the programs.
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "reserved", "addresses", "sources"),
@@ -33,36 +33,19 @@ _TOLD = (
 
 def stack(where: netns.Netns) -> Stack:
     """Devices, addresses and default routes of a namespace. KernelError, also if it is gone."""
-    from pyroute2 import IPRoute
-
     with netns.enter(where), facts.translated("open", "rtnetlink socket"):
-        route: Any = IPRoute(strict_check=True)
-    try:
-        with facts.translated("list", "devices"):
-            devices = [_device(message) for message in route.link("dump")]
+        opened = Rtnetlink()
+    with opened as route:
+        devices = facts.devices(route)
         names = {device.ifindex: device.name for device in devices}
         addresses: dict[str, set[facts.Interface]] = {}
-        for message in facts.addresses(route):
-            addresses.setdefault(names.get(message["index"], ""), set()).add(facts.interface(message))
-        defaults = facts.default_routes(route)
-    finally:
-        route.close()
+        for held in facts.addresses(route):
+            addresses.setdefault(names.get(held.ifindex, ""), set()).add(held.interface)
+        gateways = facts.gateways(route)
     return Stack(
         {device.name: device for device in devices},
         {name: frozenset(found) for name, found in addresses.items()},
-        frozenset((names.get(index, ""), gateway) for index, gateway in defaults),
-    )
-
-
-def _device(message: Any) -> Device:
-    attributes = dict(message["attrs"])
-    return Device(
-        ifindex=message["index"],
-        name=attributes["IFLA_IFNAME"],
-        kind=facts.kind_of(message),
-        mac=attributes.get("IFLA_ADDRESS", ""),
-        mtu=attributes["IFLA_MTU"],
-        up=bool(message["flags"] & _IFF_UP),
+        frozenset((names.get(index, ""), gateway) for index, gateway in gateways),
     )
 
 

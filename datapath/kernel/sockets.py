@@ -17,6 +17,7 @@ Address = IPv4Address | IPv6Address
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _TCP_LISTEN = "0A"
 _UDP_ESTABLISHED = "01"
+_FEW = 16  # ports that are as quickly tried as looked up
 
 
 def in_use(proto: str, address: Address | None, port: int) -> bool:
@@ -50,13 +51,34 @@ def _refused(proto: str, address: Address, port: int) -> bool:
     return False
 
 
+def suspects(proto: str, first: int, last: int) -> Iterable[int]:
+    """Those of the ports from `first` to `last` that `in_use` can be true of; all of them if there are few.
+
+    Every socket that has one of the ports, at whatever address, in whatever state. Where the kernel does not list
+    sockets that are only bound (TCP before 6.8), all ports are suspect.
+    """
+    ports = range(first, last + 1)
+    if len(ports) < _FEW:
+        return ports
+    with socket.socket(socket.AF_INET, _KINDS[proto]) as bound, _diag() as diag:
+        bound.bind(("", 0))  # found again if such sockets are listed
+        known = bound.getsockname()[1]
+        number = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}[proto]
+        if known not in _local_ports(diag, socket.AF_INET, number, (known, known)):
+            return ports
+        families = (socket.AF_INET, socket.AF_INET6)
+        found = [_local_ports(diag, family, number, (first, last)) for family in families]
+    # The ends of the range too: a program at the bind hook that refuses is not in any list.
+    return sorted({first, last}.union(*found))
+
+
 def listening(protocols: Iterable[str] = ("tcp", "udp")) -> frozenset[tuple[str, Address, int]]:
     """Listening TCP and bound UDP sockets of the calling thread's namespace. Slow with many connections."""
     return frozenset((proto, address, port) for proto, address, port, _ in _rows(protocols))
 
 
 def _rows(protocols: Iterable[str]) -> Iterator[tuple[str, Address, int, int]]:
-    """(protocol, address, port, inode). As text: pyroute2's DiagSocket cannot tell errors from sockets."""
+    """(protocol, address, port, inode)."""
     for proto in protocols:
         for suffix in ("", "6"):
             try:
@@ -122,6 +144,8 @@ _REQUEST = struct.Struct("=BBBBI48s")  # struct inet_diag_req_v2, its id as byte
 _ID_IN_MESSAGE = slice(4, 52)  # of struct inet_diag_msg
 _COOKIE_IN_ID = slice(40, 48)
 _ALL_STATES = 0xFFFFFFFF
+_BYTECODE, _S_GE, _S_LE = 1, 2, 3  # linux/inet_diag.h, INET_DIAG_REQ_BYTECODE and its operations
+_CHOOSE = struct.Struct("=BBHBBHBBHBBH")
 
 
 def destroy(cookies: frozenset[int]) -> int:
@@ -131,7 +155,7 @@ def destroy(cookies: frozenset[int]) -> int:
     left). Returns how many there were.
     """
     ended = 0
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as diag:  # NETLINK_SOCK_DIAG
+    with _diag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             for proto in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
                 for ident in list(_identities(diag, family, proto)):
@@ -141,14 +165,29 @@ def destroy(cookies: frozenset[int]) -> int:
     return ended
 
 
-def _send(diag: socket.socket, kind: int, flags: int, family: int, proto: int, ident: bytes) -> None:
-    body = _REQUEST.pack(family, proto, 0, 0, _ALL_STATES, ident)
+def _diag() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)  # NETLINK_SOCK_DIAG
+
+
+def _local_ports(diag: socket.socket, family: int, proto: int, ports: tuple[int, int]) -> set[int]:
+    """Of all sockets, those from the first to the last of `ports`; the kernel chooses them, a million or none."""
+    # Two comparisons of the local port (struct inet_diag_bc_op), each with where to go on if it is true or not.
+    choose = _CHOOSE.pack(_S_GE, 8, 20, 0, 0, ports[0], _S_LE, 8, 12, 0, 0, ports[1])
+    attribute = struct.pack("=HH", 4 + len(choose), _BYTECODE) + choose
+    found = {int.from_bytes(ident[0:2], "big") for ident in _identities(diag, family, proto, attribute)}
+    return {port for port in found if ports[0] <= port <= ports[1]}
+
+
+def _send(
+    diag: socket.socket, kind: int, flags: int, family: int, proto: int, ident: bytes, more: bytes = b""
+) -> None:
+    body = _REQUEST.pack(family, proto, 0, 0, _ALL_STATES, ident) + more
     diag.send(_HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 0, 0) + body)
 
 
-def _identities(diag: socket.socket, family: int, proto: int) -> Iterator[bytes]:
-    """The struct inet_diag_sockid of every socket."""
-    _send(diag, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, family, proto, bytes(48))
+def _identities(diag: socket.socket, family: int, proto: int, more: bytes = b"") -> Iterator[bytes]:
+    """The struct inet_diag_sockid of every socket; `more`: an attribute that chooses among them."""
+    _send(diag, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, family, proto, bytes(48), more)
     while True:
         data = diag.recv(1 << 18)
         while data:

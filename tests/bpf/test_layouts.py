@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ def test_struct_survives_python(struct: str) -> None:
         }
     wanted = bytes(0 if i in padding else byte for i, byte in enumerate(raw))
     assert layout.pack(layout.unpack(raw)) == wanted
+
+
+def test_a_run_of_ports_is_packed_as_its_rows_are() -> None:
+    layout = abi.layout("port_key")
+    first = abi.port_key(IPv4Address("192.0.2.1"), 250, 6)  # over the end of the lower byte
+    rows = b"".join(layout.pack(first._replace(port=250 + i)) for i in range(20))
+    assert layout.pack_run(first, 20, "port") == rows
+    assert layout.pack_run(first, 2) == layout.pack(first) * 2
 
 
 @pytest.mark.parametrize("struct", STRUCTS)

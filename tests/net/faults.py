@@ -132,21 +132,25 @@ def _around_libbpf(layer: _Layer) -> None:
 
 
 def _around_netlink(layer: _Layer) -> None:
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+    from datapath.kernel import links, rtnetlink
 
-    def around(name: str) -> None:
-        real = getattr(IPRoute, name)
+    real, there = rtnetlink.Rtnetlink.do, links.Links._there
 
-        def call(self: Any, command: str, **more: Any) -> Any:
-            if command not in ("get", "dump") and layer.due(f"netlink {name} {command}"):
-                raise NetlinkError(errno.ENOMEM)
-            return real(self, command, **more)
+    def do(self: Any, *messages: Any) -> None:
+        if layer.due(f"netlink {[message.kind for message in messages]}"):
+            raise rtnetlink.Refused(errno.ENOMEM)
+        real(self, *messages)
 
-        setattr(IPRoute, name, call)
+    def asked(self: Any, device: str | int) -> bool:
+        """A question, although it looks like a change; asked as often as it takes."""
+        layer.inside = True
+        try:
+            return there(self, device)
+        finally:
+            layer.inside = False
 
-    for name in ("link", "addr", "route"):
-        around(name)
+    rtnetlink.Rtnetlink.do = do  # type: ignore[method-assign]
+    links.Links._there = asked  # type: ignore[method-assign]
 
 
 def _around_store(layer: _Layer) -> None:

@@ -176,3 +176,17 @@ def test_down_leaves_no_filter_and_no_program_on_the_uplink(make_host: Callable[
         host.ctl("down")
         assert filters(host, "eth0", "ingress") == []
         assert "from_uplink" not in host.sh("bpftool net show dev eth0")
+
+
+def test_left_to_itself_what_is_ours_alone_has_filters_and_what_others_share_has_links(
+    make_host: Callable[..., Host],
+) -> None:
+    host = make_host(attach="auto")
+    host.run("any")
+    names = {d["ifname"]: d["ifindex"] for d in json.loads(host.sh("ip -j link"))}
+    (own,) = (name for name in names if name.startswith("veth"))
+    pins = {path.name for path in (host.bpffs / "datapath" / "links").glob("from_*")}
+    assert pins == {f"from_uplink-{names['eth0']}", f"from_host-{names['dp0']}"}
+    assert filters(host, own, "ingress") == ["from_container"]
+    for name in ("eth0", "dp0"):
+        assert "clsact" not in host.sh(f"tc qdisc show dev {name}")

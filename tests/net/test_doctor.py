@@ -184,6 +184,10 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
         "detached",
         lambda h: detach(h, f"from_host-{index(h, gateway(h, 'shop'))}"),
     ),
+    "a filter is removed": (
+        "detached",
+        lambda h: h.sh(f"tc filter del dev {veth(h, 'web', 'shop')} ingress"),
+    ),
     "a link's pin is removed": (
         "detached",
         lambda h: (h.bpffs / "datapath/links" / f"from_host-{index(h, gateway(h, 'shop'))}").unlink(),

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
@@ -111,6 +113,8 @@ class TestGateway:
 
     def test_ipv6_addresses_are_usable_at_once(self, links: Links) -> None:
         links.create_gateway("dp0", "dpx1", GATEWAY_MAC, [ip_interface("fd00::1/64")], 1500, ipv6=True)
+        assert "tentative" not in ip("-6", "-o", "address", "show", "dp0", "to", "fd00::1")
+        time.sleep(0.1)  # the kernel's worker has to come by; detecting doubles would take it a second
         shown = ip("-6", "-o", "address", "show", "dp0")
         assert "fd00::1/64" in shown and "fe80::42:aff:fe00:1/64" in shown and "tentative" not in shown
 
@@ -204,6 +208,31 @@ class TestEndpoint:
     def test_loopback_only(self, links: Links, container: int) -> None:
         links.loopback_up(container)
         assert "UP" in ip_in(container, "-o", "link", "show", "lo")
+
+    def test_a_deleted_devices_names_are_free_at_once(self, links: Links, container: int) -> None:
+        for _ in range(5):
+            attach(links, container)
+            links.delete("veth1", "dp0")
+            assert links.facts().names == ("lo",)
+            assert ip_in(container, "-brief", "link").split()[0::5] == ["lo"]
+            assert ip_in(container, "route") == ""
+
+    def test_a_device_that_cannot_be_deleted_is_told(self, links: Links) -> None:
+        with pytest.raises(KernelError, match="delete device lo: Operation not supported"):
+            links.delete("lo")
+
+    def test_a_deletion_outlives_whoever_asked_for_it(self, links: Links, container: int) -> None:
+        """The kernel has not answered yet when the call returns."""
+        attach(links, container)
+        child = os.fork()
+        if child == 0:
+            with Links() as own:
+                own.delete("veth1")
+                os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert links.index("veth1") is None
+        attach_again = links.create_endpoint("veth1", "eth0", container, MAC, 1400)
+        assert all(attach_again)
 
     def test_delete_is_idempotent(self, links: Links, container: int) -> None:
         index, _ = links.create_endpoint("veth1", "eth0", container, MAC, 1500)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 import subprocess
 
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
@@ -78,3 +81,26 @@ def test_s4_the_mtu_of_networks_follows_the_hosts_default_route(host: Host) -> N
     host.sh("ip route del default")
     host.ctl("network rm other")
     assert [mtus(name)[0] for name in ("one", "two", "three")] == ["1400", "1400", "1300"]
+
+
+def test_s30_a_device_whose_index_was_never_written_down_leaves_no_row_in_the_programs_maps(
+    host: Host,
+) -> None:
+    """As if the command had been killed after it had built the endpoint, and the container with it."""
+    host.ctl("network create other")
+    host.run("one", "--network other")
+    devices = json.loads(host.sh("ip -j link"))
+    (veth,) = (device for device in devices if device["ifname"].startswith("veth"))
+    assert veth["ifindex"] in known_devices(host)
+    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened, opened:
+        (text,) = opened.execute("SELECT body FROM endpoints").fetchone()
+        body = {key: value for key, value in json.loads(text).items() if key not in ("phase", "host_ifindex")}
+        opened.execute("UPDATE endpoints SET body = ?", (json.dumps(body),))
+    host.sh(f"ip link del {veth['ifname']}")
+    host.ctl("network create another")
+    assert veth["ifindex"] not in known_devices(host)
+
+
+def known_devices(host: Host) -> set[int]:
+    rows = json.loads(host.sh(f"bpftool -j map dump pinned {host.bpffs}/datapath/maps/devices"))
+    return {int.from_bytes(bytes(int(byte, 16) for byte in row["key"]), "little") for row in rows}

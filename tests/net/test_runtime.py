@@ -616,6 +616,33 @@ class TestPorts:
             tcp.bind(("127.0.0.1", 8080))
             assert sockets.in_use("tcp", IPv4Address("127.0.0.1"), 8080)
 
+    def test_of_a_range_every_port_that_any_socket_has_is_suspect(self) -> None:
+        """Bound, listening, at either end of a connection; in both families; at whatever address."""
+        with contextlib.ExitStack() as stack:
+
+            def made(kind: int, *address: Any) -> socket.socket:
+                family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+                opened = stack.enter_context(socket.socket(family, kind))
+                opened.bind(address)
+                return opened
+
+            made(socket.SOCK_STREAM, "127.0.0.1", 8001)
+            made(socket.SOCK_STREAM, "::1", 8002)
+            made(socket.SOCK_STREAM, "127.0.0.1", 8003).listen()
+            client = made(socket.SOCK_STREAM, "127.0.0.2", 8004)
+            client.connect(("127.0.0.1", 8003))
+            made(socket.SOCK_DGRAM, "127.0.0.1", 8005)
+            made(socket.SOCK_DGRAM, "::", 8006)
+            taken = {
+                proto: [port for port in range(8000, 8033) if sockets.in_use(proto, None, port)]
+                for proto in ("tcp", "udp")
+            }
+            assert taken == {"tcp": [8001, 8002, 8003, 8004], "udp": [8005, 8006]}
+            # With the range's ends, as nothing tells of a program that refuses.
+            assert list(sockets.suspects("tcp", 8000, 8032)) == [8000, *taken["tcp"], 8032]
+            assert list(sockets.suspects("udp", 8000, 8032)) == [8000, *taken["udp"], 8032]
+            assert list(sockets.suspects("tcp", 8000, 8003)) == [8000, 8001, 8002, 8003]
+
     def test_finished_connections_do_not_hold_a_port(self) -> None:
         with socket.create_server(("127.0.0.1", 8080)) as server:
             client = socket.create_connection(("127.0.0.1", 8080))

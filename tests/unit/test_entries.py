@@ -102,6 +102,27 @@ def test_reserved_numbers_count_the_ports_that_use_them() -> None:
     assert entries.reserved_entries(state, gone.mappings) == {ReservedKey(90, 17): 0, ReservedKey(91, 17): 0}
 
 
+def test_reserved_numbers_of_ranges_that_overlap_are_counted_one_by_one() -> None:
+    world = World()
+    specs = ("127.0.0.1:100-109:100-109", "127.0.0.2:105-120:105-120", "127.0.0.3:107:1", "108:108/udp")
+    world.run("web", publish=specs)
+    ranges = ((100, 109), (105, 120), (107, 107))
+    tcp = {port: sum(first <= port <= last for first, last in ranges) for port in range(100, 121)}
+    rows = entries.reserved_entries(world.state)
+    assert rows == {ReservedKey(108, 17): 1} | {ReservedKey(port, 6): count for port, count in tcp.items()}
+    gone = plan.plan_port_remove("web", "2", world.state)
+    left = entries.reserved_entries(world.state.including(*gone.endpoints), gone.mappings)
+    assert left == {ReservedKey(port, 6): tcp[port] - 1 for port in range(105, 121)}
+
+
+def test_a_range_is_one_run_whose_ports_go_up_together() -> None:
+    world = World()
+    world.run("web", publish=("8000-8999:80-1079",))
+    rows = entries.port_entries(world.state.network("bridge"), endpoint(world, "web"))
+    assert len(rows.runs) == 1 and len(rows) == 1000
+    assert rows[PortKey(EVERY4, 8999, 6)].port == 1079
+
+
 # ---- Docker's JSON ------------------------------------------------------------------------------------
 
 

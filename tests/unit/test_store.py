@@ -248,6 +248,21 @@ def test_the_lock_is_held_by_one_command_and_the_next_is_told_after_the_timeout(
         pass
 
 
+def test_who_waited_while_everything_was_taken_away_leaves_nothing(tmp_path: Path) -> None:
+    """Opened before, locked after: neither the lock file nor its folder is made again."""
+    directory = tmp_path / "state"
+    with Store(directory) as late:
+        with Store(directory) as store, store.lock():
+            store.destroy()
+        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
+            pass
+        assert not directory.exists()
+        directory.mkdir()  # others kept something there
+        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
+            pass
+        assert list(directory.iterdir()) == []
+
+
 def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
     process = python(HOLD, store.path.parent)
     assert process.stdout is not None
@@ -400,6 +415,33 @@ def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> 
         with pytest.raises(StateError), store.lock():
             pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+# ---- many commands of one process ----------------------------------------------------------------------
+
+
+def test_the_journal_stays_while_a_connection_lingers(tmp_path: Path) -> None:
+    journal = tmp_path / "datapath.db-wal"
+    with Store(tmp_path) as store:
+        idle = store.linger(None)
+        assert store.linger(idle) is idle
+        store.put(network(name="first"))
+    assert journal.exists()
+    with Store(tmp_path) as other:
+        assert other.load().network("first")
+    idle.db.close()
+    assert not journal.exists()
+
+
+def test_a_lingering_connection_is_exchanged_when_the_file_was_replaced(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        idle = store.linger(None)
+        with store.lock():
+            store.destroy()
+    with Store(tmp_path) as store:
+        again = store.linger(idle)
+        assert again is not idle
+    again.db.close()
 
 
 # ---- size -----------------------------------------------------------------------------------------------
