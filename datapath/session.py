@@ -265,7 +265,7 @@ class Session:
             attached = [(hooks[value.kind], key.ifindex) for key, value in rows if value.kind in hooks]
         else:
             dataplane = Dataplane(self.settings.bpffs, self.settings.attach)
-            if not dataplane.has_pins():
+            if not dataplane.is_there():
                 return
             attached = [("from_uplink", uplink.ifindex) for uplink in self.observed.uplinks]
             attached.append(("from_loopback", LOOPBACK))
