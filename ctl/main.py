@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import click
 
-from ctl import bench, connection, container, network, port, system, trace
+from ctl import bench, connection, container, network, port, repair, system, trace
 from ctl.command import Front, Group
 from ctl.output import leaves
 from datapath.errors import DatapathError, printable
@@ -68,6 +68,8 @@ for _command in (
     bench.bench,
     system.stats,
     trace.trace,
+    repair.doctor,
+    repair.reconcile,
     system.down,
     system.version,
     system.completion,

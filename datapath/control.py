@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.sandbox import Held
     from datapath.kernel.trace import LatencyTrace
+    from datapath.model_doctor import Finding
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
@@ -299,6 +300,7 @@ class Control:
                 session.context.links.loopback_up(held.netns)
             joined = [session.join(endpoint, held.netns) for endpoint in planned.endpoints]
             held.release()
+            undo.callback(self._end_process, container)
             container = replace(container, status="running", started=now(), phase=model.READY)
             session.put(
                 container,
@@ -307,6 +309,13 @@ class Control:
             )
             undo.pop_all()
             return RunningContainer(container, held)
+
+    @staticmethod
+    def _end_process(container: Container) -> None:
+        """Of one that runs already, and is not to be: nobody would know of it."""
+        from datapath.kernel import sandbox
+
+        sandbox.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
 
     def _make_run_dir(self) -> None:
         """Before anything is changed: the directory may be impossible."""
@@ -655,6 +664,27 @@ class Control:
             step()
         except (DatapathError, ExceptionGroup) as error:
             failures.append(error)
+
+    def doctor(self) -> list[Finding]:
+        """What is not as promised. Takes no lock, changes nothing."""
+        from datapath import doctor
+        from datapath.kernel import features
+
+        features.require()
+        tuning, unreadable = doctor.tuning(self.settings)
+        return [*unreadable, *doctor.examine(self.settings, tuning)]
+
+    def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
+        """Mends what can be: (what was mended, what is left, what went wrong)."""
+        from datapath.reconcile import reconcile
+
+        before = self.doctor()
+        if not Store.exists(self.settings.state_dir):
+            return [], before, []
+        with self._session() as session:
+            found, left, failures = reconcile(session)
+        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in left]
+        return mended, left, failures if left else []
 
     def version(self) -> dict[str, Any]:
         return {"Version": __version__, "Kernel": os.uname().release, "Python": sys.version.split()[0]}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,15 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from datapath import drivers, entries, forwarding, model
+from datapath import drivers, entries, forwarding, model, recovery
 from datapath.config import DaemonConfig, Settings
 from datapath.config_tuning import different
 from datapath.drivers.context import Context
-from datapath.errors import DatapathError
-from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping, Sandbox
+from datapath.errors import DatapathError, KernelError
+from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping
 from datapath.plan_containers import ExitPlan, plan_exited
 from datapath.plan_endpoints import assign_gateways, network_mtu
-from datapath.plan_networks import plan_default_bridge
 from datapath.plan_ports import ephemeral_ports, parse_reserved, reserved_text
 from datapath.state import Fresh, Object, State
 from datapath.store import Store
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from datapath.kernel.dataplane import Dataplane
     from datapath.kernel.links import Facts
 
-_RESERVED = "net/ipv4/ip_local_reserved_ports"
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
 
 
 def now() -> str:
@@ -78,7 +76,7 @@ class Session:
             stack.enter_context(self.context)
             self.state = self.store.load()
             self._compare_setup()
-            self.recover()
+            recovery.recover(self)
             self._stack = stack.pop_all()
         return self
 
@@ -239,34 +237,41 @@ class Session:
 
         first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
         ours = ephemeral_ports(self.state, (int(first), int(last)))
-        before = self.store.note(_RESERVED)
+        before = self.store.note(RESERVED_PORTS)
         if not ours and before is None:
             return
-        current = sysctl.read(_RESERVED)
+        current = sysctl.read(RESERVED_PORTS)
         if before is None:
             before = current.strip()
-            self.store.set_note(_RESERVED, before)
+            self.store.set_note(RESERVED_PORTS, before)
         wanted = parse_reserved(before) | ours
         if wanted != parse_reserved(current):
-            sysctl.write(_RESERVED, reserved_text(wanted))
+            sysctl.write(RESERVED_PORTS, reserved_text(wanted))
         if not ours:
-            self.store.set_note(_RESERVED, None)
+            self.store.set_note(RESERVED_PORTS, None)
 
     def remove_dataplane(self) -> None:
-        """Takes the programs off the devices that stay, and unloads them."""
+        """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
         from datapath.kernel import abi
+        from datapath.kernel.dataplane import Dataplane
+        from datapath.kernel.links import LOOPBACK
 
         hooks = {
             int(abi.DeviceKind.DEVICE_UPLINK): "from_uplink",
             int(abi.DeviceKind.DEVICE_LOOPBACK): "from_loopback",
         }
-
         dataplane = self.context.loaded
-        if dataplane is None:
-            return
-        for key, value in dataplane.devices.read_all():
-            if value.kind in hooks:
-                dataplane.detach(hooks[value.kind], key.ifindex)
+        if dataplane is not None:
+            rows = dataplane.devices.read_all()
+            attached = [(hooks[value.kind], key.ifindex) for key, value in rows if value.kind in hooks]
+        else:
+            dataplane = Dataplane(self.settings.bpffs, self.settings.attach)
+            if not dataplane.is_there():
+                return
+            attached = [("from_uplink", uplink.ifindex) for uplink in self.observed.uplinks]
+            attached.append(("from_loopback", LOOPBACK))
+        for hook, index in attached:
+            dataplane.detach(hook, index)
         dataplane.remove()
 
     def driver(self, network: Network) -> drivers.Driver:
@@ -293,7 +298,12 @@ class Session:
 
     def withdraw(self, network: Network) -> None:
         """Takes a network away; a predefined one goes back to being unused."""
+        from datapath.kernel import abi
+
         self.driver(network).delete_network(network)
+        if (dataplane := self.context.loaded) is not None:
+            gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
+            dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
         if network.predefined:
             self.put(replace(network, phase=model.READY, realised=network.driver != "bridge", subnets=()))
         else:
@@ -409,7 +419,15 @@ class Session:
         return container_folder(self.settings, container)
 
     def forget_files(self, container: Container) -> None:
-        shutil.rmtree(self.folder(container), ignore_errors=True)
+        """KernelError if some of them stay."""
+        try:
+            shutil.rmtree(self.folder(container))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise KernelError(
+                "remove", str(error.filename or self.folder(container)), error.errno or 0
+            ) from error
 
     def sandbox_key(self, sandbox_id: str) -> str | None:
         return sandbox_key(self.state, sandbox_id)
@@ -426,97 +444,6 @@ class Session:
         """A container that is not to be: its endpoints, its files and its row go."""
         gone = replace(self.state.containers[container.id], phase=model.REMOVING)
         self.release(replace(plan_exited(container.id, None, self.state, now()), container=gone))
-
-    # ---- what others left --------------------------------------------------------------------
-
-    def recover(self) -> None:
-        """Takes back what was being created, completes what was being removed, notices what has ended."""
-        from datapath.kernel import process
-
-        for container in list(self.state.containers.values()):
-            if container.phase == model.CREATING:
-                if container.pid and process.alive(container.pid, container.pid_start):
-                    process.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
-                self.warn(f"container {container.name} was not completely created: taken back")
-                self.take_back(container)
-            elif container.running and not process.alive(container.pid, container.pid_start):
-                self.ended(container)
-        changing = [e.sandbox_id for e in self.state.endpoints.values() if e.phase == model.CHANGING]
-        for thing in self.state.unfinished:
-            if isinstance(thing, Endpoint) and thing.phase == model.CHANGING:
-                continue
-            if isinstance(thing, Endpoint):
-                self.warn(f"endpoint {thing.id[:12]} was left unfinished: removed")
-                self.remove_endpoint(thing)
-            elif isinstance(thing, Container):
-                self.warn(f"container {thing.name} was being removed: done")
-                self.forget_files(thing)
-                self.delete(thing)
-            elif isinstance(thing, Sandbox):
-                self.delete(thing)
-            else:
-                self.warn(f"network {thing.name} was left unfinished: removed")
-                self.withdraw(thing)
-        self._rebuild()
-        for sandbox_id in dict.fromkeys(changing):
-            self.warn(f"ports of container {sandbox_id[:12]} were being changed: done")
-            self.settle(sandbox_id)
-
-    def _rebuild(self) -> None:
-        """After a reboot, or if somebody removed devices or pins: build again what was promised."""
-        realised = self.realised
-        if not realised:
-            return
-        programmed = [network for network in realised if not network.classic]
-        unloaded = bool(programmed) and self.context.loaded is None
-        if unloaded:
-            _ = self.context.dataplane  # if they cannot be loaded, what is there stays
-            self.warn(
-                "the packet programs were missing on the host: loaded again, networks and ports with them"
-            )
-        for network in realised:
-            driver, members = self.driver(network), self.state.endpoints_of_network(network.id)
-            again = unloaded and not network.classic
-            if again or network.device not in self.observed.names:
-                if not again:
-                    self.warn(f"network {network.name} was missing on the host: built again")
-                driver.delete_network(network)
-                driver.create_network(network, self.mtu(network), members)
-                if network.classic:
-                    self._restore([network])
-            else:
-                network = self._apply_config(network)
-                driver.update_network(network, members, self._current_mtu(network), self._key_of)
-        if unloaded:
-            self._restore(programmed)
-        self.refresh_host()
-
-    def _restore(self, networks: list[Network]) -> None:
-        """The endpoints of running containers, their links and published ports, into empty maps."""
-        for network in networks:
-            driver = self.driver(network)
-            for endpoint in self.state.endpoints_of_network(network.id):
-                driver.restore(network, endpoint)
-                self.publish(endpoint, endpoint.ports)
-            driver.program_links(network, entries.policy_entries(network, self.state))
-
-    def _apply_config(self, network: Network) -> Network:
-        """What daemon.json and the host say of the default network, as far as it may change while it is in use."""
-        if network.name != "bridge":
-            return network
-        wanted = plan_default_bridge(self.state, self.facts, self.config)
-        if wanted.options == network.options:
-            return network
-        wanted = replace(wanted, phase=network.phase)
-        self.put(wanted)
-        return wanted
-
-    def _current_mtu(self, network: Network) -> int | None:
-        """None: as it is, as there is no way out at the moment that would say otherwise."""
-        return network.mtu or (self.facts.default_mtu if self.facts.default_route else None)
-
-    def _key_of(self, endpoint: Endpoint) -> str | None:
-        return self.sandbox_key(endpoint.sandbox_id)
 
 
 def filters_in_use(state: State) -> set[int]:

@@ -94,7 +94,7 @@ class Store:
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
         self.path = state_dir / "datapath.db"
-        self._lock_path = state_dir / "lock"
+        self.lock_path = state_dir / "lock"
         self._locked = False
         with self._translated():
             if create:
@@ -180,11 +180,11 @@ class Store:
             raise RuntimeError("the lock is held already")
         with self._translated():
             try:
-                fd = _acquire(self._lock_path, timeout, create=False)
+                fd = _acquire(self.lock_path, timeout, create=False)
             except FileNotFoundError:
                 # `destroy` removes it after the database: made again by then, it would be left alone.
                 self._require_same_file()
-                fd = _acquire(self._lock_path, timeout)
+                fd = _acquire(self.lock_path, timeout)
         try:
             self._require_same_file()
         except StateError:
@@ -286,7 +286,7 @@ class Store:
         if self.path.exists():
             return
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = _acquire(self._lock_path, 60.0)
+        fd = _acquire(self.lock_path, 60.0)
         try:
             if self.path.exists():
                 return

@@ -38,15 +38,15 @@ class Bridge(Bridged):
         addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
         mac = gateway_mac(network)
         with ExitStack() as undo:
-            undo.callback(self.delete_network, network)
             ifindex = links.create_gateway(
                 network.device, peer_name(network), mac, addresses, mtu, ipv6=network.ipv6
             )
+            undo.callback(self.delete_network, network)  # not before: another's device can have the name
             linklocal = linklocal_of(mac) if network.ipv6 else None
             number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
-            dataplane.networks[number] = _numbered(value)
-            dataplane.devices[key] = _numbered(device)
+            dataplane.networks[number] = numbered(value)
+            dataplane.devices[key] = numbered(device)
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
 
@@ -63,7 +63,7 @@ class Bridge(Bridged):
         if mtu != known.mtu:
             self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
         number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
-        if known != (wanted := _numbered(value)):
+        if known != (wanted := numbered(value)):
             dataplane.networks[number] = wanted
 
     def delete_network(self, network: Network) -> None:
@@ -77,18 +77,18 @@ class Bridge(Bridged):
             for index in {ifindex or 0, known.ifindex} - {0}:
                 dataplane.devices.pop(abi.device_key(index), None)
                 dataplane.detach("from_host", index, device_gone=True)
-        attempt(failures, self.context.links.delete, network.device, peer_name(network))
+        attempt(failures, self.context.links.delete_pair, network.device, peer_name(network))
         report(failures, f"network {network.name} could not be removed completely")
 
     # ---- endpoints -----------------------------------------------------------------------
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
         with ExitStack() as undo:
-            undo.callback(self.leave, network, endpoint)
             ifindex, _ = self.context.links.create_endpoint(
                 endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
             )
             endpoint = replace(endpoint, host_ifindex=ifindex)
+            undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
             self._open(network, endpoint)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
@@ -99,7 +99,7 @@ class Bridge(Bridged):
         """Tells the programs of an endpoint, and attaches them to its device."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
-        dataplane.devices[wanted.device[0]] = _numbered(wanted.device[1])
+        dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
         connections.open_account(dataplane, endpoint.number)
         dataplane.attach("from_container", endpoint.host_ifindex, own=True)
         dataplane.endpoints.update_many(wanted.endpoints)
@@ -133,7 +133,7 @@ class Bridge(Bridged):
             )
             if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
-        attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         if dataplane is not None:
             if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait
                 dataplane.detach("from_container", ifindex, device_gone=True)
@@ -252,7 +252,7 @@ def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int
     dataplane.sources.update_many({key: abi.source(allow) for key, allow in sources.items()})
 
 
-def _numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
+def numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
     """An entry's value with its enumerators, which the plan knows by name, as the maps' numbers."""
     if isinstance(value, entries.NetworkValue):
         return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])

@@ -96,6 +96,9 @@ int bpf_tc_hook_create(struct bpf_tc_hook *hook);
 int bpf_tc_hook_destroy(struct bpf_tc_hook *hook);
 int bpf_tc_attach(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
 int bpf_tc_detach(const struct bpf_tc_hook *hook, const struct bpf_tc_opts *opts);
+int bpf_tc_query(const struct bpf_tc_hook *hook, struct bpf_tc_opts *opts);
+int link_info(int fd, __u32 *program, __u64 *target);
+int program_id(int fd);
 
 int bpf_prog_test_run_opts(int prog_fd, struct bpf_test_run_opts *opts);
 int bpf_enable_stats(int type);
@@ -153,11 +156,37 @@ static int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags)
 }
 """
 
+LOOKING = """
+/* A link's program, and what it is attached to: a cgroup's number, or for a device its index (which has the same
+ * place for tcx, which is younger than these headers, as for XDP). 0: it was detached. */
+static int link_info(int fd, __u32 *program, __u64 *target)
+{
+    struct bpf_link_info info = {};
+    __u32 size = sizeof(info);
+    int error = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+    if (error)
+        return error;
+    *program = info.prog_id;
+    *target = info.type == BPF_LINK_TYPE_CGROUP ? info.cgroup.cgroup_id : info.xdp.ifindex;
+    return 0;
+}
+
+static int program_id(int fd)
+{
+    struct bpf_prog_info info = {};
+    __u32 size = sizeof(info);
+    int error = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+    return error ? error : (int)info.id;
+}
+"""
+
 ffibuilder = FFI()
 ffibuilder.cdef(TYPES + ABI.read_text() + LIBBPF)
 ffibuilder.set_source(
     "datapath.kernel._libbpf",
-    SOURCE,
+    SOURCE + LOOKING,
     libraries=["bpf"],
     include_dirs=[str(ABI.parent)],
     depends=[str(ABI)],

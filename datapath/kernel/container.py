@@ -70,6 +70,8 @@ def furnish(spec: Any, step: Step) -> None:
         syscalls.setdomainname(spec["domainname"])
     step[:] = "detach", "mounts from the host's"
     syscalls.mount("", "/", flags=MS_SLAVE | MS_REC)
+    if spec["netns"] != "host":
+        _leave_bpffs()
     files = []
     for key, target in _FILES:
         if spec[key]:
@@ -88,6 +90,18 @@ def furnish(spec: Any, step: Step) -> None:
             syscalls.move_mount(fd, path)
     for fd, target in files:
         _cover(fd, target, bool(spec["rootfs"]), step)
+
+
+def _leave_bpffs() -> None:
+    """The host's pins are no business of a container's; and where mounts are private its copy of the mount would
+    keep programs attached that the host has given up."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ")[4] for line in file if " - bpf " in line]
+    for point in points:
+        try:  # noqa: SIM105 - importing contextlib takes longer
+            syscalls.umount(point, syscalls.MNT_DETACH)
+        except OSError:
+            pass  # another mount lies over it
 
 
 def _mounts_below(place: str) -> list[str]:

@@ -175,7 +175,7 @@ class Dataplane:
                 for name in OBJECT_FILES:
                     self._load(name)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
-            self._attach_sockets()
+            self.attach_sockets()
             self._start_sweeper()
         except BaseException:
             self.close()
@@ -210,11 +210,11 @@ class Dataplane:
     def _mount(self) -> None:
         """A bpffs under the folder: the system's, or one of its own."""
         if _SYSTEM_BPFFS in self.root.parents:
-            if not _is_bpffs(_SYSTEM_BPFFS):
+            if not is_bpffs(_SYSTEM_BPFFS):
                 _mount_bpffs(_SYSTEM_BPFFS)
             return
         existing = next(path for path in (self.root, *self.root.parents) if path.exists())
-        if not _is_bpffs(existing):
+        if not is_bpffs(existing):
             self.root.mkdir(parents=True, exist_ok=True)
             _mount_bpffs(self.root)
 
@@ -259,7 +259,8 @@ class Dataplane:
             {name: self._map(name).max_entries for name in self._setup.sizes},
         )
 
-    def _attach_sockets(self) -> None:
+    def attach_sockets(self) -> None:
+        """Attaches those of the socket hooks that are not pinned."""
         pinned = _pinned(self.root / "links")
         missing = [name for name in SOCKET_HOOKS if name not in pinned]
         if not missing:
@@ -283,6 +284,10 @@ class Dataplane:
                 return
             time.sleep(0.001)
         raise KernelError("start", "the timer that ends connections", errno.ENOMEM)
+
+    def is_there(self) -> bool:
+        """In part at least: the folder of the pins exists."""
+        return self.root.is_dir()
 
     def remove(self) -> None:
         """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
@@ -360,6 +365,10 @@ class Dataplane:
             libbpf.pin(link, self.root / "links" / name)
         finally:
             os.close(link)
+
+    def drop_link(self, name: str) -> None:
+        """Gives up one attachment, whatever has become of it."""
+        (self.root / "links" / name).unlink(missing_ok=True)
 
     def attach_xdp(self, ifindex: int) -> bool:
         """Attaches the XDP program to a device, unless it is; False: another program is in its place."""
@@ -463,7 +472,8 @@ def _pinned(folder: Path) -> set[str]:
         return set()
 
 
-def _is_bpffs(path: Path) -> bool:
+def is_bpffs(path: Path) -> bool:
+    """A BPF file system is at the path."""
     return _fs_magic(path) == BPF_FS_MAGIC
 
 

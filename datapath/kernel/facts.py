@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import sys
@@ -17,19 +18,21 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
 )
 from typing import NamedTuple
 
 from datapath.errors import KernelError
 from datapath.kernel import rtnetlink
 from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, Message, Rtnetlink, attributes
+from datapath.model_doctor import Device
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFLA_MTU = 4
-_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 6, 8, 9
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 18, 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
 _RTAX_MTU = 2
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _RT_SCOPE_UNIVERSE = 0
@@ -88,6 +91,7 @@ class Route(NamedTuple):
     device: int
     metric: int
     mtu: int
+    gateway: IPv4Address | IPv6Address | None
 
 
 def read(route: Rtnetlink, names: Mapping[int, str], ours: Collection[str]) -> Facts:
@@ -167,7 +171,25 @@ def _route(body: bytes) -> Route:
         if family == socket.AF_INET
         else IPv6Network((raw, length), strict=False)
     )
-    return Route(prefix, device, _number(found.get(_RTA_PRIORITY, b"")), _number(metrics.get(_RTAX_MTU, b"")))
+    return Route(
+        prefix,
+        device,
+        _number(found.get(_RTA_PRIORITY, b"")),
+        _number(metrics.get(_RTAX_MTU, b"")),
+        ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None,
+    )
+
+
+def gateways(route: Rtnetlink) -> list[tuple[int, IPv4Address | IPv6Address]]:
+    """(device, gateway) of each default route that has a gateway."""
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        found += [
+            (one.device, one.gateway)
+            for one in unicast_routes(route, family)
+            if not one.prefix.prefixlen and one.gateway
+        ]
+    return found
 
 
 def _routes(route: Rtnetlink) -> tuple[tuple[Prefix, ...], int]:
@@ -202,6 +224,36 @@ def _link(route: Rtnetlink, index: int) -> tuple[int, int]:
 def mtu(route: Rtnetlink, index: int) -> int | None:
     """Bytes of an IP packet that the device takes; None: it has just gone."""
     return _link(route, index)[1] or None
+
+
+def devices(route: Rtnetlink) -> list[Device]:
+    with translated("list", "devices"):
+        return [_device(body) for body in route.dump(Message(rtnetlink.GETLINK, LINK.pack(0, 0, 0, 0, 0)))]
+
+
+def device(route: Rtnetlink, index: int) -> Device | None:
+    """None: it has just gone."""
+    try:
+        with translated("look at", f"device {index}"):
+            return _device(route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0))))
+    except KernelError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def _device(body: bytes) -> Device:
+    _, _, index, flags, _ = LINK.unpack_from(body)
+    found = attributes(body[LINK.size :])
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    return Device(
+        ifindex=index,
+        name=os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0")),
+        kind=info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found[_IFLA_MTU]),
+        up=bool(flags & _IFF_UP),
+    )
 
 
 def _number(raw: bytes) -> int:

@@ -198,6 +198,15 @@ class Map(MutableMapping[Any, Any]):
                     self._value.unpack(values[i * self._value.size : (i + 1) * self._value.size]),
                 )
 
+    def used(self) -> list[int]:
+        """Of an array: the indexes of rows that are not zero altogether."""
+        zero, found, at = bytes(self._value.size), list[int](), 0
+        for _, values, count in self.batches():
+            rows = cut(values, self._value.size)
+            found += [index for index, row in enumerate(rows, start=at) if row != zero]
+            at += count
+        return found
+
     def where(self, field: str, value: Any, keys: Iterable[bytes]) -> list[bytes]:
         """Which of the packed keys have that value in one plain field: few are looked up, many are read whole."""
         wanted = set(keys)
@@ -394,6 +403,24 @@ def enable_stats() -> int:
     """An fd that makes the kernel time every run of every program, for as long as it is open."""
     fd: int = lib.bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     return _check(fd, "time", "programs")
+
+
+def clsact_program(ifindex: int, point: int, handle: int, priority: int) -> int:
+    """The kernel's number of the program in our filter's place; 0: there is none."""
+    hook, opts = _tc(ifindex, point, handle, priority)
+    return int(opts.prog_id) if lib.bpf_tc_query(hook, opts) == 0 else 0
+
+
+def link_info(fd: int) -> tuple[int, int]:
+    """The number of a link's program, and of the device or cgroup that it is attached to; 0: of none any more."""
+    program, target = ffi.new("__u32 *"), ffi.new("__u64 *")
+    _check(lib.link_info(fd, program, target), "inspect", "link")
+    return int(program[0]), int(target[0])
+
+
+def program_id(fd: int) -> int:
+    """The kernel's number of a program."""
+    return _check(lib.program_id(fd), "inspect", "program")
 
 
 class Run(NamedTuple):

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import threading
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
@@ -75,6 +76,11 @@ def index_of(name: str) -> int:
     if index is None:
         raise KernelError("look up", f"device {name}", errno.ENODEV)
     return index
+
+
+def _mark(host_ifname: str) -> str:
+    """The MAC address of a pair's host end, which nobody uses: by it we know the device again."""
+    return (b"\x06\x64" + zlib.crc32(host_ifname.encode()).to_bytes(4, "big")).hex(":")
 
 
 def quiet_ipv6(name: str) -> None:
@@ -195,7 +201,8 @@ class Links:
                 stack.callback(os.close, netns)
             if netns is not None:
                 peer += u32(_IFLA_NET_NS_FD, netns)
-            _do(self._route, ("create", subject, _new_pair(_end(host_ifname, mtu), peer)))
+            end = _end(host_ifname, mtu, _mark(host_ifname))
+            _do(self._route, ("create", subject, _new_pair(end, peer)))
             try:
                 with enter(self._netns):
                     index = index_of(host_ifname)
@@ -250,6 +257,55 @@ class Links:
             index = find_index(ifname)
             if index is not None and index in _default_devices(route, version):
                 _remove_default(route, index, version)
+
+    def rename(self, index: int, name: str) -> None:
+        """Give a device its name back. Kernels before 6.2 rename none that is up: there it goes down meanwhile."""
+        body = rtnetlink.LINK.pack(0, 0, index, 0, 0) + text(_IFLA_IFNAME, name)
+        step = "rename", f"device {index} to {name}", Message(SETLINK, body)
+        try:
+            _do(self._route, step)
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            down = Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, _IFF_UP))
+            up = "set up", f"device {name}", _set_flags(index, _IFF_UP)
+            _do(self._route, ("set down", f"device {index}", down), step, up)
+
+    def align(self, name: str, *, mac: str = "", mtu: int = 0, addresses: Sequence[Interface] = ()) -> None:
+        """Give a device back what is named, and set it up."""
+        with enter(self._netns):
+            index = index_of(name)
+            if any(address.version == 6 for address in addresses):
+                sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 0)
+        body = rtnetlink.LINK.pack(0, 0, index, 0, 0)
+        steps: list[Step] = []
+        if mac:
+            address = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+            steps.append(("set the MAC address of", f"device {name}", Message(SETLINK, body + address)))
+        if mtu:
+            steps.append(("set the MTU of", f"device {name}", Message(SETLINK, body + u32(_IFLA_MTU, mtu))))
+        _do(self._route, *steps, *_bring_up(index, name, addresses))
+
+    def delete_pair(self, name: str, peer: str) -> None:
+        """Delete a gateway device and its other end, which nobody else has the name of. Gone already is fine, and
+        so is a device of somebody else's that has the name now: it stays."""
+        with enter(self._netns):
+            index, other = find_index(name), find_index(peer)
+        if other is not None:
+            self.delete(other)
+            return
+        device = facts.device(self._route, index) if index is not None else None
+        if device is not None and device.kind == "veth":
+            self.delete(device.ifindex)
+
+    def delete_endpoint(self, name: str, ifindex: int) -> None:
+        """Delete an endpoint's pair; gone already is fine. `ifindex` 0: it was not noted. A device of somebody
+        else's that has the name stays, and one of ours that was renamed goes."""
+        with enter(self._netns):
+            index = find_index(name) or ifindex
+        device = facts.device(self._route, index) if index and index != ifindex else None
+        if index and (index == ifindex or (device is not None and device.mac == _mark(name))):
+            self.delete(index)
 
     def delete(self, *devices: str | int) -> None:
         """Delete devices by name or index; gone already is fine. Goes through all, then reports.

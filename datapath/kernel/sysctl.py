@@ -14,7 +14,7 @@ def write(path: str, value: int | str) -> None:
     try:
         fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, str(value).encode())
+            os.write(fd, f"{value}\n".encode())  # nothing at all would change nothing
         finally:
             os.close(fd)
     except OSError as error:

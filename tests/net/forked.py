@@ -15,13 +15,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 _MODULES = (
     *("ctl.main", "datapath.control", "datapath.drivers.bridge", "datapath.kernel.dataplane", "pyroute2"),
     *("datapath.kernel.features", "datapath.kernel.sandbox", "datapath.kernel.sockets", "tabulate"),
 )
+
+# Called in the child before the command begins.
+in_child: list[Callable[[], None]] = []
 
 
 def datapathctl(
@@ -63,6 +66,8 @@ def _become(argv: Sequence[str], netns: str, env: Mapping[str, str], stdout: int
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        for prepare in in_child:
+            prepare()
         code = main.run(argv)
         sys.stdout.flush()
         sys.stderr.flush()

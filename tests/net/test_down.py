@@ -59,6 +59,16 @@ def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: M
         until(lambda: look.gone(host, numbers))
 
 
+def test_s31_a_reserved_port_is_given_back_with_the_container_where_there_was_none_before(host: Host) -> None:
+    host.preloaded = True
+    setting = "cat /proc/sys/net/ipv4/ip_local_reserved_ports"
+    assert host.sh(setting) == ""
+    host.run("web", "-p 40001:80")
+    assert host.sh(setting) == "40001"
+    host.ctl("rm -f web")
+    assert host.sh(setting) == ""
+
+
 def test_s31_down_leaves_other_peoples_qdisc_and_filter_on_the_uplink_alone(make_host: MakeHost) -> None:
     host = look.settled(make_host(attach="clsact"))
     host.sh("tc qdisc add dev eth0 clsact")

@@ -48,6 +48,10 @@ ALLOWED = {
     "datapath.entries": {"datapath.errors", "datapath.model", "datapath.state", "datapath.plan"},
     "datapath.rules": {"datapath.errors", "datapath.model", "datapath.entries", "datapath.rules"},
     "datapath.forwarding": {"datapath.model", "datapath.store", "datapath.kernel"},
+    "datapath.diagnose": {
+        *("datapath.errors", "datapath.model", "datapath.state", "datapath.plan", "datapath.entries"),
+        "datapath.diagnose",
+    },
     "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
     "datapath.drivers": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
@@ -67,6 +71,7 @@ ALLOWED = {
 PURE = (
     *("datapath.model", "datapath.ipam", "datapath.state", "datapath.plan", "datapath.entries"),
     "datapath.rules",
+    "datapath.diagnose",
     *("datapath.bench.stats", "datapath.bench.compare", "datapath.bench.sweeps", "datapath.bench.tables"),
 )
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doctor` and `reconcile`: looks at the whole host, and mends what is not as promised.
+
+Looking takes no lock and changes nothing. A command that is at work meanwhile is waited for, for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+
+from datapath import diagnose
+from datapath.config import DaemonConfig, Settings
+from datapath.config_tuning import Tuning, different
+from datapath.diagnose_kinds import BUSY, LEFTOVER, STORE
+from datapath.errors import DatapathError
+from datapath.kernel import observe, process, sysctl
+from datapath.kernel.dataplane import Dataplane, Setup
+from datapath.kernel.links import Links
+from datapath.model import short
+from datapath.model_doctor import Finding, Programs, Seen, Stack, Way
+from datapath.session import RESERVED_PORTS
+from datapath.state import State
+from datapath.store import Store
+
+_TRIES, _PAUSE = 20, 0.1  # seconds
+
+
+def examine(settings: Settings, tuning: Tuning | None) -> list[Finding]:
+    """Every difference between the store and the kernel. `tuning` None: daemon.json cannot be read."""
+    if not Store.exists(settings.state_dir):
+        return _without_store(settings)
+    for _ in range(_TRIES):
+        try:
+            with Store(settings.state_dir) as store:
+                state = store.load()
+                findings = diagnose.diagnose(state, look(settings, tuning, state, store))
+                if not observe.busy(store.lock_path) and store.load() == state:
+                    return findings
+        except FileNotFoundError:
+            return _without_store(settings)  # `down` came in between
+        except DatapathError as error:
+            return [Finding(STORE, "state database", str(error))]
+        time.sleep(_PAUSE)
+    return [Finding(BUSY, "another command", "it is changing things at the moment"), *findings]
+
+
+def _without_store(settings: Settings) -> list[Finding]:
+    """Nothing was ever promised, or nobody knows any more what."""
+    journal = settings.state_dir / "datapath.db-wal"
+    if journal.exists():
+        return [
+            Finding(
+                STORE, "state database", f"{settings.state_dir}/datapath.db is gone, its journal is there"
+            )
+        ]
+    findings = []
+    programs = observe.programs(settings.bpffs, ())
+    if any(programs.pinned.values()):
+        findings.append(
+            Finding(LEFTOVER, "packet programs", f"they are pinned in {settings.bpffs}, the store is gone")
+        )
+    for name in sorted(_folders(settings)):
+        findings.append(
+            Finding(LEFTOVER, f"container {short(name)}", "its files are there, the store is gone")
+        )
+    return findings
+
+
+def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Seen:
+    """The host as it is, as far as it matters to what was promised."""
+    with Links() as links:
+        facts = links.facts({network.device for network in state.networks.values() if network.device})
+    host = observe.stack(None)
+    first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
+    wanted: set[str] = set()
+    for network in state.networks.values():
+        wanted |= diagnose.sysctls(network).keys() if network.device else set()
+    for endpoint in state.endpoints.values():
+        wanted |= diagnose.endpoint_sysctls(endpoint).keys()
+    alive = frozenset(
+        c.id for c in state.containers.values() if c.running and process.alive(c.pid, c.pid_start)
+    )
+    return Seen(
+        host=host,
+        ways=tuple(Way(u.ifindex, u.name, u.ipv4, u.ipv6) for u in facts.uplinks),
+        addresses=frozenset(address.ip for address in facts.addresses),
+        default_mtu=facts.default_mtu,
+        default_route=facts.default_route,
+        sandboxes=_sandboxes(state, alive),
+        alive=alive,
+        sysctls=observe.sysctls(wanted),
+        ephemeral=(int(first), int(last)),
+        reserved=sysctl.read(RESERVED_PORTS),
+        reserved_before=store.note(RESERVED_PORTS),
+        programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),
+        folders=_folders(settings),
+    )
+
+
+def _sandboxes(state: State, alive: frozenset[str]) -> dict[str, Stack]:
+    """The stacks of those with endpoints in which some process lives."""
+    found: dict[str, Stack] = {}
+    for sandbox_id in {endpoint.sandbox_id for endpoint in state.endpoints.values()}:
+        for container in state.users(sandbox_id):
+            if container.id in alive:
+                try:
+                    found[sandbox_id] = observe.stack(f"/proc/{container.pid}/ns/net")
+                except DatapathError:
+                    continue  # it has just ended
+                break
+    return found
+
+
+def _programs(settings: Settings, tuning: Tuning | None, indexes: Iterable[int]) -> Programs:
+    from dataclasses import replace
+
+    found = observe.programs(settings.bpffs, indexes)
+    if tuning is None or found.missing or found.broken:
+        return found
+    with Dataplane(settings.bpffs, setup=Setup(tuning.config, tuning.sizes)) as loaded:
+        actual = loaded.setup()
+    drift = different({**tuning.config, **tuning.sizes}, {**actual.config, **actual.sizes})
+    return replace(found, settings=f"they were loaded with other settings: {drift}") if drift else found
+
+
+def _folders(settings: Settings) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(settings.run_dir / "containers"))
+    except OSError:
+        return frozenset()
+
+
+def tuning(settings: Settings) -> tuple[Tuning | None, list[Finding]]:
+    """Those of daemon.json; a file that cannot be read is a finding."""
+    try:
+        return DaemonConfig.load(settings).datapath, []
+    except DatapathError as error:
+        return None, [Finding(STORE, "daemon.json", str(error))]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doctor` sees of a host, and what it has to say about it.
+
+Map entries are plain tuples in the order of abi.h's fields, with enumerators by name, as in `entries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datapath.model_words import Address, Interface
+
+Entries = Mapping[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback)."""
+
+    ifindex: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    addresses: Mapping[str, frozenset[Interface]] = field(default_factory=dict)
+    defaults: frozenset[tuple[str, Address]] = frozenset()
+
+    def at(self, ifindex: int) -> Device | None:
+        return next((device for device in self.devices.values() if device.ifindex == ifindex), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An outside device of the host, and the addresses that packets leave with."""
+
+    ifindex: int
+    name: str
+    ipv4: Address | None
+    ipv6: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What is pinned. `attached`: (hook, ifindex) where our program really runs; `sockets`: the socket hooks that
+    do; `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used."""
+
+    mounted: bool = False
+    pinned: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    maps: Mapping[str, Entries] = field(default_factory=dict)
+    attached: frozenset[tuple[str, int]] = frozenset()
+    sockets: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
+    broken: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
+    flood_rate: int = 0
+
+    @property
+    def loaded(self) -> bool:
+        return not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
+    is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's."""
+
+    host: Stack
+    ways: tuple[Way, ...]
+    addresses: frozenset[Address]
+    default_mtu: int
+    default_route: bool
+    sandboxes: Mapping[str, Stack]
+    alive: frozenset[str]
+    sysctls: Mapping[str, str]
+    ephemeral: tuple[int, int]
+    reserved: str
+    reserved_before: str | None
+    programs: Programs
+    folders: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way in which a host can differ from what was promised: what that means for whom, and what mends it."""
+
+    name: str
+    means: str
+    mends: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference. `about` is for whoever mends it: names, keys, values, by kind."""
+
+    kind: Kind
+    subject: str
+    detail: str
+    about: tuple[Any, ...] = ()
+
+    @property
+    def line(self) -> str:
+        return f"{self.subject}: {self.detail}"

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults at the seam to the kernel and the store, inside a forked datapathctl (see forked.py).
+
+Every step that changes something outside the process is counted: netlink requests, writes to BPF maps, pins,
+links, filters, loads, settings below /proc/sys, commits of the database, files, forks, signals. What
+DATAPATH_FAULT says happens at one of them:
+
+    kill@N    the process is killed just before its step N; so after step N - 1
+    error@N   step N fails, with an errno that it can have
+
+The program itself knows nothing of it: the layer is put around the functions by which it changes things, so a
+command without a fault runs what is shipped. `last` tells the test what became of the newest command.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import signal
+import sqlite3
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+VARIABLE = "DATAPATH_FAULT"
+
+_BPF = {
+    "bpf_obj_pin": errno.ENOSPC,
+    "bpf_map_update_elem": errno.ENOMEM,
+    "bpf_map_delete_elem": errno.ENOMEM,
+    "bpf_map_update_batch": errno.ENOMEM,
+    "bpf_map_delete_batch": errno.ENOMEM,
+    "link_create": errno.ENOMEM,
+    "bpf_tc_hook_create": errno.ENOMEM,
+    "bpf_tc_hook_destroy": errno.EPERM,
+    "bpf_tc_attach": errno.ENOMEM,
+    "bpf_tc_detach": errno.EPERM,
+    "bpf_object__load": errno.ENOMEM,
+    "bpf_prog_test_run_opts": errno.ENOMEM,
+}
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_FILES = ("os.mkdir", "os.rmdir", "os.remove", "os.rename")
+
+_shared = mmap.mmap(-1, 256)  # steps, the step that the fault was at, the name of that step
+
+
+class Outcome(NamedTuple):
+    """`steps` that were counted; `step`, if the fault came, says at what."""
+
+    steps: int
+    step: str
+
+
+def last() -> Outcome:
+    steps, length = struct.unpack("II", _shared[:8])
+    return Outcome(steps, _shared[8 : 8 + length].decode())
+
+
+def install() -> None:
+    """In the forked child: counts, and does what DATAPATH_FAULT says."""
+    _shared[:8] = bytes(8)
+    kind, _, number = os.environ.pop(VARIABLE, "none@0").partition("@")
+    layer = _Layer(kind, int(number))
+    _around_libbpf(layer)
+    _around_netlink(layer)
+    _around_store(layer)
+    _around_processes(layer)
+    sys.addaudithook(layer.audit)
+
+
+class _Layer:
+    def __init__(self, kind: str, number: int) -> None:
+        self.kind, self.number, self.pid, self.inside = kind, number, os.getpid(), False
+
+    def due(self, what: str) -> bool:
+        """Counts a step. Kills the process if its time has come; true: the step has to fail."""
+        if os.getpid() != self.pid or self.inside:
+            return False
+        steps = struct.unpack("I", _shared[:4])[0] + 1
+        _shared[:4] = struct.pack("I", steps)
+        if steps != self.number:
+            return False
+        name = what.encode()[:200]
+        _shared[4 : 8 + len(name)] = struct.pack("I", len(name)) + name
+        if self.kind == "kill":
+            os.kill(self.pid, signal.SIGKILL)
+        return self.kind == "error"
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Files: what Python opens, makes and removes it announces, and a hook may refuse it."""
+        if event == "open":
+            path, _, flags = arguments
+            named = isinstance(path, (str, bytes)) and not os.fsdecode(path).startswith(
+                ("/dev/", "/proc/self")
+            )
+            if not (named and isinstance(flags, int) and flags & _WRITES):
+                return
+        elif event not in _FILES:
+            return
+        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else str(arguments[0])
+        if "__pycache__" in path:
+            return
+        if self.due(f"{event} {path}"):
+            number = errno.EPERM if path.startswith("/proc/sys") or event == "os.remove" else errno.ENOSPC
+            raise OSError(number, os.strerror(number), path)
+
+
+def _around_libbpf(layer: _Layer) -> None:
+    from datapath.kernel import libbpf
+
+    module: Any = libbpf
+    real = module.lib
+
+    class Library:
+        def __getattr__(self, name: str) -> Any:
+            function = getattr(real, name)
+            if name not in _BPF:
+                return function
+
+            def call(*arguments: Any) -> Any:
+                if layer.due(name):
+                    if name.endswith("_batch"):
+                        arguments[-2][0] = 0
+                    return -_BPF[name]
+                return function(*arguments)
+
+            return call
+
+    module.lib = Library()
+
+
+def _around_netlink(layer: _Layer) -> None:
+    from datapath.kernel import links, rtnetlink
+
+    real, there = rtnetlink.Rtnetlink.do, links.Links._there
+
+    def do(self: Any, *messages: Any) -> None:
+        if layer.due(f"netlink {[message.kind for message in messages]}"):
+            raise rtnetlink.Refused(errno.ENOMEM)
+        real(self, *messages)
+
+    def asked(self: Any, device: str | int) -> bool:
+        """A question, although it looks like a change; asked as often as it takes."""
+        layer.inside = True
+        try:
+            return there(self, device)
+        finally:
+            layer.inside = False
+
+    rtnetlink.Rtnetlink.do = do  # type: ignore[method-assign]
+    links.Links._there = asked  # type: ignore[method-assign]
+
+
+def _around_store(layer: _Layer) -> None:
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            writes = sql == "COMMIT" or (
+                not self.in_transaction and sql.startswith(("INSERT", "UPDATE", "DELETE"))
+            )
+            if writes and layer.due(f"database {sql.split()[0]}"):
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorname = "SQLITE_FULL"
+                raise error
+            return super().execute(sql, *parameters)
+
+    real = sqlite3.connect
+
+    def connect(*arguments: Any, **more: Any) -> sqlite3.Connection:
+        return real(*arguments, factory=Connection, **more)
+
+    sqlite3.connect = connect  # type: ignore[assignment]
+
+
+def _around_processes(layer: _Layer) -> None:
+    from datapath.kernel import sandbox
+
+    def around(holder: Any, name: str, number: int) -> None:
+        real: Callable[..., Any] = getattr(holder, name)
+
+        def call(*arguments: Any) -> Any:
+            if layer.due(name):
+                raise OSError(number, os.strerror(number))
+            return real(*arguments)
+
+        setattr(holder, name, call)
+
+    around(os, "fork", errno.EAGAIN)
+    around(signal, "pidfd_send_signal", errno.EPERM)
+    around(sandbox.Held, "release", errno.EIO)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30 on a host that does not play along: full or read-only disks, a damaged database, a restart."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datapath.diagnose_kinds import KINDS
+from tests.net import forked, look
+from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.test_doctor import CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
+
+MakeHost = Callable[..., Host]
+
+
+def serve(host: Host) -> None:
+    """A container that answers at the host's port 8081, and does so when this returns."""
+    host.run("web", "-p 8081:80", echo_server("tcp", 80))
+    with eventually(15) as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Down to the last page; the file to delete again."""
+    path = folder / "ballast"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return path
+
+
+@pytest.mark.parametrize("place", ["state", "run"])
+def test_s30_on_a_full_disk_a_command_is_refused_and_leaves_nothing(host: Host, place: str) -> None:
+    host.preloaded = True
+    with small_disk(host.folder / place):
+        serve(host)
+        ballast = fill(host.folder / place)
+        for command in ("run -d --name t -p 8082:80 sleep 3600", "network create --subnet 10.20.0.0/24 t"):
+            done = host.try_ctl(command)
+            if place == "run" and command.startswith("network"):
+                assert done.returncode == 0  # it needs nothing there
+                continue
+            assert done.returncode not in (0, 70)
+            assert "full" in done.stderr or "No space left" in done.stderr
+        assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+        ballast.unlink()
+        host.ctl("_exited nobody 0")
+        assert doctor(host) == []
+        assert host.ctl("ps -a --format {{.Names}}") == "web"
+        host.run("t", "-p 8082:80")
+        assert reaches(host.try_, host.address("t"))
+        host.ctl("down")
+
+
+def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) -> None:
+    host.preloaded = True
+    state = host.folder / "state"
+    with small_disk(state):
+        serve(host)
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        for command in ("network create x", "run -d sleep 1", "rm -f web", "reconcile"):
+            done = host.try_ctl(command)
+            assert done.returncode not in (0, 70)
+            assert str(state) in done.stderr
+        assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+        subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
+        host.ctl("_exited nobody 0")
+        host.ctl("down")
+
+
+def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(host: Host) -> None:
+    host.preloaded = True
+    serve(host)
+    database = host.folder / "state/datapath.db"
+    with database.open("rb"):
+        pass
+    subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
+    garbage = b"this is no database" * 1000
+    database.write_bytes(garbage)
+    found = doctor(host)
+    assert [finding["Kind"] for finding in found] == ["store"]
+    assert "put back a copy" in found[0]["Detail"]
+    assert "put back a copy" in host.try_ctl("reconcile").stderr
+    assert "put back a copy" in host.refused("network create x")
+    assert database.read_bytes() == garbage
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    for name in ("datapath.db-wal", "datapath.db-shm"):
+        (database.parent / name).unlink(missing_ok=True)
+    shutil.copy(host.folder / "copy", database)
+    assert doctor(host) == []
+
+
+def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(host: Host) -> None:
+    host.preloaded = True
+    serve(host)
+    database = host.folder / "state/datapath.db"
+    subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
+    host.run("newer", "-p 8082:80,deny=198.51.100.1")
+    process = host.process("newer")
+    for name in ("datapath.db-wal", "datapath.db-shm"):
+        (database.parent / name).unlink(missing_ok=True)
+    shutil.copy(host.folder / "copy", database)
+    assert kinds(host) == {"stray-device", "stray-pin", "stray-files", "entry-stray"}
+    host.ctl("reconcile")
+    assert doctor(host) == []
+    assert [name for name in look.devices(host.sh) if name.startswith("veth")] == [
+        veth(host, "web", "bridge")
+    ]
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert look.alive(process)  # nobody knows whose it is
+    os.kill(process, signal.SIGKILL)
+
+
+def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    with (host.folder / "state/lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert kinds(host) == {"busy"}
+    assert doctor(host) == []
+
+
+def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    host.configure({"datapath": {"max-ports": 128}})
+    assert kinds(host) == {"settings"}
+    assert host.try_ctl("reconcile").returncode == NOT_CLEAN
+    host.configure({})
+    pin = host.bpffs / "datapath/maps/ports"
+    pin.unlink()
+    host.sh(f"bpftool map create {pin} type hash key 4 value 4 entries 8 name ports")
+    assert kinds(host) == {"unreadable"}
+    assert host.try_ctl("reconcile").returncode not in (0, 70)
+    subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
+    host.ctl("reconcile")
+    assert doctor(host) == []
+
+
+def test_s30_a_device_of_somebody_else_with_a_pairs_name_is_named_and_left_alone(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+
+    def no_dice() -> None:
+        os.urandom = lambda count: b"\xab" * count
+
+    host.sh("ip link add vethabababa type veth peer name other0")
+    index = look.devices(host.sh)["vethabababa"]["ifindex"]
+    forked.in_child.append(no_dice)
+    try:
+        assert "vethabababa" in host.refused("run -d --name t -p 8082:80 sleep 3600")
+    finally:
+        forked.in_child.remove(no_dice)
+    assert look.devices(host.sh)["vethabababa"]["ifindex"] == index
+    assert doctor(host) == []
+    assert host.ctl("ps -a --format {{.Names}}") == "web"
+
+
+# As docs/operations.md has it.
+BACKUP = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))"
+
+
+def test_s30_doctor_on_a_host_that_was_never_used_finds_nothing_and_makes_nothing(host: Host) -> None:
+    before = look.everything(look.settled(host))
+    assert host.ctl("doctor") == CLEAN
+    assert host.ctl("doctor --json") == ""
+    assert host.ctl("reconcile") == ""
+    assert look.everything(host) == before
+
+
+def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    state = host.folder / "state"
+    state.rename(host.folder / "aside")
+    assert kinds(host) == {"leftover"}
+    assert host.try_ctl("reconcile").returncode == NOT_CLEAN
+    assert not state.exists()
+    (host.folder / "aside").rename(state)
+    assert doctor(host) == []
+
+
+def test_s30_a_bpffs_that_was_unmounted_is_named_and_mounted_again(host: Host) -> None:
+    host.preloaded = True
+    serve(host)
+    subprocess.run(["umount", str(host.bpffs)], check=True)
+    (finding,) = [one for one in doctor(host) if one["Kind"] == "programs"]
+    assert "no bpffs is mounted" in finding["Detail"]
+    host.ctl("reconcile")
+    assert doctor(host) == []
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    host.ctl("down")
+    subprocess.run(
+        ["mount", "-t", "bpf", "bpf", str(host.bpffs)], check=True
+    )  # which the test host takes away
+
+
+def test_s30_after_a_restart_containers_have_ended_and_networks_are_built_again(make_host: MakeHost) -> None:
+    """The store is there; devices, programs, processes and the run directory are gone."""
+    before, after = make_host(), make_host()
+    before.preloaded = after.preloaded = True
+    before.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+    before.run("web", "--network shop -p 8081:80 -p 40001:80")
+    before.run("brief", "--rm")
+    (after.folder / "state").mkdir(mode=0o700)
+    database = str(before.folder / "state/datapath.db")
+    subprocess.run(["python3", "-c", BACKUP, database, str(after.folder / "state/datapath.db")], check=True)
+    before.ctl("down")
+    assert kinds(after) >= {"ended", "gateway", "programs"}
+    assert after.ctl("ps -a --filter status=exited --format {{.Names}}").split() == ["brief", "web"]
+    after.ctl("reconcile")
+    assert doctor(after) == []
+    assert after.ctl("ps -a --format {{.Names}}") == "web"
+    after.ctl("rm web")
+    after.run("web", "--network shop -p 8081:80", echo_server("tcp", 80))
+    with eventually() as until:
+        until(lambda: after.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
+    assert after.address("web", "shop") == "10.20.0.2"
+
+
+def test_s30_a_full_map_is_named_and_the_container_taken_back(make_host: MakeHost) -> None:
+    host = make_host(config={"datapath": {"max-ports": 64}})
+    host.preloaded = True
+    serve(host)
+    assert "it is full (64 entries)" in host.refused("run -d --name t -p 9000-9099:9000-9099 sleep 3600")
+    assert "it is full (64 entries)" in host.refused("port add web 9000-9099:9000-9099")
+    assert doctor(host) == []
+    assert host.ctl("ps -a --format {{.Names}}") == "web"
+    host.run("t", "-p 9000-9030:9000-9030")
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+
+
+def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
+    host.preloaded = True
+    moment = ["1970-01-01T00:00:00Z"]
+
+    def jump() -> None:
+        from datapath import control, session
+
+        control.now = session.now = lambda: moment[0]  # type: ignore[attr-defined]
+
+    forked.in_child.append(jump)
+    try:
+        serve(host)
+        moment[0] = "2200-01-01T00:00:00Z"
+        host.ctl("network create x")
+        moment[0] = "1980-01-01T00:00:00Z"
+        host.run("later")
+        assert doctor(host) == []
+        assert host.ctl("ps --format {{.Names}}").split() == ["later", "web"]
+        assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+        host.ctl("rm -f later")
+    finally:
+        forked.in_child.remove(jump)
+
+
+def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alone(host: Host) -> None:
+    host.preloaded = True
+    host.run("web")
+    host.sh("ip link del dp0")
+    host.sh("ip link add dp0 type bridge")
+    bridge = look.devices(host.sh)["dp0"]["ifindex"]
+    assert "foreign-device" in kinds(host)
+    assert host.try_ctl("reconcile").returncode == NOT_CLEAN
+    subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
+    assert host.try_ctl("reconcile").returncode not in (0, 70)
+    assert look.devices(host.sh)["dp0"]["ifindex"] == bridge
+    host.sh("ip link set dp0 name br0")
+    host.ctl("reconcile")
+    assert doctor(host) == []
+    assert reaches(host.try_, host.address("web"))
+
+
+def test_s30_every_kind_of_finding_is_provoked_by_some_test() -> None:
+    here = Path(__file__).read_text()
+    assert KINDS.keys() == {kind for kind, _ in PROVOCATIONS.values()} | {
+        k for k in KINDS if f'"{k}"' in here
+    }

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30: whatever differs from what was promised, `doctor` names and `reconcile` mends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.net import look
+from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+
+CLEAN = "Everything is as promised."
+NOT_CLEAN = 20
+MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
+
+
+def doctor(host: Host) -> list[dict[str, str]]:
+    done = host.try_ctl("doctor --json")
+    assert done.stderr == ""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == (NOT_CLEAN if found else 0)
+    return found
+
+
+def kinds(host: Host) -> set[str]:
+    return {finding["Kind"] for finding in doctor(host)}
+
+
+@pytest.fixture(scope="module")
+def world(shared_host: Host) -> Iterator[Host]:
+    """A host with something of everything, and a container whose pings are never to be lost."""
+    host = look.settled(shared_host)
+    host.preloaded = True
+    host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+    host.ctl("network create -o com.docker.network.bridge.enable_icc=false quiet")
+    host.run("web", "--network shop -p 8081:80,deny=198.51.100.0/24 -p 40001:80", echo_server("tcp", 80))
+    host.run("store", "--network quiet --expose 5432")
+    host.run("reader", "--network quiet --link store")
+    host.run("watch")
+    assert doctor(host) == []
+    yield host
+
+
+def bpf(host: Host, name: str) -> list[str]:
+    return ["bpftool", "-j", "map", "dump", "pinned", str(host.bpffs / "datapath/maps" / name)]
+
+
+def delete_rows(host: Host, name: str) -> None:
+    pin = str(host.bpffs / "datapath/maps" / name)
+    for row in json.loads(host.sh(bpf(host, name))):
+        host.sh(["bpftool", "map", "delete", "pinned", pin, "key", *row["key"]])
+
+
+def delete_all(host: Host) -> None:
+    told = ("devices", "endpoints", "members", "ports", "reserved", "sources", "policies", "usages")
+    for name in (*told, "addresses"):
+        delete_rows(host, name)
+
+
+def pins(host: Host) -> dict[str, int]:
+    """Each pin with its number in the file system: one that was made again has another."""
+    return {str(path): path.stat().st_ino for path in (host.bpffs / "datapath").rglob("*")}
+
+
+def veth(host: Host, name: str, network: str) -> str:
+    return f"veth{host.inspect(name)['NetworkSettings']['Networks'][network]['EndpointID'][:7]}"
+
+
+def index(host: Host, device: str) -> int:
+    return int(look.devices(host.sh)[device]["ifindex"])
+
+
+def gateway(host: Host, network: str) -> str:
+    return f"dp-{host.network(network)['Id'][:12]}"
+
+
+def detach(host: Host, pin: str) -> None:
+    host.sh(["bpftool", "link", "detach", "pinned", str(host.bpffs / "datapath/links" / pin)])
+
+
+def foreign(host: Host) -> None:
+    """A link of another program, pinned where ours was: the host does not reach its containers."""
+    device = index(host, gateway(host, "shop"))
+    pins = host.bpffs / "datapath/links"
+    (pins / f"from_host-{device}").unlink()
+    (pins / f"from_host-{device}").hardlink_to(pins / "host_bind4")
+
+
+def overwrite_row(host: Host) -> None:
+    """The port leads to another port of the container."""
+    row = json.loads(host.sh(bpf(host, "ports")))[0]
+    value = [*row["value"]]
+    value[28] = "0xff"
+    pin = str(host.bpffs / "datapath/maps/ports")
+    host.sh(["bpftool", "map", "update", "pinned", pin, "key", *row["key"], "value", *value])
+
+
+def stray_row(host: Host) -> None:
+    row = json.loads(host.sh(bpf(host, "reserved")))[0]
+    pin = str(host.bpffs / "datapath/maps/reserved")
+    host.sh(
+        [
+            "bpftool",
+            "map",
+            "update",
+            "pinned",
+            pin,
+            "key",
+            "0x00",
+            "0x07",
+            "0x06",
+            "0x00",
+            "value",
+            *row["value"],
+        ]
+    )
+
+
+def kill(host: Host) -> None:
+    """Its process, and before that its shim, so that nobody tells."""
+    host.run("victim", "-p 8099:80")
+    pid = host.process("victim")
+    os.kill(int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0]), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    with eventually() as until:
+        until(lambda: not look.alive(pid))
+
+
+def unfinish(host: Host) -> None:
+    """As a killed `network create` leaves it."""
+    host.ctl("network create --subnet 10.77.0.0/24 half")
+    with sqlite3.connect(host.folder / "state/datapath.db") as opened:
+        opened.execute("UPDATE networks SET body = json_set(body, '$.phase', 'creating') WHERE name = 'half'")
+    opened.close()
+
+
+PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
+    "the host end of a pair is deleted": ("pair", lambda h: h.sh(f"ip link del {veth(h, 'web', 'shop')}")),
+    "the container's end is deleted": ("pair", lambda h: h.in_("web", "ip link del eth0")),
+    "the host end is renamed": (
+        "renamed",
+        lambda h: h.sh(f"ip link set {veth(h, 'web', 'shop')} name other0"),
+    ),
+    "the container's end is renamed": (
+        "renamed",
+        lambda h: h.in_("web", ["sh", "-c", "ip link set eth0 down; ip link set eth0 name other0 up"]),
+    ),
+    "the host end is down": ("down", lambda h: h.sh(f"ip link set {veth(h, 'web', 'shop')} down")),
+    "the container's end is down": ("down", lambda h: h.in_("web", "ip link set eth0 down")),
+    "the gateway device is down": ("down", lambda h: h.sh(f"ip link set {gateway(h, 'shop')} down")),
+    "the container's MAC address changed": (
+        "mac",
+        lambda h: h.in_("web", "ip link set eth0 address 02:00:00:00:00:99"),
+    ),
+    "the MTU changed": ("mtu", lambda h: h.sh(f"ip link set {gateway(h, 'shop')} mtu 1300")),
+    "the container has lost its address": ("address", lambda h: h.in_("web", "ip address flush dev eth0")),
+    "the gateway has lost its address": (
+        "address",
+        lambda h: h.sh(f"ip address flush dev {gateway(h, 'shop')}"),
+    ),
+    "the container has lost its default route": ("route", lambda h: h.in_("web", "ip route del default")),
+    "the gateway device is deleted": ("gateway", lambda h: h.sh(f"ip link del {gateway(h, 'shop')}")),
+    "forwarding is off": (
+        "sysctl",
+        lambda h: h.sh(f"sysctl -q -w net/ipv4/conf/{gateway(h, 'shop')}/forwarding=0"),
+    ),
+    "a pair speaks IPv6 on the host": (
+        "sysctl",
+        lambda h: h.sh(f"sysctl -q -w net.ipv6.conf.{veth(h, 'web', 'shop')}.disable_ipv6=0"),
+    ),
+    "reserved ports are given up": (
+        "reserved",
+        lambda h: h.sh(["sysctl", "-q", "-w", "net.ipv4.ip_local_reserved_ports="]),
+    ),
+    "a tcx link is detached": (
+        "detached",
+        lambda h: detach(h, f"from_host-{index(h, gateway(h, 'shop'))}"),
+    ),
+    "a filter is removed": (
+        "detached",
+        lambda h: h.sh(f"tc filter del dev {veth(h, 'web', 'shop')} ingress"),
+    ),
+    "a link's pin is removed": (
+        "detached",
+        lambda h: (h.bpffs / "datapath/links" / f"from_host-{index(h, gateway(h, 'shop'))}").unlink(),
+    ),
+    "a socket hook is detached": ("detached", lambda h: detach(h, "host_connect4")),
+    "the outside device has no program": ("detached", lambda h: detach(h, f"from_uplink-{index(h, 'eth0')}")),
+    "the loopback device has no program": ("detached", lambda h: detach(h, "from_loopback-1")),
+    "XDP is detached": ("detached", lambda h: detach(h, f"xdp_uplink-{index(h, 'eth0')}")),
+    "another program is in our place": ("detached", foreign),
+    "a pin of nothing": (
+        "stray-pin",
+        lambda h: (h.bpffs / "datapath/links/from_host-4000").hardlink_to(
+            h.bpffs / f"datapath/links/from_host-{index(h, gateway(h, 'shop'))}"
+        ),
+    ),
+    "rows of every map are deleted": (
+        "entry-missing",
+        delete_all,
+    ),
+    "a row is written over": ("entry-wrong", overwrite_row),
+    "a row too many": ("entry-stray", stray_row),
+    "the host has a new address": ("entry-missing", lambda h: h.sh("ip address add 192.0.2.77/32 dev lo")),
+    "the host has lost an address": ("entry-stray", lambda h: h.sh("ip address del 192.0.2.77/32 dev lo")),
+    "the pins are removed": (
+        "programs",
+        lambda h: subprocess.run(["find", str(h.bpffs / "datapath"), "-type", "f", "-delete"], check=True),
+    ),
+    "a container was killed, and its shim": ("ended", kill),
+    "a row is unfinished": ("unfinished", unfinish),
+    "a folder of a forgotten container": (
+        "stray-files",
+        lambda h: (h.folder / f"run/containers/{'f' * 64}").mkdir(),
+    ),
+    "a container's folder is gone": (
+        "files",
+        lambda h: shutil.rmtree(h.folder / "run/containers" / h.inspect("web")["Id"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROVOCATIONS)
+def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothing(
+    world: Host, what: str
+) -> None:
+    kind, provoke = PROVOCATIONS[what]
+    provoke(world)
+    found = doctor(world)
+    assert kind in {finding["Kind"] for finding in found}
+    assert all(finding["Means"] and finding["Mends"] for finding in found)
+    said = world.ctl("reconcile")
+    assert said.startswith("mended: ")
+    assert doctor(world) == []
+    before = pins(world), look.devices(world.sh), look.database(world)
+    assert world.ctl("reconcile") == ""
+    assert (pins(world), look.devices(world.sh), look.database(world)) == before
+    assert world.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert reaches(world.try_, world.address("web", "shop"))
+
+
+def test_s30_a_classic_networks_devices_are_compared_beside_those_of_programs(world: Host) -> None:
+    world.ctl(
+        f"network create -o {MODE}=nftables --subnet 10.5.0.0/24 -o com.docker.network.bridge.name=dpa old"
+    )
+    try:
+        world.run("classic", "--network old -p 8090:80")
+        assert doctor(world) == []
+        world.in_("classic", "ip route del default")
+        world.sh("ip link set dpa down")
+        assert kinds(world) == {"route", "down"}
+        world.ctl("reconcile")
+        assert doctor(world) == []
+        assert reaches(world.try_, world.address("classic", "old"))
+    finally:
+        world.try_ctl("rm -f classic")
+        world.try_ctl("network rm old")
+    assert doctor(world) == []

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30: a command that is killed, or that fails, at any step loses nothing.
+
+Each case is one operation with a fault at its step N (see faults.py), for every N until it comes through. Then
+the next command that changes something has to leave a whole host: doctor finds nothing, the operation is either
+done or undone, what there is works, and nobody else noticed.
+
+The suite runs a sample, spread by a fixed seed; DATAPATH_LONG=1 all cases, and prints how many there were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.net import faults, forked, look
+from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+
+LONG = bool(os.environ.get("DATAPATH_LONG"))
+SEED = 30
+SHARE = {"kill": 0.06, "error": 0.03}  # of the cases, where not all are run
+MOST = 400  # steps of an operation
+
+cases = {"kill": 0, "error": 0}
+
+
+def quiet_ends() -> None:
+    """A container's end is noticed by the next command: a program of its own for each would cost most of the time."""
+    from datapath.control import Control
+
+    Control._exited_command = lambda self, container: ()  # type: ignore[method-assign]
+
+
+def exists(host: Host, name: str) -> bool:
+    return name in names(host)
+
+
+def names(host: Host) -> set[str]:
+    return {row.split("'")[3] for row in look.database(host) if row.startswith('INSERT INTO "containers"')}
+
+
+def networks(host: Host) -> set[str]:
+    return {row.split("'")[3] for row in look.database(host) if row.startswith('INSERT INTO "networks"')}
+
+
+# ---- what is tried -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Operation:
+    """`prepare` makes the state that `command` needs, wherever the case before has left it. `done` tells whether
+    the operation has taken place (None: that does not show); `works` checks what has to work either way."""
+
+    command: str
+    prepare: Callable[[Host], None]
+    done: Callable[[Host], bool]
+    works: Callable[[Host], None] = lambda host: None
+    next: str = ""  # what puts things right afterwards; "": whatever changes something
+
+
+def running(options: str = "", network: str = "shop") -> Callable[[Host], None]:
+    """A container `t`, as it was: begun afresh if a case has changed it."""
+
+    def prepare(host: Host) -> None:
+        gone(host)
+        host.ctl(f"run -d --name t --network {network} {options} sleep 3600")
+
+    return prepare
+
+
+def gone(host: Host) -> None:
+    if exists(host, "t"):
+        host.ctl("rm -f t")
+
+
+def alive(host: Host) -> None:
+    """If t is there, and runs, the host reaches it, on each of its networks."""
+    if not exists(host, "t"):
+        return
+    found = host.inspect("t")
+    if found["State"]["Running"]:
+        for network in found["NetworkSettings"]["Networks"].values():
+            assert reaches(host.try_, network["IPAddress"])
+
+
+def ended(host: Host) -> None:
+    """t's process is gone, its shim too: nobody has told."""
+    running("-p 8085:80 -p 40010:80")(host)
+    pid = host.process("t")
+    parent = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
+    for number in (parent, pid):
+        os.kill(number, signal.SIGKILL)
+    with eventually() as until:
+        until(lambda: not look.alive(pid))
+
+
+def no_extra(host: Host) -> None:
+    if "extra" in networks(host):
+        host.ctl("network rm extra")
+
+
+def extra(host: Host) -> None:
+    if "extra" not in networks(host):
+        host.ctl("network create --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra")
+
+
+def published(host: Host, *ports: str) -> Callable[[Host], bool]:
+    return lambda h: set(h.ctl("port ls t --format {{.Port}}").split()) == set(ports)
+
+
+def connected(host: Host) -> bool:
+    return "inner" in host.inspect("t")["NetworkSettings"]["Networks"]
+
+
+def icc_off(host: Host) -> None:
+    host.configure({})
+    host.ctl("_exited nobody 0")
+    host.configure({"icc": False})
+
+
+def damaged(host: Host) -> None:
+    running("-p 8085:80,deny=198.51.100.9")(host)
+    device = f"veth{host.inspect('t')['NetworkSettings']['Networks']['shop']['EndpointID'][:7]}"
+    host.sh(f"ip link del {device}")
+    host.sh(["sysctl", "-q", "-w", "net.ipv4.ip_local_reserved_ports="])
+    (host.folder / f"run/containers/{'e' * 64}").mkdir()
+
+
+NOBODY = "_exited nobody 0"  # the smallest command that changes something, if there is something to change
+PORTS = "-p 8085:80,deny=198.51.100.9 -p 40010:80"
+OPERATIONS = {
+    "run": Operation("run -d --name t sleep 3600", gone, lambda h: exists(h, "t"), alive),
+    "run -p": Operation(
+        f"run -d --name t --network shop --network inner {PORTS} sleep 3600",
+        gone,
+        lambda h: exists(h, "t"),
+        alive,
+    ),
+    "rm -f": Operation("rm -f t", running(PORTS), lambda h: not exists(h, "t"), alive),
+    "stop": Operation("stop -t 0 t", running(PORTS), lambda h: not h.inspect("t")["State"]["Running"], alive),
+    "noticing an end": Operation(NOBODY, ended, lambda h: not h.inspect("t")["State"]["Running"]),
+    "connect": Operation("network connect inner t", running(PORTS), connected, alive),
+    "disconnect": Operation(
+        "network disconnect shop t",
+        running(f"{PORTS} --network inner"),
+        lambda h: "shop" not in h.inspect("t")["NetworkSettings"]["Networks"],
+        alive,
+    ),
+    "network create": Operation(
+        "network create --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra",
+        no_extra,
+        lambda h: "extra" in networks(h),
+    ),
+    "network rm": Operation("network rm extra", extra, lambda h: "extra" not in networks(h)),
+    "network prune": Operation("network prune -f", extra, lambda h: "extra" not in networks(h)),
+    "port add": Operation(
+        "port add t 40020-40022:80-82,allow=192.0.2.0/24",
+        running("-p 8085:80"),
+        lambda h: "40020" in h.ctl("port ls t"),
+        alive,
+    ),
+    "port rm": Operation("port rm t 1", running(PORTS), lambda h: "8085" not in h.ctl("port ls t"), alive),
+    "port set": Operation(
+        "port set t 1 allow=192.0.2.0/24",
+        running(PORTS),
+        lambda h: "allow=192.0.2.0/24" in h.ctl("port ls t --format json"),
+        alive,
+    ),
+    "icc of daemon.json": Operation(NOBODY, icc_off, lambda h: True),
+    "reconcile": Operation("reconcile", damaged, lambda h: True, alive, "reconcile"),
+}
+# Killed at more steps also in the sample.
+OFTEN = {"run -p": 0.3, "rm -f": 0.2, "disconnect": 0.2, "network create": 0.2}
+
+
+# ---- the host -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    forked.in_child.extend([quiet_ends, faults.install])
+    yield
+    forked.in_child.clear()
+
+
+@pytest.fixture(scope="module")
+def world(quiet: None, shared_host: Host) -> Iterator[Host]:
+    host = look.settled(shared_host)
+    host.preloaded = True
+    host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+    host.ctl("network create --internal --subnet 10.30.0.0/24 inner")
+    host.run("watch", "--network shop -p 8081:80", echo_server("tcp", 80))
+    host.run("other", "--network inner")
+    host.run("plain")
+    yield host
+    if LONG:
+        print(f"\n{cases['kill']} kills, {cases['error']} errors")
+
+
+@pytest.fixture(scope="module")
+def bystander(world: Host) -> Iterator[subprocess.Popen[str]]:
+    """Pings from outside the namespace to a container that no case is about: none is ever lost."""
+    ping = world.start(
+        f"ping -n -q -i 0.02 {world.address('watch', 'shop')}", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    yield ping
+
+
+def fault(host: Host, command: str, kind: str, number: int) -> subprocess.CompletedProcess[str]:
+    assert host.env is not None
+    host.env[faults.VARIABLE] = f"{kind}@{number}"
+    try:
+        return host.try_ctl(command)
+    finally:
+        del host.env[faults.VARIABLE]
+
+
+def steps_of(host: Host, operation: Operation) -> int:
+    operation.prepare(host)
+    done = fault(host, operation.command, "count", 0)
+    assert done.returncode == 0, done.stderr
+    steps = faults.last().steps
+    assert operation.done(host)
+    return steps
+
+
+def chosen(name: str, kind: str, steps: int) -> list[int]:
+    every = range(1, steps + 1)
+    if LONG:
+        return list(every)
+    share = OFTEN.get(name, SHARE[kind]) if kind == "kill" else SHARE[kind]
+    wanted = max(1, round(steps * share))
+    return sorted(random.Random(f"{SEED} {name} {kind}").sample(every, min(wanted, steps)))
+
+
+def whole(host: Host, what: str, command: str) -> None:
+    """The next command has put everything right."""
+    said = host.try_ctl(command or NOBODY)
+    assert said.returncode == 0, f"{what}: the next command: {said.stderr}"
+    found = host.try_ctl("doctor")
+    assert found.returncode == 0, f"{what}: {found.stdout}{found.stderr}\nbefore: {said.stderr}"
+    assert not unknown(host), f"{what}: a process of a container that nobody knows"
+
+
+def unknown(host: Host) -> set[str]:
+    """Containers whose process lives, and of which there is no row: told by the log that they write."""
+    logs = f"{host.folder}/run/containers/"
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                target = os.readlink(entry / "fd/1")
+                if target.startswith(logs):
+                    found.add(target.removeprefix(logs).partition("/")[0])
+    text = "\n".join(look.database(host))
+    return {ident for ident in found if ident not in text}
+
+
+def test_s30_a_container_whose_last_row_cannot_be_written_does_not_run_on(world: Host) -> None:
+    operation = OPERATIONS["run"]
+    steps = steps_of(world, operation)
+    for number in range(steps - 3, steps + 1):
+        one(world, operation, "error", number)
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_s30_a_fault_at_any_step_loses_nothing(
+    world: Host, bystander: subprocess.Popen[str], name: str, kind: str
+) -> None:
+    operation = OPERATIONS[name]
+    steps = steps_of(world, operation)
+    assert 0 < steps < MOST
+    problems = []
+    for number in chosen(name, kind, steps):
+        try:
+            one(world, operation, kind, number)
+        except AssertionError as error:
+            problems.append(str(error).partition("\nassert")[0])
+            world.try_ctl("reconcile")
+        cases[kind] += 1
+    world.configure({})
+    assert not problems, "\n".join(problems)
+
+
+def one(host: Host, operation: Operation, kind: str, number: int) -> None:
+    operation.prepare(host)
+    ended = fault(host, operation.command, kind, number)
+    what = f"{operation.command}, {kind} at step {number} ({faults.last().step})"
+    if kind == "kill" and faults.last().step:
+        assert ended.returncode == -signal.SIGKILL
+    assert "internal error" not in ended.stderr and "Traceback" not in ended.stderr, f"{what}: {ended.stderr}"
+    whole(host, what, operation.next)
+    if kind == "error" and ended.returncode == 0:
+        assert operation.done(host), f"{what}: it said that it was done"
+    try:
+        operation.works(host)
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from error
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+def test_s30_programs_that_were_loaded_in_part_are_no_obstacle(quiet: None, host: Host, kind: str) -> None:
+    """The first container of a host: with a fault while everything is made that it needs."""
+    host.preloaded = True
+    first = Operation(f"run -d --name t {PORTS} sleep 3600", lambda h: None, lambda h: exists(h, "t"), alive)
+    steps = steps_of(host, first)
+    for number in chosen("first", kind, steps):
+        host.ctl("down")
+        one(host, first, kind, number)
+        host.ctl("reconcile")
+        gone(host)
+        host.run("t", "-p 8081:80", echo_server("tcp", 80))
+        assert reaches(host.try_, host.address("t"))
+        cases[kind] += 1
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+def test_s30_s31_a_down_that_failed_is_completed_by_the_next(quiet: None, host: Host, kind: str) -> None:
+    host.preloaded = True
+    before = left(host)
+
+    def furnish(host: Host) -> None:
+        host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+        host.ctl(f"run -d --name t --network shop {PORTS} sleep 3600")
+        host.ctl("run -d --name bare --network none sleep 3600")
+
+    down = Operation("down", furnish, lambda h: True)
+    steps = steps_of(host, down)
+    assert left(host) == before
+    for number in {*chosen("down", kind, steps), *range(steps - 3, steps + 1)}:
+        furnish(host)
+        processes = [host.process(name) for name in ("t", "bare")]
+        ended = fault(host, "down", kind, number)
+        what = f"down, {kind} at step {number} ({faults.last().step})"
+        assert "internal error" not in ended.stderr, f"{what}: {ended.stderr}"
+        host.ctl("down")
+        assert left(host) == before, what
+        assert not any(look.alive(pid) for pid in processes), what
+        cases[kind] += 1
+
+
+def left(host: Host) -> tuple[object, ...]:
+    """What `down` has to take away."""
+    reserved = host.sh("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
+    files = {str(path) for path in host.folder.rglob("*") if host.bpffs not in path.parents}
+    return set(look.devices(host.sh)), look.pins(host), files, reserved
+
+
+def test_s30_nobody_else_lost_a_packet_meanwhile(world: Host, bystander: subprocess.Popen[str]) -> None:
+    bystander.send_signal(signal.SIGINT)
+    said = bystander.communicate(timeout=10)[0]
+    sent, received = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
+    assert int(sent) - int(received) <= 1, said  # the last one may still be on its way
+    assert world.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
