@@ -5,25 +5,29 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from datapath.bench.model import EBPF, NONE, PATHS, Cost
 from datapath.bench.place import MissingError
-from datapath.bench.scenes import Own
+from datapath.bench.scenes import CLIENT, NETWORK, PORT, SERVER, Own
 from datapath.bench.scenes_docker import DockerScene
 from datapath.bench.traffic import Stage, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_STREAM, UDP_PPS
 from datapath.errors import DatapathError
 
+_REPEAT = 1000000
 _FEWEST = 1000  # runs of a program that make a mean
 _TIMEOUT = 20.0  # seconds
 
 
 def costs(stage: Stage, modes: Sequence[str]) -> Iterator[Cost]:
     if EBPF in modes:
+        yield _member_path(stage)
         yield from _programs(stage)
     for mode in modes:
         yield _cpu(stage, mode)
@@ -55,6 +59,40 @@ def _programs(stage: Stage) -> Iterator[Cost]:
                 if runs >= _FEWEST:
                     what = f"a run, {packets}, {path}"
                     yield Cost(EBPF, name, what, "ns", round((spent - before[name][1]) / runs, 1))
+
+
+def _member_path(stage: Stage) -> Cost:
+    """The established path, hot: the same segment again and again, without a network (BPF_PROG_TEST_RUN)."""
+    from datapath.kernel import libbpf, netns
+
+    scene = stage.scene(EBPF)
+    assert isinstance(scene, Own)
+    client = scene.route("container-container").client
+    index = json.loads(client.run(["ip", "-j", "link", "show", "eth0"], _TIMEOUT))[0]["link_index"]
+    with netns.enter(scene.host.inside.path):
+        control = scene.control()
+        ends = [control.container_inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
+        fd = libbpf.get_pinned(scene.host.bpffs / "datapath" / "programs" / "from_container")
+        if fd is None:
+            raise DatapathError("the packet programs are not loaded")
+        try:
+            spent = libbpf.test_run(
+                fd, _segment(ends[0][NETWORK], ends[1][NETWORK]), ifindex=index, repeat=_REPEAT
+            ).duration
+        finally:
+            os.close(fd)
+    return Cost(
+        EBPF, "from_container", "a run, the same TCP segment to a member again and again", "ns", spent
+    )
+
+
+def _segment(client: Mapping[str, Any], server: Mapping[str, Any]) -> bytes:
+    """An acknowledgement without data from one endpoint to the other; the programs do not look at checksums."""
+    macs = (bytes.fromhex(end["MacAddress"].replace(":", "")) for end in (server, client))
+    addresses = (ip_address(end["IPAddress"]).packed for end in (client, server))
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 64, 6, 0)
+    tcp = struct.pack("!HHIIBBHHH", 40000, PORT, 1, 1, 0x50, 0x10, 1024, 0, 0)
+    return b"".join((*macs, b"\x08\x00", ip, *addresses, tcp))
 
 
 def _runs(scene: Own) -> dict[str, tuple[int, int]]:

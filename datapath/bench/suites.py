@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
-from datapath.bench import costs, lifecycle
+from datapath.bench import costs, latency, lifecycle
 from datapath.bench.model import (
     DOCKER,
     PATHS,
@@ -153,7 +153,10 @@ class Costly(Rowed):
     """It looks inside afterwards."""
 
     def observe(self) -> tuple[tuple[Histogram, ...], tuple[Cost, ...]]:
-        return (), tuple(costs.costs(self._stage, self._modes))
+        return (
+            tuple(latency.histograms(self._stage, self._modes)),
+            tuple(costs.costs(self._stage, self._modes)),
+        )
 
 
 def cost(stage: Stage, modes: Modes) -> Iterator[Experiment]:
