@@ -107,7 +107,7 @@ OBJECT_FILES = {
 CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 
 SAMPLE = 64
-_SWEEPER_TRIES = 100
+_SWEEPER_TRIES = 2000  # a millisecond apart: under load the kernel can be out of this memory for a while
 _DETACH_PATIENCE = 2.0  # seconds
 
 

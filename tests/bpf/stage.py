@@ -529,7 +529,7 @@ class Stage:
 
     def start_sweeper(self) -> None:
         """The timer goes on until the maps are closed."""
-        for _ in range(100):
+        for _ in range(2000):
             if not libbpf.test_run(self.programs["sweep_conns"], bytes(64)).verdict:
                 return
             time.sleep(0.001)

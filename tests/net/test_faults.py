@@ -27,7 +27,7 @@ from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 SEED = 30
-SHARE = {"kill": 0.06, "error": 0.03}  # of the cases, where not all are run
+SHARE = {"kill": 0.04, "error": 0.02}  # of the cases, where not all are run
 MOST = 400  # steps of an operation
 
 cases = {"kill": 0, "error": 0}
@@ -179,7 +179,7 @@ OPERATIONS = {
     "reconcile": Operation("reconcile", damaged, lambda h: True, alive, "reconcile"),
 }
 # Killed at more steps also in the sample.
-OFTEN = {"run -p": 0.3, "rm -f": 0.2, "disconnect": 0.2, "network create": 0.2}
+OFTEN = {"run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
 
 
 # ---- the host -------------------------------------------------------------------------------------------------
