@@ -10,30 +10,40 @@
 #define CLOCK_MONOTONIC 1
 #define TICK		(SECOND / 10)
 #define MOST		2048 /* connections a tick: well below a millisecond of this CPU */
+#define FEWEST		512
+#define ROUND		32 /* ticks in which all are looked at, while MOST is enough for that */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct sweep {
 	struct sweeper *sweeper;
 	__u64 now;
+	bool thorough; /* does every original still have its reply? */
 };
 
-/* Is it over? The last packet of either direction counts. */
-static __always_inline bool expired(const struct tuple *key, const struct conn *original,
-				    const struct conn *reply, __u64 now)
+static __always_inline bool is_past(__u64 last_seen, __u64 timeout, __u64 now)
 {
-	__u64 last = original->last_seen;
+	return now > last_seen && now - last_seen >= timeout;
+}
 
-	if (!reply)
-		return true;
-	if (reply->last_seen > last)
-		last = reply->last_seen;
-	return now > last && now - last >= conn_timeout(key, original);
+/* Is it over? The last packet of either direction counts. The reply half, which no cache has, is
+ * looked at only if the original has been silent for long enough, or now and then. */
+static __always_inline bool expired(const struct sweep *sweep, const struct tuple *key,
+				    const struct conn *original, const struct tuple *other)
+{
+	__u64 timeout = conn_timeout(key, original);
+	bool silent = is_past(original->last_seen, timeout, sweep->now);
+	struct conn *reply;
+
+	if (!silent && !sweep->thorough)
+		return false;
+	reply = bpf_map_lookup_elem(&conns, other);
+	return !reply || (silent && is_past(reply->last_seen, timeout, sweep->now));
 }
 
 static long sweep_one(__u32 index, struct sweep *sweep)
 {
-	struct conn *original, *reply;
+	struct conn *original;
 	struct tuple key, other;
 
 	if (bpf_map_pop_elem(&confirmed, &key))
@@ -42,8 +52,7 @@ static long sweep_one(__u32 index, struct sweep *sweep)
 	if (!original || !(original->flags & CONN_ORIGINAL))
 		goto gone; /* flushed, or its endpoint was removed */
 	other = original->other;
-	reply = bpf_map_lookup_elem(&conns, &other);
-	if (!expired(&key, original, reply, sweep->now)) {
+	if (!expired(sweep, &key, original, &other)) {
 		/* It has just been taken out, so there is room, unless another came in between. */
 		if (!bpf_map_push_elem(&confirmed, &key, 0))
 			return 0;
@@ -56,13 +65,25 @@ gone:
 	return 0;
 }
 
+/* How many are looked at in a tick. */
+static __always_inline __u32 share(__u64 queued)
+{
+	__u64 part = queued / ROUND;
+
+	if (part < FEWEST)
+		part = queued < FEWEST ? queued : FEWEST;
+	return part < MOST ? part : MOST;
+}
+
 static int sweep(void *map, __u32 *index, struct sweeper *sweeper)
 {
 	struct sweep sweep = {.sweeper = sweeper, .now = bpf_ktime_get_ns()};
-	__u64 count = sweeper->queued;
+
+	/* By chance: in a fixed order some connections' turn might never come. */
+	sweep.thorough = sweeper->queued <= FEWEST || bpf_get_prandom_u32() % 8 == 0;
 
 	sweeper->ticked = sweep.now;
-	bpf_loop(count < MOST ? count : MOST, sweep_one, &sweep, 0);
+	bpf_loop(share(sweeper->queued), sweep_one, &sweep, 0);
 	bpf_timer_start(&sweeper->timer, TICK, 0);
 	return 0;
 }
