@@ -347,7 +347,8 @@ static __always_inline void conn_track(struct __sk_buff *skb, const struct packe
 	bool reopening = (conn->flags & CONN_ORIGINAL) &&
 			 (conn->state == CONN_REPLIED || conn->state == CONN_CLOSED);
 
-	conn->last_seen = bpf_ktime_get_ns();
+	/* The tick's time, some milliseconds old: the clock itself costs as much as a lookup. */
+	conn->last_seen = bpf_ktime_get_coarse_ns();
 	if (p->tcp_flags & TCP_ACK)
 		conn->ack = p->ack;
 	if ((conn->flags & CONN_CONFIRMED) && !reopening &&
