@@ -192,17 +192,14 @@ static __always_inline bool route_leads_out(long route)
 	return route == BPF_FIB_LKUP_RET_SUCCESS || route == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
-/* One hop further, through the device and next hop that the host's table gave. */
-static __always_inline int to_outside(struct __sk_buff *skb, const struct packet *p,
-				      const struct bpf_fib_lookup *fib)
+/* Through the device and next hop that the host's table gave. */
+static __always_inline int to_outside(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
 {
 	struct bpf_redir_neigh nexthop = {};
 
 	/* An IPv4 route can lead through an IPv6 router: the lookup says so in its family. */
 	nexthop.nh_family = fib->family;
 	__builtin_memcpy(nexthop.ipv6_nh, fib->ipv6_dst, sizeof(nexthop.ipv6_nh));
-	if (rewrite_ttl(skb, p))
-		return drop(skb, DROP_REWRITE);
 	count(skb, TO_OUTSIDE);
 	return bpf_redirect_neigh(fib->ifindex, &nexthop, sizeof(nexthop), 0);
 }

@@ -95,9 +95,9 @@ static __noinline int forward_error(struct __sk_buff *skb, const struct packet *
 		if (!from || p->ttl <= 1 ||
 		    !route_leads_out(route_find(skb, p, from, &quoted->outer.dst, &room->fib)))
 			return NO_SUCH_CONN;
-		if (rewrite_error(skb, p, quoted, &inner))
+		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p))
 			return drop(skb, DROP_REWRITE);
-		return to_outside(skb, p, &room->fib);
+		return to_outside(skb, &room->fib);
 	}
 	net = network_find(conn->to_network);
 	endpoint = endpoint_find(conn->to_network, &inner.src);

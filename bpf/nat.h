@@ -214,6 +214,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	const struct ip_addr *gateway;
 	struct endpoint *endpoint;
 	struct network *net;
+	bool to_host_socket;
 	struct tuple to;
 	long route;
 
@@ -235,10 +236,11 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 				return to_host(skb, from);
 		}
 		conn_track(skb, p, conn);
-		if (rewrite_tuple(skb, p, &to))
+		/* The host's own sockets are no hop further. */
+		to_host_socket = conn->to_endpoint == PARTY_HOST;
+		if (rewrite_tuple(skb, p, &to, to_host_socket ? p->ttl : p->ttl - 1))
 			return drop(skb, DROP_REWRITE);
-		return conn->to_endpoint == PARTY_HOST ? to_loopback(skb)
-						       : to_outside(skb, p, &room->fib);
+		return to_host_socket ? to_loopback(skb) : to_outside(skb, &room->fib);
 	}
 	net = network_find(conn->to_network);
 	endpoint = endpoint_find(conn->to_network, &to.dst);
@@ -249,7 +251,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST && !fits(skb, p, net->mtu))
 		return answer_error(skb, p, from ? gateway : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, conn);
-	if (rewrite_tuple(skb, p, &to) || (p->ttl > 1 && rewrite_ttl(skb, p)))
+	if (rewrite_tuple(skb, p, &to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, endpoint, net->mac);
 }

@@ -84,8 +84,9 @@ struct packet {
 	__u16 fragment_from; /* bytes of the datagram before this fragment's, */
 	__u16 fragment_to;   /* and up to its end */
 	__be16 ethertype;
-	__u8 fragment; /* enum fragment_kind */
-	__u8 ttl;      /* or hop limit */
+	__sum16 ip_check; /* IPv4: of the header */
+	__u8 fragment;	  /* enum fragment_kind */
+	__u8 ttl;	  /* or hop limit */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 dont_fragment;
@@ -286,6 +287,7 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, b
 	addr_set_v4(&p->tuple.dst, ip->daddr);
 	p->tuple.proto = ip->protocol;
 	p->ttl = ip->ttl;
+	p->ip_check = ip->check;
 	p->dont_fragment = (ip->frag_off & IP_DONT_FRAGMENT) != 0;
 	p->l4 = L3 + header;
 	if (ip->frag_off & IP_FRAGMENT) {

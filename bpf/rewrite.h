@@ -6,7 +6,6 @@
 #define EINVAL	      22
 #define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))
 #define IP_TTL_AT     (L3 + offsetof(struct iphdr, ttl))
-#define IP_ADDRS_AT   (L3 + offsetof(struct iphdr, saddr))
 #define IP6_TTL_AT    (L3 + offsetof(struct ipv6hdr, hop_limit))
 #define IP6_ADDRS_AT  (L3 + offsetof(struct ipv6hdr, saddr))
 #define ICMP_CHECK_AT offsetof(struct icmp_header, checksum)
@@ -94,16 +93,15 @@ static __always_inline int rewrite_ports(struct __sk_buff *skb, __u32 l4, __u8 p
 /* The change of both addresses, as a checksum sees it; negative: it could not be computed. */
 static __always_inline __s64 addrs_diff(const struct tuple *from, const struct tuple *to, bool v6)
 {
-	__be32 old[2], new[2];
+	__u64 sum;
 
 	/* Source and destination lie one behind the other in a tuple as in a header. */
 	if (v6)
 		return bpf_csum_diff((__be32 *)&from->src, 32, (__be32 *)&to->src, 32, 0);
-	old[0] = from->src.word[3];
-	old[1] = from->dst.word[3];
-	new[0] = to->src.word[3];
-	new[1] = to->dst.word[3];
-	return bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
+	sum = (__u64)(__u32)~from->src.word[3] + (__u32)~from->dst.word[3] + to->src.word[3] +
+	      to->dst.word[3];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
 }
 
 /* Addresses of the IP header at l3, whose own checksum, if it has one, is mended. */
@@ -122,6 +120,40 @@ static __always_inline int rewrite_addrs(struct __sk_buff *skb, __u32 l3, const 
 	return bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), new, sizeof(new), 0);
 }
 
+/* From the TTL to the end of an IPv4 header without options: all of it that forwarding changes. */
+struct ipv4_rest {
+	__u8 ttl, proto;
+	__sum16 check;
+	__be32 src, dst;
+};
+
+/* TTL and addresses of a packet, its checksum mended (RFC 1624): `diff` is what the addresses
+ * change. One store, where the helpers for checksums would take four calls. */
+static __always_inline int rewrite_ipv4(struct __sk_buff *skb, const struct packet *p,
+					const struct tuple *to, __u8 ttl, __u32 diff)
+{
+	struct ipv4_rest rest = {.ttl = ttl, .proto = p->tuple.proto};
+	__u64 sum = (__u64)diff + (__u16)~p->ip_check;
+
+	/* TTL and protocol are one 16-bit word; only the upper byte changes. */
+	sum += (__u16)~bpf_htons(p->ttl << 8) + bpf_htons(ttl << 8);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	rest.check = fold((sum & 0xffff) + (sum >> 16));
+	rest.src = to->src.word[3];
+	rest.dst = to->dst.word[3];
+	return bpf_skb_store_bytes(skb, IP_TTL_AT, &rest, sizeof(rest), 0);
+}
+
+/* The same of IPv6, which has no checksum of its own. */
+static __always_inline int rewrite_ipv6(struct __sk_buff *skb, const struct packet *p,
+					const struct tuple *to, __u8 ttl)
+{
+	if (ttl != p->ttl &&
+	    bpf_skb_store_bytes(skb, IP6_TTL_AT, &ttl, sizeof(ttl), BPF_F_RECOMPUTE_CSUM))
+		return -1;
+	return bpf_skb_store_bytes(skb, IP6_ADDRS_AT, &to->src, 2 * sizeof(to->src), 0);
+}
+
 /* The transport checksum's share of new addresses (its pseudo header). */
 static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __s64 diff,
 					  __u64 flags, bool v6)
@@ -137,11 +169,12 @@ static __always_inline int rewrite_pseudo(struct __sk_buff *skb, __u32 check, __
 }
 
 /*
- * Addresses and ports of an ordinary packet: from what it says to what `to` says. The helpers
+ * Addresses, ports and TTL of an ordinary packet: from what it says to what `to` says. The helpers
  * know whether the checksum is finished, left to the device, or summed by it. A later fragment
  * has no transport header; its first one's checksum covers the whole datagram.
  */
-__noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct tuple *to)
+__noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, const struct tuple *to,
+			     __u8 ttl)
 {
 	bool v6;
 	__s64 diff;
@@ -157,7 +190,7 @@ __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, cons
 	    rewrite_pseudo(skb, check_at(p->l4, p->tuple.proto), diff,
 			   p->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0, v6))
 		return -1;
-	if (rewrite_addrs(skb, L3, to, diff, v6))
+	if (v6 ? rewrite_ipv6(skb, p, to, ttl) : rewrite_ipv4(skb, p, to, ttl, diff))
 		return -1;
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
