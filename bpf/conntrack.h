@@ -92,6 +92,25 @@ static __always_inline struct conn *conn_find(const struct tuple *key)
 	return pending_is_torn(conn) ? NULL : conn;
 }
 
+/* One that was opened this moment; NULL: a flood has pushed it out already. */
+static __always_inline struct conn *conn_opened(const struct tuple *key)
+{
+	return bpf_map_lookup_elem(&pending, key);
+}
+
+/* The opposite half of one that was found: it is in the same table, unless another CPU is just
+ * confirming the connection. */
+static __always_inline struct conn *conn_opposite(const struct conn *conn)
+{
+	struct conn *opposite = NULL;
+
+	if (!(conn->flags & CONN_CONFIRMED))
+		opposite = bpf_map_lookup_elem(&pending, &conn->other);
+	if (!opposite)
+		opposite = bpf_map_lookup_elem(&conns, &conn->other);
+	return opposite ? opposite : bpf_map_lookup_elem(&pending, &conn->other);
+}
+
 /* Both halves go, whichever table they are in. */
 static __noinline int conn_forget(const struct tuple *key)
 {
@@ -105,8 +124,7 @@ static __noinline int conn_forget(const struct tuple *key)
 		return 0;
 	other = conn->other;
 	if (conn->flags & CONN_CONFIRMED)
-		usage_count(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn),
-			    -1);
+		usage_ended(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn));
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&pending, key);
@@ -237,8 +255,8 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		bpf_map_delete_elem(&conns, &other);
 		goto undo;
 	}
-	usage_count(owner, 1);
-	usage_answered(half->flags & CONN_ORIGINAL ? half->from_endpoint : half->to_endpoint);
+	usage_confirmed(owner,
+			half->flags & CONN_ORIGINAL ? half->from_endpoint : half->to_endpoint);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, &other);
 	return 0;
@@ -247,14 +265,6 @@ undo:
 full:
 	count(skb, UNCONFIRMED);
 	return 0;
-}
-
-static __always_inline void conn_close(const struct tuple *own, const struct conn *conn)
-{
-	struct conn *original = conn_find(conn->flags & CONN_ORIGINAL ? own : &conn->other);
-
-	if (original)
-		original->state = CONN_CLOSED;
 }
 
 #define RESET_WINDOW (1 << 20) /* bytes; no window that is in use is larger than its scale allows */
@@ -286,7 +296,7 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 	own = &p->tuple;
 	flags = p->tcp_flags;
 	from_original = conn->flags & CONN_ORIGINAL;
-	original = from_original ? conn : conn_find(&conn->other);
+	original = from_original ? conn : conn_opposite(conn);
 	if (!original)
 		return 0;
 	if (own->proto != IPPROTO_TCP) {
@@ -298,14 +308,14 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	if (flags & TCP_RST) {
-		if (reset_is_theirs(p, from_original ? conn_find(&conn->other) : original))
-			conn_close(own, conn);
+		if (reset_is_theirs(p, from_original ? conn_opposite(conn) : original))
+			original->state = CONN_CLOSED;
 		return 0;
 	}
 	if (from_original && (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		/* The port is used again (RFC 6191): start over, with numbers of its own. */
 		if (original->state >= CONN_CLOSING) {
-			struct conn *reply = conn_find(&conn->other);
+			struct conn *reply = conn_opposite(conn);
 
 			original->state = CONN_NEW;
 			original->fin = 0;
@@ -321,7 +331,7 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 	if (flags & TCP_FIN) {
 		original->fin |= from_original ? 1 : 2;
 		if (original->fin == 3)
-			conn_close(own, conn);
+			original->state = CONN_CLOSED;
 		else if (original->state >= CONN_ESTABLISHED)
 			original->state = CONN_CLOSING;
 	}

@@ -4,10 +4,15 @@
 #include "endpoints.h"
 #include "rewrite.h"
 
-#define AF_INET	   2
-#define AF_INET6   10
-#define FIB_SOURCE (1U << 4) /* BPF_FIB_LOOKUP_SRC, not in 6.1's header */
-#define LOOPBACK   1	     /* its index in every network namespace */
+#define AF_INET	 2
+#define AF_INET6 10
+#define LOOPBACK 1 /* its index in every network namespace */
+
+/* BPF_FIB_LOOKUP_SKIP_NEIGH, as redirect_neigh looks for the neighbour itself, and _SRC, which 6.1's
+ * header does not have. */
+#define FIB_FLAGS (1U << 2 | 1U << 4)
+
+#define NO_ROUTE_YET (-1) /* none of BPF_FIB_LKUP_RET_*, which are not negative */
 
 /* In tc_index, which the kernel hands on from device to device and nobody reads. */
 #define ANSWER_MARK 0x0d47
@@ -99,7 +104,7 @@ static __always_inline void route_ask(const struct packet *p, const struct netwo
 
 static __always_inline int route_answer(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
 {
-	int route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_SOURCE);
+	int route = bpf_fib_lookup(skb, fib, sizeof(*fib), FIB_FLAGS);
 
 	if (route == -EINVAL) {
 		route = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);

@@ -133,8 +133,8 @@ static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
 	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
 	if (reason)
 		return drop(skb, reason);
-	conn = conn_find(&p->tuple);
-	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
+	conn = conn_opened(&p->tuple);
+	return conn ? forward(skb, p, net, conn, NO_ROUTE_YET) : drop(skb, DROP_CONN_TABLE);
 }
 
 /* Such a segment begins nothing; and a server repeats its answers to a flood for long. */
@@ -145,10 +145,10 @@ static __always_inline bool is_tcp_answer(const struct packet *p)
 		(p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
 }
 
-/* A connection to the outside that is not known yet. */
+/* A connection to the outside that is not known yet: where `route` leads. */
 static __always_inline int to_new_outside(struct __sk_buff *skb, const struct packet *p,
 					  const struct device *device, const struct network *net,
-					  const struct bpf_fib_lookup *fib)
+					  const struct bpf_fib_lookup *fib, long route)
 {
 	bool masquerade = net->flags & NETWORK_MASQUERADE;
 	struct ip_addr source;
@@ -168,8 +168,8 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 	reason = nat_open_outside(skb, p, device, masquerade ? &source : NULL);
 	if (reason)
 		return drop(skb, reason);
-	conn = conn_find(&p->tuple);
-	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
+	conn = conn_opened(&p->tuple);
+	return conn ? forward(skb, p, net, conn, route) : drop(skb, DROP_CONN_TABLE);
 }
 
 /* Away from the network. */
@@ -202,7 +202,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (packet_has_ports(p)) {
 		conn = conn_find(&p->tuple);
 		if (conn && conn->from_endpoint == device->endpoint)
-			return forward(skb, p, net, conn);
+			return forward(skb, p, net, conn, NO_ROUTE_YET);
 		if (conn) /* left over from an earlier holder of the address */
 			conn_forget(&p->tuple);
 	} else if (icmp_is_error(p)) {
@@ -226,7 +226,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (other)
 		return drop(skb,
 			    other->network == device->network ? DROP_NO_ENDPOINT : DROP_ISOLATED);
-	return to_new_outside(skb, p, device, net, &room->fib);
+	return to_new_outside(skb, p, device, net, &room->fib, route);
 }
 
 SEC("tc")

@@ -93,7 +93,7 @@ int from_loopback(struct __sk_buff *skb)
 		verdict = nat_open_published(skb, p, port, 0, PARTY_HOST);
 		if (verdict)
 			return drop(skb, verdict);
-		conn = conn_find(&p->tuple);
+		conn = conn_opened(&p->tuple);
 		if (!conn)
 			return drop(skb, DROP_CONN_TABLE);
 	}
@@ -104,5 +104,5 @@ int from_loopback(struct __sk_buff *skb)
 		if (verdict)
 			return drop(skb, verdict);
 	}
-	return forward(skb, p, NULL, conn);
+	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
 }

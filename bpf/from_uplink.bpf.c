@@ -89,7 +89,7 @@ int from_uplink(struct __sk_buff *skb)
 		verdict = nat_open_published(skb, p, port, 0, PARTY_OUTSIDE);
 		if (verdict)
 			return drop(skb, verdict);
-		conn = conn_find(&p->tuple);
+		conn = conn_opened(&p->tuple);
 		/* Not the host's to refuse: the client will try again. */
 		if (!conn)
 			return drop(skb, DROP_CONN_TABLE);
@@ -101,5 +101,5 @@ int from_uplink(struct __sk_buff *skb)
 		if (verdict)
 			return drop(skb, verdict);
 	}
-	return forward(skb, p, NULL, conn);
+	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
 }

@@ -95,11 +95,10 @@ struct nat_search {
 static long nat_try(__u32 attempt, struct nat_search *search)
 {
 	struct conn_sides *sides = search->sides;
-	__u32 number = search->first + bpf_get_prandom_u32() % search->span;
-	__be16 port = bpf_htons(number);
+	__be16 port = search->wanted;
 
-	if (!attempt && search->wanted)
-		port = search->wanted;
+	if (attempt || !port)
+		port = bpf_htons(search->first + bpf_get_prandom_u32() % search->span);
 	if (!search->foreign && port_is_reserved(port, sides->other.proto))
 		return 0;
 	sides->other.dport = port;
@@ -206,9 +205,10 @@ static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packe
 }
 
 /* The packet becomes what the other side is to see, and goes there. `from`: the sender's network,
- * NULL: no container has sent it. */
+ * NULL: no container has sent it. `route`: what was found to where it goes outside (the rest is in the
+ * scratch memory), or NO_ROUTE_YET. */
 static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
-			      const struct network *from, struct conn *conn)
+			      const struct network *from, struct conn *conn, long route)
 {
 	struct scratch *room = scratch();
 	const struct ip_addr *gateway;
@@ -216,7 +216,6 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 	struct network *net;
 	bool to_host_socket;
 	struct tuple to;
-	long route;
 
 	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
@@ -228,7 +227,8 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
 		if (conn->to_endpoint != PARTY_HOST) {
 			if (p->ttl <= 1)
 				return answer_error(skb, p, gateway, 0);
-			route = route_find(skb, p, from, &to.dst, &room->fib);
+			if (route == NO_ROUTE_YET)
+				route = route_find(skb, p, from, &to.dst, &room->fib);
 			if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 				return answer_error(skb, p, gateway, room->fib.mtu_result);
 			/* Before anything is changed: the host's stack says what is wrong. */

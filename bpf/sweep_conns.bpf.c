@@ -57,7 +57,7 @@ static long sweep_one(__u32 index, struct sweep *sweep)
 		if (!bpf_map_push_elem(&confirmed, &key, 0))
 			return 0;
 	}
-	usage_count(conn_owner(original), -1);
+	usage_ended(conn_owner(original));
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&conns, &key);
 gone:

@@ -58,24 +58,27 @@ static __always_inline void usage_less(__u32 *number)
 		__sync_fetch_and_add(number, 1);
 }
 
-/* A confirmed connection of the endpoint begins (1) or ends (-1). 0: not a container. */
-static __always_inline void usage_count(__u32 endpoint, int change)
+/*
+ * A connection that counts for `owner` was confirmed, so that the opening of `client` was answered.
+ * 0: not a container; a client outside pays for nothing.
+ */
+static __always_inline void usage_confirmed(__u32 owner, __u32 client)
 {
-	struct usage *usage = endpoint ? usage_find(endpoint) : NULL;
+	struct usage *usage = owner ? usage_find(owner) : NULL;
 
-	if (!usage)
-		return;
-	if (change > 0)
+	if (usage)
 		__sync_fetch_and_add(&usage->conns, 1);
-	else
-		usage_less(&usage->conns);
+	if (client != owner)
+		usage = client ? usage_find(client) : NULL;
+	if (usage)
+		usage_less(&usage->openings);
 }
 
-/* An opening of the endpoint's was answered. 0: a client outside opened it, which nobody pays for. */
-static __always_inline void usage_answered(__u32 endpoint)
+/* A confirmed connection of the endpoint has ended. 0: not a container. */
+static __always_inline void usage_ended(__u32 endpoint)
 {
 	struct usage *usage = endpoint ? usage_find(endpoint) : NULL;
 
 	if (usage)
-		usage_less(&usage->openings);
+		usage_less(&usage->conns);
 }
