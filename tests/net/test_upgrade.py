@@ -47,7 +47,7 @@ connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
 connection.settimeout(3)
 print("ready", flush=True)
 count = 0
-while not select.select([sys.stdin], [], [], 0.001)[0]:
+while not select.select([sys.stdin], [], [], 0.005)[0]:
     connection.sendall(b"x" * 3000)
     left = 3000
     while left:
@@ -172,7 +172,7 @@ def ticks(host: Host) -> float:
     ordered = sorted(times)
     gaps = sorted(after - before for before, after in itertools.pairwise(ordered))
     assert gaps, "the sweeper does not come any more"
-    return 1e9 / gaps[len(gaps) // 2]
+    return float(1e9 / gaps[len(gaps) // 2])
 
 
 @contextlib.contextmanager
@@ -180,10 +180,10 @@ def traffic(host: Host) -> Iterator[None]:
     """Pings from the host and from a neighbour, a connection to the published port from outside, one from the
     host through the socket hooks, one of a container to outside. All of it comes through."""
     address = host.address("web")
-    ping = f"ping -n -q -i 0.002 {address}"
+    ping, slower = (f"ping -n -q -i {seconds} {address}" for seconds in (0.001, 0.01))
     peer = ["nsenter", "-t", str(host.process("peer")), "--net"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    pings = [host.start(ping, **pipes), host.start([*peer, *ping.split()], **pipes)]
+    pings = [host.start(ping, **pipes), host.start([*peer, *slower.split()], **pipes)]
     caller = ["python3", "-c", CALLER]
     callers = [
         host.outside.start([*caller, HOST, "8081"], stdin=subprocess.PIPE, **pipes),
@@ -200,7 +200,7 @@ def traffic(host: Host) -> Iterator[None]:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=10)
         sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0])
-        assert sent > 100 and sent - received <= 1, said  # the last one may still be on its way
+        assert sent > 50 and sent - received <= 1, said  # the last one may still be on its way
 
 
 @pytest.mark.parametrize(("attach", "times"), [("auto", 5), ("clsact", 1)])
@@ -258,6 +258,17 @@ def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Ca
     host.configure({"datapath": {"timeouts": {"udp": 33}, "max-ports": 1024}})
     assert host.ctl("upgrade") == "There is nothing to replace."
     assert "apply after `down`" in host.try_ctl("doctor").stdout
+
+
+def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[..., Host]) -> None:
+    host = furnished(make_host, "tcx")
+    (endpoint,) = host.inspect("peer")["NetworkSettings"]["Networks"].values()
+    host.sh(f"ip link del veth{endpoint['EndpointID'][:7]}")
+    host.configure({"datapath": {"timeouts": {"udp": 33}}})
+    assert "replaced" in host.ctl("upgrade")
+    assert reaches(host.try_, host.address("web"))
+    host.ctl("reconcile")
+    assert host.try_ctl("doctor").returncode == 0
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["as abi.h says", "as only the object says"])
