@@ -102,7 +102,7 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
 
 build: $(INSTALL_STAMP) bpf
 
-bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/probe
+bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest datapath/objects/probe
 
 datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@mkdir -p $(@D)
@@ -113,6 +113,10 @@ datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 datapath/objects/abi.h $(TRACERS): datapath/objects/%: bpf/%
 	@mkdir -p $(@D)
 	cp $< $@
+
+# What tells one version's programs from another's: hashing them would cost each command milliseconds.
+datapath/objects/digest: $(OBJECTS) datapath/objects/abi.h
+	cat $(sort $^) | sha256sum | cut -c -16 >$@
 
 datapath/objects/probe: datapath/bench/probe.c
 	@mkdir -p $(@D)

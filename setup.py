@@ -49,7 +49,13 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["datapath", "datapath.*", "ctl", "ctl.*"]),
     package_data={
-        "datapath": ["objects/*.bpf.o", "objects/abi.h", "objects/probe", "objects/trace_*"],
+        "datapath": [
+            "objects/*.bpf.o",
+            "objects/abi.h",
+            "objects/digest",
+            "objects/probe",
+            "objects/trace_*",
+        ],
         "datapath.bench": ["*.j2"],
     },
     install_requires=INSTALL,

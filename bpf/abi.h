@@ -239,6 +239,11 @@ struct sweeper {
 	__u64 queued; /* connections in the queue `confirmed` */
 };
 
+/* The mark of a test run of the sweeper */
+enum sweep_order {
+	SWEEP_TAKE_OVER = 1, /* the timer is to run this program from now on, whichever it runs */
+};
+
 /* ---- fragments ------------------------------------------------------------------ */
 
 /* fragments: datagrams of which the first fragment, which alone has the ports, was seen */

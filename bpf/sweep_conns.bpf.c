@@ -88,7 +88,10 @@ static int sweep(void *map, __u32 *index, struct sweeper *sweeper)
 	return 0;
 }
 
-/* Returns 0: the timer runs; 1: it could not be started (for lack of memory: ask again). */
+/*
+ * Returns 0: the timer runs; 1: it could not be started (for lack of memory: ask again). A timer
+ * that runs is left to the program that it has, unless the mark says to take it over.
+ */
 SEC("tc")
 int sweep_conns(struct __sk_buff *skb)
 {
@@ -97,7 +100,8 @@ int sweep_conns(struct __sk_buff *skb)
 
 	if (!sweeper)
 		return 1;
-	if (sweeper->ticked && bpf_ktime_get_ns() - sweeper->ticked < 2 * SECOND)
+	if (skb->mark != SWEEP_TAKE_OVER && sweeper->ticked &&
+	    bpf_ktime_get_ns() - sweeper->ticked < 2 * SECOND)
 		return 0;
 	/* Fails with EBUSY where it was done before, which is as well. */
 	bpf_timer_init(&sweeper->timer, &sweepers, CLOCK_MONOTONIC);

@@ -70,6 +70,7 @@ for _command in (
     trace.trace,
     repair.doctor,
     repair.reconcile,
+    repair.upgrade,
     system.down,
     system.version,
     system.completion,

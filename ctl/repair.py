@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""doctor and reconcile: what is not as promised, and how it becomes so again."""
+"""doctor, reconcile and upgrade: what is not as promised, and how it becomes so again."""
 
 from __future__ import annotations
 
@@ -69,3 +69,14 @@ def reconcile(ctx: click.Context, json_: bool) -> None:
             click.echo(f"left: {finding.line} (mended by: {finding.kind.mends})", err=True)
         raise_all(failures)
         ctx.exit(NOT_CLEAN)
+
+
+@click.command("upgrade", cls=Command)
+@click.pass_obj
+def upgrade(front: Front) -> None:
+    """Replace the packet programs that run by this version's.
+
+    No packet is lost and no connection ends. Also downwards; and for settings of daemon.json that came later.
+    """
+    done = front.control.upgrade()
+    click.echo("The packet programs were replaced." if done else "There is nothing to replace.")

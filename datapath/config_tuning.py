@@ -3,7 +3,8 @@
 
     {"datapath": {"max-connections": 262144, "timeouts": {"udp": 180}, "flood-limit": {"rate": 100, "burst": 200}}}
 
-They apply when the packet programs are loaded: with the first network, or after `datapathctl down`.
+They apply when the packet programs are loaded: with the first network, or after `datapathctl down`; those that are
+no table sizes also after `datapathctl upgrade`.
 """
 
 from __future__ import annotations
@@ -108,6 +109,13 @@ def different(wanted: Mapping[str, int], actual: Mapping[str, int]) -> str:
     return ", ".join(
         f"{name} {actual[name]} (not {value})" for name, value in wanted.items() if actual[name] != value
     )
+
+
+def drift(wanted: Tuning, config: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    """The same of settings and sizes, and after what those of daemon.json apply."""
+    both = different({**wanted.config, **wanted.sizes}, {**config, **sizes})
+    after = "down" if different(wanted.sizes, sizes) else "upgrade"
+    return f"{both}; those of daemon.json apply after `{after}`" if both else ""
 
 
 def _object(key: str, value: Any, known: Any) -> dict[str, Any]:

@@ -116,8 +116,8 @@ class Control:
         self._lingering: Lingering | None = None
 
     @contextmanager
-    def _session(self, create: bool = True) -> Iterator[Session]:
-        with Session(self.settings, self.warn, create=create) as session:
+    def _session(self, create: bool = True, upgrading: bool = False) -> Iterator[Session]:
+        with Session(self.settings, self.warn, create=create, upgrading=upgrading) as session:
             self._commands += 1
             if self._commands > 1:  # a command line gives one, and leaves the file whole
                 self._lingering = session.store.linger(self._lingering)
@@ -627,9 +627,10 @@ class Control:
 
     def down(self) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state."""
-        from datapath.kernel import features, process
+        from datapath.kernel import process
 
-        features.require()
+        with self._dataplane():  # if it cannot be taken away, nothing is
+            pass
         failures: list[Exception] = []
         shims = {c.shim_pid: process.start_time(c.shim_pid) for c in self.containers()}
         for container in self.containers():
@@ -664,6 +665,16 @@ class Control:
             step()
         except (DatapathError, ExceptionGroup) as error:
             failures.append(error)
+
+    def upgrade(self) -> bool:
+        """The packet programs of this version in place of those that are loaded; False: there was nothing to do."""
+        from datapath.kernel import features
+
+        features.require()
+        if not Store.exists(self.settings.state_dir):
+            return False
+        with self._session(create=False, upgrading=True) as session:
+            return session.upgrade()
 
     def doctor(self) -> list[Finding]:
         """What is not as promised. Takes no lock, changes nothing."""

@@ -21,6 +21,7 @@ from datapath.diagnose_kinds import (
     GATEWAY,
     MAC,
     MTU,
+    OUTDATED,
     PAIR,
     PROGRAMS,
     RENAMED,
@@ -119,6 +120,10 @@ def _programs(settled: Settled) -> Iterator[Finding]:
         yield Finding(PROGRAMS, "packet programs", f"{len(programs.missing)} pins are missing: {shown}")
     for pin, why in programs.broken.items():
         yield Finding(UNREADABLE, f"pin {pin}", why, (pin,))
+    if programs.upgrading:
+        yield Finding(UNFINISHED, "packet programs", "they were being replaced")
+    if programs.outdated:
+        yield Finding(OUTDATED, "packet programs", "they are of another version")
     if programs.settings:
         yield Finding(SETTINGS, "packet programs", programs.settings)
 

@@ -24,7 +24,14 @@ UNREADABLE = Kind(
     "commands cannot tell the packet programs anything",
     "the version of datapath that pinned it; or remove every pin, then `datapathctl reconcile`",
 )
-SETTINGS = Kind("settings", "daemon.json says other limits than are in force", _DOWN)
+OUTDATED = Kind(
+    "outdated", "packets pass as in that version; what is new does not work", "`datapathctl upgrade`"
+)
+SETTINGS = Kind(
+    "settings",
+    "daemon.json says other limits than are in force",
+    f"`datapathctl upgrade`; of table sizes: {_DOWN}",
+)
 GATEWAY = Kind("gateway", "the host and its containers on this network do not reach each other", _ANY)
 FOREIGN_DEVICE = Kind(
     "foreign-device",

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from datapath import diagnose
 from datapath.config import DaemonConfig, Settings
-from datapath.config_tuning import Tuning, different
+from datapath.config_tuning import Tuning, drift
 from datapath.diagnose_kinds import BUSY, LEFTOVER, STORE
 from datapath.errors import DatapathError
 from datapath.kernel import observe, process, sysctl
@@ -117,12 +117,12 @@ def _programs(settings: Settings, tuning: Tuning | None, indexes: Iterable[int])
     from dataclasses import replace
 
     found = observe.programs(settings.bpffs, indexes)
-    if tuning is None or found.missing or found.broken:
+    if tuning is None or found.missing or found.broken or found.outdated:
         return found
     with Dataplane(settings.bpffs, setup=Setup(tuning.config, tuning.sizes)) as loaded:
         actual = loaded.setup()
-    drift = different({**tuning.config, **tuning.sizes}, {**actual.config, **actual.sizes})
-    return replace(found, settings=f"they were loaded with other settings: {drift}") if drift else found
+    other = drift(tuning, actual.config, actual.sizes)
+    return replace(found, settings=f"they were loaded with other settings: {other}") if other else found
 
 
 def _folders(settings: Settings) -> frozenset[str]:

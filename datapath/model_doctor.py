@@ -52,7 +52,8 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Programs:
     """What is pinned. `attached`: (hook, ifindex) where our program really runs; `sockets`: the socket hooks that
-    do; `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used."""
+    do; `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used;
+    `outdated`: they are of another version; `upgrading`: an upgrade was not finished."""
 
     mounted: bool = False
     pinned: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -63,6 +64,8 @@ class Programs:
     foreign: frozenset[str] = frozenset()
     broken: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
+    outdated: bool = False
+    upgrading: bool = False
     flood_rate: int = 0
 
     @property

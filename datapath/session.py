@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from datapath import drivers, entries, forwarding, model, recovery
 from datapath.config import DaemonConfig, Settings
-from datapath.config_tuning import different
+from datapath.config_tuning import different, drift
 from datapath.drivers.context import Context
 from datapath.errors import DatapathError, KernelError
 from datapath.model import Container, Endpoint, HostFacts, Network, PortMapping
@@ -55,14 +55,22 @@ def sandbox_key(state: State, sandbox_id: str) -> str | None:
 
 class Session:
     """Use as a context manager. `warn` is told what was mended, one line each. Without `create` there has to be a
-    store already."""
+    store already. `upgrading`: nobody has to be told that the programs are of another version."""
 
-    def __init__(self, settings: Settings, warn: Callable[[str], None], *, create: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        warn: Callable[[str], None],
+        *,
+        create: bool = True,
+        upgrading: bool = False,
+    ) -> None:
         from datapath.kernel import features
 
         features.require()  # before files are read that only root may read
         self.settings = settings
         self.warn = warn
+        self._upgrading = upgrading
         self.config = DaemonConfig.load(settings)
         self.context = Context(settings, self.config.datapath)
         self.store = Store(settings.state_dir, create=create)
@@ -75,6 +83,7 @@ class Session:
             stack.enter_context(self.store.lock())
             stack.enter_context(self.context)
             self.state = self.store.load()
+            self._finish_upgrade()
             self._compare_setup()
             recovery.recover(self)
             self._stack = stack.pop_all()
@@ -188,7 +197,7 @@ class Session:
         if dataplane is None:
             return
         rules = any(mapping.filter for e in self.state.endpoints.values() for mapping in e.ports)
-        wanted = rules or bool(dataplane.config[0].flood_rate)
+        wanted = rules or dataplane.limits_floods
         for uplink in self.observed.uplinks:
             if not wanted:
                 dataplane.detach_xdp(uplink.ifindex)
@@ -214,18 +223,42 @@ class Session:
             dataplane.detach("from_loopback", LOOPBACK)
             dataplane.devices.pop(key)
 
+    def _finish_upgrade(self) -> None:
+        """One that was cut short."""
+        from datapath.kernel import upgrade
+
+        if not upgrade.pending(self.settings.bpffs):
+            return
+        loaded = self.context.loaded
+        if loaded is not None and upgrade.finish(loaded):
+            self.warn("the packet programs were being replaced: done")
+
     def _compare_setup(self) -> None:
-        """Settings that came after the programs were loaded."""
+        """A version, and settings, that came after the programs were loaded."""
+        loaded = self.context.loaded
+        if loaded is None or self._upgrading:
+            return
+        if loaded.outdated:
+            self.warn("the packet programs are of another version: `datapathctl upgrade` replaces them")
+            return
+        actual = loaded.setup()
+        if found := drift(self.config.datapath, actual.config, actual.sizes):
+            self.warn(f"the packet programs were loaded with other settings: {found}")
+
+    def upgrade(self) -> bool:
+        """The packet programs of this version, with the settings of now, in place of those that are loaded.
+        False: they are these."""
+        from datapath.kernel import upgrade
+
         loaded = self.context.loaded
         if loaded is None:
-            return
-        wanted, actual = self.config.datapath, loaded.setup()
-        found = different({**wanted.config, **wanted.sizes}, {**actual.config, **actual.sizes})
-        if found:
-            self.warn(
-                f"the packet programs were loaded with other settings: {found}; "
-                "those of daemon.json apply after `down`"
-            )
+            return False
+        if not loaded.outdated and not different(self.config.datapath.config, loaded.setup().config):
+            return False
+        upgrade.prepare(loaded)
+        upgrade.finish(loaded)
+        self.refresh_xdp()
+        return True
 
     def reserve_ports(self) -> None:
         """Takes published ports off the kernel's choice of ports for sockets that do not care.

@@ -56,7 +56,7 @@ struct bpf_test_run_opts {
 };
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; ...; };
 struct bpf_tc_opts { size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority; ...; };
-struct bpf_map_info { __u32 type; __u32 id; __u32 key_size; __u32 value_size; __u32 max_entries; ...; };
+struct bpf_map_info { __u32 type; __u32 key_size; __u32 value_size; __u32 max_entries; __u32 map_flags; ...; };
 /* What a tc program sees; test runs set a few of its fields. */
 struct __sk_buff { __u32 len; __u32 pkt_type; __u32 mark; __u32 ingress_ifindex; __u32 ifindex; __u32 gso_size; ...; };
 
@@ -71,6 +71,10 @@ int bpf_map__fd(const struct bpf_map *map);
 int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 __u32 bpf_map__max_entries(const struct bpf_map *map);
+int bpf_map__type(const struct bpf_map *map);
+__u32 bpf_map__key_size(const struct bpf_map *map);
+__u32 bpf_map__value_size(const struct bpf_map *map);
+__u32 bpf_map__map_flags(const struct bpf_map *map);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 const char *bpf_program__name(const struct bpf_program *prog);
 int bpf_program__fd(const struct bpf_program *prog);

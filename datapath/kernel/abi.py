@@ -216,6 +216,7 @@ DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
 OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
 ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
 ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
+SweepOrder = _enum(enum.IntEnum, "SweepOrder", _elements("sweep_order"))
 # Two names for one number would make one an alias: the bounds are not reasons.
 _reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}
 DROP_FIRST = _reasons["DROP_FIRST"]

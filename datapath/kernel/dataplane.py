@@ -2,8 +2,8 @@
 """The packet programs of one host: loaded, pinned, attached; and their maps.
 
 Everything is pinned below one folder of a bpffs and works without any process:
-``maps/NAME``, ``programs/NAME``, ``links/HOOK-IFINDEX``. Each step may be the last of a killed process: opening
-again completes what is missing.
+``maps/NAME``, ``programs/NAME``, ``links/HOOK-IFINDEX``; and a mark that says of which version they are. Each step
+may be the last of a killed process: opening again completes what is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, cgroup, libbpf, links, netns, syscalls, sysctl
+from datapath.kernel import abi, cgroup, libbpf, links, netns, syscalls, sysctl, version
 
 BPF_FS_MAGIC = 0xCAFE4A11
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
@@ -107,8 +107,11 @@ OBJECT_FILES = {
 CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 
 SAMPLE = 64
+# Where the programs of an upgrade wait (see upgrade.py).
+NEXT = "next"
 _SWEEPER_TRIES = 2000  # a millisecond apart: under load the kernel can be out of this memory for a while
 _DETACH_PATIENCE = 2.0  # seconds
+_NOT_PINNED = "it is not pinned: run the command again to load it; of another version: `datapathctl upgrade`"
 
 
 def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
@@ -163,7 +166,7 @@ class Dataplane:
         """Loads, pins and attaches everything, unless it is there. Raises KernelError and its kinds.
 
         What is there in part only is begun afresh: programs without one of their maps' pins cannot be told
-        anything any more.
+        anything any more. Those of another version are used as they are, if their maps are laid out as ours.
         """
         self = cls(bpffs, attach_mode, setup, group)
         try:
@@ -173,10 +176,13 @@ class Dataplane:
                 for folder in ("maps", "programs"):
                     (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for name in OBJECT_FILES:
-                    self._load(name)
+                    self.load(name, bpffs / "programs", bpffs / "maps")
+                mark = version.installed().mark  # the last: without it nothing counts as loaded
+                libbpf.pin(self._program(SWEEPER), bpffs / "programs" / mark)
+            version.check(bpffs)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
-            self._start_sweeper()
+            self.start_sweeper(self._program(SWEEPER))
         except BaseException:
             self.close()
             raise
@@ -184,14 +190,27 @@ class Dataplane:
 
     @staticmethod
     def is_complete(bpffs: Path) -> bool:
-        """Every program and every map is pinned."""
+        """Every program and every map is pinned; of another version, which has its own, those that it left."""
+        pinned = _pinned(bpffs / "programs")
+        found = version.marked(pinned)
+        if found is None or found.objects != version.digest():
+            return found is not None
         programs = {program for names in OBJECT_FILES.values() for program in names}
-        return programs <= _pinned(bpffs / "programs") and MAPS.keys() <= _pinned(bpffs / "maps")
+        return programs <= pinned and MAPS.keys() <= _pinned(bpffs / "maps")
+
+    @property
+    def outdated(self) -> bool:
+        """The programs are of another version, older or newer."""
+        found = version.marked(_pinned(self.root / "programs"))
+        return found is not None and found.objects != version.digest()
 
     @classmethod
     def find(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane | None:
-        """The one that is there; None: nothing was ever loaded."""
-        return cls(bpffs, attach_mode) if (bpffs / "maps" / "counters").exists() else None
+        """The one that is there; None: nothing was ever loaded. KernelError: its maps are laid out otherwise."""
+        if not (bpffs / "maps" / "counters").exists():
+            return None
+        version.check(bpffs)
+        return cls(bpffs, attach_mode)
 
     def close(self) -> None:
         for fd in self._fds.values():
@@ -218,7 +237,8 @@ class Dataplane:
             self.root.mkdir(parents=True, exist_ok=True)
             _mount_bpffs(self.root)
 
-    def _load(self, name: str) -> None:
+    def load(self, name: str, programs_folder: Path, config_folder: Path) -> None:
+        """Loads one object file with the pinned maps, and pins what is its own in these folders."""
         first, last = nat_ports(_ephemeral())
         config = abi.config(
             netns_cookie=netns.cookie(),
@@ -231,10 +251,10 @@ class Dataplane:
             abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes=self._sizes()
         )
         try:
-            if not (self.root / "maps" / "config").exists():
-                libbpf.pin(maps["config"], self.root / "maps" / "config")
+            if not (config_folder / "config").exists():
+                libbpf.pin(maps["config"], config_folder / "config")
             for program in programs:
-                path = self.root / "programs" / program.name
+                path = programs_folder / program.name
                 if not path.exists():
                     libbpf.pin(program.fd, path)
         finally:
@@ -244,11 +264,13 @@ class Dataplane:
     def _sizes(self) -> dict[str, int]:
         """As wanted, but for maps that are there: a load that was cut short goes on as it began."""
         sizes = dict(self._setup.sizes)
-        for name in sizes:
-            if name in MAPS and (self.root / "maps" / name).exists():
-                sizes[name] = self._map(name).max_entries
         if "conns" in sizes:
             sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the sweeper's queue once
+        for name in _pinned(self.root / "maps"):
+            fd = libbpf.get_pinned(self.root / "maps" / name)
+            if fd is not None:
+                sizes[name] = int(libbpf.map_info(fd, name).max_entries)
+                os.close(fd)
         return sizes
 
     def setup(self) -> Setup:
@@ -260,9 +282,9 @@ class Dataplane:
         )
 
     def attach_sockets(self) -> None:
-        """Attaches those of the socket hooks that are not pinned."""
-        pinned = _pinned(self.root / "links")
-        missing = [name for name in SOCKET_HOOKS if name not in pinned]
+        """Attaches those of the socket hooks that are not pinned, as far as there are programs for them."""
+        pinned, programs = _pinned(self.root / "links"), _pinned(self.root / "programs")
+        missing = [name for name in SOCKET_HOOKS if name not in pinned and name in programs]
         if not missing:
             return
         group = str(self._group or cgroup.mount_point())
@@ -277,10 +299,11 @@ class Dataplane:
         finally:
             os.close(fd)
 
-    def _start_sweeper(self) -> None:
-        """Starts the timer that ends connections; one that runs stays as it is."""
+    @staticmethod
+    def start_sweeper(program: int, order: int = 0) -> None:
+        """Starts the timer that ends connections; one that runs stays as it is, unless `order` says otherwise."""
         for _ in range(_SWEEPER_TRIES):
-            if libbpf.test_run(self._program(SWEEPER), bytes(64)).verdict == 0:
+            if libbpf.test_run(program, bytes(64), mark=order).verdict == 0:
                 return
             time.sleep(0.001)
         raise KernelError("start", "the timer that ends connections", errno.ENOMEM)
@@ -299,7 +322,7 @@ class Dataplane:
             self.root.rmdir()
 
     def _unpin(self) -> None:
-        for folder in ("links", "programs", "maps"):
+        for folder in (NEXT, "links", "programs", "maps"):
             path = self.root / folder
             if path.is_dir():
                 for entry in path.iterdir():
@@ -318,9 +341,7 @@ class Dataplane:
         if name not in self._maps:
             fd = libbpf.get_pinned(f"{self.root}/maps/{name}")
             if fd is None:
-                raise KernelError(
-                    "open map", name, detail="it is not pinned: run the command again to load it"
-                )
+                raise KernelError("open map", name, detail=_NOT_PINNED)
             self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
         return self._maps[name]
 
@@ -328,14 +349,23 @@ class Dataplane:
         """Reason -> (packets, bytes) over all CPUs."""
         sums = {}
         for reason in abi.Reason:
-            copies = self.counters[int(reason)]
+            copies = self.counters.get(int(reason), ())  # programs that are older have fewer
             sums[reason.name] = (sum(c.packets for c in copies), sum(c.bytes for c in copies))
         return sums
 
     def fill(self, names: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
         """Map -> (entries, most) of every map that can run full, or of these."""
-        wanted = tuple(names) or [name for name, (key, _) in MAPS.items() if key]
+        pinned = _pinned(self.root / "maps")
+        wanted = tuple(names) or [name for name, (key, _) in MAPS.items() if key and name in pinned]
         return {name: (self._map(name).count(), self._map(name).max_entries) for name in wanted}
+
+    @property
+    def limits_floods(self) -> bool:
+        """Which needs XDP. Of settings that are another version's nothing is known: as it is."""
+        try:
+            return bool(self.config[0].flood_rate)
+        except KernelError:
+            return any(name.startswith(XDP_HOOK) for name in _pinned(self.root / "links"))
 
     def events(self, handler: Callable[[Any], None]) -> int:
         """Hands every waiting sampled drop (abi.event) to the handler."""
@@ -353,9 +383,7 @@ class Dataplane:
         if name not in self._fds:
             fd = libbpf.get_pinned(f"{self.root}/programs/{name}")
             if fd is None:
-                raise KernelError(
-                    "open program", name, detail="it is not pinned: run the command again to load it"
-                )
+                raise KernelError("open program", name, detail=_NOT_PINNED)
             self._fds[name] = fd
         return self._fds[name]
 

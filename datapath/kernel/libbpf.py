@@ -64,6 +64,14 @@ def get_pinned(path: Path | str) -> int | None:
     raise _error("open pin", str(path), fd)
 
 
+def map_info(fd: int, name: str) -> Any:
+    """What the kernel says of a map: struct bpf_map_info."""
+    info = ffi.new("struct bpf_map_info *")
+    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_map_info"))
+    _check(lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect map", name)
+    return info
+
+
 class Map(MutableMapping[Any, Any]):
     """A BPF map as a mapping of abi.h's types. Owns its fd.
 
@@ -71,9 +79,7 @@ class Map(MutableMapping[Any, Any]):
     """
 
     def __init__(self, fd: int, name: str, key: str | None, value: str) -> None:
-        info = ffi.new("struct bpf_map_info *")
-        size = ffi.new("__u32 *", ffi.sizeof("struct bpf_map_info"))
-        _check(lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect map", name)
+        info = map_info(fd, name)
         self.fd, self.name, self.max_entries = fd, name, int(info.max_entries)
         self._key = abi.layout(key) if key else None
         self._value = abi.layout(value)
@@ -82,7 +88,9 @@ class Map(MutableMapping[Any, Any]):
         if info.key_size != self._key_size or info.value_size != self._value.size:
             os.close(fd)
             raise KernelError(
-                "open map", name, detail="its layout is another version's; use that version to take it down"
+                "open map",
+                name,
+                detail="its layout is another version's: use that one, or `datapathctl upgrade`",
             )
 
     def close(self) -> None:
@@ -321,9 +329,31 @@ def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str
             if name in sizes:
                 _check(lib.bpf_map__set_max_entries(m, sizes[name]), "size map", name)
             if pins:
+                _compare(m, name, pins)
                 _check(lib.bpf_map__set_pin_path(m, os.fsencode(pins / name)), "pin map", name)
         m = lib.bpf_object__next_map(obj, m)
     return maps
+
+
+def _compare(m: Any, name: str, pins: Path) -> None:
+    """KernelError if a map of that name is pinned with another layout."""
+    fd = get_pinned(pins / name)
+    if fd is None:
+        return
+    try:
+        info = map_info(fd, name)
+    finally:
+        os.close(fd)
+    actual = (info.type, info.key_size, info.value_size, info.map_flags)
+    wanted = (
+        lib.bpf_map__type(m),
+        lib.bpf_map__key_size(m),
+        lib.bpf_map__value_size(m),
+        lib.bpf_map__map_flags(m),
+    )
+    if actual != wanted:
+        detail = "it is laid out as in another version: use that one, or its `down`"
+        raise KernelError("use map", name, detail=detail)
 
 
 def _load_error(path: Path, result: int, log: str) -> KernelError:
@@ -359,6 +389,15 @@ def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
     fd: int = lib.link_create(program_fd, cgroup_fd, attach_type, 0)
     return _check(fd, "attach to", "the control group")
+
+
+def update_link(link_fd: int, program_fd: int) -> bool:
+    """Gives a link another program, between two packets; False: what it was attached to is gone."""
+    result = lib.bpf_link_update(link_fd, program_fd, ffi.NULL)
+    if result in (-errno.ENOLINK, -errno.ENODEV):
+        return False
+    _check(result, "replace the program of", "a link")
+    return True
 
 
 def _tc(ifindex: int, point: int, handle: int, priority: int) -> tuple[Any, Any]:
@@ -440,10 +479,11 @@ def test_run(
     gso_size: int = 0,
     repeat: int = 1,
     flags: int = 0,
+    mark: int = 0,
 ) -> Run:
     """Runs a tc program once (or `repeat` times) on a packet, Ethernet header first; `flags`: BPF_F_TEST_*."""
     ctx = ffi.new("struct __sk_buff *")
-    ctx.ifindex, ctx.ingress_ifindex, ctx.gso_size = ifindex, ingress_ifindex, gso_size
+    ctx.ifindex, ctx.ingress_ifindex, ctx.gso_size, ctx.mark = ifindex, ingress_ifindex, gso_size, mark
     out = ffi.new("char[]", len(packet) + 512)
     data = ffi.new("char[]", packet)
     opts = _opts("bpf_test_run_opts")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import abi, facts, libbpf, netns
+from datapath.kernel import abi, facts, libbpf, netns, version
 from datapath.kernel.dataplane import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
     HOOKS,
     MAPS,
+    NEXT,
     OBJECT_FILES,
     SOCKET_HOOKS,
     Dataplane,
@@ -83,13 +84,26 @@ def programs(bpffs: Path, indexes: Iterable[int]) -> Programs:
     wanted = [f"programs/{name}" for names in OBJECT_FILES.values() for name in names]
     missing = [pin for pin in (*wanted, *(f"maps/{name}" for name in MAPS)) if not (bpffs / pin).exists()]
     broken: dict[str, str] = {}
-    maps, flood_rate = _maps(bpffs, pinned["maps"], broken)
-    own = _program_ids(bpffs, pinned["programs"], broken)
+    outdated = Dataplane(bpffs).outdated
+    if version.marked(pinned["programs"]) is None:
+        missing.append("programs/version")
+    maps: dict[str, Any] = {}
+    flood_rate = 0
+    try:
+        version.check(bpffs)
+        maps, flood_rate = _maps(bpffs, pinned["maps"] - ({"config"} if outdated else set()), broken)
+    except KernelError as error:
+        broken["programs"] = str(error)
+    own = {name: {number} for name, number in _program_ids(bpffs / "programs", broken).items()}
+    for name, number in _program_ids(bpffs / NEXT, broken).items():
+        own.setdefault(name, set()).add(number)  # in the middle of an upgrade
     attached, sockets, foreign = _links(bpffs, pinned["links"], own, broken)
     return Programs(
         mounted=True,
         pinned=pinned,
-        missing=tuple(missing),
+        missing=() if outdated else tuple(missing),
+        outdated=outdated,
+        upgrading=(bpffs / NEXT).exists(),
         maps=maps,
         attached=frozenset(attached | _filters(own, indexes)),
         sockets=frozenset(sockets),
@@ -137,17 +151,17 @@ def _row(name: str, key: Any, value: Any) -> tuple[Any, Any]:
     return key, value
 
 
-def _program_ids(bpffs: Path, names: frozenset[str], broken: dict[str, str]) -> dict[str, int]:
+def _program_ids(folder: Path, broken: dict[str, str]) -> dict[str, int]:
     found = {}
-    for name in names:
-        with _pin(bpffs / "programs" / name, broken) as fd:
+    for name in _names(folder) - {"config", "moving"}:
+        with _pin(folder / name, broken) as fd:
             if fd is not None:
                 found[name] = libbpf.program_id(fd)
     return found
 
 
 def _links(
-    bpffs: Path, names: frozenset[str], own: Mapping[str, int], broken: dict[str, str]
+    bpffs: Path, names: frozenset[str], own: Mapping[str, set[int]], broken: dict[str, str]
 ) -> tuple[set[tuple[str, int]], set[str], set[str]]:
     """Attachments to devices; socket hooks; pins with another's program."""
     attached: set[tuple[str, int]] = set()
@@ -155,12 +169,12 @@ def _links(
     foreign: set[str] = set()
     for name in names:
         hook, _, number = name.rpartition("-")
-        program = own.get(name if name in SOCKET_HOOKS else hook)
+        programs = own.get(name if name in SOCKET_HOOKS else hook, set())
         with _pin(bpffs / "links" / name, broken) as fd:
             if fd is None:
                 continue
             runs, target = libbpf.link_info(fd)
-        if program is None or runs != program:
+        if runs not in programs:
             foreign.add(name)
         elif name in SOCKET_HOOKS:
             sockets.update([name] if target else [])
@@ -169,12 +183,12 @@ def _links(
     return attached, sockets, foreign
 
 
-def _filters(own: Mapping[str, int], indexes: Iterable[int]) -> set[tuple[str, int]]:
+def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[str, int]]:
     found = set()
     for index in indexes:
         for hook, points in HOOKS.items():
             running = libbpf.clsact_program(index, points.clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
-            if running and running == own.get(hook):
+            if running and running in own.get(hook, ()):
                 found.add((hook, index))
     return found
 

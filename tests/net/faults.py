@@ -33,6 +33,7 @@ _BPF = {
     "bpf_map_update_batch": errno.ENOMEM,
     "bpf_map_delete_batch": errno.ENOMEM,
     "link_create": errno.ENOMEM,
+    "bpf_link_update": errno.ENOMEM,
     "bpf_tc_hook_create": errno.ENOMEM,
     "bpf_tc_hook_destroy": errno.EPERM,
     "bpf_tc_attach": errno.ENOMEM,

@@ -11,6 +11,7 @@ The suite runs a sample, spread by a fixed seed; DATAPATH_LONG=1 all cases, and 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -135,6 +136,13 @@ def damaged(host: Host) -> None:
     (host.folder / f"run/containers/{'e' * 64}").mkdir()
 
 
+def other_settings(host: Host) -> None:
+    """Programs that are loaded with the settings of daemon.json are others."""
+    host.ctl("upgrade")
+    known = json.loads(host.config.read_text()).get("datapath", {}).get("timeouts", {}).get("udp", 180)
+    host.configure({"datapath": {"timeouts": {"udp": known + 1}}})
+
+
 NOBODY = "_exited nobody 0"  # the smallest command that changes something, if there is something to change
 PORTS = "-p 8085:80,deny=198.51.100.9 -p 40010:80"
 OPERATIONS = {
@@ -176,6 +184,9 @@ OPERATIONS = {
         alive,
     ),
     "icc of daemon.json": Operation(NOBODY, icc_off, lambda h: True),
+    "upgrade": Operation(
+        "upgrade", other_settings, lambda h: h.try_ctl("doctor").returncode == 0, next="upgrade"
+    ),
     "reconcile": Operation("reconcile", damaged, lambda h: True, alive, "reconcile"),
 }
 # Killed at more steps also in the sample.
@@ -289,6 +300,7 @@ def test_s30_a_fault_at_any_step_loses_nothing(
             world.try_ctl("reconcile")
         cases[kind] += 1
     world.configure({})
+    world.ctl("upgrade")
     assert not problems, "\n".join(problems)
 
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of which version the packet programs are that are pinned, and whether their maps can be understood.
+
+A bpffs holds nothing but pins, so this is the name of one: ``programs/version-OBJECTS-LAYOUT``. It goes with the
+programs that it is about, and costs a command one listing of a folder and one small file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from datapath.errors import KernelError
+from datapath.kernel import abi
+
+_PREFIX = "version-"
+# What two versions may have otherwise: settings are each load's own, and reasons are only ever appended.
+_OWN = re.compile(r"(struct config|enum reason) \{.*?\};", re.S)
+
+
+class Version(NamedTuple):
+    """Digests: of the object files, and of how abi.h lays out what lies in maps."""
+
+    objects: str
+    layout: str
+
+    @property
+    def mark(self) -> str:
+        return f"{_PREFIX}{self.objects}-{self.layout}"
+
+
+def is_mark(name: str) -> bool:
+    return name.startswith(_PREFIX)
+
+
+def digest() -> str:
+    """Of this version's object files, as the build has written it down."""
+    return (abi.OBJECTS / "digest").read_text().strip()
+
+
+def installed() -> Version:
+    """This version."""
+    text = re.sub(r"/\*.*?\*/", "", (abi.OBJECTS / "abi.h").read_text(), flags=re.S)
+    words = " ".join(_OWN.sub("", text).split())
+    return Version(digest(), hashlib.sha256(words.encode()).hexdigest()[:16])
+
+
+def marked(names: Iterable[str]) -> Version | None:
+    """What the mark among these pins says; None: there is none. Of two, while one takes the other's place, that
+    of this version is no evidence."""
+    found = [Version(*name.removeprefix(_PREFIX).split("-")) for name in names if is_mark(name)]
+    return min(found, key=lambda version: (version.objects == digest(), version), default=None)
+
+
+def check(bpffs: Path) -> None:
+    """KernelError if the maps that are pinned mean something else to this version."""
+    try:
+        found = marked(os.listdir(bpffs / "programs"))
+    except FileNotFoundError:
+        return
+    if found is not None and found.objects != digest() and found.layout != installed().layout:
+        raise KernelError(
+            "use",
+            "the packet programs",
+            detail="their maps are laid out as in another version: use that one, or its `down`",
+        )

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30: another version's packet programs take the place of those that run, while packets pass.
+
+The other version is this one with a sweeper that comes half as often: its objects differ, and one can see which
+of the two sweepers is at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from datapath.kernel import abi, libbpf
+from tests.net import faults, forked, look
+from tests.net.lab import HOST, TREE, Host, eventually, reaches
+
+OBJECTS = "DATAPATH_TEST_OBJECTS"
+OLD = "the packet programs are of another version: `datapathctl upgrade` replaces them"
+
+# Answers every line with a line, for as long as both sides like.
+TALKER = """
+import socket, threading
+server = socket.create_server(("", 80), backlog=64)
+def serve(connection):
+    while data := connection.recv(65536):
+        connection.sendall(data)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+# Sends and awaits a line at a time until its standard input ends; prints how many came back.
+CALLER = """
+import select, socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+connection.settimeout(3)
+print("ready", flush=True)
+count = 0
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    connection.sendall(b"x" * 3000)
+    left = 3000
+    while left:
+        left -= len(connection.recv(left))
+    count += 1
+print(count)
+"""
+
+
+def use_objects() -> None:
+    """In the forked datapathctl: it is of the version whose objects these are."""
+    abi.OBJECTS = Path(os.environ.get(OBJECTS, abi.OBJECTS))
+
+
+class Version(NamedTuple):
+    folder: Path
+
+    def write_digest(self) -> None:
+        """As the build does."""
+        whole = hashlib.sha256()
+        for path in sorted([*self.folder.glob("*.bpf.o"), self.folder / "abi.h"]):
+            whole.update(path.read_bytes())
+        (self.folder / "digest").write_text(whole.hexdigest()[:16] + "\n")
+
+
+def built(folder: Path, name: str, **edits: tuple[str, str]) -> Version:
+    """This version's objects, but for one, if any, that is compiled again from edited sources (file: before,
+    after)."""
+    made = Version(folder / "objects")
+    shutil.copytree(TREE / "bpf", folder / "bpf")
+    shutil.copytree(abi.OBJECTS, made.folder)
+    for stem, (before, after) in edits.items():
+        (path,) = (folder / "bpf").glob(f"{stem}.*")
+        text = path.read_text()
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, after))
+    if name:
+        compiled = made.folder / f"{name}.bpf.o"
+        shown = subprocess.run(
+            ["make", "-n", "-B", f"datapath/objects/{name}.bpf.o"], cwd=TREE, capture_output=True, text=True
+        )
+        (line,) = (line for line in shown.stdout.splitlines() if f"-c bpf/{name}.bpf.c" in line)
+        line = line.replace(f"datapath/objects/{name}.bpf.o.tmp", str(compiled))
+        subprocess.run(line, shell=True, cwd=folder, check=True, timeout=60)
+    shutil.copy(folder / "bpf" / "abi.h", made.folder)
+    made.write_digest()
+    return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def versions() -> Iterator[None]:
+    forked.in_child.extend([use_objects, faults.install])
+    yield
+    forked.in_child.clear()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    return built(
+        tmp_path_factory.mktemp("other"), "sweep_conns", sweep_conns=("(SECOND / 10)", "(SECOND / 5)")
+    )
+
+
+def furnished(make_host: Callable[..., Host], attach: str) -> Host:
+    """`web` has rules, so that there is XDP too."""
+    host = make_host(attach=attach)
+    host.preloaded = True
+    host.run("web", "-p 8081:80,deny=198.51.100.9", ["python3", "-c", TALKER])
+    host.run("peer")
+    with eventually() as until:
+        until(lambda: host.outside.try_(["bash", "-c", f"</dev/tcp/{HOST}/8081"]).returncode == 0)
+    return host
+
+
+def as_version(host: Host, version: Version | None) -> None:
+    assert host.env is not None
+    host.env.pop(OBJECTS, None)
+    if version:
+        host.env[OBJECTS] = str(version.folder)
+
+
+def running(host: Host) -> dict[str, set[int]]:
+    """Hook -> the numbers of the programs that run, as links or as filters."""
+    found: dict[str, set[int]] = {}
+    for path in (host.bpffs / "datapath" / "links").iterdir():
+        with opened(path) as fd:
+            found.setdefault(re.sub(r"-\d+$", "", path.name), set()).add(libbpf.link_info(fd)[0])
+    devices = " ".join(look.devices(host.sh))
+    each = f"for d in {devices}; do for s in ingress egress; do tc filter show dev $d $s; done; done"
+    shown = host.sh(["sh", "-c", each])
+    for number, name in re.findall(r" id (\d+) name (\w+)", shown):
+        found.setdefault(name, set()).add(int(number))
+    return found
+
+
+def pinned(host: Host) -> set[int]:
+    found = set()
+    for path in (host.bpffs / "datapath" / "programs").iterdir():
+        with opened(path) as fd:
+            found.add(libbpf.program_id(fd))
+    return found
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = libbpf.get_pinned(path)
+    assert fd is not None
+    yield fd
+    os.close(fd)
+
+
+def ticks(host: Host) -> float:
+    """How often a second the sweeper comes."""
+    times = set()
+    with opened(host.bpffs / "datapath" / "maps" / "sweepers") as fd:
+        sweepers = libbpf.Map(os.dup(fd), "sweepers", None, "sweeper")
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            times.add(sweepers[0].ticked)
+            time.sleep(0.005)
+        sweepers.close()
+    ordered = sorted(times)
+    gaps = sorted(after - before for before, after in itertools.pairwise(ordered))
+    assert gaps, "the sweeper does not come any more"
+    return float(1e9 / gaps[len(gaps) // 2])
+
+
+@contextlib.contextmanager
+def traffic(host: Host) -> Iterator[None]:
+    """Pings from the host and from a neighbour, a connection to the published port from outside, one from the
+    host through the socket hooks, one of a container to outside. All of it comes through."""
+    address = host.address("web")
+    ping, slower = (f"ping -n -q -i {seconds} {address}" for seconds in (0.001, 0.01))
+    peer = ["nsenter", "-t", str(host.process("peer")), "--net"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pings = [host.start(ping, **pipes), host.start([*peer, *slower.split()], **pipes)]
+    caller = ["python3", "-c", CALLER]
+    callers = [
+        host.outside.start([*caller, HOST, "8081"], stdin=subprocess.PIPE, **pipes),
+        host.start([*caller, "127.0.0.1", "8081"], stdin=subprocess.PIPE, **pipes),
+        host.start([*peer, *caller, HOST, "8081"], stdin=subprocess.PIPE, **pipes),
+    ]
+    for process in callers:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield
+    for process in callers:
+        said, wrong = process.communicate("", timeout=10)
+        assert process.returncode == 0 and int(said) > 20, wrong
+    for process in pings:
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=10)
+        sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0])
+        assert sent > 50 and sent - received <= 1, said  # the last one may still be on its way
+
+
+@pytest.mark.parametrize(("attach", "times"), [("auto", 5), ("clsact", 1)])
+def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
+    make_host: Callable[..., Host], other: Version, attach: str, times: int
+) -> None:
+    """By links and by filters: left to itself a host has both."""
+    world = furnished(make_host, attach)
+    before = world.drops()
+    with traffic(world):
+        for _ in range(times):
+            for version in (other, None):
+                was, as_pinned = running(world), pinned(world)
+                as_version(world, version)
+                assert "replaced" in world.ctl("upgrade")
+                now = running(world)
+                assert now.keys() == was.keys()
+                assert all(len(ids) == 1 and not ids & was[hook] for hook, ids in now.items())
+                assert not pinned(world) & as_pinned
+    assert {"from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink"} < now.keys()
+    assert sum(world.drops().values()) - sum(before.values()) == 0
+    assert world.ctl("doctor") == "Everything is as promised."
+    assert not (world.bpffs / "datapath" / "next").exists()
+    assert world.ctl("upgrade") == "There is nothing to replace."
+
+
+def test_s30_a_command_of_another_version_works_and_says_so(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    host = furnished(make_host, "auto")
+    assert ticks(host) > 7.5
+    as_version(host, other)
+    said = host.try_ctl("run -d --name more sleep 3600")
+    assert said.returncode == 0 and said.stderr.count(OLD) == 1 and len(said.stderr.splitlines()) == 1
+    assert reaches(host.try_, host.address("more"))
+    assert "packet programs: they are of another version" in host.try_ctl("doctor").stdout
+    numbers = pinned(host)
+    assert host.try_ctl("upgrade").stderr == ""
+    with eventually() as until:  # nothing holds the old ones: they are gone
+        until(lambda: not numbers & {p["id"] for p in json.loads(host.sh("bpftool -j prog show"))})
+    assert ticks(host) < 7.5, "the timer still runs the old sweeper"
+    assert host.try_ctl("rm -f more").stderr == ""
+    assert host.try_ctl("doctor").returncode == 0
+
+
+def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Callable[..., Host]) -> None:
+    host = furnished(make_host, "auto")
+    host.configure({"datapath": {"timeouts": {"udp": 33}}})
+    assert (
+        "timeout_udp 180 (not 33); those of daemon.json apply after `upgrade`"
+        in host.try_ctl("doctor").stdout
+    )
+    assert "replaced" in host.ctl("upgrade")
+    assert host.try_ctl("doctor").returncode == 0
+    host.configure({"datapath": {"timeouts": {"udp": 33}, "max-ports": 1024}})
+    assert host.ctl("upgrade") == "There is nothing to replace."
+    assert "apply after `down`" in host.try_ctl("doctor").stdout
+
+
+def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[..., Host]) -> None:
+    host = furnished(make_host, "tcx")
+    (endpoint,) = host.inspect("peer")["NetworkSettings"]["Networks"].values()
+    host.sh(f"ip link del veth{endpoint['EndpointID'][:7]}")
+    host.configure({"datapath": {"timeouts": {"udp": 33}}})
+    assert "replaced" in host.ctl("upgrade")
+    assert reaches(host.try_, host.address("web"))
+    host.ctl("reconcile")
+    assert host.try_ctl("doctor").returncode == 0
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["as abi.h says", "as only the object says"])
+def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
+    make_host: Callable[..., Host], tmp_path: Path, known: bool
+) -> None:
+    host = furnished(make_host, "auto")
+    policy = ("struct policy {\n", "struct policy {\n\t__u64 more;\n")
+    ports = ("__type(value, struct port)", "__type(value, struct conn)")
+    edits = {"abi": policy} if known else {"ports": ports}
+    edited = built(tmp_path / "edited", "" if known else "from_uplink", **edits)
+    before = (look.kernel_ids(host), look.pins(host), look.database(host))
+    as_version(host, edited)
+    line = host.refused("upgrade")
+    assert "another version" in line
+    if known:  # no other command may misread them, or take half of it away
+        for command in ("run -d sleep 3600", "stats", "ct ls", "down"):
+            assert host.refused(command) == line
+        assert "another version" in host.try_ctl("doctor").stdout
+    else:
+        assert "map ports" in line
+    assert (look.kernel_ids(host), look.pins(host), look.database(host)) == before
+    as_version(host, None)
+    assert host.try_ctl("doctor").returncode == 0
+
+
+def test_s30_an_upgrade_that_was_killed_or_failed_anywhere_is_completed_by_the_next_command(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """By one of either version; old and new programs work together until then. Before everything is loaded
+    there is nothing to complete: all is as it was."""
+    host = furnished(make_host, "auto")
+    as_version(host, other)
+    host.ctl("upgrade")
+    steps = faults.last().steps
+    begin(host, other, f"kill@{steps // 2}")
+    completed, nothing = [(host.ctl("_exited nobody 0"), faults.last().steps)[1] for _ in range(2)]
+    loading = steps - (completed - nothing)  # the others are those that the command after it has taken
+    assert 20 < loading < steps // 2
+    chosen = [loading // 2, loading - 3, *range(loading + 2, steps, (steps - loading) // 4), steps]
+    with traffic(host):
+        for at, number in enumerate(chosen):
+            kind = "error" if at % 3 == 2 else "kill"
+            before = pinned(host)
+            begin(host, other, f"{kind}@{number}")
+            what = f"{kind} at {number} of {steps} ({faults.last().step})"
+            assert faults.last().step, what
+            assert host.outside.try_(["bash", "-c", f"</dev/tcp/{HOST}/8081"]).returncode == 0, what
+            as_version(host, (other, None)[at % 2])
+            assert host.try_ctl("_exited nobody 0").returncode == 0, what
+            assert not (host.bpffs / "datapath" / "next").exists(), what
+            assert bool(pinned(host) & before) == (number < loading), what
+            assert all(len(ids) == 1 and ids <= pinned(host) for ids in running(host).values()), what
+            found = json_lines(host.try_ctl("doctor --json").stdout)
+            assert {row["Kind"] for row in found} <= {"outdated"}, f"{what}: {found}"
+
+
+def begin(host: Host, other: Version, fault: str) -> None:
+    """An upgrade to whichever version is not loaded, with a fault."""
+    as_version(host, None)
+    outdated = "outdated" in host.try_ctl("doctor --json").stdout
+    as_version(host, None if outdated else other)
+    assert host.env is not None
+    host.env[faults.VARIABLE] = fault
+    ended = host.try_ctl("upgrade")
+    del host.env[faults.VARIABLE]
+    assert ended.returncode and "internal error" not in ended.stderr, f"{fault}: {ended.stderr}"
+
+
+def json_lines(text: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in text.splitlines()]
