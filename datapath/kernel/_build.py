@@ -56,6 +56,7 @@ struct bpf_test_run_opts {
 };
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; ...; };
 struct bpf_tc_opts { size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority; ...; };
+struct bpf_prog_info { __u32 verified_insns; ...; };
 struct bpf_map_info { __u32 type; __u32 key_size; __u32 value_size; __u32 max_entries; __u32 map_flags; ...; };
 /* What a tc program sees; test runs set a few of its fields. */
 struct __sk_buff { __u32 len; __u32 pkt_type; __u32 mark; __u32 ingress_ifindex; __u32 ifindex; __u32 gso_size; ...; };
@@ -94,6 +95,7 @@ int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, vo
                          const struct bpf_map_batch_opts *opts);
 
 int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags);
+int program_query(int target_fd, int attach_type, __u32 *count);
 int bpf_link_update(int link_fd, int new_prog_fd, const struct bpf_link_update_opts *opts);
 
 int bpf_tc_hook_create(struct bpf_tc_hook *hook);
@@ -157,6 +159,11 @@ static int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags)
     LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = flags);
 
     return bpf_link_create(prog_fd, target_fd, (enum bpf_attach_type)attach_type, &opts);
+}
+
+static int program_query(int target_fd, int attach_type, __u32 *count)
+{
+    return bpf_prog_query(target_fd, (enum bpf_attach_type)attach_type, 0, NULL, NULL, count);
 }
 """
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from datapath.errors import NotSupportedError, PrivilegeError
-from datapath.kernel import cgroup
+from datapath.kernel import cgroup, netns
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h; the latter includes CAP_BPF
 
@@ -35,3 +35,23 @@ def _require_kernel() -> None:
     if "bpf" not in (line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()):
         raise NotSupportedError("the BPF file system (CONFIG_BPF_SYSCALL)")
     cgroup.mount_point()
+
+
+def has_tcx() -> bool:
+    """tcx links (since Linux 6.6); without them programs are attached as filters of clsact."""
+    from datapath.kernel import libbpf
+
+    return libbpf.has_tcx()
+
+
+def has_netkit() -> bool:
+    """netkit devices (since Linux 6.7), tried in a namespace that goes at once."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with netns.new() as probe, netns.enter(probe), IPRoute() as route:
+        try:
+            route.link("add", ifname="probe", kind="netkit")
+        except NetlinkError:
+            return False
+    return True

@@ -24,6 +24,7 @@ BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
 BPF_TC_F_REPLACE = 1
 BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
 
+_LOOPBACK = 1  # its index, in every namespace
 _LOG_SIZE = 16 << 20
 _BATCH = 8192
 
@@ -366,6 +367,21 @@ def _load_error(path: Path, result: int, log: str) -> KernelError:
     if lines and abs(result) in (errno.EACCES, errno.EINVAL, errno.E2BIG, errno.EPERM):
         return VerifierError(path.name.removesuffix(".bpf.o"), lines[-1].strip(), log)
     return _error("load", path.name, result)
+
+
+def verified_insns(program_fd: int) -> int:
+    """How many instructions the verifier looked at until it was content (since 5.16): its limit is a million."""
+    info = ffi.new("struct bpf_prog_info *")
+    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
+    _check(lib.bpf_obj_get_info_by_fd(program_fd, info, size), "inspect", "program")
+    return int(info.verified_insns)
+
+
+def has_tcx() -> bool:
+    """Whether programs can be attached by tcx: asks what is attached to the loopback device."""
+    count = ffi.new("__u32 *")
+    result = lib.program_query(_LOOPBACK, TCX_INGRESS, count)
+    return bool(result != -errno.EINVAL)
 
 
 def attach_tcx(program_fd: int, ifindex: int, attach_type: int) -> int:

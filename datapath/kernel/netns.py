@@ -53,6 +53,18 @@ def enter(netns: Netns) -> Iterator[None]:
         os.close(target)
 
 
+@contextlib.contextmanager
+def new() -> Iterator[int]:
+    """A namespace of the block's own; it is gone with the block, unless somebody else holds it by then."""
+    with enter(_OWN):
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        made = _open(_OWN)
+    try:
+        yield made
+    finally:
+        os.close(made)
+
+
 def _setns(fd: int, name: str) -> None:
     try:
         syscalls.setns(fd, syscalls.CLONE_NEWNET)

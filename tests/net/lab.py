@@ -24,7 +24,9 @@ DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))  # runs this tr
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
 # How programs are attached where a test does not say: `DATAPATH_ATTACH=clsact make test-net` is the whole layer again.
 ATTACH = os.environ.get("DATAPATH_ATTACH", "auto")
-TIMEOUT = 30.0  # seconds that any one command may take
+# How much longer everything may take: in an emulated machine ten times is little.
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+TIMEOUT = 30.0 * SLOWNESS  # seconds that any one command may take
 
 Words = str | Sequence[str]
 
@@ -209,7 +211,7 @@ def eventually(seconds: float = 5.0) -> Iterator[Callable[[Callable[[], Any]], A
     """`until(question)` asks until the answer is true, and returns it; AssertionError after so many seconds."""
 
     def until(question: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWNESS
         while not (answer := question()):
             assert time.monotonic() < deadline, "did not become true in time"
             time.sleep(0.02)

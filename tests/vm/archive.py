@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels of Debian's archive, unpacked into a cache and never installed.
+
+apt does the work, with a root of its own: it asks whatever mirror and proxy the machine's apt asks, and checks
+the archive's signature and each package's checksum.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+MIRROR = "http://deb.debian.org/debian"
+ARCHITECTURE = "amd64"
+# The generic flavour: 9p and netkit are in it. Newer kernels are split into several packages.
+IMAGE = re.compile(rf"linux-image-(\d+\.\d[\w.+~-]*?)-{ARCHITECTURE}")
+PARTS = ("linux-base-", "linux-binary-", "linux-modules-")
+LISTS_LAST = 24 * 3600  # seconds until the archive is asked again what there is
+
+
+class UnpreparedError(Exception):
+    """There is no such kernel, or it could not be fetched."""
+
+
+class Kernel(NamedTuple):
+    """`release` is what `uname -r` says; empty for an image of somebody's own."""
+
+    release: str
+    image: Path
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """What versions are sorted by."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def newest(versions: Iterable[str], wanted: str) -> str | None:
+    """The newest version of a series: 6.12 and 6 mean 6.12.3, 6.1 does not."""
+    series = numbers(wanted)
+    fitting = [v for v in versions if numbers(v)[: len(series)] == series]
+    return max(fitting, key=numbers, default=None)
+
+
+class Archive:
+    """The cache folder holds apt's own files and `kernels/RELEASE`."""
+
+    def __init__(self, cache: Path) -> None:
+        self.apt = cache / "apt"
+        self.kernels = cache / "kernels"
+
+    def kernel(self, wanted: str) -> Kernel:
+        """The newest kernel of a series, from the archive if the cache does not have it. UnpreparedError."""
+        problem = self._update()
+        image = newest(self._offered(), wanted)
+        cached = [path.name for path in self.kernels.iterdir()] if self.kernels.is_dir() else []
+        version = image or newest(cached, wanted)
+        if version is None:
+            raise UnpreparedError(problem or f"Debian's archive has no kernel {wanted}: {self._series()}")
+        if version not in cached:
+            self._fetch(version)
+        return _found(self.kernels / version)
+
+    def _series(self) -> str:
+        """What there is, for who asked for something else."""
+        series = {".".join(version.split(".")[:2]) for version in self._offered()}
+        return "there are " + ", ".join(sorted(series, key=numbers))
+
+    # ---- apt -----------------------------------------------------------------------------
+
+    def _run(self, *command: str, cwd: Path | None = None) -> str:
+        options = {
+            "Dir::Etc::sourcelist": self.apt / "sources.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::State": self.apt,
+            "Dir::State::status": self.apt / "status",
+            "Dir::Cache": self.apt,
+            "APT::Architecture": ARCHITECTURE,
+            "APT::Sandbox::User": "root",  # the cache may be where no other user can go
+        }
+        tool, *rest = command
+        argv = [tool, *(word for key, value in options.items() for word in ("-o", f"{key}={value}")), *rest]
+        return _output(argv, cwd)
+
+    def _update(self) -> str:
+        """Fetches the lists of packages, once a day; what was wrong, if that could not be done."""
+        stamp = self.apt / "updated"
+        sources = "".join(
+            f"deb [arch={ARCHITECTURE} signed-by={KEYRING}] {mirror()} {suite} main\n" for suite in SUITES
+        )
+        listed = self.apt / "sources.list"
+        fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_LAST
+        if fresh and listed.read_text() == sources:
+            return ""
+        for folder in ("lists/partial", "archives/partial"):
+            (self.apt / folder).mkdir(parents=True, exist_ok=True)
+        (self.apt / "status").touch()
+        listed.write_text(sources)
+        try:
+            self._run("apt-get", "-qq", "update", "--error-on=any")
+        except UnpreparedError as error:
+            return str(error)
+        stamp.touch()
+        return ""
+
+    def _offered(self) -> list[str]:
+        """The version in the name of every image package."""
+        names = self._run("apt-cache", "pkgnames", "linux-image-").split()
+        return [found[1] for name in names if (found := IMAGE.fullmatch(name)) and _generic(found[1])]
+
+    def _fetch(self, version: str) -> None:
+        image = f"linux-image-{version}-{ARCHITECTURE}"
+        depends = re.findall(r"^  Depends: (\S+)$", self._run("apt-cache", "depends", image), re.MULTILINE)
+        parts = [name for name in depends if name.startswith(PARTS) and version in name]
+        self.kernels.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.apt) as folder:
+            scratch = Path(folder)
+            self._run("apt-get", "-qq", "download", image, *parts, cwd=scratch)
+            root = scratch / "root"
+            for package in scratch.glob("*.deb"):
+                _output(["dpkg-deb", "--extract", str(package), str(root)])
+            if not (root / "lib").exists():  # packages since trixie know usr/lib only
+                (root / "lib").symlink_to("usr/lib")
+            release = next((root / "lib/modules").iterdir()).name
+            _output(["depmod", "--basedir", str(root), release])
+            shutil.move(root, self.kernels / version)
+
+
+def _generic(version: str) -> bool:
+    return not re.search(r"cloud|rt|unsigned|dbg", version)
+
+
+def _found(root: Path) -> Kernel:
+    release = next((root / "lib/modules").iterdir()).name
+    for image in (root / "boot" / f"vmlinuz-{release}", root / "lib/modules" / release / "vmlinuz"):
+        if image.exists():
+            return Kernel(release, image)
+    raise UnpreparedError(f"no kernel image in {root}: remove that folder and ask again")
+
+
+def mirror() -> str:
+    """LAB_MIRROR, else the one that the machine's apt uses for Debian, else the archive's own name."""
+    if chosen := os.environ.get("LAB_MIRROR"):
+        return chosen.rstrip("/")
+    try:
+        found = _output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+    except UnpreparedError:
+        return MIRROR
+    uris = [uri.rstrip("/") for uri in found.split()]
+    return next((uri for uri in uris if uri.endswith("/debian")), MIRROR)
+
+
+def _output(argv: Sequence[str], cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=900)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnpreparedError(f"{argv[0]}: {error}") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UnpreparedError(f"{argv[0]}: {lines[-1]}")
+    return done.stdout

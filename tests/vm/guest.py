@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lab machine runs: says what its kernel is like, then runs the tests. Results are files in a folder that
+this machine shares; `exit` is written last.
+
+    python -m tests.vm.guest RESULTS PYTEST-ARGUMENT…
+
+The running kernel is looked at in the same way, without a machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from datapath.errors import DatapathError
+from datapath.kernel import features
+from tests.conftest import inventory, left_behind
+from tests.vm import verified
+
+TOO_OLD = "tests/vm/too_old.py"
+
+
+def facts() -> dict[str, Any]:
+    """The kernel's release, what it has of what is optional, and the programs' figures, or why there are none."""
+    found: dict[str, Any] = {
+        "release": os.uname().release,
+        "tcx": features.has_tcx(),
+        "netkit": features.has_netkit(),
+        "refused": "",
+        "programs": {},
+    }
+    try:
+        found["programs"] = verified.measure()
+    except DatapathError as error:
+        found["refused"] = str(error)
+    return found
+
+
+def main(results: Path, arguments: list[str]) -> int:
+    before = inventory()
+    found = facts()
+    (results / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
+    if found["refused"]:
+        arguments = [TOO_OLD]
+    code = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("-n", str(os.cpu_count()), "--dist", "loadfile", "--durations", "10"),
+            *("-o", "console_output_style=times"),
+            *(f"--junitxml={results / 'junit.xml'}", *arguments),
+        ],
+        check=False,
+    ).returncode
+    if code == 0 and (left := left_behind(before)):
+        print(f"left behind: {left}")
+        code = 1
+    (results / "exit").write_text(f"{code}\n")
+    os.sync()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a machine: read from its console, from what the guest wrote, and from the clock."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+
+class Kind(Enum):
+    """Each with the exit code that stands for it; 1 and 2 are pytest's and every tool's."""
+
+    PASSED = 0
+    FAILED = 1
+    WRONG_CALL = 2
+    PANIC = 3
+    LOST = 4
+    TIMEOUT = 5
+    UNPREPARED = 6
+    INTERRUPTED = 130
+
+
+class Outcome(NamedTuple):
+    """`line` is the one line that is told."""
+
+    kind: Kind
+    line: str
+
+
+class Counts(NamedTuple):
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+PANIC = re.compile(r"Kernel panic - not syncing: .*")
+CAUSE = re.compile(r"(?:BUG: (?!soft lockup)|Oops: |general protection fault).*")
+QEMU = re.compile(r"^(?:qemu-system-\w+: |KVM internal error).*", re.MULTILINE)
+
+
+def classify(
+    exit_code: int | None, console: str, counts: Counts, seconds: float, timed_out: bool = False
+) -> Outcome:
+    """`exit_code` is pytest's as the guest wrote it, None if it came to nothing. A panic counts before all
+    else: a kernel that dies after the last test has died."""
+    panic = PANIC.search(console)
+    if panic:
+        cause = CAUSE.search(console, endpos=panic.start())
+        why = f"{cause[0].strip()}; " if cause else ""
+        return Outcome(Kind.PANIC, f"the kernel panicked: {why}{panic[0].strip()}")
+    if timed_out:
+        return Outcome(Kind.TIMEOUT, f"time-out: not done after {seconds:.0f} s, the machine was stopped")
+    if exit_code is None:
+        said = QEMU.findall(console)
+        words = said[-1] if said else last_line(console)
+        return Outcome(Kind.LOST, f"the machine was lost: it ended without a result; last words: {words}")
+    if exit_code == 0:
+        return Outcome(Kind.PASSED, f"{counts} in {seconds:.0f} s")
+    if exit_code == 1:
+        return Outcome(Kind.FAILED, f"tests failed: {counts} in {seconds:.0f} s")
+    if exit_code in (4, 5):
+        return Outcome(Kind.WRONG_CALL, "pytest found no such tests: see TESTS")
+    return Outcome(Kind.FAILED, f"pytest ended with {exit_code}: {counts} in {seconds:.0f} s")
+
+
+def last_line(console: str) -> str:
+    lines = [line.strip() for line in console.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "none"
+
+
+def warnings(console: str) -> list[str]:
+    """What the kernel complained about without dying of it."""
+    found = re.findall(r"(?:WARNING: |BUG: |INFO: rcu_|INFO: task ).*", console)
+    return [line.strip() for line in found]
+
+
+def count(junit: str) -> tuple[Counts, list[str]]:
+    """The tests of a junit file, and why those that were skipped were."""
+    passed = failed = skipped = 0
+    reasons = set()
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        kinds = {child.tag: child for child in case}
+        if "failure" in kinds or "error" in kinds:
+            failed += 1
+        elif "skipped" in kinds and kinds["skipped"].get("type") != "pytest.xfail":
+            skipped += 1
+            reasons.add(kinds["skipped"].get("message", ""))
+        else:
+            passed += 1
+    return Counts(passed, failed, skipped), sorted(reasons)
+
+
+def unnamed(reasons: list[str]) -> list[str]:
+    """Those reasons for a skip that name nothing which the kernel lacks."""
+    return [reason for reason in reasons if "this kernel" not in reason]
