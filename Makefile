@@ -36,9 +36,14 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 # What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
 BENCH_PACKAGES := sockperf docker.io
 
+# And the kernel lab: `make lab-deps`.
+LAB_STAMP := $(VENV)/.stamp-lab
+LAB_PACKAGES := qemu-system-x86 kmod udev debian-archive-keyring
+
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: menu deps build bpf demo test test-unit test-bpf test-net test-model fuzz bench-deps bench lint fmt clean
+.PHONY: lab-deps lab lab-shell lab-all
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -53,6 +58,9 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
+	@echo 'make lab        the tests in another kernel, in a machine: KERNEL=6.12 [TESTS=…] (docs/lab.md)'
+	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12'
+	@echo 'make lab-all    every kernel of the matrix, and a table'
 	@echo 'make lint       ruff, mypy --strict, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) too'
@@ -152,6 +160,26 @@ bench-deps: deps
 bench: build
 	$(BIN)/datapathctl bench run --suite quick --modes ebpf,iptables,none --seconds 0.5 --rounds 9 --budget 4.5
 
+$(LAB_STAMP): $(PYTHON_STAMP)
+	$(call install,$(LAB_PACKAGES))
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --lab)
+	@touch $@
+
+KERNEL ?= 6.12
+LAB := $(BIN)/python -m tests.vm.lab
+LAB_OPTIONS = $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(RECORD),--record)
+
+lab-deps: $(LAB_STAMP)
+
+lab: build lab-deps
+	$(LAB) run $(LAB_OPTIONS) $(KERNEL) $(TESTS)
+
+lab-shell: build lab-deps
+	$(LAB) shell $(KERNEL)
+
+lab-all: build lab-deps
+	$(LAB) matrix $(LAB_OPTIONS)
+
 lint: build
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -164,6 +192,6 @@ fmt: build
 	$(if $(C_FILES),$(CLANG_FORMAT) -i $(C_FILES))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info datapath/objects .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .lab build dist *.egg-info datapath/objects .pytest_cache .mypy_cache .ruff_cache
 	find datapath ctl tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f datapath/kernel/*.so datapath/kernel/_libbpf.c datapath/kernel/*.o

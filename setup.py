@@ -17,6 +17,8 @@ DEVELOP = [
     "types-cffi",
     "types-setuptools",
 ]
+# Those of the kernel lab: see docs/lab.md.
+LAB = ["pytest-xdist>=3.5", "virtme-ng==1.42"]
 
 BUILDER = "datapath/kernel/_build.py"
 
@@ -25,16 +27,17 @@ class Requirements(Command):
     """`setup.py requirements`: what the Makefile hands to pip, so that the list stands once."""
 
     description = "print what the package and its tests require"
-    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = [("lab", None, "what the kernel lab requires")]
+    boolean_options: ClassVar[list[str]] = ["lab"]
 
     def initialize_options(self) -> None:
-        pass
+        self.lab = False
 
     def finalize_options(self) -> None:
         pass
 
     def run(self) -> None:
-        print("\n".join(INSTALL + BENCH + DEVELOP))
+        print("\n".join(LAB if self.lab else INSTALL + BENCH + DEVELOP))
 
 
 setup(
