@@ -128,6 +128,7 @@ __u16 btf_vlen(const struct btf_type *t);
 _Bool btf_is_composite(const struct btf_type *t);
 
 int libbpf_num_possible_cpus(void);
+int program_may_call(int program_type, int helper);
 void quiet(void);
 
 extern "Python" int on_sample(void *ctx, void *data, size_t size);
@@ -164,6 +165,11 @@ static int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags)
 static int program_query(int target_fd, int attach_type, __u32 *count)
 {
     return bpf_prog_query(target_fd, (enum bpf_attach_type)attach_type, 0, NULL, NULL, count);
+}
+
+static int program_may_call(int program_type, int helper)
+{
+    return libbpf_probe_bpf_helper((enum bpf_prog_type)program_type, (enum bpf_func_id)helper, NULL);
 }
 """
 

@@ -24,6 +24,9 @@ BPF_TC_INGRESS, BPF_TC_EGRESS = 1, 2
 BPF_TC_F_REPLACE = 1
 BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
 
+BPF_PROG_TYPE_SCHED_CLS = 3
+# The youngest helpers that the programs call, and the Linux that brought them, youngest first.
+_HELPERS = {"bpf_loop": (181, "5.17"), "bpf_timer_init": (169, "5.15"), "bpf_redirect_peer": (155, "5.10")}
 _LOOPBACK = 1  # its index, in every namespace
 _LOG_SIZE = 16 << 20
 _BATCH = 8192
@@ -358,6 +361,10 @@ def _compare(m: Any, name: str, pins: Path) -> None:
 
 
 def _load_error(path: Path, result: int, log: str) -> KernelError:
+    # An older kernel may trip over something before it comes to what it lacks: so that is asked.
+    for name, (number, since) in _HELPERS.items():
+        if lib.program_may_call(BPF_PROG_TYPE_SCHED_CLS, number) == 0:
+            return NotSupportedError(f"the helper {name} that the packet programs need", since)
     missing = re.search(r"(?:unknown|invalid) func (?:unknown#|bpf_)?(\w+)", log)
     if missing:
         return NotSupportedError(

@@ -50,7 +50,7 @@ def main(results: Path, arguments: list[str]) -> int:
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
             *("-n", str(os.cpu_count()), "--dist", "loadfile", "--durations", "10"),
-            "-v",  # when the kernel dies, it is to be seen in which test
+            "-vv",  # when the kernel dies, it is to be seen in which test
             *(f"--junitxml={results / 'junit.xml'}", *arguments),
         ],
         check=False,
