@@ -10,12 +10,13 @@ show the namespace of the process's main thread. An fd or socket keeps the names
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
 from collections.abc import Iterator
 
-from datapath.errors import KernelError
+from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import syscalls
 
 Netns = str | int | None
@@ -79,6 +80,8 @@ def cookie(netns: Netns = None) -> int:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
         except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                raise NotSupportedError("cookies of network namespaces", "5.14") from error
             raise KernelError("read", "the network namespace's cookie", error.errno or 0) from error
     return int.from_bytes(raw, sys.byteorder)
 

@@ -100,7 +100,7 @@ class Host(Namespace):
 
     With `preloaded` set, datapathctl is forked from the test process instead of started: see `forked`."""
 
-    preloaded = False
+    preloaded = SLOWNESS > 1  # where starting Python takes seconds
 
     def __init__(self, folder: Path, attach: str = ATTACH, config: dict[str, Any] | None = None) -> None:
         self.folder = folder

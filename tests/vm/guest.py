@@ -21,6 +21,7 @@ from datapath.kernel import features
 from tests.conftest import inventory, left_behind
 from tests.vm import verified
 
+HANGS = 120  # seconds after which the console is told what a test is doing
 TOO_OLD = "tests/vm/too_old.py"
 
 
@@ -45,12 +46,13 @@ def main(results: Path, arguments: list[str]) -> int:
     found = facts()
     (results / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
     if found["refused"]:
-        arguments = [TOO_OLD]
+        arguments = [TOO_OLD, "-rP"]
     code = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
             *("-n", str(os.cpu_count()), "--dist", "loadfile", "--durations", "10"),
             "-vv",  # when the kernel dies, it is to be seen in which test
+            *("-o", f"faulthandler_timeout={HANGS}"),
             *(f"--junitxml={results / 'junit.xml'}", *arguments),
         ],
         check=False,
