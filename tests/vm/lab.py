@@ -113,7 +113,11 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
         kvm = machine.has_kvm(kernel)
         print(f"lab: booting {kernel.image.name}, {'KVM' if kvm else 'software emulation'}", flush=True)
         slow = [] if kvm else ["env", f"TEST_SLOWNESS={SLOWNESS}"]
-        argv = [*machine.command(kernel, results, kvm), "--", shlex.join([*slow, *guest])]
+        argv = [
+            *machine.command(kernel, results, kvm),
+            "--",
+            shlex.join([str(TREE / "tests/vm/cached.sh"), *slow, *guest]),
+        ]
         ended = machine.run(argv, results / "console.log", timeout)
     result = _judge(name, results, ended)
     if record and result.facts.get("programs"):

@@ -24,6 +24,11 @@ MEMORY, CPUS = "3G", 2
 PROBE_SECONDS = 15
 # Emulated processors have no flaws to be mended; an oops has to end the machine as a panic does.
 KERNEL_ARGUMENTS = ("mitigations=off", "nokaslr", "oops=panic", "panic_on_oops=1")
+# The file system once more, for `cached.sh`.
+CACHED = (
+    *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
+    *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
+)
 # Everything in the machine's process namespace dies with its first process, and that with us.
 KEEPER = (
     *("setpriv", "--pdeathsig", "KILL", "--", "unshare", "--pid", "--fork", "--kill-child=KILL"),
@@ -63,7 +68,7 @@ def has_kvm(kernel: Kernel) -> bool:
 def command(kernel: Kernel, shared: Path, kvm: bool, more: Sequence[str] = ()) -> list[str]:
     """virtme-ng's words; what the guest is to run comes after."""
     accelerator = [] if kvm else ["--disable-kvm"]
-    qemu = shlex.split(os.environ.get("QEMU", ""))
+    qemu = [*CACHED, *shlex.split(os.environ.get("QEMU", ""))]
     if not kvm:
         qemu += ["-accel", "tcg,thread=multi,tb-size=512"]
     return [
@@ -71,7 +76,7 @@ def command(kernel: Kernel, shared: Path, kvm: bool, more: Sequence[str] = ()) -
         *("--memory", os.environ.get("LAB_MEMORY", MEMORY), "--cpus", str(CPUS)),
         *("--rwdir", str(shared), "--cwd", str(Path.cwd())),
         *(word for argument in KERNEL_ARGUMENTS for word in ("--append", argument)),
-        *([f"--qemu-opts={shlex.join(qemu)}"] if qemu else []),
+        f"--qemu-opts={shlex.join(qemu)}",
         *more,
     ]
 
