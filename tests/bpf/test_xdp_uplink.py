@@ -276,10 +276,12 @@ def test_udp_of_a_known_connection_is_not_limited(limited: Stage, answered: bool
     if answered:
         limited.run(A2, A2.sends(OUTSIDE, p.udp(53, 9)))
     assert len(limited.table("conns" if answered else "pending")) == 2
+    key = RateKey(addr=OUTSIDE)
+    bucket = limited.maps["rates"][key]
     for _ in range(50):
         passes(limited, frame)
-    for i in range(BURST - 1):
-        passes(limited, outside_sends(HOST, p.udp(10 + i, 8081)))
+    assert limited.maps["rates"][key] == bucket
+    limited.maps["rates"][key] = Rate(refilled=time.monotonic_ns(), tokens=0)
     dies(limited, outside_sends(HOST, p.udp(99, 8081)), Reason.DROP_FLOOD)
     passes(limited, frame)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel lab: boots a kernel of Debian's archive, or an image of one's own, and runs the tests in it.
 
-    python -m tests.vm.lab run 6.12 [--record] [TEST…]
+    python -m tests.vm.lab run [--record] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
     python -m tests.vm.lab matrix
 
