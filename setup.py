@@ -27,7 +27,9 @@ class Requirements(Command):
     """`setup.py requirements`: what the Makefile hands to pip, so that the list stands once."""
 
     description = "print what the package and its tests require"
-    user_options: ClassVar[list[tuple[str, str | None, str]]] = [("lab", None, "what the kernel lab requires")]
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = [
+        ("lab", None, "what the kernel lab requires")
+    ]
     boolean_options: ClassVar[list[str]] = ["lab"]
 
     def initialize_options(self) -> None:

@@ -110,6 +110,8 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
         ended = machine.Ended("", False, time.monotonic() - began)
     else:
         kernel = find(name)
+        if record and kernel.release:
+            verified.record(kernel.release, {})  # what is about to be replaced is compared with nothing
         kvm = machine.has_kvm(kernel)
         print(f"lab: booting {kernel.image.name}, {'KVM' if kvm else 'software emulation'}", flush=True)
         slow = [] if kvm else ["env", f"TEST_SLOWNESS={SLOWNESS}"]
