@@ -200,7 +200,7 @@ def traffic(host: Host) -> Iterator[None]:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=10)
         sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0])
-        assert sent > 50 and sent - received <= 1, said  # the last one may still be on its way
+        assert sent > 20 and sent - received <= 1, said  # the last one may still be on its way
 
 
 @pytest.mark.parametrize(("attach", "times"), [("auto", 5), ("clsact", 1)])
