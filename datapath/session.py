@@ -285,18 +285,15 @@ class Session:
 
     def remove_dataplane(self) -> None:
         """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
-        from datapath.kernel import abi
-        from datapath.kernel.dataplane import Dataplane
+        from datapath.kernel.dataplane import HOOK_OF, Dataplane
         from datapath.kernel.links import LOOPBACK
 
-        hooks = {
-            int(abi.DeviceKind.DEVICE_UPLINK): "from_uplink",
-            int(abi.DeviceKind.DEVICE_LOOPBACK): "from_loopback",
-        }
+        staying = ("from_uplink", "from_loopback")
         dataplane = self.context.loaded
         if dataplane is not None:
             rows = dataplane.devices.read_all()
-            attached = [(hooks[value.kind], key.ifindex) for key, value in rows if value.kind in hooks]
+            hooks = ((HOOK_OF.get(value.kind, ""), key.ifindex) for key, value in rows)
+            attached = [(hook, index) for hook, index in hooks if hook in staying]
         else:
             dataplane = Dataplane(self.settings.bpffs, self.settings.attach)
             if not dataplane.is_there():

@@ -101,7 +101,7 @@ class Bridge(Bridged):
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
         connections.open_account(dataplane, endpoint.number)
-        dataplane.attach("from_container", endpoint.host_ifindex, own=True)
+        dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
         known = dataplane.networks[network.number]

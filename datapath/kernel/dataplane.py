@@ -66,18 +66,24 @@ DEFAULT_SETUP = Setup(
 
 
 class Hook(NamedTuple):
-    """Where a tc program is attached: by tcx, or as a filter of clsact."""
+    """Where a tc program is attached: by tcx, or as a filter of clsact; to which devices. `own`: they are nobody
+    else's, and come and go with their containers."""
 
     tcx: int
     clsact: int
+    kind: abi.DeviceKind
+    own: bool = False
 
 
 HOOKS = {
-    "from_container": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
-    "from_host": Hook(libbpf.TCX_EGRESS, libbpf.BPF_TC_EGRESS),
-    "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
-    "from_loopback": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS),
+    "from_container": Hook(
+        libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS, abi.DeviceKind.DEVICE_ENDPOINT, own=True
+    ),
+    "from_host": Hook(libbpf.TCX_EGRESS, libbpf.BPF_TC_EGRESS, abi.DeviceKind.DEVICE_GATEWAY),
+    "from_uplink": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS, abi.DeviceKind.DEVICE_UPLINK),
+    "from_loopback": Hook(libbpf.TCX_INGRESS, libbpf.BPF_TC_INGRESS, abi.DeviceKind.DEVICE_LOOPBACK),
 }
+HOOK_OF = {int(hook.kind): name for name, hook in HOOKS.items()}
 XDP_HOOK = "xdp_uplink"
 SWEEPER = "sweep_conns"
 # enum bpf_attach_type
@@ -427,18 +433,17 @@ class Dataplane:
     def _other_xdp(self, ifindex: int) -> Path:
         return self.root / "programs" / f"other-xdp-{ifindex}"
 
-    def attach(self, hook: str, ifindex: int, *, own: bool = False) -> None:
+    def attach(self, hook: str, ifindex: int) -> None:
         """Attaches a tc program to a device, unless it is attached already.
 
-        `own`: the device is nobody else's, and will go with everything on it. Then a filter is preferred, unless
-        tcx was asked for: the kernel waits for an RCU grace period when it makes a tcx link, and again when the
+        To a device that is ours a filter is preferred, unless tcx was asked for: the kernel waits for an RCU grace period when it makes a tcx link, and again when the
         device goes, with the lock held that every change of a device or address needs.
         """
         name = f"{hook}-{ifindex}"
         if self._mode != "clsact":
             if os.path.exists(f"{self.root}/links/{name}"):
                 return
-            if own and self._mode == "auto" and self._filtered(hook, ifindex):
+            if HOOKS[hook].own and self._mode == "auto" and self._filtered(hook, ifindex):
                 return
             try:
                 self._pin_link(self._attach_tcx(hook, ifindex), name)

@@ -19,6 +19,7 @@ from datapath.kernel import abi, libbpf, version
 from datapath.kernel.dataplane import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
+    HOOK_OF,
     HOOKS,
     NEXT,
     OBJECT_FILES,
@@ -28,12 +29,6 @@ from datapath.kernel.dataplane import (
 
 _CONFIG = "config"
 _MOVING = "moving"  # a pin on its way to where it belongs
-_HOOK_OF = {
-    int(abi.DeviceKind.DEVICE_ENDPOINT): "from_container",
-    int(abi.DeviceKind.DEVICE_GATEWAY): "from_host",
-    int(abi.DeviceKind.DEVICE_UPLINK): "from_uplink",
-    int(abi.DeviceKind.DEVICE_LOOPBACK): "from_loopback",
-}
 
 
 def pending(bpffs: Path) -> bool:
@@ -130,7 +125,7 @@ def _update_links(root: Path, fds: Mapping[str, int]) -> None:
 
 def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
     for key, device in dataplane.devices.read_all():
-        hook = _HOOK_OF.get(device.kind)
+        hook = HOOK_OF.get(device.kind)
         if hook is None or hook not in fds:
             continue
         place = (key.ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
