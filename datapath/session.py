@@ -363,7 +363,6 @@ class Session:
             driver = self.driver(network)
             program = driver.reclaim_external if again else driver.program_external
             program(network, endpoint, mappings, reserved)
-            self.refresh_loopback()
             if any(mapping.filter for mapping in mappings):
                 self.refresh_xdp()
 
