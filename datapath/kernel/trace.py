@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
@@ -141,13 +140,6 @@ class LatencyTrace:
 
 def _dense(counts: Counter[int]) -> tuple[int, ...]:
     return tuple(counts[power] for power in range(max(counts, default=-1) + 1))
-
-
-def latency(seconds: float, devices: Iterable[Device]) -> tuple[int, ...]:
-    """The counts of one LatencyTrace that lasts so long."""
-    with LatencyTrace(devices) as trace:
-        time.sleep(seconds)
-        return trace.counts()
 
 
 class DropTrace:
