@@ -436,8 +436,9 @@ class Dataplane:
     def attach(self, hook: str, ifindex: int) -> None:
         """Attaches a tc program to a device, unless it is attached already.
 
-        To a device that is ours a filter is preferred, unless tcx was asked for: the kernel waits for an RCU grace period when it makes a tcx link, and again when the
-        device goes, with the lock held that every change of a device or address needs.
+        To a device that is ours a filter is preferred, unless tcx was asked for: the kernel waits for an RCU
+        grace period when it makes a tcx link, and again when the device goes, with the lock held that every change
+        of a device or address needs.
         """
         name = f"{hook}-{ifindex}"
         if self._mode != "clsact":
