@@ -157,7 +157,7 @@ fuzz: build
 bench-deps: deps
 	$(call install,$(BENCH_PACKAGES))
 
-bench: build
+bench: build bench-deps
 	$(BIN)/datapathctl bench run --suite quick --modes ebpf,iptables,none --seconds 0.5 --rounds 9 --budget 4.5
 
 $(LAB_STAMP): $(PYTHON_STAMP)
