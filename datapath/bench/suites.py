@@ -64,7 +64,12 @@ def without(modes: Modes, *gone: str) -> Modes:
 
 
 def quick(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    """What the product promises to be better at."""
+    """What the product promises to be better at. Changes come first, the large one after the small ones: rows of
+    short connections leave tables full of closed ones, which taking an endpoint away looks through, and 10,000 ports
+    stay exposed when they are not published any more, which makes the container's row a large one."""
+    yield lifecycle.attach(stage, modes)
+    yield lifecycle.publish(stage, modes, 200)
+    yield lifecycle.publish(stage, modes, 10000)
     yield traffic(stage, modes, TCP_RR, MEMBERS)
     yield traffic(stage, modes, UDP_PPS, MEMBERS)
     yield traffic(stage, modes, TCP_RR, OUTWARD)
@@ -73,9 +78,6 @@ def quick(stage: Stage, modes: Modes) -> Iterator[Experiment]:
         yield traffic(stage, modes, TCP_STREAM, path)
     yield ports(stage, modes, 1)
     yield ports(stage, modes, 10000)
-    yield lifecycle.attach(stage, modes)
-    yield lifecycle.publish(stage, modes, 10000)
-    yield lifecycle.publish(stage, modes, 200)
 
 
 def paths(stage: Stage, modes: Modes) -> Iterator[Experiment]:
@@ -146,7 +148,7 @@ def control(stage: Stage, modes: Modes) -> Iterator[Experiment]:
 
 
 def full(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    return chain(paths(stage, modes), control(stage, modes), sweeps(stage, modes))
+    return chain(control(stage, modes), paths(stage, modes), sweeps(stage, modes))
 
 
 class Costly(Rowed):
