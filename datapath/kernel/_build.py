@@ -35,6 +35,7 @@ struct bpf_object_open_opts {
     __u32 kernel_log_level;
     ...;
 };
+struct bpf_map_create_opts { size_t sz; __u32 map_flags; ...; };
 struct bpf_map_batch_opts { size_t sz; __u64 elem_flags; __u64 flags; ...; };
 struct bpf_link_create_opts { size_t sz; __u32 flags; ...; };
 struct bpf_link_update_opts { size_t sz; __u32 flags; __u32 old_prog_fd; ...; };
@@ -84,6 +85,8 @@ int bpf_obj_pin(int fd, const char *pathname);
 int bpf_obj_get(const char *pathname);
 int bpf_obj_get_info_by_fd(int bpf_fd, void *info, __u32 *info_len);
 
+int bpf_map_create(int type, const char *name, __u32 key_size, __u32 value_size, __u32 max_entries,
+                   const struct bpf_map_create_opts *opts);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_update_elem(int fd, const void *key, const void *value, __u64 flags);
 int bpf_map_delete_elem(int fd, const void *key);

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, cgroup, libbpf, links, netns, syscalls, sysctl, version
+from datapath.kernel import abi, cgroup, libbpf, links, netns, sweeper, syscalls, sysctl, version
 
 BPF_FS_MAGIC = 0xCAFE4A11
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
@@ -115,7 +115,6 @@ CLSACT_PRIORITY, CLSACT_HANDLE = 0x0D47, 0x0D47
 SAMPLE = 64
 # Where the programs of an upgrade wait (see upgrade.py).
 NEXT = "next"
-_SWEEPER_TRIES = 2000  # a millisecond apart: under load the kernel can be out of this memory for a while
 _DETACH_PATIENCE = 2.0  # seconds
 _NOT_PINNED = "it is not pinned: run the command again to load it; of another version: `datapathctl upgrade`"
 
@@ -188,7 +187,7 @@ class Dataplane:
             version.check(bpffs)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
-            self.start_sweeper(self._program(SWEEPER))
+            sweeper.start(self._program(SWEEPER))
         except BaseException:
             self.close()
             raise
@@ -304,15 +303,6 @@ class Dataplane:
                 self._pin_link(link, name)
         finally:
             os.close(fd)
-
-    @staticmethod
-    def start_sweeper(program: int, order: int = 0) -> None:
-        """Starts the timer that ends connections; one that runs stays as it is, unless `order` says otherwise."""
-        for _ in range(_SWEEPER_TRIES):
-            if libbpf.test_run(program, bytes(64), mark=order).verdict == 0:
-                return
-            time.sleep(0.001)
-        raise KernelError("start", "the timer that ends connections", errno.ENOMEM)
 
     def is_there(self) -> bool:
         """In part at least: the folder of the pins exists."""

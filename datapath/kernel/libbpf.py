@@ -16,7 +16,8 @@ from datapath.kernel._libbpf import ffi, lib
 
 # include/uapi/linux/bpf.h
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
-BPF_MAP_TYPE_PERCPU_ARRAY = 6
+BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY = 1, 6
+BPF_F_NO_PREALLOC = 1 << 0
 TCX_INGRESS, TCX_EGRESS = 46, 47
 BPF_XDP = 37
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2  # include/uapi/linux/if_link.h
@@ -273,6 +274,19 @@ class Map(MutableMapping[Any, Any]):
             # The batch stops at a key that is not there.
             at += count[0] + 1
         return deleted
+
+
+def hash_of_objects(size: int, count: int) -> int:
+    """The fd of a new hash map with `count` entries, for each of which the kernel allocates `size` bytes (64-bit)."""
+    key_size = 8
+    value_size = size - key_size - 56  # struct htab_elem, and the allocator's own link
+    opts = _opts("bpf_map_create_opts")
+    opts.map_flags = BPF_F_NO_PREALLOC
+    fd = lib.bpf_map_create(BPF_MAP_TYPE_HASH, b"objects", key_size, value_size, count, opts)
+    _check(fd, "create", "a map")
+    for number in range(count):
+        lib.bpf_map_update_elem(fd, number.to_bytes(key_size, "little"), bytes(value_size), BPF_ANY)
+    return int(fd)
 
 
 def cut(packed: bytes, size: int) -> Iterator[bytes]:

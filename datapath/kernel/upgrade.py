@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from datapath.errors import KernelError
-from datapath.kernel import abi, libbpf, version
+from datapath.kernel import abi, libbpf, sweeper, version
 from datapath.kernel.dataplane import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
@@ -94,7 +94,7 @@ def finish(dataplane: Dataplane) -> bool:
     with _Opened(folder, names) as fds:
         _update_links(root, fds)
         _replace_filters(dataplane, fds)
-        dataplane.start_sweeper(fds[SWEEPER], int(abi.SweepOrder.SWEEP_TAKE_OVER))
+        sweeper.start(fds[SWEEPER], int(abi.SweepOrder.SWEEP_TAKE_OVER))
         for name, fd in fds.items():
             if name != mark:
                 _replace_pin(fd, folder, root / ("maps" if name == _CONFIG else "programs") / name)

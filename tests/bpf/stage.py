@@ -13,7 +13,6 @@ import contextlib
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 from datapath.kernel._libbpf import ffi, lib
 
-from datapath.kernel import abi, libbpf, netns, syscalls
+from datapath.kernel import abi, libbpf, netns, sweeper, syscalls
 from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
@@ -529,11 +528,7 @@ class Stage:
 
     def start_sweeper(self) -> None:
         """The timer goes on until the maps are closed."""
-        for _ in range(2000):
-            if not libbpf.test_run(self.programs["sweep_conns"], bytes(64)).verdict:
-                return
-            time.sleep(0.001)
-        raise AssertionError("the kernel has no memory for one timer")
+        sweeper.start(self.programs["sweep_conns"])
 
     def expect(
         self,

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting the timer that ends connections (bpf/sweep_conns.bpf.c)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from datapath.errors import KernelError
+from datapath.kernel import libbpf
+
+_TRIES = 2000  # a millisecond apart
+_EVERY = 25
+# A timer is some 150 bytes, which the kernel takes from one of these caches.
+_OBJECT_SIZES = (128, 192, 256)
+_OBJECTS = 64  # several slabs of each
+
+
+def start(program_fd: int, order: int = 0) -> None:
+    """Starts it with a test run of `sweep_conns`; one that runs stays as it is, unless `order` (abi.SweepOrder) says
+    otherwise. Raises KernelError (ENOMEM) if the kernel keeps refusing the timer's memory.
+
+    6.18 asks for that memory without ever waiting for a lock, and then gets no new slab: once those in use are full,
+    each try fails until somebody else has left a free object of that size. So we do, each time it is refused.
+    """
+    for number in range(_TRIES):
+        if libbpf.test_run(program_fd, bytes(64), mark=order).verdict == 0:
+            return
+        if number % _EVERY == 0:
+            _leave_free_objects()
+        time.sleep(0.001)  # a map's memory comes back after an RCU grace period
+    raise KernelError("start", "the timer that ends connections", errno.ENOMEM)
+
+
+def _leave_free_objects() -> None:
+    """Has slabs made where a timer's memory comes from, and frees what is in them: by a map that allocates each entry."""
+    for size in _OBJECT_SIZES:
+        os.close(libbpf.hash_of_objects(size, _OBJECTS))
