@@ -140,8 +140,9 @@ $(INSTALL_STAMP): $(PYTHON_STAMP) pyproject.toml $(wildcard datapath/kernel/_bui
 demo: build
 	$(BIN)/python -m ctl.demo
 
+# A file is tested by one process; several files are at a time.
 test: build
-	$(PYTEST) tests/unit tests/bpf tests/net tests/model
+	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/net tests/model tests/bpf tests/unit
 
 test-unit test-bpf test-net: test-%: build
 	$(PYTEST) tests/$*

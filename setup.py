@@ -11,6 +11,7 @@ BENCH = ["jinja2>=3.1", "matplotlib>=3.8"]
 DEVELOP = [
     "mypy>=1.11",
     "pytest>=8",
+    "pytest-xdist>=3.5",
     "ruff>=0.6",
     "types-psutil",
     "types-tabulate",
@@ -18,7 +19,7 @@ DEVELOP = [
     "types-setuptools",
 ]
 # Those of the kernel lab: see docs/lab.md.
-LAB = ["pytest-xdist>=3.5", "virtme-ng==1.42"]
+LAB = ["virtme-ng==1.42"]
 
 BUILDER = "datapath/kernel/_build.py"
 

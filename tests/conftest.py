@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,11 +43,32 @@ def left_behind(before: dict[str, set[str]]) -> dict[str, set[str]]:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """The last assertion of the suite. Where several workers share the machine, whoever started them looks."""
-    before = inventory()
-    yield
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        left = left_behind(before)
-        assert not left, f"left behind: {left}"
+BEFORE, LEFT = pytest.StashKey[dict[str, set[str]]](), pytest.StashKey[dict[str, set[str]]]()
+
+
+def is_worker() -> bool:
+    """Several of them share the machine: whoever started them looks at what is left."""
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not is_worker():
+        session.config.stash[BEFORE] = inventory()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The last assertion of the suite: nothing is left."""
+    if is_worker():
+        return
+    left = left_behind(session.config.stash[BEFORE])
+    if left:
+        session.config.stash[LEFT] = left
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left = terminalreporter.config.stash.get(LEFT, None)
+    if left:
+        terminalreporter.section("left behind", red=True)
+        for kind, things in left.items():
+            terminalreporter.line(f"{kind}: {', '.join(sorted(things))}")
