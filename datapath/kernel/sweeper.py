@@ -34,6 +34,6 @@ def start(program_fd: int, order: int = 0) -> None:
 
 
 def _leave_free_objects() -> None:
-    """Has slabs made where a timer's memory comes from, and frees what is in them: by a map that allocates each entry."""
+    """A map that allocates each entry has slabs made where a timer's memory comes from, and frees what is in them."""
     for size in _OBJECT_SIZES:
         os.close(libbpf.hash_of_objects(size, _OBJECTS))

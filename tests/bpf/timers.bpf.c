@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// SPDX-License-Identifier: Apache-2.0
 /* Takes memory as a timer does, again and again: a run makes as many as its mark says, or until it is refused. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

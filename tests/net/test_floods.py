@@ -21,7 +21,20 @@ import pytest
 
 from tests.bpf import packets as pk
 from tests.net.lab import HOST, OUTSIDE, Host, eventually
-from tests.net.wire import Answer, Box, Place, box, call, carrying, counters, device_mac, opened, rises, serving, taps
+from tests.net.wire import (
+    Answer,
+    Box,
+    Place,
+    box,
+    call,
+    carrying,
+    counters,
+    device_mac,
+    opened,
+    rises,
+    serving,
+    taps,
+)
 
 Maker = Callable[..., Host]
 
