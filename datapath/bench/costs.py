@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from datapath.bench.bars import ESTABLISHED
 from datapath.bench.model import EBPF, NONE, PATHS, Cost
 from datapath.bench.place import MissingError
 from datapath.bench.scenes import CLIENT, NETWORK, PORT, SERVER, Own
@@ -81,9 +82,7 @@ def _member_path(stage: Stage) -> Cost:
             ).duration
         finally:
             os.close(fd)
-    return Cost(
-        EBPF, "from_container", "a run, the same TCP segment to a member again and again", "ns", spent
-    )
+    return Cost(EBPF, *ESTABLISHED, "ns", spent)
 
 
 def _segment(client: Mapping[str, Any], server: Mapping[str, Any]) -> bytes:

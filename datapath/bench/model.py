@@ -41,6 +41,11 @@ class Point:
         words = [self.workload, self.path, *(f"{key}={value}" for key, value in self.parameters.items())]
         return " ".join(word for word in words if word)
 
+    @property
+    def swept(self) -> bool:
+        """Whether it is a point of a sweep over the same path."""
+        return bool(self.path and self.parameters)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

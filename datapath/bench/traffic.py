@@ -146,6 +146,9 @@ class Traffic:
                     time.sleep(_CONFIRMING)
                     self._open_flows(mode)
             stack.callback(self._release)  # before the servers: who closes first keeps the port for a while
+            if self.workload.held:  # they wait together, and not one after the other
+                for mode in self.modes:
+                    self._held[mode] = self._hold(mode)
             self._stack = stack.pop_all()
         return self
 
@@ -169,17 +172,18 @@ class Traffic:
         if mode in self._refreshed and time.monotonic() > self._refreshed[mode] + _REFRESH:
             self._open_flows(mode)
         route, seconds = self._routes[mode], self.stage.options.seconds
-        argv = self.workload.client(route.address, route.port, seconds)
         if not self.workload.held:
+            argv = self.workload.client(route.address, route.port, seconds)
             return self.workload.parse(route.client.run(argv, seconds + _PATIENCE))
-        held = self._held.pop(mode, None) or self._hold(mode, argv)
-        said = held.finish(seconds)
-        self._held[mode] = self._hold(mode, argv)
+        said = self._held.pop(mode).finish(seconds)
+        self._held[mode] = self._hold(mode)
         return self.workload.parse(said)
 
-    def _hold(self, mode: str, argv: list[str]) -> Held:
+    def _hold(self, mode: str) -> Held:
+        route = self._routes[mode]
+        argv = self.workload.client(route.address, route.port, self.stage.options.seconds)
         log = self.stage.options.folder / f"{mode}-{self.workload.name}" / "client.log"
-        return Held(self._routes[mode].client, argv, log)
+        return Held(route.client, argv, log)
 
 
 def traffic(stage: Stage, modes: tuple[str, ...], workload: Workload, path: str) -> Traffic:

@@ -106,6 +106,43 @@ def test_the_budget_is_shared_and_what_is_saved_goes_to_those_that_need_it() -> 
     ]
 
 
+def test_what_has_a_bar_gets_more_rounds_and_points_of_sweeps_fewer() -> None:
+    work = Clock().working(1, noisy)
+    points = (
+        Point("attach_detach"),
+        Point("tcp_connect", "outside-published", {"ports": 1}),
+        Point("restart"),
+        Point("publish_unpublish", "", {"ports": 1}),
+        Point("tcp_connect", "outside-published", {"ports": 10}),
+    )
+    for bounds, rounds in (
+        (Bounds(tight=1e-9, rounds=9, others=7, swept=3), [9, 9, 7, 7, 3]),
+        (Bounds(tight=1e-9, rounds=9, others=7), [9, 9, 7, 7, 7]),
+        (Bounds(tight=1e-9, rounds=9), [9] * 5),
+    ):
+        outcome = run(*(ToyExperiment(point, MODES, work) for point in points), bounds=bounds)
+        assert [len(s.samples["ebpf"]) for s in outcome.series] == rounds
+
+
+def test_shares_of_the_budget_are_as_large_as_rounds_are_many() -> None:
+    """400 s: three parts of four for the first, which is 99 rounds and the warm-up."""
+    clock = Clock()
+    work = clock.working(1, noisy)
+    bounds = Bounds(tight=1e-9, rounds=300, others=100, budget=400)
+    outcome = run(toy("attach_detach", work), toy("other", work), bounds=bounds, clock=clock)
+    assert [len(s.samples["ebpf"]) for s in outcome.series] == [99, 33]
+
+
+def test_what_two_suites_have_is_measured_once() -> None:
+    first, again, other = (toy(name, Clock().working(1, steady)) for name in "aab")
+    suites = [ToySuite([first]), ObservingSuite([again]), ToySuite([other])]
+    told: list[Progress] = []
+    outcome = Runner(Bounds(), told.append).run(suites)
+    assert [series.point.label for series in outcome.series] == ["a", "b"] and again.log == []
+    assert suites[1].log == ["up", "observe", "down"], "it is looked into all the same"
+    assert {(each.number, each.total) for each in told} == {(1, 2), (2, 2)}
+
+
 def test_what_the_time_did_not_reach_is_named() -> None:
     clock = Clock()
     first, second = (toy(name, clock.working(10, noisy)) for name in ("one", "two"))
