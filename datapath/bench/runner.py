@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datapath.bench import stats
 from datapath.bench.bars import PROMISED
@@ -107,6 +107,7 @@ class Runner:
                     self._suite(suite, experiments)
         except KeyboardInterrupt:
             self.outcome.interrupted = True
+            self.outcome.skipped |= dict.fromkeys(self._left, "interrupted before it")
         return self.outcome
 
     def _suite(self, suite: Suite, experiments: Sequence[Experiment]) -> None:
@@ -134,6 +135,8 @@ class Runner:
         stopped = ""
         try:
             with experiment:
+                for mode, why in experiment.lost.items():
+                    self.outcome.skipped[f"{experiment.point.label} in mode {mode}"] = why
                 try:
                     stopped = self._rounds(experiment, rounds, share)
                 except KeyboardInterrupt:  # held back: should leaving fail too, it must not be forgotten
@@ -155,11 +158,12 @@ class Runner:
         """Fill `rounds`; the answer says what ended it."""
         began, modes = self.clock(), experiment.modes
         most = self.bounds.most(experiment)
-        for mode in modes:
-            _measure(experiment, mode)  # the first one pays for caches, neighbours and pages: not counted
+        take = _Taker(experiment).sample
+        for mode in () if experiment.warm else modes:
+            take(mode)  # the first one pays for caches, neighbours and pages: not counted
         while True:
             first = len(rounds) % len(modes)  # nobody always goes first
-            rounds.append({mode: _measure(experiment, mode) for mode in modes[first:] + modes[:first]})
+            rounds.append({mode: take(mode) for mode in modes[first:] + modes[:first]})
             self._tell(experiment, rounds)
             found = stats.ratios(transposed(modes, rounds))
             now = self.clock()
@@ -199,11 +203,31 @@ def transposed(modes: Iterable[str], rounds: Sequence[dict[str, Sample]]) -> dic
     return {mode: tuple(samples[mode] for samples in rounds) for mode in modes}
 
 
-def _measure(experiment: Experiment, mode: str) -> Sample:
-    sample = experiment.sample(mode)
-    if not math.isfinite(sample.value) or sample.value < 0:
-        raise DatapathError(f"{mode} measured {sample.value} {experiment.unit}")
-    return sample
+class _Taker:
+    """Takes samples of one experiment. One that fails is taken again, once in an experiment: tools have their moments,
+    and half an hour of rounds should not end with one. What it said is in the details of the other one."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._again = True
+
+    def sample(self, mode: str) -> Sample:
+        try:
+            return self._measured(mode)
+        except MissingError:
+            raise
+        except DatapathError as error:
+            if not self._again:
+                raise
+            self._again = False
+            found = self._measured(mode)
+            return replace(found, details={**found.details, "failed_before": reason(error)})
+
+    def _measured(self, mode: str) -> Sample:
+        sample = self._experiment.sample(mode)
+        if not math.isfinite(sample.value) or sample.value < 0:
+            raise DatapathError(f"{mode} measured {sample.value} {self._experiment.unit}")
+        return sample
 
 
 def reason(error: BaseException) -> str:

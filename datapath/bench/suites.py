@@ -10,6 +10,7 @@ from datapath.bench import costs, latency, lifecycle
 from datapath.bench.bars import PROMISED
 from datapath.bench.model import (
     DOCKER,
+    NONE,
     PATHS,
     Cost,
     Experiment,
@@ -24,11 +25,11 @@ from datapath.bench.traffic import PATH_WORDS, Stage, Traffic, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, WORKLOADS, Workload
 
 PORTS = (1, 10, 100, 1000, 10000)
-NETWORKS = (1, 5, 10, 20, 50)
+NETWORKS = (1, 10, 50)
 CONTAINERS = (2, 10, 100, 500)
 CROWDED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
-FLOWS = (0, 1000, 10000, 100000)
-MEMBERS, PUBLISHED, OUTWARD = "container-container", "outside-published", "container-outside"
+FLOWS = (0, 10000, 100000)
+MEMBERS, PUBLISHED, OUTWARD, _, HAIRPIN = PATHS
 
 Modes = tuple[str, ...]
 Rows = Callable[[Stage, Modes], Iterable[Experiment]]
@@ -82,21 +83,28 @@ def quick(stage: Stage, modes: Modes) -> Iterator[Experiment]:
 
 
 def paths(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    """Those with a bar first: time may be too short for all."""
-    rows = [traffic(stage, modes, workload, path) for workload in WORKLOADS for path in PATHS]
+    """Those with a bar first: time may be too short for all. Docker's proxy answers a neighbour's UDP from the
+    gateway's address, not from the one that was asked, and iperf3 does not take that for an answer."""
+    deaf = (UDP_PPS, HAIRPIN)
+    rows = [
+        traffic(stage, without(modes, DOCKER) if (workload, path) == deaf else modes, workload, path)
+        for workload in WORKLOADS
+        for path in PATHS
+    ]
     return iter(sorted(rows, key=lambda row: row.point.label not in PROMISED))
 
 
 def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    """First the two points that have a bar, next to each other. What takes long to build, and the tables that stay
-    full, come last: removing what is crowded looks through them."""
+    """First the two points that have a bar, next to each other. What takes long to build comes last, and after the
+    tables that stay full, through which removing a crowd would look. Without containers nothing changes by networks,
+    containers and connections of others, so `none` is left out there."""
     for count in sorted(PORTS, key=lambda count: count not in (1, 10000)):
         yield ports(stage, modes, count)
+    modes = without(modes, NONE)
     for count in NETWORKS:
+        some = modes if count <= MOST_NETWORKS else without(modes, DOCKER)
         for workload in CROWDED:
-            yield crowded(
-                stage, modes if count <= MOST_NETWORKS else without(modes, DOCKER), workload, networks=count
-            )
+            yield crowded(stage, some, workload, networks=count)
     for count in FLOWS:
         for workload in CROWDED:
             yield Traffic(
