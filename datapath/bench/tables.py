@@ -26,7 +26,7 @@ class Table:
 def tables(run: Run) -> list[Table]:
     """All that there is something in."""
     found = [
-        *(promised(run), absolute(run), relative(run), in_words(run)),
+        *(promised(run), losses(run), absolute(run), relative(run), in_words(run)),
         *(latencies(run), costs(run), troubles(run)),
     ]
     return [table for table in found if table.rows]
@@ -81,6 +81,17 @@ def in_words(run: Run) -> Table:
     found = [(series, stats.ratios(series.samples)) for series in run.series]
     rows = [[series.point.label, verdict(series, ratios)] for series, ratios in found if ratios]
     return Table("In words", ["EXPERIMENT", "WHO WINS"], rows)
+
+
+def losses(run: Run) -> Table:
+    """The experiments in which another mode than the subject wins."""
+    rows = []
+    for series in run.series:
+        for found in stats.ratios(series.samples):
+            behind = stats.advantage(found.median, series.better) < 1 and not stats.tie(found)
+            if found.base != NONE and stats.sure(found) and behind:
+                rows.append([series.point.label, stats.outcome(found, series.better)])
+    return Table("Where others win", ["EXPERIMENT", "WHO WINS"], rows)
 
 
 def verdict(series: Series, found: Sequence[Ratio]) -> str:

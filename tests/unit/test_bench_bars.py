@@ -12,7 +12,7 @@ import pytest
 from datapath.bench import bars
 from datapath.bench.model import MODES, Cost, Run, Sample, SuiteOptions
 from datapath.bench.suites import FULL, SUITES
-from datapath.bench.tables import promised
+from datapath.bench.tables import losses, promised
 from tests.unit.test_bench_files import made
 from tests.unit.toy_bench import series
 
@@ -92,3 +92,13 @@ def test_every_row_that_something_is_promised_of_is_measured(tmp_path: Path) -> 
     options = SuiteOptions(1.0, tmp_path, dockerd="sh")
     there = {row.point.label for name in FULL for row in SUITES[name](MODES, options).experiments()}
     assert bars.PROMISED - there == {bars.ESTABLISHED[0]}, "that one is a cost"
+
+
+def test_what_others_win_has_a_table_and_ties_and_the_limit_are_not_in_it() -> None:
+    others = {"iptables": [1.9] * 6, "nftables": [4.0] * 6, "docker": [1.0, 3.0] * 3, "none": [1.0] * 6}
+    found = made(
+        series({"ebpf": [2.0] * 6, **others}, workload="latency"),
+        series({"ebpf": [2.0] * 6, **others}, workload="rate", better="higher"),
+        series({"ebpf": [2.0] * 5, "iptables": [1.0] * 5}, workload="few"),
+    )
+    assert losses(found).rows == [["latency", "iptables by 5.3%"], ["rate", "nftables 2.0×"]]
