@@ -99,7 +99,9 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float, bool]:
 def _cost(subject: str, what: str) -> Callable[[Run, Rows], Found | None]:
     def measured(run: Run, _: Rows) -> Found | None:
         values = [
-            cost.value for cost in run.costs if (cost.mode, cost.subject, cost.what) == (EBPF, subject, what)
+            cost.value
+            for cost in run.costs
+            if (cost.mode, cost.subject, cost.what, cost.unit) == (EBPF, subject, what, "ns")
         ]
         return Found(values[-1], values[-1], values[-1], sure=True) if values else None
 

@@ -81,7 +81,11 @@ def test_figures_that_are_no_ratios_have_bars_too() -> None:
         samples={"ebpf": tuple(Sample(180.0, {"publish_ms": value}) for value in (90, 91, 92, 93, 94, 95))},
     )
     cost = Cost("ebpf", *bars.ESTABLISHED, "ns", 121.0)
-    found = rows(replace(made(publish), costs=(cost, replace(cost, what="a run, UDP packets", value=1.0))))
+    others = (
+        replace(cost, what="a run, UDP packets", value=1.0),
+        replace(cost, unit="instructions", value=300.0),
+    )
+    found = rows(replace(made(publish), costs=(cost, *others)))
     assert found == {
         ("publish_unpublish ports=10000", "ebpf, publish, ms"): ["≤ 100", "92.5 (90.0–95.0)", "met"],
         ("from_container", "ebpf, ns a packet"): ["≤ 120", "121", "missed"],
