@@ -26,7 +26,8 @@ from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, W
 
 PORTS = (1, 10, 100, 1000, 10000)
 NETWORKS = (1, 10, 50)
-CONTAINERS = (2, 10, 100, 500)
+CONTAINERS = (2, 10, 100)
+CROWD = 500
 CROWDED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
 FLOWS = (0, 10000, 100000)
 MEMBERS, PUBLISHED, OUTWARD, _, HAIRPIN = PATHS
@@ -121,6 +122,12 @@ def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
             yield crowded(stage, some, workload, containers=count)
 
 
+def crowd(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+    """A suite of its own: building so many takes minutes, and so does taking them down."""
+    for workload in CROWDED:
+        yield crowded(stage, without(modes, DOCKER, NONE), workload, containers=CROWD)
+
+
 def ports(stage: Stage, modes: Modes, count: int) -> Traffic:
     """Rules are asked in turn, so the port that comes last pays for all of them."""
     return Traffic(
@@ -185,6 +192,7 @@ SUITES: Mapping[str, SuiteFactory] = {
         "quick": quick,
         "paths": paths,
         "sweeps": sweeps,
+        "crowd": crowd,
         "control": control,
         "cost": cost,
     }.items()
