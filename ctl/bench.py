@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 _CAGED = "DATAPATH_BENCH_CAGED"  # set for the process that measures, by the one that waits for it
+ALL_SUITES = "full"
 ALL = "ebpf,iptables,nftables,docker,none"
 EXPERIMENTS = {
     "Suite": "SUITE",
@@ -69,12 +70,32 @@ class Positive(click.FloatRange):
 _positive = Positive(min=0, min_open=True)
 
 
+class Rounds(click.ParamType[tuple[int, ...]]):
+    """N, N,M or N,M,K, all of them 1 or more."""
+
+    name = "rounds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        if len(words) > 3 or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+            self.fail(f"{value!r} is not one to three numbers above 0, with commas between.", param, ctx)
+        return tuple(map(int, words))
+
+
 @bench.command("run", cls=Command)
 @suite_option
 @modes_option
 @click.option("--seconds", type=_positive, default=1.0, metavar="N", help="How long one sample measures (1).")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=30, metavar="N", help="At most so many rounds (30)."
+    "--rounds",
+    type=Rounds(),
+    default="30",
+    metavar="N[,M[,K]]",
+    help="At most so many rounds; M of rows without a bar, K of points of sweeps (30).",
 )
 @click.option(
     "--tight",
@@ -95,7 +116,7 @@ def run(
     suites: tuple[str, ...],
     modes: str,
     seconds: float,
-    rounds: int,
+    rounds: tuple[int, ...],
     tight: float,
     budget: float,
     out: Path | None,
@@ -111,11 +132,24 @@ def run(
     from datapath.bench.measure import measure
     from datapath.bench.runner import Bounds
 
-    bounds = Bounds(tight=tight / 100, rounds=rounds, budget=60 * budget)
+    others, swept = (*rounds[1:], 0, 0)[:2]
+    bounds = Bounds(tight=tight / 100, rounds=rounds[0], budget=60 * budget, others=others, swept=swept)
     wanted_modes = _modes(modes)
     names = _names(suites)
-    command = ["datapathctl", "bench", "run", *(word for name in names for word in ("--suite", name))]
-    command += ["--modes", ",".join(wanted_modes), "--seconds", f"{seconds:g}", "--rounds", str(rounds)]
+    command = [
+        "datapathctl",
+        "bench",
+        "run",
+        *(word for name in suites or (ALL_SUITES,) for word in ("--suite", name)),
+    ]
+    command += [
+        "--modes",
+        ",".join(wanted_modes),
+        "--seconds",
+        f"{seconds:g}",
+        "--rounds",
+        ",".join(map(str, rounds)),
+    ]
     command += ["--tight", f"{tight:g}", "--budget", f"{budget:g}", *(["--filter", words] if words else [])]
     folder = _folder(out)
     with _built(names, wanted_modes, seconds, docker, dockerd) as built:
@@ -205,11 +239,18 @@ def report(file: Path, out: Path | None) -> None:
 
 
 def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    """The suites that these names stand for, each once."""
+    from datapath.bench.suites import FULL
+
     known = registry()
-    for name in asked:
-        if name not in known:
-            raise NotFoundError(f"no suite is called {quoted(name)}; there are: {', '.join(known)}")
-    return tuple(dict.fromkeys(asked)) or (("full",) if "full" in known else tuple(known))
+    full = tuple(name for name in FULL if name in known) or tuple(known)
+    found: list[str] = []
+    for name in asked or (ALL_SUITES,):
+        if name not in known and name != ALL_SUITES:
+            there = ", ".join((*known, ALL_SUITES))
+            raise NotFoundError(f"no suite is called {quoted(name)}; there are: {there}")
+        found += full if name == ALL_SUITES else (name,)
+    return tuple(dict.fromkeys(found))
 
 
 def _modes(asked: str) -> tuple[str, ...]:

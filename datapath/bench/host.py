@@ -5,6 +5,7 @@ its own. Nothing of the machine's own network is touched."""
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Host:
 
     def __enter__(self) -> Host:
         with ExitStack() as stack:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a scene before it, that was given up
+            self.folder.mkdir(parents=True)
             self.bpffs = self.folder / "bpf"
             self.bpffs.mkdir()
             _mount_bpffs(self.bpffs)

@@ -7,7 +7,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample
 from datapath.bench.scenes import Scene
@@ -29,13 +30,17 @@ class Change:
     steps: tuple[str, ...]
     unit: str = "ms"
     better: Better = "lower"
+    warm: bool = False
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Experiment:
-        for mode in self.modes:
-            scene = self.stage.scene(mode)
-            scene.crowd(1, 2)
-            scene.publish(1)
+        self.modes, self.lost = self.stage.each(self.modes, self._prepare, ExitStack())
         return self
+
+    def _prepare(self, mode: str, _: ExitStack) -> None:
+        scene = self.stage.scene(mode)
+        scene.crowd(1, 2)
+        scene.publish(1)
 
     def __exit__(self, *exc: object) -> None:
         pass

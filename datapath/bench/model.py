@@ -41,6 +41,11 @@ class Point:
         words = [self.workload, self.path, *(f"{key}={value}" for key, value in self.parameters.items())]
         return " ".join(word for word in words if word)
 
+    @property
+    def swept(self) -> bool:
+        """Whether it is a point of a sweep over the same path."""
+        return bool(self.path and self.parameters)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -55,7 +60,9 @@ class Experiment(Protocol):
     published, servers running); leaving takes that back. `sample` is one warm, pinned measurement of a second or
     so; it raises DatapathError when the tool fails.
 
-    `modes` are those that can do it, of those asked for. `title` is a heading for people.
+    `modes` are those that can do it, of those asked for. `title` is a heading for people. `warm`: the first sample
+    counts like any other, as the programs warm up by themselves. `lost`: modes that could not be set up when it was
+    entered, and why; they are no longer in `modes`, and the others are measured.
     """
 
     point: Point
@@ -63,6 +70,8 @@ class Experiment(Protocol):
     unit: str
     better: Better
     modes: tuple[str, ...]
+    warm: bool
+    lost: dict[str, str]
 
     def __enter__(self) -> Experiment: ...
 

@@ -92,7 +92,7 @@ def _bar(axes: Axes, y: float, found: Ratio, series: Series, height: float, *, n
             axes.plot([end, end], [y - height / 5, y + height / 5], color=INK, linewidth=1.1, zorder=4)
     words = times_text(value)
     if not sure:
-        words += " (too few rounds)"
+        words += " ?"
     elif stats.tie(found):
         words += " tie"
     words = f"{found.mode} {words}" if name else words

@@ -23,8 +23,8 @@ def draw_sweep(sweep: Sweep, reference: str) -> Figure:
     """Left the figures, right the ratios; both over the parameter, on a logarithmic axis."""
     figure, (left, right) = new_figure(height=4.0, columns=2)
     first = sweep.series[0]
-    ends: dict[str, float] = {}
-    relative_ends: dict[str, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
+    relative_ends: dict[str, tuple[float, float]] = {}
     seen: list[float] = []
     for mode in [mode for mode in MODES if any(series.samples.get(mode) for series in sweep.series)]:
         points = [
@@ -37,7 +37,7 @@ def draw_sweep(sweep: Sweep, reference: str) -> Figure:
             if series.samples.get(mode)
         ]
         _line(left, mode, points)
-        ends[mode] = points[-1][1]
+        ends[mode] = points[-1][:2]
         seen += [value for point in points for value in point[1:]]
         _relative_line(right, sweep, mode, reference, relative_ends)
     if min(seen) > 0 and max(seen) > 8 * min(seen):
@@ -49,18 +49,20 @@ def draw_sweep(sweep: Sweep, reference: str) -> Figure:
     right.set_title(f"times as good as {reference} (higher: better)")
     right.axhline(1, color=COLOURS[reference], linewidth=1.6)
     right.set_yscale("log", base=2)
-    relative_ends[reference] = 1.0
+    relative_ends[reference] = max(sweep.values), 1.0
     ratio_ticks(right.yaxis, *right.get_ylim())
     figure.suptitle(sweep.title, x=0.01, ha="left", weight="bold")
     for axes in (left, right):
         _parameter_axis(axes, sweep)
     figure.draw_without_rendering()  # only now the axes are where they stay
     for axes, last in ((left, ends), (right, relative_ends)):
-        _end_labels(axes, max(sweep.values), last)
+        _end_labels(axes, last)
     return figure
 
 
-def _relative_line(axes: Axes, sweep: Sweep, mode: str, reference: str, ends: dict[str, float]) -> None:
+def _relative_line(
+    axes: Axes, sweep: Sweep, mode: str, reference: str, ends: dict[str, tuple[float, float]]
+) -> None:
     if mode == reference:
         return
     points: list[tuple[float, float, float, float]] = []
@@ -72,7 +74,7 @@ def _relative_line(axes: Axes, sweep: Sweep, mode: str, reference: str, ends: di
                 points.append((x, value, low, high))
     if points:
         _line(axes, mode, points)
-        ends[mode] = points[-1][1]
+        ends[mode] = points[-1][:2]
 
 
 def _line(axes: Axes, mode: str, points: Sequence[tuple[float, float, float, float]]) -> None:
@@ -99,16 +101,16 @@ def _parameter_axis(axes: Axes, sweep: Sweep) -> None:
     axes.grid(axis="y", color=INK, alpha=0.12)
 
 
-def _end_labels(axes: Axes, x: float, ends: Mapping[str, float]) -> None:
+def _end_labels(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     """The modes' names at the ends of their lines, moved apart where they would lie on each other."""
     to_shown = axes.transData.transform
-    at = {mode: float(to_shown((x, y))[1]) for mode, y in ends.items()}
+    at = {mode: float(to_shown(end)[1]) for mode, end in ends.items()}
     gap = 13 * axes.figure.dpi / 72
     placed = apart(at, gap)
     for mode, y in placed.items():
         axes.annotate(
             mode,
-            (x, ends[mode]),
+            ends[mode],
             xytext=(8, (y - at[mode]) * 72 / axes.figure.dpi),
             textcoords="offset points",
             color=COLOURS[mode],

@@ -58,7 +58,10 @@ def _bars(run: Run, there: Sequence[str], reference: str) -> Iterable[Plot]:
         return
     paths = list(dict.fromkeys(series.point.path for series in measured))
     measured.sort(key=lambda series: paths.index(series.point.path))
-    how = "Bars to the right are better, also where a lower figure is better; whiskers are 95% intervals."
+    how = (
+        "Bars to the right are better, also where a lower figure is better; whiskers are 95% intervals, "
+        "pale bars with “?” had too few rounds for one."
+    )
     yield Plot(
         "summary",
         f"{subject} relative to {reference}, all of the work. {how}",

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking samples: in rounds, one mode after the other, until they say enough or a bound is hit."""
+"""Taking samples: in rounds, one mode after the other, until they say enough or a bound is hit.
+
+Not every experiment needs as many rounds: to some there is a bar, and points of a sweep support each other.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datapath.bench import stats
+from datapath.bench.bars import PROMISED
 from datapath.bench.model import (
     Cost,
     Experiment,
@@ -29,13 +33,23 @@ Wanted = Callable[[Experiment], bool]
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """When an experiment is over. `tight`: all intervals are within such a part of their medians; `rounds` and
-    `seconds` at most; `budget`: seconds of the whole run, of which every experiment may use its share, and as much
-    more as the fewest useful rounds take."""
+    `seconds` at most; `others` and `swept` instead of `rounds` for experiments without a bar, and for those of them
+    that are points of a sweep (0: as many as the one before). `budget`: seconds of the whole run, of which every
+    experiment may use its share, as large as its rounds are many, and as much more as the fewest useful rounds take."""
 
     tight: float = 0.02
     rounds: int = 30
     seconds: float = 300.0
     budget: float = math.inf
+    others: int = 0
+    swept: int = 0
+
+    def most(self, experiment: Experiment) -> int:
+        """Rounds that it may have."""
+        if experiment.point.label in PROMISED:
+            return self.rounds
+        others = self.others or self.rounds
+        return (self.swept or others) if experiment.point.swept else others
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +88,34 @@ class Runner:
     clock: Clock = time.monotonic
     outcome: Outcome = field(default_factory=Outcome)
     _end: float = math.inf
-    _done: int = 0
+    _left: dict[str, int] = field(default_factory=dict)  # label -> rounds, of those that are still to come
     _total: int = 0
 
     def run(self, suites: Sequence[Suite], wanted: Wanted = lambda experiment: True) -> Outcome:
+        """What several suites have is measured once."""
         self._end = self.clock() + self.bounds.budget
         planned = [(suite, chosen(suite, wanted)) for suite in suites]
-        self._total = sum(len(experiments) for _, experiments in planned)
+        self._left = {
+            experiment.point.label: self.bounds.most(experiment)
+            for _, experiments in planned
+            for experiment in experiments
+        }
+        self._total = len(self._left)
         try:
             for suite, experiments in planned:
                 if experiments:
                     self._suite(suite, experiments)
         except KeyboardInterrupt:
             self.outcome.interrupted = True
+            self.outcome.skipped |= dict.fromkeys(self._left, "interrupted before it")
         return self.outcome
 
     def _suite(self, suite: Suite, experiments: Sequence[Experiment]) -> None:
         try:
             with suite:
                 for experiment in experiments:
-                    self._experiment(experiment)
+                    if experiment.point.label in self._left:
+                        self._experiment(experiment)
                 if isinstance(suite, Observes) and self.clock() < self._end:
                     histograms, costs = suite.observe()
                     self.outcome.histograms += histograms
@@ -102,17 +124,19 @@ class Runner:
             self.outcome.skipped[f"suite {suite.name}"] = reason(error)
 
     def _experiment(self, experiment: Experiment) -> None:
-        self._done += 1
-        now = self.clock()
+        now, left = self.clock(), sum(self._left.values())
+        part = self._left.pop(experiment.point.label) / left
         if now >= self._end:
             self.outcome.skipped[experiment.point.label] = "the time was used up"
             return
-        share = now + (self._end - now) / (self._total - self._done + 1)
+        share = now + (self._end - now) * part
         self._tell(experiment, [])
         rounds: list[dict[str, Sample]] = []
         stopped = ""
         try:
             with experiment:
+                for mode, why in experiment.lost.items():
+                    self.outcome.skipped[f"{experiment.point.label} in mode {mode}"] = why
                 try:
                     stopped = self._rounds(experiment, rounds, share)
                 except KeyboardInterrupt:  # held back: should leaving fail too, it must not be forgotten
@@ -132,19 +156,20 @@ class Runner:
 
     def _rounds(self, experiment: Experiment, rounds: list[dict[str, Sample]], share: float) -> str:
         """Fill `rounds`; the answer says what ended it."""
-        began = self.clock()
-        modes = experiment.modes
-        for mode in modes:
-            _measure(experiment, mode)  # the first one pays for caches, neighbours and pages: not counted
+        began, modes = self.clock(), experiment.modes
+        most = self.bounds.most(experiment)
+        take = _Taker(experiment).sample
+        for mode in () if experiment.warm else modes:
+            take(mode)  # the first one pays for caches, neighbours and pages: not counted
         while True:
             first = len(rounds) % len(modes)  # nobody always goes first
-            rounds.append({mode: _measure(experiment, mode) for mode in modes[first:] + modes[:first]})
+            rounds.append({mode: take(mode) for mode in modes[first:] + modes[:first]})
             self._tell(experiment, rounds)
             found = stats.ratios(transposed(modes, rounds))
             now = self.clock()
             if found and all(stats.tight(ratio, self.bounds.tight) for ratio in found):
                 return "tight"
-            if len(rounds) >= self.bounds.rounds:
+            if len(rounds) >= most:
                 return "rounds"
             enough = len(rounds) >= stats.FEWEST and now >= share
             if enough or now >= self._end or now - began >= self.bounds.seconds:
@@ -165,7 +190,8 @@ class Runner:
 
     def _tell(self, experiment: Experiment, rounds: list[dict[str, Sample]], stopped: str = "") -> None:
         found = stats.ratios(transposed(experiment.modes, rounds))
-        self.progress(Progress(self._done, self._total, experiment.point.label, len(rounds), found, stopped))
+        number = self._total - len(self._left)
+        self.progress(Progress(number, self._total, experiment.point.label, len(rounds), found, stopped))
 
 
 def chosen(suite: Suite, wanted: Wanted) -> list[Experiment]:
@@ -177,11 +203,31 @@ def transposed(modes: Iterable[str], rounds: Sequence[dict[str, Sample]]) -> dic
     return {mode: tuple(samples[mode] for samples in rounds) for mode in modes}
 
 
-def _measure(experiment: Experiment, mode: str) -> Sample:
-    sample = experiment.sample(mode)
-    if not math.isfinite(sample.value) or sample.value < 0:
-        raise DatapathError(f"{mode} measured {sample.value} {experiment.unit}")
-    return sample
+class _Taker:
+    """Takes samples of one experiment. One that fails is taken again, once in an experiment: tools have their moments,
+    and half an hour of rounds should not end with one. What it said is in the details of the other one."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._again = True
+
+    def sample(self, mode: str) -> Sample:
+        try:
+            return self._measured(mode)
+        except MissingError:
+            raise
+        except DatapathError as error:
+            if not self._again:
+                raise
+            self._again = False
+            found = self._measured(mode)
+            return replace(found, details={**found.details, "failed_before": reason(error)})
+
+    def _measured(self, mode: str) -> Sample:
+        sample = self._experiment.sample(mode)
+        if not math.isfinite(sample.value) or sample.value < 0:
+            raise DatapathError(f"{mode} measured {sample.value} {self._experiment.unit}")
+        return sample
 
 
 def reason(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from datapath.bench.scenes import (
     timed,
 )
 
-MOST_PORTS = 1000  # one process and several calls of iptables each: 10,000 take the better part of an hour
+MOST_PORTS = 100  # a process and several calls of iptables each: 1,000 took more than a minute
 MOST_CONTAINERS = 20
 MOST_NETWORKS = 20  # its address pools have 31
 FILLER = "filler"

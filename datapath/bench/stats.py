@@ -117,13 +117,14 @@ def number(value: float) -> str:
 
 def ratio_text(found: Ratio) -> str:
     """1.230 (1.213–1.251); a tie is called one, and "?" marks too few rounds to say anything."""
-    text = f"{_factor(found.median)} ({_factor(found.low)}–{_factor(found.high)})"
+    text = f"{factor(found.median)} ({factor(found.low)}–{factor(found.high)})"
     if not sure(found):
         return f"{text} ?"
     return f"{text} tie" if tie(found) else text
 
 
-def _factor(value: float) -> str:
+def factor(value: float) -> str:
+    """What is near 1 with three decimals."""
     return f"{value:.3f}" if 0.1 <= value < 2 else number(value)
 
 

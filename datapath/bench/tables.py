@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datapath.bench import stats
+from datapath.bench import bars, stats
 from datapath.bench.compare import Comparison
 from datapath.bench.model import MODES, NONE, Histogram, Ratio, Run, Series
 
@@ -25,7 +25,10 @@ class Table:
 
 def tables(run: Run) -> list[Table]:
     """All that there is something in."""
-    found = [absolute(run), relative(run), in_words(run), latencies(run), costs(run), troubles(run)]
+    found = [
+        *(promised(run), losses(run), absolute(run), relative(run), in_words(run)),
+        *(latencies(run), costs(run), troubles(run)),
+    ]
     return [table for table in found if table.rows]
 
 
@@ -80,6 +83,17 @@ def in_words(run: Run) -> Table:
     return Table("In words", ["EXPERIMENT", "WHO WINS"], rows)
 
 
+def losses(run: Run) -> Table:
+    """The experiments in which another mode than the subject wins."""
+    rows = []
+    for series in run.series:
+        for found in stats.ratios(series.samples):
+            behind = stats.advantage(found.median, series.better) < 1 and not stats.tie(found)
+            if found.base != NONE and stats.sure(found) and behind:
+                rows.append([series.point.label, stats.outcome(found, series.better)])
+    return Table("Where others win", ["EXPERIMENT", "WHO WINS"], rows)
+
+
 def verdict(series: Series, found: Sequence[Ratio]) -> str:
     """Who wins, losses first: "iptables wins by 3.1%; tie with nftables; ebpf ahead of docker 2.3×". The mode
     without containers is a limit and not a competitor, unless there is no other."""
@@ -104,6 +118,25 @@ def verdict(series: Series, found: Sequence[Ratio]) -> str:
     if groups["unknown"]:
         parts.append(f"too few rounds for {', '.join(groups['unknown'])}")
     return "; ".join(parts)
+
+
+def promised(run: Run) -> Table:
+    """The bars of what was measured, and which are met."""
+    rows = []
+    there = {series.point.label for series in run.series}
+    for promise, found in bars.judged(run):
+        if found or promise.label in there:
+            bar = f"{'≤' if promise.most else '≥'} {promise.bar:g}"
+            text = _found_text(found) if found else ""
+            rows.append([promise.label, promise.figure, bar, text, promise.verdict(found)])
+    return Table("Promised", ["EXPERIMENT", "FIGURE", "BAR", "MEASURED", "VERDICT"], rows)
+
+
+def _found_text(found: bars.Found) -> str:
+    number = stats.factor if found.value < 2 else stats.number
+    if found.low == found.high:
+        return number(found.value)
+    return f"{number(found.value)} ({number(found.low)}–{number(found.high)})"
 
 
 def costs(run: Run) -> Table:

@@ -10,12 +10,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datapath.bench import scenes
+from datapath.bench import scenes, stats
 from datapath.bench.host import HOST
 from datapath.bench.model import NONE, Better, Experiment, Point, Sample, SuiteOptions
 from datapath.bench.place import MissingError, Place, ToolError, end
@@ -50,9 +50,27 @@ class Stage:
             self._scenes[mode] = self._stack.enter_context(scenes.make(mode, self.options))
         return self._scenes[mode]
 
-    @property
-    def built(self) -> Mapping[str, Scene]:
-        return self._scenes
+    def each(
+        self, modes: Sequence[str], prepare: Callable[[str, ExitStack], None], stack: ExitStack
+    ) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Prepares one mode after the other; those that are ready, and why others are not. The scene of one that is
+        not is gone, and built anew for the next row. Without the mode that the others are compared with there is
+        nothing to measure: DatapathError."""
+        lost: dict[str, str] = {}
+        for mode in modes:
+            try:
+                with ExitStack() as own:
+                    prepare(mode, own)
+                    stack.push(own.pop_all())
+            except MissingError:
+                raise
+            except DatapathError as error:
+                if scene := self._scenes.pop(mode, None):
+                    scene.__exit__()
+                if mode == stats.subject(modes):
+                    raise
+                lost[mode] = str(error)
+        return tuple(mode for mode in modes if mode not in lost), lost
 
     def close(self) -> None:
         self._scenes.clear()
@@ -114,6 +132,8 @@ class Traffic:
     flows: int = 0
     unit: str = field(init=False)
     better: Better = field(init=False)
+    warm: bool = field(init=False)
+    lost: dict[str, str] = field(default_factory=dict)
     _refreshed: dict[str, float] = field(default_factory=dict)
     _routes: dict[str, Route] = field(default_factory=dict)
     _held: dict[str, Held] = field(default_factory=dict)
@@ -121,36 +141,44 @@ class Traffic:
 
     def __post_init__(self) -> None:
         self.unit, self.better = self.workload.unit, self.workload.better
+        self.warm = self.workload.held
 
     def __enter__(self) -> Experiment:
-        folder = self.stage.options.folder
         for program in self.workload.programs:
             if shutil.which(program) is None:
                 raise MissingError(program)
         with ExitStack() as stack:
-            for mode in self.modes:
-                scene = self.stage.scene(mode)
-                scene.crowd(self.networks, self.containers)
-                scene.publish(self.ports)
-                route = self._routes[mode] = scene.route(self.point.path)
-                own = folder / f"{mode}-{self.workload.name}"
-                own.mkdir(parents=True, exist_ok=True)
-                server = self.workload.server(route.port, own)
-                stack.enter_context(
-                    route.server.serving(server, route.port, own / "server.log", self.workload.udp)
-                )
-                if self.flows and mode != NONE:
-                    echo = [PROBE, "echo", str(route.port)]
-                    stack.enter_context(route.server.serving(echo, route.port, own / "echo.log", udp=True))
-                    self._open_flows(mode)
-                    time.sleep(_CONFIRMING)
-                    self._open_flows(mode)
+            self.modes, self.lost = self.stage.each(self.modes, self._prepare, stack)
+            for mode, opened in tuple(self._refreshed.items()):
+                time.sleep(max(0.0, opened + _CONFIRMING - time.monotonic()))
+                self._open_flows(mode)
             stack.callback(self._release)  # before the servers: who closes first keeps the port for a while
+            if self.workload.held:  # they wait together, and not one after the other
+                for mode in self.modes:
+                    self._held[mode] = self._hold(mode)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _prepare(self, mode: str, stack: ExitStack) -> None:
+        """Has the scene as it should be, and its server running until the stack is left."""
+        scene = self.stage.scene(mode)
+        scene.crowd(self.networks, self.containers)
+        scene.publish(self.ports)
+        route = self._routes[mode] = scene.route(self.point.path)
+        own = self._folder(mode)
+        own.mkdir(parents=True, exist_ok=True)
+        server = self.workload.server(route.port, own)
+        stack.enter_context(route.server.serving(server, route.port, own / "server.log", self.workload.udp))
+        if self.flows and mode != NONE:
+            echo = [PROBE, "echo", str(route.port)]
+            stack.enter_context(route.server.serving(echo, route.port, own / "echo.log", udp=True))
+            self._open_flows(mode)
+
+    def _folder(self, mode: str) -> Path:
+        return self.stage.options.folder / f"{mode}-{self.workload.name}"
 
     def _release(self) -> None:
         for held in self._held.values():
@@ -169,17 +197,18 @@ class Traffic:
         if mode in self._refreshed and time.monotonic() > self._refreshed[mode] + _REFRESH:
             self._open_flows(mode)
         route, seconds = self._routes[mode], self.stage.options.seconds
-        argv = self.workload.client(route.address, route.port, seconds)
         if not self.workload.held:
+            argv = self.workload.client(route.address, route.port, seconds)
             return self.workload.parse(route.client.run(argv, seconds + _PATIENCE))
-        held = self._held.pop(mode, None) or self._hold(mode, argv)
+        held = self._held.pop(mode, None) or self._hold(mode)
         said = held.finish(seconds)
-        self._held[mode] = self._hold(mode, argv)
+        self._held[mode] = self._hold(mode)
         return self.workload.parse(said)
 
-    def _hold(self, mode: str, argv: list[str]) -> Held:
-        log = self.stage.options.folder / f"{mode}-{self.workload.name}" / "client.log"
-        return Held(self._routes[mode].client, argv, log)
+    def _hold(self, mode: str) -> Held:
+        route = self._routes[mode]
+        argv = self.workload.client(route.address, route.port, self.stage.options.seconds)
+        return Held(route.client, argv, self._folder(mode) / "client.log")
 
 
 def traffic(stage: Stage, modes: tuple[str, ...], workload: Workload, path: str) -> Traffic:

@@ -36,7 +36,8 @@ http {{
 @dataclass(frozen=True, slots=True)
 class Workload:
     """`server(port, folder)` and `client(address, port, seconds)` are command lines. `held`: the client waits for two
-    seconds before it begins, see `traffic`. `udp`: what the server's port is. `programs`: what has to be installed."""
+    seconds before it begins, see `traffic`, and then warms up by itself. `udp`: what the server's port is.
+    `programs`: what has to be installed."""
 
     name: str
     title: str
@@ -95,7 +96,8 @@ def _http(name: str, title: str, *headers: str) -> Workload:
         programs=("nginx", "wrk"),
         server=_nginx,
         client=lambda address, port, seconds: [
-            *("wrk", "-t1", f"-c{HTTP_CONNECTIONS}", f"-d{_whole(seconds)}", "--latency", *headers),
+            *("timeout", "--preserve-status", "--signal=INT", f"{seconds:g}"),  # it knows whole seconds only
+            *("wrk", "-t1", f"-c{HTTP_CONNECTIONS}", f"-d{2 * seconds + 1:.0f}", "--latency", *headers),
             f"http://{address}:{port}/",
         ],
         parse=tools.wrk,

@@ -15,7 +15,7 @@ import pytest
 
 from datapath.bench.host import HOST
 from datapath.bench.model import Sample, SuiteOptions
-from datapath.bench.place import Place
+from datapath.bench.place import Place, ToolError
 from datapath.bench.scenes import LOOPBACK, PORT, Own
 from datapath.bench.suites import crowded, ports
 from datapath.bench.traffic import Stage, Traffic, traffic
@@ -146,6 +146,18 @@ def test_s28_a_killed_benchmark_leaves_no_process_and_its_groups_to_the_next(tmp
     with Own("iptables", SuiteOptions(1.0, tmp_path)):
         assert not left & groups()
     assert groups() == before
+
+
+def test_s28_a_mode_that_cannot_be_set_up_does_not_stop_the_others(tmp_path: Path) -> None:
+    own = Stage("broken", SuiteOptions(SECONDS, tmp_path, dockerd="false"))
+    try:
+        row = traffic(own, ("none", "docker"), TCP_CONNECT, "outside-published")
+        assert samples(row)["none"].value > 100
+        assert row.modes == ("none",) and row.lost == {"docker": "false: no output"}
+        with pytest.raises(ToolError):
+            samples(traffic(own, ("docker",), TCP_CONNECT, "outside-published"))
+    finally:
+        own.close()
 
 
 @pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed: make bench-deps")

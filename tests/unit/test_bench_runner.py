@@ -106,6 +106,43 @@ def test_the_budget_is_shared_and_what_is_saved_goes_to_those_that_need_it() -> 
     ]
 
 
+def test_what_has_a_bar_gets_more_rounds_and_points_of_sweeps_fewer() -> None:
+    work = Clock().working(1, noisy)
+    points = (
+        Point("attach_detach"),
+        Point("tcp_connect", "outside-published", {"ports": 1}),
+        Point("restart"),
+        Point("publish_unpublish", "", {"ports": 1}),
+        Point("tcp_connect", "outside-published", {"ports": 10}),
+    )
+    for bounds, rounds in (
+        (Bounds(tight=1e-9, rounds=9, others=7, swept=3), [9, 9, 7, 7, 3]),
+        (Bounds(tight=1e-9, rounds=9, others=7), [9, 9, 7, 7, 7]),
+        (Bounds(tight=1e-9, rounds=9), [9] * 5),
+    ):
+        outcome = run(*(ToyExperiment(point, MODES, work) for point in points), bounds=bounds)
+        assert [len(s.samples["ebpf"]) for s in outcome.series] == rounds
+
+
+def test_shares_of_the_budget_are_as_large_as_rounds_are_many() -> None:
+    """400 s: three parts of four for the first, which is 99 rounds and the warm-up."""
+    clock = Clock()
+    work = clock.working(1, noisy)
+    bounds = Bounds(tight=1e-9, rounds=300, others=100, budget=400)
+    outcome = run(toy("attach_detach", work), toy("other", work), bounds=bounds, clock=clock)
+    assert [len(s.samples["ebpf"]) for s in outcome.series] == [99, 33]
+
+
+def test_what_two_suites_have_is_measured_once() -> None:
+    first, again, other = (toy(name, Clock().working(1, steady)) for name in "aab")
+    suites = [ToySuite([first]), ObservingSuite([again]), ToySuite([other])]
+    told: list[Progress] = []
+    outcome = Runner(Bounds(), told.append).run(suites)
+    assert [series.point.label for series in outcome.series] == ["a", "b"] and again.log == []
+    assert suites[1].log == ["up", "observe", "down"], "it is looked into all the same"
+    assert {(each.number, each.total) for each in told} == {(1, 2), (2, 2)}
+
+
 def test_what_the_time_did_not_reach_is_named() -> None:
     clock = Clock()
     first, second = (toy(name, clock.working(10, noisy)) for name in ("one", "two"))
@@ -115,12 +152,13 @@ def test_what_the_time_did_not_reach_is_named() -> None:
     assert outcome.skipped == {"two": "the time was used up"} and second.log == []
 
 
-def failing_in_round(number: int, error: BaseException) -> Callable[[str], Sample]:
+def failing_in_round(number: int, error: BaseException, times: int = 2) -> Callable[[str], Sample]:
+    """Whoever asks again is told the same."""
     left = [(number + 1) * len(MODES) - 1]
 
     def work(mode: str) -> Sample:
         left[0] -= 1
-        if not left[0]:
+        if -times < left[0] <= 0:
             raise error
         return Sample(steady(mode))
 
@@ -143,6 +181,16 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(error: Exception, words: str
     assert [series.stopped for series in outcome.series] == [words, "tight"]
     assert {len(samples) for samples in outcome.series[0].samples.values()} == {2}, "whole rounds only"
     assert bad.log[-1] == "leave" and outcome.failed == outcome.series[:1]
+
+
+def test_what_fails_once_is_measured_again_and_that_is_noted() -> None:
+    outcome = run(toy("bad", failing_in_round(3, DatapathError("wrk: a hiccup"), times=1)))
+    (series,) = outcome.series
+    assert series.stopped == "tight" and outcome.failed == []
+    noted = [[sample.details for sample in samples] for samples in series.samples.values()]
+    assert sorted(str(each) for samples in noted for each in samples if each) == [
+        "{'failed_before': 'wrk: a hiccup'}"
+    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
@@ -170,6 +218,22 @@ def test_an_interruption_leaves_whole_rounds_and_takes_everything_down(leaving: 
     assert {len(samples) for samples in outcome.series[0].samples.values()} == {2}
     assert outcome.series[0].stopped == ("failed: a veth is still there" if leaving else "interrupted")
     assert suite.log == ["up", "down"]
+    assert outcome.skipped == {"b": "interrupted before it"}
+
+
+def test_a_mode_that_could_not_be_set_up_is_named_and_the_others_are_measured() -> None:
+    experiment = toy("a", Clock().working(1, steady), MODES[:2])
+    experiment.lost["docker"] = "timed out"
+    outcome = run(experiment)
+    assert [series.stopped for series in outcome.series] == ["tight"]
+    assert outcome.skipped == {"a in mode docker": "timed out"}
+
+
+def test_programs_that_warm_up_by_themselves_are_not_asked_to() -> None:
+    experiment = toy("a", Clock().working(1, steady))
+    experiment.warm = True
+    run(experiment)
+    assert experiment.log.count("ebpf") == 6
 
 
 def test_looking_inside_comes_after_the_last_measurement() -> None:

@@ -35,6 +35,8 @@ class ToyExperiment:
     unit: str = "µs"
     better: Better = "lower"
     title: str = ""
+    warm: bool = False
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.title = f"The toy {self.point.workload}"
