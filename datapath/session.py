@@ -175,7 +175,7 @@ class Session:
             abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
             for uplink in self.observed.uplinks
         }
-        known = {key: value for key, value in dataplane.devices.read_all() if value.kind == kind}
+        known = dataplane.devices.having("kind", kind)
         for key in known.keys() - wanted.keys():
             dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
             dataplane.detach_xdp(key.ifindex)

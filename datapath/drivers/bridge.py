@@ -84,12 +84,16 @@ class Bridge(Bridged):
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
         with ExitStack() as undo:
-            ifindex, _ = self.context.links.create_endpoint(
-                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
+
+            def opened(ifindex: int) -> None:
+                nonlocal endpoint
+                endpoint = replace(endpoint, host_ifindex=ifindex)
+                undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
+                self._open(network, endpoint)
+
+            self.context.links.create_endpoint(
+                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu, prepare=opened
             )
-            endpoint = replace(endpoint, host_ifindex=ifindex)
-            undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
-            self._open(network, endpoint)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
             undo.pop_all()
@@ -208,8 +212,8 @@ class Bridge(Bridged):
         )
         _write_sources(dataplane, sources)
         dataplane.ports.update_many(wanted)
-        mine = {key for key, port in dataplane.ports.read_all() if port.endpoint == endpoint.number}
-        dataplane.ports.delete_many(mine - wanted.keys())
+        mine = dataplane.ports.having("endpoint", endpoint.number)
+        dataplane.ports.delete_many(mine.keys() - wanted.keys())
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
         dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
 
@@ -226,8 +230,7 @@ class Bridge(Bridged):
 
 def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
     """The index under which the programs know the endpoint's device; 0: they do not."""
-    found = (key.ifindex for key, value in dataplane.devices.read_all() if value.endpoint == endpoint.number)
-    return next(found, 0)
+    return next((key.ifindex for key in dataplane.devices.having("endpoint", endpoint.number)), 0)
 
 
 def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:

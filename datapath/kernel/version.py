@@ -7,6 +7,7 @@ programs that it is about, and costs a command one listing of a folder and one s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -37,8 +38,9 @@ def is_mark(name: str) -> bool:
     return name.startswith(_PREFIX)
 
 
+@functools.cache
 def digest() -> str:
-    """Of this version's object files, as the build has written it down."""
+    """Of this version's object files, as the build has written it down. A process stays what it was."""
     return (abi.OBJECTS / "digest").read_text().strip()
 
 

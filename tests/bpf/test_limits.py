@@ -86,6 +86,14 @@ def rules(stage: Stage) -> Iterator[Rules]:
     stage.maps["sources"].delete_many(list(stage.maps["sources"]))
 
 
+def test_entries_are_found_by_one_of_their_fields(stage: Stage) -> None:
+    everything = dict(stage.maps["devices"].read_all())
+    for kind in {value.kind for value in everything.values()} | {99}:
+        wanted = {key: value for key, value in everything.items() if value.kind == kind}
+        assert stage.maps["devices"].having("kind", kind) == wanted
+    assert len({value.kind for value in everything.values()}) > 1
+
+
 # allow=, deny=, and what then holds for sources
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, bool]]] = {
     "nothing is said": ((), (), {"203.0.113.5": True, "2001:db8:5::5": True}),
