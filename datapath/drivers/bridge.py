@@ -89,7 +89,7 @@ class Bridge(Bridged):
                 nonlocal endpoint
                 endpoint = replace(endpoint, host_ifindex=ifindex)
                 undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
-                self._open(network, endpoint)
+                self._open(network, endpoint, new=True)
 
             self.context.links.create_endpoint(
                 endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu, prepare=opened
@@ -99,12 +99,12 @@ class Bridge(Bridged):
             undo.pop_all()
         return endpoint
 
-    def _open(self, network: Network, endpoint: Endpoint) -> None:
-        """Tells the programs of an endpoint, and attaches them to its device."""
+    def _open(self, network: Network, endpoint: Endpoint, *, new: bool = False) -> None:
+        """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
-        connections.open_account(dataplane, endpoint.number)
+        connections.open_account(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
