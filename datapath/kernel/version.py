@@ -38,10 +38,14 @@ def is_mark(name: str) -> bool:
     return name.startswith(_PREFIX)
 
 
-@functools.cache
 def digest() -> str:
     """Of this version's object files, as the build has written it down. A process stays what it was."""
-    return (abi.OBJECTS / "digest").read_text().strip()
+    return _digest_in(abi.OBJECTS)
+
+
+@functools.cache
+def _digest_in(folder: Path) -> str:
+    return (folder / "digest").read_text().strip()
 
 
 def installed() -> Version:
