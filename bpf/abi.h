@@ -152,7 +152,7 @@ struct usage_key {
 
 struct usage {
 	__u64 since;	/* ns, CLOCK_MONOTONIC: openings are counted from here, */
-	__u32 openings; /* less those that were confirmed */
+	__u32 openings; /* less those that were confirmed; `since` 1: there never was one */
 	__u32 conns;	/* confirmed connections it takes part in */
 };
 

@@ -160,6 +160,7 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 		return DROP_DENIED;
 	if (is_container(client) && !usage_admits(client))
 		return DROP_LIMIT;
+	usage_begins(port->endpoint);
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));
 	sides->key = p->tuple;

@@ -5,6 +5,7 @@
 #include "verdict.h"
 
 #define SECOND 1000000000ULL
+#define NEVER  1 /* `since` of an endpoint that has not taken part in any connection yet */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -39,7 +40,7 @@ __noinline int usage_admits(__u32 endpoint)
 		if (!usage)
 			return 1;
 	}
-	if (now - usage->since > config.timeout_handshake * SECOND) {
+	if (usage->since <= NEVER || now - usage->since > config.timeout_handshake * SECOND) {
 		usage->since = now;
 		usage->openings /= 2;
 	}
@@ -49,6 +50,15 @@ __noinline int usage_admits(__u32 endpoint)
 		return 0;
 	__sync_fetch_and_add(&usage->openings, 1);
 	return 1;
+}
+
+/* The endpoint is about to be asked for something: from now on it may have connections. */
+static __always_inline void usage_begins(__u32 endpoint)
+{
+	struct usage *usage = usage_find(endpoint);
+
+	if (usage && usage->since == NEVER)
+		usage->since = bpf_ktime_get_ns();
 }
 
 /* Not below zero, though another CPU counts at the same moment: that would be more than any limit. */

@@ -35,7 +35,7 @@ from datapath.model import (
 from datapath.model_connections import Connection, ConnectionFilter, ConnectionStats
 from datapath.session import Session, container_folder, now
 from datapath.state import State
-from datapath.store import Lingering, Store
+from datapath.store import Store
 
 if TYPE_CHECKING:
     from datapath.control_trace import DropsOfHost
@@ -113,15 +113,28 @@ class Control:
         self.warn = warn
         self.exited_command = tuple(exited_command)
         self._commands = 0
-        self._lingering: Lingering | None = None
+        self._kept: Store | None = None
 
     @contextmanager
     def _session(self, create: bool = True, upgrading: bool = False) -> Iterator[Session]:
-        with Session(self.settings, self.warn, create=create, upgrading=upgrading) as session:
-            self._commands += 1
-            if self._commands > 1:  # a command line gives one, and leaves the file whole
-                self._lingering = session.store.linger(self._lingering)
+        with Session(self.settings, self.warn, self._opened(create), upgrading=upgrading) as session:
             yield session
+
+    @contextmanager
+    def _opened(self, create: bool) -> Iterator[Store]:
+        """The store, for one command; kept for the next one by whoever gives many."""
+        kept, self._kept = self._kept, None  # another thread opens its own
+        if kept is not None and not kept.current:
+            kept.close()
+            kept = None
+        with ExitStack() as stack:
+            store = stack.enter_context(kept or Store(self.settings.state_dir, create=create))
+            yield store
+            self._commands += 1
+            # A command line gives one, and leaves the file whole. One that has failed is not trusted.
+            if self._commands > 1 and self._kept is None and store.current:
+                self._kept = store
+                stack.pop_all()
 
     def _snapshot(self) -> State:
         with Store(self.settings.state_dir) as store:
@@ -160,7 +173,8 @@ class Control:
 
     def network_connect(self, container: str, request: EndpointRequest) -> Endpoint:
         with self._session() as session, ExitStack() as undo:
-            with session.store.transaction():  # one for the endpoint's number and the row that has it
+            # One for the endpoint's number and the row that has it.
+            with session.store.transaction(durable=False):
                 planned = plan.plan_connect(
                     container, request, session.state, session.facts, session.config, session.fresh
                 )
@@ -189,7 +203,7 @@ class Control:
         with self._session() as session:
             planned = plan.plan_disconnect(network, container, session.state, force)
             before = {e.id: session.state.endpoints[e.id] for e in planned.changed}
-            session.put(
+            session.intend(
                 planned.endpoint,
                 planned.container,
                 *(replace(e, phase=model.CHANGING) for e in before.values()),
@@ -207,7 +221,7 @@ class Control:
         """Endpoints of a sandbox whose default routes or ports move. Their rows stay "changing"."""
         for endpoint in changed:
             session.revoke(before[endpoint.id], before[endpoint.id].ports)
-        session.put(*(replace(endpoint, phase=model.CHANGING) for endpoint in changed))
+        session.intend(*(replace(endpoint, phase=model.CHANGING) for endpoint in changed))
         for endpoint in sorted(changed, key=lambda e: e.gateway):
             network = session.state.networks[endpoint.network_id]
             session.driver(network).set_routes(network, endpoint, key)
@@ -528,7 +542,7 @@ class Control:
         rows = [session.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
         undo.callback(session.settle, planned.container.sandbox_id)
         undo.callback(session.put, session.state.containers[planned.container.id], *rows)
-        session.put(planned.container, *planned.endpoints)
+        session.intend(planned.container, *planned.endpoints)
 
     def _settled(self, session: Session, undo: ExitStack, planned: plan.PortPlan) -> PortMapping:
         session.put(*(replace(endpoint, phase=model.READY) for endpoint in planned.endpoints))
@@ -645,9 +659,6 @@ class Control:
             if failures:
                 raise ExceptionGroup("not everything could be taken away", failures)
             session.reserve_ports()
-            if self._lingering is not None:
-                self._lingering.db.close()
-                self._lingering = None
             session.store.destroy()
         # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
         deadline = time.monotonic() + _SHIM_PATIENCE

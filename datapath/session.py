@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,15 +54,15 @@ def sandbox_key(state: State, sandbox_id: str) -> str | None:
 
 
 class Session:
-    """Use as a context manager. `warn` is told what was mended, one line each. Without `create` there has to be a
-    store already. `upgrading`: nobody has to be told that the programs are of another version."""
+    """Use as a context manager. `warn` is told what was mended, one line each. `opened` gives the store.
+    `upgrading`: nobody has to be told that the programs are of another version."""
 
     def __init__(
         self,
         settings: Settings,
         warn: Callable[[str], None],
+        opened: AbstractContextManager[Store],
         *,
-        create: bool = True,
         upgrading: bool = False,
     ) -> None:
         from datapath.kernel import features
@@ -73,13 +73,13 @@ class Session:
         self._upgrading = upgrading
         self.config = DaemonConfig.load(settings)
         self.context = Context(settings, self.config.datapath)
-        self.store = Store(settings.state_dir, create=create)
         self.state = State()
+        self._opened = opened
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         with ExitStack() as stack:
-            stack.enter_context(self.store)
+            self.store = stack.enter_context(self._opened)
             stack.enter_context(self.store.lock())
             stack.enter_context(self.context)
             self.state = self.store.load()
@@ -99,11 +99,16 @@ class Session:
 
     # ---- rows ----------------------------------------------------------------------------
 
-    def put(self, *objects: Object) -> None:
+    def intend(self, *objects: Object) -> None:
+        """Writes rows that say what the command is about to change in the kernel, without waiting for the disk: a
+        failure of the whole machine that takes the rows back takes the changes too."""
+        self.put(*objects, durable=False)
+
+    def put(self, *objects: Object, durable: bool = True) -> None:
         """Writes rows, all or none."""
         if not objects:
             return
-        with self.store.transaction():
+        with self.store.transaction(durable=durable):
             for thing in objects:
                 self.store.put(thing)
         self.state = self.state.including(*objects)
@@ -170,7 +175,7 @@ class Session:
             abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
             for uplink in self.observed.uplinks
         }
-        known = {key: value for key, value in dataplane.devices.read_all() if value.kind == kind}
+        known = dataplane.devices.having("kind", kind)
         for key in known.keys() - wanted.keys():
             dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
             dataplane.detach_xdp(key.ifindex)

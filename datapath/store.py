@@ -13,12 +13,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
 from datapath.model import Container, Endpoint, Network, Sandbox
@@ -78,24 +78,20 @@ def _columns(thing: Object) -> dict[str, Any]:
             return {}
 
 
-class Lingering(NamedTuple):
-    """See `Store.linger`."""
-
-    inode: int
-    db: sqlite3.Connection
-
-
 class Store:
     """The store of one installation, made on first use with the three predefined networks in it.
 
     StateError if the file is damaged, of another kind or version, or, without `create`, not there; PrivilegeError
-    if it cannot be opened.
+    if it cannot be opened. One that is kept for many commands costs less than one a command: nothing is opened,
+    checked or parsed again, and the connection that closes last takes the journal into the file, which is five waits
+    for the disk. Of any thread, but one at a time.
     """
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
         self.path = state_dir / "datapath.db"
         self.lock_path = state_dir / "lock"
         self._locked = False
+        self._read: dict[tuple[type[Any], str], Any] = {}  # what was loaded last: by kind and row
         with self._translated():
             if create:
                 self._prepare(state_dir)
@@ -110,21 +106,13 @@ class Store:
                 self._db.close()
                 raise
 
-    def linger(self, before: Lingering | None) -> Lingering:
-        """A connection that stays idle while this one is closed, for a caller who gives many commands.
-
-        The last connection that is closed takes the journal into the file, and away: five waits for the disk,
-        and the next command begins another journal. With this one open that is not the last. `before`: what the
-        caller had so far; it is given back unless the file has been replaced.
-        """
-        if before is not None and before.inode == self._inode:
-            return before
-        if before is not None:
-            before.db.close()
-        with self._translated():
-            db = _connect(self.path, check_same_thread=False)
-            db.execute("SELECT count(*) FROM meta").fetchall()  # only what has read once counts as open
-        return Lingering(self._inode, db)
+    @property
+    def current(self) -> bool:
+        """Its file is still the one at that path; not if everything has been taken away since it was opened."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def exists(state_dir: Path) -> bool:
@@ -146,21 +134,26 @@ class Store:
 
     def load(self) -> State:
         """Everything, as of one moment."""
+        before, self._read = self._read, {}
         with self._translated(), self._transaction("DEFERRED"):
             return State(
-                networks=self._objects(Network),
-                sandboxes=self._objects(Sandbox),
-                endpoints=self._objects(Endpoint),
-                containers=self._objects(Container),
+                networks=self._objects(Network, before),
+                sandboxes=self._objects(Sandbox, before),
+                endpoints=self._objects(Endpoint, before),
+                containers=self._objects(Container, before),
                 installation_id=self.installation_id,
             )
 
-    def _objects(self, kind: type[Any]) -> dict[str, Any]:
-        rows = self._db.execute(f"SELECT id, body FROM {_TABLES[kind]} ORDER BY rowid")
+    def _objects(self, kind: type[Any], before: Mapping[tuple[type[Any], str], Any]) -> dict[str, Any]:
+        """Of a row that reads as one did before, the object that it was then: none is ever changed."""
+        found: dict[str, Any] = {}
         try:
-            return {ident: from_json(kind, body) for ident, body in rows}
+            for ident, body in self._db.execute(f"SELECT id, body FROM {_TABLES[kind]} ORDER BY rowid"):
+                thing = before.get((kind, body)) or from_json(kind, body)
+                found[ident] = self._read[kind, body] = thing
         except (ValueError, TypeError) as error:
             raise self._damaged(f"a row of {_TABLES[kind]} cannot be read: {error}") from None
+        return found
 
     def _meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -199,26 +192,36 @@ class Store:
 
     def _require_same_file(self) -> None:
         """StateError if the file is not the one that was opened: `destroy` has come in between."""
-        try:
-            same = self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not self.current:
             raise self._taken_away()
 
     def destroy(self) -> None:
         """Forget everything: the files and their folder go. The lock has to be held."""
         self._db.close()
+        self._inode = 0  # another file may get the number as soon as this one is gone
         for name in ("datapath.db", "datapath.db-wal", "datapath.db-shm", "lock"):
             self.path.with_name(name).unlink(missing_ok=True)
         with suppress(OSError):  # others may keep something there
             self.path.parent.rmdir()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All writes inside become visible together, or none does. May be nested."""
-        with self._transaction("IMMEDIATE"):
-            yield
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """All writes inside become visible together, or none does. May be nested; the outermost says how.
+
+        Not `durable`: nobody waits for the disk. Whoever is killed leaves it all the same, but a failure of the
+        whole machine may take it back, until the next durable one is written.
+        """
+        if durable or self._db.in_transaction:
+            with self._transaction("IMMEDIATE"):
+                yield
+            return
+        with self._translated():
+            self._db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._transaction("IMMEDIATE"):
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous = FULL")
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
@@ -355,12 +358,10 @@ class Store:
         return self._damaged(str(error))
 
 
-def _connect(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     """An open connection; never creates the file."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    db = sqlite3.connect(
-        uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=check_same_thread
-    )
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from datapath.bench.host import CLIENT_SETTINGS, HOST, OUTSIDE, STREAM_SETTINGS, Host
@@ -151,8 +152,10 @@ class Own:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
+    @cached_property
     def control(self) -> Control:
-        """Commands have to be given inside the host's namespace: see `acting`."""
+        """One for all commands, as a program that gives many would have it. They have to be given inside the host's
+        namespace."""
         from datapath.control import Control
 
         return Control(self.host.settings())
@@ -163,7 +166,7 @@ class Own:
         from datapath.model import EndpointRequest, RunRequest
 
         with netns.enter(self.host.inside.path):
-            control = self.control()
+            control = self.control
             for name in (NETWORK, OTHER):
                 control.network_create(self._network(name))
             for name in (SERVER, CLIENT):
@@ -187,7 +190,7 @@ class Own:
         from datapath.kernel import netns
 
         with netns.enter(self.host.inside.path):
-            self.control().down()
+            self.control.down()
 
     def route(self, path: str) -> Route:
         return self._routes[path]
@@ -199,8 +202,8 @@ class Own:
             return
         with netns.enter(self.host.inside.path):
             if self._ports:
-                self.control().port_remove(SERVER, port_range(self._ports))
-            self.control().port_add(SERVER, port_range(count))
+                self.control.port_remove(SERVER, port_range(self._ports))
+            self.control.port_add(SERVER, port_range(count))
         self._ports = count
 
     def crowd(self, networks: int, containers: int) -> None:
@@ -209,7 +212,7 @@ class Own:
         from datapath.model import EndpointRequest, RunRequest
 
         with netns.enter(self.host.inside.path):
-            control = self.control()
+            control = self.control
             while self._networks < networks:
                 control.network_create(self._network(f"net{self._networks}"))
                 self._networks += 1
@@ -230,7 +233,7 @@ class Own:
         from datapath.model import EndpointRequest
 
         with netns.enter(self.host.inside.path):
-            control, request = self.control(), EndpointRequest(OTHER)
+            control, request = self.control, EndpointRequest(OTHER)
             return timed(
                 lambda: control.network_connect(CLIENT, request),
                 lambda: control.network_disconnect(OTHER, CLIENT),
@@ -241,7 +244,7 @@ class Own:
 
         ports = f"{FIRST_OPENED}-{FIRST_OPENED + count - 1}" if count > 1 else f"{FIRST_OPENED}"
         with netns.enter(self.host.inside.path):
-            control = self.control()
+            control = self.control
             return timed(
                 lambda: control.port_add(SERVER, f"{ports}:{ports}/tcp"),
                 lambda: control.port_remove(SERVER, f"{ports}:{ports}/tcp"),

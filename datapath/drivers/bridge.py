@@ -84,23 +84,27 @@ class Bridge(Bridged):
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
         with ExitStack() as undo:
-            ifindex, _ = self.context.links.create_endpoint(
-                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
+
+            def opened(ifindex: int) -> None:
+                nonlocal endpoint
+                endpoint = replace(endpoint, host_ifindex=ifindex)
+                undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
+                self._open(network, endpoint, new=True)
+
+            self.context.links.create_endpoint(
+                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu, prepare=opened
             )
-            endpoint = replace(endpoint, host_ifindex=ifindex)
-            undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
-            self._open(network, endpoint)
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)
             undo.pop_all()
         return endpoint
 
-    def _open(self, network: Network, endpoint: Endpoint) -> None:
-        """Tells the programs of an endpoint, and attaches them to its device."""
+    def _open(self, network: Network, endpoint: Endpoint, *, new: bool = False) -> None:
+        """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
-        connections.open_account(dataplane, endpoint.number)
+        connections.open_account(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
@@ -208,8 +212,8 @@ class Bridge(Bridged):
         )
         _write_sources(dataplane, sources)
         dataplane.ports.update_many(wanted)
-        mine = {key for key, port in dataplane.ports.read_all() if port.endpoint == endpoint.number}
-        dataplane.ports.delete_many(mine - wanted.keys())
+        mine = dataplane.ports.having("endpoint", endpoint.number)
+        dataplane.ports.delete_many(mine.keys() - wanted.keys())
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
         dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
 
@@ -226,8 +230,7 @@ class Bridge(Bridged):
 
 def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
     """The index under which the programs know the endpoint's device; 0: they do not."""
-    found = (key.ifindex for key, value in dataplane.devices.read_all() if value.endpoint == endpoint.number)
-    return next(found, 0)
+    return next((key.ifindex for key in dataplane.devices.having("endpoint", endpoint.number)), 0)
 
 
 def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:

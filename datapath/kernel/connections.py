@@ -37,6 +37,7 @@ _PROTO = abi.layout("tuple").offset("proto")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 TABLES = ("pending", "conns")
+_NEVER = 1  # NEVER of usage.h
 
 
 def _container(party: int) -> int:
@@ -226,10 +227,13 @@ def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
             dataplane.usages.set(key, usage._replace(**left), BPF_EXIST)
 
 
-def open_account(dataplane: Dataplane, number: int) -> None:
-    """From now on the endpoint's connections are counted: the programs count only where there is a row."""
+def open_account(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
+    """From now on the endpoint's connections are counted: the programs count only where there is a row. `new`: it
+    cannot have any yet."""
+    # Programs of another version may not say when it has the first one.
+    never = new and not dataplane.outdated
     try:
-        dataplane.usages.set(abi.usage_key(number), abi.usage(), BPF_NOEXIST)
+        dataplane.usages.set(abi.usage_key(number), abi.usage(since=_NEVER if never else 0), BPF_NOEXIST)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
@@ -237,7 +241,9 @@ def open_account(dataplane: Dataplane, number: int) -> None:
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:
     """Deletes every connection that an endpoint takes part in, and its account."""
-    for table in TABLES:
+    usage = dataplane.usages.get(abi.usage_key(number))
+    never = usage is not None and usage.since == _NEVER
+    for table in () if never else TABLES:
         found = []
         # A half whose opening was pushed out of the table is nobody's, but it may have the address still.
         halves = []

@@ -234,6 +234,19 @@ class Map(MutableMapping[Any, Any]):
             if actual == value and key in wanted
         ]
 
+    def having(self, field: str, value: Any) -> dict[Any, Any]:
+        """The entries with that value in one plain field. No other is unpacked."""
+        select = self._value.select(field)
+        return {
+            self._unpack_key(key): self._value.unpack(row)
+            for keys, values, _ in self.batches()
+            for key, row, (actual,) in zip(
+                *(cut(keys, self._key_size), cut(values, self._value.size), select.iter_unpack(values)),
+                strict=True,
+            )
+            if actual == value
+        }
+
     def count(self) -> int:
         """How many entries there are, without decoding them."""
         return sum(count for _, _, count in self.batches())

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
@@ -185,11 +185,19 @@ class Links:
     # ---- an endpoint's pair --------------------------------------------------------
 
     def create_endpoint(
-        self, host_ifname: str, ifname: str, netns: Netns, mac: str, mtu: int
+        self,
+        host_ifname: str,
+        ifname: str,
+        netns: Netns,
+        mac: str,
+        mtu: int,
+        prepare: Callable[[int], None] = lambda index: None,
     ) -> tuple[int, int]:
         """The pair, made with its container end in place, in one message. (Host index, container index.)
 
         The host end is up and speaks no IPv6 of its own; the container end is down, without addresses.
+        `prepare` is told the host end's index while that is down: what attaches a filter to a device that is up
+        waits until no packet is under way in it.
         With netns None the container end stays here, for somebody else to move.
         """
         peer = _end(ifname, mtu, mac)
@@ -207,6 +215,7 @@ class Links:
                 with enter(self._netns):
                     index = index_of(host_ifname)
                     quiet_ipv6(host_ifname)
+                prepare(index)
                 _do(self._route, ("set up", f"device {host_ifname}", _set_flags(index, _IFF_UP)))
                 with enter(netns if netns is not None else self._netns):
                     return index, index_of(ifname)
@@ -331,8 +340,6 @@ class Links:
         The answer to the request comes 10 to 30 ms after that (netdev_run_todo: an rcu_barrier). A thread takes it.
         Nothing depends on the thread: once it is in the kernel the device goes, even if the process is killed.
         """
-        if not self._there(device):
-            return
         with enter(self._netns), translated("open", "rtnetlink socket"):
             route = Rtnetlink()
         step = "delete", f"device {device}", Message(DELLINK, _named(device))

@@ -7,6 +7,7 @@ programs that it is about, and costs a command one listing of a folder and one s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -38,8 +39,13 @@ def is_mark(name: str) -> bool:
 
 
 def digest() -> str:
-    """Of this version's object files, as the build has written it down."""
-    return (abi.OBJECTS / "digest").read_text().strip()
+    """Of this version's object files, as the build has written it down. A process stays what it was."""
+    return _digest_in(abi.OBJECTS)
+
+
+@functools.cache
+def _digest_in(folder: Path) -> str:
+    return (folder / "digest").read_text().strip()
 
 
 def installed() -> Version:

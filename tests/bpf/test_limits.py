@@ -86,6 +86,14 @@ def rules(stage: Stage) -> Iterator[Rules]:
     stage.maps["sources"].delete_many(list(stage.maps["sources"]))
 
 
+def test_entries_are_found_by_one_of_their_fields(stage: Stage) -> None:
+    everything = dict(stage.maps["devices"].read_all())
+    for kind in {value.kind for value in everything.values()} | {99}:
+        wanted = {key: value for key, value in everything.items() if value.kind == kind}
+        assert stage.maps["devices"].having("kind", kind) == wanted
+    assert len({value.kind for value in everything.values()}) > 1
+
+
 # allow=, deny=, and what then holds for sources
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, bool]]] = {
     "nothing is said": ((), (), {"203.0.113.5": True, "2001:db8:5::5": True}),
@@ -319,6 +327,27 @@ def test_unanswered_openings_are_forgotten_by_halves(make_stage: MakeStage) -> N
     for i in range(2):
         assert asks(stage, A1, SPORT + 10 + i) == "TO_OUTSIDE"
     assert asks(stage, A1, SPORT + 12) == "DROP_LIMIT"
+
+
+def test_an_account_says_whether_there_ever_was_a_connection(stage: Stage) -> None:
+    """Only then the tables are looked through when the endpoint goes."""
+    members = (A1, A2, A3, B1)
+    for member in members:
+        stage.maps["usages"][abi.usage_key(member.number)] = abi.usage(since=1)
+
+    def begun() -> set[str]:
+        accounts = {member.name: stage.maps["usages"][abi.usage_key(member.number)] for member in members}
+        return {name for name, usage in accounts.items() if usage.since > 1}
+
+    stage.run(A3, A3.sends(A1.ip, p.udp(1, 2), to=A1.mac))
+    assert begun() == set()
+    stage.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
+    assert begun() == {A2.name}
+    asks(stage, A1, SPORT)
+    assert begun() == {A1.name, A2.name}
+    stage.maps["usages"][abi.usage_key(A2.number)] = abi.usage(since=1)
+    stage.run(B1, B1.sends(HOST, p.udp(SPORT, 8081)))
+    assert begun() == {A1.name, A2.name, B1.name}
 
 
 def test_a_container_with_its_share_of_connections(make_stage: MakeStage) -> None:

@@ -82,7 +82,7 @@ def test_s28_connections_stand_in_the_table_while_others_are_measured(stage: Sta
     assert isinstance(scene, Own)
     from datapath.model_connections import ConnectionFilter
 
-    found = [one for one, _ in scene.control().connections(ConnectionFilter(proto=17))]
+    found = [one for one, _ in scene.control.connections(ConnectionFilter(proto=17))]
     assert len(found) == 500
 
 
@@ -100,7 +100,7 @@ def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(stage: Stage) -> Non
 
     def noted() -> int:
         with netns.enter(scene.host.inside.path):
-            return scene.control().stats().fill["sockets"][0]
+            return scene.control.stats().fill["sockets"][0]
 
     before = noted()
     with route.server.serving([PROBE, "serve", str(PORT)], PORT, None):

@@ -314,6 +314,8 @@ def endpoint_number(host: Host, name: str) -> int:
 
 def fill(found: Dataplane, web: int, app: int) -> None:
     """Half of the connections go to `web`'s published port, half come from `app`."""
+    for number in (web, app):  # whose accounts say that they never had one
+        found.usages[abi.usage_key(number)] = abi.usage(since=time.monotonic_ns())
     flag, state = abi.ConnFlag, int(abi.ConnState.CONN_ESTABLISHED)
     original = int(flag.CONN_ORIGINAL | flag.CONN_CONFIRMED)
     now = time.monotonic_ns()

@@ -148,6 +148,23 @@ class TestEndpoint:
         assert ip("-o", "link", "show", "veth1").startswith(f"{host_index}: ")
         assert ip_in(container, "-o", "link", "show", "eth0").startswith(f"{container_index}: ")
 
+    def test_host_end_can_be_prepared_while_it_is_down(self, links: Links, container: int) -> None:
+        seen = []
+        index, _ = links.create_endpoint(
+            *("veth1", "eth0", container, MAC, 1500),
+            prepare=lambda index: seen.append((index, "UP" in ip("-o", "link", "show", "veth1"))),
+        )
+        assert seen == [(index, False)]
+        assert "UP" in ip("-o", "link", "show", "veth1")
+
+    def test_a_pair_that_cannot_be_prepared_goes_again(self, links: Links, container: int) -> None:
+        def refuse(index: int) -> None:
+            raise KernelError("attach", f"device {index}", errno.ENOSPC)
+
+        with pytest.raises(KernelError, match="attach device"):
+            links.create_endpoint("veth1", "eth0", container, MAC, 1500, prepare=refuse)
+        assert links.index("veth1") is None
+
     def test_host_end_is_up_and_says_nothing(self, links: Links, container: int) -> None:
         attach(links, container, ipv6=True)
         assert "UP" in ip("-o", "link", "show", "veth1")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from datapath.errors import ExistsError, StateError
-from datapath.model import READY, Container, Endpoint, Network, PortMapping, Sandbox
+from datapath.model import CREATING, READY, Container, Endpoint, Network, PortMapping, Sandbox
 from datapath.state import Object
 from datapath.store import MAX_NUMBER, Store
 
@@ -423,28 +423,50 @@ def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> 
 # ---- many commands of one process ----------------------------------------------------------------------
 
 
-def test_the_journal_stays_while_a_connection_lingers(tmp_path: Path) -> None:
-    journal = tmp_path / "datapath.db-wal"
+def test_a_store_that_is_kept_sees_what_others_have_written(tmp_path: Path) -> None:
+    with Store(tmp_path) as kept:
+        kept.put(network(name="first"))
+        before = kept.load().network("first")
+        with Store(tmp_path) as other:
+            other.put(replace(before, name="second"))
+        assert kept.load().network("second").id == before.id
+        with Store(tmp_path) as other:
+            other.delete(before)
+        assert before.id not in kept.load().networks
+
+
+def test_rows_that_have_not_changed_are_not_parsed_again(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
-        idle = store.linger(None)
-        assert store.linger(idle) is idle
         store.put(network(name="first"))
-    assert journal.exists()
-    with Store(tmp_path) as other:
-        assert other.load().network("first")
-    idle.db.close()
-    assert not journal.exists()
+        store.put(network(id="b" * 64, name="second", number=3, device="dp-b"))
+        before = store.load()
+        first, second = before.network("first"), before.network("second")
+        store.put(replace(second, phase=CREATING))
+        after = store.load()
+    assert after.network("first") is first
+    assert after.network("second") == replace(second, phase=CREATING)
 
 
-def test_a_lingering_connection_is_exchanged_when_the_file_was_replaced(tmp_path: Path) -> None:
+def test_a_store_whose_file_was_replaced_is_not_current(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
-        idle = store.linger(None)
+        assert store.current
         with store.lock():
             store.destroy()
-    with Store(tmp_path) as store:
-        again = store.linger(idle)
-        assert again is not idle
-    again.db.close()
+        assert not store.current
+        with Store(tmp_path) as another:
+            assert another.current
+            assert not store.current
+
+
+def test_a_write_that_waits_for_no_disk_is_there_at_once_and_the_next_one_waits(tmp_path: Path) -> None:
+    with Store(tmp_path) as store, Store(tmp_path) as other:
+        with store.transaction(durable=False):
+            store.put(network(name="first"))
+        assert other.load().network("first")
+        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+        with pytest.raises(ExistsError), store.transaction(durable=False):
+            store.put(network(id="b" * 64, name="first", number=3, device="dp-b"))
+        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 # ---- size -----------------------------------------------------------------------------------------------
