@@ -26,8 +26,7 @@ from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, W
 
 PORTS = (1, 10, 100, 1000, 10000)
 NETWORKS = (1, 10, 50)
-CONTAINERS = (2, 10, 100)
-CROWD = 500
+CONTAINERS = (2, 10, 100, 500)
 CROWDED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
 FLOWS = (0, 10000, 100000)
 MEMBERS, PUBLISHED, OUTWARD, _, HAIRPIN = PATHS
@@ -96,8 +95,8 @@ def paths(stage: Stage, modes: Modes) -> Iterator[Experiment]:
 
 
 def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    """First the two points that have a bar, next to each other. What takes long to build comes last, and after the
-    tables that stay full, through which removing a crowd would look. Without containers nothing changes by networks,
+    """First the two points that have a bar, next to each other. The connections come last: tables stay full, and
+    removing a crowd would look through them for each container. Without containers nothing changes by networks,
     containers and connections of others, so `none` is left out there."""
     for count in sorted(PORTS, key=lambda count: count not in (1, 10000)):
         yield ports(stage, modes, count)
@@ -106,6 +105,10 @@ def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
         some = modes if count <= MOST_NETWORKS else without(modes, DOCKER)
         for workload in CROWDED:
             yield crowded(stage, some, workload, networks=count)
+    for count in CONTAINERS:
+        some = modes if count <= MOST_CONTAINERS else without(modes, DOCKER)
+        for workload in CROWDED:
+            yield crowded(stage, some, workload, containers=count)
     for count in FLOWS:
         for workload in CROWDED:
             yield Traffic(
@@ -116,16 +119,6 @@ def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
                 f"{workload.title}, {PATH_WORDS[PUBLISHED]}, with so many connections in the table",
                 flows=count,
             )
-    for count in CONTAINERS:
-        some = modes if count <= MOST_CONTAINERS else without(modes, DOCKER)
-        for workload in CROWDED:
-            yield crowded(stage, some, workload, containers=count)
-
-
-def crowd(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    """A suite of its own: building so many takes minutes, and so does taking them down."""
-    for workload in CROWDED:
-        yield crowded(stage, without(modes, DOCKER, NONE), workload, containers=CROWD)
 
 
 def ports(stage: Stage, modes: Modes, count: int) -> Traffic:
@@ -192,7 +185,6 @@ SUITES: Mapping[str, SuiteFactory] = {
         "quick": quick,
         "paths": paths,
         "sweeps": sweeps,
-        "crowd": crowd,
         "control": control,
         "cost": cost,
     }.items()
