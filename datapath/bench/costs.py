@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from datapath.bench.bars import ESTABLISHED
-from datapath.bench.counter import Counter
 from datapath.bench.model import EBPF, NONE, PATHS, Cost
 from datapath.bench.place import MissingError
 from datapath.bench.scenes import CLIENT, NETWORK, PORT, SERVER, Own
@@ -22,6 +21,7 @@ from datapath.bench.scenes_docker import DockerScene
 from datapath.bench.traffic import Stage, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_STREAM, UDP_PPS
 from datapath.errors import DatapathError
+from datapath.kernel.counter import Counter
 
 _REPEAT, _TIMES = 200000, 5
 _FEWEST = 1000  # runs of a program that make a mean

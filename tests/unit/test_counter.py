@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from datapath.bench.counter import INSTRUCTIONS, TASK_CLOCK, Counter
+from datapath.kernel.counter import INSTRUCTIONS, TASK_CLOCK, Counter
 
 
 def work(milliseconds: int) -> None:
