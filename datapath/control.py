@@ -137,7 +137,7 @@ class Control:
                 stack.pop_all()
 
     def _snapshot(self) -> State:
-        with Store(self.settings.state_dir) as store:
+        with Store(self.settings.state_dir, reading=True) as store:
             return store.load()
 
     # ---- networks ------------------------------------------------------------------------

@@ -347,6 +347,70 @@ def test_a_kill_at_any_moment_leaves_whole_transactions_and_loses_none_that_was_
         assert found >= int(reported[-1] if reported else 0)
 
 
+# ---- readers beside a writer that stands still -----------------------------------------------------------
+
+PUT = """
+import sys
+from pathlib import Path
+from datapath.model import Sandbox
+from datapath.store import Store
+with Store(Path(sys.argv[1])) as store, store.lock(), store.transaction():
+    store.put(Sandbox("b" * 64))
+"""
+LONG = bool(os.environ.get("DATAPATH_LONG"))
+READS = 1.0  # seconds that a reader may take
+
+
+@pytest.fixture(scope="module")
+def stopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("stopper") / "stopper.so"
+    source = Path(__file__).with_name("stopper.c")
+    subprocess.run(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
+    )
+    return library
+
+
+def stopped(library: Path, directory: Path, at: int) -> int | None:
+    """A writer that has stopped after its call number `at` on the files; None: it does not make as many."""
+    process = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", PUT, str(directory)],
+        {**os.environ, "LD_PRELOAD": str(library), "STOP_AT": str(at)},
+    )
+    _, status = os.waitpid(process, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        return process
+    assert status == 0
+    return None
+
+
+def test_a_reader_does_not_wait_for_a_writer_that_was_stopped_at_whatever_step(
+    tmp_path: Path, stopper: Path
+) -> None:
+    """Some steps shut everybody out of the file: the first command builds the journal's index, the last one takes
+    the journal into the file. Killed there, it is no obstacle to the next writer either."""
+    with Store(tmp_path):
+        pass
+    at, step = 1, 1 if LONG else 8
+    found = []
+    while process := stopped(stopper, tmp_path, at):
+        try:
+            began = time.monotonic()
+            with Store(tmp_path, reading=True) as reader:
+                found.append("b" * 64 in reader.load().sandboxes)
+            assert time.monotonic() - began < READS, f"at {at}"
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        with Store(tmp_path) as store, store.lock(1), store.transaction():
+            store.put(Sandbox("a" * 64))
+            store.delete(Sandbox("b" * 64))
+        at += step
+    assert at > 20, "the files are changed otherwise now"
+    assert found == sorted(found) and {*found} == {False, True}
+
+
 # ---- damage ---------------------------------------------------------------------------------------------
 
 
