@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -440,18 +439,24 @@ def _acquire(path: Path, timeout: float, *, create: bool = True) -> int:
     """The lock file, locked, as a descriptor. The kernel unlocks it when its holders have ended."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
-    deadline = time.monotonic() + timeout
-    pause = 0.001
     try:
-        while not _try_flock(fd):
-            if time.monotonic() >= deadline:
-                raise StateError(f"another command has held {path} for {timeout:g} s: try again later")
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        if not _try_flock(fd) and not _wait_for_flock(fd, timeout):
+            raise StateError(f"another command has held {path} for {timeout:g} s: try again later")
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _wait_for_flock(fd: int, timeout: float) -> bool:
+    """The kernel gives it to those who wait in the order in which they came; who only asks now and then may be
+    overtaken for ever. It knows no timeout: a thread waits, and is left alone with the file when it is too late."""
+    from threading import Thread
+
+    waiter = Thread(target=fcntl.flock, args=(fd, fcntl.LOCK_EX), daemon=True)
+    waiter.start()
+    waiter.join(timeout)
+    return not waiter.is_alive()
 
 
 def _release(fd: int) -> None:

@@ -310,6 +310,40 @@ def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
     assert sorted(numbers) == list(range(1, 81))
 
 
+HUNGRY = """
+import os, sys, time
+from pathlib import Path
+from datapath.store import Store
+store = Store(Path(sys.argv[1]))
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+while True:
+    with store.lock():
+        os.write(log, b".")
+        time.sleep(0.005)
+"""
+
+
+def test_who_waits_for_the_lock_gets_it_before_those_who_come_later(store: Store, tmp_path: Path) -> None:
+    """Commands that follow one another without a pause starve nobody."""
+    log = tmp_path / "log"
+    log.touch()
+    hungry = [python(HUNGRY, store.path.parent, log) for _ in range(4)]
+    try:
+        while log.stat().st_size < 20:
+            time.sleep(0.01)
+        passed = []
+        for _ in range(9):
+            time.sleep(0.02)
+            before = log.stat().st_size
+            with store.lock():
+                passed.append(log.stat().st_size - before)
+    finally:
+        for process in hungry:
+            process.kill()
+            process.communicate()
+    assert sum(passed) < 9 * 20, passed
+
+
 WRITE = """
 import sys
 from dataclasses import replace
