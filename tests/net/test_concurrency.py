@@ -26,7 +26,7 @@ SEED = 31
 # In a cell's own words: see `real`. How often, relative to each other.
 COMMANDS = {
     "run -d --name {c} sleep 3600": ("run", 3),
-    "run -d --name {c} --network n sleep 3600": ("run --network", 3),
+    "run -d --name {c} --network bridge --network n sleep 3600": ("run --network", 3),
     "rm -f {c}": ("rm", 3),
     "network create n": ("network create", 3),
     "network rm n": ("network rm", 2),
