@@ -19,14 +19,14 @@ from tests.net.lab import SLOWNESS, Host, eventually, reaches
 from tests.net.serial import Done
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
-PROCESSES, SECONDS, CELLS = (16, 60, 4) if LONG else (6, 1.5, 1)
+PROCESSES, SECONDS, CELLS = (16, 60, 4) if LONG else (6, 1, 1)
 PATIENCE = 90 * SLOWNESS  # more than the lock's own
 SEED = 31
 
 # In a cell's own words: see `real`. How often, relative to each other.
 COMMANDS = {
-    "run -d --name {c} sleep 3600": ("run", 3),
-    "run -d --name {c} --network bridge --network n sleep 3600": ("run --network", 3),
+    "run -d --name {c} --network base sleep 3600": ("run", 3),
+    "run -d --name {c} --network base --network n sleep 3600": ("run --network", 3),
     "rm -f {c}": ("rm", 3),
     "network create n": ("network create", 3),
     "network rm n": ("network rm", 2),
@@ -95,8 +95,10 @@ def at_once(host: Host, folder: Path) -> list[tuple[int, Done]]:
     for pid in children:
         _, status = os.waitpid(pid, 0)
         assert status == 0, f"process {children[pid]}"
-    rows: list[Any] = [json.loads(line) for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
-    return [(cell, Done(*rest[:-1], unreal(rest[-1], cell))) for cell, *rest in rows]
+    rows: list[Any] = [
+        json.loads(line) for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()
+    ]
+    return [(cell, Done(*rest)._replace(said=unreal(rest[-1], cell))) for cell, *rest in rows]
 
 
 def histories(rows: list[tuple[int, Done]]) -> list[list[Done]]:
@@ -126,6 +128,7 @@ def last(host: Host, cell: int) -> list[Done]:
 
 def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(host: Host, tmp_path: Path) -> None:
     host.preloaded = True
+    host.ctl("network create base")
     host.run("bystander")
     folder = tmp_path / "logs"
     folder.mkdir()

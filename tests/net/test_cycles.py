@@ -17,8 +17,8 @@ from tests.net.lab import Host, eventually, reaches
 from tests.net.test_down import different
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
-CYCLES = 1000 if LONG else 15
-WARM_UP = 5  # cycles after which everything has the size that it keeps
+CYCLES = 1000 if LONG else 10
+WARM_UP = 3  # cycles after which everything has the size that it keeps
 KEPT = 4 << 20  # bytes that the process's allocator may keep of what it once needed
 JOURNAL = 6 << 20  # bytes; SQLite takes it into the file when it has 1000 pages
 
