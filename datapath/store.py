@@ -453,10 +453,16 @@ def _wait_for_flock(fd: int, timeout: float) -> bool:
     overtaken for ever. It knows no timeout: a thread waits, and is left alone with the file when it is too late."""
     from threading import Thread
 
-    waiter = Thread(target=fcntl.flock, args=(fd, fcntl.LOCK_EX), daemon=True)
+    granted = []
+
+    def wait() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        granted.append(True)
+
+    waiter = Thread(target=wait, daemon=True)
     waiter.start()
     waiter.join(timeout)
-    return not waiter.is_alive()
+    return bool(granted)
 
 
 def _release(fd: int) -> None:

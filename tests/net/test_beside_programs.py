@@ -72,15 +72,19 @@ def test_a_tc_filter_of_somebody_else_works_beside_ours(
     host.sh("tc qdisc add dev eth0 clsact")
     host.sh(f"tc filter add dev eth0 ingress prio 5 bpf direct-action obj {tmp_path}/theirs.o sec tc")
     before = host.sh("tc filter show dev eth0 ingress")
-    web = box(host, "web", "-p 8081:80")
-    with serving(host, "tcp", REFUSED), serving(host, "tcp", OTHERS):
-        for ours in (True, False):
-            if ours:
-                ours_works(host, web)
-            else:
-                host.ctl("down")
+    web = box(host, "web", f"-p 8081:80 -p {REFUSED}:80")
+    ours_works(host, web)
+    with serving(host, "tcp", OTHERS), serving(web, "tcp", 80):
+        assert call(host.outside, "tcp", HOST, OTHERS).seen == OUTSIDE
+        # With tcx ours comes before all filters, as documented.
+        assert bool(fails(host.outside, "tcp", HOST, REFUSED)) == (attach == "clsact")
+    host.ctl("rm -f web")
+    for ours in (True, False):
+        with serving(host, "tcp", REFUSED), serving(host, "tcp", OTHERS):
             assert call(host.outside, "tcp", HOST, OTHERS).seen == OUTSIDE
             assert fails(host.outside, "tcp", HOST, REFUSED)
+        if ours:
+            host.ctl("down")
     assert host.sh("tc filter show dev eth0 ingress") == before
 
 
