@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.net import forked, serial
 from tests.net.lab import SLOWNESS, Host, eventually, reaches
 from tests.net.serial import Done
@@ -124,6 +126,38 @@ def last(host: Host, cell: int) -> list[Done]:
             said = members(said)
         found.append(Done(now, now, verb, "", done.returncode, unreal(said.strip(), cell)))
     return found
+
+
+CREATED = Done(0, 1, "network create", "", 0, "1")
+RUN = Done(0, 1, "run", "a", 0, "1")
+IMPOSSIBLE = {
+    "made twice": [CREATED, CREATED],
+    "lost": [CREATED, Done(2, 3, "network ls", "", 0, "bridge")],
+    "there before it was made": [
+        Done(0, 1, "network ls", "", 0, "n"),
+        Done(2, 3, "network create", "", 0, "1"),
+    ],
+    "removed under a member": [
+        Done(0, 1, "network create", "", 0, "1"),
+        Done(2, 3, "run --network", "a", 0, "1"),
+        Done(4, 5, "network rm", "", 0, "n"),
+    ],
+    "one port for two": [
+        *(Done(0, 1, "run", name, 0, "1") for name in "ab"),
+        *(Done(2, 3, "port add", name, 0, "80:80/tcp") for name in "ab"),
+    ],
+    "there after it was removed": [RUN, Done(2, 3, "rm", "a", 0, "a"), Done(4, 5, "ps", "a", 0, "a")],
+    "refused for nothing": [RUN, Done(2, 3, "connect", "a", 3, "datapathctl: No such container: a")],
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_what_no_order_explains_is_found(what: str) -> None:
+    history = IMPOSSIBLE[what]
+    assert serial.explained(history) is not None
+    # At the same time almost everything is possible; what is not is so in any order.
+    together = serial.explained([done._replace(began=0, ended=9) for done in history])
+    assert (together is not None) == (what in ("made twice", "removed under a member", "one port for two"))
 
 
 def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(host: Host, tmp_path: Path) -> None:
