@@ -59,7 +59,7 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
-@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+@pytest.mark.parametrize("attach", ["tcx", "clsact"] if LONG else ["tcx"])
 def test_a_tc_filter_of_somebody_else_works_beside_ours(
     make_host: MakeHost, tmp_path: Path, attach: str
 ) -> None:
