@@ -10,15 +10,15 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.net import forked, serial
+from tests.net import forked, look, serial
 from tests.net.lab import SLOWNESS, Host, eventually, reaches
 from tests.net.serial import Done
+from tests.net.test_faults import unknown
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 PROCESSES, SECONDS, CELLS = (16, 60, 4) if LONG else (6, 1, 1)
@@ -179,6 +179,7 @@ def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(host: Hos
     host.ctl("_exited nobody 0")
     assert host.try_ctl("doctor").stdout == "Everything is as promised.\n"
     assert host.ctl("reconcile") == ""
+    assert not unknown(host)
     assert reaches(host.try_, host.address("bystander"))
 
 
@@ -198,37 +199,51 @@ def report(rows: list[tuple[int, Done]]) -> None:
 
 
 def stop_with_the_lock() -> None:
-    """In the forked child: it stops while it holds the lock, its rows written and its devices half made."""
-    from datapath.kernel import links
+    """In the forked child: it stops while it holds the lock, with rows of what is about to be."""
+    from datapath.session import Session
 
-    def stop(*_: object) -> None:
+    real = Session.join
+
+    def join(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSTOP)
+        return real(*arguments)
 
-    links.Links.facts = stop  # type: ignore[assignment,method-assign]
+    Session.join = join  # type: ignore[assignment,method-assign]
 
 
-@contextlib.contextmanager
-def standing_still(host: Host, command: str) -> Iterator[None]:
-    """A command that has the lock, and was stopped; killed in the end."""
-    forked.in_child.append(stop_with_the_lock)
-    try:
-        caller = os.fork()
-        if caller == 0:
-            try:
-                host.try_ctl(command, PATIENCE)
-            finally:
-                os._exit(0)
-    finally:
-        forked.in_child.clear()
-    children = Path(f"/proc/{caller}/task/{caller}/children")
-    with eventually(10) as until:
-        until(lambda: children.read_text().split() and state_of(int(children.read_text())) == "T")
-    try:
-        yield
-    finally:
+class Standing:
+    """A command that has the lock, and was stopped; `go_on` lets it, in the end it is killed if it has not."""
+
+    def __init__(self, host: Host, command: str) -> None:
+        forked.in_child.append(stop_with_the_lock)
+        try:
+            self.caller = in_background(host, command)
+        finally:
+            forked.in_child.remove(stop_with_the_lock)
+        children = Path(f"/proc/{self.caller}/task/{self.caller}/children")
+        with eventually(20) as until:
+            until(lambda: children.read_text().split() and state_of(int(children.read_text())) == "T")
+        self.pid = int(children.read_text())
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(children.read_text()), signal.SIGKILL)
-        os.waitpid(caller, 0)
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.caller, 0)
+
+
+def in_background(host: Host, command: str) -> int:
+    """A process that gives the command, and ends with its exit code."""
+    caller = os.fork()
+    if caller == 0:
+        code = 99
+        try:
+            code = host.try_ctl(command, PATIENCE).returncode
+        finally:
+            os._exit(code)
+    return caller
 
 
 def state_of(pid: int) -> str:
@@ -241,7 +256,7 @@ LOOKING = ("ps -a", "network ls", "inspect web", "port ls", "ct ls", "exec web t
 def test_s30_who_only_looks_does_not_wait_for_a_writer_that_was_stopped(host: Host) -> None:
     host.preloaded = True
     host.run("web", "-p 8081:80")
-    with standing_still(host, "network create x"):
+    with contextlib.closing(Standing(host, "run -d --name late sleep 3600")):
         for command in LOOKING:
             times = []
             for _ in range(3):  # the quickest: the machine may be slow, the writer stands still throughout
@@ -252,3 +267,30 @@ def test_s30_who_only_looks_does_not_wait_for_a_writer_that_was_stopped(host: Ho
                     break
             assert min(times) < SLOWNESS, f"{command}: {times}"
     assert host.ctl("network create x")
+
+
+def waits_for_the_lock(host: Host) -> bool:
+    inode = (host.folder / "state" / "lock").stat().st_ino
+    return any(
+        "->" in line and line.split()[-3].endswith(f":{inode}")
+        for line in Path("/proc/locks").read_text().splitlines()
+    )
+
+
+@pytest.mark.parametrize("command", ["rm -f t", "stop -t 0 t", "down"])
+def test_s30_a_container_that_is_ended_while_it_is_being_started_does_not_run_on(
+    host: Host, command: str
+) -> None:
+    """The end is asked for when there is a row and no process yet, and its turn comes when there is one."""
+    host.preloaded = True
+    host.run("other")
+    with contextlib.closing(Standing(host, "run -d --name t sleep 3600")) as run:
+        pid = host.process("t")
+        ending = in_background(host, command)
+        with eventually(10) as until:
+            until(lambda: waits_for_the_lock(host))
+        run.go_on()
+        assert os.waitstatus_to_exitcode(os.waitpid(ending, 0)[1]) == 0
+    assert not look.alive(pid)
+    if command != "down":
+        assert host.ctl("ps --format {{.Names}}") == "other"
