@@ -137,7 +137,7 @@ class Control:
                 stack.pop_all()
 
     def _snapshot(self) -> State:
-        with Store(self.settings.state_dir) as store:
+        with Store(self.settings.state_dir, reading=True) as store:
             return store.load()
 
     # ---- networks ------------------------------------------------------------------------
@@ -456,10 +456,18 @@ class Control:
     def stop(self, name: str, timeout: float = 10) -> Container:
         """Asks the process to end, and after `timeout` seconds ends it. One that has ended is fine."""
         container = self._snapshot().container(name)
-        if container.running:
-            self._terminate(container, timeout, signal.Signals[container.stop_signal])
-        with self._session() as session:
-            return session.state.containers.get(container.id, container)
+        while True:
+            if container.running:
+                self._terminate(container, timeout, signal.Signals[container.stop_signal])
+            with self._session() as session:
+                container = session.state.containers.get(container.id, container)
+                if not self._started(session, container):
+                    return container
+
+    @staticmethod
+    def _started(session: Session, container: Container) -> bool:
+        """It runs, which it did not yet when a command looked at it that was to end it."""
+        return container.id in session.state.containers and container.running
 
     def _terminate(self, container: Container, timeout: float, number: int) -> None:
         """Returns when the process is gone and its shim, if it lives, has recorded how it ended."""
@@ -474,14 +482,18 @@ class Control:
 
     def remove(self, name: str, force: bool = False) -> Container:
         container = self._snapshot().container(name)
-        if force and container.running:
-            self._terminate(container, 0, signal.SIGKILL)
-        with self._session() as session:
-            if container.id not in session.state.containers and container.auto_remove:
-                return container
-            planned = plan.plan_remove(container.id, session.state, force)
-            session.release(planned)
-            return planned.container
+        while True:
+            if force and container.running:
+                self._terminate(container, 0, signal.SIGKILL)
+            with self._session() as session:
+                container = session.state.containers.get(container.id, container)
+                if container.id not in session.state.containers and container.auto_remove:
+                    return container
+                if force and self._started(session, container):
+                    continue
+                planned = plan.plan_remove(container.id, session.state, force)
+                session.release(planned)
+                return planned.container
 
     def exited(self, container_id: str, exit_code: int) -> None:
         """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
@@ -651,6 +663,9 @@ class Control:
             self._attempt(failures, lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
         with self._session() as session:
             for container in list(session.state.containers.values()):
+                if container.running:  # since a moment ago
+                    shims[container.shim_pid] = process.start_time(container.shim_pid)
+                    self._attempt(failures, lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
                 planned = plan.plan_remove(container.id, session.state, force=True)
                 self._attempt(failures, lambda p=planned: session.release(p))  # type: ignore[misc]
             for network in list(session.state.networks.values()):

@@ -33,7 +33,7 @@ def examine(settings: Settings, tuning: Tuning | None) -> list[Finding]:
         return _without_store(settings)
     for _ in range(_TRIES):
         try:
-            with Store(settings.state_dir) as store:
+            with Store(settings.state_dir, reading=True) as store:
                 state = store.load()
                 findings = diagnose.diagnose(state, look(settings, tuning, state, store))
                 if not observe.busy(store.lock_path) and store.load() == state:

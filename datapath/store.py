@@ -3,7 +3,8 @@
 
 A row is an object of the model as JSON; the columns beside it are there for what the database itself has to
 hold: names, numbers, addresses and slots are unique, an endpoint has a network and a sandbox. Commands that
-change something hold `lock()` from their first look to their last write; readers take a snapshot and no lock.
+change something hold `lock()` from their first look to their last write; readers take a snapshot and no lock, and get
+by whoever keeps them out of the file (store_beside.py).
 A damaged file is reported, never replaced.
 """
 
@@ -12,14 +13,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from datapath import store_beside
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
 from datapath.model import Container, Endpoint, Network, Sandbox
 from datapath.model_json import from_json, to_json
@@ -28,6 +29,7 @@ from datapath.state import Fresh, Object, State, plan_predefined
 APPLICATION_ID = 0x64706374  # "dpct" in the file's header
 VERSION = 1  # of the tables
 BUSY_SECONDS = 10.0  # how long a single write waits for another connection's
+_TRIES = 3  # of a reader to get by somebody
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
 
 _SCHEMA = f"""
@@ -84,27 +86,52 @@ class Store:
     StateError if the file is damaged, of another kind or version, or, without `create`, not there; PrivilegeError
     if it cannot be opened. One that is kept for many commands costs less than one a command: nothing is opened,
     checked or parsed again, and the connection that closes last takes the journal into the file, which is five waits
-    for the disk. Of any thread, but one at a time.
+    for the disk. Of any thread, but one at a time. `reading`: for one that changes nothing, and does not wait longer
+    than a second for anybody.
     """
 
-    def __init__(self, state_dir: Path, *, create: bool = True) -> None:
+    def __init__(self, state_dir: Path, *, create: bool = True, reading: bool = False) -> None:
         self.path = state_dir / "datapath.db"
         self.lock_path = state_dir / "lock"
         self._locked = False
         self._read: dict[tuple[type[Any], str], Any] = {}  # what was loaded last: by kind and row
+        self._stack = ExitStack()  # what goes when it is closed
         with self._translated():
             if create:
                 self._prepare(state_dir)
             elif not self.path.exists():
                 raise self._taken_away()
-            self._db = _connect(self.path)
-            try:
-                self._check()
-                self._inode = self.path.stat().st_ino
-                self.installation_id = str(self._meta("installation"))
-            except BaseException:
-                self._db.close()
-                raise
+            if reading:
+                self._open_beside()
+            else:
+                self._open(self.path)
+
+    def _open(self, path: Path, busy: float = BUSY_SECONDS) -> None:
+        with ExitStack() as stack:
+            self._db = _connect(path, busy)
+            stack.callback(self._db.close)
+            self._check()
+            self._inode = self.path.stat().st_ino
+            self.installation_id = str(self._meta("installation"))
+            self._stack.push(stack.pop_all())
+
+    def _open_beside(self) -> None:
+        """The file, or, if somebody keeps readers out of it, a copy."""
+        for _ in range(_TRIES):
+            if not store_beside.kept_out(self.path):
+                try:
+                    return self._open(self.path, store_beside.PATIENCE)
+                except sqlite3.OperationalError as error:
+                    if not _is_busy(error):
+                        raise
+            with ExitStack() as stack:
+                copy = stack.enter_context(store_beside.copied(self.path))
+                if copy is not None:
+                    self._open(copy)
+                    stack.push(self._stack)  # is closed before the copy goes
+                    self._stack = stack.pop_all()
+                    return None
+        return self._open(self.path)
 
     @property
     def current(self) -> bool:
@@ -120,7 +147,7 @@ class Store:
         return (state_dir / "datapath.db").exists()
 
     def close(self) -> None:
-        self._db.close()
+        self._stack.close()
 
     def __enter__(self) -> Store:
         return self
@@ -346,8 +373,8 @@ class Store:
             raise StateError(f"{error.filename}: {error.strerror}") from error
 
     def _translation(self, error: sqlite3.Error) -> DatapathError:
-        name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        name = _error_name(error)
+        if _is_busy(error):
             return StateError(f"state database {self.path} is locked by another command: try again")
         if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
             return PrivilegeError(f"state database {self.path} cannot be written: run as root")
@@ -358,10 +385,19 @@ class Store:
         return self._damaged(str(error))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    """An open connection; never creates the file."""
+def _error_name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "") or ""
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Others are at it, for longer than was waited. PROTOCOL: they are still building the journal's index."""
+    return _error_name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"))
+
+
+def _connect(path: Path, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """An open connection; never creates the file. `busy`: seconds to wait for others."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(uri, uri=True, timeout=busy, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")
@@ -403,18 +439,30 @@ def _acquire(path: Path, timeout: float, *, create: bool = True) -> int:
     """The lock file, locked, as a descriptor. The kernel unlocks it when its holders have ended."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
-    deadline = time.monotonic() + timeout
-    pause = 0.001
     try:
-        while not _try_flock(fd):
-            if time.monotonic() >= deadline:
-                raise StateError(f"another command has held {path} for {timeout:g} s: try again later")
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        if not _try_flock(fd) and not _wait_for_flock(fd, timeout):
+            raise StateError(f"another command has held {path} for {timeout:g} s: try again later")
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _wait_for_flock(fd: int, timeout: float) -> bool:
+    """The kernel gives it to those who wait in the order in which they came; who only asks now and then may be
+    overtaken for ever. It knows no timeout: a thread waits, and is left alone with the file when it is too late."""
+    from threading import Thread
+
+    granted = []
+
+    def wait() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        granted.append(True)
+
+    waiter = Thread(target=wait, daemon=True)
+    waiter.start()
+    waiter.join(timeout)
+    return bool(granted)
 
 
 def _release(fd: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, reaches
+from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Box, box, call, counters, device_mac, fails, opened, rises, serving
 
 SO_MARK, SO_TXTIME = 36, 61  # SCM_TXTIME is the same number
@@ -138,6 +139,22 @@ def test_flushing_every_table_of_the_packet_filter_changes_nothing(host: Host) -
             accepted.sendall(b"still here")
             assert masqueraded.recv(100) == b"still here"
     _all_ways(host, web, peer)
+
+
+def test_no_policy_and_no_flush_of_the_packet_filter_concerns_ipv6_either(host: Host) -> None:
+    host.preloaded = True
+    plug_ipv6(host)
+    host.ctl("network create --ipv6 six")
+    web, peer = box(host, "web", "--network six -p 8081:80"), box(host, "peer", "--network six")
+    host.sh("ip6tables -P FORWARD DROP")
+    with serving(web, "tcp", 80, "::"), serving(host.outside, "tcp", 7400, "::"):
+        for command in ("true", "nft flush ruleset", "ip6tables -P FORWARD DROP"):
+            host.sh(command)
+            assert call(host.outside, "tcp", HOST6, 8081).seen == OUTSIDE6
+            assert call(web, "tcp", OUTSIDE6, 7400).seen == HOST6
+            assert call(peer, "tcp", web.ip6, 80).seen == peer.ip6
+            assert call(host, "tcp", web.ip6, 80)
+            assert call(host, "tcp", HOST6, 8081)
 
 
 # ---- neighbours ----------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ ALLOWED = {
         *("datapath.errors", "datapath.model", "datapath.state", "datapath.plan", "datapath.entries"),
         "datapath.diagnose",
     },
-    "datapath.store": {"datapath.errors", "datapath.model", "datapath.state"},
+    "datapath.store": {"datapath.errors", "datapath.model", "datapath.state", "datapath.store"},
     "datapath.drivers": {
         *("datapath.errors", "datapath.model", "datapath.ipam", "datapath.config", "datapath.state"),
         *("datapath.plan", "datapath.entries", "datapath.rules", "datapath.kernel", "datapath.drivers"),

@@ -310,6 +310,40 @@ def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
     assert sorted(numbers) == list(range(1, 81))
 
 
+HUNGRY = """
+import os, sys, time
+from pathlib import Path
+from datapath.store import Store
+store = Store(Path(sys.argv[1]))
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+while True:
+    with store.lock():
+        os.write(log, b".")
+        time.sleep(0.005)
+"""
+
+
+def test_who_waits_for_the_lock_gets_it_before_those_who_come_later(store: Store, tmp_path: Path) -> None:
+    """Commands that follow one another without a pause starve nobody."""
+    log = tmp_path / "log"
+    log.touch()
+    hungry = [python(HUNGRY, store.path.parent, log) for _ in range(4)]
+    try:
+        while log.stat().st_size < 20:
+            time.sleep(0.01)
+        passed = []
+        for _ in range(9):
+            time.sleep(0.02)
+            before = log.stat().st_size
+            with store.lock():
+                passed.append(log.stat().st_size - before)
+    finally:
+        for process in hungry:
+            process.kill()
+            process.communicate()
+    assert sum(passed) < 9 * 20, passed
+
+
 WRITE = """
 import sys
 from dataclasses import replace
@@ -345,6 +379,70 @@ def test_a_kill_at_any_moment_leaves_whole_transactions_and_loses_none_that_was_
             found = len(store.load().sandboxes)
         assert found % 2 == 0
         assert found >= int(reported[-1] if reported else 0)
+
+
+# ---- readers beside a writer that stands still -----------------------------------------------------------
+
+PUT = """
+import sys
+from pathlib import Path
+from datapath.model import Sandbox
+from datapath.store import Store
+with Store(Path(sys.argv[1])) as store, store.lock(), store.transaction():
+    store.put(Sandbox("b" * 64))
+"""
+LONG = bool(os.environ.get("DATAPATH_LONG"))
+READS = 1.0  # seconds that a reader may take
+
+
+@pytest.fixture(scope="module")
+def stopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("stopper") / "stopper.so"
+    source = Path(__file__).with_name("stopper.c")
+    subprocess.run(
+        ["gcc", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
+    )
+    return library
+
+
+def stopped(library: Path, directory: Path, at: int) -> int | None:
+    """A writer that has stopped after its call number `at` on the files; None: it does not make as many."""
+    process = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", PUT, str(directory)],
+        {**os.environ, "LD_PRELOAD": str(library), "STOP_AT": str(at)},
+    )
+    _, status = os.waitpid(process, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        return process
+    assert status == 0
+    return None
+
+
+def test_a_reader_does_not_wait_for_a_writer_that_was_stopped_at_whatever_step(
+    tmp_path: Path, stopper: Path
+) -> None:
+    """Some steps shut everybody out of the file: the first command builds the journal's index, the last one takes
+    the journal into the file. Killed there, it is no obstacle to the next writer either."""
+    with Store(tmp_path):
+        pass
+    at, step = 1, 1 if LONG else 8
+    found = []
+    while process := stopped(stopper, tmp_path, at):
+        try:
+            began = time.monotonic()
+            with Store(tmp_path, reading=True) as reader:
+                found.append("b" * 64 in reader.load().sandboxes)
+            assert time.monotonic() - began < READS, f"at {at}"
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        with Store(tmp_path) as store, store.lock(1), store.transaction():
+            store.put(Sandbox("a" * 64))
+            store.delete(Sandbox("b" * 64))
+        at += step
+    assert at > 20, "the files are changed otherwise now"
+    assert found == sorted(found) and {*found} == {False, True}
 
 
 # ---- damage ---------------------------------------------------------------------------------------------

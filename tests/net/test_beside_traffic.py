@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30: commands of all kinds, killed ones too, beside traffic that never notices. DATAPATH_LONG=1 only; what an
+upgrade does to traffic is in test_upgrade.py in any case, one damage after another in test_doctor.py."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.net import forked
+from tests.net.lab import FAR, HOST, Host, Namespace
+from tests.net.test_doctor import gateway, veth
+from tests.net.test_real_programs import nginx
+from tests.net.test_upgrade import Version, as_version, built, use_objects
+from tests.net.wire import Box, box
+
+pytestmark = pytest.mark.skipif(not os.environ.get("DATAPATH_LONG"), reason="minutes: DATAPATH_LONG=1")
+
+ROUNDS, KILLS, UPGRADES, DAMAGES = 10, 100, 10, 20
+SEED = 30
+
+# Echo requests at 1 ms, each with a number that is never used again; when its input ends it waits for what is
+# late. Prints how many were sent, and how many never came back.
+PINGER = """
+import select, socket, struct, sys, time
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF
+wire = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+wire.setblocking(False)
+ident = int(sys.argv[2])
+missing, sent = set(), 0
+def receive():
+    while True:
+        try:
+            data = wire.recv(200)
+        except BlockingIOError:
+            return
+        if data[20] == 0 and data[24:26] == struct.pack("!H", ident):
+            missing.discard(struct.unpack("!I", data[28:32])[0])
+due = time.monotonic()
+while not select.select([sys.stdin], [], [], 0)[0]:
+    body = struct.pack("!HHI", ident, sent & 0xFFFF, sent)
+    packet = b"\\x08\\0" + struct.pack("!H", checksum(b"\\x08\\0\\0\\0" + body)) + body
+    missing.add(sent)
+    wire.sendto(packet, (sys.argv[1], 0))
+    sent += 1
+    due = max(due + 0.001, time.monotonic() - 0.1)
+    select.select([wire], [], [], max(0, due - time.monotonic()))
+    receive()
+    time.sleep(max(0, due - time.monotonic()))
+    if sent == 1:
+        print("ready", flush=True)
+end = time.monotonic() + 5
+while missing and time.monotonic() < end:
+    select.select([wire], [], [], 0.1)
+    receive()
+print(sent, len(missing))
+"""
+# A request every 5 ms on each connection, so that there is time for others; --timeout: late is not lost.
+WRK = "wrk -t1 -c8 -d3600s --timeout 60s -s {pace} http://{address}:8080/short"
+PACE = "function delay() return 5 end\n"
+
+
+class Scene:
+    def __init__(self, host: Host, folder: Path) -> None:
+        host.preloaded = True
+        host.ctl("network create --subnet 10.8.0.0/24 net")
+        self.host = host
+        self.web: Box = box(host, "web", "--network net -p 8080:80", nginx(folder / "web", 80))
+        box(host, "iperf", "--network net -p 5201:5201", ["iperf3", "-s"])
+        host.ctl("network create --subnet 10.9.0.0/24 others")
+        self.pace = folder / "pace.lua"
+        self.pace.write_text(PACE)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, shared_host: Host) -> Iterator[Scene]:
+    forked.in_child.append(use_objects)
+    yield Scene(shared_host, tmp_path_factory.mktemp("servers"))
+    forked.in_child.remove(use_objects)
+
+
+@pytest.fixture
+def traffic(scene: Scene) -> Iterator[None]:
+    """Echo requests from the host and to the outside, a TCP stream and requests by connections that stay, from
+    outside through published ports. All of it comes through."""
+    host, outside = scene.host, scene.host.outside
+    inside = ["nsenter", "-t", str(scene.web.pid), "--net"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pings = [
+        host.start(["python3", "-c", PINGER, scene.web.ip, "71"], **pipes),
+        host.start([*inside, "python3", "-c", PINGER, FAR, "72"], **pipes),
+    ]
+    for process in pings:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    wrk = outside.start(WRK.format(pace=scene.pace, address=HOST), **pipes)
+    iperf = outside.start(f"iperf3 -c {HOST} -t 3600 -b 50M -i 1 --forceflush", **pipes)
+    resets, began = aborted(host, outside, scene.web), time.monotonic()
+    time.sleep(1)
+    yield
+    seconds = time.monotonic() - began
+    iperf.send_signal(signal.SIGINT)
+    wrk.send_signal(signal.SIGINT)
+    streamed = "".join(iperf.communicate(timeout=60))
+    requested = "".join(wrk.communicate(timeout=60))
+    echoes = [tuple(map(int, process.communicate("", timeout=60)[0].split())) for process in pings]
+
+    errors = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", requested)
+    assert errors is None and "Non-2xx" not in requested, requested
+    requests = int(re.findall(r"(\d+) requests in", requested)[0])
+    assert requests > 100 * seconds / 10
+    intervals = [float(rate) for rate in re.findall(r"sec +[\d.]+ \w?Bytes +([\d.]+) \w?bits/sec", streamed)]
+    assert len(intervals) > seconds * 0.8 and "interrupt" in streamed, streamed
+    assert "error" not in streamed.replace("iperf3: interrupt", ""), streamed
+    assert all(rate > 0 for rate in intervals[:-2]), streamed
+    assert all(sent > 100 * seconds and lost == 0 for sent, lost in echoes), echoes
+    assert aborted(host, outside, scene.web) == resets
+    print(
+        f"\n{seconds:.0f} s; echo requests: {echoes[0][0]} and {echoes[1][0]}, none lost; "
+        f"{requests} requests, no error; {len(intervals)} s of stream"
+    )
+
+
+def aborted(*places: Namespace | Box) -> list[int]:
+    """Connections that were reset, at each place."""
+    rows = [place.sh("grep ^Tcp: /proc/thread-self/net/snmp").splitlines() for place in places]
+    return [int(dict(zip(*(row.split() for row in pair), strict=True))["EstabResets"]) for pair in rows]
+
+
+def unrelated(number: int) -> list[str]:
+    """Ten commands about containers and networks that the traffic has nothing to do with."""
+    name, port = f"t{number}", 9000 + number
+    return [
+        f"network create --ipv6 --subnet 10.10.0.0/24 --subnet fd00:10::/64 more{number}",
+        f"run -d --name {name} --network others -p {port}:80,deny=198.51.100.9 sleep 3600",
+        f"network connect more{number} {name}",
+        f"port add {name} 4{port}:81",
+        f"run -d --name {name}x --network net -p {port + 500}:80 sleep 3600",
+        f"port rm {name} 4{port}:81",
+        f"network disconnect others {name}",
+        f"rm -f {name}x",
+        f"rm -f {name}",
+        f"network rm more{number}",
+    ]
+
+
+def whole(host: Host) -> None:
+    done = host.try_ctl("doctor")
+    assert done.returncode == 0, done.stdout
+
+
+def test_s30_a_hundred_commands_about_others_disturb_nobody(scene: Scene, traffic: None) -> None:
+    for number in range(ROUNDS):
+        for command in unrelated(number):
+            scene.host.ctl(command)
+    whole(scene.host)
+
+
+def test_s30_commands_that_are_killed_at_random_disturb_nobody(scene: Scene, traffic: None) -> None:
+    dice, host = random.Random(SEED), scene.host
+    killed = 0
+    for number in itertools.count():
+        for command in unrelated(number % 100):
+            began = time.monotonic()
+            try:
+                host.try_ctl(command, timeout=dice.uniform(0.005, 0.4))
+            except subprocess.TimeoutExpired:
+                killed += 1
+                time.sleep(0.01)
+                said = host.try_ctl("_exited nobody 0")
+                assert said.returncode == 0, (
+                    f"{command}, killed after {time.monotonic() - began:.3f} s: {said}"
+                )
+                whole(host)
+        for name in (f"t{number % 100}", f"t{number % 100}x"):
+            host.ctl(f"rm -f {name}")
+        host.try_ctl(f"network rm more{number % 100}")
+        if killed >= KILLS:
+            break
+    print(f"\n{killed} of {10 * number + 10} commands were killed")
+    whole(host)
+    assert host.ctl("reconcile") == ""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Version:
+    return built(tmp_path / "other", "sweep_conns", sweep_conns=("(SECOND / 10)", "(SECOND / 5)"))
+
+
+def test_s30_ten_upgrades_and_downgrades_disturb_nobody(scene: Scene, other: Version, traffic: None) -> None:
+    try:
+        for _ in range(UPGRADES):
+            for version in (other, None):
+                as_version(scene.host, version)
+                assert "replaced" in scene.host.ctl("upgrade")
+    finally:
+        as_version(scene.host, None)
+    whole(scene.host)
+
+
+def test_s30_mending_the_others_disturbs_nobody(scene: Scene, traffic: None) -> None:
+    host = scene.host
+    host.run("victim", "--network others -p 9900:80,deny=198.51.100.9")
+    damages: list[Callable[[], object]] = [
+        lambda: host.sh(f"ip link del {veth(host, 'victim', 'others')}"),
+        lambda: host.in_("victim", "ip address flush dev eth0"),
+        lambda: host.sh(f"ip link set {gateway(host, 'others')} down"),
+        lambda: host.sh(f"ip address flush dev {gateway(host, 'others')}"),
+        lambda: host.sh(f"tc filter del dev {veth(host, 'victim', 'others')} ingress"),
+    ]
+    for damage in itertools.islice(itertools.cycle(damages), DAMAGES):
+        if host.try_ctl("reconcile").returncode == 0:  # with nothing to mend
+            damage()
+        assert "mended: " in host.ctl("reconcile")
+        whole(host)
+    host.ctl("rm -f victim")
