@@ -495,3 +495,19 @@ def test_s28_a_range_of_ports_is_one_step(make_host: Maker, mode: str) -> None:
         assert call(host.outside, "tcp", HOST, 9000).seen == OUTSIDE
     host.ctl("rm -f web")
     assert filter_of(host) == quiet
+
+
+@BOTH
+def test_s30_devices_of_somebody_elses_with_the_names_of_ours_stay(make_host: Maker, mode: str) -> None:
+    host = make_host()
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
+    host.run("web", "--network a")
+    pair = f"veth{host.inspect('web')['NetworkSettings']['Networks']['a']['EndpointID'][:7]}"
+    for name in (pair, "dpa"):
+        host.sh(f"ip link delete {name}")
+        host.sh(f"ip link add {name} mtu 1400 type bridge")
+    host.ctl("rm -f web")
+    host.ctl("network rm a")
+    left = look.devices(host.sh)
+    assert (left[pair]["mtu"], left["dpa"]["mtu"]) == (1400, 1400)
