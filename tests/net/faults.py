@@ -2,7 +2,7 @@
 """Faults at the seam to the kernel and the store, inside a forked datapathctl (see forked.py).
 
 Every step that changes something outside the process is counted: netlink requests, writes to BPF maps, pins,
-links, filters, loads, settings below /proc/sys, commits of the database, files, forks, signals. What
+links, filters, loads, packet filter rules, settings below /proc/sys, commits of the database, files, forks, signals. What
 DATAPATH_FAULT says happens at one of them:
 
     kill@N    the process is killed just before its step N; so after step N - 1
@@ -66,6 +66,8 @@ def install() -> None:
     layer = _Layer(kind, int(number))
     _around_libbpf(layer)
     _around_netlink(layer)
+    _around_bridges(layer)
+    _around_filters(layer)
     _around_store(layer)
     _around_processes(layer)
     sys.addaudithook(layer.audit)
@@ -152,6 +154,46 @@ def _around_netlink(layer: _Layer) -> None:
 
     rtnetlink.Rtnetlink.do = do  # type: ignore[method-assign]
     links.Links._there = asked  # type: ignore[method-assign]
+
+
+def _around_bridges(layer: _Layer) -> None:
+    from pyroute2 import IPRoute, NetlinkError
+
+    for name in ("link", "addr", "brport"):
+        real: Callable[..., Any] = getattr(IPRoute, name)
+
+        def call(self: Any, command: str, *rest: Any, _real: Any = real, _name: str = name, **more: Any) -> Any:
+            if command not in ("get", "dump") and layer.due(f"pyroute2 {_name} {command}"):
+                raise NetlinkError(errno.ENOMEM, "injected")
+            return _real(self, command, *rest, **more)
+
+        setattr(IPRoute, name, call)
+
+
+def _around_filters(layer: _Layer) -> None:
+    """A tool that is asked to change rules; forgetting connections."""
+    from datapath.errors import KernelError
+    from datapath.kernel import netfilter
+
+    run, forget = netfilter._run, netfilter._forget_all
+
+    def tool(argv: Any, text: str = "") -> str:
+        before = layer.inside
+        if text and layer.due(f"{argv[0]}: {text.splitlines()[:4]}"):
+            raise KernelError("run", argv[0], detail="injected")
+        layer.inside = True  # the pipes, the fork and whatever else it takes
+        try:
+            return run(argv, text)
+        finally:
+            layer.inside = before
+
+    def forget_all(conntrack: Any, side: str, fields: Any) -> None:
+        if layer.due(f"conntrack {side}"):
+            raise KernelError("forget", "connections", errno.ENOMEM)
+        forget(conntrack, side, fields)
+
+    netfilter._run = tool
+    netfilter._forget_all = forget_all
 
 
 def _around_store(layer: _Layer) -> None:

@@ -341,6 +341,9 @@ def test_s28_beside_a_network_of_packet_programs_both_work_and_neither_reaches_t
         assert call(new, "tcp", OUTSIDE, 9000).seen == HOST
         host.ctl("network disconnect old new")
         assert call(host.outside, "tcp", HOST, 8082).seen == OUTSIDE
+        host.ctl("network connect --gw-priority 3 old new")
+        host.ctl("rm -f new")
+        assert host.ctl("doctor") == "Everything is as promised."
     host.ctl("rm -f old")
     known = look.devices(host.sh)["dp-" + host.network("old")["Id"][:12]]["ifindex"]
     host.ctl("network rm old")

@@ -118,8 +118,8 @@ def published(host: Host, *ports: str) -> Callable[[Host], bool]:
     return lambda h: set(h.ctl("port ls t --format {{.Port}}").split()) == set(ports)
 
 
-def connected(host: Host) -> bool:
-    return "inner" in host.inspect("t")["NetworkSettings"]["Networks"]
+def in_network(name: str) -> Callable[[Host], bool]:
+    return lambda host: name in host.inspect("t")["NetworkSettings"]["Networks"]
 
 
 def icc_off(host: Host) -> None:
@@ -145,6 +145,7 @@ def other_settings(host: Host) -> None:
 
 NOBODY = "_exited nobody 0"  # the smallest command that changes something, if there is something to change
 PORTS = "-p 8085:80,deny=198.51.100.9 -p 40010:80"
+PLAIN = "-p 8085:80 -p 127.0.0.1:40010:80 -p 40011:81/udp"
 OPERATIONS = {
     "run": Operation("run -d --name t sleep 3600", gone, lambda h: exists(h, "t"), alive),
     "run -p": Operation(
@@ -156,7 +157,7 @@ OPERATIONS = {
     "rm -f": Operation("rm -f t", running(PORTS), lambda h: not exists(h, "t"), alive),
     "stop": Operation("stop -t 0 t", running(PORTS), lambda h: not h.inspect("t")["State"]["Running"], alive),
     "noticing an end": Operation(NOBODY, ended, lambda h: not h.inspect("t")["State"]["Running"]),
-    "connect": Operation("network connect inner t", running(PORTS), connected, alive),
+    "connect": Operation("network connect inner t", running(PORTS), in_network("inner"), alive),
     "disconnect": Operation(
         "network disconnect shop t",
         running(f"{PORTS} --network inner"),
@@ -189,6 +190,44 @@ OPERATIONS = {
     ),
     "reconcile": Operation("reconcile", damaged, lambda h: True, alive, "reconcile"),
 }
+
+
+def classic(network: str, mode: str) -> dict[str, Operation]:
+    """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
+    with it is not about the last of its kind. `extra` is."""
+    create = f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra"
+
+    def there(host: Host) -> None:
+        if "extra" not in networks(host):
+            host.ctl(create)
+
+    on = running(PLAIN, network)
+    return {
+        f"{mode}: run -p": Operation(
+            f"run -d --name t --network {network} {PLAIN} sleep 3600", gone, lambda h: exists(h, "t"), alive
+        ),
+        f"{mode}: rm -f": Operation("rm -f t", on, lambda h: not exists(h, "t"), alive),
+        f"{mode}: connect": Operation(
+            f"network connect --gw-priority 2 {network} t", running(PLAIN), in_network(network), alive
+        ),
+        f"{mode}: disconnect": Operation(
+            f"network disconnect {network} t",
+            running(f"{PLAIN} --network shop", network),
+            lambda h: not in_network(network)(h),
+            alive,
+        ),
+        f"{mode}: port add": Operation(
+            "port add t 40020-40022:80-82", on, lambda h: "40020" in h.ctl("port ls t"), alive
+        ),
+        f"{mode}: port rm": Operation("port rm t 1", on, lambda h: "8085" not in h.ctl("port ls t"), alive),
+        f"{mode}: network create": Operation(create, no_extra, lambda h: "extra" in networks(h)),
+        f"{mode}: network rm": Operation("network rm extra", there, lambda h: "extra" not in networks(h)),
+    }
+
+
+CLASSIC = {"iptables": "olda", "nftables": "oldb"}
+for _mode, _network in CLASSIC.items():
+    OPERATIONS |= classic(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
 
@@ -212,6 +251,8 @@ def world(quiet: None, shared_host: Host) -> Iterator[Host]:
     host.run("watch", "--network shop -p 8081:80", echo_server("tcp", 80))
     host.run("other", "--network inner")
     host.run("plain")
+    for number, (mode, name) in enumerate(CLASSIC.items()):
+        host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
     yield host
     if LONG:
         print(f"\n{cases['kill']} kills, {cases['error']} errors")
