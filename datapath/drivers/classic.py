@@ -50,8 +50,10 @@ class Classic(Bridged):
     def delete_network(self, network: Network) -> None:
         failures: list[Exception] = []
         dataplane, ifindex = self.context.loaded, _bridge(network)
-        if dataplane is not None and ifindex is not None:
-            dataplane.devices.pop(abi.device_key(ifindex), None)  # see Session.refresh_host
+        if dataplane is not None:  # see Session.refresh_host; the bridge may be gone, or another by now
+            gateway, rows = int(abi.DeviceKind.DEVICE_GATEWAY), dataplane.devices.read_all()
+            known = [k for k, v in rows if (v.kind, v.network) == (gateway, network.number)]
+            dataplane.devices.delete_many(known)
         attempt(failures, self._filter(network).delete_network, network)
         if ifindex is not None:
             attempt(failures, self.context.links.delete, ifindex)

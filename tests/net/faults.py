@@ -2,8 +2,8 @@
 """Faults at the seam to the kernel and the store, inside a forked datapathctl (see forked.py).
 
 Every step that changes something outside the process is counted: netlink requests, writes to BPF maps, pins,
-links, filters, loads, packet filter rules, settings below /proc/sys, commits of the database, files, forks, signals. What
-DATAPATH_FAULT says happens at one of them:
+links, filters, loads, packet filter rules, settings below /proc/sys, commits of the database, files, forks,
+signals. What DATAPATH_FAULT says happens at one of them:
 
     kill@N    the process is killed just before its step N; so after step N - 1
     error@N   step N fails, with an errno that it can have
@@ -162,7 +162,9 @@ def _around_bridges(layer: _Layer) -> None:
     for name in ("link", "addr", "brport"):
         real: Callable[..., Any] = getattr(IPRoute, name)
 
-        def call(self: Any, command: str, *rest: Any, _real: Any = real, _name: str = name, **more: Any) -> Any:
+        def call(
+            self: Any, command: str, *rest: Any, _real: Any = real, _name: str = name, **more: Any
+        ) -> Any:
             if command not in ("get", "dump") and layer.due(f"pyroute2 {_name} {command}"):
                 raise NetlinkError(errno.ENOMEM, "injected")
             return _real(self, command, *rest, **more)

@@ -195,7 +195,9 @@ OPERATIONS = {
 def classic(network: str, mode: str) -> dict[str, Operation]:
     """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
     with it is not about the last of its kind. `extra` is."""
-    create = f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra"
+    create = (
+        f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra"
+    )
 
     def there(host: Host) -> None:
         if "extra" not in networks(host):
