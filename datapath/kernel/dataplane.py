@@ -308,6 +308,12 @@ class Dataplane:
         """In part at least: the folder of the pins exists."""
         return self.root.is_dir()
 
+    def places(self) -> set[int]:
+        """Devices that pins are about, by index."""
+        names = _pinned(self.root / "links") | _pinned(self.root / "programs")
+        numbers = (name.rpartition("-")[2] for name in names if not version.is_mark(name))
+        return {int(number) for number in numbers if number.isdecimal()}
+
     def remove(self) -> None:
         """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
         self.close()

@@ -383,7 +383,7 @@ def _compare(m: Any, name: str, pins: Path) -> None:
         lib.bpf_map__map_flags(m),
     )
     if actual != wanted:
-        detail = "it is laid out as in another version: use that one, or its `down`"
+        detail = "it is laid out as in another version: use that one, or `datapathctl down`"
         raise KernelError("use map", name, detail=detail)
 
 
