@@ -82,7 +82,7 @@ class Session:
     def __enter__(self) -> Session:
         with ExitStack() as stack:
             self.store = stack.enter_context(self._opened)
-            stack.enter_context(self.store.lock())
+            self._keep(stack.enter_context(self.store.lock()), stack)
             stack.enter_context(self.context)
             self.state = self.store.load()
             if self._leaving:
@@ -94,6 +94,13 @@ class Session:
                 recovery.recover(self)
             self._stack = stack.pop_all()
         return self
+
+    @staticmethod
+    def _keep(lock: int, stack: ExitStack) -> None:
+        from datapath.kernel import process
+
+        process.kept.add(lock)
+        stack.callback(process.kept.discard, lock)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import bridges, sysctl
+from datapath.kernel import bridges, process, sysctl
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
 _UDP = 17
@@ -29,7 +29,14 @@ def _run(argv: Sequence[str], text: str = "") -> str:
     environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            argv, input=text, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+            argv,
+            input=text,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            pass_fds=tuple(process.kept),
         )
     except FileNotFoundError:
         package = "nftables" if argv[0] == "nft" else "iptables"
