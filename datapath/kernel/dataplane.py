@@ -405,14 +405,26 @@ class Dataplane:
         name = f"{XDP_HOOK}-{ifindex}"
         if (self.root / "links" / name).exists():
             return True
-        try:
-            self._pin_link(libbpf.attach_xdp(self._program(XDP_HOOK), ifindex), name)
-        except KernelError as error:
-            if error.errno not in (errno.EBUSY, errno.EEXIST):
-                raise
+        link = self._attach_xdp(ifindex)
+        if link is None:
             return False
+        self._pin_link(link, name)
         self._other_xdp(ifindex).unlink(missing_ok=True)
         return True
+
+    def _attach_xdp(self, ifindex: int) -> int | None:
+        """The link; None: another program is there. Ours may be there yet, as in `_attach_tcx`."""
+        program, deadline = self._program(XDP_HOOK), time.monotonic() + _DETACH_PATIENCE
+        while True:
+            try:
+                return libbpf.attach_xdp(program, ifindex)
+            except KernelError as error:
+                if error.errno not in (errno.EBUSY, errno.EEXIST):
+                    raise
+            there = libbpf.xdp_program(ifindex)
+            if there not in (0, libbpf.program_id(program)) or time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
 
     def detach_xdp(self, ifindex: int) -> None:
         """Takes the XDP program off a device. Idempotent."""

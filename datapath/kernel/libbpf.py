@@ -435,6 +435,12 @@ def attach_xdp(program_fd: int, ifindex: int) -> int:
     return _check(fd, "attach XDP program to device", str(ifindex))
 
 
+def xdp_program(ifindex: int) -> int:
+    """The kernel's number of the XDP program that a device runs; 0: none, or there is no such device."""
+    number = ffi.new("__u32 *")
+    return int(number[0]) if lib.bpf_xdp_query_id(ifindex, 0, number) == 0 else 0
+
+
 def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
     fd: int = lib.link_create(program_fd, cgroup_fd, attach_type, 0)
