@@ -405,12 +405,18 @@ class Dataplane:
         name = f"{XDP_HOOK}-{ifindex}"
         if (self.root / "links" / name).exists():
             return True
+        if self._lacks(XDP_HOOK):
+            return True
         link = self._attach_xdp(ifindex)
         if link is None:
             return False
         self._pin_link(link, name)
         self._other_xdp(ifindex).unlink(missing_ok=True)
         return True
+
+    def _lacks(self, hook: str) -> bool:
+        """The programs are of another version that knows nothing of this hook: until `upgrade` nothing is there."""
+        return not os.path.exists(f"{self.root}/programs/{hook}") and self.outdated
 
     def _attach_xdp(self, ifindex: int) -> int | None:
         """The link; None: another program is there. Ours may be there yet, as in `_attach_tcx`."""
@@ -449,6 +455,8 @@ class Dataplane:
         of a device or address needs.
         """
         name = f"{hook}-{ifindex}"
+        if self._lacks(hook):
+            return
         if self._mode != "clsact":
             if os.path.exists(f"{self.root}/links/{name}"):
                 return

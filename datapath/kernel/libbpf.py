@@ -346,6 +346,22 @@ def load_object(
         lib.bpf_object__close(obj)
 
 
+def declared_maps(path: Path) -> set[str]:
+    """The names of an object file's own maps; nothing is loaded."""
+    obj = lib.bpf_object__open_file(os.fsencode(path), _opts("bpf_object_open_opts"))
+    if obj == ffi.NULL:
+        raise KernelError("open object", path.name, ffi.errno)
+    try:
+        names = set()
+        m = lib.bpf_object__next_map(obj, ffi.NULL)
+        while m != ffi.NULL:
+            names.add(ffi.string(lib.bpf_map__name(m)).decode())
+            m = lib.bpf_object__next_map(obj, m)
+        return names
+    finally:
+        lib.bpf_object__close(obj)
+
+
 def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     maps: dict[str, Any] = {}
     m = lib.bpf_object__next_map(obj, ffi.NULL)
