@@ -7,6 +7,7 @@ signals. What DATAPATH_FAULT says happens at one of them:
 
     kill@N    the process is killed just before its step N; so after step N - 1
     error@N   step N fails, with an errno that it can have
+    end@N     before step N the processes end whose ids DATAPATH_VICTIMS has
 
 The program itself knows nothing of it: the layer is put around the functions by which it changes things, so a
 command without a fault runs what is shipped. `last` tells the test what became of the newest command.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import select
 import signal
 import sqlite3
 import struct
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 VARIABLE = "DATAPATH_FAULT"
+VICTIMS = "DATAPATH_VICTIMS"
 
 _BPF = {
     "bpf_obj_pin": errno.ENOSPC,
@@ -63,7 +66,8 @@ def install() -> None:
     """In the forked child: counts, and does what DATAPATH_FAULT says."""
     _shared[:8] = bytes(8)
     kind, _, number = os.environ.pop(VARIABLE, "none@0").partition("@")
-    layer = _Layer(kind, int(number))
+    victims = [int(pid) for pid in os.environ.pop(VICTIMS, "").split()]
+    layer = _Layer(kind, int(number), victims)
     _around_libbpf(layer)
     _around_netlink(layer)
     _around_bridges(layer)
@@ -74,8 +78,9 @@ def install() -> None:
 
 
 class _Layer:
-    def __init__(self, kind: str, number: int) -> None:
-        self.kind, self.number, self.pid, self.inside = kind, number, os.getpid(), False
+    def __init__(self, kind: str, number: int, victims: list[int]) -> None:
+        self.kind, self.number, self.victims = kind, number, victims
+        self.pid, self.inside = os.getpid(), False
 
     def due(self, what: str) -> bool:
         """Counts a step. Kills the process if its time has come; true: the step has to fail."""
@@ -89,7 +94,16 @@ class _Layer:
         _shared[4 : 8 + len(name)] = struct.pack("I", len(name)) + name
         if self.kind == "kill":
             os.kill(self.pid, signal.SIGKILL)
+        if self.kind == "end":
+            self.end()
         return self.kind == "error"
+
+    def end(self) -> None:
+        for pid in self.victims:
+            fd = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGKILL)
+            select.select([fd], [], [], 5)
+            os.close(fd)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Files: what Python opens, makes and removes it announces, and a hook may refuse it."""

@@ -23,22 +23,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.net import faults, forked, look
+from datapath.control import Control
+from datapath.kernel import sandbox
+from tests.net import faults, forked, look, shim_faults
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 SEED = 30
-SHARE = {"kill": 0.04, "error": 0.02}  # of the cases, where not all are run
+SHARE = {"kill": 0.04, "error": 0.02, "end": 0.04}  # of the cases, where not all are run
 MOST = 400  # steps of an operation
 
-cases = {"kill": 0, "error": 0}
+SHIM_STRIDE = {"kill": 13, "error": 6, "child": 3}
+cases = {"kill": 0, "error": 0, "end": 0, "shim": 0}
 counted: dict[str, int] = {}  # operation -> its steps
 
 
 def quiet_ends() -> None:
     """A container's end is noticed by the next command: a program of its own for each would cost most of the time."""
-    from datapath.control import Control
-
     Control._exited_command = lambda self, container: ()  # type: ignore[method-assign]
 
 
@@ -99,11 +100,14 @@ def ended(host: Host) -> None:
     """t's process is gone, its shim too: nobody has told."""
     running("-p 8085:80 -p 40010:80")(host)
     pid = host.process("t")
-    parent = int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
-    for number in (parent, pid):
+    for number in (shim_of(pid), pid):
         os.kill(number, signal.SIGKILL)
     with eventually() as until:
         until(lambda: not look.alive(pid))
+
+
+def shim_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
 
 
 def no_extra(host: Host) -> None:
@@ -265,7 +269,7 @@ def world(quiet: None, shared_host: Host) -> Iterator[Host]:
         host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
     yield host
     if LONG:
-        print(f"\n{cases['kill']} kills, {cases['error']} errors")
+        print(f"\ncases: {cases}")
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +380,93 @@ def one(host: Host, operation: Operation, kind: str, number: int) -> None:
         operation.works(host)
     except AssertionError as error:
         raise AssertionError(f"{what}: {error}") from error
+
+
+# ---- the container's own processes --------------------------------------------------------------------------
+
+ENDING = (
+    "connect",
+    "disconnect",
+    "port add",
+    "port rm",
+    "stop",
+    "rm -f",
+    "iptables: connect",
+    "nftables: disconnect",
+)
+
+
+@pytest.mark.parametrize("name", ENDING if LONG else ENDING[:1])
+def test_s30_a_container_that_ends_in_the_middle_of_a_command_loses_nothing(world: Host, name: str) -> None:
+    """Its process, and first its shim, so that nobody tells."""
+    operation = OPERATIONS[name]
+    if name not in counted:
+        counted[name] = steps_of(world, operation)
+    problems = []
+    for number in chosen(name, "end", counted[name]):
+        operation.prepare(world)
+        pid = world.process("t")
+        assert world.env is not None
+        world.env[faults.VICTIMS] = f"{shim_of(pid)} {pid}"
+        done = fault(world, operation.command, "end", number)
+        del world.env[faults.VICTIMS]
+        what = f"{operation.command}, the container's end at step {number} ({faults.last().step})"
+        try:
+            assert "internal error" not in done.stderr and "Traceback" not in done.stderr, (
+                f"{what}: {done.stderr}"
+            )
+            whole(world, what, "")
+            assert not look.alive(pid) and not (
+                exists(world, "t") and world.inspect("t")["State"]["Running"]
+            ), what
+            gone(world)
+        except AssertionError as error:
+            problems.append(str(error).partition("\nassert")[0])
+            world.try_ctl("reconcile")
+        cases["end"] += 1
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("kind", ["kill", "error", "child"])
+def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
+    world: Host, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """From its first call until the container has ended. `child`: the container's process, before it is the
+    program."""
+    gone(world)
+    count = world.folder / "shim-steps"
+    monkeypatch.setattr(Control, "_exited_command", lambda self, container: ("/bin/true",))
+    number, problems, last = 0, [], ""
+    while number < MOST:
+        number = number + 1 if LONG else number + SHIM_STRIDE[kind]
+        count.unlink(missing_ok=True)
+        monkeypatch.setattr(sandbox, "_BOOT", shim_faults.boot(kind, number, str(count)))
+        begun = world.try_ctl("run -d --name t -p 8085:80 sleep 3600")
+        if begun.returncode == 0:
+            pid = world.process("t")
+            assert world.ctl(["ps", "--format", "{{.Names}} {{.State}}"]).count("t running") == look.alive(
+                pid
+            )
+            world.ctl("stop -t 0 t")
+        with eventually() as until:
+            until(lambda: not look.mentioning(str(count)))
+        steps, last = int(count.read_text().split()[0]), count.read_text().split()[1]
+        if steps < number:
+            break
+        what = f"{kind} at step {number} of the shim ({last})"
+        try:
+            whole(world, what, "")
+            if exists(world, "t"):
+                assert "t exited" in world.ctl(["ps", "-a", "--format", "{{.Names}} {{.State}}"]), what
+                world.ctl("rm -f t")
+            whole(world, what, "")
+        except AssertionError as error:
+            problems.append(str(error).partition("\nassert")[0])
+            world.try_ctl("rm -f t")
+            world.try_ctl("reconcile")
+        cases["shim"] += 1
+    gone(world)
+    assert number > 1 and not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("kind", ["kill", "error"])
