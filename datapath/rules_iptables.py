@@ -407,7 +407,8 @@ def align(present: Present, wanted: Collection[Rule], ip: Address) -> str:
     about, keep = of_container(ip), plain(wanted)
     unwanted = {rule for rule in present.rules if about(rule) and rule not in keep}
     left = {rule for rule in present.rules if rule not in unwanted} | keep
-    return change(add=missing(present, wanted), present=present, delete=unwanted | orphans(left))
+    chains = [chain for chain in CHAINS if chain not in present.chains] if wanted else ()
+    return change(missing(present, wanted), unwanted | orphans(left), present, chains)
 
 
 def empty_tables(present: Present) -> list[str]:

@@ -246,14 +246,17 @@ def change(version: int, add: Iterable[Rule] = (), delete: Iterable[Placed] = ()
     return "".join(f"{line}\n" for line in lines)
 
 
-def align(version: int, present: Iterable[Placed], wanted: Collection[Rule], ip: Address) -> str:
-    """The input that makes the rules about a container's ports these."""
+def align(
+    version: int, network: Network, present: Iterable[Placed], wanted: Collection[Rule], ip: Address
+) -> str:
+    """The input that makes the rules about a container's ports these, and the chains that they need."""
     present = list(present)
     about, keep = of_container(ip), plain(wanted)
     gone = [placed for placed in present if about(placed.rule) and placed.rule not in keep]
     left = {placed.rule for placed in present if placed not in gone} | keep
     gone += [placed for placed in present if placed.rule in orphans(left)]
-    return change(version, add=missing(present, wanted), delete=gone)
+    text = change(version, add=missing(present, wanted), delete=gone)
+    return text and "".join(f"{line}\n" for line in _chains(version, network)) + text
 
 
 def base_rules() -> list[Rule]:
@@ -323,6 +326,12 @@ def compare(
         disordered,
         text,
     )
+
+
+def _chains(version: int, network: Network) -> list[str]:
+    """Makes the chains that rules about a network's containers are put in, unless they are there."""
+    table = f"{family(version)} {TABLE}"
+    return [*_shared_chains(version), *(f"add chain {table} {chain}" for chain in chains(network))]
 
 
 def _shared_chains(version: int) -> list[str]:

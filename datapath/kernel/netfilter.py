@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from datapath.kernel import bridges, process, sysctl
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
 _UDP = 17
+_GONE = re.compile("No such file or directory|No chain/target/match|does a matching rule exist")
 
 Address = IPv4Address | IPv6Address
 
@@ -45,7 +47,10 @@ def _run(argv: Sequence[str], text: str = "") -> str:
         raise KernelError("run", argv[0], detail=str(error)) from error
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise KernelError("run", argv[0], detail=said[0] if said else f"exit code {done.returncode}")
+        detail = said[0] if said else f"exit code {done.returncode}"
+        if text and _GONE.search(detail):
+            detail += "; somebody took rules away: `datapathctl reconcile` writes them again"
+        raise KernelError("run", argv[0], detail=detail)
     return done.stdout
 
 

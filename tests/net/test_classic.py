@@ -498,3 +498,19 @@ def test_s30_devices_of_somebody_elses_with_the_names_of_ours_stay(make_host: Ma
     host.ctl("network rm a")
     left = look.devices(host.sh)
     assert (left[pair]["mtu"], left["dpa"]["mtu"]) == (1400, 1400)
+
+
+@BOTH
+def test_s30_a_command_that_misses_rules_says_what_mends_them_and_keeps_nobody_from_it(
+    make_host: Maker, mode: str
+) -> None:
+    host = make_host()
+    host.preloaded = True
+    host.ctl(f"network create -o {MODE}={mode} a")
+    host.run("web", "--network a -p 8081:80")
+    empty = "iptables -F; iptables -X; iptables -t raw -F; iptables -t nat -F; iptables -t nat -X"
+    host.sh(["sh", "-c", empty] if mode == "iptables" else "nft flush ruleset")
+    assert "`datapathctl reconcile` writes them again" in host.refused("port add web 8082:82")
+    assert "mended: what classic networks share" in host.ctl("reconcile")
+    assert host.ctl("doctor") == "Everything is as promised."
+    host.ctl("port add web 8082:82")
