@@ -17,6 +17,7 @@ import random
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import pytest
 from datapath.control import Control
 from datapath.kernel import sandbox
 from tests.net import faults, forked, look, shim_faults
-from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.lab import HOST, SLOWNESS, Host, ask, echo_server, eventually, reaches
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 SEED = 30
@@ -267,6 +268,7 @@ def world(quiet: None, shared_host: Host) -> Iterator[Host]:
     host.run("plain")
     for number, (mode, name) in enumerate(CLASSIC.items()):
         host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
+        host.run(f"of-{name}", f"--network {name}")
     yield host
     if LONG:
         print(f"\ncases: {cases}")
@@ -441,7 +443,9 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
         number = number + 1 if LONG else number + SHIM_STRIDE[kind]
         count.unlink(missing_ok=True)
         monkeypatch.setattr(sandbox, "_BOOT", shim_faults.boot(kind, number, str(count)))
+        before = time.monotonic()
         begun = world.try_ctl("run -d --name t -p 8085:80 sleep 3600")
+        took = time.monotonic() - before
         if begun.returncode == 0:
             pid = world.process("t")
             assert world.ctl(["ps", "--format", "{{.Names}} {{.State}}"]).count("t running") == look.alive(
@@ -455,6 +459,8 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
             break
         what = f"{kind} at step {number} of the shim ({last})"
         try:
+            # Else it has waited for another process to end, and would have killed it: whoever inherited the child.
+            assert took < 9 * SLOWNESS, f"{what}: {took} seconds"
             whole(world, what, "")
             if exists(world, "t"):
                 assert "t exited" in world.ctl(["ps", "-a", "--format", "{{.Names}} {{.State}}"]), what
