@@ -255,7 +255,7 @@ def traffic(host: Host) -> Iterator[None]:
         assert sent > 20 and sent - received <= 1, said  # the last one may still be on its way
 
 
-@pytest.mark.parametrize(("attach", "times"), [("auto", 5), ("clsact", 1)])
+@pytest.mark.parametrize(("attach", "times"), [("auto", 5 if LONG else 2), ("clsact", 1)])
 def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     make_host: Callable[..., Host], other: Version, attach: str, times: int
 ) -> None:
