@@ -19,7 +19,7 @@ from datapath.kernel import netns
 from datapath.kernel.dataplane import Dataplane
 from tests.net import forked, look
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
-from tests.net.test_doctor import CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
+from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
 
 MakeHost = Callable[..., Host]
 
@@ -296,9 +296,8 @@ def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alo
 
 def test_s30_every_kind_of_finding_is_provoked_by_some_test() -> None:
     here = Path(__file__).read_text() + Path(__file__).with_name("test_upgrade.py").read_text()
-    assert KINDS.keys() == {kind for kind, _ in PROVOCATIONS.values()} | {
-        k for k in KINDS if f'"{k}"' in here
-    }
+    provoked = {kind for kind, _ in PROVOCATIONS.values()} | {k for k in KINDS if f'"{k}"' in here}
+    assert KINDS.keys() == provoked | {kind for by_hand in BY_HAND.values() for kind in by_hand.values()}
 
 
 def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(host: Host) -> None:
