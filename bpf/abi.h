@@ -156,7 +156,7 @@ struct usage {
 	__u32 conns;	/* confirmed connections it takes part in */
 };
 
-/* reserved: every published port, whatever its address. Such a port is never a source port for
+/* reserved: every port published through the programs, whatever its address. Such a port is never a source port for
  * masquerading, and no host process may bind it where that would clash. */
 struct reserved_key {
 	__be16 port;

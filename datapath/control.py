@@ -116,8 +116,11 @@ class Control:
         self._kept: Store | None = None
 
     @contextmanager
-    def _session(self, create: bool = True, upgrading: bool = False) -> Iterator[Session]:
-        with Session(self.settings, self.warn, self._opened(create), upgrading=upgrading) as session:
+    def _session(
+        self, create: bool = True, upgrading: bool = False, leaving: bool = False
+    ) -> Iterator[Session]:
+        opened = self._opened(create)
+        with Session(self.settings, self.warn, opened, upgrading=upgrading, leaving=leaving) as session:
             yield session
 
     @contextmanager
@@ -655,13 +658,11 @@ class Control:
         """Takes everything away: containers, networks, programs, pins, and the state."""
         from datapath.kernel import process
 
-        with self._dataplane():  # if it cannot be taken away, nothing is
-            pass
         failures: list[Exception] = []
         shims = {c.shim_pid: process.start_time(c.shim_pid) for c in self.containers()}
         for container in self.containers():
             self._attempt(failures, lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
-        with self._session() as session:
+        with self._session(leaving=True) as session:
             for container in list(session.state.containers.values()):
                 if container.running:  # since a moment ago
                     shims[container.shim_pid] = process.start_time(container.shim_pid)

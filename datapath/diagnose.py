@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_interface
 
+from datapath import diagnose_filters as filters
 from datapath import diagnose_maps as maps
 from datapath.diagnose_kinds import (
     ADDRESS,
@@ -50,6 +51,7 @@ def diagnose(state: State, seen: Seen) -> list[Finding]:
         findings += _gateway(network, settled)
     for endpoint in settled.joined:
         findings += _pair(endpoint, settled)
+    findings += filters.findings(settled)
     if seen.programs.loaded:
         findings += _attachments(settled)
         findings += maps.differences(settled.state, settled, seen)
@@ -61,7 +63,7 @@ class Settled:
     """What is to be compared: networks that are built, endpoints whose device has to be there.
 
     `networks` and `endpoints` are those of packet programs; `built` and `joined` also have those of classic
-    networks, of which devices, addresses and routes are compared, but no packet filter.
+    networks.
     """
 
     def __init__(self, state: State, seen: Seen) -> None:
@@ -77,6 +79,7 @@ class Settled:
             if e.phase == READY and e.network_id in ids and e.sandbox_id in seen.sandboxes
         ]
         self.endpoints = [e for e in self.joined if not state.networks[e.network_id].classic]
+        self.unjoined = [e for e in state.endpoints.values() if e not in self.joined]
         self.unsettled = [e for e in state.endpoints.values() if e not in self.endpoints]
 
     def gateway(self, network: Network) -> Device | None:
@@ -155,13 +158,13 @@ def _gateway(network: Network, settled: Settled) -> Iterator[Finding]:
 
 def sysctls(network: Network) -> dict[str, str]:
     """Settings of the network's gateway device that have to be so."""
-    if network.classic:
-        return {}
     name, ipv6 = network.device, network.subnet6 is not None
     found = {
         f"net/ipv4/conf/{name}/forwarding": "1",
         f"net/ipv6/conf/{name}/disable_ipv6": str(int(not ipv6)),
     }
+    if network.classic:
+        found[f"net/ipv4/conf/{name}/route_localnet"] = "1"
     return found | ({f"net/ipv6/conf/{name}/forwarding": "1"} if ipv6 else {})
 
 

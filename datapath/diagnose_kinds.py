@@ -51,6 +51,13 @@ DETACHED = Kind("detached", "the packets of this device are not translated, or n
 MISSING = Kind("entry-missing", "the packet programs do not know it", _RECONCILE)
 WRONG = Kind("entry-wrong", "the packet programs know it wrongly", _RECONCILE)
 STRAY = Kind("entry-stray", "the packet programs know something that is not promised", _RECONCILE)
+UNBRIDGED = Kind("unbridged", "the container reaches nobody on this network", _RECONCILE)
+FORWARDING = Kind("forwarding", "classic networks have no way outside; or the host forwards needlessly", _ANY)
+RULE_MISSING = Kind(
+    "rule-missing", "the packet filter keeps packets from a classic network, or lets too many in", _RECONCILE
+)
+RULE_STRAY = Kind("rule-stray", "the packet filter treats a classic network's packets otherwise", _RECONCILE)
+RULE_ORDER = Kind("rule-order", "the packet filter decides by the wrong rule first", _RECONCILE)
 STRAY_DEVICE = Kind("stray-device", "a device is left over", _RECONCILE)
 STRAY_PIN = Kind("stray-pin", "a program or link is kept alive for nothing", _RECONCILE)
 STRAY_FILES = Kind("stray-files", "files are left over", _RECONCILE)

@@ -72,6 +72,11 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
             key, known = entries.gateway_device(network, device.ifindex)
             rows["devices"][key] = known
         rows["policies"] |= entries.policy_entries(network, state)
+    for network in settled.built:
+        bridge = seen.host.devices.get(network.device)
+        if network.classic and bridge is not None and bridge.kind == "bridge":
+            row = entries.DeviceValue("DEVICE_GATEWAY", network.number, 0, _NO_MAC, None, None, None)
+            rows["devices"][(bridge.ifindex,)] = row
     for endpoint in settled.endpoints:
         network = state.networks[endpoint.network_id]
         found = entries.endpoint_entries(network, endpoint)
@@ -108,11 +113,9 @@ def _spared(state: State, settled: Settled) -> Mapping[str, Callable[[Any, Any],
     numbers = {endpoint.number for endpoint in settled.unsettled}
     ports = {key for e in settled.unsettled for key in entries.reserved_entries(state, e.ports)}
     filters = {m.filter for e in settled.unsettled for m in e.ports}
-    settled_networks = {network.id for network in settled.networks}
+    settled_networks = {network.id for network in settled.built}
     networks = {
-        n.number
-        for n in state.networks.values()
-        if n.classic or (n.id not in settled_networks and n.phase != "ready")
+        n.number for n in state.networks.values() if n.id not in settled_networks and n.phase != "ready"
     }
     none = not settled.networks
     return {

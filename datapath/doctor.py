@@ -10,15 +10,15 @@ import os
 import time
 from collections.abc import Iterable
 
-from datapath import diagnose
+from datapath import diagnose, forwarding, rules, rules_nftables
 from datapath.config import DaemonConfig, Settings
 from datapath.config_tuning import Tuning, drift
 from datapath.diagnose_kinds import BUSY, LEFTOVER, STORE
-from datapath.errors import DatapathError
-from datapath.kernel import observe, process, sysctl
+from datapath.errors import DatapathError, KernelError
+from datapath.kernel import netfilter, observe, process, sysctl
 from datapath.kernel.dataplane import Dataplane, Setup
 from datapath.kernel.links import Links
-from datapath.model import short
+from datapath.model import IPTABLES, Network, short
 from datapath.model_doctor import Finding, Programs, Seen, Stack, Way
 from datapath.session import RESERVED_PORTS
 from datapath.state import State
@@ -79,6 +79,9 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         wanted |= diagnose.sysctls(network).keys() if network.device else set()
     for endpoint in state.endpoints.values():
         wanted |= diagnose.endpoint_sysctls(endpoint).keys()
+    built = [n for n in state.networks.values() if n.realised and n.driver == "bridge"]
+    off, spare = forwarding.look(store, built, facts.uplinks)
+    filters, unlisted = _filters(built)
     alive = frozenset(
         c.id for c in state.containers.values() if c.running and process.alive(c.pid, c.pid_start)
     )
@@ -96,7 +99,28 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         reserved_before=store.note(RESERVED_PORTS),
         programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),
         folders=_folders(settings),
+        filters=filters,
+        unlisted=unlisted,
+        forwarding_off=off,
+        forwarding_spare=spare,
     )
+
+
+def _filters(networks: Iterable[Network]) -> tuple[dict[tuple[str, int], str], tuple[str, ...]]:
+    """What the tools list of those that classic networks use, and why they do not."""
+    found: dict[tuple[str, int], str] = {}
+    wrong = []
+    for mode, version in dict.fromkeys((n.mode, v) for n in networks if n.classic for v in rules.versions(n)):
+        try:
+            if mode == IPTABLES:
+                found[mode, version] = netfilter.iptables_save(version)
+            else:
+                found[mode, version] = netfilter.nft_list(
+                    "table", rules_nftables.family(version), rules_nftables.TABLE
+                )
+        except KernelError as error:
+            wrong.append(str(error))
+    return found, tuple(wrong)
 
 
 def _sandboxes(state: State, alive: frozenset[str]) -> dict[str, Stack]:

@@ -256,8 +256,14 @@ def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
 
 def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
     """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
-    given, and then 0 for one that nobody uses (the row has to go)."""
-    published = [mapping for endpoint in state.endpoints.values() for mapping in endpoint.ports]
+    given, and then 0 for one that nobody uses (the row has to go). Those of classic networks are none of the
+    programs' business."""
+    published = [
+        mapping
+        for endpoint in state.endpoints.values()
+        if not state.networks[endpoint.network_id].classic
+        for mapping in endpoint.ports
+    ]
     asked = published if mappings is None else list(mappings)
     return Runs(
         run

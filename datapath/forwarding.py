@@ -21,13 +21,18 @@ _NOTE = "forwarding"  # JSON: setting -> what it was
 _EVERY6 = "net/ipv6/conf/all/forwarding"
 
 
+def release(store: Store) -> None:
+    """No network is left: everything as it was."""
+    if store.note(_NOTE) is not None:
+        refresh(store, (), ())
+
+
 def refresh(store: Store, networks: Iterable[Network], uplinks: Iterable[Uplink]) -> None:
     """Makes the outside devices forward what these networks need, and others as they were. KernelError."""
     from datapath.kernel import sysctl
 
     before: dict[str, str] = json.loads(store.note(_NOTE) or "{}")
-    classic = [network for network in networks if network.classic and not network.internal]
-    wanted = _wanted(classic, [uplink.name for uplink in uplinks])
+    wanted = _wanted(_forwarded(networks), [uplink.name for uplink in uplinks])
     new = {path: sysctl.read(path) for path in wanted if path not in before and sysctl.read(path) == "0"}
     if _EVERY6 in new:  # it will change each device's own
         new |= {path: sysctl.read(path) for path in sysctl.matching("net/ipv6/conf/*/forwarding")}
@@ -44,6 +49,22 @@ def refresh(store: Store, networks: Iterable[Network], uplinks: Iterable[Uplink]
     if over:
         left = {path: value for path, value in before.items() if path not in over}
         store.set_note(_NOTE, json.dumps(left) if left else None)
+
+
+def look(
+    store: Store, networks: Iterable[Network], uplinks: Iterable[Uplink]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """(settings that have to be on and are not, settings that were switched on and that nothing needs)."""
+    from datapath.kernel import sysctl
+
+    before: dict[str, str] = json.loads(store.note(_NOTE) or "{}")
+    wanted = _wanted(_forwarded(networks), [uplink.name for uplink in uplinks])
+    off = frozenset(path for path in wanted if sysctl.read(path) == "0")
+    return off, frozenset() if _EVERY6 in wanted else frozenset(before.keys() - wanted)
+
+
+def _forwarded(networks: Iterable[Network]) -> list[Network]:
+    return [network for network in networks if network.classic and not network.internal]
 
 
 def _wanted(networks: list[Network], uplinks: list[str]) -> set[str]:

@@ -17,7 +17,8 @@ Entries = Mapping[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback)."""
+    """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback). `master`: the index of the bridge
+    that it is a port of; 0: of none."""
 
     ifindex: int
     name: str
@@ -25,6 +26,7 @@ class Device:
     mac: str
     mtu: int
     up: bool
+    master: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class Programs:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
-    is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's."""
+    is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's. `filters`:
+    what the packet filter's tool lists, by mode and IP version, of those that classic networks use; `unlisted`: why
+    it does not. `forwarding_off`: settings that have to be on for such networks and are not; `forwarding_spare`:
+    those that were switched on and that nothing needs any more."""
 
     host: Stack
     ways: tuple[Way, ...]
@@ -91,6 +96,10 @@ class Seen:
     reserved_before: str | None
     programs: Programs
     folders: frozenset[str]
+    filters: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    forwarding_off: frozenset[str] = frozenset()
+    forwarding_spare: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

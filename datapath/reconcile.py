@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
-from datapath import diagnose, doctor
+from datapath import diagnose, diagnose_filters, doctor
 from datapath import diagnose_kinds as kinds
 from datapath.drivers.bridge import numbered
 from datapath.errors import DatapathError, KernelError
-from datapath.kernel import abi, connections, sysctl
+from datapath.kernel import abi, bridges, connections, netfilter, sysctl
 from datapath.kernel.dataplane import SOCKET_HOOKS, XDP_HOOK
 from datapath.kernel.links import Links
-from datapath.model_doctor import Finding, Kind
+from datapath.model import IPTABLES
+from datapath.model_doctor import Finding, Kind, Seen
 from datapath.session import Session
 
 _ROUNDS = 4  # a device that is up again has lost its routes, and so on
@@ -46,15 +47,19 @@ def reconcile(session: Session) -> tuple[list[Finding], list[Finding], list[Exce
 
 
 def _look(session: Session) -> list[Finding]:
-    tuning = session.config.datapath
-    return diagnose.diagnose(
-        session.state, doctor.look(session.settings, tuning, session.state, session.store)
-    )
+    return diagnose.diagnose(session.state, _seen(session))
+
+
+def _seen(session: Session) -> Seen:
+    return doctor.look(session.settings, session.config.datapath, session.state, session.store)
 
 
 def _ordered(findings: list[Finding]) -> list[Finding]:
-    """Rows that go, after all others and in the other order: no port may lead to rules that are not there."""
-    known = [finding for finding in findings if finding.kind in MENDS]
+    """Rows that go, after all others and in the other order: no port may lead to rules that are not there. One of
+    the packet filter's for each mode and IP version."""
+    filters = {f.about: f for f in findings if MENDS.get(f.kind) is _write_rules and f.about}
+    known = [f for f in findings if f.kind in MENDS and MENDS[f.kind] is not _write_rules]
+    known += filters.values()
     strays = [finding for finding in known if finding.kind == kinds.STRAY]
     return [finding for finding in known if finding.kind != kinds.STRAY] + strays[::-1]
 
@@ -158,6 +163,22 @@ def _unpin(session: Session, finding: Finding) -> None:
     session.context.dataplane.drop_link(finding.about[0])
 
 
+def _enslave(session: Session, finding: Finding) -> None:
+    endpoint = session.state.endpoints[finding.about[0]]
+    bridges.enslave(endpoint.host_ifname, session.state.networks[endpoint.network_id].device)
+
+
+def _write_rules(session: Session, finding: Finding) -> None:
+    """All that is wrong with this mode and IP version, in one transaction. Looks again: numbers of rules change."""
+    mode, version = finding.about
+    settled = diagnose.Settled(session.state, _seen(session))
+    text = diagnose_filters.compare(settled, mode, version).text
+    if mode == IPTABLES:
+        netfilter.iptables_restore(version, text)
+    else:
+        netfilter.nft(text)
+
+
 def _delete_files(session: Session, finding: Finding) -> None:
     folder = session.settings.run_dir / "containers" / finding.about[0]
     try:
@@ -187,6 +208,10 @@ MENDS: dict[Kind, Mend] = {
     kinds.MISSING: _write_row,
     kinds.WRONG: _write_row,
     kinds.STRAY: _delete_row,
+    kinds.UNBRIDGED: _enslave,
+    kinds.RULE_MISSING: _write_rules,
+    kinds.RULE_STRAY: _write_rules,
+    kinds.RULE_ORDER: _write_rules,
     kinds.STRAY_DEVICE: _delete_device,
     kinds.STRAY_PIN: _unpin,
     kinds.STRAY_FILES: _delete_files,

@@ -7,7 +7,7 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datapath import entries, model
+from datapath import entries, forwarding, model
 from datapath.errors import DatapathError
 from datapath.model import Container, Endpoint, Network, Sandbox
 from datapath.plan_networks import plan_default_bridge
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 
 def recover(session: Session) -> None:
+    """Everything is as the rows say, and no row says that it is in the middle of something."""
+    changing = [e.sandbox_id for e in session.state.endpoints.values() if e.phase == model.CHANGING]
+    clear_up(session)
+    _rebuild(session)
+    for sandbox_id in dict.fromkeys(changing):
+        session.warn(f"ports of container {sandbox_id[:12]} were being changed: done")
+        session.settle(sandbox_id)
+
+
+def clear_up(session: Session) -> None:
     """Takes back what was being created, completes what was being removed, notices what has ended."""
     from datapath.kernel import process
 
@@ -28,7 +38,6 @@ def recover(session: Session) -> None:
             session.take_back(container)
         elif container.running and not process.alive(container.pid, container.pid_start):
             session.ended(container)
-    changing = [e.sandbox_id for e in session.state.endpoints.values() if e.phase == model.CHANGING]
     for thing in session.state.unfinished:
         if isinstance(thing, Endpoint) and thing.phase == model.CHANGING:
             continue
@@ -47,16 +56,13 @@ def recover(session: Session) -> None:
         else:
             session.warn(f"network {thing.name} was left unfinished: removed")
             session.withdraw(thing)
-    _rebuild(session)
-    for sandbox_id in dict.fromkeys(changing):
-        session.warn(f"ports of container {sandbox_id[:12]} were being changed: done")
-        session.settle(sandbox_id)
 
 
 def _rebuild(session: Session) -> None:
     """After a reboot, or if somebody removed devices or pins: build again what was promised."""
     realised = session.realised
     if not realised:
+        forwarding.release(session.store)
         return
     programmed = [network for network in realised if not network.classic]
     unloaded = bool(programmed) and session.context.loaded is None

@@ -6,7 +6,7 @@ The rules are those of Docker without its userland proxy: see `rules_iptables` a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from datapath import entries
@@ -32,6 +32,16 @@ class Opened(NamedTuple):
     server: Address
     proto: str
     port: int
+
+
+class Differences(NamedTuple):
+    """Between rules that there are to be and those that there are, in words; `text`: what the tool has to be told
+    so that there are none. `missing`: with whose they are; `stray`, `disordered`: the places and texts."""
+
+    missing: list[tuple[str, str]]
+    stray: list[str]
+    disordered: list[str]
+    text: str
 
 
 def versions(network: Network) -> tuple[int, ...]:
@@ -60,7 +70,7 @@ def published(
             yield Published(_PROTOCOLS[key.proto], host, key.port, value.addr, value.port)
 
 
-def opened(policies: Mapping[entries.PolicyKey, entries.PolicyValue], version: int) -> Iterator[Opened]:
+def opened(policies: Iterable[entries.PolicyKey], version: int) -> Iterator[Opened]:
     for key in policies:
         if key.server.version == version:
             yield Opened(key.client, key.server, _PROTOCOLS[key.proto], key.port)

@@ -20,9 +20,9 @@ from ipaddress import ip_address
 from itertools import groupby
 from typing import NamedTuple
 
-from datapath.entries import PolicyKey, PolicyValue
+from datapath.entries import PolicyKey
 from datapath.model import Address, Endpoint, Network, PortMapping, Prefix
-from datapath.rules import Published, address, opened, published, subnet
+from datapath.rules import Differences, Published, address, opened, published, subnet
 
 TABLES = ("raw", "nat", "filter")
 BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
@@ -135,7 +135,7 @@ def _port_rules(port: Published, bridge: str) -> Iterator[Rule]:
         yield Rule("raw", "PREROUTING", f"{here}! -i lo {match} {port.host_port} -j DROP")
 
 
-def link_rules(network: Network, policies: Mapping[PolicyKey, PolicyValue], version: int) -> list[Rule]:
+def link_rules(network: Network, policies: Iterable[PolicyKey], version: int) -> list[Rule]:
     """A link opens the server's port to the client, and the way back."""
     within = f"-i {network.device} -o {network.device}"
     rules = []
@@ -282,6 +282,10 @@ def change(
         lines[rule.table].append(f"{place} {rule.chain} {rule.text}")
     for chain in drop:
         lines[chain.table].append(f"-X {chain.name}")
+    return _input(lines)
+
+
+def _input(lines: Mapping[str, list[str]]) -> str:
     return "".join(f"*{table}\n" + "\n".join(text) + "\nCOMMIT\n" for table, text in lines.items() if text)
 
 
@@ -314,12 +318,97 @@ def clear(present: Present, network: Network) -> str:
     return change(present=present, delete=unwanted, drop=chains)
 
 
+def _rank(rule: Rule) -> int:
+    """Which of our rules come before which others in a chain: those that are put first, what joins chains, the rest."""
+    if rule in BASE:
+        return -1 - BASE.index(rule) if rule.first else BASE.index(rule)
+    return -1 if rule.first else len(BASE)
+
+
+def is_stray(networks: Iterable[Network]) -> Callable[[Rule], bool]:
+    """Would a rule that is not to be have to be ours: in one of our chains or of a shape that we write, and about one
+    of these networks? Others' rules in chains that are not ours are theirs, whatever they name."""
+    about = [of_network(network) for network in networks]
+    shapes = {
+        ("raw", "PREROUTING"): r"-d \S+ ! -i \S+ -j DROP",
+        (
+            "nat",
+            "POSTROUTING",
+        ): r"(-s \S+ ! -o \S+|-o \S+ -m addrtype --src-type LOCAL|-s \S+ -d \S+ .*) -j MASQUERADE",
+    }
+
+    def stray(rule: Rule) -> bool:
+        ours = rule[:2] in CHAINS or re.fullmatch(shapes.get(rule[:2], "(?!)"), rule.text)
+        return bool(ours) and any(belongs(rule) for belongs in about)
+
+    return stray
+
+
+def compare(
+    present: Present,
+    wanted: Mapping[Rule, str],
+    stray: Callable[[Rule], bool],
+    spared: Callable[[Rule], bool],
+) -> Differences:
+    """`wanted`: rule -> whose it is. `spared`: in the middle of something, so neither missing nor too much.
+
+    Chains whose order would be wrong are written anew, but for what is not ours in them.
+    """
+    ranks = {rule._replace(first=False): _rank(rule) for rule in wanted}
+    kept: dict[tuple[str, str], dict[Rule, int]] = {}  # chain -> rule -> its number there
+    gone: dict[tuple[str, str], list[int]] = {}
+    strays = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    loose = orphans([*present.rules, *ranks])
+    for rule in present.rules:
+        numbers[rule[:2]] += 1
+        here = kept.setdefault(rule[:2], {})
+        if rule in ranks and rule not in here:
+            here[rule] = numbers[rule[:2]]
+        elif rule in ranks or ((stray(rule) or rule in loose) and not spared(rule)):
+            gone.setdefault(rule[:2], []).append(numbers[rule[:2]])
+            strays.append(f"{rule.table} {rule.chain} {rule.text}")
+    missing = {
+        rule: owner
+        for rule, owner in wanted.items()
+        if rule._replace(first=False) not in kept.get(rule[:2], {}) and not spared(rule)
+    }
+    new, disordered = set(missing), []
+    for chain, here in kept.items():
+        ordered = [ranks[rule] for rule in here]
+        if ordered != sorted(ordered):
+            disordered.append(" ".join(chain))
+        after = [rule for rule in missing if rule[:2] == chain]
+        ordered = [_rank(r) for r in after[::-1] if r.first] + ordered
+        ordered += [_rank(r) for r in after if not r.first]
+        if ordered != sorted(ordered):
+            gone.setdefault(chain, []).extend(here.values())
+            new |= {rule for rule in wanted if rule[:2] == chain}
+    lines: dict[str, list[str]] = {table: [] for table in TABLES}
+    if new or gone:
+        for made in CHAINS:
+            if made not in present.chains:
+                lines[made.table].append(f":{made.name} - [0:0]")
+    for (table, name), places in gone.items():
+        lines[table] += [f"-D {name} {number}" for number in sorted(places, reverse=True)]
+    for rule in wanted:
+        if rule in new:
+            lines[rule.table].append(f"{'-I' if rule.first else '-A'} {rule.chain} {rule.text}")
+    return Differences(
+        [(owner, f"{rule.table} {rule.chain} {rule.text}") for rule, owner in missing.items()],
+        strays,
+        disordered,
+        _input(lines),
+    )
+
+
 def align(present: Present, wanted: Collection[Rule], ip: Address) -> str:
     """The input that makes the rules about a container's ports these."""
     about, keep = of_container(ip), plain(wanted)
     unwanted = {rule for rule in present.rules if about(rule) and rule not in keep}
     left = {rule for rule in present.rules if rule not in unwanted} | keep
-    return change(add=missing(present, wanted), present=present, delete=unwanted | orphans(left))
+    chains = [chain for chain in CHAINS if chain not in present.chains] if wanted else ()
+    return change(missing(present, wanted), unwanted | orphans(left), present, chains)
 
 
 def empty_tables(present: Present) -> list[str]:

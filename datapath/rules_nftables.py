@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from datapath.entries import PolicyKey, PolicyValue
+from datapath.entries import PolicyKey
 from datapath.model import Address, Endpoint, Network, PortMapping
-from datapath.rules import Published, address, opened, published, subnet
+from datapath.rules import Differences, Published, address, opened, published, subnet
 
 TABLE = "docker-bridges"
 DNAT, RAW = "nat-prerouting-and-output", "raw-PREROUTING"
@@ -66,7 +66,12 @@ def family(version: int) -> str:
 
 def chains(network: Network) -> tuple[str, ...]:
     """The network's own. That of the ports comes last: another one leads there."""
-    return (*(f"{kind}__{network.device}" for kind in _MAPS.values()), _ports_chain(network))
+    return (*_jumps(network), _ports_chain(network))
+
+
+def _jumps(network: Network) -> tuple[str, ...]:
+    """Those that the verdict maps lead to."""
+    return tuple(f"{kind}__{network.device}" for kind in _MAPS.values())
 
 
 def _ports_chain(network: Network) -> str:
@@ -132,7 +137,7 @@ def _port_rules(port: Published, network: Network) -> Iterator[Rule]:
         yield Rule(RAW, f'iifname != "lo" {here}{drop}')
 
 
-def link_rules(network: Network, policies: Mapping[PolicyKey, PolicyValue], version: int) -> list[Rule]:
+def link_rules(network: Network, policies: Iterable[PolicyKey], version: int) -> list[Rule]:
     """A link opens the server's port to the client; its answers are of a known connection."""
     chain = _ports_chain(network) if network.internal else chains(network)[0]
     fam, rules = family(version), []
@@ -154,10 +159,12 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What `nft --handle list` shows of a table or chain. `elements`: which devices the maps name."""
+    """What `nft --handle list` shows of a table or chain. `elements`: which devices the maps name; `jumps`: to which
+    chains they lead."""
 
     rules: tuple[Placed, ...]
     elements: tuple[str, ...]
+    jumps: frozenset[str]
 
     @classmethod
     def parse(cls, text: str) -> Present:
@@ -169,7 +176,8 @@ class Present:
             elif words and chain and not words.startswith(("map ", "table ")):
                 plain = re.sub(r"counter packets [0-9]+ bytes [0-9]+", "counter", words)
                 rules.append(Placed(Rule(chain, plain), int(handle)))
-        return cls(tuple(rules), tuple(re.findall(r'"([^"]+)" : jump', text)))
+        found = re.findall(r'"([^"]+)" : jump ([^\s,}]+)', text)
+        return cls(tuple(rules), tuple(name for name, _ in found), frozenset(chain for _, chain in found))
 
 
 def plain(rules: Iterable[Rule]) -> set[Rule]:
@@ -221,7 +229,7 @@ def of_network(network: Network) -> Callable[[Rule], bool]:
     prefixes = [one.prefix for one in network.subnets]
 
     def belongs(rule: Rule) -> bool:
-        target = re.search(r"dnat to \[?([0-9a-f.:]+?)\]?:[0-9]+ ", rule.text)
+        target = re.search(r"dnat to \[?([0-9a-f.:]+?)\]?:[0-9]+( |$)", rule.text)
         return device in rule.text or bool(target and any(ip_address(target[1]) in p for p in prefixes))
 
     return belongs
@@ -238,22 +246,105 @@ def change(version: int, add: Iterable[Rule] = (), delete: Iterable[Placed] = ()
     return "".join(f"{line}\n" for line in lines)
 
 
-def align(version: int, present: Iterable[Placed], wanted: Collection[Rule], ip: Address) -> str:
-    """The input that makes the rules about a container's ports these."""
+def align(
+    version: int, network: Network, present: Iterable[Placed], wanted: Collection[Rule], ip: Address
+) -> str:
+    """The input that makes the rules about a container's ports these, and the chains that they need."""
     present = list(present)
     about, keep = of_container(ip), plain(wanted)
     gone = [placed for placed in present if about(placed.rule) and placed.rule not in keep]
     left = {placed.rule for placed in present if placed not in gone} | keep
     gone += [placed for placed in present if placed.rule in orphans(left)]
-    return change(version, add=missing(present, wanted), delete=gone)
+    text = change(version, add=missing(present, wanted), delete=gone)
+    return text and "".join(f"{line}\n" for line in _chains(version, network)) + text
+
+
+def base_rules() -> list[Rule]:
+    """What leads packets into the networks' chains."""
+    return [Rule(chain, text) for chain, (_, texts) in _BASE.items() for text in texts]
+
+
+def compare(
+    version: int,
+    networks: Collection[Network],
+    present: Present,
+    wanted: Mapping[Rule, str],
+    spared: Callable[[Rule], bool],
+) -> Differences:
+    """`wanted`: rule -> whose it is, in the order in which they are put. `spared`: in the middle of something, so
+    neither missing nor too much.
+
+    A network in whose chains something is wrong is written anew; in chains that networks share only what differs is
+    touched.
+    """
+    own = {chain for network in networks for chain in chains(network)}
+    structure = [*base_rules(), *(rule for network in networks for rule in network_rules(network, version))]
+    places = {rule: place for place, rule in enumerate(structure)}
+    ranks = {
+        rule._replace(first=False): -1 if rule.first else places.get(rule, len(places)) for rule in wanted
+    }
+    loose = orphans({placed.rule for placed in present.rules} | ranks.keys())
+    theirs = [of_network(network) for network in networks]
+    kept: dict[str, dict[Rule, None]] = {}
+    gone: list[Placed] = []
+    for placed in present.rules:
+        rule, here = placed.rule, kept.setdefault(placed.rule.chain, {})
+        if rule in ranks and rule not in here:
+            here[rule] = None
+            continue
+        ours = rule in ranks or rule in loose or rule.chain in own or rule.chain in _BASE
+        ours = ours or (rule.chain in (DNAT, RAW) and any(belongs(rule) for belongs in theirs))
+        if ours and not spared(rule):
+            gone.append(placed)
+    missing = {
+        rule: owner
+        for rule, owner in wanted.items()
+        if rule._replace(first=False) not in kept.get(rule.chain, {}) and not spared(rule)
+    }
+    lost = {jump: n for n in networks for jump in _jumps(n) if jump not in present.jumps}
+    disordered = [
+        chain
+        for chain, here in kept.items()
+        if chain not in (DNAT, RAW) and [ranks[r] for r in here] != sorted(ranks[r] for r in here)
+    ]
+    touched = {*(r.chain for r in missing), *(placed.rule.chain for placed in gone), *disordered, *lost}
+    anew = [network for network in networks if touched & {*chains(network), *_BASE}]
+    again = {chain for network in anew for chain in chains(network)}
+    add = [
+        r
+        for r in wanted
+        if r not in places and (r.chain in again or (r in missing and r.chain in (DNAT, RAW)))
+    ]
+    text = "".join(prepare(network, version) for network in anew)
+    if add and not anew:
+        text = "".join(f"{line}\n" for line in _shared_chains(version))
+    text += change(version, add, [placed for placed in gone if placed.rule.chain in (DNAT, RAW)])
+    return Differences(
+        [(f"network {network.name}", f"the jump to {jump}") for jump, network in lost.items()]
+        + [(owner, f"{rule.chain} {rule.text}") for rule, owner in missing.items()],
+        [f"{placed.rule.chain} {placed.rule.text}" for placed in gone],
+        disordered,
+        text,
+    )
+
+
+def _chains(version: int, network: Network) -> list[str]:
+    """Makes the chains that rules about a network's containers are put in, unless they are there."""
+    table = f"{family(version)} {TABLE}"
+    return [*_shared_chains(version), *(f"add chain {table} {chain}" for chain in chains(network))]
+
+
+def _shared_chains(version: int) -> list[str]:
+    table = f"{family(version)} {TABLE}"
+    raw = "{ type filter hook prerouting priority raw; policy accept; }"
+    return [f"add table {table}", f"add chain {table} {DNAT}", f"add chain {table} {RAW} {raw}"]
 
 
 def prepare(network: Network, version: int) -> str:
     """The input that makes the table, what networks share, and the network's own chains; what there is of
     these is written anew."""
     table = f"{family(version)} {TABLE}"
-    lines = [f"add table {table}", f"add chain {table} {DNAT}"]
-    lines.append(f"add chain {table} {RAW} {{ type filter hook prerouting priority raw; policy accept; }}")
+    lines = _shared_chains(version)
     lines += [f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS]
     for chain, (hook, texts) in _BASE.items():
         lines += [f"add chain {table} {chain} {{ {hook} }}", f"flush chain {table} {chain}"]

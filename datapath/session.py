@@ -55,7 +55,8 @@ def sandbox_key(state: State, sandbox_id: str) -> str | None:
 
 class Session:
     """Use as a context manager. `warn` is told what was mended, one line each. `opened` gives the store.
-    `upgrading`: nobody has to be told that the programs are of another version."""
+    `upgrading`: nobody has to be told that the programs are of another version. `leaving`: all of it goes, so nothing
+    is built again, and programs of a version whose maps cannot be read are no obstacle."""
 
     def __init__(
         self,
@@ -64,13 +65,14 @@ class Session:
         opened: AbstractContextManager[Store],
         *,
         upgrading: bool = False,
+        leaving: bool = False,
     ) -> None:
         from datapath.kernel import features
 
         features.require()  # before files are read that only root may read
         self.settings = settings
         self.warn = warn
-        self._upgrading = upgrading
+        self._upgrading, self._leaving = upgrading, leaving
         self.config = DaemonConfig.load(settings)
         self.context = Context(settings, self.config.datapath)
         self.state = State()
@@ -80,14 +82,25 @@ class Session:
     def __enter__(self) -> Session:
         with ExitStack() as stack:
             self.store = stack.enter_context(self._opened)
-            stack.enter_context(self.store.lock())
+            self._keep(stack.enter_context(self.store.lock()), stack)
             stack.enter_context(self.context)
             self.state = self.store.load()
-            self._finish_upgrade()
-            self._compare_setup()
-            recovery.recover(self)
+            if self._leaving:
+                self.context.forsaken = not self._understood()
+                recovery.clear_up(self)
+            else:
+                self._finish_upgrade()
+                self._compare_setup()
+                recovery.recover(self)
             self._stack = stack.pop_all()
         return self
+
+    @staticmethod
+    def _keep(lock: int, stack: ExitStack) -> None:
+        from datapath.kernel import process
+
+        process.kept.add(lock)
+        stack.callback(process.kept.discard, lock)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -228,6 +241,11 @@ class Session:
             dataplane.detach("from_loopback", LOOPBACK)
             dataplane.devices.pop(key)
 
+    def _understood(self) -> bool:
+        from datapath.kernel import version
+
+        return version.understood(self.settings.bpffs)
+
     def _finish_upgrade(self) -> None:
         """One that was cut short."""
         from datapath.kernel import upgrade
@@ -303,7 +321,8 @@ class Session:
             dataplane = Dataplane(self.settings.bpffs, self.settings.attach)
             if not dataplane.is_there():
                 return
-            attached = [("from_uplink", uplink.ifindex) for uplink in self.observed.uplinks]
+            places = {uplink.ifindex for uplink in self.observed.uplinks} | dataplane.places()
+            attached = [("from_uplink", index) for index in places - {LOOPBACK}]
             attached.append(("from_loopback", LOOPBACK))
         for hook, index in attached:
             dataplane.detach(hook, index)

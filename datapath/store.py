@@ -191,8 +191,8 @@ class Store:
     # ---- writing -----------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, timeout: float = 60.0) -> Iterator[None]:
-        """Held by one command at a time on the whole host.
+    def lock(self, timeout: float = 60.0) -> Iterator[int]:
+        """Held by one command at a time on the whole host; as the fd that holds it, and its copies.
 
         StateError after `timeout` seconds, or if everything has been taken away since the store was opened.
         """
@@ -212,7 +212,7 @@ class Store:
             raise
         self._locked = True
         try:
-            yield
+            yield fd
         finally:
             self._locked = False
             _release(fd)

@@ -17,6 +17,7 @@ from datapath.drivers import filters
 from datapath.drivers.bridged import Bridged, attempt, report
 from datapath.kernel import abi, bridges, netfilter
 from datapath.model import Endpoint, Network, PortMapping
+from datapath.model_words import Interface
 from datapath.plan_endpoints import gateway_mac
 
 
@@ -27,10 +28,10 @@ class Classic(Bridged):
 
     def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         netfilter.require_bridges()
-        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
         with ExitStack() as undo:
             undo.callback(self.delete_network, network)
-            bridges.create(network.device, gateway_mac(network), addresses, mtu, ipv6=network.ipv6)
+            mac, addresses = gateway_mac(network), _addresses(network)
+            bridges.create(network.device, mac, addresses, mtu, ipv6=network.ipv6)
             self._filter(network).create_network(network)
             undo.pop_all()
 
@@ -41,16 +42,21 @@ class Classic(Bridged):
         mtu: int | None,
         sandbox: Callable[[Endpoint], str | None],
     ) -> None:
-        if mtu is not None and mtu != self.context.links.mtu(network.device):
+        if mtu is None or mtu == self.context.links.mtu(network.device):
+            return
+        if _bridge(network) is not None:
             self.set_mtu((network.device,), members, mtu, sandbox)
 
     def delete_network(self, network: Network) -> None:
         failures: list[Exception] = []
-        dataplane, ifindex = self.context.loaded, self.context.links.index(network.device)
-        if dataplane is not None and ifindex is not None:
-            dataplane.devices.pop(abi.device_key(ifindex), None)  # see Session.refresh_host
+        dataplane, ifindex = self.context.loaded, _bridge(network)
+        if dataplane is not None:  # see Session.refresh_host; the bridge may be gone, or another by now
+            gateway, rows = int(abi.DeviceKind.DEVICE_GATEWAY), dataplane.devices.read_all()
+            known = [k for k, v in rows if (v.kind, v.network) == (gateway, network.number)]
+            dataplane.devices.delete_many(known)
         attempt(failures, self._filter(network).delete_network, network)
-        attempt(failures, self.context.links.delete, network.device)
+        if ifindex is not None:
+            attempt(failures, self.context.links.delete, ifindex)
         report(failures, f"network {network.name} could not be removed completely")
 
     # ---- endpoints -----------------------------------------------------------------------
@@ -77,7 +83,7 @@ class Classic(Bridged):
 
     def leave(self, network: Network, endpoint: Endpoint) -> None:
         failures: list[Exception] = []
-        attempt(failures, self.context.links.delete, endpoint.host_ifname)
+        attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         attempt(failures, self._filter(network).close, network, endpoint)
         addresses = [interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface]
         attempt(failures, netfilter.forget, addresses)
@@ -136,3 +142,13 @@ class Classic(Bridged):
 
     def _filter(self, network: Network) -> filters.Filter:
         return filters.find(network.mode)
+
+
+def _addresses(network: Network) -> list[Interface]:
+    """Those that the bridge holds."""
+    return [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+
+
+def _bridge(network: Network) -> int | None:
+    """The index of the network's bridge; None: it is gone, whoever's device has its name now."""
+    return bridges.find(network.device, gateway_mac(network), _addresses(network))

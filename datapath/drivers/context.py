@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """One host, as one command sees it."""
+    """One host, as one command sees it. With `forsaken` packet programs that are loaded are as good as not: they
+    are another version's, and go."""
 
     def __init__(self, settings: Settings, tuning: Tuning) -> None:
         self.settings = settings
         self.tuning = tuning
+        self.forsaken = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Context:
@@ -55,6 +57,8 @@ class Context:
         """The packet programs if they are loaded: what takes things away has no reason to load them."""
         from datapath.kernel.dataplane import Dataplane
 
+        if self.forsaken:
+            return None
         if "dataplane" in self.__dict__ or Dataplane.is_complete(self.settings.bpffs):
             return self.dataplane
         return None

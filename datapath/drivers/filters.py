@@ -182,7 +182,7 @@ class Nftables:
                 wanted = nft.endpoint_rules(network, endpoint, version)
                 wanted += nft.port_rules(network, endpoint, endpoint.ports, version)
                 present = self._present(network, version)
-                netfilter.nft(nft.align(version, present, wanted, ip))
+                netfilter.nft(nft.align(version, network, present, wanted, ip))
 
     def _present(self, network: Network, version: int, chains: Iterable[str] = ()) -> list[nft.Placed]:
         """What stands in these chains, or wherever rules about the network's containers are put."""

@@ -99,6 +99,7 @@ int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, vo
 
 int link_create(int prog_fd, int target_fd, int attach_type, __u32 flags);
 int program_query(int target_fd, int attach_type, __u32 *count);
+int bpf_xdp_query_id(int ifindex, int flags, __u32 *prog_id);
 int bpf_link_update(int link_fd, int new_prog_fd, const struct bpf_link_update_opts *opts);
 
 int bpf_tc_hook_create(struct bpf_tc_hook *hook);

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import sysctl
+from datapath.kernel import facts, sysctl
 from datapath.kernel.facts import Interface
 from datapath.kernel.links import find_index, index_of, quiet_ipv6, static_ipv6
 from datapath.kernel.netns import Netns, enter
+from datapath.kernel.rtnetlink import Rtnetlink
 
 _IFA_F_NODAD = 0x02
 
@@ -50,6 +51,24 @@ def create(name: str, mac: str, addresses: Sequence[Interface], mtu: int, *, ipv
                 route.link("del", index=number)
             raise
     return number
+
+
+def find(name: str, mac: str, addresses: Sequence[Interface]) -> int | None:
+    """The index of the bridge that was made with that MAC address and these addresses; None: there is no such
+    device, or it is somebody else's. Who knows it by either must have made it: people change one, not both."""
+    index = find_index(name)
+    if index is None:
+        return None
+    with translated("open", "rtnetlink socket"):
+        opened = Rtnetlink()
+    with opened as route:
+        device = facts.device(route, index)
+        if device is None or device.kind != "bridge":
+            return None
+        if device.mac == mac:
+            return index
+        held = {one.interface for one in facts.addresses(route) if one.ifindex == index}
+    return index if held & set(addresses) else None
 
 
 def _hold(route: Any, number: int, name: str, address: Interface) -> None:

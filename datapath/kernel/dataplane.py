@@ -308,6 +308,12 @@ class Dataplane:
         """In part at least: the folder of the pins exists."""
         return self.root.is_dir()
 
+    def places(self) -> set[int]:
+        """Devices that pins are about, by index."""
+        names = _pinned(self.root / "links") | _pinned(self.root / "programs")
+        numbers = (name.rpartition("-")[2] for name in names if not version.is_mark(name))
+        return {int(number) for number in numbers if number.isdecimal()}
+
     def remove(self) -> None:
         """Detaches and unpins everything. Idempotent. Devices with clsact filters must be gone or detached before."""
         self.close()
@@ -399,14 +405,32 @@ class Dataplane:
         name = f"{XDP_HOOK}-{ifindex}"
         if (self.root / "links" / name).exists():
             return True
-        try:
-            self._pin_link(libbpf.attach_xdp(self._program(XDP_HOOK), ifindex), name)
-        except KernelError as error:
-            if error.errno not in (errno.EBUSY, errno.EEXIST):
-                raise
+        if self._lacks(XDP_HOOK):
+            return True
+        link = self._attach_xdp(ifindex)
+        if link is None:
             return False
+        self._pin_link(link, name)
         self._other_xdp(ifindex).unlink(missing_ok=True)
         return True
+
+    def _lacks(self, hook: str) -> bool:
+        """The programs are of another version that knows nothing of this hook: until `upgrade` nothing is there."""
+        return not os.path.exists(f"{self.root}/programs/{hook}") and self.outdated
+
+    def _attach_xdp(self, ifindex: int) -> int | None:
+        """The link; None: another program is there. Ours may be there yet, as in `_attach_tcx`."""
+        program, deadline = self._program(XDP_HOOK), time.monotonic() + _DETACH_PATIENCE
+        while True:
+            try:
+                return libbpf.attach_xdp(program, ifindex)
+            except KernelError as error:
+                if error.errno not in (errno.EBUSY, errno.EEXIST):
+                    raise
+            there = libbpf.xdp_program(ifindex)
+            if there not in (0, libbpf.program_id(program)) or time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
 
     def detach_xdp(self, ifindex: int) -> None:
         """Takes the XDP program off a device. Idempotent."""
@@ -431,6 +455,8 @@ class Dataplane:
         of a device or address needs.
         """
         name = f"{hook}-{ifindex}"
+        if self._lacks(hook):
+            return
         if self._mode != "clsact":
             if os.path.exists(f"{self.root}/links/{name}"):
                 return

@@ -31,7 +31,7 @@ _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 18, 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 10, 18, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
 _RTAX_MTU = 2
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
@@ -253,6 +253,7 @@ def _device(body: bytes) -> Device:
         mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
         mtu=_number(found[_IFLA_MTU]),
         up=bool(flags & _IFF_UP),
+        master=_number(found.get(_IFLA_MASTER, b"")),
     )
 
 

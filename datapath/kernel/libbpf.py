@@ -346,6 +346,22 @@ def load_object(
         lib.bpf_object__close(obj)
 
 
+def declared_maps(path: Path) -> set[str]:
+    """The names of an object file's own maps; nothing is loaded."""
+    obj = lib.bpf_object__open_file(os.fsencode(path), _opts("bpf_object_open_opts"))
+    if obj == ffi.NULL:
+        raise KernelError("open object", path.name, ffi.errno)
+    try:
+        names = set()
+        m = lib.bpf_object__next_map(obj, ffi.NULL)
+        while m != ffi.NULL:
+            names.add(ffi.string(lib.bpf_map__name(m)).decode())
+            m = lib.bpf_object__next_map(obj, m)
+        return names
+    finally:
+        lib.bpf_object__close(obj)
+
+
 def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     maps: dict[str, Any] = {}
     m = lib.bpf_object__next_map(obj, ffi.NULL)
@@ -383,7 +399,7 @@ def _compare(m: Any, name: str, pins: Path) -> None:
         lib.bpf_map__map_flags(m),
     )
     if actual != wanted:
-        detail = "it is laid out as in another version: use that one, or its `down`"
+        detail = "it is laid out as in another version: use that one, or `datapathctl down`"
         raise KernelError("use map", name, detail=detail)
 
 
@@ -433,6 +449,12 @@ def attach_xdp(program_fd: int, ifindex: int) -> int:
     if fd < 0 and fd not in (-errno.EBUSY, -errno.EEXIST):
         fd = lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
     return _check(fd, "attach XDP program to device", str(ifindex))
+
+
+def xdp_program(ifindex: int) -> int:
+    """The kernel's number of the XDP program that a device runs; 0: none, or there is no such device."""
+    number = ffi.new("__u32 *")
+    return int(number[0]) if lib.bpf_xdp_query_id(ifindex, 0, number) == 0 else 0
 
 
 def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:

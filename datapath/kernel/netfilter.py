@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,10 +17,11 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import bridges, sysctl
+from datapath.kernel import bridges, process, sysctl
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
 _UDP = 17
+_GONE = re.compile("No such file or directory|No chain/target/match|does a matching rule exist")
 
 Address = IPv4Address | IPv6Address
 
@@ -29,7 +31,14 @@ def _run(argv: Sequence[str], text: str = "") -> str:
     environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            argv, input=text, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+            argv,
+            input=text,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            pass_fds=tuple(process.kept),
         )
     except FileNotFoundError:
         package = "nftables" if argv[0] == "nft" else "iptables"
@@ -38,7 +47,10 @@ def _run(argv: Sequence[str], text: str = "") -> str:
         raise KernelError("run", argv[0], detail=str(error)) from error
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise KernelError("run", argv[0], detail=said[0] if said else f"exit code {done.returncode}")
+        detail = said[0] if said else f"exit code {done.returncode}"
+        if text and _GONE.search(detail):
+            detail += "; somebody took rules away: `datapathctl reconcile` writes them again"
+        raise KernelError("run", argv[0], detail=detail)
     return done.stdout
 
 

@@ -16,6 +16,10 @@ from datapath.errors import ConfigError, DatapathError, KernelError
 _KILL_TIMEOUT = 10.0  # seconds that a killed process may take, e.g. in uninterruptible sleep
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
 
+# The lock of the command that is at work: a program that changes the host for it holds it too, for as long as it
+# runs. If the command is killed meanwhile, the next one waits until the program has done what it was told.
+kept: set[int] = set()
+
 
 class ExecError(ConfigError):
     """The command could not be run. `exit_code` is a shell's: 127 not found, 126 otherwise."""

@@ -80,7 +80,8 @@ class Held:
         try:
             words = self._read_line().split()
             self.pid, self.shim_pid = int(words[1]), int(words[2])
-            self._processes = [os.pidfd_open(self.pid), os.pidfd_open(self.shim_pid)]
+            for pid in (self.pid, self.shim_pid):
+                self._processes.append(os.pidfd_open(pid))
             self.netns = f"/proc/{self.pid}/ns/net"
             self.start, self.shim_start = start_time(self.pid) or 0, start_time(self.shim_pid) or 0
         except OSError as error:

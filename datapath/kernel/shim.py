@@ -52,9 +52,10 @@ def main() -> NoReturn:
         _tell(b"failed " + describe(["open", spec["log"]], error))
         os._exit(1)
     failure, failure_end = os.pipe()
+    shim = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _child(spec, stdio, failure_end)
+        _child(spec, stdio, failure_end, shim)
     os.close(failure_end)
     for fd in set(stdio) - {log, pump.inner}:
         os.close(fd)
@@ -249,14 +250,15 @@ def _inside(inode: int) -> set[int]:
 # ---- the child: namespaces, file system, exec -----------------------------------------
 
 
-def _child(spec: Any, stdio: tuple[int, int, int], failure: int) -> NoReturn:
+def _child(spec: Any, stdio: tuple[int, int, int], failure: int, shim: int) -> NoReturn:
+    """`shim`: our parent, if it lives; whoever inherits us if it does not is none of the caller's business."""
     step = ["create", "namespaces"]
     try:
         from datapath.kernel import container
 
         os.setsid()
         container.isolate(spec, step)
-        os.write(UP, f"ready {os.getpid()} {os.getppid()}\n".encode())
+        os.write(UP, f"ready {os.getpid()} {shim}\n".encode())
         if not os.read(GO, 1):
             os.write(failure, _ABORTED)
             os._exit(0)

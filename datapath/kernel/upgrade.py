@@ -19,8 +19,6 @@ from datapath.kernel import abi, libbpf, sweeper, version
 from datapath.kernel.dataplane import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
-    HOOK_OF,
-    HOOKS,
     NEXT,
     OBJECT_FILES,
     SWEEPER,
@@ -90,6 +88,7 @@ def finish(dataplane: Dataplane) -> bool:
     mark = next((name for name in names if version.is_mark(name)), None)
     if mark is None:
         _clear(folder)
+        _drop_maps(root)
         return False
     with _Opened(folder, names) as fds:
         _update_links(root, fds)
@@ -105,6 +104,7 @@ def finish(dataplane: Dataplane) -> bool:
     dataplane.attach_sockets()
     (folder / mark).unlink()
     _clear(folder)
+    _drop_maps(root)
     return True
 
 
@@ -124,17 +124,32 @@ def _update_links(root: Path, fds: Mapping[str, int]) -> None:
 
 
 def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
-    for key, device in dataplane.devices.read_all():
-        hook = HOOK_OF.get(device.kind)
-        if hook is None or hook not in fds:
-            continue
-        place = (key.ifindex, HOOKS[hook].clsact, CLSACT_HANDLE, CLSACT_PRIORITY)
-        if libbpf.clsact_program(*place):
-            try:
-                libbpf.attach_clsact(fds[hook], *place)
-            except KernelError:
-                if libbpf.clsact_program(*place):  # else its device has just gone
-                    raise
+    """Found by what runs in our place of a device, as either version may have hooks that this one does not know."""
+    folder = dataplane.root / "programs"
+    with _Opened(folder, set(os.listdir(folder))) as pinned:
+        names = {libbpf.program_id(fd): name for name, fd in pinned.items() if "-" not in name}
+    for key, _ in dataplane.devices.read_all():
+        for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+            place = (key.ifindex, point, CLSACT_HANDLE, CLSACT_PRIORITY)
+            name = names.get(libbpf.clsact_program(*place), "")
+            if name in fds:
+                try:
+                    libbpf.attach_clsact(fds[name], *place)
+                except KernelError:
+                    if libbpf.clsact_program(*place):  # else its device has just gone
+                        raise
+            elif name:
+                libbpf.detach_clsact(*place)
+
+
+def _drop_maps(root: Path) -> None:
+    """Pins of maps that only the version before had; only a version itself knows which are its own."""
+    found = version.marked(os.listdir(root / "programs"))
+    if found is None or found.objects != version.digest():
+        return
+    own = {_CONFIG}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
+    for name in set(os.listdir(root / "maps")) - own:
+        (root / "maps" / name).unlink()
 
 
 def _replace_pin(fd: int, folder: Path, path: Path) -> None:

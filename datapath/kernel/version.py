@@ -62,15 +62,20 @@ def marked(names: Iterable[str]) -> Version | None:
     return min(found, key=lambda version: (version.objects == digest(), version), default=None)
 
 
-def check(bpffs: Path) -> None:
-    """KernelError if the maps that are pinned mean something else to this version."""
+def understood(bpffs: Path) -> bool:
+    """The maps that are pinned, if any are, mean to this version what they mean to theirs."""
     try:
         found = marked(os.listdir(bpffs / "programs"))
     except FileNotFoundError:
-        return
-    if found is not None and found.objects != digest() and found.layout != installed().layout:
+        return True
+    return found is None or found.objects == digest() or found.layout == installed().layout
+
+
+def check(bpffs: Path) -> None:
+    """KernelError if the maps that are pinned mean something else to this version."""
+    if not understood(bpffs):
         raise KernelError(
             "use",
             "the packet programs",
-            detail="their maps are laid out as in another version: use that one, or its `down`",
+            detail="their maps are laid out as in another version: use that one, or `datapathctl down`",
         )

@@ -2,11 +2,12 @@
 """Faults at the seam to the kernel and the store, inside a forked datapathctl (see forked.py).
 
 Every step that changes something outside the process is counted: netlink requests, writes to BPF maps, pins,
-links, filters, loads, settings below /proc/sys, commits of the database, files, forks, signals. What
-DATAPATH_FAULT says happens at one of them:
+links, filters, loads, packet filter rules, settings below /proc/sys, commits of the database, files, forks,
+signals. What DATAPATH_FAULT says happens at one of them:
 
     kill@N    the process is killed just before its step N; so after step N - 1
     error@N   step N fails, with an errno that it can have
+    end@N     before step N the processes end whose ids DATAPATH_VICTIMS has
 
 The program itself knows nothing of it: the layer is put around the functions by which it changes things, so a
 command without a fault runs what is shipped. `last` tells the test what became of the newest command.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import select
 import signal
 import sqlite3
 import struct
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 VARIABLE = "DATAPATH_FAULT"
+VICTIMS = "DATAPATH_VICTIMS"
 
 _BPF = {
     "bpf_obj_pin": errno.ENOSPC,
@@ -63,17 +66,21 @@ def install() -> None:
     """In the forked child: counts, and does what DATAPATH_FAULT says."""
     _shared[:8] = bytes(8)
     kind, _, number = os.environ.pop(VARIABLE, "none@0").partition("@")
-    layer = _Layer(kind, int(number))
+    victims = [int(pid) for pid in os.environ.pop(VICTIMS, "").split()]
+    layer = _Layer(kind, int(number), victims)
     _around_libbpf(layer)
     _around_netlink(layer)
+    _around_bridges(layer)
+    _around_filters(layer)
     _around_store(layer)
     _around_processes(layer)
     sys.addaudithook(layer.audit)
 
 
 class _Layer:
-    def __init__(self, kind: str, number: int) -> None:
-        self.kind, self.number, self.pid, self.inside = kind, number, os.getpid(), False
+    def __init__(self, kind: str, number: int, victims: list[int]) -> None:
+        self.kind, self.number, self.victims = kind, number, victims
+        self.pid, self.inside = os.getpid(), False
 
     def due(self, what: str) -> bool:
         """Counts a step. Kills the process if its time has come; true: the step has to fail."""
@@ -87,7 +94,16 @@ class _Layer:
         _shared[4 : 8 + len(name)] = struct.pack("I", len(name)) + name
         if self.kind == "kill":
             os.kill(self.pid, signal.SIGKILL)
+        if self.kind == "end":
+            self.end()
         return self.kind == "error"
+
+    def end(self) -> None:
+        for pid in self.victims:
+            fd = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGKILL)
+            select.select([fd], [], [], 5)
+            os.close(fd)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Files: what Python opens, makes and removes it announces, and a hook may refuse it."""
@@ -152,6 +168,48 @@ def _around_netlink(layer: _Layer) -> None:
 
     rtnetlink.Rtnetlink.do = do  # type: ignore[method-assign]
     links.Links._there = asked  # type: ignore[method-assign]
+
+
+def _around_bridges(layer: _Layer) -> None:
+    from pyroute2 import IPRoute, NetlinkError
+
+    for name in ("link", "addr", "brport"):
+        real: Callable[..., Any] = getattr(IPRoute, name)
+
+        def call(
+            self: Any, command: str, *rest: Any, _real: Any = real, _name: str = name, **more: Any
+        ) -> Any:
+            if command not in ("get", "dump") and layer.due(f"pyroute2 {_name} {command}"):
+                raise NetlinkError(errno.ENOMEM, "injected")
+            return _real(self, command, *rest, **more)
+
+        setattr(IPRoute, name, call)
+
+
+def _around_filters(layer: _Layer) -> None:
+    """A tool that is asked to change rules; forgetting connections."""
+    from datapath.errors import KernelError
+    from datapath.kernel import netfilter
+
+    run, forget = netfilter._run, netfilter._forget_all
+
+    def tool(argv: Any, text: str = "") -> str:
+        before = layer.inside
+        if text and layer.due(f"{argv[0]}: {text.splitlines()[:4]}"):
+            raise KernelError("run", argv[0], detail="injected")
+        layer.inside = True  # the pipes, the fork and whatever else it takes
+        try:
+            return run(argv, text)
+        finally:
+            layer.inside = before
+
+    def forget_all(conntrack: Any, side: str, fields: Any) -> None:
+        if layer.due(f"conntrack {side}"):
+            raise KernelError("forget", "connections", errno.ENOMEM)
+        forget(conntrack, side, fields)
+
+    netfilter._run = tool
+    netfilter._forget_all = forget_all
 
 
 def _around_store(layer: _Layer) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from datapath.diagnose_kinds import KINDS
+from datapath.kernel import netns
+from datapath.kernel.dataplane import Dataplane
 from tests.net import forked, look
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
-from tests.net.test_doctor import CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
+from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
 
 MakeHost = Callable[..., Host]
 
@@ -294,6 +296,18 @@ def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alo
 
 def test_s30_every_kind_of_finding_is_provoked_by_some_test() -> None:
     here = Path(__file__).read_text() + Path(__file__).with_name("test_upgrade.py").read_text()
-    assert KINDS.keys() == {kind for kind, _ in PROVOCATIONS.values()} | {
-        k for k in KINDS if f'"{k}"' in here
-    }
+    provoked = {kind for kind, _ in PROVOCATIONS.values()} | {k for k in KINDS if f'"{k}"' in here}
+    assert KINDS.keys() == provoked | {kind for by_hand in BY_HAND.values() for kind in by_hand.values()}
+
+
+def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(host: Host) -> None:
+    """The kernel detaches it some time after its pin is gone; until then it says that the device is taken."""
+    host.preloaded = True
+    host.run("web", "-p 8081:80,deny=198.51.100.9")
+    (link,) = (host.bpffs / "datapath/links").glob("xdp_uplink-*")
+    found = Dataplane.find(host.bpffs / "datapath")
+    assert found is not None
+    with found, netns.enter(host.path):
+        for _ in range(5):
+            found.drop_link(link.name)
+            assert found.attach_xdp(int(link.name.rpartition("-")[2]))

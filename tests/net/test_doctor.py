@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,6 +21,7 @@ from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
 
 CLEAN = "Everything is as promised."
 NOT_CLEAN = 20
+LONG = bool(os.environ.get("DATAPATH_LONG"))
 MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
 
 
@@ -247,20 +250,86 @@ def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothin
     assert reaches(world.try_, world.address("web", "shop"))
 
 
-def test_s30_a_classic_networks_devices_are_compared_beside_those_of_programs(world: Host) -> None:
-    world.ctl(
-        f"network create -o {MODE}=nftables --subnet 10.5.0.0/24 -o com.docker.network.bridge.name=dpa old"
-    )
-    try:
-        world.run("classic", "--network old -p 8090:80")
-        assert doctor(world) == []
-        world.in_("classic", "ip route del default")
-        world.sh("ip link set dpa down")
-        assert kinds(world) == {"route", "down"}
-        world.ctl("reconcile")
-        assert doctor(world) == []
-        assert reaches(world.try_, world.address("classic", "old"))
-    finally:
-        world.try_ctl("rm -f classic")
-        world.try_ctl("network rm old")
+# ---- classic networks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classic(world: Host) -> Iterator[Host]:
+    """Beside the others a network in each classic mode: `dpa` and `dpb`, with ports, links and both families."""
+    for bridge, (mode, subnet) in {"dpa": ("iptables", 5), "dpb": ("nftables", 6)}.items():
+        options = f"-o {MODE}={mode} -o {BRIDGE}.name={bridge} -o {BRIDGE}.enable_icc=false --ipv6"
+        world.ctl(f"network create {options} --subnet 10.{subnet}.0.0/24 {mode}")
+        world.run(f"db-{mode}", f"--network {mode} -p 809{subnet}:80 -p 127.0.0.1:700{subnet}:80 --expose 99")
+        world.run(f"user-{mode}", f"--network {mode} --link db-{mode}:db")
     assert doctor(world) == []
+    yield world
+    for mode in ("iptables", "nftables"):
+        world.ctl(f"rm -f db-{mode} user-{mode}")
+        world.ctl(f"network rm {mode}")
+    assert doctor(world) == []
+
+
+RULE_ORDER = "iptables -D DOCKER-FORWARD -j DOCKER-INTERNAL; iptables -A DOCKER-FORWARD -j DOCKER-INTERNAL"
+PORTS_OF_B = "ip docker-bridges filter-forward-ports__dpb"
+HANDLE = f'$(nft -a list chain {PORTS_OF_B} | grep UNPUBLISHED | grep -o "[0-9]*$")'
+BY_HAND: dict[str, dict[str, str]] = {
+    "iptables": {
+        "iptables -F": "rule-missing",
+        "iptables -t nat -F; iptables -t raw -F; ip6tables -F": "rule-missing",
+        "iptables -t nat -D DOCKER -p tcp -m tcp --dport 8095 -j DNAT --to-destination 10.5.0.2:80": "rule-missing",
+        "iptables -D FORWARD -j DOCKER-FORWARD": "rule-missing",
+        "iptables -I DOCKER 1 -d 10.5.0.2 ! -i dpa -o dpa -p tcp --dport 22 -j ACCEPT": "rule-stray",
+        "iptables -A DOCKER-CT -o dpa -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT": "rule-stray",
+        RULE_ORDER: "rule-order",
+        "ip link set dev $(ip -o link show master dpa | cut -d: -f2 | head -1 | cut -d@ -f1) nomaster": "unbridged",
+        "ip link del dpa": "gateway",
+        "sysctl -qw net.ipv4.conf.eth0.forwarding=0": "forwarding",
+        "ip link set dpa down; sysctl -qw net.ipv4.conf.dpa.route_localnet=0": "down",
+    },
+    "nftables": {
+        "nft flush table ip docker-bridges": "rule-missing",
+        "nft delete table ip6 docker-bridges": "rule-missing",
+        "nft flush chain ip docker-bridges nat-prerouting-and-output": "rule-missing",
+        "nft flush chain ip docker-bridges raw-PREROUTING; nft delete chain ip docker-bridges raw-PREROUTING": (
+            "rule-missing"
+        ),
+        f"nft delete rule {PORTS_OF_B} handle {HANDLE}": "rule-missing",
+        'nft delete element ip docker-bridges filter-forward-in-jumps "{ "dpb" }"': "rule-missing",
+        "nft insert rule ip docker-bridges filter-forward-in__dpb counter accept": "rule-stray",
+        "nft add rule ip docker-bridges nat-prerouting-and-output tcp dport 81 counter dnat to 10.6.0.2:80": (
+            "rule-stray"
+        ),
+        f"nft delete rule {PORTS_OF_B} handle {HANDLE}; nft insert rule {PORTS_OF_B} "
+        "counter drop comment '\"UNPUBLISHED PORT DROP\"'": "rule-order",
+        "ip link set dev $(ip -o link show master dpb | cut -d: -f2 | head -1 | cut -d@ -f1) nomaster": "unbridged",
+        "ip link del dpb": "gateway",
+    },
+}
+
+
+@pytest.mark.parametrize("mode", BY_HAND)
+def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told_and_mended(
+    classic: Host, mode: str
+) -> None:
+    theirs = "-A FORWARD -s 198.51.100.7/32 -o dpa -j DROP"
+    every = list(BY_HAND[mode].items())
+    for command, kind in every if LONG else random.Random(f"30 {mode}").sample(every, 3):
+        classic.sh(["sh", "-c", command])
+        found = doctor(classic)
+        assert kind in {finding["Kind"] for finding in found}, command
+        assert all(finding["Means"] and finding["Mends"] for finding in found)
+        said = classic.ctl("reconcile")
+        assert said.startswith("mended: "), command
+        assert doctor(classic) == [], command
+    if mode == "iptables":
+        classic.sh(f"iptables {theirs}")
+
+    def everything() -> tuple[object, ...]:
+        rules = re.sub(r"packets \d+ bytes \d+", "", classic.sh("nft -a list ruleset"))
+        return rules, classic.sh("ip -o address"), look.database(classic)
+
+    before = everything()
+    assert classic.ctl("reconcile") == ""
+    assert everything() == before
+    assert mode == "nftables" or theirs in classic.sh("iptables-save")
+    assert reaches(classic.try_, classic.address(f"db-{mode}", mode))

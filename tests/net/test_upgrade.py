@@ -19,7 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,6 +27,7 @@ from datapath.kernel import abi, libbpf
 from tests.net import faults, forked, look
 from tests.net.lab import HOST, TREE, Host, eventually, reaches
 
+LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
 OLD = "the packet programs are of another version: `datapathctl upgrade` replaces them"
 
@@ -57,9 +58,52 @@ print(count)
 """
 
 
+# What a version has that is grown: another map, another program at another hook; what it does not have any more.
+NEW_MAP, NEW_HOOK, OLD_HOOK, OLD_PROGRAM = "visits", "host_visit4", "host_peer6", "from_loopback"
+PEER6 = """SEC("cgroup/getpeername6")
+int host_peer6(struct bpf_sock_addr *ctx)
+{
+	return reveal(ctx, true);
+}
+"""
+VISIT = """struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counter);
+} visits SEC(".maps");
+
+SEC("cgroup/connect4")
+int host_visit4(struct bpf_sock_addr *ctx)
+{
+	__u32 key = 0;
+	struct counter *visits_so_far = bpf_map_lookup_elem(&visits, &key);
+
+	if (visits_so_far)
+		__sync_fetch_and_add(&visits_so_far->packets, 1);
+	return 1;
+}
+"""
+
+
 def use_objects() -> None:
     """In the forked datapathctl: it is of the version whose objects these are."""
     abi.OBJECTS = Path(os.environ.get(OBJECTS, abi.OBJECTS))
+    if not (abi.OBJECTS / f"{OLD_PROGRAM}.bpf.o").exists():
+        be_grown()
+
+
+def be_grown() -> None:
+    from datapath.kernel import dataplane
+    from datapath.session import Session
+
+    tables: Any = dataplane
+    tables.MAPS[NEW_MAP] = (None, "counter")
+    del tables.SOCKET_HOOKS[OLD_HOOK], tables.OBJECT_FILES[OLD_PROGRAM]
+    tables.SOCKET_HOOKS[NEW_HOOK] = 10  # BPF_CGROUP_INET4_CONNECT
+    tables.OBJECT_FILES["host_socket"] = tuple(tables.SOCKET_HOOKS)
+    del tables.HOOK_OF[int(tables.HOOKS.pop(OLD_PROGRAM).kind)]
+    Session.refresh_loopback = lambda self: None  # type: ignore[method-assign]
 
 
 class Version(NamedTuple):
@@ -109,6 +153,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Version:
     return built(
         tmp_path_factory.mktemp("other"), "sweep_conns", sweep_conns=("(SECOND / 10)", "(SECOND / 5)")
     )
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    made = built(tmp_path_factory.mktemp("grown"), "host_socket", host_socket=(PEER6, VISIT))
+    (made.folder / f"{OLD_PROGRAM}.bpf.o").unlink()
+    made.write_digest()
+    return made
 
 
 def furnished(make_host: Callable[..., Host], attach: str) -> Host:
@@ -203,7 +255,7 @@ def traffic(host: Host) -> Iterator[None]:
         assert sent > 20 and sent - received <= 1, said  # the last one may still be on its way
 
 
-@pytest.mark.parametrize(("attach", "times"), [("auto", 5), ("clsact", 1)])
+@pytest.mark.parametrize(("attach", "times"), [("auto", 5 if LONG else 2), ("clsact", 1)])
 def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     make_host: Callable[..., Host], other: Version, attach: str, times: int
 ) -> None:
@@ -275,7 +327,7 @@ def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[...,
 def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     make_host: Callable[..., Host], tmp_path: Path, known: bool
 ) -> None:
-    host = furnished(make_host, "auto")
+    host = furnished(make_host, "clsact" if known else "auto")
     policy = ("struct policy {\n", "struct policy {\n\t__u64 more;\n")
     ports = ("__type(value, struct port)", "__type(value, struct conn)")
     edits = {"abi": policy} if known else {"ports": ports}
@@ -285,7 +337,7 @@ def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     line = host.refused("upgrade")
     assert "another version" in line
     if known:  # no other command may misread them, or take half of it away
-        for command in ("run -d sleep 3600", "stats", "ct ls", "down"):
+        for command in ("run -d sleep 3600", "stats", "ct ls"):
             assert host.refused(command) == line
         assert "another version" in host.try_ctl("doctor").stdout
     else:
@@ -293,6 +345,13 @@ def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     assert (look.kernel_ids(host), look.pins(host), look.database(host)) == before
     as_version(host, None)
     assert host.try_ctl("doctor").returncode == 0
+    if known:  # but for what needs none of them
+        processes = [host.process(name) for name in ("web", "peer")]
+        as_version(host, edited)
+        assert host.try_ctl("down").stderr == ""
+        assert set(look.devices(host.sh)) == {"lo", "eth0"}
+        assert "clsact" not in host.sh("tc qdisc show")
+        assert not any(map(look.alive, processes)) and not (host.bpffs / "datapath").exists()
 
 
 def test_s30_an_upgrade_that_was_killed_or_failed_anywhere_is_completed_by_the_next_command(
@@ -324,6 +383,44 @@ def test_s30_an_upgrade_that_was_killed_or_failed_anywhere_is_completed_by_the_n
             assert all(len(ids) == 1 and ids <= pinned(host) for ids in running(host).values()), what
             found = json_lines(host.try_ctl("doctor --json").stdout)
             assert {row["Kind"] for row in found} <= {"outdated"}, f"{what}: {found}"
+
+
+@pytest.mark.parametrize("attach", ["clsact", *(["auto"] if LONG else [])])
+def test_s30_maps_programs_and_hooks_that_another_version_adds_come_and_go_with_it(
+    make_host: Callable[..., Host], grown: Version, attach: str
+) -> None:
+    """Also if the upgrade is killed, and the version that completes it knows nothing of them."""
+    host = furnished(make_host, attach)
+
+    def there() -> dict[str, bool]:
+        """What is pinned; of that what has a hook runs, and nothing else does."""
+        pins, runs = {Path(pin).name for pin in look.pins(host)}, running(host)
+        found = {name: name in pins for name in (NEW_MAP, NEW_HOOK, OLD_HOOK, OLD_PROGRAM)}
+        assert found == {name: name in runs for name in found} | {NEW_MAP: found[NEW_MAP]}
+        return found
+
+    before = there()
+    assert before == {NEW_MAP: False, NEW_HOOK: False, OLD_HOOK: True, OLD_PROGRAM: True}
+    after, steps = {name: not was for name, was in before.items()}, 0
+    with traffic(host):
+        for killed in (False, True) if LONG else (False,):
+            as_version(host, grown)
+            if killed:
+                begin(host, grown, f"kill@{steps * 3 // 4}")
+                for version in (None, grown):  # a hook that is new waits for a command that knows it
+                    as_version(host, version)
+                    host.ctl("_exited nobody 0")
+            else:
+                host.ctl("upgrade")
+                steps = faults.last().steps
+                host.run("more")
+                as_version(host, None)
+                host.ctl("rm -f more")
+            assert there() == after
+            as_version(host, None)
+            assert "replaced" in host.ctl("upgrade")
+            assert there() == before
+            assert host.ctl("doctor") == "Everything is as promised."
 
 
 def begin(host: Host, other: Version, fault: str) -> None:

@@ -50,7 +50,7 @@ ALLOWED = {
     "datapath.forwarding": {"datapath.model", "datapath.store", "datapath.kernel"},
     "datapath.diagnose": {
         *("datapath.errors", "datapath.model", "datapath.state", "datapath.plan", "datapath.entries"),
-        "datapath.diagnose",
+        *("datapath.rules", "datapath.diagnose"),
     },
     "datapath.store": {"datapath.errors", "datapath.model", "datapath.state", "datapath.store"},
     "datapath.drivers": {

@@ -206,3 +206,44 @@ comment "DROP REMOTE LOOPBACK" # handle 33
     assert "handle 30" in text and "handle 33" in text and "delete table" not in text
     only = replace(present, elements=("br0",))
     assert nft.clear(network, 4, only) == "delete table ip docker-bridges\n"
+
+
+def put(rules: list[ipt.Rule]) -> list[ipt.Rule]:
+    """In the order in which they then stand."""
+    return [r for r in reversed(rules) if r.first] + [r for r in rules if not r.first]
+
+
+def test_rules_that_are_as_they_should_be_are_left_and_what_is_missing_is_put_in_its_place() -> None:
+    _, network, endpoint = world()
+    rules = dict.fromkeys(everything(network, endpoint), "web")
+    stray, spared = ipt.is_stray([network]), lambda rule: False
+    whole = put([*rules])
+    assert ipt.compare(ipt.Present.parse(saved(whole)), rules, stray, spared) == ([], [], [], "")
+    lost = [rule for rule in whole if rule.chain != "DOCKER-BRIDGE"]
+    found = ipt.compare(ipt.Present.parse(saved(lost)), rules, stray, spared)
+    assert found.missing == [("web", "filter DOCKER-BRIDGE -o br0 -j DOCKER")]
+    assert found.text == "*filter\n-A DOCKER-BRIDGE -o br0 -j DOCKER\nCOMMIT\n"
+    # What joins chains goes before what networks have there: the chain is written anew.
+    joint = ipt.Rule("filter", "DOCKER-FORWARD", "-j DOCKER-CT")
+    found = ipt.compare(
+        ipt.Present.parse(saved([rule for rule in whole if rule != joint])), rules, stray, spared
+    )
+    assert found.missing == [("web", "filter DOCKER-FORWARD -j DOCKER-CT")]
+    assert found.text.count("-D DOCKER-FORWARD") == 3 and found.text.count("-A DOCKER-FORWARD") == 4
+    assert found.text.index("-A DOCKER-FORWARD -j DOCKER-CT") < found.text.index("-A DOCKER-FORWARD -i br0")
+
+
+def test_others_rules_are_no_business_of_ours_and_doubled_ones_of_ours_go() -> None:
+    _, network, endpoint = world()
+    rules = dict.fromkeys(everything(network, endpoint), "web")
+    theirs = [
+        ipt.Rule("filter", "FORWARD", "-i br0 -j DROP"),
+        ipt.Rule("filter", "DOCKER-USER", "-o br0 -j DROP"),
+        ipt.Rule("filter", "DOCKER-CT", "-o docker0 -j ACCEPT"),
+        ipt.Rule("nat", "POSTROUTING", "-s 10.0.0.0/24 -o eth7 -j SNAT --to-source 192.0.2.7"),
+    ]
+    double = ipt.Rule("filter", "DOCKER-BRIDGE", "-o br0 -j DOCKER")
+    present = ipt.Present.parse(saved([*theirs, *put([*rules]), double]))
+    found = ipt.compare(present, rules, ipt.is_stray([network]), lambda rule: False)
+    assert found.stray == ["filter DOCKER-BRIDGE -o br0 -j DOCKER"] and not found.missing
+    assert found.text == "*filter\n-D DOCKER-BRIDGE 2\nCOMMIT\n"
