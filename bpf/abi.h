@@ -60,7 +60,7 @@ struct network {
 };
 
 enum device_kind {
-	DEVICE_ENDPOINT = 1, /* host end of a container's veth pair */
+	DEVICE_ENDPOINT = 1, /* host end of a container's pair */
 	DEVICE_GATEWAY = 2,  /* gateway device of a network */
 	DEVICE_UPLINK = 3,   /* outside device of the host */
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
@@ -88,7 +88,7 @@ struct endpoint_key {
 };
 
 struct endpoint {
-	__u32 ifindex; /* host end of its veth pair */
+	__u32 ifindex; /* host end of its pair */
 	__u32 number;  /* never used twice on one host */
 	__u8 mac[6];
 	__u8 pad[2];
@@ -100,7 +100,7 @@ struct member_key {
 };
 
 struct member {
-	__u32 ifindex; /* host end of its veth pair */
+	__u32 ifindex; /* host end of its pair */
 	__u32 endpoint;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * tc ingress of the host end of a container's veth pair: all that a container sends. What is
+ * tc ingress of the host end of a container's pair of devices: all that a container sends. What is
  * not the sender's own to send dies here; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */

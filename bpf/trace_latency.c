@@ -39,7 +39,8 @@ static __always_inline bool between_containers(void *device)
 	void *kind = pointer_at(pointer_at(device, DEVICE_LINK_OPS), LINK_OPS_KIND);
 	u32 beginning = number_at(kind, 0);
 
-	return beginning == *(u32 *)"veth" || beginning == *(u32 *)"bridge";
+	return beginning == *(u32 *)"veth" || beginning == *(u32 *)"netkit" ||
+	       beginning == *(u32 *)"bridge";
 }
 
 /* net_dev_queue(skb): a stack has given a packet to a device. */
@@ -67,7 +68,7 @@ int received(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 packet = ctx->args[0];
 
-	/* Between two containers are veth pairs and bridges. From other devices come other packets. */
+	/* Between two containers are pairs of devices and bridges. From other devices come other packets. */
 	if (travelling.lookup(&packet) &&
 	    !between_containers(pointer_at((void *)packet, SKB_DEVICE)))
 		travelling.delete(&packet);

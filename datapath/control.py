@@ -153,10 +153,14 @@ class Control:
         return plan_inspect.network_inspect(state.network(name), state)
 
     def network_create(self, request: NetworkRequest) -> Network:
+        from datapath.kernel import features
+
         with self._session() as session:
             planned = plan.plan_network_create(
                 request, session.state, session.facts, session.config, session.fresh
             )
+            if planned.pair == model.NETKIT:
+                features.require_netkit()
             return session.realise(planned)
 
     def network_remove(self, name: str) -> Network:

@@ -36,7 +36,7 @@ from datapath.diagnose_kinds import (
     UNFINISHED,
     UNREADABLE,
 )
-from datapath.model import CHANGING, READY, Container, Endpoint, Network, short
+from datapath.model import CHANGING, PAIRS, READY, VETH, Container, Endpoint, Network, short
 from datapath.model_doctor import Device, Finding, Seen, Stack
 from datapath.plan_endpoints import gateway_mac
 from datapath.plan_ports import ephemeral_ports, parse_reserved, reserved_text
@@ -85,7 +85,7 @@ class Settled:
     def gateway(self, network: Network) -> Device | None:
         """The network's device, if it can be the one that was built."""
         device = self.seen.host.devices.get(network.device)
-        return device if device and device.kind == "veth" else None
+        return device if device and device.kind == VETH else None
 
     def mtu(self, network: Network) -> int | None:
         """None: whatever it was, as there is no way out that would say."""
@@ -140,7 +140,7 @@ def _gateway(network: Network, settled: Settled) -> Iterator[Finding]:
     if device is None:
         yield Finding(GATEWAY, subject, f"its gateway device {network.device} is gone", (network.id,))
         return
-    if device.kind != ("bridge" if network.classic else "veth"):
+    if device.kind != ("bridge" if network.classic else VETH):
         yield Finding(
             FOREIGN_DEVICE, subject, f"{device.name} is another's device ({device.kind or 'hardware'})"
         )
@@ -194,7 +194,7 @@ def _pair(endpoint: Endpoint, settled: Settled) -> Iterator[Finding]:
     inside = settled.seen.sandboxes[endpoint.sandbox_id]
     network = settled.state.networks[endpoint.network_id]
     outer = host.at(endpoint.host_ifindex)
-    if outer is None or outer.kind != "veth":
+    if outer is None or outer.kind != network.pair:
         yield Finding(PAIR, subject, f"its device {endpoint.host_ifname} is gone", (endpoint.id,))
         return
     mtu = settled.mtu(network)
@@ -205,7 +205,8 @@ def _pair(endpoint: Endpoint, settled: Settled) -> Iterator[Finding]:
         yield from _device(subject, "", host, outer, "", mtu)
     inner = inside.devices.get(endpoint.ifname)
     if inner is None:
-        other = next((d for d in inside.devices.values() if d.mac == endpoint.mac and d.kind == "veth"), None)
+        same = (d for d in inside.devices.values() if d.mac == endpoint.mac and d.kind == network.pair)
+        other = next(same, None)
         if other is None:
             yield Finding(PAIR, subject, f"the container's end {endpoint.ifname} is gone", (endpoint.id,))
         else:
@@ -273,7 +274,7 @@ def _strays(settled: Settled) -> Iterator[Finding]:
         device = seen.host.at(key[0])
         if value[0] == "DEVICE_UPLINK" or key[0] in known or value[2] in numbers or value[1] in building:
             continue
-        if device and device.kind == "veth":
+        if device and device.kind in PAIRS:
             yield Finding(STRAY_DEVICE, f"device {device.name}", "it was ours and nobody has it", (key[0],))
     wanted = {f"{hook}-{ifindex}" for _, hook, ifindex in _wanted_hooks(settled)} | maps.SOCKET_HOOKS
     ways = {way.ifindex for way in seen.ways}

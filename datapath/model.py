@@ -45,6 +45,9 @@ OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"
 EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
+# What pairs of devices join its members to the host, by the kernel's names: our own too.
+OPT_DEVICE = "com.datapath.device"
+VETH, NETKIT = PAIRS = ("veth", "netkit")
 
 
 def short(ident: str) -> str:
@@ -111,6 +114,11 @@ class Network:
     @property
     def classic(self) -> bool:
         return self.mode != EBPF
+
+    @property
+    def pair(self) -> str:
+        """One of PAIRS: the kind of each member's devices. The gateway device is a veth pair in any case."""
+        return self.options.get(OPT_DEVICE, VETH)
 
     @property
     def mtu(self) -> int | None:

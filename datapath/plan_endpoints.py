@@ -105,7 +105,7 @@ def plan_endpoint(
         number=fresh.next_number(),
         slot=_lowest_free({member.slot for member in members}),
         ifname=_ifname(options.get(model.OPT_ENDPOINT_IFNAME, ""), network, sandbox_id, state),
-        host_ifname=_host_ifname(ident, state),
+        host_ifname=_host_ifname(network, ident, state),
         mac=_mac(request.mac, network, members, ipv4 or ipv6, state),
         ipv4=ipv4,
         ipv6=ipv6,
@@ -214,10 +214,10 @@ def _ifname(wanted: str, network: Network, sandbox_id: str, state: State) -> str
     return next(name for i in range(len(used) + 1) if (name := f"{prefix}{i}") not in used)
 
 
-def _host_ifname(ident: str, state: State) -> str:
-    """`veth` and seven digits of the endpoint's id; if another endpoint has those, the next seven."""
+def _host_ifname(network: Network, ident: str, state: State) -> str:
+    """`veth` (or `netkit`) and seven digits of the endpoint's id; if another endpoint has those, the next seven."""
     used = {endpoint.host_ifname for endpoint in state.endpoints.values()}
-    return next(name for i in range(58) if (name := f"veth{ident[i : i + 7]}") not in used)
+    return next(name for i in range(58) if (name := f"{network.pair}{ident[i : i + 7]}") not in used)
 
 
 def parse_links(given: Iterable[str], state: State, *, must_run: bool) -> tuple[Link, ...]:

@@ -68,10 +68,13 @@ def _host_binding(name: str, value: str) -> str:
     return str(parse_address(value, f"value for option {name}"))
 
 
-def _mode(name: str, value: str) -> str:
-    if value not in model.MODES:
-        raise _bad_value(name, value, f"there are {', '.join(model.MODES)}")
-    return value
+def _one_of(*values: str) -> Callable[[str, str], str]:
+    def parse(name: str, value: str) -> str:
+        if value not in values:
+            raise _bad_value(name, value, f"there are {', '.join(values)}")
+        return value
+
+    return parse
 
 
 _OPTIONS: dict[str, Callable[[str, str], str]] = {
@@ -81,7 +84,8 @@ _OPTIONS: dict[str, Callable[[str, str], str]] = {
     model.OPT_HOST_BINDING: _host_binding,
     model.OPT_MTU: _mtu,
     model.OPT_IFACE_PREFIX: _iface_prefix,
-    model.OPT_MODE: _mode,
+    model.OPT_MODE: _one_of(*model.MODES),
+    model.OPT_DEVICE: _one_of(*model.PAIRS),
 }
 
 
@@ -166,6 +170,9 @@ def plan_network_create(
     mtu = int(options.get(model.OPT_MTU, "0"))
     if request.ipv6 and 0 < mtu < 1280:
         raise ConfigError(f"invalid mtu {mtu}: a network with IPv6 needs at least 1280 bytes")
+    mode, pair = options.get(model.OPT_MODE, model.EBPF), options.get(model.OPT_DEVICE, model.VETH)
+    if mode != model.EBPF and pair != model.VETH:
+        raise ConfigError(f"{model.OPT_DEVICE}={pair} needs {model.OPT_MODE}={model.EBPF}, not {mode}")
     ident = fresh.new_id()
     device = options.get(model.OPT_NAME) or f"dp-{model.short(ident)}"
     owner = next((n.name for n in state.networks.values() if n.device == device), None)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver of bridge networks, without a bridge: a gateway device on the host, a veth pair an endpoint, and
-the packet programs' maps, which say who is where.
+"""The driver of bridge networks, without a bridge: a gateway device on the host, a pair of devices an
+endpoint, and the packet programs' maps, which say who is where.
 
 The order matters for a command that is killed: a device's entry in the maps is written before its program is
 attached, so that no packet meets a program that does not know it; what is taken away goes in the other order.
@@ -92,7 +92,9 @@ class Bridge(Bridged):
                 self._open(network, endpoint, new=True)
 
             self.context.links.create_endpoint(
-                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu, prepare=opened
+                *(endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu),
+                prepare=opened,
+                kind=network.pair,
             )
             if sandbox is not None:
                 self.configure(network, endpoint, sandbox)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What networks whose members have a veth pair each have in common, whatever forwards their packets."""
+"""What networks whose members have a pair of devices each have in common, whatever forwards their packets."""
 
 from __future__ import annotations
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from pathlib import Path
 
-from datapath.errors import NotSupportedError, PrivilegeError
+from datapath.errors import KernelError, NotSupportedError, PrivilegeError
 from datapath.kernel import cgroup, netns
+from datapath.model import NETKIT, OPT_DEVICE, VETH
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h; the latter includes CAP_BPF
 
@@ -45,13 +47,21 @@ def has_tcx() -> bool:
 
 
 def has_netkit() -> bool:
-    """netkit devices (since Linux 6.7), tried in a namespace that goes at once."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+    """netkit devices with chosen MAC addresses (since Linux 6.10), tried in a namespace that goes at once."""
+    from datapath.kernel.links import Links
 
-    with netns.new() as probe, netns.enter(probe), IPRoute() as route:
+    with netns.new() as probe, Links(probe) as links:
         try:
-            route.link("add", ifname="probe", kind="netkit")
-        except NetlinkError:
+            links.create_endpoint("probe", "probed", None, "02:00:00:00:00:01", 1500, kind=NETKIT)
+        except KernelError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
             return False
     return True
+
+
+def require_netkit() -> None:
+    """Raises NotSupportedError, saying what to do."""
+    if not has_netkit():
+        what = "netkit devices (CONFIG_NETKIT, since Linux 6.10)"
+        raise NotSupportedError(f"{what}: use {OPT_DEVICE}={VETH}, or a kernel that has them")

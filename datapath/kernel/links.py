@@ -40,6 +40,7 @@ from datapath.kernel.rtnetlink import (
     text,
     u32,
 )
+from datapath.model import NETKIT, VETH
 
 _IFF_UP = 0x1
 _IFF_NOARP = 0x80
@@ -48,7 +49,9 @@ _CLSACT = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of pkt_
 LOOPBACK = 1  # the kernel gives every namespace's loopback this index
 # linux/if_link.h, if_addr.h, rtnetlink.h
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_INFO_PEER = 1  # VETH_INFO_PEER and IFLA_NETKIT_PEER_INFO
+_IFLA_NETKIT_MODE, _NETKIT_L2 = 5, 0
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 4, 1, 255
@@ -192,13 +195,14 @@ class Links:
         mac: str,
         mtu: int,
         prepare: Callable[[int], None] = lambda index: None,
+        kind: str = VETH,
     ) -> tuple[int, int]:
         """The pair, made with its container end in place, in one message. (Host index, container index.)
 
         The host end is up and speaks no IPv6 of its own; the container end is down, without addresses.
         `prepare` is told the host end's index while that is down: what attaches a filter to a device that is up
         waits until no packet is under way in it.
-        With netns None the container end stays here, for somebody else to move.
+        With netns None the container end stays here, for somebody else to move. `kind`: one of model.PAIRS.
         """
         peer = _end(ifname, mtu, mac)
         subject = f"devices {host_ifname} and {ifname}"
@@ -210,7 +214,7 @@ class Links:
             if netns is not None:
                 peer += u32(_IFLA_NET_NS_FD, netns)
             end = _end(host_ifname, mtu, _mark(host_ifname))
-            _do(self._route, ("create", subject, _new_pair(end, peer)))
+            _do(self._route, ("create", subject, _new_pair(end, peer, kind)))
             try:
                 with enter(self._netns):
                     index = index_of(host_ifname)
@@ -304,7 +308,7 @@ class Links:
             self.delete(other)
             return
         device = facts.device(self._route, index) if index is not None else None
-        if device is not None and device.kind == "veth":
+        if device is not None and device.kind == VETH:
             self.delete(device.ifindex)
 
     def delete_endpoint(self, name: str, ifindex: int) -> None:
@@ -407,10 +411,13 @@ def _end(name: str, mtu: int, mac: str = "") -> bytes:
     return text(_IFLA_IFNAME, name) + u32(_IFLA_MTU, mtu) + address
 
 
-def _new_pair(one: bytes, other: bytes) -> Message:
+def _new_pair(one: bytes, other: bytes, kind: str = VETH) -> Message:
+    """Of netkit, `one` is the primary device, which alone may change how either end works."""
     header = rtnetlink.LINK.pack(0, 0, 0, 0, 0)
-    data = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, header + other))
-    info = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth") + data)
+    data = attribute(_INFO_PEER, header + other)
+    if kind == NETKIT:
+        data += u32(_IFLA_NETKIT_MODE, _NETKIT_L2)
+    info = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, kind) + attribute(_IFLA_INFO_DATA, data))
     return Message(NEWLINK, header + one + info, CREATE | EXCL)
 
 

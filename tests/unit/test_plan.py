@@ -167,6 +167,9 @@ def test_numbers_are_the_lowest_that_are_free() -> None:
         ({"options": (BR + "host_binding_ipv4=127.0.0.1",)}, lambda n: n.host_binding.is_loopback),
         ({"options": ("com.docker.network.driver.mtu=1400",)}, lambda n: n.mtu == 1400),
         ({"options": ("com.docker.network.container_iface_prefix=net",)}, lambda n: n.iface_prefix == "net"),
+        ({}, lambda n: (n.mode, n.pair) == ("ebpf", "veth")),
+        ({"options": ("com.datapath.device=veth",)}, lambda n: n.pair == "veth"),
+        ({"options": ("com.datapath.device=netkit",)}, lambda n: n.pair == "netkit" and not n.classic),
         ({"ipv6": True}, lambda n: n.subnet6.prefix.prefixlen == 64 and n.subnet4 is not None),
         ({"ipv6": True, "ipv4": False}, lambda n: n.subnet4 is None and n.subnet6 is not None),
         ({"ipv6": True, "subnets": ("fd00:9::/64",)}, lambda n: str(n.subnet6.gateway) == "fd00:9::1"),
@@ -248,6 +251,12 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             {"options": ("com.docker.network.container_iface_prefix=a/b",)},
             ConfigError,
             "beginning of a device",
+        ),
+        ({"options": ("com.datapath.device=tap",)}, ConfigError, "there are veth, netkit"),
+        (
+            {"options": ("com.datapath.device=netkit", "com.datapath.mode=iptables")},
+            ConfigError,
+            "com.datapath.device=netkit needs com.datapath.mode=ebpf, not iptables",
         ),
     ],
 )
