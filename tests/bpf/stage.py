@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from datapath.kernel._libbpf import ffi, lib
 
-from datapath.kernel import abi, libbpf, netns, sweeper, syscalls
+from datapath.kernel import abi, features, libbpf, netns, sweeper, syscalls
 from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
@@ -494,6 +494,24 @@ class Stage:
         if isinstance(sender, Loopback):
             return sender.ifindex
         return self.world.index[sender.name if isinstance(sender, Member) else sender.device]
+
+    @contextlib.contextmanager
+    def wired(self, member: Member, *, tcx: bool | None = None) -> Iterator[None]:
+        """The member's device has from_container: what its container sends runs through it. Unless `tcx` says how,
+        it is attached by what this kernel has."""
+        program, ifindex = self.programs["from_container"], self.ifindex(member)
+        if features.has_tcx() if tcx is None else tcx:
+            link = libbpf.attach_tcx(program, ifindex, libbpf.TCX_INGRESS)
+            try:
+                yield
+            finally:
+                os.close(link)
+        else:
+            libbpf.attach_clsact(program, ifindex, libbpf.BPF_TC_INGRESS, 1, 1)
+            try:
+                yield
+            finally:
+                libbpf.destroy_clsact(ifindex)
 
     def run(
         self, sender: Sender, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
