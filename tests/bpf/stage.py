@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -360,9 +360,17 @@ def private_bpffs() -> Iterator[Path]:
 
 
 class Stage:
-    """One copy of the programs with their maps, filled for the World."""
+    """One copy of the programs with their maps, filled for the World. `objects`: only these of them, as the
+    kernel's look at each takes its time."""
 
-    def __init__(self, world: World, *, sizes: Mapping[str, int] | None = None, **settings: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        objects: Sequence[str] = OBJECTS,
+        sizes: Mapping[str, int] | None = None,
+        **settings: int,
+    ) -> None:
         self.world = world
         self.programs: dict[str, int] = {}
         self.maps: dict[str, libbpf.Map] = {}
@@ -380,7 +388,7 @@ class Stage:
             }
         )
         with private_bpffs() as pins:
-            for hook in OBJECTS:
+            for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
         self._fill()
         self._seen = self._counts()
