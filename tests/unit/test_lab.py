@@ -126,6 +126,15 @@ def test_what_is_neither_a_version_nor_an_image_is_refused(
     assert capsys.readouterr().err == f"lab: {name} is neither a version such as 6.12 nor a kernel image\n"
 
 
+def test_tests_that_are_not_there_are_a_wrong_call_and_no_kernel_that_could_not_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who runs the lab wherever it can be had, and does without it elsewhere, has to tell them apart."""
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    assert lab.main(["run", "6.12", "tests/net/test_nothing.py"]) == Kind.WRONG_CALL.value
+    assert "tests/net/test_nothing.py" in capsys.readouterr().err
+
+
 # ---- figures and selection -----------------------------------------------------------
 
 

@@ -35,6 +35,10 @@ TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
 
 
+class NoSuchTestsError(Exception):
+    """pytest does not find what it was told to run."""
+
+
 class Result(NamedTuple):
     """What is told about one kernel."""
 
@@ -71,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
         return _matrix(asked.timeout, asked.record)
-    except UnpreparedError as error:
+    except (UnpreparedError, NoSuchTestsError) as error:
         print(f"lab: {error}", file=sys.stderr)
-        return Kind.UNPREPARED.value
+        return (Kind.UNPREPARED if isinstance(error, UnpreparedError) else Kind.WRONG_CALL).value
     except KeyboardInterrupt:
         print("lab: interrupted; the machine is gone", file=sys.stderr)
         return Kind.INTERRUPTED.value
@@ -141,7 +145,7 @@ def _warm(arguments: Sequence[str]) -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-q", "--collect-only", *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UnpreparedError(
+        raise NoSuchTestsError(
             f"pytest cannot collect {' '.join(arguments)}: {outcome.last_line(done.stdout)}"
         )
 
@@ -199,9 +203,8 @@ def _matrix(timeout: float, record: bool) -> int:
         except UnpreparedError as error:
             results.append(Result(name, Outcome(Kind.UNPREPARED, str(error)), outcome.Counts(), {}))
         print(f"lab: {name}: {results[-1].outcome.line}", flush=True)
-    text = table(results)
-    (CACHE / "matrix.md").write_text(text)
-    print(text, end="")
+        (CACHE / "matrix.md").write_text(table(results))  # what was seen stays, if the next is interrupted
+    print(table(results), end="")
     return max(result.outcome.kind.value for result in results)
 
 
