@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# How much longer everything may take: in an emulated machine ten times is little.
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+
 
 def inventory() -> dict[str, set[str]]:
     """What a careless test could leave: devices, mounts, BPF objects, container processes, held namespaces."""

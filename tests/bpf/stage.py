@@ -13,7 +13,8 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
 from tests.bpf import packets
+from tests.conftest import SLOWNESS
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
 XDP_DROP, XDP_PASS = 1, 2
@@ -49,6 +51,14 @@ SIZES = {
     "rates": 256,
     "usages": 256,
 }
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 3) -> None:
+    """AssertionError if it is not so in time."""
+    end = time.monotonic() + seconds * SLOWNESS
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
 
 
 class Net(NamedTuple):
