@@ -52,7 +52,8 @@ def main(results: Path, arguments: list[str]) -> int:
     code = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
-            *("-n", str(os.cpu_count()), "--dist", "loadfile", "--durations", "10"),
+            # In the order of the arguments, and not those files first that have many tests: they may be quick ones.
+            *("-n", str(os.cpu_count()), "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "10"),
             "-vv",  # when the kernel dies, it is to be seen in which test
             *("-o", f"faulthandler_timeout={HANGS}"),
             *(f"--junitxml={results / 'junit.xml'}", *arguments),
