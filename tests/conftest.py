@@ -61,7 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The last assertion of the suite: nothing is left."""
-    if is_worker():
+    if is_worker() or session.config.option.collectonly:
         return
     left = left_behind(session.config.stash[BEFORE])
     if left:
