@@ -135,6 +135,31 @@ def test_tests_that_are_not_there_are_a_wrong_call_and_no_kernel_that_could_not_
     assert "tests/net/test_nothing.py" in capsys.readouterr().err
 
 
+def test_the_table_shows_what_was_last_seen_of_each_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    for kernel, tcx, figures in (("6.1", False, {"one": 1234}), ("6.12", True, {"one": 99, "two": 5})):
+        results = tmp_path / "results" / kernel
+        results.mkdir(parents=True)
+        seen = {"kernel": kernel, "outcome": "PASSED", "line": "", **COUNTS._asdict()}
+        facts = {"release": f"{kernel}.7", "tcx": tcx, "netkit": tcx, "programs": figures}
+        (results / "result.json").write_text(json.dumps({**seen, **facts}))
+    assert lab.main(["table"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["", "6.1.7", "6.12.7"],
+        ["---", "---:", "---:"],
+        ["outcome", "passed", "passed"],
+        ["tests", str(COUNTS), str(COUNTS)],
+        ["attached by", "clsact", "tcx"],
+        ["netkit", "no", "yes"],
+        ["programs loaded", "1", "2"],
+        ["`one`", "1,234", "99"],
+        ["`two`", "", "5"],
+    ]
+
+
 # ---- figures and selection -----------------------------------------------------------
 
 
