@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# How much longer everything may take: in an emulated machine ten times is little.
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+
 
 def inventory() -> dict[str, set[str]]:
     """What a careless test could leave: devices, mounts, BPF objects, container processes, held namespaces."""
@@ -58,7 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The last assertion of the suite: nothing is left."""
-    if is_worker():
+    if is_worker() or session.config.option.collectonly:
         return
     left = left_behind(session.config.stash[BEFORE])
     if left:

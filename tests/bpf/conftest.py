@@ -14,6 +14,7 @@ from datapath.kernel import netns  # noqa: E402
 from tests.bpf.stage import Stage, World  # noqa: E402
 
 MakeStage = Callable[..., Stage]
+COMMON = ("from_container", "from_uplink", "sweep_conns")
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +43,11 @@ def stage(world: World, loaded: Stage) -> Iterator[Stage]:
 
 @pytest.fixture
 def make_stage(world: World) -> Iterator[MakeStage]:
-    """Programs of the test's own, with other map sizes or settings."""
+    """Programs of the test's own, with other map sizes or settings: those that containers and the outside meet."""
     made: list[Stage] = []
 
     def make(**how: object) -> Stage:
-        made.append(Stage(world, **how))  # type: ignore[arg-type]
+        made.append(Stage(world, **{"objects": COMMON, **how}))  # type: ignore[arg-type]
         return made[-1]
 
     with netns.enter(world.host):

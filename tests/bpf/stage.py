@@ -13,18 +13,20 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.kernel._libbpf import ffi, lib
 
-from datapath.kernel import abi, libbpf, netns, sweeper, syscalls
+from datapath.kernel import abi, features, libbpf, netns, sweeper, syscalls
 from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
 from datapath.model import linklocal_of
 from tests.bpf import packets
+from tests.conftest import SLOWNESS
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
 XDP_DROP, XDP_PASS = 1, 2
@@ -49,6 +51,14 @@ SIZES = {
     "rates": 256,
     "usages": 256,
 }
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 3) -> None:
+    """AssertionError if it is not so in time."""
+    end = time.monotonic() + seconds * SLOWNESS
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
 
 
 class Net(NamedTuple):
@@ -360,9 +370,17 @@ def private_bpffs() -> Iterator[Path]:
 
 
 class Stage:
-    """One copy of the programs with their maps, filled for the World."""
+    """One copy of the programs with their maps, filled for the World. `objects`: only these of them, as the
+    kernel's look at each takes its time."""
 
-    def __init__(self, world: World, *, sizes: Mapping[str, int] | None = None, **settings: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        objects: Sequence[str] = OBJECTS,
+        sizes: Mapping[str, int] | None = None,
+        **settings: int,
+    ) -> None:
         self.world = world
         self.programs: dict[str, int] = {}
         self.maps: dict[str, libbpf.Map] = {}
@@ -380,7 +398,7 @@ class Stage:
             }
         )
         with private_bpffs() as pins:
-            for hook in OBJECTS:
+            for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
         self._fill()
         self._seen = self._counts()
@@ -494,6 +512,24 @@ class Stage:
         if isinstance(sender, Loopback):
             return sender.ifindex
         return self.world.index[sender.name if isinstance(sender, Member) else sender.device]
+
+    @contextlib.contextmanager
+    def wired(self, member: Member, *, tcx: bool | None = None) -> Iterator[None]:
+        """The member's device has from_container: what its container sends runs through it. Unless `tcx` says how,
+        it is attached by what this kernel has."""
+        program, ifindex = self.programs["from_container"], self.ifindex(member)
+        if features.has_tcx() if tcx is None else tcx:
+            link = libbpf.attach_tcx(program, ifindex, libbpf.TCX_INGRESS)
+            try:
+                yield
+            finally:
+                os.close(link)
+        else:
+            libbpf.attach_clsact(program, ifindex, libbpf.BPF_TC_INGRESS, 1, 1)
+            try:
+                yield
+            finally:
+                libbpf.destroy_clsact(ifindex)
 
     def run(
         self, sender: Sender, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0

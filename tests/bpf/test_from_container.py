@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
 
 from datapath.errors import KernelError
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi, features, libbpf
 from tests.bpf import packets as p
 from tests.bpf.conftest import MakeStage
 from tests.bpf.stage import (
@@ -1318,19 +1318,15 @@ def test_one_drop_in_so_many_is_reported(make_stage: MakeStage) -> None:
 
 
 @pytest.fixture(params=["tcx", "clsact"])
-def wired(stage: Stage, request: pytest.FixtureRequest) -> Stage:
+def wired(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """a1's device has the program; what its container sends runs through it."""
-    ifindex = stage.ifindex(A1)
-    if request.param == "tcx":
-        link = libbpf.attach_tcx(stage.programs["from_container"], ifindex, libbpf.TCX_INGRESS)
-        request.addfinalizer(lambda: os.close(link))
-    else:
-        libbpf.attach_clsact(stage.programs["from_container"], ifindex, libbpf.BPF_TC_INGRESS, 1, 1)
-        request.addfinalizer(lambda: libbpf.destroy_clsact(ifindex))
-    for member in (A1, A2, A3):
-        stage.world.received(member.name)
-    stage.counted()
-    return stage
+    if request.param == "tcx" and not features.has_tcx():
+        pytest.skip("this kernel has no tcx")
+    with stage.wired(A1, tcx=request.param == "tcx"):
+        for member in (A1, A2, A3):
+            stage.world.received(member.name)
+        stage.counted()
+        yield stage
 
 
 def send(world: World, member: Member, frame: bytes) -> None:

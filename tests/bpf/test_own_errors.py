@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi
 from tests.bpf import packets as p
 from tests.bpf.stage import (
     A1,
@@ -323,8 +322,7 @@ def test_the_padding_of_a_short_frame_is_not_quoted(stage: Stage) -> None:
 
 def test_the_errors_on_the_wire(stage: Stage) -> None:
     """They go to the one who sent the packet, and to nobody else."""
-    link = libbpf.attach_tcx(stage.programs["from_container"], stage.ifindex(A1), libbpf.TCX_INGRESS)
-    try:
+    with stage.wired(A1):
         for name in ("a1", "a2", "out0"):
             stage.world.received(name)
         for row in NO_HOP:
@@ -332,5 +330,3 @@ def test_the_errors_on_the_wire(stage: Stage) -> None:
                 stage.world.tap("a1").send(row.packet)
                 assert stage.world.received("a1") == [row.out], row.sentence
         assert [stage.world.received(name) for name in ("a2", "out0")] == [[], []]
-    finally:
-        os.close(link)

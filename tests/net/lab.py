@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from datapath.kernel import features
+from tests.conftest import SLOWNESS as SLOWNESS  # others import it from here
 from tests.net import forked
 
 TREE = Path(__file__).resolve().parents[2]
@@ -24,8 +28,8 @@ DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))  # runs this tr
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
 # How programs are attached where a test does not say: `DATAPATH_ATTACH=clsact make test-net` is the whole layer again.
 ATTACH = os.environ.get("DATAPATH_ATTACH", "auto")
-# How much longer everything may take: in an emulated machine ten times is little.
-SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+needs_tcx = pytest.mark.skipif(not features.has_tcx(), reason="this kernel has no tcx")
+BOTH_WAYS = (pytest.param("tcx", marks=needs_tcx), "clsact")  # for a test of each
 TIMEOUT = 30.0 * SLOWNESS  # seconds that any one command may take
 
 Words = str | Sequence[str]

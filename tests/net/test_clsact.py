@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
+from tests.net.lab import BOTH_WAYS, FAR, HOST, OUTSIDE, Host, needs_tcx, reaches
 from tests.net.wire import (
     Box,
     box,
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
     linked: Box
 
 
-@pytest.fixture(scope="module", params=["tcx", "clsact"])
+@pytest.fixture(scope="module", params=BOTH_WAYS)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     host = Host(tmp_path_factory.mktemp("host"), attach=request.param)
     try:
@@ -169,15 +169,18 @@ def test_raw_frames_and_spoofed_ones_reach_nobody(scene: Scene) -> None:
         }
 
 
-def test_down_leaves_no_filter_and_no_program_on_the_uplink(make_host: Callable[..., Host]) -> None:
-    for attach in ("tcx", "clsact"):
-        host = make_host(attach=attach)
-        host.run("any")
-        host.ctl("down")
-        assert filters(host, "eth0", "ingress") == []
-        assert "from_uplink" not in host.sh("bpftool net show dev eth0")
+@pytest.mark.parametrize("attach", BOTH_WAYS)
+def test_down_leaves_no_filter_and_no_program_on_the_uplink(
+    make_host: Callable[..., Host], attach: str
+) -> None:
+    host = make_host(attach=attach)
+    host.run("any")
+    host.ctl("down")
+    assert filters(host, "eth0", "ingress") == []
+    assert "from_uplink" not in host.sh("bpftool net show dev eth0")
 
 
+@needs_tcx
 def test_left_to_itself_what_is_ours_alone_has_filters_and_what_others_share_has_links(
     make_host: Callable[..., Host],
 ) -> None:

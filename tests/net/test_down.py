@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.net import look
-from tests.net.lab import DATAPATHCTL, HOST, Host, ask, echo_server, eventually
+from tests.net.lab import BOTH_WAYS, DATAPATHCTL, HOST, Host, ask, echo_server, eventually
 
 MakeHost = Callable[..., Host]
 
@@ -41,7 +41,7 @@ def furnish(host: Host) -> list[int]:
     return [host.process(name) for name in ("web", "app", "bare", "open", "second")]
 
 
-@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+@pytest.mark.parametrize("attach", BOTH_WAYS)
 def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: MakeHost, attach: str) -> None:
     host = look.settled(make_host(attach=attach))
     before = look.everything(host)
@@ -91,7 +91,7 @@ def test_s31_down_leaves_a_filter_alone_that_others_added_beside_ours(make_host:
     assert "from_uplink" not in left
 
 
-@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+@pytest.mark.parametrize("attach", BOTH_WAYS)
 def test_s31_down_takes_the_program_off_an_uplink_that_has_lost_its_address(
     make_host: MakeHost, attach: str
 ) -> None:

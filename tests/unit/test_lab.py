@@ -126,6 +126,40 @@ def test_what_is_neither_a_version_nor_an_image_is_refused(
     assert capsys.readouterr().err == f"lab: {name} is neither a version such as 6.12 nor a kernel image\n"
 
 
+def test_tests_that_are_not_there_are_a_wrong_call_and_no_kernel_that_could_not_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who runs the lab wherever it can be had, and does without it elsewhere, has to tell them apart."""
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    assert lab.main(["run", "6.12", "tests/net/test_nothing.py"]) == Kind.WRONG_CALL.value
+    assert "tests/net/test_nothing.py" in capsys.readouterr().err
+
+
+def test_the_table_shows_what_was_last_seen_of_each_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    for kernel, tcx, figures in (("6.1", False, {"one": 1234}), ("6.12", True, {"one": 99, "two": 5})):
+        results = tmp_path / "results" / kernel
+        results.mkdir(parents=True)
+        seen = {"kernel": kernel, "outcome": "PASSED", "line": "", **COUNTS._asdict()}
+        facts = {"release": f"{kernel}.7", "tcx": tcx, "netkit": tcx, "programs": figures}
+        (results / "result.json").write_text(json.dumps({**seen, **facts}))
+    assert lab.main(["table"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["", "6.1.7", "6.12.7"],
+        ["---", "---:", "---:"],
+        ["outcome", "passed", "passed"],
+        ["tests", str(COUNTS), str(COUNTS)],
+        ["attached by", "clsact", "tcx"],
+        ["netkit", "no", "yes"],
+        ["programs loaded", "1", "2"],
+        ["`one`", "1,234", "99"],
+        ["`two`", "", "5"],
+    ]
+
+
 # ---- figures and selection -----------------------------------------------------------
 
 

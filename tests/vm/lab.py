@@ -4,6 +4,7 @@
     python -m tests.vm.lab run [--record] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
     python -m tests.vm.lab matrix
+    python -m tests.vm.lab table
 
 The exit code is 0 if all tests passed, else that of `outcome.Kind`. docs/lab.md tells the rest.
 """
@@ -35,6 +36,10 @@ TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
 
 
+class NoSuchTestsError(Exception):
+    """pytest does not find what it was told to run."""
+
+
 class Result(NamedTuple):
     """What is told about one kernel."""
 
@@ -52,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one = commands.add_parser("run", help="run the tests in one kernel")
     shell = commands.add_parser("shell", help="a shell, beside two containers")
     everything = commands.add_parser("matrix", help="run the tests in every kernel of the matrix")
+    commands.add_parser("table", help="what was last seen of every kernel of the matrix")
     for sub in (one, shell):
         sub.add_argument("kernel", help=f"6.12, 7 (the newest 7.x), {RUNNING}, or the path of a bzImage")
     for sub in (one, everything):
@@ -70,10 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = run(asked.kernel, asked.tests, asked.timeout, asked.record)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
+        if asked.command == "table":
+            print(table([seen for name in MATRIX if (seen := _last(name))]), end="")
+            return int(Kind.PASSED.value)
         return _matrix(asked.timeout, asked.record)
     except UnpreparedError as error:
         print(f"lab: {error}", file=sys.stderr)
         return Kind.UNPREPARED.value
+    except NoSuchTestsError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return Kind.WRONG_CALL.value
     except KeyboardInterrupt:
         print("lab: interrupted; the machine is gone", file=sys.stderr)
         return Kind.INTERRUPTED.value
@@ -106,7 +118,7 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
     guest = [sys.executable, "-m", "tests.vm.guest", str(results), *arguments]
     began = time.monotonic()
     if name == RUNNING:
-        subprocess.run(guest, check=False, timeout=timeout)
+        subprocess.run([*machine.KEEPER, *guest], check=False, timeout=timeout)
         ended = machine.Ended("", False, time.monotonic() - began)
     else:
         kernel = find(name)
@@ -127,9 +139,13 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
     return result
 
 
+def _folder(name: str) -> Path:
+    return CACHE / "results" / name.strip("/").replace("/", "_")
+
+
 def _results(name: str) -> Path:
     """An empty folder for what comes out."""
-    folder = CACHE / "results" / name.strip("/").replace("/", "_")
+    folder = _folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
@@ -141,7 +157,7 @@ def _warm(arguments: Sequence[str]) -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-q", "--collect-only", *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise UnpreparedError(
+        raise NoSuchTestsError(
             f"pytest cannot collect {' '.join(arguments)}: {outcome.last_line(done.stdout)}"
         )
 
@@ -173,6 +189,16 @@ def _judge(name: str, results: Path, ended: machine.Ended) -> Result:
     return Result(name, told, counts, facts)
 
 
+def _last(name: str) -> Result | None:
+    """What the last run in that kernel came to."""
+    text = _text(_folder(name) / "result.json")
+    if not text:
+        return None
+    read = json.loads(text)
+    told = Outcome(Kind[read["outcome"]], read["line"])
+    return Result(name, told, outcome.Counts(*(read[field] for field in outcome.Counts._fields)), read)
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
@@ -199,9 +225,8 @@ def _matrix(timeout: float, record: bool) -> int:
         except UnpreparedError as error:
             results.append(Result(name, Outcome(Kind.UNPREPARED, str(error)), outcome.Counts(), {}))
         print(f"lab: {name}: {results[-1].outcome.line}", flush=True)
-    text = table(results)
-    (CACHE / "matrix.md").write_text(text)
-    print(text, end="")
+        (CACHE / "matrix.md").write_text(table(results))  # what was seen stays, if the next is interrupted
+    print(table(results), end="")
     return max(result.outcome.kind.value for result in results)
 
 
