@@ -378,12 +378,19 @@ class Session:
         self.publish(endpoint, endpoint.ports)
         return endpoint
 
-    def publish(self, endpoint: Endpoint, mappings: tuple[PortMapping, ...], again: bool = False) -> None:
-        """Opens ports of an endpoint; its row names them already. `again`: it has had them all along."""
+    def publish(
+        self,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        again: bool = False,
+        state: State | None = None,
+    ) -> None:
+        """Opens ports of an endpoint; its row names them already. `again`: it has had them all along. `state`: what
+        the rows will say, if they do not yet."""
         if mappings:
             self.reserve_ports()
             network = self.state.networks[endpoint.network_id]
-            reserved = entries.reserved_entries(self.state, mappings)
+            reserved = entries.reserved_entries(state or self.state, mappings)
             driver = self.driver(network)
             program = driver.reclaim_external if again else driver.program_external
             program(network, endpoint, mappings, reserved)
@@ -403,7 +410,7 @@ class Session:
         for other in self.state.endpoints_of_sandbox(endpoint.sandbox_id):
             theirs = tuple(mapping for mapping in other.ports if mapping in mappings)
             if other.id != endpoint.id and theirs:
-                self.publish(other, theirs, again=True)
+                self.publish(other, theirs, again=True, state=after)
 
     def reshape(self, before: PortMapping, mapping: PortMapping, endpoints: tuple[Endpoint, ...]) -> None:
         """Exchanges the rules of a mapping, in one step for each port; the rows name the new ones already."""

@@ -333,3 +333,14 @@ def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told
     assert everything() == before
     assert mode == "nftables" or theirs in classic.sh("iptables-save")
     assert reaches(classic.try_, classic.address(f"db-{mode}", mode))
+
+
+def test_ports_that_move_to_another_endpoint_of_their_container_are_as_promised(host: Host) -> None:
+    """Both endpoints have them for a moment."""
+    host.ctl("network create others")
+    host.ctl("network create more")
+    host.ctl("run -d --name web --network others -p 9001:80 sleep 3600")
+    host.ctl("network connect more web")  # its name comes first, so it has the default route now
+    assert host.try_ctl("doctor").returncode == 0
+    host.ctl("network disconnect more web")
+    assert host.try_ctl("doctor").returncode == 0
