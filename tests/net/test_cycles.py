@@ -26,7 +26,7 @@ JOURNAL = 6 << 20  # bytes; SQLite takes it into the file when it has 1000 pages
 # One process that gives all the commands, as a program would that uses the library: what it keeps shows. Told
 # how many cycles, it does them and says what it has: bytes of memory, open files, threads, children.
 WORKER = """
-import gc, json, os, sys, threading
+import gc, json, os, sys, threading, time
 from datapath.config import Settings
 from datapath.control import Control
 from datapath.model import EndpointRequest, RunRequest
@@ -45,6 +45,10 @@ for line in sys.stdin:
     for number in range(int(line)):
         cycle(number)
     gc.collect()
+    for _ in range(500):  # a thread may still take the answer of a device that was deleted
+        if threading.active_count() == 1:
+            break
+        time.sleep(0.01)
     memory = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
     children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
     counts = len(os.listdir("/proc/self/fd")), threading.active_count(), len(children)
