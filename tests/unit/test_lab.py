@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import archive, lab, outcome, verified
+from tests.vm import archive, lab, machine, outcome, verified
 from tests.vm.outcome import Counts, Kind, classify
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,17 @@ def test_a_machine_that_never_started_is_lost_and_qemus_words_are_told() -> None
 
 def test_a_time_out_is_no_lost_machine() -> None:
     told = classify(None, console("timeout"), Counts(), 60.0, timed_out=True)
-    assert told == (Kind.TIMEOUT, "time-out: not done after 60 s, the machine was stopped")
+    assert told == (Kind.TIMEOUT, "time-out: not done after 60 s, and stopped")
+
+
+def test_a_time_out_on_the_running_kernel_is_told_as_in_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab, "CACHE", tmp_path)
+    monkeypatch.setattr(machine, "KEEPER", ("sh", "-c", "exec sleep 60", "sh"))
+    assert lab.main(["run", "--timeout", "0.5", "running", "tests/unit/test_lab.py"]) == Kind.TIMEOUT.value
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"lab: running: time-out: not done after \d s, and stopped\n", said)
 
 
 @pytest.mark.parametrize(

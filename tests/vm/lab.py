@@ -118,8 +118,12 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
     guest = [sys.executable, "-m", "tests.vm.guest", str(results), *arguments]
     began = time.monotonic()
     if name == RUNNING:
-        subprocess.run([*machine.KEEPER, *guest], check=False, timeout=timeout)
-        ended = machine.Ended("", False, time.monotonic() - began)
+        timed_out = False
+        try:
+            subprocess.run([*machine.KEEPER, *guest], check=False, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        ended = machine.Ended("", timed_out, time.monotonic() - began)
     else:
         kernel = find(name)
         if record and kernel.release:

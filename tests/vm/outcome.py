@@ -54,7 +54,7 @@ def classify(
         why = f"{cause[0].strip()}; " if cause else ""
         return Outcome(Kind.PANIC, f"the kernel panicked: {why}{panic[0].strip()}")
     if timed_out:
-        return Outcome(Kind.TIMEOUT, f"time-out: not done after {seconds:.0f} s, the machine was stopped")
+        return Outcome(Kind.TIMEOUT, f"time-out: not done after {seconds:.0f} s, and stopped")
     if exit_code is None:
         said = QEMU.findall(console)
         words = said[-1] if said else last_line(console)
