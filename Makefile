@@ -38,7 +38,7 @@ BENCH_PACKAGES := sockperf docker.io
 
 # And the kernel lab: `make lab-deps`.
 LAB_STAMP := $(VENV)/.stamp-lab
-LAB_PACKAGES := qemu-system-x86 kmod udev debian-archive-keyring
+LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
 
 PYTEST := $(BIN)/python -m pytest
 
@@ -58,12 +58,12 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
-	@echo 'make lab        the tests in another kernel, in a machine: KERNEL=6.12 [TESTS=…] (docs/lab.md)'
-	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12'
-	@echo 'make lab-all    every kernel of the matrix, and a table'
+	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [TESTS=…] (root; docs/lab.md)'
+	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
+	@echo 'make lab-all    every kernel of the matrix, and a table (root)'
 	@echo 'make lint       ruff, mypy --strict, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
-	@echo 'make clean      remove everything that was built, $(VENV) too'
+	@echo 'make clean      remove everything that was built, $(VENV) and the kernels of the lab too'
 
 # ---- what must be installed ------------------------------------------------------
 
@@ -162,24 +162,24 @@ bench: build bench-deps
 	$(BIN)/datapathctl bench run --suite quick --modes ebpf,iptables,none --seconds 0.5 --rounds 9 --budget 4.5
 
 $(LAB_STAMP): $(PYTHON_STAMP)
-	$(call install,$(LAB_PACKAGES))
 	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --lab)
 	@touch $@
 
 KERNEL ?= 6.12
 LAB := $(BIN)/python -m tests.vm.lab
-LAB_OPTIONS = $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(RECORD),--record)
+LAB_OPTIONS = $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(filter-out 0,$(RECORD)),--record)
 
 lab-deps: $(LAB_STAMP)
+	$(call install,$(LAB_PACKAGES))
 
 lab: build lab-deps
-	$(LAB) run $(LAB_OPTIONS) $(KERNEL) $(TESTS)
+	$(LAB) run $(LAB_OPTIONS) '$(KERNEL)' $(TESTS)
 
 lab-shell: build lab-deps
-	$(LAB) shell $(KERNEL)
+	$(LAB) shell '$(KERNEL)'
 
 lab-all: build lab-deps
-	$(LAB) matrix $(LAB_OPTIONS)
+	$(LAB) matrix $(LAB_OPTIONS) $(TESTS)
 
 lint: build
 	$(BIN)/ruff check $(SOURCES)

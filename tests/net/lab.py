@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from datapath.kernel import features
+from datapath.model import OPT_DEVICE
 from tests.conftest import SLOWNESS as SLOWNESS  # others import it from here
 from tests.net import forked
 
@@ -28,6 +29,8 @@ DATAPATHCTL = str(Path(sys.executable).with_name("datapathctl"))  # runs this tr
 HOST, OUTSIDE, FAR = "192.0.2.1", "192.0.2.2", "203.0.113.5"
 # How programs are attached where a test does not say: `DATAPATH_ATTACH=clsact make test-net` is the whole layer again.
 ATTACH = os.environ.get("DATAPATH_ATTACH", "auto")
+# What joins containers to networks that tests create: `make lab KERNEL=6.12 TEST_DEVICE=netkit TESTS=…`.
+DEVICE = os.environ.get("TEST_DEVICE")
 needs_tcx = pytest.mark.skipif(not features.has_tcx(), reason="this kernel has no tcx")
 BOTH_WAYS = (pytest.param("tcx", marks=needs_tcx), "clsact")  # for a test of each
 TIMEOUT = 30.0 * SLOWNESS  # seconds that any one command may take
@@ -135,6 +138,10 @@ class Host(Namespace):
 
     def configure(self, config: dict[str, Any]) -> None:
         """Write the daemon.json."""
+        if DEVICE:
+            options = config.get("default-network-opts", {})
+            bridge = {OPT_DEVICE: DEVICE, **options.get("bridge", {})}
+            config = {**config, "default-network-opts": {**options, "bridge": bridge}}
         self.config.write_text(json.dumps(config))
 
     # ---- datapathctl -----------------------------------------------------------------------

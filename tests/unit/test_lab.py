@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,7 @@ def test_a_time_out_on_the_running_kernel_is_told_as_in_a_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lab, "CACHE", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(machine, "KEEPER", ("sh", "-c", "exec sleep 60", "sh"))
     assert lab.main(["run", "--timeout", "0.5", "running", "tests/unit/test_lab.py"]) == Kind.TIMEOUT.value
     said = capsys.readouterr().out
@@ -82,8 +85,22 @@ def test_what_pytest_said_is_the_result(code: int, kind: Kind, line: str) -> Non
     assert classify(code, console("passed"), COUNTS, 60.0) == (kind, line)
 
 
+def test_a_run_in_which_every_test_was_skipped_has_not_passed() -> None:
+    told = classify(0, console("passed"), Counts(skipped=5), 60.0)
+    assert told == (Kind.FAILED, "no test was run: 0 passed, 0 failed, 5 skipped in 60 s")
+
+
+def test_an_image_without_its_modules_is_hinted_at() -> None:
+    """The root file system is reached by 9p over virtio, which most kernels have as modules."""
+    said = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n"
+    told = classify(None, said, Counts(), 3.0)
+    assert told.kind is Kind.PANIC
+    assert told.line.endswith(": are its modules beside it, those of 9p and virtio?")
+
+
 def test_every_outcome_has_an_exit_code_of_its_own() -> None:
     assert len({kind.value for kind in Kind}) == len(list(Kind)) == len(Kind.__members__)
+    assert {*outcome.SEVERITY, Kind.INTERRUPTED} == set(Kind)
 
 
 def test_complaints_of_a_kernel_that_lives_are_collected() -> None:
@@ -97,6 +114,7 @@ def test_a_junit_file_is_counted_with_what_is_expected_to_fail_as_passed() -> No
     <testcase><skipped type="pytest.skip" message="this kernel has no netkit"/></testcase>
     <testcase><skipped type="pytest.xfail" message="known"/></testcase></testsuite></testsuites>"""
     assert outcome.count(text) == (Counts(2, 2, 1), ["this kernel has no netkit"])
+    assert outcome.count(text[:100]) == (Counts(), [])  # the disk was full
 
 
 def test_a_skip_that_names_no_feature_is_found() -> None:
@@ -127,33 +145,220 @@ def test_a_series_means_its_newest_kernel(wanted: str, found: str | None) -> Non
     assert archive.newest(offered, wanted) == found
 
 
-@pytest.mark.parametrize("name", ["/no/such/bzImage", "newest"])
-def test_what_is_neither_a_version_nor_an_image_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tests.vm.machine.missing", list)
-    assert lab.main(["shell", name]) == Kind.UNPREPARED.value
-    assert capsys.readouterr().err == f"lab: {name} is neither a version such as 6.12 nor a kernel image\n"
-
-
-def test_tests_that_are_not_there_are_a_wrong_call_and_no_kernel_that_could_not_be_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Who runs the lab wherever it can be had, and does without it elsewhere, has to tell them apart."""
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone, on a machine that has what the lab needs. Nothing is collected."""
     monkeypatch.setattr(lab, "CACHE", tmp_path)
-    assert lab.main(["run", "6.12", "tests/net/test_nothing.py"]) == Kind.WRONG_CALL.value
+    monkeypatch.setattr(verified, "RECORD", tmp_path / "verified.json")
+    verified.RECORD.write_text('{"6.12": {"one": 100}}')
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("tests.vm.machine.missing", list)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "..", "/no/such/bzImage", "newest", "bzImage-6.12", "my-6.12-kernel"])
+def test_what_is_neither_a_version_nor_an_image_is_refused(
+    name: str, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("shell", "run"):
+        assert lab.main([command, name]) == Kind.WRONG_CALL.value
+        said = f"{name or 'KERNEL='} is neither a version such as 6.12 nor a kernel image"
+        assert capsys.readouterr().err == f"lab: {said}\n"
+    assert not (cache / "results").exists()
+
+
+def test_a_file_that_is_no_kernel_is_refused(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.main(["run", str(ROOT / "Makefile")]) == Kind.WRONG_CALL.value
+    assert capsys.readouterr().err == f"lab: {ROOT / 'Makefile'} is no kernel image\n"
+
+
+@pytest.mark.parametrize("name", ["7", "6.12", "6.1.0-50", "6.1.0-50-amd64", "6.12.117+deb13-amd64"])
+def test_a_version_may_be_what_uname_says(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(archive.Archive, "kernel", lambda _, wanted: asked.append(wanted))
+    lab.find(name)
+    assert asked == [name.removesuffix("-amd64")]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-5", "soon"])
+def test_a_time_out_is_a_number_of_seconds(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        lab.main(["run", f"--timeout={seconds}", "6.12"])
+    assert "--timeout" in capsys.readouterr().err
+
+
+def test_who_is_not_root_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert lab.main(["run", "6.12"]) == Kind.WRONG_CALL.value
+    assert capsys.readouterr().err == "lab: the lab needs root, as the tests do\n"
+
+
+def test_without_the_archive_the_newest_kernel_of_the_cache_is_taken(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And who has none of that series is told why none came, which is another exit code than a broken machine's."""
+
+    def fail(*_: object) -> None:
+        raise outcome.UnfetchedError("apt-get: no way there")
+
+    modules = cache / "kernels/6.12.107+deb13/lib/modules/6.12.107+deb13-amd64"
+    modules.mkdir(parents=True)
+    (modules / "vmlinuz").touch()
+    store = archive.Archive(cache)
+    monkeypatch.setattr(archive.Archive, "_update", lambda _: "apt-get: no way there")
+    monkeypatch.setattr(archive.Archive, "_offered", lambda _: ["6.12.117+deb13", "7.3.4+deb13"])
+    monkeypatch.setattr(archive.Archive, "_fetch", fail)
+    assert store.kernel("6.12").image == modules / "vmlinuz"
+    assert "6.12.107+deb13 is here" in capsys.readouterr().out
+    with pytest.raises(outcome.UnfetchedError):
+        store.kernel("7")
+
+
+def test_tests_that_are_not_there_are_a_wrong_call_and_the_last_results_stay(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = cache / "results/running/result.json"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert lab.main(["run", "running", "tests/net/test_nothing.py"]) == Kind.WRONG_CALL.value
     assert "tests/net/test_nothing.py" in capsys.readouterr().err
+    assert kept.exists()
+
+
+# ---- what the guest leaves -----------------------------------------------------------
+
+FACTS = {"release": "6.12.7", "tcx": True, "netkit": True, "refused": "", "programs": {"one": 300}}
+JUNIT = "<testsuites><testsuite><testcase/></testsuite></testsuites>"
+
+
+def guest(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
+    """The running kernel's tests come to an end with these files instead."""
+    script = "for word; do case $word in */results/*) cd $word; break;; esac; done; " + "; ".join(
+        f"printf %s {shlex.quote(text)} >{name}" for name, text in files.items()
+    )
+    monkeypatch.setattr(machine, "KEEPER", ("sh", "-c", script, "sh"))
+    monkeypatch.setattr(lab, "_warm", lambda arguments: None)
+
+
+def test_a_kernel_that_lacks_what_the_programs_need_has_not_passed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S29. Else a program that the oldest supported kernel refuses would be as good as one that it loads."""
+    facts = json.dumps({**FACTS, "refused": "this kernel does not have bpf_new", "programs": {}})
+    guest(monkeypatch, **{"facts.json": facts, "junit.xml": JUNIT, "exit": "0"})
+    assert lab.main(["run", "running"]) == Kind.TOO_OLD.value
+    assert (
+        capsys.readouterr().out == "lab: running: too old, and told so: this kernel does not have bpf_new\n"
+    )
+
+
+@pytest.mark.parametrize(("code", "figures"), [("0", {"one": 300}), ("1", {"one": 100})])
+def test_figures_are_recorded_if_all_tests_passed_and_else_left_as_they_were(
+    code: str, figures: dict[str, int], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S29."""
+    guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": JUNIT, "exit": code})
+    assert lab.main(["run", "--record", "running"]) == int(code)
+    assert verified.recorded("6.12.7") == figures
+    monkeypatch.setenv(verified.RECORDING, "1")
+    assert verified.recorded("6.12.7") == {}  # in the guest: it is compared with nothing
+
+
+def test_a_series_without_figures_is_pointed_out(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.dumps({**FACTS, "release": "9.9.1"})
+    guest(monkeypatch, **{"facts.json": facts, "junit.xml": JUNIT, "exit": "0"})
+    assert lab.main(["run", "running"]) == 0
+    assert "no verifier figures are recorded for 9.9" in capsys.readouterr().out
+
+
+def test_what_was_not_written_to_its_end_counts_as_not_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest(monkeypatch, **{"facts.json": '{"rel', "junit.xml": JUNIT[:20], "exit": ""})
+    assert lab.main(["run", "running"]) == Kind.LOST.value
+    assert "the machine was lost" in capsys.readouterr().out
+
+
+def test_two_labs_with_one_kernel_do_not_share_their_results(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest(monkeypatch, exit="0")
+    with lab.results_of("running") as held:
+        (held / "exit").write_text("1")
+        assert lab.main(["run", "running"]) == Kind.UNPREPARED.value
+        assert (held / "exit").read_text() == "1"
+    assert capsys.readouterr().err.startswith("lab: a lab with running is running: wait for it")
+
+
+def test_a_full_disk_is_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cache / "results").symlink_to("/dev/full")
+    assert lab.main(["run", "running", "tests/unit/test_lab.py"]) == Kind.UNPREPARED.value
+    assert re.fullmatch(r"lab: .*\n", capsys.readouterr().err)
+
+
+def test_a_reader_that_leaves_does_not_hold_the_machine(tmp_path: Path) -> None:
+    """`make lab | head`: the machine would wait for ever to be read."""
+    source, writer = os.pipe()
+    gone, left = os.pipe()
+    os.close(gone)
+    os.write(writer, b"words")
+    os.close(writer)
+    with (
+        (tmp_path / "kept").open("wb") as kept,
+        os.fdopen(left, "wb", 0) as nobody,
+        os.fdopen(source, "rb") as pipe,
+    ):
+        machine._copy(pipe, nobody, kept)
+    assert (tmp_path / "kept").read_bytes() == b"words"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        ((Kind.UNFETCHED, Kind.FAILED, Kind.PASSED), Kind.FAILED),
+        ((Kind.PASSED, Kind.TIMEOUT, Kind.PANIC), Kind.PANIC),
+        ((Kind.PASSED, Kind.UNFETCHED), Kind.UNFETCHED),
+        ((Kind.PASSED, Kind.PASSED), Kind.PASSED),
+    ],
+)
+def test_the_matrix_ends_as_its_worst_kernel(
+    kinds: tuple[Kind, ...], told: Kind, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter(kinds)
+
+    def run(name: str, *_: object) -> lab.Result:
+        return lab.Result(name, outcome.Outcome(next(ends), ""), COUNTS, {})
+
+    monkeypatch.setattr(lab, "run", run)
+    monkeypatch.setattr(lab, "MATRIX", [str(number) for number in range(len(kinds))])
+    assert lab.main(["matrix"]) == told.value
+
+
+def test_of_a_kernel_that_said_nothing_the_table_says_nothing() -> None:
+    rows = lab.table([lab.Result("6.1", outcome.Outcome(Kind.LOST, ""), Counts(), {})]).splitlines()
+    assert "| attached by |  |" in rows
+    assert "| netkit |  |" in rows
+    assert "| programs loaded |  |" in rows
 
 
 def test_the_table_shows_what_was_last_seen_of_each_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lab, "CACHE", tmp_path)
-    for kernel, tcx, figures in (("6.1", False, {"one": 1234}), ("6.12", True, {"one": 99, "two": 5})):
+    some = ["tests/bpf/test_one.py"]
+    for kernel, tcx, figures, tests in (
+        ("6.1", False, {"one": 1234}, []),
+        ("6.12", True, {"one": 99, "two": 5}, some),
+    ):
         results = tmp_path / "results" / kernel
         results.mkdir(parents=True)
         seen = {"kernel": kernel, "outcome": "PASSED", "line": "", **COUNTS._asdict()}
         facts = {"release": f"{kernel}.7", "tcx": tcx, "netkit": tcx, "programs": figures}
+        facts |= {"tests": tests, "skipped_for": [] if tcx else ["this kernel has no tcx"]}
         (results / "result.json").write_text(json.dumps({**seen, **facts}))
     assert lab.main(["table"]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
@@ -161,7 +366,8 @@ def test_the_table_shows_what_was_last_seen_of_each_kernel(
         ["", "6.1.7", "6.12.7"],
         ["---", "---:", "---:"],
         ["outcome", "passed", "passed"],
-        ["tests", str(COUNTS), str(COUNTS)],
+        ["tests", str(COUNTS), f"{COUNTS}, of {some[0]}"],
+        ["skipped for", "this kernel has no tcx", ""],
         ["attached by", "clsact", "tcx"],
         ["netkit", "no", "yes"],
         ["programs loaded", "1", "2"],

@@ -7,6 +7,7 @@ the archive's signature and each package's checksum.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.vm.outcome import LabError, UnfetchedError
+
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR = "http://deb.debian.org/debian"
@@ -25,10 +28,6 @@ ARCHITECTURE = "amd64"
 IMAGE = re.compile(rf"linux-image-(\d+\.\d[\w.+~-]*?)-{ARCHITECTURE}")
 PARTS = ("linux-base-", "linux-binary-", "linux-modules-")
 LISTS_LAST = 24 * 3600  # seconds until the archive is asked again what there is
-
-
-class UnpreparedError(Exception):
-    """There is no such kernel, or it could not be fetched."""
 
 
 class Kernel(NamedTuple):
@@ -58,15 +57,27 @@ class Archive:
         self.kernels = cache / "kernels"
 
     def kernel(self, wanted: str) -> Kernel:
-        """The newest kernel of a series, from the archive if the cache does not have it. UnpreparedError."""
-        problem = self._update()
-        image = newest(self._offered(), wanted)
-        cached = [path.name for path in self.kernels.iterdir()] if self.kernels.is_dir() else []
-        version = image or newest(cached, wanted)
-        if version is None:
-            raise UnpreparedError(problem or f"Debian's archive has no kernel {wanted}: {self._series()}")
-        if version not in cached:
-            self._fetch(version)
+        """The newest kernel of a series, from the archive if the cache does not have it. Where that one cannot be
+        fetched, the newest of the cache. UnfetchedError, LabError."""
+        self.kernels.mkdir(parents=True, exist_ok=True)
+        self.apt.mkdir(parents=True, exist_ok=True)
+        with (self.apt / "lock-lab").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            problem = self._update()
+            image = newest(self._offered(), wanted)
+            cached = [path.name for path in self.kernels.iterdir()]
+            version = image or newest(cached, wanted)
+            if version is None:
+                raise UnfetchedError(problem or f"Debian's archive has no kernel {wanted}: {self._series()}")
+            if version not in cached:
+                try:
+                    self._fetch(version)
+                except UnfetchedError as error:
+                    older = newest(cached, wanted)
+                    if older is None:
+                        raise
+                    print(f"lab: {version} could not be fetched ({error}); {older} is here", flush=True)
+                    version = older
         return _found(self.kernels / version)
 
     def _series(self) -> str:
@@ -107,7 +118,7 @@ class Archive:
         listed.write_text(sources)
         try:
             self._run("apt-get", "-qq", "update", "--error-on=any")
-        except UnpreparedError as error:
+        except LabError as error:
             return str(error)
         stamp.touch()
         return ""
@@ -121,16 +132,18 @@ class Archive:
         image = f"linux-image-{version}-{ARCHITECTURE}"
         depends = re.findall(r"^  Depends: (\S+)$", self._run("apt-cache", "depends", image), re.MULTILINE)
         parts = [name for name in depends if name.startswith(PARTS) and version in name]
-        self.kernels.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.apt) as folder:
             scratch = Path(folder)
-            self._run("apt-get", "-qq", "download", image, *parts, cwd=scratch)
+            try:
+                self._run("apt-get", "-qq", "download", image, *parts, cwd=scratch)
+            except LabError as error:
+                raise UnfetchedError(str(error)) from error
             root = scratch / "root"
             for package in scratch.glob("*.deb"):
                 _output(["dpkg-deb", "--extract", str(package), str(root)])
             if not (root / "lib").exists():  # packages since trixie know usr/lib only
                 (root / "lib").symlink_to("usr/lib")
-            release = next((root / "lib/modules").iterdir()).name
+            release = _release(root)
             _output(["depmod", "--basedir", str(root), release])
             shutil.move(root, self.kernels / version)
 
@@ -139,12 +152,19 @@ def _generic(version: str) -> bool:
     return not re.search(r"cloud|rt|unsigned|dbg", version)
 
 
+def _release(root: Path) -> str:
+    names = [folder.name for folder in root.glob("lib/modules/*")]
+    if len(names) != 1:
+        raise LabError(f"{root}: not one kernel's modules but {names}: Debian packs kernels otherwise now")
+    return names[0]
+
+
 def _found(root: Path) -> Kernel:
-    release = next((root / "lib/modules").iterdir()).name
+    release = _release(root)
     for image in (root / "boot" / f"vmlinuz-{release}", root / "lib/modules" / release / "vmlinuz"):
         if image.exists():
             return Kernel(release, image)
-    raise UnpreparedError(f"no kernel image in {root}: remove that folder and ask again")
+    raise LabError(f"no kernel image in {root}: remove that folder and ask again")
 
 
 def mirror() -> str:
@@ -153,7 +173,7 @@ def mirror() -> str:
         return chosen.rstrip("/")
     try:
         found = _output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
-    except UnpreparedError:
+    except LabError:
         return MIRROR
     uris = [uri.rstrip("/") for uri in found.split()]
     return next((uri for uri in uris if uri.endswith("/debian")), MIRROR)
@@ -163,8 +183,8 @@ def _output(argv: Sequence[str], cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=900)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnpreparedError(f"{argv[0]}: {error}") from error
+        raise LabError(f"{argv[0]}: {error}") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UnpreparedError(f"{argv[0]}: {lines[-1]}")
+        raise LabError(f"{argv[0]}: {lines[-1]}")
     return done.stdout

@@ -28,16 +28,15 @@ def facts() -> dict[str, Any]:
     """The kernel's release, what it has of what is optional, and the programs' figures, or why there are none."""
     found: dict[str, Any] = {
         "release": os.uname().release,
-        "tcx": features.has_tcx(),
-        "netkit": features.has_netkit(),
         "refused": "",
         "programs": {},
     }
     try:
+        found |= {"tcx": features.has_tcx(), "netkit": features.has_netkit()}
         found["programs"] = verified.measure()
     except NotSupportedError as error:
         found["refused"] = str(error)
-    except DatapathError as error:  # the tests will say more
+    except (DatapathError, OSError) as error:  # the tests will say more
         found["failed"] = str(error)
     return found
 

@@ -3,7 +3,7 @@
 
     python -m tests.vm.lab run [--record] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
-    python -m tests.vm.lab matrix
+    python -m tests.vm.lab matrix [TEST…]
     python -m tests.vm.lab table
 
 The exit code is 0 if all tests passed, else that of `outcome.Kind`. docs/lab.md tells the rest.
@@ -12,32 +12,34 @@ The exit code is 0 if all tests passed, else that of `outcome.Kind`. docs/lab.md
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
+import math
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from tests.vm import archive, machine, outcome, verified
-from tests.vm.archive import Archive, Kernel, UnpreparedError
-from tests.vm.outcome import Kind, Outcome
+from tests.vm.archive import Archive, Kernel
+from tests.vm.outcome import Kind, LabError, Outcome, WrongCallError
 
 TREE = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("LAB_CACHE") or TREE / ".lab")
+CACHE = Path(os.environ.get("LAB_CACHE") or TREE / ".lab").resolve()
 SELECTION = Path(__file__).with_name("selection.txt")
 RUNNING = "running"
 MATRIX = ("6.1", "6.12", "7", RUNNING)
 TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
-
-
-class NoSuchTestsError(Exception):
-    """pytest does not find what it was told to run."""
+PASSED_ON = ("DATAPATH_ATTACH", "TEST_DEVICE")  # what the tests read from the environment
+VERSION = re.compile(r"(\d+(?:\.\d+)*(?:[-+~][\w.+~-]*)?)")
 
 
 class Result(NamedTuple):
@@ -64,28 +66,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.add_argument(
             "--record", action="store_true", help="take what the verifier counted as the figures"
         )
-        sub.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS")
-    one.add_argument("tests", nargs="*", help="files, folders or ids; default: tests/vm/selection.txt")
+        sub.add_argument("--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS")
+        sub.add_argument("tests", nargs="*", help="files, folders or ids; default: tests/vm/selection.txt")
     asked = parser.parse_args(argv)
     os.chdir(TREE)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     try:
+        if asked.command == "table":
+            print(table([seen for name in MATRIX if (seen := _last(name))]), end="")
+            return int(Kind.PASSED.value)
+        check()
         if asked.command == "shell":
             return _shell(asked.kernel)
         if asked.command == "run":
             result = run(asked.kernel, asked.tests, asked.timeout, asked.record)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
-        if asked.command == "table":
-            print(table([seen for name in MATRIX if (seen := _last(name))]), end="")
-            return int(Kind.PASSED.value)
-        return _matrix(asked.timeout, asked.record)
-    except UnpreparedError as error:
+        return _matrix(asked.tests, asked.timeout, asked.record)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return int(error.kind.value)
+    except OSError as error:
         print(f"lab: {error}", file=sys.stderr)
         return Kind.UNPREPARED.value
-    except NoSuchTestsError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return Kind.WRONG_CALL.value
     except KeyboardInterrupt:
         print("lab: interrupted; the machine is gone", file=sys.stderr)
         return Kind.INTERRUPTED.value
@@ -95,51 +99,69 @@ def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(text)
+    return number
+
+
+def check() -> None:
+    """What no kernel would run under. WrongCallError."""
+    if os.geteuid() != 0:
+        raise WrongCallError("the lab needs root, as the tests do")
+    for path in (TREE, CACHE):
+        if re.search(r"\s", str(path)):
+            raise WrongCallError(f"{path}: virtme-ng knows no path with a blank; choose another place")
+    inside = CACHE.relative_to(TREE).parts if CACHE.is_relative_to(TREE) else (".",)
+    if not inside or not inside[0].startswith("."):
+        raise WrongCallError(
+            f"LAB_CACHE={CACHE}: the machine sees this tree unchanging; choose a folder elsewhere"
+        )
+
+
 # ---- one kernel ----------------------------------------------------------------------
 
 
 def find(name: str) -> Kernel:
-    """UnpreparedError: there is no such kernel, or nothing that could run it."""
+    """The image of that kernel, fetched if it has to be. WrongCallError, UnfetchedError, LabError."""
     if missing := machine.missing():
-        raise UnpreparedError(f"{', '.join(missing)}: not there; `make lab` installs it as root")
+        raise LabError(f"{', '.join(missing)}: not there; `make lab-deps` installs it")
     path = Path(name)
     if path.is_file():
+        if re.search(r"\s", str(path.resolve())):
+            raise WrongCallError(f"{path}: virtme-ng knows no path with a blank")
+        if not machine.is_image(path):
+            raise WrongCallError(f"{name} is no kernel image")
         return Kernel("", path.resolve())
-    if not archive.numbers(name) or "/" in name:
-        raise UnpreparedError(f"{name} is neither a version such as 6.12 nor a kernel image")
-    return Archive(CACHE).kernel(name)
+    if not VERSION.fullmatch(name):
+        raise WrongCallError(f"{name or 'KERNEL='} is neither a version such as 6.12 nor a kernel image")
+    return Archive(CACHE).kernel(name.removesuffix(f"-{archive.ARCHITECTURE}"))
 
 
 def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result:
-    """Runs the tests in that kernel and keeps everything in the folder of its results."""
-    results = _results(name)
+    """Runs the tests in that kernel and keeps everything in the folder of its results. LabError, OSError."""
+    kernel = None if name == RUNNING else find(name)
     arguments = list(tests) or [f"@{SELECTION}"]
     _warm(arguments)
-    guest = [sys.executable, "-m", "tests.vm.guest", str(results), *arguments]
-    began = time.monotonic()
-    if name == RUNNING:
-        timed_out = False
-        try:
-            subprocess.run([*machine.KEEPER, *guest], check=False, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        ended = machine.Ended("", timed_out, time.monotonic() - began)
-    else:
-        kernel = find(name)
-        if record and kernel.release:
-            verified.record(kernel.release, {})  # what is about to be replaced is compared with nothing
-        kvm = machine.has_kvm(kernel)
-        print(f"lab: booting {kernel.image.name}, {'KVM' if kvm else 'software emulation'}", flush=True)
-        slow = [] if kvm else ["env", f"TEST_SLOWNESS={SLOWNESS}"]
-        argv = [
-            *machine.command(kernel, results, kvm),
-            "--",
-            shlex.join([str(TREE / "tests/vm/cached.sh"), *slow, *guest]),
-        ]
-        ended = machine.run(argv, results / "console.log", timeout)
-    result = _judge(name, results, ended)
-    if record and result.facts.get("programs"):
-        verified.record(result.facts["release"], result.facts["programs"])
+    with results_of(name) as results:
+        given = [f"{word}={os.environ[word]}" for word in PASSED_ON if word in os.environ]
+        given += [f"{verified.RECORDING}=1"] if record else []
+        guest = [sys.executable, "-m", "tests.vm.guest", str(results), *arguments]
+        if kernel is None:
+            argv = ["env", *given, *guest]
+        else:
+            kvm = machine.has_kvm(kernel)
+            print(f"lab: booting {kernel.image.name}, {'KVM' if kvm else 'software emulation'}", flush=True)
+            given += [] if kvm else [f"TEST_SLOWNESS={SLOWNESS}"]
+            command = [str(TREE / "tests/vm/cached.sh"), "env", *given, *guest]
+            argv = [*machine.command(kernel, results, kvm), "--", shlex.join(command)]
+        result = _judge(name, tests, results, machine.run(argv, results, timeout))
+    release, figures = result.facts.get("release", ""), result.facts.get("programs")
+    if record and figures and result.outcome.kind is Kind.PASSED:
+        verified.record(release, figures)
+    elif figures and not verified.recorded(release):
+        print(f"lab: {name}: no verifier figures are recorded for {verified.series(release)}: see RECORD")
     return result
 
 
@@ -147,13 +169,22 @@ def _folder(name: str) -> Path:
     return CACHE / "results" / name.strip("/").replace("/", "_")
 
 
-def _results(name: str) -> Path:
-    """An empty folder for what comes out."""
+@contextlib.contextmanager
+def results_of(name: str) -> Iterator[Path]:
+    """An empty folder for what comes out, ours alone. LabError: another lab has it."""
     folder = _folder(name)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    return folder
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError(f"a lab with {name} is running: wait for it, or give LAB_CACHE") from error
+        for old in folder.iterdir():
+            old.unlink()
+        yield folder
+    finally:
+        os.close(held)
 
 
 def _warm(arguments: Sequence[str]) -> None:
@@ -161,44 +192,42 @@ def _warm(arguments: Sequence[str]) -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-q", "--collect-only", *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise NoSuchTestsError(
-            f"pytest cannot collect {' '.join(arguments)}: {outcome.last_line(done.stdout)}"
-        )
+        said = outcome.last_line(done.stdout + done.stderr)
+        raise WrongCallError(f"pytest cannot collect {' '.join(arguments)}: {said}")
 
 
-def _judge(name: str, results: Path, ended: machine.Ended) -> Result:
-    """Reads what the guest left, and writes result.json beside it."""
-    read = {file: _text(results / file) for file in ("exit", "junit.xml", "facts.json")}
-    facts: dict[str, Any] = json.loads(read["facts.json"] or "{}")
-    counts, skipped = outcome.count(read["junit.xml"]) if read["junit.xml"] else (outcome.Counts(), [])
-    code = int(read["exit"]) if read["exit"].strip() else None
+def _judge(name: str, tests: Sequence[str], results: Path, ended: machine.Ended) -> Result:
+    """Reads what the guest left, and writes result.json beside it. What was not written to its end counts as not
+    there."""
+    facts = _json(results / "facts.json")
+    junit, exit_code = _text(results / "junit.xml"), _text(results / "exit").strip()
+    counts, skipped = outcome.count(junit) if junit else (outcome.Counts(), [])
+    code = int(exit_code) if exit_code.isdecimal() else None
     told = outcome.classify(code, ended.console, counts, ended.seconds, ended.timed_out)
     if told.kind is Kind.PASSED and (unnamed := outcome.unnamed(skipped)):
         told = Outcome(Kind.FAILED, f"a skip names no feature that the kernel lacks: {unnamed[0]}")
     if told.kind is Kind.PASSED and facts.get("refused"):
-        told = Outcome(Kind.PASSED, f"too old, and told so: {facts['refused']}")
+        told = Outcome(Kind.TOO_OLD, f"too old, and told so: {facts['refused']}")
+    facts |= {"tests": list(tests), "skipped_for": skipped, "warnings": outcome.warnings(ended.console)}
     summary = {
         "kernel": name,
         "outcome": told.kind.name,
         "line": told.line,
         "seconds": round(ended.seconds),
         **counts._asdict(),
-        "skipped_for": skipped,
-        "warnings": outcome.warnings(ended.console),
         **facts,
     }
     (results / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for line in summary["warnings"]:
+    for line in facts["warnings"]:
         print(f"lab: {name}: the kernel complained: {line}")
     return Result(name, told, counts, facts)
 
 
 def _last(name: str) -> Result | None:
     """What the last run in that kernel came to."""
-    text = _text(_folder(name) / "result.json")
-    if not text:
+    read = _json(_folder(name) / "result.json")
+    if not read:
         return None
-    read = json.loads(text)
     told = Outcome(Kind[read["outcome"]], read["line"])
     return Result(name, told, outcome.Counts(*(read[field] for field in outcome.Counts._fields)), read)
 
@@ -207,49 +236,73 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def _json(path: Path) -> dict[str, Any]:
+    """Nothing, if it was not written to its end."""
+    try:
+        read: dict[str, Any] = json.loads(_text(path) or "{}")
+    except ValueError:
+        return {}
+    return read
+
+
 # ---- a shell -------------------------------------------------------------------------
 
 
 def _shell(name: str) -> int:
-    kernel = find(name)
-    kvm = machine.has_kvm(kernel)
-    results = _results("shell")
-    argv = machine.command(kernel, results, kvm, ["--shell", str(TREE / "tests/vm/shell.sh")])
-    return subprocess.run([*machine.KEEPER, *argv], env=machine.environment(), check=False).returncode
+    """Its exit code, or that of virtme-ng if there came no shell."""
+    with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        if name == RUNNING:
+            argv = [sys.executable, "-m", "tests.vm.shell"]
+        else:
+            kernel = find(name)
+            kvm = machine.has_kvm(kernel)
+            argv = machine.command(kernel, Path(scratch), kvm, ["--shell", str(TREE / "tests/vm/shell.sh")])
+        environment = {**machine.environment(), "TMPDIR": scratch}
+        return subprocess.run([*machine.KEEPER, *argv], env=environment, check=False).returncode
 
 
 # ---- the matrix ----------------------------------------------------------------------
 
 
-def _matrix(timeout: float, record: bool) -> int:
-    results = []
+def _matrix(tests: Sequence[str], timeout: float, record: bool) -> int:
+    results: list[Result] = []
     for name in MATRIX:
         try:
-            results.append(run(name, (), timeout, record))
-        except UnpreparedError as error:
-            results.append(Result(name, Outcome(Kind.UNPREPARED, str(error)), outcome.Counts(), {}))
+            results.append(run(name, tests, timeout, record))
+        except LabError as error:
+            results.append(Result(name, Outcome(error.kind, str(error)), outcome.Counts(), {}))
         print(f"lab: {name}: {results[-1].outcome.line}", flush=True)
         (CACHE / "matrix.md").write_text(table(results))  # what was seen stays, if the next is interrupted
     print(table(results), end="")
-    return max(result.outcome.kind.value for result in results)
+    kinds = {result.outcome.kind for result in results}
+    return int(next(kind for kind in outcome.SEVERITY if kind in kinds).value)
 
 
 def table(results: Sequence[Result]) -> str:
-    """Kernels as columns, what is told about them as rows."""
+    """Kernels as columns, what is told about them as rows. Of a kernel that said nothing there is nothing."""
     programs = sorted({program for result in results for program in result.facts.get("programs", {})})
+
+    def row(title: str, tell: Callable[[Result], str]) -> list[str]:
+        return [title, *(tell(result) for result in results)]
+
+    def feature(name: str, there: str, lacking: str) -> Callable[[Result], str]:
+        return lambda result: "" if name not in result.facts else there if result.facts[name] else lacking
+
+    def figure(name: str) -> Callable[[Result], str]:
+        return lambda result: f"{found:,}" if (found := result.facts.get("programs", {}).get(name)) else ""
+
     rows = [
-        ["", *(result.facts.get("release", result.kernel) for result in results)],
-        ["---", *("---:" for _ in results)],
-        ["outcome", *(result.outcome.kind.name.lower() for result in results)],
-        ["tests", *(str(result.counts) for result in results)],
-        ["attached by", *("tcx" if result.facts.get("tcx") else "clsact" for result in results)],
-        ["netkit", *("yes" if result.facts.get("netkit") else "no" for result in results)],
-        ["programs loaded", *(str(len(result.facts.get("programs", {}))) for result in results)],
+        row("", lambda result: result.facts.get("release", result.kernel)),
+        row("---", lambda _: "---:"),
+        row("outcome", lambda result: result.outcome.kind.name.lower().replace("_", " ")),
+        row("tests", lambda result: ", of ".join([str(result.counts), *result.facts.get("tests", ())])),
+        row("skipped for", lambda result: "; ".join(result.facts.get("skipped_for", ()))),
+        row("attached by", feature("tcx", "tcx", "clsact")),
+        row("netkit", feature("netkit", "yes", "no")),
+        row("programs loaded", lambda result: str(len(result.facts.get("programs", ())) or "")),
+        *(row(f"`{program}`", figure(program)) for program in programs),
     ]
-    for program in programs:
-        figures = (result.facts.get("programs", {}).get(program) for result in results)
-        rows.append([f"`{program}`", *(f"{figure:,}" if figure else "" for figure in figures)])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 if __name__ == "__main__":

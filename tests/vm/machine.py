@@ -23,7 +23,7 @@ VIRTME = Path(sys.executable).with_name("virtme-ng")
 MEMORY, CPUS = "3G", 2
 PROBE_SECONDS = 15
 # Emulated processors have no flaws to be mended; an oops has to end the machine as a panic does.
-KERNEL_ARGUMENTS = ("mitigations=off", "nokaslr", "oops=panic", "panic_on_oops=1")
+KERNEL_ARGUMENTS = ("mitigations=off", "nokaslr", "oops=panic")
 # The file system once more, for `cached.sh`.
 CACHED = (
     *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
@@ -31,8 +31,8 @@ CACHED = (
 )
 # Everything in the machine's process namespace dies with its first process, and that with us.
 KEEPER = (
-    *("setpriv", "--pdeathsig", "KILL", "--", "unshare", "--pid", "--fork", "--kill-child=KILL"),
-    *("--mount-proc", *(("--map-root-user",) if os.geteuid() else ())),
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
 )
 
 
@@ -40,6 +40,13 @@ class Ended(NamedTuple):
     console: str
     timed_out: bool
     seconds: float
+
+
+def is_image(path: Path) -> bool:
+    """Is it a Linux kernel for x86: a bzImage (Documentation/arch/x86/boot.rst: "HdrS" at 0x202), or an ELF?"""
+    with path.open("rb") as file:
+        start = file.read(0x206)
+    return start[0x202:] == b"HdrS" or start.startswith(b"\x7fELF")
 
 
 def has_kvm(kernel: Kernel) -> bool:
@@ -86,11 +93,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{VIRTME.parent}:{os.environ['PATH']}"}
 
 
-def run(argv: Sequence[str], console: Path, timeout: float) -> Ended:
-    """Runs a machine to its end, or to the time-out. What the guest prints goes to our standard output, what the
-    kernel says into the file `console`. Nothing of the machine is left, however this ends."""
+def run(argv: Sequence[str], results: Path, timeout: float) -> Ended:
+    """Runs a machine to its end, or to the time-out. What the guest prints goes to our standard output and into
+    pytest.log of the folder, what the kernel says into console.log. Nothing of the machine is left, however this
+    ends."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lab-") as scratch, console.open("wb") as file:
+    console = results / "console.log"
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-") as scratch,
+        console.open("wb") as said,
+        (results / "pytest.log").open("wb") as printed,
+    ):
         process = subprocess.Popen(
             [*KEEPER, *argv],
             stdin=subprocess.DEVNULL,
@@ -101,8 +114,8 @@ def run(argv: Sequence[str], console: Path, timeout: float) -> Ended:
         )
         assert process.stdout and process.stderr
         copies = [
-            threading.Thread(target=_copy, args=(process.stdout, sys.stdout.buffer), daemon=True),
-            threading.Thread(target=_copy, args=(process.stderr, file), daemon=True),
+            threading.Thread(target=_copy, args=(process.stdout, printed, sys.stdout.buffer), daemon=True),
+            threading.Thread(target=_copy, args=(process.stderr, said), daemon=True),
         ]
         timed_out = False
         try:
@@ -120,13 +133,20 @@ def run(argv: Sequence[str], console: Path, timeout: float) -> Ended:
     return Ended(console.read_text(errors="replace"), timed_out, time.monotonic() - began)
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy(source: IO[bytes], *targets: IO[bytes]) -> None:
+    """A reader that left, or a full disk, does not stop the machine: it would wait for ever to be read."""
+    open_ = list(targets)
     while chunk := os.read(source.fileno(), 65536):
-        target.write(chunk)
-        target.flush()
+        for target in targets:
+            if target in open_:
+                try:
+                    target.write(chunk)
+                    target.flush()
+                except OSError:
+                    open_.remove(target)
 
 
 def missing() -> list[str]:
     """Programs that a machine needs and that are not there."""
-    needed = ("qemu-system-x86_64", "depmod", "udevadm", "setpriv", "unshare", str(VIRTME))
+    needed = ("qemu-system-x86_64", "depmod", "udevadm", "setpriv", "unshare", "file", str(VIRTME))
     return [name for name in needed if not shutil.which(name)]

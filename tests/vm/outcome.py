@@ -18,8 +18,35 @@ class Kind(Enum):
     PANIC = 3
     LOST = 4
     TIMEOUT = 5
-    UNPREPARED = 6
+    UNFETCHED = 6
+    TOO_OLD = 7
+    UNPREPARED = 8
     INTERRUPTED = 130
+
+
+# The worst first: what several kernels together came to.
+SEVERITY = (
+    *(Kind.PANIC, Kind.FAILED, Kind.LOST, Kind.TIMEOUT, Kind.TOO_OLD),
+    *(Kind.WRONG_CALL, Kind.UNPREPARED, Kind.UNFETCHED, Kind.PASSED),
+)
+
+
+class LabError(Exception):
+    """This machine cannot run the lab: a program is missing, a disk is full. Told in one line."""
+
+    kind = Kind.UNPREPARED
+
+
+class UnfetchedError(LabError):
+    """There is no such kernel, or it could not be fetched."""
+
+    kind = Kind.UNFETCHED
+
+
+class WrongCallError(LabError):
+    """What was asked for makes no sense."""
+
+    kind = Kind.WRONG_CALL
 
 
 class Outcome(NamedTuple):
@@ -39,6 +66,7 @@ class Counts(NamedTuple):
 
 
 PANIC = re.compile(r"Kernel panic - not syncing: .*")
+NO_ROOT = "Unable to mount root fs"
 CAUSE = re.compile(r"(?:BUG: (?!soft lockup)|Oops: |general protection fault).*")
 QEMU = re.compile(r"^(?:qemu-system-\w+: |KVM internal error).*", re.MULTILINE)
 
@@ -52,13 +80,16 @@ def classify(
     if panic:
         cause = CAUSE.search(console, endpos=panic.start())
         why = f"{cause[0].strip()}; " if cause else ""
-        return Outcome(Kind.PANIC, f"the kernel panicked: {why}{panic[0].strip()}")
+        hint = ": are its modules beside it, those of 9p and virtio?" if NO_ROOT in panic[0] else ""
+        return Outcome(Kind.PANIC, f"the kernel panicked: {why}{panic[0].strip()}{hint}")
     if timed_out:
         return Outcome(Kind.TIMEOUT, f"time-out: not done after {seconds:.0f} s, and stopped")
     if exit_code is None:
         said = QEMU.findall(console)
         words = said[-1] if said else last_line(console)
         return Outcome(Kind.LOST, f"the machine was lost: it ended without a result; last words: {words}")
+    if exit_code == 0 and not counts.passed:
+        return Outcome(Kind.FAILED, f"no test was run: {counts} in {seconds:.0f} s")
     if exit_code == 0:
         return Outcome(Kind.PASSED, f"{counts} in {seconds:.0f} s")
     if exit_code == 1:
@@ -80,10 +111,15 @@ def warnings(console: str) -> list[str]:
 
 
 def count(junit: str) -> tuple[Counts, list[str]]:
-    """The tests of a junit file, and why those that were skipped were."""
+    """The tests of a junit file, and why those that were skipped were. One that was not written to its end counts
+    for nothing."""
     passed = failed = skipped = 0
     reasons = set()
-    for case in ElementTree.fromstring(junit).iter("testcase"):
+    try:
+        cases = list(ElementTree.fromstring(junit).iter("testcase"))
+    except ElementTree.ParseError:
+        return Counts(), []
+    for case in cases:
         kinds = {child.tag: child for child in case}
         if "failure" in kinds or "error" in kinds:
             failed += 1

@@ -25,8 +25,9 @@ Two containers run: a at {a}, which answers at the published port 8080, and b at
 
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="lab-"))
-    host = Host(folder)
+    host = None
     try:
+        host = Host(folder)
         host.run("a", "-p 8080:80", "python3 -m http.server 80")
         host.run("b")
         print(WELCOME.format(host=HOST, outside=OUTSIDE, a=host.address("a"), b=host.address("b")))
@@ -36,11 +37,12 @@ def main() -> int:
         env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
         argv = ["nsenter", f"--net={host.path}", "bash", "--noprofile", "--rcfile", str(rc), "-i"]
         return subprocess.run(argv, env=env, check=False).returncode
-    except Failed as error:
+    except (Failed, subprocess.SubprocessError) as error:
         print(error)
         return 1
     finally:
-        host.close()
+        if host:
+            host.close()
 
 
 if __name__ == "__main__":
