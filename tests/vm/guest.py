@@ -42,7 +42,9 @@ def facts() -> dict[str, Any]:
 
 
 def main(results: Path, arguments: list[str]) -> int:
-    if not Path("/dev/net/tun").exists():  # no udev made it, which would have the module loaded when it is opened
+    if not Path(
+        "/dev/net/tun"
+    ).exists():  # no udev made it, which would have the module loaded when it is opened
         subprocess.run(["modprobe", "tun"], check=False)
     found = facts()
     (results / "facts.json").write_text(json.dumps(found, indent=2) + "\n")
