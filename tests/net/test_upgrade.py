@@ -25,7 +25,7 @@ import pytest
 
 from datapath.kernel import abi, libbpf
 from tests.net import faults, forked, look
-from tests.net.lab import HOST, TREE, Host, eventually, reaches
+from tests.net.lab import HOST, TREE, Host, eventually, needs_tcx, reaches
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
@@ -312,6 +312,7 @@ def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Ca
     assert "apply after `down`" in host.try_ctl("doctor").stdout
 
 
+@needs_tcx
 def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[..., Host]) -> None:
     host = furnished(make_host, "tcx")
     (endpoint,) = host.inspect("peer")["NetworkSettings"]["Networks"].values()
