@@ -73,11 +73,13 @@ def pidfd(pid: int, start: int) -> Iterator[int | None]:
     try:
         try:
             fd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError as error:
+            # Of a number that is another process's thread by now, or that is given up at this moment, older kernels
+            # (6.1) say EINVAL, newer ones (6.18) ENOENT.
+            if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+                raise KernelError("open", f"process {pid}", error.errno or 0) from error
             yield None
             return
-        except OSError as error:
-            raise KernelError("open", f"process {pid}", error.errno or 0) from error
         yield fd if alive(pid, start) else None  # asked after the fd was taken, so it holds for the fd
     finally:
         if fd is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import look
-from tests.net.lab import FAR, HOST, OUTSIDE, Failed, Host, ask, echo_server, eventually, reaches
+from tests.net.lab import FAR, HOST, OUTSIDE, SLOWNESS, Failed, Host, ask, echo_server, eventually, reaches
 
 MakeHost = Callable[..., Host]
 
@@ -135,7 +135,7 @@ def test_s4_there_is_no_linux_bridge_and_no_packet_filter_rule_at_any_moment(hos
         done.set()
         watcher.join()
         monitor.terminate()
-    assert len(looks) > 20
+    assert len(looks) > 20 / SLOWNESS
     assert set(looks) == {""}
     assert monitor.stdout is not None
     seen = monitor.stdout.read()
