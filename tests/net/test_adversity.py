@@ -143,6 +143,31 @@ def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
     assert doctor(host) == []
 
 
+def test_s30_a_command_at_work_is_named_where_a_file_has_not_its_file_systems_device_number(
+    host: Host,
+) -> None:
+    """On btrfs and overlayfs: here the state is on an overlay of two file systems."""
+    state, parts = host.folder / "state", host.folder / "parts"
+    for path in (state, parts):
+        path.mkdir()
+    host.sh(f"mount -t tmpfs lower {parts}")
+    try:
+        for name in ("low", "up", "work"):
+            (parts / name).mkdir()
+        host.sh(f"mount -t tmpfs lower {parts / 'low'}")
+        layers = f"lowerdir={parts / 'low'},upperdir={parts / 'up'},workdir={parts / 'work'}"
+        host.sh(["mount", "-t", "overlay", "-o", layers, "overlay", str(state)])
+        host.ctl("network create red")
+        with (state / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert kinds(host) == {"busy"}
+        assert doctor(host) == []
+        host.ctl("down")
+    finally:
+        host.try_(f"umount {state}")
+        host.try_(f"umount -R {parts}")
+
+
 def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(host: Host) -> None:
     host.preloaded = True
     host.run("web")
