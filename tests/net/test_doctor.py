@@ -86,6 +86,13 @@ def gateway(host: Host, network: str) -> str:
     return f"dp-{host.network(network)['Id'][:12]}"
 
 
+def rename(host: Host, device: str, name: str) -> None:
+    """Before Linux 6.2 a device that is up keeps its name."""
+    if host.try_(f"ip link set {device} name {name}").returncode:
+        host.sh(f"ip link set {device} down")
+        host.sh(f"ip link set {device} name {name} up")
+
+
 def detach(host: Host, pin: str) -> None:
     """Takes a program off its hook, as it is attached on this kernel."""
     path = host.bpffs / "datapath/links" / pin
@@ -160,10 +167,7 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
     "the container's end is deleted": ("pair", lambda h: h.in_("web", "ip link del eth0")),
     "the host end is renamed": (
         "renamed",
-        # Before Linux 6.2 only what is down.
-        lambda h: h.sh(
-            ["sh", "-c", f"d={veth(h, 'web', 'shop')}; ip link set $d down; ip link set $d name other0 up"]
-        ),
+        lambda h: rename(h, veth(h, "web", "shop"), "other0"),
     ),
     "the container's end is renamed": (
         "renamed",

@@ -368,7 +368,7 @@ def test_s30_an_upgrade_that_was_killed_or_failed_anywhere_is_completed_by_the_n
     completed, nothing = [(host.ctl("_exited nobody 0"), faults.last().steps)[1] for _ in range(2)]
     loading = steps - (completed - nothing)  # the others are those that the command after it has taken
     assert 20 < loading < steps // 2
-    chosen = [loading // 2, loading - 8, *range(loading + 2, steps, (steps - loading) // 4), steps]
+    chosen = [loading // 2, loading - 3, *range(loading + 2, steps, (steps - loading) // 4), steps]
     with traffic(host):
         for at, number in enumerate(chosen):
             kind = "error" if at % 3 == 2 else "kill"

@@ -195,6 +195,22 @@ def test_who_is_not_root_is_told_so(
     assert capsys.readouterr().err == "lab: the lab needs root, as the tests do\n"
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("cache", "the machine sees this tree unchanging"),
+        (".", "the machine sees this tree"),
+        (".l b", "blank"),
+    ],
+)
+def test_a_cache_that_the_machine_cannot_share_is_refused(
+    place: str, why: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab, "CACHE", lab.TREE / place)
+    assert lab.main(["run", "6.12"]) == Kind.WRONG_CALL.value
+    assert why in capsys.readouterr().err
+
+
 def test_without_the_archive_the_newest_kernel_of_the_cache_is_taken(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,7 +310,7 @@ def test_two_labs_with_one_kernel_do_not_share_their_results(
     assert capsys.readouterr().err.startswith("lab: a lab with running is running: wait for it")
 
 
-def test_a_full_disk_is_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_that_cannot_be_written_is_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (cache / "results").symlink_to("/dev/full")
     assert lab.main(["run", "running", "tests/unit/test_lab.py"]) == Kind.UNPREPARED.value
     assert re.fullmatch(r"lab: .*\n", capsys.readouterr().err)
