@@ -138,7 +138,7 @@ $(INSTALL_STAMP): $(PYTHON_STAMP) pyproject.toml $(wildcard datapath/kernel/_bui
 # ---- what is run -----------------------------------------------------------------
 
 demo: build
-	$(BIN)/python -m ctl.demo
+	$(BIN)/python -m ctl.cli.demo
 
 # A file is tested by one process; several files are at a time.
 test: build

@@ -67,7 +67,7 @@ setup(
     install_requires=INSTALL,
     extras_require={"bench": BENCH, "dev": DEVELOP},
     cffi_modules=[f"{BUILDER}:ffibuilder"] if Path(BUILDER).exists() else [],
-    entry_points={"console_scripts": ["datapathctl = ctl.main:main"]},
+    entry_points={"console_scripts": ["datapathctl = ctl.cli.main:main"]},
     cmdclass={"requirements": Requirements},
     zip_safe=False,
 )

@@ -22,7 +22,7 @@ def inventory() -> dict[str, set[str]]:
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "datapath.kernel import shim" in command or "sleep 3600" in command:
+            if "datapath.runtime import shim" in command or "sleep 3600" in command:
                 processes.add(f"{entry.name} {command}")
             namespaces.add(os.readlink(entry / "ns" / "net"))
         except OSError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datapath.bench.groups import group
 from datapath.bench.place import Namespace, Place
-from datapath.config import Settings
+from datapath.config.settings import Settings
 from datapath.errors import KernelError
 from datapath.kernel import syscalls
 

@@ -42,6 +42,6 @@ def measure(
 
 def caged(work: Callable[[], int]) -> int:
     """The exit code of `work`, which leaves no process and no mount behind, however it ends."""
-    from datapath.kernel import cage
+    from datapath.kernel import pid_namespace
 
-    return cage.run(work)
+    return pid_namespace.run(work)

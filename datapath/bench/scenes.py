@@ -20,8 +20,8 @@ from datapath.bench.model import DOCKER, EBPF, NONE, SuiteOptions
 from datapath.bench.place import Namespace, Place
 
 if TYPE_CHECKING:
-    from datapath.control import Control
-    from datapath.model import NetworkRequest
+    from datapath.model.networks import NetworkRequest
+    from datapath.runtime.control import Control
 
 PORT = 30000  # below the ephemeral ports; ranges end with it
 LOOPBACK = "127.0.0.1"
@@ -156,14 +156,15 @@ class Own:
     def control(self) -> Control:
         """One for all commands, as a program that gives many would have it. They have to be given inside the host's
         namespace."""
-        from datapath.control import Control
+        from datapath.runtime.control import Control
 
         return Control(self.host.settings())
 
     def build(self) -> None:
         """The network, both containers and the measured port."""
         from datapath.kernel import netns
-        from datapath.model import EndpointRequest, RunRequest
+        from datapath.model.containers import RunRequest
+        from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
             control = self.control
@@ -209,7 +210,8 @@ class Own:
     def crowd(self, networks: int, containers: int) -> None:
         """Containers that are added join the measured network; networks that are added stay empty."""
         from datapath.kernel import netns
-        from datapath.model import EndpointRequest, RunRequest
+        from datapath.model.containers import RunRequest
+        from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
             control = self.control
@@ -230,7 +232,7 @@ class Own:
 
     def attach_detach(self) -> tuple[float, ...]:
         from datapath.kernel import netns
-        from datapath.model import EndpointRequest
+        from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
             control, request = self.control, EndpointRequest(OTHER)
@@ -258,7 +260,7 @@ class Own:
         return Place(self.host.outside.path)
 
     def _network(self, name: str) -> NetworkRequest:
-        from datapath.model import NetworkRequest
+        from datapath.model.networks import NetworkRequest
 
         return NetworkRequest(name, options=() if self.mode == EBPF else (f"{OPT_MODE}={self.mode}",))
 

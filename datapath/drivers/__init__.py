@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from datapath.dataplane.entries import PolicyKey, PolicyValue, Runs, SourceKey
 from datapath.drivers.context import Context
-from datapath.entries import PolicyKey, PolicyValue, Runs, SourceKey
 from datapath.errors import NotSupportedError
-from datapath.model import Endpoint, Network, PortMapping
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.ports import PortMapping
 
 
 class Driver:
@@ -112,9 +114,9 @@ class Driver:
 
 def find(network: Network, context: Context) -> Driver:
     """The driver of the network: that of its name, and of its mode."""
-    from datapath.drivers.bridge import Bridge
-    from datapath.drivers.classic import Classic
+    from datapath.drivers.ebpf.driver import Bridge
     from datapath.drivers.host import Host
+    from datapath.drivers.linuxbridge.driver import Classic
     from datapath.drivers.null import Null
 
     if network.classic:

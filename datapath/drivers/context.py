@@ -8,11 +8,11 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from datapath.config import Settings
-from datapath.config_tuning import Tuning
+from datapath.config.settings import Settings
+from datapath.config.tuning import Tuning
 
 if TYPE_CHECKING:
-    from datapath.kernel.dataplane import Dataplane
+    from datapath.dataplane.programs import Dataplane
     from datapath.kernel.links import Links
 
 
@@ -44,7 +44,7 @@ class Context:
     @cached_property
     def dataplane(self) -> Dataplane:
         """The packet programs; loaded if they are not."""
-        from datapath.kernel.dataplane import Dataplane, Setup
+        from datapath.dataplane.programs import Dataplane, Setup
 
         setup = Setup(self.tuning.config, self.tuning.sizes)
         settings = self.settings
@@ -55,7 +55,7 @@ class Context:
     @property
     def loaded(self) -> Dataplane | None:
         """The packet programs if they are loaded: what takes things away has no reason to load them."""
-        from datapath.kernel.dataplane import Dataplane
+        from datapath.dataplane.programs import Dataplane
 
         if self.forsaken:
             return None

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from datapath.errors import KernelError
 from datapath.kernel import rtnetlink
 from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, Message, Rtnetlink, attributes
-from datapath.model_doctor import Device
+from datapath.model.observed import Device
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datapath.errors import KernelError, NotSupportedError, PrivilegeError
 from datapath.kernel import cgroup, netns
-from datapath.model import NETKIT, OPT_DEVICE, VETH
+from datapath.model.networks import NETKIT, OPT_DEVICE, VETH
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h; the latter includes CAP_BPF
 

@@ -40,7 +40,7 @@ from datapath.kernel.rtnetlink import (
     text,
     u32,
 )
-from datapath.model import NETKIT, VETH
+from datapath.model.networks import NETKIT, VETH
 
 _IFF_UP = 0x1
 _IFF_NOARP = 0x80

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 from datapath.kernel._libbpf import ffi, lib
 
-from datapath.kernel import abi, features, libbpf, netns, sweeper, syscalls
-from datapath.kernel.dataplane import MAPS
+from datapath.dataplane import timer
+from datapath.dataplane.programs import MAPS
+from datapath.kernel import abi, features, libbpf, netns, syscalls
 from datapath.kernel.links import Links
-from datapath.model import linklocal_of
+from datapath.model.endpoints import linklocal_of
 from tests.bpf import packets
 from tests.conftest import SLOWNESS
 
@@ -564,7 +565,7 @@ class Stage:
 
     def start_sweeper(self) -> None:
         """The timer goes on until the maps are closed."""
-        sweeper.start(self.programs["sweep_conns"])
+        timer.start(self.programs["sweep_conns"])
 
     def expect(
         self,

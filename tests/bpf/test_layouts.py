@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from datapath.kernel._libbpf import ffi
 
+from datapath.dataplane.programs import HOOKS, MAPS, OBJECT_FILES
 from datapath.kernel import abi, libbpf
-from datapath.kernel.dataplane import HOOKS, MAPS, OBJECT_FILES
 from tests.bpf.stage import private_bpffs
 
 SOURCE = Path(__file__).parents[2] / "bpf" / "abi.h"

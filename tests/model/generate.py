@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import NamedTuple
 
-from datapath.model import linklocal_of
+from datapath.model.endpoints import linklocal_of
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key, backwards, checksum
 from tests.model.reference import Connection, Model
 from tests.model.stage import Lan, Plan, uplink_mac

@@ -14,10 +14,10 @@ from typing import Any
 
 from datapath.kernel._libbpf import ffi, lib
 
+from datapath.dataplane.programs import MAPS
 from datapath.kernel import abi, libbpf, netns
-from datapath.kernel.dataplane import MAPS
 from datapath.kernel.links import Links
-from datapath.model import linklocal_of
+from datapath.model.endpoints import linklocal_of
 from tests.bpf.stage import _new_namespace, private_bpffs
 from tests.model.world import Member, Network, Published, Topology, Uplink
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 import pytest
 
 from datapath.kernel import netns
-from datapath.model import linklocal_of
+from datapath.model.endpoints import linklocal_of
 from tests.model import fuzz, generate
 from tests.model.generate import ACK, FIN, RST, SYN, Sent, carried, frame_of, icmp, ip4, ip6
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key

@@ -233,7 +233,7 @@ def _around_store(layer: _Layer) -> None:
 
 
 def _around_processes(layer: _Layer) -> None:
-    from datapath.kernel import sandbox
+    from datapath.runtime import spawn
 
     def around(holder: Any, name: str, number: int) -> None:
         real: Callable[..., Any] = getattr(holder, name)
@@ -247,4 +247,4 @@ def _around_processes(layer: _Layer) -> None:
 
     around(os, "fork", errno.EAGAIN)
     around(signal, "pidfd_send_signal", errno.EPERM)
-    around(sandbox.Held, "release", errno.EIO)
+    around(spawn.Held, "release", errno.EIO)

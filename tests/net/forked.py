@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 _MODULES = (
-    *("ctl.main", "datapath.control", "datapath.drivers.bridge", "datapath.kernel.dataplane", "pyroute2"),
-    *("datapath.kernel.features", "datapath.kernel.sandbox", "datapath.kernel.sockets", "tabulate"),
+    *("ctl.cli.main", "datapath.runtime.control", "datapath.drivers.ebpf.driver", "datapath.dataplane.programs", "pyroute2"),
+    *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets", "tabulate"),
 )
 
 # Called in the child before the command begins.
@@ -53,7 +53,7 @@ def datapathctl(
 def _become(argv: Sequence[str], netns: str, env: Mapping[str, str], stdout: int, stderr: int) -> NoReturn:
     code = 99
     try:
-        from ctl import main
+        from ctl.cli import main
         from datapath.kernel import syscalls
 
         for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):

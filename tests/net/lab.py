@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from datapath.kernel import features
-from datapath.model import OPT_DEVICE
+from datapath.model.networks import OPT_DEVICE
 from tests.conftest import SLOWNESS as SLOWNESS  # others import it from here
 from tests.net import forked
 

@@ -33,7 +33,7 @@ def boot(kind: str, number: int, count: str) -> str:
 
 
 def main(kind: str, number: int, count: str) -> NoReturn:
-    from datapath.kernel import shim
+    from datapath.runtime import shim
 
     real, pid, steps = os, os.getpid(), 0
 

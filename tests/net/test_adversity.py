@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from datapath.diagnose_kinds import KINDS
+from datapath.dataplane.programs import Dataplane
 from datapath.kernel import netns
-from datapath.kernel.dataplane import Dataplane
+from datapath.model.checks import KINDS
 from tests.net import forked, look
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
 from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
@@ -283,7 +283,8 @@ def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
     moment = ["1970-01-01T00:00:00Z"]
 
     def jump() -> None:
-        from datapath import control, session
+        from datapath.engine import session
+        from datapath.runtime import control
 
         control.now = session.now = lambda: moment[0]  # type: ignore[attr-defined]
 

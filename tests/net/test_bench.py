@@ -80,7 +80,7 @@ def test_s28_connections_stand_in_the_table_while_others_are_measured(stage: Sta
     assert samples(row)["ebpf"].value > 100
     scene = stage.scene("ebpf")
     assert isinstance(scene, Own)
-    from datapath.model_connections import ConnectionFilter
+    from datapath.model.connections import ConnectionFilter
 
     found = [one for one, _ in scene.control.connections(ConnectionFilter(proto=17))]
     assert len(found) == 500

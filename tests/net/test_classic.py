@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from datapath.kernel.dataplane import Dataplane
 from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6

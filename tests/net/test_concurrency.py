@@ -200,7 +200,7 @@ def report(rows: list[tuple[int, Done]]) -> None:
 
 def stop_with_the_lock() -> None:
     """In the forked child: it stops while it holds the lock, with rows of what is about to be."""
-    from datapath.session import Session
+    from datapath.engine.session import Session
 
     real = Session.join
 

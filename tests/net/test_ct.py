@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from datapath.kernel.dataplane import Dataplane
 from tests.net.lab import DATAPATHCTL, HOST, OUTSIDE, SLOWNESS, Host
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import KINDS, Box, box, call, counters, opened, rises, serving

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datapath.kernel.dataplane import Dataplane
+from datapath.dataplane.programs import Dataplane
 from tests.net import look
 from tests.net.lab import Host, eventually, reaches
 from tests.net.test_down import different

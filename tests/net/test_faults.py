@@ -24,8 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from datapath.control import Control
-from datapath.kernel import sandbox
+from datapath.runtime import spawn
+from datapath.runtime.control import Control
 from tests.net import faults, forked, look, shim_faults
 from tests.net.lab import HOST, SLOWNESS, Host, ask, echo_server, eventually, reaches
 
@@ -442,7 +442,7 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
     while number < MOST:
         number = number + 1 if LONG else number + SHIM_STRIDE[kind]
         count.unlink(missing_ok=True)
-        monkeypatch.setattr(sandbox, "_BOOT", shim_faults.boot(kind, number, str(count)))
+        monkeypatch.setattr(spawn, "_BOOT", shim_faults.boot(kind, number, str(count)))
         before = time.monotonic()
         begun = world.try_ctl("run -d --name t -p 8085:80 sleep 3600")
         took = time.monotonic() - before

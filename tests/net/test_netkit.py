@@ -15,7 +15,7 @@ import pytest
 from datapath.kernel import features, rtnetlink
 from datapath.kernel.netns import enter
 from datapath.kernel.rtnetlink import Message, Refused, attribute, u32
-from datapath.model import NETKIT, OPT_DEVICE, PAIRS
+from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS
 from tests.bpf import packets as pk
 from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from datapath.kernel.dataplane import Dataplane
+from datapath.dataplane.programs import Dataplane
 from tests.net.lab import HOST, OUTSIDE, TREE, Host, eventually
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Box, box, call, counters, fails, opened, rises, serving

@@ -94,10 +94,10 @@ def use_objects() -> None:
 
 
 def be_grown() -> None:
-    from datapath.kernel import dataplane
-    from datapath.session import Session
+    from datapath.dataplane import programs
+    from datapath.engine.session import Session
 
-    tables: Any = dataplane
+    tables: Any = programs
     tables.MAPS[NEW_MAP] = (None, "counter")
     del tables.SOCKET_HOOKS[OLD_HOOK], tables.OBJECT_FILES[OLD_PROGRAM]
     tables.SOCKET_HOOKS[NEW_HOOK] = 10  # BPF_CGROUP_INET4_CONNECT

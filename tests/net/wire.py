@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from datapath.kernel.dataplane import Dataplane
+from datapath.dataplane.programs import Dataplane
 from datapath.kernel.netns import enter
 from tests.bpf.packets import mac_bytes, packed
 from tests.net.lab import TIMEOUT, Failed, Host, Namespace, Words, words

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-import ctl.bench
-from ctl import main
+import ctl.cli.bench
+from ctl.cli import main
 from datapath.bench import page, plot_lines, plot_style, plots, results
 from datapath.bench.model import MODES, NONE, Point, Run, Sample, Suite, SuiteFactory, SuiteOptions
 from datapath.errors import DatapathError
@@ -186,7 +186,7 @@ def toys(*works: Callable[[str], Sample]) -> dict[str, SuiteFactory]:
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ctl.bench, "registry", toys)
+    monkeypatch.setattr(ctl.cli.bench, "registry", toys)
     monkeypatch.chdir(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_run_goes_on_after_a_failure_and_says_so_at_the_end(capsys: pytest.Captu
     def fails(mode: str) -> Sample:
         raise DatapathError("wrk is gone")
 
-    ctl.bench.registry = lambda: toys(fails, lambda mode: Sample(1.0))  # put back by the fixture
+    ctl.cli.bench.registry = lambda: toys(fails, lambda mode: Sample(1.0))  # put back by the fixture
     assert main.run(["bench", "run", "--out", "out"]) == 1
     out, err = capsys.readouterr()
     assert "failed: wrk is gone" in out and "hash hairpin n=1" in out
@@ -229,7 +229,7 @@ def test_an_interrupted_run_is_written(
         return Sample(1.0)
 
     before = signal.getsignal(number)
-    ctl.bench.registry = lambda: toys(interrupted)
+    ctl.cli.bench.registry = lambda: toys(interrupted)
     assert main.run(["bench", "run", "--out", "out"]) == 130
     (series,) = results.read(tmp_path / "out/results.json").series
     assert series.stopped == "interrupted" and len(series.samples["ebpf"]) in (2, 3)
@@ -269,9 +269,9 @@ def test_report_draws_a_file_again(tmp_path: Path, capsys: pytest.CaptureFixture
 WITHOUT = """
 import sys
 sys.modules["{missing}"] = None
-import ctl.bench, tests.unit.test_bench_report as here
-from ctl.main import main
-ctl.bench.registry = here.toys
+import ctl.cli.bench, tests.unit.test_bench_report as here
+from ctl.cli.main import main
+ctl.cli.bench.registry = here.toys
 main()
 """
 

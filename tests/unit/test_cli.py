@@ -16,18 +16,18 @@ from typing import Any
 import click
 import pytest
 
-from ctl import main
-from ctl.command import Command
-from ctl.container import COLUMNS as CONTAINER_COLUMNS
-from ctl.container import StartError, container_row, endpoints, environment, starting
-from ctl.filters import Filters, has_label
-from ctl.network import COLUMNS, network_row
-from ctl.output import documents, for_each, listing, table
-from ctl.port import COLUMNS as PORT_COLUMNS
-from ctl.port import mapping_row
-from ctl.template import Template, TemplateError
-from ctl.trace import difference, latency_text
-from ctl.words import created_at, duration, mapping_text, ports_text, status_text
+from ctl.cli import main
+from ctl.cli.command import Command
+from ctl.cli.container import COLUMNS as CONTAINER_COLUMNS
+from ctl.cli.container import StartError, container_row, endpoints, environment, starting
+from ctl.cli.filters import Filters, has_label
+from ctl.cli.network import COLUMNS, network_row
+from ctl.cli.output import documents, for_each, listing, table
+from ctl.cli.port import COLUMNS as PORT_COLUMNS
+from ctl.cli.port import mapping_row
+from ctl.cli.template import Template, TemplateError
+from ctl.cli.trace import difference, latency_text
+from ctl.cli.words import created_at, duration, mapping_text, ports_text, status_text
 from datapath.errors import (
     ConfigError,
     DatapathError,
@@ -38,7 +38,10 @@ from datapath.errors import (
     PrivilegeError,
     StateError,
 )
-from datapath.model import Container, EndpointRequest, Network, PortMapping
+from datapath.model.containers import Container
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.networks import Network
+from datapath.model.ports import PortMapping
 
 BR1 = Network(
     id="ab" * 32, name="br1", number=2, created="2026-11-24T06:05:00.123456Z", labels={"b": "2", "a": "1"}
@@ -277,19 +280,19 @@ def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_completion_of_words() -> None:
     words = {"COMP_WORDS": "datapathctl network cr", "COMP_CWORD": "2"}
-    done = python("from ctl.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
+    done = python("from ctl.cli.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
     assert done.stdout == "plain,create\n"
 
 
 def test_start_up_loads_nothing_heavy() -> None:
     heavy = "pyroute2 psutil tabulate sqlite3 asyncio matplotlib jinja2"
-    heavy += " datapath.control datapath.plan datapath.kernel datapath.bench"
-    done = python(f"import sys, ctl.main; print([name for name in '{heavy}'.split() if name in sys.modules])")
+    heavy += " datapath.runtime datapath.engine datapath.plan datapath.kernel datapath.bench"
+    done = python(f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])")
     assert done.stdout == "[]\n"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    code = "import sys; from ctl.main import main; sys.argv[1:] = ['run', '--help']; main()"
+    code = "import sys; from ctl.cli.main import main; sys.argv[1:] = ['run', '--help']; main()"
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, timeout=20)
@@ -298,7 +301,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_a_full_disk_is_one_line() -> None:
-    code = "import sys; from ctl.main import main; sys.argv[1:] = ['--help']; main()"
+    code = "import sys; from ctl.cli.main import main; sys.argv[1:] = ['--help']; main()"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=20)
     assert (done.returncode, done.stderr) == (1, b"datapathctl: No space left on device\n")
@@ -657,7 +660,7 @@ def test_a_directory_that_cannot_be_is_one_line(
 
 def test_completion_of_names(installation: Path) -> None:
     words = {"COMP_WORDS": "datapathctl network inspect b", "COMP_CWORD": "3"}
-    done = python("from ctl.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
+    done = python("from ctl.cli.main import main; main()", _DATAPATHCTL_COMPLETE="bash_complete", **words)
     assert (done.stdout, done.stderr) == ("plain,bridge\n", "")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from datapath.config import DaemonConfig, Settings
+from datapath.config.daemon import DaemonConfig
+from datapath.config.settings import Settings
 from datapath.errors import ConfigError, PrivilegeError
-from datapath.ipam import DEFAULT_POOLS, Pool
+from datapath.model.pools import DEFAULT_POOLS, Pool
 
 
 @pytest.mark.parametrize(

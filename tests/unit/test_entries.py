@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from datapath import entries, plan
-from datapath.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
-from datapath.model import Endpoint, EndpointRequest
+from datapath.dataplane import entries
+from datapath.dataplane.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.plan.inspect import container_inspect, network_inspect
+from datapath.plan.ports import plan_port_remove
 from tests.unit.world import NOW, World
 
 
@@ -97,7 +99,7 @@ def test_reserved_numbers_count_the_ports_that_use_them() -> None:
         ReservedKey(90, 17): 1,
         ReservedKey(91, 17): 1,
     }
-    gone = plan.plan_port_remove("web", "3", world.state)
+    gone = plan_port_remove("web", "3", world.state)
     state = world.state.including(*gone.endpoints)
     assert entries.reserved_entries(state, gone.mappings) == {ReservedKey(90, 17): 0, ReservedKey(91, 17): 0}
 
@@ -110,7 +112,7 @@ def test_reserved_numbers_of_ranges_that_overlap_are_counted_one_by_one() -> Non
     tcp = {port: sum(first <= port <= last for first, last in ranges) for port in range(100, 121)}
     rows = entries.reserved_entries(world.state)
     assert rows == {ReservedKey(108, 17): 1} | {ReservedKey(port, 6): count for port, count in tcp.items()}
-    gone = plan.plan_port_remove("web", "2", world.state)
+    gone = plan_port_remove("web", "2", world.state)
     left = entries.reserved_entries(world.state.including(*gone.endpoints), gone.mappings)
     assert left == {ReservedKey(port, 6): tcp[port] - 1 for port in range(105, 121)}
 
@@ -138,7 +140,7 @@ def test_network_inspect_is_dockers() -> None:
     )
     web = world.run("web", "net")
     (member,) = world.state.endpoints.values()
-    assert plan.network_inspect(network, world.state) == {
+    assert network_inspect(network, world.state) == {
         "Name": "net",
         "Id": network.id,
         "Created": NOW,
@@ -181,7 +183,7 @@ def test_network_inspect_is_dockers() -> None:
 def test_the_networks_without_endpoints_list_their_containers_too(mode: str) -> None:
     world = World()
     web = world.run("web", mode)
-    members = plan.network_inspect(world.state.network(mode), world.state)["Containers"]
+    members = network_inspect(world.state.network(mode), world.state)["Containers"]
     assert members[web.id]["Name"] == "web"
 
 
@@ -235,12 +237,12 @@ def test_inspect_has_dockers_paths(path: str, value: Any) -> None:
         hostname="www",
         add_host=("h:1.2.3.4",),
     )
-    assert at(plan.container_inspect(web, world.state), path) == value
+    assert at(container_inspect(web, world.state), path) == value
 
 
 def test_on_the_default_network_the_address_is_also_where_old_scripts_look_for_it() -> None:
     world = World()
-    settings = plan.container_inspect(world.run("web"), world.state)["NetworkSettings"]
+    settings = container_inspect(world.run("web"), world.state)["NetworkSettings"]
     assert (settings["IPAddress"], settings["Gateway"], settings["IPPrefixLen"]) == (
         "172.17.0.2",
         "172.17.0.1",
@@ -253,7 +255,7 @@ def test_a_container_that_has_ended_keeps_its_networks_but_no_address() -> None:
     world.network("net")
     world.run("web", "net", publish=("8081:80",))
     world.end("web")
-    found = plan.container_inspect(world.state.container("web"), world.state)
+    found = container_inspect(world.state.container("web"), world.state)
     assert found["State"]["Status"] == "exited"
     assert found["NetworkSettings"]["Ports"] == {}
     assert found["NetworkSettings"]["Networks"]["net"]["IPAddress"] == ""

@@ -7,10 +7,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from datapath import ipam
 from datapath.errors import ConfigError
-from datapath.ipam import DEFAULT_POOLS, Pool
-from datapath.model import Prefix, Subnet
+from datapath.model.networks import Subnet, mac_for
+from datapath.model.parsing import Prefix
+from datapath.model.pools import DEFAULT_POOLS, Pool, ula_pool
+from datapath.plan import ipam
 
 
 def pool(base: str, size: int) -> Pool:
@@ -66,8 +67,8 @@ def test_a_pool_of_many_small_networks_is_searched_quickly() -> None:
 
 
 def test_ipv6_networks_come_from_a_prefix_that_is_this_installations_own() -> None:
-    one, two = ipam.ula_pool("one"), ipam.ula_pool("two")
-    assert one == ipam.ula_pool("one") != two
+    one, two = ula_pool("one"), ula_pool("two")
+    assert one == ula_pool("one") != two
     assert one.base.subnet_of(ip_network("fd00::/8"))  # type: ignore[arg-type]
     first = ipam.choose_pool([one], [], 6)
     assert first.prefixlen == 64
@@ -211,12 +212,12 @@ def test_an_address_that_is_outside_or_reserved_is_refused(address: str, message
 
 
 def test_the_mac_address_is_made_of_the_ipv4_address() -> None:
-    assert ipam.mac_for(ip_address("172.17.0.2")) == "02:42:ac:11:00:02"
+    assert mac_for(ip_address("172.17.0.2")) == "02:42:ac:11:00:02"
 
 
 def test_a_mac_address_that_is_taken_is_not_given_again() -> None:
     address = ip_address("172.17.0.2")
-    used = {ipam.mac_for(address)}
+    used = {mac_for(address)}
     other = ipam.choose_mac(address, used)
     assert other not in used
     assert other.startswith("02:42:")

@@ -23,22 +23,13 @@ from datapath.errors import (
     printable,
     quoted,
 )
-from datapath.model import (
-    OPT_HOST_BINDING,
-    OPT_ICC,
-    OPT_MTU,
-    Container,
-    Endpoint,
-    EndpointRequest,
-    Link,
-    Network,
-    PortMapping,
-    Sandbox,
-    Subnet,
-    linklocal_of,
-)
-from datapath.model_json import from_json, to_json
-from datapath.model_words import parse_address, parse_bool, parse_expose, parse_mac, parse_prefix
+from datapath.model.codec import from_json, to_json
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_of
+from datapath.model.networks import OPT_HOST_BINDING, OPT_ICC, OPT_MTU, Network, Subnet
+from datapath.model.parsing import parse_address, parse_bool, parse_expose, parse_mac, parse_prefix
+from datapath.model.ports import PortMapping
+from datapath.model.sandboxes import Sandbox
 
 LOOPBACK, LOOPBACK6 = ip_address("127.0.0.1"), ip_address("::1")
 

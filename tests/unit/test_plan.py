@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from datapath import plan
-from datapath.config import DaemonConfig
+from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, NotFoundError
-from datapath.model import EndpointRequest, HostFacts, Network
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.networks import Network
+from datapath.model.observed import HostFacts
+from datapath.plan.endpoints import plan_disconnect, plan_gateway_endpoint
+from datapath.plan.networks import plan_default_bridge, plan_network_prune, plan_network_remove
 from tests.unit.world import FACTS, NOW, World, addresses
 
 BR = "com.docker.network.bridge."
@@ -43,12 +46,12 @@ def test_predefined_networks_cannot_be_created_again(name: str) -> None:
 @pytest.mark.parametrize("name", ["bridge", "host", "none"])
 def test_predefined_networks_cannot_be_removed(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is a pre-defined network and cannot be removed"):
-        plan.plan_network_remove(name, World().state)
+        plan_network_remove(name, World().state)
 
 
 def bridge(facts: HostFacts = FACTS, text: str = "{}") -> Network:
     world = World(facts, config(text))
-    return plan.plan_default_bridge(world.state, world.facts, world.config)
+    return plan_default_bridge(world.state, world.facts, world.config)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_a_realised_default_network_keeps_its_addresses_when_the_configuration_c
     world = World()
     world.run("web")
     before = world.state.network("bridge")
-    after = plan.plan_default_bridge(
+    after = plan_default_bridge(
         world.state, FACTS, config('{"icc": false, "bip": "10.5.0.1/16", "mtu": 900}')
     )
     assert (after.subnets, after.mtu, after.icc, after.phase) == (before.subnets, 900, False, before.phase)
@@ -121,7 +124,7 @@ def test_the_default_networks_mtu_follows_the_hosts_default_route_while_there_is
     world = World()
     world.run("web")
     facts = replace(FACTS, default_mtu=1400, default_route=default_route)
-    assert plan.plan_default_bridge(world.state, facts, config("{}")).mtu == mtu
+    assert plan_default_bridge(world.state, facts, config("{}")).mtu == mtu
 
 
 def test_a_device_in_the_default_networks_place_is_not_taken_over() -> None:
@@ -323,7 +326,7 @@ def test_an_unused_network_is_removed_by_name_id_or_short_id() -> None:
     world = World()
     network = world.network("br1")
     for name in ("br1", network.id, network.short_id):
-        assert plan.plan_network_remove(name, world.state) == replace(network, phase="removing")
+        assert plan_network_remove(name, world.state) == replace(network, phase="removing")
 
 
 def test_a_network_with_endpoints_is_not_removed_and_they_are_named() -> None:
@@ -331,7 +334,7 @@ def test_a_network_with_endpoints_is_not_removed_and_they_are_named() -> None:
     world.network("br1")
     world.run("web", "br1")
     with pytest.raises(InUseError, match='network br1 has active endpoints \\(name:"web" id:"'):
-        plan.plan_network_remove("br1", world.state)
+        plan_network_remove("br1", world.state)
 
 
 def test_a_network_can_be_removed_when_its_containers_have_ended() -> None:
@@ -339,13 +342,13 @@ def test_a_network_can_be_removed_when_its_containers_have_ended() -> None:
     world.network("br1")
     world.run("web", "br1")
     world.end("web")
-    assert plan.plan_network_remove("br1", world.state).name == "br1"
+    assert plan_network_remove("br1", world.state).name == "br1"
 
 
 @pytest.mark.parametrize("name", ["nope", "", "a\nb", "f" * 300])
 def test_an_unknown_network_is_said_to_be_unknown(name: str) -> None:
     with pytest.raises(NotFoundError, match="not found") as caught:
-        plan.plan_network_remove(name, World().state)
+        plan_network_remove(name, World().state)
     assert str(caught.value).isprintable()
 
 
@@ -387,7 +390,7 @@ def test_prune_takes_every_unused_network_that_passes_the_filters(
     world.network("used")
     world.run("web", "used")
     world.state = world.state.including(replace(old, created="2026-10-01T00:00:00.123456789Z"))
-    found = plan.plan_network_prune(world.state, filters, NOW)
+    found = plan_network_prune(world.state, filters, NOW)
     assert [n.name for n in found] == pruned
     assert {n.phase for n in found} <= {"removing"}
 
@@ -397,7 +400,7 @@ def test_prune_takes_every_unused_network_that_passes_the_filters(
 )
 def test_a_wrong_filter_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
-        plan.plan_network_prune(World().state, [text], NOW)
+        plan_network_prune(World().state, [text], NOW)
 
 
 # ---- connect and disconnect --------------------------------------------------------------------------------
@@ -486,14 +489,14 @@ def test_what_is_not_connected_cannot_be_disconnected(
     world.run("web")
     world.run("sharer", "container:web")
     with pytest.raises(NotFoundError, match=message):
-        plan.plan_disconnect(network, container, world.state, force)
+        plan_disconnect(network, container, world.state, force)
 
 
 def test_host_mode_cannot_be_disconnected() -> None:
     world = World()
     world.run("hosty", "host")
     with pytest.raises(ConfigError, match="cannot be disconnected from host network"):
-        plan.plan_disconnect("host", "hosty", world.state)
+        plan_disconnect("host", "hosty", world.state)
 
 
 @pytest.mark.parametrize(
@@ -525,7 +528,7 @@ def test_more_families_go_before_the_name_and_each_family_has_its_own_way() -> N
     world.network("six", ipv4=False, ipv6=True)
     world.run("web", "aaa", "both", EndpointRequest("six", gw_priority=1))
     endpoints = world.state.endpoints_of_sandbox(world.state.container("web").id)
-    way4, way6 = plan.plan_gateway_endpoint(endpoints, world.state)
+    way4, way6 = plan_gateway_endpoint(endpoints, world.state)
     assert way4 is not None
     assert way6 is not None
     assert world.state.networks[way4.network_id].name == "both"

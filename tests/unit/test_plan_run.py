@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from datapath import entries, plan
-from datapath.config import DaemonConfig
+from datapath.config.daemon import DaemonConfig
+from datapath.dataplane import entries
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, NotFoundError
-from datapath.model import Container, EndpointRequest, PortMapping
+from datapath.model.containers import Container
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.ports import PortMapping
+from datapath.plan.containers import generated_name, plan_exited, plan_remove
+from datapath.plan.networks import plan_network_remove
+from datapath.plan.ports import plan_port_add, plan_port_remove
 from tests.unit.test_plan import BAD_NAMES
 from tests.unit.world import NOW, World, addresses
 
@@ -232,7 +237,7 @@ def test_a_container_without_a_name_is_given_one() -> None:
     name = world.run().name
     assert re.fullmatch("[a-z]+_[a-z]+", name)
     ident = world.state.container(name).id
-    assert plan.generated_name(ident, world.state) == f"{name}_{ident[:12]}"
+    assert generated_name(ident, world.state) == f"{name}_{ident[:12]}"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +416,7 @@ def test_on_internal_networks_only_ports_are_discarded_and_that_is_said() -> Non
 def test_a_port_is_added_to_a_running_container_and_taken_away_by_number_or_spec() -> None:
     world = World()
     world.run("web", publish=("8081:80",))
-    added = plan.plan_port_add("web", "8082:90/udp", world.state, world.ports)
+    added = plan_port_add("web", "8082:90/udp", world.state, world.ports)
     assert shown(added.mappings) == ["8082:90/udp"]
     assert shown(added.endpoints[0].ports) == shown(added.container.ports) == ["8081:80/tcp", "8082:90/udp"]
     assert (90, "udp") in added.container.exposed
@@ -421,7 +426,7 @@ def test_a_port_is_added_to_a_running_container_and_taken_away_by_number_or_spec
         ("8081:80", ["8082:90/udp"]),
         ("8082:90/udp", ["8081:80/tcp"]),
     ):
-        gone = plan.plan_port_remove("web", what, state)
+        gone = plan_port_remove("web", what, state)
         assert shown(gone.container.ports) == shown(gone.endpoints[0].ports) == left
         assert shown(gone.container.published) == left
 
@@ -429,9 +434,9 @@ def test_a_port_is_added_to_a_running_container_and_taken_away_by_number_or_spec
 def test_removing_a_port_that_was_chosen_forgets_that_it_was_asked_for() -> None:
     world = World()
     world.run("web", publish=("80", "8000-8010:81"))
-    gone = plan.plan_port_remove("web", "1", world.state)
+    gone = plan_port_remove("web", "1", world.state)
     assert shown(gone.container.published) == ["8000-8010:81/tcp"]
-    assert plan.plan_port_remove("web", "2", world.state).container.published == (PortMapping.parse("80"),)
+    assert plan_port_remove("web", "2", world.state).container.published == (PortMapping.parse("80"),)
 
 
 @pytest.mark.parametrize("what", ["0", "3", "99", "9999:80", "8081:80/udp"])
@@ -439,15 +444,15 @@ def test_a_port_that_is_not_there_cannot_be_taken_away(what: str) -> None:
     world = World()
     world.run("web", publish=("8081:80", "127.0.0.1:90:90"))
     with pytest.raises(NotFoundError, match="has no port mapping"):
-        plan.plan_port_remove("web", what, world.state)
+        plan_port_remove("web", what, world.state)
 
 
 def test_a_spec_that_may_mean_two_ports_must_name_the_address() -> None:
     world = World()
     world.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80"))
     with pytest.raises(ConfigError, match="may be each of"):
-        plan.plan_port_remove("web", "80:80", world.state)
-    gone = plan.plan_port_remove("web", "127.0.0.1:80:80", world.state)
+        plan_port_remove("web", "80:80", world.state)
+    gone = plan_port_remove("web", "127.0.0.1:80:80", world.state)
     assert shown(gone.container.ports) == ["192.0.2.10:80:80/tcp"]
 
 
@@ -472,7 +477,7 @@ def test_a_port_cannot_be_added_where_nothing_can_be_published(
     world.run("ended")
     world.end("ended")
     with pytest.raises(error, match=message):
-        plan.plan_port_add(name, "8082:80", world.state, world.ports)
+        plan_port_add(name, "8082:80", world.state, world.ports)
 
 
 def test_two_thousand_ports_are_decided_as_ranges() -> None:
@@ -535,7 +540,7 @@ def test_without_icc_a_link_opens_exactly_the_servers_exposed_ports(icc: str, op
 def test_when_a_container_ends_its_endpoints_go_and_it_is_remembered() -> None:
     world = World()
     world.run("web", publish=("8081:80",))
-    made = plan.plan_exited(world.state.container("web").id, 3, world.state, NOW)
+    made = plan_exited(world.state.container("web").id, 3, world.state, NOW)
     assert (made.container.status, made.container.exit_code, made.container.finished) == ("exited", 3, NOW)
     assert made.container.phase == "ready"
     assert made.sandbox is not None
@@ -557,7 +562,7 @@ def test_the_stack_stays_until_its_last_user_ends() -> None:
     assert addresses(world, "side") == {"bridge": "172.17.0.2/16"}
     with pytest.raises(InUseError, match='name:"web"'):
         world.state = world.state.including(replace(world.state.network("bridge"), predefined=False))
-        plan.plan_network_remove("bridge", world.state)
+        plan_network_remove("bridge", world.state)
     last = world.end("side")
     assert last.sandbox is not None
     assert len(last.endpoints) == 1
@@ -568,7 +573,7 @@ def test_the_stacks_owner_may_be_removed_before_its_sharer_ends() -> None:
     world.run("web")
     world.run("side", "container:web")
     world.end("web")
-    gone = plan.plan_remove("web", world.state)
+    gone = plan_remove("web", world.state)
     assert (gone.container.phase, gone.sandbox, gone.endpoints) == ("removing", None, ())
     world.state = world.state.without(gone.container)
     assert len(world.end("side").endpoints) == 1
@@ -580,15 +585,15 @@ def test_a_running_container_is_removed_only_by_force() -> None:
     with pytest.raises(
         InUseError, match='cannot remove container "web": container is running: stop the container'
     ):
-        plan.plan_remove("web", world.state)
-    gone = plan.plan_remove("web", world.state, force=True)
+        plan_remove("web", world.state)
+    gone = plan_remove("web", world.state, force=True)
     assert (gone.container.phase, len(gone.endpoints)) == ("removing", 1)
 
 
 @pytest.mark.parametrize("name", ["nope", "", "a/b", "a\nb"])
 def test_an_unknown_container_is_said_to_be_unknown(name: str) -> None:
     with pytest.raises(NotFoundError, match="No such container") as caught:
-        plan.plan_remove(name, World().state)
+        plan_remove(name, World().state)
     assert str(caught.value).isprintable()
 
 

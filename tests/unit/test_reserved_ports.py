@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from datapath.plan_ports import parse_reserved, reserved_text
+from datapath.plan.ports import parse_reserved, reserved_text
 
 
 @pytest.mark.parametrize(

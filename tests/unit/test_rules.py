@@ -8,9 +8,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from datapath import rules_iptables as ipt
-from datapath import rules_nftables as nft
-from datapath.model import Endpoint, Network, PortMapping
+from datapath.drivers.linuxbridge import iptables as ipt
+from datapath.drivers.linuxbridge import nftables as nft
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.ports import PortMapping
 from tests.unit.world import World
 
 BR = "com.docker.network.bridge."

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from datapath import entries, plan
-from datapath.config_tuning import Tuning, different
-from datapath.entries import EVERY4, EVERY6, PortKey, SourceKey
+from datapath.config.tuning import Tuning, different
+from datapath.dataplane import entries
+from datapath.dataplane.entries import EVERY4, EVERY6, PortKey, SourceKey
 from datapath.errors import ConfigError, DatapathError, NotFoundError
-from datapath.model import EndpointRequest, HostFacts, PortMapping, parse_rules
-from datapath.model_json import from_json, to_json
+from datapath.model.codec import from_json, to_json
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.observed import HostFacts
+from datapath.model.ports import PortMapping, parse_rules
+from datapath.plan.inspect import container_inspect
+from datapath.plan.ports import plan_port_add, plan_port_remove, plan_port_set, shown
 from tests.unit.world import FACTS, World
 
 DUAL = HostFacts(
@@ -124,17 +128,17 @@ def test_rules_get_the_lowest_free_number() -> None:
     world = World()
     world.run("a", publish=("80:80,allow=10.0.0.0/8", "81:81", "82:82,deny=10.0.0.0/8"))
     assert [m.filter for m in world.state.container("a").ports] == [1, 0, 2]
-    added = plan.plan_port_add("a", "83:83,allow=10.0.0.0/8", world.state, world.ports)
+    added = plan_port_add("a", "83:83,allow=10.0.0.0/8", world.state, world.ports)
     assert [m.filter for m in added.mappings] == [3]
-    gone = plan.plan_port_remove("a", "80:80", world.state)
+    gone = plan_port_remove("a", "80:80", world.state)
     state = world.state.including(gone.container, *gone.endpoints)
-    assert plan.plan_port_add("a", "83:83,allow=::/0", state, world.ports).mappings[0].filter == 1
+    assert plan_port_add("a", "83:83,allow=::/0", state, world.ports).mappings[0].filter == 1
 
 
 def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force() -> None:
     world = World()
     web = world.run("web", publish=("8081:80,allow=10.0.0.0/8",))
-    made = plan.plan_port_set("web", "1", "deny=10.6.6.0/24", world.state)
+    made = plan_port_set("web", "1", "deny=10.6.6.0/24", world.state)
     assert made.before == web.ports[0]
     (changed,) = made.container.ports
     assert (str(changed), changed.filter) == ("8081:80/tcp,deny=10.6.6.0/24", 2)
@@ -148,7 +152,7 @@ def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force
 def test_no_rules_is_everybody(what: str, rules: str) -> None:
     world = World()
     world.run("web", publish=("8081:80,allow=10.0.0.0/8",))
-    (changed,) = plan.plan_port_set("web", what, rules, world.state).mappings
+    (changed,) = plan_port_set("web", what, rules, world.state).mappings
     assert (str(changed), changed.filter) == ("8081:80/tcp", 0)
 
 
@@ -160,13 +164,13 @@ def test_rules_of_what_is_not_there(name: str, what: str, error: type[DatapathEr
     world = World()
     world.run("web", publish=("8081:80",))
     with pytest.raises(error):
-        plan.plan_port_set(name, what, "", world.state)
+        plan_port_set(name, what, "", world.state)
 
 
 def test_inspect_shows_the_rules() -> None:
     world = World()
     web = world.run("web", publish=("8081:80,allow=10.0.0.0/8,deny=10.6.6.0/24",))
-    found = plan.container_inspect(web, world.state)
+    found = container_inspect(web, world.state)
     rules = {"Allow": ["10.0.0.0/8"], "Deny": ["10.6.6.0/24"]}
     ports = found["NetworkSettings"]["Ports"]["80/tcp"]
     assert ports == [{"HostIp": "0.0.0.0", "HostPort": "8081", **rules}]
@@ -239,13 +243,13 @@ def test_two_networks_can_share_the_ports_by_family() -> None:
     assert by_network["six"].ways == (6,)
     assert [str(m) for m in by_network["four"].ports] == ["8081:80/tcp"]
     assert [str(m) for m in by_network["six"].ports] == ["8081:80/tcp", "[::1]:82:82/tcp"]
-    found = plan.container_inspect(web, world.state)["NetworkSettings"]["Ports"]
+    found = container_inspect(web, world.state)["NetworkSettings"]["Ports"]
     assert [one["HostIp"] for one in found["80/tcp"]] == ["0.0.0.0", "::"]
-    assert [str(m) for m in plan.shown(web.ports[0], world.state.endpoints.values())] == [
+    assert [str(m) for m in shown(web.ports[0], world.state.endpoints.values())] == [
         "0.0.0.0:8081:80/tcp",
         "[::]:8081:80/tcp",
     ]
-    gone = plan.plan_port_remove("web", "8081:80", world.state)
+    gone = plan_port_remove("web", "8081:80", world.state)
     assert {len(way.ports) for way in gone.endpoints} == {0, 1}
 
 

@@ -19,9 +19,14 @@ from typing import Any
 import pytest
 
 from datapath.errors import ExistsError, StateError
-from datapath.model import CREATING, READY, Container, Endpoint, Network, PortMapping, Sandbox
-from datapath.state import Object
-from datapath.store import MAX_NUMBER, Store
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.ports import PortMapping
+from datapath.model.rows import CREATING, READY
+from datapath.model.sandboxes import Sandbox
+from datapath.model.state import Object
+from datapath.store.sqlite import MAX_NUMBER, Store
 
 WEB, DB = "c" * 64, "d" * 64
 
@@ -105,7 +110,7 @@ def test_opening_it_again_finds_the_same(store: Store) -> None:
 
 OPEN = """
 from pathlib import Path
-from datapath.store import Store
+from datapath.store.sqlite import Store
 print(Store(Path(sys.argv[1])).installation_id)
 """
 
@@ -231,7 +236,7 @@ def test_when_the_numbers_are_used_up_that_is_said(store: Store) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from datapath.store import Store
+from datapath.store.sqlite import Store
 store = Store(Path(sys.argv[1]))
 with store.lock():
     print("held", flush=True)
@@ -296,7 +301,7 @@ def test_the_lock_is_given_back_even_if_a_child_still_has_the_file(store: Store)
 COUNT = """
 import sys
 from pathlib import Path
-from datapath.store import Store
+from datapath.store.sqlite import Store
 store = Store(Path(sys.argv[1]))
 for _ in range(20):
     with store.lock(), store.transaction():
@@ -313,7 +318,7 @@ def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
 HUNGRY = """
 import os, sys, time
 from pathlib import Path
-from datapath.store import Store
+from datapath.store.sqlite import Store
 store = Store(Path(sys.argv[1]))
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
 while True:
@@ -348,8 +353,8 @@ WRITE = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from datapath.model import Sandbox
-from datapath.store import Store
+from datapath.model.sandboxes import Sandbox
+from datapath.store.sqlite import Store
 store = Store(Path(sys.argv[1]))
 print("ready", flush=True)
 number = 0
@@ -386,8 +391,8 @@ def test_a_kill_at_any_moment_leaves_whole_transactions_and_loses_none_that_was_
 PUT = """
 import sys
 from pathlib import Path
-from datapath.model import Sandbox
-from datapath.store import Store
+from datapath.model.sandboxes import Sandbox
+from datapath.store.sqlite import Store
 with Store(Path(sys.argv[1])) as store, store.lock(), store.transaction():
     store.put(Sandbox("b" * 64))
 """

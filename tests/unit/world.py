@@ -8,10 +8,17 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from datapath import plan
-from datapath.config import DaemonConfig
-from datapath.model import READY, Container, EndpointRequest, HostFacts, Network, NetworkRequest, RunRequest
-from datapath.plan import Fresh, PortContext, RunPlan, State
+from datapath.config.daemon import DaemonConfig
+from datapath.model.containers import Container, RunRequest
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.networks import Network, NetworkRequest
+from datapath.model.observed import HostFacts
+from datapath.model.rows import READY
+from datapath.model.state import Fresh, State, plan_predefined
+from datapath.plan.containers import ExitPlan, RunPlan, plan_exited, plan_run
+from datapath.plan.endpoints import ConnectPlan, DisconnectPlan, plan_connect, plan_disconnect
+from datapath.plan.networks import plan_network_create
+from datapath.plan.ports import PortContext
 
 NOW = "2026-11-24T12:00:00.000000Z"
 FACTS = HostFacts(
@@ -33,7 +40,7 @@ class World:
         self._ids = 0
         self._numbers = 0
         self.fresh = Fresh(NOW, self.new_id, self.next_number)
-        self.state = State(installation_id="test").including(*plan.plan_predefined(self.fresh))
+        self.state = State(installation_id="test").including(*plan_predefined(self.fresh))
 
     def new_id(self) -> str:
         """64 digits that begin with a counter, so that the first 7 and 12 are unique too."""
@@ -50,7 +57,7 @@ class World:
 
     def plan_network(self, name: str, **fields: Any) -> Network:
         request = NetworkRequest(name, **fields)
-        return plan.plan_network_create(request, self.state, self.facts, self.config, self.fresh)
+        return plan_network_create(request, self.state, self.facts, self.config, self.fresh)
 
     def network(self, name: str, **fields: Any) -> Network:
         network = replace(self.plan_network(name, **fields), phase=READY, realised=True)
@@ -60,7 +67,7 @@ class World:
     def plan_run(self, name: str = "", *networks: str | EndpointRequest, **fields: Any) -> RunPlan:
         wanted = tuple(EndpointRequest(n) if isinstance(n, str) else n for n in networks)
         request = RunRequest(fields.pop("argv", ("true",)), name, wanted, **fields)
-        return plan.plan_run(request, self.state, self.facts, self.config, self.fresh, self.ports)
+        return plan_run(request, self.state, self.facts, self.config, self.fresh, self.ports)
 
     def run(self, name: str = "", *networks: str | EndpointRequest, **fields: Any) -> Container:
         made = self.plan_run(name, *networks, **fields)
@@ -71,21 +78,21 @@ class World:
         self.state = self.state.including(*ready, container)
         return container
 
-    def connect(self, container: str, network: str, **fields: Any) -> plan.ConnectPlan:
+    def connect(self, container: str, network: str, **fields: Any) -> ConnectPlan:
         request = EndpointRequest(network, **fields)
-        made = plan.plan_connect(container, request, self.state, self.facts, self.config, self.fresh)
+        made = plan_connect(container, request, self.state, self.facts, self.config, self.fresh)
         endpoint = replace(made.endpoint, phase=READY)
         network_row = replace(made.network, phase=READY, realised=True)
         self.state = self.state.including(made.container, network_row, endpoint, *made.changed)
         return made
 
-    def disconnect(self, network: str, container: str) -> plan.DisconnectPlan:
-        made = plan.plan_disconnect(network, container, self.state)
+    def disconnect(self, network: str, container: str) -> DisconnectPlan:
+        made = plan_disconnect(network, container, self.state)
         self.state = self.state.including(made.container, *made.changed).without(made.endpoint)
         return made
 
-    def end(self, name: str) -> plan.ExitPlan:
-        made = plan.plan_exited(self.state.container(name).id, 0, self.state, NOW)
+    def end(self, name: str) -> ExitPlan:
+        made = plan_exited(self.state.container(name).id, 0, self.state, NOW)
         gone = [made.sandbox] if made.sandbox else []
         self.state = self.state.including(made.container).without(*made.endpoints, *gone)
         return made

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, Workload
-from datapath.model import NETKIT, OPT_DEVICE, PAIRS, VETH
+from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS, VETH
 from tests.net.lab import FAR, TIMEOUT, Host, Namespace
 from tests.net.wire import Box, box
 from tests.vm import lab, machine, outcome

@@ -13,8 +13,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from datapath.dataplane.programs import DEFAULT_SETUP, OBJECT_FILES
 from datapath.kernel import abi, libbpf
-from datapath.kernel.dataplane import DEFAULT_SETUP, OBJECT_FILES
 
 RECORD = Path(__file__).with_name("verified.json")
 RECORDING = "LAB_RECORD"  # in the environment: what is being recorded is compared with nothing

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl bench …"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctl.cli.command import Command, Group, format_option, warn
+from ctl.cli.output import emit, listing, table
+from ctl.cli.progress import showing
+from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
+
+if TYPE_CHECKING:
+    from datapath.bench.model import Experiment, Run, Suite, SuiteFactory
+    from datapath.bench.tables import Table
+
+RESULTS = "results.json"
+_CAGED = "DATAPATH_BENCH_CAGED"  # set for the process that measures, by the one that waits for it
+ALL_SUITES = "full"
+ALL = "ebpf,iptables,nftables,docker,none"
+EXPERIMENTS = {
+    "Suite": "SUITE",
+    "Experiment": "EXPERIMENT",
+    "Title": "TITLE",
+    "Unit": "UNIT",
+    "Modes": "MODES",
+}
+
+
+@click.group("bench", cls=Group)
+def bench() -> None:
+    """Measure this datapath against iptables, nftables, Docker and no container."""
+
+
+def registry() -> Mapping[str, SuiteFactory]:
+    """The suites that there are, by name."""
+    from datapath.bench.suites import SUITES
+
+    return SUITES
+
+
+suite_option = click.option(
+    "--suite", "suites", multiple=True, metavar="NAME", help="This suite; may be given again (full)."
+)
+modes_option = click.option("--modes", default=ALL, metavar="MODE,…", help=f"What to measure ({ALL}).")
+filter_option = click.option(
+    "--filter", "words", default="", metavar="WORDS", help="Only experiments in whose name all WORDS are."
+)
+
+
+class Positive(click.FloatRange):
+    """A number above 0; the words nan and inf, which are floats too, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return found
+
+
+_positive = Positive(min=0, min_open=True)
+
+
+class Rounds(click.ParamType[tuple[int, ...]]):
+    """N, N,M or N,M,K, all of them 1 or more."""
+
+    name = "rounds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        if len(words) > 3 or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+            self.fail(f"{value!r} is not one to three numbers above 0, with commas between.", param, ctx)
+        return tuple(map(int, words))
+
+
+@bench.command("run", cls=Command)
+@suite_option
+@modes_option
+@click.option("--seconds", type=_positive, default=1.0, metavar="N", help="How long one sample measures (1).")
+@click.option(
+    "--rounds",
+    type=Rounds(),
+    default="30",
+    metavar="N[,M[,K]]",
+    help="At most so many rounds; M of rows without a bar, K of points of sweeps (30).",
+)
+@click.option(
+    "--tight",
+    type=_positive,
+    default=2.0,
+    metavar="PCT",
+    help="Enough when every 95% interval is within ±PCT% (2).",
+)
+@click.option("--budget", type=_positive, default=60.0, metavar="MIN", help="At most so many minutes (60).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (bench-DATE-TIME)."
+)
+@filter_option
+@click.option("--docker", default="docker", metavar="PROGRAM", help="Docker's client (docker).")
+@click.option("--dockerd", default="dockerd", metavar="PROGRAM", help="Docker's daemon (dockerd).")
+def run(
+    *,
+    suites: tuple[str, ...],
+    modes: str,
+    seconds: float,
+    rounds: tuple[int, ...],
+    tight: float,
+    budget: float,
+    out: Path | None,
+    words: str,
+    docker: str,
+    dockerd: str,
+) -> None:
+    """Measure, print tables, write results.json, report.html and plots.
+
+    Every mode does the same work, in turns: A B C, B C A, C A B, …, until the ratios between them are known well
+    enough. Ctrl-C ends it; what was measured until then is written.
+    """
+    from datapath.bench.measure import measure
+    from datapath.bench.runner import Bounds
+
+    others, swept = (*rounds[1:], 0, 0)[:2]
+    bounds = Bounds(tight=tight / 100, rounds=rounds[0], budget=60 * budget, others=others, swept=swept)
+    wanted_modes = _modes(modes)
+    names = _names(suites)
+    command = [
+        "datapathctl",
+        "bench",
+        "run",
+        *(word for name in suites or (ALL_SUITES,) for word in ("--suite", name)),
+    ]
+    command += [
+        "--modes",
+        ",".join(wanted_modes),
+        "--seconds",
+        f"{seconds:g}",
+        "--rounds",
+        ",".join(map(str, rounds)),
+    ]
+    command += ["--tight", f"{tight:g}", "--budget", f"{budget:g}", *(["--filter", words] if words else [])]
+    folder = _folder(out)
+    with _built(names, wanted_modes, seconds, docker, dockerd) as built:
+        _check(built, words)
+        caged = any(getattr(suite, "caged", False) for suite in built)
+    if caged and _CAGED not in os.environ:
+        click.get_current_context().exit(_run_caged())
+    with _built(names, wanted_modes, seconds, docker, dockerd) as built:
+        folder.mkdir(parents=True, exist_ok=True)
+        with showing() as show:
+            found, outcome = measure(
+                built, bounds, command, show, lambda experiment: matches(experiment, words), (docker, dockerd)
+            )
+    _keep(found, folder)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failed or outcome.skipped:
+        count = len(outcome.failed) + len(outcome.skipped)
+        raise DatapathError(f"{count} of the experiments or suites failed or were not reached: see above")
+
+
+@bench.command("ls", cls=Command)
+@suite_option
+@modes_option
+@filter_option
+@format_option()
+def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
+    """List experiments."""
+    with _built(_names(suites), _modes(modes), 1.0, "docker", "dockerd") as built:
+        rows = [
+            {
+                "Suite": suite.name,
+                "Experiment": experiment.point.label,
+                "Title": experiment.title,
+                "Unit": experiment.unit,
+                "Modes": ",".join(experiment.modes),
+            }
+            for suite in built
+            for experiment in suite.experiments()
+            if matches(experiment, words)
+        ]
+    emit(listing(rows, EXPERIMENTS, format_))
+
+
+@bench.command("compare", cls=Command)
+@click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
+@click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
+def compare(before: Path, after: Path) -> None:
+    """Compare two runs; exit code 1 if B is worse.
+
+    What counts are the ratios to iptables, and to no container, within each file: worse by more than 5%, and
+    beyond both confidence intervals.
+    """
+    from datapath.bench import tables
+    from datapath.bench.compare import compare
+    from datapath.bench.results import read
+
+    found = compare(read(before), read(after))
+    if not found.changes:
+        raise ConfigError(f"{before} and {after} have nothing in common that could be compared")
+    _show(tables.compared(found))
+    for path, labels in ((before, found.only_before), (after, found.only_after)):
+        for label in labels:
+            warn(f"only in {path}: {label}")
+    if found.regressions:
+        worse = dict.fromkeys(change.point.label for change in found.regressions)
+        raise DatapathError(f"worse than before: {', '.join(worse)}")
+
+
+@bench.command("report", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (beside FILE).")
+def report(file: Path, out: Path | None) -> None:
+    """Print tables of a run, write its report.html and plots."""
+    from datapath.bench import page
+    from datapath.bench.results import read
+
+    found = read(file)
+    _print(found)
+    folder = out or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in page.write(found, folder):
+        click.echo(printable(str(path)), err=True)
+
+
+# ---- what was asked for -----------------------------------------------------------------------
+
+
+def _names(asked: Sequence[str]) -> tuple[str, ...]:
+    """The suites that these names stand for, each once."""
+    from datapath.bench.suites import FULL
+
+    known = registry()
+    full = tuple(name for name in FULL if name in known) or tuple(known)
+    found: list[str] = []
+    for name in asked or (ALL_SUITES,):
+        if name not in known and name != ALL_SUITES:
+            there = ", ".join((*known, ALL_SUITES))
+            raise NotFoundError(f"no suite is called {quoted(name)}; there are: {there}")
+        found += full if name == ALL_SUITES else (name,)
+    return tuple(dict.fromkeys(found))
+
+
+def _modes(asked: str) -> tuple[str, ...]:
+    from datapath.bench.model import MODES
+
+    found = tuple(dict.fromkeys(asked.replace(",", " ").split()))
+    for mode in found:
+        if mode not in MODES:
+            raise ConfigError(f"invalid mode {quoted(mode)}: expected some of {', '.join(MODES)}")
+    if not found:
+        raise ConfigError(f"no mode is given: expected some of {', '.join(MODES)}")
+    return found
+
+
+def matches(experiment: Experiment, words: str) -> bool:
+    """All words are somewhere in its name or its title."""
+    text = f"{experiment.point.label} {experiment.title}".casefold()
+    return all(word in text for word in words.casefold().split())
+
+
+def _check(built: Sequence[Suite], words: str) -> None:
+    if not any(matches(experiment, words) for suite in built for experiment in suite.experiments()):
+        raise NotFoundError(f"no experiment is called like {quoted(words)}: see 'datapathctl bench ls'")
+
+
+def _folder(out: Path | None) -> Path:
+    folder = out or Path(time.strftime("bench-%Y%m%d-%H%M%S"))
+    if (folder / RESULTS).exists():
+        raise ConfigError(f"{folder / RESULTS} is there already: choose another --out")
+    return folder
+
+
+# ---- measuring --------------------------------------------------------------------------------
+
+
+def _run_caged() -> int:
+    """The same command where it can leave nothing behind, even if it is killed; its exit code."""
+    from ctl.cli import main
+    from datapath.bench.measure import caged
+
+    os.environ[_CAGED] = "1"
+    try:
+        return caged(lambda: main.run(sys.argv[1:]))
+    finally:
+        del os.environ[_CAGED]
+
+
+@contextlib.contextmanager
+def _built(
+    names: Sequence[str], modes: tuple[str, ...], seconds: float, docker: str, dockerd: str
+) -> Iterator[list[Suite]]:
+    """The suites, with a directory for what they need while they run."""
+    import tempfile
+
+    from datapath.bench.model import SuiteOptions
+
+    with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
+        options = SuiteOptions(seconds, Path(folder), docker, dockerd)
+        yield [registry()[name](modes, options) for name in names]
+
+
+# ---- what it says -----------------------------------------------------------------------------
+
+
+def _keep(found: Run, folder: Path) -> None:
+    """The samples first: nothing that goes wrong later may lose them."""
+    from datapath.bench import page
+    from datapath.bench.results import write
+
+    write(found, folder / RESULTS)
+    _print(found)
+    paths = [folder / RESULTS]
+    try:
+        paths += page.write(found, folder)
+    except DatapathError as error:
+        warn(str(error))
+    for path in paths:
+        click.echo(printable(str(path)), err=True)
+
+
+def _print(found: Run) -> None:
+    from datapath.bench import tables
+
+    for number, each in enumerate(tables.tables(found)):
+        if number:
+            click.echo()
+        _show(each)
+
+
+def _show(found: Table) -> None:
+    click.echo(found.name)
+    emit(table(found.headings, found.rows))

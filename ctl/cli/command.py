@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command is made of: groups, Docker's way of writing flags, and the way to the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from datapath.errors import printable
+
+if TYPE_CHECKING:
+    from datapath.runtime.control import Control
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Front:
+    """The options that come before the command, and the library opened with them, at first use."""
+
+    def __init__(self, **directories: str | None) -> None:
+        self.directories = directories
+
+    @cached_property
+    def control(self) -> Control:
+        from datapath.config.settings import Settings
+        from datapath.runtime.control import Control
+
+        settings = Settings.from_env(os.environ, **self.directories)
+        return Control(settings, warn, (sys.executable, "-m", "ctl.cli.main", "_exited"))
+
+
+def warn(line: str) -> None:
+    """What the user should know although it is no error."""
+    click.echo(f"WARNING: {printable(line)}", err=True)
+
+
+class Command(click.Command):
+    """A command whose switches may be written `--flag=true` and `--flag=false`, as Docker's may."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, self._plain(ctx, args))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click's parser does not say whose mistake it was
+            raise
+
+    def _plain(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The same arguments in click's words. What follows the first argument of `run` is not ours."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        named = {name: option for option in options for name in option.opts}
+        plain: list[str] = []
+        rest = list(args)
+        while rest:
+            word = rest.pop(0)
+            if word == "--":
+                return [*plain, word, *rest]
+            name, equals, value = word.partition("=")
+            option = named.get(name) if word.startswith("-") else None
+            if option is not None and equals and option.is_flag:
+                plain += _switch(ctx, option, name, value)
+                continue
+            plain.append(word)
+            if not word.startswith("-") or word == "-":
+                if not ctx.allow_interspersed_args:
+                    return [*plain, *rest]
+            elif _takes_next(word, named) and rest:
+                plain.append(rest.pop(0))
+        return plain
+
+
+def _switch(ctx: click.Context, option: click.Option, name: str, value: str) -> list[str]:
+    if value.lower() in ("true", "t", "1"):
+        return [name]
+    if value.lower() in ("false", "f", "0"):
+        return option.secondary_opts[:1]
+    raise click.BadParameter(f"{value!r} is neither true nor false.", ctx=ctx, param=option)
+
+
+def _takes_next(word: str, named: dict[str, click.Option]) -> bool:
+    """Whether this word ends with an option that takes the next word as its value."""
+    if word.startswith("--"):
+        option = named.get(word)
+        return option is not None and not option.is_flag
+    for position, letter in enumerate(word[1:], start=2):
+        option = named.get("-" + letter)
+        if option is None:
+            return False
+        if not option.is_flag:
+            return position == len(word)
+    return False
+
+
+class Group(click.Group):
+    """A group that explains itself when it is called alone, and knows Docker's second names."""
+
+    second_names: ClassVar = {"list": "ls", "remove": "rm"}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, self.second_names.get(cmd_name, cmd_name))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+# ---- what several commands share ------------------------------------------------------
+
+
+def format_option(short: str | None = None) -> Callable[[F], F]:
+    """--format, for `inspect` also -f."""
+    names = [short, "--format"] if short else ["--format"]
+    return click.option(
+        *names, "format_", default="", metavar="FORMAT", help='"json", or a template such as "{{.Name}}".'
+    )
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not shorten anything.")
+
+
+def _complete(names: Callable[[Control], list[str]]) -> Callable[..., list[CompletionItem]]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        front = ctx.find_root().find_object(Front) or Front(**ctx.find_root().params)
+        try:
+            candidates = names(front.control)
+        except Exception:  # a shell in the middle of a line is no place for messages
+            return []
+        return [CompletionItem(name) for name in candidates if name.startswith(incomplete)]
+
+    return complete
+
+
+complete_network = _complete(lambda control: [network.name for network in control.networks()])
+complete_container = _complete(lambda control: [container.name for container in control.containers(all=True)])
+complete_running = _complete(lambda control: [container.name for container in control.containers()])

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl ct …: the connections that are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ctl.cli.command import Command, Front, Group, complete_running, format_option
+from ctl.cli.output import emit, listing
+from ctl.cli.system import map_row
+
+if TYPE_CHECKING:
+    from datapath.model.connections import Connection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+COLUMNS = {
+    "Protocol": "PROTO",
+    "Source": "SOURCE",
+    "Destination": "DESTINATION",
+    "SourceSeen": "TO SERVER FROM",
+    "DestinationSeen": "TO SERVER",
+    "State": "STATE",
+    "Idle": "IDLE",
+    "Expires": "EXPIRES",
+    "Containers": "CONTAINERS",
+}
+STATES = {"Table": "TABLE", "State": "STATE", "Connections": "CONNECTIONS"}
+TABLES = {"Map": "TABLE", "Used": "ENTRIES", "Max": "MAX", "Percent": "FULL"}
+DROPS = {"Counter": "DROPS", "Packets": "PACKETS", "Bytes": "BYTES"}
+USAGES = {"Container": "CONTAINER", "Connections": "CONNECTIONS", "Openings": "OPENINGS"}
+
+
+@click.group("ct", cls=Group)
+def ct() -> None:
+    """Look at, and forget, connections that are translated."""
+
+
+def filter_options(command: F) -> F:
+    """--container, --proto, --src, --dst, --state."""
+    options = (
+        click.option(
+            "--container", default="", metavar="NAME", shell_complete=complete_running, help="Takes part."
+        ),
+        click.option("--proto", default="", metavar="NAME", help="tcp, udp, icmp or icmpv6."),
+        click.option("--src", "source", default="", metavar="PREFIX", help="Who opened it."),
+        click.option("--dst", "destination", default="", metavar="PREFIX", help="Whom it was for."),
+        click.option(
+            "--state", default="", metavar="NAME", help="new, replied, established, closing or closed."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@ct.command("ls", cls=Command)
+@filter_options
+@format_option()
+@click.pass_obj
+def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
+    """List connections, both directions as one.
+
+    SOURCE asked for DESTINATION; the server sees it come from TO SERVER FROM.
+    """
+    from datapath.model.connections import ConnectionFilter
+
+    found = front.control.connections(ConnectionFilter.parse(**words), container)
+    emit(listing([connection_row(connection, names) for connection, names in found], COLUMNS, format_))
+
+
+def connection_row(connection: Connection, containers: str) -> dict[str, str]:
+    """What `ct ls` knows about a connection; seconds."""
+    return {
+        "Protocol": connection.proto,
+        "Source": side_text(*connection.source),
+        "Destination": side_text(*connection.destination),
+        "SourceSeen": side_text(*connection.source_seen),
+        "DestinationSeen": side_text(*connection.destination_seen),
+        "State": connection.state,
+        "Idle": f"{connection.idle:.0f}",
+        "Expires": f"{connection.expires:.0f}",
+        "Containers": containers,
+        "Confirmed": "true" if connection.confirmed else "false",
+    }
+
+
+def side_text(address: str, port: int) -> str:
+    """10.0.0.2:80, [2001:db8::1]:80"""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+@ct.command("flush", cls=Command)
+@filter_options
+@click.pass_obj
+def flush(front: Front, /, container: str, **words: str) -> None:
+    """Forget connections, all of them or those that fit, and print how many.
+
+    What goes on afterwards is taken for a new connection.
+    """
+    from datapath.model.connections import ConnectionFilter
+
+    click.echo(front.control.connections_flush(ConnectionFilter.parse(**words), container))
+
+
+@ct.command("stats", cls=Command)
+@format_option()
+@click.pass_obj
+def stats(front: Front, format_: str) -> None:
+    """Count connections: by state, against the tables' sizes, by container, and what was dropped."""
+    found = front.control.connection_stats()
+    parts = (
+        (
+            [
+                {"Table": table, "State": state, "Connections": str(number)}
+                for (table, state), number in sorted(found.states.items())
+            ],
+            STATES,
+        ),
+        ([map_row(name, *fill) for name, fill in found.tables.items()], TABLES),
+        (
+            [
+                {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
+                for name, (packets, length) in found.drops.items()
+            ],
+            DROPS,
+        ),
+        (
+            [
+                {
+                    "Container": name,
+                    "Connections": of(connections, found.max_connections),
+                    "Openings": of(openings, found.max_openings),
+                }
+                for name, (connections, openings) in sorted(found.usages.items())
+            ],
+            USAGES,
+        ),
+    )
+    for index, (rows, columns) in enumerate(parts):
+        if index and not format_:
+            click.echo()
+        if format_ in ("", "json") or index == 0:
+            emit(listing(rows, columns, format_))
+
+
+def of(count: int, most: int) -> str:
+    """12/100; 12 where there is no limit."""
+    return f"{count}/{most}" if most else str(count)

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""run, exec, ps, logs, inspect, stop, rm: Docker's words for containers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctl.cli.command import (
+    Command,
+    Front,
+    complete_container,
+    complete_network,
+    complete_running,
+    format_option,
+    no_trunc_option,
+    quiet_option,
+)
+from ctl.cli.filters import Filters, has_label
+from ctl.cli.network import print_documents
+from ctl.cli.output import emit, for_each, leaves, listing
+from ctl.cli.words import created_at, ports_text, since, status_text
+from datapath.errors import ConfigError, DatapathError, NotFoundError, quoted
+
+if TYPE_CHECKING:
+    from datapath.model.containers import Container
+    from datapath.model.endpoints import EndpointRequest
+
+COLUMNS = {
+    "ID": "CONTAINER ID",
+    "Command": "COMMAND",
+    "RunningFor": "CREATED",
+    "Status": "STATUS",
+    "Ports": "PORTS",
+    "Names": "NAMES",
+}
+
+SECONDS = click.IntRange(0, 86400)
+SECONDS.name = "number"
+
+# Docker's exit code for what goes wrong before the process runs; 126 and 127 are the process's own.
+NOT_STARTED = 125
+
+
+class StartError(Exception):
+    """`errors` kept a process from being started; the command ends with `exit_code`."""
+
+    def __init__(self, errors: Sequence[BaseException], exit_code: int) -> None:
+        super().__init__(*errors)
+        self.errors = errors
+        self.exit_code = exit_code
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Gives the library's errors Docker's exit codes: 127 not found, 126 not executable, else 125."""
+    try:
+        yield
+    except (DatapathError, ExceptionGroup) as error:
+        errors = list(leaves(error))
+        codes = [inner.exit_code for inner in errors if isinstance(inner, DatapathError)]
+        code = next((code for code in codes if code in (126, 127)), NOT_STARTED)
+        raise StartError(errors, code) from error
+
+
+class StartCommand(Command):
+    """`run` and `exec`: the first argument that is no option ends the options; mistakes end with 125."""
+
+    usage_exit_code = NOT_STARTED
+    allow_interspersed_args = False
+
+
+# ---- run ------------------------------------------------------------------------------
+
+
+@click.command("run", cls=StartCommand)
+@click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-d", "--detach", is_flag=True, help="Run in the background and print the id.")
+@click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when it exits.")
+@click.option("--name", default="", metavar="NAME", help="Name of the container.")
+@click.option(
+    "--network",
+    "--net",
+    "networks",
+    multiple=True,
+    metavar="NET",
+    shell_complete=complete_network,
+    help='Network to join, "host", "none" or "container:NAME"; also name=NET,ip=IP,alias=NAME,…',
+)
+@click.option("--ip", default="", metavar="IP", help="IPv4 address, on a user-defined network.")
+@click.option("--ip6", default="", metavar="IP", help="IPv6 address, on a user-defined network.")
+@click.option("--mac-address", default="", metavar="MAC", help="MAC address.")
+@click.option(
+    "--network-alias", "--net-alias", multiple=True, metavar="NAME", help="Another name on the network."
+)
+@click.option(
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="[[IP:]PORT:]PORT",
+    help="Publish a port or a range; ,allow=PREFIX and ,deny=PREFIX say for whom.",
+)
+@click.option("-P", "--publish-all", is_flag=True, help="Publish every exposed port at a free one.")
+@click.option("--expose", multiple=True, metavar="PORT", help="Expose a port or a range.")
+@click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")
+@click.option("-h", "--hostname", default="", metavar="NAME", help="Host name inside (the short id).")
+@click.option("--domainname", default="", metavar="NAME", help="Domain name inside.")
+@click.option("--add-host", multiple=True, metavar="HOST:IP", help="Add a line to /etc/hosts.")
+@click.option("--dns", multiple=True, metavar="IP", help="DNS server.")
+@click.option("--dns-search", multiple=True, metavar="DOMAIN", help="DNS search domain.")
+@click.option("--dns-option", "--dns-opt", multiple=True, metavar="OPTION", help="DNS option.")
+@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set, or hand on, a variable.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the container.")
+@click.option("--rootfs", default="", metavar="DIR", help="Directory that becomes the root directory.")
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("--stop-signal", default="", metavar="SIGNAL", help="What `stop` sends (SIGTERM).")
+@click.pass_context
+def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...], **plain: Any) -> None:
+    """Run a command in a new container.
+
+    It is a process of this host in a network stack, mounts and a host name of its own.
+    """
+    from datapath.model.containers import RunRequest
+
+    first = {
+        "ip": plain.pop("ip"),
+        "ip6": plain.pop("ip6"),
+        "mac": plain.pop("mac_address"),
+        "aliases": plain.pop("network_alias"),
+    }
+    with starting():
+        check_terminal(tty=plain["tty"] and not plain["detach"], interactive=plain["interactive"])
+        request = RunRequest(networks=endpoints(networks, first), env=environment(env, os.environ), **plain)
+        running = ctx.obj.control.run(request)
+        if request.detach:
+            click.echo(running.container.id)
+            return
+    ctx.exit(running.wait())
+
+
+def check_terminal(*, tty: bool, interactive: bool) -> None:
+    """ConfigError when a terminal is to be handed on, and there is none."""
+    if tty and interactive and not os.isatty(0):
+        raise ConfigError("the input device is not a TTY: leave out -t")
+
+
+def endpoints(networks: tuple[str, ...], first: Mapping[str, Any]) -> tuple[EndpointRequest, ...]:
+    """The endpoints asked for by --network; the options of the old form belong to the first one."""
+    from datapath.model.endpoints import EndpointRequest
+
+    given = {name: value for name, value in first.items() if value}
+    if not networks and not given:
+        return ()
+    asked = [EndpointRequest.parse(text) for text in networks] or [EndpointRequest("bridge")]
+    flags = {"ip": "--ip", "ip6": "--ip6", "mac": "--mac-address", "aliases": "--network-alias"}
+    for name in given:
+        if getattr(asked[0], name):
+            raise ConfigError(
+                f"conflicting options: {flags[name]} and the same in --network {quoted(networks[0])}"
+            )
+    return (replace(asked[0], **given), *asked[1:])
+
+
+def environment(words: tuple[str, ...], here: Mapping[str, str]) -> tuple[str, ...]:
+    """KEY=VALUE as it is; KEY alone is handed on from here, if it is set."""
+    for word in words:
+        if not word.partition("=")[0]:
+            raise ConfigError(f"invalid environment variable: {quoted(word)}")
+    return tuple(
+        word if "=" in word else f"{word}={here[word]}" for word in words if "=" in word or word in here
+    )
+
+
+@click.command("exec", cls=StartCommand)
+@click.argument("container", shell_complete=complete_running)
+@click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set, or hand on, a variable.")
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-w", "--workdir", default="", metavar="DIR", help="Directory to start in.")
+@click.pass_context
+def exec_(
+    ctx: click.Context,
+    container: str,
+    argv: tuple[str, ...],
+    env: tuple[str, ...],
+    interactive: bool,
+    tty: bool,
+    workdir: str,
+) -> None:
+    """Run another command in a running container."""
+    with starting():
+        check_terminal(tty=tty, interactive=interactive)
+        code = ctx.obj.control.exec(
+            container,
+            argv,
+            env=environment(env, os.environ),
+            tty=tty,
+            interactive=interactive,
+            workdir=workdir,
+        )
+    ctx.exit(code)
+
+
+# ---- looking --------------------------------------------------------------------------
+
+
+@click.command("ps", cls=Command)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also those that have exited.")
+@quiet_option
+@no_trunc_option
+@format_option()
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "name=web".')
+@click.pass_obj
+def ps(front: Front, all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
+    """List containers."""
+    wanted = Filters(filters, {"id", "name", "label", "status", "exited", "network"})
+    found = front.control.containers(all=all_ or "status" in wanted or "exited" in wanted)
+    names = {network.id: network.name for network in front.control.networks()} if found else {}
+    now = datetime.now(UTC)
+    rows = [
+        container_row(container, networks_of(container, names), now, no_trunc)
+        for container in found
+        if _wanted(wanted, container, networks_of(container, names))
+    ]
+    emit(listing(rows, COLUMNS, format_, quiet=quiet))
+
+
+def networks_of(container: Container, names: Mapping[str, str]) -> list[str]:
+    """The names of the networks it has joined, or its mode when it has joined none."""
+    joined = [names.get(asked.network, asked.network) for asked in container.networks]
+    return joined or [container.network_mode]
+
+
+def _wanted(filters: Filters, container: Container, networks: Sequence[str]) -> bool:
+    return (
+        filters.contained("id", container.id)
+        and filters.contained("name", container.name)
+        and filters.equal("status", container.status, {"created", "running", "exited"})
+        and filters.some("exited", lambda code: code == str(container.exit_code))
+        and filters.some("network", lambda name: name in networks)
+        and filters.every("label", lambda label: has_label(container.labels, label))
+    )
+
+
+def container_row(
+    container: Container, networks: Sequence[str], now: datetime, no_trunc: bool
+) -> dict[str, str]:
+    """What `ps` knows about a container, under Docker's keys."""
+    command = " ".join(container.argv)
+    if not no_trunc and len(command) > 20:
+        command = command[:19] + "…"
+    return {
+        "Command": f'"{command}"',
+        "CreatedAt": created_at(container.created),
+        "ID": container.id if no_trunc else container.short_id,
+        "Labels": ",".join(f"{key}={value}" for key, value in sorted(container.labels.items())),
+        "Names": container.name,
+        "Networks": ",".join(networks),
+        "Ports": ports_text(container),
+        "RunningFor": since(container.created, now) + " ago",
+        "State": container.status,
+        "Status": status_text(container, now),
+    }
+
+
+@click.command("logs", cls=Command)
+@click.argument("container", shell_complete=complete_container)
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what it writes.")
+@click.option("-n", "--tail", default="all", metavar="N", help="Only the last N lines (all).")
+@click.pass_obj
+def logs(front: Front, container: str, follow: bool, tail: str) -> None:
+    """Print what a container has written."""
+    if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
+        raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
+    with open(1, "wb", closefd=False) as stream:
+        for chunk in front.control.logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
+            stream.write(chunk)
+            stream.flush()
+
+
+@click.command("inspect", cls=Command)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_container)
+@format_option("-f")
+@click.option("--type", "kind", type=click.Choice(["container", "network"]), help="Only of that kind.")
+@click.pass_obj
+def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None) -> None:
+    """Show all about containers or networks."""
+    control = front.control
+
+    def look(name: str) -> Mapping[str, Any]:
+        if kind == "network":
+            return control.network_inspect(name)
+        try:
+            return control.container_inspect(name)
+        except NotFoundError:
+            if kind == "container":
+                raise
+        try:
+            return control.network_inspect(name)
+        except NotFoundError as error:
+            raise NotFoundError(f"no such container or network: {quoted(name)}") from error
+
+    print_documents(names, look, format_)
+
+
+# ---- ending ---------------------------------------------------------------------------
+
+
+@click.command("stop", cls=Command)
+@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_running)
+@click.option(
+    "-t",
+    "--timeout",
+    "--time",
+    type=SECONDS,
+    default=10,
+    metavar="SECONDS",
+    help="How long it may take before it is killed (10).",
+)
+@click.pass_obj
+def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
+    """Stop running containers."""
+    for_each(names, lambda name: front.control.stop(name, timeout=timeout))
+
+
+@click.command("rm", cls=Command)
+@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_container)
+@click.option("-f", "--force", is_flag=True, help="Also when it runs: it is killed.")
+@click.pass_obj
+def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
+    """Remove containers."""
+    for_each(names, lambda name: front.control.remove(name, force=force), missing_ok=force)

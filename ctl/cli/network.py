@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl network …"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctl.cli.command import (
+    Command,
+    Front,
+    Group,
+    complete_container,
+    complete_network,
+    format_option,
+    no_trunc_option,
+    quiet_option,
+)
+from ctl.cli.filters import Filters, has_label
+from ctl.cli.output import documents, emit, for_each, listing, raise_all
+from ctl.cli.words import created_at
+from datapath.errors import DatapathError, NotFoundError
+
+if TYPE_CHECKING:
+    from datapath.model.networks import Network
+
+COLUMNS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
+
+
+@click.group("network", cls=Group)
+def network() -> None:
+    """Manage networks."""
+
+
+@network.command("create", cls=Command)
+@click.argument("name", metavar="NETWORK")
+@click.option("-d", "--driver", default="bridge", metavar="DRIVER", help="Driver of the network (bridge).")
+@click.option("--subnet", multiple=True, metavar="CIDR", help="Subnet, as in 10.0.0.0/16.")
+@click.option("--gateway", multiple=True, metavar="IP", help="The subnet's gateway address.")
+@click.option("--ip-range", multiple=True, metavar="CIDR", help="Take containers' addresses from here only.")
+@click.option("--aux-address", multiple=True, metavar="NAME=IP", help="Address that no container may get.")
+@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Driver option.")
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of the network.")
+@click.option("--internal", is_flag=True, help="Nothing in or out, except the members and the host.")
+@click.option("--ipv4/--no-ipv4", default=True, help="Assign IPv4 addresses (true).")
+@click.option("--ipv6", is_flag=True, help="Assign IPv6 addresses.")
+@click.option("--attachable", is_flag=True, help="Let containers be attached by hand.")
+@click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (local).")
+@click.option("--ipam-driver", default="default", metavar="DRIVER", help="Driver of addresses (default).")
+@click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of that driver.")
+@click.pass_obj
+def create(
+    front: Front,
+    /,
+    *,
+    subnet: tuple[str, ...],
+    gateway: tuple[str, ...],
+    ip_range: tuple[str, ...],
+    aux_address: tuple[str, ...],
+    opt: tuple[str, ...],
+    label: tuple[str, ...],
+    ipam_opt: tuple[str, ...],
+    **plain: Any,
+) -> None:
+    """Create a network and print its id."""
+    from datapath.model.networks import NetworkRequest
+
+    request = NetworkRequest(
+        subnets=subnet,
+        gateways=gateway,
+        ip_ranges=ip_range,
+        aux_addresses=aux_address,
+        options=opt,
+        labels=label,
+        ipam_options=ipam_opt,
+        **plain,
+    )
+    click.echo(front.control.network_create(request).id)
+
+
+@network.command("ls", cls=Command)
+@quiet_option
+@no_trunc_option
+@format_option()
+@click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "driver=bridge".'
+)
+@click.pass_obj
+def ls(front: Front, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
+    """List networks."""
+    wanted = Filters(filters, {"driver", "id", "name", "label", "scope", "type", "dangling"})
+    rows = [
+        network_row(found, no_trunc) for found in front.control.networks() if _wanted(wanted, found, front)
+    ]
+    emit(listing(rows, COLUMNS, format_, quiet=quiet))
+
+
+def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
+    """What `network ls` knows about a network, under Docker's keys."""
+    return {
+        "CreatedAt": created_at(network.created),
+        "Driver": network.driver,
+        "ID": network.id if no_trunc else network.short_id,
+        "IPv4": str(network.ipv4).lower(),
+        "IPv6": str(network.ipv6).lower(),
+        "Internal": str(network.internal).lower(),
+        "Labels": ",".join(f"{key}={value}" for key, value in sorted(network.labels.items())),
+        "Name": network.name,
+        "Scope": network.scope,
+    }
+
+
+def _wanted(filters: Filters, network: Network, front: Front) -> bool:
+    return (
+        filters.contained("id", network.id)
+        and filters.contained("name", network.name)
+        and filters.equal("driver", network.driver)
+        and filters.equal("scope", network.scope)
+        and filters.equal("type", "builtin" if network.predefined else "custom", {"builtin", "custom"})
+        and filters.every("label", lambda label: has_label(network.labels, label))
+        and filters.truth("dangling", lambda: not network.predefined and not _members(front, network.id))
+    )
+
+
+def _members(front: Front, name: str) -> Mapping[str, Any]:
+    members: Mapping[str, Any] = front.control.network_inspect(name)["Containers"]
+    return members
+
+
+@network.command("inspect", cls=Command)
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
+@format_option("-f")
+@click.option("-v", "--verbose", is_flag=True, help="Accepted as Docker's; changes nothing.")
+@click.pass_obj
+def inspect(front: Front, names: tuple[str, ...], format_: str, verbose: bool) -> None:
+    """Show all about networks."""
+    print_documents(names, front.control.network_inspect, format_)
+
+
+def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
+    """Print those that are there, then raise what was said about the others."""
+    found, errors = [], []
+    for name in names:
+        try:
+            found.append(look(name))
+        except NotFoundError as error:
+            errors.append(error)
+    if found or format_ in ("", "json"):
+        emit(documents(found, format_))
+    raise_all(errors)
+
+
+@network.command("rm", cls=Command)
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
+@click.option("-f", "--force", is_flag=True, help="No error if there is no such network.")
+@click.pass_obj
+def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
+    """Remove networks."""
+    for_each(names, front.control.network_remove, missing_ok=force)
+
+
+@network.command("prune", cls=Command)
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "until=24h".')
+@click.pass_obj
+def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove every network that no container uses."""
+    if not force:
+        click.echo("WARNING! This will remove all custom networks not used by at least one container.")
+        click.echo("Are you sure you want to continue? [y/N] ", nl=False)
+        answer = sys.stdin.readline() if sys.stdin else ""
+        if answer.strip().lower() not in ("y", "yes"):
+            click.echo()
+            raise DatapathError("network prune has been cancelled (-f does not ask)")
+    removed = front.control.network_prune(filters)
+    if removed:
+        click.echo("Deleted Networks:")
+        emit("\n".join(gone.name for gone in removed))
+
+
+@network.command("connect", cls=Command)
+@click.argument("network", shell_complete=complete_network)
+@click.argument("container", shell_complete=complete_container)
+@click.option("--ip", default="", metavar="IP", help="IPv4 address of the container.")
+@click.option("--ip6", default="", metavar="IP", help="IPv6 address of the container.")
+@click.option("--mac-address", "mac", default="", metavar="MAC", help="MAC address of the container.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name on this network.")
+@click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")
+@click.option("--gw-priority", type=int, default=0, metavar="N", help="The highest has the default route.")
+@click.option("--driver-opt", "driver_options", multiple=True, metavar="KEY=VALUE", help="Driver option.")
+@click.pass_obj
+def connect(front: Front, /, container: str, **asked: Any) -> None:
+    """Connect a container to a network."""
+    from datapath.model.endpoints import EndpointRequest
+
+    front.control.network_connect(container, EndpointRequest(**asked))
+
+
+@network.command("disconnect", cls=Command)
+@click.argument("network", shell_complete=complete_network)
+@click.argument("container", shell_complete=complete_container)
+@click.option("-f", "--force", is_flag=True, help="Even if the container is not running properly.")
+@click.pass_obj
+def disconnect(front: Front, network: str, container: str, force: bool) -> None:
+    """Disconnect a container from a network."""
+    front.control.network_disconnect(network, container, force=force)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, JSON and templates, as Docker prints them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from ctl.cli.template import Template, TemplateError
+from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
+
+Row = Mapping[str, str]
+
+# Docker's tables: three spaces between columns, no column narrower than ten with its spaces.
+_GAP = 3
+_NARROWEST = 10
+_LONG = 1000
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Docker draws it, without a line break at its end."""
+    import tabulate
+
+    lines = [*([headings] if headings else []), *rows]
+    if len(lines) > _LONG:
+        return _long_table(lines)
+    gap = tabulate.DataRow("", " " * _GAP, "")
+    drawn = tabulate.tabulate(
+        # The headings as a row among rows: tabulate's own would be two wider than they are.
+        [[printable(cell).ljust(_NARROWEST - _GAP) for cell in row] for row in lines],
+        tablefmt=tabulate.TableFormat(None, None, None, None, gap, gap, 0, None),
+        disable_numparse=True,
+        preserve_whitespace=True,
+    )
+    return "\n".join(line.rstrip() for line in drawn.splitlines())
+
+
+def _long_table(lines: Sequence[Sequence[str]]) -> str:
+    """The same, for which tabulate takes seconds."""
+    cells = [[printable(cell) for cell in line] for line in lines]
+    widths = [max(*map(len, column), _NARROWEST - _GAP) + _GAP for column in zip(*cells, strict=True)]
+    form = "".join(f"{{:<{width}}}" for width in widths)
+    return "\n".join(form.format(*line).rstrip() for line in cells)
+
+
+def template(source: str) -> Callable[[Any], str]:
+    """The function that fills this template. ConfigError when it cannot be read or does not fit."""
+    try:
+        parsed = Template(source)
+    except (TemplateError, RecursionError) as error:
+        raise ConfigError(f"template parsing error: {error}") from error
+
+    def fill(data: Any) -> str:
+        try:
+            return parsed.render(data)
+        except TemplateError as error:
+            raise ConfigError(f"template error: {error}") from error
+
+    return fill
+
+
+def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, quiet: bool = False) -> str:
+    """What a command that lists prints.
+
+    `columns` maps a row's keys to the headings of the default table, in order. `format_` is empty,
+    "table", "json", "table TEMPLATE" or a template; `quiet` prints the first column and nothing else.
+    """
+    if quiet and not format_:
+        return "\n".join(row[next(iter(columns))] for row in rows)
+    if format_ in ("", "table"):
+        return table(list(columns.values()), [[row[key] for key in columns] for row in rows])
+    if format_ == "json":
+        encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        return "\n".join(map(encode, rows))
+    wanted = format_.replace("\\t", "\t").replace("\\n", "\n")
+    drawn, _, rest = wanted.partition(" ")
+    if drawn != "table":
+        fill = template(wanted)
+        return "\n".join(fill(row) for row in rows)
+    fill = template(rest.strip(" "))
+    known = rows[0] if rows else columns
+    headings = {key: columns.get(key, _heading(key)) for key in known}
+    return table(fill(headings).split("\t"), [fill(row).split("\t") for row in rows])
+
+
+def _heading(key: str) -> str:
+    """CreatedAt becomes CREATED AT."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).upper()
+
+
+def documents(found: Sequence[Mapping[str, Any]], format_: str) -> str:
+    """What `inspect` prints: one array, or with a template one line for each."""
+    if format_ in ("", "json"):
+        indent = 4 if not format_ else None
+        separators = None if not format_ else (",", ":")
+        return json.dumps(list(found), indent=indent, separators=separators, ensure_ascii=False)
+    fill = template(format_)
+    return "\n".join(fill(document) for document in found)
+
+
+def emit(text: str) -> None:
+    """Print it, unless there is nothing to print."""
+    if text:
+        click.echo(text)
+
+
+def for_each(names: Iterable[str], act: Callable[[str], object], *, missing_ok: bool = False) -> None:
+    """Do it for every name and print each name that it was done for; all failures are raised at the end."""
+    errors: list[Exception] = []
+    for name in names:
+        try:
+            act(name)
+        except* DatapathError as group:
+            errors += [
+                error for error in leaves(group) if not (missing_ok and isinstance(error, NotFoundError))
+            ]
+        else:
+            click.echo(printable(name))
+    raise_all(errors)
+
+
+def raise_all(errors: Sequence[Exception]) -> None:
+    """Raise what there is: nothing, the one error, or all as a group."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("several failures", errors)
+
+
+def leaves(error: BaseException) -> Iterator[Any]:
+    """The errors inside a group, however deep, each once."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""stats, down, version, completion, and the command that a container's shim calls at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ctl.cli.command import Command, Front, format_option
+from ctl.cli.output import emit, listing, table, template
+
+COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
+MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
+
+
+@click.command("stats", cls=Command)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also counters that are zero.")
+@format_option()
+@click.pass_obj
+def stats(front: Front, all_: bool, format_: str) -> None:
+    """Print packet counters.
+
+    Every drop is counted with its reason; and how full the maps are.
+    """
+    found = front.control.stats()
+    counters = [
+        {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
+        for name, (packets, length) in found.counters.items()
+        if packets or all_
+    ]
+    maps = [map_row(name, used, most) for name, (used, most) in found.fill.items()]
+    emit(listing(counters, COUNTERS, format_))
+    if not format_:
+        click.echo()
+    if format_ in ("", "json"):
+        emit(listing(maps, MAPS, format_))
+
+
+def map_row(name: str, used: int, most: int) -> dict[str, str]:
+    """What is shown of a map: 12.3%."""
+    return {"Map": name, "Used": str(used), "Max": str(most), "Percent": f"{100 * used / most:.1f}%"}
+
+
+@click.command("down", cls=Command)
+@click.pass_obj
+def down(front: Front) -> None:
+    """Take everything away.
+
+    Every container is stopped; no device, namespace, program or pin stays behind.
+    """
+    front.control.down()
+
+
+@click.command("version", cls=Command)
+@format_option("-f")
+@click.pass_obj
+def version(front: Front, format_: str) -> None:
+    """Show versions."""
+    found: dict[str, Any] = front.control.version()
+    if format_ == "json":
+        emit(template("{{json .}}")(found))
+    elif format_:
+        emit(template(format_)(found))
+    else:
+        emit(table((), [(f"{key}:", str(value)) for key, value in found.items()]))
+
+
+@click.command("completion", cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a shell's completion script.
+
+    For example: source <(datapathctl completion bash)
+    """
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    script = found(ctx.find_root().command, {}, "datapathctl", "_DATAPATHCTL_COMPLETE")
+    # Not bash's own source(): it starts a bash only to ask for its version.
+    emit(ShellComplete.source(script))
+
+
+@click.command("_exited", cls=Command, hidden=True)
+@click.argument("container_id")
+@click.argument("exit_code", type=int)
+@click.pass_obj
+def exited(front: Front, container_id: str, exit_code: int) -> None:
+    """A container's main process has ended: record it, release what it held."""
+    front.control.exited(container_id, exit_code)

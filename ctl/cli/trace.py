@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl trace …: what packets go through, live."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import click
+
+from ctl.cli.command import Command, Front, Group, complete_running
+from ctl.cli.output import emit, table
+
+F = TypeVar("F", bound=Callable[..., Any])
+Pairs = Mapping[tuple[str, str], Sequence[int]]
+
+_WIDTH = 40  # of the longest bar
+_DROPS = ("CONTAINER", "DEVICE", "REASON", "LOCATION", "PACKETS")
+_COUNTERS = ("COUNTER", "PACKETS", "BYTES")
+
+
+@click.group("trace", cls=Group)
+def trace() -> None:
+    """Watch packets while they go: how long they take, why they are dropped. Needs python3-bpfcc."""
+
+
+def common_options(command: F) -> F:
+    """--seconds, --json."""
+    seconds = click.option(
+        "--seconds",
+        type=click.FloatRange(min=0, min_open=True, max=86400),
+        help="How long; without it until Ctrl-C.",
+    )
+    as_json = click.option("--json", "json_", is_flag=True, help="One JSON object a line.")
+    return seconds(as_json(command))
+
+
+@trace.command("latency", cls=Command)
+@click.argument("containers", nargs=-1, shell_complete=complete_running)
+@click.option("--follow", is_flag=True, help="Print every second what came in it.")
+@common_options
+@click.pass_obj
+def latency(
+    front: Front, containers: tuple[str, ...], follow: bool, seconds: float | None, json_: bool
+) -> None:
+    """Show how long packets take from container to container.
+
+    From the sender's network device to the receiver's. Without names of all containers together; with one, between
+    it and each of the others; with several, between each two of them.
+    """
+    show = latency_json if json_ else latency_text
+    with front.control.trace_latency(containers) as found:
+        announce()
+        before: Pairs = {}
+        for last in intervals(seconds, 1.0 if follow else None):
+            now = found.pairs()
+            emit(show(difference(now, before)))
+            if not last and not json_:
+                click.echo()
+            before = now
+
+
+def announce() -> None:
+    """On stderr, since what comes before is not seen."""
+    click.echo("Tracing. Ctrl-C ends it.", err=True)
+
+
+def intervals(seconds: float | None, each: float | None) -> Iterator[bool]:
+    """Sleeps, and yields when it is time to print: after `each` so many, and at the end (True). Ctrl-C is the end."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = 3600.0 if end is None else max(0.0, end - time.monotonic())
+        try:
+            time.sleep(min(left, each or left))
+        except KeyboardInterrupt:
+            break
+        if end is not None and time.monotonic() >= end:
+            break
+        if each:
+            yield False
+    yield True
+
+
+def difference(now: Pairs, before: Pairs) -> dict[tuple[str, str], tuple[int, ...]]:
+    """What has come since; nothing of pairs that had nothing."""
+    grown = {
+        pair: tuple(a - b for a, b in zip_longest(counts, before.get(pair, ()), fillvalue=0))
+        for pair, counts in now.items()
+    }
+    return {pair: counts for pair, counts in grown.items() if any(counts)}
+
+
+def latency_json(pairs: Pairs) -> str:
+    """Counts[i] packets took [2**i, 2**(i+1)) nanoseconds."""
+    return "\n".join(
+        json.dumps({"From": sender, "To": receiver, "Packets": sum(counts), "Counts": list(counts)})
+        for (sender, receiver), counts in pairs.items()
+    )
+
+
+def latency_text(pairs: Pairs) -> str:
+    """A histogram for each pair."""
+    if not pairs:
+        return "No packet went from container to container."
+    return "\n\n".join(
+        f"{f'{sender} -> {receiver}' if sender else 'all containers'}, {sum(counts)} packets\n{histogram(counts)}"
+        for (sender, receiver), counts in pairs.items()
+    )
+
+
+def histogram(counts: Sequence[int]) -> str:
+    """From the first row that has something to the last."""
+    first = next(power for power, count in enumerate(counts) if count)
+    most = max(counts)
+    rows = [
+        (f"{2**power} to {2 ** (power + 1) - 1}", str(count), "*" * -(-_WIDTH * count // most))
+        for power, count in enumerate(counts[first:], first)
+    ]
+    return table(("NANOSECONDS", "PACKETS", ""), rows)
+
+
+@trace.command("drops", cls=Command)
+@common_options
+@click.pass_obj
+def drops(front: Front, seconds: float | None, json_: bool) -> None:
+    """Show which packets are dropped, where, and why.
+
+    First what the kernel drops, with its reason, in the containers and in the host (CONTAINER -); TC_INGRESS at a
+    container's device is this datapath. Then this datapath's own reasons.
+    """
+    with front.control.trace_drops() as found:
+        announce()
+        for _ in intervals(seconds, None):
+            rows, counters = found.rows(), found.counters()
+    if json_:
+        lines = [{key.capitalize(): value for key, value in row._asdict().items()} for row in rows]
+        lines += [{"Counter": name, "Packets": both[0], "Bytes": both[1]} for name, both in counters.items()]
+        emit("\n".join(map(json.dumps, lines)))
+        return
+    emit(table(_DROPS, [[str(word or "-") for word in row] for row in rows]))
+    click.echo()
+    emit(table(_COUNTERS, [(name, str(both[0]), str(both[1])) for name, both in counters.items()]))

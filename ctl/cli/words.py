@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How single things are called in Docker's tables: ports, states, times."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datapath.model.containers import Container
+    from datapath.model.parsing import Address
+    from datapath.model.ports import PortMapping
+
+
+# ---- ports ----------------------------------------------------------------------------
+
+
+def span(first: int, count: int) -> str:
+    """A port, or a range of them."""
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def address_text(address: Address | None) -> str:
+    """A host address; every one of them is 0.0.0.0."""
+    return "0.0.0.0" if address is None else str(address)
+
+
+def mapping_text(mapping: PortMapping) -> str:
+    """0.0.0.0:8000-8099->8000-8099/tcp, [::1]:8081->80/tcp"""
+    address = address_text(mapping.host_ip)
+    host = f"[{address}]" if ":" in address else address
+    ports = f"{span(mapping.container_port, mapping.count)}/{mapping.proto}"
+    return f"{host}:{span(mapping.host_port, mapping.count)}->{ports}"
+
+
+def ports_text(container: Container) -> str:
+    """0.0.0.0:8081->80/tcp, 90/tcp: the published ones, then the exposed; nothing when not running."""
+    if not container.running:
+        return ""
+    published = {
+        (mapping.container_port + i, mapping.proto)
+        for mapping in container.ports
+        for i in range(mapping.count)
+    }
+    exposed = [f"{port}/{proto}" for port, proto in container.exposed if (port, proto) not in published]
+    return ", ".join([*map(mapping_text, container.ports), *exposed])
+
+
+# ---- states ---------------------------------------------------------------------------
+
+
+def status_text(container: Container, now: datetime) -> str:
+    """Up 5 minutes; Exited (0) 2 hours ago; Created."""
+    if container.running:
+        return f"Up {since(container.started, now)}"
+    if container.status == "exited":
+        code = "?" if container.exit_code is None else container.exit_code
+        return f"Exited ({code}) {since(container.finished, now)} ago"
+    return container.status.capitalize()
+
+
+# ---- times ----------------------------------------------------------------------------
+
+
+def created_at(timestamp: str) -> str:
+    """An RFC 3339 time stamp as Docker lists it: 2026-11-24 06:05:00 +0000 UTC."""
+    if not timestamp:
+        return ""
+    return datetime.fromisoformat(timestamp).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+
+
+def since(timestamp: str, now: datetime) -> str:
+    """How long before `now` that was."""
+    return (
+        duration((now - datetime.fromisoformat(timestamp)).total_seconds())
+        if timestamp
+        else "an unknown time"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A span of time in Docker's words."""
+    whole = int(seconds)
+    hours = int(seconds / 3600 + 0.5)
+    days = hours // 24
+    named = (
+        (whole < 1, "Less than a second"),
+        (whole == 1, "1 second"),
+        (whole < 60, f"{whole} seconds"),
+        (whole < 120, "About a minute"),
+        (whole < 3600, f"{whole // 60} minutes"),
+        (hours == 1, "About an hour"),
+        (hours < 48, f"{hours} hours"),
+        (days < 14, f"{days} days"),
+        (days < 60, f"{days // 7} weeks"),
+        (days < 730, f"{days // 30} months"),
+    )
+    return next((words for fits, words in named if fits), f"{days // 365} years")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: where this installation keeps its things, and the daemon.json that Docker's users know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datapath.errors import ConfigError, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Directories of one installation; several may live on one machine, each in its own network namespace.
+
+    `config_required`: the user named the configuration file, so it is an error if it is not there.
+    `attach`: how programs are attached to devices, "tcx", "clsact", or "auto": tcx where the kernel has it.
+    `cgroup`: the directory of the control group whose processes' sockets are looked after; None: the root of
+    the cgroup2 hierarchy, so every process.
+    """
+
+    state_dir: Path = Path("/var/lib/datapath")
+    run_dir: Path = Path("/run/datapath")
+    bpffs: Path = Path("/sys/fs/bpf/datapath")
+    config_path: Path = Path("/etc/datapath/daemon.json")
+    config_required: bool = False
+    attach: str = "auto"
+    cgroup: Path | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
+        """Options (by field name; None: not given) go before DATAPATH_* variables, these before defaults."""
+        names = {
+            "state_dir": "DATAPATH_STATE_DIR",
+            "run_dir": "DATAPATH_RUN_DIR",
+            "bpffs": "DATAPATH_BPFFS",
+            "config_path": "DATAPATH_CONFIG",
+        }
+        optional = {"cgroup": "DATAPATH_CGROUP"}
+        chosen: dict[str, Path] = {}
+        for name, variable in (names | optional).items():
+            value = overrides.pop(name, None) or environ.get(variable)
+            if not value:
+                continue
+            if not Path(value).is_absolute() or "\0" in str(value):
+                raise ConfigError(f"{variable} is {quoted(str(value))}: it must be an absolute path")
+            chosen[name] = Path(value)
+        attach = str(overrides.pop("attach", None) or environ.get("DATAPATH_ATTACH") or "auto")
+        if attach not in ("auto", "tcx", "clsact"):
+            raise ConfigError(f"DATAPATH_ATTACH is {quoted(attach)}: it must be auto, tcx or clsact")
+        if overrides:
+            raise TypeError(f"no such setting: {', '.join(overrides)}")
+        paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in names}
+        return cls(
+            **paths,
+            config_required="config_path" in chosen,
+            attach=attach,
+            cgroup=chosen.get("cgroup"),
+        )
+
+
+_DEFAULTS = Settings()

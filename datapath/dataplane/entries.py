@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the packet programs' maps have to contain, as plain tuples with the field names of abi.h. Pure.
+
+Enumerators are given by name ("NETWORK_ICC"); no address is None, which is written as the zero address. Keys
+and values belong to the map named by the function: network_entry → networks, and so on.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from typing import Any, NamedTuple
+
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network, gateway_mac
+from datapath.model.parsing import Address
+from datapath.model.ports import PortMapping
+from datapath.model.state import State
+
+PROTOCOLS = {"tcp": 6, "udp": 17}
+
+# All of the host's addresses of a family; the zero address, which is also `::`, is None.
+EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+class NetworkValue(NamedTuple):
+    flags: frozenset[str]
+    ifindex: int
+    slots: int
+    mtu: int
+    broadcast: IPv4Address | None
+    mac: str
+    gateway4: Address | None
+    gateway6: Address | None
+    gateway_linklocal: IPv6Address | None
+
+
+class DeviceKey(NamedTuple):
+    ifindex: int
+
+
+class DeviceValue(NamedTuple):
+    kind: str
+    network: int
+    endpoint: int
+    mac: str
+    addr4: Address | None
+    addr6: Address | None
+    linklocal: IPv6Address | None
+
+
+class EndpointKey(NamedTuple):
+    network: int
+    addr: Address
+
+
+class EndpointValue(NamedTuple):
+    ifindex: int
+    number: int
+    mac: str
+
+
+class MemberKey(NamedTuple):
+    network: int
+    slot: int
+
+
+class MemberValue(NamedTuple):
+    ifindex: int
+    endpoint: int
+
+
+class PortKey(NamedTuple):
+    addr: Address | None
+    port: int
+    proto: int
+
+
+class PortValue(NamedTuple):
+    network: int
+    endpoint: int
+    filter: int
+    addr: Address
+    port: int
+    refuse: int
+
+
+class SourceKey(NamedTuple):
+    prefixlen: int
+    filter: int
+    addr: Address | None
+
+
+class ReservedKey(NamedTuple):
+    port: int
+    proto: int
+
+
+class PolicyKey(NamedTuple):
+    client: Address
+    server: Address
+    port: int
+    proto: int
+
+
+class PolicyValue(NamedTuple):
+    client: int
+    server: int
+
+
+class Run(NamedTuple):
+    """`length` rows whose keys are `key` and its successors by port. A PortValue's port goes up with the key's."""
+
+    key: Any
+    value: Any
+    length: int
+
+
+class Runs(Mapping[Any, Any]):
+    """Rows as runs of neighbouring ports, so that ten thousand of them can be packed as one."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.runs = tuple(runs)
+
+    @functools.cached_property
+    def _rows(self) -> dict[Any, Any]:
+        return dict(pair for run in self.runs for pair in _expanded(run))
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _expanded(run: Run) -> Iterator[tuple[Any, Any]]:
+    key, value, length = run
+    for i in range(length):
+        up = value._replace(port=value.port + i) if isinstance(value, PortValue) else value
+        yield key._replace(port=key.port + i), up
+
+
+class EndpointEntries(NamedTuple):
+    """The rows of one endpoint in `devices`, `endpoints` and `members`."""
+
+    device: tuple[DeviceKey, DeviceValue]
+    endpoints: dict[EndpointKey, EndpointValue]
+    member: tuple[MemberKey, MemberValue]
+
+
+def network_entry(
+    network: Network,
+    endpoints: Iterable[Endpoint],
+    ifindex: int,
+    mtu: int,
+    linklocal: IPv6Address | None = None,
+) -> tuple[int, NetworkValue]:
+    """Index and value in `networks`. `endpoints` are its members, `ifindex` is its gateway device."""
+    flags = {"NETWORK_ACTIVE"}
+    for name, wanted in (
+        ("NETWORK_IPV4", network.subnet4 is not None),
+        ("NETWORK_IPV6", network.subnet6 is not None),
+        ("NETWORK_ICC", network.icc),
+        ("NETWORK_INTERNAL", network.internal),
+        ("NETWORK_MASQUERADE", network.masquerade),
+    ):
+        if wanted:
+            flags.add(name)
+    subnet4, subnet6 = network.subnet4, network.subnet6
+    broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
+    return network.number, NetworkValue(
+        flags=frozenset(flags),
+        ifindex=ifindex,
+        slots=max((endpoint.slot for endpoint in endpoints), default=-1) + 1,
+        mtu=mtu,
+        broadcast=broadcast if isinstance(broadcast, IPv4Address) else None,
+        mac=gateway_mac(network),
+        gateway4=subnet4.gateway if subnet4 else None,
+        gateway6=subnet6.gateway if subnet6 else None,
+        gateway_linklocal=linklocal,
+    )
+
+
+def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:
+    """The network's gateway device in `devices`."""
+    value = DeviceValue("DEVICE_GATEWAY", network.number, 0, gateway_mac(network), None, None, None)
+    return DeviceKey(ifindex), value
+
+
+def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
+    """What makes the endpoint a member of its network. Its link-local address counts where there is IPv6."""
+    addr4 = endpoint.ipv4.ip if endpoint.ipv4 else None
+    addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
+    linklocal = endpoint.linklocal if endpoint.ipv6 else None
+    index, number, mac = endpoint.host_ifindex, endpoint.number, endpoint.mac
+    device = DeviceValue("DEVICE_ENDPOINT", network.number, number, mac, addr4, addr6, linklocal)
+    addresses: list[Address | None] = [addr4, addr6, linklocal]
+    return EndpointEntries(
+        device=(DeviceKey(index), device),
+        endpoints={
+            EndpointKey(network.number, address): EndpointValue(index, number, mac)
+            for address in addresses
+            if address is not None
+        },
+        member=(MemberKey(network.number, endpoint.slot), MemberValue(index, number)),
+    )
+
+
+def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> Runs:
+    """`ports` of the endpoint, or of these of its mappings only: of each family whose way out it is."""
+    return Runs(_port_runs(network, endpoint, endpoint.ports if mappings is None else mappings))
+
+
+def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> Iterator[Run]:
+    targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
+    for mapping in mappings:
+        proto, refuse = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
+        for version in mapping.families:
+            target = targets[version]
+            if target is None or version not in endpoint.ways:
+                continue
+            address = mapping.host_ip
+            if address is None or address.is_unspecified:
+                address = EVERY4 if version == 4 else EVERY6
+            value = PortValue(
+                *(network.number, endpoint.number, mapping.filter, target.ip, mapping.container_port, refuse)
+            )
+            yield Run(PortKey(address, mapping.host_port, proto), value, mapping.count)
+
+
+def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
+    """`sources` of the mappings' rules: 1 may connect, 0 may not."""
+    result: dict[SourceKey, int] = {}
+    for mapping in mappings:
+        for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
+            for prefix in prefixes:
+                length = 32 + prefix.prefixlen + (96 if prefix.version == 4 else 0)
+                address = None if prefix.network_address == IPv6Address(0) else prefix.network_address
+                result[SourceKey(length, mapping.filter, address)] = allow
+                if isinstance(prefix, IPv6Network) and _MAPPED.subnet_of(prefix):
+                    # In the map it covers IPv4 too, which was not meant: that keeps what it has without.
+                    every4 = SourceKey(32 + 96, mapping.filter, EVERY4)
+                    result.setdefault(every4, int(not mapping.allow))
+    # A rule for all of IPv4 goes before what only stands in for it.
+    for mapping in mappings:
+        for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
+            if any(prefix.version == 4 and not prefix.prefixlen for prefix in prefixes):
+                result[SourceKey(32 + 96, mapping.filter, EVERY4)] = allow
+    return result
+
+
+def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
+    """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
+    given, and then 0 for one that nobody uses (the row has to go). Those of classic networks are none of the
+    programs' business."""
+    published = [
+        mapping
+        for endpoint in state.endpoints.values()
+        if not state.networks[endpoint.network_id].classic
+        for mapping in endpoint.ports
+    ]
+    asked = published if mappings is None else list(mappings)
+    return Runs(
+        run
+        for name, proto in PROTOCOLS.items()
+        for run in _reserved_runs(
+            proto,
+            [_span(mapping) for mapping in asked if mapping.proto == name],
+            [_span(mapping) for mapping in published if mapping.proto == name],
+        )
+    )
+
+
+def _span(mapping: PortMapping) -> tuple[int, int]:
+    return mapping.host_port, mapping.host_port + mapping.count
+
+
+def _reserved_runs(
+    proto: int, asked: list[tuple[int, int]], published: list[tuple[int, int]]
+) -> Iterator[Run]:
+    """Between two neighbouring ends of ranges the count is the same."""
+    changes = Counter(first for first, _ in published)
+    changes.subtract(end for _, end in published)
+    wanted = Counter(first for first, _ in asked)
+    wanted.subtract(end for _, end in asked)
+    count = inside = 0
+    ends = sorted({*changes, *wanted})
+    for first, end in itertools.pairwise(ends):
+        count += changes[first]
+        inside += wanted[first]
+        if inside:
+            yield Run(ReservedKey(first, proto), count, end - first)
+
+
+def policy_entries(network: Network, state: State) -> dict[PolicyKey, PolicyValue]:
+    """`policies` of a network whose members may not talk to each other: what --link opens. Else nothing.
+
+    A link opens the server's exposed ports to every container that runs in the client's sandbox.
+    """
+    result: dict[PolicyKey, PolicyValue] = {}
+    if network.icc:
+        return result
+    for client in state.endpoints_of_network(network.id):
+        owner = state.containers.get(client.sandbox_id)
+        for link in (*(owner.links if owner else ()), *client.links):
+            target = state.containers.get(link.server)
+            server = state.endpoint(target.sandbox_id, network.id) if target else None
+            if server is not None:
+                result.update(_opened(client, server))
+    return result
+
+
+def _opened(client: Endpoint, server: Endpoint) -> dict[PolicyKey, PolicyValue]:
+    pairs: list[tuple[Address, Address]] = []
+    if client.ipv4 and server.ipv4:
+        pairs.append((client.ipv4.ip, server.ipv4.ip))
+    if client.ipv6 and server.ipv6:
+        pairs.append((client.ipv6.ip, server.ipv6.ip))
+    value = PolicyValue(client.number, server.number)
+    return {
+        PolicyKey(source, target, port, PROTOCOLS[proto]): value
+        for source, target in pairs
+        for port, proto in server.exposed
+    }

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replaces the packet programs while packets pass.
+
+First the new ones are loaded with the pinned maps, and pinned below ``next``; a mark says when that is complete.
+Until then nothing has changed. From then on only what is pinned there is needed: whichever version's command
+comes first goes through all of the second part again. Old and new programs work side by side meanwhile, as they
+have the same maps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from datapath.dataplane import timer, version
+from datapath.dataplane.programs import CLSACT_HANDLE, CLSACT_PRIORITY, NEXT, OBJECT_FILES, SWEEPER, Dataplane
+from datapath.errors import KernelError
+from datapath.kernel import abi, libbpf
+
+_CONFIG = "config"
+_MOVING = "moving"  # a pin on its way to where it belongs
+
+
+def pending(bpffs: Path) -> bool:
+    """An upgrade was begun and not finished."""
+    return (bpffs / NEXT).exists()
+
+
+def prepare(dataplane: Dataplane) -> None:
+    """Loads this version's programs. KernelError: they cannot be, and nothing has changed."""
+    version.check(dataplane.root)
+    folder, maps = dataplane.root / NEXT, dataplane.root / "maps"
+    _clear(folder)
+    before = set(os.listdir(maps))
+    try:
+        folder.mkdir(mode=0o700)
+        for name in OBJECT_FILES:
+            dataplane.load(name, folder, folder)
+        _repeat_marks(dataplane.root)
+    except BaseException:
+        _clear(folder)
+        for name in set(os.listdir(maps)) - before:
+            (maps / name).unlink()
+        raise
+
+
+def _repeat_marks(root: Path) -> None:
+    """Pins that say something by their names would keep the old programs. The version comes last."""
+    folder = root / NEXT
+    others = {name for name in os.listdir(root / "programs") if "-" in name and not version.is_mark(name)}
+    with _Opened(folder, {SWEEPER}) as fds:
+        for name in (*sorted(others), version.installed().mark):
+            libbpf.pin(fds[SWEEPER], folder / name)
+
+
+class _Opened:
+    """The programs below a folder, by name, as fds for as long as the context."""
+
+    def __init__(self, folder: Path, names: set[str]) -> None:
+        self._folder, self._names, self._stack = folder, names, ExitStack()
+
+    def __enter__(self) -> Mapping[str, int]:
+        fds: dict[str, int] = {}
+        for name in sorted(self._names):
+            fd = libbpf.get_pinned(self._folder / name)
+            if fd is not None:
+                self._stack.callback(os.close, fd)
+                fds[name] = fd
+        return fds
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def finish(dataplane: Dataplane) -> bool:
+    """Puts the programs that wait where the old ones are; False: they were not complete, and are gone."""
+    root = dataplane.root
+    folder = root / NEXT
+    names = set(os.listdir(folder)) - {_MOVING}
+    mark = next((name for name in names if version.is_mark(name)), None)
+    if mark is None:
+        _clear(folder)
+        _drop_maps(root)
+        return False
+    with _Opened(folder, names) as fds:
+        _update_links(root, fds)
+        _replace_filters(dataplane, fds)
+        timer.start(fds[SWEEPER], int(abi.SweepOrder.SWEEP_TAKE_OVER))
+        for name, fd in fds.items():
+            if name != mark:
+                _replace_pin(fd, folder, root / ("maps" if name == _CONFIG else "programs") / name)
+        _replace_pin(fds[mark], folder, root / "programs" / mark)
+    for name in set(os.listdir(root / "programs")) - names:
+        (root / "programs" / name).unlink()
+    dataplane.close()  # what it has opened are the old ones
+    dataplane.attach_sockets()
+    (folder / mark).unlink()
+    _clear(folder)
+    _drop_maps(root)
+    return True
+
+
+def _update_links(root: Path, fds: Mapping[str, int]) -> None:
+    """Those whose hook the new version does not have go."""
+    for name in os.listdir(root / "links"):
+        program = fds.get(name, fds.get(name.rpartition("-")[0]))
+        if program is None:
+            (root / "links" / name).unlink()
+            continue
+        link = libbpf.get_pinned(root / "links" / name)
+        if link is not None:
+            try:
+                libbpf.update_link(link, program)  # False: its device is gone, and it will be
+            finally:
+                os.close(link)
+
+
+def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
+    """Found by what runs in our place of a device, as either version may have hooks that this one does not know."""
+    folder = dataplane.root / "programs"
+    with _Opened(folder, set(os.listdir(folder))) as pinned:
+        names = {libbpf.program_id(fd): name for name, fd in pinned.items() if "-" not in name}
+    for key, _ in dataplane.devices.read_all():
+        for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+            place = (key.ifindex, point, CLSACT_HANDLE, CLSACT_PRIORITY)
+            name = names.get(libbpf.clsact_program(*place), "")
+            if name in fds:
+                try:
+                    libbpf.attach_clsact(fds[name], *place)
+                except KernelError:
+                    if libbpf.clsact_program(*place):  # else its device has just gone
+                        raise
+            elif name:
+                libbpf.detach_clsact(*place)
+
+
+def _drop_maps(root: Path) -> None:
+    """Pins of maps that only the version before had; only a version itself knows which are its own."""
+    found = version.marked(os.listdir(root / "programs"))
+    if found is None or found.objects != version.digest():
+        return
+    own = {_CONFIG}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
+    for name in set(os.listdir(root / "maps")) - own:
+        (root / "maps" / name).unlink()
+
+
+def _replace_pin(fd: int, folder: Path, path: Path) -> None:
+    """There is one at every moment."""
+    (folder / _MOVING).unlink(missing_ok=True)
+    libbpf.pin(fd, folder / _MOVING)
+    os.replace(folder / _MOVING, path)
+
+
+def _clear(folder: Path) -> None:
+    """Without its mark what waits there is nothing: the mark goes first."""
+    if not folder.is_dir():
+        return
+    for name in sorted(os.listdir(folder), key=lambda name: not version.is_mark(name)):
+        (folder / name).unlink()
+    folder.rmdir()

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of bridge networks, without a bridge: a gateway device on the host, a pair of devices an
+endpoint, and the packet programs' maps, which say who is where.
+
+The order matters for a command that is killed: a device's entry in the maps is written before its program is
+attached, so that no packet meets a program that does not know it; what is taken away goes in the other order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_interface
+from typing import Any
+
+from datapath.dataplane import connections, entries
+from datapath.dataplane.programs import Dataplane
+from datapath.drivers.pairs import Bridged, attempt, report
+from datapath.kernel import abi
+from datapath.kernel.libbpf import cut
+from datapath.model.endpoints import Endpoint, linklocal_of
+from datapath.model.networks import Network, gateway_mac
+from datapath.model.ports import PortMapping
+
+
+def peer_name(network: Network) -> str:
+    """The unused end of the gateway device's pair: it exists so that the gateway device has a carrier."""
+    return f"dpx{network.number}"
+
+
+class Bridge(Bridged):
+    """Bridge networks (the default driver)."""
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        links, dataplane = self.context.links, self.context.dataplane
+        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+        mac = gateway_mac(network)
+        with ExitStack() as undo:
+            ifindex = links.create_gateway(
+                network.device, peer_name(network), mac, addresses, mtu, ipv6=network.ipv6
+            )
+            undo.callback(self.delete_network, network)  # not before: another's device can have the name
+            linklocal = linklocal_of(mac) if network.ipv6 else None
+            number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
+            key, device = entries.gateway_device(network, ifindex)
+            dataplane.networks[number] = numbered(value)
+            dataplane.devices[key] = numbered(device)
+            dataplane.attach("from_host", ifindex)
+            undo.pop_all()
+
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        dataplane = self.context.dataplane
+        known = dataplane.networks[network.number]
+        mtu = mtu or known.mtu
+        if mtu != known.mtu:
+            self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
+        number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
+        if known != (wanted := numbered(value)):
+            dataplane.networks[number] = wanted
+
+    def delete_network(self, network: Network) -> None:
+        dataplane = self.context.loaded
+        ifindex = self.context.links.index(network.device) if network.device else None
+        failures: list[Exception] = []
+        if dataplane is not None:
+            known = dataplane.networks[network.number]
+            if known.flags:
+                dataplane.networks[network.number] = abi.network()
+            for index in {ifindex or 0, known.ifindex} - {0}:
+                dataplane.devices.pop(abi.device_key(index), None)
+                dataplane.detach("from_host", index, device_gone=True)
+        attempt(failures, self.context.links.delete_pair, network.device, peer_name(network))
+        report(failures, f"network {network.name} could not be removed completely")
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+        with ExitStack() as undo:
+
+            def opened(ifindex: int) -> None:
+                nonlocal endpoint
+                endpoint = replace(endpoint, host_ifindex=ifindex)
+                undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
+                self._open(network, endpoint, new=True)
+
+            self.context.links.create_endpoint(
+                *(endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu),
+                prepare=opened,
+                kind=network.pair,
+            )
+            if sandbox is not None:
+                self.configure(network, endpoint, sandbox)
+            undo.pop_all()
+        return endpoint
+
+    def _open(self, network: Network, endpoint: Endpoint, *, new: bool = False) -> None:
+        """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""
+        dataplane = self.context.dataplane
+        wanted = entries.endpoint_entries(network, endpoint)
+        dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
+        connections.open_account(dataplane, endpoint.number, new=new)
+        dataplane.attach("from_container", endpoint.host_ifindex)
+        dataplane.endpoints.update_many(wanted.endpoints)
+        dataplane.members[wanted.member[0]] = wanted.member[1]
+        known = dataplane.networks[network.number]
+        if known.slots <= endpoint.slot:
+            dataplane.networks[network.number] = known._replace(slots=endpoint.slot + 1)
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
+            self._open(network, endpoint)
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        dataplane = self.context.loaded
+        failures: list[Exception] = []
+        ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
+        if dataplane is not None:
+            # A command that was killed may not have written down the index, and the device be gone since.
+            ifindex = ifindex or _device_of(dataplane, endpoint)
+            wanted = entries.endpoint_entries(network, endpoint)
+            for key in wanted.endpoints:
+                # Another endpoint can have the address by now.
+                known = dataplane.endpoints.get(key)
+                if known is not None and known.number == endpoint.number:
+                    dataplane.endpoints.pop(key, None)
+            member = dataplane.members.get(wanted.member[0])
+            if member is not None and member.endpoint == endpoint.number:
+                dataplane.members.pop(wanted.member[0], None)
+            dataplane.policies.delete_many(
+                [k for k, v in dataplane.policies.read_all() if endpoint.number in (v.client, v.server)]
+            )
+            if ifindex:
+                dataplane.devices.pop(abi.device_key(ifindex), None)
+        attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
+        if dataplane is not None:
+            if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait
+                dataplane.detach("from_container", ifindex, device_gone=True)
+            connections.forget_endpoint(dataplane, endpoint.number)
+            connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
+        report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
+
+    def program_links(
+        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
+    ) -> None:
+        self.context.dataplane.policies.update_many(policies)
+
+    # ---- published ports -------------------------------------------------------------------
+
+    def program_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: entries.Runs,
+    ) -> None:
+        if network.internal or not mappings:
+            return
+        dataplane = self.context.dataplane
+        ports = entries.port_entries(network, endpoint, mappings)
+        # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
+        # rules that are not there yet.
+        _write_reserved(dataplane, reserved)
+        _write_sources(dataplane, entries.source_entries(mappings))
+        keys, values = abi.layout("port_key"), abi.layout("port")
+        dataplane.ports.update_raw(
+            b"".join(keys.pack_run(run.key, run.length, "port") for run in ports.runs),
+            b"".join(values.pack_run(run.value, run.length, "port") for run in ports.runs),
+        )
+
+    def revoke_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: entries.Runs,
+        filters: frozenset[int],
+    ) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None or not mappings:
+            return
+        # Those that lead elsewhere by now are the other endpoint's.
+        keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).runs)
+        dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
+        _write_reserved(dataplane, reserved)
+        self.forget_filters(filters)
+
+    def forget_filters(self, filters: frozenset[int]) -> None:
+        dataplane = self.context.loaded
+        if dataplane is not None and filters:
+            dataplane.sources.delete_many([key for key in dataplane.sources if key.filter in filters])
+
+    def align_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        reserved: entries.Runs,
+        sources: Mapping[entries.SourceKey, int],
+    ) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        wanted = {} if network.internal else entries.port_entries(network, endpoint)
+        known = {key: count.mappings for key, count in dataplane.reserved.items()}
+        dataplane.reserved.update_many(
+            {key: abi.reserved(count) for key, count in reserved.items() if known.get(key) != count}
+        )
+        _write_sources(dataplane, sources)
+        dataplane.ports.update_many(wanted)
+        mine = dataplane.ports.having("endpoint", endpoint.number)
+        dataplane.ports.delete_many(mine.keys() - wanted.keys())
+        dataplane.reserved.delete_many(known.keys() - reserved.keys())
+        dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
+
+    def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        for mapping in mappings:
+            ports = frozenset(
+                (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
+            )
+            connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
+
+
+def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
+    """The index under which the programs know the endpoint's device; 0: they do not."""
+    return next((key.ifindex for key in dataplane.devices.having("endpoint", endpoint.number)), 0)
+
+
+def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:
+    """Of every row, packed."""
+    layout = abi.layout(struct)
+    for run in runs:
+        yield from cut(layout.pack_run(run.key, run.length, "port"), layout.size)
+
+
+def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
+    """Those with a count of 0 go."""
+    key, value = abi.layout("reserved_key"), abi.layout("reserved")
+    used = [run for run in reserved.runs if run.value]
+    dataplane.reserved.update_raw(
+        b"".join(key.pack_run(run.key, run.length, "port") for run in used),
+        b"".join(value.pack_run(abi.reserved(run.value), run.length) for run in used),
+    )
+    dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
+
+
+def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:
+    dataplane.sources.update_many({key: abi.source(allow) for key, allow in sources.items()})
+
+
+def numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
+    """An entry's value with its enumerators, which the plan knows by name, as the maps' numbers."""
+    if isinstance(value, entries.NetworkValue):
+        return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])
+    return (int(abi.DeviceKind[value.kind]), *value[1:])

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridge networks as Docker builds them: a Linux bridge, its ports, and packet filter rules. No packet program.
+
+They are what the packet programs are measured against, so they are built as well as can be: a batch of rules a step,
+and a path for packets that is Docker's without its userland proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_interface
+
+from datapath.dataplane import entries
+from datapath.drivers.linuxbridge import firewall
+from datapath.drivers.pairs import Bridged, attempt, report
+from datapath.kernel import abi, bridges, netfilter
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network, gateway_mac
+from datapath.model.parsing import Interface
+from datapath.model.ports import PortMapping
+
+
+class Classic(Bridged):
+    """Networks of the modes iptables and nftables."""
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        netfilter.require_bridges()
+        with ExitStack() as undo:
+            undo.callback(self.delete_network, network)
+            mac, addresses = gateway_mac(network), _addresses(network)
+            bridges.create(network.device, mac, addresses, mtu, ipv6=network.ipv6)
+            self._filter(network).create_network(network)
+            undo.pop_all()
+
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        if mtu is None or mtu == self.context.links.mtu(network.device):
+            return
+        if _bridge(network) is not None:
+            self.set_mtu((network.device,), members, mtu, sandbox)
+
+    def delete_network(self, network: Network) -> None:
+        failures: list[Exception] = []
+        dataplane, ifindex = self.context.loaded, _bridge(network)
+        if dataplane is not None:  # see Session.refresh_host; the bridge may be gone, or another by now
+            gateway, rows = int(abi.DeviceKind.DEVICE_GATEWAY), dataplane.devices.read_all()
+            known = [k for k, v in rows if (v.kind, v.network) == (gateway, network.number)]
+            dataplane.devices.delete_many(known)
+        attempt(failures, self._filter(network).delete_network, network)
+        if ifindex is not None:
+            attempt(failures, self.context.links.delete, ifindex)
+        report(failures, f"network {network.name} could not be removed completely")
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+        links = self.context.links
+        with ExitStack() as undo:
+            undo.callback(self.leave, network, endpoint)
+            ifindex, _ = links.create_endpoint(
+                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
+            )
+            endpoint = replace(endpoint, host_ifindex=ifindex)
+            self._filter(network).open(network, endpoint)
+            bridges.enslave(endpoint.host_ifname, network.device)
+            if sandbox is not None:
+                self.configure(network, endpoint, sandbox)
+            undo.pop_all()
+        return endpoint
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
+            bridges.enslave(endpoint.host_ifname, network.device)
+        self._filter(network).align(network, replace(endpoint, ports=()))
+
+    def leave(self, network: Network, endpoint: Endpoint) -> None:
+        failures: list[Exception] = []
+        attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
+        attempt(failures, self._filter(network).close, network, endpoint)
+        addresses = [interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface]
+        attempt(failures, netfilter.forget, addresses)
+        report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
+
+    def program_links(
+        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
+    ) -> None:
+        if policies:
+            self._filter(network).link(network, policies)
+
+    # ---- published ports -------------------------------------------------------------------
+
+    def program_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: entries.Runs,
+    ) -> None:
+        if network.internal or not mappings:
+            return
+        self._filter(network).publish(network, endpoint, mappings)
+        udp = {port for m in mappings if m.proto == "udp" for _, port, _, _ in m.expand()}
+        for version in endpoint.ways:
+            netfilter.forget_udp(version, udp)
+
+    def revoke_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: entries.Runs,
+        filters: frozenset[int],
+    ) -> None:
+        if mappings:
+            self._filter(network).revoke(network, endpoint, mappings)
+
+    def reclaim_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: entries.Runs,
+    ) -> None:
+        """Nothing: each endpoint has rules of its own."""
+
+    def align_external(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        reserved: entries.Runs,
+        sources: Mapping[entries.SourceKey, int],
+    ) -> None:
+        self._filter(network).align(network, endpoint)
+
+    def _filter(self, network: Network) -> firewall.Filter:
+        return firewall.find(network.mode)
+
+
+def _addresses(network: Network) -> list[Interface]:
+    """Those that the bridge holds."""
+    return [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+
+
+def _bridge(network: Network) -> int | None:
+    """The index of the network's bridge; None: it is gone, whoever's device has its name now."""
+    return bridges.find(network.device, gateway_mac(network), _addresses(network))

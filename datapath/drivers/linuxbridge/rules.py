@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a classic network's packet filter rules are about, whichever tool they are written for. Pure.
+
+The rules are those of Docker without its userland proxy: see `rules_iptables` and `rules_nftables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from datapath.dataplane import entries
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.parsing import Address, Prefix
+from datapath.model.ports import PortMapping
+
+_PROTOCOLS = {number: name for name, number in entries.PROTOCOLS.items()}
+
+
+class Published(NamedTuple):
+    """One published port. `host` None: every address of the host."""
+
+    proto: str
+    host: Address | None
+    host_port: int
+    address: Address
+    port: int
+
+
+class Opened(NamedTuple):
+    """A port of one member that --link opens to another."""
+
+    client: Address
+    server: Address
+    proto: str
+    port: int
+
+
+class Differences(NamedTuple):
+    """Between rules that there are to be and those that there are, in words; `text`: what the tool has to be told
+    so that there are none. `missing`: with whose they are; `stray`, `disordered`: the places and texts."""
+
+    missing: list[tuple[str, str]]
+    stray: list[str]
+    disordered: list[str]
+    text: str
+
+
+def versions(network: Network) -> tuple[int, ...]:
+    """The IP versions that the network has."""
+    return tuple(subnet.prefix.version for subnet in network.subnets)
+
+
+def subnet(network: Network, version: int) -> Prefix:
+    return next(one.prefix for one in network.subnets if one.prefix.version == version)
+
+
+def address(endpoint: Endpoint, version: int) -> Address | None:
+    interface = endpoint.ipv4 if version == 4 else endpoint.ipv6
+    return interface.ip if interface else None
+
+
+def published(
+    network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping], version: int
+) -> Iterator[Published]:
+    """The ports of one family that the mappings publish; none on an internal network."""
+    if network.internal:
+        return
+    for key, value in entries.port_entries(network, endpoint, mappings).items():
+        if value.addr.version == version:
+            host = None if key.addr is None or key.addr.is_unspecified else key.addr
+            yield Published(_PROTOCOLS[key.proto], host, key.port, value.addr, value.port)
+
+
+def opened(policies: Iterable[entries.PolicyKey], version: int) -> Iterator[Opened]:
+    for key in policies:
+        if key.server.version == version:
+            yield Opened(key.client, key.server, _PROTOCOLS[key.proto], key.port)

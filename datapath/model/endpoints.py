@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints: what joins a sandbox to a network."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
+from typing import Any
+
+from datapath.errors import ConfigError, quoted
+from datapath.model.parsing import Address as Address
+from datapath.model.parsing import Interface as Interface
+from datapath.model.parsing import Prefix as Prefix
+from datapath.model.ports import PortMapping
+from datapath.model.rows import CREATING
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Joins one sandbox to one network by a veth pair. `number` is never used twice on a host, `slot` is the
+    member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
+    `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es)."""
+
+    id: str
+    network_id: str
+    sandbox_id: str
+    number: int
+    slot: int
+    ifname: str
+    host_ifname: str
+    mac: str
+    ipv4: IPv4Interface | None = None
+    ipv6: IPv6Interface | None = None
+    aliases: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    gateway4: bool = False
+    gateway6: bool = False
+    gw_priority: int = 0
+    ports: tuple[PortMapping, ...] = ()
+    exposed: tuple[tuple[int, str], ...] = ()
+    static4: bool = False
+    static6: bool = False
+    driver_options: Mapping[str, str] = field(default_factory=dict)
+    host_ifindex: int = 0
+    phase: str = CREATING
+
+    @property
+    def gateway(self) -> bool:
+        """A default route of the sandbox is here."""
+        return self.gateway4 or self.gateway6
+
+    @property
+    def ways(self) -> tuple[int, ...]:
+        """The IP versions whose default route is here, and so the published ports."""
+        return (4,) * self.gateway4 + (6,) * self.gateway6
+
+    def serves(self, mapping: PortMapping) -> bool:
+        """The mapping, or a part of it, leads here."""
+        return any(version in self.ways for version in mapping.families)
+
+    @property
+    def linklocal(self) -> IPv6Address:
+        """The address that the kernel gives the container's device (EUI-64 of its MAC)."""
+        return linklocal_of(self.mac)
+
+
+def linklocal_of(mac: str) -> IPv6Address:
+    """fe80::/64 and the modified EUI-64 of the MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    interface_id = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return IPv6Address(b"\xfe\x80" + bytes(6) + interface_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """--link: who has it may reach the container `server` (an id), also under the name `alias`."""
+
+    server: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """What a user asks of one endpoint, as typed. In `Container.networks` the network is an id."""
+
+    network: str
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    gw_priority: int = 0
+    driver_options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> EndpointRequest:
+        """The value of --network: a name, or Docker's long form `name=NET,alias=A,ip=…,mac-address=…`."""
+        if "=" not in text:
+            return cls(text)
+        one = {"name": "network", "ip": "ip", "ip6": "ip6", "mac-address": "mac"}
+        many = {"alias": "aliases", "link": "links", "driver-opt": "driver_options"}
+        found: dict[str, Any] = {}
+        if not text.isprintable():
+            raise ConfigError(f"invalid --network {quoted(text)}")
+        for part in next(csv.reader([text])):
+            key, equals, value = part.partition("=")
+            key, value = key.strip().lower(), value.strip()
+            if not equals:
+                raise ConfigError(f"invalid field {quoted(part)} of --network: expected key=value")
+            if key in one:
+                found[one[key]] = value
+            elif key in many:
+                found[many[key]] = (*found.get(many[key], ()), value)
+            elif key == "gw-priority":
+                if not re.fullmatch(r"[+-]?[0-9]{1,9}", value):
+                    raise ConfigError(f"invalid gw-priority {quoted(value)}: expected a whole number")
+                found["gw_priority"] = int(value)
+            else:
+                raise ConfigError(f"invalid field key {quoted(key)} of --network")
+        if not found.get("network"):
+            raise ConfigError(f"network name is not specified in --network {quoted(text)}: add name=…")
+        return cls(**found)

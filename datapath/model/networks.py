@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns: networks, endpoints, sandboxes, containers, and what a user asks for.
+
+Pure values: no I/O, no clock, no randomness. Mappings inside them are never changed in place.
+Times are RFC 3339 in UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
+Rows of the store carry a `phase`: "creating" (intent written, kernel work not finished), "ready",
+"removing" (the kernel work of taking it away may not be finished), or, endpoints only, "changing" (its
+ports or default routes may not be what the row says).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import (
+    ip_address,
+)
+
+from datapath.model.parsing import (
+    TRUE_WORDS,
+    Address,
+    Prefix,
+)
+from datapath.model.parsing import Interface as Interface
+from datapath.model.rows import CREATING, short
+
+# Docker's driver options that mean something here.
+OPT_NAME = "com.docker.network.bridge.name"
+OPT_DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+OPT_ICC = "com.docker.network.bridge.enable_icc"
+OPT_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+OPT_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+OPT_MTU = "com.docker.network.driver.mtu"
+OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
+OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
+
+# What forwards a bridge network's packets: our own option and its values.
+OPT_MODE = "com.datapath.mode"
+EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
+# What pairs of devices join its members to the host, by the kernel's names: our own too.
+OPT_DEVICE = "com.datapath.device"
+VETH, NETKIT = PAIRS = ("veth", "netkit")
+
+
+# ---- networks ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One address range of a network. `configured`: the user chose it (else it came from a pool)."""
+
+    prefix: Prefix
+    gateway: Address | None = None
+    ip_range: Prefix | None = None
+    aux: Mapping[str, Address] = field(default_factory=dict)
+    configured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
+    the gateway device on the host, `realised` whether the kernel side has been built."""
+
+    id: str
+    name: str
+    number: int
+    driver: str = "bridge"
+    scope: str = "local"
+    created: str = ""
+    subnets: tuple[Subnet, ...] = ()
+    ipv4: bool = True
+    ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    predefined: bool = False
+    phase: str = CREATING
+    realised: bool = False
+
+    @property
+    def short_id(self) -> str:
+        return short(self.id)
+
+    @property
+    def icc(self) -> bool:
+        """Members may talk to each other."""
+        return self.options.get(OPT_ICC, "true") in TRUE_WORDS
+
+    @property
+    def masquerade(self) -> bool:
+        """Packets to the outside leave with the host's address."""
+        return self.options.get(OPT_MASQUERADE, "true") in TRUE_WORDS
+
+    @property
+    def mode(self) -> str:
+        """One of MODES, for a bridge network; a classic one has a Linux bridge and packet filter rules."""
+        return self.options.get(OPT_MODE, EBPF)
+
+    @property
+    def classic(self) -> bool:
+        return self.mode != EBPF
+
+    @property
+    def pair(self) -> str:
+        """One of PAIRS: the kind of each member's devices. The gateway device is a veth pair in any case."""
+        return self.options.get(OPT_DEVICE, VETH)
+
+    @property
+    def mtu(self) -> int | None:
+        """Bytes of an IP packet if the options say so; None: as large as the host's default route takes."""
+        value = self.options.get(OPT_MTU, "")
+        return int(value) or None if value else None
+
+    @property
+    def host_binding(self) -> Address | None:
+        """The host address that ports are published at when the user names none; None: every address."""
+        value = self.options.get(OPT_HOST_BINDING, "")
+        address = ip_address(value) if value else None
+        return None if address is None or address.is_unspecified else address
+
+    @property
+    def iface_prefix(self) -> str:
+        """Containers' devices are called this and a number."""
+        return self.options.get(OPT_IFACE_PREFIX, "eth")
+
+    @property
+    def subnet4(self) -> Subnet | None:
+        return next((s for s in self.subnets if s.prefix.version == 4), None)
+
+    @property
+    def subnet6(self) -> Subnet | None:
+        return next((s for s in self.subnets if s.prefix.version == 6), None)
+
+
+# ---- ports ------------------------------------------------------------------------------------
+
+
+# ---- endpoints, sandboxes, containers -----------------------------------------------------------
+
+
+# ---- requests, one per command: strings as the user typed them ------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """network create. Gateways, ip ranges and aux addresses ("name=ip") belong to the subnet around them."""
+
+    name: str
+    driver: str = "bridge"
+    subnets: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    ip_ranges: tuple[str, ...] = ()
+    aux_addresses: tuple[str, ...] = ()
+    internal: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
+    labels: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    attachable: bool = False
+    ipam_driver: str = "default"
+    ipam_options: tuple[str, ...] = ()
+    scope: str = ""
+
+
+# ---- what the host looks like ---------------------------------------------------------------------
+
+
+def mac_for(address: Address) -> str:
+    """Docker's MAC for an IPv4 address, 02:42 and its four octets; for an IPv6 one 02:42 and a hash of it."""
+    tail = address.packed if address.version == 4 else hashlib.sha256(address.packed).digest()[:4]
+    return ":".join(f"{octet:02x}" for octet in b"\x02\x42" + tail)
+
+
+def gateway_mac(network: Network) -> str:
+    """The MAC address of the network's gateway device."""
+    subnet = network.subnet4 or network.subnet6
+    if subnet is None or subnet.gateway is None:
+        raise ValueError(f"network {network.name} has no gateway address")
+    return mac_for(subnet.gateway)

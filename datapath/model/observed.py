@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doctor` sees of a host, and what it has to say about it.
+
+Map entries are plain tuples in the order of abi.h's fields, with enumerators by name, as in `entries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datapath.model.parsing import Address as Address
+from datapath.model.parsing import Interface as Interface
+from datapath.model.parsing import Prefix as Prefix
+
+Entries = Mapping[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback). `master`: the index of the bridge
+    that it is a port of; 0: of none."""
+
+    ifindex: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    master: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    addresses: Mapping[str, frozenset[Interface]] = field(default_factory=dict)
+    defaults: frozenset[tuple[str, Address]] = frozenset()
+
+    def at(self, ifindex: int) -> Device | None:
+        return next((device for device in self.devices.values() if device.ifindex == ifindex), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An outside device of the host, and the addresses that packets leave with."""
+
+    ifindex: int
+    name: str
+    ipv4: Address | None
+    ipv6: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What is pinned. `attached`: (hook, ifindex) where our program really runs; `sockets`: the socket hooks that
+    do; `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used;
+    `outdated`: they are of another version; `upgrading`: an upgrade was not finished."""
+
+    mounted: bool = False
+    pinned: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    maps: Mapping[str, Entries] = field(default_factory=dict)
+    attached: frozenset[tuple[str, int]] = frozenset()
+    sockets: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
+    broken: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
+    outdated: bool = False
+    upgrading: bool = False
+    flood_rate: int = 0
+
+    @property
+    def loaded(self) -> bool:
+        return not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
+    is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's. `filters`:
+    what the packet filter's tool lists, by mode and IP version, of those that classic networks use; `unlisted`: why
+    it does not. `forwarding_off`: settings that have to be on for such networks and are not; `forwarding_spare`:
+    those that were switched on and that nothing needs any more."""
+
+    host: Stack
+    ways: tuple[Way, ...]
+    addresses: frozenset[Address]
+    default_mtu: int
+    default_route: bool
+    sandboxes: Mapping[str, Stack]
+    alive: frozenset[str]
+    sysctls: Mapping[str, str]
+    ephemeral: tuple[int, int]
+    reserved: str
+    reserved_before: str | None
+    programs: Programs
+    folders: frozenset[str]
+    filters: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    forwarding_off: frozenset[str] = frozenset()
+    forwarding_spare: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What was observed of the host. `prefixes`: networks of its addresses and routes; a default route is
+    no obstacle and ignored. `default_mtu`: of its default route's device, bytes."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    addresses: frozenset[Address] = frozenset()
+    default_mtu: int = 1500
+    default_route: bool = True
+    devices: frozenset[str] = frozenset()
+    uplinks: tuple[str, ...] = ()

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers: what `run` may ask for, and what has to go when a container ends or is removed."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from datapath.config.daemon import DaemonConfig
+from datapath.errors import ConfigError, ExistsError, InUseError, quoted
+from datapath.model.containers import Container, RunRequest
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.networks import Network
+from datapath.model.observed import HostFacts
+from datapath.model.parsing import parse_address, parse_expose
+from datapath.model.ports import PortMapping
+from datapath.model.rows import READY, REMOVING, short
+from datapath.model.sandboxes import Sandbox
+from datapath.model.state import Fresh, State
+from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
+from datapath.plan.networks import check_name, parse_labels
+from datapath.plan.ports import PortContext, choose_ports, ways_out
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """`networks` that are not realised have to be first. `sandbox` is None if another container's is shared.
+    `warnings` are for the user, one line each."""
+
+    container: Container
+    sandbox: Sandbox | None
+    endpoints: tuple[Endpoint, ...] = ()
+    networks: tuple[Network, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExitPlan:
+    """`container` as it is to be recorded ("exited"), or "removing" if it is to be forgotten. The sandbox and
+    its endpoints (all "removing") go when nobody uses them any more."""
+
+    container: Container
+    sandbox: Sandbox | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The parts of a RunRequest that had to be parsed."""
+
+    published: tuple[PortMapping, ...]
+    exposed: tuple[tuple[int, str], ...]
+
+
+def plan_run(
+    request: RunRequest,
+    state: State,
+    facts: HostFacts,
+    config: DaemonConfig,
+    fresh: Fresh,
+    ports: PortContext,
+) -> RunPlan:
+    """Everything that `run` is going to make. ConfigError, NotFoundError, ExistsError."""
+    asked = _Asked(_published(request), _exposed(request))
+    base = _base(request, asked, state, config, fresh)
+    wanted = request.networks or (EndpointRequest("default"),)
+    names = [endpoint.network for endpoint in wanted]
+    special = [n for n in names if n.startswith("container:") or _predefined(n, state) is not None]
+    if len(wanted) > 1 and special:
+        raise ConfigError(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+        )
+    if names[0].startswith("container:"):
+        return _share(request, base, wanted[0], state)
+    network = state.network(names[0])
+    if network.driver == "host":
+        return _host(request, base, wanted[0], state)
+    if network.driver == "null":
+        return _none(request, base, wanted[0])
+    return _bridged(request, base, wanted, state, facts, config, fresh, ports)
+
+
+def _predefined(name: str, state: State) -> Network | None:
+    network = state.network(name)
+    return network if network.predefined else None
+
+
+def _base(request: RunRequest, asked: _Asked, state: State, config: DaemonConfig, fresh: Fresh) -> Container:
+    """The container with all that does not depend on its networks."""
+    if not request.argv or not request.argv[0]:
+        raise ConfigError("no command is given: say what the container is to run")
+    if any("\0" in word for word in request.argv):
+        raise ConfigError("the command contains a zero byte")
+    if request.name:
+        check_name("container", request.name)
+        holder = state.find_container(request.name)
+        if holder is not None:
+            raise ExistsError(
+                f'Conflict. The container name "/{request.name}" is already in use by container '
+                f'"{holder.id}". You have to remove (or rename) that container to be able to reuse that name.'
+            )
+    if request.rootfs and (not request.rootfs.startswith("/") or "\0" in request.rootfs):
+        raise ConfigError(f"invalid rootfs {quoted(request.rootfs)}: it must be an absolute path")
+    ident = fresh.new_id()
+    return Container(
+        id=ident,
+        name=request.name or generated_name(ident, state),
+        created=fresh.now,
+        argv=request.argv,
+        env=_environment(request.env),
+        hostname=check_hostname(request.hostname, "hostname") if request.hostname else "",
+        domainname=check_hostname(request.domainname, "domainname") if request.domainname else "",
+        sandbox_id=ident,
+        exposed=asked.exposed,
+        published=asked.published,
+        publish_all=request.publish_all,
+        extra_hosts=tuple(_extra_host(text) for text in request.add_host),
+        dns=tuple(_dns(text) for text in request.dns) or config.dns,
+        dns_search=_dns_search(request.dns_search or config.dns_search),
+        dns_options=tuple(_word(text, "dns option") for text in request.dns_option) or config.dns_opts,
+        labels=parse_labels(request.labels),
+        rootfs=request.rootfs,
+        auto_remove=request.auto_remove,
+        tty=request.tty,
+        open_stdin=request.interactive,
+        stop_signal=_signal(request.stop_signal),
+    )
+
+
+# ---- parts of the request ---------------------------------------------------------------------------
+
+
+def _published(request: RunRequest) -> tuple[PortMapping, ...]:
+    return tuple(PortMapping.parse(text) for text in request.publish)
+
+
+def _exposed(request: RunRequest) -> tuple[tuple[int, str], ...]:
+    """Ports of --expose and the container's side of -p, sorted."""
+    ports = {pair for text in request.expose for pair in parse_expose(text)}
+    for mapping in _published(request):
+        ports.update((port, proto) for _, _, port, proto in mapping.expand())
+    return tuple(sorted(ports))
+
+
+def _environment(given: Iterable[str]) -> tuple[str, ...]:
+    """KEY=VALUE; a later one replaces an earlier one. A KEY alone means: not set."""
+    result: dict[str, str] = {}
+    for text in given:
+        key, equals, _ = text.partition("=")
+        if not key or "\0" in text:
+            raise ConfigError(f"invalid environment variable: {quoted(text)}")
+        result.pop(key, None)
+        if equals:
+            result[key] = text
+    return tuple(result.values())
+
+
+def _extra_host(text: str) -> tuple[str, str]:
+    """--add-host `name:address`, `name=address`; the address may be the word host-gateway."""
+    name, separator, address = text.partition("=" if "=" in text else ":")
+    if not separator or not name:
+        raise ConfigError(f"bad format for add-host: {quoted(text)}")
+    check_hostname(name, "name for add-host", 253)
+    if address == "host-gateway":
+        return name, address
+    bare = address.removeprefix("[").removesuffix("]") if address.startswith("[") else address
+    return name, str(parse_address(bare, f"IP address in add-host {quoted(text)}"))
+
+
+def _dns(text: str) -> str:
+    return str(parse_address(text, "IP address for dns"))
+
+
+def _dns_search(given: Iterable[str]) -> tuple[str, ...]:
+    domains = tuple(given)
+    for text in domains:
+        if text != "." and not re.fullmatch(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,252})", text):
+            raise ConfigError(f"{quoted(text)} is not a valid domain")
+    return () if domains == (".",) else domains
+
+
+def _word(text: str, what: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ConfigError(f"invalid {what}: {quoted(text)}")
+    return text
+
+
+def _signal(text: str) -> str:
+    """The signal's full name; SIGTERM unless the user says something else."""
+    if not text:
+        return "SIGTERM"
+    name = text.upper().removeprefix("SIG")
+    known = {s.name: s for s in signal.Signals}
+    if f"SIG{name}" in known:
+        return f"SIG{name}"
+    if text.isascii() and text.isdigit() and int(text) in set(signal.Signals):
+        return signal.Signals(int(text)).name
+    raise ConfigError(f"invalid signal: {quoted(text)}")
+
+
+_ADJECTIVES = (
+    *("able", "amber", "brave", "brisk", "calm", "clever", "crisp", "deft", "eager", "fair", "gentle"),
+    *("happy", "honest", "keen", "kind", "lively", "lucid", "merry", "nimble", "patient", "proud"),
+    *("quick", "quiet", "sharp", "steady", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty"),
+)
+_NOUNS = (
+    *("badger", "beaver", "bison", "crane", "curlew", "dolphin", "falcon", "finch", "gecko", "heron"),
+    *("ibex", "jackdaw", "kestrel", "lark", "lynx", "marten", "mole", "newt", "otter", "owl", "plover"),
+    *("puffin", "raven", "robin", "seal", "stoat", "swallow", "swift", "tern", "viper", "weasel", "wren"),
+)
+
+
+def generated_name(ident: str, state: State) -> str:
+    """A name for a container that was given none, made from its id."""
+    number = int(ident[:8], 16)
+    name = f"{_ADJECTIVES[number % len(_ADJECTIVES)]}_{_NOUNS[number // 64 % len(_NOUNS)]}"
+    return name if state.find_container(name) is None else f"{name}_{short(ident)}"
+
+
+# ---- the four modes ------------------------------------------------------------------------------------
+
+
+def _conflict(text: str) -> ConfigError:
+    return ConfigError(f"conflicting options: {text}")
+
+
+def _no_endpoint_settings(asked: EndpointRequest, request: RunRequest, mode: str) -> None:
+    """Refuse addresses and names of an endpoint where there is no endpoint."""
+    if asked.ip or asked.ip6:
+        raise _conflict(
+            f"a user specified IP address and the {mode} network mode "
+            "(user specified IP address is supported on user defined networks only)"
+        )
+    if asked.mac:
+        raise _conflict("mac-address and the network mode")
+    if asked.aliases:
+        raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
+    if asked.driver_options:
+        raise _conflict(f"driver options of an endpoint and the {mode} network mode")
+
+
+def _share(request: RunRequest, base: Container, asked: EndpointRequest, state: State) -> RunPlan:
+    name = asked.network.removeprefix("container:")
+    if not name:
+        raise ConfigError("invalid container format container:<name|id>")
+    if request.hostname:
+        raise _conflict("hostname and the network mode")
+    if request.domainname:
+        raise _conflict("domainname and the network mode")
+    if request.links or asked.links:
+        raise _conflict(
+            "container type network can't be used with links. This would result in undefined behavior"
+        )
+    if request.dns or request.dns_search or request.dns_option:
+        raise _conflict("dns and the network mode")
+    if request.add_host:
+        raise _conflict("custom host-to-IP mapping and the network mode")
+    if request.publish or request.publish_all:
+        raise _conflict("port publishing and the container type network mode")
+    if request.expose:
+        raise _conflict("port exposing and the container type network mode")
+    _no_endpoint_settings(asked, request, "container type")
+    other = state.container(name)
+    if not other.running:
+        raise ConfigError(f"cannot join network of a non running container: {other.name} ({other.short_id})")
+    container = replace(
+        base,
+        network_mode=f"container:{other.id}",
+        sandbox_id=other.sandbox_id,
+        hostname=other.hostname,
+        domainname=other.domainname,
+        dns=(),
+        dns_search=(),
+        dns_options=(),
+    )
+    return RunPlan(container, None)
+
+
+def _host(request: RunRequest, base: Container, asked: EndpointRequest, state: State) -> RunPlan:
+    if request.links or asked.links:
+        raise _conflict(
+            "host type networking can't be used with links. This would result in undefined behavior"
+        )
+    _no_endpoint_settings(asked, request, "host")
+    container = replace(
+        base,
+        network_mode="host",
+        networks=(EndpointRequest(state.network("host").id),),
+        extra_hosts=_resolved_hosts(base.extra_hosts, "127.0.0.1"),
+    )
+    return RunPlan(container, Sandbox(base.id, "host"), warnings=_discarded(request, "host"))
+
+
+def _none(request: RunRequest, base: Container, asked: EndpointRequest) -> RunPlan:
+    if request.links or asked.links:
+        raise _conflict("links and the none network mode")
+    _no_endpoint_settings(asked, request, "none")
+    container = replace(
+        base,
+        network_mode="none",
+        hostname=base.hostname or base.short_id,
+        extra_hosts=_resolved_hosts(base.extra_hosts, ""),
+    )
+    return RunPlan(container, Sandbox(base.id), warnings=_discarded(request, "none"))
+
+
+def _discarded(request: RunRequest, mode: str) -> tuple[str, ...]:
+    """Docker takes -p with these modes, and says this."""
+    if request.publish or request.publish_all:
+        return (f"Published ports are discarded when using {mode} network mode",)
+    return ()
+
+
+def _bridged(
+    request: RunRequest,
+    base: Container,
+    wanted: Sequence[EndpointRequest],
+    state: State,
+    facts: HostFacts,
+    config: DaemonConfig,
+    fresh: Fresh,
+    ports: PortContext,
+) -> RunPlan:
+    networks: list[Network] = []
+    endpoints: list[Endpoint] = []
+    legacy = state.network(wanted[0].network).predefined
+    links = parse_links(request.links, state, must_run=legacy)
+    for asked in wanted:
+        network = ready_network(state.network(asked.network), state, facts, config)
+        if network.id in [known.id for known in networks]:
+            raise ConfigError(f"network {quoted(network.name)} is specified multiple times")
+        if network.predefined and (asked.ip or asked.ip6):
+            raise ConfigError("user specified IP address is supported on user defined networks only")
+        state = state.including(network)
+        endpoint = plan_endpoint(asked, network, base.id, base.name, state, fresh)
+        networks.append(network)
+        endpoints.append(replace(endpoint, exposed=base.exposed))
+        state = state.including(endpoints[-1])
+    for link in links:
+        _check_link(link.server, networks[0], state)
+    routed = assign_gateways(endpoints, (), state)
+    ways = ways_out(routed)
+    warnings: tuple[str, ...] = ()
+    chosen: tuple[PortMapping, ...] = ()
+    asked_ports = _asked_ports(base)
+    if asked_ports and not ways:
+        warnings = ("Published ports are discarded: no network of the container leads outside",)
+    elif asked_ports:
+        chosen = choose_ports(asked_ports, ways, state, ports, base.name)
+    gateway = next((s.gateway for s in networks[0].subnets if s.gateway is not None), None)
+    container = replace(
+        base,
+        network_mode="bridge" if legacy else networks[0].name,
+        networks=tuple(replace(a, network=n.id) for a, n in zip(wanted, networks, strict=True)),
+        hostname=base.hostname or base.short_id,
+        links=links,
+        ports=chosen,
+        extra_hosts=_resolved_hosts(base.extra_hosts, str(gateway or "")),
+    )
+    final = assign_gateways(endpoints, chosen, state)
+    return RunPlan(container, Sandbox(base.id), final, tuple(networks), warnings)
+
+
+def _asked_ports(container: Container) -> list[PortMapping]:
+    """-p, and for -P every exposed port that no -p mentions."""
+    ports = list(container.published)
+    if container.publish_all:
+        named = {(port, proto) for m in ports for _, _, port, proto in m.expand()}
+        rest = [pair for pair in container.exposed if pair not in named]
+        ports += [PortMapping(proto, None, 0, port) for port, proto in rest]
+    return ports
+
+
+def _check_link(server_id: str, network: Network, state: State) -> None:
+    server = state.containers[server_id]
+    if state.endpoint(server.sandbox_id, network.id) is None:
+        where = "the default network" if network.predefined else f"network {network.name}"
+        raise ConfigError(f"Cannot link to /{server.name}, as it does not belong to {where}")
+
+
+def _resolved_hosts(hosts: tuple[tuple[str, str], ...], gateway: str) -> tuple[tuple[str, str], ...]:
+    """With the word host-gateway replaced by an address at which the container reaches the host."""
+    if not gateway and any(address == "host-gateway" for _, address in hosts):
+        raise ConfigError("unable to derive the IP value for host-gateway: there is no way to the host")
+    return tuple((name, gateway if address == "host-gateway" else address) for name, address in hosts)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------
+
+
+def plan_exited(
+    container_id: str, exit_code: int | None, state: State, now: str, error: str = ""
+) -> ExitPlan:
+    """What to record and to release now that the container's process has ended. The id is a full one."""
+    container = state.containers[container_id]
+    ended = replace(
+        container,
+        status="exited",
+        exit_code=exit_code,
+        error=error or container.error,
+        finished=now,
+        pid=0,
+        shim_pid=0,
+    )
+    if container.auto_remove or container.phase != READY:
+        ended = replace(ended, phase=REMOVING)
+    return _release(ended, state.including(ended))
+
+
+def plan_remove(name: str, state: State, force: bool = False) -> ExitPlan:
+    """`rm`: the container and what only it used. NotFoundError; InUseError if it runs and not `force` (with
+    `force` its process has to be ended before anything else)."""
+    container = state.container(name)
+    if container.running and not force:
+        raise InUseError(
+            f'cannot remove container "{container.name}": container is running: '
+            "stop the container before removing or force remove"
+        )
+    status = "exited" if container.running else container.status
+    gone = replace(container, phase=REMOVING, status=status)
+    return _release(gone, state.including(gone))
+
+
+def _release(container: Container, state: State) -> ExitPlan:
+    sandbox = state.sandboxes.get(container.sandbox_id)
+    if sandbox is None or state.alive(container.sandbox_id):
+        return ExitPlan(container)
+    return ExitPlan(
+        container,
+        replace(sandbox, phase=REMOVING),
+        tuple(replace(e, phase=REMOVING) for e in state.endpoints_of_sandbox(sandbox.id)),
+    )

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints: their addresses and names, which of them is the way out, connect and disconnect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from typing import Any
+
+from datapath.config.daemon import DaemonConfig
+from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint, EndpointRequest, Link
+from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
+from datapath.model.observed import HostFacts
+from datapath.model.parsing import Address, parse_address, parse_mac, parse_pair
+from datapath.model.ports import PortMapping
+from datapath.model.rows import REMOVING, short
+from datapath.model.state import Fresh, State
+from datapath.plan import ipam
+from datapath.plan.networks import plan_default_bridge
+from datapath.plan.ports import refuse_rules
+
+_HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
+_DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
+
+SHARED_STACK = (
+    "container sharing network namespace with another container or host "
+    "cannot be connected to any other network"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPlan:
+    """`network` first has to be realised if it is not. `changed`: endpoints of the same sandbox that gain or
+    lose a default route or the ports; already as they are to be. `warnings` are for the user."""
+
+    container: Container
+    network: Network
+    endpoint: Endpoint
+    changed: tuple[Endpoint, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectPlan:
+    """`endpoint` is to go ("removing"); `changed` as in ConnectPlan."""
+
+    container: Container
+    network: Network
+    endpoint: Endpoint
+    changed: tuple[Endpoint, ...] = ()
+
+
+def check_hostname(text: str, what: str, limit: int = 63) -> str:
+    """A name that may stand in a hosts file. ConfigError."""
+    if not _HOSTNAME.fullmatch(text) or len(text) > limit:
+        raise ConfigError(f"invalid {what}: {quoted(text)}")
+    return text
+
+
+def network_mtu(network: Network, facts: HostFacts) -> int:
+    """Bytes of an IP packet on the network: its option, else what the host's default route takes."""
+    return network.mtu or facts.default_mtu
+
+
+def ready_network(network: Network, state: State, facts: HostFacts, config: DaemonConfig) -> Network:
+    """The network with its addresses: the default one gets them when it is first used."""
+    if network.name == "bridge" and network.predefined and not network.realised:
+        return plan_default_bridge(state, facts, config)
+    return network
+
+
+def plan_endpoint(
+    request: EndpointRequest, network: Network, sandbox_id: str, name: str, state: State, fresh: Fresh
+) -> Endpoint:
+    """A new endpoint of the sandbox on a bridge network. ConfigError, ExistsError.
+
+    Gateway flags and ports are left to `assign_gateways`. `name` is that of the container, for messages.
+    """
+    if state.endpoint(sandbox_id, network.id) is not None:
+        raise ExistsError(f"endpoint with name {name} already exists in network {network.name}")
+    if not network.predefined:
+        aliases = tuple(check_hostname(alias, "network alias", 253) for alias in request.aliases)
+    elif request.aliases:
+        raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
+    else:
+        aliases = ()
+    members = state.endpoints_of_network(network.id)
+    ipv4, static4 = _address(4, request.ip, network, members, state)
+    ipv6, static6 = _address(6, request.ip6, network, members, state)
+    options = _endpoint_options(request.driver_options)
+    ident = fresh.new_id()
+    return Endpoint(
+        id=ident,
+        network_id=network.id,
+        sandbox_id=sandbox_id,
+        number=fresh.next_number(),
+        slot=_lowest_free({member.slot for member in members}),
+        ifname=_ifname(options.get(OPT_ENDPOINT_IFNAME, ""), network, sandbox_id, state),
+        host_ifname=_host_ifname(network, ident, state),
+        mac=_mac(request.mac, network, members, ipv4 or ipv6, state),
+        ipv4=ipv4,
+        ipv6=ipv6,
+        aliases=aliases,
+        links=parse_links(request.links, state, must_run=False),
+        gw_priority=request.gw_priority,
+        static4=static4,
+        static6=static6,
+        driver_options=options,
+    )
+
+
+def _lowest_free(used: set[int]) -> int:
+    number = 0
+    while number in used:
+        number += 1
+    return number
+
+
+def _address(
+    version: int, text: str, network: Network, members: Sequence[Endpoint], state: State
+) -> tuple[Any, bool]:
+    """The new member's address of that family, as an interface address, and whether the user chose it."""
+    subnet = network.subnet4 if version == 4 else network.subnet6
+    holders: dict[Address, Endpoint] = {}
+    for member in members:
+        interface = member.ipv4 if version == 4 else member.ipv6
+        if interface is not None:
+            holders[interface.ip] = member
+    if not text:
+        if subnet is None:
+            return None, False
+        return _interface(ipam.choose_address(subnet, holders), subnet), False
+    address = parse_address(text, f"IPv{version} address")
+    if address.version != version or address.is_unspecified:
+        raise ConfigError(f"invalid IPv{version} address: {quoted(text)}")
+    if network.predefined:
+        raise ConfigError("user specified IP address is supported on user defined networks only")
+    if subnet is None:
+        raise ConfigError(f"network {network.name} has no IPv{version}: {address} is not possible there")
+    if not subnet.configured:
+        raise ConfigError(
+            "user specified IP address is supported only when connecting to networks "
+            "with user configured subnets"
+        )
+    ipam.check_static(subnet, address)
+    if address in holders:
+        raise ExistsError(f"Address already in use: {address} belongs to {_words(holders[address], state)}")
+    return _interface(address, subnet), True
+
+
+def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interface:
+    return ip_interface((address.packed, subnet.prefix.prefixlen))
+
+
+def _words(endpoint: Endpoint, state: State) -> str:
+    container = state.holder(endpoint)
+    return f'container "{container.name}"' if container else f"endpoint {short(endpoint.id)}"
+
+
+def _mac(
+    text: str,
+    network: Network,
+    members: Sequence[Endpoint],
+    interface: IPv4Interface | IPv6Interface,
+    state: State,
+) -> str:
+    holders = {member.mac: member for member in members}
+    gateway = gateway_mac(network)
+    if not text:
+        return ipam.choose_mac(interface.ip, {*holders, gateway})
+    mac = parse_mac(text)
+    if mac == gateway:
+        raise ConfigError(f"mac address {mac} is that of the network's gateway: choose another")
+    if mac in holders:
+        raise ExistsError(f"mac address {mac} is already used by {_words(holders[mac], state)}")
+    return mac
+
+
+def _endpoint_options(given: Sequence[str]) -> dict[str, str]:
+    options = dict(parse_pair(text, "driver option") for text in given)
+    for name, value in options.items():
+        if name != OPT_ENDPOINT_IFNAME:
+            known = OPT_ENDPOINT_IFNAME
+            raise ConfigError(f"endpoint option {quoted(name)} is not available: there is {known}")
+        if not _DEVICE.fullmatch(value) or value == "lo":
+            raise ConfigError(f"invalid value {quoted(value)} for option {name}: not a device name")
+    return options
+
+
+def _ifname(wanted: str, network: Network, sandbox_id: str, state: State) -> str:
+    used = {endpoint.ifname for endpoint in state.endpoints_of_sandbox(sandbox_id)}
+    if wanted:
+        if wanted in used:
+            raise ExistsError(f"the container has a device {wanted} already")
+        return wanted
+    prefix = network.iface_prefix
+    return next(name for i in range(len(used) + 1) if (name := f"{prefix}{i}") not in used)
+
+
+def _host_ifname(network: Network, ident: str, state: State) -> str:
+    """`veth` (or `netkit`) and seven digits of the endpoint's id; if another endpoint has those, the next seven."""
+    used = {endpoint.host_ifname for endpoint in state.endpoints.values()}
+    return next(name for i in range(58) if (name := f"{network.pair}{ident[i : i + 7]}") not in used)
+
+
+def parse_links(given: Iterable[str], state: State, *, must_run: bool) -> tuple[Link, ...]:
+    """--link `container[:alias]`. NotFoundError, ConfigError."""
+    links = []
+    for text in given:
+        name, colon, alias = text.partition(":")
+        if not name or (colon and not alias) or ":" in alias:
+            raise ConfigError(f"bad format for links: {quoted(text)}")
+        alias = check_hostname(alias or name, "link alias", 253)
+        server = state.find_container(name) or state.container(name)
+        if must_run and not server.running:
+            raise ConfigError(f"Cannot link to a non running container: /{server.name} AS /{alias}")
+        links.append(Link(server.id, alias))
+    return tuple(links)
+
+
+# ---- the way out -------------------------------------------------------------------------------------
+
+
+def plan_gateway_endpoint(
+    endpoints: Iterable[Endpoint], state: State
+) -> tuple[Endpoint | None, Endpoint | None]:
+    """Which endpoints of one sandbox have its IPv4 and its IPv6 default route. Docker's order: highest
+    gateway priority, more families, network name; internal networks have none."""
+
+    def order(endpoint: Endpoint) -> tuple[int, int, str]:
+        families = (endpoint.ipv4 is not None) + (endpoint.ipv6 is not None)
+        return -endpoint.gw_priority, -families, state.networks[endpoint.network_id].name
+
+    ways = [e for e in endpoints if not state.networks[e.network_id].internal]
+    return (
+        min((e for e in ways if e.ipv4 is not None), key=order, default=None),
+        min((e for e in ways if e.ipv6 is not None), key=order, default=None),
+    )
+
+
+def assign_gateways(
+    endpoints: Sequence[Endpoint], ports: tuple[PortMapping, ...], state: State
+) -> tuple[Endpoint, ...]:
+    """The endpoints of one sandbox with their default routes, and the published ports where these lead."""
+    way4, way6 = plan_gateway_endpoint(endpoints, state)
+    routed = [replace(e, gateway4=e is way4, gateway6=e is way6) for e in endpoints]
+    return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)
+
+
+def _checked(endpoints: tuple[Endpoint, ...], state: State) -> tuple[Endpoint, ...]:
+    """No port has moved to where its rules cannot be kept. ConfigError."""
+    for endpoint in endpoints:
+        refuse_rules(endpoint.ports, [endpoint], state)
+    return endpoints
+
+
+# ---- connect and disconnect ----------------------------------------------------------------------------
+
+
+def plan_connect(
+    name: str, request: EndpointRequest, state: State, facts: HostFacts, config: DaemonConfig, fresh: Fresh
+) -> ConnectPlan:
+    """`network connect` of a running container. NotFoundError, ConfigError, ExistsError."""
+    container = state.container(name)
+    network = state.network(request.network)
+    if container.shares or (container.network_mode == "host" and network.driver != "host"):
+        raise ConfigError(SHARED_STACK)
+    if network.driver == "host":
+        raise ConfigError(
+            "cannot connect container to host network - container must be created in host network mode"
+        )
+    if container.network_mode == "none" or network.driver == "null":
+        raise ConfigError(
+            "container cannot be connected to multiple networks with one of the networks "
+            "in private (none) mode"
+        )
+    if not container.running:
+        raise ConfigError(f"container {container.name} is not running")
+    network = ready_network(network, state, facts, config)
+    state = state.including(network)
+    sandbox_id = container.sandbox_id
+    endpoint = plan_endpoint(request, network, sandbox_id, container.name, state, fresh)
+    endpoint = replace(endpoint, exposed=container.exposed)
+    before = state.endpoints_of_sandbox(sandbox_id)
+    *others, endpoint = _checked(assign_gateways((*before, endpoint), container.ports, state), state)
+    asked = replace(request, network=network.id)
+    return ConnectPlan(
+        container=replace(container, networks=(*container.networks, asked)),
+        network=network,
+        endpoint=endpoint,
+        changed=tuple(new for old, new in zip(before, others, strict=True) if new != old),
+    )
+
+
+def plan_disconnect(network_name: str, name: str, state: State, force: bool = False) -> DisconnectPlan:
+    """`network disconnect`. NotFoundError, ConfigError. `force`: also the endpoint of a container that has
+    ended while others still share its stack."""
+    network = state.network(network_name)
+    container = state.container(name)
+    if network.driver == "host":
+        raise ConfigError("container cannot be disconnected from host network or connected to host network")
+    endpoint = None if container.shares else state.endpoint(container.sandbox_id, network.id)
+    if endpoint is None and force:
+        endpoint = state.endpoint(container.id, network.id)
+    if endpoint is None:
+        raise NotFoundError(f"container {container.name} is not connected to network {network.name}")
+    before = [e for e in state.endpoints_of_sandbox(endpoint.sandbox_id) if e.id != endpoint.id]
+    after = _checked(assign_gateways(before, container.ports, state), state)
+    return DisconnectPlan(
+        container=replace(
+            container, networks=tuple(asked for asked in container.networks if asked.network != network.id)
+        ),
+        network=network,
+        endpoint=replace(endpoint, phase=REMOVING),
+        changed=tuple(new for old, new in zip(before, after, strict=True) if new != old),
+    )

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks: what may be created, with which number, device, subnets and options, and what may be removed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from datapath.config.daemon import DaemonConfig
+from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, quoted
+from datapath.model.networks import (
+    EBPF,
+    MODES,
+    OPT_DEFAULT_BRIDGE,
+    OPT_DEVICE,
+    OPT_HOST_BINDING,
+    OPT_ICC,
+    OPT_IFACE_PREFIX,
+    OPT_MASQUERADE,
+    OPT_MODE,
+    OPT_MTU,
+    OPT_NAME,
+    PAIRS,
+    VETH,
+    Network,
+    NetworkRequest,
+    Subnet,
+)
+from datapath.model.observed import HostFacts
+from datapath.model.parsing import Prefix, parse_address, parse_bool, parse_pair
+from datapath.model.rows import CREATING, REMOVING, short
+from datapath.model.state import PREDEFINED, Fresh, State
+from datapath.plan import ipam
+
+MAX_NETWORKS = 4095
+MAX_NAME = 128
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")  # the kernel's limit is 15 bytes
+_IFACE_PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,10}")  # leaves room for a number of four digits
+_LATER_DRIVERS = ("overlay", "macvlan", "ipvlan", "remote")
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse what cannot be the name of a network or container (`kind`). ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"Invalid {kind} name ({quoted(name)}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+    if len(name) > MAX_NAME:
+        problem = f"it has {len(name)} characters, {MAX_NAME} are allowed"
+        raise ConfigError(f"Invalid {kind} name ({quoted(name)}): {problem}")
+
+
+# ---- driver options ----------------------------------------------------------------------------
+
+
+def _bad_value(name: str, value: str, why: str) -> ConfigError:
+    return ConfigError(f"invalid value {quoted(value)} for option {name}: {why}")
+
+
+def _truth(name: str, value: str) -> str:
+    return "true" if parse_bool(value, f"option {name}") else "false"
+
+
+def _mtu(name: str, value: str) -> str:
+    valid = value.isascii() and value.isdigit() and len(value) <= 5
+    if not valid or not (int(value) == 0 or 68 <= int(value) <= 65535):
+        raise _bad_value(name, value, "expected 68 to 65535 bytes")
+    return str(int(value))
+
+
+def _device(name: str, value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise _bad_value(name, value, "not a device name of 1 to 15 characters")
+    return value
+
+
+def _iface_prefix(name: str, value: str) -> str:
+    if not _IFACE_PREFIX.fullmatch(value):
+        raise _bad_value(name, value, "not the beginning of a device name")
+    return value
+
+
+def _host_binding(name: str, value: str) -> str:
+    return str(parse_address(value, f"value for option {name}"))
+
+
+def _one_of(*values: str) -> Callable[[str, str], str]:
+    def parse(name: str, value: str) -> str:
+        if value not in values:
+            raise _bad_value(name, value, f"there are {', '.join(values)}")
+        return value
+
+    return parse
+
+
+_OPTIONS: dict[str, Callable[[str, str], str]] = {
+    OPT_NAME: _device,
+    OPT_ICC: _truth,
+    OPT_MASQUERADE: _truth,
+    OPT_HOST_BINDING: _host_binding,
+    OPT_MTU: _mtu,
+    OPT_IFACE_PREFIX: _iface_prefix,
+    OPT_MODE: _one_of(*MODES),
+    OPT_DEVICE: _one_of(*PAIRS),
+}
+
+
+def parse_options(driver: str, given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """-o of `network create` over default-network-opts (`defaults`). ConfigError names what is unknown."""
+    wanted = {**defaults, **dict(parse_pair(text, "driver option") for text in given)}
+    for name in wanted:
+        if name not in _OPTIONS:
+            known = ", ".join(_OPTIONS)
+            later = name.startswith("com.docker.network.")
+            what = "is not available yet" if later else "is unknown"
+            raise ConfigError(f"option {quoted(name)} of driver {driver} {what}: there are {known}")
+    return {name: _OPTIONS[name](name, value) for name, value in wanted.items()}
+
+
+def parse_labels(given: Iterable[str]) -> dict[str, str]:
+    """--label key=value or key."""
+    return dict(parse_pair(text, "label") for text in given)
+
+
+# ---- creation --------------------------------------------------------------------------------------
+
+
+def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) -> Network:
+    """The network `bridge` as the configuration wants it, with a pool that is free on this host.
+
+    Once it is realised its addresses and device stay; icc, masquerading, host binding and MTU may change. The MTU
+    does not while the host has no default route that would say what it is.
+    """
+    network = state.network("bridge")
+    options = {
+        OPT_DEFAULT_BRIDGE: "true",
+        OPT_ICC: "true" if config.icc else "false",
+        OPT_MASQUERADE: "true" if config.ip_masq else "false",
+        OPT_HOST_BINDING: str(config.ip or "0.0.0.0"),
+        OPT_NAME: network.device,
+        OPT_MTU: str(config.mtu or facts.default_mtu),
+    }
+    if network.realised:
+        if not config.mtu and not facts.default_route:
+            options[OPT_MTU] = network.options.get(OPT_MTU, options[OPT_MTU])
+        return replace(network, options=options)
+    if network.device in facts.devices:
+        raise ExistsError(f"device {network.device} of the default network exists already: remove it")
+    others = [n for n in state.networks.values() if n.id != network.id]
+    taken = [*_prefixes(others), *facts.prefixes]
+    subnets = []
+    for version in (4, 6) if config.ipv6 else (4,):
+        subnet = _configured_subnet(config, version)
+        if subnet is None:
+            pools = config.pools(state.installation_id)
+            subnet = Subnet(ipam.choose_pool(pools, taken, version))
+        else:
+            _refuse_overlap(subnet.prefix, others, facts)
+        subnets.append(ipam.with_gateway(subnet))
+    return replace(network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=CREATING)
+
+
+def _configured_subnet(config: DaemonConfig, version: int) -> Subnet | None:
+    """What bip and fixed-cidr say; a fixed-cidr alone is the whole subnet."""
+    bip = config.bip if version == 4 else config.bip6
+    fixed = config.fixed_cidr if version == 4 else config.fixed_cidr_v6
+    if bip is not None:
+        return Subnet(bip.network, bip.ip, fixed, configured=True)
+    return None if fixed is None else Subnet(fixed, configured=True)
+
+
+def plan_network_create(
+    request: NetworkRequest, state: State, facts: HostFacts, config: DaemonConfig, fresh: Fresh
+) -> Network:
+    """The network to build. ConfigError, ExistsError."""
+    check_name("network", request.name)
+    if request.name in (*PREDEFINED, "default"):
+        raise ExistsError(f"operation is not permitted on predefined {request.name} network")
+    if state.find_network(request.name) is not None:
+        raise ExistsError(f"network with name {request.name} already exists")
+    _check_driver(request)
+    defaults = config.default_network_opts.get(request.driver, {})
+    options = parse_options(request.driver, request.options, defaults)
+    labels = parse_labels(request.labels)
+    subnets = _subnets(request, state, facts, config)
+    mtu = int(options.get(OPT_MTU, "0"))
+    if request.ipv6 and 0 < mtu < 1280:
+        raise ConfigError(f"invalid mtu {mtu}: a network with IPv6 needs at least 1280 bytes")
+    mode, pair = options.get(OPT_MODE, EBPF), options.get(OPT_DEVICE, VETH)
+    if mode != EBPF and pair != VETH:
+        raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {mode}")
+    ident = fresh.new_id()
+    device = options.get(OPT_NAME) or f"dp-{short(ident)}"
+    owner = next((n.name for n in state.networks.values() if n.device == device), None)
+    if owner is not None or device in facts.devices:
+        by = f"by network {owner}" if owner else "on this host"
+        raise ExistsError(f"device name {device} is already used {by}: choose another {OPT_NAME}")
+    return Network(
+        id=ident,
+        name=request.name,
+        number=_number(state),
+        driver=request.driver,
+        created=fresh.now,
+        subnets=subnets,
+        ipv4=request.ipv4,
+        ipv6=request.ipv6,
+        internal=request.internal,
+        attachable=request.attachable,
+        labels=labels,
+        options=options,
+        device=device,
+    )
+
+
+def _check_driver(request: NetworkRequest) -> None:
+    if request.driver in ("host", "null"):
+        raise ConfigError(f'only one instance of "{request.driver}" network is allowed')
+    if request.driver in _LATER_DRIVERS:
+        raise ConfigError(f"network driver {request.driver} is not available yet: there is bridge")
+    if request.driver != "bridge":
+        raise ConfigError(f"network driver {quoted(request.driver)} does not exist: there is bridge")
+    if request.ipam_driver not in ("default", ""):
+        raise ConfigError(f"IPAM driver {quoted(request.ipam_driver)} does not exist: there is default")
+    for text in request.ipam_options:
+        name = parse_pair(text, "IPAM option")[0]
+        raise ConfigError(f"option {quoted(name)} of IPAM driver default is unknown")
+    if request.scope not in ("", "local"):
+        raise ConfigError(f"scope {quoted(request.scope)} is not available: bridge networks are local")
+
+
+def _number(state: State) -> int:
+    used = {network.number for network in state.networks.values()}
+    number = next((n for n in range(1, MAX_NETWORKS + 1) if n not in used), None)
+    if number is None:
+        raise ConfigError(f"there are {MAX_NETWORKS} networks already, more are not possible: remove one")
+    return number
+
+
+def _subnets(
+    request: NetworkRequest, state: State, facts: HostFacts, config: DaemonConfig
+) -> tuple[Subnet, ...]:
+    """The subnets asked for and, for each family that has none, the next free pool; IPv4 first."""
+    if not request.ipv4 and not request.ipv6:
+        raise ConfigError("IPv4 or IPv6 must be enabled: a network needs addresses")
+    given = ipam.parse_subnets(request.subnets, request.ip_ranges, request.gateways, request.aux_addresses)
+    others = _others(state, facts, config)
+    taken = [*_prefixes(others), *facts.prefixes]
+    result = []
+    for version, enabled in ((4, request.ipv4), (6, request.ipv6)):
+        mine = [subnet for subnet in given if subnet.prefix.version == version]
+        if mine and not enabled:
+            raise ConfigError(f"subnet {mine[0].prefix} needs IPv{version}: add --ipv{version}")
+        if len(mine) > 1:
+            listed = ", ".join(str(subnet.prefix) for subnet in mine)
+            raise ConfigError(f"driver bridge takes one IPv{version} subnet for each network, not {listed}")
+        for subnet in mine:
+            _refuse_overlap(subnet.prefix, others, facts)
+            result.append(subnet)
+        if enabled and not mine:
+            prefix = ipam.choose_pool(config.pools(state.installation_id), taken, version)
+            result.append(ipam.with_gateway(Subnet(prefix)))
+    return tuple(result)
+
+
+def _others(state: State, facts: HostFacts, config: DaemonConfig) -> list[Network]:
+    """All networks; the default one, if it has no addresses yet, with those that it is going to have."""
+    networks = list(state.networks.values())
+    bridge = state.find_network("bridge")
+    if bridge is not None and not bridge.realised:
+        with suppress(DatapathError):  # if it cannot be built it is in nobody's way
+            networks.append(plan_default_bridge(state, facts, config))
+    return networks
+
+
+def _prefixes(networks: Iterable[Network]) -> list[Prefix]:
+    return [subnet.prefix for network in networks for subnet in network.subnets]
+
+
+def _refuse_overlap(prefix: Prefix, networks: Iterable[Network], facts: HostFacts) -> None:
+    for network in networks:
+        other = ipam.overlapping(prefix, _prefixes([network]))
+        if other is not None:
+            raise ConfigError(
+                f"invalid pool request: Pool overlaps with other one on this address space: "
+                f"{prefix} overlaps {other} of network {network.name}"
+            )
+    other = ipam.overlapping(prefix, facts.prefixes)
+    if other is not None:
+        raise ConfigError(f"subnet {prefix} overlaps {other}, an address or route of this host")
+
+
+# ---- removal ---------------------------------------------------------------------------------------
+
+
+def plan_network_remove(name: str, state: State) -> Network:
+    """The network, "removing". NotFoundError; ConfigError if predefined, InUseError if it has endpoints."""
+    network = state.network(name)
+    if network.predefined:
+        raise ConfigError(f"{network.name} is a pre-defined network and cannot be removed")
+    endpoints = state.endpoints_of_network(network.id)
+    if endpoints:
+        shown = []
+        for endpoint in endpoints[:5]:
+            holder = state.holder(endpoint)
+            shown.append(f'name:"{holder.name if holder else ""}" id:"{short(endpoint.id)}"')
+        more = f" and {len(endpoints) - 5} more" if len(endpoints) > 5 else ""
+        raise InUseError(
+            f"error while removing network: network {network.name} has active endpoints "
+            f"({', '.join(shown)}{more})"
+        )
+    return replace(network, phase=REMOVING)
+
+
+def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[Network, ...]:
+    """Every unused network that passes the filters (`label=`, `label!=`, `until=`), "removing"."""
+    conditions = [_condition(text, now) for text in filters]
+    return tuple(
+        replace(network, phase=REMOVING)
+        for network in state.networks.values()
+        if not network.predefined
+        and not state.endpoints_of_network(network.id)
+        and all(condition(network) for condition in conditions)
+    )
+
+
+def _condition(text: str, now: str) -> Callable[[Network], bool]:
+    key, equals, value = text.partition("=")
+    if key == "until" and value:
+        limit = _until(value, now)
+        return lambda network: _time(network.created) < limit
+    if key in ("label", "label!") and value:
+        name, has_value, wanted = value.partition("=")
+
+        def labelled(network: Network) -> bool:
+            return name in network.labels and (not has_value or network.labels[name] == wanted)
+
+        return labelled if key == "label" else lambda network: not labelled(network)
+    if not equals:
+        raise ConfigError(f"bad format of filter {quoted(text)}: expected name=value")
+    raise ConfigError(f"invalid filter {quoted(text)}: there are label=, label!= and until=")
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
+
+
+def _until(text: str, now: str) -> datetime:
+    """A moment: a duration before now (`24h`, `1h30m`), a time (RFC 3339), or seconds since 1970."""
+    try:
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
+            return datetime.fromtimestamp(float(text), UTC)
+        if re.fullmatch(f"({_PART.pattern})+", text):
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+            return _time(now) - timedelta(seconds=seconds)
+        return _time(text)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"invalid filter until={quoted(text)}: expected a duration or a time") from None
+
+
+def _time(text: str) -> datetime:
+    moment = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

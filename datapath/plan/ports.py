@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published ports: which host port leads to which container port, and who is in the way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint
+from datapath.model.observed import HostFacts
+from datapath.model.parsing import Address
+from datapath.model.ports import PortMapping, parse_rules
+from datapath.model.rows import CHANGING
+from datapath.model.state import State
+
+# (protocol, host address or None for all, port) -> who of the host's own processes has it; None: nobody
+PortInUse = Callable[[str, Address | None, int], str | None]
+Holder = tuple[PortMapping, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PortContext:
+    """What is needed to decide about host ports. `ephemeral`: the host's ip_local_port_range, inclusive.
+    `suspects`: (protocol, first, last) -> those ports about which `in_use` has to be asked, ascending."""
+
+    facts: HostFacts
+    in_use: PortInUse
+    ephemeral: tuple[int, int] = (32768, 60999)
+    suspects: Callable[[str, int, int], Iterable[int]] = lambda proto, first, last: range(first, last + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PortPlan:
+    """The rows to write (those of `endpoints` are "changing"), and the mappings that are new or gone. `before`:
+    the mapping whose rules changed, as it was."""
+
+    container: Container
+    endpoints: tuple[Endpoint, ...]
+    mappings: tuple[PortMapping, ...]
+    before: PortMapping | None = None
+
+
+def choose_ports(
+    wanted: Iterable[PortMapping], ways: Sequence[Endpoint], state: State, context: PortContext, who: str
+) -> tuple[PortMapping, ...]:
+    """The mappings with all host ports, and the numbers of their rules, decided. ExistsError names who has a
+    port; ConfigError.
+
+    `ways`: the endpoints with the default routes; the first one's network says where ports without a host
+    address are published. `who`: the container's name.
+    """
+    wanted = tuple(wanted)
+    refuse_rules(wanted, ways, state)
+    network = state.networks[ways[0].network_id]
+    families = {version for way in ways for version in way.ways}
+    holders = [*_holders(state)]
+    filters = used_filters(state)
+    decided: dict[int, tuple[PortMapping, ...]] = {}
+    # Ports that were named come first, so that a chosen one never takes one that is named later.
+    for index, mapping in sorted(enumerate(wanted), key=lambda item: not item[1].concrete):
+        at = replace(mapping, host_ip=mapping.host_ip or network.host_binding)
+        _check_host_ip(at, context.facts, families)
+        at = with_filter(at, filters)
+        decided[index] = tuple(_decide(at, holders, context))
+        holders += [(one, f'container "{who}"') for one in decided[index]]
+    return tuple(mapping for index in sorted(decided) for mapping in decided[index])
+
+
+def refuse_rules(mappings: Iterable[PortMapping], ways: Iterable[Endpoint], state: State) -> None:
+    """Who may connect is for the packet programs to judge. ConfigError where there are none."""
+    ruled = next((mapping for mapping in mappings if mapping.rules), None)
+    networks = (state.networks[way.network_id] for way in ways)
+    classic = next((network for network in networks if network.classic), None)
+    if ruled is not None and classic is not None:
+        raise ConfigError(
+            f"cannot publish {ruled}: network {classic.name} has {classic.mode}, without allow= and deny="
+        )
+
+
+def used_filters(state: State) -> set[int]:
+    """Numbers of rules that published ports have. Also of containers that have ended: they can share a stack."""
+    rows: tuple[Iterable[Endpoint | Container], ...] = (state.endpoints.values(), state.containers.values())
+    return {mapping.filter for table in rows for row in table for mapping in row.ports if mapping.filter}
+
+
+def with_filter(mapping: PortMapping, used: set[int]) -> PortMapping:
+    """The mapping with the lowest free number for its rules, if it has any; the number becomes used."""
+    if not mapping.rules:
+        return replace(mapping, filter=0)
+    number = 1
+    while number in used:
+        number += 1
+    used.add(number)
+    return replace(mapping, filter=number)
+
+
+def _holders(state: State) -> Iterator[Holder]:
+    """Every published port of the host, and in words who has it."""
+    for endpoint in state.endpoints.values():
+        if endpoint.ports:
+            container = state.holder(endpoint)
+            words = f'container "{container.name}"' if container else "a container"
+            for mapping in endpoint.ports:
+                yield mapping, words
+
+
+def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[int]) -> None:
+    address = mapping.host_ip
+    if address is None:
+        return
+    if address.version not in families:
+        raise ConfigError(
+            f"cannot publish {mapping}: the container has no IPv{address.version} address that leads outside"
+        )
+    if address.version == 6 and address.is_link_local:
+        raise ConfigError(f"cannot publish {mapping}: {address} means another device's on every device")
+    if address.is_loopback or address.is_unspecified or address in facts.addresses:
+        return
+    raise ConfigError(f"cannot publish {mapping}: cannot assign requested address {address}")
+
+
+def _decide(wanted: PortMapping, holders: list[Holder], context: PortContext) -> Iterator[PortMapping]:
+    """One mapping, or several if the ports of a range are chosen one by one."""
+    if wanted.concrete:
+        problem = _obstacle(wanted, holders, context)
+        if problem is not None:
+            raise ExistsError(problem)
+        yield wanted
+        return
+    if wanted.host_port_last:
+        first, last = wanted.host_port, wanted.host_port_last
+        none_free = f"Bind for {_shown(wanted, str(first))}-{last} failed: all ports are allocated"
+    else:
+        first, last = context.ephemeral
+        none_free = f"no free port between {first} and {last} for {wanted}"
+    whole = _first_free(wanted, wanted.count, range(first, last - wanted.count + 2), holders, context)
+    if whole is not None:
+        yield whole
+        return
+    holders = list(holders)
+    for offset in range(wanted.count if wanted.count > 1 else 0):
+        single = replace(wanted, container_port=wanted.container_port + offset, count=1)
+        found = _first_free(single, 1, range(first, last + 1), holders, context)
+        if found is None:
+            raise ExistsError(none_free)
+        holders.append((found, ""))
+        yield found
+    if wanted.count == 1:
+        raise ExistsError(none_free)
+
+
+def _first_free(
+    wanted: PortMapping, count: int, ports: range, holders: list[Holder], context: PortContext
+) -> PortMapping | None:
+    """The mapping at the lowest of the ports where it and its `count - 1` successors are free."""
+    port = ports.start
+    while port < ports.stop:
+        mapping = wanted.at(port, count)
+        busy = next((h for h, _ in holders if _conflict(mapping, h)), None)
+        if busy is not None:
+            port = busy.host_port + busy.count
+            continue
+        taken = _taken_on_host(mapping, context)
+        if taken is None:
+            return mapping
+        port = taken[0] + 1
+    return None
+
+
+def _conflict(one: PortMapping, two: PortMapping) -> bool:
+    if one.proto != two.proto or not _same_address(one.host_ip, two.host_ip):
+        return False
+    return one.host_port < two.host_port + two.count and two.host_port < one.host_port + one.count
+
+
+def _same_address(one: Address | None, two: Address | None) -> bool:
+    """Two sockets could not both have the port at these addresses."""
+    if one is None or two is None or one == two:
+        return True
+    return one.version == two.version and (one.is_unspecified or two.is_unspecified)
+
+
+def _taken_on_host(mapping: PortMapping, context: PortContext) -> tuple[int, str] | None:
+    last = mapping.host_port + mapping.count - 1
+    for port in context.suspects(mapping.proto, mapping.host_port, last):
+        owner = context.in_use(mapping.proto, mapping.host_ip, port)
+        if owner is not None:
+            return port, owner
+    return None
+
+
+def _obstacle(mapping: PortMapping, holders: list[Holder], context: PortContext) -> str | None:
+    """Why the mapping is not possible, in Docker's words and with the holder's name; None if it is."""
+    for other, words in holders:
+        if _conflict(mapping, other):
+            port = max(mapping.host_port, other.host_port)
+            return f"Bind for {_shown(mapping, str(port))} failed: port is already allocated (by {words})"
+    taken = _taken_on_host(mapping, context)
+    if taken is not None:
+        where = _shown(mapping, str(taken[0]))
+        return f"Bind for {where} failed: address already in use (by {taken[1]})"
+    return None
+
+
+def _shown(mapping: PortMapping, port: str) -> str:
+    address = str(mapping.host_ip or "0.0.0.0")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+# ---- on a running container -------------------------------------------------------------------------
+
+
+def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> PortPlan:
+    """One more mapping for a running container. NotFoundError, ConfigError, ExistsError."""
+    container = state.container(name)
+    wanted = PortMapping.parse(spec)
+    ways = _ways(container, state)
+    chosen = choose_ports([wanted], ways, state, context, container.name)
+    opened = {(port, m.proto) for m in chosen for _, _, port, _ in m.expand()}
+
+    @functools.cache  # the endpoints usually have the container's
+    def with_opened(exposed: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+        return tuple(sorted(opened.union(exposed)))
+
+    return PortPlan(
+        container=replace(
+            container,
+            published=(*container.published, wanted),
+            ports=(*container.ports, *chosen),
+            exposed=with_opened(container.exposed),
+        ),
+        endpoints=tuple(
+            replace(
+                way,
+                ports=(*way.ports, *(m for m in chosen if way.serves(m))),
+                exposed=with_opened(way.exposed),
+                phase=CHANGING,
+            )
+            for way in ways
+        ),
+        mappings=chosen,
+    )
+
+
+def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
+    """Without one mapping: its number in `port ls`, or what that shows. NotFoundError, ConfigError.
+
+    A spec without host address matches whatever address it is published at.
+    """
+    container = state.container(name)
+    ways = _ways(container, state)
+    mapping = _find_mapping(container, what)
+    ports = list(container.ports)
+    ports.remove(mapping)
+    wanted = list(container.published)
+    source = next((w for w in wanted if _came_from(mapping, w)), None)
+    if source is not None:
+        wanted.remove(source)
+    return PortPlan(
+        container=replace(container, ports=tuple(ports), published=tuple(wanted)),
+        endpoints=tuple(
+            replace(way, ports=tuple(m for m in way.ports if m != mapping), phase=CHANGING) for way in ways
+        ),
+        mappings=(mapping,),
+    )
+
+
+def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
+    """Other rules for one mapping ("": everybody may connect), under a number of their own: they are written
+    whole before the port leads to them. NotFoundError, ConfigError."""
+    container = state.container(name)
+    ways = _ways(container, state)
+    mapping = _find_mapping(container, what)
+    allow, deny = parse_rules(rules)
+    refuse_rules([replace(mapping, allow=allow, deny=deny)], ways, state)
+    changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
+    wanted = tuple(
+        replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published
+    )
+
+    def exchanged(ports: Iterable[PortMapping]) -> tuple[PortMapping, ...]:
+        return tuple(changed if m == mapping else m for m in ports)
+
+    return PortPlan(
+        container=replace(container, ports=exchanged(container.ports), published=wanted),
+        endpoints=tuple(replace(way, ports=exchanged(way.ports), phase=CHANGING) for way in ways),
+        mappings=(changed,),
+        before=mapping,
+    )
+
+
+def _came_from(mapping: PortMapping, wanted: PortMapping) -> bool:
+    same = (mapping.proto, mapping.container_port, mapping.count, mapping.allow, mapping.deny)
+    if same != (wanted.proto, wanted.container_port, wanted.count, wanted.allow, wanted.deny):
+        return False
+    if wanted.host_ip not in (None, mapping.host_ip):
+        return False
+    return wanted.host_port <= mapping.host_port <= (wanted.host_port_last or wanted.host_port or 65535)
+
+
+def _find_mapping(container: Container, what: str) -> PortMapping:
+    if what.isascii() and what.isdigit() and len(what) <= 6:
+        number = int(what)
+        if not 1 <= number <= len(container.ports):
+            raise NotFoundError(f"container {container.name} has no port mapping number {number}")
+        return container.ports[number - 1]
+    spec = PortMapping.parse(what).open
+    found = [m for m in container.ports if m.open == spec]
+    if not found and spec.host_ip is None:
+        found = [m for m in container.ports if replace(m.open, host_ip=None) == spec]
+    if not found:
+        raise NotFoundError(f"container {container.name} has no port mapping {quoted(what)}")
+    if len(found) > 1:
+        listed = ", ".join(str(m) for m in found)
+        raise ConfigError(f"{quoted(what)} may be each of {listed}: name the host address too")
+    return found[0]
+
+
+def _ways(container: Container, state: State) -> tuple[Endpoint, ...]:
+    """The endpoints that carry the container's ports, the IPv4 one first."""
+    if container.shares:
+        raise ConfigError("conflicting options: port publishing and the container type network mode")
+    if container.network_mode == "host":
+        raise ConfigError("ports cannot be published in host network mode: the host's are the container's")
+    if not state.alive(container.sandbox_id):
+        raise ConfigError(f"container {container.name} is not running")
+    ways = ways_out(state.endpoints_of_sandbox(container.sandbox_id))
+    if not ways:
+        raise ConfigError(
+            f"ports of container {container.name} cannot be published: it is on no network that leads outside"
+        )
+    return ways
+
+
+def ways_out(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Those of a sandbox's endpoints that have a default route, the IPv4 one first."""
+    return tuple(sorted((e for e in endpoints if e.gateway), key=lambda e: not e.gateway4))
+
+
+def shown(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> tuple[PortMapping, ...]:
+    """The mapping as Docker lists it: one that is published everywhere once for each family that the container
+    is reached by. `endpoints`: of its sandbox; none of them: IPv4."""
+    if mapping.host_ip is not None:
+        return (mapping,)
+    families = sorted({version for endpoint in endpoints for version in endpoint.ways}) or [4]
+    return tuple(replace(mapping, host_ip=ip_address("0.0.0.0" if v == 4 else "::")) for v in families)
+
+
+# ---- ports that the kernel must not choose -----------------------------------------------------------
+
+
+def parse_reserved(text: str) -> frozenset[int]:
+    """The ports of net.ipv4.ip_local_reserved_ports, as in "8080,9000-9010"."""
+    ports: set[int] = set()
+    for part in text.replace("\n", "").split(","):
+        first, _, last = part.strip().partition("-")
+        if first:
+            ports.update(range(int(first), int(last or first) + 1))
+    return frozenset(ports)
+
+
+def reserved_text(ports: Iterable[int]) -> str:
+    """The same the other way round: ascending, neighbours joined."""
+    runs: list[list[int]] = []
+    for port in sorted(ports):
+        if runs and port == runs[-1][1] + 1:
+            runs[-1][1] = port
+        else:
+            runs.append([port, port])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
+    """The published ports that the kernel could give a socket of the host which asks for any."""
+    return frozenset(
+        port
+        for endpoint in state.endpoints.values()
+        for mapping in endpoint.ports
+        for port in range(
+            max(mapping.host_port, ephemeral[0]), min(mapping.host_port + mapping.count - 1, ephemeral[1]) + 1
+        )
+    )

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent of one container's main process: it lives as long as the container does.
+
+Started by `sandbox.spawn` as a program of its own. There is one per container, so it imports the lightest
+modules only: the built-in `_signal` and `marshal` instead of `signal` and `json`, no typing, no contextlib,
+and ctypes only in the child, which execs soon after.
+
+    fd 3  the spec (marshal: both ends are the same interpreter)
+    fd 4  to the caller, lines: "ready PID SHIM", then "started" or "failed OPERATION\\tSUBJECT\\tERRNO",
+          then (in the foreground) "exit CODE"
+    fd 5  from the caller: one byte lets the child go on; end of file before that means "never mind"
+
+If the caller is killed before it lets go, everything ends without a trace. If this process is killed, the
+container goes on, but its exit code will not be known, and output that passes through here has no reader.
+"""
+# ruff: noqa: SIM105
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found, unused-ignore]
+import marshal
+import os
+import select
+
+from datapath.runtime.report import describe
+from datapath.runtime.stdio import Pump, copy_window_size
+
+TYPE_CHECKING = False  # typing itself would double what this program holds in memory
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+SPEC, UP, GO = 3, 4, 5
+_CHUNK = 65536
+_ABORTED = b"aborted"
+_IGNORED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+
+
+def main() -> NoReturn:
+    os.closerange(6, os.sysconf("SC_OPEN_MAX"))
+    os.set_inheritable(UP, False)
+    os.set_inheritable(GO, False)
+    spec = marshal.loads(_read_all(SPEC))
+    os.chdir("/")
+    os.umask(0o022)
+    for number in _IGNORED:
+        _signal.signal(number, _signal.SIG_IGN)
+    pump = Pump()
+    try:
+        log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        stdio = _stdio(spec, log, pump)
+    except OSError as error:
+        _tell(b"failed " + describe(["open", spec["log"]], error))
+        os._exit(1)
+    failure, failure_end = os.pipe()
+    shim = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _child(spec, stdio, failure_end, shim)
+    os.close(failure_end)
+    for fd in set(stdio) - {log, pump.inner}:
+        os.close(fd)
+    said = _read_all(failure)  # ends when the child has exec'ed, or is gone
+    if said:
+        os.waitpid(pid, 0)
+        if said != _ABORTED:
+            _tell(b"failed " + said)
+        os._exit(0)
+    namespace = _open_mounts(pid)
+    _tell(b"started")
+    if spec["detach"]:
+        os.close(UP)
+        os.close(GO)
+    code = _watch(pid, pump, spec) if pump.sources else _await(pid)
+    _write_atomically(spec["exit_file"], f"{code}\n".encode())
+    _end_members(namespace)
+    pump.drain()
+    _finish(spec, code)
+
+
+def _read_all(fd: int) -> bytes:
+    parts = []
+    while part := os.read(fd, _CHUNK):
+        parts.append(part)
+    os.close(fd)
+    return b"".join(parts)
+
+
+def _tell(line: bytes) -> None:
+    try:
+        os.write(UP, line + b"\n")
+    except OSError:
+        pass  # the caller is gone
+
+
+def _write_atomically(path: str, content: bytes) -> None:
+    """Failure (the directory is gone) is not fatal: the code is then unknown."""
+    try:
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.write(fd, content)
+        os.close(fd)
+        os.replace(path + ".new", path)
+    except OSError:
+        pass
+
+
+def _finish(spec: Any, code: int) -> NoReturn:
+    """Tell the control plane, then the caller if it waits."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    command = [*spec["exited"], str(code)]
+    if spec["exited"]:
+        for number in (*_IGNORED, _signal.SIGCHLD):
+            _signal.signal(number, _signal.SIG_DFL)
+        if spec["detach"]:
+            os.execve(command[0], command, spec["exited_env"])
+        try:
+            os.waitpid(os.posix_spawn(command[0], command, spec["exited_env"]), 0)
+        except OSError:
+            pass  # the next command notices
+    if not spec["detach"]:
+        _tell(f"exit {code}".encode())
+    os._exit(0)
+
+
+# ---- while it runs ----------------------------------------------------------------
+
+
+def _code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _await(pid: int) -> int:
+    """The main process's code; whatever else dies meanwhile is reaped, since orphans come to us."""
+    while True:
+        dead, status = os.wait()
+        if dead == pid:
+            return _code(status)
+
+
+def _watch(pid: int, pump: Pump, spec: Any) -> int:
+    """The same while moving data."""
+    wake, wake_end = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(wake_end, False)
+    _signal.set_wakeup_fd(wake_end)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    if spec["tty"] and not spec["detach"]:
+        _signal.signal(_signal.SIGWINCH, lambda *_: copy_window_size(1, pump.terminal))
+        copy_window_size(1, pump.terminal)
+    watched = [wake] if spec["detach"] else [wake, GO]
+    while True:
+        try:
+            while True:
+                dead, status = os.waitpid(-1, os.WNOHANG)
+                if dead == pid:
+                    return _code(status)
+                if dead == 0:
+                    break
+        except ChildProcessError:
+            return 255  # cannot happen: the main process is ours
+        ready = pump.step(watched)
+        if wake in ready:
+            os.read(wake, _CHUNK)
+        if GO in ready:  # the caller is gone: its terminal is no longer ours to use
+            watched.remove(GO)
+            pump.forget(0, 1, 2)
+
+
+def _stdio(spec: Any, log: int, pump: Pump) -> tuple[int, int, int]:
+    """The child's stdin, stdout, stderr. Detached and without a terminal, it writes to its log by itself."""
+    outer = [] if spec["detach"] else [1]
+    if spec["tty"]:
+        pump.terminal, pump.inner = os.openpty()
+        pump.add(pump.terminal, log, *outer)
+        if outer and spec["interactive"]:
+            pump.add(0, pump.inward(pump.terminal))
+        return pump.inner, pump.inner, pump.inner
+    if spec["interactive"]:
+        stdin, writer = os.pipe()
+        if outer:
+            pump.add(0, pump.inward(writer))  # detached, it just stays open
+    else:
+        stdin = os.open("/dev/null", os.O_RDONLY)
+    if not outer:
+        return stdin, log, log
+    stdout_source, stdout = os.pipe()
+    stderr_source, stderr = os.pipe()
+    pump.add(stdout_source, log, 1)
+    pump.add(stderr_source, log, 2)
+    return stdin, stdout, stderr
+
+
+# ---- its end ------------------------------------------------------------------------
+
+
+def _open_mounts(pid: int) -> int:
+    """The container's mount namespace, held so that its number stays its own. -1: it has ended already."""
+    try:
+        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _end_members(namespace: int) -> None:
+    """Kill our descendants, and all else in the container's mount namespace (`exec`), until none is left."""
+    inode = os.fstat(namespace).st_ino if namespace >= 0 else -1
+    while members := _descendants(os.getpid()) | _inside(inode):
+        for pid in members:
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        select.select([], [], [], 0.002)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass  # what is left is other people's to reap
+    if namespace >= 0:
+        os.close(namespace)
+
+
+def _descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as file:
+                found.update(int(child) for child in (file.read() or b"").split())
+    except OSError:
+        pass  # gone meanwhile
+    for child in list(found):
+        found |= _descendants(child)
+    return found
+
+
+def _inside(inode: int) -> set[int]:
+    found = set()
+    for name in os.listdir("/proc") if inode >= 0 else ():
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}/ns/mnt").st_ino == inode:
+                    found.add(int(name))
+            except OSError:
+                pass  # gone meanwhile, or a zombie
+    return found
+
+
+# ---- the child: namespaces, file system, exec -----------------------------------------
+
+
+def _child(spec: Any, stdio: tuple[int, int, int], failure: int, shim: int) -> NoReturn:
+    """`shim`: our parent, if it lives; whoever inherits us if it does not is none of the caller's business."""
+    step = ["create", "namespaces"]
+    try:
+        from datapath.runtime import init
+
+        os.setsid()
+        init.isolate(spec, step)
+        os.write(UP, f"ready {os.getpid()} {shim}\n".encode())
+        if not os.read(GO, 1):
+            os.write(failure, _ABORTED)
+            os._exit(0)
+        init.furnish(spec, step)
+        init.execute(spec, stdio, step)
+    except BaseException as error:
+        os.write(failure, describe(step, error))
+    finally:
+        os._exit(1)
