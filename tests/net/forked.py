@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 _MODULES = (
-    *("ctl.cli.main", "datapath.runtime.control", "datapath.drivers.ebpf.driver", "datapath.dataplane.programs", "pyroute2"),
+    *("ctl.cli.main", "datapath.runtime.control", "datapath.drivers.ebpf.driver"),
+    *("datapath.dataplane.programs", "pyroute2"),
     *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets", "tabulate"),
 )
 

@@ -287,7 +287,9 @@ def test_completion_of_words() -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     heavy = "pyroute2 psutil tabulate sqlite3 asyncio matplotlib jinja2"
     heavy += " datapath.runtime datapath.engine datapath.plan datapath.kernel datapath.bench"
-    done = python(f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])")
+    done = python(
+        f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
     assert done.stdout == "[]\n"
 
 
