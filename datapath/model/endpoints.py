@@ -22,7 +22,8 @@ from datapath.model.rows import CREATING
 class Endpoint:
     """Joins one sandbox to one network by a veth pair. `number` is never used twice on a host, `slot` is the
     member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
-    `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es)."""
+    `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es).
+    `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none."""
 
     id: str
     network_id: str
@@ -46,6 +47,7 @@ class Endpoint:
     driver_options: Mapping[str, str] = field(default_factory=dict)
     host_ifindex: int = 0
     phase: str = CREATING
+    owner_key: str = ""
 
     @property
     def gateway(self) -> bool:

@@ -23,7 +23,7 @@ from datapath.model.parsing import (
     Prefix,
 )
 from datapath.model.parsing import Interface as Interface
-from datapath.model.rows import CREATING, short
+from datapath.model.rows import CREATING, OWNER, short
 
 # Docker's driver options that mean something here.
 OPT_NAME = "com.docker.network.bridge.name"
@@ -60,7 +60,8 @@ class Subnet:
 @dataclass(frozen=True, slots=True)
 class Network:
     """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
-    the gateway device on the host, `realised` whether the kernel side has been built."""
+    the gateway device on the host, `realised` whether the kernel side has been built. `owner`: the front door that
+    the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line."""
 
     id: str
     name: str
@@ -79,6 +80,7 @@ class Network:
     predefined: bool = False
     phase: str = CREATING
     realised: bool = False
+    owner: str = OWNER
 
     @property
     def short_id(self) -> str:

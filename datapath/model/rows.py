@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from datapath.model.parsing import Address as Address
-from datapath.model.parsing import Interface as Interface
-from datapath.model.parsing import Prefix as Prefix
-
 CREATING, READY, REMOVING, CHANGING = "creating", "ready", "removing", "changing"
+
+OWNER = "datapath"  # of what datapath's own commands made
 
 
 def short(ident: str) -> str:

@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sandboxes: network stacks, and whose they are."""
+"""Sandboxes: network stacks, and the runtimes that own them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datapath.model.parsing import Address as Address
-from datapath.model.parsing import Interface as Interface
-from datapath.model.parsing import Prefix as Prefix
-from datapath.model.rows import CREATING
+from datapath.model.rows import CREATING, OWNER
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A network stack, called after the container it was made for. `key` is /proc/PID/ns/net of its first
-    process, "" while there is none, and "host" for the host's own."""
+    """A network stack: one network namespace, or the host's own.
+
+    `key`: the path of its namespace, /proc/PID/ns/net of a container's first process; "" while there is none, and
+    "host" for the host's own.
+    `owner`: the runtime that makes the namespace and takes it away. "datapath": our own, and `id` is then the id of
+    the container that it was made for. "docker", "podman", "cni" or any other word of [a-z0-9_-]{1,32}: a foreign
+    runtime, whose containers have no row here.
+    `owner_key`: the owner's own identifier of the sandbox, such as a container id or the path of a namespace. No two
+    sandboxes of one owner have the same, except "": the owner has given none.
+    `name`: how a foreign sandbox is shown to users; "": by its id.
+    """
 
     id: str
     key: str = ""
     phase: str = CREATING
+    owner: str = OWNER
+    owner_key: str = ""
+    name: str = ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import Any
 
@@ -282,7 +283,19 @@ CONTAINER = Container(
 )
 
 
-@pytest.mark.parametrize("row", [NETWORK, ENDPOINT, CONTAINER, Sandbox("c" * 64, "/proc/1/ns/net", "ready")])
+SANDBOX = Sandbox("c" * 64, "/proc/1/ns/net", "ready")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(NETWORK, ENDPOINT, CONTAINER, SANDBOX),
+        replace(SANDBOX, owner="docker", owner_key="5f70bf18a086", name="web"),
+        replace(SANDBOX, owner="cni", owner_key="/var/run/netns/cni-1"),
+        replace(NETWORK, owner="podman"),
+        replace(ENDPOINT, owner_key="8a4c01"),
+    ],
+)
 def test_a_row_comes_back_as_it_was_stored(row: Any) -> None:
     text = to_json(row)
     assert text.isascii()
@@ -308,6 +321,12 @@ def test_a_row_that_is_not_what_was_stored_is_noticed(text: str) -> None:
 def test_an_address_of_the_wrong_family_is_noticed() -> None:
     with pytest.raises(ValueError):
         from_json(Endpoint, to_json(ENDPOINT).replace("10.0.0.2/16", "fd00::7/64"))
+
+
+def test_a_row_of_our_own_runtime_is_stored_without_its_owner() -> None:
+    """So that it is read by a program that knows nothing of owners."""
+    for row in (NETWORK, ENDPOINT, SANDBOX):
+        assert "owner" not in to_json(row)
 
 
 def test_a_field_that_is_newer_than_the_row_has_its_default() -> None:
