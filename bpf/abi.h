@@ -116,22 +116,22 @@ struct port_key {
 struct port {
 	__u32 network;
 	__u32 endpoint;	     /* number */
-	__u32 filter;	     /* whose rules in `sources` apply; 0: everybody may connect */
+	__u32 acl;	     /* number of its ACL in `acls`; 0: everybody may connect */
 	struct ip_addr addr; /* the endpoint's */
 	__be16 port;	     /* the container's */
-	__u8 refuse;	     /* 1: who matches no rule may not connect */
+	__u8 default_deny;   /* 1: a source that matches no rule may not connect */
 	__u8 pad;
 };
 
-/* sources: LPM trie, allow= and deny= of published ports. The filter is matched whole, then the
- * address: prefixlen is 32 + the prefix's length as IPv6, so 32 + 96 + n for an IPv4 /n. */
-struct source_key {
+/* acls: LPM trie, the allow= and deny= prefixes of published ports. The ACL's number is matched whole,
+ * then the address: prefixlen is 32 + the prefix's length as IPv6, so 32 + 96 + n for an IPv4 /n. */
+struct acl_key {
 	__u32 prefixlen;
-	__u32 filter;
+	__u32 acl;
 	struct ip_addr addr;
 };
 
-struct source {
+struct acl {
 	__u32 allow; /* 1: may connect, 0: may not */
 };
 
@@ -145,12 +145,12 @@ struct rate {
 	__u64 tokens;
 };
 
-/* usage: what one endpoint has in the connection tables */
-struct usage_key {
+/* quotas: what one endpoint uses of the connection tables */
+struct quota_key {
 	__u32 endpoint;
 };
 
-struct usage {
+struct quota {
 	__u64 since;	/* ns, CLOCK_MONOTONIC: openings are counted from here, */
 	__u32 openings; /* less those that were confirmed; `since` 1: there never was one */
 	__u32 conns;	/* confirmed connections it takes part in */
@@ -168,8 +168,8 @@ struct reserved {
 	__u32 mappings; /* how many published ports use it */
 };
 
-/* policies: what a member of a network without icc may reach all the same (--link) */
-struct policy_key {
+/* links: ports of one member that another may reach in a network without icc (--link) */
+struct link_key {
 	struct ip_addr client;
 	struct ip_addr server;
 	__be16 port; /* the server's */
@@ -177,7 +177,7 @@ struct policy_key {
 	__u8 pad;
 };
 
-struct policy {
+struct link {
 	__u32 client; /* endpoint numbers */
 	__u32 server;
 };
@@ -202,7 +202,7 @@ enum other_party {
 };
 
 enum conn_flag {
-	CONN_ORIGINAL = 1,  /* this half is the direction that opened the connection */
+	CONN_ORIGINAL = 1,  /* this direction opened the connection; the other is the reply */
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 };
 
@@ -215,9 +215,9 @@ enum conn_state {
 };
 
 /*
- * One direction of a connection. The packet that arrives as the half's key leaves as the
- * reverse of `other`, which is also the key of the opposite direction. The state is that of the
- * original half.
+ * One direction of a connection: original or reply. A packet that arrives as its key leaves as the
+ * reverse of `other`, which is also the key of the opposite direction. The connection's state is
+ * kept in the original direction.
  */
 struct conn {
 	struct tuple other;
@@ -232,16 +232,16 @@ struct conn {
 	__u8 pad[5];
 };
 
-/* sweeper: ARRAY of one: takes confirmed connections away when their time is over */
-struct sweeper {
+/* gc_timers: ARRAY of one: the conntrack GC, which deletes confirmed connections that have timed out */
+struct gc_timer {
 	struct bpf_timer timer;
 	__u64 ticked; /* ns, CLOCK_MONOTONIC: when it last ran */
 	__u64 queued; /* connections in the queue `confirmed` */
 };
 
-/* The mark of a test run of the sweeper */
-enum sweep_order {
-	SWEEP_TAKE_OVER = 1, /* the timer is to run this program from now on, whichever it runs */
+/* The mark of a test run of conn_gc */
+enum gc_order {
+	GC_TAKE_OVER = 1, /* the timer is to run this program from now on, whichever it runs */
 };
 
 /* ---- fragments ------------------------------------------------------------------ */
@@ -278,13 +278,13 @@ struct fragment {
 	struct piece seen[64];
 };
 
-/* held: fragments that came before their first one */
-struct held_key {
+/* frag_queue: fragments that arrived before their first one, one a slot */
+struct frag_queue_key {
 	struct fragment_key fragment;
 	__u32 slot;
 };
 
-struct held {
+struct frag_queue {
 	__u64 since;  /* ns, CLOCK_MONOTONIC */
 	__u32 length; /* of the frame, bytes */
 	__u32 pad;

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Connections that are translated. Each has two halves, one per direction, keyed by the
- * packet as it arrives. While only one side has spoken both halves are in `pending`, where a
- * flood pushes out nothing but other unanswered openings; once both have spoken they move to
- * `conns`, from which nothing takes them but the end of their time (sweep_conns.bpf.c), or that
- * of their endpoint.
+ * Connections that are translated. Each has two entries, one per direction: original and reply,
+ * keyed by the packet as it arrives. While only one side has spoken both are in `pending`, an LRU
+ * in which a flood evicts nothing but other unanswered openings. Once both sides have spoken they
+ * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes.
  */
 #pragma once
-#include "usage.h"
+#include "quotas.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -36,7 +35,7 @@ static __always_inline __u32 conn_owner(const struct conn *original)
 						     : original->to_endpoint;
 }
 
-/* The same, asked of the reply half. */
+/* The same, from the reply's entry. */
 static __always_inline __u32 conn_answerer(const struct conn *reply)
 {
 	return is_container(reply->to_endpoint) ? reply->to_endpoint : reply->from_endpoint;
@@ -56,7 +55,7 @@ static __always_inline __u64 conn_timeout(const struct tuple *key, const struct 
 	return config.timeout_icmp * SECOND;
 }
 
-/* Keys of original halves in `conns`, in the order in which the sweeper is to look at them. */
+/* Keys of the original directions in `conns`, in the order in which the conntrack GC looks at them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 262144);
@@ -67,15 +66,15 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct sweeper);
-} sweepers SEC(".maps");
+	__type(value, struct gc_timer);
+} gc_timers SEC(".maps");
 
 /*
- * A flood may push one half of a pair out of `pending`. An opening without the answer's half is
- * none: each packet would keep it, and no answer would ever come back. Half confirmed by another
- * CPU this very moment the pair is in `conns` already.
+ * A flood may evict one direction of a connection from `pending`. An original without its reply is
+ * unusable: each packet would keep it alive, and no answer could be translated. While another CPU
+ * confirms the connection the reply may be in `conns` already.
  */
-static __noinline int pending_is_torn(const struct conn *conn)
+static __noinline int reply_is_lost(const struct conn *conn)
 {
 	return conn && (conn->flags & CONN_ORIGINAL) &&
 	       !bpf_map_lookup_elem(&pending, &conn->other) &&
@@ -89,17 +88,17 @@ static __always_inline struct conn *conn_find(const struct tuple *key)
 	if (conn)
 		return conn;
 	conn = bpf_map_lookup_elem(&pending, key);
-	return pending_is_torn(conn) ? NULL : conn;
+	return reply_is_lost(conn) ? NULL : conn;
 }
 
-/* One that was opened this moment; NULL: a flood has pushed it out already. */
+/* One that has just been opened; NULL: a flood has evicted it already. */
 static __always_inline struct conn *conn_opened(const struct tuple *key)
 {
 	return bpf_map_lookup_elem(&pending, key);
 }
 
-/* The opposite half of one that was found: it is in the same table, unless another CPU is just
- * confirming the connection. */
+/* The opposite direction of a connection that was found: it is in the same table, unless another CPU is
+ * confirming the connection at the moment. */
 static __always_inline struct conn *conn_opposite(const struct conn *conn)
 {
 	struct conn *opposite = NULL;
@@ -111,7 +110,7 @@ static __always_inline struct conn *conn_opposite(const struct conn *conn)
 	return opposite ? opposite : bpf_map_lookup_elem(&pending, &conn->other);
 }
 
-/* Both halves go, whichever table they are in. */
+/* Deletes both directions, whichever table they are in. */
 static __noinline int conn_forget(const struct tuple *key)
 {
 	struct conn *conn;
@@ -124,7 +123,7 @@ static __noinline int conn_forget(const struct tuple *key)
 		return 0;
 	other = conn->other;
 	if (conn->flags & CONN_CONFIRMED)
-		usage_ended(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn));
+		quota_ended(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn));
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&pending, key);
@@ -132,7 +131,7 @@ static __noinline int conn_forget(const struct tuple *key)
 	return 0;
 }
 
-/* Can a new connection take this key: it is free, or what holds it is over. */
+/* Can a new connection take this key: it is free, or its holder is an opening that has timed out. */
 static __noinline int conn_key_free(const struct tuple *key)
 {
 	struct conn *conn;
@@ -152,34 +151,33 @@ static __noinline int conn_key_free(const struct tuple *key)
 	return 1;
 }
 
-/* Records an opening. Returns 0, or a negative errno when another has taken the reply's key. */
+/* Records an opening. Returns 0, or a negative errno when the reply's key is taken. */
 static __noinline int conn_open(const struct conn_sides *sides)
 {
 	struct scratch *room = scratch();
-	struct conn *half;
+	struct conn *entry;
 	long error;
 
 	if (!sides || !room)
 		return -1;
-	half = &room->conn;
-	__builtin_memset(half, 0, sizeof(*half));
-	half->last_seen = bpf_ktime_get_ns();
-	half->other = sides->key;
-	half->from_endpoint = sides->server_endpoint;
-	half->to_network = sides->client_network;
-	half->to_endpoint = sides->client_endpoint;
-	error = bpf_map_update_elem(&pending, &sides->other, half, BPF_NOEXIST);
+	entry = &room->conn;
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->last_seen = bpf_ktime_get_ns();
+	entry->other = sides->key;
+	entry->from_endpoint = sides->server_endpoint;
+	entry->to_network = sides->client_network;
+	entry->to_endpoint = sides->client_endpoint;
+	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
 	if (error)
 		return error;
-	/* Marks it as in use: the second half's room would otherwise be this one's where the table is
-	 * full and all else in it is in use. */
+	/* Marks it as in use: in a full table the original could otherwise take its place. */
 	bpf_map_lookup_elem(&pending, &sides->other);
-	half->other = sides->other;
-	half->from_endpoint = sides->client_endpoint;
-	half->to_network = sides->server_network;
-	half->to_endpoint = sides->server_endpoint;
-	half->flags = CONN_ORIGINAL;
-	error = bpf_map_update_elem(&pending, &sides->key, half, BPF_ANY);
+	entry->other = sides->other;
+	entry->from_endpoint = sides->client_endpoint;
+	entry->to_network = sides->server_network;
+	entry->to_endpoint = sides->server_endpoint;
+	entry->flags = CONN_ORIGINAL;
+	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_ANY);
 	if (error)
 		bpf_map_delete_elem(&pending, &sides->other);
 	return error;
@@ -198,56 +196,56 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->last_seen = bpf_ktime_get_ns();
 }
 
-/* Puts a confirmed connection where the sweeper finds it; negative: there is no room. */
+/* Queues a confirmed connection for the conntrack GC; negative: there is no room. */
 static __always_inline long conn_enqueue(const struct tuple *key)
 {
 	__u32 zero = 0;
-	struct sweeper *sweeper = bpf_map_lookup_elem(&sweepers, &zero);
+	struct gc_timer *timer = bpf_map_lookup_elem(&gc_timers, &zero);
 	long error = bpf_map_push_elem(&confirmed, key, 0);
 
-	if (!error && sweeper)
-		__sync_fetch_and_add(&sweeper->queued, 1);
+	if (!error && timer)
+		__sync_fetch_and_add(&timer->queued, 1);
 	return error;
 }
 
 /*
  * Both sides have spoken: from `pending` to `conns`. A full table leaves the connection where
- * it is, working, and counts it; a later packet tries again. `own` is the key of either half, in the caller's memory: an
- * element of `pending` can be given to another connection at any moment.
+ * it is, working, and counts it; a later packet tries again. `own` is the key of either direction, in
+ * the caller's memory: an element of `pending` can be given to another connection at any moment.
  */
 static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
 {
 	struct scratch *room = scratch();
-	struct conn *half, *from;
-	struct usage *usage;
+	struct conn *entry, *from;
+	struct quota *quota;
 	struct tuple other;
 	__u32 owner;
 	long error;
 
 	if (!own || !room)
 		return 0;
-	half = &room->conn;
-	__builtin_memset(half, 0, sizeof(*half));
+	entry = &room->conn;
+	__builtin_memset(entry, 0, sizeof(*entry));
 	from = bpf_map_lookup_elem(&pending, own);
 	if (!from)
 		return 0;
 	other = from->other;
 	owner = from->flags & CONN_ORIGINAL ? conn_owner(from) : conn_answerer(from);
-	usage = config.max_conns ? usage_find(owner) : NULL;
-	if (usage && usage->conns >= config.max_conns) {
+	quota = config.max_conns ? quota_find(owner) : NULL;
+	if (quota && quota->conns >= config.max_conns) {
 		count(skb, UNCONFIRMED);
 		return 0;
 	}
-	conn_copy(half, from);
-	if (bpf_map_update_elem(&conns, own, half, BPF_NOEXIST))
+	conn_copy(entry, from);
+	if (bpf_map_update_elem(&conns, own, entry, BPF_NOEXIST))
 		goto full;
 	from = bpf_map_lookup_elem(&pending, &other);
 	if (!from)
 		goto undo;
-	conn_copy(half, from);
-	if (bpf_map_update_elem(&conns, &other, half, BPF_NOEXIST))
+	conn_copy(entry, from);
+	if (bpf_map_update_elem(&conns, &other, entry, BPF_NOEXIST))
 		goto undo;
-	if (half->flags & CONN_ORIGINAL)
+	if (entry->flags & CONN_ORIGINAL)
 		error = conn_enqueue(&other);
 	else
 		error = conn_enqueue(own);
@@ -255,8 +253,8 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		bpf_map_delete_elem(&conns, &other);
 		goto undo;
 	}
-	usage_confirmed(owner,
-			half->flags & CONN_ORIGINAL ? half->from_endpoint : half->to_endpoint);
+	quota_confirmed(owner,
+			entry->flags & CONN_ORIGINAL ? entry->from_endpoint : entry->to_endpoint);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, &other);
 	return 0;
@@ -272,7 +270,7 @@ full:
 /*
  * A reset is believed if its number lies where the side that it is for expects data: it has
  * acknowledged all before (RFC 5961, 3.2). Others pass, for that side to judge, and change
- * nothing here. `opposite`: the half in which that side sends.
+ * nothing here. `opposite`: the direction in which that side sends.
  */
 static __always_inline bool reset_is_theirs(const struct packet *p, const struct conn *opposite)
 {
@@ -281,7 +279,7 @@ static __always_inline bool reset_is_theirs(const struct packet *p, const struct
 
 /*
  * State changes (RFC 9293, 3.3.2, as far as both ends can be seen from the middle). `conn` is
- * the half that the packet belongs to; the state is that of the original half.
+ * the packet's own direction; the state is kept in the original.
  */
 static __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
 				      struct conn *conn)
@@ -325,7 +323,7 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
 		}
 		return 0;
 	}
-	/* What was taken for a reset was none: data goes on. */
+	/* It was no valid reset: data goes on. */
 	if (original->state == CONN_CLOSED && original->fin != 3)
 		original->state = original->flags & CONN_CONFIRMED ? CONN_ESTABLISHED : CONN_NEW;
 	if (flags & TCP_FIN) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Fragments on the ways that need ports (RFC 791, RFC 8200). Only a datagram's first fragment
- * has them: the others get the same from here. One that comes before its first is kept, and put
- * back in front of the hook once the first is there. Pieces that overlap lose the datagram
+ * has them: the others get the same from here. One that arrives before its first is queued, and
+ * passes the hook again once the first has arrived. Pieces that overlap lose the datagram
  * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).
  */
 #pragma once
@@ -10,8 +10,8 @@
 
 #define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
 #define FRAGMENT_PIECES	 64
-#define HELD_SLOTS	 8
-#define HELD_FRAME	 2048
+#define QUEUE_SLOTS	 8
+#define QUEUE_FRAME	 2048
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -23,16 +23,16 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
-	__type(key, struct held_key);
-	__type(value, struct held);
-} held SEC(".maps");
+	__type(key, struct frag_queue_key);
+	__type(value, struct frag_queue);
+} frag_queue SEC(".maps");
 
 /* Values too large for the stack; index 0 stays zero, 1 is a frame that is set aside. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);
 	__type(key, __u32);
-	__type(value, struct held);
+	__type(value, struct frag_queue);
 } frames SEC(".maps");
 
 struct {
@@ -128,32 +128,32 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	return 0;
 }
 
-/* A frame's length, which the caller has found to be between 1 and HELD_FRAME: said again in a form
+/* A frame's length, which the caller has found to be between 1 and QUEUE_FRAME: said again in a form
  * that 6.1's verifier keeps through the compiler's rearrangements. */
 static __always_inline __u32 frame_length(__u32 length)
 {
-	return ((length - 1) & (HELD_FRAME - 1)) + 1;
+	return ((length - 1) & (QUEUE_FRAME - 1)) + 1;
 }
 
-/* The frames kept of one datagram, slot after slot. */
-struct held_walk {
-	struct held_key key;
+/* Walks the queued frames of one datagram, slot after slot. */
+struct queue_walk {
+	struct frag_queue_key key;
 	struct __sk_buff *skb;
 	int result;
 };
 
-static long hold_one(__u32 slot, struct held_walk *walk)
+static long enqueue_one(__u32 slot, struct queue_walk *walk)
 {
 	__u32 zero = 0, length = walk->skb->len;
-	struct held *blank, *frame;
+	struct frag_queue *blank, *frame;
 
 	walk->key.slot = slot;
 	blank = bpf_map_lookup_elem(&frames, &zero);
-	if (!blank || length > HELD_FRAME || length < 1)
+	if (!blank || length > QUEUE_FRAME || length < 1)
 		return 1;
-	if (bpf_map_update_elem(&held, &walk->key, blank, BPF_NOEXIST))
+	if (bpf_map_update_elem(&frag_queue, &walk->key, blank, BPF_NOEXIST))
 		return 0;
-	frame = bpf_map_lookup_elem(&held, &walk->key);
+	frame = bpf_map_lookup_elem(&frag_queue, &walk->key);
 	if (!frame || bpf_skb_load_bytes(walk->skb, 0, frame->frame, frame_length(length)))
 		return 1;
 	frame->since = bpf_ktime_get_ns();
@@ -162,81 +162,81 @@ static long hold_one(__u32 slot, struct held_walk *walk)
 	return 1;
 }
 
-/* Keeps a fragment whose first one is not there yet. Returns HELD, or why it cannot be kept. */
-__noinline int fragment_hold(struct __sk_buff *skb, const struct fragment_key *fragment)
+/* Queues a fragment whose first one has not arrived. Returns HELD, or a drop reason. */
+__noinline int fragment_enqueue(struct __sk_buff *skb, const struct fragment_key *fragment)
 {
-	struct held_walk walk = {.skb = skb, .result = DROP_FRAGMENT};
+	struct queue_walk walk = {.skb = skb, .result = DROP_FRAGMENT};
 
 	if (!fragment)
 		return DROP_FRAGMENT;
 	walk.key.fragment = *fragment;
-	bpf_loop(HELD_SLOTS, hold_one, &walk, 0);
+	bpf_loop(QUEUE_SLOTS, enqueue_one, &walk, 0);
 	return walk.result;
 }
 
 /* The frame becomes another one. */
-static __noinline int frame_replace(struct __sk_buff *skb, struct held *by)
+static __noinline int frame_replace(struct __sk_buff *skb, struct frag_queue *by)
 {
 	__u32 length;
 
 	if (!by)
 		return -1;
 	length = by->length;
-	if (length < ETH_HLEN || length > HELD_FRAME || bpf_skb_change_tail(skb, length, 0))
+	if (length < ETH_HLEN || length > QUEUE_FRAME || bpf_skb_change_tail(skb, length, 0))
 		return -1;
 	return bpf_skb_store_bytes(skb, 0, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
 }
 
-static long release_one(__u32 slot, struct held_walk *walk)
+static long release_one(__u32 slot, struct queue_walk *walk)
 {
-	struct held *kept;
+	struct frag_queue *kept;
 	bool fresh;
 
 	walk->key.slot = slot;
-	kept = bpf_map_lookup_elem(&held, &walk->key);
+	kept = bpf_map_lookup_elem(&frag_queue, &walk->key);
 	if (!kept)
 		return 0;
 	fresh = bpf_ktime_get_ns() - kept->since < FRAGMENT_TIMEOUT;
 	if (fresh && !frame_replace(walk->skb, kept))
 		bpf_clone_redirect(walk->skb, walk->skb->ifindex, BPF_F_INGRESS);
-	bpf_map_delete_elem(&held, &walk->key);
+	bpf_map_delete_elem(&frag_queue, &walk->key);
 	return 0;
 }
 
 /*
- * The first fragment is there: those that were kept arrive again, behind it. They are sent as
- * copies of this frame with their own contents; then it gets its own back.
+ * The first fragment is there: the queued ones arrive again, behind it. They are sent as copies of
+ * this frame with their own contents; then it gets its own back.
  */
 __noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key *fragment)
 {
-	struct held_walk walk = {.skb = skb};
+	struct queue_walk walk = {.skb = skb};
 	__u32 one = 1, length = skb->len;
-	struct held *aside;
+	struct frag_queue *aside;
 
 	if (!fragment)
 		return 0;
 	walk.key.fragment = *fragment;
-	if (!bpf_map_lookup_elem(&held, &walk.key))
+	if (!bpf_map_lookup_elem(&frag_queue, &walk.key))
 		return 0;
 	aside = bpf_map_lookup_elem(&frames, &one);
-	if (!aside || length > HELD_FRAME || length < 1 ||
+	if (!aside || length > QUEUE_FRAME || length < 1 ||
 	    bpf_skb_load_bytes(skb, 0, aside->frame, frame_length(length)))
 		return 0;
 	aside->length = length;
-	bpf_loop(HELD_SLOTS, release_one, &walk, 0);
+	bpf_loop(QUEUE_SLOTS, release_one, &walk, 0);
 	return frame_replace(skb, aside);
 }
 
-static long forget_one(__u32 slot, struct held_walk *walk)
+static long forget_one(__u32 slot, struct queue_walk *walk)
 {
 	walk->key.slot = slot;
-	return bpf_map_delete_elem(&held, &walk->key) != 0;
+	return bpf_map_delete_elem(&frag_queue, &walk->key) != 0;
 }
 
-/* The datagram is the host's: its fragments are left alone, and copies of them forgotten. */
+/* The datagram is the host's: its fragments are left alone, and queued copies of them deleted. */
 __noinline int fragment_disown(const struct packet *p, __u32 endpoint)
 {
-	struct held_walk walk = {};
+	struct queue_walk walk = {};
 	struct fragment *fragment;
 
 	if (!p)
@@ -245,7 +245,7 @@ __noinline int fragment_disown(const struct packet *p, __u32 endpoint)
 	fragment = fragment_open(&walk.key.fragment);
 	if (fragment)
 		fragment->known = fragment->foreign = 1;
-	bpf_loop(HELD_SLOTS, forget_one, &walk, 0);
+	bpf_loop(QUEUE_SLOTS, forget_one, &walk, 0);
 	return 0;
 }
 
@@ -279,7 +279,7 @@ static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __
 	if (!fragment)
 		return DROP_FRAGMENT;
 	if (p->fragment == FRAGMENT_LATER && !fragment->known)
-		return fragment_hold(skb, &key);
+		return fragment_enqueue(skb, &key);
 	/* The identification of a datagram of the host's is used again for one that is not. */
 	if (p->fragment == FRAGMENT_FIRST && fragment->foreign) {
 		fragment->foreign = fragment->refused = fragment->pieces = 0;
@@ -330,7 +330,7 @@ static __always_inline int claim(struct __sk_buff *skb, struct packet *p, __u32 
 	if (fragment && fragment->known)
 		return fragment->foreign ? -1 : 0;
 	fragment_key_of(p, endpoint, &key);
-	if (fragment_hold(skb, &key) == HELD)
+	if (fragment_enqueue(skb, &key) == HELD)
 		count(skb, HELD);
 	return -1;
 }

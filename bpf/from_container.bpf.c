@@ -7,13 +7,13 @@
 #include "fragments.h"
 #include "icmp.h"
 #include "neighbour.h"
-#include "policy.h"
+#include "links.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Returns 0 when the frame is the sender's own to send, or a drop reason. */
-static __always_inline int refuse(const struct packet *p, const struct device *device,
-				  const struct network *net)
+/* Spoofing: returns 0 if the container may send from these addresses, or a drop reason. */
+static __always_inline int check_source(const struct packet *p, const struct device *device,
+					const struct network *net)
 {
 	const struct tuple *t = &p->tuple;
 
@@ -101,7 +101,7 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 {
 	__be32 dst = p->tuple.dst.word[3];
 
-	/* A unicast address in a group frame would reach members past the policy. */
+	/* A unicast address in a group frame would reach members without icc. */
 	if (p->ethertype == bpf_htons(ETH_P_IP)
 		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
 		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
@@ -248,7 +248,7 @@ int from_container(struct __sk_buff *skb)
 		return drop(skb, DROP_DEVICE);
 	reason = packet_parse(skb, p);
 	if (!reason)
-		reason = refuse(p, device, net);
+		reason = check_source(p, device, net);
 	if (reason)
 		return drop(skb, reason);
 	if (p->ethertype == bpf_htons(ETH_P_ARP))
@@ -271,7 +271,7 @@ int from_container(struct __sk_buff *skb)
 		endpoint = endpoint_find(device->network, &p->tuple.dst);
 	}
 	if (endpoint) {
-		if (!policy_allows(net, p))
+		if (!members_may_talk(net, p))
 			return drop(skb, DROP_ICC);
 		return deliver(skb, p, endpoint, p->src_mac);
 	}

@@ -158,9 +158,9 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 		return DROP_STALE;
 	if (!port_admits(port, &p->tuple.src))
 		return DROP_DENIED;
-	if (is_container(client) && !usage_admits(client))
+	if (is_container(client) && !quota_admits(client))
 		return DROP_LIMIT;
-	usage_begins(port->endpoint);
+	quota_begins(port->endpoint);
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));
 	sides->key = p->tuple;
@@ -191,7 +191,7 @@ static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packe
 
 	if (!p || !device || !room)
 		return DROP_CONN_TABLE;
-	if (!usage_admits(device->endpoint))
+	if (!quota_admits(device->endpoint))
 		return DROP_LIMIT;
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));

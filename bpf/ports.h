@@ -59,18 +59,18 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct source_key);
-	__type(value, struct source);
-} sources SEC(".maps");
+	__type(key, struct acl_key);
+	__type(value, struct acl);
+} acls SEC(".maps");
 
-/* May this source connect to the published port: the longest prefix decides. */
+/* May this source connect to the published port: the ACL's longest prefix decides. */
 static __always_inline bool port_admits(const struct port *port, const struct ip_addr *source)
 {
-	struct source_key key = {.prefixlen = 160, .filter = port->filter, .addr = *source};
-	struct source *rule;
+	struct acl_key key = {.prefixlen = 160, .acl = port->acl, .addr = *source};
+	struct acl *rule;
 
-	if (!port->filter)
+	if (!port->acl)
 		return true;
-	rule = bpf_map_lookup_elem(&sources, &key);
-	return rule ? rule->allow : !port->refuse;
+	rule = bpf_map_lookup_elem(&acls, &key);
+	return rule ? rule->allow : !port->default_deny;
 }

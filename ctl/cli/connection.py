@@ -135,7 +135,7 @@ def stats(front: Front, format_: str) -> None:
                     "Connections": of(connections, found.max_connections),
                     "Openings": of(openings, found.max_openings),
                 }
-                for name, (connections, openings) in sorted(found.usages.items())
+                for name, (connections, openings) in sorted(found.quotas.items())
             ],
             USAGES,
         ),

@@ -75,11 +75,11 @@ class Tuning:
             "pending": 2 * self.max_pending,
             "ports": self.max_ports,
             "reserved": min(self.max_ports, 131072),
-            "sources": self.max_sources,
+            "acls": self.max_sources,
             "endpoints": self.max_endpoints,
             "devices": self.max_endpoints,
             "members": self.max_endpoints,
-            "usages": self.max_endpoints,
+            "quotas": self.max_endpoints,
         }
 
     @classmethod

@@ -37,7 +37,7 @@ _PROTO = abi.layout("tuple").offset("proto")
 _MAPPED = bytes(10) + b"\xff\xff"
 
 TABLES = ("pending", "conns")
-_NEVER = 1  # NEVER of usage.h
+_NEVER = 1  # NEVER of quotas.h
 
 
 def _container(party: int) -> int:
@@ -45,8 +45,8 @@ def _container(party: int) -> int:
     return 0 if party == _HOST else party
 
 
-class Half(NamedTuple):
-    """The original half of a connection as it lies in a table; both keys packed."""
+class Original(NamedTuple):
+    """The original direction of a connection as it lies in a table; both keys packed."""
 
     key: bytes
     other: bytes
@@ -63,38 +63,38 @@ class Half(NamedTuple):
         return _container(self.from_endpoint) or _container(self.to_endpoint)
 
 
-def originals(dataplane: Dataplane, table: str) -> Iterator[Half]:
-    """Every connection of a table, by its original half."""
+def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
+    """Every connection of a table, by its original direction."""
     for keys, values, _ in getattr(dataplane, table).batches():
         at = 0
         for fields in _CONN.iter_unpack(values):
             if fields[5] & _ORIGINAL:
-                yield Half(keys[at : at + _KEY_SIZE], *fields)
+                yield Original(keys[at : at + _KEY_SIZE], *fields)
             at += _KEY_SIZE
 
 
-def matcher(wanted: ConnectionFilter) -> Callable[[Half], bool]:
-    """The filter for halves that are still packed."""
-    tests: list[Callable[[Half], bool]] = []
+def matcher(wanted: ConnectionFilter) -> Callable[[Original], bool]:
+    """The filter for connections that are still packed."""
+    tests: list[Callable[[Original], bool]] = []
     if wanted.endpoints is not None:
         numbers = wanted.endpoints - {0}
-        tests.append(lambda half: half.from_endpoint in numbers or half.to_endpoint in numbers)
+        tests.append(lambda original: original.from_endpoint in numbers or original.to_endpoint in numbers)
     if wanted.state is not None:
         state = wanted.state
-        tests.append(lambda half: half.state == state)
+        tests.append(lambda original: original.state == state)
     if wanted.proto is not None:
         proto = wanted.proto
-        tests.append(lambda half: half.key[_PROTO] == proto)
+        tests.append(lambda original: original.key[_PROTO] == proto)
     # What arrives at the server is the reverse of what it answers.
     if wanted.source is not None:
         inside = _within(wanted.source)
-        tests.append(lambda half: inside(half.key[0:16]) or inside(half.other[16:32]))
+        tests.append(lambda original: inside(original.key[0:16]) or inside(original.other[16:32]))
     if wanted.destination is not None:
         inside_too = _within(wanted.destination)
-        tests.append(lambda half: inside_too(half.key[16:32]) or inside_too(half.other[0:16]))
+        tests.append(lambda original: inside_too(original.key[16:32]) or inside_too(original.other[0:16]))
     if len(tests) <= 1:
-        return tests[0] if tests else lambda half: True
-    return lambda half: all(test(half) for test in tests)
+        return tests[0] if tests else lambda original: True
+    return lambda original: all(test(original) for test in tests)
 
 
 def _within(prefix: Prefix) -> Callable[[bytes], bool]:
@@ -128,17 +128,17 @@ def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]
     fits = matcher(wanted)
     now = time.monotonic_ns()
     for table in TABLES:
-        halves = [half for half in originals(dataplane, table) if fits(half)]
-        replies = _last_seen(dataplane, table, {half.other for half in halves})
+        found = [original for original in originals(dataplane, table) if fits(original)]
+        replies = _last_seen(dataplane, table, {original.other for original in found})
         confirmed = table == "conns"
         lifetimes: dict[tuple[int, int], float] = {}
-        for half in halves:
-            idle = max(now - max(half.last_seen, replies.get(half.other, 0)), 0) / 1e9
-            kind = half.key[_PROTO], half.state
+        for original in found:
+            idle = max(now - max(original.last_seen, replies.get(original.other, 0)), 0) / 1e9
+            kind = original.key[_PROTO], original.state
             lifetime = lifetimes.get(kind)
             if lifetime is None:
                 lifetime = lifetimes[kind] = _lifetime(*kind, timeouts, confirmed)
-            yield _connection(half, idle, lifetime, confirmed)
+            yield _connection(original, idle, lifetime, confirmed)
 
 
 def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, int]:
@@ -153,17 +153,17 @@ def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes
     return found
 
 
-def _connection(half: Half, idle: float, lifetime: float, confirmed: bool) -> Connection:
-    src, dst, sport, dport, proto = _TUPLE.unpack(half.key)
-    back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(half.other)
-    opener, server = _container(half.from_endpoint), _container(half.to_endpoint)
+def _connection(original: Original, idle: float, lifetime: float, confirmed: bool) -> Connection:
+    src, dst, sport, dport, proto = _TUPLE.unpack(original.key)
+    back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(original.other)
+    opener, server = _container(original.from_endpoint), _container(original.to_endpoint)
     return Connection(
         _NAMES.get(proto) or str(proto),
         (_text(src), _port(sport)),
         (_text(dst), _port(dport)),
         (_text(back_dst), _port(back_dport)),
         (_text(back_src), _port(back_sport)),
-        STATES[half.state],
+        STATES[original.state],
         idle,
         lifetime - idle if lifetime > idle else 0.0,
         confirmed,
@@ -187,7 +187,7 @@ def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
     """(table, state) -> connections."""
     counted: Counter[tuple[str, str]] = Counter()
     for table in TABLES:
-        for state, number in Counter(half.state for half in originals(dataplane, table)).items():
+        for state, number in Counter(original.state for original in originals(dataplane, table)).items():
             counted[table, STATES[state]] = number
     return dict(counted)
 
@@ -195,24 +195,24 @@ def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
 # ---- forgetting ------------------------------------------------------------------------------------
 
 
-def forget(dataplane: Dataplane, fits: Callable[[Half], bool]) -> int:
-    """Deletes both halves of every connection that fits, and takes it off its container's account. How many."""
+def forget(dataplane: Dataplane, fits: Callable[[Original], bool]) -> int:
+    """Deletes both directions of every connection that fits, and gives its container its quota back. How many."""
     total = 0
     for table in TABLES:
-        found = [half for half in originals(dataplane, table) if fits(half)]
+        found = [original for original in originals(dataplane, table) if fits(original)]
         total += len(found)
         _end(dataplane, table, found)
     return total
 
 
-def _end(dataplane: Dataplane, table: str, found: Sequence[Half]) -> None:
+def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
     if not found:
         return
-    # The answer's half last: without it the opening counts as torn, and no packet takes it up again.
-    getattr(dataplane, table).delete_raw([half.key for half in found])
-    getattr(dataplane, table).delete_raw([half.other for half in found])
+    # The reply last: without it an original is unusable, and no packet takes it up again.
+    getattr(dataplane, table).delete_raw([original.key for original in found])
+    getattr(dataplane, table).delete_raw([original.other for original in found])
     if table == "conns":
-        _credit(dataplane, "conns", Counter(half.owner for half in found if half.owner))
+        _credit(dataplane, "conns", Counter(original.owner for original in found if original.owner))
     else:  # openings count for who opens
         _credit(dataplane, "openings", Counter(h.from_endpoint for h in found if h.from_endpoint))
 
@@ -220,45 +220,45 @@ def _end(dataplane: Dataplane, table: str, found: Sequence[Half]) -> None:
 def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
     """Between the two calls the programs may count one more or less: the limit is not that exact."""
     for number, count in ended.items():
-        key = abi.usage_key(number)
-        usage = dataplane.usages.get(key)
-        if usage is not None:
-            left = {field: max(getattr(usage, field) - count, 0)}
-            dataplane.usages.set(key, usage._replace(**left), BPF_EXIST)
+        key = abi.quota_key(number)
+        quota = dataplane.quotas.get(key)
+        if quota is not None:
+            left = {field: max(getattr(quota, field) - count, 0)}
+            dataplane.quotas.set(key, quota._replace(**left), BPF_EXIST)
 
 
-def open_account(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
+def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
     """From now on the endpoint's connections are counted: the programs count only where there is a row. `new`: it
     cannot have any yet."""
     # Programs of another version may not say when it has the first one.
     never = new and not dataplane.outdated
     try:
-        dataplane.usages.set(abi.usage_key(number), abi.usage(since=_NEVER if never else 0), BPF_NOEXIST)
+        dataplane.quotas.set(abi.quota_key(number), abi.quota(since=_NEVER if never else 0), BPF_NOEXIST)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
 
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:
-    """Deletes every connection that an endpoint takes part in, and its account."""
-    usage = dataplane.usages.get(abi.usage_key(number))
-    never = usage is not None and usage.since == _NEVER
+    """Deletes every connection that an endpoint takes part in, and its quota."""
+    quota = dataplane.quotas.get(abi.quota_key(number))
+    never = quota is not None and quota.since == _NEVER
     for table in () if never else TABLES:
         found = []
-        # A half whose opening was pushed out of the table is nobody's, but it may have the address still.
-        halves = []
+        # A reply whose original was evicted belongs to no connection, but may still hold the address.
+        directions = []
         for keys, values, _ in getattr(dataplane, table).batches():
             at = 0
             for fields in _CONN.iter_unpack(values):
                 if number in (fields[2], fields[4]):
                     key = keys[at : at + _KEY_SIZE]
-                    halves.append(key)
+                    directions.append(key)
                     if fields[5] & _ORIGINAL:
-                        found.append(Half(key, *fields))
+                        found.append(Original(key, *fields))
                 at += _KEY_SIZE
         _end(dataplane, table, found)
-        getattr(dataplane, table).delete_raw(halves)
-    dataplane.usages.discard([abi.usage_key(number)])
+        getattr(dataplane, table).delete_raw(directions)
+    dataplane.quotas.discard([abi.quota_key(number)])
 
 
 def forget_refused(
@@ -266,11 +266,11 @@ def forget_refused(
 ) -> int:
     """Ends the connections to published (protocol, host port) of an endpoint whose client may no longer."""
 
-    def fits(half: Half) -> bool:
-        if half.to_endpoint != endpoint:
+    def fits(original: Original) -> bool:
+        if original.to_endpoint != endpoint:
             return False
-        src, dst, _, dport, proto = _TUPLE.unpack(half.key)
-        if (proto, int.from_bytes(dport, "big")) not in ports or dst == half.other[0:16]:
+        src, dst, _, dport, proto = _TUPLE.unpack(original.key)
+        if (proto, int.from_bytes(dport, "big")) not in ports or dst == original.other[0:16]:
             return False  # not by way of the published port
         return not admits(_address(src))
 

@@ -83,15 +83,15 @@ class PortKey(NamedTuple):
 class PortValue(NamedTuple):
     network: int
     endpoint: int
-    filter: int
+    acl: int
     addr: Address
     port: int
-    refuse: int
+    default_deny: int
 
 
-class SourceKey(NamedTuple):
+class AclKey(NamedTuple):
     prefixlen: int
-    filter: int
+    acl: int
     addr: Address | None
 
 
@@ -100,14 +100,14 @@ class ReservedKey(NamedTuple):
     proto: int
 
 
-class PolicyKey(NamedTuple):
+class LinkKey(NamedTuple):
     client: Address
     server: Address
     port: int
     proto: int
 
 
-class PolicyValue(NamedTuple):
+class LinkValue(NamedTuple):
     client: int
     server: int
 
@@ -221,7 +221,7 @@ def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMa
 def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> Iterator[Run]:
     targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
     for mapping in mappings:
-        proto, refuse = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
+        proto, default_deny = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
         for version in mapping.families:
             target = targets[version]
             if target is None or version not in endpoint.ways:
@@ -230,29 +230,34 @@ def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapp
             if address is None or address.is_unspecified:
                 address = EVERY4 if version == 4 else EVERY6
             value = PortValue(
-                *(network.number, endpoint.number, mapping.filter, target.ip, mapping.container_port, refuse)
+                network=network.number,
+                endpoint=endpoint.number,
+                acl=mapping.filter,
+                addr=target.ip,
+                port=mapping.container_port,
+                default_deny=default_deny,
             )
             yield Run(PortKey(address, mapping.host_port, proto), value, mapping.count)
 
 
-def source_entries(mappings: Iterable[PortMapping]) -> dict[SourceKey, int]:
-    """`sources` of the mappings' rules: 1 may connect, 0 may not."""
-    result: dict[SourceKey, int] = {}
+def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
+    """Rows of `acls` for the mappings' allow= and deny= prefixes: 1 may connect, 0 may not."""
+    result: dict[AclKey, int] = {}
     for mapping in mappings:
         for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
             for prefix in prefixes:
                 length = 32 + prefix.prefixlen + (96 if prefix.version == 4 else 0)
                 address = None if prefix.network_address == IPv6Address(0) else prefix.network_address
-                result[SourceKey(length, mapping.filter, address)] = allow
+                result[AclKey(length, mapping.filter, address)] = allow
                 if isinstance(prefix, IPv6Network) and _MAPPED.subnet_of(prefix):
                     # In the map it covers IPv4 too, which was not meant: that keeps what it has without.
-                    every4 = SourceKey(32 + 96, mapping.filter, EVERY4)
+                    every4 = AclKey(32 + 96, mapping.filter, EVERY4)
                     result.setdefault(every4, int(not mapping.allow))
     # A rule for all of IPv4 goes before what only stands in for it.
     for mapping in mappings:
         for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
             if any(prefix.version == 4 and not prefix.prefixlen for prefix in prefixes):
-                result[SourceKey(32 + 96, mapping.filter, EVERY4)] = allow
+                result[AclKey(32 + 96, mapping.filter, EVERY4)] = allow
     return result
 
 
@@ -299,12 +304,12 @@ def _reserved_runs(
             yield Run(ReservedKey(first, proto), count, end - first)
 
 
-def policy_entries(network: Network, state: State) -> dict[PolicyKey, PolicyValue]:
-    """`policies` of a network whose members may not talk to each other: what --link opens. Else nothing.
+def link_entries(network: Network, state: State) -> dict[LinkKey, LinkValue]:
+    """`links` of a network whose members may not talk to each other: what --link opens. Else nothing.
 
     A link opens the server's exposed ports to every container that runs in the client's sandbox.
     """
-    result: dict[PolicyKey, PolicyValue] = {}
+    result: dict[LinkKey, LinkValue] = {}
     if network.icc:
         return result
     for client in state.endpoints_of_network(network.id):
@@ -317,15 +322,15 @@ def policy_entries(network: Network, state: State) -> dict[PolicyKey, PolicyValu
     return result
 
 
-def _opened(client: Endpoint, server: Endpoint) -> dict[PolicyKey, PolicyValue]:
+def _opened(client: Endpoint, server: Endpoint) -> dict[LinkKey, LinkValue]:
     pairs: list[tuple[Address, Address]] = []
     if client.ipv4 and server.ipv4:
         pairs.append((client.ipv4.ip, server.ipv4.ip))
     if client.ipv6 and server.ipv6:
         pairs.append((client.ipv6.ip, server.ipv6.ip))
-    value = PolicyValue(client.number, server.number)
+    value = LinkValue(client.number, server.number)
     return {
-        PolicyKey(source, target, port, PROTOCOLS[proto]): value
+        LinkKey(source, target, port, PROTOCOLS[proto]): value
         for source, target in pairs
         for port, proto in server.exposed
     }

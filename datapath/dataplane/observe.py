@@ -28,8 +28,8 @@ from datapath.model.observed import Programs, Stack
 
 # The maps that say who is where and what is published; the others belong to the programs.
 _TOLD = (
-    *("networks", "devices", "endpoints", "members", "ports", "reserved", "addresses", "sources"),
-    *("policies", "usages"),
+    *("networks", "devices", "endpoints", "members", "ports", "reserved", "addresses", "acls"),
+    *("links", "quotas"),
 )
 
 
@@ -141,7 +141,7 @@ def _maps(bpffs: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[d
     flood_rate = 0
     with Dataplane(bpffs) as dataplane:
         for name in (*_TOLD, "config"):
-            if name not in names:
+            if name not in names and version.MAPS_BEFORE.get(name) not in names:
                 continue
             try:
                 opened = getattr(dataplane, name)

@@ -32,14 +32,14 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "ports": ("port_key", "port"),
     "reserved": ("reserved_key", "reserved"),
     "addresses": ("address_key", "address"),
-    "sources": ("source_key", "source"),
-    "policies": ("policy_key", "policy"),
+    "acls": ("acl_key", "acl"),
+    "links": ("link_key", "link"),
     "pending": ("tuple", "conn"),
     "conns": ("tuple", "conn"),
-    "usages": ("usage_key", "usage"),
+    "quotas": ("quota_key", "quota"),
     "rates": ("rate_key", "rate"),
     "fragments": ("fragment_key", "fragment"),
-    "held": ("held_key", "held"),
+    "frag_queue": ("frag_queue_key", "frag_queue"),
     "sockets": ("socket_key", "socket"),
     "counters": (None, "counter"),
     "config": (None, "config"),
@@ -86,7 +86,7 @@ HOOKS = {
 }
 HOOK_OF = {int(hook.kind): name for name, hook in HOOKS.items()}
 XDP_HOOK = "xdp_uplink"
-SWEEPER = "sweep_conns"
+CONN_GC = "conn_gc"
 # enum bpf_attach_type
 SOCKET_HOOKS = {
     "host_bind4": 8,
@@ -107,7 +107,7 @@ OBJECT_FILES = {
     "from_loopback": ("from_loopback",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
-    "sweep_conns": (SWEEPER,),
+    "conn_gc": (CONN_GC,),
 }
 
 # Our filters among others' on a clsact qdisc: looked for by both numbers.
@@ -184,11 +184,11 @@ class Dataplane:
                 for name in OBJECT_FILES:
                     self.load(name, bpffs / "programs", bpffs / "maps")
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
-                libbpf.pin(self._program(SWEEPER), bpffs / "programs" / mark)
+                libbpf.pin(self._program(CONN_GC), bpffs / "programs" / mark)
             version.check(bpffs)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
-            timer.start(self._program(SWEEPER))
+            timer.start(self._program(CONN_GC))
         except BaseException:
             self.close()
             raise
@@ -271,7 +271,7 @@ class Dataplane:
         """As wanted, but for maps that are there: a load that was cut short goes on as it began."""
         sizes = dict(self._setup.sizes)
         if "conns" in sizes:
-            sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the sweeper's queue once
+            sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the conntrack GC's queue once
         for name in _pinned(self.root / "maps"):
             fd = libbpf.get_pinned(self.root / "maps" / name)
             if fd is not None:
@@ -342,11 +342,18 @@ class Dataplane:
 
     def _map(self, name: str) -> libbpf.Map:
         if name not in self._maps:
-            fd = libbpf.get_pinned(f"{self.root}/maps/{name}")
+            fd = self._pinned_fd("maps", name, version.MAPS_BEFORE)
             if fd is None:
                 raise KernelError("open map", name, detail=_NOT_PINNED)
             self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
         return self._maps[name]
+
+    def _pinned_fd(self, folder: str, name: str, before: Mapping[str, str]) -> int | None:
+        """Opens a pin, under the name that it had in the version before if that is the only one."""
+        fd = libbpf.get_pinned(f"{self.root}/{folder}/{name}")
+        if fd is None and name in before:
+            fd = libbpf.get_pinned(f"{self.root}/{folder}/{before[name]}")
+        return fd
 
     def counters_sum(self) -> dict[str, tuple[int, int]]:
         """Reason -> (packets, bytes) over all CPUs."""
@@ -359,7 +366,11 @@ class Dataplane:
     def fill(self, names: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
         """Map -> (entries, most) of every map that can run full, or of these."""
         pinned = _pinned(self.root / "maps")
-        wanted = tuple(names) or [name for name, (key, _) in MAPS.items() if key and name in pinned]
+        wanted = tuple(names) or [
+            name
+            for name, (key, _) in MAPS.items()
+            if key and (name in pinned or version.MAPS_BEFORE.get(name) in pinned)
+        ]
         return {name: (self._map(name).count(), self._map(name).max_entries) for name in wanted}
 
     @property
@@ -384,7 +395,7 @@ class Dataplane:
 
     def _program(self, name: str) -> int:
         if name not in self._fds:
-            fd = libbpf.get_pinned(f"{self.root}/programs/{name}")
+            fd = self._pinned_fd("programs", name, version.PROGRAMS_BEFORE)
             if fd is None:
                 raise KernelError("open program", name, detail=_NOT_PINNED)
             self._fds[name] = fd

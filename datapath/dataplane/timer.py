@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting the timer that ends connections (bpf/sweep_conns.bpf.c)."""
+"""Starting the timer of the conntrack GC (bpf/conn_gc.bpf.c)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OBJECTS = 64  # several slabs of each
 
 
 def start(program_fd: int, order: int = 0) -> None:
-    """Starts it with a test run of `sweep_conns`; one that runs stays as it is, unless `order` (abi.SweepOrder) says
+    """Starts it with a test run of `conn_gc`; one that runs stays as it is, unless `order` (abi.GcOrder) says
     otherwise. Raises KernelError (ENOMEM) if the kernel keeps refusing the timer's memory.
 
     6.18 asks for that memory without ever waiting for a lock, and then gets no new slab: once those in use are full,

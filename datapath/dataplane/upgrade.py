@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from datapath.dataplane import timer, version
-from datapath.dataplane.programs import CLSACT_HANDLE, CLSACT_PRIORITY, NEXT, OBJECT_FILES, SWEEPER, Dataplane
+from datapath.dataplane.programs import CLSACT_HANDLE, CLSACT_PRIORITY, CONN_GC, NEXT, OBJECT_FILES, Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
 
@@ -35,6 +35,7 @@ def prepare(dataplane: Dataplane) -> None:
     _clear(folder)
     before = set(os.listdir(maps))
     try:
+        _rename_maps(maps)
         folder.mkdir(mode=0o700)
         for name in OBJECT_FILES:
             dataplane.load(name, folder, folder)
@@ -46,13 +47,25 @@ def prepare(dataplane: Dataplane) -> None:
         raise
 
 
+def _rename_maps(maps: Path) -> None:
+    """Pins the maps that had other names in the version before under their own, so that the new programs share
+    them. The other pins go with the programs that declare them (_drop_maps)."""
+    for name, before in version.MAPS_BEFORE.items():
+        fd = None if (maps / name).exists() else libbpf.get_pinned(maps / before)
+        if fd is not None:
+            try:
+                libbpf.pin(fd, maps / name)
+            finally:
+                os.close(fd)
+
+
 def _repeat_marks(root: Path) -> None:
     """Pins that say something by their names would keep the old programs. The version comes last."""
     folder = root / NEXT
     others = {name for name in os.listdir(root / "programs") if "-" in name and not version.is_mark(name)}
-    with _Opened(folder, {SWEEPER}) as fds:
+    with _Opened(folder, {CONN_GC}) as fds:
         for name in (*sorted(others), version.installed().mark):
-            libbpf.pin(fds[SWEEPER], folder / name)
+            libbpf.pin(fds[CONN_GC], folder / name)
 
 
 class _Opened:
@@ -87,7 +100,7 @@ def finish(dataplane: Dataplane) -> bool:
     with _Opened(folder, names) as fds:
         _update_links(root, fds)
         _replace_filters(dataplane, fds)
-        timer.start(fds[SWEEPER], int(abi.SweepOrder.SWEEP_TAKE_OVER))
+        timer.start(fds[CONN_GC], int(abi.GcOrder.GC_TAKE_OVER))
         for name, fd in fds.items():
             if name != mark:
                 _replace_pin(fd, folder, root / ("maps" if name == _CONFIG else "programs") / name)

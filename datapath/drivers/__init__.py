@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from datapath.dataplane.entries import PolicyKey, PolicyValue, Runs, SourceKey
+from datapath.dataplane.entries import AclKey, LinkKey, LinkValue, Runs
 from datapath.drivers.context import Context
 from datapath.errors import NotSupportedError
 from datapath.model.endpoints import Endpoint
@@ -59,7 +59,7 @@ class Driver:
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
         """Makes the sandbox's default routes lead through the endpoint, or not, as its flags say."""
 
-    def program_links(self, network: Network, policies: Mapping[PolicyKey, PolicyValue]) -> None:
+    def program_links(self, network: Network, links: Mapping[LinkKey, LinkValue]) -> None:
         """Opens what `--link` opens on a network whose members may not talk."""
 
     def program_external(
@@ -103,10 +103,10 @@ class Driver:
         network: Network,
         endpoint: Endpoint,
         reserved: Runs,
-        sources: Mapping[SourceKey, int],
+        acls: Mapping[AclKey, int],
     ) -> None:
         """Makes the endpoint's published ports what its row says, whatever a killed command left. `reserved` and
-        `sources` are the whole host's."""
+        `acls` are the whole host's."""
 
     def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
         """Ends connections by way of these ports whose client may not connect any more."""

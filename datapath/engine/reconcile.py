@@ -137,8 +137,8 @@ def _write_row(session: Session, finding: Finding) -> None:
             rows[key[0]] = numbered(value)
         case "devices":
             rows[key] = numbered(value)
-        case "usages":
-            connections.open_account(dataplane, key[0])
+        case "quotas":
+            connections.open_quota(dataplane, key[0])
         case "addresses":
             rows[key] = abi.address()
         case _:
@@ -151,7 +151,7 @@ def _delete_row(session: Session, finding: Finding) -> None:
     match name:
         case "networks":
             dataplane.networks[key[0]] = abi.network()
-        case "usages":
+        case "quotas":
             connections.forget_endpoint(dataplane, key[0])
         case _:
             getattr(dataplane, name).pop(key, None)

@@ -105,7 +105,7 @@ def _restore(session: Session, networks: list[Network]) -> None:
         for endpoint in session.state.endpoints_of_network(network.id):
             driver.restore(network, endpoint)
             session.publish(endpoint, endpoint.ports)
-        driver.program_links(network, entries.policy_entries(network, session.state))
+        driver.program_links(network, entries.link_entries(network, session.state))
 
 
 def _apply_config(session: Session, network: Network) -> Network:

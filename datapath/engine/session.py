@@ -383,7 +383,7 @@ class Session:
         endpoint = self.driver(network).join(network, endpoint, key, self.mtu(network))
         self.state = self.state.including(endpoint)
         if not network.icc:
-            self.driver(network).program_links(network, entries.policy_entries(network, self.state))
+            self.driver(network).program_links(network, entries.link_entries(network, self.state))
         self.publish(endpoint, endpoint.ports)
         return endpoint
 
@@ -447,7 +447,7 @@ class Session:
                 self.driver(network).set_routes(network, endpoint, key)
             published = [m for e in self.state.endpoints.values() for m in e.ports]
             self.driver(network).align_external(
-                network, endpoint, entries.reserved_entries(self.state), entries.source_entries(published)
+                network, endpoint, entries.reserved_entries(self.state), entries.acl_entries(published)
             )
             self.driver(network).end_refused(endpoint, endpoint.ports)
         self.refresh_xdp()

@@ -199,12 +199,12 @@ reserved_key = layout("reserved_key").type
 reserved = layout("reserved").type
 address_key = layout("address_key").type
 address = layout("address").type
-source_key = layout("source_key").type
-source = layout("source").type
-usage_key = layout("usage_key").type
-usage = layout("usage").type
-policy_key = layout("policy_key").type
-policy = layout("policy").type
+acl_key = layout("acl_key").type
+acl = layout("acl").type
+quota_key = layout("quota_key").type
+quota = layout("quota").type
+link_key = layout("link_key").type
+link = layout("link").type
 tuple_ = layout("tuple").type
 conn = layout("conn").type
 config = layout("config").type
@@ -216,7 +216,7 @@ DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
 OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
 ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
 ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
-SweepOrder = _enum(enum.IntEnum, "SweepOrder", _elements("sweep_order"))
+GcOrder = _enum(enum.IntEnum, "GcOrder", _elements("gc_order"))
 # Two names for one number would make one an alias: the bounds are not reasons.
 _reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}
 DROP_FIRST = _reasons["DROP_FIRST"]

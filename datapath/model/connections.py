@@ -69,11 +69,11 @@ def _word(text: str, known: Mapping[str, int], what: str) -> str:
 @dataclass(frozen=True, slots=True)
 class ConnectionStats:
     """`states`: (table, state) -> connections; `tables`: table -> (entries, most), two entries a connection;
-    `drops`: reason -> (packets, bytes); `usages`: container -> (connections, openings); the limits, 0: none."""
+    `drops`: reason -> (packets, bytes); `quotas`: container -> (connections, openings); the limits, 0: none."""
 
     states: Mapping[tuple[str, str], int]
     tables: Mapping[str, tuple[int, int]]
     drops: Mapping[str, tuple[int, int]]
-    usages: Mapping[str, tuple[int, int]]
+    quotas: Mapping[str, tuple[int, int]]
     max_connections: int
     max_openings: int

@@ -603,17 +603,17 @@ class Control:
 
             if found is None:
                 return ConnectionStats({}, {}, {}, {}, 0, 0)
-            usages: dict[str, tuple[int, int]] = {}
-            for key, usage in found.usages.read_all():
+            quotas: dict[str, tuple[int, int]] = {}
+            for key, quota in found.quotas.read_all():
                 if key.endpoint in names:
-                    had = usages.get(names[key.endpoint], (0, 0))
-                    usages[names[key.endpoint]] = (had[0] + usage.conns, had[1] + usage.openings)
+                    had = quotas.get(names[key.endpoint], (0, 0))
+                    quotas[names[key.endpoint]] = (had[0] + quota.conns, had[1] + quota.openings)
             counters, config = found.counters_sum(), found.config[0]
             return ConnectionStats(
                 states=connections.states(found),
                 tables=found.fill(connections.TABLES),
                 drops={name: counters[name] for name in _CONNECTION_DROPS},
-                usages=usages,
+                quotas=quotas,
                 max_connections=config.max_conns,
                 max_openings=config.max_openings,
             )

@@ -14,7 +14,7 @@ from datapath.kernel import netns  # noqa: E402
 from tests.bpf.stage import Stage, World  # noqa: E402
 
 MakeStage = Callable[..., Stage]
-COMMON = ("from_container", "from_uplink", "sweep_conns")
+COMMON = ("from_container", "from_uplink", "conn_gc")
 
 
 @pytest.fixture(scope="session")

@@ -35,22 +35,22 @@ Reason: Any = abi.Reason
 Flag: Any = abi.NetworkFlag
 
 NAT_FIRST, NAT_LAST = 20000, 20999
-OBJECTS = ("from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink", "sweep_conns")
+OBJECTS = ("from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink", "conn_gc")
 SIZES = {
     "devices": 256,
     "endpoints": 256,
     "members": 256,
-    "policies": 256,
+    "links": 256,
     "ports": 256,
     "reserved": 256,
     "pending": 4096,
     "conns": 4096,
     "confirmed": 4096,
     "fragments": 256,
-    "held": 256,
-    "sources": 256,
+    "frag_queue": 256,
+    "acls": 256,
     "rates": 256,
-    "usages": 256,
+    "quotas": 256,
 }
 
 
@@ -414,8 +414,8 @@ class Stage:
                 self.maps[name] = libbpf.Map(fd, name, *MAPS[name])
             elif name == "events" and self.events_fd < 0:
                 self.events_fd = fd
-            elif name == "sweepers":  # a timer lives as long as somebody has its map
-                self.maps[name] = libbpf.Map(fd, name, None, "sweeper")
+            elif name == "gc_timers":  # a timer lives as long as somebody has its map
+                self.maps[name] = libbpf.Map(fd, name, None, "gc_timer")
             else:
                 os.close(fd)
 
@@ -454,23 +454,23 @@ class Stage:
             self.maps["reserved"][abi.reserved_key(number, proto)] = abi.reserved(1)
         for number, proto in LINKED:
             for client, server in ((B1.ip, B2.ip), (B1.ip6, B2.ip6)):
-                key = abi.policy_key(client, server, number, proto)
-                self.maps["policies"][key] = abi.policy(B1.number, B2.number)
+                key = abi.link_key(client, server, number, proto)
+                self.maps["links"][key] = abi.link(B1.number, B2.number)
 
     def publish(
         self, address: str, number: int, proto: int, *, filtered: int = 0, refuse: bool = False
     ) -> None:
-        """One of PUBLISHED, at one address; `filtered`: whose rules in `sources` apply to it."""
+        """One of PUBLISHED, at one address; `filtered`: the number of its ACL."""
         found = PUBLISHED.get((address, number, proto)) or PUBLISHED[None, number, proto]
         member, inner = found
         at = ip_address(address)
         self.maps["ports"][abi.port_key(at, number, proto)] = abi.port(
             network=member.net.number,
             endpoint=member.number,
-            filter=filtered,
+            acl=filtered,
             addr=member.ip if at.version == 4 else member.ip6,
             port=inner,
-            refuse=int(refuse),
+            default_deny=int(refuse),
         )
 
     def _add(self, member: Member) -> None:
@@ -491,8 +491,8 @@ class Stage:
 
     def forget(self) -> None:
         """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
-        `frames` and `scratches` is never read, that in the sweeper's queue names nothing.)"""
-        for name in ("pending", "conns", "fragments", "held", "usages", "rates"):
+        `frames` and `scratches` is never read, that in the GC's queue names nothing.)"""
+        for name in ("pending", "conns", "fragments", "frag_queue", "quotas", "rates"):
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()
 
@@ -563,9 +563,9 @@ class Stage:
         assert outcome.packet == packet
         return outcome
 
-    def start_sweeper(self) -> None:
+    def start_gc(self) -> None:
         """The timer goes on until the maps are closed."""
-        timer.start(self.programs["sweep_conns"])
+        timer.start(self.programs["conn_gc"])
 
     def expect(
         self,

@@ -511,7 +511,7 @@ def test_what_is_over_goes_by_itself(make_stage: MakeStage) -> None:
     for who, flags in HANDSHAKE:
         (opener if who == "o" else answerer)(stage, "published", flags)
     assert len(stage.table("conns")) == 8  # on a slow machine they are over by now
-    stage.start_sweeper()
+    stage.start_gc()
     wait_until(lambda: set(stage.table("conns")) == set(KEYS["published"]), 3)
     answerer(stage, "published", p.RST)
     wait_until(lambda: not stage.table("conns"), 3)

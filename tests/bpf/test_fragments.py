@@ -188,7 +188,7 @@ def refused(stage: Stage, way: Way, piece: bytes, reason: Any = Reason.DROP_OVER
 
 def left(stage: Stage) -> tuple[int, int]:
     """Datagrams that are followed, frames that are kept."""
-    return len(list(stage.maps["fragments"])), len(list(stage.maps["held"]))
+    return len(list(stage.maps["fragments"])), len(list(stage.maps["frag_queue"]))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_after_30_seconds_what_was_kept_does_not_come_again(stage: Stage, name: 
     way = begin(stage, name)
     first, second, last = p.cut(way.frame, *ENDS)
     waits(stage, way, last)
-    age(stage, "held")
+    age(stage, "frag_queue")
     waits(stage, way, second)
     passes(stage, way, first, p.cut(way.out, *ENDS)[0])
     assert again(stage, way) == [second]
@@ -498,7 +498,7 @@ def test_later_ones_may_name_another_header(stage: Stage) -> None:
 def test_of_a_denied_source_no_piece_gets_in(stage: Stage) -> None:
     key = abi.port_key(IPv4Address("0.0.0.0"), 8081, p.UDP)
     port = stage.maps["ports"][key]
-    stage.maps["ports"][key] = port._replace(filter=1, refuse=1)
+    stage.maps["ports"][key] = port._replace(acl=1, default_deny=1)
     try:
         way = WAYS["published"]
         first, second, _ = p.cut(way.frame, *ENDS)

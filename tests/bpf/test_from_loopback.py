@@ -167,15 +167,15 @@ def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage) -> N
 def test_s19_a_source_that_may_not_connect_is_left_to_the_host(stage: Stage) -> None:
     """Nobody listens there: it is refused at once, as by the socket hooks."""
     stage.publish("0.0.0.0", 8081, p.UDP, filtered=7)
-    source_key, source = abi.layout("source_key").type, abi.layout("source").type
-    rule = source_key(prefixlen=32 + 96 + 8, filter=7, addr=IPv4Address("127.0.0.0"))
-    stage.maps["sources"][rule] = source(0)
+    acl_key, acl = abi.layout("acl_key").type, abi.layout("acl").type
+    rule = acl_key(prefixlen=32 + 96 + 8, acl=7, addr=IPv4Address("127.0.0.0"))
+    stage.maps["acls"][rule] = acl(0)
     try:
         stage.expect(LO, host_says("127.0.0.1", p.udp(SPORT, 8081)), UNSPEC, Reason.NOT_OURS)
         assert stage.run(LO, host_says(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
     finally:
         stage.publish("0.0.0.0", 8081, p.UDP)
-        del stage.maps["sources"][rule]
+        del stage.maps["acls"][rule]
 
 
 def test_what_is_larger_than_the_containers_mtu_is_delivered_all_the_same(stage: Stage) -> None:
@@ -186,10 +186,10 @@ def test_what_is_larger_than_the_containers_mtu_is_delivered_all_the_same(stage:
 
 
 def test_it_counts_for_the_server(stage: Stage) -> None:
-    stage.maps["usages"][abi.usage_key(A2.number)] = abi.usage()
+    stage.maps["quotas"][abi.quota_key(A2.number)] = abi.quota()
     stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
     stage.run(A2, A2.sends(HOST, p.udp(53, SPORT)))
-    assert {key.endpoint: usage.conns for key, usage in stage.maps["usages"].items()} == {A2.number: 1}
+    assert {key.endpoint: usage.conns for key, usage in stage.maps["quotas"].items()} == {A2.number: 1}
 
 
 def test_nobody_outside_can_take_part(stage: Stage) -> None:
@@ -266,7 +266,7 @@ def test_fragments_of_the_hosts_own_are_untouched_and_none_is_kept(stage: Stage)
     stage.expect(LO, first, UNSPEC, Reason.NOT_OURS)
     for piece in later:
         stage.expect(LO, piece, UNSPEC, Reason.NOT_OURS)
-    assert not dict(stage.maps["held"].read_all())
+    assert not dict(stage.maps["frag_queue"].read_all())
 
 
 def test_a_fragment_that_comes_too_early_is_kept_and_delivered(stage: Stage) -> None:

@@ -145,7 +145,7 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "frames",
                 "no_fragment",
                 "scratches",
-                "sweepers",
+                "gc_timers",
             }
             for one in set(maps) & set(MAPS):
                 libbpf.Map(maps.pop(one), one, *MAPS[one]).close()

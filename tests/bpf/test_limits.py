@@ -43,7 +43,7 @@ def rule(prefix: str, filtered: int = 1) -> Any:
     network = ip_network(prefix)
     length = 32 + network.prefixlen + (96 if network.version == 4 else 0)
     address: IPv4Address | IPv6Address | None = network.network_address
-    return abi.source_key(length, filtered, None if address == IPv6Address(0) else address)
+    return abi.acl_key(length, filtered, None if address == IPv6Address(0) else address)
 
 
 class Rules:
@@ -55,10 +55,10 @@ class Rules:
 
     def set(self, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = (), filtered: int = 1) -> None:
         """As `-p 8081:80,allow=…,deny=…` would."""
-        self.stage.maps["sources"].delete_many(list(self.stage.maps["sources"]))
+        self.stage.maps["acls"].delete_many(list(self.stage.maps["acls"]))
         for prefixes, value in ((allow, 1), (deny, 0)):
             for prefix in prefixes:
-                self.stage.maps["sources"][rule(prefix, filtered)] = abi.source(value)
+                self.stage.maps["acls"][rule(prefix, filtered)] = abi.acl(value)
         for proto in (p.TCP, p.UDP):
             for address in ("0.0.0.0", "::"):
                 self.stage.publish(address, 8081, proto, filtered=filtered, refuse=bool(allow))
@@ -83,7 +83,7 @@ def rules(stage: Stage) -> Iterator[Rules]:
     made = Rules(stage)
     yield made
     stage.maps["ports"].update_many(made.kept)
-    stage.maps["sources"].delete_many(list(stage.maps["sources"]))
+    stage.maps["acls"].delete_many(list(stage.maps["acls"]))
 
 
 def test_entries_are_found_by_one_of_their_fields(stage: Stage) -> None:
@@ -215,8 +215,8 @@ def test_rules_change_at_run_time(rules: Rules) -> None:
 def test_rules_of_one_filter_are_not_anothers(rules: Rules) -> None:
     rules.set(allow=("10.0.0.0/8",), filtered=1)
     rules.stage.publish(str(HOST), 8082, p.TCP, filtered=2)
-    rules.stage.maps["sources"][rule("203.0.113.0/25", 3)] = abi.source(0)
-    rules.stage.maps["sources"][rule("203.0.113.0/24", 2)] = abi.source(1)
+    rules.stage.maps["acls"][rule("203.0.113.0/25", 3)] = abi.acl(0)
+    rules.stage.maps["acls"][rule("203.0.113.0/24", 2)] = abi.acl(1)
     got = rules.stage.run(None, outside_sends(HOST, p.tcp(9, 8082, p.SYN)))
     assert got.reasons == {"DELIVERED": 1}
     assert not rules.ask(OUTSIDE)
@@ -227,7 +227,7 @@ def test_a_denied_source_opens_nothing_and_uses_nothing(rules: Rules) -> None:
     rules.stage.run(None, outside_sends(HOST, p.udp(9, 8081)))
     rules.stage.run(None, outside_sends(HOST, p.tcp(9, 8081, p.ACK)))
     assert not rules.stage.table("pending")
-    assert list(rules.stage.maps["usages"]) == []
+    assert list(rules.stage.maps["quotas"]) == []
 
 
 def test_an_address_that_is_not_the_hosts_has_no_rules(rules: Rules) -> None:
@@ -263,7 +263,7 @@ def test_a_rule_is_about_openings(rules: Rules) -> None:
 
 def used(stage: Stage, member: Member) -> tuple[int, int]:
     """Connections and unanswered openings that count for it."""
-    usage = stage.maps["usages"][abi.usage_key(member.number)]
+    usage = stage.maps["quotas"][abi.quota_key(member.number)]
     return usage.conns, usage.openings
 
 
@@ -279,7 +279,7 @@ def is_answered(stage: Stage, sport: int) -> None:
 def accounts(stage: Stage) -> Stage:
     """The control plane makes the rows with the endpoints."""
     for member in (A1, A2, A3, B1, B2, D1):
-        stage.maps["usages"][abi.usage_key(member.number)] = abi.usage()
+        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
     return stage
 
 
@@ -321,9 +321,9 @@ def test_unanswered_openings_are_forgotten_by_halves(make_stage: MakeStage) -> N
     for i in range(4):
         asks(stage, A1, SPORT + i)
     assert asks(stage, A1, SPORT + 9) == "DROP_LIMIT"
-    key = abi.usage_key(A1.number)
-    usage = stage.maps["usages"][key]
-    stage.maps["usages"][key] = usage._replace(since=max(1, usage.since - 61 * 10**9))
+    key = abi.quota_key(A1.number)
+    usage = stage.maps["quotas"][key]
+    stage.maps["quotas"][key] = usage._replace(since=max(1, usage.since - 61 * 10**9))
     for i in range(2):
         assert asks(stage, A1, SPORT + 10 + i) == "TO_OUTSIDE"
     assert asks(stage, A1, SPORT + 12) == "DROP_LIMIT"
@@ -333,10 +333,10 @@ def test_an_account_says_whether_there_ever_was_a_connection(stage: Stage) -> No
     """Only then the tables are looked through when the endpoint goes."""
     members = (A1, A2, A3, B1)
     for member in members:
-        stage.maps["usages"][abi.usage_key(member.number)] = abi.usage(since=1)
+        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota(since=1)
 
     def begun() -> set[str]:
-        accounts = {member.name: stage.maps["usages"][abi.usage_key(member.number)] for member in members}
+        accounts = {member.name: stage.maps["quotas"][abi.quota_key(member.number)] for member in members}
         return {name for name, usage in accounts.items() if usage.since > 1}
 
     stage.run(A3, A3.sends(A1.ip, p.udp(1, 2), to=A1.mac))
@@ -345,7 +345,7 @@ def test_an_account_says_whether_there_ever_was_a_connection(stage: Stage) -> No
     assert begun() == {A2.name}
     asks(stage, A1, SPORT)
     assert begun() == {A1.name, A2.name}
-    stage.maps["usages"][abi.usage_key(A2.number)] = abi.usage(since=1)
+    stage.maps["quotas"][abi.quota_key(A2.number)] = abi.quota(since=1)
     stage.run(B1, B1.sends(HOST, p.udp(SPORT, 8081)))
     assert begun() == {A1.name, A2.name, B1.name}
 

@@ -52,7 +52,7 @@ def rule(prefix: str, filtered: int = 1) -> Any:
     """The key of a source rule."""
     address, _, length = prefix.partition("/")
     four = "." in address
-    return abi.source_key(
+    return abi.acl_key(
         32 + int(length) + (96 if four else 0),
         filtered,
         IPv4Address(address) if four else IPv6Address(address),
@@ -63,14 +63,14 @@ def rule(prefix: str, filtered: int = 1) -> Any:
 def denying(stage: Stage) -> Iterator[Stage]:
     """Port 8081 is for nobody in 203.0.113.0/28 and 2001:db8:5::/48."""
     ports = dict(stage.maps["ports"].items())
-    sources = {rule("203.0.113.0/28"): abi.source(0), rule("2001:db8:5::/48"): abi.source(0)}
-    stage.maps["sources"].update_many(sources)
+    sources = {rule("203.0.113.0/28"): abi.acl(0), rule("2001:db8:5::/48"): abi.acl(0)}
+    stage.maps["acls"].update_many(sources)
     for proto in (p.TCP, p.UDP):
         for address in ("0.0.0.0", "::"):
             stage.publish(address, 8081, proto, filtered=1)
     yield stage
     stage.maps["ports"].update_many(ports)
-    stage.maps["sources"].delete_many(list(sources))
+    stage.maps["acls"].delete_many(list(sources))
 
 
 DENIED = {
@@ -163,9 +163,9 @@ def test_what_is_cut_short_passes(denying: Stage, name: str) -> None:
 def test_rules_change_at_run_time(denying: Stage) -> None:
     frame = DENIED["TCP"]
     dies(denying, frame, Reason.DROP_DENIED)
-    denying.maps["sources"][rule("203.0.113.5/32")] = abi.source(1)
+    denying.maps["acls"][rule("203.0.113.5/32")] = abi.acl(1)
     passes(denying, frame)
-    denying.maps["sources"].delete_many([rule("203.0.113.5/32")])
+    denying.maps["acls"].delete_many([rule("203.0.113.5/32")])
     dies(denying, frame, Reason.DROP_DENIED)
 
 
@@ -294,11 +294,11 @@ def test_a_masqueraded_answer_is_not_limited(limited: Stage) -> None:
 
 
 def test_a_denied_source_takes_no_token(limited: Stage) -> None:
-    limited.maps["sources"][rule("203.0.113.0/28")] = abi.source(0)
+    limited.maps["acls"][rule("203.0.113.0/28")] = abi.acl(0)
     limited.publish("0.0.0.0", 8081, p.TCP, filtered=1)
     for i in range(20):
         dies(limited, syn(i), Reason.DROP_DENIED)
-    limited.maps["sources"].delete_many([rule("203.0.113.0/28")])
+    limited.maps["acls"].delete_many([rule("203.0.113.0/28")])
     limited.publish("0.0.0.0", 8081, p.TCP)
     empty(limited)
 

@@ -23,24 +23,24 @@ from tests.model.world import Member, Network, Published, Topology, Uplink
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")
 EXTRA = {
-    "sources": ("source_key", "source"),
+    "acls": ("acl_key", "acl"),
     "rates": ("rate_key", "rate"),
-    "usages": ("usage_key", "usage"),
+    "quotas": ("quota_key", "quota"),
     "fragments": ("fragment_key", "fragment"),
-    "held": ("held_key", "held"),
+    "frag_queue": ("frag_queue_key", "frag_queue"),
 }
 LAYOUT = {**EXTRA, **MAPS}
 SIZES = {
     "devices": 256,
     "endpoints": 512,
     "members": 512,
-    "policies": 512,
+    "links": 512,
     "ports": 512,
     "reserved": 512,
     "pending": 1 << 16,
     "conns": 1 << 16,
     "fragments": 1 << 14,
-    "held": 1 << 12,
+    "frag_queue": 1 << 12,
 }
 FLAG: Any = abi.NetworkFlag
 REASONS: dict[str, int] = {reason.name: int(reason) for reason in abi.Reason}
@@ -267,8 +267,8 @@ class Programs:
             self.maps["addresses"][abi.address_key(address(raw))] = abi.address(1)
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
         for client, server, port, proto in topology.links:
-            key = abi.policy_key(address(client), address(server), port, proto)
-            self.maps["policies"][key] = abi.policy(numbers[client], numbers[server])
+            key = abi.link_key(address(client), address(server), port, proto)
+            self.maps["links"][key] = abi.link(numbers[client], numbers[server])
 
     def replace(self, topology: Topology, member: Member) -> None:
         """The member's endpoint is removed and another one made with its addresses; connections are forgotten about."""
@@ -339,18 +339,18 @@ class Programs:
         self.maps["ports"][abi.port_key(address(host), port, proto)] = abi.port(
             network=published.member.network.number,
             endpoint=published.member.number,
-            filter=number if published.filtered else 0,
+            acl=number if published.filtered else 0,
             addr=address(published.addr),
             port=published.port,
-            refuse=int(published.refuse),
+            default_deny=int(published.refuse),
         )
         reserved, key = self.maps["reserved"], abi.reserved_key(port, proto)
         reserved[key] = abi.reserved(reserved.get(key, abi.reserved(0)).mappings + 1)
-        source_key, source = abi.layout("source_key").type, abi.layout("source").type
+        acl_key, acl = abi.layout("acl_key").type, abi.layout("acl").type
         for prefix, length, allow in published.rules if published.filtered else ():
             whole = 32 + length + (96 if len(prefix) == 4 else 0)
-            rule = source_key(prefixlen=whole, filter=number, addr=address(prefix))
-            self.maps["sources"][rule] = source(int(allow))
+            rule = acl_key(prefixlen=whole, acl=number, addr=address(prefix))
+            self.maps["acls"][rule] = acl(int(allow))
 
 
 class Runner:

@@ -196,7 +196,7 @@ def test_s30_commands_that_are_killed_at_random_disturb_nobody(scene: Scene, tra
 
 @pytest.fixture
 def other(tmp_path: Path) -> Version:
-    return built(tmp_path / "other", "sweep_conns", sweep_conns=("(SECOND / 10)", "(SECOND / 5)"))
+    return built(tmp_path / "other", "conn_gc", conn_gc=("(SECOND / 10)", "(SECOND / 5)"))
 
 
 def test_s30_ten_upgrades_and_downgrades_disturb_nobody(scene: Scene, other: Version, traffic: None) -> None:

@@ -233,7 +233,7 @@ def test_a_removed_endpoint_takes_its_connections_and_gives_them_back_to_its_pee
     found = Dataplane.find(scene.host.bpffs / "datapath")
     assert found is not None
     with found:
-        assert len(found.usages) <= 2
+        assert len(found.quotas) <= 2
 
 
 def test_a_container_has_a_limit_and_the_others_have_theirs(make_host: Maker) -> None:
@@ -315,7 +315,7 @@ def endpoint_number(host: Host, name: str) -> int:
 def fill(found: Dataplane, web: int, app: int) -> None:
     """Half of the connections go to `web`'s published port, half come from `app`."""
     for number in (web, app):  # whose accounts say that they never had one
-        found.usages[abi.usage_key(number)] = abi.usage(since=time.monotonic_ns())
+        found.quotas[abi.quota_key(number)] = abi.quota(since=time.monotonic_ns())
     flag, state = abi.ConnFlag, int(abi.ConnState.CONN_ESTABLISHED)
     original = int(flag.CONN_ORIGINAL | flag.CONN_CONFIRMED)
     now = time.monotonic_ns()

@@ -64,7 +64,7 @@ def delete_rows(host: Host, name: str) -> None:
 
 
 def delete_all(host: Host) -> None:
-    told = ("devices", "endpoints", "members", "ports", "reserved", "sources", "policies", "usages")
+    told = ("devices", "endpoints", "members", "ports", "reserved", "acls", "links", "quotas")
     for name in (*told, "addresses"):
         delete_rows(host, name)
 

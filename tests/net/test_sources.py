@@ -79,11 +79,11 @@ def xdp(host: Host, device: str = "eth0") -> bool:
 
 
 def filters(host: Host) -> dict[int, int]:
-    """Number of rules -> how many rows `sources` has of it."""
+    """Number of rules -> how many rows `acls` has of it."""
     found = Dataplane.find(host.bpffs / "datapath")
     assert found is not None
     with found:
-        numbers = [key.filter for key in found.sources]
+        numbers = [key.acl for key in found.acls]
         return {number: numbers.count(number) for number in sorted(set(numbers))}
 
 
@@ -276,7 +276,7 @@ left = int(sys.argv.pop(1))
 def dying(method):
     def inner(self, *args, **more):
         global left
-        if self.name in ("sources", "ports", "reserved", "conns", "pending"):
+        if self.name in ("acls", "ports", "reserved", "conns", "pending"):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
@@ -354,7 +354,7 @@ def test_settings_apply_when_the_programs_are_loaded(make_host: Maker) -> None:
     rows = [json.loads(line) for line in host.ctl("stats --format json").splitlines()]
     (conns,) = [row for row in rows if row.get("Map") == "conns"]
     assert (conns["Max"], conns["Percent"]) == ("2000", "0.0%")
-    assert {"sources", "usages", "rates", "fragments", "held", "sockets", "ports"} <= {
+    assert {"acls", "quotas", "rates", "fragments", "frag_queue", "sockets", "ports"} <= {
         row.get("Map") for row in rows
     }
     assert "WARNING" not in host.try_ctl("network create b").stderr

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """S30: another version's packet programs take the place of those that run, while packets pass.
 
-The other version is this one with a sweeper that comes half as often: its objects differ, and one can see which
-of the two sweepers is at work.
+The other version is this one with a conntrack GC that runs half as often: its objects differ, and one can see which
+of the two is at work.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from datapath.dataplane import version
 from datapath.kernel import abi, libbpf
 from tests.net import faults, forked, look
 from tests.net.lab import HOST, TREE, Host, eventually, needs_tcx, reaches
@@ -150,9 +151,7 @@ def versions() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Version:
-    return built(
-        tmp_path_factory.mktemp("other"), "sweep_conns", sweep_conns=("(SECOND / 10)", "(SECOND / 5)")
-    )
+    return built(tmp_path_factory.mktemp("other"), "conn_gc", conn_gc=("(SECOND / 10)", "(SECOND / 5)"))
 
 
 @pytest.fixture(scope="module")
@@ -212,18 +211,18 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def ticks(host: Host) -> float:
-    """How often a second the sweeper comes."""
+    """How often a second the conntrack GC runs."""
     times = set()
-    with opened(host.bpffs / "datapath" / "maps" / "sweepers") as fd:
-        sweepers = libbpf.Map(os.dup(fd), "sweepers", None, "sweeper")
+    with opened(host.bpffs / "datapath" / "maps" / "gc_timers") as fd:
+        timers = libbpf.Map(os.dup(fd), "gc_timers", None, "gc_timer")
         end = time.monotonic() + 0.7
         while time.monotonic() < end:
-            times.add(sweepers[0].ticked)
+            times.add(timers[0].ticked)
             time.sleep(0.005)
-        sweepers.close()
+        timers.close()
     ordered = sorted(times)
     gaps = sorted(after - before for before, after in itertools.pairwise(ordered))
-    assert gaps, "the sweeper does not come any more"
+    assert gaps, "the GC does not run any more"
     return float(1e9 / gaps[len(gaps) // 2])
 
 
@@ -293,7 +292,7 @@ def test_s30_a_command_of_another_version_works_and_says_so(
     assert host.try_ctl("upgrade").stderr == ""
     with eventually() as until:  # nothing holds the old ones: they are gone
         until(lambda: not numbers & {p["id"] for p in json.loads(host.sh("bpftool -j prog show"))})
-    assert ticks(host) < 7.5, "the timer still runs the old sweeper"
+    assert ticks(host) < 7.5, "the timer still runs the old program"
     assert host.try_ctl("rm -f more").stderr == ""
     assert host.try_ctl("doctor").returncode == 0
 
@@ -329,9 +328,9 @@ def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     make_host: Callable[..., Host], tmp_path: Path, known: bool
 ) -> None:
     host = furnished(make_host, "clsact" if known else "auto")
-    policy = ("struct policy {\n", "struct policy {\n\t__u64 more;\n")
+    link = ("struct link {\n", "struct link {\n\t__u64 more;\n")
     ports = ("__type(value, struct port)", "__type(value, struct conn)")
-    edits = {"abi": policy} if known else {"ports": ports}
+    edits = {"abi": link} if known else {"ports": ports}
     edited = built(tmp_path / "edited", "" if known else "from_uplink", **edits)
     before = (look.kernel_ids(host), look.pins(host), look.database(host))
     as_version(host, edited)
@@ -438,3 +437,93 @@ def begin(host: Host, other: Version, fault: str) -> None:
 
 def json_lines(text: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+# ---- from the version whose maps had other names ---------------------------------------------------------
+
+
+def as_before(host: Host) -> None:
+    """What is pinned becomes that of the version before: the same objects under the names that they had then."""
+    root = host.bpffs / "datapath"
+    for folder, names in (("maps", version.MAPS_BEFORE), ("programs", version.PROGRAMS_BEFORE)):
+        for name, before in names.items():
+            (root / folder / name).rename(root / folder / before)
+    (mark,) = (path for path in (root / "programs").iterdir() if version.is_mark(path.name))
+    mark.rename(root / "programs" / version.Version("0" * 16, version.LAYOUT_BEFORE).mark)
+
+
+def map_ids(host: Host) -> dict[str, int]:
+    """The kernel's numbers of the maps that stay; `config` is each load's own."""
+    found = {}
+    for path in (host.bpffs / "datapath" / "maps").iterdir():
+        with opened(path) as fd:
+            told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+            found[path.name] = int(re.findall(r"^map_id:\s*(\d+)", told, re.M)[0])
+    del found["config"]
+    return found
+
+
+def linked(make_host: Callable[..., Host], attach: str) -> Host:
+    """As `furnished`, and a network without icc in which `client` has a link to `server`."""
+    host = furnished(make_host, attach)
+    host.ctl("network create -o com.docker.network.bridge.enable_icc=false apart")
+    host.run("server", "--network apart --expose 80", ["python3", "-c", TALKER])
+    host.run("client", "--network apart --link server")
+    return host
+
+
+def follows_its_link(host: Host) -> bool:
+    address = host.address("server", "apart")
+    return host.try_in("client", ["bash", "-c", f"</dev/tcp/{address}/80"]).returncode == 0
+
+
+@pytest.mark.parametrize("attach", ["auto", "clsact"])
+def test_s30_maps_that_had_other_names_keep_what_they_hold(
+    make_host: Callable[..., Host], attach: str
+) -> None:
+    """Links, ACLs, quotas and connections go on, before the upgrade as after it; the other names are gone."""
+    host = linked(make_host, attach)
+    said_before = host.ctl("doctor"), host.ctl("port ls web")
+    with traffic(host):
+        maps = map_ids(host)
+        as_before(host)
+        assert follows_its_link(host)
+        for command in ("ct ls", "stats", "ct stats"):
+            assert host.try_ctl(command).returncode == 0, command
+        assert "acls " in host.ctl("stats") and "policies" not in host.ctl("stats")
+        found = json_lines(host.try_ctl("doctor --json").stdout)
+        assert {row["Kind"] for row in found} == {"outdated"}
+        said = host.try_ctl("run -d --name more -p 8082:80,allow=198.51.100.7 sleep 3600")
+        assert said.returncode == 0 and OLD in said.stderr, said.stderr
+        assert host.ctl("rm -f more")
+        assert "replaced" in host.ctl("upgrade")
+        assert map_ids(host) == maps
+        assert follows_its_link(host)
+    pins = {path.name for path in (host.bpffs / "datapath" / "programs").iterdir()}
+    assert not pins & set(version.PROGRAMS_BEFORE.values())
+    assert (host.ctl("doctor"), host.ctl("port ls web")) == said_before
+    assert ticks(host) > 7.5
+
+
+def test_s30_maps_that_had_other_names_and_an_upgrade_that_is_killed(make_host: Callable[..., Host]) -> None:
+    """Whether it is completed or begun again, no map is lost or doubled."""
+    host = linked(make_host, "auto")
+    maps, steps = map_ids(host), 0
+    as_before(host)
+    with traffic(host):
+        host.ctl("upgrade")
+        steps = faults.last().steps
+        for number in range(2, steps, max(steps // 6, 1)):
+            as_before(host)
+            assert host.env is not None
+            host.env[faults.VARIABLE] = f"kill@{number}"
+            host.try_ctl("upgrade")
+            del host.env[faults.VARIABLE]
+            what = f"kill at {number} of {steps} ({faults.last().step})"
+            assert follows_its_link(host), what
+            assert host.try_ctl("_exited nobody 0").returncode == 0, what
+            found = json_lines(host.try_ctl("doctor --json").stdout)
+            assert {row["Kind"] for row in found} <= {"outdated"}, f"{what}: {found}"
+            host.ctl("upgrade")
+            assert map_ids(host) == maps, what
+            assert host.try_ctl("doctor").returncode == 0, what

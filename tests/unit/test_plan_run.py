@@ -526,7 +526,7 @@ def test_without_icc_a_link_opens_exactly_the_servers_exposed_ports(icc: str, op
     world.run("db", "net", expose=("5432", "53/udp"))
     world.run("other", "net", expose=("1",))
     world.run("web", "net", links=("db",))
-    found = entries.policy_entries(world.state.network("net"), world.state)
+    found = entries.link_entries(world.state.network("net"), world.state)
     assert len(found) == opened
     assert {(str(k.client), str(k.server), k.port, k.proto) for k in found} <= {
         ("10.0.0.4", "10.0.0.2", 5432, 6),

@@ -12,7 +12,7 @@ import pytest
 
 from datapath.config.tuning import Tuning, different
 from datapath.dataplane import entries
-from datapath.dataplane.entries import EVERY4, EVERY6, PortKey, SourceKey
+from datapath.dataplane.entries import EVERY4, EVERY6, AclKey, PortKey
 from datapath.errors import ConfigError, DatapathError, NotFoundError
 from datapath.model.codec import from_json, to_json
 from datapath.model.endpoints import EndpointRequest
@@ -94,14 +94,14 @@ def test_the_longest_prefix_decides_in_the_model_and_in_the_map(
     rules: str, allowed: str, refused: str
 ) -> None:
     mapping = replace(PortMapping.parse(f"80:80,{rules}"), filter=7)
-    rows = entries.source_entries([mapping])
+    rows = entries.acl_entries([mapping])
     for text, may in [*((t, True) for t in allowed.split()), *((t, False) for t in refused.split())]:
         address = ip_address(text)
         assert mapping.admits(address) == may
         assert looked_up(rows, 7, text, refuse=bool(mapping.allow)) == may
 
 
-def looked_up(rows: dict[SourceKey, int], number: int, text: str, *, refuse: bool) -> bool:
+def looked_up(rows: dict[AclKey, int], number: int, text: str, *, refuse: bool) -> bool:
     """What the LPM trie answers: all addresses as IPv6 ones, IPv4 mapped."""
 
     def bits(address: Any) -> int:
@@ -114,7 +114,7 @@ def looked_up(rows: dict[SourceKey, int], number: int, text: str, *, refuse: boo
         (
             (key.prefixlen, allow)
             for key, allow in rows.items()
-            if key.filter == number and (source ^ bits(key.addr)) >> (160 - key.prefixlen) == 0
+            if key.acl == number and (source ^ bits(key.addr)) >> (160 - key.prefixlen) == 0
         ),
         default=(0, int(not refuse)),
     )
@@ -182,7 +182,7 @@ def test_a_ports_row_names_its_rules_and_whether_others_may() -> None:
     world.run("web", publish=("80:80,allow=10.0.0.0/8", "81:81,deny=10.0.0.0/8", "82:82"))
     (way,) = world.state.endpoints.values()
     rows = entries.port_entries(world.state.network("bridge"), way)
-    assert [(value.filter, value.refuse) for value in rows.values()] == [(1, 1), (2, 0), (0, 0)]
+    assert [(value.acl, value.default_deny) for value in rows.values()] == [(1, 1), (2, 0), (0, 0)]
 
 
 # ---- families -----------------------------------------------------------------------------------------------

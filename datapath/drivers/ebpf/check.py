@@ -26,7 +26,7 @@ SOCKET_HOOKS = frozenset(
 LOOPBACK = 1  # the index of every namespace's loopback device
 _NO_MAC = "00:00:00:00:00:00"
 # Rows that are there or not; what the programs count in them is theirs.
-_COUNTED = ("usages", "addresses")
+_COUNTED = ("quotas", "addresses")
 
 Rows = dict[Any, Any]
 
@@ -58,8 +58,8 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
     rows: dict[str, Rows] = {
         name: {}
         for name in (
-            *("networks", "devices", "endpoints", "members", "ports", "sources", "reserved"),
-            *("policies", "usages", "addresses"),
+            *("networks", "devices", "endpoints", "members", "ports", "acls", "reserved"),
+            *("links", "quotas", "addresses"),
         )
     }
     for network in settled.networks:
@@ -72,7 +72,7 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
             rows["networks"][(number,)] = value
             key, known = entries.gateway_device(network, device.ifindex)
             rows["devices"][key] = known
-        rows["policies"] |= entries.policy_entries(network, state)
+        rows["links"] |= entries.link_entries(network, state)
     for network in settled.built:
         bridge = seen.host.devices.get(network.device)
         if network.classic and bridge is not None and bridge.kind == "bridge":
@@ -84,7 +84,7 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
         rows["devices"][found.device[0]] = found.device[1]
         rows["endpoints"] |= found.endpoints
         rows["members"][found.member[0]] = found.member[1]
-        rows["usages"][(endpoint.number,)] = ()
+        rows["quotas"][(endpoint.number,)] = ()
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
     mappings = [m for e in state.endpoints.values() for m in e.ports]
@@ -93,7 +93,7 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
         loopback = entries.DeviceValue("DEVICE_LOOPBACK", 0, 0, _NO_MAC, None, None, None)
         rows["devices"][(LOOPBACK,)] = loopback
     mappings = [m for e in state.endpoints.values() if e not in classic for m in e.ports]
-    rows["sources"] = {_plain(key): (allow,) for key, allow in entries.source_entries(mappings).items()}
+    rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if settled.networks:
         for way in seen.ways:
@@ -103,7 +103,7 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
     return rows
 
 
-def _plain(key: entries.SourceKey) -> entries.SourceKey:
+def _plain(key: entries.AclKey) -> entries.AclKey:
     """As it is read back: an IPv4 address in its mapped form is an IPv4 address."""
     mapped = key.addr.ipv4_mapped if isinstance(key.addr, IPv6Address) else None
     return key._replace(addr=mapped) if mapped is not None else key
@@ -127,10 +127,10 @@ def _spared(state: State, settled: Settled) -> Mapping[str, Callable[[Any, Any],
         "endpoints": lambda key, value: value[1] in numbers,
         "members": lambda key, value: value[1] in numbers,
         "ports": lambda key, value: value[1] in numbers,
-        "sources": lambda key, value: key[1] in filters,
+        "acls": lambda key, value: key[1] in filters,
         "reserved": lambda key, value: key in ports,
-        "policies": lambda key, value: bool(numbers & set(value)),
-        "usages": lambda key, value: key[0] in numbers,
+        "links": lambda key, value: bool(numbers & set(value)),
+        "quotas": lambda key, value: key[0] in numbers,
         "addresses": lambda key, value: none or (key[0] is not None and key[0].is_link_local),
     }
 

@@ -107,7 +107,7 @@ class Bridge(Bridged):
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
         dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
-        connections.open_account(dataplane, endpoint.number, new=new)
+        connections.open_quota(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         dataplane.members[wanted.member[0]] = wanted.member[1]
@@ -135,8 +135,8 @@ class Bridge(Bridged):
             member = dataplane.members.get(wanted.member[0])
             if member is not None and member.endpoint == endpoint.number:
                 dataplane.members.pop(wanted.member[0], None)
-            dataplane.policies.delete_many(
-                [k for k, v in dataplane.policies.read_all() if endpoint.number in (v.client, v.server)]
+            dataplane.links.delete_many(
+                [k for k, v in dataplane.links.read_all() if endpoint.number in (v.client, v.server)]
             )
             if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
@@ -148,10 +148,8 @@ class Bridge(Bridged):
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def program_links(
-        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
-    ) -> None:
-        self.context.dataplane.policies.update_many(policies)
+    def program_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+        self.context.dataplane.links.update_many(links)
 
     # ---- published ports -------------------------------------------------------------------
 
@@ -169,7 +167,7 @@ class Bridge(Bridged):
         # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
         # rules that are not there yet.
         _write_reserved(dataplane, reserved)
-        _write_sources(dataplane, entries.source_entries(mappings))
+        _write_acls(dataplane, entries.acl_entries(mappings))
         keys, values = abi.layout("port_key"), abi.layout("port")
         dataplane.ports.update_raw(
             b"".join(keys.pack_run(run.key, run.length, "port") for run in ports.runs),
@@ -196,14 +194,14 @@ class Bridge(Bridged):
     def forget_filters(self, filters: frozenset[int]) -> None:
         dataplane = self.context.loaded
         if dataplane is not None and filters:
-            dataplane.sources.delete_many([key for key in dataplane.sources if key.filter in filters])
+            dataplane.acls.delete_many([key for key in dataplane.acls if key.acl in filters])
 
     def align_external(
         self,
         network: Network,
         endpoint: Endpoint,
         reserved: entries.Runs,
-        sources: Mapping[entries.SourceKey, int],
+        acls: Mapping[entries.AclKey, int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None:
@@ -213,12 +211,12 @@ class Bridge(Bridged):
         dataplane.reserved.update_many(
             {key: abi.reserved(count) for key, count in reserved.items() if known.get(key) != count}
         )
-        _write_sources(dataplane, sources)
+        _write_acls(dataplane, acls)
         dataplane.ports.update_many(wanted)
         mine = dataplane.ports.having("endpoint", endpoint.number)
         dataplane.ports.delete_many(mine.keys() - wanted.keys())
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
-        dataplane.sources.delete_many(set(dataplane.sources) - sources.keys())
+        dataplane.acls.delete_many(set(dataplane.acls) - acls.keys())
 
     def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
         dataplane = self.context.loaded
@@ -254,8 +252,8 @@ def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
     dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
 
 
-def _write_sources(dataplane: Dataplane, sources: Mapping[entries.SourceKey, int]) -> None:
-    dataplane.sources.update_many({key: abi.source(allow) for key, allow in sources.items()})
+def _write_acls(dataplane: Dataplane, acls: Mapping[entries.AclKey, int]) -> None:
+    dataplane.acls.update_many({key: abi.acl(allow) for key, allow in acls.items()})
 
 
 def numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:

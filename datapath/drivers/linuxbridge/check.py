@@ -90,7 +90,7 @@ def _iptables(settled: Settled, networks: list[Network], version: int, text: str
     wanted = dict.fromkeys(ipt.BASE if networks else (), _SHARED)
     for network in networks:
         wanted |= dict.fromkeys(ipt.network_rules(network, version), f"network {network.name}")
-        links = entries.policy_entries(network, settled.state)
+        links = entries.link_entries(network, settled.state)
         wanted |= dict.fromkeys(ipt.link_rules(network, links, version), f"network {network.name}")
         for name, endpoint in _members(settled, network):
             wanted |= dict.fromkeys(ipt.endpoint_rules(network, endpoint, version), name)
@@ -108,7 +108,7 @@ def _nftables(settled: Settled, networks: list[Network], version: int, text: str
     wanted = dict.fromkeys(nft.base_rules() if networks else (), _SHARED)
     for network in networks:
         wanted |= dict.fromkeys(nft.network_rules(network, version), f"network {network.name}")
-        links = entries.policy_entries(network, settled.state)
+        links = entries.link_entries(network, settled.state)
         wanted |= dict.fromkeys(nft.link_rules(network, links, version), f"network {network.name}")
         for name, endpoint in _members(settled, network):
             wanted |= dict.fromkeys(nft.endpoint_rules(network, endpoint, version), name)

@@ -90,11 +90,9 @@ class Classic(Bridged):
         attempt(failures, netfilter.forget, addresses)
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def program_links(
-        self, network: Network, policies: Mapping[entries.PolicyKey, entries.PolicyValue]
-    ) -> None:
-        if policies:
-            self._filter(network).link(network, policies)
+    def program_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+        if links:
+            self._filter(network).link(network, links)
 
     # ---- published ports -------------------------------------------------------------------
 
@@ -137,7 +135,7 @@ class Classic(Bridged):
         network: Network,
         endpoint: Endpoint,
         reserved: entries.Runs,
-        sources: Mapping[entries.SourceKey, int],
+        acls: Mapping[entries.AclKey, int],
     ) -> None:
         self._filter(network).align(network, endpoint)
 

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from datapath.dataplane.entries import PolicyKey, PolicyValue
+from datapath.dataplane.entries import LinkKey, LinkValue
 from datapath.drivers.linuxbridge import iptables as ipt
 from datapath.drivers.linuxbridge import nftables as nft
 from datapath.drivers.linuxbridge import rules
@@ -24,7 +24,7 @@ from datapath.model.ports import PortMapping
 
 _FEW = 16  # rules that are looked for one by one sooner than all rules are listed
 
-Policies = Mapping[PolicyKey, PolicyValue]
+Links = Mapping[LinkKey, LinkValue]
 
 
 class Filter(Protocol):
@@ -40,7 +40,7 @@ class Filter(Protocol):
     def close(self, network: Network, endpoint: Endpoint) -> None:
         """All rules that are about the endpoint."""
 
-    def link(self, network: Network, policies: Policies) -> None:
+    def link(self, network: Network, links: Links) -> None:
         """Those of links that are not there."""
 
     def publish(self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
@@ -89,9 +89,9 @@ class Iptables:
                 gone = {rule for rule in present.rules if about(rule) or linked(rule)}
                 netfilter.iptables_restore(version, ipt.change(delete=gone, present=present))
 
-    def link(self, network: Network, policies: Policies) -> None:
+    def link(self, network: Network, links: Links) -> None:
         for version in rules.versions(network):
-            wanted = ipt.link_rules(network, policies, version)
+            wanted = ipt.link_rules(network, links, version)
             new = ipt.missing(self._present(version, "filter"), wanted) if wanted else []
             netfilter.iptables_restore(version, ipt.change(new))
 
@@ -154,9 +154,9 @@ class Nftables:
                 gone = [placed for placed in present if about(placed.rule) or linked(placed.rule)]
                 netfilter.nft(nft.change(version, delete=gone))
 
-    def link(self, network: Network, policies: Policies) -> None:
+    def link(self, network: Network, links: Links) -> None:
         for version in rules.versions(network):
-            wanted = nft.link_rules(network, policies, version)
+            wanted = nft.link_rules(network, links, version)
             new = nft.missing(self._present(network, version), wanted) if wanted else []
             netfilter.nft(nft.change(version, new))
 

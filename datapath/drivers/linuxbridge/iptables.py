@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from itertools import groupby
 from typing import NamedTuple
 
-from datapath.dataplane.entries import PolicyKey
+from datapath.dataplane.entries import LinkKey
 from datapath.drivers.linuxbridge.rules import Differences, Published, address, opened, published, subnet
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -138,11 +138,11 @@ def _port_rules(port: Published, bridge: str) -> Iterator[Rule]:
         yield Rule("raw", "PREROUTING", f"{here}! -i lo {match} {port.host_port} -j DROP")
 
 
-def link_rules(network: Network, policies: Iterable[PolicyKey], version: int) -> list[Rule]:
+def link_rules(network: Network, links: Iterable[LinkKey], version: int) -> list[Rule]:
     """A link opens the server's port to the client, and the way back."""
     within = f"-i {network.device} -o {network.device}"
     rules = []
-    for one in opened(policies, version):
+    for one in opened(links, version):
         client, server, proto = _host(one.client), _host(one.server), one.proto
         match = f"{within} -p {proto} -m {proto}"
         rules.append(

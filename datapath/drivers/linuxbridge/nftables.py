@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from datapath.dataplane.entries import PolicyKey
+from datapath.dataplane.entries import LinkKey
 from datapath.drivers.linuxbridge.rules import Differences, Published, address, opened, published, subnet
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -140,11 +140,11 @@ def _port_rules(port: Published, network: Network) -> Iterator[Rule]:
         yield Rule(RAW, f'iifname != "lo" {here}{drop}')
 
 
-def link_rules(network: Network, policies: Iterable[PolicyKey], version: int) -> list[Rule]:
+def link_rules(network: Network, links: Iterable[LinkKey], version: int) -> list[Rule]:
     """A link opens the server's port to the client; its answers are of a known connection."""
     chain = _ports_chain(network) if network.internal else chains(network)[0]
     fam, rules = family(version), []
-    for one in opened(policies, version):
+    for one in opened(links, version):
         where = f"{fam} saddr {one.client} {fam} daddr {one.server}"
         rules.append(Rule(chain, f"{where} {one.proto} dport {one.port} counter accept", True))
     return rules

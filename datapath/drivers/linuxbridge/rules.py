@@ -73,7 +73,7 @@ def published(
             yield Published(_PROTOCOLS[key.proto], host, key.port, value.addr, value.port)
 
 
-def opened(policies: Iterable[entries.PolicyKey], version: int) -> Iterator[Opened]:
-    for key in policies:
+def opened(links: Iterable[entries.LinkKey], version: int) -> Iterator[Opened]:
+    for key in links:
         if key.server.version == version:
             yield Opened(key.client, key.server, _PROTOCOLS[key.proto], key.port)

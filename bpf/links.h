@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What members of one network may say to each other. */
+/* Whether members of one network may talk to each other: icc, or a link (--link). */
 #pragma once
 #include "endpoints.h"
 
@@ -7,24 +7,23 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct policy_key);
-	__type(value, struct policy);
-} policies SEC(".maps");
+	__type(key, struct link_key);
+	__type(value, struct link);
+} links SEC(".maps");
 
 static __always_inline bool linked(const struct ip_addr *client, const struct ip_addr *server,
 				   __be16 port, __u8 proto)
 {
-	struct policy_key key = {
-		.client = *client, .server = *server, .port = port, .proto = proto};
+	struct link_key key = {.client = *client, .server = *server, .port = port, .proto = proto};
 
-	return bpf_map_lookup_elem(&policies, &key);
+	return bpf_map_lookup_elem(&links, &key);
 }
 
 /*
  * With icc everything. Without it a link opens the server's exposed ports to its client, and
  * lets the answers back: no connection is opened towards the client, so a bare SYN is refused.
  */
-static __always_inline bool policy_allows(const struct network *net, const struct packet *p)
+static __always_inline bool members_may_talk(const struct network *net, const struct packet *p)
 {
 	if (net->flags & NETWORK_ICC)
 		return true;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of connections: by the time-out of their state, both halves at once, without any process."""
+"""Conntrack GC: connections end by the time-out of their state, both directions at once, without any process."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def on_cpu(cpu: int) -> Iterator[None]:
 
 
 def swept(stage: Stage) -> None:
-    """Until the sweeper has looked at everything twice."""
+    """Until the GC has looked at everything twice."""
     for _ in range(2):
-        ticked = stage.maps["sweepers"][0].ticked
-        wait_until(lambda before=ticked: stage.maps["sweepers"][0].ticked != before)  # type: ignore[misc]
+        ticked = stage.maps["gc_timers"][0].ticked
+        wait_until(lambda before=ticked: stage.maps["gc_timers"][0].ticked != before)  # type: ignore[misc]
 
 
 def tcp(stage: Stage, sport: int, *said: tuple[str, int]) -> None:
@@ -115,8 +115,8 @@ STATES: dict[str, tuple[Callable[[Stage, int], None], int]] = {
 }
 
 
-def age(stage: Stage, seconds: float, *, half: int | None = None, keys: set[Any] | None = None) -> None:
-    """The last packet came so long ago; `half`: abi.ConnFlag.CONN_ORIGINAL or 0, the others stay."""
+def age(stage: Stage, seconds: float, *, direction: int | None = None, keys: set[Any] | None = None) -> None:
+    """The last packet came so long ago; `direction`: abi.ConnFlag.CONN_ORIGINAL or 0, the others stay."""
     table = stage.maps["conns"]
     old = time.monotonic_ns() - int(seconds * 10**9)
     entries = dict(table.read_all())
@@ -124,35 +124,35 @@ def age(stage: Stage, seconds: float, *, half: int | None = None, keys: set[Any]
         {
             key: conn._replace(last_seen=max(1, old))
             for key, conn in entries.items()
-            if (half is None or conn.flags & abi.ConnFlag.CONN_ORIGINAL == half)
+            if (direction is None or conn.flags & abi.ConnFlag.CONN_ORIGINAL == direction)
             and (keys is None or key in keys)
         }
     )
 
 
 @pytest.fixture
-def swept_stage(make_stage: MakeStage) -> Stage:
-    """The sweeper does not run yet."""
+def gc_stage(make_stage: MakeStage) -> Stage:
+    """The GC does not run yet."""
     stage = make_stage(**TIMEOUTS)
     for member in (A1, A2, B1):
-        stage.maps["usages"][abi.usage_key(member.number)] = abi.usage()
+        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
     return stage
 
 
 def conns_of(stage: Stage, member: Member) -> int:
-    return int(stage.maps["usages"][abi.usage_key(member.number)].conns)
+    return int(stage.maps["quotas"][abi.quota_key(member.number)].conns)
 
 
-def test_each_state_has_its_time(swept_stage: Stage) -> None:
-    """Shortly before, the connection is whole; then both halves are gone, and no longer counted."""
-    stage = swept_stage
+def test_each_state_has_its_time(gc_stage: Stage) -> None:
+    """Shortly before, the connection is whole; then both directions are gone, and no longer counted."""
+    stage = gc_stage
     whole: dict[str, set[Any]] = {}
     for i, (name, (make, _)) in enumerate(STATES.items()):
         before = set(stage.table("conns"))
         make(stage, SPORT + i)
         whole[name] = set(stage.table("conns")) - before
         assert len(whole[name]) == 2, name
-    stage.start_sweeper()
+    stage.start_gc()
     alive = set(STATES)
     for limit in sorted(set(TIMEOUTS.values())):
         age(stage, limit - NEAR)
@@ -162,16 +162,16 @@ def test_each_state_has_its_time(swept_stage: Stage) -> None:
         alive = {name for name in alive if STATES[name][1] != limit}
         swept(stage)
         assert set(stage.table("conns")) == set().union(*(whole[name] for name in alive)), limit
-        assert conns_of(stage, A1) == len(alive) == stage.maps["sweepers"][0].queued
+        assert conns_of(stage, A1) == len(alive) == stage.maps["gc_timers"][0].queued
     assert not alive
 
 
-@pytest.mark.parametrize("half", [int(abi.ConnFlag.CONN_ORIGINAL), 0], ids=["opener", "other"])
-def test_a_packet_of_either_side_keeps_both_halves(swept_stage: Stage, half: int) -> None:
-    stage = swept_stage
+@pytest.mark.parametrize("direction", [int(abi.ConnFlag.CONN_ORIGINAL), 0], ids=["opener", "other"])
+def test_a_packet_of_either_side_keeps_both_directions(gc_stage: Stage, direction: int) -> None:
+    stage = gc_stage
     udp(stage, SPORT)
-    stage.start_sweeper()
-    age(stage, 31, half=half)
+    stage.start_gc()
+    age(stage, 31, direction=direction)
     swept(stage)
     assert len(stage.table("conns")) == 2
     age(stage, 31)
@@ -183,7 +183,7 @@ def test_a_session_that_says_something_every_few_hours(make_stage: MakeStage) ->
     """With the time that is usual, a day. (No longer ago than the machine's boot, which is time 0 of the clock.)"""
     stage = make_stage(**{**TIMEOUTS, "timeout_established": 86400})
     tcp(stage, SPORT)
-    stage.start_sweeper()
+    stage.start_gc()
     keepalive, answer = p.tcp(SPORT, 80, p.ACK, seq=ACKED - 1), p.tcp(80, SPORT, p.ACK)
     for hours in (2, 11, 23.9):
         age(stage, min(hours * 3600, time.monotonic() - 1))
@@ -195,9 +195,9 @@ def test_a_session_that_says_something_every_few_hours(make_stage: MakeStage) ->
             assert stage.run(sender, frame).packet == out
 
 
-def test_it_counts_for_the_right_container(swept_stage: Stage) -> None:
+def test_it_counts_for_the_right_container(gc_stage: Stage) -> None:
     """Of a published port for the server, between containers for the client."""
-    stage = swept_stage
+    stage = gc_stage
     stage.run(None, outside_sends(HOST, p.udp(9, 8081)))
     stage.run(A2, A2.sends(OUTSIDE, p.udp(53, 9)))
     stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
@@ -209,7 +209,7 @@ def test_it_counts_for_the_right_container(swept_stage: Stage) -> None:
         for key, conn in stage.table("conns").items()
         if B1.number in (conn.from_endpoint, conn.to_endpoint)
     }
-    stage.start_sweeper()
+    stage.start_gc()
     age(stage, 31, keys=served)
     swept(stage)
     assert [conns_of(stage, member) for member in (A1, A2, B1)] == [1, 1, 0]
@@ -218,57 +218,57 @@ def test_it_counts_for_the_right_container(swept_stage: Stage) -> None:
     assert [conns_of(stage, member) for member in (A1, A2, B1)] == [0, 0, 0]
 
 
-def test_an_endpoint_that_is_gone_has_no_account(swept_stage: Stage) -> None:
+def test_an_endpoint_that_is_gone_has_no_quota(gc_stage: Stage) -> None:
     """Its connections end all the same."""
-    stage = swept_stage
+    stage = gc_stage
     udp(stage, SPORT)
-    stage.maps["usages"].delete_many([abi.usage_key(A1.number)])
-    stage.start_sweeper()
+    stage.maps["quotas"].delete_many([abi.quota_key(A1.number)])
+    stage.start_gc()
     age(stage, 31)
     swept(stage)
     assert not stage.table("conns")
-    assert abi.usage_key(A1.number) not in list(stage.maps["usages"])
+    assert abi.quota_key(A1.number) not in list(stage.maps["quotas"])
 
 
-def test_a_flushed_connection_leaves_nothing_in_the_queue(swept_stage: Stage) -> None:
-    stage = swept_stage
+def test_a_flushed_connection_leaves_nothing_in_the_queue(gc_stage: Stage) -> None:
+    stage = gc_stage
     for i in range(10):
         udp(stage, SPORT + i)
     flushed = [key for key in stage.table("conns") if {key.sport, key.dport} & set(range(SPORT, SPORT + 5))]
     stage.maps["conns"].delete_many(flushed)
-    stage.start_sweeper()
+    stage.start_gc()
     swept(stage)
-    assert stage.maps["sweepers"][0].queued == 5
+    assert stage.maps["gc_timers"][0].queued == 5
     assert len(stage.table("conns")) == 10
     age(stage, 31)
     swept(stage)
-    assert (stage.maps["sweepers"][0].queued, stage.table("conns")) == (0, {})
+    assert (stage.maps["gc_timers"][0].queued, stage.table("conns")) == (0, {})
 
 
-def test_a_flushed_connection_that_begins_again_at_once(swept_stage: Stage) -> None:
+def test_a_flushed_connection_that_begins_again_at_once(gc_stage: Stage) -> None:
     """Its key is in the queue twice then; it ends once, and is counted once."""
-    stage = swept_stage
+    stage = gc_stage
     udp(stage, SPORT + 1)
     for _ in range(3):
         stage.maps["conns"].delete_many([k for k in stage.table("conns") if SPORT in (k.sport, k.dport)])
         udp(stage, SPORT)
-    stage.maps["usages"][abi.usage_key(A1.number)] = abi.usage(
+    stage.maps["quotas"][abi.quota_key(A1.number)] = abi.quota(
         conns=2
     )  # who flushes takes what ends from there
-    stage.start_sweeper()
+    stage.start_gc()
     swept(stage)
     assert len(stage.table("conns")) == 4
     age(stage, 31, keys={k for k in stage.table("conns") if SPORT in (k.sport, k.dport)})
     swept(stage)
-    assert (len(stage.table("conns")), conns_of(stage, A1), stage.maps["sweepers"][0].queued) == (2, 1, 1)
+    assert (len(stage.table("conns")), conns_of(stage, A1), stage.maps["gc_timers"][0].queued) == (2, 1, 1)
 
 
-def test_a_half_that_has_lost_its_answer_goes(swept_stage: Stage) -> None:
-    stage = swept_stage
+def test_an_original_that_has_lost_its_reply_goes(gc_stage: Stage) -> None:
+    stage = gc_stage
     udp(stage, SPORT)
     reply = [k for k, conn in stage.table("conns").items() if not conn.flags & abi.ConnFlag.CONN_ORIGINAL]
     stage.maps["conns"].delete_many(reply)
-    stage.start_sweeper()
+    stage.start_gc()
     swept(stage)
     assert (stage.table("conns"), conns_of(stage, A1)) == ({}, 0)
 
@@ -277,7 +277,7 @@ def test_many_connections(make_stage: MakeStage) -> None:
     """More than one turn looks at: those that are over go, those that live stay."""
     count = 3000
     stage = make_stage(sizes={"conns": 8192, "confirmed": 4096, "pending": 4096}, **TIMEOUTS)
-    stage.maps["usages"][abi.usage_key(A1.number)] = abi.usage()
+    stage.maps["quotas"][abi.quota_key(A1.number)] = abi.quota()
     for i in range(count):
         sport, dport = SPORT + i % 500, 1000 + i // 500
         ask, reply = A1.sends(OUTSIDE, p.udp(sport, dport)), outside_sends(HOST, p.udp(dport, sport))
@@ -289,14 +289,14 @@ def test_many_connections(make_stage: MakeStage) -> None:
     over = {key for key in everything if min(key.sport, key.dport) != 1003}
     age(stage, 31, keys=over)
     age(stage, 0, keys=everything - over)  # a slow machine took long to make so many
-    stage.start_sweeper()
+    stage.start_gc()
     wait_until(lambda: bool(stage.maps["conns"].count() == 1000), 5)
     assert not over & set(stage.table("conns"))
-    assert (conns_of(stage, A1), stage.maps["sweepers"][0].queued) == (500, 500)
+    assert (conns_of(stage, A1), stage.maps["gc_timers"][0].queued) == (500, 500)
 
 
 def test_a_full_queue_leaves_the_connection_working(make_stage: MakeStage) -> None:
-    """As a full table does. It moves as soon as the sweeper has made room; nothing that lives is taken away for it."""
+    """As a full table does. It moves as soon as the GC has made room; nothing that lives is taken away for it."""
     stage = make_stage(sizes={"confirmed": 2}, **TIMEOUTS)
     for i in range(2):
         udp(stage, SPORT + i)
@@ -304,7 +304,7 @@ def test_a_full_queue_leaves_the_connection_working(make_stage: MakeStage) -> No
     reply = outside_sends(HOST, p.udp(53, SPORT + 2))
     assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
     assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
-    stage.start_sweeper()
+    stage.start_gc()
     swept(stage)
     assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
     assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
@@ -314,20 +314,20 @@ def test_a_full_queue_leaves_the_connection_working(make_stage: MakeStage) -> No
     assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
 
 
-def test_starting_it_again_changes_nothing(swept_stage: Stage) -> None:
+def test_starting_it_again_changes_nothing(gc_stage: Stage) -> None:
     """Every command does that."""
-    stage = swept_stage
+    stage = gc_stage
     udp(stage, SPORT)
     for _ in range(5):
-        stage.start_sweeper()
+        stage.start_gc()
     swept(stage)
-    assert stage.maps["sweepers"][0].queued == 1
+    assert stage.maps["gc_timers"][0].queued == 1
     before = time.monotonic()
     swept(stage)
     assert time.monotonic() - before < 1
 
 
-def test_it_starts_where_the_kernel_has_no_memory_at_hand(swept_stage: Stage, tmp_path: Path) -> None:
+def test_it_starts_where_the_kernel_has_no_memory_at_hand(gc_stage: Stage, tmp_path: Path) -> None:
     """Others' timers have taken every free object of that size: 6.18 makes no new ones for a timer."""
     source, built = Path(__file__).parent / "timers.bpf.c", tmp_path / "timers.bpf.o"
     include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
@@ -342,17 +342,17 @@ def test_it_starts_where_the_kernel_has_no_memory_at_hand(swept_stage: Stage, tm
             with on_cpu(cpu):
                 for _ in range(4):  # what is freed meanwhile, too
                     libbpf.test_run(program.fd, bytes(64), mark=1000)
-        swept_stage.start_sweeper()
-        swept(swept_stage)
+        gc_stage.start_gc()
+        swept(gc_stage)
 
 
-def test_a_sweeper_that_stood_still_is_started_again(swept_stage: Stage) -> None:
+def test_a_gc_that_stood_still_is_started_again(gc_stage: Stage) -> None:
     """Its last turn is long ago: the programs that ran it were replaced."""
-    stage = swept_stage
-    stage.start_sweeper()
+    stage = gc_stage
+    stage.start_gc()
     swept(stage)
     udp(stage, SPORT)
-    stage.start_sweeper()
+    stage.start_gc()
     age(stage, 31)
     swept(stage)
     assert not stage.table("conns")

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Conntrack GC. One timer looks at a bounded number of connections ten times a second, in turn,
+ * and deletes those that have timed out, both directions at once. (A timer for each would need
+ * memory at the moment when a connection is confirmed, in which 6.18 often refuses it.) A test
+ * run starts the timer; it then goes on without any process.
+ */
+#include "conntrack.h"
+
+#define CLOCK_MONOTONIC 1
+#define TICK		(SECOND / 10)
+#define MOST		2048 /* connections a tick: takes well below a millisecond */
+#define FEWEST		512
+#define ROUND		32 /* ticks in which all are looked at, while MOST is enough for that */
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct gc_run {
+	struct gc_timer *timer;
+	__u64 now;
+	bool thorough; /* does every original still have its reply? */
+};
+
+static __always_inline bool is_past(__u64 last_seen, __u64 timeout, __u64 now)
+{
+	return now > last_seen && now - last_seen >= timeout;
+}
+
+/* Has the connection timed out? The last packet of either direction counts. The reply, which no
+ * cache has, is looked at only if the original has been silent for long enough, or in a thorough run. */
+static __always_inline bool expired(const struct gc_run *run, const struct tuple *key,
+				    const struct conn *original, const struct tuple *other)
+{
+	__u64 timeout = conn_timeout(key, original);
+	bool silent = is_past(original->last_seen, timeout, run->now);
+	struct conn *reply;
+
+	if (!silent && !run->thorough)
+		return false;
+	reply = bpf_map_lookup_elem(&conns, other);
+	return !reply || (silent && is_past(reply->last_seen, timeout, run->now));
+}
+
+static long collect_one(__u32 index, struct gc_run *run)
+{
+	struct conn *original;
+	struct tuple key, other;
+
+	if (bpf_map_pop_elem(&confirmed, &key))
+		return 1;
+	original = bpf_map_lookup_elem(&conns, &key);
+	if (!original || !(original->flags & CONN_ORIGINAL))
+		goto gone; /* flushed, or its endpoint was removed */
+	other = original->other;
+	if (!expired(run, &key, original, &other)) {
+		/* Its own place in the queue is free, unless another connection has taken it. */
+		if (!bpf_map_push_elem(&confirmed, &key, 0))
+			return 0;
+	}
+	quota_ended(conn_owner(original));
+	bpf_map_delete_elem(&conns, &other);
+	bpf_map_delete_elem(&conns, &key);
+gone:
+	__sync_fetch_and_add(&run->timer->queued, -1);
+	return 0;
+}
+
+/* How many are looked at in a tick. */
+static __always_inline __u32 share(__u64 queued)
+{
+	__u64 part = queued / ROUND;
+
+	if (part < FEWEST)
+		part = queued < FEWEST ? queued : FEWEST;
+	return part < MOST ? part : MOST;
+}
+
+static int collect(void *map, __u32 *index, struct gc_timer *timer)
+{
+	struct gc_run run = {.timer = timer, .now = bpf_ktime_get_ns()};
+
+	/* At random: in a fixed order the turn of some connections might never come. */
+	run.thorough = timer->queued <= FEWEST || bpf_get_prandom_u32() % 8 == 0;
+
+	timer->ticked = run.now;
+	bpf_loop(share(timer->queued), collect_one, &run, 0);
+	bpf_timer_start(&timer->timer, TICK, 0);
+	return 0;
+}
+
+/*
+ * Returns 0: the timer runs; 1: it could not be started (for lack of memory: ask again). A timer
+ * that runs keeps its program, unless the mark says to take it over.
+ */
+SEC("tc")
+int conn_gc(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct gc_timer *timer = bpf_map_lookup_elem(&gc_timers, &zero);
+
+	if (!timer)
+		return 1;
+	if (skb->mark != GC_TAKE_OVER && timer->ticked &&
+	    bpf_ktime_get_ns() - timer->ticked < 2 * SECOND)
+		return 0;
+	/* EBUSY: it has been initialised before. */
+	bpf_timer_init(&timer->timer, &gc_timers, CLOCK_MONOTONIC);
+	if (bpf_timer_set_callback(&timer->timer, collect) ||
+	    bpf_timer_start(&timer->timer, TICK, 0))
+		return 1;
+	timer->ticked = bpf_ktime_get_ns();
+	return 0;
+}
