@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataclasses of `model` as JSON and back, by their type hints: the one place that does it. Pure.
 
-A field that has its default is left out: most have, and every command reads every row. So a default that is
-changed needs a new version of the store.
+A field that has its default is left out, because most have and every command reads every row. So a changed default
+needs a new version of the store. A new field needs a default, which it has in older rows. A renamed field names its
+old name, `field(metadata={"was": "old_name"})`, and is read under both; it is written under the new one. A field that
+the class does not know is an error: the row was written by a newer version, or is damaged.
 """
 
 from __future__ import annotations
@@ -13,36 +15,27 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-    ip_address,
-    ip_interface,
-    ip_network,
-)
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def to_json(value: Any) -> str:
-    """A dataclass of this module as one line of JSON."""
+    """The dataclass as one line of JSON. A StrEnum's member is written as its value."""
     return json.dumps(value, default=_encode, separators=(",", ":"))
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """The dataclass again. ValueError if the text is not what `to_json` wrote for that class."""
+    """The dataclass that `to_json` wrote as `text`. ValueError if the text is no row of that class."""
     kind: Any = cls
     result: T = _decoder(kind)(json.loads(text))
     return result
 
 
 def _encode(value: Any) -> Any:
-    """What json does not know by itself; what is inside is asked about in turn."""
+    """A value that the json module cannot write, as one that it can. It asks about the items inside in turn."""
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
         fields = ((name, getattr(value, name), default) for name, default in _defaults(kind))
@@ -52,31 +45,24 @@ def _encode(value: Any) -> Any:
 
 @functools.cache
 def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
-    """The fields of the dataclass, each with its default or something that is equal to nothing else."""
+    """The dataclass's fields, each with its default; MISSING, which no value is equal to, if it has none."""
     return tuple(
         (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
         for f in dataclasses.fields(cls)
     )
 
 
-_IP_CLASSES: dict[Any, Callable[[str], Any]] = {
-    IPv4Address: ip_address,
-    IPv6Address: ip_address,
-    IPv4Network: ip_network,
-    IPv6Network: ip_network,
-    IPv4Interface: ip_interface,
-    IPv6Interface: ip_interface,
-}
+_IP_CLASSES = {IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network}
 
 
 @functools.cache
 def _decoder(kind: Any) -> Callable[[Any], Any]:
-    """The function that rebuilds a value of that type from decoded JSON; it raises ValueError."""
+    """The function that rebuilds a value of the type `kind` from decoded JSON. It raises ValueError."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _union_decoder(args)
     if kind in _IP_CLASSES:
-        return _union_decoder((kind,))
+        return lambda raw: kind(_checked(raw, str))
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
         item = _decoder(args[0])
         kinds = typing.get_args(args[0]) if typing.get_origin(args[0]) is tuple else ()
@@ -91,11 +77,13 @@ def _decoder(kind: Any) -> Callable[[Any], Any]:
         return lambda raw: {str(k): item(v) for k, v in _checked(raw, dict).items()}
     if dataclasses.is_dataclass(kind):
         return _dataclass_decoder(kind)
+    if issubclass(kind, StrEnum):
+        return _enum_decoder(kind)
     return lambda raw: _checked(raw, kind)
 
 
 def _table_decoder(kinds: tuple[Any, ...], row: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Of many short rows of plain values, such as a container's ten thousand ports: checked by column."""
+    """The decoder of many short tuples of plain values, as a container's ten thousand ports: it checks by column."""
 
     def decode(raw: Any) -> Any:
         rows = _checked(raw, list)
@@ -103,7 +91,7 @@ def _table_decoder(kinds: tuple[Any, ...], row: Callable[[Any], Any]) -> Callabl
             columns = zip(*rows, strict=True)
             if [set(map(type, column)) for column in columns] == [{kind} for kind in kinds]:
                 return tuple(map(tuple, rows))
-        return tuple([row(x) for x in rows])  # there are none, or one is wrong: this says which way
+        return tuple([row(x) for x in rows])  # the list is empty, or a row is wrong: its decoder says how
 
     return decode
 
@@ -114,34 +102,46 @@ def _checked(raw: Any, kind: Any) -> Any:
     return raw
 
 
+def _enum_decoder(kind: type[StrEnum]) -> Callable[[Any], Any]:
+    members = {member.value: member for member in kind}
+
+    def decode(raw: Any) -> Any:
+        try:
+            return members[_checked(raw, str)]
+        except KeyError:
+            raise ValueError(f"unknown {kind.__name__} {raw!r}") from None
+
+    return decode
+
+
 def _union_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """The decoder of `X | None`, and of an address, network or interface of either family."""
     rest = tuple(arg for arg in args if arg is not type(None))
-    if rest[0] in _IP_CLASSES:
-        make = _IP_CLASSES[rest[0]]
-
-        def inner(raw: Any) -> Any:
-            value = make(_checked(raw, str))
-            if not isinstance(value, rest):
-                raise ValueError(f"wrong address family: {raw}")
-            return value
-
-        decode: Callable[[Any], Any] = inner
-    else:
-        decode = _decoder(rest[0])
+    decode = _family_decoder(rest) if len(rest) == 2 else _decoder(*rest)
     return decode if len(rest) == len(args) else lambda raw: None if raw is None else decode(raw)
+
+
+def _family_decoder(kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
+    v4, v6 = sorted(kinds, key=lambda kind: str(kind.__name__))
+    return lambda raw: v6(raw) if ":" in _checked(raw, str) else v4(raw)
 
 
 def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(cls)
-    # With the type of a plain field, so that the usual value needs no call.
-    decoders = {f.name: (hints[f.name], _decoder(hints[f.name])) for f in dataclasses.fields(cls)}
+    fields: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {}
+    for field in dataclasses.fields(cls):
+        # With the type of a plain field, so that the usual value needs no call.
+        found = (field.name, hints[field.name], _decoder(hints[field.name]))
+        fields |= dict.fromkeys((field.name, field.metadata.get("was", field.name)), found)
 
     def decode(raw: Any) -> Any:
         values = {}
         try:
-            for name, item in _checked(raw, dict).items():
-                plain, rebuild = decoders[name]
+            for key, item in _checked(raw, dict).items():
+                name, plain, rebuild = fields[key]
                 values[name] = item if type(item) is plain else rebuild(item)
+            if len(values) != len(raw):
+                raise ValueError(f"a field of {cls.__name__} under its old name and its new one")
             return cls(**values)
         except KeyError as error:
             raise ValueError(f"unknown field {error} of {cls.__name__}") from None

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -331,6 +332,63 @@ def test_a_row_of_our_own_runtime_is_stored_without_its_owner() -> None:
 
 def test_a_field_that_is_newer_than_the_row_has_its_default() -> None:
     assert from_json(Sandbox, '{"id": "a"}') == Sandbox("a")
+
+
+class Colour(StrEnum):
+    RED = "red"
+    DEEP_BLUE = "deep blue"
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A row with what no row of the model has had yet."""
+
+    id: str
+    colour: Colour = Colour.RED
+    others: tuple[Colour, ...] = ()
+    second: Colour | None = None
+    gateway: IPv4Address | IPv6Address | None = None
+    size: int = field(default=1, metadata={"was": "number"})
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (Painted("a"), '{"id":"a"}'),
+        (Painted("a", Colour.DEEP_BLUE), '{"id":"a","colour":"deep blue"}'),
+        (Painted("a", others=(Colour.RED, Colour.DEEP_BLUE)), '{"id":"a","others":["red","deep blue"]}'),
+        (Painted("a", second=Colour.RED), '{"id":"a","second":"red"}'),
+        (Painted("a", gateway=ip_address("fd00::1")), '{"id":"a","gateway":"fd00::1"}'),
+        (Painted("a", gateway=ip_address("10.0.0.1")), '{"id":"a","gateway":"10.0.0.1"}'),
+        (Painted("a", size=7), '{"id":"a","size":7}'),
+    ],
+)
+def test_a_member_of_an_enum_is_stored_as_its_value(row: Painted, text: str) -> None:
+    assert to_json(row) == text
+    again = from_json(Painted, text)
+    assert again == row
+    assert [type(c) for c in (again.colour, *again.others)] == [Colour] * (1 + len(row.others))
+
+
+def test_a_renamed_field_is_read_under_its_old_name_too() -> None:
+    assert from_json(Painted, '{"id": "a", "number": 7}') == Painted("a", size=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a", "colour": "green"}', "unknown Colour 'green'"),
+        ('{"id": "a", "colour": ["red"]}', "expected str, found list"),
+        ('{"id": "a", "number": "7"}', "expected int, found str"),
+        ('{"id": "a", "number": 7, "size": 7}', "a field of Painted under its old name and its new one"),
+        ('{"id": "a", "weight": 7}', "unknown field 'weight' of Painted"),
+        ('{"id": "a", "gateway": "10.0.0.1/8"}', "10.0.0.1/8"),
+        ('{"id": "a", "gateway": 1}', "expected str, found int"),
+    ],
+)
+def test_a_value_that_its_field_cannot_have_is_noticed(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(Painted, text)
 
 
 @pytest.mark.parametrize(

@@ -493,6 +493,15 @@ def test_a_damaged_row_is_reported(store: Store, body: str) -> None:
         store.load()
 
 
+def test_a_row_with_a_field_of_a_newer_version_is_reported_by_its_name(store: Store) -> None:
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE networks SET body = json_set(body, '$.colour', 'red') WHERE name = 'host'")
+    with pytest.raises(
+        StateError, match="a row of networks cannot be read: unknown field 'colour' of Network"
+    ):
+        store.load()
+
+
 @pytest.mark.parametrize(
     ("pragma", "message"),
     [
