@@ -11,7 +11,7 @@ from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CREATING, short
+from datapath.model.rows import Phase, Status, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Container:
     pid: int = 0
     pid_start: int = 0
     shim_pid: int = 0
-    status: str = "created"
+    status: Status = Status.CREATED
     exit_code: int | None = None
     error: str = ""
     started: str = ""
@@ -54,7 +54,7 @@ class Container:
     open_stdin: bool = False
     stop_signal: str = "SIGTERM"
     log_path: str = ""
-    phase: str = CREATING
+    phase: Phase = Phase.CREATING
 
     @property
     def short_id(self) -> str:
@@ -62,7 +62,7 @@ class Container:
 
     @property
     def running(self) -> bool:
-        return self.status == "running"
+        return self.status == Status.RUNNING
 
     @property
     def shares(self) -> bool:

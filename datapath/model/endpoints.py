@@ -15,7 +15,7 @@ from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CREATING
+from datapath.model.rows import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Endpoint:
     static6: bool = False
     driver_options: Mapping[str, str] = field(default_factory=dict)
     host_ifindex: int = 0
-    phase: str = CREATING
+    phase: Phase = Phase.CREATING
     owner_key: str = ""
 
     @property

@@ -3,9 +3,6 @@
 
 Pure values: no I/O, no clock, no randomness. Mappings inside them are never changed in place.
 Times are RFC 3339 in UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
-Rows of the store carry a `phase`: "creating" (intent written, kernel work not finished), "ready",
-"removing" (the kernel work of taking it away may not be finished), or, endpoints only, "changing" (its
-ports or default routes may not be what the row says).
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from datapath.model.parsing import (
     Prefix,
 )
 from datapath.model.parsing import Interface as Interface
-from datapath.model.rows import CREATING, OWNER, short
+from datapath.model.rows import OWNER, Phase, short
 
 # Docker's driver options that mean something here.
 OPT_NAME = "com.docker.network.bridge.name"
@@ -78,7 +75,7 @@ class Network:
     options: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     predefined: bool = False
-    phase: str = CREATING
+    phase: Phase = Phase.CREATING
     realised: bool = False
     owner: str = OWNER
 

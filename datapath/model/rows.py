@@ -1,9 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every row of the store has: an id and a phase."""
+"""What the rows of the store have in common: an id, a phase, an owner."""
 
 from __future__ import annotations
 
-CREATING, READY, REMOVING, CHANGING = "creating", "ready", "removing", "changing"
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """How far the command that wrote a row has got; every phase but READY is for the next command to finish."""
+
+    CREATING = "creating"  # the kernel's side may not be complete
+    READY = "ready"  # the kernel's side is as the row says
+    REMOVING = "removing"  # the kernel's side may be partly gone
+    CHANGING = "changing"  # endpoints only: published ports or default routes may not be as the row says
+
+
+CREATING, READY, REMOVING, CHANGING = Phase.CREATING, Phase.READY, Phase.REMOVING, Phase.CHANGING
+
+
+class Status(StrEnum):
+    """What the process of a container does."""
+
+    CREATED = "created"  # it has not been started
+    RUNNING = "running"
+    EXITED = "exited"
+
 
 OWNER = "datapath"  # of what datapath's own commands made
 

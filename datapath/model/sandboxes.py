@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datapath.model.rows import CREATING, OWNER
+from datapath.model.rows import OWNER, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sandbox:
 
     id: str
     key: str = ""
-    phase: str = CREATING
+    phase: Phase = Phase.CREATING
     owner: str = OWNER
     owner_key: str = ""
     name: str = ""

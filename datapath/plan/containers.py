@@ -16,7 +16,7 @@ from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import parse_address, parse_expose
 from datapath.model.ports import PortMapping
-from datapath.model.rows import READY, REMOVING, short
+from datapath.model.rows import READY, REMOVING, Status, short
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
@@ -397,7 +397,7 @@ def plan_exited(
     container = state.containers[container_id]
     ended = replace(
         container,
-        status="exited",
+        status=Status.EXITED,
         exit_code=exit_code,
         error=error or container.error,
         finished=now,
@@ -418,7 +418,7 @@ def plan_remove(name: str, state: State, force: bool = False) -> ExitPlan:
             f'cannot remove container "{container.name}": container is running: '
             "stop the container before removing or force remove"
         )
-    status = "exited" if container.running else container.status
+    status = Status.EXITED if container.running else container.status
     gone = replace(container, phase=REMOVING, status=status)
     return _release(gone, state.including(gone))
 

@@ -28,7 +28,7 @@ from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import NETKIT, Network, NetworkRequest
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CHANGING, READY
+from datapath.model.rows import CHANGING, READY, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import State
 from datapath.plan import inspect
@@ -255,7 +255,7 @@ class Control:
             ports = [one for mapping in container.ports for one in shown(mapping, endpoints)]
             container = replace(container, ports=tuple(ports))
             if container.running and not process.alive(container.pid, container.pid_start):
-                container = replace(container, status="exited", exit_code=self._exit_code(container))
+                container = replace(container, status=Status.EXITED, exit_code=self._exit_code(container))
             if container.phase == READY and (all or container.running):
                 found.append(container)
         return sorted(found, key=lambda container: container.created, reverse=True)
@@ -324,7 +324,7 @@ class Control:
             joined = [session.join(endpoint, held.netns) for endpoint in planned.endpoints]
             held.release()
             undo.callback(self._end_process, container)
-            container = replace(container, status="running", started=now(), phase=READY)
+            container = replace(container, status=Status.RUNNING, started=now(), phase=READY)
             session.put(
                 container,
                 *(replace(box, phase=READY) for box in spawn),

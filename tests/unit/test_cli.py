@@ -42,6 +42,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.ports import PortMapping
+from datapath.model.rows import Status
 
 BR1 = Network(
     id="ab" * 32, name="br1", number=2, created="2026-11-24T06:05:00.123456Z", labels={"b": "2", "a": "1"}
@@ -53,7 +54,7 @@ WEB = Container(
     name="web",
     created="2026-11-24T07:00:00Z",
     argv=("sh", "-c", "sleep 1000; echo done"),
-    status="running",
+    status=Status.RUNNING,
     started="2026-11-24T07:55:00Z",
     exposed=((80, "tcp"), (90, "tcp")),
     ports=(PortMapping("tcp", None, 8081, 80),),
@@ -433,10 +434,10 @@ def test_container_row() -> None:
 
 
 def test_states_and_ports_in_dockers_words() -> None:
-    gone = replace(WEB, status="exited", exit_code=137, finished="2026-11-24T07:59:57Z")
+    gone = replace(WEB, status=Status.EXITED, exit_code=137, finished="2026-11-24T07:59:57Z")
     assert status_text(gone, NOW) == "Exited (137) 3 seconds ago"
     assert status_text(replace(gone, exit_code=None), NOW) == "Exited (?) 3 seconds ago"
-    assert status_text(replace(WEB, status="created"), NOW) == "Created"
+    assert status_text(replace(WEB, status=Status.CREATED), NOW) == "Created"
     assert ports_text(gone) == ""
     assert mapping_text(PortMapping("udp", ip_address("127.0.0.1"), 8000, 9000, 100)) == (
         "127.0.0.1:8000-8099->9000-9099/udp"

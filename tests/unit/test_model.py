@@ -31,6 +31,7 @@ from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_
 from datapath.model.networks import OPT_HOST_BINDING, OPT_ICC, OPT_MTU, Network, Subnet
 from datapath.model.parsing import parse_address, parse_bool, parse_expose, parse_mac, parse_prefix
 from datapath.model.ports import PortMapping
+from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
 
 LOOPBACK, LOOPBACK6 = ip_address("127.0.0.1"), ip_address("::1")
@@ -284,7 +285,7 @@ CONTAINER = Container(
 )
 
 
-SANDBOX = Sandbox("c" * 64, "/proc/1/ns/net", "ready")
+SANDBOX = Sandbox("c" * 64, "/proc/1/ns/net", Phase.READY)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +323,25 @@ def test_a_row_that_is_not_what_was_stored_is_noticed(text: str) -> None:
 def test_an_address_of_the_wrong_family_is_noticed() -> None:
     with pytest.raises(ValueError):
         from_json(Endpoint, to_json(ENDPOINT).replace("10.0.0.2/16", "fd00::7/64"))
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (replace(SANDBOX, key=""), f'{{"id":"{"c" * 64}","phase":"ready"}}'),
+        (Sandbox("a", phase=Phase.CREATING), '{"id":"a"}'),
+        (
+            Container("a", "web", "", ("true",), status=Status.EXITED, phase=Phase.REMOVING),
+            '{"id":"a","name":"web","created":"","argv":["true"],"status":"exited","phase":"removing"}',
+        ),
+    ],
+)
+def test_phases_and_statuses_are_stored_as_words(row: Any, text: str) -> None:
+    assert to_json(row) == text
+    again = from_json(type(row), text)
+    assert again == row
+    assert type(again.phase) is Phase
+    assert not isinstance(row, Container) or type(again.status) is Status
 
 
 def test_a_row_of_our_own_runtime_is_stored_without_its_owner() -> None:

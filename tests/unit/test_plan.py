@@ -14,6 +14,7 @@ from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError,
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
+from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_disconnect, plan_gateway_endpoint
 from datapath.plan.networks import plan_default_bridge, plan_network_prune, plan_network_remove
 from tests.unit.world import FACTS, NOW, World, addresses
@@ -326,7 +327,7 @@ def test_an_unused_network_is_removed_by_name_id_or_short_id() -> None:
     world = World()
     network = world.network("br1")
     for name in ("br1", network.id, network.short_id):
-        assert plan_network_remove(name, world.state) == replace(network, phase="removing")
+        assert plan_network_remove(name, world.state) == replace(network, phase=Phase.REMOVING)
 
 
 def test_a_network_with_endpoints_is_not_removed_and_they_are_named() -> None:

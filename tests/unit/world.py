@@ -13,7 +13,7 @@ from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.observed import HostFacts
-from datapath.model.rows import READY
+from datapath.model.rows import READY, Status
 from datapath.model.state import Fresh, State, plan_predefined
 from datapath.plan.containers import ExitPlan, RunPlan, plan_exited, plan_run
 from datapath.plan.endpoints import ConnectPlan, DisconnectPlan, plan_connect, plan_disconnect
@@ -71,7 +71,7 @@ class World:
 
     def run(self, name: str = "", *networks: str | EndpointRequest, **fields: Any) -> Container:
         made = self.plan_run(name, *networks, **fields)
-        container = replace(made.container, status="running", phase=READY, pid=1)
+        container = replace(made.container, status=Status.RUNNING, phase=READY, pid=1)
         rows: list[Any] = [*made.networks, *([made.sandbox] if made.sandbox else []), *made.endpoints]
         ready: list[Any] = [replace(row, phase=READY) for row in rows]
         ready = [replace(row, realised=True) if isinstance(row, Network) else row for row in ready]
