@@ -58,7 +58,7 @@ def clear_up(session: Session) -> None:
             session.delete(thing)
         elif isinstance(thing, Sandbox):
             session.delete(thing)
-        else:
+        elif isinstance(thing, Network):
             session.warn(f"network {thing.name} was left unfinished: removed")
             session.withdraw(thing)
 

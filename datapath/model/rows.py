@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Protocol
 
 
 class Phase(StrEnum):
@@ -24,6 +25,16 @@ class Status(StrEnum):
     CREATED = "created"  # it has not been started
     RUNNING = "running"
     EXITED = "exited"
+
+
+class Row(Protocol):
+    """A dataclass that the store keeps: frozen, with defaults for every field that came after its first version."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def phase(self) -> Phase: ...
 
 
 OWNER = "datapath"  # of what datapath's own commands made

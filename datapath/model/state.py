@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot of everything that was promised, and how names find objects in it. Pure."""
+"""A snapshot of every row, and how names find rows in it. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from datapath.errors import ConfigError, NotFoundError, quoted
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
+from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
-from datapath.model.rows import READY
+from datapath.model.rows import Phase, Row
 from datapath.model.sandboxes import Sandbox
 
-Object = Network | Sandbox | Endpoint | Container
+Object = Row
+R = TypeVar("R", bound=Row)
 T = TypeVar("T")
+K = TypeVar("K")
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}  # name: driver
 DEFAULT_DEVICE = "dp0"
 
 
-@dataclass(frozen=True)
-class Fresh:
-    """What a plan may not make itself: the time (RFC 3339, UTC), new ids and new endpoint numbers."""
+class Fresh(NamedTuple):
+    """What a plan must be given, being pure: the time (RFC 3339, UTC), new ids, and new endpoint numbers."""
 
     now: str
     new_id: Callable[[], str]
@@ -39,82 +41,149 @@ def plan_predefined(fresh: Fresh) -> tuple[Network, ...]:
             id=fresh.new_id(),
             name=name,
             number=1 if name == "bridge" else 0,
-            driver=driver,
+            driver=kind,
             created=fresh.now,
             ipv4=name == "bridge",
             device=DEFAULT_DEVICE if name == "bridge" else "",
             predefined=True,
-            phase=READY,
+            phase=Phase.READY,
             realised=name != "bridge",
         )
-        for name, driver in PREDEFINED.items()
+        for name, kind in PREDEFINED.items()
     )
 
 
 @dataclass(frozen=True)
-class State:
-    """Objects by id. Never changed: `including` and `without` make new ones."""
+class Snapshot:
+    """The rows of one installation as of one moment, by class and id. It is never changed: `including` and `without`
+    make another one. `kinds` are those that it has, in the order of `KINDS`."""
 
-    networks: Mapping[str, Network] = field(default_factory=dict)
-    sandboxes: Mapping[str, Sandbox] = field(default_factory=dict)
-    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
-    containers: Mapping[str, Container] = field(default_factory=dict)
+    tables: Mapping[type[Any], Mapping[str, Any]] = field(default_factory=dict)
     installation_id: str = ""
+    kinds: tuple[Kind, ...] = field(default=KINDS, compare=False, repr=False)
 
-    # ---- lookups: full id, then name, then unique beginning of an id, as Docker does -------------
+    def rows(self, cls: type[R]) -> Mapping[str, R]:
+        """The rows of the class, by id, in the order in which they were first stored."""
+        return self.tables.get(cls, {})
+
+    def get(self, cls: type[R], name: str) -> R:
+        """The row with that id, or else that name, or else the only one whose id begins so, as Docker does it.
+
+        NotFoundError if there is none; ConfigError if several ids begin so.
+        """
+        rows = self.rows(cls)
+        found = rows.get(name) or self.named(cls, name)
+        if found is not None:
+            return found
+        matches = [row for ident, row in rows.items() if name and ident.startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        kind = kind_of(cls, self.kinds)
+        if matches:
+            raise ConfigError(
+                f"{kind.noun} {name} is ambiguous ({len(matches)} matches found based on ID prefix)"
+            )
+        shown = name if name.isprintable() and 0 < len(name) <= 64 and " " not in name else quoted(name)
+        raise NotFoundError(kind.missing.format(shown))
+
+    def named(self, cls: type[R], name: str) -> R | None:
+        """The row with exactly that name."""
+        if cls not in self._by_name:
+            table = self._by_name[cls] = {}
+            for row in self.rows(cls).values():
+                table[getattr(row, "name", "")] = row
+            table.pop("", None)
+        found: R | None = self._by_name[cls].get(name)
+        return found
+
+    @cached_property
+    def _by_name(self) -> dict[type[Any], dict[str, Any]]:
+        return {}
+
+    @property
+    def unfinished(self) -> tuple[Row, ...]:
+        """The rows that an interrupted command left for the next one to take back or complete: those that refer to
+        others before the ones that they refer to."""
+        tables: Iterable[Mapping[str, Row]] = (self.rows(kind.cls) for kind in reversed(self.kinds))
+        return tuple(row for table in tables for row in table.values() if row.phase != Phase.READY)
+
+    def including(self, *rows: Row) -> Self:
+        """The snapshot with these rows added or replaced."""
+        tables = dict(self.tables)
+        for cls, some in _grouped(rows, type).items():
+            kind_of(cls, self.kinds)  # a row of no kind is a mistake
+            tables[cls] = {**self.tables.get(cls, {}), **{row.id: row for row in some}}
+        return replace(self, tables=tables)
+
+    def without(self, *rows: Row) -> Self:
+        """The snapshot without these rows."""
+        tables = dict(self.tables)
+        for cls, some in _grouped(rows, type).items():
+            gone = {row.id for row in some}
+            tables[cls] = {ident: row for ident, row in self.tables.get(cls, {}).items() if ident not in gone}
+        return replace(self, tables=tables)
+
+
+class State(Snapshot):
+    """A snapshot, with the relations between its networks, endpoints and containers."""
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        return self.rows(Network)
+
+    @property
+    def sandboxes(self) -> Mapping[str, Sandbox]:
+        return self.rows(Sandbox)
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        return self.rows(Endpoint)
+
+    @property
+    def containers(self) -> Mapping[str, Container]:
+        return self.rows(Container)
 
     def network(self, name: str) -> Network:
-        """NotFoundError if there is none; ConfigError if an abbreviated id means several."""
-        if name == "default":
-            name = "bridge"
-        return _lookup(name, self.networks, self._network_names, "network", "network {} not found")
+        """By id, name or beginning of an id, as `get`; "default" is the network `bridge`."""
+        return self.get(Network, "bridge" if name == "default" else name)
 
     def container(self, name: str) -> Container:
-        """NotFoundError if there is none; ConfigError if an abbreviated id means several."""
-        name = name.removeprefix("/")
-        return _lookup(name, self.containers, self._container_names, "container", "No such container: {}")
+        """By id, name or beginning of an id, as `get`; a "/" before the name is Docker's."""
+        return self.get(Container, name.removeprefix("/"))
 
     def find_network(self, name: str) -> Network | None:
         """By its exact name."""
-        return self._network_names.get(name)
+        return self.named(Network, name)
 
     def find_container(self, name: str) -> Container | None:
         """By its exact name."""
-        return self._container_names.get(name)
-
-    @cached_property
-    def _network_names(self) -> dict[str, Network]:
-        return {network.name: network for network in self.networks.values()}
-
-    @cached_property
-    def _container_names(self) -> dict[str, Container]:
-        return {container.name: container for container in self.containers.values()}
+        return self.named(Container, name)
 
     # ---- relations ---------------------------------------------------------------------------------
 
     def endpoints_of_network(self, network_id: str) -> tuple[Endpoint, ...]:
-        """In the order of their slots."""
+        """The network's endpoints in the order of their slots."""
         return tuple(sorted(self._by_network.get(network_id, ()), key=lambda e: e.slot))
 
     def endpoints_of_sandbox(self, sandbox_id: str) -> tuple[Endpoint, ...]:
-        """In the order in which they were made."""
+        """The sandbox's endpoints in the order in which they were made."""
         return tuple(sorted(self._by_sandbox.get(sandbox_id, ()), key=lambda e: e.number))
 
     def endpoint(self, sandbox_id: str, network_id: str) -> Endpoint | None:
-        """The one that joins this sandbox to this network."""
+        """The endpoint that joins the sandbox to the network."""
         return next((e for e in self._by_sandbox.get(sandbox_id, ()) if e.network_id == network_id), None)
 
     def users(self, sandbox_id: str) -> tuple[Container, ...]:
-        """Containers with this network stack, running or not; its owner first, if it still exists."""
+        """The containers in the sandbox, running or not; first the one that it was made for, if it still exists."""
         users = self._users.get(sandbox_id, ())
         return tuple(sorted(users, key=lambda c: (c.id != sandbox_id, c.created, c.id)))
 
     def alive(self, sandbox_id: str) -> bool:
-        """Some container that runs has this network stack."""
+        """A container in the sandbox is running."""
         return any(container.running for container in self._users.get(sandbox_id, ()))
 
     def holder(self, endpoint: Endpoint) -> Container | None:
-        """Whom to name when the endpoint is in somebody's way: the sandbox's owner, else a sharer."""
+        """The container that a message about the endpoint names: the first of its sandbox's users."""
         return next(iter(self.users(endpoint.sandbox_id)), None)
 
     @cached_property
@@ -129,64 +198,9 @@ class State:
     def _users(self) -> dict[str, list[Container]]:
         return _grouped(self.containers.values(), lambda c: c.sandbox_id)
 
-    @property
-    def unfinished(self) -> tuple[Object, ...]:
-        """What an interrupted command left behind, dependants first: to be taken back or completed."""
-        rows: tuple[Iterable[Object], ...] = (
-            *(self.containers.values(), self.endpoints.values()),
-            *(self.sandboxes.values(), self.networks.values()),
-        )
-        return tuple(row for table in rows for row in table if row.phase != READY)
 
-    # ---- other snapshots -----------------------------------------------------------------------------
-
-    def including(self, *objects: Object) -> State:
-        """The snapshot with these objects added or replaced."""
-        tables = self._tables()
-        for thing in objects:
-            tables[type(thing)][thing.id] = thing
-        return self._made_of(tables)
-
-    def without(self, *objects: Object) -> State:
-        """The snapshot without these objects."""
-        tables = self._tables()
-        for thing in objects:
-            tables[type(thing)].pop(thing.id, None)
-        return self._made_of(tables)
-
-    def _tables(self) -> dict[type[Object], dict[str, Any]]:
-        return {
-            Network: dict(self.networks),
-            Sandbox: dict(self.sandboxes),
-            Endpoint: dict(self.endpoints),
-            Container: dict(self.containers),
-        }
-
-    def _made_of(self, tables: dict[type[Object], dict[str, Any]]) -> State:
-        return State(
-            networks=tables[Network],
-            sandboxes=tables[Sandbox],
-            endpoints=tables[Endpoint],
-            containers=tables[Container],
-            installation_id=self.installation_id,
-        )
-
-
-def _grouped(things: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    groups: dict[str, list[T]] = defaultdict(list)
+def _grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
     for thing in things:
         groups[key(thing)].append(thing)
     return groups
-
-
-def _lookup(name: str, by_id: Mapping[str, T], by_name: Mapping[str, T], kind: str, missing: str) -> T:
-    found = by_id.get(name) or by_name.get(name)
-    if found is not None:
-        return found
-    matches = [thing for ident, thing in by_id.items() if name and ident.startswith(name)]
-    if len(matches) > 1:
-        raise ConfigError(f"{kind} {name} is ambiguous ({len(matches)} matches found based on ID prefix)")
-    if not matches:
-        shown = name if name.isprintable() and 0 < len(name) <= 64 and " " not in name else quoted(name)
-        raise NotFoundError(missing.format(shown))
-    return matches[0]

@@ -21,66 +21,15 @@ from types import TracebackType
 from typing import Any
 
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
-from datapath.model.codec import from_json, to_json
-from datapath.model.containers import Container
-from datapath.model.endpoints import Endpoint
-from datapath.model.networks import Network
-from datapath.model.sandboxes import Sandbox
-from datapath.model.state import Fresh, Object, State, plan_predefined
-from datapath.store import snapshot_copy
+from datapath.model.codec import from_json
+from datapath.model.kinds import KINDS, Kind, kind_of
+from datapath.model.rows import Row
+from datapath.model.state import Fresh, State, plan_predefined
+from datapath.store import schema, snapshot_copy
 
-APPLICATION_ID = 0x64706374  # "dpct" in the file's header
-VERSION = 1  # of the tables
 BUSY_SECONDS = 10.0  # how long a single write waits for another connection's
 _TRIES = 3  # of a reader to get by somebody
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
-
-_SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-CREATE TABLE networks (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, number INTEGER UNIQUE, device TEXT UNIQUE,
-    body TEXT NOT NULL
-);
-CREATE TABLE sandboxes (id TEXT PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE endpoints (
-    id TEXT PRIMARY KEY,
-    network_id TEXT NOT NULL REFERENCES networks(id) DEFERRABLE INITIALLY DEFERRED,
-    sandbox_id TEXT NOT NULL REFERENCES sandboxes(id) DEFERRABLE INITIALLY DEFERRED,
-    number INTEGER NOT NULL UNIQUE, slot INTEGER NOT NULL,
-    ifname TEXT NOT NULL, host_ifname TEXT NOT NULL UNIQUE,
-    mac TEXT NOT NULL, ipv4 TEXT, ipv6 TEXT, body TEXT NOT NULL,
-    UNIQUE (network_id, sandbox_id), UNIQUE (sandbox_id, ifname), UNIQUE (network_id, slot),
-    UNIQUE (network_id, ipv4), UNIQUE (network_id, ipv6), UNIQUE (network_id, mac)
-);
-CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
-"""
-
-_TABLES: dict[type[Object], str] = {
-    Network: "networks",
-    Sandbox: "sandboxes",
-    Endpoint: "endpoints",
-    Container: "containers",
-}
-
-
-def _columns(thing: Object) -> dict[str, Any]:
-    """The columns of the object's row beside id and body."""
-    match thing:
-        case Network():
-            return {"name": thing.name, "number": thing.number or None, "device": thing.device or None}
-        case Container():
-            return {"name": thing.name}
-        case Endpoint():
-            names = ("network_id", "sandbox_id", "number", "slot", "ifname", "host_ifname", "mac")
-            addresses = {
-                "ipv4": str(thing.ipv4.ip) if thing.ipv4 else None,
-                "ipv6": str(thing.ipv6.ip) if thing.ipv6 else None,
-            }
-            return {**{name: getattr(thing, name) for name in names}, **addresses}
-        case Sandbox():
-            return {}
 
 
 class Store:
@@ -93,9 +42,12 @@ class Store:
     than a second for anybody.
     """
 
-    def __init__(self, state_dir: Path, *, create: bool = True, reading: bool = False) -> None:
+    def __init__(
+        self, state_dir: Path, *, create: bool = True, reading: bool = False, kinds: tuple[Kind, ...] = KINDS
+    ) -> None:
         self.path = state_dir / "datapath.db"
         self.lock_path = state_dir / "lock"
+        self._kinds = kinds
         self._locked = False
         self._read: dict[tuple[type[Any], str], Any] = {}  # what was loaded last: by kind and row
         self._stack = ExitStack()  # what goes when it is closed
@@ -108,12 +60,14 @@ class Store:
                 self._open_beside()
             else:
                 self._open(self.path)
+                self._add_tables()
 
     def _open(self, path: Path, busy: float = BUSY_SECONDS) -> None:
         with ExitStack() as stack:
             self._db = _connect(path, busy)
             stack.callback(self._db.close)
             self._check()
+            self._tables = schema.tables(self._db)
             self._inode = self.path.stat().st_ino
             self.installation_id = str(self._meta("installation"))
             self._stack.push(stack.pop_all())
@@ -166,23 +120,21 @@ class Store:
         """Everything, as of one moment."""
         before, self._read = self._read, {}
         with self._translated(), self._transaction("DEFERRED"):
-            return State(
-                networks=self._objects(Network, before),
-                sandboxes=self._objects(Sandbox, before),
-                endpoints=self._objects(Endpoint, before),
-                containers=self._objects(Container, before),
-                installation_id=self.installation_id,
-            )
+            tables = {kind.cls: self._rows(kind, before) for kind in self._kinds}
+        return State(tables, self.installation_id, self._kinds)
 
-    def _objects(self, kind: type[Any], before: Mapping[tuple[type[Any], str], Any]) -> dict[str, Any]:
-        """Of a row that reads as one did before, the object that it was then: none is ever changed."""
+    def _rows(self, kind: Kind, before: Mapping[tuple[type[Any], str], Any]) -> dict[str, Any]:
+        """The kind's rows by id. One whose text was loaded before is the same object again: none is ever changed."""
         found: dict[str, Any] = {}
+        cls = kind.cls
+        if kind.table not in self._tables:
+            return found
         try:
-            for ident, body in self._db.execute(f"SELECT id, body FROM {_TABLES[kind]} ORDER BY rowid"):
-                thing = before.get((kind, body)) or from_json(kind, body)
-                found[ident] = self._read[kind, body] = thing
+            for ident, body in self._db.execute(f"SELECT id, body FROM {kind.table} ORDER BY rowid"):
+                row = before.get((cls, body)) or from_json(cls, body)
+                found[ident] = self._read[cls, body] = row
         except (ValueError, TypeError) as error:
-            raise self._damaged(f"a row of {_TABLES[kind]} cannot be read: {error}") from None
+            raise self._damaged(f"a row of {kind.table} cannot be read: {error}") from None
         return found
 
     def _meta(self, key: str) -> Any:
@@ -269,22 +221,15 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
-    def put(self, thing: Object) -> None:
-        """Write the object's row, new or not. ExistsError if a name, number or address is another's."""
-        row = {"id": thing.id, **_columns(thing), "body": to_json(thing)}
-        marks = ", ".join("?" * len(row))
-        updates = ", ".join(f"{name} = excluded.{name}" for name in row if name != "id")
+    def put(self, row: Row) -> None:
+        """Write the row, new or not. ExistsError if a name, number or address is another's."""
         with self._translated():
-            self._db.execute(
-                f"INSERT INTO {_TABLES[type(thing)]} ({', '.join(row)}) VALUES ({marks}) "
-                f"ON CONFLICT (id) DO UPDATE SET {updates}",
-                tuple(row.values()),
-            )
+            self._db.execute(*schema.upsert(kind_of(type(row), self._kinds), row))
 
-    def delete(self, thing: Object) -> None:
-        """Remove the object's row, if there is one. StateError if others still refer to it."""
+    def delete(self, row: Row) -> None:
+        """Remove the row, if there is one. StateError if others still refer to it."""
         with self._translated():
-            self._db.execute(f"DELETE FROM {_TABLES[type(thing)]} WHERE id = ?", (thing.id,))
+            self._db.execute(*schema.delete(kind_of(type(row), self._kinds), row))
 
     def note(self, key: str) -> str | None:
         """What was noted under the key; None: nothing."""
@@ -334,16 +279,25 @@ class Store:
             raise self._damaged("it is empty")
         application = self._db.execute("PRAGMA application_id").fetchone()[0]
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID:
+        if application != schema.APPLICATION_ID:
             raise StateError(f"{self.path} is not a state database of datapath: move it away")
-        if version != VERSION:
+        if version != schema.VERSION:
             raise StateError(
-                f"state database {self.path} has version {version}, this program knows version {VERSION}: "
+                f"state database {self.path} has version {version}, this program knows version {schema.VERSION}: "
                 "use the version of datapath that wrote it"
             )
         problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise self._damaged(str(problem))
+
+    def _add_tables(self) -> None:
+        """Make the tables of kinds that came after the file."""
+        missing = [kind for kind in self._kinds if kind.table not in self._tables]
+        if missing:
+            with self._translated(), self._transaction("IMMEDIATE"):
+                for kind in missing:
+                    self._db.execute(schema.create_table(kind))
+            self._tables = schema.tables(self._db)
 
     def _taken_away(self) -> StateError:
         return StateError(f"state database {self.path} has been taken away meanwhile: try again")
@@ -420,15 +374,12 @@ def _create(path: Path) -> None:
     fresh = Fresh(now, lambda: os.urandom(32).hex(), lambda: 0)
     with closing(_connect(new)) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        db.executescript(f"BEGIN; {schema.script(KINDS)} COMMIT;")
         db.execute("BEGIN")
         meta = [("installation", os.urandom(16).hex()), ("endpoint", 0)]
         db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
         for network in plan_predefined(fresh):
-            columns = {"id": network.id, **_columns(network), "body": to_json(network)}
-            marks = ", ".join("?" * len(columns))
-            query = f"INSERT INTO networks ({', '.join(columns)}) VALUES ({marks})"
-            db.execute(query, tuple(columns.values()))
+            db.execute(*schema.upsert(kind_of(type(network)), network))
         db.execute("COMMIT")
     new.rename(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

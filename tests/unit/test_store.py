@@ -23,9 +23,8 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CREATING, READY
+from datapath.model.rows import CREATING, READY, Row
 from datapath.model.sandboxes import Sandbox
-from datapath.model.state import Object
 from datapath.store.sqlite import MAX_NUMBER, Store
 
 WEB, DB = "c" * 64, "d" * 64
@@ -138,7 +137,7 @@ def test_what_is_put_is_loaded_until_it_is_deleted(store: Store) -> None:
     state = store.load()
     assert state.endpoints == {endpoint().id: endpoint()}
     assert state.container("web").argv == ("true",)
-    things: tuple[Object, ...] = (endpoint(), Sandbox(WEB), Sandbox(DB), state.container("web"), network())
+    things: tuple[Row, ...] = (endpoint(), Sandbox(WEB), Sandbox(DB), state.container("web"), network())
     for thing in things:
         store.delete(thing)
         store.delete(thing)
@@ -170,7 +169,7 @@ def test_putting_again_replaces(store: Store) -> None:
     ],
     ids=lambda thing: type(thing).__name__,
 )
-def test_the_database_itself_refuses_what_may_exist_only_once(store: Store, thing: Object) -> None:
+def test_the_database_itself_refuses_what_may_exist_only_once(store: Store, thing: Row) -> None:
     fill(store)
     before = store.load()
     with pytest.raises(ExistsError, match="already taken"):
@@ -185,7 +184,7 @@ def test_an_endpoint_that_has_nothing_in_common_with_others_is_taken(store: Stor
 
 
 @pytest.mark.parametrize("thing", [network(), Sandbox(WEB)], ids=lambda thing: type(thing).__name__)
-def test_what_an_endpoint_needs_cannot_be_deleted(store: Store, thing: Object) -> None:
+def test_what_an_endpoint_needs_cannot_be_deleted(store: Store, thing: Row) -> None:
     fill(store)
     with pytest.raises(StateError, match="in use"):
         store.delete(thing)
