@@ -68,7 +68,7 @@ AHEAD = {
     *("datapath/engine/recovery.py", "datapath/engine/session.py", "datapath/kernel/libbpf.py"),
     *("datapath/kernel/links.py", "datapath/plan/containers.py"),
     *("datapath/plan/endpoints.py", "datapath/plan/inspect.py", "datapath/plan/networks.py"),
-    *("datapath/plan/ports.py", "datapath/runtime/control.py", "datapath/store/sqlite.py"),
+    *("datapath/plan/ports.py", "datapath/runtime/control.py"),
     "datapath/telemetry/traces.py",
 }
 

@@ -16,7 +16,7 @@ from datapath.model.kinds import KINDS, Column, Kind
 from datapath.model.rows import Phase, Row
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import State
-from datapath.store.sqlite import Store
+from datapath.store.sqlite import SQLiteStore
 from tests.unit.test_model import CONTAINER, ENDPOINT, NETWORK
 
 VERSION_1 = Path(__file__).with_name("data") / "store_version_1.sql"
@@ -50,11 +50,11 @@ WEB = Service("5" * 64, "web", NETWORK.id, IPv4Address("10.0.0.99"), (ENDPOINT.i
 
 
 @pytest.fixture(params=["new", "version 1"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLiteStore]:
     """A store with the fifth kind in it: made with it, and made before anybody knew of it."""
     if request.param == "version 1":
         make_version_1(tmp_path)
-    with Store(tmp_path, kinds=FIVE) as opened:
+    with SQLiteStore(tmp_path, kinds=FIVE) as opened:
         opened.put(NETWORK)
         yield opened
 
@@ -68,13 +68,13 @@ def make_version_1(directory: Path) -> None:
 # ---- a fifth kind ------------------------------------------------------------------------------------
 
 
-def test_a_further_kind_is_stored_loaded_found_and_deleted(store: Store) -> None:
+def test_a_further_kind_is_stored_loaded_found_and_deleted(store: SQLiteStore) -> None:
     store.put(WEB)
     state = store.load()
     assert state.rows(Service) == {WEB.id: WEB}
     assert state.get(Service, "web") == state.get(Service, "555") == state.named(Service, "web") == WEB
     assert state.network("br1") == NETWORK
-    with Store(store.path.parent, reading=True, kinds=FIVE) as reader:
+    with SQLiteStore(store.path.parent, reading=True, kinds=FIVE) as reader:
         assert reader.load() == state
     store.put(replace(WEB, phase=Phase.READY))
     assert store.load().get(Service, "web").phase is Phase.READY
@@ -82,7 +82,7 @@ def test_a_further_kind_is_stored_loaded_found_and_deleted(store: Store) -> None
     assert store.load().rows(Service) == {}
 
 
-def test_a_further_kind_has_its_unique_values_and_references(store: Store) -> None:
+def test_a_further_kind_has_its_unique_values_and_references(store: SQLiteStore) -> None:
     store.put(WEB)
     with pytest.raises(ExistsError, match=r"already taken: services\.name$"):
         store.put(replace(WEB, id="6" * 64, vip=None))
@@ -98,7 +98,7 @@ def test_a_further_kind_has_its_unique_values_and_references(store: Store) -> No
             store.delete(row)
 
 
-def test_what_was_interrupted_is_found_before_what_it_refers_to(store: Store) -> None:
+def test_what_was_interrupted_is_found_before_what_it_refers_to(store: SQLiteStore) -> None:
     ready = replace(CONTAINER, phase=Phase.READY)
     with store.transaction():
         for row in (ready, replace(ENDPOINT, phase=Phase.CHANGING), Sandbox(CONTAINER.id), WEB):
@@ -107,7 +107,7 @@ def test_what_was_interrupted_is_found_before_what_it_refers_to(store: Store) ->
     assert kinds == ["Service", "Endpoint", "Sandbox", "Network"]
 
 
-def test_a_snapshot_is_never_changed(store: Store) -> None:
+def test_a_snapshot_is_never_changed(store: SQLiteStore) -> None:
     before = store.load()
     with_it = before.including(WEB, replace(NETWORK, name="renamed"))
     assert with_it.get(Service, "web") == WEB
@@ -116,7 +116,7 @@ def test_a_snapshot_is_never_changed(store: Store) -> None:
     assert before.rows(Service) == {} and before.network("br1") == NETWORK
 
 
-def test_a_name_that_no_row_has_is_said_in_the_kinds_words(store: Store) -> None:
+def test_a_name_that_no_row_has_is_said_in_the_kinds_words(store: SQLiteStore) -> None:
     state = store.load().including(WEB, replace(WEB, id="56" + "0" * 62, name="other"))
     with pytest.raises(NotFoundError, match=r"^service db not found$"):
         state.get(Service, "db")
@@ -127,7 +127,7 @@ def test_a_name_that_no_row_has_is_said_in_the_kinds_words(store: Store) -> None
 
 
 def test_a_row_of_no_kind_is_a_mistake_of_the_program(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, pytest.raises(TypeError, match="Service is no kind of row"):
+    with SQLiteStore(tmp_path) as store, pytest.raises(TypeError, match="Service is no kind of row"):
         store.put(WEB)
     with pytest.raises(TypeError, match="Service is no kind of row"):
         State().including(WEB)
@@ -135,15 +135,15 @@ def test_a_row_of_no_kind_is_a_mistake_of_the_program(tmp_path: Path) -> None:
 
 def test_a_reader_takes_a_table_that_was_never_made_as_empty(tmp_path: Path) -> None:
     make_version_1(tmp_path)
-    with Store(tmp_path, reading=True, kinds=FIVE) as reader:
+    with SQLiteStore(tmp_path, reading=True, kinds=FIVE) as reader:
         assert reader.load().rows(Service) == {}
         assert reader.load().network("br1") == NETWORK
     assert "services" not in tables(tmp_path)
 
 
-def test_a_program_that_does_not_know_the_kind_leaves_its_rows_alone(store: Store) -> None:
+def test_a_program_that_does_not_know_the_kind_leaves_its_rows_alone(store: SQLiteStore) -> None:
     store.put(WEB)
-    with Store(store.path.parent) as older:
+    with SQLiteStore(store.path.parent) as older:
         assert older.load().network("br1") == NETWORK
         with pytest.raises(StateError, match="in use"):
             older.delete(NETWORK)
@@ -165,14 +165,14 @@ def test_a_new_database_has_the_tables_of_version_1(tmp_path: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     make_version_1(tmp_path / "old")
-    Store(tmp_path / "new").close()
+    SQLiteStore(tmp_path / "new").close()
     assert tables(tmp_path / "new") == tables(tmp_path / "old")
 
 
 def test_a_database_of_version_1_is_read_and_written(tmp_path: Path) -> None:
     make_version_1(tmp_path)
     before = tables(tmp_path)
-    with Store(tmp_path) as store:
+    with SQLiteStore(tmp_path) as store:
         state = store.load()
         assert state.network("br1") == NETWORK
         assert state.endpoints == {ENDPOINT.id: ENDPOINT}

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -21,60 +20,17 @@ import pytest
 from datapath.errors import ExistsError, StateError
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
-from datapath.model.networks import Network
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CREATING, READY, Row
+from datapath.model.rows import READY
 from datapath.model.sandboxes import Sandbox
-from datapath.store.sqlite import MAX_NUMBER, Store
-
-WEB, DB = "c" * 64, "d" * 64
+from datapath.store.sqlite import MAX_NUMBER, SQLiteStore
+from tests.unit.store_rows import fill, network
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "state") as opened:
+def store(tmp_path: Path) -> Iterator[SQLiteStore]:
+    with SQLiteStore(tmp_path / "state") as opened:
         yield opened
-
-
-def network(**fields: Any) -> Network:
-    return replace(Network("a" * 64, "net", 2, device="dp-a"), **fields)
-
-
-def endpoint(**fields: Any) -> Endpoint:
-    first = Endpoint(
-        *("e" * 64, "a" * 64, WEB, 1, 0, "eth0", "veth1", "02:42:0a:00:00:02"),
-        ipv4=IPv4Interface("10.0.0.2/24"),
-        ports=(PortMapping.parse("8081:80"),),
-    )
-    return replace(first, **fields)
-
-
-def second(**fields: Any) -> Endpoint:
-    """Nothing in common with the first one but the network."""
-    return endpoint(
-        **{
-            "id": "f" * 64,
-            "sandbox_id": DB,
-            "number": 2,
-            "slot": 1,
-            "host_ifname": "veth2",
-            "mac": "02:42:0a:00:00:03",
-            "ipv4": IPv4Interface("10.0.0.3/24"),
-            **fields,
-        }
-    )
-
-
-def fill(store: Store) -> None:
-    with store.transaction():
-        for thing in (
-            network(),
-            Sandbox(WEB),
-            Sandbox(DB),
-            endpoint(),
-            Container(WEB, "web", "now", ("true",)),
-        ):
-            store.put(thing)
 
 
 def python(code: str, *args: object) -> subprocess.Popen[str]:
@@ -89,28 +45,15 @@ def python(code: str, *args: object) -> subprocess.Popen[str]:
 # ---- first use ---------------------------------------------------------------------------------------
 
 
-def test_the_store_is_made_on_first_use_with_the_predefined_networks(store: Store) -> None:
-    state = store.load()
-    assert [(n.name, n.phase) for n in state.networks.values()] == [
-        (n, READY) for n in ("bridge", "host", "none")
-    ]
-    assert state.installation_id == store.installation_id != ""
-
-
-def test_only_its_owner_can_read_it(store: Store) -> None:
+def test_only_its_owner_can_read_it(store: SQLiteStore) -> None:
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
 
 
-def test_opening_it_again_finds_the_same(store: Store) -> None:
-    with Store(store.path.parent) as again:
-        assert again.load() == store.load()
-
-
 OPEN = """
 from pathlib import Path
-from datapath.store.sqlite import Store
-print(Store(Path(sys.argv[1])).installation_id)
+from datapath.store.sqlite import SQLiteStore
+print(SQLiteStore(Path(sys.argv[1])).installation_id)
 """
 
 
@@ -124,7 +67,7 @@ def test_ten_commands_at_once_on_a_fresh_machine_make_one_store(tmp_path: Path) 
 
 def test_what_a_killed_first_command_left_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "datapath.db.new").write_bytes(b"half")
-    with Store(tmp_path) as store:
+    with SQLiteStore(tmp_path) as store:
         assert len(store.load().networks) == 3
     assert not (tmp_path / "datapath.db.new").exists()
 
@@ -132,98 +75,7 @@ def test_what_a_killed_first_command_left_is_no_obstacle(tmp_path: Path) -> None
 # ---- rows --------------------------------------------------------------------------------------------
 
 
-def test_what_is_put_is_loaded_until_it_is_deleted(store: Store) -> None:
-    fill(store)
-    state = store.load()
-    assert state.endpoints == {endpoint().id: endpoint()}
-    assert state.container("web").argv == ("true",)
-    things: tuple[Row, ...] = (endpoint(), Sandbox(WEB), Sandbox(DB), state.container("web"), network())
-    for thing in things:
-        store.delete(thing)
-        store.delete(thing)
-    after = store.load()
-    assert (len(after.networks), after.sandboxes, after.endpoints, after.containers) == (3, {}, {}, {})
-
-
-def test_putting_again_replaces(store: Store) -> None:
-    fill(store)
-    changed = endpoint(phase=READY, ipv4=IPv4Interface("10.0.0.9/24"), host_ifindex=7)
-    store.put(changed)
-    assert store.load().endpoints == {changed.id: changed}
-
-
-@pytest.mark.parametrize(
-    "thing",
-    [
-        network(id="b" * 64, number=3, device="other"),
-        network(id="b" * 64, name="other", device="other"),
-        network(id="b" * 64, name="other", number=3),
-        Container(DB, "web", "now", ("true",)),
-        second(number=1),
-        second(slot=0),
-        second(mac="02:42:0a:00:00:02"),
-        second(ipv4=IPv4Interface("10.0.0.2/24")),
-        second(ipv4=IPv4Interface("10.0.0.2/16")),
-        second(host_ifname="veth1"),
-        second(sandbox_id=WEB, ifname="eth1"),
-    ],
-    ids=lambda thing: type(thing).__name__,
-)
-def test_the_database_itself_refuses_what_may_exist_only_once(store: Store, thing: Row) -> None:
-    fill(store)
-    before = store.load()
-    with pytest.raises(ExistsError, match="already taken"):
-        store.put(thing)
-    assert store.load() == before
-
-
-def test_an_endpoint_that_has_nothing_in_common_with_others_is_taken(store: Store) -> None:
-    fill(store)
-    store.put(second())
-    assert len(store.load().endpoints) == 2
-
-
-@pytest.mark.parametrize("thing", [network(), Sandbox(WEB)], ids=lambda thing: type(thing).__name__)
-def test_what_an_endpoint_needs_cannot_be_deleted(store: Store, thing: Row) -> None:
-    fill(store)
-    with pytest.raises(StateError, match="in use"):
-        store.delete(thing)
-    assert len(store.load().endpoints) == 1
-
-
-def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
-    fill(store)
-    before = store.load()
-    with pytest.raises(RuntimeError), store.transaction():
-        store.put(second())
-        with store.transaction():
-            store.delete(Container(WEB, "web", "now", ("true",)))
-        raise RuntimeError
-    assert store.load() == before
-
-
-def test_another_command_sees_a_transaction_only_when_it_is_complete(store: Store) -> None:
-    with Store(store.path.parent) as reader:
-        with store.transaction():
-            store.put(network())
-            assert "net" not in [n.name for n in reader.load().networks.values()]
-        assert reader.load().network("net") == network()
-
-
-@pytest.mark.parametrize("error", [PermissionError(13, "x", "/elsewhere"), OSError(5, "x"), ValueError("x")])
-def test_the_callers_own_errors_are_left_alone(store: Store, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, store.lock(), store.transaction():
-        raise error
-    assert caught.value is error
-
-
-def test_numbers_are_never_used_again(store: Store) -> None:
-    first = [store.next_number() for _ in range(3)]
-    with Store(store.path.parent) as again:
-        assert [*first, again.next_number()] == [1, 2, 3, 4]
-
-
-def test_when_the_numbers_are_used_up_that_is_said(store: Store) -> None:
+def test_when_the_numbers_are_used_up_that_is_said(store: SQLiteStore) -> None:
     with sqlite3.connect(store.path) as db:
         db.execute("UPDATE meta SET value = ? WHERE key = 'endpoint'", (MAX_NUMBER,))
     with pytest.raises(StateError, match="used up"):
@@ -235,42 +87,15 @@ def test_when_the_numbers_are_used_up_that_is_said(store: Store) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from datapath.store.sqlite import Store
-store = Store(Path(sys.argv[1]))
+from datapath.store.sqlite import SQLiteStore
+store = SQLiteStore(Path(sys.argv[1]))
 with store.lock():
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def test_the_lock_is_held_by_one_command_and_the_next_is_told_after_the_timeout(store: Store) -> None:
-    with store.lock(), Store(store.path.parent) as other:
-        with pytest.raises(StateError, match=r"another command has held .* for 0\.05 s"), other.lock(0.05):
-            pass
-        assert len(other.load().networks) == 3
-    with store.lock(0):
-        pass
-
-
-def test_who_waited_while_everything_was_taken_away_leaves_nothing(tmp_path: Path) -> None:
-    """Opened before, locked after: neither the lock file nor its folder is made again."""
-    directory = tmp_path / "state"
-    with Store(directory) as late:
-        with Store(directory) as store, store.lock():
-            store.destroy()
-        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
-            pass
-        assert not directory.exists()
-        directory.mkdir()  # others kept something there
-        with pytest.raises(StateError, match="taken away meanwhile"), late.lock():
-            pass
-        assert list(directory.iterdir()) == []
-    with pytest.raises(StateError, match="taken away meanwhile"):
-        Store(directory, create=False)
-    assert list(directory.iterdir()) == []
-
-
-def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
+def test_the_lock_of_a_killed_command_is_free(store: SQLiteStore) -> None:
     process = python(HOLD, store.path.parent)
     assert process.stdout is not None
     with process.stdout:
@@ -283,32 +108,18 @@ def test_the_lock_of_a_killed_command_is_free(store: Store) -> None:
         pass
 
 
-def test_the_lock_is_given_back_even_if_a_child_still_has_the_file(store: Store) -> None:
-    with store.lock():
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-            os._exit(0)
-    try:
-        with Store(store.path.parent) as other, other.lock(1):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
 COUNT = """
 import sys
 from pathlib import Path
-from datapath.store.sqlite import Store
-store = Store(Path(sys.argv[1]))
+from datapath.store.sqlite import SQLiteStore
+store = SQLiteStore(Path(sys.argv[1]))
 for _ in range(20):
     with store.lock(), store.transaction():
         print(store.next_number())
 """
 
 
-def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
+def test_commands_that_run_at_once_get_different_numbers(store: SQLiteStore) -> None:
     processes = [python(COUNT, store.path.parent) for _ in range(4)]
     numbers = [int(n) for process in processes for n in process.communicate(timeout=60)[0].split()]
     assert sorted(numbers) == list(range(1, 81))
@@ -317,8 +128,8 @@ def test_commands_that_run_at_once_get_different_numbers(store: Store) -> None:
 HUNGRY = """
 import os, sys, time
 from pathlib import Path
-from datapath.store.sqlite import Store
-store = Store(Path(sys.argv[1]))
+from datapath.store.sqlite import SQLiteStore
+store = SQLiteStore(Path(sys.argv[1]))
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
 while True:
     with store.lock():
@@ -327,7 +138,9 @@ while True:
 """
 
 
-def test_who_waits_for_the_lock_gets_it_before_those_who_come_later(store: Store, tmp_path: Path) -> None:
+def test_who_waits_for_the_lock_gets_it_before_those_who_come_later(
+    store: SQLiteStore, tmp_path: Path
+) -> None:
     """Commands that follow one another without a pause starve nobody."""
     log = tmp_path / "log"
     log.touch()
@@ -353,8 +166,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from datapath.model.sandboxes import Sandbox
-from datapath.store.sqlite import Store
-store = Store(Path(sys.argv[1]))
+from datapath.store.sqlite import SQLiteStore
+store = SQLiteStore(Path(sys.argv[1]))
 print("ready", flush=True)
 number = 0
 while True:
@@ -379,7 +192,7 @@ def test_a_kill_at_any_moment_leaves_whole_transactions_and_loses_none_that_was_
             process.kill()
             reported = process.stdout.read().split()
             process.wait()
-        with Store(directory) as store:
+        with SQLiteStore(directory) as store:
             found = len(store.load().sandboxes)
         assert found % 2 == 0
         assert found >= int(reported[-1] if reported else 0)
@@ -391,8 +204,8 @@ PUT = """
 import sys
 from pathlib import Path
 from datapath.model.sandboxes import Sandbox
-from datapath.store.sqlite import Store
-with Store(Path(sys.argv[1])) as store, store.lock(), store.transaction():
+from datapath.store.sqlite import SQLiteStore
+with SQLiteStore(Path(sys.argv[1])) as store, store.lock(), store.transaction():
     store.put(Sandbox("b" * 64))
 """
 LONG = bool(os.environ.get("DATAPATH_LONG"))
@@ -428,20 +241,20 @@ def test_a_reader_does_not_wait_for_a_writer_that_was_stopped_at_whatever_step(
 ) -> None:
     """Some steps shut everybody out of the file: the first command builds the journal's index, the last one takes
     the journal into the file. Killed there, it is no obstacle to the next writer either."""
-    with Store(tmp_path):
+    with SQLiteStore(tmp_path):
         pass
     at, step = 1, 1 if LONG else 8
     found = []
     while process := stopped(stopper, tmp_path, at):
         try:
             began = time.monotonic()
-            with Store(tmp_path, reading=True) as reader:
+            with SQLiteStore(tmp_path, reading=True) as reader:
                 found.append("b" * 64 in reader.load().sandboxes)
             assert time.monotonic() - began < READS, f"at {at}"
         finally:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-        with Store(tmp_path) as store, store.lock(1), store.transaction():
+        with SQLiteStore(tmp_path) as store, store.lock(1), store.transaction():
             store.put(Sandbox("a" * 64))
             store.delete(Sandbox("b" * 64))
         at += step
@@ -471,13 +284,13 @@ DAMAGE = [
 def test_a_damaged_file_is_reported_with_what_to_do_and_never_replaced(
     tmp_path: Path, damage: Any, message: str
 ) -> None:
-    with Store(tmp_path) as store:
+    with SQLiteStore(tmp_path) as store:
         fill(store)
         path = store.path
     damage(path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if not p.name.endswith("-shm")}
     with pytest.raises(StateError, match=message) as caught:
-        Store(tmp_path)
+        SQLiteStore(tmp_path)
     assert "put back a copy" in str(caught.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if not p.name.endswith("-shm")} == before
 
@@ -485,14 +298,14 @@ def test_a_damaged_file_is_reported_with_what_to_do_and_never_replaced(
 @pytest.mark.parametrize(
     "body", ["", "{}", "[]", '{"id": "x"}', "not json", '{"id": 1, "name": 2, "number": 3}']
 )
-def test_a_damaged_row_is_reported(store: Store, body: str) -> None:
+def test_a_damaged_row_is_reported(store: SQLiteStore, body: str) -> None:
     with sqlite3.connect(store.path) as db:
         db.execute("UPDATE networks SET body = ? WHERE name = 'bridge'", (body,))
     with pytest.raises(StateError, match="is damaged \\(a row of networks cannot be read"):
         store.load()
 
 
-def test_a_row_with_a_field_of_a_newer_version_is_reported_by_its_name(store: Store) -> None:
+def test_a_row_with_a_field_of_a_newer_version_is_reported_by_its_name(store: SQLiteStore) -> None:
     with sqlite3.connect(store.path) as db:
         db.execute("UPDATE networks SET body = json_set(body, '$.colour', 'red') WHERE name = 'host'")
     with pytest.raises(
@@ -510,20 +323,20 @@ def test_a_row_with_a_field_of_a_newer_version_is_reported_by_its_name(store: St
     ],
 )
 def test_a_file_of_another_kind_or_version_is_refused(tmp_path: Path, pragma: str, message: str) -> None:
-    with Store(tmp_path) as store, sqlite3.connect(store.path) as db:
+    with SQLiteStore(tmp_path) as store, sqlite3.connect(store.path) as db:
         db.execute(pragma)
     with pytest.raises(StateError, match=message):
-        Store(tmp_path)
+        SQLiteStore(tmp_path)
 
 
 def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     with pytest.raises(StateError, match="state"):
-        Store(tmp_path / "state")
+        SQLiteStore(tmp_path / "state")
 
 
 def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
+    with SQLiteStore(tmp_path) as store:
         (tmp_path / "lock").unlink()
         (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(StateError), store.lock():
@@ -534,43 +347,8 @@ def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> 
 # ---- many commands of one process ----------------------------------------------------------------------
 
 
-def test_a_store_that_is_kept_sees_what_others_have_written(tmp_path: Path) -> None:
-    with Store(tmp_path) as kept:
-        kept.put(network(name="first"))
-        before = kept.load().network("first")
-        with Store(tmp_path) as other:
-            other.put(replace(before, name="second"))
-        assert kept.load().network("second").id == before.id
-        with Store(tmp_path) as other:
-            other.delete(before)
-        assert before.id not in kept.load().networks
-
-
-def test_rows_that_have_not_changed_are_not_parsed_again(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
-        store.put(network(name="first"))
-        store.put(network(id="b" * 64, name="second", number=3, device="dp-b"))
-        before = store.load()
-        first, second = before.network("first"), before.network("second")
-        store.put(replace(second, phase=CREATING))
-        after = store.load()
-    assert after.network("first") is first
-    assert after.network("second") == replace(second, phase=CREATING)
-
-
-def test_a_store_whose_file_was_replaced_is_not_current(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
-        assert store.current
-        with store.lock():
-            store.destroy()
-        assert not store.current
-        with Store(tmp_path) as another:
-            assert another.current
-            assert not store.current
-
-
 def test_a_write_that_waits_for_no_disk_is_there_at_once_and_the_next_one_waits(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, Store(tmp_path) as other:
+    with SQLiteStore(tmp_path) as store, SQLiteStore(tmp_path) as other:
         with store.transaction(durable=False):
             store.put(network(name="first"))
         assert other.load().network("first")
@@ -584,7 +362,7 @@ def test_a_write_that_waits_for_no_disk_is_there_at_once_and_the_next_one_waits(
 
 
 def test_two_hundred_containers_with_two_thousand_ports_are_loaded_with_as_many_queries_as_none(
-    store: Store,
+    store: SQLiteStore,
 ) -> None:
     ports = tuple(PortMapping("tcp", None, 10000 + i, 80 + i) for i in range(10))
     with_none = queries_of_a_load(store)
@@ -603,9 +381,9 @@ def test_two_hundred_containers_with_two_thousand_ports_are_loaded_with_as_many_
     assert queries_of_a_load(store) == with_none
 
 
-def queries_of_a_load(store: Store) -> int:
+def queries_of_a_load(store: SQLiteStore) -> int:
     queries: list[str] = []
-    with Store(store.path.parent) as again:
+    with SQLiteStore(store.path.parent) as again:
         again._db.set_trace_callback(queries.append)
         again.load()
     return len(queries)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQLite's and the system's errors as those of datapath, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
+
+
+def damaged(path: Path, detail: str) -> StateError:
+    """The file cannot be trusted. It is never replaced: that is for its owner to decide."""
+    return StateError(
+        f"state database {path} is damaged ({detail}): put back a copy of it, or, to begin afresh, "
+        f"end the containers and move {path.parent} away"
+    )
+
+
+def taken_away(path: Path) -> StateError:
+    """The file has been destroyed since this process looked for it."""
+    return StateError(f"state database {path} has been taken away meanwhile: try again")
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Errors of the block, which works on the database at that path, are raised as errors of datapath."""
+    try:
+        yield
+    except DatapathError:
+        raise
+    except sqlite3.IntegrityError as error:
+        if "FOREIGN KEY" in str(error):
+            raise StateError(f"state database {path}: an object that is in use would go") from error
+        what = str(error).removeprefix("UNIQUE constraint failed: ")
+        raise ExistsError(f"already taken: {what}") from error
+    except sqlite3.Error as error:
+        raise _translation(path, error) from error
+    except PermissionError as error:
+        raise PrivilegeError(f"{error.filename or path}: permission denied: run as root") from error
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(path.parent)):
+            raise
+        raise StateError(f"{error.filename}: {error.strerror}") from error
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Other connections kept this one waiting for too long. PROTOCOL: they are still building the journal's index."""
+    return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"))
+
+
+def _translation(path: Path, error: sqlite3.Error) -> DatapathError:
+    name = _name(error)
+    if is_busy(error):
+        return StateError(f"state database {path} is locked by another command: try again")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        return PrivilegeError(f"state database {path} cannot be written: run as root")
+    if name.startswith("SQLITE_CANTOPEN") and not os.access(path, os.R_OK | os.W_OK):
+        return PrivilegeError(f"state database {path} cannot be opened: run as root")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOMEM")):
+        return StateError(f"state database {path}: {error}")
+    return damaged(path, str(error))
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "") or ""
