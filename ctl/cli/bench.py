@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctl.cli.command import Command, Group, format_option, warn
+from ctl.cli.errors import ended
 from ctl.cli.output import emit, listing, table
 from ctl.cli.progress import showing
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
 
 if TYPE_CHECKING:
     from datapath.bench.model import Experiment, Run, Suite, SuiteFactory
+    from datapath.bench.runner import Outcome
     from datapath.bench.tables import Table
 
 RESULTS = "results.json"
-_CAGED = "DATAPATH_BENCH_CAGED"  # set for the process that measures, by the one that waits for it
 ALL_SUITES = "full"
 ALL = "ebpf,iptables,nftables,docker,none"
 EXPERIMENTS = {
@@ -129,7 +128,7 @@ def run(
     Every mode does the same work, in turns: A B C, B C A, C A B, …, until the ratios between them are known well
     enough. Ctrl-C ends it; what was measured until then is written.
     """
-    from datapath.bench.measure import measure
+    from datapath.bench.measure import caged, measure
     from datapath.bench.runner import Bounds
 
     others, swept = (*rounds[1:], 0, 0)[:2]
@@ -154,21 +153,21 @@ def run(
     folder = _folder(out)
     with _built(names, wanted_modes, seconds, docker, dockerd) as built:
         _check(built, words)
-        caged = any(getattr(suite, "caged", False) for suite in built)
-    if caged and _CAGED not in os.environ:
-        click.get_current_context().exit(_run_caged())
-    with _built(names, wanted_modes, seconds, docker, dockerd) as built:
-        folder.mkdir(parents=True, exist_ok=True)
-        with showing() as show:
-            found, outcome = measure(
-                built, bounds, command, show, lambda experiment: matches(experiment, words), (docker, dockerd)
-            )
-    _keep(found, folder)
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    if outcome.failed or outcome.skipped:
-        count = len(outcome.failed) + len(outcome.skipped)
-        raise DatapathError(f"{count} of the experiments or suites failed or were not reached: see above")
+        encaged = any(getattr(suite, "caged", False) for suite in built)
+
+    def work() -> int:
+        with _built(names, wanted_modes, seconds, docker, dockerd) as built:
+            folder.mkdir(parents=True, exist_ok=True)
+            with showing() as show:
+                found, outcome = measure(
+                    built, bounds, command, show, lambda asked: matches(asked, words), (docker, dockerd)
+                )
+        _keep(found, folder)
+        _raise(outcome)
+        return 0
+
+    # Where it can leave nothing behind, even if it is killed: what it says, it says in there.
+    click.get_current_context().exit(caged(lambda: ended(work)) if encaged else work())
 
 
 @bench.command("ls", cls=Command)
@@ -286,18 +285,6 @@ def _folder(out: Path | None) -> Path:
 # ---- measuring --------------------------------------------------------------------------------
 
 
-def _run_caged() -> int:
-    """The same command where it can leave nothing behind, even if it is killed; its exit code."""
-    from ctl.cli import main
-    from datapath.bench.measure import caged
-
-    os.environ[_CAGED] = "1"
-    try:
-        return caged(lambda: main.run(sys.argv[1:]))
-    finally:
-        del os.environ[_CAGED]
-
-
 @contextlib.contextmanager
 def _built(
     names: Sequence[str], modes: tuple[str, ...], seconds: float, docker: str, dockerd: str
@@ -310,6 +297,15 @@ def _built(
     with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
         options = SuiteOptions(seconds, Path(folder), docker, dockerd)
         yield [registry()[name](modes, options) for name in names]
+
+
+def _raise(outcome: Outcome) -> None:
+    """The error that the command ends with, if something was not measured."""
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failed or outcome.skipped:
+        count = len(outcome.failed) + len(outcome.skipped)
+        raise DatapathError(f"{count} of the experiments or suites failed or were not reached: see above")
 
 
 # ---- what it says -----------------------------------------------------------------------------

@@ -22,9 +22,10 @@ from ctl.cli.command import (
     no_trunc_option,
     quiet_option,
 )
+from ctl.cli.errors import StartError, leaves
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.network import print_documents
-from ctl.cli.output import emit, for_each, leaves, listing
+from ctl.cli.output import emit, for_each, listing
 from ctl.cli.words import created_at, ports_text, since, status_text
 from datapath.errors import ConfigError, DatapathError, NotFoundError, quoted
 
@@ -46,15 +47,6 @@ SECONDS.name = "number"
 
 # Docker's exit code for what goes wrong before the process runs; 126 and 127 are the process's own.
 NOT_STARTED = 125
-
-
-class StartError(Exception):
-    """`errors` kept a process from being started; the command ends with `exit_code`."""
-
-    def __init__(self, errors: Sequence[BaseException], exit_code: int) -> None:
-        super().__init__(*errors)
-        self.errors = errors
-        self.exit_code = exit_code
 
 
 @contextmanager

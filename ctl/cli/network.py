@@ -19,8 +19,9 @@ from ctl.cli.command import (
     no_trunc_option,
     quiet_option,
 )
+from ctl.cli.errors import raise_all
 from ctl.cli.filters import Filters, has_label
-from ctl.cli.output import documents, emit, for_each, listing, raise_all
+from ctl.cli.output import documents, emit, for_each, listing
 from ctl.cli.words import created_at
 from datapath.errors import DatapathError, NotFoundError
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from ctl.cli.errors import leaves, raise_all
 from ctl.cli.template import Template, TemplateError
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
 
@@ -121,20 +122,3 @@ def for_each(names: Iterable[str], act: Callable[[str], object], *, missing_ok: 
         else:
             click.echo(printable(name))
     raise_all(errors)
-
-
-def raise_all(errors: Sequence[Exception]) -> None:
-    """Raise what there is: nothing, the one error, or all as a group."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup("several failures", errors)
-
-
-def leaves(error: BaseException) -> Iterator[Any]:
-    """The errors inside a group, however deep, each once."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error

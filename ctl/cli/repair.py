@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ctl.cli.command import Command, Front
-from ctl.cli.output import emit, listing, raise_all
+from ctl.cli.errors import raise_all
+from ctl.cli.output import emit, listing
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding

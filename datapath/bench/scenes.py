@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from datapath.bench.host import CLIENT_SETTINGS, HOST, OUTSIDE, STREAM_SETTINGS, Host
-from datapath.bench.model import DOCKER, EBPF, NONE, SuiteOptions
+from datapath.bench.model import EBPF, NONE, SuiteOptions
 from datapath.bench.place import Namespace, Place
 
 if TYPE_CHECKING:
@@ -279,14 +279,3 @@ def port_range(count: int) -> str:
     """`count` ports that end with the measured one, as `port add` takes them."""
     ports = str(PORT) if count == 1 else f"{PORT - count + 1}-{PORT}"
     return f"{ports}:{ports}/tcp"
-
-
-def make(mode: str, options: SuiteOptions) -> Scene:
-    """The scene of a mode; it is built when it is entered."""
-    from datapath.bench.scenes_docker import DockerScene
-
-    if mode == NONE:
-        return Loopback(options)
-    if mode == DOCKER:
-        return DockerScene(options)
-    return Own(mode, options)

@@ -15,11 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datapath.bench import scenes, stats
+from datapath.bench import stats
 from datapath.bench.host import HOST
-from datapath.bench.model import NONE, Better, Experiment, Point, Sample, SuiteOptions
+from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample, SuiteOptions
 from datapath.bench.place import MissingError, Place, ToolError, end
-from datapath.bench.scenes import Route, Scene
+from datapath.bench.scenes import Loopback, Own, Route, Scene
+from datapath.bench.scenes_docker import DockerScene
 from datapath.bench.workloads import PROBE, Workload
 from datapath.errors import DatapathError
 
@@ -37,6 +38,15 @@ PATH_WORDS = {
 }
 
 
+def make_scene(mode: str, options: SuiteOptions) -> Scene:
+    """The scene of a mode; it is built when it is entered."""
+    if mode == NONE:
+        return Loopback(options)
+    if mode == DOCKER:
+        return DockerScene(options)
+    return Own(mode, options)
+
+
 class Stage:
     """The scenes of a suite, each built when it is first wanted."""
 
@@ -47,7 +57,7 @@ class Stage:
 
     def scene(self, mode: str) -> Scene:
         if mode not in self._scenes:
-            self._scenes[mode] = self._stack.enter_context(scenes.make(mode, self.options))
+            self._scenes[mode] = self._stack.enter_context(make_scene(mode, self.options))
         return self._scenes[mode]
 
     def each(

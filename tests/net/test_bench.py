@@ -115,11 +115,11 @@ import sys, time
 from pathlib import Path
 from datapath.bench.measure import caged
 from datapath.bench.model import SuiteOptions
-from datapath.bench.scenes import make
+from datapath.bench.traffic import make_scene
 
 def work():
     options = SuiteOptions(1.0, Path(sys.argv[1]))
-    with make("ebpf", options), make("none", options):
+    with make_scene("ebpf", options), make_scene("none", options):
         print("ready", flush=True)
         time.sleep(60)
     return 0

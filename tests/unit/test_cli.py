@@ -16,10 +16,10 @@ from typing import Any
 import click
 import pytest
 
-from ctl.cli import main
+from ctl.cli import errors, main
 from ctl.cli.command import Command
 from ctl.cli.container import COLUMNS as CONTAINER_COLUMNS
-from ctl.cli.container import StartError, container_row, endpoints, environment, starting
+from ctl.cli.container import container_row, endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.network import COLUMNS, network_row
 from ctl.cli.output import documents, for_each, listing, table
@@ -192,7 +192,7 @@ def test_a_usage_error_points_to_the_help_of_its_command(capsys: pytest.CaptureF
     ids=lambda value: type(value).__name__,
 )
 def test_an_exit_code_for_each_class(error: BaseException, code: int, line: str) -> None:
-    assert (main.exit_code(error), main.message(error)) == (code, line)
+    assert (errors.exit_code(error), errors.message(error)) == (code, line)
 
 
 def failing(error: BaseException) -> click.Command:
@@ -223,7 +223,7 @@ def test_what_cannot_be_started_has_dockers_codes() -> None:
         (NotFoundError("network"), 125),
         (ExceptionGroup("", [KernelError("undo"), not_found]), 127),
     ]:
-        with pytest.raises(StartError) as caught, starting():
+        with pytest.raises(errors.StartError) as caught, starting():
             raise error
         assert caught.value.exit_code == code
 
@@ -657,7 +657,7 @@ def test_a_directory_that_cannot_be_is_one_line(
     installation: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for argv in (["--state-dir", "relative", "ps"], ["--state-dir", "/proc/nothing/here", "ps"]):
-        assert main.run(argv) not in (0, main.INTERNAL_ERROR)
+        assert main.run(argv) not in (0, errors.INTERNAL_ERROR)
         assert capsys.readouterr().err.count("\n") == 1
 
 
