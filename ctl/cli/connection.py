@@ -21,8 +21,8 @@ COLUMNS = {
     "Protocol": "PROTO",
     "Source": "SOURCE",
     "Destination": "DESTINATION",
-    "SourceSeen": "TO SERVER FROM",
-    "DestinationSeen": "TO SERVER",
+    "NatSource": "NAT SOURCE",
+    "NatDestination": "NAT DESTINATION",
     "State": "STATE",
     "Idle": "IDLE",
     "Expires": "EXPIRES",
@@ -64,7 +64,7 @@ def filter_options(command: F) -> F:
 def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
     """List connections, both directions as one.
 
-    SOURCE asked for DESTINATION; the server sees it come from TO SERVER FROM.
+    A packet from SOURCE to DESTINATION is translated to one from NAT SOURCE to NAT DESTINATION.
     """
     from datapath.model.connections import ConnectionFilter
 
@@ -78,8 +78,8 @@ def connection_row(connection: Connection, containers: str) -> dict[str, str]:
         "Protocol": connection.proto,
         "Source": side_text(*connection.source),
         "Destination": side_text(*connection.destination),
-        "SourceSeen": side_text(*connection.source_seen),
-        "DestinationSeen": side_text(*connection.destination_seen),
+        "NatSource": side_text(*connection.nat_source),
+        "NatDestination": side_text(*connection.nat_destination),
         "State": connection.state,
         "Idle": f"{connection.idle:.0f}",
         "Expires": f"{connection.expires:.0f}",

@@ -17,16 +17,16 @@ STATES = ("new", "replied", "established", "closing", "closed")
 class Connection(NamedTuple):
     """A tuple with its addresses as text, because there are many.
 
-    `source` to `destination` is what the first packet asked for, `source_seen` to `destination_seen` what it
-    was made into. Seconds: `idle` since the last packet, `expires` until it is forgotten if there is no other.
+    `source` to `destination` is the first packet as it was sent, `nat_source` to `nat_destination` as it was
+    translated. Seconds: `idle` since the last packet, `expires` until it is forgotten if there is no other.
     ICMP echo: the source's port is the identifier. `confirmed`: both sides have spoken. `owner`: the endpoint
     number of the container that it counts for, 0: none."""
 
     proto: str
     source: tuple[str, int]
     destination: tuple[str, int]
-    source_seen: tuple[str, int]
-    destination_seen: tuple[str, int]
+    nat_source: tuple[str, int]
+    nat_destination: tuple[str, int]
     state: str
     idle: float
     expires: float

@@ -93,8 +93,8 @@ def test_a_published_ports_connection_is_one_row(scene: Scene) -> None:
         "Protocol": "tcp",
         "Source": f"{OUTSIDE}:{port}",
         "Destination": f"{HOST}:8081",
-        "SourceSeen": f"{OUTSIDE}:{port}",
-        "DestinationSeen": f"{scene.web.ip}:80",
+        "NatSource": f"{OUTSIDE}:{port}",
+        "NatDestination": f"{scene.web.ip}:80",
         "State": "established",
         "Idle": "0",
         "Expires": str(24 * 3600),
@@ -107,8 +107,8 @@ def test_a_masqueraded_connection_is_one_row(scene: Scene) -> None:
     with talking(scene.app, scene.host.outside, OUTSIDE6, 7000, 7000) as port:
         (row,) = scene.ls()
     assert (row["Source"], row["Destination"]) == (f"[{scene.app.ip6}]:{port}", f"[{OUTSIDE6}]:7000")
-    assert row["SourceSeen"].startswith(f"[{HOST6}]:")
-    assert (row["DestinationSeen"], row["Containers"]) == (f"[{OUTSIDE6}]:7000", "app")
+    assert row["NatSource"].startswith(f"[{HOST6}]:")
+    assert (row["NatDestination"], row["Containers"]) == (f"[{OUTSIDE6}]:7000", "app")
 
 
 def test_a_table(scene: Scene) -> None:

@@ -114,7 +114,7 @@ while data := client.recv(1 << 16):
     got += len(data)
 print(got, *ends)
 """
-ROW = "{{.Source}} {{.Destination}} {{.SourceSeen}} {{.State}} {{.Containers}}"
+ROW = "{{.Source}} {{.Destination}} {{.NatSource}} {{.State}} {{.Containers}}"
 BULK_SERVER = """
 import socket
 server = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
