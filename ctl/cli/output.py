@@ -19,31 +19,14 @@ Row = Mapping[str, str]
 # Docker's tables: three spaces between columns, no column narrower than ten with its spaces.
 _GAP = 3
 _NARROWEST = 10
-_LONG = 1000
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as Docker draws it, without a line break at its end."""
-    import tabulate
-
     lines = [*([headings] if headings else []), *rows]
-    if len(lines) > _LONG:
-        return _long_table(lines)
-    gap = tabulate.DataRow("", " " * _GAP, "")
-    drawn = tabulate.tabulate(
-        # The headings as a row among rows: tabulate's own would be two wider than they are.
-        [[printable(cell).ljust(_NARROWEST - _GAP) for cell in row] for row in lines],
-        tablefmt=tabulate.TableFormat(None, None, None, None, gap, gap, 0, None),
-        disable_numparse=True,
-        preserve_whitespace=True,
-    )
-    return "\n".join(line.rstrip() for line in drawn.splitlines())
-
-
-def _long_table(lines: Sequence[Sequence[str]]) -> str:
-    """The same, for which tabulate takes seconds."""
-    cells = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(*map(len, column), _NARROWEST - _GAP) + _GAP for column in zip(*cells, strict=True)]
+    count = max(map(len, lines), default=0)
+    cells = [[*map(printable, line), *[""] * (count - len(line))] for line in lines]
+    widths = [max(_NARROWEST, *(len(cell) + _GAP for cell in column)) for column in zip(*cells, strict=True)]
     form = "".join(f"{{:<{width}}}" for width in widths)
     return "\n".join(form.format(*line).rstrip() for line in cells)
 

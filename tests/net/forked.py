@@ -21,7 +21,7 @@ from typing import NoReturn
 _MODULES = (
     *("ctl.cli.main", "datapath.runtime.control", "datapath.drivers.ebpf.driver"),
     *("datapath.dataplane.programs", "pyroute2"),
-    *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets", "tabulate"),
+    *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets"),
 )
 
 # Called in the child before the command begins.

@@ -286,7 +286,7 @@ def test_completion_of_words() -> None:
 
 
 def test_start_up_loads_nothing_heavy() -> None:
-    heavy = "pyroute2 psutil tabulate sqlite3 asyncio matplotlib jinja2"
+    heavy = "pyroute2 psutil sqlite3 asyncio matplotlib jinja2"
     heavy += " datapath.runtime datapath.engine datapath.plan datapath.kernel datapath.bench"
     done = python(
         f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])"
@@ -414,6 +414,25 @@ def test_listing_in_every_format() -> None:
 def test_a_cell_cannot_break_its_table() -> None:
     assert table(["A", "B"], [["x\ny", "\x1b[2J"]]).splitlines() == ["A         B", "x\\ny      \\x1b[2J"]
     assert table(["A"], [["12.50"], [" 1e3"], ["0x10"]]).splitlines() == ["A", "12.50", " 1e3", "0x10"]
+
+
+@pytest.mark.parametrize(
+    ("headings", "rows", "drawn"),
+    [
+        ((), [], ""),
+        (("A", "B"), [], "A         B"),
+        ((), [("Version:", "1"), ("Kernel:", "6.18")], "Version:   1\nKernel:    6.18"),
+        (("A", "B"), [("1234567", "x"), ("12345678", "y")], "A          B\n1234567    x\n12345678   y"),
+        (("A", "B", "C"), [("", "", ""), ("x", "", "z")], "A         B         C\n\nx                   z"),
+        (("A", "B"), [("日本語", "x"), ("é", "y  ")], "A         B\n日本語       x\né         y"),
+        (("A", "B"), [("x", "y", "more"), ("z",)], "A         B\nx         y         more\nz"),
+        (("A", "B"), [("{}", "{0}")], "A         B\n{}        {0}"),
+    ],
+    ids=repr,
+)
+def test_a_table_is_drawn_as_dockers(headings: Sequence[str], rows: list[Sequence[str]], drawn: str) -> None:
+    """Three spaces between columns, none narrower than ten; a character that is two wide counts as one."""
+    assert table(headings, rows) == drawn
 
 
 def test_container_row() -> None:

@@ -182,7 +182,7 @@ def test_pure_modules_open_nothing_and_ask_no_clock(path: Path) -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """At the top of a module they would cost every start of the command line (pyroute2: 0.2 s)."""
-    heavy = {"pyroute2", "psutil", "tabulate", "bcc", "matplotlib", "jinja2", "markupsafe"}
+    heavy = {"pyroute2", "psutil", "bcc", "matplotlib", "jinja2", "markupsafe"}
     found = [
         f"{path}:{line} {module}"
         for path in MODULES
