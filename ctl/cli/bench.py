@@ -174,7 +174,7 @@ def run(
 @suite_option
 @modes_option
 @filter_option
-@format_option()
+@format_option(field="Experiment")
 def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
     """List experiments."""
     with _built(_names(suites), _modes(modes), 1.0, "docker", "dockerd") as built:
@@ -196,7 +196,8 @@ def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
 @bench.command("compare", cls=Command)
 @click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
 @click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
-def compare(before: Path, after: Path) -> None:
+@format_option(field="Verdict")
+def compare(before: Path, after: Path, format_: str) -> None:
     """Compare two runs; exit code 1 if B is worse.
 
     What counts are the ratios to iptables, and to no container, within each file: worse by more than 5%, and
@@ -209,7 +210,12 @@ def compare(before: Path, after: Path) -> None:
     found = compare(read(before), read(after))
     if not found.changes:
         raise ConfigError(f"{before} and {after} have nothing in common that could be compared")
-    _show(tables.compared(found))
+    shown = tables.compared(found)
+    if format_:
+        columns = {heading.title().replace(" ", ""): heading for heading in shown.headings}
+        emit(listing([dict(zip(columns, row, strict=True)) for row in shown.rows], columns, format_))
+    else:
+        _show(shown)
     for path, labels in ((before, found.only_before), (after, found.only_after)):
         for label in labels:
             warn(f"only in {path}: {label}")

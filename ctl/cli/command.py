@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datapath.runtime.control import Control
 
 F = TypeVar("F", bound=Callable[..., Any])
+_JSON = "as_json"
 
 
 class Front:
@@ -114,12 +115,37 @@ class Group(click.Group):
 # ---- what several commands share ------------------------------------------------------
 
 
-def format_option(short: str | None = None) -> Callable[[F], F]:
-    """--format, for `inspect` also -f."""
+def format_option(short: str | None = None, field: str = "Name") -> Callable[[F], F]:
+    """--format, for `inspect` also -f; `field` is for its help. --json is --format json."""
     names = [short, "--format"] if short else ["--format"]
-    return click.option(
-        *names, "format_", default="", metavar="FORMAT", help='"json", or a template such as "{{.Name}}".'
+    format_ = click.option(
+        *names,
+        "format_",
+        default="",
+        callback=_format,
+        metavar="FORMAT",
+        help=f'"json", or a template such as "{{{{.{field}}}}}".',
     )
+    as_json = click.option(
+        "--json", _JSON, is_flag=True, is_eager=True, expose_value=False, callback=_note_json, hidden=True
+    )
+    return lambda command: format_(as_json(command))
+
+
+def _note_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_JSON] = value
+
+
+def _format(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value not in ("", "json"):
+        from ctl.cli.output import listing
+
+        listing((), {}, value)  # a mistake in it is told before anything is done
+    if not ctx.meta.get(_JSON):
+        return value
+    if value not in ("", "json"):
+        raise click.UsageError("--json and --format exclude each other.", ctx)
+    return "json"
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only the ids.")

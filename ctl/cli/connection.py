@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ctl.cli.command import Command, Front, Group, complete_running, format_option
-from ctl.cli.output import emit, listing
+from ctl.cli.output import emit, emit_parts, listing
 from ctl.cli.system import map_row
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def filter_options(command: F) -> F:
 
 @ct.command("ls", cls=Command)
 @filter_options
-@format_option()
+@format_option(field="NatSource")
 @click.pass_obj
 def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
     """List connections, both directions as one.
@@ -107,7 +107,7 @@ def flush(front: Front, /, container: str, **words: str) -> None:
 
 
 @ct.command("stats", cls=Command)
-@format_option()
+@format_option(field="State")
 @click.pass_obj
 def stats(front: Front, format_: str) -> None:
     """Count connections: by state, against the tables' sizes, by container, and what was dropped."""
@@ -140,11 +140,7 @@ def stats(front: Front, format_: str) -> None:
             USAGES,
         ),
     )
-    for index, (rows, columns) in enumerate(parts):
-        if index and not format_:
-            click.echo()
-        if format_ in ("", "json") or index == 0:
-            emit(listing(rows, columns, format_))
+    emit_parts(parts, format_)
 
 
 def of(count: int, most: int) -> str:

@@ -208,7 +208,7 @@ def exec_(
 @click.option("-a", "--all", "all_", is_flag=True, help="Also those that have exited.")
 @quiet_option
 @no_trunc_option
-@format_option()
+@format_option(field="Names")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "name=web".')
 @click.pass_obj
 def ps(front: Front, all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from ctl.cli.errors import leaves, raise_all
 from ctl.cli.template import Template, TemplateError
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
 
-Row = Mapping[str, str]
+Row = Mapping[str, Any]
 
 # Docker's tables: three spaces between columns, no column narrower than ten with its spaces.
 _GAP = 3
@@ -54,9 +54,9 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     "table", "json", "table TEMPLATE" or a template; `quiet` prints the first column and nothing else.
     """
     if quiet and not format_:
-        return "\n".join(row[next(iter(columns))] for row in rows)
+        return "\n".join(str(row[next(iter(columns))]) for row in rows)
     if format_ in ("", "table"):
-        return table(list(columns.values()), [[row[key] for key in columns] for row in rows])
+        return table(list(columns.values()), [[str(row[key]) for key in columns] for row in rows])
     if format_ == "json":
         encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
         return "\n".join(map(encode, rows))
@@ -90,6 +90,15 @@ def emit(text: str) -> None:
     """Print it, unless there is nothing to print."""
     if text:
         click.echo(text)
+
+
+def emit_parts(parts: Sequence[tuple[Sequence[Row], Mapping[str, str]]], format_: str) -> None:
+    """Print several listings as one: tables with empty lines between, or JSON; a template is for the first."""
+    for index, (rows, columns) in enumerate(parts):
+        if index and format_ in ("", "table"):
+            click.echo()
+        if format_ in ("", "table", "json") or index == 0:
+            emit(listing(rows, columns, format_))
 
 
 def for_each(names: Iterable[str], act: Callable[[str], object], *, missing_ok: bool = False) -> None:

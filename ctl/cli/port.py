@@ -33,7 +33,7 @@ def port() -> None:
 
 @port.command("ls", cls=Command)
 @click.argument("container", required=False, shell_complete=complete_running)
-@format_option()
+@format_option(field="HostPort")
 @click.pass_obj
 def ls(front: Front, container: str | None, format_: str) -> None:
     """List the published ports of a container, numbered; of all without one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import Command, Front
+from ctl.cli.command import Command, Front, format_option
 from ctl.cli.errors import raise_all
 from ctl.cli.output import emit, listing
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 NOT_CLEAN = 20
 COLUMNS = {"Kind": "KIND", "Subject": "SUBJECT", "Detail": "DETAIL", "Means": "MEANS", "Mends": "MENDED BY"}
-
-json_option = click.option("--json", "json_", is_flag=True, help="One JSON object a line.")
 
 
 def rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
@@ -35,35 +33,35 @@ def rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 @click.command("doctor", cls=Command)
-@json_option
+@format_option(field="Kind")
 @click.pass_context
-def doctor(ctx: click.Context, json_: bool) -> None:
+def doctor(ctx: click.Context, format_: str) -> None:
     """Compare what was promised with what is there.
 
     Prints every difference, what it means and what mends it. Changes nothing. Exit code 20 if there is one.
     """
     found = rows(ctx.find_object(Front).control.doctor())  # type: ignore[union-attr]
-    if json_:
-        emit(listing(found, COLUMNS, "json"))
+    if format_:
+        emit(listing(found, COLUMNS, format_))
     elif not found:
         click.echo("Everything is as promised.")
-    for row in [] if json_ else found:
+    for row in [] if format_ else found:
         emit(f"{row['Subject']}: {row['Detail']}\n    means: {row['Means']}\n    mended by: {row['Mends']}")
     ctx.exit(NOT_CLEAN if found else 0)
 
 
 @click.command("reconcile", cls=Command)
-@json_option
+@format_option(field="Kind")
 @click.pass_context
-def reconcile(ctx: click.Context, json_: bool) -> None:
+def reconcile(ctx: click.Context, format_: str) -> None:
     """Mend what doctor finds.
 
     Prints a line for everything that was mended; nothing else is touched. Exit code 20 if something is left.
     """
     done, left, failures = ctx.find_object(Front).control.reconcile()  # type: ignore[union-attr]
-    if json_:
-        emit(listing(rows(done), COLUMNS, "json"))
-    for finding in [] if json_ else done:
+    if format_:
+        emit(listing(rows(done), COLUMNS, format_))
+    for finding in [] if format_ else done:
         click.echo(f"mended: {finding.line}")
     if left:
         for finding in left:

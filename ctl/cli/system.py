@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ctl.cli.command import Command, Front, format_option
-from ctl.cli.output import emit, listing, table, template
+from ctl.cli.output import emit, emit_parts, listing, table
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
@@ -16,7 +16,7 @@ MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
 
 @click.command("stats", cls=Command)
 @click.option("-a", "--all", "all_", is_flag=True, help="Also counters that are zero.")
-@format_option()
+@format_option(field="Counter")
 @click.pass_obj
 def stats(front: Front, all_: bool, format_: str) -> None:
     """Print packet counters.
@@ -30,11 +30,7 @@ def stats(front: Front, all_: bool, format_: str) -> None:
         if packets or all_
     ]
     maps = [map_row(name, used, most) for name, (used, most) in found.fill.items()]
-    emit(listing(counters, COUNTERS, format_))
-    if not format_:
-        click.echo()
-    if format_ in ("", "json"):
-        emit(listing(maps, MAPS, format_))
+    emit_parts(((counters, COUNTERS), (maps, MAPS)), format_)
 
 
 def map_row(name: str, used: int, most: int) -> dict[str, str]:
@@ -53,15 +49,13 @@ def down(front: Front) -> None:
 
 
 @click.command("version", cls=Command)
-@format_option("-f")
+@format_option("-f", "Version")
 @click.pass_obj
 def version(front: Front, format_: str) -> None:
     """Show versions."""
     found: dict[str, Any] = front.control.version()
-    if format_ == "json":
-        emit(template("{{json .}}")(found))
-    elif format_:
-        emit(template(format_)(found))
+    if format_:
+        emit(listing([found], {key: key.upper() for key in found}, format_))
     else:
         emit(table((), [(f"{key}:", str(value)) for key, value in found.items()]))
 

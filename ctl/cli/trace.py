@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ctl.cli.command import Command, Front, Group, complete_running
-from ctl.cli.output import emit, table
+from ctl.cli.command import Command, Front, Group, complete_running, format_option
+from ctl.cli.output import emit, emit_parts, listing, table
+from ctl.cli.system import COUNTERS
 
-F = TypeVar("F", bound=Callable[..., Any])
 Pairs = Mapping[tuple[str, str], Sequence[int]]
 
 _WIDTH = 40  # of the longest bar
-_DROPS = ("CONTAINER", "DEVICE", "REASON", "LOCATION", "PACKETS")
-_COUNTERS = ("COUNTER", "PACKETS", "BYTES")
+_LATENCIES = {"From": "FROM", "To": "TO", "Packets": "PACKETS"}
+_DROPS = {key: key.upper() for key in ("Container", "Device", "Reason", "Location", "Packets")}
 
 
 @click.group("trace", cls=Group)
@@ -27,38 +26,35 @@ def trace() -> None:
     """Watch packets while they go: how long they take, why they are dropped. Needs python3-bpfcc."""
 
 
-def common_options(command: F) -> F:
-    """--seconds, --json."""
-    seconds = click.option(
-        "--seconds",
-        type=click.FloatRange(min=0, min_open=True, max=86400),
-        help="How long; without it until Ctrl-C.",
-    )
-    as_json = click.option("--json", "json_", is_flag=True, help="One JSON object a line.")
-    return seconds(as_json(command))
+seconds_option = click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    help="How long; without it until Ctrl-C.",
+)
 
 
 @trace.command("latency", cls=Command)
 @click.argument("containers", nargs=-1, shell_complete=complete_running)
 @click.option("--follow", is_flag=True, help="Print every second what came in it.")
-@common_options
+@seconds_option
+@format_option(field="Packets")
 @click.pass_obj
 def latency(
-    front: Front, containers: tuple[str, ...], follow: bool, seconds: float | None, json_: bool
+    front: Front, containers: tuple[str, ...], follow: bool, seconds: float | None, format_: str
 ) -> None:
     """Show how long packets take from container to container.
 
     From the sender's network device to the receiver's. Without names of all containers together; with one, between
     it and each of the others; with several, between each two of them.
     """
-    show = latency_json if json_ else latency_text
     with front.control.trace_latency(containers) as found:
         announce()
         before: Pairs = {}
         for last in intervals(seconds, 1.0 if follow else None):
             now = found.pairs()
-            emit(show(difference(now, before)))
-            if not last and not json_:
+            pairs = difference(now, before)
+            emit(listing(latency_rows(pairs), _LATENCIES, format_) if format_ else latency_text(pairs))
+            if not last and not format_:
                 click.echo()
             before = now
 
@@ -93,12 +89,12 @@ def difference(now: Pairs, before: Pairs) -> dict[tuple[str, str], tuple[int, ..
     return {pair: counts for pair, counts in grown.items() if any(counts)}
 
 
-def latency_json(pairs: Pairs) -> str:
+def latency_rows(pairs: Pairs) -> list[dict[str, Any]]:
     """Counts[i] packets took [2**i, 2**(i+1)) nanoseconds."""
-    return "\n".join(
-        json.dumps({"From": sender, "To": receiver, "Packets": sum(counts), "Counts": list(counts)})
+    return [
+        {"From": sender, "To": receiver, "Packets": sum(counts), "Counts": list(counts)}
         for (sender, receiver), counts in pairs.items()
-    )
+    ]
 
 
 def latency_text(pairs: Pairs) -> str:
@@ -123,9 +119,10 @@ def histogram(counts: Sequence[int]) -> str:
 
 
 @trace.command("drops", cls=Command)
-@common_options
+@seconds_option
+@format_option(field="Reason")
 @click.pass_obj
-def drops(front: Front, seconds: float | None, json_: bool) -> None:
+def drops(front: Front, seconds: float | None, format_: str) -> None:
     """Show which packets are dropped, where, and why.
 
     First what the kernel drops, with its reason, in the containers and in the host (CONTAINER -); TC_INGRESS at a
@@ -134,12 +131,11 @@ def drops(front: Front, seconds: float | None, json_: bool) -> None:
     with front.control.trace_drops() as found:
         announce()
         for _ in intervals(seconds, None):
-            rows, counters = found.rows(), found.counters()
-    if json_:
-        lines = [{key.capitalize(): value for key, value in row._asdict().items()} for row in rows]
-        lines += [{"Counter": name, "Packets": both[0], "Bytes": both[1]} for name, both in counters.items()]
-        emit("\n".join(map(json.dumps, lines)))
-        return
-    emit(table(_DROPS, [[str(word or "-") for word in row] for row in rows]))
-    click.echo()
-    emit(table(_COUNTERS, [(name, str(both[0]), str(both[1])) for name, both in counters.items()]))
+            dropped, counted = found.rows(), found.counters()
+    rows: list[dict[str, Any]] = [
+        {key.capitalize(): value for key, value in row._asdict().items()} for row in dropped
+    ]
+    if not format_:
+        rows = [{key: value or "-" for key, value in row.items()} for row in rows]
+    counters = [{"Counter": name, "Packets": both[0], "Bytes": both[1]} for name, both in counted.items()]
+    emit_parts(((rows, _DROPS), (counters, COUNTERS)), format_)

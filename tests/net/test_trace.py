@@ -73,7 +73,9 @@ class Tracer:
 
     def __init__(self, host: Host, command: str) -> None:
         self._process = host.start(
-            [DATAPATHCTL, "trace", *command.split(), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [DATAPATHCTL, "trace", *command.split(), "--format=json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert self._process.stderr is not None
         assert self._process.stderr.readline() == "Tracing. Ctrl-C ends it.\n"

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--format and --json, of every command that lists or shows something."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from ctl.cli import main
+from datapath.bench import results
+from datapath.model.connections import Connection, ConnectionStats
+from datapath.model.findings import Finding, Kind
+from datapath.runtime.control import PublishedPort, Stats
+from datapath.telemetry.containers import DropRow
+from tests.unit.test_bench_files import RUN
+from tests.unit.test_cli import BR1, WEB, commands
+
+
+class Library:
+    """What commands that print something ask the library for: one of each thing."""
+
+    CONNECTION = Connection(
+        proto="tcp",
+        source=("10.0.0.2", 4000),
+        destination=("10.0.0.3", 80),
+        nat_source=("10.0.0.2", 4000),
+        nat_destination=("10.0.0.3", 80),
+        state="established",
+        idle=1.0,
+        expires=9.0,
+        confirmed=True,
+        endpoints=(1, 2),
+        owner=1,
+    )
+    FINDING = Finding(Kind("down", "nothing passes", "reconcile"), "dp0", "is down")
+
+    def __init__(self, *_: object) -> None:
+        self.networks = lambda: [BR1]
+        self.containers = lambda **_: [WEB]
+        self.network_inspect = self.container_inspect = lambda name: {"Name": name, "Containers": {}}
+        self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
+        self.connections = lambda wanted, container: [(self.CONNECTION, "web")]
+        self.connection_stats = lambda: ConnectionStats(
+            {("conns", "new"): 1}, {"conns": (2, 9)}, {"DROP_STALE": (1, 60)}, {"web": (1, 0)}, 5, 0
+        )
+        self.stats = lambda: Stats({"DROP_STALE": (1, 60)}, {"conns": (2, 9)})
+        self.doctor = lambda: [self.FINDING]
+        self.reconcile: Any = lambda: ([self.FINDING], [], [])
+        self.version = lambda: {"Version": "1", "Kernel": "6"}
+        self.trace_latency = lambda names: nullcontext(Trace())
+        self.trace_drops = lambda: nullcontext(Trace())
+
+
+class Trace:
+    def pairs(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        return {("a", "b"): (0, 1)}
+
+    def rows(self) -> list[DropRow]:
+        return [DropRow("", "eth0", "TC_INGRESS", "sch_handle_ingress", 3)]
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        return {"DROP_STALE": (1, 60)}
+
+
+# Command: the arguments that it needs, a key that it prints, and its value in the first row.
+PRINTS: dict[str, tuple[str, str, Any]] = {
+    "network ls": ("", "Name", "br1"),
+    "network inspect": ("a", "Name", "a"),
+    "inspect": ("a", "Name", "a"),
+    "ps": ("", "Names", "web"),
+    "port ls": ("", "HostPort", "8081"),
+    "ct ls": ("", "NatSource", "10.0.0.2:4000"),
+    "ct stats": ("", "Connections", "1"),
+    "stats": ("", "Counter", "DROP_STALE"),
+    "doctor": ("", "Kind", "down"),
+    "reconcile": ("", "Kind", "down"),
+    "version": ("", "Version", "1"),
+    "trace latency": ("--seconds 0.01", "Counts", [0, 1]),
+    "trace drops": ("--seconds 0.01", "Container", ""),
+    "bench ls": ("--suite cost", "Suite", "cost"),
+    "bench compare": ("a.json a.json", "Verdict", "same"),
+}
+
+
+def test_every_command_that_prints_data_has_a_format() -> None:
+    """The others print a line, a log or the tables of a file."""
+    found = []
+    for path in commands(main.cli):
+        command: click.Command = main.cli
+        for word in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        options = {name for param in command.params for name in param.opts}
+        assert ("--format" in options) == ("--json" in options)
+        if "--format" in options:
+            found.append(" ".join(path))
+    assert sorted(found) == sorted(PRINTS)
+
+
+@pytest.mark.parametrize("words", PRINTS)
+def test_json_is_one_object_a_line_with_every_command(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """For `inspect`, as with Docker, one array. A template takes the same keys."""
+    arguments, key, value = PRINTS[words]
+    results.write(RUN, tmp_path / "a.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datapath.runtime.control.Control", Library)
+    printed = []
+    for asked in ("--format=json", "--json", f"--format={{{{json .{key}}}}}"):
+        assert main.run([*words.split(), *arguments.split(), asked]) == (20 if words == "doctor" else 0)
+        printed.append(capsys.readouterr().out)
+    as_json, as_flag, filled = printed
+    assert as_json == as_flag
+    lines = [json.loads(line) for line in as_json.splitlines()]
+    first = lines[0][0] if "inspect" in words else lines[0]
+    assert first[key] == value and isinstance(first, dict)
+    assert json.loads(filled.splitlines()[0]) == value
+
+
+def test_a_wrong_template_is_told_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("datapath.runtime.control.Control", None)
+    assert main.run(["reconcile", "--format", "{{"]) == 2
+    assert "template parsing error" in capsys.readouterr().err
+    assert main.run(["ps", "--json", "--format", "{{.Names}}"]) == 2
+    assert "--json and --format exclude each other" in capsys.readouterr().err
