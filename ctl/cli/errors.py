@@ -17,6 +17,8 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
+_INTERRUPTS = (KeyboardInterrupt, click.Abort, EOFError)
+
 
 class StartError(Exception):
     """`errors` kept a process from being started; the command ends with `exit_code`."""
@@ -42,11 +44,29 @@ def ended(work: Callable[[], int]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except BaseException as error:
-        if os.environ.get("DATAPATH_TRACEBACK"):
-            raise
         if isinstance(error, OSError):
             _discard_output()
         return report(error)
+
+
+def debug() -> None:
+    """From now on what is done is logged on stderr, and errors come with a traceback."""
+    import logging
+
+    logging.basicConfig(
+        level=logging.DEBUG,
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    for chatty in ("matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.INFO)
+
+
+def debugging() -> bool:
+    """Whether `debug` was called: if not, nobody need import logging to know it."""
+    logging = sys.modules.get("logging")
+    return logging is not None and bool(logging.getLogger().isEnabledFor(logging.DEBUG))
 
 
 def _discard_output() -> None:
@@ -61,6 +81,10 @@ def _discard_output() -> None:
 
 def report(error: BaseException) -> int:
     """Say on stderr what went wrong, one line for each error; the exit code of the first."""
+    if debugging() and not isinstance(error, (click.ClickException, *_INTERRUPTS)):
+        import traceback
+
+        traceback.print_exception(error)
     if isinstance(error, StartError):
         errors, code = list(error.errors), error.exit_code
     else:
@@ -80,7 +104,7 @@ def exit_code(error: BaseException) -> int:
             return cast(int, getattr(ctx.command, "usage_exit_code", error.exit_code))
         case click.ClickException() as usage:
             return usage.exit_code
-        case KeyboardInterrupt() | click.Abort() | EOFError():
+        case _ if isinstance(error, _INTERRUPTS):
             return INTERRUPTED
         case OSError():
             return 1
@@ -98,12 +122,12 @@ def message(error: BaseException) -> str:
             text = f"{said if said.endswith(('.', '?')) else said + '.'} See '{path} --help'."
         case click.ClickException():
             text = error.format_message()
-        case KeyboardInterrupt() | click.Abort() | EOFError():
+        case _ if isinstance(error, _INTERRUPTS):
             text = "interrupted"
         case OSError() if error.strerror:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         case _:
-            text = f"internal error: {type(error).__name__}: {error} (DATAPATH_TRACEBACK=1 shows where)"
+            text = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
     return printable(" ".join(text.splitlines()))
 
 

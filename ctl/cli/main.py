@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from ctl.cli import bench, connection, container, network, port, repair, system, trace
+from ctl.cli import bench, connection, container, errors, network, port, repair, system, trace
 from ctl.cli.command import Front, Group
 from ctl.cli.errors import PROGRAM, ended
 
@@ -26,11 +26,25 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
+def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        errors.debug()
+
+
 @click.group(PROGRAM, cls=Group)
 @click.option("--state-dir", metavar="DIR", help="DATAPATH_STATE_DIR, /var/lib/datapath")
 @click.option("--run-dir", metavar="DIR", help="DATAPATH_RUN_DIR, /run/datapath")
 @click.option("--bpffs", metavar="DIR", help="DATAPATH_BPFFS, /sys/fs/bpf/datapath")
 @click.option("--config", "config_path", metavar="FILE", help="DATAPATH_CONFIG, /etc/datapath/daemon.json")
+@click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    envvar="DATAPATH_DEBUG",
+    expose_value=False,
+    callback=_debug,
+    help="Log what is done on stderr; errors come with a traceback (or DATAPATH_DEBUG=1).",
+)
 @click.option(
     "-v",
     "--version",

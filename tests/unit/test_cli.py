@@ -187,7 +187,7 @@ def test_a_usage_error_points_to_the_help_of_its_command(capsys: pytest.CaptureF
         (StateError("damaged"), 14, "damaged"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (FileNotFoundError(2, "No such file or directory", "/x"), 1, "No such file or directory: /x"),
-        (RuntimeError("a\nb"), 70, "internal error: RuntimeError: a b (DATAPATH_TRACEBACK=1 shows where)"),
+        (RuntimeError("a\nb"), 70, "internal error: RuntimeError: a b (--debug shows where)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -212,6 +212,45 @@ def test_a_group_prints_a_line_for_each(
     monkeypatch.setitem(main.cli.commands, "fail", failing(group))
     assert main.run(["fail"]) == 5
     assert capsys.readouterr().err == "datapathctl: one\ndatapathctl: two\n"
+
+
+FAILING = """
+import logging, sys
+import click
+from ctl.cli import main
+from datapath.errors import {error}
+
+@click.command("fail")
+def fail():
+    logging.getLogger("datapath.kernel.links").debug("add dp0")
+    raise {error}("a\\nb")
+
+main.cli.add_command(fail)
+sys.exit(main.run(sys.argv[1:]))
+"""
+LOGGED = r"\d\d:\d\d:\d\d\.\d{3} datapath\.kernel\.links: add dp0"
+
+
+@pytest.mark.parametrize("error", ["NotFoundError", "RuntimeError"])
+@pytest.mark.parametrize(("options", "environ"), [(["--debug"], {}), ([], {"DATAPATH_DEBUG": "1"})])
+def test_debug_logs_and_shows_where_an_error_is_from(
+    error: str, options: list[str], environ: dict[str, str]
+) -> None:
+    code = FAILING.format(error=error).replace("import RuntimeError", "import DatapathError")
+    plain = python(code, "fail")
+    assert plain.stderr.count("\n") == 1 and plain.stderr.startswith("datapathctl: ")
+    found = python(code, *options, "fail", **environ)
+    assert found.returncode == plain.returncode
+    first, *where, last = found.stderr.splitlines(keepends=True)
+    assert re.fullmatch(LOGGED, first.rstrip()) and last == plain.stderr
+    assert where[0].startswith("Traceback") and any(
+        f"raise {error}" in line or "in fail" in line for line in where
+    )
+
+
+def test_a_mistake_is_one_line_with_debug_too() -> None:
+    found = python("from ctl.cli.main import main; main()", "--debug", "ps", "web")
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
 
 
 def test_what_cannot_be_started_has_dockers_codes() -> None:
@@ -273,9 +312,13 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "_DATAPATHCTL_COMPLETE" in capsys.readouterr().out
 
 
-def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environ, text=True, capture_output=True, timeout=20
+        [sys.executable, "-c", code, *argv],
+        env=os.environ | environ,
+        text=True,
+        capture_output=True,
+        timeout=20,
     )
 
 
@@ -286,7 +329,7 @@ def test_completion_of_words() -> None:
 
 
 def test_start_up_loads_nothing_heavy() -> None:
-    heavy = "pyroute2 psutil sqlite3 asyncio matplotlib jinja2"
+    heavy = "pyroute2 psutil sqlite3 asyncio logging matplotlib jinja2"
     heavy += " datapath.runtime datapath.engine datapath.plan datapath.kernel datapath.bench"
     done = python(
         f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])"
