@@ -27,8 +27,8 @@ JOURNAL = 6 << 20  # bytes; SQLite takes it into the file when it has 1000 pages
 # how many cycles, it does them and says what it has: bytes of memory, open files, threads, children.
 WORKER = """
 import gc, json, os, sys, threading, time
-from datapath.config import Settings
-from datapath.control import Control
+from datapath.config.settings import Settings
+from datapath.runtime.control import Control
 from datapath.model import EndpointRequest, RunRequest
 
 control = Control(Settings.from_env(os.environ))

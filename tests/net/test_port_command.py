@@ -168,8 +168,8 @@ def _both_ways(one: socket.socket, two: socket.socket, number: int) -> None:
 AGAIN = """
 import os, threading
 from pathlib import Path
-from datapath.config import Settings
-from datapath.control import Control
+from datapath.config.settings import Settings
+from datapath.runtime.control import Control
 from datapath.kernel import libbpf
 
 control = Control(Settings.from_env(os.environ))

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Through the library, as the start of 200 command lines is not what is asked about.
 CROWD = """
 import json, os, sys, time
-from datapath.config import Settings
-from datapath.control import Control
+from datapath.config.settings import Settings
+from datapath.runtime.control import Control
 from datapath.model import EndpointRequest, NetworkRequest, RunRequest
 
 control = Control(Settings.from_env(os.environ))

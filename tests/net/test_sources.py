@@ -284,7 +284,7 @@ def dying(method):
     return inner
 for name in ("update_many", "delete_many", "delete_raw"):
     setattr(libbpf.Map, name, dying(getattr(libbpf.Map, name)))
-from ctl import main
+from ctl.cli import main
 sys.exit(main.run(sys.argv[1:]))
 """
 
