@@ -37,7 +37,7 @@ EXPERIMENTS = {
 
 @click.group("bench", cls=Group)
 def bench() -> None:
-    """Measure this datapath against iptables, nftables, Docker and no container."""
+    """Compare with iptables, nftables and Docker."""
 
 
 def registry() -> Mapping[str, SuiteFactory]:
@@ -48,11 +48,17 @@ def registry() -> Mapping[str, SuiteFactory]:
 
 
 suite_option = click.option(
-    "--suite", "suites", multiple=True, metavar="NAME", help="This suite; may be given again (full)."
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    help="Only this suite; may be repeated (default: full).",
 )
-modes_option = click.option("--modes", default=ALL, metavar="MODE,…", help=f"What to measure ({ALL}).")
+modes_option = click.option(
+    "--modes", default=ALL, metavar="MODE,…", help=f"Modes to measure (default: {ALL})."
+)
 filter_option = click.option(
-    "--filter", "words", default="", metavar="WORDS", help="Only experiments in whose name all WORDS are."
+    "--filter", "words", default="", metavar="WORDS", help="Only experiments whose name contains all WORDS."
 )
 
 
@@ -88,28 +94,39 @@ class Rounds(click.ParamType[tuple[int, ...]]):
 @bench.command("run", cls=Command)
 @suite_option
 @modes_option
-@click.option("--seconds", type=_positive, default=1.0, metavar="N", help="How long one sample measures (1).")
+@click.option(
+    "--seconds",
+    type=_positive,
+    default=1.0,
+    metavar="N",
+    help="Duration of one sample in seconds (default: 1).",
+)
 @click.option(
     "--rounds",
     type=Rounds(),
     default="30",
     metavar="N[,M[,K]]",
-    help="At most so many rounds; M of rows without a bar, K of points of sweeps (30).",
+    help="Maximum number of rounds (default: 30); M for experiments without a target, K for points of sweeps.",
 )
 @click.option(
     "--tight",
     type=_positive,
     default=2.0,
     metavar="PCT",
-    help="Enough when every 95% interval is within ±PCT% (2).",
+    help="Stop when every 95% confidence interval is within ±PCT% (default: 2).",
 )
-@click.option("--budget", type=_positive, default=60.0, metavar="MIN", help="At most so many minutes (60).")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (bench-DATE-TIME)."
+    "--budget", type=_positive, default=60.0, metavar="MIN", help="Maximum duration in minutes (default: 60)."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Output directory (default: bench-DATE-TIME).",
 )
 @filter_option
-@click.option("--docker", default="docker", metavar="PROGRAM", help="Docker's client (docker).")
-@click.option("--dockerd", default="dockerd", metavar="PROGRAM", help="Docker's daemon (dockerd).")
+@click.option("--docker", default="docker", metavar="PROGRAM", help="Docker client (default: docker).")
+@click.option("--dockerd", default="dockerd", metavar="PROGRAM", help="Docker daemon (default: dockerd).")
 def run(
     *,
     suites: tuple[str, ...],
@@ -123,10 +140,10 @@ def run(
     docker: str,
     dockerd: str,
 ) -> None:
-    """Measure, print tables, write results.json, report.html and plots.
+    """Run benchmarks and write a report.
 
-    Every mode does the same work, in turns: A B C, B C A, C A B, …, until the ratios between them are known well
-    enough. Ctrl-C ends it; what was measured until then is written.
+    Prints tables and writes results.json, report.html and plots. The modes are measured in turns (A B C, B C A,
+    C A B, …) until the ratios between them are precise enough. Ctrl-C ends the run and writes what was measured.
     """
     from datapath.bench.measure import caged, measure
     from datapath.bench.runner import Bounds
@@ -176,7 +193,7 @@ def run(
 @filter_option
 @format_option(field="Experiment")
 def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
-    """List experiments."""
+    """List the experiments."""
     with _built(_names(suites), _modes(modes), 1.0, "docker", "dockerd") as built:
         rows = [
             {
@@ -198,10 +215,10 @@ def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
 @click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
 @format_option(field="Verdict")
 def compare(before: Path, after: Path, format_: str) -> None:
-    """Compare two runs; exit code 1 if B is worse.
+    """Compare two runs.
 
-    What counts are the ratios to iptables, and to no container, within each file: worse by more than 5%, and
-    beyond both confidence intervals.
+    Exit code 1 if B is worse: if one of its ratios to iptables or to no container is worse than in A by more than
+    5%, and beyond both confidence intervals.
     """
     from datapath.bench import tables
     from datapath.bench.compare import compare
@@ -226,9 +243,14 @@ def compare(before: Path, after: Path, format_: str) -> None:
 
 @bench.command("report", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where files go (beside FILE).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output directory (default: that of FILE)."
+)
 def report(file: Path, out: Path | None) -> None:
-    """Print tables of a run, write its report.html and plots."""
+    """Write the report of a run again.
+
+    Prints the tables of FILE, a results.json, and writes report.html and plots.
+    """
     from datapath.bench import page
     from datapath.bench.results import read
 

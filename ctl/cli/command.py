@@ -124,7 +124,7 @@ def format_option(short: str | None = None, field: str = "Name") -> Callable[[F]
         default="",
         callback=_format,
         metavar="FORMAT",
-        help=f'"json", or a template such as "{{{{.{field}}}}}".',
+        help=f'Output format: "json", or a template such as "{{{{.{field}}}}}".',
     )
     as_json = click.option(
         "--json", _JSON, is_flag=True, is_eager=True, expose_value=False, callback=_note_json, hidden=True
@@ -148,8 +148,8 @@ def _format(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return "json"
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
-no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not shorten anything.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the IDs.")
+no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")
 
 
 def _complete(names: Callable[[Control], list[str]]) -> Callable[..., list[CompletionItem]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""datapathctl ct …: the connections that are translated."""
+"""datapathctl ct …: connection tracking."""
 
 from __future__ import annotations
 
@@ -36,20 +36,37 @@ USAGES = {"Container": "CONTAINER", "Connections": "CONNECTIONS", "Openings": "O
 
 @click.group("ct", cls=Group)
 def ct() -> None:
-    """Look at, and forget, connections that are translated."""
+    """List, count and flush tracked connections."""
 
 
 def filter_options(command: F) -> F:
     """--container, --proto, --src, --dst, --state."""
     options = (
         click.option(
-            "--container", default="", metavar="NAME", shell_complete=complete_running, help="Takes part."
+            "--container",
+            default="",
+            metavar="NAME",
+            shell_complete=complete_running,
+            help="Only connections of this container.",
         ),
-        click.option("--proto", default="", metavar="NAME", help="tcp, udp, icmp or icmpv6."),
-        click.option("--src", "source", default="", metavar="PREFIX", help="Who opened it."),
-        click.option("--dst", "destination", default="", metavar="PREFIX", help="Whom it was for."),
         click.option(
-            "--state", default="", metavar="NAME", help="new, replied, established, closing or closed."
+            "--proto", default="", metavar="NAME", help="Only this protocol: tcp, udp, icmp or icmpv6."
+        ),
+        click.option(
+            "--src", "source", default="", metavar="PREFIX", help="Only connections opened from this prefix."
+        ),
+        click.option(
+            "--dst",
+            "destination",
+            default="",
+            metavar="PREFIX",
+            help="Only connections opened to this prefix.",
+        ),
+        click.option(
+            "--state",
+            default="",
+            metavar="NAME",
+            help="Only this state: new, replied, established, closing or closed.",
         ),
     )
     for option in reversed(options):
@@ -97,9 +114,9 @@ def side_text(address: str, port: int) -> str:
 @filter_options
 @click.pass_obj
 def flush(front: Front, /, container: str, **words: str) -> None:
-    """Forget connections, all of them or those that fit, and print how many.
+    """Delete connections and print how many.
 
-    What goes on afterwards is taken for a new connection.
+    All of them, or those that match every option. A packet that arrives afterwards opens a new connection.
     """
     from datapath.model.connections import ConnectionFilter
 
@@ -110,7 +127,10 @@ def flush(front: Front, /, container: str, **words: str) -> None:
 @format_option(field="State")
 @click.pass_obj
 def stats(front: Front, format_: str) -> None:
-    """Count connections: by state, against the tables' sizes, by container, and what was dropped."""
+    """Count connections.
+
+    By state, against the sizes of the tables, and by container; and the packets that were dropped.
+    """
     found = front.control.connection_stats()
     parts = (
         (

@@ -73,7 +73,7 @@ class StartCommand(Command):
 
 @click.command("run", cls=StartCommand)
 @click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("-d", "--detach", is_flag=True, help="Run in the background and print the id.")
+@click.option("-d", "--detach", is_flag=True, help="Run in the background and print the ID.")
 @click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when it exits.")
 @click.option("--name", default="", metavar="NAME", help="Name of the container.")
 @click.option(
@@ -83,41 +83,58 @@ class StartCommand(Command):
     multiple=True,
     metavar="NET",
     shell_complete=complete_network,
-    help='Network to join, "host", "none" or "container:NAME"; also name=NET,ip=IP,alias=NAME,…',
+    help='Network to join, "host", "none" or "container:NAME"; with options: name=NET,ip=IP,alias=NAME,…',
 )
-@click.option("--ip", default="", metavar="IP", help="IPv4 address, on a user-defined network.")
-@click.option("--ip6", default="", metavar="IP", help="IPv6 address, on a user-defined network.")
-@click.option("--mac-address", default="", metavar="MAC", help="MAC address.")
+@click.option("--ip", default="", metavar="IP", help="IPv4 address on a user-defined network.")
+@click.option("--ip6", default="", metavar="IP", help="IPv6 address on a user-defined network.")
+@click.option("--mac-address", default="", metavar="MAC", help="MAC address of the container.")
 @click.option(
-    "--network-alias", "--net-alias", multiple=True, metavar="NAME", help="Another name on the network."
+    "--network-alias",
+    "--net-alias",
+    multiple=True,
+    metavar="NAME",
+    help="Additional name of the container on the network.",
 )
 @click.option(
     "-p",
     "--publish",
     multiple=True,
     metavar="[[IP:]PORT:]PORT",
-    help="Publish a port or a range; ,allow=PREFIX and ,deny=PREFIX say for whom.",
+    help="Publish a port or a range; an ACL may follow, as in 8081:80,allow=10.0.0.0/8.",
 )
-@click.option("-P", "--publish-all", is_flag=True, help="Publish every exposed port at a free one.")
+@click.option(
+    "-P", "--publish-all", is_flag=True, help="Publish every exposed port at a free port of the host."
+)
 @click.option("--expose", multiple=True, metavar="PORT", help="Expose a port or a range.")
 @click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")
-@click.option("-h", "--hostname", default="", metavar="NAME", help="Host name inside (the short id).")
-@click.option("--domainname", default="", metavar="NAME", help="Domain name inside.")
-@click.option("--add-host", multiple=True, metavar="HOST:IP", help="Add a line to /etc/hosts.")
-@click.option("--dns", multiple=True, metavar="IP", help="DNS server.")
+@click.option(
+    "-h", "--hostname", default="", metavar="NAME", help="Host name of the container (default: its short ID)."
+)
+@click.option("--domainname", default="", metavar="NAME", help="Domain name of the container.")
+@click.option("--add-host", multiple=True, metavar="HOST:IP", help="Add an entry to /etc/hosts.")
+@click.option("--dns", multiple=True, metavar="IP", help="Address of a DNS server.")
 @click.option("--dns-search", multiple=True, metavar="DOMAIN", help="DNS search domain.")
 @click.option("--dns-option", "--dns-opt", multiple=True, metavar="OPTION", help="DNS option.")
-@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set, or hand on, a variable.")
+@click.option(
+    "-e",
+    "--env",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Set an environment variable; KEY alone passes on the caller's value.",
+)
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the container.")
-@click.option("--rootfs", default="", metavar="DIR", help="Directory that becomes the root directory.")
+@click.option("--rootfs", default="", metavar="DIR", help="Directory that becomes the root of the container.")
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("--stop-signal", default="", metavar="SIGNAL", help="What `stop` sends (SIGTERM).")
+@click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-terminal.")
+@click.option(
+    "--stop-signal", default="", metavar="SIGNAL", help="Signal that `stop` sends (default: SIGTERM)."
+)
 @click.pass_context
 def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...], **plain: Any) -> None:
-    """Run a command in a new container.
+    """Run a program of this host in a new container.
 
-    It is a process of this host in a network stack, mounts and a host name of its own.
+    The container has a network stack, mounts and a host name of its own. There are no images: its files are the
+    host's, or those of --rootfs.
     """
     from datapath.model.containers import RunRequest
 
@@ -173,10 +190,16 @@ def environment(words: tuple[str, ...], here: Mapping[str, str]) -> tuple[str, .
 @click.command("exec", cls=StartCommand)
 @click.argument("container", shell_complete=complete_running)
 @click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set, or hand on, a variable.")
+@click.option(
+    "-e",
+    "--env",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Set an environment variable; KEY alone passes on the caller's value.",
+)
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("-w", "--workdir", default="", metavar="DIR", help="Directory to start in.")
+@click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-terminal.")
+@click.option("-w", "--workdir", default="", metavar="DIR", help="Working directory of the command.")
 @click.pass_context
 def exec_(
     ctx: click.Context,
@@ -187,7 +210,7 @@ def exec_(
     tty: bool,
     workdir: str,
 ) -> None:
-    """Run another command in a running container."""
+    """Run a command in a running container."""
     with starting():
         check_terminal(tty=tty, interactive=interactive)
         code = ctx.obj.control.exec(
@@ -205,11 +228,18 @@ def exec_(
 
 
 @click.command("ps", cls=Command)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also those that have exited.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also list containers that are not running.")
 @quiet_option
 @no_trunc_option
 @format_option(field="Names")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "name=web".')
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help='List only what matches, such as "name=web".',
+)
 @click.pass_obj
 def ps(front: Front, all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
     """List containers."""
@@ -265,11 +295,11 @@ def container_row(
 
 @click.command("logs", cls=Command)
 @click.argument("container", shell_complete=complete_container)
-@click.option("-f", "--follow", is_flag=True, help="Go on printing what it writes.")
-@click.option("-n", "--tail", default="all", metavar="N", help="Only the last N lines (all).")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output.")
+@click.option("-n", "--tail", default="all", metavar="N", help="Print only the last N lines (default: all).")
 @click.pass_obj
 def logs(front: Front, container: str, follow: bool, tail: str) -> None:
-    """Print what a container has written."""
+    """Print the output of a container."""
     if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
         raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
     with open(1, "wb", closefd=False) as stream:
@@ -281,10 +311,12 @@ def logs(front: Front, container: str, follow: bool, tail: str) -> None:
 @click.command("inspect", cls=Command)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_container)
 @format_option("-f")
-@click.option("--type", "kind", type=click.Choice(["container", "network"]), help="Only of that kind.")
+@click.option(
+    "--type", "kind", type=click.Choice(["container", "network"]), help="Look for this type of object only."
+)
 @click.pass_obj
 def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None) -> None:
-    """Show all about containers or networks."""
+    """Show detailed information about containers or networks."""
     control = front.control
 
     def look(name: str) -> Mapping[str, Any]:
@@ -315,7 +347,7 @@ def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None
     type=SECONDS,
     default=10,
     metavar="SECONDS",
-    help="How long it may take before it is killed (10).",
+    help="Seconds until a container is killed (default: 10).",
 )
 @click.pass_obj
 def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
@@ -325,7 +357,9 @@ def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
 
 @click.command("rm", cls=Command)
 @click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_container)
-@click.option("-f", "--force", is_flag=True, help="Also when it runs: it is killed.")
+@click.option(
+    "-f", "--force", is_flag=True, help="Kill running containers; do not fail if one does not exist."
+)
 @click.pass_obj
 def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
     """Remove containers."""

@@ -32,10 +32,27 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.group(PROGRAM, cls=Group)
-@click.option("--state-dir", metavar="DIR", help="DATAPATH_STATE_DIR, /var/lib/datapath")
-@click.option("--run-dir", metavar="DIR", help="DATAPATH_RUN_DIR, /run/datapath")
-@click.option("--bpffs", metavar="DIR", help="DATAPATH_BPFFS, /sys/fs/bpf/datapath")
-@click.option("--config", "config_path", metavar="FILE", help="DATAPATH_CONFIG, /etc/datapath/daemon.json")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where the state is kept (or $DATAPATH_STATE_DIR; default: /var/lib/datapath).",
+)
+@click.option(
+    "--run-dir",
+    metavar="DIR",
+    help="Where files and logs of containers are kept (or $DATAPATH_RUN_DIR; default: /run/datapath).",
+)
+@click.option(
+    "--bpffs",
+    metavar="DIR",
+    help="Where programs and maps are pinned (or $DATAPATH_BPFFS; default: /sys/fs/bpf/datapath).",
+)
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help="Configuration file (or $DATAPATH_CONFIG; default: /etc/datapath/daemon.json).",
+)
 @click.option(
     "--debug",
     is_flag=True,
@@ -43,7 +60,7 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     envvar="DATAPATH_DEBUG",
     expose_value=False,
     callback=_debug,
-    help="Log what is done on stderr; errors come with a traceback (or DATAPATH_DEBUG=1).",
+    help="Log to stderr, and print tracebacks of errors (or $DATAPATH_DEBUG=1).",
 )
 @click.option(
     "-v",
@@ -52,13 +69,13 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Version.",
+    help="Show the version and exit.",
 )
 @click.pass_context
 def cli(ctx: click.Context, /, **directories: str | None) -> None:
     """Docker's container networking on eBPF: no Linux bridge, no iptables.
 
-    The host is the network namespace that this is started in.
+    Commands that Docker has take Docker's options. The host is the network namespace in which the command is started.
     """
     ctx.obj = Front(**directories)
 

@@ -38,20 +38,26 @@ def network() -> None:
 
 @network.command("create", cls=Command)
 @click.argument("name", metavar="NETWORK")
-@click.option("-d", "--driver", default="bridge", metavar="DRIVER", help="Driver of the network (bridge).")
-@click.option("--subnet", multiple=True, metavar="CIDR", help="Subnet, as in 10.0.0.0/16.")
-@click.option("--gateway", multiple=True, metavar="IP", help="The subnet's gateway address.")
-@click.option("--ip-range", multiple=True, metavar="CIDR", help="Take containers' addresses from here only.")
-@click.option("--aux-address", multiple=True, metavar="NAME=IP", help="Address that no container may get.")
-@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Driver option.")
+@click.option(
+    "-d", "--driver", default="bridge", metavar="DRIVER", help="Driver of the network (default: bridge)."
+)
+@click.option("--subnet", multiple=True, metavar="CIDR", help="Subnet in CIDR notation, as in 10.0.0.0/16.")
+@click.option("--gateway", multiple=True, metavar="IP", help="Gateway address of the subnet.")
+@click.option(
+    "--ip-range", multiple=True, metavar="CIDR", help="Allocate container addresses from this range."
+)
+@click.option(
+    "--aux-address", multiple=True, metavar="NAME=IP", help="Address that is given to no container."
+)
+@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Option of the driver.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of the network.")
-@click.option("--internal", is_flag=True, help="Nothing in or out, except the members and the host.")
-@click.option("--ipv4/--no-ipv4", default=True, help="Assign IPv4 addresses (true).")
+@click.option("--internal", is_flag=True, help="Connect only the members and the host.")
+@click.option("--ipv4/--no-ipv4", default=True, help="Assign IPv4 addresses (default: yes).")
 @click.option("--ipv6", is_flag=True, help="Assign IPv6 addresses.")
-@click.option("--attachable", is_flag=True, help="Let containers be attached by hand.")
-@click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (local).")
-@click.option("--ipam-driver", default="default", metavar="DRIVER", help="Driver of addresses (default).")
-@click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of that driver.")
+@click.option("--attachable", is_flag=True, help="Allow containers to be attached manually.")
+@click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (default: local).")
+@click.option("--ipam-driver", default="default", metavar="DRIVER", help="IPAM driver (default: default).")
+@click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of the IPAM driver.")
 @click.pass_obj
 def create(
     front: Front,
@@ -66,7 +72,7 @@ def create(
     ipam_opt: tuple[str, ...],
     **plain: Any,
 ) -> None:
-    """Create a network and print its id."""
+    """Create a network and print its ID."""
     from datapath.model.networks import NetworkRequest
 
     request = NetworkRequest(
@@ -87,7 +93,12 @@ def create(
 @no_trunc_option
 @format_option()
 @click.option(
-    "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "driver=bridge".'
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help='List only what matches, such as "driver=bridge".',
 )
 @click.pass_obj
 def ls(front: Front, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
@@ -134,10 +145,10 @@ def _members(front: Front, name: str) -> Mapping[str, Any]:
 @network.command("inspect", cls=Command)
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
 @format_option("-f")
-@click.option("-v", "--verbose", is_flag=True, help="Accepted as Docker's; changes nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Accepted for compatibility with Docker.")
 @click.pass_obj
 def inspect(front: Front, names: tuple[str, ...], format_: str, verbose: bool) -> None:
-    """Show all about networks."""
+    """Show detailed information about networks."""
     print_documents(names, front.control.network_inspect, format_)
 
 
@@ -156,7 +167,7 @@ def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
 
 @network.command("rm", cls=Command)
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
-@click.option("-f", "--force", is_flag=True, help="No error if there is no such network.")
+@click.option("-f", "--force", is_flag=True, help="Do not fail if a network does not exist.")
 @click.pass_obj
 def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
     """Remove networks."""
@@ -164,11 +175,17 @@ def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
 
 
 @network.command("prune", cls=Command)
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help='Such as "until=24h".')
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help='Remove only what matches, such as "until=24h".',
+)
 @click.pass_obj
 def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
-    """Remove every network that no container uses."""
+    """Remove all networks that no container uses."""
     if not force:
         click.echo("WARNING! This will remove all custom networks not used by at least one container.")
         click.echo("Are you sure you want to continue? [y/N] ", nl=False)
@@ -188,10 +205,24 @@ def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
 @click.option("--ip", default="", metavar="IP", help="IPv4 address of the container.")
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address of the container.")
 @click.option("--mac-address", "mac", default="", metavar="MAC", help="MAC address of the container.")
-@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name on this network.")
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME",
+    help="Additional name of the container on this network.",
+)
 @click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")
-@click.option("--gw-priority", type=int, default=0, metavar="N", help="The highest has the default route.")
-@click.option("--driver-opt", "driver_options", multiple=True, metavar="KEY=VALUE", help="Driver option.")
+@click.option(
+    "--gw-priority",
+    type=int,
+    default=0,
+    metavar="N",
+    help="The network with the highest priority has the default route.",
+)
+@click.option(
+    "--driver-opt", "driver_options", multiple=True, metavar="KEY=VALUE", help="Option of the driver."
+)
 @click.pass_obj
 def connect(front: Front, /, container: str, **asked: Any) -> None:
     """Connect a container to a network."""
@@ -203,7 +234,7 @@ def connect(front: Front, /, container: str, **asked: Any) -> None:
 @network.command("disconnect", cls=Command)
 @click.argument("network", shell_complete=complete_network)
 @click.argument("container", shell_complete=complete_container)
-@click.option("-f", "--force", is_flag=True, help="Even if the container is not running properly.")
+@click.option("-f", "--force", is_flag=True, help="Also if the container has stopped or is half removed.")
 @click.pass_obj
 def disconnect(front: Front, network: str, container: str, force: bool) -> None:
     """Disconnect a container from a network."""

@@ -22,7 +22,7 @@ COLUMNS = {
     "HostPort": "HOST PORT",
     "ContainerPort": "CONTAINER PORT",
     "Protocol": "PROTOCOL",
-    "Sources": "SOURCES",
+    "ACL": "ACL",
 }
 
 
@@ -36,7 +36,10 @@ def port() -> None:
 @format_option(field="HostPort")
 @click.pass_obj
 def ls(front: Front, container: str | None, format_: str) -> None:
-    """List the published ports of a container, numbered; of all without one."""
+    """List published ports.
+
+    Those of CONTAINER, or of all running containers; each container numbers its own.
+    """
     found = front.control.ports(container)
     emit(listing([mapping_row(p.container, p.number, p.mapping) for p in found], COLUMNS, format_))
 
@@ -50,19 +53,20 @@ def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, 
         "HostPort": span(mapping.host_port, mapping.count),
         "ContainerPort": span(mapping.container_port, mapping.count),
         "Protocol": mapping.proto,
-        "Sources": mapping.rules or "all",
+        "ACL": mapping.rules or "all",
     }
 
 
 @port.command("add", cls=Command)
 @click.argument("container", shell_complete=complete_running)
-@click.argument("ports", metavar="[[IP:]PORT:]PORT[,RULES]")
+@click.argument("ports", metavar="[[IP:]PORT:]PORT[,ACL]")
 @click.pass_obj
 def add(front: Front, container: str, ports: str) -> None:
-    """Publish a port of a running container, or a range, and print what it became.
+    """Publish a port or a range.
 
-    RULES say who may connect, as in allow=10.0.0.0/8,deny=10.6.6.0/24: the longest prefix decides; whoever
-    matches none may if there is no allow.
+    Prints the port that was published. The ACL says which sources may connect, as in
+    allow=10.0.0.0/8,deny=10.6.6.0/24: the longest matching prefix decides. A source that matches no prefix may
+    connect, unless the ACL has an allow= entry.
     """
     click.echo(printable(str(front.control.port_add(container, ports))))
 
@@ -72,19 +76,23 @@ def add(front: Front, container: str, ports: str) -> None:
 @click.argument("what", metavar="NUMBER|PORTS")
 @click.pass_obj
 def rm(front: Front, container: str, what: str) -> None:
-    """Take a published port back, by its number in `port ls` or as it was published."""
+    """Unpublish a port.
+
+    The port is given by its number in `port ls`, or as it was published.
+    """
     click.echo(printable(str(front.control.port_remove(container, what))))
 
 
 @port.command("set", cls=Command)
 @click.argument("container", shell_complete=complete_running)
 @click.argument("what", metavar="NUMBER|PORTS")
-@click.argument("rules", default="")
+@click.argument("acl", default="")
 @click.pass_obj
-def set_(front: Front, container: str, what: str, rules: str) -> None:
-    """Change who may connect to a published port.
+def set_(front: Front, container: str, what: str, acl: str) -> None:
+    """Change the ACL of a published port.
 
-    RULES are such as allow=10.0.0.0/8,deny=10.6.6.0/24: the longest prefix decides; whoever matches none may if
-    there is no allow. Without RULES everybody may. Connections of who may not any more end.
+    The ACL says which sources may connect, as in allow=10.0.0.0/8,deny=10.6.6.0/24: the longest matching prefix
+    decides. A source that matches no prefix may connect, unless the ACL has an allow= entry. Without an ACL every
+    source may connect. Connections from sources that are no longer allowed end.
     """
-    click.echo(printable(str(front.control.port_set(container, what, rules))))
+    click.echo(printable(str(front.control.port_set(container, what, acl))))

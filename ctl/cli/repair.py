@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""doctor, reconcile and upgrade: what is not as promised, and how it becomes so again."""
+"""doctor, reconcile and upgrade: problems of the host, and their repair."""
 
 from __future__ import annotations
 
@@ -16,56 +16,57 @@ if TYPE_CHECKING:
     from datapath.model.findings import Finding
 
 NOT_CLEAN = 20
-COLUMNS = {"Kind": "KIND", "Subject": "SUBJECT", "Detail": "DETAIL", "Means": "MEANS", "Mends": "MENDED BY"}
+COLUMNS = {"Check": "CHECK", "Subject": "SUBJECT", "Detail": "DETAIL", "Means": "MEANS", "Repair": "REPAIR"}
 
 
 def rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
     return [
         {
-            "Kind": f.kind.name,
+            "Check": f.kind.name,
             "Subject": f.subject,
             "Detail": f.detail,
             "Means": f.kind.means,
-            "Mends": f.kind.mends,
+            "Repair": f.kind.mends,
         }
         for f in findings
     ]
 
 
 @click.command("doctor", cls=Command)
-@format_option(field="Kind")
+@format_option(field="Check")
 @click.pass_context
 def doctor(ctx: click.Context, format_: str) -> None:
-    """Compare what was promised with what is there.
+    """Check this host for problems.
 
-    Prints every difference, what it means and what mends it. Changes nothing. Exit code 20 if there is one.
+    Compares the stored networks, containers and ports with the devices, programs, maps and rules of the host. Prints
+    each problem, what it means and what repairs it, and changes nothing. Exit code 20 if there are problems.
     """
     found = rows(ctx.find_object(Front).control.doctor())  # type: ignore[union-attr]
     if format_:
         emit(listing(found, COLUMNS, format_))
     elif not found:
-        click.echo("Everything is as promised.")
+        click.echo("No problems found.")
     for row in [] if format_ else found:
-        emit(f"{row['Subject']}: {row['Detail']}\n    means: {row['Means']}\n    mended by: {row['Mends']}")
+        emit(f"{row['Subject']}: {row['Detail']}\n    means: {row['Means']}\n    repair: {row['Repair']}")
     ctx.exit(NOT_CLEAN if found else 0)
 
 
 @click.command("reconcile", cls=Command)
-@format_option(field="Kind")
+@format_option(field="Check")
 @click.pass_context
 def reconcile(ctx: click.Context, format_: str) -> None:
-    """Mend what doctor finds.
+    """Repair what doctor finds.
 
-    Prints a line for everything that was mended; nothing else is touched. Exit code 20 if something is left.
+    Prints a line for each problem that was repaired, and changes nothing else. Exit code 20 if problems are left.
     """
     done, left, failures = ctx.find_object(Front).control.reconcile()  # type: ignore[union-attr]
     if format_:
         emit(listing(rows(done), COLUMNS, format_))
     for finding in [] if format_ else done:
-        click.echo(f"mended: {finding.line}")
+        click.echo(f"repaired: {finding.line}")
     if left:
         for finding in left:
-            click.echo(f"left: {finding.line} (mended by: {finding.kind.mends})", err=True)
+            click.echo(f"left: {finding.line} (repair: {finding.kind.mends})", err=True)
         raise_all(failures)
         ctx.exit(NOT_CLEAN)
 
@@ -73,9 +74,10 @@ def reconcile(ctx: click.Context, format_: str) -> None:
 @click.command("upgrade", cls=Command)
 @click.pass_obj
 def upgrade(front: Front) -> None:
-    """Replace the packet programs that run by this version's.
+    """Replace the loaded packet programs by this version's.
 
-    No packet is lost and no connection ends. Also downwards; and for settings of daemon.json that came later.
+    No packet is lost and no connection ends. This goes back to an older version, too, and applies changed settings
+    of daemon.json.
     """
     done = front.control.upgrade()
     click.echo("The packet programs were replaced." if done else "There is nothing to replace.")

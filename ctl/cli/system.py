@@ -15,13 +15,13 @@ MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
 
 
 @click.command("stats", cls=Command)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also counters that are zero.")
+@click.option("-a", "--all", "all_", is_flag=True, help="Also print counters that are zero.")
 @format_option(field="Counter")
 @click.pass_obj
 def stats(front: Front, all_: bool, format_: str) -> None:
-    """Print packet counters.
+    """Print packet counters and map usage.
 
-    Every drop is counted with its reason; and how full the maps are.
+    The packet programs count every packet that they drop, by reason.
     """
     found = front.control.stats()
     counters = [
@@ -41,9 +41,9 @@ def map_row(name: str, used: int, most: int) -> dict[str, str]:
 @click.command("down", cls=Command)
 @click.pass_obj
 def down(front: Front) -> None:
-    """Take everything away.
+    """Remove all containers, networks and programs.
 
-    Every container is stopped; no device, namespace, program or pin stays behind.
+    Containers are stopped; no device, namespace, program or pin is left.
     """
     front.control.down()
 
@@ -52,7 +52,7 @@ def down(front: Front) -> None:
 @format_option("-f", "Version")
 @click.pass_obj
 def version(front: Front, format_: str) -> None:
-    """Show versions."""
+    """Show version information."""
     found: dict[str, Any] = front.control.version()
     if format_:
         emit(listing([found], {key: key.upper() for key in found}, format_))
@@ -66,7 +66,9 @@ def version(front: Front, format_: str) -> None:
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a shell's completion script.
 
-    For example: source <(datapathctl completion bash)
+    For the shell that runs: source <(datapathctl completion bash). To install it, write it to
+    /usr/share/bash-completion/completions/datapathctl, /usr/share/zsh/vendor-completions/_datapathctl or
+    /usr/share/fish/vendor_completions.d/datapathctl.fish.
     """
     from click.shell_completion import ShellComplete, get_completion_class
 
@@ -82,5 +84,5 @@ def completion(ctx: click.Context, shell: str) -> None:
 @click.argument("exit_code", type=int)
 @click.pass_obj
 def exited(front: Front, container_id: str, exit_code: int) -> None:
-    """A container's main process has ended: record it, release what it held."""
+    """Record that the main process of a container has ended, and release its resources."""
     front.control.exited(container_id, exit_code)

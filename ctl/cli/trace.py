@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""datapathctl trace …: what packets go through, live."""
+"""datapathctl trace …: live tracing of packets."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ _DROPS = {key: key.upper() for key in ("Container", "Device", "Reason", "Locatio
 
 @click.group("trace", cls=Group)
 def trace() -> None:
-    """Watch packets while they go: how long they take, why they are dropped. Needs python3-bpfcc."""
+    """Trace packets: latency and drops.
+
+    This needs Debian's python3-bpfcc.
+    """
 
 
 seconds_option = click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True, max=86400),
-    help="How long; without it until Ctrl-C.",
+    metavar="N",
+    help="Duration in seconds (default: until Ctrl-C).",
 )
 
 
 @trace.command("latency", cls=Command)
 @click.argument("containers", nargs=-1, shell_complete=complete_running)
-@click.option("--follow", is_flag=True, help="Print every second what came in it.")
+@click.option("--follow", is_flag=True, help="Print the counts of each second.")
 @seconds_option
 @format_option(field="Packets")
 @click.pass_obj
 def latency(
     front: Front, containers: tuple[str, ...], follow: bool, seconds: float | None, format_: str
 ) -> None:
-    """Show how long packets take from container to container.
+    """Measure the latency between containers.
 
-    From the sender's network device to the receiver's. Without names of all containers together; with one, between
-    it and each of the others; with several, between each two of them.
+    It is measured from the sender's network device to the receiver's: without CONTAINERS for all of them together,
+    with one between it and each of the others, with several between each two of them.
     """
     with front.control.trace_latency(containers) as found:
         announce()
@@ -60,7 +64,7 @@ def latency(
 
 
 def announce() -> None:
-    """On stderr, since what comes before is not seen."""
+    """Say on stderr that tracing has begun: earlier packets are not seen."""
     click.echo("Tracing. Ctrl-C ends it.", err=True)
 
 
@@ -123,10 +127,10 @@ def histogram(counts: Sequence[int]) -> str:
 @format_option(field="Reason")
 @click.pass_obj
 def drops(front: Front, seconds: float | None, format_: str) -> None:
-    """Show which packets are dropped, where, and why.
+    """Show where and why packets are dropped.
 
-    First what the kernel drops, with its reason, in the containers and in the host (CONTAINER -); TC_INGRESS at a
-    container's device is this datapath. Then this datapath's own reasons.
+    First the drops of the kernel, by its reasons, in the containers and on the host (CONTAINER -); TC_INGRESS at a
+    container's device stands for the packet programs. Then the drops of the packet programs, by theirs.
     """
     with front.control.trace_drops() as found:
         announce()

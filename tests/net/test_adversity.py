@@ -101,7 +101,7 @@ def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_
     garbage = b"this is no database" * 1000
     database.write_bytes(garbage)
     found = doctor(host)
-    assert [finding["Kind"] for finding in found] == ["store"]
+    assert [finding["Check"] for finding in found] == ["store"]
     assert "put back a copy" in found[0]["Detail"]
     assert "put back a copy" in host.try_ctl("reconcile").stderr
     assert "put back a copy" in host.refused("network create x")
@@ -232,7 +232,7 @@ def test_s30_a_bpffs_that_was_unmounted_is_named_and_mounted_again(host: Host) -
     host.preloaded = True
     serve(host)
     subprocess.run(["umount", str(host.bpffs)], check=True)
-    (finding,) = [one for one in doctor(host) if one["Kind"] == "programs"]
+    (finding,) = [one for one in doctor(host) if one["Check"] == "programs"]
     assert "no bpffs is mounted" in finding["Detail"]
     host.ctl("reconcile")
     assert doctor(host) == []

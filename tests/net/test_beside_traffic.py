@@ -223,6 +223,6 @@ def test_s30_mending_the_others_disturbs_nobody(scene: Scene, traffic: None) -> 
     for damage in itertools.islice(itertools.cycle(damages), DAMAGES):
         if host.try_ctl("reconcile").returncode == 0:  # with nothing to mend
             damage()
-        assert "mended: " in host.ctl("reconcile")
+        assert "repaired: " in host.ctl("reconcile")
         whole(host)
     host.ctl("rm -f victim")

@@ -343,7 +343,7 @@ def test_s28_beside_a_network_of_packet_programs_both_work_and_neither_reaches_t
         assert call(host.outside, "tcp", HOST, 8082).seen == OUTSIDE
         host.ctl("network connect --gw-priority 3 old new")
         host.ctl("rm -f new")
-        assert host.ctl("doctor") == "Everything is as promised."
+        assert host.ctl("doctor") == "No problems found."
     host.ctl("rm -f old")
     known = look.devices(host.sh)["dp-" + host.network("old")["Id"][:12]]["ifindex"]
     host.ctl("network rm old")
@@ -372,7 +372,7 @@ def test_s30_a_tool_that_outlives_its_command_is_waited_for_by_the_next_one(
         assert host.try_ctl("run -d --network a -p 8081-8083:81-83 sleep 3600").returncode == -9
     host.ctl(SINK)
     assert filter_of(host) == quiet
-    assert host.ctl("doctor") == "Everything is as promised."
+    assert host.ctl("doctor") == "No problems found."
 
 
 @contextmanager
@@ -511,6 +511,6 @@ def test_s30_a_command_that_misses_rules_says_what_mends_them_and_keeps_nobody_f
     empty = "iptables -F; iptables -X; iptables -t raw -F; iptables -t nat -F; iptables -t nat -X"
     host.sh(["sh", "-c", empty] if mode == "iptables" else "nft flush ruleset")
     assert "`datapathctl reconcile` writes them again" in host.refused("port add web 8082:82")
-    assert "mended: what classic networks share" in host.ctl("reconcile")
-    assert host.ctl("doctor") == "Everything is as promised."
+    assert "repaired: what classic networks share" in host.ctl("reconcile")
+    assert host.ctl("doctor") == "No problems found."
     host.ctl("port add web 8082:82")

@@ -177,7 +177,7 @@ def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(host: Hos
     assert len(rows) > PROCESSES
     report(rows)
     host.ctl("_exited nobody 0")
-    assert host.try_ctl("doctor").stdout == "Everything is as promised.\n"
+    assert host.try_ctl("doctor").stdout == "No problems found.\n"
     assert host.ctl("reconcile") == ""
     assert not unknown(host)
     assert reaches(host.try_, host.address("bystander"))

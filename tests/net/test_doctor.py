@@ -20,7 +20,7 @@ from datapath.kernel import features
 from tests.net import look
 from tests.net.lab import ATTACH, HOST, Host, ask, echo_server, eventually, reaches
 
-CLEAN = "Everything is as promised."
+CLEAN = "No problems found."
 NOT_CLEAN = 20
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
@@ -35,7 +35,7 @@ def doctor(host: Host) -> list[dict[str, str]]:
 
 
 def kinds(host: Host) -> set[str]:
-    return {finding["Kind"] for finding in doctor(host)}
+    return {finding["Check"] for finding in doctor(host)}
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +264,10 @@ def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothin
     kind, provoke = PROVOCATIONS[what]
     provoke(world)
     found = doctor(world)
-    assert kind in {finding["Kind"] for finding in found}
-    assert all(finding["Means"] and finding["Mends"] for finding in found)
+    assert kind in {finding["Check"] for finding in found}
+    assert all(finding["Means"] and finding["Repair"] for finding in found)
     said = world.ctl("reconcile")
-    assert said.startswith("mended: ")
+    assert said.startswith("repaired: ")
     assert doctor(world) == []
     before = pins(world), look.devices(world.sh), look.database(world)
     assert world.ctl("reconcile") == ""
@@ -342,10 +342,10 @@ def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told
     for command, kind in every if LONG else random.Random(f"30 {mode}").sample(every, 3):
         classic.sh(["sh", "-c", command])
         found = doctor(classic)
-        assert kind in {finding["Kind"] for finding in found}, command
-        assert all(finding["Means"] and finding["Mends"] for finding in found)
+        assert kind in {finding["Check"] for finding in found}, command
+        assert all(finding["Means"] and finding["Repair"] for finding in found)
         said = classic.ctl("reconcile")
-        assert said.startswith("mended: "), command
+        assert said.startswith("repaired: "), command
         assert doctor(classic) == [], command
     if mode == "iptables":
         classic.sh(f"iptables {theirs}")

@@ -190,7 +190,7 @@ def test_rules_change_while_the_container_runs(scene: Host, web: Callable[..., B
 def test_shown_by_port_ls_and_inspect(scene: Host, web: Callable[..., Box]) -> None:
     web(f"-p 127.0.0.1:8081:80,allow=10.0.0.0/8,deny={OTHER}")
     (row,) = [json.loads(line) for line in scene.ctl("port ls web --format json").splitlines()]
-    assert row["Sources"] == f"allow=10.0.0.0/8,deny={OTHER}/32"
+    assert row["ACL"] == f"allow=10.0.0.0/8,deny={OTHER}/32"
     (binding,) = scene.inspect("web")["NetworkSettings"]["Ports"]["80/tcp"]
     assert (binding["Allow"], binding["Deny"]) == (["10.0.0.0/8"], [f"{OTHER}/32"])
 

@@ -125,7 +125,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["stop", "-t", "-1", "web"], 2, "-1 is not in the range"),
     (["rm"], 2, "Missing argument 'CONTAINER...'."),
     (["port", "frob"], 2, "No such command 'frob'."),
-    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT[,RULES]'."),
+    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT[,ACL]'."),
     (["port", "rm", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
     (["port", "set", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
     (["ct", "frob"], 2, "No such command 'frob'."),
@@ -512,7 +512,7 @@ def test_states_and_ports_in_dockers_words() -> None:
         "HostPort": "8000-8002",
         "ContainerPort": "80-82",
         "Protocol": "tcp",
-        "Sources": "all",
+        "ACL": "all",
     }
 
 
