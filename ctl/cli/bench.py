@@ -75,7 +75,7 @@ class Positive(click.FloatRange):
 _positive = Positive(min=0, min_open=True)
 
 
-class Rounds(click.ParamType[tuple[int, ...]]):
+class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before click 8.4
     """N, N,M or N,M,K, all of them 1 or more."""
 
     name = "rounds"

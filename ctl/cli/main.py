@@ -20,9 +20,9 @@ COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from datapath import __version__
 
-        click.echo(f"{PROGRAM} version {version('datapath')}")
+        click.echo(f"{PROGRAM} version {__version__}")
         ctx.exit()
 
 
