@@ -17,13 +17,13 @@ INSTALL_STAMP := $(VENV)/.stamp-install
 OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
 # bcc compiles these when they are used.
 TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace_*.[ch]))
-HEADERS := $(filter-out bpf/trace_%,$(wildcard bpf/*.h))
-C_FILES := $(wildcard bpf/*.c bpf/*.h datapath/bench/*.c)
+HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
+C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine
 # there is none before `deps`.
-BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -I/usr/include/$(shell gcc -print-multiarch)
+BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -Ibpf -I/usr/include/$(shell gcc -print-multiarch)
 
 # What the build, the datapath and the tests run. None starts a service when it is installed: nginx, which
 # alone would, is kept from it below.

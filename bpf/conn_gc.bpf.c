@@ -5,7 +5,7 @@
  * memory at the moment when a connection is confirmed, in which 6.18 often refuses it.) A test
  * run starts the timer; it then goes on without any process.
  */
-#include "conntrack.h"
+#include "lib/conntrack.h"
 
 #define CLOCK_MONOTONIC 1
 #define TICK		(SECOND / 10)

@@ -4,10 +4,10 @@
  * not the sender's own to send dies here; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */
-#include "fragments.h"
-#include "icmp.h"
-#include "neighbour.h"
-#include "links.h"
+#include "lib/fragments.h"
+#include "lib/icmp.h"
+#include "lib/neighbour.h"
+#include "lib/links.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

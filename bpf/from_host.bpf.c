@@ -3,8 +3,8 @@
  * tc egress of a network's gateway device: all that the host itself sends to the network's
  * members. Nothing is ever transmitted on the device: its other end is unused.
  */
-#include "deliver.h"
-#include "neighbour.h"
+#include "lib/exits.h"
+#include "lib/neighbour.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

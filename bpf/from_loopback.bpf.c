@@ -4,8 +4,8 @@
  * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
  * connected before. Attached while a port is published. All else is the host's.
  */
-#include "fragments.h"
-#include "icmp.h"
+#include "lib/fragments.h"
+#include "lib/icmp.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -3,8 +3,8 @@
  * tc ingress of the host's outside devices: answers to what containers began, and published
  * ports. All else is the host's and continues untouched.
  */
-#include "fragments.h"
-#include "icmp.h"
+#include "lib/fragments.h"
+#include "lib/icmp.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

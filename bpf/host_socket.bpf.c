@@ -8,9 +8,9 @@
  * A control group says nothing about network namespaces: every program begins by asking
  * whether the socket is in the host's.
  */
-#include "verdict.h"
-#include "networks.h"
-#include "ports.h"
+#include "lib/verdict.h"
+#include "lib/networks.h"
+#include "lib/ports.h"
 
 #define AF_INET	   2
 #define AF_INET6   10

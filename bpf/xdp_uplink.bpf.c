@@ -5,9 +5,9 @@
  * it refuses because of a rule from_uplink would refuse too; so where there is no XDP nothing
  * else changes.
  */
-#include "conntrack.h"
-#include "networks.h"
-#include "ports.h"
+#include "lib/conntrack.h"
+#include "lib/networks.h"
+#include "lib/ports.h"
 
 #define AF_INET	 2
 #define AF_INET6 10

@@ -125,7 +125,7 @@ def built(folder: Path, name: str, **edits: tuple[str, str]) -> Version:
     shutil.copytree(TREE / "bpf", folder / "bpf")
     shutil.copytree(abi.OBJECTS, made.folder)
     for stem, (before, after) in edits.items():
-        (path,) = (folder / "bpf").glob(f"{stem}.*")
+        (path,) = (folder / "bpf").rglob(f"{stem}.*")
         text = path.read_text()
         assert text.count(before) == 1
         path.write_text(text.replace(before, after))

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* How a translated connection begins: which addresses and ports it gets. */
 #pragma once
-#include "conntrack.h"
-#include "deliver.h"
-#include "ports.h"
+#include "lib/conntrack.h"
+#include "lib/exits.h"
+#include "lib/ports.h"
 
 #define NAT_TRIES 32
 

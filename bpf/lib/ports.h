@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Published ports. One lookup, however many there are. */
 #pragma once
-#include "packet.h"
+#include "lib/addr.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Networks by number, and the devices that belong to them. */
 #pragma once
-#include "packet.h"
+#include "lib/addr.h"
 
 #define MAX_NETWORKS 4096
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The ways out of a hook: into a container, to the host's stack, to the outside. */
 #pragma once
-#include "endpoints.h"
-#include "rewrite.h"
+#include "lib/endpoints.h"
+#include "lib/rewrite.h"
 
 #define AF_INET	 2
 #define AF_INET6 10

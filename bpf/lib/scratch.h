@@ -5,7 +5,7 @@
  * Whoever takes a part uses it up before it calls anybody who takes the same.
  */
 #pragma once
-#include "packet.h"
+#include "lib/parse.h"
 
 #define QUOTE 124 /* bytes of a packet that an ICMP error of ours quotes at the most */
 

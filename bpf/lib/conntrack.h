@@ -6,7 +6,7 @@
  * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes.
  */
 #pragma once
-#include "quotas.h"
+#include "lib/quotas.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The only place that counts, reports and turns a decision into a return value. */
 #pragma once
-#include "packet.h"
-#include "scratch.h"
+#include "lib/scratch.h"
 
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
 const volatile struct config config SEC(".rodata.config");

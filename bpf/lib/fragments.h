@@ -6,7 +6,7 @@
  * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).
  */
 #pragma once
-#include "verdict.h"
+#include "lib/verdict.h"
 
 #define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
 #define FRAGMENT_PIECES	 64

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* ICMP errors about translated connections go to the one that sent what they quote. */
 #pragma once
-#include "nat.h"
+#include "lib/nat.h"
 
 /* Reads the quotation of an ICMP error; false: nothing whose connection could be known. */
 __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struct quoted *quoted)

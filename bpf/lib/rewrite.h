@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The only file that writes into packets, checksums included. */
 #pragma once
-#include "verdict.h"
+#include "lib/verdict.h"
 
 #define EINVAL	      22
 #define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Who has this address: ARP (RFC 826) and neighbour discovery (RFC 4861), from the maps. */
 #pragma once
-#include "endpoints.h"
-#include "rewrite.h"
+#include "lib/endpoints.h"
+#include "lib/parse.h"
 
 #define ND_ROUTER_ADVERTISEMENT 134
 #define ND_SOLICITATION		135

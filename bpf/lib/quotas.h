@@ -2,7 +2,7 @@
 /* Each container's quota of the connection tables, so that it cannot starve the others. The
  * control plane makes and deletes the rows with the endpoints. */
 #pragma once
-#include "verdict.h"
+#include "lib/verdict.h"
 
 #define SECOND 1000000000ULL
 #define NEVER  1 /* `since` of an endpoint that has not taken part in any connection yet */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Whether members of one network may talk to each other: icc, or a link (--link). */
 #pragma once
-#include "endpoints.h"
+#include "lib/networks.h"
+#include "lib/parse.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* A network's members: by address for unicast, by slot for broadcast and multicast. */
 #pragma once
-#include "networks.h"
+#include "lib/networks.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
