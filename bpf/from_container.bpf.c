@@ -4,8 +4,9 @@
  * not the sender's own to send dies here; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */
+#include "lib/forward.h"
 #include "lib/fragments.h"
-#include "lib/icmp.h"
+#include "lib/nat.h"
 #include "lib/neighbour.h"
 #include "lib/links.h"
 
@@ -207,7 +208,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 			conn_forget(&p->tuple);
 	} else if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, net, device->endpoint);
-		if (verdict != NO_SUCH_CONN)
+		if (verdict != NO_VERDICT)
 			return verdict;
 	}
 	if (at_gateway)

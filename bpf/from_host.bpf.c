@@ -8,15 +8,6 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The answer comes back to the host's stack as if it had arrived on the device. */
-static __always_inline int answered(struct __sk_buff *skb, int error)
-{
-	if (error)
-		return drop(skb, DROP_REWRITE);
-	count(skb, ANSWERED);
-	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-}
-
 static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
 	struct endpoint *endpoint;
@@ -28,7 +19,7 @@ static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet
 	if (!endpoint)
 		return drop(skb, DROP_UNKNOWN_ARP);
 	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
-	return answered(skb, rewrite_arp_reply(skb, p, mac));
+	return answer(skb, rewrite_arp_reply(skb, p, mac), BPF_F_INGRESS);
 }
 
 static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
@@ -44,7 +35,8 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 	if (!endpoint)
 		return drop(skb, DROP_UNKNOWN_ARP);
 	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
-	return answered(skb, rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac));
+	return answer(skb, rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac),
+		      BPF_F_INGRESS);
 }
 
 SEC("tc")

@@ -4,8 +4,9 @@
  * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
  * connected before. Attached while a port is published. All else is the host's.
  */
+#include "lib/forward.h"
 #include "lib/fragments.h"
-#include "lib/icmp.h"
+#include "lib/nat.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -74,7 +75,7 @@ int from_loopback(struct __sk_buff *skb)
 		return not_ours(skb);
 	if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, NULL, PARTY_HOST);
-		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
+		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
 	}
 	if (p->fragment == FRAGMENT_LATER) {
 		if (claim(skb, p, PARTY_HOST))

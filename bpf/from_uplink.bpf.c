@@ -3,8 +3,9 @@
  * tc ingress of the host's outside devices: answers to what containers began, and published
  * ports. All else is the host's and continues untouched.
  */
+#include "lib/forward.h"
 #include "lib/fragments.h"
-#include "lib/icmp.h"
+#include "lib/nat.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -70,7 +71,7 @@ int from_uplink(struct __sk_buff *skb)
 		return not_ours(skb);
 	if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, NULL, PARTY_OUTSIDE);
-		return verdict == NO_SUCH_CONN ? not_ours(skb) : verdict;
+		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
 	}
 	if (p->fragment == FRAGMENT_LATER) {
 		if (claim(skb, p, PARTY_OUTSIDE))

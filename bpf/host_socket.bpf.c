@@ -12,8 +12,6 @@
 #include "lib/networks.h"
 #include "lib/ports.h"
 
-#define AF_INET	   2
-#define AF_INET6   10
 #define EADDRINUSE 98
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -9,9 +9,6 @@
 #include "lib/networks.h"
 #include "lib/ports.h"
 
-#define AF_INET	 2
-#define AF_INET6 10
-
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct {

@@ -14,6 +14,11 @@
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
 
+/* The C library's headers, which have these, are not for programs. */
+#define AF_INET	 2
+#define AF_INET6 10
+#define EINVAL	 22
+
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 {
 	return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) |

@@ -25,28 +25,3 @@ static __always_inline struct endpoint *endpoint_find(__u32 network, const struc
 
 	return bpf_map_lookup_elem(&endpoints, &key);
 }
-
-struct flood {
-	struct __sk_buff *skb;
-	__u32 network;
-	__u32 sender; /* endpoint number, gets no copy */
-};
-
-static long flood_one(__u32 slot, struct flood *flood)
-{
-	struct member_key key = {.network = flood->network, .slot = slot};
-	struct member *member = bpf_map_lookup_elem(&members, &key);
-
-	if (member && member->endpoint != flood->sender)
-		bpf_clone_redirect(flood->skb, member->ifindex, 0);
-	return 0;
-}
-
-/* One copy to every member but the sender. */
-static __always_inline void members_flood(struct __sk_buff *skb, __u32 network,
-					  const struct network *net, __u32 sender)
-{
-	struct flood flood = {.skb = skb, .network = network, .sender = sender};
-
-	bpf_loop(net->slots, flood_one, &flood, 0);
-}

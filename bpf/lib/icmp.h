@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* ICMP errors about translated connections go to the one that sent what they quote. */
+/* What an ICMP error quotes: the packet that it is about. */
 #pragma once
-#include "lib/nat.h"
+#include "lib/scratch.h"
 
 /* Reads the quotation of an ICMP error; false: nothing whose connection could be known. */
 __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struct quoted *quoted)
@@ -53,57 +53,4 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struc
 		return 1;
 	}
 	return 0;
-}
-
-/*
- * Translates an ICMP error, outside and inside, and sends it on. `sender`: who it is, as in
- * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or -2 when it is about no connection of ours.
- */
-#define NO_SUCH_CONN -2
-
-static __noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
-				    const struct network *from, __u32 sender)
-{
-	struct scratch *room = scratch();
-	struct endpoint *endpoint;
-	struct tuple key, inner;
-	struct quoted *quoted;
-	struct network *net;
-	struct conn *conn;
-
-	if (!p || !room)
-		return NO_SUCH_CONN;
-	quoted = &room->quoted;
-	__builtin_memset(quoted, 0, sizeof(*quoted));
-	if (!quoted_parse(skb, p, quoted))
-		return NO_SUCH_CONN;
-	/* The error travels as an answer to what it quotes. */
-	tuple_reverse(&key, &quoted->tuple);
-	conn = conn_find(&key);
-	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
-		return NO_SUCH_CONN;
-	inner = conn->other;
-	/* From the other end itself, or from a router on the way, whose address stays. */
-	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
-	quoted->outer.dst = inner.src;
-	if (conn->to_endpoint == PARTY_HOST) {
-		if (rewrite_error(skb, p, quoted, &inner))
-			return drop(skb, DROP_REWRITE);
-		return to_loopback(skb);
-	}
-	if (!conn->to_network) {
-		if (!from || p->ttl <= 1 ||
-		    !route_leads_out(route_find(skb, p, from, &quoted->outer.dst, &room->fib)))
-			return NO_SUCH_CONN;
-		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p))
-			return drop(skb, DROP_REWRITE);
-		return to_outside(skb, &room->fib);
-	}
-	net = network_find(conn->to_network);
-	endpoint = endpoint_find(conn->to_network, &inner.src);
-	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
-		return drop(skb, DROP_STALE);
-	if (rewrite_error(skb, p, quoted, &inner) || (p->ttl > 1 && rewrite_ttl(skb, p)))
-		return drop(skb, DROP_REWRITE);
-	return deliver(skb, p, endpoint, net->mac);
 }

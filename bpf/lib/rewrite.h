@@ -3,7 +3,6 @@
 #pragma once
 #include "lib/verdict.h"
 
-#define EINVAL	      22
 #define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))
 #define IP_TTL_AT     (L3 + offsetof(struct iphdr, ttl))
 #define IP6_TTL_AT    (L3 + offsetof(struct ipv6hdr, hop_limit))

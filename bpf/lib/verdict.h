@@ -3,6 +3,8 @@
 #pragma once
 #include "lib/scratch.h"
 
+#define NO_VERDICT -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
+
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
 const volatile struct config config SEC(".rodata.config");
 
