@@ -4,9 +4,7 @@
  * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
  * connected before. Attached while a port is published. All else is the host's.
  */
-#include "lib/forward.h"
-#include "lib/fragments.h"
-#include "lib/nat.h"
+#include "lib/inbound.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -63,7 +61,6 @@ static __always_inline bool is_plainly_not_ours(struct __sk_buff *skb)
 SEC("tc")
 int from_loopback(struct __sk_buff *skb)
 {
-	struct port *port;
 	struct packet *p;
 	struct conn *conn;
 	int verdict;
@@ -73,37 +70,17 @@ int from_loopback(struct __sk_buff *skb)
 	p = packet_new();
 	if (!p || packet_parse(skb, p))
 		return not_ours(skb);
-	if (icmp_is_error(p)) {
-		verdict = forward_error(skb, p, NULL, PARTY_HOST);
-		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
-	}
-	if (p->fragment == FRAGMENT_LATER) {
-		if (claim(skb, p, PARTY_HOST))
-			return not_ours(skb);
-		verdict = fragment_track(skb, p, PARTY_HOST);
-		if (verdict)
-			return drop(skb, verdict);
-	}
-	if (!packet_has_ports(p) || !port_is_reserved(p->tuple.dport, p->tuple.proto))
+	verdict = inbound_begin(skb, p, PARTY_HOST);
+	if (verdict != NO_VERDICT)
+		return verdict;
+	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return disown(skb, p, PARTY_HOST);
 	conn = conn_find(&p->tuple);
 	if (!conn) {
-		port = published(p);
-		if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
-			return disown(skb, p, PARTY_HOST);
-		verdict = nat_open_published(skb, p, port, 0, PARTY_HOST);
-		if (verdict)
-			return drop(skb, verdict);
+		verdict = inbound_open(skb, p, published(p), PARTY_HOST);
+		if (verdict != NO_VERDICT)
+			return verdict;
 		conn = conn_opened(&p->tuple);
-		if (!conn)
-			return drop(skb, DROP_CONN_TABLE);
 	}
-	if (conn->from_endpoint != PARTY_HOST)
-		return disown(skb, p, PARTY_HOST);
-	if (p->fragment == FRAGMENT_FIRST) {
-		verdict = fragment_track(skb, p, PARTY_HOST);
-		if (verdict)
-			return drop(skb, verdict);
-	}
-	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
+	return inbound_known(skb, p, conn, PARTY_HOST);
 }

@@ -3,9 +3,7 @@
  * tc ingress of the host's outside devices: answers to what containers began, and published
  * ports. All else is the host's and continues untouched.
  */
-#include "lib/forward.h"
-#include "lib/fragments.h"
-#include "lib/nat.h"
+#include "lib/inbound.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -62,45 +60,21 @@ SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = packet_new();
-	struct port *port;
 	struct conn *conn;
 	int verdict;
 
 	if (!p || skb->pkt_type != PACKET_HOST || packet_parse(skb, p) ||
 	    p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
-	if (icmp_is_error(p)) {
-		verdict = forward_error(skb, p, NULL, PARTY_OUTSIDE);
-		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
-	}
-	if (p->fragment == FRAGMENT_LATER) {
-		if (claim(skb, p, PARTY_OUTSIDE))
-			return not_ours(skb);
-		verdict = fragment_track(skb, p, PARTY_OUTSIDE);
-		if (verdict)
-			return drop(skb, verdict);
-	}
-	if (!packet_has_ports(p))
-		return disown(skb, p, PARTY_OUTSIDE);
+	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);
+	if (verdict != NO_VERDICT)
+		return verdict;
 	conn = conn_find(&p->tuple);
 	if (!conn) {
-		port = published(skb, p);
-		if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
-			return disown(skb, p, PARTY_OUTSIDE);
-		verdict = nat_open_published(skb, p, port, 0, PARTY_OUTSIDE);
-		if (verdict)
-			return drop(skb, verdict);
+		verdict = inbound_open(skb, p, published(skb, p), PARTY_OUTSIDE);
+		if (verdict != NO_VERDICT)
+			return verdict;
 		conn = conn_opened(&p->tuple);
-		/* Not the host's to refuse: the client will try again. */
-		if (!conn)
-			return drop(skb, DROP_CONN_TABLE);
 	}
-	if (conn->from_endpoint != PARTY_OUTSIDE)
-		return disown(skb, p, PARTY_OUTSIDE);
-	if (p->fragment == FRAGMENT_FIRST) {
-		verdict = fragment_track(skb, p, PARTY_OUTSIDE);
-		if (verdict)
-			return drop(skb, verdict);
-	}
-	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
+	return inbound_known(skb, p, conn, PARTY_OUTSIDE);
 }

@@ -307,30 +307,3 @@ static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __
 		bpf_map_delete_elem(&fragments, &key);
 	return 0;
 }
-
-/* Where the host's own packets come by as well. */
-
-/* A fragment is the host's: so are the others of its datagram. */
-static __always_inline int disown(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
-{
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_disown(p, endpoint);
-	return not_ours(skb);
-}
-
-/*
- * A fragment that has no ports of its own. Returns 0 when it has got them and is ours, else -1.
- * While nobody knows whose it is the host gets it, and a copy is kept.
- */
-static __always_inline int claim(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
-{
-	struct fragment *fragment = fragment_find(p, endpoint);
-	struct fragment_key key;
-
-	if (fragment && fragment->known)
-		return fragment->foreign ? -1 : 0;
-	fragment_key_of(p, endpoint, &key);
-	if (fragment_enqueue(skb, &key) == HELD)
-		count(skb, HELD);
-	return -1;
-}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What arrives from no container: on an uplink or on the host's loopback device. A packet of a connection,
+ * or for a published port, goes to its container; the host's own pass here as well and continue untouched.
+ * The hook finds the published port itself between the steps. `party`: which of enum other_party sends.
+ */
+#pragma once
+#include "lib/forward.h"
+#include "lib/fragments.h"
+#include "lib/nat.h"
+
+/* The packet is the host's. So are the other fragments of its datagram. */
+static __always_inline int disown(struct __sk_buff *skb, const struct packet *p, __u32 party)
+{
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_disown(p, party);
+	return not_ours(skb);
+}
+
+/*
+ * A later fragment gets the ports of its first one. Returns NO_VERDICT when it is ours. While the first is
+ * not there the host gets the fragment, and a copy is queued.
+ */
+static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet *p, __u32 party)
+{
+	struct fragment *fragment = fragment_find(p, party);
+	struct fragment_key key;
+	int reason;
+
+	if (!fragment || !fragment->known) {
+		fragment_key_of(p, party, &key);
+		if (fragment_enqueue(skb, &key) == HELD)
+			count(skb, HELD);
+		return not_ours(skb);
+	}
+	if (fragment->foreign)
+		return not_ours(skb);
+	reason = fragment_track(skb, p, party);
+	return reason ? drop(skb, reason) : NO_VERDICT;
+}
+
+/* Before the connection is looked up: errors, later fragments, what has no ports. Returns a verdict or
+ * NO_VERDICT. */
+static __always_inline int inbound_begin(struct __sk_buff *skb, struct packet *p, __u32 party)
+{
+	int verdict;
+
+	if (icmp_is_error(p)) {
+		verdict = forward_error(skb, p, NULL, party);
+		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
+	}
+	if (p->fragment == FRAGMENT_LATER) {
+		verdict = inbound_fragment(skb, p, party);
+		if (verdict != NO_VERDICT)
+			return verdict;
+	}
+	return packet_has_ports(p) ? NO_VERDICT : disown(skb, p, party);
+}
+
+/* Opens a connection to a published port; NULL: there is none. Returns a verdict or NO_VERDICT. */
+static __always_inline int inbound_open(struct __sk_buff *skb, const struct packet *p,
+					const struct port *port, __u32 party)
+{
+	int reason;
+
+	if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
+		return disown(skb, p, party);
+	reason = nat_open_published(skb, p, port, 0, party);
+	return reason ? drop(skb, reason) : NO_VERDICT;
+}
+
+/* A packet of a connection. NULL: it was opened, and is not there any more. That is not for the host to
+ * answer: the client will try again. */
+static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p, struct conn *conn,
+					 __u32 party)
+{
+	int reason;
+
+	if (!conn)
+		return drop(skb, DROP_CONN_TABLE);
+	if (conn->from_endpoint != party)
+		return disown(skb, p, party);
+	if (p->fragment == FRAGMENT_FIRST) {
+		reason = fragment_track(skb, p, party);
+		if (reason)
+			return drop(skb, reason);
+	}
+	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
+}
