@@ -4,97 +4,14 @@
  * not the sender's own to send dies here; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */
+#include "lib/answers.h"
 #include "lib/forward.h"
 #include "lib/fragments.h"
-#include "lib/nat.h"
-#include "lib/neighbour.h"
 #include "lib/links.h"
+#include "lib/nat.h"
+#include "lib/source.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Spoofing: returns 0 if the container may send from these addresses, or a drop reason. */
-static __always_inline int check_source(const struct packet *p, const struct device *device,
-					const struct network *net)
-{
-	const struct tuple *t = &p->tuple;
-
-	if (!mac_equal(p->src_mac, device->mac) || mac_is_group(p->src_mac))
-		return DROP_SPOOFED_MAC;
-	switch (p->ethertype) {
-	case bpf_htons(ETH_P_ARP):
-		/* A probe for a duplicate asks from 0.0.0.0 (RFC 5227, 2.1.1). */
-		if (t->src.word[3] && !addr_equal(&t->src, &device->addr4))
-			return DROP_SPOOFED_ARP;
-		return 0;
-	case bpf_htons(ETH_P_IP):
-		return addr_equal(&t->src, &device->addr4) ? 0 : DROP_SPOOFED_ADDR;
-	}
-	if (!(net->flags & NETWORK_IPV6))
-		return DROP_NO_IPV6;
-	if (t->proto == IPPROTO_ICMPV6 &&
-	    (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT))
-		return DROP_ROUTER;
-	/* From the unspecified address only neighbour discovery and listener reports come. */
-	if (addr_is_zero(&t->src))
-		return t->proto == IPPROTO_ICMPV6 && mac_is_group(p->dst_mac) ? 0
-									      : DROP_SPOOFED_ADDR;
-	if (addr_equal(&t->src, &device->addr6) || addr_equal(&t->src, &device->linklocal))
-		return 0;
-	return DROP_SPOOFED_ADDR;
-}
-
-static __noinline int answer_arp(struct __sk_buff *skb, const struct packet *p,
-				 const struct device *device, const struct network *net)
-{
-	__u8 mac[ETH_ALEN];
-
-	if (!p || !device || !net)
-		return TC_ACT_SHOT;
-
-	/* Announcements and probes for its own address: the map knows already. */
-	if (p->arp_operation != ARPOP_REQUEST || addr_equal(&p->tuple.dst, &device->addr4))
-		return consume(skb, ABSORBED);
-	if (!neighbour_mac(device->network, net, &p->tuple.dst, mac))
-		return drop(skb, DROP_UNKNOWN_ARP);
-	if (rewrite_arp_reply(skb, p, mac))
-		return drop(skb, DROP_REWRITE);
-	count(skb, ANSWERED);
-	return bpf_redirect(skb->ifindex, 0);
-}
-
-static __noinline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
-					  const struct device *device, const struct network *net)
-{
-	struct ip_addr target;
-	__u8 mac[ETH_ALEN];
-
-	if (!p || !device || !net)
-		return TC_ACT_SHOT;
-
-	if (!solicited(skb, p, &target))
-		return drop(skb, DROP_TRUNCATED);
-	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
-		return consume(skb, ABSORBED);
-	if (addr_is_v4(&target) || !neighbour_mac(device->network, net, &target, mac))
-		return drop(skb, DROP_UNKNOWN_ARP);
-	if (rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac))
-		return drop(skb, DROP_REWRITE);
-	count(skb, ANSWERED);
-	return bpf_redirect(skb->ifindex, 0);
-}
-
-/* Of its own addresses the map knows already; of others' it has nothing to say. */
-static __always_inline int absorb_advertisement(struct __sk_buff *skb, const struct packet *p,
-						const struct device *device)
-{
-	struct ip_addr target;
-
-	if (!solicited(skb, p, &target))
-		return drop(skb, DROP_TRUNCATED);
-	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
-		return consume(skb, ABSORBED);
-	return drop(skb, DROP_SPOOFED_ARP);
-}
 
 /* Broadcast and multicast: to the host, and to the members where they may talk. */
 static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
@@ -136,14 +53,6 @@ static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
 		return drop(skb, reason);
 	conn = conn_opened(&p->tuple);
 	return conn ? forward(skb, p, net, conn, NO_ROUTE_YET) : drop(skb, DROP_CONN_TABLE);
-}
-
-/* Such a segment begins nothing; and a server repeats its answers to a flood for long. */
-static __always_inline bool is_tcp_answer(const struct packet *p)
-{
-	return p->tuple.proto == IPPROTO_TCP &&
-	       ((p->tcp_flags & TCP_RST) ||
-		(p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
 }
 
 /* A connection to the outside that is not known yet: where `route` leads. */
@@ -249,7 +158,7 @@ int from_container(struct __sk_buff *skb)
 		return drop(skb, DROP_DEVICE);
 	reason = packet_parse(skb, p);
 	if (!reason)
-		reason = check_source(p, device, net);
+		reason = source_check(p, device, net);
 	if (reason)
 		return drop(skb, reason);
 	if (p->ethertype == bpf_htons(ETH_P_ARP))

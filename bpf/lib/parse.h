@@ -102,6 +102,14 @@ static __always_inline bool is_echo_reply(const struct packet *p)
 	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_ECHOREPLY;
 }
 
+/* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */
+static __always_inline bool is_tcp_answer(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_TCP &&
+	       ((p->tcp_flags & TCP_RST) ||
+		(p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
+}
+
 /* The types below 128 of ICMPv6 are errors (RFC 4443, 2.1). */
 static __always_inline bool icmp_is_error(const struct packet *p)
 {
