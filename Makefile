@@ -16,9 +16,9 @@ INSTALL_STAMP := $(VENV)/.stamp-install
 
 OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
 # bcc compiles these when they are used.
-TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace_*.[ch]))
+TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace/*.[ch]))
 HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
-C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h datapath/bench/*.c)
+C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h bpf/trace/*.[ch] datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine

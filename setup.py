@@ -59,7 +59,7 @@ setup(
             "objects/abi.h",
             "objects/digest",
             "objects/probe",
-            "objects/trace_*",
+            "objects/trace/*",
         ],
         "datapath.bench": ["*.j2"],
     },

@@ -19,6 +19,7 @@ from typing import IO, Any
 from datapath.errors import DatapathError, KernelError
 from datapath.kernel import abi
 
+_SOURCES = abi.OBJECTS / "trace"
 _MISSING = (
     "tracing needs bcc: apt-get install python3-bpfcc (only Debian's own python3 sees it, and virtual "
     "environments that were made from that with --system-site-packages)"
@@ -50,7 +51,7 @@ _HEADERS = {
 
 @contextlib.contextmanager
 def program(name: str, macros: Mapping[str, int]) -> Iterator[Any]:
-    """bpf/`name`.c, compiled: a bcc.BPF, whose programs are detached at the end.
+    """bpf/trace/`name`.c, compiled: a bcc.BPF, whose programs are detached at the end.
 
     While it compiles, the process has another working directory, environment and stderr: not for several threads.
     """
@@ -58,8 +59,8 @@ def program(name: str, macros: Mapping[str, int]) -> Iterator[Any]:
         from bcc import BPF
     except (ImportError, OSError) as error:  # OSError: its shared library is missing
         raise DatapathError(_MISSING) from error
-    flags = [f"-I{abi.OBJECTS}", *(f"-D{macro}={value}" for macro, value in macros.items())]
-    text = (abi.OBJECTS / f"{name}.c").read_bytes()
+    flags = [f"-I{_SOURCES}", *(f"-D{macro}={value}" for macro, value in macros.items())]
+    text = (_SOURCES / f"{name}.c").read_bytes()
     with refusals("compile", name), _headers():
         made = BPF(text=text, cflags=flags)
     atexit.unregister(made.cleanup)

@@ -89,9 +89,9 @@ class LatencyTrace:
             offsets = {macro: types.offset(path) for macro, path in _LATENCY.items()}
         with ExitStack() as stack:
             self._bpf = stack.enter_context(
-                bcc_programs.program("trace_latency", {**offsets, "DEVICES": max(1, len(self._devices))})
+                bcc_programs.program("latency", {**offsets, "DEVICES": max(1, len(self._devices))})
             )
-            with bcc_programs.refusals("load", "trace_latency"):
+            with bcc_programs.refusals("load", "latency"):
                 tap = self._bpf.load_func(b"arrived", self._bpf.SOCKET_FILTER)
                 for device in self._devices:
                     stack.enter_context(self._listen(device, tap.fd))
@@ -157,8 +157,8 @@ class DropTrace:
             macros["HAS_RX_SK"] = int(types.tracepoint_arguments("kfree_skb") > 3)
             self._reasons = types.names("skb_drop_reason")
         with ExitStack() as stack:
-            self._bpf = stack.enter_context(bcc_programs.program("trace_drops", macros))
-            with bcc_programs.refusals("load", "trace_drops"):
+            self._bpf = stack.enter_context(bcc_programs.program("drops", macros))
+            with bcc_programs.refusals("load", "drops"):
                 self._bpf.attach_raw_tracepoint(b"kfree_skb", b"dropped")
             self._stack = stack.pop_all()
         return self

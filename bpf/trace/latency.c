@@ -5,7 +5,7 @@
  * A packet is known by the address of its sk_buff: it stays the same over veth pairs, bridges and redirections. Not all
  * ends of packets can be seen, but where new ones come from can: one at the address of another makes that one forgotten.
  */
-#include "trace_device.h"
+#include "device.h"
 
 #define ETH_P_IP   0x0800
 #define ETH_P_IPV6 0x86dd

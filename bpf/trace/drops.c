@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Packets that the kernel drops: where, and why. For bcc. */
-#include "trace_device.h"
+#include "device.h"
 
 struct drop {
 	struct place place;
