@@ -6,12 +6,11 @@
  * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).
  */
 #pragma once
-#include "lib/verdict.h"
+#include "lib/rewrite.h"
 
 #define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
 #define FRAGMENT_PIECES	 64
 #define QUEUE_SLOTS	 8
-#define QUEUE_FRAME	 2048
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -128,13 +127,6 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	return 0;
 }
 
-/* A frame's length, which the caller has found to be between 1 and QUEUE_FRAME: said again in a form
- * that 6.1's verifier keeps through the compiler's rearrangements. */
-static __always_inline __u32 frame_length(__u32 length)
-{
-	return ((length - 1) & (QUEUE_FRAME - 1)) + 1;
-}
-
 /* Walks the queued frames of one datagram, slot after slot. */
 struct queue_walk {
 	struct frag_queue_key key;
@@ -149,7 +141,7 @@ static long enqueue_one(__u32 slot, struct queue_walk *walk)
 
 	walk->key.slot = slot;
 	blank = bpf_map_lookup_elem(&frames, &zero);
-	if (!blank || length > QUEUE_FRAME || length < 1)
+	if (!blank || length > FRAME_MAX || length < 1)
 		return 1;
 	if (bpf_map_update_elem(&frag_queue, &walk->key, blank, BPF_NOEXIST))
 		return 0;
@@ -174,19 +166,6 @@ __noinline int fragment_enqueue(struct __sk_buff *skb, const struct fragment_key
 	return walk.result;
 }
 
-/* The frame becomes another one. */
-static __noinline int frame_replace(struct __sk_buff *skb, struct frag_queue *by)
-{
-	__u32 length;
-
-	if (!by)
-		return -1;
-	length = by->length;
-	if (length < ETH_HLEN || length > QUEUE_FRAME || bpf_skb_change_tail(skb, length, 0))
-		return -1;
-	return bpf_skb_store_bytes(skb, 0, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
-}
-
 static long release_one(__u32 slot, struct queue_walk *walk)
 {
 	struct frag_queue *kept;
@@ -197,7 +176,7 @@ static long release_one(__u32 slot, struct queue_walk *walk)
 	if (!kept)
 		return 0;
 	fresh = bpf_ktime_get_ns() - kept->since < FRAGMENT_TIMEOUT;
-	if (fresh && !frame_replace(walk->skb, kept))
+	if (fresh && !rewrite_frame(walk->skb, kept))
 		bpf_clone_redirect(walk->skb, walk->skb->ifindex, BPF_F_INGRESS);
 	bpf_map_delete_elem(&frag_queue, &walk->key);
 	return 0;
@@ -219,12 +198,12 @@ __noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key
 	if (!bpf_map_lookup_elem(&frag_queue, &walk.key))
 		return 0;
 	aside = bpf_map_lookup_elem(&frames, &one);
-	if (!aside || length > QUEUE_FRAME || length < 1 ||
+	if (!aside || length > FRAME_MAX || length < 1 ||
 	    bpf_skb_load_bytes(skb, 0, aside->frame, frame_length(length)))
 		return 0;
 	aside->length = length;
 	bpf_loop(QUEUE_SLOTS, release_one, &walk, 0);
-	return frame_replace(skb, aside);
+	return rewrite_frame(skb, aside);
 }
 
 static long forget_one(__u32 slot, struct queue_walk *walk)

@@ -352,3 +352,25 @@ static __noinline int rewrite_advertisement(struct __sk_buff *skb, const struct 
 		return -1;
 	return bpf_skb_store_bytes(skb, L3 + sizeof(ip), &nd, sizeof(nd), 0);
 }
+
+#define FRAME_MAX 2048 /* bytes of a frame in `frag_queue` */
+
+/* A frame's length, which the caller has found to be between 1 and FRAME_MAX: said again in a form
+ * that 6.1's verifier keeps through the compiler's rearrangements. */
+static __always_inline __u32 frame_length(__u32 length)
+{
+	return ((length - 1) & (FRAME_MAX - 1)) + 1;
+}
+
+/* The whole frame becomes one that was queued. */
+static __noinline int rewrite_frame(struct __sk_buff *skb, struct frag_queue *by)
+{
+	__u32 length;
+
+	if (!by)
+		return -1;
+	length = by->length;
+	if (length < ETH_HLEN || length > FRAME_MAX || bpf_skb_change_tail(skb, length, 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, 0, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
+}

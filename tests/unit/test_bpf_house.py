@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the house, of the packet side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+BPF = Path(__file__).parents[2] / "bpf"
+SOURCES = sorted(path for path in BPF.rglob("*.[ch]") if "trace" not in path.parts)
+HOOKS = sorted(BPF.glob("*.bpf.c"))
+WRITES = re.compile(r"\bbpf_(?:skb_store_bytes|skb_change_tail|l[34]_csum_replace)\b")
+COUNTS = re.compile(r"&(?:counters|events)\b")
+# Those that act, each with whom it may call.
+ACTING = {
+    "lib/answers.h": {"lib/exits.h"},
+    "lib/exits.h": set(),
+    "lib/forward.h": {"lib/exits.h"},
+    "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
+}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(BPF))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_one_header_writes_into_packets_and_one_counts(path: Path) -> None:
+    text = path.read_text()
+    assert not WRITES.search(text) or name(path) == "lib/rewrite.h"
+    assert not COUNTS.search(text) or name(path) == "lib/verdict.h"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path not in HOOKS], ids=name)
+def test_a_header_that_answers_knows_none_that_acts(path: Path) -> None:
+    included = set(re.findall(r'#include "(.*)"', path.read_text()))
+    assert included & ACTING.keys() <= ACTING.get(name(path), set())
+    assert all((BPF / header).exists() for header in included)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_file_has_one_subject(path: Path) -> None:
+    """Which cannot be counted, but its lines can."""
+    assert len(path.read_text().splitlines()) <= 400
