@@ -7,7 +7,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Is the address one of the host's: asked of its own tables, so that it is never out of date. */
+/* Is the destination one of the host's addresses? Its routing table says so, which is never out of date. */
 static __always_inline bool is_local(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
 	struct network *net = network_find(number);
@@ -18,8 +18,8 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct packet 
 }
 
 /*
- * Can the sender be outside: not the host's own address, not a container's, none that is nobody's.
- * Such packets are for the host's stack to judge; a server must not take them for a neighbour's.
+ * Can the sender be outside: its address is not the host's, not a container's, and usable as a source.
+ * Other packets are left to the host's stack; a server must not take them for a neighbour's.
  */
 static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
@@ -44,7 +44,7 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 		return NULL;
 	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return NULL;
-	/* A loopback address from outside is nobody's, though a port may be published there. */
+	/* A loopback address is invalid from outside, though a port may be published there. */
 	if (addr_is_unusable(&p->tuple.dst))
 		return NULL;
 	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);

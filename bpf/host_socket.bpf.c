@@ -120,7 +120,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	read_addr(ctx, v6, &given);
 	if (addr_is_v4(&given) != addr_is_v4(&asked))
 		return 1;
-	/* Fails on a socket that is bound already, which is as well. */
+	/* Fails on a socket that is bound already: that keeps its address. */
 	if (v6) {
 		__builtin_memcpy(&source6.sin6_addr, &asked, sizeof(source6.sin6_addr));
 		bpf_bind(ctx, (struct sockaddr *)&source6, sizeof(source6));

@@ -41,7 +41,7 @@ static __always_inline bool is_local(struct xdp_md *ctx, const struct packet *p,
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
-/* Begins, or could begin, a connection. One that nobody answers, as a log's, has begun as well. */
+/* May the packet open a connection? An unanswered one, of a logger for example, is open already. */
 static __always_inline bool opens(const struct packet *p)
 {
 	if (p->tuple.proto == IPPROTO_TCP)
@@ -103,7 +103,7 @@ int xdp_uplink(struct xdp_md *ctx)
 	denied = !port_admits(port, &p.tuple.src);
 	if (!denied && (!config.flood_rate || !opens(&p)))
 		return XDP_PASS;
-	/* What only passes through this host is nobody's business here, nor does it cost a token. */
+	/* A packet that this host merely forwards is neither refused nor counted. */
 	if (!is_local(ctx, &p, port->network))
 		return XDP_PASS;
 	if (denied)

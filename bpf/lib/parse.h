@@ -234,7 +234,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 		return DROP_TRUNCATED;
 	__builtin_memcpy(&p->tuple.src, &ip->saddr, sizeof(p->tuple.src));
 	__builtin_memcpy(&p->tuple.dst, &ip->daddr, sizeof(p->tuple.dst));
-	/* In the maps that form is an IPv4 address; on a wire it is nobody's (RFC 4942, 2.2). */
+	/* In the maps that form is an IPv4 address; on a wire it is invalid (RFC 4942, 2.2). */
 	if (addr_is_v4(&p->tuple.src) || addr_is_v4(&p->tuple.dst))
 		return DROP_BAD_ADDR;
 	p->ttl = ip->hop_limit;
@@ -288,7 +288,7 @@ static __always_inline int parse_arp(struct arp_body *arp, void *end, struct pac
 	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4)
 		return DROP_SPOOFED_ARP;
-	/* Those that exist fit a byte (RFC 5494); 0 is none of them. */
+	/* Every operation that is defined fits a byte (RFC 5494); 0 is not defined. */
 	p->arp_operation = bpf_ntohs(arp->operation) < 256 ? bpf_ntohs(arp->operation) : 0;
 	/* What the frame says of itself inside must be what it says outside. */
 	if (!mac_equal(arp->sender_mac, p->src_mac))

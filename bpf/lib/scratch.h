@@ -2,7 +2,7 @@
 /*
  * Room for what does not fit on the 512 bytes of stack that all functions of a call chain
  * share. One per CPU: the hooks run with bottom halves off, and none of them inside another.
- * Whoever takes a part uses it up before it calls anybody who takes the same.
+ * A function that uses a part is done with it before it calls another that uses the same part.
  */
 #pragma once
 #include "lib/parse.h"
