@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of connections, read and pruned as wholes.
+"""The connection tables (conntrack): listing connections, counting them, and deleting them.
 
-There may be a million entries: whole batches are read, of each entry only the fields that decide are unpacked,
-and only what is shown becomes objects. Nothing here stops the packet programs: what they change meanwhile may
-be seen before or after.
+A connection has two entries: that of the original direction, in which its first packet went, and that of the reply
+direction. A table may have a million: whole batches are read, of each entry only the fields that decide are unpacked,
+and only what is shown becomes objects. The packet programs go on meanwhile: a change of theirs may be seen or not.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, sockets
 from datapath.kernel.libbpf import BPF_EXIST, BPF_NOEXIST
-from datapath.model.connections import PROTOCOLS, STATES, Connection, ConnectionFilter
-from datapath.model.parsing import Address, Prefix
+from datapath.model.connections import STATES, Connection, ConnectionFilter
+from datapath.model.parsing import PROTOCOLS, Address, Prefix
 
 _HOST = int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
@@ -34,19 +32,20 @@ _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
 _KEY_SIZE = abi.layout("tuple").size
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PROTO = abi.layout("tuple").offset("proto")
-_MAPPED = bytes(10) + b"\xff\xff"
 
+# Connections of which only one side has spoken, and all others.
 TABLES = ("pending", "conns")
 _NEVER = 1  # NEVER of quotas.h
 
 
-def _container(party: int) -> int:
-    """The endpoint's number, 0 for whoever is none."""
+def _endpoint(party: int) -> int:
+    """The endpoint's number; 0: the party is not an endpoint."""
     return 0 if party == _HOST else party
 
 
 class Original(NamedTuple):
-    """The original direction of a connection as it lies in a table; both keys packed."""
+    """A connection's entry of the original direction. `key` and `other`: the packed keys (struct tuple) of its two
+    entries, original and reply. `last_seen`: nanoseconds of the monotonic clock."""
 
     key: bytes
     other: bytes
@@ -60,11 +59,11 @@ class Original(NamedTuple):
     @property
     def owner(self) -> int:
         """The endpoint that the connection counts for (as conn_owner() of conntrack.h)."""
-        return _container(self.from_endpoint) or _container(self.to_endpoint)
+        return _endpoint(self.from_endpoint) or _endpoint(self.to_endpoint)
 
 
 def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
-    """Every connection of a table, by its original direction."""
+    """Every connection of a table, by its entry of the original direction."""
     for keys, values, _ in getattr(dataplane, table).batches():
         at = 0
         for fields in _CONN.iter_unpack(values):
@@ -74,47 +73,37 @@ def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
 
 
 def matcher(wanted: ConnectionFilter) -> Callable[[Original], bool]:
-    """The filter for connections that are still packed."""
+    """The filter as a test of packed entries."""
     tests: list[Callable[[Original], bool]] = []
     if wanted.endpoints is not None:
         numbers = wanted.endpoints - {0}
-        tests.append(lambda original: original.from_endpoint in numbers or original.to_endpoint in numbers)
+        tests.append(lambda conn: conn.from_endpoint in numbers or conn.to_endpoint in numbers)
     if wanted.state is not None:
         state = wanted.state
-        tests.append(lambda original: original.state == state)
+        tests.append(lambda conn: conn.state == state)
     if wanted.proto is not None:
         proto = wanted.proto
-        tests.append(lambda original: original.key[_PROTO] == proto)
+        tests.append(lambda conn: conn.key[_PROTO] == proto)
     # What arrives at the server is the reverse of what it answers.
     if wanted.source is not None:
         inside = _within(wanted.source)
-        tests.append(lambda original: inside(original.key[0:16]) or inside(original.other[16:32]))
+        tests.append(lambda conn: inside(conn.key[0:16]) or inside(conn.other[16:32]))
     if wanted.destination is not None:
         inside_too = _within(wanted.destination)
-        tests.append(lambda original: inside_too(original.key[16:32]) or inside_too(original.other[0:16]))
+        tests.append(lambda conn: inside_too(conn.key[16:32]) or inside_too(conn.other[0:16]))
     if len(tests) <= 1:
-        return tests[0] if tests else lambda original: True
-    return lambda original: all(test(original) for test in tests)
+        return tests[0] if tests else lambda conn: True
+    return lambda conn: all(test(conn) for test in tests)
 
 
 def _within(prefix: Prefix) -> Callable[[bytes], bool]:
-    first, last = _packed(prefix.network_address), _packed(prefix.broadcast_address)
+    first, last = abi.pack_address(prefix.network_address), abi.pack_address(prefix.broadcast_address)
     mapped = prefix.version == 4
-    return lambda raw: first <= raw <= last and (raw[:12] == _MAPPED) == mapped
+    return lambda raw: first <= raw <= last and abi.is_mapped(raw) == mapped
 
 
-def _packed(address: Address) -> bytes:
-    return _MAPPED + address.packed if address.version == 4 else address.packed
-
-
-@functools.lru_cache(65536)
-def _text(raw: bytes) -> str:
-    return socket.inet_ntoa(raw[12:]) if raw[:12] == _MAPPED else socket.inet_ntop(socket.AF_INET6, raw)
-
-
-@functools.lru_cache(65536)
-def _address(raw: bytes) -> Address:
-    return IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw)
+_text = functools.lru_cache(65536)(abi.address_text)
+_address = functools.lru_cache(65536)(abi.unpack_address)
 
 
 @functools.cache
@@ -123,25 +112,26 @@ def _port(raw: bytes) -> int:
 
 
 def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]:
-    """The connections that are meant, unanswered ones first."""
+    """The connections that fit the filter, unanswered ones first."""
     timeouts = dataplane.config[0]
     fits = matcher(wanted)
     now = time.monotonic_ns()
     for table in TABLES:
-        found = [original for original in originals(dataplane, table) if fits(original)]
-        replies = _last_seen(dataplane, table, {original.other for original in found})
+        conns = [conn for conn in originals(dataplane, table) if fits(conn)]
+        replies = _last_seen(dataplane, table, {conn.other for conn in conns})
         confirmed = table == "conns"
         lifetimes: dict[tuple[int, int], float] = {}
-        for original in found:
-            idle = max(now - max(original.last_seen, replies.get(original.other, 0)), 0) / 1e9
-            kind = original.key[_PROTO], original.state
+        for conn in conns:
+            idle = max(now - max(conn.last_seen, replies.get(conn.other, 0)), 0) / 1e9
+            kind = conn.key[_PROTO], conn.state
             lifetime = lifetimes.get(kind)
             if lifetime is None:
                 lifetime = lifetimes[kind] = _lifetime(*kind, timeouts, confirmed)
-            yield _connection(original, idle, lifetime, confirmed)
+            yield _connection(conn, idle, lifetime, confirmed)
 
 
 def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, int]:
+    """When each entry of the reply direction with one of these keys was seen last, in ns."""
     found = {}
     for packed, values, _ in getattr(dataplane, table).batches() if keys else ():
         at = 0
@@ -153,17 +143,17 @@ def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes
     return found
 
 
-def _connection(original: Original, idle: float, lifetime: float, confirmed: bool) -> Connection:
-    src, dst, sport, dport, proto = _TUPLE.unpack(original.key)
-    back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(original.other)
-    opener, server = _container(original.from_endpoint), _container(original.to_endpoint)
+def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool) -> Connection:
+    src, dst, sport, dport, proto = _TUPLE.unpack(conn.key)
+    back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(conn.other)
+    opener, server = _endpoint(conn.from_endpoint), _endpoint(conn.to_endpoint)
     return Connection(
         _NAMES.get(proto) or str(proto),
         (_text(src), _port(sport)),
         (_text(dst), _port(dport)),
         (_text(back_dst), _port(back_dport)),
         (_text(back_src), _port(back_sport)),
-        STATES[original.state],
+        STATES[conn.state],
         idle,
         lifetime - idle if lifetime > idle else 0.0,
         confirmed,
@@ -187,7 +177,7 @@ def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
     """(table, state) -> connections."""
     counted: Counter[tuple[str, str]] = Counter()
     for table in TABLES:
-        for state, number in Counter(original.state for original in originals(dataplane, table)).items():
+        for state, number in Counter(conn.state for conn in originals(dataplane, table)).items():
             counted[table, STATES[state]] = number
     return dict(counted)
 
@@ -196,10 +186,10 @@ def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
 
 
 def forget(dataplane: Dataplane, fits: Callable[[Original], bool]) -> int:
-    """Deletes both directions of every connection that fits, and gives its container its quota back. How many."""
+    """Deletes both entries of every connection that fits, and takes it off its endpoint's quota. Returns how many."""
     total = 0
     for table in TABLES:
-        found = [original for original in originals(dataplane, table) if fits(original)]
+        found = [conn for conn in originals(dataplane, table) if fits(conn)]
         total += len(found)
         _end(dataplane, table, found)
     return total
@@ -208,13 +198,13 @@ def forget(dataplane: Dataplane, fits: Callable[[Original], bool]) -> int:
 def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
     if not found:
         return
-    # The reply last: without it an original is unusable, and no packet takes it up again.
-    getattr(dataplane, table).delete_raw([original.key for original in found])
-    getattr(dataplane, table).delete_raw([original.other for original in found])
+    # The reply's entries last: without them the others count as torn, and no packet takes them up again.
+    getattr(dataplane, table).delete_raw([conn.key for conn in found])
+    getattr(dataplane, table).delete_raw([conn.other for conn in found])
     if table == "conns":
-        _credit(dataplane, "conns", Counter(original.owner for original in found if original.owner))
+        _credit(dataplane, "conns", Counter(conn.owner for conn in found if conn.owner))
     else:  # openings count for who opens
-        _credit(dataplane, "openings", Counter(h.from_endpoint for h in found if h.from_endpoint))
+        _credit(dataplane, "openings", Counter(conn.from_endpoint for conn in found if conn.from_endpoint))
 
 
 def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
@@ -228,8 +218,8 @@ def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
 
 
 def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
-    """From now on the endpoint's connections are counted: the programs count only where there is a row. `new`: it
-    cannot have any yet."""
+    """Makes the endpoint's row in `quotas`: the packet programs count only connections of endpoints that have one.
+    `new`: it cannot have connections yet."""
     # Programs of another version may not say when it has the first one.
     never = new and not dataplane.outdated
     try:
@@ -240,49 +230,51 @@ def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
 
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:
-    """Deletes every connection that an endpoint takes part in, and its quota."""
+    """Deletes every connection that an endpoint takes part in, and its row in `quotas`."""
     quota = dataplane.quotas.get(abi.quota_key(number))
     never = quota is not None and quota.since == _NEVER
     for table in () if never else TABLES:
         found = []
-        # A reply whose original was evicted belongs to no connection, but may still hold the address.
-        directions = []
+        # An entry whose counterpart was evicted belongs to no connection, but it may have the address still.
+        entries = []
         for keys, values, _ in getattr(dataplane, table).batches():
             at = 0
             for fields in _CONN.iter_unpack(values):
                 if number in (fields[2], fields[4]):
                     key = keys[at : at + _KEY_SIZE]
-                    directions.append(key)
+                    entries.append(key)
                     if fields[5] & _ORIGINAL:
                         found.append(Original(key, *fields))
                 at += _KEY_SIZE
         _end(dataplane, table, found)
-        getattr(dataplane, table).delete_raw(directions)
+        getattr(dataplane, table).delete_raw(entries)
     dataplane.quotas.discard([abi.quota_key(number)])
 
 
 def forget_refused(
     dataplane: Dataplane, endpoint: int, ports: frozenset[tuple[int, int]], admits: Callable[[Address], bool]
 ) -> int:
-    """Ends the connections to published (protocol, host port) of an endpoint whose client may no longer."""
+    """Deletes the connections to an endpoint by way of these published ports (protocol number, host port) whose
+    client's address is not admitted any more. Returns how many."""
 
-    def fits(original: Original) -> bool:
-        if original.to_endpoint != endpoint:
+    def fits(conn: Original) -> bool:
+        if conn.to_endpoint != endpoint:
             return False
-        src, dst, _, dport, proto = _TUPLE.unpack(original.key)
-        if (proto, int.from_bytes(dport, "big")) not in ports or dst == original.other[0:16]:
+        src, dst, _, dport, proto = _TUPLE.unpack(conn.key)
+        if (proto, int.from_bytes(dport, "big")) not in ports or dst == conn.other[0:16]:
             return False  # not by way of the published port
-        return not admits(_address(src))
+        address = _address(src)
+        return address is not None and not admits(address)
 
     return forget(dataplane, fits)
 
 
 def forget_sockets(dataplane: Dataplane, addresses: Iterable[Address]) -> None:
-    """Ends the host's sockets that were pointed at a container at one of these addresses, which is gone: the next
+    """Ends the host's sockets that were connected to an endpoint at one of these addresses, which is gone: the next
     holder of the address would get what they send."""
     layout = abi.layout("socket_key")
     cookie, address = layout.offset("cookie"), layout.offset("addr")
-    wanted = {_packed(one) for one in addresses}
+    wanted = {abi.pack_address(one) for one in addresses}
     found = [
         key
         for keys, _, count in dataplane.sockets.batches()

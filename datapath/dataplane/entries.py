@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the packet programs' maps have to contain, as plain tuples with the field names of abi.h. Pure.
+"""The rows that the packet programs' maps have to contain, as tuples with the field names of abi.h. Pure.
 
-Enumerators are given by name ("NETWORK_ICC"); no address is None, which is written as the zero address. Keys
-and values belong to the map named by the function: network_entry → networks, and so on.
+Each class is one struct of abi.h, named in STRUCTS: it has the struct's fields but for padding, in the struct's order,
+which a test compares. Numbers are in host order. Enumerators are given by name ("NETWORK_ICC"); no address is None,
+which is written as the zero address. The function that makes rows is called like the map that they are for:
+network_entry → networks, and so on.
 """
 
 from __future__ import annotations
@@ -12,23 +14,33 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, gateway_mac
-from datapath.model.parsing import Address
+from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
 
-PROTOCOLS = {"tcp": 6, "udp": 17}
-
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
+NO_MAC = "00:00:00:00:00:00"
 _MAPPED = IPv6Network("::ffff:0:0/96")
+
+# Enumerators of abi.h: enum network_flag, enum device_kind.
+NetworkFlag = Literal[
+    "NETWORK_ACTIVE",
+    "NETWORK_IPV4",
+    "NETWORK_IPV6",
+    "NETWORK_ICC",
+    "NETWORK_INTERNAL",
+    "NETWORK_MASQUERADE",
+]
+DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK"]
 
 
 class NetworkValue(NamedTuple):
-    flags: frozenset[str]
+    flags: frozenset[NetworkFlag]
     ifindex: int
     slots: int
     mtu: int
@@ -44,13 +56,13 @@ class DeviceKey(NamedTuple):
 
 
 class DeviceValue(NamedTuple):
-    kind: str
-    network: int
-    endpoint: int
-    mac: str
-    addr4: Address | None
-    addr6: Address | None
-    linklocal: IPv6Address | None
+    kind: DeviceKind
+    network: int = 0
+    endpoint: int = 0
+    mac: str = NO_MAC
+    addr4: Address | None = None
+    addr6: Address | None = None
+    linklocal: IPv6Address | None = None
 
 
 class EndpointKey(NamedTuple):
@@ -112,6 +124,24 @@ class LinkValue(NamedTuple):
     server: int
 
 
+# The struct of abi.h that each class is.
+STRUCTS: Mapping[type[Any], str] = {
+    NetworkValue: "network",
+    DeviceKey: "device_key",
+    DeviceValue: "device",
+    EndpointKey: "endpoint_key",
+    EndpointValue: "endpoint",
+    MemberKey: "member_key",
+    MemberValue: "member",
+    PortKey: "port_key",
+    PortValue: "port",
+    AclKey: "acl_key",
+    ReservedKey: "reserved_key",
+    LinkKey: "link_key",
+    LinkValue: "link",
+}
+
+
 class Run(NamedTuple):
     """`length` rows whose keys are `key` and its successors by port. A PortValue's port goes up with the key's."""
 
@@ -163,20 +193,18 @@ def network_entry(
     linklocal: IPv6Address | None = None,
 ) -> tuple[int, NetworkValue]:
     """Index and value in `networks`. `endpoints` are its members, `ifindex` is its gateway device."""
-    flags = {"NETWORK_ACTIVE"}
-    for name, wanted in (
-        ("NETWORK_IPV4", network.subnet4 is not None),
-        ("NETWORK_IPV6", network.subnet6 is not None),
-        ("NETWORK_ICC", network.icc),
-        ("NETWORK_INTERNAL", network.internal),
-        ("NETWORK_MASQUERADE", network.masquerade),
-    ):
-        if wanted:
-            flags.add(name)
+    flags: dict[NetworkFlag, bool] = {
+        "NETWORK_ACTIVE": True,
+        "NETWORK_IPV4": network.subnet4 is not None,
+        "NETWORK_IPV6": network.subnet6 is not None,
+        "NETWORK_ICC": network.icc,
+        "NETWORK_INTERNAL": network.internal,
+        "NETWORK_MASQUERADE": network.masquerade,
+    }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
     return network.number, NetworkValue(
-        flags=frozenset(flags),
+        flags=frozenset(name for name, wanted in flags.items() if wanted),
         ifindex=ifindex,
         slots=max((endpoint.slot for endpoint in endpoints), default=-1) + 1,
         mtu=mtu,
@@ -190,8 +218,8 @@ def network_entry(
 
 def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:
     """The network's gateway device in `devices`."""
-    value = DeviceValue("DEVICE_GATEWAY", network.number, 0, gateway_mac(network), None, None, None)
-    return DeviceKey(ifindex), value
+    value = DeviceValue(kind="DEVICE_GATEWAY", network=network.number, mac=gateway_mac(network))
+    return DeviceKey(ifindex=ifindex), value
 
 
 def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
@@ -200,16 +228,29 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
     addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
     linklocal = endpoint.linklocal if endpoint.ipv6 else None
     index, number, mac = endpoint.host_ifindex, endpoint.number, endpoint.mac
-    device = DeviceValue("DEVICE_ENDPOINT", network.number, number, mac, addr4, addr6, linklocal)
+    device = DeviceValue(
+        kind="DEVICE_ENDPOINT",
+        network=network.number,
+        endpoint=number,
+        mac=mac,
+        addr4=addr4,
+        addr6=addr6,
+        linklocal=linklocal,
+    )
     addresses: list[Address | None] = [addr4, addr6, linklocal]
     return EndpointEntries(
-        device=(DeviceKey(index), device),
+        device=(DeviceKey(ifindex=index), device),
         endpoints={
-            EndpointKey(network.number, address): EndpointValue(index, number, mac)
+            EndpointKey(network=network.number, addr=address): EndpointValue(
+                ifindex=index, number=number, mac=mac
+            )
             for address in addresses
             if address is not None
         },
-        member=(MemberKey(network.number, endpoint.slot), MemberValue(index, number)),
+        member=(
+            MemberKey(network=network.number, slot=endpoint.slot),
+            MemberValue(ifindex=index, endpoint=number),
+        ),
     )
 
 
@@ -221,7 +262,7 @@ def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMa
 def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> Iterator[Run]:
     targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
     for mapping in mappings:
-        proto, default_deny = PROTOCOLS[mapping.proto], int(bool(mapping.allow))
+        proto, default_deny = PORT_PROTOCOLS[mapping.proto], int(bool(mapping.allow))
         for version in mapping.families:
             target = targets[version]
             if target is None or version not in endpoint.ways:
@@ -237,7 +278,7 @@ def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapp
                 port=mapping.container_port,
                 default_deny=default_deny,
             )
-            yield Run(PortKey(address, mapping.host_port, proto), value, mapping.count)
+            yield Run(PortKey(addr=address, port=mapping.host_port, proto=proto), value, mapping.count)
 
 
 def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
@@ -248,17 +289,21 @@ def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
             for prefix in prefixes:
                 length = 32 + prefix.prefixlen + (96 if prefix.version == 4 else 0)
                 address = None if prefix.network_address == IPv6Address(0) else prefix.network_address
-                result[AclKey(length, mapping.filter, address)] = allow
+                result[AclKey(prefixlen=length, acl=mapping.filter, addr=address)] = allow
                 if isinstance(prefix, IPv6Network) and _MAPPED.subnet_of(prefix):
                     # In the map it covers IPv4 too, which was not meant: that keeps what it has without.
-                    every4 = AclKey(32 + 96, mapping.filter, EVERY4)
-                    result.setdefault(every4, int(not mapping.allow))
+                    result.setdefault(_every4(mapping), int(not mapping.allow))
     # A rule for all of IPv4 goes before what only stands in for it.
     for mapping in mappings:
         for prefixes, allow in ((mapping.allow, 1), (mapping.deny, 0)):
             if any(prefix.version == 4 and not prefix.prefixlen for prefix in prefixes):
-                result[AclKey(32 + 96, mapping.filter, EVERY4)] = allow
+                result[_every4(mapping)] = allow
     return result
+
+
+def _every4(mapping: PortMapping) -> AclKey:
+    """All of IPv4 in the mapping's rules: a prefix of 96 bits of an IPv6 address, after the 32 of `acl`."""
+    return AclKey(prefixlen=32 + 96, acl=mapping.filter, addr=EVERY4)
 
 
 def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
@@ -274,7 +319,7 @@ def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None
     asked = published if mappings is None else list(mappings)
     return Runs(
         run
-        for name, proto in PROTOCOLS.items()
+        for name, proto in PORT_PROTOCOLS.items()
         for run in _reserved_runs(
             proto,
             [_span(mapping) for mapping in asked if mapping.proto == name],
@@ -301,7 +346,7 @@ def _reserved_runs(
         count += changes[first]
         inside += wanted[first]
         if inside:
-            yield Run(ReservedKey(first, proto), count, end - first)
+            yield Run(ReservedKey(port=first, proto=proto), count, end - first)
 
 
 def link_entries(network: Network, state: State) -> dict[LinkKey, LinkValue]:
@@ -328,9 +373,9 @@ def _opened(client: Endpoint, server: Endpoint) -> dict[LinkKey, LinkValue]:
         pairs.append((client.ipv4.ip, server.ipv4.ip))
     if client.ipv6 and server.ipv6:
         pairs.append((client.ipv6.ip, server.ipv6.ip))
-    value = LinkValue(client.number, server.number)
+    value = LinkValue(client=client.number, server=server.number)
     return {
-        LinkKey(source, target, port, PROTOCOLS[proto]): value
+        LinkKey(client=source, server=target, port=port, proto=PORT_PROTOCOLS[proto]): value
         for source, target in pairs
         for port, proto in server.exposed
     }

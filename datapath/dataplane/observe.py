@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datapath.dataplane import version
+from datapath.dataplane import convert, version
 from datapath.dataplane.programs import (
     CLSACT_HANDLE,
     CLSACT_PRIORITY,
@@ -22,7 +22,7 @@ from datapath.dataplane.programs import (
     is_bpffs,
 )
 from datapath.errors import KernelError
-from datapath.kernel import abi, facts, libbpf, netns
+from datapath.kernel import facts, libbpf, netns
 from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.observed import Programs, Stack
 
@@ -148,23 +148,14 @@ def _maps(bpffs: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[d
                 if name == "config":
                     flood_rate = opened[0].flood_rate
                 elif name == "networks":
-                    found[name] = dict(_row(name, index, opened[index]) for index in opened.used())
+                    found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
+                elif name == "devices":
+                    found[name] = {key: convert.device_value(value) for key, value in opened.read_all()}
                 else:
-                    found[name] = dict(_row(name, key, value) for key, value in opened.read_all())
+                    found[name] = dict(opened.read_all())
             except KernelError as error:
                 broken[f"maps/{name}"] = str(error)
     return found, flood_rate
-
-
-def _row(name: str, key: Any, value: Any) -> tuple[Any, Any]:
-    """With enumerators by name."""
-    if name == "networks":
-        flags = frozenset(flag.name for flag in abi.NetworkFlag if value.flags & flag)
-        return (key,), (flags, *value[1:])
-    if name == "devices":
-        kinds = {int(kind): kind.name for kind in abi.DeviceKind}
-        return key, (kinds.get(value.kind, str(value.kind)), *value[1:])
-    return key, value
 
 
 def _program_ids(folder: Path, broken: dict[str, str]) -> dict[str, int]:

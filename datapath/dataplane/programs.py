@@ -133,11 +133,6 @@ def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
     return best
 
 
-def _ephemeral() -> tuple[int, int]:
-    first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
-    return int(first), int(last)
-
-
 class Dataplane:
     """Programs, maps and links of one host. Use as a context manager, or close().
 
@@ -245,7 +240,7 @@ class Dataplane:
 
     def load(self, name: str, programs_folder: Path, config_folder: Path) -> None:
         """Loads one object file with the pinned maps, and pins what is its own in these folders."""
-        first, last = nat_ports(_ephemeral())
+        first, last = nat_ports(sysctl.ephemeral_ports())
         config = abi.config(
             netns_cookie=netns.cookie(),
             nat_port_first=first,

@@ -275,7 +275,9 @@ def _strays(settled: Settled) -> Iterator[Finding]:
     building = {n.number for n in settled.state.networks.values() if n.phase != READY}
     for key, value in seen.programs.maps.get("devices", {}).items():
         device = seen.host.at(key[0])
-        if value[0] == "DEVICE_UPLINK" or key[0] in known or value[2] in numbers or value[1] in building:
+        if value.kind == "DEVICE_UPLINK" or key.ifindex in known:
+            continue
+        if value.endpoint in numbers or value.network in building:
             continue
         if device and device.kind in PAIRS:
             yield Finding(STRAY_DEVICE, f"device {device.name}", "it was ours and nobody has it", (key[0],))

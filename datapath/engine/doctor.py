@@ -78,7 +78,6 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
     with Links() as links:
         facts = links.facts({network.device for network in state.networks.values() if network.device})
     host = observe.stack(None)
-    first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
     wanted: set[str] = set()
     for network in state.networks.values():
         wanted |= check.sysctls(network).keys() if network.device else set()
@@ -99,7 +98,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         sandboxes=_sandboxes(state, alive),
         alive=alive,
         sysctls=observe.sysctls(wanted),
-        ephemeral=(int(first), int(last)),
+        ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(RESERVED_PORTS),
         reserved_before=store.note(RESERVED_PORTS),
         programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),

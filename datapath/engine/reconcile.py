@@ -10,9 +10,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
-from datapath.dataplane import connections
+from datapath.dataplane import connections, convert
 from datapath.dataplane.programs import SOCKET_HOOKS, XDP_HOOK
-from datapath.drivers.ebpf.driver import numbered
 from datapath.drivers.linuxbridge import check as firewall_check
 from datapath.engine import check, doctor
 from datapath.engine.session import Session
@@ -134,9 +133,9 @@ def _write_row(session: Session, finding: Finding) -> None:
     rows = getattr(dataplane, name)
     match name:
         case "networks":
-            rows[key[0]] = numbered(value)
+            rows[key[0]] = convert.to_abi(value)
         case "devices":
-            rows[key] = numbered(value)
+            rows[key] = convert.to_abi(value)
         case "quotas":
             connections.open_quota(dataplane, key[0])
         case "addresses":

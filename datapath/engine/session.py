@@ -300,8 +300,7 @@ class Session:
         """
         from datapath.kernel import sysctl
 
-        first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
-        ours = ephemeral_ports(self.state, (int(first), int(last)))
+        ours = ephemeral_ports(self.state, sysctl.ephemeral_ports())
         before = self.store.note(RESERVED_PORTS)
         if not ours and before is None:
             return

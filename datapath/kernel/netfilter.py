@@ -18,9 +18,9 @@ from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import bridges, process, sysctl
+from datapath.model.parsing import PROTOCOLS
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
-_UDP = 17
 _GONE = re.compile("No such file or directory|No chain/target/match|does a matching rule exist")
 
 Address = IPv4Address | IPv6Address
@@ -110,7 +110,7 @@ def forget_udp(version: int, ports: Collection[int]) -> None:
     if not ports or not _any_known():
         return
     with _conntrack(version) as conntrack, bridges.translated("forget", "connections"):
-        for entry in conntrack.dump(tuple_orig=_tuple(conntrack, {"proto": _UDP})):
+        for entry in conntrack.dump(tuple_orig=_tuple(conntrack, {"proto": PROTOCOLS["udp"]})):
             protocol = entry.get_attr("CTA_TUPLE_ORIG").get_attr("CTA_TUPLE_PROTO")
             if protocol.get_attr("CTA_PROTO_DST_PORT") in ports:
                 _forget_one(conntrack, entry)

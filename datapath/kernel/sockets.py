@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the host's ports are taken, and by whom."""
+"""The host's sockets: which ports they have and who owns them, and the end of those whose peer is gone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.errors import KernelError
+from datapath.model.parsing import PORT_PROTOCOLS, PROTOCOLS
 
 Address = IPv4Address | IPv6Address
 
@@ -63,7 +64,7 @@ def suspects(proto: str, first: int, last: int) -> Iterable[int]:
     with socket.socket(socket.AF_INET, _KINDS[proto]) as bound, _diag() as diag:
         bound.bind(("", 0))  # found again if such sockets are listed
         known = bound.getsockname()[1]
-        number = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}[proto]
+        number = PROTOCOLS[proto]
         if known not in _local_ports(diag, socket.AF_INET, number, (known, known)):
             return ports
         families = (socket.AF_INET, socket.AF_INET6)
@@ -157,7 +158,7 @@ def destroy(cookies: frozenset[int]) -> int:
     ended = 0
     with _diag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for proto in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            for proto in PORT_PROTOCOLS.values():
                 for ident in list(_identities(diag, family, proto)):
                     if int.from_bytes(ident[_COOKIE_IN_ID], "little") in cookies:
                         _send(diag, _SOCK_DESTROY, _NLM_F_ACK, family, proto, ident)

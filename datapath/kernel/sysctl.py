@@ -29,6 +29,13 @@ def read(path: str) -> str:
         raise KernelError("read", f"/proc/sys/{path}", error.errno or 0) from error
 
 
+def ephemeral_ports() -> tuple[int, int]:
+    """The first and the last port that the kernel gives to sockets that ask for none, in the caller's namespace
+    (net.ipv4.ip_local_port_range, inclusive). KernelError: the setting cannot be read."""
+    first, last = read("net/ipv4/ip_local_port_range").split()
+    return int(first), int(last)
+
+
 def write_if_present(path: str, value: int | str) -> None:
     """The same for a setting that a kernel without the feature (IPv6) simply does not have."""
     if exists(path):

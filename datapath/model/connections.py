@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.parsing import Prefix, parse_address_or_prefix
+from datapath.model.parsing import PROTOCOLS, Prefix, parse_address_or_prefix
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 STATES = ("new", "replied", "established", "closing", "closed")
 
 

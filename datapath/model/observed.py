@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` sees of a host, and what it has to say about it.
+"""What `doctor` sees of a host.
 
-Map entries are plain tuples in the order of abi.h's fields, with enumerators by name, as in `entries`.
+Map entries are tuples with the names of abi.h's fields; of networks and devices they are those of `entries`, with
+enumerators by name.
 """
 
 from __future__ import annotations

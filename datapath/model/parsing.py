@@ -22,6 +22,10 @@ Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
 
+# The numbers that IP headers have for protocols (IPPROTO_*), by name; and those of the protocols that have ports.
+PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+PORT_PROTOCOLS = {name: PROTOCOLS[name] for name in ("tcp", "udp")}
+
 TRUE_WORDS = {"1", "t", "T", "TRUE", "true", "True"}
 FALSE_WORDS = {"0", "f", "F", "FALSE", "false", "False"}
 
@@ -114,7 +118,7 @@ def parse_protocol(text: str, spec: str) -> str:
     proto = text.lower() or "tcp"
     if proto == "sctp":
         raise ConfigError(f"protocol sctp is not available yet: {quoted(spec)} (tcp and udp are)")
-    if proto not in ("tcp", "udp"):
+    if proto not in PORT_PROTOCOLS:
         raise ConfigError(f"invalid proto {quoted(text)} in port {quoted(spec)}: expected tcp or udp")
     return proto
 

@@ -354,8 +354,7 @@ class Control:
         def in_use(proto: str, address: Address | None, port: int) -> str | None:
             return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
 
-        first, last = sysctl.read("net/ipv4/ip_local_port_range").split()
-        return PortContext(session.facts, in_use, (int(first), int(last)), sockets.suspects)
+        return PortContext(session.facts, in_use, sysctl.ephemeral_ports(), sockets.suspects)
 
     def _write_etc(self, session: Session, container: Container) -> None:
         """The container's hosts, resolv.conf and hostname. Rewritten in place: the files are bind-mounted."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import entries
+from datapath.dataplane import convert, entries
 from datapath.dataplane.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.plan.inspect import container_inspect, network_inspect
 from datapath.plan.ports import plan_port_remove
@@ -259,3 +260,34 @@ def test_a_container_that_has_ended_keeps_its_networks_but_no_address() -> None:
     assert found["State"]["Status"] == "exited"
     assert found["NetworkSettings"]["Ports"] == {}
     assert found["NetworkSettings"]["Networks"]["net"]["IPAddress"] == ""
+
+
+@pytest.mark.parametrize("kind", entries.STRUCTS, ids=lambda kind: str(kind.__name__))
+def test_rows_have_the_fields_of_their_structs(kind: type[Any]) -> None:
+    """In the same order: rows are packed as they are, ten thousand at a time."""
+    assert kind._fields == abi.layout(entries.STRUCTS[kind]).type._fields
+
+
+def test_every_kind_of_row_has_its_struct() -> None:
+    found = {
+        name for name, kind in vars(entries).items() if name.endswith(("Key", "Value")) and kind is not Any
+    }
+    assert found == {kind.__name__ for kind in entries.STRUCTS}
+
+
+def test_enumerators_are_those_of_the_abi() -> None:
+    assert set(get_args(entries.NetworkFlag)) == {flag.name for flag in abi.NetworkFlag}
+    assert set(get_args(entries.DeviceKind)) == {kind.name for kind in abi.DeviceKind}
+
+
+def test_values_become_those_of_the_abi_and_back() -> None:
+    network = World().network("shop", ipv6=True)
+    _, value = entries.network_entry(network, (), 9, 1500)
+    packed = convert.to_abi(value)
+    assert packed.flags == abi.NetworkFlag.NETWORK_ACTIVE | 2 | 4 | 8 | 32
+    assert packed[1:] == value[1:]
+    assert convert.network_value(packed) == value
+    _, device = entries.gateway_device(network, 9)
+    assert convert.to_abi(device).kind == abi.DeviceKind.DEVICE_GATEWAY
+    assert convert.device_value(convert.to_abi(device)) == device
+    assert str(convert.device_value(abi.device(kind=77)).kind) == "77"

@@ -24,7 +24,6 @@ SOCKET_HOOKS = frozenset(
     for version in (4, 6)
 )
 LOOPBACK = 1  # the index of every namespace's loopback device
-_NO_MAC = "00:00:00:00:00:00"
 # Rows that are there or not; what the programs count in them is theirs.
 _COUNTED = ("quotas", "addresses")
 
@@ -76,7 +75,7 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
     for network in settled.built:
         bridge = seen.host.devices.get(network.device)
         if network.classic and bridge is not None and bridge.kind == "bridge":
-            row = entries.DeviceValue("DEVICE_GATEWAY", network.number, 0, _NO_MAC, None, None, None)
+            row = entries.DeviceValue(kind="DEVICE_GATEWAY", network=network.number)
             rows["devices"][(bridge.ifindex,)] = row
     for endpoint in settled.endpoints:
         network = state.networks[endpoint.network_id]
@@ -90,14 +89,14 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
     mappings = [m for e in state.endpoints.values() for m in e.ports]
     classic = [e for e in settled.joined if e not in settled.endpoints]
     if mappings:
-        loopback = entries.DeviceValue("DEVICE_LOOPBACK", 0, 0, _NO_MAC, None, None, None)
+        loopback = entries.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback
     mappings = [m for e in state.endpoints.values() if e not in classic for m in e.ports]
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if settled.networks:
         for way in seen.ways:
-            uplink = entries.DeviceValue("DEVICE_UPLINK", 0, 0, _NO_MAC, way.ipv4, way.ipv6, None)
+            uplink = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=way.ipv4, addr6=way.ipv6)
             rows["devices"][(way.ifindex,)] = uplink
         rows["addresses"] = {(address,): () for address in seen.addresses if not address.is_link_local}
     return rows
@@ -122,12 +121,12 @@ def _spared(state: State, settled: Settled) -> Mapping[str, Callable[[Any, Any],
     return {
         "networks": lambda key, value: key[0] in networks,
         "devices": lambda key, value: (
-            value[2] in numbers or value[1] in networks or (none and value[0] == "DEVICE_UPLINK")
+            value.endpoint in numbers or value.network in networks or (none and value.kind == "DEVICE_UPLINK")
         ),
-        "endpoints": lambda key, value: value[1] in numbers,
-        "members": lambda key, value: value[1] in numbers,
-        "ports": lambda key, value: value[1] in numbers,
-        "acls": lambda key, value: key[1] in filters,
+        "endpoints": lambda key, value: value.number in numbers,
+        "members": lambda key, value: value.endpoint in numbers,
+        "ports": lambda key, value: value.endpoint in numbers,
+        "acls": lambda key, value: key.filter in filters,
         "reserved": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
@@ -139,8 +138,7 @@ def _equal(name: str, present: Any, wanted: Any) -> bool:
     if name != "networks":
         return tuple(present) == tuple(wanted)
     # slots only grows while commands come and go; each looks at fewer again when it recovers.
-    known = entries.NetworkValue(*present)
-    return bool(known.slots >= wanted.slots and known._replace(slots=wanted.slots) == wanted)
+    return bool(present.slots >= wanted.slots and present._replace(slots=wanted.slots) == wanted)
 
 
 def _words(row: Any) -> str:
@@ -149,6 +147,6 @@ def _words(row: Any) -> str:
     for item in row:
         if isinstance(item, frozenset):
             words.append("+".join(sorted(item)))
-        elif item is not None and item != _NO_MAC:
+        elif item is not None and item != entries.NO_MAC:
             words.append(str(item))
     return " ".join(words) or "nothing"

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
-from typing import Any
 
 from datapath.dataplane import connections, entries
+from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.pairs import Bridged, attempt, report
 from datapath.kernel import abi
 from datapath.kernel.libbpf import cut
 from datapath.model.endpoints import Endpoint, linklocal_of
 from datapath.model.networks import Network, gateway_mac
+from datapath.model.parsing import PORT_PROTOCOLS
 from datapath.model.ports import PortMapping
 
 
@@ -46,8 +47,8 @@ class Bridge(Bridged):
             linklocal = linklocal_of(mac) if network.ipv6 else None
             number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
-            dataplane.networks[number] = numbered(value)
-            dataplane.devices[key] = numbered(device)
+            dataplane.networks[number] = to_abi(value)
+            dataplane.devices[key] = to_abi(device)
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
 
@@ -64,7 +65,7 @@ class Bridge(Bridged):
         if mtu != known.mtu:
             self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
         number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
-        if known != (wanted := numbered(value)):
+        if known != (wanted := to_abi(value)):
             dataplane.networks[number] = wanted
 
     def delete_network(self, network: Network) -> None:
@@ -106,7 +107,7 @@ class Bridge(Bridged):
         """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
-        dataplane.devices[wanted.device[0]] = numbered(wanted.device[1])
+        dataplane.devices[wanted.device[0]] = to_abi(wanted.device[1])
         connections.open_quota(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
@@ -224,7 +225,7 @@ class Bridge(Bridged):
             return
         for mapping in mappings:
             ports = frozenset(
-                (entries.PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
+                (PORT_PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
             )
             connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
 
@@ -252,12 +253,5 @@ def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
     dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
 
 
-def _write_acls(dataplane: Dataplane, acls: Mapping[entries.AclKey, int]) -> None:
-    dataplane.acls.update_many({key: abi.acl(allow) for key, allow in acls.items()})
-
-
-def numbered(value: entries.NetworkValue | entries.DeviceValue) -> tuple[Any, ...]:
-    """An entry's value with its enumerators, which the plan knows by name, as the maps' numbers."""
-    if isinstance(value, entries.NetworkValue):
-        return (sum(int(abi.NetworkFlag[name]) for name in value.flags), *value[1:])
-    return (int(abi.DeviceKind[value.kind]), *value[1:])
+def _write_acls(dataplane: Dataplane, sources: Mapping[entries.AclKey, int]) -> None:
+    dataplane.acls.update_many({key: abi.acl(allow) for key, allow in sources.items()})

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from datapath.dataplane import entries
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
-from datapath.model.parsing import Address, Prefix
+from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
 from datapath.model.ports import PortMapping
 
-_PROTOCOLS = {number: name for name, number in entries.PROTOCOLS.items()}
+_PROTOCOLS = {number: name for name, number in PORT_PROTOCOLS.items()}
 
 
 class Published(NamedTuple):
