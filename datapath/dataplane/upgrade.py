@@ -13,9 +13,13 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 from datapath.dataplane import timer, version
-from datapath.dataplane.programs import CLSACT_HANDLE, CLSACT_PRIORITY, CONN_GC, NEXT, OBJECT_FILES, Dataplane
+from datapath.dataplane.attach import filter_place
+from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, Direction
+from datapath.dataplane.pins import NEXT
+from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
 
@@ -136,8 +140,8 @@ def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
     with _Opened(folder, set(os.listdir(folder))) as pinned:
         names = {libbpf.program_id(fd): name for name, fd in pinned.items() if "-" not in name}
     for key, _ in dataplane.devices.read_all():
-        for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
-            place = (key.ifindex, point, CLSACT_HANDLE, CLSACT_PRIORITY)
+        for direction in get_args(Direction):
+            place = filter_place(key.ifindex, direction)
             name = names.get(libbpf.clsact_program(*place), "")
             if name in fds:
                 try:

@@ -44,7 +44,8 @@ class Context:
     @cached_property
     def dataplane(self) -> Dataplane:
         """The packet programs; loaded if they are not."""
-        from datapath.dataplane.programs import Dataplane, Setup
+        from datapath.dataplane.layout import Setup
+        from datapath.dataplane.programs import Dataplane
 
         setup = Setup(self.tuning.config, self.tuning.sizes)
         settings = self.settings

@@ -14,12 +14,14 @@ from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning, drift
 from datapath.dataplane import observe
-from datapath.dataplane.programs import Dataplane, Setup
+from datapath.dataplane.layout import Setup
+from datapath.dataplane.programs import Dataplane
 from datapath.drivers.linuxbridge import forwarding, nftables, rules
 from datapath.engine import check
 from datapath.engine.session import RESERVED_PORTS
 from datapath.errors import DatapathError, KernelError
-from datapath.kernel import netfilter, process, sysctl
+from datapath.kernel import locks, netfilter, process, sysctl
+from datapath.kernel.facts import stack
 from datapath.kernel.links import Links
 from datapath.model.checks import BUSY, LEFTOVER, STORE
 from datapath.model.findings import Finding
@@ -41,7 +43,7 @@ def examine(settings: Settings, tuning: Tuning | None) -> list[Finding]:
             with Store(settings.state_dir, reading=True) as store:
                 state = store.load()
                 findings = check.diagnose(state, look(settings, tuning, state, store))
-                if not observe.busy(store.lock_path) and store.load() == state:
+                if not locks.is_held(store.lock_path) and store.load() == state:
                     return findings
         except FileNotFoundError:
             return _without_store(settings)  # `down` came in between
@@ -77,7 +79,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
     """The host as it is, as far as it matters to what was promised."""
     with Links() as links:
         facts = links.facts({network.device for network in state.networks.values() if network.device})
-    host = observe.stack(None)
+    host = stack(None)
     wanted: set[str] = set()
     for network in state.networks.values():
         wanted |= check.sysctls(network).keys() if network.device else set()
@@ -97,7 +99,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         default_route=facts.default_route,
         sandboxes=_sandboxes(state, alive),
         alive=alive,
-        sysctls=observe.sysctls(wanted),
+        sysctls=sysctl.read_existing(wanted),
         ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(RESERVED_PORTS),
         reserved_before=store.note(RESERVED_PORTS),
@@ -132,7 +134,7 @@ def _sandboxes(state: State, alive: frozenset[str]) -> dict[str, Stack]:
         for container in state.users(sandbox_id):
             if container.id in alive:
                 try:
-                    found[sandbox_id] = observe.stack(f"/proc/{container.pid}/ns/net")
+                    found[sandbox_id] = stack(f"/proc/{container.pid}/ns/net")
                 except DatapathError:
                     continue  # it has just ended
                 break

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from datapath.dataplane import connections, convert
-from datapath.dataplane.programs import SOCKET_HOOKS, XDP_HOOK
+from datapath.dataplane.layout import SOCKET_HOOKS, XDP_HOOK
 from datapath.drivers.linuxbridge import check as firewall_check
 from datapath.engine import check, doctor
 from datapath.engine.session import Session

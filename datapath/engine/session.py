@@ -316,7 +316,8 @@ class Session:
 
     def remove_dataplane(self) -> None:
         """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
-        from datapath.dataplane.programs import HOOK_OF, Dataplane
+        from datapath.dataplane.attach import HOOK_OF
+        from datapath.dataplane.programs import Dataplane
         from datapath.kernel.links import LOOPBACK
 
         staying = ("from_uplink", "from_loopback")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a namespace has: addresses, routes, ways out. Read from an open rtnetlink socket."""
+"""What a network namespace has: devices, addresses, routes, uplinks. Read through rtnetlink."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ipaddress import (
 from typing import NamedTuple
 
 from datapath.errors import KernelError
-from datapath.kernel import rtnetlink
+from datapath.kernel import netns, rtnetlink
 from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, Message, Rtnetlink, attributes
-from datapath.model.observed import Device
+from datapath.model.observed import Device, Stack
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
@@ -254,6 +254,24 @@ def _device(body: bytes) -> Device:
         mtu=_number(found[_IFLA_MTU]),
         up=bool(flags & _IFF_UP),
         master=_number(found.get(_IFLA_MASTER, b"")),
+    )
+
+
+def stack(where: netns.Netns) -> Stack:
+    """Devices, addresses and default routes of a namespace. KernelError: they cannot be read, or it is gone."""
+    with netns.enter(where), translated("open", "rtnetlink socket"):
+        opened = Rtnetlink()
+    with opened as route:
+        known = {one.ifindex: one for one in devices(route)}
+        names = {index: one.name for index, one in known.items()}
+        by_device: dict[str, set[Interface]] = {}
+        for held in addresses(route):
+            by_device.setdefault(names.get(held.ifindex, ""), set()).add(held.interface)
+        defaults = frozenset((names.get(index, ""), gateway) for index, gateway in gateways(route))
+    return Stack(
+        {one.name: one for one in known.values()},
+        {name: frozenset(found) for name, found in by_device.items()},
+        defaults,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterable
 
 from datapath.errors import KernelError
 
@@ -34,6 +35,18 @@ def ephemeral_ports() -> tuple[int, int]:
     (net.ipv4.ip_local_port_range, inclusive). KernelError: the setting cannot be read."""
     first, last = read("net/ipv4/ip_local_port_range").split()
     return int(first), int(last)
+
+
+def read_existing(paths: Iterable[str]) -> dict[str, str]:
+    """The values of those settings that exist, by path."""
+    found = {}
+    for path in paths:
+        try:
+            with open(f"/proc/sys/{path}") as file:
+                found[path] = file.read().strip()
+        except OSError:
+            continue
+    return found
 
 
 def write_if_present(path: str, value: int | str) -> None:

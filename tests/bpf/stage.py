@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane import timer
-from datapath.dataplane.programs import MAPS
+from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, features, libbpf, netns, syscalls
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from datapath.kernel._libbpf import ffi
 
-from datapath.dataplane.programs import HOOKS, MAPS, OBJECT_FILES
+from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES
 from datapath.kernel import abi, libbpf
 from tests.bpf.stage import private_bpffs
 

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from datapath.dataplane.programs import OBJECT_FILES
+from datapath.dataplane.layout import OBJECT_FILES
 from tests.vm import verified
 
 PROGRAMS = [program for programs in OBJECT_FILES.values() for program in programs]

@@ -14,7 +14,7 @@ from typing import Any
 
 from datapath.kernel._libbpf import ffi, lib
 
-from datapath.dataplane.programs import MAPS
+from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, libbpf, netns
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of

@@ -95,15 +95,15 @@ def use_objects() -> None:
 
 
 def be_grown() -> None:
-    from datapath.dataplane import programs
+    from datapath.dataplane import attach, layout
     from datapath.engine.session import Session
 
-    tables: Any = programs
+    tables: Any = layout
     tables.MAPS[NEW_MAP] = (None, "counter")
     del tables.SOCKET_HOOKS[OLD_HOOK], tables.OBJECT_FILES[OLD_PROGRAM]
     tables.SOCKET_HOOKS[NEW_HOOK] = 10  # BPF_CGROUP_INET4_CONNECT
     tables.OBJECT_FILES["host_socket"] = tuple(tables.SOCKET_HOOKS)
-    del tables.HOOK_OF[int(tables.HOOKS.pop(OLD_PROGRAM).kind)]
+    del attach.HOOK_OF[abi.DeviceKind[tables.HOOKS.pop(OLD_PROGRAM).kind]]
     Session.refresh_loopback = lambda self: None  # type: ignore[method-assign]
 
 
@@ -490,7 +490,7 @@ def test_s30_maps_that_had_other_names_keep_what_they_hold(
         assert follows_its_link(host)
         for command in ("ct ls", "stats", "ct stats"):
             assert host.try_ctl(command).returncode == 0, command
-        assert "acls " in host.ctl("stats") and "policies" not in host.ctl("stats")
+        assert "acls " in host.ctl("stats") and "links" not in host.ctl("stats")
         found = json_lines(host.try_ctl("doctor --json").stdout)
         assert {row["Kind"] for row in found} == {"outdated"}
         said = host.try_ctl("run -d --name more -p 8082:80,allow=198.51.100.7 sleep 3600")

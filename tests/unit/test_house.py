@@ -55,6 +55,7 @@ IMPURE = {
 }
 PURE = (
     *("datapath.errors", "datapath.model", "datapath.plan", "datapath.dataplane.entries"),
+    "datapath.dataplane.layout",
     *("datapath.bench.stats", "datapath.bench.compare", "datapath.bench.sweeps", "datapath.bench.tables"),
 )
 EXEMPT = {"datapath.errors": {"os"}}  # which names errnos by it
@@ -62,7 +63,7 @@ EXEMPT = {"datapath.errors": {"os"}}  # which names errnos by it
 
 # What has still to move before the rules hold for it: this set only ever shrinks.
 AHEAD = {
-    *("datapath/dataplane/entries.py", "datapath/dataplane/programs.py"),
+    "datapath/dataplane/entries.py",
     *("datapath/drivers/ebpf/check.py", "datapath/drivers/linuxbridge/check.py"),
     *("datapath/drivers/linuxbridge/iptables.py", "datapath/engine/check.py", "datapath/engine/doctor.py"),
     *("datapath/engine/recovery.py", "datapath/engine/session.py", "datapath/kernel/libbpf.py"),

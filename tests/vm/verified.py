@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from datapath.dataplane.programs import DEFAULT_SETUP, OBJECT_FILES
+from datapath.dataplane.layout import DEFAULT_SETUP, OBJECT_FILES
 from datapath.kernel import abi, libbpf
 
 RECORD = Path(__file__).with_name("verified.json")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
-from datapath.dataplane import entries
+from datapath.dataplane import entries, layout
 from datapath.model.checks import MISSING, STRAY, WRONG
 from datapath.model.endpoints import linklocal_of
 from datapath.model.findings import Finding
@@ -18,11 +18,7 @@ from datapath.model.state import State
 if TYPE_CHECKING:
     from datapath.engine.check import Settled
 
-SOCKET_HOOKS = frozenset(
-    f"host_{call}{version}"
-    for call in ("bind", "connect", "sendmsg", "recvmsg", "peer")
-    for version in (4, 6)
-)
+SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
 _COUNTED = ("quotas", "addresses")

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching the packet programs: to devices by tcx, as filters of clsact, and by XDP; to a control group's sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+from datapath.dataplane.layout import HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
+from datapath.dataplane.pins import Pins, listed
+from datapath.errors import KernelError, NotSupportedError
+from datapath.kernel import abi, cgroup, libbpf, links
+
+HOOK_OF = {int(abi.DeviceKind[hook.kind]): name for name, hook in HOOKS.items()}
+_TCX = {"ingress": libbpf.TCX_INGRESS, "egress": libbpf.TCX_EGRESS}
+_CLSACT = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
+# By both numbers our filters are told from others' at the same device.
+_CLSACT_PRIORITY, _CLSACT_HANDLE = 0x0D47, 0x0D47
+_DETACH_PATIENCE = 2.0  # seconds
+
+
+def filter_place(ifindex: int, direction: Direction) -> tuple[int, int, int, int]:
+    """Where our filter of that direction is at a device: arguments of libbpf's functions for clsact."""
+    return ifindex, _CLSACT[direction], _CLSACT_HANDLE, _CLSACT_PRIORITY
+
+
+class Attachments(Pins):
+    """The pinned programs, attached and detached.
+
+    `mode`: "auto" (tcx, else clsact), "tcx" or "clsact". `group`: the control group whose sockets the socket hooks
+    are attached to; None: the root.
+    """
+
+    def __init__(self, root: Path, mode: str, group: Path | None) -> None:
+        super().__init__(root)
+        self._mode = mode
+        self._group = group
+
+    def attach(self, hook: str, ifindex: int) -> None:
+        """Attaches a tc program to a device, unless it is attached already. KernelError: the kernel refuses.
+
+        To a device that is nobody else's a filter is preferred, unless tcx was asked for: the kernel waits for an
+        RCU grace period when it makes a tcx link, and again when the device goes, with the lock held that every
+        change of a device or address needs. Programs of another version may lack the hook: then nothing is done.
+        """
+        name = f"{hook}-{ifindex}"
+        if self._lacks(hook):
+            return
+        if self._mode != "clsact":
+            if os.path.exists(f"{self.root}/links/{name}"):
+                return
+            if HOOKS[hook].own and self._mode == "auto" and self._attach_filter(hook, ifindex):
+                return
+            try:
+                self._pin_link(self._attach_tcx(hook, ifindex), name)
+                return
+            except NotSupportedError:
+                if self._mode == "tcx":
+                    raise
+        if libbpf.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
+            libbpf.pin(self.program(hook), self._own_qdisc(ifindex))
+        libbpf.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
+
+    def _attach_tcx(self, hook: str, ifindex: int) -> int:
+        """The fd of the link. Waits while the kernel is still detaching one whose pin has just been removed."""
+        deadline = time.monotonic() + _DETACH_PATIENCE
+        while True:
+            try:
+                return libbpf.attach_tcx(self.program(hook), ifindex, _TCX[HOOKS[hook].direction])
+            except KernelError as error:
+                if error.errno != errno.EEXIST or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.001)
+
+    def _attach_filter(self, hook: str, ifindex: int) -> bool:
+        """Attaches as a filter of clsact; False: the kernel has none."""
+        try:
+            libbpf.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
+        except KernelError as error:
+            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
+
+    def _own_qdisc(self, ifindex: int) -> Path:
+        """The mark of a clsact qdisc that was made here, and not by others."""
+        return self.root / "programs" / f"clsact-{ifindex}"
+
+    def detach(self, hook: str, ifindex: int, *, device_gone: bool = False) -> None:
+        """Takes the program off a device, by whichever way it was attached. Idempotent.
+
+        With `device_gone` what is attached by clsact is left to go with the device.
+        """
+        try:
+            (self.root / "links" / f"{hook}-{ifindex}").unlink()
+        except FileNotFoundError:
+            if not device_gone:
+                libbpf.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
+                if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
+                    libbpf.destroy_clsact(ifindex)
+        self._own_qdisc(ifindex).unlink(missing_ok=True)
+
+    def attach_xdp(self, ifindex: int) -> bool:
+        """Attaches the XDP program to a device, unless it is attached already; False: the device runs another's."""
+        name = f"{XDP_HOOK}-{ifindex}"
+        if (self.root / "links" / name).exists():
+            return True
+        if self._lacks(XDP_HOOK):
+            return True
+        link = self._attach_xdp(ifindex)
+        if link is None:
+            return False
+        self._pin_link(link, name)
+        self._other_xdp(ifindex).unlink(missing_ok=True)
+        return True
+
+    def _lacks(self, hook: str) -> bool:
+        """The pinned programs are of another version, which does not have this hook."""
+        return not os.path.exists(f"{self.root}/programs/{hook}") and self.outdated
+
+    def _attach_xdp(self, ifindex: int) -> int | None:
+        """The fd of the link; None: another program is there. Waits for one of ours to go, as `_attach_tcx` does."""
+        program, deadline = self.program(XDP_HOOK), time.monotonic() + _DETACH_PATIENCE
+        while True:
+            try:
+                return libbpf.attach_xdp(program, ifindex)
+            except KernelError as error:
+                if error.errno not in (errno.EBUSY, errno.EEXIST):
+                    raise
+            there = libbpf.xdp_program(ifindex)
+            if there not in (0, libbpf.program_id(program)) or time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
+
+    def detach_xdp(self, ifindex: int) -> None:
+        """Takes the XDP program off a device. Idempotent."""
+        (self.root / "links" / f"{XDP_HOOK}-{ifindex}").unlink(missing_ok=True)
+        self._other_xdp(ifindex).unlink(missing_ok=True)
+
+    def note_other_xdp(self, ifindex: int) -> bool:
+        """Remembers that another's XDP program is on the device; False: that was remembered already."""
+        if self._other_xdp(ifindex).exists():
+            return False
+        libbpf.pin(self.program(XDP_HOOK), self._other_xdp(ifindex))
+        return True
+
+    def _other_xdp(self, ifindex: int) -> Path:
+        return self.root / "programs" / f"other-xdp-{ifindex}"
+
+    def attach_sockets(self) -> None:
+        """Attaches those of the socket hooks that are not attached and whose programs the pinned version has."""
+        pinned, programs = listed(self.root / "links"), listed(self.root / "programs")
+        missing = [name for name in SOCKET_HOOKS if name not in pinned and name in programs]
+        if not missing:
+            return
+        group = str(self._group or cgroup.mount_point())
+        try:
+            fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError("open", f"control group {group}", error.errno or 0) from error
+        try:
+            for name in missing:
+                link = libbpf.attach_cgroup(self.program(name), fd, SOCKET_HOOKS[name])
+                self._pin_link(link, name)
+        finally:
+            os.close(fd)
+
+    def drop_link(self, name: str) -> None:
+        """Removes the pin of a link: the kernel detaches its program."""
+        (self.root / "links" / name).unlink(missing_ok=True)
+
+    def _pin_link(self, link: int, name: str) -> None:
+        """Pins the link and closes its fd. If it cannot be pinned, closing it detaches the program."""
+        try:
+            libbpf.pin(link, self.root / "links" / name)
+        finally:
+            os.close(link)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the dataplane: its maps, its hooks, its object files, and what can be chosen when it is loaded. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from datapath.dataplane.entries import DeviceKind
+
+Direction = Literal["ingress", "egress"]
+
+# Map -> the structs of its key and value in abi.h; no key: an array.
+MAPS: Mapping[str, tuple[str | None, str]] = {
+    "networks": (None, "network"),
+    "devices": ("device_key", "device"),
+    "endpoints": ("endpoint_key", "endpoint"),
+    "members": ("member_key", "member"),
+    "ports": ("port_key", "port"),
+    "reserved": ("reserved_key", "reserved"),
+    "addresses": ("address_key", "address"),
+    "acls": ("acl_key", "acl"),
+    "links": ("link_key", "link"),
+    "pending": ("tuple", "conn"),
+    "conns": ("tuple", "conn"),
+    "quotas": ("quota_key", "quota"),
+    "rates": ("rate_key", "rate"),
+    "fragments": ("fragment_key", "fragment"),
+    "frag_queue": ("frag_queue_key", "frag_queue"),
+    "sockets": ("socket_key", "socket"),
+    "counters": (None, "counter"),
+    "config": (None, "config"),
+}
+
+
+class Setup(NamedTuple):
+    """What can be chosen when the programs are loaded: fields of struct config, and how many entries maps have."""
+
+    config: Mapping[str, int]
+    sizes: Mapping[str, int]
+
+
+# No limits, and the sizes that the object files have. Seconds.
+DEFAULT_SETUP = Setup(
+    {
+        "timeout_handshake": 60,
+        "timeout_established": 24 * 3600,
+        "timeout_closing": 10,
+        "timeout_udp": 180,
+        "timeout_icmp": 30,
+    },
+    {},
+)
+
+
+class Hook(NamedTuple):
+    """Where a tc program is attached: in which direction, to which kind of devices. `own`: these are nobody else's,
+    and come and go with their containers."""
+
+    direction: Direction
+    kind: DeviceKind
+    own: bool = False
+
+
+# Program -> hook. Each has an object file of its own.
+HOOKS = {
+    "from_container": Hook("ingress", "DEVICE_ENDPOINT", own=True),
+    "from_host": Hook("egress", "DEVICE_GATEWAY"),
+    "from_uplink": Hook("ingress", "DEVICE_UPLINK"),
+    "from_loopback": Hook("ingress", "DEVICE_LOOPBACK"),
+}
+XDP_HOOK = "xdp_uplink"
+# The program that starts the timer of the conntrack GC; attached to nothing.
+CONN_GC = "conn_gc"
+# Program -> where it is attached to the control group (enum bpf_attach_type).
+SOCKET_HOOKS = {
+    "host_bind4": 8,
+    "host_bind6": 9,
+    "host_connect4": 10,
+    "host_connect6": 11,
+    "host_sendmsg4": 14,
+    "host_sendmsg6": 15,
+    "host_recvmsg4": 19,
+    "host_recvmsg6": 20,
+    "host_peer4": 29,
+    "host_peer6": 30,
+}
+# Object file -> its programs.
+OBJECT_FILES = {
+    "from_container": ("from_container",),
+    "from_host": ("from_host",),
+    "from_uplink": ("from_uplink",),
+    "from_loopback": ("from_loopback",),
+    "xdp_uplink": (XDP_HOOK,),
+    "host_socket": tuple(SOCKET_HOOKS),
+    "conn_gc": (CONN_GC,),
+}

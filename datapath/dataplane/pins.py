@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pins of the packet programs of one host, all below one folder of a bpffs:
+
+    maps/NAME  programs/NAME  links/HOOK-IFINDEX  links/NAME (socket hooks)  next/NAME (see upgrade)
+
+A pin keeps its object alive without any process. A bpffs holds nothing but pins, so what has to be remembered beside
+them are pins too, of which only the name matters: the version mark (see version), clsact-IFINDEX, other-xdp-IFINDEX.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from datapath.dataplane import version
+from datapath.dataplane.layout import MAPS
+from datapath.errors import KernelError
+from datapath.kernel import bpffs, libbpf, syscalls
+
+# The folder where the programs of an upgrade wait.
+NEXT = "next"
+_FOLDERS = (NEXT, "links", "programs", "maps")
+_SYSTEM_BPFFS = Path("/sys/fs/bpf")
+_NOT_PINNED = "it is not pinned: run the command again to load it; of another version: `datapathctl upgrade`"
+
+
+class Pins:
+    """Opens maps and programs by name when they are first used; close() closes them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._fds: dict[str, int] = {}
+        self._maps: dict[str, libbpf.Map] = {}
+
+    def close(self) -> None:
+        """Closes what was opened; the pins stay."""
+        for fd in self._fds.values():
+            os.close(fd)
+        for m in self._maps.values():
+            m.close()
+        self._fds.clear()
+        self._maps.clear()
+
+    def map(self, name: str) -> libbpf.Map:
+        """A map of MAPS. KernelError: it is not pinned, or its layout is another version's."""
+        if name not in self._maps:
+            fd = self._open("maps", name, version.MAPS_BEFORE)
+            if fd is None:
+                raise KernelError("open map", name, detail=_NOT_PINNED)
+            self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
+        return self._maps[name]
+
+    def program(self, name: str) -> int:
+        """The fd of a program, which stays the owner's. KernelError: it is not pinned."""
+        if name not in self._fds:
+            fd = self._open("programs", name, version.PROGRAMS_BEFORE)
+            if fd is None:
+                raise KernelError("open program", name, detail=_NOT_PINNED)
+            self._fds[name] = fd
+        return self._fds[name]
+
+    def _open(self, folder: str, name: str, before: Mapping[str, str]) -> int | None:
+        """Opens a pin, under the name that it had in the version before if that is the only one."""
+        fd = libbpf.get_pinned(f"{self.root}/{folder}/{name}")
+        if fd is None and name in before:
+            fd = libbpf.get_pinned(f"{self.root}/{folder}/{before[name]}")
+        return fd
+
+    @property
+    def outdated(self) -> bool:
+        """The programs are of another version, older or newer."""
+        found = version.marked(listed(self.root / "programs"))
+        return found is not None and found.objects != version.digest()
+
+    def is_there(self) -> bool:
+        """At least a part: the folder of the pins exists."""
+        return self.root.is_dir()
+
+    def places(self) -> set[int]:
+        """The indexes of devices that pins are about."""
+        found = listed(self.root / "links") | listed(self.root / "programs")
+        numbers = (name.rpartition("-")[2] for name in found if not version.is_mark(name))
+        return {int(number) for number in numbers if number.isdecimal()}
+
+    def mount(self) -> None:
+        """Mounts a bpffs where there is none: the system's if the folder is in that, else one on the folder."""
+        if _SYSTEM_BPFFS in self.root.parents:
+            if not bpffs.is_bpffs(_SYSTEM_BPFFS):
+                bpffs.mount(_SYSTEM_BPFFS)
+            return
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not bpffs.is_bpffs(existing):
+            self.root.mkdir(parents=True, exist_ok=True)
+            bpffs.mount(self.root)
+
+    def unpin(self) -> None:
+        """Removes every pin: links first, so that nothing runs without its maps' pins. Idempotent."""
+        for folder in _FOLDERS:
+            path = self.root / folder
+            if path.is_dir():
+                for entry in path.iterdir():
+                    entry.unlink()
+                path.rmdir()
+
+    def remove(self) -> None:
+        """Removes every pin, which detaches what is attached by links, and the bpffs if it is one of its own.
+        Idempotent. Devices with clsact filters must be gone or detached before."""
+        self.close()
+        self.unpin()
+        if os.path.ismount(self.root):
+            syscalls.umount(str(self.root))
+        with suppress(FileNotFoundError):
+            self.root.rmdir()
+
+
+def listed(folder: Path) -> set[str]:
+    """The names of the pins in a folder; none if it does not exist."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
