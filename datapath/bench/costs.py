@@ -67,7 +67,7 @@ def _programs(stage: Stage) -> Iterator[Cost]:
 def _member_path(stage: Stage) -> Iterator[Cost]:
     """The established path, hot: the same segment again and again, without a network (BPF_PROG_TEST_RUN). Instructions
     where the machine counts them, with the few of the loop around it."""
-    from datapath.kernel import libbpf, netns
+    from datapath.kernel import bpffs, libbpf, netns
 
     scene = stage.scene(EBPF)
     assert isinstance(scene, Own)
@@ -76,7 +76,7 @@ def _member_path(stage: Stage) -> Iterator[Cost]:
     with netns.enter(scene.host.inside.path):
         control = scene.control
         ends = [control.container_inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
-        fd = libbpf.get_pinned(scene.host.bpffs / "datapath" / "programs" / "from_container")
+        fd = bpffs.get_pinned(scene.host.bpffs / "datapath" / "programs" / "from_container")
         if fd is None:
             raise DatapathError("the packet programs are not loaded")
         try:

@@ -11,11 +11,11 @@ from pathlib import Path
 from datapath.dataplane.layout import HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
 from datapath.dataplane.pins import Pins, listed
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, cgroup, libbpf, links
+from datapath.kernel import abi, bpf_links, bpffs, cgroup, libbpf, links
 
 HOOK_OF = {int(abi.DeviceKind[hook.kind]): name for name, hook in HOOKS.items()}
-_TCX = {"ingress": libbpf.TCX_INGRESS, "egress": libbpf.TCX_EGRESS}
-_CLSACT = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
+_TCX = {"ingress": bpf_links.TCX_INGRESS, "egress": bpf_links.TCX_EGRESS}
+_CLSACT = {"ingress": bpf_links.BPF_TC_INGRESS, "egress": bpf_links.BPF_TC_EGRESS}
 # By both numbers our filters are told from others' at the same device.
 _CLSACT_PRIORITY, _CLSACT_HANDLE = 0x0D47, 0x0D47
 _DETACH_PATIENCE = 2.0  # seconds
@@ -59,16 +59,16 @@ class Attachments(Pins):
             except NotSupportedError:
                 if self._mode == "tcx":
                     raise
-        if libbpf.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
-            libbpf.pin(self.program(hook), self._own_qdisc(ifindex))
-        libbpf.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
+        if bpf_links.create_clsact(ifindex):  # remembered: a qdisc that was there before has to stay
+            bpffs.pin(self.program(hook), self._own_qdisc(ifindex))
+        bpf_links.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
 
     def _attach_tcx(self, hook: str, ifindex: int) -> int:
         """The fd of the link. Waits while the kernel is still detaching one whose pin has just been removed."""
         deadline = time.monotonic() + _DETACH_PATIENCE
         while True:
             try:
-                return libbpf.attach_tcx(self.program(hook), ifindex, _TCX[HOOKS[hook].direction])
+                return bpf_links.attach_tcx(self.program(hook), ifindex, _TCX[HOOKS[hook].direction])
             except KernelError as error:
                 if error.errno != errno.EEXIST or time.monotonic() > deadline:
                     raise
@@ -77,7 +77,7 @@ class Attachments(Pins):
     def _attach_filter(self, hook: str, ifindex: int) -> bool:
         """Attaches as a filter of clsact; False: the kernel has none."""
         try:
-            libbpf.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
+            bpf_links.attach_clsact(self.program(hook), *filter_place(ifindex, HOOKS[hook].direction))
         except KernelError as error:
             if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):
                 raise
@@ -97,9 +97,9 @@ class Attachments(Pins):
             (self.root / "links" / f"{hook}-{ifindex}").unlink()
         except FileNotFoundError:
             if not device_gone:
-                libbpf.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
+                bpf_links.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
                 if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
-                    libbpf.destroy_clsact(ifindex)
+                    bpf_links.destroy_clsact(ifindex)
         self._own_qdisc(ifindex).unlink(missing_ok=True)
 
     def attach_xdp(self, ifindex: int) -> bool:
@@ -125,11 +125,11 @@ class Attachments(Pins):
         program, deadline = self.program(XDP_HOOK), time.monotonic() + _DETACH_PATIENCE
         while True:
             try:
-                return libbpf.attach_xdp(program, ifindex)
+                return bpf_links.attach_xdp(program, ifindex)
             except KernelError as error:
                 if error.errno not in (errno.EBUSY, errno.EEXIST):
                     raise
-            there = libbpf.xdp_program(ifindex)
+            there = bpf_links.xdp_program(ifindex)
             if there not in (0, libbpf.program_id(program)) or time.monotonic() > deadline:
                 return None
             time.sleep(0.001)
@@ -143,7 +143,7 @@ class Attachments(Pins):
         """Remembers that another's XDP program is on the device; False: that was remembered already."""
         if self._other_xdp(ifindex).exists():
             return False
-        libbpf.pin(self.program(XDP_HOOK), self._other_xdp(ifindex))
+        bpffs.pin(self.program(XDP_HOOK), self._other_xdp(ifindex))
         return True
 
     def _other_xdp(self, ifindex: int) -> Path:
@@ -162,7 +162,7 @@ class Attachments(Pins):
             raise KernelError("open", f"control group {group}", error.errno or 0) from error
         try:
             for name in missing:
-                link = libbpf.attach_cgroup(self.program(name), fd, SOCKET_HOOKS[name])
+                link = bpf_links.attach_cgroup(self.program(name), fd, SOCKET_HOOKS[name])
                 self._pin_link(link, name)
         finally:
             os.close(fd)
@@ -174,6 +174,6 @@ class Attachments(Pins):
     def _pin_link(self, link: int, name: str) -> None:
         """Pins the link and closes its fd. If it cannot be pinned, closing it detaches the program."""
         try:
-            libbpf.pin(link, self.root / "links" / name)
+            bpffs.pin(link, self.root / "links" / name)
         finally:
             os.close(link)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, sockets
-from datapath.kernel.libbpf import BPF_EXIST, BPF_NOEXIST
+from datapath.kernel.bpf_maps import BPF_EXIST, BPF_NOEXIST
 from datapath.model.connections import STATES, Connection, ConnectionFilter
 from datapath.model.parsing import PROTOCOLS, Address, Prefix
 

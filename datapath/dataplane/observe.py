@@ -15,7 +15,7 @@ from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES, SOCKET_HOOKS
 from datapath.dataplane.pins import NEXT
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
-from datapath.kernel import bpffs, libbpf
+from datapath.kernel import bpf_links, bpffs, libbpf
 from datapath.model.observed import Programs
 
 # The maps that say who is where and what is published; the others belong to the programs.
@@ -114,7 +114,7 @@ def _links(
         with _pin(root / "links" / name, broken) as fd:
             if fd is None:
                 continue
-            runs, target = libbpf.link_info(fd)
+            runs, target = bpf_links.link_info(fd)
         if runs not in programs:
             foreign.add(name)
         elif name in SOCKET_HOOKS:
@@ -128,7 +128,7 @@ def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[s
     found = set()
     for index in indexes:
         for name, hook in HOOKS.items():
-            running = libbpf.clsact_program(*filter_place(index, hook.direction))
+            running = bpf_links.clsact_program(*filter_place(index, hook.direction))
             if running and running in own.get(name, ()):
                 found.add((name, index))
     return found
@@ -138,7 +138,7 @@ def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[s
 def _pin(path: Path, broken: dict[str, str]) -> Iterator[int | None]:
     """An fd of a pin; None if it cannot be had, which is then noted in `broken`."""
     try:
-        fd = libbpf.get_pinned(path)
+        fd = bpffs.get_pinned(path)
     except KernelError as error:
         broken[f"{path.parent.name}/{path.name}"] = str(error)
         fd = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from datapath.dataplane import version
 from datapath.dataplane.layout import MAPS
 from datapath.errors import KernelError
-from datapath.kernel import bpffs, libbpf, syscalls
+from datapath.kernel import bpf_maps, bpffs, syscalls
 
 # The folder where the programs of an upgrade wait.
 NEXT = "next"
@@ -32,7 +32,7 @@ class Pins:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._fds: dict[str, int] = {}
-        self._maps: dict[str, libbpf.Map] = {}
+        self._maps: dict[str, bpf_maps.Map] = {}
 
     def close(self) -> None:
         """Closes what was opened; the pins stay."""
@@ -43,13 +43,13 @@ class Pins:
         self._fds.clear()
         self._maps.clear()
 
-    def map(self, name: str) -> libbpf.Map:
+    def map(self, name: str) -> bpf_maps.Map:
         """A map of MAPS. KernelError: it is not pinned, or its layout is another version's."""
         if name not in self._maps:
             fd = self._open("maps", name, version.MAPS_BEFORE)
             if fd is None:
                 raise KernelError("open map", name, detail=_NOT_PINNED)
-            self._maps[name] = libbpf.Map(fd, name, *MAPS[name])
+            self._maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
         return self._maps[name]
 
     def program(self, name: str) -> int:
@@ -63,9 +63,9 @@ class Pins:
 
     def _open(self, folder: str, name: str, before: Mapping[str, str]) -> int | None:
         """Opens a pin, under the name that it had in the version before if that is the only one."""
-        fd = libbpf.get_pinned(f"{self.root}/{folder}/{name}")
+        fd = bpffs.get_pinned(f"{self.root}/{folder}/{name}")
         if fd is None and name in before:
-            fd = libbpf.get_pinned(f"{self.root}/{folder}/{before[name]}")
+            fd = bpffs.get_pinned(f"{self.root}/{folder}/{before[name]}")
         return fd
 
     @property

@@ -17,7 +17,8 @@ from datapath.dataplane.attach import Attachments
 from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
-from datapath.kernel import abi, libbpf, netns, sysctl
+from datapath.kernel import abi, bpf_maps, libbpf, netns, sysctl
+from datapath.kernel.bpffs import get_pinned, pin
 
 _SAMPLE = 64  # of as many drops, one is reported
 
@@ -76,7 +77,7 @@ class Dataplane(Attachments):
                 for name in OBJECT_FILES:
                     self.load(name, bpffs / "programs", bpffs / "maps")
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
-                libbpf.pin(self.program(CONN_GC), bpffs / "programs" / mark)
+                pin(self.program(CONN_GC), bpffs / "programs" / mark)
             version.check(bpffs)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
@@ -125,11 +126,11 @@ class Dataplane(Attachments):
         )
         try:
             if not (config_folder / "config").exists():
-                libbpf.pin(maps["config"], config_folder / "config")
+                pin(maps["config"], config_folder / "config")
             for program in programs:
                 path = programs_folder / program.name
                 if not path.exists():
-                    libbpf.pin(program.fd, path)
+                    pin(program.fd, path)
         finally:
             for fd in (*(program.fd for program in programs), *maps.values()):
                 os.close(fd)
@@ -140,9 +141,9 @@ class Dataplane(Attachments):
         if "conns" in sizes:
             sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the queue of the GC once
         for name in listed(self.root / "maps"):
-            fd = libbpf.get_pinned(self.root / "maps" / name)
+            fd = get_pinned(self.root / "maps" / name)
             if fd is not None:
-                sizes[name] = int(libbpf.map_info(fd, name).max_entries)
+                sizes[name] = int(bpf_maps.map_info(fd, name).max_entries)
                 os.close(fd)
         return sizes
 
@@ -156,7 +157,7 @@ class Dataplane(Attachments):
 
     # ---- maps ----------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> libbpf.Map:
+    def __getattr__(self, name: str) -> bpf_maps.Map:
         """Each map of MAPS under its own name, opened when it is first used."""
         if name not in MAPS:
             raise AttributeError(name)
@@ -190,7 +191,7 @@ class Dataplane(Attachments):
 
     def events(self, handler: Callable[[Any], None]) -> int:
         """Hands every waiting sampled drop (abi.event) to the handler."""
-        fd = libbpf.get_pinned(self.root / "maps" / "events")
+        fd = get_pinned(self.root / "maps" / "events")
         if fd is None:
             return 0
         try:

@@ -8,7 +8,7 @@ import os
 import time
 
 from datapath.errors import KernelError
-from datapath.kernel import libbpf
+from datapath.kernel import bpf_maps, libbpf
 
 _TRIES = 2000  # a millisecond apart
 _EVERY = 25
@@ -36,4 +36,4 @@ def start(program_fd: int, order: int = 0) -> None:
 def _leave_free_objects() -> None:
     """A map that allocates each entry has slabs made where a timer's memory comes from, and frees what is in them."""
     for size in _OBJECT_SIZES:
-        os.close(libbpf.hash_of_objects(size, _OBJECTS))
+        os.close(bpf_maps.hash_of_objects(size, _OBJECTS))

@@ -21,7 +21,7 @@ from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, Direction
 from datapath.dataplane.pins import NEXT
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi, bpf_links, bpffs, libbpf
 
 _CONFIG = "config"
 _MOVING = "moving"  # a pin on its way to where it belongs
@@ -55,10 +55,10 @@ def _rename_maps(maps: Path) -> None:
     """Pins the maps that had other names in the version before under their own, so that the new programs share
     them. The other pins go with the programs that declare them (_drop_maps)."""
     for name, before in version.MAPS_BEFORE.items():
-        fd = None if (maps / name).exists() else libbpf.get_pinned(maps / before)
+        fd = None if (maps / name).exists() else bpffs.get_pinned(maps / before)
         if fd is not None:
             try:
-                libbpf.pin(fd, maps / name)
+                bpffs.pin(fd, maps / name)
             finally:
                 os.close(fd)
 
@@ -69,7 +69,7 @@ def _repeat_marks(root: Path) -> None:
     others = {name for name in os.listdir(root / "programs") if "-" in name and not version.is_mark(name)}
     with _Opened(folder, {CONN_GC}) as fds:
         for name in (*sorted(others), version.installed().mark):
-            libbpf.pin(fds[CONN_GC], folder / name)
+            bpffs.pin(fds[CONN_GC], folder / name)
 
 
 class _Opened:
@@ -81,7 +81,7 @@ class _Opened:
     def __enter__(self) -> Mapping[str, int]:
         fds: dict[str, int] = {}
         for name in sorted(self._names):
-            fd = libbpf.get_pinned(self._folder / name)
+            fd = bpffs.get_pinned(self._folder / name)
             if fd is not None:
                 self._stack.callback(os.close, fd)
                 fds[name] = fd
@@ -126,10 +126,10 @@ def _update_links(root: Path, fds: Mapping[str, int]) -> None:
         if program is None:
             (root / "links" / name).unlink()
             continue
-        link = libbpf.get_pinned(root / "links" / name)
+        link = bpffs.get_pinned(root / "links" / name)
         if link is not None:
             try:
-                libbpf.update_link(link, program)  # False: its device is gone, and it will be
+                bpf_links.update_link(link, program)  # False: its device is gone, and it will be
             finally:
                 os.close(link)
 
@@ -142,15 +142,15 @@ def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
     for key, _ in dataplane.devices.read_all():
         for direction in get_args(Direction):
             place = filter_place(key.ifindex, direction)
-            name = names.get(libbpf.clsact_program(*place), "")
+            name = names.get(bpf_links.clsact_program(*place), "")
             if name in fds:
                 try:
-                    libbpf.attach_clsact(fds[name], *place)
+                    bpf_links.attach_clsact(fds[name], *place)
                 except KernelError:
-                    if libbpf.clsact_program(*place):  # else its device has just gone
+                    if bpf_links.clsact_program(*place):  # else its device has just gone
                         raise
             elif name:
-                libbpf.detach_clsact(*place)
+                bpf_links.detach_clsact(*place)
 
 
 def _drop_maps(root: Path) -> None:
@@ -166,7 +166,7 @@ def _drop_maps(root: Path) -> None:
 def _replace_pin(fd: int, folder: Path, path: Path) -> None:
     """There is one at every moment."""
     (folder / _MOVING).unlink(missing_ok=True)
-    libbpf.pin(fd, folder / _MOVING)
+    bpffs.pin(fd, folder / _MOVING)
     os.replace(folder / _MOVING, path)
 
 

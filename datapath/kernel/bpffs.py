@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF file systems, in which objects are pinned."""
+"""BPF file systems, and the pins in them, which keep maps, programs and links alive without any process."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from datapath.errors import KernelError
+from datapath.kernel import bpf_calls as bpf
 from datapath.kernel import syscalls
 
 _MAGIC = 0xCAFE4A11  # BPF_FS_MAGIC of linux/magic.h
@@ -23,3 +26,18 @@ def mount(path: Path) -> None:
         syscalls.mount("bpf", str(path), "bpf", flags, "mode=700")
     except OSError as error:
         raise KernelError("mount bpffs on", str(path), error.errno or 0) from error
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pins a map, program or link. KernelError: the kernel refuses, EEXIST if there is a pin of that name."""
+    bpf.check(bpf.lib.bpf_obj_pin(fd, os.fsencode(path)), "pin", str(path))
+
+
+def get_pinned(path: Path | str) -> int | None:
+    """The fd of a pinned object; None: there is no such pin."""
+    fd: int = bpf.lib.bpf_obj_get(os.fsencode(path))
+    if fd >= 0:
+        return fd
+    if fd == -errno.ENOENT:
+        return None
+    raise bpf.error("open pin", str(path), fd)

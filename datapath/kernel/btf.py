@@ -7,12 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel._libbpf import ffi, lib
+from datapath.kernel.bpf_calls import ffi, lib
 
 # include/uapi/linux/btf.h
 _KIND_STRUCT, _KIND_ENUM, _KIND_TYPEDEF = 4, 6, 8
-
-lib.quiet()
 
 
 class KernelTypes:

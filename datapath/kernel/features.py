@@ -41,9 +41,9 @@ def _require_kernel() -> None:
 
 def has_tcx() -> bool:
     """tcx links (since Linux 6.6); without them programs are attached as filters of clsact."""
-    from datapath.kernel import libbpf
+    from datapath.kernel import bpf_links
 
-    return libbpf.has_tcx()
+    return bpf_links.has_tcx()
 
 
 def has_netkit() -> bool:

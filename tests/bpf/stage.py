@@ -23,7 +23,7 @@ from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane import timer
 from datapath.dataplane.layout import MAPS
-from datapath.kernel import abi, features, libbpf, netns, syscalls
+from datapath.kernel import abi, bpf_links, bpf_maps, features, libbpf, netns, syscalls
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
 from tests.bpf import packets
@@ -384,7 +384,7 @@ class Stage:
     ) -> None:
         self.world = world
         self.programs: dict[str, int] = {}
-        self.maps: dict[str, libbpf.Map] = {}
+        self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
         config = abi.config(
             **{
@@ -411,11 +411,11 @@ class Stage:
         self.programs.update((program.name, program.fd) for program in programs)
         for name, fd in maps.items():
             if name in MAPS and name not in self.maps:
-                self.maps[name] = libbpf.Map(fd, name, *MAPS[name])
+                self.maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
             elif name == "events" and self.events_fd < 0:
                 self.events_fd = fd
             elif name == "gc_timers":  # a timer lives as long as somebody has its map
-                self.maps[name] = libbpf.Map(fd, name, None, "gc_timer")
+                self.maps[name] = bpf_maps.Map(fd, name, None, "gc_timer")
             else:
                 os.close(fd)
 
@@ -520,17 +520,17 @@ class Stage:
         it is attached by what this kernel has."""
         program, ifindex = self.programs["from_container"], self.ifindex(member)
         if features.has_tcx() if tcx is None else tcx:
-            link = libbpf.attach_tcx(program, ifindex, libbpf.TCX_INGRESS)
+            link = bpf_links.attach_tcx(program, ifindex, bpf_links.TCX_INGRESS)
             try:
                 yield
             finally:
                 os.close(link)
         else:
-            libbpf.attach_clsact(program, ifindex, libbpf.BPF_TC_INGRESS, 1, 1)
+            bpf_links.attach_clsact(program, ifindex, bpf_links.BPF_TC_INGRESS, 1, 1)
             try:
                 yield
             finally:
-                libbpf.destroy_clsact(ifindex)
+                bpf_links.destroy_clsact(ifindex)
 
     def run(
         self, sender: Sender, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0

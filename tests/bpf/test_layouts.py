@@ -16,7 +16,7 @@ import pytest
 from datapath.kernel._libbpf import ffi
 
 from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi, bpf_maps, libbpf
 from tests.bpf.stage import private_bpffs
 
 SOURCE = Path(__file__).parents[2] / "bpf" / "abi.h"
@@ -148,7 +148,7 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "gc_timers",
             }
             for one in set(maps) & set(MAPS):
-                libbpf.Map(maps.pop(one), one, *MAPS[one]).close()
+                bpf_maps.Map(maps.pop(one), one, *MAPS[one]).close()
         finally:
             for fd in (*(program.fd for program in programs), *maps.values()):
                 os.close(fd)

@@ -15,7 +15,7 @@ from typing import Any
 from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane.layout import MAPS
-from datapath.kernel import abi, libbpf, netns
+from datapath.kernel import abi, bpf_maps, libbpf, netns
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
 from tests.bpf.stage import _new_namespace, private_bpffs
@@ -211,7 +211,7 @@ class Programs:
     def __init__(self, host: Host, **settings: int) -> None:
         self.host = host
         self.programs: dict[str, int] = {}
-        self.maps: dict[str, libbpf.Map] = {}
+        self.maps: dict[str, bpf_maps.Map] = {}
         first, last = host.plan.ports
         config = abi.config(
             **{
@@ -233,7 +233,7 @@ class Programs:
                 self.programs.update((program.name, program.fd) for program in programs)
                 for name, fd in maps.items():
                     if name in LAYOUT and name not in self.maps:
-                        self.maps[name] = libbpf.Map(fd, name, *LAYOUT[name])
+                        self.maps[name] = bpf_maps.Map(fd, name, *LAYOUT[name])
                     else:
                         os.close(fd)
         self.runner = Runner(self.maps["counters"].fd)

@@ -125,9 +125,9 @@ class _Layer:
 
 
 def _around_libbpf(layer: _Layer) -> None:
-    from datapath.kernel import libbpf
+    from datapath.kernel import bpf_calls
 
-    module: Any = libbpf
+    module: Any = bpf_calls
     real = module.lib
 
     class Library:

@@ -271,7 +271,7 @@ def test_a_command_killed_in_the_middle_is_completed(scene: Host, web: Callable[
 # Runs datapathctl and kills it at the n-th write to a map.
 KILLED = """
 import os, signal, sys
-from datapath.kernel import libbpf
+from datapath.kernel import bpf_maps
 left = int(sys.argv.pop(1))
 def dying(method):
     def inner(self, *args, **more):
@@ -283,7 +283,7 @@ def dying(method):
         return method(self, *args, **more)
     return inner
 for name in ("update_many", "delete_many", "delete_raw"):
-    setattr(libbpf.Map, name, dying(getattr(libbpf.Map, name)))
+    setattr(bpf_maps.Map, name, dying(getattr(bpf_maps.Map, name)))
 from ctl.cli import main
 sys.exit(main.run(sys.argv[1:]))
 """

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from datapath.dataplane import version
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look
 from tests.net.lab import HOST, TREE, Host, eventually, needs_tcx, reaches
 
@@ -185,7 +185,7 @@ def running(host: Host) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for path in (host.bpffs / "datapath" / "links").iterdir():
         with opened(path) as fd:
-            found.setdefault(re.sub(r"-\d+$", "", path.name), set()).add(libbpf.link_info(fd)[0])
+            found.setdefault(re.sub(r"-\d+$", "", path.name), set()).add(bpf_links.link_info(fd)[0])
     devices = " ".join(look.devices(host.sh))
     each = f"for d in {devices}; do for s in ingress egress; do tc filter show dev $d $s; done; done"
     shown = host.sh(["sh", "-c", each])
@@ -204,7 +204,7 @@ def pinned(host: Host) -> set[int]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    fd = libbpf.get_pinned(path)
+    fd = bpffs.get_pinned(path)
     assert fd is not None
     yield fd
     os.close(fd)
@@ -214,7 +214,7 @@ def ticks(host: Host) -> float:
     """How often a second the conntrack GC runs."""
     times = set()
     with opened(host.bpffs / "datapath" / "maps" / "gc_timers") as fd:
-        timers = libbpf.Map(os.dup(fd), "gc_timers", None, "gc_timer")
+        timers = bpf_maps.Map(os.dup(fd), "gc_timers", None, "gc_timer")
         end = time.monotonic() + 0.7
         while time.monotonic() < end:
             times.add(timers[0].ticked)

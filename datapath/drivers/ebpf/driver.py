@@ -18,7 +18,7 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.pairs import Bridged, attempt, report
 from datapath.kernel import abi
-from datapath.kernel.libbpf import cut
+from datapath.kernel.bpf_maps import cut
 from datapath.model.endpoints import Endpoint, linklocal_of
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS
