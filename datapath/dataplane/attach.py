@@ -11,7 +11,7 @@ from pathlib import Path
 from datapath.dataplane.layout import HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
 from datapath.dataplane.pins import Pins, listed
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import abi, bpf_links, bpffs, cgroup, libbpf, links
+from datapath.kernel import abi, bpf_links, bpffs, cgroup, devices, libbpf
 
 HOOK_OF = {int(abi.DeviceKind[hook.kind]): name for name, hook in HOOKS.items()}
 _TCX = {"ingress": bpf_links.TCX_INGRESS, "egress": bpf_links.TCX_EGRESS}
@@ -98,7 +98,7 @@ class Attachments(Pins):
         except FileNotFoundError:
             if not device_gone:
                 bpf_links.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
-                if self._own_qdisc(ifindex).exists() and not links.has_filters(ifindex):
+                if self._own_qdisc(ifindex).exists() and not devices.has_filters(ifindex):
                     bpf_links.destroy_clsact(ifindex)
         self._own_qdisc(ifindex).unlink(missing_ok=True)
 

@@ -8,11 +8,18 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import cast
 
 from datapath.drivers import Driver
-from datapath.errors import DatapathError
-from datapath.kernel import bridges
+from datapath.errors import DatapathError, NotSupportedError
+from datapath.kernel import bridges, features
 from datapath.model.endpoints import Endpoint
-from datapath.model.networks import Network
+from datapath.model.networks import OPT_DEVICE, VETH, Network
 from datapath.model.parsing import Address
+
+
+def require_netkit() -> None:
+    """NotSupportedError that says what to do: this kernel has no netkit devices."""
+    if not features.has_netkit():
+        what = "netkit devices (CONFIG_NETKIT, since Linux 6.10)"
+        raise NotSupportedError(f"{what}: use {OPT_DEVICE}={VETH}, or a kernel that has them")
 
 
 class Bridged(Driver):

@@ -12,8 +12,8 @@ from typing import Any
 
 from datapath.errors import KernelError
 from datapath.kernel import facts, sysctl
+from datapath.kernel.devices import find_index, index_of, quiet_ipv6, static_ipv6
 from datapath.kernel.facts import Interface
-from datapath.kernel.links import find_index, index_of, quiet_ipv6, static_ipv6
 from datapath.kernel.netns import Netns, enter
 from datapath.kernel.rtnetlink import Rtnetlink
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datapath.errors import KernelError, NotSupportedError, PrivilegeError
 from datapath.kernel import cgroup, netns
-from datapath.model.networks import NETKIT, OPT_DEVICE, VETH
+from datapath.model.devices import NETKIT
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}  # linux/capability.h; the latter includes CAP_BPF
 
@@ -58,10 +58,3 @@ def has_netkit() -> bool:
                 raise
             return False
     return True
-
-
-def require_netkit() -> None:
-    """Raises NotSupportedError, saying what to do."""
-    if not has_netkit():
-        what = "netkit devices (CONFIG_NETKIT, since Linux 6.10)"
-        raise NotSupportedError(f"{what}: use {OPT_DEVICE}={VETH}, or a kernel that has them")

@@ -14,6 +14,8 @@ from ipaddress import (
     ip_address,
 )
 
+from datapath.model.devices import NETKIT as NETKIT
+from datapath.model.devices import VETH as VETH
 from datapath.model.parsing import (
     TRUE_WORDS,
     Address,
@@ -37,7 +39,7 @@ OPT_MODE = "com.datapath.mode"
 EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
 # What pairs of devices join its members to the host, by the kernel's names: our own too.
 OPT_DEVICE = "com.datapath.device"
-VETH, NETKIT = PAIRS = ("veth", "netkit")
+PAIRS = (VETH, NETKIT)
 
 
 # ---- networks ---------------------------------------------------------------------------------

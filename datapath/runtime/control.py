@@ -155,14 +155,14 @@ class Control:
         return inspect.network_inspect(state.network(name), state)
 
     def network_create(self, request: NetworkRequest) -> Network:
-        from datapath.kernel import features
+        from datapath.drivers import pairs
 
         with self._session() as session:
             planned = plan_network_create(
                 request, session.state, session.facts, session.config, session.fresh
             )
             if planned.pair == NETKIT:
-                features.require_netkit()
+                pairs.require_netkit()
             return session.realise(planned)
 
     def network_remove(self, name: str) -> Network:

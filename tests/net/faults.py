@@ -149,9 +149,9 @@ def _around_libbpf(layer: _Layer) -> None:
 
 
 def _around_netlink(layer: _Layer) -> None:
-    from datapath.kernel import links, rtnetlink
+    from datapath.kernel import devices, rtnetlink
 
-    real, there = rtnetlink.Rtnetlink.do, links.Links._there
+    real, there = rtnetlink.Rtnetlink.do, devices.Devices._there
 
     def do(self: Any, *messages: Any) -> None:
         if layer.due(f"netlink {[message.kind for message in messages]}"):
@@ -167,7 +167,7 @@ def _around_netlink(layer: _Layer) -> None:
             layer.inside = False
 
     rtnetlink.Rtnetlink.do = do  # type: ignore[method-assign]
-    links.Links._there = asked  # type: ignore[method-assign]
+    devices.Devices._there = asked  # type: ignore[method-assign]
 
 
 def _around_bridges(layer: _Layer) -> None:

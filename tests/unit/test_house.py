@@ -67,7 +67,7 @@ AHEAD = {
     *("datapath/drivers/ebpf/check.py", "datapath/drivers/linuxbridge/check.py"),
     *("datapath/drivers/linuxbridge/iptables.py", "datapath/engine/check.py", "datapath/engine/doctor.py"),
     *("datapath/engine/recovery.py", "datapath/engine/session.py"),
-    *("datapath/kernel/links.py", "datapath/plan/containers.py"),
+    "datapath/plan/containers.py",
     *("datapath/plan/endpoints.py", "datapath/plan/inspect.py", "datapath/plan/networks.py"),
     *("datapath/plan/ports.py", "datapath/runtime/control.py"),
     "datapath/telemetry/traces.py",

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of rtnetlink about devices, addresses and default routes; and steps, which are messages with a name."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from datapath.errors import KernelError
+from datapath.kernel import rtnetlink
+from datapath.kernel.facts import Interface
+from datapath.kernel.rtnetlink import (
+    CREATE,
+    DELLINK,
+    DELROUTE,
+    EXCL,
+    NEWADDR,
+    NEWLINK,
+    NEWROUTE,
+    REPLACE,
+    SETLINK,
+    Message,
+    Refused,
+    Rtnetlink,
+    attribute,
+    text,
+    u32,
+)
+from datapath.model.devices import NETKIT, VETH
+
+LOOPBACK = 1  # the kernel gives every namespace's loopback this index
+IFF_UP = 0x1
+IFF_NOARP = 0x80
+_IFA_F_NODAD = 0x02
+# linux/if_link.h, if_addr.h, rtnetlink.h
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_INFO_PEER = 1  # VETH_INFO_PEER and IFLA_NETKIT_PEER_INFO
+_IFLA_NETKIT_MODE, _NETKIT_L2 = 5, 0
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_RTA_OIF, _RTA_GATEWAY = 4, 5
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 4, 1, 255
+
+Address = IPv4Address | IPv6Address
+
+# What is done and to what, for the error if the kernel refuses it; and the message that asks for it.
+Step = tuple[str, str, Message]
+
+
+def do(route: Rtnetlink, *steps: Step) -> None:
+    """Has all steps done, in order, with one system call. KernelError names the first that was refused."""
+    try:
+        route.do(*(message for _, _, message in steps))
+    except Refused as error:
+        operation, subject, _ = steps[error.place]
+        raise KernelError(operation, subject, error.errno or 0) from error
+    except OSError as error:
+        raise KernelError(*steps[0][:2], error.errno or 0) from error
+
+
+def family(version: int) -> int:
+    """The address family of an IP version."""
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def end(name: str, mtu: int, mac: str = "", netns: int | None = None) -> bytes:
+    """The attributes of one end of a new pair. `mac` empty: the kernel chooses; `netns`: an fd of the namespace that
+    it is made in, None: that of the socket."""
+    attributes = text(_IFLA_IFNAME, name) + u32(_IFLA_MTU, mtu)
+    if mac:
+        attributes += attribute(_IFLA_ADDRESS, packed_mac(mac))
+    return attributes if netns is None else attributes + u32(_IFLA_NET_NS_FD, netns)
+
+
+def packed_mac(mac: str) -> bytes:
+    """Six bytes."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def new_pair(one: bytes, other: bytes, kind: str = VETH) -> Message:
+    """Makes a pair of devices of a kind, VETH or NETKIT, from the attributes of its ends. Of netkit, `one` is the
+    primary device, which alone may change how either end works."""
+    header = rtnetlink.LINK.pack(0, 0, 0, 0, 0)
+    data = attribute(_INFO_PEER, header + other)
+    if kind == NETKIT:
+        data += u32(_IFLA_NETKIT_MODE, _NETKIT_L2)
+    info = attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, kind) + attribute(_IFLA_INFO_DATA, data))
+    return Message(NEWLINK, header + one + info, CREATE | EXCL)
+
+
+def set_flags(index: int, flags: int) -> Message:
+    """Sets these of the device's flags (IFF_*), and leaves the others."""
+    return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, flags, flags))
+
+
+def named(device: str | int) -> bytes:
+    """The device that a message is about, by name or index."""
+    if isinstance(device, int):
+        return rtnetlink.LINK.pack(0, 0, device, 0, 0)
+    return rtnetlink.LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, device)
+
+
+LOOPBACK_UP: Step = ("set up", "device lo", set_flags(LOOPBACK, IFF_UP))
+
+
+def bring_up(index: int, name: str, addresses: Sequence[Interface]) -> Iterator[Step]:
+    """Gives a device addresses, usable at once, and sets it up."""
+    for address in addresses:
+        length, packed = address.network.prefixlen, address.ip.packed
+        body = rtnetlink.ADDR.pack(family(address.version), length, 0, 0, index)
+        body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+        if address.version == 6:
+            body += u32(_IFA_FLAGS, _IFA_F_NODAD)
+        elif length < 31:
+            body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+        yield "add", f"address {address} to {name}", Message(NEWADDR, body, CREATE | EXCL)
+    yield "set up", f"device {name}", set_flags(index, IFF_UP)
+
+
+def default_route(index: int, name: str, gateway: Address) -> Step:
+    """Makes the gateway the default route of its family with that device, in place of one through the same device."""
+    header = rtnetlink.ROUTE.pack(
+        *(family(gateway.version), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
+    )
+    body = header + attribute(_RTA_GATEWAY, gateway.packed) + u32(_RTA_OIF, index)
+    return "add", f"default route via {gateway} to {name}", Message(NEWROUTE, body, CREATE | REPLACE)
+
+
+def remove_default_route(index: int, version: int) -> Step:
+    """Removes the default route of that IP version (4, 6) through the device."""
+    header = rtnetlink.ROUTE.pack(family(version), 0, 0, 0, _RT_TABLE_MAIN, 0, _RT_SCOPE_NOWHERE, 0, 0)
+    message = Message(DELROUTE, header + u32(_RTA_OIF, index))
+    return "remove", f"default route of device {index}", message
+
+
+def change(index: int, attributes: bytes) -> Message:
+    """Changes attributes of a device."""
+    return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, 0) + attributes)
+
+
+def set_down(index: int) -> Message:
+    return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, IFF_UP))
+
+
+def new_name(name: str) -> bytes:
+    return text(_IFLA_IFNAME, name)
+
+
+def new_mac(mac: str) -> bytes:
+    return attribute(_IFLA_ADDRESS, packed_mac(mac))
+
+
+def new_mtu(mtu: int) -> bytes:
+    """Bytes of an IP packet."""
+    return u32(_IFLA_MTU, mtu)
+
+
+def delete(device: str | int) -> Message:
+    return Message(DELLINK, named(device))
+
+
+def unchanged(device: str | int) -> Message:
+    """A change of nothing, which is refused if there is no such device."""
+    return Message(SETLINK, named(device))
