@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Where a packet is, for the tracing programs. bcc compiles these when they are used, without the kernel's headers: what
- * is written in capitals is an offset in a struct of the running kernel. kernel/trace.py takes them from its BTF.
+ * is written in capitals is an offset in a struct of the running kernel. datapath.telemetry takes them from its BTF.
  */
 #pragma once
 

@@ -17,7 +17,7 @@ _IFNAME = "eth0"
 def histograms(stage: Stage, modes: Sequence[str]) -> Iterator[Histogram]:
     """Measured beside the other figures, as counting costs each packet more than a microsecond. None without what
     tracing needs (`datapathctl trace latency` says what that is)."""
-    from datapath.telemetry.traces import Device, LatencyTrace
+    from datapath.telemetry.latency import Device, LatencyTrace
 
     for mode in modes:
         if mode == NONE:

@@ -38,6 +38,13 @@ def index_of(name: str) -> int:
     return index
 
 
+def name_of(netns: Netns, ifindex: int) -> str:
+    """The name of the device with that index; "" if there is none, or if the namespace is gone."""
+    with contextlib.suppress(KernelError, OSError), enter(netns):
+        return socket.if_indextoname(ifindex)
+    return ""
+
+
 def quiet_ipv6(name: str) -> None:
     """Keep the kernel from speaking IPv6 on a device; it must still be down."""
     sysctl.write_if_present(f"net/ipv6/conf/{name}/disable_ipv6", 1)

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
     from datapath.model.findings import Finding
     from datapath.runtime.spawn import Held
-    from datapath.telemetry.containers import DropsOfHost
-    from datapath.telemetry.traces import LatencyTrace
+    from datapath.telemetry.drops import DropsOfHost
+    from datapath.telemetry.latency import LatencyTrace
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
@@ -648,18 +648,18 @@ class Control:
     def trace_latency(self, names: Sequence[str] = ()) -> LatencyTrace:
         """Between the containers: all, one and the others, or those that are named. A context manager."""
         from datapath.kernel import features
-        from datapath.telemetry import containers
+        from datapath.telemetry import latency
 
         features.require()
-        return containers.latency(self._snapshot(), names)
+        return latency.between_containers(self._snapshot(), names)
 
     def trace_drops(self) -> DropsOfHost:
         """What the kernel and the packet programs drop here. A context manager."""
         from datapath.kernel import features
-        from datapath.telemetry import containers
+        from datapath.telemetry import drops
 
         features.require()
-        return containers.DropsOfHost(self._snapshot, lambda: self.stats().counters)
+        return drops.DropsOfHost(self._snapshot, lambda: self.stats().counters)
 
     def down(self) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state."""

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from datapath.kernel import netns
-from datapath.telemetry.traces import Device, LatencyTrace
+from datapath.telemetry.latency import Device, LatencyTrace
 from tests.net.lab import DATAPATHCTL, Host, Namespace, eventually
 
 # Sends so many UDP datagrams of 100 bytes to a port.

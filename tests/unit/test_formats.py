@@ -16,7 +16,7 @@ from datapath.bench import results
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Finding, Kind
 from datapath.runtime.control import PublishedPort, Stats
-from datapath.telemetry.containers import DropRow
+from datapath.telemetry.drops import DropRow
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
 

@@ -70,7 +70,6 @@ AHEAD = {
     "datapath/plan/containers.py",
     *("datapath/plan/endpoints.py", "datapath/plan/inspect.py", "datapath/plan/networks.py"),
     *("datapath/plan/ports.py", "datapath/runtime/control.py"),
-    "datapath/telemetry/traces.py",
 }
 
 

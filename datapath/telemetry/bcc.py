@@ -38,6 +38,12 @@ typedef _Bool bool;
 #define __aligned_u64 __u64 __attribute__((aligned(8)))
 #define __always_inline inline __attribute__((always_inline))
 """
+# Offsets that bpf/trace_device.h asks for: macro -> field.
+PLACE = {
+    "NET_COOKIE": "net.net_cookie",
+    "DEVICE_NETNS": "net_device.nd_net.net",
+    "DEVICE_IFINDEX": "net_device.ifindex",
+}
 # What bcc's own headers include. They compare the version only to leave out what is old.
 _HEADERS = {
     "linux/kconfig.h": "#define CONFIG_BPF_SYSCALL 1\n",
@@ -72,7 +78,7 @@ def program(name: str, macros: Mapping[str, int]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def refusals(operation: str, name: str) -> Iterator[None]:
-    """bcc raises plain exceptions, and says the reason on stderr: both become one KernelError."""
+    """bcc's plain exceptions as KernelError, with the reason, which bcc writes to stderr."""
     with _kept_stderr() as kept:
         try:
             yield
@@ -98,7 +104,7 @@ def _kept_stderr() -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _headers() -> Iterator[None]:
-    """A source tree for bcc with what it asks for; it looks for the tree's place in the environment."""
+    """Makes a source tree that has the headers that bcc includes, and names it in the environment."""
     before = os.environ.get("BCC_KERNEL_SOURCE")
     with tempfile.TemporaryDirectory(prefix="datapath-") as folder:
         for name, text in _HEADERS.items():
