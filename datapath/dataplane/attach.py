@@ -93,14 +93,11 @@ class Attachments(Pins):
 
         With `device_gone` what is attached by clsact is left to go with the device.
         """
-        try:
-            (self.root / "links" / f"{hook}-{ifindex}").unlink()
-        except FileNotFoundError:
-            if not device_gone:
-                bpf_links.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
-                if self._own_qdisc(ifindex).exists() and not devices.has_filters(ifindex):
-                    bpf_links.destroy_clsact(ifindex)
-        self._own_qdisc(ifindex).unlink(missing_ok=True)
+        if not bpffs.unpin(self.root / "links" / f"{hook}-{ifindex}") and not device_gone:
+            bpf_links.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
+            if self._own_qdisc(ifindex).exists() and not devices.has_filters(ifindex):
+                bpf_links.destroy_clsact(ifindex)
+        bpffs.unpin(self._own_qdisc(ifindex))
 
     def attach_xdp(self, ifindex: int) -> bool:
         """Attaches the XDP program to a device, unless it is attached already; False: the device runs another's."""
@@ -113,7 +110,7 @@ class Attachments(Pins):
         if link is None:
             return False
         self._pin_link(link, name)
-        self._other_xdp(ifindex).unlink(missing_ok=True)
+        bpffs.unpin(self._other_xdp(ifindex))
         return True
 
     def _lacks(self, hook: str) -> bool:
@@ -136,8 +133,8 @@ class Attachments(Pins):
 
     def detach_xdp(self, ifindex: int) -> None:
         """Takes the XDP program off a device. Idempotent."""
-        (self.root / "links" / f"{XDP_HOOK}-{ifindex}").unlink(missing_ok=True)
-        self._other_xdp(ifindex).unlink(missing_ok=True)
+        bpffs.unpin(self.root / "links" / f"{XDP_HOOK}-{ifindex}")
+        bpffs.unpin(self._other_xdp(ifindex))
 
     def note_other_xdp(self, ifindex: int) -> bool:
         """Remembers that another's XDP program is on the device; False: that was remembered already."""
@@ -169,7 +166,7 @@ class Attachments(Pins):
 
     def drop_link(self, name: str) -> None:
         """Removes the pin of a link: the kernel detaches its program."""
-        (self.root / "links" / name).unlink(missing_ok=True)
+        bpffs.unpin(self.root / "links" / name)
 
     def _pin_link(self, link: int, name: str) -> None:
         """Pins the link and closes its fd. If it cannot be pinned, closing it detaches the program."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from datapath.dataplane import version
 from datapath.dataplane.layout import MAPS
 from datapath.errors import KernelError
-from datapath.kernel import bpf_maps, bpffs, syscalls
+from datapath.kernel import bpf_maps, bpffs
 
 # The folder where the programs of an upgrade wait.
 NEXT = "next"
@@ -101,7 +101,7 @@ class Pins:
             path = self.root / folder
             if path.is_dir():
                 for entry in path.iterdir():
-                    entry.unlink()
+                    bpffs.unpin(entry)
                 path.rmdir()
 
     def remove(self) -> None:
@@ -110,7 +110,7 @@ class Pins:
         self.close()
         self.unpin()
         if os.path.ismount(self.root):
-            syscalls.umount(str(self.root))
+            bpffs.unmount(self.root)
         with suppress(FileNotFoundError):
             self.root.rmdir()
 

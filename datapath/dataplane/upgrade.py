@@ -47,7 +47,7 @@ def prepare(dataplane: Dataplane) -> None:
     except BaseException:
         _clear(folder)
         for name in set(os.listdir(maps)) - before:
-            (maps / name).unlink()
+            bpffs.unpin(maps / name)
         raise
 
 
@@ -110,10 +110,10 @@ def finish(dataplane: Dataplane) -> bool:
                 _replace_pin(fd, folder, root / ("maps" if name == _CONFIG else "programs") / name)
         _replace_pin(fds[mark], folder, root / "programs" / mark)
     for name in set(os.listdir(root / "programs")) - names:
-        (root / "programs" / name).unlink()
+        bpffs.unpin(root / "programs" / name)
     dataplane.close()  # what it has opened are the old ones
     dataplane.attach_sockets()
-    (folder / mark).unlink()
+    bpffs.unpin(folder / mark)
     _clear(folder)
     _drop_maps(root)
     return True
@@ -124,7 +124,7 @@ def _update_links(root: Path, fds: Mapping[str, int]) -> None:
     for name in os.listdir(root / "links"):
         program = fds.get(name, fds.get(name.rpartition("-")[0]))
         if program is None:
-            (root / "links" / name).unlink()
+            bpffs.unpin(root / "links" / name)
             continue
         link = bpffs.get_pinned(root / "links" / name)
         if link is not None:
@@ -160,12 +160,12 @@ def _drop_maps(root: Path) -> None:
         return
     own = {_CONFIG}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
     for name in set(os.listdir(root / "maps")) - own:
-        (root / "maps" / name).unlink()
+        bpffs.unpin(root / "maps" / name)
 
 
 def _replace_pin(fd: int, folder: Path, path: Path) -> None:
     """There is one at every moment."""
-    (folder / _MOVING).unlink(missing_ok=True)
+    bpffs.unpin(folder / _MOVING)
     bpffs.pin(fd, folder / _MOVING)
     os.replace(folder / _MOVING, path)
 
@@ -175,5 +175,5 @@ def _clear(folder: Path) -> None:
     if not folder.is_dir():
         return
     for name in sorted(os.listdir(folder), key=lambda name: not version.is_mark(name)):
-        (folder / name).unlink()
+        bpffs.unpin(folder / name)
     folder.rmdir()

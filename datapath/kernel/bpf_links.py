@@ -11,6 +11,7 @@ from typing import Any
 
 from datapath.errors import NotSupportedError
 from datapath.kernel import bpf_calls as bpf
+from datapath.kernel import log
 from datapath.kernel.bpf_calls import ffi
 
 # include/uapi/linux/bpf.h
@@ -31,7 +32,8 @@ def has_tcx() -> bool:
 
 def attach_tcx(program_fd: int, ifindex: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a device (since 6.6); NotSupportedError before that."""
-    fd: int = bpf.lib.link_create(program_fd, ifindex, attach_type, 0)
+    with log.operation("attach by tcx to device", ifindex):
+        fd: int = bpf.lib.link_create(program_fd, ifindex, attach_type, 0)
     if fd == -errno.EINVAL:
         raise NotSupportedError("tcx", "6.6")
     return bpf.check(fd, "attach to device", str(ifindex))
@@ -40,9 +42,10 @@ def attach_tcx(program_fd: int, ifindex: int, attach_type: int) -> int:
 def attach_xdp(program_fd: int, ifindex: int) -> int:
     """The fd of a link that runs the program in the device's driver, or, where the driver cannot, before the
     stack. KernelError with EBUSY or EEXIST: another program is there."""
-    fd: int = bpf.lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
-    if fd < 0 and fd not in (-errno.EBUSY, -errno.EEXIST):
-        fd = bpf.lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
+    with log.operation("attach XDP program to device", ifindex):
+        fd: int = bpf.lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
+        if fd < 0 and fd not in (-errno.EBUSY, -errno.EEXIST):
+            fd = bpf.lib.link_create(program_fd, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE)
     return bpf.check(fd, "attach XDP program to device", str(ifindex))
 
 
@@ -54,13 +57,15 @@ def xdp_program(ifindex: int) -> int:
 
 def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """The fd of a link that attaches the program to a cgroup, beside what others attached there."""
-    fd: int = bpf.lib.link_create(program_fd, cgroup_fd, attach_type, 0)
+    with log.operation("attach to the control group as type", attach_type):
+        fd: int = bpf.lib.link_create(program_fd, cgroup_fd, attach_type, 0)
     return bpf.check(fd, "attach to", "the control group")
 
 
 def update_link(link_fd: int, program_fd: int) -> bool:
     """Gives a link another program, between two packets; False: what it was attached to is gone."""
-    result = bpf.lib.bpf_link_update(link_fd, program_fd, ffi.NULL)
+    with log.operation("replace the program of a link"):
+        result = bpf.lib.bpf_link_update(link_fd, program_fd, ffi.NULL)
     if result in (-errno.ENOLINK, -errno.ENODEV):
         return False
     bpf.check(result, "replace the program of", "a link")
@@ -77,7 +82,8 @@ def _tc(ifindex: int, point: int, handle: int, priority: int) -> tuple[Any, Any]
 def create_clsact(ifindex: int) -> bool:
     """Gives the device a clsact qdisc; False: it has one already."""
     hook, _ = _tc(ifindex, BPF_TC_INGRESS, 0, 0)
-    result = bpf.lib.bpf_tc_hook_create(hook)
+    with log.operation("add clsact to device", ifindex):
+        result = bpf.lib.bpf_tc_hook_create(hook)
     if result not in (0, -errno.EEXIST):
         raise bpf.error("add clsact to device", str(ifindex), result)
     return bool(result == 0)
@@ -88,13 +94,15 @@ def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priori
     create_clsact(ifindex)
     hook, opts = _tc(ifindex, point, handle, priority)
     opts.prog_fd, opts.flags = program_fd, BPF_TC_F_REPLACE
-    bpf.check(bpf.lib.bpf_tc_attach(hook, opts), "attach to device", str(ifindex))
+    with log.operation("attach as a filter to device", ifindex):
+        bpf.check(bpf.lib.bpf_tc_attach(hook, opts), "attach to device", str(ifindex))
 
 
 def detach_clsact(ifindex: int, point: int, handle: int, priority: int) -> None:
     """Takes our filter away; nothing there, or no such device, is fine."""
     hook, opts = _tc(ifindex, point, handle, priority)
-    result = bpf.lib.bpf_tc_detach(hook, opts)
+    with log.operation("detach the filter from device", ifindex):
+        result = bpf.lib.bpf_tc_detach(hook, opts)
     if result not in (0, -errno.ENOENT, -errno.EINVAL, -errno.ENODEV):
         raise bpf.error("detach from device", str(ifindex), result)
 
@@ -102,7 +110,8 @@ def detach_clsact(ifindex: int, point: int, handle: int, priority: int) -> None:
 def destroy_clsact(ifindex: int) -> None:
     """Removes the clsact qdisc, with every filter in it."""
     hook, _ = _tc(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS, 0, 0)
-    bpf.lib.bpf_tc_hook_destroy(hook)
+    with log.operation("remove clsact from device", ifindex):
+        bpf.lib.bpf_tc_hook_destroy(hook)
 
 
 def clsact_program(ifindex: int, point: int, handle: int, priority: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import abi
+from datapath.kernel import abi, log
 from datapath.kernel import bpf_calls as bpf
 from datapath.kernel.bpf_calls import ffi
 
@@ -69,7 +69,8 @@ class RawMap:
         if not keys:
             return
         count = ffi.new("__u32 *", len(keys) // self._key_size)
-        result = bpf.lib.bpf_map_update_batch(self.fd, keys, values, count, ffi.NULL)
+        with log.operation("write map", self.name, count[0]):
+            result = bpf.lib.bpf_map_update_batch(self.fd, keys, values, count, ffi.NULL)
         if result:
             self.delete_raw(cut(keys[: count[0] * self._key_size], self._key_size))
             if result in (-errno.E2BIG, -errno.ENOSPC):
@@ -84,7 +85,8 @@ class RawMap:
         at = deleted = 0
         while at < len(keys):
             count[0] = len(keys) - at
-            result = bpf.lib.bpf_map_delete_batch(self.fd, packed + at * self._key_size, count, ffi.NULL)
+            with log.operation("delete from map", self.name, count[0]):
+                result = bpf.lib.bpf_map_delete_batch(self.fd, packed + at * self._key_size, count, ffi.NULL)
             deleted += count[0]
             if not result:
                 break
@@ -166,13 +168,15 @@ class Map(RawMap, MutableMapping[Any, Any]):
 
     def set(self, key: Any, value: Any, flags: int = BPF_ANY) -> None:
         """Writes one entry; `flags`: BPF_ANY, BPF_NOEXIST, BPF_EXIST."""
-        result = bpf.lib.bpf_map_update_elem(self.fd, self._pack_key(key), self._value.pack(value), flags)
+        with log.operation("write map", self.name, 1):
+            result = bpf.lib.bpf_map_update_elem(self.fd, self._pack_key(key), self._value.pack(value), flags)
         if result in (-errno.E2BIG, -errno.ENOSPC):
             raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
         bpf.check(result, "write map", self.name)
 
     def __delitem__(self, key: Any) -> None:
-        result = bpf.lib.bpf_map_delete_elem(self.fd, self._pack_key(key))
+        with log.operation("delete from map", self.name, 1):
+            result = bpf.lib.bpf_map_delete_elem(self.fd, self._pack_key(key))
         if result == -errno.ENOENT:
             raise KeyError(key)
         bpf.check(result, "delete from map", self.name)

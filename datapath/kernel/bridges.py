@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import facts, sysctl
+from datapath.kernel import facts, log, sysctl
 from datapath.kernel.devices import find_index, index_of, quiet_ipv6, static_ipv6
 from datapath.kernel.facts import Interface
 from datapath.kernel.netns import Netns, enter
@@ -119,7 +119,8 @@ def translated(operation: str, subject: str) -> Iterator[None]:
     from pyroute2 import NetlinkError
 
     try:
-        yield
+        with log.operation(operation, subject):
+            yield
     except NetlinkError as error:
         raise KernelError(operation, subject, abs(int(error.code))) from error
     except OSError as error:

@@ -47,7 +47,8 @@ def load_object(
         raise KernelError("open object", path.name, ffi.errno)
     try:
         maps = _configure_maps(obj, pins, config, sizes or {})
-        result = bpf.lib.bpf_object__load(obj)
+        with log.operation("load", path.name):
+            result = bpf.lib.bpf_object__load(obj)
         if result:
             raise _load_error(path, result, ffi.string(log).decode(errors="replace"))
         programs = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.errors import KernelError
-from datapath.kernel import rtnetlink
+from datapath.kernel import log, rtnetlink
 from datapath.kernel.facts import Interface
 from datapath.kernel.rtnetlink import (
     CREATE,
@@ -51,7 +51,8 @@ Step = tuple[str, str, Message]
 def do(route: Rtnetlink, *steps: Step) -> None:
     """Has all steps done, in order, with one system call. KernelError names the first that was refused."""
     try:
-        route.do(*(message for _, _, message in steps))
+        with log.operation(lambda: ", ".join(f"{what} {subject}" for what, subject, _ in steps)):
+            route.do(*(message for _, _, message in steps))
     except Refused as error:
         operation, subject, _ = steps[error.place]
         raise KernelError(operation, subject, error.errno or 0) from error

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import bridges, process, sysctl
+from datapath.kernel import bridges, log, process, sysctl
 from datapath.model.parsing import PROTOCOLS
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
@@ -30,16 +30,17 @@ def _run(argv: Sequence[str], text: str = "") -> str:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            argv,
-            input=text,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-            pass_fds=tuple(process.kept),
-        )
+        with log.operation("run", argv[0]):
+            done = subprocess.run(
+                argv,
+                input=text,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+                pass_fds=tuple(process.kept),
+            )
     except FileNotFoundError:
         package = "nftables" if argv[0] == "nft" else "iptables"
         raise KernelError("run", argv[0], errno.ENOENT, f"install the package {package}") from None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.errors import KernelError
+from datapath.kernel import log
 from datapath.model.parsing import PORT_PROTOCOLS, PROTOCOLS
 
 Address = IPv4Address | IPv6Address
@@ -156,7 +157,7 @@ def destroy(cookies: frozenset[int]) -> int:
     left). Returns how many there were.
     """
     ended = 0
-    with _diag() as diag:
+    with log.operation("destroy sockets", "of peers that are gone", len(cookies)), _diag() as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             for proto in PORT_PROTOCOLS.values():
                 for ident in list(_identities(diag, family, proto)):

@@ -8,16 +8,18 @@ import os
 from collections.abc import Iterable
 
 from datapath.errors import KernelError
+from datapath.kernel import log
 
 
 def write(path: str, value: int | str) -> None:
     """Set e.g. `net/ipv4/conf/dp0/forwarding` (device names may hold dots, so the separator is a slash)."""
     try:
-        fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, f"{value}\n".encode())  # nothing at all would change nothing
-        finally:
-            os.close(fd)
+        with log.operation("write sysctl", path, value):
+            fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, f"{value}\n".encode())  # nothing at all would change nothing
+            finally:
+                os.close(fd)
     except OSError as error:
         raise KernelError("write", f"/proc/sys/{path}", error.errno or 0) from error
 

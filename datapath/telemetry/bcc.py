@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from datapath.errors import DatapathError, KernelError
-from datapath.kernel import abi
+from datapath.kernel import abi, log
 
 _SOURCES = abi.OBJECTS / "trace"
 _MISSING = (
@@ -81,7 +81,8 @@ def refusals(operation: str, name: str) -> Iterator[None]:
     """bcc's plain exceptions as KernelError, with the reason, which bcc writes to stderr."""
     with _kept_stderr() as kept:
         try:
-            yield
+            with log.operation(operation, f"tracing program {name}", room="telemetry"):
+                yield
         except DatapathError:
             raise
         except Exception as error:

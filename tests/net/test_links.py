@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -340,3 +342,20 @@ class TestNamespaces:
     def test_not_a_namespace(self) -> None:
         with pytest.raises(KernelError, match="enter network namespace /dev/null"), netns.enter("/dev/null"):
             pass
+
+
+def test_every_operation_is_logged_with_its_duration(
+    links: Links, container: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "datapath")
+    links.create_endpoint("veth1", "eth0", container, MAC, 1500)
+    links.configure(container, "eth0", [ip_interface("10.0.0.2/24")], ipv6=False)
+    said = [record.getMessage() for record in caplog.records]
+    assert all(re.search(r": \d+\.\d{3} ms$", line) for line in said)
+    assert [line.rpartition(": ")[0] for line in said] == [
+        "create devices veth1 and eth0",
+        "write sysctl net/ipv6/conf/veth1/disable_ipv6 (1)",
+        "set up device veth1",
+        "write sysctl net/ipv6/conf/eth0/disable_ipv6 (1)",
+        "set up device lo, add address 10.0.0.2/24 to eth0, set up device eth0",
+    ]
