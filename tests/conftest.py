@@ -4,67 +4,34 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 
 import pytest
+
+from tests.leftovers import Found, Run
 
 # How much longer everything may take: in an emulated machine ten times is little.
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 
-
-def inventory() -> dict[str, set[str]]:
-    """What a careless test could leave: devices, mounts, BPF objects, container processes, held namespaces."""
-    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    processes, namespaces = set(), set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "datapath.runtime import shim" in command or "sleep 3600" in command:
-                processes.add(f"{entry.name} {command}")
-            namespaces.add(os.readlink(entry / "ns" / "net"))
-        except OSError:
-            continue
-    return {
-        "devices": set(os.listdir("/sys/class/net")),
-        "mounts": mounts,
-        "processes": processes,
-        "network namespaces": namespaces,
-    }
-
-
-def left_behind(before: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What there is now and was not then; what is about to end gets the time for it."""
-    deadline = time.monotonic() + 10
-    while True:
-        after = inventory()
-        left = {kind: after[kind] - before[kind] for kind in before if after[kind] - before[kind]}
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(0.1)
-
-
-BEFORE, LEFT = pytest.StashKey[dict[str, set[str]]](), pytest.StashKey[dict[str, set[str]]]()
+RUN, LEFT = pytest.StashKey[Run](), pytest.StashKey[Found]()
 
 
 def is_worker() -> bool:
-    """Several of them share the machine: whoever started them looks at what is left."""
+    """Several of them are one run: it is made, and looked at in the end, by whoever started them."""
     return "PYTEST_XDIST_WORKER" in os.environ
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers are started
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if not is_worker():
-        session.config.stash[BEFORE] = inventory()
+    if not is_worker() and not session.config.option.collectonly:
+        folder = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        session.config.stash[RUN] = Run(folder, apart=os.geteuid() == 0)
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures and the workers have ended
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The last assertion of the suite: nothing is left."""
-    if is_worker() or session.config.option.collectonly:
-        return
-    left = left_behind(session.config.stash[BEFORE])
-    if left:
+    run = session.config.stash.get(RUN, None)
+    if run and (left := run.left_behind()):
         session.config.stash[LEFT] = left
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

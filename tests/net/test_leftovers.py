@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite's last assertion: it finds what a run left, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import leftovers
+from tests.net import look
+from tests.net.lab import TREE
+
+# A run of one test, which executes a script.
+INNER = """
+import subprocess
+from pathlib import Path
+from tests import leftovers
+from tests.net.lab import Host
+
+def test_it(tmp_path: Path) -> None:
+    leftovers.PATIENCE = 0.0
+    {code}
+"""
+KEPT = f"sleep 3611.{os.getpid()}"  # told from another suite's
+BACKGROUND = f"setsid {KEPT} > /dev/null 2>&1 &"
+
+
+class Outcome:
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code, self.text = done.returncode, done.stdout + done.stderr
+        lines = self.text.partition(" left behind ")[2].splitlines()
+        self.left = {kind: text for kind, colon, text in (line.partition(": ") for line in lines) if colon}
+
+
+def inner(folder: Path, code: str, before: str = "") -> Outcome:
+    (folder / "test_inner.py").write_text(INNER.format(code=code))
+    command = f"{before} exec {sys.executable} -m pytest -p tests.conftest -p no:cacheprovider"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return Outcome(
+        subprocess.run(
+            ["sh", "-c", f"{command} --rootdir {folder} --basetemp {folder}/inner {folder}/test_inner.py"],
+            env=environ | {"PYTHONPATH": str(TREE)},
+            capture_output=True,
+            text=True,
+        )
+    )
+
+
+def shell(script: str) -> str:
+    return f"subprocess.run(['sh', '-ec', {script!r}], check=True)"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """For a run: what it leaves is taken away, in any case."""
+    yield tmp_path
+    for pid in left_in(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def left_in(folder: Path) -> set[int]:
+    """Told by other means than those under test: their mounts name the folder, or they are what it kept."""
+    found = set()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            mounted = Path(f"/proc/{pid}/mountinfo").read_text()
+        except OSError:
+            continue
+        if f"{folder}/inner" in mounted or command.strip() == KEPT:
+            found.add(pid)
+    return found
+
+
+def test_a_run_that_leaves_nothing_passes(folder: Path) -> None:
+    outcome = inner(folder, "host = Host(tmp_path); host.run('a'); host.close()")
+    assert (outcome.code, outcome.left) == (0, {}), outcome.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "script", "shown"),
+    [
+        ("processes", BACKGROUND, KEPT),
+        ("processes", f"env -i {BACKGROUND}", KEPT),
+        ("processes", f"env -i unshare --mount {BACKGROUND}", KEPT),
+        ("network namespaces", f"env -i unshare --net {BACKGROUND}", "net:["),
+        ("mounts", "mount -t tmpfs none /mnt", "/mnt"),
+        ("mounts", "mount -t bpf none /sys/fs", "/sys/fs"),
+        ("devices", "ip link add left0 type veth peer name left1", "left0, left1"),
+    ],
+)
+def test_what_a_run_leaves_is_found(folder: Path, kind: str, script: str, shown: str) -> None:
+    outcome = inner(folder, shell(script))
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED and "1 passed" in outcome.text, outcome.text
+    assert shown in outcome.left[kind], outcome.text
+    assert "network namespaces" in outcome.left if kind.startswith("network") else len(outcome.left) == 1
+
+
+def test_a_namespace_that_the_run_itself_holds_is_found(folder: Path) -> None:
+    code = "from tests.bpf.stage import _new_namespace; _new_namespace()"
+    assert list(inner(folder, code).left) == ["network namespaces"]
+
+
+@pytest.mark.parametrize("rootfs", [False, True])
+def test_a_container_that_is_left_is_found(folder: Path, rootfs: bool) -> None:
+    """Its shim starts with no environment, its process has mounts of its own; with a rootfs hardly any others."""
+    options = ""
+    if rootfs:
+        (folder / "root/bin").mkdir(parents=True)
+        subprocess.run(["cp", "/bin/busybox", folder / "root/bin/sleep"], check=True)
+        options = f"--rootfs {folder}/root"
+    outcome = inner(folder, f"host = Host(tmp_path); host.run('a', {options!r}, 'sleep 3612')")
+    left = outcome.left
+    assert re.search(r"\d sleep 3612(,|$)", left["processes"]) and "import shim" in left["processes"], left
+    assert "/bpf" in left["mounts"] and left["network namespaces"].count("net:[") == 3
+
+
+def test_what_strangers_make_meanwhile_is_not_the_runs(folder: Path) -> None:
+    """Here this test, with a run's mark of its own, is the stranger."""
+    place = folder / "mounted"
+    place.mkdir()
+    outside = f"nsenter -t {os.getpid()} --net --mount env {leftovers.VARIABLE}=stranger"
+    script = (
+        f"mount -t tmpfs none {place}; ip link add stranger0 type veth peer name stranger1; {BACKGROUND} "
+        f"unshare --net {BACKGROUND} unshare --mount {BACKGROUND}"
+    )
+    try:
+        outcome = inner(folder, shell(f"{outside} sh -ec '{script}'"))
+        assert (outcome.code, outcome.left) == (0, {}), outcome.text
+        made = set(look.devices(lambda c: subprocess.check_output(c.split(), text=True)))
+        assert {"stranger0", "stranger1"} <= made and os.path.ismount(place)
+        assert len(left_in(folder)) == 3
+    finally:
+        subprocess.run(["ip", "link", "delete", "stranger0"], check=False)
+        subprocess.run(["umount", str(place)], check=False)
