@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole suite leaves the machine as it found it."""
+"""The whole suite leaves the machine as it found it, and starts its programs as they are started everywhere."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -13,6 +14,10 @@ from tests.leftovers import Found, Run
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 
 RUN, LEFT = pytest.StashKey[Run](), pytest.StashKey[Found]()
+
+# Whoever is started in the background of a shell ignores it, and passes that on: some tests interrupt their children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def is_worker() -> bool:

@@ -140,3 +140,12 @@ def test_what_strangers_make_meanwhile_is_not_the_runs(folder: Path) -> None:
     finally:
         subprocess.run(["ip", "link", "delete", "stranger0"], check=False)
         subprocess.run(["umount", str(place)], check=False)
+
+
+def test_where_interrupts_are_ignored_children_do_not_inherit_that(folder: Path) -> None:
+    """As in the background of a shell."""
+    code = "subprocess.run(['grep', '^SigIgn:', '/proc/self/status'], stdout=Path('ignored').open('w'))"
+    outcome = inner(folder, f"import os; os.chdir(tmp_path); {code}", before="trap '' INT;")
+    assert outcome.code == 0, outcome.text
+    ignored = int(next(folder.glob("inner/*/ignored")).read_text().split()[1], 16)
+    assert not ignored & 1 << (signal.SIGINT - 1)
