@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from tests import again
 from tests.leftovers import Found, Run
 
 # How much longer everything may take: in an emulated machine ten times is little.
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 
 RUN, LEFT = pytest.StashKey[Run](), pytest.StashKey[Found]()
+RECORDER = pytest.StashKey[again.Recorder]()
 
 # Whoever is started in the background of a shell ignores it, and passes that on: some tests interrupt their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +26,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def is_worker() -> bool:
     """Several of them are one run: it is made, and looked at in the end, by whoever started them."""
     return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.pop(again.VARIABLE, ""):  # it is about this run, not about those within it
+        config.stash[RECORDER] = again.Recorder(Path(path))
+        config.pluginmanager.register(config.stash[RECORDER])
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers are started
@@ -39,6 +48,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run and (left := run.left_behind()):
         session.config.stash[LEFT] = left
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if recorder := session.config.stash.get(RECORDER, None):
+        recorder.write(session.exitstatus, session.config.stash.get(LEFT, {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
