@@ -38,26 +38,42 @@ def _open(path: Path, create: bool) -> int:
 
 def _try(fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _be_next(fd, fcntl.F_OFD_SETLK)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            _be_next(fd, fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
     except BlockingIOError:
         return False
     return True
 
 
 def _wait(fd: int, timeout: float) -> bool:
-    """Wait for the lock in the kernel's queue: a process that polls may be overtaken for ever.
-
-    flock knows no timeout, so a thread waits. It is left alone with the file when the time is up.
-    """
+    """Waits in the kernel, which knows no timeout: a thread does, and is left alone with the file when it is too
+    late."""
     from threading import Thread
 
-    granted = []
+    granted, own = [], os.dup(fd)
 
     def wait() -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        granted.append(True)
+        try:
+            _be_next(own, fcntl.F_OFD_SETLKW)
+            fcntl.flock(own, fcntl.LOCK_EX)
+            _be_next(own, fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
+            granted.append(True)
+        finally:
+            os.close(own)
 
     waiter = Thread(target=wait, daemon=True)
     waiter.start()
     waiter.join(timeout)
     return bool(granted)
+
+
+def _be_next(fd: int, command: int, kind: int = fcntl.F_WRLCK) -> None:
+    """flock() does not hand a lock over: a process that unlocks it only wakes those that wait, and has it again before
+    they are there. So only one process at a time may ask for it, and the rest have a command's whole time to become
+    that one: another lock, of the same open file description."""
+    from struct import pack
+
+    fcntl.fcntl(fd, command, pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))

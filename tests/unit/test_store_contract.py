@@ -245,7 +245,7 @@ def test_the_lock_is_held_by_one_command_and_the_next_is_told_after_the_timeout(
         with pytest.raises(StateError, match=r"another command has held .* for 0\.05 s"), other.lock(0.05):
             pass
         assert len(other.load().networks) == 3
-    with store.lock(0):
+    with store.lock(60):
         pass
 
 
@@ -253,10 +253,10 @@ def test_the_lock_is_given_back_even_if_a_child_still_has_the_file(store: Store,
     with store.lock():
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            time.sleep(3600)
             os._exit(0)
     try:
-        with another() as other, other.lock(1):
+        with another() as other, other.lock(60):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
