@@ -54,7 +54,7 @@ SIZES = {
 }
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 3) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """AssertionError if it is not so in time."""
     end = time.monotonic() + seconds * SLOWNESS
     while not condition() and time.monotonic() < end:

@@ -141,7 +141,7 @@ def test_the_host_is_not_named_and_offloads_are_those_of_a_veth_that_is_gone_aga
     before = set(os.listdir("/sys/class/net"))
     script = f"hostname telltale && exec {sys.executable} -c '{DESCRIBE}'"
     done = subprocess.run(
-        ["unshare", "--uts", "sh", "-c", script], check=True, capture_output=True, text=True, timeout=60
+        ["unshare", "--uts", "sh", "-c", script], check=True, capture_output=True, text=True, timeout=120
     )
     assert "telltale" not in done.stdout and str(Path.home()) not in done.stdout
     assert json.loads(done.stdout)["veth_offloads"]["tcp-segmentation-offload"] in ("on", "off")

@@ -294,7 +294,7 @@ def test_without_the_extra_there_are_samples_tables_and_one_line(missing: str, t
         env=os.environ | {"PYTHONPATH": str(root)},
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0 and "WHO WINS" in done.stdout, done.stderr
     assert f"WARNING: no plots and no page without {missing}: pip install 'datapath[bench]'" in done.stderr

@@ -318,7 +318,7 @@ def python(code: str, *argv: str, **environ: str) -> subprocess.CompletedProcess
         env=os.environ | environ,
         text=True,
         capture_output=True,
-        timeout=20,
+        timeout=120,
     )
 
 
@@ -341,7 +341,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     code = "import sys; from ctl.cli.main import main; sys.argv[1:] = ['run', '--help']; main()"
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, timeout=120)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -349,7 +349,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_a_full_disk_is_one_line() -> None:
     code = "import sys; from ctl.cli.main import main; sys.argv[1:] = ['--help']; main()"
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=20)
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, timeout=120)
     assert (done.returncode, done.stderr) == (1, b"datapathctl: No space left on device\n")
 
 
