@@ -17,7 +17,7 @@ import select
 import socket
 import sys
 
-PATIENCE = 10.0  # seconds until a connection that is silent is lost
+PATIENCE = 60.0  # seconds until a connection that is silent is lost
 AT_ONCE = 500
 
 

@@ -102,7 +102,7 @@ class _Layer:
         for pid in self.victims:
             fd = os.pidfd_open(pid)
             os.kill(pid, signal.SIGKILL)
-            select.select([fd], [], [], 5)
+            select.select([fd], [], [], 60)
             os.close(fd)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:

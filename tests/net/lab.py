@@ -33,7 +33,9 @@ ATTACH = os.environ.get("DATAPATH_ATTACH", "auto")
 DEVICE = os.environ.get("TEST_DEVICE")
 needs_tcx = pytest.mark.skipif(not features.has_tcx(), reason="this kernel has no tcx")
 BOTH_WAYS = (pytest.param("tcx", marks=needs_tcx), "clsact")  # for a test of each
-TIMEOUT = 30.0 * SLOWNESS  # seconds that any one command may take
+# Bounds, in seconds, of what is waited for. A machine may be busy: they only exist so that what is broken ends.
+PATIENCE = 60.0 * SLOWNESS
+TIMEOUT = 2 * PATIENCE  # of any one command
 
 Words = str | Sequence[str]
 
@@ -205,30 +207,62 @@ class Host(Namespace):
     def close(self) -> None:
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.try_ctl("down", timeout=60)
+                self.try_ctl("down")
         finally:
             self.outside.close()
             super().close()
             subprocess.run(["umount", str(self.bpffs)], check=False)
 
 
+def ping(address: str, count: int = 1, seconds: float = PATIENCE) -> str:
+    """Sends all at once: else ping waits for the last answer no longer than twice as long as for the slowest before."""
+    return f"ping -n -q -c {count} -l {count} -i {seconds:g} -W {seconds:g} {address}"
+
+
 def reaches(run: Callable[[str], subprocess.CompletedProcess[str]], address: str, count: int = 1) -> bool:
-    """Ping: every one of `count` packets is answered within a second."""
-    return run(f"ping -n -q -c {count} -i 0.05 -W 1 {address}").returncode == 0
+    """Every one of `count` pings is answered."""
+    return run(ping(address, count)).returncode == 0
+
+
+def loses(run: Callable[[str], subprocess.CompletedProcess[str]], address: str) -> bool:
+    """A ping is not answered, without waiting long for it."""
+    return run(ping(address, seconds=0.2)).returncode != 0
 
 
 @contextlib.contextmanager
-def eventually(seconds: float = 5.0) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+def eventually(seconds: float = PATIENCE) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """`until(question)` asks until the answer is true, and returns it; AssertionError after so many seconds."""
 
     def until(question: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + seconds * SLOWNESS
+        deadline = time.monotonic() + seconds
         while not (answer := question()):
             assert time.monotonic() < deadline, "did not become true in time"
             time.sleep(0.02)
         return answer
 
     yield until
+
+
+def pinging(
+    place: Namespace, address: str, ident: int, interval: float = 0.001, within: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Pings from now on until `sent_and_lost`. `within`: a command that runs it elsewhere."""
+    argv = [
+        *within,
+        sys.executable,
+        str(Path(__file__).with_name("pinger.py")),
+        address,
+        str(ident),
+        str(interval),
+    ]
+    process = place.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def sent_and_lost(process: subprocess.Popen[str]) -> tuple[int, int]:
+    sent, lost = process.communicate("", timeout=TIMEOUT)[0].split()
+    return int(sent), int(lost)
 
 
 # A server for one port: answers every TCP connection or UDP packet with the address that it sees, then "\n".
@@ -258,7 +292,7 @@ import socket, sys
 proto, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
 client = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
-client.settimeout(2)
+client.settimeout(float(sys.argv[4]))
 if proto == "tcp":
     client.connect((address, port))
     print(client.recv(100).decode().strip(), *client.getpeername()[:2])
@@ -273,5 +307,5 @@ def echo_server(proto: str, port: int, address: str = "0.0.0.0") -> list[str]:
     return ["python3", "-u", "-c", ECHO, proto, address, str(port)]
 
 
-def ask(proto: str, address: str, port: int) -> list[str]:
-    return ["python3", "-c", ASK, proto, address, str(port)]
+def ask(proto: str, address: str, port: int, seconds: float = PATIENCE) -> list[str]:
+    return ["python3", "-c", ASK, proto, address, str(port), str(seconds)]

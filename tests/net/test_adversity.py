@@ -27,7 +27,7 @@ MakeHost = Callable[..., Host]
 def serve(host: Host) -> None:
     """A container that answers at the host's port 8081, and does so when this returns."""
     host.run("web", "-p 8081:80", echo_server("tcp", 80))
-    with eventually(15) as until:
+    with eventually() as until:
         until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from datapath.bench.docker import Docker
 from datapath.bench.groups import group
-from tests.net.lab import HOST, OUTSIDE, Host, Namespace, reaches
+from tests.net.lab import HOST, OUTSIDE, Host, Namespace, loses, reaches
 from tests.net.test_ipv6 import HOST6, plug_ipv6
 from tests.net.wire import Box, Place, box, call, fails, opened, serving
 
@@ -201,7 +201,7 @@ def test_addresses_that_a_network_manager_flushes_and_sets_again_end_no_connecti
             assert masqueraded.recv(100) == b"still here"
         assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
         assert call(peer, "tcp", web.ip, 80).seen == peer.ip
-    assert not reaches(host.try_, web.ip)
+    assert loses(host.try_, web.ip)
     assert host.try_ctl("doctor").returncode != 0
     host.ctl("reconcile")
     assert reaches(host.try_, web.ip)

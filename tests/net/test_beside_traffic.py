@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import forked
-from tests.net.lab import FAR, HOST, Host, Namespace
+from tests.net.lab import FAR, HOST, PATIENCE, Host, Namespace, pinging, sent_and_lost
 from tests.net.test_doctor import gateway, veth
 from tests.net.test_real_programs import nginx
 from tests.net.test_upgrade import Version, as_version, built, use_objects
@@ -28,46 +28,6 @@ pytestmark = pytest.mark.skipif(not os.environ.get("DATAPATH_LONG"), reason="min
 ROUNDS, KILLS, UPGRADES, DAMAGES = 10, 100, 10, 20
 SEED = 30
 
-# Echo requests at 1 ms, each with a number that is never used again; when its input ends it waits for what is
-# late. Prints how many were sent, and how many never came back.
-PINGER = """
-import select, socket, struct, sys, time
-def checksum(data):
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-wire = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-wire.setblocking(False)
-ident = int(sys.argv[2])
-missing, sent = set(), 0
-def receive():
-    while True:
-        try:
-            data = wire.recv(200)
-        except BlockingIOError:
-            return
-        if data[20] == 0 and data[24:26] == struct.pack("!H", ident):
-            missing.discard(struct.unpack("!I", data[28:32])[0])
-due = time.monotonic()
-while not select.select([sys.stdin], [], [], 0)[0]:
-    body = struct.pack("!HHI", ident, sent & 0xFFFF, sent)
-    packet = b"\\x08\\0" + struct.pack("!H", checksum(b"\\x08\\0\\0\\0" + body)) + body
-    missing.add(sent)
-    wire.sendto(packet, (sys.argv[1], 0))
-    sent += 1
-    due = max(due + 0.001, time.monotonic() - 0.1)
-    select.select([wire], [], [], max(0, due - time.monotonic()))
-    receive()
-    time.sleep(max(0, due - time.monotonic()))
-    if sent == 1:
-        print("ready", flush=True)
-end = time.monotonic() + 5
-while missing and time.monotonic() < end:
-    select.select([wire], [], [], 0.1)
-    receive()
-print(sent, len(missing))
-"""
 # A request every 5 ms on each connection, so that there is time for others; --timeout: late is not lost.
 WRK = "wrk -t1 -c8 -d3600s --timeout 60s -s {pace} http://{address}:8080/short"
 PACE = "function delay() return 5 end\n"
@@ -99,12 +59,7 @@ def traffic(scene: Scene) -> Iterator[None]:
     host, outside = scene.host, scene.host.outside
     inside = ["nsenter", "-t", str(scene.web.pid), "--net"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    pings = [
-        host.start(["python3", "-c", PINGER, scene.web.ip, "71"], **pipes),
-        host.start([*inside, "python3", "-c", PINGER, FAR, "72"], **pipes),
-    ]
-    for process in pings:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    pings = [pinging(host, scene.web.ip, 71), pinging(host, FAR, 72, within=inside)]
     wrk = outside.start(WRK.format(pace=scene.pace, address=HOST), **pipes)
     iperf = outside.start(f"iperf3 -c {HOST} -t 3600 -b 50M -i 1 --forceflush", **pipes)
     resets, began = aborted(host, outside, scene.web), time.monotonic()
@@ -113,9 +68,9 @@ def traffic(scene: Scene) -> Iterator[None]:
     seconds = time.monotonic() - began
     iperf.send_signal(signal.SIGINT)
     wrk.send_signal(signal.SIGINT)
-    streamed = "".join(iperf.communicate(timeout=60))
-    requested = "".join(wrk.communicate(timeout=60))
-    echoes = [tuple(map(int, process.communicate("", timeout=60)[0].split())) for process in pings]
+    streamed = "".join(iperf.communicate(timeout=PATIENCE))
+    requested = "".join(wrk.communicate(timeout=PATIENCE))
+    echoes = [sent_and_lost(process) for process in pings]
 
     errors = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", requested)
     assert errors is None and "Non-2xx" not in requested, requested

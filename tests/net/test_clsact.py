@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import BOTH_WAYS, FAR, HOST, OUTSIDE, Host, needs_tcx, reaches
+from tests.net.lab import BOTH_WAYS, FAR, HOST, OUTSIDE, PATIENCE, Host, needs_tcx, reaches
 from tests.net.wire import (
     Box,
     box,
@@ -116,7 +116,7 @@ def test_a_published_port_is_reached_from_everywhere(scene: Scene, proto: str) -
         assert call(scene.other, proto, HOST, 8081).seen == scene.other.ip
         assert call(scene.peer, proto, HOST, 8081).seen == gateway
         assert call(scene.web, proto, HOST, 8081).seen == gateway
-    assert fails(scene.host.outside, proto, HOST, 8081, 2) == errno.ECONNREFUSED
+    assert fails(scene.host.outside, proto, HOST, 8081, PATIENCE) == errno.ECONNREFUSED
 
 
 def test_containers_go_out_with_the_hosts_address(scene: Scene) -> None:
@@ -125,7 +125,7 @@ def test_containers_go_out_with_the_hosts_address(scene: Scene) -> None:
         for proto in ("tcp", "udp"):
             with serving(scene.host.outside, proto, 7701, FAR):
                 assert call(client, proto, FAR, 7701).seen == HOST
-            assert fails(client, proto, FAR, 7701, 2) == errno.ECONNREFUSED
+            assert fails(client, proto, FAR, 7701, PATIENCE) == errno.ECONNREFUSED
     shown = scene.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
     assert [line.split()[1] for line in shown.splitlines()[1:]] == [scene.web.gateway, OUTSIDE]
 

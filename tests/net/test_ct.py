@@ -17,9 +17,9 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from tests.net.lab import DATAPATHCTL, HOST, OUTSIDE, SLOWNESS, Host
+from tests.net.lab import DATAPATHCTL, HOST, OUTSIDE, PATIENCE, SLOWNESS, Host
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import KINDS, Box, box, call, counters, opened, rises, serving
+from tests.net.wire import KINDS, QUIET, Box, box, call, counters, opened, rises, serving
 
 Maker = Callable[..., Host]
 
@@ -139,8 +139,8 @@ def test_states(scene: Scene) -> None:
 
 
 def test_icmp_and_udp(scene: Scene) -> None:
-    scene.app.sh(f"ping -n -q -c 1 -W 1 {OUTSIDE}")
-    scene.app.sh(f"ping -6 -n -q -c 1 -W 1 {OUTSIDE6}")
+    scene.app.sh(f"ping -n -q -c 1 -W 60 {OUTSIDE}")
+    scene.app.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
     with serving(scene.host.outside, "udp", 7000):
         call(scene.app, "udp", OUTSIDE, 7000)
     assert sorted(row["Protocol"] for row in scene.ls()) == ["icmp", "icmpv6", "udp"]
@@ -245,9 +245,9 @@ def test_a_container_has_a_limit_and_the_others_have_theirs(make_host: Maker) ->
         listening.bind(("0.0.0.0", 7000))
         listening.listen()
 
-        def connect(place: Box) -> bool:
+        def connect(place: Box, seconds: float = PATIENCE) -> bool:
             client = stack.enter_context(opened(place))
-            client.settimeout(0.3)
+            client.settimeout(seconds)
             try:
                 client.connect((OUTSIDE, 7000))
                 peer = stack.enter_context(listening.accept()[0])
@@ -258,7 +258,7 @@ def test_a_container_has_a_limit_and_the_others_have_theirs(make_host: Maker) ->
 
         assert [connect(greedy) for _ in range(3)] == [True] * 3
         before = counters(host)
-        assert not connect(greedy)
+        assert not connect(greedy, QUIET)
         assert rises(before, counters(host)).keys() == {"DROP_LIMIT"}
         assert connect(modest)
         assert host.ctl("ct flush --container greedy") == "3"

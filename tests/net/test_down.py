@@ -37,7 +37,7 @@ def furnish(host: Host) -> list[int]:
     host.ctl("network connect inner web")
     with eventually() as until:
         until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
-    host.in_("app", "ping -n -c 1 -W 2 203.0.113.5")
+    host.in_("app", "ping -n -c 1 -W 60 203.0.113.5")
     return [host.process(name) for name in ("web", "app", "bare", "open", "second")]
 
 

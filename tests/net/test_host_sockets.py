@@ -15,7 +15,7 @@ TALK = """
 import socket, sys
 proto, address = sys.argv[1:]
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if proto == "udp" else socket.SOCK_STREAM)
-client.settimeout(2)
+client.settimeout(60)
 client.connect((address, 8081))
 for line in sys.stdin:
     try:
@@ -47,7 +47,7 @@ def test_s19_a_connected_socket_of_the_host_does_not_follow_an_address_to_its_ne
     host.run("two", "", echo_server("udp", 80))
     assert host.address("two") == first
     with eventually() as until:  # the server has had its moment
-        until(lambda: host.try_(ask("udp", first, 80)).returncode == 0)
+        until(lambda: host.try_(ask("udp", first, 80, 1)).returncode == 0)
     for _ in range(3):
         assert "error" in _ask(talker)
 

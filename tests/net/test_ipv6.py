@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.net.lab import FAR, Host, Namespace, eventually
+from tests.net.lab import FAR, PATIENCE, Host, Namespace, eventually
 from tests.net.wire import Box, box, call, fails, serving
 
 HOST6, OUTSIDE6 = "2001:db8:1::1", "2001:db8:1::2"
@@ -124,10 +124,10 @@ def test_ps_port_ls_and_inspect_show_both_families_as_docker_does(scene: Scene) 
 
 
 def test_members_of_a_network_find_each_other(scene: Scene) -> None:
-    scene.other.sh(f"ping -6 -n -q -c 2 -i 0.05 -W 1 {scene.web.ip6}")
-    scene.other.sh(f"ping -6 -n -q -c 1 -W 1 {scene.host.network('a')['IPAM']['Config'][1]['Gateway']}")
-    scene.host.sh(f"ping -6 -n -q -c 1 -W 1 {scene.web.ip6}")
-    scene.host.sh(f"ping -6 -n -q -c 1 -W 1 {scene.six.ip6}")
+    scene.other.sh(f"ping -6 -n -q -c 2 -l 2 -i 60 -W 60 {scene.web.ip6}")
+    scene.other.sh(f"ping -6 -n -q -c 1 -W 60 {scene.host.network('a')['IPAM']['Config'][1]['Gateway']}")
+    scene.host.sh(f"ping -6 -n -q -c 1 -W 60 {scene.web.ip6}")
+    scene.host.sh(f"ping -6 -n -q -c 1 -W 60 {scene.six.ip6}")
 
 
 def test_networks_are_apart(scene: Scene) -> None:
@@ -270,28 +270,28 @@ def test_masquerading(scene: Scene, proto: str) -> None:
 def test_ping(scene: Scene) -> None:
     for sender in (scene.web, scene.six):
         for address in (OUTSIDE6, BEYOND6, HOST6):
-            sender.sh(f"ping -6 -n -q -c 3 -i 0.05 -W 1 {address}")
+            sender.sh(f"ping -6 -n -q -c 3 -l 3 -i 60 -W 60 {address}")
 
 
 @pytest.mark.parametrize("how", ["", "-I", "-T -p 7000"], ids=["udp", "icmp", "tcp"])
 def test_traceroute(scene: Scene, how: str) -> None:
     with serving(scene.beyond, "tcp", 7000, "::"):
-        text = scene.web.sh(f"traceroute -6 -n -q 1 -w 2 -m 6 {how} {BEYOND6}")
+        text = scene.web.sh(f"traceroute -6 -n -q 1 -w 20,0,0 -m 6 {how} {BEYOND6}")
     hops = [line.split()[1] for line in text.splitlines()[1:]]
     gateway = scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]
     assert hops == [gateway, OUTSIDE6, BEYOND6], text
 
 
 def test_nobody_listening_outside_is_told_to_the_right_socket(scene: Scene) -> None:
-    assert fails(scene.web, "udp", OUTSIDE6, 7999, 2) == errno.ECONNREFUSED
-    assert fails(scene.web, "tcp", OUTSIDE6, 7999, 2) == errno.ECONNREFUSED
-    assert fails(scene.host.outside, "udp", HOST6, 8081, 2) == errno.ECONNREFUSED
+    assert fails(scene.web, "udp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
+    assert fails(scene.web, "tcp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
+    assert fails(scene.host.outside, "udp", HOST6, 8081, PATIENCE) == errno.ECONNREFUSED
 
 
 def test_a_packet_that_is_too_big_further_on_is_reported_to_its_sender(scene: Scene) -> None:
     done = scene.web.try_(f"ping -6 -n -c 2 -i 0.2 -W 1 -M do -s 1400 {BEYOND6}")
     assert f"mtu={SMALL_MTU}" in (done.stdout + done.stderr).replace(": mtu = ", "mtu="), done.stdout
-    scene.web.sh(f"ping -6 -n -q -c 1 -W 1 -M do -s {SMALL_MTU - 48} {BEYOND6}")
+    scene.web.sh(f"ping -6 -n -q -c 1 -W 60 -M do -s {SMALL_MTU - 48} {BEYOND6}")
 
 
 TAKE = """
@@ -344,8 +344,7 @@ client.close()
 """
 FETCH = """
 import socket, sys
-client = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
-client.settimeout(5)
+client = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
 print(sum(len(data) for data in iter(lambda: client.recv(65536), b"")))
 """
 
@@ -424,8 +423,8 @@ def test_the_default_network_with_ipv6(
     settings = web.on("bridge")
     assert settings["IPv6Gateway"].startswith(gateway)
     assert settings["GlobalIPv6Address"].startswith(first)
-    web.sh(f"ping -6 -n -q -c 1 -W 1 {OUTSIDE6}")
-    web.sh(f"ping -n -q -c 1 -W 1 {FAR}")
+    web.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
+    web.sh(f"ping -n -q -c 1 -W 60 {FAR}")
     with serving(web, "tcp", 80, "::"):
         assert call(host.outside, "tcp", HOST6, 8081).seen == OUTSIDE6
 
@@ -434,7 +433,7 @@ def test_the_programs_attached_as_filters(make_host: Maker) -> None:
     host = make_host(attach="clsact", config={"ipv6": True})
     plug_ipv6(host)
     web = box(host, "web", "-p 8081:80/udp")
-    web.sh(f"ping -6 -n -q -c 1 -W 1 {OUTSIDE6}")
+    web.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
     with serving(web, "udp", 80, "::"):
         assert call(host.outside, "udp", HOST6, 8081).seen == OUTSIDE6
         assert call(host, "udp", "::1", 8081).peer == "::1"

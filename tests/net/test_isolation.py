@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import OUTSIDE, Host, reaches
+from tests.net.lab import OUTSIDE, Host, eventually, reaches
 from tests.net.wire import (
     Box,
     Place,
@@ -202,7 +202,7 @@ def test_s14_link_local_addresses_reach_members_and_the_host(lan: Lan) -> None:
 def test_s14_arp_and_neighbour_discovery_tell_the_true_macs(lan: Lan) -> None:
     gateway = device_mac(lan.host, "one")
     for target, mac in ((lan.b.ip, lan.b.mac), (lan.a.gateway, gateway)):
-        assert f"[{mac}]" in lan.a.sh(f"arping -c 1 -w 1 -I eth0 {target}").lower()
+        assert f"[{mac}]" in lan.a.sh(f"arping -c 1 -w 60 -I eth0 {target}").lower()
     lan.a.sh("ip neigh flush dev eth0")
     for target in (lan.b.ip, lan.b.ip6, lan.a.gateway, "fd00:21::1"):
         assert reaches(lan.a.try_, target)
@@ -212,18 +212,13 @@ def test_s14_arp_and_neighbour_discovery_tell_the_true_macs(lan: Lan) -> None:
 
 
 def test_s14_a_duplicate_address_is_detected(lan: Lan) -> None:
-    assert lan.a.try_(f"arping -q -D -c 1 -w 1 -I eth0 {lan.b.ip}").returncode == 1
+    assert lan.a.try_(f"arping -q -D -c 1 -w 60 -I eth0 {lan.b.ip}").returncode == 1
     assert lan.a.try_("arping -q -D -c 1 -w 1 -I eth0 10.21.0.99").returncode == 0
     lan.a.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=1")
     try:
         lan.a.sh(f"ip address add {lan.b.ip6}/128 dev eth0")
-        shown = ""
-        for _ in range(40):
-            shown = lan.a.sh(f"ip -6 address show dev eth0 to {lan.b.ip6}/128")
-            if "dadfailed" in shown:
-                break
-            settle()
-        assert "dadfailed" in shown
+        with eventually() as until:
+            until(lambda: "dadfailed" in lan.a.sh(f"ip -6 address show dev eth0 to {lan.b.ip6}/128"))
     finally:
         lan.a.sh(f"ip address del {lan.b.ip6}/128 dev eth0")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import look
-from tests.net.lab import DATAPATHCTL, HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.lab import DATAPATHCTL, HOST, PATIENCE, Host, ask, echo_server, eventually, reaches
 
 PREFIX = "datapathctl: "
 
@@ -129,13 +129,13 @@ def test_s4_a_terminal_is_given_with_t_and_refused_without_one_here(world: Host)
     assert "/dev/pts/" in seen
     os.write(controller, b"hello\r")
     assert "got:hello" in _read(controller, "got:hello")
-    assert process.wait(10) == 5
+    assert process.wait(PATIENCE) == 5
     os.close(controller)
 
 
 def _read(fd: int, until: str) -> str:
     seen = ""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while until not in seen and time.monotonic() < deadline:
         if select.select([fd], [], [], 0.1)[0]:
             try:
@@ -152,7 +152,7 @@ def test_s4_a_signal_to_the_foreground_command_reaches_the_process(world: Host) 
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "asked\n"
-    assert process.wait(10) == 9
+    assert process.wait(PATIENCE) == 9
     process.stdout.close()
 
 
@@ -230,7 +230,7 @@ def test_s1_a_root_directory_of_its_own(world: Host, rootfs: Path) -> None:
     assert set(world.ctl("exec box ls /").split()) >= {"bin", "dev", "etc", "here", "proc", "sys"}
     assert "null" in world.ctl("exec box ls /dev")
     assert world.ctl("exec box ls /sys/class/net").split() == ["eth0", "lo"]
-    assert "exit code" not in world.ctl("exec box ping -c 1 -W 2 172.17.0.1")
+    assert "exit code" not in world.ctl("exec box ping -c 1 -W 60 172.17.0.1")
     world.ctl(["exec", "box", "sh", "-c", "httpd -p 80 -h /"])
     with eventually() as until:
         until(lambda: "in the root" in world.outside.try_(["curl", "-s", f"http://{HOST}:8070/here"]).stdout)
@@ -383,7 +383,7 @@ def test_s4_stop_asks_and_after_the_timeout_kills(world: Host) -> None:
     assert world.ctl("stop polite") == "polite"
     began = time.monotonic()
     world.ctl("stop -t 1 deaf")
-    assert 0.9 < time.monotonic() - began < 8
+    assert 0.9 < time.monotonic() - began < 9.9  # not the ten seconds that are usual
     states = [world.inspect(name)["State"] for name in ("polite", "deaf")]
     assert [(state["Status"], state["ExitCode"]) for state in states] == [("exited", 5), ("exited", 137)]
     assert world.ctl("stop polite") == "polite"  # one that has ended is fine

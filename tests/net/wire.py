@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -17,11 +18,12 @@ from typing import Any, NamedTuple, Protocol
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel.netns import enter
 from tests.bpf.packets import mac_bytes, packed
-from tests.net.lab import TIMEOUT, Failed, Host, Namespace, Words, words
+from tests.net.lab import PATIENCE, TIMEOUT, Failed, Host, Namespace, Words, loses, words
 
 ETH_P_ALL = 3
 PACKET_IGNORE_OUTGOING = 23
 QUIET = 0.2  # seconds after which an answer is not expected any more
+WAY = 8  # more devices than any frame passes
 
 
 class Place(Protocol):
@@ -112,7 +114,7 @@ def opened(
 ) -> socket.socket:
     with enter(place.path):
         made = socket.socket(family, kind, proto)
-    made.settimeout(2)
+    made.settimeout(PATIENCE)
     return made
 
 
@@ -191,10 +193,17 @@ def serving(
 
 
 def call(
-    place: Place, proto: str, address: str, port: int, *, source: tuple[str, int] | None = None
+    place: Place,
+    proto: str,
+    address: str,
+    port: int,
+    *,
+    source: tuple[str, int] | None = None,
+    seconds: float = PATIENCE,
 ) -> Answer:
     """Ask a Server. Raises OSError when there is no answer. UDP: with an unconnected socket."""
     with opened(place, KINDS[proto], _family(address)) as client:
+        client.settimeout(seconds)
         if source:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(source)
@@ -210,17 +219,26 @@ def call(
 
 
 def fails(place: Place, proto: str, address: str, port: int, seconds: float = QUIET) -> int:
-    """Nobody answers: the errno that the client gets (ETIMEDOUT: nothing came back); 0: somebody does."""
+    """Nobody answers: the errno that the client gets (ETIMEDOUT: nothing came back); 0: somebody does. `seconds`: for
+    a server's program; what kernels answer by themselves is waited for as long as it takes."""
     with opened(place, KINDS[proto], _family(address)) as client:
         client.settimeout(seconds)
         if proto == "udp":  # so that it hears of unreachable hosts too, not only of ports
             client.setsockopt(*((41, 25) if ":" in address else (0, 11)), 1)  # IPV6_RECVERR, IP_RECVERR
         try:
-            client.connect((address, port))
-            if proto == "udp":
-                client.send(b"?")
-                client.recv(100)
-        except TimeoutError:
+            try:
+                client.connect((address, port))
+                if proto == "udp":
+                    client.send(b"?")
+                    client.recv(100)
+            except TimeoutError:
+                settle()
+                client.setblocking(False)
+                if proto == "udp":
+                    client.recv(100)
+                else:
+                    client.connect((address, port))  # what became of it
+        except BlockingIOError:
             return errno.ETIMEDOUT
         except OSError as error:
             return error.errno or errno.ETIMEDOUT
@@ -253,7 +271,7 @@ class Tap:
             except BlockingIOError:
                 return found
 
-    def wait_for(self, wanted: Callable[[bytes], bool], seconds: float = 2.0) -> list[bytes]:
+    def wait_for(self, wanted: Callable[[bytes], bool], seconds: float = PATIENCE) -> list[bytes]:
         """What has arrived until such a frame has; AssertionError if it does not."""
         found: list[bytes] = []
         deadline = time.monotonic() + seconds
@@ -282,8 +300,22 @@ def taps(*places: Place | tuple[Place, str]) -> Iterator[list[Tap]]:
 
 
 def settle() -> None:
-    """Frames that were sent have arrived, or never will: the queues between veth ends are short."""
-    time.sleep(0.03)
+    """Frames that were sent have arrived, or never will.
+
+    A processor takes what is queued there in turn. So a datagram that is queued on each, and comes out again, has all
+    of it before it; and what that led to, at the next device of its way, is before the one that follows.
+    """
+    allowed = os.sched_getaffinity(0)
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as marker:
+            marker.bind(("127.0.0.1", 0))
+            marker.settimeout(PATIENCE)
+            for processor in sorted(allowed) * WAY:
+                os.sched_setaffinity(0, {processor})
+                marker.sendto(b"", marker.getsockname())
+                marker.recv(1)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def from_(frames: Iterable[bytes], box: Box) -> list[bytes]:
@@ -297,5 +329,5 @@ def carrying(frames: Iterable[bytes], text: bytes) -> list[bytes]:
 
 
 def unreachable(place: Box | Namespace, address: str, more: str = "") -> bool:
-    """No answer to a ping, without waiting long for it."""
-    return place.try_(f"ping -n -q -c 1 -W 0.2 {more} {address}").returncode != 0
+    """A ping is not answered."""
+    return loses(lambda ping: place.try_(f"{ping} {more}"), address)
