@@ -45,7 +45,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The last assertion of the suite: nothing is left."""
     run = session.config.stash.get(RUN, None)
-    if run and (left := run.left_behind()):
+    if run and (left := run.left_behind(in_a_hurry=session.exitstatus == pytest.ExitCode.INTERRUPTED)):
         session.config.stash[LEFT] = left
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if recorder := session.config.stash.get(RECORDER, None):

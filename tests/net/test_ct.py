@@ -282,7 +282,7 @@ def test_a_hundred_thousand_connections_are_listed_and_forgotten_at_once(make_ho
         began = spent()
         lines = host.sh([DATAPATHCTL, "ct", "ls", "--format", "json"]).count("\n") + 1
         everything = spent() - began
-        assert (lines, everything < 5 * SLOWNESS) == (MANY, True), everything
+        assert (lines, everything < 10 * SLOWNESS) == (MANY, True), everything
         began = spent()
         assert len(host.ctl("ct ls --src 10.1.0.0/24 --format json").splitlines()) == 256
         some = spent() - began
@@ -292,7 +292,7 @@ def test_a_hundred_thousand_connections_are_listed_and_forgotten_at_once(make_ho
         host.ctl("rm -f app")
         removed = spent() - began
         print(f"ls {everything:.2f} s, filtered {some:.2f} s, stats {counted:.2f} s, rm {removed:.2f} s")
-        assert max(some, counted, removed) < 1.5 * SLOWNESS
+        assert max(some, counted, removed) < 3 * SLOWNESS
         assert found.conns.count() == MANY  # half of them were the other's
         assert int(host.ctl("ct flush --container web")) == MANY // 2
         assert found.conns.count() == 0

@@ -95,6 +95,7 @@ def test_a_run_that_leaves_nothing_passes(folder: Path) -> None:
         ("mounts", "mount -t bpf none /sys/fs", "/sys/fs"),
         ("devices", "ip link add left0 type veth peer name left1", "left0, left1"),
     ],
+    ids=["process", "empty environment", "mounts of its own", "namespace", "mount", "bpffs", "device"],
 )
 def test_what_a_run_leaves_is_found(folder: Path, kind: str, script: str, shown: str) -> None:
     outcome = inner(folder, shell(script))

@@ -93,7 +93,7 @@ def ran(folder: Path, text: str) -> tuple[int, list[str], str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environ |= {
         "PYTHONPATH": str(TREE),
-        "PYTEST_ADDOPTS": f"-p tests.conftest -p no:cacheprovider --rootdir {folder}",
+        "PYTEST_ADDOPTS": f"-p tests.conftest -p no:cacheprovider --rootdir {folder} --basetemp {folder}/inner",
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.again", lines, sys.executable, "-m", "pytest", "-n", "2", suite],
