@@ -15,7 +15,8 @@ from click.shell_completion import CompletionItem
 from datapath.errors import printable
 
 if TYPE_CHECKING:
-    from datapath.runtime.control import Control
+    from datapath.host import Host
+    from datapath.runtime.containers import Containers
 
 F = TypeVar("F", bound=Callable[..., Any])
 _JSON = "as_json"
@@ -28,12 +29,19 @@ class Front:
         self.directories = directories
 
     @cached_property
-    def control(self) -> Control:
+    def host(self) -> Host:
+        """The network engine of this host."""
         from datapath.config.settings import Settings
-        from datapath.runtime.control import Control
+        from datapath.host import Host
 
-        settings = Settings.from_env(os.environ, **self.directories)
-        return Control(settings, warn, (sys.executable, "-m", "ctl.cli.main", "_exited"))
+        return Host.open(Settings.from_env(os.environ, **self.directories), warn)
+
+    @cached_property
+    def containers(self) -> Containers:
+        """The containers on it."""
+        from datapath.runtime.containers import Containers
+
+        return Containers(self.host, (sys.executable, "-m", "ctl.cli.main", "_exited"))
 
 
 def warn(line: str) -> None:
@@ -152,11 +160,11 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the 
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")
 
 
-def _complete(names: Callable[[Control], list[str]]) -> Callable[..., list[CompletionItem]]:
+def _complete(names: Callable[[Front], list[str]]) -> Callable[..., list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         front = ctx.find_root().find_object(Front) or Front(**ctx.find_root().params)
         try:
-            candidates = names(front.control)
+            candidates = names(front)
         except Exception:  # a shell in the middle of a line is no place for messages
             return []
         return [CompletionItem(name) for name in candidates if name.startswith(incomplete)]
@@ -164,6 +172,6 @@ def _complete(names: Callable[[Control], list[str]]) -> Callable[..., list[Compl
     return complete
 
 
-complete_network = _complete(lambda control: [network.name for network in control.networks()])
-complete_container = _complete(lambda control: [container.name for container in control.containers(all=True)])
-complete_running = _complete(lambda control: [container.name for container in control.containers()])
+complete_network = _complete(lambda front: [network.name for network in front.host.networks.all()])
+complete_container = _complete(lambda front: [one.name for one in front.containers.ps(all=True)])
+complete_running = _complete(lambda front: [one.name for one in front.containers.ps()])

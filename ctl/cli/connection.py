@@ -84,8 +84,9 @@ def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
     A packet from SOURCE to DESTINATION is translated to one from NAT SOURCE to NAT DESTINATION.
     """
     from datapath.model.connections import ConnectionFilter
+    from datapath.telemetry.stats import connections
 
-    found = front.control.connections(ConnectionFilter.parse(**words), container)
+    found = connections(front.host, ConnectionFilter.parse(**words), container)
     emit(listing([connection_row(connection, names) for connection, names in found], COLUMNS, format_))
 
 
@@ -119,8 +120,9 @@ def flush(front: Front, /, container: str, **words: str) -> None:
     All of them, or those that match every option. A packet that arrives afterwards opens a new connection.
     """
     from datapath.model.connections import ConnectionFilter
+    from datapath.telemetry.stats import flush as forget
 
-    click.echo(front.control.connections_flush(ConnectionFilter.parse(**words), container))
+    click.echo(forget(front.host, ConnectionFilter.parse(**words), container))
 
 
 @ct.command("stats", cls=Command)
@@ -131,7 +133,9 @@ def stats(front: Front, format_: str) -> None:
 
     By state, against the sizes of the tables, and by container; and the packets that were dropped.
     """
-    found = front.control.connection_stats()
+    from datapath.telemetry.stats import connection_stats
+
+    found = connection_stats(front.host)
     parts = (
         (
             [

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,28 +18,16 @@ from ctl.cli.command import (
     complete_network,
     complete_running,
     format_option,
-    no_trunc_option,
-    quiet_option,
 )
 from ctl.cli.errors import StartError, leaves
-from ctl.cli.filters import Filters, has_label
 from ctl.cli.network import print_documents
-from ctl.cli.output import emit, for_each, listing
-from ctl.cli.words import created_at, ports_text, since, status_text
+from ctl.cli.output import for_each
 from datapath.errors import ConfigError, DatapathError, NotFoundError, quoted
+from datapath.model.rows import OWNER
 
 if TYPE_CHECKING:
-    from datapath.model.containers import Container
     from datapath.model.endpoints import EndpointRequest
 
-COLUMNS = {
-    "ID": "CONTAINER ID",
-    "Command": "COMMAND",
-    "RunningFor": "CREATED",
-    "Status": "STATUS",
-    "Ports": "PORTS",
-    "Names": "NAMES",
-}
 
 SECONDS = click.IntRange(0, 86400)
 SECONDS.name = "number"
@@ -147,7 +134,7 @@ def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...
     with starting():
         check_terminal(tty=plain["tty"] and not plain["detach"], interactive=plain["interactive"])
         request = RunRequest(networks=endpoints(networks, first), env=environment(env, os.environ), **plain)
-        running = ctx.obj.control.run(request)
+        running = ctx.obj.containers.run(request)
         if request.detach:
             click.echo(running.container.id)
             return
@@ -213,7 +200,7 @@ def exec_(
     """Run a command in a running container."""
     with starting():
         check_terminal(tty=tty, interactive=interactive)
-        code = ctx.obj.control.exec(
+        code = ctx.obj.containers.exec(
             container,
             argv,
             env=environment(env, os.environ),
@@ -227,72 +214,6 @@ def exec_(
 # ---- looking --------------------------------------------------------------------------
 
 
-@click.command("ps", cls=Command)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also list containers that are not running.")
-@quiet_option
-@no_trunc_option
-@format_option(field="Names")
-@click.option(
-    "-f",
-    "--filter",
-    "filters",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help='List only what matches, such as "name=web".',
-)
-@click.pass_obj
-def ps(front: Front, all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
-    """List containers."""
-    wanted = Filters(filters, {"id", "name", "label", "status", "exited", "network"})
-    found = front.control.containers(all=all_ or "status" in wanted or "exited" in wanted)
-    names = {network.id: network.name for network in front.control.networks()} if found else {}
-    now = datetime.now(UTC)
-    rows = [
-        container_row(container, networks_of(container, names), now, no_trunc)
-        for container in found
-        if _wanted(wanted, container, networks_of(container, names))
-    ]
-    emit(listing(rows, COLUMNS, format_, quiet=quiet))
-
-
-def networks_of(container: Container, names: Mapping[str, str]) -> list[str]:
-    """The names of the networks it has joined, or its mode when it has joined none."""
-    joined = [names.get(asked.network, asked.network) for asked in container.networks]
-    return joined or [container.network_mode]
-
-
-def _wanted(filters: Filters, container: Container, networks: Sequence[str]) -> bool:
-    return (
-        filters.contained("id", container.id)
-        and filters.contained("name", container.name)
-        and filters.equal("status", container.status, {"created", "running", "exited"})
-        and filters.some("exited", lambda code: code == str(container.exit_code))
-        and filters.some("network", lambda name: name in networks)
-        and filters.every("label", lambda label: has_label(container.labels, label))
-    )
-
-
-def container_row(
-    container: Container, networks: Sequence[str], now: datetime, no_trunc: bool
-) -> dict[str, str]:
-    """What `ps` knows about a container, under Docker's keys."""
-    command = " ".join(container.argv)
-    if not no_trunc and len(command) > 20:
-        command = command[:19] + "…"
-    return {
-        "Command": f'"{command}"',
-        "CreatedAt": created_at(container.created),
-        "ID": container.id if no_trunc else container.short_id,
-        "Labels": ",".join(f"{key}={value}" for key, value in sorted(container.labels.items())),
-        "Names": container.name,
-        "Networks": ",".join(networks),
-        "Ports": ports_text(container),
-        "RunningFor": since(container.created, now) + " ago",
-        "State": container.status,
-        "Status": status_text(container, now),
-    }
-
-
 @click.command("logs", cls=Command)
 @click.argument("container", shell_complete=complete_container)
 @click.option("-f", "--follow", is_flag=True, help="Follow the output.")
@@ -303,7 +224,9 @@ def logs(front: Front, container: str, follow: bool, tail: str) -> None:
     if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
         raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
     with open(1, "wb", closefd=False) as stream:
-        for chunk in front.control.logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
+        for chunk in front.containers.logs(
+            container, follow=follow, tail=None if tail == "all" else int(tail)
+        ):
             stream.write(chunk)
             stream.flush()
 
@@ -317,18 +240,17 @@ def logs(front: Front, container: str, follow: bool, tail: str) -> None:
 @click.pass_obj
 def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None) -> None:
     """Show detailed information about containers or networks."""
-    control = front.control
 
     def look(name: str) -> Mapping[str, Any]:
         if kind == "network":
-            return control.network_inspect(name)
+            return front.host.networks.inspect(name)
         try:
-            return control.container_inspect(name)
+            return front.containers.inspect(name)
         except NotFoundError:
             if kind == "container":
                 raise
         try:
-            return control.network_inspect(name)
+            return front.host.networks.inspect(name)
         except NotFoundError as error:
             raise NotFoundError(f"no such container or network: {quoted(name)}") from error
 
@@ -352,7 +274,7 @@ def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None
 @click.pass_obj
 def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
     """Stop running containers."""
-    for_each(names, lambda name: front.control.stop(name, timeout=timeout))
+    for_each(names, lambda name: front.containers.stop(name, timeout=timeout))
 
 
 @click.command("rm", cls=Command)
@@ -363,4 +285,13 @@ def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
 @click.pass_obj
 def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
     """Remove containers."""
-    for_each(names, lambda name: front.control.remove(name, force=force), missing_ok=force)
+
+    def remove(name: str) -> None:
+        try:
+            front.containers.remove(name, force=force)
+        except NotFoundError as missing:
+            # It may be the name of another owner's sandbox: that is for its owner to remove, or forced.
+            if not front.host.sandboxes.forget(name, OWNER, force):
+                raise missing
+
+    for_each(names, remove, missing_ok=force)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from ctl.cli import bench, connection, container, errors, network, port, repair, system, trace
+from ctl.cli import bench, connection, container, errors, network, port, ps, repair, system, trace
 from ctl.cli.command import Front, Group
 from ctl.cli.errors import PROGRAM, ended
 
@@ -85,7 +85,7 @@ for _command in (
     port.port,
     connection.ct,
     container.run,
-    container.ps,
+    ps.ps,
     container.exec_,
     container.logs,
     container.inspect,

@@ -21,7 +21,7 @@ from ctl.cli.command import (
 )
 from ctl.cli.errors import raise_all
 from ctl.cli.filters import Filters, has_label
-from ctl.cli.output import documents, emit, for_each, listing
+from ctl.cli.output import documents, emit, for_each, listing, with_owner
 from ctl.cli.words import created_at
 from datapath.errors import DatapathError, NotFoundError
 
@@ -85,7 +85,7 @@ def create(
         ipam_options=ipam_opt,
         **plain,
     )
-    click.echo(front.control.network_create(request).id)
+    click.echo(front.host.networks.create(request).id)
 
 
 @network.command("ls", cls=Command)
@@ -105,9 +105,9 @@ def ls(front: Front, quiet: bool, no_trunc: bool, format_: str, filters: tuple[s
     """List networks."""
     wanted = Filters(filters, {"driver", "id", "name", "label", "scope", "type", "dangling"})
     rows = [
-        network_row(found, no_trunc) for found in front.control.networks() if _wanted(wanted, found, front)
+        network_row(found, no_trunc) for found in front.host.networks.all() if _wanted(wanted, found, front)
     ]
-    emit(listing(rows, COLUMNS, format_, quiet=quiet))
+    emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
 
 
 def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
@@ -121,6 +121,7 @@ def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
         "Internal": str(network.internal).lower(),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(network.labels.items())),
         "Name": network.name,
+        "Owner": network.owner,
         "Scope": network.scope,
     }
 
@@ -138,7 +139,7 @@ def _wanted(filters: Filters, network: Network, front: Front) -> bool:
 
 
 def _members(front: Front, name: str) -> Mapping[str, Any]:
-    members: Mapping[str, Any] = front.control.network_inspect(name)["Containers"]
+    members: Mapping[str, Any] = front.host.networks.inspect(name)["Containers"]
     return members
 
 
@@ -149,7 +150,7 @@ def _members(front: Front, name: str) -> Mapping[str, Any]:
 @click.pass_obj
 def inspect(front: Front, names: tuple[str, ...], format_: str, verbose: bool) -> None:
     """Show detailed information about networks."""
-    print_documents(names, front.control.network_inspect, format_)
+    print_documents(names, front.host.networks.inspect, format_)
 
 
 def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
@@ -167,11 +168,16 @@ def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
 
 @network.command("rm", cls=Command)
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
-@click.option("-f", "--force", is_flag=True, help="Do not fail if a network does not exist.")
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Do not fail if a network does not exist, or belongs to another owner.",
+)
 @click.pass_obj
 def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
     """Remove networks."""
-    for_each(names, front.control.network_remove, missing_ok=force)
+    for_each(names, lambda name: front.host.networks.remove(name, force=force), missing_ok=force)
 
 
 @network.command("prune", cls=Command)
@@ -193,7 +199,7 @@ def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
         if answer.strip().lower() not in ("y", "yes"):
             click.echo()
             raise DatapathError("network prune has been cancelled (-f does not ask)")
-    removed = front.control.network_prune(filters)
+    removed = front.host.networks.prune(filters)
     if removed:
         click.echo("Deleted Networks:")
         emit("\n".join(gone.name for gone in removed))
@@ -228,7 +234,7 @@ def connect(front: Front, /, container: str, **asked: Any) -> None:
     """Connect a container to a network."""
     from datapath.model.endpoints import EndpointRequest
 
-    front.control.network_connect(container, EndpointRequest(**asked))
+    front.containers.connect(container, EndpointRequest(**asked))
 
 
 @network.command("disconnect", cls=Command)
@@ -238,4 +244,4 @@ def connect(front: Front, /, container: str, **asked: Any) -> None:
 @click.pass_obj
 def disconnect(front: Front, network: str, container: str, force: bool) -> None:
     """Disconnect a container from a network."""
-    front.control.network_disconnect(network, container, force=force)
+    front.containers.disconnect(network, container, force=force)

@@ -13,6 +13,7 @@ import click
 from ctl.cli.errors import leaves, raise_all
 from ctl.cli.template import Template, TemplateError
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
+from datapath.model.rows import OWNER
 
 Row = Mapping[str, Any]
 
@@ -69,6 +70,12 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     known = rows[0] if rows else columns
     headings = {key: columns.get(key, _heading(key)) for key in known}
     return table(fill(headings).split("\t"), [fill(row).split("\t") for row in rows])
+
+
+def with_owner(columns: Mapping[str, str], rows: Sequence[Row]) -> Mapping[str, str]:
+    """The columns, and whose each row is if some are not our own: Docker's tables have no such column."""
+    owners = {row["Owner"] for row in rows}
+    return columns if owners <= {OWNER} else {**columns, "Owner": "OWNER"}
 
 
 def _heading(key: str) -> str:

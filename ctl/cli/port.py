@@ -40,7 +40,7 @@ def ls(front: Front, container: str | None, format_: str) -> None:
 
     Those of CONTAINER, or of all running containers; each container numbers its own.
     """
-    found = front.control.ports(container)
+    found = front.containers.ports(container)
     emit(listing([mapping_row(p.container, p.number, p.mapping) for p in found], COLUMNS, format_))
 
 
@@ -68,7 +68,7 @@ def add(front: Front, container: str, ports: str) -> None:
     allow=10.0.0.0/8,deny=10.6.6.0/24: the longest matching prefix decides. A source that matches no prefix may
     connect, unless the ACL has an allow= entry.
     """
-    click.echo(printable(str(front.control.port_add(container, ports))))
+    click.echo(printable(str(front.containers.port_add(container, ports))))
 
 
 @port.command("rm", cls=Command)
@@ -80,7 +80,7 @@ def rm(front: Front, container: str, what: str) -> None:
 
     The port is given by its number in `port ls`, or as it was published.
     """
-    click.echo(printable(str(front.control.port_remove(container, what))))
+    click.echo(printable(str(front.containers.port_remove(container, what))))
 
 
 @port.command("set", cls=Command)
@@ -95,4 +95,4 @@ def set_(front: Front, container: str, what: str, acl: str) -> None:
     decides. A source that matches no prefix may connect, unless the ACL has an allow= entry. Without an ACL every
     source may connect. Connections from sources that are no longer allowed end.
     """
-    click.echo(printable(str(front.control.port_set(container, what, acl))))
+    click.echo(printable(str(front.containers.port_set(container, what, acl))))

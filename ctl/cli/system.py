@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -23,7 +25,9 @@ def stats(front: Front, all_: bool, format_: str) -> None:
 
     The packet programs count every packet that they drop, by reason.
     """
-    found = front.control.stats()
+    from datapath.telemetry.stats import stats as read
+
+    found = read(front.host)
     counters = [
         {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
         for name, (packets, length) in found.counters.items()
@@ -39,13 +43,16 @@ def map_row(name: str, used: int, most: int) -> dict[str, str]:
 
 
 @click.command("down", cls=Command)
+@click.option(
+    "-f", "--force", is_flag=True, help="Also remove what belongs to Docker, podman or other owners."
+)
 @click.pass_obj
-def down(front: Front) -> None:
+def down(front: Front, force: bool) -> None:
     """Remove all containers, networks and programs.
 
     Containers are stopped; no device, namespace, program or pin is left.
     """
-    front.control.down()
+    front.host.down(force)
 
 
 @click.command("version", cls=Command)
@@ -53,7 +60,13 @@ def down(front: Front) -> None:
 @click.pass_obj
 def version(front: Front, format_: str) -> None:
     """Show version information."""
-    found: dict[str, Any] = front.control.version()
+    from datapath import __version__
+
+    found: dict[str, Any] = {
+        "Version": __version__,
+        "Kernel": os.uname().release,
+        "Python": sys.version.split()[0],
+    }
     if format_:
         emit(listing([found], {key: key.upper() for key in found}, format_))
     else:
@@ -85,4 +98,4 @@ def completion(ctx: click.Context, shell: str) -> None:
 @click.pass_obj
 def exited(front: Front, container_id: str, exit_code: int) -> None:
     """Record that the main process of a container has ended, and release its resources."""
-    front.control.exited(container_id, exit_code)
+    front.containers.exited(container_id, exit_code)

@@ -51,7 +51,11 @@ def latency(
     It is measured from the sender's network device to the receiver's: without CONTAINERS for all of them together,
     with one between it and each of the others, with several between each two of them.
     """
-    with front.control.trace_latency(containers) as found:
+    from datapath.kernel import features
+    from datapath.telemetry.latency import between_containers
+
+    features.require()
+    with between_containers(front.host.snapshot(), containers) as found:
         announce()
         before: Pairs = {}
         for last in intervals(seconds, 1.0 if follow else None):
@@ -132,7 +136,9 @@ def drops(front: Front, seconds: float | None, format_: str) -> None:
     First the drops of the kernel, by its reasons, in the containers and on the host (CONTAINER -); TC_INGRESS at a
     container's device stands for the packet programs. Then the drops of the packet programs, by theirs.
     """
-    with front.control.trace_drops() as found:
+    from datapath.telemetry.drops import of_host
+
+    with of_host(front.host) as found:
         announce()
         for _ in intervals(seconds, None):
             dropped, counted = found.rows(), found.counters()

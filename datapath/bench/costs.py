@@ -74,8 +74,7 @@ def _member_path(stage: Stage) -> Iterator[Cost]:
     client = scene.route("container-container").client
     index = json.loads(client.run(["ip", "-j", "link", "show", "eth0"], _TIMEOUT))[0]["link_index"]
     with netns.enter(scene.host.inside.path):
-        control = scene.control
-        ends = [control.container_inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
+        ends = [scene.containers.inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
         fd = bpffs.get_pinned(scene.host.bpffs / "datapath" / "programs" / "from_container")
         if fd is None:
             raise DatapathError("the packet programs are not loaded")
@@ -130,7 +129,7 @@ def _memory(stage: Stage, mode: str) -> Iterator[Cost]:
         for name, size in scene.docker.rss().items():
             yield Cost(mode, name, "resident memory, two containers", "MiB", _mib(size))
     elif isinstance(scene, Own):
-        shims = sum(_rss(container.shim_pid) for container in scene.control.containers())
+        shims = sum(_rss(container.shim_pid) for container in scene.containers.ps())
         yield Cost(mode, "shims", "resident memory, two containers", "MiB", _mib(shims))
         yield from _maps(scene)
 

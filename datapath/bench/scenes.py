@@ -20,8 +20,9 @@ from datapath.bench.model import EBPF, NONE, SuiteOptions
 from datapath.bench.place import Namespace, Place
 
 if TYPE_CHECKING:
+    from datapath.host import Host as DatapathHost
     from datapath.model.networks import NetworkRequest
-    from datapath.runtime.control import Control
+    from datapath.runtime.containers import Containers
 
 PORT = 30000  # below the ephemeral ports; ranges end with it
 LOOPBACK = "127.0.0.1"
@@ -153,12 +154,19 @@ class Own:
         self._stack.close()
 
     @cached_property
-    def control(self) -> Control:
+    def engine(self) -> DatapathHost:
         """One for all commands, as a program that gives many would have it. They have to be given inside the host's
         namespace."""
-        from datapath.runtime.control import Control
+        from datapath.host import Host as DatapathHost
 
-        return Control(self.host.settings())
+        return DatapathHost.open(self.host.settings())
+
+    @cached_property
+    def containers(self) -> Containers:
+        """The containers on it."""
+        from datapath.runtime.containers import Containers
+
+        return Containers(self.engine)
 
     def build(self) -> None:
         """The network, both containers and the measured port."""
@@ -167,14 +175,13 @@ class Own:
         from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
-            control = self.control
             for name in (NETWORK, OTHER):
-                control.network_create(self._network(name))
+                self.engine.networks.create(self._network(name))
             for name in (SERVER, CLIENT):
                 on = (EndpointRequest(NETWORK),)
-                control.run(RunRequest(("sleep", "infinity"), name=name, networks=on, detach=True))
-            control.port_add(SERVER, f"{PORT}:{PORT}/udp")
-            found = {name: control.container_inspect(name) for name in (SERVER, CLIENT)}
+                self.containers.run(RunRequest(("sleep", "infinity"), name=name, networks=on, detach=True))
+            self.containers.port_add(SERVER, f"{PORT}:{PORT}/udp")
+            found = {name: self.containers.inspect(name) for name in (SERVER, CLIENT)}
         self._ports = 0
         self.publish(1)
         places = {name: self._place(found[name]["State"]["Pid"]) for name in found}
@@ -191,7 +198,7 @@ class Own:
         from datapath.kernel import netns
 
         with netns.enter(self.host.inside.path):
-            self.control.down()
+            self.engine.down()
 
     def route(self, path: str) -> Route:
         return self._routes[path]
@@ -203,8 +210,8 @@ class Own:
             return
         with netns.enter(self.host.inside.path):
             if self._ports:
-                self.control.port_remove(SERVER, port_range(self._ports))
-            self.control.port_add(SERVER, port_range(count))
+                self.containers.port_remove(SERVER, port_range(self._ports))
+            self.containers.port_add(SERVER, port_range(count))
         self._ports = count
 
     def crowd(self, networks: int, containers: int) -> None:
@@ -214,31 +221,30 @@ class Own:
         from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
-            control = self.control
             while self._networks < networks:
-                control.network_create(self._network(f"net{self._networks}"))
+                self.engine.networks.create(self._network(f"net{self._networks}"))
                 self._networks += 1
             while self._networks > networks:
                 self._networks -= 1
-                control.network_remove(f"net{self._networks}")
+                self.engine.networks.remove(f"net{self._networks}")
             on = (EndpointRequest(NETWORK),)
             while self._containers < containers:
                 name = f"c{self._containers}"
-                control.run(RunRequest(("sleep", "infinity"), name=name, networks=on, detach=True))
+                self.containers.run(RunRequest(("sleep", "infinity"), name=name, networks=on, detach=True))
                 self._containers += 1
             while self._containers > containers:
                 self._containers -= 1
-                control.remove(f"c{self._containers}", force=True)
+                self.containers.remove(f"c{self._containers}", force=True)
 
     def attach_detach(self) -> tuple[float, ...]:
         from datapath.kernel import netns
         from datapath.model.endpoints import EndpointRequest
 
         with netns.enter(self.host.inside.path):
-            control, request = self.control, EndpointRequest(OTHER)
+            request = EndpointRequest(OTHER)
             return timed(
-                lambda: control.network_connect(CLIENT, request),
-                lambda: control.network_disconnect(OTHER, CLIENT),
+                lambda: self.containers.connect(CLIENT, request),
+                lambda: self.containers.disconnect(OTHER, CLIENT),
             )
 
     def open_close(self, count: int) -> tuple[float, ...]:
@@ -246,10 +252,9 @@ class Own:
 
         ports = f"{FIRST_OPENED}-{FIRST_OPENED + count - 1}" if count > 1 else f"{FIRST_OPENED}"
         with netns.enter(self.host.inside.path):
-            control = self.control
             return timed(
-                lambda: control.port_add(SERVER, f"{ports}:{ports}/tcp"),
-                lambda: control.port_remove(SERVER, f"{ports}:{ports}/tcp"),
+                lambda: self.containers.port_add(SERVER, f"{ports}:{ports}/tcp"),
+                lambda: self.containers.port_remove(SERVER, f"{ports}:{ports}/tcp"),
             )
 
     def restart(self) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, Literal, NamedTuple
 
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
@@ -313,7 +314,7 @@ def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None
     published = [
         mapping
         for endpoint in state.endpoints.values()
-        if not state.networks[endpoint.network_id].classic
+        if traits(state.networks[endpoint.network_id]).programs
         for mapping in endpoint.ports
     ]
     asked = published if mappings is None else list(mappings)

@@ -1,29 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a driver works with: the host's devices, and the packet programs. Both are opened when first used."""
+"""What a driver works with: the host's devices and the packet programs, opened when first used, and the host as the
+command sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning
+from datapath.model.networks import Network
+from datapath.model.state import State
 
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
+    from datapath.kernel.facts import Facts
     from datapath.kernel.links import Links
 
 
+class Notes(Protocol):
+    """Where settings of the host are noted that are to be put back as they were: the store."""
+
+    def note(self, key: str) -> str | None: ...
+
+    def set_note(self, key: str, value: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """The host, as a driver's part of it is told. `networks`: those of the driver that are built; `state`: all rows;
+    `observed`: devices, addresses and routes as they were when the command looked; `warn` takes lines that the user
+    should see."""
+
+    state: State
+    networks: list[Network]
+    observed: Facts
+    notes: Notes
+    warn: Callable[[str], None]
+
+
 class Context:
-    """One host, as one command sees it. With `forsaken` packet programs that are loaded are as good as not: they
-    are another version's, and go."""
+    """One host, as one command sees it. With `unusable` packet programs that are loaded are as good as not: they
+    are another version's, whose maps cannot be read, and go."""
 
     def __init__(self, settings: Settings, tuning: Tuning) -> None:
         self.settings = settings
         self.tuning = tuning
-        self.forsaken = False
+        self.unusable = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Context:
@@ -58,7 +85,7 @@ class Context:
         """The packet programs if they are loaded: what takes things away has no reason to load them."""
         from datapath.dataplane.programs import Dataplane
 
-        if self.forsaken:
+        if self.unusable:
             return None
         if "dataplane" in self.__dict__ or Dataplane.is_complete(self.settings.bpffs):
             return self.dataplane

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -110,6 +111,21 @@ class Devices:
             down = "set down", f"device {index}", messages.set_down(index)
             up = "set up", f"device {name}", messages.set_flags(index, IFF_UP)
             do(self._route, down, step, up)
+
+    def move(self, name: str, netns: str, new_name: str) -> None:
+        """Moves a device that is down into another namespace, where it has a new name. No such device is fine: it
+        has been moved before."""
+        with enter(self._netns):
+            index = find_index(name)
+        if index is None:
+            return
+        with translated("open", f"network namespace {netns}"):
+            target = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            attributes = messages.moved(target) + messages.new_name(new_name)
+            do(self._route, ("move", f"device {name}", messages.change(index, attributes)))
+        finally:
+            os.close(target)
 
     def align(self, name: str, *, mac: str = "", mtu: int = 0, addresses: Sequence[Interface] = ()) -> None:
         """Gives a device the MAC address, the MTU (bytes) and the addresses that are named, and sets it up. Addresses

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datapath.errors import KernelError, NotSupportedError, VerifierError
-from datapath.kernel import abi, bpf_maps, bpffs
+from datapath.kernel import abi, bpf_maps, bpffs, log
 from datapath.kernel import bpf_calls as bpf
 from datapath.kernel.bpf_calls import ffi
 
@@ -39,9 +39,9 @@ def load_object(
     carries the whole log.
     """
     # The log buffer's pages are only touched if the kernel writes there.
-    log = ffi.new("char[]", _LOG_SIZE)
+    verdict = ffi.new("char[]", _LOG_SIZE)
     opts = bpf.options("bpf_object_open_opts")
-    opts.kernel_log_buf, opts.kernel_log_size, opts.kernel_log_level = log, _LOG_SIZE, 0
+    opts.kernel_log_buf, opts.kernel_log_size, opts.kernel_log_level = verdict, _LOG_SIZE, 0
     obj = bpf.lib.bpf_object__open_file(os.fsencode(path), opts)
     if obj == ffi.NULL:
         raise KernelError("open object", path.name, ffi.errno)
@@ -50,7 +50,7 @@ def load_object(
         with log.operation("load", path.name):
             result = bpf.lib.bpf_object__load(obj)
         if result:
-            raise _load_error(path, result, ffi.string(log).decode(errors="replace"))
+            raise _load_error(path, result, ffi.string(verdict).decode(errors="replace"))
         programs = []
         program = bpf.lib.bpf_object__next_program(obj, ffi.NULL)
         while program != ffi.NULL:

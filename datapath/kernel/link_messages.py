@@ -105,8 +105,9 @@ def named(device: str | int) -> bytes:
 LOOPBACK_UP: Step = ("set up", "device lo", set_flags(LOOPBACK, IFF_UP))
 
 
-def bring_up(index: int, name: str, addresses: Sequence[Interface]) -> Iterator[Step]:
-    """Gives a device addresses, usable at once, and sets it up."""
+def bring_up(index: int, name: str, addresses: Sequence[Interface], exist_ok: bool = False) -> Iterator[Step]:
+    """Gives a device addresses, usable at once, and sets it up. `exist_ok`: one that it has already is fine."""
+    flags = CREATE | (REPLACE if exist_ok else EXCL)
     for address in addresses:
         length, packed = address.network.prefixlen, address.ip.packed
         body = rtnetlink.ADDR.pack(family(address.version), length, 0, 0, index)
@@ -115,7 +116,7 @@ def bring_up(index: int, name: str, addresses: Sequence[Interface]) -> Iterator[
             body += u32(_IFA_FLAGS, _IFA_F_NODAD)
         elif length < 31:
             body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
-        yield "add", f"address {address} to {name}", Message(NEWADDR, body, CREATE | EXCL)
+        yield "add", f"address {address} to {name}", Message(NEWADDR, body, flags)
     yield "set up", f"device {name}", set_flags(index, IFF_UP)
 
 
@@ -142,6 +143,11 @@ def change(index: int, attributes: bytes) -> Message:
 
 def set_down(index: int) -> Message:
     return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, IFF_UP))
+
+
+def moved(netns: int) -> bytes:
+    """Into the namespace of that fd."""
+    return u32(_IFLA_NET_NS_FD, netns)
 
 
 def new_name(name: str) -> bytes:

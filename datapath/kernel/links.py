@@ -156,7 +156,7 @@ class Links(Devices):
             do(
                 route,
                 LOOPBACK_UP,
-                *messages.bring_up(index, ifname, addresses),
+                *messages.bring_up(index, ifname, addresses, exist_ok=True),
                 *(
                     messages.default_route(index, ifname, gateway)
                     for gateway in (gateway4, gateway6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ Netns = str | int | None
 
 _OWN = "/proc/thread-self/ns/net"
 _SO_NETNS_COOKIE = 71
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 
 
 def _open(netns: str | int) -> int:
@@ -92,6 +94,20 @@ def identity(netns: Netns = None) -> int:
         return os.fstat(netns).st_ino if isinstance(netns, int) else os.stat(netns or _OWN).st_ino
     except OSError as error:
         raise KernelError("look at", f"network namespace {netns or _OWN}", error.errno or 0) from error
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a network namespace is at the path; for one that was bind-mounted there and unmounted it is not."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == syscalls.CLONE_NEWNET
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def is_initial() -> bool:

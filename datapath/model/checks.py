@@ -18,6 +18,16 @@ BUSY = Kind(
 )
 UNFINISHED = Kind("unfinished", "a command was killed before it was done", _ANY)
 ENDED = Kind("ended", "its end was not noticed; its addresses and ports are still taken", _ANY)
+DEAD = Kind(
+    "dead",
+    "its address and ports are still taken",
+    "whoever asks for its address or ports next, or `datapathctl reconcile`",
+)
+DRIVER = Kind(
+    "driver",
+    "the network can be shown and removed, no more",
+    "an installation that has the driver, or `network rm`",
+)
 PROGRAMS = Kind("programs", "new connections of containers do not work, or nothing does", _ANY)
 UNREADABLE = Kind(
     "unreadable",

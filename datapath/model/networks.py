@@ -101,10 +101,6 @@ class Network:
         return self.options.get(OPT_MODE, EBPF)
 
     @property
-    def classic(self) -> bool:
-        return self.mode != EBPF
-
-    @property
     def pair(self) -> str:
         """One of PAIRS: the kind of each member's devices. The gateway device is a veth pair in any case."""
         return self.options.get(OPT_DEVICE, VETH)
@@ -164,6 +160,7 @@ class NetworkRequest:
     ipam_driver: str = "default"
     ipam_options: tuple[str, ...] = ()
     scope: str = ""
+    owner: str = OWNER
 
 
 # ---- what the host looks like ---------------------------------------------------------------------

@@ -98,7 +98,6 @@ class Seen:
     reserved: str
     reserved_before: str | None
     programs: Programs
-    folders: frozenset[str]
     filters: Mapping[tuple[str, int], str] = field(default_factory=dict)
     unlisted: tuple[str, ...] = ()
     forwarding_off: frozenset[str] = frozenset()

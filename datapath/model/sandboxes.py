@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datapath.model.rows import OWNER, Phase
+from datapath.model.rows import OWNER, Phase, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +28,13 @@ class Sandbox:
     owner: str = OWNER
     owner_key: str = ""
     name: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        """Somebody else's: its namespace is made and taken away by its owner."""
+        return self.owner != OWNER
+
+    @property
+    def label(self) -> str:
+        """How users are shown it."""
+        return self.name or self.owner_key or short(self.id)

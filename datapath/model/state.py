@@ -14,7 +14,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
-from datapath.model.rows import Phase, Row
+from datapath.model.rows import OWNER, Phase, Row, short
 from datapath.model.sandboxes import Sandbox
 
 Object = Row
@@ -151,6 +151,14 @@ class State(Snapshot):
         """By id, name or beginning of an id, as `get`; a "/" before the name is Docker's."""
         return self.get(Container, name.removeprefix("/"))
 
+    def sandbox(self, name: str) -> Sandbox:
+        """One of another owner, also by its name or its owner's key. NotFoundError; ConfigError as `get`."""
+        foreign = {ident: s for ident, s in self.sandboxes.items() if s.foreign and s.key}
+        for sandbox in foreign.values():
+            if name and name in (sandbox.id, sandbox.name, sandbox.owner_key):
+                return sandbox
+        return replace(self, tables={Sandbox: foreign}).get(Sandbox, name)
+
     def find_network(self, name: str) -> Network | None:
         """By its exact name."""
         return self.named(Network, name)
@@ -185,6 +193,19 @@ class State(Snapshot):
     def holder(self, endpoint: Endpoint) -> Container | None:
         """The container that a message about the endpoint names: the first of its sandbox's users."""
         return next(iter(self.users(endpoint.sandbox_id)), None)
+
+    def holder_name(self, endpoint: Endpoint) -> str:
+        """The name of that container; of somebody else's sandbox what its owner calls it."""
+        holder = self.holder(endpoint)
+        if holder is not None:
+            return holder.name
+        sandbox = self.sandboxes.get(endpoint.sandbox_id)
+        return sandbox.label if sandbox is not None else short(endpoint.id)
+
+    def owner(self, endpoint: Endpoint) -> str:
+        """Whose sandbox the endpoint is in."""
+        sandbox = self.sandboxes.get(endpoint.sandbox_id)
+        return sandbox.owner if sandbox is not None else OWNER
 
     @cached_property
     def _by_network(self) -> dict[str, list[Endpoint]]:

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import re
-import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, InUseError, quoted
 from datapath.model.containers import Container, RunRequest
+from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
-from datapath.model.parsing import parse_address, parse_expose
 from datapath.model.ports import PortMapping
-from datapath.model.rows import READY, REMOVING, Status, short
+from datapath.model.rows import READY, REMOVING, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
+from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
 from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports, ways_out
@@ -63,7 +62,7 @@ def plan_run(
     ports: PortContext,
 ) -> RunPlan:
     """Everything that `run` is going to make. ConfigError, NotFoundError, ExistsError."""
-    asked = _Asked(_published(request), _exposed(request))
+    asked = _Asked(options.published(request), options.exposed(request))
     base = _base(request, asked, state, config, fresh)
     wanted = request.networks or (EndpointRequest("default"),)
     names = [endpoint.network for endpoint in wanted]
@@ -75,9 +74,12 @@ def plan_run(
     if names[0].startswith("container:"):
         return _share(request, base, wanted[0], state)
     network = state.network(names[0])
-    if network.driver == "host":
+    like = traits(network)
+    if like.host_stack:
         return _host(request, base, wanted[0], state)
-    if network.driver == "null":
+    if not like.endpoints and not network.predefined:
+        raise ConfigError(spec_of(network).refuses_connect)
+    if not like.endpoints:
         return _none(request, base, wanted[0])
     return _bridged(request, base, wanted, state, facts, config, fresh, ports)
 
@@ -106,117 +108,31 @@ def _base(request: RunRequest, asked: _Asked, state: State, config: DaemonConfig
     ident = fresh.new_id()
     return Container(
         id=ident,
-        name=request.name or generated_name(ident, state),
+        name=request.name or options.generated_name(ident, state),
         created=fresh.now,
         argv=request.argv,
-        env=_environment(request.env),
+        env=options.environment(request.env),
         hostname=check_hostname(request.hostname, "hostname") if request.hostname else "",
         domainname=check_hostname(request.domainname, "domainname") if request.domainname else "",
         sandbox_id=ident,
         exposed=asked.exposed,
         published=asked.published,
         publish_all=request.publish_all,
-        extra_hosts=tuple(_extra_host(text) for text in request.add_host),
-        dns=tuple(_dns(text) for text in request.dns) or config.dns,
-        dns_search=_dns_search(request.dns_search or config.dns_search),
-        dns_options=tuple(_word(text, "dns option") for text in request.dns_option) or config.dns_opts,
+        extra_hosts=tuple(options.extra_host(text) for text in request.add_host),
+        dns=tuple(options.dns_server(text) for text in request.dns) or config.dns,
+        dns_search=options.dns_search(request.dns_search or config.dns_search),
+        dns_options=tuple(options.checked_word(text, "dns option") for text in request.dns_option)
+        or config.dns_opts,
         labels=parse_labels(request.labels),
         rootfs=request.rootfs,
         auto_remove=request.auto_remove,
         tty=request.tty,
         open_stdin=request.interactive,
-        stop_signal=_signal(request.stop_signal),
+        stop_signal=options.stop_signal(request.stop_signal),
     )
 
 
 # ---- parts of the request ---------------------------------------------------------------------------
-
-
-def _published(request: RunRequest) -> tuple[PortMapping, ...]:
-    return tuple(PortMapping.parse(text) for text in request.publish)
-
-
-def _exposed(request: RunRequest) -> tuple[tuple[int, str], ...]:
-    """Ports of --expose and the container's side of -p, sorted."""
-    ports = {pair for text in request.expose for pair in parse_expose(text)}
-    for mapping in _published(request):
-        ports.update((port, proto) for _, _, port, proto in mapping.expand())
-    return tuple(sorted(ports))
-
-
-def _environment(given: Iterable[str]) -> tuple[str, ...]:
-    """KEY=VALUE; a later one replaces an earlier one. A KEY alone means: not set."""
-    result: dict[str, str] = {}
-    for text in given:
-        key, equals, _ = text.partition("=")
-        if not key or "\0" in text:
-            raise ConfigError(f"invalid environment variable: {quoted(text)}")
-        result.pop(key, None)
-        if equals:
-            result[key] = text
-    return tuple(result.values())
-
-
-def _extra_host(text: str) -> tuple[str, str]:
-    """--add-host `name:address`, `name=address`; the address may be the word host-gateway."""
-    name, separator, address = text.partition("=" if "=" in text else ":")
-    if not separator or not name:
-        raise ConfigError(f"bad format for add-host: {quoted(text)}")
-    check_hostname(name, "name for add-host", 253)
-    if address == "host-gateway":
-        return name, address
-    bare = address.removeprefix("[").removesuffix("]") if address.startswith("[") else address
-    return name, str(parse_address(bare, f"IP address in add-host {quoted(text)}"))
-
-
-def _dns(text: str) -> str:
-    return str(parse_address(text, "IP address for dns"))
-
-
-def _dns_search(given: Iterable[str]) -> tuple[str, ...]:
-    domains = tuple(given)
-    for text in domains:
-        if text != "." and not re.fullmatch(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,252})", text):
-            raise ConfigError(f"{quoted(text)} is not a valid domain")
-    return () if domains == (".",) else domains
-
-
-def _word(text: str, what: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ConfigError(f"invalid {what}: {quoted(text)}")
-    return text
-
-
-def _signal(text: str) -> str:
-    """The signal's full name; SIGTERM unless the user says something else."""
-    if not text:
-        return "SIGTERM"
-    name = text.upper().removeprefix("SIG")
-    known = {s.name: s for s in signal.Signals}
-    if f"SIG{name}" in known:
-        return f"SIG{name}"
-    if text.isascii() and text.isdigit() and int(text) in set(signal.Signals):
-        return signal.Signals(int(text)).name
-    raise ConfigError(f"invalid signal: {quoted(text)}")
-
-
-_ADJECTIVES = (
-    *("able", "amber", "brave", "brisk", "calm", "clever", "crisp", "deft", "eager", "fair", "gentle"),
-    *("happy", "honest", "keen", "kind", "lively", "lucid", "merry", "nimble", "patient", "proud"),
-    *("quick", "quiet", "sharp", "steady", "sunny", "swift", "tidy", "vivid", "warm", "wise", "witty"),
-)
-_NOUNS = (
-    *("badger", "beaver", "bison", "crane", "curlew", "dolphin", "falcon", "finch", "gecko", "heron"),
-    *("ibex", "jackdaw", "kestrel", "lark", "lynx", "marten", "mole", "newt", "otter", "owl", "plover"),
-    *("puffin", "raven", "robin", "seal", "stoat", "swallow", "swift", "tern", "viper", "weasel", "wren"),
-)
-
-
-def generated_name(ident: str, state: State) -> str:
-    """A name for a container that was given none, made from its id."""
-    number = int(ident[:8], 16)
-    name = f"{_ADJECTIVES[number % len(_ADJECTIVES)]}_{_NOUNS[number // 64 % len(_NOUNS)]}"
-    return name if state.find_container(name) is None else f"{name}_{short(ident)}"
 
 
 # ---- the four modes ------------------------------------------------------------------------------------

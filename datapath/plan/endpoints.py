@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
+from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest, Link
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
@@ -29,6 +30,11 @@ _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 SHARED_STACK = (
     "container sharing network namespace with another container or host "
     "cannot be connected to any other network"
+)
+
+
+PRIVATE_STACK = (
+    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
 )
 
 
@@ -99,7 +105,7 @@ def plan_endpoint(
         sandbox_id=sandbox_id,
         number=fresh.next_number(),
         slot=_lowest_free({member.slot for member in members}),
-        ifname=_ifname(options.get(OPT_ENDPOINT_IFNAME, ""), network, sandbox_id, state),
+        ifname=ifname_in(network, {e.ifname for e in state.endpoints_of_sandbox(sandbox_id)}, options),
         host_ifname=_host_ifname(network, ident, state),
         mac=_mac(request.mac, network, members, ipv4 or ipv6, state),
         ipv4=ipv4,
@@ -158,7 +164,12 @@ def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interfac
 
 def _words(endpoint: Endpoint, state: State) -> str:
     container = state.holder(endpoint)
-    return f'container "{container.name}"' if container else f"endpoint {short(endpoint.id)}"
+    if container is not None:
+        return f'container "{container.name}"'
+    sandbox = state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and sandbox.foreign:
+        return f'sandbox "{sandbox.label}" of {sandbox.owner}'
+    return f"endpoint {short(endpoint.id)}"
 
 
 def _mac(
@@ -191,8 +202,9 @@ def _endpoint_options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _ifname(wanted: str, network: Network, sandbox_id: str, state: State) -> str:
-    used = {endpoint.ifname for endpoint in state.endpoints_of_sandbox(sandbox_id)}
+def ifname_in(network: Network, used: Collection[str], options: Mapping[str, str]) -> str:
+    """What an endpoint's device is called in a sandbox that has these devices of ours. ExistsError."""
+    wanted = options.get(OPT_ENDPOINT_IFNAME, "")
     if wanted:
         if wanted in used:
             raise ExistsError(f"the container has a device {wanted} already")
@@ -202,9 +214,10 @@ def _ifname(wanted: str, network: Network, sandbox_id: str, state: State) -> str
 
 
 def _host_ifname(network: Network, ident: str, state: State) -> str:
-    """`veth` (or `netkit`) and seven digits of the endpoint's id; if another endpoint has those, the next seven."""
+    """The kind of device and seven digits of the endpoint's id; if another endpoint has those, the next seven."""
+    pair = traits(network).pair
     used = {endpoint.host_ifname for endpoint in state.endpoints.values()}
-    return next(name for i in range(58) if (name := f"{network.pair}{ident[i : i + 7]}") not in used)
+    return next(name for i in range(58) if (name := f"{pair}{ident[i : i + 7]}") not in used)
 
 
 def parse_links(given: Iterable[str], state: State, *, must_run: bool) -> tuple[Link, ...]:
@@ -267,17 +280,15 @@ def plan_connect(
     """`network connect` of a running container. NotFoundError, ConfigError, ExistsError."""
     container = state.container(name)
     network = state.network(request.network)
-    if container.shares or (container.network_mode == "host" and network.driver != "host"):
+    like, spec = traits(network), spec_of(network)
+    if container.shares or (container.network_mode == "host" and not like.host_stack):
         raise ConfigError(SHARED_STACK)
-    if network.driver == "host":
-        raise ConfigError(
-            "cannot connect container to host network - container must be created in host network mode"
-        )
-    if container.network_mode == "none" or network.driver == "null":
-        raise ConfigError(
-            "container cannot be connected to multiple networks with one of the networks "
-            "in private (none) mode"
-        )
+    if like.host_stack:
+        raise ConfigError(spec.refuses_connect)
+    if container.network_mode == "none":
+        raise ConfigError(PRIVATE_STACK)
+    if not like.endpoints:
+        raise ConfigError(spec.refuses_connect)
     if not container.running:
         raise ConfigError(f"container {container.name} is not running")
     network = ready_network(network, state, facts, config)
@@ -301,8 +312,8 @@ def plan_disconnect(network_name: str, name: str, state: State, force: bool = Fa
     ended while others still share its stack."""
     network = state.network(network_name)
     container = state.container(name)
-    if network.driver == "host":
-        raise ConfigError("container cannot be disconnected from host network or connected to host network")
+    if traits(network).host_stack:
+        raise ConfigError(spec_of(network).refuses_disconnect)
     endpoint = None if container.shares else state.endpoint(container.sandbox_id, network.id)
     if endpoint is None and force:
         endpoint = state.endpoint(container.id, network.id)

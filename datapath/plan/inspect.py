@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from datapath.model.containers import Container
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, Subnet
 from datapath.model.ports import PortMapping
@@ -55,15 +56,13 @@ def _ipam_config(subnet: Subnet) -> dict[str, Any]:
 
 
 def _members(network: Network, state: State) -> dict[str, Any]:
-    if network.driver != "bridge":
-        mode = {"host": "host", "null": "none"}.get(network.driver, network.name)
-        running = [c for c in state.containers.values() if c.running and c.network_mode == mode]
+    if not traits(network).endpoints:
+        running = [c for c in state.containers.values() if c.running and c.network_mode == network.name]
         return {c.id: _member(c.name, "", "", "", "") for c in running}
     members = {}
     for endpoint in state.endpoints_of_network(network.id):
-        holder = state.holder(endpoint)
         members[endpoint.sandbox_id] = _member(
-            holder.name if holder else "",
+            state.holder_name(endpoint),
             endpoint.id,
             endpoint.mac,
             str(endpoint.ipv4 or ""),

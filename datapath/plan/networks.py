@@ -11,27 +11,22 @@ from datetime import UTC, datetime, timedelta
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, quoted
+from datapath.model import drivers
+from datapath.model.drivers import OptionParser
 from datapath.model.networks import (
-    EBPF,
-    MODES,
     OPT_DEFAULT_BRIDGE,
-    OPT_DEVICE,
     OPT_HOST_BINDING,
     OPT_ICC,
-    OPT_IFACE_PREFIX,
     OPT_MASQUERADE,
-    OPT_MODE,
     OPT_MTU,
     OPT_NAME,
-    PAIRS,
-    VETH,
     Network,
     NetworkRequest,
     Subnet,
 )
 from datapath.model.observed import HostFacts
-from datapath.model.parsing import Prefix, parse_address, parse_bool, parse_pair
-from datapath.model.rows import CREATING, REMOVING, short
+from datapath.model.parsing import Prefix, parse_pair
+from datapath.model.rows import CREATING, OWNER, REMOVING, short
 from datapath.model.state import PREDEFINED, Fresh, State
 from datapath.plan import ipam
 
@@ -39,9 +34,13 @@ MAX_NETWORKS = 4095
 MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")  # the kernel's limit is 15 bytes
-_IFACE_PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,10}")  # leaves room for a number of four digits
-_LATER_DRIVERS = ("overlay", "macvlan", "ipvlan", "remote")
+_LATER_DRIVERS = {"overlay", "macvlan", "ipvlan", "remote"}
+
+
+def refuse_foreign(owner: str, what: str, by: str, force: bool) -> None:
+    """Refuses to take away what belongs to another owner than `by`, unless `force`. InUseError."""
+    if owner != by and not force:
+        raise InUseError(f"{what} belongs to {owner}: take it away there, or use --force")
 
 
 def check_name(kind: str, name: str) -> None:
@@ -56,68 +55,19 @@ def check_name(kind: str, name: str) -> None:
 # ---- driver options ----------------------------------------------------------------------------
 
 
-def _bad_value(name: str, value: str, why: str) -> ConfigError:
-    return ConfigError(f"invalid value {quoted(value)} for option {name}: {why}")
-
-
-def _truth(name: str, value: str) -> str:
-    return "true" if parse_bool(value, f"option {name}") else "false"
-
-
-def _mtu(name: str, value: str) -> str:
-    valid = value.isascii() and value.isdigit() and len(value) <= 5
-    if not valid or not (int(value) == 0 or 68 <= int(value) <= 65535):
-        raise _bad_value(name, value, "expected 68 to 65535 bytes")
-    return str(int(value))
-
-
-def _device(name: str, value: str) -> str:
-    if not _DEVICE.fullmatch(value):
-        raise _bad_value(name, value, "not a device name of 1 to 15 characters")
-    return value
-
-
-def _iface_prefix(name: str, value: str) -> str:
-    if not _IFACE_PREFIX.fullmatch(value):
-        raise _bad_value(name, value, "not the beginning of a device name")
-    return value
-
-
-def _host_binding(name: str, value: str) -> str:
-    return str(parse_address(value, f"value for option {name}"))
-
-
-def _one_of(*values: str) -> Callable[[str, str], str]:
-    def parse(name: str, value: str) -> str:
-        if value not in values:
-            raise _bad_value(name, value, f"there are {', '.join(values)}")
-        return value
-
-    return parse
-
-
-_OPTIONS: dict[str, Callable[[str, str], str]] = {
-    OPT_NAME: _device,
-    OPT_ICC: _truth,
-    OPT_MASQUERADE: _truth,
-    OPT_HOST_BINDING: _host_binding,
-    OPT_MTU: _mtu,
-    OPT_IFACE_PREFIX: _iface_prefix,
-    OPT_MODE: _one_of(*MODES),
-    OPT_DEVICE: _one_of(*PAIRS),
-}
-
-
 def parse_options(driver: str, given: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
     """-o of `network create` over default-network-opts (`defaults`). ConfigError names what is unknown."""
+    known: dict[str, OptionParser] = {}
+    for spec in drivers.named(driver):
+        known |= spec.options
     wanted = {**defaults, **dict(parse_pair(text, "driver option") for text in given)}
     for name in wanted:
-        if name not in _OPTIONS:
-            known = ", ".join(_OPTIONS)
+        if name not in known:
             later = name.startswith("com.docker.network.")
             what = "is not available yet" if later else "is unknown"
-            raise ConfigError(f"option {quoted(name)} of driver {driver} {what}: there are {known}")
-    return {name: _OPTIONS[name](name, value) for name, value in wanted.items()}
+            there = f"there are {', '.join(known)}" if known else "there are none"
+            raise ConfigError(f"option {quoted(name)} of driver {driver} {what}: {there}")
+    return {name: known[name](name, value) for name, value in wanted.items()}
 
 
 def parse_labels(given: Iterable[str]) -> dict[str, str]:
@@ -186,12 +136,7 @@ def plan_network_create(
     options = parse_options(request.driver, request.options, defaults)
     labels = parse_labels(request.labels)
     subnets = _subnets(request, state, facts, config)
-    mtu = int(options.get(OPT_MTU, "0"))
-    if request.ipv6 and 0 < mtu < 1280:
-        raise ConfigError(f"invalid mtu {mtu}: a network with IPv6 needs at least 1280 bytes")
-    mode, pair = options.get(OPT_MODE, EBPF), options.get(OPT_DEVICE, VETH)
-    if mode != EBPF and pair != VETH:
-        raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {mode}")
+    drivers.chosen(request.driver, options).check(request, options)
     ident = fresh.new_id()
     device = options.get(OPT_NAME) or f"dp-{short(ident)}"
     owner = next((n.name for n in state.networks.values() if n.device == device), None)
@@ -212,23 +157,29 @@ def plan_network_create(
         labels=labels,
         options=options,
         device=device,
+        owner=request.owner,
     )
 
 
 def _check_driver(request: NetworkRequest) -> None:
-    if request.driver in ("host", "null"):
+    there = ", ".join(drivers.creatable())
+    found = drivers.named(request.driver)
+    if found and not found[0].traits.create:
         raise ConfigError(f'only one instance of "{request.driver}" network is allowed')
-    if request.driver in _LATER_DRIVERS:
-        raise ConfigError(f"network driver {request.driver} is not available yet: there is bridge")
-    if request.driver != "bridge":
-        raise ConfigError(f"network driver {quoted(request.driver)} does not exist: there is bridge")
+    if not found and {request.driver} <= _LATER_DRIVERS:
+        raise ConfigError(f"network driver {request.driver} is not available yet: there is {there}")
+    if not found:
+        raise ConfigError(f"network driver {quoted(request.driver)} does not exist: there is {there}")
     if request.ipam_driver not in ("default", ""):
         raise ConfigError(f"IPAM driver {quoted(request.ipam_driver)} does not exist: there is default")
     for text in request.ipam_options:
         name = parse_pair(text, "IPAM option")[0]
         raise ConfigError(f"option {quoted(name)} of IPAM driver default is unknown")
-    if request.scope not in ("", "local"):
-        raise ConfigError(f"scope {quoted(request.scope)} is not available: bridge networks are local")
+    if request.scope not in ("", found[0].scope):
+        scope = found[0].scope
+        raise ConfigError(
+            f"scope {quoted(request.scope)} is not available: {request.driver} networks are {scope}"
+        )
 
 
 def _number(state: State) -> int:
@@ -295,17 +246,18 @@ def _refuse_overlap(prefix: Prefix, networks: Iterable[Network], facts: HostFact
 # ---- removal ---------------------------------------------------------------------------------------
 
 
-def plan_network_remove(name: str, state: State) -> Network:
-    """The network, "removing". NotFoundError; ConfigError if predefined, InUseError if it has endpoints."""
+def plan_network_remove(name: str, state: State, by: str = OWNER, force: bool = False) -> Network:
+    """The network, "removing". NotFoundError; ConfigError if predefined; InUseError if it has endpoints, or belongs
+    to another owner than `by` and not `force`."""
     network = state.network(name)
     if network.predefined:
         raise ConfigError(f"{network.name} is a pre-defined network and cannot be removed")
+    refuse_foreign(network.owner, f"network {network.name}", by, force)
     endpoints = state.endpoints_of_network(network.id)
     if endpoints:
         shown = []
         for endpoint in endpoints[:5]:
-            holder = state.holder(endpoint)
-            shown.append(f'name:"{holder.name if holder else ""}" id:"{short(endpoint.id)}"')
+            shown.append(f'name:"{state.holder_name(endpoint)}" id:"{short(endpoint.id)}"')
         more = f" and {len(endpoints) - 5} more" if len(endpoints) > 5 else ""
         raise InUseError(
             f"error while removing network: network {network.name} has active endpoints "
@@ -321,6 +273,7 @@ def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[
         replace(network, phase=REMOVING)
         for network in state.networks.values()
         if not network.predefined
+        and network.owner == OWNER
         and not state.endpoints_of_network(network.id)
         and all(condition(network) for condition in conditions)
     )

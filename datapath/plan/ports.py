@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address
@@ -74,10 +75,10 @@ def refuse_rules(mappings: Iterable[PortMapping], ways: Iterable[Endpoint], stat
     """Who may connect is for the packet programs to judge. ConfigError where there are none."""
     ruled = next((mapping for mapping in mappings if mapping.rules), None)
     networks = (state.networks[way.network_id] for way in ways)
-    classic = next((network for network in networks if network.classic), None)
-    if ruled is not None and classic is not None:
+    without = next((network for network in networks if not traits(network).acl), None)
+    if ruled is not None and without is not None:
         raise ConfigError(
-            f"cannot publish {ruled}: network {classic.name} has {classic.mode}, without allow= and deny="
+            f"cannot publish {ruled}: network {without.name} has {without.mode}, without allow= and deny="
         )
 
 
@@ -102,8 +103,7 @@ def _holders(state: State) -> Iterator[Holder]:
     """Every published port of the host, and in words who has it."""
     for endpoint in state.endpoints.values():
         if endpoint.ports:
-            container = state.holder(endpoint)
-            words = f'container "{container.name}"' if container else "a container"
+            words = f'container "{state.holder_name(endpoint)}"'
             for mapping in endpoint.ports:
                 yield mapping, words
 

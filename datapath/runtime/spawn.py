@@ -23,12 +23,9 @@ from typing import NoReturn
 from datapath.errors import KernelError
 from datapath.kernel import syscalls
 from datapath.kernel.process import ExecError as ExecError
-from datapath.kernel.process import alive as alive
 from datapath.kernel.process import ended, failure, lift, send
 from datapath.kernel.process import start_time as start_time
-from datapath.kernel.process import terminate as terminate
 from datapath.runtime import terminal
-from datapath.runtime.exec import exec_in as exec_in
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _BOOT = "import sys; sys.path.append({!r}); from datapath.runtime import shim; shim.main()"
@@ -58,7 +55,7 @@ class Spec:
     interactive: bool = False
 
 
-class Held:
+class Created:
     """A started process that waits to be let go. Leaving the `with` block before `release` aborts it.
 
     In the foreground, `wait` goes inside the block too.
@@ -92,7 +89,7 @@ class Held:
             self.abort()
             raise
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> Created:
         return self
 
     def __exit__(
@@ -178,7 +175,7 @@ class Held:
         self._processes = []
 
 
-def spawn(spec: Spec) -> Held:
+def spawn(spec: Spec) -> Created:
     """Start the shim and the main process, which waits for `release`. KernelError if it cannot be done."""
     with contextlib.ExitStack() as stack:
 
@@ -202,7 +199,7 @@ def spawn(spec: Spec) -> Held:
             stdio = (null, null, null) if spec.detach else (0 if spec.interactive else null, 1, 2)
             _become_shim((*stdio, content, up_end, go_end))
         os.waitpid(pid, 0)
-    return Held(spec, up, go)
+    return Created(spec, up, go)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -222,14 +219,3 @@ def _become_shim(fds: tuple[int, ...]) -> NoReturn:
         os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", _BOOT.format(_ROOT)], {})
     finally:
         os._exit(127)
-
-
-def read_exit(exit_file: str) -> int | None:
-    """The exit code that a shim has recorded. None: it has not (yet)."""
-    try:
-        with open(exit_file, encoding="ascii") as file:
-            return int(file.read())
-    except (FileNotFoundError, ValueError):
-        return None
-    except OSError as error:
-        raise KernelError("read", exit_file, error.errno or 0) from error

@@ -13,12 +13,14 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from datapath.engine.session import sandbox_key
+from datapath.engine import namespaces
+from datapath.engine.engine import Engine
 from datapath.errors import KernelError
-from datapath.kernel import devices, netns
+from datapath.kernel import devices, features, netns
 from datapath.kernel.btf import KernelTypes
 from datapath.model.state import State
 from datapath.telemetry import bcc
+from datapath.telemetry.stats import stats
 
 # Offsets that bpf/trace/drops.c asks for: macro -> field.
 _OFFSETS = {
@@ -126,11 +128,11 @@ class DropsOfHost:
         state = self._snapshot()
         self._namespaces[_cookie(None) or 0] = "", None
         for endpoint in state.endpoints.values():
-            holder, key = state.holder(endpoint), sandbox_key(state, endpoint.sandbox_id)
-            found = _cookie(key) if key else None
-            if holder and found:
-                self._namespaces[found] = holder.name, key
-                self._host_ends[endpoint.host_ifindex] = holder.name
+            path, name = namespaces.path(state, endpoint.sandbox_id), state.holder_name(endpoint)
+            found = _cookie(path) if path else None
+            if found:
+                self._namespaces[found] = name, path
+                self._host_ends[endpoint.host_ifindex] = name
 
     def rows(self) -> list[DropRow]:
         """What the kernel has dropped so far, most first."""
@@ -163,3 +165,9 @@ def _cookie(space: netns.Netns) -> int | None:
     with contextlib.suppress(KernelError):
         return netns.cookie(space)
     return None
+
+
+def of_host(engine: Engine) -> DropsOfHost:
+    """What the kernel and the packet programs drop on this host. A context manager. PrivilegeError."""
+    features.require()
+    return DropsOfHost(engine.snapshot, lambda: stats(engine).counters)

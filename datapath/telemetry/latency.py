@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from datapath.engine.session import sandbox_key
+from datapath.engine import namespaces
 from datapath.errors import ConfigError
 from datapath.kernel.btf import KernelTypes
 from datapath.kernel.netns import Netns
@@ -119,7 +119,7 @@ def between_containers(state: State, names: Sequence[str]) -> LatencyTrace:
 
 
 def _devices_of(state: State, container: Container) -> list[Device]:
-    key = sandbox_key(state, container.sandbox_id)
+    key = namespaces.path(state, container.sandbox_id)
     if key is None or not container.running:
         raise ConfigError(f"container {container.name} is not running")
     endpoints = state.endpoints_of_sandbox(container.sandbox_id)
@@ -131,6 +131,6 @@ def _devices_of(state: State, container: Container) -> list[Device]:
 def _running(state: State, without: str = "") -> Iterator[tuple[str, str, str]]:
     """Container, namespace and name of every device that a running container has."""
     for endpoint in state.endpoints.values():
-        holder, key = state.holder(endpoint), sandbox_key(state, endpoint.sandbox_id)
-        if holder and key and endpoint.sandbox_id != without:
-            yield holder.name, key, endpoint.ifname
+        path = namespaces.path(state, endpoint.sandbox_id)
+        if path and endpoint.sandbox_id != without:
+            yield state.holder_name(endpoint), path, endpoint.ifname

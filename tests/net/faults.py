@@ -247,4 +247,4 @@ def _around_processes(layer: _Layer) -> None:
 
     around(os, "fork", errno.EAGAIN)
     around(signal, "pidfd_send_signal", errno.EPERM)
-    around(spawn.Held, "release", errno.EIO)
+    around(spawn.Created, "release", errno.EIO)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 _MODULES = (
-    *("ctl.cli.main", "datapath.runtime.control", "datapath.drivers.ebpf.driver"),
+    *("ctl.cli.main", "datapath.runtime.start", "datapath.drivers.ebpf.driver"),
     *("datapath.dataplane.programs", "pyroute2"),
     *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets"),
 )
@@ -31,12 +31,26 @@ in_child: list[Callable[[], None]] = []
 def datapathctl(
     argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
+    """The command line with these arguments."""
+
+    def work() -> int:
+        from ctl.cli import main
+
+        return main.run(argv)
+
+    return call(work, argv, netns, env, timeout)
+
+
+def call(
+    work: Callable[[], int], argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Whatever it is, in the child; what it returns is the exit code. `argv`: how it is called in messages."""
     for name in _MODULES:
         importlib.import_module(name)
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         pid = os.fork()
         if pid == 0:
-            _become(argv, netns, env, stdout.fileno(), stderr.fileno())
+            _become(work, netns, env, stdout.fileno(), stderr.fileno())
         watched = os.pidfd_open(pid)
         try:
             ended = select.select([watched], [], [], timeout)[0]
@@ -51,10 +65,11 @@ def datapathctl(
     return subprocess.CompletedProcess(["datapathctl", *argv], code, *texts)
 
 
-def _become(argv: Sequence[str], netns: str, env: Mapping[str, str], stdout: int, stderr: int) -> NoReturn:
+def _become(
+    work: Callable[[], int], netns: str, env: Mapping[str, str], stdout: int, stderr: int
+) -> NoReturn:
     code = 99
     try:
-        from ctl.cli import main
         from datapath.kernel import syscalls
 
         for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):
@@ -69,7 +84,7 @@ def _become(argv: Sequence[str], netns: str, env: Mapping[str, str], stdout: int
         sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         for prepare in in_child:
             prepare()
-        code = main.run(argv)
+        code = work()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -96,8 +96,9 @@ def test_s28_connections_stand_in_the_table_while_others_are_measured(stage: Sta
     scene = stage.scene("ebpf")
     assert isinstance(scene, Own)
     from datapath.model.connections import ConnectionFilter
+    from datapath.telemetry import stats
 
-    found = [one for one, _ in scene.control.connections(ConnectionFilter(proto=17))]
+    found = [one for one, _ in stats.connections(scene.engine, ConnectionFilter(proto=17))]
     assert len(found) == 500
 
 
@@ -111,11 +112,13 @@ def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(stage: Stage) -> Non
     """DATAPATH_CGROUP: the hooks note what a socket asked for, if they see it."""
     scene = stage.scene("ebpf")
     assert isinstance(scene, Own)
+    from datapath.telemetry.stats import stats
+
     route, ask = scene.route("loopback-published"), [PROBE, "connect", LOOPBACK, str(PORT), "0.01"]
 
     def noted() -> int:
         with netns.enter(scene.host.inside.path):
-            return scene.control.stats().fill["sockets"][0]
+            return stats(scene.engine).fill["sockets"][0]
 
     before = noted()
     with route.server.serving([PROBE, "serve", str(PORT)], PORT, None):

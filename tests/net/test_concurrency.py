@@ -200,15 +200,15 @@ def report(rows: list[tuple[int, Done]]) -> None:
 
 def stop_with_the_lock() -> None:
     """In the forked child: it stops while it holds the lock, with rows of what is about to be."""
-    from datapath.engine.session import Session
+    from datapath.engine import endpoints
 
-    real = Session.join
+    real = endpoints.attach
 
     def join(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSTOP)
         return real(*arguments)
 
-    Session.join = join  # type: ignore[assignment,method-assign]
+    endpoints.attach = join  # type: ignore[assignment]
 
 
 class Standing:

@@ -28,18 +28,19 @@ JOURNAL = 6 << 20  # bytes; SQLite takes it into the file when it has 1000 pages
 WORKER = """
 import gc, json, os, sys, threading, time
 from datapath.config.settings import Settings
-from datapath.runtime.control import Control
-from datapath.model import EndpointRequest, RunRequest
+from datapath import Containers, Host
+from datapath import EndpointRequest, RunRequest
 
-control = Control(Settings.from_env(os.environ))
+host = Host.open(Settings.from_env(os.environ))
+containers = Containers(host)
 
 def cycle(number):
     ports = (f"{9000 + number % 500}:80,deny=198.51.100.9", f"{40000 + number % 500}:80/udp")
-    control.run(RunRequest(("sleep", "3600"), name="t", detach=True, publish=ports))
-    control.network_connect("t", EndpointRequest("shop"))
-    control.port_add("t", "9900:81")
-    control.network_disconnect("shop", "t")
-    control.remove("t", force=True)
+    containers.run(RunRequest(("sleep", "3600"), name="t", detach=True, publish=ports))
+    containers.connect("t", EndpointRequest("shop"))
+    containers.port_add("t", "9900:81")
+    containers.disconnect("shop", "t")
+    containers.remove("t", force=True)
 
 for line in sys.stdin:
     for number in range(int(line)):
@@ -73,7 +74,7 @@ def cycles(process: subprocess.Popen[str], count: int) -> Worker:
 
 
 def host_has(host: Host) -> dict[str, Any]:
-    """But for control groups: others on the machine have theirs. With how full each map is."""
+    """But for containers groups: others on the machine have theirs. With how full each map is."""
     found = look.everything(host)
     del found["cgroup"]
     loaded = Dataplane.find(host.bpffs / "datapath")

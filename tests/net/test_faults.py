@@ -23,8 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from datapath.runtime import spawn
-from datapath.runtime.control import Control
+from datapath.runtime import spawn, start
 from tests.net import faults, forked, look, shim_faults
 from tests.net.lab import (
     HOST,
@@ -50,7 +49,7 @@ counted: dict[str, int] = {}  # operation -> its steps
 
 def quiet_ends() -> None:
     """A container's end is noticed by the next command: a program of its own for each would cost most of the time."""
-    Control._exited_command = lambda self, container: ()  # type: ignore[method-assign]
+    start.exited_command = lambda command, container: ()
 
 
 def exists(host: Host, name: str) -> bool:
@@ -443,7 +442,7 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
     program."""
     gone(world)
     count = world.folder / "shim-steps"
-    monkeypatch.setattr(Control, "_exited_command", lambda self, container: ("/bin/true",))
+    monkeypatch.setattr(start, "exited_command", lambda command, container: ("/bin/true",))
     monkeypatch.setattr(spawn, "_ABORT_TIMEOUT", PATIENCE)
     number, problems, last = 0, [], ""
     while number < MOST:

@@ -169,16 +169,17 @@ AGAIN = """
 import os, threading
 from pathlib import Path
 from datapath.config.settings import Settings
-from datapath.runtime.control import Control
+from datapath import Containers, Host
 from datapath.kernel import bpffs
 
-control = Control(Settings.from_env(os.environ))
-control.port_add("web", "8100:100")
+host = Host.open(Settings.from_env(os.environ))
+containers = Containers(host)
+containers.port_add("web", "8100:100")
 link = bpffs.get_pinned(Path(os.environ["DATAPATH_BPFFS"]) / "links" / "from_loopback-1")
-control.port_remove("web", "8100:100")
+containers.port_remove("web", "8100:100")
 if link is not None:  # with clsact there is none
     threading.Timer(0.2, os.close, [link]).start()
-control.port_add("web", "8100:100")
+containers.port_add("web", "8100:100")
 """
 
 

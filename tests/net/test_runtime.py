@@ -27,10 +27,11 @@ from typing import Any
 import pytest
 
 from datapath.errors import KernelError, NotFoundError, NotSupportedError
-from datapath.kernel import cgroup, netns, sockets, syscalls
+from datapath.kernel import cgroup, netns, process, sockets, syscalls
 from datapath.kernel.process import ExecError
-from datapath.runtime import spawn
-from datapath.runtime.spawn import Held, Spec
+from datapath.runtime import exec as runner
+from datapath.runtime import exit_code, spawn
+from datapath.runtime.spawn import Created, Spec
 from tests.net.lab import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -58,7 +59,7 @@ class Box:
         self.log = directory / "log"
         self.exit_file = directory / "exit"
         self.exited = directory / "exited"
-        self.started: list[Held] = []
+        self.started: list[Created] = []
         for name in ("hosts", "resolv.conf", "hostname"):
             (directory / name).write_text(f"this is {name}\n")
 
@@ -77,12 +78,12 @@ class Box:
         }
         return Spec(**(values | more))
 
-    def spawn(self, *argv: str, **more: Any) -> Held:
+    def spawn(self, *argv: str, **more: Any) -> Created:
         held = spawn.spawn(self.spec(*argv, **more))
         self.started.append(held)
         return held
 
-    def run(self, script: str, **more: Any) -> Held:
+    def run(self, script: str, **more: Any) -> Created:
         held = self.spawn("sh", "-c", script, **more)
         held.release()
         return held
@@ -93,8 +94,8 @@ class Box:
         self.finished(held)
         return self.log.read_text()
 
-    def finished(self, held: Held) -> None:
-        until(lambda: not spawn.alive(held.shim_pid, held.shim_start))
+    def finished(self, held: Created) -> None:
+        until(lambda: not process.alive(held.shim_pid, held.shim_start))
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -109,10 +110,10 @@ def box(tmp_path: Path) -> Iterator[Box]:
     made = Box(tmp_path)
     yield made
     for held in made.started:
-        spawn.terminate(held.pid, held.start, 0)
+        process.terminate(held.pid, held.start, 0)
         with contextlib.suppress(AssertionError):
             made.finished(held)
-        spawn.terminate(held.shim_pid, held.shim_start, 0)
+        process.terminate(held.shim_pid, held.shim_start, 0)
     for pid in processes_with(
         f"BOX={tmp_path}", "environ"
     ):  # started by callers of their own, in a failed test
@@ -179,7 +180,7 @@ class TestSurroundings:
         second = box.spawn("sleep", "60", netns=first.netns, log=str(box.directory / "log2"))
         assert netns.identity(second.netns) == netns.identity(first.netns) != netns.identity()
         before = netns.cookie(second.netns)
-        spawn.terminate(first.pid, first.start, 0)
+        process.terminate(first.pid, first.start, 0)
         assert netns.cookie(second.netns) == before
 
     def test_shares_the_hosts_namespace(self, box: Box) -> None:
@@ -251,14 +252,14 @@ class TestRootDirectory:
 
     def test_exec_enters_it(self, box: Box, rootfs: Path, capfd: pytest.CaptureFixture[str]) -> None:
         held = box.run("while :; do read -t 1 x; done", rootfs=str(rootfs), interactive=True)
-        assert spawn.exec_in(held.pid, held.start, ["ls", "-1", "/"], ENV) == 0
+        assert runner.exec_in(held.pid, held.start, ["ls", "-1", "/"], ENV) == 0
         assert capfd.readouterr().out == "bin\ndev\netc\nproc\nsys\n"
 
 
 class TestLife:
     def test_held_until_released(self, box: Box) -> None:
         held = box.spawn("sh", "-c", "echo ran")
-        assert spawn.alive(held.pid, held.start) and spawn.alive(held.shim_pid, held.shim_start)
+        assert process.alive(held.pid, held.start) and process.alive(held.shim_pid, held.shim_start)
         assert netns.identity(held.netns) != netns.identity()
         time.sleep(0.05)
         assert box.log.read_text() == ""
@@ -272,14 +273,14 @@ class TestLife:
     )
     def test_exit_code_is_recorded_and_reported(self, box: Box, script: str, code: int) -> None:
         box.output(script)
-        assert spawn.read_exit(str(box.exit_file)) == code
+        assert exit_code.read(str(box.exit_file)) == code
         assert box.exited.read_text() == f"code {code}\n"
 
     def test_abort_leaves_nothing(self, box: Box) -> None:
         with box.spawn("sh", "-c", "echo ran") as held:
             pass
         held.abort()
-        assert not spawn.alive(held.pid, held.start) and not spawn.alive(held.shim_pid, held.shim_start)
+        assert not process.alive(held.pid, held.start) and not process.alive(held.shim_pid, held.shim_start)
         assert box.log.read_text() == "" and not box.exited.exists() and not box.exit_file.exists()
 
     def test_caller_killed_just_after_letting_go_does_not_matter(self, box: Box) -> None:
@@ -308,11 +309,11 @@ class TestLife:
         )
         assert caller.stdout is not None
         pid, start, shim_pid, shim_start = map(int, caller.stdout.readline().split())
-        assert spawn.alive(pid, start) and spawn.alive(shim_pid, shim_start)
+        assert process.alive(pid, start) and process.alive(shim_pid, shim_start)
         caller.kill()
         caller.wait()
         caller.stdout.close()
-        until(lambda: not spawn.alive(pid, start) and not spawn.alive(shim_pid, shim_start))
+        until(lambda: not process.alive(pid, start) and not process.alive(shim_pid, shim_start))
         assert not box.exit_file.exists()
 
     @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ class TestLife:
         with pytest.raises(ExecError) as caught:
             held.release()
         assert (caught.value.exit_code, caught.value.errno, caught.value.command) == (code, number, command)
-        assert not spawn.alive(held.shim_pid, held.shim_start)
+        assert not process.alive(held.shim_pid, held.shim_start)
         assert not box.exited.exists() and not box.exit_file.exists()
 
     def test_leftovers_end_with_it(self, box: Box) -> None:
@@ -338,32 +339,32 @@ class TestLife:
         identity = netns.identity(held.netns)
         box.finished(held)
         assert processes_with(marker) == []
-        assert spawn.read_exit(str(box.exit_file)) == 3
+        assert exit_code.read(str(box.exit_file)) == 3
         assert not any(is_in(name, identity) for name in os.listdir("/proc") if name.isdigit())
 
     def test_killed_shim_leaves_the_container_but_not_its_code(self, box: Box) -> None:
         held = box.run("exec sleep 60")
         os.kill(held.shim_pid, signal.SIGKILL)
-        until(lambda: not spawn.alive(held.shim_pid, held.shim_start))
-        assert spawn.alive(held.pid, held.start)
-        assert spawn.terminate(held.pid, held.start, 5)
-        assert not spawn.alive(held.pid, held.start)
-        assert spawn.read_exit(str(box.exit_file)) is None
+        until(lambda: not process.alive(held.shim_pid, held.shim_start))
+        assert process.alive(held.pid, held.start)
+        assert process.terminate(held.pid, held.start, 5)
+        assert not process.alive(held.pid, held.start)
+        assert exit_code.read(str(box.exit_file)) is None
 
     def test_terminate(self, box: Box) -> None:
         polite = box.run("exec sleep 60")
-        assert spawn.terminate(polite.pid, polite.start, 5)
+        assert process.terminate(polite.pid, polite.start, 5)
         stubborn = box.run("trap '' TERM; echo ready; while :; do sleep 0.1; done")
         until(lambda: "ready" in box.log.read_text())
-        assert not spawn.terminate(stubborn.pid, stubborn.start, 0.1)
-        assert not spawn.alive(stubborn.pid, stubborn.start)
-        assert spawn.terminate(stubborn.pid, stubborn.start, 0)
+        assert not process.terminate(stubborn.pid, stubborn.start, 0.1)
+        assert not process.alive(stubborn.pid, stubborn.start)
+        assert process.terminate(stubborn.pid, stubborn.start, 0)
 
     def test_terminate_spares_a_stranger_with_the_same_pid(self, box: Box) -> None:
         held = box.run("exec sleep 60")
-        assert spawn.terminate(held.pid, held.start + 1, 0)
-        assert spawn.alive(held.pid, held.start)
-        assert not spawn.alive(held.pid, held.start + 1)
+        assert process.terminate(held.pid, held.start + 1, 0)
+        assert process.alive(held.pid, held.start)
+        assert not process.alive(held.pid, held.start + 1)
 
     def test_a_number_that_is_a_thread_of_somebody_by_now_is_no_process(self) -> None:
         """The process of that number has ended. Nobody is signalled, and nothing is refused."""
@@ -372,7 +373,7 @@ class TestLife:
         thread.start()
         try:
             assert thread.native_id
-            assert spawn.terminate(thread.native_id, 1, 0)
+            assert process.terminate(thread.native_id, 1, 0)
         finally:
             done.set()
             thread.join()
@@ -382,9 +383,9 @@ class TestLife:
         if pid == 0:
             os._exit(0)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        assert spawn.start_time(pid) is None and not spawn.alive(pid, 0)
+        assert process.start_time(pid) is None and not process.alive(pid, 0)
         os.waitpid(pid, 0)
-        assert not spawn.alive(pid, 0) and not spawn.alive(0, 0)
+        assert not process.alive(pid, 0) and not process.alive(0, 0)
 
     def test_shim_is_small_and_holds_little_open(self, box: Box) -> None:
         held = box.run("exec sleep 60")
@@ -454,7 +455,7 @@ class TestForeground:
         held = box.run("exec sleep 60", detach=False)
         os.kill(held.shim_pid, signal.SIGKILL)
         assert held.wait() is None
-        assert spawn.alive(held.pid, held.start)
+        assert process.alive(held.pid, held.start)
 
     def test_killed_caller_does_not_end_it(self, box: Box, tmp_path: Path) -> None:
         go = tmp_path / "go"
@@ -556,7 +557,7 @@ class TestTerminal:
         program = f"""
             import sys
             sys.path.insert(0, {str(ROOT)!r})
-            from datapath.runtime.spawn import exec_in
+            from datapath.runtime.exec import exec_in
             sys.exit(exec_in({held.pid}, {held.start}, ["sh", "-c", {self.SHELL + self.LOOP!r}], {ENV!r},
                              tty=True, interactive=True))
         """
@@ -575,13 +576,13 @@ class TestTerminal:
     def test_detached_with_terminal_stays_and_logs(self, box: Box) -> None:
         held = box.run("tty; sleep 60", tty=True, interactive=True)
         until(lambda: "/dev/pts/" in box.log.read_text())
-        assert spawn.alive(held.pid, held.start)
+        assert process.alive(held.pid, held.start)
 
     def test_shell_without_anybody_waits(self, box: Box) -> None:
         held = box.spawn("sh", interactive=True)
         held.release()
         time.sleep(0.1)
-        assert spawn.alive(held.pid, held.start)
+        assert process.alive(held.pid, held.start)
 
 
 class TestExec:
@@ -589,28 +590,28 @@ class TestExec:
         held = box.run("exec sleep 60")
         script = "hostname; ls /sys/class/net; cat /etc/hosts; pwd; echo $A; echo err >&2; exit 5"
         env = ENV | {"A": "1"}
-        assert spawn.exec_in(held.pid, held.start, ["sh", "-c", script], env, workdir="/usr") == 5
+        assert runner.exec_in(held.pid, held.start, ["sh", "-c", script], env, workdir="/usr") == 5
         captured = capfd.readouterr()
         assert captured.out == "web\nlo\nthis is hosts\n/usr\n1\n"
         assert captured.err == "err\n"
 
     def test_codes(self, box: Box) -> None:
         held = box.run("exec sleep 60")
-        assert spawn.exec_in(held.pid, held.start, ["sh", "-c", "kill -9 $$"], ENV) == 137
+        assert runner.exec_in(held.pid, held.start, ["sh", "-c", "kill -9 $$"], ENV) == 137
         for command, code in (("no-such-command", 127), ("/etc/passwd", 126)):
             with pytest.raises(ExecError) as caught:
-                spawn.exec_in(held.pid, held.start, [command], ENV)
+                runner.exec_in(held.pid, held.start, [command], ENV)
             assert caught.value.exit_code == code
         with pytest.raises(KernelError, match="change to /nowhere"):
-            spawn.exec_in(held.pid, held.start, ["true"], ENV, workdir="/nowhere")
+            runner.exec_in(held.pid, held.start, ["true"], ENV, workdir="/nowhere")
         with pytest.raises(NotFoundError):
-            spawn.exec_in(held.pid, held.start + 1, ["true"], ENV)
+            runner.exec_in(held.pid, held.start + 1, ["true"], ENV)
 
     def test_ends_with_the_container(self, box: Box, tmp_path: Path) -> None:
         inside = tmp_path / "inside"
         held = box.run(f"until [ -e {inside} ]; do sleep 0.02; done")
         command = ["sh", "-c", f"touch {inside}; exec sleep 3600"]
-        assert spawn.exec_in(held.pid, held.start, command, ENV) == 137
+        assert runner.exec_in(held.pid, held.start, command, ENV) == 137
 
 
 class TestPorts:

@@ -16,18 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 CROWD = """
 import json, os, sys, time
 from datapath.config.settings import Settings
-from datapath.runtime.control import Control
-from datapath.model import EndpointRequest, NetworkRequest, RunRequest
+from datapath import Containers, Host
+from datapath import EndpointRequest, NetworkRequest, RunRequest
 
-control = Control(Settings.from_env(os.environ))
+host = Host.open(Settings.from_env(os.environ))
+containers = Containers(host)
 attach = []
 for number in range(50):
-    control.network_create(NetworkRequest(f"net{number}"))
+    host.networks.create(NetworkRequest(f"net{number}"))
 for number in range(200):
-    control.run(RunRequest(("sleep", "3600"), name=f"c{number}", detach=True))
+    containers.run(RunRequest(("sleep", "3600"), name=f"c{number}", detach=True))
 for number in range(50):
     began = time.monotonic()
-    control.network_connect(f"c{number}", EndpointRequest(f"net{number}"))
+    containers.connect(f"c{number}", EndpointRequest(f"net{number}"))
     attach.append(time.monotonic() - began)
 print(json.dumps(attach))
 """

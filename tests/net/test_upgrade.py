@@ -104,7 +104,7 @@ def use_objects() -> None:
 
 def be_grown() -> None:
     from datapath.dataplane import attach, layout
-    from datapath.engine.session import Session
+    from datapath.drivers.ebpf.host import EbpfHost
 
     tables: Any = layout
     tables.MAPS[NEW_MAP] = (None, "counter")
@@ -112,7 +112,7 @@ def be_grown() -> None:
     tables.SOCKET_HOOKS[NEW_HOOK] = 10  # BPF_CGROUP_INET4_CONNECT
     tables.OBJECT_FILES["host_socket"] = tuple(tables.SOCKET_HOOKS)
     del attach.HOOK_OF[abi.DeviceKind[tables.HOOKS.pop(OLD_PROGRAM).kind]]
-    Session.refresh_loopback = lambda self: None  # type: ignore[method-assign]
+    EbpfHost.finish = lambda self, view: None  # type: ignore[method-assign]
 
 
 class Version(NamedTuple):
@@ -494,9 +494,9 @@ def test_s30_maps_that_had_other_names_keep_what_they_hold(
         assert follows_its_link(host)
         for command in ("ct ls", "stats", "ct stats"):
             assert host.try_ctl(command).returncode == 0, command
-        assert "acls " in host.ctl("stats") and "links" not in host.ctl("stats")
+        assert "acls " in host.ctl("stats") and "policies" not in host.ctl("stats")
         found = json_lines(host.try_ctl("doctor --json").stdout)
-        assert {row["Kind"] for row in found} == {"outdated"}
+        assert {row["Check"] for row in found} == {"outdated"}
         said = host.try_ctl("run -d --name more -p 8082:80,allow=198.51.100.7 sleep 3600")
         assert said.returncode == 0 and OLD in said.stderr, said.stderr
         assert host.ctl("rm -f more")
@@ -527,7 +527,7 @@ def test_s30_maps_that_had_other_names_and_an_upgrade_that_is_killed(make_host: 
             assert follows_its_link(host), what
             assert host.try_ctl("_exited nobody 0").returncode == 0, what
             found = json_lines(host.try_ctl("doctor --json").stdout)
-            assert {row["Kind"] for row in found} <= {"outdated"}, f"{what}: {found}"
+            assert {row["Check"] for row in found} <= {"outdated"}, f"{what}: {found}"
             host.ctl("upgrade")
             assert map_ids(host) == maps, what
             assert host.try_ctl("doctor").returncode == 0, what

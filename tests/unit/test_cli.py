@@ -18,13 +18,14 @@ import pytest
 
 from ctl.cli import errors, main
 from ctl.cli.command import Command
-from ctl.cli.container import COLUMNS as CONTAINER_COLUMNS
-from ctl.cli.container import container_row, endpoints, environment, starting
+from ctl.cli.container import endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.network import COLUMNS, network_row
 from ctl.cli.output import documents, for_each, listing, table
 from ctl.cli.port import COLUMNS as PORT_COLUMNS
 from ctl.cli.port import mapping_row
+from ctl.cli.ps import COLUMNS as CONTAINER_COLUMNS
+from ctl.cli.ps import container_row
 from ctl.cli.template import Template, TemplateError
 from ctl.cli.trace import difference, latency_text
 from ctl.cli.words import created_at, duration, mapping_text, ports_text, status_text
@@ -450,6 +451,7 @@ def test_listing_in_every_format() -> None:
         "Internal": "false",
         "Labels": "a=1,b=2",
         "Name": "br1",
+        "Owner": "datapath",
         "Scope": "local",
     }
 
@@ -487,6 +489,7 @@ def test_container_row() -> None:
         "Labels": "",
         "Names": "web",
         "Networks": "bridge",
+        "Owner": "datapath",
         "Ports": "0.0.0.0:8081->80/tcp, 90/tcp",
         "RunningFor": "About an hour ago",
         "State": "running",

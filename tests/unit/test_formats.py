@@ -12,11 +12,15 @@ import click
 import pytest
 
 from ctl.cli import main
+from ctl.cli.command import Front
+from datapath import __version__
 from datapath.bench import results
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Finding, Kind
-from datapath.runtime.control import PublishedPort, Stats
+from datapath.model.state import State
+from datapath.runtime.containers import PublishedPort
 from datapath.telemetry.drops import DropRow
+from datapath.telemetry.stats import Stats
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
 
@@ -39,21 +43,31 @@ class Library:
     )
     FINDING = Finding(Kind("down", "nothing passes", "reconcile"), "dp0", "is down")
 
-    def __init__(self, *_: object) -> None:
-        self.networks = lambda: [BR1]
-        self.containers = lambda **_: [WEB]
-        self.network_inspect = self.container_inspect = lambda name: {"Name": name, "Containers": {}}
+    def __init__(self) -> None:
+        self.networks: Any = self
+        self.all = lambda: [BR1]
+        self.ps = lambda **_: [WEB]
+        self.snapshot = lambda: State().including(BR1, WEB)
+        self.inspect = lambda name: {"Name": name, "Containers": {}}
         self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
-        self.connections = lambda wanted, container: [(self.CONNECTION, "web")]
-        self.connection_stats = lambda: ConnectionStats(
-            {("conns", "new"): 1}, {"conns": (2, 9)}, {"DROP_STALE": (1, 60)}, {"web": (1, 0)}, 5, 0
-        )
-        self.stats = lambda: Stats({"DROP_STALE": (1, 60)}, {"conns": (2, 9)})
         self.doctor = lambda: [self.FINDING]
         self.reconcile: Any = lambda: ([self.FINDING], [], [])
-        self.version = lambda: {"Version": "1", "Kernel": "6"}
-        self.trace_latency = lambda names: nullcontext(Trace())
-        self.trace_drops = lambda: nullcontext(Trace())
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For the library of the command line, and for what counts and traces."""
+        counts = ConnectionStats(
+            {("conns", "new"): 1}, {"conns": (2, 9)}, {"DROP_STALE": (1, 60)}, {"web": (1, 0)}, 5, 0
+        )
+        monkeypatch.setattr(Front, "host", self)
+        monkeypatch.setattr(Front, "containers", self)
+        found = [(self.CONNECTION, "web")]
+        monkeypatch.setattr("datapath.telemetry.stats.connections", lambda *_: found)
+        monkeypatch.setattr("datapath.telemetry.stats.connection_stats", lambda _: counts)
+        stats = Stats({"DROP_STALE": (1, 60)}, {"conns": (2, 9)})
+        monkeypatch.setattr("datapath.telemetry.stats.stats", lambda _: stats)
+        monkeypatch.setattr("datapath.telemetry.latency.between_containers", lambda *_: nullcontext(Trace()))
+        monkeypatch.setattr("datapath.telemetry.drops.of_host", lambda _: nullcontext(Trace()))
+        monkeypatch.setattr("datapath.kernel.features.require", lambda: None)
 
 
 class Trace:
@@ -79,7 +93,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "stats": ("", "Counter", "DROP_STALE"),
     "doctor": ("", "Check", "down"),
     "reconcile": ("", "Check", "down"),
-    "version": ("", "Version", "1"),
+    "version": ("", "Version", __version__),
     "trace latency": ("--seconds 0.01", "Counts", [0, 1]),
     "trace drops": ("--seconds 0.01", "Container", ""),
     "bench ls": ("--suite cost", "Suite", "cost"),
@@ -110,7 +124,7 @@ def test_json_is_one_object_a_line_with_every_command(
     arguments, key, value = PRINTS[words]
     results.write(RUN, tmp_path / "a.json")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datapath.runtime.control.Control", Library)
+    Library().stand_in(monkeypatch)
     printed = []
     for asked in ("--format=json", "--json", f"--format={{{{json .{key}}}}}"):
         assert main.run([*words.split(), *arguments.split(), asked]) == (20 if words == "doctor" else 0)
@@ -126,7 +140,8 @@ def test_json_is_one_object_a_line_with_every_command(
 def test_a_wrong_template_is_told_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("datapath.runtime.control.Control", None)
+    monkeypatch.setattr(Front, "host", None)
+    monkeypatch.setattr(Front, "containers", None)
     assert main.run(["reconcile", "--format", "{{"]) == 2
     assert "template parsing error" in capsys.readouterr().err
     assert main.run(["ps", "--json", "--format", "{{.Names}}"]) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, NotFoundError
+from datapath.model.drivers import traits
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
@@ -173,7 +174,10 @@ def test_numbers_are_the_lowest_that_are_free() -> None:
         ({"options": ("com.docker.network.container_iface_prefix=net",)}, lambda n: n.iface_prefix == "net"),
         ({}, lambda n: (n.mode, n.pair) == ("ebpf", "veth")),
         ({"options": ("com.datapath.device=veth",)}, lambda n: n.pair == "veth"),
-        ({"options": ("com.datapath.device=netkit",)}, lambda n: n.pair == "netkit" and not n.classic),
+        (
+            {"options": ("com.datapath.device=netkit",)},
+            lambda n: traits(n).pair == "netkit" and traits(n).programs,
+        ),
         ({"ipv6": True}, lambda n: n.subnet6.prefix.prefixlen == 64 and n.subnet4 is not None),
         ({"ipv6": True, "ipv4": False}, lambda n: n.subnet4 is None and n.subnet6 is not None),
         ({"ipv6": True, "subnets": ("fd00:9::/64",)}, lambda n: str(n.subnet6.gateway) == "fd00:9::1"),

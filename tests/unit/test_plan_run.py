@@ -15,9 +15,10 @@ from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError,
 from datapath.model.containers import Container
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.ports import PortMapping
-from datapath.plan.containers import generated_name, plan_exited, plan_remove
+from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.networks import plan_network_remove
 from datapath.plan.ports import plan_port_add, plan_port_remove
+from datapath.plan.run_options import generated_name
 from tests.unit.test_plan import BAD_NAMES
 from tests.unit.world import NOW, World, addresses
 

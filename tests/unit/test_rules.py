@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from datapath.drivers.linuxbridge import iptables as ipt
+from datapath.drivers.linuxbridge import iptables_input as ipt_input
 from datapath.drivers.linuxbridge import nftables as nft
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -59,13 +60,13 @@ def test_what_is_saved_is_read_back_as_the_rules_that_were_put() -> None:
     present = ipt.Present.parse(saved(rules))
     assert set(present.rules) == ipt.plain(rules)
     assert ipt.missing(present, rules) == [] and present.nft
-    assert ipt.prepare(present, ipt.network_rules(network, 4)) == ""
+    assert ipt_input.prepare(present, ipt.network_rules(network, 4)) == ""
 
 
 def test_ten_thousand_ports_are_one_text_with_three_rules_each() -> None:
     _, network, endpoint = world()
     many = PortMapping("tcp", None, 10000, 10000, 10000)
-    text = ipt.change(ipt.port_rules(network, endpoint, [many], 4))
+    text = ipt_input.change(ipt.port_rules(network, endpoint, [many], 4))
     assert text.count("\n-") == 30000 and text.count("COMMIT") == 2
     assert "-A DOCKER -p tcp -m tcp --dport 19999 -j DNAT --to-destination 10.0.0.2:19999\n" in text
     other = nft.change(4, nft.port_rules(network, endpoint, [many], 4))
@@ -127,7 +128,7 @@ def test_rules_are_deleted_by_number_from_the_last_to_the_first() -> None:
     _, network, endpoint = world()
     present = ipt.Present.parse(saved(everything(network, endpoint)))
     gone = {rule for rule in present.rules if ipt.of_container(ip_address("10.0.0.2"))(rule)}
-    lines = ipt.change(delete=gone, present=present).splitlines()
+    lines = ipt_input.change(delete=gone, present=present).splitlines()
     docker = [line for line in lines[lines.index("*nat") :] if line.startswith("-D DOCKER ")]
     assert docker[:3] == ["-D DOCKER 3", "-D DOCKER 2", "-D DOCKER 1"]
     assert len(gone) == 1 + 3 + 2 + 2  # two host ports lead to port 80
@@ -139,15 +140,15 @@ def test_clearing_the_last_network_takes_the_chains_too_but_not_what_the_owner_p
     other = made.network("more", subnets=("10.1.0.0/24",), options=(MODE, f"{BR}name=br00"))
     rules, theirs = everything(network, endpoint), ipt.Rule("filter", "DOCKER-USER", "-i br0 -j DROP")
     both = ipt.Present.parse(saved([*rules, *ipt.network_rules(other, 4), theirs]))
-    text = ipt.clear(both, network)
+    text = ipt_input.clear(both, network)
     assert "-X" not in text
     kept = {rule for rule in both.rules if not ipt.of_network(network)(rule)} - ipt.orphans(
         rule for rule in both.rules if not ipt.of_network(network)(rule)
     )
     assert kept == ipt.plain([*ipt.BASE, *ipt.network_rules(other, 4), theirs])
-    last = ipt.clear(ipt.Present.parse(saved(rules)), network)
+    last = ipt_input.clear(ipt.Present.parse(saved(rules)), network)
     assert last.count("-D ") == len(set(rules)) and "-X DOCKER-USER" in last
-    owned = ipt.clear(ipt.Present.parse(saved([*rules, theirs])), network)
+    owned = ipt_input.clear(ipt.Present.parse(saved([*rules, theirs])), network)
     assert "-X DOCKER\n" in owned and "-X DOCKER-USER" not in owned
     assert owned.count("-D FORWARD") == 1  # the jump to DOCKER-USER stays
 
@@ -160,13 +161,13 @@ def test_aligning_mends_whatever_is_missing_or_left_over() -> None:
         *ipt.port_rules(network, endpoint, endpoint.ports, 4),
     ]
     whole = ipt.Present.parse(saved(everything(network, endpoint)))
-    assert ipt.align(whole, wanted, ip) == ""
+    assert ipt_input.align(whole, wanted, ip) == ""
     fewer = replace(endpoint, ports=tuple(m for m in endpoint.ports if m.host_port != 8082))
     less = [*ipt.endpoint_rules(network, fewer, 4), *ipt.port_rules(network, fewer, fewer.ports, 4)]
-    text = ipt.align(whole, less, ip)
+    text = ipt_input.align(whole, less, ip)
     assert text.count("-D ") == 2  # its DNAT, and what kept others from it; port 80 is published still
     half = ipt.Present.parse(saved(everything(network, fewer)))
-    assert ipt.align(half, wanted, ip).count("-A ") == 2
+    assert ipt_input.align(half, wanted, ip).count("-A ") == 2
 
 
 def test_nft_rules_are_found_again_in_a_listing() -> None:
@@ -218,16 +219,16 @@ def put(rules: list[ipt.Rule]) -> list[ipt.Rule]:
 def test_rules_that_are_as_they_should_be_are_left_and_what_is_missing_is_put_in_its_place() -> None:
     _, network, endpoint = world()
     rules = dict.fromkeys(everything(network, endpoint), "web")
-    stray, spared = ipt.is_stray([network]), lambda rule: False
+    stray, spared = ipt_input.is_stray([network]), lambda rule: False
     whole = put([*rules])
-    assert ipt.compare(ipt.Present.parse(saved(whole)), rules, stray, spared) == ([], [], [], "")
+    assert ipt_input.compare(ipt.Present.parse(saved(whole)), rules, stray, spared) == ([], [], [], "")
     lost = [rule for rule in whole if rule.chain != "DOCKER-BRIDGE"]
-    found = ipt.compare(ipt.Present.parse(saved(lost)), rules, stray, spared)
+    found = ipt_input.compare(ipt.Present.parse(saved(lost)), rules, stray, spared)
     assert found.missing == [("web", "filter DOCKER-BRIDGE -o br0 -j DOCKER")]
     assert found.text == "*filter\n-A DOCKER-BRIDGE -o br0 -j DOCKER\nCOMMIT\n"
     # What joins chains goes before what networks have there: the chain is written anew.
     joint = ipt.Rule("filter", "DOCKER-FORWARD", "-j DOCKER-CT")
-    found = ipt.compare(
+    found = ipt_input.compare(
         ipt.Present.parse(saved([rule for rule in whole if rule != joint])), rules, stray, spared
     )
     assert found.missing == [("web", "filter DOCKER-FORWARD -j DOCKER-CT")]
@@ -246,6 +247,6 @@ def test_others_rules_are_no_business_of_ours_and_doubled_ones_of_ours_go() -> N
     ]
     double = ipt.Rule("filter", "DOCKER-BRIDGE", "-o br0 -j DOCKER")
     present = ipt.Present.parse(saved([*theirs, *put([*rules]), double]))
-    found = ipt.compare(present, rules, ipt.is_stray([network]), lambda rule: False)
+    found = ipt_input.compare(present, rules, ipt_input.is_stray([network]), lambda rule: False)
     assert found.stray == ["filter DOCKER-BRIDGE -o br0 -j DOCKER"] and not found.missing
     assert found.text == "*filter\n-D DOCKER-BRIDGE 2\nCOMMIT\n"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import datapath.drivers.registry  # noqa: F401 - plans ask what drivers there are
 from datapath.config.daemon import DaemonConfig
 from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import EndpointRequest

@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doctor`, the part about the packet programs' maps: their rows, compared with those of `entries`. Pure."""
+"""`doctor`, the part about the packet programs: what is pinned, what is attached, and the rows of their maps,
+compared with those of `entries`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datapath.dataplane import entries, layout
-from datapath.model.checks import MISSING, STRAY, WRONG
+from datapath.drivers.comparison import Comparison
+from datapath.drivers.pairs import check as pairs
+from datapath.model.checks import (
+    DETACHED,
+    MISSING,
+    OUTDATED,
+    PROGRAMS,
+    SETTINGS,
+    STRAY,
+    STRAY_DEVICE,
+    STRAY_PIN,
+    UNFINISHED,
+    UNREADABLE,
+    WRONG,
+)
+from datapath.model.drivers import traits
 from datapath.model.endpoints import linklocal_of
 from datapath.model.findings import Finding
-from datapath.model.networks import gateway_mac
-from datapath.model.observed import Seen
-from datapath.model.state import State
-
-if TYPE_CHECKING:
-    from datapath.engine.check import Settled
+from datapath.model.networks import PAIRS, Network, gateway_mac
+from datapath.model.rows import READY
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
 LOOPBACK = 1  # the index of every namespace's loopback device
@@ -26,11 +38,106 @@ _COUNTED = ("quotas", "addresses")
 Rows = dict[Any, Any]
 
 
-def differences(state: State, settled: Settled, seen: Seen) -> Iterator[Finding]:
+def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """All about these networks, which packet programs forward; causes before what follows from them."""
+    yield from _programs(comparison, networks)
+    yield from pairs.findings(comparison, networks)
+    if comparison.seen.programs.loaded:
+        yield from _attachments(comparison, networks)
+        yield from differences(comparison, networks)
+        yield from _orphans(comparison, networks)
+
+
+def _programs(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    programs = comparison.seen.programs
+    if not networks:
+        return
+    if not programs.mounted:
+        yield Finding(PROGRAMS, "packet programs", "no bpffs is mounted where they would be pinned")
+    elif programs.missing:
+        shown = ", ".join(programs.missing[:3]) + (" …" if len(programs.missing) > 3 else "")
+        yield Finding(PROGRAMS, "packet programs", f"{len(programs.missing)} pins are missing: {shown}")
+    for pin, why in programs.broken.items():
+        yield Finding(UNREADABLE, f"pin {pin}", why, (pin,))
+    if programs.upgrading:
+        yield Finding(UNFINISHED, "packet programs", "they were being replaced")
+    if programs.outdated:
+        yield Finding(OUTDATED, "packet programs", "they are of another version")
+    if programs.settings:
+        yield Finding(SETTINGS, "packet programs", programs.settings)
+
+
+# ---- attachments, and what nobody was promised -------------------------------------------------------------
+
+
+def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[tuple[str, str, int]]:
+    """(whose, hook, ifindex) of every device that needs a program."""
+    seen, endpoints = comparison.seen, comparison.state.endpoints.values()
+    for network in networks:
+        device = comparison.gateway(network)
+        if device is not None:
+            yield f"network {network.name}", "from_host", device.ifindex
+    for endpoint in comparison.of_programs():
+        if seen.host.at(endpoint.host_ifindex) is not None:
+            yield comparison.name(endpoint), "from_container", endpoint.host_ifindex
+    if comparison.published():
+        yield "the loopback device", "from_loopback", LOOPBACK
+    if networks:
+        for way in seen.ways:
+            yield f"outside device {way.name}", "from_uplink", way.ifindex
+            acls = any(m.filter for e in endpoints for m in e.ports)
+            other = f"other-xdp-{way.ifindex}" in seen.programs.pinned.get("programs", ())
+            if (acls or seen.programs.flood_rate) and not other:
+                yield f"outside device {way.name}", "xdp_uplink", way.ifindex
+
+
+def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    programs = comparison.seen.programs
+    for subject, hook, ifindex in _wanted_hooks(comparison, networks):
+        if (hook, ifindex) not in programs.attached:
+            taken = f"{hook}-{ifindex}" in programs.foreign
+            detail = (
+                f"another program is in the place of {hook}" if taken else f"program {hook} is not attached"
+            )
+            yield Finding(DETACHED, subject, detail, (hook, ifindex))
+    if networks:
+        for hook in sorted(SOCKET_HOOKS - programs.sockets):
+            yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))
+
+
+def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """Devices that the maps know and nobody was promised; pins that nothing needs."""
+    seen, state = comparison.seen, comparison.state
+    known = {endpoint.host_ifindex for endpoint in state.endpoints.values()}
+    known |= {d.ifindex for n in state.networks.values() if (d := seen.host.devices.get(n.device))}
+    numbers = {endpoint.number for endpoint in state.endpoints.values()}
+    building = {n.number for n in state.networks.values() if n.phase != READY}
+    for key, value in seen.programs.maps.get("devices", {}).items():
+        device = seen.host.at(key[0])
+        if value.kind == "DEVICE_UPLINK" or key.ifindex in known:
+            continue
+        if value.endpoint in numbers or value.network in building:
+            continue
+        if device and device.kind in PAIRS:
+            yield Finding(STRAY_DEVICE, f"device {device.name}", "it was ours and nobody has it", (key[0],))
+    wanted = {f"{hook}-{ifindex}" for _, hook, ifindex in _wanted_hooks(comparison, networks)} | SOCKET_HOOKS
+    ways = {way.ifindex for way in seen.ways}
+    unsettled = {f"from_container-{endpoint.host_ifindex}" for endpoint in comparison.unsettled}
+    for pin in sorted(seen.programs.pinned.get("links", frozenset()) - wanted - unsettled):
+        hook, _, number = pin.rpartition("-")
+        spare = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in ways
+        if not spare and not (building and hook == "from_host"):
+            yield Finding(STRAY_PIN, f"pin links/{pin}", "nothing needs it", (pin,))
+
+
+# ---- the rows of maps ------------------------------------------------------------------------------------------
+
+
+def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """Of every map that says who is where and what is published."""
-    wanted, spared = promised(state, settled, seen), _spared(state, settled)
+    wanted, spared = promised(comparison, networks), _spared(comparison, networks)
     for name, rows in wanted.items():
-        present = seen.programs.maps.get(name)
+        present = comparison.seen.programs.maps.get(name)
         if present is None:
             continue  # it cannot be read, which is a finding of its own
         for key, value in rows.items():
@@ -48,8 +155,9 @@ def differences(state: State, settled: Settled, seen: Seen) -> Iterator[Finding]
                 yield Finding(STRAY, f"map {name}, {_words(key)}", detail, (name, key))
 
 
-def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
+def promised(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     """The rows of each map, as far as the devices that they are about are there."""
+    state, seen, endpoints = comparison.state, comparison.seen, comparison.of_programs()
     rows: dict[str, Rows] = {
         name: {}
         for name in (
@@ -57,23 +165,23 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
             *("links", "quotas", "addresses"),
         )
     }
-    for network in settled.networks:
-        device = settled.gateway(network)
+    for network in networks:
+        device = comparison.gateway(network)
         if device is not None:
-            members = [e for e in settled.endpoints if e.network_id == network.id]
+            members = [e for e in endpoints if e.network_id == network.id]
             linklocal = linklocal_of(gateway_mac(network)) if network.subnet6 else None
-            mtu = settled.mtu(network) or device.mtu
+            mtu = comparison.mtu(network) or device.mtu
             number, value = entries.network_entry(network, members, device.ifindex, mtu, linklocal)
             rows["networks"][(number,)] = value
             key, known = entries.gateway_device(network, device.ifindex)
             rows["devices"][key] = known
         rows["links"] |= entries.link_entries(network, state)
-    for network in settled.built:
-        bridge = seen.host.devices.get(network.device)
-        if network.classic and bridge is not None and bridge.kind == "bridge":
+    for network in comparison.networks:
+        device = comparison.gateway(network)
+        if device is not None and not traits(network).programs:
             row = entries.DeviceValue(kind="DEVICE_GATEWAY", network=network.number)
-            rows["devices"][(bridge.ifindex,)] = row
-    for endpoint in settled.endpoints:
+            rows["devices"][(device.ifindex,)] = row
+    for endpoint in endpoints:
         network = state.networks[endpoint.network_id]
         found = entries.endpoint_entries(network, endpoint)
         rows["devices"][found.device[0]] = found.device[1]
@@ -82,15 +190,18 @@ def promised(state: State, settled: Settled, seen: Seen) -> dict[str, Rows]:
         rows["quotas"][(endpoint.number,)] = ()
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
-    mappings = [m for e in state.endpoints.values() for m in e.ports]
-    classic = [e for e in settled.joined if e not in settled.endpoints]
-    if mappings:
+    if comparison.published():
         loopback = entries.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback
-    mappings = [m for e in state.endpoints.values() if e not in classic for m in e.ports]
+    mappings = [
+        mapping
+        for endpoint in state.endpoints.values()
+        if traits(comparison.network(endpoint)).acl
+        for mapping in endpoint.ports
+    ]
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
-    if settled.networks:
+    if networks:
         for way in seen.ways:
             uplink = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=way.ipv4, addr6=way.ipv6)
             rows["devices"][(way.ifindex,)] = uplink
@@ -104,25 +215,26 @@ def _plain(key: entries.AclKey) -> entries.AclKey:
     return key._replace(addr=mapped) if mapped is not None else key
 
 
-def _spared(state: State, settled: Settled) -> Mapping[str, Callable[[Any, Any], bool]]:
-    """What is in the middle of something: neither missing nor too much."""
-    numbers = {endpoint.number for endpoint in settled.unsettled}
-    ports = {key for e in settled.unsettled for key in entries.reserved_entries(state, e.ports)}
-    filters = {m.filter for e in settled.unsettled for m in e.ports}
-    settled_networks = {network.id for network in settled.built}
-    networks = {
-        n.number for n in state.networks.values() if n.id not in settled_networks and n.phase != "ready"
-    }
-    none = not settled.networks
+def _spared(comparison: Comparison, networks: list[Network]) -> Mapping[str, Callable[[Any, Any], bool]]:
+    """Rows about what is in the middle of something: neither missing nor orphans."""
+    state = comparison.state
+    known = {endpoint.id for endpoint in comparison.of_programs()}
+    unsettled = [e for e in state.endpoints.values() if e.id not in known]
+    numbers = {endpoint.number for endpoint in unsettled}
+    ports = {key for e in unsettled for key in entries.reserved_entries(state, e.ports)}
+    filters = {m.filter for e in unsettled for m in e.ports}
+    settled = {network.id for network in comparison.networks}
+    building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != READY}
+    none = not networks
     return {
-        "networks": lambda key, value: key[0] in networks,
+        "networks": lambda key, value: key[0] in building,
         "devices": lambda key, value: (
-            value.endpoint in numbers or value.network in networks or (none and value.kind == "DEVICE_UPLINK")
+            value.endpoint in numbers or value.network in building or (none and value.kind == "DEVICE_UPLINK")
         ),
         "endpoints": lambda key, value: value.number in numbers,
         "members": lambda key, value: value.endpoint in numbers,
         "ports": lambda key, value: value.endpoint in numbers,
-        "acls": lambda key, value: key.filter in filters,
+        "acls": lambda key, value: key.acl in filters,
         "reserved": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,

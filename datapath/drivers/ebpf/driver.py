@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver of bridge networks, without a bridge: a gateway device on the host, a pair of devices an
-endpoint, and the packet programs' maps, which say who is where.
+"""Bridge networks without a bridge: a gateway device on the host, a pair of devices an endpoint, and the packet
+programs' maps, which say who is where.
 
 The order matters for a command that is killed: a device's entry in the maps is written before its program is
 attached, so that no packet meets a program that does not know it; what is taken away goes in the other order.
@@ -16,11 +16,16 @@ from ipaddress import ip_interface
 from datapath.dataplane import connections, entries
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
-from datapath.drivers.pairs import Bridged, attempt, report
-from datapath.kernel import abi
+from datapath.drivers.base import Repair, attempt, report
+from datapath.drivers.comparison import Comparison
+from datapath.drivers.ebpf.spec import EBPF_BRIDGE
+from datapath.drivers.pairs.driver import PairDriver, waiting_name
+from datapath.errors import NotSupportedError
+from datapath.kernel import abi, features
 from datapath.kernel.bpf_maps import cut
 from datapath.model.endpoints import Endpoint, linklocal_of
-from datapath.model.networks import Network, gateway_mac
+from datapath.model.findings import Finding, Kind
+from datapath.model.networks import NETKIT, OPT_DEVICE, VETH, Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS
 from datapath.model.ports import PortMapping
 
@@ -30,10 +35,17 @@ def peer_name(network: Network) -> str:
     return f"dpx{network.number}"
 
 
-class Bridge(Bridged):
-    """Bridge networks (the default driver)."""
+class EbpfBridge(PairDriver):
+    """Driver bridge in its default mode."""
+
+    spec = EBPF_BRIDGE
 
     # ---- networks ------------------------------------------------------------------------
+
+    def require(self, network: Network) -> None:
+        if network.pair == NETKIT and not features.has_netkit():
+            what = "netkit devices (CONFIG_NETKIT, since Linux 6.10)"
+            raise NotSupportedError(f"{what}: use {OPT_DEVICE}={VETH}, or a kernel that has them")
 
     def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         links, dataplane = self.context.links, self.context.dataplane
@@ -84,22 +96,25 @@ class Bridge(Bridged):
 
     # ---- endpoints -----------------------------------------------------------------------
 
-    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+    def create_endpoint(
+        self, network: Network, endpoint: Endpoint, mtu: int, sandbox: str | None = None
+    ) -> Endpoint:
         with ExitStack() as undo:
 
             def opened(ifindex: int) -> None:
                 nonlocal endpoint
                 endpoint = replace(endpoint, host_ifindex=ifindex)
-                undo.callback(self.leave, network, endpoint)  # not before: another's device can have the name
+                undo.callback(
+                    self.delete_endpoint, network, endpoint
+                )  # not before: another's device can have the name
                 self._open(network, endpoint, new=True)
 
+            ifname = waiting_name(endpoint) if sandbox is None else endpoint.ifname
             self.context.links.create_endpoint(
-                *(endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu),
+                *(endpoint.host_ifname, ifname, sandbox, endpoint.mac, mtu),
                 prepare=opened,
                 kind=network.pair,
             )
-            if sandbox is not None:
-                self.configure(network, endpoint, sandbox)
             undo.pop_all()
         return endpoint
 
@@ -120,7 +135,7 @@ class Bridge(Bridged):
         if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
             self._open(network, endpoint)
 
-    def leave(self, network: Network, endpoint: Endpoint) -> None:
+    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
         dataplane = self.context.loaded
         failures: list[Exception] = []
         ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
@@ -149,12 +164,12 @@ class Bridge(Bridged):
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def program_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+    def open_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
         self.context.dataplane.links.update_many(links)
 
     # ---- published ports -------------------------------------------------------------------
 
-    def program_external(
+    def publish(
         self,
         network: Network,
         endpoint: Endpoint,
@@ -175,13 +190,13 @@ class Bridge(Bridged):
             b"".join(values.pack_run(run.value, run.length, "port") for run in ports.runs),
         )
 
-    def revoke_external(
+    def unpublish(
         self,
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
         reserved: entries.Runs,
-        filters: frozenset[int],
+        acls: frozenset[int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
@@ -190,14 +205,14 @@ class Bridge(Bridged):
         keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).runs)
         dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
         _write_reserved(dataplane, reserved)
-        self.forget_filters(filters)
+        self.delete_acls(acls)
 
-    def forget_filters(self, filters: frozenset[int]) -> None:
+    def delete_acls(self, acls: frozenset[int]) -> None:
         dataplane = self.context.loaded
-        if dataplane is not None and filters:
-            dataplane.acls.delete_many([key for key in dataplane.acls if key.acl in filters])
+        if dataplane is not None and acls:
+            dataplane.acls.delete_many([key for key in dataplane.acls if key.acl in acls])
 
-    def align_external(
+    def sync_ports(
         self,
         network: Network,
         endpoint: Endpoint,
@@ -219,7 +234,7 @@ class Bridge(Bridged):
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
         dataplane.acls.delete_many(set(dataplane.acls) - acls.keys())
 
-    def end_refused(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
+    def end_denied(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
         dataplane = self.context.loaded
         if dataplane is None:
             return
@@ -228,6 +243,20 @@ class Bridge(Bridged):
                 (PORT_PROTOCOLS[proto], host_port) for _, host_port, _, proto in mapping.expand()
             )
             connections.forget_refused(dataplane, endpoint.number, ports, mapping.admits)
+
+    # ---- doctor ----------------------------------------------------------------------------
+
+    @staticmethod
+    def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+        from datapath.drivers.ebpf import check
+
+        return check.findings(comparison, networks)
+
+    @staticmethod
+    def repairs() -> Mapping[Kind, Repair]:
+        from datapath.drivers.ebpf import repair
+
+        return {**PairDriver.repairs(), **repair.REPAIRS}
 
 
 def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
@@ -253,5 +282,5 @@ def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
     dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
 
 
-def _write_acls(dataplane: Dataplane, sources: Mapping[entries.AclKey, int]) -> None:
-    dataplane.acls.update_many({key: abi.acl(allow) for key, allow in sources.items()})
+def _write_acls(dataplane: Dataplane, acls: Mapping[entries.AclKey, int]) -> None:
+    dataplane.acls.update_many({key: abi.acl(allow) for key, allow in acls.items()})

@@ -7,23 +7,29 @@ and a path for packets that is Docker's without its userland proxy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
 
 from datapath.dataplane import entries
+from datapath.drivers.base import Repair, attempt, report
+from datapath.drivers.comparison import Comparison
 from datapath.drivers.linuxbridge import firewall
-from datapath.drivers.pairs import Bridged, attempt, report
-from datapath.kernel import abi, bridges, netfilter
+from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
+from datapath.drivers.pairs.driver import PairDriver, waiting_name
+from datapath.kernel import bridges, netfilter
 from datapath.model.endpoints import Endpoint
+from datapath.model.findings import Finding, Kind
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import Interface
 from datapath.model.ports import PortMapping
 
 
-class Classic(Bridged):
-    """Networks of the modes iptables and nftables."""
+class LinuxBridge(PairDriver):
+    """Driver bridge in the modes iptables and nftables."""
+
+    spec = LINUX_BRIDGE
 
     # ---- networks ------------------------------------------------------------------------
 
@@ -50,11 +56,7 @@ class Classic(Bridged):
 
     def delete_network(self, network: Network) -> None:
         failures: list[Exception] = []
-        dataplane, ifindex = self.context.loaded, _bridge(network)
-        if dataplane is not None:  # see Session.refresh_host; the bridge may be gone, or another by now
-            gateway, rows = int(abi.DeviceKind.DEVICE_GATEWAY), dataplane.devices.read_all()
-            known = [k for k, v in rows if (v.kind, v.network) == (gateway, network.number)]
-            dataplane.devices.delete_many(known)
+        ifindex = _bridge(network)
         attempt(failures, self._filter(network).delete_network, network)
         if ifindex is not None:
             attempt(failures, self.context.links.delete, ifindex)
@@ -62,18 +64,17 @@ class Classic(Bridged):
 
     # ---- endpoints -----------------------------------------------------------------------
 
-    def join(self, network: Network, endpoint: Endpoint, sandbox: str | None, mtu: int) -> Endpoint:
+    def create_endpoint(
+        self, network: Network, endpoint: Endpoint, mtu: int, sandbox: str | None = None
+    ) -> Endpoint:
         links = self.context.links
         with ExitStack() as undo:
-            undo.callback(self.leave, network, endpoint)
-            ifindex, _ = links.create_endpoint(
-                endpoint.host_ifname, endpoint.ifname, sandbox, endpoint.mac, mtu
-            )
+            undo.callback(self.delete_endpoint, network, endpoint)
+            ifname = waiting_name(endpoint) if sandbox is None else endpoint.ifname
+            ifindex, _ = links.create_endpoint(endpoint.host_ifname, ifname, sandbox, endpoint.mac, mtu)
             endpoint = replace(endpoint, host_ifindex=ifindex)
             self._filter(network).open(network, endpoint)
             bridges.enslave(endpoint.host_ifname, network.device)
-            if sandbox is not None:
-                self.configure(network, endpoint, sandbox)
             undo.pop_all()
         return endpoint
 
@@ -82,7 +83,7 @@ class Classic(Bridged):
             bridges.enslave(endpoint.host_ifname, network.device)
         self._filter(network).align(network, replace(endpoint, ports=()))
 
-    def leave(self, network: Network, endpoint: Endpoint) -> None:
+    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
         failures: list[Exception] = []
         attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         attempt(failures, self._filter(network).close, network, endpoint)
@@ -90,13 +91,13 @@ class Classic(Bridged):
         attempt(failures, netfilter.forget, addresses)
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def program_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+    def open_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
         if links:
             self._filter(network).link(network, links)
 
     # ---- published ports -------------------------------------------------------------------
 
-    def program_external(
+    def publish(
         self,
         network: Network,
         endpoint: Endpoint,
@@ -110,18 +111,18 @@ class Classic(Bridged):
         for version in endpoint.ways:
             netfilter.forget_udp(version, udp)
 
-    def revoke_external(
+    def unpublish(
         self,
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
         reserved: entries.Runs,
-        filters: frozenset[int],
+        acls: frozenset[int],
     ) -> None:
         if mappings:
             self._filter(network).revoke(network, endpoint, mappings)
 
-    def reclaim_external(
+    def take_over_ports(
         self,
         network: Network,
         endpoint: Endpoint,
@@ -130,7 +131,7 @@ class Classic(Bridged):
     ) -> None:
         """Nothing: each endpoint has rules of its own."""
 
-    def align_external(
+    def sync_ports(
         self,
         network: Network,
         endpoint: Endpoint,
@@ -138,6 +139,20 @@ class Classic(Bridged):
         acls: Mapping[entries.AclKey, int],
     ) -> None:
         self._filter(network).align(network, endpoint)
+
+    # ---- doctor ----------------------------------------------------------------------------
+
+    @staticmethod
+    def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+        from datapath.drivers.linuxbridge import check
+
+        return check.findings(comparison, networks)
+
+    @staticmethod
+    def repairs() -> Mapping[Kind, Repair]:
+        from datapath.drivers.linuxbridge import repair
+
+        return {**PairDriver.repairs(), **repair.REPAIRS}
 
     def _filter(self, network: Network) -> firewall.Filter:
         return firewall.find(network.mode)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from datapath.dataplane.entries import LinkKey, LinkValue
 from datapath.drivers.linuxbridge import iptables as ipt
+from datapath.drivers.linuxbridge import iptables_input as ipt_input
 from datapath.drivers.linuxbridge import nftables as nft
 from datapath.drivers.linuxbridge import rules
 from datapath.errors import KernelError
@@ -65,20 +66,22 @@ class Iptables:
     def create_network(self, network: Network) -> None:
         for version in rules.versions(network):
             wanted = ipt.network_rules(network, version)
-            netfilter.iptables_restore(version, ipt.prepare(self._present(version), wanted))
+            netfilter.iptables_restore(version, ipt_input.prepare(self._present(version), wanted))
 
     def delete_network(self, network: Network) -> None:
         for version in rules.versions(network):
-            netfilter.iptables_restore(version, ipt.clear(self._present(version), network))
+            netfilter.iptables_restore(version, ipt_input.clear(self._present(version), network))
             left = self._present(version)
             if left.nft and ipt.is_unused(left.rules):
                 family = nft.family(version)
-                tables = ipt.empty_tables(left)
+                tables = ipt_input.empty_tables(left)
                 netfilter.nft("".join(f"delete table {family} {table}\n" for table in tables))
 
     def open(self, network: Network, endpoint: Endpoint) -> None:
         for version in rules.versions(network):
-            netfilter.iptables_restore(version, ipt.change(ipt.endpoint_rules(network, endpoint, version)))
+            netfilter.iptables_restore(
+                version, ipt_input.change(ipt.endpoint_rules(network, endpoint, version))
+            )
 
     def close(self, network: Network, endpoint: Endpoint) -> None:
         for version in rules.versions(network):
@@ -87,20 +90,20 @@ class Iptables:
                 present = self._present(version)
                 about, linked = ipt.of_container(ip), ipt.of_links(ip)
                 gone = {rule for rule in present.rules if about(rule) or linked(rule)}
-                netfilter.iptables_restore(version, ipt.change(delete=gone, present=present))
+                netfilter.iptables_restore(version, ipt_input.change(delete=gone, present=present))
 
     def link(self, network: Network, links: Links) -> None:
         for version in rules.versions(network):
             wanted = ipt.link_rules(network, links, version)
             new = ipt.missing(self._present(version, "filter"), wanted) if wanted else []
-            netfilter.iptables_restore(version, ipt.change(new))
+            netfilter.iptables_restore(version, ipt_input.change(new))
 
     def publish(self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
         others = _others(endpoint, mappings)
         for version in rules.versions(network):
             known = set(ipt.port_rules(network, endpoint, others, version))
             new = ipt.port_rules(network, endpoint, mappings, version)
-            netfilter.iptables_restore(version, ipt.change(rule for rule in new if rule not in known))
+            netfilter.iptables_restore(version, ipt_input.change(rule for rule in new if rule not in known))
 
     def revoke(self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
         others = _others(endpoint, mappings)
@@ -116,15 +119,15 @@ class Iptables:
             if ip is not None:
                 wanted = ipt.endpoint_rules(network, endpoint, version)
                 wanted += ipt.port_rules(network, endpoint, endpoint.ports, version)
-                netfilter.iptables_restore(version, ipt.align(self._present(version), wanted, ip))
+                netfilter.iptables_restore(version, ipt_input.align(self._present(version), wanted, ip))
 
     def _delete(self, version: int, gone: set[ipt.Rule]) -> None:
         """A few by their text, which spares looking; many, or if not all of them are there, by number."""
         if len(gone) <= _FEW:
             with contextlib.suppress(KernelError):
-                netfilter.iptables_restore(version, ipt.change_by_text(gone))
+                netfilter.iptables_restore(version, ipt_input.change_by_text(gone))
                 return
-        netfilter.iptables_restore(version, ipt.change(delete=gone, present=self._present(version)))
+        netfilter.iptables_restore(version, ipt_input.change(delete=gone, present=self._present(version)))
 
     def _present(self, version: int, table: str = "") -> ipt.Present:
         return ipt.Present.parse(netfilter.iptables_save(version, table))

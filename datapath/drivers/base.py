@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The acting half of a network driver: the steps of the Container Network Model, in its order.
+
+A network is created once; an endpoint is created on the host's side, joins a sandbox, is programmed for the outside,
+and goes the same way back. Each step is separate, so that a sandbox that somebody else made and a device that
+somebody else moves and addresses (Docker's plugin protocol, netavark, CNI) take the same way as `run`. Every step
+that takes something away is idempotent and copes with its object half made: it is what cleans up after a killed
+command. All errors are KernelError and its kinds, or an ExceptionGroup of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from datapath.dataplane.entries import AclKey, LinkKey, LinkValue, Runs
+from datapath.drivers.comparison import Comparison
+from datapath.drivers.context import Context, HostView
+from datapath.errors import DatapathError, NotSupportedError
+from datapath.model.drivers import Spec
+from datapath.model.endpoints import Endpoint
+from datapath.model.findings import Finding, Kind
+from datapath.model.networks import Network
+from datapath.model.parsing import Address, Interface
+from datapath.model.ports import PortMapping
+from datapath.model.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class JoinInfo:
+    """What somebody needs who moves and addresses an endpoint's device himself, as libnetwork's Join answers.
+
+    `source`: the device's name on the host, "" if it is in the sandbox already; `ifname`: what it is called in the
+    sandbox; `addresses` with prefix length; `gateway4`, `gateway6`: next hops of the default routes, None: none is
+    here; `mtu`: bytes of an IP packet.
+    """
+
+    source: str
+    ifname: str
+    mac: str
+    addresses: tuple[Interface, ...]
+    gateway4: Address | None
+    gateway6: Address | None
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repairing:
+    """What a repair works with. `path`: a sandbox's namespace, None: nobody is in it; `compare` looks again."""
+
+    context: Context
+    state: State
+    view: Callable[[], HostView]
+    path: Callable[[str], str | None]
+    compare: Callable[[], Comparison]
+
+
+Repair = Callable[[Repairing, Finding], None]
+
+
+class HostPart:
+    """What a driver has on the host for all of its networks together. The defaults suit one that has nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def begin(self, view: HostView, upgrading: bool) -> None:
+        """Before anything else of a changing command: completes what an earlier one of the whole host left."""
+
+    def lost(self, view: HostView) -> bool:
+        """Whether everything of `view.networks` has to be built again, after a reboot for one. Has prepared it then,
+        so that what cannot be built is found before anything is taken away."""
+        return False
+
+    def refresh(self, view: HostView) -> None:
+        """Follows changes of the host: its devices, addresses and routes."""
+
+    def forget_network(self, view: HostView, network: Network) -> None:
+        """After a network, of whichever driver, has been taken away."""
+
+    def idle(self, view: HostView) -> None:
+        """No network of any driver is built: gives back what was changed of the host for them."""
+
+    def refresh_acls(self, view: HostView) -> None:
+        """Follows changes of who may connect to published ports."""
+
+    def finish(self, view: HostView) -> None:
+        """At the end of a changing command: follows what has been published and what not any more."""
+
+    def upgrade(self, view: HostView) -> bool:
+        """Puts this version in place of the one that is at work; False: there was nothing to do."""
+        return False
+
+    def remove(self, view: HostView) -> None:
+        """Takes away all that is shared by the driver's networks; these are gone."""
+
+    def look(self, view: HostView) -> dict[str, object]:
+        """What a comparison needs to know: fields of `Seen` by name."""
+        return {}
+
+
+class Driver:
+    """One driver at work in one command. The defaults suit a driver that builds nothing."""
+
+    spec: ClassVar[Spec]
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def require(self, network: Network) -> None:
+        """Refuses a network for which this host lacks something, before anything changes. NotSupportedError."""
+
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        """Builds what the network needs on the host. `mtu`: bytes of an IP packet. `members`: endpoints that it has
+        already, when it is built again."""
+
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        """Makes what may change of a network take effect. `mtu` in bytes, None: as it is. `sandbox`: the path of an
+        endpoint's namespace, None if nobody is in it."""
+
+    def delete_network(self, network: Network) -> None:
+        """Takes what was built for the network away."""
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def create_endpoint(
+        self, network: Network, endpoint: Endpoint, mtu: int, sandbox: str | None = None
+    ) -> Endpoint:
+        """Makes the endpoint's device and opens it for traffic; returns the endpoint with what is now known of it.
+
+        `sandbox`: the path of a namespace; the container's end is made in there at once. None: it stays on the host,
+        for `join` or for somebody else to move.
+        """
+        raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        """Puts the endpoint's device into the sandbox (the path of a namespace), if it is not in there, with its
+        name, addresses and default routes."""
+
+    def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
+        """What `join` has done or, if the device is on the host still, what its owner has to do himself."""
+        raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
+
+    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
+        """Closes the endpoint and removes its device, wherever that is; its connections are forgotten."""
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        """Opens an endpoint, whose device is there, for traffic again: what knew of it is gone."""
+
+    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        """Makes the sandbox's default routes lead through the endpoint, or not, as its flags say."""
+
+    def open_links(self, network: Network, links: Mapping[LinkKey, LinkValue]) -> None:
+        """Opens what `--link` opens on a network whose members may not talk to each other."""
+
+    # ---- published ports -------------------------------------------------------------------
+
+    def publish(
+        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: Runs
+    ) -> None:
+        """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included.
+
+        Ports that are published already get the ACL that the mappings have now.
+        """
+
+    def unpublish(
+        self,
+        network: Network,
+        endpoint: Endpoint,
+        mappings: tuple[PortMapping, ...],
+        reserved: Runs,
+        acls: frozenset[int],
+    ) -> None:
+        """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more;
+        `acls`: numbers of ACLs that no port uses without them."""
+
+    def take_over_ports(
+        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: Runs
+    ) -> None:
+        """Makes ports, which the endpoint and another one both had while they moved, the endpoint's own."""
+        self.publish(network, endpoint, mappings, reserved)
+
+    def sync_ports(
+        self, network: Network, endpoint: Endpoint, reserved: Runs, acls: Mapping[AclKey, int]
+    ) -> None:
+        """Makes the endpoint's published ports what its row says, whatever a killed command left. `reserved` and
+        `acls` are the whole host's."""
+
+    def delete_acls(self, acls: frozenset[int]) -> None:
+        """Removes ACLs that no port uses any more, by number."""
+
+    def end_denied(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
+        """Ends connections by way of these ports whose client may not connect any more."""
+
+    # ---- doctor ----------------------------------------------------------------------------
+
+    @staticmethod
+    def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+        """Every difference between what was promised of these networks, all of this driver, and what there is;
+        causes before what follows from them. Pure."""
+        yield from ()
+
+    @staticmethod
+    def repairs() -> Mapping[Kind, Repair]:
+        """What mends the findings of `check`."""
+        return {}
+
+
+def attempt(failures: list[Exception], step: Callable[..., object], *args: object) -> None:
+    """Does a step of taking something away; a failure does not keep the others from being done."""
+    try:
+        step(*args)
+    except (DatapathError, ExceptionGroup) as error:
+        failures.append(error)
+
+
+def report(failures: list[Exception], message: str) -> None:
+    """Raises the failures as an ExceptionGroup, if there are any."""
+    if failures:
+        raise ExceptionGroup(message, failures)

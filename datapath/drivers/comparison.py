@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doctor` compares: what was promised, and what was seen of the host. Pure.
+
+Compared is what is settled. An object whose row is unfinished is one finding; its devices and rows are neither missing
+nor orphans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from datapath.model.drivers import built, spec_of, traits
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.observed import Device, Seen
+from datapath.model.rows import OWNER, READY, short
+from datapath.model.state import State
+
+
+class Comparison:
+    """`networks`: those that are built. `joined`: endpoints whose device has to be there, in a sandbox in which
+    somebody lives, or still on the host. `unsettled`: all other endpoints, about which nothing can be said."""
+
+    def __init__(self, state: State, seen: Seen) -> None:
+        self.state, self.seen = state, seen
+        self.networks = [n for n in built(state.networks.values()) if n.phase == READY]
+        ids = {network.id for network in self.networks}
+        self.joined = [
+            e
+            for e in state.endpoints.values()
+            if e.phase == READY and e.network_id in ids and self._has_place(e)
+        ]
+        joined = {endpoint.id for endpoint in self.joined}
+        self.unsettled = [e for e in state.endpoints.values() if e.id not in joined]
+
+    def _has_place(self, endpoint: Endpoint) -> bool:
+        if endpoint.sandbox_id in self.seen.sandboxes:
+            return True
+        return self.foreign(endpoint) and self.seen.host.at(endpoint.host_ifindex) is not None
+
+    def foreign(self, endpoint: Endpoint) -> bool:
+        """The endpoint's sandbox is made and taken away by another owner than our own runtime."""
+        sandbox = self.state.sandboxes.get(endpoint.sandbox_id)
+        return sandbox is not None and sandbox.foreign
+
+    def of_programs(self) -> list[Endpoint]:
+        """The joined endpoints whose packets the packet programs forward."""
+        return [e for e in self.joined if traits(self.network(e)).programs]
+
+    def members(self, network: Network) -> list[Endpoint]:
+        """The network's joined endpoints."""
+        return [endpoint for endpoint in self.joined if endpoint.network_id == network.id]
+
+    def network(self, endpoint: Endpoint) -> Network:
+        """The network that the endpoint is on."""
+        return self.state.networks[endpoint.network_id]
+
+    def gateway(self, network: Network) -> Device | None:
+        """The network's gateway device, if it can be the one that was built."""
+        device = self.seen.host.devices.get(network.device)
+        kind = getattr(spec_of(network), "gateway_kind", None)
+        return device if device and device.kind == kind else None
+
+    def mtu(self, network: Network) -> int | None:
+        """Bytes of an IP packet; None: whatever it was, as no default route says what it is to be."""
+        if network.mtu:
+            return network.mtu
+        return self.seen.default_mtu if self.seen.default_route else None
+
+    def name(self, endpoint: Endpoint) -> str:
+        """The endpoint as a finding names it."""
+        holder, owner = self.state.holder(endpoint), self.state.owner(endpoint)
+        who = f"container {holder.name}" if holder else f"endpoint {short(endpoint.id)}"
+        if owner != OWNER:
+            who = f"sandbox {self.state.holder_name(endpoint)} of {owner}"
+        return f"{who} on network {self.network(endpoint).name}"
+
+    def published(self, endpoints: Iterable[Endpoint] | None = None) -> bool:
+        """Whether anything is published, by these endpoints or by any."""
+        return any(e.ports for e in (self.state.endpoints.values() if endpoints is None else endpoints))

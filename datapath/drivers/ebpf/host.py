@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet programs on a host: loaded once for all networks, and attached to its uplinks and loopback device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datapath.config.tuning import different, drift
+from datapath.dataplane import upgrade
+from datapath.dataplane.attach import HOOK_OF
+from datapath.dataplane.programs import Dataplane
+from datapath.drivers.base import HostPart
+from datapath.drivers.context import HostView
+from datapath.kernel import abi
+from datapath.kernel.links import LOOPBACK
+from datapath.model.drivers import built, traits
+from datapath.model.networks import Network
+
+
+class EbpfHost(HostPart):
+    """What the packet programs have on the host for all networks together."""
+
+    def begin(self, view: HostView, upgrading: bool) -> None:
+        """Finishes an upgrade that was cut short; tells of a version, and of settings, that came after the programs
+        were loaded, unless they are being upgraded."""
+        settings, tuning = self.context.settings, self.context.tuning
+        loaded = self.context.loaded
+        if loaded is not None and upgrade.pending(settings.bpffs) and upgrade.finish(loaded):
+            view.warn("the packet programs were being replaced: done")
+        if loaded is None or upgrading:
+            return
+        if loaded.outdated:
+            view.warn("the packet programs are of another version: `datapathctl upgrade` replaces them")
+            return
+        actual = loaded.setup()
+        if found := drift(tuning, actual.config, actual.sizes):
+            view.warn(f"the packet programs were loaded with other settings: {found}")
+
+    def lost(self, view: HostView) -> bool:
+        """Loads the programs if networks need them and they are gone: if they cannot be, all stays as it is."""
+        if not view.networks or self.context.loaded is not None:
+            return False
+        _ = self.context.dataplane
+        view.warn("the packet programs were missing on the host: loaded again, networks and ports with them")
+        return True
+
+    # ---- what follows the host -------------------------------------------------------------
+
+    def refresh(self, view: HostView) -> None:
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        self._note_others(dataplane, view)
+        self._attach_uplinks(dataplane, view)
+        self.refresh_acls(view)
+        self._tell_addresses(dataplane, view)
+
+    def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
+        """Gateway devices of networks that others forward: the programs keep their containers from these."""
+        kind = int(abi.DeviceKind.DEVICE_GATEWAY)
+        others = [n for n in built(view.state.networks.values()) if not traits(n).programs]
+        for network in others:
+            index = self.context.links.index(network.device)
+            wanted = {abi.device_key(index)} if index is not None else set()
+            dataplane.devices.delete_many(_gateways_of(dataplane, network) - wanted)
+            for key in wanted:
+                dataplane.devices[key] = abi.device(kind=kind, network=network.number)
+
+    def _attach_uplinks(self, dataplane: Dataplane, view: HostView) -> None:
+        """To new uplinks; those that are none any more are given up."""
+        kind = int(abi.DeviceKind.DEVICE_UPLINK)
+        wanted = {
+            abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
+            for uplink in view.observed.uplinks
+        }
+        known = dataplane.devices.having("kind", kind)
+        for key in known.keys() - wanted.keys():
+            dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
+            dataplane.detach_xdp(key.ifindex)
+            dataplane.devices.pop(key, None)
+        dataplane.devices.update_many(
+            {key: value for key, value in wanted.items() if known.get(key) != value}
+        )
+        for key in wanted:
+            dataplane.attach("from_uplink", key.ifindex)
+
+    def _tell_addresses(self, dataplane: Dataplane, view: HostView) -> None:
+        """All of the host's. What was observed may be older than a network that this command has built."""
+        own = {address.ip for address in view.observed.addresses}
+        networks = built(view.state.networks.values())
+        own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
+        addresses = {abi.address_key(address): abi.address() for address in own}
+        present = dict(dataplane.addresses.read_all())
+        dataplane.addresses.delete_many(present.keys() - addresses.keys())
+        dataplane.addresses.update_many(
+            {key: value for key, value in addresses.items() if key not in present}
+        )
+
+    def forget_network(self, view: HostView, network: Network) -> None:
+        dataplane = self.context.loaded
+        if dataplane is not None:
+            gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
+            dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
+            dataplane.devices.delete_many(_gateways_of(dataplane, network))
+
+    def refresh_acls(self, view: HostView) -> None:
+        """XDP on the uplinks while it has something to refuse: sources that an ACL denies, or floods."""
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        acls = any(mapping.filter for e in view.state.endpoints.values() for mapping in e.ports)
+        wanted = acls or dataplane.limits_floods
+        for uplink in view.observed.uplinks:
+            if not wanted:
+                dataplane.detach_xdp(uplink.ifindex)
+            elif not dataplane.attach_xdp(uplink.ifindex) and dataplane.note_other_xdp(uplink.ifindex):
+                view.warn(
+                    f"device {uplink.name} has another XDP program: sources are refused later, "
+                    "and there is no limit on floods"
+                )
+
+    def finish(self, view: HostView) -> None:
+        """On the loopback device while anything is published: for what the host sends past the socket hooks."""
+        dataplane = self.context.loaded
+        if dataplane is None:
+            return
+        key = abi.device_key(LOOPBACK)
+        if any(endpoint.ports for endpoint in view.state.endpoints.values()):
+            dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
+            dataplane.attach("from_loopback", LOOPBACK)
+        elif key in dataplane.devices:
+            dataplane.detach("from_loopback", LOOPBACK)
+            dataplane.devices.pop(key)
+
+    # ---- versions, and the end -----------------------------------------------------------------
+
+    def upgrade(self, view: HostView) -> bool:
+        """The programs of this version, with the settings of now, in place of those that are loaded. False: they are
+        these, or none are loaded."""
+        loaded = self.context.loaded
+        if loaded is None:
+            return False
+        if not loaded.outdated and not different(self.context.tuning.config, loaded.setup().config):
+            return False
+        upgrade.prepare(loaded)
+        upgrade.finish(loaded)
+        self.refresh_acls(view)
+        return True
+
+    def remove(self, view: HostView) -> None:
+        """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
+        staying = ("from_uplink", "from_loopback")
+        dataplane = self.context.loaded
+        if dataplane is not None:
+            rows = dataplane.devices.read_all()
+            hooks = ((HOOK_OF.get(value.kind, ""), key.ifindex) for key, value in rows)
+            attached = [(hook, index) for hook, index in hooks if hook in staying]
+        else:
+            settings = self.context.settings
+            dataplane = Dataplane(settings.bpffs, settings.attach)
+            if not dataplane.is_there():
+                return
+            places = {uplink.ifindex for uplink in view.observed.uplinks} | dataplane.places()
+            attached = [("from_uplink", index) for index in places - {LOOPBACK}]
+            attached.append(("from_loopback", LOOPBACK))
+        for hook, index in attached:
+            dataplane.detach(hook, index)
+        dataplane.remove()
+
+
+def _gateways_of(dataplane: Dataplane, network: Network) -> set[Any]:
+    """The keys of the devices that the programs know as the network's gateway device: one, or of one that is gone."""
+    gateways = dataplane.devices.having("kind", int(abi.DeviceKind.DEVICE_GATEWAY))
+    return {key for key, device in gateways.items() if device.network == network.number}

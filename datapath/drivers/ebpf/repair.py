@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`reconcile`, the part about the packet programs: attachments, rows of maps, pins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from datapath.dataplane import connections
+from datapath.dataplane.convert import to_abi
+from datapath.dataplane.layout import SOCKET_HOOKS, XDP_HOOK
+from datapath.drivers.base import Repair, Repairing
+from datapath.drivers.ebpf.host import EbpfHost
+from datapath.kernel import abi
+from datapath.model.checks import DETACHED, MISSING, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
+from datapath.model.findings import Finding, Kind
+
+
+def _attach(work: Repairing, finding: Finding) -> None:
+    hook, ifindex = finding.about
+    dataplane = work.context.dataplane
+    if hook in SOCKET_HOOKS:
+        dataplane.drop_link(hook)
+        dataplane.attach_sockets()
+        return
+    dataplane.drop_link(f"{hook}-{ifindex}")
+    if hook == XDP_HOOK:
+        EbpfHost(work.context).refresh_acls(work.view())
+    else:
+        dataplane.attach(hook, ifindex)
+
+
+def _write_row(work: Repairing, finding: Finding) -> None:
+    name, key, value = finding.about
+    dataplane = work.context.dataplane
+    rows = getattr(dataplane, name)
+    match name:
+        case "networks":
+            rows[key[0]] = to_abi(value)
+        case "devices":
+            rows[key] = to_abi(value)
+        case "quotas":
+            connections.open_quota(dataplane, key[0])
+        case "addresses":
+            rows[key] = abi.address()
+        case _:
+            rows[key] = value
+
+
+def _delete_row(work: Repairing, finding: Finding) -> None:
+    name, key = finding.about
+    dataplane = work.context.dataplane
+    match name:
+        case "networks":
+            dataplane.networks[key[0]] = abi.network()
+        case "quotas":
+            connections.forget_endpoint(dataplane, key[0])
+        case _:
+            getattr(dataplane, name).pop(key, None)
+
+
+def _delete_device(work: Repairing, finding: Finding) -> None:
+    work.context.dataplane.devices.pop(abi.device_key(finding.about[0]), None)
+    work.context.links.delete(finding.about[0])
+
+
+def _unpin(work: Repairing, finding: Finding) -> None:
+    work.context.dataplane.drop_link(finding.about[0])
+
+
+REPAIRS: Mapping[Kind, Repair] = {
+    DETACHED: _attach,
+    MISSING: _write_row,
+    WRONG: _write_row,
+    STRAY: _delete_row,
+    STRAY_DEVICE: _delete_device,
+    STRAY_PIN: _unpin,
+}

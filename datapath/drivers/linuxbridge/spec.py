@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridge networks as Docker builds them: what may be asked of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from datapath.drivers.pairs.spec import PairSpec
+from datapath.errors import ConfigError
+from datapath.model.drivers import Traits
+from datapath.model.networks import EBPF, MODES, OPT_DEVICE, OPT_MODE, VETH, Network, NetworkRequest
+
+
+class LinuxBridge(PairSpec):
+    """Driver bridge in the modes iptables and nftables: a Linux bridge and packet filter rules forward."""
+
+    name = "bridge"
+    traits = Traits(acl=False)
+    gateway_kind = "bridge"
+
+    def serves(self, options: Mapping[str, str]) -> bool:
+        mode = options.get(OPT_MODE, EBPF)
+        return mode in MODES and mode != EBPF
+
+    def check(self, request: NetworkRequest, options: Mapping[str, str]) -> None:
+        super().check(request, options)
+        pair = options.get(OPT_DEVICE, VETH)
+        if pair != VETH:
+            raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
+
+    def sysctls(self, network: Network) -> dict[str, str]:
+        return {**super().sysctls(network), f"net/ipv4/conf/{network.device}/route_localnet": "1"}
+
+
+LINUX_BRIDGE = LinuxBridge()

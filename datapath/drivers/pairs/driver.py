@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container's end of an endpoint's pair of devices, whatever forwards the packets at the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import cast
+
+from datapath.drivers.base import Driver, JoinInfo, Repair
+from datapath.kernel import bridges
+from datapath.model.endpoints import Endpoint
+from datapath.model.findings import Kind
+from datapath.model.networks import Network
+from datapath.model.parsing import Address, Interface
+
+
+class PairDriver(Driver):
+    """Networks whose members have a pair of devices each."""
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        links = self.context.links
+        links.move(waiting_name(endpoint), sandbox, endpoint.ifname)
+        links.configure(
+            sandbox,
+            endpoint.ifname,
+            addresses(endpoint),
+            gateway4=cast(IPv4Address, gateway(network, 4)) if endpoint.gateway4 else None,
+            gateway6=cast(IPv6Address, gateway(network, 6)) if endpoint.gateway6 else None,
+            ipv6=network.ipv6,
+        )
+
+    def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
+        waiting = waiting_name(endpoint)
+        return JoinInfo(
+            source=waiting if self.context.links.index(waiting) is not None else "",
+            ifname=endpoint.ifname,
+            mac=endpoint.mac,
+            addresses=tuple(addresses(endpoint)),
+            gateway4=gateway(network, 4) if endpoint.gateway4 else None,
+            gateway6=gateway(network, 6) if endpoint.gateway6 else None,
+            mtu=mtu,
+        )
+
+    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        links = self.context.links
+        for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
+            address = gateway(network, version)
+            if wanted and address is not None:
+                links.set_gateway(sandbox, endpoint.ifname, address)
+            else:
+                links.remove_gateway(sandbox, endpoint.ifname, version)
+
+    def set_mtu(
+        self,
+        devices: tuple[str, ...],
+        members: tuple[Endpoint, ...],
+        mtu: int,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        """Of the network's own devices, and of both ends of its members' pairs; bytes of an IP packet."""
+        bridges.set_mtu(None, (*devices, *(member.host_ifname for member in members)), mtu)
+        for member in members:
+            path = sandbox(member)
+            if path is not None:
+                bridges.set_mtu(path, (member.ifname,), mtu)
+
+    @staticmethod
+    def repairs() -> Mapping[Kind, Repair]:
+        from datapath.drivers.pairs import repair
+
+        return repair.REPAIRS
+
+
+def waiting_name(endpoint: Endpoint) -> str:
+    """What the container's end is called on the host, until it is in its sandbox."""
+    return f"{endpoint.host_ifname}p"
+
+
+def addresses(endpoint: Endpoint) -> list[Interface]:
+    """Those of the endpoint, with prefix length."""
+    return [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
+
+
+def gateway(network: Network, version: int) -> Address | None:
+    """The network's gateway address of that IP version; None: it has none."""
+    subnet = network.subnet4 if version == 4 else network.subnet6
+    return subnet.gateway if subnet else None

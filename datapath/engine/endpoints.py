@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints: created on the host's side, joined to a sandbox, deleted; and which of a sandbox's has the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from datapath.dataplane import entries
+from datapath.engine import ports
+from datapath.engine.transaction import Transaction
+from datapath.errors import DatapathError
+from datapath.model.endpoints import Endpoint
+from datapath.model.rows import CHANGING, READY, REMOVING, short
+from datapath.model.sandboxes import Sandbox
+from datapath.plan.endpoints import assign_gateways
+
+
+def create(tx: Transaction, endpoint: Endpoint, path: str | None = None) -> Endpoint:
+    """Makes the device of an endpoint whose row is written; `path`: of the namespace that it will join, if that is
+    known. Its device's index is for the caller to write down, with the next phase."""
+    network = tx.state.networks[endpoint.network_id]
+    endpoint = tx.driver(network).create_endpoint(network, endpoint, tx.mtu(network), path)
+    tx.state = tx.state.including(endpoint)
+    return endpoint
+
+
+def join(tx: Transaction, endpoint: Endpoint, path: str) -> None:
+    """Puts an endpoint that has been created into the sandbox with that namespace path, opens the links that it has a
+    part in, and publishes its ports."""
+    network = tx.state.networks[endpoint.network_id]
+    tx.driver(network).join(network, endpoint, path)
+    open_links(tx, endpoint)
+    ports.publish(tx, endpoint, endpoint.ports)
+
+
+def attach(tx: Transaction, endpoint: Endpoint, path: str) -> Endpoint:
+    """Both at once, with the device made in its place. Undone on failure, but for the row."""
+    endpoint = create(tx, endpoint, path)
+    try:
+        join(tx, endpoint, path)
+    except BaseException:
+        network = tx.state.networks[endpoint.network_id]
+        tx.driver(network).delete_endpoint(network, endpoint)
+        raise
+    return endpoint
+
+
+def open_links(tx: Transaction, endpoint: Endpoint) -> None:
+    """What `--link` opens on the endpoint's network, where members may not talk to each other."""
+    network = tx.state.networks[endpoint.network_id]
+    if not network.icc:
+        tx.driver(network).open_links(network, entries.link_entries(network, tx.state))
+
+
+def remove(tx: Transaction, endpoint: Endpoint) -> None:
+    """Closes an endpoint's ports, removes its device and its row, whatever of it is there."""
+    network = tx.state.networks[endpoint.network_id]
+    ports.unpublish(tx, endpoint, endpoint.ports)
+    tx.driver(network).delete_endpoint(network, endpoint)
+    tx.delete(endpoint)
+    if any(mapping.filter for mapping in endpoint.ports):
+        tx.refresh_acls()
+
+
+def make_wait(tx: Transaction, endpoint: Endpoint) -> Endpoint:
+    """A device for an endpoint that is in no sandbox, in place of the one that it has; the row is for the caller to
+    write down."""
+    network = tx.state.networks[endpoint.network_id]
+    tx.driver(network).delete_endpoint(network, endpoint)
+    return create(tx, replace(endpoint, host_ifindex=0))
+
+
+def remove_all(tx: Transaction, endpoints: tuple[Endpoint, ...], subject: str) -> None:
+    """Goes through all, then reports what went wrong, as an ExceptionGroup about the subject."""
+    failures: list[Exception] = []
+    for endpoint in endpoints:
+        try:
+            remove(tx, endpoint)
+        except (DatapathError, ExceptionGroup) as error:
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup(f"{subject} could not be cleaned up completely", failures)
+
+
+def evict_dead(tx: Transaction) -> None:
+    """Removes the endpoints of other owners whose device is gone, with their sandbox, before somebody asks for an
+    address or a port: nobody uses theirs any more, and nobody may ever say so."""
+    for endpoint in list(tx.state.endpoints.values()):
+        if is_dead(tx, endpoint):
+            evict(tx, endpoint)
+
+
+def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
+    """The endpoint is another owner's, and its device on the host is gone."""
+    sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is None or not sandbox.foreign or endpoint.phase != READY or not endpoint.host_ifindex:
+        return False
+    return tx.context.links.index(endpoint.host_ifname) != endpoint.host_ifindex
+
+
+def evict(tx: Transaction, endpoint: Endpoint) -> None:
+    """Removes an endpoint of another owner, and with the last one its sandbox, if nobody is in there."""
+    tx.put(replace(endpoint, phase=REMOVING))
+    remove(tx, endpoint)
+    sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and not tx.state.endpoints_of_sandbox(sandbox.id) and tx.path(sandbox.id) is None:
+        tx.delete(sandbox)
+
+
+def rewire(
+    tx: Transaction, path: str | None, before: Mapping[str, Endpoint], changed: tuple[Endpoint, ...]
+) -> None:
+    """Endpoints of a sandbox whose default routes or ports move. Their rows stay "changing"."""
+    for endpoint in changed:
+        ports.unpublish(tx, before[endpoint.id], before[endpoint.id].ports)
+    tx.intend(*(replace(endpoint, phase=CHANGING) for endpoint in changed))
+    for endpoint in sorted(changed, key=lambda e: e.gateway):
+        network = tx.state.networks[endpoint.network_id]
+        if path is not None:
+            tx.driver(network).set_routes(network, endpoint, path)
+        ports.publish(tx, endpoint, endpoint.ports)
+
+
+def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
+    """Gives a sandbox's endpoints the default routes and ports that they are to have, whatever they have."""
+    holder = tx.state.containers.get(sandbox_id)
+    endpoints = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.phase != REMOVING]
+    mappings = holder.ports if holder else tuple(dict.fromkeys(m for e in endpoints for m in e.ports))
+    wanted = assign_gateways(endpoints, mappings, tx.state)
+    tx.put(*(replace(endpoint, phase=CHANGING) for endpoint in wanted))
+    path, sandbox = tx.path(sandbox_id), tx.state.sandboxes.get(sandbox_id)
+    if sandbox is not None and sandbox.foreign and not sandbox.key:  # it was leaving
+        wanted = tuple(make_wait(tx, replace(endpoint, ports=())) for endpoint in wanted)
+    for endpoint in sorted(wanted, key=lambda e: e.gateway):
+        network = tx.state.networks[endpoint.network_id]
+        driver = tx.driver(network)
+        if path is not None:
+            driver.set_routes(network, endpoint, path)
+        published = [m for e in tx.state.endpoints.values() for m in e.ports]
+        driver.sync_ports(
+            network, endpoint, entries.reserved_entries(tx.state), entries.acl_entries(published)
+        )
+        driver.end_denied(endpoint, endpoint.ports)
+    tx.refresh_acls()
+    tx.put(*(replace(endpoint, phase=READY) for endpoint in wanted))
+
+
+def forget_sandbox(tx: Transaction, sandbox: Sandbox, endpoints: tuple[Endpoint, ...]) -> None:
+    """Removes the sandbox's endpoints, then its row."""
+    tx.put(replace(sandbox, phase=REMOVING), *(replace(e, phase=REMOVING) for e in endpoints))
+    remove_all(tx, endpoints, f"sandbox {sandbox.name or short(sandbox.id)}")
+    tx.delete(sandbox)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way into the engine: commands that change something, one at a time on the whole host; and looking.
+
+Readers look at a snapshot and take no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from datapath.config.daemon import DaemonConfig
+from datapath.config.settings import Settings
+from datapath.drivers.context import Context
+from datapath.engine import networks, ports, recovery
+from datapath.engine.transaction import Owner, Transaction
+from datapath.errors import DatapathError, InUseError
+from datapath.model.rows import OWNER
+from datapath.model.state import State
+from datapath.store.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from datapath.model.findings import Finding
+
+
+def ignore(line: str) -> None:
+    """Takes warnings that nobody wants to see."""
+
+
+class Engine:
+    """The network engine of one host. `warn` takes lines that the user should see and that are no errors. `owners`:
+    the runtimes of this process, which are asked when a command begins."""
+
+    def __init__(
+        self, settings: Settings, warn: Callable[[str], None] = ignore, owners: Sequence[Owner] = ()
+    ) -> None:
+        self.settings = settings
+        self.warn = warn
+        self.owners = {owner.name: owner for owner in owners}
+        self._commands = 0
+        self._kept: SQLiteStore | None = None
+
+    # ---- changing, and looking ---------------------------------------------------------------
+
+    @contextmanager
+    def changing(
+        self, create: bool = True, upgrading: bool = False, leaving: bool = False
+    ) -> Iterator[Transaction]:
+        """One command that changes something: the lock is taken, what a killed command left is taken back or
+        completed, containers that have ended are noticed, and the host's changes followed.
+
+        Without `create` there has to be a store. `upgrading`: nobody has to be told that the packet programs are of
+        another version. `leaving`: all of it goes, so nothing is built again, and programs of a version whose maps
+        cannot be read are no obstacle. PrivilegeError, StateError, KernelError, ConfigError.
+        """
+        from datapath.dataplane import version
+        from datapath.kernel import features
+
+        features.require()  # before files are read that only root may read
+        config = DaemonConfig.load(self.settings)
+        context = Context(self.settings, config.datapath)
+        with ExitStack() as stack:
+            store = stack.enter_context(self._opened(create))
+            _keep(stack.enter_context(store.lock()), stack)
+            stack.enter_context(context)
+            tx = Transaction(self.settings, config, store, context, self.owners, self.warn)
+            if leaving:
+                context.unusable = not version.understood(self.settings.bpffs)
+                recovery.clear_up(tx)
+            else:
+                recovery.recover(tx, upgrading)
+            stack.callback(self._finish, tx)
+            yield tx
+
+    def _finish(self, tx: Transaction) -> None:
+        if tx.store.exists(self.settings.state_dir):
+            ports.reserve(tx)
+            for part, view in tx.parts():
+                part.finish(view)
+
+    @contextmanager
+    def _opened(self, create: bool) -> Iterator[SQLiteStore]:
+        """The store, for one command; kept for the next one by whoever gives many."""
+        kept, self._kept = self._kept, None  # another thread opens its own
+        if kept is not None and not kept.current:
+            kept.close()
+            kept = None
+        with ExitStack() as stack:
+            store = stack.enter_context(kept or SQLiteStore(self.settings.state_dir, create=create))
+            yield store
+            self._commands += 1
+            # A command line gives one, and leaves the file whole. One that has failed is not trusted.
+            if self._commands > 1 and self._kept is None and store.current:
+                self._kept = store
+                stack.pop_all()
+
+    def snapshot(self) -> State:
+        """Everything that was promised, as of one moment. StateError, PrivilegeError."""
+        with SQLiteStore(self.settings.state_dir, reading=True) as store:
+            return store.load()
+
+    @property
+    def exists(self) -> bool:
+        """Something was promised on this host, or has been: there is a store."""
+        return SQLiteStore.exists(self.settings.state_dir)
+
+    # ---- the installation ----------------------------------------------------------------------
+
+    def doctor(self) -> list[Finding]:
+        """What is not as promised. Takes no lock, changes nothing."""
+        from datapath.engine import doctor
+        from datapath.kernel import features
+
+        features.require()
+        tuning, unreadable = doctor.tuning(self.settings)
+        return [*unreadable, *doctor.examine(self.settings, tuning, self.owners)]
+
+    def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
+        """Mends what can be: (what was mended, what is left, what went wrong)."""
+        from datapath.engine.reconcile import reconcile
+
+        before = self.doctor()
+        if not self.exists:
+            return [], before, []
+        with self.changing() as tx:
+            found, left, failures = reconcile(tx)
+        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in left]
+        return mended, left, failures if left else []
+
+    def upgrade(self) -> bool:
+        """Puts what is at work of this version in place of what is loaded; False: there was nothing to do. No packet
+        is lost meanwhile."""
+        from datapath.kernel import features
+
+        features.require()
+        if not self.exists:
+            return False
+        with self.changing(create=False, upgrading=True) as tx:
+            done = [part.upgrade(view) for part, view in tx.parts()]
+            return any(done)
+
+    def refuse_foreign(self, force: bool) -> None:
+        """InUseError if other owners have networks or sandboxes here, unless `force`."""
+        from datapath.kernel import features
+
+        features.require()
+        state = self.snapshot() if self.exists and not force else State()
+        found = {network.owner for network in state.networks.values()}
+        owners = sorted((found | {sandbox.owner for sandbox in state.sandboxes.values()}) - {OWNER})
+        if owners:
+            raise InUseError(
+                f"networks or sandboxes of {', '.join(owners)} are here: take them away there, or use --force"
+            )
+
+    def remove_all(self, tx: Transaction, failures: list[Exception]) -> None:
+        """Takes every endpoint, network, program and pin away, and the state; ExceptionGroup: `failures` and those
+        that come here. The transaction is a leaving one, and owners have taken away what is theirs."""
+        from datapath.engine import endpoints
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except (DatapathError, ExceptionGroup) as error:
+                failures.append(error)
+
+        for sandbox in list(tx.state.sandboxes.values()):
+            mine = tx.state.endpoints_of_sandbox(sandbox.id)
+            attempt(lambda s=sandbox, e=mine: endpoints.forget_sandbox(tx, s, e))  # type: ignore[misc]
+        for network in list(tx.state.networks.values()):
+            attempt(lambda n=network: networks.teardown(tx, n))  # type: ignore[misc]
+        for part, view in tx.parts():
+            attempt(lambda p=part, v=view: p.remove(v))  # type: ignore[misc]
+        if failures:
+            raise ExceptionGroup("not everything could be taken away", failures)
+        ports.reserve(tx)
+        tx.store.destroy()
+
+
+def _keep(lock: int, stack: ExitStack) -> None:
+    """Programs that the command starts hold its lock too: see `kernel.process.kept`."""
+    from datapath.kernel import process
+
+    process.kept.add(lock)
+    stack.callback(process.kept.discard, lock)

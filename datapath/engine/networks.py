@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks: built, torn down, created, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from datapath.engine.transaction import Transaction, now
+from datapath.model.drivers import traits
+from datapath.model.networks import Network, NetworkRequest
+from datapath.model.rows import CREATING, READY
+from datapath.plan.networks import plan_network_create, plan_network_prune, plan_network_remove
+
+
+def create(tx: Transaction, request: NetworkRequest) -> Network:
+    """`network create`. ConfigError, ExistsError; NotSupportedError: the host lacks what it needs."""
+    planned = plan_network_create(request, tx.state, tx.facts, tx.config, tx.fresh)
+    tx.driver(planned).require(planned)
+    return build(tx, planned)
+
+
+def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
+    """`network rm` by the owner `by`. NotFoundError, ConfigError; InUseError: it has endpoints, or is another
+    owner's and not `force`."""
+    network = plan_network_remove(name, tx.state, by, force)
+    tx.put(network)
+    teardown(tx, network)
+    return network
+
+
+def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
+    """`network prune`: every unused network of our own that passes the filters; those that were removed."""
+    gone = plan_network_prune(tx.state, filters, now())
+    tx.put(*gone)
+    for network in gone:
+        teardown(tx, network)
+    return list(gone)
+
+
+def build(tx: Transaction, network: Network) -> Network:
+    """Builds a planned network: intent, kernel, record."""
+    network = replace(network, phase=CREATING)
+    tx.put(network)
+    try:
+        tx.driver(network).create_network(network, tx.mtu(network))
+    except BaseException:
+        teardown(tx, network)
+        raise
+    network = replace(network, phase=READY, realised=True)
+    tx.put(network)
+    refresh_host(tx)
+    return network
+
+
+def teardown(tx: Transaction, network: Network) -> None:
+    """Takes a network away; a predefined one goes back to being unused."""
+    tx.driver(network).delete_network(network)
+    if network.predefined:
+        tx.put(replace(network, phase=READY, realised=not traits(network).endpoints, subnets=()))
+    else:
+        tx.delete(network)
+    for part, view in tx.parts():
+        part.forget_network(view, network)
+
+
+def refresh_host(tx: Transaction) -> None:
+    """Keeps packets forwarded that have to be, and what drivers have on the host up to date with it."""
+    for device in tx.context.links.keep_forwarding(n.device for n in tx.built):
+        tx.warn(f"forwarding had been switched off for {device}: it is on again")
+    for part, view in tx.parts():
+        part.refresh(view)
+
+
+def lost(tx: Transaction) -> list[Network]:
+    """The networks that have to be built again as a whole: what their driver had on the host is gone."""
+    return [network for part, view in tx.parts() if part.lost(view) for network in view.networks]

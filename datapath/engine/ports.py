@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published ports: opened and closed at the endpoints that carry them, and kept from the kernel's own choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from datapath.dataplane import entries
+from datapath.engine.transaction import Transaction
+from datapath.kernel import sockets, sysctl
+from datapath.model.endpoints import Endpoint
+from datapath.model.parsing import Address
+from datapath.model.ports import PortMapping
+from datapath.model.state import State
+from datapath.plan.ports import PortContext, ephemeral_ports, parse_reserved, reserved_text
+
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
+
+
+def publish(
+    tx: Transaction,
+    endpoint: Endpoint,
+    mappings: tuple[PortMapping, ...],
+    again: bool = False,
+    state: State | None = None,
+) -> None:
+    """Opens ports of an endpoint; its row names them already. `again`: it has had them all along. `state`: what the
+    rows will say, if they do not yet."""
+    if not mappings:
+        return
+    reserve(tx)
+    network = tx.state.networks[endpoint.network_id]
+    reserved = entries.reserved_entries(state or tx.state, mappings)
+    driver = tx.driver(network)
+    (driver.take_over_ports if again else driver.publish)(network, endpoint, mappings, reserved)
+    if any(mapping.filter for mapping in mappings):
+        tx.refresh_acls()
+
+
+def unpublish(tx: Transaction, endpoint: Endpoint, mappings: tuple[PortMapping, ...]) -> None:
+    """Closes ports of an endpoint; what another endpoint of the sandbox has too, while ports move, leads there."""
+    if not mappings:
+        return
+    left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
+    after = tx.state.including(replace(endpoint, ports=left))
+    network = tx.state.networks[endpoint.network_id]
+    reserved = entries.reserved_entries(after, mappings)
+    acls = frozenset(m.filter for m in mappings if m.filter) - acls_in_use(after)
+    tx.driver(network).unpublish(network, endpoint, mappings, reserved, acls)
+    for other in tx.state.endpoints_of_sandbox(endpoint.sandbox_id):
+        theirs = tuple(mapping for mapping in other.ports if mapping in mappings)
+        if other.id != endpoint.id and theirs:
+            publish(tx, other, theirs, again=True, state=after)
+
+
+def set_acl(
+    tx: Transaction, before: PortMapping, mapping: PortMapping, endpoints: tuple[Endpoint, ...]
+) -> None:
+    """Exchanges the ACL of a mapping, in one step for each port; the rows name the new one already."""
+    concerned = [endpoint for endpoint in endpoints if mapping in endpoint.ports]
+    for endpoint in concerned:
+        publish(tx, endpoint, (mapping,), again=True)
+    unused = frozenset({before.filter} - {0}) - acls_in_use(tx.state)
+    for endpoint in concerned:
+        driver = tx.driver(tx.state.networks[endpoint.network_id])
+        driver.delete_acls(unused)
+        driver.end_denied(endpoint, (mapping,))
+    tx.refresh_acls()
+
+
+def acls_in_use(state: State) -> set[int]:
+    """Numbers of the ACLs that ports of endpoints use."""
+    return {mapping.filter for endpoint in state.endpoints.values() for mapping in endpoint.ports}
+
+
+def context(tx: Transaction) -> PortContext:
+    """What plans need to decide about host ports: the host's own sockets, and its ephemeral range."""
+
+    def in_use(proto: str, address: Address | None, port: int) -> str | None:
+        return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
+
+    return PortContext(tx.facts, in_use, sysctl.ephemeral_ports(), sockets.suspects)
+
+
+def reserve(tx: Transaction) -> None:
+    """Takes published ports off the kernel's choice of ports for sockets that do not care.
+
+    No bind() shows such a choice; a container would get the answers. The host's own setting is noted, kept in force,
+    and put back when nothing is published in that range any more.
+    """
+    ours = ephemeral_ports(tx.state, sysctl.ephemeral_ports())
+    before = tx.store.note(RESERVED_PORTS)
+    if not ours and before is None:
+        return
+    current = sysctl.read(RESERVED_PORTS)
+    if before is None:
+        before = current.strip()
+        tx.store.set_note(RESERVED_PORTS, before)
+    wanted = parse_reserved(before) | ours
+    if wanted != parse_reserved(current):
+        sysctl.write(RESERVED_PORTS, reserved_text(wanted))
+    if not ours:
+        tx.store.set_note(RESERVED_PORTS, None)

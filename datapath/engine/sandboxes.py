@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sandboxes that other owners made, and their endpoints: every step idempotent, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from datapath.drivers.base import JoinInfo
+from datapath.engine import endpoints, networks, ports
+from datapath.engine.transaction import Transaction
+from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
+from datapath.kernel import netns
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.ports import PortMapping
+from datapath.model.rows import CHANGING, CREATING, READY, REMOVING
+from datapath.model.sandboxes import Sandbox
+from datapath.plan import sandboxes as plans
+from datapath.plan.networks import refuse_foreign
+
+
+def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbox:
+    """See `datapath.host.Sandboxes.adopt`."""
+    planned = plans.plan_adopt(path, owner, key, name, tx.state, tx.fresh)
+    if not netns.is_namespace(path):
+        raise ConfigError(f"{quoted(path)} is no network namespace")
+    known = tx.state.sandboxes.get(planned.id)
+    if known is not None and known.key not in ("", path):
+        if netns.is_namespace(known.key):
+            raise ExistsError(f"sandbox {known.label} of {owner} is at {known.key}: forget it first")
+        for endpoint in tx.state.endpoints_of_sandbox(known.id):
+            endpoints.remove(tx, endpoint)
+    if planned != known:
+        tx.put(planned)
+    return planned
+
+
+def forget(tx: Transaction, name: str, owner: str, force: bool) -> bool:
+    """See `datapath.host.Sandboxes.forget`."""
+    try:
+        sandbox = plans.find_sandbox(owner, name, tx.state) or tx.state.sandbox(name)
+    except NotFoundError:
+        return False
+    refuse_foreign(sandbox.owner, f"sandbox {sandbox.label}", owner, force)
+    endpoints.forget_sandbox(tx, sandbox, tx.state.endpoints_of_sandbox(sandbox.id))
+    return True
+
+
+def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: str) -> Endpoint:
+    """See `datapath.host.Endpoints.create`."""
+    endpoints.evict_dead(tx)
+    planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
+    if planned.known:
+        return planned.endpoint
+    if not planned.network.realised:
+        networks.build(tx, planned.network)
+    with ExitStack() as undo:
+        tx.put(replace(planned.sandbox, phase=CREATING), planned.endpoint)
+        undo.callback(_take_back, tx, planned.endpoint)
+        endpoint = replace(endpoints.create(tx, planned.endpoint), phase=READY)
+        tx.put(planned.sandbox, endpoint)
+        undo.pop_all()
+    return endpoint
+
+
+def _take_back(tx: Transaction, endpoint: Endpoint) -> None:
+    """An endpoint that is not to be, and its waiting place."""
+    endpoints.remove(tx, endpoint)
+    _drop_waiting_place(tx, endpoint.sandbox_id)
+
+
+def _drop_waiting_place(tx: Transaction, sandbox_id: str) -> None:
+    """The sandbox of an endpoint that has not joined, once the endpoint is not in it any more."""
+    sandbox = tx.state.sandboxes.get(sandbox_id)
+    waiting = sandbox is not None and sandbox.foreign and not sandbox.key
+    if sandbox is not None and waiting and not tx.state.endpoints_of_sandbox(sandbox_id):
+        tx.delete(sandbox)
+
+
+def join(tx: Transaction, name: str, sandbox_name: str, move: bool) -> JoinInfo:
+    """See `datapath.host.Endpoints.join`."""
+    endpoint, sandbox = plans.require_endpoint(name, tx.state), tx.state.sandbox(sandbox_name)
+    network = tx.state.networks[endpoint.network_id]
+    path = tx.path(sandbox.id)
+    if path is None:
+        raise ConfigError(f"sandbox {sandbox.label} cannot be joined: nothing is at {sandbox.key}")
+    planned = plans.plan_join(endpoint, sandbox, tx.state)
+    driver, before = tx.driver(network), {e.id: tx.state.endpoints[e.id] for e in planned.changed}
+    if endpoint.sandbox_id == sandbox.id:
+        return driver.join_info(network, endpoint, tx.mtu(network))
+    waiting = endpoint.sandbox_id
+    with ExitStack() as undo:
+        undo.callback(_return_to, tx, endpoint)
+        # Before the row says so: killed in between, it is joined again when it is asked for again.
+        if move:
+            driver.join(network, planned.endpoint, path)
+        tx.put(
+            *(replace(e, phase=CHANGING) for e in (planned.endpoint, *before.values())),
+            replace(tx.state.sandboxes[waiting], phase=REMOVING),
+        )
+        endpoints.rewire(tx, path, before, planned.changed)
+        endpoints.open_links(tx, planned.endpoint)
+        ports.publish(tx, planned.endpoint, planned.endpoint.ports)
+        tx.put(replace(planned.endpoint, phase=READY), *planned.changed)
+        undo.pop_all()
+    tx.delete(tx.state.sandboxes[waiting])
+    return driver.join_info(network, planned.endpoint, tx.mtu(network))
+
+
+def _return_to(tx: Transaction, endpoint: Endpoint) -> None:
+    """The endpoint's device waits on the host again, as its row said before."""
+    there, waiting = tx.state.endpoints[endpoint.id].sandbox_id, tx.state.sandboxes[endpoint.sandbox_id]
+    again = endpoints.make_wait(tx, endpoint)
+    tx.put(replace(waiting, phase=READY), replace(again, phase=READY))
+    if there != endpoint.sandbox_id:
+        endpoints.reconcile_sandbox(tx, there)
+
+
+def leave(tx: Transaction, name: str) -> bool:
+    """See `datapath.host.Endpoints.leave`."""
+    endpoint = plans.require_endpoint(name, tx.state)
+    there = tx.state.sandboxes[endpoint.sandbox_id]
+    if not there.key:
+        return False
+    path = tx.path(there.id)
+    planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
+    before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
+    ports.unpublish(tx, endpoint, endpoint.ports)
+    changing = [replace(e, phase=CHANGING) for e in planned.changed]
+    tx.put(planned.sandbox, replace(planned.endpoint, phase=CHANGING), *changing)
+    tx.put(replace(endpoints.make_wait(tx, planned.endpoint), phase=READY))
+    endpoints.rewire(tx, path, before, planned.changed)
+    tx.put(*planned.changed)
+    return True
+
+
+def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool:
+    """See `datapath.host.Endpoints.delete`."""
+    try:
+        endpoint = plans.find_endpoint(owner, name, tx.state) or plans.require_endpoint(name, tx.state)
+    except NotFoundError:
+        return False
+    refuse_foreign(tx.state.owner(endpoint), f"endpoint {endpoint.id[:12]}", owner, force)
+    there = endpoint.sandbox_id
+    planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
+    before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
+    changing = (replace(e, phase=CHANGING) for e in planned.changed)
+    tx.put(replace(endpoint, phase=REMOVING), *changing)
+    endpoints.remove(tx, endpoint)
+    endpoints.rewire(tx, tx.path(there), before, planned.changed)
+    tx.put(*planned.changed)
+    _drop_waiting_place(tx, there)
+    return True
+
+
+def publish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMapping, ...]:
+    """See `datapath.host.Ports.publish`."""
+    endpoints.evict_dead(tx)
+    endpoint = plans.require_endpoint(name, tx.state)
+    planned = plans.plan_publish(endpoint, specs, tx.state, ports.context(tx))
+    if planned.mappings:
+        with ExitStack() as undo:
+            undo.callback(endpoints.reconcile_sandbox, tx, endpoint.sandbox_id)
+            undo.callback(tx.put, endpoint)
+            tx.intend(planned.endpoint)
+            ports.publish(tx, planned.endpoint, planned.mappings)
+            tx.put(replace(planned.endpoint, phase=READY))
+            undo.pop_all()
+    return planned.endpoint.ports
+
+
+def unpublish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMapping, ...]:
+    """See `datapath.host.Ports.unpublish`."""
+    endpoint = plans.require_endpoint(name, tx.state)
+    planned = plans.plan_unpublish(endpoint, specs)
+    if planned.mappings:
+        with ExitStack() as undo:
+            undo.callback(endpoints.reconcile_sandbox, tx, endpoint.sandbox_id)
+            undo.callback(tx.put, endpoint)
+            tx.intend(planned.endpoint)
+            ports.unpublish(tx, endpoint, planned.mappings)
+            tx.put(replace(planned.endpoint, phase=READY))
+            undo.pop_all()
+    return planned.endpoint.ports

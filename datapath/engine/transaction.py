@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One command that changes something: rows and kernel in step.
+
+What a command does begins by writing rows with the phase "creating" or "removing" and ends by writing "ready" or
+deleting them; so whoever is killed leaves something that the next command completes or takes back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from datapath.config.daemon import DaemonConfig
+from datapath.config.settings import Settings
+from datapath.drivers import registry
+from datapath.drivers.base import Driver, HostPart
+from datapath.drivers.context import Context, HostView
+from datapath.engine import namespaces
+from datapath.model import drivers
+from datapath.model.drivers import Spec
+from datapath.model.findings import Finding, Kind
+from datapath.model.networks import Network
+from datapath.model.observed import HostFacts
+from datapath.model.state import Fresh, Object, State
+from datapath.plan.endpoints import network_mtu
+from datapath.store.base import Store
+
+if TYPE_CHECKING:
+    from datapath.kernel.facts import Facts
+
+
+def now() -> str:
+    """The time as the model writes it: RFC 3339, UTC."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Owner:
+    """A runtime that makes sandboxes: what the engine asks of it. The defaults suit one that lives elsewhere and is
+    not asked."""
+
+    name = ""  # as in the rows' `owner`
+
+    def recover(self, tx: Transaction) -> None:
+        """Takes back what an earlier command of the runtime left unfinished, and notices what has ended."""
+
+    def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
+        """What `doctor` has to say about the runtime's containers. `alive`: those whose process is there, by id."""
+        yield from ()
+
+    def leftovers(self, settings: Settings) -> Iterator[Finding]:
+        """What is left of the runtime's containers although the store is gone."""
+        yield from ()
+
+    def repairs(self) -> Mapping[Kind, Callable[[Transaction, Finding], None]]:
+        """What mends the findings of `check`."""
+        return {}
+
+
+class Transaction:
+    """What the verbs of `engine` work with: the store, locked; the snapshot of its rows, kept up to date; the host as
+    it was observed; the drivers. `warn` takes lines that the user should see. Made by `host.Engine.changing`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: DaemonConfig,
+        store: Store,
+        context: Context,
+        owners: Mapping[str, Owner],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.settings, self.config, self.store, self.context = settings, config, store, context
+        self.owners, self.warn = owners, warn
+        self.state: State = store.load()
+
+    # ---- rows ----------------------------------------------------------------------------
+
+    def intend(self, *objects: Object) -> None:
+        """Writes rows that say what the command is about to change in the kernel, without waiting for the disk: a
+        failure of the whole machine that takes the rows back takes the changes too."""
+        self.put(*objects, durable=False)
+
+    def put(self, *objects: Object, durable: bool = True) -> None:
+        """Writes rows, all or none."""
+        if not objects:
+            return
+        with self.store.transaction(durable=durable):
+            for thing in objects:
+                self.store.put(thing)
+        self.state = self.state.including(*objects)
+
+    def delete(self, *objects: Object) -> None:
+        """Deletes rows, all or none."""
+        with self.store.transaction():
+            for thing in objects:
+                self.store.delete(thing)
+        self.state = self.state.without(*objects)
+
+    @property
+    def fresh(self) -> Fresh:
+        """What a plan may not make itself."""
+        return Fresh(now(), lambda: os.urandom(32).hex(), self.store.next_number)
+
+    # ---- the host ------------------------------------------------------------------------
+
+    @cached_property
+    def observed(self) -> Facts:
+        """The host's devices, addresses and routes as they were when the command looked."""
+        return self.context.links.facts(
+            {network.device for network in self.state.networks.values() if network.device}
+        )
+
+    @cached_property
+    def facts(self) -> HostFacts:
+        """The same as plans need it: without what is ours, unless a plan would be in its way."""
+        ours = {subnet.prefix for network in self.state.networks.values() for subnet in network.subnets}
+        prefixes = {address.network for address in self.observed.addresses} | set(self.observed.routes)
+        return HostFacts(
+            prefixes=tuple(prefixes - ours),
+            addresses=frozenset(address.ip for address in self.observed.addresses),
+            default_mtu=self.observed.default_mtu,
+            default_route=self.observed.default_route,
+            devices=frozenset(self.observed.names),
+            uplinks=tuple(uplink.name for uplink in self.observed.uplinks),
+        )
+
+    @property
+    def built(self) -> list[Network]:
+        """The networks whose kernel side is built and whose members have devices."""
+        return drivers.built(self.state.networks.values())
+
+    def path(self, sandbox_id: str) -> str | None:
+        """The path of a sandbox's namespace; None: nobody is in it."""
+        return namespaces.path(self.state, sandbox_id)
+
+    # ---- drivers -------------------------------------------------------------------------
+
+    def driver(self, network: Network) -> Driver:
+        """The network's driver."""
+        return registry.find(network, self.context)
+
+    def mtu(self, network: Network) -> int:
+        """Bytes of an IP packet on the network."""
+        return network_mtu(network, self.facts)
+
+    @cached_property
+    def _parts(self) -> dict[Spec, HostPart]:
+        return registry.host_parts(self.context)
+
+    def view(self, spec: Spec | None = None) -> HostView:
+        """The host as a driver's part of it is told; without a spec with the networks of all drivers."""
+        networks = self.built if spec is None else [n for n in self.built if drivers.spec_of(n) is spec]
+        return HostView(self.state, networks, self.observed, self.store, self.warn)
+
+    def parts(self) -> list[tuple[HostPart, HostView]]:
+        """What each driver has on the host for all of its networks, with the view to give it."""
+        return [(part, self.view(spec)) for spec, part in self._parts.items()]
+
+    def refresh_acls(self) -> None:
+        """After who may connect to published ports has changed."""
+        for part, view in self.parts():
+            part.refresh_acls(view)

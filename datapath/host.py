@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Host`: the network engine of a host, as every front door uses it. See ``docs/library.md``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from datapath.config.settings import Settings
+from datapath.engine.engine import Engine, ignore
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.networks import Network, NetworkRequest
+from datapath.model.ports import PortMapping
+from datapath.model.rows import OWNER, READY
+from datapath.model.sandboxes import Sandbox
+
+if TYPE_CHECKING:
+    from datapath.drivers.base import JoinInfo
+
+
+class Host(Engine):
+    """The network engine of one host: the network namespace that the calling thread is in.
+
+    Each call is one command: it takes the lock of the host, sees what earlier ones left unfinished, validates all
+    before it changes anything, and takes back what it did if it fails. Calls that look take no lock. All raise
+    `DatapathError`s: ConfigError and NotFoundError, ExistsError, InUseError before anything is changed; KernelError
+    and its kinds; StateError; PrivilegeError. What takes something away goes through all of it, and raises an
+    ExceptionGroup at the end if parts of it could not go.
+    """
+
+    @classmethod
+    def open(cls, settings: Settings | None = None, warn: Callable[[str], None] = ignore) -> Host:
+        """The host with these settings; None: those of the environment (DATAPATH_STATE_DIR, …). Changes nothing.
+
+        `warn` takes lines that the user should see and that are no errors.
+        """
+        from datapath.runtime.recovery import ContainerOwner
+
+        return cls(settings or Settings.from_env(os.environ), warn, (ContainerOwner(),))
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The host's networks."""
+        return Networks(self)
+
+    @cached_property
+    def sandboxes(self) -> Sandboxes:
+        """Sandboxes that other owners made."""
+        return Sandboxes(self)
+
+    @cached_property
+    def endpoints(self) -> Endpoints:
+        """Endpoints of other owners' sandboxes."""
+        return Endpoints(self)
+
+    @cached_property
+    def ports(self) -> Ports:
+        """Published ports of other owners' sandboxes."""
+        return Ports(self)
+
+    def down(self, force: bool = False) -> None:
+        """Takes everything away: containers, endpoints, networks, programs, pins, and the state. InUseError: other
+        owners have networks or sandboxes here, and not `force`."""
+        from datapath.runtime.containers import Containers
+
+        Containers(self).down(force)
+
+
+class Networks:
+    """Networks by name, id, or the unique beginning of an id."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def all(self) -> list[Network]:
+        """All networks, by name."""
+        return sorted(self._host.snapshot().networks.values(), key=lambda network: network.name)
+
+    def get(self, name: str) -> Network:
+        """One network. NotFoundError; ConfigError: the beginning of an id means several."""
+        return self._host.snapshot().network(name)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Docker's JSON of one network. NotFoundError."""
+        import datapath.drivers.registry  # noqa: F401 - plans ask what the network's driver is like
+        from datapath.plan.inspect import network_inspect
+
+        state = self._host.snapshot()
+        return network_inspect(state.network(name), state)
+
+    def create(self, request: NetworkRequest) -> Network:
+        """Creates a network; `request.owner` says for whom. ConfigError, ExistsError, NotSupportedError."""
+        from datapath.engine import networks
+
+        with self._host.changing() as tx:
+            return networks.create(tx, request)
+
+    def remove(self, name: str, owner: str = OWNER, force: bool = False) -> Network:
+        """Removes a network that has no endpoints, but dead ones. NotFoundError, ConfigError; InUseError: it has
+        endpoints, or it belongs to another owner and not `force`."""
+        from datapath.engine import endpoints, networks
+
+        with self._host.changing() as tx:
+            endpoints.evict_dead(tx)
+            return networks.remove(tx, name, owner, force)
+
+    def prune(self, filters: Sequence[str] = ()) -> list[Network]:
+        """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
+        from datapath.engine import networks
+
+        with self._host.changing() as tx:
+            return networks.prune(tx, filters)
+
+
+class Sandboxes:
+    """Network namespaces that somebody else makes and takes away. Datapath never creates or deletes one."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def all(self) -> list[Sandbox]:
+        """The sandboxes of other owners that have been adopted, by owner and name."""
+        found = [s for s in self._host.snapshot().sandboxes.values() if s.foreign and s.key]
+        return sorted(found, key=lambda sandbox: (sandbox.owner, sandbox.label))
+
+    def get(self, name: str) -> Sandbox:
+        """One of them, by id, name, its owner's key, or the unique beginning of an id. NotFoundError, ConfigError."""
+        return self._host.snapshot().sandbox(name)
+
+    def adopt(self, path: str, owner: str, key: str = "", name: str = "") -> Sandbox:
+        """Makes the network namespace at `path` known as a sandbox of `owner`.
+
+        `owner` is a word of 1 to 32 characters of [a-z0-9_-] other than "datapath". `key`: the owner's own identifier
+        of it ("": the path). `name`: how users are shown it. A key that is known is the same sandbox, at this path
+        from now on; endpoints that had joined it at another path, which is gone, are forgotten. ConfigError:
+        `path` is no network namespace; ExistsError: the sandbox is at another path, which is there still.
+        """
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.adopt(tx, path, owner, key, name)
+
+    def forget(self, name: str, owner: str, force: bool = False) -> bool:
+        """Deletes the sandbox's endpoints and forgets it; the namespace stays. False: there is no such sandbox.
+        InUseError: it belongs to another owner and not `force`."""
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.forget(tx, name, owner, force)
+
+
+class Endpoints:
+    """Endpoints that other owners' sandboxes join networks by. Each step may be repeated, left out, or come late:
+    `delete` implies all that takes away."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def all(self) -> list[Endpoint]:
+        """The endpoints of other owners, in the order in which they were made."""
+        state = self._host.snapshot()
+        found = [e for e in state.endpoints.values() if state.owner(e) != OWNER and e.phase == READY]
+        return sorted(found, key=lambda endpoint: endpoint.number)
+
+    def create(self, request: EndpointRequest, owner: str, key: str = "") -> Endpoint:
+        """Creates an endpoint on the network `request.network`: its addresses are taken, its device waits on the
+        host. With a `key` (the owner's own identifier of it) that is known, the one that there is.
+
+        ConfigError, NotFoundError; ExistsError: an address is taken, or the key means another endpoint. A holder of
+        the address that is dead (its device on the host is gone) is evicted.
+        """
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.create_endpoint(tx, request, owner, key)
+
+    def join(self, endpoint: str, sandbox: str, move: bool = True) -> JoinInfo:
+        """Puts the endpoint, by id, into the sandbox, by id, name or key: its device gets its name, addresses and
+        default routes there, and traffic passes.
+
+        Without `move` the owner does that himself, as the answer says; it is the same for an endpoint that is in that
+        sandbox already. NotFoundError; ConfigError: it is in another sandbox, or nobody is in this one;
+        ExistsError: the sandbox has an endpoint on that network already.
+        """
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.join(tx, endpoint, sandbox, move)
+
+    def leave(self, endpoint: str) -> bool:
+        """Takes the endpoint out of its sandbox: its ports close, its connections are forgotten, its addresses stay
+        its own. False: it was in none. NotFoundError."""
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.leave(tx, endpoint)
+
+    def delete(self, endpoint: str, owner: str, force: bool = False) -> bool:
+        """Deletes the endpoint, by id or its owner's key: it leaves its sandbox, its addresses are free. False:
+        there is no such endpoint. InUseError: it belongs to another owner and not `force`."""
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.delete_endpoint(tx, endpoint, owner, force)
+
+
+class Ports:
+    """Published ports of other owners' endpoints, in Docker's words: `[HOST-IP:][HOST-PORT:]PORT[/PROTOCOL]` and
+    behind it `,allow=PREFIX` and `,deny=PREFIX`."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def publish(self, endpoint: str, *specs: str) -> tuple[PortMapping, ...]:
+        """Publishes ports of an endpoint, by id, that has joined a sandbox and is its way out; those that are
+        published already stay. All of the endpoint's ports then, with host ports decided.
+
+        NotFoundError, ConfigError; ExistsError names who has a port.
+        """
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.publish(tx, endpoint, specs)
+
+    def unpublish(self, endpoint: str, *specs: str) -> tuple[PortMapping, ...]:
+        """Takes ports of an endpoint back, all of them without specs; those that are not published are passed over.
+        The endpoint's ports then. NotFoundError, ConfigError."""
+        from datapath.engine import sandboxes
+
+        with self._host.changing() as tx:
+            return sandboxes.unpublish(tx, endpoint, specs)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure half of a network driver, which plans and `doctor` ask, and the table of those that there are.
+
+A driver answers for itself: nothing outside `datapath.drivers` asks for its name or kind. The acting half is
+`datapath.drivers.base.Driver`; both are registered together by `datapath.drivers.registry.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from datapath.errors import NotFoundError, quoted
+from datapath.model.networks import Network, NetworkRequest
+
+# (name, value as typed) -> the value as it is stored; ConfigError if it cannot be one
+OptionParser = Callable[[str, str], str]
+
+
+class Scope(StrEnum):
+    """How far a network reaches: one host, or all hosts of a cluster."""
+
+    LOCAL = "local"
+    GLOBAL = "global"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the networks of a driver are like.
+
+    `endpoints`: members join by a device and addresses of their own; else the network is only a name for a way to
+    run a container. `host_stack`: members share the host's own stack. `create`: users may create such networks;
+    else there is the predefined one. `acl`: published ports may say who may connect (allow=, deny=). `programs`:
+    the packet programs forward its packets. `pair`: the kind of device of each member's host end.
+    """
+
+    endpoints: bool = True
+    host_stack: bool = False
+    create: bool = True
+    acl: bool = True
+    programs: bool = False
+    pair: str = "veth"
+
+
+class Spec:
+    """What is asked of a driver before anything is changed. Subclasses set attributes and override methods; the
+    defaults suit a local driver whose members have devices."""
+
+    name = ""  # what `network create --driver` takes
+    scope = Scope.LOCAL
+    traits = Traits()
+    # What -o takes: the option's name and what parses its value.
+    options: ClassVar[Mapping[str, OptionParser]] = {}
+    # Why `network connect` and `disconnect` are refused where there are no endpoints, in Docker's words.
+    refuses_connect = "containers cannot be connected to this network"
+    refuses_disconnect = "containers cannot be disconnected from this network"
+
+    def serves(self, options: Mapping[str, str]) -> bool:
+        """Whether a network of the driver's name with these options is this spec's: several may share a name, as
+        the modes of driver bridge do."""
+        return True
+
+    def check(self, request: NetworkRequest, options: Mapping[str, str]) -> None:
+        """Refuses what `network create` asks for and this driver cannot do. ConfigError, before anything changes.
+        `options` are parsed."""
+
+    def traits_of(self, network: Network) -> Traits:
+        """The traits of one network, whose options may change them."""
+        return self.traits
+
+    def sysctls(self, network: Network) -> dict[str, str]:
+        """Settings of the network's gateway device that have to be so: path below /proc/sys -> value."""
+        return {}
+
+
+_SPECS: list[Spec] = []
+
+
+def register(spec: Spec) -> None:
+    """Makes a driver's pure half known; `datapath.drivers.registry.register` calls it. Twice is fine."""
+    if spec not in _SPECS:
+        _SPECS.append(spec)
+
+
+def unregister(spec: Spec) -> None:
+    """Takes a registration back, as a test does with a driver of its own."""
+    _SPECS.remove(spec)
+
+
+def named(name: str) -> list[Spec]:
+    """The specs of the drivers of that name; none: there is no such driver."""
+    return [spec for spec in _SPECS if spec.name == name]
+
+
+def creatable() -> list[str]:
+    """The names that `network create --driver` takes."""
+    return list(dict.fromkeys(spec.name for spec in _SPECS if spec.traits.create))
+
+
+def chosen(name: str, options: Mapping[str, str]) -> Spec:
+    """The spec for a network of that driver with these options. NotFoundError: nothing offers that driver."""
+    found = next((spec for spec in named(name) if spec.serves(options)), None)
+    if found is None:
+        raise NotFoundError(
+            f"network driver {quoted(name)} does not exist: there is {', '.join(creatable())}"
+        )
+    return found
+
+
+class Unknown(Spec):
+    """Of networks whose driver nothing offers any more: they can be shown and removed, no more."""
+
+    traits = Traits(endpoints=False, create=False)
+    refuses_connect = refuses_disconnect = "the network's driver is not there any more"
+
+
+UNKNOWN = Unknown()
+
+
+def spec_of(network: Network) -> Spec:
+    """The spec of the network's driver; UNKNOWN: nothing offers that driver any more."""
+    return next((spec for spec in named(network.driver) if spec.serves(network.options)), UNKNOWN)
+
+
+def traits(network: Network) -> Traits:
+    """What the network is like."""
+    return spec_of(network).traits_of(network)
+
+
+def built(networks: Iterable[Network]) -> list[Network]:
+    """Those of the networks whose kernel side is built and whose members have devices."""
+    return [n for n in networks if n.realised and traits(n).endpoints]

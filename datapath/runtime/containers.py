@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers as processes of this host: one client of the network engine among others.
+
+containers = Containers(Host.open())
+running = containers.run(RunRequest(("sleep", "3600"), name="web", publish=("8080:80",), detach=True))
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datapath.engine.engine import Engine
+from datapath.engine.transaction import Transaction, now
+from datapath.errors import ConfigError, DatapathError, PrivilegeError, StateError
+from datapath.model.containers import Container, RunRequest
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.ports import PortMapping
+from datapath.model.rows import READY, Status
+from datapath.model.state import State
+from datapath.plan.containers import plan_exited, plan_remove
+from datapath.plan.inspect import container_inspect
+from datapath.plan.ports import shown
+
+if TYPE_CHECKING:
+    from datapath.runtime.start import RunningContainer
+
+_SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
+_FOLLOW_INTERVAL = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A line of `port ls`: a mapping of a container, with its number there."""
+
+    container: str
+    number: int
+    mapping: PortMapping
+
+
+class Containers:
+    """All about containers on one host. `engine`: its network engine, such as a `datapath.Host`.
+
+    `exited_command` is what a container's shim runs when the container ends, with its id and exit code as further
+    arguments; it has to call `exited`. Without one the next command notices.
+    """
+
+    def __init__(self, engine: Engine, exited_command: Sequence[str] = ()) -> None:
+        self.engine = engine
+        self.exited_command = tuple(exited_command)
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    def ps(self, all: bool = False, state: State | None = None) -> list[Container]:
+        """Newest first; with `all` also those that have ended. One whose process has gone unnoticed is shown as
+        what it is; ports as Docker lists them. `state`: a snapshot that the caller has already."""
+        from datapath.kernel import process
+        from datapath.runtime import files
+
+        found = []
+        state = state or self.engine.snapshot()
+        for container in state.containers.values():
+            endpoints = state.endpoints_of_sandbox(container.sandbox_id)
+            ports = [one for mapping in container.ports for one in shown(mapping, endpoints)]
+            container = replace(container, ports=tuple(ports))
+            if container.running and not process.alive(container.pid, container.pid_start):
+                code = files.read_exit(self.engine.settings, container)
+                container = replace(container, status=Status.EXITED, exit_code=code)
+            if container.phase == READY and (all or container.running):
+                found.append(container)
+        return sorted(found, key=lambda container: container.created, reverse=True)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Docker's JSON of one container. NotFoundError."""
+        state = self.engine.snapshot()
+        return container_inspect(state.container(name), state)
+
+    def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        """What the container has written; `tail` lines from the end; with `follow` until it ends. NotFoundError."""
+        from datapath.runtime import files
+
+        container = self.engine.snapshot().container(name)
+        path = files.folder(self.engine.settings, container) / "log"
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            text = file.read()
+            yield text if tail is None else b"".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+            while follow:
+                ended = not self._alive(container.id)
+                if text := file.read():
+                    yield text
+                if ended:
+                    return
+                time.sleep(_FOLLOW_INTERVAL)
+
+    def _alive(self, container_id: str) -> bool:
+        from datapath.kernel import process
+
+        container = self.engine.snapshot().containers.get(container_id)
+        return bool(container and container.running and process.alive(container.pid, container.pid_start))
+
+    # ---- running -----------------------------------------------------------------------------
+
+    def run(self, request: RunRequest) -> RunningContainer:
+        """Starts a container. What goes wrong before its process runs leaves nothing behind. ConfigError,
+        NotFoundError, ExistsError, KernelError."""
+        from datapath.runtime import start
+
+        if request.rootfs and not Path(request.rootfs).is_dir():
+            raise ConfigError(f"rootfs {request.rootfs} is not a directory")
+        with self.engine.changing() as tx:
+            return start.run(tx, request, self.exited_command)
+
+    def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Sequence[str] = (),
+        tty: bool = False,
+        interactive: bool = False,
+        workdir: str = "",
+    ) -> int:
+        """Runs a command in a running container, in the foreground; its exit code. NotFoundError, ConfigError."""
+        from datapath.runtime import exec as runner
+        from datapath.runtime import start
+
+        container = self.engine.snapshot().container(name)
+        if not self._alive(container.id):
+            raise ConfigError(f"container {container.name} is not running")
+        return runner.exec_in(
+            container.pid,
+            container.pid_start,
+            argv,
+            start.environment(container) | dict(pair.split("=", 1) for pair in env),
+            tty=tty,
+            interactive=interactive,
+            workdir=workdir or "/",
+        )
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def stop(self, name: str, timeout: float = 10) -> Container:
+        """Asks the process to end, and after `timeout` seconds ends it. One that has ended is fine. NotFoundError."""
+        container = self.engine.snapshot().container(name)
+        while True:
+            if container.running:
+                self._terminate(container, timeout, signal.Signals[container.stop_signal])
+            with self.engine.changing() as tx:
+                container = tx.state.containers.get(container.id, container)
+                if not _started(tx, container):
+                    return container
+
+    def _terminate(self, container: Container, timeout: float, number: int) -> None:
+        """Returns when the process is gone and its shim, if it lives, has recorded how it ended."""
+        from datapath.kernel import process
+        from datapath.runtime import files
+
+        process.terminate(container.pid, container.pid_start, timeout, number)
+        deadline = time.monotonic() + _SHIM_PATIENCE
+        while files.read_exit(self.engine.settings, container) is None:
+            if process.start_time(container.shim_pid) is None or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+
+    def remove(self, name: str, force: bool = False) -> Container:
+        """Forgets a container; with `force` also one that runs: it is killed. NotFoundError, InUseError."""
+        from datapath.runtime import recovery
+
+        container = self.engine.snapshot().container(name)
+        while True:
+            if force and container.running:
+                self._terminate(container, 0, signal.SIGKILL)
+            with self.engine.changing() as tx:
+                container = tx.state.containers.get(container.id, container)
+                if container.id not in tx.state.containers and container.auto_remove:
+                    return container
+                if force and _started(tx, container):
+                    continue
+                planned = plan_remove(container.id, tx.state, force)
+                recovery.release(tx, planned)
+                return planned.container
+
+    def exited(self, container_id: str, exit_code: int) -> None:
+        """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
+        from datapath.runtime import recovery
+
+        if not self.engine.exists:
+            return  # everything has been taken away in the meantime
+        try:
+            with self.engine.changing(create=False) as tx:
+                container = tx.state.containers.get(container_id)
+                if container is not None and container.running:
+                    recovery.release(tx, plan_exited(container_id, exit_code, tx.state, now()))
+        except (StateError, PrivilegeError):  # or it is taken away at this moment
+            if self.engine.exists:
+                raise
+
+    # ---- networks and ports ------------------------------------------------------------------
+
+    def connect(self, name: str, request: EndpointRequest) -> Endpoint:
+        """Connects a running container to a network. NotFoundError, ConfigError, ExistsError."""
+        from datapath.runtime import membership
+
+        with self.engine.changing() as tx:
+            return membership.connect(tx, name, request)
+
+    def disconnect(self, network: str, name: str, force: bool = False) -> None:
+        """Disconnects a container from a network; `force`: also if it has ended while others share its stack.
+        NotFoundError, ConfigError."""
+        from datapath.runtime import membership
+
+        with self.engine.changing() as tx:
+            membership.disconnect(tx, network, name, force)
+
+    def ports(self, name: str | None = None) -> list[PublishedPort]:
+        """Those of a container, or of all that run; one that is published for both families is there twice.
+        NotFoundError."""
+        state = self.engine.snapshot()
+        containers = self.ps(state=state) if name is None else [state.container(name)]
+        return [
+            PublishedPort(container.name, number, one)
+            for container in containers
+            for number, mapping in enumerate(state.containers[container.id].ports, start=1)
+            for one in shown(mapping, state.endpoints_of_sandbox(container.sandbox_id))
+        ]
+
+    def port_add(self, name: str, spec: str) -> PortMapping:
+        """Publishes ports of a running container: Docker's -p, with allow= and deny=; what became of it.
+        NotFoundError, ConfigError, ExistsError."""
+        from datapath.runtime import membership
+
+        with self.engine.changing() as tx:
+            return membership.port_add(tx, name, spec)
+
+    def port_remove(self, name: str, what: str) -> PortMapping:
+        """Takes published ports back, by their number in `ports` or by their spec. NotFoundError, ConfigError."""
+        from datapath.runtime import membership
+
+        with self.engine.changing() as tx:
+            return membership.port_remove(tx, name, what)
+
+    def port_set(self, name: str, what: str, acl: str) -> PortMapping:
+        """Changes who may connect to a published port: `allow=PREFIX,deny=PREFIX,…`, "" for everybody. Clients that
+        may not connect any more lose their connections. NotFoundError, ConfigError."""
+        from datapath.runtime import membership
+
+        with self.engine.changing() as tx:
+            return membership.port_set(tx, name, what, acl)
+
+    # ---- the installation --------------------------------------------------------------------
+
+    def down(self, force: bool = False) -> None:
+        """Takes everything away: containers, networks, programs, pins, and the state. InUseError: other owners have
+        networks or sandboxes here, and not `force`. ExceptionGroup: not everything could be taken away."""
+        from datapath.kernel import process
+        from datapath.runtime import recovery
+
+        self.engine.refuse_foreign(force)
+        failures: list[Exception] = []
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except (DatapathError, ExceptionGroup) as error:
+                failures.append(error)
+
+        running = self.ps()
+        shims = {c.shim_pid: process.start_time(c.shim_pid) for c in running}
+        for container in running:
+            attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
+        with self.engine.changing(leaving=True) as tx:
+            for container in list(tx.state.containers.values()):
+                if container.running:  # since a moment ago
+                    shims[container.shim_pid] = process.start_time(container.shim_pid)
+                    attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
+                planned = plan_remove(container.id, tx.state, force=True)
+                attempt(lambda p=planned: recovery.release(tx, p))  # type: ignore[misc]
+            self.engine.remove_all(tx, failures)
+        # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
+        deadline = time.monotonic() + _SHIM_PATIENCE
+        while any(start is not None and process.start_time(pid) == start for pid, start in shims.items()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+        run_dir = self.engine.settings.run_dir
+        for folder in (run_dir / "containers", run_dir):
+            with suppress(OSError):
+                folder.rmdir() if folder == run_dir else shutil.rmtree(folder)
+
+
+def _started(tx: Transaction, container: Container) -> bool:
+    """It runs, which it did not yet when a command looked at it that was to end it."""
+    return container.id in tx.state.containers and container.running

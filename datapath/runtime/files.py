@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's folder below the run directory: hosts, resolv.conf, hostname, log and exit code."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from datapath.config.settings import Settings
+from datapath.engine.transaction import Transaction
+from datapath.errors import ConfigError, KernelError, quoted
+from datapath.model.containers import Container
+from datapath.runtime import etc, exit_code
+
+
+def folder(settings: Settings, container: Container) -> Path:
+    """Where the container's files are."""
+    return settings.run_dir / "containers" / container.id
+
+
+def read_exit(settings: Settings, container: Container) -> int | None:
+    """The exit code that the container's shim has recorded; None: it has not (yet)."""
+    return exit_code.read(str(folder(settings, container) / "exit"))
+
+
+def make_run_dir(settings: Settings) -> None:
+    """Before anything is changed: the directory may be impossible. ConfigError."""
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = quoted(str(settings.run_dir))
+        raise ConfigError(f"run directory {where} cannot be made: {error.strerror}") from error
+
+
+def make(settings: Settings, container: Container) -> Path:
+    """Makes the container's folder. KernelError."""
+    path = folder(settings, container)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o711)
+    except OSError as error:
+        raise KernelError("make", str(path), error.errno or 0) from error
+    return path
+
+
+def remove(settings: Settings, container_id: str) -> None:
+    """Removes the folder of a container, if there is one. KernelError if some of it stays."""
+    path = settings.run_dir / "containers" / container_id
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise KernelError("remove", str(error.filename or path), error.errno or 0) from error
+
+
+def write_etc(tx: Transaction, container: Container) -> None:
+    """The container's hosts, resolv.conf and hostname. Rewritten in place: the files are bind-mounted."""
+    path = folder(tx.settings, container)
+    path.mkdir(parents=True, exist_ok=True, mode=0o711)
+    owner = tx.state.containers.get(container.sandbox_id, container)
+    endpoints = tx.state.endpoints_of_sandbox(container.sandbox_id)
+    network = tx.state.networks[endpoints[0].network_id] if endpoints else None
+    try:
+        host = Path("/etc/resolv.conf").read_text()
+    except OSError:
+        host = ""
+    texts = {
+        "hosts": etc.hosts(owner, endpoints, tx.state),
+        "resolv.conf": etc.resolv_conf(owner, host, network),
+        "hostname": f"{owner.hostname}\n",
+    }
+    for name, text in texts.items():
+        _rewrite(path / name, text)
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """Not if it says so already: emptying a file and filling it again makes some file systems write it out."""
+    try:
+        if path.read_bytes() == text.encode():
+            return
+    except OSError:
+        pass  # there is none yet
+    path.write_bytes(text.encode())

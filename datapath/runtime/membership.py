@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running containers: connected to networks and disconnected, their ports published and taken back."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from datapath.engine import endpoints, networks, ports
+from datapath.engine.transaction import Transaction
+from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.ports import PortMapping
+from datapath.model.rows import CHANGING, READY
+from datapath.plan.endpoints import plan_connect, plan_disconnect
+from datapath.plan.ports import PortPlan, plan_port_add, plan_port_remove, plan_port_set
+from datapath.runtime import files
+from datapath.runtime.start import running_path
+
+
+def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
+    """`network connect`. NotFoundError, ConfigError, ExistsError."""
+    endpoints.evict_dead(tx)
+    with ExitStack() as undo:
+        # One for the endpoint's number and the row that has it.
+        with tx.store.transaction(durable=False):
+            planned = plan_connect(name, request, tx.state, tx.facts, tx.config, tx.fresh)
+            path = running_path(tx, planned.container)
+            before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
+            rows = (planned.endpoint, *(replace(e, phase=CHANGING) for e in before.values()))
+            if planned.network.realised:
+                tx.put(*rows)
+        for line in planned.warnings:
+            tx.warn(line)
+        if not planned.network.realised:
+            networks.build(tx, planned.network)
+            tx.put(*rows)
+        if before:
+            undo.callback(endpoints.reconcile_sandbox, tx, planned.container.sandbox_id)
+        undo.callback(endpoints.remove, tx, planned.endpoint)
+        endpoint = endpoints.attach(tx, planned.endpoint, path)
+        endpoints.rewire(tx, path, before, planned.changed)
+        endpoint = replace(endpoint, phase=READY)
+        tx.put(endpoint, planned.container, *planned.changed)
+        undo.pop_all()
+        files.write_etc(tx, planned.container)
+        return endpoint
+
+
+def disconnect(tx: Transaction, network: str, name: str, force: bool) -> None:
+    """`network disconnect`. NotFoundError, ConfigError."""
+    planned = plan_disconnect(network, name, tx.state, force)
+    before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
+    changing = (replace(e, phase=CHANGING) for e in before.values())
+    tx.intend(planned.endpoint, planned.container, *changing)
+    endpoints.remove(tx, planned.endpoint)
+    path = tx.path(planned.endpoint.sandbox_id)
+    if path is not None:
+        endpoints.rewire(tx, path, before, planned.changed)
+        tx.put(*planned.changed)
+        files.write_etc(tx, planned.container)
+
+
+# ---- ports -------------------------------------------------------------------------------
+
+
+def port_add(tx: Transaction, name: str, spec: str) -> PortMapping:
+    """`port add`. NotFoundError, ConfigError, ExistsError."""
+    endpoints.evict_dead(tx)
+    with ExitStack() as undo:
+        planned = plan_port_add(name, spec, tx.state, ports.context(tx))
+        _journal(tx, undo, planned)
+        for endpoint in planned.endpoints:
+            ports.publish(tx, endpoint, tuple(m for m in planned.mappings if m in endpoint.ports))
+        return _commit(tx, undo, planned)
+
+
+def port_remove(tx: Transaction, name: str, what: str) -> PortMapping:
+    """`port rm`. NotFoundError, ConfigError."""
+    with ExitStack() as undo:
+        planned = plan_port_remove(name, what, tx.state)
+        before = [tx.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
+        _journal(tx, undo, planned)
+        for endpoint in before:
+            ports.unpublish(tx, endpoint, tuple(m for m in planned.mappings if m in endpoint.ports))
+        tx.refresh_acls()
+        return _commit(tx, undo, planned)
+
+
+def port_set(tx: Transaction, name: str, what: str, acl: str) -> PortMapping:
+    """`port set`. Clients that may not connect any more lose their connections. NotFoundError, ConfigError."""
+    with ExitStack() as undo:
+        planned = plan_port_set(name, what, acl, tx.state)
+        assert planned.before is not None
+        _journal(tx, undo, planned)
+        ports.set_acl(tx, planned.before, planned.mappings[0], planned.endpoints)
+        return _commit(tx, undo, planned)
+
+
+def _journal(tx: Transaction, undo: ExitStack, planned: PortPlan) -> None:
+    """Writes what ports are going to be; if that fails they become again what they were."""
+    rows = [tx.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
+    undo.callback(endpoints.reconcile_sandbox, tx, planned.container.sandbox_id)
+    undo.callback(tx.put, tx.state.containers[planned.container.id], *rows)
+    tx.intend(planned.container, *planned.endpoints)
+
+
+def _commit(tx: Transaction, undo: ExitStack, planned: PortPlan) -> PortMapping:
+    """Records that the ports are what they were going to be."""
+    tx.put(*(replace(endpoint, phase=READY) for endpoint in planned.endpoints))
+    undo.pop_all()
+    return planned.mappings[0]

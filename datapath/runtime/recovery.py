@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers as an owner of sandboxes: what earlier commands left unfinished, what has ended, what `doctor` says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from datapath.config.settings import Settings
+from datapath.engine import endpoints
+from datapath.engine.transaction import Owner, Transaction, now
+from datapath.errors import DatapathError
+from datapath.kernel import process
+from datapath.model.checks import ENDED, FILES, LEFTOVER, STRAY_FILES
+from datapath.model.containers import Container
+from datapath.model.findings import Finding, Kind
+from datapath.model.rows import CREATING, OWNER, READY, REMOVING, short
+from datapath.model.state import State
+from datapath.plan.containers import ExitPlan, plan_exited
+from datapath.runtime import files
+
+
+class ContainerOwner(Owner):
+    """Our own runtime."""
+
+    name = OWNER
+
+    def recover(self, tx: Transaction) -> None:
+        for container in list(tx.state.containers.values()):
+            if container.phase == CREATING:
+                if container.pid and process.alive(container.pid, container.pid_start):
+                    process.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
+                tx.warn(f"container {container.name} was not completely created: taken back")
+                roll_back(tx, container)
+            elif container.running and not process.alive(container.pid, container.pid_start):
+                record_exit(tx, container)
+        for container in [c for c in tx.state.containers.values() if c.phase != READY]:
+            tx.warn(f"container {container.name} was being removed: done")
+            try:
+                files.remove(tx.settings, container.id)
+            except DatapathError as error:  # or no command would ever work again
+                tx.warn(str(error))
+            tx.delete(container)
+
+    def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
+        folders = _folders(settings)
+        for container in state.containers.values():
+            if container.phase == READY and container.running and container.id not in alive:
+                detail = "it is recorded as running, its process is gone"
+                yield Finding(ENDED, f"container {container.name}", detail)
+        for name in sorted(folders - state.containers.keys()):
+            detail = "it is of a container that is forgotten"
+            yield Finding(STRAY_FILES, f"folder {short(name)}", detail, (name,))
+        for container in state.containers.values():
+            if container.phase == READY and container.id in alive and container.id not in folders:
+                yield Finding(FILES, f"container {container.name}", "its folder is gone", (container.id,))
+
+    def leftovers(self, settings: Settings) -> Iterator[Finding]:
+        for name in sorted(_folders(settings)):
+            detail = "its files are there, the store is gone"
+            yield Finding(LEFTOVER, f"container {short(name)}", detail)
+
+    def repairs(self) -> Mapping[Kind, Callable[[Transaction, Finding], None]]:
+        return {STRAY_FILES: _delete_files, FILES: _make_folder}
+
+
+def _folders(settings: Settings) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(settings.run_dir / "containers"))
+    except OSError:
+        return frozenset()
+
+
+def _delete_files(tx: Transaction, finding: Finding) -> None:
+    files.remove(tx.settings, finding.about[0])
+
+
+def _make_folder(tx: Transaction, finding: Finding) -> None:
+    files.make(tx.settings, tx.state.containers[finding.about[0]])
+
+
+def release(tx: Transaction, plan: ExitPlan) -> None:
+    """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
+    tx.put(plan.container, *plan.endpoints, *([plan.sandbox] if plan.sandbox else []))
+    endpoints.remove_all(tx, plan.endpoints, f"container {plan.container.name}")
+    if plan.sandbox:
+        tx.delete(plan.sandbox)
+    if plan.container.phase == REMOVING:
+        files.remove(tx.settings, plan.container.id)
+        tx.delete(plan.container)
+
+
+def record_exit(tx: Transaction, container: Container) -> None:
+    """A running container's process is gone: records it, with the exit code that its shim has recorded."""
+    code = files.read_exit(tx.settings, container)
+    error = "" if code is not None else "its exit code is unknown: its shim was killed"
+    release(tx, plan_exited(container.id, code, tx.state, now(), error))
+
+
+def roll_back(tx: Transaction, container: Container) -> None:
+    """A container that is not to be: its endpoints, its files and its row go."""
+    gone = replace(tx.state.containers[container.id], phase=REMOVING)
+    release(tx, replace(plan_exited(container.id, None, tx.state, now()), container=gone))

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a container is started: its process is created, its network made ready, then it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datapath.config.settings import Settings
+from datapath.engine import endpoints, networks, ports
+from datapath.engine.transaction import Transaction, now
+from datapath.errors import ConfigError
+from datapath.kernel import process
+from datapath.model.containers import Container, RunRequest
+from datapath.model.rows import READY, Status
+from datapath.model.sandboxes import Sandbox
+from datapath.plan.containers import plan_run
+from datapath.runtime import files, recovery, spawn
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningContainer:
+    """A container that `run` has started. `wait` is for the foreground: its exit code."""
+
+    container: Container
+    created: spawn.Created
+
+    def wait(self) -> int:
+        """Stays until the container has ended: its exit code, 128 + N after signal N, 255 if its shim was killed."""
+        code = self.created.wait()
+        return 255 if code is None else code
+
+
+def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> RunningContainer:
+    """Starts a container. What goes wrong before its process runs leaves nothing behind. `command`: see
+    `Containers.exited_command`."""
+    with ExitStack() as undo:
+        files.make_run_dir(tx.settings)
+        endpoints.evict_dead(tx)
+        planned = plan_run(request, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
+        for line in planned.warnings:
+            tx.warn(line)
+        for network in planned.networks:
+            if not network.realised:
+                networks.build(tx, network)
+        log = files.folder(tx.settings, planned.container) / "log"
+        container = replace(planned.container, log_path=str(log))
+        sandbox: tuple[Sandbox, ...] = (planned.sandbox,) if planned.sandbox else ()
+        tx.put(container, *sandbox, *planned.endpoints)
+        undo.callback(recovery.roll_back, tx, container)
+        files.write_etc(tx, container)
+        created = undo.enter_context(spawn.spawn(_spec(tx, container, request, command)))
+        container = replace(container, pid=created.pid, pid_start=created.start, shim_pid=created.shim_pid)
+        sandbox = tuple(replace(box, key=box.key or created.netns) for box in sandbox)
+        tx.put(container, *sandbox)
+        if container.network_mode == "none":
+            tx.context.links.loopback_up(created.netns)
+        joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
+        created.release()
+        undo.callback(_end_process, container)
+        container = replace(container, status=Status.RUNNING, started=now(), phase=READY)
+        tx.put(
+            container,
+            *(replace(box, phase=READY) for box in sandbox),
+            *(replace(endpoint, phase=READY) for endpoint in joined),
+        )
+        undo.pop_all()
+        return RunningContainer(container, created)
+
+
+def _end_process(container: Container) -> None:
+    """Of one that runs already, and is not to be: nobody would know of it."""
+    process.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
+
+
+def exited_command(command: Sequence[str], container: Container) -> tuple[str, ...]:
+    """What the container's shim runs at its end, but for the exit code; (): nothing."""
+    return (*command, container.id) if command else ()
+
+
+def _spec(tx: Transaction, container: Container, request: RunRequest, command: Sequence[str]) -> spawn.Spec:
+    folder = files.folder(tx.settings, container)
+    host = container.network_mode == "host"
+    if container.shares:
+        other = tx.state.containers[container.network_mode.removeprefix("container:")]
+        netns = running_path(tx, other)
+    else:
+        netns = "host" if host else "new"
+    bare_host = host and not container.extra_hosts
+    return spawn.Spec(
+        argv=container.argv,
+        env=environment(container),
+        netns=netns,
+        hostname=container.hostname,
+        domainname=container.domainname,
+        hosts="" if bare_host else str(folder / "hosts"),
+        resolv_conf="" if host and not container.dns else str(folder / "resolv.conf"),
+        hostname_file=str(folder / "hostname") if container.hostname else "",
+        rootfs=container.rootfs,
+        log=container.log_path,
+        exit_file=str(folder / "exit"),
+        exited=exited_command(command, container),
+        exited_env=_exited_environment(tx.settings),
+        detach=request.detach,
+        tty=request.tty,
+        interactive=request.interactive,
+    )
+
+
+def running_path(tx: Transaction, container: Container) -> str:
+    """The path of a running container's network namespace. ConfigError: it does not run."""
+    path = tx.path(container.sandbox_id)
+    if path is None:
+        raise ConfigError(f"container {container.name} is not running")
+    return path
+
+
+def environment(container: Container) -> dict[str, str]:
+    """The variables that a container's processes get."""
+    base = {"PATH": _PATH, "HOSTNAME": container.hostname or os.uname().nodename, "HOME": "/root"}
+    if container.tty:
+        base["TERM"] = "xterm"
+    return base | dict(pair.split("=", 1) for pair in container.env)
+
+
+def _exited_environment(settings: Settings) -> dict[str, str]:
+    """What makes the command at the container's end see this installation."""
+    variables = {
+        "PATH": _PATH,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "DATAPATH_STATE_DIR": str(settings.state_dir),
+        "DATAPATH_RUN_DIR": str(settings.run_dir),
+        "DATAPATH_BPFFS": str(settings.bpffs),
+        "DATAPATH_ATTACH": settings.attach,
+    }
+    if settings.config_required:
+        variables["DATAPATH_CONFIG"] = str(settings.config_path)
+    if settings.cgroup is not None:
+        variables["DATAPATH_CGROUP"] = str(settings.cgroup)
+    return variables

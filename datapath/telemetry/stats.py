@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters of the packet programs, how full their maps are, and the connections that they translate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from datapath.engine.engine import Engine
+from datapath.model.connections import Connection, ConnectionFilter, ConnectionStats
+from datapath.model.state import State
+
+if TYPE_CHECKING:
+    from datapath.dataplane.programs import Dataplane
+
+_CONNECTION_DROPS = (
+    *("DROP_NAT_PORTS", "DROP_CONN_TABLE", "DROP_STALE", "DROP_NO_CONN"),
+    *("DROP_DENIED", "DROP_FLOOD", "DROP_LIMIT"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most)."""
+
+    counters: dict[str, tuple[int, int]]
+    fill: dict[str, tuple[int, int]]
+
+
+def stats(engine: Engine) -> Stats:
+    """Packet counters and the fill of maps; empty if the programs were never loaded."""
+    with _dataplane(engine) as found:
+        return Stats(found.counters_sum(), found.fill()) if found else Stats({}, {})
+
+
+def connections(
+    engine: Engine, wanted: ConnectionFilter, container: str = ""
+) -> list[tuple[Connection, str]]:
+    """The connections that are meant, each with the names of the containers that take part. `container`: one of
+    these. NotFoundError."""
+    state = engine.snapshot()
+    wanted = _of_container(wanted, container, state)
+    names = _endpoint_names(state)
+    with _dataplane(engine) as found:
+        from datapath.dataplane import connections as tables
+
+        rows = list(tables.find(found, wanted)) if found else []
+    words = {
+        numbers: ",".join(dict.fromkeys(names.get(number, "") for number in numbers))
+        for numbers in {row.endpoints for row in rows}
+    }
+    return [(row, words[row.endpoints]) for row in rows]
+
+
+def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:
+    """Forgets the connections that are meant; how many. NotFoundError."""
+    wanted = _of_container(wanted, container, engine.snapshot())
+    with _dataplane(engine) as found:
+        from datapath.dataplane import connections as tables
+
+        return tables.forget(found, tables.matcher(wanted)) if found else 0
+
+
+def connection_stats(engine: Engine) -> ConnectionStats:
+    """Connections by state, against the tables' sizes, by container, and what was dropped."""
+    names = _endpoint_names(engine.snapshot())
+    with _dataplane(engine) as found:
+        from datapath.dataplane import connections as tables
+
+        if found is None:
+            return ConnectionStats({}, {}, {}, {}, 0, 0)
+        quotas: dict[str, tuple[int, int]] = {}
+        for key, quota in found.quotas.read_all():
+            if key.endpoint in names:
+                had = quotas.get(names[key.endpoint], (0, 0))
+                quotas[names[key.endpoint]] = (had[0] + quota.conns, had[1] + quota.openings)
+        counters, config = found.counters_sum(), found.config[0]
+        return ConnectionStats(
+            states=tables.states(found),
+            tables=found.fill(tables.TABLES),
+            drops={name: counters[name] for name in _CONNECTION_DROPS},
+            quotas=quotas,
+            max_connections=config.max_conns,
+            max_openings=config.max_openings,
+        )
+
+
+@contextmanager
+def _dataplane(engine: Engine) -> Iterator[Dataplane | None]:
+    """The packet programs to look at; None: they were never loaded."""
+    from datapath.dataplane import programs
+    from datapath.kernel import features
+
+    features.require()
+    found = programs.Dataplane.find(engine.settings.bpffs)
+    with found or nullcontext():
+        yield found
+
+
+def _of_container(wanted: ConnectionFilter, name: str, state: State) -> ConnectionFilter:
+    if not name:
+        return wanted
+    endpoints = state.endpoints_of_sandbox(state.container(name).sandbox_id)
+    return replace(wanted, endpoints=frozenset(endpoint.number for endpoint in endpoints))
+
+
+def _endpoint_names(state: State) -> dict[int, str]:
+    """Endpoint number -> name of its container, or what the owner of its sandbox calls that."""
+    return {endpoint.number: state.holder_name(endpoint) for endpoint in state.endpoints.values()}
