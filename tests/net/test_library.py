@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library alone, S33: sandboxes that somebody else made, joined and left in any order, any number of times."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import datapath
+from datapath.config.settings import Settings
+from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
+from datapath.kernel import netns
+from datapath.model.endpoints import Endpoint
+from tests.net import faults, forked, look
+from tests.net.lab import HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
+
+_names = itertools.count()
+STEPS = 260  # of the random walk
+STRIDE = 1 if os.environ.get("DATAPATH_LONG") else 7
+
+
+class Space:
+    """A network namespace that is bind-mounted, as `ip netns add` makes it, and nothing of ours."""
+
+    def __init__(self, host: Host) -> None:
+        self.name = f"datapath-test-{os.getpid()}-{next(_names)}"
+        self.path = f"/run/netns/{self.name}"
+        self.host = host
+        self.processes: list[subprocess.Popen[str]] = []
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        argv = ["nsenter", f"--net={self.path}", *command.split()]
+        return subprocess.run(argv, capture_output=True, text=True)
+
+    def serve(self, port: int) -> None:
+        argv = ["nsenter", f"--net={self.path}", *echo_server("tcp", port)]
+        self.processes.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+        assert self.processes[-1].stdout is not None
+        assert self.processes[-1].stdout.readline() == "ready\n"
+
+    def delete(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        self.processes = []
+        if os.path.exists(self.path):
+            subprocess.run(["ip", "netns", "delete", self.name], check=True)
+
+
+@pytest.fixture
+def spaces(host: Host) -> Iterator[Callable[[], Space]]:
+    made: list[Space] = []
+    there = os.path.ismount("/run/netns")
+
+    def make() -> Space:
+        made.append(Space(host))
+        return made[-1]
+
+    yield make
+    for space in made:
+        space.delete()
+    if made and not there:
+        subprocess.run(["umount", "/run/netns"], check=True)
+
+
+class Engine:
+    """The library, each call of it inside the pretend host's namespace."""
+
+    def __init__(self, host: Host) -> None:
+        self.path = host.path
+        self.library = datapath.Host.open(Settings.from_env(host.env or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        part = getattr(self.library, name)
+        return _Inside(self.path, part)
+
+
+class _Inside:
+    def __init__(self, path: str, part: Any) -> None:
+        self._path, self._part = path, part
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        with netns.enter(self._path):
+            return self._part(*arguments, **more)
+
+    def __getattr__(self, name: str) -> _Inside:
+        return _Inside(self._path, getattr(self._part, name))
+
+
+@pytest.fixture
+def engine(host: Host) -> Engine:
+    return Engine(host)
+
+
+def doctor(host: Host) -> str:
+    return host.try_ctl("doctor").stdout
+
+
+def test_s33_a_namespace_of_somebody_elses_is_joined_published_and_its_address_given_to_the_next(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """`ip netns add`, an endpoint, a port answered from outside; the namespace deleted under it; the next has all."""
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    first = spaces()
+    sandbox = engine.sandboxes.adopt(first.path, "cni", key="pod-1", name="pod")
+    endpoint = engine.endpoints.create(datapath.EndpointRequest("shop", ip="10.61.0.7"), "cni", "pod-1/eth0")
+    info = engine.endpoints.join(endpoint.id, sandbox.id)
+    assert (info.source, info.ifname, str(info.addresses[0])) == ("", "eth0", "10.61.0.7/24")
+    assert str(info.gateway4) == "10.61.0.1" and info.mtu == 1500
+    (published,) = engine.ports.publish(endpoint.id, "8080:80")
+    assert (published.host_port, published.container_port) == (8080, 80)
+    first.serve(80)
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+    assert reaches(first.run, OUTSIDE) and reaches(host.try_, "10.61.0.7")
+    assert doctor(host) == "No problems found.\n"
+
+    first.delete()
+    with eventually() as until:
+        until(lambda: endpoint.host_ifname not in host.sh("ip -o link"))
+    assert "sandbox pod of cni on network shop: its device" in doctor(host)
+    assert host.try_ctl("doctor --format {{.Check}}").stdout == "dead\n", "dead"
+
+    second = spaces()
+    again = engine.endpoints.create(datapath.EndpointRequest("shop", ip="10.61.0.7"), "cni", "pod-2/eth0")
+    assert again.id != endpoint.id and again.ipv4 == endpoint.ipv4
+    engine.endpoints.join(again.id, engine.sandboxes.adopt(second.path, "cni", key="pod-2").id)
+    engine.ports.publish(again.id, "8080:80")
+    second.serve(80)
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+    assert doctor(host) == "No problems found.\n"
+    assert [e.id for e in engine.endpoints.all()] == [again.id]
+
+
+def test_s33_each_step_may_be_repeated(host: Host, engine: Engine, spaces: Callable[[], Space]) -> None:
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    space = spaces()
+    sandboxes = {engine.sandboxes.adopt(space.path, "podman", key="p").id for _ in range(2)}
+    request = datapath.EndpointRequest("shop")
+    endpoints = {engine.endpoints.create(request, "podman", "p0").id for _ in range(2)}
+    assert (len(sandboxes), len(endpoints)) == (1, 1)
+    (sandbox,), (endpoint,) = sandboxes, endpoints
+    assert engine.endpoints.join(endpoint, sandbox) == engine.endpoints.join(endpoint, sandbox)
+    ports = [engine.ports.publish(endpoint, "8080:80", "8081:81/udp") for _ in range(2)]
+    assert ports[0] == ports[1] and len(ports[0]) == 2
+    assert len(engine.ports.unpublish(endpoint, "8080:80")) == 1
+    assert len(engine.ports.unpublish(endpoint, "8080:80")) == 1
+    assert [engine.endpoints.leave(endpoint) for _ in range(2)] == [True, False]
+    assert "eth0" not in space.run("ip -o link").stdout
+    assert doctor(host) == "No problems found.\n"
+    engine.endpoints.join(endpoint, sandbox)
+    assert reaches(host.try_, str(engine.endpoints.all()[0].ipv4.ip))
+    assert [engine.endpoints.delete("p0", "podman") for _ in range(2)] == [True, False]
+    assert [engine.sandboxes.forget("p", "podman") for _ in range(2)] == [True, False]
+    assert doctor(host) == "No problems found.\n"
+
+
+def test_s33_delete_and_forget_imply_all_that_takes_away(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    space = spaces()
+    before = space.run("ip -o link").stdout
+    sandbox = engine.sandboxes.adopt(space.path, "cni")
+    takes: tuple[Callable[[Endpoint], Any], ...] = (
+        lambda endpoint: engine.endpoints.delete(endpoint.id, "cni"),
+        lambda endpoint: engine.sandboxes.forget(space.path, "cni"),
+    )
+    for take in takes:
+        sandbox = engine.sandboxes.adopt(space.path, "cni")
+        endpoint = engine.endpoints.create(datapath.EndpointRequest("shop"), "cni")
+        engine.endpoints.join(endpoint.id, sandbox.id)
+        engine.ports.publish(endpoint.id, "8080:80")
+        assert take(endpoint)
+        assert engine.endpoints.all() == []
+        assert "8080" not in host.ctl("port ls")
+        assert doctor(host) == "No problems found.\n"
+    with eventually() as until:  # lo may have become up
+        until(lambda: len(space.run("ip -o link").stdout.splitlines()) == len(before.splitlines()))
+    assert os.path.exists(space.path)
+    assert engine.networks.remove("shop").name == "shop"
+
+
+def test_s33_an_endpoint_waits_on_the_host_until_its_owner_moves_it(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """libnetwork moves and addresses devices itself: it is told what to do."""
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    space = spaces()
+    sandbox = engine.sandboxes.adopt(space.path, "docker")
+    endpoint = engine.endpoints.create(datapath.EndpointRequest("shop"), "docker")
+    info = engine.endpoints.join(endpoint.id, sandbox.id, move=False)
+    assert info.source in host.sh("ip -o link")
+    host.sh(f"ip link set {info.source} netns {space.name} name {info.ifname}")
+    for command in (
+        f"ip address add {info.addresses[0]} dev {info.ifname}",
+        f"ip link set {info.ifname} up",
+        f"ip route add default via {info.gateway4}",
+    ):
+        assert space.run(command).returncode == 0
+    assert reaches(space.run, OUTSIDE)
+    engine.ports.publish(endpoint.id, "8080:80")
+    space.serve(80)
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+    assert doctor(host) == "No problems found.\n"
+    assert engine.endpoints.delete(endpoint.id, "docker")
+
+
+def test_s33_the_commands_show_owners_and_take_nothing_of_theirs_without_force(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    host.run("web")
+    assert "OWNER" not in host.ctl("ps") + host.ctl("network ls")
+    engine.networks.create(datapath.NetworkRequest("theirs", subnets=("10.62.0.0/24",), owner="docker"))
+    space = spaces()
+    sandbox = engine.sandboxes.adopt(space.path, "docker", key="c" * 64, name="db")
+    endpoint = engine.endpoints.create(datapath.EndpointRequest("theirs"), "docker", "e1")
+    engine.endpoints.join(endpoint.id, sandbox.id)
+    engine.ports.publish(endpoint.id, "8080:80")
+    rows = {line.split()[-1] for line in host.ctl("ps").splitlines()}
+    assert rows == {"OWNER", "datapath", "docker"}
+    assert host.ctl("ps --filter name=db --format {{.Names}}:{{.Owner}}:{{.Ports}}").startswith(
+        "db:docker:0.0.0.0:8080"
+    )
+    assert host.ctl("network ls --filter name=theirs --format {{.Owner}}") == "docker"
+    before = look.database(host)
+    assert "network theirs belongs to docker" in host.refused("network rm theirs")
+    assert "sandbox db belongs to docker" in host.refused("rm db")
+    assert "networks or sandboxes of docker are here" in host.refused("down")
+    with pytest.raises(InUseError, match="belongs to docker"):
+        engine.endpoints.delete(endpoint.id, "cni")
+    assert look.database(host) == before
+    assert 'already allocated (by container "db")' in host.refused("run -d -p 8080:80 true")
+    host.ctl("rm -f db")
+    host.ctl("network rm -f theirs")
+    host.ctl("down")
+
+
+@pytest.mark.parametrize(
+    ("words", "act"),
+    [
+        ("is no network namespace", lambda e, s: e.sandboxes.adopt("/etc/hosts", "cni")),
+        ("must be an absolute path", lambda e, s: e.sandboxes.adopt("relative", "cni")),
+        ("invalid owner", lambda e, s: e.sandboxes.adopt(s.path, "datapath")),
+        ("invalid owner", lambda e, s: e.sandboxes.adopt(s.path, "No Body")),
+        ("network nowhere not found", lambda e, s: e.endpoints.create(_request("nowhere"), "cni")),
+        ("cannot connect container to host", lambda e, s: e.endpoints.create(_request("host"), "cni")),
+        ("no configured subnet", lambda e, s: e.endpoints.create(_request("shop", ip="10.9.9.9"), "cni")),
+        ('endpoint "e9" not found', lambda e, s: e.endpoints.join("e9", "x")),
+        ('endpoint "e9" not found', lambda e, s: e.ports.publish("e9", "80:80")),
+    ],
+)
+def test_s33_what_cannot_be_is_refused_and_changes_nothing(
+    host: Host, engine: Engine, spaces: Callable[[], Space], words: str, act: Callable[[Any, Space], object]
+) -> None:
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    before = look.database(host)
+    with pytest.raises(DatapathError, match=words):
+        act(engine, spaces())
+    assert look.database(host) == before
+
+
+def _request(network: str, ip: str = "") -> datapath.EndpointRequest:
+    return datapath.EndpointRequest(network, ip)
+
+
+def test_s33_an_endpoint_is_in_one_sandbox_and_a_sandbox_once_on_a_network(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    one, two = (engine.sandboxes.adopt(spaces().path, "cni").id for _ in range(2))
+    first, second = (engine.endpoints.create(_request("shop"), "cni") for _ in range(2))
+    with pytest.raises(ConfigError, match="it has joined no sandbox"):
+        engine.ports.publish(first.id, "80:80")
+    engine.endpoints.join(first.id, one)
+    with pytest.raises(ConfigError, match="it has to leave that first"):
+        engine.endpoints.join(first.id, two)
+    with pytest.raises(ExistsError, match="has an endpoint on network shop already"):
+        engine.endpoints.join(second.id, one)
+    with pytest.raises(ExistsError, match="Address already in use"):
+        engine.endpoints.create(_request("shop", ip=str(first.ipv4.ip)), "cni")
+    assert doctor(host) == "No problems found.\n"
+
+
+def test_s33_with_two_endpoints_the_ports_follow_the_way_out(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    for number, name in enumerate(("a", "b")):
+        engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.6{number}.0.0/24",)))
+    space = spaces()
+    sandbox = engine.sandboxes.adopt(space.path, "cni")
+    a, b = (engine.endpoints.create(_request(name), "cni", name) for name in ("a", "b"))
+    engine.endpoints.join(b.id, sandbox.id)
+    engine.ports.publish(b.id, "8080:80")
+    space.serve(80)
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: engine.endpoints.join(a.id, sandbox.id),
+        lambda: engine.endpoints.leave(a.id),
+    )
+    for step in steps:
+        step()
+        assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+        assert doctor(host) == "No problems found.\n"
+    engine.endpoints.join(a.id, sandbox.id)
+    engine.endpoints.delete("a", "cni")
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+
+
+def test_s33_any_order_any_subset_any_number_of_times(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """A random walk; whatever is refused changes nothing, and in between everything is as promised."""
+    chance = random.Random(61)
+    for number, name in enumerate(("a", "b")):
+        engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.6{number}.0.0/24",)))
+    there = [spaces() for _ in range(2)]
+
+    def endpoint(key: str) -> str:
+        found: Endpoint | None = next((e for e in engine.endpoints.all() if e.owner_key == key), None)
+        return found.id if found else "0" * 64
+
+    def renew(space: Space) -> None:
+        space.delete()
+        subprocess.run(["ip", "netns", "add", space.name], check=True)
+
+    steps: list[Callable[[str, Space, str], object]] = [
+        lambda key, space, port: engine.sandboxes.adopt(space.path, "cni", key=space.name),
+        lambda key, space, port: engine.endpoints.create(_request(key[0]), "cni", key),
+        lambda key, space, port: engine.endpoints.join(endpoint(key), space.name),
+        lambda key, space, port: engine.ports.publish(endpoint(key), port),
+        lambda key, space, port: engine.ports.unpublish(endpoint(key), port),
+        lambda key, space, port: engine.endpoints.leave(endpoint(key)),
+        lambda key, space, port: engine.endpoints.delete(key, "cni"),
+        lambda key, space, port: engine.sandboxes.forget(space.name, "cni"),
+        lambda key, space, port: renew(space) if chance.random() < 0.3 else None,
+        lambda key, space, port: host.ctl("network create x") and host.ctl("network rm x"),
+    ]
+    done = refused = 0
+    for number in range(STEPS):
+        step = chance.choice(steps)
+        arguments = chance.choice(("a1", "a2", "b1")), chance.choice(there), chance.choice(("8080:80", "81"))
+        try:
+            step(*arguments)
+            done += 1
+        except DatapathError:
+            refused += 1
+        if number % 20 == 0:
+            host.ctl("reconcile")
+            assert doctor(host) == "No problems found.\n", f"after {number} steps"
+    assert done > STEPS / 4 and refused > STEPS / 20
+    for key in ("a1", "a2", "b1"):
+        engine.endpoints.delete(key, "cni")
+    for space in there:
+        engine.sandboxes.forget(space.name, "cni")
+    host.ctl("network rm a b")
+    assert doctor(host) == "No problems found.\n"
+    host.ctl("down")
+    assert not any(Path(host.folder / "state").glob("*"))
+
+
+KILLED: dict[str, Callable[[Any, str], object]] = {
+    "adopt": lambda engine, path: engine.sandboxes.adopt(path, "cni", key="new"),
+    "create": lambda engine, path: engine.endpoints.create(_request("shop"), "cni", "new"),
+    "join": lambda engine, path: engine.endpoints.join(_id(engine, "waits"), path),
+    "publish": lambda engine, path: engine.ports.publish(_id(engine, "in"), "8080:80,deny=10.0.0.0/8"),
+    "unpublish": lambda engine, path: engine.ports.unpublish(_id(engine, "in")),
+    "leave": lambda engine, path: engine.endpoints.leave(_id(engine, "in")),
+    "delete": lambda engine, path: engine.endpoints.delete("in", "cni"),
+    "forget": lambda engine, path: engine.sandboxes.forget("all", "cni"),
+}
+
+
+def _id(engine: Any, key: str) -> str:
+    return str(next(e.id for e in engine.endpoints.all() if e.owner_key == key))
+
+
+@pytest.mark.parametrize("what", KILLED)
+def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
+    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
+) -> None:
+    """And asked for again it is done."""
+    host.preloaded = True
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    space, other = spaces(), spaces()
+
+    def prepare() -> None:
+        for name in ("all", "new", "other"):
+            engine.sandboxes.forget(name, "cni")
+        for key in ("in", "waits", "new"):
+            engine.endpoints.delete(key, "cni")
+        engine.sandboxes.adopt(space.path, "cni", key="all")
+        engine.sandboxes.adopt(other.path, "cni", key=other.path)
+        inside = engine.endpoints.create(_request("shop"), "cni", "in")
+        engine.endpoints.create(_request("shop"), "cni", "waits")
+        engine.endpoints.join(inside.id, "all")
+        engine.ports.publish(inside.id, "8081:81")
+
+    def act() -> int:
+        KILLED[what](datapath.Host.open(Settings.from_env(os.environ)), other.path)
+        return 0
+
+    def attempt(fault: str) -> int:
+        assert host.env is not None
+        env = {**host.env, faults.VARIABLE: fault}
+        done = forked.call(act, [what], host.path, env, 60)
+        assert done.returncode in (0, -9), f"{what}, {fault}: {done.stderr}"
+        return faults.last().steps
+
+    forked.in_child.append(faults.install)
+    try:
+        prepare()
+        steps = attempt("count@0")
+        assert steps > 1
+        for number in range(1, steps + 1, STRIDE):
+            prepare()
+            attempt(f"kill@{number}")
+            host.ctl("reconcile")
+            assert doctor(host) == "No problems found.\n", f"killed at step {number} of {steps}"
+            assert attempt("count@0") >= 0
+            assert doctor(host) == "No problems found.\n", f"asked again after step {number} of {steps}"
+    finally:
+        forked.in_child.remove(faults.install)
