@@ -224,7 +224,7 @@ def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceVal
 
 
 def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
-    """What makes the endpoint a member of its network. Its link-local address counts where there is IPv6."""
+    """The rows that make the endpoint a member of its network; its link-local address has one where there is IPv6."""
     addr4 = endpoint.ipv4.ip if endpoint.ipv4 else None
     addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
     linklocal = endpoint.linklocal if endpoint.ipv6 else None
@@ -256,7 +256,7 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
 
 
 def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> Runs:
-    """`ports` of the endpoint, or of these of its mappings only: of each family whose way out it is."""
+    """`ports` of the endpoint, or of these of its mappings only: of each IP version that leaves by this endpoint."""
     return Runs(_port_runs(network, endpoint, endpoint.ports if mappings is None else mappings))
 
 

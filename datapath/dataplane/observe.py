@@ -18,7 +18,7 @@ from datapath.errors import KernelError
 from datapath.kernel import bpf_links, bpffs, libbpf
 from datapath.model.observed import Programs
 
-# The maps that say who is where and what is published; the others belong to the programs.
+# The maps that this side writes; the others belong to the programs.
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "reserved", "addresses", "acls"),
     *("links", "quotas"),
@@ -136,7 +136,7 @@ def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[s
 
 @contextlib.contextmanager
 def _pin(path: Path, broken: dict[str, str]) -> Iterator[int | None]:
-    """An fd of a pin; None if it cannot be had, which is then noted in `broken`."""
+    """An fd of a pin; None: it cannot be opened, and `broken` says why."""
     try:
         fd = bpffs.get_pinned(path)
     except KernelError as error:

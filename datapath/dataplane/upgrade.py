@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replaces the packet programs while packets pass.
 
-First the new ones are loaded with the pinned maps, and pinned below ``next``; a mark says when that is complete.
-Until then nothing has changed. From then on only what is pinned there is needed: whichever version's command
-comes first goes through all of the second part again. Old and new programs work side by side meanwhile, as they
-have the same maps.
+First the new programs are loaded with the pinned maps, and pinned below ``next``; a mark says when these are complete.
+Until then nothing has changed. After that only the pins are needed: the next command, of either version, can finish
+the upgrade, and repeats all of its second part. Old and new programs share the maps, so they work side by side.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_links, bpffs, libbpf
 
 _CONFIG = "config"
-_MOVING = "moving"  # a pin on its way to where it belongs
+_MOVING = "moving"  # a pin that is about to be renamed to its place
 
 
 def pending(bpffs: Path) -> bool:
@@ -33,7 +32,7 @@ def pending(bpffs: Path) -> bool:
 
 
 def prepare(dataplane: Dataplane) -> None:
-    """Loads this version's programs. KernelError: they cannot be, and nothing has changed."""
+    """Loads this version's programs and pins them below ``next``. KernelError: it failed, and nothing has changed."""
     version.check(dataplane.root)
     folder, maps = dataplane.root / NEXT, dataplane.root / "maps"
     _clear(folder)
@@ -64,7 +63,7 @@ def _rename_maps(maps: Path) -> None:
 
 
 def _repeat_marks(root: Path) -> None:
-    """Pins that say something by their names would keep the old programs. The version comes last."""
+    """Pins marks with the new programs: the old marks would keep the old programs alive. The version mark is last."""
     folder = root / NEXT
     others = {name for name in os.listdir(root / "programs") if "-" in name and not version.is_mark(name)}
     with _Opened(folder, {CONN_GC}) as fds:
@@ -92,7 +91,7 @@ class _Opened:
 
 
 def finish(dataplane: Dataplane) -> bool:
-    """Puts the programs that wait where the old ones are; False: they were not complete, and are gone."""
+    """Replaces the old programs by those below ``next``; False: these were incomplete, and have been removed."""
     root = dataplane.root
     folder = root / NEXT
     names = set(os.listdir(folder)) - {_MOVING}
@@ -120,7 +119,7 @@ def finish(dataplane: Dataplane) -> bool:
 
 
 def _update_links(root: Path, fds: Mapping[str, int]) -> None:
-    """Those whose hook the new version does not have go."""
+    """Gives each link its new program, and removes links of hooks that the new version does not have."""
     for name in os.listdir(root / "links"):
         program = fds.get(name, fds.get(name.rpartition("-")[0]))
         if program is None:
@@ -135,7 +134,7 @@ def _update_links(root: Path, fds: Mapping[str, int]) -> None:
 
 
 def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
-    """Found by what runs in our place of a device, as either version may have hooks that this one does not know."""
+    """Replaces filters, found by the programs that they run: either version may have hooks that this one lacks."""
     folder = dataplane.root / "programs"
     with _Opened(folder, set(os.listdir(folder))) as pinned:
         names = {libbpf.program_id(fd): name for name, fd in pinned.items() if "-" not in name}
@@ -154,7 +153,7 @@ def _replace_filters(dataplane: Dataplane, fds: Mapping[str, int]) -> None:
 
 
 def _drop_maps(root: Path) -> None:
-    """Pins of maps that only the version before had; only a version itself knows which are its own."""
+    """Removes pins of maps that only the old version had, if this is the new version, which knows its own maps."""
     found = version.marked(os.listdir(root / "programs"))
     if found is None or found.objects != version.digest():
         return
@@ -164,14 +163,14 @@ def _drop_maps(root: Path) -> None:
 
 
 def _replace_pin(fd: int, folder: Path, path: Path) -> None:
-    """There is one at every moment."""
+    """Replaces a pin by another program's, atomically."""
     bpffs.unpin(folder / _MOVING)
     bpffs.pin(fd, folder / _MOVING)
     os.replace(folder / _MOVING, path)
 
 
 def _clear(folder: Path) -> None:
-    """Without its mark what waits there is nothing: the mark goes first."""
+    """Removes the pins below ``next``, the version mark first: without it they count as incomplete."""
     if not folder.is_dir():
         return
     for name in sorted(os.listdir(folder), key=lambda name: not version.is_mark(name)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of which version the packet programs are that are pinned, and whether their maps can be understood.
+"""The version of the pinned packet programs, and whether this version can read their maps.
 
-A bpffs holds nothing but pins, so this is the name of one: ``programs/version-OBJECTS-LAYOUT``. It goes with the
-programs that it is about, and costs a command one listing of a folder and one small file.
+A bpffs holds nothing but pins, so the version is the name of one: ``programs/version-OBJECTS-LAYOUT``. It is removed
+with the programs that it is about, and costs a command one listing of a folder and one small file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datapath.errors import KernelError
 from datapath.kernel import abi
 
 _PREFIX = "version-"
-# What two versions may have otherwise: settings are each load's own, and reasons are only ever appended.
+# What may differ between versions: settings are read by the same load that wrote them, and reasons are only appended.
 _OWN = re.compile(r"(struct config|enum reason) \{.*?\};", re.S)
 
 
@@ -52,7 +52,7 @@ def is_mark(name: str) -> bool:
 
 
 def digest() -> str:
-    """Of this version's object files, as the build has written it down. A process stays what it was."""
+    """The digest of this version's object files, which the build has written. It is read once a process."""
     return _digest_in(abi.OBJECTS)
 
 
@@ -62,7 +62,7 @@ def _digest_in(folder: Path) -> str:
 
 
 def installed() -> Version:
-    """This version."""
+    """The version of this installation."""
     words = layout_words((abi.OBJECTS / "abi.h").read_text())
     return Version(digest(), hashlib.sha256(words.encode()).hexdigest()[:16])
 
@@ -73,14 +73,14 @@ def layout_words(text: str) -> str:
 
 
 def marked(names: Iterable[str]) -> Version | None:
-    """What the mark among these pins says; None: there is none. Of two, while one takes the other's place, that
-    of this version is no evidence."""
+    """The version that the mark among these pins names; None: there is no mark. Of two, while one replaces the other,
+    the one that is not this version's."""
     found = [Version(*name.removeprefix(_PREFIX).split("-")) for name in names if is_mark(name)]
     return min(found, key=lambda version: (version.objects == digest(), version), default=None)
 
 
 def understood(bpffs: Path) -> bool:
-    """The maps that are pinned, if any are, mean to this version what they mean to theirs."""
+    """Whether the pinned maps, if there are any, have the layout that this version has."""
     try:
         found = marked(os.listdir(bpffs / "programs"))
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def understood(bpffs: Path) -> bool:
 
 
 def check(bpffs: Path) -> None:
-    """KernelError if the maps that are pinned mean something else to this version."""
+    """KernelError: the pinned maps have another layout than this version's."""
     if not understood(bpffs):
         raise KernelError(
             "use",

@@ -63,7 +63,7 @@ def attach_cgroup(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
 
 
 def update_link(link_fd: int, program_fd: int) -> bool:
-    """Gives a link another program, between two packets; False: what it was attached to is gone."""
+    """Gives a link another program, atomically; False: what it was attached to is gone."""
     with log.operation("replace the program of a link"):
         result = bpf.lib.bpf_link_update(link_fd, program_fd, ffi.NULL)
     if result in (-errno.ENOLINK, -errno.ENODEV):
@@ -90,7 +90,7 @@ def create_clsact(ifindex: int) -> bool:
 
 
 def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
-    """Attaches as a direct-action filter; one of ours that is there already is replaced in place."""
+    """Attaches a program as a direct-action filter; one with the same handle and priority is replaced atomically."""
     create_clsact(ifindex)
     hook, opts = _tc(ifindex, point, handle, priority)
     opts.prog_fd, opts.flags = program_fd, BPF_TC_F_REPLACE
@@ -99,7 +99,7 @@ def attach_clsact(program_fd: int, ifindex: int, point: int, handle: int, priori
 
 
 def detach_clsact(ifindex: int, point: int, handle: int, priority: int) -> None:
-    """Takes our filter away; nothing there, or no such device, is fine."""
+    """Detaches the filter with that handle and priority. Idempotent, and so if the device is gone."""
     hook, opts = _tc(ifindex, point, handle, priority)
     with log.operation("detach the filter from device", ifindex):
         result = bpf.lib.bpf_tc_detach(hook, opts)
@@ -115,7 +115,7 @@ def destroy_clsact(ifindex: int) -> None:
 
 
 def clsact_program(ifindex: int, point: int, handle: int, priority: int) -> int:
-    """The kernel's number of the program in our filter's place; 0: there is none."""
+    """The kernel's number of the program that the filter with that handle and priority runs; 0: there is none."""
     hook, opts = _tc(ifindex, point, handle, priority)
     return int(opts.prog_id) if bpf.lib.bpf_tc_query(hook, opts) == 0 else 0
 

@@ -54,8 +54,8 @@ def create(name: str, mac: str, addresses: Sequence[Interface], mtu: int, *, ipv
 
 
 def find(name: str, mac: str, addresses: Sequence[Interface]) -> int | None:
-    """The index of the bridge that was made with that MAC address and these addresses; None: there is no such
-    device, or it is somebody else's. Who knows it by either must have made it: people change one, not both."""
+    """The index of the bridge of that name if it has the MAC address or one of the addresses that it was made with;
+    None: there is no such device, or it is another's. People change one of these, not both."""
     index = find_index(name)
     if index is None:
         return None
@@ -82,7 +82,7 @@ def _hold(route: Any, number: int, name: str, address: Interface) -> None:
 
 
 def enslave(name: str, bridge: str) -> None:
-    """Make a device a port of the bridge, one that may also get back what it sent (hairpin mode)."""
+    """Makes a device a port of the bridge, in hairpin mode: it may also get back what it sent."""
     number, master = index_of(name), index_of(bridge)
     with _route() as route, translated("add", f"device {name} to bridge {bridge}"):
         route.link("set", index=number, master=master)
@@ -90,7 +90,7 @@ def enslave(name: str, bridge: str) -> None:
 
 
 def set_mtu(netns: Netns, devices: Sequence[str], mtu: int) -> None:
-    """Devices that somebody has taken away meanwhile are passed over."""
+    """Sets the MTU, in bytes, of devices in the namespace. Devices that have gone meanwhile are passed over."""
     with _route(netns) as route:
         for name in devices:
             number = find_index(name)
@@ -115,7 +115,7 @@ def _route(netns: Netns = None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def translated(operation: str, subject: str) -> Iterator[None]:
-    """pyroute2's errors, and the system's, as KernelError."""
+    """pyroute2's errors and the system's as KernelError. The block is logged as one operation."""
     from pyroute2 import NetlinkError
 
     try:

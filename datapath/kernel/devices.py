@@ -47,12 +47,13 @@ def name_of(netns: Netns, ifindex: int) -> str:
 
 
 def quiet_ipv6(name: str) -> None:
-    """Keep the kernel from speaking IPv6 on a device; it must still be down."""
+    """Keeps the kernel from speaking IPv6 on a device, which must still be down."""
     sysctl.write_if_present(f"net/ipv6/conf/{name}/disable_ipv6", 1)
 
 
 def static_ipv6(name: str) -> None:
-    """IPv6 with the given addresses and the link-local one that follows from the MAC, usable at once."""
+    """Prepares a device for IPv6 with given addresses and the link-local one that follows from the MAC, usable at once:
+    no duplicate address detection, no router advertisements."""
     for key, value in (("disable_ipv6", 0), ("addr_gen_mode", 0), ("accept_dad", 0), ("accept_ra", 0)):
         sysctl.write(f"net/ipv6/conf/{name}/{key}", value)
 
@@ -79,15 +80,17 @@ class Devices:
     # ---- looking ---------------------------------------------------------------
 
     def index(self, name: str) -> int | None:
+        """The index of the device of that name; None: there is none."""
         with enter(self._netns):
             return find_index(name)
 
     def facts(self, ours: Collection[str] = ()) -> Facts:
-        """The cost grows with addresses and routes, not with devices."""
+        """What the namespace has; `ours`: names of devices that are no uplinks. Takes longer with more addresses and
+        routes, not with more devices."""
         return facts.read(self._route, self._names(), ours)
 
     def uplinks(self, ours: Collection[str] = ()) -> tuple[Uplink, ...]:
-        """Devices that are up and have a global address, without loopback and those named in `ours`."""
+        """The devices that are up and have a global address, without loopback and those named in `ours`."""
         return facts.uplinks(self._route, facts.addresses(self._route), self._names(), ours)
 
     def _names(self) -> dict[int, str]:
@@ -95,7 +98,7 @@ class Devices:
             return dict(socket.if_nameindex())
 
     def mtu(self, name: str) -> int | None:
-        """Bytes; None: there is no such device."""
+        """The device's MTU in bytes; None: there is no such device."""
         with enter(self._netns):
             index = find_index(name)
         return facts.mtu(self._route, index) if index is not None else None
@@ -143,10 +146,11 @@ class Devices:
         do(self._route, *steps, *messages.bring_up(index, name, addresses))
 
     def delete(self, *devices: str | int) -> None:
-        """Delete devices by name or index; gone already is fine. Goes through all, then reports.
+        """Deletes devices by name or index. Idempotent. A failure does not keep the others from being deleted:
+        KernelError, or an ExceptionGroup of several.
 
-        When this returns they are gone with their names and addresses, on either side. What the kernel does after
-        that is to wait, without any lock, until nobody can hold them any more: see `_delete_behind`.
+        When this returns the devices are gone with their names and addresses, on either side. The kernel then waits,
+        without any lock, until no reference to them is left: see `_delete_behind`.
         """
         failures: list[Exception] = []
         for device in devices:
@@ -161,7 +165,7 @@ class Devices:
             raise ExceptionGroup("devices could not be deleted", failures)
 
     def _delete_behind(self, device: str | int) -> None:
-        """Returns as soon as the device is gone, not when the kernel has answered.
+        """Deletes a device, and returns as soon as it is gone, not when the kernel has answered.
 
         The answer to the request comes 10 to 30 ms after that (netdev_run_todo: an rcu_barrier). A thread takes it.
         Nothing depends on the thread: once it is in the kernel the device goes, even if the process is killed.
@@ -188,7 +192,7 @@ class Devices:
             raise failures[0]
 
     def _there(self, device: str | int) -> bool:
-        """Asked by a change of nothing: it takes the lock that a deletion holds from its beginning to its end."""
+        """Whether the device exists. Asked by a change of nothing, which waits for the lock that a deletion holds."""
         try:
             self._route.do(messages.unchanged(device))
         except Refused as error:

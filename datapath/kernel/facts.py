@@ -129,7 +129,8 @@ def _held(body: bytes) -> Held | None:
 def uplinks(
     route: Rtnetlink, held: Sequence[Held], names: Mapping[int, str], ours: Collection[str]
 ) -> tuple[Uplink, ...]:
-    """Only devices with a global address are looked at one by one: there may be hundreds of others."""
+    """The devices that lead out of the host. Only those with a global address are looked at: there may be hundreds of
+    others."""
     found: dict[int, dict[int, IPv4Address | IPv6Address]] = {}
     for one in held:
         name = names.get(one.ifindex)
@@ -149,7 +150,7 @@ def uplinks(
 
 
 def unicast_routes(route: Rtnetlink, family: int) -> list[Route]:
-    """Of all tables; the kernel leaves out the others (the socket checks strictly)."""
+    """The unicast routes of all tables; the kernel leaves out others, as the socket checks strictly."""
     with translated("list", "routes"):
         bodies = route.dump(
             Message(rtnetlink.GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0))
@@ -232,7 +233,7 @@ def devices(route: Rtnetlink) -> list[Device]:
 
 
 def device(route: Rtnetlink, index: int) -> Device | None:
-    """None: it has just gone."""
+    """The device with that index; None: there is none."""
     try:
         with translated("look at", f"device {index}"):
             return _device(route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0))))

@@ -27,7 +27,7 @@ from datapath.model.devices import VETH
 
 
 def _mark(host_ifname: str) -> str:
-    """The MAC address of a pair's host end, which nobody uses: by it we know the device again."""
+    """The MAC address of the host's end of a pair, which no packet needs: it tells our pairs from others' devices."""
     return (b"\x06\x64" + zlib.crc32(host_ifname.encode()).to_bytes(4, "big")).hex(":")
 
 
@@ -63,8 +63,8 @@ class Links(Devices):
         return index
 
     def delete_pair(self, name: str, peer: str) -> None:
-        """Delete a gateway device and its other end, which nobody else has the name of. Gone already is fine, and
-        so is a device of somebody else's that has the name now: it stays."""
+        """Deletes a veth pair by the name of its other end, or else of its first. Idempotent. A device of another
+        kind that has the name now stays."""
         with enter(self._netns):
             index, other = find_index(name), find_index(peer)
         if other is not None:
@@ -126,8 +126,8 @@ class Links(Devices):
                 raise
 
     def delete_endpoint(self, name: str, ifindex: int) -> None:
-        """Delete an endpoint's pair; gone already is fine. `ifindex` 0: it was not noted. A device of somebody
-        else's that has the name stays, and one of ours that was renamed goes."""
+        """Deletes the pair whose host's end has that name or index (0: unknown). Idempotent. A pair that was renamed
+        goes too; another's device that has the name now stays."""
         with enter(self._netns):
             index = find_index(name) or ifindex
         device = facts.device(self._route, index) if index and index != ifindex else None

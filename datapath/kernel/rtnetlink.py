@@ -42,6 +42,7 @@ TC = struct.Struct("=BxxxiIII")  # struct tcmsg: family, ifindex, handle, parent
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
+    """struct nlattr and the payload, padded to four bytes."""
     return _ATTRIBUTE.pack(4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
@@ -54,7 +55,7 @@ def u32(kind: int, value: int) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """By kind. Of one that is there twice, the last."""
+    """The payloads of attributes by kind; of two of one kind, the last."""
     found = {}
     at = 0
     while at + 4 <= len(data):
@@ -67,7 +68,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def _errno(body: bytes) -> int:
-    """Of an answer, or of the end of a dump: 0 is fine."""
+    """The errno that an answer or the end of a dump carries; 0: it was done."""
     return -int(_ERRNO.unpack_from(body)[0])
 
 
@@ -108,9 +109,8 @@ class Rtnetlink:
         self._socket.close()
 
     def do(self, *messages: Message) -> None:
-        """Has all of them done, in order, with one system call.
-
-        The kernel does not stop at one that it refuses. Refused is about the first.
+        """Sends all messages with one system call, and waits for the answers. The kernel does them in order, and does
+        not stop at one that it refuses. Raises Refused for the first that it refused.
         """
         self._send(messages, _ACK)
         first: Refused | None = None
@@ -126,7 +126,7 @@ class Rtnetlink:
             raise first
 
     def get(self, message: Message) -> bytes:
-        """The body of the answer."""
+        """Sends one question; the body of the answer. Refused: the kernel's errno."""
         self._send((message,), 0)
         for kind, _, body in self._receive():
             if kind == _ERROR:
@@ -135,7 +135,7 @@ class Rtnetlink:
         raise Refused(errno.EPROTO)
 
     def dump(self, message: Message) -> list[bytes]:
-        """The bodies of all answers. Begun again if what is listed changed meanwhile."""
+        """The bodies of all answers. Asked again, up to twenty times, if the list changed while it was read."""
         for _ in range(_TRIES):
             self._send((message,), _DUMP)
             found, whole = self._dumped()

@@ -105,7 +105,7 @@ def _address(text: str) -> Address:
 
 
 def holder(proto: str, address: Address | None, port: int) -> str:
-    """Who has the port, for an error message: "nginx (pid 123)". Looks at the fds of every process."""
+    """The process that has the port, for an error message: "nginx (pid 123)". Looks at the fds of every process."""
     inodes = {
         inode for _, bound, number, inode in _rows((proto,)) if number == port and _overlap(address, bound)
     }
@@ -136,7 +136,7 @@ def _overlap(wanted: Address | None, bound: Address) -> bool:
     return wanted is None or wanted == bound or wanted.is_unspecified or bound.is_unspecified
 
 
-# ---- sockets that believe to talk to somebody who is gone ---------------------------------------------
+# ---- sockets whose peer is gone ---------------------------------------------------------------------------
 
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21  # linux/sock_diag.h
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -153,8 +153,8 @@ _CHOOSE = struct.Struct("=BBHBBHBBHBBH")
 def destroy(cookies: frozenset[int]) -> int:
     """Ends the sockets of the calling thread's namespace that have one of these cookies, TCP and UDP.
 
-    Their owners get ECONNABORTED (sock_diag(7), SOCK_DESTROY; CONFIG_INET_DIAG_DESTROY, without which they are
-    left). Returns how many there were.
+    Their owners get ECONNABORTED (sock_diag(7), SOCK_DESTROY). A kernel without CONFIG_INET_DIAG_DESTROY leaves them.
+    Returns how many were ended.
     """
     ended = 0
     with log.operation("destroy sockets", "of peers that are gone", len(cookies)), _diag() as diag:
@@ -201,6 +201,6 @@ def _identities(diag: socket.socket, family: int, proto: int, more: bytes = b"")
 
 
 def _acknowledged(diag: socket.socket) -> bool:
-    """Whether the kernel did it: one that has closed meanwhile is as good as gone."""
+    """Whether the kernel did it; False too if the socket has closed meanwhile."""
     data = diag.recv(1 << 16)
     return int.from_bytes(data[_HEADER.size : _HEADER.size + 4], "little", signed=True) == 0

@@ -124,7 +124,7 @@ class DropsOfHost:
         self._trace.__exit__(kind, error, trace)
 
     def _look(self) -> None:
-        """Notes who has which namespace and device now; those who have gone stay noted."""
+        """Notes the namespaces and devices of containers; those that have gone stay noted."""
         state = self._snapshot()
         self._namespaces[_cookie(None) or 0] = "", None
         for endpoint in state.endpoints.values():
