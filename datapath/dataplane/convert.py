@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from datapath.dataplane import entries
-from datapath.dataplane.entries import DeviceKind, DeviceValue, NetworkFlag, NetworkValue
+from datapath.dataplane.entries import DeviceValue, NetworkValue
+from datapath.dataplane.layout import DeviceKind, NetworkFlag
 from datapath.kernel import abi
 
 

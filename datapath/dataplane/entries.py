@@ -14,8 +14,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from datapath.dataplane.layout import DeviceKind, NetworkFlag
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, gateway_mac
@@ -27,17 +28,6 @@ from datapath.model.state import State
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
 NO_MAC = "00:00:00:00:00:00"
 _MAPPED = IPv6Network("::ffff:0:0/96")
-
-# Enumerators of abi.h: enum network_flag, enum device_kind.
-NetworkFlag = Literal[
-    "NETWORK_ACTIVE",
-    "NETWORK_IPV4",
-    "NETWORK_IPV6",
-    "NETWORK_ICC",
-    "NETWORK_INTERNAL",
-    "NETWORK_MASQUERADE",
-]
-DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK"]
 
 
 class NetworkValue(NamedTuple):

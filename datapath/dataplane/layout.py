@@ -6,8 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from datapath.dataplane.entries import DeviceKind
-
+# Enumerators of abi.h: enum network_flag, enum device_kind.
+NetworkFlag = Literal[
+    "NETWORK_ACTIVE",
+    "NETWORK_IPV4",
+    "NETWORK_IPV6",
+    "NETWORK_ICC",
+    "NETWORK_INTERNAL",
+    "NETWORK_MASQUERADE",
+]
+DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK"]
 Direction = Literal["ingress", "egress"]
 
 # Map -> the structs of its key and value in abi.h; no key: an array.

@@ -10,7 +10,6 @@ import socket
 import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -43,8 +42,7 @@ Interface = IPv4Interface | IPv6Interface
 Prefix = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class Uplink:
+class Uplink(NamedTuple):
     """A device that leads out of the host."""
 
     ifindex: int
@@ -54,8 +52,7 @@ class Uplink:
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the host has: all addresses; routes without default, link-local and multicast ones."""
 
     addresses: tuple[Interface, ...]

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import convert, entries
+from datapath.dataplane import convert, entries, layout
 from datapath.dataplane.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
@@ -276,8 +276,8 @@ def test_every_kind_of_row_has_its_struct() -> None:
 
 
 def test_enumerators_are_those_of_the_abi() -> None:
-    assert set(get_args(entries.NetworkFlag)) == {flag.name for flag in abi.NetworkFlag}
-    assert set(get_args(entries.DeviceKind)) == {kind.name for kind in abi.DeviceKind}
+    assert set(get_args(layout.NetworkFlag)) == {flag.name for flag in abi.NetworkFlag}
+    assert set(get_args(layout.DeviceKind)) == {kind.name for kind in abi.DeviceKind}
 
 
 def test_values_become_those_of_the_abi_and_back() -> None:
