@@ -72,7 +72,7 @@ def translated(operation: str, subject: str) -> Iterator[None]:
         raise KernelError(operation, subject, error.errno or 0) from error
 
 
-class Held(NamedTuple):
+class DeviceAddress(NamedTuple):
     """An address of a device. `flags`: IFA_F_*."""
 
     ifindex: int
@@ -105,13 +105,13 @@ def read(route: Rtnetlink, names: Mapping[int, str], ours: Collection[str]) -> F
     )
 
 
-def addresses(route: Rtnetlink) -> list[Held]:
+def addresses(route: Rtnetlink) -> list[DeviceAddress]:
     with translated("list", "addresses"):
         bodies = route.dump(Message(rtnetlink.GETADDR, ADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
-    return [held for held in map(_held, bodies) if held is not None]
+    return [one for one in map(_device_address, bodies) if one is not None]
 
 
-def _held(body: bytes) -> Held | None:
+def _device_address(body: bytes) -> DeviceAddress | None:
     family, length, flags, scope, index = ADDR.unpack_from(body)
     found = attributes(body[ADDR.size :])
     raw = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)  # on point-to-point devices they differ
@@ -120,11 +120,11 @@ def _held(body: bytes) -> Held | None:
     if _IFA_FLAGS in found:
         flags = _number(found[_IFA_FLAGS])
     interface = IPv4Interface((raw, length)) if family == socket.AF_INET else IPv6Interface((raw, length))
-    return Held(index, scope, flags, interface)
+    return DeviceAddress(index, scope, flags, interface)
 
 
 def uplinks(
-    route: Rtnetlink, held: Sequence[Held], names: Mapping[int, str], ours: Collection[str]
+    route: Rtnetlink, held: Sequence[DeviceAddress], names: Mapping[int, str], ours: Collection[str]
 ) -> tuple[Uplink, ...]:
     """The devices that lead out of the host. Only those with a global address are looked at: there may be hundreds of
     others."""
@@ -136,14 +136,14 @@ def uplinks(
         first = found.setdefault(one.ifindex, {})
         if not one.flags & _IFA_F_UNFIT:
             first.setdefault(one.interface.version, one.interface.ip)
-    ways = []
+    result = []
     for index, first in found.items():
         flags, mtu = _link(route, index)
         if flags & _IFF_UP and not flags & _IFF_LOOPBACK:
             ipv4, ipv6 = first.get(4), first.get(6)
             assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
-            ways.append(Uplink(index, names[index], ipv4, ipv6, mtu))
-    return tuple(ways)
+            result.append(Uplink(index, names[index], ipv4, ipv6, mtu))
+    return tuple(result)
 
 
 def unicast_routes(route: Rtnetlink, family: int) -> list[Route]:
@@ -263,8 +263,8 @@ def stack(where: netns.Netns) -> Stack:
         known = {one.ifindex: one for one in devices(route)}
         names = {index: one.name for index, one in known.items()}
         by_device: dict[str, set[Interface]] = {}
-        for held in addresses(route):
-            by_device.setdefault(names.get(held.ifindex, ""), set()).add(held.interface)
+        for one in addresses(route):
+            by_device.setdefault(names.get(one.ifindex, ""), set()).add(one.interface)
         defaults = frozenset((names.get(index, ""), gateway) for index, gateway in gateways(route))
     return Stack(
         {one.name: one for one in known.values()},
