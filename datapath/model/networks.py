@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns: networks, endpoints, sandboxes, containers, and what a user asks for.
+"""Networks, and what a user asks of one.
 
-Pure values: no I/O, no clock, no randomness. Mappings inside them are never changed in place.
-Times are RFC 3339 in UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
+All rows of the model are pure values, and the mappings inside them are never changed in place. Times are RFC 3339 in
+UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store: what was promised."""
+"""The rows that say which networks, endpoints and containers there have to be, and where they are stored."""

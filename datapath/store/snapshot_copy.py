@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a reader gets by a writer that keeps everybody out of the state database.
+"""A copy of the state database for readers that a writer keeps out of it.
 
-No reader waits for a transaction. But the first who opens the file builds the journal's index, and the last who
-closes it takes the journal into the file, with a wait for the disk: SQLite lets nobody in meanwhile, for ever if
-that process is stopped. What file and journal say together does not change by it: a copy of both can be read.
+No reader waits for a transaction. But the first process that opens the file builds the journal's index, and the last
+one that closes it takes the journal into the file and waits for the disk. SQLite lets no other process in until that
+is done, which is never if the process is stopped. File and journal together have the same content before and after, so
+a copy of both can be read.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 0.2  # seconds that a reader waits for whoever may keep it out
+PATIENCE = 0.2  # seconds that a reader waits for a writer that keeps it out
 _PAUSE = 0.005  # seconds
 _JOURNAL, _INDEX = "-wal", "-shm"
 
 
 def kept_out(path: Path) -> bool:
-    """Somebody has had one and the same lock on the file or its index for the whole time of a reader's patience.
+    """A process has held the same lock on the file or its index for PATIENCE, so a reader would have to wait on.
 
-    Asked of the kernel's list: SQLite itself would wait for an index ten seconds, whatever it is told.
+    The kernel's list of locks tells: SQLite itself waits ten seconds for an index, and has no setting for it.
     """
     deadline = time.monotonic() + PATIENCE
     held = _locks(path)
@@ -35,19 +36,19 @@ def kept_out(path: Path) -> bool:
 
 
 def _locks(path: Path) -> set[tuple[str, ...]]:
-    """The write locks on the file and its index: holder, file, first and last byte of each."""
+    """The write locks on the file and its index, each as its holder, its file, and its first and last byte."""
     try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return set()
     files = {_name(path), _name(_beside(path, _INDEX))}
-    # NUMBER: POSIX ADVISORY WRITE PROCESS MAJOR:MINOR:INODE FIRST LAST; "->" before POSIX: it waits for one
+    # NUMBER: POSIX ADVISORY WRITE PROCESS MAJOR:MINOR:INODE FIRST LAST; "->" before POSIX: a process that waits
     rows = [tuple(line.split()) for line in lines if " POSIX " in line and "->" not in line]
     return {row[4:] for row in rows if row[3] == "WRITE" and row[5] in files}
 
 
 def _name(path: Path) -> str:
-    """The file as the list of locks has it."""
+    """The file's name in the kernel's list of locks; "": there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -57,21 +58,22 @@ def _name(path: Path) -> str:
 
 @contextmanager
 def copied(path: Path) -> Iterator[Path | None]:
-    """A copy of file and journal; None: they have changed meanwhile."""
+    """The path of a copy of file and journal, removed after the block; None: they changed while they were copied."""
     import subprocess
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="datapath-") as folder:
-        before = _looks(path)
-        # What goes from the journal to the file is in the copy twice. By another process: one that closes a file
-        # gives up all its locks on it, those of SQLite too.
+        before = _versions(path)
+        # The journal first: what moves from it to the file meanwhile is then in the copy twice, and not missing. `cp`
+        # reads them, because a process that closes a file gives up all its locks on it, those of SQLite too.
         found = [source for source in (_beside(path, _JOURNAL), path) if source.exists()]
         done = [subprocess.run(["cp", "--", source, folder], capture_output=True) for source in found]
-        whole = all(process.returncode == 0 for process in done) and _looks(path) == before
+        whole = all(process.returncode == 0 for process in done) and _versions(path) == before
         yield Path(folder, path.name) if whole else None
 
 
-def _looks(path: Path) -> list[tuple[int, int, int]]:
+def _versions(path: Path) -> list[tuple[int, int, int]]:
+    """Inode, size and time of change of file and journal."""
     found = []
     for each in (path, _beside(path, _JOURNAL)):
         try:
