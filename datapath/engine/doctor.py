@@ -23,7 +23,7 @@ from datapath.engine import check, namespaces
 from datapath.engine.ports import RESERVED_PORTS
 from datapath.engine.transaction import Owner
 from datapath.errors import DatapathError
-from datapath.kernel import locks, process, sysctl
+from datapath.kernel import process, sysctl
 from datapath.kernel.facts import stack
 from datapath.kernel.links import Links
 from datapath.model.checks import BUSY, LEFTOVER, STORE
@@ -31,6 +31,7 @@ from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Programs, Seen, Stack, Way
 from datapath.model.state import State
+from datapath.store import locking
 from datapath.store.base import Store
 from datapath.store.sqlite import SQLiteStore
 
@@ -46,7 +47,7 @@ def examine(settings: Settings, tuning: Tuning | None, owners: Mapping[str, Owne
             with SQLiteStore(settings.state_dir, reading=True) as store:
                 state = store.load()
                 findings = compare(settings, tuning, state, store, owners)
-                if not locks.is_held(store.lock_path) and store.load() == state:
+                if not locking.held(store.lock_path) and store.load() == state:
                     return findings
         except FileNotFoundError:
             return _without_store(settings, owners)  # `down` came in between

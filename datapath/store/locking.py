@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock file of a state directory: an flock that processes get in the order in which they asked."""
+"""The lock file of a state directory: an flock that processes get in the order in which they asked.
+
+And the kernel's list of locks, which tells who holds one without asking for it.
+"""
 
 from __future__ import annotations
 
@@ -77,3 +80,43 @@ def _be_next(fd: int, command: int, kind: int = fcntl.F_WRLCK) -> None:
     from struct import pack
 
     fcntl.fcntl(fd, command, pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+
+def held(path: Path) -> bool:
+    """A process has the flock on the file. Nobody has to wait because this was asked."""
+    wanted = identity(path)
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    return bool(wanted) and any(line.split()[1] == "FLOCK" and wanted in line.split() for line in lines)
+
+
+def identity(path: Path) -> str:
+    """The file in the kernel's list of locks, MAJOR:MINOR:INODE; "": there is none."""
+    try:
+        # Closing an O_PATH descriptor leaves this process's own POSIX locks on the file alone.
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        major, minor = _file_system(fd)
+        return f"{major:02x}:{minor:02x}:{os.fstat(fd).st_ino}"
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def _file_system(fd: int) -> tuple[int, int]:
+    """The device number of the file's file system. st_dev may be another: btrfs has one for each subvolume, overlayfs
+    one for each layer."""
+    told = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    mount = next(line.split()[1] for line in told if line.startswith("mnt_id:"))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        number, _, device, *_ = line.split()
+        if number == mount:
+            major, _, minor = device.partition(":")
+            return int(major), int(minor)
+    status = os.fstat(fd)  # of a mount that this process does not see
+    return os.major(status.st_dev), os.minor(status.st_dev)

@@ -9,11 +9,12 @@ a copy of both can be read.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from datapath.store.locking import identity
 
 PATIENCE = 0.2  # seconds that a reader waits for a writer that keeps it out
 _PAUSE = 0.005  # seconds
@@ -41,19 +42,15 @@ def _locks(path: Path) -> set[tuple[str, ...]]:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return set()
-    files = {_name(path), _name(_beside(path, _INDEX))}
+    files = (path, _beside(path, _INDEX))
+    inodes = {str(_version(file)[0]) for file in files}
     # NUMBER: POSIX ADVISORY WRITE PROCESS MAJOR:MINOR:INODE FIRST LAST; "->" before POSIX: a process that waits
     rows = [tuple(line.split()) for line in lines if " POSIX " in line and "->" not in line]
-    return {row[4:] for row in rows if row[3] == "WRITE" and row[5] in files}
-
-
-def _name(path: Path) -> str:
-    """The file's name in the kernel's list of locks; "": there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ""
-    return f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    rows = [row for row in rows if row[3] == "WRITE" and row[5].rpartition(":")[2] in inodes]
+    if not rows:
+        return set()  # without asking which file systems they are on
+    names = {identity(file) for file in files}
+    return {row[4:] for row in rows if row[5] in names}
 
 
 @contextmanager
@@ -73,15 +70,17 @@ def copied(path: Path) -> Iterator[Path | None]:
 
 
 def _versions(path: Path) -> list[tuple[int, int, int]]:
-    """Inode, size and time of change of file and journal."""
-    found = []
-    for each in (path, _beside(path, _JOURNAL)):
-        try:
-            facts = each.stat()
-            found.append((facts.st_ino, facts.st_size, facts.st_mtime_ns))
-        except FileNotFoundError:
-            found.append((0, 0, 0))
-    return found
+    """The versions of file and journal."""
+    return [_version(path), _version(_beside(path, _JOURNAL))]
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of change of the file; zeros: there is none."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _beside(path: Path, ending: str) -> Path:
