@@ -126,13 +126,19 @@ def _family_decoder(kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
     return lambda raw: v6(raw) if ":" in _checked(raw, str) else v4(raw)
 
 
+_PLAIN = {"str": str, "int": int, "bool": bool}  # by annotation, which spares most fields its evaluation
+
+
 def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
-    hints = typing.get_type_hints(cls)
+    others = {f.name: f.type for f in dataclasses.fields(cls) if f.type not in _PLAIN}
+    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=others), cls.__init__.__globals__)
     fields: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {}
     for field in dataclasses.fields(cls):
+        kind = hints.get(field.name) or _PLAIN[str(field.type)]
         # With the type of a plain field, so that the usual value needs no call.
-        found = (field.name, hints[field.name], _decoder(hints[field.name]))
-        fields |= dict.fromkeys((field.name, field.metadata.get("was", field.name)), found)
+        fields[field.name] = found = (field.name, kind, _decoder(kind))
+        if "was" in field.metadata:
+            fields[field.metadata["was"]] = found
 
     def decode(raw: Any) -> Any:
         values = {}
