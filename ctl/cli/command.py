@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -118,6 +119,26 @@ class Group(click.Group):
             click.echo(ctx.get_help())
             ctx.exit()
         return super().parse_args(ctx, args)
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are wanted. `where`: name -> "module:attribute"."""
+
+    def __init__(self, *args: Any, where: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.where = where
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.where})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = self.second_names.get(cmd_name, cmd_name)
+        # An unknown name is compared with all others: the answer may say which one was meant.
+        for wanted in [name] if name in self.where else self.where:
+            if wanted not in self.commands:
+                module, _, attribute = self.where[wanted].partition(":")
+                self.add_command(getattr(importlib.import_module(module), attribute), wanted)
+        return super().get_command(ctx, name)
 
 
 # ---- what several commands share ------------------------------------------------------

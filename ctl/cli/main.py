@@ -11,11 +11,33 @@ from typing import NoReturn
 
 import click
 
-from ctl.cli import bench, connection, container, errors, network, port, ps, repair, system, trace
-from ctl.cli.command import Front, Group
+from ctl.cli import errors
+from ctl.cli.command import Front, LazyGroup
 from ctl.cli.errors import PROGRAM, ended
 
 COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
+COMMANDS = {
+    "network": "ctl.cli.network:network",
+    "port": "ctl.cli.port:port",
+    "ct": "ctl.cli.connection:ct",
+    "run": "ctl.cli.container:run",
+    "ps": "ctl.cli.ps:ps",
+    "exec": "ctl.cli.container:exec_",
+    "logs": "ctl.cli.container:logs",
+    "inspect": "ctl.cli.container:inspect",
+    "stop": "ctl.cli.container:stop",
+    "rm": "ctl.cli.container:rm",
+    "bench": "ctl.cli.bench:bench",
+    "stats": "ctl.cli.system:stats",
+    "trace": "ctl.cli.trace:trace",
+    "doctor": "ctl.cli.repair:doctor",
+    "reconcile": "ctl.cli.repair:reconcile",
+    "upgrade": "ctl.cli.repair:upgrade",
+    "down": "ctl.cli.system:down",
+    "version": "ctl.cli.system:version",
+    "completion": "ctl.cli.system:completion",
+    "_exited": "ctl.cli.system:exited",
+}
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -31,7 +53,7 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         errors.debug()
 
 
-@click.group(PROGRAM, cls=Group)
+@click.group(PROGRAM, cls=LazyGroup, where=COMMANDS)
 @click.option(
     "--state-dir",
     metavar="DIR",
@@ -78,31 +100,6 @@ def cli(ctx: click.Context, /, **directories: str | None) -> None:
     Commands that Docker has take Docker's options. The host is the network namespace in which the command is started.
     """
     ctx.obj = Front(**directories)
-
-
-for _command in (
-    network.network,
-    port.port,
-    connection.ct,
-    container.run,
-    ps.ps,
-    container.exec_,
-    container.logs,
-    container.inspect,
-    container.stop,
-    container.rm,
-    bench.bench,
-    system.stats,
-    trace.trace,
-    repair.doctor,
-    repair.reconcile,
-    repair.upgrade,
-    system.down,
-    system.version,
-    system.completion,
-    system.exited,
-):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from ctl.cli.errors import leaves, raise_all
-from ctl.cli.template import Template, TemplateError
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
 from datapath.model.rows import OWNER
 
@@ -34,6 +33,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def template(source: str) -> Callable[[Any], str]:
     """The function that fills this template. ConfigError when it cannot be read or does not fit."""
+    from ctl.cli.template import Template, TemplateError
+
     try:
         parsed = Template(source)
     except (TemplateError, RecursionError) as error:

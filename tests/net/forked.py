@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 _MODULES = (
-    *("ctl.cli.main", "datapath.runtime.start", "datapath.drivers.ebpf.driver"),
+    "ctl.cli.main",
+    *(f"ctl.cli.{name}" for name in ("connection", "container", "network", "port", "ps", "repair", "system")),
+    *("datapath.runtime.start", "datapath.drivers.ebpf.driver"),
     *("datapath.dataplane.programs", "pyroute2"),
     *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets"),
 )

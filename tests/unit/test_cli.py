@@ -287,7 +287,10 @@ def test_for_each_goes_on_after_a_failure(capsys: pytest.CaptureFixture[str]) ->
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [path]
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None and command.name == name
         inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
         found += inner
     return found

@@ -108,7 +108,9 @@ def test_every_command_that_prints_data_has_a_format() -> None:
         command: click.Command = main.cli
         for word in path:
             assert isinstance(command, click.Group)
-            command = command.commands[word]
+            found_ = command.get_command(click.Context(command), word)
+            assert found_ is not None
+            command = found_
         options = {name for param in command.params for name in param.opts}
         assert ("--format" in options) == ("--json" in options)
         if "--format" in options:
