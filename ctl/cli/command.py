@@ -7,8 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -23,26 +22,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 _JSON = "as_json"
 
 
-class Front:
-    """The options that come before the command, and the library opened with them, at first use."""
-
-    def __init__(self, **directories: str | None) -> None:
-        self.directories = directories
-
-    @cached_property
-    def host(self) -> Host:
-        """The network engine of this host."""
+def host(ctx: click.Context | None = None) -> Host:
+    """The network engine of this host, opened at first use with the options that come before the command."""
+    root = (ctx or click.get_current_context()).find_root()
+    if root.obj is None:
         from datapath.config.settings import Settings
         from datapath.host import Host
 
-        return Host.open(Settings.from_env(os.environ, **self.directories), warn)
+        root.obj = Host.open(Settings.from_env(os.environ, **root.params), warn)
+    return cast("Host", root.obj)
 
-    @cached_property
-    def containers(self) -> Containers:
-        """The containers on it."""
-        from datapath.runtime.containers import Containers
 
-        return Containers(self.host, (sys.executable, "-m", "ctl.cli.main", "_exited"))
+def containers(ctx: click.Context | None = None) -> Containers:
+    """The containers on it."""
+    from datapath.runtime.containers import Containers
+
+    return Containers(host(ctx), (sys.executable, "-m", "ctl.cli.main", "_exited"))
 
 
 def warn(line: str) -> None:
@@ -181,11 +176,10 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the 
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")
 
 
-def _complete(names: Callable[[Front], list[str]]) -> Callable[..., list[CompletionItem]]:
+def _complete(names: Callable[[click.Context], list[str]]) -> Callable[..., list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        front = ctx.find_root().find_object(Front) or Front(**ctx.find_root().params)
         try:
-            candidates = names(front)
+            candidates = names(ctx)
         except Exception:  # a shell in the middle of a line is no place for messages
             return []
         return [CompletionItem(name) for name in candidates if name.startswith(incomplete)]
@@ -193,6 +187,6 @@ def _complete(names: Callable[[Front], list[str]]) -> Callable[..., list[Complet
     return complete
 
 
-complete_network = _complete(lambda front: [network.name for network in front.host.networks.all()])
-complete_container = _complete(lambda front: [one.name for one in front.containers.ps(all=True)])
-complete_running = _complete(lambda front: [one.name for one in front.containers.ps()])
+complete_network = _complete(lambda ctx: [network.name for network in host(ctx).networks.all()])
+complete_container = _complete(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])
+complete_running = _complete(lambda ctx: [one.name for one in containers(ctx).ps()])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ctl.cli.command import Command, Front, Group, complete_running, format_option
+from ctl.cli.command import Command, Group, complete_running, format_option, host
 from ctl.cli.output import emit, emit_parts, listing
 from ctl.cli.system import map_row
 
@@ -77,8 +77,7 @@ def filter_options(command: F) -> F:
 @ct.command("ls", cls=Command)
 @filter_options
 @format_option(field="NatSource")
-@click.pass_obj
-def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
+def ls(container: str, format_: str, **words: str) -> None:
     """List connections, both directions as one.
 
     A packet from SOURCE to DESTINATION is translated to one from NAT SOURCE to NAT DESTINATION.
@@ -86,7 +85,7 @@ def ls(front: Front, /, container: str, format_: str, **words: str) -> None:
     from datapath.model.connections import ConnectionFilter
     from datapath.telemetry.stats import connections
 
-    found = connections(front.host, ConnectionFilter.parse(**words), container)
+    found = connections(host(), ConnectionFilter.parse(**words), container)
     emit(listing([connection_row(connection, names) for connection, names in found], COLUMNS, format_))
 
 
@@ -113,8 +112,7 @@ def side_text(address: str, port: int) -> str:
 
 @ct.command("flush", cls=Command)
 @filter_options
-@click.pass_obj
-def flush(front: Front, /, container: str, **words: str) -> None:
+def flush(container: str, **words: str) -> None:
     """Delete connections and print how many.
 
     All of them, or those that match every option. A packet that arrives afterwards opens a new connection.
@@ -122,20 +120,19 @@ def flush(front: Front, /, container: str, **words: str) -> None:
     from datapath.model.connections import ConnectionFilter
     from datapath.telemetry.stats import flush as forget
 
-    click.echo(forget(front.host, ConnectionFilter.parse(**words), container))
+    click.echo(forget(host(), ConnectionFilter.parse(**words), container))
 
 
 @ct.command("stats", cls=Command)
 @format_option(field="State")
-@click.pass_obj
-def stats(front: Front, format_: str) -> None:
+def stats(format_: str) -> None:
     """Count connections.
 
     By state, against the sizes of the tables, and by container; and the packets that were dropped.
     """
     from datapath.telemetry.stats import connection_stats
 
-    found = connection_stats(front.host)
+    found = connection_stats(host())
     parts = (
         (
             [

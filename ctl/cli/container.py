@@ -13,11 +13,12 @@ import click
 
 from ctl.cli.command import (
     Command,
-    Front,
     complete_container,
     complete_network,
     complete_running,
+    containers,
     format_option,
+    host,
 )
 from ctl.cli.errors import StartError, leaves
 from ctl.cli.network import print_documents
@@ -134,7 +135,7 @@ def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...
     with starting():
         check_terminal(tty=plain["tty"] and not plain["detach"], interactive=plain["interactive"])
         request = RunRequest(networks=endpoints(networks, first), env=environment(env, os.environ), **plain)
-        running = ctx.obj.containers.run(request)
+        running = containers().run(request)
         if request.detach:
             click.echo(running.container.id)
             return
@@ -200,7 +201,7 @@ def exec_(
     """Run a command in a running container."""
     with starting():
         check_terminal(tty=tty, interactive=interactive)
-        code = ctx.obj.containers.exec(
+        code = containers().exec(
             container,
             argv,
             env=environment(env, os.environ),
@@ -218,15 +219,12 @@ def exec_(
 @click.argument("container", shell_complete=complete_container)
 @click.option("-f", "--follow", is_flag=True, help="Follow the output.")
 @click.option("-n", "--tail", default="all", metavar="N", help="Print only the last N lines (default: all).")
-@click.pass_obj
-def logs(front: Front, container: str, follow: bool, tail: str) -> None:
+def logs(container: str, follow: bool, tail: str) -> None:
     """Print the output of a container."""
     if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
         raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
     with open(1, "wb", closefd=False) as stream:
-        for chunk in front.containers.logs(
-            container, follow=follow, tail=None if tail == "all" else int(tail)
-        ):
+        for chunk in containers().logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
             stream.write(chunk)
             stream.flush()
 
@@ -237,20 +235,19 @@ def logs(front: Front, container: str, follow: bool, tail: str) -> None:
 @click.option(
     "--type", "kind", type=click.Choice(["container", "network"]), help="Look for this type of object only."
 )
-@click.pass_obj
-def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None) -> None:
+def inspect(names: tuple[str, ...], format_: str, kind: str | None) -> None:
     """Show detailed information about containers or networks."""
 
     def look(name: str) -> Mapping[str, Any]:
         if kind == "network":
-            return front.host.networks.inspect(name)
+            return host().networks.inspect(name)
         try:
-            return front.containers.inspect(name)
+            return containers().inspect(name)
         except NotFoundError:
             if kind == "container":
                 raise
         try:
-            return front.host.networks.inspect(name)
+            return host().networks.inspect(name)
         except NotFoundError as error:
             raise NotFoundError(f"no such container or network: {quoted(name)}") from error
 
@@ -271,10 +268,9 @@ def inspect(front: Front, names: tuple[str, ...], format_: str, kind: str | None
     metavar="SECONDS",
     help="Seconds until a container is killed (default: 10).",
 )
-@click.pass_obj
-def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
+def stop(names: tuple[str, ...], timeout: int) -> None:
     """Stop running containers."""
-    for_each(names, lambda name: front.containers.stop(name, timeout=timeout))
+    for_each(names, lambda name: containers().stop(name, timeout=timeout))
 
 
 @click.command("rm", cls=Command)
@@ -282,16 +278,15 @@ def stop(front: Front, names: tuple[str, ...], timeout: int) -> None:
 @click.option(
     "-f", "--force", is_flag=True, help="Kill running containers; do not fail if one does not exist."
 )
-@click.pass_obj
-def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
+def rm(names: tuple[str, ...], force: bool) -> None:
     """Remove containers."""
 
     def remove(name: str) -> None:
         try:
-            front.containers.remove(name, force=force)
+            containers().remove(name, force=force)
         except NotFoundError as missing:
             # It may be the name of another owner's sandbox: that is for its owner to remove, or forced.
-            if not front.host.sandboxes.forget(name, OWNER, force):
+            if not host().sandboxes.forget(name, OWNER, force):
                 raise missing
 
     for_each(names, remove, missing_ok=force)

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from ctl.cli import errors
-from ctl.cli.command import Front, LazyGroup
+from ctl.cli.command import LazyGroup
 from ctl.cli.errors import PROGRAM, ended
 
 COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
@@ -93,13 +93,11 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     callback=_print_version,
     help="Show the version and exit.",
 )
-@click.pass_context
-def cli(ctx: click.Context, /, **directories: str | None) -> None:
+def cli(**directories: str | None) -> None:
     """Docker's container networking on eBPF: no Linux bridge, no iptables.
 
     Commands that Docker has take Docker's options. The host is the network namespace in which the command is started.
     """
-    ctx.obj = Front(**directories)
 
 
 def main() -> NoReturn:

@@ -11,11 +11,12 @@ import click
 
 from ctl.cli.command import (
     Command,
-    Front,
     Group,
     complete_container,
     complete_network,
+    containers,
     format_option,
+    host,
     no_trunc_option,
     quiet_option,
 )
@@ -58,10 +59,7 @@ def network() -> None:
 @click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (default: local).")
 @click.option("--ipam-driver", default="default", metavar="DRIVER", help="IPAM driver (default: default).")
 @click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of the IPAM driver.")
-@click.pass_obj
 def create(
-    front: Front,
-    /,
     *,
     subnet: tuple[str, ...],
     gateway: tuple[str, ...],
@@ -85,7 +83,7 @@ def create(
         ipam_options=ipam_opt,
         **plain,
     )
-    click.echo(front.host.networks.create(request).id)
+    click.echo(host().networks.create(request).id)
 
 
 @network.command("ls", cls=Command)
@@ -100,13 +98,10 @@ def create(
     metavar="KEY=VALUE",
     help='List only what matches, such as "driver=bridge".',
 )
-@click.pass_obj
-def ls(front: Front, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
+def ls(quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
     """List networks."""
     wanted = Filters(filters, {"driver", "id", "name", "label", "scope", "type", "dangling"})
-    rows = [
-        network_row(found, no_trunc) for found in front.host.networks.all() if _wanted(wanted, found, front)
-    ]
+    rows = [network_row(found, no_trunc) for found in host().networks.all() if _wanted(wanted, found)]
     emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
 
 
@@ -126,7 +121,7 @@ def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
     }
 
 
-def _wanted(filters: Filters, network: Network, front: Front) -> bool:
+def _wanted(filters: Filters, network: Network) -> bool:
     return (
         filters.contained("id", network.id)
         and filters.contained("name", network.name)
@@ -134,12 +129,12 @@ def _wanted(filters: Filters, network: Network, front: Front) -> bool:
         and filters.equal("scope", network.scope)
         and filters.equal("type", "builtin" if network.predefined else "custom", {"builtin", "custom"})
         and filters.every("label", lambda label: has_label(network.labels, label))
-        and filters.truth("dangling", lambda: not network.predefined and not _members(front, network.id))
+        and filters.truth("dangling", lambda: not network.predefined and not _members(network.id))
     )
 
 
-def _members(front: Front, name: str) -> Mapping[str, Any]:
-    members: Mapping[str, Any] = front.host.networks.inspect(name)["Containers"]
+def _members(name: str) -> Mapping[str, Any]:
+    members: Mapping[str, Any] = host().networks.inspect(name)["Containers"]
     return members
 
 
@@ -147,10 +142,9 @@ def _members(front: Front, name: str) -> Mapping[str, Any]:
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
 @format_option("-f")
 @click.option("-v", "--verbose", is_flag=True, help="Accepted for compatibility with Docker.")
-@click.pass_obj
-def inspect(front: Front, names: tuple[str, ...], format_: str, verbose: bool) -> None:
+def inspect(names: tuple[str, ...], format_: str, verbose: bool) -> None:
     """Show detailed information about networks."""
-    print_documents(names, front.host.networks.inspect, format_)
+    print_documents(names, host().networks.inspect, format_)
 
 
 def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
@@ -174,10 +168,9 @@ def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
     is_flag=True,
     help="Do not fail if a network does not exist, or belongs to another owner.",
 )
-@click.pass_obj
-def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
+def rm(names: tuple[str, ...], force: bool) -> None:
     """Remove networks."""
-    for_each(names, lambda name: front.host.networks.remove(name, force=force), missing_ok=force)
+    for_each(names, lambda name: host().networks.remove(name, force=force), missing_ok=force)
 
 
 @network.command("prune", cls=Command)
@@ -189,8 +182,7 @@ def rm(front: Front, names: tuple[str, ...], force: bool) -> None:
     metavar="KEY=VALUE",
     help='Remove only what matches, such as "until=24h".',
 )
-@click.pass_obj
-def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
+def prune(force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no container uses."""
     if not force:
         click.echo("WARNING! This will remove all custom networks not used by at least one container.")
@@ -199,7 +191,7 @@ def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
         if answer.strip().lower() not in ("y", "yes"):
             click.echo()
             raise DatapathError("network prune has been cancelled (-f does not ask)")
-    removed = front.host.networks.prune(filters)
+    removed = host().networks.prune(filters)
     if removed:
         click.echo("Deleted Networks:")
         emit("\n".join(gone.name for gone in removed))
@@ -229,19 +221,17 @@ def prune(front: Front, force: bool, filters: tuple[str, ...]) -> None:
 @click.option(
     "--driver-opt", "driver_options", multiple=True, metavar="KEY=VALUE", help="Option of the driver."
 )
-@click.pass_obj
-def connect(front: Front, /, container: str, **asked: Any) -> None:
+def connect(container: str, **asked: Any) -> None:
     """Connect a container to a network."""
     from datapath.model.endpoints import EndpointRequest
 
-    front.containers.connect(container, EndpointRequest(**asked))
+    containers().connect(container, EndpointRequest(**asked))
 
 
 @network.command("disconnect", cls=Command)
 @click.argument("network", shell_complete=complete_network)
 @click.argument("container", shell_complete=complete_container)
 @click.option("-f", "--force", is_flag=True, help="Also if the container has stopped or is half removed.")
-@click.pass_obj
-def disconnect(front: Front, network: str, container: str, force: bool) -> None:
+def disconnect(network: str, container: str, force: bool) -> None:
     """Disconnect a container from a network."""
-    front.containers.disconnect(network, container, force=force)
+    containers().disconnect(network, container, force=force)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import Command, Front, Group, complete_running, format_option
+from ctl.cli.command import Command, Group, complete_running, containers, format_option
 from ctl.cli.output import emit, listing
 from ctl.cli.words import address_text, span
 from datapath.errors import printable
@@ -34,13 +34,12 @@ def port() -> None:
 @port.command("ls", cls=Command)
 @click.argument("container", required=False, shell_complete=complete_running)
 @format_option(field="HostPort")
-@click.pass_obj
-def ls(front: Front, container: str | None, format_: str) -> None:
+def ls(container: str | None, format_: str) -> None:
     """List published ports.
 
     Those of CONTAINER, or of all running containers; each container numbers its own.
     """
-    found = front.containers.ports(container)
+    found = containers().ports(container)
     emit(listing([mapping_row(p.container, p.number, p.mapping) for p in found], COLUMNS, format_))
 
 
@@ -60,39 +59,36 @@ def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, 
 @port.command("add", cls=Command)
 @click.argument("container", shell_complete=complete_running)
 @click.argument("ports", metavar="[[IP:]PORT:]PORT[,ACL]")
-@click.pass_obj
-def add(front: Front, container: str, ports: str) -> None:
+def add(container: str, ports: str) -> None:
     """Publish a port or a range.
 
     Prints the port that was published. The ACL says which sources may connect, as in
     allow=10.0.0.0/8,deny=10.6.6.0/24: the longest matching prefix decides. A source that matches no prefix may
     connect, unless the ACL has an allow= entry.
     """
-    click.echo(printable(str(front.containers.port_add(container, ports))))
+    click.echo(printable(str(containers().port_add(container, ports))))
 
 
 @port.command("rm", cls=Command)
 @click.argument("container", shell_complete=complete_running)
 @click.argument("what", metavar="NUMBER|PORTS")
-@click.pass_obj
-def rm(front: Front, container: str, what: str) -> None:
+def rm(container: str, what: str) -> None:
     """Unpublish a port.
 
     The port is given by its number in `port ls`, or as it was published.
     """
-    click.echo(printable(str(front.containers.port_remove(container, what))))
+    click.echo(printable(str(containers().port_remove(container, what))))
 
 
 @port.command("set", cls=Command)
 @click.argument("container", shell_complete=complete_running)
 @click.argument("what", metavar="NUMBER|PORTS")
 @click.argument("acl", default="")
-@click.pass_obj
-def set_(front: Front, container: str, what: str, acl: str) -> None:
+def set_(container: str, what: str, acl: str) -> None:
     """Change the ACL of a published port.
 
     The ACL says which sources may connect, as in allow=10.0.0.0/8,deny=10.6.6.0/24: the longest matching prefix
     decides. A source that matches no prefix may connect, unless the ACL has an allow= entry. Without an ACL every
     source may connect. Connections from sources that are no longer allowed end.
     """
-    click.echo(printable(str(front.containers.port_set(container, what, acl))))
+    click.echo(printable(str(containers().port_set(container, what, acl))))

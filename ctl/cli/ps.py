@@ -11,8 +11,9 @@ import click
 
 from ctl.cli.command import (
     Command,
-    Front,
+    containers,
     format_option,
+    host,
     no_trunc_option,
     quiet_option,
 )
@@ -49,12 +50,11 @@ COLUMNS = {
     metavar="KEY=VALUE",
     help='List only what matches, such as "name=web".',
 )
-@click.pass_obj
-def ps(front: Front, all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
+def ps(all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
     """List containers."""
     wanted = Filters(filters, {"id", "name", "label", "status", "exited", "network"})
-    state = front.host.snapshot()
-    found = front.containers.ps(all=all_ or "status" in wanted or "exited" in wanted, state=state)
+    state = host().snapshot()
+    found = containers().ps(all=all_ or "status" in wanted or "exited" in wanted, state=state)
     names = {network.id: network.name for network in state.networks.values()}
     now = datetime.now(UTC)
     rows = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import Command, Front, format_option
+from ctl.cli.command import Command, format_option, host
 from ctl.cli.errors import raise_all
 from ctl.cli.output import emit, listing
 
@@ -41,7 +41,7 @@ def doctor(ctx: click.Context, format_: str) -> None:
     Compares the stored networks, containers and ports with the devices, programs, maps and rules of the host. Prints
     each problem, what it means and what repairs it, and changes nothing. Exit code 20 if there are problems.
     """
-    found = rows(ctx.find_object(Front).host.doctor())  # type: ignore[union-attr]
+    found = rows(host().doctor())
     if format_:
         emit(listing(found, COLUMNS, format_))
     elif not found:
@@ -59,7 +59,7 @@ def reconcile(ctx: click.Context, format_: str) -> None:
 
     Prints a line for each problem that was repaired, and changes nothing else. Exit code 20 if problems are left.
     """
-    done, left, failures = ctx.find_object(Front).host.reconcile()  # type: ignore[union-attr]
+    done, left, failures = host().reconcile()
     if format_:
         emit(listing(rows(done), COLUMNS, format_))
     for finding in [] if format_ else done:
@@ -72,12 +72,11 @@ def reconcile(ctx: click.Context, format_: str) -> None:
 
 
 @click.command("upgrade", cls=Command)
-@click.pass_obj
-def upgrade(front: Front) -> None:
+def upgrade() -> None:
     """Replace the loaded packet programs by this version's.
 
     No packet is lost and no connection ends. This goes back to an older version, too, and applies changed settings
     of daemon.json.
     """
-    done = front.host.upgrade()
+    done = host().upgrade()
     click.echo("The packet programs were replaced." if done else "There is nothing to replace.")

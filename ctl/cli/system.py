@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ctl.cli.command import Command, Front, format_option
+from ctl.cli.command import Command, containers, format_option, host
 from ctl.cli.output import emit, emit_parts, listing, table
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
@@ -19,15 +19,14 @@ MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
 @click.command("stats", cls=Command)
 @click.option("-a", "--all", "all_", is_flag=True, help="Also print counters that are zero.")
 @format_option(field="Counter")
-@click.pass_obj
-def stats(front: Front, all_: bool, format_: str) -> None:
+def stats(all_: bool, format_: str) -> None:
     """Print packet counters and map usage.
 
     The packet programs count every packet that they drop, by reason.
     """
     from datapath.telemetry.stats import stats as read
 
-    found = read(front.host)
+    found = read(host())
     counters = [
         {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
         for name, (packets, length) in found.counters.items()
@@ -46,19 +45,17 @@ def map_row(name: str, used: int, most: int) -> dict[str, str]:
 @click.option(
     "-f", "--force", is_flag=True, help="Also remove what belongs to Docker, podman or other owners."
 )
-@click.pass_obj
-def down(front: Front, force: bool) -> None:
+def down(force: bool) -> None:
     """Remove all containers, networks and programs.
 
     Containers are stopped; no device, namespace, program or pin is left.
     """
-    front.host.down(force)
+    host().down(force)
 
 
 @click.command("version", cls=Command)
 @format_option("-f", "Version")
-@click.pass_obj
-def version(front: Front, format_: str) -> None:
+def version(format_: str) -> None:
     """Show version information."""
     from datapath import __version__
 
@@ -95,7 +92,6 @@ def completion(ctx: click.Context, shell: str) -> None:
 @click.command("_exited", cls=Command, hidden=True)
 @click.argument("container_id")
 @click.argument("exit_code", type=int)
-@click.pass_obj
-def exited(front: Front, container_id: str, exit_code: int) -> None:
+def exited(container_id: str, exit_code: int) -> None:
     """Record that the main process of a container has ended, and release its resources."""
-    front.containers.exited(container_id, exit_code)
+    containers().exited(container_id, exit_code)

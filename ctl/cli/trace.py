@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ctl.cli.command import Command, Front, Group, complete_running, format_option
+from ctl.cli.command import Command, Group, complete_running, format_option, host
 from ctl.cli.output import emit, emit_parts, listing, table
 from ctl.cli.system import COUNTERS
 
@@ -42,10 +42,7 @@ seconds_option = click.option(
 @click.option("--follow", is_flag=True, help="Print the counts of each second.")
 @seconds_option
 @format_option(field="Packets")
-@click.pass_obj
-def latency(
-    front: Front, containers: tuple[str, ...], follow: bool, seconds: float | None, format_: str
-) -> None:
+def latency(containers: tuple[str, ...], follow: bool, seconds: float | None, format_: str) -> None:
     """Measure the latency between containers.
 
     It is measured from the sender's network device to the receiver's: without CONTAINERS for all of them together,
@@ -55,7 +52,7 @@ def latency(
     from datapath.telemetry.latency import between_containers
 
     features.require()
-    with between_containers(front.host.snapshot(), containers) as found:
+    with between_containers(host().snapshot(), containers) as found:
         announce()
         before: Pairs = {}
         for last in intervals(seconds, 1.0 if follow else None):
@@ -129,8 +126,7 @@ def histogram(counts: Sequence[int]) -> str:
 @trace.command("drops", cls=Command)
 @seconds_option
 @format_option(field="Reason")
-@click.pass_obj
-def drops(front: Front, seconds: float | None, format_: str) -> None:
+def drops(seconds: float | None, format_: str) -> None:
     """Show where and why packets are dropped.
 
     First the drops of the kernel, by its reasons, in the containers and on the host (CONTAINER -); TC_INGRESS at a
@@ -138,7 +134,7 @@ def drops(front: Front, seconds: float | None, format_: str) -> None:
     """
     from datapath.telemetry.drops import of_host
 
-    with of_host(front.host) as found:
+    with of_host(host()) as found:
         announce()
         for _ in intervals(seconds, None):
             dropped, counted = found.rows(), found.counters()

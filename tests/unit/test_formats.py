@@ -12,7 +12,6 @@ import click
 import pytest
 
 from ctl.cli import main
-from ctl.cli.command import Front
 from datapath import __version__
 from datapath.bench import results
 from datapath.model.connections import Connection, ConnectionStats
@@ -58,8 +57,8 @@ class Library:
         counts = ConnectionStats(
             {("conns", "new"): 1}, {"conns": (2, 9)}, {"DROP_STALE": (1, 60)}, {"web": (1, 0)}, 5, 0
         )
-        monkeypatch.setattr(Front, "host", self)
-        monkeypatch.setattr(Front, "containers", self)
+        monkeypatch.setattr("datapath.host.Host.open", lambda *_: self)
+        monkeypatch.setattr("datapath.runtime.containers.Containers", lambda *_: self)
         found = [(self.CONNECTION, "web")]
         monkeypatch.setattr("datapath.telemetry.stats.connections", lambda *_: found)
         monkeypatch.setattr("datapath.telemetry.stats.connection_stats", lambda _: counts)
@@ -142,8 +141,8 @@ def test_json_is_one_object_a_line_with_every_command(
 def test_a_wrong_template_is_told_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Front, "host", None)
-    monkeypatch.setattr(Front, "containers", None)
+    monkeypatch.setattr("datapath.host.Host.open", None)
+    monkeypatch.setattr("datapath.runtime.containers.Containers", None)
     assert main.run(["reconcile", "--format", "{{"]) == 2
     assert "template parsing error" in capsys.readouterr().err
     assert main.run(["ps", "--json", "--format", "{{.Names}}"]) == 2
