@@ -17,8 +17,6 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-_INTERRUPTS = (KeyboardInterrupt, click.Abort, EOFError)
-
 
 class StartError(Exception):
     """`errors` kept a process from being started; the command ends with `exit_code`."""
@@ -50,7 +48,7 @@ def ended(work: Callable[[], int]) -> int:
 
 
 def debug() -> None:
-    """From now on what is done is logged on stderr, and errors come with a traceback."""
+    """From now on what is done is logged on stderr, and internal errors come with a traceback."""
     import logging
 
     logging.basicConfig(
@@ -58,6 +56,7 @@ def debug() -> None:
         stream=sys.stderr,
         format="%(asctime)s.%(msecs)03d %(name)s: %(message)s",
         datefmt="%H:%M:%S",
+        force=True,
     )
     for chatty in ("matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.INFO)
@@ -81,15 +80,15 @@ def _discard_output() -> None:
 
 def report(error: BaseException) -> int:
     """Say on stderr what went wrong, one line for each error; the exit code of the first."""
-    if debugging() and not isinstance(error, (click.ClickException, *_INTERRUPTS)):
-        import traceback
-
-        traceback.print_exception(error)
     if isinstance(error, StartError):
         errors, code = list(error.errors), error.exit_code
     else:
         errors = list(leaves(error))
         code = exit_code(errors[0])
+    if debugging() and INTERNAL_ERROR in map(exit_code, errors):
+        import traceback
+
+        traceback.print_exception(error)
     for line in dict.fromkeys(map(message, errors)):
         click.echo(f"{PROGRAM}: {line}", err=True)
     return code
@@ -104,7 +103,7 @@ def exit_code(error: BaseException) -> int:
             return cast(int, getattr(ctx.command, "usage_exit_code", error.exit_code))
         case click.ClickException() as usage:
             return usage.exit_code
-        case _ if isinstance(error, _INTERRUPTS):
+        case KeyboardInterrupt() | click.Abort() | EOFError():
             return INTERRUPTED
         case OSError():
             return 1
@@ -122,7 +121,7 @@ def message(error: BaseException) -> str:
             text = f"{said if said.endswith(('.', '?')) else said + '.'} See '{path} --help'."
         case click.ClickException():
             text = error.format_message()
-        case _ if isinstance(error, _INTERRUPTS):
+        case KeyboardInterrupt() | click.Abort() | EOFError():
             text = "interrupted"
         case OSError() if error.strerror:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -82,7 +82,7 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     envvar="DATAPATH_DEBUG",
     expose_value=False,
     callback=_debug,
-    help="Log to stderr, and print tracebacks of errors (or $DATAPATH_DEBUG=1).",
+    help="Log to stderr, and print tracebacks of internal errors (or $DATAPATH_DEBUG=1).",
 )
 @click.option(
     "-v",

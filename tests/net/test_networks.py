@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from ipaddress import IPv6Network, ip_address
 from typing import Any
@@ -539,3 +540,11 @@ def test_s12_the_long_form_of_network_takes_the_same(world: Host) -> None:
         "l2",
     ]
     world.ctl("rm -f long")
+
+
+def test_debug_logs_what_was_done_on_the_kernel(host: Host) -> None:
+    """On stderr, so that what is printed stays usable."""
+    done = host.try_ctl("--debug network create shop")
+    assert re.fullmatch(r"[0-9a-f]{64}\n", done.stdout)
+    lines = done.stderr.splitlines()
+    assert lines and all(re.match(r"\d\d:\d\d:\d\d\.\d{3} datapath\.\w+: .* ms", line) for line in lines)
