@@ -21,7 +21,8 @@ from datapath.kernel.links import Links
 from datapath.model.checks import DEAD, PAIR, STRAY
 from datapath.model.findings import Finding, Kind
 
-_ROUNDS = 4  # a device that is up again has lost its routes, and so on
+_ROUNDS = 5  # a pair made anew, a device that is up again and has lost its routes, and so on
+_OF_ENDPOINTS = (PAIR, DEAD)
 
 
 def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Exception]]:
@@ -35,15 +36,26 @@ def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Excep
         found |= dict.fromkeys(left)
         if not any(finding.kind in known for finding in left):
             break
-        failures = []
-        for finding in _ordered(left, known):
-            try:
-                known[finding.kind].mend(finding)
-            except (DatapathError, ExceptionGroup) as error:
-                failures.append(error)
+        failures = _repair(_ordered(left, known), known)
     else:
         left = _compare(tx)
     return list(found), left, failures
+
+
+def _repair(findings: list[Finding], known: dict[Kind, _Mend]) -> list[Exception]:
+    """What went wrong. Once an endpoint is made anew or gone, what was found of rows and devices may be of what it was
+    before (another ifindex, a port nobody has): that is left to the next look."""
+    failures: list[Exception] = []
+    changed = False
+    for finding in findings:
+        if changed and finding.kind not in _OF_ENDPOINTS:
+            continue
+        try:
+            known[finding.kind].mend(finding)
+            changed = changed or finding.kind in _OF_ENDPOINTS
+        except (DatapathError, ExceptionGroup) as error:
+            failures.append(error)
+    return failures
 
 
 def _compare(tx: Transaction) -> list[Finding]:
