@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,11 +26,12 @@ from tests import leftovers
 from tests.net.lab import Host
 
 def test_it(tmp_path: Path) -> None:
-    leftovers.PATIENCE = 0.0
+    leftovers.PATIENCE = {patience}
     {code}
 """
 KEPT = f"sleep 3611.{os.getpid()}"  # told from another suite's
-BACKGROUND = f"setsid {KEPT} > /dev/null 2>&1 &"
+# In a folder; goes on when it is there. What stands before it is how.
+BACKGROUND = f"setsid sh -c 'echo > said; exec {KEPT}' > /dev/null 2>&1 & read it < said;"
 
 
 class Outcome:
@@ -39,8 +41,8 @@ class Outcome:
         self.left = {kind: text for kind, colon, text in (line.partition(": ") for line in lines) if colon}
 
 
-def inner(folder: Path, code: str, before: str = "") -> Outcome:
-    (folder / "test_inner.py").write_text(INNER.format(code=code))
+def inner(folder: Path, code: str, before: str = "", patience: float = 0.0) -> Outcome:
+    (folder / "test_inner.py").write_text(INNER.format(code=code, patience=patience))
     command = f"{before} exec {sys.executable} -m pytest -p tests.conftest -p no:cacheprovider"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return Outcome(
@@ -54,7 +56,7 @@ def inner(folder: Path, code: str, before: str = "") -> Outcome:
 
 
 def shell(script: str) -> str:
-    return f"subprocess.run(['sh', '-ec', {script!r}], check=True)"
+    return f"subprocess.run(['sh', '-ec', {'mkfifo said; ' + script!r}], check=True, cwd=tmp_path)"
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def left_in(folder: Path) -> set[int]:
 
 
 def test_a_run_that_leaves_nothing_passes(folder: Path) -> None:
-    outcome = inner(folder, "host = Host(tmp_path); host.run('a'); host.close()")
+    outcome = inner(folder, "host = Host(tmp_path); host.run('a'); host.close()", patience=60.0)
     assert (outcome.code, outcome.left) == (0, {}), outcome.text
 
 
@@ -127,13 +129,13 @@ def test_what_strangers_make_meanwhile_is_not_the_runs(folder: Path) -> None:
     """Here this test, with a run's mark of its own, is the stranger."""
     place = folder / "mounted"
     place.mkdir()
-    outside = f"nsenter -t {os.getpid()} --net --mount env {leftovers.VARIABLE}=stranger"
+    outside = f"nsenter -t {os.getpid()} --net --mount --wd={folder} env {leftovers.VARIABLE}=stranger"
     script = (
-        f"mount -t tmpfs none {place}; ip link add stranger0 type veth peer name stranger1; {BACKGROUND} "
-        f"unshare --net {BACKGROUND} unshare --mount {BACKGROUND}"
+        f"mkfifo said; mount -t tmpfs none {place}; ip link add stranger0 type veth peer name stranger1; "
+        f"{BACKGROUND} unshare --net {BACKGROUND} unshare --mount {BACKGROUND}"
     )
     try:
-        outcome = inner(folder, shell(f"{outside} sh -ec '{script}'"))
+        outcome = inner(folder, shell(f"{outside} sh -ec {shlex.quote(script)}"))
         assert (outcome.code, outcome.left) == (0, {}), outcome.text
         made = set(look.devices(lambda c: subprocess.check_output(c.split(), text=True)))
         assert {"stranger0", "stranger1"} <= made and os.path.ismount(place)
