@@ -42,7 +42,7 @@ LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: menu deps build bpf demo test test-unit test-bpf test-net test-model fuzz bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model fuzz bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all
 
 menu:
@@ -51,6 +51,7 @@ menu:
 	@echo 'make bpf        only the packet programs: bpf/*.bpf.c -> datapath/objects/*.bpf.o'
 	@echo 'make demo       build, then play the main job in a pretend host (root)'
 	@echo 'make test       build, then the whole suite (root)'
+	@echo 'make test-busy  the whole suite while others keep the machine busy: [HOGS=4] (root)'
 	@echo 'make test-unit  the tests that need no root'
 	@echo 'make test-bpf   the packet programs on whole packets (root)'
 	@echo 'make test-net   end to end, in namespaces (root)'
@@ -143,6 +144,12 @@ demo: build
 # A file is tested by one process; several files are at a time.
 test: build
 	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/net tests/model tests/bpf tests/unit
+
+# No test fails for time. Beside a second copy, from another clone, none does either.
+HOGS ?= 4
+test-busy: build
+	$(call install,stress-ng)
+	@stress-ng --quiet --cpu $(HOGS) & trap "kill $$!" EXIT INT TERM; $(MAKE) test
 
 test-unit test-bpf test-net: test-%: build
 	$(PYTEST) tests/$*
