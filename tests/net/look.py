@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ def default_routes(run: Run, version: int = 4) -> list[tuple[str, str]]:
 
 def namespace_of(pid: int | str) -> str:
     return os.readlink(f"/proc/{pid}/ns/net")
+
+
+@contextlib.contextmanager
+def holding(pid: int) -> Iterator[str]:
+    """The network namespace of the process. Its number is no other's, also when its processes have ended."""
+    with open(f"/proc/{pid}/ns/net"):
+        yield namespace_of(pid)
 
 
 def alive(pid: int) -> bool:

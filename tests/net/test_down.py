@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,17 @@ def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: M
     before = look.everything(host)
     processes = furnish(host)
     numbers = look.kernel_ids(host)
-    namespaces = {look.namespace_of(pid) for pid in processes} - {look.namespace_of(host.pid)}
-    assert len(namespaces) == 3  # web and second share one, open has the host's
+    with ExitStack() as stack:
+        namespaces = {stack.enter_context(look.holding(pid)) for pid in processes} - {
+            look.namespace_of(host.pid)
+        }
+        assert len(namespaces) == 3  # web and second share one, open has the host's
 
-    assert host.ctl("down") == ""
+        assert host.ctl("down") == ""
 
-    assert different(before, look.everything(host)) == {}
-    assert not [pid for pid in processes if look.alive(pid)]
-    assert not any(look.members_of(namespace) for namespace in namespaces)
+        assert different(before, look.everything(host)) == {}
+        assert not [pid for pid in processes if look.alive(pid)]
+        assert not any(look.members_of(namespace) for namespace in namespaces)
     with eventually() as until:  # the kernel frees what nobody holds after a grace period
         until(lambda: look.gone(host, numbers))
 

@@ -350,14 +350,14 @@ def test_s30_a_killed_process_and_a_killed_shim_are_noticed_by_the_next_command(
 def test_s1_the_namespace_goes_when_the_last_sharer_goes(world: Host) -> None:
     world.run("owner")
     world.run("sharer", "--network container:owner")
-    namespace = look.namespace_of(world.process("owner"))
-    assert look.members_of(namespace) == {world.process("owner"), world.process("sharer")}
     host_end = f"veth{world.inspect('owner')['NetworkSettings']['EndpointID'][:7]}"
-    world.ctl("rm -f owner")
-    assert look.members_of(namespace) == {world.process("sharer")}
-    assert host_end in look.devices(world.sh)
-    world.ctl("rm -f sharer")
-    assert look.members_of(namespace) == set()
+    with look.holding(world.process("owner")) as namespace:
+        assert look.members_of(namespace) == {world.process("owner"), world.process("sharer")}
+        world.ctl("rm -f owner")
+        assert look.members_of(namespace) == {world.process("sharer")}
+        assert host_end in look.devices(world.sh)
+        world.ctl("rm -f sharer")
+        assert look.members_of(namespace) == set()
     assert host_end not in look.devices(world.sh)
 
 
@@ -365,12 +365,12 @@ def test_s4_what_a_container_has_started_ends_with_it(world: Host) -> None:
     world.run(
         "parent", command=["sh", "-c", "setsid sleep 3601 & setsid sh -c 'sleep 3602 & wait' & sleep 3603"]
     )
-    namespace = look.namespace_of(world.process("parent"))
-    world.ctl(["exec", "parent", "sh", "-c", "sleep 3604 > /dev/null 2>&1 &"])
-    with eventually() as until:
-        until(lambda: len(look.members_of(namespace)) >= 5)
-    world.ctl("rm -f parent")
-    assert look.members_of(namespace) == set()
+    with look.holding(world.process("parent")) as namespace:
+        world.ctl(["exec", "parent", "sh", "-c", "sleep 3604 > /dev/null 2>&1 &"])
+        with eventually() as until:
+            until(lambda: len(look.members_of(namespace)) >= 5)
+        world.ctl("rm -f parent")
+        assert look.members_of(namespace) == set()
 
 
 def test_s4_stop_asks_and_after_the_timeout_kills(world: Host) -> None:

@@ -424,10 +424,10 @@ def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(world: Host) -> None:
     assert world.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
     conversation.kill()
 
-    namespace = look.namespace_of(world.process("server"))
-    world.ctl("rm -f server third late")
-    with eventually() as until:  # a child of a process that was killed ends a moment after it
-        until(lambda: look.members_of(namespace) == set())
+    with look.holding(world.process("server")) as namespace:
+        world.ctl("rm -f server third late")
+        with eventually() as until:  # a child of a process that was killed ends a moment after it
+            until(lambda: look.members_of(namespace) == set())
     with pytest.raises(Failed):
         world.outside.sh(ask("tcp", HOST, 8090))
     world.run("next", "-p 8090:90")  # everything of it is free again

@@ -333,14 +333,18 @@ class TestLife:
         assert not process.alive(held.shim_pid, held.shim_start)
         assert not box.exited.exists() and not box.exit_file.exists()
 
-    def test_leftovers_end_with_it(self, box: Box) -> None:
-        marker = f"4701.{os.getpid()}"
-        held = box.run(f"setsid sleep {marker} & (setsid unshare -m sleep {marker} &) ; sleep 0.1; exit 3")
-        identity = netns.identity(held.netns)
-        box.finished(held)
-        assert processes_with(marker) == []
-        assert exit_code.read(str(box.exit_file)) == 3
-        assert not any(is_in(name, identity) for name in os.listdir("/proc") if name.isdigit())
+    def test_leftovers_end_with_it(self, box: Box, tmp_path: Path) -> None:
+        marker, go = f"4701.{os.getpid()}", tmp_path / "go"
+        background = f"setsid sleep {marker} & (setsid unshare -m sleep {marker} &)"
+        held = box.run(f"{background}; until [ -e {go} ]; do sleep 0.02; done; exit 3")
+        with open(held.netns) as namespace:  # its number is no other's as long as this has it
+            identity = os.stat(namespace.fileno()).st_ino
+            until(lambda: len(processes_with(f"sleep\0{marker}")) == 2)
+            go.touch()
+            box.finished(held)
+            assert processes_with(marker) == []
+            assert exit_code.read(str(box.exit_file)) == 3
+            assert not any(is_in(name, identity) for name in os.listdir("/proc") if name.isdigit())
 
     def test_killed_shim_leaves_the_container_but_not_its_code(self, box: Box) -> None:
         held = box.run("exec sleep 60")
