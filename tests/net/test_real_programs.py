@@ -261,11 +261,12 @@ def test_iperf3(scene: Scene, iperf: None, name: str, more: str) -> None:
     end = report["end"]
     if "-u" in more:
         # On a crowded machine the receiver may sleep for longer than its buffer lasts.
-        assert end["sum"]["packets"] > 4000 and end["sum"]["lost_percent"] < 50
+        assert end["sum"]["packets"] > 1000 and end["sum"]["lost_percent"] < 50
         assert rises(before, counters(scene.host)) == {}
     else:
         sums = ["sum_received", "sum_received_bidir_reverse"][: 2 if "--bidir" in more else 1]
-        assert sum(end[name]["bytes"] for name in sums) > 90 << 20
+        # What the receiver has not read yet when the sender says that it has sent all, it does not count.
+        assert sum(end[name]["bytes"] for name in sums) > 50 << 20
         assert min(end[name]["bytes"] for name in sums) > 1 << 20
 
 
