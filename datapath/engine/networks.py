@@ -56,12 +56,12 @@ def build(tx: Transaction, network: Network) -> Network:
 def teardown(tx: Transaction, network: Network) -> None:
     """Takes a network away; a predefined one goes back to being unused."""
     tx.driver(network).delete_network(network)
+    for part, view in tx.parts():  # before the row goes: killed here, the next command completes it
+        part.forget_network(view, network)
     if network.predefined:
         tx.put(replace(network, phase=READY, realised=not traits(network).endpoints, subnets=()))
     else:
         tx.delete(network)
-    for part, view in tx.parts():
-        part.forget_network(view, network)
 
 
 def refresh_host(tx: Transaction) -> None:
