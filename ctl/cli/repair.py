@@ -22,11 +22,11 @@ COLUMNS = {"Check": "CHECK", "Subject": "SUBJECT", "Detail": "DETAIL", "Means": 
 def rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
     return [
         {
-            "Check": f.kind.name,
+            "Check": f.check.name,
             "Subject": f.subject,
             "Detail": f.detail,
-            "Means": f.kind.means,
-            "Repair": f.kind.mends,
+            "Means": f.check.means,
+            "Repair": f.check.mends,
         }
         for f in findings
     ]
@@ -66,7 +66,7 @@ def reconcile(ctx: click.Context, format_: str) -> None:
         click.echo(f"repaired: {finding.line}")
     if left:
         for finding in left:
-            click.echo(f"left: {finding.line} (repair: {finding.kind.mends})", err=True)
+            click.echo(f"left: {finding.line} (repair: {finding.check.mends})", err=True)
         raise_all(failures)
         ctx.exit(NOT_CLEAN)
 

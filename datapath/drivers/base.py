@@ -20,7 +20,7 @@ from datapath.drivers.context import Context, HostView
 from datapath.errors import DatapathError, NotSupportedError
 from datapath.model.drivers import Spec
 from datapath.model.endpoints import Endpoint
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Interface
 from datapath.model.ports import PortMapping
@@ -210,7 +210,7 @@ class Driver:
         yield from ()
 
     @staticmethod
-    def repairs() -> Mapping[Kind, Repair]:
+    def repairs() -> Mapping[Check, Repair]:
         """What mends the findings of `check`."""
         return {}
 

@@ -19,7 +19,7 @@ from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.kernel.links import Links
 from datapath.model.checks import DEAD, PAIR, STRAY
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 
 _ROUNDS = 5  # a pair made anew, a device that is up again and has lost its routes, and so on
 _OF_ENDPOINTS = (PAIR, DEAD)
@@ -34,7 +34,7 @@ def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Excep
     for _ in range(_ROUNDS):
         left = _compare(tx)
         found |= dict.fromkeys(left)
-        if not any(finding.kind in known for finding in left):
+        if not any(finding.check in known for finding in left):
             break
         failures = _repair(_ordered(left, known), known)
     else:
@@ -42,17 +42,17 @@ def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Excep
     return list(found), left, failures
 
 
-def _repair(findings: list[Finding], known: dict[Kind, _Mend]) -> list[Exception]:
+def _repair(findings: list[Finding], known: dict[Check, _Mend]) -> list[Exception]:
     """What went wrong. Once an endpoint is made anew or gone, what was found of rows and devices may be of what it was
     before (another ifindex, a port nobody has): that is left to the next look."""
     failures: list[Exception] = []
     changed = False
     for finding in findings:
-        if changed and finding.kind not in _OF_ENDPOINTS:
+        if changed and finding.check not in _OF_ENDPOINTS:
             continue
         try:
-            known[finding.kind].mend(finding)
-            changed = changed or finding.kind in _OF_ENDPOINTS
+            known[finding.check].mend(finding)
+            changed = changed or finding.check in _OF_ENDPOINTS
         except (DatapathError, ExceptionGroup) as error:
             failures.append(error)
     return failures
@@ -69,8 +69,8 @@ class _Mend(NamedTuple):
     mend: Callable[[Finding], None]
 
 
-def _repairs(tx: Transaction) -> dict[Kind, _Mend]:
-    """What mends each kind of finding."""
+def _repairs(tx: Transaction) -> dict[Check, _Mend]:
+    """What mends the findings of each check."""
 
     def of_driver(repair: Repair) -> _Mend:
         return _Mend(repair, lambda finding: repair(_work(tx), finding))
@@ -78,13 +78,13 @@ def _repairs(tx: Transaction) -> dict[Kind, _Mend]:
     def of_owner(repair: Callable[[Transaction, Finding], None]) -> _Mend:
         return _Mend(repair, lambda finding: repair(tx, finding))
 
-    found: dict[Kind, _Mend] = {}
+    found: dict[Check, _Mend] = {}
     for spec in registry.with_endpoints():
-        for kind, repair in registry.class_of(spec).repairs().items():
-            found[kind] = of_driver(repair)
+        for check, repair in registry.class_of(spec).repairs().items():
+            found[check] = of_driver(repair)
     for owner in tx.owners.values():
-        for kind, mend in owner.repairs().items():
-            found[kind] = of_owner(mend)
+        for check, mend in owner.repairs().items():
+            found[check] = of_owner(mend)
     found[PAIR], found[DEAD] = of_owner(_pair), of_owner(_dead)
     return found
 
@@ -96,12 +96,12 @@ def _work(tx: Transaction) -> Repairing:
     return Repairing(tx.context, tx.state, tx.view, tx.path, compare)
 
 
-def _ordered(findings: list[Finding], known: dict[Kind, _Mend]) -> list[Finding]:
+def _ordered(findings: list[Finding], known: dict[Check, _Mend]) -> list[Finding]:
     """Each repair once; rows that go after all others and in the other order: no port may lead to an ACL that is not
     there."""
-    once = {(known[f.kind].name, f.about): f for f in findings if f.kind in known}
-    orphans = [finding for finding in once.values() if finding.kind == STRAY]
-    return [finding for finding in once.values() if finding.kind != STRAY] + orphans[::-1]
+    once = {(known[f.check].name, f.about): f for f in findings if f.check in known}
+    orphans = [finding for finding in once.values() if finding.check == STRAY]
+    return [finding for finding in once.values() if finding.check != STRAY] + orphans[::-1]
 
 
 def _pair(tx: Transaction, finding: Finding) -> None:

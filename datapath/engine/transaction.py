@@ -21,7 +21,7 @@ from datapath.drivers.context import Context, HostView
 from datapath.engine import namespaces
 from datapath.model import drivers
 from datapath.model.drivers import Spec
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.state import Fresh, Object, State
@@ -54,7 +54,7 @@ class Owner:
         """What is left of the runtime's containers although the store is gone."""
         yield from ()
 
-    def repairs(self) -> Mapping[Kind, Callable[[Transaction, Finding], None]]:
+    def repairs(self) -> Mapping[Check, Callable[[Transaction, Finding], None]]:
         """What mends the findings of `check`."""
         return {}
 

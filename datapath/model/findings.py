@@ -12,8 +12,8 @@ from datapath.model.parsing import Prefix as Prefix
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A way in which a host can differ from what was promised: what that means for whom, and what mends it."""
+class Check:
+    """One of the checks that `doctor` makes: its id, what a failure means for whom, and what repairs it."""
 
     name: str
     means: str
@@ -22,9 +22,9 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference. `about` is for whoever mends it: names, keys, values, by kind."""
+    """One difference. `about` is for the repair: names, keys and values, which depend on the check."""
 
-    kind: Kind
+    check: Check
     subject: str
     detail: str
     about: tuple[Any, ...] = ()

@@ -15,7 +15,7 @@ from datapath.errors import DatapathError
 from datapath.kernel import process
 from datapath.model.checks import ENDED, FILES, LEFTOVER, STRAY_FILES
 from datapath.model.containers import Container
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.rows import CREATING, OWNER, READY, REMOVING, short
 from datapath.model.state import State
 from datapath.plan.containers import ExitPlan, plan_exited
@@ -62,7 +62,7 @@ class ContainerOwner(Owner):
             detail = "its files are there, the store is gone"
             yield Finding(LEFTOVER, f"container {short(name)}", detail)
 
-    def repairs(self) -> Mapping[Kind, Callable[[Transaction, Finding], None]]:
+    def repairs(self) -> Mapping[Check, Callable[[Transaction, Finding], None]]:
         return {STRAY_FILES: _delete_files, FILES: _make_folder}
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import netns
-from datapath.model.checks import KINDS
+from datapath.model.checks import CHECKS
 from tests.net import forked, look
 from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
-from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, kinds, veth
+from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, failed_checks, veth
 
 MakeHost = Callable[..., Host]
 
@@ -123,7 +123,7 @@ def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away
     for name in ("datapath.db-wal", "datapath.db-shm"):
         (database.parent / name).unlink(missing_ok=True)
     shutil.copy(host.folder / "copy", database)
-    assert kinds(host) == {"stray-device", "stray-pin", "stray-files", "entry-stray"}
+    assert failed_checks(host) == {"stray-device", "stray-pin", "stray-files", "entry-stray"}
     host.ctl("reconcile")
     assert doctor(host) == []
     assert [name for name in look.devices(host.sh) if name.startswith("veth")] == [
@@ -139,7 +139,7 @@ def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
     host.run("web")
     with (host.folder / "state/lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert kinds(host) == {"busy"}
+        assert failed_checks(host) == {"busy"}
     assert doctor(host) == []
 
 
@@ -160,7 +160,7 @@ def test_s30_a_command_at_work_is_named_where_a_file_has_not_its_file_systems_de
         host.ctl("network create red")
         with (state / "lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            assert kinds(host) == {"busy"}
+            assert failed_checks(host) == {"busy"}
         assert doctor(host) == []
         host.ctl("down")
     finally:
@@ -172,13 +172,13 @@ def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(
     host.preloaded = True
     host.run("web")
     host.configure({"datapath": {"max-ports": 128}})
-    assert kinds(host) == {"settings"}
+    assert failed_checks(host) == {"settings"}
     assert host.try_ctl("reconcile").returncode == NOT_CLEAN
     host.configure({})
     pin = host.bpffs / "datapath/maps/ports"
     pin.unlink()
     host.sh(f"bpftool map create {pin} type hash key 4 value 4 entries 8 name ports")
-    assert kinds(host) == {"unreadable"}
+    assert failed_checks(host) == {"unreadable"}
     assert host.try_ctl("reconcile").returncode not in (0, 70)
     subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
     host.ctl("reconcile")
@@ -221,7 +221,7 @@ def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: H
     host.run("web")
     state = host.folder / "state"
     state.rename(host.folder / "aside")
-    assert kinds(host) == {"leftover"}
+    assert failed_checks(host) == {"leftover"}
     assert host.try_ctl("reconcile").returncode == NOT_CLEAN
     assert not state.exists()
     (host.folder / "aside").rename(state)
@@ -254,7 +254,7 @@ def test_s30_after_a_restart_containers_have_ended_and_networks_are_built_again(
     database = str(before.folder / "state/datapath.db")
     subprocess.run(["python3", "-c", BACKUP, database, str(after.folder / "state/datapath.db")], check=True)
     before.ctl("down")
-    assert kinds(after) >= {"ended", "gateway", "programs"}
+    assert failed_checks(after) >= {"ended", "gateway", "programs"}
     assert after.ctl("ps -a --filter status=exited --format {{.Names}}").split() == ["brief", "web"]
     after.ctl("reconcile")
     assert doctor(after) == []
@@ -310,7 +310,7 @@ def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alo
     host.sh("ip link del dp0")
     host.sh("ip link add dp0 type bridge")
     bridge = look.devices(host.sh)["dp0"]["ifindex"]
-    assert "foreign-device" in kinds(host)
+    assert "foreign-device" in failed_checks(host)
     assert host.try_ctl("reconcile").returncode == NOT_CLEAN
     subprocess.run(["find", str(host.bpffs / "datapath"), "-type", "f", "-delete"], check=True)
     assert host.try_ctl("reconcile").returncode not in (0, 70)
@@ -321,11 +321,13 @@ def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alo
     assert reaches(host.try_, host.address("web"))
 
 
-def test_s30_every_kind_of_finding_is_provoked_by_some_test() -> None:
+def test_s30_every_check_is_provoked_by_some_test() -> None:
     others = ("test_upgrade.py", "test_library.py", "test_driver.py")
     here = "".join(Path(__file__).with_name(name).read_text() for name in (Path(__file__).name, *others))
-    provoked = {kind for kind, _ in PROVOCATIONS.values()} | {k for k in KINDS if f'"{k}"' in here}
-    assert KINDS.keys() == provoked | {kind for by_hand in BY_HAND.values() for kind in by_hand.values()}
+    provoked = {check for check, _ in PROVOCATIONS.values()} | {
+        name for name in CHECKS if f'"{name}"' in here
+    }
+    assert CHECKS.keys() == provoked | {check for by_hand in BY_HAND.values() for check in by_hand.values()}
 
 
 def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(host: Host) -> None:

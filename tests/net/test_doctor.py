@@ -34,7 +34,7 @@ def doctor(host: Host) -> list[dict[str, str]]:
     return found
 
 
-def kinds(host: Host) -> set[str]:
+def failed_checks(host: Host) -> set[str]:
     return {finding["Check"] for finding in doctor(host)}
 
 
@@ -261,10 +261,10 @@ BY_LINK = ("a link's pin is removed", "another program is in our place", "a pin 
 def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothing(
     world: Host, what: str
 ) -> None:
-    kind, provoke = PROVOCATIONS[what]
+    check, provoke = PROVOCATIONS[what]
     provoke(world)
     found = doctor(world)
-    assert kind in {finding["Check"] for finding in found}
+    assert check in {finding["Check"] for finding in found}
     assert all(finding["Means"] and finding["Repair"] for finding in found)
     said = world.ctl("reconcile")
     assert said.startswith("repaired: ")
@@ -339,10 +339,10 @@ def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told
 ) -> None:
     theirs = "-A FORWARD -s 198.51.100.7/32 -o dpa -j DROP"
     every = list(BY_HAND[mode].items())
-    for command, kind in every if LONG else random.Random(f"30 {mode}").sample(every, 3):
+    for command, check in every if LONG else random.Random(f"30 {mode}").sample(every, 3):
         classic.sh(["sh", "-c", command])
         found = doctor(classic)
-        assert kind in {finding["Check"] for finding in found}, command
+        assert check in {finding["Check"] for finding in found}, command
         assert all(finding["Means"] and finding["Repair"] for finding in found)
         said = classic.ctl("reconcile")
         assert said.startswith("repaired: "), command

@@ -19,7 +19,7 @@ from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS
 from tests.bpf import packets as pk
 from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches
-from tests.net.test_doctor import doctor, kinds
+from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_down import different
 from tests.net.wire import Box, Place, box, call, counters, fails, rises, serving, settle, taps, unreachable
 
@@ -215,7 +215,7 @@ def test_what_somebody_deletes_comes_back_of_the_same_kind(scene: Scene) -> None
     host = scene.host
     assert doctor(host) == []
     scene.peer.sh("ip link del eth0")
-    assert kinds(host) == {"pair"}
+    assert failed_checks(host) == {"pair"}
     host.ctl("reconcile")
     assert doctor(host) == []
     assert look.devices(scene.peer.sh)["eth0"]["linkinfo"]["info_kind"] == scene.kind

@@ -15,7 +15,7 @@ from ctl.cli import main
 from datapath import __version__
 from datapath.bench import results
 from datapath.model.connections import Connection, ConnectionStats
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry.drops import DropRow
@@ -40,7 +40,7 @@ class Library:
         endpoints=(1, 2),
         owner=1,
     )
-    FINDING = Finding(Kind("down", "nothing passes", "reconcile"), "dp0", "is down")
+    FINDING = Finding(Check("down", "nothing passes", "reconcile"), "dp0", "is down")
 
     def __init__(self) -> None:
         self.networks: Any = self

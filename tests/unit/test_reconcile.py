@@ -29,8 +29,8 @@ def repaired(monkeypatch: pytest.MonkeyPatch) -> Any:
             if finding in fails:
                 raise KernelError("no memory")
 
-        kinds = {f.kind: reconcile._Mend(f.kind, repair) for look in looks for f in look}
-        monkeypatch.setattr(reconcile, "_repairs", lambda tx: kinds)
+        checks = {f.check: reconcile._Mend(f.check, repair) for look in looks for f in look}
+        monkeypatch.setattr(reconcile, "_repairs", lambda tx: checks)
         monkeypatch.setattr(reconcile, "_compare", lambda tx: looks.pop(0) if looks else [])
         monkeypatch.setattr(ports, "reserve", lambda tx: None)
         return done, reconcile.reconcile(SimpleNamespace())  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from datapath.errors import NotSupportedError
 from datapath.kernel import abi, features
 from datapath.kernel.bpf_maps import cut
 from datapath.model.endpoints import Endpoint, linklocal_of
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.networks import NETKIT, OPT_DEVICE, VETH, Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS
 from datapath.model.ports import PortMapping
@@ -253,7 +253,7 @@ class EbpfBridge(PairDriver):
         return check.findings(comparison, networks)
 
     @staticmethod
-    def repairs() -> Mapping[Kind, Repair]:
+    def repairs() -> Mapping[Check, Repair]:
         from datapath.drivers.ebpf import repair
 
         return {**PairDriver.repairs(), **repair.REPAIRS}

@@ -12,7 +12,7 @@ from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.ebpf.host import EbpfHost
 from datapath.kernel import abi
 from datapath.model.checks import DETACHED, MISSING, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 
 
 def _attach(work: Repairing, finding: Finding) -> None:
@@ -67,7 +67,7 @@ def _unpin(work: Repairing, finding: Finding) -> None:
     work.context.dataplane.drop_link(finding.about[0])
 
 
-REPAIRS: Mapping[Kind, Repair] = {
+REPAIRS: Mapping[Check, Repair] = {
     DETACHED: _attach,
     MISSING: _write_row,
     WRONG: _write_row,

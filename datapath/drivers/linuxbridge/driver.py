@@ -20,7 +20,7 @@ from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
 from datapath.drivers.pairs.driver import PairDriver, waiting_name
 from datapath.kernel import bridges, netfilter
 from datapath.model.endpoints import Endpoint
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import Interface
 from datapath.model.ports import PortMapping
@@ -149,7 +149,7 @@ class LinuxBridge(PairDriver):
         return check.findings(comparison, networks)
 
     @staticmethod
-    def repairs() -> Mapping[Kind, Repair]:
+    def repairs() -> Mapping[Check, Repair]:
         from datapath.drivers.linuxbridge import repair
 
         return {**PairDriver.repairs(), **repair.REPAIRS}

@@ -11,7 +11,7 @@ from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
 from datapath.kernel import bridges, netfilter
 from datapath.model.checks import RULE_MISSING, RULE_ORDER, RULE_STRAY, UNBRIDGED
 from datapath.model.drivers import spec_of
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 from datapath.model.networks import IPTABLES
 
 
@@ -35,7 +35,7 @@ def _write_rules(work: Repairing, finding: Finding) -> None:
         netfilter.nft(text)
 
 
-REPAIRS: Mapping[Kind, Repair] = {
+REPAIRS: Mapping[Check, Repair] = {
     UNBRIDGED: _enslave,
     RULE_MISSING: _write_rules,
     RULE_STRAY: _write_rules,

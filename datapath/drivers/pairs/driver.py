@@ -10,7 +10,7 @@ from typing import cast
 from datapath.drivers.base import Driver, JoinInfo, Repair
 from datapath.kernel import bridges
 from datapath.model.endpoints import Endpoint
-from datapath.model.findings import Kind
+from datapath.model.findings import Check
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Interface
 
@@ -66,7 +66,7 @@ class PairDriver(Driver):
                 bridges.set_mtu(path, (member.ifname,), mtu)
 
     @staticmethod
-    def repairs() -> Mapping[Kind, Repair]:
+    def repairs() -> Mapping[Check, Repair]:
         from datapath.drivers.pairs import repair
 
         return repair.REPAIRS

@@ -10,7 +10,7 @@ from datapath.drivers.base import Repair, Repairing
 from datapath.kernel import sysctl
 from datapath.kernel.links import Links
 from datapath.model.checks import ADDRESS, DOWN, MAC, MTU, RENAMED, ROUTE, SYSCTL
-from datapath.model.findings import Finding, Kind
+from datapath.model.findings import Check, Finding
 
 
 def _netns(work: Repairing, sandbox_id: str) -> str | None:
@@ -46,7 +46,7 @@ def _sysctl(work: Repairing, finding: Finding) -> None:
     sysctl.write(*finding.about)
 
 
-REPAIRS: Mapping[Kind, Repair] = {
+REPAIRS: Mapping[Check, Repair] = {
     RENAMED: _rename,
     DOWN: _align(),
     MAC: _align(mac=""),
