@@ -26,7 +26,7 @@ def rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
             "Subject": f.subject,
             "Detail": f.detail,
             "Means": f.check.means,
-            "Repair": f.check.mends,
+            "Repair": f.check.repair,
         }
         for f in findings
     ]
@@ -66,7 +66,7 @@ def reconcile(ctx: click.Context, format_: str) -> None:
         click.echo(f"repaired: {finding.line}")
     if left:
         for finding in left:
-            click.echo(f"left: {finding.line} (repair: {finding.check.mends})", err=True)
+            click.echo(f"left: {finding.line} (repair: {finding.check.repair})", err=True)
         raise_all(failures)
         ctx.exit(NOT_CLEAN)
 

@@ -211,7 +211,7 @@ class Driver:
 
     @staticmethod
     def repairs() -> Mapping[Check, Repair]:
-        """What mends the findings of `check`."""
+        """The repair of what each check of `check` finds."""
         return {}
 
 

@@ -117,7 +117,7 @@ class Engine:
         return [*unreadable, *doctor.examine(self.settings, tuning, self.owners)]
 
     def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
-        """Mends what can be: (what was mended, what is left, what went wrong)."""
+        """Repairs what can be: (what was repaired, what is left, what went wrong)."""
         from datapath.engine.reconcile import reconcile
 
         before = self.doctor()
@@ -125,8 +125,8 @@ class Engine:
             return [], before, []
         with self.changing() as tx:
             found, left, failures = reconcile(tx)
-        mended = [finding for finding in dict.fromkeys([*before, *found]) if finding not in left]
-        return mended, left, failures if left else []
+        repaired = [finding for finding in dict.fromkeys([*before, *found]) if finding not in left]
+        return repaired, left, failures if left else []
 
     def upgrade(self) -> bool:
         """Puts what is at work of this version in place of what is loaded; False: there was nothing to do. No packet

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mends what `doctor` finds. Only what is wrong is touched: the traffic of everything else goes on.
+"""Repairs what `doctor` finds. Only what is wrong is touched: the traffic of everything else goes on.
 
-What a killed command left, and what is gone as a whole, recovery.py has mended when the transaction began. Drivers
+What a killed command left, and what is gone as a whole, recovery.py has repaired when the transaction began. Drivers
 bring the repairs of what they check, and owners those of their containers.
 """
 
@@ -42,7 +42,7 @@ def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Excep
     return list(found), left, failures
 
 
-def _repair(findings: list[Finding], known: dict[Check, _Mend]) -> list[Exception]:
+def _repair(findings: list[Finding], known: dict[Check, _Repair]) -> list[Exception]:
     """What went wrong. Once an endpoint is made anew or gone, what was found of rows and devices may be of what it was
     before (another ifindex, a port nobody has): that is left to the next look."""
     failures: list[Exception] = []
@@ -51,7 +51,7 @@ def _repair(findings: list[Finding], known: dict[Check, _Mend]) -> list[Exceptio
         if changed and finding.check not in _OF_ENDPOINTS:
             continue
         try:
-            known[finding.check].mend(finding)
+            known[finding.check].apply(finding)
             changed = changed or finding.check in _OF_ENDPOINTS
         except (DatapathError, ExceptionGroup) as error:
             failures.append(error)
@@ -62,29 +62,29 @@ def _compare(tx: Transaction) -> list[Finding]:
     return doctor.compare(tx.settings, tx.config.datapath, tx.state, tx.store, tx.owners)
 
 
-class _Mend(NamedTuple):
+class _Repair(NamedTuple):
     """`name`: two findings with one name that are about the same need it once."""
 
     name: object
-    mend: Callable[[Finding], None]
+    apply: Callable[[Finding], None]
 
 
-def _repairs(tx: Transaction) -> dict[Check, _Mend]:
-    """What mends the findings of each check."""
+def _repairs(tx: Transaction) -> dict[Check, _Repair]:
+    """The repair of each check's findings."""
 
-    def of_driver(repair: Repair) -> _Mend:
-        return _Mend(repair, lambda finding: repair(_work(tx), finding))
+    def of_driver(repair: Repair) -> _Repair:
+        return _Repair(repair, lambda finding: repair(_work(tx), finding))
 
-    def of_owner(repair: Callable[[Transaction, Finding], None]) -> _Mend:
-        return _Mend(repair, lambda finding: repair(tx, finding))
+    def of_owner(repair: Callable[[Transaction, Finding], None]) -> _Repair:
+        return _Repair(repair, lambda finding: repair(tx, finding))
 
-    found: dict[Check, _Mend] = {}
+    found: dict[Check, _Repair] = {}
     for spec in registry.with_endpoints():
         for check, repair in registry.class_of(spec).repairs().items():
             found[check] = of_driver(repair)
     for owner in tx.owners.values():
-        for check, mend in owner.repairs().items():
-            found[check] = of_owner(mend)
+        for check, apply in owner.repairs().items():
+            found[check] = of_owner(apply)
     found[PAIR], found[DEAD] = of_owner(_pair), of_owner(_dead)
     return found
 
@@ -96,7 +96,7 @@ def _work(tx: Transaction) -> Repairing:
     return Repairing(tx.context, tx.state, tx.view, tx.path, compare)
 
 
-def _ordered(findings: list[Finding], known: dict[Check, _Mend]) -> list[Finding]:
+def _ordered(findings: list[Finding], known: dict[Check, _Repair]) -> list[Finding]:
     """Each repair once; rows that go after all others and in the other order: no port may lead to an ACL that is not
     there."""
     once = {(known[f.check].name, f.about): f for f in findings if f.check in known}

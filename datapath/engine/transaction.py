@@ -55,7 +55,7 @@ class Owner:
         yield from ()
 
     def repairs(self) -> Mapping[Check, Callable[[Transaction, Finding], None]]:
-        """What mends the findings of `check`."""
+        """The repair of what each check of `check` finds."""
         return {}
 
 

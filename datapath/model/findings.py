@@ -17,7 +17,7 @@ class Check:
 
     name: str
     means: str
-    mends: str
+    repair: str
 
 
 @dataclass(frozen=True, slots=True)

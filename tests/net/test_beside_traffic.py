@@ -165,7 +165,7 @@ def test_s30_ten_upgrades_and_downgrades_disturb_nobody(scene: Scene, other: Ver
     whole(scene.host)
 
 
-def test_s30_mending_the_others_disturbs_nobody(scene: Scene, traffic: None) -> None:
+def test_s30_repairing_the_others_disturbs_nobody(scene: Scene, traffic: None) -> None:
     host = scene.host
     host.run("victim", "--network others -p 9900:80,deny=198.51.100.9")
     damages: list[Callable[[], object]] = [
@@ -176,7 +176,7 @@ def test_s30_mending_the_others_disturbs_nobody(scene: Scene, traffic: None) -> 
         lambda: host.sh(f"tc filter del dev {veth(host, 'victim', 'others')} ingress"),
     ]
     for damage in itertools.islice(itertools.cycle(damages), DAMAGES):
-        if host.try_ctl("reconcile").returncode == 0:  # with nothing to mend
+        if host.try_ctl("reconcile").returncode == 0:  # with nothing to repair
             damage()
         assert "repaired: " in host.ctl("reconcile")
         whole(host)

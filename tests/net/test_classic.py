@@ -501,7 +501,7 @@ def test_s30_devices_of_somebody_elses_with_the_names_of_ours_stay(make_host: Ma
 
 
 @BOTH
-def test_s30_a_command_that_misses_rules_says_what_mends_them_and_keeps_nobody_from_it(
+def test_s30_a_command_that_misses_rules_says_what_repairs_them_and_keeps_nobody_from_it(
     make_host: Maker, mode: str
 ) -> None:
     host = make_host()

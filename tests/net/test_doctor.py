@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S30: whatever differs from what was promised, `doctor` names and `reconcile` mends."""
+"""S30: whatever differs from what was promised, `doctor` names and `reconcile` repairs."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ BY_LINK = ("a link's pin is removed", "another program is in our place", "a pin 
 @pytest.mark.parametrize(
     "what", [pytest.param(what, marks=by_link if what in BY_LINK else ()) for what in PROVOCATIONS]
 )
-def test_s30_doctor_names_it_reconcile_mends_it_and_a_second_time_changes_nothing(
+def test_s30_doctor_names_it_reconcile_repairs_it_and_a_second_time_changes_nothing(
     world: Host, what: str
 ) -> None:
     check, provoke = PROVOCATIONS[what]
@@ -334,7 +334,7 @@ BY_HAND: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("mode", BY_HAND)
-def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told_and_mended(
+def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told_and_repaired(
     classic: Host, mode: str
 ) -> None:
     theirs = "-A FORWARD -s 198.51.100.7/32 -o dpa -j DROP"

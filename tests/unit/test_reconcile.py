@@ -29,7 +29,7 @@ def repaired(monkeypatch: pytest.MonkeyPatch) -> Any:
             if finding in fails:
                 raise KernelError("no memory")
 
-        checks = {f.check: reconcile._Mend(f.check, repair) for look in looks for f in look}
+        checks = {f.check: reconcile._Repair(f.check, repair) for look in looks for f in look}
         monkeypatch.setattr(reconcile, "_repairs", lambda tx: checks)
         monkeypatch.setattr(reconcile, "_compare", lambda tx: looks.pop(0) if looks else [])
         monkeypatch.setattr(ports, "reserve", lambda tx: None)

@@ -153,7 +153,7 @@ def test_clearing_the_last_network_takes_the_chains_too_but_not_what_the_owner_p
     assert owned.count("-D FORWARD") == 1  # the jump to DOCKER-USER stays
 
 
-def test_aligning_mends_whatever_is_missing_or_left_over() -> None:
+def test_aligning_repairs_whatever_is_missing_or_left_over() -> None:
     _, network, endpoint = world()
     ip = ip_address("10.0.0.2")
     wanted = [

@@ -22,7 +22,7 @@ from tests.vm.archive import Kernel
 VIRTME = Path(sys.executable).with_name("virtme-ng")
 MEMORY, CPUS = "3G", 2
 PROBE_SECONDS = 15
-# Emulated processors have no flaws to be mended; an oops has to end the machine as a panic does.
+# Emulated processors have no flaws to be mitigated; an oops has to end the machine as a panic does.
 KERNEL_ARGUMENTS = ("mitigations=off", "nokaslr", "oops=panic")
 # The file system once more, for `cached.sh`.
 CACHED = (
