@@ -96,7 +96,7 @@ class HostPart:
         """Takes away all that is shared by the driver's networks; these are gone."""
 
     def look(self, view: HostView) -> dict[str, object]:
-        """What a comparison needs to know: fields of `Seen` by name."""
+        """What a comparison needs to know: fields of `Observed` by name."""
         return {}
 
 

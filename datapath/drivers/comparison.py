@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` compares: what was promised, and what was seen of the host. Pure.
+"""What `doctor` compares: what was promised, and what was observed of the host. Pure.
 
 Compared is what is settled. An object whose row is unfinished is one finding; its devices and rows are neither missing
 nor orphans.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
-from datapath.model.observed import Device, Seen
+from datapath.model.observed import Device, Observed
 from datapath.model.rows import OWNER, READY, short
 from datapath.model.state import State
 
@@ -21,8 +21,8 @@ class Comparison:
     """`networks`: those that are built. `joined`: endpoints whose device has to be there, in a sandbox in which
     somebody lives, or still on the host. `unsettled`: all other endpoints, about which nothing can be said."""
 
-    def __init__(self, state: State, seen: Seen) -> None:
-        self.state, self.seen = state, seen
+    def __init__(self, state: State, observed: Observed) -> None:
+        self.state, self.observed = state, observed
         self.networks = [n for n in built(state.networks.values()) if n.phase == READY]
         ids = {network.id for network in self.networks}
         self.joined = [
@@ -34,9 +34,9 @@ class Comparison:
         self.unsettled = [e for e in state.endpoints.values() if e.id not in joined]
 
     def _has_place(self, endpoint: Endpoint) -> bool:
-        if endpoint.sandbox_id in self.seen.sandboxes:
+        if endpoint.sandbox_id in self.observed.sandboxes:
             return True
-        return self.foreign(endpoint) and self.seen.host.at(endpoint.host_ifindex) is not None
+        return self.foreign(endpoint) and self.observed.host.at(endpoint.host_ifindex) is not None
 
     def foreign(self, endpoint: Endpoint) -> bool:
         """The endpoint's sandbox is made and taken away by another owner than our own runtime."""
@@ -57,7 +57,7 @@ class Comparison:
 
     def gateway(self, network: Network) -> Device | None:
         """The network's gateway device, if it can be the one that was built."""
-        device = self.seen.host.devices.get(network.device)
+        device = self.observed.host.devices.get(network.device)
         kind = getattr(spec_of(network), "gateway_kind", None)
         return device if device and device.kind == kind else None
 
@@ -65,7 +65,7 @@ class Comparison:
         """Bytes of an IP packet; None: whatever it was, as no default route says what it is to be."""
         if network.mtu:
             return network.mtu
-        return self.seen.default_mtu if self.seen.default_route else None
+        return self.observed.default_mtu if self.observed.default_route else None
 
     def name(self, endpoint: Endpoint) -> str:
         """The endpoint as a finding names it."""

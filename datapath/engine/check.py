@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doctor`: what was promised, compared with what was seen. Pure: whoever calls has looked.
+"""`doctor`: what was promised, compared with what was observed. Pure: whoever calls has looked.
 
 The engine answers for rows and for what belongs to no driver; each driver answers for its networks, each owner for its
 containers.
@@ -15,15 +15,15 @@ from datapath.model.checks import DEAD, DRIVER, RESERVED, UNFINISHED
 from datapath.model.drivers import UNKNOWN, spec_of
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
-from datapath.model.observed import Seen
+from datapath.model.observed import Observed
 from datapath.model.rows import CHANGING, READY, short
 from datapath.model.state import State
 from datapath.plan.ports import ephemeral_ports, parse_reserved, reserved_text
 
 
-def compare(state: State, seen: Seen) -> list[Finding]:
+def compare(state: State, observed: Observed) -> list[Finding]:
     """Everything that is not as promised, but for what owners say; causes before what follows from them."""
-    comparison = Comparison(state, seen)
+    comparison = Comparison(state, observed)
     findings = [*_rows(state), *_dead(comparison)]
     for spec, networks in registry.by_spec(state.networks.values()).items():
         ready = [network for network in networks if network.phase == READY]
@@ -31,7 +31,7 @@ def compare(state: State, seen: Seen) -> list[Finding]:
     for spec in registry.with_endpoints():
         if not any(spec_of(network) is spec for network in comparison.networks):
             findings += registry.class_of(spec).check(comparison, [])
-    return [*findings, *_reserved(state, seen)]
+    return [*findings, *_reserved(state, observed)]
 
 
 def _rows(state: State) -> Iterator[Finding]:
@@ -49,23 +49,23 @@ def _dead(comparison: Comparison) -> Iterator[Finding]:
     """Endpoints of other owners whose sandbox has gone, and their device with it."""
     for endpoint in comparison.unsettled:
         there = endpoint.phase == READY and endpoint.host_ifindex and comparison.foreign(endpoint)
-        if there and comparison.seen.host.at(endpoint.host_ifindex) is None:
+        if there and comparison.observed.host.at(endpoint.host_ifindex) is None:
             detail = f"its device {endpoint.host_ifname} is gone, and its sandbox with it"
             yield Finding(DEAD, comparison.name(endpoint), detail, (endpoint.id,))
 
 
-def _reserved(state: State, seen: Seen) -> Iterator[Finding]:
+def _reserved(state: State, observed: Observed) -> Iterator[Finding]:
     """Published ports that the kernel must not choose for sockets of the host."""
-    ours = ephemeral_ports(state, seen.ephemeral)
-    if not ours and seen.reserved_before is None:
+    ours = ephemeral_ports(state, observed.ephemeral)
+    if not ours and observed.reserved_before is None:
         return
-    wanted = parse_reserved(seen.reserved_before or "") | ours
-    lost = wanted - parse_reserved(seen.reserved)
-    if seen.reserved_before is None:
-        lost = ours - parse_reserved(seen.reserved)
+    wanted = parse_reserved(observed.reserved_before or "") | ours
+    lost = wanted - parse_reserved(observed.reserved)
+    if observed.reserved_before is None:
+        lost = ours - parse_reserved(observed.reserved)
     if lost:
         detail = f"net.ipv4.ip_local_reserved_ports lacks {reserved_text(lost)}"
         yield Finding(RESERVED, "the host", detail)
-    elif (more := parse_reserved(seen.reserved) - wanted) and seen.reserved_before is not None:
+    elif (more := parse_reserved(observed.reserved) - wanted) and observed.reserved_before is not None:
         detail = f"net.ipv4.ip_local_reserved_ports has {reserved_text(more)} too much"
         yield Finding(RESERVED, "the host", detail)

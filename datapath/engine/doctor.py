@@ -29,7 +29,7 @@ from datapath.kernel.links import Links
 from datapath.model.checks import BUSY, LEFTOVER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
-from datapath.model.observed import Programs, Seen, Stack, Way
+from datapath.model.observed import Observed, Programs, Stack, Way
 from datapath.model.state import State
 from datapath.store import locking
 from datapath.store.base import Store
@@ -61,10 +61,10 @@ def compare(
     settings: Settings, tuning: Tuning | None, state: State, store: Store, owners: Mapping[str, Owner]
 ) -> list[Finding]:
     """Looks once, and says what is not as promised."""
-    seen = look(settings, tuning, state, store)
-    findings = check.compare(state, seen)
+    observed = look(settings, tuning, state, store)
+    findings = check.compare(state, observed)
     for owner in owners.values():
-        findings += owner.check(settings, state, seen.alive)
+        findings += owner.check(settings, state, observed.alive)
     return findings
 
 
@@ -84,7 +84,7 @@ def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Find
     return findings
 
 
-def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Seen:
+def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Observed:
     """The host as it is, as far as it matters to what was promised."""
     with Links() as links:
         facts = links.facts({network.device for network in state.networks.values() if network.device})
@@ -97,7 +97,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
     alive = frozenset(
         c.id for c in state.containers.values() if c.running and process.alive(c.pid, c.pid_start)
     )
-    seen = Seen(
+    observed = Observed(
         host=host,
         ways=tuple(Way(u.ifindex, u.name, u.ipv4, u.ipv6) for u in facts.uplinks),
         addresses=frozenset(address.ip for address in facts.addresses),
@@ -115,8 +115,8 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         for spec, part in registry.host_parts(context).items():
             mine = [n for n in built(state.networks.values()) if spec_of(n) is spec]
             found = part.look(HostView(state, mine, facts, store, lambda line: None))
-            seen = replace(seen, **found)  # type: ignore[arg-type]
-    return seen
+            observed = replace(observed, **found)  # type: ignore[arg-type]
+    return observed
 
 
 def _sandboxes(state: State) -> dict[str, Stack]:

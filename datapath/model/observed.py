@@ -79,7 +79,7 @@ class Programs:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
     is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's. `filters`:
     what the packet filter's tool lists, by mode and IP version, of those that classic networks use; `unlisted`: why

@@ -42,14 +42,14 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     """All about these networks, which packet programs forward; causes before what follows from them."""
     yield from _programs(comparison, networks)
     yield from pairs.findings(comparison, networks)
-    if comparison.seen.programs.loaded:
+    if comparison.observed.programs.loaded:
         yield from _attachments(comparison, networks)
         yield from differences(comparison, networks)
         yield from _orphans(comparison, networks)
 
 
 def _programs(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    programs = comparison.seen.programs
+    programs = comparison.observed.programs
     if not networks:
         return
     if not programs.mounted:
@@ -72,27 +72,27 @@ def _programs(comparison: Comparison, networks: list[Network]) -> Iterator[Findi
 
 def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[tuple[str, str, int]]:
     """(whose, hook, ifindex) of every device that needs a program."""
-    seen, endpoints = comparison.seen, comparison.state.endpoints.values()
+    observed, endpoints = comparison.observed, comparison.state.endpoints.values()
     for network in networks:
         device = comparison.gateway(network)
         if device is not None:
             yield f"network {network.name}", "from_host", device.ifindex
     for endpoint in comparison.of_programs():
-        if seen.host.at(endpoint.host_ifindex) is not None:
+        if observed.host.at(endpoint.host_ifindex) is not None:
             yield comparison.name(endpoint), "from_container", endpoint.host_ifindex
     if comparison.published():
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
-        for way in seen.ways:
+        for way in observed.ways:
             yield f"outside device {way.name}", "from_uplink", way.ifindex
             acls = any(m.filter for e in endpoints for m in e.ports)
-            other = f"other-xdp-{way.ifindex}" in seen.programs.pinned.get("programs", ())
-            if (acls or seen.programs.flood_rate) and not other:
+            other = f"other-xdp-{way.ifindex}" in observed.programs.pinned.get("programs", ())
+            if (acls or observed.programs.flood_rate) and not other:
                 yield f"outside device {way.name}", "xdp_uplink", way.ifindex
 
 
 def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    programs = comparison.seen.programs
+    programs = comparison.observed.programs
     for subject, hook, ifindex in _wanted_hooks(comparison, networks):
         if (hook, ifindex) not in programs.attached:
             taken = f"{hook}-{ifindex}" in programs.foreign
@@ -107,13 +107,13 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
 
 def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """Devices that the maps know and nobody was promised; pins that nothing needs."""
-    seen, state = comparison.seen, comparison.state
+    observed, state = comparison.observed, comparison.state
     known = {endpoint.host_ifindex for endpoint in state.endpoints.values()}
-    known |= {d.ifindex for n in state.networks.values() if (d := seen.host.devices.get(n.device))}
+    known |= {d.ifindex for n in state.networks.values() if (d := observed.host.devices.get(n.device))}
     numbers = {endpoint.number for endpoint in state.endpoints.values()}
     building = {n.number for n in state.networks.values() if n.phase != READY}
-    for key, value in seen.programs.maps.get("devices", {}).items():
-        device = seen.host.at(key[0])
+    for key, value in observed.programs.maps.get("devices", {}).items():
+        device = observed.host.at(key[0])
         if value.kind == "DEVICE_UPLINK" or key.ifindex in known:
             continue
         if value.endpoint in numbers or value.network in building:
@@ -121,9 +121,9 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
         if device and device.kind in PAIRS:
             yield Finding(STRAY_DEVICE, f"device {device.name}", "it was ours and nobody has it", (key[0],))
     wanted = {f"{hook}-{ifindex}" for _, hook, ifindex in _wanted_hooks(comparison, networks)} | SOCKET_HOOKS
-    ways = {way.ifindex for way in seen.ways}
+    ways = {way.ifindex for way in observed.ways}
     unsettled = {f"from_container-{endpoint.host_ifindex}" for endpoint in comparison.unsettled}
-    for pin in sorted(seen.programs.pinned.get("links", frozenset()) - wanted - unsettled):
+    for pin in sorted(observed.programs.pinned.get("links", frozenset()) - wanted - unsettled):
         hook, _, number = pin.rpartition("-")
         spare = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in ways
         if not spare and not (building and hook == "from_host"):
@@ -137,7 +137,7 @@ def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Fin
     """Of every map that says who is where and what is published."""
     wanted, spared = promised(comparison, networks), _spared(comparison, networks)
     for name, rows in wanted.items():
-        present = comparison.seen.programs.maps.get(name)
+        present = comparison.observed.programs.maps.get(name)
         if present is None:
             continue  # it cannot be read, which is a finding of its own
         for key, value in rows.items():
@@ -157,7 +157,7 @@ def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Fin
 
 def promised(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     """The rows of each map, as far as the devices that they are about are there."""
-    state, seen, endpoints = comparison.state, comparison.seen, comparison.of_programs()
+    state, observed, endpoints = comparison.state, comparison.observed, comparison.of_programs()
     rows: dict[str, Rows] = {
         name: {}
         for name in (
@@ -202,10 +202,10 @@ def promised(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if networks:
-        for way in seen.ways:
+        for way in observed.ways:
             uplink = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=way.ipv4, addr6=way.ipv6)
             rows["devices"][(way.ifindex,)] = uplink
-        rows["addresses"] = {(address,): () for address in seen.addresses if not address.is_link_local}
+        rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 
 

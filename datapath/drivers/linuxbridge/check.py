@@ -25,23 +25,23 @@ _SHOWN = 160  # characters of a rule
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """All about these networks, which a Linux bridge each forwards."""
     yield from pairs.findings(comparison, networks)
-    seen = comparison.seen
+    observed = comparison.observed
     for network in networks:
-        bridge = seen.host.devices.get(network.device)
+        bridge = observed.host.devices.get(network.device)
         for endpoint in comparison.members(network):
-            device = seen.host.at(endpoint.host_ifindex)
+            device = observed.host.at(endpoint.host_ifindex)
             if bridge and device and device.master != bridge.ifindex:
                 detail = f"device {device.name} is no port of bridge {bridge.name}"
                 yield Finding(UNBRIDGED, comparison.name(endpoint), detail, (endpoint.id,))
-    for path in sorted(seen.forwarding_off):
+    for path in sorted(observed.forwarding_off):
         yield Finding(FORWARDING, "the host", f"{path.replace('/', '.')} is 0, not 1")
-    for path in sorted(seen.forwarding_spare):
+    for path in sorted(observed.forwarding_spare):
         yield Finding(
             FORWARDING, "the host", f"{path.replace('/', '.')} is on, and nothing needs it any more"
         )
-    for why in seen.unlisted:
+    for why in observed.unlisted:
         yield Finding(RULE_MISSING, "packet filter", why)
-    for mode, version in seen.filters:
+    for mode, version in observed.filters:
         yield from _rules(comparison, networks, mode, version)
 
 
@@ -69,7 +69,7 @@ def _words(texts: list[str]) -> str:
 
 def compare(comparison: Comparison, networks: list[Network], mode: str, version: int) -> rules.Differences:
     """What there is to be, and what the tool has listed."""
-    text = comparison.seen.filters[mode, version]
+    text = comparison.observed.filters[mode, version]
     mine = [n for n in networks if n.mode == mode and version in rules.versions(n)]
     if mode == IPTABLES:
         return _iptables(comparison, mine, version, text)

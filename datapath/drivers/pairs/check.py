@@ -42,8 +42,8 @@ def endpoint_sysctls(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _gateway(network: Network, comparison: Comparison) -> Iterator[Finding]:
-    subject, seen, spec = f"network {network.name}", comparison.seen, spec_of(network)
-    device = seen.host.devices.get(network.device)
+    subject, observed, spec = f"network {network.name}", comparison.observed, spec_of(network)
+    device = observed.host.devices.get(network.device)
     if device is None:
         yield Finding(GATEWAY, subject, f"its gateway device {network.device} is gone", (network.id,))
         return
@@ -53,14 +53,14 @@ def _gateway(network: Network, comparison: Comparison) -> Iterator[Finding]:
         return
     addresses = frozenset(ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway)
     yield from _device(subject, "", device, gateway_mac(network), comparison.mtu(network))
-    for address in sorted(addresses - seen.host.addresses.get(device.name, frozenset()), key=str):
+    for address in sorted(addresses - observed.host.addresses.get(device.name, frozenset()), key=str):
         detail = f"its gateway device {device.name} has lost the address {address}"
         yield Finding(ADDRESS, subject, detail, ("", device.name, (address,)))
     yield from _settings(subject, spec.sysctls(network), comparison)
 
 
 def _settings(subject: str, wanted: dict[str, str], comparison: Comparison) -> Iterator[Finding]:
-    actual = comparison.seen.sysctls
+    actual = comparison.observed.sysctls
     for path, value in wanted.items():
         if actual.get(path, value) != value:
             detail = f"{path.replace('/', '.')} is {actual[path]}, not {value}"
@@ -80,7 +80,7 @@ def _device(subject: str, sandbox: str, device: Device, mac: str, mtu: int | Non
 
 
 def _pair(endpoint: Endpoint, comparison: Comparison) -> Iterator[Finding]:
-    subject, host = comparison.name(endpoint), comparison.seen.host
+    subject, host = comparison.name(endpoint), comparison.observed.host
     network = comparison.network(endpoint)
     outer = host.at(endpoint.host_ifindex)
     if outer is None or outer.kind != traits(network).pair:
@@ -92,7 +92,7 @@ def _pair(endpoint: Endpoint, comparison: Comparison) -> Iterator[Finding]:
     else:
         yield from _device(subject, "", outer, "", comparison.mtu(network))
     yield from _settings(subject, endpoint_sysctls(endpoint), comparison)
-    inside = comparison.seen.sandboxes.get(endpoint.sandbox_id)
+    inside = comparison.observed.sandboxes.get(endpoint.sandbox_id)
     if inside is not None:
         yield from _inner(subject, endpoint, inside, comparison)
 
