@@ -205,7 +205,7 @@ class Driver:
 
     @staticmethod
     def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-        """Every difference between what was promised of these networks, all of this driver, and what there is;
+        """Every difference between the desired state of these networks, all of this driver, and what there is;
         causes before what follows from them. Pure."""
         yield from ()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` compares: what was promised, and what was observed of the host. Pure.
+"""What `doctor` compares: the desired state, and what was observed of the host. Pure.
 
 Compared is what is settled. An object whose row is unfinished is one finding; its devices and rows are neither missing
 nor orphans.

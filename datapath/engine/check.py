@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doctor`: what was promised, compared with what was observed. Pure: whoever calls has looked.
+"""`doctor`: the desired state, compared with what was observed. Pure: whoever calls has looked.
 
 The engine answers for rows and for what belongs to no driver; each driver answers for its networks, each owner for its
 containers.
@@ -22,7 +22,7 @@ from datapath.plan.ports import ephemeral_ports, parse_reserved, reserved_text
 
 
 def compare(state: State, observed: Observed) -> list[Finding]:
-    """Everything that is not as promised, but for what owners say; causes before what follows from them."""
+    """Every difference from the desired state, but for what owners say; causes before what follows from them."""
     comparison = Comparison(state, observed)
     findings = [*_rows(state), *_dead(comparison)]
     for spec, networks in registry.by_spec(state.networks.values()).items():

@@ -60,7 +60,7 @@ def examine(settings: Settings, tuning: Tuning | None, owners: Mapping[str, Owne
 def compare(
     settings: Settings, tuning: Tuning | None, state: State, store: Store, owners: Mapping[str, Owner]
 ) -> list[Finding]:
-    """Looks once, and says what is not as promised."""
+    """Looks once, and says what differs from the desired state."""
     observed = look(settings, tuning, state, store)
     findings = check.compare(state, observed)
     for owner in owners.values():
@@ -69,7 +69,7 @@ def compare(
 
 
 def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Finding]:
-    """Nothing was ever promised, or nobody knows any more what."""
+    """There never was a desired state, or it is lost."""
     journal = settings.state_dir / "datapath.db-wal"
     if journal.exists():
         detail = f"{settings.state_dir}/datapath.db is gone, its journal is there"
@@ -85,7 +85,7 @@ def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Find
 
 
 def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Observed:
-    """The host as it is, as far as it matters to what was promised."""
+    """The host as it is, as far as it matters to the desired state."""
     with Links() as links:
         facts = links.facts({network.device for network in state.networks.values() if network.device})
     host = stack(None)

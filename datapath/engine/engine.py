@@ -96,19 +96,19 @@ class Engine:
                 stack.pop_all()
 
     def snapshot(self) -> State:
-        """Everything that was promised, as of one moment. StateError, PrivilegeError."""
+        """The desired state, as of one moment. StateError, PrivilegeError."""
         with SQLiteStore(self.settings.state_dir, reading=True) as store:
             return store.load()
 
     @property
     def exists(self) -> bool:
-        """Something was promised on this host, or has been: there is a store."""
+        """This host has a desired state, or had one: there is a store."""
         return SQLiteStore.exists(self.settings.state_dir)
 
     # ---- the installation ----------------------------------------------------------------------
 
     def doctor(self) -> list[Finding]:
-        """What is not as promised. Takes no lock, changes nothing."""
+        """What differs from the desired state. Takes no lock, changes nothing."""
         from datapath.engine import doctor
         from datapath.kernel import features
 

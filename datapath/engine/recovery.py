@@ -47,7 +47,7 @@ def clear_up(tx: Transaction) -> None:
 
 
 def _rebuild(tx: Transaction) -> None:
-    """After a reboot, or if somebody removed devices or pins: builds again what was promised."""
+    """After a reboot, or if somebody removed devices or pins: builds the desired state again."""
     if not tx.built:
         for part, view in tx.parts():
             part.idle(view)

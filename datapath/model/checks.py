@@ -10,7 +10,7 @@ _DOWN = "`datapathctl down`, then start the containers again"
 STORE = Check("store", "commands refuse to work; packets go on", "put a copy of the state directory back")
 LEFTOVER = Check(
     "leftover",
-    "programs are at work, and what was promised is not known",
+    "programs are at work, and the desired state is not known",
     "put a copy of the state directory back, or `datapathctl down`",
 )
 BUSY = Check(
@@ -60,7 +60,7 @@ RESERVED = Check("reserved", "the kernel may give a published port to a socket o
 DETACHED = Check("detached", "the packets of this device are not translated, or not checked", _RECONCILE)
 MISSING = Check("entry-missing", "the packet programs do not know it", _RECONCILE)
 WRONG = Check("entry-wrong", "the packet programs know it wrongly", _RECONCILE)
-STRAY = Check("entry-stray", "the packet programs know something that is not promised", _RECONCILE)
+STRAY = Check("entry-stray", "the packet programs know something that nothing needs", _RECONCILE)
 UNBRIDGED = Check("unbridged", "the container reaches nobody on this network", _RECONCILE)
 FORWARDING = Check(
     "forwarding", "classic networks have no way outside; or the host forwards needlessly", _ANY

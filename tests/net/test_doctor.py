@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S30: whatever differs from what was promised, `doctor` names and `reconcile` repairs."""
+"""S30: whatever differs from the desired state, `doctor` names and `reconcile` repairs."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told
     assert reaches(classic.try_, classic.address(f"db-{mode}", mode))
 
 
-def test_ports_that_move_to_another_endpoint_of_their_container_are_as_promised(host: Host) -> None:
+def test_ports_that_move_to_another_endpoint_of_their_container_are_as_desired(host: Host) -> None:
     """Both endpoints have them for a moment."""
     host.ctl("network create others")
     host.ctl("network create more")

@@ -318,7 +318,7 @@ def test_s33_with_two_endpoints_the_ports_follow_the_way_out(
 def test_s33_any_order_any_subset_any_number_of_times(
     host: Host, engine: Engine, spaces: Callable[[], Space]
 ) -> None:
-    """A random walk; whatever is refused changes nothing, and in between everything is as promised."""
+    """A random walk; whatever is refused changes nothing, and in between nothing differs from the desired state."""
     chance = random.Random(61)
     for number, name in enumerate(("a", "b")):
         engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.6{number}.0.0/24",)))

@@ -142,7 +142,7 @@ def test_clearing_the_last_network_takes_the_chains_too_but_not_what_the_owner_p
     both = ipt.Present.parse(saved([*rules, *ipt.network_rules(other, 4), theirs]))
     text = ipt_input.clear(both, network)
     assert "-X" not in text
-    kept = {rule for rule in both.rules if not ipt.of_network(network)(rule)} - ipt.orphans(
+    kept = {rule for rule in both.rules if not ipt.of_network(network)(rule)} - ipt.loopback_orphans(
         rule for rule in both.rules if not ipt.of_network(network)(rule)
     )
     assert kept == ipt.plain([*ipt.BASE, *ipt.network_rules(other, 4), theirs])
@@ -204,7 +204,7 @@ comment "DROP REMOTE LOOPBACK" # handle 33
         placed.handle for placed in present.rules if nft.of_container(ip_address("10.0.0.2"))(placed.rule)
     ]
     assert ours == [30, 32]
-    assert nft.orphans(placed.rule for placed in present.rules) == {present.rules[-1].rule}
+    assert nft.loopback_orphans(placed.rule for placed in present.rules) == {present.rules[-1].rule}
     text = nft.clear(network, 4, present)
     assert "handle 30" in text and "handle 33" in text and "delete table" not in text
     only = replace(present, elements=("br0",))
@@ -219,17 +219,17 @@ def put(rules: list[ipt.Rule]) -> list[ipt.Rule]:
 def test_rules_that_are_as_they_should_be_are_left_and_what_is_missing_is_put_in_its_place() -> None:
     _, network, endpoint = world()
     rules = dict.fromkeys(everything(network, endpoint), "web")
-    stray, spared = ipt_input.is_stray([network]), lambda rule: False
+    orphan, ignored = ipt_input.is_orphan([network]), lambda rule: False
     whole = put([*rules])
-    assert ipt_input.compare(ipt.Present.parse(saved(whole)), rules, stray, spared) == ([], [], [], "")
+    assert ipt_input.compare(ipt.Present.parse(saved(whole)), rules, orphan, ignored) == ([], [], [], "")
     lost = [rule for rule in whole if rule.chain != "DOCKER-BRIDGE"]
-    found = ipt_input.compare(ipt.Present.parse(saved(lost)), rules, stray, spared)
+    found = ipt_input.compare(ipt.Present.parse(saved(lost)), rules, orphan, ignored)
     assert found.missing == [("web", "filter DOCKER-BRIDGE -o br0 -j DOCKER")]
     assert found.text == "*filter\n-A DOCKER-BRIDGE -o br0 -j DOCKER\nCOMMIT\n"
     # What joins chains goes before what networks have there: the chain is written anew.
     joint = ipt.Rule("filter", "DOCKER-FORWARD", "-j DOCKER-CT")
     found = ipt_input.compare(
-        ipt.Present.parse(saved([rule for rule in whole if rule != joint])), rules, stray, spared
+        ipt.Present.parse(saved([rule for rule in whole if rule != joint])), rules, orphan, ignored
     )
     assert found.missing == [("web", "filter DOCKER-FORWARD -j DOCKER-CT")]
     assert found.text.count("-D DOCKER-FORWARD") == 3 and found.text.count("-A DOCKER-FORWARD") == 4
@@ -247,6 +247,6 @@ def test_others_rules_are_no_business_of_ours_and_doubled_ones_of_ours_go() -> N
     ]
     double = ipt.Rule("filter", "DOCKER-BRIDGE", "-o br0 -j DOCKER")
     present = ipt.Present.parse(saved([*theirs, *put([*rules]), double]))
-    found = ipt_input.compare(present, rules, ipt_input.is_stray([network]), lambda rule: False)
-    assert found.stray == ["filter DOCKER-BRIDGE -o br0 -j DOCKER"] and not found.missing
+    found = ipt_input.compare(present, rules, ipt_input.is_orphan([network]), lambda rule: False)
+    assert found.orphans == ["filter DOCKER-BRIDGE -o br0 -j DOCKER"] and not found.missing
     assert found.text == "*filter\n-D DOCKER-BRIDGE 2\nCOMMIT\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store keeps what was promised: through kills, two commands at once, and damage. Real files, real processes."""
+"""The store keeps the desired state: through kills, two commands at once, and damage. Real files, real processes."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _programs(comparison: Comparison, networks: list[Network]) -> Iterator[Findi
         yield Finding(SETTINGS, "packet programs", programs.settings)
 
 
-# ---- attachments, and what nobody was promised -------------------------------------------------------------
+# ---- attachments, and what nothing needs --------------------------------------------------------------------
 
 
 def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[tuple[str, str, int]]:
@@ -106,7 +106,7 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
 
 
 def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    """Devices that the maps know and nobody was promised; pins that nothing needs."""
+    """Devices that the maps know and that no row of the store has; pins that nothing needs."""
     observed, state = comparison.observed, comparison.state
     known = {endpoint.host_ifindex for endpoint in state.endpoints.values()}
     known |= {d.ifindex for n in state.networks.values() if (d := observed.host.devices.get(n.device))}
@@ -125,8 +125,8 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     unsettled = {f"from_container-{endpoint.host_ifindex}" for endpoint in comparison.unsettled}
     for pin in sorted(observed.programs.pinned.get("links", frozenset()) - wanted - unsettled):
         hook, _, number = pin.rpartition("-")
-        spare = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in ways
-        if not spare and not (building and hook == "from_host"):
+        ignored = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in ways
+        if not ignored and not (building and hook == "from_host"):
             yield Finding(STRAY_PIN, f"pin links/{pin}", "nothing needs it", (pin,))
 
 
@@ -135,13 +135,13 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
 
 def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """Of every map that says who is where and what is published."""
-    wanted, spared = promised(comparison, networks), _spared(comparison, networks)
+    wanted, ignored = desired(comparison, networks), _ignored(comparison, networks)
     for name, rows in wanted.items():
         present = comparison.observed.programs.maps.get(name)
         if present is None:
             continue  # it cannot be read, which is a finding of its own
         for key, value in rows.items():
-            if spared[name](key, value):
+            if ignored[name](key, value):
                 continue
             subject = f"map {name}, {_words(key)}"
             if key not in present:
@@ -150,12 +150,12 @@ def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Fin
                 detail = f"the row says {_words(present[key])}, not {_words(value)}"
                 yield Finding(WRONG, subject, detail, (name, key, value))
         for key in present.keys() - rows.keys():
-            if not spared[name](key, present[key]):
+            if not ignored[name](key, present[key]):
                 detail = f"there is a row that nobody needs: {_words(present[key])}"
                 yield Finding(STRAY, f"map {name}, {_words(key)}", detail, (name, key))
 
 
-def promised(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
+def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     """The rows of each map, as far as the devices that they are about are there."""
     state, observed, endpoints = comparison.state, comparison.observed, comparison.of_programs()
     rows: dict[str, Rows] = {
@@ -215,7 +215,7 @@ def _plain(key: entries.AclKey) -> entries.AclKey:
     return key._replace(addr=mapped) if mapped is not None else key
 
 
-def _spared(comparison: Comparison, networks: list[Network]) -> Mapping[str, Callable[[Any, Any], bool]]:
+def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Callable[[Any, Any], bool]]:
     """Rows about what is in the middle of something: neither missing nor orphans."""
     state = comparison.state
     known = {endpoint.id for endpoint in comparison.of_programs()}

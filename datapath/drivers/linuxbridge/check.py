@@ -54,8 +54,10 @@ def _rules(comparison: Comparison, networks: list[Network], mode: str, version: 
         missing.setdefault(owner, []).append(text)
     for owner, texts in missing.items():
         yield Finding(RULE_MISSING, owner, f"{family}: there is no {_words(texts)}", about)
-    if found.stray:
-        yield Finding(RULE_STRAY, family, f"there is a rule that nobody needs: {_words(found.stray)}", about)
+    if found.orphans:
+        yield Finding(
+            RULE_STRAY, family, f"there is a rule that nobody needs: {_words(found.orphans)}", about
+        )
     if found.disordered:
         yield Finding(
             RULE_ORDER, family, f"rules are in the wrong order: {', '.join(found.disordered)}", about
@@ -96,12 +98,14 @@ def _iptables(comparison: Comparison, networks: list[Network], version: int, tex
         for name, endpoint in _members(comparison, network):
             wanted |= dict.fromkeys(ipt.endpoint_rules(network, endpoint, version), name)
             wanted |= dict.fromkeys(ipt.port_rules(network, endpoint, endpoint.ports, version), name)
-    spared = [test(ip) for ip in _unsettled(comparison, version) for test in (ipt.of_container, ipt.of_links)]
+    ignored = [
+        test(ip) for ip in _unsettled(comparison, version) for test in (ipt.of_container, ipt.of_links)
+    ]
     return ipt_input.compare(
         ipt.Present.parse(text),
         wanted,
-        ipt_input.is_stray(networks),
-        lambda rule: any(about(rule) for about in spared),
+        ipt_input.is_orphan(networks),
+        lambda rule: any(about(rule) for about in ignored),
     )
 
 
@@ -114,11 +118,13 @@ def _nftables(comparison: Comparison, networks: list[Network], version: int, tex
         for name, endpoint in _members(comparison, network):
             wanted |= dict.fromkeys(nft.endpoint_rules(network, endpoint, version), name)
             wanted |= dict.fromkeys(nft.port_rules(network, endpoint, endpoint.ports, version), name)
-    spared = [test(ip) for ip in _unsettled(comparison, version) for test in (nft.of_container, nft.of_links)]
+    ignored = [
+        test(ip) for ip in _unsettled(comparison, version) for test in (nft.of_container, nft.of_links)
+    ]
     return nft.compare(
         version,
         networks,
         nft.Present.parse(text),
         wanted,
-        lambda rule: any(about(rule) for about in spared),
+        lambda rule: any(about(rule) for about in ignored),
     )

@@ -233,7 +233,7 @@ def of_network(network: Network) -> Callable[[Rule], bool]:
     return belongs
 
 
-def orphans(rules: Iterable[Rule]) -> set[Rule]:
+def loopback_orphans(rules: Iterable[Rule]) -> set[Rule]:
     """Rules that keep others from ports at 127.0.0.0/8 which are not published any more."""
     rules = list(rules)
     published = {rule.text.partition(" -j ")[0] for rule in rules if rule[:2] == ("nat", "DOCKER")}

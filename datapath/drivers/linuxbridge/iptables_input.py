@@ -17,10 +17,10 @@ from datapath.drivers.linuxbridge.iptables import (
     Present,
     Rule,
     is_unused,
+    loopback_orphans,
     missing,
     of_container,
     of_network,
-    orphans,
     plain,
 )
 from datapath.drivers.linuxbridge.rules import Differences
@@ -83,7 +83,7 @@ def clear(present: Present, network: Network) -> str:
     owner has put into DOCKER-USER stays, and is still asked."""
     unwanted = {rule for rule in present.rules if of_network(network)(rule)}
     left = [rule for rule in present.rules if rule not in unwanted]
-    unwanted |= orphans(left)
+    unwanted |= loopback_orphans(left)
     if not is_unused(left):
         return change(present=present, delete=unwanted)
     kept = any(rule[:2] == USER for rule in left)
@@ -99,7 +99,7 @@ def _rank(rule: Rule) -> int:
     return -1 if rule.first else len(BASE)
 
 
-def is_stray(networks: Iterable[Network]) -> Callable[[Rule], bool]:
+def is_orphan(networks: Iterable[Network]) -> Callable[[Rule], bool]:
     """Would a rule that is not to be have to be ours: in one of our chains or of a shape that we write, and about one
     of these networks? Others' rules in chains that are not ours are theirs, whatever they name."""
     about = [of_network(network) for network in networks]
@@ -111,41 +111,41 @@ def is_stray(networks: Iterable[Network]) -> Callable[[Rule], bool]:
         ): r"(-s \S+ ! -o \S+|-o \S+ -m addrtype --src-type LOCAL|-s \S+ -d \S+ .*) -j MASQUERADE",
     }
 
-    def stray(rule: Rule) -> bool:
+    def orphan(rule: Rule) -> bool:
         ours = rule[:2] in CHAINS or re.fullmatch(shapes.get(rule[:2], "(?!)"), rule.text)
         return bool(ours) and any(belongs(rule) for belongs in about)
 
-    return stray
+    return orphan
 
 
 def compare(
     present: Present,
     wanted: Mapping[Rule, str],
-    stray: Callable[[Rule], bool],
-    spared: Callable[[Rule], bool],
+    orphan: Callable[[Rule], bool],
+    ignored: Callable[[Rule], bool],
 ) -> Differences:
-    """`wanted`: rule -> whose it is. `spared`: in the middle of something, so neither missing nor too much.
+    """`wanted`: rule -> whose it is. `ignored`: in the middle of something, so neither missing nor too much.
 
     Chains whose order would be wrong are written anew, but for what is not ours in them.
     """
     ranks = {rule._replace(first=False): _rank(rule) for rule in wanted}
     kept: dict[tuple[str, str], dict[Rule, int]] = {}  # chain -> rule -> its number there
     gone: dict[tuple[str, str], list[int]] = {}
-    strays = []
+    orphans = []
     numbers: Counter[tuple[str, str]] = Counter()
-    loose = orphans([*present.rules, *ranks])
+    loose = loopback_orphans([*present.rules, *ranks])
     for rule in present.rules:
         numbers[rule[:2]] += 1
         here = kept.setdefault(rule[:2], {})
         if rule in ranks and rule not in here:
             here[rule] = numbers[rule[:2]]
-        elif rule in ranks or ((stray(rule) or rule in loose) and not spared(rule)):
+        elif rule in ranks or ((orphan(rule) or rule in loose) and not ignored(rule)):
             gone.setdefault(rule[:2], []).append(numbers[rule[:2]])
-            strays.append(f"{rule.table} {rule.chain} {rule.text}")
+            orphans.append(f"{rule.table} {rule.chain} {rule.text}")
     missing = {
         rule: owner
         for rule, owner in wanted.items()
-        if rule._replace(first=False) not in kept.get(rule[:2], {}) and not spared(rule)
+        if rule._replace(first=False) not in kept.get(rule[:2], {}) and not ignored(rule)
     }
     new, disordered = set(missing), []
     for chain, here in kept.items():
@@ -170,7 +170,7 @@ def compare(
             lines[rule.table].append(f"{'-I' if rule.first else '-A'} {rule.chain} {rule.text}")
     return Differences(
         [(owner, f"{rule.table} {rule.chain} {rule.text}") for rule, owner in missing.items()],
-        strays,
+        orphans,
         disordered,
         _input(lines),
     )
@@ -182,7 +182,7 @@ def align(present: Present, wanted: Collection[Rule], ip: Address) -> str:
     unwanted = {rule for rule in present.rules if about(rule) and rule not in keep}
     left = {rule for rule in present.rules if rule not in unwanted} | keep
     chains = [chain for chain in CHAINS if chain not in present.chains] if wanted else ()
-    return change(missing(present, wanted), unwanted | orphans(left), present, chains)
+    return change(missing(present, wanted), unwanted | loopback_orphans(left), present, chains)
 
 
 def empty_tables(present: Present) -> list[str]:

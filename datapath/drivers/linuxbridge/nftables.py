@@ -193,7 +193,7 @@ def missing(present: Iterable[Placed], wanted: Iterable[Rule]) -> list[Rule]:
     return [rule for rule in wanted if rule._replace(first=False) not in known]
 
 
-def orphans(rules: Iterable[Rule]) -> set[Rule]:
+def loopback_orphans(rules: Iterable[Rule]) -> set[Rule]:
     """Rules that keep others from ports at 127.0.0.0/8 which are not published any more."""
     rules = list(rules)
     published = {rule.text.partition(" counter dnat ")[0] for rule in rules if rule.chain == DNAT}
@@ -257,7 +257,7 @@ def align(
     about, keep = of_container(ip), plain(wanted)
     gone = [placed for placed in present if about(placed.rule) and placed.rule not in keep]
     left = {placed.rule for placed in present if placed not in gone} | keep
-    gone += [placed for placed in present if placed.rule in orphans(left)]
+    gone += [placed for placed in present if placed.rule in loopback_orphans(left)]
     text = change(version, add=missing(present, wanted), delete=gone)
     return text and "".join(f"{line}\n" for line in _chains(version, network)) + text
 
@@ -272,9 +272,9 @@ def compare(
     networks: Collection[Network],
     present: Present,
     wanted: Mapping[Rule, str],
-    spared: Callable[[Rule], bool],
+    ignored: Callable[[Rule], bool],
 ) -> Differences:
-    """`wanted`: rule -> whose it is, in the order in which they are put. `spared`: in the middle of something, so
+    """`wanted`: rule -> whose it is, in the order in which they are put. `ignored`: in the middle of something, so
     neither missing nor too much.
 
     A network in whose chains something is wrong is written anew; in chains that networks share only what differs is
@@ -286,7 +286,7 @@ def compare(
     ranks = {
         rule._replace(first=False): -1 if rule.first else places.get(rule, len(places)) for rule in wanted
     }
-    loose = orphans({placed.rule for placed in present.rules} | ranks.keys())
+    loose = loopback_orphans({placed.rule for placed in present.rules} | ranks.keys())
     theirs = [of_network(network) for network in networks]
     kept: dict[str, dict[Rule, None]] = {}
     gone: list[Placed] = []
@@ -297,12 +297,12 @@ def compare(
             continue
         ours = rule in ranks or rule in loose or rule.chain in own or rule.chain in _BASE
         ours = ours or (rule.chain in (DNAT, RAW) and any(belongs(rule) for belongs in theirs))
-        if ours and not spared(rule):
+        if ours and not ignored(rule):
             gone.append(placed)
     missing = {
         rule: owner
         for rule, owner in wanted.items()
-        if rule._replace(first=False) not in kept.get(rule.chain, {}) and not spared(rule)
+        if rule._replace(first=False) not in kept.get(rule.chain, {}) and not ignored(rule)
     }
     lost = {jump: n for n in networks for jump in _jumps(n) if jump not in present.jumps}
     disordered = [
@@ -369,7 +369,7 @@ def clear(network: Network, version: int, present: Present) -> str:
     theirs = of_network(network)
     shared = [placed for placed in present.rules if placed.rule.chain in (DNAT, RAW)]
     unwanted = {placed.rule for placed in shared if theirs(placed.rule)}
-    unwanted |= orphans({placed.rule for placed in shared} - unwanted)
+    unwanted |= loopback_orphans({placed.rule for placed in shared} - unwanted)
     gone = [placed for placed in shared if placed.rule in unwanted]
     lines = []
     # Made once more, so that taking them away does not fail if they are not there.

@@ -39,10 +39,10 @@ class Opened(NamedTuple):
 
 class Differences(NamedTuple):
     """Between rules that there are to be and those that there are, in words; `text`: what the tool has to be told
-    so that there are none. `missing`: with whose they are; `stray`, `disordered`: the places and texts."""
+    so that there are none. `missing`: with whose they are; `orphans`, `disordered`: the places and texts."""
 
     missing: list[tuple[str, str]]
-    stray: list[str]
+    orphans: list[str]
     disordered: list[str]
     text: str
 
