@@ -13,7 +13,7 @@ from datapath.engine.engine import Engine, ignore
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.ports import PortMapping
-from datapath.model.rows import OWNER, READY
+from datapath.model.rows import OWNER, Phase
 from datapath.model.sandboxes import Sandbox
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Endpoints:
     def all(self) -> list[Endpoint]:
         """The endpoints of other owners, in the order in which they were made."""
         state = self._host.snapshot()
-        found = [e for e in state.endpoints.values() if state.owner(e) != OWNER and e.phase == READY]
+        found = [e for e in state.endpoints.values() if state.owner(e) != OWNER and e.phase == Phase.READY]
         return sorted(found, key=lambda endpoint: endpoint.number)
 
     def create(self, request: EndpointRequest, owner: str, key: str = "") -> Endpoint:

@@ -13,7 +13,7 @@ from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.observed import Device, Observed
-from datapath.model.rows import OWNER, READY, short
+from datapath.model.rows import OWNER, Phase, short
 from datapath.model.state import State
 
 
@@ -23,12 +23,12 @@ class Comparison:
 
     def __init__(self, state: State, observed: Observed) -> None:
         self.state, self.observed = state, observed
-        self.networks = [n for n in built(state.networks.values()) if n.phase == READY]
+        self.networks = [n for n in built(state.networks.values()) if n.phase == Phase.READY]
         ids = {network.id for network in self.networks}
         self.joined = [
             e
             for e in state.endpoints.values()
-            if e.phase == READY and e.network_id in ids and self._has_place(e)
+            if e.phase == Phase.READY and e.network_id in ids and self._has_place(e)
         ]
         joined = {endpoint.id for endpoint in self.joined}
         self.unsettled = [e for e in state.endpoints.values() if e.id not in joined]

@@ -16,7 +16,7 @@ from datapath.model.drivers import UNKNOWN, spec_of
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed
-from datapath.model.rows import CHANGING, READY, short
+from datapath.model.rows import Phase, short
 from datapath.model.state import State
 from datapath.plan.ports import ephemeral_ports, parse_reserved, reserved_text
 
@@ -26,7 +26,7 @@ def compare(state: State, observed: Observed) -> list[Finding]:
     comparison = Comparison(state, observed)
     findings = [*_rows(state), *_dead(comparison)]
     for spec, networks in registry.by_spec(state.networks.values()).items():
-        ready = [network for network in networks if network.phase == READY]
+        ready = [network for network in networks if network.phase == Phase.READY]
         findings += registry.class_of(spec).check(comparison, ready)
     for spec in registry.with_endpoints():
         if not any(spec_of(network) is spec for network in comparison.networks):
@@ -37,7 +37,7 @@ def compare(state: State, observed: Observed) -> list[Finding]:
 def _rows(state: State) -> Iterator[Finding]:
     for row in state.unfinished:
         name = getattr(row, "name", "") or short(row.id)
-        if isinstance(row, Endpoint) and row.phase != CHANGING:
+        if isinstance(row, Endpoint) and row.phase != Phase.CHANGING:
             name = short(row.id)
         yield Finding(UNFINISHED, f"{type(row).__name__.lower()} {name}", f'its row says "{row.phase}"')
     for network in state.networks.values():
@@ -48,7 +48,7 @@ def _rows(state: State) -> Iterator[Finding]:
 def _dead(comparison: Comparison) -> Iterator[Finding]:
     """Endpoints of other owners whose sandbox has gone, and their device with it."""
     for endpoint in comparison.unsettled:
-        there = endpoint.phase == READY and endpoint.host_ifindex and comparison.foreign(endpoint)
+        there = endpoint.phase == Phase.READY and endpoint.host_ifindex and comparison.foreign(endpoint)
         if there and comparison.observed.host.at(endpoint.host_ifindex) is None:
             detail = f"its device {endpoint.host_ifname} is gone, and its sandbox with it"
             yield Finding(DEAD, comparison.name(endpoint), detail, (endpoint.id,))

@@ -11,7 +11,7 @@ from datapath.engine import ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.endpoints import Endpoint
-from datapath.model.rows import CHANGING, READY, REMOVING, short
+from datapath.model.rows import Phase, short
 from datapath.model.sandboxes import Sandbox
 from datapath.plan.endpoints import assign_gateways
 
@@ -94,14 +94,14 @@ def evict_dead(tx: Transaction) -> None:
 def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
     """The endpoint is another owner's, and its device on the host is gone."""
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
-    if sandbox is None or not sandbox.foreign or endpoint.phase != READY or not endpoint.host_ifindex:
+    if sandbox is None or not sandbox.foreign or endpoint.phase != Phase.READY or not endpoint.host_ifindex:
         return False
     return tx.context.links.index(endpoint.host_ifname) != endpoint.host_ifindex
 
 
 def evict(tx: Transaction, endpoint: Endpoint) -> None:
     """Removes an endpoint of another owner, and with the last one its sandbox, if nobody is in there."""
-    tx.put(replace(endpoint, phase=REMOVING))
+    tx.put(replace(endpoint, phase=Phase.REMOVING))
     remove(tx, endpoint)
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and not tx.state.endpoints_of_sandbox(sandbox.id) and tx.path(sandbox.id) is None:
@@ -114,7 +114,7 @@ def rewire(
     """Endpoints of a sandbox whose default routes or ports move. Their rows stay "changing"."""
     for endpoint in changed:
         ports.unpublish(tx, before[endpoint.id], before[endpoint.id].ports)
-    tx.intend(*(replace(endpoint, phase=CHANGING) for endpoint in changed))
+    tx.intend(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in changed))
     for endpoint in sorted(changed, key=lambda e: e.gateway):
         network = tx.state.networks[endpoint.network_id]
         if path is not None:
@@ -125,10 +125,10 @@ def rewire(
 def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
     """Gives a sandbox's endpoints the default routes and ports that they are to have, whatever they have."""
     holder = tx.state.containers.get(sandbox_id)
-    endpoints = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.phase != REMOVING]
+    endpoints = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.phase != Phase.REMOVING]
     mappings = holder.ports if holder else tuple(dict.fromkeys(m for e in endpoints for m in e.ports))
     wanted = assign_gateways(endpoints, mappings, tx.state)
-    tx.put(*(replace(endpoint, phase=CHANGING) for endpoint in wanted))
+    tx.put(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in wanted))
     path, sandbox = tx.path(sandbox_id), tx.state.sandboxes.get(sandbox_id)
     if sandbox is not None and sandbox.foreign and not sandbox.key:  # it was leaving
         wanted = tuple(make_wait(tx, replace(endpoint, ports=())) for endpoint in wanted)
@@ -143,11 +143,11 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
         )
         driver.end_denied(endpoint, endpoint.ports)
     tx.refresh_acls()
-    tx.put(*(replace(endpoint, phase=READY) for endpoint in wanted))
+    tx.put(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))
 
 
 def forget_sandbox(tx: Transaction, sandbox: Sandbox, endpoints: tuple[Endpoint, ...]) -> None:
     """Removes the sandbox's endpoints, then its row."""
-    tx.put(replace(sandbox, phase=REMOVING), *(replace(e, phase=REMOVING) for e in endpoints))
+    tx.put(replace(sandbox, phase=Phase.REMOVING), *(replace(e, phase=Phase.REMOVING) for e in endpoints))
     remove_all(tx, endpoints, f"sandbox {sandbox.name or short(sandbox.id)}")
     tx.delete(sandbox)

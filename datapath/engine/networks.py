@@ -9,7 +9,7 @@ from dataclasses import replace
 from datapath.engine.transaction import Transaction, now
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
-from datapath.model.rows import CREATING, READY
+from datapath.model.rows import Phase
 from datapath.plan.networks import plan_network_create, plan_network_prune, plan_network_remove
 
 
@@ -40,14 +40,14 @@ def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
 
 def build(tx: Transaction, network: Network) -> Network:
     """Builds a planned network: intent, kernel, record."""
-    network = replace(network, phase=CREATING)
+    network = replace(network, phase=Phase.CREATING)
     tx.put(network)
     try:
         tx.driver(network).create_network(network, tx.mtu(network))
     except BaseException:
         teardown(tx, network)
         raise
-    network = replace(network, phase=READY, realised=True)
+    network = replace(network, phase=Phase.READY, realised=True)
     tx.put(network)
     refresh_host(tx)
     return network
@@ -59,7 +59,7 @@ def teardown(tx: Transaction, network: Network) -> None:
     for part, view in tx.parts():  # before the row goes: killed here, the next command completes it
         part.forget_network(view, network)
     if network.predefined:
-        tx.put(replace(network, phase=READY, realised=not traits(network).endpoints, subnets=()))
+        tx.put(replace(network, phase=Phase.READY, realised=not traits(network).endpoints, subnets=()))
     else:
         tx.delete(network)
 

@@ -10,7 +10,7 @@ from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
-from datapath.model.rows import CHANGING
+from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
 from datapath.plan.networks import plan_default_bridge
 
@@ -19,7 +19,7 @@ def recover(tx: Transaction, upgrading: bool = False) -> None:
     """Everything is as the rows say, and no row says that it is in the middle of something."""
     for part, view in tx.parts():
         part.begin(view, upgrading)
-    changing = [e.sandbox_id for e in tx.state.endpoints.values() if e.phase == CHANGING]
+    changing = [e.sandbox_id for e in tx.state.endpoints.values() if e.phase == Phase.CHANGING]
     clear_up(tx)
     _rebuild(tx)
     for sandbox_id in dict.fromkeys(changing):
@@ -36,7 +36,7 @@ def clear_up(tx: Transaction) -> None:
         owner.recover(tx)
     for thing in tx.state.unfinished:
         if isinstance(thing, Endpoint):
-            if thing.phase != CHANGING:
+            if thing.phase != Phase.CHANGING:
                 tx.warn(f"endpoint {thing.id[:12]} was left unfinished: removed")
                 endpoints.remove(tx, thing)
         elif isinstance(thing, Sandbox):

@@ -14,7 +14,7 @@ from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CHANGING, CREATING, READY, REMOVING
+from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
 from datapath.plan import sandboxes as plans
 from datapath.plan.networks import refuse_foreign
@@ -56,9 +56,9 @@ def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: 
     if not planned.network.realised:
         networks.build(tx, planned.network)
     with ExitStack() as undo:
-        tx.put(replace(planned.sandbox, phase=CREATING), planned.endpoint)
+        tx.put(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)
         undo.callback(_take_back, tx, planned.endpoint)
-        endpoint = replace(endpoints.create(tx, planned.endpoint), phase=READY)
+        endpoint = replace(endpoints.create(tx, planned.endpoint), phase=Phase.READY)
         tx.put(planned.sandbox, endpoint)
         undo.pop_all()
     return endpoint
@@ -96,13 +96,13 @@ def join(tx: Transaction, name: str, sandbox_name: str, move: bool) -> JoinInfo:
         if move:
             driver.join(network, planned.endpoint, path)
         tx.put(
-            *(replace(e, phase=CHANGING) for e in (planned.endpoint, *before.values())),
-            replace(tx.state.sandboxes[waiting], phase=REMOVING),
+            *(replace(e, phase=Phase.CHANGING) for e in (planned.endpoint, *before.values())),
+            replace(tx.state.sandboxes[waiting], phase=Phase.REMOVING),
         )
         endpoints.rewire(tx, path, before, planned.changed)
         endpoints.open_links(tx, planned.endpoint)
         ports.publish(tx, planned.endpoint, planned.endpoint.ports)
-        tx.put(replace(planned.endpoint, phase=READY), *planned.changed)
+        tx.put(replace(planned.endpoint, phase=Phase.READY), *planned.changed)
         undo.pop_all()
     tx.delete(tx.state.sandboxes[waiting])
     return driver.join_info(network, planned.endpoint, tx.mtu(network))
@@ -112,7 +112,7 @@ def _return_to(tx: Transaction, endpoint: Endpoint) -> None:
     """The endpoint's device waits on the host again, as its row said before."""
     there, waiting = tx.state.endpoints[endpoint.id].sandbox_id, tx.state.sandboxes[endpoint.sandbox_id]
     again = endpoints.make_wait(tx, endpoint)
-    tx.put(replace(waiting, phase=READY), replace(again, phase=READY))
+    tx.put(replace(waiting, phase=Phase.READY), replace(again, phase=Phase.READY))
     if there != endpoint.sandbox_id:
         endpoints.reconcile_sandbox(tx, there)
 
@@ -127,9 +127,9 @@ def leave(tx: Transaction, name: str) -> bool:
     planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     ports.unpublish(tx, endpoint, endpoint.ports)
-    changing = [replace(e, phase=CHANGING) for e in planned.changed]
-    tx.put(planned.sandbox, replace(planned.endpoint, phase=CHANGING), *changing)
-    tx.put(replace(endpoints.make_wait(tx, planned.endpoint), phase=READY))
+    changing = [replace(e, phase=Phase.CHANGING) for e in planned.changed]
+    tx.put(planned.sandbox, replace(planned.endpoint, phase=Phase.CHANGING), *changing)
+    tx.put(replace(endpoints.make_wait(tx, planned.endpoint), phase=Phase.READY))
     endpoints.rewire(tx, path, before, planned.changed)
     tx.put(*planned.changed)
     return True
@@ -145,8 +145,8 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     there = endpoint.sandbox_id
     planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
-    changing = (replace(e, phase=CHANGING) for e in planned.changed)
-    tx.put(replace(endpoint, phase=REMOVING), *changing)
+    changing = (replace(e, phase=Phase.CHANGING) for e in planned.changed)
+    tx.put(replace(endpoint, phase=Phase.REMOVING), *changing)
     endpoints.remove(tx, endpoint)
     endpoints.rewire(tx, tx.path(there), before, planned.changed)
     tx.put(*planned.changed)
@@ -165,7 +165,7 @@ def publish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMappi
             undo.callback(tx.put, endpoint)
             tx.intend(planned.endpoint)
             ports.publish(tx, planned.endpoint, planned.mappings)
-            tx.put(replace(planned.endpoint, phase=READY))
+            tx.put(replace(planned.endpoint, phase=Phase.READY))
             undo.pop_all()
     return planned.endpoint.ports
 
@@ -180,6 +180,6 @@ def unpublish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMap
             undo.callback(tx.put, endpoint)
             tx.intend(planned.endpoint)
             ports.unpublish(tx, endpoint, planned.mappings)
-            tx.put(replace(planned.endpoint, phase=READY))
+            tx.put(replace(planned.endpoint, phase=Phase.READY))
             undo.pop_all()
     return planned.endpoint.ports

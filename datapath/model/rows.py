@@ -16,9 +16,6 @@ class Phase(StrEnum):
     CHANGING = "changing"  # endpoints only: published ports or default routes may not be as the row says
 
 
-CREATING, READY, REMOVING, CHANGING = Phase.CREATING, Phase.READY, Phase.REMOVING, Phase.CHANGING
-
-
 class Status(StrEnum):
     """What the process of a container does."""
 

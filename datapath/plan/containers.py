@@ -14,7 +14,7 @@ from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.ports import PortMapping
-from datapath.model.rows import READY, REMOVING, Status
+from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
 from datapath.plan import run_options as options
@@ -320,8 +320,8 @@ def plan_exited(
         pid=0,
         shim_pid=0,
     )
-    if container.auto_remove or container.phase != READY:
-        ended = replace(ended, phase=REMOVING)
+    if container.auto_remove or container.phase != Phase.READY:
+        ended = replace(ended, phase=Phase.REMOVING)
     return _release(ended, state.including(ended))
 
 
@@ -335,7 +335,7 @@ def plan_remove(name: str, state: State, force: bool = False) -> ExitPlan:
             "stop the container before removing or force remove"
         )
     status = Status.EXITED if container.running else container.status
-    gone = replace(container, phase=REMOVING, status=status)
+    gone = replace(container, phase=Phase.REMOVING, status=status)
     return _release(gone, state.including(gone))
 
 
@@ -345,6 +345,6 @@ def _release(container: Container, state: State) -> ExitPlan:
         return ExitPlan(container)
     return ExitPlan(
         container,
-        replace(sandbox, phase=REMOVING),
-        tuple(replace(e, phase=REMOVING) for e in state.endpoints_of_sandbox(sandbox.id)),
+        replace(sandbox, phase=Phase.REMOVING),
+        tuple(replace(e, phase=Phase.REMOVING) for e in state.endpoints_of_sandbox(sandbox.id)),
     )

@@ -18,7 +18,7 @@ from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gatewa
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address, parse_address, parse_mac, parse_pair
 from datapath.model.ports import PortMapping
-from datapath.model.rows import REMOVING, short
+from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
 from datapath.plan import ipam
 from datapath.plan.networks import plan_default_bridge
@@ -326,6 +326,6 @@ def plan_disconnect(network_name: str, name: str, state: State, force: bool = Fa
             container, networks=tuple(asked for asked in container.networks if asked.network != network.id)
         ),
         network=network,
-        endpoint=replace(endpoint, phase=REMOVING),
+        endpoint=replace(endpoint, phase=Phase.REMOVING),
         changed=tuple(new for old, new in zip(before, after, strict=True) if new != old),
     )

@@ -26,7 +26,7 @@ from datapath.model.networks import (
 )
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Prefix, parse_pair
-from datapath.model.rows import CREATING, OWNER, REMOVING, short
+from datapath.model.rows import OWNER, Phase, short
 from datapath.model.state import PREDEFINED, Fresh, State
 from datapath.plan import ipam
 
@@ -110,7 +110,7 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         else:
             _refuse_overlap(subnet.prefix, others, facts)
         subnets.append(ipam.with_gateway(subnet))
-    return replace(network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=CREATING)
+    return replace(network, subnets=tuple(subnets), options=options, ipv6=config.ipv6, phase=Phase.CREATING)
 
 
 def _configured_subnet(config: DaemonConfig, version: int) -> Subnet | None:
@@ -263,14 +263,14 @@ def plan_network_remove(name: str, state: State, by: str = OWNER, force: bool = 
             f"error while removing network: network {network.name} has active endpoints "
             f"({', '.join(shown)}{more})"
         )
-    return replace(network, phase=REMOVING)
+    return replace(network, phase=Phase.REMOVING)
 
 
 def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[Network, ...]:
     """Every unused network that passes the filters (`label=`, `label!=`, `until=`), "removing"."""
     conditions = [_condition(text, now) for text in filters]
     return tuple(
-        replace(network, phase=REMOVING)
+        replace(network, phase=Phase.REMOVING)
         for network in state.networks.values()
         if not network.predefined
         and network.owner == OWNER

@@ -15,7 +15,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping, parse_rules
-from datapath.model.rows import CHANGING
+from datapath.model.rows import Phase
 from datapath.model.state import State
 
 # (protocol, host address or None for all, port) -> who of the host's own processes has it; None: nobody
@@ -238,7 +238,7 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
                 way,
                 ports=(*way.ports, *(m for m in chosen if way.serves(m))),
                 exposed=with_opened(way.exposed),
-                phase=CHANGING,
+                phase=Phase.CHANGING,
             )
             for way in ways
         ),
@@ -263,7 +263,8 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
     return PortPlan(
         container=replace(container, ports=tuple(ports), published=tuple(wanted)),
         endpoints=tuple(
-            replace(way, ports=tuple(m for m in way.ports if m != mapping), phase=CHANGING) for way in ways
+            replace(way, ports=tuple(m for m in way.ports if m != mapping), phase=Phase.CHANGING)
+            for way in ways
         ),
         mappings=(mapping,),
     )
@@ -287,7 +288,7 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
 
     return PortPlan(
         container=replace(container, ports=exchanged(container.ports), published=wanted),
-        endpoints=tuple(replace(way, ports=exchanged(way.ports), phase=CHANGING) for way in ways),
+        endpoints=tuple(replace(way, ports=exchanged(way.ports), phase=Phase.CHANGING) for way in ways),
         mappings=(changed,),
         before=mapping,
     )

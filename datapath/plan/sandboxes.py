@@ -17,7 +17,7 @@ from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CHANGING, OWNER, READY, short
+from datapath.model.rows import OWNER, Phase, short
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
 from datapath.plan.endpoints import assign_gateways, ifname_in, plan_endpoint, ready_network
@@ -73,7 +73,7 @@ def plan_adopt(path: str, owner: str, key: str, name: str, state: State, fresh: 
     known = find_sandbox(owner, key or path, state)
     if known is not None:
         return replace(known, key=path, name=name or known.name)
-    return Sandbox(fresh.new_id(), path, READY, owner, key or path, name)
+    return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name)
 
 
 def find_sandbox(owner: str, key: str, state: State) -> Sandbox | None:
@@ -111,7 +111,7 @@ def plan_create_endpoint(
         _require_same(known, request, network)
         return EndpointPlan(network, state.sandboxes[known.sandbox_id], known, known=True)
     network = ready_network(network, state, facts, config)
-    sandbox = Sandbox(fresh.new_id(), "", READY, owner)
+    sandbox = Sandbox(fresh.new_id(), "", Phase.READY, owner)
     state = state.including(network, sandbox)
     endpoint = plan_endpoint(request, network, sandbox.id, key or short(sandbox.id), state, fresh)
     return EndpointPlan(network, sandbox, replace(endpoint, owner_key=key))
@@ -157,7 +157,7 @@ def plan_leave(endpoint: Endpoint, state: State, fresh: Fresh) -> MovePlan:
     left = replace(endpoint, sandbox_id=fresh.new_id(), gateway4=False, gateway6=False, ports=())
     return MovePlan(
         left,
-        Sandbox(left.sandbox_id, "", READY, there.owner),
+        Sandbox(left.sandbox_id, "", Phase.READY, there.owner),
         tuple(new for old, new in zip(before, after, strict=True) if new != old),
     )
 
@@ -184,7 +184,7 @@ def plan_publish(endpoint: Endpoint, specs: Iterable[str], state: State, context
     wanted = [m for m in map(PortMapping.parse, specs) if not _is_published(m, endpoint)]
     chosen = choose_ports(wanted, [endpoint], state, context, sandbox.label) if wanted else ()
     new = tuple(mapping for mapping in chosen if mapping.open not in known)
-    return PublishPlan(replace(endpoint, ports=(*endpoint.ports, *new), phase=CHANGING), new)
+    return PublishPlan(replace(endpoint, ports=(*endpoint.ports, *new), phase=Phase.CHANGING), new)
 
 
 def _is_published(wanted: PortMapping, endpoint: Endpoint) -> bool:
@@ -203,7 +203,7 @@ def plan_unpublish(endpoint: Endpoint, specs: Iterable[str]) -> PublishPlan:
         if not wanted or mapping.open in wanted or replace(mapping.open, host_ip=None) in wanted
     )
     left = tuple(mapping for mapping in endpoint.ports if mapping not in gone)
-    return PublishPlan(replace(endpoint, ports=left, phase=CHANGING), gone)
+    return PublishPlan(replace(endpoint, ports=left, phase=Phase.CHANGING), gone)
 
 
 def require_endpoint(name: str, state: State) -> Endpoint:

@@ -22,7 +22,7 @@ from datapath.errors import ConfigError, DatapathError, PrivilegeError, StateErr
 from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping
-from datapath.model.rows import READY, Status
+from datapath.model.rows import Phase, Status
 from datapath.model.state import State
 from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.inspect import container_inspect
@@ -72,7 +72,7 @@ class Containers:
             if container.running and not process.alive(container.pid, container.pid_start):
                 code = files.read_exit(self.engine.settings, container)
                 container = replace(container, status=Status.EXITED, exit_code=code)
-            if container.phase == READY and (all or container.running):
+            if container.phase == Phase.READY and (all or container.running):
                 found.append(container)
         return sorted(found, key=lambda container: container.created, reverse=True)
 

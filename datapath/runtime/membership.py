@@ -10,7 +10,7 @@ from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping
-from datapath.model.rows import CHANGING, READY
+from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_connect, plan_disconnect
 from datapath.plan.ports import PortPlan, plan_port_add, plan_port_remove, plan_port_set
 from datapath.runtime import files
@@ -26,7 +26,7 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
             planned = plan_connect(name, request, tx.state, tx.facts, tx.config, tx.fresh)
             path = running_path(tx, planned.container)
             before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
-            rows = (planned.endpoint, *(replace(e, phase=CHANGING) for e in before.values()))
+            rows = (planned.endpoint, *(replace(e, phase=Phase.CHANGING) for e in before.values()))
             if planned.network.realised:
                 tx.put(*rows)
         for line in planned.warnings:
@@ -39,7 +39,7 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
         undo.callback(endpoints.remove, tx, planned.endpoint)
         endpoint = endpoints.attach(tx, planned.endpoint, path)
         endpoints.rewire(tx, path, before, planned.changed)
-        endpoint = replace(endpoint, phase=READY)
+        endpoint = replace(endpoint, phase=Phase.READY)
         tx.put(endpoint, planned.container, *planned.changed)
         undo.pop_all()
         files.write_etc(tx, planned.container)
@@ -50,7 +50,7 @@ def disconnect(tx: Transaction, network: str, name: str, force: bool) -> None:
     """`network disconnect`. NotFoundError, ConfigError."""
     planned = plan_disconnect(network, name, tx.state, force)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
-    changing = (replace(e, phase=CHANGING) for e in before.values())
+    changing = (replace(e, phase=Phase.CHANGING) for e in before.values())
     tx.intend(planned.endpoint, planned.container, *changing)
     endpoints.remove(tx, planned.endpoint)
     path = tx.path(planned.endpoint.sandbox_id)
@@ -106,6 +106,6 @@ def _journal(tx: Transaction, undo: ExitStack, planned: PortPlan) -> None:
 
 def _commit(tx: Transaction, undo: ExitStack, planned: PortPlan) -> PortMapping:
     """Records that the ports are what they were going to be."""
-    tx.put(*(replace(endpoint, phase=READY) for endpoint in planned.endpoints))
+    tx.put(*(replace(endpoint, phase=Phase.READY) for endpoint in planned.endpoints))
     undo.pop_all()
     return planned.mappings[0]

@@ -16,7 +16,7 @@ from datapath.kernel import process
 from datapath.model.checks import ENDED, FILES, LEFTOVER, STRAY_FILES
 from datapath.model.containers import Container
 from datapath.model.findings import Check, Finding
-from datapath.model.rows import CREATING, OWNER, READY, REMOVING, short
+from datapath.model.rows import OWNER, Phase, short
 from datapath.model.state import State
 from datapath.plan.containers import ExitPlan, plan_exited
 from datapath.runtime import files
@@ -29,14 +29,14 @@ class ContainerOwner(Owner):
 
     def recover(self, tx: Transaction) -> None:
         for container in list(tx.state.containers.values()):
-            if container.phase == CREATING:
+            if container.phase == Phase.CREATING:
                 if container.pid and process.alive(container.pid, container.pid_start):
                     process.terminate(container.pid, container.pid_start, 0, signal.SIGKILL)
                 tx.warn(f"container {container.name} was not completely created: taken back")
                 roll_back(tx, container)
             elif container.running and not process.alive(container.pid, container.pid_start):
                 record_exit(tx, container)
-        for container in [c for c in tx.state.containers.values() if c.phase != READY]:
+        for container in [c for c in tx.state.containers.values() if c.phase != Phase.READY]:
             tx.warn(f"container {container.name} was being removed: done")
             try:
                 files.remove(tx.settings, container.id)
@@ -47,14 +47,14 @@ class ContainerOwner(Owner):
     def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
         folders = _folders(settings)
         for container in state.containers.values():
-            if container.phase == READY and container.running and container.id not in alive:
+            if container.phase == Phase.READY and container.running and container.id not in alive:
                 detail = "it is recorded as running, its process is gone"
                 yield Finding(ENDED, f"container {container.name}", detail)
         for name in sorted(folders - state.containers.keys()):
             detail = "it is of a container that is forgotten"
             yield Finding(STRAY_FILES, f"folder {short(name)}", detail, (name,))
         for container in state.containers.values():
-            if container.phase == READY and container.id in alive and container.id not in folders:
+            if container.phase == Phase.READY and container.id in alive and container.id not in folders:
                 yield Finding(FILES, f"container {container.name}", "its folder is gone", (container.id,))
 
     def leftovers(self, settings: Settings) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def release(tx: Transaction, plan: ExitPlan) -> None:
     endpoints.remove_all(tx, plan.endpoints, f"container {plan.container.name}")
     if plan.sandbox:
         tx.delete(plan.sandbox)
-    if plan.container.phase == REMOVING:
+    if plan.container.phase == Phase.REMOVING:
         files.remove(tx.settings, plan.container.id)
         tx.delete(plan.container)
 
@@ -101,5 +101,5 @@ def record_exit(tx: Transaction, container: Container) -> None:
 
 def roll_back(tx: Transaction, container: Container) -> None:
     """A container that is not to be: its endpoints, its files and its row go."""
-    gone = replace(tx.state.containers[container.id], phase=REMOVING)
+    gone = replace(tx.state.containers[container.id], phase=Phase.REMOVING)
     release(tx, replace(plan_exited(container.id, None, tx.state, now()), container=gone))

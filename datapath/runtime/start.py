@@ -16,7 +16,7 @@ from datapath.engine.transaction import Transaction, now
 from datapath.errors import ConfigError
 from datapath.kernel import process
 from datapath.model.containers import Container, RunRequest
-from datapath.model.rows import READY, Status
+from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.plan.containers import plan_run
 from datapath.runtime import files, recovery, spawn
@@ -64,11 +64,11 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
         created.release()
         undo.callback(_end_process, container)
-        container = replace(container, status=Status.RUNNING, started=now(), phase=READY)
+        container = replace(container, status=Status.RUNNING, started=now(), phase=Phase.READY)
         tx.put(
             container,
-            *(replace(box, phase=READY) for box in sandbox),
-            *(replace(endpoint, phase=READY) for endpoint in joined),
+            *(replace(box, phase=Phase.READY) for box in sandbox),
+            *(replace(endpoint, phase=Phase.READY) for endpoint in joined),
         )
         undo.pop_all()
         return RunningContainer(container, created)

@@ -21,7 +21,7 @@ from datapath.errors import ExistsError, StateError
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.ports import PortMapping
-from datapath.model.rows import READY
+from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
 from datapath.store.sqlite import MAX_NUMBER, SQLiteStore
 from tests.unit.store_rows import fill, network
@@ -374,7 +374,7 @@ def test_two_hundred_containers_with_two_thousand_ports_are_loaded_with_as_many_
         store.put(network())
         for i in range(200):
             ident = f"{i:064x}"
-            store.put(Sandbox(ident, phase=READY))
+            store.put(Sandbox(ident, phase=Phase.READY))
             store.put(Container(ident, f"c{i}", "now", ("true",), ports=ports, published=ports))
             address = IPv4Interface(f"10.0.{i // 250}.{i % 250 + 2}/16")
             mac = f"02:42:0a:00:00:{i:02x}"

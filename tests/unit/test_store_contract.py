@@ -16,7 +16,7 @@ import pytest
 
 from datapath.errors import ExistsError, StateError
 from datapath.model.containers import Container
-from datapath.model.rows import CREATING, READY, Row
+from datapath.model.rows import Phase, Row
 from datapath.model.sandboxes import Sandbox
 from datapath.store.base import Store
 from datapath.store.sqlite import SQLiteStore
@@ -49,7 +49,7 @@ def store(another: MakeStore) -> Iterator[Store]:
 def test_the_store_is_made_on_first_use_with_the_predefined_networks(store: Store) -> None:
     state = store.load()
     assert [(n.name, n.phase) for n in state.networks.values()] == [
-        (n, READY) for n in ("bridge", "host", "none")
+        (n, Phase.READY) for n in ("bridge", "host", "none")
     ]
     assert state.installation_id == store.installation_id != ""
 
@@ -77,7 +77,7 @@ def test_what_is_put_is_loaded_until_it_is_deleted(store: Store) -> None:
 
 def test_putting_again_replaces(store: Store) -> None:
     fill(store)
-    changed = endpoint(phase=READY, ipv4=IPv4Interface("10.0.0.9/24"), host_ifindex=7)
+    changed = endpoint(phase=Phase.READY, ipv4=IPv4Interface("10.0.0.9/24"), host_ifindex=7)
     store.put(changed)
     assert store.load().endpoints == {changed.id: changed}
 
@@ -127,10 +127,10 @@ def test_a_row_that_has_not_changed_is_the_same_object(another: MakeStore) -> No
         store.put(network(id="b" * 64, name="second", number=3, device="dp-b"))
         before = store.load()
         first, second = before.network("first"), before.network("second")
-        store.put(replace(second, phase=CREATING))
+        store.put(replace(second, phase=Phase.CREATING))
         after = store.load()
     assert after.network("first") is first
-    assert after.network("second") == replace(second, phase=CREATING)
+    assert after.network("second") == replace(second, phase=Phase.CREATING)
 
 
 def test_a_store_that_is_kept_sees_what_others_have_written(another: MakeStore) -> None:

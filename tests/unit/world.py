@@ -14,7 +14,7 @@ from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.observed import HostFacts
-from datapath.model.rows import READY, Status
+from datapath.model.rows import Phase, Status
 from datapath.model.state import Fresh, State, plan_predefined
 from datapath.plan.containers import ExitPlan, RunPlan, plan_exited, plan_run
 from datapath.plan.endpoints import ConnectPlan, DisconnectPlan, plan_connect, plan_disconnect
@@ -61,7 +61,7 @@ class World:
         return plan_network_create(request, self.state, self.facts, self.config, self.fresh)
 
     def network(self, name: str, **fields: Any) -> Network:
-        network = replace(self.plan_network(name, **fields), phase=READY, realised=True)
+        network = replace(self.plan_network(name, **fields), phase=Phase.READY, realised=True)
         self.state = self.state.including(network)
         return network
 
@@ -72,9 +72,9 @@ class World:
 
     def run(self, name: str = "", *networks: str | EndpointRequest, **fields: Any) -> Container:
         made = self.plan_run(name, *networks, **fields)
-        container = replace(made.container, status=Status.RUNNING, phase=READY, pid=1)
+        container = replace(made.container, status=Status.RUNNING, phase=Phase.READY, pid=1)
         rows: list[Any] = [*made.networks, *([made.sandbox] if made.sandbox else []), *made.endpoints]
-        ready: list[Any] = [replace(row, phase=READY) for row in rows]
+        ready: list[Any] = [replace(row, phase=Phase.READY) for row in rows]
         ready = [replace(row, realised=True) if isinstance(row, Network) else row for row in ready]
         self.state = self.state.including(*ready, container)
         return container
@@ -82,8 +82,8 @@ class World:
     def connect(self, container: str, network: str, **fields: Any) -> ConnectPlan:
         request = EndpointRequest(network, **fields)
         made = plan_connect(container, request, self.state, self.facts, self.config, self.fresh)
-        endpoint = replace(made.endpoint, phase=READY)
-        network_row = replace(made.network, phase=READY, realised=True)
+        endpoint = replace(made.endpoint, phase=Phase.READY)
+        network_row = replace(made.network, phase=Phase.READY, realised=True)
         self.state = self.state.including(made.container, network_row, endpoint, *made.changed)
         return made
 

@@ -28,7 +28,7 @@ from datapath.model.drivers import traits
 from datapath.model.endpoints import linklocal_of
 from datapath.model.findings import Finding
 from datapath.model.networks import PAIRS, Network, gateway_mac
-from datapath.model.rows import READY
+from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
 LOOPBACK = 1  # the index of every namespace's loopback device
@@ -111,7 +111,7 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     known = {endpoint.host_ifindex for endpoint in state.endpoints.values()}
     known |= {d.ifindex for n in state.networks.values() if (d := observed.host.devices.get(n.device))}
     numbers = {endpoint.number for endpoint in state.endpoints.values()}
-    building = {n.number for n in state.networks.values() if n.phase != READY}
+    building = {n.number for n in state.networks.values() if n.phase != Phase.READY}
     for key, value in observed.programs.maps.get("devices", {}).items():
         device = observed.host.at(key[0])
         if value.kind == "DEVICE_UPLINK" or key.ifindex in known:
@@ -224,7 +224,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     ports = {key for e in unsettled for key in entries.reserved_entries(state, e.ports)}
     filters = {m.filter for e in unsettled for m in e.ports}
     settled = {network.id for network in comparison.networks}
-    building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != READY}
+    building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
     none = not networks
     return {
         "networks": lambda key, value: key[0] in building,
