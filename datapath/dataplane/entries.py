@@ -264,7 +264,7 @@ def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapp
             value = PortValue(
                 network=network.number,
                 endpoint=endpoint.number,
-                acl=mapping.filter,
+                acl=mapping.acl,
                 addr=target.ip,
                 port=mapping.container_port,
                 default_deny=default_deny,
@@ -280,7 +280,7 @@ def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
             for prefix in prefixes:
                 length = 32 + prefix.prefixlen + (96 if prefix.version == 4 else 0)
                 address = None if prefix.network_address == IPv6Address(0) else prefix.network_address
-                result[AclKey(prefixlen=length, acl=mapping.filter, addr=address)] = allow
+                result[AclKey(prefixlen=length, acl=mapping.acl, addr=address)] = allow
                 if isinstance(prefix, IPv6Network) and _MAPPED.subnet_of(prefix):
                     # In the map it covers IPv4 too, which was not meant: that keeps what it has without.
                     result.setdefault(_every4(mapping), int(not mapping.allow))
@@ -294,7 +294,7 @@ def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
 
 def _every4(mapping: PortMapping) -> AclKey:
     """All of IPv4 in the mapping's rules: a prefix of 96 bits of an IPv6 address, after the 32 of `acl`."""
-    return AclKey(prefixlen=32 + 96, acl=mapping.filter, addr=EVERY4)
+    return AclKey(prefixlen=32 + 96, acl=mapping.acl, addr=EVERY4)
 
 
 def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:

@@ -59,7 +59,7 @@ def remove(tx: Transaction, endpoint: Endpoint) -> None:
     ports.unpublish(tx, endpoint, endpoint.ports)
     tx.driver(network).delete_endpoint(network, endpoint)
     tx.delete(endpoint)
-    if any(mapping.filter for mapping in endpoint.ports):
+    if any(mapping.acl for mapping in endpoint.ports):
         tx.refresh_acls()
 
 

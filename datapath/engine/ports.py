@@ -33,7 +33,7 @@ def publish(
     reserved = entries.reserved_entries(state or tx.state, mappings)
     driver = tx.driver(network)
     (driver.take_over_ports if again else driver.publish)(network, endpoint, mappings, reserved)
-    if any(mapping.filter for mapping in mappings):
+    if any(mapping.acl for mapping in mappings):
         tx.refresh_acls()
 
 
@@ -45,7 +45,7 @@ def unpublish(tx: Transaction, endpoint: Endpoint, mappings: tuple[PortMapping, 
     after = tx.state.including(replace(endpoint, ports=left))
     network = tx.state.networks[endpoint.network_id]
     reserved = entries.reserved_entries(after, mappings)
-    acls = frozenset(m.filter for m in mappings if m.filter) - acls_in_use(after)
+    acls = frozenset(m.acl for m in mappings if m.acl) - acls_in_use(after)
     tx.driver(network).unpublish(network, endpoint, mappings, reserved, acls)
     for other in tx.state.endpoints_of_sandbox(endpoint.sandbox_id):
         theirs = tuple(mapping for mapping in other.ports if mapping in mappings)
@@ -60,7 +60,7 @@ def set_acl(
     concerned = [endpoint for endpoint in endpoints if mapping in endpoint.ports]
     for endpoint in concerned:
         publish(tx, endpoint, (mapping,), again=True)
-    unused = frozenset({before.filter} - {0}) - acls_in_use(tx.state)
+    unused = frozenset({before.acl} - {0}) - acls_in_use(tx.state)
     for endpoint in concerned:
         driver = tx.driver(tx.state.networks[endpoint.network_id])
         driver.delete_acls(unused)
@@ -70,7 +70,7 @@ def set_acl(
 
 def acls_in_use(state: State) -> set[int]:
     """Numbers of the ACLs that ports of endpoints use."""
-    return {mapping.filter for endpoint in state.endpoints.values() for mapping in endpoint.ports}
+    return {mapping.acl for endpoint in state.endpoints.values() for mapping in endpoint.ports}
 
 
 def context(tx: Transaction) -> PortContext:

@@ -25,7 +25,7 @@ class PortMapping:
 
     `host_ip` None: every address of the host. `host_port` 0: to be chosen. `host_port_last` not 0 (then
     `count` is 1): to be chosen from host_port … host_port_last. `allow` and `deny`: who may connect, the
-    longest prefix decides; `filter`: the number of these rules in the packet programs, 0: there are none.
+    longest prefix decides; `acl`: the number of these rules in the packet programs, 0: there are none.
     """
 
     proto: str
@@ -36,7 +36,7 @@ class PortMapping:
     host_port_last: int = 0
     allow: tuple[Prefix, ...] = ()
     deny: tuple[Prefix, ...] = ()
-    filter: int = 0
+    acl: int = dataclasses.field(default=0, metadata={"was": "filter"})
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ class PortMapping:
     @property
     def open(self) -> PortMapping:
         """The same for everybody: what identifies the mapping."""
-        return dataclasses.replace(self, allow=(), deny=(), filter=0)
+        return dataclasses.replace(self, allow=(), deny=(), acl=0)
 
     def admits(self, source: Address) -> bool:
         """A client with that address may connect, as the packet programs decide it."""

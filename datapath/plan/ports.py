@@ -59,13 +59,13 @@ def choose_ports(
     network = state.networks[ways[0].network_id]
     families = {version for way in ways for version in way.ways}
     holders = [*_holders(state)]
-    filters = used_filters(state)
+    acls = used_acls(state)
     decided: dict[int, tuple[PortMapping, ...]] = {}
     # Ports that were named come first, so that a chosen one never takes one that is named later.
     for index, mapping in sorted(enumerate(wanted), key=lambda item: not item[1].concrete):
         at = replace(mapping, host_ip=mapping.host_ip or network.host_binding)
         _check_host_ip(at, context.facts, families)
-        at = with_filter(at, filters)
+        at = with_acl(at, acls)
         decided[index] = tuple(_decide(at, holders, context))
         holders += [(one, f'container "{who}"') for one in decided[index]]
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
@@ -82,21 +82,21 @@ def refuse_rules(mappings: Iterable[PortMapping], ways: Iterable[Endpoint], stat
         )
 
 
-def used_filters(state: State) -> set[int]:
-    """Numbers of rules that published ports have. Also of containers that have ended: they can share a stack."""
+def used_acls(state: State) -> set[int]:
+    """Numbers of the ACLs that published ports have. Also of containers that have ended: they can share a stack."""
     rows: tuple[Iterable[Endpoint | Container], ...] = (state.endpoints.values(), state.containers.values())
-    return {mapping.filter for table in rows for row in table for mapping in row.ports if mapping.filter}
+    return {mapping.acl for table in rows for row in table for mapping in row.ports if mapping.acl}
 
 
-def with_filter(mapping: PortMapping, used: set[int]) -> PortMapping:
-    """The mapping with the lowest free number for its rules, if it has any; the number becomes used."""
+def with_acl(mapping: PortMapping, used: set[int]) -> PortMapping:
+    """The mapping with the lowest free number for its ACL, if it has one; the number becomes used."""
     if not mapping.rules:
-        return replace(mapping, filter=0)
+        return replace(mapping, acl=0)
     number = 1
     while number in used:
         number += 1
     used.add(number)
-    return replace(mapping, filter=number)
+    return replace(mapping, acl=number)
 
 
 def _holders(state: State) -> Iterator[Holder]:
@@ -278,7 +278,7 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
     mapping = _find_mapping(container, what)
     allow, deny = parse_rules(rules)
     refuse_rules([replace(mapping, allow=allow, deny=deny)], ways, state)
-    changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
+    changed = with_acl(replace(mapping, allow=allow, deny=deny), used_acls(state))
     wanted = tuple(
         replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published
     )

@@ -189,7 +189,7 @@ def plan_publish(endpoint: Endpoint, specs: Iterable[str], state: State, context
 
 def _is_published(wanted: PortMapping, endpoint: Endpoint) -> bool:
     return any(
-        wanted.concrete and (wanted == replace(m, filter=0) or wanted == replace(m, host_ip=None, filter=0))
+        wanted.concrete and (wanted == replace(m, acl=0) or wanted == replace(m, host_ip=None, acl=0))
         for m in endpoint.ports
     )
 

@@ -394,6 +394,15 @@ def test_a_renamed_field_is_read_under_its_old_name_too() -> None:
     assert from_json(Painted, '{"id": "a", "number": 7}') == Painted("a", size=7)
 
 
+def test_a_ports_acl_is_read_under_its_old_name_too() -> None:
+    old = (
+        '{"proto":"tcp","host_ip":null,"host_port":80,"container_port":80,"allow":["10.0.0.0/8"],"filter":2}'
+    )
+    mapping = from_json(PortMapping, old)
+    assert mapping == replace(PortMapping.parse("80:80,allow=10.0.0.0/8"), acl=2)
+    assert to_json(mapping) == old.replace("filter", "acl")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

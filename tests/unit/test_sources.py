@@ -93,7 +93,7 @@ def test_rules_that_cannot_be_are_one_line(rules: str, message: str) -> None:
 def test_the_longest_prefix_decides_in_the_model_and_in_the_map(
     rules: str, allowed: str, refused: str
 ) -> None:
-    mapping = replace(PortMapping.parse(f"80:80,{rules}"), filter=7)
+    mapping = replace(PortMapping.parse(f"80:80,{rules}"), acl=7)
     rows = entries.acl_entries([mapping])
     for text, may in [*((t, True) for t in allowed.split()), *((t, False) for t in refused.split())]:
         address = ip_address(text)
@@ -127,12 +127,12 @@ def looked_up(rows: dict[AclKey, int], number: int, text: str, *, refuse: bool) 
 def test_rules_get_the_lowest_free_number() -> None:
     world = World()
     world.run("a", publish=("80:80,allow=10.0.0.0/8", "81:81", "82:82,deny=10.0.0.0/8"))
-    assert [m.filter for m in world.state.container("a").ports] == [1, 0, 2]
+    assert [m.acl for m in world.state.container("a").ports] == [1, 0, 2]
     added = plan_port_add("a", "83:83,allow=10.0.0.0/8", world.state, world.ports)
-    assert [m.filter for m in added.mappings] == [3]
+    assert [m.acl for m in added.mappings] == [3]
     gone = plan_port_remove("a", "80:80", world.state)
     state = world.state.including(gone.container, *gone.endpoints)
-    assert plan_port_add("a", "83:83,allow=::/0", state, world.ports).mappings[0].filter == 1
+    assert plan_port_add("a", "83:83,allow=::/0", state, world.ports).mappings[0].acl == 1
 
 
 def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force() -> None:
@@ -141,7 +141,7 @@ def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force
     made = plan_port_set("web", "1", "deny=10.6.6.0/24", world.state)
     assert made.before == web.ports[0]
     (changed,) = made.container.ports
-    assert (str(changed), changed.filter) == ("8081:80/tcp,deny=10.6.6.0/24", 2)
+    assert (str(changed), changed.acl) == ("8081:80/tcp,deny=10.6.6.0/24", 2)
     assert [str(m) for m in made.container.published] == ["8081:80/tcp,deny=10.6.6.0/24"]
     (way,) = made.endpoints
     assert (way.ports, way.phase) == ((changed,), "changing")
@@ -153,7 +153,7 @@ def test_no_rules_is_everybody(what: str, rules: str) -> None:
     world = World()
     world.run("web", publish=("8081:80,allow=10.0.0.0/8",))
     (changed,) = plan_port_set("web", what, rules, world.state).mappings
-    assert (str(changed), changed.filter) == ("8081:80/tcp", 0)
+    assert (str(changed), changed.acl) == ("8081:80/tcp", 0)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     if networks:
         for way in observed.ways:
             yield f"outside device {way.name}", "from_uplink", way.ifindex
-            acls = any(m.filter for e in endpoints for m in e.ports)
+            acls = any(m.acl for e in endpoints for m in e.ports)
             other = f"other-xdp-{way.ifindex}" in observed.programs.pinned.get("programs", ())
             if (acls or observed.programs.flood_rate) and not other:
                 yield f"outside device {way.name}", "xdp_uplink", way.ifindex
@@ -222,7 +222,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     unsettled = [e for e in state.endpoints.values() if e.id not in known]
     numbers = {endpoint.number for endpoint in unsettled}
     ports = {key for e in unsettled for key in entries.reserved_entries(state, e.ports)}
-    filters = {m.filter for e in unsettled for m in e.ports}
+    acls = {m.acl for e in unsettled for m in e.ports}
     settled = {network.id for network in comparison.networks}
     building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
     none = not networks
@@ -234,7 +234,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "endpoints": lambda key, value: value.number in numbers,
         "members": lambda key, value: value.endpoint in numbers,
         "ports": lambda key, value: value.endpoint in numbers,
-        "acls": lambda key, value: key.acl in filters,
+        "acls": lambda key, value: key.acl in acls,
         "reserved": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,

@@ -108,7 +108,7 @@ class EbpfHost(HostPart):
         dataplane = self.context.loaded
         if dataplane is None:
             return
-        acls = any(mapping.filter for e in view.state.endpoints.values() for mapping in e.ports)
+        acls = any(mapping.acl for e in view.state.endpoints.values() for mapping in e.ports)
         wanted = acls or dataplane.limits_floods
         for uplink in view.observed.uplinks:
             if not wanted:
