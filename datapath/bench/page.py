@@ -23,9 +23,9 @@ PAGE = "report.html"
 EXPLAINED = {
     EBPF: "This datapath: containers, networks and published ports by datapathctl, packets by its eBPF programs. "
     "No Linux bridge, no rule of a packet filter.",
-    IPTABLES: "The classic way: a Linux bridge, a veth pair for each container, and the iptables rules that Docker "
+    IPTABLES: "The iptables mode: a Linux bridge, a veth pair for each container, and the iptables rules that Docker "
     "makes for the same networks and ports.",
-    NFTABLES: "The same bridge and veth pairs, with the rules of Docker's nftables backend.",
+    NFTABLES: "The nftables mode: the same bridge and veth pairs, with the rules of Docker's nftables backend.",
     DOCKER: "A Docker daemon as it is installed here, with its own containers, rules and docker-proxy.",
     NONE: "The limit: the same two programs over loopback, without any container. Nobody competes with it.",
 }

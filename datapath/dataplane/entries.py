@@ -299,7 +299,7 @@ def _every4(mapping: PortMapping) -> AclKey:
 
 def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
     """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
-    given, and then 0 for one that nobody uses (the row has to go). Those of classic networks are none of the
+    given, and then 0 for one that nobody uses (the row has to go). Those of linuxbridge networks are none of the
     programs' business."""
     published = [
         mapping

@@ -63,12 +63,16 @@ WRONG = Check("entry-wrong", "the packet programs know it wrongly", _RECONCILE)
 STRAY = Check("entry-stray", "the packet programs know something that nothing needs", _RECONCILE)
 UNBRIDGED = Check("unbridged", "the container reaches nobody on this network", _RECONCILE)
 FORWARDING = Check(
-    "forwarding", "classic networks have no way outside; or the host forwards needlessly", _ANY
+    "forwarding", "Linux bridge networks have no egress; or the host forwards needlessly", _ANY
 )
 RULE_MISSING = Check(
-    "rule-missing", "the packet filter keeps packets from a classic network, or lets too many in", _RECONCILE
+    "rule-missing",
+    "the packet filter keeps packets from a Linux bridge network, or lets too many in",
+    _RECONCILE,
 )
-RULE_STRAY = Check("rule-stray", "the packet filter treats a classic network's packets otherwise", _RECONCILE)
+RULE_STRAY = Check(
+    "rule-stray", "the packet filter treats a Linux bridge network's packets otherwise", _RECONCILE
+)
 RULE_ORDER = Check("rule-order", "the packet filter decides by the wrong rule first", _RECONCILE)
 STRAY_DEVICE = Check("stray-device", "a device is left over", _RECONCILE)
 STRAY_PIN = Check("stray-pin", "a program or link is kept alive for nothing", _RECONCILE)

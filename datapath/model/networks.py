@@ -97,7 +97,7 @@ class Network:
 
     @property
     def mode(self) -> str:
-        """One of MODES, for a bridge network; a classic one has a Linux bridge and packet filter rules."""
+        """One of MODES, for a bridge network; in all but `ebpf` it has a Linux bridge and packet filter rules."""
         return self.options.get(OPT_MODE, EBPF)
 
     @property

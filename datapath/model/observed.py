@@ -82,7 +82,7 @@ class Programs:
 class Observed:
     """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
     is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's. `filters`:
-    what the packet filter's tool lists, by mode and IP version, of those that classic networks use; `unlisted`: why
+    what the packet filter's tool lists, by mode and IP version, of those that linuxbridge networks use; `unlisted`: why
     it does not. `forwarding_off`: settings that have to be on for such networks and are not; `forwarding_spare`:
     those that were switched on and that nothing needs any more."""
 

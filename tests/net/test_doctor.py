@@ -276,12 +276,12 @@ def test_s30_doctor_names_it_reconcile_repairs_it_and_a_second_time_changes_noth
     assert reaches(world.try_, world.address("web", "shop"))
 
 
-# ---- classic networks ----------------------------------------------------------------------------------------
+# ---- linuxbridge networks ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def classic(world: Host) -> Iterator[Host]:
-    """Beside the others a network in each classic mode: `dpa` and `dpb`, with ports, links and both families."""
+def bridged(world: Host) -> Iterator[Host]:
+    """Beside the others a linuxbridge network in each mode: `dpa` and `dpb`, with ports, links and both families."""
     for bridge, (mode, subnet) in {"dpa": ("iptables", 5), "dpb": ("nftables", 6)}.items():
         options = f"-o {MODE}={mode} -o {BRIDGE}.name={bridge} -o {BRIDGE}.enable_icc=false --ipv6"
         world.ctl(f"network create {options} --subnet 10.{subnet}.0.0/24 {mode}")
@@ -334,31 +334,31 @@ BY_HAND: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("mode", BY_HAND)
-def test_s30_what_somebody_did_to_rules_and_bridges_of_a_classic_network_is_told_and_repaired(
-    classic: Host, mode: str
+def test_s30_what_somebody_did_to_rules_and_bridges_of_a_linuxbridge_network_is_told_and_repaired(
+    bridged: Host, mode: str
 ) -> None:
     theirs = "-A FORWARD -s 198.51.100.7/32 -o dpa -j DROP"
     every = list(BY_HAND[mode].items())
     for command, check in every if LONG else random.Random(f"30 {mode}").sample(every, 3):
-        classic.sh(["sh", "-c", command])
-        found = doctor(classic)
+        bridged.sh(["sh", "-c", command])
+        found = doctor(bridged)
         assert check in {finding["Check"] for finding in found}, command
         assert all(finding["Means"] and finding["Repair"] for finding in found)
-        said = classic.ctl("reconcile")
+        said = bridged.ctl("reconcile")
         assert said.startswith("repaired: "), command
-        assert doctor(classic) == [], command
+        assert doctor(bridged) == [], command
     if mode == "iptables":
-        classic.sh(f"iptables {theirs}")
+        bridged.sh(f"iptables {theirs}")
 
     def everything() -> tuple[object, ...]:
-        rules = re.sub(r"packets \d+ bytes \d+", "", classic.sh("nft -a list ruleset"))
-        return rules, classic.sh("ip -o address"), look.database(classic)
+        rules = re.sub(r"packets \d+ bytes \d+", "", bridged.sh("nft -a list ruleset"))
+        return rules, bridged.sh("ip -o address"), look.database(bridged)
 
     before = everything()
-    assert classic.ctl("reconcile") == ""
+    assert bridged.ctl("reconcile") == ""
     assert everything() == before
-    assert mode == "nftables" or theirs in classic.sh("iptables-save")
-    assert reaches(classic.try_, classic.address(f"db-{mode}", mode))
+    assert mode == "nftables" or theirs in bridged.sh("iptables-save")
+    assert reaches(bridged.try_, bridged.address(f"db-{mode}", mode))
 
 
 def test_ports_that_move_to_another_endpoint_of_their_container_are_as_desired(host: Host) -> None:

@@ -211,7 +211,7 @@ OPERATIONS = {
 }
 
 
-def classic(network: str, mode: str) -> dict[str, Operation]:
+def linuxbridge(network: str, mode: str) -> dict[str, Operation]:
     """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
     with it is not about the last of its kind. `extra` is."""
     create = (
@@ -246,11 +246,11 @@ def classic(network: str, mode: str) -> dict[str, Operation]:
     }
 
 
-CLASSIC = {"iptables": "olda", "nftables": "oldb"}
+LINUXBRIDGE = {"iptables": "olda", "nftables": "oldb"}
 # Of these networks where not everything is run; the others cost as much and show little more.
 SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("iptables: network rm", "error")}
-for _mode, _network in CLASSIC.items():
-    OPERATIONS |= classic(_network, _mode)
+for _mode, _network in LINUXBRIDGE.items():
+    OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
 
@@ -274,7 +274,7 @@ def world(quiet: None, shared_host: Host) -> Iterator[Host]:
     host.run("watch", "--network shop -p 8081:80", echo_server("tcp", 80))
     host.run("other", "--network inner")
     host.run("plain")
-    for number, (mode, name) in enumerate(CLASSIC.items()):
+    for number, (mode, name) in enumerate(LINUXBRIDGE.items()):
         host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
         host.run(f"of-{name}", f"--network {name}")
     yield host

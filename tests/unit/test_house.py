@@ -204,7 +204,7 @@ def test_only_drivers_ask_which_driver_a_network_has(path: Path) -> None:
     """A driver answers for itself: by its spec's traits, checks and steps."""
     if within(dotted(path), "datapath.drivers"):
         return
-    asked = re.compile(r"\.classic|driver (==|in)")
+    asked = re.compile(r"network\.mode|driver (==|in)")
     text = (ROOT / path).read_text().splitlines()
     assert [f"{path}:{number} {line}" for number, line in enumerate(text, 1) if asked.search(line)] == []
 

@@ -18,7 +18,7 @@ from datapath.model.findings import Finding
 from datapath.model.networks import IPTABLES, Network
 from datapath.model.parsing import Address
 
-_SHARED = "what classic networks share"
+_SHARED = "what Linux bridge networks share"
 _SHOWN = 160  # characters of a rule
 
 

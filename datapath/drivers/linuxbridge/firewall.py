@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packet filter of classic networks: which rules are put and taken away when, with one call of the tool for
+"""The packet filter of linuxbridge networks: which rules are put and taken away when, with one call of the tool for
 each family and step.
 
 What is new is put without looking: that costs the same however many rules there are. What is taken away, or may be

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a classic network's packet filter rules are about, whichever tool they are written for. Pure.
+"""What a linuxbridge network's packet filter rules are about, whichever tool they are written for. Pure.
 
 The rules are those of Docker without its userland proxy: see `rules_iptables` and `rules_nftables`.
 """

@@ -21,8 +21,8 @@ from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Box, box, call, fails, serving, unreachable
 
 Maker = Callable[..., Host]
-CLASSIC = ("iptables", "nftables")
-BOTH = pytest.mark.parametrize("mode", CLASSIC)
+FIREWALLS = ("iptables", "nftables")
+BOTH = pytest.mark.parametrize("mode", FIREWALLS)
 PROTO = pytest.mark.parametrize("proto", ["tcp", "udp"])
 MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
 SINK = "network prune -f --filter label=nobody"  # a command that changes something, but nothing here
@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     far: Box
 
 
-@pytest.fixture(scope="module", params=["ebpf", *CLASSIC])
+@pytest.fixture(scope="module", params=["ebpf", *FIREWALLS])
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
@@ -179,7 +179,7 @@ def test_s28_names_and_inspect_are_as_in_any_mode(scene: Scene) -> None:
 # ---- what is built -----------------------------------------------------------------------------
 
 
-def test_s28_a_classic_host_has_a_bridge_and_no_packet_program(scene: Scene) -> None:
+def test_s28_a_linuxbridge_host_has_a_bridge_and_no_packet_program(scene: Scene) -> None:
     if scene.mode == "ebpf":
         return
     links = look.devices(scene.host.sh)
@@ -511,6 +511,6 @@ def test_s30_a_command_that_misses_rules_says_what_repairs_them_and_keeps_nobody
     empty = "iptables -F; iptables -X; iptables -t raw -F; iptables -t nat -F; iptables -t nat -X"
     host.sh(["sh", "-c", empty] if mode == "iptables" else "nft flush ruleset")
     assert "`datapathctl reconcile` writes them again" in host.refused("port add web 8082:82")
-    assert "repaired: what classic networks share" in host.ctl("reconcile")
+    assert "repaired: what Linux bridge networks share" in host.ctl("reconcile")
     assert host.ctl("doctor") == "No problems found."
     host.ctl("port add web 8082:82")
