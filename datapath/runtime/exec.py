@@ -79,7 +79,7 @@ def _become_member(
         os.setsid()
         sys.path.clear()  # whatever would be imported from here on would be the container's
         syscalls.setns(target, _NAMESPACES)  # the root directory comes with the mount namespace
-        init.execute(spec, (stdin, stdout, stderr), step)
+        init.exec_program(spec, (stdin, stdout, stderr), step)
     except BaseException as error:
         os.write(report, describe(step, error))
     finally:

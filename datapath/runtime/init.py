@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container's main process does to itself before it becomes the user's program.
+"""Sets up the container's main process, from inside: namespaces, host name, mounts, then exec of the program.
 
 Runs in a fresh child of the shim, alone in its process. Each function leaves in `step` what it is about, so
 that an OSError can be told as (operation, subject, errno). Mount points are looked up only inside the new
@@ -49,8 +49,8 @@ _LINKS = (
 )
 
 
-def isolate(spec: Any, step: Step) -> None:
-    """Mount, UTS and (unless it is the host's) network namespace."""
+def unshare(spec: Any, step: Step) -> None:
+    """Leaves the host's mount, UTS and (unless it is to be used) network namespace."""
     step[:] = "create", "namespaces"
     kind = spec["netns"]
     syscalls.unshare(CLONE_NEWNS | CLONE_NEWUTS | (CLONE_NEWNET if kind == "new" else 0))
@@ -61,13 +61,18 @@ def isolate(spec: Any, step: Step) -> None:
         os.close(fd)
 
 
-def furnish(spec: Any, step: Step) -> None:
-    """Host name and file system."""
+def set_hostname(spec: Any, step: Step) -> None:
+    """Sets the host and domain name of the UTS namespace, where the spec has them."""
     step[:] = "set", "host name"
     if spec["hostname"]:
         syscalls.sethostname(spec["hostname"])
     if spec["domainname"]:
         syscalls.setdomainname(spec["domainname"])
+
+
+def setup_mounts(spec: Any, step: Step) -> None:
+    """Changes the root, if the spec has one, and mounts what the container has of its own: /sys, and over
+    /etc/hosts, /etc/resolv.conf and /etc/hostname its files."""
     step[:] = "detach", "mounts from the host's"
     syscalls.mount("", "/", flags=MS_SLAVE | MS_REC)
     if spec["netns"] != "host":
@@ -80,7 +85,7 @@ def furnish(spec: Any, step: Step) -> None:
     step[:] = "open", _CGROUPS
     below_sys = _mounts_below("/sys") if spec["netns"] == "host" else [_CGROUPS]
     kept = [(syscalls.open_tree(path, recursive=True), path) for path in below_sys if os.path.isdir(path)]
-    sys.path.clear()  # whatever would be imported from here on would be the container's
+    sys.path.clear()  # a module imported from here on would be the container's file
     if spec["rootfs"]:
         _change_root(spec["rootfs"], step)
     _mount("sysfs", "/sys", "sysfs", _PLAIN, "", step)  # shows the devices of the namespace that mounts it
@@ -89,7 +94,7 @@ def furnish(spec: Any, step: Step) -> None:
         if os.path.isdir(path):
             syscalls.move_mount(fd, path)
     for fd, target in files:
-        _cover(fd, target, bool(spec["rootfs"]), step)
+        _mount_over(fd, target, bool(spec["rootfs"]), step)
 
 
 def _leave_bpffs() -> None:
@@ -141,8 +146,8 @@ def _mount(source: str, target: str, kind: str, flags: int, data: str, step: Ste
     syscalls.mount(source, target, kind, flags, data)
 
 
-def _cover(fd: int, target: str, create: bool, step: Step) -> None:
-    """Lay the file over the target. It is only made in a root of the container's own, never in the host's."""
+def _mount_over(fd: int, target: str, create: bool, step: Step) -> None:
+    """Mounts the file over the target. It is only made in a root of the container's own, never in the host's."""
     step[:] = "mount over", target
     place = os.path.realpath(target)
     if not os.path.exists(place):
@@ -156,8 +161,8 @@ def _cover(fd: int, target: str, create: bool, step: Step) -> None:
     os.close(fd)
 
 
-def execute(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn:
-    """Become the program, with clean signals and only the standard fds (the others are close-on-exec)."""
+def exec_program(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn:
+    """Executes the program, with clean signals and only the standard fds (the others are close-on-exec)."""
     step[:] = "connect", "standard input and output"
     for number, fd in enumerate(stdio):
         if fd == number:
@@ -173,10 +178,10 @@ def execute(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn:
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_DFL)
     step[:] = "run", spec["argv"][0]
-    _exec(spec["argv"], spec["env"])
+    _execvpe(spec["argv"], spec["env"])
 
 
-def _exec(argv: list[str], env: dict[str, str]) -> NoReturn:
+def _execvpe(argv: list[str], env: dict[str, str]) -> NoReturn:
     """As os.execvpe, which however imports a module on its way, and that would be the container's file."""
     if "/" in argv[0]:
         os.execve(argv[0], argv, env)

@@ -257,13 +257,14 @@ def _child(spec: Any, stdio: tuple[int, int, int], failure: int, shim: int) -> N
         from datapath.runtime import init
 
         os.setsid()
-        init.isolate(spec, step)
+        init.unshare(spec, step)
         os.write(UP, f"ready {os.getpid()} {shim}\n".encode())
         if not os.read(GO, 1):
             os.write(failure, _ABORTED)
             os._exit(0)
-        init.furnish(spec, step)
-        init.execute(spec, stdio, step)
+        init.set_hostname(spec, step)
+        init.setup_mounts(spec, step)
+        init.exec_program(spec, stdio, step)
     except BaseException as error:
         os.write(failure, describe(step, error))
     finally:
