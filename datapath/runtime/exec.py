@@ -15,7 +15,7 @@ from datapath.kernel import syscalls
 from datapath.kernel.process import code_of, failure, lift, pidfd
 from datapath.runtime import init, terminal
 from datapath.runtime.report import describe
-from datapath.runtime.stdio import Pump, copy_window_size
+from datapath.runtime.stdio import StdioRelay, copy_window_size
 
 _NAMESPACES = syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS
 
@@ -101,13 +101,13 @@ def _foreground(child: int, outer: int, interactive: bool) -> int:
         if outer >= 0:
             end = os.pidfd_open(child)
             stack.callback(os.close, end)
-            pump = Pump()
-            pump.terminal = outer
-            pump.add(outer, 1)
+            relay = StdioRelay()
+            relay.terminal = outer
+            relay.add(outer, 1)
             if interactive:
                 stack.enter_context(terminal.raw())
-                pump.add(0, pump.inward(outer))
-            while end not in pump.step([end]):
+                relay.add(0, relay.inward(outer))
+            while end not in relay.step([end]):
                 pass
-            pump.drain()
+            relay.drain()
         return code_of(os.waitpid(child, 0)[1])

@@ -23,7 +23,7 @@ import os
 import select
 
 from datapath.runtime.report import describe
-from datapath.runtime.stdio import Pump, copy_window_size
+from datapath.runtime.stdio import StdioRelay, copy_window_size
 
 TYPE_CHECKING = False  # typing itself would double what this program holds in memory
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def main() -> NoReturn:
     os.umask(0o022)
     for number in _IGNORED:
         _signal.signal(number, _signal.SIG_IGN)
-    pump = Pump()
+    relay = StdioRelay()
     try:
         log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        stdio = _stdio(spec, log, pump)
+        stdio = _stdio(spec, log, relay)
     except OSError as error:
         _tell(b"failed " + describe(["open", spec["log"]], error))
         os._exit(1)
@@ -57,7 +57,7 @@ def main() -> NoReturn:
     if pid == 0:
         _child(spec, stdio, failure_end, shim)
     os.close(failure_end)
-    for fd in set(stdio) - {log, pump.inner}:
+    for fd in set(stdio) - {log, relay.inner}:
         os.close(fd)
     said = _read_all(failure)  # ends when the child has exec'ed, or is gone
     if said:
@@ -70,10 +70,10 @@ def main() -> NoReturn:
     if spec["detach"]:
         os.close(UP)
         os.close(GO)
-    code = _watch(pid, pump, spec) if pump.sources else _await(pid)
+    code = _watch(pid, relay, spec) if relay.sources else _await(pid)
     _write_atomically(spec["exit_file"], f"{code}\n".encode())
     _end_members(namespace)
-    pump.drain()
+    relay.drain()
     _finish(spec, code)
 
 
@@ -139,7 +139,7 @@ def _await(pid: int) -> int:
             return _code(status)
 
 
-def _watch(pid: int, pump: Pump, spec: Any) -> int:
+def _watch(pid: int, relay: StdioRelay, spec: Any) -> int:
     """The same while moving data."""
     wake, wake_end = os.pipe()
     os.set_blocking(wake, False)
@@ -147,8 +147,8 @@ def _watch(pid: int, pump: Pump, spec: Any) -> int:
     _signal.set_wakeup_fd(wake_end)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
     if spec["tty"] and not spec["detach"]:
-        _signal.signal(_signal.SIGWINCH, lambda *_: copy_window_size(1, pump.terminal))
-        copy_window_size(1, pump.terminal)
+        _signal.signal(_signal.SIGWINCH, lambda *_: copy_window_size(1, relay.terminal))
+        copy_window_size(1, relay.terminal)
     watched = [wake] if spec["detach"] else [wake, GO]
     while True:
         try:
@@ -160,35 +160,35 @@ def _watch(pid: int, pump: Pump, spec: Any) -> int:
                     break
         except ChildProcessError:
             return 255  # cannot happen: the main process is ours
-        ready = pump.step(watched)
+        ready = relay.step(watched)
         if wake in ready:
             os.read(wake, _CHUNK)
         if GO in ready:  # the caller is gone: its terminal is no longer ours to use
             watched.remove(GO)
-            pump.forget(0, 1, 2)
+            relay.forget(0, 1, 2)
 
 
-def _stdio(spec: Any, log: int, pump: Pump) -> tuple[int, int, int]:
+def _stdio(spec: Any, log: int, relay: StdioRelay) -> tuple[int, int, int]:
     """The child's stdin, stdout, stderr. Detached and without a terminal, it writes to its log by itself."""
     outer = [] if spec["detach"] else [1]
     if spec["tty"]:
-        pump.terminal, pump.inner = os.openpty()
-        pump.add(pump.terminal, log, *outer)
+        relay.terminal, relay.inner = os.openpty()
+        relay.add(relay.terminal, log, *outer)
         if outer and spec["interactive"]:
-            pump.add(0, pump.inward(pump.terminal))
-        return pump.inner, pump.inner, pump.inner
+            relay.add(0, relay.inward(relay.terminal))
+        return relay.inner, relay.inner, relay.inner
     if spec["interactive"]:
         stdin, writer = os.pipe()
         if outer:
-            pump.add(0, pump.inward(writer))  # detached, it just stays open
+            relay.add(0, relay.inward(writer))  # detached, it just stays open
     else:
         stdin = os.open("/dev/null", os.O_RDONLY)
     if not outer:
         return stdin, log, log
     stdout_source, stdout = os.pipe()
     stderr_source, stderr = os.pipe()
-    pump.add(stdout_source, log, 1)
-    pump.add(stderr_source, log, 2)
+    relay.add(stdout_source, log, 1)
+    relay.add(stderr_source, log, 2)
     return stdin, stdout, stderr
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves bytes between a container's standard fds or terminal, its log and its user's fds.
+"""Copies bytes between a container's standard fds or terminal, its log and its user's fds.
 
 Part of the shim, so it is kept as light.
 """
@@ -25,8 +25,8 @@ def copy_window_size(source: int, target: int) -> None:
         pass  # not a terminal
 
 
-class Pump:
-    """Moves bytes from fds to fds. Readers inside the container cannot block it; those outside may."""
+class StdioRelay:
+    """Copies bytes from fds to fds. Readers inside the container cannot block it; those outside may."""
 
     def __init__(self) -> None:
         self.sources: dict[int, list[int]] = {}
@@ -39,7 +39,7 @@ class Pump:
         self.sources[source] = list(sinks)
 
     def inward(self, fd: int) -> int:
-        """Declare a sink that leads into the container: written without blocking, closed with its source."""
+        """Declares a sink that leads into the container: written without blocking, closed with its source."""
         os.set_blocking(fd, False)
         self._inward.add(fd)
         return fd
@@ -52,7 +52,7 @@ class Pump:
             sinks[:] = [sink for sink in sinks if sink not in fds]
 
     def step(self, watched: list[int]) -> set[int]:
-        """Wait for something to do and do it. The watched fds that have something to read, or hung up."""
+        """Waits until something can be copied and copies it. Returns the watched fds that can be read, or hung up."""
         poll = select.poll()
         for fd in watched:
             poll.register(fd, select.POLLIN)
@@ -66,17 +66,17 @@ class Pump:
             if fd in self._pending and events & (select.POLLOUT | select.POLLERR):
                 self._write(fd, self._pending.pop(fd))
             if fd in self.sources and events & ~select.POLLOUT:
-                self._move(fd)
+                self._copy(fd)
         return ready.keys() & set(watched)
 
     def drain(self) -> None:
-        """What the container has written and nobody has read yet."""
+        """Copies what the container has written and nobody has read yet."""
         for source in [source for source in self.sources if source != 0]:
             os.set_blocking(source, False)
-            while self._move(source):
+            while self._copy(source):
                 pass
 
-    def _move(self, source: int) -> bool:
+    def _copy(self, source: int) -> bool:
         try:
             data = os.read(source, _CHUNK)
         except BlockingIOError:
