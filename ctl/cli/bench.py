@@ -145,7 +145,7 @@ def run(
     Prints tables and writes results.json, report.html and plots. The modes are measured in turns (A B C, B C A,
     C A B, …) until the ratios between them are precise enough. Ctrl-C ends the run and writes what was measured.
     """
-    from datapath.bench.measure import caged, measure
+    from datapath.bench.measure import in_pid_namespace, measure
     from datapath.bench.runner import Bounds
 
     others, swept = (*rounds[1:], 0, 0)[:2]
@@ -170,7 +170,7 @@ def run(
     folder = _folder(out)
     with _built(names, wanted_modes, seconds, docker, dockerd) as built:
         _check(built, words)
-        encaged = any(getattr(suite, "caged", False) for suite in built)
+        own_pid_namespace = any(getattr(suite, "own_pid_namespace", False) for suite in built)
 
     def work() -> int:
         with _built(names, wanted_modes, seconds, docker, dockerd) as built:
@@ -183,8 +183,8 @@ def run(
         _raise(outcome)
         return 0
 
-    # Where it can leave nothing behind, even if it is killed: what it says, it says in there.
-    click.get_current_context().exit(caged(lambda: ended(work)) if encaged else work())
+    # In a PID namespace it can leave nothing behind, even if it is killed; errors are reported inside.
+    click.get_current_context().exit(in_pid_namespace(lambda: ended(work)) if own_pid_namespace else work())
 
 
 @bench.command("ls", cls=Command)

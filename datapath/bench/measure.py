@@ -40,7 +40,7 @@ def measure(
     return found, outcome
 
 
-def caged(work: Callable[[], int]) -> int:
+def in_pid_namespace(work: Callable[[], int]) -> int:
     """The exit code of `work`, which leaves no process and no mount behind, however it ends."""
     from datapath.kernel import pid_namespace
 

@@ -36,9 +36,9 @@ Rows = Callable[[Stage, Modes], Iterable[Experiment]]
 
 
 class Rowed:
-    """A suite of rows that share their scenes. `caged`: it starts what would outlive a kill -9."""
+    """A suite of rows that share their scenes. `own_pid_namespace`: it starts what would outlive a kill -9."""
 
-    caged = True
+    own_pid_namespace = True
 
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
         self.name = name

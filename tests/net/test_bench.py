@@ -128,10 +128,10 @@ def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(stage: Stage) -> Non
         assert noted() > before
 
 
-CAGED = """
+IN_PID_NAMESPACE = """
 import sys, time
 from pathlib import Path
-from datapath.bench.measure import caged
+from datapath.bench.measure import in_pid_namespace
 from datapath.bench.model import SuiteOptions
 from datapath.bench.traffic import make_scene
 
@@ -142,12 +142,12 @@ def work():
         time.sleep(3600)
     return 0
 
-sys.exit(caged(work))
+sys.exit(in_pid_namespace(work))
 """
 
 
 def test_s28_a_killed_benchmark_leaves_no_process_and_its_groups_to_the_next(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", CAGED, str(tmp_path)]
+    argv = [sys.executable, "-c", IN_PID_NAMESPACE, str(tmp_path)]
     killed = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=TREE)
     assert killed.stdout is not None
     left = Path(killed.stdout.readline().strip())
