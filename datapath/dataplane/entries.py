@@ -133,7 +133,7 @@ STRUCTS: Mapping[type[Any], str] = {
 }
 
 
-class Run(NamedTuple):
+class PortRange(NamedTuple):
     """`length` rows whose keys are `key` and its successors by port. A PortValue's port goes up with the key's."""
 
     key: Any
@@ -141,15 +141,15 @@ class Run(NamedTuple):
     length: int
 
 
-class Runs(Mapping[Any, Any]):
-    """Rows as runs of neighbouring ports, so that ten thousand of them can be packed as one."""
+class PortRanges(Mapping[Any, Any]):
+    """Rows as ranges of ports, so that ten thousand of them can be packed as one."""
 
-    def __init__(self, runs: Iterable[Run]) -> None:
-        self.runs = tuple(runs)
+    def __init__(self, ranges: Iterable[PortRange]) -> None:
+        self.ranges = tuple(ranges)
 
     @functools.cached_property
     def _rows(self) -> dict[Any, Any]:
-        return dict(pair for run in self.runs for pair in _expanded(run))
+        return dict(pair for port_range in self.ranges for pair in _expanded(port_range))
 
     def __getitem__(self, key: Any) -> Any:
         return self._rows[key]
@@ -161,8 +161,8 @@ class Runs(Mapping[Any, Any]):
         return len(self._rows)
 
 
-def _expanded(run: Run) -> Iterator[tuple[Any, Any]]:
-    key, value, length = run
+def _expanded(port_range: PortRange) -> Iterator[tuple[Any, Any]]:
+    key, value, length = port_range
     for i in range(length):
         up = value._replace(port=value.port + i) if isinstance(value, PortValue) else value
         yield key._replace(port=key.port + i), up
@@ -245,12 +245,16 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
     )
 
 
-def port_entries(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> Runs:
+def port_entries(
+    network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None
+) -> PortRanges:
     """`ports` of the endpoint, or of these of its mappings only: of each IP version that leaves by this endpoint."""
-    return Runs(_port_runs(network, endpoint, endpoint.ports if mappings is None else mappings))
+    return PortRanges(_port_ranges(network, endpoint, endpoint.ports if mappings is None else mappings))
 
 
-def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> Iterator[Run]:
+def _port_ranges(
+    network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]
+) -> Iterator[PortRange]:
     targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
     for mapping in mappings:
         proto, default_deny = PORT_PROTOCOLS[mapping.proto], int(bool(mapping.allow))
@@ -269,7 +273,7 @@ def _port_runs(network: Network, endpoint: Endpoint, mappings: Iterable[PortMapp
                 port=mapping.container_port,
                 default_deny=default_deny,
             )
-            yield Run(PortKey(addr=address, port=mapping.host_port, proto=proto), value, mapping.count)
+            yield PortRange(PortKey(addr=address, port=mapping.host_port, proto=proto), value, mapping.count)
 
 
 def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:
@@ -297,7 +301,7 @@ def _every4(mapping: PortMapping) -> AclKey:
     return AclKey(prefixlen=32 + 96, acl=mapping.acl, addr=EVERY4)
 
 
-def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> Runs:
+def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
     """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
     given, and then 0 for one that nobody uses (the row has to go). Those of linuxbridge networks are none of the
     programs' business."""
@@ -308,7 +312,7 @@ def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None
         for mapping in endpoint.ports
     ]
     asked = published if mappings is None else list(mappings)
-    return Runs(
+    return PortRanges(
         run
         for name, proto in PORT_PROTOCOLS.items()
         for run in _reserved_runs(
@@ -325,7 +329,7 @@ def _span(mapping: PortMapping) -> tuple[int, int]:
 
 def _reserved_runs(
     proto: int, asked: list[tuple[int, int]], published: list[tuple[int, int]]
-) -> Iterator[Run]:
+) -> Iterator[PortRange]:
     """Between two neighbouring ends of ranges the count is the same."""
     changes = Counter(first for first, _ in published)
     changes.subtract(end for _, end in published)
@@ -337,7 +341,7 @@ def _reserved_runs(
         count += changes[first]
         inside += wanted[first]
         if inside:
-            yield Run(ReservedKey(port=first, proto=proto), count, end - first)
+            yield PortRange(ReservedKey(port=first, proto=proto), count, end - first)
 
 
 def link_entries(network: Network, state: State) -> dict[LinkKey, LinkValue]:

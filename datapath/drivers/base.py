@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from datapath.dataplane.entries import AclKey, LinkKey, LinkValue, Runs
+from datapath.dataplane.entries import AclKey, LinkKey, LinkValue, PortRanges
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.context import Context, HostView
 from datapath.errors import DatapathError, NotSupportedError
@@ -165,7 +165,7 @@ class Driver:
     # ---- published ports -------------------------------------------------------------------
 
     def publish(
-        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: Runs
+        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: PortRanges
     ) -> None:
         """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included.
 
@@ -177,20 +177,20 @@ class Driver:
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: Runs,
+        reserved: PortRanges,
         acls: frozenset[int],
     ) -> None:
         """Takes published ports back. `reserved`: how often each number is published without them, 0 if no more;
         `acls`: numbers of ACLs that no port uses without them."""
 
     def take_over_ports(
-        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: Runs
+        self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: PortRanges
     ) -> None:
         """Makes ports, which the endpoint and another one both had while they moved, the endpoint's own."""
         self.publish(network, endpoint, mappings, reserved)
 
     def sync_ports(
-        self, network: Network, endpoint: Endpoint, reserved: Runs, acls: Mapping[AclKey, int]
+        self, network: Network, endpoint: Endpoint, reserved: PortRanges, acls: Mapping[AclKey, int]
     ) -> None:
         """Makes the endpoint's published ports what its row says, whatever a killed command left. `reserved` and
         `acls` are the whole host's."""

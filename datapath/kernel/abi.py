@@ -150,7 +150,7 @@ class Layout:
             *[f.pack(item) if f.pack else item for f, item in zip(self._fields, value, strict=True)]
         )
 
-    def pack_run(self, value: Any, count: int, field: str = "") -> bytes:
+    def pack_range(self, value: Any, count: int, field: str = "") -> bytes:
         """The value `count` times, with a field in network byte order that goes up by one each time."""
         packed = bytearray(self.pack(value) * count)
         if field:

@@ -365,14 +365,14 @@ def parse_reserved(text: str) -> frozenset[int]:
 
 
 def reserved_text(ports: Iterable[int]) -> str:
-    """The same the other way round: ascending, neighbours joined."""
-    runs: list[list[int]] = []
+    """The text of net.ipv4.ip_local_reserved_ports for the ports: ascending, neighbours joined to ranges."""
+    ranges: list[list[int]] = []
     for port in sorted(ports):
-        if runs and port == runs[-1][1] + 1:
-            runs[-1][1] = port
+        if ranges and port == ranges[-1][1] + 1:
+            ranges[-1][1] = port
         else:
-            runs.append([port, port])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([port, port])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:

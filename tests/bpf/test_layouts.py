@@ -86,8 +86,8 @@ def test_a_run_of_ports_is_packed_as_its_rows_are() -> None:
     layout = abi.layout("port_key")
     first = abi.port_key(IPv4Address("192.0.2.1"), 250, 6)  # over the end of the lower byte
     rows = b"".join(layout.pack(first._replace(port=250 + i)) for i in range(20))
-    assert layout.pack_run(first, 20, "port") == rows
-    assert layout.pack_run(first, 2) == layout.pack(first) * 2
+    assert layout.pack_range(first, 20, "port") == rows
+    assert layout.pack_range(first, 2) == layout.pack(first) * 2
 
 
 @pytest.mark.parametrize("struct", STRUCTS)

@@ -122,7 +122,7 @@ def test_a_range_is_one_run_whose_ports_go_up_together() -> None:
     world = World()
     world.run("web", publish=("8000-8999:80-1079",))
     rows = entries.port_entries(world.state.network("bridge"), endpoint(world, "web"))
-    assert len(rows.runs) == 1 and len(rows) == 1000
+    assert len(rows.ranges) == 1 and len(rows) == 1000
     assert rows[PortKey(EVERY4, 8999, 6)].port == 1079
 
 

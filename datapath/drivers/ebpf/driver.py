@@ -174,7 +174,7 @@ class EbpfBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
     ) -> None:
         if network.internal or not mappings:
             return
@@ -186,8 +186,8 @@ class EbpfBridge(PairDriver):
         _write_acls(dataplane, entries.acl_entries(mappings))
         keys, values = abi.layout("port_key"), abi.layout("port")
         dataplane.ports.update_raw(
-            b"".join(keys.pack_run(run.key, run.length, "port") for run in ports.runs),
-            b"".join(values.pack_run(run.value, run.length, "port") for run in ports.runs),
+            b"".join(keys.pack_range(part.key, part.length, "port") for part in ports.ranges),
+            b"".join(values.pack_range(part.value, part.length, "port") for part in ports.ranges),
         )
 
     def unpublish(
@@ -195,14 +195,14 @@ class EbpfBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
         acls: frozenset[int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
             return
         # Those that lead elsewhere by now are the other endpoint's.
-        keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).runs)
+        keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).ranges)
         dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
         _write_reserved(dataplane, reserved)
         self.delete_acls(acls)
@@ -216,7 +216,7 @@ class EbpfBridge(PairDriver):
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
         acls: Mapping[entries.AclKey, int],
     ) -> None:
         dataplane = self.context.loaded
@@ -264,22 +264,22 @@ def _device_of(dataplane: Dataplane, endpoint: Endpoint) -> int:
     return next((key.ifindex for key in dataplane.devices.having("endpoint", endpoint.number)), 0)
 
 
-def _keys(struct: str, runs: Iterable[entries.Run]) -> Iterator[bytes]:
+def _keys(struct: str, ranges: Iterable[entries.PortRange]) -> Iterator[bytes]:
     """Of every row, packed."""
     layout = abi.layout(struct)
-    for run in runs:
-        yield from cut(layout.pack_run(run.key, run.length, "port"), layout.size)
+    for part in ranges:
+        yield from cut(layout.pack_range(part.key, part.length, "port"), layout.size)
 
 
-def _write_reserved(dataplane: Dataplane, reserved: entries.Runs) -> None:
+def _write_reserved(dataplane: Dataplane, reserved: entries.PortRanges) -> None:
     """Those with a count of 0 go."""
     key, value = abi.layout("reserved_key"), abi.layout("reserved")
-    used = [run for run in reserved.runs if run.value]
+    used = [part for part in reserved.ranges if part.value]
     dataplane.reserved.update_raw(
-        b"".join(key.pack_run(run.key, run.length, "port") for run in used),
-        b"".join(value.pack_run(abi.reserved(run.value), run.length) for run in used),
+        b"".join(key.pack_range(part.key, part.length, "port") for part in used),
+        b"".join(value.pack_range(abi.reserved(part.value), part.length) for part in used),
     )
-    dataplane.reserved.delete_raw(_keys("reserved_key", (run for run in reserved.runs if not run.value)))
+    dataplane.reserved.delete_raw(_keys("reserved_key", (part for part in reserved.ranges if not part.value)))
 
 
 def _write_acls(dataplane: Dataplane, acls: Mapping[entries.AclKey, int]) -> None:

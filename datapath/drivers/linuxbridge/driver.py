@@ -102,7 +102,7 @@ class LinuxBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
     ) -> None:
         if network.internal or not mappings:
             return
@@ -116,7 +116,7 @@ class LinuxBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
         acls: frozenset[int],
     ) -> None:
         if mappings:
@@ -127,7 +127,7 @@ class LinuxBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         mappings: tuple[PortMapping, ...],
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
     ) -> None:
         """Nothing: each endpoint has rules of its own."""
 
@@ -135,7 +135,7 @@ class LinuxBridge(PairDriver):
         self,
         network: Network,
         endpoint: Endpoint,
-        reserved: entries.Runs,
+        reserved: entries.PortRanges,
         acls: Mapping[entries.AclKey, int],
     ) -> None:
         self._filter(network).align(network, endpoint)
