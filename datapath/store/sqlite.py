@@ -213,6 +213,3 @@ class SQLiteStore:
         if number > MAX_NUMBER:
             raise StateError("all endpoint numbers are used up: take everything down and start afresh")
         return number
-
-
-Store = SQLiteStore
