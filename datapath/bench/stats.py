@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be said of samples. No I/O, no clock, no dice.
+"""What may be said of samples. Without I/O, clock or randomness.
 
 Ratios are taken within a round, where the samples of all modes were taken one right after the other: what is slow for
 a while on a shared machine is slow for all of them, and falls out. Of these ratios the median counts, so that a

@@ -109,7 +109,7 @@ def violations(path: Path) -> Iterator[str]:
         if top in ONLY_IN and not within(name, ONLY_IN[top]):
             yield f"{where}: only {ONLY_IN[top]} may"
         if top in IMPURE and pure(name) and top not in EXEMPT.get(name, ()):
-            yield f"{where}: it does no I/O, looks at no clock, throws no dice"
+            yield f"{where}: a pure module has no I/O, clock or randomness"
         if module == "datapath.kernel.log" and pure(name):
             yield f"{where}: it does nothing that takes time, so there is nothing to log"
         if top in ("ctl", "datapath"):
