@@ -22,8 +22,8 @@ from ctl.cli.command import (
 )
 from ctl.cli.errors import raise_all
 from ctl.cli.filters import Filters, has_label
+from ctl.cli.formatting import created_at
 from ctl.cli.output import documents, emit, for_each, listing, with_owner
-from ctl.cli.words import created_at
 from datapath.errors import DatapathError, NotFoundError
 
 if TYPE_CHECKING:

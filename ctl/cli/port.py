@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ctl.cli.command import Command, Group, complete_running, containers, format_option
+from ctl.cli.formatting import address_text, port_range
 from ctl.cli.output import emit, listing
-from ctl.cli.words import address_text, span
 from datapath.errors import printable
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, 
         "Number": str(number),
         "Container": container,
         "HostIp": address_text(mapping.host_ip),
-        "HostPort": span(mapping.host_port, mapping.count),
-        "ContainerPort": span(mapping.container_port, mapping.count),
+        "HostPort": port_range(mapping.host_port, mapping.count),
+        "ContainerPort": port_range(mapping.container_port, mapping.count),
         "Protocol": mapping.proto,
         "ACL": mapping.rules or "all",
     }

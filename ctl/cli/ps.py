@@ -18,8 +18,8 @@ from ctl.cli.command import (
     quiet_option,
 )
 from ctl.cli.filters import Filters, has_label
+from ctl.cli.formatting import created_at, mapping_text, ports_text, since, status_text
 from ctl.cli.output import emit, listing, with_owner
-from ctl.cli.words import created_at, mapping_text, ports_text, since, status_text
 from datapath.model.rows import OWNER, short
 
 if TYPE_CHECKING:

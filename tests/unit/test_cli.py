@@ -20,6 +20,7 @@ from ctl.cli import errors, main
 from ctl.cli.command import Command
 from ctl.cli.container import endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
+from ctl.cli.formatting import created_at, duration, mapping_text, ports_text, status_text
 from ctl.cli.network import COLUMNS, network_row
 from ctl.cli.output import documents, for_each, listing, table
 from ctl.cli.port import COLUMNS as PORT_COLUMNS
@@ -28,7 +29,6 @@ from ctl.cli.ps import COLUMNS as CONTAINER_COLUMNS
 from ctl.cli.ps import container_row
 from ctl.cli.template import Template, TemplateError
 from ctl.cli.trace import difference, latency_text
-from ctl.cli.words import created_at, duration, mapping_text, ports_text, status_text
 from datapath.errors import (
     ConfigError,
     DatapathError,

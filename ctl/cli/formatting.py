@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How single things are called in Docker's tables: ports, states, times."""
+"""Formats ports, states and times as Docker's tables show them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 # ---- ports ----------------------------------------------------------------------------
 
 
-def span(first: int, count: int) -> str:
+def port_range(first: int, count: int) -> str:
     """A port, or a range of them."""
     return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
 def address_text(address: Address | None) -> str:
-    """A host address; every one of them is 0.0.0.0."""
+    """A host address; 0.0.0.0 for all of them."""
     return "0.0.0.0" if address is None else str(address)
 
 
@@ -29,8 +29,8 @@ def mapping_text(mapping: PortMapping) -> str:
     """0.0.0.0:8000-8099->8000-8099/tcp, [::1]:8081->80/tcp"""
     address = address_text(mapping.host_ip)
     host = f"[{address}]" if ":" in address else address
-    ports = f"{span(mapping.container_port, mapping.count)}/{mapping.proto}"
-    return f"{host}:{span(mapping.host_port, mapping.count)}->{ports}"
+    ports = f"{port_range(mapping.container_port, mapping.count)}/{mapping.proto}"
+    return f"{host}:{port_range(mapping.host_port, mapping.count)}->{ports}"
 
 
 def ports_text(container: Container) -> str:
@@ -70,7 +70,7 @@ def created_at(timestamp: str) -> str:
 
 
 def since(timestamp: str, now: datetime) -> str:
-    """How long before `now` that was."""
+    """How long before `now` the time stamp is."""
     return (
         duration((now - datetime.fromisoformat(timestamp)).total_seconds())
         if timestamp
@@ -79,7 +79,7 @@ def since(timestamp: str, now: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time in Docker's words."""
+    """A duration as Docker shows it."""
     whole = int(seconds)
     hours = int(seconds / 3600 + 0.5)
     days = hours // 24
@@ -95,4 +95,4 @@ def duration(seconds: float) -> str:
         (days < 60, f"{days // 7} weeks"),
         (days < 730, f"{days // 30} months"),
     )
-    return next((words for fits, words in named if fits), f"{days // 365} years")
+    return next((text for fits, text in named if fits), f"{days // 365} years")
