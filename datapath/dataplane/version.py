@@ -63,12 +63,12 @@ def _digest_in(folder: Path) -> str:
 
 def installed() -> Version:
     """The version of this installation."""
-    words = layout_words((abi.OBJECTS / "abi.h").read_text())
-    return Version(digest(), hashlib.sha256(words.encode()).hexdigest()[:16])
+    text = layout_text((abi.OBJECTS / "abi.h").read_text())
+    return Version(digest(), hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def layout_words(text: str) -> str:
-    """What abi.h says of how things lie in maps, without comments, and with single blanks."""
+def layout_text(text: str) -> str:
+    """The part of abi.h that lays out maps, without comments, and with single blanks."""
     return " ".join(_OWN.sub("", re.sub(r"/\*.*?\*/", "", text, flags=re.S)).split())
 
 

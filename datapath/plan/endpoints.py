@@ -154,7 +154,9 @@ def _address(
         )
     ipam.check_static(subnet, address)
     if address in holders:
-        raise ExistsError(f"Address already in use: {address} belongs to {_words(holders[address], state)}")
+        raise ExistsError(
+            f"Address already in use: {address} belongs to {_format_holder(holders[address], state)}"
+        )
     return _interface(address, subnet), True
 
 
@@ -162,7 +164,8 @@ def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interfac
     return ip_interface((address.packed, subnet.prefix.prefixlen))
 
 
-def _words(endpoint: Endpoint, state: State) -> str:
+def _format_holder(endpoint: Endpoint, state: State) -> str:
+    """The container, foreign sandbox or endpoint that has an address, as error messages name it."""
     container = state.holder(endpoint)
     if container is not None:
         return f'container "{container.name}"'
@@ -187,7 +190,7 @@ def _mac(
     if mac == gateway:
         raise ConfigError(f"mac address {mac} is that of the network's gateway: choose another")
     if mac in holders:
-        raise ExistsError(f"mac address {mac} is already used by {_words(holders[mac], state)}")
+        raise ExistsError(f"mac address {mac} is already used by {_format_holder(holders[mac], state)}")
     return mac
 
 

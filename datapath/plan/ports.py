@@ -100,12 +100,12 @@ def with_acl(mapping: PortMapping, used: set[int]) -> PortMapping:
 
 
 def _holders(state: State) -> Iterator[Holder]:
-    """Every published port of the host, and in words who has it."""
+    """Every published port of the host, and its holder as error messages name it."""
     for endpoint in state.endpoints.values():
         if endpoint.ports:
-            words = f'container "{state.holder_name(endpoint)}"'
+            holder = f'container "{state.holder_name(endpoint)}"'
             for mapping in endpoint.ports:
-                yield mapping, words
+                yield mapping, holder
 
 
 def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[int]) -> None:
@@ -194,11 +194,11 @@ def _taken_on_host(mapping: PortMapping, context: PortContext) -> tuple[int, str
 
 
 def _obstacle(mapping: PortMapping, holders: list[Holder], context: PortContext) -> str | None:
-    """Why the mapping is not possible, in Docker's words and with the holder's name; None if it is."""
-    for other, words in holders:
+    """Why the mapping is not possible, as Docker puts it and with the holder's name; None if it is."""
+    for other, holder in holders:
         if _conflict(mapping, other):
             port = max(mapping.host_port, other.host_port)
-            return f"Bind for {_shown(mapping, str(port))} failed: port is already allocated (by {words})"
+            return f"Bind for {_shown(mapping, str(port))} failed: port is already allocated (by {holder})"
     taken = _taken_on_host(mapping, context)
     if taken is not None:
         where = _shown(mapping, str(taken[0]))

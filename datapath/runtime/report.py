@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a child tells its parent, in one line, what went wrong. Part of the shim: imports nothing but os."""
+"""The line in which a child reports an error to its parent. Part of the shim: imports nothing but os."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ def describe(step: list[str], error: BaseException) -> bytes:
     """Operation, subject and errno (0: not a system error, the subject says more), separated by tabs."""
     number = (isinstance(error, OSError) and error.errno) or 0
     subject = step[1] if number else f"{step[1]}: {error!r}"
-    words = (text.replace("\t", " ").replace("\n", " ") for text in (step[0], subject, str(number)))
-    return os.fsencode("\t".join(words))
+    fields = (text.replace("\t", " ").replace("\n", " ") for text in (step[0], subject, str(number)))
+    return os.fsencode("\t".join(fields))

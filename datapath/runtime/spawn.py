@@ -76,8 +76,8 @@ class Created:
         self._foreground = contextlib.ExitStack()
         self.released = False
         try:
-            words = self._read_line().split()
-            self.pid, self.shim_pid = int(words[1]), int(words[2])
+            fields = self._read_line().split()
+            self.pid, self.shim_pid = int(fields[1]), int(fields[2])
             for pid in (self.pid, self.shim_pid):
                 self._processes.append(os.pidfd_open(pid))
             self.netns = f"/proc/{self.pid}/ns/net"

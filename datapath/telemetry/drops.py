@@ -146,7 +146,7 @@ class DropsOfHost:
                 container = self._host_ends.get(drop.place.ifindex, "")
             device = devices.name_of(path, drop.place.ifindex)
             found[container, device, drop.reason, drop.location] += packets
-        rows = [DropRow(*words, packets) for words, packets in found.items()]
+        rows = [DropRow(*key, packets) for key, packets in found.items()]
         return sorted(rows, key=lambda row: (-row.packets, row))
 
     def counters(self) -> dict[str, tuple[int, int]]:

@@ -47,11 +47,11 @@ def connections(
         from datapath.dataplane import connections as tables
 
         rows = list(tables.find(found, wanted)) if found else []
-    words = {
+    containers = {
         numbers: ",".join(dict.fromkeys(names.get(number, "") for number in numbers))
         for numbers in {row.endpoints for row in rows}
     }
-    return [(row, words[row.endpoints]) for row in rows]
+    return [(row, containers[row.endpoints]) for row in rows]
 
 
 def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:

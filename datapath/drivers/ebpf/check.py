@@ -143,16 +143,16 @@ def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Fin
         for key, value in rows.items():
             if ignored[name](key, value):
                 continue
-            subject = f"map {name}, {_words(key)}"
+            subject = f"map {name}, {_format_row(key)}"
             if key not in present:
-                yield Finding(MISSING, subject, f"there is no row: {_words(value)}", (name, key, value))
+                yield Finding(MISSING, subject, f"there is no row: {_format_row(value)}", (name, key, value))
             elif name not in _COUNTED and not _equal(name, present[key], value):
-                detail = f"the row says {_words(present[key])}, not {_words(value)}"
+                detail = f"the row says {_format_row(present[key])}, not {_format_row(value)}"
                 yield Finding(WRONG, subject, detail, (name, key, value))
         for key in present.keys() - rows.keys():
             if not ignored[name](key, present[key]):
-                detail = f"there is a row that nobody needs: {_words(present[key])}"
-                yield Finding(STRAY, f"map {name}, {_words(key)}", detail, (name, key))
+                detail = f"there is a row that nobody needs: {_format_row(present[key])}"
+                yield Finding(STRAY, f"map {name}, {_format_row(key)}", detail, (name, key))
 
 
 def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
@@ -249,12 +249,12 @@ def _equal(name: str, present: Any, wanted: Any) -> bool:
     return bool(present.slots >= wanted.slots and present._replace(slots=wanted.slots) == wanted)
 
 
-def _words(row: Any) -> str:
-    """A key or value as a reader wants it: what is not zero, separated by blanks."""
-    words = []
+def _format_row(row: Any) -> str:
+    """Formats a key or value: its fields that are not zero, separated by blanks."""
+    parts = []
     for item in row:
         if isinstance(item, frozenset):
-            words.append("+".join(sorted(item)))
+            parts.append("+".join(sorted(item)))
         elif item is not None and item != entries.NO_MAC:
-            words.append(str(item))
-    return " ".join(words) or "nothing"
+            parts.append(str(item))
+    return " ".join(parts) or "nothing"

@@ -53,10 +53,10 @@ def _rules(comparison: Comparison, networks: list[Network], mode: str, version: 
     for owner, text in found.missing:
         missing.setdefault(owner, []).append(text)
     for owner, texts in missing.items():
-        yield Finding(RULE_MISSING, owner, f"{family}: there is no {_words(texts)}", about)
+        yield Finding(RULE_MISSING, owner, f"{family}: there is no {_format_rules(texts)}", about)
     if found.orphans:
         yield Finding(
-            RULE_STRAY, family, f"there is a rule that nobody needs: {_words(found.orphans)}", about
+            RULE_STRAY, family, f"there is a rule that nobody needs: {_format_rules(found.orphans)}", about
         )
     if found.disordered:
         yield Finding(
@@ -64,7 +64,8 @@ def _rules(comparison: Comparison, networks: list[Network], mode: str, version: 
         )
 
 
-def _words(texts: list[str]) -> str:
+def _format_rules(texts: list[str]) -> str:
+    """The first rule, cut if it is long, and how many more there are."""
     first = texts[0] if len(texts[0]) <= _SHOWN else texts[0][:_SHOWN] + "…"
     return first if len(texts) == 1 else f"{first} (and {len(texts) - 1} more)"
 
