@@ -101,7 +101,7 @@ def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
 
 def evict(tx: Transaction, endpoint: Endpoint) -> None:
     """Removes an endpoint of another owner, and with the last one its sandbox, if nobody is in there."""
-    tx.put(replace(endpoint, phase=Phase.REMOVING))
+    tx.commit(replace(endpoint, phase=Phase.REMOVING))
     remove(tx, endpoint)
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and not tx.state.endpoints_of_sandbox(sandbox.id) and tx.path(sandbox.id) is None:
@@ -114,7 +114,7 @@ def rewire(
     """Endpoints of a sandbox whose default routes or ports move. Their rows stay "changing"."""
     for endpoint in changed:
         ports.unpublish(tx, before[endpoint.id], before[endpoint.id].ports)
-    tx.intend(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in changed))
+    tx.journal(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in changed))
     for endpoint in sorted(changed, key=lambda e: e.gateway):
         network = tx.state.networks[endpoint.network_id]
         if path is not None:
@@ -128,7 +128,7 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
     endpoints = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.phase != Phase.REMOVING]
     mappings = holder.ports if holder else tuple(dict.fromkeys(m for e in endpoints for m in e.ports))
     wanted = assign_gateways(endpoints, mappings, tx.state)
-    tx.put(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in wanted))
+    tx.commit(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in wanted))
     path, sandbox = tx.path(sandbox_id), tx.state.sandboxes.get(sandbox_id)
     if sandbox is not None and sandbox.foreign and not sandbox.key:  # it was leaving
         wanted = tuple(make_wait(tx, replace(endpoint, ports=())) for endpoint in wanted)
@@ -143,11 +143,11 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
         )
         driver.end_denied(endpoint, endpoint.ports)
     tx.refresh_acls()
-    tx.put(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))
+    tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))
 
 
 def forget_sandbox(tx: Transaction, sandbox: Sandbox, endpoints: tuple[Endpoint, ...]) -> None:
     """Removes the sandbox's endpoints, then its row."""
-    tx.put(replace(sandbox, phase=Phase.REMOVING), *(replace(e, phase=Phase.REMOVING) for e in endpoints))
+    tx.commit(replace(sandbox, phase=Phase.REMOVING), *(replace(e, phase=Phase.REMOVING) for e in endpoints))
     remove_all(tx, endpoints, f"sandbox {sandbox.name or short(sandbox.id)}")
     tx.delete(sandbox)

@@ -24,7 +24,7 @@ def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
     """`network rm` by the owner `by`. NotFoundError, ConfigError; InUseError: it has endpoints, or is another
     owner's and not `force`."""
     network = plan_network_remove(name, tx.state, by, force)
-    tx.put(network)
+    tx.commit(network)
     teardown(tx, network)
     return network
 
@@ -32,7 +32,7 @@ def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
 def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
     """`network prune`: every unused network of our own that passes the filters; those that were removed."""
     gone = plan_network_prune(tx.state, filters, now())
-    tx.put(*gone)
+    tx.commit(*gone)
     for network in gone:
         teardown(tx, network)
     return list(gone)
@@ -41,14 +41,14 @@ def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
 def build(tx: Transaction, network: Network) -> Network:
     """Builds a planned network: intent, kernel, record."""
     network = replace(network, phase=Phase.CREATING)
-    tx.put(network)
+    tx.commit(network)
     try:
         tx.driver(network).create_network(network, tx.mtu(network))
     except BaseException:
         teardown(tx, network)
         raise
     network = replace(network, phase=Phase.READY, realised=True)
-    tx.put(network)
+    tx.commit(network)
     refresh_host(tx)
     return network
 
@@ -59,7 +59,7 @@ def teardown(tx: Transaction, network: Network) -> None:
     for part, view in tx.parts():  # before the row goes: killed here, the next command completes it
         part.forget_network(view, network)
     if network.predefined:
-        tx.put(replace(network, phase=Phase.READY, realised=not traits(network).endpoints, subnets=()))
+        tx.commit(replace(network, phase=Phase.READY, realised=not traits(network).endpoints, subnets=()))
     else:
         tx.delete(network)
 

@@ -114,7 +114,7 @@ def _pair(tx: Transaction, finding: Finding) -> None:
     tx.driver(network).delete_endpoint(network, endpoint)
     with Links(path) as inside:
         inside.delete(endpoint.ifname)
-    tx.put(endpoints.attach(tx, replace(endpoint, host_ifindex=0), path))
+    tx.commit(endpoints.attach(tx, replace(endpoint, host_ifindex=0), path))
 
 
 def _dead(tx: Transaction, finding: Finding) -> None:

@@ -89,7 +89,7 @@ def _apply_config(tx: Transaction, network: Network) -> Network:
     if wanted.options == network.options:
         return network
     wanted = replace(wanted, phase=network.phase)
-    tx.put(wanted)
+    tx.commit(wanted)
     return wanted
 
 

@@ -32,7 +32,7 @@ def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbo
         for endpoint in tx.state.endpoints_of_sandbox(known.id):
             endpoints.remove(tx, endpoint)
     if planned != known:
-        tx.put(planned)
+        tx.commit(planned)
     return planned
 
 
@@ -56,16 +56,16 @@ def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: 
     if not planned.network.realised:
         networks.build(tx, planned.network)
     with ExitStack() as undo:
-        tx.put(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)
-        undo.callback(_take_back, tx, planned.endpoint)
+        tx.commit(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)
+        undo.callback(_rollback, tx, planned.endpoint)
         endpoint = replace(endpoints.create(tx, planned.endpoint), phase=Phase.READY)
-        tx.put(planned.sandbox, endpoint)
+        tx.commit(planned.sandbox, endpoint)
         undo.pop_all()
     return endpoint
 
 
-def _take_back(tx: Transaction, endpoint: Endpoint) -> None:
-    """An endpoint that is not to be, and its waiting place."""
+def _rollback(tx: Transaction, endpoint: Endpoint) -> None:
+    """Removes an endpoint that could not be created, and its waiting place."""
     endpoints.remove(tx, endpoint)
     _drop_waiting_place(tx, endpoint.sandbox_id)
 
@@ -95,14 +95,14 @@ def join(tx: Transaction, name: str, sandbox_name: str, move: bool) -> JoinInfo:
         # Before the row says so: killed in between, it is joined again when it is asked for again.
         if move:
             driver.join(network, planned.endpoint, path)
-        tx.put(
+        tx.commit(
             *(replace(e, phase=Phase.CHANGING) for e in (planned.endpoint, *before.values())),
             replace(tx.state.sandboxes[waiting], phase=Phase.REMOVING),
         )
         endpoints.rewire(tx, path, before, planned.changed)
         endpoints.open_links(tx, planned.endpoint)
         ports.publish(tx, planned.endpoint, planned.endpoint.ports)
-        tx.put(replace(planned.endpoint, phase=Phase.READY), *planned.changed)
+        tx.commit(replace(planned.endpoint, phase=Phase.READY), *planned.changed)
         undo.pop_all()
     tx.delete(tx.state.sandboxes[waiting])
     return driver.join_info(network, planned.endpoint, tx.mtu(network))
@@ -112,7 +112,7 @@ def _return_to(tx: Transaction, endpoint: Endpoint) -> None:
     """The endpoint's device waits on the host again, as its row said before."""
     there, waiting = tx.state.endpoints[endpoint.id].sandbox_id, tx.state.sandboxes[endpoint.sandbox_id]
     again = endpoints.make_wait(tx, endpoint)
-    tx.put(replace(waiting, phase=Phase.READY), replace(again, phase=Phase.READY))
+    tx.commit(replace(waiting, phase=Phase.READY), replace(again, phase=Phase.READY))
     if there != endpoint.sandbox_id:
         endpoints.reconcile_sandbox(tx, there)
 
@@ -128,10 +128,10 @@ def leave(tx: Transaction, name: str) -> bool:
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     ports.unpublish(tx, endpoint, endpoint.ports)
     changing = [replace(e, phase=Phase.CHANGING) for e in planned.changed]
-    tx.put(planned.sandbox, replace(planned.endpoint, phase=Phase.CHANGING), *changing)
-    tx.put(replace(endpoints.make_wait(tx, planned.endpoint), phase=Phase.READY))
+    tx.commit(planned.sandbox, replace(planned.endpoint, phase=Phase.CHANGING), *changing)
+    tx.commit(replace(endpoints.make_wait(tx, planned.endpoint), phase=Phase.READY))
     endpoints.rewire(tx, path, before, planned.changed)
-    tx.put(*planned.changed)
+    tx.commit(*planned.changed)
     return True
 
 
@@ -146,10 +146,10 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     changing = (replace(e, phase=Phase.CHANGING) for e in planned.changed)
-    tx.put(replace(endpoint, phase=Phase.REMOVING), *changing)
+    tx.commit(replace(endpoint, phase=Phase.REMOVING), *changing)
     endpoints.remove(tx, endpoint)
     endpoints.rewire(tx, tx.path(there), before, planned.changed)
-    tx.put(*planned.changed)
+    tx.commit(*planned.changed)
     _drop_waiting_place(tx, there)
     return True
 
@@ -162,10 +162,10 @@ def publish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMappi
     if planned.mappings:
         with ExitStack() as undo:
             undo.callback(endpoints.reconcile_sandbox, tx, endpoint.sandbox_id)
-            undo.callback(tx.put, endpoint)
-            tx.intend(planned.endpoint)
+            undo.callback(tx.commit, endpoint)
+            tx.journal(planned.endpoint)
             ports.publish(tx, planned.endpoint, planned.mappings)
-            tx.put(replace(planned.endpoint, phase=Phase.READY))
+            tx.commit(replace(planned.endpoint, phase=Phase.READY))
             undo.pop_all()
     return planned.endpoint.ports
 
@@ -177,9 +177,9 @@ def unpublish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMap
     if planned.mappings:
         with ExitStack() as undo:
             undo.callback(endpoints.reconcile_sandbox, tx, endpoint.sandbox_id)
-            undo.callback(tx.put, endpoint)
-            tx.intend(planned.endpoint)
+            undo.callback(tx.commit, endpoint)
+            tx.journal(planned.endpoint)
             ports.unpublish(tx, endpoint, planned.mappings)
-            tx.put(replace(planned.endpoint, phase=Phase.READY))
+            tx.commit(replace(planned.endpoint, phase=Phase.READY))
             undo.pop_all()
     return planned.endpoint.ports

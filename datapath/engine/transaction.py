@@ -78,12 +78,12 @@ class Transaction:
 
     # ---- rows ----------------------------------------------------------------------------
 
-    def intend(self, *objects: Object) -> None:
+    def journal(self, *objects: Object) -> None:
         """Writes rows that say what the command is about to change in the kernel, without waiting for the disk: a
         failure of the whole machine that takes the rows back takes the changes too."""
-        self.put(*objects, durable=False)
+        self.commit(*objects, durable=False)
 
-    def put(self, *objects: Object, durable: bool = True) -> None:
+    def commit(self, *objects: Object, durable: bool = True) -> None:
         """Writes rows, all or none."""
         if not objects:
             return

@@ -28,19 +28,19 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
             before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
             rows = (planned.endpoint, *(replace(e, phase=Phase.CHANGING) for e in before.values()))
             if planned.network.realised:
-                tx.put(*rows)
+                tx.commit(*rows)
         for line in planned.warnings:
             tx.warn(line)
         if not planned.network.realised:
             networks.build(tx, planned.network)
-            tx.put(*rows)
+            tx.commit(*rows)
         if before:
             undo.callback(endpoints.reconcile_sandbox, tx, planned.container.sandbox_id)
         undo.callback(endpoints.remove, tx, planned.endpoint)
         endpoint = endpoints.attach(tx, planned.endpoint, path)
         endpoints.rewire(tx, path, before, planned.changed)
         endpoint = replace(endpoint, phase=Phase.READY)
-        tx.put(endpoint, planned.container, *planned.changed)
+        tx.commit(endpoint, planned.container, *planned.changed)
         undo.pop_all()
         files.write_etc(tx, planned.container)
         return endpoint
@@ -51,12 +51,12 @@ def disconnect(tx: Transaction, network: str, name: str, force: bool) -> None:
     planned = plan_disconnect(network, name, tx.state, force)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     changing = (replace(e, phase=Phase.CHANGING) for e in before.values())
-    tx.intend(planned.endpoint, planned.container, *changing)
+    tx.journal(planned.endpoint, planned.container, *changing)
     endpoints.remove(tx, planned.endpoint)
     path = tx.path(planned.endpoint.sandbox_id)
     if path is not None:
         endpoints.rewire(tx, path, before, planned.changed)
-        tx.put(*planned.changed)
+        tx.commit(*planned.changed)
         files.write_etc(tx, planned.container)
 
 
@@ -100,12 +100,12 @@ def _journal(tx: Transaction, undo: ExitStack, planned: PortPlan) -> None:
     """Writes what ports are going to be; if that fails they become again what they were."""
     rows = [tx.state.endpoints[endpoint.id] for endpoint in planned.endpoints]
     undo.callback(endpoints.reconcile_sandbox, tx, planned.container.sandbox_id)
-    undo.callback(tx.put, tx.state.containers[planned.container.id], *rows)
-    tx.intend(planned.container, *planned.endpoints)
+    undo.callback(tx.commit, tx.state.containers[planned.container.id], *rows)
+    tx.journal(planned.container, *planned.endpoints)
 
 
 def _commit(tx: Transaction, undo: ExitStack, planned: PortPlan) -> PortMapping:
     """Records that the ports are what they were going to be."""
-    tx.put(*(replace(endpoint, phase=Phase.READY) for endpoint in planned.endpoints))
+    tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in planned.endpoints))
     undo.pop_all()
     return planned.mappings[0]

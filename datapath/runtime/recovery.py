@@ -83,7 +83,7 @@ def _make_folder(tx: Transaction, finding: Finding) -> None:
 
 def release(tx: Transaction, plan: ExitPlan) -> None:
     """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
-    tx.put(plan.container, *plan.endpoints, *([plan.sandbox] if plan.sandbox else []))
+    tx.commit(plan.container, *plan.endpoints, *([plan.sandbox] if plan.sandbox else []))
     endpoints.remove_all(tx, plan.endpoints, f"container {plan.container.name}")
     if plan.sandbox:
         tx.delete(plan.sandbox)

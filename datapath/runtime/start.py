@@ -52,20 +52,20 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         log = files.folder(tx.settings, planned.container) / "log"
         container = replace(planned.container, log_path=str(log))
         sandbox: tuple[Sandbox, ...] = (planned.sandbox,) if planned.sandbox else ()
-        tx.put(container, *sandbox, *planned.endpoints)
+        tx.commit(container, *sandbox, *planned.endpoints)
         undo.callback(recovery.roll_back, tx, container)
         files.write_etc(tx, container)
         created = undo.enter_context(spawn.spawn(_spec(tx, container, request, command)))
         container = replace(container, pid=created.pid, pid_start=created.start, shim_pid=created.shim_pid)
         sandbox = tuple(replace(box, key=box.key or created.netns) for box in sandbox)
-        tx.put(container, *sandbox)
+        tx.commit(container, *sandbox)
         if container.network_mode == "none":
             tx.context.links.loopback_up(created.netns)
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
         created.release()
         undo.callback(_end_process, container)
         container = replace(container, status=Status.RUNNING, started=now(), phase=Phase.READY)
-        tx.put(
+        tx.commit(
             container,
             *(replace(box, phase=Phase.READY) for box in sandbox),
             *(replace(endpoint, phase=Phase.READY) for endpoint in joined),
