@@ -214,7 +214,7 @@ class Ports:
         self._host = host
 
     def publish(self, endpoint: str, *specs: str) -> tuple[PortMapping, ...]:
-        """Publishes ports of an endpoint, by id, that has joined a sandbox and is its way out; those that are
+        """Publishes ports of an endpoint, by id, that has joined a sandbox and has a default route; those that are
         published already stay. All of the endpoint's ports then, with host ports decided.
 
         NotFoundError, ConfigError; ExistsError names who has a port.

@@ -260,7 +260,7 @@ def _port_ranges(
         proto, default_deny = PORT_PROTOCOLS[mapping.proto], int(bool(mapping.allow))
         for version in mapping.families:
             target = targets[version]
-            if target is None or version not in endpoint.ways:
+            if target is None or version not in endpoint.egress_families:
                 continue
             address = mapping.host_ip
             if address is None or address.is_unspecified:

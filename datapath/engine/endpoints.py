@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints: created on the host's side, joined to a sandbox, deleted; and which of a sandbox's has the way out."""
+"""Endpoints: created on the host's side, joined to a sandbox, deleted; and which has the default routes."""
 
 from __future__ import annotations
 

@@ -55,13 +55,13 @@ class Endpoint:
         return self.gateway4 or self.gateway6
 
     @property
-    def ways(self) -> tuple[int, ...]:
+    def egress_families(self) -> tuple[int, ...]:
         """The IP versions whose default route is here, and so the published ports."""
         return (4,) * self.gateway4 + (6,) * self.gateway6
 
     def serves(self, mapping: PortMapping) -> bool:
         """The mapping, or a part of it, leads here."""
-        return any(version in self.ways for version in mapping.families)
+        return any(version in self.egress_families for version in mapping.families)
 
     @property
     def linklocal(self) -> IPv6Address:

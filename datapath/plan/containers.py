@@ -20,7 +20,7 @@ from datapath.model.state import Fresh, State
 from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
 from datapath.plan.networks import check_name, parse_labels
-from datapath.plan.ports import PortContext, choose_ports, ways_out
+from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +257,14 @@ def _bridged(
     for link in links:
         _check_link(link.server, networks[0], state)
     routed = assign_gateways(endpoints, (), state)
-    ways = ways_out(routed)
+    egress = egress_endpoints(routed)
     warnings: tuple[str, ...] = ()
     chosen: tuple[PortMapping, ...] = ()
     asked_ports = _asked_ports(base)
-    if asked_ports and not ways:
+    if asked_ports and not egress:
         warnings = ("Published ports are discarded: no network of the container leads outside",)
     elif asked_ports:
-        chosen = choose_ports(asked_ports, ways, state, ports, base.name)
+        chosen = choose_ports(asked_ports, egress, state, ports, base.name)
     gateway = next((s.gateway for s in networks[0].subnets if s.gateway is not None), None)
     container = replace(
         base,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints: their addresses and names, which of them is the way out, connect and disconnect."""
+"""Endpoints: their addresses and names, which of them has the default routes, connect and disconnect."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def parse_links(given: Iterable[str], state: State, *, must_run: bool) -> tuple[
     return tuple(links)
 
 
-# ---- the way out -------------------------------------------------------------------------------------
+# ---- egress --------------------------------------------------------------------------------------------
 
 
 def plan_gateway_endpoint(
@@ -251,10 +251,10 @@ def plan_gateway_endpoint(
         families = (endpoint.ipv4 is not None) + (endpoint.ipv6 is not None)
         return -endpoint.gw_priority, -families, state.networks[endpoint.network_id].name
 
-    ways = [e for e in endpoints if not state.networks[e.network_id].internal]
+    routed = [e for e in endpoints if not state.networks[e.network_id].internal]
     return (
-        min((e for e in ways if e.ipv4 is not None), key=order, default=None),
-        min((e for e in ways if e.ipv6 is not None), key=order, default=None),
+        min((e for e in routed if e.ipv4 is not None), key=order, default=None),
+        min((e for e in routed if e.ipv6 is not None), key=order, default=None),
     )
 
 
@@ -262,8 +262,8 @@ def assign_gateways(
     endpoints: Sequence[Endpoint], ports: tuple[PortMapping, ...], state: State
 ) -> tuple[Endpoint, ...]:
     """The endpoints of one sandbox with their default routes, and the published ports where these lead."""
-    way4, way6 = plan_gateway_endpoint(endpoints, state)
-    routed = [replace(e, gateway4=e is way4, gateway6=e is way6) for e in endpoints]
+    gateway4, gateway6 = plan_gateway_endpoint(endpoints, state)
+    routed = [replace(e, gateway4=e is gateway4, gateway6=e is gateway6) for e in endpoints]
     return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)
 
 

@@ -13,7 +13,7 @@ from datapath.model.networks import Network, Subnet
 from datapath.model.ports import PortMapping
 from datapath.model.rows import short
 from datapath.model.state import State
-from datapath.plan.ports import shown, ways_out
+from datapath.plan.ports import egress_endpoints, shown
 
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
 
@@ -170,9 +170,9 @@ def _requested_bindings(mappings: Iterable[PortMapping]) -> dict[str, list[dict[
 def _published(endpoints: Iterable[Endpoint], exposed: Iterable[tuple[int, str]]) -> dict[str, Any]:
     """`null` for a port that is exposed but not published."""
     ports: dict[str, Any] = {f"{port}/{proto}": None for port, proto in exposed}
-    ways = ways_out(endpoints)
-    mappings = dict.fromkeys(mapping for way in ways for mapping in way.ports)
-    for mapping in (one for whole in mappings for one in shown(whole, ways)):
+    egress = egress_endpoints(endpoints)
+    mappings = dict.fromkeys(mapping for endpoint in egress for mapping in endpoint.ports)
+    for mapping in (one for whole in mappings for one in shown(whole, egress)):
         for address, host_port, port, proto in mapping.expand():
             binding = {"HostIp": str(address), "HostPort": str(host_port), **_rules(mapping)}
             name = f"{port}/{proto}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published ports: which host port leads to which container port, and who is in the way."""
+"""Published ports: which host port leads to which container port, and what it conflicts with."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class PortPlan:
 
 
 def choose_ports(
-    wanted: Iterable[PortMapping], ways: Sequence[Endpoint], state: State, context: PortContext, who: str
+    wanted: Iterable[PortMapping], egress: Sequence[Endpoint], state: State, context: PortContext, who: str
 ) -> tuple[PortMapping, ...]:
     """The mappings with all host ports, and the numbers of their rules, decided. ExistsError names who has a
     port; ConfigError.
 
-    `ways`: the endpoints with the default routes; the first one's network says where ports without a host
+    `egress`: the endpoints with the default routes; the first one's network says where ports without a host
     address are published. `who`: the container's name.
     """
     wanted = tuple(wanted)
-    refuse_rules(wanted, ways, state)
-    network = state.networks[ways[0].network_id]
-    families = {version for way in ways for version in way.ways}
+    refuse_rules(wanted, egress, state)
+    network = state.networks[egress[0].network_id]
+    families = {version for endpoint in egress for version in endpoint.egress_families}
     holders = [*_holders(state)]
     acls = used_acls(state)
     decided: dict[int, tuple[PortMapping, ...]] = {}
@@ -71,10 +71,10 @@ def choose_ports(
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
 
 
-def refuse_rules(mappings: Iterable[PortMapping], ways: Iterable[Endpoint], state: State) -> None:
+def refuse_rules(mappings: Iterable[PortMapping], egress: Iterable[Endpoint], state: State) -> None:
     """Who may connect is for the packet programs to judge. ConfigError where there are none."""
     ruled = next((mapping for mapping in mappings if mapping.rules), None)
-    networks = (state.networks[way.network_id] for way in ways)
+    networks = (state.networks[endpoint.network_id] for endpoint in egress)
     without = next((network for network in networks if not traits(network).acl), None)
     if ruled is not None and without is not None:
         raise ConfigError(
@@ -218,8 +218,8 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
     """One more mapping for a running container. NotFoundError, ConfigError, ExistsError."""
     container = state.container(name)
     wanted = PortMapping.parse(spec)
-    ways = _ways(container, state)
-    chosen = choose_ports([wanted], ways, state, context, container.name)
+    egress = _egress(container, state)
+    chosen = choose_ports([wanted], egress, state, context, container.name)
     opened = {(port, m.proto) for m in chosen for _, _, port, _ in m.expand()}
 
     @functools.cache  # the endpoints usually have the container's
@@ -235,12 +235,12 @@ def plan_port_add(name: str, spec: str, state: State, context: PortContext) -> P
         ),
         endpoints=tuple(
             replace(
-                way,
-                ports=(*way.ports, *(m for m in chosen if way.serves(m))),
-                exposed=with_opened(way.exposed),
+                endpoint,
+                ports=(*endpoint.ports, *(m for m in chosen if endpoint.serves(m))),
+                exposed=with_opened(endpoint.exposed),
                 phase=Phase.CHANGING,
             )
-            for way in ways
+            for endpoint in egress
         ),
         mappings=chosen,
     )
@@ -252,7 +252,7 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
     A spec without host address matches whatever address it is published at.
     """
     container = state.container(name)
-    ways = _ways(container, state)
+    egress = _egress(container, state)
     mapping = _find_mapping(container, what)
     ports = list(container.ports)
     ports.remove(mapping)
@@ -263,8 +263,8 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
     return PortPlan(
         container=replace(container, ports=tuple(ports), published=tuple(wanted)),
         endpoints=tuple(
-            replace(way, ports=tuple(m for m in way.ports if m != mapping), phase=Phase.CHANGING)
-            for way in ways
+            replace(endpoint, ports=tuple(m for m in endpoint.ports if m != mapping), phase=Phase.CHANGING)
+            for endpoint in egress
         ),
         mappings=(mapping,),
     )
@@ -274,11 +274,11 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
     """Other rules for one mapping ("": everybody may connect), under a number of their own: they are written
     whole before the port leads to them. NotFoundError, ConfigError."""
     container = state.container(name)
-    ways = _ways(container, state)
+    egress = _egress(container, state)
     mapping = _find_mapping(container, what)
     allow, deny = parse_rules(rules)
-    refuse_rules([replace(mapping, allow=allow, deny=deny)], ways, state)
-    changed = with_acl(replace(mapping, allow=allow, deny=deny), used_acls(state))
+    refuse_rules([replace(mapping, allow=allow, deny=deny)], egress, state)
+    changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
     wanted = tuple(
         replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published
     )
@@ -288,7 +288,9 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
 
     return PortPlan(
         container=replace(container, ports=exchanged(container.ports), published=wanted),
-        endpoints=tuple(replace(way, ports=exchanged(way.ports), phase=Phase.CHANGING) for way in ways),
+        endpoints=tuple(
+            replace(endpoint, ports=exchanged(endpoint.ports), phase=Phase.CHANGING) for endpoint in egress
+        ),
         mappings=(changed,),
         before=mapping,
     )
@@ -321,7 +323,7 @@ def _find_mapping(container: Container, what: str) -> PortMapping:
     return found[0]
 
 
-def _ways(container: Container, state: State) -> tuple[Endpoint, ...]:
+def _egress(container: Container, state: State) -> tuple[Endpoint, ...]:
     """The endpoints that carry the container's ports, the IPv4 one first."""
     if container.shares:
         raise ConfigError("conflicting options: port publishing and the container type network mode")
@@ -329,15 +331,15 @@ def _ways(container: Container, state: State) -> tuple[Endpoint, ...]:
         raise ConfigError("ports cannot be published in host network mode: the host's are the container's")
     if not state.alive(container.sandbox_id):
         raise ConfigError(f"container {container.name} is not running")
-    ways = ways_out(state.endpoints_of_sandbox(container.sandbox_id))
-    if not ways:
+    egress = egress_endpoints(state.endpoints_of_sandbox(container.sandbox_id))
+    if not egress:
         raise ConfigError(
             f"ports of container {container.name} cannot be published: it is on no network that leads outside"
         )
-    return ways
+    return egress
 
 
-def ways_out(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+def egress_endpoints(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """Those of a sandbox's endpoints that have a default route, the IPv4 one first."""
     return tuple(sorted((e for e in endpoints if e.gateway), key=lambda e: not e.gateway4))
 
@@ -347,7 +349,7 @@ def shown(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> tuple[PortMapp
     is reached by. `endpoints`: of its sandbox; none of them: IPv4."""
     if mapping.host_ip is not None:
         return (mapping,)
-    families = sorted({version for endpoint in endpoints for version in endpoint.ways}) or [4]
+    families = sorted({version for endpoint in endpoints for version in endpoint.egress_families}) or [4]
     return tuple(replace(mapping, host_ip=ip_address("0.0.0.0" if v == 4 else "::")) for v in families)
 
 

@@ -175,7 +175,7 @@ def plan_publish(endpoint: Endpoint, specs: Iterable[str], state: State, context
         raise ConfigError(
             f"ports of endpoint {short(endpoint.id)} cannot be published: it has joined no sandbox"
         )
-    if not endpoint.ways:
+    if not endpoint.egress_families:
         raise ConfigError(
             f"ports of sandbox {sandbox.label} cannot be published on network {network.name}: "
             "its default route does not lead there"

@@ -239,8 +239,8 @@ def test_two_networks_can_share_the_ports_by_family() -> None:
     four, six = EndpointRequest("four", gw_priority=1), EndpointRequest("six")
     web = world.run("web", four, six, publish=("8081:80", "[::1]:82:82"))
     by_network = {world.state.networks[e.network_id].name: e for e in world.state.endpoints.values()}
-    assert by_network["four"].ways == (4,)
-    assert by_network["six"].ways == (6,)
+    assert by_network["four"].egress_families == (4,)
+    assert by_network["six"].egress_families == (6,)
     assert [str(m) for m in by_network["four"].ports] == ["8081:80/tcp"]
     assert [str(m) for m in by_network["six"].ports] == ["8081:80/tcp", "[::1]:82:82/tcp"]
     found = container_inspect(web, world.state)["NetworkSettings"]["Ports"]

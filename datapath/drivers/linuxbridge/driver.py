@@ -108,7 +108,7 @@ class LinuxBridge(PairDriver):
             return
         self._filter(network).publish(network, endpoint, mappings)
         udp = {port for m in mappings if m.proto == "udp" for _, port, _, _ in m.expand()}
-        for version in endpoint.ways:
+        for version in endpoint.egress_families:
             netfilter.forget_udp(version, udp)
 
     def unpublish(
