@@ -31,7 +31,7 @@ def showing() -> Iterator[Callable[[Progress], None]]:
 
 @contextlib.contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: scenes are taken down, results are written."""
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: topologies are taken down, results are written."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -16,9 +16,9 @@ from typing import Any
 from datapath.bench.bars import ESTABLISHED
 from datapath.bench.model import EBPF, NONE, PATHS, Cost
 from datapath.bench.place import MissingError
-from datapath.bench.scenes import CLIENT, NETWORK, PORT, SERVER, Own
-from datapath.bench.scenes_docker import DockerScene
-from datapath.bench.traffic import Stage, traffic
+from datapath.bench.topologies import CLIENT, NETWORK, PORT, SERVER, Own
+from datapath.bench.topology_docker import DockerTopology
+from datapath.bench.traffic import Topologies, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_STREAM, UDP_PPS
 from datapath.errors import DatapathError
 from datapath.kernel.counter import Counter
@@ -28,33 +28,33 @@ _FEWEST = 1000  # runs of a program that make a mean
 _TIMEOUT = 20.0  # seconds
 
 
-def costs(stage: Stage, modes: Sequence[str]) -> Iterator[Cost]:
+def costs(topologies: Topologies, modes: Sequence[str]) -> Iterator[Cost]:
     if EBPF in modes:
-        yield from _member_path(stage)
-        yield from _programs(stage)
+        yield from _member_path(topologies)
+        yield from _programs(topologies)
     for mode in modes:
-        yield _cpu(stage, mode)
+        yield _cpu(topologies, mode)
         if mode != NONE:
-            yield from _memory(stage, mode)
+            yield from _memory(topologies, mode)
 
 
 # ---- time -------------------------------------------------------------------------------------
 
 
-def _programs(stage: Stage) -> Iterator[Cost]:
+def _programs(topologies: Topologies) -> Iterator[Cost]:
     """Timed by the kernel while packets pass, which costs some 20 ns itself."""
     from datapath.kernel import libbpf
 
-    scene = stage.scene(EBPF)
-    assert isinstance(scene, Own)
+    topology = topologies.of(EBPF)
+    assert isinstance(topology, Own)
     for workload, packets in ((TCP_CONNECT, "short TCP connections"), (UDP_PPS, "UDP packets")):
         for path in PATHS:
-            with traffic(stage, (EBPF,), workload, path) as row:
+            with traffic(topologies, (EBPF,), workload, path) as row:
                 fd = libbpf.enable_stats()
                 try:
-                    before = _runs(scene)
+                    before = _runs(topology)
                     row.sample(EBPF)
-                    after = _runs(scene)
+                    after = _runs(topology)
                 finally:
                     os.close(fd)
             for name, (count, spent) in after.items():
@@ -64,18 +64,18 @@ def _programs(stage: Stage) -> Iterator[Cost]:
                     yield Cost(EBPF, name, what, "ns", round((spent - before[name][1]) / runs, 1))
 
 
-def _member_path(stage: Stage) -> Iterator[Cost]:
+def _member_path(topologies: Topologies) -> Iterator[Cost]:
     """The established path, hot: the same segment again and again, without a network (BPF_PROG_TEST_RUN). Instructions
     where the machine counts them, with the few of the loop around it."""
     from datapath.kernel import bpffs, libbpf, netns
 
-    scene = stage.scene(EBPF)
-    assert isinstance(scene, Own)
-    client = scene.route("container-container").client
+    topology = topologies.of(EBPF)
+    assert isinstance(topology, Own)
+    client = topology.route("container-container").client
     index = json.loads(client.run(["ip", "-j", "link", "show", "eth0"], _TIMEOUT))[0]["link_index"]
-    with netns.enter(scene.host.inside.path):
-        ends = [scene.containers.inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
-        fd = bpffs.get_pinned(scene.host.bpffs / "datapath" / "programs" / "from_container")
+    with netns.enter(topology.host.inside.path):
+        ends = [topology.containers.inspect(name)["NetworkSettings"]["Networks"] for name in (CLIENT, SERVER)]
+        fd = bpffs.get_pinned(topology.host.bpffs / "datapath" / "programs" / "from_container")
         if fd is None:
             raise DatapathError("the packet programs are not loaded")
         try:
@@ -102,18 +102,18 @@ def _segment(client: Mapping[str, Any], server: Mapping[str, Any]) -> bytes:
     return b"".join((*macs, b"\x08\x00", ip, *addresses, tcp))
 
 
-def _runs(scene: Own) -> dict[str, tuple[int, int]]:
+def _runs(topology: Own) -> dict[str, tuple[int, int]]:
     """Program -> how often it ran, and how many nanoseconds that took."""
     found = {}
-    for path in sorted((scene.host.bpffs / "datapath" / "programs").iterdir()):
+    for path in sorted((topology.host.bpffs / "datapath" / "programs").iterdir()):
         shown = _bpftool("prog", "show", "pinned", str(path))
         found[path.name] = (shown.get("run_cnt", 0), shown.get("run_time_ns", 0))
     return found
 
 
-def _cpu(stage: Stage, mode: str) -> Cost:
+def _cpu(topologies: Topologies, mode: str) -> Cost:
     """What both programs' processes used, the kernel's work for them included."""
-    with traffic(stage, (mode,), TCP_STREAM, "container-container") as row:
+    with traffic(topologies, (mode,), TCP_STREAM, "container-container") as row:
         said = row.sample(mode).details
     share = (said["sender_cpu_percent"] + said["receiver_cpu_percent"]) / 100
     seconds = share * said["seconds"] / (said["bytes"] / 1e9)
@@ -123,20 +123,20 @@ def _cpu(stage: Stage, mode: str) -> Cost:
 # ---- memory -----------------------------------------------------------------------------------
 
 
-def _memory(stage: Stage, mode: str) -> Iterator[Cost]:
-    scene = stage.scene(mode)
-    if isinstance(scene, DockerScene):
-        for name, size in scene.docker.rss().items():
+def _memory(topologies: Topologies, mode: str) -> Iterator[Cost]:
+    topology = topologies.of(mode)
+    if isinstance(topology, DockerTopology):
+        for name, size in topology.docker.rss().items():
             yield Cost(mode, name, "resident memory, two containers", "MiB", _mib(size))
-    elif isinstance(scene, Own):
-        shims = sum(_rss(container.shim_pid) for container in scene.containers.ps())
+    elif isinstance(topology, Own):
+        shims = sum(_rss(container.shim_pid) for container in topology.containers.ps())
         yield Cost(mode, "shims", "resident memory, two containers", "MiB", _mib(shims))
-        yield from _maps(scene)
+        yield from _maps(topology)
 
 
-def _maps(scene: Own) -> Iterator[Cost]:
+def _maps(topology: Own) -> Iterator[Cost]:
     """The largest by name, and all. Maps are as large as their limits from the start, or grow as they fill."""
-    folder = scene.host.bpffs / "datapath"
+    folder = topology.host.bpffs / "datapath"
     if not folder.exists():
         return
     sizes = {
@@ -148,9 +148,9 @@ def _maps(scene: Own) -> Iterator[Cost]:
         for path in (folder / "programs").iterdir()
     )
     for name in sorted(sizes, key=lambda name: -sizes[name])[:5]:
-        yield Cost(scene.mode, f"map {name}", "memory", "MiB", _mib(sizes[name]))
-    yield Cost(scene.mode, "all maps", "memory", "MiB", _mib(sum(sizes.values())))
-    yield Cost(scene.mode, "all programs", "memory", "MiB", _mib(programs))
+        yield Cost(topology.mode, f"map {name}", "memory", "MiB", _mib(sizes[name]))
+    yield Cost(topology.mode, "all maps", "memory", "MiB", _mib(sum(sizes.values())))
+    yield Cost(topology.mode, "all programs", "memory", "MiB", _mib(programs))
 
 
 def _rss(pid: int) -> int:

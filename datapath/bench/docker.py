@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Docker daemon of a scene's own: in the scene's network namespace, with its own directories, processes and
+"""A Docker daemon of a topology's own: in the topology's network namespace, with its own directories, processes and
 mounts, so that it leaves nothing and does not meet another one. Asked by its API, as its client's start would be
 measured too."""
 

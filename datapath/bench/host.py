@@ -37,7 +37,7 @@ class Host:
 
     def __enter__(self) -> Host:
         with ExitStack() as stack:
-            shutil.rmtree(self.folder, ignore_errors=True)  # of a scene before it, that was given up
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a topology before it, that was given up
             self.folder.mkdir(parents=True)
             self.bpffs = self.folder / "bpf"
             self.bpffs.mkdir()

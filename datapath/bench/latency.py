@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from datapath.bench.model import NONE, Histogram
-from datapath.bench.traffic import Stage, traffic
+from datapath.bench.traffic import Topologies, traffic
 from datapath.bench.workloads import TCP_RR
 from datapath.errors import DatapathError
 
@@ -14,7 +14,7 @@ _PATH = "container-container"
 _IFNAME = "eth0"
 
 
-def histograms(stage: Stage, modes: Sequence[str]) -> Iterator[Histogram]:
+def histograms(topologies: Topologies, modes: Sequence[str]) -> Iterator[Histogram]:
     """Measured beside the other figures, as counting costs each packet more than a microsecond. None without what
     tracing needs (`datapathctl trace latency` says what that is)."""
     from datapath.telemetry.latency import Device, LatencyTrace
@@ -22,8 +22,8 @@ def histograms(stage: Stage, modes: Sequence[str]) -> Iterator[Histogram]:
     for mode in modes:
         if mode == NONE:
             continue
-        with traffic(stage, (mode,), TCP_RR, _PATH) as row:
-            route = stage.scene(mode).route(_PATH)
+        with traffic(topologies, (mode,), TCP_RR, _PATH) as row:
+            route = topologies.of(mode).route(_PATH)
             devices = [
                 Device(label, place.netns, _IFNAME)
                 for label, place in (("server", route.server), ("client", route.client))

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample
-from datapath.bench.scenes import Scene
-from datapath.bench.traffic import Stage
+from datapath.bench.topologies import Topology
+from datapath.bench.traffic import Topologies
 
 _MOST_OF_DOCKER = 200  # ports: 17 s a sample
 
@@ -22,11 +22,11 @@ class Change:
     """A row. `act` makes the change once; the seconds of its steps, which are called `steps`. A sample is the mean
     of as many as fit into its time."""
 
-    stage: Stage
+    topologies: Topologies
     point: Point
     modes: tuple[str, ...]
     title: str
-    act: Callable[[Scene], tuple[float, ...]]
+    act: Callable[[Topology], tuple[float, ...]]
     steps: tuple[str, ...]
     unit: str = "ms"
     better: Better = "lower"
@@ -34,41 +34,41 @@ class Change:
     lost: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Experiment:
-        self.modes, self.lost = self.stage.each(self.modes, self._prepare, ExitStack())
+        self.modes, self.lost = self.topologies.each(self.modes, self._prepare, ExitStack())
         return self
 
     def _prepare(self, mode: str, _: ExitStack) -> None:
-        scene = self.stage.scene(mode)
-        scene.crowd(1, 2)
-        scene.publish(1)
+        topology = self.topologies.of(mode)
+        topology.populate(1, 2)
+        topology.publish(1)
 
     def __exit__(self, *exc: object) -> None:
         pass
 
     def sample(self, mode: str) -> Sample:
-        scene = self.stage.scene(mode)
-        end = time.monotonic() + self.stage.options.seconds
-        found = [self.act(scene)]
+        topology = self.topologies.of(mode)
+        end = time.monotonic() + self.topologies.options.seconds
+        found = [self.act(topology)]
         while time.monotonic() < end:
-            found.append(self.act(scene))
+            found.append(self.act(topology))
         means = [1000 * statistics.fmean(values) for values in zip(*found, strict=True)]
         parts = {f"{step}_ms": mean for step, mean in zip(self.steps, means, strict=True)}
         return Sample(sum(means), {**parts, "times": len(found)})
 
 
-def attach(stage: Stage, modes: tuple[str, ...]) -> Change:
+def attach(topologies: Topologies, modes: tuple[str, ...]) -> Change:
     return Change(
-        stage,
+        topologies,
         Point("attach_detach"),
         _without(modes, NONE),
         "Connect a running container to a network, and disconnect it",
-        lambda scene: scene.attach_detach(),
+        lambda topology: topology.attach_detach(),
         ("attach", "detach"),
     )
 
 
-def publish(stage: Stage, modes: tuple[str, ...], count: int) -> Change:
-    """Docker: see scenes_docker."""
+def publish(topologies: Topologies, modes: tuple[str, ...], count: int) -> Change:
+    """Docker: see topology_docker."""
     words = (
         "Publish a port, and take it back" if count == 1 else f"Publish {count:,} ports, and take them back"
     )
@@ -77,22 +77,22 @@ def publish(stage: Stage, modes: tuple[str, ...], count: int) -> Change:
     elif DOCKER in modes:
         words += " (Docker: by starting and removing a container, less one without ports)"
     return Change(
-        stage,
+        topologies,
         Point("publish_unpublish", parameters={"ports": count}),
         _without(modes, NONE),
         words,
-        lambda scene: scene.open_close(count),
+        lambda topology: topology.open_close(count),
         ("publish", "unpublish"),
     )
 
 
-def restart(stage: Stage, modes: tuple[str, ...]) -> Change:
+def restart(topologies: Topologies, modes: tuple[str, ...]) -> Change:
     return Change(
-        stage,
+        topologies,
         Point("restart"),
         _without(modes, NONE),
         "Everything down, and two networks, two containers, two ports again",
-        lambda scene: (scene.restart(),),
+        lambda topology: (topology.restart(),),
         ("restart",),
     )
 

@@ -56,7 +56,7 @@ class Sample:
 
 
 class Experiment(Protocol):
-    """One row. Entering it brings the scenes of all its modes to where the measurement can begin (so many ports
+    """One row. Entering it brings the topologies of all its modes to where the measurement can begin (so many ports
     published, servers running); leaving takes that back. `sample` is one warm, pinned measurement of a second or
     so; it raises DatapathError when the tool fails.
 
@@ -81,9 +81,9 @@ class Experiment(Protocol):
 
 
 class Suite(Protocol):
-    """Named experiments over scenes that they share; a context manager that takes the scenes down at its end.
+    """Named experiments over topologies that they share; a context manager that takes the topologies down at its end.
 
-    `experiments` says what there is without building anything; scenes are built when an experiment is entered.
+    `experiments` says what there is without building anything; topologies are built when an experiment is entered.
     """
 
     name: str

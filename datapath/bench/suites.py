@@ -20,39 +20,39 @@ from datapath.bench.model import (
     SuiteFactory,
     SuiteOptions,
 )
-from datapath.bench.scenes_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
-from datapath.bench.traffic import PATH_WORDS, Stage, Traffic, traffic
+from datapath.bench.topology_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
+from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, WORKLOADS, Workload
 
 PORTS = (1, 10, 100, 1000, 10000)
 NETWORKS = (1, 10, 50)
 CONTAINERS = (2, 10, 100, 500)
-CROWDED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
+POPULATED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
 FLOWS = (0, 10000, 100000)
 MEMBERS, PUBLISHED, OUTWARD, _, HAIRPIN = PATHS
 
 Modes = tuple[str, ...]
-Rows = Callable[[Stage, Modes], Iterable[Experiment]]
+Rows = Callable[[Topologies, Modes], Iterable[Experiment]]
 
 
 class Rowed:
-    """A suite of rows that share their scenes. `own_pid_namespace`: it starts what would outlive a kill -9."""
+    """A suite of rows that share their topologies. `own_pid_namespace`: it starts what would outlive a kill -9."""
 
     own_pid_namespace = True
 
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
         self.name = name
-        self._stage = Stage(name, options)
+        self._topologies = Topologies(name, options)
         if shutil.which(options.dockerd) is None:
             modes = without(modes, DOCKER)
         self._modes = modes
-        self._experiments = list(rows(self._stage, modes))
+        self._experiments = list(rows(self._topologies, modes))
 
     def __enter__(self) -> Suite:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stage.close()
+        self._topologies.close()
 
     def experiments(self) -> list[Experiment]:
         return self._experiments
@@ -65,54 +65,54 @@ def without(modes: Modes, *gone: str) -> Modes:
 # ---- rows -------------------------------------------------------------------------------------
 
 
-def quick(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+def quick(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     """What the product promises to be better at. Changes come first, the large one after the small ones: rows of
     short connections leave tables full of closed ones, which taking an endpoint away looks through, and 10,000 ports
     stay exposed when they are not published any more, which makes the container's row a large one."""
-    yield lifecycle.attach(stage, modes)
-    yield lifecycle.publish(stage, modes, 200)
-    yield lifecycle.publish(stage, modes, 10000)
-    yield traffic(stage, modes, TCP_RR, MEMBERS)
-    yield traffic(stage, modes, UDP_PPS, MEMBERS)
-    yield traffic(stage, modes, TCP_RR, OUTWARD)
-    yield traffic(stage, modes, TCP_CONNECT, OUTWARD)
+    yield lifecycle.attach(topologies, modes)
+    yield lifecycle.publish(topologies, modes, 200)
+    yield lifecycle.publish(topologies, modes, 10000)
+    yield traffic(topologies, modes, TCP_RR, MEMBERS)
+    yield traffic(topologies, modes, UDP_PPS, MEMBERS)
+    yield traffic(topologies, modes, TCP_RR, OUTWARD)
+    yield traffic(topologies, modes, TCP_CONNECT, OUTWARD)
     for path in (MEMBERS, PUBLISHED, OUTWARD):
-        yield traffic(stage, modes, TCP_STREAM, path)
-    yield ports(stage, modes, 1)
-    yield ports(stage, modes, 10000)
+        yield traffic(topologies, modes, TCP_STREAM, path)
+    yield ports(topologies, modes, 1)
+    yield ports(topologies, modes, 10000)
 
 
-def paths(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+def paths(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     """Those with a bar first: time may be too short for all. Docker's proxy answers a neighbour's UDP from the
     gateway's address, not from the one that was asked, and iperf3 does not take that for an answer."""
     deaf = (UDP_PPS, HAIRPIN)
     rows = [
-        traffic(stage, without(modes, DOCKER) if (workload, path) == deaf else modes, workload, path)
+        traffic(topologies, without(modes, DOCKER) if (workload, path) == deaf else modes, workload, path)
         for workload in WORKLOADS
         for path in PATHS
     ]
     return iter(sorted(rows, key=lambda row: row.point.label not in PROMISED))
 
 
-def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+def sweeps(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     """First the two points that have a bar, next to each other. The connections come last: tables stay full, and
-    removing a crowd would look through them for each container. Without containers nothing changes by networks,
+    removing many would look through them for each container. Without containers nothing changes by networks,
     containers and connections of others, so `none` is left out there."""
     for count in sorted(PORTS, key=lambda count: count not in (1, 10000)):
-        yield ports(stage, modes, count)
+        yield ports(topologies, modes, count)
     modes = without(modes, NONE)
     for count in NETWORKS:
         some = modes if count <= MOST_NETWORKS else without(modes, DOCKER)
-        for workload in CROWDED:
-            yield crowded(stage, some, workload, networks=count)
+        for workload in POPULATED:
+            yield populated(topologies, some, workload, networks=count)
     for count in CONTAINERS:
         some = modes if count <= MOST_CONTAINERS else without(modes, DOCKER)
-        for workload in CROWDED:
-            yield crowded(stage, some, workload, containers=count)
+        for workload in POPULATED:
+            yield populated(topologies, some, workload, containers=count)
     for count in FLOWS:
-        for workload in CROWDED:
+        for workload in POPULATED:
             yield Traffic(
-                stage,
+                topologies,
                 workload,
                 Point(workload.name, PUBLISHED, {"connections": count}),
                 modes,
@@ -121,10 +121,10 @@ def sweeps(stage: Stage, modes: Modes) -> Iterator[Experiment]:
             )
 
 
-def ports(stage: Stage, modes: Modes, count: int) -> Traffic:
+def ports(topologies: Topologies, modes: Modes, count: int) -> Traffic:
     """Rules are asked in turn, so the port that comes last pays for all of them."""
     return Traffic(
-        stage,
+        topologies,
         TCP_CONNECT,
         Point(TCP_CONNECT.name, PUBLISHED, {"ports": count}),
         modes if count <= MOST_PORTS else without(modes, DOCKER),
@@ -133,13 +133,13 @@ def ports(stage: Stage, modes: Modes, count: int) -> Traffic:
     )
 
 
-def crowded(
-    stage: Stage, modes: Modes, workload: Workload, *, networks: int = 0, containers: int = 0
+def populated(
+    topologies: Topologies, modes: Modes, workload: Workload, *, networks: int = 0, containers: int = 0
 ) -> Traffic:
     parameters = {"networks": networks} if networks else {"containers": containers}
     what = "networks" if networks else "containers on the network"
     return Traffic(
-        stage,
+        topologies,
         workload,
         Point(workload.name, MEMBERS, parameters),
         modes,
@@ -149,11 +149,11 @@ def crowded(
     )
 
 
-def control(stage: Stage, modes: Modes) -> Iterator[Experiment]:
-    yield lifecycle.attach(stage, modes)
+def control(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
+    yield lifecycle.attach(topologies, modes)
     for count in (1, 200, 10000):
-        yield lifecycle.publish(stage, modes, count)
-    yield lifecycle.restart(stage, modes)
+        yield lifecycle.publish(topologies, modes, count)
+    yield lifecycle.restart(topologies, modes)
 
 
 # ---- the registry -----------------------------------------------------------------------------
@@ -164,14 +164,14 @@ class Costly(Rowed):
 
     def observe(self) -> tuple[tuple[Histogram, ...], tuple[Cost, ...]]:
         return (
-            tuple(latency.histograms(self._stage, self._modes)),
-            tuple(costs.costs(self._stage, self._modes)),
+            tuple(latency.histograms(self._topologies, self._modes)),
+            tuple(costs.costs(self._topologies, self._modes)),
         )
 
 
-def cost(stage: Stage, modes: Modes) -> Iterator[Experiment]:
+def cost(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     """The details of this one say what CPU it took."""
-    yield traffic(stage, modes, TCP_STREAM, MEMBERS)
+    yield traffic(topologies, modes, TCP_STREAM, MEMBERS)
 
 
 def _rowed(name: str, rows: Rows) -> SuiteFactory:

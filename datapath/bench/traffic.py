@@ -19,8 +19,8 @@ from datapath.bench import stats
 from datapath.bench.host import HOST
 from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample, SuiteOptions
 from datapath.bench.place import MissingError, Place, ToolError, end
-from datapath.bench.scenes import Loopback, Own, Route, Scene
-from datapath.bench.scenes_docker import DockerScene
+from datapath.bench.topologies import Loopback, Own, Route, Topology
+from datapath.bench.topology_docker import DockerTopology
 from datapath.bench.workloads import PROBE, Workload
 from datapath.errors import DatapathError
 
@@ -38,32 +38,32 @@ PATH_WORDS = {
 }
 
 
-def make_scene(mode: str, options: SuiteOptions) -> Scene:
-    """The scene of a mode; it is built when it is entered."""
+def make_topology(mode: str, options: SuiteOptions) -> Topology:
+    """The topology of a mode; it is built when it is entered."""
     if mode == NONE:
         return Loopback(options)
     if mode == DOCKER:
-        return DockerScene(options)
+        return DockerTopology(options)
     return Own(mode, options)
 
 
-class Stage:
-    """The scenes of a suite, each built when it is first wanted."""
+class Topologies:
+    """The topologies of a suite, each built when it is first wanted."""
 
     def __init__(self, name: str, options: SuiteOptions) -> None:
         self.options = replace(options, folder=options.folder / name)
-        self._scenes: dict[str, Scene] = {}
+        self._built: dict[str, Topology] = {}
         self._stack = ExitStack()
 
-    def scene(self, mode: str) -> Scene:
-        if mode not in self._scenes:
-            self._scenes[mode] = self._stack.enter_context(make_scene(mode, self.options))
-        return self._scenes[mode]
+    def of(self, mode: str) -> Topology:
+        if mode not in self._built:
+            self._built[mode] = self._stack.enter_context(make_topology(mode, self.options))
+        return self._built[mode]
 
     def each(
         self, modes: Sequence[str], prepare: Callable[[str, ExitStack], None], stack: ExitStack
     ) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Prepares one mode after the other; those that are ready, and why others are not. The scene of one that is
+        """Prepares one mode after the other; those that are ready, and why others are not. The topology of one that is
         not is gone, and built anew for the next row. Without the mode that the others are compared with there is
         nothing to measure: DatapathError."""
         lost: dict[str, str] = {}
@@ -75,15 +75,15 @@ class Stage:
             except MissingError:
                 raise
             except DatapathError as error:
-                if scene := self._scenes.pop(mode, None):
-                    scene.__exit__()
+                if topology := self._built.pop(mode, None):
+                    topology.__exit__()
                 if mode == stats.subject(modes):
                     raise
                 lost[mode] = str(error)
         return tuple(mode for mode in modes if mode not in lost), lost
 
     def close(self) -> None:
-        self._scenes.clear()
+        self._built.clear()
         self._stack.close()
 
 
@@ -128,10 +128,10 @@ class Held:
 
 @dataclass(slots=True)
 class Traffic:
-    """A row: `workload` on the path of `point`, in scenes with so many ports published, networks, containers, and
+    """A row: `workload` on the path of `point`, in topologies with so many ports published, networks, containers, and
     other connections in the tables."""
 
-    stage: Stage
+    topologies: Topologies
     workload: Workload
     point: Point
     modes: tuple[str, ...]
@@ -158,7 +158,7 @@ class Traffic:
             if shutil.which(program) is None:
                 raise MissingError(program)
         with ExitStack() as stack:
-            self.modes, self.lost = self.stage.each(self.modes, self._prepare, stack)
+            self.modes, self.lost = self.topologies.each(self.modes, self._prepare, stack)
             for mode, opened in tuple(self._refreshed.items()):
                 time.sleep(max(0.0, opened + _CONFIRMING - time.monotonic()))
                 self._open_flows(mode)
@@ -173,11 +173,11 @@ class Traffic:
         self._stack.close()
 
     def _prepare(self, mode: str, stack: ExitStack) -> None:
-        """Has the scene as it should be, and its server running until the stack is left."""
-        scene = self.stage.scene(mode)
-        scene.crowd(self.networks, self.containers)
-        scene.publish(self.ports)
-        route = self._routes[mode] = scene.route(self.point.path)
+        """Has the topology as it should be, and its server running until the stack is left."""
+        topology = self.topologies.of(mode)
+        topology.populate(self.networks, self.containers)
+        topology.publish(self.ports)
+        route = self._routes[mode] = topology.route(self.point.path)
         own = self._folder(mode)
         own.mkdir(parents=True, exist_ok=True)
         server = self.workload.server(route.port, own)
@@ -188,7 +188,7 @@ class Traffic:
             self._open_flows(mode)
 
     def _folder(self, mode: str) -> Path:
-        return self.stage.options.folder / f"{mode}-{self.workload.name}"
+        return self.topologies.options.folder / f"{mode}-{self.workload.name}"
 
     def _release(self) -> None:
         for held in self._held.values():
@@ -198,7 +198,7 @@ class Traffic:
     def _open_flows(self, mode: str) -> None:
         """Opens connections that stay in the tables, or keeps them there."""
         argv = [PROBE, "flows", HOST, str(self._routes[mode].port), str(self.flows)]
-        said = json.loads(self.stage.scene(mode).outside().run(argv, _PATIENCE + self.flows / 1000))
+        said = json.loads(self.topologies.of(mode).outside().run(argv, _PATIENCE + self.flows / 1000))
         if said["answered"] < 0.99 * self.flows:
             raise DatapathError(f"{mode}: {said['answered']} of {self.flows} connections were answered")
         self._refreshed[mode] = time.monotonic()
@@ -206,7 +206,7 @@ class Traffic:
     def sample(self, mode: str) -> Sample:
         if mode in self._refreshed and time.monotonic() > self._refreshed[mode] + _REFRESH:
             self._open_flows(mode)
-        route, seconds = self._routes[mode], self.stage.options.seconds
+        route, seconds = self._routes[mode], self.topologies.options.seconds
         if not self.workload.held:
             argv = self.workload.client(route.address, route.port, seconds)
             return self.workload.parse(route.client.run(argv, seconds + _PATIENCE))
@@ -217,12 +217,12 @@ class Traffic:
 
     def _hold(self, mode: str) -> Held:
         route = self._routes[mode]
-        argv = self.workload.client(route.address, route.port, self.stage.options.seconds)
+        argv = self.workload.client(route.address, route.port, self.topologies.options.seconds)
         return Held(route.client, argv, self._folder(mode) / "client.log")
 
 
-def traffic(stage: Stage, modes: tuple[str, ...], workload: Workload, path: str) -> Traffic:
+def traffic(topologies: Topologies, modes: tuple[str, ...], workload: Workload, path: str) -> Traffic:
     """The plain row of a workload on a path."""
     return Traffic(
-        stage, workload, Point(workload.name, path), modes, f"{workload.title}, {PATH_WORDS[path]}"
+        topologies, workload, Point(workload.name, path), modes, f"{workload.title}, {PATH_WORDS[path]}"
     )

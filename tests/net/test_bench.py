@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark's scenes: the same programs in each mode, and nothing left of them."""
+"""The benchmark's topologies: the same programs in each mode, and nothing left of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from datapath.bench.groups import group
 from datapath.bench.host import HOST
 from datapath.bench.model import Sample, SuiteOptions
 from datapath.bench.place import Place, ToolError
-from datapath.bench.scenes import LOOPBACK, PORT, Own
-from datapath.bench.suites import crowded, ports
-from datapath.bench.traffic import Stage, Traffic, traffic
+from datapath.bench.suites import populated, ports
+from datapath.bench.topologies import LOOPBACK, PORT, Own
+from datapath.bench.traffic import Topologies, Traffic, traffic
 from datapath.bench.workloads import PROBE, TCP_CONNECT, TCP_RR, UDP_PPS
 from datapath.kernel import netns
 from tests.net.lab import PATIENCE, TREE, eventually
@@ -31,8 +31,8 @@ SECONDS = 0.2
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    made = Stage("bench", SuiteOptions(SECONDS, tmp_path_factory.mktemp("bench")))
+def topologies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topologies]:
+    made = Topologies("bench", SuiteOptions(SECONDS, tmp_path_factory.mktemp("bench")))
     try:
         yield made
     finally:
@@ -62,69 +62,69 @@ def samples(row: Traffic) -> dict[str, Sample]:
 
 
 @pytest.mark.parametrize("path", ["outside-published", "loopback-published", "hairpin"])
-def test_s28_connections_are_counted_in_every_mode(stage: Stage, path: str) -> None:
-    found = samples(traffic(stage, MODES, TCP_CONNECT, path))
+def test_s28_connections_are_counted_in_every_mode(topologies: Topologies, path: str) -> None:
+    found = samples(traffic(topologies, MODES, TCP_CONNECT, path))
     assert all(sample.value > 100 for sample in found.values())
 
 
-def test_s28_packets_are_counted_in_every_mode(stage: Stage) -> None:
-    found = samples(traffic(stage, MODES, UDP_PPS, "container-container"))
+def test_s28_packets_are_counted_in_every_mode(topologies: Topologies) -> None:
+    found = samples(traffic(topologies, MODES, UDP_PPS, "container-container"))
     assert all(sample.value > 1 for sample in found.values())
 
 
 @pytest.mark.skipif(not shutil.which("sockperf"), reason="sockperf is not installed: make bench-deps")
-def test_s28_round_trips_are_timed(stage: Stage) -> None:
-    found = samples(traffic(stage, ("ebpf",), TCP_RR, "container-outside"))
+def test_s28_round_trips_are_timed(topologies: Topologies) -> None:
+    found = samples(traffic(topologies, ("ebpf",), TCP_RR, "container-outside"))
     assert 1 < found["ebpf"].value < 10_000
 
 
-def test_s28_the_measured_port_is_published_whatever_is_published_before_it(stage: Stage) -> None:
+def test_s28_the_measured_port_is_published_whatever_is_published_before_it(topologies: Topologies) -> None:
     for count in (300, 1):
-        found = samples(ports(stage, ("ebpf", "iptables"), count))
+        found = samples(ports(topologies, ("ebpf", "iptables"), count))
         assert all(sample.value > 10 for sample in found.values())
 
 
-def test_s28_a_crowd_comes_and_goes(stage: Stage) -> None:
-    assert samples(crowded(stage, ("ebpf",), TCP_CONNECT, networks=2))["ebpf"].value > 100
-    assert samples(crowded(stage, ("ebpf",), TCP_CONNECT, containers=3))["ebpf"].value > 100
+def test_s28_other_networks_and_containers_come_and_go(topologies: Topologies) -> None:
+    assert samples(populated(topologies, ("ebpf",), TCP_CONNECT, networks=2))["ebpf"].value > 100
+    assert samples(populated(topologies, ("ebpf",), TCP_CONNECT, containers=3))["ebpf"].value > 100
 
 
-def test_s28_connections_stand_in_the_table_while_others_are_measured(stage: Stage) -> None:
-    row = ports(stage, ("ebpf",), 1)
+def test_s28_connections_stand_in_the_table_while_others_are_measured(topologies: Topologies) -> None:
+    row = ports(topologies, ("ebpf",), 1)
     row.flows = 500
     assert samples(row)["ebpf"].value > 100
-    scene = stage.scene("ebpf")
-    assert isinstance(scene, Own)
+    topology = topologies.of("ebpf")
+    assert isinstance(topology, Own)
     from datapath.model.connections import ConnectionFilter
     from datapath.telemetry import stats
 
-    found = [one for one, _ in stats.connections(scene.engine, ConnectionFilter(proto=17))]
+    found = [one for one, _ in stats.connections(topology.engine, ConnectionFilter(proto=17))]
     assert len(found) == 500
 
 
-def test_s28_changes_are_timed(stage: Stage) -> None:
+def test_s28_changes_are_timed(topologies: Topologies) -> None:
     for mode in ("ebpf", "iptables"):
-        scene = stage.scene(mode)
-        assert all(seconds > 0 for seconds in (*scene.attach_detach(), *scene.open_close(20)))
+        topology = topologies.of(mode)
+        assert all(seconds > 0 for seconds in (*topology.attach_detach(), *topology.open_close(20)))
 
 
-def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(stage: Stage) -> None:
+def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(topologies: Topologies) -> None:
     """DATAPATH_CGROUP: the hooks note what a socket asked for, if they see it."""
-    scene = stage.scene("ebpf")
-    assert isinstance(scene, Own)
+    topology = topologies.of("ebpf")
+    assert isinstance(topology, Own)
     from datapath.telemetry.stats import stats
 
-    route, ask = scene.route("loopback-published"), [PROBE, "connect", LOOPBACK, str(PORT), "0.01"]
+    route, ask = topology.route("loopback-published"), [PROBE, "connect", LOOPBACK, str(PORT), "0.01"]
 
     def noted() -> int:
-        with netns.enter(scene.host.inside.path):
-            return stats(scene.engine).fill["sockets"][0]
+        with netns.enter(topology.host.inside.path):
+            return stats(topology.engine).fill["sockets"][0]
 
     before = noted()
     with route.server.serving([PROBE, "serve", str(PORT)], PORT, None):
         Place(route.client.netns).run(ask, PATIENCE)
         assert noted() == before
-        Place(route.client.netns, str(scene.host.group)).run(ask, PATIENCE)
+        Place(route.client.netns, str(topology.host.group)).run(ask, PATIENCE)
         assert noted() > before
 
 
@@ -133,12 +133,12 @@ import sys, time
 from pathlib import Path
 from datapath.bench.measure import in_pid_namespace
 from datapath.bench.model import SuiteOptions
-from datapath.bench.traffic import make_scene
+from datapath.bench.traffic import make_topology
 
 def work():
     options = SuiteOptions(1.0, Path(sys.argv[1]))
-    with make_scene("ebpf", options) as scene, make_scene("none", options):
-        print(scene.host.group, flush=True)
+    with make_topology("ebpf", options) as topology, make_topology("none", options):
+        print(topology.host.group, flush=True)
         time.sleep(3600)
     return 0
 
@@ -164,7 +164,7 @@ def test_s28_a_killed_benchmark_leaves_no_process_and_its_groups_to_the_next(tmp
 
 
 def test_s28_a_mode_that_cannot_be_set_up_does_not_stop_the_others(tmp_path: Path) -> None:
-    own = Stage("broken", SuiteOptions(SECONDS, tmp_path, dockerd="false"))
+    own = Topologies("broken", SuiteOptions(SECONDS, tmp_path, dockerd="false"))
     try:
         row = traffic(own, ("none", "docker"), TCP_CONNECT, "outside-published")
         assert samples(row)["none"].value > 100
@@ -177,12 +177,12 @@ def test_s28_a_mode_that_cannot_be_set_up_does_not_stop_the_others(tmp_path: Pat
 
 @pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed: make bench-deps")
 def test_s28_docker_is_measured_in_a_daemon_of_its_own(tmp_path: Path) -> None:
-    own = Stage("docker", SuiteOptions(SECONDS, tmp_path))
+    own = Topologies("docker", SuiteOptions(SECONDS, tmp_path))
     try:
         with traffic(own, ("docker",), TCP_CONNECT, "outside-published") as row:
             assert row.sample("docker").value > 100
-            assert all(seconds > 0 for seconds in own.scene("docker").attach_detach())
-            assert own.scene("docker").route("hairpin").address == HOST
+            assert all(seconds > 0 for seconds in own.of("docker").attach_detach())
+            assert own.of("docker").route("hairpin").address == HOST
     finally:
         own.close()
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene of a real Docker daemon, with its userland proxies as they are by default."""
+"""The topology of a real Docker daemon, with its userland proxies as they are by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datapath.bench.docker import Docker
 from datapath.bench.host import CLIENT_SETTINGS, STREAM_SETTINGS, Host
 from datapath.bench.model import DOCKER, SuiteOptions
 from datapath.bench.place import Place
-from datapath.bench.scenes import (
+from datapath.bench.topologies import (
     CLIENT,
     FIRST_OPENED,
     NETWORK,
@@ -28,7 +28,7 @@ MOST_NETWORKS = 20  # its address pools have 31
 FILLER = "filler"
 
 
-class DockerScene:
+class DockerTopology:
     """Ports cannot be published for a container that runs: see `publish`."""
 
     mode = DOCKER
@@ -41,7 +41,7 @@ class DockerScene:
         self._networks = 1
         self._containers = 2
 
-    def __enter__(self) -> DockerScene:
+    def __enter__(self) -> DockerTopology:
         with ExitStack() as stack:
             self.host = stack.enter_context(Host(self._folder))
             self.docker = Docker(self.host, self._dockerd)
@@ -81,7 +81,7 @@ class DockerScene:
         self._run(SERVER, (f"{PORT}/tcp", f"{PORT}/udp"))
         self._ports = count
 
-    def crowd(self, networks: int, containers: int) -> None:
+    def populate(self, networks: int, containers: int) -> None:
         while self._networks < networks:
             self.docker.api.ask("POST", "/networks/create", {"Name": f"net{self._networks}"})
             self._networks += 1
@@ -112,7 +112,7 @@ class DockerScene:
 
     def restart(self) -> float:
         """The daemon is killed and started, and so are the containers: none outlives it by default."""
-        self.crowd(1, 2)
+        self.populate(1, 2)
         self.publish(1)
 
         def start(name: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes: where the same programs run in each mode. One host each, with two containers, and a machine outside.
+"""Topologies: where the same programs run in each mode. One host each, with two containers, and a machine outside.
 
-Each scene has one measured port, for TCP and UDP, at which whatever server is measured listens. It is published
+Each topology has one measured port, for TCP and UDP, at which whatever server is measured listens. It is published
 under the same number, as the last of all published ports.
 """
 
@@ -33,7 +33,7 @@ OPT_MODE = "com.datapath.mode"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path through a scene: where the two programs run, and what the client asks for."""
+    """A path through a topology: where the two programs run, and what the client asks for."""
 
     server: Place
     client: Place
@@ -41,12 +41,12 @@ class Route:
     port: int = PORT
 
 
-class Scene(Protocol):
+class Topology(Protocol):
     """One mode. A context manager: entering builds it, leaving takes all of it away."""
 
     mode: str
 
-    def __enter__(self) -> Scene: ...
+    def __enter__(self) -> Topology: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -55,7 +55,7 @@ class Scene(Protocol):
     def publish(self, count: int) -> None:
         """Makes it so many published TCP ports, the measured one the last of them."""
 
-    def crowd(self, networks: int, containers: int) -> None:
+    def populate(self, networks: int, containers: int) -> None:
         """Makes it so many networks and containers, those that are measured included."""
 
     def attach_detach(self) -> tuple[float, ...]:
@@ -101,7 +101,7 @@ class Loopback:
     def publish(self, count: int) -> None:
         pass
 
-    def crowd(self, networks: int, containers: int) -> None:
+    def populate(self, networks: int, containers: int) -> None:
         pass
 
     def attach_detach(self) -> tuple[float, ...]:
@@ -118,7 +118,7 @@ class Loopback:
 
 
 def routes(host: Host, server: Place, client: Place, address: str) -> dict[str, Route]:
-    """The paths of a scene with containers; `address` is the server's on the network of both."""
+    """The paths of a topology with containers; `address` is the server's on the network of both."""
     core = measured_core()
     inside = Place(host.inside.path, str(host.group), core)
     outside = Place(host.outside.path, core=core)
@@ -214,7 +214,7 @@ class Own:
             self.containers.port_add(SERVER, port_range(count))
         self._ports = count
 
-    def crowd(self, networks: int, containers: int) -> None:
+    def populate(self, networks: int, containers: int) -> None:
         """Containers that are added join the measured network; networks that are added stay empty."""
         from datapath.kernel import netns
         from datapath.model.containers import RunRequest
@@ -258,7 +258,7 @@ class Own:
             )
 
     def restart(self) -> float:
-        self.crowd(1, 2)
+        self.populate(1, 2)
         return sum(timed(self.down, self.build))
 
     def outside(self) -> Place:
