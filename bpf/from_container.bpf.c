@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * tc ingress of the host end of a container's pair of devices: all that a container sends. What is
- * not the sender's own to send dies here; the rest goes to a member of its network, to the
+ * tc ingress of the host end of a container's pair of devices: all that a container sends. A
+ * packet with a source that is not the sender's is dropped; the rest goes to a member of its network, to the
  * host, to a published port or to the outside.
  */
 #include "lib/answers.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The exits of a hook: into a container, to all members, to the host, to the outside, back to the sender. */
+/* The actions that end a hook: into a container, to all members, to the host, to the outside, back to the sender. */
 #pragma once
 #include "lib/endpoints.h"
 #include "lib/rewrite.h"
@@ -54,7 +54,7 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 }
 
 /*
- * To a socket of the host's that has sent over the loopback device. The answer takes the same way,
+ * To a socket of the host's that has sent over the loopback device. The answer leaves by that device,
  * with a route as of the host's own sending: without one its stack would refuse addresses that
  * are its own. from_loopback is told not to take it for such a sending.
  */

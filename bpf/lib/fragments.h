@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Fragments on the ways that need ports (RFC 791, RFC 8200). Only a datagram's first fragment
+ * Fragments of packets that are handled by port (RFC 791, RFC 8200). Only a datagram's first fragment
  * has them: the others get the same from here. One that arrives before its first is queued, and
  * passes the hook again once the first has arrived. Pieces that overlap lose the datagram
  * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).

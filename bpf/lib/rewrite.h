@@ -45,7 +45,7 @@ static __always_inline int rewrite_ttl(struct __sk_buff *skb, const struct packe
 	return bpf_skb_store_bytes(skb, IP_TTL_AT, &ttl, sizeof(ttl), 0);
 }
 
-/* Where the transport header at l4 has its checksum; 0: it has none that could be mended. */
+/* Where the transport header at l4 has its checksum; 0: it has none that could be updated. */
 static __always_inline __u32 check_at(__u32 l4, __u8 proto)
 {
 	switch (proto) {
@@ -58,7 +58,7 @@ static __always_inline __u32 check_at(__u32 l4, __u8 proto)
 }
 
 /* Ports, or the ICMP echo identifier, of the transport header at l4; `icmp`: outer ICMP
- * checksum to mend as well, 0: none. Checks of a transport header inside an ICMP error are
+ * checksum to update as well, 0: none. Checks of a transport header inside an ICMP error are
  * left alone: nobody verifies them (RFC 5508, 4.2), and a cut-off header has none. */
 static __always_inline int rewrite_ports(struct __sk_buff *skb, __u32 l4, __u8 proto,
 					 const struct tuple *from, const struct tuple *to,
@@ -103,7 +103,7 @@ static __always_inline __s64 addrs_diff(const struct tuple *from, const struct t
 	return (sum & 0xffffffff) + (sum >> 32);
 }
 
-/* Addresses of the IP header at l3, whose own checksum, if it has one, is mended. */
+/* Addresses of the IP header at l3, whose own checksum, if it has one, is updated. */
 static __always_inline int rewrite_addrs(struct __sk_buff *skb, __u32 l3, const struct tuple *to,
 					 __s64 diff, bool v6)
 {
@@ -126,7 +126,7 @@ struct ipv4_rest {
 	__be32 src, dst;
 };
 
-/* TTL and addresses of a packet, its checksum mended (RFC 1624): `diff` is what the addresses
+/* TTL and addresses of a packet, its checksum updated (RFC 1624): `diff` is what the addresses
  * change. One store, where the helpers for checksums would take four calls. */
 static __always_inline int rewrite_ipv4(struct __sk_buff *skb, const struct packet *p,
 					const struct tuple *to, __u8 ttl, __u32 diff)

@@ -73,7 +73,7 @@ static __noinline int route_back(struct __sk_buff *skb, const struct packet *p,
 }
 
 /*
- * Is what has no way out (`route` says so) an address of the host? The host's own table is asked,
+ * Is a destination without a route through a device (`route` says so) an address of the host? The host's own table is asked,
  * so that a new address counts at once; but it gives the same answer for what it knows no way to
  * at all. Then the address beside it has none either.
  */
