@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""datapathctl: the command line over the `datapath` library. Only here is printed, only here is exited."""
+"""datapathctl: the command line over the `datapath` library. No other package prints or exits."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command is made of: groups, Docker's way of writing flags, and the way to the library."""
+"""The classes of commands and groups, with Docker's syntax of flags, and how a command opens the library."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""run, exec, ps, logs, inspect, stop, rm: Docker's words for containers."""
+"""run, exec, ps, logs, inspect, stop, rm: Docker's commands for containers."""
 
 from __future__ import annotations
 

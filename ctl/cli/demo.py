@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: the main job, played in a pretend host, so that it is safe to run anywhere.
+"""`make demo`: shows the main use in a test host, so that it is safe to run anywhere.
 
 The host is a network and mount namespace of its own, with a client outside at the other end of its
-cable; state, run directory and bpffs are in a temporary folder. Nothing of it outlives the demo.
+uplink; state, run directory and bpffs are in a temporary folder. Nothing of it outlives the demo.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def shown(text: str) -> None:
 
 
 def quiet(*argv: str) -> None:
-    """A step that only builds the stage."""
+    """Runs a command of the preparation, without showing it."""
     subprocess.run(argv, check=True, timeout=SECONDS)
 
 

@@ -131,7 +131,7 @@ def message(error: BaseException) -> str:
 
 
 def raise_all(errors: Sequence[Exception]) -> None:
-    """Raise what there is: nothing, the one error, or all as a group."""
+    """Raises the one error, or all of them as a group; nothing if there is none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a long command is, on stderr, and an end of it that leaves nothing half done."""
+"""Shows the progress of a long command on stderr, and ends it cleanly at a signal."""
 
 from __future__ import annotations
 

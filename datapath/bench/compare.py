@@ -98,7 +98,7 @@ def _times(before: Ratio, after: Ratio, better: Better) -> float:
 
 
 def _verdict(before: Ratio, after: Ratio, times: float) -> str:
-    """Too few rounds on either side: the same, as far as anybody knows."""
+    """Too few rounds on either side: no difference can be shown."""
     apart = before.high < after.low or after.high < before.low
     if not apart or not stats.sure(before) or not stats.sure(after):
         return "same"

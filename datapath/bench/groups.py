@@ -29,7 +29,7 @@ def group(name: str) -> Iterator[Path]:
     except OSError as error:
         raise KernelError("make", f"control group {place}", error.errno or 0) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever can lock it knows that its run has ended
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock is free once its run has ended
         yield place
     finally:
         deadline = time.monotonic() + _PATIENCE

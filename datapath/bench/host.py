@@ -18,7 +18,7 @@ from datapath.kernel import syscalls
 HOST, OUTSIDE = "192.0.2.1", "192.0.2.2"
 CLIENTS = "198.18.0.0/16"  # all of them are addresses of the machine outside
 
-# The namespace of whoever connects: ports are free again at once, and so few that a connection tracker is not filled.
+# For the namespace of the client: ports are free again at once, and so few that a connection tracker is not filled.
 CLIENT_SETTINGS = {
     "net/ipv4/tcp_max_tw_buckets": "8",
     "net/ipv4/ip_local_port_range": "32768 49151",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One whole run: what was measured, on which machine, when, and what does it again."""
+"""A whole run: its measurements, its machine and time, and the command that repeats it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark is made of. No I/O, no clock.
+"""The types of a benchmark: experiments, samples, runs. No I/O, no clock.
 
 An *experiment* is one row of the report: the same work in several *modes*. A *sample* is one figure of one mode; the
 samples of one round were taken one right after the other, so only ratios within a round mean anything. A *run* is
@@ -83,7 +83,7 @@ class Experiment(Protocol):
 class Suite(Protocol):
     """Named experiments over topologies that they share; a context manager that takes the topologies down at its end.
 
-    `experiments` says what there is without building anything; topologies are built when an experiment is entered.
+    `experiments` lists them without building anything; topologies are built when an experiment is entered.
     """
 
     name: str

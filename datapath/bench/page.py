@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as one page that needs nothing else, and as pictures. Needs matplotlib and jinja2: the extra `bench`."""
+"""Writes a run as one self-contained page, and as pictures. Needs matplotlib and jinja2: the extra `bench`."""
 
 from __future__ import annotations
 

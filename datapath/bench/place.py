@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datapath.errors import DatapathError
 
-# Ends with whoever started it, even by kill -9.
+# Ends with the process that started it, even by kill -9.
 _TIED = ("setpriv", "--pdeathsig", "KILL")
 _JOIN = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
 _READY_TIMEOUT = 10.0  # seconds until a server listens

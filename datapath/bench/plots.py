@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which plots there are of a run. Drawing needs matplotlib; what draws returns a figure and writes nothing."""
+"""The plots of a run. Drawing needs matplotlib; what draws returns a figure and writes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plot:
 
 
 def plots(run: Run) -> list[Plot]:
-    """What there is to draw, in the order of the page."""
+    """The plots of the run, in the order of the page."""
     found: list[Plot] = []
     there = modes(run)
     reference = stats.reference(there) if there else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking samples: in rounds, one mode after the other, until they say enough or a bound is hit.
+"""Takes samples in rounds, one mode after the other, until the ratios are precise enough or a bound is reached.
 
 Not every experiment needs as many rounds: to some there is a bar, and points of a sweep support each other.
 """
@@ -81,7 +81,8 @@ class Outcome:
 
 @dataclass(slots=True)
 class Runner:
-    """One run. What fails is recorded and the rest goes on; after KeyboardInterrupt there is what there is."""
+    """One run. What fails is recorded and the rest goes on; KeyboardInterrupt ends it with what was
+    measured until then."""
 
     bounds: Bounds
     progress: Callable[[Progress], None]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be said of samples. Without I/O, clock or randomness.
+"""Statistics of samples: ratios, medians and their confidence intervals. Without I/O, clock or randomness.
 
 Ratios are taken within a round, where the samples of all modes were taken one right after the other: what is slow for
 a while on a shared machine is slow for all of them, and falls out. Of these ratios the median counts, so that a
 round in which something else ran does not.
 
 The confidence interval of the median is that of the order statistics: the true median lies between the k-th
-smallest and the k-th largest of n values unless fewer than k of them fell on one side of it, which is a matter of n
-tosses of a coin. It assumes nothing about how the values are distributed, needs no random numbers, and never
+smallest and the k-th largest of n values unless fewer than k of them fell on one side of it, which is a
+binomial distribution. It assumes nothing about how the values are distributed, needs no random numbers, and never
 promises more than it holds; a bootstrap of a median does, for as few values as there are here. The price: there is
 no interval of 95% for fewer than six rounds.
 """

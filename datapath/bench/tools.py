@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What measuring programs print, as figures. No I/O, no clock."""
+"""Parses the output of the measuring programs. No I/O, no clock."""
 
 from __future__ import annotations
 

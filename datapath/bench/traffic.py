@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments that send packets: a workload on a path, with so much else around it."""
+"""Experiments that send packets: a workload on a path, beside so many networks, containers and ports."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""daemon.json, the file that Docker's users know."""
+"""daemon.json, Docker's configuration file: the keys that are understood here."""
 
 from __future__ import annotations
 

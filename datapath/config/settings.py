@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: where this installation keeps its things, and the daemon.json that Docker's users know."""
+"""Settings: the directories of this installation, and the path of its daemon.json."""
 
 from __future__ import annotations
 

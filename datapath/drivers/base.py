@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The acting half of a network driver: the steps of the Container Network Model, in its order.
+"""The interface of a network driver that acts: the steps of the Container Network Model, in its order.
 
 A network is created once; an endpoint is created on the host's side, joins a sandbox, is programmed for the outside,
 and goes the same way back. Each step is separate, so that a sandbox that somebody else made and a device that
 somebody else moves and addresses (Docker's plugin protocol, netavark, CNI) take the same way as `run`. Every step
-that takes something away is idempotent and copes with its object half made: it is what cleans up after a killed
+that takes something away is idempotent and copes with an object that is only partly made: it cleans up after a killed
 command. All errors are KernelError and its kinds, or an ExceptionGroup of them.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which drivers there are: their specs, and where their acting halves are, imported when they are first needed."""
+"""The table of drivers: their specifications, and their classes, which are imported when first needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datapath.model.networks import Network
 
 
 class Entry(NamedTuple):
-    """Where the acting half of a driver comes from, and what it has on the host for all of its networks."""
+    """Where the class of a driver is, and what it has on the host for all of its networks."""
 
     driver: Callable[[], type[Driver]]
     host_part: Callable[[], type[HostPart]]
@@ -70,7 +70,7 @@ register(NULL, lambda: Null)
 
 
 def class_of(spec: Spec) -> type[Driver]:
-    """The acting half of the driver; of one that nothing offers any more it is one that does nothing."""
+    """The driver of the network; one that does nothing if the driver is not installed any more."""
     return _ENTRIES[spec].driver() if spec in _ENTRIES else Driver
 
 

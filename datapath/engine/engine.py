@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way into the engine: commands that change something, one at a time on the whole host; and looking.
+"""The engine of a host: transactions, one at a time on the whole host, and snapshots for readers.
 
-Readers look at a snapshot and take no lock.
+Readers take no lock.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Engine:
 
     @contextmanager
     def _opened(self, create: bool) -> Iterator[SQLiteStore]:
-        """The store, for one command; kept for the next one by whoever gives many."""
+        """The store, for one command; a process that gives many keeps it open for the next one."""
         kept, self._kept = self._kept, None  # another thread opens its own
         if kept is not None and not kept.current:
             kept.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the network namespaces of sandboxes are, whoever made them."""
+"""The paths of sandboxes' network namespaces, those of other owners included."""
 
 from __future__ import annotations
 

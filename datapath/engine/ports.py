@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published ports: opened and closed at the endpoints that carry them, and kept from the kernel's own choice."""
+"""Published ports: opened and closed at the endpoints that carry them, and reserved in the kernel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier commands left unfinished, and what somebody took away: made whole before a command begins."""
+"""Recovery before a command: completes what earlier ones left unfinished, rebuilds what was removed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One command that changes something: rows and kernel in step.
+"""The transaction of one changing command, which keeps the rows of the store and the kernel consistent.
 
-What a command does begins by writing rows with the phase "creating" or "removing" and ends by writing "ready" or
-deleting them; so whoever is killed leaves something that the next command completes or takes back.
+A change begins by writing rows with the phase "creating" or "removing" and ends by writing "ready" or
+deleting them; so a killed command leaves something that the next one completes or rolls back.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine must offer, found out by asking for it, never by version numbers."""
+"""The kernel features and capabilities that are required, found out by probing, never by version numbers."""
 
 from __future__ import annotations
 

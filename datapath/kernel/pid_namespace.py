@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that can leave no process and no mount behind, however it ends.
+"""Runs work in a PID namespace, so that it leaves no process and no mount behind, however it ends.
 
-The work runs in a process and a mount namespace of its own. If its first process or the caller is killed, the
+The work has a PID and a mount namespace of its own. If its first process or the caller is killed, the
 kernel ends every process in there, and unmounts what was mounted.
 """
 

@@ -74,7 +74,7 @@ def pidfd(pid: int, start: int) -> Iterator[int | None]:
         try:
             fd = os.pidfd_open(pid)
         except OSError as error:
-            # Of a number that is another process's thread by now, or that is given up at this moment, older kernels
+            # Of a number that is meanwhile another process's thread, or that is given up at this moment, older kernels
             # (6.1) say EINVAL, newer ones (6.18) ENOENT.
             if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
                 raise KernelError("open", f"process {pid}", error.errno or 0) from error

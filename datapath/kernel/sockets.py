@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's sockets: which ports they have and who owns them, and the end of those whose peer is gone."""
+"""The host's sockets: which ports they have and who owns them, and closing those whose peer is gone."""
 
 from __future__ import annotations
 

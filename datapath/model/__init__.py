@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns: pure values, without I/O, clock or randomness."""
+"""The model: pure values, without I/O, clock or randomness."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections as users see them: both directions as one, and which of them are meant. Pure."""
+"""Connections as users see them: both directions as one; and filters for them. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure half of a network driver, which plans and `doctor` ask, and the table of those that there are.
+"""The specification of a network driver, which plans and `doctor` ask, and the table of all drivers.
 
-A driver answers for itself: nothing outside `datapath.drivers` asks for its name or kind. The acting half is
+A driver answers for itself: nothing outside `datapath.drivers` asks for its name or kind. The driver that acts is
 `datapath.drivers.base.Driver`; both are registered together by `datapath.drivers.registry.register`.
 """
 
@@ -79,7 +79,7 @@ _SPECS: list[Spec] = []
 
 
 def register(spec: Spec) -> None:
-    """Makes a driver's pure half known; `datapath.drivers.registry.register` calls it. Twice is fine."""
+    """Makes a driver's specification known; `datapath.drivers.registry.register` calls it. Twice is fine."""
     if spec not in _SPECS:
         _SPECS.append(spec)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single words that users type: addresses, prefixes, ports, truth values. All raise ConfigError. Pure."""
+"""Parses single arguments: addresses, prefixes, ports, truth values. All functions raise ConfigError. Pure."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from datapath.model.networks import Subnet, mac_for
 from datapath.model.parsing import Address, Prefix, parse_address, parse_prefix
 from datapath.model.pools import Pool
 
-# Where no network of containers can be, whoever asks: "this host", loopback, multicast, broadcast; for
+# Prefixes in which no network of containers can be: "this host", loopback, multicast, broadcast; for
 # IPv6 also mapped IPv4 (the datapath's spelling of an IPv4 address) and link-local.
 _UNUSABLE = tuple(
     ip_network(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a request to run a container: each parsed by itself. Pure, and ConfigError for what cannot be right."""
+"""Parses the options of a request to run a container, each by itself. Pure; ConfigError for invalid ones."""
 
 from __future__ import annotations
 

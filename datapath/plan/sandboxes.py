@@ -118,7 +118,7 @@ def plan_create_endpoint(
 
 
 def _require_same(endpoint: Endpoint, request: EndpointRequest, network: Network) -> None:
-    """What is asked for again is what there is. ExistsError."""
+    """A repeated request is for the same endpoint. ExistsError if it is not."""
     wanted = {"ip": endpoint.ipv4 and endpoint.ipv4.ip, "ip6": endpoint.ipv6 and endpoint.ipv6.ip}
     different = [name for name, has in wanted.items() if getattr(request, name) not in ("", str(has))]
     if endpoint.network_id != network.id or different:

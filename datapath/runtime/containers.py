@@ -190,7 +190,7 @@ class Containers:
                 return planned.container
 
     def exited(self, container_id: str, exit_code: int) -> None:
-        """A container's shim says that its process has ended. Whoever noticed first has recorded it."""
+        """Called by a container's shim when its process has ended. Only the first report of it is recorded."""
         from datapath.runtime import recovery
 
         if not self.engine.exists:

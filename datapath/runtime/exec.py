@@ -73,7 +73,7 @@ def _become_member(
     try:
         report = lift(report)
         stdin, stdout, stderr = (lift(fd) for fd in stdio)
-        for name in os.listdir("/proc/self/fd"):  # what our caller has left open is none of the container's
+        for name in os.listdir("/proc/self/fd"):  # the container gets no other fd of the caller's
             with contextlib.suppress(OSError):
                 os.set_inheritable(int(name), False)
         os.setsid()

@@ -98,8 +98,8 @@ def setup_mounts(spec: Any, step: Step) -> None:
 
 
 def _leave_bpffs() -> None:
-    """The host's pins are no business of a container's; and where mounts are private its copy of the mount would
-    keep programs attached that the host has given up."""
+    """Unmounts the host's bpffs: a container does not need its pins, and where mounts are private its copy of the
+    mount would keep programs attached that the host has detached."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         points = [line.split(" ")[4] for line in file if " - bpf " in line]
     for point in points:

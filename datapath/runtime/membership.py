@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running containers: connected to networks and disconnected, their ports published and taken back."""
+"""Running containers: connected to networks and disconnected, their ports published and unpublished."""
 
 from __future__ import annotations
 

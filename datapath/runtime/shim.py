@@ -8,10 +8,11 @@ and ctypes only in the child, which execs soon after.
     fd 3  the spec (marshal: both ends are the same interpreter)
     fd 4  to the caller, lines: "ready PID SHIM", then "started" or "failed OPERATION\\tSUBJECT\\tERRNO",
           then (in the foreground) "exit CODE"
-    fd 5  from the caller: one byte lets the child go on; end of file before that means "never mind"
+    fd 5  from the caller: one byte lets the child go on; end of file before that cancels
 
-If the caller is killed before it lets go, everything ends without a trace. If this process is killed, the
-container goes on, but its exit code will not be known, and output that passes through here has no reader.
+If the caller is killed before it has written the byte, everything ends and nothing is left. If this process is
+killed, the container goes on, but its exit code will not be known, and output that passes through here has no
+reader.
 """
 # ruff: noqa: SIM105
 
@@ -251,7 +252,7 @@ def _inside(inode: int) -> set[int]:
 
 
 def _child(spec: Any, stdio: tuple[int, int, int], failure: int, shim: int) -> NoReturn:
-    """`shim`: our parent, if it lives; whoever inherits us if it does not is none of the caller's business."""
+    """`shim`: the pid of our parent, taken before the fork, as we may have been inherited by another process."""
     step = ["create", "namespaces"]
     try:
         from datapath.runtime import init

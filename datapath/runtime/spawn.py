@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers as processes: started but held, let go, waited for.
+"""Containers as processes: created, started, waited for.
 
 Between `spawn` and `release` the process exists in its namespaces and runs nothing, so that its network can
 be made ready. If the caller is killed meanwhile, it disappears by itself. Afterwards its shim (see shim.py)

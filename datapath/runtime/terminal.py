@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The caller's side of a foreground process: signals are passed on, its terminal passes all through."""
+"""The caller's side of a foreground process: forwards signals, and sets the terminal to raw mode."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What packets do: counters, latency, drops."""
+"""Telemetry of packets: counters, latency, drops."""

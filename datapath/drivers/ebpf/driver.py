@@ -144,7 +144,7 @@ class EbpfBridge(PairDriver):
             ifindex = ifindex or _device_of(dataplane, endpoint)
             wanted = entries.endpoint_entries(network, endpoint)
             for key in wanted.endpoints:
-                # Another endpoint can have the address by now.
+                # Meanwhile the address can belong to another endpoint.
                 known = dataplane.endpoints.get(key)
                 if known is not None and known.number == endpoint.number:
                     dataplane.endpoints.pop(key, None)
@@ -201,7 +201,7 @@ class EbpfBridge(PairDriver):
         dataplane = self.context.loaded
         if dataplane is None or not mappings:
             return
-        # Those that lead elsewhere by now are the other endpoint's.
+        # Rows that lead to another endpoint belong to that one.
         keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).ranges)
         dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
         _write_reserved(dataplane, reserved)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's stack forwards what comes from outside for networks with a Linux bridge: switched on for the uplinks
-alone, noted, and put back when no such network is left. What the packet filter has is listed for `doctor`.
+"""Forwarding by the host's stack, which networks with a Linux bridge need: switched on for the uplinks alone, noted,
+and put back when no such network is left. The packet filter's rules are listed for `doctor`.
 
-Only an IPv6 that knows no `force_forwarding` (before Linux 6.17) has to be told for all devices at once.
+IPv6 without `force_forwarding` (before Linux 6.17) can only be switched for all devices at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Docker's iptables rules as text. Pure.
 
-A rule is written exactly as `iptables-save` shows it, so that what there is can be compared with what there is to
+A rule is written exactly as `iptables-save` shows it, so that the present rules can be compared with those that have to
 be. What Docker would do in hundreds of calls is one call of `iptables-restore --noflush` here.
 
     filter  FORWARD → DOCKER-USER, DOCKER-FORWARD → DOCKER-CT (what is known), DOCKER-INTERNAL (what an internal
@@ -64,7 +64,7 @@ CHAINS = (
 )
 
 
-# ---- what there is to be ---------------------------------------------------------------------
+# ---- wanted rules ----------------------------------------------------------------------------
 
 
 def network_rules(network: Network, version: int) -> list[Rule]:
@@ -156,7 +156,7 @@ def _host(ip: Address) -> str:
     return f"{ip}/{ip.max_prefixlen}"
 
 
-# ---- what there is ---------------------------------------------------------------------------
+# ---- present rules ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

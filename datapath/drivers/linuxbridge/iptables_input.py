@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What iptables-restore is told, so that the rules become what they are to be. Pure."""
+"""The input of iptables-restore that changes the present rules into the wanted ones. Pure."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def align(present: Present, wanted: Collection[Rule], ip: Address) -> str:
 
 
 def empty_tables(present: Present) -> list[str]:
-    """Tables of the kernel in which there is nothing that anybody has put there."""
+    """Tables of the kernel that are empty: no rule and no chain of anybody's."""
     used = {rule.table for rule in present.rules}
     used |= {chain.table for chain, policy in present.chains.items() if policy != "ACCEPT"}
     return [table for table, _ in groupby(sorted(c.table for c in present.chains)) if table not in used]

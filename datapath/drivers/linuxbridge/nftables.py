@@ -64,7 +64,7 @@ def family(version: int) -> str:
     return "ip" if version == 4 else "ip6"
 
 
-# ---- what there is to be ---------------------------------------------------------------------
+# ---- wanted rules ----------------------------------------------------------------------------
 
 
 def chains(network: Network) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def link_rules(network: Network, links: Iterable[LinkKey], version: int) -> list
     return rules
 
 
-# ---- what there is ---------------------------------------------------------------------------
+# ---- present rules ---------------------------------------------------------------------------
 
 
 class Placed(NamedTuple):
