@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bridge networks without a bridge: a gateway device on the host, a pair of devices an endpoint, and the packet
-programs' maps, which say who is where.
+"""Bridge networks without a bridge: a gateway device on the host, a pair of devices an endpoint, and the rows
+of the packet programs' maps.
 
 The order matters for a command that is killed: a device's entry in the maps is written before its program is
 attached, so that no packet meets a program that does not know it; what is taken away goes in the other order.
