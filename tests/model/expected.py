@@ -25,7 +25,7 @@ from tests.model.packet import (
     checksum,
     num,
 )
-from tests.model.world import Member, Network
+from tests.model.topology import Member, Network
 
 Check = Callable[[bytes], str]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends the same packets through the programs and through the model, and compares.
+"""Sends the same packets through the programs and through the reference, and compares.
 
     python -m tests.model.fuzz [--seconds N] [--seed S] [--packets N] [--quiet]
 
@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from datapath.kernel import netns
 from tests.model import generate
 from tests.model.expected import Expected, same
+from tests.model.fixtures import NAMES, REASONS, Host, Programs, pinned_to_one_cpu
 from tests.model.generate import Generator, Sent
 from tests.model.packet import ANY, MAPPED, Key
-from tests.model.reference import Model
-from tests.model.stage import NAMES, REASONS, Host, Programs, pinned_to_one_cpu
-from tests.model.world import LOOPBACK, Member, Network, Topology
+from tests.model.reference import Reference
+from tests.model.topology import LOOPBACK, Member, Network, Topology
 
 TOPOLOGIES, PACKETS = 24, 3000  # topologies of one host, packets of one topology
 
@@ -68,11 +68,11 @@ def who(sent: Sent) -> str:
 
 
 class Comparison:
-    """One topology: a model and the programs, packet by packet."""
+    """One topology: the reference and the programs, packet by packet."""
 
     def __init__(self, host: Host, programs: Programs, topology: Topology) -> None:
         self.host, self.programs, self.topology = host, programs, topology
-        self.model = Model(topology)
+        self.reference = Reference(topology)
         programs.fill(topology)
         self.runner = programs.runner
         self.runner.all_moved()
@@ -86,19 +86,19 @@ class Comparison:
 
     def expect(self, sent: Sent) -> Expected | None:
         if sent.hook == "from_container":
-            return self.model.from_container(sent.sender, sent.frame)  # type: ignore[arg-type]
+            return self.reference.from_container(sent.sender, sent.frame)  # type: ignore[arg-type]
         if sent.hook == "from_uplink":
-            return self.model.from_uplink(sent.sender, sent.frame)  # type: ignore[arg-type]
+            return self.reference.from_uplink(sent.sender, sent.frame)  # type: ignore[arg-type]
         if sent.hook == "from_loopback":
-            return self.model.from_loopback(sent.frame)
-        return self.model.from_host(sent.sender, sent.frame, sent.forwarded)  # type: ignore[arg-type]
+            return self.reference.from_loopback(sent.frame)
+        return self.reference.from_host(sent.sender, sent.frame, sent.forwarded)  # type: ignore[arg-type]
 
     def compare(self, sent: Sent, tally: Tally) -> tuple[str, str, str] | None:
         """None: they agree. Else what was expected, what came, and a name for the kind of difference."""
         if testable(sent.frame) is False:
             tally.refused += 1
             return None
-        self.model.gso = sent.gso
+        self.reference.gso = sent.gso
         expected = self.expect(sent)
         if expected is None:
             tally.undefined += 1
@@ -181,14 +181,14 @@ class Comparison:
         if moved:
             return f"counted beside: {[(NAMES.get(r, r), n) for r, n in moved]}"
         tables = {name: self.programs.keys(name) for name in ("pending", "conns")}
-        known = {raw_key(key) for key in self.model.table}
+        known = {raw_key(key) for key in self.reference.table}
         there = tables["pending"] | tables["conns"]
         if there != known:
             only, missing = sorted(there - known), sorted(known - there)
-            return f"connections: {len(only)} unknown to the model {only[:2]}, {len(missing)} missing {missing[:2]}"
+            return f"connections: {len(only)} unknown to the reference {only[:2]}, {len(missing)} missing {missing[:2]}"
         if tables["pending"] & tables["conns"]:
             return "a connection is in both tables"
-        for connection, original in self.model.table.values():
+        for connection, original in self.reference.table.values():
             halves = {raw_key(connection.original), raw_key(connection.answer)}
             if connection.resumed and connection.heard:
                 continue
@@ -263,7 +263,7 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, tolera
     if not topology.members:
         return
     comparison = Comparison(host, programs, topology)
-    generator = Generator(rng, topology, comparison.model)
+    generator = Generator(rng, topology, comparison.reference)
     history: list[Sent] = []
     for index in range(PACKETS):
         if index % 500 == 499 and rng.random() < 0.3:

@@ -11,10 +11,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import NamedTuple
 
 from datapath.model.endpoints import linklocal_of
+from tests.model.fixtures import Lan, Plan, uplink_mac
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key, backwards, checksum
-from tests.model.reference import Connection, Model
-from tests.model.stage import Lan, Plan, uplink_mac
-from tests.model.world import LOCAL_SENDER, LOOPBACK, Member, Network, Published, Route, Topology, Uplink
+from tests.model.reference import Connection, Reference
+from tests.model.topology import LOCAL_SENDER, LOOPBACK, Member, Network, Published, Route, Topology, Uplink
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 FLAGS = (
@@ -261,7 +261,7 @@ def _links(rng: random.Random, members: list[Member]) -> set[tuple[bytes, bytes,
                 for a, b in ((client.addr4, server.addr4), (client.addr6, server.addr6)):
                     if a and b:
                         links.add((a, b, port, proto))
-    # Of two rules for one key the second would hide the first: the model knows no such thing.
+    # Of two rules for one key the second would hide the first: the reference knows no such thing.
     return links
 
 
@@ -360,8 +360,8 @@ def frame_of(dst_mac: bytes, src_mac: bytes, packet: bytes) -> bytes:
 
 
 class Generator:
-    def __init__(self, rng: random.Random, world: Topology, model: Model) -> None:
-        self.rng, self.world, self.model = rng, world, model
+    def __init__(self, rng: random.Random, topology: Topology, reference: Reference) -> None:
+        self.rng, self.topology, self.reference = rng, topology, reference
         self.random = rng.random
         self.recent: deque[Sent] = deque(maxlen=64)
         self.waiting: list[Sent] = []  # fragments to come
@@ -377,7 +377,7 @@ class Generator:
             (60, b"\1" + bytes(14)),
             (51, b"\1" + bytes(10)),
         ]
-        first, last = world.nat_first, world.nat_last
+        first, last = topology.nat_first, topology.nat_last
         self.sources = [
             first,
             last,
@@ -414,7 +414,7 @@ class Generator:
             total += weight
             self.plain.append((total, make))
         self.total = total
-        self.members = [m for m in world.members if m.addr4 or m.addr6]
+        self.members = [m for m in topology.members if m.addr4 or m.addr6]
 
     def pick(self, pool: list[bytes]) -> bytes:
         return pool[int(self.random() * len(pool))]
@@ -524,7 +524,7 @@ class Generator:
         return Sent("from_loopback", LOOPBACK, frame_of(LOOPBACK.mac, LOOPBACK.mac, packet))
 
     def from_outside(self, packet: bytes) -> Sent:
-        uplinks = self.world.uplinks
+        uplinks = self.topology.uplinks
         uplink = uplinks[int(self.random() * len(uplinks))]
         mac = uplink.mac if self.random() < 0.98 else b"\xff" * 6
         return Sent("from_uplink", uplink, frame_of(mac, b"\x02\0\0\0\0\xbb", packet))
@@ -534,9 +534,9 @@ class Generator:
 
     def host_address(self, size: int) -> bytes:
         if self.random() < 0.6:
-            uplink = self.world.uplinks[int(self.random() * len(self.world.uplinks))]
+            uplink = self.topology.uplinks[int(self.random() * len(self.topology.uplinks))]
             return uplink.addr4 if size == 4 else uplink.addr6
-        return self.pick([a for a in sorted(self.world.host) if len(a) == size])
+        return self.pick([a for a in sorted(self.topology.host) if len(a) == size])
 
     def somewhere(self, size: int) -> bytes:
         at = self.random()
@@ -552,7 +552,7 @@ class Generator:
             if address:
                 return address
         if at < 0.9:
-            net = self.world.networks[int(self.random() * len(self.world.networks))]
+            net = self.topology.networks[int(self.random() * len(self.topology.networks))]
             address = net.gateway(size)
             if size == 4 and self.random() < 0.3:
                 address = net.broadcast if net.ipv4 else b""
@@ -567,7 +567,7 @@ class Generator:
     # ---- kinds ----
 
     def connection(self) -> Connection | None:
-        known = self.model.connections
+        known = self.reference.connections
         if not known:
             return None
         span = min(len(known), 60) if self.random() < 0.8 else len(known)
@@ -600,7 +600,7 @@ class Generator:
         return self.from_member(member, self.packet((proto, src, sport, self.outside(size), dport), flags))
 
     def published(self) -> tuple[bytes, int, int, Published] | None:
-        ports = self.world.ports
+        ports = self.topology.ports
         if not ports:
             return None
         keys = list(ports)
@@ -658,8 +658,8 @@ class Generator:
         if size == 16 and self.random() < 0.3:
             src, dst = member.linklocal, other.linklocal
         sport, dport = self.port(self.targets), self.port(self.targets)
-        if self.world.links and self.random() < 0.5:
-            client, server, port, proto = self.rng.choice(sorted(self.world.links))
+        if self.topology.links and self.random() < 0.5:
+            client, server, port, proto = self.rng.choice(sorted(self.topology.links))
             key: Key = (proto, client, sport, server, port)
             if self.random() < 0.5:
                 key = backwards(key)

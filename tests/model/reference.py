@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a packet, said in plain Python: from SCENARIOS, DESIGN, the contract (abi.h) and the RFCs.
 
-`Model` takes the packets of one topology in the order in which they arrive at the hooks, keeps the connections
+`Reference` takes the packets of one topology in the order in which they arrive at the hooks, keeps the connections
 that they make, and says of each what must happen: an `Expected`. Written to be read beside the scenarios, it
 shares nothing with the programs: no table, no order of checks. Where several refusals apply to one packet, any of
 their reasons will do.
@@ -59,7 +59,7 @@ from tests.model.packet import (
     on_link,
     unusable,
 )
-from tests.model.world import LOCAL_SENDER, Member, Network, Published, Topology, Uplink
+from tests.model.topology import LOCAL_SENDER, Member, Network, Published, Topology, Uplink
 
 NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
 # Bytes: a reset as near as this behind what its receiver has acknowledged is within any window, one as far is within
@@ -186,9 +186,9 @@ class Datagram:
         return sum(to - fro for fro, to in self.pieces) == self.total
 
 
-class Model:
+class Reference:
     def __init__(self, topology: Topology) -> None:
-        self.world = topology
+        self.topology = topology
         self.table: dict[Key, tuple[Connection, bool]] = {}  # bool: it is the half that opened
         self.connections: list[Connection] = []
         self.gso = 0  # segment size of the packet at hand
@@ -312,7 +312,7 @@ class Model:
         """Without icc: a link's client may speak to the server's port, which may answer, but not begin."""
         if p.ports is None or p.proto not in (TCP, UDP):
             return False
-        links, (sport, dport) = self.world.links, p.ports
+        links, (sport, dport) = self.topology.links, p.ports
         if (p.src, p.dst, dport, p.proto) in links:
             return True
         return (p.dst, p.src, sport, p.proto) in links and not p.syn
@@ -352,7 +352,7 @@ class Model:
             told = self._error(p, sender)
             if told:
                 return told
-        route = self.world.route(dst)
+        route = self.topology.route(dst)
         if at_gateway or route.kind == "local":
             return self._to_local(p, sender)
         if route.kind in ("none", "stop"):
@@ -375,7 +375,7 @@ class Model:
     def _published(self, p: Packet) -> Published | None:
         if p.ports is None or p.proto not in (TCP, UDP):
             return None
-        ports, port = self.world.ports, p.ports[1]
+        ports, port = self.topology.ports, p.ports[1]
         anywhere = ZERO4 if len(p.dst) == 4 else ZERO6
         return ports.get((p.dst, port, p.proto)) or ports.get((anywhere, port, p.proto))
 
@@ -439,10 +439,10 @@ class Model:
                 del self.table[key]
 
     def _allowed(self, port: int, proto: int) -> bool:
-        world = self.world
-        if not world.nat_first <= port <= world.nat_last:
+        topology = self.topology
+        if not topology.nat_first <= port <= topology.nat_last:
             return False
-        return (port, proto) not in world.reserved and (port, proto) not in world.sockets
+        return (port, proto) not in topology.reserved and (port, proto) not in topology.sockets
 
     def _choose(
         self,
@@ -460,7 +460,7 @@ class Model:
         """The source port stays where it may; else the program chooses, and here it is checked. `own`: the address
         stays the sender's, so that its ports are no business of the host's. `passes`: the packet is let through, and
         the connection hears it."""
-        table, world = self.table, self.world
+        table, topology = self.table, self.topology
         if wanted and (own or self._allowed(wanted, p.proto)) and answer(wanted) not in table:
             connection = self._remember(p.key, answer(wanted), opener, server)
             if passes:
@@ -472,7 +472,7 @@ class Model:
         def check(got: bytes) -> str:
             at = p.l4 + (4 if p.icmp >= 0 else 0)
             port = num(got[at : at + 2])
-            if not (world.nat_first <= port <= world.nat_last if own else self._allowed(port, p.proto)):
+            if not (topology.nat_first <= port <= topology.nat_last if own else self._allowed(port, p.proto)):
                 return f"port {port} must not be chosen"
             used = table.get(answer(port))
             if used and used[0].state != CLOSED:
@@ -483,13 +483,13 @@ class Model:
         free = (
             sum(
                 self._allowed(port, p.proto) and answer(port) not in table
-                for port in range(world.nat_first, world.nat_last + 1)
+                for port in range(topology.nat_first, topology.nat_last + 1)
             )
-            if world.nat_last - world.nat_first < 256
+            if topology.nat_last - topology.nat_first < 256
             else 256
         )
         # The search is bounded: where few ports are left it may find none.
-        full = free * 4 < world.nat_last - world.nat_first and free < 256
+        full = free * 4 < topology.nat_last - topology.nat_first and free < 256
         if full:
             return Expected(ANY, (reason, "DROP_NAT_PORTS"), check=check)
         return Expected(REDIRECT, (reason,), check=check)
@@ -565,7 +565,7 @@ class Model:
             connection.spoken(p, original)
             return passed("TO_HOST", translated(p, out[1], out[3], out[2], out[4], 0))
         if receiver is None:
-            route = self.world.route(out[3])
+            route = self.topology.route(out[3])
             if sender is None:
                 return None
             if route.uplink is None:
@@ -616,7 +616,7 @@ class Model:
         if receiver is LOCAL_SENDER:
             src = other[3] if p.src == key[1] else p.src
             return Expected(REDIRECT, ("TO_HOST",), error_outs(p, src, other[1], other, 0))
-        if receiver is None and self.world.route(other[1]).uplink is None:
+        if receiver is None and self.topology.route(other[1]).uplink is None:
             return None
         if p.ttl <= 1 and receiver is None:
             return dropped(p.frame, "DROP_TTL")
@@ -666,7 +666,7 @@ class Model:
     def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
         p = Packet(frame, self.gso)
         ours = Expected(NEXT, ("NOT_OURS",), (frame,))
-        if p.dst in self.world.broadcasts:
+        if p.dst in self.topology.broadcasts:
             return None  # bpf_fib_lookup cannot tell it from the host's own
         if p.dst_mac != uplink.mac or p.fault or p.kind == ARP:
             return ours
@@ -749,12 +749,12 @@ class Model:
                 and all(loopback(one) or not unusable(one) for one in (p.src, p.dst))
                 and published.admits(p.src)
             )
-        if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.world.broadcasts:
+        if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.topology.broadcasts:
             return False
-        if self.world.route(p.dst).kind != "local":
+        if self.topology.route(p.dst).kind != "local":
             return False
         # Nor is there an answer to where no way leads.
-        return self.world.route(p.src).kind not in ("local", "net", "none")
+        return self.topology.route(p.src).kind not in ("local", "net", "none")
 
     def _of_containers(self, p: Packet, sender: Member | None) -> Expected | None:
         found = self.table.get(p.key)

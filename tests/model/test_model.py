@@ -13,10 +13,10 @@ import pytest
 from datapath.kernel import netns
 from datapath.model.endpoints import linklocal_of
 from tests.model import fuzz, generate
+from tests.model.fixtures import Host, Lan, Plan, Programs, pinned_to_one_cpu, uplink_mac
 from tests.model.generate import ACK, FIN, RST, SYN, Sent, carried, frame_of, icmp, ip4, ip6
 from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key
-from tests.model.stage import Host, Lan, Plan, Programs, pinned_to_one_cpu, uplink_mac
-from tests.model.world import Member, Network, Published, Topology, Uplink
+from tests.model.topology import Member, Network, Published, Topology, Uplink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -120,7 +120,7 @@ def programs() -> Iterator[Programs]:
 
 
 class Both:
-    """The model and the programs on the fixed topology."""
+    """The reference and the programs on the fixed topology."""
 
     def __init__(self, programs: Programs) -> None:
         self.topology = fixed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host, its networks and its published ports are, for the model."""
+"""What a host, its networks and its published ports are, for the reference."""
 
 from __future__ import annotations
 

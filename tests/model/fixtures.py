@@ -19,7 +19,7 @@ from datapath.kernel import abi, bpf_maps, libbpf, netns
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
 from tests.bpf.stage import _new_namespace, private_bpffs
-from tests.model.world import Member, Network, Published, Topology, Uplink
+from tests.model.topology import Member, Network, Published, Topology, Uplink
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")
 EXTRA = {
