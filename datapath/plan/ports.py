@@ -278,7 +278,7 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
     mapping = _find_mapping(container, what)
     allow, deny = parse_rules(rules)
     refuse_rules([replace(mapping, allow=allow, deny=deny)], egress, state)
-    changed = with_filter(replace(mapping, allow=allow, deny=deny), used_filters(state))
+    changed = with_acl(replace(mapping, allow=allow, deny=deny), used_acls(state))
     wanted = tuple(
         replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published
     )
