@@ -8,49 +8,49 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.register_assert_rewrite("tests.bpf.stage")
+pytest.register_assert_rewrite("tests.bpf.fixtures")
 
 from datapath.kernel import netns  # noqa: E402
-from tests.bpf.stage import Stage, World  # noqa: E402
+from tests.bpf.fixtures import Programs, Topology  # noqa: E402
 
-MakeStage = Callable[..., Stage]
+MakePrograms = Callable[..., Programs]
 COMMON = ("from_container", "from_uplink", "conn_gc")
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def topology() -> Iterator[Topology]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    made = World()
+    made = Topology()
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def loaded(world: World) -> Iterator[Stage]:
-    made = Stage(world)
+def loaded(topology: Topology) -> Iterator[Programs]:
+    made = Programs(topology)
     yield made
     made.close()
 
 
 @pytest.fixture
-def stage(world: World, loaded: Stage) -> Iterator[Stage]:
+def programs(topology: Topology, loaded: Programs) -> Iterator[Programs]:
     """The module's programs, without connections; the test runs in the host's namespace."""
     loaded.forget()
-    with netns.enter(world.host):
+    with netns.enter(topology.host):
         yield loaded
 
 
 @pytest.fixture
-def make_stage(world: World) -> Iterator[MakeStage]:
+def make_programs(topology: Topology) -> Iterator[MakePrograms]:
     """Programs of the test's own, with other map sizes or settings: those that containers and the outside meet."""
-    made: list[Stage] = []
+    made: list[Programs] = []
 
-    def make(**how: object) -> Stage:
-        made.append(Stage(world, **{"objects": COMMON, **how}))  # type: ignore[arg-type]
+    def make(**how: object) -> Programs:
+        made.append(Programs(topology, **{"objects": COMMON, **how}))  # type: ignore[arg-type]
         return made[-1]
 
-    with netns.enter(world.host):
+    with netns.enter(topology.host):
         yield make
     for one in made:
         one.close()

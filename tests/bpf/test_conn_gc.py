@@ -16,8 +16,8 @@ import pytest
 
 from datapath.kernel import abi, libbpf
 from tests.bpf import packets as p
-from tests.bpf.conftest import MakeStage
-from tests.bpf.stage import (
+from tests.bpf.conftest import MakePrograms
+from tests.bpf.fixtures import (
     A1,
     A2,
     B1,
@@ -26,7 +26,7 @@ from tests.bpf.stage import (
     OUTSIDE,
     OUTSIDE6,
     Member,
-    Stage,
+    Programs,
     outside_sends,
     wait_until,
 )
@@ -55,57 +55,59 @@ def on_cpu(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def swept(stage: Stage) -> None:
+def swept(programs: Programs) -> None:
     """Until the GC has looked at everything twice."""
     for _ in range(2):
-        ticked = stage.maps["gc_timers"][0].ticked
-        wait_until(lambda before=ticked: stage.maps["gc_timers"][0].ticked != before)  # type: ignore[misc]
+        ticked = programs.maps["gc_timers"][0].ticked
+        wait_until(lambda before=ticked: programs.maps["gc_timers"][0].ticked != before)  # type: ignore[misc]
 
 
-def tcp(stage: Stage, sport: int, *said: tuple[str, int]) -> None:
+def tcp(programs: Programs, sport: int, *said: tuple[str, int]) -> None:
     """o: a1, which opens it; a: the other side."""
     for who, flags in [("o", p.SYN), ("a", SYN_ACK), ("o", p.ACK), *said]:
         seq = ACKED if flags & p.RST else ACKED - 100
         if who == "o":
-            stage.run(A1, A1.sends(OUTSIDE, p.tcp(sport, 80, flags, seq=seq)))
+            programs.run(A1, A1.sends(OUTSIDE, p.tcp(sport, 80, flags, seq=seq)))
         else:
-            stage.run(None, outside_sends(HOST, p.tcp(80, sport, flags, seq=seq)))
+            programs.run(None, outside_sends(HOST, p.tcp(80, sport, flags, seq=seq)))
 
 
-def udp(stage: Stage, sport: int, member: Member = A1, dport: int = 53) -> None:
-    stage.run(member, member.sends(OUTSIDE, p.udp(sport, dport)))
-    stage.run(None, outside_sends(HOST, p.udp(dport, sport)))
+def udp(programs: Programs, sport: int, member: Member = A1, dport: int = 53) -> None:
+    programs.run(member, member.sends(OUTSIDE, p.udp(sport, dport)))
+    programs.run(None, outside_sends(HOST, p.udp(dport, sport)))
 
 
-def ping(stage: Stage, sport: int) -> None:
-    stage.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, sport)))
-    stage.run(None, outside_sends(HOST, p.echo(p.ECHO_REPLY, sport)))
+def ping(programs: Programs, sport: int) -> None:
+    programs.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, sport)))
+    programs.run(None, outside_sends(HOST, p.echo(p.ECHO_REPLY, sport)))
 
 
-def udp6(stage: Stage, sport: int) -> None:
-    stage.run(A1, A1.sends(OUTSIDE6, p.udp(sport, 53)))
-    stage.run(None, outside_sends(HOST6, p.udp(53, sport)))
+def udp6(programs: Programs, sport: int) -> None:
+    programs.run(A1, A1.sends(OUTSIDE6, p.udp(sport, 53)))
+    programs.run(None, outside_sends(HOST6, p.udp(53, sport)))
 
 
-def ping6(stage: Stage, sport: int) -> None:
-    stage.run(A1, A1.sends(OUTSIDE6, p.echo6(p.ECHO6, sport)))
-    stage.run(None, outside_sends(HOST6, p.echo6(p.ECHO6_REPLY, sport)))
+def ping6(programs: Programs, sport: int) -> None:
+    programs.run(A1, A1.sends(OUTSIDE6, p.echo6(p.ECHO6, sport)))
+    programs.run(None, outside_sends(HOST6, p.echo6(p.ECHO6_REPLY, sport)))
 
 
 # How a connection comes to where it is, and after how many seconds of silence it is over.
-STATES: dict[str, tuple[Callable[[Stage, int], None], int]] = {
-    "established": (lambda stage, port: tcp(stage, port), 50),
-    "half closed": (lambda stage, port: tcp(stage, port, ("o", FIN_ACK)), 50),
-    "half closed by the other": (lambda stage, port: tcp(stage, port, ("a", FIN_ACK)), 50),
-    "closed": (lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK)), 20),
-    "reset": (lambda stage, port: tcp(stage, port, ("o", p.RST)), 20),
-    "reset by the other": (lambda stage, port: tcp(stage, port, ("a", p.RST)), 20),
+STATES: dict[str, tuple[Callable[[Programs, int], None], int]] = {
+    "established": (lambda programs, port: tcp(programs, port), 50),
+    "half closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK)), 50),
+    "half closed by the other": (lambda programs, port: tcp(programs, port, ("a", FIN_ACK)), 50),
+    "closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", FIN_ACK)), 20),
+    "reset": (lambda programs, port: tcp(programs, port, ("o", p.RST)), 20),
+    "reset by the other": (lambda programs, port: tcp(programs, port, ("a", p.RST)), 20),
     "port used again, unanswered": (
-        lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN)),
+        lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN)),
         10,
     ),
     "port used again, answered": (
-        lambda stage, port: tcp(stage, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN), ("a", SYN_ACK)),
+        lambda programs, port: tcp(
+            programs, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN), ("a", SYN_ACK)
+        ),
         10,
     ),
     "UDP": (udp, 30),
@@ -115,9 +117,11 @@ STATES: dict[str, tuple[Callable[[Stage, int], None], int]] = {
 }
 
 
-def age(stage: Stage, seconds: float, *, direction: int | None = None, keys: set[Any] | None = None) -> None:
+def age(
+    programs: Programs, seconds: float, *, direction: int | None = None, keys: set[Any] | None = None
+) -> None:
     """The last packet came so long ago; `direction`: abi.ConnFlag.CONN_ORIGINAL or 0, the others stay."""
-    table = stage.maps["conns"]
+    table = programs.maps["conns"]
     old = time.monotonic_ns() - int(seconds * 10**9)
     entries = dict(table.read_all())
     table.update_many(
@@ -131,201 +135,209 @@ def age(stage: Stage, seconds: float, *, direction: int | None = None, keys: set
 
 
 @pytest.fixture
-def gc_stage(make_stage: MakeStage) -> Stage:
+def gc_stage(make_programs: MakePrograms) -> Programs:
     """The GC does not run yet."""
-    stage = make_stage(**TIMEOUTS)
+    programs = make_programs(**TIMEOUTS)
     for member in (A1, A2, B1):
-        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
-    return stage
+        programs.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
+    return programs
 
 
-def conns_of(stage: Stage, member: Member) -> int:
-    return int(stage.maps["quotas"][abi.quota_key(member.number)].conns)
+def conns_of(programs: Programs, member: Member) -> int:
+    return int(programs.maps["quotas"][abi.quota_key(member.number)].conns)
 
 
-def test_each_state_has_its_time(gc_stage: Stage) -> None:
+def test_each_state_has_its_time(gc_stage: Programs) -> None:
     """Shortly before, the connection is whole; then both directions are gone, and no longer counted."""
-    stage = gc_stage
+    programs = gc_stage
     whole: dict[str, set[Any]] = {}
     for i, (name, (make, _)) in enumerate(STATES.items()):
-        before = set(stage.table("conns"))
-        make(stage, SPORT + i)
-        whole[name] = set(stage.table("conns")) - before
+        before = set(programs.table("conns"))
+        make(programs, SPORT + i)
+        whole[name] = set(programs.table("conns")) - before
         assert len(whole[name]) == 2, name
-    stage.start_gc()
+    programs.start_gc()
     alive = set(STATES)
     for limit in sorted(set(TIMEOUTS.values())):
-        age(stage, limit - NEAR)
-        swept(stage)
-        assert set(stage.table("conns")) == set().union(*(whole[name] for name in alive)), limit
-        age(stage, limit + 1)
+        age(programs, limit - NEAR)
+        swept(programs)
+        assert set(programs.table("conns")) == set().union(*(whole[name] for name in alive)), limit
+        age(programs, limit + 1)
         alive = {name for name in alive if STATES[name][1] != limit}
-        swept(stage)
-        assert set(stage.table("conns")) == set().union(*(whole[name] for name in alive)), limit
-        assert conns_of(stage, A1) == len(alive) == stage.maps["gc_timers"][0].queued
+        swept(programs)
+        assert set(programs.table("conns")) == set().union(*(whole[name] for name in alive)), limit
+        assert conns_of(programs, A1) == len(alive) == programs.maps["gc_timers"][0].queued
     assert not alive
 
 
 @pytest.mark.parametrize("direction", [int(abi.ConnFlag.CONN_ORIGINAL), 0], ids=["opener", "other"])
-def test_a_packet_of_either_side_keeps_both_directions(gc_stage: Stage, direction: int) -> None:
-    stage = gc_stage
-    udp(stage, SPORT)
-    stage.start_gc()
-    age(stage, 31, direction=direction)
-    swept(stage)
-    assert len(stage.table("conns")) == 2
-    age(stage, 31)
-    swept(stage)
-    assert not stage.table("conns")
+def test_a_packet_of_either_side_keeps_both_directions(gc_stage: Programs, direction: int) -> None:
+    programs = gc_stage
+    udp(programs, SPORT)
+    programs.start_gc()
+    age(programs, 31, direction=direction)
+    swept(programs)
+    assert len(programs.table("conns")) == 2
+    age(programs, 31)
+    swept(programs)
+    assert not programs.table("conns")
 
 
-def test_a_session_that_says_something_every_few_hours(make_stage: MakeStage) -> None:
+def test_a_session_that_says_something_every_few_hours(make_programs: MakePrograms) -> None:
     """With the time that is usual, a day. (No longer ago than the machine's boot, which is time 0 of the clock.)"""
-    stage = make_stage(**{**TIMEOUTS, "timeout_established": 86400})
-    tcp(stage, SPORT)
-    stage.start_gc()
+    programs = make_programs(**{**TIMEOUTS, "timeout_established": 86400})
+    tcp(programs, SPORT)
+    programs.start_gc()
     keepalive, answer = p.tcp(SPORT, 80, p.ACK, seq=ACKED - 1), p.tcp(80, SPORT, p.ACK)
     for hours in (2, 11, 23.9):
-        age(stage, min(hours * 3600, time.monotonic() - 1))
-        swept(stage)
+        age(programs, min(hours * 3600, time.monotonic() - 1))
+        swept(programs)
         for sender, frame, out in (
             (A1, A1.sends(OUTSIDE, keepalive), A1.leaves(HOST, OUTSIDE, keepalive)),
             (None, outside_sends(HOST, answer), A1.gets(OUTSIDE, answer, ttl=63)),
         ):
-            assert stage.run(sender, frame).packet == out
+            assert programs.run(sender, frame).packet == out
 
 
-def test_it_counts_for_the_right_container(gc_stage: Stage) -> None:
+def test_it_counts_for_the_right_container(gc_stage: Programs) -> None:
     """Of a published port for the server, between containers for the client."""
-    stage = gc_stage
-    stage.run(None, outside_sends(HOST, p.udp(9, 8081)))
-    stage.run(A2, A2.sends(OUTSIDE, p.udp(53, 9)))
-    stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
-    stage.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
-    udp(stage, SPORT)
-    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [1, 1, 1]
+    programs = gc_stage
+    programs.run(None, outside_sends(HOST, p.udp(9, 8081)))
+    programs.run(A2, A2.sends(OUTSIDE, p.udp(53, 9)))
+    programs.run(B1, B1.sends(HOST, p.udp(9, 8081)))
+    programs.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
+    udp(programs, SPORT)
+    assert [conns_of(programs, member) for member in (A1, A2, B1)] == [1, 1, 1]
     served = {
         key
-        for key, conn in stage.table("conns").items()
+        for key, conn in programs.table("conns").items()
         if B1.number in (conn.from_endpoint, conn.to_endpoint)
     }
-    stage.start_gc()
-    age(stage, 31, keys=served)
-    swept(stage)
-    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [1, 1, 0]
-    age(stage, 31)
-    swept(stage)
-    assert [conns_of(stage, member) for member in (A1, A2, B1)] == [0, 0, 0]
+    programs.start_gc()
+    age(programs, 31, keys=served)
+    swept(programs)
+    assert [conns_of(programs, member) for member in (A1, A2, B1)] == [1, 1, 0]
+    age(programs, 31)
+    swept(programs)
+    assert [conns_of(programs, member) for member in (A1, A2, B1)] == [0, 0, 0]
 
 
-def test_an_endpoint_that_is_gone_has_no_quota(gc_stage: Stage) -> None:
+def test_an_endpoint_that_is_gone_has_no_quota(gc_stage: Programs) -> None:
     """Its connections end all the same."""
-    stage = gc_stage
-    udp(stage, SPORT)
-    stage.maps["quotas"].delete_many([abi.quota_key(A1.number)])
-    stage.start_gc()
-    age(stage, 31)
-    swept(stage)
-    assert not stage.table("conns")
-    assert abi.quota_key(A1.number) not in list(stage.maps["quotas"])
+    programs = gc_stage
+    udp(programs, SPORT)
+    programs.maps["quotas"].delete_many([abi.quota_key(A1.number)])
+    programs.start_gc()
+    age(programs, 31)
+    swept(programs)
+    assert not programs.table("conns")
+    assert abi.quota_key(A1.number) not in list(programs.maps["quotas"])
 
 
-def test_a_flushed_connection_leaves_nothing_in_the_queue(gc_stage: Stage) -> None:
-    stage = gc_stage
+def test_a_flushed_connection_leaves_nothing_in_the_queue(gc_stage: Programs) -> None:
+    programs = gc_stage
     for i in range(10):
-        udp(stage, SPORT + i)
-    flushed = [key for key in stage.table("conns") if {key.sport, key.dport} & set(range(SPORT, SPORT + 5))]
-    stage.maps["conns"].delete_many(flushed)
-    stage.start_gc()
-    swept(stage)
-    assert stage.maps["gc_timers"][0].queued == 5
-    assert len(stage.table("conns")) == 10
-    age(stage, 31)
-    swept(stage)
-    assert (stage.maps["gc_timers"][0].queued, stage.table("conns")) == (0, {})
+        udp(programs, SPORT + i)
+    flushed = [
+        key for key in programs.table("conns") if {key.sport, key.dport} & set(range(SPORT, SPORT + 5))
+    ]
+    programs.maps["conns"].delete_many(flushed)
+    programs.start_gc()
+    swept(programs)
+    assert programs.maps["gc_timers"][0].queued == 5
+    assert len(programs.table("conns")) == 10
+    age(programs, 31)
+    swept(programs)
+    assert (programs.maps["gc_timers"][0].queued, programs.table("conns")) == (0, {})
 
 
-def test_a_flushed_connection_that_begins_again_at_once(gc_stage: Stage) -> None:
+def test_a_flushed_connection_that_begins_again_at_once(gc_stage: Programs) -> None:
     """Its key is in the queue twice then; it ends once, and is counted once."""
-    stage = gc_stage
-    udp(stage, SPORT + 1)
+    programs = gc_stage
+    udp(programs, SPORT + 1)
     for _ in range(3):
-        stage.maps["conns"].delete_many([k for k in stage.table("conns") if SPORT in (k.sport, k.dport)])
-        udp(stage, SPORT)
-    stage.maps["quotas"][abi.quota_key(A1.number)] = abi.quota(
+        programs.maps["conns"].delete_many(
+            [k for k in programs.table("conns") if SPORT in (k.sport, k.dport)]
+        )
+        udp(programs, SPORT)
+    programs.maps["quotas"][abi.quota_key(A1.number)] = abi.quota(
         conns=2
     )  # who flushes takes what ends from there
-    stage.start_gc()
-    swept(stage)
-    assert len(stage.table("conns")) == 4
-    age(stage, 31, keys={k for k in stage.table("conns") if SPORT in (k.sport, k.dport)})
-    swept(stage)
-    assert (len(stage.table("conns")), conns_of(stage, A1), stage.maps["gc_timers"][0].queued) == (2, 1, 1)
+    programs.start_gc()
+    swept(programs)
+    assert len(programs.table("conns")) == 4
+    age(programs, 31, keys={k for k in programs.table("conns") if SPORT in (k.sport, k.dport)})
+    swept(programs)
+    assert (len(programs.table("conns")), conns_of(programs, A1), programs.maps["gc_timers"][0].queued) == (
+        2,
+        1,
+        1,
+    )
 
 
-def test_an_original_that_has_lost_its_reply_goes(gc_stage: Stage) -> None:
-    stage = gc_stage
-    udp(stage, SPORT)
-    reply = [k for k, conn in stage.table("conns").items() if not conn.flags & abi.ConnFlag.CONN_ORIGINAL]
-    stage.maps["conns"].delete_many(reply)
-    stage.start_gc()
-    swept(stage)
-    assert (stage.table("conns"), conns_of(stage, A1)) == ({}, 0)
+def test_an_original_that_has_lost_its_reply_goes(gc_stage: Programs) -> None:
+    programs = gc_stage
+    udp(programs, SPORT)
+    reply = [k for k, conn in programs.table("conns").items() if not conn.flags & abi.ConnFlag.CONN_ORIGINAL]
+    programs.maps["conns"].delete_many(reply)
+    programs.start_gc()
+    swept(programs)
+    assert (programs.table("conns"), conns_of(programs, A1)) == ({}, 0)
 
 
-def test_many_connections(make_stage: MakeStage) -> None:
+def test_many_connections(make_programs: MakePrograms) -> None:
     """More than one turn looks at: those that are over go, those that live stay."""
     count = 3000
-    stage = make_stage(sizes={"conns": 8192, "confirmed": 4096, "pending": 4096}, **TIMEOUTS)
-    stage.maps["quotas"][abi.quota_key(A1.number)] = abi.quota()
+    programs = make_programs(sizes={"conns": 8192, "confirmed": 4096, "pending": 4096}, **TIMEOUTS)
+    programs.maps["quotas"][abi.quota_key(A1.number)] = abi.quota()
     for i in range(count):
         sport, dport = SPORT + i % 500, 1000 + i // 500
         ask, reply = A1.sends(OUTSIDE, p.udp(sport, dport)), outside_sends(HOST, p.udp(dport, sport))
-        libbpf.test_run(stage.programs["from_container"], ask, ifindex=stage.ifindex(A1))
-        libbpf.test_run(stage.programs["from_uplink"], reply, ifindex=stage.ifindex(None))
-    stage.counted()
-    assert (stage.maps["conns"].count(), conns_of(stage, A1)) == (2 * count, count)
-    everything = set(stage.table("conns"))
+        libbpf.test_run(programs.fds["from_container"], ask, ifindex=programs.ifindex(A1))
+        libbpf.test_run(programs.fds["from_uplink"], reply, ifindex=programs.ifindex(None))
+    programs.counted()
+    assert (programs.maps["conns"].count(), conns_of(programs, A1)) == (2 * count, count)
+    everything = set(programs.table("conns"))
     over = {key for key in everything if min(key.sport, key.dport) != 1003}
-    age(stage, 31, keys=over)
-    age(stage, 0, keys=everything - over)  # a slow machine took long to make so many
-    stage.start_gc()
-    wait_until(lambda: bool(stage.maps["conns"].count() == 1000))
-    assert not over & set(stage.table("conns"))
-    assert (conns_of(stage, A1), stage.maps["gc_timers"][0].queued) == (500, 500)
+    age(programs, 31, keys=over)
+    age(programs, 0, keys=everything - over)  # a slow machine took long to make so many
+    programs.start_gc()
+    wait_until(lambda: bool(programs.maps["conns"].count() == 1000))
+    assert not over & set(programs.table("conns"))
+    assert (conns_of(programs, A1), programs.maps["gc_timers"][0].queued) == (500, 500)
 
 
-def test_a_full_queue_leaves_the_connection_working(make_stage: MakeStage) -> None:
+def test_a_full_queue_leaves_the_connection_working(make_programs: MakePrograms) -> None:
     """As a full table does. It moves as soon as the GC has made room; nothing that lives is taken away for it."""
-    stage = make_stage(sizes={"confirmed": 2}, **TIMEOUTS)
+    programs = make_programs(sizes={"confirmed": 2}, **TIMEOUTS)
     for i in range(2):
-        udp(stage, SPORT + i)
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT + 2, 53)))
+        udp(programs, SPORT + i)
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT + 2, 53)))
     reply = outside_sends(HOST, p.udp(53, SPORT + 2))
-    assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
-    stage.start_gc()
-    swept(stage)
-    assert stage.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
-    age(stage, 31, keys={key for key in stage.table("conns") if SPORT in (key.sport, key.dport)})
-    swept(stage)
-    assert stage.run(None, reply).reasons == {"DELIVERED": 1}
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
+    assert programs.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 2)
+    programs.start_gc()
+    swept(programs)
+    assert programs.run(None, reply).reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 2)
+    age(programs, 31, keys={key for key in programs.table("conns") if SPORT in (key.sport, key.dport)})
+    swept(programs)
+    assert programs.run(None, reply).reasons == {"DELIVERED": 1}
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 0)
 
 
-def test_starting_it_again_changes_nothing(gc_stage: Stage) -> None:
+def test_starting_it_again_changes_nothing(gc_stage: Programs) -> None:
     """Every command does that."""
-    stage = gc_stage
-    udp(stage, SPORT)
+    programs = gc_stage
+    udp(programs, SPORT)
     for _ in range(5):
-        stage.start_gc()
-    swept(stage)
-    assert stage.maps["gc_timers"][0].queued == 1
-    swept(stage)
+        programs.start_gc()
+    swept(programs)
+    assert programs.maps["gc_timers"][0].queued == 1
+    swept(programs)
 
 
-def test_it_starts_where_the_kernel_has_no_memory_at_hand(gc_stage: Stage, tmp_path: Path) -> None:
+def test_it_starts_where_the_kernel_has_no_memory_at_hand(gc_stage: Programs, tmp_path: Path) -> None:
     """Others' timers have taken every free object of that size: 6.18 makes no new ones for a timer."""
     source, built = Path(__file__).parent / "timers.bpf.c", tmp_path / "timers.bpf.o"
     include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
@@ -344,13 +356,13 @@ def test_it_starts_where_the_kernel_has_no_memory_at_hand(gc_stage: Stage, tmp_p
         swept(gc_stage)
 
 
-def test_a_gc_that_stood_still_is_started_again(gc_stage: Stage) -> None:
+def test_a_gc_that_stood_still_is_started_again(gc_stage: Programs) -> None:
     """Its last turn is long ago: the programs that ran it were replaced."""
-    stage = gc_stage
-    stage.start_gc()
-    swept(stage)
-    udp(stage, SPORT)
-    stage.start_gc()
-    age(stage, 31)
-    swept(stage)
-    assert not stage.table("conns")
+    programs = gc_stage
+    programs.start_gc()
+    swept(programs)
+    udp(programs, SPORT)
+    programs.start_gc()
+    age(programs, 31)
+    swept(programs)
+    assert not programs.table("conns")

@@ -11,8 +11,8 @@ import pytest
 
 from datapath.kernel import abi, libbpf
 from tests.bpf import packets as p
-from tests.bpf.conftest import MakeStage
-from tests.bpf.stage import (
+from tests.bpf.conftest import MakePrograms
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -21,8 +21,8 @@ from tests.bpf.stage import (
     NAT_LAST,
     OUTSIDE,
     REDIRECT,
+    Programs,
     Reason,
-    Stage,
     outside_sends,
     wait_until,
 )
@@ -32,7 +32,7 @@ SYN_ACK, FIN_ACK = p.SYN | p.ACK, p.FIN | p.ACK
 State: Any = abi.ConnState
 Flag: Any = abi.ConnFlag
 
-Say = Callable[[Stage, int], None]
+Say = Callable[[Programs, int], None]
 KEYS: dict[str, tuple[Any, Any]] = {
     # The opening packet's key, and the answer's.
     "outside": (
@@ -49,22 +49,22 @@ KEYS: dict[str, tuple[Any, Any]] = {
 ACKED = 0x05060708  # what both sides have acknowledged, so what a reset must say
 
 
-def opener(stage: Stage, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
+def opener(programs: Programs, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
     """A packet of the side that opens the connection; it must pass."""
     seq = seq if seq is not None else ACKED if flags & p.RST else ACKED - 100
     if way == "outside":
-        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=seq, ack=ack)))
+        got = programs.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=seq, ack=ack)))
     else:
-        got = stage.run(None, outside_sends(HOST, p.tcp(9, 8081, flags, seq=seq, ack=ack)))
+        got = programs.run(None, outside_sends(HOST, p.tcp(9, 8081, flags, seq=seq, ack=ack)))
     passed(got.reasons, Reason.TO_OUTSIDE if way == "outside" else Reason.DELIVERED)
 
 
-def answerer(stage: Stage, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
+def answerer(programs: Programs, way: str, flags: int, seq: int | None = None, ack: int = ACKED) -> None:
     seq = seq if seq is not None else ACKED if flags & p.RST else ACKED - 100
     if way == "outside":
-        got = stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags, seq=seq, ack=ack)))
+        got = programs.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags, seq=seq, ack=ack)))
     else:
-        got = stage.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, flags, seq=seq, ack=ack)))
+        got = programs.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, flags, seq=seq, ack=ack)))
     passed(got.reasons, Reason.DELIVERED if way == "outside" else Reason.TO_OUTSIDE)
 
 
@@ -72,10 +72,10 @@ def passed(reasons: dict[str, int], reason: Any) -> None:
     assert reasons == {reason.name: 1}
 
 
-def whole(stage: Stage) -> None:
+def whole(programs: Programs) -> None:
     """No half without the other: each names the other, in the same table, one of them the original."""
     for name in ("pending", "conns"):
-        table = stage.table(name)
+        table = programs.table(name)
         for key, conn in table.items():
             assert conn.other in table, f"{name}: {key} has lost its other half"
             other = table[conn.other]
@@ -84,11 +84,11 @@ def whole(stage: Stage) -> None:
             assert bool(conn.flags & Flag.CONN_CONFIRMED) == (name == "conns")
 
 
-def state(stage: Stage, way: str) -> tuple[str, int, int]:
+def state(programs: Programs, way: str) -> tuple[str, int, int]:
     """The table the connection is in, its state and FIN bits; nothing else may be in either table."""
-    whole(stage)
+    whole(programs)
     original, reply = KEYS[way]
-    tables = {name: stage.table(name) for name in ("pending", "conns")}
+    tables = {name: programs.table(name) for name in ("pending", "conns")}
     (name,) = [name for name, table in tables.items() if table]
     assert set(tables[name]) == {original, reply}
     conn = tables[name][original]
@@ -157,12 +157,12 @@ STATES: dict[str, tuple[list[tuple[str, int]], tuple[str, int, int]]] = {
 
 @pytest.mark.parametrize("way", KEYS)
 @pytest.mark.parametrize("name", STATES)
-def test_tcp_state(stage: Stage, way: str, name: str) -> None:
+def test_tcp_state(programs: Programs, way: str, name: str) -> None:
     said, wanted = STATES[name]
     for who, flags in said:
-        (opener if who == "o" else answerer)(stage, way, flags)
-        whole(stage)
-    assert state(stage, way) == wanted
+        (opener if who == "o" else answerer)(programs, way, flags)
+        whole(programs)
+    assert state(programs, way) == wanted
 
 
 # ---- resets ----------------------------------------------------------------------------------------------
@@ -182,176 +182,178 @@ RESETS = {
 @pytest.mark.parametrize("acked", [ACKED, 0xFFFFFFF0, 0x80000000, 5], ids=hex)
 @pytest.mark.parametrize("who", ["o", "a"])
 @pytest.mark.parametrize("name", RESETS)
-def test_a_reset_counts_only_in_window(stage: Stage, name: str, who: str, acked: int) -> None:
+def test_a_reset_counts_only_in_window(programs: Programs, name: str, who: str, acked: int) -> None:
     """It passes in any case, unchanged but for addresses: its receiver judges for itself (RFC 5961, 3.2)."""
     distance, believed = RESETS[name]
     for way in KEYS:
-        stage.forget()
+        programs.forget()
         for side, flags in HANDSHAKE:
             # What the side has acknowledged that the reset is for.
-            (opener if side == "o" else answerer)(stage, way, flags, ack=acked if side != who else 77)
+            (opener if side == "o" else answerer)(programs, way, flags, ack=acked if side != who else 77)
         seq = (acked + distance) % (1 << 32)
-        (opener if who == "o" else answerer)(stage, way, p.RST, seq=seq)
+        (opener if who == "o" else answerer)(programs, way, p.RST, seq=seq)
         wanted = State.CONN_CLOSED if believed else State.CONN_ESTABLISHED
-        assert state(stage, way) == ("conns", wanted, 0)
+        assert state(programs, way) == ("conns", wanted, 0)
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_a_window_moves_with_what_is_acknowledged(stage: Stage, way: str) -> None:
+def test_a_window_moves_with_what_is_acknowledged(programs: Programs, way: str) -> None:
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, way, flags)
-    answerer(stage, way, p.ACK, ack=ACKED + 5 * WINDOW)
-    opener(stage, way, p.RST, seq=ACKED)
-    assert state(stage, way) == ESTABLISHED
-    opener(stage, way, p.RST, seq=ACKED + 5 * WINDOW)
-    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
+        (opener if who == "o" else answerer)(programs, way, flags)
+    answerer(programs, way, p.ACK, ack=ACKED + 5 * WINDOW)
+    opener(programs, way, p.RST, seq=ACKED)
+    assert state(programs, way) == ESTABLISHED
+    opener(programs, way, p.RST, seq=ACKED + 5 * WINDOW)
+    assert state(programs, way) == ("conns", State.CONN_CLOSED, 0)
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_a_forged_reset_that_was_believed_is_forgiven(stage: Stage, way: str) -> None:
+def test_a_forged_reset_that_was_believed_is_forgiven(programs: Programs, way: str) -> None:
     """Within the window and yet none: the opener goes on talking, so it is no end."""
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, way, flags)
-    answerer(stage, way, p.RST)
-    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
-    opener(stage, way, p.ACK)
-    assert state(stage, way) == ESTABLISHED
+        (opener if who == "o" else answerer)(programs, way, flags)
+    answerer(programs, way, p.RST)
+    assert state(programs, way) == ("conns", State.CONN_CLOSED, 0)
+    opener(programs, way, p.ACK)
+    assert state(programs, way) == ESTABLISHED
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_a_port_that_is_used_again_has_a_window_of_its_own(stage: Stage, way: str) -> None:
+def test_a_port_that_is_used_again_has_a_window_of_its_own(programs: Programs, way: str) -> None:
     """What the sides acknowledged before says nothing of the new numbers: a refusal is believed."""
     for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
-        (opener if who == "o" else answerer)(stage, way, flags)
-    opener(stage, way, p.SYN, seq=0x70000000, ack=0)
-    answerer(stage, way, p.RST | p.ACK, seq=0, ack=0x70000001)
-    assert state(stage, way) == ("conns", State.CONN_CLOSED, 0)
-    opener(stage, way, p.SYN, seq=0x70000000, ack=0)
-    answerer(stage, way, SYN_ACK, seq=0x60000000, ack=0x70000001)
-    opener(stage, way, p.ACK, seq=0x70000001, ack=0x60000001)
-    assert state(stage, way) == ESTABLISHED
+        (opener if who == "o" else answerer)(programs, way, flags)
+    opener(programs, way, p.SYN, seq=0x70000000, ack=0)
+    answerer(programs, way, p.RST | p.ACK, seq=0, ack=0x70000001)
+    assert state(programs, way) == ("conns", State.CONN_CLOSED, 0)
+    opener(programs, way, p.SYN, seq=0x70000000, ack=0)
+    answerer(programs, way, SYN_ACK, seq=0x60000000, ack=0x70000001)
+    opener(programs, way, p.ACK, seq=0x70000001, ack=0x60000001)
+    assert state(programs, way) == ESTABLISHED
 
 
 @pytest.mark.parametrize("said", [[p.SYN, p.RST], [p.SYN, p.RST, p.ACK], [p.ACK], [p.SYN, FIN_ACK]], ids=str)
 @pytest.mark.parametrize("way", KEYS)
-def test_nobody_confirms_alone(stage: Stage, way: str, said: list[int]) -> None:
+def test_nobody_confirms_alone(programs: Programs, way: str, said: list[int]) -> None:
     """Whatever one side says (and forges the source of): what is not answered stays where a flood evicts it."""
     for flags in said:
-        opener(stage, way, flags)
+        opener(programs, way, flags)
     for _ in range(3):
-        opener(stage, way, p.ACK)
-        opener(stage, way, FIN_ACK)
-    assert not stage.table("conns")
-    assert len(stage.table("pending")) == 2
+        opener(programs, way, p.ACK)
+        opener(programs, way, FIN_ACK)
+    assert not programs.table("conns")
+    assert len(programs.table("pending")) == 2
 
 
 @pytest.mark.parametrize("flags", [p.RST, p.RST | p.ACK, SYN_ACK], ids=str)
-def test_an_answer_to_nothing_opens_nothing(stage: Stage, flags: int) -> None:
+def test_an_answer_to_nothing_opens_nothing(programs: Programs, flags: int) -> None:
     """A server repeats its answers to a flood when that is long forgotten."""
-    got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=1, ack=1)))
+    got = programs.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags, seq=1, ack=1)))
     passed(got.reasons, Reason.DROP_NO_CONN)
-    assert not stage.table("pending")
+    assert not programs.table("pending")
 
 
-def test_a_later_fragment_says_nothing_of_the_state(stage: Stage) -> None:
+def test_a_later_fragment_says_nothing_of_the_state(programs: Programs) -> None:
     """What lies where flags would be are data."""
     first, *rest = p.cut(outside_sends(HOST, p.tcp(9, 8081, p.RST, bytes(64))), 24, 48)
-    opener(stage, "published", p.SYN)
+    opener(programs, "published", p.SYN)
     for piece in (first, *rest):
-        passed(stage.run(None, piece).reasons, Reason.DELIVERED)
-    assert state(stage, "published") == ("pending", State.CONN_CLOSED, 0)
+        passed(programs.run(None, piece).reasons, Reason.DELIVERED)
+    assert state(programs, "published") == ("pending", State.CONN_CLOSED, 0)
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_half_closed_for_long(stage: Stage, way: str) -> None:
+def test_half_closed_for_long(programs: Programs, way: str) -> None:
     """One side has said all, the other goes on, as long as it likes; FIN again changes nothing."""
     for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", p.ACK)]:
-        (opener if who == "o" else answerer)(stage, way, flags)
+        (opener if who == "o" else answerer)(programs, way, flags)
     for _ in range(20):
-        answerer(stage, way, p.ACK | p.PSH)
-        opener(stage, way, p.ACK)
-    opener(stage, way, FIN_ACK)
-    assert state(stage, way) == ("conns", State.CONN_CLOSING, 1)
-    answerer(stage, way, FIN_ACK)
-    opener(stage, way, p.ACK)
-    assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
-    answerer(stage, way, FIN_ACK)  # the last ACK was lost
-    opener(stage, way, p.ACK)
-    assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
+        answerer(programs, way, p.ACK | p.PSH)
+        opener(programs, way, p.ACK)
+    opener(programs, way, FIN_ACK)
+    assert state(programs, way) == ("conns", State.CONN_CLOSING, 1)
+    answerer(programs, way, FIN_ACK)
+    opener(programs, way, p.ACK)
+    assert state(programs, way) == ("conns", State.CONN_CLOSED, 3)
+    answerer(programs, way, FIN_ACK)  # the last ACK was lost
+    opener(programs, way, p.ACK)
+    assert state(programs, way) == ("conns", State.CONN_CLOSED, 3)
 
 
 @pytest.mark.parametrize("last", ["o", "a"])
 @pytest.mark.parametrize("way", KEYS)
-def test_a_port_is_used_again_as_often_as_one_likes(stage: Stage, way: str, last: str) -> None:
+def test_a_port_is_used_again_as_often_as_one_likes(programs: Programs, way: str, last: str) -> None:
     """Short connections of one client port, before their time is over: one entry for all of them."""
     first = "a" if last == "o" else "o"
     for i in range(10):
         for who, flags in [*HANDSHAKE, (first, FIN_ACK), (last, FIN_ACK), (first, p.ACK)]:
-            (opener if who == "o" else answerer)(stage, way, flags, ack=(ACKED + i * (1 << 28)) % (1 << 32))
-        assert state(stage, way) == ("conns", State.CONN_CLOSED, 3)
+            (opener if who == "o" else answerer)(
+                programs, way, flags, ack=(ACKED + i * (1 << 28)) % (1 << 32)
+            )
+        assert state(programs, way) == ("conns", State.CONN_CLOSED, 3)
 
 
-def test_a_simultaneous_open_of_both_sides(stage: Stage) -> None:
+def test_a_simultaneous_open_of_both_sides(programs: Programs) -> None:
     """SYN against SYN, both answered by SYN-ACK (RFC 9293, 3.5): no SYN-ACK opens anything new."""
-    opener(stage, "outside", p.SYN, ack=0)
-    answerer(stage, "outside", p.SYN, ack=0)
-    assert state(stage, "outside") == REPLIED
-    opener(stage, "outside", SYN_ACK)
-    answerer(stage, "outside", SYN_ACK)
-    opener(stage, "outside", p.ACK)
-    answerer(stage, "outside", p.ACK)
-    assert state(stage, "outside") == ESTABLISHED
+    opener(programs, "outside", p.SYN, ack=0)
+    answerer(programs, "outside", p.SYN, ack=0)
+    assert state(programs, "outside") == REPLIED
+    opener(programs, "outside", SYN_ACK)
+    answerer(programs, "outside", SYN_ACK)
+    opener(programs, "outside", p.ACK)
+    answerer(programs, "outside", p.ACK)
+    assert state(programs, "outside") == ESTABLISHED
 
 
-def test_both_close_at_once(stage: Stage) -> None:
+def test_both_close_at_once(programs: Programs) -> None:
     for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.ACK), ("a", p.ACK)]:
-        (opener if who == "o" else answerer)(stage, "outside", flags)
-    assert state(stage, "outside") == ("conns", State.CONN_CLOSED, 3)
+        (opener if who == "o" else answerer)(programs, "outside", flags)
+    assert state(programs, "outside") == ("conns", State.CONN_CLOSED, 3)
 
 
-def test_a_port_in_time_wait_is_not_given_to_another_container(stage: Stage) -> None:
+def test_a_port_in_time_wait_is_not_given_to_another_container(programs: Programs) -> None:
     """Two servers' late packets would be mixed. The other container gets another source port."""
     for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
-        (opener if who == "o" else answerer)(stage, "outside", flags)
-    got = stage.run(A3, A3.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)))
+        (opener if who == "o" else answerer)(programs, "outside", flags)
+    got = programs.run(A3, A3.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)))
     chosen = int.from_bytes(got.packet[34:36], "big")
     assert got.reasons == {"TO_OUTSIDE": 1}
     assert chosen != SPORT and NAT_FIRST <= chosen <= NAT_LAST
-    opener(stage, "outside", p.SYN)
-    got = stage.run(None, outside_sends(HOST, p.tcp(80, chosen, SYN_ACK)))
+    opener(programs, "outside", p.SYN)
+    got = programs.run(None, outside_sends(HOST, p.tcp(80, chosen, SYN_ACK)))
     assert got.packet == A3.gets(OUTSIDE, p.tcp(80, SPORT, SYN_ACK), ttl=63)
 
 
 @pytest.mark.parametrize("flags", [p.ACK, p.RST, FIN_ACK, SYN_ACK], ids=["ACK", "RST", "FIN", "SYN-ACK"])
-def test_what_belongs_to_nothing(stage: Stage, flags: int) -> None:
+def test_what_belongs_to_nothing(programs: Programs, flags: int) -> None:
     """From outside to no published port it is the host's to refuse; that other containers exist does not matter."""
     for who, said in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, "outside", said)
-    before = stage.table("conns")
+        (opener if who == "o" else answerer)(programs, "outside", said)
+    before = programs.table("conns")
     for frame in (
         outside_sends(HOST, p.tcp(80, SPORT + 1, flags)),
         outside_sends(HOST, p.tcp(81, SPORT, flags)),
         outside_sends(HOST, p.tcp(80, SPORT, flags), src="203.0.113.6"),
     ):
-        assert stage.run(None, frame).reasons == {"NOT_OURS": 1}
-    assert set(stage.table("conns")) == set(before)
-    assert not stage.table("pending")
+        assert programs.run(None, frame).reasons == {"NOT_OURS": 1}
+    assert set(programs.table("conns")) == set(before)
+    assert not programs.table("pending")
 
 
-def test_what_a_half_says(stage: Stage) -> None:
+def test_what_a_half_says(programs: Programs) -> None:
     """Who may send it and where it goes, in both tables."""
     before = time.monotonic_ns() - 20_000_000  # the kernel's tick, of which packets take the time
-    opener(stage, "outside", p.SYN)
+    opener(programs, "outside", p.SYN)
     for flags in (SYN_ACK,):
-        answerer(stage, "outside", flags)
+        answerer(programs, "outside", flags)
     original, reply = KEYS["outside"]
     for name in ("pending", "conns"):
-        table = stage.table(name)
+        table = programs.table(name)
         there, back = table[original], table[reply]
         assert (there.from_endpoint, there.to_network, there.to_endpoint) == (A1.number, 0, 0)
         assert (back.from_endpoint, back.to_network, back.to_endpoint) == (0, 1, A1.number)
         assert all(before <= conn.last_seen <= time.monotonic_ns() for conn in (there, back))
-        opener(stage, "outside", p.ACK)
+        opener(programs, "outside", p.ACK)
 
 
 @pytest.mark.parametrize(
@@ -361,177 +363,179 @@ def test_what_a_half_says(stage: Stage) -> None:
         pytest.param(p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT), id="ping"),
     ],
 )
-def test_an_answer_confirms(stage: Stage, ask: p.Transport, reply: p.Transport) -> None:
+def test_an_answer_confirms(programs: Programs, ask: p.Transport, reply: p.Transport) -> None:
     for _ in range(3):
-        stage.run(A1, A1.sends(OUTSIDE, ask))
-    assert (len(stage.table("pending")), len(stage.table("conns"))) == (2, 0)
-    stage.expect(
+        programs.run(A1, A1.sends(OUTSIDE, ask))
+    assert (len(programs.table("pending")), len(programs.table("conns"))) == (2, 0)
+    programs.expect(
         None, outside_sends(HOST, reply), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE, reply, ttl=63)
     )
-    assert (len(stage.table("pending")), len(stage.table("conns"))) == (0, 2)
-    whole(stage)
+    assert (len(programs.table("pending")), len(programs.table("conns"))) == (0, 2)
+    whole(programs)
 
 
 @pytest.mark.parametrize("flags", [p.ACK, p.FIN | p.ACK, p.RST])
-def test_an_answer_alone_opens_nothing(stage: Stage, flags: int) -> None:
-    stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags)))
-    assert (len(stage.table("pending")), len(stage.table("conns"))) == (0, 0)
+def test_an_answer_alone_opens_nothing(programs: Programs, flags: int) -> None:
+    programs.run(None, outside_sends(HOST, p.tcp(80, SPORT, flags)))
+    assert (len(programs.table("pending")), len(programs.table("conns"))) == (0, 0)
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_an_opening_that_lost_its_answer_half_starts_over(stage: Stage, way: str) -> None:
+def test_an_opening_that_lost_its_answer_half_starts_over(programs: Programs, way: str) -> None:
     """A flood may push out one half of a pair: the next SYN must make it whole, or it hangs for ever."""
-    opener(stage, way, p.SYN)
-    del stage.maps["pending"][KEYS[way][1]]
+    opener(programs, way, p.SYN)
+    del programs.maps["pending"][KEYS[way][1]]
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, way, flags)
-    assert state(stage, way) == ESTABLISHED
+        (opener if who == "o" else answerer)(programs, way, flags)
+    assert state(programs, way) == ESTABLISHED
 
 
 @pytest.mark.parametrize("way", KEYS)
-def test_an_opening_that_lost_its_own_half_starts_over(stage: Stage, way: str) -> None:
-    opener(stage, way, p.SYN)
-    del stage.maps["pending"][KEYS[way][0]]
+def test_an_opening_that_lost_its_own_half_starts_over(programs: Programs, way: str) -> None:
+    opener(programs, way, p.SYN)
+    del programs.maps["pending"][KEYS[way][0]]
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, way, flags)
-    assert state(stage, way) == ESTABLISHED
+        (opener if who == "o" else answerer)(programs, way, flags)
+    assert state(programs, way) == ESTABLISHED
 
 
-def test_an_answer_is_let_through_though_the_opening_half_is_lost(stage: Stage) -> None:
-    opener(stage, "outside", p.SYN)
-    del stage.maps["pending"][KEYS["outside"][0]]
-    answerer(stage, "outside", SYN_ACK)
-    opener(stage, "outside", p.ACK)
-    answerer(stage, "outside", p.ACK)
-    opener(stage, "outside", p.ACK)
-    assert state(stage, "outside") == ESTABLISHED
+def test_an_answer_is_let_through_though_the_opening_half_is_lost(programs: Programs) -> None:
+    opener(programs, "outside", p.SYN)
+    del programs.maps["pending"][KEYS["outside"][0]]
+    answerer(programs, "outside", SYN_ACK)
+    opener(programs, "outside", p.ACK)
+    answerer(programs, "outside", p.ACK)
+    opener(programs, "outside", p.ACK)
+    assert state(programs, "outside") == ESTABLISHED
 
 
-def fire(stage: Stage, frame: bytes) -> None:
+def fire(programs: Programs, frame: bytes) -> None:
     """A run whose outcome does not matter: the counters are not read."""
-    libbpf.test_run(stage.programs["from_container"], frame, ifindex=stage.ifindex(A1))
+    libbpf.test_run(programs.fds["from_container"], frame, ifindex=programs.ifindex(A1))
 
 
-def test_a_flood_of_openings_does_not_touch_what_is_established(make_stage: MakeStage) -> None:
-    stage = make_stage(sizes={"pending": 256})
+def test_a_flood_of_openings_does_not_touch_what_is_established(make_programs: MakePrograms) -> None:
+    programs = make_programs(sizes={"pending": 256})
     for way in KEYS:
         for who, flags in HANDSHAKE:
-            (opener if who == "o" else answerer)(stage, way, flags)
-    before = set(stage.table("conns"))
+            (opener if who == "o" else answerer)(programs, way, flags)
+    before = set(programs.table("conns"))
     for i in range(3000):
-        fire(stage, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
-    stage.counted()
-    assert set(stage.table("conns")) == before
-    assert len(stage.table("pending")) <= 256
+        fire(programs, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
+    programs.counted()
+    assert set(programs.table("conns")) == before
+    assert len(programs.table("pending")) <= 256
     for way in KEYS:
-        opener(stage, way, p.ACK)
-        answerer(stage, way, p.ACK)
-    whole_conns = stage.table("conns")
+        opener(programs, way, p.ACK)
+        answerer(programs, way, p.ACK)
+    whole_conns = programs.table("conns")
     assert all(conn.other in whole_conns for conn in whole_conns.values())
 
 
-def test_during_a_flood_new_connections_succeed(make_stage: MakeStage) -> None:
-    stage = make_stage(sizes={"pending": 256})
+def test_during_a_flood_new_connections_succeed(make_programs: MakePrograms) -> None:
+    programs = make_programs(sizes={"pending": 256})
     for i in range(1000):
-        fire(stage, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
-    stage.counted()
+        fire(programs, A1.sends(OUTSIDE, p.tcp(SPORT + 1 + i % 800, 1000 + i, p.SYN)))
+    programs.counted()
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, "outside", flags)
-    assert set(KEYS["outside"]) <= set(stage.table("conns"))
+        (opener if who == "o" else answerer)(programs, "outside", flags)
+    assert set(KEYS["outside"]) <= set(programs.table("conns"))
 
 
 @pytest.mark.parametrize("size", [4, 5])
-def test_a_full_table_leaves_the_connection_working(make_stage: MakeStage, size: int) -> None:
+def test_a_full_table_leaves_the_connection_working(make_programs: MakePrograms, size: int) -> None:
     """It stays where it is and is counted, beside its own reason: the one exception to one reason a packet.
     With 5 entries the first half fits and the second does not: it is taken back."""
-    stage = make_stage(sizes={"conns": size})
+    programs = make_programs(sizes={"conns": size})
     for sport in (SPORT + 1, SPORT + 2):
-        stage.run(A1, A1.sends(OUTSIDE, p.udp(sport, 53)))
-        stage.run(None, outside_sends(HOST, p.udp(53, sport)))
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
+        programs.run(A1, A1.sends(OUTSIDE, p.udp(sport, 53)))
+        programs.run(None, outside_sends(HOST, p.udp(53, sport)))
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 0)
     for _ in range(3):
         ask, reply = p.udp(SPORT, 53), p.udp(53, SPORT)
-        got = stage.run(A1, A1.sends(OUTSIDE, ask))
+        got = programs.run(A1, A1.sends(OUTSIDE, ask))
         assert got.reasons == {"TO_OUTSIDE": 1}
-        got = stage.run(None, outside_sends(HOST, reply))
+        got = programs.run(None, outside_sends(HOST, reply))
         assert (got.verdict, got.packet) == (REDIRECT, A1.gets(OUTSIDE, reply, ttl=63))
         assert got.reasons == {"DELIVERED": 1, "UNCONFIRMED": 1}
-        assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 2)
-        whole(stage)
+        assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 2)
+        whole(programs)
     # As soon as there is room it moves.
-    stage.maps["conns"].delete_many([k for k in stage.table("conns") if SPORT + 1 in (k.sport, k.dport)])
-    assert stage.run(None, outside_sends(HOST, p.udp(53, SPORT))).reasons == {"DELIVERED": 1}
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (4, 0)
-    whole(stage)
+    programs.maps["conns"].delete_many(
+        [k for k in programs.table("conns") if SPORT + 1 in (k.sport, k.dport)]
+    )
+    assert programs.run(None, outside_sends(HOST, p.udp(53, SPORT))).reasons == {"DELIVERED": 1}
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (4, 0)
+    whole(programs)
 
 
-def test_a_full_table_leaves_a_tcp_connection_working(make_stage: MakeStage) -> None:
-    stage = make_stage(sizes={"conns": 2})
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    stage.run(None, outside_sends(HOST, p.udp(53, SPORT)))
+def test_a_full_table_leaves_a_tcp_connection_working(make_programs: MakePrograms) -> None:
+    programs = make_programs(sizes={"conns": 2})
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.run(None, outside_sends(HOST, p.udp(53, SPORT)))
     for who, flags in HANDSHAKE[:2]:
-        (opener if who == "o" else answerer)(stage, "outside", flags)
-    got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
+        (opener if who == "o" else answerer)(programs, "outside", flags)
+    got = programs.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
     assert got.reasons == {"TO_OUTSIDE": 1, "UNCONFIRMED": 1}
     for _ in range(3):
-        got = stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
+        got = programs.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK)))
         assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1, "UNCONFIRMED": 1})
-        answerer(stage, "outside", p.ACK)
-    assert len(stage.table("pending")) == 2
+        answerer(programs, "outside", p.ACK)
+    assert len(programs.table("pending")) == 2
 
 
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_tcp_connection_moves_as_soon_as_there_is_room(make_stage: MakeStage, closing: bool) -> None:
+def test_a_tcp_connection_moves_as_soon_as_there_is_room(make_programs: MakePrograms, closing: bool) -> None:
     """In `pending` it would be one flood away from its end, however long it has lived."""
-    stage = make_stage(sizes={"conns": 2})
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    stage.run(None, outside_sends(HOST, p.udp(53, SPORT)))
+    programs = make_programs(sizes={"conns": 2})
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.run(None, outside_sends(HOST, p.udp(53, SPORT)))
     for flags in (p.SYN, p.ACK, FIN_ACK if closing else p.ACK):
-        stage.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags)))
-        stage.run(None, outside_sends(HOST, p.tcp(80, SPORT, SYN_ACK if flags == p.SYN else p.ACK)))
-    assert len(stage.table("pending")) == 2
-    stage.maps["conns"].delete_many(list(stage.table("conns")))
-    stage.counted()
-    answerer(stage, "outside", p.ACK)
-    opener(stage, "outside", p.ACK)
-    assert state(stage, "outside") == (("conns", State.CONN_CLOSING, 1) if closing else ESTABLISHED)
+        programs.run(A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, flags)))
+        programs.run(None, outside_sends(HOST, p.tcp(80, SPORT, SYN_ACK if flags == p.SYN else p.ACK)))
+    assert len(programs.table("pending")) == 2
+    programs.maps["conns"].delete_many(list(programs.table("conns")))
+    programs.counted()
+    answerer(programs, "outside", p.ACK)
+    opener(programs, "outside", p.ACK)
+    assert state(programs, "outside") == (("conns", State.CONN_CLOSING, 1) if closing else ESTABLISHED)
 
 
-def test_what_is_over_goes_by_itself(make_stage: MakeStage) -> None:
+def test_what_is_over_goes_by_itself(make_programs: MakePrograms) -> None:
     """Silent UDP and ping, closed and reset TCP: both halves go, with no process. What lives stays."""
-    stage = make_stage(timeout_udp=1, timeout_icmp=1, timeout_closing=1)
+    programs = make_programs(timeout_udp=1, timeout_icmp=1, timeout_closing=1)
     for ask, reply in (
         (p.udp(SPORT, 53), p.udp(53, SPORT)),
         (p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT)),
     ):
-        stage.run(A1, A1.sends(OUTSIDE, ask))
-        stage.run(None, outside_sends(HOST, reply))
+        programs.run(A1, A1.sends(OUTSIDE, ask))
+        programs.run(None, outside_sends(HOST, reply))
     for who, flags in [*HANDSHAKE, ("o", FIN_ACK), ("a", FIN_ACK)]:
-        (opener if who == "o" else answerer)(stage, "outside", flags)
+        (opener if who == "o" else answerer)(programs, "outside", flags)
     for who, flags in HANDSHAKE:
-        (opener if who == "o" else answerer)(stage, "published", flags)
-    assert len(stage.table("conns")) == 8
-    stage.start_gc()
-    wait_until(lambda: set(stage.table("conns")) == set(KEYS["published"]))
-    answerer(stage, "published", p.RST)
-    wait_until(lambda: not stage.table("conns"))
+        (opener if who == "o" else answerer)(programs, "published", flags)
+    assert len(programs.table("conns")) == 8
+    programs.start_gc()
+    wait_until(lambda: set(programs.table("conns")) == set(KEYS["published"]))
+    answerer(programs, "published", p.RST)
+    wait_until(lambda: not programs.table("conns"))
 
 
-def test_traffic_keeps_a_connection(make_stage: MakeStage) -> None:
+def test_traffic_keeps_a_connection(make_programs: MakePrograms) -> None:
     """In either direction."""
-    stage = make_stage(timeout_udp=60)
+    programs = make_programs(timeout_udp=60)
     ask, reply = p.udp(SPORT, 53), p.udp(53, SPORT)
-    stage.run(A1, A1.sends(OUTSIDE, ask))
-    stage.run(None, outside_sends(HOST, reply))
+    programs.run(A1, A1.sends(OUTSIDE, ask))
+    programs.run(None, outside_sends(HOST, reply))
     for _ in range(3):
-        age(stage, "conns", 40)
-        assert stage.run(None, outside_sends(HOST, reply)).reasons == {"DELIVERED": 1}
-    assert len(stage.table("conns")) == 2 and not stage.table("pending")
+        age(programs, "conns", 40)
+        assert programs.run(None, outside_sends(HOST, reply)).reasons == {"DELIVERED": 1}
+    assert len(programs.table("conns")) == 2 and not programs.table("pending")
 
 
-def age(stage: Stage, name: str, seconds: int) -> None:
+def age(programs: Programs, name: str, seconds: int) -> None:
     """As if so many seconds had passed, for what is in this table."""
-    table = stage.maps[name]
+    table = programs.maps[name]
     table.update_many(
         {
             key: conn._replace(last_seen=max(1, conn.last_seen - seconds * 10**9))
@@ -540,14 +544,14 @@ def age(stage: Stage, name: str, seconds: int) -> None:
     )
 
 
-def test_an_old_half_open_connection_makes_room_for_its_port(make_stage: MakeStage) -> None:
+def test_an_old_half_open_connection_makes_room_for_its_port(make_programs: MakePrograms) -> None:
     """Once its handshake time is over another container may have the source port."""
-    stage = make_stage(timeout_handshake=60)
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    first = stage.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs = make_programs(timeout_handshake=60)
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    first = programs.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
     assert int.from_bytes(first.packet[34:36], "big") != SPORT
-    stage.maps["pending"].delete_many([k for k in stage.table("pending") if A2.ip in (k.src, k.dst)])
-    age(stage, "pending", 61)
-    second = stage.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.maps["pending"].delete_many([k for k in programs.table("pending") if A2.ip in (k.src, k.dst)])
+    age(programs, "pending", 61)
+    second = programs.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
     assert int.from_bytes(second.packet[34:36], "big") == SPORT
-    assert A1.ip not in {key.src for key in stage.table("pending")}
+    assert A1.ip not in {key.src for key in programs.table("pending")}

@@ -13,7 +13,7 @@ import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     B1,
@@ -29,8 +29,8 @@ from tests.bpf.stage import (
     UNSPEC,
     Member,
     Outcome,
+    Programs,
     Reason,
-    Stage,
     host_sends,
     outside_sends,
 )
@@ -157,69 +157,69 @@ BOTH = pytest.mark.parametrize(
 )
 
 
-def begin(stage: Stage, name: str) -> Way:
+def begin(programs: Programs, name: str) -> Way:
     way = WAYS[name]
     for sender, packet in way.opening:
-        stage.run(sender, packet)
-    stage.world.received(way.device)
+        programs.run(sender, packet)
+    programs.topology.received(way.device)
     return way
 
 
-def again(stage: Stage, way: Way) -> list[bytes]:
+def again(programs: Programs, way: Way) -> list[bytes]:
     """What has come again at the device. (The host itself may ask for a neighbour there.)"""
-    return [frame for frame in stage.world.received(way.device) if frame[:12] == way.frame[:12]]
+    return [frame for frame in programs.topology.received(way.device) if frame[:12] == way.frame[:12]]
 
 
-def passes(stage: Stage, way: Way, piece: bytes, out: bytes) -> None:
-    stage.expect(way.sender, piece, REDIRECT, way.reason, out)
+def passes(programs: Programs, way: Way, piece: bytes, out: bytes) -> None:
+    programs.expect(way.sender, piece, REDIRECT, way.reason, out)
 
 
-def waits(stage: Stage, way: Way, piece: bytes) -> None:
+def waits(programs: Programs, way: Way, piece: bytes) -> None:
     """A container's is kept; of one from outside a copy, as it may be the host's."""
     if way.sender:
-        stage.expect(way.sender, piece, SHOT, Reason.HELD)
+        programs.expect(way.sender, piece, SHOT, Reason.HELD)
     else:
-        assert stage.run(None, piece) == Outcome(UNSPEC, {"NOT_OURS": 1, "HELD": 1}, piece)
+        assert programs.run(None, piece) == Outcome(UNSPEC, {"NOT_OURS": 1, "HELD": 1}, piece)
 
 
-def refused(stage: Stage, way: Way, piece: bytes, reason: Any = Reason.DROP_OVERLAP) -> None:
-    stage.expect(way.sender, piece, SHOT, reason)
+def refused(programs: Programs, way: Way, piece: bytes, reason: Any = Reason.DROP_OVERLAP) -> None:
+    programs.expect(way.sender, piece, SHOT, reason)
 
 
-def left(stage: Stage) -> tuple[int, int]:
+def left(programs: Programs) -> tuple[int, int]:
     """Datagrams that are followed, frames that are kept."""
-    return len(list(stage.maps["fragments"])), len(list(stage.maps["frag_queue"]))
+    return len(list(programs.maps["fragments"])), len(list(programs.maps["frag_queue"]))
 
 
 @pytest.mark.parametrize(
     "order", list(itertools.permutations(range(3))), ids=lambda order: "".join(map(str, order))
 )
 @pytest.mark.parametrize("name", WAYS)
-def test_every_order(stage: Stage, name: str, order: tuple[int, ...]) -> None:
+def test_every_order(programs: Programs, name: str, order: tuple[int, ...]) -> None:
     """Each piece arrives once, translated as the whole would be; nothing is left of it."""
-    way = begin(stage, name)
+    way = begin(programs, name)
     pieces, outs = p.cut(way.frame, *ENDS), p.cut(way.out, *ENDS)
     seen = order.index(0)
     for place, index in enumerate(order):
         if place < seen:
-            waits(stage, way, pieces[index])
+            waits(programs, way, pieces[index])
             continue
-        passes(stage, way, pieces[index], outs[index])
+        passes(programs, way, pieces[index], outs[index])
         if place == seen:
-            kept = again(stage, way)
+            kept = again(programs, way)
             assert kept == [pieces[i] for i in order[:seen]]
             for frame in kept:
-                passes(stage, way, frame, outs[pieces.index(frame)])
+                passes(programs, way, frame, outs[pieces.index(frame)])
         else:
-            assert again(stage, way) == []
-    assert left(stage) == (0, 0)
+            assert again(programs, way) == []
+    assert left(programs) == (0, 0)
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
-def test_a_port_that_was_changed(stage: Stage, six: bool) -> None:
+def test_a_port_that_was_changed(programs: Programs, six: bool) -> None:
     """Only the first fragment has one: the later ones get the addresses alone."""
     host, outside = (HOST6, OUTSIDE6) if six else (HOST, OUTSIDE)
-    got = [stage.run(A1, piece).packet for piece in p.cut(A1.sends(outside, p.udp(7, 53, DATA)), *ENDS)]
+    got = [programs.run(A1, piece).packet for piece in p.cut(A1.sends(outside, p.udp(7, 53, DATA)), *ENDS)]
     at = 62 if six else 34
     chosen = int.from_bytes(got[0][at : at + 2], "big")
     assert NAT_FIRST <= chosen <= NAT_LAST
@@ -240,59 +240,59 @@ OVERLAPS = {
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
 @BOTH
-def test_overlap_loses_the_datagram(stage: Stage, name: str, overlap: str) -> None:
+def test_overlap_loses_the_datagram(programs: Programs, name: str, overlap: str) -> None:
     """RFC 5722: what came before has passed, nothing more does, until the number is used for another."""
-    way = begin(stage, name)
+    way = begin(programs, name)
     first, second, last = p.cut(way.frame, *ENDS)
     outs = p.cut(way.out, *ENDS)
-    passes(stage, way, first, outs[0])
-    passes(stage, way, second, outs[1])
-    refused(stage, way, p.piece(way.frame, *OVERLAPS[overlap], True))
-    refused(stage, way, last)
-    refused(stage, way, second)
+    passes(programs, way, first, outs[0])
+    passes(programs, way, second, outs[1])
+    refused(programs, way, p.piece(way.frame, *OVERLAPS[overlap], True))
+    refused(programs, way, last)
+    refused(programs, way, second)
     for piece, out in zip(p.cut(way.frame, *ENDS, ident=77), p.cut(way.out, *ENDS, ident=77), strict=True):
-        passes(stage, way, piece, out)
+        passes(programs, way, piece, out)
 
 
 @BOTH
-def test_overlap_with_what_was_kept(stage: Stage, name: str) -> None:
-    way = begin(stage, name)
+def test_overlap_with_what_was_kept(programs: Programs, name: str) -> None:
+    way = begin(programs, name)
     first, _, last = p.cut(way.frame, *ENDS)
-    waits(stage, way, last)
-    waits(stage, way, p.piece(way.frame, 32, 48, True))
-    passes(stage, way, first, p.cut(way.out, *ENDS)[0])
-    kept = again(stage, way)
+    waits(programs, way, last)
+    waits(programs, way, p.piece(way.frame, 32, 48, True))
+    passes(programs, way, first, p.cut(way.out, *ENDS)[0])
+    kept = again(programs, way)
     assert len(kept) == 2
-    passes(stage, way, kept[0], p.cut(way.out, *ENDS)[2])
-    refused(stage, way, kept[1])
+    passes(programs, way, kept[0], p.cut(way.out, *ENDS)[2])
+    refused(programs, way, kept[1])
 
 
 @pytest.mark.parametrize("twice", [0, 1])
 @BOTH
-def test_a_double_does_no_harm(stage: Stage, name: str, twice: int) -> None:
+def test_a_double_does_no_harm(programs: Programs, name: str, twice: int) -> None:
     """Networks double packets (RFC 8200, 4.5): the second of the two goes no further, the datagram does."""
-    way = begin(stage, name)
+    way = begin(programs, name)
     for index, (piece, out) in enumerate(zip(p.cut(way.frame, *ENDS), p.cut(way.out, *ENDS), strict=True)):
-        passes(stage, way, piece, out)
+        passes(programs, way, piece, out)
         if index == twice:
-            refused(stage, way, piece)
-            refused(stage, way, piece)
-    assert left(stage) == (0, 0)
+            refused(programs, way, piece)
+            refused(programs, way, piece)
+    assert left(programs) == (0, 0)
 
 
 @BOTH
-def test_a_double_that_was_kept(stage: Stage, name: str) -> None:
-    way = begin(stage, name)
+def test_a_double_that_was_kept(programs: Programs, name: str) -> None:
+    way = begin(programs, name)
     first, second, last = p.cut(way.frame, *ENDS)
     outs = p.cut(way.out, *ENDS)
-    waits(stage, way, second)
-    waits(stage, way, second)
-    passes(stage, way, first, outs[0])
-    assert again(stage, way) == [second, second]
-    passes(stage, way, second, outs[1])
-    refused(stage, way, second)
-    passes(stage, way, last, outs[2])
-    assert left(stage) == (0, 0)
+    waits(programs, way, second)
+    waits(programs, way, second)
+    passes(programs, way, first, outs[0])
+    assert again(programs, way) == [second, second]
+    passes(programs, way, second, outs[1])
+    refused(programs, way, second)
+    passes(programs, way, last, outs[2])
+    assert left(programs) == (0, 0)
 
 
 def many(frame: bytes, count: int) -> list[bytes]:
@@ -301,90 +301,90 @@ def many(frame: bytes, count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
-def test_64_pieces_are_followed_and_no_more(stage: Stage, six: bool) -> None:
+def test_64_pieces_are_followed_and_no_more(programs: Programs, six: bool) -> None:
     """64 KiB over a way of 1280 bytes are 53."""
     for count in (64, 65):
         carried = p.udp(SPORT, 53, bytes(8 * count - 8))
         way = to_outside6(A1, carried) if six else to_outside(A1, carried)
         for index, (piece, out) in enumerate(zip(many(way.frame, count), many(way.out, count), strict=True)):
             if index < 64:
-                passes(stage, way, piece, out)
+                passes(programs, way, piece, out)
             else:
-                refused(stage, way, piece, Reason.DROP_FRAGMENT)
-        assert left(stage) == (count - 64, 0)
-        stage.forget()
+                refused(programs, way, piece, Reason.DROP_FRAGMENT)
+        assert left(programs) == (count - 64, 0)
+        programs.forget()
 
 
 @BOTH
-def test_8_are_kept_and_no_more(stage: Stage, name: str) -> None:
+def test_8_are_kept_and_no_more(programs: Programs, name: str) -> None:
     """The ninth of a container's is lost; of one from outside the host alone has it."""
-    way = begin(stage, name)
+    way = begin(programs, name)
     pieces, outs = p.cut(way.frame, *range(8, 64, 8)), p.cut(way.out, *range(8, 64, 8))
     more = p.piece(way.frame + bytes(8), 64, 72, True)
     last = p.piece(way.frame + bytes(16), 72, 80, False)
     kept = [*pieces[:0:-1], more]
     for piece in kept:
-        waits(stage, way, piece)
+        waits(programs, way, piece)
     if way.sender:
-        refused(stage, way, last, Reason.DROP_FRAGMENT)
+        refused(programs, way, last, Reason.DROP_FRAGMENT)
     else:
-        stage.expect(None, last, UNSPEC, Reason.NOT_OURS)
-    assert left(stage)[1] == 8
-    passes(stage, way, pieces[0], outs[0])
-    assert again(stage, way) == kept
-    assert left(stage)[1] == 0
+        programs.expect(None, last, UNSPEC, Reason.NOT_OURS)
+    assert left(programs)[1] == 8
+    passes(programs, way, pieces[0], outs[0])
+    assert again(programs, way) == kept
+    assert left(programs)[1] == 0
 
 
-def test_a_fragment_too_long_to_be_kept(stage: Stage) -> None:
+def test_a_fragment_too_long_to_be_kept(programs: Programs) -> None:
     way = to_outside(A1, p.udp(SPORT, 53, bytes(2600)))
     long = p.piece(way.frame, 16, 2608, False)
-    refused(stage, way, long, Reason.DROP_FRAGMENT)
+    refused(programs, way, long, Reason.DROP_FRAGMENT)
     first = p.piece(way.frame, 0, 16, True)
-    passes(stage, way, first, p.piece(way.out, 0, 16, True))
-    passes(stage, way, p.piece(way.frame, 16, 1016, True), p.piece(way.out, 16, 1016, True))
+    passes(programs, way, first, p.piece(way.out, 0, 16, True))
+    passes(programs, way, p.piece(way.frame, 16, 1016, True), p.piece(way.out, 16, 1016, True))
 
 
-def age(stage: Stage, name: str) -> None:
+def age(programs: Programs, name: str) -> None:
     """What is in the table was seen 31 s ago."""
-    table = stage.maps[name]
+    table = programs.maps[name]
     for key in list(table):
         table[key] = table[key]._replace(since=time.monotonic_ns() - 31 * 10**9)
 
 
 @BOTH
-def test_after_30_seconds_a_datagram_is_forgotten(stage: Stage, name: str) -> None:
-    way = begin(stage, name)
+def test_after_30_seconds_a_datagram_is_forgotten(programs: Programs, name: str) -> None:
+    way = begin(programs, name)
     first, second, last = p.cut(way.frame, *ENDS)
     outs = p.cut(way.out, *ENDS)
-    passes(stage, way, first, outs[0])
-    age(stage, "fragments")
-    waits(stage, way, last)
+    passes(programs, way, first, outs[0])
+    age(programs, "fragments")
+    waits(programs, way, last)
     # The number is used again: its own first fragment is none of the earlier one's doubles.
-    passes(stage, way, first, outs[0])
-    assert again(stage, way) == [last]
-    passes(stage, way, last, outs[2])
-    passes(stage, way, second, outs[1])
-    assert left(stage) == (0, 0)
+    passes(programs, way, first, outs[0])
+    assert again(programs, way) == [last]
+    passes(programs, way, last, outs[2])
+    passes(programs, way, second, outs[1])
+    assert left(programs) == (0, 0)
 
 
 @BOTH
-def test_after_30_seconds_what_was_kept_does_not_come_again(stage: Stage, name: str) -> None:
-    way = begin(stage, name)
+def test_after_30_seconds_what_was_kept_does_not_come_again(programs: Programs, name: str) -> None:
+    way = begin(programs, name)
     first, second, last = p.cut(way.frame, *ENDS)
-    waits(stage, way, last)
-    age(stage, "frag_queue")
-    waits(stage, way, second)
-    passes(stage, way, first, p.cut(way.out, *ENDS)[0])
-    assert again(stage, way) == [second]
-    assert left(stage)[1] == 0
+    waits(programs, way, last)
+    age(programs, "frag_queue")
+    waits(programs, way, second)
+    passes(programs, way, first, p.cut(way.out, *ENDS)[0])
+    assert again(programs, way) == [second]
+    assert left(programs)[1] == 0
 
 
 @BOTH
-def test_a_number_is_used_again_for_other_ports(stage: Stage, name: str) -> None:
+def test_a_number_is_used_again_for_other_ports(programs: Programs, name: str) -> None:
     """A complete datagram leaves nothing: the next one has ports of its own."""
-    way = begin(stage, name)
+    way = begin(programs, name)
     for piece, out in zip(p.cut(way.frame, *ENDS), p.cut(way.out, *ENDS), strict=True):
-        passes(stage, way, piece, out)
+        passes(programs, way, piece, out)
     six = name.endswith("6")
     if way.sender:
         carried = p.udp(SPORT + 1, 54, DATA)
@@ -395,76 +395,76 @@ def test_a_number_is_used_again_for_other_ports(stage: Stage, name: str) -> None
         out = A2.gets(OUTSIDE6 if six else OUTSIDE, p.udp(10, 53, DATA), **hop)
         other = Way((), None, frame, Reason.DELIVERED, out)
     for piece, out in zip(p.cut(other.frame, *ENDS), p.cut(other.out, *ENDS), strict=True):
-        passes(stage, other, piece, out)
+        passes(programs, other, piece, out)
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(
     "order", list(itertools.permutations(range(3))), ids=lambda order: "".join(map(str, order))
 )
-def test_the_hosts_own_are_left_alone(stage: Stage, six: bool, order: tuple[int, ...]) -> None:
+def test_the_hosts_own_are_left_alone(programs: Programs, six: bool, order: tuple[int, ...]) -> None:
     """It gets each of them, once; copies are thrown away when it is known whose they are."""
     way = Way((), None, outside_sends(HOST6 if six else HOST, p.udp(9, 40000, DATA)), Reason.NOT_OURS, b"")
     pieces = p.cut(way.frame, *ENDS)
-    stage.world.received("up0")
+    programs.topology.received("up0")
     for place, index in enumerate(order):
         if place < order.index(0):
-            waits(stage, way, pieces[index])
+            waits(programs, way, pieces[index])
         else:
-            stage.expect(None, pieces[index], UNSPEC, Reason.NOT_OURS)
-    assert again(stage, way) == []
-    assert left(stage)[1] == 0
-    assert not stage.table("pending")
+            programs.expect(None, pieces[index], UNSPEC, Reason.NOT_OURS)
+    assert again(programs, way) == []
+    assert left(programs)[1] == 0
+    assert not programs.table("pending")
 
 
-def test_a_number_of_the_hosts_is_used_again_for_ours(stage: Stage) -> None:
-    way = begin(stage, "published")
+def test_a_number_of_the_hosts_is_used_again_for_ours(programs: Programs) -> None:
+    way = begin(programs, "published")
     first = p.piece(outside_sends(HOST, p.udp(9, 40000, DATA)), 0, 24, True)
-    stage.expect(None, first, UNSPEC, Reason.NOT_OURS)
+    programs.expect(None, first, UNSPEC, Reason.NOT_OURS)
     for piece, out in zip(p.cut(way.frame, *ENDS), p.cut(way.out, *ENDS), strict=True):
-        passes(stage, way, piece, out)
+        passes(programs, way, piece, out)
 
 
-def test_what_is_not_the_containers_to_reach_stays_so(stage: Stage) -> None:
+def test_what_is_not_the_containers_to_reach_stays_so(programs: Programs) -> None:
     """The kept ones come again, and get the verdict of their first."""
     for dst, reason in ((B1.ip, Reason.DROP_ISOLATED), (B1.ip6, Reason.DROP_ISOLATED)):
         way = Way((), A1, A1.sends(dst, p.udp(9, 53, DATA)), reason, b"")
         first, second, last = p.cut(way.frame, *ENDS)
-        stage.world.received("va1")
-        waits(stage, way, last)
-        refused(stage, way, first, reason)
-        assert again(stage, way) == [last]
-        refused(stage, way, last, reason)
-        refused(stage, way, second, reason)
+        programs.topology.received("va1")
+        waits(programs, way, last)
+        refused(programs, way, first, reason)
+        assert again(programs, way) == [last]
+        refused(programs, way, last, reason)
+        refused(programs, way, second, reason)
     way = Way((), B1, B1.sends(B2.ip, p.udp(9, 54, DATA), to=B2.mac), Reason.DROP_ICC, b"")
     for piece in p.cut(way.frame, *ENDS):
-        refused(stage, way, piece, Reason.DROP_ICC)
+        refused(programs, way, piece, Reason.DROP_ICC)
 
 
-def test_numbers_of_different_senders_are_not_mixed(stage: Stage) -> None:
+def test_numbers_of_different_senders_are_not_mixed(programs: Programs) -> None:
     """The same number, addresses and ports from two containers, of two protocols, and from outside."""
     udp1, udp2 = to_outside(A1, p.udp(SPORT, 53, DATA)), to_outside(A2, p.udp(SPORT + 1, 53, DATA))
     tcp1 = to_outside(A1, p.tcp(SPORT + 2, 80, p.ACK, DATA))
     published = WAYS["published"]
     for index in range(3):
         for way in (udp1, udp2, tcp1, published):
-            passes(stage, way, p.cut(way.frame, *ENDS)[index], p.cut(way.out, *ENDS)[index])
-    assert left(stage) == (0, 0)
+            passes(programs, way, p.cut(way.frame, *ENDS)[index], p.cut(way.out, *ENDS)[index])
+    assert left(programs) == (0, 0)
 
 
-def test_among_members_who_may_talk_nothing_is_followed(stage: Stage) -> None:
+def test_among_members_who_may_talk_nothing_is_followed(programs: Programs) -> None:
     """They are packets like any others, in any order; the receiver's kernel puts them together."""
     for dst in (A2.ip, A2.ip6):
         pieces = p.cut(A1.sends(dst, p.udp(9, 53, DATA), to=A2.mac), *ENDS)
         for piece in (*reversed(pieces), pieces[1]):
-            stage.expect(A1, piece, REDIRECT, Reason.DELIVERED)
-    assert left(stage) == (0, 0)
+            programs.expect(A1, piece, REDIRECT, Reason.DELIVERED)
+    assert left(programs) == (0, 0)
 
 
-def test_from_the_host_nothing_is_followed(stage: Stage) -> None:
+def test_from_the_host_nothing_is_followed(programs: Programs) -> None:
     for piece in reversed(p.cut(host_sends(A1, p.udp(9, 53, DATA)), *ENDS)):
-        stage.expect(A1.net, piece, REDIRECT, Reason.DELIVERED)
-    assert left(stage) == (0, 0)
+        programs.expect(A1.net, piece, REDIRECT, Reason.DELIVERED)
+    assert left(programs) == (0, 0)
 
 
 LIES = {
@@ -478,12 +478,12 @@ LIES = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_lies(stage: Stage, name: str) -> None:
-    stage.expect(A1, LIES[name], SHOT, Reason.DROP_TRUNCATED)
-    assert left(stage) == (0, 0)
+def test_lies(programs: Programs, name: str) -> None:
+    programs.expect(A1, LIES[name], SHOT, Reason.DROP_TRUNCATED)
+    assert left(programs) == (0, 0)
 
 
-def test_later_ones_may_name_another_header(stage: Stage) -> None:
+def test_later_ones_may_name_another_header(programs: Programs) -> None:
     """IPv6: each names what the first begins with, here options before UDP (RFC 8200, 4.5)."""
     options = (p.DESTINATION_OPTIONS, b"\0\1\4" + bytes(4))
     frame = A1.sends(OUTSIDE6, p.udp(SPORT, 53, DATA), extensions=(options,))
@@ -491,19 +491,19 @@ def test_later_ones_may_name_another_header(stage: Stage) -> None:
     way = Way((), A1, frame, Reason.TO_OUTSIDE, out)
     for piece, came in zip(p.cut(frame, *ENDS), p.cut(out, *ENDS), strict=True):
         assert piece[54] == p.DESTINATION_OPTIONS
-        passes(stage, way, piece, came)
-    assert left(stage) == (0, 0)
+        passes(programs, way, piece, came)
+    assert left(programs) == (0, 0)
 
 
-def test_of_a_denied_source_no_piece_gets_in(stage: Stage) -> None:
+def test_of_a_denied_source_no_piece_gets_in(programs: Programs) -> None:
     key = abi.port_key(IPv4Address("0.0.0.0"), 8081, p.UDP)
-    port = stage.maps["ports"][key]
-    stage.maps["ports"][key] = port._replace(acl=1, default_deny=1)
+    port = programs.maps["ports"][key]
+    programs.maps["ports"][key] = port._replace(acl=1, default_deny=1)
     try:
         way = WAYS["published"]
         first, second, _ = p.cut(way.frame, *ENDS)
-        refused(stage, way, first, Reason.DROP_DENIED)
+        refused(programs, way, first, Reason.DROP_DENIED)
         # Without the first one nobody knows whose the others are, nor can the host use them.
-        waits(stage, way, second)
+        waits(programs, way, second)
     finally:
-        stage.maps["ports"][key] = port
+        programs.maps["ports"][key] = port

@@ -14,8 +14,8 @@ import pytest
 from datapath.errors import KernelError
 from datapath.kernel import abi, features, libbpf
 from tests.bpf import packets as p
-from tests.bpf.conftest import MakeStage
-from tests.bpf.stage import (
+from tests.bpf.conftest import MakePrograms
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -43,10 +43,10 @@ from tests.bpf.stage import (
     UNREACHABLE,
     UNREACHABLE6,
     Member,
+    Programs,
     Reason,
     Row,
-    Stage,
-    World,
+    Topology,
     dropped,
     redirected,
 )
@@ -1182,8 +1182,8 @@ TABLES = {
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id=f"{name}: {row.sentence}") for name, rows in TABLES.items() for row in rows]
 )
-def test_packet(stage: Stage, row: Row) -> None:
-    stage.check(row)
+def test_packet(programs: Programs, row: Row) -> None:
+    programs.check(row)
 
 
 # ---- cut short at every length ----------------------------------------------------------------------------
@@ -1218,40 +1218,40 @@ def honest(frame: bytes, length: int) -> bytes:
 
 @pytest.mark.parametrize("shortened", [False, True], ids=["length as it was", "length put right"])
 @pytest.mark.parametrize("name", CUT)
-def test_cut_short(stage: Stage, name: str, shortened: bool) -> None:
+def test_cut_short(programs: Programs, name: str, shortened: bool) -> None:
     frame = CUT[name]
     for length in range(14, len(frame)):
         cut = honest(frame, length) if shortened else frame[:length]
         try:
-            got = stage.run(A1, cut)
+            got = programs.run(A1, cut)
         except KernelError as error:
             assert "Invalid argument" in str(error)
             assert length < REFUSED[int.from_bytes(frame[12:14], "big")], length
             continue
         assert (length, got.verdict, got.reasons) == (length, SHOT, {"DROP_TRUNCATED": 1})
         assert got.packet == cut
-    assert stage.run(A1, frame).verdict == REDIRECT
+    assert programs.run(A1, frame).verdict == REDIRECT
 
 
 # ---- what a table cannot say -------------------------------------------------------------------------------
 
 
-def test_unknown_device(stage: Stage) -> None:
+def test_unknown_device(programs: Programs) -> None:
     frame = A1.sends(A2.ip, PING, to=A2.mac)
-    device = stage.maps["devices"].pop(abi.device_key(stage.ifindex(A1)))
+    device = programs.maps["devices"].pop(abi.device_key(programs.ifindex(A1)))
     try:
-        stage.expect(A1, frame, SHOT, Reason.DROP_DEVICE)
+        programs.expect(A1, frame, SHOT, Reason.DROP_DEVICE)
     finally:
-        stage.maps["devices"][abi.device_key(stage.ifindex(A1))] = device
+        programs.maps["devices"][abi.device_key(programs.ifindex(A1))] = device
 
 
-def test_network_that_is_gone(stage: Stage) -> None:
-    network = stage.maps["networks"][1]
-    stage.maps["networks"][1] = network._replace(flags=network.flags & ~abi.NetworkFlag.NETWORK_ACTIVE)
+def test_network_that_is_gone(programs: Programs) -> None:
+    network = programs.maps["networks"][1]
+    programs.maps["networks"][1] = network._replace(flags=network.flags & ~abi.NetworkFlag.NETWORK_ACTIVE)
     try:
-        stage.expect(A1, A1.sends(A2.ip, PING, to=A2.mac), SHOT, Reason.DROP_DEVICE)
+        programs.expect(A1, A1.sends(A2.ip, PING, to=A2.mac), SHOT, Reason.DROP_DEVICE)
     finally:
-        stage.maps["networks"][1] = network
+        programs.maps["networks"][1] = network
 
 
 @pytest.mark.parametrize(
@@ -1262,42 +1262,42 @@ def test_network_that_is_gone(stage: Stage) -> None:
         ("IPv6 multicast", A1.sends(ALL_NODES, PING6, to=ALL_NODES_MAC)),
     ],
 )
-def test_flood_reaches_every_member_but_the_sender(stage: Stage, name: str, frame: bytes) -> None:
+def test_flood_reaches_every_member_but_the_sender(programs: Programs, name: str, frame: bytes) -> None:
     everybody = (A1, A2, A3, B1, B2, C1)
     for member in everybody:
-        stage.world.received(member.name)
-    stage.expect(A1, frame, REDIRECT, Reason.FLOODED)
-    got = {member.name: stage.world.received(member.name) for member in everybody}
+        programs.topology.received(member.name)
+    programs.expect(A1, frame, REDIRECT, Reason.FLOODED)
+    got = {member.name: programs.topology.received(member.name) for member in everybody}
     assert got == {"a1": [], "a2": [frame], "a3": [frame], "b1": [], "b2": [], "c1": []}
 
 
-def test_flood_without_icc_reaches_no_member(stage: Stage) -> None:
-    stage.world.received("b2")
-    stage.expect(B1, B1.sends(NET2.broadcast, p.udp(1, 2), to=p.BROADCAST), REDIRECT, Reason.FLOODED)
-    assert stage.world.received("b2") == []
+def test_flood_without_icc_reaches_no_member(programs: Programs) -> None:
+    programs.topology.received("b2")
+    programs.expect(B1, B1.sends(NET2.broadcast, p.udp(1, 2), to=p.BROADCAST), REDIRECT, Reason.FLOODED)
+    assert programs.topology.received("b2") == []
 
 
-def test_gso_packet_is_larger_than_the_way_out(stage: Stage) -> None:
+def test_gso_packet_is_larger_than_the_way_out(programs: Programs) -> None:
     """What leaves is segments: the size of the whole does not count."""
     carried = p.tcp(SPORT, 80, p.ACK, bytes(2800))
     frame, out = A1.sends(OUTSIDE, carried), A1.leaves(HOST, OUTSIDE, carried)
-    stage.expect(A1, frame, REDIRECT, Reason.TO_OUTSIDE, out, gso=1400)
+    programs.expect(A1, frame, REDIRECT, Reason.TO_OUTSIDE, out, gso=1400)
     told = p.own_error(frame, NET1.gateway, mtu=1500)
-    stage.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, told, gso=1480)
+    programs.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, told, gso=1480)
 
 
-def test_every_drop_may_be_reported(make_stage: MakeStage) -> None:
-    stage = make_stage(sample=1)
+def test_every_drop_may_be_reported(make_programs: MakePrograms) -> None:
+    programs = make_programs(sample=1)
     before = time.monotonic_ns()
     frame = A1.sends(A2.ip, PING, to=A2.mac, version=5) + bytes(60)
-    stage.expect(A1, frame, SHOT, Reason.DROP_TRUNCATED)
+    programs.expect(A1, frame, SHOT, Reason.DROP_TRUNCATED)
     short = p.ethernet(p.BROADCAST, A1.mac, 0x88CC, b"LLDP")
-    stage.expect(A1, short, SHOT, Reason.DROP_ETHERTYPE)
-    stage.expect(A1, asks(A1.ip), SHOT, Reason.ABSORBED)  # no drop
+    programs.expect(A1, short, SHOT, Reason.DROP_ETHERTYPE)
+    programs.expect(A1, asks(A1.ip), SHOT, Reason.ABSORBED)  # no drop
     events: list[abi.event] = []
-    libbpf.consume_events(stage.events_fd, events.append)
+    libbpf.consume_events(programs.events_fd, events.append)
     seen = [(e.reason, e.ifindex, e.length, e.head[: e.captured]) for e in events]
-    ifindex = stage.ifindex(A1)
+    ifindex = programs.ifindex(A1)
     assert seen == [
         (Reason.DROP_TRUNCATED, ifindex, len(frame), frame[:64]),
         (Reason.DROP_ETHERTYPE, ifindex, len(short), short),
@@ -1305,12 +1305,12 @@ def test_every_drop_may_be_reported(make_stage: MakeStage) -> None:
     assert all(before <= e.when <= time.monotonic_ns() for e in events)
 
 
-def test_one_drop_in_so_many_is_reported(make_stage: MakeStage) -> None:
-    stage = make_stage(sample=10)
+def test_one_drop_in_so_many_is_reported(make_programs: MakePrograms) -> None:
+    programs = make_programs(sample=10)
     for _ in range(100):
-        stage.run(A1, p.ethernet(p.BROADCAST, A1.mac, 0x88CC, b"LLDP"))
+        programs.run(A1, p.ethernet(p.BROADCAST, A1.mac, 0x88CC, b"LLDP"))
     events: list[abi.event] = []
-    libbpf.consume_events(stage.events_fd, events.append)
+    libbpf.consume_events(programs.events_fd, events.append)
     assert 10 <= len(events) <= 12  # counted on each CPU
 
 
@@ -1318,73 +1318,73 @@ def test_one_drop_in_so_many_is_reported(make_stage: MakeStage) -> None:
 
 
 @pytest.fixture(params=["tcx", "clsact"])
-def wired(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Stage]:
+def wired(programs: Programs, request: pytest.FixtureRequest) -> Iterator[Programs]:
     """a1's device has the program; what its container sends runs through it."""
     if request.param == "tcx" and not features.has_tcx():
         pytest.skip("this kernel has no tcx")
-    with stage.wired(A1, tcx=request.param == "tcx"):
+    with programs.wired(A1, tcx=request.param == "tcx"):
         for member in (A1, A2, A3):
-            stage.world.received(member.name)
-        stage.counted()
-        yield stage
+            programs.topology.received(member.name)
+        programs.counted()
+        yield programs
 
 
-def send(world: World, member: Member, frame: bytes) -> None:
-    world.tap(member.name).send(frame)
+def send(topology: Topology, member: Member, frame: bytes) -> None:
+    topology.tap(member.name).send(frame)
 
 
-def test_delivery_on_the_wire(wired: Stage) -> None:
+def test_delivery_on_the_wire(wired: Programs) -> None:
     """By way of the gateway's MAC; it arrives as a frame for the receiver (PACKET_HOST, 0), and nowhere else."""
-    send(wired.world, A1, A1.sends(A2.ip, PING))
+    send(wired.topology, A1, A1.sends(A2.ip, PING))
     assert wired.counted() == {"DELIVERED": 1}
-    assert wired.world.received_as("a2") == [(A1.sends(A2.ip, PING, to=A2.mac), 0)]
-    assert wired.world.received("a3") == []
+    assert wired.topology.received_as("a2") == [(A1.sends(A2.ip, PING, to=A2.mac), 0)]
+    assert wired.topology.received("a3") == []
 
 
-def test_answer_on_the_wire(wired: Stage) -> None:
-    send(wired.world, A1, asks(A2.ip))
+def test_answer_on_the_wire(wired: Programs) -> None:
+    send(wired.topology, A1, asks(A2.ip))
     assert wired.counted() == {"ANSWERED": 1}
-    assert wired.world.received("a1") == [answer(A2.mac, A2.ip)]
-    assert wired.world.received("a2") == []
+    assert wired.topology.received("a1") == [answer(A2.mac, A2.ip)]
+    assert wired.topology.received("a2") == []
 
 
 @pytest.mark.parametrize("tags", [1, 2])
 @pytest.mark.parametrize("tag", [p.ETH_VLAN, p.ETH_QINQ])
-def test_tagged_frames_on_the_wire(wired: Stage, tag: int, tags: int) -> None:
+def test_tagged_frames_on_the_wire(wired: Programs, tag: int, tags: int) -> None:
     """The kernel has taken the (outer) tag out of the packet by then."""
     body, kind = INNER, p.ETH_IPV4
     for _ in range(tags):
         body, kind = struct.pack("!HH", 5, kind) + body, tag
-    send(wired.world, A1, p.ethernet(A2.mac, A1.mac, kind, body))
+    send(wired.topology, A1, p.ethernet(A2.mac, A1.mac, kind, body))
     assert wired.counted() == {"DROP_VLAN": 1}
-    assert wired.world.received("a2") == []
+    assert wired.topology.received("a2") == []
 
 
-def test_short_frames_on_the_wire(wired: Stage) -> None:
+def test_short_frames_on_the_wire(wired: Programs) -> None:
     for name, frame in CUT.items():
         for length in range(14, REFUSED[int.from_bytes(frame[12:14], "big")]):
-            send(wired.world, A1, frame[:length])
+            send(wired.topology, A1, frame[:length])
             counted = wired.counted()
             # A bare Ethernet header the device's own driver may already refuse.
             assert counted in ({"DROP_TRUNCATED": 1}, {} if length == 14 else None), (name, length)
-    assert wired.world.received("a2") == wired.world.received("a3") == []
+    assert wired.topology.received("a2") == wired.topology.received("a3") == []
 
 
-def test_rows_on_the_wire(wired: Stage) -> None:
+def test_rows_on_the_wire(wired: Programs) -> None:
     """Every refused frame of the tables once more, sent for real: not a byte arrives anywhere."""
     for row in (*SPOOFING, *ARP, *NEIGHBOURS, *FOREIGN, *LIES):
         if row.sender is A1 and row.verdict == SHOT:
-            send(wired.world, A1, row.packet)
+            send(wired.topology, A1, row.packet)
             assert wired.counted() == {row.reason.name: 1}, row.sentence
-    assert [wired.world.received(name) for name in ("a1", "a2", "a3")] == [[], [], []]
+    assert [wired.topology.received(name) for name in ("a1", "a2", "a3")] == [[], [], []]
 
 
-def test_source_port_is_taken_from_the_range(stage: Stage) -> None:
+def test_source_port_is_taken_from_the_range(programs: Programs) -> None:
     """A port outside the range is replaced by one inside; the checksums follow."""
     for sport in (7, 1024, NAT_FIRST - 1, NAT_LAST + 1, 33000, 65535):
         for carried in (p.tcp, p.udp):
             frame = carried(sport, 53, p.SYN) if carried is p.tcp else p.udp(sport, 53)
-            got = stage.run(A1, A1.sends(OUTSIDE, frame))
+            got = programs.run(A1, A1.sends(OUTSIDE, frame))
             assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
             chosen = int.from_bytes(got.packet[34:36], "big")
             assert NAT_FIRST <= chosen <= NAT_LAST
@@ -1393,29 +1393,29 @@ def test_source_port_is_taken_from_the_range(stage: Stage) -> None:
             assert not (text := p.difference(got.packet, wanted)), text
 
 
-def test_echo_identifier_is_taken_from_the_range(stage: Stage) -> None:
-    got = stage.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, 7)))
+def test_echo_identifier_is_taken_from_the_range(programs: Programs) -> None:
+    got = programs.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, 7)))
     chosen = int.from_bytes(got.packet[38:40], "big")
     assert NAT_FIRST <= chosen <= NAT_LAST
     wanted = p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.echo(p.ECHO, chosen), ttl=63))
     assert not (text := p.difference(got.packet, wanted)), text
 
 
-def test_published_port_is_no_source_port(stage: Stage) -> None:
-    got = stage.run(A1, A1.sends(OUTSIDE, p.udp(20005, 53)))
+def test_published_port_is_no_source_port(programs: Programs) -> None:
+    got = programs.run(A1, A1.sends(OUTSIDE, p.udp(20005, 53)))
     assert got.reasons == {"TO_OUTSIDE": 1}
     assert int.from_bytes(got.packet[34:36], "big") != 20005
-    tcp = stage.run(A1, A1.sends(OUTSIDE, p.tcp(20005, 53, p.SYN)))  # published for UDP only
+    tcp = programs.run(A1, A1.sends(OUTSIDE, p.tcp(20005, 53, p.SYN)))  # published for UDP only
     assert int.from_bytes(tcp.packet[34:36], "big") == 20005
 
 
-def test_two_containers_with_one_source_port(stage: Stage) -> None:
+def test_two_containers_with_one_source_port(programs: Programs) -> None:
     """The first keeps it, the second gets another; to another destination it is free again."""
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    second = stage.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    second = programs.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
     assert second.reasons == {"TO_OUTSIDE": 1}
     assert int.from_bytes(second.packet[34:36], "big") != SPORT
-    third = stage.run(A2, A2.sends(NEXT_HOP, p.udp(SPORT, 53)))
+    third = programs.run(A2, A2.sends(NEXT_HOP, p.udp(SPORT, 53)))
     assert int.from_bytes(third.packet[34:36], "big") == SPORT
 
 
@@ -1425,7 +1425,7 @@ def test_two_containers_with_one_source_port(stage: Stage) -> None:
     ids=["IPv4", "IPv6"],
 )
 def test_a_port_of_the_hosts_own_sockets_is_not_taken(
-    stage: Stage, family: int, host: p.Address, everywhere: str, outside: p.Address
+    programs: Programs, family: int, host: p.Address, everywhere: str, outside: p.Address
 ) -> None:
     at = 34 if family == socket.AF_INET else 54
     with socket.socket(family, socket.SOCK_DGRAM) as sock, socket.socket(family) as listener:
@@ -1433,28 +1433,28 @@ def test_a_port_of_the_hosts_own_sockets_is_not_taken(
         listener.bind((everywhere, SPORT))
         listener.listen()
         for carried in (p.udp(SPORT, 53), p.tcp(SPORT, 53, p.SYN)):
-            got = stage.run(A1, A1.sends(outside, carried))
+            got = programs.run(A1, A1.sends(outside, carried))
             assert got.reasons == {"TO_OUTSIDE": 1}
             assert int.from_bytes(got.packet[at : at + 2], "big") != SPORT
 
 
-def test_no_source_port_left(make_stage: MakeStage) -> None:
-    stage = make_stage(nat_port_first=20000, nat_port_last=20000)
-    assert stage.run(A1, A1.sends(OUTSIDE, p.udp(1, 53))).reasons == {"TO_OUTSIDE": 1}
-    stage.expect(A1, A1.sends(OUTSIDE, p.udp(2, 53)), SHOT, Reason.DROP_NAT_PORTS)
-    assert stage.run(A1, A1.sends(NEXT_HOP, p.udp(2, 53))).reasons == {"TO_OUTSIDE": 1}
+def test_no_source_port_left(make_programs: MakePrograms) -> None:
+    programs = make_programs(nat_port_first=20000, nat_port_last=20000)
+    assert programs.run(A1, A1.sends(OUTSIDE, p.udp(1, 53))).reasons == {"TO_OUTSIDE": 1}
+    programs.expect(A1, A1.sends(OUTSIDE, p.udp(2, 53)), SHOT, Reason.DROP_NAT_PORTS)
+    assert programs.run(A1, A1.sends(NEXT_HOP, p.udp(2, 53))).reasons == {"TO_OUTSIDE": 1}
 
 
-def test_an_address_is_used_again_by_another_endpoint(stage: Stage) -> None:
+def test_an_address_is_used_again_by_another_endpoint(programs: Programs) -> None:
     """A connection of the earlier holder is not continued: the new one gets its own."""
     frame = A1.sends(OUTSIDE, p.udp(SPORT, 53))
-    stage.run(A1, frame)
-    key = abi.device_key(stage.ifindex(A1))
-    device = stage.maps["devices"][key]
-    stage.maps["devices"][key] = device._replace(endpoint=99)
+    programs.run(A1, frame)
+    key = abi.device_key(programs.ifindex(A1))
+    device = programs.maps["devices"][key]
+    programs.maps["devices"][key] = device._replace(endpoint=99)
     try:
-        assert stage.run(A1, frame).reasons == {"TO_OUTSIDE": 1}
-        assert {c.from_endpoint for c in stage.table("pending").values()} == {0, 99}
-        assert IPv4Address(stage.run(A1, frame).packet[26:30]) == HOST
+        assert programs.run(A1, frame).reasons == {"TO_OUTSIDE": 1}
+        assert {c.from_endpoint for c in programs.table("pending").values()} == {0, 99}
+        assert IPv4Address(programs.run(A1, frame).packet[26:30]) == HOST
     finally:
-        stage.maps["devices"][key] = device
+        programs.maps["devices"][key] = device

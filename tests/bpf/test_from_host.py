@@ -11,7 +11,7 @@ import pytest
 from datapath.errors import KernelError
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -27,9 +27,9 @@ from tests.bpf.stage import (
     SHOT,
     UPLINK,
     Net,
+    Programs,
     Reason,
     Row,
-    Stage,
     dropped,
     host_sends,
     redirected,
@@ -230,8 +230,8 @@ FOREIGN = [
         for row in rows
     ],
 )
-def test_packet(stage: Stage, row: Row) -> None:
-    stage.check(row)
+def test_packet(programs: Programs, row: Row) -> None:
+    programs.check(row)
 
 
 @pytest.mark.parametrize("came_by", ["the uplink", "another network"])
@@ -248,17 +248,22 @@ def test_packet(stage: Stage, row: Row) -> None:
         pytest.param(v4(OUTSIDE, "172.17.9.9", PING, to=STRANGER), id="to nobody"),
     ],
 )
-def test_what_the_host_forwards_is_refused(stage: Stage, came_by: str, frame: bytes) -> None:
-    ingress = stage.world.index[UPLINK if came_by == "the uplink" else NET2.device]
-    stage.world.received("a1")
-    stage.expect(NET1, frame, SHOT, Reason.DROP_DIRECT, ingress=ingress)
-    assert stage.world.received("a1") == []
+def test_what_the_host_forwards_is_refused(programs: Programs, came_by: str, frame: bytes) -> None:
+    ingress = programs.topology.index[UPLINK if came_by == "the uplink" else NET2.device]
+    programs.topology.received("a1")
+    programs.expect(NET1, frame, SHOT, Reason.DROP_DIRECT, ingress=ingress)
+    assert programs.topology.received("a1") == []
 
 
-def test_arp_is_answered_on_behalf_of_what_is_forwarded(stage: Stage) -> None:
+def test_arp_is_answered_on_behalf_of_what_is_forwarded(programs: Programs) -> None:
     """The question is the host's own, whatever made it ask."""
-    stage.expect(
-        NET1, asks(A1.ip), REDIRECT, Reason.ANSWERED, answer(A1.mac, A1.ip), ingress=stage.world.index[UPLINK]
+    programs.expect(
+        NET1,
+        asks(A1.ip),
+        REDIRECT,
+        Reason.ANSWERED,
+        answer(A1.mac, A1.ip),
+        ingress=programs.topology.index[UPLINK],
     )
 
 
@@ -272,25 +277,25 @@ def test_arp_is_answered_on_behalf_of_what_is_forwarded(stage: Stage) -> None:
         pytest.param(v6(ALL_NODES, PING6, to=ALL_NODES_MAC), id="IPv6 multicast"),
     ],
 )
-def test_flood_reaches_every_member(stage: Stage, frame: bytes) -> None:
+def test_flood_reaches_every_member(programs: Programs, frame: bytes) -> None:
     everybody = (A1, A2, A3, B1, C1)
     for member in everybody:
-        stage.world.received(member.name)
-    stage.expect(NET1, frame, SHOT, Reason.FLOODED)
-    got = {member.name: stage.world.received(member.name) for member in everybody}
+        programs.topology.received(member.name)
+    programs.expect(NET1, frame, SHOT, Reason.FLOODED)
+    got = {member.name: programs.topology.received(member.name) for member in everybody}
     assert got == {"a1": [frame], "a2": [frame], "a3": [frame], "b1": [], "c1": []}
 
 
-def test_a_hole_among_the_slots_is_stepped_over(stage: Stage) -> None:
+def test_a_hole_among_the_slots_is_stepped_over(programs: Programs) -> None:
     frame = v4(NET1.gateway, NET1.broadcast, p.udp(1, 2), to=p.BROADCAST)
-    member = stage.maps["members"].pop(abi.member_key(1, A2.slot))
+    member = programs.maps["members"].pop(abi.member_key(1, A2.slot))
     try:
         for one in (A1, A2, A3):
-            stage.world.received(one.name)
-        stage.expect(NET1, frame, SHOT, Reason.FLOODED)
-        assert [stage.world.received(one.name) for one in (A1, A2, A3)] == [[frame], [], [frame]]
+            programs.topology.received(one.name)
+        programs.expect(NET1, frame, SHOT, Reason.FLOODED)
+        assert [programs.topology.received(one.name) for one in (A1, A2, A3)] == [[frame], [], [frame]]
     finally:
-        stage.maps["members"][abi.member_key(1, A2.slot)] = member
+        programs.maps["members"][abi.member_key(1, A2.slot)] = member
 
 
 @pytest.mark.parametrize(
@@ -303,26 +308,26 @@ def test_a_hole_among_the_slots_is_stepped_over(stage: Stage) -> None:
         ("IPv6 and TCP", v6(A1.ip6, p.tcp(1, 2, p.SYN), to=A1.mac), 54),
     ],
 )
-def test_cut_short(stage: Stage, name: str, frame: bytes, refused: int) -> None:
+def test_cut_short(programs: Programs, name: str, frame: bytes, refused: int) -> None:
     """`refused`: below this length a test run may refuse the frame (shorter than the IP header it claims)."""
     for length in range(14, len(frame)):
         try:
-            stage.expect(NET1, frame[:length], SHOT, Reason.DROP_TRUNCATED)
+            programs.expect(NET1, frame[:length], SHOT, Reason.DROP_TRUNCATED)
         except KernelError as error:
             assert "Invalid argument" in str(error) and length < refused
 
 
-def test_unknown_device(stage: Stage) -> None:
-    key = abi.device_key(stage.ifindex(NET1))
-    device = stage.maps["devices"].pop(key)
+def test_unknown_device(programs: Programs) -> None:
+    key = abi.device_key(programs.ifindex(NET1))
+    device = programs.maps["devices"].pop(key)
     try:
-        stage.expect(NET1, host_sends(A1, PING), SHOT, Reason.DROP_DEVICE)
-        stage.maps["devices"][key] = device._replace(kind=abi.DeviceKind.DEVICE_ENDPOINT)
-        stage.expect(NET1, host_sends(A1, PING), SHOT, Reason.DROP_DEVICE)
+        programs.expect(NET1, host_sends(A1, PING), SHOT, Reason.DROP_DEVICE)
+        programs.maps["devices"][key] = device._replace(kind=abi.DeviceKind.DEVICE_ENDPOINT)
+        programs.expect(NET1, host_sends(A1, PING), SHOT, Reason.DROP_DEVICE)
     finally:
-        stage.maps["devices"][key] = device
+        programs.maps["devices"][key] = device
 
 
-def test_host_reaches_members_of_other_networks_by_their_own_gateway_only(stage: Stage) -> None:
-    stage.expect(NET3, host_sends(C2, PING), REDIRECT, Reason.DELIVERED)
-    stage.expect(NET1, host_sends(C2, PING), SHOT, Reason.DROP_NO_ENDPOINT)
+def test_host_reaches_members_of_other_networks_by_their_own_gateway_only(programs: Programs) -> None:
+    programs.expect(NET3, host_sends(C2, PING), REDIRECT, Reason.DELIVERED)
+    programs.expect(NET1, host_sends(C2, PING), SHOT, Reason.DROP_NO_ENDPOINT)

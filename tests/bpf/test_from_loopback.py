@@ -12,7 +12,7 @@ import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     B2,
@@ -28,9 +28,9 @@ from tests.bpf.stage import (
     REDIRECT,
     UNSPEC,
     Member,
+    Programs,
     Reason,
     Row,
-    Stage,
     host_says,
     outside_sends,
 )
@@ -94,14 +94,14 @@ UNTOUCHED = [
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.sentence) for row in UNTOUCHED])
-def test_not_ours(stage: Stage, row: Row) -> None:
-    stage.check(row)
-    assert not stage.table("pending")
+def test_not_ours(programs: Programs, row: Row) -> None:
+    programs.check(row)
+    assert not programs.table("pending")
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_s19_a_conversation(stage: Stage, way: str, proto: str) -> None:
+def test_s19_a_conversation(programs: Programs, way: str, proto: str) -> None:
     """The server sees its client, but for loopback the gateway; its answers go back to where the client is."""
     w = WAYS[way]
     ask, heard, reply, back = (
@@ -110,15 +110,15 @@ def test_s19_a_conversation(stage: Stage, way: str, proto: str) -> None:
         else (p.udp(SPORT, 8081), p.udp(SPORT, 53), p.udp(53, SPORT), p.udp(8081, SPORT))
     )
     for _ in range(2):
-        stage.expect(LO, w.sends(ask), REDIRECT, Reason.DELIVERED, A2.gets(w.seen, heard, **w.hop))
-        stage.expect(
+        programs.expect(LO, w.sends(ask), REDIRECT, Reason.DELIVERED, A2.gets(w.seen, heard, **w.hop))
+        programs.expect(
             A2, A2.sends(w.seen, reply), REDIRECT, Reason.TO_HOST, leaves_as(A2, w.asked, w.source, back)
         )
     if proto == "tcp":
         done = w.sends(p.tcp(SPORT, 8081, p.ACK, b"x"))
         out = A2.gets(w.seen, p.tcp(SPORT, 80, p.ACK, b"x"), **w.hop)
-        stage.expect(LO, done, REDIRECT, Reason.DELIVERED, out)
-    assert len(stage.table("conns")) == 2 and not stage.table("pending")
+        programs.expect(LO, done, REDIRECT, Reason.DELIVERED, out)
+    assert len(programs.table("conns")) == 2 and not programs.table("pending")
 
 
 def leaves_as(member: Member, src: p.Address, dst: p.Address, carried: p.Transport) -> bytes:
@@ -127,89 +127,89 @@ def leaves_as(member: Member, src: p.Address, dst: p.Address, carried: p.Transpo
     return member.leaves(src, dst, carried, **hop)
 
 
-def test_published_at_one_address_of_a_network_without_icc(stage: Stage) -> None:
+def test_published_at_one_address_of_a_network_without_icc(programs: Programs) -> None:
     out = B2.gets(HOST, p.tcp(SPORT, 80, p.SYN), ttl=63)
-    stage.expect(LO, host_says(HOST, p.tcp(SPORT, 8082, p.SYN)), REDIRECT, Reason.DELIVERED, out)
+    programs.expect(LO, host_says(HOST, p.tcp(SPORT, 8082, p.SYN)), REDIRECT, Reason.DELIVERED, out)
 
 
-def test_published_at_loopback_alone(stage: Stage) -> None:
+def test_published_at_loopback_alone(programs: Programs) -> None:
     for way in (WAYS["loopback"], WAYS["IPv6 loopback"]):
         out = A2.gets(way.seen, p.tcp(SPORT, 80, p.SYN), **way.hop)
-        stage.expect(LO, way.sends(p.tcp(SPORT, 8083, p.SYN)), REDIRECT, Reason.DELIVERED, out)
+        programs.expect(LO, way.sends(p.tcp(SPORT, 8083, p.SYN)), REDIRECT, Reason.DELIVERED, out)
 
 
-def test_a_source_port_that_the_host_could_need_is_changed(stage: Stage) -> None:
+def test_a_source_port_that_the_host_could_need_is_changed(programs: Programs) -> None:
     """It is not in the range for masquerading, so a socket of the host's might have it, or be given it."""
-    got = stage.run(LO, host_says(HOST, p.udp(40000, 8081)))
+    got = programs.run(LO, host_says(HOST, p.udp(40000, 8081)))
     chosen = int.from_bytes(got.packet[34:36], "big")
     assert got.reasons == {"DELIVERED": 1} and NAT_FIRST <= chosen <= NAT_LAST
     back = leaves_as(A2, HOST, HOST, p.udp(8081, 40000))
-    stage.expect(A2, A2.sends(HOST, p.udp(53, chosen)), REDIRECT, Reason.TO_HOST, back)
+    programs.expect(A2, A2.sends(HOST, p.udp(53, chosen)), REDIRECT, Reason.TO_HOST, back)
 
 
-def test_a_port_with_a_socket_of_the_hosts_behind_it_is_not_taken(stage: Stage) -> None:
+def test_a_port_with_a_socket_of_the_hosts_behind_it_is_not_taken(programs: Programs) -> None:
     """A process that speaks with the container itself, by the socket hooks, has its answers on that port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((str(HOST), SPORT))
-        got = stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
+        got = programs.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
         assert got.reasons == {"DELIVERED": 1} and got.packet[34:36] != SPORT.to_bytes(2, "big")
-        stage.expect(A2, A2.sends(HOST, p.udp(53, SPORT)), REDIRECT, Reason.TO_HOST)
+        programs.expect(A2, A2.sends(HOST, p.udp(53, SPORT)), REDIRECT, Reason.TO_HOST)
 
 
-def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage) -> None:
+def test_a_talking_socket_of_the_hosts_keeps_its_conversation(programs: Programs) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((str(HOST), 8081))
         sock.connect((str(HOST), SPORT))
-        stage.expect(LO, host_says(HOST, p.udp(SPORT, 8081)), UNSPEC, Reason.NOT_OURS)
-    assert stage.run(LO, host_says(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
+        programs.expect(LO, host_says(HOST, p.udp(SPORT, 8081)), UNSPEC, Reason.NOT_OURS)
+    assert programs.run(LO, host_says(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
 
 
-def test_s19_a_source_that_may_not_connect_is_left_to_the_host(stage: Stage) -> None:
+def test_s19_a_source_that_may_not_connect_is_left_to_the_host(programs: Programs) -> None:
     """Nobody listens there: it is refused at once, as by the socket hooks."""
-    stage.publish("0.0.0.0", 8081, p.UDP, filtered=7)
+    programs.publish("0.0.0.0", 8081, p.UDP, filtered=7)
     acl_key, acl = abi.layout("acl_key").type, abi.layout("acl").type
     rule = acl_key(prefixlen=32 + 96 + 8, acl=7, addr=IPv4Address("127.0.0.0"))
-    stage.maps["acls"][rule] = acl(0)
+    programs.maps["acls"][rule] = acl(0)
     try:
-        stage.expect(LO, host_says("127.0.0.1", p.udp(SPORT, 8081)), UNSPEC, Reason.NOT_OURS)
-        assert stage.run(LO, host_says(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
+        programs.expect(LO, host_says("127.0.0.1", p.udp(SPORT, 8081)), UNSPEC, Reason.NOT_OURS)
+        assert programs.run(LO, host_says(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
     finally:
-        stage.publish("0.0.0.0", 8081, p.UDP)
-        del stage.maps["acls"][rule]
+        programs.publish("0.0.0.0", 8081, p.UDP)
+        del programs.maps["acls"][rule]
 
 
-def test_what_is_larger_than_the_containers_mtu_is_delivered_all_the_same(stage: Stage) -> None:
+def test_what_is_larger_than_the_containers_mtu_is_delivered_all_the_same(programs: Programs) -> None:
     """There is no way between the two that could be too narrow."""
     data = bytes(1800)
     out = A2.gets(HOST, p.udp(SPORT, 53, data), ttl=63)
-    stage.expect(LO, host_says(HOST, p.udp(SPORT, 8081, data)), REDIRECT, Reason.DELIVERED, out)
+    programs.expect(LO, host_says(HOST, p.udp(SPORT, 8081, data)), REDIRECT, Reason.DELIVERED, out)
 
 
-def test_it_counts_for_the_server(stage: Stage) -> None:
-    stage.maps["quotas"][abi.quota_key(A2.number)] = abi.quota()
-    stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
-    stage.run(A2, A2.sends(HOST, p.udp(53, SPORT)))
-    assert {key.endpoint: usage.conns for key, usage in stage.maps["quotas"].items()} == {A2.number: 1}
+def test_it_counts_for_the_server(programs: Programs) -> None:
+    programs.maps["quotas"][abi.quota_key(A2.number)] = abi.quota()
+    programs.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
+    programs.run(A2, A2.sends(HOST, p.udp(53, SPORT)))
+    assert {key.endpoint: usage.conns for key, usage in programs.maps["quotas"].items()} == {A2.number: 1}
 
 
-def test_nobody_outside_can_take_part(stage: Stage) -> None:
+def test_nobody_outside_can_take_part(programs: Programs) -> None:
     """A packet from outside with the host's own addresses and ports, and an error that quotes the answer."""
-    stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
+    programs.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
     forged = outside_sends(HOST, p.udp(SPORT, 8081), src=HOST)
-    stage.expect(None, forged, UNSPEC, Reason.NOT_OURS)
+    programs.expect(None, forged, UNSPEC, Reason.NOT_OURS)
     error = p.icmp(3, 3, 0, p.ipv4(HOST, HOST, p.udp(8081, SPORT)))
     for src in (HOST, OUTSIDE):
-        stage.expect(None, outside_sends(HOST, error, src=src), UNSPEC, Reason.NOT_OURS)
+        programs.expect(None, outside_sends(HOST, error, src=src), UNSPEC, Reason.NOT_OURS)
 
 
-def test_another_container_cannot_answer(stage: Stage) -> None:
-    stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
-    stage.expect(A1, A1.sends(HOST, p.udp(53, SPORT)), REDIRECT, Reason.TO_HOST)
+def test_another_container_cannot_answer(programs: Programs) -> None:
+    programs.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
+    programs.expect(A1, A1.sends(HOST, p.udp(53, SPORT)), REDIRECT, Reason.TO_HOST)
 
 
-def test_a_connection_of_somebody_outside_is_not_the_hosts(stage: Stage) -> None:
-    stage.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
-    stage.expect(LO, host_says(HOST, p.udp(SPORT, 8081), src=OUTSIDE), UNSPEC, Reason.NOT_OURS)
+def test_a_connection_of_somebody_outside_is_not_the_hosts(programs: Programs) -> None:
+    programs.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
+    programs.expect(LO, host_says(HOST, p.udp(SPORT, 8081), src=OUTSIDE), UNSPEC, Reason.NOT_OURS)
 
 
 ERRORS: Mapping[str, tuple[Way, int, int]] = {
@@ -221,9 +221,9 @@ ERRORS: Mapping[str, tuple[Way, int, int]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_comes_back_translated_outside_and_inside(stage: Stage, name: str) -> None:
+def test_an_error_comes_back_translated_outside_and_inside(programs: Programs, name: str) -> None:
     way, kind, code = ERRORS[name]
-    before = stage.run(LO, way.sends(p.udp(SPORT, 8081))).packet
+    before = programs.run(LO, way.sends(p.udp(SPORT, 8081))).packet
     make = p.icmp6 if way.hop.get("hops") else p.icmp
     quote = before[14:]
     seen = A2.sends(way.seen, make(kind, code, 1280, quote))
@@ -232,14 +232,14 @@ def test_an_error_comes_back_translated_outside_and_inside(stage: Stage, name: s
     at = 40 if way.hop.get("hops") else 20
     sent = sent[: at + 6] + quote[at + 6 : at + 8] + sent[at + 8 :]
     out = leaves_as(A2, way.asked, way.source, make(kind, code, 1280, sent))
-    stage.expect(A2, seen, REDIRECT, Reason.TO_HOST, out)
+    programs.expect(A2, seen, REDIRECT, Reason.TO_HOST, out)
 
 
-def test_an_error_of_the_hosts_goes_to_the_container(stage: Stage) -> None:
+def test_an_error_of_the_hosts_goes_to_the_container(programs: Programs) -> None:
     """Its socket has gone: the answer is refused."""
-    stage.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
-    answer = stage.run(A2, A2.sends(HOST, p.udp(53, SPORT))).packet
-    got = stage.run(LO, host_says(HOST, p.icmp(3, 3, 0, answer[14:])))
+    programs.run(LO, host_says(HOST, p.udp(SPORT, 8081)))
+    answer = programs.run(A2, A2.sends(HOST, p.udp(53, SPORT))).packet
+    got = programs.run(LO, host_says(HOST, p.icmp(3, 3, 0, answer[14:])))
     assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
     quote = p.ipv4(A2.ip, HOST, p.udp(53, SPORT))
     quote = quote[:26] + answer[40:42] + quote[28:]
@@ -249,38 +249,38 @@ def test_an_error_of_the_hosts_goes_to_the_container(stage: Stage) -> None:
 FRAGMENTED = p.udp(SPORT, 8081, bytes(range(56)))
 
 
-def test_fragments_both_ways(stage: Stage) -> None:
+def test_fragments_both_ways(programs: Programs) -> None:
     wanted = p.cut(A2.gets(HOST, p.udp(SPORT, 53, bytes(range(56))), ttl=63), 16, 40)
     for piece, out in zip(p.cut(host_says(HOST, FRAGMENTED), 16, 40), wanted, strict=True):
-        stage.expect(LO, piece, REDIRECT, Reason.DELIVERED, out)
+        programs.expect(LO, piece, REDIRECT, Reason.DELIVERED, out)
     wanted = p.cut(leaves_as(A2, HOST, HOST, p.udp(8081, SPORT, bytes(range(56)))), 16, 40)
     for piece, out in zip(
         p.cut(A2.sends(HOST, p.udp(53, SPORT, bytes(range(56)))), 16, 40), wanted, strict=True
     ):
-        stage.expect(A2, piece, REDIRECT, Reason.TO_HOST, out)
+        programs.expect(A2, piece, REDIRECT, Reason.TO_HOST, out)
 
 
-def test_fragments_of_the_hosts_own_are_untouched_and_none_is_kept(stage: Stage) -> None:
+def test_fragments_of_the_hosts_own_are_untouched_and_none_is_kept(programs: Programs) -> None:
     first, *later = p.cut(host_says(HOST, p.udp(SPORT, 9, bytes(56))), 16, 40)
-    assert stage.run(LO, later[0]).reasons == {"NOT_OURS": 1, "HELD": 1}
-    stage.expect(LO, first, UNSPEC, Reason.NOT_OURS)
+    assert programs.run(LO, later[0]).reasons == {"NOT_OURS": 1, "HELD": 1}
+    programs.expect(LO, first, UNSPEC, Reason.NOT_OURS)
     for piece in later:
-        stage.expect(LO, piece, UNSPEC, Reason.NOT_OURS)
-    assert not dict(stage.maps["frag_queue"].read_all())
+        programs.expect(LO, piece, UNSPEC, Reason.NOT_OURS)
+    assert not dict(programs.maps["frag_queue"].read_all())
 
 
-def test_a_fragment_that_comes_too_early_is_kept_and_delivered(stage: Stage) -> None:
-    stage.world.tap("lo")
+def test_a_fragment_that_comes_too_early_is_kept_and_delivered(programs: Programs) -> None:
+    programs.topology.tap("lo")
     first, later = p.cut(host_says(HOST, FRAGMENTED), 32)
-    assert stage.run(LO, later).reasons == {"NOT_OURS": 1, "HELD": 1}
-    stage.world.received("lo")
-    assert stage.run(LO, first).reasons == {"DELIVERED": 1}
-    assert later in stage.world.received("lo")
+    assert programs.run(LO, later).reasons == {"NOT_OURS": 1, "HELD": 1}
+    programs.topology.received("lo")
+    assert programs.run(LO, first).reasons == {"DELIVERED": 1}
+    assert later in programs.topology.received("lo")
     _, out = p.cut(A2.gets(HOST, p.udp(SPORT, 53, bytes(range(56))), ttl=63), 32)
-    stage.expect(LO, later, REDIRECT, Reason.DELIVERED, out)
+    programs.expect(LO, later, REDIRECT, Reason.DELIVERED, out)
 
 
-def test_a_published_port_is_no_source_port(stage: Stage) -> None:
+def test_a_published_port_is_no_source_port(programs: Programs) -> None:
     """20005 is in the range, but who sends there is somebody's client."""
-    got = stage.run(LO, host_says(HOST, p.udp(20005, 8081)))
+    got = programs.run(LO, host_says(HOST, p.udp(20005, 8081)))
     assert got.reasons == {"DELIVERED": 1} and got.packet[34:36] != (20005).to_bytes(2, "big")

@@ -14,7 +14,7 @@ import pytest
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -36,9 +36,9 @@ from tests.bpf.stage import (
     UNSPEC,
     UPLINK_MAC,
     Member,
+    Programs,
     Reason,
     Row,
-    Stage,
     dropped,
     outside_sends,
     redirected,
@@ -205,24 +205,24 @@ PUBLISHED = [
         for row in rows
     ],
 )
-def test_packet(stage: Stage, row: Row) -> None:
-    stage.check(row)
+def test_packet(programs: Programs, row: Row) -> None:
+    programs.check(row)
 
 
 @pytest.mark.parametrize("frame", [outside_sends(HOST, PLAIN), outside_sends(HOST, p.udp(9, 8081, b""))])
-def test_cut_short_is_the_hosts(stage: Stage, frame: bytes) -> None:
+def test_cut_short_is_the_hosts(programs: Programs, frame: bytes) -> None:
     """A test run may refuse what is shorter than an Ethernet and an IPv4 header."""
     for length in range(14, len(frame)):
         try:
-            stage.expect(None, frame[:length], UNSPEC, Reason.NOT_OURS)
+            programs.expect(None, frame[:length], UNSPEC, Reason.NOT_OURS)
         except KernelError as error:
             assert "Invalid argument" in str(error) and length < 34
 
 
 @pytest.mark.xfail(strict=True, reason="bpf_fib_lookup does not tell a broadcast address from the host's own")
-def test_published_port_of_the_subnets_broadcast_is_the_hosts(stage: Stage) -> None:
+def test_published_port_of_the_subnets_broadcast_is_the_hosts(programs: Programs) -> None:
     """In a frame for the host alone, which no honest neighbour sends."""
-    stage.expect(None, outside_sends("192.0.2.255", p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
+    programs.expect(None, outside_sends("192.0.2.255", p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
 
 
 # Addresses: the host's, one outside, the next hop's.
@@ -233,29 +233,29 @@ FAMILIES: Mapping[str, tuple[int, p.Address, p.Address, p.Address]] = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_talking_socket_of_the_hosts_keeps_its_conversation(stage: Stage, family: str) -> None:
+def test_a_talking_socket_of_the_hosts_keeps_its_conversation(programs: Programs, family: str) -> None:
     """A port is published while a host process is in a conversation on it: that one goes on."""
     kind, host, outside, _ = FAMILIES[family]
     hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
     with socket.socket(kind, socket.SOCK_DGRAM) as sock:
         sock.bind((str(host), 8081))
         out = A2.gets(outside, p.udp(9, 53), **hop)
-        stage.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
-        stage.forget()
+        programs.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
+        programs.forget()
         sock.connect((str(outside), 9))
-        stage.expect(None, outside_sends(host, p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
+        programs.expect(None, outside_sends(host, p.udp(9, 8081)), UNSPEC, Reason.NOT_OURS)
         out = A2.gets(outside, p.udp(10, 53), **hop)
-        stage.expect(None, outside_sends(host, p.udp(10, 8081)), REDIRECT, Reason.DELIVERED, out)
-        stage.forget()
+        programs.expect(None, outside_sends(host, p.udp(10, 8081)), REDIRECT, Reason.DELIVERED, out)
+        programs.forget()
         # Fragments of it are the host's as well.
         for piece in p.cut(outside_sends(host, p.udp(9, 8081, bytes(56))), 16, 40):
-            stage.expect(None, piece, UNSPEC, Reason.NOT_OURS)
+            programs.expect(None, piece, UNSPEC, Reason.NOT_OURS)
     out = A2.gets(outside, p.udp(9, 53), **hop)
-    stage.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
+    programs.expect(None, outside_sends(host, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tcp_connection_of_the_hosts_goes_on(stage: Stage, family: str) -> None:
+def test_a_tcp_connection_of_the_hosts_goes_on(programs: Programs, family: str) -> None:
     """It connects from the number of a published port: what comes from the other end is its, all else is not."""
     kind, host, _, next_hop = FAMILIES[family]
     hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
@@ -265,15 +265,15 @@ def test_a_tcp_connection_of_the_hosts_goes_on(stage: Stage, family: str) -> Non
         assert sock.connect_ex((str(next_hop), 9)) == errno.EINPROGRESS
         for flags in (SYN_ACK, p.SYN, p.ACK, p.RST | p.ACK):
             frame = outside_sends(host, p.tcp(9, 8081, flags), src=next_hop)
-            stage.expect(None, frame, UNSPEC, Reason.NOT_OURS)
+            programs.expect(None, frame, UNSPEC, Reason.NOT_OURS)
         frame = outside_sends(host, p.tcp(10, 8081, p.SYN), src=next_hop)
         out = A2.gets(next_hop, p.tcp(10, 80, p.SYN), **hop)
-        stage.expect(None, frame, REDIRECT, Reason.DELIVERED, out)
-    assert len(stage.table("pending")) == 2
+        programs.expect(None, frame, REDIRECT, Reason.DELIVERED, out)
+    assert len(programs.table("pending")) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_listener_of_the_hosts_is_passed_by(stage: Stage, family: str) -> None:
+def test_a_listener_of_the_hosts_is_passed_by(programs: Programs, family: str) -> None:
     """It had the port before it was published, and is in no conversation: the container has it now."""
     kind, host, outside, _ = FAMILIES[family]
     hop: dict[str, Any] = {"ttl": 63} if family == "IPv4" else {"hops": 63}
@@ -281,39 +281,39 @@ def test_a_listener_of_the_hosts_is_passed_by(stage: Stage, family: str) -> None
         sock.bind((str(host), 8081))
         sock.listen()
         out = A2.gets(outside, p.tcp(9, 80, p.SYN), **hop)
-        stage.expect(None, outside_sends(host, p.tcp(9, 8081, p.SYN)), REDIRECT, Reason.DELIVERED, out)
+        programs.expect(None, outside_sends(host, p.tcp(9, 8081, p.SYN)), REDIRECT, Reason.DELIVERED, out)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_socket_that_talks_with_a_container_keeps_its_conversation(stage: Stage, family: str) -> None:
+def test_a_socket_that_talks_with_a_container_keeps_its_conversation(programs: Programs, family: str) -> None:
     kind, host, _, _ = FAMILIES[family]
     client = B1.ip if family == "IPv4" else B1.ip6
     with socket.socket(kind, socket.SOCK_DGRAM) as sock:
         sock.bind((str(host), 8081))
         sock.connect((str(client), 9))
-        stage.expect(B1, B1.sends(host, p.udp(9, 8081)), REDIRECT, Reason.TO_HOST)
-        assert stage.run(B1, B1.sends(host, p.udp(10, 8081))).reasons == {"DELIVERED": 1}
+        programs.expect(B1, B1.sends(host, p.udp(9, 8081)), REDIRECT, Reason.TO_HOST)
+        assert programs.run(B1, B1.sends(host, p.udp(10, 8081))).reasons == {"DELIVERED": 1}
 
 
-def test_one_client_port_to_two_host_addresses_of_one_server(stage: Stage) -> None:
+def test_one_client_port_to_two_host_addresses_of_one_server(programs: Programs) -> None:
     """The server could not tell the two apart: the second keeps its address and gets another port."""
-    stage.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
-    got = stage.run(None, outside_sends(OTHER, p.udp(SPORT, 8081)))
+    programs.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
+    got = programs.run(None, outside_sends(OTHER, p.udp(SPORT, 8081)))
     assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
     chosen = int.from_bytes(got.packet[34:36], "big")
     assert chosen != SPORT
     assert got.packet == A2.gets(OUTSIDE, p.udp(chosen, 53), ttl=63)
     for port, address in ((chosen, OTHER), (SPORT, HOST)):
         back = A2.leaves(address, OUTSIDE, p.udp(8081, SPORT))
-        stage.expect(A2, A2.sends(OUTSIDE, p.udp(53, port)), REDIRECT, Reason.TO_OUTSIDE, back)
+        programs.expect(A2, A2.sends(OUTSIDE, p.udp(53, port)), REDIRECT, Reason.TO_OUTSIDE, back)
 
 
-def test_a_forged_packet_of_a_containers_connection_is_not_taken(stage: Stage) -> None:
+def test_a_forged_packet_of_a_containers_connection_is_not_taken(programs: Programs) -> None:
     """From outside, with the container's own address and ports."""
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    stage.expect(None, outside_sends(OUTSIDE, p.udp(SPORT, 53), src=A1.ip), UNSPEC, Reason.NOT_OURS)
-    stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
-    stage.expect(None, outside_sends(HOST, p.udp(9, 8081), src=B1.ip), UNSPEC, Reason.NOT_OURS)
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.expect(None, outside_sends(OUTSIDE, p.udp(SPORT, 53), src=A1.ip), UNSPEC, Reason.NOT_OURS)
+    programs.run(B1, B1.sends(HOST, p.udp(9, 8081)))
+    programs.expect(None, outside_sends(HOST, p.udp(9, 8081), src=B1.ip), UNSPEC, Reason.NOT_OURS)
 
 
 # ---- conversations -----------------------------------------------------------------------------------------
@@ -449,9 +449,9 @@ CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_conversation(stage: Stage, name: str) -> None:
+def test_conversation(programs: Programs, name: str) -> None:
     for step in CONVERSATIONS[name]:
-        stage.expect(step.sender, step.packet, REDIRECT, step.reason, step.out)
+        programs.expect(step.sender, step.packet, REDIRECT, step.reason, step.out)
 
 
 Speak = Callable[[int], p.Transport]
@@ -464,15 +464,15 @@ CHANGED: tuple[tuple[Speak, Speak], ...] = (
 
 
 @pytest.mark.parametrize("sport", [7, 40000])
-def test_conversation_whose_port_is_changed(stage: Stage, sport: int) -> None:
+def test_conversation_whose_port_is_changed(programs: Programs, sport: int) -> None:
     """TCP, UDP and ping: what leaves from the port that was chosen comes back to the container's own."""
     for ask, reply in CHANGED:
-        got = stage.run(A1, A1.sends(OUTSIDE, ask(sport)))
+        got = programs.run(A1, A1.sends(OUTSIDE, ask(sport)))
         at = 38 if ask(sport).proto == p.ICMP else 34
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
         assert chosen != sport
         assert not (text := p.difference(got.packet, A1.leaves(HOST, OUTSIDE, ask(chosen)))), text
-        stage.expect(
+        programs.expect(
             None,
             outside_sends(HOST, reply(chosen)),
             REDIRECT,
@@ -640,20 +640,20 @@ def error_frames(case: Case, error: tuple[int, int, int], **how: object) -> tupl
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", CASES)
-def test_icmp_error(stage: Stage, name: str, error: str) -> None:
+def test_icmp_error(programs: Programs, name: str, error: str) -> None:
     case = CASES[name]
     for step in case.opening:
-        stage.run(step.sender, step.packet)
+        programs.run(step.sender, step.packet)
     reason = Reason.DELIVERED if case.receiver else Reason.TO_OUTSIDE
     for how in ({}, {"size": 200}, {"options": b"\1" * 8, "size": 36}, {"fragment": 0}):
         packet, out = error_frames(case, ERRORS[error], **how)
-        stage.expect(case.sender, packet, REDIRECT, reason, out)
+        programs.expect(case.sender, packet, REDIRECT, reason, out)
 
 
-def test_icmp_error_about_a_changed_port(stage: Stage) -> None:
+def test_icmp_error_about_a_changed_port(programs: Programs) -> None:
     """Ports inside go back to what the container knows; the outer checksum follows."""
     for ask, _ in CHANGED:
-        got = stage.run(A1, A1.sends(OUTSIDE, ask(7)))
+        got = programs.run(A1, A1.sends(OUTSIDE, ask(7)))
         at = 38 if ask(7).proto == p.ICMP else 34
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
         case = Case(
@@ -662,7 +662,7 @@ def test_icmp_error_about_a_changed_port(stage: Stage) -> None:
         for error in ERRORS.values():
             for size in (28, 200):
                 packet, out = error_frames(case, error, size=size)
-                stage.expect(None, packet, REDIRECT, Reason.DELIVERED, out)
+                programs.expect(None, packet, REDIRECT, Reason.DELIVERED, out)
 
 
 ABOUT = p.icmp(3, 1, 0, quotation(HOST, OUTSIDE, UDP_OUT))
@@ -720,47 +720,49 @@ WRONG_ERRORS = [
 
 
 @pytest.mark.parametrize("row", WRONG_ERRORS, ids=[row.sentence for row in WRONG_ERRORS])
-def test_icmp_error_that_is_not_ours(stage: Stage, row: Row) -> None:
+def test_icmp_error_that_is_not_ours(programs: Programs, row: Row) -> None:
     for step in UDP_STEPS:
-        stage.run(step.sender, step.packet)
-    stage.check(row)
+        programs.run(step.sender, step.packet)
+    programs.check(row)
 
 
-def test_connection_of_an_endpoint_that_is_gone(stage: Stage) -> None:
+def test_connection_of_an_endpoint_that_is_gone(programs: Programs) -> None:
     """Neither its packets nor errors about it reach the address's next holder."""
     for step in UDP_STEPS:
-        stage.run(step.sender, step.packet)
+        programs.run(step.sender, step.packet)
     key = abi.endpoint_key(1, A1.ip)
-    endpoint = stage.maps["endpoints"][key]
+    endpoint = programs.maps["endpoints"][key]
     error = outside_sends(HOST, ABOUT, src=ROUTER)
     try:
-        stage.maps["endpoints"][key] = endpoint._replace(number=99)
-        stage.expect(None, outside_sends(HOST, LATE), SHOT, Reason.DROP_STALE)
-        stage.expect(None, error, SHOT, Reason.DROP_STALE)
-        del stage.maps["endpoints"][key]
-        stage.expect(None, outside_sends(HOST, LATE), SHOT, Reason.DROP_STALE)
-        stage.expect(None, error, SHOT, Reason.DROP_STALE)
+        programs.maps["endpoints"][key] = endpoint._replace(number=99)
+        programs.expect(None, outside_sends(HOST, LATE), SHOT, Reason.DROP_STALE)
+        programs.expect(None, error, SHOT, Reason.DROP_STALE)
+        del programs.maps["endpoints"][key]
+        programs.expect(None, outside_sends(HOST, LATE), SHOT, Reason.DROP_STALE)
+        programs.expect(None, error, SHOT, Reason.DROP_STALE)
     finally:
-        stage.maps["endpoints"][key] = endpoint
-    stage.expect(None, outside_sends(HOST, LATE), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE, LATE, ttl=63))
+        programs.maps["endpoints"][key] = endpoint
+    programs.expect(
+        None, outside_sends(HOST, LATE), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE, LATE, ttl=63)
+    )
 
 
-def test_sums_of_the_device_stay_right(stage: Stage) -> None:
+def test_sums_of_the_device_stay_right(programs: Programs) -> None:
     """With CHECKSUM_COMPLETE the kernel itself checks (EBADMSG) that no rewrite spoilt the device's sum."""
     flags = libbpf.BPF_F_TEST_SKB_CHECKSUM_COMPLETE
     plain = A1.sends(A2.ip, p.udp(1, 2), to=A2.mac)
     try:
-        stage.run(A1, plain, flags=flags)
+        programs.run(A1, plain, flags=flags)
     except KernelError:
         pytest.skip("this kernel's test runs cannot check sums")
     for name, steps in CONVERSATIONS.items():
-        stage.forget()
+        programs.forget()
         for step in steps:
-            assert stage.run(step.sender, step.packet, flags=flags).packet == step.out, name
+            assert programs.run(step.sender, step.packet, flags=flags).packet == step.out, name
     for name, case in CASES.items():
-        stage.forget()
+        programs.forget()
         for step in case.opening:
-            stage.run(step.sender, step.packet, flags=flags)
+            programs.run(step.sender, step.packet, flags=flags)
         for error in ERRORS.values():
             packet, out = error_frames(case, error)
-            assert stage.run(case.sender, packet, flags=flags).packet == out, name
+            assert programs.run(case.sender, packet, flags=flags).packet == out, name

@@ -11,7 +11,7 @@ import pytest
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -31,9 +31,9 @@ from tests.bpf.stage import (
     SHOT,
     UNSPEC,
     Member,
+    Programs,
     Reason,
     Row,
-    Stage,
     dropped,
     outside_sends,
     redirected,
@@ -185,9 +185,9 @@ CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_conversation(stage: Stage, name: str) -> None:
+def test_conversation(programs: Programs, name: str) -> None:
     for step in CONVERSATIONS[name]:
-        stage.expect(step.sender, step.packet, REDIRECT, step.reason, step.out)
+        programs.expect(step.sender, step.packet, REDIRECT, step.reason, step.out)
 
 
 PLAIN = p.tcp(9, 8081, p.SYN)
@@ -271,11 +271,11 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.sentence for row in ROWS])
-def test_packet(stage: Stage, row: Row) -> None:
-    stage.check(row)
+def test_packet(programs: Programs, row: Row) -> None:
+    programs.check(row)
 
 
-def test_udp_whose_checksum_becomes_zero_says_so(stage: Stage) -> None:
+def test_udp_whose_checksum_becomes_zero_says_so(programs: Programs) -> None:
     """IPv6 has no UDP without checksum: 0xffff stands for 0 (RFC 8200, 8.1)."""
     empty = p.udp(SPORT, 9, bytes(2))
     whole = empty.finish(p.packed(HOST6), p.packed(OUTSIDE6))
@@ -283,7 +283,7 @@ def test_udp_whose_checksum_becomes_zero_says_so(stage: Stage) -> None:
     carried = p.udp(SPORT, 9, whole[6:8])
     assert carried.finish(p.packed(HOST6), p.packed(OUTSIDE6))[6:8] == b"\xff\xff"
     frame, out = A1.sends(OUTSIDE6, carried), A1.leaves(HOST6, OUTSIDE6, carried)
-    stage.expect(A1, frame, REDIRECT, Reason.TO_OUTSIDE, out)
+    programs.expect(A1, frame, REDIRECT, Reason.TO_OUTSIDE, out)
 
 
 Speak = Callable[[int], p.Transport]
@@ -296,42 +296,42 @@ CHANGED: tuple[tuple[Speak, Speak], ...] = (
 
 
 @pytest.mark.parametrize("sport", [7, 40000])
-def test_a_port_is_changed_and_comes_back(stage: Stage, sport: int) -> None:
+def test_a_port_is_changed_and_comes_back(programs: Programs, sport: int) -> None:
     for ask, reply in CHANGED:
-        got = stage.run(A1, A1.sends(OUTSIDE6, ask(sport)))
+        got = programs.run(A1, A1.sends(OUTSIDE6, ask(sport)))
         at = 58 if ask(sport).proto == p.ICMPV6 else 54
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
         assert NAT_FIRST <= chosen <= NAT_LAST and got.reasons == {"TO_OUTSIDE": 1}
         assert not (text := p.difference(got.packet, A1.leaves(HOST6, OUTSIDE6, ask(chosen)))), text
         back, came = outside_sends(HOST6, reply(chosen)), A1.gets(OUTSIDE6, reply(sport), hops=63)
-        stage.expect(None, back, REDIRECT, Reason.DELIVERED, came)
+        programs.expect(None, back, REDIRECT, Reason.DELIVERED, came)
 
 
-def test_one_client_port_to_two_host_addresses_of_one_server(stage: Stage) -> None:
+def test_one_client_port_to_two_host_addresses_of_one_server(programs: Programs) -> None:
     """The second keeps its address and gets another port."""
-    stage.run(None, outside_sends(HOST6, p.udp(SPORT, 8081)))
-    got = stage.run(None, outside_sends(OTHER6, p.udp(SPORT, 8081)))
+    programs.run(None, outside_sends(HOST6, p.udp(SPORT, 8081)))
+    got = programs.run(None, outside_sends(OTHER6, p.udp(SPORT, 8081)))
     chosen = int.from_bytes(got.packet[54:56], "big")
     assert chosen != SPORT
     assert got.packet == A2.gets(OUTSIDE6, p.udp(chosen, 53), hops=63)
     for port, address in ((chosen, OTHER6), (SPORT, HOST6)):
         back = A2.leaves(address, OUTSIDE6, p.udp(8081, SPORT))
-        stage.expect(A2, A2.sends(OUTSIDE6, p.udp(53, port)), REDIRECT, Reason.TO_OUTSIDE, back)
+        programs.expect(A2, A2.sends(OUTSIDE6, p.udp(53, port)), REDIRECT, Reason.TO_OUTSIDE, back)
 
 
-def test_both_families_of_one_port_are_two_connections(stage: Stage) -> None:
+def test_both_families_of_one_port_are_two_connections(programs: Programs) -> None:
     """The same numbers in both families, at once."""
     ask, reply = p.udp(SPORT, 53), p.udp(53, SPORT)
     for host, outside in ((HOST6, OUTSIDE6), (HOST, OUTSIDE)):
         out = A1.leaves(host, outside, ask)
-        stage.expect(A1, A1.sends(outside, ask), REDIRECT, Reason.TO_OUTSIDE, out)
-    stage.expect(
+        programs.expect(A1, A1.sends(outside, ask), REDIRECT, Reason.TO_OUTSIDE, out)
+    programs.expect(
         None, outside_sends(HOST6, reply), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE6, reply, hops=63)
     )
-    stage.expect(
+    programs.expect(
         None, outside_sends(HOST, reply), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE, reply, ttl=63)
     )
-    assert len(stage.table("conns")) == 4
+    assert len(programs.table("conns")) == 4
 
 
 # ---- ICMPv6 errors ----------------------------------------------------------------------------------------
@@ -512,19 +512,19 @@ def error_frames(case: Case, error: tuple[int, int, int], **how: Any) -> tuple[b
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", CASES)
-def test_icmp_error(stage: Stage, name: str, error: str) -> None:
+def test_icmp_error(programs: Programs, name: str, error: str) -> None:
     case = CASES[name]
     for step in case.opening:
-        stage.run(step.sender, step.packet)
+        programs.run(step.sender, step.packet)
     reason = Reason.DELIVERED if case.receiver else Reason.TO_OUTSIDE
     for how in ({}, {"size": 200}, {"hops": 1}):
         packet, out = error_frames(case, ERRORS[error], **how)
-        stage.expect(case.sender, packet, REDIRECT, reason, out)
+        programs.expect(case.sender, packet, REDIRECT, reason, out)
 
 
-def test_icmp_error_about_a_changed_port(stage: Stage) -> None:
+def test_icmp_error_about_a_changed_port(programs: Programs) -> None:
     for ask, _ in CHANGED:
-        got = stage.run(A1, A1.sends(OUTSIDE6, ask(7)))
+        got = programs.run(A1, A1.sends(OUTSIDE6, ask(7)))
         at = 58 if ask(7).proto == p.ICMPV6 else 54
         chosen = int.from_bytes(got.packet[at : at + 2], "big")
         before, after = (HOST6, OUTSIDE6, ask(chosen)), (A1.ip6, OUTSIDE6, ask(7))
@@ -532,7 +532,7 @@ def test_icmp_error_about_a_changed_port(stage: Stage) -> None:
         for error in ERRORS.values():
             for size in (48, 200):
                 packet, out = error_frames(case, error, size=size)
-                stage.expect(None, packet, REDIRECT, Reason.DELIVERED, out)
+                programs.expect(None, packet, REDIRECT, Reason.DELIVERED, out)
 
 
 def about(carried: p.Transport = UDP_OUT, **how: Any) -> p.Transport:
@@ -590,50 +590,50 @@ WRONG_ERRORS = [
 
 
 @pytest.mark.parametrize("row", WRONG_ERRORS, ids=[row.sentence for row in WRONG_ERRORS])
-def test_icmp_error_that_is_not_ours(stage: Stage, row: Row) -> None:
+def test_icmp_error_that_is_not_ours(programs: Programs, row: Row) -> None:
     for step in UDP_STEPS:
-        stage.run(step.sender, step.packet)
-    stage.check(row)
+        programs.run(step.sender, step.packet)
+    programs.check(row)
 
 
-def test_connection_of_an_endpoint_that_is_gone(stage: Stage) -> None:
+def test_connection_of_an_endpoint_that_is_gone(programs: Programs) -> None:
     for step in UDP_STEPS:
-        stage.run(step.sender, step.packet)
+        programs.run(step.sender, step.packet)
     key = abi.endpoint_key(1, A1.ip6)
-    endpoint = stage.maps["endpoints"][key]
+    endpoint = programs.maps["endpoints"][key]
     error = outside_sends(HOST6, about(), src=ROUTER6)
     try:
-        stage.maps["endpoints"][key] = endpoint._replace(number=99)
-        stage.expect(None, outside_sends(HOST6, LATE), SHOT, Reason.DROP_STALE)
-        stage.expect(None, error, SHOT, Reason.DROP_STALE)
+        programs.maps["endpoints"][key] = endpoint._replace(number=99)
+        programs.expect(None, outside_sends(HOST6, LATE), SHOT, Reason.DROP_STALE)
+        programs.expect(None, error, SHOT, Reason.DROP_STALE)
     finally:
-        stage.maps["endpoints"][key] = endpoint
-    stage.expect(
+        programs.maps["endpoints"][key] = endpoint
+    programs.expect(
         None, outside_sends(HOST6, LATE), REDIRECT, Reason.DELIVERED, A1.gets(OUTSIDE6, LATE, hops=63)
     )
 
 
-def test_a_forged_packet_of_a_containers_connection_is_not_taken(stage: Stage) -> None:
-    stage.run(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53)))
-    stage.expect(None, outside_sends(OUTSIDE6, p.udp(SPORT, 53), src=A1.ip6), UNSPEC, Reason.NOT_OURS)
+def test_a_forged_packet_of_a_containers_connection_is_not_taken(programs: Programs) -> None:
+    programs.run(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53)))
+    programs.expect(None, outside_sends(OUTSIDE6, p.udp(SPORT, 53), src=A1.ip6), UNSPEC, Reason.NOT_OURS)
 
 
-def test_sums_of_the_device_stay_right(stage: Stage) -> None:
+def test_sums_of_the_device_stay_right(programs: Programs) -> None:
     """With CHECKSUM_COMPLETE the kernel itself checks (EBADMSG) that no rewrite spoilt the device's sum: an IPv6
     header has no sum of its own that would make up for new addresses."""
     flags = libbpf.BPF_F_TEST_SKB_CHECKSUM_COMPLETE
     try:
-        stage.run(A1, A1.sends(A2.ip6, p.udp(1, 2), to=A2.mac), flags=flags)
+        programs.run(A1, A1.sends(A2.ip6, p.udp(1, 2), to=A2.mac), flags=flags)
     except KernelError:
         pytest.skip("this kernel's test runs cannot check sums")
     for name, steps in CONVERSATIONS.items():
-        stage.forget()
+        programs.forget()
         for step in steps:
-            assert stage.run(step.sender, step.packet, flags=flags).packet == step.out, name
+            assert programs.run(step.sender, step.packet, flags=flags).packet == step.out, name
     for name, case in CASES.items():
-        stage.forget()
+        programs.forget()
         for step in case.opening:
-            stage.run(step.sender, step.packet, flags=flags)
+            programs.run(step.sender, step.packet, flags=flags)
         for error in ERRORS.values():
             packet, out = error_frames(case, error)
-            assert stage.run(case.sender, packet, flags=flags).packet == out, name
+            assert programs.run(case.sender, packet, flags=flags).packet == out, name

@@ -17,7 +17,7 @@ from datapath.kernel._libbpf import ffi
 
 from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES
 from datapath.kernel import abi, bpf_maps, libbpf
-from tests.bpf.stage import private_bpffs
+from tests.bpf.fixtures import private_bpffs
 
 SOURCE = Path(__file__).parents[2] / "bpf" / "abi.h"
 TEXT = re.sub(r"/\*.*?\*/", "", SOURCE.read_text(), flags=re.S)

@@ -11,8 +11,8 @@ import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.conftest import MakeStage
-from tests.bpf.stage import (
+from tests.bpf.conftest import MakePrograms
+from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
@@ -29,8 +29,8 @@ from tests.bpf.stage import (
     SHOT,
     UNSPEC,
     Member,
+    Programs,
     Reason,
-    Stage,
     outside_sends,
 )
 
@@ -49,27 +49,27 @@ def rule(prefix: str, filtered: int = 1) -> Any:
 class Rules:
     """Of published port 8081, both protocols and families; filter 1."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.kept = dict(stage.maps["ports"].items())
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
+        self.kept = dict(programs.maps["ports"].items())
 
     def set(self, *, allow: tuple[str, ...] = (), deny: tuple[str, ...] = (), filtered: int = 1) -> None:
         """As `-p 8081:80,allow=…,deny=…` would."""
-        self.stage.maps["acls"].delete_many(list(self.stage.maps["acls"]))
+        self.programs.maps["acls"].delete_many(list(self.programs.maps["acls"]))
         for prefixes, value in ((allow, 1), (deny, 0)):
             for prefix in prefixes:
-                self.stage.maps["acls"][rule(prefix, filtered)] = abi.acl(value)
+                self.programs.maps["acls"][rule(prefix, filtered)] = abi.acl(value)
         for proto in (p.TCP, p.UDP):
             for address in ("0.0.0.0", "::"):
-                self.stage.publish(address, 8081, proto, filtered=filtered, refuse=bool(allow))
+                self.programs.publish(address, 8081, proto, filtered=filtered, refuse=bool(allow))
 
     def ask(self, src: p.Address, proto: int = p.TCP) -> bool:
         """Does an opening from this source get in?"""
         carried = p.tcp(9, 8081, p.SYN) if proto == p.TCP else p.udp(9, 8081)
         frame = outside_sends(HOST if ip_address(src).version == 4 else HOST6, carried, src=src)
-        got = self.stage.run(None, frame)
-        early = self.stage.early(frame)
-        self.stage.forget()
+        got = self.programs.run(None, frame)
+        early = self.programs.early(frame)
+        self.programs.forget()
         if got.reasons == {"DROP_DENIED": 1}:
             assert (got.verdict, got.packet) == (SHOT, frame)
             assert early.reasons == {"DROP_DENIED": 1}, "XDP and tc must be of one opinion"
@@ -79,18 +79,18 @@ class Rules:
 
 
 @pytest.fixture
-def rules(stage: Stage) -> Iterator[Rules]:
-    made = Rules(stage)
+def rules(programs: Programs) -> Iterator[Rules]:
+    made = Rules(programs)
     yield made
-    stage.maps["ports"].update_many(made.kept)
-    stage.maps["acls"].delete_many(list(stage.maps["acls"]))
+    programs.maps["ports"].update_many(made.kept)
+    programs.maps["acls"].delete_many(list(programs.maps["acls"]))
 
 
-def test_entries_are_found_by_one_of_their_fields(stage: Stage) -> None:
-    everything = dict(stage.maps["devices"].read_all())
+def test_entries_are_found_by_one_of_their_fields(programs: Programs) -> None:
+    everything = dict(programs.maps["devices"].read_all())
     for kind in {value.kind for value in everything.values()} | {99}:
         wanted = {key: value for key, value in everything.items() if value.kind == kind}
-        assert stage.maps["devices"].having("kind", kind) == wanted
+        assert programs.maps["devices"].having("kind", kind) == wanted
     assert len({value.kind for value in everything.values()}) > 1
 
 
@@ -214,214 +214,214 @@ def test_rules_change_at_run_time(rules: Rules) -> None:
 
 def test_rules_of_one_filter_are_not_anothers(rules: Rules) -> None:
     rules.set(allow=("10.0.0.0/8",), filtered=1)
-    rules.stage.publish(str(HOST), 8082, p.TCP, filtered=2)
-    rules.stage.maps["acls"][rule("203.0.113.0/25", 3)] = abi.acl(0)
-    rules.stage.maps["acls"][rule("203.0.113.0/24", 2)] = abi.acl(1)
-    got = rules.stage.run(None, outside_sends(HOST, p.tcp(9, 8082, p.SYN)))
+    rules.programs.publish(str(HOST), 8082, p.TCP, filtered=2)
+    rules.programs.maps["acls"][rule("203.0.113.0/25", 3)] = abi.acl(0)
+    rules.programs.maps["acls"][rule("203.0.113.0/24", 2)] = abi.acl(1)
+    got = rules.programs.run(None, outside_sends(HOST, p.tcp(9, 8082, p.SYN)))
     assert got.reasons == {"DELIVERED": 1}
     assert not rules.ask(OUTSIDE)
 
 
 def test_a_denied_source_opens_nothing_and_uses_nothing(rules: Rules) -> None:
     rules.set(deny=("203.0.113.0/24",))
-    rules.stage.run(None, outside_sends(HOST, p.udp(9, 8081)))
-    rules.stage.run(None, outside_sends(HOST, p.tcp(9, 8081, p.ACK)))
-    assert not rules.stage.table("pending")
-    assert list(rules.stage.maps["quotas"]) == []
+    rules.programs.run(None, outside_sends(HOST, p.udp(9, 8081)))
+    rules.programs.run(None, outside_sends(HOST, p.tcp(9, 8081, p.ACK)))
+    assert not rules.programs.table("pending")
+    assert list(rules.programs.maps["quotas"]) == []
 
 
 def test_an_address_that_is_not_the_hosts_has_no_rules(rules: Rules) -> None:
     rules.set(deny=("0.0.0.0/0",))
-    rules.stage.expect(None, outside_sends("203.0.113.99", p.tcp(9, 8081, p.SYN)), UNSPEC, Reason.NOT_OURS)
+    rules.programs.expect(None, outside_sends("203.0.113.99", p.tcp(9, 8081, p.SYN)), UNSPEC, Reason.NOT_OURS)
 
 
 def test_rules_hold_for_containers_too(rules: Rules) -> None:
     """Of another network by their own address; of the same one as well, though the server would see the gateway."""
     rules.set(deny=(f"{B1.ip}/32", f"{A1.ip}/32", f"{A1.ip6}/128"))
-    stage = rules.stage
-    stage.expect(B1, B1.sends(HOST, p.udp(9, 8081)), SHOT, Reason.DROP_DENIED)
-    stage.expect(A1, A1.sends(HOST, p.udp(SPORT, 8081)), SHOT, Reason.DROP_DENIED)
-    stage.expect(A1, A1.sends(HOST6, p.udp(SPORT, 8081)), SHOT, Reason.DROP_DENIED)
+    programs = rules.programs
+    programs.expect(B1, B1.sends(HOST, p.udp(9, 8081)), SHOT, Reason.DROP_DENIED)
+    programs.expect(A1, A1.sends(HOST, p.udp(SPORT, 8081)), SHOT, Reason.DROP_DENIED)
+    programs.expect(A1, A1.sends(HOST6, p.udp(SPORT, 8081)), SHOT, Reason.DROP_DENIED)
     out = A2.gets(B2.ip, p.udp(9, 53), ttl=63)
-    stage.expect(B2, B2.sends(HOST, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
-    assert stage.run(A3, A3.sends(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
+    programs.expect(B2, B2.sends(HOST, p.udp(9, 8081)), REDIRECT, Reason.DELIVERED, out)
+    assert programs.run(A3, A3.sends(HOST, p.udp(SPORT, 8081))).reasons == {"DELIVERED": 1}
 
 
 def test_a_rule_is_about_openings(rules: Rules) -> None:
     """What is open goes on until somebody ends it (the control plane does, when it changes a rule)."""
     rules.set()
-    stage = rules.stage
-    stage.run(None, outside_sends(HOST, p.tcp(9, 8081, p.SYN)))
+    programs = rules.programs
+    programs.run(None, outside_sends(HOST, p.tcp(9, 8081, p.SYN)))
     rules.set(deny=("203.0.113.0/24",))
-    assert stage.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, SYN_ACK))).reasons == {"TO_OUTSIDE": 1}
-    assert stage.run(None, outside_sends(HOST, p.tcp(9, 8081, p.ACK))).reasons == {"DELIVERED": 1}
-    stage.expect(None, outside_sends(OTHER, p.tcp(9, 8081, p.SYN)), SHOT, Reason.DROP_DENIED)
+    assert programs.run(A2, A2.sends(OUTSIDE, p.tcp(80, 9, SYN_ACK))).reasons == {"TO_OUTSIDE": 1}
+    assert programs.run(None, outside_sends(HOST, p.tcp(9, 8081, p.ACK))).reasons == {"DELIVERED": 1}
+    programs.expect(None, outside_sends(OTHER, p.tcp(9, 8081, p.SYN)), SHOT, Reason.DROP_DENIED)
 
 
 # ---- what one container may have ----------------------------------------------------------------------------
 
 
-def used(stage: Stage, member: Member) -> tuple[int, int]:
+def used(programs: Programs, member: Member) -> tuple[int, int]:
     """Connections and unanswered openings that count for it."""
-    usage = stage.maps["quotas"][abi.quota_key(member.number)]
+    usage = programs.maps["quotas"][abi.quota_key(member.number)]
     return usage.conns, usage.openings
 
 
-def asks(stage: Stage, member: Member, sport: int, dst: p.Address = OUTSIDE) -> str:
-    (reason,) = stage.run(member, member.sends(dst, p.udp(sport, 53))).reasons
+def asks(programs: Programs, member: Member, sport: int, dst: p.Address = OUTSIDE) -> str:
+    (reason,) = programs.run(member, member.sends(dst, p.udp(sport, 53))).reasons
     return reason
 
 
-def is_answered(stage: Stage, sport: int) -> None:
-    assert "DELIVERED" in stage.run(None, outside_sends(HOST, p.udp(53, sport))).reasons
+def is_answered(programs: Programs, sport: int) -> None:
+    assert "DELIVERED" in programs.run(None, outside_sends(HOST, p.udp(53, sport))).reasons
 
 
-def accounts(stage: Stage) -> Stage:
+def accounts(programs: Programs) -> Programs:
     """The control plane makes the rows with the endpoints."""
     for member in (A1, A2, A3, B1, B2, D1):
-        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
-    return stage
+        programs.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
+    return programs
 
 
-def test_a_container_that_asks_and_is_not_answered(make_stage: MakeStage) -> None:
+def test_a_container_that_asks_and_is_not_answered(make_programs: MakePrograms) -> None:
     """Its next opening is refused, packets of what it has open are not, and other containers open as they like."""
-    stage = accounts(make_stage(max_openings=3))
+    programs = accounts(make_programs(max_openings=3))
     for i in range(3):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
-    assert used(stage, A1) == (0, 3)
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
+    assert used(programs, A1) == (0, 3)
     frame = A1.sends(OUTSIDE, p.udp(SPORT + 9, 53))
     for _ in range(3):
-        stage.expect(A1, frame, SHOT, Reason.DROP_LIMIT)
+        programs.expect(A1, frame, SHOT, Reason.DROP_LIMIT)
     for carried in (p.tcp(SPORT, 80, p.SYN), p.echo(p.ECHO, SPORT)):
-        stage.expect(A1, A1.sends(OUTSIDE, carried), SHOT, Reason.DROP_LIMIT)
-    stage.expect(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53)), SHOT, Reason.DROP_LIMIT)
-    stage.expect(A1, A1.sends(HOST, p.udp(SPORT, 8081)), SHOT, Reason.DROP_LIMIT)
+        programs.expect(A1, A1.sends(OUTSIDE, carried), SHOT, Reason.DROP_LIMIT)
+    programs.expect(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53)), SHOT, Reason.DROP_LIMIT)
+    programs.expect(A1, A1.sends(HOST, p.udp(SPORT, 8081)), SHOT, Reason.DROP_LIMIT)
     for i in range(3):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
-    assert used(stage, A1) == (0, 3)
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
+    assert used(programs, A1) == (0, 3)
     for member in (A2, B1, D1):
-        assert asks(stage, member, SPORT + 20 + member.number) == "TO_OUTSIDE"
+        assert asks(programs, member, SPORT + 20 + member.number) == "TO_OUTSIDE"
     assert (
         A1.sends(A2.ip, p.udp(1, 2), to=A2.mac)
-        == stage.run(A1, A1.sends(A2.ip, p.udp(1, 2), to=A2.mac)).packet
+        == programs.run(A1, A1.sends(A2.ip, p.udp(1, 2), to=A2.mac)).packet
     )
-    assert stage.run(A1, A1.sends(NET1.gateway, p.udp(1, 22))).reasons == {"TO_HOST": 1}
+    assert programs.run(A1, A1.sends(NET1.gateway, p.udp(1, 22))).reasons == {"TO_HOST": 1}
 
 
-def test_an_answer_makes_room(make_stage: MakeStage) -> None:
-    stage = accounts(make_stage(max_openings=2))
+def test_an_answer_makes_room(make_programs: MakePrograms) -> None:
+    programs = accounts(make_programs(max_openings=2))
     for i in range(20):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
-        is_answered(stage, SPORT + i)
-    assert used(stage, A1) == (20, 0)
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
+        is_answered(programs, SPORT + i)
+    assert used(programs, A1) == (20, 0)
 
 
-def test_unanswered_openings_are_forgotten_by_halves(make_stage: MakeStage) -> None:
-    stage = accounts(make_stage(max_openings=4))
+def test_unanswered_openings_are_forgotten_by_halves(make_programs: MakePrograms) -> None:
+    programs = accounts(make_programs(max_openings=4))
     for i in range(4):
-        asks(stage, A1, SPORT + i)
-    assert asks(stage, A1, SPORT + 9) == "DROP_LIMIT"
+        asks(programs, A1, SPORT + i)
+    assert asks(programs, A1, SPORT + 9) == "DROP_LIMIT"
     key = abi.quota_key(A1.number)
-    usage = stage.maps["quotas"][key]
-    stage.maps["quotas"][key] = usage._replace(since=max(1, usage.since - 61 * 10**9))
+    usage = programs.maps["quotas"][key]
+    programs.maps["quotas"][key] = usage._replace(since=max(1, usage.since - 61 * 10**9))
     for i in range(2):
-        assert asks(stage, A1, SPORT + 10 + i) == "TO_OUTSIDE"
-    assert asks(stage, A1, SPORT + 12) == "DROP_LIMIT"
+        assert asks(programs, A1, SPORT + 10 + i) == "TO_OUTSIDE"
+    assert asks(programs, A1, SPORT + 12) == "DROP_LIMIT"
 
 
-def test_an_account_says_whether_there_ever_was_a_connection(stage: Stage) -> None:
+def test_an_account_says_whether_there_ever_was_a_connection(programs: Programs) -> None:
     """Only then the tables are looked through when the endpoint goes."""
     members = (A1, A2, A3, B1)
     for member in members:
-        stage.maps["quotas"][abi.quota_key(member.number)] = abi.quota(since=1)
+        programs.maps["quotas"][abi.quota_key(member.number)] = abi.quota(since=1)
 
     def begun() -> set[str]:
-        accounts = {member.name: stage.maps["quotas"][abi.quota_key(member.number)] for member in members}
+        accounts = {member.name: programs.maps["quotas"][abi.quota_key(member.number)] for member in members}
         return {name for name, usage in accounts.items() if usage.since > 1}
 
-    stage.run(A3, A3.sends(A1.ip, p.udp(1, 2), to=A1.mac))
+    programs.run(A3, A3.sends(A1.ip, p.udp(1, 2), to=A1.mac))
     assert begun() == set()
-    stage.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
+    programs.run(None, outside_sends(HOST, p.udp(SPORT, 8081)))
     assert begun() == {A2.name}
-    asks(stage, A1, SPORT)
+    asks(programs, A1, SPORT)
     assert begun() == {A1.name, A2.name}
-    stage.maps["quotas"][abi.quota_key(A2.number)] = abi.quota(since=1)
-    stage.run(B1, B1.sends(HOST, p.udp(SPORT, 8081)))
+    programs.maps["quotas"][abi.quota_key(A2.number)] = abi.quota(since=1)
+    programs.run(B1, B1.sends(HOST, p.udp(SPORT, 8081)))
     assert begun() == {A1.name, A2.name, B1.name}
 
 
-def test_a_container_with_its_share_of_connections(make_stage: MakeStage) -> None:
+def test_a_container_with_its_share_of_connections(make_programs: MakePrograms) -> None:
     """Opens no more; what it has works; those of others are confirmed as ever."""
-    stage = accounts(make_stage(max_conns=3))
+    programs = accounts(make_programs(max_conns=3))
     for i in range(3):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
-        is_answered(stage, SPORT + i)
-    assert used(stage, A1) == (3, 0)
-    stage.expect(A1, A1.sends(OUTSIDE, p.udp(SPORT + 3, 53)), SHOT, Reason.DROP_LIMIT)
-    stage.expect(A1, A1.sends(HOST, p.udp(SPORT + 3, 8081)), SHOT, Reason.DROP_LIMIT)
-    assert asks(stage, A1, SPORT) == "TO_OUTSIDE"
-    is_answered(stage, SPORT)
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
+        is_answered(programs, SPORT + i)
+    assert used(programs, A1) == (3, 0)
+    programs.expect(A1, A1.sends(OUTSIDE, p.udp(SPORT + 3, 53)), SHOT, Reason.DROP_LIMIT)
+    programs.expect(A1, A1.sends(HOST, p.udp(SPORT + 3, 8081)), SHOT, Reason.DROP_LIMIT)
+    assert asks(programs, A1, SPORT) == "TO_OUTSIDE"
+    is_answered(programs, SPORT)
     for i in range(5):
-        assert asks(stage, B1, SPORT + 10 + i) == ("TO_OUTSIDE" if i < 3 else "DROP_LIMIT")
+        assert asks(programs, B1, SPORT + 10 + i) == ("TO_OUTSIDE" if i < 3 else "DROP_LIMIT")
         if i < 3:
-            is_answered(stage, SPORT + 10 + i)
-    assert (used(stage, A1), used(stage, B1)) == ((3, 0), (3, 0))
+            is_answered(programs, SPORT + 10 + i)
+    assert (used(programs, A1), used(programs, B1)) == ((3, 0), (3, 0))
 
 
-def test_openings_under_way_when_the_share_is_full(make_stage: MakeStage) -> None:
+def test_openings_under_way_when_the_share_is_full(make_programs: MakePrograms) -> None:
     """They work, as in a full table, and count when there is room again."""
-    stage = accounts(make_stage(max_conns=1))
+    programs = accounts(make_programs(max_conns=1))
     for i in range(2):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
-    is_answered(stage, SPORT)
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
+    is_answered(programs, SPORT)
     for _ in range(2):
-        got = stage.run(None, outside_sends(HOST, p.udp(53, SPORT + 1)))
+        got = programs.run(None, outside_sends(HOST, p.udp(53, SPORT + 1)))
         assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1, "UNCONFIRMED": 1})
-    assert (len(stage.table("conns")), len(stage.table("pending"))) == (2, 2)
-    assert used(stage, A1) == (1, 1)
+    assert (len(programs.table("conns")), len(programs.table("pending"))) == (2, 2)
+    assert used(programs, A1) == (1, 1)
 
 
-def test_a_server_with_its_share_of_connections(make_stage: MakeStage) -> None:
+def test_a_server_with_its_share_of_connections(make_programs: MakePrograms) -> None:
     """Clients are not refused; more than its share stays where a flood can evict it. Its own openings do not
     suffer from clients that are not answered."""
-    stage = accounts(make_stage(max_conns=2, max_openings=2))
+    programs = accounts(make_programs(max_conns=2, max_openings=2))
     for i in range(5):
-        assert stage.run(None, outside_sends(HOST, p.udp(9 + i, 8081))).reasons == {"DELIVERED": 1}
-    assert used(stage, A2) == (0, 0)
+        assert programs.run(None, outside_sends(HOST, p.udp(9 + i, 8081))).reasons == {"DELIVERED": 1}
+    assert used(programs, A2) == (0, 0)
     for i in range(3):
-        got = stage.run(A2, A2.sends(OUTSIDE, p.udp(53, 9 + i)))
+        got = programs.run(A2, A2.sends(OUTSIDE, p.udp(53, 9 + i)))
         assert got.verdict == REDIRECT
         assert got.reasons == ({"TO_OUTSIDE": 1} if i < 2 else {"TO_OUTSIDE": 1, "UNCONFIRMED": 1})
-    assert used(stage, A2) == (2, 0)
-    assert len(stage.table("conns")) == 4
-    stage.expect(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)), SHOT, Reason.DROP_LIMIT)
+    assert used(programs, A2) == (2, 0)
+    assert len(programs.table("conns")) == 4
+    programs.expect(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)), SHOT, Reason.DROP_LIMIT)
 
 
-def test_clients_that_connect_do_not_pay_for_the_servers_openings(make_stage: MakeStage) -> None:
+def test_clients_that_connect_do_not_pay_for_the_servers_openings(make_programs: MakePrograms) -> None:
     """Else a server with many clients could open without limit."""
-    stage = accounts(make_stage(max_openings=2))
+    programs = accounts(make_programs(max_openings=2))
     for i in range(2):
-        assert asks(stage, A2, SPORT + i) == "TO_OUTSIDE"
+        assert asks(programs, A2, SPORT + i) == "TO_OUTSIDE"
     for i in range(4):
-        stage.run(None, outside_sends(HOST, p.udp(9 + i, 8081)))
-        stage.run(A2, A2.sends(OUTSIDE, p.udp(53, 9 + i)))
-    assert used(stage, A2) == (4, 2)
-    assert asks(stage, A2, SPORT + 5) == "DROP_LIMIT"
+        programs.run(None, outside_sends(HOST, p.udp(9 + i, 8081)))
+        programs.run(A2, A2.sends(OUTSIDE, p.udp(53, 9 + i)))
+    assert used(programs, A2) == (4, 2)
+    assert asks(programs, A2, SPORT + 5) == "DROP_LIMIT"
 
 
-def test_between_containers_it_counts_for_the_client(make_stage: MakeStage) -> None:
-    stage = accounts(make_stage(max_conns=10))
-    stage.run(B1, B1.sends(HOST, p.udp(9, 8081)))
-    assert (used(stage, B1), used(stage, A2)) == ((0, 1), (0, 0))
-    stage.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
-    assert (used(stage, B1), used(stage, A2)) == ((1, 0), (0, 0))
-    stage.run(A1, A1.sends(HOST6, p.udp(SPORT, 8081)))
-    stage.run(A2, A2.sends(NET1.gateway6, p.udp(53, SPORT)))
-    assert (used(stage, A1), used(stage, A2)) == ((1, 0), (0, 0))
+def test_between_containers_it_counts_for_the_client(make_programs: MakePrograms) -> None:
+    programs = accounts(make_programs(max_conns=10))
+    programs.run(B1, B1.sends(HOST, p.udp(9, 8081)))
+    assert (used(programs, B1), used(programs, A2)) == ((0, 1), (0, 0))
+    programs.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
+    assert (used(programs, B1), used(programs, A2)) == ((1, 0), (0, 0))
+    programs.run(A1, A1.sends(HOST6, p.udp(SPORT, 8081)))
+    programs.run(A2, A2.sends(NET1.gateway6, p.udp(53, SPORT)))
+    assert (used(programs, A1), used(programs, A2)) == ((1, 0), (0, 0))
 
 
-def test_tcp_counts_when_it_is_established(make_stage: MakeStage) -> None:
-    stage = accounts(make_stage(max_conns=10))
+def test_tcp_counts_when_it_is_established(make_programs: MakePrograms) -> None:
+    programs = accounts(make_programs(max_conns=10))
     for sender, packet, wanted in (
         (A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)), (0, 1)),
         (None, outside_sends(HOST, p.tcp(80, SPORT, SYN_ACK)), (0, 1)),
@@ -431,33 +431,33 @@ def test_tcp_counts_when_it_is_established(make_stage: MakeStage) -> None:
         (None, outside_sends(HOST, p.tcp(80, SPORT, p.FIN | p.ACK)), (1, 0)),
         (A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)), (1, 0)),  # the same entry again
     ):
-        stage.run(sender, packet)
-        assert used(stage, A1) == wanted
+        programs.run(sender, packet)
+        assert used(programs, A1) == wanted
 
 
-def test_a_leftover_of_an_earlier_holder_is_given_back(stage: Stage) -> None:
+def test_a_leftover_of_an_earlier_holder_is_given_back(programs: Programs) -> None:
     """The address is another endpoint's now: what it finds of the earlier one's ends, and counts no more."""
-    accounts(stage)
-    assert asks(stage, A1, SPORT) == "TO_OUTSIDE"
-    is_answered(stage, SPORT)
-    assert used(stage, A1) == (1, 0)
-    key = abi.device_key(stage.ifindex(A1))
-    device = stage.maps["devices"][key]
-    stage.maps["devices"][key] = device._replace(endpoint=99)
+    accounts(programs)
+    assert asks(programs, A1, SPORT) == "TO_OUTSIDE"
+    is_answered(programs, SPORT)
+    assert used(programs, A1) == (1, 0)
+    key = abi.device_key(programs.ifindex(A1))
+    device = programs.maps["devices"][key]
+    programs.maps["devices"][key] = device._replace(endpoint=99)
     try:
-        assert asks(stage, A1, SPORT) == "TO_OUTSIDE"
+        assert asks(programs, A1, SPORT) == "TO_OUTSIDE"
     finally:
-        stage.maps["devices"][key] = device
-    assert used(stage, A1) == (0, 0)
-    assert {conn.from_endpoint for conn in stage.table("pending").values()} == {0, 99}
-    assert not stage.table("conns")
+        programs.maps["devices"][key] = device
+    assert used(programs, A1) == (0, 0)
+    assert {conn.from_endpoint for conn in programs.table("pending").values()} == {0, 99}
+    assert not programs.table("conns")
 
 
-def test_without_limits_nobody_is_refused(stage: Stage) -> None:
+def test_without_limits_nobody_is_refused(programs: Programs) -> None:
     """Each is counted all the same, for `ct stats`."""
-    accounts(stage)
+    accounts(programs)
     for i in range(100):
-        assert asks(stage, A1, SPORT + i) == "TO_OUTSIDE"
+        assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
         if i % 2:
-            is_answered(stage, SPORT + i)
-    assert used(stage, A1) == (50, 50)
+            is_answered(programs, SPORT + i)
+    assert used(programs, A1) == (50, 50)

@@ -11,7 +11,7 @@ import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     B1,
@@ -29,9 +29,9 @@ from tests.bpf.stage import (
     REDIRECT,
     SHOT,
     Member,
+    Programs,
     Reason,
     Row,
-    Stage,
     dropped,
     outside_sends,
     redirected,
@@ -222,53 +222,53 @@ SILENT = [
         for row in rows
     ],
 )
-def test_packet(stage: Stage, row: Row) -> None:
-    stage.check(row)
-    assert not stage.table("pending"), "what goes no further opens nothing"
+def test_packet(programs: Programs, row: Row) -> None:
+    programs.check(row)
+    assert not programs.table("pending"), "what goes no further opens nothing"
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
-def test_nothing_is_said_about_a_later_fragment(stage: Stage, six: bool) -> None:
+def test_nothing_is_said_about_a_later_fragment(programs: Programs, six: bool) -> None:
     """Its first one was answered; the errors would be as many as the pieces (RFC 1122, 3.2.2)."""
     hop: dict[str, Any] = {"hops": 1} if six else {"ttl": 1}
     whole = A1.sends(OUTSIDE6 if six else OUTSIDE, p.udp(SPORT, 9, bytes(56)), **hop)
     first, second, last = p.cut(whole, 16, 40)
     told = p.own_error(first, NET1.gateway6 if six else NET1.gateway)
-    stage.expect(A1, first, REDIRECT, Reason.DROP_TTL, told)
-    stage.expect(A1, second, SHOT, Reason.DROP_TTL)
-    stage.expect(A1, last, SHOT, Reason.DROP_TTL)
+    programs.expect(A1, first, REDIRECT, Reason.DROP_TTL, told)
+    programs.expect(A1, second, SHOT, Reason.DROP_TTL)
+    programs.expect(A1, last, SHOT, Reason.DROP_TTL)
 
 
-def test_a_known_connection_is_told_as_well(stage: Stage) -> None:
+def test_a_known_connection_is_told_as_well(programs: Programs) -> None:
     """Of a masqueraded one, and of a published server's answers: with the addresses that the container knows."""
-    stage.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
-    stage.run(None, outside_sends(HOST, p.udp(53, SPORT)))
-    stage.run(None, outside_sends(HOST6, p.tcp(9, 8081, p.SYN)))
+    programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
+    programs.run(None, outside_sends(HOST, p.udp(53, SPORT)))
+    programs.run(None, outside_sends(HOST6, p.tcp(9, 8081, p.SYN)))
     for member, frame, gateway in (
         (A1, A1.sends(OUTSIDE, p.udp(SPORT, 53), ttl=1), NET1.gateway),
         (A2, A2.sends(OUTSIDE6, p.tcp(80, 9, SYN_ACK), hops=1), NET1.gateway6),
     ):
-        stage.expect(member, frame, REDIRECT, Reason.DROP_TTL, p.own_error(frame, gateway))
+        programs.expect(member, frame, REDIRECT, Reason.DROP_TTL, p.own_error(frame, gateway))
     for member, frame, gateway in (
         (A1, A1.sends(OUTSIDE, p.udp(SPORT, 53, BIG)), NET1.gateway),
         (A2, A2.sends(OUTSIDE6, p.tcp(80, 9, p.ACK, BIG6)), NET1.gateway6),
     ):
-        stage.expect(member, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, gateway, mtu=MTU))
-    assert {c.state for c in stage.table("pending").values()} == {abi.ConnState.CONN_NEW}
+        programs.expect(member, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, gateway, mtu=MTU))
+    assert {c.state for c in programs.table("pending").values()} == {abi.ConnState.CONN_NEW}
 
 
 @pytest.fixture
-def narrow(stage: Stage) -> Iterator[Stage]:
+def narrow(programs: Programs) -> Iterator[Programs]:
     """Networks 1 and 4 take 1400 bytes."""
-    networks = {net.number: stage.maps["networks"][net.number] for net in (NET1, NET4)}
+    networks = {net.number: programs.maps["networks"][net.number] for net in (NET1, NET4)}
     for number, network in networks.items():
-        stage.maps["networks"][number] = network._replace(mtu=1400)
-    yield stage
-    stage.maps["networks"].update_many(networks)
+        programs.maps["networks"][number] = network._replace(mtu=1400)
+    yield programs
+    programs.maps["networks"].update_many(networks)
 
 
 @pytest.mark.parametrize("at", [HOST, OTHER, HOST6, OTHER6])
-def test_a_client_outside_is_told_by_the_address_that_it_asked(narrow: Stage, at: p.Address) -> None:
+def test_a_client_outside_is_told_by_the_address_that_it_asked(narrow: Programs, at: p.Address) -> None:
     """That is all it knows of (RFC 1191); the server's address never appears."""
     six = ip_address(at).version == 6
     opening = outside_sends(at, p.tcp(9, 8081, p.SYN))
@@ -280,7 +280,7 @@ def test_a_client_outside_is_told_by_the_address_that_it_asked(narrow: Stage, at
     narrow.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, at, mtu=1400))
 
 
-def test_an_answer_from_outside_that_is_too_big(narrow: Stage) -> None:
+def test_an_answer_from_outside_that_is_too_big(narrow: Programs) -> None:
     for host, outside, room in ((HOST, OUTSIDE, 1372), (HOST6, OUTSIDE6, 1352)):
         narrow.run(A1, A1.sends(outside, p.udp(SPORT, 53)))
         frame = outside_sends(host, p.udp(53, SPORT, bytes(room + 1)))
@@ -290,14 +290,14 @@ def test_an_answer_from_outside_that_is_too_big(narrow: Stage) -> None:
         }
 
 
-def test_what_may_be_fragmented_is_delivered_whole(narrow: Stage) -> None:
+def test_what_may_be_fragmented_is_delivered_whole(narrow: Programs) -> None:
     """Into a container there is no wire that could not take it."""
     frame = outside_sends(HOST, p.udp(9, 8081, bytes(1400)), fragment=0)
     out = A2.gets(OUTSIDE, p.udp(9, 53, bytes(1400)), ttl=63, fragment=0)
     narrow.expect(None, frame, REDIRECT, Reason.DELIVERED, out)
 
 
-def test_a_container_is_told_by_its_own_gateway(narrow: Stage) -> None:
+def test_a_container_is_told_by_its_own_gateway(narrow: Programs) -> None:
     """From another network: not by the server, nor by the server's gateway."""
     for at, gateway, room in ((HOST, NET2.gateway, 1372), (HOST6, NET2.gateway6, 1352)):
         assert narrow.run(B1, B1.sends(at, p.udp(9, 8081))).reasons == {"DELIVERED": 1}
@@ -306,7 +306,7 @@ def test_a_container_is_told_by_its_own_gateway(narrow: Stage) -> None:
         narrow.run(A2, A2.sends(B1.ip if at is HOST else B1.ip6, p.udp(53, 9)))
 
 
-def test_segments_count_not_the_whole(narrow: Stage) -> None:
+def test_segments_count_not_the_whole(narrow: Programs) -> None:
     narrow.run(None, outside_sends(HOST, p.tcp(9, 8081, p.SYN)))
     carried = p.tcp(9, 8081, p.ACK, bytes(2800))
     out = A2.gets(OUTSIDE, p.tcp(9, 80, p.ACK, bytes(2800)), ttl=63)
@@ -315,18 +315,18 @@ def test_segments_count_not_the_whole(narrow: Stage) -> None:
     narrow.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, HOST, mtu=1400), gso=1361)
 
 
-def test_the_padding_of_a_short_frame_is_not_quoted(stage: Stage) -> None:
+def test_the_padding_of_a_short_frame_is_not_quoted(programs: Programs) -> None:
     frame = A1.sends(OUTSIDE, p.udp(SPORT, 9, b""), ttl=1) + b"padding of this frame."
-    stage.expect(A1, frame, REDIRECT, Reason.DROP_TTL, p.own_error(frame, NET1.gateway))
+    programs.expect(A1, frame, REDIRECT, Reason.DROP_TTL, p.own_error(frame, NET1.gateway))
 
 
-def test_the_errors_on_the_wire(stage: Stage) -> None:
+def test_the_errors_on_the_wire(programs: Programs) -> None:
     """They go to the one who sent the packet, and to nobody else."""
-    with stage.wired(A1):
+    with programs.wired(A1):
         for name in ("a1", "a2", "out0"):
-            stage.world.received(name)
+            programs.topology.received(name)
         for row in NO_HOP:
             if row.sender is A1:
-                stage.world.tap("a1").send(row.packet)
-                assert stage.world.received("a1") == [row.out], row.sentence
-        assert [stage.world.received(name) for name in ("a2", "out0")] == [[], []]
+                programs.topology.tap("a1").send(row.packet)
+                assert programs.topology.received("a1") == [row.out], row.sentence
+        assert [programs.topology.received(name) for name in ("a2", "out0")] == [[], []]

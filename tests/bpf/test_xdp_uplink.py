@@ -12,7 +12,7 @@ import pytest
 
 from datapath.kernel import abi, netns
 from tests.bpf import packets as p
-from tests.bpf.stage import (
+from tests.bpf.fixtures import (
     A1,
     A2,
     HOST,
@@ -26,9 +26,9 @@ from tests.bpf.stage import (
     UPLINK_MAC,
     XDP_DROP,
     XDP_PASS,
+    Programs,
     Reason,
-    Stage,
-    World,
+    Topology,
     outside_sends,
 )
 from tests.conftest import SLOWNESS
@@ -38,13 +38,13 @@ RateKey, Rate = abi.layout("rate_key").type, abi.layout("rate").type
 RATE, BURST = 1, 3  # openings a second of one source; slow enough for a test not to notice
 
 
-def passes(stage: Stage, frame: bytes) -> None:
-    got = stage.early(frame)
+def passes(programs: Programs, frame: bytes) -> None:
+    got = programs.early(frame)
     assert (got.verdict, got.reasons) == (XDP_PASS, {})
 
 
-def dies(stage: Stage, frame: bytes, reason: Any) -> None:
-    got = stage.early(frame)
+def dies(programs: Programs, frame: bytes, reason: Any) -> None:
+    got = programs.early(frame)
     assert (got.verdict, got.reasons) == (XDP_DROP, {reason.name: 1})
 
 
@@ -60,17 +60,17 @@ def rule(prefix: str, filtered: int = 1) -> Any:
 
 
 @pytest.fixture
-def denying(stage: Stage) -> Iterator[Stage]:
+def denying(programs: Programs) -> Iterator[Programs]:
     """Port 8081 is for nobody in 203.0.113.0/28 and 2001:db8:5::/48."""
-    ports = dict(stage.maps["ports"].items())
+    ports = dict(programs.maps["ports"].items())
     sources = {rule("203.0.113.0/28"): abi.acl(0), rule("2001:db8:5::/48"): abi.acl(0)}
-    stage.maps["acls"].update_many(sources)
+    programs.maps["acls"].update_many(sources)
     for proto in (p.TCP, p.UDP):
         for address in ("0.0.0.0", "::"):
-            stage.publish(address, 8081, proto, filtered=1)
-    yield stage
-    stage.maps["ports"].update_many(ports)
-    stage.maps["acls"].delete_many(list(sources))
+            programs.publish(address, 8081, proto, filtered=1)
+    yield programs
+    programs.maps["ports"].update_many(ports)
+    programs.maps["acls"].delete_many(list(sources))
 
 
 DENIED = {
@@ -122,7 +122,7 @@ NOT_DENIED = {
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_denied(denying: Stage, name: str) -> None:
+def test_denied(denying: Programs, name: str) -> None:
     """The program behind it says the same, where there is no XDP."""
     dies(denying, DENIED[name], Reason.DROP_DENIED)
     if name != "TCP, not an opening":
@@ -130,21 +130,21 @@ def test_denied(denying: Stage, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_DENIED)
-def test_not_denied(denying: Stage, name: str) -> None:
+def test_not_denied(denying: Programs, name: str) -> None:
     """It may still be refused later, by somebody who knows more."""
     passes(denying, NOT_DENIED[name])
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_without_rules_all_passes(stage: Stage, name: str) -> None:
+def test_without_rules_all_passes(programs: Programs, name: str) -> None:
     for _ in range(5):
-        passes(stage, DENIED[name])
+        passes(programs, DENIED[name])
 
 
 @pytest.mark.parametrize(
     "name", ["TCP", "UDP", "IPv6, TCP", "IPv6, behind extension headers", "IPv4 options"]
 )
-def test_what_is_cut_short_passes(denying: Stage, name: str) -> None:
+def test_what_is_cut_short_passes(denying: Programs, name: str) -> None:
     """At every length, whether the header states it or not: nothing is read beyond the end."""
     frame = DENIED[name]
     six = p.ethertype(frame) == p.ETH_IPV6
@@ -160,7 +160,7 @@ def test_what_is_cut_short_passes(denying: Stage, name: str) -> None:
             passes(denying, bytes(honest))
 
 
-def test_rules_change_at_run_time(denying: Stage) -> None:
+def test_rules_change_at_run_time(denying: Programs) -> None:
     frame = DENIED["TCP"]
     dies(denying, frame, Reason.DROP_DENIED)
     denying.maps["acls"][rule("203.0.113.5/32")] = abi.acl(1)
@@ -173,17 +173,17 @@ def test_rules_change_at_run_time(denying: Stage) -> None:
 
 
 @pytest.fixture(scope="module")
-def limiting(world: World) -> Iterator[Stage]:
-    made = Stage(world, flood_rate=RATE, flood_burst=BURST)
+def limiting(topology: Topology) -> Iterator[Programs]:
+    made = Programs(topology, flood_rate=RATE, flood_burst=BURST)
     yield made
     made.close()
 
 
 @pytest.fixture
-def limited(world: World, limiting: Stage) -> Iterator[Stage]:
+def limited(topology: Topology, limiting: Programs) -> Iterator[Programs]:
     """Nobody has opened anything yet."""
     limiting.forget()
-    with netns.enter(world.host):
+    with netns.enter(topology.host):
         yield limiting
 
 
@@ -191,27 +191,27 @@ def syn(i: int, **how: Any) -> bytes:
     return outside_sends(HOST, p.tcp(1000 + i, 8081, p.SYN), **how)
 
 
-def empty(stage: Stage, **how: Any) -> None:
+def empty(programs: Programs, **how: Any) -> None:
     """Until the bucket of OUTSIDE (or of `src`) has nothing left."""
     for i in range(BURST):
-        passes(stage, syn(i, **how))
-    dies(stage, syn(99, **how), Reason.DROP_FLOOD)
+        passes(programs, syn(i, **how))
+    dies(programs, syn(99, **how), Reason.DROP_FLOOD)
 
 
-def test_more_openings_than_the_burst(limited: Stage) -> None:
+def test_more_openings_than_the_burst(limited: Programs) -> None:
     empty(limited)
     for i in range(round(20 / SLOWNESS)):  # within a second
         dies(limited, syn(i), Reason.DROP_FLOOD)
 
 
-def test_the_bucket_fills_again(limited: Stage) -> None:
+def test_the_bucket_fills_again(limited: Programs) -> None:
     empty(limited)
     time.sleep(1.1 / RATE)
     passes(limited, syn(7))
     dies(limited, syn(8), Reason.DROP_FLOOD)
 
 
-def test_the_bucket_is_never_fuller_than_the_burst(limited: Stage) -> None:
+def test_the_bucket_is_never_fuller_than_the_burst(limited: Programs) -> None:
     """Not after an hour of silence, nor after a month."""
     empty(limited)
     key = RateKey(addr=OUTSIDE)
@@ -222,13 +222,13 @@ def test_the_bucket_is_never_fuller_than_the_burst(limited: Stage) -> None:
         dies(limited, syn(9), Reason.DROP_FLOOD)
 
 
-def test_other_sources_are_not_affected(limited: Stage) -> None:
+def test_other_sources_are_not_affected(limited: Programs) -> None:
     empty(limited)
     passes(limited, syn(1, src="203.0.113.6"))
     empty(limited, src="203.0.113.7")
 
 
-def test_ipv6_counts_for_a_64(limited: Stage) -> None:
+def test_ipv6_counts_for_a_64(limited: Programs) -> None:
     """A customer has that at least: each of its addresses is no source of its own."""
     frames = [
         outside_sends(HOST6, p.tcp(9, 8081, p.SYN), src=IPv6Address("2001:db8:5::") + (i << 40))
@@ -254,14 +254,14 @@ UNLIMITED = {
 
 
 @pytest.mark.parametrize("name", UNLIMITED)
-def test_not_limited(limited: Stage, name: str) -> None:
+def test_not_limited(limited: Programs, name: str) -> None:
     empty(limited)
     for _ in range(5):
         passes(limited, UNLIMITED[name])
 
 
 @pytest.mark.parametrize("name", UNLIMITED)
-def test_takes_no_token(limited: Stage, name: str) -> None:
+def test_takes_no_token(limited: Programs, name: str) -> None:
     """Somebody who goes through this host to others with a published number may still open here."""
     for _ in range(50):
         passes(limited, UNLIMITED[name])
@@ -269,7 +269,7 @@ def test_takes_no_token(limited: Stage, name: str) -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_udp_of_a_known_connection_is_not_limited(limited: Stage, answered: bool) -> None:
+def test_udp_of_a_known_connection_is_not_limited(limited: Programs, answered: bool) -> None:
     """A log's sender may never get an answer; it opens once."""
     frame = outside_sends(HOST, p.udp(9, 8081))
     passes(limited, frame)
@@ -287,13 +287,13 @@ def test_udp_of_a_known_connection_is_not_limited(limited: Stage, answered: bool
     passes(limited, frame)
 
 
-def test_a_masqueraded_answer_is_not_limited(limited: Stage) -> None:
+def test_a_masqueraded_answer_is_not_limited(limited: Programs) -> None:
     limited.run(A1, A1.sends(OUTSIDE, p.udp(20100, 53)))
     for _ in range(20):
         passes(limited, outside_sends(HOST, p.udp(53, 20100)))
 
 
-def test_a_denied_source_takes_no_token(limited: Stage) -> None:
+def test_a_denied_source_takes_no_token(limited: Programs) -> None:
     limited.maps["acls"][rule("203.0.113.0/28")] = abi.acl(0)
     limited.publish("0.0.0.0", 8081, p.TCP, filtered=1)
     for i in range(20):
@@ -303,6 +303,6 @@ def test_a_denied_source_takes_no_token(limited: Stage) -> None:
     empty(limited)
 
 
-def test_both_families_have_buckets_of_their_own(limited: Stage) -> None:
+def test_both_families_have_buckets_of_their_own(limited: Programs) -> None:
     empty(limited)
     passes(limited, outside_sends(HOST6, p.tcp(9, 8081, p.SYN), src=OUTSIDE6))

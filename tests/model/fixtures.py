@@ -18,7 +18,7 @@ from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_maps, libbpf, netns
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
-from tests.bpf.stage import _new_namespace, private_bpffs
+from tests.bpf.fixtures import _new_namespace, private_bpffs
 from tests.model.topology import Member, Network, Published, Topology, Uplink
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")

@@ -108,7 +108,7 @@ def test_what_a_run_leaves_is_found(folder: Path, kind: str, script: str, shown:
 
 
 def test_a_namespace_that_the_run_itself_holds_is_found(folder: Path) -> None:
-    code = "from tests.bpf.stage import _new_namespace; _new_namespace()"
+    code = "from tests.bpf.fixtures import _new_namespace; _new_namespace()"
     assert list(inner(folder, code).left) == ["network namespaces"]
 
 

@@ -251,7 +251,7 @@ def untouched(sentence: str, packet: bytes) -> Row:
     return Row(sentence, None, packet, UNSPEC, Reason.NOT_OURS)
 
 
-class World:
+class Topology:
     """The devices: the host in one namespace, every container's end in another. Its life is that of two fds."""
 
     def __init__(self) -> None:
@@ -370,20 +370,20 @@ def private_bpffs() -> Iterator[Path]:
         os.close(fd)
 
 
-class Stage:
-    """One copy of the programs with their maps, filled for the World. `objects`: only these of them, as the
+class Programs:
+    """One copy of the programs with their maps, filled for the Topology. `objects`: only these of them, as the
     kernel's look at each takes its time."""
 
     def __init__(
         self,
-        world: World,
+        topology: Topology,
         *,
         objects: Sequence[str] = OBJECTS,
         sizes: Mapping[str, int] | None = None,
         **settings: int,
     ) -> None:
-        self.world = world
-        self.programs: dict[str, int] = {}
+        self.topology = topology
+        self.fds: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
         config = abi.config(
@@ -405,10 +405,10 @@ class Stage:
         self._seen = self._counts()
 
     def _load(self, hook: str, pins: Path, config: Any, sizes: Mapping[str, int]) -> None:
-        programs, maps = libbpf.load_object(
+        loaded, maps = libbpf.load_object(
             abi.OBJECTS / f"{hook}.bpf.o", pins=pins, config=config, sizes=sizes
         )
-        self.programs.update((program.name, program.fd) for program in programs)
+        self.fds.update((program.name, program.fd) for program in loaded)
         for name, fd in maps.items():
             if name in MAPS and name not in self.maps:
                 self.maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
@@ -420,13 +420,13 @@ class Stage:
                 os.close(fd)
 
     def close(self) -> None:
-        for fd in (*self.programs.values(), self.events_fd):
+        for fd in (*self.fds.values(), self.events_fd):
             os.close(fd)
         for m in self.maps.values():
             m.close()
 
     def _fill(self) -> None:
-        index = self.world.index
+        index = self.topology.index
         for net in NETS:
             members = [member for member in MEMBERS if member.net is net]
             v6 = {"gateway6": net.gateway6, "gateway_linklocal": net.linklocal} if net.ipv6 else {}
@@ -474,7 +474,7 @@ class Stage:
         )
 
     def _add(self, member: Member) -> None:
-        ifindex, net = self.world.index[member.name], member.net
+        ifindex, net = self.topology.index[member.name], member.net
         v6 = {"addr6": member.ip6, "linklocal": member.linklocal} if net.ipv6 else {}
         self.maps["devices"][abi.device_key(ifindex)] = abi.device(
             kind=abi.DeviceKind.DEVICE_ENDPOINT,
@@ -509,16 +509,16 @@ class Stage:
 
     def ifindex(self, sender: Sender) -> int:
         if sender is None:
-            return self.world.index[UPLINK]
+            return self.topology.index[UPLINK]
         if isinstance(sender, Loopback):
             return sender.ifindex
-        return self.world.index[sender.name if isinstance(sender, Member) else sender.device]
+        return self.topology.index[sender.name if isinstance(sender, Member) else sender.device]
 
     @contextlib.contextmanager
     def wired(self, member: Member, *, tcx: bool | None = None) -> Iterator[None]:
         """The member's device has from_container: what its container sends runs through it. Unless `tcx` says how,
         it is attached by what this kernel has."""
-        program, ifindex = self.programs["from_container"], self.ifindex(member)
+        program, ifindex = self.fds["from_container"], self.ifindex(member)
         if features.has_tcx() if tcx is None else tcx:
             link = bpf_links.attach_tcx(program, ifindex, bpf_links.TCX_INGRESS)
             try:
@@ -542,7 +542,7 @@ class Stage:
         elif sender is not None:
             hook = "from_container" if isinstance(sender, Member) else "from_host"
         verdict, out, _ = libbpf.test_run(
-            self.programs[hook],
+            self.fds[hook],
             packet,
             ifindex=self.ifindex(sender),
             ingress_ifindex=ingress,
@@ -558,14 +558,14 @@ class Stage:
         opts.sz, opts.repeat = ffi.sizeof("struct bpf_test_run_opts"), 1
         opts.data_in, opts.data_size_in = data, len(packet)
         opts.data_out, opts.data_size_out = out, len(packet) + 512
-        assert not lib.bpf_prog_test_run_opts(self.programs["xdp_uplink"], opts), ffi.errno
+        assert not lib.bpf_prog_test_run_opts(self.fds["xdp_uplink"], opts), ffi.errno
         outcome = Outcome(opts.retval, self.counted(), bytes(ffi.buffer(out, opts.data_size_out)))
         assert outcome.packet == packet
         return outcome
 
     def start_gc(self) -> None:
         """The timer goes on until the maps are closed."""
-        timer.start(self.programs["conn_gc"])
+        timer.start(self.fds["conn_gc"])
 
     def expect(
         self,
