@@ -15,7 +15,7 @@ from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.plan.inspect import container_inspect, network_inspect
 from datapath.plan.ports import plan_port_remove
-from tests.unit.world import NOW, World
+from tests.unit.planned_host import NOW, PlannedHost
 
 
 @pytest.mark.parametrize(
@@ -29,34 +29,34 @@ from tests.unit.world import NOW, World
     ],
 )
 def test_a_networks_row_says_what_its_members_may(fields: dict[str, Any], flags: set[str]) -> None:
-    network = World().network("net", **fields)
+    network = PlannedHost().network("net", **fields)
     number, value = entries.network_entry(network, (), 9, 1500)
     assert number == network.number
     assert value.flags == {f"NETWORK_{flag}" for flag in flags}
 
 
 def test_a_networks_row_has_its_gateway_and_as_many_slots_as_its_highest_member() -> None:
-    world = World()
-    world.network("net", subnets=("10.0.0.0/24",))
+    host = PlannedHost()
+    host.network("net", subnets=("10.0.0.0/24",))
     for name in ("a", "b", "c"):
-        world.run(name, "net")
-    world.end("b")
-    network = world.state.network("net")
-    _, value = entries.network_entry(network, world.state.endpoints_of_network(network.id), 9, 1400)
+        host.run(name, "net")
+    host.end("b")
+    network = host.state.network("net")
+    _, value = entries.network_entry(network, host.state.endpoints_of_network(network.id), 9, 1400)
     assert (value.ifindex, value.mtu, value.slots, value.mac) == (9, 1400, 3, "02:42:0a:00:00:01")
     assert (str(value.broadcast), str(value.gateway4), value.gateway6) == ("10.0.0.255", "10.0.0.1", None)
 
 
-def endpoint(world: World, name: str) -> Endpoint:
-    (found,) = world.state.endpoints_of_sandbox(world.state.container(name).id)
+def endpoint(host: PlannedHost, name: str) -> Endpoint:
+    (found,) = host.state.endpoints_of_sandbox(host.state.container(name).id)
     return replace(found, host_ifindex=42)
 
 
 def test_an_endpoint_is_a_device_a_member_and_every_one_of_its_addresses() -> None:
-    world = World()
-    network = world.network("net", subnets=("10.0.0.0/24", "fd00::/64"), ipv6=True)
-    world.run("web", "net")
-    web = endpoint(world, "web")
+    host = PlannedHost()
+    network = host.network("net", subnets=("10.0.0.0/24", "fd00::/64"), ipv6=True)
+    host.run("web", "net")
+    web = endpoint(host, "web")
     found = entries.endpoint_entries(network, web)
     key, value = found.device
     assert (key.ifindex, value.kind, value.mac) == (42, "DEVICE_ENDPOINT", "02:42:0a:00:00:02")
@@ -67,10 +67,10 @@ def test_an_endpoint_is_a_device_a_member_and_every_one_of_its_addresses() -> No
 
 
 def test_without_ipv6_an_endpoint_has_no_link_local_address() -> None:
-    world = World()
-    network = world.network("net")
-    world.run("web", "net")
-    found = entries.endpoint_entries(network, endpoint(world, "web"))
+    host = PlannedHost()
+    network = host.network("net")
+    host.run("web", "net")
+    found = entries.endpoint_entries(network, endpoint(host, "web"))
     assert found.device[1].linklocal is None
     assert len(found.endpoints) == 1
 
@@ -84,44 +84,44 @@ def test_without_ipv6_an_endpoint_has_no_link_local_address() -> None:
     ],
 )
 def test_a_published_port_leads_to_the_containers_address(publish: str, key: PortKey, port: int) -> None:
-    world = World()
-    network = world.network("net", subnets=("10.0.0.0/24",))
-    world.run("web", "net", publish=(publish,))
-    web = endpoint(world, "web")
+    host = PlannedHost()
+    network = host.network("net", subnets=("10.0.0.0/24",))
+    host.run("web", "net", publish=(publish,))
+    web = endpoint(host, "web")
     target = PortValue(network.number, web.number, 0, ip_address("10.0.0.2"), port, 0)
     assert entries.port_entries(network, web) == {key: target}
 
 
 def test_reserved_numbers_count_the_ports_that_use_them() -> None:
-    world = World()
-    world.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80", "90-91:90-91/udp"))
-    assert entries.reserved_entries(world.state) == {
+    host = PlannedHost()
+    host.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80", "90-91:90-91/udp"))
+    assert entries.reserved_entries(host.state) == {
         ReservedKey(80, 6): 2,
         ReservedKey(90, 17): 1,
         ReservedKey(91, 17): 1,
     }
-    gone = plan_port_remove("web", "3", world.state)
-    state = world.state.including(*gone.endpoints)
+    gone = plan_port_remove("web", "3", host.state)
+    state = host.state.including(*gone.endpoints)
     assert entries.reserved_entries(state, gone.mappings) == {ReservedKey(90, 17): 0, ReservedKey(91, 17): 0}
 
 
 def test_reserved_numbers_of_ranges_that_overlap_are_counted_one_by_one() -> None:
-    world = World()
+    host = PlannedHost()
     specs = ("127.0.0.1:100-109:100-109", "127.0.0.2:105-120:105-120", "127.0.0.3:107:1", "108:108/udp")
-    world.run("web", publish=specs)
+    host.run("web", publish=specs)
     ranges = ((100, 109), (105, 120), (107, 107))
     tcp = {port: sum(first <= port <= last for first, last in ranges) for port in range(100, 121)}
-    rows = entries.reserved_entries(world.state)
+    rows = entries.reserved_entries(host.state)
     assert rows == {ReservedKey(108, 17): 1} | {ReservedKey(port, 6): count for port, count in tcp.items()}
-    gone = plan_port_remove("web", "2", world.state)
-    left = entries.reserved_entries(world.state.including(*gone.endpoints), gone.mappings)
+    gone = plan_port_remove("web", "2", host.state)
+    left = entries.reserved_entries(host.state.including(*gone.endpoints), gone.mappings)
     assert left == {ReservedKey(port, 6): tcp[port] - 1 for port in range(105, 121)}
 
 
 def test_a_range_is_one_run_whose_ports_go_up_together() -> None:
-    world = World()
-    world.run("web", publish=("8000-8999:80-1079",))
-    rows = entries.port_entries(world.state.network("bridge"), endpoint(world, "web"))
+    host = PlannedHost()
+    host.run("web", publish=("8000-8999:80-1079",))
+    rows = entries.port_entries(host.state.network("bridge"), endpoint(host, "web"))
     assert len(rows.ranges) == 1 and len(rows) == 1000
     assert rows[PortKey(EVERY4, 8999, 6)].port == 1079
 
@@ -130,8 +130,8 @@ def test_a_range_is_one_run_whose_ports_go_up_together() -> None:
 
 
 def test_network_inspect_is_dockers() -> None:
-    world = World()
-    network = world.network(
+    host = PlannedHost()
+    network = host.network(
         "net",
         subnets=("10.0.0.0/24",),
         ip_ranges=("10.0.0.128/25",),
@@ -139,9 +139,9 @@ def test_network_inspect_is_dockers() -> None:
         aux_addresses=("printer=10.0.0.7",),
         labels=("a=b",),
     )
-    web = world.run("web", "net")
-    (member,) = world.state.endpoints.values()
-    assert network_inspect(network, world.state) == {
+    web = host.run("web", "net")
+    (member,) = host.state.endpoints.values()
+    assert network_inspect(network, host.state) == {
         "Name": "net",
         "Id": network.id,
         "Created": NOW,
@@ -182,9 +182,9 @@ def test_network_inspect_is_dockers() -> None:
 
 @pytest.mark.parametrize("mode", ["host", "none"])
 def test_the_networks_without_endpoints_list_their_containers_too(mode: str) -> None:
-    world = World()
-    web = world.run("web", mode)
-    members = network_inspect(world.state.network(mode), world.state)["Containers"]
+    host = PlannedHost()
+    web = host.run("web", mode)
+    members = network_inspect(host.state.network(mode), host.state)["Containers"]
     assert members[web.id]["Name"] == "web"
 
 
@@ -226,9 +226,9 @@ def at(found: Any, path: str) -> Any:
     ],
 )
 def test_inspect_has_dockers_paths(path: str, value: Any) -> None:
-    world = World()
-    world.network("net", subnets=("10.0.0.0/24",))
-    web = world.run(
+    host = PlannedHost()
+    host.network("net", subnets=("10.0.0.0/24",))
+    web = host.run(
         "web",
         EndpointRequest("net", ip="10.0.0.9", aliases=("db",)),
         argv=("sleep", "9"),
@@ -238,12 +238,12 @@ def test_inspect_has_dockers_paths(path: str, value: Any) -> None:
         hostname="www",
         add_host=("h:1.2.3.4",),
     )
-    assert at(container_inspect(web, world.state), path) == value
+    assert at(container_inspect(web, host.state), path) == value
 
 
 def test_on_the_default_network_the_address_is_also_where_old_scripts_look_for_it() -> None:
-    world = World()
-    settings = container_inspect(world.run("web"), world.state)["NetworkSettings"]
+    host = PlannedHost()
+    settings = container_inspect(host.run("web"), host.state)["NetworkSettings"]
     assert (settings["IPAddress"], settings["Gateway"], settings["IPPrefixLen"]) == (
         "172.17.0.2",
         "172.17.0.1",
@@ -252,11 +252,11 @@ def test_on_the_default_network_the_address_is_also_where_old_scripts_look_for_i
 
 
 def test_a_container_that_has_ended_keeps_its_networks_but_no_address() -> None:
-    world = World()
-    world.network("net")
-    world.run("web", "net", publish=("8081:80",))
-    world.end("web")
-    found = container_inspect(world.state.container("web"), world.state)
+    host = PlannedHost()
+    host.network("net")
+    host.run("web", "net", publish=("8081:80",))
+    host.end("web")
+    found = container_inspect(host.state.container("web"), host.state)
     assert found["State"]["Status"] == "exited"
     assert found["NetworkSettings"]["Ports"] == {}
     assert found["NetworkSettings"]["Networks"]["net"]["IPAddress"] == ""
@@ -281,7 +281,7 @@ def test_enumerators_are_those_of_the_abi() -> None:
 
 
 def test_values_become_those_of_the_abi_and_back() -> None:
-    network = World().network("shop", ipv6=True)
+    network = PlannedHost().network("shop", ipv6=True)
     _, value = entries.network_entry(network, (), 9, 1500)
     packed = convert.to_abi(value)
     assert packed.flags == abi.NetworkFlag.NETWORK_ACTIVE | 2 | 4 | 8 | 32

@@ -18,7 +18,7 @@ from datapath.model.observed import HostFacts
 from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_disconnect, plan_gateway_endpoint
 from datapath.plan.networks import plan_default_bridge, plan_network_prune, plan_network_remove
-from tests.unit.world import FACTS, NOW, World, addresses
+from tests.unit.planned_host import FACTS, NOW, PlannedHost, addresses
 
 BR = "com.docker.network.bridge."
 
@@ -31,7 +31,7 @@ def config(text: str) -> DaemonConfig:
 
 
 def test_three_networks_exist_from_the_start() -> None:
-    rows = [(n.name, n.driver, n.scope, n.predefined) for n in World().state.networks.values()]
+    rows = [(n.name, n.driver, n.scope, n.predefined) for n in PlannedHost().state.networks.values()]
     assert rows == [
         ("bridge", "bridge", "local", True),
         ("host", "host", "local", True),
@@ -42,18 +42,18 @@ def test_three_networks_exist_from_the_start() -> None:
 @pytest.mark.parametrize("name", ["bridge", "host", "none", "default"])
 def test_predefined_networks_cannot_be_created_again(name: str) -> None:
     with pytest.raises(ExistsError, match=f"operation is not permitted on predefined {name} network"):
-        World().plan_network(name)
+        PlannedHost().plan_network(name)
 
 
 @pytest.mark.parametrize("name", ["bridge", "host", "none"])
 def test_predefined_networks_cannot_be_removed(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is a pre-defined network and cannot be removed"):
-        plan_network_remove(name, World().state)
+        plan_network_remove(name, PlannedHost().state)
 
 
 def bridge(facts: HostFacts = FACTS, text: str = "{}") -> Network:
-    world = World(facts, config(text))
-    return plan_default_bridge(world.state, world.facts, world.config)
+    host = PlannedHost(facts, config(text))
+    return plan_default_bridge(host.state, host.facts, host.config)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,10 @@ def test_a_bip_that_overlaps_the_host_is_refused() -> None:
 
 
 def test_a_realised_default_network_keeps_its_addresses_when_the_configuration_changes() -> None:
-    world = World()
-    world.run("web")
-    before = world.state.network("bridge")
-    after = plan_default_bridge(
-        world.state, FACTS, config('{"icc": false, "bip": "10.5.0.1/16", "mtu": 900}')
-    )
+    host = PlannedHost()
+    host.run("web")
+    before = host.state.network("bridge")
+    after = plan_default_bridge(host.state, FACTS, config('{"icc": false, "bip": "10.5.0.1/16", "mtu": 900}'))
     assert (after.subnets, after.mtu, after.icc, after.phase) == (before.subnets, 900, False, before.phase)
 
 
@@ -123,10 +121,10 @@ def test_a_realised_default_network_keeps_its_addresses_when_the_configuration_c
 def test_the_default_networks_mtu_follows_the_hosts_default_route_while_there_is_one(
     default_route: bool, mtu: int
 ) -> None:
-    world = World()
-    world.run("web")
+    host = PlannedHost()
+    host.run("web")
     facts = replace(FACTS, default_mtu=1400, default_route=default_route)
-    assert plan_default_bridge(world.state, facts, config("{}")).mtu == mtu
+    assert plan_default_bridge(host.state, facts, config("{}")).mtu == mtu
 
 
 def test_a_device_in_the_default_networks_place_is_not_taken_over() -> None:
@@ -139,14 +137,16 @@ def test_a_device_in_the_default_networks_place_is_not_taken_over() -> None:
 
 def test_subnet_gateway_and_device_name_are_honoured() -> None:
     options = (BR + "name=docker1",)
-    network = World().plan_network("br1", subnets=("10.0.0.0/16",), gateways=("10.0.0.1",), options=options)
+    network = PlannedHost().plan_network(
+        "br1", subnets=("10.0.0.0/16",), gateways=("10.0.0.1",), options=options
+    )
     assert network.subnet4 is not None
     assert (network.device, str(network.subnet4.gateway), network.number) == ("docker1", "10.0.0.1", 2)
 
 
 def test_without_options_the_next_free_pool_is_taken_and_the_default_networks_is_left_to_it() -> None:
-    world = World()
-    found = [world.network(f"n{i}") for i in range(3)]
+    host = PlannedHost()
+    found = [host.network(f"n{i}") for i in range(3)]
     assert [str(n.subnets[0].prefix) for n in found] == ["172.18.0.0/16", "172.19.0.0/16", "172.20.0.0/16"]
     assert [n.device for n in found] == [f"dp-{n.short_id}" for n in found]
     assert all(len(n.device) <= 15 for n in found)
@@ -154,11 +154,11 @@ def test_without_options_the_next_free_pool_is_taken_and_the_default_networks_is
 
 
 def test_numbers_are_the_lowest_that_are_free() -> None:
-    world = World()
-    networks = [world.network(f"n{i}") for i in range(3)]
-    world.state = world.state.without(networks[1])
+    host = PlannedHost()
+    networks = [host.network(f"n{i}") for i in range(3)]
+    host.state = host.state.without(networks[1])
     assert [n.number for n in networks] == [2, 3, 4]
-    assert world.network("again").number == 3
+    assert host.network("again").number == 3
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_numbers_are_the_lowest_that_are_free() -> None:
     ],
 )
 def test_an_option_of_create_has_its_effect(fields: dict[str, Any], check: Any) -> None:
-    assert check(World().plan_network("n", **fields))
+    assert check(PlannedHost().plan_network("n", **fields))
 
 
 def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
     text = f'{{"default-network-opts": {{"bridge": {{"{BR}enable_icc": "false"}}}}}}'
-    world = World(config=config(text))
-    assert not world.plan_network("a").icc
-    assert world.plan_network("b", options=(BR + "enable_icc=true",)).icc
+    host = PlannedHost(config=config(text))
+    assert not host.plan_network("a").icc
+    assert host.plan_network("b", options=(BR + "enable_icc=true",)).icc
 
 
 @pytest.mark.parametrize(
@@ -271,18 +271,18 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
 def test_a_network_that_cannot_be_is_refused(
     fields: dict[str, Any], error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.network("taken", subnets=("10.9.0.0/16",), options=(BR + "name=docker9",))
+    host = PlannedHost()
+    host.network("taken", subnets=("10.9.0.0/16",), options=(BR + "name=docker9",))
     with pytest.raises(error, match=message) as caught:
-        world.plan_network("n", **fields)
+        host.plan_network("n", **fields)
     assert str(caught.value).isprintable()
 
 
 def test_a_name_is_given_only_once() -> None:
-    world = World()
-    world.network("br1")
+    host = PlannedHost()
+    host.network("br1")
     with pytest.raises(ExistsError, match="network with name br1 already exists"):
-        world.plan_network("br1")
+        host.plan_network("br1")
 
 
 BAD_NAMES = [
@@ -306,67 +306,67 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_bad_network_name_is_refused_in_one_short_line(name: str) -> None:
     with pytest.raises(ConfigError, match="Invalid network name") as caught:
-        World().plan_network(name)
+        PlannedHost().plan_network(name)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "0", "x" * 128, "a..b"])
 def test_a_good_network_name_is_taken(name: str) -> None:
-    assert World().plan_network(name).name == name
+    assert PlannedHost().plan_network(name).name == name
 
 
 def test_at_most_4095_networks_fit() -> None:
-    world = World()
-    many = [replace(world.state.network("host"), id=f"x{i}", name=f"x{i}", number=i) for i in range(2, 4096)]
-    world.state = world.state.including(*many)
+    host = PlannedHost()
+    many = [replace(host.state.network("host"), id=f"x{i}", name=f"x{i}", number=i) for i in range(2, 4096)]
+    host.state = host.state.including(*many)
     with pytest.raises(ConfigError, match="4095 networks already"):
-        world.plan_network("one-more")
+        host.plan_network("one-more")
 
 
 # ---- network rm and prune ----------------------------------------------------------------------------------
 
 
 def test_an_unused_network_is_removed_by_name_id_or_short_id() -> None:
-    world = World()
-    network = world.network("br1")
+    host = PlannedHost()
+    network = host.network("br1")
     for name in ("br1", network.id, network.short_id):
-        assert plan_network_remove(name, world.state) == replace(network, phase=Phase.REMOVING)
+        assert plan_network_remove(name, host.state) == replace(network, phase=Phase.REMOVING)
 
 
 def test_a_network_with_endpoints_is_not_removed_and_they_are_named() -> None:
-    world = World()
-    world.network("br1")
-    world.run("web", "br1")
+    host = PlannedHost()
+    host.network("br1")
+    host.run("web", "br1")
     with pytest.raises(InUseError, match='network br1 has active endpoints \\(name:"web" id:"'):
-        plan_network_remove("br1", world.state)
+        plan_network_remove("br1", host.state)
 
 
 def test_a_network_can_be_removed_when_its_containers_have_ended() -> None:
-    world = World()
-    world.network("br1")
-    world.run("web", "br1")
-    world.end("web")
-    assert plan_network_remove("br1", world.state).name == "br1"
+    host = PlannedHost()
+    host.network("br1")
+    host.run("web", "br1")
+    host.end("web")
+    assert plan_network_remove("br1", host.state).name == "br1"
 
 
 @pytest.mark.parametrize("name", ["nope", "", "a\nb", "f" * 300])
 def test_an_unknown_network_is_said_to_be_unknown(name: str) -> None:
     with pytest.raises(NotFoundError, match="not found") as caught:
-        plan_network_remove(name, World().state)
+        plan_network_remove(name, PlannedHost().state)
     assert str(caught.value).isprintable()
 
 
 def test_an_abbreviated_id_must_mean_one_network() -> None:
     with pytest.raises(ConfigError, match=r"network 000000 is ambiguous \(3 matches"):
-        World().state.network("000000")
+        PlannedHost().state.network("000000")
 
 
 def test_a_name_goes_before_the_beginning_of_an_id() -> None:
-    world = World()
-    world.network("first")
-    other = world.network("0000001")
-    assert world.state.network("0000001") == other
+    host = PlannedHost()
+    host.network("first")
+    other = host.network("0000001")
+    assert host.state.network("0000001") == other
 
 
 @pytest.mark.parametrize(
@@ -389,13 +389,13 @@ def test_a_name_goes_before_the_beginning_of_an_id() -> None:
 def test_prune_takes_every_unused_network_that_passes_the_filters(
     filters: tuple[str, ...], pruned: list[str]
 ) -> None:
-    world = World()
-    old = world.network("old")
-    world.network("new", labels=("keep=yes",))
-    world.network("used")
-    world.run("web", "used")
-    world.state = world.state.including(replace(old, created="2026-10-01T00:00:00.123456789Z"))
-    found = plan_network_prune(world.state, filters, NOW)
+    host = PlannedHost()
+    old = host.network("old")
+    host.network("new", labels=("keep=yes",))
+    host.network("used")
+    host.run("web", "used")
+    host.state = host.state.including(replace(old, created="2026-10-01T00:00:00.123456789Z"))
+    found = plan_network_prune(host.state, filters, NOW)
     assert [n.name for n in found] == pruned
     assert {n.phase for n in found} <= {"removing"}
 
@@ -405,44 +405,44 @@ def test_prune_takes_every_unused_network_that_passes_the_filters(
 )
 def test_a_wrong_filter_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
-        plan_network_prune(World().state, [text], NOW)
+        plan_network_prune(PlannedHost().state, [text], NOW)
 
 
 # ---- connect and disconnect --------------------------------------------------------------------------------
 
 
 def test_connect_adds_a_second_device_and_disconnect_takes_exactly_that_away() -> None:
-    world = World()
-    world.network("my_net1", subnets=("172.18.0.0/24",))
-    world.network("my_net2", subnets=("172.19.0.0/24",))
-    world.run("test2", "my_net1")
-    before = world.state
-    made = world.connect("test2", "my_net2")
+    host = PlannedHost()
+    host.network("my_net1", subnets=("172.18.0.0/24",))
+    host.network("my_net2", subnets=("172.19.0.0/24",))
+    host.run("test2", "my_net1")
+    before = host.state
+    made = host.connect("test2", "my_net2")
     assert (made.endpoint.ifname, str(made.endpoint.ipv4)) == ("eth1", "172.19.0.2/24")
-    assert addresses(world, "test2") == {"my_net1": "172.18.0.2/24", "my_net2": "172.19.0.2/24"}
-    gone = world.disconnect("my_net2", "test2")
+    assert addresses(host, "test2") == {"my_net1": "172.18.0.2/24", "my_net2": "172.19.0.2/24"}
+    gone = host.disconnect("my_net2", "test2")
     assert (gone.endpoint.id, gone.endpoint.phase) == (made.endpoint.id, "removing")
-    assert world.state == before
+    assert host.state == before
 
 
 def test_a_device_name_that_has_become_free_is_used_again() -> None:
-    world = World()
+    host = PlannedHost()
     for name in ("a", "b", "c"):
-        world.network(name)
-    world.run("web", "a", "b")
-    world.disconnect("a", "web")
-    assert world.connect("web", "c").endpoint.ifname == "eth0"
+        host.network(name)
+    host.run("web", "a", "b")
+    host.disconnect("a", "web")
+    assert host.connect("web", "c").endpoint.ifname == "eth0"
 
 
 def test_a_slot_is_used_again_and_a_number_never_is() -> None:
-    world = World()
+    host = PlannedHost()
     for name in ("one", "two", "three"):
-        world.run(name)
-    (first,) = world.end("one").endpoints
-    world.run("four")
-    (again,) = world.state.endpoints_of_sandbox(world.state.container("four").id)
+        host.run(name)
+    (first,) = host.end("one").endpoints
+    host.run("four")
+    (again,) = host.state.endpoints_of_sandbox(host.state.container("four").id)
     assert (first.slot, again.slot) == (0, 0)
-    assert again.number > max(e.number for e in world.state.endpoints.values() if e.id != again.id)
+    assert again.number > max(e.number for e in host.state.endpoints.values() if e.id != again.id)
     assert again.ipv4 == first.ipv4
 
 
@@ -464,16 +464,16 @@ def test_a_slot_is_used_again_and_a_number_never_is() -> None:
 def test_a_connection_that_cannot_be_is_refused(
     container: str, network: str, error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.network("net")
-    world.run("web")
-    world.run("lonely", "none")
-    world.run("hosty", "host")
-    world.run("sharer", "container:web")
-    world.run("ended")
-    world.end("ended")
+    host = PlannedHost()
+    host.network("net")
+    host.run("web")
+    host.run("lonely", "none")
+    host.run("hosty", "host")
+    host.run("sharer", "container:web")
+    host.run("ended")
+    host.end("ended")
     with pytest.raises(error, match=message):
-        world.connect(container, network)
+        host.connect(container, network)
 
 
 @pytest.mark.parametrize(
@@ -489,19 +489,19 @@ def test_a_connection_that_cannot_be_is_refused(
 def test_what_is_not_connected_cannot_be_disconnected(
     network: str, container: str, message: str, force: bool
 ) -> None:
-    world = World()
-    world.network("net")
-    world.run("web")
-    world.run("sharer", "container:web")
+    host = PlannedHost()
+    host.network("net")
+    host.run("web")
+    host.run("sharer", "container:web")
     with pytest.raises(NotFoundError, match=message):
-        plan_disconnect(network, container, world.state, force)
+        plan_disconnect(network, container, host.state, force)
 
 
 def test_host_mode_cannot_be_disconnected() -> None:
-    world = World()
-    world.run("hosty", "host")
+    host = PlannedHost()
+    host.run("hosty", "host")
     with pytest.raises(ConfigError, match="cannot be disconnected from host network"):
-        plan_disconnect("host", "hosty", world.state)
+        plan_disconnect("host", "hosty", host.state)
 
 
 @pytest.mark.parametrize(
@@ -516,52 +516,52 @@ def test_host_mode_cannot_be_disconnected() -> None:
 def test_the_default_route_is_at_the_highest_priority_and_then_by_name(
     first: dict[str, Any], fields: dict[str, Any], way: str
 ) -> None:
-    world = World()
-    world.network("zzz")
-    world.network("aaa")
-    world.run("web", EndpointRequest("zzz", **first), publish=("8081:80",))
-    world.connect("web", "aaa", **fields)
-    endpoints = world.state.endpoints_of_sandbox(world.state.container("web").id)
-    found = {world.state.networks[e.network_id].name: (e.gateway4, bool(e.ports)) for e in endpoints}
+    host = PlannedHost()
+    host.network("zzz")
+    host.network("aaa")
+    host.run("web", EndpointRequest("zzz", **first), publish=("8081:80",))
+    host.connect("web", "aaa", **fields)
+    endpoints = host.state.endpoints_of_sandbox(host.state.container("web").id)
+    found = {host.state.networks[e.network_id].name: (e.gateway4, bool(e.ports)) for e in endpoints}
     assert found == {name: (name == way, name == way) for name in ("aaa", "zzz")}
 
 
 def test_more_families_go_before_the_name_and_each_family_has_its_own_way() -> None:
-    world = World()
-    world.network("aaa")
-    world.network("both", ipv6=True)
-    world.network("six", ipv4=False, ipv6=True)
-    world.run("web", "aaa", "both", EndpointRequest("six", gw_priority=1))
-    endpoints = world.state.endpoints_of_sandbox(world.state.container("web").id)
-    way4, way6 = plan_gateway_endpoint(endpoints, world.state)
+    host = PlannedHost()
+    host.network("aaa")
+    host.network("both", ipv6=True)
+    host.network("six", ipv4=False, ipv6=True)
+    host.run("web", "aaa", "both", EndpointRequest("six", gw_priority=1))
+    endpoints = host.state.endpoints_of_sandbox(host.state.container("web").id)
+    way4, way6 = plan_gateway_endpoint(endpoints, host.state)
     assert way4 is not None
     assert way6 is not None
-    assert world.state.networks[way4.network_id].name == "both"
-    assert world.state.networks[way6.network_id].name == "six"
+    assert host.state.networks[way4.network_id].name == "both"
+    assert host.state.networks[way6.network_id].name == "six"
 
 
 def test_an_internal_network_is_never_the_way_out() -> None:
-    world = World()
-    world.network("inside", internal=True)
-    world.network("outside")
-    world.run("web", "inside")
-    assert not any(e.gateway for e in world.state.endpoints.values())
-    made = world.connect("web", "outside")
+    host = PlannedHost()
+    host.network("inside", internal=True)
+    host.network("outside")
+    host.run("web", "inside")
+    assert not any(e.gateway for e in host.state.endpoints.values())
+    made = host.connect("web", "outside")
     assert made.endpoint.gateway4
     assert made.changed == ()
 
 
 def test_ports_move_to_the_next_way_out_and_come_back() -> None:
-    world = World()
-    world.network("one")
-    world.network("two")
-    world.run("web", "one", publish=("8081:80",))
-    world.connect("web", "two")
-    gone = world.disconnect("one", "web")
+    host = PlannedHost()
+    host.network("one")
+    host.network("two")
+    host.run("web", "one", publish=("8081:80",))
+    host.connect("web", "two")
+    gone = host.disconnect("one", "web")
     (changed,) = gone.changed
     assert [str(m) for m in changed.ports] == ["8081:80/tcp"]
-    world.disconnect("two", "web")
-    assert [str(m) for m in world.connect("web", "one").endpoint.ports] == ["8081:80/tcp"]
+    host.disconnect("two", "web")
+    assert [str(m) for m in host.connect("web", "one").endpoint.ports] == ["8081:80/tcp"]
 
 
 # ---- addresses that users choose ---------------------------------------------------------------------------
@@ -585,9 +585,9 @@ STATIC = "10.0.0.0/24"
 def test_what_a_user_chooses_for_an_endpoint_is_honoured(
     asked: dict[str, Any], attribute: str, value: Any
 ) -> None:
-    world = World()
-    world.network("net", subnets=(STATIC,))
-    (endpoint,) = world.plan_run("web", EndpointRequest("net", **asked)).endpoints
+    host = PlannedHost()
+    host.network("net", subnets=(STATIC,))
+    (endpoint,) = host.plan_run("web", EndpointRequest("net", **asked)).endpoints
     assert getattr(endpoint, attribute) == value
 
 
@@ -636,44 +636,44 @@ def test_what_a_user_chooses_for_an_endpoint_is_honoured(
 def test_a_choice_that_cannot_be_is_refused(
     network: str, asked: dict[str, Any], error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.network("net", subnets=(STATIC,), aux_addresses=("printer=10.0.0.7",))
-    world.network("pool")
-    world.run("first", "net")
+    host = PlannedHost()
+    host.network("net", subnets=(STATIC,), aux_addresses=("printer=10.0.0.7",))
+    host.network("pool")
+    host.run("first", "net")
     with pytest.raises(error, match=message):
-        world.plan_run("web", EndpointRequest(network, **asked))
-    world.run("web", "none" if network == "bridge" else "bridge")
+        host.plan_run("web", EndpointRequest(network, **asked))
+    host.run("web", "none" if network == "bridge" else "bridge")
     if network != "bridge":
         with pytest.raises(error, match=message):
-            world.connect("web", network, **asked)
+            host.connect("web", network, **asked)
 
 
 def test_a_mac_address_may_be_chosen_on_the_default_network() -> None:
-    (endpoint,) = World().plan_run("web", EndpointRequest("bridge", mac="02:00:00:00:00:09")).endpoints
+    (endpoint,) = PlannedHost().plan_run("web", EndpointRequest("bridge", mac="02:00:00:00:00:09")).endpoints
     assert endpoint.mac == "02:00:00:00:00:09"
 
 
 def test_an_address_that_was_chosen_is_left_out_when_addresses_are_given() -> None:
-    world = World()
-    world.network("net", subnets=(STATIC,))
-    world.run("web", EndpointRequest("net", ip="10.0.0.2"))
-    world.run("db", "net")
-    assert addresses(world, "db") == {"net": "10.0.0.3/24"}
+    host = PlannedHost()
+    host.network("net", subnets=(STATIC,))
+    host.run("web", EndpointRequest("net", ip="10.0.0.2"))
+    host.run("db", "net")
+    assert addresses(host, "db") == {"net": "10.0.0.3/24"}
 
 
 def test_a_mac_address_that_somebody_chose_is_not_given_to_another() -> None:
-    world = World()
-    world.run("web", EndpointRequest("bridge", mac="02:42:ac:11:00:03"))
-    world.run("db")
-    macs = [e.mac for e in world.state.endpoints.values()]
+    host = PlannedHost()
+    host.run("web", EndpointRequest("bridge", mac="02:42:ac:11:00:03"))
+    host.run("db")
+    macs = [e.mac for e in host.state.endpoints.values()]
     assert len(set(macs)) == 2
 
 
 def test_two_hundred_members_have_two_hundred_addresses_slots_and_devices() -> None:
-    world = World()
+    host = PlannedHost()
     for i in range(200):
-        world.run(f"c{i}")
-    members = world.state.endpoints_of_network(world.state.network("bridge").id)
+        host.run(f"c{i}")
+    members = host.state.endpoints_of_network(host.state.network("bridge").id)
     assert [m.slot for m in members] == list(range(200))
     assert len({m.ipv4 for m in members}) == len({m.host_ifname for m in members}) == 200
     assert str(members[-1].ipv4) == "172.17.0.201/16"

@@ -19,8 +19,8 @@ from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.networks import plan_network_remove
 from datapath.plan.ports import plan_port_add, plan_port_remove
 from datapath.plan.run_options import generated_name
+from tests.unit.planned_host import NOW, PlannedHost, addresses
 from tests.unit.test_plan import BAD_NAMES
-from tests.unit.world import NOW, World, addresses
 
 LINKS = "can't be used with links. This would result in undefined behavior"
 
@@ -29,7 +29,7 @@ LINKS = "can't be used with links. This would result in undefined behavior"
 
 
 def test_bridge_mode_gives_eth0_the_next_address_its_mac_and_the_default_route() -> None:
-    made = World().plan_run("web")
+    made = PlannedHost().plan_run("web")
     (endpoint,) = made.endpoints
     assert (endpoint.ifname, str(endpoint.ipv4), endpoint.mac) == (
         "eth0",
@@ -46,37 +46,37 @@ def test_bridge_mode_gives_eth0_the_next_address_its_mac_and_the_default_route()
 
 
 def test_once_the_default_network_is_realised_it_is_used_as_it_is() -> None:
-    world = World()
-    world.run("web")
-    (network,) = world.plan_run("db").networks
-    assert network == world.state.network("bridge")
+    host = PlannedHost()
+    host.run("web")
+    (network,) = host.plan_run("db").networks
+    assert network == host.state.network("bridge")
     assert network.realised
 
 
 @pytest.mark.parametrize("name", ["bridge", "default"])
 def test_the_default_network_has_two_names(name: str) -> None:
-    made = World().plan_run("web", name)
+    made = PlannedHost().plan_run("web", name)
     assert [n.name for n in made.networks] == ["bridge"]
 
 
 def test_a_user_defined_network_is_the_containers_mode() -> None:
-    world = World()
-    network = world.network("br1")
-    assert world.plan_run("web", network.short_id).container.network_mode == "br1"
+    host = PlannedHost()
+    network = host.network("br1")
+    assert host.plan_run("web", network.short_id).container.network_mode == "br1"
 
 
 def test_several_networks_give_several_devices_in_their_order() -> None:
-    world = World()
-    world.network("b")
-    world.network("a")
-    made = world.plan_run("web", "b", "a")
+    host = PlannedHost()
+    host.network("b")
+    host.network("a")
+    made = host.plan_run("web", "b", "a")
     assert [e.ifname for e in made.endpoints] == ["eth0", "eth1"]
     assert [n.name for n in made.networks] == ["b", "a"]
     assert [e.gateway4 for e in made.endpoints] == [False, True]
 
 
 def test_host_mode_makes_nothing_and_discards_published_ports_with_dockers_warning() -> None:
-    made = World().plan_run("web", "host", publish=("80:80",))
+    made = PlannedHost().plan_run("web", "host", publish=("80:80",))
     assert made.sandbox is not None
     assert (made.sandbox.key, made.endpoints, made.networks) == ("host", (), ())
     assert made.container.ports == ()
@@ -84,16 +84,16 @@ def test_host_mode_makes_nothing_and_discards_published_ports_with_dockers_warni
 
 
 def test_none_mode_has_a_sandbox_and_no_endpoint() -> None:
-    made = World().plan_run("web", "none")
+    made = PlannedHost().plan_run("web", "none")
     assert made.sandbox is not None
     assert (made.sandbox.key, made.endpoints, made.warnings) == ("", (), ())
 
 
 def test_container_mode_shares_the_others_sandbox_and_names() -> None:
-    world = World()
-    world.run("web", hostname="www", domainname="example.org")
-    made = world.plan_run("side", "container:web")
-    web = world.state.container("web")
+    host = PlannedHost()
+    host.run("web", hostname="www", domainname="example.org")
+    made = host.plan_run("side", "container:web")
+    web = host.state.container("web")
     assert (made.sandbox, made.endpoints) == (None, ())
     assert made.container.network_mode == f"container:{web.id}"
     assert made.container.sandbox_id == web.sandbox_id
@@ -101,12 +101,12 @@ def test_container_mode_shares_the_others_sandbox_and_names() -> None:
 
 
 def test_a_sharer_can_be_shared_and_so_can_host_mode() -> None:
-    world = World()
-    world.run("web")
-    world.run("side", "container:web")
-    world.run("hosty", "host")
-    assert world.plan_run("x", "container:side").container.sandbox_id == world.state.container("web").id
-    assert world.plan_run("x", "container:hosty").container.sandbox_id == world.state.container("hosty").id
+    host = PlannedHost()
+    host.run("web")
+    host.run("side", "container:web")
+    host.run("hosty", "host")
+    assert host.plan_run("x", "container:side").container.sandbox_id == host.state.container("web").id
+    assert host.plan_run("x", "container:hosty").container.sandbox_id == host.state.container("hosty").id
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_a_sharer_can_be_shared_and_so_can_host_mode() -> None:
 def test_a_mode_that_cannot_be_is_refused_with_the_reason(
     networks: tuple[Any, ...], fields: dict[str, Any], error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.network("net")
-    world.run("web")
-    world.run("ended")
-    world.end("ended")
+    host = PlannedHost()
+    host.network("net")
+    host.run("web")
+    host.run("ended")
+    host.end("ended")
     with pytest.raises(error, match=message) as caught:
-        world.plan_run("x", *networks, **fields)
+        host.plan_run("x", *networks, **fields)
     assert str(caught.value).isprintable()
 
 
@@ -218,27 +218,27 @@ def test_a_mode_that_cannot_be_is_refused_with_the_reason(
 @pytest.mark.parametrize("name", [name for name in BAD_NAMES if name])
 def test_a_bad_container_name_is_refused_in_one_short_line(name: str) -> None:
     with pytest.raises(ConfigError, match="Invalid container name") as caught:
-        World().plan_run(name)
+        PlannedHost().plan_run(name)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 200
 
 
 def test_a_name_is_given_only_once_even_if_its_container_has_ended() -> None:
-    world = World()
-    world.run("web")
-    world.end("web")
+    host = PlannedHost()
+    host.run("web")
+    host.end("web")
     with pytest.raises(
         ExistsError, match=r'Conflict\. The container name "/web" is already in use by container'
     ):
-        world.plan_run("web")
+        host.plan_run("web")
 
 
 def test_a_container_without_a_name_is_given_one() -> None:
-    world = World()
-    name = world.run().name
+    host = PlannedHost()
+    name = host.run().name
     assert re.fullmatch("[a-z]+_[a-z]+", name)
-    ident = world.state.container(name).id
-    assert generated_name(ident, world.state) == f"{name}_{ident[:12]}"
+    ident = host.state.container(name).id
+    assert generated_name(ident, host.state) == f"{name}_{ident[:12]}"
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ def test_a_container_without_a_name_is_given_one() -> None:
     ],
 )
 def test_an_option_of_run_is_recorded(fields: dict[str, Any], attribute: str, value: Any) -> None:
-    world = World(config=DaemonConfig.parse('{"dns": ["9.9.9.9"]}'))
-    assert getattr(world.plan_run("web", **fields).container, attribute) == value
+    host = PlannedHost(config=DaemonConfig.parse('{"dns": ["9.9.9.9"]}'))
+    assert getattr(host.plan_run("web", **fields).container, attribute) == value
 
 
 @pytest.mark.parametrize(
@@ -302,13 +302,13 @@ def test_an_option_of_run_is_recorded(fields: dict[str, Any], attribute: str, va
 )
 def test_an_option_of_run_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        World().plan_run("web", **fields)
+        PlannedHost().plan_run("web", **fields)
     assert str(caught.value).isprintable()
 
 
 def test_host_gateway_means_nothing_where_there_is_no_way_to_the_host() -> None:
     with pytest.raises(ConfigError, match="unable to derive the IP value for host-gateway"):
-        World().plan_run("web", "none", add_host=("h:host-gateway",))
+        PlannedHost().plan_run("web", "none", add_host=("h:host-gateway",))
 
 
 # ---- published ports ------------------------------------------------------------------------------------
@@ -338,15 +338,15 @@ def shown(ports: tuple[PortMapping, ...]) -> list[str]:
 def test_a_host_port_is_the_one_asked_for_or_the_lowest_that_is_free(
     publish: tuple[str, ...], chosen: list[str]
 ) -> None:
-    world = World()
-    world.busy = {("tcp", 40000): "nginx (pid 7)", ("tcp", 40002): "nginx (pid 7)"}
-    made = world.plan_run("web", publish=publish)
+    host = PlannedHost()
+    host.busy = {("tcp", 40000): "nginx (pid 7)", ("tcp", 40002): "nginx (pid 7)"}
+    made = host.plan_run("web", publish=publish)
     assert shown(made.container.ports) == chosen
     assert made.endpoints[0].ports == made.container.ports
 
 
 def test_publish_all_takes_every_exposed_port_that_is_not_published_by_name() -> None:
-    made = World().plan_run("web", publish_all=True, expose=("80", "53/udp"), publish=("8081:80",))
+    made = PlannedHost().plan_run("web", publish_all=True, expose=("80", "53/udp"), publish=("8081:80",))
     assert shown(made.container.ports) == ["8081:80/tcp", "40000:53/udp"]
 
 
@@ -373,55 +373,55 @@ def test_publish_all_takes_every_exposed_port_that_is_not_published_by_name() ->
 def test_a_port_that_is_taken_is_refused_and_its_holder_named(
     publish: str, error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.busy = {("tcp", 22): "sshd (pid 1)", ("tcp", 9000): "x", ("tcp", 9001): "x"}
-    world.run("first", publish=("8081:80",))
+    host = PlannedHost()
+    host.busy = {("tcp", 22): "sshd (pid 1)", ("tcp", 9000): "x", ("tcp", 9001): "x"}
+    host.run("first", publish=("8081:80",))
     with pytest.raises(error, match=message):
-        world.plan_run("web", publish=(publish,))
+        host.plan_run("web", publish=(publish,))
 
 
 def test_one_container_cannot_publish_a_port_twice() -> None:
     with pytest.raises(ExistsError, match='by container "web"'):
-        World().plan_run("web", publish=("80:80", "80:81"))
+        PlannedHost().plan_run("web", publish=("80:80", "80:81"))
 
 
 def test_the_other_protocol_and_another_address_do_not_conflict() -> None:
-    world = World()
-    world.run("first", publish=("127.0.0.1:8081:80",))
-    made = world.plan_run("web", publish=("8081:80/udp", "192.0.2.10:8081:80"))
+    host = PlannedHost()
+    host.run("first", publish=("127.0.0.1:8081:80",))
+    made = host.plan_run("web", publish=("8081:80/udp", "192.0.2.10:8081:80"))
     assert shown(made.container.ports) == ["8081:80/udp", "192.0.2.10:8081:80/tcp"]
 
 
 def test_a_port_is_free_again_when_its_container_has_ended() -> None:
-    world = World()
-    world.run("first", publish=("8081:80",))
-    world.end("first")
-    assert shown(world.plan_run("web", publish=("8081:80",)).container.ports) == ["8081:80/tcp"]
+    host = PlannedHost()
+    host.run("first", publish=("8081:80",))
+    host.end("first")
+    assert shown(host.plan_run("web", publish=("8081:80",)).container.ports) == ["8081:80/tcp"]
 
 
 def test_host_binding_is_where_ports_are_published_when_no_address_is_named() -> None:
-    world = World()
-    world.network("net", options=("com.docker.network.bridge.host_binding_ipv4=127.0.0.1",))
-    made = world.plan_run("web", "net", publish=("80:80", "192.0.2.10:81:81"))
+    host = PlannedHost()
+    host.network("net", options=("com.docker.network.bridge.host_binding_ipv4=127.0.0.1",))
+    made = host.plan_run("web", "net", publish=("80:80", "192.0.2.10:81:81"))
     assert shown(made.container.ports) == ["127.0.0.1:80:80/tcp", "192.0.2.10:81:81/tcp"]
 
 
 def test_on_internal_networks_only_ports_are_discarded_and_that_is_said() -> None:
-    world = World()
-    world.network("inside", internal=True)
-    made = world.plan_run("web", "inside", publish=("80:80",))
+    host = PlannedHost()
+    host.network("inside", internal=True)
+    made = host.plan_run("web", "inside", publish=("80:80",))
     assert made.container.ports == ()
     assert "Published ports are discarded" in made.warnings[0]
 
 
 def test_a_port_is_added_to_a_running_container_and_taken_away_by_number_or_spec() -> None:
-    world = World()
-    world.run("web", publish=("8081:80",))
-    added = plan_port_add("web", "8082:90/udp", world.state, world.ports)
+    host = PlannedHost()
+    host.run("web", publish=("8081:80",))
+    added = plan_port_add("web", "8082:90/udp", host.state, host.ports)
     assert shown(added.mappings) == ["8082:90/udp"]
     assert shown(added.endpoints[0].ports) == shown(added.container.ports) == ["8081:80/tcp", "8082:90/udp"]
     assert (90, "udp") in added.container.exposed
-    state = world.state.including(added.container, *added.endpoints)
+    state = host.state.including(added.container, *added.endpoints)
     for what, left in (
         ("1", ["8082:90/udp"]),
         ("8081:80", ["8082:90/udp"]),
@@ -433,27 +433,27 @@ def test_a_port_is_added_to_a_running_container_and_taken_away_by_number_or_spec
 
 
 def test_removing_a_port_that_was_chosen_forgets_that_it_was_asked_for() -> None:
-    world = World()
-    world.run("web", publish=("80", "8000-8010:81"))
-    gone = plan_port_remove("web", "1", world.state)
+    host = PlannedHost()
+    host.run("web", publish=("80", "8000-8010:81"))
+    gone = plan_port_remove("web", "1", host.state)
     assert shown(gone.container.published) == ["8000-8010:81/tcp"]
-    assert plan_port_remove("web", "2", world.state).container.published == (PortMapping.parse("80"),)
+    assert plan_port_remove("web", "2", host.state).container.published == (PortMapping.parse("80"),)
 
 
 @pytest.mark.parametrize("what", ["0", "3", "99", "9999:80", "8081:80/udp"])
 def test_a_port_that_is_not_there_cannot_be_taken_away(what: str) -> None:
-    world = World()
-    world.run("web", publish=("8081:80", "127.0.0.1:90:90"))
+    host = PlannedHost()
+    host.run("web", publish=("8081:80", "127.0.0.1:90:90"))
     with pytest.raises(NotFoundError, match="has no port mapping"):
-        plan_port_remove("web", what, world.state)
+        plan_port_remove("web", what, host.state)
 
 
 def test_a_spec_that_may_mean_two_ports_must_name_the_address() -> None:
-    world = World()
-    world.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80"))
+    host = PlannedHost()
+    host.run("web", publish=("127.0.0.1:80:80", "192.0.2.10:80:80"))
     with pytest.raises(ConfigError, match="may be each of"):
-        plan_port_remove("web", "80:80", world.state)
-    gone = plan_port_remove("web", "127.0.0.1:80:80", world.state)
+        plan_port_remove("web", "80:80", host.state)
+    gone = plan_port_remove("web", "127.0.0.1:80:80", host.state)
     assert shown(gone.container.ports) == ["192.0.2.10:80:80/tcp"]
 
 
@@ -470,19 +470,19 @@ def test_a_spec_that_may_mean_two_ports_must_name_the_address() -> None:
 def test_a_port_cannot_be_added_where_nothing_can_be_published(
     name: str, error: type[DatapathError], message: str
 ) -> None:
-    world = World()
-    world.run("web")
-    world.run("hosty", "host")
-    world.run("side", "container:web")
-    world.run("lonely", "none")
-    world.run("ended")
-    world.end("ended")
+    host = PlannedHost()
+    host.run("web")
+    host.run("hosty", "host")
+    host.run("side", "container:web")
+    host.run("lonely", "none")
+    host.run("ended")
+    host.end("ended")
     with pytest.raises(error, match=message):
-        plan_port_add(name, "8082:80", world.state, world.ports)
+        plan_port_add(name, "8082:80", host.state, host.ports)
 
 
 def test_two_thousand_ports_are_decided_as_ranges() -> None:
-    made = World().plan_run("web", publish=("10000-11999:10000-11999",))
+    made = PlannedHost().plan_run("web", publish=("10000-11999:10000-11999",))
     assert len(made.container.ports) == 1
     assert len(entries.port_entries(made.networks[0], made.endpoints[0])) == 2000
 
@@ -491,9 +491,9 @@ def test_two_thousand_ports_are_decided_as_ranges() -> None:
 
 
 def test_a_link_is_recorded_by_the_servers_id_and_the_alias() -> None:
-    world = World()
-    db = world.run("db")
-    found = world.plan_run("web", links=("db:database", "db")).container.links
+    host = PlannedHost()
+    db = host.run("db")
+    found = host.plan_run("web", links=("db:database", "db")).container.links
     assert [(link.server, link.alias) for link in found] == [(db.id, "database"), (db.id, "db")]
 
 
@@ -510,24 +510,24 @@ def test_a_link_is_recorded_by_the_servers_id_and_the_alias() -> None:
     ],
 )
 def test_a_link_that_cannot_be_is_refused(link: str, error: type[DatapathError], message: str) -> None:
-    world = World()
-    world.network("net")
-    world.run("db")
-    world.run("other", "net")
-    world.run("ended")
-    world.end("ended")
+    host = PlannedHost()
+    host.network("net")
+    host.run("db")
+    host.run("other", "net")
+    host.run("ended")
+    host.end("ended")
     with pytest.raises(error, match=message):
-        world.plan_run("web", links=(link,))
+        host.plan_run("web", links=(link,))
 
 
 @pytest.mark.parametrize(("icc", "opened"), [("true", 0), ("false", 2)])
 def test_without_icc_a_link_opens_exactly_the_servers_exposed_ports(icc: str, opened: int) -> None:
-    world = World()
-    world.network("net", subnets=("10.0.0.0/24",), options=(f"com.docker.network.bridge.enable_icc={icc}",))
-    world.run("db", "net", expose=("5432", "53/udp"))
-    world.run("other", "net", expose=("1",))
-    world.run("web", "net", links=("db",))
-    found = entries.link_entries(world.state.network("net"), world.state)
+    host = PlannedHost()
+    host.network("net", subnets=("10.0.0.0/24",), options=(f"com.docker.network.bridge.enable_icc={icc}",))
+    host.run("db", "net", expose=("5432", "53/udp"))
+    host.run("other", "net", expose=("1",))
+    host.run("web", "net", links=("db",))
+    found = entries.link_entries(host.state.network("net"), host.state)
     assert len(found) == opened
     assert {(str(k.client), str(k.server), k.port, k.proto) for k in found} <= {
         ("10.0.0.4", "10.0.0.2", 5432, 6),
@@ -539,9 +539,9 @@ def test_without_icc_a_link_opens_exactly_the_servers_exposed_ports(icc: str, op
 
 
 def test_when_a_container_ends_its_endpoints_go_and_it_is_remembered() -> None:
-    world = World()
-    world.run("web", publish=("8081:80",))
-    made = plan_exited(world.state.container("web").id, 3, world.state, NOW)
+    host = PlannedHost()
+    host.run("web", publish=("8081:80",))
+    made = plan_exited(host.state.container("web").id, 3, host.state, NOW)
     assert (made.container.status, made.container.exit_code, made.container.finished) == ("exited", 3, NOW)
     assert made.container.phase == "ready"
     assert made.sandbox is not None
@@ -549,57 +549,57 @@ def test_when_a_container_ends_its_endpoints_go_and_it_is_remembered() -> None:
 
 
 def test_a_container_that_removes_itself_is_forgotten_when_it_ends() -> None:
-    world = World()
-    world.run("web", auto_remove=True)
-    assert world.end("web").container.phase == "removing"
+    host = PlannedHost()
+    host.run("web", auto_remove=True)
+    assert host.end("web").container.phase == "removing"
 
 
 def test_the_stack_stays_until_its_last_user_ends() -> None:
-    world = World()
-    world.run("web")
-    world.run("side", "container:web")
-    first = world.end("web")
+    host = PlannedHost()
+    host.run("web")
+    host.run("side", "container:web")
+    first = host.end("web")
     assert (first.sandbox, first.endpoints) == (None, ())
-    assert addresses(world, "side") == {"bridge": "172.17.0.2/16"}
+    assert addresses(host, "side") == {"bridge": "172.17.0.2/16"}
     with pytest.raises(InUseError, match='name:"web"'):
-        world.state = world.state.including(replace(world.state.network("bridge"), predefined=False))
-        plan_network_remove("bridge", world.state)
-    last = world.end("side")
+        host.state = host.state.including(replace(host.state.network("bridge"), predefined=False))
+        plan_network_remove("bridge", host.state)
+    last = host.end("side")
     assert last.sandbox is not None
     assert len(last.endpoints) == 1
 
 
 def test_the_stacks_owner_may_be_removed_before_its_sharer_ends() -> None:
-    world = World()
-    world.run("web")
-    world.run("side", "container:web")
-    world.end("web")
-    gone = plan_remove("web", world.state)
+    host = PlannedHost()
+    host.run("web")
+    host.run("side", "container:web")
+    host.end("web")
+    gone = plan_remove("web", host.state)
     assert (gone.container.phase, gone.sandbox, gone.endpoints) == ("removing", None, ())
-    world.state = world.state.without(gone.container)
-    assert len(world.end("side").endpoints) == 1
+    host.state = host.state.without(gone.container)
+    assert len(host.end("side").endpoints) == 1
 
 
 def test_a_running_container_is_removed_only_by_force() -> None:
-    world = World()
-    world.run("web")
+    host = PlannedHost()
+    host.run("web")
     with pytest.raises(
         InUseError, match='cannot remove container "web": container is running: stop the container'
     ):
-        plan_remove("web", world.state)
-    gone = plan_remove("web", world.state, force=True)
+        plan_remove("web", host.state)
+    gone = plan_remove("web", host.state, force=True)
     assert (gone.container.phase, len(gone.endpoints)) == ("removing", 1)
 
 
 @pytest.mark.parametrize("name", ["nope", "", "a/b", "a\nb"])
 def test_an_unknown_container_is_said_to_be_unknown(name: str) -> None:
     with pytest.raises(NotFoundError, match="No such container") as caught:
-        plan_remove(name, World().state)
+        plan_remove(name, PlannedHost().state)
     assert str(caught.value).isprintable()
 
 
 def test_a_container_is_found_by_name_id_and_short_id() -> None:
-    world = World()
-    web: Container = world.run("web")
+    host = PlannedHost()
+    web: Container = host.run("web")
     for name in ("web", "/web", web.id, web.short_id, web.id[:7]):
-        assert world.state.container(name) == web
+        assert host.state.container(name) == web

@@ -14,15 +14,15 @@ from datapath.drivers.linuxbridge import nftables as nft
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.ports import PortMapping
-from tests.unit.world import World
+from tests.unit.planned_host import PlannedHost
 
 BR = "com.docker.network.bridge."
 MODE = "com.datapath.mode=iptables"
 
 
-def world(*options: str, **fields: object) -> tuple[World, Network, Endpoint]:
+def planned_network(*options: str, **fields: object) -> tuple[PlannedHost, Network, Endpoint]:
     """Network `net` with bridge br0 and both families, and a container that publishes some of its ports."""
-    made = World()
+    made = PlannedHost()
     prefixes = ("10.0.0.0/24", "fd00::/64")
     network = made.network(
         "net", subnets=prefixes, ipv6=True, options=(MODE, f"{BR}name=br0", *options), **fields
@@ -55,7 +55,7 @@ def everything(network: Network, endpoint: Endpoint) -> list[ipt.Rule]:
 
 
 def test_what_is_saved_is_read_back_as_the_rules_that_were_put() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     rules = everything(network, endpoint)
     present = ipt.Present.parse(saved(rules))
     assert set(present.rules) == ipt.plain(rules)
@@ -64,7 +64,7 @@ def test_what_is_saved_is_read_back_as_the_rules_that_were_put() -> None:
 
 
 def test_ten_thousand_ports_are_one_text_with_three_rules_each() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     many = PortMapping("tcp", None, 10000, 10000, 10000)
     text = ipt_input.change(ipt.port_rules(network, endpoint, [many], 4))
     assert text.count("\n-") == 30000 and text.count("COMMIT") == 2
@@ -77,7 +77,7 @@ def test_ten_thousand_ports_are_one_text_with_three_rules_each() -> None:
 
 
 def test_ipv6_rules_leave_link_local_clients_to_the_host() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     texts = [rule.text for rule in ipt.port_rules(network, endpoint, endpoint.ports, 6)]
     assert "! -s fe80::/10 -p tcp -m tcp --dport 8081 -j DNAT --to-destination [fd00::2]:80" in texts
     assert not any("8082" in text for text in texts)  # that one is at an IPv4 address
@@ -116,7 +116,7 @@ def test_ipv6_rules_leave_link_local_clients_to_the_host() -> None:
 def test_a_networks_options_are_in_its_rules(
     options: list[str], internal: bool, wanted: list[str], unwanted: list[str]
 ) -> None:
-    _, network, _ = world(*(BR + option for option in options), internal=internal)
+    _, network, _ = planned_network(*(BR + option for option in options), internal=internal)
     texts = [rule.text for rule in ipt.network_rules(network, 4)]
     assert set(wanted) <= set(texts) and not set(unwanted) & set(texts)
     counterpart = " ".join(rule.text for rule in nft.network_rules(network, 4))
@@ -125,7 +125,7 @@ def test_a_networks_options_are_in_its_rules(
 
 
 def test_rules_are_deleted_by_number_from_the_last_to_the_first() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     present = ipt.Present.parse(saved(everything(network, endpoint)))
     gone = {rule for rule in present.rules if ipt.of_container(ip_address("10.0.0.2"))(rule)}
     lines = ipt_input.change(delete=gone, present=present).splitlines()
@@ -136,7 +136,7 @@ def test_rules_are_deleted_by_number_from_the_last_to_the_first() -> None:
 
 
 def test_clearing_the_last_network_takes_the_chains_too_but_not_what_the_owner_put_there() -> None:
-    made, network, endpoint = world()
+    made, network, endpoint = planned_network()
     other = made.network("more", subnets=("10.1.0.0/24",), options=(MODE, f"{BR}name=br00"))
     rules, theirs = everything(network, endpoint), ipt.Rule("filter", "DOCKER-USER", "-i br0 -j DROP")
     both = ipt.Present.parse(saved([*rules, *ipt.network_rules(other, 4), theirs]))
@@ -154,7 +154,7 @@ def test_clearing_the_last_network_takes_the_chains_too_but_not_what_the_owner_p
 
 
 def test_aligning_repairs_whatever_is_missing_or_left_over() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     ip = ip_address("10.0.0.2")
     wanted = [
         *ipt.endpoint_rules(network, endpoint, 4),
@@ -171,7 +171,7 @@ def test_aligning_repairs_whatever_is_missing_or_left_over() -> None:
 
 
 def test_nft_rules_are_found_again_in_a_listing() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     listing = """table ip docker-bridges { # handle 3
     map filter-forward-in-jumps { # handle 4
         type ifname : verdict
@@ -217,7 +217,7 @@ def put(rules: list[ipt.Rule]) -> list[ipt.Rule]:
 
 
 def test_rules_that_are_as_they_should_be_are_left_and_what_is_missing_is_put_in_its_place() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     rules = dict.fromkeys(everything(network, endpoint), "web")
     orphan, ignored = ipt_input.is_orphan([network]), lambda rule: False
     whole = put([*rules])
@@ -237,7 +237,7 @@ def test_rules_that_are_as_they_should_be_are_left_and_what_is_missing_is_put_in
 
 
 def test_others_rules_are_no_business_of_ours_and_doubled_ones_of_ours_go() -> None:
-    _, network, endpoint = world()
+    _, network, endpoint = planned_network()
     rules = dict.fromkeys(everything(network, endpoint), "web")
     theirs = [
         ipt.Rule("filter", "FORWARD", "-i br0 -j DROP"),

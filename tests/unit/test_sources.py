@@ -20,7 +20,7 @@ from datapath.model.observed import HostFacts
 from datapath.model.ports import PortMapping, parse_rules
 from datapath.plan.inspect import container_inspect
 from datapath.plan.ports import plan_port_add, plan_port_remove, plan_port_set, shown
-from tests.unit.world import FACTS, World
+from tests.unit.planned_host import FACTS, PlannedHost
 
 DUAL = HostFacts(
     prefixes=FACTS.prefixes,
@@ -125,20 +125,20 @@ def looked_up(rows: dict[AclKey, int], number: int, text: str, *, refuse: bool) 
 
 
 def test_rules_get_the_lowest_free_number() -> None:
-    world = World()
-    world.run("a", publish=("80:80,allow=10.0.0.0/8", "81:81", "82:82,deny=10.0.0.0/8"))
-    assert [m.acl for m in world.state.container("a").ports] == [1, 0, 2]
-    added = plan_port_add("a", "83:83,allow=10.0.0.0/8", world.state, world.ports)
+    host = PlannedHost()
+    host.run("a", publish=("80:80,allow=10.0.0.0/8", "81:81", "82:82,deny=10.0.0.0/8"))
+    assert [m.acl for m in host.state.container("a").ports] == [1, 0, 2]
+    added = plan_port_add("a", "83:83,allow=10.0.0.0/8", host.state, host.ports)
     assert [m.acl for m in added.mappings] == [3]
-    gone = plan_port_remove("a", "80:80", world.state)
-    state = world.state.including(gone.container, *gone.endpoints)
-    assert plan_port_add("a", "83:83,allow=::/0", state, world.ports).mappings[0].acl == 1
+    gone = plan_port_remove("a", "80:80", host.state)
+    state = host.state.including(gone.container, *gone.endpoints)
+    assert plan_port_add("a", "83:83,allow=::/0", state, host.ports).mappings[0].acl == 1
 
 
 def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force() -> None:
-    world = World()
-    web = world.run("web", publish=("8081:80,allow=10.0.0.0/8",))
-    made = plan_port_set("web", "1", "deny=10.6.6.0/24", world.state)
+    host = PlannedHost()
+    web = host.run("web", publish=("8081:80,allow=10.0.0.0/8",))
+    made = plan_port_set("web", "1", "deny=10.6.6.0/24", host.state)
     assert made.before == web.ports[0]
     (changed,) = made.container.ports
     assert (str(changed), changed.acl) == ("8081:80/tcp,deny=10.6.6.0/24", 2)
@@ -150,10 +150,10 @@ def test_other_rules_get_another_number_so_that_no_half_of_them_is_ever_in_force
 @pytest.mark.parametrize("what", ["1", "8081:80", "8081:80/tcp", "8081:80/tcp,allow=192.0.2.1"])
 @pytest.mark.parametrize("rules", ["", "allow=,deny="])
 def test_no_rules_is_everybody(what: str, rules: str) -> None:
-    world = World()
-    world.run("web", publish=("8081:80,allow=10.0.0.0/8",))
-    (changed,) = plan_port_set("web", what, rules, world.state).mappings
-    assert (str(changed), changed.acl) == ("8081:80/tcp", 0)
+    host = PlannedHost()
+    host.run("web", publish=("8081:80,allow=10.0.0.0/8",))
+    (changed,) = plan_port_set("web", what, rules, host.state).mappings
+    assert (str(changed), changed.filter) == ("8081:80/tcp", 0)
 
 
 @pytest.mark.parametrize(
@@ -161,16 +161,16 @@ def test_no_rules_is_everybody(what: str, rules: str) -> None:
     [("nope", "1", NotFoundError), ("web", "2", NotFoundError), ("web", "x", ConfigError)],
 )
 def test_rules_of_what_is_not_there(name: str, what: str, error: type[DatapathError]) -> None:
-    world = World()
-    world.run("web", publish=("8081:80",))
+    host = PlannedHost()
+    host.run("web", publish=("8081:80",))
     with pytest.raises(error):
-        plan_port_set(name, what, "", world.state)
+        plan_port_set(name, what, "", host.state)
 
 
 def test_inspect_shows_the_rules() -> None:
-    world = World()
-    web = world.run("web", publish=("8081:80,allow=10.0.0.0/8,deny=10.6.6.0/24",))
-    found = container_inspect(web, world.state)
+    host = PlannedHost()
+    web = host.run("web", publish=("8081:80,allow=10.0.0.0/8,deny=10.6.6.0/24",))
+    found = container_inspect(web, host.state)
     rules = {"Allow": ["10.0.0.0/8"], "Deny": ["10.6.6.0/24"]}
     ports = found["NetworkSettings"]["Ports"]["80/tcp"]
     assert ports == [{"HostIp": "0.0.0.0", "HostPort": "8081", **rules}]
@@ -178,22 +178,22 @@ def test_inspect_shows_the_rules() -> None:
 
 
 def test_a_ports_row_names_its_rules_and_whether_others_may() -> None:
-    world = World()
-    world.run("web", publish=("80:80,allow=10.0.0.0/8", "81:81,deny=10.0.0.0/8", "82:82"))
-    (way,) = world.state.endpoints.values()
-    rows = entries.port_entries(world.state.network("bridge"), way)
+    host = PlannedHost()
+    host.run("web", publish=("80:80,allow=10.0.0.0/8", "81:81,deny=10.0.0.0/8", "82:82"))
+    (way,) = host.state.endpoints.values()
+    rows = entries.port_entries(host.state.network("bridge"), way)
     assert [(value.acl, value.default_deny) for value in rows.values()] == [(1, 1), (2, 0), (0, 0)]
 
 
 # ---- families -----------------------------------------------------------------------------------------------
 
 
-def dual() -> World:
-    world = World(facts=DUAL)
-    world.network("net", subnets=("10.0.0.0/24", "fd00::/64"), ipv6=True)
-    world.network("six", subnets=("fd01::/64",), ipv4=False, ipv6=True)
-    world.network("four", subnets=("10.1.0.0/24",))
-    return world
+def dual() -> PlannedHost:
+    host = PlannedHost(facts=DUAL)
+    host.network("net", subnets=("10.0.0.0/24", "fd00::/64"), ipv6=True)
+    host.network("six", subnets=("fd01::/64",), ipv4=False, ipv6=True)
+    host.network("four", subnets=("10.1.0.0/24",))
+    return host
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ def dual() -> World:
 def test_a_port_is_published_for_the_families_that_the_container_has(
     network: str, publish: str, keys: list[tuple[Any, str]]
 ) -> None:
-    world = dual()
-    world.run("web", network, publish=(publish,))
-    (way,) = world.state.endpoints.values()
-    rows = entries.port_entries(world.state.network(network), way)
+    host = dual()
+    host.run("web", network, publish=(publish,))
+    (way,) = host.state.endpoints.values()
+    rows = entries.port_entries(host.state.network(network), way)
     assert [(key.addr, str(value.addr)) for key, value in rows.items()] == [(a, t) for a, t in keys]
     assert all(key == PortKey(key.addr, 8081, 6) for key in rows)
 
@@ -235,21 +235,21 @@ def test_a_port_is_not_published_where_nobody_could_answer(network: str, publish
 
 
 def test_two_networks_can_share_the_ports_by_family() -> None:
-    world = dual()
+    host = dual()
     four, six = EndpointRequest("four", gw_priority=1), EndpointRequest("six")
-    web = world.run("web", four, six, publish=("8081:80", "[::1]:82:82"))
-    by_network = {world.state.networks[e.network_id].name: e for e in world.state.endpoints.values()}
+    web = host.run("web", four, six, publish=("8081:80", "[::1]:82:82"))
+    by_network = {host.state.networks[e.network_id].name: e for e in host.state.endpoints.values()}
     assert by_network["four"].egress_families == (4,)
     assert by_network["six"].egress_families == (6,)
     assert [str(m) for m in by_network["four"].ports] == ["8081:80/tcp"]
     assert [str(m) for m in by_network["six"].ports] == ["8081:80/tcp", "[::1]:82:82/tcp"]
-    found = container_inspect(web, world.state)["NetworkSettings"]["Ports"]
+    found = container_inspect(web, host.state)["NetworkSettings"]["Ports"]
     assert [one["HostIp"] for one in found["80/tcp"]] == ["0.0.0.0", "::"]
-    assert [str(m) for m in shown(web.ports[0], world.state.endpoints.values())] == [
+    assert [str(m) for m in shown(web.ports[0], host.state.endpoints.values())] == [
         "0.0.0.0:8081:80/tcp",
         "[::]:8081:80/tcp",
     ]
-    gone = plan_port_remove("web", "8081:80", world.state)
+    gone = plan_port_remove("web", "8081:80", host.state)
     assert {len(way.ports) for way in gone.endpoints} == {0, 1}
 
 

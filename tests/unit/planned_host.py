@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small pretend host for plans: states are made by the plans themselves, ids and times count upwards."""
+"""A small test host for plans: states are made by the plans themselves, ids and times count upwards."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ FACTS = HostFacts(
 )
 
 
-class World:
-    """Carries the plans out on paper: what a plan returns becomes part of the state, as if all went well."""
+class PlannedHost:
+    """Carries plans out without a kernel: what a plan returns becomes part of the state, as if all went well."""
 
     def __init__(self, facts: HostFacts = FACTS, config: DaemonConfig | None = None) -> None:
         self.facts = facts
@@ -99,7 +99,7 @@ class World:
         return made
 
 
-def addresses(world: World, name: str) -> Mapping[str, str]:
+def addresses(host: PlannedHost, name: str) -> Mapping[str, str]:
     """Network name → IPv4 address of the container."""
-    endpoints = world.state.endpoints_of_sandbox(world.state.container(name).sandbox_id)
-    return {world.state.networks[e.network_id].name: str(e.ipv4) for e in endpoints}
+    endpoints = host.state.endpoints_of_sandbox(host.state.container(name).sandbox_id)
+    return {host.state.networks[e.network_id].name: str(e.ipv4) for e in endpoints}
