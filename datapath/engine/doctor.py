@@ -29,7 +29,7 @@ from datapath.kernel.links import Links
 from datapath.model.checks import BUSY, LEFTOVER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
-from datapath.model.observed import Observed, Programs, Stack, Way
+from datapath.model.observed import Observed, Programs, Stack, Uplink
 from datapath.model.state import State
 from datapath.store import locking
 from datapath.store.base import Store
@@ -99,7 +99,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
     )
     observed = Observed(
         host=host,
-        ways=tuple(Way(u.ifindex, u.name, u.ipv4, u.ipv6) for u in facts.uplinks),
+        uplinks=tuple(Uplink(u.ifindex, u.name, u.ipv4, u.ipv6) for u in facts.uplinks),
         addresses=frozenset(address.ip for address in facts.addresses),
         default_mtu=facts.default_mtu,
         default_route=facts.default_route,

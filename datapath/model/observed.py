@@ -45,8 +45,8 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """An outside device of the host, and the addresses that packets leave with."""
+class Uplink:
+    """A device of the host that leads outside, and the addresses that packets leave with."""
 
     ifindex: int
     name: str
@@ -87,7 +87,7 @@ class Observed:
     those that were switched on and that nothing needs any more."""
 
     host: Stack
-    ways: tuple[Way, ...]
+    uplinks: tuple[Uplink, ...]
     addresses: frozenset[Address]
     default_mtu: int
     default_route: bool

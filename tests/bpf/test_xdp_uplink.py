@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What dies on an outside device before it is a socket buffer, and what must not."""
+"""What dies on an uplink before it is a socket buffer, and what must not."""
 
 from __future__ import annotations
 

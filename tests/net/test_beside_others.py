@@ -241,7 +241,7 @@ def _second_uplink(host: Host) -> Iterator[Namespace]:
 
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_a_new_outside_device_is_served_after_the_next_changing_command(host: Host, proto: str) -> None:
+def test_a_new_uplink_is_served_after_the_next_changing_command(host: Host, proto: str) -> None:
     web = box(host, "web", f"-p 8081:80/{proto}")
     with _second_uplink(host) as second, serving(web, proto, 80), serving(second, proto, 7400):
         host.sh(f"ip address add {SECOND_HOST}/24 dev eth1")  # later than the device itself

@@ -176,7 +176,7 @@ def test_docker_works_beside_ours(host: Host, tmp_path: Path) -> None:
 
 
 def test_addresses_that_a_network_manager_flushes_and_sets_again_end_no_connection(host: Host) -> None:
-    """Of every device that it knows, ours too; it gives the outside device its address back, as when a lease is
+    """Of every device that it knows, ours too; it gives the uplink its address back, as when a lease is
     renewed. What it took from ours `reconcile` brings back."""
     host.preloaded = True
     plug_ipv6(host)

@@ -213,7 +213,7 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
         lambda h: (h.bpffs / "datapath/links" / f"from_host-{index(h, gateway(h, 'shop'))}").unlink(),
     ),
     "a socket hook is detached": ("detached", lambda h: detach(h, "host_connect4")),
-    "the outside device has no program": ("detached", lambda h: detach(h, f"from_uplink-{index(h, 'eth0')}")),
+    "the uplink has no program": ("detached", lambda h: detach(h, f"from_uplink-{index(h, 'eth0')}")),
     "the loopback device has no program": ("detached", lambda h: detach(h, "from_loopback-1")),
     "XDP is detached": ("detached", lambda h: detach(h, f"xdp_uplink-{index(h, 'eth0')}")),
     "another program is in our place": ("detached", foreign),

@@ -83,12 +83,12 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     if comparison.published():
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
-        for way in observed.ways:
-            yield f"outside device {way.name}", "from_uplink", way.ifindex
+        for uplink in observed.uplinks:
+            yield f"uplink {uplink.name}", "from_uplink", uplink.ifindex
             acls = any(m.acl for e in endpoints for m in e.ports)
-            other = f"other-xdp-{way.ifindex}" in observed.programs.pinned.get("programs", ())
+            other = f"other-xdp-{uplink.ifindex}" in observed.programs.pinned.get("programs", ())
             if (acls or observed.programs.flood_rate) and not other:
-                yield f"outside device {way.name}", "xdp_uplink", way.ifindex
+                yield f"uplink {uplink.name}", "xdp_uplink", uplink.ifindex
 
 
 def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -121,11 +121,11 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
         if device and device.kind in PAIRS:
             yield Finding(STRAY_DEVICE, f"device {device.name}", "it was ours and nobody has it", (key[0],))
     wanted = {f"{hook}-{ifindex}" for _, hook, ifindex in _wanted_hooks(comparison, networks)} | SOCKET_HOOKS
-    ways = {way.ifindex for way in observed.ways}
+    uplinks = {uplink.ifindex for uplink in observed.uplinks}
     unsettled = {f"from_container-{endpoint.host_ifindex}" for endpoint in comparison.unsettled}
     for pin in sorted(observed.programs.pinned.get("links", frozenset()) - wanted - unsettled):
         hook, _, number = pin.rpartition("-")
-        ignored = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in ways
+        ignored = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in uplinks
         if not ignored and not (building and hook == "from_host"):
             yield Finding(STRAY_PIN, f"pin links/{pin}", "nothing needs it", (pin,))
 
@@ -202,9 +202,9 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if networks:
-        for way in observed.ways:
-            uplink = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=way.ipv4, addr6=way.ipv6)
-            rows["devices"][(way.ifindex,)] = uplink
+        for uplink in observed.uplinks:
+            row = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
+            rows["devices"][(uplink.ifindex,)] = row
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 
