@@ -1277,7 +1277,7 @@ def test_flood_without_icc_reaches_no_member(programs: Programs) -> None:
     assert programs.topology.received("b2") == []
 
 
-def test_gso_packet_is_larger_than_the_way_out(programs: Programs) -> None:
+def test_gso_packet_is_larger_than_the_egress(programs: Programs) -> None:
     """What leaves is segments: the size of the whole does not count."""
     carried = p.tcp(SPORT, 80, p.ACK, bytes(2800))
     frame, out = A1.sends(OUTSIDE, carried), A1.leaves(HOST, OUTSIDE, carried)

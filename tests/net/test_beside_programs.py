@@ -120,7 +120,7 @@ def test_a_bridge_of_somebody_else_works_beside_ours(host: Host, members: list[N
             assert call(first, "tcp", "10.77.0.3", 80).seen == "10.77.0.2"
             assert call(host, "tcp", "10.77.0.3", 80).seen == "10.77.0.1"
             if "web" in host.ctl("ps -a --format {{.Names}}"):
-                assert call(web, "tcp", "10.77.0.3", 80).seen == "10.77.0.1"  # another way out
+                assert call(web, "tcp", "10.77.0.3", 80).seen == "10.77.0.1"  # another egress
                 ours_works(host, web)
                 with serving(web, "tcp", 80):
                     assert call(first, "tcp", "10.77.0.1", 8081).seen == "10.77.0.2"

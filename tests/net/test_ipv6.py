@@ -255,7 +255,7 @@ def test_what_cannot_be_published_is_refused_in_one_line(scene: Scene, options: 
     assert says in scene.host.refused(f"run -d --name no {options} sleep 3600")
 
 
-# ---- the way out ---------------------------------------------------------------------------------------
+# ---- egress -------------------------------------------------------------------------------------------
 
 
 @BOTH

@@ -291,7 +291,7 @@ def test_s33_an_endpoint_is_in_one_sandbox_and_a_sandbox_once_on_a_network(
     assert doctor(host) == "No problems found.\n"
 
 
-def test_s33_with_two_endpoints_the_ports_follow_the_way_out(
+def test_s33_with_two_endpoints_the_ports_follow_the_egress(
     host: Host, engine: Engine, spaces: Callable[[], Space]
 ) -> None:
     for number, name in enumerate(("a", "b")):

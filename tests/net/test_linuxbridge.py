@@ -153,7 +153,7 @@ def test_s28_ports_come_and_go_while_the_container_runs(scene: Scene) -> None:
     scene.host.ctl("port rm app 8091:80")
 
 
-def test_s28_a_container_on_two_networks_keeps_its_ports_when_its_way_out_moves(scene: Scene) -> None:
+def test_s28_a_container_on_two_networks_keeps_its_ports_when_its_egress_moves(scene: Scene) -> None:
     scene.host.ctl("network connect --gw-priority 5 b web")
     moved = filter_of(scene.host)
     with serving(scene.web, "tcp", 80):

@@ -189,7 +189,7 @@ def test_s21_without_masquerading_the_source_stays(scene: Scene) -> None:
             with serving(scene.distant, proto, 7500), serving(bare, proto, 7500):
                 answer = call(bare, proto, DISTANT, 7500, source=("0.0.0.0", 40002))
                 assert (answer.seen, answer.seen_port) == (bare.ip, 40002)
-                # It is a way out, not a way in.
+                # It is egress, not ingress.
                 assert fails(scene.distant, proto, bare.ip, 7500)
         with serving(bare, "tcp", 80):
             assert call(scene.distant, "tcp", HOST, 8085).seen == DISTANT
@@ -344,7 +344,7 @@ def _published(scene: Scene) -> int:
     return 8086
 
 
-def test_s21_what_is_too_big_for_the_way_out_never_leaves_with_the_containers_address(scene: Scene) -> None:
+def test_s21_what_is_too_big_for_the_egress_never_leaves_with_the_containers_address(scene: Scene) -> None:
     """Without the don't-fragment flag, on a conversation that is already known."""
     with (
         serving(scene.outside, "udp", 7504),

@@ -126,7 +126,7 @@ def test_s10_an_auxiliary_address_is_given_to_nobody(world: Host) -> None:
     )
 
 
-def test_s10_an_internal_network_has_no_way_out(world: Host) -> None:
+def test_s10_an_internal_network_has_no_egress(world: Host) -> None:
     world.ctl("network create --internal --subnet 10.13.0.0/24 inner")
     world.run("i1", "--network inner")
     world.run("i2", "--network inner")
@@ -365,7 +365,7 @@ def test_s11_connect_gives_a_running_container_a_second_device_and_disconnect_ta
     world.ctl("rm -f mover lone")
 
 
-def test_s11_a_published_port_follows_the_containers_way_out(world: Host) -> None:
+def test_s11_a_published_port_follows_the_containers_egress(world: Host) -> None:
     """The default route, and with it the ports, goes to the network whose name comes first."""
     world.ctl("network create --subnet 10.35.0.0/24 zz")
     world.run("shift", "--network zz -p 8086:80", echo_server("tcp", 80))

@@ -505,7 +505,7 @@ def test_host_mode_cannot_be_disconnected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "fields", "way"),
+    ("first", "fields", "egress"),
     [
         ({}, {}, "aaa"),
         ({"gw_priority": 1}, {}, "zzz"),
@@ -514,7 +514,7 @@ def test_host_mode_cannot_be_disconnected() -> None:
     ],
 )
 def test_the_default_route_is_at_the_highest_priority_and_then_by_name(
-    first: dict[str, Any], fields: dict[str, Any], way: str
+    first: dict[str, Any], fields: dict[str, Any], egress: str
 ) -> None:
     host = PlannedHost()
     host.network("zzz")
@@ -523,7 +523,7 @@ def test_the_default_route_is_at_the_highest_priority_and_then_by_name(
     host.connect("web", "aaa", **fields)
     endpoints = host.state.endpoints_of_sandbox(host.state.container("web").id)
     found = {host.state.networks[e.network_id].name: (e.gateway4, bool(e.ports)) for e in endpoints}
-    assert found == {name: (name == way, name == way) for name in ("aaa", "zzz")}
+    assert found == {name: (name == egress, name == egress) for name in ("aaa", "zzz")}
 
 
 def test_more_families_go_before_the_name_and_each_family_has_its_own_way() -> None:
