@@ -52,7 +52,7 @@ def mapping_row(container: str, number: int, mapping: PortMapping) -> dict[str, 
         "HostPort": port_range(mapping.host_port, mapping.count),
         "ContainerPort": port_range(mapping.container_port, mapping.count),
         "Protocol": mapping.proto,
-        "ACL": mapping.rules or "all",
+        "ACL": mapping.acl_text or "all",
     }
 
 

@@ -25,7 +25,7 @@ class PortMapping:
 
     `host_ip` None: every address of the host. `host_port` 0: to be chosen. `host_port_last` not 0 (then
     `count` is 1): to be chosen from host_port … host_port_last. `allow` and `deny`: who may connect, the
-    longest prefix decides; `acl`: the number of these rules in the packet programs, 0: there are none.
+    longest prefix decides; `acl`: the number of these rules as an ACL of the packet programs, 0: there are none.
     """
 
     proto: str
@@ -65,7 +65,7 @@ class PortMapping:
         `,allow=PREFIX` and `,deny=PREFIX` as often as wanted."""
         spec, comma, rules = text.partition(",")
         if comma:
-            allow, deny = parse_rules(rules)
+            allow, deny = parse_acl(rules)
             return dataclasses.replace(cls.parse(spec), allow=allow, deny=deny)
         head, _, last = text.rpartition(":")
         ports, _, proto_text = last.partition("/")
@@ -112,15 +112,15 @@ class PortMapping:
         host = _range_text(self.host_port, last) if self.host_port else ""
         left = f"{ip}:{host}:" if ip else f"{host}:" if host else ""
         ports = f"{_range_text(self.container_port, self.container_port + self.count - 1)}/{self.proto}"
-        return ",".join((f"{left}{ports}", *([self.rules] if self.rules else [])))
+        return ",".join((f"{left}{ports}", *([self.acl_text] if self.acl_text else [])))
 
     @property
-    def rules(self) -> str:
+    def acl_text(self) -> str:
         """allow=10.0.0.0/8,deny=10.6.6.0/24; "" when everybody may connect."""
         return ",".join([f"allow={p}" for p in self.allow] + [f"deny={p}" for p in self.deny])
 
 
-def parse_rules(text: str) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
+def parse_acl(text: str) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
     """`allow=PREFIX,deny=PREFIX,…` as (allow, deny), each once; an address is a prefix too. "": no rules."""
     rules: dict[str, list[Prefix]] = {"allow": [], "deny": []}
     for word in text.split(",") if text else ():

@@ -22,7 +22,7 @@ from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
 from datapath.plan import ipam
 from datapath.plan.networks import plan_default_bridge
-from datapath.plan.ports import refuse_rules
+from datapath.plan.ports import refuse_acls
 
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
@@ -270,7 +270,7 @@ def assign_gateways(
 def _checked(endpoints: tuple[Endpoint, ...], state: State) -> tuple[Endpoint, ...]:
     """No port has moved to where its rules cannot be kept. ConfigError."""
     for endpoint in endpoints:
-        refuse_rules(endpoint.ports, [endpoint], state)
+        refuse_acls(endpoint.ports, [endpoint], state)
     return endpoints
 
 

@@ -162,7 +162,7 @@ def _requested_bindings(mappings: Iterable[PortMapping]) -> dict[str, list[dict[
             shown = str(host_port or "")
             if mapping.host_port_last:
                 shown = f"{mapping.host_port}-{mapping.host_port_last}"
-            binding = {"HostIp": str(address or ""), "HostPort": shown, **_rules(mapping)}
+            binding = {"HostIp": str(address or ""), "HostPort": shown, **_acl(mapping)}
             bindings.setdefault(f"{port}/{proto}", []).append(binding)
     return bindings
 
@@ -174,16 +174,16 @@ def _published(endpoints: Iterable[Endpoint], exposed: Iterable[tuple[int, str]]
     mappings = dict.fromkeys(mapping for endpoint in egress for mapping in endpoint.ports)
     for mapping in (one for whole in mappings for one in shown(whole, egress)):
         for address, host_port, port, proto in mapping.expand():
-            binding = {"HostIp": str(address), "HostPort": str(host_port), **_rules(mapping)}
+            binding = {"HostIp": str(address), "HostPort": str(host_port), **_acl(mapping)}
             name = f"{port}/{proto}"
             ports[name] = [*(ports.get(name) or []), binding]
     return ports
 
 
-def _rules(mapping: PortMapping) -> dict[str, list[str]]:
+def _acl(mapping: PortMapping) -> dict[str, list[str]]:
     """Who may connect: not Docker's, and only there if it is not everybody."""
     rules = {"Allow": list(map(str, mapping.allow)), "Deny": list(map(str, mapping.deny))}
-    return rules if mapping.rules else {}
+    return rules if mapping.acl_text else {}
 
 
 def _network_settings(container: Container, state: State) -> dict[str, Any]:

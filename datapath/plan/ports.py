@@ -14,7 +14,7 @@ from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address
-from datapath.model.ports import PortMapping, parse_rules
+from datapath.model.ports import PortMapping, parse_acl
 from datapath.model.rows import Phase
 from datapath.model.state import State
 
@@ -37,7 +37,7 @@ class PortContext:
 @dataclass(frozen=True, slots=True)
 class PortPlan:
     """The rows to write (those of `endpoints` are "changing"), and the mappings that are new or gone. `before`:
-    the mapping whose rules changed, as it was."""
+    the mapping whose ACL changed, as it was."""
 
     container: Container
     endpoints: tuple[Endpoint, ...]
@@ -48,14 +48,14 @@ class PortPlan:
 def choose_ports(
     wanted: Iterable[PortMapping], egress: Sequence[Endpoint], state: State, context: PortContext, who: str
 ) -> tuple[PortMapping, ...]:
-    """The mappings with all host ports, and the numbers of their rules, decided. ExistsError names who has a
+    """The mappings with all host ports, and the numbers of their ACLs, decided. ExistsError names who has a
     port; ConfigError.
 
     `egress`: the endpoints with the default routes; the first one's network says where ports without a host
     address are published. `who`: the container's name.
     """
     wanted = tuple(wanted)
-    refuse_rules(wanted, egress, state)
+    refuse_acls(wanted, egress, state)
     network = state.networks[egress[0].network_id]
     families = {version for endpoint in egress for version in endpoint.egress_families}
     holders = [*_holders(state)]
@@ -71,10 +71,10 @@ def choose_ports(
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
 
 
-def refuse_rules(mappings: Iterable[PortMapping], egress: Iterable[Endpoint], state: State) -> None:
+def refuse_acls(mappings: Iterable[PortMapping], endpoints: Iterable[Endpoint], state: State) -> None:
     """Who may connect is for the packet programs to judge. ConfigError where there are none."""
-    ruled = next((mapping for mapping in mappings if mapping.rules), None)
-    networks = (state.networks[endpoint.network_id] for endpoint in egress)
+    ruled = next((mapping for mapping in mappings if mapping.acl_text), None)
+    networks = (state.networks[endpoint.network_id] for endpoint in endpoints)
     without = next((network for network in networks if not traits(network).acl), None)
     if ruled is not None and without is not None:
         raise ConfigError(
@@ -90,7 +90,7 @@ def used_acls(state: State) -> set[int]:
 
 def with_acl(mapping: PortMapping, used: set[int]) -> PortMapping:
     """The mapping with the lowest free number for its ACL, if it has one; the number becomes used."""
-    if not mapping.rules:
+    if not mapping.acl_text:
         return replace(mapping, acl=0)
     number = 1
     while number in used:
@@ -271,13 +271,13 @@ def plan_port_remove(name: str, what: str, state: State) -> PortPlan:
 
 
 def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
-    """Other rules for one mapping ("": everybody may connect), under a number of their own: they are written
-    whole before the port leads to them. NotFoundError, ConfigError."""
+    """Another ACL for one mapping ("": everybody may connect), under a number of its own: it is written
+    whole before the port leads to it. NotFoundError, ConfigError."""
     container = state.container(name)
     egress = _egress(container, state)
     mapping = _find_mapping(container, what)
-    allow, deny = parse_rules(rules)
-    refuse_rules([replace(mapping, allow=allow, deny=deny)], egress, state)
+    allow, deny = parse_acl(rules)
+    refuse_acls([replace(mapping, allow=allow, deny=deny)], egress, state)
     changed = with_acl(replace(mapping, allow=allow, deny=deny), used_acls(state))
     wanted = tuple(
         replace(w, allow=allow, deny=deny) if _came_from(mapping, w) else w for w in container.published

@@ -17,7 +17,7 @@ from datapath.errors import ConfigError, DatapathError, NotFoundError
 from datapath.model.codec import from_json, to_json
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.observed import HostFacts
-from datapath.model.ports import PortMapping, parse_rules
+from datapath.model.ports import PortMapping, parse_acl
 from datapath.plan.inspect import container_inspect
 from datapath.plan.ports import plan_port_add, plan_port_remove, plan_port_set, shown
 from tests.unit.planned_host import FACTS, PlannedHost
@@ -73,7 +73,7 @@ def test_rules_stand_behind_the_port(text: str, shown: str) -> None:
 )
 def test_rules_that_cannot_be_are_one_line(rules: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        parse_rules(rules)
+        parse_acl(rules)
     assert str(caught.value).isprintable()
 
 
@@ -269,4 +269,4 @@ def test_settings_have_defaults_and_say_what_is_loaded_otherwise() -> None:
 
 
 def test_a_network_prefix_of_a_word() -> None:
-    assert parse_rules("allow=10.0.0.0/8,deny=::1") == ((ip_network("10.0.0.0/8"),), (ip_network("::1"),))
+    assert parse_acl("allow=10.0.0.0/8,deny=::1") == ((ip_network("10.0.0.0/8"),), (ip_network("::1"),))
