@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -309,6 +310,19 @@ def test_s4_ps_lists_the_running_and_with_a_all(world: Host) -> None:
 
 
 # ---- the end --------------------------------------------------------------------------
+
+
+def test_s30_the_parent_of_a_container_that_an_earlier_version_started_still_reports_its_end(
+    world: Host,
+) -> None:
+    """It has the command line of that version, from the time before the command line's modules moved."""
+    world.run("older", "-p 8072:80")
+    container = world.inspect("older")["Id"]
+    world.sh([sys.executable, "-m", "ctl.main", "_exited", container, "9"])
+    state = world.inspect("older")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 9)
+    assert "older" not in world.ctl("port ls")
+    world.ctl("rm -f older")
 
 
 def test_s4_an_exit_is_noticed_and_recorded_and_the_endpoint_released(world: Host, tmp_path: Path) -> None:
