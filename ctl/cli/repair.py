@@ -75,8 +75,8 @@ def reconcile(ctx: click.Context, format_: str) -> None:
 def upgrade() -> None:
     """Replace the loaded packet programs by this version's.
 
-    No packet is lost and no connection ends. This goes back to an older version, too, and applies changed settings
-    of daemon.json.
+    No packet is lost and no connection ends. Changed settings of daemon.json come with it. An older version's command
+    goes back, if its maps are laid out as these are.
     """
     done = host().upgrade()
     click.echo("The packet programs were replaced." if done else "There is nothing to replace.")
