@@ -62,7 +62,7 @@ struct network {
 enum device_kind {
 	DEVICE_ENDPOINT = 1, /* host end of a container's pair */
 	DEVICE_GATEWAY = 2,  /* gateway device of a network */
-	DEVICE_UPLINK = 3,   /* outside device of the host */
+	DEVICE_UPLINK = 3,   /* device of the host that leads outside */
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
 };
 
@@ -321,7 +321,7 @@ enum reason {
 	NOT_OURS = 0,	 /* left to the host's stack, untouched */
 	DELIVERED = 1,	 /* to a container */
 	TO_HOST = 2,	 /* to the host's stack, through the gateway device */
-	TO_OUTSIDE = 3,	 /* routed to an outside device */
+	TO_OUTSIDE = 3,	 /* routed to an uplink */
 	ANSWERED = 4,	 /* ARP or neighbour solicitation, answered by the program */
 	FLOODED = 5,	 /* broadcast or multicast, copied to the members */
 	ABSORBED = 6,	 /* needs no action: gratuitous ARP and the like */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * tc ingress of the host's outside devices: answers to what containers began, and published
+ * tc ingress of the host's uplinks: answers to what containers began, and published
  * ports. All else is the host's and continues untouched.
  */
 #include "lib/inbound.h"

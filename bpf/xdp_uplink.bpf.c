@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * XDP on the host's outside devices: sources that a published port's ACL denies, and sources that
+ * XDP on the host's uplinks: sources that a published port's ACL denies, and sources that
  * open too many connections, are dropped before they cost a socket buffer. All that
  * it refuses because of a rule from_uplink would refuse too; so where there is no XDP nothing
  * else changes.
