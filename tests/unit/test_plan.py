@@ -540,7 +540,7 @@ def test_more_families_go_before_the_name_and_each_family_has_its_own_way() -> N
     assert host.state.networks[way6.network_id].name == "six"
 
 
-def test_an_internal_network_is_never_the_way_out() -> None:
+def test_an_internal_network_is_never_the_egress() -> None:
     host = PlannedHost()
     host.network("inside", internal=True)
     host.network("outside")
@@ -551,7 +551,7 @@ def test_an_internal_network_is_never_the_way_out() -> None:
     assert made.changed == ()
 
 
-def test_ports_move_to_the_next_way_out_and_come_back() -> None:
+def test_ports_move_to_the_next_egress_and_come_back() -> None:
     host = PlannedHost()
     host.network("one")
     host.network("two")

@@ -153,7 +153,7 @@ def test_no_rules_is_everybody(what: str, rules: str) -> None:
     host = PlannedHost()
     host.run("web", publish=("8081:80,allow=10.0.0.0/8",))
     (changed,) = plan_port_set("web", what, rules, host.state).mappings
-    assert (str(changed), changed.filter) == ("8081:80/tcp", 0)
+    assert (str(changed), changed.acl) == ("8081:80/tcp", 0)
 
 
 @pytest.mark.parametrize(
