@@ -3,8 +3,8 @@
 
 First the new programs are loaded with the pinned maps, and pinned below ``next``; a mark says when these are complete.
 Until then nothing has changed. After that only the pins are needed: the next command can finish the upgrade, and
-repeats all of its second part; one of another version can if it has the same names of maps and programs. Old and new programs
-share the maps, so they work side by side.
+repeats all of its second part; one of another version can if it has the same names of maps and programs. Old and new
+programs share the maps, so they work side by side.
 """
 
 from __future__ import annotations
