@@ -33,7 +33,7 @@ WRK = "wrk -t1 -c8 -d3600s --timeout 60s -s {pace} http://{address}:8080/short"
 PACE = "function delay() return 5 end\n"
 
 
-class Scene:
+class Topology:
     def __init__(self, host: Host, folder: Path) -> None:
         host.preloaded = True
         host.ctl("network create --subnet 10.8.0.0/24 net")
@@ -46,23 +46,23 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, shared_host: Host) -> Iterator[Scene]:
+def topology(tmp_path_factory: pytest.TempPathFactory, shared_host: Host) -> Iterator[Topology]:
     forked.in_child.append(use_objects)
-    yield Scene(shared_host, tmp_path_factory.mktemp("servers"))
+    yield Topology(shared_host, tmp_path_factory.mktemp("servers"))
     forked.in_child.remove(use_objects)
 
 
 @pytest.fixture
-def traffic(scene: Scene) -> Iterator[None]:
+def traffic(topology: Topology) -> Iterator[None]:
     """Echo requests from the host and to the outside, a TCP stream and requests by connections that stay, from
     outside through published ports. All of it comes through."""
-    host, outside = scene.host, scene.host.outside
-    inside = ["nsenter", "-t", str(scene.web.pid), "--net"]
+    host, outside = topology.host, topology.host.outside
+    inside = ["nsenter", "-t", str(topology.web.pid), "--net"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    pings = [pinging(host, scene.web.ip, 71), pinging(host, FAR, 72, within=inside)]
-    wrk = outside.start(WRK.format(pace=scene.pace, address=HOST), **pipes)
+    pings = [pinging(host, topology.web.ip, 71), pinging(host, FAR, 72, within=inside)]
+    wrk = outside.start(WRK.format(pace=topology.pace, address=HOST), **pipes)
     iperf = outside.start(f"iperf3 -c {HOST} -t 3600 -b 50M -i 1 --forceflush", **pipes)
-    resets, began = aborted(host, outside, scene.web), time.monotonic()
+    resets, began = aborted(host, outside, topology.web), time.monotonic()
     time.sleep(1)
     yield
     seconds = time.monotonic() - began
@@ -81,7 +81,7 @@ def traffic(scene: Scene) -> Iterator[None]:
     assert "error" not in streamed.replace("iperf3: interrupt", ""), streamed
     assert all(rate > 0 for rate in intervals[:-2]), streamed
     assert all(sent > 100 * seconds and lost == 0 for sent, lost in echoes), echoes
-    assert aborted(host, outside, scene.web) == resets
+    assert aborted(host, outside, topology.web) == resets
     print(
         f"\n{seconds:.0f} s; echo requests: {echoes[0][0]} and {echoes[1][0]}, none lost; "
         f"{requests} requests, no error; {len(intervals)} s of stream"
@@ -116,15 +116,15 @@ def whole(host: Host) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_s30_a_hundred_commands_about_others_disturb_nobody(scene: Scene, traffic: None) -> None:
+def test_s30_a_hundred_commands_about_others_disturb_nobody(topology: Topology, traffic: None) -> None:
     for number in range(ROUNDS):
         for command in unrelated(number):
-            scene.host.ctl(command)
-    whole(scene.host)
+            topology.host.ctl(command)
+    whole(topology.host)
 
 
-def test_s30_commands_that_are_killed_at_random_disturb_nobody(scene: Scene, traffic: None) -> None:
-    dice, host = random.Random(SEED), scene.host
+def test_s30_commands_that_are_killed_at_random_disturb_nobody(topology: Topology, traffic: None) -> None:
+    dice, host = random.Random(SEED), topology.host
     killed = 0
     for number in itertools.count():
         for command in unrelated(number % 100):
@@ -154,19 +154,21 @@ def other(tmp_path: Path) -> Version:
     return built(tmp_path / "other", "conn_gc", conn_gc=("(SECOND / 10)", "(SECOND / 5)"))
 
 
-def test_s30_ten_upgrades_and_downgrades_disturb_nobody(scene: Scene, other: Version, traffic: None) -> None:
+def test_s30_ten_upgrades_and_downgrades_disturb_nobody(
+    topology: Topology, other: Version, traffic: None
+) -> None:
     try:
         for _ in range(UPGRADES):
             for version in (other, None):
-                as_version(scene.host, version)
-                assert "replaced" in scene.host.ctl("upgrade")
+                as_version(topology.host, version)
+                assert "replaced" in topology.host.ctl("upgrade")
     finally:
-        as_version(scene.host, None)
-    whole(scene.host)
+        as_version(topology.host, None)
+    whole(topology.host)
 
 
-def test_s30_repairing_the_others_disturbs_nobody(scene: Scene, traffic: None) -> None:
-    host = scene.host
+def test_s30_repairing_the_others_disturbs_nobody(topology: Topology, traffic: None) -> None:
+    host = topology.host
     host.run("victim", "--network others -p 9900:80,deny=198.51.100.9")
     damages: list[Callable[[], object]] = [
         lambda: host.sh(f"ip link del {veth(host, 'victim', 'others')}"),

@@ -31,7 +31,7 @@ HOOKS = {"from_container": "ingress", "from_host": "egress", "from_uplink": "ing
 BPF_LINK_TYPE_TCX = 11
 
 
-class Scene(NamedTuple):
+class Topology(NamedTuple):
     host: Host
     attach: str
     web: Box  # publishes 8081:80
@@ -42,7 +42,7 @@ class Scene(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=BOTH_WAYS)
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     host = Host(tmp_path_factory.mktemp("host"), attach=request.param)
     try:
         host.ctl("network create elsewhere")
@@ -50,7 +50,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "network create -o com.docker.network.bridge.enable_icc=false "
             "-o com.docker.network.bridge.name=alone alone"
         )
-        yield Scene(
+        yield Topology(
             host,
             request.param,
             box(host, "web", "-p 8081:80 -p 8081:80/udp"),
@@ -70,9 +70,9 @@ def filters(host: Host, device: str, side: str) -> list[str]:
     return [name.partition(":")[0] for name in found if name]
 
 
-def test_the_programs_are_attached_in_the_way_that_was_asked_for(scene: Scene) -> None:
+def test_the_programs_are_attached_in_the_way_that_was_asked_for(topology: Topology) -> None:
     """Each to its side of every device, and nothing else is there."""
-    host = scene.host
+    host = topology.host
     names = {d["ifname"]: d["ifindex"] for d in json.loads(host.sh("ip -j link"))}
     hook_of = {name: "from_container" for name in names if name.startswith("veth")}
     hook_of |= {name: "from_host" for name in names if name in ("dp0", "alone") or name.startswith("dp-")}
@@ -82,7 +82,7 @@ def test_the_programs_are_attached_in_the_way_that_was_asked_for(scene: Scene) -
     for name, hook in hook_of.items():
         pin = links / f"{hook}-{names[name]}"
         as_filters = [filters(host, name, side) for side in ("ingress", "egress")]
-        if scene.attach == "tcx":
+        if topology.attach == "tcx":
             link = json.loads(host.sh(f"bpftool -j link show pinned {pin}"))
             program = json.loads(host.sh(f"bpftool -j prog show id {link['prog_id']}"))
             assert (link["type"], program["name"]) == (BPF_LINK_TYPE_TCX, hook)
@@ -93,55 +93,55 @@ def test_the_programs_are_attached_in_the_way_that_was_asked_for(scene: Scene) -
             assert hook in host.sh(f"bpftool net show dev {name}")
 
 
-def test_members_reach_each_other_and_the_host_and_other_networks_do_not(scene: Scene) -> None:
-    assert reaches(scene.peer.try_, scene.web.ip, 3)
-    assert reaches(scene.peer.try_, scene.peer.gateway) and reaches(scene.host.try_, scene.web.ip)
-    with serving(scene.web, "tcp", 7700) as server:
-        assert call(scene.peer, "tcp", scene.web.ip, 7700).seen == scene.peer.ip
-        assert call(scene.host, "tcp", scene.web.ip, 7700).seen == scene.web.gateway
+def test_members_reach_each_other_and_the_host_and_other_networks_do_not(topology: Topology) -> None:
+    assert reaches(topology.peer.try_, topology.web.ip, 3)
+    assert reaches(topology.peer.try_, topology.peer.gateway) and reaches(topology.host.try_, topology.web.ip)
+    with serving(topology.web, "tcp", 7700) as server:
+        assert call(topology.peer, "tcp", topology.web.ip, 7700).seen == topology.peer.ip
+        assert call(topology.host, "tcp", topology.web.ip, 7700).seen == topology.web.gateway
         server.peers.clear()
-        assert fails(scene.other, "tcp", scene.web.ip, 7700)
-        assert unreachable(scene.other, scene.web.ip)
+        assert fails(topology.other, "tcp", topology.web.ip, 7700)
+        assert unreachable(topology.other, topology.web.ip)
         assert not server.peers
 
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_a_published_port_is_reached_from_everywhere(scene: Scene, proto: str) -> None:
+def test_a_published_port_is_reached_from_everywhere(topology: Topology, proto: str) -> None:
     """Hairpin too."""
-    gateway = scene.web.gateway
-    with serving(scene.web, proto, 80):
-        assert call(scene.host.outside, proto, HOST, 8081).seen == OUTSIDE
-        assert call(scene.host, proto, "127.0.0.1", 8081).seen == gateway
-        assert call(scene.host, proto, HOST, 8081).seen == HOST
-        assert call(scene.other, proto, HOST, 8081).seen == scene.other.ip
-        assert call(scene.peer, proto, HOST, 8081).seen == gateway
-        assert call(scene.web, proto, HOST, 8081).seen == gateway
-    assert fails(scene.host.outside, proto, HOST, 8081, PATIENCE) == errno.ECONNREFUSED
+    gateway = topology.web.gateway
+    with serving(topology.web, proto, 80):
+        assert call(topology.host.outside, proto, HOST, 8081).seen == OUTSIDE
+        assert call(topology.host, proto, "127.0.0.1", 8081).seen == gateway
+        assert call(topology.host, proto, HOST, 8081).seen == HOST
+        assert call(topology.other, proto, HOST, 8081).seen == topology.other.ip
+        assert call(topology.peer, proto, HOST, 8081).seen == gateway
+        assert call(topology.web, proto, HOST, 8081).seen == gateway
+    assert fails(topology.host.outside, proto, HOST, 8081, PATIENCE) == errno.ECONNREFUSED
 
 
-def test_containers_go_out_with_the_hosts_address(scene: Scene) -> None:
-    for client in (scene.web, scene.other, scene.alone):
+def test_containers_go_out_with_the_hosts_address(topology: Topology) -> None:
+    for client in (topology.web, topology.other, topology.alone):
         assert reaches(client.try_, OUTSIDE)
         for proto in ("tcp", "udp"):
-            with serving(scene.host.outside, proto, 7701, FAR):
+            with serving(topology.host.outside, proto, 7701, FAR):
                 assert call(client, proto, FAR, 7701).seen == HOST
             assert fails(client, proto, FAR, 7701, PATIENCE) == errno.ECONNREFUSED
-    shown = scene.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
-    assert [line.split()[1] for line in shown.splitlines()[1:]] == [scene.web.gateway, OUTSIDE]
+    shown = topology.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
+    assert [line.split()[1] for line in shown.splitlines()[1:]] == [topology.web.gateway, OUTSIDE]
 
 
-def test_without_icc_only_a_link_leads_to_a_neighbour(scene: Scene) -> None:
-    with serving(scene.alone, "tcp", 80), serving(scene.alone, "tcp", 81):
-        assert call(scene.linked, "tcp", scene.alone.ip, 80).seen == scene.linked.ip
-        assert fails(scene.linked, "tcp", scene.alone.ip, 81)
-    assert unreachable(scene.alone, scene.linked.ip)
-    assert reaches(scene.alone.try_, scene.alone.gateway)
+def test_without_icc_only_a_link_leads_to_a_neighbour(topology: Topology) -> None:
+    with serving(topology.alone, "tcp", 80), serving(topology.alone, "tcp", 81):
+        assert call(topology.linked, "tcp", topology.alone.ip, 80).seen == topology.linked.ip
+        assert fails(topology.linked, "tcp", topology.alone.ip, 81)
+    assert unreachable(topology.alone, topology.linked.ip)
+    assert reaches(topology.alone.try_, topology.alone.gateway)
 
 
-def test_raw_frames_and_spoofed_ones_reach_nobody(scene: Scene) -> None:
-    me, you = scene.peer, scene.web
-    with taps(me, you, scene.other, (scene.host, "dp0")) as (sender, *watching):
-        before = counters(scene.host)
+def test_raw_frames_and_spoofed_ones_reach_nobody(topology: Topology) -> None:
+    me, you = topology.peer, topology.web
+    with taps(me, you, topology.other, (topology.host, "dp0")) as (sender, *watching):
+        before = counters(topology.host)
         kinds = (0x26, 0x8847, 0x88B5, 0x88CC)
         for kind in kinds:
             sender.send(pk.ethernet(you.mac, me.mac, kind, bytes(46)))
@@ -154,12 +154,12 @@ def test_raw_frames_and_spoofed_ones_reach_nobody(scene: Scene) -> None:
             sender.send(pk.ethernet(you.mac, me.mac, kind, tagged))
         claim = pk.arp(pk.REPLY, me.mac, me.gateway, you.mac, you.ip)
         sender.send(pk.ethernet(you.mac, me.mac, pk.ETH_ARP, claim))
-        gateway = device_mac(scene.host, "dp0")
-        elsewhere = pk.ipv4(me.ip, scene.other.ip, udp)
+        gateway = device_mac(topology.host, "dp0")
+        elsewhere = pk.ipv4(me.ip, topology.other.ip, udp)
         sender.send(pk.ethernet(gateway, me.mac, pk.ETH_IPV4, elsewhere))
         settle()
         assert not from_([frame for tap in watching for frame in tap.frames()], me)
-        assert rises(before, counters(scene.host)) == {
+        assert rises(before, counters(topology.host)) == {
             "DROP_ETHERTYPE": len(kinds),
             "DROP_SPOOFED_ADDR": 4,
             "DROP_SPOOFED_MAC": 1,

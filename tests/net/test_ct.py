@@ -25,7 +25,7 @@ Maker = Callable[..., Host]
 
 
 @dataclass
-class Scene:
+class Topology:
     host: Host
     web: Box
     app: Box
@@ -46,14 +46,14 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
         host.preloaded = True
         plug_ipv6(host)
         host.ctl("network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 net")
-        yield Scene(
+        yield Topology(
             host,
             box(host, "web", "--network net -p 8081:80 -p 8081:80/udp"),
             box(host, "app", "--network net"),
@@ -61,7 +61,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def scene(shared: Scene) -> Scene:
+def topology(shared: Topology) -> Topology:
     """Without connections."""
     shared.flush()
     return shared
@@ -86,15 +86,15 @@ def talking(client: Any, server: Any, asked: str, port: int, at: int, source: st
             yield int(ours.getsockname()[1])
 
 
-def test_a_published_ports_connection_is_one_row(scene: Scene) -> None:
-    with talking(scene.host.outside, scene.web, HOST, 8081, 80) as port:
-        (row,) = scene.ls()
+def test_a_published_ports_connection_is_one_row(topology: Topology) -> None:
+    with talking(topology.host.outside, topology.web, HOST, 8081, 80) as port:
+        (row,) = topology.ls()
     assert row == {
         "Protocol": "tcp",
         "Source": f"{OUTSIDE}:{port}",
         "Destination": f"{HOST}:8081",
         "NatSource": f"{OUTSIDE}:{port}",
-        "NatDestination": f"{scene.web.ip}:80",
+        "NatDestination": f"{topology.web.ip}:80",
         "State": "established",
         "Idle": "0",
         "Expires": str(24 * 3600),
@@ -103,48 +103,48 @@ def test_a_published_ports_connection_is_one_row(scene: Scene) -> None:
     }
 
 
-def test_a_masqueraded_connection_is_one_row(scene: Scene) -> None:
-    with talking(scene.app, scene.host.outside, OUTSIDE6, 7000, 7000) as port:
-        (row,) = scene.ls()
-    assert (row["Source"], row["Destination"]) == (f"[{scene.app.ip6}]:{port}", f"[{OUTSIDE6}]:7000")
+def test_a_masqueraded_connection_is_one_row(topology: Topology) -> None:
+    with talking(topology.app, topology.host.outside, OUTSIDE6, 7000, 7000) as port:
+        (row,) = topology.ls()
+    assert (row["Source"], row["Destination"]) == (f"[{topology.app.ip6}]:{port}", f"[{OUTSIDE6}]:7000")
     assert row["NatSource"].startswith(f"[{HOST6}]:")
     assert (row["NatDestination"], row["Containers"]) == (f"[{OUTSIDE6}]:7000", "app")
 
 
-def test_a_table(scene: Scene) -> None:
-    with talking(scene.app, scene.web, HOST, 8081, 80):
-        head, line = scene.host.ctl("ct ls").splitlines()
+def test_a_table(topology: Topology) -> None:
+    with talking(topology.app, topology.web, HOST, 8081, 80):
+        head, line = topology.host.ctl("ct ls").splitlines()
     assert head.split("  ")[0] == "PROTO"
     assert line.endswith("app,web")
 
 
-def test_states(scene: Scene) -> None:
+def test_states(topology: Topology) -> None:
     def states() -> list[str]:
-        return [row["State"] for row in scene.ls("--proto tcp")]
+        return [row["State"] for row in topology.ls("--proto tcp")]
 
-    with opened(scene.app) as client:
+    with opened(topology.app) as client:
         client.settimeout(0.1)
         with pytest.raises(TimeoutError):
             client.connect(("192.0.2.99", 7000))  # nobody has that address
         assert states() == ["new"]
-        assert scene.usage("app") == (0, 1)
-    scene.flush()
-    with talking(scene.app, scene.host.outside, OUTSIDE, 7000, 7000):
+        assert topology.usage("app") == (0, 1)
+    topology.flush()
+    with talking(topology.app, topology.host.outside, OUTSIDE, 7000, 7000):
         assert states() == ["established"]
-    with serving(scene.host.outside, "tcp", 7000):
-        call(scene.app, "tcp", OUTSIDE, 7000)
+    with serving(topology.host.outside, "tcp", 7000):
+        call(topology.app, "tcp", OUTSIDE, 7000)
     assert "closed" in states()
-    (row, *_) = scene.ls("--state closed")
+    (row, *_) = topology.ls("--state closed")
     assert 0 < int(row["Expires"]) <= 10
 
 
-def test_icmp_and_udp(scene: Scene) -> None:
-    scene.app.sh(f"ping -n -q -c 1 -W 60 {OUTSIDE}")
-    scene.app.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
-    with serving(scene.host.outside, "udp", 7000):
-        call(scene.app, "udp", OUTSIDE, 7000)
-    assert sorted(row["Protocol"] for row in scene.ls()) == ["icmp", "icmpv6", "udp"]
-    assert len(scene.ls("--proto icmpv6")) == 1
+def test_icmp_and_udp(topology: Topology) -> None:
+    topology.app.sh(f"ping -n -q -c 1 -W 60 {OUTSIDE}")
+    topology.app.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
+    with serving(topology.host.outside, "udp", 7000):
+        call(topology.app, "udp", OUTSIDE, 7000)
+    assert sorted(row["Protocol"] for row in topology.ls()) == ["icmp", "icmpv6", "udp"]
+    assert len(topology.ls("--proto icmpv6")) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,53 +167,53 @@ def test_icmp_and_udp(scene: Scene) -> None:
         ("--state closing", set()),
     ],
 )
-def test_filters(scene: Scene, words: str, found: set[str]) -> None:
+def test_filters(topology: Topology, words: str, found: set[str]) -> None:
     with (
-        talking(scene.host.outside, scene.web, HOST, 8081, 80) as a,
-        talking(scene.app, scene.host.outside, OUTSIDE, 7000, 7000) as b,
-        talking(scene.app, scene.host.outside, OUTSIDE6, 7001, 7001) as c,
+        talking(topology.host.outside, topology.web, HOST, 8081, 80) as a,
+        talking(topology.app, topology.host.outside, OUTSIDE, 7000, 7000) as b,
+        talking(topology.app, topology.host.outside, OUTSIDE6, 7001, 7001) as c,
     ):
         names = {str(a): "in", str(b): "out", str(c): "six"}
         # The one listening socket of port 80 is taken: another port of the same server.
-        scene.host.ctl("port add web 8082:81")
+        topology.host.ctl("port add web 8082:81")
         try:
-            with talking(scene.app, scene.web, HOST, 8082, 81) as d:
+            with talking(topology.app, topology.web, HOST, 8082, 81) as d:
                 names[str(d)] = "between"
-                assert {names[row["Source"].rpartition(":")[2]] for row in scene.ls(words)} == found
-                assert scene.flush(words) == len(found)
-                assert scene.ls(words) == []
-                assert len(scene.ls()) == 4 - len(found)
+                assert {names[row["Source"].rpartition(":")[2]] for row in topology.ls(words)} == found
+                assert topology.flush(words) == len(found)
+                assert topology.ls(words) == []
+                assert len(topology.ls()) == 4 - len(found)
         finally:
-            scene.host.ctl("port rm web 8082:81")
+            topology.host.ctl("port rm web 8082:81")
 
 
-def test_flush_takes_both_halves_and_the_account(scene: Scene) -> None:
+def test_flush_takes_both_halves_and_the_account(topology: Topology) -> None:
     with (
-        talking(scene.app, scene.host.outside, OUTSIDE, 7000, 7000),
-        talking(scene.app, scene.host.outside, OUTSIDE, 7001, 7001),
+        talking(topology.app, topology.host.outside, OUTSIDE, 7000, 7000),
+        talking(topology.app, topology.host.outside, OUTSIDE, 7001, 7001),
     ):
-        assert scene.usage("app")[0] == 2
-        assert scene.flush(f"--dst {OUTSIDE}") == 2
-        assert scene.usage("app") == (0, 0)
-        found = Dataplane.find(scene.host.bpffs / "datapath")
+        assert topology.usage("app")[0] == 2
+        assert topology.flush(f"--dst {OUTSIDE}") == 2
+        assert topology.usage("app") == (0, 0)
+        found = Dataplane.find(topology.host.bpffs / "datapath")
         assert found is not None
         with found:
             assert (found.conns.count(), found.pending.count()) == (0, 0)
 
 
-def test_a_flushed_conversation_goes_on_as_a_new_one(scene: Scene) -> None:
-    with serving(scene.host.outside, "udp", 7000), opened(scene.app, KINDS["udp"]) as client:
+def test_a_flushed_conversation_goes_on_as_a_new_one(topology: Topology) -> None:
+    with serving(topology.host.outside, "udp", 7000), opened(topology.app, KINDS["udp"]) as client:
         client.connect((OUTSIDE, 7000))
         for _ in range(2):
             client.send(b"?")
             assert client.recv(100)
-            assert scene.flush() == 1
+            assert topology.flush() == 1
 
 
-def test_stats(scene: Scene) -> None:
-    with talking(scene.app, scene.host.outside, OUTSIDE, 7000, 7000):
-        rows = [json.loads(line) for line in scene.host.ctl("ct stats --format json").splitlines()]
-        text = scene.host.ctl("ct stats")
+def test_stats(topology: Topology) -> None:
+    with talking(topology.app, topology.host.outside, OUTSIDE, 7000, 7000):
+        rows = [json.loads(line) for line in topology.host.ctl("ct stats --format json").splitlines()]
+        text = topology.host.ctl("ct stats")
     assert {"Table": "conns", "State": "established", "Connections": "1"} in rows
     tables = {row["Map"]: (row["Used"], row["Max"]) for row in rows if "Map" in row}
     assert tables["conns"] == ("2", str(2 * 262144))
@@ -222,15 +222,17 @@ def test_stats(scene: Scene) -> None:
     assert "TABLE" in text and "CONTAINER" in text
 
 
-def test_a_removed_endpoint_takes_its_connections_and_gives_them_back_to_its_peers(scene: Scene) -> None:
-    gone = box(scene.host, "gone", "--network net -p 8083-8084:80-81")
-    with talking(scene.app, gone, HOST, 8083, 80), talking(scene.host.outside, gone, HOST, 8084, 81):
-        assert scene.usage("app")[0] == 1
-        assert scene.usage("gone")[0] == 1
-        scene.host.ctl("rm -f gone")
-        assert scene.ls() == []
-        assert scene.usage("app")[0] == 0
-    found = Dataplane.find(scene.host.bpffs / "datapath")
+def test_a_removed_endpoint_takes_its_connections_and_gives_them_back_to_its_peers(
+    topology: Topology,
+) -> None:
+    gone = box(topology.host, "gone", "--network net -p 8083-8084:80-81")
+    with talking(topology.app, gone, HOST, 8083, 80), talking(topology.host.outside, gone, HOST, 8084, 81):
+        assert topology.usage("app")[0] == 1
+        assert topology.usage("gone")[0] == 1
+        topology.host.ctl("rm -f gone")
+        assert topology.ls() == []
+        assert topology.usage("app")[0] == 0
+    found = Dataplane.find(topology.host.bpffs / "datapath")
     assert found is not None
     with found:
         assert len(found.quotas) <= 2

@@ -152,7 +152,7 @@ def echoes(place: Place, address: str, port: int, seconds: float = PATIENCE) -> 
 
 
 @dataclass
-class Scene:
+class Topology:
     """`web` has the crowd's connections, by ports 9000 to 9000 + `processes` - 1, and publishes 8081 and UDP
     8082, where nobody listens, and 8083, where somebody answers everything."""
 
@@ -165,7 +165,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     processes = -(-CROWD // PER_PROCESS)
     last = 9000 + processes - 1
     with ExitStack() as stack:
@@ -189,7 +189,7 @@ def scene(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
         print(f"{crowd.size} connections in {time.monotonic() - began:.1f} s")
         assert (crowd.size, going.size) == (CROWD, 1000)
         assert (crowd.lost(), going.lost()) == (0, 0)
-        yield Scene(host, web, app, crowd, going, from_outside(flood, host))
+        yield Topology(host, web, app, crowd, going, from_outside(flood, host))
 
 
 @pytest.mark.parametrize(
@@ -204,48 +204,50 @@ def scene(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
     ],
     ids=["syn to the crowd", "syn", "udp", "answered udp", "syn to all ports", "udp to all ports"],
 )
-def test_established_connections_survive_a_flood(scene: Scene, kind: str, ports: tuple[int, int]) -> None:
+def test_established_connections_survive_a_flood(
+    topology: Topology, kind: str, ports: tuple[int, int]
+) -> None:
     """From random addresses. The connections are idle meanwhile: one that speaks is new in every table."""
-    before, began = counters(scene.host), time.monotonic()
-    scene.flood(kind, ports, FLOOD)
-    took, after = time.monotonic() - began, counters(scene.host)
+    before, began = counters(topology.host), time.monotonic()
+    topology.flood(kind, ports, FLOOD)
+    took, after = time.monotonic() - began, counters(topology.host)
     seen = sum(after[name] - before[name] for name in after) - after["UNCONFIRMED"] + before["UNCONFIRMED"]
     assert seen >= FLOOD * 0.9, "the flood did not arrive"
-    lost = scene.crowd.lost(), scene.going.lost()
+    lost = topology.crowd.lost(), topology.going.lost()
     print(f"{FLOOD} packets in {took:.1f} s, of {CROWD} connections lost {lost[0]}, of 1000 {lost[1]}")
     assert lost == (0, 0)
-    assert echoes(scene.host.outside, HOST, 9000)
-    assert echoes(scene.app, OUTSIDE, 7000)
+    assert echoes(topology.host.outside, HOST, 9000)
+    assert echoes(topology.app, OUTSIDE, 7000)
 
 
-def test_new_connections_work_during_a_flood(scene: Scene) -> None:
+def test_new_connections_work_during_a_flood(topology: Topology) -> None:
     """In both directions; to the very socket that is flooded."""
-    before = counters(scene.host)
-    with scene.flood.going_on("syn", (9000, 9000), 1 << 40), eventually() as until:
-        until(lambda: sum(counters(scene.host).values()) > sum(before.values()) + 1000)
+    before = counters(topology.host)
+    with topology.flood.going_on("syn", (9000, 9000), 1 << 40), eventually() as until:
+        until(lambda: sum(counters(topology.host).values()) > sum(before.values()) + 1000)
         for _ in range(20):
-            assert echoes(scene.host.outside, HOST, 9000)
-            assert echoes(scene.app, OUTSIDE, 7000)
-    assert (scene.crowd.lost(), scene.going.lost()) == (0, 0)
+            assert echoes(topology.host.outside, HOST, 9000)
+            assert echoes(topology.app, OUTSIDE, 7000)
+    assert (topology.crowd.lost(), topology.going.lost()) == (0, 0)
 
 
-def test_a_container_that_opens_without_end_disturbs_no_other(scene: Scene, flood: Path) -> None:
-    greedy = box(scene.host, "greedy")
+def test_a_container_that_opens_without_end_disturbs_no_other(topology: Topology, flood: Path) -> None:
+    greedy = box(topology.host, "greedy")
     try:
-        sender = from_container(flood, scene.host, greedy)
+        sender = from_container(flood, topology.host, greedy)
         for kind in ("udp", "syn"):
-            before = counters(scene.host)
+            before = counters(topology.host)
             with (
                 sender.going_on(kind, (20000, 40000), 1 << 40, source=greedy.ip, to=OUTSIDE),
                 eventually() as until,
             ):
-                until(lambda b=before: "DROP_LIMIT" in rises(b, counters(scene.host)))  # type: ignore[misc]
+                until(lambda b=before: "DROP_LIMIT" in rises(b, counters(topology.host)))  # type: ignore[misc]
                 for _ in range(20):
-                    assert echoes(scene.app, OUTSIDE, 7000)
-                    assert echoes(scene.host.outside, HOST, 9000)
-        assert (scene.crowd.lost(), scene.going.lost()) == (0, 0)
+                    assert echoes(topology.app, OUTSIDE, 7000)
+                    assert echoes(topology.host.outside, HOST, 9000)
+        assert (topology.crowd.lost(), topology.going.lost()) == (0, 0)
     finally:
-        scene.host.ctl("rm -f greedy")
+        topology.host.ctl("rm -f greedy")
 
 
 # ---- limits ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def plug_ipv6(host: Host) -> None:
 
 
 @dataclass
-class Scene:
+class Topology:
     """`beyond`: a machine one router further, behind a link that takes less. Networks: `a` and `b` have both
     families, `six` only IPv6, the default one only IPv4."""
 
@@ -47,7 +47,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
@@ -66,7 +66,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         host.ctl("network create --ipv6 --subnet 2001:db8:b::/64 --subnet 10.9.0.0/24 b")
         host.ctl("network create --ipv4=false --ipv6 --subnet fd66::/64 six")
         ports = "-p 8081:80 -p 8081:80/udp -p [::1]:8082:80 -p 8084-8086:84-86"
-        yield Scene(
+        yield Topology(
             host,
             beyond,
             web=box(host, "web", f"--network a {ports} -p [{HOST6}]:8083:80"),
@@ -83,26 +83,26 @@ BOTH = pytest.mark.parametrize("proto", ["tcp", "udp"])
 # ---- what is there ---------------------------------------------------------------------------------
 
 
-def test_a_network_without_a_prefix_gets_a_unique_local_one(scene: Scene) -> None:
-    four, six = scene.host.network("a")["IPAM"]["Config"]
+def test_a_network_without_a_prefix_gets_a_unique_local_one(topology: Topology) -> None:
+    four, six = topology.host.network("a")["IPAM"]["Config"]
     assert re.fullmatch(r"fd[0-9a-f]{2}:[0-9a-f:]+::/64", six["Subnet"])
     assert six["Gateway"] == six["Subnet"].replace("::/64", "::1")
     assert ":" not in four["Subnet"]
-    assert scene.web.ip6 == six["Subnet"].replace("::/64", "::2")
-    shown = scene.web.sh("ip -6 -j route show default")
+    assert topology.web.ip6 == six["Subnet"].replace("::/64", "::2")
+    shown = topology.web.sh("ip -6 -j route show default")
     assert json.loads(shown)[0]["gateway"] == six["Gateway"]
 
 
-def test_the_host_forwards_only_by_its_gateway_devices(scene: Scene) -> None:
+def test_the_host_forwards_only_by_its_gateway_devices(topology: Topology) -> None:
     def forwarding(device: str) -> str:
-        return scene.host.sh(f"cat /proc/sys/net/ipv6/conf/{device}/forwarding")
+        return topology.host.sh(f"cat /proc/sys/net/ipv6/conf/{device}/forwarding")
 
-    device = next(n for n in scene.host.sh("ls /proc/sys/net/ipv6/conf").split() if n.startswith("dp-"))
+    device = next(n for n in topology.host.sh("ls /proc/sys/net/ipv6/conf").split() if n.startswith("dp-"))
     assert [forwarding(name) for name in ("all", "default", "eth0", device)] == ["0", "0", "0", "1"]
 
 
-def test_ps_port_ls_and_inspect_show_both_families_as_docker_does(scene: Scene) -> None:
-    host = scene.host
+def test_ps_port_ls_and_inspect_show_both_families_as_docker_does(topology: Topology) -> None:
+    host = topology.host
     shown = dict(
         line.split(" ", 1) for line in host.ctl(["ps", "--format", "{{.Names}} {{.Ports}}"]).splitlines()
     )
@@ -123,114 +123,116 @@ def test_ps_port_ls_and_inspect_show_both_families_as_docker_does(scene: Scene) 
     assert {"HostIp": "::1", "HostPort": "8082"} in ports["80/tcp"]
 
 
-def test_members_of_a_network_find_each_other(scene: Scene) -> None:
-    scene.other.sh(f"ping -6 -n -q -c 2 -l 2 -i 60 -W 60 {scene.web.ip6}")
-    scene.other.sh(f"ping -6 -n -q -c 1 -W 60 {scene.host.network('a')['IPAM']['Config'][1]['Gateway']}")
-    scene.host.sh(f"ping -6 -n -q -c 1 -W 60 {scene.web.ip6}")
-    scene.host.sh(f"ping -6 -n -q -c 1 -W 60 {scene.six.ip6}")
+def test_members_of_a_network_find_each_other(topology: Topology) -> None:
+    topology.other.sh(f"ping -6 -n -q -c 2 -l 2 -i 60 -W 60 {topology.web.ip6}")
+    topology.other.sh(
+        f"ping -6 -n -q -c 1 -W 60 {topology.host.network('a')['IPAM']['Config'][1]['Gateway']}"
+    )
+    topology.host.sh(f"ping -6 -n -q -c 1 -W 60 {topology.web.ip6}")
+    topology.host.sh(f"ping -6 -n -q -c 1 -W 60 {topology.six.ip6}")
 
 
-def test_networks_are_apart(scene: Scene) -> None:
-    for target in (scene.web, scene.six):
-        assert scene.foreign.try_(f"ping -6 -n -q -c 1 -W 0.3 {target.ip6}").returncode != 0
+def test_networks_are_apart(topology: Topology) -> None:
+    for target in (topology.web, topology.six):
+        assert topology.foreign.try_(f"ping -6 -n -q -c 1 -W 0.3 {target.ip6}").returncode != 0
 
 
-def test_an_address_that_somebody_has_is_found_to_be_a_duplicate(scene: Scene) -> None:
-    scene.other.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=1 net.ipv6.conf.eth0.dad_transmits=1")
+def test_an_address_that_somebody_has_is_found_to_be_a_duplicate(topology: Topology) -> None:
+    topology.other.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=1 net.ipv6.conf.eth0.dad_transmits=1")
     try:
-        for taken in (scene.web.ip6, scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]):
-            scene.other.sh(f"ip -6 address add {taken}/64 dev eth0")
+        for taken in (topology.web.ip6, topology.host.network("a")["IPAM"]["Config"][1]["Gateway"]):
+            topology.other.sh(f"ip -6 address add {taken}/64 dev eth0")
             with eventually() as until:
-                until(lambda: "tentative" not in scene.other.sh("ip -6 address show dev eth0 -dadfailed"))
-            assert taken in scene.other.sh("ip -6 address show dev eth0 dadfailed")
-            scene.other.sh(f"ip -6 address del {taken}/64 dev eth0")
-        free = scene.web.ip6.removesuffix("2") + "77"
-        scene.other.sh(f"ip -6 address add {free}/64 dev eth0")
+                until(lambda: "tentative" not in topology.other.sh("ip -6 address show dev eth0 -dadfailed"))
+            assert taken in topology.other.sh("ip -6 address show dev eth0 dadfailed")
+            topology.other.sh(f"ip -6 address del {taken}/64 dev eth0")
+        free = topology.web.ip6.removesuffix("2") + "77"
+        topology.other.sh(f"ip -6 address add {free}/64 dev eth0")
         with eventually() as until:
-            until(lambda: "tentative" not in scene.other.sh("ip -6 address show dev eth0"))
-        assert free not in scene.other.sh("ip -6 address show dev eth0 dadfailed")
-        scene.other.sh(f"ip -6 address del {free}/64 dev eth0")
+            until(lambda: "tentative" not in topology.other.sh("ip -6 address show dev eth0"))
+        assert free not in topology.other.sh("ip -6 address show dev eth0 dadfailed")
+        topology.other.sh(f"ip -6 address del {free}/64 dev eth0")
     finally:
-        scene.other.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")
+        topology.other.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")
 
 
 # ---- published ports ---------------------------------------------------------------------------------
 
 
 @BOTH
-def test_from_outside_the_server_sees_the_clients_own_address(scene: Scene, proto: str) -> None:
-    with serving(scene.web, proto, 80, "::"):
-        for place, address in ((scene.host.outside, OUTSIDE6), (scene.beyond, BEYOND6)):
+def test_from_outside_the_server_sees_the_clients_own_address(topology: Topology, proto: str) -> None:
+    with serving(topology.web, proto, 80, "::"):
+        for place, address in ((topology.host.outside, OUTSIDE6), (topology.beyond, BEYOND6)):
             answer = call(place, proto, HOST6, 8081)
             assert (answer.seen, answer.peer, answer.peer_port) == (address, HOST6, 8081)
 
 
 @BOTH
 @pytest.mark.parametrize("address", ["::1", HOST6, "gateway"])
-def test_from_the_host_by_each_of_its_addresses(scene: Scene, proto: str, address: str) -> None:
-    gateway = scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]
+def test_from_the_host_by_each_of_its_addresses(topology: Topology, proto: str, address: str) -> None:
+    gateway = topology.host.network("a")["IPAM"]["Config"][1]["Gateway"]
     asked = gateway if address == "gateway" else address
-    with serving(scene.web, proto, 80, "::"):
-        answer = call(scene.host, proto, asked, 8081)
+    with serving(topology.web, proto, 80, "::"):
+        answer = call(topology.host, proto, asked, 8081)
     assert answer.seen in (gateway, asked)
     assert answer.seen != "::1"
     assert (answer.peer, answer.peer_port) == (asked, 8081)
 
 
-def test_a_port_at_loopback_is_the_hosts_alone(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 80, "::"):
-        assert call(scene.host, "tcp", "::1", 8082).peer == "::1"
-        for place in (scene.host.outside, scene.other, scene.foreign):
+def test_a_port_at_loopback_is_the_hosts_alone(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 80, "::"):
+        assert call(topology.host, "tcp", "::1", 8082).peer == "::1"
+        for place in (topology.host.outside, topology.other, topology.foreign):
             assert fails(place, "tcp", HOST6, 8082)
-        assert fails(scene.host, "tcp", HOST6, 8082)
-        assert fails(scene.host, "tcp", "127.0.0.1", 8082)
+        assert fails(topology.host, "tcp", HOST6, 8082)
+        assert fails(topology.host, "tcp", "127.0.0.1", 8082)
 
 
-def test_a_port_at_one_address_answers_there_only(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 80, "::"):
-        assert call(scene.host.outside, "tcp", HOST6, 8083).peer == HOST6
-        assert fails(scene.host, "tcp", "::1", 8083)
-        assert fails(scene.host.outside, "tcp", "192.0.2.1", 8083)
-
-
-@BOTH
-def test_from_containers_of_the_same_and_of_another_network(scene: Scene, proto: str) -> None:
-    gateway = scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]
-    with serving(scene.web, proto, 80, "::"):
-        assert call(scene.other, proto, HOST6, 8081).seen == gateway
-        answer = call(scene.foreign, proto, HOST6, 8081)
-        assert (answer.seen, answer.peer) == (scene.foreign.ip6, HOST6)
-        assert call(scene.other, proto, gateway, 8081).peer == gateway
+def test_a_port_at_one_address_answers_there_only(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 80, "::"):
+        assert call(topology.host.outside, "tcp", HOST6, 8083).peer == HOST6
+        assert fails(topology.host, "tcp", "::1", 8083)
+        assert fails(topology.host.outside, "tcp", "192.0.2.1", 8083)
 
 
 @BOTH
-def test_hairpin(scene: Scene, proto: str) -> None:
-    with serving(scene.web, proto, 80, "::"):
-        answer = call(scene.web, proto, HOST6, 8081)
-        assert answer.seen == scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]
+def test_from_containers_of_the_same_and_of_another_network(topology: Topology, proto: str) -> None:
+    gateway = topology.host.network("a")["IPAM"]["Config"][1]["Gateway"]
+    with serving(topology.web, proto, 80, "::"):
+        assert call(topology.other, proto, HOST6, 8081).seen == gateway
+        answer = call(topology.foreign, proto, HOST6, 8081)
+        assert (answer.seen, answer.peer) == (topology.foreign.ip6, HOST6)
+        assert call(topology.other, proto, gateway, 8081).peer == gateway
 
 
-def test_a_range(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 86, "::"):
-        assert call(scene.host.outside, "tcp", HOST6, 8086).peer_port == 8086
+@BOTH
+def test_hairpin(topology: Topology, proto: str) -> None:
+    with serving(topology.web, proto, 80, "::"):
+        answer = call(topology.web, proto, HOST6, 8081)
+        assert answer.seen == topology.host.network("a")["IPAM"]["Config"][1]["Gateway"]
 
 
-def test_both_families_at_once(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 80, "::"):
-        assert call(scene.host.outside, "tcp", "192.0.2.1", 8081).seen == "::ffff:192.0.2.2"
-        assert call(scene.host.outside, "tcp", HOST6, 8081).seen == OUTSIDE6
+def test_a_range(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 86, "::"):
+        assert call(topology.host.outside, "tcp", HOST6, 8086).peer_port == 8086
 
 
-def test_an_ipv6_client_of_the_host_reaches_a_container_that_has_only_ipv4(scene: Scene) -> None:
-    with serving(scene.four, "tcp", 80):
-        assert call(scene.host, "tcp", "::1", 8095).peer == "::1"
-        assert call(scene.host, "tcp", HOST6, 8095).peer == HOST6
-        assert fails(scene.host.outside, "tcp", HOST6, 8095) == errno.ECONNREFUSED
+def test_both_families_at_once(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 80, "::"):
+        assert call(topology.host.outside, "tcp", "192.0.2.1", 8081).seen == "::ffff:192.0.2.2"
+        assert call(topology.host.outside, "tcp", HOST6, 8081).seen == OUTSIDE6
 
 
-def test_a_published_port_cannot_be_bound(scene: Scene) -> None:
+def test_an_ipv6_client_of_the_host_reaches_a_container_that_has_only_ipv4(topology: Topology) -> None:
+    with serving(topology.four, "tcp", 80):
+        assert call(topology.host, "tcp", "::1", 8095).peer == "::1"
+        assert call(topology.host, "tcp", HOST6, 8095).peer == HOST6
+        assert fails(topology.host.outside, "tcp", HOST6, 8095) == errno.ECONNREFUSED
+
+
+def test_a_published_port_cannot_be_bound(topology: Topology) -> None:
     for address in ("::", "::1", HOST6):
-        done = scene.host.try_(["python3", "-c", BIND, address, "8081"])
+        done = topology.host.try_(["python3", "-c", BIND, address, "8081"])
         assert "Address already in use" in done.stderr, address
 
 
@@ -251,47 +253,47 @@ socket.socket(socket.AF_INET6).bind((sys.argv[1], int(sys.argv[2])))
         ("--network a -p 8099:80/sctp", "protocol sctp is not available yet"),
     ],
 )
-def test_what_cannot_be_published_is_refused_in_one_line(scene: Scene, options: str, says: str) -> None:
-    assert says in scene.host.refused(f"run -d --name no {options} sleep 3600")
+def test_what_cannot_be_published_is_refused_in_one_line(topology: Topology, options: str, says: str) -> None:
+    assert says in topology.host.refused(f"run -d --name no {options} sleep 3600")
 
 
 # ---- egress -------------------------------------------------------------------------------------------
 
 
 @BOTH
-def test_masquerading(scene: Scene, proto: str) -> None:
-    for place, address in ((scene.host.outside, OUTSIDE6), (scene.beyond, BEYOND6)):
+def test_masquerading(topology: Topology, proto: str) -> None:
+    for place, address in ((topology.host.outside, OUTSIDE6), (topology.beyond, BEYOND6)):
         with serving(place, proto, 7000, "::"):
-            for sender in (scene.web, scene.foreign, scene.six):
+            for sender in (topology.web, topology.foreign, topology.six):
                 answer = call(sender, proto, address, 7000)
                 assert (answer.seen, answer.peer) == (HOST6, address)
 
 
-def test_ping(scene: Scene) -> None:
-    for sender in (scene.web, scene.six):
+def test_ping(topology: Topology) -> None:
+    for sender in (topology.web, topology.six):
         for address in (OUTSIDE6, BEYOND6, HOST6):
             sender.sh(f"ping -6 -n -q -c 3 -l 3 -i 60 -W 60 {address}")
 
 
 @pytest.mark.parametrize("how", ["", "-I", "-T -p 7000"], ids=["udp", "icmp", "tcp"])
-def test_traceroute(scene: Scene, how: str) -> None:
-    with serving(scene.beyond, "tcp", 7000, "::"):
-        text = scene.web.sh(f"traceroute -6 -n -q 1 -w 20,0,0 -m 6 {how} {BEYOND6}")
+def test_traceroute(topology: Topology, how: str) -> None:
+    with serving(topology.beyond, "tcp", 7000, "::"):
+        text = topology.web.sh(f"traceroute -6 -n -q 1 -w 20,0,0 -m 6 {how} {BEYOND6}")
     hops = [line.split()[1] for line in text.splitlines()[1:]]
-    gateway = scene.host.network("a")["IPAM"]["Config"][1]["Gateway"]
+    gateway = topology.host.network("a")["IPAM"]["Config"][1]["Gateway"]
     assert hops == [gateway, OUTSIDE6, BEYOND6], text
 
 
-def test_nobody_listening_outside_is_told_to_the_right_socket(scene: Scene) -> None:
-    assert fails(scene.web, "udp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
-    assert fails(scene.web, "tcp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
-    assert fails(scene.host.outside, "udp", HOST6, 8081, PATIENCE) == errno.ECONNREFUSED
+def test_nobody_listening_outside_is_told_to_the_right_socket(topology: Topology) -> None:
+    assert fails(topology.web, "udp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
+    assert fails(topology.web, "tcp", OUTSIDE6, 7999, PATIENCE) == errno.ECONNREFUSED
+    assert fails(topology.host.outside, "udp", HOST6, 8081, PATIENCE) == errno.ECONNREFUSED
 
 
-def test_a_packet_that_is_too_big_further_on_is_reported_to_its_sender(scene: Scene) -> None:
-    done = scene.web.try_(f"ping -6 -n -c 2 -i 0.2 -W 1 -M do -s 1400 {BEYOND6}")
+def test_a_packet_that_is_too_big_further_on_is_reported_to_its_sender(topology: Topology) -> None:
+    done = topology.web.try_(f"ping -6 -n -c 2 -i 0.2 -W 1 -M do -s 1400 {BEYOND6}")
     assert f"mtu={SMALL_MTU}" in (done.stdout + done.stderr).replace(": mtu = ", "mtu="), done.stdout
-    scene.web.sh(f"ping -6 -n -q -c 1 -W 60 -M do -s {SMALL_MTU - 48} {BEYOND6}")
+    topology.web.sh(f"ping -6 -n -q -c 1 -W 60 -M do -s {SMALL_MTU - 48} {BEYOND6}")
 
 
 TAKE = """
@@ -313,24 +315,24 @@ print(hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("direction", ["masqueraded", "published"])
-def test_a_transfer_finds_the_ways_mtu(scene: Scene, direction: str) -> None:
+def test_a_transfer_finds_the_ways_mtu(topology: Topology, direction: str) -> None:
     """Data goes towards the small link: by masquerade, and as the answers of a published port's server."""
     if direction == "masqueraded":
-        server = scene.beyond.start(["python3", "-c", TAKE, "7001"], stdout=-1)
+        server = topology.beyond.start(["python3", "-c", TAKE, "7001"], stdout=-1)
         assert server.stdout is not None
         server.stdout.readline()
-        sent = scene.web.sh(["python3", "-c", GIVE, BEYOND6, "7001"])
+        sent = topology.web.sh(["python3", "-c", GIVE, BEYOND6, "7001"])
         assert server.stdout.readline().strip() == sent
         return
-    with serving(scene.web, "tcp", 80, "::"):
-        assert call(scene.beyond, "tcp", HOST6, 8081).seen == BEYOND6
+    with serving(topology.web, "tcp", 80, "::"):
+        assert call(topology.beyond, "tcp", HOST6, 8081).seen == BEYOND6
     shown = SERVE_BIG.format(size=4 << 20)
-    process = scene.host.start(
-        ["nsenter", "-t", str(scene.web.pid), "--net", "python3", "-c", shown], stdout=-1
+    process = topology.host.start(
+        ["nsenter", "-t", str(topology.web.pid), "--net", "python3", "-c", shown], stdout=-1
     )
     assert process.stdout is not None
     process.stdout.readline()
-    got = scene.beyond.sh(["python3", "-c", FETCH, HOST6, "8081"])
+    got = topology.beyond.sh(["python3", "-c", FETCH, HOST6, "8081"])
     assert got == str(4 << 20)
 
 
@@ -352,27 +354,27 @@ print(sum(len(data) for data in iter(lambda: client.recv(65536), b"")))
 # ---- IPv6 alone --------------------------------------------------------------------------------------------
 
 
-def test_an_ipv6_only_network(scene: Scene) -> None:
-    found = scene.host.network("six")
+def test_an_ipv6_only_network(topology: Topology) -> None:
+    found = topology.host.network("six")
     assert (found["EnableIPv4"], found["EnableIPv6"]) == (False, True)
-    settings = scene.six.on("six")
+    settings = topology.six.on("six")
     assert (settings["IPAddress"], settings["GlobalIPv6Address"], settings["IPv6Gateway"]) == (
         "",
         "fd66::2",
         "fd66::1",
     )
-    assert scene.six.sh("ip -4 -o address show scope global") == ""
-    with serving(scene.six, "tcp", 80, "::"):
-        assert call(scene.host.outside, "tcp", HOST6, 8091).seen == OUTSIDE6
-        assert call(scene.host, "tcp", "::1", 8091).seen == "fd66::1"
-        assert fails(scene.host.outside, "tcp", "192.0.2.1", 8091)
+    assert topology.six.sh("ip -4 -o address show scope global") == ""
+    with serving(topology.six, "tcp", 80, "::"):
+        assert call(topology.host.outside, "tcp", HOST6, 8091).seen == OUTSIDE6
+        assert call(topology.host, "tcp", "::1", 8091).seen == "fd66::1"
+        assert fails(topology.host.outside, "tcp", "192.0.2.1", 8091)
 
 
 # ---- two networks, one family each ---------------------------------------------------------------------------
 
 
-def test_ports_follow_the_default_route_of_each_family(scene: Scene) -> None:
-    host = scene.host
+def test_ports_follow_the_default_route_of_each_family(topology: Topology) -> None:
+    host = topology.host
     both = box(host, "both", "--network bridge -p 8101:80")
     try:
         with serving(both, "tcp", 80, "::"):

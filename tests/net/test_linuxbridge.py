@@ -28,7 +28,7 @@ MODE, BRIDGE = "com.datapath.mode", "com.docker.network.bridge"
 SINK = "network prune -f --filter label=nobody"  # a command that changes something, but nothing here
 
 
-class Scene(NamedTuple):
+class Topology(NamedTuple):
     """Network `a` has both families, `b` IPv4 only; `web` publishes 8081:80 for tcp and udp, everywhere, and
     8082:80 at 127.0.0.1."""
 
@@ -40,7 +40,7 @@ class Scene(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["ebpf", *FIREWALLS])
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
@@ -53,7 +53,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         host.ctl(f"network create {option} --subnet 10.6.0.0/24 b")
         ports = "-p 8081:80 -p 8081:80/udp -p 127.0.0.1:8082:80"
         web = box(host, "web", f"--network a {ports}")
-        yield Scene(
+        yield Topology(
             request.param, host, web, box(host, "app", "--network a"), box(host, "far", "--network b")
         )
 
@@ -72,122 +72,122 @@ def filter_of(host: Host) -> list[str]:
 
 
 @PROTO
-def test_s28_members_reach_each_other_and_the_host_reaches_them(scene: Scene, proto: str) -> None:
-    with serving(scene.web, proto, 80):
-        assert call(scene.app, proto, scene.web.ip, 80).seen == scene.app.ip
-        assert call(scene.host, proto, scene.web.ip, 80).seen == scene.web.gateway
+def test_s28_members_reach_each_other_and_the_host_reaches_them(topology: Topology, proto: str) -> None:
+    with serving(topology.web, proto, 80):
+        assert call(topology.app, proto, topology.web.ip, 80).seen == topology.app.ip
+        assert call(topology.host, proto, topology.web.ip, 80).seen == topology.web.gateway
 
 
-def test_s28_networks_cannot_reach_each_other(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 80), serving(scene.far, "tcp", 80):
-        assert fails(scene.far, "tcp", scene.web.ip, 80) == errno.ETIMEDOUT
-        assert fails(scene.app, "tcp", scene.far.ip, 80) == errno.ETIMEDOUT
+def test_s28_networks_cannot_reach_each_other(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 80), serving(topology.far, "tcp", 80):
+        assert fails(topology.far, "tcp", topology.web.ip, 80) == errno.ETIMEDOUT
+        assert fails(topology.app, "tcp", topology.far.ip, 80) == errno.ETIMEDOUT
 
 
 @PROTO
 def test_s28_a_published_port_is_reached_from_outside_with_the_clients_address(
-    scene: Scene, proto: str
+    topology: Topology, proto: str
 ) -> None:
-    with serving(scene.web, proto, 80):
-        answer = call(scene.host.outside, proto, HOST, 8081)
+    with serving(topology.web, proto, 80):
+        answer = call(topology.host.outside, proto, HOST, 8081)
     assert (answer.seen, answer.peer, answer.peer_port) == (OUTSIDE, HOST, 8081)
 
 
 @PROTO
-def test_s28_a_published_port_is_reached_over_ipv6(scene: Scene, proto: str) -> None:
-    with serving(scene.web, proto, 80, "::"):
-        assert call(scene.host.outside, proto, HOST6, 8081).seen == OUTSIDE6
-        assert call(scene.host, proto, HOST6, 8081).peer == HOST6
+def test_s28_a_published_port_is_reached_over_ipv6(topology: Topology, proto: str) -> None:
+    with serving(topology.web, proto, 80, "::"):
+        assert call(topology.host.outside, proto, HOST6, 8081).seen == OUTSIDE6
+        assert call(topology.host, proto, HOST6, 8081).peer == HOST6
 
 
 @PROTO
 @pytest.mark.parametrize("address", [HOST, "127.0.0.1"])
-def test_s28_a_published_port_is_reached_from_the_host(scene: Scene, proto: str, address: str) -> None:
-    with serving(scene.web, proto, 80):
-        answer = call(scene.host, proto, address, 8081)
+def test_s28_a_published_port_is_reached_from_the_host(topology: Topology, proto: str, address: str) -> None:
+    with serving(topology.web, proto, 80):
+        answer = call(topology.host, proto, address, 8081)
     assert answer.peer == address
     # Rules cannot tell the host's own addresses apart; the packet programs keep the one that was used.
-    assert answer.seen == (HOST if scene.mode == "ebpf" and address == HOST else scene.web.gateway)
+    assert answer.seen == (HOST if topology.mode == "ebpf" and address == HOST else topology.web.gateway)
 
 
 @PROTO
 @pytest.mark.parametrize("name", ["web", "app", "far"])
 def test_s28_a_published_port_is_reached_by_containers_and_by_the_one_itself(
-    scene: Scene, proto: str, name: str
+    topology: Topology, proto: str, name: str
 ) -> None:
-    with serving(scene.web, proto, 80):
-        assert call(getattr(scene, name), proto, HOST, 8081).peer == HOST
+    with serving(topology.web, proto, 80):
+        assert call(getattr(topology, name), proto, HOST, 8081).peer == HOST
 
 
-def test_s28_a_port_at_127_0_0_1_is_the_hosts_alone(scene: Scene) -> None:
-    with serving(scene.web, "tcp", 80):
-        assert call(scene.host, "tcp", "127.0.0.1", 8082).peer_port == 8082
-        assert fails(scene.host.outside, "tcp", HOST, 8082)
+def test_s28_a_port_at_127_0_0_1_is_the_hosts_alone(topology: Topology) -> None:
+    with serving(topology.web, "tcp", 80):
+        assert call(topology.host, "tcp", "127.0.0.1", 8082).peer_port == 8082
+        assert fails(topology.host.outside, "tcp", HOST, 8082)
 
 
-def test_s28_nobody_outside_addresses_a_container_itself(scene: Scene) -> None:
-    scene.host.outside.sh(f"ip route replace 10.5.0.0/24 via {HOST}")
-    scene.host.outside.sh(f"ip -6 route replace fd05::/64 via {HOST6}")
-    with serving(scene.web, "tcp", 80, "::"):
-        assert fails(scene.host.outside, "tcp", scene.web.ip, 80)
-        assert fails(scene.host.outside, "tcp", scene.web.ip6, 80)
+def test_s28_nobody_outside_addresses_a_container_itself(topology: Topology) -> None:
+    topology.host.outside.sh(f"ip route replace 10.5.0.0/24 via {HOST}")
+    topology.host.outside.sh(f"ip -6 route replace fd05::/64 via {HOST6}")
+    with serving(topology.web, "tcp", 80, "::"):
+        assert fails(topology.host.outside, "tcp", topology.web.ip, 80)
+        assert fails(topology.host.outside, "tcp", topology.web.ip6, 80)
 
 
 @PROTO
-def test_s28_containers_reach_the_outside_with_the_hosts_address(scene: Scene, proto: str) -> None:
-    with serving(scene.host.outside, proto, 9000, "::"):
-        seen = call(scene.app, proto, OUTSIDE, 9000).seen
+def test_s28_containers_reach_the_outside_with_the_hosts_address(topology: Topology, proto: str) -> None:
+    with serving(topology.host.outside, proto, 9000, "::"):
+        seen = call(topology.app, proto, OUTSIDE, 9000).seen
         assert seen == f"::ffff:{HOST}"
-        assert call(scene.web, proto, OUTSIDE6, 9000).seen == HOST6
-    assert reaches(scene.far.try_, FAR)
+        assert call(topology.web, proto, OUTSIDE6, 9000).seen == HOST6
+    assert reaches(topology.far.try_, FAR)
 
 
-def test_s28_ports_come_and_go_while_the_container_runs(scene: Scene) -> None:
-    scene.host.ctl("port add app 8090:80")
-    scene.host.ctl("port add app 8091:80")
-    with serving(scene.app, "tcp", 80):
-        assert call(scene.host.outside, "tcp", HOST, 8090).seen == OUTSIDE
-        scene.host.ctl("port rm app 8090:80")
-        assert call(scene.host.outside, "tcp", HOST, 8091).seen == OUTSIDE
-        assert fails(scene.host.outside, "tcp", HOST, 8090) == errno.ECONNREFUSED
-    scene.host.ctl("port rm app 8091:80")
+def test_s28_ports_come_and_go_while_the_container_runs(topology: Topology) -> None:
+    topology.host.ctl("port add app 8090:80")
+    topology.host.ctl("port add app 8091:80")
+    with serving(topology.app, "tcp", 80):
+        assert call(topology.host.outside, "tcp", HOST, 8090).seen == OUTSIDE
+        topology.host.ctl("port rm app 8090:80")
+        assert call(topology.host.outside, "tcp", HOST, 8091).seen == OUTSIDE
+        assert fails(topology.host.outside, "tcp", HOST, 8090) == errno.ECONNREFUSED
+    topology.host.ctl("port rm app 8091:80")
 
 
-def test_s28_a_container_on_two_networks_keeps_its_ports_when_its_egress_moves(scene: Scene) -> None:
-    scene.host.ctl("network connect --gw-priority 5 b web")
-    moved = filter_of(scene.host)
-    with serving(scene.web, "tcp", 80):
-        assert call(scene.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
-        assert call(scene.web, "tcp", HOST, 8081).peer == HOST
-    if scene.mode != "ebpf":
+def test_s28_a_container_on_two_networks_keeps_its_ports_when_its_egress_moves(topology: Topology) -> None:
+    topology.host.ctl("network connect --gw-priority 5 b web")
+    moved = filter_of(topology.host)
+    with serving(topology.web, "tcp", 80):
+        assert call(topology.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+        assert call(topology.web, "tcp", HOST, 8081).peer == HOST
+    if topology.mode != "ebpf":
         assert [line for line in moved if "10.6.0.3:80" in line]
         assert not [line for line in moved if "10.5.0.2:80" in line]
-    scene.host.ctl("network disconnect b web")
-    with serving(scene.web, "tcp", 80):
-        assert call(scene.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
-        assert fails(scene.far, "tcp", scene.web.ip, 80) == errno.ETIMEDOUT
+    topology.host.ctl("network disconnect b web")
+    with serving(topology.web, "tcp", 80):
+        assert call(topology.host.outside, "tcp", HOST, 8081).seen == OUTSIDE
+        assert fails(topology.far, "tcp", topology.web.ip, 80) == errno.ETIMEDOUT
 
 
-def test_s28_names_and_inspect_are_as_in_any_mode(scene: Scene) -> None:
-    scene.host.ctl("run -d --name one --network a --network-alias uno --ip 10.5.0.77 sleep 3600")
-    assert scene.host.address("one", "a") == "10.5.0.77"
-    assert "10.5.0.77\t" in scene.host.in_("one", "cat /etc/hosts")
-    assert scene.host.network("a")["Options"][MODE] == scene.mode
-    scene.host.ctl("rm -f one")
+def test_s28_names_and_inspect_are_as_in_any_mode(topology: Topology) -> None:
+    topology.host.ctl("run -d --name one --network a --network-alias uno --ip 10.5.0.77 sleep 3600")
+    assert topology.host.address("one", "a") == "10.5.0.77"
+    assert "10.5.0.77\t" in topology.host.in_("one", "cat /etc/hosts")
+    assert topology.host.network("a")["Options"][MODE] == topology.mode
+    topology.host.ctl("rm -f one")
 
 
 # ---- what is built -----------------------------------------------------------------------------
 
 
-def test_s28_a_linuxbridge_host_has_a_bridge_and_no_packet_program(scene: Scene) -> None:
-    if scene.mode == "ebpf":
+def test_s28_a_linuxbridge_host_has_a_bridge_and_no_packet_program(topology: Topology) -> None:
+    if topology.mode == "ebpf":
         return
-    links = look.devices(scene.host.sh)
+    links = look.devices(topology.host.sh)
     assert links["dpa"]["linkinfo"]["info_kind"] == "bridge"
     veths = [link for name, link in links.items() if name.startswith("veth")]
     assert len(veths) >= 3 and all(link["linkinfo"]["info_slave_data"]["hairpin"] for link in veths)
-    assert not (scene.host.bpffs / "datapath").exists()
-    assert "xdp" not in scene.host.sh("ip link") and "bpf" not in scene.host.sh(
+    assert not (topology.host.bpffs / "datapath").exists()
+    assert "xdp" not in topology.host.sh("ip link") and "bpf" not in topology.host.sh(
         "tc filter show dev eth0 ingress"
     )
 

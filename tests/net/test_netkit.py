@@ -35,7 +35,7 @@ def require(kind: str) -> None:
         pytest.skip("this kernel has no netkit")
 
 
-class Scene(NamedTuple):
+class Topology(NamedTuple):
     host: Host
     kind: str
     web: Box  # publishes 8081:80
@@ -46,7 +46,7 @@ class Scene(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=PAIRS)
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     require(request.param)
     config = {"default-network-opts": {"bridge": {OPT_DEVICE: request.param}}}
     host = Host(tmp_path_factory.mktemp("host"), config=config)
@@ -55,7 +55,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 shop")
         host.ctl("network create --ipv6 --subnet 10.6.0.0/24 --subnet fd00:6::/64 elsewhere")
         host.ctl(f"network create -o {ICC}=false -o com.docker.network.driver.mtu=1400 alone")
-        yield Scene(
+        yield Topology(
             host,
             request.param,
             box(host, "web", "--network shop -p 8081:80 -p 8081:80/udp"),
@@ -71,8 +71,8 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 # ---- what can be asked for -----------------------------------------------------------------------
 
 
-def test_netkit_is_made_where_the_kernel_has_it_and_else_refused_in_one_line(scene: Scene) -> None:
-    host = scene.host
+def test_netkit_is_made_where_the_kernel_has_it_and_else_refused_in_one_line(topology: Topology) -> None:
+    host = topology.host
     before = look.devices(host.sh), look.pins(host), look.database(host)
     command = f"network create -o {OPT_DEVICE}={NETKIT} more"
     if features.has_netkit():
@@ -84,13 +84,13 @@ def test_netkit_is_made_where_the_kernel_has_it_and_else_refused_in_one_line(sce
     assert (look.devices(host.sh), look.pins(host), look.database(host)) == before
 
 
-def test_inspect_and_ip_show_which_kind_it_is(scene: Scene) -> None:
-    assert scene.host.network("shop")["Options"] == {OPT_DEVICE: scene.kind}
-    outer = {name: d for name, d in look.devices(scene.host.sh).items() if name.startswith(scene.kind)}
-    assert [d["linkinfo"]["info_kind"] for d in outer.values()] == [scene.kind] * 5
-    inner = look.devices(scene.web.sh)["eth0"]
-    assert (inner["linkinfo"]["info_kind"], inner["address"]) == (scene.kind, scene.web.mac)
-    assert (inner["mtu"], look.devices(scene.alone.sh)["eth0"]["mtu"]) == (1500, 1400)
+def test_inspect_and_ip_show_which_kind_it_is(topology: Topology) -> None:
+    assert topology.host.network("shop")["Options"] == {OPT_DEVICE: topology.kind}
+    outer = {name: d for name, d in look.devices(topology.host.sh).items() if name.startswith(topology.kind)}
+    assert [d["linkinfo"]["info_kind"] for d in outer.values()] == [topology.kind] * 5
+    inner = look.devices(topology.web.sh)["eth0"]
+    assert (inner["linkinfo"]["info_kind"], inner["address"]) == (topology.kind, topology.web.mac)
+    assert (inner["mtu"], look.devices(topology.alone.sh)["eth0"]["mtu"]) == (1500, 1400)
 
 
 @contextlib.contextmanager
@@ -110,25 +110,29 @@ def taking(place: Place, command: list[str]) -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_members_reach_each_other_and_the_host_and_other_networks_do_not(scene: Scene, version: int) -> None:
+def test_members_reach_each_other_and_the_host_and_other_networks_do_not(
+    topology: Topology, version: int
+) -> None:
     def ip(of: Box) -> str:
         return of.ip if version == 4 else of.ip6
 
     gateway = "10.5.0.1" if version == 4 else "fd00:5::1"
-    assert reaches(scene.peer.try_, ip(scene.web), 3)
-    assert reaches(scene.peer.try_, gateway) and reaches(scene.host.try_, ip(scene.web))
-    with serving(scene.web, "tcp", 7700, "::") as server:
-        assert call(scene.peer, "tcp", ip(scene.web), 7700).seen.removeprefix("::ffff:") == ip(scene.peer)
-        assert call(scene.host, "tcp", ip(scene.web), 7700).seen.removeprefix("::ffff:") == gateway
+    assert reaches(topology.peer.try_, ip(topology.web), 3)
+    assert reaches(topology.peer.try_, gateway) and reaches(topology.host.try_, ip(topology.web))
+    with serving(topology.web, "tcp", 7700, "::") as server:
+        assert call(topology.peer, "tcp", ip(topology.web), 7700).seen.removeprefix("::ffff:") == ip(
+            topology.peer
+        )
+        assert call(topology.host, "tcp", ip(topology.web), 7700).seen.removeprefix("::ffff:") == gateway
         server.peers.clear()
-        before = counters(scene.host)
-        assert fails(scene.other, "tcp", ip(scene.web), 7700)
-        assert unreachable(scene.other, ip(scene.web))
-        assert rises(before, counters(scene.host)).keys() == {"DROP_ISOLATED"}
+        before = counters(topology.host)
+        assert fails(topology.other, "tcp", ip(topology.web), 7700)
+        assert unreachable(topology.other, ip(topology.web))
+        assert rises(before, counters(topology.host)).keys() == {"DROP_ISOLATED"}
         assert not server.peers
 
 
-def test_what_a_stack_leaves_to_the_device_arrives_whole(scene: Scene) -> None:
+def test_what_a_stack_leaves_to_the_device_arrives_whole(topology: Topology) -> None:
     """Segmentation and checksums: a megabyte in large writes, to a member and to the outside."""
     send = "import socket,sys; s=socket.create_connection((sys.argv[1],7702)); s.sendall(bytes(1<<20))"
     take = (
@@ -136,64 +140,66 @@ def test_what_a_stack_leaves_to_the_device_arrives_whole(scene: Scene) -> None:
         "while d:=c.recv(1<<16): n+=len(d)\n"
         "print(n)"
     )
-    ways: tuple[tuple[Place, str], ...] = ((scene.web, scene.web.ip), (scene.host.outside, OUTSIDE))
+    ways: tuple[tuple[Place, str], ...] = ((topology.web, topology.web.ip), (topology.host.outside, OUTSIDE))
     for server, address in ways:
         with taking(server, ["python3", "-c", take]) as counted:
-            scene.peer.sh(["python3", "-c", send, address])
+            topology.peer.sh(["python3", "-c", send, address])
             assert counted() == 1 << 20
 
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_a_published_port_is_reached_from_everywhere(scene: Scene, proto: str) -> None:
+def test_a_published_port_is_reached_from_everywhere(topology: Topology, proto: str) -> None:
     """Hairpin too."""
-    with serving(scene.web, proto, 80):
-        assert call(scene.host.outside, proto, HOST, 8081).seen == OUTSIDE
-        assert call(scene.host, proto, "127.0.0.1", 8081).seen == scene.web.gateway
-        assert call(scene.other, proto, HOST, 8081).seen == scene.other.ip
-        assert call(scene.peer, proto, HOST, 8081).seen == scene.web.gateway
-        assert call(scene.web, proto, HOST, 8081).seen == scene.web.gateway
+    with serving(topology.web, proto, 80):
+        assert call(topology.host.outside, proto, HOST, 8081).seen == OUTSIDE
+        assert call(topology.host, proto, "127.0.0.1", 8081).seen == topology.web.gateway
+        assert call(topology.other, proto, HOST, 8081).seen == topology.other.ip
+        assert call(topology.peer, proto, HOST, 8081).seen == topology.web.gateway
+        assert call(topology.web, proto, HOST, 8081).seen == topology.web.gateway
 
 
-def test_containers_go_out_with_the_hosts_address(scene: Scene) -> None:
-    for client in (scene.web, scene.alone):
+def test_containers_go_out_with_the_hosts_address(topology: Topology) -> None:
+    for client in (topology.web, topology.alone):
         assert reaches(client.try_, OUTSIDE)
-        with serving(scene.host.outside, "tcp", 7701, FAR):
+        with serving(topology.host.outside, "tcp", 7701, FAR):
             assert call(client, "tcp", FAR, 7701).seen == HOST
-    shown = scene.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
-    assert [line.split()[1] for line in shown.splitlines()[1:]] == [scene.web.gateway, OUTSIDE]
+    shown = topology.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
+    assert [line.split()[1] for line in shown.splitlines()[1:]] == [topology.web.gateway, OUTSIDE]
 
 
-def test_without_icc_only_a_link_leads_to_a_neighbour(scene: Scene) -> None:
-    with serving(scene.alone, "tcp", 80), serving(scene.alone, "tcp", 81):
-        assert call(scene.linked, "tcp", scene.alone.ip, 80).seen == scene.linked.ip
-        assert fails(scene.linked, "tcp", scene.alone.ip, 81)
-    assert unreachable(scene.alone, scene.linked.ip)
+def test_without_icc_only_a_link_leads_to_a_neighbour(topology: Topology) -> None:
+    with serving(topology.alone, "tcp", 80), serving(topology.alone, "tcp", 81):
+        assert call(topology.linked, "tcp", topology.alone.ip, 80).seen == topology.linked.ip
+        assert fails(topology.linked, "tcp", topology.alone.ip, 81)
+    assert unreachable(topology.alone, topology.linked.ip)
 
 
-def test_fragments_arrive(scene: Scene) -> None:
-    for address in (OUTSIDE, scene.peer.ip, scene.web.gateway):
-        assert reaches(lambda ping: scene.web.try_(f"{ping} -s 4000"), address)
+def test_fragments_arrive(topology: Topology) -> None:
+    for address in (OUTSIDE, topology.peer.ip, topology.web.gateway):
+        assert reaches(lambda ping: topology.web.try_(f"{ping} -s 4000"), address)
 
 
-def test_a_container_sends_nothing_under_anothers_name(scene: Scene) -> None:
-    me, you = scene.peer, scene.web
+def test_a_container_sends_nothing_under_anothers_name(topology: Topology) -> None:
+    me, you = topology.peer, topology.web
     with taps(me, you) as (sender, watching):
-        before = counters(scene.host)
+        before = counters(topology.host)
         frame = pk.ethernet(you.mac, you.mac, pk.ETH_IPV4, pk.ipv4(me.ip, you.ip, pk.udp(1, 2)))
         sender.send(frame)
         settle()
-        assert rises(before, counters(scene.host)) == {"DROP_SPOOFED_MAC": 1}
+        assert rises(before, counters(topology.host)) == {"DROP_SPOOFED_MAC": 1}
         assert frame not in watching.frames()
 
 
-def test_a_container_cannot_have_its_device_drop_or_pass_by_itself(scene: Scene) -> None:
+def test_a_container_cannot_have_its_device_drop_or_pass_by_itself(topology: Topology) -> None:
     """With netkit: the host can, at its end."""
-    if scene.kind == NETKIT:
-        set_policy(scene.host, next(n for n in look.devices(scene.host.sh) if n.startswith(NETKIT)), _PASS)
+    if topology.kind == NETKIT:
+        set_policy(
+            topology.host, next(n for n in look.devices(topology.host.sh) if n.startswith(NETKIT)), _PASS
+        )
     with pytest.raises(Refused) as caught:
-        set_policy(scene.peer, "eth0", _DROP)
-    assert caught.value.errno == errno.EACCES or scene.kind != NETKIT
-    assert reaches(scene.peer.try_, scene.web.ip)
+        set_policy(topology.peer, "eth0", _DROP)
+    assert caught.value.errno == errno.EACCES or topology.kind != NETKIT
+    assert reaches(topology.peer.try_, topology.web.ip)
 
 
 _NETKIT_POLICY, _PASS, _DROP = 3, 0, 2  # linux/if_link.h
@@ -211,25 +217,25 @@ def set_policy(place: Place, device: str, policy: int) -> None:
 # ---- commands -------------------------------------------------------------------------------------
 
 
-def test_what_somebody_deletes_comes_back_of_the_same_kind(scene: Scene) -> None:
-    host = scene.host
+def test_what_somebody_deletes_comes_back_of_the_same_kind(topology: Topology) -> None:
+    host = topology.host
     assert doctor(host) == []
-    scene.peer.sh("ip link del eth0")
+    topology.peer.sh("ip link del eth0")
     assert failed_checks(host) == {"pair"}
     host.ctl("reconcile")
     assert doctor(host) == []
-    assert look.devices(scene.peer.sh)["eth0"]["linkinfo"]["info_kind"] == scene.kind
-    assert reaches(scene.peer.try_, scene.web.ip) and reaches(scene.peer.try_, OUTSIDE)
+    assert look.devices(topology.peer.sh)["eth0"]["linkinfo"]["info_kind"] == topology.kind
+    assert reaches(topology.peer.try_, topology.web.ip) and reaches(topology.peer.try_, OUTSIDE)
 
 
-def test_connect_and_disconnect_make_and_remove_a_device(scene: Scene) -> None:
-    before = look.devices(scene.host.sh)
-    scene.host.ctl("network connect shop other")
-    assert look.devices(scene.other.sh)["eth1"]["linkinfo"]["info_kind"] == scene.kind
-    assert reaches(scene.other.try_, scene.web.ip)
-    scene.host.ctl("network disconnect shop other")
-    assert unreachable(scene.other, scene.web.ip)
-    assert look.devices(scene.host.sh) == before
+def test_connect_and_disconnect_make_and_remove_a_device(topology: Topology) -> None:
+    before = look.devices(topology.host.sh)
+    topology.host.ctl("network connect shop other")
+    assert look.devices(topology.other.sh)["eth1"]["linkinfo"]["info_kind"] == topology.kind
+    assert reaches(topology.other.try_, topology.web.ip)
+    topology.host.ctl("network disconnect shop other")
+    assert unreachable(topology.other, topology.web.ip)
+    assert look.devices(topology.host.sh) == before
 
 
 def test_s31_down_leaves_no_netkit_device(host: Host) -> None:

@@ -16,14 +16,14 @@ from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import Box, box, call, fails, opened, serving
 
 
-class Scene(NamedTuple):
+class Topology(NamedTuple):
     host: Host
     web: Box
 
 
 @pytest.fixture
-def scene(shared_host: Host) -> Iterator[Scene]:
-    yield Scene(shared_host, box(shared_host, "web", "-p 8081:80 -p 127.0.0.1:8090-8092:90-92/udp"))
+def topology(shared_host: Host) -> Iterator[Topology]:
+    yield Topology(shared_host, box(shared_host, "web", "-p 8081:80 -p 127.0.0.1:8090-8092:90-92/udp"))
     shared_host.ctl("rm -f web")
 
 
@@ -37,14 +37,14 @@ def listed(host: Host, name: str = "web") -> list[str]:
     return found
 
 
-def test_s20_ls_numbers_the_mappings(scene: Scene) -> None:
-    assert listed(scene.host) == ["8081:80/tcp", "127.0.0.1:8090-8092:90-92/udp"]
-    rows = [json.loads(line) for line in scene.host.ctl("port ls web --format json").splitlines()]
+def test_s20_ls_numbers_the_mappings(topology: Topology) -> None:
+    assert listed(topology.host) == ["8081:80/tcp", "127.0.0.1:8090-8092:90-92/udp"]
+    rows = [json.loads(line) for line in topology.host.ctl("port ls web --format json").splitlines()]
     assert [(row["Number"], row["HostPort"]) for row in rows] == [("1", "8081"), ("2", "8090-8092")]
 
 
-def test_s20_add_opens_a_port_at_once_and_rm_closes_it(scene: Scene) -> None:
-    host, web = scene
+def test_s20_add_opens_a_port_at_once_and_rm_closes_it(topology: Topology) -> None:
+    host, web = topology
     with serving(web, "tcp", 80), serving(web, "udp", 53):
         assert fails(host.outside, "tcp", HOST, 8082)
         host.ctl("port add web 8082:80")
@@ -62,8 +62,8 @@ def test_s20_add_opens_a_port_at_once_and_rm_closes_it(scene: Scene) -> None:
         assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
 
 
-def test_s20_rm_takes_the_number_or_the_spec(scene: Scene) -> None:
-    host = scene.host
+def test_s20_rm_takes_the_number_or_the_spec(topology: Topology) -> None:
+    host = topology.host
     host.ctl("port add web 8082:82")
     host.ctl("port add web 8083:83")
     host.ctl("port rm web 1")
@@ -77,23 +77,25 @@ def test_s20_rm_takes_the_number_or_the_spec(scene: Scene) -> None:
     assert listed(host) == ["8083:83/tcp"]
     host.ctl("port rm web 1")
     assert listed(host) == []
-    with serving(scene.web, "tcp", 80):
+    with serving(topology.web, "tcp", 80):
         assert fails(host.outside, "tcp", HOST, 8081)
 
 
-def test_s20_a_removed_port_is_free_for_a_process_of_the_host_and_for_another_container(scene: Scene) -> None:
-    host = scene.host
+def test_s20_a_removed_port_is_free_for_a_process_of_the_host_and_for_another_container(
+    topology: Topology,
+) -> None:
+    host = topology.host
     host.ctl("port rm web 1")
     with serving(host, "tcp", 8081):
         assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
         assert "8081" in host.refused("port add web 8081:80")
     host.ctl("port add web 8081:80")
-    with serving(scene.web, "tcp", 80):
+    with serving(topology.web, "tcp", 80):
         assert call(host.outside, "tcp", HOST, 8081).seen == OUTSIDE
 
 
-def test_s20_what_is_there_already_or_was_never_there_is_refused(scene: Scene) -> None:
-    host = scene.host
+def test_s20_what_is_there_already_or_was_never_there_is_refused(topology: Topology) -> None:
+    host = topology.host
     for spec in ("8081:80", "8081:90", "8080-8081:80-81", f"{HOST}:8081:80", "8091:1/udp"):
         assert "already allocated" in host.refused(["port", "add", "web", spec])
     for what in ("3", "0", "8082:80", "8081:81", "8081:80/udp"):
@@ -104,18 +106,18 @@ def test_s20_what_is_there_already_or_was_never_there_is_refused(scene: Scene) -
     assert len(listed(host)) == 2
 
 
-def test_s20_without_a_host_port_a_free_one_is_chosen_and_printed(scene: Scene) -> None:
-    host = scene.host
+def test_s20_without_a_host_port_a_free_one_is_chosen_and_printed(topology: Topology) -> None:
+    host = topology.host
     assert host.ctl("port add web 85") == listed(host)[2]
     host_port = int(listed(host)[2].split(":")[0])
-    with serving(scene.web, "tcp", 85):
+    with serving(topology.web, "tcp", 85):
         assert call(host.outside, "tcp", HOST, host_port).seen == OUTSIDE
 
 
 @pytest.mark.parametrize("where", ["outside", "host", "container"])
-def test_s20_a_long_connection_on_another_port_goes_on_untouched(scene: Scene, where: str) -> None:
+def test_s20_a_long_connection_on_another_port_goes_on_untouched(topology: Topology, where: str) -> None:
     """Bytes flow both ways all the time while ports come and go; none waits for two seconds."""
-    host, web = scene
+    host, web = topology
     peer = box(host, "peer") if where == "container" else None
     place = {"outside": host.outside, "host": host}.get(where) or peer
     assert place

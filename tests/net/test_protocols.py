@@ -33,17 +33,17 @@ from tests.net.wire import (
 )
 
 
-class Scene(NamedTuple):
+class Topology(NamedTuple):
     host: Host
     web: Box  # publishes 8081:80 (both protocols) and 5201:5201
     client: Box
 
 
 @pytest.fixture(scope="module")
-def scene(shared_host: Host) -> Iterator[Scene]:
+def topology(shared_host: Host) -> Iterator[Topology]:
     host = shared_host
     web = box(host, "web", "-p 8081:80 -p 8081:80/udp -p 5201:5201 -p 5201:5201/udp")
-    yield Scene(host, web, box(host, "client"))
+    yield Topology(host, web, box(host, "client"))
     host.ctl("rm -f web client")
 
 
@@ -62,14 +62,14 @@ WAYS = ("published", "masquerade", "hairpin", "own host", "direct")
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, scene: Scene) -> Way:
-    host = scene.host
+def way(request: pytest.FixtureRequest, topology: Topology) -> Way:
+    host = topology.host
     return {
-        "published": Way(host.outside, scene.web, HOST, 8081, 80),
-        "masquerade": Way(scene.client, host.outside, OUTSIDE, 8081, 8081),
-        "hairpin": Way(scene.web, scene.web, HOST, 8081, 80),
-        "own host": Way(host, scene.web, "127.0.0.1", 8081, 80),
-        "direct": Way(scene.client, scene.web, scene.web.ip, 80, 80),
+        "published": Way(host.outside, topology.web, HOST, 8081, 80),
+        "masquerade": Way(topology.client, host.outside, OUTSIDE, 8081, 8081),
+        "hairpin": Way(topology.web, topology.web, HOST, 8081, 80),
+        "own host": Way(host, topology.web, "127.0.0.1", 8081, 80),
+        "direct": Way(topology.client, topology.web, topology.web.ip, 80, 80),
     }[request.param]._replace(name=request.param)
 
 
@@ -146,10 +146,10 @@ def test_s22_a_client_may_use_its_port_again_at_once(way: Way) -> None:
         assert len(server.peers) == 6
 
 
-def test_s22_a_simultaneous_open_through_masquerading_connects(scene: Scene) -> None:
+def test_s22_a_simultaneous_open_through_masquerading_connects(topology: Topology) -> None:
     """Both ends send SYN before either hears the other's (RFC 9293, 3.5)."""
-    outside = scene.host.outside
-    with opened(scene.client) as a, opened(outside) as b:
+    outside = topology.host.outside
+    with opened(topology.client) as a, opened(outside) as b:
         a.bind(("0.0.0.0", 5101))
         b.bind((OUTSIDE, 5102))
         # The container's SYN is lost at its end: it only makes the hole that the other's comes in through.
@@ -160,7 +160,7 @@ def test_s22_a_simultaneous_open_through_masquerading_connects(scene: Scene) -> 
             thread = threading.Thread(target=_connect, args=(a, (OUTSIDE, 5102)))
             thread.start()
             with eventually() as until:
-                until(lambda: "5102" in scene.client.sh("ss -Htn state syn-sent"))
+                until(lambda: "5102" in topology.client.sh("ss -Htn state syn-sent"))
         finally:
             outside.sh("nft delete table ip lost")
         _connect(b, (HOST, 5101))
@@ -175,10 +175,10 @@ def _connect(client: socket.socket, target: tuple[str, int]) -> None:
     client.connect(target)
 
 
-def test_s22_udp_with_checksum_zero_stays_so_and_arrives(scene: Scene) -> None:
+def test_s22_udp_with_checksum_zero_stays_so_and_arrives(topology: Topology) -> None:
     """Zero means that there is none (RFC 768): a translation must not invent one that is wrong."""
-    host = scene.host
-    with taps((host.outside, "eth0"), scene.web, scene.client) as (outside, web, client):
+    host = topology.host
+    with taps((host.outside, "eth0"), topology.web, topology.client) as (outside, web, client):
         text = b"no checksum"
         packet = pk.ipv4(OUTSIDE, HOST, pk.udp(5103, 8081, text, summed=False))
         outside.send(
@@ -186,12 +186,12 @@ def test_s22_udp_with_checksum_zero_stays_so_and_arrives(scene: Scene) -> None:
         )
         (frame,) = [f for f in web.wait_for(lambda f: text in f) if text in f]
         assert frame[34 + 6 : 34 + 8] == b"\0\0"
-        packet = pk.ipv4(scene.client.ip, OUTSIDE, pk.udp(5104, 7600, text, summed=False))
-        client.send(pk.ethernet(device_mac(host, "dp0"), scene.client.mac, pk.ETH_IPV4, packet))
+        packet = pk.ipv4(topology.client.ip, OUTSIDE, pk.udp(5104, 7600, text, summed=False))
+        client.send(pk.ethernet(device_mac(host, "dp0"), topology.client.mac, pk.ETH_IPV4, packet))
         sent = [f for f in outside.wait_for(lambda f: text in f and f[23] == pk.UDP) if f[23] == pk.UDP]
         (frame,) = [f for f in sent if text in f]
         assert frame[34 + 6 : 34 + 8] == b"\0\0"
-    with opened(scene.web, socket.SOCK_DGRAM) as server, opened(host.outside, socket.SOCK_DGRAM) as asker:
+    with opened(topology.web, socket.SOCK_DGRAM) as server, opened(host.outside, socket.SOCK_DGRAM) as asker:
         server.bind(("0.0.0.0", 80))
         asker.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
         asker.sendto(text, (HOST, 8081))
@@ -213,10 +213,10 @@ def test_s22_udp_of_every_size_up_to_the_mtu_arrives_whole(way: Way, size: int) 
         assert client.recv(2000) == text[:size][::-1]
 
 
-def test_s22_fragments_between_members_and_with_the_host_arrive(scene: Scene) -> None:
-    for address, place in ((scene.web.ip, scene.client), (scene.web.ip, scene.host)):
+def test_s22_fragments_between_members_and_with_the_host_arrive(topology: Topology) -> None:
+    for address, place in ((topology.web.ip, topology.client), (topology.web.ip, topology.host)):
         assert reaches(lambda c, p=place: p.try_(f"{c} -s 20000"), address)  # type: ignore[misc]
-        with opened(scene.web, socket.SOCK_DGRAM) as server, opened(place, socket.SOCK_DGRAM) as client:
+        with opened(topology.web, socket.SOCK_DGRAM) as server, opened(place, socket.SOCK_DGRAM) as client:
             server.bind(("0.0.0.0", 7601))
             client.connect((address, 7601))
             client.send(bytes(60000))
@@ -224,10 +224,10 @@ def test_s22_fragments_between_members_and_with_the_host_arrive(scene: Scene) ->
 
 
 @pytest.mark.parametrize("which", ["published", "masquerade"])
-def test_s22_fragments_arrive_through_translation(scene: Scene, which: str) -> None:
+def test_s22_fragments_arrive_through_translation(topology: Topology, which: str) -> None:
     published = which == "published"
     client_at, server_at = (
-        (scene.host.outside, scene.web) if published else (scene.client, scene.host.outside)
+        (topology.host.outside, topology.web) if published else (topology.client, topology.host.outside)
     )
     with opened(server_at, socket.SOCK_DGRAM) as server, opened(client_at, socket.SOCK_DGRAM) as client:
         server.bind(("0.0.0.0", 80))
@@ -236,13 +236,13 @@ def test_s22_fragments_arrive_through_translation(scene: Scene, which: str) -> N
         assert len(server.recv(65535)) == 5000
 
 
-def test_s22_many_short_connections_both_ways_without_one_failing(scene: Scene) -> None:
+def test_s22_many_short_connections_both_ways_without_one_failing(topology: Topology) -> None:
     """2,000 HTTP requests, a connection each, through a published port, and 2,000 out by masquerading."""
     for way in (
-        Way(scene.host.outside, scene.web, HOST, 8081, 80),
-        Way(scene.client, scene.host.outside, OUTSIDE, 7602, 7602),
+        Way(topology.host.outside, topology.web, HOST, 8081, 80),
+        Way(topology.client, topology.host.outside, OUTSIDE, 7602, 7602),
     ):
-        before = counters(scene.host)
+        before = counters(topology.host)
         with serving(way.server, "tcp", way.listen) as server:
             failed: list[BaseException] = []
 
@@ -259,16 +259,16 @@ def test_s22_many_short_connections_both_ways_without_one_failing(scene: Scene) 
             for thread in threads:
                 thread.join()
             assert not failed and len(server.peers) == 2000
-        assert rises(before, counters(scene.host)) == {}
+        assert rises(before, counters(topology.host)) == {}
 
 
-def test_s22_every_connection_is_confirmed(scene: Scene) -> None:
+def test_s22_every_connection_is_confirmed(topology: Topology) -> None:
     """Only a confirmed connection is safe from a flood of half-open ones."""
-    before = counters(scene.host)
-    with serving(scene.web, "tcp", 80):
+    before = counters(topology.host)
+    with serving(topology.web, "tcp", 80):
         for _ in range(3000):
-            call(scene.host.outside, "tcp", HOST, 8081)
-    assert rises(before, counters(scene.host)) == {}
+            call(topology.host.outside, "tcp", HOST, 8081)
+    assert rises(before, counters(topology.host)) == {}
 
 
 HTTP = """
@@ -281,7 +281,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_fo
 
 
 @pytest.mark.parametrize("which", ["published", "masquerade"])
-def test_s22_curl_fetches_200_mb_unharmed(scene: Scene, which: str, tmp_path: Path) -> None:
+def test_s22_curl_fetches_200_mb_unharmed(topology: Topology, which: str, tmp_path: Path) -> None:
     published = which == "published"
     block = hashlib.sha256(b"seed").digest() * 32768
     whole = hashlib.sha256()
@@ -290,12 +290,12 @@ def test_s22_curl_fetches_200_mb_unharmed(scene: Scene, which: str, tmp_path: Pa
             part = number.to_bytes(4, "big") + block[4 : 1 << 20]
             file.write(part)
             whole.update(part)
-    server = scene.web if published else scene.host.outside
+    server = topology.web if published else topology.host.outside
     port = 80 if published else 7603
     argv = [sys.executable, "-c", HTTP, str(port)]
-    process = scene.host.outside.start(["nsenter", f"--net={server.path}", *argv], cwd=tmp_path)
+    process = topology.host.outside.start(["nsenter", f"--net={server.path}", *argv], cwd=tmp_path)
     try:
-        client = scene.host.outside if published else scene.client
+        client = topology.host.outside if published else topology.client
         url = f"http://{HOST}:8081/big" if published else f"http://{OUTSIDE}:{port}/big"
         fetch = f"curl -sS --retry 20 --retry-delay 0 --retry-connrefused --max-time 100 {url} | sha256sum"
         assert client.sh(["sh", "-c", fetch]).split()[0] == whole.hexdigest()
@@ -306,14 +306,18 @@ def test_s22_curl_fetches_200_mb_unharmed(scene: Scene, which: str, tmp_path: Pa
 
 @pytest.mark.parametrize("which", ["published", "masquerade"])
 @pytest.mark.parametrize("more", ["", "-R", "-u -b 50M"], ids=["up", "down", "udp"])
-def test_s22_iperf3_runs_in_every_direction(scene: Scene, which: str, more: str) -> None:
+def test_s22_iperf3_runs_in_every_direction(topology: Topology, which: str, more: str) -> None:
     published = which == "published"
-    server, client = (scene.web, scene.host.outside) if published else (scene.host.outside, scene.client)
-    process = scene.host.outside.start(["nsenter", f"--net={server.path}", "iperf3", "-s", "-1"])
+    server, client = (
+        (topology.web, topology.host.outside) if published else (topology.host.outside, topology.client)
+    )
+    process = topology.host.outside.start(["nsenter", f"--net={server.path}", "iperf3", "-s", "-1"])
     try:
         with eventually() as until:
             until(
-                lambda: ":5201" in scene.host.outside.sh(["nsenter", f"--net={server.path}", "ss", "-Htln"])
+                lambda: (
+                    ":5201" in topology.host.outside.sh(["nsenter", f"--net={server.path}", "ss", "-Htln"])
+                )
             )
         address = HOST if published else OUTSIDE
         before = _without_room(server)
@@ -351,16 +355,16 @@ def test_s22_a_connection_that_is_long_idle_goes_on(way: Way) -> None:
         assert client.recv(10) == b"after"
 
 
-def test_s22_segments_keep_their_sizes_under_offload(scene: Scene) -> None:
+def test_s22_segments_keep_their_sizes_under_offload(topology: Topology) -> None:
     """Large sends cross the container's and the host's device as one packet, and leave none of it behind:
     checksums are right where nothing offloads them."""
-    outside = scene.host.outside
+    outside = topology.host.outside
     outside.sh("ethtool -K eth0 tx off rx off gro off gso off tso off")
-    scene.host.sh("ethtool -K eth0 tx off gso off tso off gro off")
+    topology.host.sh("ethtool -K eth0 tx off gso off tso off gro off")
     try:
         for client_at, server_at, address, port, listen in (
-            (outside, scene.web, HOST, 8081, 80),
-            (scene.client, outside, OUTSIDE, 7604, 7604),
+            (outside, topology.web, HOST, 8081, 80),
+            (topology.client, outside, OUTSIDE, 7604, 7604),
         ):
             client, server = connected(Way(client_at, server_at, address, port, listen))
             text = bytes(range(256)) * 4000
@@ -376,4 +380,4 @@ def test_s22_segments_keep_their_sizes_under_offload(scene: Scene) -> None:
             server.close()
     finally:
         outside.sh("ethtool -K eth0 tx on rx on gro on gso on tso on")
-        scene.host.sh("ethtool -K eth0 tx on gso on tso on gro on")
+        topology.host.sh("ethtool -K eth0 tx on gso on tso on gro on")

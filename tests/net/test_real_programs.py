@@ -59,7 +59,7 @@ def nginx(folder: Path, port: int) -> list[str]:
 
 
 @dataclass
-class Scene:
+class Topology:
     """`beyond`: a machine one router (`outside`) further, to which only smaller packets can be sent."""
 
     host: Host
@@ -74,7 +74,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     folder = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
@@ -91,7 +91,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         beyond.start(nginx(folder / "beyond", 80))
         for place, address in ((host, web.ip), (host.outside, OUTSIDE), (beyond, BEYOND)):
             listening(place, "tcp", address, 80)
-        yield Scene(host, beyond, web, app, folder)
+        yield Topology(host, beyond, web, app, folder)
 
 
 def _plug_beyond(outside: Namespace, beyond: Namespace) -> None:
@@ -135,20 +135,20 @@ class Way:
         return f"http://{url_host(self.address)}:{self.port}"
 
 
-def way(scene: Scene, name: str) -> Way:
-    web, outside, beyond = (scene.folder / place for place in ("web", "outside", "beyond"))
+def way(topology: Topology, name: str) -> Way:
+    web, outside, beyond = (topology.folder / place for place in ("web", "outside", "beyond"))
     return {
-        "published": Way(scene.outside, HOST, 8080, web),
-        "published, IPv6": Way(scene.outside, HOST6, 8080, web),
-        "published, narrow": Way(scene.beyond, HOST, 8080, web),
-        "published, narrow, IPv6": Way(scene.beyond, HOST6, 8080, web),
-        "masquerade": Way(scene.app, OUTSIDE, 80, outside),
-        "masquerade, IPv6": Way(scene.app, OUTSIDE6, 80, outside),
-        "masquerade, narrow": Way(scene.app, BEYOND, 80, beyond),
-        "masquerade, narrow, IPv6": Way(scene.app, BEYOND6, 80, beyond),
-        "own host": Way(scene.host, "127.0.0.1", 8080, web),
-        "neighbour": Way(scene.app, HOST, 8080, web),
-        "itself": Way(scene.web, HOST, 8080, web),
+        "published": Way(topology.outside, HOST, 8080, web),
+        "published, IPv6": Way(topology.outside, HOST6, 8080, web),
+        "published, narrow": Way(topology.beyond, HOST, 8080, web),
+        "published, narrow, IPv6": Way(topology.beyond, HOST6, 8080, web),
+        "masquerade": Way(topology.app, OUTSIDE, 80, outside),
+        "masquerade, IPv6": Way(topology.app, OUTSIDE6, 80, outside),
+        "masquerade, narrow": Way(topology.app, BEYOND, 80, beyond),
+        "masquerade, narrow, IPv6": Way(topology.app, BEYOND6, 80, beyond),
+        "own host": Way(topology.host, "127.0.0.1", 8080, web),
+        "neighbour": Way(topology.app, HOST, 8080, web),
+        "itself": Way(topology.web, HOST, 8080, web),
     }[name]
 
 
@@ -157,8 +157,8 @@ def way(scene: Scene, name: str) -> Way:
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("name", ["published", "published, IPv6", "masquerade", "own host", "neighbour"])
-def test_wrk_hears_no_error(scene: Scene, name: str, connection: str) -> None:
-    how = way(scene, name)
+def test_wrk_hears_no_error(topology: Topology, name: str, connection: str) -> None:
+    how = way(topology, name)
     said = how.client.sh(
         ["wrk", "-t1", "-c32", "-d1s", "-H", f"Connection: {connection}", f"{how.url}/short"]
     )
@@ -168,32 +168,32 @@ def test_wrk_hears_no_error(scene: Scene, name: str, connection: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["published", "masquerade"])
-def test_20000_short_connections_none_failing(scene: Scene, name: str) -> None:
+def test_20000_short_connections_none_failing(topology: Topology, name: str) -> None:
     """One port to one destination each time: what masquerading has is ports of one address. Connections of
     tests before this one still hold some."""
-    how = way(scene, name)
-    before = counters(scene.host)
+    how = way(topology, name)
+    before = counters(topology.host)
     said = how.client.sh(["ab", "-q", "-r", "-n", str(SHORT), "-c", "50", f"{how.url}/short"])
     facts = dict(re.findall(r"^([A-Z][\w -]+):\s+(\d+)", said, re.MULTILINE))
     assert (facts["Complete requests"], facts["Failed requests"]) == (str(SHORT), "0"), said
     assert "Non-2xx" not in said and facts["HTML transferred"] == str(SHORT * len("short\n")), said
-    assert rises(before, counters(scene.host)) == {}
+    assert rises(before, counters(topology.host)) == {}
     print(f"{name}: {re.search(r'Requests per second:.*', said)}")
 
 
 @pytest.fixture(scope="module")
-def large(scene: Scene) -> tuple[str, Path]:
+def large(topology: Topology) -> tuple[str, Path]:
     """A file of the web servers and its SHA-256."""
     block = os.urandom(1 << 20)
     digest = hashlib.sha256()
-    path = scene.folder / "large"
+    path = topology.folder / "large"
     with open(path, "wb") as file:
         for number in range(TRANSFER >> 20):
             piece = number.to_bytes(8, "big") + block[8:]
             file.write(piece)
             digest.update(piece)
     for place in ("web", "outside", "beyond"):
-        os.link(path, scene.folder / place / "large")
+        os.link(path, topology.folder / place / "large")
     return digest.hexdigest(), path
 
 
@@ -201,14 +201,14 @@ BULK = ["published", "masquerade", "published, IPv6", "masquerade, IPv6"]
 
 
 @pytest.mark.parametrize("name", BULK)
-def test_curl_downloads_a_large_file_unharmed(scene: Scene, large: tuple[str, Path], name: str) -> None:
-    how = way(scene, name)
+def test_curl_downloads_a_large_file_unharmed(topology: Topology, large: tuple[str, Path], name: str) -> None:
+    how = way(topology, name)
     assert checksum(how.client, f"curl -sS -f {how.url}/large") == large[0]
 
 
 @pytest.mark.parametrize("name", BULK)
-def test_curl_uploads_a_large_file_unharmed(scene: Scene, large: tuple[str, Path], name: str) -> None:
-    how = way(scene, name)
+def test_curl_uploads_a_large_file_unharmed(topology: Topology, large: tuple[str, Path], name: str) -> None:
+    how = way(topology, name)
     how.client.sh(f"curl -sS -f -T {large[1]} {how.url}/upload")
     try:
         with open(how.folder / "upload", "rb") as file:
@@ -225,10 +225,10 @@ def checksum(client: Any, command: str) -> str:
     "name",
     ["published, narrow", "published, narrow, IPv6", "masquerade, narrow", "masquerade, narrow, IPv6"],
 )
-def test_a_transfer_over_a_narrower_link_learns_its_width(scene: Scene, name: str) -> None:
+def test_a_transfer_over_a_narrower_link_learns_its_width(topology: Topology, name: str) -> None:
     """The container sends. The error that tells it is the router's, about the host's packet."""
-    how = way(scene, name)
-    path = scene.folder / "web" / "some"
+    how = way(topology, name)
+    path = topology.folder / "web" / "some"
     path.write_bytes(os.urandom(3 << 20))
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
     if name.startswith("published"):
@@ -252,9 +252,9 @@ IPERF = [
 
 @pytest.mark.parametrize("more", IPERF)
 @pytest.mark.parametrize("name", ["published", "published, IPv6", "masquerade", "masquerade, IPv6"])
-def test_iperf3(scene: Scene, iperf: None, name: str, more: str) -> None:
-    how = way(scene, name)
-    before = counters(scene.host)
+def test_iperf3(topology: Topology, iperf: None, name: str, more: str) -> None:
+    how = way(topology, name)
+    before = counters(topology.host)
     with eventually() as until:  # a server is busy for a moment after its last client
         report = until(lambda: measured(how, more))
     assert "error" not in report, report.get("error")
@@ -262,7 +262,7 @@ def test_iperf3(scene: Scene, iperf: None, name: str, more: str) -> None:
     if "-u" in more:
         # On a crowded machine the receiver may sleep for longer than its buffer lasts.
         assert end["sum"]["packets"] > 1000 and end["sum"]["lost_percent"] < 50
-        assert rises(before, counters(scene.host)) == {}
+        assert rises(before, counters(topology.host)) == {}
     else:
         sums = ["sum_received", "sum_received_bidir_reverse"][: 2 if "--bidir" in more else 1]
         # What the receiver has not read yet when the sender says that it has sent all, it does not count.
@@ -277,21 +277,21 @@ def measured(how: Way, more: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def iperf(scene: Scene) -> Iterator[None]:
-    with more_box(scene, "iperf", "-p 5201:5201 -p 5201:5201/udp", ["iperf3", "-s"]) as server:
-        process = scene.outside.start(["iperf3", "-s"])
-        listening(scene.host, "tcp", server.ip, 5201)
-        listening(scene.outside, "tcp", OUTSIDE, 5201)
+def iperf(topology: Topology) -> Iterator[None]:
+    with more_box(topology, "iperf", "-p 5201:5201 -p 5201:5201/udp", ["iperf3", "-s"]) as server:
+        process = topology.outside.start(["iperf3", "-s"])
+        listening(topology.host, "tcp", server.ip, 5201)
+        listening(topology.outside, "tcp", OUTSIDE, 5201)
         yield
         process.terminate()
 
 
 @contextlib.contextmanager
-def more_box(scene: Scene, name: str, options: str, command: Words) -> Iterator[Box]:
+def more_box(topology: Topology, name: str, options: str, command: Words) -> Iterator[Box]:
     try:
-        yield box(scene.host, name, f"--network net {options}", command)
+        yield box(topology.host, name, f"--network net {options}", command)
     finally:
-        scene.host.ctl(f"rm -f {name}")
+        topology.host.ctl(f"rm -f {name}")
 
 
 # ---- sessions that are silent for long -------------------------------------------------------------------
@@ -400,44 +400,44 @@ def test_a_client_of_a_published_port_that_was_forgotten_is_picked_up_again(make
 
 @pytest.mark.parametrize("method", ["", "-I", "-T -p 80", "-U -p 5353"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_traceroute_sees_every_router(scene: Scene, version: int, method: str) -> None:
+def test_traceroute_sees_every_router(topology: Topology, version: int, method: str) -> None:
     """The errors come from the host, from a router beyond it, and from the other end."""
     far, router = (BEYOND, OUTSIDE) if version == 4 else (BEYOND6, OUTSIDE6)
     gateway = "10.8.0.1" if version == 4 else "fd08::1"
-    said = scene.app.sh(f"traceroute -{version} -n -q 2 -w 20,0,0 -m 5 {method} {far}")
+    said = topology.app.sh(f"traceroute -{version} -n -q 2 -w 20,0,0 -m 5 {method} {far}")
     assert [line.split()[1] for line in said.splitlines()[1:]] == [gateway, router, far], said
     assert "*" not in said
 
 
 @pytest.mark.parametrize(("address", "version"), [(HOST, 4), (HOST6, 6)])
-def test_traceroute_to_a_published_port(scene: Scene, address: str, version: int) -> None:
-    said = scene.beyond.sh(f"traceroute -{version} -n -q 2 -w 20,0,0 -m 4 -T -p 8080 {address}")
+def test_traceroute_to_a_published_port(topology: Topology, address: str, version: int) -> None:
+    said = topology.beyond.sh(f"traceroute -{version} -n -q 2 -w 20,0,0 -m 4 -T -p 8080 {address}")
     assert len(said.splitlines()) == 3 and said.splitlines()[2].split()[1] == address, said
 
 
 @pytest.mark.parametrize(("far", "header"), [(BEYOND, 28), (BEYOND6, 48)])
-def test_ping_finds_the_width_of_the_way(scene: Scene, far: str, header: int) -> None:
+def test_ping_finds_the_width_of_the_way(topology: Topology, far: str, header: int) -> None:
     """First ping -M do: larger packets are refused, with the width, by the router."""
-    scene.app.sh(f"ip -{6 if ':' in far else 4} route flush cache")
+    topology.app.sh(f"ip -{6 if ':' in far else 4} route flush cache")
     ping = f"ping -n -c 2 -i 0.1 -W 60 -M do -s {{}} {far}"
-    said = scene.app.try_(ping.format(1500 - header)).stdout
+    said = topology.app.try_(ping.format(1500 - header)).stdout
     assert re.search(rf"mtu ?= ?{NARROW}", said), said
-    assert reaches(lambda ping: scene.app.try_(f"{ping} -M do -s {NARROW - header}"), far, 2)
-    assert scene.app.try_(ping.format(NARROW - header + 1)).returncode != 0
+    assert reaches(lambda ping: topology.app.try_(f"{ping} -M do -s {NARROW - header}"), far, 2)
+    assert topology.app.try_(ping.format(NARROW - header + 1)).returncode != 0
 
 
 @pytest.mark.parametrize("far", [OUTSIDE, OUTSIDE6, BEYOND, BEYOND6])
 @pytest.mark.parametrize("size", [1452, 1453, 1473, 4000, 30000, 65000])
-def test_large_pings_come_back_in_pieces(scene: Scene, far: str, size: int) -> None:
+def test_large_pings_come_back_in_pieces(topology: Topology, far: str, size: int) -> None:
     if far == BEYOND6 and size > 1300:  # the first one only tells how narrow the way is
-        scene.app.try_(f"ping -n -q -c 1 -W 0.1 -s {size} {far}")
-    assert reaches(lambda ping: scene.app.try_(f"{ping} -s {size}"), far, 2)
+        topology.app.try_(f"ping -n -q -c 1 -W 0.1 -s {size} {far}")
+    assert reaches(lambda ping: topology.app.try_(f"{ping} -s {size}"), far, 2)
 
 
 @pytest.mark.parametrize(("address", "largest"), [(OUTSIDE, 1472), (OUTSIDE6, 1452)])
-def test_the_largest_ping_that_fits_goes_unfragmented(scene: Scene, address: str, largest: int) -> None:
-    assert reaches(lambda ping: scene.app.try_(f"{ping} -M do -s {largest}"), address, 2)
-    said = scene.app.try_(f"ping -n -c 1 -W 60 -M do -s {largest + 1} {address}")
+def test_the_largest_ping_that_fits_goes_unfragmented(topology: Topology, address: str, largest: int) -> None:
+    assert reaches(lambda ping: topology.app.try_(f"{ping} -M do -s {largest}"), address, 2)
+    said = topology.app.try_(f"ping -n -c 1 -W 60 -M do -s {largest + 1} {address}")
     assert "too long" in said.stderr + said.stdout
 
 
@@ -455,11 +455,11 @@ def dnsmasq() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def names(scene: Scene) -> Iterator[None]:
-    with more_box(scene, "names", "-p 5353:53 -p 5353:53/udp", dnsmasq()) as server:
-        process = scene.outside.start(dnsmasq())
-        listening(scene.host, "tcp", server.ip, 53)
-        listening(scene.outside, "tcp", OUTSIDE, 53)
+def names(topology: Topology) -> Iterator[None]:
+    with more_box(topology, "names", "-p 5353:53 -p 5353:53/udp", dnsmasq()) as server:
+        process = topology.outside.start(dnsmasq())
+        listening(topology.host, "tcp", server.ip, 53)
+        listening(topology.outside, "tcp", OUTSIDE, 53)
         yield
         process.terminate()
 
@@ -477,8 +477,8 @@ def names(scene: Scene) -> Iterator[None]:
         ("app", OUTSIDE6),
     ],
 )
-def test_dig(scene: Scene, names: None, place: str, server: str, transport: str) -> None:
-    client: Any = getattr(scene, place)
+def test_dig(topology: Topology, names: None, place: str, server: str, transport: str) -> None:
+    client: Any = getattr(topology, place)
     said = client.sh(f"dig +short +tries=1 +time=3 @{server} {transport} a.x.test A b.x.test A")
     assert said.split() == ["203.0.113.77"] * 2
     if transport not in ("", "+ignore"):  # without: dig would have to ask again by TCP, which is the next one
@@ -489,11 +489,11 @@ def test_dig(scene: Scene, names: None, place: str, server: str, transport: str)
         assert "retrying in TCP mode" in said and f"ANSWER: {LARGE_TEXTS}" in said
 
 
-def test_a_thousand_questions_at_once(scene: Scene, names: None) -> None:
+def test_a_thousand_questions_at_once(topology: Topology, names: None) -> None:
     """Of as many clients, so as many connections of UDP."""
-    questions = scene.folder / "questions"
+    questions = topology.folder / "questions"
     questions.write_text("".join(f"n{number}.x.test A\n" for number in range(500)))
-    for client, server in ((scene.outside, f"{HOST} -p 5353"), (scene.app, OUTSIDE)):
+    for client, server in ((topology.outside, f"{HOST} -p 5353"), (topology.app, OUTSIDE)):
         said = client.sh(f"dig +short +tries=1 +time=3 @{server} -f {questions}")
         assert said.split() == ["203.0.113.77"] * 500
 
@@ -502,17 +502,17 @@ def test_a_thousand_questions_at_once(scene: Scene, names: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def files(scene: Scene) -> Iterator[Path]:
-    folder = scene.folder / "ftp"
+def files(topology: Topology) -> Iterator[Path]:
+    folder = topology.folder / "ftp"
     folder.mkdir()
     (folder / "file").write_bytes(os.urandom(5 << 20))
     base = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-w", "-d", str(folder), "-p", "21"]
     inside = [*base, "-n", HOST, "-r", "30100-30119"]  # as its administrator sets up who publishes it
     ports = "-p 2121:21 -p 30100-30119:30100-30119"
-    with more_box(scene, "files", ports, [*inside, "-i", "::"]) as server:
-        process = scene.outside.start([*base, "-i", "::"])
-        listening(scene.host, "tcp", server.ip, 21)
-        listening(scene.outside, "tcp", OUTSIDE, 21)
+    with more_box(topology, "files", ports, [*inside, "-i", "::"]) as server:
+        process = topology.outside.start([*base, "-i", "::"])
+        listening(topology.host, "tcp", server.ip, 21)
+        listening(topology.outside, "tcp", OUTSIDE, 21)
         yield folder
         process.terminate()
 
@@ -526,9 +526,9 @@ FTP = {
 
 
 @pytest.mark.parametrize(("place", "server"), [(place, url) for place, urls in FTP.items() for url in urls])
-def test_ftp_passive(scene: Scene, files: Path, place: str, server: str) -> None:
+def test_ftp_passive(topology: Topology, files: Path, place: str, server: str) -> None:
     """curl asks for an extended passive connection first; without it IPv4's server names an address too."""
-    client: Any = getattr(scene, place)
+    client: Any = getattr(topology, place)
     expected = hashlib.sha256((files / "file").read_bytes()).hexdigest()
     for more in ("", "--disable-epsv") if "[" not in server else ("",):
         curl = f"curl -sS -f -m 10 -u anonymous:x {more}"

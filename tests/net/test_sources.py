@@ -35,7 +35,7 @@ def dress(host: Host) -> None:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
@@ -45,10 +45,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def web(scene: Host) -> Iterator[Callable[..., Box]]:
+def web(prepared: Host) -> Iterator[Callable[..., Box]]:
     """Starts the container `web` on `net`."""
-    yield lambda options: box(scene, "web", f"--network net {options}")
-    scene.ctl("rm -f web")
+    yield lambda options: box(prepared, "web", f"--network net {options}")
+    prepared.ctl("rm -f web")
 
 
 def gets_in(host: Host, source: str, port: int = 8081, proto: str = "tcp") -> bool:
@@ -99,7 +99,7 @@ BOTH = pytest.mark.parametrize("proto", ["tcp", "udp"])
     ],
 )
 def test_who_gets_in(
-    scene: Host,
+    prepared: Host,
     web: Callable[..., Box],
     proto: str,
     rules: str,
@@ -107,90 +107,90 @@ def test_who_gets_in(
     refused: tuple[str, ...],
 ) -> None:
     with serving(web(f"-p 8081:80/{proto}{rules}"), proto, 80, "::"):
-        assert xdp(scene) == bool(rules)
+        assert xdp(prepared) == bool(rules)
         for source in allowed:
-            assert gets_in(scene, source, proto=proto), source
-        before = counters(scene)
+            assert gets_in(prepared, source, proto=proto), source
+        before = counters(prepared)
         for source in refused:
-            assert is_kept_out(scene, source, proto=proto), source
-        dropped = rises(before, counters(scene))
+            assert is_kept_out(prepared, source, proto=proto), source
+        dropped = rises(before, counters(prepared))
         assert dropped.keys() == ({"DROP_DENIED"} if refused else set())
 
 
 @BOTH
-def test_without_xdp_tc_refuses_the_same(scene: Host, web: Callable[..., Box], proto: str) -> None:
+def test_without_xdp_tc_refuses_the_same(prepared: Host, web: Callable[..., Box], proto: str) -> None:
     rules = f"allow=192.0.2.0/24,deny={OTHER}"
     with serving(web(f"-p 8081:80/{proto},{rules}"), proto, 80, "::"):
-        (link,) = (scene.bpffs / "datapath/links").glob("xdp_uplink-*")
+        (link,) = (prepared.bpffs / "datapath/links").glob("xdp_uplink-*")
         link.unlink()
-        assert gets_in(scene, OUTSIDE, proto=proto)
-        before = counters(scene)
-        assert is_kept_out(scene, OTHER, proto=proto)
-        assert is_kept_out(scene, OUTSIDE6, proto=proto)
-        assert rises(before, counters(scene)).keys() == {"DROP_DENIED"}
+        assert gets_in(prepared, OUTSIDE, proto=proto)
+        before = counters(prepared)
+        assert is_kept_out(prepared, OTHER, proto=proto)
+        assert is_kept_out(prepared, OUTSIDE6, proto=proto)
+        assert rises(before, counters(prepared)).keys() == {"DROP_DENIED"}
 
 
-def test_the_rules_of_a_range_are_each_ports(scene: Host, web: Callable[..., Box]) -> None:
+def test_the_rules_of_a_range_are_each_ports(prepared: Host, web: Callable[..., Box]) -> None:
     with serving(web(f"-p 8100-8104:80-84,deny={OTHER}"), "tcp", 83, "::"):
-        assert gets_in(scene, OUTSIDE, 8103)
-        assert is_kept_out(scene, OTHER, 8103)
-        assert filters(scene) == {1: 1}
+        assert gets_in(prepared, OUTSIDE, 8103)
+        assert is_kept_out(prepared, OTHER, 8103)
+        assert filters(prepared) == {1: 1}
 
 
-def test_other_ports_are_nobodys_business(scene: Host, web: Callable[..., Box]) -> None:
+def test_other_ports_are_nobodys_business(prepared: Host, web: Callable[..., Box]) -> None:
     with serving(web(f"-p 8081:80,allow={OUTSIDE} -p 8082:80"), "tcp", 80, "::"):
-        assert gets_in(scene, OTHER, 8082)
-        assert is_kept_out(scene, OTHER, 8081)
-        with serving(scene, "tcp", 8090):
-            assert gets_in(scene, OTHER, 8090)
+        assert gets_in(prepared, OTHER, 8082)
+        assert is_kept_out(prepared, OTHER, 8081)
+        with serving(prepared, "tcp", 8090):
+            assert gets_in(prepared, OTHER, 8090)
 
 
-def test_containers_and_the_host_itself_are_sources_too(scene: Host, web: Callable[..., Box]) -> None:
+def test_containers_and_the_host_itself_are_sources_too(prepared: Host, web: Callable[..., Box]) -> None:
     with serving(web(f"-p 8081:80,allow={OUTSIDE}"), "tcp", 80, "::"):
-        guest = box(scene, "guest")
+        guest = box(prepared, "guest")
         try:
             assert fails(guest, "tcp", HOST, 8081)
-            assert fails(scene, "tcp", "127.0.0.1", 8081)
-            assert fails(scene, "tcp", HOST, 8081)
-            assert fails(scene, "tcp", "::1", 8081)
-            scene.ctl(f"port set web 1 allow={guest.ip},allow=127.0.0.1,allow=::1")
+            assert fails(prepared, "tcp", "127.0.0.1", 8081)
+            assert fails(prepared, "tcp", HOST, 8081)
+            assert fails(prepared, "tcp", "::1", 8081)
+            prepared.ctl(f"port set web 1 allow={guest.ip},allow=127.0.0.1,allow=::1")
             assert call(guest, "tcp", HOST, 8081).peer == HOST
-            assert call(scene, "tcp", "127.0.0.1", 8081).peer == "127.0.0.1"
-            assert call(scene, "tcp", "::1", 8081).peer == "::1"
-            assert fails(scene, "tcp", HOST, 8081)
+            assert call(prepared, "tcp", "127.0.0.1", 8081).peer == "127.0.0.1"
+            assert call(prepared, "tcp", "::1", 8081).peer == "::1"
+            assert fails(prepared, "tcp", HOST, 8081)
         finally:
-            scene.ctl("rm -f guest")
+            prepared.ctl("rm -f guest")
 
 
 # ---- at run time -----------------------------------------------------------------------------------------
 
 
-def test_rules_change_while_the_container_runs(scene: Host, web: Callable[..., Box]) -> None:
+def test_rules_change_while_the_container_runs(prepared: Host, web: Callable[..., Box]) -> None:
     with serving(web("-p 8081:80"), "tcp", 80, "::"):
-        assert not xdp(scene)
-        assert scene.ctl(f"port set web 1 deny={OTHER}") == f"8081:80/tcp,deny={OTHER}/32"
-        assert xdp(scene)
-        assert is_kept_out(scene, OTHER)
-        assert gets_in(scene, OUTSIDE)
-        assert scene.ctl(f"port set web 8081:80 allow={OTHER}") == f"8081:80/tcp,allow={OTHER}/32"
-        assert gets_in(scene, OTHER)
-        assert is_kept_out(scene, OUTSIDE)
-        assert filters(scene) == {2: 1}
-        assert scene.ctl("port set web 1") == "8081:80/tcp"
-        assert gets_in(scene, OUTSIDE)
-        assert not xdp(scene)
-        assert filters(scene) == {}
+        assert not xdp(prepared)
+        assert prepared.ctl(f"port set web 1 deny={OTHER}") == f"8081:80/tcp,deny={OTHER}/32"
+        assert xdp(prepared)
+        assert is_kept_out(prepared, OTHER)
+        assert gets_in(prepared, OUTSIDE)
+        assert prepared.ctl(f"port set web 8081:80 allow={OTHER}") == f"8081:80/tcp,allow={OTHER}/32"
+        assert gets_in(prepared, OTHER)
+        assert is_kept_out(prepared, OUTSIDE)
+        assert filters(prepared) == {2: 1}
+        assert prepared.ctl("port set web 1") == "8081:80/tcp"
+        assert gets_in(prepared, OUTSIDE)
+        assert not xdp(prepared)
+        assert filters(prepared) == {}
 
 
-def test_shown_by_port_ls_and_inspect(scene: Host, web: Callable[..., Box]) -> None:
+def test_shown_by_port_ls_and_inspect(prepared: Host, web: Callable[..., Box]) -> None:
     web(f"-p 127.0.0.1:8081:80,allow=10.0.0.0/8,deny={OTHER}")
-    (row,) = [json.loads(line) for line in scene.ctl("port ls web --format json").splitlines()]
+    (row,) = [json.loads(line) for line in prepared.ctl("port ls web --format json").splitlines()]
     assert row["ACL"] == f"allow=10.0.0.0/8,deny={OTHER}/32"
-    (binding,) = scene.inspect("web")["NetworkSettings"]["Ports"]["80/tcp"]
+    (binding,) = prepared.inspect("web")["NetworkSettings"]["Ports"]["80/tcp"]
     assert (binding["Allow"], binding["Deny"]) == (["10.0.0.0/8"], [f"{OTHER}/32"])
 
 
-def test_a_connection_ends_when_its_client_may_not_any_more(scene: Host, web: Callable[..., Box]) -> None:
+def test_a_connection_ends_when_its_client_may_not_any_more(prepared: Host, web: Callable[..., Box]) -> None:
     made = web("-p 8081:80")
     with opened(made) as server, ExitStack() as stack:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,12 +198,12 @@ def test_a_connection_ends_when_its_client_may_not_any_more(scene: Host, web: Ca
         server.listen()
         talks = {}
         for source in (OUTSIDE, OTHER):
-            client = stack.enter_context(opened(scene.outside))
+            client = stack.enter_context(opened(prepared.outside))
             client.bind((source, 0))
             client.connect((HOST, 8081))
             talks[source] = client, stack.enter_context(server.accept()[0])
-        scene.ctl(f"port set web 1 deny={OTHER}")
-        (link,) = scene.bpffs.glob("datapath/links/xdp_uplink-*")
+        prepared.ctl(f"port set web 1 deny={OTHER}")
+        (link,) = prepared.bpffs.glob("datapath/links/xdp_uplink-*")
         link.unlink()  # it would not let the packets through in any case
         for source, (client, peer) in talks.items():
             client.sendall(b"still here")
@@ -216,21 +216,21 @@ def test_a_connection_ends_when_its_client_may_not_any_more(scene: Host, web: Ca
                 assert peer.recv(100) == b"still here"
 
 
-def test_added_and_removed_at_run_time(scene: Host, web: Callable[..., Box]) -> None:
+def test_added_and_removed_at_run_time(prepared: Host, web: Callable[..., Box]) -> None:
     with serving(web("-p 8081:80"), "tcp", 80, "::"):
-        scene.ctl(f"port add web 8082:80,allow={OTHER}")
-        assert gets_in(scene, OTHER, 8082)
-        assert is_kept_out(scene, OUTSIDE, 8082)
-        assert gets_in(scene, OUTSIDE, 8081)
-        assert scene.ctl("port rm web 8082:80") == f"8082:80/tcp,allow={OTHER}/32"
-        assert (filters(scene), xdp(scene)) == ({}, False)
+        prepared.ctl(f"port add web 8082:80,allow={OTHER}")
+        assert gets_in(prepared, OTHER, 8082)
+        assert is_kept_out(prepared, OUTSIDE, 8082)
+        assert gets_in(prepared, OUTSIDE, 8081)
+        assert prepared.ctl("port rm web 8082:80") == f"8082:80/tcp,allow={OTHER}/32"
+        assert (filters(prepared), xdp(prepared)) == ({}, False)
 
 
-def test_rules_go_with_their_container(scene: Host) -> None:
-    scene.run("web", f"--network net -p 8081:80,deny={OTHER}")
-    assert (filters(scene), xdp(scene)) == ({1: 1}, True)
-    scene.ctl("rm -f web")
-    assert (filters(scene), xdp(scene)) == ({}, False)
+def test_rules_go_with_their_container(prepared: Host) -> None:
+    prepared.run("web", f"--network net -p 8081:80,deny={OTHER}")
+    assert (filters(prepared), xdp(prepared)) == ({1: 1}, True)
+    prepared.ctl("rm -f web")
+    assert (filters(prepared), xdp(prepared)) == ({}, False)
 
 
 @pytest.mark.parametrize(
@@ -244,24 +244,24 @@ def test_rules_go_with_their_container(scene: Host) -> None:
         ("run -d -p 80:80,allow=10.0.0.0/8,deny=10.0.0.0/8 true", "both allow and deny 10.0.0.0/8"),
     ],
 )
-def test_mistakes(scene: Host, web: Callable[..., Box], command: str, says: str) -> None:
+def test_mistakes(prepared: Host, web: Callable[..., Box], command: str, says: str) -> None:
     web("-p 8081:80")
-    assert says in scene.refused(command)
+    assert says in prepared.refused(command)
 
 
-def test_a_command_killed_in_the_middle_is_completed(scene: Host, web: Callable[..., Box]) -> None:
+def test_a_command_killed_in_the_middle_is_completed(prepared: Host, web: Callable[..., Box]) -> None:
     """`port set`, killed between any two of its writes to the maps: what the row says is then done."""
     with serving(web(f"-p 8081:80,allow={OTHER}"), "tcp", 80, "::"):
         for step in range(5):
             source, other = (OUTSIDE, OTHER) if step % 2 == 0 else (OTHER, OUTSIDE)
             argv = [sys.executable, "-c", KILLED, str(step), "port", "set", "web", "1", f"allow={source}"]
-            done = scene.try_(argv)
+            done = prepared.try_(argv)
             assert done.returncode == -signal.SIGKILL, done.stderr
-            said = scene.try_ctl("network prune -f").stderr
+            said = prepared.try_ctl("network prune -f").stderr
             assert "were being changed: done" in said, (step, said)
-            assert gets_in(scene, source), step
-            assert is_kept_out(scene, other), step
-            assert len(filters(scene)) == 1
+            assert gets_in(prepared, source), step
+            assert is_kept_out(prepared, other), step
+            assert len(filters(prepared)) == 1
 
 
 # Runs datapathctl and kills it at the n-th write to a map.
