@@ -23,7 +23,7 @@ def state(host: Host) -> State:
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Host:
+def prepared(shared_host: Host) -> Host:
     """A network with a container at a static address, which publishes ports."""
     look.settled(shared_host)
     shared_host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 net1")
@@ -34,8 +34,8 @@ def world(shared_host: Host) -> Host:
 
 
 @pytest.fixture(scope="module")
-def before(world: Host) -> State:
-    return state(world)
+def before(prepared: Host) -> State:
+    return state(prepared)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -193,12 +193,12 @@ ROWS: list[tuple[str, list[str] | str]] = [
     ("reason", "command"), ROWS, ids=[f"{n}-{row[0][:40]}" for n, row in enumerate(ROWS)]
 )
 def test_a_malformed_invocation_is_one_line_and_changes_nothing(
-    world: Host, before: State, reason: str, command: list[str] | str
+    prepared: Host, before: State, reason: str, command: list[str] | str
 ) -> None:
     argv = command.split() if isinstance(command, str) else command
-    said = one_line(forked.datapathctl(argv, world.path, world.env or {}, 20))
+    said = one_line(forked.datapathctl(argv, prepared.path, prepared.env or {}, 20))
     assert reason in said, said
-    assert state(world) == before
+    assert state(prepared) == before
 
 
 def test_there_are_at_least_sixty_of_them() -> None:
@@ -234,13 +234,15 @@ CONFIGURATIONS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(
     ("reason", "content"), CONFIGURATIONS, ids=[f"{n}" for n in range(len(CONFIGURATIONS))]
 )
-def test_a_bad_daemon_json_is_refused_by_name(world: Host, before: State, reason: str, content: Any) -> None:
-    path = world.folder / "bad.json"
+def test_a_bad_daemon_json_is_refused_by_name(
+    prepared: Host, before: State, reason: str, content: Any
+) -> None:
+    path = prepared.folder / "bad.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    said = started(world, ["network", "create", "x"], {"DATAPATH_CONFIG": str(path)})
+    said = started(prepared, ["network", "create", "x"], {"DATAPATH_CONFIG": str(path)})
     assert reason in said
     assert str(path) in said
-    assert state(world) == before
+    assert state(prepared) == before
 
 
 ENVIRONMENTS = [
@@ -259,22 +261,22 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize(("reason", "env"), ENVIRONMENTS, ids=[f"{n}" for n in range(len(ENVIRONMENTS))])
-def test_a_bad_environment_is_named(world: Host, before: State, reason: str, env: dict[str, str]) -> None:
-    assert reason in started(world, ["run", "true"], env)
-    assert state(world) == before
+def test_a_bad_environment_is_named(prepared: Host, before: State, reason: str, env: dict[str, str]) -> None:
+    assert reason in started(prepared, ["run", "true"], env)
+    assert state(prepared) == before
 
 
-def test_options_for_directories_are_checked_like_the_environment(world: Host) -> None:
-    said = started(world, ["--state-dir", "relative", "network", "ls"], {})
+def test_options_for_directories_are_checked_like_the_environment(prepared: Host) -> None:
+    said = started(prepared, ["--state-dir", "relative", "network", "ls"], {})
     assert "it must be an absolute path" in said
 
 
-def test_a_damaged_state_database_is_reported_and_kept(world: Host, before: State) -> None:
-    folder = world.folder / "damaged"
+def test_a_damaged_state_database_is_reported_and_kept(prepared: Host, before: State) -> None:
+    folder = prepared.folder / "damaged"
     folder.mkdir()
     (folder / "datapath.db").write_bytes(b"this is no database" * 100)
     env = {"DATAPATH_STATE_DIR": str(folder)}
     for command in ("network ls", "network create x", "run true", "down"):
-        assert str(folder / "datapath.db") in started(world, command.split(), env)
+        assert str(folder / "datapath.db") in started(prepared, command.split(), env)
     assert (folder / "datapath.db").read_bytes() == b"this is no database" * 100
-    assert state(world) == before
+    assert state(prepared) == before

@@ -39,7 +39,7 @@ def failed_checks(host: Host) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Iterator[Host]:
+def prepared(shared_host: Host) -> Iterator[Host]:
     """A host with something of everything, and a container whose pings are never to be lost."""
     host = look.settled(shared_host)
     host.preloaded = True
@@ -259,40 +259,42 @@ BY_LINK = ("a link's pin is removed", "another program is in our place", "a pin 
     "what", [pytest.param(what, marks=by_link if what in BY_LINK else ()) for what in PROVOCATIONS]
 )
 def test_s30_doctor_names_it_reconcile_repairs_it_and_a_second_time_changes_nothing(
-    world: Host, what: str
+    prepared: Host, what: str
 ) -> None:
     check, provoke = PROVOCATIONS[what]
-    provoke(world)
-    found = doctor(world)
+    provoke(prepared)
+    found = doctor(prepared)
     assert check in {finding["Check"] for finding in found}
     assert all(finding["Means"] and finding["Repair"] for finding in found)
-    said = world.ctl("reconcile")
+    said = prepared.ctl("reconcile")
     assert said.startswith("repaired: ")
-    assert doctor(world) == []
-    before = pins(world), look.devices(world.sh), look.database(world)
-    assert world.ctl("reconcile") == ""
-    assert (pins(world), look.devices(world.sh), look.database(world)) == before
-    assert world.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
-    assert reaches(world.try_, world.address("web", "shop"))
+    assert doctor(prepared) == []
+    before = pins(prepared), look.devices(prepared.sh), look.database(prepared)
+    assert prepared.ctl("reconcile") == ""
+    assert (pins(prepared), look.devices(prepared.sh), look.database(prepared)) == before
+    assert prepared.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert reaches(prepared.try_, prepared.address("web", "shop"))
 
 
 # ---- linuxbridge networks ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def bridged(world: Host) -> Iterator[Host]:
+def bridged(prepared: Host) -> Iterator[Host]:
     """Beside the others a linuxbridge network in each mode: `dpa` and `dpb`, with ports, links and both families."""
     for bridge, (mode, subnet) in {"dpa": ("iptables", 5), "dpb": ("nftables", 6)}.items():
         options = f"-o {MODE}={mode} -o {BRIDGE}.name={bridge} -o {BRIDGE}.enable_icc=false --ipv6"
-        world.ctl(f"network create {options} --subnet 10.{subnet}.0.0/24 {mode}")
-        world.run(f"db-{mode}", f"--network {mode} -p 809{subnet}:80 -p 127.0.0.1:700{subnet}:80 --expose 99")
-        world.run(f"user-{mode}", f"--network {mode} --link db-{mode}:db")
-    assert doctor(world) == []
-    yield world
+        prepared.ctl(f"network create {options} --subnet 10.{subnet}.0.0/24 {mode}")
+        prepared.run(
+            f"db-{mode}", f"--network {mode} -p 809{subnet}:80 -p 127.0.0.1:700{subnet}:80 --expose 99"
+        )
+        prepared.run(f"user-{mode}", f"--network {mode} --link db-{mode}:db")
+    assert doctor(prepared) == []
+    yield prepared
     for mode in ("iptables", "nftables"):
-        world.ctl(f"rm -f db-{mode} user-{mode}")
-        world.ctl(f"network rm {mode}")
-    assert doctor(world) == []
+        prepared.ctl(f"rm -f db-{mode} user-{mode}")
+        prepared.ctl(f"network rm {mode}")
+    assert doctor(prepared) == []
 
 
 RULE_ORDER = "iptables -D DOCKER-FORWARD -j DOCKER-INTERNAL; iptables -A DOCKER-FORWARD -j DOCKER-INTERNAL"

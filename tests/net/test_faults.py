@@ -266,7 +266,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def world(quiet: None, shared_host: Host) -> Iterator[Host]:
+def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
     host = look.settled(shared_host)
     host.preloaded = True
     host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
@@ -283,9 +283,9 @@ def world(quiet: None, shared_host: Host) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def bystander(world: Host) -> Iterator[subprocess.Popen[str]]:
+def bystander(prepared: Host) -> Iterator[subprocess.Popen[str]]:
     """Pings from outside the namespace to a container that no case is about: none is ever lost."""
-    yield pinging(world, world.address("watch", "shop"), 71, 0.02)
+    yield pinging(prepared, prepared.address("watch", "shop"), 71, 0.02)
 
 
 def fault(host: Host, command: str, kind: str, number: int) -> subprocess.CompletedProcess[str]:
@@ -343,33 +343,33 @@ def unknown(host: Host) -> set[str]:
     return {ident for ident in found if ident not in text}
 
 
-def test_s30_a_container_whose_last_row_cannot_be_written_does_not_run_on(world: Host) -> None:
+def test_s30_a_container_whose_last_row_cannot_be_written_does_not_run_on(prepared: Host) -> None:
     operation = OPERATIONS["run"]
-    steps = steps_of(world, operation)
+    steps = steps_of(prepared, operation)
     for number in range(steps - 3, steps + 1):
-        one(world, operation, "error", number)
+        one(prepared, operation, "error", number)
 
 
 @pytest.mark.parametrize(("name", "kind"), tried())
 def test_s30_a_fault_at_any_step_loses_nothing(
-    world: Host, bystander: subprocess.Popen[str], name: str, kind: str
+    prepared: Host, bystander: subprocess.Popen[str], name: str, kind: str
 ) -> None:
     operation = OPERATIONS[name]
     if name not in counted:
-        counted[name] = steps_of(world, operation)
+        counted[name] = steps_of(prepared, operation)
     steps = counted[name]
     assert 0 < steps < MOST
     problems = []
     for number in chosen(name, kind, steps):
         try:
-            one(world, operation, kind, number)
+            one(prepared, operation, kind, number)
         except AssertionError as error:
             problems.append(str(error).partition("\nassert")[0])
-            world.try_ctl("reconcile")
+            prepared.try_ctl("reconcile")
         cases[kind] += 1
     if operation.cleanup:
-        world.configure({})
-        world.ctl(operation.cleanup)
+        prepared.configure({})
+        prepared.ctl(operation.cleanup)
     assert not problems, "\n".join(problems)
 
 
@@ -404,44 +404,46 @@ ENDING = (
 
 
 @pytest.mark.parametrize("name", ENDING if LONG else ENDING[:1])
-def test_s30_a_container_that_ends_in_the_middle_of_a_command_loses_nothing(world: Host, name: str) -> None:
+def test_s30_a_container_that_ends_in_the_middle_of_a_command_loses_nothing(
+    prepared: Host, name: str
+) -> None:
     """Its process, and first its shim, so that nobody tells."""
     operation = OPERATIONS[name]
     if name not in counted:
-        counted[name] = steps_of(world, operation)
+        counted[name] = steps_of(prepared, operation)
     problems = []
     for number in chosen(name, "end", counted[name]):
-        operation.prepare(world)
-        pid = world.process("t")
-        assert world.env is not None
-        world.env[faults.VICTIMS] = f"{shim_of(pid)} {pid}"
-        done = fault(world, operation.command, "end", number)
-        del world.env[faults.VICTIMS]
+        operation.prepare(prepared)
+        pid = prepared.process("t")
+        assert prepared.env is not None
+        prepared.env[faults.VICTIMS] = f"{shim_of(pid)} {pid}"
+        done = fault(prepared, operation.command, "end", number)
+        del prepared.env[faults.VICTIMS]
         what = f"{operation.command}, the container's end at step {number} ({faults.last().step})"
         try:
             assert "internal error" not in done.stderr and "Traceback" not in done.stderr, (
                 f"{what}: {done.stderr}"
             )
-            whole(world, what, "")
+            whole(prepared, what, "")
             assert not look.alive(pid) and not (
-                exists(world, "t") and world.inspect("t")["State"]["Running"]
+                exists(prepared, "t") and prepared.inspect("t")["State"]["Running"]
             ), what
-            gone(world)
+            gone(prepared)
         except AssertionError as error:
             problems.append(str(error).partition("\nassert")[0])
-            world.try_ctl("reconcile")
+            prepared.try_ctl("reconcile")
         cases["end"] += 1
     assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("kind", ["kill", "error", "child"])
 def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
-    world: Host, monkeypatch: pytest.MonkeyPatch, kind: str
+    prepared: Host, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """From its first call until the container has ended. `child`: the container's process, before it is the
     program."""
-    gone(world)
-    count = world.folder / "shim-steps"
+    gone(prepared)
+    count = prepared.folder / "shim-steps"
     monkeypatch.setattr(start, "exited_command", lambda command, container: ("/bin/true",))
     monkeypatch.setattr(spawn, "_ABORT_TIMEOUT", PATIENCE)
     number, problems, last = 0, [], ""
@@ -450,14 +452,14 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
         count.unlink(missing_ok=True)
         monkeypatch.setattr(spawn, "_BOOT", shim_faults.boot(kind, number, str(count)))
         before = time.monotonic()
-        begun = world.try_ctl("run -d --name t -p 8085:80 sleep 3600")
+        begun = prepared.try_ctl("run -d --name t -p 8085:80 sleep 3600")
         took = time.monotonic() - before
         if begun.returncode == 0:
-            pid = world.process("t")
-            assert world.ctl(["ps", "--format", "{{.Names}} {{.State}}"]).count("t running") == look.alive(
+            pid = prepared.process("t")
+            assert prepared.ctl(["ps", "--format", "{{.Names}} {{.State}}"]).count("t running") == look.alive(
                 pid
             )
-            world.ctl("stop -t 0 t")
+            prepared.ctl("stop -t 0 t")
         with eventually() as until:
             until(lambda: not look.mentioning(str(count)))
         steps, last = int(count.read_text().split()[0]), count.read_text().split()[1]
@@ -467,17 +469,17 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
         try:
             # Else it has waited for another process to end, and would have killed it: whoever inherited the child.
             assert took < PATIENCE, f"{what}: {took} seconds"
-            whole(world, what, "")
-            if exists(world, "t"):
-                assert "t exited" in world.ctl(["ps", "-a", "--format", "{{.Names}} {{.State}}"]), what
-                world.ctl("rm -f t")
-            whole(world, what, "")
+            whole(prepared, what, "")
+            if exists(prepared, "t"):
+                assert "t exited" in prepared.ctl(["ps", "-a", "--format", "{{.Names}} {{.State}}"]), what
+                prepared.ctl("rm -f t")
+            whole(prepared, what, "")
         except AssertionError as error:
             problems.append(str(error).partition("\nassert")[0])
-            world.try_ctl("rm -f t")
-            world.try_ctl("reconcile")
+            prepared.try_ctl("rm -f t")
+            prepared.try_ctl("reconcile")
         cases["shim"] += 1
-    gone(world)
+    gone(prepared)
     assert number > 1 and not problems, "\n".join(problems)
 
 
@@ -529,7 +531,7 @@ def left(host: Host) -> tuple[object, ...]:
     return set(look.devices(host.sh)), look.pins(host), files, reserved
 
 
-def test_s30_nobody_else_lost_a_packet_meanwhile(world: Host, bystander: subprocess.Popen[str]) -> None:
+def test_s30_nobody_else_lost_a_packet_meanwhile(prepared: Host, bystander: subprocess.Popen[str]) -> None:
     sent, lost = sent_and_lost(bystander)
     assert sent > 0 and lost == 0
-    assert world.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    assert prepared.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"

@@ -26,7 +26,7 @@ PREFIX = "datapathctl: "
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Host:
+def prepared(shared_host: Host) -> Host:
     look.settled(shared_host).preloaded = True
     shared_host.run("web", command=["sh", "-c", "echo started; echo failed >&2; exec sleep 3600"])
     return shared_host
@@ -58,15 +58,15 @@ def until_ready(host: Host, name: str) -> None:
 # ---- starting -------------------------------------------------------------------------
 
 
-def test_s4_run_detached_prints_the_full_id_and_returns(world: Host) -> None:
-    said = world.ctl("run -d --rm sleep 3600")
+def test_s4_run_detached_prints_the_full_id_and_returns(prepared: Host) -> None:
+    said = prepared.ctl("run -d --rm sleep 3600")
     assert re.fullmatch("[0-9a-f]{64}", said)
-    assert said[:12] in world.ctl("ps -q").split()
-    world.ctl(["rm", "-f", said[:7]])
+    assert said[:12] in prepared.ctl("ps -q").split()
+    prepared.ctl(["rm", "-f", said[:7]])
 
 
-def test_s4_run_in_the_foreground_passes_output_and_exit_code(world: Host) -> None:
-    done = run(world, "--rm", "sh", "-c", "echo out; echo err >&2; exit 3")
+def test_s4_run_in_the_foreground_passes_output_and_exit_code(prepared: Host) -> None:
+    done = run(prepared, "--rm", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 3)
 
 
@@ -87,9 +87,9 @@ def test_s4_run_in_the_foreground_passes_output_and_exit_code(world: Host) -> No
         (["false"], 1, None),
     ],
 )
-def test_s4_exit_codes_are_dockers(world: Host, options: list[str], code: int, reason: str | None) -> None:
-    before = look.devices(world.sh)
-    done = run(world, "--rm", *options)
+def test_s4_exit_codes_are_dockers(prepared: Host, options: list[str], code: int, reason: str | None) -> None:
+    before = look.devices(prepared.sh)
+    done = run(prepared, "--rm", *options)
     assert done.returncode == code
     if reason is None:
         assert done.stderr == ""
@@ -97,35 +97,35 @@ def test_s4_exit_codes_are_dockers(world: Host, options: list[str], code: int, r
         assert reason in done.stderr
         assert done.stderr.startswith(PREFIX)
         assert done.stderr.count("\n") == 1
-    assert look.devices(world.sh) == before
-    assert world.ctl("ps -aq").split() == [world.inspect("web")["Id"][:12]]
+    assert look.devices(prepared.sh) == before
+    assert prepared.ctl("ps -aq").split() == [prepared.inspect("web")["Id"][:12]]
 
 
-def test_s4_a_detached_command_that_cannot_start_is_reported_and_leaves_nothing(world: Host) -> None:
-    before = look.devices(world.sh)
-    done = run(world, "-d", "--name", "never", "-p", "8099:80", "nosuch-command")
+def test_s4_a_detached_command_that_cannot_start_is_reported_and_leaves_nothing(prepared: Host) -> None:
+    before = look.devices(prepared.sh)
+    done = run(prepared, "-d", "--name", "never", "-p", "8099:80", "nosuch-command")
     assert (done.returncode, done.stdout) == (127, "")
-    assert world.refused("inspect never") == f'{PREFIX}no such container or network: "never"'
-    assert look.devices(world.sh) == before
-    assert not (world.folder / "run" / "containers" / "never").exists()
-    world.run("never", "-p 8099:80")
-    world.ctl("rm -f never")
+    assert prepared.refused("inspect never") == f'{PREFIX}no such container or network: "never"'
+    assert look.devices(prepared.sh) == before
+    assert not (prepared.folder / "run" / "containers" / "never").exists()
+    prepared.run("never", "-p 8099:80")
+    prepared.ctl("rm -f never")
 
 
-def test_s4_interactive_passes_standard_input(world: Host) -> None:
-    done = run(world, "--rm", "-i", "sh", "-c", "read a; read b; echo $b-$a; cat", input="one\ntwo\nrest")
+def test_s4_interactive_passes_standard_input(prepared: Host) -> None:
+    done = run(prepared, "--rm", "-i", "sh", "-c", "read a; read b; echo $b-$a; cat", input="one\ntwo\nrest")
     assert done.stdout == "two-one\nrest"
-    assert run(world, "--rm", "cat", input="not for it").stdout == ""
+    assert run(prepared, "--rm", "cat", input="not for it").stdout == ""
 
 
-def test_s4_a_terminal_is_given_with_t_and_refused_without_one_here(world: Host) -> None:
-    assert run(world, "--rm", "-it", "true").stderr == (
+def test_s4_a_terminal_is_given_with_t_and_refused_without_one_here(prepared: Host) -> None:
+    assert run(prepared, "--rm", "-it", "true").stderr == (
         f"{PREFIX}the input device is not a TTY: leave out -t\n"
     )
-    assert "not a tty" in run(world, "--rm", "tty").stdout
+    assert "not a tty" in run(prepared, "--rm", "tty").stdout
     controller, terminal = pty.openpty()
     command = [DATAPATHCTL, "run", "--rm", "-it", "sh", "-c", "tty; echo $TERM; read x; echo got:$x; exit 5"]
-    process = world.start(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    process = prepared.start(command, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     seen = _read(controller, "xterm")
     assert "/dev/pts/" in seen
@@ -147,9 +147,9 @@ def _read(fd: int, until: str) -> str:
     return seen
 
 
-def test_s4_a_signal_to_the_foreground_command_reaches_the_process(world: Host) -> None:
+def test_s4_a_signal_to_the_foreground_command_reaches_the_process(prepared: Host) -> None:
     script = "trap 'echo asked; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
-    process = world.start([DATAPATHCTL, "run", "--rm", "sh", "-c", script], stdout=subprocess.PIPE)
+    process = prepared.start([DATAPATHCTL, "run", "--rm", "sh", "-c", script], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
@@ -158,33 +158,33 @@ def test_s4_a_signal_to_the_foreground_command_reaches_the_process(world: Host) 
     process.stdout.close()
 
 
-def test_s4_rm_forgets_the_container_when_it_ends(world: Host) -> None:
-    assert run(world, "--rm", "--name", "brief", "true").returncode == 0
-    assert "no such container" in world.refused("inspect brief")
-    ident = world.ctl("run -d --rm --name brief sleep 0.2")
+def test_s4_rm_forgets_the_container_when_it_ends(prepared: Host) -> None:
+    assert run(prepared, "--rm", "--name", "brief", "true").returncode == 0
+    assert "no such container" in prepared.refused("inspect brief")
+    ident = prepared.ctl("run -d --rm --name brief sleep 0.2")
     with eventually() as until:
-        until(lambda: ident[:12] not in world.ctl("ps -aq"))
-        until(lambda: not (world.folder / "run" / "containers" / ident).exists())
+        until(lambda: ident[:12] not in prepared.ctl("ps -aq"))
+        until(lambda: not (prepared.folder / "run" / "containers" / ident).exists())
 
 
-def test_s4_without_rm_the_name_stays_taken_until_rm(world: Host) -> None:
-    ident = world.ctl("run -d --name once true")
-    said = world.refused("run --name once true")
+def test_s4_without_rm_the_name_stays_taken_until_rm(prepared: Host) -> None:
+    ident = prepared.ctl("run -d --name once true")
+    said = prepared.refused("run --name once true")
     assert said == (
         f'{PREFIX}Conflict. The container name "/once" is already in use by container "{ident}". '
         "You have to remove (or rename) that container to be able to reuse that name."
     )
-    assert world.ctl("rm once") == "once"
-    world.ctl("run --name once true")
-    world.ctl("rm once")
+    assert prepared.ctl("rm once") == "once"
+    prepared.ctl("run --name once true")
+    prepared.ctl("rm once")
 
 
 # ---- its surroundings -----------------------------------------------------------------
 
 
-def test_s1_environment_hostname_hosts_and_dns_are_what_was_asked(world: Host) -> None:
+def test_s1_environment_hostname_hosts_and_dns_are_what_was_asked(prepared: Host) -> None:
     done = run(
-        world,
+        prepared,
         *shlex.split("--rm --hostname box --domainname example.net --add-host db:10.9.9.9"),
         *shlex.split("--add-host gw:host-gateway --dns 192.0.2.53 --dns-search example.org"),
         *shlex.split("--dns-option ndots:2 -e A=1 -e B=two=2 -e UNSET"),
@@ -208,55 +208,65 @@ def test_s1_environment_hostname_hosts_and_dns_are_what_was_asked(world: Host) -
     assert done.stdout.count("nameserver") == 1
 
 
-def test_s1_a_variable_without_a_value_is_handed_on(world: Host) -> None:
-    said = world.sh(
+def test_s1_a_variable_without_a_value_is_handed_on(prepared: Host) -> None:
+    said = prepared.sh(
         ["env", "HANDED=on", DATAPATHCTL, "run", "--rm", "-e", "HANDED", "sh", "-c", "echo $HANDED"]
     )
     assert said == "on"
 
 
-def test_s1_the_hosts_own_files_are_untouched(world: Host) -> None:
+def test_s1_the_hosts_own_files_are_untouched(prepared: Host) -> None:
     before = [Path(name).read_text() for name in ("/etc/hosts", "/etc/resolv.conf")]
-    run(world, "--rm", "--dns", "192.0.2.53", "sh", "-c", "echo changed > /etc/hosts; mount -t tmpfs x /mnt")
+    run(
+        prepared,
+        "--rm",
+        "--dns",
+        "192.0.2.53",
+        "sh",
+        "-c",
+        "echo changed > /etc/hosts; mount -t tmpfs x /mnt",
+    )
     assert [Path(name).read_text() for name in ("/etc/hosts", "/etc/resolv.conf")] == before
     assert not os.path.ismount("/mnt")
 
 
-def test_s1_a_root_directory_of_its_own(world: Host, rootfs: Path) -> None:
-    world.run("box", f"--rootfs {rootfs} --hostname box -p 8070:80", "sleep 3600")
-    assert world.ctl("exec box cat /here") == "in the root"
-    assert world.ctl("exec box hostname") == "box"
-    assert "172.17.0.3/16" in world.ctl("exec box ip address show dev eth0")
-    assert "172.17.0.3\tbox" in world.ctl("exec box cat /etc/hosts")
-    assert "default via 172.17.0.1" in world.ctl("exec box ip route")
-    assert set(world.ctl("exec box ls /").split()) >= {"bin", "dev", "etc", "here", "proc", "sys"}
-    assert "null" in world.ctl("exec box ls /dev")
-    assert world.ctl("exec box ls /sys/class/net").split() == ["eth0", "lo"]
-    assert "exit code" not in world.ctl("exec box ping -c 1 -W 60 172.17.0.1")
-    world.ctl(["exec", "box", "sh", "-c", "httpd -p 80 -h /"])
+def test_s1_a_root_directory_of_its_own(prepared: Host, rootfs: Path) -> None:
+    prepared.run("box", f"--rootfs {rootfs} --hostname box -p 8070:80", "sleep 3600")
+    assert prepared.ctl("exec box cat /here") == "in the root"
+    assert prepared.ctl("exec box hostname") == "box"
+    assert "172.17.0.3/16" in prepared.ctl("exec box ip address show dev eth0")
+    assert "172.17.0.3\tbox" in prepared.ctl("exec box cat /etc/hosts")
+    assert "default via 172.17.0.1" in prepared.ctl("exec box ip route")
+    assert set(prepared.ctl("exec box ls /").split()) >= {"bin", "dev", "etc", "here", "proc", "sys"}
+    assert "null" in prepared.ctl("exec box ls /dev")
+    assert prepared.ctl("exec box ls /sys/class/net").split() == ["eth0", "lo"]
+    assert "exit code" not in prepared.ctl("exec box ping -c 1 -W 60 172.17.0.1")
+    prepared.ctl(["exec", "box", "sh", "-c", "httpd -p 80 -h /"])
     with eventually() as until:
-        until(lambda: "in the root" in world.outside.try_(["curl", "-s", f"http://{HOST}:8070/here"]).stdout)
-    mounts = world.ctl("exec box mount")
-    assert str(world.folder) not in mounts.replace(str(rootfs), "")  # nothing of the host shines through
-    world.ctl("rm -f box")
+        until(
+            lambda: "in the root" in prepared.outside.try_(["curl", "-s", f"http://{HOST}:8070/here"]).stdout
+        )
+    mounts = prepared.ctl("exec box mount")
+    assert str(prepared.folder) not in mounts.replace(str(rootfs), "")  # nothing of the host shines through
+    prepared.ctl("rm -f box")
     assert str(rootfs) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_s1_a_process_inherits_no_stray_file_descriptors(world: Host) -> None:
+def test_s1_a_process_inherits_no_stray_file_descriptors(prepared: Host) -> None:
     """Neither from the one who runs it, or enters it, nor from its shim: 3 is the folder that ls reads."""
     with open("/etc/passwd") as stray:
         os.set_inheritable(stray.fileno(), True)
         for command in (["run", "--rm"], ["exec", "web"], ["run", "--rm", "--network", "host"]):
-            argv = ["nsenter", f"--net={world.path}", DATAPATHCTL, *command, "ls", "/proc/self/fd"]
-            done = subprocess.run(argv, env=world.env, capture_output=True, text=True, close_fds=False)
+            argv = ["nsenter", f"--net={prepared.path}", DATAPATHCTL, *command, "ls", "/proc/self/fd"]
+            done = subprocess.run(argv, env=prepared.env, capture_output=True, text=True, close_fds=False)
             assert done.stdout.split() == ["0", "1", "2", "3"], command
-    detached = Path(f"/proc/{world.process('web')}/fd")
+    detached = Path(f"/proc/{prepared.process('web')}/fd")
     assert sorted(fd.name for fd in detached.iterdir()) == ["0", "1", "2"]
     assert os.readlink(detached / "0") == "/dev/null"
 
 
-def test_s1_signals_and_mask_are_the_default_ones(world: Host) -> None:
-    status = Path(f"/proc/{world.process('web')}/status").read_text()
+def test_s1_signals_and_mask_are_the_default_ones(prepared: Host) -> None:
+    status = Path(f"/proc/{prepared.process('web')}/status").read_text()
     for field in ("SigBlk", "SigIgn"):
         found = re.search(rf"^{field}:\s([0-9a-f]+)$", status, re.M)
         assert found
@@ -267,174 +277,176 @@ def test_s1_signals_and_mask_are_the_default_ones(world: Host) -> None:
 # ---- looking --------------------------------------------------------------------------
 
 
-def test_s4_logs_print_what_it_wrote(world: Host) -> None:
-    assert world.ctl("logs web").splitlines() == ["started", "failed"]
-    assert world.ctl("logs --tail 1 web") == "failed"
-    world.ctl(["run", "--name", "talk", "sh", "-c", "for i in 1 2 3; do echo $i; done"])
-    assert world.ctl("logs -n 2 talk").split() == ["2", "3"]  # also of one that has ended
-    assert world.ctl("logs --tail 0 talk") == ""
-    world.ctl("rm talk")
+def test_s4_logs_print_what_it_wrote(prepared: Host) -> None:
+    assert prepared.ctl("logs web").splitlines() == ["started", "failed"]
+    assert prepared.ctl("logs --tail 1 web") == "failed"
+    prepared.ctl(["run", "--name", "talk", "sh", "-c", "for i in 1 2 3; do echo $i; done"])
+    assert prepared.ctl("logs -n 2 talk").split() == ["2", "3"]  # also of one that has ended
+    assert prepared.ctl("logs --tail 0 talk") == ""
+    prepared.ctl("rm talk")
 
 
-def test_s4_logs_follow_until_the_end(world: Host) -> None:
-    world.run("ticks", command=["sh", "-c", "for i in 1 2 3 4; do echo $i; sleep 0.1; done"])
-    assert world.ctl("logs -f ticks").split() == ["1", "2", "3", "4"]
-    world.ctl("rm -f ticks")
+def test_s4_logs_follow_until_the_end(prepared: Host) -> None:
+    prepared.run("ticks", command=["sh", "-c", "for i in 1 2 3 4; do echo $i; sleep 0.1; done"])
+    assert prepared.ctl("logs -f ticks").split() == ["1", "2", "3", "4"]
+    prepared.ctl("rm -f ticks")
 
 
-def test_s4_exec_runs_in_the_containers_namespaces_with_its_exit_code(world: Host) -> None:
-    assert world.ctl("exec web hostname") == world.inspect("web")["Id"][:12]
-    assert world.try_ctl(["exec", "web", "sh", "-c", "exit 7"]).returncode == 7
-    assert world.ctl(["exec", "-e", "X=1", "-w", "/usr", "web", "sh", "-c", "echo $X $PWD"]) == "1 /usr"
-    assert world.sh([DATAPATHCTL, "exec", "-i", "web", "cat"], input="piped") == "piped"
-    assert world.try_ctl("exec web nosuch-command").returncode == 127
-    assert world.try_ctl("exec web /etc/passwd").returncode == 126
-    done = world.try_ctl("exec nosuch true")
+def test_s4_exec_runs_in_the_containers_namespaces_with_its_exit_code(prepared: Host) -> None:
+    assert prepared.ctl("exec web hostname") == prepared.inspect("web")["Id"][:12]
+    assert prepared.try_ctl(["exec", "web", "sh", "-c", "exit 7"]).returncode == 7
+    assert prepared.ctl(["exec", "-e", "X=1", "-w", "/usr", "web", "sh", "-c", "echo $X $PWD"]) == "1 /usr"
+    assert prepared.sh([DATAPATHCTL, "exec", "-i", "web", "cat"], input="piped") == "piped"
+    assert prepared.try_ctl("exec web nosuch-command").returncode == 127
+    assert prepared.try_ctl("exec web /etc/passwd").returncode == 126
+    done = prepared.try_ctl("exec nosuch true")
     assert (done.returncode, done.stderr) == (125, f"{PREFIX}No such container: nosuch\n")
-    assert "eth0" in world.ctl("exec web ls /sys/class/net")
+    assert "eth0" in prepared.ctl("exec web ls /sys/class/net")
 
 
-def test_s4_ps_lists_the_running_and_with_a_all(world: Host) -> None:
-    assert run(world, "--name", "ended", "--label", "x=1", "sh", "-c", "exit 4").returncode == 4
-    heading = world.ctl("ps").splitlines()[0]
+def test_s4_ps_lists_the_running_and_with_a_all(prepared: Host) -> None:
+    assert run(prepared, "--name", "ended", "--label", "x=1", "sh", "-c", "exit 4").returncode == 4
+    heading = prepared.ctl("ps").splitlines()[0]
     assert re.split("  +", heading) == ["CONTAINER ID", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]
-    assert world.ctl("ps --format {{.Names}}") == "web"
-    assert world.ctl("ps -a --format {{.Names}}").split() == ["ended", "web"]
-    assert world.ctl("ps -aq --no-trunc --filter name=ended") == world.inspect("ended")["Id"]
-    assert world.ctl("ps -a --filter label=x=1 --format {{.Names}}") == "ended"
-    assert world.ctl("ps -a --filter status=exited --format {{.Names}}") == "ended"
-    row = json.loads(world.ctl("ps -a --filter exited=4 --format json"))
+    assert prepared.ctl("ps --format {{.Names}}") == "web"
+    assert prepared.ctl("ps -a --format {{.Names}}").split() == ["ended", "web"]
+    assert prepared.ctl("ps -aq --no-trunc --filter name=ended") == prepared.inspect("ended")["Id"]
+    assert prepared.ctl("ps -a --filter label=x=1 --format {{.Names}}") == "ended"
+    assert prepared.ctl("ps -a --filter status=exited --format {{.Names}}") == "ended"
+    row = json.loads(prepared.ctl("ps -a --filter exited=4 --format json"))
     assert row["Names"] == "ended"
     assert re.fullmatch(r"Exited \(4\) .* ago", row["Status"])
     assert row["State"] == "exited"
-    world.ctl("rm ended")
+    prepared.ctl("rm ended")
 
 
 # ---- the end --------------------------------------------------------------------------
 
 
 def test_s30_the_parent_of_a_container_that_an_earlier_version_started_still_reports_its_end(
-    world: Host,
+    prepared: Host,
 ) -> None:
     """It has the command line of that version, from the time before the command line's modules moved."""
-    world.run("older", "-p 8072:80")
-    container, process = world.inspect("older")["Id"], world.process("older")
+    prepared.run("older", "-p 8072:80")
+    container, process = prepared.inspect("older")["Id"], prepared.process("older")
     parent = psutil.Process(process).ppid()
     for pid in (parent, process):  # the parent first: it is not to report by its own way
         os.kill(pid, signal.SIGKILL)
     with eventually() as until:
-        until(lambda: "its end was not noticed" in world.try_ctl("doctor").stdout)
-    world.sh([sys.executable, "-m", "ctl.main", "_exited", container, "9"])
-    assert world.try_ctl("doctor").returncode == 0
-    assert world.inspect("older")["State"]["Status"] == "exited"
-    world.ctl("rm older")
+        until(lambda: "its end was not noticed" in prepared.try_ctl("doctor").stdout)
+    prepared.sh([sys.executable, "-m", "ctl.main", "_exited", container, "9"])
+    assert prepared.try_ctl("doctor").returncode == 0
+    assert prepared.inspect("older")["State"]["Status"] == "exited"
+    prepared.ctl("rm older")
 
 
-def test_s4_an_exit_is_noticed_and_recorded_and_the_endpoint_released(world: Host, tmp_path: Path) -> None:
-    before = look.devices(world.sh)
-    world.run("short", "-p 8071:80", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 6"])
-    address = world.address("short")
-    assert look.devices(world.sh) != before
+def test_s4_an_exit_is_noticed_and_recorded_and_the_endpoint_released(prepared: Host, tmp_path: Path) -> None:
+    before = look.devices(prepared.sh)
+    prepared.run(
+        "short", "-p 8071:80", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 6"]
+    )
+    address = prepared.address("short")
+    assert look.devices(prepared.sh) != before
     (tmp_path / "go").touch()
     with eventually() as until:
-        until(lambda: world.inspect("short")["State"]["Status"] == "exited")
-    state = world.inspect("short")["State"]
+        until(lambda: prepared.inspect("short")["State"]["Status"] == "exited")
+    state = prepared.inspect("short")["State"]
     assert (state["ExitCode"], state["Running"], state["Pid"]) == (6, False, 0)
     assert state["FinishedAt"] > state["StartedAt"]
-    assert look.devices(world.sh) == before
-    world.run("heir", "-p 8071:80")
-    assert world.address("heir") == address
-    world.ctl("rm -f heir short")
+    assert look.devices(prepared.sh) == before
+    prepared.run("heir", "-p 8071:80")
+    assert prepared.address("heir") == address
+    prepared.ctl("rm -f heir short")
 
 
-def test_s30_a_killed_process_and_a_killed_shim_are_noticed_by_the_next_command(world: Host) -> None:
-    before = look.devices(world.sh)
-    world.run("victim")
-    os.kill(world.process("victim"), signal.SIGKILL)
+def test_s30_a_killed_process_and_a_killed_shim_are_noticed_by_the_next_command(prepared: Host) -> None:
+    before = look.devices(prepared.sh)
+    prepared.run("victim")
+    os.kill(prepared.process("victim"), signal.SIGKILL)
     with eventually() as until:
-        until(lambda: world.inspect("victim")["State"]["ExitCode"] == 137)
-    world.run("orphan")
-    pid = world.process("orphan")
+        until(lambda: prepared.inspect("victim")["State"]["ExitCode"] == 137)
+    prepared.run("orphan")
+    pid = prepared.process("orphan")
     parent = int(re.findall(r"PPid:\s(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
     os.kill(parent, signal.SIGKILL)
-    assert world.ctl("ps --format {{.Names}}").split() == ["orphan", "web"]  # it is still there
-    assert reaches(world.try_, world.address("orphan"))
+    assert prepared.ctl("ps --format {{.Names}}").split() == ["orphan", "web"]  # it is still there
+    assert reaches(prepared.try_, prepared.address("orphan"))
     os.kill(pid, signal.SIGKILL)
     with eventually() as until:
-        until(lambda: world.ctl("ps --format {{.Names}}") == "web")
-    world.ctl("rm orphan victim")
-    assert look.devices(world.sh) == before
+        until(lambda: prepared.ctl("ps --format {{.Names}}") == "web")
+    prepared.ctl("rm orphan victim")
+    assert look.devices(prepared.sh) == before
 
 
-def test_s1_the_namespace_goes_when_the_last_sharer_goes(world: Host) -> None:
-    world.run("owner")
-    world.run("sharer", "--network container:owner")
-    host_end = f"veth{world.inspect('owner')['NetworkSettings']['EndpointID'][:7]}"
-    with look.holding(world.process("owner")) as namespace:
-        assert look.members_of(namespace) == {world.process("owner"), world.process("sharer")}
-        world.ctl("rm -f owner")
-        assert look.members_of(namespace) == {world.process("sharer")}
-        assert host_end in look.devices(world.sh)
-        world.ctl("rm -f sharer")
+def test_s1_the_namespace_goes_when_the_last_sharer_goes(prepared: Host) -> None:
+    prepared.run("owner")
+    prepared.run("sharer", "--network container:owner")
+    host_end = f"veth{prepared.inspect('owner')['NetworkSettings']['EndpointID'][:7]}"
+    with look.holding(prepared.process("owner")) as namespace:
+        assert look.members_of(namespace) == {prepared.process("owner"), prepared.process("sharer")}
+        prepared.ctl("rm -f owner")
+        assert look.members_of(namespace) == {prepared.process("sharer")}
+        assert host_end in look.devices(prepared.sh)
+        prepared.ctl("rm -f sharer")
         assert look.members_of(namespace) == set()
-    assert host_end not in look.devices(world.sh)
+    assert host_end not in look.devices(prepared.sh)
 
 
-def test_s4_what_a_container_has_started_ends_with_it(world: Host) -> None:
-    world.run(
+def test_s4_what_a_container_has_started_ends_with_it(prepared: Host) -> None:
+    prepared.run(
         "parent", command=["sh", "-c", "setsid sleep 3601 & setsid sh -c 'sleep 3602 & wait' & sleep 3603"]
     )
-    with look.holding(world.process("parent")) as namespace:
-        world.ctl(["exec", "parent", "sh", "-c", "sleep 3604 > /dev/null 2>&1 &"])
+    with look.holding(prepared.process("parent")) as namespace:
+        prepared.ctl(["exec", "parent", "sh", "-c", "sleep 3604 > /dev/null 2>&1 &"])
         with eventually() as until:
             until(lambda: len(look.members_of(namespace)) >= 5)
-        world.ctl("rm -f parent")
+        prepared.ctl("rm -f parent")
         assert look.members_of(namespace) == set()
 
 
-def test_s4_stop_asks_and_after_the_timeout_kills(world: Host) -> None:
+def test_s4_stop_asks_and_after_the_timeout_kills(prepared: Host) -> None:
     polite = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done"
-    world.run("polite", command=["sh", "-c", polite])
+    prepared.run("polite", command=["sh", "-c", polite])
     deaf = "trap '' TERM; echo ready; while :; do sleep 0.02; done"
-    world.run("deaf", command=["sh", "-c", deaf])
+    prepared.run("deaf", command=["sh", "-c", deaf])
     for name in ("polite", "deaf"):
-        until_ready(world, name)
-    assert world.ctl("stop polite") == "polite"
+        until_ready(prepared, name)
+    assert prepared.ctl("stop polite") == "polite"
     began = time.monotonic()
-    world.ctl("stop -t 1 deaf")
+    prepared.ctl("stop -t 1 deaf")
     assert 0.9 < time.monotonic() - began < 9.9  # not the ten seconds that are usual
-    states = [world.inspect(name)["State"] for name in ("polite", "deaf")]
+    states = [prepared.inspect(name)["State"] for name in ("polite", "deaf")]
     assert [(state["Status"], state["ExitCode"]) for state in states] == [("exited", 5), ("exited", 137)]
-    assert world.ctl("stop polite") == "polite"  # one that has ended is fine
-    world.ctl("rm polite deaf")
+    assert prepared.ctl("stop polite") == "polite"  # one that has ended is fine
+    prepared.ctl("rm polite deaf")
 
 
-def test_s4_stop_sends_the_signal_that_run_was_told(world: Host) -> None:
+def test_s4_stop_sends_the_signal_that_run_was_told(prepared: Host) -> None:
     script = "trap 'exit 8' USR1; echo ready; while :; do sleep 0.02; done"
-    world.run("usr", "--stop-signal USR1", ["sh", "-c", script])
-    until_ready(world, "usr")
-    world.ctl("stop usr")
-    assert world.inspect("usr")["State"]["ExitCode"] == 8
-    world.ctl("rm usr")
+    prepared.run("usr", "--stop-signal USR1", ["sh", "-c", script])
+    until_ready(prepared, "usr")
+    prepared.ctl("stop usr")
+    assert prepared.inspect("usr")["State"]["ExitCode"] == 8
+    prepared.ctl("rm usr")
 
 
-def test_s4_rm_refuses_a_running_container_and_f_ends_it(world: Host) -> None:
-    world.run("busy", "-p 8072:80", echo_server("tcp", 80))
-    pid = world.process("busy")
-    assert world.refused("rm busy") == (
+def test_s4_rm_refuses_a_running_container_and_f_ends_it(prepared: Host) -> None:
+    prepared.run("busy", "-p 8072:80", echo_server("tcp", 80))
+    pid = prepared.process("busy")
+    assert prepared.refused("rm busy") == (
         f'{PREFIX}cannot remove container "busy": container is running: '
         "stop the container before removing or force remove"
     )
     assert look.alive(pid)
-    assert world.ctl("rm -f busy") == "busy"
+    assert prepared.ctl("rm -f busy") == "busy"
     assert not look.alive(pid)
-    assert world.outside.try_(ask("tcp", HOST, 8072)).returncode != 0
-    assert world.refused("rm busy") == f"{PREFIX}No such container: busy"
-    assert world.ctl("rm -f busy") == ""
+    assert prepared.outside.try_(ask("tcp", HOST, 8072)).returncode != 0
+    assert prepared.refused("rm busy") == f"{PREFIX}No such container: busy"
+    assert prepared.ctl("rm -f busy") == ""
 
 
-def test_s4_names_ids_and_unique_beginnings_of_ids_all_work(world: Host) -> None:
-    ident = world.run("named")
+def test_s4_names_ids_and_unique_beginnings_of_ids_all_work(prepared: Host) -> None:
+    ident = prepared.run("named")
     for name in ("named", ident, ident[:12], ident[:5]):
-        assert world.ctl(["inspect", "-f", "{{.Name}}", name]) == "/named"
-    world.ctl("rm -f named")
+        assert prepared.ctl(["inspect", "-f", "{{.Name}}", name]) == "/named"
+    prepared.ctl("rm -f named")

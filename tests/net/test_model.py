@@ -15,7 +15,7 @@ from tests.net.lab import Host, echo_server, eventually, loses, reaches
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Host:
+def prepared(shared_host: Host) -> Host:
     """Two networks; `both` is on each, `one` and `two` on one."""
     host = shared_host
     host.preloaded = True
@@ -30,80 +30,80 @@ def world(shared_host: Host) -> Host:
 # ---- S1 -------------------------------------------------------------------------------
 
 
-def test_s1_a_sandbox_has_devices_addresses_routes_and_sockets_of_its_own(world: Host) -> None:
-    pids = [world.process(name) for name in ("one", "two", "both")]
-    assert len({look.namespace_of(pid) for pid in [*pids, world.pid, os.getpid()]}) == 5
-    one = look.devices(lambda command: world.in_("one", command))
+def test_s1_a_sandbox_has_devices_addresses_routes_and_sockets_of_its_own(prepared: Host) -> None:
+    pids = [prepared.process(name) for name in ("one", "two", "both")]
+    assert len({look.namespace_of(pid) for pid in [*pids, prepared.pid, os.getpid()]}) == 5
+    one = look.devices(lambda command: prepared.in_("one", command))
     assert sorted(one) == ["eth0", "lo"]
     assert look.addresses(one["eth0"]) == ["10.1.0.2/24"]
-    routes = world.in_("one", "ip route").splitlines()
+    routes = prepared.in_("one", "ip route").splitlines()
     assert [route.split(" proto")[0].strip() for route in routes] == [
         "default via 10.1.0.1 dev eth0",
         "10.1.0.0/24 dev eth0",
     ]
     for name in ("one", "two"):  # both listen at port 80, and neither is in the other's way or the host's
-        assert "0.0.0.0:80" in world.in_(name, "ss -Htln")
-    assert ":80 " not in world.sh("ss -Htln")
+        assert "0.0.0.0:80" in prepared.in_(name, "ss -Htln")
+    assert ":80 " not in prepared.sh("ss -Htln")
 
 
-def test_s1_a_sandbox_has_dns_settings_of_its_own(world: Host) -> None:
-    assert world.in_("two", "cat /etc/resolv.conf").count("nameserver") == 1
-    assert "nameserver 192.0.2.53" in world.in_("two", "cat /etc/resolv.conf")
-    assert "192.0.2.53" not in world.in_("one", "cat /etc/resolv.conf")
-    assert "10.1.0.2\t" in world.in_("one", "cat /etc/hosts")
-    assert world.in_("one", "hostname") == world.inspect("one")["Id"][:12]
+def test_s1_a_sandbox_has_dns_settings_of_its_own(prepared: Host) -> None:
+    assert prepared.in_("two", "cat /etc/resolv.conf").count("nameserver") == 1
+    assert "nameserver 192.0.2.53" in prepared.in_("two", "cat /etc/resolv.conf")
+    assert "192.0.2.53" not in prepared.in_("one", "cat /etc/resolv.conf")
+    assert "10.1.0.2\t" in prepared.in_("one", "cat /etc/hosts")
+    assert prepared.in_("one", "hostname") == prepared.inspect("one")["Id"][:12]
 
 
-def test_s1_a_network_is_a_set_of_endpoints_that_may_talk(world: Host) -> None:
-    assert sorted(c["Name"] for c in world.network("left")["Containers"].values()) == ["both", "one"]
-    assert reaches(lambda ping: world.try_in("one", ping), world.address("both", "left"))
-    assert reaches(lambda ping: world.try_in("both", ping), world.address("one", "left"))
-    assert loses(lambda ping: world.try_in("one", ping), world.address("two", "right"))
+def test_s1_a_network_is_a_set_of_endpoints_that_may_talk(prepared: Host) -> None:
+    assert sorted(c["Name"] for c in prepared.network("left")["Containers"].values()) == ["both", "one"]
+    assert reaches(lambda ping: prepared.try_in("one", ping), prepared.address("both", "left"))
+    assert reaches(lambda ping: prepared.try_in("both", ping), prepared.address("one", "left"))
+    assert loses(lambda ping: prepared.try_in("one", ping), prepared.address("two", "right"))
 
 
-def test_s1_a_sandbox_may_have_many_endpoints_each_with_a_device(world: Host) -> None:
-    both = look.devices(lambda command: world.in_("both", command))
+def test_s1_a_sandbox_may_have_many_endpoints_each_with_a_device(prepared: Host) -> None:
+    both = look.devices(lambda command: prepared.in_("both", command))
     assert sorted(both) == ["eth0", "eth1", "lo"]
     assert look.addresses(both["eth0"]) == ["10.1.0.3/24"]
     assert look.addresses(both["eth1"]) == ["10.2.0.3/24"]
     for name, network in (("one", "left"), ("two", "right")):
-        assert reaches(lambda ping: world.try_in("both", ping), world.address(name, network))
-    networks = world.inspect("both")["NetworkSettings"]["Networks"]
+        assert reaches(lambda ping: prepared.try_in("both", ping), prepared.address(name, network))
+    networks = prepared.inspect("both")["NetworkSettings"]["Networks"]
     assert len({networks[name]["EndpointID"] for name in ("left", "right")}) == 2
 
 
-def test_s1_an_endpoint_belongs_to_one_network_and_one_sandbox(world: Host) -> None:
-    container = world.inspect("both")
+def test_s1_an_endpoint_belongs_to_one_network_and_one_sandbox(prepared: Host) -> None:
+    container = prepared.inspect("both")
     for name in ("left", "right"):
         settings = container["NetworkSettings"]["Networks"][name]
-        member = world.network(name)["Containers"][container["Id"]]
-        assert settings["NetworkID"] == world.network(name)["Id"]
+        member = prepared.network(name)["Containers"][container["Id"]]
+        assert settings["NetworkID"] == prepared.network(name)["Id"]
         assert settings["EndpointID"] == member["EndpointID"]
-    assert "already exists in network left" in world.refused("network connect left both")
+    assert "already exists in network left" in prepared.refused("network connect left both")
 
 
 # ---- S2 -------------------------------------------------------------------------------
 
 
-def test_s2_bridge_is_the_default_driver(world: Host) -> None:
-    world.ctl("network create --driver bridge --subnet 10.3.0.0/24 named")
-    assert world.network("left")["Driver"] == world.network("named")["Driver"] == "bridge"
+def test_s2_bridge_is_the_default_driver(prepared: Host) -> None:
+    prepared.ctl("network create --driver bridge --subnet 10.3.0.0/24 named")
+    assert prepared.network("left")["Driver"] == prepared.network("named")["Driver"] == "bridge"
 
 
-def test_s2_host_and_null_are_drivers_of_one_network_each(world: Host) -> None:
+def test_s2_host_and_null_are_drivers_of_one_network_each(prepared: Host) -> None:
     for driver in ("host", "null"):
-        said = world.refused(f"network create --driver {driver} another")
+        said = prepared.refused(f"network create --driver {driver} another")
         assert said == f'datapathctl: only one instance of "{driver}" network is allowed'
 
 
 @pytest.mark.parametrize("driver", ["overlay", "macvlan", "remote"])
-def test_s2_a_driver_that_is_not_there_yet_is_refused_by_name(world: Host, driver: str) -> None:
-    said = world.refused(f"network create --driver {driver} later")
+def test_s2_a_driver_that_is_not_there_yet_is_refused_by_name(prepared: Host, driver: str) -> None:
+    said = prepared.refused(f"network create --driver {driver} later")
     assert said == f"datapathctl: network driver {driver} is not available yet: there is bridge"
 
 
-def test_s2_an_unknown_driver_is_refused_by_name(world: Host) -> None:
-    said = world.refused("network create --driver bogus later")
+def test_s2_an_unknown_driver_is_refused_by_name(prepared: Host) -> None:
+    said = prepared.refused("network create --driver bogus later")
     assert said == 'datapathctl: network driver "bogus" does not exist: there is bridge'
 
 
@@ -135,20 +135,20 @@ def _gaps(line: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["bridge", "host", "none"])
-def test_s3_a_predefined_network_cannot_be_removed(world: Host, name: str) -> None:
-    said = world.refused(f"network rm {name}")
+def test_s3_a_predefined_network_cannot_be_removed(prepared: Host, name: str) -> None:
+    said = prepared.refused(f"network rm {name}")
     assert said == f"datapathctl: {name} is a pre-defined network and cannot be removed"
 
 
-def test_s3_a_predefined_network_cannot_be_removed_by_its_id_or_by_force(world: Host) -> None:
-    ident = world.ctl("network ls -q --filter name=none")
-    assert "pre-defined network and cannot be removed" in world.refused(f"network rm {ident}")
-    assert "pre-defined network and cannot be removed" in world.refused("network rm -f host")
+def test_s3_a_predefined_network_cannot_be_removed_by_its_id_or_by_force(prepared: Host) -> None:
+    ident = prepared.ctl("network ls -q --filter name=none")
+    assert "pre-defined network and cannot be removed" in prepared.refused(f"network rm {ident}")
+    assert "pre-defined network and cannot be removed" in prepared.refused("network rm -f host")
 
 
 @pytest.mark.parametrize("name", ["bridge", "host", "none", "default"])
-def test_s3_a_predefined_network_cannot_be_created_again(world: Host, name: str) -> None:
-    said = world.refused(f"network create {name}")
+def test_s3_a_predefined_network_cannot_be_created_again(prepared: Host, name: str) -> None:
+    said = prepared.refused(f"network create {name}")
     assert said == f"datapathctl: operation is not permitted on predefined {name} network"
 
 
@@ -167,11 +167,11 @@ def test_s3_nothing_is_made_on_the_host_before_a_network_is_used(host: Host) -> 
     assert "dp0" in look.devices(host.sh)
 
 
-def test_s1_two_sandboxes_may_listen_at_the_same_port_and_answer_for_themselves(world: Host) -> None:
+def test_s1_two_sandboxes_may_listen_at_the_same_port_and_answer_for_themselves(prepared: Host) -> None:
     def connects(address: str) -> bool:
-        return world.try_in("both", f"nc -z -w 1 {address} 80").returncode == 0
+        return prepared.try_in("both", f"nc -z -w 1 {address} 80").returncode == 0
 
     with eventually() as until:
         for name, network in (("one", "left"), ("two", "right")):
-            address = world.address(name, network)
+            address = prepared.address(name, network)
             until(partial(connects, address))

@@ -18,7 +18,7 @@ MakeHost = Callable[..., Host]
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Host:
+def prepared(shared_host: Host) -> Host:
     """The default network with two containers: `web` answers at 80, and publishes it at 8081."""
     look.settled(shared_host).preloaded = True
     shared_host.run("web", "-p 8081:80 --expose 90 --label tier=front", echo_server("tcp", 80))
@@ -39,9 +39,9 @@ def until_answered(host: Host, port: int) -> None:
 # ---- S4: bridge -----------------------------------------------------------------------
 
 
-def test_s4_the_container_gets_the_next_free_address_and_a_mac_made_from_it(world: Host) -> None:
+def test_s4_the_container_gets_the_next_free_address_and_a_mac_made_from_it(prepared: Host) -> None:
     for name, last in (("web", 2), ("app", 3)):
-        eth0 = look.devices(inside(world, name))["eth0"]
+        eth0 = look.devices(inside(prepared, name))["eth0"]
         assert look.addresses(eth0) == [f"172.17.0.{last}/16"]
         assert eth0["address"] == f"02:42:ac:11:00:0{last}"
         assert eth0["operstate"] == "UP"
@@ -58,33 +58,33 @@ def test_s4_a_freed_address_is_given_again(host: Host) -> None:
     assert host.address("e") == "172.17.0.5"
 
 
-def test_s4_the_container_has_a_default_route_and_its_loopback(world: Host) -> None:
-    assert look.default_routes(inside(world, "web")) == [("172.17.0.1", "eth0")]
-    assert look.addresses(look.devices(inside(world, "web"))["lo"]) == ["127.0.0.1/8"]
-    assert reaches(lambda ping: world.try_in("web", ping), "127.0.0.1")
+def test_s4_the_container_has_a_default_route_and_its_loopback(prepared: Host) -> None:
+    assert look.default_routes(inside(prepared, "web")) == [("172.17.0.1", "eth0")]
+    assert look.addresses(look.devices(inside(prepared, "web"))["lo"]) == ["127.0.0.1/8"]
+    assert reaches(lambda ping: prepared.try_in("web", ping), "127.0.0.1")
 
 
-def test_s4_ip_addr_on_the_host_shows_the_gateway_device_and_a_veth_for_each_endpoint(world: Host) -> None:
-    devices = look.devices(world.sh)
+def test_s4_ip_addr_on_the_host_shows_the_gateway_device_and_a_veth_for_each_endpoint(prepared: Host) -> None:
+    devices = look.devices(prepared.sh)
     assert look.addresses(devices["dp0"]) == ["172.17.0.1/16"]
     for name in ("web", "app"):
-        endpoint = world.inspect(name)["NetworkSettings"]["EndpointID"]
+        endpoint = prepared.inspect(name)["NetworkSettings"]["EndpointID"]
         host_end = devices[f"veth{endpoint[:7]}"]
-        eth0 = look.devices(inside(world, name))["eth0"]
+        eth0 = look.devices(inside(prepared, name))["eth0"]
         assert (host_end["link_index"], eth0["link_index"]) == (eth0["ifindex"], host_end["ifindex"])
         assert host_end["operstate"] == "UP"
         assert host_end["linkinfo"]["info_kind"] == "veth"
     assert len([name for name in devices if name.startswith("veth")]) == 2
 
 
-def test_s4_containers_and_host_reach_each_other_by_address(world: Host) -> None:
-    web, app = world.address("web"), world.address("app")
-    assert reaches(lambda ping: world.try_in("app", ping), web)
-    assert reaches(lambda ping: world.try_in("web", ping), app)
-    assert reaches(world.try_, web)
-    assert reaches(lambda ping: world.try_in("web", ping), "172.17.0.1")
-    assert reaches(lambda ping: world.try_in("web", ping), HOST)
-    assert reaches(lambda ping: world.try_in("web", ping), FAR)
+def test_s4_containers_and_host_reach_each_other_by_address(prepared: Host) -> None:
+    web, app = prepared.address("web"), prepared.address("app")
+    assert reaches(lambda ping: prepared.try_in("app", ping), web)
+    assert reaches(lambda ping: prepared.try_in("web", ping), app)
+    assert reaches(prepared.try_, web)
+    assert reaches(lambda ping: prepared.try_in("web", ping), "172.17.0.1")
+    assert reaches(lambda ping: prepared.try_in("web", ping), HOST)
+    assert reaches(lambda ping: prepared.try_in("web", ping), FAR)
 
 
 def test_s4_the_mtu_is_that_of_the_hosts_default_route(make_host: MakeHost) -> None:
@@ -195,12 +195,12 @@ KEYS = (
 )
 
 
-def test_s5_network_inspect_has_dockers_keys_in_dockers_order(world: Host) -> None:
-    network = world.network("bridge")
+def test_s5_network_inspect_has_dockers_keys_in_dockers_order(prepared: Host) -> None:
+    network = prepared.network("bridge")
     assert tuple(network) == KEYS
     assert tuple(network["IPAM"]) == ("Driver", "Options", "Config")
     assert network["IPAM"]["Config"] == [{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}]
-    web = world.inspect("web")
+    web = prepared.inspect("web")
     assert network["Containers"][web["Id"]] == {
         "Name": "web",
         "EndpointID": web["NetworkSettings"]["EndpointID"],
@@ -223,8 +223,8 @@ def test_s5_network_inspect_has_dockers_keys_in_dockers_order(world: Host) -> No
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", network["Created"])
 
 
-def test_s5_network_inspect_of_several_prints_one_array_and_says_what_is_missing(world: Host) -> None:
-    done = world.try_ctl("network inspect host nosuch none")
+def test_s5_network_inspect_of_several_prints_one_array_and_says_what_is_missing(prepared: Host) -> None:
+    done = prepared.try_ctl("network inspect host nosuch none")
     assert [network["Name"] for network in json.loads(done.stdout)] == ["host", "none"]
     assert done.stderr == "datapathctl: network nosuch not found\n"
     assert done.returncode != 0
@@ -242,52 +242,52 @@ def test_s5_network_inspect_of_several_prints_one_array_and_says_what_is_missing
         ("{{range .Containers}}{{.Name}}={{.IPv4Address}};{{end}}", None),
     ],
 )
-def test_s5_a_template_picks_from_network_inspect(world: Host, template: str, text: str | None) -> None:
-    said = world.ctl(["network", "inspect", "-f", template, "bridge"])
+def test_s5_a_template_picks_from_network_inspect(prepared: Host, template: str, text: str | None) -> None:
+    said = prepared.ctl(["network", "inspect", "-f", template, "bridge"])
     if text is None:
         assert sorted(said.strip(";").split(";")) == ["app=172.17.0.3/16", "web=172.17.0.2/16"]
     else:
         assert said == text
 
 
-def test_s5_format_json_is_the_same_on_one_line(world: Host) -> None:
-    said = world.ctl("network inspect --format json bridge")
+def test_s5_format_json_is_the_same_on_one_line(prepared: Host) -> None:
+    said = prepared.ctl("network inspect --format json bridge")
     assert "\n" not in said
-    assert json.loads(said) == json.loads(world.ctl("network inspect bridge"))
+    assert json.loads(said) == json.loads(prepared.ctl("network inspect bridge"))
 
 
-def test_s5_inspect_of_a_container_shows_its_network_settings(world: Host) -> None:
-    settings = world.inspect("web")["NetworkSettings"]
+def test_s5_inspect_of_a_container_shows_its_network_settings(prepared: Host) -> None:
+    settings = prepared.inspect("web")["NetworkSettings"]
     assert settings["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8081"}], "90/tcp": None}
     bridge = settings["Networks"]["bridge"]
     assert (bridge["Gateway"], bridge["IPAddress"], bridge["IPPrefixLen"]) == ("172.17.0.1", "172.17.0.2", 16)
     where = (
         "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} {{.State.Status}} {{.Config.Labels.tier}}"
     )
-    assert world.ctl(["inspect", "-f", where, "web"]) == "172.17.0.2 running front"
+    assert prepared.ctl(["inspect", "-f", where, "web"]) == "172.17.0.2 running front"
 
 
 # ---- S6: host -------------------------------------------------------------------------
 
 
-def test_s6_a_host_container_sees_the_hosts_own_devices_and_nothing_is_made(world: Host) -> None:
-    before = look.devices(world.sh)
-    world.run("open", "--network host", echo_server("tcp", 7070))
-    assert look.devices(world.sh) == before
-    pid = world.process("open")
-    assert look.namespace_of(pid) == look.namespace_of(world.pid)
-    assert look.devices(inside(world, "open")) == before
-    assert "dp0" in world.in_("open", "ls /sys/class/net")
+def test_s6_a_host_container_sees_the_hosts_own_devices_and_nothing_is_made(prepared: Host) -> None:
+    before = look.devices(prepared.sh)
+    prepared.run("open", "--network host", echo_server("tcp", 7070))
+    assert look.devices(prepared.sh) == before
+    pid = prepared.process("open")
+    assert look.namespace_of(pid) == look.namespace_of(prepared.pid)
+    assert look.devices(inside(prepared, "open")) == before
+    assert "dp0" in prepared.in_("open", "ls /sys/class/net")
     with eventually() as until:  # its port is the host's own
-        until(lambda: world.outside.try_(ask("tcp", HOST, 7070)).returncode == 0)
-    assert [c["Name"] for c in world.network("host")["Containers"].values()] == ["open"]
-    assert world.in_("open", "hostname") == world.sh("hostname")
-    world.ctl("rm -f open")
-    assert look.devices(world.sh) == before
+        until(lambda: prepared.outside.try_(ask("tcp", HOST, 7070)).returncode == 0)
+    assert [c["Name"] for c in prepared.network("host")["Containers"].values()] == ["open"]
+    assert prepared.in_("open", "hostname") == prepared.sh("hostname")
+    prepared.ctl("rm -f open")
+    assert look.devices(prepared.sh) == before
 
 
-def test_s6_a_published_port_is_discarded_with_dockers_warning(world: Host) -> None:
-    done = world.try_ctl("run --rm --network host -p 9999:80 true")
+def test_s6_a_published_port_is_discarded_with_dockers_warning(prepared: Host) -> None:
+    done = prepared.try_ctl("run --rm --network host -p 9999:80 true")
     assert (done.returncode, done.stderr) == (
         0,
         "WARNING: Published ports are discarded when using host network mode\n",
@@ -318,42 +318,42 @@ def test_s6_a_published_port_is_discarded_with_dockers_warning(world: Host) -> N
         ),
     ],
 )
-def test_s6_what_needs_an_endpoint_is_refused_with_host(world: Host, options: str, reason: str) -> None:
-    assert world.refused(f"run --network host {options} true") == f"datapathctl: {reason}"
+def test_s6_what_needs_an_endpoint_is_refused_with_host(prepared: Host, options: str, reason: str) -> None:
+    assert prepared.refused(f"run --network host {options} true") == f"datapathctl: {reason}"
 
 
-def test_s6_a_host_container_cannot_join_or_leave_networks(world: Host) -> None:
-    world.run("fixed", "--network host")
-    assert world.refused("network connect bridge fixed") == (
+def test_s6_a_host_container_cannot_join_or_leave_networks(prepared: Host) -> None:
+    prepared.run("fixed", "--network host")
+    assert prepared.refused("network connect bridge fixed") == (
         "datapathctl: container sharing network namespace with another container or host "
         "cannot be connected to any other network"
     )
-    assert world.refused("network disconnect host fixed") == (
+    assert prepared.refused("network disconnect host fixed") == (
         "datapathctl: container cannot be disconnected from host network or connected to host network"
     )
-    assert world.refused("network connect host app") == (
+    assert prepared.refused("network connect host app") == (
         "datapathctl: cannot connect container to host network - container must be created in host network mode"
     )
-    assert "host network mode" in world.refused("port add fixed 8088:80")
-    world.ctl("rm -f fixed")
+    assert "host network mode" in prepared.refused("port add fixed 8088:80")
+    prepared.ctl("rm -f fixed")
 
 
 # ---- S7: container --------------------------------------------------------------------
 
 
-def test_s7_a_sharer_has_the_others_stack_and_they_talk_over_loopback(world: Host) -> None:
-    world.run("sharer", "--network container:web", echo_server("tcp", 81))
-    pids = [world.process(name) for name in ("web", "sharer")]
+def test_s7_a_sharer_has_the_others_stack_and_they_talk_over_loopback(prepared: Host) -> None:
+    prepared.run("sharer", "--network container:web", echo_server("tcp", 81))
+    pids = [prepared.process(name) for name in ("web", "sharer")]
     assert len({look.namespace_of(pid) for pid in pids}) == 1
-    assert look.devices(inside(world, "sharer")) == look.devices(inside(world, "web"))
+    assert look.devices(inside(prepared, "sharer")) == look.devices(inside(prepared, "web"))
     with eventually() as until:
-        until(lambda: world.try_in("web", ask("tcp", "127.0.0.1", 81)).returncode == 0)
-    assert world.in_("sharer", ask("tcp", "127.0.0.1", 80)) == "127.0.0.1 127.0.0.1 80"
+        until(lambda: prepared.try_in("web", ask("tcp", "127.0.0.1", 81)).returncode == 0)
+    assert prepared.in_("sharer", ask("tcp", "127.0.0.1", 80)) == "127.0.0.1 127.0.0.1 80"
     for file in ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname"):
-        assert world.try_in("sharer", f"cat {file}").stdout == world.try_in("web", f"cat {file}").stdout
-    assert world.in_("sharer", "hostname") == world.in_("web", "hostname")
-    world.ctl("rm -f sharer")
-    assert world.outside.sh(ask("tcp", HOST, 8081)) == f"{OUTSIDE} {HOST} 8081"  # web has all it had
+        assert prepared.try_in("sharer", f"cat {file}").stdout == prepared.try_in("web", f"cat {file}").stdout
+    assert prepared.in_("sharer", "hostname") == prepared.in_("web", "hostname")
+    prepared.ctl("rm -f sharer")
+    assert prepared.outside.sh(ask("tcp", HOST, 8081)) == f"{OUTSIDE} {HOST} 8081"  # web has all it had
 
 
 @pytest.mark.parametrize(
@@ -383,97 +383,101 @@ def test_s7_a_sharer_has_the_others_stack_and_they_talk_over_loopback(world: Hos
     ],
 )
 def test_s7_what_belongs_to_the_others_stack_is_refused_with_the_reason(
-    world: Host, options: str, reason: str
+    prepared: Host, options: str, reason: str
 ) -> None:
-    assert world.refused(f"run --network container:web {options} true") == f"datapathctl: {reason}"
+    assert prepared.refused(f"run --network container:web {options} true") == f"datapathctl: {reason}"
 
 
-def test_s7_only_a_running_container_can_be_shared(world: Host) -> None:
-    assert world.refused("run --network container:nosuch true") == "datapathctl: No such container: nosuch"
-    world.ctl("run --name ended true")
-    said = world.refused("run --network container:ended true")
+def test_s7_only_a_running_container_can_be_shared(prepared: Host) -> None:
+    assert prepared.refused("run --network container:nosuch true") == "datapathctl: No such container: nosuch"
+    prepared.ctl("run --name ended true")
+    said = prepared.refused("run --network container:ended true")
     assert said.startswith("datapathctl: cannot join network of a non running container: ended (")
-    assert world.refused("run --network container: true") == (
+    assert prepared.refused("run --network container: true") == (
         "datapathctl: invalid container format container:<name|id>"
     )
-    world.run("sharer", "--network container:web")
-    assert world.refused("network connect host sharer").endswith("cannot be connected to any other network")
-    assert world.refused("port add sharer 8085:85") == (
+    prepared.run("sharer", "--network container:web")
+    assert prepared.refused("network connect host sharer").endswith(
+        "cannot be connected to any other network"
+    )
+    assert prepared.refused("port add sharer 8085:85") == (
         "datapathctl: conflicting options: port publishing and the container type network mode"
     )
-    world.ctl("rm -f sharer ended")
+    prepared.ctl("rm -f sharer ended")
 
 
-def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(world: Host) -> None:
+def test_s7_a_stopped_owner_leaves_the_stack_to_its_sharer(prepared: Host) -> None:
     """Traffic to a port that the owner published goes on, also when the owner is removed."""
-    world.run("owner", "-p 8090:90")
-    world.run("server", "--network container:owner", echo_server("tcp", 90))
-    address = world.address("owner")
-    until_answered(world, 8090)
-    conversation = world.outside.start(["nc", HOST, "8090"])
-    world.ctl("stop -t 0 owner")
-    assert world.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
-    assert world.in_("app", ask("tcp", address, 90)) == f"{world.address('app')} {address} 90"
-    assert reaches(lambda ping: world.try_in("server", ping), FAR)
-    assert "8090" in world.refused("run -p 8090:90 true")  # the port is still taken
-    world.run("late")  # and so is the address
-    assert world.address("late") != address
-    world.run("third", "--network container:server")  # a sharer can be shared in turn
-    assert look.addresses(look.devices(inside(world, "third"))["eth0"]) == [f"{address}/16"]
-    world.ctl("rm owner")
-    assert world.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
+    prepared.run("owner", "-p 8090:90")
+    prepared.run("server", "--network container:owner", echo_server("tcp", 90))
+    address = prepared.address("owner")
+    until_answered(prepared, 8090)
+    conversation = prepared.outside.start(["nc", HOST, "8090"])
+    prepared.ctl("stop -t 0 owner")
+    assert prepared.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
+    assert prepared.in_("app", ask("tcp", address, 90)) == f"{prepared.address('app')} {address} 90"
+    assert reaches(lambda ping: prepared.try_in("server", ping), FAR)
+    assert "8090" in prepared.refused("run -p 8090:90 true")  # the port is still taken
+    prepared.run("late")  # and so is the address
+    assert prepared.address("late") != address
+    prepared.run("third", "--network container:server")  # a sharer can be shared in turn
+    assert look.addresses(look.devices(inside(prepared, "third"))["eth0"]) == [f"{address}/16"]
+    prepared.ctl("rm owner")
+    assert prepared.outside.sh(ask("tcp", HOST, 8090)) == f"{OUTSIDE} {HOST} 8090"
     conversation.kill()
 
-    with look.holding(world.process("server")) as namespace:
-        world.ctl("rm -f server third late")
+    with look.holding(prepared.process("server")) as namespace:
+        prepared.ctl("rm -f server third late")
         with eventually() as until:  # a child of a process that was killed ends a moment after it
             until(lambda: look.members_of(namespace) == set())
     with pytest.raises(Failed):
-        world.outside.sh(ask("tcp", HOST, 8090))
-    world.run("next", "-p 8090:90")  # everything of it is free again
-    assert world.address("next") == address
-    world.ctl("rm -f next")
+        prepared.outside.sh(ask("tcp", HOST, 8090))
+    prepared.run("next", "-p 8090:90")  # everything of it is free again
+    assert prepared.address("next") == address
+    prepared.ctl("rm -f next")
 
 
-def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(world: Host, tmp_path: Path) -> None:
-    world.run("brief", "-p 8091:91", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"])
-    world.run("server", "--network container:brief", echo_server("tcp", 91))
+def test_s7_an_owner_that_exits_by_itself_leaves_the_stack_to_its_sharer(
+    prepared: Host, tmp_path: Path
+) -> None:
+    prepared.run("brief", "-p 8091:91", ["sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"])
+    prepared.run("server", "--network container:brief", echo_server("tcp", 91))
     (tmp_path / "go").touch()
     with eventually() as until:
-        until(lambda: world.inspect("brief")["State"]["Status"] == "exited")
-    until_answered(world, 8091)
-    world.ctl("rm -f brief server")
+        until(lambda: prepared.inspect("brief")["State"]["Status"] == "exited")
+    until_answered(prepared, 8091)
+    prepared.ctl("rm -f brief server")
 
 
 # ---- S8: none -------------------------------------------------------------------------
 
 
-def test_s8_a_container_without_a_network_has_only_loopback_and_nothing_leaves(world: Host) -> None:
-    before = look.devices(world.sh)
-    world.run("alone", "--network none")
-    assert look.devices(world.sh) == before
-    devices = look.devices(inside(world, "alone"))
+def test_s8_a_container_without_a_network_has_only_loopback_and_nothing_leaves(prepared: Host) -> None:
+    before = look.devices(prepared.sh)
+    prepared.run("alone", "--network none")
+    assert look.devices(prepared.sh) == before
+    devices = look.devices(inside(prepared, "alone"))
     assert list(devices) == ["lo"]
-    assert reaches(lambda ping: world.try_in("alone", ping), "127.0.0.1")
-    for address in (world.address("web"), "172.17.0.1", HOST, FAR):
-        done = world.try_in("alone", f"ping -n -c 1 -W 1 {address}")
+    assert reaches(lambda ping: prepared.try_in("alone", ping), "127.0.0.1")
+    for address in (prepared.address("web"), "172.17.0.1", HOST, FAR):
+        done = prepared.try_in("alone", f"ping -n -c 1 -W 1 {address}")
         assert "Network is unreachable" in done.stderr
-    assert world.in_("alone", "ip route show table all").replace("local", "").count("dev lo") > 0
-    assert look.default_routes(inside(world, "alone")) == []
-    assert world.in_("alone", "hostname") == world.inspect("alone")["Id"][:12]
-    world.ctl("rm -f alone")
+    assert prepared.in_("alone", "ip route show table all").replace("local", "").count("dev lo") > 0
+    assert look.default_routes(inside(prepared, "alone")) == []
+    assert prepared.in_("alone", "hostname") == prepared.inspect("alone")["Id"][:12]
+    prepared.ctl("rm -f alone")
 
 
-def test_s8_networks_and_addresses_are_refused_with_none(world: Host) -> None:
-    world.run("alone", "--network none")
-    assert world.refused("network connect bridge alone") == (
+def test_s8_networks_and_addresses_are_refused_with_none(prepared: Host) -> None:
+    prepared.run("alone", "--network none")
+    assert prepared.refused("network connect bridge alone") == (
         "datapathctl: container cannot be connected to multiple networks with one of the networks "
         "in private (none) mode"
     )
-    assert "none network mode" in world.refused("run --network none --ip 10.0.0.9 true")
-    assert world.refused("run --network none --network bridge true") == (
+    assert "none network mode" in prepared.refused("run --network none --ip 10.0.0.9 true")
+    assert prepared.refused("run --network none --network bridge true") == (
         "datapathctl: conflicting options: cannot attach both user-defined and non-user-defined network-modes"
     )
-    done = world.try_ctl("run --rm --network none -p 80:80 true")
+    done = prepared.try_ctl("run --rm --network none -p 80:80 true")
     assert done.stderr == "WARNING: Published ports are discarded when using none network mode\n"
-    world.ctl("rm -f alone")
+    prepared.ctl("rm -f alone")

@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Host:
+def prepared(shared_host: Host) -> Host:
     look.settled(shared_host)
     shared_host.ctl("network create --subnet 10.5.0.0/24 net1")
     shared_host.run("web", "-p 8081:80")
@@ -53,27 +53,27 @@ def refused(host: Host, prefix: list[str], command: list[str]) -> tuple[str, int
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_says_that_it_needs_root(world: Host, name: str) -> None:
-    said, code = refused(world, NOBODY, COMMANDS[name])
+def test_every_command_says_that_it_needs_root(prepared: Host, name: str) -> None:
+    said, code = refused(prepared, NOBODY, COMMANDS[name])
     assert "needs root" in said or "as root" in said
     assert code == (125 if name in ("run", "exec") else 13)
 
 
-def test_help_version_and_completion_need_no_root(world: Host) -> None:
+def test_help_version_and_completion_need_no_root(prepared: Host) -> None:
     for command in ("--help", "network create --help", "version", "completion bash"):
-        done = world.try_([*NOBODY, DATAPATHCTL, *command.split()])
+        done = prepared.try_([*NOBODY, DATAPATHCTL, *command.split()])
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
 
 
-def test_root_of_a_user_namespace_is_not_enough_and_is_told_so(world: Host) -> None:
+def test_root_of_a_user_namespace_is_not_enough_and_is_told_so(prepared: Host) -> None:
     """It may even make devices, but it may not load programs: that is found out before anything is made."""
-    folder = world.folder / "userns"
+    folder = prepared.folder / "userns"
     folder.mkdir()
     script = f"mount -t tmpfs tmpfs {folder} && exec env DATAPATH_STATE_DIR={folder}/state " + " ".join(
         [f"DATAPATH_RUN_DIR={folder}/run", f"DATAPATH_BPFFS={folder}/bpf", DATAPATHCTL, "run true"]
     )
-    done = world.try_(["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", script])
+    done = prepared.try_(["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", script])
     lines = done.stderr.splitlines()
     assert done.returncode == 125, done.stderr
     assert len(lines) == 1, done.stderr
@@ -82,8 +82,8 @@ def test_root_of_a_user_namespace_is_not_enough_and_is_told_so(world: Host) -> N
 
 
 @pytest.mark.parametrize("capability", ["sys_admin", "net_admin"])
-def test_root_without_a_capability_is_told_what_it_may_not_do(world: Host, capability: str) -> None:
-    folder = world.folder / capability
+def test_root_without_a_capability_is_told_what_it_may_not_do(prepared: Host, capability: str) -> None:
+    folder = prepared.folder / capability
     prefix = [
         "unshare",
         "--net",
@@ -93,25 +93,25 @@ def test_root_without_a_capability_is_told_what_it_may_not_do(world: Host, capab
         "env",
     ]
     prefix += [f"DATAPATH_STATE_DIR={folder}/state", f"DATAPATH_BPFFS={folder}/bpf"]
-    said, code = refused(world, prefix, ["run", "true"])
+    said, code = refused(prepared, prefix, ["run", "true"])
     assert code == 125
     assert said == f"needs CAP_{capability.upper()}, which this root does not have"
 
 
-def test_a_machine_without_bpffs_is_told_what_the_kernel_lacks(world: Host, tmp_path: Path) -> None:
-    said, code = _with_file_covered(world, "/proc/filesystems", "nodev\tproc\n\text4\n", tmp_path)
+def test_a_machine_without_bpffs_is_told_what_the_kernel_lacks(prepared: Host, tmp_path: Path) -> None:
+    said, code = _with_file_covered(prepared, "/proc/filesystems", "nodev\tproc\n\text4\n", tmp_path)
     assert "BPF" in said
     assert code == 12
 
 
-def test_a_machine_without_cgroup2_is_told_how_to_mount_it(world: Host, tmp_path: Path) -> None:
+def test_a_machine_without_cgroup2_is_told_how_to_mount_it(prepared: Host, tmp_path: Path) -> None:
     """The cgroup2 mount goes away in a mount namespace of its own."""
     script = (
         'while mount=$(awk \'$3 == "cgroup2" {print $2; exit}\' /proc/self/mounts); [ -n "$mount" ]; '
         'do umount -l "$mount" || exit 99; done; exec "$@"'
     )
     said, code = refused(
-        world,
+        prepared,
         ["unshare", "--mount", "sh", "-c", script, "sh"],
         ["network", "create", "--subnet", "10.6.0.0/24", "x"],
     )
@@ -130,21 +130,21 @@ def _with_file_covered(host: Host, path: str, text: str, folder: Path) -> tuple[
     )
 
 
-def test_a_broken_packet_program_is_reported_and_nothing_is_made(world: Host, tmp_path: Path) -> None:
+def test_a_broken_packet_program_is_reported_and_nothing_is_made(prepared: Host, tmp_path: Path) -> None:
     """As on a kernel that cannot run it: the object is there, and the kernel refuses it."""
     from datapath.kernel import abi
 
     cover = tmp_path / "broken.bpf.o"
     cover.write_bytes((abi.OBJECTS / "from_host.bpf.o").read_bytes()[:2000])
     script = f'mount --bind {cover} {abi.OBJECTS}/from_host.bpf.o && exec "$@"'
-    bpffs = world.folder / "bpf" / "other"
+    bpffs = prepared.folder / "bpf" / "other"
     env = ["env", f"DATAPATH_STATE_DIR={tmp_path}/state", f"DATAPATH_BPFFS={bpffs}"]
-    done = world.try_(
+    done = prepared.try_(
         ["unshare", "--mount", "sh", "-c", script, "sh", *env, DATAPATHCTL, "network", "create", "x"]
     )
     lines = done.stderr.splitlines()
     assert (done.returncode, len(lines)) == (10, 1), done.stderr
     assert "from_host" in lines[0]
     assert not [
-        name for name in look.devices(world.sh) if name.startswith("dpx") and name not in ("dpx1", "dpx2")
+        name for name in look.devices(prepared.sh) if name.startswith("dpx") and name not in ("dpx1", "dpx2")
     ]

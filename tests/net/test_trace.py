@@ -56,7 +56,7 @@ def receiver(port: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(shared_host: Host) -> Iterator[Host]:
+def prepared(shared_host: Host) -> Iterator[Host]:
     """Two containers that reach each other, and one of another network."""
     shared_host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 net1")
     shared_host.ctl("network create --subnet 10.6.0.0/24 net2")
@@ -105,53 +105,53 @@ def packets(lines: list[Any]) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("network", ["4", "6"])
-def test_every_datagram_between_two_containers_is_counted_once(world: Host, network: str) -> None:
+def test_every_datagram_between_two_containers_is_counted_once(prepared: Host, network: str) -> None:
     address = (
-        world.address("server", "net1")
+        prepared.address("server", "net1")
         if network == "4"
-        else world.inspect("server")["NetworkSettings"]["Networks"]["net1"]["GlobalIPv6Address"]
+        else prepared.inspect("server")["NetworkSettings"]["Networks"]["net1"]["GlobalIPv6Address"]
     )
-    tracer = Tracer(world, "latency asker server")
-    world.in_("asker", send(address, 9, 300))
+    tracer = Tracer(prepared, "latency asker server")
+    prepared.in_("asker", send(address, 9, 300))
     counted = packets(tracer.stop())
     assert 300 <= counted["asker", "server"] <= 302  # neighbour solicitations
     assert counted.get(("server", "asker"), 0) <= 2
 
 
-def test_with_one_name_it_is_that_container_and_the_others(world: Host) -> None:
+def test_with_one_name_it_is_that_container_and_the_others(prepared: Host) -> None:
     """What goes between others, to the host, and out, is not counted; nor what a packet's memory is used for next."""
-    tracer = Tracer(world, "latency server")
-    world.in_("asker", send(world.address("server", "net1"), 9, 50))
-    world.in_("apart", send(world.address("server", "net1"), 9, 50))  # isolated
-    world.in_("server", send("10.5.0.1", 9, 50))
-    world.in_("server", send("203.0.113.5", 9, 50))
-    world.outside.sh(send("192.0.2.1", 8053, 50))
-    world.sh(send(world.address("server", "net1"), 9, 50))
+    tracer = Tracer(prepared, "latency server")
+    prepared.in_("asker", send(prepared.address("server", "net1"), 9, 50))
+    prepared.in_("apart", send(prepared.address("server", "net1"), 9, 50))  # isolated
+    prepared.in_("server", send("10.5.0.1", 9, 50))
+    prepared.in_("server", send("203.0.113.5", 9, 50))
+    prepared.outside.sh(send("192.0.2.1", 8053, 50))
+    prepared.sh(send(prepared.address("server", "net1"), 9, 50))
     counted = packets(tracer.stop())
     assert 50 <= counted.pop(("asker", "server")) < 55
     assert sum(counted.values()) < 10  # neighbour solicitations
 
 
-def test_a_published_port_of_the_sender_itself_is_a_way_too(world: Host) -> None:
-    tracer = Tracer(world, "latency")
-    world.in_("server", send("192.0.2.1", 8053, 40))
-    world.in_("apart", send("192.0.2.1", 8053, 40))
+def test_a_published_port_of_the_sender_itself_is_a_way_too(prepared: Host) -> None:
+    tracer = Tracer(prepared, "latency")
+    prepared.in_("server", send("192.0.2.1", 8053, 40))
+    prepared.in_("apart", send("192.0.2.1", 8053, 40))
     assert 80 <= packets(tracer.stop())["", ""] < 85
 
 
-def test_follow_prints_what_came_since_it_last_did(world: Host) -> None:
-    address = world.address("server", "net1")
-    tracer = Tracer(world, "latency asker server --follow")
-    world.in_("asker", send(address, 9, 20))
+def test_follow_prints_what_came_since_it_last_did(prepared: Host) -> None:
+    address = prepared.address("server", "net1")
+    tracer = Tracer(prepared, "latency asker server --follow")
+    prepared.in_("asker", send(address, 9, 20))
     first = tracer.line()  # long before Ctrl-C
-    world.in_("asker", send(address, 9, 10))
+    prepared.in_("asker", send(address, 9, 10))
     rest = tracer.stop()
     assert first["Packets"] > 0
     assert first["Packets"] + sum(line["Packets"] for line in rest) == 30
 
 
-def test_a_time_that_has_passed_ends_it(world: Host) -> None:
-    done = world.try_ctl("trace latency --seconds 0.1")
+def test_a_time_that_has_passed_ends_it(prepared: Host) -> None:
+    done = prepared.try_ctl("trace latency --seconds 0.1")
     assert (done.returncode, done.stdout) == (0, "No packet went from container to container.\n")
 
 
@@ -263,17 +263,17 @@ def frame_to(server: Namespace) -> bytes:
 # ---- drops ----------------------------------------------------------------------------
 
 
-def test_drops_name_the_container_the_reason_and_the_place(world: Host) -> None:
+def test_drops_name_the_container_the_reason_and_the_place(prepared: Host) -> None:
     """Datagrams to no socket, and some to another network."""
-    tracer = Tracer(world, "drops")
-    world.in_("asker", send(world.address("server", "net1"), 7777, 20))  # nobody listens
-    world.in_("apart", send(world.address("server", "net1"), 9, 30))
+    tracer = Tracer(prepared, "drops")
+    prepared.in_("asker", send(prepared.address("server", "net1"), 7777, 20))  # nobody listens
+    prepared.in_("apart", send(prepared.address("server", "net1"), 9, 30))
     lines = tracer.stop()
     kernel = {(r["Container"], r["Device"], r["Reason"]): r for r in lines if "Reason" in r}
     unheard = kernel["server", "eth0", "NO_SOCKET"]
     assert unheard["Packets"] == 20
     assert "udp" in unheard["Location"]
-    assert kernel["apart", host_end(world, "apart"), "TC_INGRESS"]["Packets"] == 30
+    assert kernel["apart", host_end(prepared, "apart"), "TC_INGRESS"]["Packets"] == 30
     ours = {r["Counter"]: r for r in lines if "Counter" in r}
     assert ours["DROP_ISOLATED"] == {
         "Counter": "DROP_ISOLATED",
@@ -302,40 +302,41 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("command", ["latency", "drops"])
-def test_without_bcc_one_line_says_what_to_install(world: Host, tmp_path: Path, command: str) -> None:
+def test_without_bcc_one_line_says_what_to_install(prepared: Host, tmp_path: Path, command: str) -> None:
     (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
     said = one_line(
-        world.try_(["env", f"PYTHONPATH={tmp_path}", DATAPATHCTL, "trace", command, "--seconds", "1"])
+        prepared.try_(["env", f"PYTHONPATH={tmp_path}", DATAPATHCTL, "trace", command, "--seconds", "1"])
     )
     assert "apt-get install python3-bpfcc" in said
 
 
-def hiding(world: Host, folders: list[str]) -> subprocess.CompletedProcess[str]:
+def hiding(prepared: Host, folders: list[str]) -> subprocess.CompletedProcess[str]:
     """`trace latency` where these folders are empty."""
     hidden = [f"mount -t tmpfs none {folder}" for folder in folders]
     command = f"exec env BCC_KERNEL_SOURCE=/nowhere {DATAPATHCTL} trace latency --seconds 0.1"
-    return world.try_(["unshare", "--mount", "sh", "-ec", "\n".join([*hidden, command])])
+    return prepared.try_(["unshare", "--mount", "sh", "-ec", "\n".join([*hidden, command])])
 
 
-def test_neither_headers_nor_tracefs_are_needed(world: Host) -> None:
+def test_neither_headers_nor_tracefs_are_needed(prepared: Host) -> None:
     """Wherever bcc would look for headers there are none."""
     folders = ["/usr/src", "/sys/kernel/tracing", "/sys/kernel/debug"]
-    done = hiding(world, [*folders, *(["/lib/modules"] if Path("/lib/modules").exists() else [])])
+    done = hiding(prepared, [*folders, *(["/lib/modules"] if Path("/lib/modules").exists() else [])])
     assert done.returncode == 0, done.stderr
 
 
-def test_a_kernel_without_btf_is_told_so_in_one_line(world: Host) -> None:
-    done = hiding(world, ["/sys/kernel/btf"])
+def test_a_kernel_without_btf_is_told_so_in_one_line(prepared: Host) -> None:
+    done = hiding(prepared, ["/sys/kernel/btf"])
     assert "this kernel does not have BTF" in one_line(done)
     assert done.returncode == 12
 
 
-def test_containers_that_cannot_be_traced_are_refused(world: Host) -> None:
-    world.run("bare", "--network none")
-    world.ctl("run --name over --network net1 true")
-    assert world.refused("trace latency nobody") == "datapathctl: No such container: nobody"
+def test_containers_that_cannot_be_traced_are_refused(prepared: Host) -> None:
+    prepared.run("bare", "--network none")
+    prepared.ctl("run --name over --network net1 true")
+    assert prepared.refused("trace latency nobody") == "datapathctl: No such container: nobody"
     assert (
-        world.refused("trace latency bare") == "datapathctl: container bare has no network device of its own"
+        prepared.refused("trace latency bare")
+        == "datapathctl: container bare has no network device of its own"
     )
-    assert world.refused("trace latency over") == "datapathctl: container over is not running"
-    assert "--seconds" in world.refused("trace latency --seconds -1")
+    assert prepared.refused("trace latency over") == "datapathctl: container over is not running"
+    assert "--seconds" in prepared.refused("trace latency --seconds -1")

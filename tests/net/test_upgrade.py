@@ -263,23 +263,23 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     make_host: Callable[..., Host], other: Version, attach: str, times: int
 ) -> None:
     """By links and by filters: left to itself a host has both."""
-    world = furnished(make_host, attach)
-    before = world.drops()
-    with traffic(world):
+    prepared = furnished(make_host, attach)
+    before = prepared.drops()
+    with traffic(prepared):
         for _ in range(times):
             for version in (other, None):
-                was, as_pinned = running(world), pinned(world)
-                as_version(world, version)
-                assert "replaced" in world.ctl("upgrade")
-                now = running(world)
+                was, as_pinned = running(prepared), pinned(prepared)
+                as_version(prepared, version)
+                assert "replaced" in prepared.ctl("upgrade")
+                now = running(prepared)
                 assert now.keys() == was.keys()
                 assert all(len(ids) == 1 and not ids & was[hook] for hook, ids in now.items())
-                assert not pinned(world) & as_pinned
+                assert not pinned(prepared) & as_pinned
     assert {"from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink"} < now.keys()
-    assert sum(world.drops().values()) - sum(before.values()) == 0
-    assert world.ctl("doctor") == "No problems found."
-    assert not (world.bpffs / "datapath" / "next").exists()
-    assert world.ctl("upgrade") == "There is nothing to replace."
+    assert sum(prepared.drops().values()) - sum(before.values()) == 0
+    assert prepared.ctl("doctor") == "No problems found."
+    assert not (prepared.bpffs / "datapath" / "next").exists()
+    assert prepared.ctl("upgrade") == "There is nothing to replace."
 
 
 def test_s30_a_command_of_another_version_works_and_says_so(
