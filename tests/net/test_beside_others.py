@@ -14,7 +14,17 @@ import pytest
 
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import Box, box, call, counters, device_mac, fails, opened, rises, serving
+from tests.net.wire import (
+    Container,
+    call,
+    counters,
+    device_mac,
+    fails,
+    opened,
+    rises,
+    serving,
+    start_container,
+)
 
 SO_MARK, SO_TXTIME = 36, 61  # SCM_TXTIME is the same number
 MARK = 0x2A
@@ -42,7 +52,7 @@ table inet strict {{
 """
 
 
-def _all_ways(host: Host, web: Box, peer: Box) -> None:
+def _all_ways(host: Host, web: Container, peer: Container) -> None:
     """Every way that a packet can take, over TCP and UDP, and nothing of it dropped."""
     before = counters(host)
     for proto in ("tcp", "udp"):
@@ -67,8 +77,8 @@ def _all_ways(host: Host, web: Box, peer: Box) -> None:
     assert rises(before, counters(host)) == {}
 
 
-def _pair(host: Host) -> tuple[Box, Box]:
-    return box(host, "web", "-p 8081:80 -p 8081:80/udp"), box(host, "peer")
+def _pair(host: Host) -> tuple[Container, Container]:
+    return start_container(host, "web", "-p 8081:80 -p 8081:80/udp"), start_container(host, "peer")
 
 
 # ---- rp_filter -----------------------------------------------------------------------------------------
@@ -145,7 +155,10 @@ def test_no_policy_and_no_flush_of_the_packet_filter_concerns_ipv6_either(host: 
     host.preloaded = True
     plug_ipv6(host)
     host.ctl("network create --ipv6 six")
-    web, peer = box(host, "web", "--network six -p 8081:80"), box(host, "peer", "--network six")
+    web, peer = (
+        start_container(host, "web", "--network six -p 8081:80"),
+        start_container(host, "peer", "--network six"),
+    )
     host.sh("ip6tables -P FORWARD DROP")
     with serving(web, "tcp", 80, "::"), serving(host.outside, "tcp", 7400, "::"):
         for command in ("true", "nft flush ruleset", "ip6tables -P FORWARD DROP"):
@@ -160,7 +173,7 @@ def test_no_policy_and_no_flush_of_the_packet_filter_concerns_ipv6_either(host: 
 # ---- neighbours ----------------------------------------------------------------------------------------
 
 
-def _recovery(host: Host, place: Host | Box, mac: str) -> float:
+def _recovery(host: Host, place: Host | Container, mac: str) -> float:
     """The machine outside gets another MAC, as if replaced: seconds until the place reaches it again."""
     assert reaches(place.try_, OUTSIDE)
     old = device_mac(host.outside, "eth0")
@@ -180,7 +193,7 @@ def test_a_stale_neighbour_outside_recovers_in_the_time_that_the_host_needs(host
         "retrans_time_ms=100",
     ):
         host.sh(f"sysctl -qw net/ipv4/neigh/eth0/{setting}")
-    one = box(host, "one")
+    one = start_container(host, "one")
     hosts_own = _recovery(host, host, "02:00:00:00:aa:01")
     containers = _recovery(host, one, "02:00:00:00:aa:02")
     assert containers < hosts_own + 10, (containers, hosts_own)
@@ -190,7 +203,7 @@ def test_a_stale_neighbour_outside_recovers_in_the_time_that_the_host_needs(host
 
 
 def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(host: Host) -> None:
-    web = box(host, "web", "-p 8081:80")
+    web = start_container(host, "web", "-p 8081:80")
     pin = host.bpffs / "datapath" / "maps" / "ports"
     aside = host.bpffs / "ports"
     facts = json.loads(host.sh(f"bpftool -j map show pinned {pin}"))
@@ -209,7 +222,7 @@ def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(host: Host) -
     aside.rename(pin)
     host.ctl("network create x")
     assert "late" not in host.ctl("ps -a")
-    late = box(host, "late", "-p 8082:80")
+    late = start_container(host, "late", "-p 8082:80")
     with serving(web, "tcp", 80), serving(late, "tcp", 80):
         for port in (8081, 8082):
             assert call(host.outside, "tcp", HOST, port).seen == OUTSIDE
@@ -217,7 +230,7 @@ def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(host: Host) -
 
 
 def test_a_pin_of_one_map_that_is_gone_comes_back(host: Host) -> None:
-    web = box(host, "web", "-p 8081:80")
+    web = start_container(host, "web", "-p 8081:80")
     (host.bpffs / "datapath" / "maps" / "ports").unlink()
     host.ctl("network create x")
     with serving(web, "tcp", 80):
@@ -242,7 +255,7 @@ def _second_uplink(host: Host) -> Iterator[Namespace]:
 
 @pytest.mark.parametrize("proto", ["tcp", "udp"])
 def test_a_new_uplink_is_served_after_the_next_changing_command(host: Host, proto: str) -> None:
-    web = box(host, "web", f"-p 8081:80/{proto}")
+    web = start_container(host, "web", f"-p 8081:80/{proto}")
     with _second_uplink(host) as second, serving(web, proto, 80), serving(second, proto, 7400):
         host.sh(f"ip address add {SECOND_HOST}/24 dev eth1")  # later than the device itself
         assert fails(second, proto, SECOND_HOST, 8081)  # as documented
@@ -256,7 +269,7 @@ def test_a_new_uplink_is_served_after_the_next_changing_command(host: Host, prot
 # ---- marks and time stamps --------------------------------------------------------------------------------
 
 
-def _count(place: Host | Box, hook: str, port: int) -> None:
+def _count(place: Host | Container, hook: str, port: int) -> None:
     """Count the UDP packets to a port with our mark, with another one and with none."""
     place.sh("nft add table ip marks")
     place.sh(f"nft add chain ip marks seen {{ type filter hook {hook} priority 0 ; }}")
@@ -265,15 +278,15 @@ def _count(place: Host | Box, hook: str, port: int) -> None:
         place.sh(f"nft add rule ip marks seen udp dport {port} meta mark {match} counter name {name}")
 
 
-def _counted(place: Host | Box) -> dict[str, int]:
+def _counted(place: Host | Container) -> dict[str, int]:
     entries = json.loads(place.sh("nft -j list counters"))["nftables"]
     return {e["counter"]["name"]: e["counter"]["packets"] for e in entries if "counter" in e}
 
 
 @pytest.mark.parametrize("sender", ["container", "host"])
 def test_a_mark_and_a_departure_time_do_not_cross_into_a_container(host: Host, sender: str) -> None:
-    two = box(host, "two")
-    place: Host | Box = box(host, "one") if sender == "container" else host
+    two = start_container(host, "two")
+    place: Host | Container = start_container(host, "one") if sender == "container" else host
     _count(place, "output", 5300)
     _count(two, "input", 5300)
     with opened(two, socket.SOCK_DGRAM) as server, opened(place, socket.SOCK_DGRAM) as client:

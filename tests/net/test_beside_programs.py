@@ -21,7 +21,7 @@ from datapath.bench.docker import Docker
 from datapath.bench.groups import group
 from tests.net.lab import HOST, OUTSIDE, Host, Namespace, loses, reaches
 from tests.net.test_ipv6 import HOST6, plug_ipv6
-from tests.net.wire import Box, Place, box, call, fails, opened, serving
+from tests.net.wire import Container, Place, call, fails, opened, serving, start_container
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 MakeHost = Callable[..., Host]
@@ -31,7 +31,7 @@ REFUSED, OTHERS = (
 )  # the port of the host that somebody else's filter refuses, and one that it does not
 
 
-def ours_works(host: Host, web: Box, port: int = 8081) -> None:
+def ours_works(host: Host, web: Container, port: int = 8081) -> None:
     """In by a published port, from outside and from the host, and out."""
     with serving(web, "tcp", 80), serving(host.outside, "tcp", 7400):
         assert call(host.outside, "tcp", HOST, port).seen == OUTSIDE
@@ -72,7 +72,7 @@ def test_a_tc_filter_of_somebody_else_works_beside_ours(
     host.sh("tc qdisc add dev eth0 clsact")
     host.sh(f"tc filter add dev eth0 ingress prio 5 bpf direct-action obj {tmp_path}/theirs.o sec tc")
     before = host.sh("tc filter show dev eth0 ingress")
-    web = box(host, "web", f"-p 8081:80 -p {REFUSED}:80")
+    web = start_container(host, "web", f"-p 8081:80 -p {REFUSED}:80")
     ours_works(host, web)
     with serving(host, "tcp", OTHERS), serving(web, "tcp", 80):
         assert call(host.outside, "tcp", HOST, OTHERS).seen == OUTSIDE
@@ -114,7 +114,7 @@ def members(host: Host) -> Iterator[list[Namespace]]:
 def test_a_bridge_of_somebody_else_works_beside_ours(host: Host, members: list[Namespace]) -> None:
     host.preloaded = True
     first, second = members
-    web = box(host, "web", "-p 8081:80")
+    web = start_container(host, "web", "-p 8081:80")
     for _ in range(2):
         with serving(second, "tcp", 80):
             assert call(first, "tcp", "10.77.0.3", 80).seen == "10.77.0.2"
@@ -146,7 +146,7 @@ def test_docker_works_beside_ours(host: Host, tmp_path: Path) -> None:
         docker = Docker(cast(Any, SimpleNamespace(folder=folder, group=place, inside=host)), "dockerd")
         stack.callback(docker.close)
         docker.run("theirs", "bridge", ["8090/tcp"])
-        web = box(host, "web", "-p 8081:80")
+        web = start_container(host, "web", "-p 8081:80")
         theirs = cast(Place, SimpleNamespace(path=docker.netns("theirs")))
         assert "-P FORWARD DROP" in host.sh("iptables -S FORWARD")
 
@@ -181,7 +181,10 @@ def test_addresses_that_a_network_manager_flushes_and_sets_again_end_no_connecti
     host.preloaded = True
     plug_ipv6(host)
     host.ctl("network create --ipv6 net")
-    web, peer = box(host, "web", "--network net -p 8081:80"), box(host, "peer", "--network net")
+    web, peer = (
+        start_container(host, "web", "--network net -p 8081:80"),
+        start_container(host, "peer", "--network net"),
+    )
     devices = [d["ifname"] for d in json.loads(host.sh("ip -j link")) if d["ifname"] != "lo"]
     with serving(web, "tcp", 80), opened(host.outside) as early, opened(web) as masqueraded:
         early.connect((HOST, 8081))

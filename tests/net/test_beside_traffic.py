@@ -21,7 +21,7 @@ from tests.net.lab import FAR, HOST, PATIENCE, Host, Namespace, pinging, sent_an
 from tests.net.test_doctor import gateway, veth
 from tests.net.test_real_programs import nginx
 from tests.net.test_upgrade import Version, as_version, built, use_objects
-from tests.net.wire import Box, box
+from tests.net.wire import Container, start_container
 
 pytestmark = pytest.mark.skipif(not os.environ.get("DATAPATH_LONG"), reason="minutes: DATAPATH_LONG=1")
 
@@ -38,8 +38,10 @@ class Topology:
         host.preloaded = True
         host.ctl("network create --subnet 10.8.0.0/24 net")
         self.host = host
-        self.web: Box = box(host, "web", "--network net -p 8080:80", nginx(folder / "web", 80))
-        box(host, "iperf", "--network net -p 5201:5201", ["iperf3", "-s"])
+        self.web: Container = start_container(
+            host, "web", "--network net -p 8080:80", nginx(folder / "web", 80)
+        )
+        start_container(host, "iperf", "--network net -p 5201:5201", ["iperf3", "-s"])
         host.ctl("network create --subnet 10.9.0.0/24 others")
         self.pace = folder / "pace.lua"
         self.pace.write_text(PACE)
@@ -88,7 +90,7 @@ def traffic(topology: Topology) -> Iterator[None]:
     )
 
 
-def aborted(*places: Namespace | Box) -> list[int]:
+def aborted(*places: Namespace | Container) -> list[int]:
     """Connections that were reset, at each place."""
     rows = [place.sh("grep ^Tcp: /proc/thread-self/net/snmp").splitlines() for place in places]
     return [int(dict(zip(*(row.split() for row in pair), strict=True))["EstabResets"]) for pair in rows]

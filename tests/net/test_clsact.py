@@ -13,8 +13,7 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import BOTH_WAYS, FAR, HOST, OUTSIDE, PATIENCE, Host, needs_tcx, reaches
 from tests.net.wire import (
-    Box,
-    box,
+    Container,
     call,
     counters,
     device_mac,
@@ -23,6 +22,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
     unreachable,
 )
@@ -34,11 +34,11 @@ BPF_LINK_TYPE_TCX = 11
 class Topology(NamedTuple):
     host: Host
     attach: str
-    web: Box  # publishes 8081:80
-    peer: Box
-    other: Box  # on another network
-    alone: Box  # without icc, with `linked`
-    linked: Box
+    web: Container  # publishes 8081:80
+    peer: Container
+    other: Container  # on another network
+    alone: Container  # without icc, with `linked`
+    linked: Container
 
 
 @pytest.fixture(scope="module", params=BOTH_WAYS)
@@ -53,11 +53,11 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield Topology(
             host,
             request.param,
-            box(host, "web", "-p 8081:80 -p 8081:80/udp"),
-            box(host, "peer"),
-            box(host, "other", "--network elsewhere"),
-            box(host, "alone", "--network alone --expose 80"),
-            box(host, "linked", "--network alone --link alone"),
+            start_container(host, "web", "-p 8081:80 -p 8081:80/udp"),
+            start_container(host, "peer"),
+            start_container(host, "other", "--network elsewhere"),
+            start_container(host, "alone", "--network alone --expose 80"),
+            start_container(host, "linked", "--network alone --link alone"),
         )
     finally:
         host.close()

@@ -19,7 +19,7 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net.lab import DATAPATHCTL, HOST, OUTSIDE, PATIENCE, SLOWNESS, Host
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import KINDS, QUIET, Box, box, call, counters, opened, rises, serving
+from tests.net.wire import KINDS, QUIET, Container, call, counters, opened, rises, serving, start_container
 
 Maker = Callable[..., Host]
 
@@ -27,8 +27,8 @@ Maker = Callable[..., Host]
 @dataclass
 class Topology:
     host: Host
-    web: Box
-    app: Box
+    web: Container
+    app: Container
 
     def ls(self, words: str = "") -> list[dict[str, str]]:
         return [json.loads(line) for line in self.host.ctl(f"ct ls {words} --format json").splitlines()]
@@ -55,8 +55,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         host.ctl("network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 net")
         yield Topology(
             host,
-            box(host, "web", "--network net -p 8081:80 -p 8081:80/udp"),
-            box(host, "app", "--network net"),
+            start_container(host, "web", "--network net -p 8081:80 -p 8081:80/udp"),
+            start_container(host, "app", "--network net"),
         )
 
 
@@ -225,7 +225,7 @@ def test_stats(topology: Topology) -> None:
 def test_a_removed_endpoint_takes_its_connections_and_gives_them_back_to_its_peers(
     topology: Topology,
 ) -> None:
-    gone = box(topology.host, "gone", "--network net -p 8083-8084:80-81")
+    gone = start_container(topology.host, "gone", "--network net -p 8083-8084:80-81")
     with talking(topology.app, gone, HOST, 8083, 80), talking(topology.host.outside, gone, HOST, 8084, 81):
         assert topology.usage("app")[0] == 1
         assert topology.usage("gone")[0] == 1
@@ -241,13 +241,13 @@ def test_a_removed_endpoint_takes_its_connections_and_gives_them_back_to_its_pee
 def test_a_container_has_a_limit_and_the_others_have_theirs(make_host: Maker) -> None:
     limits = {"max-connections-per-container": 3, "max-openings-per-container": 4}
     host = make_host(config={"datapath": limits})
-    greedy, modest = box(host, "greedy"), box(host, "modest")
+    greedy, modest = start_container(host, "greedy"), start_container(host, "modest")
     with ExitStack() as stack:
         listening = stack.enter_context(opened(host.outside))
         listening.bind(("0.0.0.0", 7000))
         listening.listen()
 
-        def connect(place: Box, seconds: float = PATIENCE) -> bool:
+        def connect(place: Container, seconds: float = PATIENCE) -> bool:
             client = stack.enter_context(opened(place))
             client.settimeout(seconds)
             try:

@@ -23,9 +23,8 @@ from tests.bpf import packets as pk
 from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, eventually
 from tests.net.wire import (
     Answer,
-    Box,
+    Container,
     Place,
-    box,
     call,
     carrying,
     counters,
@@ -34,6 +33,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
 )
 
@@ -89,7 +89,7 @@ def from_outside(program: Path, host: Host) -> Flood:
     return Flood(program, host.outside, device_mac(host, "eth0"))
 
 
-def from_container(program: Path, host: Host, sender: Box) -> Flood:
+def from_container(program: Path, host: Host, sender: Container) -> Flood:
     device = host.sh(f"ip -o -4 address show to {sender.gateway}").split()[1]
     return Flood(program, sender, device_mac(host, device))
 
@@ -157,8 +157,8 @@ class Topology:
     8082, where nobody listens, and 8083, where somebody answers everything."""
 
     host: Host
-    web: Box
-    app: Box
+    web: Container
+    app: Container
     crowd: Crowd  # from outside
     going: Crowd  # from `app` to outside: masqueraded
     flood: Flood
@@ -175,8 +175,8 @@ def topology(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for source in SOURCES[1:]:
             host.outside.sh(f"ip address add {source}/24 dev eth0")
         ports = f"-p 9000-{last}:9000-{last} -p 8081:81 -p 8082:82/udp -p 8083:83/udp"
-        web = box(host, "web", ports, serve(9000, processes))
-        app = box(host, "app")
+        web = start_container(host, "web", ports, serve(9000, processes))
+        app = start_container(host, "app")
         stack.enter_context(serving(web, "udp", 83))
         host.outside.start(serve(7000))
         ready(host, web.ip, last)
@@ -232,7 +232,7 @@ def test_new_connections_work_during_a_flood(topology: Topology) -> None:
 
 
 def test_a_container_that_opens_without_end_disturbs_no_other(topology: Topology, flood: Path) -> None:
-    greedy = box(topology.host, "greedy")
+    greedy = start_container(topology.host, "greedy")
     try:
         sender = from_container(flood, topology.host, greedy)
         for kind in ("udp", "syn"):
@@ -257,7 +257,7 @@ def test_a_container_with_all_its_connections_leaves_the_others_theirs(make_host
     """Connections of it that are answered, not only openings: as many as it may have, and more."""
     host = make_host(config={"datapath": {"max-connections": 1000, "max-connections-per-container": 400}})
     host.preloaded = True
-    greedy, modest = box(host, "greedy"), box(host, "modest")
+    greedy, modest = start_container(host, "greedy"), start_container(host, "modest")
     host.outside.start(serve(7000))
     ready(host, OUTSIDE, 7000)
     with ExitStack() as stack:
@@ -279,7 +279,7 @@ def test_with_a_full_table_new_connections_work_and_established_ones_stay(make_h
         config={"datapath": {"max-connections": 200, "max-pending": 2000, "timeouts": {"closing": 1}}}
     )
     host.preloaded = True
-    web, app = box(host, "web", "-p 9000:9000", serve(9000)), box(host, "app")
+    web, app = start_container(host, "web", "-p 9000:9000", serve(9000)), start_container(host, "app")
     host.outside.start(serve(7000))
     ready(host, web.ip, 9000)
     ready(host, OUTSIDE, 7000)
@@ -315,7 +315,7 @@ def test_with_no_room_for_openings_new_connections_work(make_host: Maker, flood:
     tuning = {"max-connections-per-container": 1000, "max-pending": 2000}
     host = make_host(config={"datapath": tuning})
     host.preloaded = True
-    web = box(host, "web", "-p 9000:9000 -p 8083:83/udp", serve(9000))
+    web = start_container(host, "web", "-p 9000:9000 -p 8083:83/udp", serve(9000))
     ready(host, web.ip, 9000)
     with serving(web, "udp", 83), ExitStack() as stack:
         before = counters(host)
@@ -336,7 +336,7 @@ def test_answers_that_nobody_asked_for_open_nothing(make_host: Maker, flags: int
     openings, and leave from a port that nobody has spoken to."""
     host = make_host()
     host.preloaded = True
-    web = box(host, "web")
+    web = start_container(host, "web")
     gateway = from_container(Path(), host, web).mac
     packet = pk.ipv4(web.ip, OUTSIDE, pk.tcp(80, 40000, flags))
     frame = pk.ethernet(gateway, web.mac, pk.ETH_IPV4, packet)
@@ -361,7 +361,7 @@ def answered(place: Place) -> Answer:
 def test_xdp_stops_one_source_that_floods_and_no_other(make_host: Maker, flood: Path, kind: str) -> None:
     host = make_host(config={"datapath": {"flood-limit": {"rate": 100, "burst": 200}}})
     host.preloaded = True
-    web = box(host, "web", "-p 9000:9000 -p 9000:9000/udp", serve(9000))
+    web = start_container(host, "web", "-p 9000:9000 -p 9000:9000/udp", serve(9000))
     assert '"xdp"' in host.sh("ip -j link show eth0")
     ready(host, web.ip, 9000)
     host.outside.sh("ip address add 192.0.2.66/24 dev eth0")
@@ -394,8 +394,8 @@ def test_the_next_holder_of_an_address_gets_none_of_the_packets_of_the_one_befor
     host.preloaded = True
     host.ctl("network create --subnet 10.9.0.0/24 net")
     options = "--network net --ip 10.9.0.9"
-    box(host, "old", f"{options} -p 9000:9000 -p 9001:9001/udp", serve(9000))
-    old = Box(host, "old")
+    start_container(host, "old", f"{options} -p 9000:9000 -p 9001:9001/udp", serve(9000))
+    old = Container(host, "old")
     host.outside.start(serve(7000))
     ready(host, old.ip, 9000)
     ready(host, OUTSIDE, 7000)
@@ -419,7 +419,7 @@ def test_the_next_holder_of_an_address_gets_none_of_the_packets_of_the_one_befor
         assert len(json_rows(host)) >= 102
         host.ctl("rm -f old")
         assert json_rows(host) == []
-        new = box(host, "new", options)
+        new = start_container(host, "new", options)
         assert (new.ip, new.mac) == (old.ip, old.mac)
         with taps(new) as (tap,):
             for client in incoming:

@@ -16,9 +16,8 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, reaches
 from tests.net.wire import (
-    Box,
+    Container,
     Tap,
-    box,
     call,
     carrying,
     counters,
@@ -27,6 +26,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
     unreachable,
 )
@@ -37,9 +37,9 @@ STRANGE_MAC = "02:de:ad:be:ef:01"
 
 class Topology(NamedTuple):
     host: Host
-    hostile: Box
-    victim: Box
-    other: Box  # on another network
+    hostile: Container
+    victim: Container
+    other: Container  # on another network
     gateway_mac: str
 
 
@@ -67,17 +67,17 @@ def hosts(shared_host: Host) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def topology(hosts: Host) -> Topology:
-    hostile, victim, other = (Box(hosts, name) for name in ("hostile", "victim", "other"))
+    hostile, victim, other = (Container(hosts, name) for name in ("hostile", "victim", "other"))
     return Topology(hosts, hostile, victim, other, device_mac(hosts, "lan"))
 
 
 @pytest.fixture(scope="module")
 def topology6(hosts: Host) -> Topology:
-    hostile, victim, other = (Box(hosts, name) for name in ("hostile6", "victim6", "other"))
+    hostile, victim, other = (Container(hosts, name) for name in ("hostile6", "victim6", "other"))
     return Topology(hosts, hostile, victim, other, device_mac(hosts, "lan6"))
 
 
-def neighbours(place: Box | Namespace) -> dict[str, str]:
+def neighbours(place: Container | Namespace) -> dict[str, str]:
     return {n["dst"]: n.get("lladdr", "") for n in json.loads(place.try_("ip -j neigh show").stdout or "[]")}
 
 
@@ -561,7 +561,7 @@ def test_a_container_can_be_started_beside_it_and_is_safe_at_once(topology: Topo
         frame = eth(topology, 0x88B5, MARK, pk.BROADCAST)
         for _ in range(2000):
             sender.send(frame)
-        late = box(topology.host, "late", "--network lan")
+        late = start_container(topology.host, "late", "--network lan")
         try:
             with taps(late) as (tap,):
                 for _ in range(2000):

@@ -13,8 +13,7 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import HOST, OUTSIDE, Host, reaches
 from tests.net.wire import (
-    Box,
-    box,
+    Container,
     call,
     counters,
     device_mac,
@@ -24,6 +23,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
     unreachable,
 )
@@ -35,9 +35,9 @@ class Topology(NamedTuple):
     host: Host
     network: str
     device: str
-    server: Box  # publishes 8081:80, exposes 80, 90 and 53/udp
-    linked: Box  # --link server:db
-    other: Box
+    server: Container  # publishes 8081:80, exposes 80, 90 and 53/udp
+    linked: Container  # --link server:db
+    other: Container
 
 
 @pytest.fixture(scope="module", params=["daemon.json", "option"])
@@ -54,9 +54,9 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 "-o com.docker.network.bridge.name=alone alone"
             )
         on = f"--network {network}"
-        server = box(host, "server", f"{on} -p 8081:80 --expose 90 --expose 53/udp")
-        linked = box(host, "linked", f"{on} --link server:db")
-        other = box(host, "other", on)
+        server = start_container(host, "server", f"{on} -p 8081:80 --expose 90 --expose 53/udp")
+        linked = start_container(host, "linked", f"{on} --link server:db")
+        other = start_container(host, "other", on)
         yield Topology(host, network, device, server, linked, other)
     finally:
         host.close()
@@ -191,11 +191,11 @@ def test_s15_the_link_has_both_names_in_hosts(topology: Topology) -> None:
 
 def test_s15_a_link_ends_with_its_containers(topology: Topology) -> None:
     """Another container with the client's address has nothing of its link."""
-    client = box(topology.host, "short", f"--network {topology.network} --link server")
+    client = start_container(topology.host, "short", f"--network {topology.network} --link server")
     with serving(topology.server, "tcp", 80):
         assert call(client, "tcp", topology.server.ip, 80).seen == client.ip
         topology.host.ctl("rm -f short")
-        heir = box(topology.host, "heir", f"--network {topology.network}")
+        heir = start_container(topology.host, "heir", f"--network {topology.network}")
         try:
             assert heir.ip == client.ip
             assert fails(heir, "tcp", topology.server.ip, 80)
@@ -208,9 +208,9 @@ def test_s15_ipv6_is_closed_too(host: Host) -> None:
         "network create --ipv6 --subnet 10.41.0.0/24 --subnet fd00:41::/64 "
         "-o com.docker.network.bridge.enable_icc=false alone6"
     )
-    server = box(host, "server", "--network alone6 --expose 80")
-    linked = box(host, "linked", "--network alone6 --link server")
-    other = box(host, "other", "--network alone6")
+    server = start_container(host, "server", "--network alone6 --expose 80")
+    linked = start_container(host, "linked", "--network alone6 --link server")
+    other = start_container(host, "other", "--network alone6")
     with serving(server, "tcp", 80, "::"):
         assert call(linked, "tcp", server.ip6, 80).seen == linked.ip6
         assert fails(other, "tcp", server.ip6, 80)

@@ -11,8 +11,7 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.wire import (
-    Box,
-    box,
+    Container,
     call,
     counters,
     device_mac,
@@ -21,6 +20,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
     unreachable,
 )
@@ -28,9 +28,9 @@ from tests.net.wire import (
 
 class Topology(NamedTuple):
     host: Host
-    a: Box
-    b: Box
-    other: Box  # on an ordinary network, publishes 8081:80
+    a: Container
+    b: Container
+    other: Container  # on an ordinary network, publishes 8081:80
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def topology(shared_host: Host) -> Iterator[Topology]:
     )
     made = Topology(
         host,
-        box(host, "a", "--network inner"),
-        box(host, "b", "--network inner -p 8082:80"),
-        box(host, "other", "-p 8081:80"),
+        start_container(host, "a", "--network inner"),
+        start_container(host, "b", "--network inner -p 8082:80"),
+        start_container(host, "other", "-p 8081:80"),
     )
     yield made
     host.ctl("rm -f a b other")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.net.lab import FAR, PATIENCE, Host, Namespace, eventually
-from tests.net.wire import Box, box, call, fails, serving
+from tests.net.wire import Container, call, fails, serving, start_container
 
 HOST6, OUTSIDE6 = "2001:db8:1::1", "2001:db8:1::2"
 ROUTER6, BEYOND6 = "2001:db8:f::1", "2001:db8:f::5"
@@ -39,11 +39,11 @@ class Topology:
 
     host: Host
     beyond: Namespace
-    web: Box
-    other: Box
-    foreign: Box
-    six: Box
-    four: Box
+    web: Container
+    other: Container
+    foreign: Container
+    six: Container
+    four: Container
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         yield Topology(
             host,
             beyond,
-            web=box(host, "web", f"--network a {ports} -p [{HOST6}]:8083:80"),
-            other=box(host, "other", "--network a"),
-            foreign=box(host, "foreign", "--network b"),
-            six=box(host, "six", "--network six -p 8091:80"),
-            four=box(host, "four", "-p 8095:80"),
+            web=start_container(host, "web", f"--network a {ports} -p [{HOST6}]:8083:80"),
+            other=start_container(host, "other", "--network a"),
+            foreign=start_container(host, "foreign", "--network b"),
+            six=start_container(host, "six", "--network six -p 8091:80"),
+            four=start_container(host, "four", "-p 8095:80"),
         )
 
 
@@ -375,7 +375,7 @@ def test_an_ipv6_only_network(topology: Topology) -> None:
 
 def test_ports_follow_the_default_route_of_each_family(topology: Topology) -> None:
     host = topology.host
-    both = box(host, "both", "--network bridge -p 8101:80")
+    both = start_container(host, "both", "--network bridge -p 8101:80")
     try:
         with serving(both, "tcp", 80, "::"):
             assert call(host.outside, "tcp", "192.0.2.1", 8101).seen == "::ffff:192.0.2.2"
@@ -421,7 +421,7 @@ def test_the_default_network_with_ipv6(
 ) -> None:
     host = make_host(config={"ipv6": True, **config})
     plug_ipv6(host)
-    web = box(host, "web", "-p 8081:80")
+    web = start_container(host, "web", "-p 8081:80")
     settings = web.on("bridge")
     assert settings["IPv6Gateway"].startswith(gateway)
     assert settings["GlobalIPv6Address"].startswith(first)
@@ -434,7 +434,7 @@ def test_the_default_network_with_ipv6(
 def test_the_programs_attached_as_filters(make_host: Maker) -> None:
     host = make_host(attach="clsact", config={"ipv6": True})
     plug_ipv6(host)
-    web = box(host, "web", "-p 8081:80/udp")
+    web = start_container(host, "web", "-p 8081:80/udp")
     web.sh(f"ping -6 -n -q -c 1 -W 60 {OUTSIDE6}")
     with serving(web, "udp", 80, "::"):
         assert call(host.outside, "udp", HOST6, 8081).seen == OUTSIDE6

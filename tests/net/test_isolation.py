@@ -14,10 +14,9 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import OUTSIDE, Host, eventually, reaches
 from tests.net.wire import (
-    Box,
+    Container,
     Place,
     Tap,
-    box,
     call,
     counters,
     device_mac,
@@ -27,6 +26,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
     unreachable,
 )
@@ -36,9 +36,9 @@ ETHERTYPES = (0x0000, 0x0026, 0x05DC, 0x0600, 0x0801, 0x22F3, 0x6003, 0x8035, 0x
 
 class Lan(NamedTuple):
     host: Host
-    a: Box
-    b: Box
-    c: Box  # on the other network
+    a: Container
+    b: Container
+    c: Container  # on the other network
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +50,11 @@ def lan(shared_host: Host) -> Iterator[Lan]:
             f"network create --subnet 10.{number}.0.0/24 --ipv6 --subnet fd00:{number}::/64 "
             f"-o com.docker.network.bridge.name={name} {name}"
         )
-    boxes = [
-        box(host, name, f"--network {network}")
+    containers = [
+        start_container(host, name, f"--network {network}")
         for name, network in (("a", "one"), ("b", "one"), ("c", "two"))
     ]
-    yield Lan(host, *boxes)
+    yield Lan(host, *containers)
     host.ctl("rm -f a b c")
     host.ctl("network rm one two")
 
@@ -85,7 +85,7 @@ def test_s13_the_example_ping_between_networks_loses_everything_until_connected(
     assert reaches(lambda c: host.try_in("test2", c), "172.18.0.10")
     assert reaches(lambda c: host.try_in("test3", c), "172.19.0.2")
     # Nobody becomes a way between the networks.
-    assert unreachable(Box(host, "test1"), "172.19.0.11")
+    assert unreachable(Container(host, "test1"), "172.19.0.11")
 
     host.ctl("network disconnect my_net2 test2")
     assert before == (
@@ -93,7 +93,7 @@ def test_s13_the_example_ping_between_networks_loses_everything_until_connected(
         host.in_("test2", "ip route"),
         host.sh("ip -o link"),
     )
-    assert unreachable(Box(host, "test2"), "172.19.0.11")
+    assert unreachable(Container(host, "test2"), "172.19.0.11")
     assert reaches(lambda c: host.try_in("test2", c), "172.18.0.10")
 
 
@@ -169,7 +169,7 @@ def test_s13_arp_for_an_address_of_the_other_network_is_not_answered(lan: Lan) -
 def test_s13_with_a_foot_in_each_network_one_address_is_not_sent_into_the_other(lan: Lan) -> None:
     lan.host.ctl("network connect two b")
     try:
-        both = Box(lan.host, "b")
+        both = Container(lan.host, "b")
         on_two = both.on("two")["IPAddress"]
         assert reaches(both.try_, lan.c.ip) and reaches(lan.c.try_, on_two)
         with taps((both, "eth1"), lan.c) as (sender, tap):

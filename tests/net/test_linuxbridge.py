@@ -18,7 +18,7 @@ from datapath.kernel import abi
 from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import Box, box, call, fails, serving, unreachable
+from tests.net.wire import Container, call, fails, serving, start_container, unreachable
 
 Maker = Callable[..., Host]
 FIREWALLS = ("iptables", "nftables")
@@ -34,9 +34,9 @@ class Topology(NamedTuple):
 
     mode: str
     host: Host
-    web: Box
-    app: Box
-    far: Box
+    web: Container
+    app: Container
+    far: Container
 
 
 @pytest.fixture(scope="module", params=["ebpf", *FIREWALLS])
@@ -52,9 +52,13 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         )
         host.ctl(f"network create {option} --subnet 10.6.0.0/24 b")
         ports = "-p 8081:80 -p 8081:80/udp -p 127.0.0.1:8082:80"
-        web = box(host, "web", f"--network a {ports}")
+        web = start_container(host, "web", f"--network a {ports}")
         yield Topology(
-            request.param, host, web, box(host, "app", "--network a"), box(host, "far", "--network b")
+            request.param,
+            host,
+            web,
+            start_container(host, "app", "--network a"),
+            start_container(host, "far", "--network b"),
         )
 
 
@@ -295,10 +299,13 @@ def test_s28_internal_without_icc_and_without_masquerading(make_host: Maker, mod
     host.ctl(f"network create {option} --internal --subnet 10.7.0.0/24 vault")
     host.ctl(f"network create {option} -o {BRIDGE}.enable_icc=false --subnet 10.8.0.0/24 quiet")
     host.ctl(f"network create {option} -o {BRIDGE}.enable_ip_masquerade=false --subnet 10.9.0.0/24 plain")
-    safe = box(host, "safe", "--network vault")
-    db = box(host, "db", "--network quiet --expose 80 -p 8081:80")
-    user, other = box(host, "user", "--network quiet --link db"), box(host, "other", "--network quiet")
-    bare = box(host, "bare", "--network plain")
+    safe = start_container(host, "safe", "--network vault")
+    db = start_container(host, "db", "--network quiet --expose 80 -p 8081:80")
+    user, other = (
+        start_container(host, "user", "--network quiet --link db"),
+        start_container(host, "other", "--network quiet"),
+    )
+    bare = start_container(host, "bare", "--network plain")
     with serving(safe, "tcp", 80), serving(db, "tcp", 80), serving(db, "tcp", 81):
         # internal: the host and nobody else
         assert call(host, "tcp", safe.ip, 80).seen == "10.7.0.1"
@@ -325,8 +332,8 @@ def test_s28_beside_a_network_of_packet_programs_both_work_and_neither_reaches_t
     host = look.settled(make_host())
     before = look.everything(host)
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 old")
-    old = box(host, "old", "--network old -p 8081:80")
-    new = box(host, "new", "-p 8082:80")
+    old = start_container(host, "old", "--network old -p 8081:80")
+    new = start_container(host, "new", "-p 8082:80")
     with serving(old, "tcp", 80), serving(new, "tcp", 80), serving(host.outside, "tcp", 9000):
         for place, port in ((old, 8081), (new, 8082)):
             assert call(host.outside, "tcp", HOST, port).seen == OUTSIDE
@@ -403,7 +410,10 @@ def test_s30_a_bridge_removed_by_hand_is_built_again_with_its_members_and_rules(
     host = make_host()
     host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
-    web, app = box(host, "web", "--network a -p 8081:80"), box(host, "app", "--network a")
+    web, app = (
+        start_container(host, "web", "--network a -p 8081:80"),
+        start_container(host, "app", "--network a"),
+    )
     whole = sorted(shown(host, mode))
     host.sh("ip link delete dpa")
     host.sh("iptables -t nat -F" if mode == "iptables" else "nft flush ruleset")
@@ -454,7 +464,7 @@ def test_s28_stale_connections_end_with_the_container_and_rules_of_others_stay(
     if mode == "iptables":
         host.sh("iptables -A DOCKER-USER -s 198.51.100.8 -j DROP")
     for address in ("10.5.0.2", "10.5.0.3"):
-        web = box(host, "web", f"--network a --ip {address} -p 8081:80/udp")
+        web = start_container(host, "web", f"--network a --ip {address} -p 8081:80/udp")
         with serving(
             web, "udp", 80
         ):  # the client asks from the same port again: what it had must not be followed
@@ -473,7 +483,7 @@ def test_s28_a_range_of_ports_is_one_step(make_host: Maker, mode: str) -> None:
     host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 a")
     quiet = filter_of(host)
-    web = box(host, "web", "--network a -p 10000-10999:10000-10999")
+    web = start_container(host, "web", "--network a -p 10000-10999:10000-10999")
     with serving(web, "tcp", 10999):
         assert call(host.outside, "tcp", HOST, 10999).seen == OUTSIDE
         host.ctl("port add web 9000:10999")

@@ -18,9 +18,8 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import FAR, HOST, OUTSIDE, PATIENCE, Host, Namespace, eventually, reaches
 from tests.net.wire import (
-    Box,
+    Container,
     Place,
-    box,
     call,
     counters,
     device_mac,
@@ -29,6 +28,7 @@ from tests.net.wire import (
     rises,
     serving,
     settle,
+    start_container,
     taps,
 )
 
@@ -39,8 +39,8 @@ NARROW = 1300  # MTU of the way to the distant machine
 class Topology(NamedTuple):
     host: Host
     distant: Namespace  # behind the machine outside, which is a router
-    a: Box
-    b: Box
+    a: Container
+    b: Container
     outside: Namespace
 
 
@@ -60,8 +60,8 @@ def topology(shared_host: Host) -> Iterator[Topology]:
         distant.sh("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")
         distant.sh("ip link set eth0 mtu 1500 up")  # so that only the router knows
         distant.sh(f"ip route add default via {ROUTER}")
-        a = box(host, "a", "-p 8081:80")
-        b = box(host, "b")
+        a = start_container(host, "a", "-p 8081:80")
+        b = start_container(host, "b")
         yield Topology(host, distant, a, b, router)
         host.ctl("rm -f a b")
     finally:
@@ -186,7 +186,7 @@ def test_s21_without_masquerading_the_source_stays(topology: Topology) -> None:
         "network create --subnet 10.71.0.0/24 -o com.docker.network.bridge.enable_ip_masquerade=false bare"
     )
     topology.outside.sh(f"ip route add 10.71.0.0/24 via {HOST}")
-    bare = box(host, "bare", "--network bare -p 8085:80")
+    bare = start_container(host, "bare", "--network bare -p 8085:80")
     try:
         assert reaches(bare.try_, DISTANT)
         for proto in ("tcp", "udp"):
@@ -206,7 +206,7 @@ def test_s21_without_masquerading_the_source_stays(topology: Topology) -> None:
 def test_s21_without_ip_masq_in_the_daemon_json_the_source_stays(make_host: Callable[..., Host]) -> None:
     host = make_host(config={"ip-masq": False})
     host.outside.sh(f"ip route add 172.17.0.0/16 via {HOST}")
-    a = box(host, "a")
+    a = start_container(host, "a")
     with serving(host.outside, "tcp", 7500):
         assert call(a, "tcp", OUTSIDE, 7500).seen == a.ip
 
@@ -463,8 +463,8 @@ def test_s21_nobody_outside_can_send_into_a_containers_conversation(topology: To
 
 def test_s21_an_address_that_has_no_route_is_not_taken_for_the_hosts(host: Host) -> None:
     """On a host without a default route, not even at a published port."""
-    web = box(host, "web", "-p 8081:80")
-    client = box(host, "client", "")
+    web = start_container(host, "web", "-p 8081:80")
+    client = start_container(host, "client", "")
     host.sh("ip route del default")
     with serving(web, "tcp", 80) as server:
         assert call(client, "tcp", HOST, 8081).seen == client.gateway
@@ -476,7 +476,7 @@ def test_s21_an_address_that_has_no_route_is_not_taken_for_the_hosts(host: Host)
 def test_s21_switching_the_hosts_forwarding_off_does_not_cut_containers_off(host: Host) -> None:
     """As every reload of sysctl.conf may: the kernel then switches it off for each device. The next command
     that changes anything makes it right again."""
-    a = box(host, "a")
+    a = start_container(host, "a")
     host.sh("sysctl -qw net.ipv4.ip_forward=1")
     host.sh("sysctl -qw net.ipv4.ip_forward=0")
     assert "switched off" in host.try_ctl("network create any").stderr

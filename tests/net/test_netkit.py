@@ -21,7 +21,19 @@ from tests.net import look
 from tests.net.lab import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_down import different
-from tests.net.wire import Box, Place, box, call, counters, fails, rises, serving, settle, taps, unreachable
+from tests.net.wire import (
+    Container,
+    Place,
+    call,
+    counters,
+    fails,
+    rises,
+    serving,
+    settle,
+    start_container,
+    taps,
+    unreachable,
+)
 
 ICC = "com.docker.network.bridge.enable_icc"
 NO_NETKIT = (
@@ -38,11 +50,11 @@ def require(kind: str) -> None:
 class Topology(NamedTuple):
     host: Host
     kind: str
-    web: Box  # publishes 8081:80
-    peer: Box
-    other: Box  # on another network
-    alone: Box  # on one without icc, with `linked`
-    linked: Box
+    web: Container  # publishes 8081:80
+    peer: Container
+    other: Container  # on another network
+    alone: Container  # on one without icc, with `linked`
+    linked: Container
 
 
 @pytest.fixture(scope="module", params=PAIRS)
@@ -58,11 +70,11 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield Topology(
             host,
             request.param,
-            box(host, "web", "--network shop -p 8081:80 -p 8081:80/udp"),
-            box(host, "peer", "--network shop"),
-            box(host, "other", "--network elsewhere"),
-            box(host, "alone", "--network alone --expose 80"),
-            box(host, "linked", "--network alone --link alone"),
+            start_container(host, "web", "--network shop -p 8081:80 -p 8081:80/udp"),
+            start_container(host, "peer", "--network shop"),
+            start_container(host, "other", "--network elsewhere"),
+            start_container(host, "alone", "--network alone --expose 80"),
+            start_container(host, "linked", "--network alone --link alone"),
         )
     finally:
         host.close()
@@ -113,7 +125,7 @@ def taking(place: Place, command: list[str]) -> Iterator[Callable[[], int]]:
 def test_members_reach_each_other_and_the_host_and_other_networks_do_not(
     topology: Topology, version: int
 ) -> None:
-    def ip(of: Box) -> str:
+    def ip(of: Container) -> str:
         return of.ip if version == 4 else of.ip6
 
     gateway = "10.5.0.1" if version == 4 else "fd00:5::1"
@@ -243,7 +255,10 @@ def test_s31_down_leaves_no_netkit_device(host: Host) -> None:
     look.settled(host).preloaded = True
     before = look.everything(host)
     host.ctl(f"network create -o {OPT_DEVICE}={NETKIT} --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 shop")
-    web, app = box(host, "web", "--network shop -p 8081:80"), box(host, "app", "--network shop")
+    web, app = (
+        start_container(host, "web", "--network shop -p 8081:80"),
+        start_container(host, "app", "--network shop"),
+    )
     assert reaches(app.try_, web.ip) and reaches(app.try_, OUTSIDE)
     host.ctl("down")
     assert different(before, look.everything(host)) == {}

@@ -13,17 +13,19 @@ from typing import NamedTuple
 import pytest
 
 from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host
-from tests.net.wire import Box, box, call, fails, opened, serving
+from tests.net.wire import Container, call, fails, opened, serving, start_container
 
 
 class Topology(NamedTuple):
     host: Host
-    web: Box
+    web: Container
 
 
 @pytest.fixture
 def topology(shared_host: Host) -> Iterator[Topology]:
-    yield Topology(shared_host, box(shared_host, "web", "-p 8081:80 -p 127.0.0.1:8090-8092:90-92/udp"))
+    yield Topology(
+        shared_host, start_container(shared_host, "web", "-p 8081:80 -p 127.0.0.1:8090-8092:90-92/udp")
+    )
     shared_host.ctl("rm -f web")
 
 
@@ -118,7 +120,7 @@ def test_s20_without_a_host_port_a_free_one_is_chosen_and_printed(topology: Topo
 def test_s20_a_long_connection_on_another_port_goes_on_untouched(topology: Topology, where: str) -> None:
     """Bytes flow both ways all the time while ports come and go; none waits for two seconds."""
     host, web = topology
-    peer = box(host, "peer") if where == "container" else None
+    peer = start_container(host, "peer") if where == "container" else None
     place = {"outside": host.outside, "host": host}.get(where) or peer
     assert place
     stop = threading.Event()

@@ -20,30 +20,30 @@ from datapath.kernel.netns import enter
 from tests.bpf import packets as pk
 from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, eventually, reaches
 from tests.net.wire import (
-    Box,
+    Container,
     Place,
-    box,
     call,
     counters,
     device_mac,
     opened,
     rises,
     serving,
+    start_container,
     taps,
 )
 
 
 class Topology(NamedTuple):
     host: Host
-    web: Box  # publishes 8081:80 (both protocols) and 5201:5201
-    client: Box
+    web: Container  # publishes 8081:80 (both protocols) and 5201:5201
+    client: Container
 
 
 @pytest.fixture(scope="module")
 def topology(shared_host: Host) -> Iterator[Topology]:
     host = shared_host
-    web = box(host, "web", "-p 8081:80 -p 8081:80/udp -p 5201:5201 -p 5201:5201/udp")
-    yield Topology(host, web, box(host, "client"))
+    web = start_container(host, "web", "-p 8081:80 -p 8081:80/udp -p 5201:5201 -p 5201:5201/udp")
+    yield Topology(host, web, start_container(host, "client"))
     host.ctl("rm -f web client")
 
 

@@ -13,14 +13,14 @@ import pytest
 from tests.bpf import packets as pk
 from tests.net.lab import FAR, HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import (
-    Box,
-    box,
+    Container,
     call,
     device_mac,
     fails,
     opened,
     serving,
     settle,
+    start_container,
     taps,
 )
 
@@ -29,9 +29,9 @@ SECOND = "192.0.2.10"  # another address of the host
 
 class Topology(NamedTuple):
     host: Host
-    web: Box  # 10.61.0.0/24; publishes what PORTS says
-    peer: Box  # same network
-    other: Box  # another network
+    web: Container  # 10.61.0.0/24; publishes what PORTS says
+    peer: Container  # same network
+    other: Container  # another network
 
 
 PORTS = (
@@ -48,9 +48,9 @@ def topology(shared_host: Host) -> Iterator[Topology]:
     host.ctl("network create --subnet 10.62.0.0/24 -o com.docker.network.bridge.name=yard yard")
     made = Topology(
         host,
-        box(host, "web", f"--network shop {PORTS}"),
-        box(host, "peer", "--network shop"),
-        box(host, "other", "--network yard"),
+        start_container(host, "web", f"--network shop {PORTS}"),
+        start_container(host, "peer", "--network shop"),
+        start_container(host, "other", "--network yard"),
     )
     yield made
     host.ctl("rm -f web peer other")
@@ -61,7 +61,7 @@ def topology(shared_host: Host) -> Iterator[Topology]:
 
 
 def test_s18_an_exposed_port_is_shown_and_the_host_reaches_it(topology: Topology) -> None:
-    exposing = box(topology.host, "exposing", "--expose 80 --expose 53/udp --expose 7000-7002")
+    exposing = start_container(topology.host, "exposing", "--expose 80 --expose 53/udp --expose 7000-7002")
     try:
         ports = topology.host.inspect("exposing")["Config"]["ExposedPorts"]
         assert set(ports) == {"80/tcp", "53/udp", "7000/tcp", "7001/tcp", "7002/tcp"}
@@ -144,7 +144,7 @@ def test_s19_hairpin_a_container_reaches_itself_through_the_hosts_address(
 
 
 def test_s19_udp_with_a_connected_socket_knows_its_peer(topology: Topology) -> None:
-    clients: list[tuple[Host | Box, str]] = [
+    clients: list[tuple[Host | Container, str]] = [
         (topology.host, "127.0.0.1"),
         (topology.host, HOST),
         (topology.other, HOST),
@@ -268,7 +268,7 @@ def test_s19_another_process_can_have_the_port_at_another_address(topology: Topo
 def test_s19_the_networks_host_binding_is_used_where_none_is_given(topology: Topology) -> None:
     host = topology.host
     host.ctl(f"network create -o com.docker.network.bridge.host_binding_ipv4={SECOND} bound")
-    bound = box(host, "bound", "--network bound -p 8090:80 -p 0.0.0.0:8091:80")
+    bound = start_container(host, "bound", "--network bound -p 8090:80 -p 0.0.0.0:8091:80")
     try:
         with serving(bound, "tcp", 80):
             assert call(host.outside, "tcp", SECOND, 8090).seen == OUTSIDE
@@ -293,7 +293,7 @@ def test_s19_a_range_is_published_one_to_one(topology: Topology) -> None:
 
 def test_s19_free_ports_are_chosen_for_p_without_a_host_port_and_for_all_exposed(topology: Topology) -> None:
     host = topology.host
-    chosen = box(host, "chosen", "-p :80 -p 81 -P --expose 90 --expose 53/udp")
+    chosen = start_container(host, "chosen", "-p :80 -p 81 -P --expose 90 --expose 53/udp")
     try:
         ports = host.inspect("chosen")["NetworkSettings"]["Ports"]
         assert set(ports) == {"80/tcp", "81/tcp", "90/tcp", "53/udp"}
@@ -390,7 +390,7 @@ def test_s19_the_hooks_on_sockets_do_not_reach_into_containers(topology: Topolog
 
 def test_s19_a_container_in_host_mode_is_a_process_of_the_host(topology: Topology) -> None:
     host = topology.host
-    bare = box(host, "bare", "--network host")
+    bare = start_container(host, "bare", "--network host")
     try:
         assert _bind_error(host, socket.SOCK_STREAM, "0.0.0.0", 8081, False) == errno.EADDRINUSE
         with serving(topology.web, "tcp", 80):
@@ -466,7 +466,7 @@ def test_s19_the_kernel_chooses_no_published_port_for_a_socket_of_the_host(host:
     """The kernel's own choice of a source port passes no hook; the container would get the answers."""
     host.sh("sysctl -qw net.ipv4.ip_local_port_range='40000 40127'")
     host.sh("sysctl -qw net.ipv4.ip_local_reserved_ports=40090,50000")
-    web = box(host, "web", f"-p 40000-40079:8000-8079/{proto}")
+    web = start_container(host, "web", f"-p 40000-40079:8000-8079/{proto}")
     assert host.sh("sysctl -n net.ipv4.ip_local_reserved_ports") == "40000-40079,40090,50000"
     with serving(host.outside, proto, 7404), serving(web, proto, 7405):
         for _ in range(12):

@@ -23,7 +23,7 @@ import pytest
 
 from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, Namespace, Words, eventually, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import Box, Place, box, call, counters, fails, opened, rises, serving
+from tests.net.wire import Container, Place, call, counters, fails, opened, rises, serving, start_container
 
 Maker = Callable[..., Host]
 
@@ -64,8 +64,8 @@ class Topology:
 
     host: Host
     beyond: Namespace
-    web: Box
-    app: Box
+    web: Container
+    app: Container
     folder: Path  # of the web servers: web, outside, beyond
 
     @property
@@ -85,8 +85,8 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         stack.callback(beyond.close)
         _plug_beyond(host.outside, beyond)
         host.ctl("network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 net")
-        web = box(host, "web", "--network net -p 8080:80", nginx(folder / "web", 80))
-        app = box(host, "app", "--network net")
+        web = start_container(host, "web", "--network net -p 8080:80", nginx(folder / "web", 80))
+        app = start_container(host, "app", "--network net")
         host.outside.start(nginx(folder / "outside", 80))
         beyond.start(nginx(folder / "beyond", 80))
         for place, address in ((host, web.ip), (host.outside, OUTSIDE), (beyond, BEYOND)):
@@ -287,9 +287,9 @@ def iperf(topology: Topology) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def more_box(topology: Topology, name: str, options: str, command: Words) -> Iterator[Box]:
+def more_box(topology: Topology, name: str, options: str, command: Words) -> Iterator[Container]:
     try:
-        yield box(topology.host, name, f"--network net {options}", command)
+        yield start_container(topology.host, name, f"--network net {options}", command)
     finally:
         topology.host.ctl(f"rm -f {name}")
 
@@ -310,8 +310,8 @@ def test_a_login_that_is_silent_for_longer_than_udp_and_handshakes_may_be(make_h
     # With a home of its own for root, where only the client's key is.
     home = f"mount -t tmpfs -o mode=700 none /root && mkdir -m 700 /root/.ssh && cp {folder}/client.pub"
     server = f"{home} /root/.ssh/authorized_keys && exec dropbear -F -s -r {folder}/host -P '' -p 22"
-    web = box(host, "web", "-p 2222:22", ["sh", "-c", server])
-    app = box(host, "app")
+    web = start_container(host, "web", "-p 2222:22", ["sh", "-c", server])
+    app = start_container(host, "app")
     host.outside.start(["unshare", "--mount", "sh", "-c", server])
     listening(host, "tcp", web.ip, 22)
     listening(host.outside, "tcp", OUTSIDE, 22)
@@ -379,7 +379,7 @@ def test_a_client_of_a_published_port_that_was_forgotten_is_picked_up_again(make
     """Silent for longer than even an established connection is remembered."""
     host = make_host(config={"datapath": {"timeouts": {**TIMEOUTS, "established": 1}}})
     host.preloaded = True
-    web = box(host, "web", "-p 8081:80")
+    web = start_container(host, "web", "-p 8081:80")
     with opened(web) as server, opened(host.outside) as client:
         server.bind(("0.0.0.0", 80))
         server.listen()

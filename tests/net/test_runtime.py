@@ -51,7 +51,7 @@ def host() -> Iterator[None]:
     os.close(own)
 
 
-class Box:
+class Container:
     """Makes specs in a directory and ends what was started from them."""
 
     def __init__(self, directory: Path) -> None:
@@ -106,8 +106,8 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    made = Box(tmp_path)
+def container(tmp_path: Path) -> Iterator[Container]:
+    made = Container(tmp_path)
     yield made
     for held in made.started:
         process.terminate(held.pid, held.start, 0)
@@ -131,33 +131,33 @@ def processes_with(marker: str, where: str = "cmdline") -> list[int]:
 
 
 class TestSurroundings:
-    def test_own_network_and_names(self, box: Box) -> None:
-        shown = box.output("ls /sys/class/net; hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname")
+    def test_own_network_and_names(self, container: Container) -> None:
+        shown = container.output("ls /sys/class/net; hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname")
         expected = ["lo", "web", "this is hosts", "this is resolv.conf"]
         if Path("/etc/hostname").exists():
             expected.append("this is hostname")
         assert [line for line in shown.splitlines() if "cat:" not in line] == expected
         assert Path("/etc/hosts").read_text() != "this is hosts\n"
 
-    def test_changes_of_the_files_are_seen(self, box: Box) -> None:
-        held = box.run("until grep -q later /etc/hosts; do sleep 0.01; done; echo seen")
-        with (box.directory / "hosts").open("a") as file:
+    def test_changes_of_the_files_are_seen(self, container: Container) -> None:
+        held = container.run("until grep -q later /etc/hosts; do sleep 0.01; done; echo seen")
+        with (container.directory / "hosts").open("a") as file:
             file.write("later\n")
-        box.finished(held)
-        assert box.log.read_text() == "seen\n"
+        container.finished(held)
+        assert container.log.read_text() == "seen\n"
 
-    def test_environment_and_directory_are_exactly_the_given_ones(self, box: Box) -> None:
-        held = box.spawn("/usr/bin/env", env={"A": "1", "ODD": "ü\udcff"}, workdir="/usr")
+    def test_environment_and_directory_are_exactly_the_given_ones(self, container: Container) -> None:
+        held = container.spawn("/usr/bin/env", env={"A": "1", "ODD": "ü\udcff"}, workdir="/usr")
         held.release()
-        box.finished(held)
-        assert sorted(box.log.read_bytes().split(b"\n")) == [b"", b"A=1", b"ODD=\xc3\xbc\xff"]
-        box.log.unlink()
-        assert box.output("pwd", workdir="/usr") == "/usr\n"
+        container.finished(held)
+        assert sorted(container.log.read_bytes().split(b"\n")) == [b"", b"A=1", b"ODD=\xc3\xbc\xff"]
+        container.log.unlink()
+        assert container.output("pwd", workdir="/usr") == "/usr\n"
 
-    def test_no_stray_fds_and_clean_signals(self, box: Box) -> None:
+    def test_no_stray_fds_and_clean_signals(self, container: Container) -> None:
         os.set_inheritable(stray := os.open("/dev/zero", os.O_RDONLY), True)
         try:
-            shown = box.output("ls -l /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status")
+            shown = container.output("ls -l /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status")
         finally:
             os.close(stray)
         assert "/dev/zero" not in shown
@@ -166,40 +166,40 @@ class TestSurroundings:
         # 32 and 33 are the C library's own, which lets nobody touch them.
         assert [mask & ~(0b11 << 31) for mask in masks] == [0, 0]
 
-    def test_cgroups_stay_reachable(self, box: Box) -> None:
+    def test_cgroups_stay_reachable(self, container: Container) -> None:
         place = cgroup.mount_point()
-        assert "cgroup.procs" in box.output(f"ls {place}")
+        assert "cgroup.procs" in container.output(f"ls {place}")
 
-    def test_its_mounts_stay_with_it(self, box: Box) -> None:
-        box.output("mount -t tmpfs inside /mnt && touch /mnt/x && ls /mnt")
-        assert box.log.read_text() == "x\n"
+    def test_its_mounts_stay_with_it(self, container: Container) -> None:
+        container.output("mount -t tmpfs inside /mnt && touch /mnt/x && ls /mnt")
+        assert container.log.read_text() == "x\n"
         assert "inside /mnt" not in Path("/proc/mounts").read_text()
 
-    def test_joins_the_namespace_of_another(self, box: Box) -> None:
-        first = box.run("sleep 60")
-        second = box.spawn("sleep", "60", netns=first.netns, log=str(box.directory / "log2"))
+    def test_joins_the_namespace_of_another(self, container: Container) -> None:
+        first = container.run("sleep 60")
+        second = container.spawn("sleep", "60", netns=first.netns, log=str(container.directory / "log2"))
         assert netns.identity(second.netns) == netns.identity(first.netns) != netns.identity()
         before = netns.cookie(second.netns)
         process.terminate(first.pid, first.start, 0)
         assert netns.cookie(second.netns) == before
 
-    def test_shares_the_hosts_namespace(self, box: Box) -> None:
+    def test_shares_the_hosts_namespace(self, container: Container) -> None:
         subprocess.run(("ip", "link", "add", "seen0", "type", "veth", "peer", "name", "seen1"), check=True)
-        assert "seen0" in box.output("ls /sys/class/net", netns="host")
+        assert "seen0" in container.output("ls /sys/class/net", netns="host")
 
-    def test_missing_files_and_namespaces_are_told(self, box: Box) -> None:
+    def test_missing_files_and_namespaces_are_told(self, container: Container) -> None:
         with pytest.raises(KernelError, match="join network namespace /nowhere: No such file"):
-            box.spawn("true", netns="/nowhere")
+            container.spawn("true", netns="/nowhere")
         with pytest.raises(KernelError, match="open /nowhere/log: No such file"):
-            box.spawn("true", log="/nowhere/log")
+            container.spawn("true", log="/nowhere/log")
         for more, message in (
             ({"hosts": "/nowhere/hosts"}, "open /nowhere/hosts"),
             ({"workdir": "/nowhere"}, "change to /nowhere"),
             ({"rootfs": "/nowhere"}, "change root to /nowhere"),
         ):
             with pytest.raises(KernelError, match=message):
-                box.spawn("true", **more).release()
-        assert not box.exited.exists()
+                container.spawn("true", **more).release()
+        assert not container.exited.exists()
 
 
 @pytest.fixture
@@ -216,13 +216,13 @@ def rootfs(tmp_path: Path) -> Path:
 
 
 class TestRootDirectory:
-    def test_is_all_that_is_seen(self, box: Box, rootfs: Path) -> None:
-        shown = box.output("ls -1 /; cat /etc/hosts; ls /sys/class/net; hostname", rootfs=str(rootfs))
+    def test_is_all_that_is_seen(self, container: Container, rootfs: Path) -> None:
+        shown = container.output("ls -1 /; cat /etc/hosts; ls /sys/class/net; hostname", rootfs=str(rootfs))
         assert shown.split("\n")[:5] == ["bin", "dev", "etc", "proc", "sys"]
         assert shown.endswith("this is hosts\nlo\nweb\n")
 
-    def test_devices_and_mounts(self, box: Box, rootfs: Path) -> None:
-        shown = box.output(
+    def test_devices_and_mounts(self, container: Container, rootfs: Path) -> None:
+        shown = container.output(
             "cat /proc/mounts;"
             "for d in null zero full random urandom tty ptmx; do test -c /dev/$d && echo $d; done;"
             "echo x > /dev/null; readlink /dev/stdout; ls /sys/fs/cgroup > /dev/null && echo cgroups",
@@ -231,76 +231,82 @@ class TestRootDirectory:
         for place in ("/proc proc", "/sys sysfs", "/dev tmpfs", "/dev/pts devpts", "/dev/shm tmpfs"):
             assert place in shown
         assert "null\nzero\nfull\nrandom\nurandom\ntty\nptmx\n/proc/self/fd/1\ncgroups\n" in shown
-        assert str(box.directory) + "/root" not in Path("/proc/mounts").read_text()
+        assert str(container.directory) + "/root" not in Path("/proc/mounts").read_text()
 
-    def test_links_cannot_lead_out_of_it(self, box: Box, rootfs: Path) -> None:
-        victim = box.directory / "victim"
+    def test_links_cannot_lead_out_of_it(self, container: Container, rootfs: Path) -> None:
+        victim = container.directory / "victim"
         (rootfs / "etc").mkdir()
         (rootfs / "etc/hosts").symlink_to("../../../../../../../../" + str(victim))
         (rootfs / "etc/resolv.conf").symlink_to(victim)
         (rootfs / "proc").symlink_to("/procfs")
         (rootfs / "procfs").mkdir()
-        shown = box.output(f"cat /etc/hosts; cat {victim}", rootfs=str(rootfs))
+        shown = container.output(f"cat /etc/hosts; cat {victim}", rootfs=str(rootfs))
         assert shown.splitlines()[0] == "this is resolv.conf"  # one file now, the last is on top
         assert not victim.exists()
         assert (rootfs / str(victim).lstrip("/")).read_text() == ""
 
-    def test_command_is_looked_up_inside(self, box: Box, rootfs: Path) -> None:
+    def test_command_is_looked_up_inside(self, container: Container, rootfs: Path) -> None:
         with pytest.raises(ExecError) as caught:
-            box.spawn("python3", rootfs=str(rootfs)).release()
+            container.spawn("python3", rootfs=str(rootfs)).release()
         assert caught.value.exit_code == 127
 
-    def test_exec_enters_it(self, box: Box, rootfs: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        held = box.run("while :; do read -t 1 x; done", rootfs=str(rootfs), interactive=True)
+    def test_exec_enters_it(
+        self, container: Container, rootfs: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        held = container.run("while :; do read -t 1 x; done", rootfs=str(rootfs), interactive=True)
         assert runner.exec_in(held.pid, held.start, ["ls", "-1", "/"], ENV) == 0
         assert capfd.readouterr().out == "bin\ndev\netc\nproc\nsys\n"
 
 
 class TestLife:
-    def test_held_until_released(self, box: Box) -> None:
-        held = box.spawn("sh", "-c", "echo ran")
+    def test_held_until_released(self, container: Container) -> None:
+        held = container.spawn("sh", "-c", "echo ran")
         assert process.alive(held.pid, held.start) and process.alive(held.shim_pid, held.shim_start)
         assert netns.identity(held.netns) != netns.identity()
         time.sleep(0.05)
-        assert box.log.read_text() == ""
+        assert container.log.read_text() == ""
         held.release()
-        box.finished(held)
-        assert box.log.read_text() == "ran\n"
+        container.finished(held)
+        assert container.log.read_text() == "ran\n"
 
     @pytest.mark.parametrize(
         ("script", "code"),
         [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)],
     )
-    def test_exit_code_is_recorded_and_reported(self, box: Box, script: str, code: int) -> None:
-        box.output(script)
-        assert exit_code.read(str(box.exit_file)) == code
-        assert box.exited.read_text() == f"code {code}\n"
+    def test_exit_code_is_recorded_and_reported(self, container: Container, script: str, code: int) -> None:
+        container.output(script)
+        assert exit_code.read(str(container.exit_file)) == code
+        assert container.exited.read_text() == f"code {code}\n"
 
-    def test_abort_leaves_nothing(self, box: Box) -> None:
-        with box.spawn("sh", "-c", "echo ran") as held:
+    def test_abort_leaves_nothing(self, container: Container) -> None:
+        with container.spawn("sh", "-c", "echo ran") as held:
             pass
         held.abort()
         assert not process.alive(held.pid, held.start) and not process.alive(held.shim_pid, held.shim_start)
-        assert box.log.read_text() == "" and not box.exited.exists() and not box.exit_file.exists()
+        assert (
+            container.log.read_text() == ""
+            and not container.exited.exists()
+            and not container.exit_file.exists()
+        )
 
-    def test_caller_killed_just_after_letting_go_does_not_matter(self, box: Box) -> None:
+    def test_caller_killed_just_after_letting_go_does_not_matter(self, container: Container) -> None:
         script = f"""
             import os, sys
             sys.path.insert(0, {str(ROOT)!r})
             from datapath.runtime.spawn import Spec, spawn
-            held = spawn({box.spec("sh", "-c", "sleep 0.2; exit 4")!r})
+            held = spawn({container.spec("sh", "-c", "sleep 0.2; exit 4")!r})
             os.write(held._go, b"g")
             os.kill(os.getpid(), 9)
         """
         subprocess.run((sys.executable, "-c", textwrap.dedent(script)))
-        until(lambda: box.exited.exists() and box.exited.read_text() == "code 4\n")
+        until(lambda: container.exited.exists() and container.exited.read_text() == "code 4\n")
 
-    def test_killed_caller_leaves_nothing(self, box: Box) -> None:
+    def test_killed_caller_leaves_nothing(self, container: Container) -> None:
         script = f"""
             import sys, time
             sys.path.insert(0, {str(ROOT)!r})
             from datapath.runtime.spawn import Spec, spawn
-            held = spawn({box.spec("true")!r})
+            held = spawn({container.spec("true")!r})
             print(held.pid, held.start, held.shim_pid, held.shim_start, flush=True)
             time.sleep(3600)
         """
@@ -314,7 +320,7 @@ class TestLife:
         caller.wait()
         caller.stdout.close()
         until(lambda: not process.alive(pid, start) and not process.alive(shim_pid, shim_start))
-        assert not box.exit_file.exists()
+        assert not container.exit_file.exists()
 
     @pytest.mark.parametrize(
         ("command", "code", "number"),
@@ -325,47 +331,49 @@ class TestLife:
             ("/etc", 126, errno.EACCES),
         ],
     )
-    def test_command_that_cannot_run(self, box: Box, command: str, code: int, number: int) -> None:
-        held = box.spawn(command)
+    def test_command_that_cannot_run(
+        self, container: Container, command: str, code: int, number: int
+    ) -> None:
+        held = container.spawn(command)
         with pytest.raises(ExecError) as caught:
             held.release()
         assert (caught.value.exit_code, caught.value.errno, caught.value.command) == (code, number, command)
         assert not process.alive(held.shim_pid, held.shim_start)
-        assert not box.exited.exists() and not box.exit_file.exists()
+        assert not container.exited.exists() and not container.exit_file.exists()
 
-    def test_leftovers_end_with_it(self, box: Box, tmp_path: Path) -> None:
+    def test_leftovers_end_with_it(self, container: Container, tmp_path: Path) -> None:
         marker, go = f"4701.{os.getpid()}", tmp_path / "go"
         background = f"setsid sleep {marker} & (setsid unshare -m sleep {marker} &)"
-        held = box.run(f"{background}; until [ -e {go} ]; do sleep 0.02; done; exit 3")
+        held = container.run(f"{background}; until [ -e {go} ]; do sleep 0.02; done; exit 3")
         with open(held.netns) as namespace:  # its number is no other's as long as this has it
             identity = os.stat(namespace.fileno()).st_ino
             until(lambda: len(processes_with(f"sleep\0{marker}")) == 2)
             go.touch()
-            box.finished(held)
+            container.finished(held)
             assert processes_with(marker) == []
-            assert exit_code.read(str(box.exit_file)) == 3
+            assert exit_code.read(str(container.exit_file)) == 3
             assert not any(is_in(name, identity) for name in os.listdir("/proc") if name.isdigit())
 
-    def test_killed_shim_leaves_the_container_but_not_its_code(self, box: Box) -> None:
-        held = box.run("exec sleep 60")
+    def test_killed_shim_leaves_the_container_but_not_its_code(self, container: Container) -> None:
+        held = container.run("exec sleep 60")
         os.kill(held.shim_pid, signal.SIGKILL)
         until(lambda: not process.alive(held.shim_pid, held.shim_start))
         assert process.alive(held.pid, held.start)
         assert process.terminate(held.pid, held.start, 5)
         assert not process.alive(held.pid, held.start)
-        assert exit_code.read(str(box.exit_file)) is None
+        assert exit_code.read(str(container.exit_file)) is None
 
-    def test_terminate(self, box: Box) -> None:
-        polite = box.run("exec sleep 60")
+    def test_terminate(self, container: Container) -> None:
+        polite = container.run("exec sleep 60")
         assert process.terminate(polite.pid, polite.start, 5)
-        stubborn = box.run("trap '' TERM; echo ready; while :; do sleep 0.1; done")
-        until(lambda: "ready" in box.log.read_text())
+        stubborn = container.run("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+        until(lambda: "ready" in container.log.read_text())
         assert not process.terminate(stubborn.pid, stubborn.start, 0.1)
         assert not process.alive(stubborn.pid, stubborn.start)
         assert process.terminate(stubborn.pid, stubborn.start, 0)
 
-    def test_terminate_spares_a_stranger_with_the_same_pid(self, box: Box) -> None:
-        held = box.run("exec sleep 60")
+    def test_terminate_spares_a_stranger_with_the_same_pid(self, container: Container) -> None:
+        held = container.run("exec sleep 60")
         assert process.terminate(held.pid, held.start + 1, 0)
         assert process.alive(held.pid, held.start)
         assert not process.alive(held.pid, held.start + 1)
@@ -391,8 +399,8 @@ class TestLife:
         os.waitpid(pid, 0)
         assert not process.alive(pid, 0) and not process.alive(0, 0)
 
-    def test_shim_is_small_and_holds_little_open(self, box: Box) -> None:
-        held = box.run("exec sleep 60")
+    def test_shim_is_small_and_holds_little_open(self, container: Container) -> None:
+        held = container.run("exec sleep 60")
         usage = Path(f"/proc/{held.shim_pid}/smaps_rollup").read_text().split("\n")
         private = next(int(line.split()[1]) for line in usage if line.startswith("Private_Dirty:"))
         assert private < 4000  # KiB; an import of typing alone doubles it
@@ -401,7 +409,7 @@ class TestLife:
             found = {os.readlink(entry) for entry in Path(f"/proc/{held.shim_pid}/fd").iterdir()}
             return {target for target in found if not target.startswith("mnt:")}
 
-        until(lambda: targets() == {"/dev/null", str(box.log)})
+        until(lambda: targets() == {"/dev/null", str(container.log)})
         assert os.readlink(f"/proc/{held.shim_pid}/cwd") == "/"
 
 
@@ -413,78 +421,78 @@ def is_in(pid: str, identity: int) -> bool:
 
 class TestForeground:
     def test_output_goes_to_both_and_the_code_comes_back(
-        self, box: Box, capfd: pytest.CaptureFixture[str]
+        self, container: Container, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        held = box.run("echo out; echo err >&2; exit 9", detach=False)
+        held = container.run("echo out; echo err >&2; exit 9", detach=False)
         assert held.wait() == 9
-        assert box.exited.read_text() == "code 9\n"  # it had run when wait returned
+        assert container.exited.read_text() == "code 9\n"  # it had run when wait returned
         captured = capfd.readouterr()
         assert (captured.out, captured.err) == ("out\n", "err\n")
-        assert sorted(box.log.read_text().split()) == ["err", "out"]
+        assert sorted(container.log.read_text().split()) == ["err", "out"]
 
-    def test_large_input_and_output(self, box: Box) -> None:
+    def test_large_input_and_output(self, container: Container) -> None:
         size = 3_000_000
-        result = self.caller(box, "cat", input=b"x" * size, interactive=True)
+        result = self.caller(container, "cat", input=b"x" * size, interactive=True)
         assert (result.returncode, len(result.stdout)) == (0, size)
-        assert box.log.stat().st_size == size
+        assert container.log.stat().st_size == size
 
-    def test_without_interactive_there_is_no_input(self, box: Box) -> None:
-        result = self.caller(box, "cat; echo end", input=b"unread")
+    def test_without_interactive_there_is_no_input(self, container: Container) -> None:
+        result = self.caller(container, "cat; echo end", input=b"unread")
         assert (result.returncode, result.stdout) == (0, b"end\n")
 
-    def test_reader_that_leaves_early(self, box: Box) -> None:
+    def test_reader_that_leaves_early(self, container: Container) -> None:
         result = subprocess.run(
-            ("sh", "-c", '"$@" | head -c 10', "sh", *self.command(box, "seq 100000; echo end")),
+            ("sh", "-c", '"$@" | head -c 10', "sh", *self.command(container, "seq 100000; echo end")),
             capture_output=True,
             timeout=PATIENCE,
         )
         assert result.stdout == b"1\n2\n3\n4\n5\n"
-        until(lambda: box.log.read_bytes().endswith(b"100000\nend\n"))
+        until(lambda: container.log.read_bytes().endswith(b"100000\nend\n"))
 
-    def test_background_process_does_not_delay_the_end(self, box: Box) -> None:
+    def test_background_process_does_not_delay_the_end(self, container: Container) -> None:
         marker = f"4702.{os.getpid()}"
-        result = self.caller(box, f"sleep {marker} & echo started; exit 4", input=b"")
+        result = self.caller(container, f"sleep {marker} & echo started; exit 4", input=b"")
         assert (result.returncode, result.stdout) == (4, b"started\n")
         assert processes_with(marker) == []
 
-    def test_signals_reach_the_process(self, box: Box) -> None:
+    def test_signals_reach_the_process(self, container: Container) -> None:
         script = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
-        caller = subprocess.Popen(self.command(box, script), stdout=subprocess.PIPE)
-        until(lambda: box.log.exists() and "ready" in box.log.read_text())
+        caller = subprocess.Popen(self.command(container, script), stdout=subprocess.PIPE)
+        until(lambda: container.log.exists() and "ready" in container.log.read_text())
         caller.terminate()
         assert caller.wait(PATIENCE) == 5
         assert caller.communicate()[0] == b"ready\ngot\n"
 
-    def test_killed_shim_is_told(self, box: Box) -> None:
-        held = box.run("exec sleep 60", detach=False)
+    def test_killed_shim_is_told(self, container: Container) -> None:
+        held = container.run("exec sleep 60", detach=False)
         os.kill(held.shim_pid, signal.SIGKILL)
         assert held.wait() is None
         assert process.alive(held.pid, held.start)
 
-    def test_killed_caller_does_not_end_it(self, box: Box, tmp_path: Path) -> None:
+    def test_killed_caller_does_not_end_it(self, container: Container, tmp_path: Path) -> None:
         go = tmp_path / "go"
         caller = subprocess.Popen(
-            self.command(box, f"echo begun; until [ -e {go} ]; do sleep 0.02; done; echo done; exit 6"),
+            self.command(container, f"echo begun; until [ -e {go} ]; do sleep 0.02; done; echo done; exit 6"),
             stdout=subprocess.DEVNULL,
         )
-        until(lambda: box.log.exists() and box.log.read_text() == "begun\n")
+        until(lambda: container.log.exists() and container.log.read_text() == "begun\n")
         caller.kill()
         caller.wait()
         go.touch()
-        until(box.exited.exists)
-        until(lambda: box.exited.read_text() == "code 6\n")
-        assert box.log.read_text() == "begun\ndone\n"
+        until(container.exited.exists)
+        until(lambda: container.exited.read_text() == "code 6\n")
+        assert container.log.read_text() == "begun\ndone\n"
 
     def caller(
-        self, box: Box, script: str, *, input: bytes, **more: Any
+        self, container: Container, script: str, *, input: bytes, **more: Any
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            self.command(box, script, **more), input=input, capture_output=True, timeout=PATIENCE
+            self.command(container, script, **more), input=input, capture_output=True, timeout=PATIENCE
         )
 
     @staticmethod
-    def command(box: Box, script: str, **more: Any) -> tuple[str, ...]:
-        spec = box.spec("sh", "-c", script, detach=False, **more)
+    def command(container: Container, script: str, **more: Any) -> tuple[str, ...]:
+        spec = container.spec("sh", "-c", script, detach=False, **more)
         program = f"""
             import sys
             sys.path.insert(0, {str(ROOT)!r})
@@ -538,9 +546,9 @@ class TestTerminal:
     SHELL = "stty -echo; PS1=; trap 'echo resized' WINCH; trap 'echo interrupted' INT; echo ready; exec 3<&0;"
     LOOP = 'while :; do read line && eval "$line"; done'
 
-    def test_run(self, box: Box) -> None:
+    def test_run(self, container: Container) -> None:
         user = Terminal(
-            TestForeground.command(box, self.SHELL + self.LOOP, tty=True, interactive=True), 31, 97
+            TestForeground.command(container, self.SHELL + self.LOOP, tty=True, interactive=True), 31, 97
         )
         user.expect(b"ready")
         user.type(b"stty size; test -t 0 && test -t 1 && test -t 2 && echo all\n")
@@ -554,10 +562,10 @@ class TestTerminal:
         user.expect(b"40 120")
         user.type(b"exit 11\n")
         assert user.close() == 11
-        assert b"40 120" in box.log.read_bytes()
+        assert b"40 120" in container.log.read_bytes()
 
-    def test_exec(self, box: Box) -> None:
-        held = box.run("exec sleep 60")
+    def test_exec(self, container: Container) -> None:
+        held = container.run("exec sleep 60")
         program = f"""
             import sys
             sys.path.insert(0, {str(ROOT)!r})
@@ -577,21 +585,21 @@ class TestTerminal:
         user.type(b"exit 12\n")
         assert user.close() == 12
 
-    def test_detached_with_terminal_stays_and_logs(self, box: Box) -> None:
-        held = box.run("tty; sleep 60", tty=True, interactive=True)
-        until(lambda: "/dev/pts/" in box.log.read_text())
+    def test_detached_with_terminal_stays_and_logs(self, container: Container) -> None:
+        held = container.run("tty; sleep 60", tty=True, interactive=True)
+        until(lambda: "/dev/pts/" in container.log.read_text())
         assert process.alive(held.pid, held.start)
 
-    def test_shell_without_anybody_waits(self, box: Box) -> None:
-        held = box.spawn("sh", interactive=True)
+    def test_shell_without_anybody_waits(self, container: Container) -> None:
+        held = container.spawn("sh", interactive=True)
         held.release()
         time.sleep(0.1)
         assert process.alive(held.pid, held.start)
 
 
 class TestExec:
-    def test_runs_inside(self, box: Box, capfd: pytest.CaptureFixture[str]) -> None:
-        held = box.run("exec sleep 60")
+    def test_runs_inside(self, container: Container, capfd: pytest.CaptureFixture[str]) -> None:
+        held = container.run("exec sleep 60")
         script = "hostname; ls /sys/class/net; cat /etc/hosts; pwd; echo $A; echo err >&2; exit 5"
         env = ENV | {"A": "1"}
         assert runner.exec_in(held.pid, held.start, ["sh", "-c", script], env, workdir="/usr") == 5
@@ -599,8 +607,8 @@ class TestExec:
         assert captured.out == "web\nlo\nthis is hosts\n/usr\n1\n"
         assert captured.err == "err\n"
 
-    def test_codes(self, box: Box) -> None:
-        held = box.run("exec sleep 60")
+    def test_codes(self, container: Container) -> None:
+        held = container.run("exec sleep 60")
         assert runner.exec_in(held.pid, held.start, ["sh", "-c", "kill -9 $$"], ENV) == 137
         for command, code in (("no-such-command", 127), ("/etc/passwd", 126)):
             with pytest.raises(ExecError) as caught:
@@ -611,9 +619,9 @@ class TestExec:
         with pytest.raises(NotFoundError):
             runner.exec_in(held.pid, held.start + 1, ["true"], ENV)
 
-    def test_ends_with_the_container(self, box: Box, tmp_path: Path) -> None:
+    def test_ends_with_the_container(self, container: Container, tmp_path: Path) -> None:
         inside = tmp_path / "inside"
-        held = box.run(f"until [ -e {inside} ]; do sleep 0.02; done")
+        held = container.run(f"until [ -e {inside} ]; do sleep 0.02; done")
         command = ["sh", "-c", f"touch {inside}; exec sleep 3600"]
         assert runner.exec_in(held.pid, held.start, command, ENV) == 137
 

@@ -17,7 +17,18 @@ import pytest
 from datapath.dataplane.programs import Dataplane
 from tests.net.lab import HOST, OUTSIDE, PATIENCE, TREE, Host, eventually
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
-from tests.net.wire import QUIET, Box, box, call, counters, fails, opened, rises, serving, settle
+from tests.net.wire import (
+    QUIET,
+    Container,
+    call,
+    counters,
+    fails,
+    opened,
+    rises,
+    serving,
+    settle,
+    start_container,
+)
 
 Maker = Callable[..., Host]
 OTHER, FOREIGN = "192.0.2.66", "192.0.2.67"  # more addresses of the machine outside
@@ -45,9 +56,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def web(prepared: Host) -> Iterator[Callable[..., Box]]:
+def web(prepared: Host) -> Iterator[Callable[..., Container]]:
     """Starts the container `web` on `net`."""
-    yield lambda options: box(prepared, "web", f"--network net {options}")
+    yield lambda options: start_container(prepared, "web", f"--network net {options}")
     prepared.ctl("rm -f web")
 
 
@@ -100,7 +111,7 @@ BOTH = pytest.mark.parametrize("proto", ["tcp", "udp"])
 )
 def test_who_gets_in(
     prepared: Host,
-    web: Callable[..., Box],
+    web: Callable[..., Container],
     proto: str,
     rules: str,
     allowed: tuple[str, ...],
@@ -118,7 +129,7 @@ def test_who_gets_in(
 
 
 @BOTH
-def test_without_xdp_tc_refuses_the_same(prepared: Host, web: Callable[..., Box], proto: str) -> None:
+def test_without_xdp_tc_refuses_the_same(prepared: Host, web: Callable[..., Container], proto: str) -> None:
     rules = f"allow=192.0.2.0/24,deny={OTHER}"
     with serving(web(f"-p 8081:80/{proto},{rules}"), proto, 80, "::"):
         (link,) = (prepared.bpffs / "datapath/links").glob("xdp_uplink-*")
@@ -130,14 +141,14 @@ def test_without_xdp_tc_refuses_the_same(prepared: Host, web: Callable[..., Box]
         assert rises(before, counters(prepared)).keys() == {"DROP_DENIED"}
 
 
-def test_the_rules_of_a_range_are_each_ports(prepared: Host, web: Callable[..., Box]) -> None:
+def test_the_rules_of_a_range_are_each_ports(prepared: Host, web: Callable[..., Container]) -> None:
     with serving(web(f"-p 8100-8104:80-84,deny={OTHER}"), "tcp", 83, "::"):
         assert gets_in(prepared, OUTSIDE, 8103)
         assert is_kept_out(prepared, OTHER, 8103)
         assert filters(prepared) == {1: 1}
 
 
-def test_other_ports_are_nobodys_business(prepared: Host, web: Callable[..., Box]) -> None:
+def test_other_ports_are_nobodys_business(prepared: Host, web: Callable[..., Container]) -> None:
     with serving(web(f"-p 8081:80,allow={OUTSIDE} -p 8082:80"), "tcp", 80, "::"):
         assert gets_in(prepared, OTHER, 8082)
         assert is_kept_out(prepared, OTHER, 8081)
@@ -145,9 +156,11 @@ def test_other_ports_are_nobodys_business(prepared: Host, web: Callable[..., Box
             assert gets_in(prepared, OTHER, 8090)
 
 
-def test_containers_and_the_host_itself_are_sources_too(prepared: Host, web: Callable[..., Box]) -> None:
+def test_containers_and_the_host_itself_are_sources_too(
+    prepared: Host, web: Callable[..., Container]
+) -> None:
     with serving(web(f"-p 8081:80,allow={OUTSIDE}"), "tcp", 80, "::"):
-        guest = box(prepared, "guest")
+        guest = start_container(prepared, "guest")
         try:
             assert fails(guest, "tcp", HOST, 8081)
             assert fails(prepared, "tcp", "127.0.0.1", 8081)
@@ -165,7 +178,7 @@ def test_containers_and_the_host_itself_are_sources_too(prepared: Host, web: Cal
 # ---- at run time -----------------------------------------------------------------------------------------
 
 
-def test_rules_change_while_the_container_runs(prepared: Host, web: Callable[..., Box]) -> None:
+def test_rules_change_while_the_container_runs(prepared: Host, web: Callable[..., Container]) -> None:
     with serving(web("-p 8081:80"), "tcp", 80, "::"):
         assert not xdp(prepared)
         assert prepared.ctl(f"port set web 1 deny={OTHER}") == f"8081:80/tcp,deny={OTHER}/32"
@@ -182,7 +195,7 @@ def test_rules_change_while_the_container_runs(prepared: Host, web: Callable[...
         assert filters(prepared) == {}
 
 
-def test_shown_by_port_ls_and_inspect(prepared: Host, web: Callable[..., Box]) -> None:
+def test_shown_by_port_ls_and_inspect(prepared: Host, web: Callable[..., Container]) -> None:
     web(f"-p 127.0.0.1:8081:80,allow=10.0.0.0/8,deny={OTHER}")
     (row,) = [json.loads(line) for line in prepared.ctl("port ls web --format json").splitlines()]
     assert row["ACL"] == f"allow=10.0.0.0/8,deny={OTHER}/32"
@@ -190,7 +203,9 @@ def test_shown_by_port_ls_and_inspect(prepared: Host, web: Callable[..., Box]) -
     assert (binding["Allow"], binding["Deny"]) == (["10.0.0.0/8"], [f"{OTHER}/32"])
 
 
-def test_a_connection_ends_when_its_client_may_not_any_more(prepared: Host, web: Callable[..., Box]) -> None:
+def test_a_connection_ends_when_its_client_may_not_any_more(
+    prepared: Host, web: Callable[..., Container]
+) -> None:
     made = web("-p 8081:80")
     with opened(made) as server, ExitStack() as stack:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -216,7 +231,7 @@ def test_a_connection_ends_when_its_client_may_not_any_more(prepared: Host, web:
                 assert peer.recv(100) == b"still here"
 
 
-def test_added_and_removed_at_run_time(prepared: Host, web: Callable[..., Box]) -> None:
+def test_added_and_removed_at_run_time(prepared: Host, web: Callable[..., Container]) -> None:
     with serving(web("-p 8081:80"), "tcp", 80, "::"):
         prepared.ctl(f"port add web 8082:80,allow={OTHER}")
         assert gets_in(prepared, OTHER, 8082)
@@ -244,12 +259,12 @@ def test_rules_go_with_their_container(prepared: Host) -> None:
         ("run -d -p 80:80,allow=10.0.0.0/8,deny=10.0.0.0/8 true", "both allow and deny 10.0.0.0/8"),
     ],
 )
-def test_mistakes(prepared: Host, web: Callable[..., Box], command: str, says: str) -> None:
+def test_mistakes(prepared: Host, web: Callable[..., Container], command: str, says: str) -> None:
     web("-p 8081:80")
     assert says in prepared.refused(command)
 
 
-def test_a_command_killed_in_the_middle_is_completed(prepared: Host, web: Callable[..., Box]) -> None:
+def test_a_command_killed_in_the_middle_is_completed(prepared: Host, web: Callable[..., Container]) -> None:
     """`port set`, killed between any two of its writes to the maps: what the row says is then done."""
     with serving(web(f"-p 8081:80,allow={OTHER}"), "tcp", 80, "::"):
         for step in range(5):
@@ -300,7 +315,7 @@ def test_another_xdp_program_is_left_alone_and_told_of_once(make_host: Maker) ->
     assert done.stderr.count("WARNING: device eth0 has another XDP program") == 1
     assert "XDP" not in host.try_ctl("network create --ipv6 more").stderr
     assert json.loads(host.sh("ip -j link show eth0"))[0]["xdp"]["prog"]["id"] == number
-    with serving(Box(host, "web"), "tcp", 80, "::"):
+    with serving(Container(host, "web"), "tcp", 80, "::"):
         assert gets_in(host, OUTSIDE)
         before = counters(host)
         assert is_kept_out(host, OTHER)
@@ -332,7 +347,7 @@ def test_a_limit_on_floods(make_host: Maker) -> None:
     host = make_host(config={"datapath": {"flood-limit": {"rate": 5, "burst": 10}}})
     dress(host)
     assert xdp(host)
-    web = box(host, "web", "--network net -p 8081:80/udp")
+    web = start_container(host, "web", "--network net -p 8081:80/udp")
     with serving(web, "udp", 80, "::") as server:
         before = counters(host)
         for _ in range(14):

@@ -27,12 +27,12 @@ WAY = 8  # more devices than any frame passes
 
 
 class Place(Protocol):
-    """A namespace to act in: a Host, a Namespace or a Box."""
+    """A namespace to act in: a Host, a Namespace or a Container."""
 
     path: str
 
 
-class Box:
+class Container:
     """A running container as a place, its facts read once."""
 
     def __init__(self, host: Host, name: str) -> None:
@@ -77,10 +77,10 @@ class Box:
         return done.stdout.strip()
 
 
-def box(host: Host, name: str, options: Words = "", command: Words = "sleep 3600") -> Box:
+def start_container(host: Host, name: str, options: Words = "", command: Words = "sleep 3600") -> Container:
     """Start a container."""
     host.run(name, options, command)
-    return Box(host, name)
+    return Container(host, name)
 
 
 def device_mac(place: Place, device: str) -> str:
@@ -318,9 +318,11 @@ def settle() -> None:
         os.sched_setaffinity(0, allowed)
 
 
-def from_(frames: Iterable[bytes], box: Box) -> list[bytes]:
+def from_(frames: Iterable[bytes], container: Container) -> list[bytes]:
     """Those that name the container's MAC or one of its addresses: the kernel's own chatter is left out."""
-    names = [mac_bytes(box.mac), packed(box.ip)] + ([packed(box.ip6)] if box.ip6 else [])
+    names = [mac_bytes(container.mac), packed(container.ip)] + (
+        [packed(container.ip6)] if container.ip6 else []
+    )
     return [frame for frame in frames if any(name in frame for name in names)]
 
 
@@ -328,6 +330,6 @@ def carrying(frames: Iterable[bytes], text: bytes) -> list[bytes]:
     return [frame for frame in frames if text in frame]
 
 
-def unreachable(place: Box | Namespace, address: str, more: str = "") -> bool:
+def unreachable(place: Container | Namespace, address: str, more: str = "") -> bool:
     """A ping is not answered."""
     return loses(lambda ping: place.try_(f"{ping} {more}"), address)

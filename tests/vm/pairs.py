@@ -23,7 +23,7 @@ from statistics import median
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, Workload
 from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS, VETH
 from tests.net.lab import FAR, TIMEOUT, Host, Namespace
-from tests.net.wire import Box, box
+from tests.net.wire import Container, start_container
 from tests.vm import lab, machine, outcome
 from tests.vm.outcome import Kind, LabError
 
@@ -59,19 +59,19 @@ def measure() -> None:
         ends = {}
         for kind in PAIRS:
             host.ctl(f"network create -o {OPT_DEVICE}={kind} {kind}")
-            ends[kind] = [box(host, f"{kind}-{n}", f"--network {kind}") for n in range(2)]
+            ends[kind] = [start_container(host, f"{kind}-{n}", f"--network {kind}") for n in range(2)]
         for work in (TCP_RR, TCP_CONNECT):
             for way in ("to a member", "to the outside"):
                 _compare(work, way, host, ends)
 
 
-def _compare(work: Workload, way: str, host: Host, ends: dict[str, list[Box]]) -> None:
+def _compare(work: Workload, way: str, host: Host, ends: dict[str, list[Container]]) -> None:
     ratios = []
     for turn in range(ROUNDS):
         figures = {}
         for kind in PAIRS if turn % 2 else PAIRS[::-1]:
             client, server = ends[kind]
-            target: Box | Namespace = server if way == "to a member" else host.outside
+            target: Container | Namespace = server if way == "to a member" else host.outside
             with _serving(work, target):
                 argv = work.client(server.ip if target is server else FAR, PORT, SECONDS)
                 figures[kind] = work.parse(client.sh(argv, TIMEOUT)).value
@@ -84,7 +84,7 @@ def _compare(work: Workload, way: str, host: Host, ends: dict[str, list[Box]]) -
 
 
 @contextmanager
-def _serving(work: Workload, place: Box | Namespace) -> Iterator[None]:
+def _serving(work: Workload, place: Container | Namespace) -> Iterator[None]:
     argv = ["nsenter", f"--net={place.path}", *work.server(PORT, Path("/tmp"))]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         time.sleep(1)
