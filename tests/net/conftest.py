@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.net.lab import Host
+from tests.net.hosts import Host
 
 if os.geteuid() != 0:
     pytest.exit("tests/net needs root: it makes network namespaces", returncode=1)

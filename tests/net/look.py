@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.net.lab import Host, Namespace, eventually
+from tests.net.hosts import Host, Namespace, eventually
 
 Run = Callable[[str], str]
 

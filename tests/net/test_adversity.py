@@ -18,7 +18,7 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel import netns
 from datapath.model.checks import CHECKS
 from tests.net import forked, look
-from tests.net.lab import HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import HOST, Host, ask, echo_server, eventually, reaches
 from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, failed_checks, veth
 
 MakeHost = Callable[..., Host]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.net import forked, look
-from tests.net.lab import DATAPATHCTL, Host
+from tests.net.hosts import DATAPATHCTL, Host
 
 LONG = "n" * 300
 

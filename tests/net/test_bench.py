@@ -24,7 +24,7 @@ from datapath.bench.topologies import LOOPBACK, PORT, Own
 from datapath.bench.traffic import Topologies, Traffic, traffic
 from datapath.bench.workloads import PROBE, TCP_CONNECT, TCP_RR, UDP_PPS
 from datapath.kernel import netns
-from tests.net.lab import PATIENCE, TREE, eventually
+from tests.net.hosts import PATIENCE, TREE, eventually
 
 MODES = ("ebpf", "iptables", "none")
 SECONDS = 0.2

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import (
     Container,

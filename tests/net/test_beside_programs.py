@@ -19,7 +19,7 @@ import pytest
 
 from datapath.bench.docker import Docker
 from datapath.bench.groups import group
-from tests.net.lab import HOST, OUTSIDE, Host, Namespace, loses, reaches
+from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, loses, reaches
 from tests.net.test_ipv6 import HOST6, plug_ipv6
 from tests.net.wire import Container, Place, call, fails, opened, serving, start_container
 

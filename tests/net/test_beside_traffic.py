@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import forked
-from tests.net.lab import FAR, HOST, PATIENCE, Host, Namespace, pinging, sent_and_lost
+from tests.net.hosts import FAR, HOST, PATIENCE, Host, Namespace, pinging, sent_and_lost
 from tests.net.test_doctor import gateway, veth
 from tests.net.test_real_programs import nginx
 from tests.net.test_upgrade import Version, as_version, built, use_objects

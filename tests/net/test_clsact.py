@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import BOTH_WAYS, FAR, HOST, OUTSIDE, PATIENCE, Host, needs_tcx, reaches
+from tests.net.hosts import BOTH_WAYS, FAR, HOST, OUTSIDE, PATIENCE, Host, needs_tcx, reaches
 from tests.net.wire import (
     Container,
     call,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.net import forked, look, serial
-from tests.net.lab import SLOWNESS, Host, eventually, reaches
+from tests.net.hosts import SLOWNESS, Host, eventually, reaches
 from tests.net.serial import Done
 from tests.net.test_faults import unknown
 

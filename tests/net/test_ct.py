@@ -17,7 +17,7 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from tests.net.lab import DATAPATHCTL, HOST, OUTSIDE, PATIENCE, SLOWNESS, Host
+from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, PATIENCE, SLOWNESS, Host
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import KINDS, QUIET, Container, call, counters, opened, rises, serving, start_container
 

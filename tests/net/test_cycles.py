@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from datapath.dataplane.programs import Dataplane
 from tests.net import look
-from tests.net.lab import Host, eventually, reaches
+from tests.net.hosts import Host, eventually, reaches
 from tests.net.test_down import different
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))

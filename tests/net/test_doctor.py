@@ -18,7 +18,7 @@ import pytest
 
 from datapath.kernel import features
 from tests.net import look
-from tests.net.lab import ATTACH, HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import ATTACH, HOST, Host, ask, echo_server, eventually, reaches
 
 CLEAN = "No problems found."
 NOT_CLEAN = 20

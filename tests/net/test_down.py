@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.net import look
-from tests.net.lab import BOTH_WAYS, DATAPATHCTL, HOST, Host, ask, echo_server, eventually
+from tests.net.hosts import BOTH_WAYS, DATAPATHCTL, HOST, Host, ask, echo_server, eventually
 
 MakeHost = Callable[..., Host]
 

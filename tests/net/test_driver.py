@@ -21,7 +21,7 @@ from datapath.model.drivers import Traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.networks import OPT_MTU, OPT_NAME, Network, gateway_mac
-from tests.net.lab import Host, reaches
+from tests.net.hosts import Host, reaches
 
 
 class RoutedSpec(PairSpec):

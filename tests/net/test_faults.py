@@ -25,7 +25,7 @@ import pytest
 
 from datapath.runtime import spawn, start
 from tests.net import faults, forked, look, shim_faults
-from tests.net.lab import (
+from tests.net.hosts import (
     HOST,
     PATIENCE,
     Host,

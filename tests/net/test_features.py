@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from datapath.kernel import features, netns
-from tests.net.lab import Host
+from tests.net.hosts import Host
 
 
 def test_s29_tcx_is_said_to_be_there_where_programs_are_attached_by_it(host: Host) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, eventually
+from tests.net.hosts import HOST, OUTSIDE, PATIENCE, Host, eventually
 from tests.net.wire import (
     Answer,
     Container,
@@ -43,7 +43,7 @@ LONG = os.environ.get("DATAPATH_LONG") == "1"
 CROWD = 100_000 if LONG else 5_000
 FLOOD = 1_000_000 if LONG else 100_000
 PER_PROCESS = 12_500  # connections: each has a file, of 20,000
-CROWD_PROGRAM = Path(__file__).parent / "crowd.py"
+CROWD_PROGRAM = Path(__file__).parent / "many_connections.py"
 SOURCES = [OUTSIDE, *(f"192.0.2.{number}" for number in range(11, 15))]
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.net.lab import Host, ask, echo_server, eventually
+from tests.net.hosts import Host, ask, echo_server, eventually
 
 # Sends whenever it is told to, and says what it heard.
 TALK = """

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, Namespace, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, Host, Namespace, reaches
 from tests.net.wire import (
     Container,
     Tap,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import HOST, OUTSIDE, Host, reaches
+from tests.net.hosts import HOST, OUTSIDE, Host, reaches
 from tests.net.wire import (
     Container,
     call,

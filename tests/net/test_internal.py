@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.wire import (
     Container,
     call,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.net.lab import FAR, PATIENCE, Host, Namespace, eventually
+from tests.net.hosts import FAR, PATIENCE, Host, Namespace, eventually
 from tests.net.wire import Container, call, fails, serving, start_container
 
 HOST6, OUTSIDE6 = "2001:db8:1::1", "2001:db8:1::2"

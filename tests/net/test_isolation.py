@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import OUTSIDE, Host, eventually, reaches
+from tests.net.hosts import OUTSIDE, Host, eventually, reaches
 from tests.net.wire import (
     Container,
     Place,

@@ -16,14 +16,14 @@ import pytest
 
 from tests import leftovers
 from tests.net import look
-from tests.net.lab import TREE
+from tests.net.hosts import TREE
 
 # A run of one test, which executes a script.
 INNER = """
 import subprocess
 from pathlib import Path
 from tests import leftovers
-from tests.net.lab import Host
+from tests.net.hosts import Host
 
 def test_it(tmp_path: Path) -> None:
     leftovers.PATIENCE = {patience}

@@ -19,7 +19,7 @@ from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint
 from tests.net import faults, forked, look
-from tests.net.lab import HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
 
 _names = itertools.count()
 STEPS = 260  # of the random walk

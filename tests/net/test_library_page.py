@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.net.lab import HOST, TIMEOUT, TREE, Host, ask
+from tests.net.hosts import HOST, TIMEOUT, TREE, Host, ask
 
 PAGE = (TREE / "docs/library.md").read_text()
 # A /run of its own: `ip netns add` writes there, and a second run of the suite uses the same name.

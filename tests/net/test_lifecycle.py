@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.net import look
-from tests.net.lab import DATAPATHCTL, HOST, PATIENCE, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import DATAPATHCTL, HOST, PATIENCE, Host, ask, echo_server, eventually, reaches
 
 PREFIX = "datapathctl: "
 

@@ -18,7 +18,7 @@ import pytest
 from datapath.errors import KernelError
 from datapath.kernel import netns, syscalls, sysctl
 from datapath.kernel.links import Links
-from tests.net.lab import eventually
+from tests.net.hosts import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -16,7 +16,7 @@ import pytest
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net import look
-from tests.net.lab import FAR, HOST, OUTSIDE, Host, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, Host, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Container, call, fails, serving, start_container, unreachable
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from datapath.kernel import features
-from tests.net.lab import Host, ask, echo_server, eventually, loses, reaches
+from tests.net.hosts import Host, ask, echo_server, eventually, loses, reaches
 from tests.net.test_host_sockets import TALK, _ask
 
 ADDRESSES = ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"]

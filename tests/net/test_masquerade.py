@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, PATIENCE, Host, Namespace, eventually, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, PATIENCE, Host, Namespace, eventually, reaches
 from tests.net.wire import (
     Container,
     Place,

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from tests.net import look
-from tests.net.lab import Host, echo_server, eventually, loses, reaches
+from tests.net.hosts import Host, echo_server, eventually, loses, reaches
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import look
-from tests.net.lab import FAR, HOST, OUTSIDE, SLOWNESS, Failed, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, SLOWNESS, Failed, Host, ask, echo_server, eventually, reaches
 
 MakeHost = Callable[..., Host]
 

@@ -18,7 +18,7 @@ from datapath.kernel.rtnetlink import Message, Refused, attribute, u32
 from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS
 from tests.bpf import packets as pk
 from tests.net import look
-from tests.net.lab import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches
+from tests.net.hosts import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_down import different
 from tests.net.wire import (

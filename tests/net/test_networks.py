@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.net import look
-from tests.net.lab import DATAPATHCTL, FAR, HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import DATAPATHCTL, FAR, HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
 
 MakeHost = Callable[..., Host]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host
+from tests.net.hosts import HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import Container, call, fails, opened, serving, start_container
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import look
-from tests.net.lab import DATAPATHCTL, Host
+from tests.net.hosts import DATAPATHCTL, Host
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 COMMANDS = {

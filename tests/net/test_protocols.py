@@ -18,7 +18,7 @@ import pytest
 
 from datapath.kernel.netns import enter
 from tests.bpf import packets as pk
-from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, eventually, reaches
+from tests.net.hosts import HOST, OUTSIDE, PATIENCE, Host, eventually, reaches
 from tests.net.wire import (
     Container,
     Place,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.bpf import packets as pk
-from tests.net.lab import FAR, HOST, OUTSIDE, PATIENCE, Host
+from tests.net.hosts import FAR, HOST, OUTSIDE, PATIENCE, Host
 from tests.net.wire import (
     Container,
     call,

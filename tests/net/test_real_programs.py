@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.net.lab import HOST, OUTSIDE, PATIENCE, Host, Namespace, Words, eventually, reaches
+from tests.net.hosts import HOST, OUTSIDE, PATIENCE, Host, Namespace, Words, eventually, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import Container, Place, call, counters, fails, opened, rises, serving, start_container
 

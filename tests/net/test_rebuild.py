@@ -8,7 +8,7 @@ import json
 import sqlite3
 import subprocess
 
-from tests.net.lab import HOST, Host, ask, echo_server, eventually, loses, reaches
+from tests.net.hosts import HOST, Host, ask, echo_server, eventually, loses, reaches
 
 
 def test_s30_a_gateway_device_removed_by_hand_is_built_again_with_all_members_in_it(host: Host) -> None:

@@ -32,7 +32,7 @@ from datapath.kernel.process import ExecError
 from datapath.runtime import exec as runner
 from datapath.runtime import exit_code, spawn
 from datapath.runtime.spawn import Created, Spec
-from tests.net.lab import PATIENCE
+from tests.net.hosts import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.net.lab import HOST, Host, ask, echo_server, loses, reaches
+from tests.net.hosts import HOST, Host, ask, echo_server, loses, reaches
 
 ROOT = Path(__file__).resolve().parents[2]
 

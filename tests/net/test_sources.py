@@ -15,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from datapath.dataplane.programs import Dataplane
-from tests.net.lab import HOST, OUTSIDE, PATIENCE, TREE, Host, eventually
+from tests.net.hosts import HOST, OUTSIDE, PATIENCE, TREE, Host, eventually
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import (
     QUIET,

@@ -20,7 +20,7 @@ import pytest
 
 from datapath.kernel import netns
 from datapath.telemetry.latency import Device, LatencyTrace
-from tests.net.lab import DATAPATHCTL, PATIENCE, Host, Namespace, eventually
+from tests.net.hosts import DATAPATHCTL, PATIENCE, Host, Namespace, eventually
 
 # Sends so many UDP datagrams of 100 bytes to a port.
 SEND = """

@@ -25,7 +25,7 @@ import pytest
 from datapath.dataplane import version
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look
-from tests.net.lab import (
+from tests.net.hosts import (
     HOST,
     PATIENCE,
     TREE,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel.netns import enter
 from tests.bpf.packets import mac_bytes, packed
-from tests.net.lab import PATIENCE, TIMEOUT, Failed, Host, Namespace, Words, loses, words
+from tests.net.hosts import PATIENCE, TIMEOUT, Failed, Host, Namespace, Words, loses, words
 
 ETH_P_ALL = 3
 PACKET_IGNORE_OUTGOING = 23

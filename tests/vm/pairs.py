@@ -22,7 +22,7 @@ from statistics import median
 
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, Workload
 from datapath.model.networks import NETKIT, OPT_DEVICE, PAIRS, VETH
-from tests.net.lab import FAR, TIMEOUT, Host, Namespace
+from tests.net.hosts import FAR, TIMEOUT, Host, Namespace
 from tests.net.wire import Container, start_container
 from tests.vm import lab, machine, outcome
 from tests.vm.outcome import Kind, LabError

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.net.lab import HOST, OUTSIDE, Failed, Host
+from tests.net.hosts import HOST, OUTSIDE, Failed, Host
 
 WELCOME = """
 This is a pretend host, {host}; a machine outside, {outside}, is at the other end of eth0.

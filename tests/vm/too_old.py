@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datapath.errors import NotSupportedError
 from tests.net.conftest import host
-from tests.net.lab import Host
+from tests.net.hosts import Host
 
 __all__ = ["host"]
 

@@ -2,8 +2,8 @@
 """Many TCP connections at once, held by more processes than one, each of which may open only so many files.
 A program of its own, for the namespaces that the tests make.
 
-    crowd.py serve PORT COUNT         an echo server at each of COUNT ports, a process each; prints "ready"
-    crowd.py hold ADDRESS PORT COUNT [SOURCE...]
+    many_connections.py serve PORT COUNT         an echo server at each of COUNT ports, a process each; prints "ready"
+    many_connections.py hold ADDRESS PORT COUNT [SOURCE...]
         opens COUNT connections, from the sources in turn; prints how many there are. Then, for each line on
         its standard input, sends a byte by every one and prints how many did not bring it back.
 """
