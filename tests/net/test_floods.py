@@ -40,10 +40,10 @@ from tests.net.wire import (
 Maker = Callable[..., Host]
 
 LONG = os.environ.get("DATAPATH_LONG") == "1"
-CROWD = 100_000 if LONG else 5_000
+CONNECTIONS = 100_000 if LONG else 5_000
 FLOOD = 1_000_000 if LONG else 100_000
 PER_PROCESS = 12_500  # connections: each has a file, of 20,000
-CROWD_PROGRAM = Path(__file__).parent / "many_connections.py"
+CONNECTIONS_PROGRAM = Path(__file__).parent / "many_connections.py"
 SOURCES = [OUTSIDE, *(f"192.0.2.{number}" for number in range(11, 15))]
 
 
@@ -94,11 +94,11 @@ def from_container(program: Path, host: Host, sender: Container) -> Flood:
     return Flood(program, sender, device_mac(host, device))
 
 
-class Crowd:
+class Connections:
     """Established connections, held by processes of their own."""
 
     def __init__(self, place: Place, address: str, ports: list[int], each: int, sources: list[str]) -> None:
-        base = ["nsenter", f"--net={place.path}", sys.executable, str(CROWD_PROGRAM), "hold", address]
+        base = ["nsenter", f"--net={place.path}", sys.executable, str(CONNECTIONS_PROGRAM), "hold", address]
         self.processes = [
             subprocess.Popen(
                 [*base, str(port), str(each), *sources],
@@ -128,7 +128,7 @@ class Crowd:
 
 
 def serve(port: int, count: int = 1) -> list[str]:
-    return [sys.executable, str(CROWD_PROGRAM), "serve", str(port), str(count)]
+    return [sys.executable, str(CONNECTIONS_PROGRAM), "serve", str(port), str(count)]
 
 
 def ready(place: Place, address: str, port: int) -> None:
@@ -153,20 +153,20 @@ def echoes(place: Place, address: str, port: int, seconds: float = PATIENCE) -> 
 
 @dataclass
 class Topology:
-    """`web` has the crowd's connections, by ports 9000 to 9000 + `processes` - 1, and publishes 8081 and UDP
+    """`web` has the incoming connections, by ports 9000 to 9000 + `processes` - 1, and publishes 8081 and UDP
     8082, where nobody listens, and 8083, where somebody answers everything."""
 
     host: Host
     web: Container
     app: Container
-    crowd: Crowd  # from outside
-    going: Crowd  # from `app` to outside: masqueraded
+    incoming: Connections  # from outside
+    going: Connections  # from `app` to outside: masqueraded
     flood: Flood
 
 
 @pytest.fixture(scope="module")
 def topology(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    processes = -(-CROWD // PER_PROCESS)
+    processes = -(-CONNECTIONS // PER_PROCESS)
     last = 9000 + processes - 1
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
@@ -182,27 +182,29 @@ def topology(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ready(host, web.ip, last)
         ready(host, OUTSIDE, 7000)
         began = time.monotonic()
-        crowd = Crowd(host.outside, HOST, list(range(9000, last + 1)), CROWD // processes, SOURCES)
-        stack.callback(crowd.close)
-        going = Crowd(app, OUTSIDE, [7000], 1000, [])
+        incoming = Connections(
+            host.outside, HOST, list(range(9000, last + 1)), CONNECTIONS // processes, SOURCES
+        )
+        stack.callback(incoming.close)
+        going = Connections(app, OUTSIDE, [7000], 1000, [])
         stack.callback(going.close)
-        print(f"{crowd.size} connections in {time.monotonic() - began:.1f} s")
-        assert (crowd.size, going.size) == (CROWD, 1000)
-        assert (crowd.lost(), going.lost()) == (0, 0)
-        yield Topology(host, web, app, crowd, going, from_outside(flood, host))
+        print(f"{incoming.size} connections in {time.monotonic() - began:.1f} s")
+        assert (incoming.size, going.size) == (CONNECTIONS, 1000)
+        assert (incoming.lost(), going.lost()) == (0, 0)
+        yield Topology(host, web, app, incoming, going, from_outside(flood, host))
 
 
 @pytest.mark.parametrize(
     ("kind", "ports"),
     [
-        ("syn", (9000, 9000)),  # the crowd's own listening socket
+        ("syn", (9000, 9000)),  # the incoming connections' own listening socket
         ("syn", (8081, 8081)),
         ("udp", (8082, 8082)),
         ("udp", (8083, 8083)),
         ("syn", (1, 65535)),
         ("udp", (1, 65535)),
     ],
-    ids=["syn to the crowd", "syn", "udp", "answered udp", "syn to all ports", "udp to all ports"],
+    ids=["syn to the connections", "syn", "udp", "answered udp", "syn to all ports", "udp to all ports"],
 )
 def test_established_connections_survive_a_flood(
     topology: Topology, kind: str, ports: tuple[int, int]
@@ -213,8 +215,8 @@ def test_established_connections_survive_a_flood(
     took, after = time.monotonic() - began, counters(topology.host)
     seen = sum(after[name] - before[name] for name in after) - after["UNCONFIRMED"] + before["UNCONFIRMED"]
     assert seen >= FLOOD * 0.9, "the flood did not arrive"
-    lost = topology.crowd.lost(), topology.going.lost()
-    print(f"{FLOOD} packets in {took:.1f} s, of {CROWD} connections lost {lost[0]}, of 1000 {lost[1]}")
+    lost = topology.incoming.lost(), topology.going.lost()
+    print(f"{FLOOD} packets in {took:.1f} s, of {CONNECTIONS} connections lost {lost[0]}, of 1000 {lost[1]}")
     assert lost == (0, 0)
     assert echoes(topology.host.outside, HOST, 9000)
     assert echoes(topology.app, OUTSIDE, 7000)
@@ -228,7 +230,7 @@ def test_new_connections_work_during_a_flood(topology: Topology) -> None:
         for _ in range(20):
             assert echoes(topology.host.outside, HOST, 9000)
             assert echoes(topology.app, OUTSIDE, 7000)
-    assert (topology.crowd.lost(), topology.going.lost()) == (0, 0)
+    assert (topology.incoming.lost(), topology.going.lost()) == (0, 0)
 
 
 def test_a_container_that_opens_without_end_disturbs_no_other(topology: Topology, flood: Path) -> None:
@@ -245,7 +247,7 @@ def test_a_container_that_opens_without_end_disturbs_no_other(topology: Topology
                 for _ in range(20):
                     assert echoes(topology.app, OUTSIDE, 7000)
                     assert echoes(topology.host.outside, HOST, 9000)
-        assert (topology.crowd.lost(), topology.going.lost()) == (0, 0)
+        assert (topology.incoming.lost(), topology.going.lost()) == (0, 0)
     finally:
         topology.host.ctl("rm -f greedy")
 
@@ -261,15 +263,15 @@ def test_a_container_with_all_its_connections_leaves_the_others_theirs(make_host
     host.outside.start(serve(7000))
     ready(host, OUTSIDE, 7000)
     with ExitStack() as stack:
-        first = Crowd(modest, OUTSIDE, [7000], 300, [])
+        first = Connections(modest, OUTSIDE, [7000], 300, [])
         stack.callback(first.close)
         before = counters(host)
-        hog = Crowd(greedy, OUTSIDE, [7000], 400, [])
+        hog = Connections(greedy, OUTSIDE, [7000], 400, [])
         stack.callback(hog.close)
         assert (hog.size, hog.lost()) == (400, 0)
         assert not echoes(greedy, OUTSIDE, 7000, 0.5)
         assert rises(before, counters(host)).keys() == {"DROP_LIMIT"}
-        second = Crowd(modest, OUTSIDE, [7000], 50, [])
+        second = Connections(modest, OUTSIDE, [7000], 50, [])
         stack.callback(second.close)
         assert (first.lost(), second.lost(), hog.lost()) == (0, 0, 0)
 
@@ -284,11 +286,11 @@ def test_with_a_full_table_new_connections_work_and_established_ones_stay(make_h
     ready(host, web.ip, 9000)
     ready(host, OUTSIDE, 7000)
     with ExitStack() as stack:
-        first = Crowd(host.outside, HOST, [9000], 195, [])
+        first = Connections(host.outside, HOST, [9000], 195, [])
         stack.callback(first.close)
-        more = Crowd(host.outside, HOST, [9000], 300, [])
+        more = Connections(host.outside, HOST, [9000], 300, [])
         stack.callback(more.close)
-        going = Crowd(app, OUTSIDE, [7000], 300, [])
+        going = Connections(app, OUTSIDE, [7000], 300, [])
         stack.callback(going.close)
         assert (first.size, more.size, going.size) == (195, 300, 300)
         assert counters(host)["UNCONFIRMED"] > 0
@@ -323,9 +325,9 @@ def test_with_no_room_for_openings_new_connections_work(make_host: Maker, flood:
         after = counters(host)
         assert after["UNCONFIRMED"] > before["UNCONFIRMED"]
         assert after["NOT_OURS"] - before["NOT_OURS"] < 15, "the host's stack would refuse them"
-        crowd = Crowd(host.outside, HOST, [9000], 1000, [])
-        stack.callback(crowd.close)
-        assert (crowd.size, crowd.lost()) == (1000, 0)
+        incoming = Connections(host.outside, HOST, [9000], 1000, [])
+        stack.callback(incoming.close)
+        assert (incoming.size, incoming.lost()) == (1000, 0)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ def test_xdp_stops_one_source_that_floods_and_no_other(make_host: Maker, flood: 
     sender = from_outside(flood, host)
     with ExitStack() as stack:
         stack.enter_context(serving(web, "udp", 9000))
-        held = Crowd(host.outside, HOST, [9000], 50, ["192.0.2.66"])
+        held = Connections(host.outside, HOST, [9000], 50, ["192.0.2.66"])
         stack.callback(held.close)
         before = counters(host)
         sender(kind, (9000, 9000), 20_000, source="192.0.2.66")
@@ -403,7 +405,7 @@ def test_the_next_holder_of_an_address_gets_none_of_the_packets_of_the_one_befor
         incoming = [stack.enter_context(opened(host.outside)) for _ in range(50)]
         for client in incoming:
             client.connect((HOST, 9000))
-        going = Crowd(old, OUTSIDE, [7000], 50, [])
+        going = Connections(old, OUTSIDE, [7000], 50, [])
         stack.callback(going.close)
         away = stack.enter_context(opened(host.outside, socket.SOCK_DGRAM))
         away.bind((OUTSIDE, 7001))

@@ -13,7 +13,7 @@ from tests.net.hosts import HOST, Host, ask, echo_server, loses, reaches
 ROOT = Path(__file__).resolve().parents[2]
 
 # Through the library, as the start of 200 command lines is not what is asked about.
-CROWD = """
+MANY_CONTAINERS = """
 import json, os, sys, time
 from datapath.config.settings import Settings
 from datapath import Containers, Host
@@ -35,7 +35,7 @@ print(json.dumps(attach))
 
 
 def test_200_containers_50_networks_and_2000_published_ports_work_side_by_side(host: Host) -> None:
-    costs = json.loads(host.sh([sys.executable, "-c", CROWD], timeout=180))
+    costs = json.loads(host.sh([sys.executable, "-c", MANY_CONTAINERS], timeout=180))
     host.run("web", "-p 10000-11999:80-2079", echo_server("tcp", 80))
     costs_text = (
         f"connect: first 10 {sum(costs[:10]) * 100:.1f} ms, last 10 {sum(costs[-10:]) * 100:.1f} ms each"
