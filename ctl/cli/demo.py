@@ -46,7 +46,7 @@ def step(line: str, *, where: str = "host", inside: tuple[str, ...] = ()) -> str
 
 
 def play(folder: Path) -> None:
-    """The pretend host's life. Everything that it starts ends with it."""
+    """Runs the demo in the pretend host. Every process that it starts ends with it."""
     with ExitStack() as stack:
         client = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo; exec sleep 600"], stdout=subprocess.PIPE

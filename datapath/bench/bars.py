@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this datapath promises, and whether a run shows it. No I/O, no clock.
+"""The targets of this datapath, and whether a run reaches them. No I/O, no clock.
 
 A promise is a figure that is measured, and a bar for it. It is met, or missed, when the whole interval is on one side
 of the bar; a tie when the bar is within.

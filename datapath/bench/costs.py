@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the modes cost: nanoseconds of each packet program, CPU of a gigabyte, memory."""
+"""The costs of each mode: nanoseconds of each packet program, CPU of a gigabyte, memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a program runs: a network namespace, a control group, a core. And running it there."""
+"""Runs programs in a place: a network namespace, a control group, a core."""
 
 from __future__ import annotations
 

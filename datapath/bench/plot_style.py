@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all plots have in common: colours, sizes, axes."""
+"""The style of all plots: colours, sizes, axes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which series belong together as points of one line. No I/O, no clock."""
+"""Groups series that are points of one line. No I/O, no clock."""
 
 from __future__ import annotations
 

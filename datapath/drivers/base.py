@@ -205,8 +205,8 @@ class Driver:
 
     @staticmethod
     def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-        """Every difference between the desired state of these networks, all of this driver, and what there is;
-        causes before what follows from them. Pure."""
+        """Every difference between the desired state of these networks, all of this driver, and what was observed;
+        causes before their consequences. Pure."""
         yield from ()
 
     @staticmethod

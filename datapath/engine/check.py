@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doctor`: the desired state, compared with what was observed. Pure: whoever calls has looked.
+"""`doctor`: the desired state, compared with what was observed. Pure: the caller has observed the host.
 
 The engine answers for rows and for what belongs to no driver; each driver answers for its networks, each owner for its
 containers.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the cgroup2 hierarchy is: on hybrid systems it hangs below the v1 controllers, under any name."""
+"""The mount point of the cgroup2 hierarchy, which on hybrid systems is below the v1 controllers, under any name."""
 
 from __future__ import annotations
 

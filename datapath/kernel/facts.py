@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network namespace has: devices, addresses, routes, uplinks. Read through rtnetlink."""
+"""The devices, addresses, routes and uplinks of a network namespace, read through rtnetlink."""
 
 from __future__ import annotations
 

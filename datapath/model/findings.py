@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` has to say about a host."""
+"""Findings: the problems of a host that `doctor` reports."""
 
 from __future__ import annotations
 

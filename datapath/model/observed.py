@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` sees of a host.
+"""The host as `doctor` observes it.
 
 Map entries are tuples with the names of abi.h's fields; of networks and devices they are those of `entries`, with
 enumerators by name.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows of the store have in common: an id, a phase, an owner."""
+"""The fields that all rows of the store have: an id, a phase, an owner."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bridge networks without a bridge: what may be asked of them. Pure."""
+"""The specification of bridge networks without a bridge. Pure."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _format_rules(texts: list[str]) -> str:
 
 
 def compare(comparison: Comparison, networks: list[Network], mode: str, version: int) -> rules.Differences:
-    """What there is to be, and what the tool has listed."""
+    """The differences between the wanted rules and those that the tool has listed."""
     text = comparison.observed.filters[mode, version]
     mine = [n for n in networks if n.mode == mode and version in rules.versions(n)]
     if mode == IPTABLES:

@@ -164,5 +164,5 @@ def _addresses(network: Network) -> list[Interface]:
 
 
 def _bridge(network: Network) -> int | None:
-    """The index of the network's bridge; None: it is gone, whoever's device has its name now."""
+    """The index of the network's bridge; None: it is gone, even if another device has its name."""
     return bridges.find(network.device, gateway_mac(network), _addresses(network))

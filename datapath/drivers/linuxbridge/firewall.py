@@ -2,8 +2,8 @@
 """The packet filter of linuxbridge networks: which rules are put and taken away when, with one call of the tool for
 each family and step.
 
-What is new is put without looking: that costs the same however many rules there are. What is taken away, or may be
-there already, is compared with what there is; so it does not matter what a killed command had left.
+New rules are added without listing any: that costs the same however many rules there are. For rules that are deleted,
+or may exist already, the present ones are listed first; so it does not matter what a killed command has left.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _port_rules(port: Published, bridge: str) -> Iterator[Rule]:
 
 
 def link_rules(network: Network, links: Iterable[LinkKey], version: int) -> list[Rule]:
-    """A link opens the server's port to the client, and the way back."""
+    """The rules of links: from the client to the server's port, and replies from there."""
     within = f"-i {network.device} -o {network.device}"
     rules = []
     for one in opened(links, version):
@@ -186,7 +186,7 @@ class Present:
 
 
 def plain(rules: Iterable[Rule]) -> set[Rule]:
-    """As they are when they are there, whichever way they were put."""
+    """The rules as the tool lists them, wherever in their chain they were inserted."""
     return {rule._replace(first=False) for rule in rules}
 
 
@@ -215,7 +215,7 @@ def of_links(ip: Address) -> Callable[[Rule], bool]:
 
 
 def of_network(network: Network) -> Callable[[Rule], bool]:
-    """Is the rule about the network, or one of its containers, whoever that was."""
+    """A test whether a rule is about the network, or about a container that it has or had."""
     device = re.compile(rf"-[io] {re.escape(network.device)}( |$)")
     address = re.compile(
         r".* --to-destination \[?([0-9a-f.:]+?)\]?:[0-9]+|-s (\S+)/[0-9]+ -d \2/[0-9]+ .* -j MASQUERADE"

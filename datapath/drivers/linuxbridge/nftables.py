@@ -184,7 +184,7 @@ class Present:
 
 
 def plain(rules: Iterable[Rule]) -> set[Rule]:
-    """As they are when they are there, whichever way they were put."""
+    """The rules as the tool lists them, wherever in their chain they were inserted."""
     return {rule._replace(first=False) for rule in rules}
 
 
@@ -344,8 +344,8 @@ def _shared_chains(version: int) -> list[str]:
 
 
 def prepare(network: Network, version: int) -> str:
-    """The input that makes the table, what networks share, and the network's own chains; what there is of
-    these is written anew."""
+    """The input that makes the table, what networks share, and the network's own chains. Chains
+    that exist already are filled anew."""
     table = f"{family(version)} {TABLE}"
     lines = _shared_chains(version)
     lines += [f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bridge networks as Docker builds them: what may be asked of them. Pure."""
+"""The specification of bridge networks as Docker builds them. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be asked of a network whose members have a pair of devices each: its options. Pure."""
+"""The options of networks whose members have a pair of devices each. Pure."""
 
 from __future__ import annotations
 
