@@ -21,7 +21,7 @@ ENDED = Check("ended", "its end was not noticed; its addresses and ports are sti
 DEAD = Check(
     "dead",
     "its address and ports are still taken",
-    "whoever asks for its address or ports next, or `datapathctl reconcile`",
+    "the next command that needs its address or ports, or `datapathctl reconcile`",
 )
 DRIVER = Check(
     "driver",
