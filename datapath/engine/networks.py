@@ -47,7 +47,7 @@ def build(tx: Transaction, network: Network) -> Network:
     except BaseException:
         teardown(tx, network)
         raise
-    network = replace(network, phase=Phase.READY, realised=True)
+    network = replace(network, phase=Phase.READY, built=True)
     tx.commit(network)
     refresh_host(tx)
     return network
@@ -59,7 +59,7 @@ def teardown(tx: Transaction, network: Network) -> None:
     for part, view in tx.parts():  # before the row goes: killed here, the next command completes it
         part.forget_network(view, network)
     if network.predefined:
-        tx.commit(replace(network, phase=Phase.READY, realised=not traits(network).endpoints, subnets=()))
+        tx.commit(replace(network, phase=Phase.READY, built=not traits(network).endpoints, subnets=()))
     else:
         tx.delete(network)
 

@@ -53,7 +53,7 @@ def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: 
     planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
     if planned.known:
         return planned.endpoint
-    if not planned.network.realised:
+    if not planned.network.built:
         networks.build(tx, planned.network)
     with ExitStack() as undo:
         tx.commit(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)

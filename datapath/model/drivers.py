@@ -131,4 +131,4 @@ def traits(network: Network) -> Traits:
 
 def built(networks: Iterable[Network]) -> list[Network]:
     """Those of the networks whose kernel side is built and whose members have devices."""
-    return [n for n in networks if n.realised and traits(n).endpoints]
+    return [n for n in networks if n.built and traits(n).endpoints]

@@ -59,7 +59,7 @@ class Subnet:
 @dataclass(frozen=True, slots=True)
 class Network:
     """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
-    the gateway device on the host, `realised` whether the kernel side has been built. `owner`: the front door that
+    the gateway device on the host, `built` whether the kernel side has been built. `owner`: the front door that
     the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line."""
 
     id: str
@@ -78,7 +78,7 @@ class Network:
     device: str = ""
     predefined: bool = False
     phase: Phase = Phase.CREATING
-    realised: bool = False
+    built: bool = field(default=False, metadata={"was": "realised"})
     owner: str = OWNER
 
     @property

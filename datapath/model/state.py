@@ -47,7 +47,7 @@ def plan_predefined(fresh: Fresh) -> tuple[Network, ...]:
             device=DEFAULT_DEVICE if name == "bridge" else "",
             predefined=True,
             phase=Phase.READY,
-            realised=name != "bridge",
+            built=name != "bridge",
         )
         for name, kind in PREDEFINED.items()
     )

@@ -25,7 +25,7 @@ from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """`networks` that are not realised have to be first. `sandbox` is None if another container's is shared.
+    """`networks` that are not built have to be first. `sandbox` is None if another container's is shared.
     `warnings` are for the user, one line each."""
 
     container: Container

@@ -40,7 +40,7 @@ PRIVATE_STACK = (
 
 @dataclass(frozen=True, slots=True)
 class ConnectPlan:
-    """`network` first has to be realised if it is not. `changed`: endpoints of the same sandbox that gain or
+    """`network` first has to be built if it is not. `changed`: endpoints of the same sandbox that gain or
     lose a default route or the ports; already as they are to be. `warnings` are for the user."""
 
     container: Container
@@ -74,7 +74,7 @@ def network_mtu(network: Network, facts: HostFacts) -> int:
 
 def ready_network(network: Network, state: State, facts: HostFacts, config: DaemonConfig) -> Network:
     """The network with its addresses: the default one gets them when it is first used."""
-    if network.name == "bridge" and network.predefined and not network.realised:
+    if network.name == "bridge" and network.predefined and not network.built:
         return plan_default_bridge(state, facts, config)
     return network
 

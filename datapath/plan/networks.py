@@ -81,7 +81,7 @@ def parse_labels(given: Iterable[str]) -> dict[str, str]:
 def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) -> Network:
     """The network `bridge` as the configuration wants it, with a pool that is free on this host.
 
-    Once it is realised its addresses and device stay; icc, masquerading, host binding and MTU may change. The MTU
+    Once it is built its addresses and device stay; icc, masquerading, host binding and MTU may change. The MTU
     does not while the host has no default route that would say what it is.
     """
     network = state.network("bridge")
@@ -93,7 +93,7 @@ def plan_default_bridge(state: State, facts: HostFacts, config: DaemonConfig) ->
         OPT_NAME: network.device,
         OPT_MTU: str(config.mtu or facts.default_mtu),
     }
-    if network.realised:
+    if network.built:
         if not config.mtu and not facts.default_route:
             options[OPT_MTU] = network.options.get(OPT_MTU, options[OPT_MTU])
         return replace(network, options=options)
@@ -220,7 +220,7 @@ def _others(state: State, facts: HostFacts, config: DaemonConfig) -> list[Networ
     """All networks; the default one, if it has no addresses yet, with those that it is going to have."""
     networks = list(state.networks.values())
     bridge = state.find_network("bridge")
-    if bridge is not None and not bridge.realised:
+    if bridge is not None and not bridge.built:
         with suppress(DatapathError):  # if it cannot be built it is in nobody's way
             networks.append(plan_default_bridge(state, facts, config))
     return networks

@@ -27,11 +27,11 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
             path = running_path(tx, planned.container)
             before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
             rows = (planned.endpoint, *(replace(e, phase=Phase.CHANGING) for e in before.values()))
-            if planned.network.realised:
+            if planned.network.built:
                 tx.commit(*rows)
         for line in planned.warnings:
             tx.warn(line)
-        if not planned.network.realised:
+        if not planned.network.built:
             networks.build(tx, planned.network)
             tx.commit(*rows)
         if before:

@@ -47,7 +47,7 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         for line in planned.warnings:
             tx.warn(line)
         for network in planned.networks:
-            if not network.realised:
+            if not network.built:
                 networks.build(tx, network)
         log = files.folder(tx.settings, planned.container) / "log"
         container = replace(planned.container, log_path=str(log))

@@ -61,7 +61,7 @@ class PlannedHost:
         return plan_network_create(request, self.state, self.facts, self.config, self.fresh)
 
     def network(self, name: str, **fields: Any) -> Network:
-        network = replace(self.plan_network(name, **fields), phase=Phase.READY, realised=True)
+        network = replace(self.plan_network(name, **fields), phase=Phase.READY, built=True)
         self.state = self.state.including(network)
         return network
 
@@ -75,7 +75,7 @@ class PlannedHost:
         container = replace(made.container, status=Status.RUNNING, phase=Phase.READY, pid=1)
         rows: list[Any] = [*made.networks, *([made.sandbox] if made.sandbox else []), *made.endpoints]
         ready: list[Any] = [replace(row, phase=Phase.READY) for row in rows]
-        ready = [replace(row, realised=True) if isinstance(row, Network) else row for row in ready]
+        ready = [replace(row, built=True) if isinstance(row, Network) else row for row in ready]
         self.state = self.state.including(*ready, container)
         return container
 
@@ -83,7 +83,7 @@ class PlannedHost:
         request = EndpointRequest(network, **fields)
         made = plan_connect(container, request, self.state, self.facts, self.config, self.fresh)
         endpoint = replace(made.endpoint, phase=Phase.READY)
-        network_row = replace(made.network, phase=Phase.READY, realised=True)
+        network_row = replace(made.network, phase=Phase.READY, built=True)
         self.state = self.state.including(made.container, network_row, endpoint, *made.changed)
         return made
 

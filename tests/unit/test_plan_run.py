@@ -41,7 +41,7 @@ def test_bridge_mode_gives_eth0_the_next_address_its_mac_and_the_default_route()
     assert made.sandbox is not None
     assert (made.container.network_mode, made.container.sandbox_id) == ("bridge", made.sandbox.id)
     (network,) = made.networks
-    assert (network.name, network.realised, network.phase) == ("bridge", False, "creating")
+    assert (network.name, network.built, network.phase) == ("bridge", False, "creating")
     assert made.container.hostname == made.container.short_id
 
 
@@ -50,7 +50,7 @@ def test_once_the_default_network_is_realised_it_is_used_as_it_is() -> None:
     host.run("web")
     (network,) = host.plan_run("db").networks
     assert network == host.state.network("bridge")
-    assert network.realised
+    assert network.built
 
 
 @pytest.mark.parametrize("name", ["bridge", "default"])
