@@ -276,7 +276,7 @@ def is_answered(programs: Programs, sport: int) -> None:
     assert "DELIVERED" in programs.run(None, outside_sends(HOST, p.udp(53, sport))).reasons
 
 
-def accounts(programs: Programs) -> Programs:
+def with_quotas(programs: Programs) -> Programs:
     """The control plane makes the rows with the endpoints."""
     for member in (A1, A2, A3, B1, B2, D1):
         programs.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
@@ -285,7 +285,7 @@ def accounts(programs: Programs) -> Programs:
 
 def test_a_container_that_asks_and_is_not_answered(make_programs: MakePrograms) -> None:
     """Its next opening is refused, packets of what it has open are not, and other containers open as they like."""
-    programs = accounts(make_programs(max_openings=3))
+    programs = with_quotas(make_programs(max_openings=3))
     for i in range(3):
         assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
     assert used(programs, A1) == (0, 3)
@@ -309,7 +309,7 @@ def test_a_container_that_asks_and_is_not_answered(make_programs: MakePrograms) 
 
 
 def test_an_answer_makes_room(make_programs: MakePrograms) -> None:
-    programs = accounts(make_programs(max_openings=2))
+    programs = with_quotas(make_programs(max_openings=2))
     for i in range(20):
         assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
         is_answered(programs, SPORT + i)
@@ -317,7 +317,7 @@ def test_an_answer_makes_room(make_programs: MakePrograms) -> None:
 
 
 def test_unanswered_openings_are_forgotten_by_halves(make_programs: MakePrograms) -> None:
-    programs = accounts(make_programs(max_openings=4))
+    programs = with_quotas(make_programs(max_openings=4))
     for i in range(4):
         asks(programs, A1, SPORT + i)
     assert asks(programs, A1, SPORT + 9) == "DROP_LIMIT"
@@ -336,8 +336,8 @@ def test_an_account_says_whether_there_ever_was_a_connection(programs: Programs)
         programs.maps["quotas"][abi.quota_key(member.number)] = abi.quota(since=1)
 
     def begun() -> set[str]:
-        accounts = {member.name: programs.maps["quotas"][abi.quota_key(member.number)] for member in members}
-        return {name for name, usage in accounts.items() if usage.since > 1}
+        quotas = {member.name: programs.maps["quotas"][abi.quota_key(member.number)] for member in members}
+        return {name for name, usage in quotas.items() if usage.since > 1}
 
     programs.run(A3, A3.sends(A1.ip, p.udp(1, 2), to=A1.mac))
     assert begun() == set()
@@ -352,7 +352,7 @@ def test_an_account_says_whether_there_ever_was_a_connection(programs: Programs)
 
 def test_a_container_with_its_share_of_connections(make_programs: MakePrograms) -> None:
     """Opens no more; what it has works; those of others are confirmed as ever."""
-    programs = accounts(make_programs(max_conns=3))
+    programs = with_quotas(make_programs(max_conns=3))
     for i in range(3):
         assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
         is_answered(programs, SPORT + i)
@@ -370,7 +370,7 @@ def test_a_container_with_its_share_of_connections(make_programs: MakePrograms) 
 
 def test_openings_under_way_when_the_share_is_full(make_programs: MakePrograms) -> None:
     """They work, as in a full table, and count when there is room again."""
-    programs = accounts(make_programs(max_conns=1))
+    programs = with_quotas(make_programs(max_conns=1))
     for i in range(2):
         assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
     is_answered(programs, SPORT)
@@ -384,7 +384,7 @@ def test_openings_under_way_when_the_share_is_full(make_programs: MakePrograms) 
 def test_a_server_with_its_share_of_connections(make_programs: MakePrograms) -> None:
     """Clients are not refused; more than its share stays where a flood can evict it. Its own openings do not
     suffer from clients that are not answered."""
-    programs = accounts(make_programs(max_conns=2, max_openings=2))
+    programs = with_quotas(make_programs(max_conns=2, max_openings=2))
     for i in range(5):
         assert programs.run(None, outside_sends(HOST, p.udp(9 + i, 8081))).reasons == {"DELIVERED": 1}
     assert used(programs, A2) == (0, 0)
@@ -399,7 +399,7 @@ def test_a_server_with_its_share_of_connections(make_programs: MakePrograms) -> 
 
 def test_clients_that_connect_do_not_pay_for_the_servers_openings(make_programs: MakePrograms) -> None:
     """Else a server with many clients could open without limit."""
-    programs = accounts(make_programs(max_openings=2))
+    programs = with_quotas(make_programs(max_openings=2))
     for i in range(2):
         assert asks(programs, A2, SPORT + i) == "TO_OUTSIDE"
     for i in range(4):
@@ -410,7 +410,7 @@ def test_clients_that_connect_do_not_pay_for_the_servers_openings(make_programs:
 
 
 def test_between_containers_it_counts_for_the_client(make_programs: MakePrograms) -> None:
-    programs = accounts(make_programs(max_conns=10))
+    programs = with_quotas(make_programs(max_conns=10))
     programs.run(B1, B1.sends(HOST, p.udp(9, 8081)))
     assert (used(programs, B1), used(programs, A2)) == ((0, 1), (0, 0))
     programs.run(A2, A2.sends(B1.ip, p.udp(53, 9)))
@@ -421,7 +421,7 @@ def test_between_containers_it_counts_for_the_client(make_programs: MakePrograms
 
 
 def test_tcp_counts_when_it_is_established(make_programs: MakePrograms) -> None:
-    programs = accounts(make_programs(max_conns=10))
+    programs = with_quotas(make_programs(max_conns=10))
     for sender, packet, wanted in (
         (A1, A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.SYN)), (0, 1)),
         (None, outside_sends(HOST, p.tcp(80, SPORT, SYN_ACK)), (0, 1)),
@@ -437,7 +437,7 @@ def test_tcp_counts_when_it_is_established(make_programs: MakePrograms) -> None:
 
 def test_a_leftover_of_an_earlier_holder_is_given_back(programs: Programs) -> None:
     """The address is another endpoint's now: what it finds of the earlier one's ends, and counts no more."""
-    accounts(programs)
+    with_quotas(programs)
     assert asks(programs, A1, SPORT) == "TO_OUTSIDE"
     is_answered(programs, SPORT)
     assert used(programs, A1) == (1, 0)
@@ -455,7 +455,7 @@ def test_a_leftover_of_an_earlier_holder_is_given_back(programs: Programs) -> No
 
 def test_without_limits_nobody_is_refused(programs: Programs) -> None:
     """Each is counted all the same, for `ct stats`."""
-    accounts(programs)
+    with_quotas(programs)
     for i in range(100):
         assert asks(programs, A1, SPORT + i) == "TO_OUTSIDE"
         if i % 2:

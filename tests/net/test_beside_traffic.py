@@ -126,13 +126,13 @@ def test_s30_a_hundred_commands_about_others_disturb_nobody(topology: Topology, 
 
 
 def test_s30_commands_that_are_killed_at_random_disturb_nobody(topology: Topology, traffic: None) -> None:
-    dice, host = random.Random(SEED), topology.host
+    randomness, host = random.Random(SEED), topology.host
     killed = 0
     for number in itertools.count():
         for command in unrelated(number % 100):
             began = time.monotonic()
             try:
-                host.try_ctl(command, timeout=dice.uniform(0.005, 0.4))
+                host.try_ctl(command, timeout=randomness.uniform(0.005, 0.4))
             except subprocess.TimeoutExpired:
                 killed += 1
                 time.sleep(0.01)

@@ -61,12 +61,12 @@ def members(text: str) -> str:
 
 
 def work(host: Host, number: int, until: float, log: Path) -> None:
-    dice = random.Random(f"{SEED} {number}")
+    randomness = random.Random(f"{SEED} {number}")
     weights = [weight for _, weight in COMMANDS.values()]
     with log.open("w") as file:
         while time.monotonic() < until:
-            cell, name = dice.randrange(CELLS), dice.choice("ab")
-            command = dice.choices([*COMMANDS], weights)[0]
+            cell, name = randomness.randrange(CELLS), randomness.choice("ab")
+            command = randomness.choices([*COMMANDS], weights)[0]
             words = command.format(c=name).split()
             began = time.monotonic()
             done = host.try_ctl(real(words, cell), PATIENCE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ct ls, flush and stats; the accounts of containers; and how long all of it takes with many connections."""
+"""ct ls, flush and stats; the quotas of containers; and how long all of it takes with many connections."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def endpoint_number(host: Host, name: str) -> int:
 
 def fill(found: Dataplane, web: int, app: int) -> None:
     """Half of the connections go to `web`'s published port, half come from `app`."""
-    for number in (web, app):  # whose accounts say that they never had one
+    for number in (web, app):  # whose quotas say that they never had one
         found.quotas[abi.quota_key(number)] = abi.quota(since=time.monotonic_ns())
     flag, state = abi.ConnFlag, int(abi.ConnState.CONN_ESTABLISHED)
     original = int(flag.CONN_ORIGINAL | flag.CONN_CONFIRMED)

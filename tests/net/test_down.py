@@ -23,7 +23,7 @@ def different(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]}
 
 
-def furnish(host: Host) -> list[int]:
+def populate(host: Host) -> list[int]:
     """Something of every kind, used by real packets; the containers' processes."""
     host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
     host.ctl(
@@ -46,7 +46,7 @@ def furnish(host: Host) -> list[int]:
 def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: MakeHost, attach: str) -> None:
     host = look.settled(make_host(attach=attach))
     before = look.everything(host)
-    processes = furnish(host)
+    processes = populate(host)
     numbers = look.kernel_ids(host)
     with ExitStack() as stack:
         namespaces = {stack.enter_context(look.holding(pid)) for pid in processes} - {

@@ -504,16 +504,16 @@ def test_s30_s31_a_down_that_failed_is_completed_by_the_next(quiet: None, host: 
     host.preloaded = True
     before = left(host)
 
-    def furnish(host: Host) -> None:
+    def populate(host: Host) -> None:
         host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
         host.ctl(f"run -d --name t --network shop {PORTS} sleep 3600")
         host.ctl("run -d --name bare --network none sleep 3600")
 
-    down = Operation("down", furnish, lambda h: True)
+    down = Operation("down", populate, lambda h: True)
     steps = steps_of(host, down)
     assert left(host) == before
     for number in {*chosen("down", kind, steps), *range(steps - 3, steps + 1)}:
-        furnish(host)
+        populate(host)
         processes = [host.process(name) for name in ("t", "bare")]
         ended = fault(host, "down", kind, number)
         what = f"down, {kind} at step {number} ({faults.last().step})"

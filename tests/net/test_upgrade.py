@@ -170,7 +170,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Version:
     return made
 
 
-def furnished(make_host: Callable[..., Host], attach: str) -> Host:
+def populated(make_host: Callable[..., Host], attach: str) -> Host:
     """`web` has rules, so that there is XDP too."""
     host = make_host(attach=attach)
     host.preloaded = True
@@ -263,7 +263,7 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     make_host: Callable[..., Host], other: Version, attach: str, times: int
 ) -> None:
     """By links and by filters: left to itself a host has both."""
-    prepared = furnished(make_host, attach)
+    prepared = populated(make_host, attach)
     before = prepared.drops()
     with traffic(prepared):
         for _ in range(times):
@@ -285,7 +285,7 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
 def test_s30_a_command_of_another_version_works_and_says_so(
     make_host: Callable[..., Host], other: Version
 ) -> None:
-    host = furnished(make_host, "auto")
+    host = populated(make_host, "auto")
     assert ticks(host) > 7.5
     as_version(host, other)
     said = host.try_ctl("run -d --name more sleep 3600")
@@ -302,7 +302,7 @@ def test_s30_a_command_of_another_version_works_and_says_so(
 
 
 def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Callable[..., Host]) -> None:
-    host = furnished(make_host, "auto")
+    host = populated(make_host, "auto")
     host.configure({"datapath": {"timeouts": {"udp": 33}}})
     assert (
         "timeout_udp 180 (not 33); those of daemon.json apply after `upgrade`"
@@ -317,7 +317,7 @@ def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Ca
 
 @needs_tcx
 def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[..., Host]) -> None:
-    host = furnished(make_host, "tcx")
+    host = populated(make_host, "tcx")
     (endpoint,) = host.inspect("peer")["NetworkSettings"]["Networks"].values()
     host.sh(f"ip link del veth{endpoint['EndpointID'][:7]}")
     host.configure({"datapath": {"timeouts": {"udp": 33}}})
@@ -331,7 +331,7 @@ def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[...,
 def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     make_host: Callable[..., Host], tmp_path: Path, known: bool
 ) -> None:
-    host = furnished(make_host, "clsact" if known else "auto")
+    host = populated(make_host, "clsact" if known else "auto")
     link = ("struct link {\n", "struct link {\n\t__u64 more;\n")
     ports = ("__type(value, struct port)", "__type(value, struct conn)")
     edits = {"abi": link} if known else {"ports": ports}
@@ -363,7 +363,7 @@ def test_s30_an_upgrade_that_was_killed_or_failed_anywhere_is_completed_by_the_n
 ) -> None:
     """By one of either version; old and new programs work together until then. Before everything is loaded
     there is nothing to complete: all is as it was."""
-    host = furnished(make_host, "auto")
+    host = populated(make_host, "auto")
     as_version(host, other)
     host.ctl("upgrade")
     steps = faults.last().steps
@@ -394,7 +394,7 @@ def test_s30_maps_programs_and_hooks_that_another_version_adds_come_and_go_with_
     make_host: Callable[..., Host], grown: Version, attach: str
 ) -> None:
     """Also if the upgrade is killed, and the version that completes it knows nothing of them."""
-    host = furnished(make_host, attach)
+    host = populated(make_host, attach)
 
     def there() -> dict[str, bool]:
         """What is pinned; of that what has a hook runs, and nothing else does."""
@@ -468,8 +468,8 @@ def map_ids(host: Host) -> dict[str, int]:
 
 
 def linked(make_host: Callable[..., Host], attach: str) -> Host:
-    """As `furnished`, and a network without icc in which `client` has a link to `server`."""
-    host = furnished(make_host, attach)
+    """As `populated`, and a network without icc in which `client` has a link to `server`."""
+    host = populated(make_host, attach)
     host.ctl("network create -o com.docker.network.bridge.enable_icc=false apart")
     host.run("server", "--network apart --expose 80", ["python3", "-c", TALKER])
     host.run("client", "--network apart --link server")

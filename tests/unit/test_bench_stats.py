@@ -19,11 +19,11 @@ from tests.unit.toy_bench import series
 @pytest.mark.parametrize("draw", ["normal", "skewed", "heavy"])
 def test_the_interval_covers_the_true_median_as_often_as_it_says(n: int, draw: str) -> None:
     """Of 4000 intervals 95% is 3800, with a standard deviation of 14. The median is known for each."""
-    dice = random.Random(7)
+    randomness = random.Random(7)
     draws: dict[str, tuple[Callable[[], float], float]] = {
-        "normal": (lambda: dice.gauss(5, 1), 5.0),
-        "skewed": (lambda: dice.expovariate(1.0), log(2)),
-        "heavy": (lambda: dice.gauss(0, 1) / (abs(dice.gauss(0, 1)) + 1e-9), 0.0),
+        "normal": (lambda: randomness.gauss(5, 1), 5.0),
+        "skewed": (lambda: randomness.expovariate(1.0), log(2)),
+        "heavy": (lambda: randomness.gauss(0, 1) / (abs(randomness.gauss(0, 1)) + 1e-9), 0.0),
     }
     value, truth = draws[draw]
     hits = 0
