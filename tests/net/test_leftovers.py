@@ -31,7 +31,10 @@ def test_it(tmp_path: Path) -> None:
 """
 KEPT = f"sleep 3611.{os.getpid()}"  # told from another suite's
 # In a folder; goes on when it is there. What stands before it is how.
-BACKGROUND = f"setsid sh -c 'echo > said; exec {KEPT}' > /dev/null 2>&1 & read it < said;"
+BACKGROUND = (
+    f"setsid sh -c 'touch begun; exec {KEPT}' > /dev/null 2>&1 & "
+    "until [ -e begun ]; do sleep 0.02; done; rm begun;"
+)
 
 
 class Outcome:
@@ -56,7 +59,7 @@ def inner(folder: Path, code: str, before: str = "", patience: float = 0.0) -> O
 
 
 def shell(script: str) -> str:
-    return f"subprocess.run(['sh', '-ec', {'mkfifo said; ' + script!r}], check=True, cwd=tmp_path)"
+    return f"subprocess.run(['sh', '-ec', {script!r}], check=True, cwd=tmp_path)"
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def test_what_strangers_make_meanwhile_is_not_the_runs(folder: Path) -> None:
     place.mkdir()
     outside = f"nsenter -t {os.getpid()} --net --mount --wd={folder} env {leftovers.VARIABLE}=stranger"
     script = (
-        f"mkfifo said; mount -t tmpfs none {place}; ip link add stranger0 type veth peer name stranger1; "
+        f"mount -t tmpfs none {place}; ip link add stranger0 type veth peer name stranger1; "
         f"{BACKGROUND} unshare --net {BACKGROUND} unshare --mount {BACKGROUND}"
     )
     try:
