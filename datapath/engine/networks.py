@@ -56,7 +56,9 @@ def build(tx: Transaction, network: Network) -> Network:
 def teardown(tx: Transaction, network: Network) -> None:
     """Takes a network away; a predefined one goes back to being unused."""
     tx.driver(network).delete_network(network)
-    for part, view in tx.parts():  # before the row goes: killed here, the next command completes it
+    for part, view in tx.parts(
+        without=network
+    ):  # the row goes last: killed here, the next command completes it
         part.forget_network(view, network)
     if network.predefined:
         tx.commit(replace(network, phase=Phase.READY, built=not traits(network).endpoints, subnets=()))

@@ -150,14 +150,18 @@ class Transaction:
     def _parts(self) -> dict[Spec, HostPart]:
         return registry.host_parts(self.context)
 
-    def view(self, spec: Spec | None = None) -> HostView:
-        """The host as a driver's part of it is told; without a spec with the networks of all drivers."""
-        networks = self.built if spec is None else [n for n in self.built if drivers.spec_of(n) is spec]
-        return HostView(self.state, networks, self.observed, self.store, self.warn)
+    def view(self, spec: Spec | None = None, without: Network | None = None) -> HostView:
+        """The host as a driver's part of it is told; without a spec with the networks of all drivers. `without`: a
+        network that is being taken away."""
+        state = self.state if without is None else self.state.without(without)
+        networks = drivers.built(state.networks.values())
+        if spec is not None:
+            networks = [network for network in networks if drivers.spec_of(network) is spec]
+        return HostView(state, networks, self.observed, self.store, self.warn)
 
-    def parts(self) -> list[tuple[HostPart, HostView]]:
+    def parts(self, without: Network | None = None) -> list[tuple[HostPart, HostView]]:
         """What each driver has on the host for all of its networks, with the view to give it."""
-        return [(part, self.view(spec)) for spec, part in self._parts.items()]
+        return [(part, self.view(spec, without)) for spec, part in self._parts.items()]
 
     def refresh_acls(self) -> None:
         """After who may connect to published ports has changed."""

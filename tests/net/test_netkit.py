@@ -20,7 +20,7 @@ from tests.bpf import packets as pk
 from tests.net import look
 from tests.net.hosts import FAR, HOST, OUTSIDE, TIMEOUT, Host, reaches
 from tests.net.test_doctor import doctor, failed_checks
-from tests.net.test_down import different
+from tests.net.test_down import is_as_before
 from tests.net.wire import (
     Container,
     Place,
@@ -261,4 +261,4 @@ def test_s31_down_leaves_no_netkit_device(host: Host) -> None:
     )
     assert reaches(app.try_, web.ip) and reaches(app.try_, OUTSIDE)
     host.ctl("down")
-    assert different(before, look.everything(host)) == {}
+    is_as_before(host, before)
