@@ -29,11 +29,11 @@ from tests.net.wire import (
     fails,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 ICC = "com.docker.network.bridge.enable_icc"
 NO_NETKIT = (
