@@ -28,6 +28,7 @@ from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
 from tests.bpf import packets
 from tests.conftest import SLOWNESS
+from tests.softirqs import settle
 
 UNSPEC, SHOT, REDIRECT = -1, 2, 7
 XDP_DROP, XDP_PASS = 1, 2
@@ -191,7 +192,6 @@ PUBLISHED: Mapping[tuple[str | None, int, int], tuple[Member, int]] = {
     ("::1", 8083, packets.TCP): (A2, 80),
     (None, 20005, packets.UDP): (A2, 81),
 }
-_HOPS = 4  # devices that a frame of these tests passes, at most
 LINKED = ((80, packets.TCP), (53, packets.UDP))  # what b1 may reach on b2
 
 
@@ -259,7 +259,6 @@ class Topology:
         self.host, self.inside = _new_namespace(), _new_namespace()
         self.index: dict[str, int] = {}
         self._sockets: dict[str, socket.socket] = {}
-        self._marker = _to_itself()
         try:
             with netns.enter(self.host):
                 self._build()
@@ -268,7 +267,7 @@ class Topology:
             raise
 
     def close(self) -> None:
-        for sock in (self._marker, *self._sockets.values()):
+        for sock in self._sockets.values():
             sock.close()
         os.close(self.host)
         os.close(self.inside)
@@ -331,42 +330,19 @@ class Topology:
             self._sockets[name] = tap
         return self._sockets[name]
 
-    def drain(self) -> None:
-        """Returns when what was sent is where it goes. Where a CPU is busy its softirqs are left to a thread, and a
-        frame is on its way when send has returned. Each CPU handles frames in their order, so that one which comes to
-        its end on the loopback device has let those before it take a step: a hop of theirs."""
-        allowed = os.sched_getaffinity(0)
-        try:
-            for cpu in allowed:
-                os.sched_setaffinity(0, {cpu})
-                for _ in range(_HOPS):
-                    self._marker.send(b"x")
-                    self._marker.recv(1)
-        finally:
-            os.sched_setaffinity(0, allowed)
-
     def received(self, name: str) -> list[bytes]:
         """The frames that have arrived at such a device since the last look, its own ones left out."""
         return [frame for frame, kind in self.received_as(name) if kind != socket.PACKET_OUTGOING]
 
     def received_as(self, name: str) -> list[tuple[bytes, int]]:
         """The same with the kind (PACKET_HOST…) that the device gave them."""
-        self.drain()
+        settle()
         frames = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame, address = self.tap(name).recvfrom(65536)
                 frames.append((frame, int(address[2])))
         return frames
-
-
-def _to_itself() -> socket.socket:
-    """A UDP socket that is connected to itself, by the loopback device of the process's own namespace."""
-    found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    found.bind(("127.0.0.1", 0))
-    found.connect(found.getsockname())
-    found.settimeout(60 * SLOWNESS)
-    return found
 
 
 def _new_namespace() -> int:
@@ -528,7 +504,7 @@ class Programs:
 
     def counted(self) -> dict[str, int]:
         """Reasons counted since this was asked last, those of frames that are on their way included."""
-        self.topology.drain()
+        settle()
         return self._counted()
 
     def _counted(self) -> dict[str, int]:

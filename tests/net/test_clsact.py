@@ -21,11 +21,11 @@ from tests.net.wire import (
     from_,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 HOOKS = {"from_container": "ingress", "from_host": "egress", "from_uplink": "ingress"}
 BPF_LINK_TYPE_TCX = 11

@@ -32,10 +32,10 @@ from tests.net.wire import (
     opened,
     rises,
     serving,
-    settle,
     start_container,
     taps,
 )
+from tests.softirqs import settle
 
 Maker = Callable[..., Host]
 

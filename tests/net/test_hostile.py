@@ -25,11 +25,11 @@ from tests.net.wire import (
     from_,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 MARK = b"hostile intent"
 STRANGE_MAC = "02:de:ad:be:ef:01"

@@ -22,11 +22,11 @@ from tests.net.wire import (
     opened,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 MARK = b"a neighbour"
 

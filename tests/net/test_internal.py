@@ -19,11 +19,11 @@ from tests.net.wire import (
     from_,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 
 class Topology(NamedTuple):

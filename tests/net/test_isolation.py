@@ -25,11 +25,11 @@ from tests.net.wire import (
     opened,
     rises,
     serving,
-    settle,
     start_container,
     taps,
     unreachable,
 )
+from tests.softirqs import settle
 
 ETHERTYPES = (0x0000, 0x0026, 0x05DC, 0x0600, 0x0801, 0x22F3, 0x6003, 0x8035, 0x809B, 0x8137, 0x8847, 0x8863)
 

@@ -27,10 +27,10 @@ from tests.net.wire import (
     opened,
     rises,
     serving,
-    settle,
     start_container,
     taps,
 )
+from tests.softirqs import settle
 
 ROUTER, DISTANT = "198.51.100.1", "198.51.100.2"
 NARROW = 1300  # MTU of the way to the distant machine

@@ -19,10 +19,10 @@ from tests.net.wire import (
     fails,
     opened,
     serving,
-    settle,
     start_container,
     taps,
 )
+from tests.softirqs import settle
 
 SECOND = "192.0.2.10"  # another address of the host
 

@@ -26,9 +26,9 @@ from tests.net.wire import (
     opened,
     rises,
     serving,
-    settle,
     start_container,
 )
+from tests.softirqs import settle
 
 Maker = Callable[..., Host]
 OTHER, FOREIGN = "192.0.2.66", "192.0.2.67"  # more addresses of the machine outside

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import socket
 import subprocess
 import threading
@@ -19,11 +18,11 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel.netns import enter
 from tests.bpf.packets import mac_bytes, packed
 from tests.net.hosts import PATIENCE, TIMEOUT, Failed, Host, Namespace, Words, loses, words
+from tests.softirqs import settle
 
 ETH_P_ALL = 3
 PACKET_IGNORE_OUTGOING = 23
 QUIET = 0.2  # seconds after which an answer is not expected any more
-WAY = 8  # more devices than any frame passes
 
 
 class Place(Protocol):
@@ -297,25 +296,6 @@ def taps(*places: Place | tuple[Place, str]) -> Iterator[list[Tap]]:
     finally:
         for tap in made:
             tap.close()
-
-
-def settle() -> None:
-    """Frames that were sent have arrived, or never will.
-
-    A processor takes what is queued there in turn. So a datagram that is queued on each, and comes out again, has all
-    of it before it; and what that led to, at the next device of its way, is before the one that follows.
-    """
-    allowed = os.sched_getaffinity(0)
-    try:
-        with socket.socket(type=socket.SOCK_DGRAM) as marker:
-            marker.bind(("127.0.0.1", 0))
-            marker.settimeout(PATIENCE)
-            for processor in sorted(allowed) * WAY:
-                os.sched_setaffinity(0, {processor})
-                marker.sendto(b"", marker.getsockname())
-                marker.recv(1)
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def from_(frames: Iterable[bytes], container: Container) -> list[bytes]:
