@@ -17,11 +17,16 @@ def work(milliseconds: int) -> None:
 
 
 def test_a_counter_counts_what_this_thread_does_in_the_block() -> None:
+    work(20)  # which is not in the block
+    before = time.monotonic_ns()
     with Counter(TASK_CLOCK) as clock:
         work(20)
+    elapsed = (
+        time.monotonic_ns() - before
+    )  # what the machine's own host takes from the thread counts for the clock
     if clock.value is None:
         pytest.skip("this machine has no counters, or does not let us")
-    assert 20e6 <= clock.value < 40e6
+    assert 19e6 <= clock.value <= elapsed
 
 
 def test_twice_the_work_is_twice_the_instructions_or_there_is_no_counter() -> None:
