@@ -162,6 +162,13 @@ def unfinish(host: Host) -> None:
     opened.close()
 
 
+def lose_address(host: Host) -> None:
+    """One that datapath knows."""
+    host.sh("ip address replace 192.0.2.77/32 dev lo")
+    host.ctl("reconcile")
+    host.sh("ip address del 192.0.2.77/32 dev lo")
+
+
 PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
     "the host end of a pair is deleted": ("pair", lambda h: h.sh(f"ip link del {veth(h, 'web', 'shop')}")),
     "the container's end is deleted": ("pair", lambda h: h.in_("web", "ip link del eth0")),
@@ -230,7 +237,7 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
     "a row is written over": ("entry-wrong", overwrite_row),
     "a row too many": ("entry-stray", stray_row),
     "the host has a new address": ("entry-missing", lambda h: h.sh("ip address add 192.0.2.77/32 dev lo")),
-    "the host has lost an address": ("entry-stray", lambda h: h.sh("ip address del 192.0.2.77/32 dev lo")),
+    "the host has lost an address": ("entry-stray", lose_address),
     "the pins are removed": (
         "programs",
         lambda h: subprocess.run(["find", str(h.bpffs / "datapath"), "-type", "f", "-delete"], check=True),
