@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from datapath.dataplane import entries
 from datapath.drivers.comparison import Comparison
@@ -13,10 +13,8 @@ from datapath.drivers.linuxbridge import nftables as nft
 from datapath.drivers.linuxbridge import rules
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import FORWARDING, RULE_MISSING, RULE_ORDER, RULE_STRAY, UNBRIDGED
-from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.networks import IPTABLES, Network
-from datapath.model.parsing import Address
 
 _SHARED = "what Linux bridge networks share"
 _SHOWN = 160  # characters of a rule
@@ -75,57 +73,41 @@ def compare(comparison: Comparison, networks: list[Network], mode: str, version:
     text = comparison.observed.filters[mode, version]
     mine = [n for n in networks if n.mode == mode and version in rules.versions(n)]
     if mode == IPTABLES:
-        return _iptables(comparison, mine, version, text)
-    return _nftables(comparison, mine, version, text)
-
-
-def _unsettled(comparison: Comparison, version: int) -> list[Address]:
-    """Addresses of endpoints about which nothing can be said now."""
-    found = (rules.address(endpoint, version) for endpoint in comparison.unsettled)
-    return [address for address in found if address]
-
-
-def _members(comparison: Comparison, network: Network) -> Iterator[tuple[str, Endpoint]]:
-    for endpoint in comparison.members(network):
-        yield comparison.name(endpoint), endpoint
-
-
-def _iptables(comparison: Comparison, networks: list[Network], version: int, text: str) -> rules.Differences:
-    wanted = dict.fromkeys(ipt.BASE if networks else (), _SHARED)
-    for network in networks:
-        wanted |= dict.fromkeys(ipt.network_rules(network, version), f"network {network.name}")
-        links = entries.link_entries(network, comparison.state)
-        wanted |= dict.fromkeys(ipt.link_rules(network, links, version), f"network {network.name}")
-        for name, endpoint in _members(comparison, network):
-            wanted |= dict.fromkeys(ipt.endpoint_rules(network, endpoint, version), name)
-            wanted |= dict.fromkeys(ipt.port_rules(network, endpoint, endpoint.ports, version), name)
-    ignored = [
-        test(ip) for ip in _unsettled(comparison, version) for test in (ipt.of_container, ipt.of_links)
-    ]
-    return ipt_input.compare(
-        ipt.Present.parse(text),
-        wanted,
-        ipt_input.is_orphan(networks),
-        lambda rule: any(about(rule) for about in ignored),
-    )
-
-
-def _nftables(comparison: Comparison, networks: list[Network], version: int, text: str) -> rules.Differences:
-    wanted = dict.fromkeys(nft.base_rules() if networks else (), _SHARED)
-    for network in networks:
-        wanted |= dict.fromkeys(nft.network_rules(network, version), f"network {network.name}")
-        links = entries.link_entries(network, comparison.state)
-        wanted |= dict.fromkeys(nft.link_rules(network, links, version), f"network {network.name}")
-        for name, endpoint in _members(comparison, network):
-            wanted |= dict.fromkeys(nft.endpoint_rules(network, endpoint, version), name)
-            wanted |= dict.fromkeys(nft.port_rules(network, endpoint, endpoint.ports, version), name)
-    ignored = [
-        test(ip) for ip in _unsettled(comparison, version) for test in (nft.of_container, nft.of_links)
-    ]
+        return ipt_input.compare(
+            ipt.Present.parse(text),
+            _wanted(ipt, comparison, mine, version),
+            ipt_input.is_orphan(mine),
+            _ignored(ipt, comparison, version),
+        )
     return nft.compare(
         version,
-        networks,
+        mine,
         nft.Present.parse(text),
-        wanted,
-        lambda rule: any(about(rule) for about in ignored),
+        _wanted(nft, comparison, mine, version),
+        _ignored(nft, comparison, version),
     )
+
+
+def _wanted(
+    ruleset: rules.Ruleset[rules.R], comparison: Comparison, networks: list[Network], version: int
+) -> dict[rules.R, str]:
+    """Rule -> whose it is, in the order in which they are put."""
+    wanted = dict.fromkeys(ruleset.BASE if networks else (), _SHARED)
+    for network in networks:
+        owner, links = f"network {network.name}", entries.link_entries(network, comparison.state)
+        wanted |= dict.fromkeys(ruleset.network_rules(network, version), owner)
+        wanted |= dict.fromkeys(ruleset.link_rules(network, links, version), owner)
+        for endpoint in comparison.members(network):
+            found = ruleset.endpoint_rules(network, endpoint, version)
+            found += ruleset.port_rules(network, endpoint, endpoint.ports, version)
+            wanted |= dict.fromkeys(found, comparison.name(endpoint))
+    return wanted
+
+
+def _ignored(
+    ruleset: rules.Ruleset[rules.R], comparison: Comparison, version: int
+) -> Callable[[rules.R], bool]:
+    """Whether a rule is about an endpoint of which nothing can be said now."""
+    addresses = [rules.address(endpoint, version) for endpoint in comparison.unsettled]
+    tests = [test(ip) for ip in addresses if ip for test in (ruleset.of_container, ruleset.of_links)]
+    return lambda rule: any(about(rule) for about in tests)

@@ -32,7 +32,7 @@ _MAPS = {
 _KNOWN = "ct state established,related counter accept"
 
 # Base chain -> what it hooks into, and its rules.
-_BASE = {
+_SHARED = {
     "filter-FORWARD": (
         "type filter hook forward priority filter; policy accept;",
         ("oifname vmap @filter-forward-in-jumps", "iifname vmap @filter-forward-out-jumps"),
@@ -58,6 +58,9 @@ class Rule(NamedTuple):
     chain: str
     text: str
     first: bool = False
+
+
+BASE = tuple(Rule(chain, text) for chain, (_, texts) in _SHARED.items() for text in texts)
 
 
 def family(version: int) -> str:
@@ -262,11 +265,6 @@ def align(
     return text and "".join(f"{line}\n" for line in _chains(version, network)) + text
 
 
-def base_rules() -> list[Rule]:
-    """What leads packets into the networks' chains."""
-    return [Rule(chain, text) for chain, (_, texts) in _BASE.items() for text in texts]
-
-
 def compare(
     version: int,
     networks: Collection[Network],
@@ -281,7 +279,7 @@ def compare(
     touched.
     """
     own = {chain for network in networks for chain in chains(network)}
-    structure = [*base_rules(), *(rule for network in networks for rule in network_rules(network, version))]
+    structure = [*BASE, *(rule for network in networks for rule in network_rules(network, version))]
     places = {rule: place for place, rule in enumerate(structure)}
     ranks = {
         rule._replace(first=False): -1 if rule.first else places.get(rule, len(places)) for rule in wanted
@@ -295,7 +293,7 @@ def compare(
         if rule in ranks and rule not in here:
             here[rule] = None
             continue
-        ours = rule in ranks or rule in loose or rule.chain in own or rule.chain in _BASE
+        ours = rule in ranks or rule in loose or rule.chain in own or rule.chain in _SHARED
         ours = ours or (rule.chain in (DNAT, RAW) and any(belongs(rule) for belongs in theirs))
         if ours and not ignored(rule):
             gone.append(placed)
@@ -311,7 +309,7 @@ def compare(
         if chain not in (DNAT, RAW) and [ranks[r] for r in here] != sorted(ranks[r] for r in here)
     ]
     touched = {*(r.chain for r in missing), *(placed.rule.chain for placed in gone), *disordered, *lost}
-    anew = [network for network in networks if touched & {*chains(network), *_BASE}]
+    anew = [network for network in networks if touched & {*chains(network), *_SHARED}]
     again = {chain for network in anew for chain in chains(network)}
     add = [
         r
@@ -349,7 +347,7 @@ def prepare(network: Network, version: int) -> str:
     table = f"{family(version)} {TABLE}"
     lines = _shared_chains(version)
     lines += [f"add map {table} {name} {{ type ifname : verdict; }}" for name in _MAPS]
-    for chain, (hook, texts) in _BASE.items():
+    for chain, (hook, texts) in _SHARED.items():
         lines += [f"add chain {table} {chain} {{ {hook} }}", f"flush chain {table} {chain}"]
         lines += [f"add rule {table} {chain} {text}" for text in texts]
     for chain in chains(network):

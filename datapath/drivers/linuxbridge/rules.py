@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a linuxbridge network's packet filter rules are about, whichever tool they are written for. Pure.
 
-The rules are those of Docker without its userland proxy: see `rules_iptables` and `rules_nftables`.
+The rules are those of Docker without its userland proxy: see `iptables` and `nftables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 from datapath.dataplane import entries
 from datapath.model.endpoints import Endpoint
@@ -15,7 +15,33 @@ from datapath.model.networks import Network
 from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
 from datapath.model.ports import PortMapping
 
+R = TypeVar("R")
+
 _PROTOCOLS = {number: name for name, number in PORT_PROTOCOLS.items()}
+
+
+class Ruleset(Protocol[R]):
+    """Which rules of type R there are to be, as the module of a tool says it: `iptables` or `nftables`."""
+
+    @property
+    def BASE(self) -> tuple[R, ...]:
+        """What leads packets into the networks' chains."""
+
+    def network_rules(self, network: Network, version: int) -> list[R]: ...
+
+    def endpoint_rules(self, network: Network, endpoint: Endpoint, version: int) -> list[R]: ...
+
+    def port_rules(
+        self, network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping], version: int
+    ) -> list[R]: ...
+
+    def link_rules(self, network: Network, links: Iterable[entries.LinkKey], version: int) -> list[R]: ...
+
+    def of_container(self, ip: Address) -> Callable[[R], bool]:
+        """Whether a rule is about the container, those of links left out."""
+
+    def of_links(self, ip: Address) -> Callable[[R], bool]:
+        """Whether a rule is of a link from or to the container."""
 
 
 class Published(NamedTuple):
