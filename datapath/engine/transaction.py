@@ -61,7 +61,7 @@ class Owner:
 
 class Transaction:
     """What the verbs of `engine` work with: the store, locked; the snapshot of its rows, kept up to date; the host as
-    it was observed; the drivers. `warn` takes lines that the user should see. Made by `host.Engine.changing`."""
+    it was observed; the drivers. `warn` takes lines that the user should see. Made by `engine.Engine.changing`."""
 
     def __init__(
         self,
