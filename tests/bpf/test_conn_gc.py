@@ -126,7 +126,7 @@ def age(
     entries = dict(table.read_all())
     table.update_many(
         {
-            key: conn._replace(last_seen=max(1, old))
+            key: conn._replace(last_seen=old)
             for key, conn in entries.items()
             if (direction is None or conn.flags & abi.ConnFlag.CONN_ORIGINAL == direction)
             and (keys is None or key in keys)
