@@ -122,7 +122,7 @@ def age(
 ) -> None:
     """The last packet came so long ago; `direction`: abi.ConnFlag.CONN_ORIGINAL or 0, the others stay."""
     table = programs.maps["conns"]
-    old = time.monotonic_ns() - int(seconds * 10**9)
+    old = max(1, time.monotonic_ns() - int(seconds * 10**9))  # 0 is the machine's boot
     entries = dict(table.read_all())
     table.update_many(
         {

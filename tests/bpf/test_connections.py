@@ -537,10 +537,13 @@ def test_traffic_keeps_a_connection(make_programs: MakePrograms) -> None:
 
 
 def age(programs: Programs, name: str, seconds: int) -> None:
-    """As if so many seconds had passed, for what is in this table."""
+    """As if so many seconds had passed, for what is in this table. Not before the machine's boot, which is time 0."""
     table = programs.maps[name]
     table.update_many(
-        {key: conn._replace(last_seen=conn.last_seen - seconds * 10**9) for key, conn in table.read_all()}
+        {
+            key: conn._replace(last_seen=max(1, conn.last_seen - seconds * 10**9))
+            for key, conn in table.read_all()
+        }
     )
 
 
