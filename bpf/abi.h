@@ -18,9 +18,7 @@ struct ip_addr {
 /* ---- settings, written into .rodata before load ------------------------------- */
 
 struct config {
-	__u64 netns_cookie;   /* the host's network namespace: host_socket acts in no other */
-	__u16 nat_port_first; /* source ports for masquerading, inclusive, host order */
-	__u16 nat_port_last;
+	__u64 netns_cookie;	   /* the host's network namespace: host_socket acts in no other */
 	__u32 timeout_handshake;   /* seconds a connection may live before it is confirmed */
 	__u32 timeout_established; /* seconds without a packet: TCP */
 	__u32 timeout_closing;	   /* seconds after FIN both ways, or RST */
@@ -31,7 +29,6 @@ struct config {
 	__u32 max_openings;	   /* unanswered openings of one container, 0: no limit */
 	__u32 flood_rate;	   /* openings a second from one outside source, 0: no limit */
 	__u32 flood_burst;	   /* and how many at once */
-	__u32 pad;
 };
 
 /* ---- networks, devices, endpoints --------------------------------------------- */
@@ -289,6 +286,13 @@ struct frag_queue {
 	__u32 length; /* of the frame, bytes */
 	__u32 pad;
 	__u8 frame[2048];
+};
+
+/* host: ARRAY of one, what the host is like as of the last refresh */
+struct host {
+	__u32 flags;	      /* none is defined yet */
+	__u16 nat_port_first; /* source ports for masquerading, inclusive, host order; 0: not known yet */
+	__u16 nat_port_last;
 };
 
 /* addresses: the host's own; loopback is understood */

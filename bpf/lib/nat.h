@@ -46,17 +46,18 @@ static long nat_try(__u32 attempt, struct nat_search *search)
 static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, bool foreign)
 {
 	struct nat_search search = {.skb = skb, .sides = sides, .foreign = foreign};
+	struct host *facts = host_facts();
 	__u32 own;
 
-	if (!sides)
+	if (!sides || !facts || !facts->nat_port_first)
 		return DROP_NAT_PORTS;
 	/* An echo has its identifier where the others have a port. */
 	own = bpf_ntohs(sides->key.sport);
-	search.first = config.nat_port_first;
-	search.span = config.nat_port_last - config.nat_port_first + 1;
+	search.first = facts->nat_port_first;
+	search.span = facts->nat_port_last - search.first + 1;
 	if (!search.span)
 		search.span = 1;
-	if (foreign || (own >= config.nat_port_first && own <= config.nat_port_last))
+	if (foreign || (own >= facts->nat_port_first && own <= facts->nat_port_last))
 		search.wanted = sides->key.sport;
 	bpf_loop(NAT_TRIES, nat_try, &search, 0);
 	return search.port ? 0 : DROP_NAT_PORTS;

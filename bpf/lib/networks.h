@@ -35,6 +35,21 @@ static __always_inline struct device *device_find(__u32 ifindex, __u32 kind)
 	return device && device->kind == kind ? device : NULL;
 }
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct host);
+} host SEC(".maps");
+
+/* What the control plane has observed of the host. */
+static __always_inline struct host *host_facts(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&host, &zero);
+}
+
 /* The host's own addresses, as of the last command. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from datapath.dataplane import entries
-from datapath.dataplane.entries import DeviceValue, NetworkValue
+from datapath.dataplane import structs
 from datapath.dataplane.layout import DeviceKind, NetworkFlag
+from datapath.dataplane.structs import DeviceValue, HostValue, NetworkValue
 from datapath.kernel import abi
 
 
@@ -18,7 +18,12 @@ def to_abi(row: Any) -> Any:
         fields["flags"] = sum(int(abi.NetworkFlag[name]) for name in row.flags)
     elif isinstance(row, DeviceValue):
         fields["kind"] = int(abi.DeviceKind[row.kind])
-    return abi.layout(entries.STRUCTS[type(row)]).type(**fields)
+    return abi.layout(structs.STRUCTS[type(row)]).type(**fields)
+
+
+def host_value(value: Any) -> HostValue:
+    """What the map `host` says (abi.host)."""
+    return HostValue(**value._asdict())
 
 
 def network_value(value: Any) -> NetworkValue:

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that the packet programs' maps have to contain, as tuples with the field names of abi.h. Pure.
+"""The rows that the packet programs' maps have to contain, as tuples of `structs`. Pure.
 
-Each class is one struct of abi.h, named in STRUCTS: it has the struct's fields but for padding, in the struct's order,
-which a test compares. Numbers are in host order. Enumerators are given by name ("NETWORK_ICC"); no address is None,
-which is written as the zero address. The function that makes rows is called like the map that they are for:
-network_entry → networks, and so on.
+The function that makes rows is called like the map that they are for: network_entry → networks, and so on.
 """
 
 from __future__ import annotations
@@ -16,7 +13,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import DeviceKind, NetworkFlag
+from datapath.dataplane.layout import NetworkFlag
+from datapath.dataplane.structs import (
+    AclKey,
+    DeviceKey,
+    DeviceValue,
+    EndpointKey,
+    EndpointValue,
+    HostValue,
+    LinkKey,
+    LinkValue,
+    MemberKey,
+    MemberValue,
+    NetworkValue,
+    PortKey,
+    PortValue,
+    ReservedKey,
+)
+from datapath.errors import KernelError
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, gateway_mac
@@ -26,111 +40,7 @@ from datapath.model.state import State
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
-NO_MAC = "00:00:00:00:00:00"
 _MAPPED = IPv6Network("::ffff:0:0/96")
-
-
-class NetworkValue(NamedTuple):
-    flags: frozenset[NetworkFlag]
-    ifindex: int
-    slots: int
-    mtu: int
-    broadcast: IPv4Address | None
-    mac: str
-    gateway4: Address | None
-    gateway6: Address | None
-    gateway_linklocal: IPv6Address | None
-
-
-class DeviceKey(NamedTuple):
-    ifindex: int
-
-
-class DeviceValue(NamedTuple):
-    kind: DeviceKind
-    network: int = 0
-    endpoint: int = 0
-    mac: str = NO_MAC
-    addr4: Address | None = None
-    addr6: Address | None = None
-    linklocal: IPv6Address | None = None
-
-
-class EndpointKey(NamedTuple):
-    network: int
-    addr: Address
-
-
-class EndpointValue(NamedTuple):
-    ifindex: int
-    number: int
-    mac: str
-
-
-class MemberKey(NamedTuple):
-    network: int
-    slot: int
-
-
-class MemberValue(NamedTuple):
-    ifindex: int
-    endpoint: int
-
-
-class PortKey(NamedTuple):
-    addr: Address | None
-    port: int
-    proto: int
-
-
-class PortValue(NamedTuple):
-    network: int
-    endpoint: int
-    acl: int
-    addr: Address
-    port: int
-    default_deny: int
-
-
-class AclKey(NamedTuple):
-    prefixlen: int
-    acl: int
-    addr: Address | None
-
-
-class ReservedKey(NamedTuple):
-    port: int
-    proto: int
-
-
-class LinkKey(NamedTuple):
-    client: Address
-    server: Address
-    port: int
-    proto: int
-
-
-class LinkValue(NamedTuple):
-    client: int
-    server: int
-
-
-# The struct of abi.h that each class is.
-STRUCTS: Mapping[type[Any], str] = {
-    NetworkValue: "network",
-    DeviceKey: "device_key",
-    DeviceValue: "device",
-    EndpointKey: "endpoint_key",
-    EndpointValue: "endpoint",
-    MemberKey: "member_key",
-    MemberValue: "member",
-    PortKey: "port_key",
-    PortValue: "port",
-    AclKey: "acl_key",
-    ReservedKey: "reserved_key",
-    LinkKey: "link_key",
-    LinkValue: "link",
-}
 
 
 class PortRange(NamedTuple):
@@ -174,6 +84,25 @@ class EndpointEntries(NamedTuple):
     device: tuple[DeviceKey, DeviceValue]
     endpoints: dict[EndpointKey, EndpointValue]
     member: tuple[MemberKey, MemberValue]
+
+
+def host_entry(ephemeral: tuple[int, int]) -> tuple[int, HostValue]:
+    """The row of `host`. `ephemeral`: the host's ephemeral range, inclusive. KernelError: it leaves too few ports."""
+    first, last = _nat_ports(ephemeral)
+    return 0, HostValue(nat_port_first=first, nat_port_last=last)
+
+
+def _nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
+    """The source ports for masquerading: the larger gap that the ephemeral range leaves."""
+    below, above = (1024, ephemeral[0] - 1), (ephemeral[1] + 1, 65535)
+    best = max(below, above, key=lambda gap: gap[1] - gap[0])
+    if best[1] - best[0] < 1024:
+        raise KernelError(
+            "choose",
+            "ports for masquerading",
+            detail="net.ipv4.ip_local_port_range leaves less than 1024 ports",
+        )
+    return best
 
 
 def network_entry(

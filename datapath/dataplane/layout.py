@@ -26,6 +26,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "members": ("member_key", "member"),
     "ports": ("port_key", "port"),
     "reserved": ("reserved_key", "reserved"),
+    "host": (None, "host"),
     "addresses": ("address_key", "address"),
     "acls": ("acl_key", "acl"),
     "links": ("link_key", "link"),

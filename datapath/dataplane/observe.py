@@ -21,7 +21,7 @@ from datapath.model.observed import Programs
 # The maps that this side writes; the others belong to the programs.
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "reserved", "addresses", "acls"),
-    *("links", "quotas"),
+    *("links", "quotas", "host"),
 )
 
 
@@ -81,6 +81,8 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
                 opened = getattr(dataplane, name)
                 if name == "config":
                     flood_rate = opened[0].flood_rate
+                elif name == "host":
+                    found[name] = {(0,): convert.host_value(opened[0])}
                 elif name == "networks":
                     found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
                 elif name == "devices":

@@ -44,11 +44,14 @@ class Pins:
         self._maps.clear()
 
     def map(self, name: str) -> bpf_maps.Map:
-        """A map of MAPS. KernelError: it is not pinned, or its layout is another version's."""
+        """A map of MAPS. Programs of another version that do without it get one that only this process has: what is
+        written there nobody reads. KernelError: it is not pinned, or its layout is another version's."""
         if name not in self._maps:
             fd = self._open("maps", name, version.MAPS_BEFORE)
-            if fd is None:
+            if fd is None and not self.outdated:
                 raise KernelError("open map", name, detail=_NOT_PINNED)
+            if fd is None:
+                fd = bpf_maps.unread(name, *MAPS[name])
             self._maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
         return self._maps[name]
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from datapath.dataplane import timer, version
 from datapath.dataplane.attach import Attachments
+from datapath.dataplane.convert import to_abi
+from datapath.dataplane.entries import host_entry
 from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
@@ -21,19 +23,6 @@ from datapath.kernel import abi, bpf_maps, libbpf, netns, sysctl
 from datapath.kernel.bpffs import get_pinned, pin
 
 _SAMPLE = 64  # of as many drops, one is reported
-
-
-def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
-    """The source ports for masquerading: the larger gap that the host's ephemeral range (inclusive) leaves."""
-    below, above = (1024, ephemeral[0] - 1), (ephemeral[1] + 1, 65535)
-    best = max(below, above, key=lambda gap: gap[1] - gap[0])
-    if best[1] - best[0] < 1024:
-        raise KernelError(
-            "choose",
-            "ports for masquerading",
-            detail="net.ipv4.ip_local_port_range leaves less than 1024 ports",
-        )
-    return best
 
 
 class Dataplane(Attachments):
@@ -76,6 +65,7 @@ class Dataplane(Attachments):
                     (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for name in OBJECT_FILES:
                     self.load(name, bpffs / "programs", bpffs / "maps")
+                self.tell_host()
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
                 pin(self.program(CONN_GC), bpffs / "programs" / mark)
             version.check(bpffs)
@@ -113,14 +103,7 @@ class Dataplane(Attachments):
 
     def load(self, name: str, programs_folder: Path, config_folder: Path) -> None:
         """Loads one object file with the pinned maps; pins its programs in one folder, its settings in the other."""
-        first, last = nat_ports(sysctl.ephemeral_ports())
-        config = abi.config(
-            netns_cookie=netns.cookie(),
-            nat_port_first=first,
-            nat_port_last=last,
-            sample=_SAMPLE,
-            **self._setup.config,
-        )
+        config = abi.config(netns_cookie=netns.cookie(), sample=_SAMPLE, **self._setup.config)
         programs, maps = libbpf.load_object(
             abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes=self._sizes()
         )
@@ -154,6 +137,15 @@ class Dataplane(Attachments):
             {name: getattr(config, name) for name in self._setup.config},
             {name: self.map(name).max_entries for name in self._setup.sizes},
         )
+
+    def tell_host(self) -> None:
+        """Writes what the host is like now into the map `host`, if it says something else. Nothing is written
+        for programs of a version that has no such map."""
+        if "host" not in listed(self.root / "maps"):
+            return
+        wanted = to_abi(host_entry(sysctl.ephemeral_ports())[1])
+        if self.host[0] != wanted:
+            self.host[0] = wanted
 
     # ---- maps ----------------------------------------------------------------------------
 

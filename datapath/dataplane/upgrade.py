@@ -43,6 +43,7 @@ def prepare(dataplane: Dataplane) -> None:
         folder.mkdir(mode=0o700)
         for name in OBJECT_FILES:
             dataplane.load(name, folder, folder)
+        dataplane.tell_host()
         _repeat_marks(dataplane.root)
     except BaseException:
         _clear(folder)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from datapath.dataplane.entries import AclKey, LinkKey, LinkValue, PortRanges
+from datapath.dataplane.entries import PortRanges
+from datapath.dataplane.structs import AclKey, LinkKey, LinkValue
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.context import Context, HostView
 from datapath.errors import DatapathError, NotSupportedError

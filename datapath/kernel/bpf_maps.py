@@ -15,9 +15,10 @@ from datapath.kernel.bpf_calls import ffi
 
 # include/uapi/linux/bpf.h
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
-BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY = 1, 6
+BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY = 1, 2, 6
 BPF_F_NO_PREALLOC = 1 << 0
 _BATCH = 8192
+_UNREAD = 1 << 18  # entries of a map that nobody reads: as many as the largest of the others has
 
 
 def map_info(fd: int, name: str) -> Any:
@@ -253,6 +254,18 @@ class Map(RawMap, MutableMapping[Any, Any]):
     def delete_many(self, keys: Iterable[Any]) -> None:
         """Deletes with one system call those of the keys that are there."""
         self.delete_raw([self._pack_key(key) for key in keys])
+
+
+def unread(name: str, key: str | None, value: str) -> int:
+    """The fd of a new map of abi.h's structs `key` and `value`, without a pin and in no program; `key` None: an array
+    of one."""
+    kind, flags = (BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC) if key else (BPF_MAP_TYPE_ARRAY, 0)
+    opts = bpf.options("bpf_map_create_opts")
+    opts.map_flags = flags
+    sizes = abi.layout(key).size if key else 4, abi.layout(value).size
+    fd = bpf.lib.bpf_map_create(kind, name.encode(), *sizes, _UNREAD if key else 1, opts)
+    bpf.check(fd, "create map", name)
+    return int(fd)
 
 
 def hash_of_objects(size: int, count: int) -> int:

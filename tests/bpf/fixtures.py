@@ -382,6 +382,7 @@ class Programs:
         *,
         objects: Sequence[str] = OBJECTS,
         sizes: Mapping[str, int] | None = None,
+        nat_ports: tuple[int, int] = (NAT_FIRST, NAT_LAST),
         **settings: int,
     ) -> None:
         self.topology = topology
@@ -390,8 +391,6 @@ class Programs:
         self.events_fd = -1
         config = abi.config(
             **{
-                "nat_port_first": NAT_FIRST,
-                "nat_port_last": NAT_LAST,
                 "timeout_handshake": 60,
                 "timeout_established": 3600,
                 "timeout_closing": 10,
@@ -403,6 +402,8 @@ class Programs:
         with private_bpffs() as pins:
             for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
+        if "host" in self.maps:
+            self.maps["host"][0] = abi.host(nat_port_first=nat_ports[0], nat_port_last=nat_ports[1])
         self._fill()
         self._seen = self._counts()
 

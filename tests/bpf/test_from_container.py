@@ -1439,7 +1439,7 @@ def test_a_port_of_the_hosts_own_sockets_is_not_taken(
 
 
 def test_no_source_port_left(make_programs: MakePrograms) -> None:
-    programs = make_programs(nat_port_first=20000, nat_port_last=20000)
+    programs = make_programs(nat_ports=(20000, 20000))
     assert programs.run(A1, A1.sends(OUTSIDE, p.udp(1, 53))).reasons == {"TO_OUTSIDE": 1}
     programs.expect(A1, A1.sends(OUTSIDE, p.udp(2, 53)), SHOT, Reason.DROP_NAT_PORTS)
     assert programs.run(A1, A1.sends(NEXT_HOP, p.udp(2, 53))).reasons == {"TO_OUTSIDE": 1}

@@ -212,11 +212,8 @@ class Programs:
         self.host = host
         self.programs: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
-        first, last = host.plan.ports
         config = abi.config(
             **{
-                "nat_port_first": first,
-                "nat_port_last": last,
                 "timeout_handshake": 3600,
                 "timeout_established": 3600,
                 "timeout_closing": 3600,
@@ -236,6 +233,8 @@ class Programs:
                         self.maps[name] = bpf_maps.Map(fd, name, *LAYOUT[name])
                     else:
                         os.close(fd)
+        first, last = host.plan.ports
+        self.maps["host"][0] = abi.host(nat_port_first=first, nat_port_last=last)
         self.runner = Runner(self.maps["counters"].fd)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from datapath.dataplane import version
+from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look
 from tests.net.hosts import (
@@ -446,24 +447,51 @@ def json_lines(text: str) -> list[dict[str, str]]:
 # ---- from the version whose maps had other names ---------------------------------------------------------
 
 
+# The maps that it had, by their names of now.
+MAPS_THEN = frozenset(
+    [
+        "networks",
+        "devices",
+        "endpoints",
+        "members",
+        "ports",
+        "reserved",
+        "addresses",
+        "acls",
+        "links",
+        "pending",
+        "conns",
+        "quotas",
+        "rates",
+        "fragments",
+        "frag_queue",
+        "sockets",
+        "counters",
+    ]
+)
+
+
 def as_before(host: Host) -> None:
     """What is pinned becomes that of the version before: the same objects under the names that they had then."""
     root = host.bpffs / "datapath"
+    for name in MAPS.keys() - {"config"} - MAPS_THEN:
+        (root / "maps" / name).unlink()
     for folder, names in (("maps", version.MAPS_BEFORE), ("programs", version.PROGRAMS_BEFORE)):
         for name, before in names.items():
             (root / folder / name).rename(root / folder / before)
     (mark,) = (path for path in (root / "programs").iterdir() if version.is_mark(path.name))
-    mark.rename(root / "programs" / version.Version("0" * 16, version.LAYOUT_BEFORE).mark)
+    mark.rename(root / "programs" / version.Version("0" * 16, min(version.LAYOUTS_BEFORE)).mark)
 
 
 def map_ids(host: Host) -> dict[str, int]:
-    """The kernel's numbers of the maps that stay; `config` is each load's own."""
+    """The kernel's numbers of the maps that stay: those that are new are made, and `config` is each load's own."""
     found = {}
     for path in (host.bpffs / "datapath" / "maps").iterdir():
+        if path.name in MAPS.keys() - MAPS_THEN:
+            continue
         with opened(path) as fd:
             told = Path(f"/proc/self/fdinfo/{fd}").read_text()
             found[path.name] = int(re.findall(r"^map_id:\s*(\d+)", told, re.M)[0])
-    del found["config"]
     return found
 
 

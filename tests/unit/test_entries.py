@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import convert, entries, layout
-from datapath.dataplane.entries import EVERY4, EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.dataplane import convert, entries, layout, structs
+from datapath.dataplane.entries import EVERY4
+from datapath.dataplane.structs import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.plan.inspect import container_inspect, network_inspect
@@ -262,17 +263,17 @@ def test_a_container_that_has_ended_keeps_its_networks_but_no_address() -> None:
     assert found["NetworkSettings"]["Networks"]["net"]["IPAddress"] == ""
 
 
-@pytest.mark.parametrize("kind", entries.STRUCTS, ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize("kind", structs.STRUCTS, ids=lambda kind: str(kind.__name__))
 def test_rows_have_the_fields_of_their_structs(kind: type[Any]) -> None:
     """In the same order: rows are packed as they are, ten thousand at a time."""
-    assert kind._fields == abi.layout(entries.STRUCTS[kind]).type._fields
+    assert kind._fields == abi.layout(structs.STRUCTS[kind]).type._fields
 
 
 def test_every_kind_of_row_has_its_struct() -> None:
     found = {
         name for name, kind in vars(entries).items() if name.endswith(("Key", "Value")) and kind is not Any
     }
-    assert found == {kind.__name__ for kind in entries.STRUCTS}
+    assert found == {kind.__name__ for kind in structs.STRUCTS}
 
 
 def test_enumerators_are_those_of_the_abi() -> None:

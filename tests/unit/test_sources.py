@@ -12,7 +12,8 @@ import pytest
 
 from datapath.config.tuning import Tuning, different
 from datapath.dataplane import entries
-from datapath.dataplane.entries import EVERY4, EVERY6, AclKey, PortKey
+from datapath.dataplane.entries import EVERY4, EVERY6
+from datapath.dataplane.structs import AclKey, PortKey
 from datapath.errors import ConfigError, DatapathError, NotFoundError
 from datapath.model.codec import from_json, to_json
 from datapath.model.endpoints import EndpointRequest

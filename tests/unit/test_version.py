@@ -1,37 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout before is this one under other names: what upgrade relies on."""
+"""Rows that the version before has written are read as they were meant: what upgrade relies on."""
 
 from __future__ import annotations
 
-import hashlib
-import re
+import json
+from pathlib import Path
 
-from datapath.dataplane import version
-from datapath.kernel import abi
+import pytest
+from datapath.kernel._libbpf import ffi
 
-# What abi.h called it in the version before, by what it is now. Where a name has two, what stands before it decides.
-NAMES = {
-    r"struct link_key\b": "struct policy_key",
-    r"struct link\b": "struct policy",
-    r"struct acl_key\b": "struct source_key",
-    r"struct acl\b": "struct source",
-    r"__u32 acl;": "__u32 filter;",
-    r"__u8 default_deny;": "__u8 refuse;",
-    r"struct quota_key\b": "struct usage_key",
-    r"struct quota\b": "struct usage",
-    r"struct frag_queue_key\b": "struct held_key",
-    r"struct frag_queue\b": "struct held",
-    r"struct gc_timer\b": "struct sweeper",
-    r"enum gc_order\b": "enum sweep_order",
-    r"\bGC_TAKE_OVER\b": "SWEEP_TAKE_OVER",
-}
+# Struct -> its size, and its fields with place and size, in bytes, as the version before had them under today's names.
+BEFORE = json.loads(Path(__file__).with_name("layout_before.json").read_text())
 
 
-def test_the_layout_before_differs_in_names_alone() -> None:
-    """If it fails because the layout has changed, the maps of the version before are not understood any more:
-    LAYOUT_BEFORE, MAPS_BEFORE, PROGRAMS_BEFORE and this go."""
-    words = version.layout_text((abi.OBJECTS / "abi.h").read_text())
-    for name, before in NAMES.items():
-        words, count = re.subn(name, before, words)
-        assert count, name
-    assert hashlib.sha256(words.encode()).hexdigest()[:16] == version.LAYOUT_BEFORE
+@pytest.mark.parametrize("name", BEFORE)
+def test_each_field_that_the_version_before_had_lies_where_it_did(name: str) -> None:
+    """If it fails because a row has to change, the maps of the version before are not understood any more: what
+    datapath.dataplane.version says of layouts and names before goes, and so does layout_before.json."""
+    kind = ffi.typeof(f"struct {name}")
+    assert ffi.sizeof(kind) == BEFORE[name]["size"]
+    fields = {field: [info.offset, ffi.sizeof(info.type)] for field, info in kind.fields if field != "pad"}
+    assert {field: fields.get(field) for field in BEFORE[name]["fields"]} == BEFORE[name]["fields"]
+
+
+def test_what_is_new_in_a_row_was_padding() -> None:
+    for name, before in BEFORE.items():
+        taken = [range(at, at + size) for at, size in before["fields"].values()]
+        for field, info in ffi.typeof(f"struct {name}").fields:
+            if field != "pad" and field not in before["fields"]:
+                place = range(info.offset, info.offset + ffi.sizeof(info.type))
+                assert not any(set(place) & set(other) for other in taken), (name, field)

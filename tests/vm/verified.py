@@ -23,8 +23,6 @@ GROWTH = 1.2
 # Limits are on: a switch that is off spares the verifier what is behind it.
 CONFIG = {
     **DEFAULT_SETUP.config,
-    "nat_port_first": 20000,
-    "nat_port_last": 29999,
     "sample": 64,
     "max_conns": 1000,
     "max_openings": 1000,

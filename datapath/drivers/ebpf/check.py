@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from datapath.dataplane import entries, layout
+from datapath.dataplane import entries, layout, structs
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import (
@@ -162,7 +162,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         name: {}
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "acls", "reserved"),
-            *("links", "quotas", "addresses"),
+            *("links", "quotas", "addresses", "host"),
         )
     }
     for network in networks:
@@ -179,7 +179,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     for network in comparison.networks:
         device = comparison.gateway(network)
         if device is not None and not traits(network).programs:
-            row = entries.DeviceValue(kind="DEVICE_GATEWAY", network=network.number)
+            row = structs.DeviceValue(kind="DEVICE_GATEWAY", network=network.number)
             rows["devices"][(device.ifindex,)] = row
     for endpoint in endpoints:
         network = state.networks[endpoint.network_id]
@@ -191,7 +191,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
     if comparison.published():
-        loopback = entries.DeviceValue(kind="DEVICE_LOOPBACK")
+        loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback
     mappings = [
         mapping
@@ -202,14 +202,16 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if networks:
+        number, facts = entries.host_entry(observed.ephemeral)
+        rows["host"][(number,)] = facts
         for uplink in observed.uplinks:
-            row = entries.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
+            row = structs.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
             rows["devices"][(uplink.ifindex,)] = row
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 
 
-def _plain(key: entries.AclKey) -> entries.AclKey:
+def _plain(key: structs.AclKey) -> structs.AclKey:
     """As it is read back: an IPv4 address in its mapped form is an IPv4 address."""
     mapped = key.addr.ipv4_mapped if isinstance(key.addr, IPv6Address) else None
     return key._replace(addr=mapped) if mapped is not None else key
@@ -238,6 +240,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "reserved": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
+        "host": lambda key, value: none,
         "addresses": lambda key, value: none or (key[0] is not None and key[0].is_link_local),
     }
 
@@ -255,6 +258,6 @@ def _format_row(row: Any) -> str:
     for item in row:
         if isinstance(item, frozenset):
             parts.append("+".join(sorted(item)))
-        elif item is not None and item != entries.NO_MAC:
+        elif item is not None and item != structs.NO_MAC:
             parts.append(str(item))
     return " ".join(parts) or "nothing"

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
 
-from datapath.dataplane import connections, entries
+from datapath.dataplane import connections, entries, structs
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import Repair, attempt, report
@@ -164,7 +164,7 @@ class EbpfBridge(PairDriver):
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def open_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+    def open_links(self, network: Network, links: Mapping[structs.LinkKey, structs.LinkValue]) -> None:
         self.context.dataplane.links.update_many(links)
 
     # ---- published ports -------------------------------------------------------------------
@@ -217,7 +217,7 @@ class EbpfBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         reserved: entries.PortRanges,
-        acls: Mapping[entries.AclKey, int],
+        acls: Mapping[structs.AclKey, int],
     ) -> None:
         dataplane = self.context.loaded
         if dataplane is None:
@@ -282,5 +282,5 @@ def _write_reserved(dataplane: Dataplane, reserved: entries.PortRanges) -> None:
     dataplane.reserved.delete_raw(_keys("reserved_key", (part for part in reserved.ranges if not part.value)))
 
 
-def _write_acls(dataplane: Dataplane, acls: Mapping[entries.AclKey, int]) -> None:
+def _write_acls(dataplane: Dataplane, acls: Mapping[structs.AclKey, int]) -> None:
     dataplane.acls.update_many({key: abi.acl(allow) for key, allow in acls.items()})

@@ -50,6 +50,7 @@ class EbpfHost(HostPart):
         dataplane = self.context.loaded
         if dataplane is None:
             return
+        dataplane.tell_host()
         self._note_others(dataplane, view)
         self._attach_uplinks(dataplane, view)
         self.refresh_acls(view)

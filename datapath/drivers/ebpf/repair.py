@@ -34,7 +34,7 @@ def _write_row(work: Repairing, finding: Finding) -> None:
     dataplane = work.context.dataplane
     rows = getattr(dataplane, name)
     match name:
-        case "networks":
+        case "networks" | "host":
             rows[key[0]] = to_abi(value)
         case "devices":
             rows[key] = to_abi(value)

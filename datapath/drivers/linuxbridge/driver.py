@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
 
-from datapath.dataplane import entries
+from datapath.dataplane import entries, structs
 from datapath.drivers.base import Repair, attempt, report
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.linuxbridge import firewall
@@ -91,7 +91,7 @@ class LinuxBridge(PairDriver):
         attempt(failures, netfilter.forget, addresses)
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def open_links(self, network: Network, links: Mapping[entries.LinkKey, entries.LinkValue]) -> None:
+    def open_links(self, network: Network, links: Mapping[structs.LinkKey, structs.LinkValue]) -> None:
         if links:
             self._filter(network).link(network, links)
 
@@ -136,7 +136,7 @@ class LinuxBridge(PairDriver):
         network: Network,
         endpoint: Endpoint,
         reserved: entries.PortRanges,
-        acls: Mapping[entries.AclKey, int],
+        acls: Mapping[structs.AclKey, int],
     ) -> None:
         self._filter(network).align(network, endpoint)
 

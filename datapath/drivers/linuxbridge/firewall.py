@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from datapath.dataplane.entries import LinkKey, LinkValue
+from datapath.dataplane.structs import LinkKey, LinkValue
 from datapath.drivers.linuxbridge import iptables as ipt
 from datapath.drivers.linuxbridge import iptables_input as ipt_input
 from datapath.drivers.linuxbridge import nftables as nft

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from datapath.dataplane.entries import LinkKey
+from datapath.dataplane.structs import LinkKey
 from datapath.drivers.linuxbridge.rules import Published, address, opened, published, subnet
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network

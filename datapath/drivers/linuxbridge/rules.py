@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
-from datapath.dataplane import entries
+from datapath.dataplane import entries, structs
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
@@ -35,7 +35,7 @@ class Ruleset(Protocol[R]):
         self, network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping], version: int
     ) -> list[R]: ...
 
-    def link_rules(self, network: Network, links: Iterable[entries.LinkKey], version: int) -> list[R]: ...
+    def link_rules(self, network: Network, links: Iterable[structs.LinkKey], version: int) -> list[R]: ...
 
     def of_container(self, ip: Address) -> Callable[[R], bool]:
         """Whether a rule is about the container, those of links left out."""
@@ -99,7 +99,7 @@ def published(
             yield Published(_PROTOCOLS[key.proto], host, key.port, value.addr, value.port)
 
 
-def opened(links: Iterable[entries.LinkKey], version: int) -> Iterator[Opened]:
+def opened(links: Iterable[structs.LinkKey], version: int) -> Iterator[Opened]:
     for key in links:
         if key.server.version == version:
             yield Opened(key.client, key.server, _PROTOCOLS[key.proto], key.port)

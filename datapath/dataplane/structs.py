@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structs of abi.h that this side writes, as tuples with the field names of abi.h. Pure.
+
+Each class is one struct, named in STRUCTS: it has the struct's fields but for padding, in the struct's order, which a
+test compares. Numbers are in host order. Enumerators are given by name ("NETWORK_ICC"); no address is None, which is
+written as the zero address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple
+
+from datapath.dataplane.layout import DeviceKind, NetworkFlag
+from datapath.model.parsing import Address
+
+NO_MAC = "00:00:00:00:00:00"
+
+
+class HostValue(NamedTuple):
+    flags: int = 0
+    nat_port_first: int = 0
+    nat_port_last: int = 0
+
+
+class NetworkValue(NamedTuple):
+    flags: frozenset[NetworkFlag]
+    ifindex: int
+    slots: int
+    mtu: int
+    broadcast: IPv4Address | None
+    mac: str
+    gateway4: Address | None
+    gateway6: Address | None
+    gateway_linklocal: IPv6Address | None
+
+
+class DeviceKey(NamedTuple):
+    ifindex: int
+
+
+class DeviceValue(NamedTuple):
+    kind: DeviceKind
+    network: int = 0
+    endpoint: int = 0
+    mac: str = NO_MAC
+    addr4: Address | None = None
+    addr6: Address | None = None
+    linklocal: IPv6Address | None = None
+
+
+class EndpointKey(NamedTuple):
+    network: int
+    addr: Address
+
+
+class EndpointValue(NamedTuple):
+    ifindex: int
+    number: int
+    mac: str
+
+
+class MemberKey(NamedTuple):
+    network: int
+    slot: int
+
+
+class MemberValue(NamedTuple):
+    ifindex: int
+    endpoint: int
+
+
+class PortKey(NamedTuple):
+    addr: Address | None
+    port: int
+    proto: int
+
+
+class PortValue(NamedTuple):
+    network: int
+    endpoint: int
+    acl: int
+    addr: Address
+    port: int
+    default_deny: int
+
+
+class AclKey(NamedTuple):
+    prefixlen: int
+    acl: int
+    addr: Address | None
+
+
+class ReservedKey(NamedTuple):
+    port: int
+    proto: int
+
+
+class LinkKey(NamedTuple):
+    client: Address
+    server: Address
+    port: int
+    proto: int
+
+
+class LinkValue(NamedTuple):
+    client: int
+    server: int
+
+
+# The struct of abi.h that each class is.
+STRUCTS: Mapping[type[Any], str] = {
+    HostValue: "host",
+    NetworkValue: "network",
+    DeviceKey: "device_key",
+    DeviceValue: "device",
+    EndpointKey: "endpoint_key",
+    EndpointValue: "endpoint",
+    MemberKey: "member_key",
+    MemberValue: "member",
+    PortKey: "port_key",
+    PortValue: "port",
+    AclKey: "acl_key",
+    ReservedKey: "reserved_key",
+    LinkKey: "link_key",
+    LinkValue: "link",
+}
