@@ -99,8 +99,8 @@ def finish(dataplane: Dataplane) -> bool:
     names = set(os.listdir(folder)) - {_MOVING}
     mark = next((name for name in names if version.is_mark(name)), None)
     if mark is None:
-        _clear(folder)
         _drop_maps(root)
+        _clear(folder)
         return False
     with _Opened(folder, names) as fds:
         _update_links(root, fds)
@@ -115,8 +115,8 @@ def finish(dataplane: Dataplane) -> bool:
     dataplane.close()  # what it has opened are the old ones
     dataplane.attach_sockets()
     bpffs.unpin(folder / mark)
+    _drop_maps(root)  # before the folder goes: it says that something is left to do
     _clear(folder)
-    _drop_maps(root)
     return True
 
 
