@@ -42,7 +42,7 @@ LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model fuzz bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model compare-host fuzz bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all
 
 menu:
@@ -56,6 +56,7 @@ menu:
 	@echo 'make test-bpf   the packet programs on whole packets (root)'
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
+	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
@@ -156,6 +157,10 @@ test-unit test-bpf test-net: test-%: build
 
 test-model: build
 	MODEL_SECONDS=$${MODEL_SECONDS:-60} $(PYTEST) tests/model
+
+# Writes the table of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds.
+compare-host: build
+	COMPARE_HOST=docs/compatibility.md $(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net
 
 # Until a disagreement, or the bound; it names its seed.
 SECONDS ?= 0

@@ -11,6 +11,7 @@ import pytest
 
 from tests import again
 from tests.leftovers import Found, Run
+from tests.net import compare
 
 # How much longer everything may take: in an emulated machine ten times is little.
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
@@ -32,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if path := os.environ.pop(again.VARIABLE, ""):  # it is about this run, not about those within it
         config.stash[RECORDER] = again.Recorder(Path(path))
         config.pluginmanager.register(config.stash[RECORDER])
+    if compare.VARIABLE in os.environ and not is_worker():
+        config.pluginmanager.register(compare.Collector(Path(os.environ[compare.VARIABLE])))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        compare.note(item)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers are started
