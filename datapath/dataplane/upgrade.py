@@ -10,7 +10,7 @@ programs share the maps, so they work side by side.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
@@ -32,8 +32,9 @@ def pending(bpffs: Path) -> bool:
     return (bpffs / NEXT).exists()
 
 
-def prepare(dataplane: Dataplane) -> None:
-    """Loads this version's programs and pins them below ``next``. KernelError: it failed, and nothing has changed."""
+def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> None:
+    """Loads this version's programs and pins them below ``next``; `fill` writes the rows of maps that the version
+    before did not have. KernelError: it failed, and nothing has changed."""
     version.check(dataplane.root)
     folder, maps = dataplane.root / NEXT, dataplane.root / "maps"
     _clear(folder)
@@ -43,7 +44,9 @@ def prepare(dataplane: Dataplane) -> None:
         folder.mkdir(mode=0o700)
         for name in OBJECT_FILES:
             dataplane.load(name, folder, folder)
+        dataplane.close()  # of maps that are there only now it may have opened a stand-in
         dataplane.tell_host()
+        fill()
         _repeat_marks(dataplane.root)
     except BaseException:
         _clear(folder)

@@ -89,8 +89,9 @@ class HostPart:
     def finish(self, view: HostView) -> None:
         """At the end of a changing command: follows what has been published and what not any more."""
 
-    def upgrade(self, view: HostView) -> bool:
-        """Puts this version in place of the one that is at work; False: there was nothing to do."""
+    def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
+        """Puts this version in place of the one that is at work; False: there was nothing to do. `fill` writes what
+        `doctor` would miss, once there is a place for it and before anything depends on it."""
         return False
 
     def remove(self, view: HostView) -> None:

@@ -131,13 +131,14 @@ class Engine:
     def upgrade(self) -> bool:
         """Puts what is at work of this version in place of what is loaded; False: there was nothing to do. No packet
         is lost meanwhile."""
+        from datapath.engine.reconcile import fill
         from datapath.kernel import features
 
         features.require()
         if not self.exists:
             return False
         with self.changing(create=False, upgrading=True) as tx:
-            done = [part.upgrade(view) for part, view in tx.parts()]
+            done = [part.upgrade(view, lambda: fill(tx)) for part, view in tx.parts()]
             return any(done)
 
     def refuse_foreign(self, force: bool) -> None:

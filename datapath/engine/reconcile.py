@@ -18,7 +18,7 @@ from datapath.engine import doctor, endpoints, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.kernel.links import Links
-from datapath.model.checks import DEAD, PAIR, STRAY
+from datapath.model.checks import DEAD, MISSING, PAIR, STRAY
 from datapath.model.findings import Check, Finding
 
 _ROUNDS = 5  # a pair made anew, a device that is up again and has lost its routes, and so on
@@ -40,6 +40,14 @@ def reconcile(tx: Transaction) -> tuple[list[Finding], list[Finding], list[Excep
     else:
         left = _compare(tx)
     return list(found), left, failures
+
+
+def fill(tx: Transaction) -> None:
+    """Writes the rows that are missing, and nothing else. ExceptionGroup: some could not be written."""
+    known = _repairs(tx)
+    missing = [finding for finding in _compare(tx) if finding.check == MISSING]
+    if failures := _repair(_ordered(missing, known), known):
+        raise ExceptionGroup("not every row could be written", failures)
 
 
 def _repair(findings: list[Finding], known: dict[Check, _Repair]) -> list[Exception]:

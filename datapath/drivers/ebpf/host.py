@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from datapath.config.tuning import different, drift
@@ -135,7 +136,7 @@ class EbpfHost(HostPart):
 
     # ---- versions, and the end -----------------------------------------------------------------
 
-    def upgrade(self, view: HostView) -> bool:
+    def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
         """The programs of this version, with the settings of now, in place of those that are loaded. False: they are
         these, or none are loaded."""
         loaded = self.context.loaded
@@ -143,7 +144,7 @@ class EbpfHost(HostPart):
             return False
         if not loaded.outdated and not different(self.context.tuning.config, loaded.setup().config):
             return False
-        upgrade.prepare(loaded)
+        upgrade.prepare(loaded, fill)
         upgrade.finish(loaded)
         self.refresh_acls(view)
         return True
