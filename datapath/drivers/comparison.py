@@ -65,7 +65,7 @@ class Comparison:
         """Bytes of an IP packet; None: whatever it was, as no default route says what it is to be."""
         if network.mtu:
             return network.mtu
-        return self.observed.default_mtu if self.observed.default_route else None
+        return self.observed.network.default_mtu if self.observed.network.default_route else None
 
     def name(self, endpoint: Endpoint) -> str:
         """The endpoint as a finding names it."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning
+from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.state import State
 
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
-    from datapath.kernel.facts import Facts
     from datapath.kernel.links import Links
 
 
@@ -33,12 +33,12 @@ class Notes(Protocol):
 @dataclass(frozen=True, slots=True)
 class HostView:
     """The host, as a driver's part of it is told. `networks`: those of the driver that are built; `state`: all rows;
-    `observed`: devices, addresses and routes as they were when the command looked; `warn` takes lines that the user
+    `observed`: the host's network as it was when the command looked; `warn` takes lines that the user
     should see."""
 
     state: State
     networks: list[Network]
-    observed: Facts
+    observed: HostNetwork
     notes: Notes
     warn: Callable[[str], None]
 

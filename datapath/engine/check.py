@@ -56,16 +56,18 @@ def _dead(comparison: Comparison) -> Iterator[Finding]:
 
 def _reserved(state: State, observed: Observed) -> Iterator[Finding]:
     """Published ports that the kernel must not choose for sockets of the host."""
-    ours = ephemeral_ports(state, observed.ephemeral)
+    ours = ephemeral_ports(state, observed.network.ephemeral)
     if not ours and observed.reserved_before is None:
         return
     wanted = parse_reserved(observed.reserved_before or "") | ours
-    lost = wanted - parse_reserved(observed.reserved)
+    lost = wanted - parse_reserved(observed.network.reserved)
     if observed.reserved_before is None:
-        lost = ours - parse_reserved(observed.reserved)
+        lost = ours - parse_reserved(observed.network.reserved)
     if lost:
         detail = f"net.ipv4.ip_local_reserved_ports lacks {reserved_text(lost)}"
         yield Finding(RESERVED, "the host", detail)
-    elif (more := parse_reserved(observed.reserved) - wanted) and observed.reserved_before is not None:
+    elif (
+        more := parse_reserved(observed.network.reserved) - wanted
+    ) and observed.reserved_before is not None:
         detail = f"net.ipv4.ip_local_reserved_ports has {reserved_text(more)} too much"
         yield Finding(RESERVED, "the host", detail)

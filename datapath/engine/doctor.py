@@ -13,23 +13,20 @@ from dataclasses import replace
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning, drift
-from datapath.dataplane import observe
+from datapath.dataplane import observe as pinned
 from datapath.dataplane.layout import Setup
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers import registry
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.pairs.check import endpoint_sysctls
 from datapath.engine import check, namespaces
-from datapath.engine.ports import RESERVED_PORTS
-from datapath.engine.transaction import Owner
+from datapath.engine.transaction import Owner, devices_of
 from datapath.errors import DatapathError
-from datapath.kernel import process, sysctl
-from datapath.kernel.facts import stack
-from datapath.kernel.links import Links
+from datapath.kernel import observe, process, sysctl
 from datapath.model.checks import BUSY, LEFTOVER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
-from datapath.model.observed import Observed, Programs, Stack, Uplink
+from datapath.model.observed import Observed, Programs, Stack
 from datapath.model.state import State
 from datapath.store import locking
 from datapath.store.base import Store
@@ -75,7 +72,7 @@ def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Find
         detail = f"{settings.state_dir}/datapath.db is gone, its journal is there"
         return [Finding(STORE, "state database", detail)]
     findings = []
-    programs = observe.programs(settings.bpffs, ())
+    programs = pinned.programs(settings.bpffs, ())
     if any(programs.pinned.values()):
         detail = f"they are pinned in {settings.bpffs}, the store is gone"
         findings.append(Finding(LEFTOVER, "packet programs", detail))
@@ -86,35 +83,29 @@ def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Find
 
 def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Observed:
     """The host as it is, as far as it matters to the desired state."""
-    with Links() as links:
-        facts = links.facts({network.device for network in state.networks.values() if network.device})
-    host = stack(None)
+    network = observe.host(devices_of(state))
+    host = Stack.of(network)
     wanted: set[str] = set()
-    for network in state.networks.values():
-        wanted |= spec_of(network).sysctls(network).keys() if network.device else set()
+    for one in state.networks.values():
+        wanted |= spec_of(one).sysctls(one).keys() if one.device else set()
     for endpoint in state.endpoints.values():
         wanted |= endpoint_sysctls(endpoint).keys()
     alive = frozenset(
         c.id for c in state.containers.values() if c.running and process.alive(c.pid, c.pid_start)
     )
     observed = Observed(
+        network=network,
         host=host,
-        uplinks=tuple(Uplink(u.ifindex, u.name, u.ipv4, u.ipv6) for u in facts.uplinks),
-        addresses=frozenset(address.ip for address in facts.addresses),
-        default_mtu=facts.default_mtu,
-        default_route=facts.default_route,
         sandboxes=_sandboxes(state),
         alive=alive,
         sysctls=sysctl.read_existing(wanted),
-        ephemeral=sysctl.ephemeral_ports(),
-        reserved=sysctl.read(RESERVED_PORTS),
-        reserved_before=store.note(RESERVED_PORTS),
+        reserved_before=store.note(sysctl.RESERVED_PORTS),
         programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),
     )
     with Context(settings, tuning or Tuning()) as context:
         for spec, part in registry.host_parts(context).items():
             mine = [n for n in built(state.networks.values()) if spec_of(n) is spec]
-            found = part.look(HostView(state, mine, facts, store, lambda line: None))
+            found = part.look(HostView(state, mine, network, store, lambda line: None))
             observed = replace(observed, **found)  # type: ignore[arg-type]
     return observed
 
@@ -126,14 +117,14 @@ def _sandboxes(state: State) -> dict[str, Stack]:
         path = namespaces.path(state, sandbox_id)
         if path is not None:
             try:
-                found[sandbox_id] = stack(path)
+                found[sandbox_id] = observe.stack(path)
             except DatapathError:
                 continue  # it has just ended
     return found
 
 
 def _programs(settings: Settings, tuning: Tuning | None, indexes: Iterable[int]) -> Programs:
-    found = observe.programs(settings.bpffs, indexes)
+    found = pinned.programs(settings.bpffs, indexes)
     if tuning is None or found.missing or found.broken or found.outdated:
         return found
     with Dataplane(settings.bpffs, setup=Setup(tuning.config, tuning.sizes)) as loaded:

@@ -14,8 +14,6 @@ from datapath.model.ports import PortMapping
 from datapath.model.state import State
 from datapath.plan.ports import PortContext, ephemeral_ports, parse_reserved, reserved_text
 
-RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
-
 
 def publish(
     tx: Transaction,
@@ -79,7 +77,7 @@ def context(tx: Transaction) -> PortContext:
     def in_use(proto: str, address: Address | None, port: int) -> str | None:
         return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
 
-    return PortContext(tx.facts, in_use, sysctl.ephemeral_ports(), sockets.suspects)
+    return PortContext(tx.facts, in_use, tx.observed.ephemeral, sockets.suspects)
 
 
 def reserve(tx: Transaction) -> None:
@@ -88,16 +86,16 @@ def reserve(tx: Transaction) -> None:
     No bind() shows such a choice; a container would get the answers. The host's own setting is noted, kept in force,
     and put back when nothing is published in that range any more.
     """
-    ours = ephemeral_ports(tx.state, sysctl.ephemeral_ports())
-    before = tx.store.note(RESERVED_PORTS)
+    ours = ephemeral_ports(tx.state, tx.observed.ephemeral)
+    before = tx.store.note(sysctl.RESERVED_PORTS)
     if not ours and before is None:
         return
-    current = sysctl.read(RESERVED_PORTS)
+    current = sysctl.read(sysctl.RESERVED_PORTS)
     if before is None:
         before = current.strip()
-        tx.store.set_note(RESERVED_PORTS, before)
+        tx.store.set_note(sysctl.RESERVED_PORTS, before)
     wanted = parse_reserved(before) | ours
     if wanted != parse_reserved(current):
-        sysctl.write(RESERVED_PORTS, reserved_text(wanted))
+        sysctl.write(sysctl.RESERVED_PORTS, reserved_text(wanted))
     if not ours:
-        tx.store.set_note(RESERVED_PORTS, None)
+        tx.store.set_note(sysctl.RESERVED_PORTS, None)

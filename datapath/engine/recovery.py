@@ -56,7 +56,7 @@ def _rebuild(tx: Transaction) -> None:
     again = []
     for network in tx.built:
         driver, members = tx.driver(network), tx.state.endpoints_of_network(network.id)
-        if network.id in lost or network.device not in tx.observed.names:
+        if network.id in lost or network.device not in tx.facts.devices:
             if network.id not in lost:
                 tx.warn(f"network {network.name} was missing on the host: built again")
             driver.delete_network(network)

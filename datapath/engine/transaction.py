@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
@@ -22,19 +21,22 @@ from datapath.engine import namespaces
 from datapath.model import drivers
 from datapath.model.drivers import Spec
 from datapath.model.findings import Check, Finding
+from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.state import Fresh, Object, State
 from datapath.plan.endpoints import network_mtu
 from datapath.store.base import Store
 
-if TYPE_CHECKING:
-    from datapath.kernel.facts import Facts
-
 
 def now() -> str:
     """The time as the model writes it: RFC 3339, UTC."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def devices_of(state: State) -> set[str]:
+    """The names of the devices that networks have on the host."""
+    return {network.device for network in state.networks.values() if network.device}
 
 
 class Owner:
@@ -107,24 +109,23 @@ class Transaction:
     # ---- the host ------------------------------------------------------------------------
 
     @cached_property
-    def observed(self) -> Facts:
-        """The host's devices, addresses and routes as they were when the command looked."""
-        return self.context.links.facts(
-            {network.device for network in self.state.networks.values() if network.device}
-        )
+    def observed(self) -> HostNetwork:
+        """The host's network as it was when the command looked."""
+        return self.context.links.observe(devices_of(self.state))
 
     @cached_property
     def facts(self) -> HostFacts:
         """The same as plans need it: without what is ours, unless a plan would be in its way."""
+        observed = self.observed
         ours = {subnet.prefix for network in self.state.networks.values() for subnet in network.subnets}
-        prefixes = {address.network for address in self.observed.addresses} | set(self.observed.routes)
+        prefixes = {one.interface.network for one in observed.addresses} | set(observed.prefixes)
         return HostFacts(
             prefixes=tuple(prefixes - ours),
-            addresses=frozenset(address.ip for address in self.observed.addresses),
-            default_mtu=self.observed.default_mtu,
-            default_route=self.observed.default_route,
-            devices=frozenset(self.observed.names),
-            uplinks=tuple(uplink.name for uplink in self.observed.uplinks),
+            addresses=observed.ips,
+            default_mtu=observed.default_mtu,
+            default_route=observed.default_route,
+            devices=frozenset(observed.names.values()),
+            uplinks=tuple(uplink.name for uplink in observed.uplinks),
         )
 
     @property

@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from datapath.errors import KernelError
-from datapath.kernel import facts, rtnetlink, sysctl
+from datapath.kernel import facts, observe, rtnetlink, sysctl
 from datapath.kernel import link_messages as messages
-from datapath.kernel.facts import Facts, Interface, Uplink, translated
+from datapath.kernel.facts import Interface, translated
 from datapath.kernel.link_messages import IFF_UP, Step, do
 from datapath.kernel.netns import Netns, enter
 from datapath.kernel.rtnetlink import Message, Refused, Rtnetlink
+from datapath.model.host import HostNetwork
 
 _CLSACT = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS and TC_H_MIN_EGRESS of pkt_sched.h, below TC_H_CLSACT
 
@@ -84,18 +85,11 @@ class Devices:
         with enter(self._netns):
             return find_index(name)
 
-    def facts(self, ours: Collection[str] = ()) -> Facts:
-        """What the namespace has; `ours`: names of devices that are no uplinks. Takes longer with more addresses and
-        routes, not with more devices."""
-        return facts.read(self._route, self._names(), ours)
-
-    def uplinks(self, ours: Collection[str] = ()) -> tuple[Uplink, ...]:
-        """The devices that are up and have a global address, without loopback and those named in `ours`."""
-        return facts.uplinks(self._route, facts.addresses(self._route), self._names(), ours)
-
-    def _names(self) -> dict[int, str]:
-        with enter(self._netns), translated("list", "devices"):
-            return dict(socket.if_nameindex())
+    def observe(self, ours: Collection[str] = (), *, every: bool = False) -> HostNetwork:
+        """The namespace's network; `ours`: names of devices that are no uplinks. It takes longer with more addresses
+        and routes, and with more devices only if `every` one is looked at."""
+        with enter(self._netns):
+            return observe.observe(self._route, frozenset(ours), every=every)
 
     def mtu(self, name: str) -> int | None:
         """The device's MTU in bytes; None: there is no such device."""

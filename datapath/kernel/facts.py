@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices, addresses, routes and uplinks of a network namespace, read through rtnetlink."""
+"""The devices, addresses, routes and rules of a network namespace, read through rtnetlink."""
 
 from __future__ import annotations
 
@@ -9,58 +9,30 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from ipaddress import (
-    IPv4Address,
     IPv4Interface,
     IPv4Network,
-    IPv6Address,
     IPv6Interface,
     IPv6Network,
     ip_address,
 )
-from typing import NamedTuple
 
 from datapath.errors import KernelError
-from datapath.kernel import netns, rtnetlink
-from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, Message, Rtnetlink, attributes
-from datapath.model.observed import Device, Stack
+from datapath.kernel import rtnetlink
+from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, RULE, Message, Rtnetlink, attributes
+from datapath.model.host import Device, DeviceAddress, Route, Rule
 
 _IFF_UP = 0x1
-_IFF_LOOPBACK = 0x8
-_IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 10, 18, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
 _RTAX_MTU = 2
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
-_RT_SCOPE_UNIVERSE = 0
 _RTN_UNICAST = 1
-_DEFAULT_MTU = 1500
 
 Interface = IPv4Interface | IPv6Interface
 Prefix = IPv4Network | IPv6Network
-
-
-class Uplink(NamedTuple):
-    """A device that leads out of the host."""
-
-    ifindex: int
-    name: str
-    ipv4: IPv4Address | None
-    ipv6: IPv6Address | None
-    mtu: int
-
-
-class Facts(NamedTuple):
-    """What the host has: all addresses; routes without default, link-local and multicast ones."""
-
-    addresses: tuple[Interface, ...]
-    routes: tuple[Prefix, ...]
-    default_mtu: int
-    default_route: bool
-    names: tuple[str, ...]
-    uplinks: tuple[Uplink, ...]
 
 
 @contextlib.contextmanager
@@ -70,39 +42,6 @@ def translated(operation: str, subject: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise KernelError(operation, subject, error.errno or 0) from error
-
-
-class DeviceAddress(NamedTuple):
-    """An address of a device. `flags`: IFA_F_*."""
-
-    ifindex: int
-    scope: int
-    flags: int
-    interface: Interface
-
-
-class Route(NamedTuple):
-    """`device`: of the first hop if there are several; 0: none. `mtu`: its own, 0: it has none."""
-
-    prefix: Prefix
-    device: int
-    metric: int
-    mtu: int
-    gateway: IPv4Address | IPv6Address | None
-
-
-def read(route: Rtnetlink, names: Mapping[int, str], ours: Collection[str]) -> Facts:
-    """`names` are the devices by index; `ours` are left out of the uplinks only."""
-    held = addresses(route)
-    prefixes, mtu = _routes(route)
-    return Facts(
-        addresses=tuple(one.interface for one in held),
-        routes=prefixes,
-        default_mtu=mtu or _DEFAULT_MTU,
-        default_route=mtu != 0,
-        names=tuple(names.values()),
-        uplinks=uplinks(route, held, names, ours),
-    )
 
 
 def addresses(route: Rtnetlink) -> list[DeviceAddress]:
@@ -121,29 +60,6 @@ def _device_address(body: bytes) -> DeviceAddress | None:
         flags = _number(found[_IFA_FLAGS])
     interface = IPv4Interface((raw, length)) if family == socket.AF_INET else IPv6Interface((raw, length))
     return DeviceAddress(index, scope, flags, interface)
-
-
-def uplinks(
-    route: Rtnetlink, held: Sequence[DeviceAddress], names: Mapping[int, str], ours: Collection[str]
-) -> tuple[Uplink, ...]:
-    """The devices that lead out of the host. Only those with a global address are looked at: there may be hundreds of
-    others."""
-    found: dict[int, dict[int, IPv4Address | IPv6Address]] = {}
-    for one in held:
-        name = names.get(one.ifindex)
-        if one.scope != _RT_SCOPE_UNIVERSE or name is None or name in ours:
-            continue
-        first = found.setdefault(one.ifindex, {})
-        if not one.flags & _IFA_F_UNFIT:
-            first.setdefault(one.interface.version, one.interface.ip)
-    result = []
-    for index, first in found.items():
-        flags, mtu = _link(route, index)
-        if flags & _IFF_UP and not flags & _IFF_LOOPBACK:
-            ipv4, ipv6 = first.get(4), first.get(6)
-            assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
-            result.append(Uplink(index, names[index], ipv4, ipv6, mtu))
-    return tuple(result)
 
 
 def unicast_routes(route: Rtnetlink, family: int) -> list[Route]:
@@ -178,50 +94,25 @@ def _route(body: bytes) -> Route:
     )
 
 
-def gateways(route: Rtnetlink) -> list[tuple[int, IPv4Address | IPv6Address]]:
-    """(device, gateway) of each default route that has a gateway."""
+def rules(route: Rtnetlink) -> list[Rule]:
+    """The rules of policy routing. A kernel without them has none."""
     found = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        found += [
-            (one.device, one.gateway)
-            for one in unicast_routes(route, family)
-            if not one.prefix.prefixlen and one.gateway
-        ]
+    for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+        try:
+            with translated("list", "routing rules"):
+                bodies = route.dump(Message(rtnetlink.GETRULE, RULE.pack(family, 0, 0, 0, 0, 0, 0)))
+        except KernelError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+                raise
+            continue
+        found += [Rule(version, body) for body in bodies]
     return found
-
-
-def _routes(route: Rtnetlink) -> tuple[tuple[Prefix, ...], int]:
-    """Destinations; MTU of the best default route, or else of its device, IPv4 before IPv6."""
-    prefixes: list[Prefix] = []
-    defaults: list[tuple[int, int, int, int]] = []  # version, metric, device, own MTU or 0
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for one in unicast_routes(route, family):
-            prefix = one.prefix
-            if not prefix.prefixlen:
-                defaults.append((prefix.version, one.metric, one.device, one.mtu))
-            elif not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local):
-                prefixes.append(prefix)
-    _, _, device, mtu = min(defaults, default=(0, 0, 0, 0))
-    if device and not mtu:
-        _, mtu = _link(route, device)
-    return tuple(dict.fromkeys(prefixes)), mtu
-
-
-def _link(route: Rtnetlink, index: int) -> tuple[int, int]:
-    """Flags and MTU of the device; zeros if it has just gone."""
-    try:
-        with translated("look at", f"device {index}"):
-            body = route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0)))
-    except KernelError as error:
-        if error.errno in (errno.ENODEV, errno.EINVAL):  # EINVAL: index 0, a route without a device
-            return 0, 0
-        raise
-    return LINK.unpack_from(body)[3], _number(attributes(body[LINK.size :])[_IFLA_MTU])
 
 
 def mtu(route: Rtnetlink, index: int) -> int | None:
     """Bytes of an IP packet that the device takes; None: it has just gone."""
-    return _link(route, index)[1] or None
+    found = device(route, index)
+    return found.mtu if found else None
 
 
 def devices(route: Rtnetlink) -> list[Device]:
@@ -241,7 +132,7 @@ def device(route: Rtnetlink, index: int) -> Device | None:
 
 
 def _device(body: bytes) -> Device:
-    _, _, index, flags, _ = LINK.unpack_from(body)
+    _, hardware, index, flags, _ = LINK.unpack_from(body)
     found = attributes(body[LINK.size :])
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     return Device(
@@ -252,24 +143,7 @@ def _device(body: bytes) -> Device:
         mtu=_number(found[_IFLA_MTU]),
         up=bool(flags & _IFF_UP),
         master=_number(found.get(_IFLA_MASTER, b"")),
-    )
-
-
-def stack(where: netns.Netns) -> Stack:
-    """Devices, addresses and default routes of a namespace. KernelError: they cannot be read, or it is gone."""
-    with netns.enter(where), translated("open", "rtnetlink socket"):
-        opened = Rtnetlink()
-    with opened as route:
-        known = {one.ifindex: one for one in devices(route)}
-        names = {index: one.name for index, one in known.items()}
-        by_device: dict[str, set[Interface]] = {}
-        for one in addresses(route):
-            by_device.setdefault(names.get(one.ifindex, ""), set()).add(one.interface)
-        defaults = frozenset((names.get(index, ""), gateway) for index, gateway in gateways(route))
-    return Stack(
-        {one.name: one for one in known.values()},
-        {name: frozenset(found) for name, found in by_device.items()},
-        defaults,
+        hardware=hardware,
     )
 
 

@@ -16,9 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from datapath.kernel import facts, sysctl
 from datapath.kernel import link_messages as messages
 from datapath.kernel.devices import Devices, find_index, index_of, inside, quiet_ipv6, static_ipv6
-from datapath.kernel.facts import Facts as Facts
 from datapath.kernel.facts import Interface, translated
-from datapath.kernel.facts import Uplink as Uplink
 from datapath.kernel.link_messages import IFF_NOARP, IFF_UP, LOOPBACK_UP, Address, do
 from datapath.kernel.link_messages import LOOPBACK as LOOPBACK
 from datapath.kernel.netns import Netns, enter

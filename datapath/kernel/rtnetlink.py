@@ -32,12 +32,15 @@ _TRIES = 20
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 NEWADDR, GETADDR = 20, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+GETRULE = 34
 GETTFILTER = 46
 LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 ADDR = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 ROUTE = struct.Struct(
     "=BBBBBBBBI"
 )  # struct rtmsg: family, dst_len, src_len, tos, table, proto, scope, type, flags
+# struct fib_rule_hdr: family, dst_len, src_len, tos, table, action, flags
+RULE = struct.Struct("=BBBBBxxBI")
 TC = struct.Struct("=BxxxiIII")  # struct tcmsg: family, ifindex, handle, parent, info
 
 

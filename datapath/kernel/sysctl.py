@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datapath.errors import KernelError
 from datapath.kernel import log
 
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
+
 
 def write(path: str, value: int | str) -> None:
     """Set e.g. `net/ipv4/conf/dp0/forwarding` (device names may hold dots, so the separator is a slash)."""

@@ -11,25 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from datapath.model.host import Device as Device
+from datapath.model.host import HostNetwork, Uplink
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 
 Entries = Mapping[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback). `master`: the index of the bridge
-    that it is a port of; 0: of none."""
-
-    ifindex: int
-    name: str
-    kind: str
-    mac: str
-    mtu: int
-    up: bool
-    master: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +31,22 @@ class Stack:
     def at(self, ifindex: int) -> Device | None:
         return next((device for device in self.devices.values() if device.ifindex == ifindex), None)
 
-
-@dataclass(frozen=True, slots=True)
-class Uplink:
-    """A device of the host that leads outside, and the addresses that packets leave with."""
-
-    ifindex: int
-    name: str
-    ipv4: Address | None
-    ipv6: Address | None
+    @staticmethod
+    def of(network: HostNetwork) -> Stack:
+        """That of a namespace of which every device was read."""
+        names = {index: device.name for index, device in network.devices.items()}
+        addresses: dict[str, set[Interface]] = {}
+        for one in network.addresses:
+            addresses.setdefault(names.get(one.ifindex, ""), set()).add(one.interface)
+        return Stack(
+            {device.name: device for device in network.devices.values()},
+            {name: frozenset(found) for name, found in addresses.items()},
+            frozenset(
+                (names.get(route.device, ""), route.gateway)
+                for route in network.routes
+                if not route.prefix.prefixlen and route.gateway
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +75,33 @@ class Programs:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A host as it is. `sandboxes`: the stacks of those in which somebody lives. `alive`: containers whose process
-    is there. `sysctls`: those that were asked for, as far as they exist. `addresses`: all of the host's. `filters`:
-    what the packet filter's tool lists, by mode and IP version, of those that linuxbridge networks use; `unlisted`: why
-    it does not. `forwarding_off`: settings that have to be on for such networks and are not; `forwarding_spare`:
-    those that were switched on and that nothing needs any more."""
+    """A host as it is. `network`: with every device of the host. `host`: the same as a stack. `sandboxes`: the stacks
+    of those in which somebody lives. `alive`: containers whose process is there. `sysctls`: those that were asked
+    for, as far as they exist. `filters`: what the packet filter's tool lists, by mode and IP version, of those that
+    linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for such
+    networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more."""
 
+    network: HostNetwork
     host: Stack
-    uplinks: tuple[Uplink, ...]
-    addresses: frozenset[Address]
-    default_mtu: int
-    default_route: bool
     sandboxes: Mapping[str, Stack]
     alive: frozenset[str]
     sysctls: Mapping[str, str]
-    ephemeral: tuple[int, int]
-    reserved: str
     reserved_before: str | None
     programs: Programs
     filters: Mapping[tuple[str, int], str] = field(default_factory=dict)
     unlisted: tuple[str, ...] = ()
     forwarding_off: frozenset[str] = frozenset()
     forwarding_spare: frozenset[str] = frozenset()
+
+    @property
+    def uplinks(self) -> tuple[Uplink, ...]:
+        """The devices that lead out of the host."""
+        return self.network.uplinks
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """All of the host's."""
+        return self.network.ips
 
 
 @dataclass(frozen=True, slots=True)

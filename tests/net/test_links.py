@@ -130,7 +130,7 @@ class TestGateway:
             links.create_gateway("dp0", "dpx1", GATEWAY_MAC, twice, 1500, ipv6=False)
         assert caught.value.errno == errno.EEXIST
         assert "address 10.0.0.1/16 to dp0" in str(caught.value)
-        assert links.facts().names == ("lo",)
+        assert set(links.observe().names.values()) == {"lo"}
 
     def test_taken_name_is_told_and_left_alone(self, links: Links) -> None:
         links.create_gateway("dp0", "dpx1", GATEWAY_MAC, [], 1500, ipv6=False)
@@ -239,7 +239,7 @@ class TestEndpoint:
         for _ in range(5):
             attach(links, container)
             links.delete("veth1", "dp0")
-            assert links.facts().names == ("lo",)
+            assert set(links.observe().names.values()) == {"lo"}
             assert ip_in(container, "-brief", "link").split()[0::5] == ["lo"]
             assert ip_in(container, "route") == ""
 
@@ -265,14 +265,15 @@ class TestEndpoint:
         links.create_endpoint("veth2", "eth1", container, MAC, 1500)
         links.delete("veth2", index, "never", 4711)
         links.delete("veth2", index)
-        assert links.facts().names == ("lo",)
+        assert set(links.observe().names.values()) == {"lo"}
         assert "eth" not in ip_in(container, "-o", "link")
 
 
 class TestFacts:
     def test_empty_host(self, links: Links) -> None:
-        facts = links.facts()
+        facts = links.observe()
         assert (facts.addresses, facts.routes, facts.default_mtu, facts.uplinks) == ((), (), 1500, ())
+        assert {rule.version for rule in facts.rules} == {4, 6}
 
     def test_everything(self, links: Links, container: int) -> None:
         attach(links, container, ipv6=True)
@@ -293,15 +294,19 @@ class TestFacts:
         ip("route", "add", "default", "dev", "dp0", "metric", "100")
         ip("route", "add", "10.99.0.0/16", "via", "192.0.2.254", "table", "42")
         ip("-6", "route", "add", "2001:db8:1::/48", "via", "2001:db8::2")
-        facts = links.facts(["dp0"])
-        assert ip_interface("198.51.100.1/32") in facts.addresses
-        assert ip_interface("2001:db8::1/64") in facts.addresses
+        before = links.observe()
+        ip("rule", "add", "tos", "0x10", "lookup", "42")
+        facts = links.observe(["dp0"])
+        held = {one.interface for one in facts.addresses}
+        assert {ip_interface("198.51.100.1/32"), ip_interface("2001:db8::1/64")} <= held
         for prefix in ("192.0.2.0/24", "10.0.0.0/24", "10.99.0.0/16", "2001:db8:1::/48", "fd00::/64"):
-            assert ip_network(prefix) in facts.routes
-        assert not any(prefix.prefixlen == 0 or prefix.is_multicast for prefix in facts.routes)
+            assert ip_network(prefix) in facts.prefixes
+        assert not any(prefix.prefixlen == 0 or prefix.is_multicast for prefix in facts.prefixes)
         assert facts.default_mtu == 1280
-        assert {"lo", "dp0", "dpx1", "veth1", "up0"} <= set(facts.names)
-        assert links.uplinks(["dp0"]) == facts.uplinks
+        assert {"lo", "dp0", "dpx1", "veth1", "up0"} <= set(facts.names.values())
+        assert {one.name for one in facts.devices.values()}.isdisjoint({"veth1", "dpx1", "off1"})
+        assert links.observe(["dp0"], every=True).uplinks == facts.uplinks
+        assert len(facts.rules) == len(before.rules) + 1
         [uplink] = facts.uplinks
         assert (uplink.name, uplink.ifindex, uplink.mtu) == ("up0", links.index("up0"), 1280)
         assert (uplink.ipv4, uplink.ipv6) == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
@@ -309,7 +314,7 @@ class TestFacts:
     def test_from_another_namespace(self, host: int, container: int) -> None:
         ip_in(container, "link", "add", "dp9", "type", "veth", "peer", "name", "dp8")
         with Links(container) as inside:
-            assert set(inside.facts().names) == {"lo", "dp8", "dp9"}
+            assert set(inside.observe().names.values()) == {"lo", "dp8", "dp9"}
             assert inside.index("dp9") is not None
         with Links() as outside:
             assert outside.index("dp9") is None

@@ -88,7 +88,7 @@ class EbpfHost(HostPart):
 
     def _tell_addresses(self, dataplane: Dataplane, view: HostView) -> None:
         """All of the host's. What was observed may be older than a network that this command has built."""
-        own = {address.ip for address in view.observed.addresses}
+        own = set(view.observed.ips)
         networks = built(view.state.networks.values())
         own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
         addresses = {abi.address_key(address): abi.address() for address in own}

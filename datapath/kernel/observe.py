@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The observation of a host's network: the one place that asks the kernel what the host is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection
+from pathlib import Path
+
+from datapath.errors import NotSupportedError
+from datapath.kernel import cgroup, facts, netns, sysctl
+from datapath.kernel.facts import translated
+from datapath.kernel.rtnetlink import Rtnetlink
+from datapath.model.host import Device, DeviceAddress, HostNetwork, Route
+from datapath.model.observed import Stack
+
+_RESOLV_CONF = "/etc/resolv.conf"
+
+
+def host(ours: Collection[str] = ()) -> HostNetwork:
+    """The network of the calling thread's namespace, with every device. `ours`: names of devices that datapath has
+    made itself. KernelError."""
+    with opened() as route:
+        return observe(route, frozenset(ours), every=True)
+
+
+def opened() -> Rtnetlink:
+    """A socket in the calling thread's namespace. KernelError."""
+    with translated("open", "rtnetlink socket"):
+        return Rtnetlink()
+
+
+def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwork:
+    """The network of the namespace that the thread is in and that the socket was opened in."""
+    addresses = tuple(facts.addresses(route))
+    routes = _routes(route)
+    names, devices = _every(route) if every else _some(route, addresses, routes)
+    return HostNetwork(
+        names=names,
+        devices=devices,
+        addresses=addresses,
+        routes=routes,
+        rules=tuple(facts.rules(route)),
+        ephemeral=sysctl.ephemeral_ports(),
+        reserved=sysctl.read(sysctl.RESERVED_PORTS),
+        resolvers=_resolvers(),
+        group=_group(),
+        ours=ours,
+    )
+
+
+def _routes(route: Rtnetlink) -> tuple[Route, ...]:
+    families = (socket.AF_INET, socket.AF_INET6)
+    return tuple(one for family in families for one in facts.unicast_routes(route, family))
+
+
+def _every(route: Rtnetlink) -> tuple[dict[int, str], dict[int, Device]]:
+    devices = {one.ifindex: one for one in facts.devices(route)}
+    return {index: one.name for index, one in devices.items()}, devices
+
+
+def _some(
+    route: Rtnetlink, addresses: tuple[DeviceAddress, ...], routes: tuple[Route, ...]
+) -> tuple[dict[int, str], dict[int, Device]]:
+    """All names, but only those devices that have an address or a route: there may be hundreds of others."""
+    with translated("list", "devices"):
+        names = dict(socket.if_nameindex())
+    used = {one.ifindex for one in addresses} | {one.device for one in routes}
+    found = ((index, facts.device(route, index)) for index in sorted(used & names.keys()))
+    return names, {index: one for index, one in found if one is not None}
+
+
+def _group() -> str:
+    try:
+        return cgroup.mount_point()
+    except NotSupportedError:
+        return ""
+
+
+def _resolvers() -> tuple[str, ...]:
+    try:
+        text = Path(_RESOLV_CONF).read_text(errors="replace")
+    except OSError:
+        return ()
+    words = (line.split() for line in text.splitlines())
+    return tuple(found[1] for found in words if len(found) > 1 and found[0] == "nameserver")
+
+
+def stack(where: netns.Netns) -> Stack:
+    """Devices, addresses and default routes of a namespace. KernelError: they cannot be read, or it is gone."""
+    with netns.enter(where):
+        route = opened()
+    with route:
+        names, devices = _every(route)
+        addresses = tuple(facts.addresses(route))
+        return Stack.of(HostNetwork(names, devices, addresses, _routes(route)))
