@@ -33,6 +33,7 @@ from datapath.dataplane.structs import (
 from datapath.errors import KernelError
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
+from datapath.model.host import HostNetwork
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
@@ -86,9 +87,9 @@ class EndpointEntries(NamedTuple):
     member: tuple[MemberKey, MemberValue]
 
 
-def host_entry(ephemeral: tuple[int, int]) -> tuple[int, HostValue]:
-    """The row of `host`. `ephemeral`: the host's ephemeral range, inclusive. KernelError: it leaves too few ports."""
-    first, last = _nat_ports(ephemeral)
+def host_entry(network: HostNetwork) -> tuple[int, HostValue]:
+    """The row of `host`. KernelError: the host's ephemeral range leaves too few ports."""
+    first, last = _nat_ports(network.ephemeral)
     return 0, HostValue(nat_port_first=first, nat_port_last=last)
 
 

@@ -19,8 +19,9 @@ from datapath.dataplane.entries import host_entry
 from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
-from datapath.kernel import abi, bpf_maps, libbpf, netns, sysctl
+from datapath.kernel import abi, bpf_maps, libbpf, netns, observe
 from datapath.kernel.bpffs import get_pinned, pin
+from datapath.model.host import HostNetwork
 
 _SAMPLE = 64  # of as many drops, one is reported
 
@@ -65,7 +66,7 @@ class Dataplane(Attachments):
                     (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for name in OBJECT_FILES:
                     self.load(name, bpffs / "programs", bpffs / "maps")
-                self.tell_host()
+                self.tell_host(observe.host())
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
                 pin(self.program(CONN_GC), bpffs / "programs" / mark)
             version.check(bpffs)
@@ -138,12 +139,12 @@ class Dataplane(Attachments):
             {name: self.map(name).max_entries for name in self._setup.sizes},
         )
 
-    def tell_host(self) -> None:
-        """Writes what the host is like now into the map `host`, if it says something else. Nothing is written
+    def tell_host(self, network: HostNetwork) -> None:
+        """Writes what the host is like into the map `host`, if it says something else. Nothing is written
         for programs of a version that has no such map."""
         if "host" not in listed(self.root / "maps"):
             return
-        wanted = to_abi(host_entry(sysctl.ephemeral_ports())[1])
+        wanted = to_abi(host_entry(network)[1])
         if self.host[0] != wanted:
             self.host[0] = wanted
 

@@ -45,7 +45,6 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> None:
         for name in OBJECT_FILES:
             dataplane.load(name, folder, folder)
         dataplane.close()  # of maps that are there only now it may have opened a stand-in
-        dataplane.tell_host()
         fill()
         _repeat_marks(dataplane.root)
     except BaseException:

@@ -22,11 +22,13 @@ from datapath.errors import KernelError
 from datapath.kernel import rtnetlink
 from datapath.kernel.rtnetlink import ADDR, LINK, ROUTE, RULE, Message, Rtnetlink, attributes
 from datapath.model.host import Device, DeviceAddress, Route, Rule
+from datapath.model.parsing import Address
 
 _IFF_UP = 0x1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 10, 18, 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
+_RTA_PREFSRC = 7
 _RTAX_MTU = 2
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _RTN_UNICAST = 1
@@ -77,8 +79,6 @@ def _route(body: bytes) -> Route:
     size = 4 if family == socket.AF_INET else 16
     raw = found.get(_RTA_DST, bytes(size))
     device = _number(found.get(_RTA_OIF, b""))
-    if not device and _RTA_MULTIPATH in found:
-        device = _HOP.unpack_from(found[_RTA_MULTIPATH])[3]
     metrics = attributes(found.get(_RTA_METRICS, b""))
     prefix = (
         IPv4Network((raw, length), strict=False)
@@ -87,11 +87,25 @@ def _route(body: bytes) -> Route:
     )
     return Route(
         prefix,
-        device,
+        (device,) if device else tuple(_hops(found.get(_RTA_MULTIPATH, b""))),
         _number(found.get(_RTA_PRIORITY, b"")),
         _number(metrics.get(_RTAX_MTU, b"")),
-        ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None,
+        _address(found.get(_RTA_GATEWAY)),
+        _address(found.get(_RTA_PREFSRC)),
     )
+
+
+def _hops(data: bytes) -> Iterator[int]:
+    """The devices of a route with several hops."""
+    at = 0
+    while at + _HOP.size <= len(data):
+        length, _, _, index = _HOP.unpack_from(data, at)
+        yield index
+        at += max(length + 3 & ~3, _HOP.size)
+
+
+def _address(raw: bytes | None) -> Address | None:
+    return ip_address(raw) if raw else None
 
 
 def rules(route: Rtnetlink) -> list[Rule]:

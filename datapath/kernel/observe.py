@@ -65,7 +65,7 @@ def _some(
     """All names, but only those devices that have an address or a route: there may be hundreds of others."""
     with translated("list", "devices"):
         names = dict(socket.if_nameindex())
-    used = {one.ifindex for one in addresses} | {one.device for one in routes}
+    used = {one.ifindex for one in addresses} | {index for one in routes for index in one.devices}
     found = ((index, facts.device(route, index)) for index in sorted(used & names.keys()))
     return names, {index: one for index, one in found if one is not None}
 

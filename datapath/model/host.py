@@ -46,13 +46,20 @@ class DeviceAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route. `device`: of the first hop if there are several; 0: none. `mtu`: its own, 0: it has none."""
+    """A unicast route. `devices`: of its hops, none for some. `mtu`: its own, 0: it has none. `source`: the address
+    that the host is told to send from."""
 
     prefix: Prefix
-    device: int
+    devices: tuple[int, ...]
     metric: int
     mtu: int
     gateway: Address | None
+    source: Address | None = None
+
+    @property
+    def device(self) -> int:
+        """That of the first hop; 0: there is none."""
+        return next(iter(self.devices), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if networks:
-        number, facts = entries.host_entry(observed.ephemeral)
+        number, facts = entries.host_entry(observed.network)
         rows["host"][(number,)] = facts
         for uplink in observed.uplinks:
             row = structs.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)

@@ -51,7 +51,7 @@ class EbpfHost(HostPart):
         dataplane = self.context.loaded
         if dataplane is None:
             return
-        dataplane.tell_host()
+        dataplane.tell_host(view.observed)
         self._note_others(dataplane, view)
         self._attach_uplinks(dataplane, view)
         self.refresh_acls(view)
@@ -144,7 +144,12 @@ class EbpfHost(HostPart):
             return False
         if not loaded.outdated and not different(self.context.tuning.config, loaded.setup().config):
             return False
-        upgrade.prepare(loaded, fill)
+
+        def complete() -> None:
+            loaded.tell_host(view.observed)
+            fill()
+
+        upgrade.prepare(loaded, complete)
         upgrade.finish(loaded)
         self.refresh_acls(view)
         return True
