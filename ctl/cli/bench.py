@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctl.cli.command import Command, Group, format_option, warn
+from ctl.cli.command import Command, Group, Number, PathType, format_option, warn
 from ctl.cli.errors import ended
 from ctl.cli.output import emit, listing, table
 from ctl.cli.progress import showing
@@ -62,19 +61,6 @@ filter_option = click.option(
 )
 
 
-class Positive(click.FloatRange):
-    """A number above 0; the words nan and inf, which are floats too, are none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if not math.isfinite(found):
-            self.fail(f"{value!r} is not a valid number.", param, ctx)
-        return found
-
-
-_positive = Positive(min=0, min_open=True)
-
-
 class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before click 8.4
     """N, N,M or N,M,K, all of them 1 or more."""
 
@@ -86,9 +72,10 @@ class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before c
         if isinstance(value, tuple):
             return value
         words = str(value).split(",")
-        if len(words) > 3 or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 10]
+        if len(words) > 3 or len(numbers) < len(words) or 0 in numbers:
             self.fail(f"{value!r} is not one to three numbers above 0, with commas between.", param, ctx)
-        return tuple(map(int, words))
+        return tuple(numbers)
 
 
 @bench.command("run", cls=Command)
@@ -96,7 +83,7 @@ class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before c
 @modes_option
 @click.option(
     "--seconds",
-    type=_positive,
+    type=Number(),
     default=1.0,
     metavar="N",
     help="Duration of one sample in seconds (default: 1).",
@@ -110,17 +97,17 @@ class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before c
 )
 @click.option(
     "--tight",
-    type=_positive,
+    type=Number(),
     default=2.0,
     metavar="PCT",
     help="Stop when every 95% confidence interval is within ±PCT% (default: 2).",
 )
 @click.option(
-    "--budget", type=_positive, default=60.0, metavar="MIN", help="Maximum duration in minutes (default: 60)."
+    "--budget", type=Number(), default=60.0, metavar="MIN", help="Maximum duration in minutes (default: 60)."
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     metavar="DIR",
     help="Output directory (default: bench-DATE-TIME).",
 )
@@ -211,8 +198,8 @@ def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
 
 
 @bench.command("compare", cls=Command)
-@click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
-@click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
+@click.argument("before", type=PathType(path_type=Path), metavar="A.json")
+@click.argument("after", type=PathType(path_type=Path), metavar="B.json")
 @format_option(field="Verdict")
 def compare(before: Path, after: Path, format_: str) -> None:
     """Compare two runs.
@@ -242,9 +229,9 @@ def compare(before: Path, after: Path, format_: str) -> None:
 
 
 @bench.command("report", cls=Command)
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("file", type=PathType(path_type=Path), metavar="FILE")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output directory (default: that of FILE)."
+    "--out", type=PathType(path_type=Path), metavar="DIR", help="Output directory (default: that of FILE)."
 )
 def report(file: Path, out: Path | None) -> None:
     """Write the report of a run again.

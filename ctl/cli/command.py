@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from datapath.errors import printable
@@ -45,12 +47,38 @@ def warn(line: str) -> None:
     click.echo(f"WARNING: {printable(line)}", err=True)
 
 
+EMPTY = "it is empty: leave it out if it is not meant."
+
+# Parameters that may be given empty. Everywhere else an empty value is a variable that was not set, and is refused: it
+# would widen what is meant (`--rootfs "$DIR"` the host's files, `ct flush --container "$NAME"` every connection).
+MAY_BE_EMPTY = {
+    "format_": "the default output, as Docker's",
+    "argv": "words of the container's command; the library refuses an empty first one",
+}
+
+
+def refuse_empty(ctx: click.Context, params: Sequence[click.Parameter]) -> None:
+    """BadParameter if one of these was given an empty value."""
+    for param in params:
+        name = param.name or ""
+        value = ctx.params.get(name)
+        given = value if isinstance(value, tuple) else (value,)
+        if (
+            "" in given
+            and name not in MAY_BE_EMPTY
+            and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        ):
+            raise click.BadParameter(EMPTY, ctx=ctx, param=param)
+
+
 class Command(click.Command):
     """A command whose switches may be written `--flag=true` and `--flag=false`, as Docker's may."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, self._plain(ctx, args))
+            rest = super().parse_args(ctx, self._plain(ctx, args))
+            refuse_empty(ctx, self.get_params(ctx))
+            return rest
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser does not say whose mistake it was
             raise
@@ -113,7 +141,9 @@ class Group(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit()
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        refuse_empty(ctx, self.get_params(ctx))
+        return rest
 
 
 class LazyGroup(Group):
@@ -170,6 +200,28 @@ def _format(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value not in ("", "json"):
         raise click.UsageError("--json and --format exclude each other.", ctx)
     return "json"
+
+
+class PathType(click.Path):
+    """The path of a file or directory; an empty one would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number above 0; the words nan and inf, which are floats too, are none."""
+
+    def __init__(self, most: float | None = None) -> None:
+        super().__init__(min=0, min_open=True, max=most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return found
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the IDs.")

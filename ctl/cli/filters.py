@@ -18,6 +18,8 @@ class Filters:
                 raise ConfigError(f"invalid filter {quoted(word)}: expected key=value")
             if key not in known:
                 raise ConfigError(f"invalid filter {quoted(key)}: there are {', '.join(sorted(known))}")
+            if not value.strip():
+                raise ConfigError(f"invalid filter {quoted(word)}: its value is empty")
             self._values.setdefault(key, []).append(value.strip())
 
     def __contains__(self, key: str) -> bool:

@@ -29,6 +29,9 @@ from datapath.errors import DatapathError, NotFoundError
 if TYPE_CHECKING:
     from datapath.model.networks import Network
 
+PRIORITY = click.IntRange(-999_999_999, 999_999_999)
+PRIORITY.name = "integer"
+
 COLUMNS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
 
 
@@ -213,7 +216,7 @@ def prune(force: bool, filters: tuple[str, ...]) -> None:
 @click.option("--link", "links", multiple=True, metavar="NAME[:ALIAS]", help="Link to another container.")
 @click.option(
     "--gw-priority",
-    type=int,
+    type=PRIORITY,
     default=0,
     metavar="N",
     help="The network with the highest priority has the default route.",

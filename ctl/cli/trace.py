@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ctl.cli.command import Command, Group, complete_running, format_option, host
+from ctl.cli.command import Command, Group, Number, complete_running, format_option, host
 from ctl.cli.output import emit, emit_parts, listing, table
 from ctl.cli.system import COUNTERS
 
@@ -31,7 +31,7 @@ def trace() -> None:
 
 seconds_option = click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
+    type=Number(86400),
     metavar="N",
     help="Duration in seconds (default: until Ctrl-C).",
 )

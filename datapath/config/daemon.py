@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Any, TypeVar
 
 from datapath.config.settings import Settings
 from datapath.config.tuning import KEY as TUNING_KEY
@@ -15,6 +15,8 @@ from datapath.config.tuning import Tuning
 from datapath.errors import ConfigError, PrivilegeError, quoted
 from datapath.model.parsing import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
 from datapath.model.pools import DEFAULT_POOLS, Pool, parse_pool, ula_pool
+
+T = TypeVar("T", IPv4Interface | IPv6Interface, IPv4Network | IPv6Network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,16 @@ def _mtu(key: str, value: Any) -> Any:
     return value
 
 
+def _string(key: str, value: Any, kind: str = "a string") -> str:
+    """What a program wrote from a variable that was not set is not the same as no directive."""
+    if _typed(key, value, str, kind) == "":
+        raise ConfigError(f"the directive {quoted(key)} is empty: remove it, or give it a value")
+    return str(value)
+
+
 def _strings(key: str, value: Any) -> tuple[str, ...]:
     kind = "a list of strings"
-    return tuple(_typed(key, item, str, kind) for item in _typed(key, value, list, kind))
+    return tuple(_string(key, item, kind) for item in _typed(key, value, list, kind))
 
 
 def _addresses(key: str, value: Any) -> tuple[str, ...]:
@@ -123,27 +132,25 @@ def _addresses(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _host_ip(key: str, value: Any) -> Address | None:
-    address = parse_address(_typed(key, value, str, "a string"), key)
+    address = parse_address(_string(key, value), key)
     return None if address.is_unspecified else address
 
 
 def _interface(version: int) -> Callable[[str, Any], Interface | None]:
     def parse(key: str, value: Any) -> Interface | None:
-        text = _typed(key, value, str, "a string")
-        return _family(key, parse_interface(text, key), version) if text else None
+        return _family(key, parse_interface(_string(key, value), key), version)
 
     return parse
 
 
 def _prefix(version: int) -> Callable[[str, Any], Prefix | None]:
     def parse(key: str, value: Any) -> Prefix | None:
-        text = _typed(key, value, str, "a string")
-        return _family(key, parse_prefix(text, key), version) if text else None
+        return _family(key, parse_prefix(_string(key, value), key), version)
 
     return parse
 
 
-def _family(key: str, value: Any, version: int) -> Any:
+def _family(key: str, value: T, version: int) -> T:
     if value.version != version:
         raise ConfigError(f"invalid {key} {value}: expected IPv{version}")
     return value
@@ -154,7 +161,7 @@ def _pools(key: str, value: Any) -> tuple[Pool, ...]:
     for item in _typed(key, value, list, "a list of {base, size}"):
         if not isinstance(item, dict) or set(item) != {"base", "size"}:
             raise ConfigError(f"each entry of {quoted(key)} must have exactly the keys base and size")
-        base = _typed(f"{key}.base", item["base"], str, "a string")
+        base = _string(f"{key}.base", item["base"])
         size = _typed(f"{key}.size", item["size"], int, "a number")
         pools.append(parse_pool(base, size, key))
     return tuple(pools)
@@ -165,7 +172,7 @@ def _network_opts(key: str, value: Any) -> dict[str, dict[str, str]]:
     for driver, options in _typed(key, value, dict, "an object of drivers").items():
         where = f"{key}.{driver}"
         for name, text in _typed(where, options, dict, "an object of options").items():
-            _typed(f"{where}.{name}", text, str, "a string")
+            _string(f"{where}.{name}", text)
         result[driver] = options
     return result
 

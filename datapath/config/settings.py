@@ -30,7 +30,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
-        """Options (by field name; None: not given) go before DATAPATH_* variables, these before defaults."""
+        """Options (by field name; None: not given) go before DATAPATH_* variables, these before defaults. ConfigError
+        also for an empty one: what it stands for was not set, and the default would be another installation."""
         names = {
             "state_dir": "DATAPATH_STATE_DIR",
             "run_dir": "DATAPATH_RUN_DIR",
@@ -40,13 +41,16 @@ class Settings:
         optional = {"cgroup": "DATAPATH_CGROUP"}
         chosen: dict[str, Path] = {}
         for name, variable in (names | optional).items():
-            value = overrides.pop(name, None) or environ.get(variable)
-            if not value:
+            value = overrides.pop(name, None)
+            value = environ.get(variable) if value is None else value
+            if value is None:
                 continue
+            if not value:
+                raise ConfigError(f"{variable} is empty: give it a value, or unset it")
             if not Path(value).is_absolute() or "\0" in str(value):
                 raise ConfigError(f"{variable} is {quoted(str(value))}: it must be an absolute path")
             chosen[name] = Path(value)
-        attach = str(overrides.pop("attach", None) or environ.get("DATAPATH_ATTACH") or "auto")
+        attach = str(overrides.pop("attach", None) or environ.get("DATAPATH_ATTACH", "auto"))
         if attach not in ("auto", "tcx", "clsact"):
             raise ConfigError(f"DATAPATH_ATTACH is {quoted(attach)}: it must be auto, tcx or clsact")
         if overrides:

@@ -112,6 +112,10 @@ class EndpointRequest:
             key, value = key.strip().lower(), value.strip()
             if not equals:
                 raise ConfigError(f"invalid field {quoted(part)} of --network: expected key=value")
+            if not value and key != "name":
+                raise ConfigError(
+                    f"the field {quoted(key)} of --network is empty: leave it out if it is not meant"
+                )
             if key in one:
                 found[one[key]] = value
             elif key in many:

@@ -115,7 +115,7 @@ def port_range(text: str) -> tuple[int, int]:
 
 
 def parse_protocol(text: str, spec: str) -> str:
-    proto = text.lower() or "tcp"
+    proto = text.lower() or "tcp"  # as Docker reads "80/"
     if proto == "sctp":
         raise ConfigError(f"protocol sctp is not available yet: {quoted(spec)} (tcp and udp are)")
     if proto not in PORT_PROTOCOLS:

@@ -65,6 +65,8 @@ class PortMapping:
         `,allow=PREFIX` and `,deny=PREFIX` as often as wanted."""
         spec, comma, rules = text.partition(",")
         if comma:
+            if not rules:
+                raise ConfigError(f"a rule is missing behind the comma in port {quoted(text)}")
             allow, deny = parse_acl(rules)
             return dataclasses.replace(cls.parse(spec), allow=allow, deny=deny)
         head, _, last = text.rpartition(":")
@@ -73,7 +75,9 @@ class PortMapping:
             raise ConfigError(f"no port specified: {quoted(text)}")
         proto = parse_protocol(proto_text, text)
         ip_text, colon, host = head.rpartition(":")
-        host_ip = _host_ip(ip_text, text) if colon and ip_text else None
+        if colon and not ip_text:  # Docker takes it for every address; it is a variable that was not set
+            raise ConfigError(f"the IP address in port {quoted(text)} is empty: 0.0.0.0 is every address")
+        host_ip = _host_ip(ip_text, text) if colon else None
         try:
             first, last_port = port_range(ports)
             if first == 0:
@@ -127,8 +131,9 @@ def parse_acl(text: str) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
         key, equals, value = word.partition("=")
         if key not in rules or not equals:
             raise ConfigError(f"invalid rule {quoted(word)} of a port: expected allow=PREFIX or deny=PREFIX")
-        if value:  # as in `allow=`, which says that there is none
-            rules[key].append(parse_address_or_prefix(value, f"{key} prefix"))
+        if not value:  # a variable that was not set: the port would be open to everybody
+            raise ConfigError(f"the rule {quoted(word)} of a port names no prefix")
+        rules[key].append(parse_address_or_prefix(value, f"{key} prefix"))
     both = set(rules["allow"]) & set(rules["deny"])
     if both:
         raise ConfigError(f"a port cannot both allow and deny {min(map(str, both))}")

@@ -79,7 +79,7 @@ def stop_signal(text: str) -> str:
     known = {s.name: s for s in signal.Signals}
     if f"SIG{name}" in known:
         return f"SIG{name}"
-    if text.isascii() and text.isdigit() and int(text) in set(signal.Signals):
+    if text.isascii() and text.isdigit() and len(text) < 4 and int(text) in set(signal.Signals):
         return signal.Signals(int(text)).name
     raise ConfigError(f"invalid signal: {quoted(text)}")
 

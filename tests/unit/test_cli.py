@@ -17,7 +17,8 @@ import click
 import pytest
 
 from ctl.cli import errors, main
-from ctl.cli.command import Command
+from ctl.cli.bench import Rounds
+from ctl.cli.command import MAY_BE_EMPTY, Command
 from ctl.cli.container import endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.formatting import created_at, duration, mapping_text, ports_text, status_text
@@ -110,7 +111,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
         "conflicting options: --ip",
     ),
     (["run", "-e", "=x", "true"], 125, 'invalid environment variable: "=x"'),
-    (["run", "-e", "", "true"], 125, 'invalid environment variable: ""'),
+    (["run", "--network", "name=a,ip=", "true"], 125, 'the field "ip" of --network is empty'),
+    (["run", "--network", "name=a,alias=", "true"], 125, 'the field "alias" of --network is empty'),
+    (["ps", "--filter", "name="], 2, 'invalid filter "name=": its value is empty'),
     (["exec"], 125, "Missing argument 'CONTAINER'."),
     (["exec", "web"], 125, "Missing argument 'CMD...'."),
     (["exec", "--user", "web", "true"], 125, "No such option '--user'."),
@@ -165,6 +168,101 @@ def test_a_mistake_is_one_line(
     assert err.startswith("datapathctl: ") and says in err
     assert err.count("\n") == 1 and err.rstrip("\n").isprintable()
     assert list(tmp_path.iterdir()) == [], "nothing was touched"
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None and command.name == name
+        inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+        found += inner
+    return found
+
+
+def parameters() -> list[tuple[tuple[str, ...], click.Parameter]]:
+    """Every option and argument of every command, with the command's words."""
+    found: list[tuple[tuple[str, ...], click.Parameter]] = []
+    for path in [(), *commands(main.cli)]:
+        command: click.Command = main.cli
+        for word in path:
+            assert isinstance(command, click.Group)
+            command = command.get_command(click.Context(command), word) or command
+        found += [(path, param) for param in command.params]
+    return list({(path, param.human_readable_name): (path, param) for path, param in found}.values())
+
+
+def called(path: tuple[str, ...], param: click.Parameter, value: str) -> list[str]:
+    """A command with all the arguments that it needs, the parameter with this value, and the others with "1"."""
+    command: click.Command = main.cli
+    for word in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word) or command
+    words = [
+        value if other is param else "1" for other in command.params if isinstance(other, click.Argument)
+    ]
+    option = [param.opts[-1], value] if isinstance(param, click.Option) else []
+    return [*path, *option, "--", *words] if path else [*option, "ps"]
+
+
+def given_text() -> list[tuple[tuple[str, ...], click.Parameter]]:
+    return [
+        (path, param)
+        for path, param in parameters()
+        if not (isinstance(param, click.Option) and param.is_flag) and param.name not in MAY_BE_EMPTY
+    ]
+
+
+def refused_untouched(argv: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that is refused for its words says: one line, before it has touched anything."""
+    code = main.run(argv)
+    out, err = capsys.readouterr()
+    assert code == (125 if argv[0] in ("run", "exec") else 2), err
+    assert out == "" and err.startswith("datapathctl: ") and err.count("\n") == 1 and "internal" not in err
+    assert list(folder.iterdir()) == []
+    return err
+
+
+@pytest.mark.parametrize(
+    ("path", "param"), given_text(), ids=lambda value: getattr(value, "name", None) or " ".join(value)
+)
+def test_an_empty_value_is_refused_wherever_it_is_given(
+    path: tuple[str, ...],
+    param: click.Parameter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A variable that is not set must not mean what an option that is not given means."""
+    for name in ("STATE_DIR", "RUN_DIR", "BPFFS"):
+        monkeypatch.setenv(f"DATAPATH_{name}", str(tmp_path / name))
+    err = refused_untouched(called(path, param, ""), tmp_path, capsys)
+    assert any(name in err for name in (param.make_metavar(click.Context(main.cli)), *param.opts)), err
+
+
+def test_what_may_be_empty_is_there_and_has_its_reason() -> None:
+    names = {param.name for _, param in parameters()}
+    assert set(MAY_BE_EMPTY) <= names and all(MAY_BE_EMPTY.values())
+    assert len(given_text()) > 60
+
+
+NO_NUMBERS = ("nan", "inf", "-inf", "NaN", "1e999", "-1e999", "0x10", "1_0e400", "9" * 5000, "\u0661e999")
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: value[:8])
+def test_what_is_no_number_is_refused_wherever_a_number_is_taken(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("STATE_DIR", "RUN_DIR", "BPFFS"):
+        monkeypatch.setenv(f"DATAPATH_{name}", str(tmp_path / name))
+    numbers = (click.types.IntParamType, click.types.FloatParamType, Rounds)
+    found = [(path, param) for path, param in parameters() if isinstance(param.type, numbers)]
+    assert {param.name for _, param in found} >= {"seconds", "timeout", "gw_priority", "tight", "rounds"}
+    for path, param in found:
+        refused_untouched(called(path, param, value), tmp_path, capsys)
+    refused_untouched(["logs", "-n", value, "web"], tmp_path, capsys)
+    refused_untouched(["run", "--network", f"name=a,gw-priority={value}", "true"], tmp_path, capsys)
 
 
 def test_a_usage_error_points_to_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,17 +382,6 @@ def test_for_each_goes_on_after_a_failure(capsys: pytest.CaptureFixture[str]) ->
 
 
 # ---- help, completion, start-up -------------------------------------------------------
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = [path]
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None and command.name == name
-        inner = commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
-        found += inner
-    return found
 
 
 @pytest.mark.parametrize("path", commands(main.cli), ids=" ".join)

@@ -22,7 +22,6 @@ from datapath.model.pools import DEFAULT_POOLS, Pool
     [
         ({}, {}, "/var/lib/datapath"),
         ({"DATAPATH_STATE_DIR": "/x"}, {}, "/x"),
-        ({"DATAPATH_STATE_DIR": ""}, {}, "/var/lib/datapath"),
         ({"DATAPATH_STATE_DIR": "/x"}, {"state_dir": "/y"}, "/y"),
         ({"DATAPATH_STATE_DIR": "/x"}, {"state_dir": None}, "/x"),
     ],
@@ -51,6 +50,21 @@ def test_every_directory_has_a_variable_and_a_default(variable: str, field: str,
 def test_a_directory_that_depends_on_where_one_stands_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="absolute path"):
         Settings.from_env({"DATAPATH_STATE_DIR": value})
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [f"DATAPATH_{name}" for name in ("STATE_DIR", "RUN_DIR", "BPFFS", "CONFIG", "CGROUP", "ATTACH")],
+)
+def test_a_variable_that_is_empty_is_not_the_default(variable: str) -> None:
+    """`DATAPATH_STATE_DIR="$UNSET" datapathctl down` would take down another installation."""
+    with pytest.raises(ConfigError, match=variable):
+        Settings.from_env({variable: ""})
+
+
+def test_an_option_that_is_empty_is_not_the_default() -> None:
+    with pytest.raises(ConfigError, match="is empty"):
+        Settings.from_env({"DATAPATH_STATE_DIR": "/x"}, state_dir="")
 
 
 def test_the_control_group_is_the_root_unless_one_is_named() -> None:
@@ -82,7 +96,6 @@ def test_the_kind_of_attachment_can_be_forced(value: str, valid: bool) -> None:
         ("mtu", 1400, "mtu", 1400),
         ("mtu", 0, "mtu", 0),
         ("bip", "10.1.0.1/16", "bip", IPv4Interface("10.1.0.1/16")),
-        ("bip", "", "bip", None),
         ("bip6", "fd00::1/64", "bip6", None),
         ("fixed-cidr", "172.17.4.0/24", "fixed_cidr", ip_network("172.17.4.0/24")),
         ("fixed-cidr-v6", "fd00::/64", "fixed_cidr_v6", ip_network("fd00::/64")),
@@ -131,6 +144,19 @@ def test_an_empty_file_means_all_defaults(text: str) -> None:
         ('{"mtu": 20}', "invalid mtu 20"),
         ('{"mtu": 70000}', "invalid mtu 70000"),
         ('{"bip": 5}', '"bip" must be a string'),
+        ('{"bip": ""}', '"bip" is empty'),
+        ('{"bip6": ""}', '"bip6" is empty'),
+        ('{"fixed-cidr": ""}', '"fixed-cidr" is empty'),
+        ('{"fixed-cidr-v6": ""}', '"fixed-cidr-v6" is empty'),
+        ('{"ip": ""}', '"ip" is empty'),
+        ('{"dns": [""]}', '"dns" is empty'),
+        ('{"dns-opts": ["ndots:1", ""]}', '"dns-opts" is empty'),
+        ('{"dns-search": [""]}', '"dns-search" is empty'),
+        ('{"default-address-pools": [{"base": "", "size": 24}]}', '"default-address-pools.base" is empty'),
+        (
+            '{"default-network-opts": {"bridge": {"com.docker.network.driver.mtu": ""}}}',
+            '"default-network-opts.bridge.com.docker.network.driver.mtu" is empty',
+        ),
         ('{"bip": "10.0.0.1"}', "invalid bip"),
         ('{"bip": "10.0.0.0/16"}', "must be an address of a host"),
         ('{"bip": "fd00::1/64"}', "expected IPv4"),
