@@ -102,7 +102,7 @@ class Networks:
         endpoints, or it belongs to another owner and not `force`."""
         from datapath.engine import endpoints, networks
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             endpoints.evict_dead(tx)
             return networks.remove(tx, name, owner, force)
 
@@ -110,7 +110,7 @@ class Networks:
         """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
         from datapath.engine import networks
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             return networks.prune(tx, filters)
 
 
@@ -147,7 +147,7 @@ class Sandboxes:
         InUseError: it belongs to another owner and not `force`."""
         from datapath.engine import sandboxes
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             return sandboxes.forget(tx, name, owner, force)
 
 
@@ -194,7 +194,7 @@ class Endpoints:
         its own. False: it was in none. NotFoundError."""
         from datapath.engine import sandboxes
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             return sandboxes.leave(tx, endpoint)
 
     def delete(self, endpoint: str, owner: str, force: bool = False) -> bool:
@@ -202,7 +202,7 @@ class Endpoints:
         there is no such endpoint. InUseError: it belongs to another owner and not `force`."""
         from datapath.engine import sandboxes
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             return sandboxes.delete_endpoint(tx, endpoint, owner, force)
 
 
@@ -229,5 +229,5 @@ class Ports:
         The endpoint's ports then. NotFoundError, ConfigError."""
         from datapath.engine import sandboxes
 
-        with self._host.changing() as tx:
+        with self._host.changing(freeing=True) as tx:
             return sandboxes.unpublish(tx, endpoint, specs)

@@ -23,7 +23,7 @@ from datapath.engine import check, namespaces
 from datapath.engine.transaction import Owner, devices_of
 from datapath.errors import DatapathError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, LEFTOVER, STORE
+from datapath.model.checks import BUSY, DISK, LEFTOVER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
@@ -31,6 +31,7 @@ from datapath.model.state import State
 from datapath.store import locking
 from datapath.store.base import Store
 from datapath.store.sqlite import SQLiteStore
+from datapath.store.translation import obstacle
 
 _TRIES, _PAUSE = 20, 0.1  # seconds
 
@@ -45,13 +46,19 @@ def examine(settings: Settings, tuning: Tuning | None, owners: Mapping[str, Owne
                 state = store.load()
                 findings = compare(settings, tuning, state, store, owners)
                 if not locking.held(store.lock_path) and store.load() == state:
-                    return findings
+                    return [*_disk(settings), *findings]
         except FileNotFoundError:
             return _without_store(settings, owners)  # `down` came in between
         except DatapathError as error:
             return [Finding(STORE, "state database", str(error))]
         time.sleep(_PAUSE)
     return [Finding(BUSY, "another command", "it is changing things at the moment"), *findings]
+
+
+def _disk(settings: Settings) -> list[Finding]:
+    """Nothing could be written at the moment."""
+    why = obstacle(settings.state_dir)
+    return [Finding(DISK, "state database", f"it cannot be written: {why}")] if why else []
 
 
 def compare(

@@ -15,10 +15,12 @@ from datapath.config.settings import Settings
 from datapath.drivers.context import Context
 from datapath.engine import networks, ports, recovery
 from datapath.engine.transaction import Owner, Transaction
-from datapath.errors import DatapathError, InUseError
+from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
 from datapath.model.state import State
+from datapath.store import reserve
 from datapath.store.sqlite import SQLiteStore
+from datapath.store.translation import obstacle, read_only
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding
@@ -45,14 +47,15 @@ class Engine:
 
     @contextmanager
     def changing(
-        self, create: bool = True, upgrading: bool = False, leaving: bool = False
+        self, create: bool = True, upgrading: bool = False, leaving: bool = False, freeing: bool = False
     ) -> Iterator[Transaction]:
         """One command that changes something: the lock is taken, what a killed command left is taken back or
         completed, containers that have ended are noticed, and the host's changes followed.
 
         Without `create` there has to be a store. `upgrading`: nobody has to be told that the packet programs are of
         another version. `leaving`: all of it goes, so nothing is built again, and programs of a version whose maps
-        cannot be read are no obstacle. PrivilegeError, StateError, KernelError, ConfigError.
+        cannot be read are no obstacle. `freeing`: it takes something away, and may use the space that is kept for
+        that on a full disk. PrivilegeError, StateError, KernelError, ConfigError.
         """
         from datapath.dataplane import version
         from datapath.kernel import features
@@ -61,8 +64,15 @@ class Engine:
         config = DaemonConfig.load(self.settings)
         context = Context(self.settings, config.datapath)
         with ExitStack() as stack:
+            if short := freeing and reserve.release(self.settings.state_dir):
+                stack.callback(
+                    reserve.restore, self.settings.state_dir
+                )  # when the journal is gone, which takes some
             store = stack.enter_context(self._opened(create))
             _keep(stack.enter_context(store.lock()), stack)
+            if short:  # another such command may have made it again
+                reserve.release(self.settings.state_dir)
+                store.save_space()
             stack.enter_context(context)
             tx = Transaction(self.settings, config, store, context, self.owners, self.warn)
             if leaving:
@@ -75,6 +85,7 @@ class Engine:
 
     def _finish(self, tx: Transaction) -> None:
         if tx.store.exists(self.settings.state_dir):
+            reserve.keep(self.settings.state_dir)
             ports.reserve(tx)
             for part, view in tx.parts():
                 part.finish(view)
@@ -99,6 +110,13 @@ class Engine:
         """The desired state, as of one moment. StateError, PrivilegeError."""
         with SQLiteStore(self.settings.state_dir, reading=True) as store:
             return store.load()
+
+    def refuse_read_only(self) -> None:
+        """StateError if nothing can be recorded: before a process is ended, whose end would have to be."""
+        if self.exists and read_only(self.settings.state_dir):
+            raise StateError(
+                f"{self.settings.state_dir} cannot be written: {obstacle(self.settings.state_dir)}"
+            )
 
     @property
     def exists(self) -> bool:

@@ -8,6 +8,11 @@ _RECONCILE = "`datapathctl reconcile`"
 _DOWN = "`datapathctl down`, then start the containers again"
 
 STORE = Check("store", "commands refuse to work; packets go on", "put a copy of the state directory back")
+DISK = Check(
+    "disk",
+    "what would be recorded is refused; packets go on, and what there is can be read",
+    "make room, or mount it writable",
+)
 LEFTOVER = Check(
     "leftover",
     "programs are at work, and the desired state is not known",

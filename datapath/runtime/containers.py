@@ -151,10 +151,11 @@ class Containers:
     def stop(self, name: str, timeout: float = 10) -> Container:
         """Asks the process to end, and after `timeout` seconds ends it. One that has ended is fine. NotFoundError."""
         container = self.engine.snapshot().container(name)
+        self.engine.refuse_read_only()
         while True:
             if container.running:
                 self._terminate(container, timeout, signal.Signals[container.stop_signal])
-            with self.engine.changing() as tx:
+            with self.engine.changing(freeing=True) as tx:
                 container = tx.state.containers.get(container.id, container)
                 if not _started(tx, container):
                     return container
@@ -176,10 +177,11 @@ class Containers:
         from datapath.runtime import recovery
 
         container = self.engine.snapshot().container(name)
+        self.engine.refuse_read_only()
         while True:
             if force and container.running:
                 self._terminate(container, 0, signal.SIGKILL)
-            with self.engine.changing() as tx:
+            with self.engine.changing(freeing=True) as tx:
                 container = tx.state.containers.get(container.id, container)
                 if container.id not in tx.state.containers and container.auto_remove:
                     return container
@@ -196,7 +198,7 @@ class Containers:
         if not self.engine.exists:
             return  # everything has been taken away in the meantime
         try:
-            with self.engine.changing(create=False) as tx:
+            with self.engine.changing(create=False, freeing=True) as tx:
                 container = tx.state.containers.get(container_id)
                 if container is not None and container.running:
                     recovery.release(tx, plan_exited(container_id, exit_code, tx.state, now()))
@@ -218,7 +220,7 @@ class Containers:
         NotFoundError, ConfigError."""
         from datapath.runtime import membership
 
-        with self.engine.changing() as tx:
+        with self.engine.changing(freeing=True) as tx:
             membership.disconnect(tx, network, name, force)
 
     def ports(self, name: str | None = None) -> list[PublishedPort]:
@@ -245,7 +247,7 @@ class Containers:
         """Takes published ports back, by their number in `ports` or by their spec. NotFoundError, ConfigError."""
         from datapath.runtime import membership
 
-        with self.engine.changing() as tx:
+        with self.engine.changing(freeing=True) as tx:
             return membership.port_remove(tx, name, what)
 
     def port_set(self, name: str, what: str, acl: str) -> PortMapping:
@@ -265,6 +267,7 @@ class Containers:
         from datapath.runtime import recovery
 
         self.engine.refuse_foreign(force)
+        self.engine.refuse_read_only()
         failures: list[Exception] = []
 
         def attempt(step: Callable[[], object]) -> None:
@@ -277,7 +280,7 @@ class Containers:
         shims = {c.shim_pid: process.start_time(c.shim_pid) for c in running}
         for container in running:
             attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
-        with self.engine.changing(leaving=True) as tx:
+        with self.engine.changing(leaving=True, freeing=True) as tx:
             for container in list(tx.state.containers.values()):
                 if container.running:  # since a moment ago
                     shims[container.shim_pid] = process.start_time(container.shim_pid)

@@ -14,7 +14,7 @@ from typing import Any
 from datapath.errors import StateError
 from datapath.model.kinds import KINDS, kind_of
 from datapath.model.state import Fresh, plan_predefined
-from datapath.store import schema
+from datapath.store import reserve, schema
 from datapath.store.locking import locked
 from datapath.store.translation import damaged, translated
 
@@ -64,9 +64,9 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def connect(path: Path, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
+def connect(path: Path, busy: float = BUSY_SECONDS, mode: str = "mode=rw") -> sqlite3.Connection:
     """An open connection. The file has to be there. `busy`: seconds that a statement waits for others."""
-    uri = f"{path.absolute().as_uri()}?mode=rw"
+    uri = f"{path.absolute().as_uri()}?{mode}"
     db = sqlite3.connect(uri, uri=True, timeout=busy, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA foreign_keys = ON")
@@ -123,7 +123,7 @@ def transaction(db: sqlite3.Connection, path: Path, kind: str) -> Iterator[None]
 
 def remove(path: Path) -> None:
     """Remove the database, its journal and its lock, and the directory if nothing else is in it."""
-    for name in (*FILES, "lock"):
+    for name in (*FILES, reserve.NAME, "lock"):
         path.with_name(name).unlink(missing_ok=True)
     with suppress(OSError):
         path.parent.rmdir()

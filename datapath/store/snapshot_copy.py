@@ -9,15 +9,19 @@ a copy of both can be read.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from datapath.store.locking import identity
+from datapath.store.reserve import available
 
 PATIENCE = 0.2  # seconds that a reader waits for a writer that keeps it out
 _PAUSE = 0.005  # seconds
+_LEAST = 8 << 20  # bytes: file and journal, and the index that is made for the copy
 _JOURNAL, _INDEX = "-wal", "-shm"
 
 
@@ -34,6 +38,11 @@ def kept_out(path: Path) -> bool:
         time.sleep(_PAUSE)
         held &= _locks(path)
     return False
+
+
+def has_journal(path: Path) -> bool:
+    """The journal has something that may not be in the file."""
+    return _version(_beside(path, _JOURNAL))[1] > 0
 
 
 def _locks(path: Path) -> set[tuple[str, ...]]:
@@ -57,9 +66,8 @@ def _locks(path: Path) -> set[tuple[str, ...]]:
 def copied(path: Path) -> Iterator[Path | None]:
     """The path of a copy of file and journal, removed after the block; None: they changed while they were copied."""
     import subprocess
-    from tempfile import TemporaryDirectory
 
-    with TemporaryDirectory(prefix="datapath-") as folder:
+    with _somewhere() as folder:
         before = _versions(path)
         # The journal first: what moves from it to the file meanwhile is then in the copy twice, and not missing. `cp`
         # reads them, because a process that closes a file gives up all its locks on it, those of SQLite too.
@@ -67,6 +75,27 @@ def copied(path: Path) -> Iterator[Path | None]:
         done = [subprocess.run(["cp", "--", source, folder], capture_output=True) for source in found]
         whole = all(process.returncode == 0 for process in done) and _versions(path) == before
         yield Path(folder, path.name) if whole else None
+
+
+@contextmanager
+def _somewhere() -> Iterator[str]:
+    """A directory to copy to. Where the system has its temporary files may be what is full or read-only: memory is
+    not, and OSError if that cannot be had either."""
+    from tempfile import TemporaryDirectory
+
+    with ExitStack() as stack:
+        for place in (None, "/dev/shm", "/run"):
+            try:
+                folder = stack.enter_context(TemporaryDirectory(prefix="datapath-", dir=place))
+            except OSError as error:
+                failure = error
+            else:
+                if available(Path(folder)) >= _LEAST:
+                    break
+                failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+        else:
+            raise failure
+        yield folder
 
 
 def _versions(path: Path) -> list[tuple[int, int, int]]:

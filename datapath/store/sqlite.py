@@ -20,7 +20,15 @@ from datapath.model.rows import Row
 from datapath.model.state import State
 from datapath.store import database, schema, snapshot_copy
 from datapath.store.locking import locked
-from datapath.store.translation import damaged, is_busy, taken_away, translated
+from datapath.store.translation import (
+    damaged,
+    is_busy,
+    is_unwritable,
+    obstacle,
+    read_only,
+    taken_away,
+    translated,
+)
 
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
 _ATTEMPTS = 3  # of a reader that is kept out of the file
@@ -62,9 +70,9 @@ class SQLiteStore:
                 self._open(self.path)
                 self._add_tables()
 
-    def _open(self, path: Path, busy: float = database.BUSY_SECONDS) -> None:
+    def _open(self, path: Path, busy: float = database.BUSY_SECONDS, mode: str = "mode=rw") -> None:
         with ExitStack() as stack:
-            self._db = database.connect(path, busy)
+            self._db = database.connect(path, busy, mode)
             stack.callback(self._db.close)
             database.check(self._db, self.path)
             self._tables = schema.tables(self._db)
@@ -73,14 +81,17 @@ class SQLiteStore:
             self._stack.push(stack.pop_all())
 
     def _open_for_reading(self) -> None:
-        """Open the file, or a copy of it while a writer keeps readers out."""
+        """Open the file; or a copy of it while a writer keeps readers out, or where no journal can be made."""
         for _ in range(_ATTEMPTS):
             if not snapshot_copy.kept_out(self.path):
                 try:
                     return self._open(self.path, snapshot_copy.PATIENCE)
                 except sqlite3.OperationalError as error:
-                    if not is_busy(error):
+                    if not (is_busy(error) or (is_unwritable(error) and obstacle(self.path.parent))):
                         raise
+                    if read_only(self.path.parent) and not snapshot_copy.has_journal(self.path):
+                        # Nobody writes, and nothing has to be read but the file.
+                        return self._open(self.path, mode="mode=ro&immutable=1")
             with ExitStack() as stack:
                 copy = stack.enter_context(snapshot_copy.copied(self.path))
                 if copy is not None:
@@ -98,6 +109,11 @@ class SQLiteStore:
                 for kind in missing:
                     self._db.execute(schema.create_table(kind))
             self._tables = schema.tables(self._db)
+
+    def save_space(self) -> None:
+        """Let the journal stay small while this store is open: what is in it goes into the file soon."""
+        with translated(self.path):
+            self._db.execute("PRAGMA wal_autocheckpoint = 16")
 
     @property
     def current(self) -> bool:

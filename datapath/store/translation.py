@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datapath.errors import DatapathError, ExistsError, PrivilegeError, StateError
+from datapath.store.reserve import available
 
 
 def damaged(path: Path, detail: str) -> StateError:
@@ -20,9 +22,33 @@ def damaged(path: Path, detail: str) -> StateError:
     )
 
 
+def obstacle(folder: Path) -> str:
+    """Why nothing can be written in that directory, whoever asks; "": no such reason is known."""
+    try:
+        if read_only(folder):
+            return f"the file system at {_mount_point(folder)} is read-only"
+        if available(folder) < _LEAST:
+            return f"no space left on the file system at {_mount_point(folder)}"
+    except OSError:
+        pass
+    return ""
+
+
+def read_only(folder: Path) -> bool:
+    """The directory is on a file system that is mounted so that nobody can write."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _mount_point(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.is_mount())
+
+
 def taken_away(path: Path) -> StateError:
     """The file has been destroyed since this process looked for it."""
     return StateError(f"state database {path} has been taken away meanwhile: try again")
+
+
+_LEAST = 64 * 1024  # bytes: with less the journal's index, or the next page, has no room
 
 
 @contextmanager
@@ -44,6 +70,8 @@ def translated(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(path.parent)):
             raise
+        if error.errno in (errno.EROFS, errno.ENOSPC) and obstacle(path.parent):
+            raise StateError(f"{error.filename} cannot be written: {obstacle(path.parent)}") from error
         raise StateError(f"{error.filename}: {error.strerror}") from error
 
 
@@ -52,10 +80,17 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"))
 
 
+def is_unwritable(error: sqlite3.Error) -> bool:
+    """It may be for want of space, or of the permission to write: to read, other ways may be left."""
+    return _name(error).startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR"))
+
+
 def _translation(path: Path, error: sqlite3.Error) -> DatapathError:
     name = _name(error)
     if is_busy(error):
         return StateError(f"state database {path} is locked by another command: try again")
+    if is_unwritable(error) and (why := obstacle(path.parent)):
+        return StateError(f"state database {path} cannot be written: {why}")
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
         return PrivilegeError(f"state database {path} cannot be written: run as root")
     if name.startswith("SQLITE_CANTOPEN") and not os.access(path, os.R_OK | os.W_OK):

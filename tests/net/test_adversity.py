@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,19 +76,136 @@ def test_s30_on_a_full_disk_a_command_is_refused_and_leaves_nothing(host: Host, 
         host.ctl("down")
 
 
+def assert_it_is_read(host: Host) -> None:
+    assert host.ctl("ps --format {{.Names}}").split() == ["web"]
+    assert "bridge" in host.ctl("network ls --format {{.Name}}").split()
+    assert host.ctl("port ls web --format {{.HostPort}}") == "8081"
+    assert host.inspect("web")["State"]["Running"]
+    assert host.ctl("ct ls --format {{.NatDestination}}") != ""
+    assert host.ctl("exec web echo here") == "here"
+
+
+KEPT = ["datapath.db", "lock", "reserve"]
+
+
+def assert_nothing_is_left_wrong(host: Host) -> None:
+    """Once the disk has room again."""
+    host.ctl("_exited nobody 0")
+    assert doctor(host) == []
+
+
+def test_s30_on_a_full_disk_what_is_there_can_be_read_and_taken_away(host: Host) -> None:
+    """Deleting needs space, too: some is kept for it."""
+    host.preloaded = True
+    state = host.folder / "state"
+    with small_disk(state):
+        serve(host)
+        ballast = fill(state)
+        for _ in range(2):
+            assert_it_is_read(host)
+        assert failed_checks(host) == {"disk"}
+        for command in ("network create red", "run -d sleep 1", "port add web 8082:80"):
+            said = host.refused(command)
+            assert f"no space left on the file system at {state}" in said
+        ballast.unlink()
+        host.ctl("network create red")
+        host.run("b", "--network red -p 8083:80")
+        host.run("c")
+        host.ctl("network connect red c")
+        ballast = fill(state)
+        for command in (
+            *("port rm web 1", "stop -t 0 web", "rm web", "network disconnect red c", "rm -f b"),
+            *("network rm red", "rm -f c"),
+        ):
+            host.ctl(command)
+            with eventually() as until:  # the shim's own command may be at work still
+                until(lambda: sorted(path.name for path in state.glob("[dlr]*")) == KEPT)
+            fill(state).rename(state / f"ballast after {command}")  # others take what has become free
+        assert host.ctl("ps -aq") == ""
+        assert "no space left" in host.refused("run -d sleep 1")
+        for path in state.glob("ballast*"):
+            path.unlink()
+        assert_nothing_is_left_wrong(host)
+        serve(host)
+        fill(state)
+        host.ctl("down")
+        assert [path.name for path in state.iterdir()] == ["ballast"]
+
+
+# Runs datapathctl and kills it before it ends its n-th transaction.
+KILLED_AT_COMMIT = """
+import os, signal, sqlite3, sys
+left = int(sys.argv.pop(1))
+class Connection(sqlite3.Connection):
+    def execute(self, sql, *parameters):
+        global left
+        if sql == "COMMIT":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(sql, *parameters)
+real = sqlite3.connect
+sqlite3.connect = lambda *arguments, **more: real(*arguments, factory=Connection, **more)
+from ctl.cli import main
+sys.exit(main.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("steps", range(0, 8, 2))
+def test_s30_a_command_killed_on_a_full_disk_leaves_nothing_wrong(host: Host, steps: int) -> None:
+    host.preloaded = True
+    state = host.folder / "state"
+    with small_disk(state):
+        host.ctl("network create red")
+        host.run("a", "--network red -p 8081:80")
+        ballast = fill(state)
+        killed = host.try_([sys.executable, "-c", KILLED_AT_COMMIT, str(steps), "rm", "-f", "a"])
+        assert killed.returncode in (0, -signal.SIGKILL), killed.stderr
+        host.ctl("ps -a")
+        assert host.try_ctl("rm -f a").returncode == 0
+        host.ctl("network rm red")
+        ballast.unlink()
+        assert_nothing_is_left_wrong(host)
+        assert host.ctl("ps -aq") == "" and host.ctl("network ls -q --filter type=custom") == ""
+
+
 def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) -> None:
     host.preloaded = True
     state = host.folder / "state"
     with small_disk(state):
         serve(host)
         subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
-        for command in ("network create x", "run -d sleep 1", "rm -f web", "reconcile"):
-            done = host.try_ctl(command)
-            assert done.returncode not in (0, 70)
-            assert str(state) in done.stderr
+        for command in ("network create x", "run -d sleep 1", "stop web", "rm -f web", "reconcile", "down"):
+            said = host.refused(command)
+            assert str(state) in said and "is read-only" in said and "run as root" not in said
+        assert_it_is_read(host)
+        assert failed_checks(host) == {"disk"}
         assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
         subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
         host.ctl("_exited nobody 0")
+        host.ctl("down")
+
+
+def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_system(host: Host) -> None:
+    """The journal has to be read with the file, and nothing can be written beside either."""
+    host.preloaded = True
+    state = host.folder / "state"
+    with small_disk(state):
+        serve(host)
+        killed = host.try_(
+            [sys.executable, "-c", KILLED_AT_COMMIT, "3", "run", "-d", "--name", "b", "sleep", "1"]
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (state / "datapath.db-wal").stat().st_size
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        assert_it_is_read(host)
+        assert failed_checks(host) >= {"disk", "unfinished"}, "what the journal alone has is seen"
+        subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
+        (state / "datapath.db-shm").unlink()  # as after a restart of the machine
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        assert failed_checks(host) >= {"disk", "unfinished"}
+        subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
+        assert_nothing_is_left_wrong(host)
         host.ctl("down")
 
 

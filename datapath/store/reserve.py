@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Space that is kept for the commands that take something away, so that they work on a full disk.
+
+SQLite writes a journal even to delete a row. So a file of some size lies beside the database: a command that frees
+something deletes it if the disk is full, and makes it again, of what is there, when the database is closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+NAME = "reserve"
+# Bytes. A command that ends one container takes 30 to 120 KiB; one with thousands of published ports takes more.
+_SIZE, _SMALL = 1 << 20, 256 << 10
+_SMALL_DISK = 16 << 20
+_PAGE = 4096
+
+
+def size(folder: Path) -> int:
+    """Bytes that are kept in that directory."""
+    facts = os.statvfs(folder)
+    return _SMALL if facts.f_blocks * facts.f_frsize < _SMALL_DISK else _SIZE
+
+
+def available(folder: Path) -> int:
+    """Bytes that files in the directory may still take."""
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize
+
+
+def release(folder: Path) -> bool:
+    """Give up what is kept in that directory, if there is no other space. Whether space is short."""
+    try:
+        if available(folder) >= size(folder):
+            return False
+        (folder / NAME).unlink(missing_ok=True)
+    except OSError:  # it is read-only, or not there: whoever writes says so
+        return False
+    return True
+
+
+def keep(folder: Path) -> None:
+    """Keep space in that directory, under the lock, unless that is done or there is too little for it. Never an error:
+    nothing depends on it yet."""
+    path = folder / NAME
+    with suppress(OSError):
+        wanted = size(folder)
+        enough = available(folder) >= 2 * wanted
+        if enough and not (path.exists() and path.stat().st_size >= wanted):
+            _make(path, wanted)
+
+
+def restore(folder: Path) -> None:
+    """Keep what there is in that directory, after `release`: unless a command is at work, which may need it."""
+    with suppress(OSError):
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (folder / NAME).exists():
+                _make(folder / NAME, min(size(folder), available(folder) // _PAGE * _PAGE))
+        finally:
+            os.close(lock)
+
+
+def _make(path: Path, length: int) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_WRONLY, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, length)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(fd)
