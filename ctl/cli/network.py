@@ -23,6 +23,7 @@ from ctl.cli.command import (
 from ctl.cli.errors import raise_all
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.formatting import created_at
+from ctl.cli.golang.values import Labelled
 from ctl.cli.output import documents, emit, for_each, listing, with_owner
 from datapath.errors import DatapathError, NotFoundError
 
@@ -103,14 +104,15 @@ def create(
 )
 def ls(quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
     """List networks."""
-    wanted = Filters(filters, {"driver", "id", "name", "label", "scope", "type", "dangling"})
+    known = {"driver", "id", "name", "label", "scope", "type", "dangling"}
+    wanted = Filters(filters, known, patterns={"id", "name"})
     rows = [network_row(found, no_trunc) for found in host().networks.all() if _wanted(wanted, found)]
     emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
 
 
 def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
     """What `network ls` knows about a network, under Docker's keys."""
-    return {
+    row = {
         "CreatedAt": created_at(network.created),
         "Driver": network.driver,
         "ID": network.id if no_trunc else network.short_id,
@@ -122,12 +124,13 @@ def network_row(network: Network, no_trunc: bool) -> dict[str, str]:
         "Owner": network.owner,
         "Scope": network.scope,
     }
+    return Labelled(row, lambda name: network.labels.get(name, ""))
 
 
 def _wanted(filters: Filters, network: Network) -> bool:
     return (
-        filters.contained("id", network.id)
-        and filters.contained("name", network.name)
+        filters.matching("id", network.id)
+        and filters.matching("name", network.name)
         and filters.equal("driver", network.driver)
         and filters.equal("scope", network.scope)
         and filters.equal("type", "builtin" if network.predefined else "custom", {"builtin", "custom"})

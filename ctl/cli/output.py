@@ -31,13 +31,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(form.format(*line).rstrip() for line in cells)
 
 
-def template(source: str) -> Callable[[Any], str]:
-    """The function that fills this template. ConfigError when it cannot be read or does not fit."""
+def template(source: str, *, heading: bool = False) -> Callable[[Any], str]:
+    """The function that fills this template. ConfigError when it cannot be read or does not fit. `heading`: it is
+    filled with the headings of a table."""
+    from ctl.cli.golang.functions import FUNCTIONS, HEADING_FUNCTIONS
     from ctl.cli.template import Template, TemplateError
 
     try:
-        parsed = Template(source)
-    except (TemplateError, RecursionError) as error:
+        parsed = Template(source, HEADING_FUNCTIONS if heading else FUNCTIONS)
+    except TemplateError as error:
         raise ConfigError(f"template parsing error: {error}") from error
 
     def fill(data: Any) -> str:
@@ -67,10 +69,13 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     if drawn != "table":
         fill = template(wanted)
         return "\n".join(fill(row) for row in rows)
+    from ctl.cli.golang.values import Labelled
+
     fill = template(rest.strip(" "))
     known = rows[0] if rows else columns
-    headings = {key: columns.get(key, _heading(key)) for key in known}
-    return table(fill(headings).split("\t"), [fill(row).split("\t") for row in rows])
+    headings = Labelled({key: columns.get(key, _heading(key)) for key in known}, _label_heading)
+    head = template(rest.strip(" "), heading=True)(headings)
+    return table(head.split("\t"), [fill(row).split("\t") for row in rows])
 
 
 def with_owner(columns: Mapping[str, str], rows: Sequence[Row]) -> Mapping[str, str]:
@@ -82,6 +87,11 @@ def with_owner(columns: Mapping[str, str], rows: Sequence[Row]) -> Mapping[str, 
 def _heading(key: str) -> str:
     """CreatedAt becomes CREATED AT."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).upper()
+
+
+def _label_heading(name: str) -> str:
+    """com.example.my-team becomes my team, as Docker has it."""
+    return re.sub("[-_]", " ", name.rpartition(".")[2])
 
 
 def documents(found: Sequence[Mapping[str, Any]], format_: str) -> str:

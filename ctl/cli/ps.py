@@ -17,9 +17,10 @@ from ctl.cli.command import (
     no_trunc_option,
     quiet_option,
 )
-from ctl.cli.filters import Filters, has_label
 from ctl.cli.formatting import created_at, mapping_text, ports_text, since, status_text
+from ctl.cli.golang.values import Labelled
 from ctl.cli.output import emit, listing, with_owner
+from ctl.cli.selection import Selection
 from datapath.model.rows import OWNER, short
 
 if TYPE_CHECKING:
@@ -37,8 +38,23 @@ COLUMNS = {
 }
 
 
+LAST = click.IntRange(-1)
+LAST.name = "number"
+
+
 @click.command("ps", cls=Command)
 @click.option("-a", "--all", "all_", is_flag=True, help="Also list containers that are not running.")
+@click.option(
+    "-n",
+    "--last",
+    type=LAST,
+    default=-1,
+    metavar="N",
+    help="List the N containers that were created last, running or not.",
+)
+@click.option(
+    "-l", "--latest", is_flag=True, help="List the container that was created last, running or not."
+)
 @quiet_option
 @no_trunc_option
 @format_option(field="Names")
@@ -50,73 +66,57 @@ COLUMNS = {
     metavar="KEY=VALUE",
     help='List only what matches, such as "name=web".',
 )
-def ps(all_: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
+def ps(
+    all_: bool, last: int, latest: bool, quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]
+) -> None:
     """List containers."""
-    wanted = Filters(filters, {"id", "name", "label", "status", "exited", "network"})
+    wanted = Selection(filters)
     state = host().snapshot()
-    found = containers().ps(all=all_ or "status" in wanted or "exited" in wanted, state=state)
+    wanted.look(state)
+    most = 1 if latest and last < 1 else last
     names = {network.id: network.name for network in state.networks.values()}
     now = datetime.now(UTC)
-    rows = [
+    rows: list[Mapping[str, str]] = [
         container_row(container, networks_of(container, names), now, no_trunc)
-        for container in found
-        if _wanted(wanted, container, networks_of(container, names))
+        for container in containers().ps(all=all_ or wanted.all or most > 0, state=state)
+        if wanted.wants(container, networks_of(container, names))
     ]
-    rows += [row for row in foreign_rows(state, no_trunc) if _wanted_row(wanted, row)]
+    # When other owners' were made is not known: they are not among the last.
+    rows = rows[:most] if most > 0 else [*rows, *foreign_rows(state, wanted, no_trunc)]
     emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
 
 
-def foreign_rows(state: State, no_trunc: bool) -> list[dict[str, str]]:
+def foreign_rows(state: State, wanted: Selection, no_trunc: bool) -> list[Mapping[str, str]]:
     """Sandboxes of other owners, as `ps` shows them: what is known of them is their name, networks and ports."""
     from datapath.plan.ports import shown
 
-    rows = []
+    rows: list[Mapping[str, str]] = []
     for sandbox in state.sandboxes.values():
         if not (sandbox.foreign and sandbox.key):
             continue
         endpoints = state.endpoints_of_sandbox(sandbox.id)
+        networks = [state.networks[e.network_id] for e in endpoints]
         ports = dict.fromkeys(m for e in endpoints for whole in e.ports for m in shown(whole, endpoints))
-        rows.append(
-            {
-                **dict.fromkeys(("Command", "CreatedAt", "Labels", "RunningFor"), ""),
-                "ID": sandbox.id if no_trunc else short(sandbox.id),
-                "Names": sandbox.label,
-                "Networks": ",".join(state.networks[e.network_id].name for e in endpoints),
-                "Owner": sandbox.owner,
-                "Ports": ", ".join(map(mapping_text, ports)),
-                "State": "running",
-                "Status": "",
-            }
-        )
+        if not wanted.wants_sandbox(sandbox, networks, ports):
+            continue
+        row = {
+            **dict.fromkeys(("Command", "CreatedAt", "Labels", "RunningFor"), ""),
+            "ID": sandbox.id if no_trunc else short(sandbox.id),
+            "Names": sandbox.label,
+            "Networks": ",".join(network.name for network in networks),
+            "Owner": sandbox.owner,
+            "Ports": ", ".join(map(mapping_text, ports)),
+            "State": "running",
+            "Status": "",
+        }
+        rows.append(Labelled(row, lambda name: ""))
     return rows
-
-
-def _wanted_row(filters: Filters, row: Mapping[str, str]) -> bool:
-    """The same as `_wanted`, of another owner's."""
-    return (
-        not any(key in filters for key in ("label", "exited"))
-        and filters.contained("id", row["ID"])
-        and filters.contained("name", row["Names"])
-        and filters.equal("status", row["State"], {"created", "running", "exited"})
-        and filters.some("network", lambda name: name in row["Networks"].split(","))
-    )
 
 
 def networks_of(container: Container, names: Mapping[str, str]) -> list[str]:
     """The names of the networks it has joined, or its mode when it has joined none."""
     joined = [names.get(asked.network, asked.network) for asked in container.networks]
     return joined or [container.network_mode]
-
-
-def _wanted(filters: Filters, container: Container, networks: Sequence[str]) -> bool:
-    return (
-        filters.contained("id", container.id)
-        and filters.contained("name", container.name)
-        and filters.equal("status", container.status, {"created", "running", "exited"})
-        and filters.some("exited", lambda code: code == str(container.exit_code))
-        and filters.some("network", lambda name: name in networks)
-        and filters.every("label", lambda label: has_label(container.labels, label))
-    )
 
 
 def container_row(
@@ -126,7 +126,7 @@ def container_row(
     command = " ".join(container.argv)
     if not no_trunc and len(command) > 20:
         command = command[:19] + "…"
-    return {
+    row = {
         "Command": f'"{command}"',
         "CreatedAt": created_at(container.created),
         "ID": container.id if no_trunc else container.short_id,
@@ -139,3 +139,4 @@ def container_row(
         "State": container.status,
         "Status": status_text(container, now),
     }
+    return Labelled(row, lambda name: container.labels.get(name, ""))

@@ -317,6 +317,18 @@ def test_s4_ps_lists_the_running_and_with_a_all(prepared: Host) -> None:
     assert row["Names"] == "ended"
     assert re.fullmatch(r"Exited \(4\) .* ago", row["Status"])
     assert row["State"] == "exited"
+    # Docker's words
+    assert prepared.ctl("ps -a -f name=^/ended$ --format {{.Names}}") == "ended"
+    assert prepared.ctl("ps -f name=^/we$ --format {{.Names}}") == ""
+    assert prepared.ctl("ps -l --format {{.Names}}") == "ended"
+    assert prepared.ctl("ps -n 5 --format {{.Names}}").split() == ["ended", "web"]
+    assert prepared.ctl("ps -a -f since=web --format {{.Names}}") == "ended"
+    assert prepared.ctl("ps -a -f before=ended --format {{.Names}}") == "web"
+    assert prepared.ctl(["ps", "-l", "--format", '{{.Label "x"}}/{{split .Names ""}}']) == "1/[e n d e d]"
+    template = '{{index .Config.Labels "nope"}}{{printf "%-8s|" .Name}}{{pad (title .State.Status) 1 1}}'
+    assert prepared.ctl(["inspect", "-f", template, "ended"]).strip() == "/ended  | Exited"
+    deep = "{{if true}}" * 1500 + "{{end}}" * 1500
+    assert "more than 100 blocks" in prepared.refused(["inspect", "-f", deep, "web"])
     prepared.ctl("rm ended")
 
 

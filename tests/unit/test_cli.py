@@ -3,6 +3,7 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ctl.cli.command import MAY_BE_EMPTY, Command
 from ctl.cli.container import endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.formatting import created_at, duration, mapping_text, ports_text, status_text
+from ctl.cli.golang.functions import FUNCTIONS
 from ctl.cli.network import COLUMNS, network_row
 from ctl.cli.output import documents, for_each, listing, table
 from ctl.cli.port import COLUMNS as PORT_COLUMNS
@@ -654,10 +656,12 @@ def test_inspect_prints_an_array_or_lines() -> None:
 
 def test_filters() -> None:
     filters = Filters(
-        ["name=r1", "name=xx", "label=a", "label=b=2", "type=custom"], {"name", "label", "type", "id"}
+        ["name=r1", "name=xx", "label=a", "label=b=2", "type=custom"],
+        {"name", "label", "type", "id"},
+        patterns={"name", "id"},
     )
-    assert filters.contained("name", "br1") and not filters.contained("name", "bridge")
-    assert filters.contained("id", "anything")
+    assert filters.matching("name", "br1") and not filters.matching("name", "bridge")
+    assert filters.matching("id", "anything")
     assert filters.equal("type", "custom", {"builtin", "custom"}) and not filters.equal("type", "builtin")
     assert filters.every("label", lambda label: has_label(BR1.labels, label))
     assert not filters.every("label", lambda label: has_label({"a": "1", "b": "3"}, label))
@@ -687,6 +691,8 @@ DATA = {
     "Options": {"com.docker.network.bridge.name": "docker1"},
     "Cmd": ["sh", "-c"],
     "Nothing": [],
+    "None": {},
+    "Nope": None,
 }
 
 
@@ -723,7 +729,44 @@ DATA = {
         ("a {{- .Name -}} b", "abr1b"),
         ("{{/* nothing */}}", ""),
         ("{{.Options.missing}}", "<no value>"),
-        ('{{index .Ports "1/udp"}}', "<no value>"),
+        ('{{index .Ports "1/udp"}}', "[]"),
+        ('{{index .Options "nope"}}', ""),
+        ('{{index .None "nope"}}', ""),
+        ('{{index .Containers "nope"}}', "<no value>"),
+        ("{{.Ports}}", "map[80/tcp:[map[HostPort:8081]] 90/tcp:<nil>]"),
+        # Docker's functions
+        ('{{split .Name ""}}', "[b r 1]"),
+        ('{{split .Name "r"}}', "[b 1]"),
+        ('{{split "" ","}}|{{split "" ""}}', "[]|[]"),
+        ('{{join (split "a,b,c" ",") "/"}}', "a/b/c"),
+        ('{{range split "a,b" ","}}<{{.}}>{{end}}', "<a><b>"),
+        ('{{upper "é"}}{{lower "ÀB"}}{{title "bR1 web_x it\'s-a"}}', "ÉàbBR1 Web_x It'S-A"),
+        ("{{pad .Name 2 3}}|{{pad \"\" 1 1}}", "  br1   |"),
+        ("{{truncate .Name 2}}{{truncate .Name 9}}{{truncate .Name 0}}", "brbr1"),
+        ('{{json "<a>&"}}{{json 1.5}}{{json nil}}', '"<a>&"1.5null'),
+        # Go's
+        ('{{printf "%s has %d, %5.1f%% %v %q %t %x %T" .Name 3 2.5 .Cmd "a" .Internal 255 .Name}}',
+         'br1 has 3,   2.5% [sh -c] "a" false ff string'),
+        ('{{printf "%-6s|%6s|%06d|%+d|%x|%X|%c|%U|%o|%b" .Name .Name 42 7 "hi" "hi" 65 65 8 5}}',
+         "br1   |   br1|000042|+7|6869|6869|A|U+0041|10|101"),
+        ('{{printf "%*d|%.2s|%-*s|" 4 7 "abc" 3 "x"}}', "   7|ab|x  |"),
+        ('{{printf "%d %s" "x" 5}} {{printf "%d"}} {{printf "x" 1}} {{printf "%"}} {{printf "%z" 1}}',
+         "%!d(string=x) %!s(int=5) %!d(MISSING) x%!(EXTRA int=1) %!(NOVERB) %!z(int=1)"),
+        ('{{printf "%9999999999d" 1}}', "%!(BADWIDTH)1"),
+        ('{{printf "%v %s %d %v" nil .Cmd nil 1e21}}', "<nil> [sh -c] %!d(<nil>) 1e+21"),
+        (r'{{printf "%q" "a\nb\"\u00e9\x07\\"}}', r'"a\nb\"é\a\\"'),
+        ('{{print "a" "b"}}{{print 1 2 "c" 3}}', "ab1 2c3"),
+        ('{{slice .Name 1 2}}{{slice .Cmd 1}}{{index "abc" 1}}{{len "é"}}', "r[-c]982"),
+        ("{{if lt 1 2}}a{{end}}{{if ge 2 2}}b{{end}}{{if gt \"a\" \"b\"}}c{{end}}{{le 1 1}}", "abtrue"),
+        ('{{eq .Name "x" "br1"}}{{ne 1 2}}{{eq nil .Nope}}', "truetruetrue"),
+        ('{{or .Nothing "x"}}{{and .Internal (index .Cmd 9)}}', "xfalse"),
+        ('{{html "<a>"}}{{urlquery "a b&c"}}', "&lt;a&gt;a+b%26c"),
+        ("{{0x10}} {{1_000}} {{'a'}} {{1.50}} {{-3}} {{017}}", "16 1000 97 1.5 -3 15"),
+        ("{{$x := 1}}{{if true}}{{$x = 2}}{{$y := 3}}{{$y}}{{end}}{{$x}}", "32"),
+        ("{{$x := 1}}{{if true}}{{$x := 2}}{{$x}}{{end}}{{$x}}", "21"),
+        ("{{with .Nothing}}a{{else with .Name}}{{.}}{{end}}", "br1"),
+        ('{{"}}"}}{{`}}`}}{{/* }" it\'s */}}', "}}}}"),
+        ("{{if(eq 1 1)}}x{{end}}", "x"),
     ],
 )  # fmt: skip
 def test_template(source: str, text: str) -> None:
@@ -739,7 +782,12 @@ def test_template(source: str, text: str) -> None:
         "{{index .IPAM.Config 7}}", '{{index .IPAM.Config "x"}}', "{{index .Name 0 0 0}}", "{{json}}",
         "{{json .Name .Name}}", "{{.Name .Name}}", "{{(.Name}}", "{{.Name)}}", "{{.Name | .Name}}",
         "{{.Name |}}", "{{len .Internal}}", "{{join .Name}}", '{{truncate .Name "x"}}',
-        "{{$a, $b, $c := .Name}}", '{{"open}}',
+        "{{$a, $b, $c := .Name}}", '{{"open}}', "{{$x = 1}}", "{{$a, $b := .Name}}", "{{end}}{{end}}",
+        '{{.Label "x"}}', '{{.Name "x"}}', '{{"x" | .Name}}', "{{truncate .Name -1}}", "{{pad .Name 9999999999 0}}",
+        "{{upper .Cmd}}", "{{split .Cmd .Name}}", "{{lt .Cmd 1}}", '{{eq 1 "a"}}', "{{eq 1}}", "{{and}}", "{{printf}}",
+        "{{slice .Name 2 1}}", "{{slice .Name 9}}", "{{09}}", "{{1e999999}}{{index .Cmd 1e9}}", "{{'ab'}}",
+        "{{if 1}}{{else}}{{else}}{{end}}", "{{if 1}}{{end x}}", '{{(index (index .Ports "1/udp") 0).HostPort}}',
+        '{{"\\UFFFFFFFF"}}', "{{range 3}}{{end}}",
     ],
 )  # fmt: skip
 def test_a_wrong_template_is_one_line(source: str) -> None:
@@ -748,9 +796,109 @@ def test_a_wrong_template_is_one_line(source: str) -> None:
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_deep_template_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="template parsing error"):
-        documents([DATA], "{{" + "(" * 100_000 + "}}")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{" + "(" * 100_000 + "}}",
+        "{{if true}}" * 1_500 + "x" + "{{end}}" * 1_500,
+        "{{range .Cmd}}" * 1_500 + "x" + "{{end}}" * 1_500,
+        "{{with .Name}}" * 1_500 + "x" + "{{end}}" * 1_500,
+        "{{if false}}a" + "{{else if false}}b" * 1_500 + "{{end}}",
+        "{{.Name" + " | upper" * 1_500 + "}}",
+        "{{" + "(upper " * 1_500 + ".Name" + ")" * 1_500 + "}}",
+    ],
+    ids=lambda source: source[:12],
+)
+def test_a_deep_template_is_refused_in_one_line(source: str) -> None:
+    with pytest.raises(ConfigError, match="template parsing error") as caught:
+        documents([DATA], source)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_what_is_as_deep_as_it_may_be_is_filled() -> None:
+    for open_, inner, close in (
+        ("{{if true}}", "x", "{{end}}"),
+        ("{{range $.Nothing}}{{else}}{{with $.Name}}", "x", "{{end}}{{end}}"),
+        ("{{if false}}{{else}}", "x", "{{end}}"),
+    ):
+        times = 100 // open_.count("{{") or 1
+        assert Template(open_ * times + inner + close * times).render(DATA) == "x"
+    assert (
+        Template("{{" + "(" * 100 + "upper .Name" + ")" * 100 + " | lower" * 99 + "}}").render(DATA) == "br1"
+    )
+
+
+def test_no_template_is_an_internal_error() -> None:
+    """Pieces of templates in any order: text, or a TemplateError."""
+    pieces = (
+        *(
+            "{{",
+            "}}",
+            "{{-",
+            "-}}",
+            "(",
+            ")",
+            "|",
+            ".",
+            "$",
+            "$x",
+            ":=",
+            "=",
+            ",",
+            '"',
+            "`",
+            "'",
+            "\\",
+            " ",
+            "x",
+        ),
+        *(
+            ".Name",
+            ".Cmd",
+            ".Ports",
+            ".Nope",
+            ".None",
+            "1",
+            "-1",
+            "99999999999",
+            "1.5",
+            "nil",
+            "true",
+            "'a'",
+            '"s"',
+        ),
+        *("{{if .Name}}", "{{range .Cmd}}", "{{with .IPAM}}", "{{else}}", "{{end}}", "else if", "/*", "*/"),
+        *(f" {name} " for name in FUNCTIONS),
+        *('{{printf "%*d %v %q %x %c" ', "{{index .Cmd ", "{{slice .Name ", "{{split .Name ", "{{pad .Name "),
+    )
+    chance = random.Random(21)
+    filled = 0
+    for _ in range(30_000):
+        source = "".join(chance.choices(pieces, k=chance.randint(1, 9)))
+        if chance.random() < 0.7:
+            source = "{{" + source + "}}"
+        try:
+            Template(source).render(DATA)
+            filled += 1
+        except TemplateError as error:
+            assert "\n" not in str(error), source
+    assert filled > 1000
+
+
+def test_a_label_is_a_method_of_a_row() -> None:
+    rows = [network_row(network, no_trunc=False) for network in (BR1, BRIDGE)]
+    assert listing(rows, COLUMNS, '{{.Name}} {{.Label "b"}}') == "br1 2\nbridge "
+    assert listing(rows, COLUMNS, '{{"a" | .Label | printf "%s!"}}') == "1!\n!"
+    drawn = listing(
+        rows, COLUMNS, r'table {{truncate .Name 2}}\t{{.Label "com.example.my-team"}}\t{{upper .Driver}}'
+    )
+    assert drawn.splitlines()[0].split("  ") == ["NAME", "", "", "my team", " DRIVER"]
+    labelled = container_row(replace(WEB, labels={"tier": "front"}), [], NOW, no_trunc=False)
+    assert listing([labelled], CONTAINER_COLUMNS, '{{.Label "tier"}}{{.Label "nope"}}') == "front"
+    assert "Label" not in json.loads(listing([labelled], CONTAINER_COLUMNS, "{{json .}}"))
+    for wrong in ("{{.Label}}", '{{.Label "a" "b"}}', "{{.Label 1}}"):
+        with pytest.raises(ConfigError, match="wrong arguments for Label"):
+            listing(rows, COLUMNS, wrong)
 
 
 # ---- readers, on a state of their own -------------------------------------------------
