@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from datapath.errors import NotSupportedError
-from datapath.kernel import cgroup, facts, netns, sysctl
+from datapath.kernel import cgroup, facts, netns, sysctl, xfrm
 from datapath.kernel.facts import translated
 from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.host import Device, DeviceAddress, HostNetwork, Route
@@ -41,6 +41,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
         addresses=addresses,
         routes=routes,
         rules=tuple(facts.rules(route)),
+        xfrm=xfrm.policies(),
         ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(sysctl.RESERVED_PORTS),
         resolvers=_resolvers(),

@@ -92,10 +92,11 @@ class Message(NamedTuple):
 
 
 class Rtnetlink:
-    """A socket in the namespace that the calling thread is in."""
+    """A socket in the namespace that the calling thread is in. `protocol`: NETLINK_*, of another family of messages of
+    the same form."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         # So that the kernel heeds what is asked for in a dump.
         self._socket.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         self._sequence = 0

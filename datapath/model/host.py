@@ -71,6 +71,38 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class XfrmPolicy:
+    """What the kernel does with packets of a kind (IPsec): it may "block" them, "protect" them as a template says, or
+    "allow" them to pass as they are. `direction`: "in", "out", "fwd", or "socket". Prefixes are None for every
+    address of both families; `proto`, `ifindex` 0: every; `sport`, `dport`: port and mask. `narrowed`: it is only about
+    packets with a mark or of an xfrm interface."""
+
+    direction: str
+    source: Prefix | None
+    destination: Prefix | None
+    proto: int
+    sport: tuple[int, int]
+    dport: tuple[int, int]
+    ifindex: int
+    priority: int
+    action: str
+    narrowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class XfrmPolicies:
+    """All policies, in the kernel's order. `blocked`: directions in which packets that no policy is about do not
+    pass."""
+
+    all: tuple[XfrmPolicy, ...] = ()
+    blocked: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Any packet is treated otherwise than without policies."""
+        return bool(self.all or self.blocked)
+
+
+@dataclass(frozen=True, slots=True)
 class Uplink:
     """A device of the host that leads outside, and the addresses that packets leave with."""
 
@@ -94,6 +126,7 @@ class HostNetwork:
     addresses: tuple[DeviceAddress, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
+    xfrm: XfrmPolicies = XfrmPolicies()
     ephemeral: tuple[int, int] = (32768, 60999)
     reserved: str = ""
     resolvers: tuple[str, ...] = ()

@@ -311,6 +311,26 @@ class TestFacts:
         assert (uplink.name, uplink.ifindex, uplink.mtu) == ("up0", links.index("up0"), 1280)
         assert (uplink.ipv4, uplink.ipv6) == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
 
+    def test_ipsec_policies(self, links: Links) -> None:
+        assert not links.observe().xfrm
+        ip("xfrm", "policy", "add", "dst", "10.1.0.0/16", "dir", "out", "action", "block", "priority", "7")
+        ip("xfrm", "policy", "add", "src", "fd00::/64", "proto", "udp", "dport", "53", "dir", "in")
+        template = ("tmpl", "src", "192.0.2.1", "dst", "192.0.2.2", "proto", "esp", "mode", "tunnel")
+        ip("xfrm", "policy", "add", "dst", "10.2.0.0/16", "dir", "fwd", "mark", "1", *template)
+        ip("xfrm", "policy", "setdefault", "in", "block")
+        found = {policy.direction: policy for policy in links.observe().xfrm.all}
+        assert {way: policy.action for way, policy in found.items()} == {
+            "out": "block",
+            "in": "allow",
+            "fwd": "protect",
+        }
+        assert (found["out"].destination, found["out"].priority) == (ip_network("10.1.0.0/16"), 7)
+        assert (found["out"].source, found["out"].narrowed) == (ip_network("0.0.0.0/0"), False)
+        assert (found["in"].source, found["in"].proto) == (ip_network("fd00::/64"), 17)
+        assert (found["in"].dport, found["in"].sport) == ((53, 0xFFFF), (0, 0))
+        assert found["fwd"].narrowed
+        assert links.observe().xfrm.blocked == {"in"}
+
     def test_from_another_namespace(self, host: int, container: int) -> None:
         ip_in(container, "link", "add", "dp9", "type", "veth", "peer", "name", "dp8")
         with Links(container) as inside:
