@@ -62,6 +62,7 @@ setup(
             "objects/trace/*",
         ],
         "datapath.bench": ["*.j2"],
+        "ctl.agent": ["*.service"],
     },
     install_requires=INSTALL,
     extras_require={"bench": BENCH, "dev": DEVELOP},

@@ -33,6 +33,7 @@ COMMANDS = {
     "doctor": "ctl.cli.repair:doctor",
     "reconcile": "ctl.cli.repair:reconcile",
     "upgrade": "ctl.cli.repair:upgrade",
+    "agent": "ctl.cli.agent:agent",
     "down": "ctl.cli.system:down",
     "version": "ctl.cli.system:version",
     "completion": "ctl.cli.system:completion",

@@ -24,6 +24,9 @@ from datapath.store.translation import obstacle, read_only
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding
+    from datapath.model.host import HostNetwork
+
+PATIENCE = 60.0  # seconds that a command waits for the lock
 
 
 def ignore(line: str) -> None:
@@ -47,7 +50,12 @@ class Engine:
 
     @contextmanager
     def changing(
-        self, create: bool = True, upgrading: bool = False, leaving: bool = False, freeing: bool = False
+        self,
+        create: bool = True,
+        upgrading: bool = False,
+        leaving: bool = False,
+        freeing: bool = False,
+        patience: float = PATIENCE,
     ) -> Iterator[Transaction]:
         """One command that changes something: the lock is taken, what a killed command left is taken back or
         completed, containers that have ended are noticed, and the host's changes followed.
@@ -55,7 +63,8 @@ class Engine:
         Without `create` there has to be a store. `upgrading`: nobody has to be told that the packet programs are of
         another version. `leaving`: all of it goes, so nothing is built again, and programs of a version whose maps
         cannot be read are no obstacle. `freeing`: it takes something away, and may use the space that is kept for
-        that on a full disk. PrivilegeError, StateError, KernelError, ConfigError.
+        that on a full disk. `patience`: seconds to wait for the lock. PrivilegeError, StateError, KernelError,
+        ConfigError.
         """
         from datapath.dataplane import version
         from datapath.kernel import features
@@ -69,7 +78,7 @@ class Engine:
                     reserve.restore, self.settings.state_dir
                 )  # when the journal is gone, which takes some
             store = stack.enter_context(self._opened(create))
-            _keep(stack.enter_context(store.lock()), stack)
+            _keep(stack.enter_context(store.lock(patience)), stack)
             if short:  # another such command may have made it again
                 reserve.release(self.settings.state_dir)
                 store.save_space()
@@ -89,6 +98,14 @@ class Engine:
             ports.reserve(tx)
             for part, view in tx.parts():
                 part.finish(view)
+
+    def refresh(self, patience: float = PATIENCE) -> HostNetwork | None:
+        """Follows what the host has become, as every changing command does when it begins. The host as it was observed;
+        None: nothing is there that would follow. Errors as those of `changing`."""
+        if not self.exists:
+            return None
+        with self.changing(create=False, patience=patience) as tx:
+            return tx.observed
 
     @contextmanager
     def _opened(self, create: bool) -> Iterator[SQLiteStore]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datapath.errors import KernelError
 from datapath.kernel import log
 
+PORT_RANGE = "net/ipv4/ip_local_port_range"
 RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
 
 
@@ -37,7 +38,7 @@ def read(path: str) -> str:
 def ephemeral_ports() -> tuple[int, int]:
     """The first and the last port that the kernel gives to sockets that ask for none, in the caller's namespace
     (net.ipv4.ip_local_port_range, inclusive). KernelError: the setting cannot be read."""
-    first, last = read("net/ipv4/ip_local_port_range").split()
+    first, last = read(PORT_RANGE).split()
     return int(first), int(last)
 
 

@@ -26,7 +26,7 @@ _POLICY = struct.Struct("=16s16sHHHHHBBB3xi4x96xI4xBB6x")
 _ID = bytes(64)  # struct xfrm_userpolicy_id: asked for is every one
 _DEFAULT = struct.Struct("=BBB")  # struct xfrm_userpolicy_default: in, fwd, out
 _UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP)
-_NO_XFRM = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+NO_XFRM = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 
 def policies() -> XfrmPolicies:
@@ -35,7 +35,7 @@ def policies() -> XfrmPolicies:
         with translated("open", "xfrm socket"):
             opened = Rtnetlink(NETLINK_XFRM)
     except KernelError as error:
-        if error.errno in _NO_XFRM:
+        if error.errno in NO_XFRM:
             return XfrmPolicies()
         raise
     with opened:

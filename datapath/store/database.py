@@ -14,7 +14,7 @@ from typing import Any
 from datapath.errors import StateError
 from datapath.model.kinds import KINDS, kind_of
 from datapath.model.state import Fresh, plan_predefined
-from datapath.store import reserve, schema
+from datapath.store import reserve, schema, sole
 from datapath.store.locking import locked
 from datapath.store.translation import damaged, translated
 
@@ -125,5 +125,6 @@ def remove(path: Path) -> None:
     """Remove the database, its journal and its lock, and the directory if nothing else is in it."""
     for name in (*FILES, reserve.NAME, "lock"):
         path.with_name(name).unlink(missing_ok=True)
+    sole.discard(path.with_name(sole.AGENT))  # that of one that was killed
     with suppress(OSError):
         path.parent.rmdir()

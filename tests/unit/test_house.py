@@ -34,7 +34,7 @@ FLOORS = (
     ("datapath.engine",),
     ("datapath.runtime", "datapath.telemetry"),
     ("datapath",),  # the public API: datapath/__init__.py and datapath/host.py
-    ("datapath.bench",),
+    ("datapath.bench", "ctl.agent"),
     ("ctl.cli",),
     ("ctl",),
 )

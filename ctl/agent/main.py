@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent of one host, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ctl.agent import loop
+from ctl.agent.follower import Follower
+from ctl.agent.renewal import Renewal, Renewed
+from datapath.config.settings import Settings
+from datapath.kernel import features
+from datapath.kernel.events import Events
+from datapath.store.sole import AGENT, Sole
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Until SIGTERM or SIGINT. `say` takes lines for the journal. InUseError: this host has an agent. PrivilegeError,
+    StateError, KernelError."""
+    features.require()
+    with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
+        try:
+            loop.run((Follower(settings, events, sole, say), Renewal()), say)
+            return
+        except Renewed:
+            say("another version is installed: starting again")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

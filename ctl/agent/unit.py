@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's unit file for systemd: what is installed where. Packages ask here, too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from datapath.errors import StateError
+
+NAME = "datapathctl-agent.service"
+FOLDER = Path("/etc/systemd/system")
+_START = "ExecStart=datapathctl agent"
+
+
+def files(program: Sequence[str]) -> dict[Path, str]:
+    """The text of every file by its place. `program`: the words of datapathctl with its options."""
+    text = (Path(__file__).parent / NAME).read_text()
+    words = " ".join(_word(word) for word in (*program, "agent"))
+    return {FOLDER / NAME: text.replace(_START, f"ExecStart={words}")}
+
+
+def install(root: Path, program: Sequence[str]) -> list[Path]:
+    """Writes them below `root`; where they are. StateError: one cannot be written."""
+    written = []
+    for place, text in files(program).items():
+        path = _below(root, place)
+        new = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(text)
+            new.chmod(0o644)
+            new.rename(path)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise StateError(f"cannot write {path}: {os.strerror(error.errno or 0)}") from error
+        written.append(path)
+    return written
+
+
+def uninstall(root: Path) -> list[Path]:
+    """Removes them again; those that were there. StateError."""
+    removed = []
+    for place in files(()):
+        path = _below(root, place)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StateError(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
+        removed.append(path)
+    return removed
+
+
+def _below(root: Path, place: Path) -> Path:
+    return root / place.relative_to("/")
+
+
+def _word(text: str) -> str:
+    """As systemd.service(5) reads it: specifiers and variables are none."""
+    text = text.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
+    return '"' + text.replace('"', '\\"') + '"' if not text or set(text) & set(" \t'\";") else text

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agent: the optional resident process, and its unit file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from ctl.cli.command import Command, Group
+from ctl.cli.errors import PROGRAM
+from datapath.errors import ConfigError, printable
+
+
+class Resident(Group):
+    """A group that does something when it is called alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return click.Group.parse_args(self, ctx, args)
+
+
+root_option = click.option(
+    "--root",
+    metavar="DIR",
+    default="/",
+    help="Where the file system that is meant begins (default: /), as for building a package.",
+)
+
+
+def _root(text: str) -> Path:
+    if not text or "\0" in text or not Path(text).is_dir():
+        raise ConfigError(f"--root must be a directory that is there: {printable(text)!r}")
+    return Path(text).absolute()
+
+
+@click.group("agent", cls=Resident, invoke_without_command=True)
+@click.pass_context
+def agent(ctx: click.Context) -> None:
+    """Follow the changes of the host's network at once.
+
+    Stays until it is ended. Listens to the kernel, and tells the packet programs of new and lost addresses, outside
+    devices, routes and IPsec policies within 100 ms. Optional: without it they are told by the next command that
+    changes something. One for each state directory.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from ctl.agent.main import serve
+    from datapath.config.settings import Settings
+
+    serve(Settings.from_env(os.environ, **ctx.find_root().params), _say)
+
+
+def _say(line: str) -> None:
+    """A line for the journal."""
+    click.echo(f"{PROGRAM} agent: {printable(line)}", err=True)
+
+
+@agent.command("install", cls=Command)
+@root_option
+@click.option(
+    "--program", metavar="FILE", default="", help="Where datapathctl will be (default: where this one is)."
+)
+@click.pass_context
+def install(ctx: click.Context, root: str, program: str) -> None:
+    """Write the unit file of the agent for systemd.
+
+    Options that come before `agent` are in it. It is started by: systemctl enable --now datapathctl-agent.
+    """
+    from ctl.agent import unit
+
+    start = program or shutil.which(sys.argv[0]) or sys.argv[0]
+    if not program:
+        start = str(Path(start).absolute())
+    if not Path(start).is_absolute():
+        raise ConfigError(f"--program must be an absolute path: {printable(start)!r}")
+    for path in unit.install(_root(root), (start, *_options(ctx))):
+        click.echo(path)
+
+
+@agent.command("uninstall", cls=Command)
+@root_option
+def uninstall(root: str) -> None:
+    """Remove the unit file of the agent.
+
+    An agent that is at work goes on: systemctl disable --now datapathctl-agent ends it.
+    """
+    from ctl.agent import unit
+
+    for path in unit.uninstall(_root(root)):
+        click.echo(path)
+
+
+def _options(ctx: click.Context) -> list[str]:
+    """The directories that this command was given before its name, as options again."""
+    root = ctx.find_root()
+    given = {param: root.params.get(param.name or "") for param in root.command.params}
+    return [word for param, value in given.items() if value for word in (param.opts[0], str(value))]
