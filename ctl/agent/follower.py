@@ -22,7 +22,7 @@ from datapath.store.sole import Sole
 
 # Seconds: from the first of news to the refresh, so that what comes together is served together; from one refresh to
 # the next, so that a storm of news costs little; between looks at settings.
-SETTLE, SPACING, LOOK = 0.01, 0.05, 2.0
+SETTLE, SPACING, LOOK = 0.01, 0.03, 2.0
 _DUTY = 4  # of its time at most one part in so many is spent on refreshes
 _BUSY_FIRST, _BUSY_MOST = 0.02, 0.5  # between looks whether the command that has the lock is done
 _FAILED_FIRST, _FAILED_MOST = 1.0, 60.0

@@ -22,7 +22,7 @@ from datapath.kernel.bpf_maps import BPF_EXIST, BPF_NOEXIST
 from datapath.model.connections import STATES, Connection, ConnectionFilter
 from datapath.model.parsing import PROTOCOLS, Address, Prefix
 
-_HOST = int(abi.OtherParty.PARTY_HOST)
+_OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CONN = abi.layout("conn").select(
@@ -267,6 +267,13 @@ def forget_refused(
         return address is not None and not admits(address)
 
     return forget(dataplane, fits)
+
+
+def forget_destinations(dataplane: Dataplane, addresses: frozenset[Address]) -> int:
+    """Deletes the connections that were opened to one of these addresses as the host's own: to a published port there,
+    or to the host itself. Returns how many."""
+    packed = frozenset(map(abi.pack_address, addresses))
+    return forget(dataplane, lambda conn: conn.to_endpoint != _OUTSIDE and conn.key[16:32] in packed)
 
 
 def forget_sockets(dataplane: Dataplane, addresses: Iterable[Address]) -> None:

@@ -5,7 +5,7 @@ command sees it."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -28,6 +28,8 @@ class Notes(Protocol):
     def note(self, key: str) -> str | None: ...
 
     def set_note(self, key: str, value: str | None) -> None: ...
+
+    def transaction(self, *, durable: bool = True) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.net.agents import agent
-from tests.net.hosts import HOST, Host, Namespace, ask, echo_server, eventually
+from datapath.dataplane.programs import Dataplane
+from tests.net.agents import Agent, agent
+from tests.net.hosts import HOST, SLOWNESS, Host, Namespace, ask, echo_server, eventually
+from tests.net.test_concurrency import Standing
 
+LONG = bool(os.environ.get("DATAPATH_LONG"))
 NEW = "192.0.2.7"
 
 
@@ -146,4 +153,144 @@ def test_a_changed_port_range_is_served_within_seconds(host: Host) -> None:
         host.sh("sysctl -qw net.ipv4.ip_local_port_range='20000 30000'")
         one.says("port range: 20000-30000")
         assert rows(host, "host") != before
+        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
+# ---- how soon, and what it costs ------------------------------------------------------------------------------
+
+
+def known(host: Host) -> set[str]:
+    """The host's addresses, as the packet programs know them."""
+    with Dataplane(host.bpffs / "datapath") as loaded:
+        return {str(key.addr) for key in loaded.addresses}
+
+
+def delay(host: Host, verb: str) -> float:
+    """Seconds from a change of an address until the packet programs know."""
+    host.sh(f"ip address {verb} {NEW}/24 dev eth0")
+    began = time.monotonic()
+    with eventually() as until:
+        until(lambda: (NEW in known(host)) == (verb == "add"))
+    return time.monotonic() - began
+
+
+def test_an_address_is_served_and_given_up_within_a_tenth_of_a_second(host: Host) -> None:
+    published(host)
+    with agent(host):
+        # The quickest of each: others may be at work on this machine, the agent is never quicker than it can.
+        delays = [(delay(host, "add"), delay(host, "del")) for _ in range(10)]
+        print(f"\n{[tuple(round(1000 * one) for one in pair) for pair in delays]} ms")
+        assert min(pair[0] for pair in delays) < 0.1 * SLOWNESS
+        assert min(pair[1] for pair in delays) < 0.1 * SLOWNESS
+
+
+def cpu(pid: int) -> float:
+    """Seconds of a processor that the process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> int:
+    """Kilobytes."""
+    return int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Rss:")[2].split()[0])
+
+
+def lost_messages(pid: int) -> int:
+    """Messages that the kernel did not keep for the process's netlink sockets."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]]
+    inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+    return sum(int(fields[8]) for fields in lines if f"socket:[{fields[9]}]" in inodes)
+
+
+def test_it_takes_little_memory_and_next_to_nothing_of_a_processor(host: Host) -> None:
+    published(host)
+    with agent(host) as one:
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        one.says(f"address {NEW}: new")
+        before, began = cpu(one.pid), time.monotonic()
+        time.sleep(60 if LONG else 6)  # this is what is measured: nothing happens
+        used = (cpu(one.pid) - before) / (time.monotonic() - began)
+        print(f"\n{resident(one.pid)} kB, {100 * used:.3f} % of a processor")
+        assert resident(one.pid) <= 35 * 1024
+        assert used <= (0.001 if LONG else 0.005)  # the clock counts hundredths of a second
+
+
+def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_of_it(host: Host) -> None:
+    published(host)
+    with agent(host) as one:
+        before, began = cpu(one.pid), time.monotonic()
+        # Each of these changes is news of an address and of two routes.
+        many = "".join(
+            f"address {verb} 10.99.0.1/24 dev eth0\n" for _ in range(5000) for verb in ("add", "del")
+        )
+        storm = host.start(["ip", "-batch", "-"], stdin=subprocess.PIPE)
+        assert storm.stdin is not None
+        storm.stdin.write(many[: len(many) // 2])
+        storm.stdin.flush()
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        served = answers(host, NEW, 8081)
+        storm.communicate(many[len(many) // 2 :])
+        took, used = time.monotonic() - began, cpu(one.pid) - before
+        print(
+            f"\n{took:.1f} s, {100 * used / took:.0f} % of a processor, {lost_messages(one.pid)} messages lost"
+        )
+        assert served
+        assert lost_messages(one.pid) > 0  # the kernel keeps few for it; it looks at the whole instead
+        assert used / took < 0.4
+        one.says(f"address {NEW}: new")
+        with eventually() as until:
+            until(lambda: "10.99.0.1" not in known(host))
+        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
+# ---- beside commands --------------------------------------------------------------------------------------
+
+
+def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(host: Host) -> None:
+    """Until the command goes on nothing can be told; the agent can be ended all the same."""
+    published(host)
+    host.preloaded = True
+    with agent(host) as one, contextlib.closing(Standing(host, "run -d --name late sleep 3600")) as run:
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        with agent_ends(one):
+            pass
+        with agent(host) as other:
+            assert NEW not in known(host)
+            run.go_on()
+            other.says("following the host")
+            with eventually() as until:
+                until(lambda: NEW in known(host))
+    assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
+@contextlib.contextmanager
+def agent_ends(one: Agent) -> Iterator[None]:
+    """At once, whatever it waits for."""
+    began = time.monotonic()
+    yield
+    assert one.end() == 0
+    assert time.monotonic() - began < 5 * SLOWNESS
+
+
+def test_commands_go_on_as_if_it_were_not_there(host: Host) -> None:
+    """While addresses come and go, a command is never kept from its work by more than one refresh."""
+    published(host)
+    stop = host.folder / "stop"
+    script = (
+        f"while ! [ -e {stop} ]; do ip address add {NEW}/24 dev eth0; ip address del {NEW}/24 dev eth0; done"
+    )
+    with agent(host) as one:
+        churn = host.start(["sh", "-c", script])
+        try:
+            for number in range(10):
+                host.ctl(f"network create n{number}")
+                host.run(f"c{number}", f"--network n{number} -p {9000 + number}:80")
+                host.ctl(f"rm -f c{number}")
+                host.ctl(f"network rm n{number}")
+        finally:
+            stop.touch()
+            churn.wait()
+        assert not [line for line in one.said if "another command" in line or "internal error" in line]
+        with eventually() as until:
+            until(lambda: NEW not in known(host))
         assert host.try_ctl("doctor").stdout == "No problems found.\n"

@@ -12,6 +12,7 @@ from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
+from datapath.drivers.ebpf import addresses
 from datapath.kernel import abi
 from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, traits
@@ -55,7 +56,7 @@ class EbpfHost(HostPart):
         self._note_others(dataplane, view)
         self._attach_uplinks(dataplane, view)
         self.refresh_acls(view)
-        self._tell_addresses(dataplane, view)
+        addresses.tell(dataplane, view)
 
     def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
         """Gateway devices of networks that others forward: the programs keep their containers from these."""
@@ -85,18 +86,6 @@ class EbpfHost(HostPart):
         )
         for key in wanted:
             dataplane.attach("from_uplink", key.ifindex)
-
-    def _tell_addresses(self, dataplane: Dataplane, view: HostView) -> None:
-        """All of the host's. What was observed may be older than a network that this command has built."""
-        own = set(view.observed.ips)
-        networks = built(view.state.networks.values())
-        own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
-        addresses = {abi.address_key(address): abi.address() for address in own}
-        present = dict(dataplane.addresses.read_all())
-        dataplane.addresses.delete_many(present.keys() - addresses.keys())
-        dataplane.addresses.update_many(
-            {key: value for key, value in addresses.items() if key not in present}
-        )
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self.context.loaded

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's own addresses, as the packet programs know them; when one is lost, what went by it ends.
+
+A connection to a published port at an address that the host does not have any more cannot go on, and would stand in the
+way of whoever has the address now. Masqueraded connections are not ended: their next packet gets the source that the
+route then has.
+"""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address
+
+from datapath.dataplane import connections
+from datapath.dataplane.programs import Dataplane
+from datapath.drivers.context import HostView
+from datapath.kernel import abi
+from datapath.model.drivers import built
+from datapath.model.parsing import Address
+
+# JSON: addresses that are being given up. If the command is killed meanwhile, the next one knows them from here.
+_LOST = "lost addresses"
+
+
+def tell(dataplane: Dataplane, view: HostView) -> None:
+    """Writes all of the host's. What was observed may be older than a network that this command has built."""
+    own = set(view.observed.ips)
+    networks = built(view.state.networks.values())
+    own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
+    present = {key.addr: key for key, _ in dataplane.addresses.read_all()}
+    dataplane.addresses.update_many(
+        {abi.address_key(address): abi.address() for address in own - present.keys()}
+    )
+    noted = view.notes.note(_LOST)
+    lost = {ip_address(text) for text in json.loads(noted or "[]")} - own
+    lost |= present.keys() - own
+    if lost:
+        _note(view, json.dumps(sorted(map(str, lost))))
+        give_up(dataplane, frozenset(lost))
+    if lost or noted is not None:
+        _note(view, None)
+
+
+def _note(view: HostView, text: str | None) -> None:
+    """Without waiting for the disk: what takes the note away, a failure of the machine, takes the connections too."""
+    with view.notes.transaction(durable=False):
+        view.notes.set_note(_LOST, text)
+
+
+def give_up(dataplane: Dataplane, lost: frozenset[Address]) -> None:
+    """Takes addresses away, then connections to them: none can begin in between. Idempotent."""
+    dataplane.addresses.delete_many(abi.address_key(address) for address in lost)
+    connections.forget_destinations(dataplane, lost)
