@@ -265,13 +265,14 @@ struct fragment {
 	__be16 dport;
 	__u8 known;	/* the first fragment was seen: the ports are right */
 	__u8 foreign;	/* it is the host's: so are the others */
-	__u8 refused;	/* pieces overlapped (RFC 5722): the datagram is lost */
+	__u8 refused;	/* 1: pieces overlapped (RFC 5722), DROP_FRAGMENT: the first was dropped */
 	__u8 pieces;	/* how many of `seen` are used */
 	__u8 proto;	/* of the transport, which IPv6's later fragments need not name */
 	__u8 has_ports; /* it has ports, or an echo's identifier */
-	__u8 pad[6];
-	__u32 bytes; /* that they make up together */
-	__u32 total; /* bytes of the datagram, 0 until its last fragment was seen */
+	__u16 number;	/* of the datagram among those of its source */
+	__u32 claimed;	/* places of `seen` that were given out, each to one CPU */
+	__u32 bytes;	/* that they make up together */
+	__u32 total;	/* bytes of the datagram, 0 until its last fragment was seen */
 	struct piece seen[64];
 };
 
@@ -284,8 +285,19 @@ struct frag_queue_key {
 struct frag_queue {
 	__u64 since;  /* ns, CLOCK_MONOTONIC */
 	__u32 length; /* of the frame, bytes */
-	__u32 pad;
+	struct piece piece;
 	__u8 frame[2048];
+};
+
+/* frag_sources: who sends fragments, and which datagrams it has begun lately */
+struct frag_source_key {
+	struct ip_addr src; /* zero: of a container, which is one source */
+	__u32 endpoint;	    /* number, or enum other_party */
+};
+
+struct frag_source {
+	__u32 begun;			   /* datagrams, ever */
+	struct fragment_key datagrams[64]; /* the latest of them, by number modulo 64 */
 };
 
 /* host: ARRAY of one, what the host is like as of the last refresh */

@@ -146,7 +146,7 @@ int from_container(struct __sk_buff *skb)
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
-	int reason;
+	int reason, verdict;
 
 	if (!p)
 		return drop(skb, DROP_DEVICE);
@@ -171,19 +171,23 @@ int from_container(struct __sk_buff *skb)
 		return to_group(skb, p, device, net);
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	/* Only delivery to a member who may be talked to needs no ports. */
-	if (p->fragment && (!endpoint || !(net->flags & NETWORK_ICC))) {
-		reason = fragment_track(skb, p, device->endpoint);
+	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC));
+	if (p->followed && p->fragment == FRAGMENT_LATER) {
+		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
 			return consume(skb, HELD);
 		if (reason)
 			return drop(skb, reason);
-		/* Nothing that was looked up before the frame was changed is certain. */
-		endpoint = endpoint_find(device->network, &p->tuple.dst);
 	}
-	if (endpoint) {
-		if (!members_may_talk(net, p))
-			return drop(skb, DROP_ICC);
-		return deliver(skb, p, endpoint, p->src_mac);
-	}
-	return leave(skb, p, device, net);
+	if (!endpoint)
+		verdict = leave(skb, p, device, net);
+	else if (members_may_talk(net, p))
+		verdict = deliver(skb, p, endpoint, p->src_mac);
+	else
+		verdict = drop(skb, DROP_ICC);
+	/* Whatever becomes of it: the later ones meet the same. */
+	if (p->followed && p->fragment == FRAGMENT_FIRST &&
+	    fragment_first(skb, p, device->endpoint))
+		return drop(skb, DROP_REWRITE);
+	return verdict;
 }

@@ -4,29 +4,14 @@
  * has them: the others get the same from here. One that arrives before its first is queued, and
  * passes the hook again once the first has arrived. Pieces that overlap lose the datagram
  * (RFC 5722; for IPv4 as the kernel does since CVE-2018-5391).
+ *
+ * Who deletes a queued frame sends it on, so it is sent once. Of a first fragment and a later one on two
+ * CPUs either the first one finds the later in the queue, or that finds the first in the table.
  */
 #pragma once
-#include "lib/rewrite.h"
+#include "lib/datagrams.h"
 
-#define FRAGMENT_TIMEOUT (30 * 1000000000ULL) /* ns, as net.ipv4.ipfrag_time */
-#define FRAGMENT_PIECES	 64
-#define QUEUE_SLOTS	 8
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct fragment_key);
-	__type(value, struct fragment);
-} fragments SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct frag_queue_key);
-	__type(value, struct frag_queue);
-} frag_queue SEC(".maps");
-
-/* Values too large for the stack; index 0 stays zero, 1 is a frame that is set aside. */
+/* Values too large for the stack: 0 is a frame that is to be queued, 1 one that is set aside. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);
@@ -34,151 +19,81 @@ struct {
 	__type(value, struct frag_queue);
 } frames SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct fragment);
-} no_fragment SEC(".maps");
-
-static __always_inline void fragment_key_of(const struct packet *p, __u32 endpoint,
-					    struct fragment_key *key)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	key->src = p->tuple.src;
-	key->dst = p->tuple.dst;
-	key->id = p->fragment_id;
-	key->endpoint = endpoint;
-	/* The fragments of an IPv6 datagram may name different protocols (RFC 8200, 4.5). */
-	key->proto = is_ipv6(p) ? 0 : p->tuple.proto;
-}
-
-static __always_inline struct fragment *fragment_open(const struct fragment_key *key)
-{
-	struct fragment *fragment = bpf_map_lookup_elem(&fragments, key);
-	__u64 now = bpf_ktime_get_ns();
-	__u32 zero = 0;
-	void *blank;
-
-	if (fragment && now - fragment->since > FRAGMENT_TIMEOUT) {
-		bpf_map_delete_elem(&fragments, key);
-		fragment = NULL;
-	}
-	if (fragment)
-		return fragment;
-	blank = bpf_map_lookup_elem(&no_fragment, &zero);
-	if (!blank)
-		return NULL;
-	bpf_map_update_elem(&fragments, key, blank, BPF_NOEXIST);
-	fragment = bpf_map_lookup_elem(&fragments, key);
-	if (fragment && !fragment->since)
-		fragment->since = now;
-	return fragment;
-}
-
-struct piece_search {
-	struct fragment *fragment;
-	__u32 from, to;
-	__u32 overlaps, doubled;
-};
-
-static long piece_compare(__u32 index, struct piece_search *search)
-{
-	struct piece *piece;
-
-	if (index >= FRAGMENT_PIECES)
-		return 1;
-	piece = &search->fragment->seen[index];
-	/* Networks double packets: what is there already is not needed, and does no harm. */
-	if (search->from == piece->from && search->to == piece->to) {
-		search->doubled = 1;
-		return 1;
-	}
-	if (search->from >= piece->to || search->to <= piece->from)
-		return 0;
-	search->overlaps = 1;
-	return 1;
-}
-
-/* Records the packet's piece. Returns 0, or a drop reason. */
-static __always_inline int fragment_record(struct fragment *fragment, const struct packet *p)
-{
-	struct piece_search search = {
-		.fragment = fragment, .from = p->fragment_from, .to = p->fragment_to};
-	__u32 count = fragment->pieces;
-
-	if (fragment->refused)
-		return DROP_OVERLAP;
-	bpf_loop(count, piece_compare, &search, 0);
-	if (search.doubled)
-		return DROP_OVERLAP;
-	if (search.overlaps) {
-		fragment->refused = 1;
-		return DROP_OVERLAP;
-	}
-	if (count >= FRAGMENT_PIECES)
-		return DROP_FRAGMENT;
-	fragment->seen[count].from = p->fragment_from;
-	fragment->seen[count].to = p->fragment_to;
-	fragment->pieces = count + 1;
-	fragment->bytes += p->fragment_to - p->fragment_from;
-	if (!p->more_fragments)
-		fragment->total = p->fragment_to;
-	return 0;
-}
-
-/* Walks the queued frames of one datagram, slot after slot. */
-struct queue_walk {
-	struct frag_queue_key key;
-	struct __sk_buff *skb;
-	int result;
-};
-
 static long enqueue_one(__u32 slot, struct queue_walk *walk)
 {
-	__u32 zero = 0, length = walk->skb->len;
-	struct frag_queue *blank, *frame;
+	struct frag_queue *kept;
+	__u64 flags = BPF_NOEXIST;
 
 	walk->key.slot = slot;
-	blank = bpf_map_lookup_elem(&frames, &zero);
-	if (!blank || length > FRAME_MAX || length < 1)
-		return 1;
-	if (bpf_map_update_elem(&frag_queue, &walk->key, blank, BPF_NOEXIST))
+	kept = bpf_map_lookup_elem(&frag_queue, &walk->key);
+	if (kept) {
+		/* The same piece again, of this datagram or of a newer one, or one that is too old. */
+		if ((kept->piece.from != walk->frame->piece.from ||
+		     kept->piece.to != walk->frame->piece.to) &&
+		    walk->frame->since - kept->since < FRAGMENT_TIMEOUT)
+			return 0;
+		flags = BPF_EXIST;
+	}
+	if (bpf_map_update_elem(&frag_queue, &walk->key, walk->frame, flags))
 		return 0;
-	frame = bpf_map_lookup_elem(&frag_queue, &walk->key);
-	if (!frame || bpf_skb_load_bytes(walk->skb, 0, frame->frame, frame_length(length)))
-		return 1;
-	frame->since = bpf_ktime_get_ns();
-	frame->length = length;
 	walk->result = HELD;
 	return 1;
 }
 
-/* Queues a fragment whose first one has not arrived. Returns HELD, or a drop reason. */
-__noinline int fragment_enqueue(struct __sk_buff *skb, const struct fragment_key *fragment)
+/*
+ * Queues a fragment whose first one has not arrived. Returns HELD, or a drop reason; 0: it has arrived at this
+ * very moment, and nothing is queued.
+ */
+__noinline int fragment_enqueue(struct __sk_buff *skb, const struct packet *p,
+				const struct fragment_key *key)
 {
-	struct queue_walk walk = {.skb = skb, .result = DROP_FRAGMENT};
+	struct queue_walk walk = {.result = DROP_FRAGMENT};
+	__u32 zero = 0, length = skb->len;
+	struct fragment *fragment;
 
-	if (!fragment)
+	walk.frame = bpf_map_lookup_elem(&frames, &zero);
+	if (!p || !key || !walk.frame || length > FRAME_MAX || length < 1 ||
+	    bpf_skb_load_bytes(skb, 0, walk.frame->frame, frame_length(length)))
 		return DROP_FRAGMENT;
-	walk.key.fragment = *fragment;
+	fragment_wait(p, key);
+	walk.key.fragment = *key;
+	walk.frame->since = bpf_ktime_get_ns();
+	walk.frame->length = length;
+	walk.frame->piece.from = p->fragment_from;
+	walk.frame->piece.to = p->fragment_to;
 	bpf_loop(QUEUE_SLOTS, enqueue_one, &walk, 0);
+	/* As in fragment_begin(): who comes second sees the other. */
+	__sync_lock_test_and_set(&walk.frame->length, 0);
+	fragment = fragment_find(key);
+	if (walk.result == HELD && fragment && fragment->known &&
+	    !bpf_map_delete_elem(&frag_queue, &walk.key))
+		return 0;
 	return walk.result;
+}
+
+static long is_queued(__u32 slot, struct queue_walk *walk)
+{
+	walk->key.slot = slot;
+	walk->result = bpf_map_lookup_elem(&frag_queue, &walk->key) != NULL;
+	return walk->result;
 }
 
 static long release_one(__u32 slot, struct queue_walk *walk)
 {
 	struct frag_queue *kept;
-	bool fresh;
+	bool ours;
 
 	walk->key.slot = slot;
 	kept = bpf_map_lookup_elem(&frag_queue, &walk->key);
 	if (!kept)
 		return 0;
-	fresh = bpf_ktime_get_ns() - kept->since < FRAGMENT_TIMEOUT;
-	if (fresh && !rewrite_frame(walk->skb, kept))
+	/* What overlaps the first fragment was queued for an earlier datagram. (The version before has
+	 * not written down which piece it is.) */
+	ours = bpf_ktime_get_ns() - kept->since < FRAGMENT_TIMEOUT &&
+	       (!kept->piece.to || kept->piece.from >= walk->behind);
+	ours = ours && !rewrite_frame(walk->skb, kept);
+	if (!bpf_map_delete_elem(&frag_queue, &walk->key) && ours)
 		bpf_clone_redirect(walk->skb, walk->skb->ifindex, BPF_F_INGRESS);
-	bpf_map_delete_elem(&frag_queue, &walk->key);
 	return 0;
 }
 
@@ -186,16 +101,19 @@ static long release_one(__u32 slot, struct queue_walk *walk)
  * The first fragment is there: the queued ones arrive again, behind it. They are sent as copies of
  * this frame with their own contents; then it gets its own back.
  */
-__noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key *fragment)
+__noinline int fragment_release(struct __sk_buff *skb, const struct packet *p,
+				const struct fragment_key *key)
 {
 	struct queue_walk walk = {.skb = skb};
 	__u32 one = 1, length = skb->len;
 	struct frag_queue *aside;
 
-	if (!fragment)
+	if (!p || !key)
 		return 0;
-	walk.key.fragment = *fragment;
-	if (!bpf_map_lookup_elem(&frag_queue, &walk.key))
+	walk.key.fragment = *key;
+	walk.behind = p->fragment_to;
+	bpf_loop(QUEUE_SLOTS, is_queued, &walk, 0);
+	if (!walk.result)
 		return 0;
 	aside = bpf_map_lookup_elem(&frames, &one);
 	if (!aside || length > FRAME_MAX || length < 1 ||
@@ -206,83 +124,71 @@ __noinline int fragment_release(struct __sk_buff *skb, const struct fragment_key
 	return rewrite_frame(skb, aside);
 }
 
-static long forget_one(__u32 slot, struct queue_walk *walk)
-{
-	walk->key.slot = slot;
-	return bpf_map_delete_elem(&frag_queue, &walk->key) != 0;
-}
-
-/* The datagram is the host's: its fragments are left alone, and queued copies of them deleted. */
-__noinline int fragment_disown(const struct packet *p, __u32 endpoint)
+/*
+ * The first fragment of a datagram that is not followed: the host's (BEGIN_FOREIGN), whose fragments are left
+ * alone, or one that is dropped (BEGIN_REFUSED). Queued copies of the others are deleted.
+ */
+__noinline int fragment_disown(const struct packet *p, __u32 endpoint, __u32 how)
 {
 	struct queue_walk walk = {};
-	struct fragment *fragment;
 
 	if (!p)
 		return 0;
 	fragment_key_of(p, endpoint, &walk.key.fragment);
-	fragment = fragment_open(&walk.key.fragment);
-	if (fragment)
-		fragment->known = fragment->foreign = 1;
+	fragment_begin(p, &walk.key.fragment, how);
 	bpf_loop(QUEUE_SLOTS, forget_one, &walk, 0);
 	return 0;
 }
 
-/* What is known of a fragment's datagram; NULL: nothing. */
-static __always_inline struct fragment *fragment_find(const struct packet *p, __u32 endpoint)
-{
-	struct fragment_key key;
-	struct fragment *fragment;
-
-	fragment_key_of(p, endpoint, &key);
-	fragment = bpf_map_lookup_elem(&fragments, &key);
-	if (fragment && bpf_ktime_get_ns() - fragment->since > FRAGMENT_TIMEOUT)
-		return NULL;
-	return fragment;
-}
-
 /*
- * Takes note of a fragment, and gives a later one its ports. Returns 0 to go on, HELD, or a drop
- * reason; NOT_OURS never. `endpoint`: who sends it, as in the key.
+ * Takes note of a first fragment, once it is decided what becomes of it: the later ones follow at once, on
+ * another CPU too. Returns 0, or a drop reason. `endpoint`: who sends it, as in the key.
  */
-static __noinline int fragment_track(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
+__noinline int fragment_first(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
 {
 	struct fragment_key key;
-	struct fragment *fragment;
 	int reason;
 
 	if (!p)
 		return DROP_FRAGMENT;
 	fragment_key_of(p, endpoint, &key);
-	fragment = fragment_open(&key);
-	if (!fragment)
-		return DROP_FRAGMENT;
-	if (p->fragment == FRAGMENT_LATER && !fragment->known)
-		return fragment_enqueue(skb, &key);
-	/* The identification of a datagram of the host's is used again for one that is not. */
-	if (p->fragment == FRAGMENT_FIRST && fragment->foreign) {
-		fragment->foreign = fragment->refused = fragment->pieces = 0;
-		fragment->bytes = fragment->total = 0;
-	}
-	reason = fragment_record(fragment, p);
+	reason = fragment_begin(p, &key, BEGIN_OURS);
 	if (reason)
 		return reason;
-	if (p->fragment == FRAGMENT_FIRST) {
-		fragment->proto = p->tuple.proto;
-		fragment->has_ports = p->has_ports;
-		fragment->sport = p->tuple.sport;
-		fragment->dport = p->tuple.dport;
-		fragment->known = 1;
-		if (fragment_release(skb, &key))
-			return DROP_REWRITE;
-	} else {
-		p->tuple.sport = fragment->sport;
-		p->tuple.dport = fragment->dport;
-		p->tuple.proto = fragment->proto;
-		p->has_ports = fragment->has_ports;
+	return fragment_release(skb, p, &key) ? DROP_REWRITE : 0;
+}
+
+/*
+ * Takes note of a later fragment, and gives it its ports. Returns 0 to go on, HELD, or a drop
+ * reason; NOT_OURS never.
+ */
+__noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
+{
+	struct fragment *fragment;
+	struct fragment_key key;
+	bool complete = false;
+	int reason;
+
+	if (!p)
+		return DROP_FRAGMENT;
+	fragment_key_of(p, endpoint, &key);
+	fragment = fragment_find(&key);
+	if (!fragment || !fragment->known) {
+		reason = fragment_enqueue(skb, p, &key);
+		if (reason)
+			return reason;
+		fragment = fragment_find(&key);
 	}
-	/* Nothing overlaps, so the datagram is complete when the lengths add up. */
-	if (fragment->total && fragment->bytes == fragment->total)
+	if (!fragment || !fragment->known || fragment->foreign)
+		return DROP_FRAGMENT;
+	reason = fragment_record(fragment, p, &complete);
+	if (reason)
+		return reason;
+	p->tuple.sport = fragment->sport;
+	p->tuple.dport = fragment->dport;
+	p->tuple.proto = fragment->proto;
+	p->has_ports = fragment->has_ports;
+	if (complete)
 		bpf_map_delete_elem(&fragments, &key);
 	return 0;
 }

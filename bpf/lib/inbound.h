@@ -13,7 +13,7 @@
 static __always_inline int disown(struct __sk_buff *skb, const struct packet *p, __u32 party)
 {
 	if (p->fragment == FRAGMENT_FIRST)
-		fragment_disown(p, party);
+		fragment_disown(p, party, BEGIN_FOREIGN);
 	return not_ours(skb);
 }
 
@@ -23,19 +23,23 @@ static __always_inline int disown(struct __sk_buff *skb, const struct packet *p,
  */
 static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet *p, __u32 party)
 {
-	struct fragment *fragment = fragment_find(p, party);
+	struct fragment *fragment;
 	struct fragment_key key;
 	int reason;
 
+	fragment_key_of(p, party, &key);
+	fragment = fragment_find(&key);
 	if (!fragment || !fragment->known) {
-		fragment_key_of(p, party, &key);
-		if (fragment_enqueue(skb, &key) == HELD)
+		reason = fragment_enqueue(skb, p, &key);
+		if (reason == HELD)
 			count(skb, HELD);
-		return not_ours(skb);
+		if (reason)
+			return not_ours(skb);
+		fragment = fragment_find(&key);
 	}
-	if (fragment->foreign)
+	if (!fragment || fragment->foreign)
 		return not_ours(skb);
-	reason = fragment_track(skb, p, party);
+	reason = fragment_later(skb, p, party);
 	return reason ? drop(skb, reason) : NO_VERDICT;
 }
 
@@ -57,6 +61,15 @@ static __always_inline int inbound_begin(struct __sk_buff *skb, struct packet *p
 	return packet_has_ports(p) ? NO_VERDICT : disown(skb, p, party);
 }
 
+/* Dropped; so are the other fragments of its datagram. */
+static __always_inline int refuse_datagram(struct __sk_buff *skb, const struct packet *p,
+					   __u32 party, int reason)
+{
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_disown(p, party, BEGIN_REFUSED);
+	return drop(skb, reason);
+}
+
 /* Opens a connection to a published port; NULL: there is none. Returns a verdict or NO_VERDICT. */
 static __always_inline int inbound_open(struct __sk_buff *skb, const struct packet *p,
 					const struct port *port, __u32 party)
@@ -66,7 +79,7 @@ static __always_inline int inbound_open(struct __sk_buff *skb, const struct pack
 	if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
 	reason = nat_open_published(skb, p, port, 0, party);
-	return reason ? drop(skb, reason) : NO_VERDICT;
+	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;
 }
 
 /* A packet of a connection. NULL: it was opened, and is not there any more. That is not for the host to
@@ -77,11 +90,11 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 	int reason;
 
 	if (!conn)
-		return drop(skb, DROP_CONN_TABLE);
+		return refuse_datagram(skb, p, party, DROP_CONN_TABLE);
 	if (conn->from_endpoint != party)
 		return disown(skb, p, party);
 	if (p->fragment == FRAGMENT_FIRST) {
-		reason = fragment_track(skb, p, party);
+		reason = fragment_first(skb, p, party);
 		if (reason)
 			return drop(skb, reason);
 	}

@@ -79,6 +79,7 @@ struct packet {
 	__be16 ethertype;
 	__sum16 ip_check; /* IPv4: of the header */
 	__u8 fragment;	  /* enum fragment_kind */
+	__u8 followed;	  /* it is a fragment whose datagram is kept in mind */
 	__u8 ttl;	  /* or hop limit */
 	__u8 tcp_flags;
 	__u8 icmp_type;

@@ -36,6 +36,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "rates": ("rate_key", "rate"),
     "fragments": ("fragment_key", "fragment"),
     "frag_queue": ("frag_queue_key", "frag_queue"),
+    "frag_sources": ("frag_source_key", "frag_source"),
     "sockets": ("socket_key", "socket"),
     "counters": (None, "counter"),
     "config": (None, "config"),

@@ -49,6 +49,7 @@ SIZES = {
     "confirmed": 4096,
     "fragments": 256,
     "frag_queue": 256,
+    "frag_sources": 256,
     "acls": 256,
     "rates": 256,
     "quotas": 256,
@@ -495,7 +496,7 @@ class Programs:
     def forget(self) -> None:
         """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
         `frames` and `scratches` is never read, that in the GC's queue names nothing.)"""
-        for name in ("pending", "conns", "fragments", "frag_queue", "quotas", "rates"):
+        for name in ("pending", "conns", "fragments", "frag_queue", "frag_sources", "quotas", "rates"):
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()
 

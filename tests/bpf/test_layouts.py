@@ -143,7 +143,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "confirmed",
                 "events",
                 "frames",
-                "no_fragment",
+                "new_fragments",
+                "no_sources",
                 "scratches",
                 "gc_timers",
             }

@@ -28,6 +28,7 @@ EXTRA = {
     "quotas": ("quota_key", "quota"),
     "fragments": ("fragment_key", "fragment"),
     "frag_queue": ("frag_queue_key", "frag_queue"),
+    "frag_sources": ("frag_source_key", "frag_source"),
 }
 LAYOUT = {**EXTRA, **MAPS}
 SIZES = {

@@ -8,6 +8,7 @@ ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 WHOLE, FIRST, LATER = 0, 1, 2
 EXTENSIONS, EXTENDED = 4, 40  # IPv6 extension headers that are read, and their bytes; with more it is refused
 PIECES, SLOTS = 64, 8  # fragments of one datagram that are kept in mind, and frames kept of it
+DISTANCE, WAITING = 64, 8  # datagrams of one source that are followed, and that wait for their first fragment
 BROADCAST = b"\xff" * 6
 ZERO4, ZERO6 = bytes(4), bytes(16)
 MAPPED = bytes(10) + b"\xff\xff"

@@ -35,6 +35,7 @@ from tests.model.packet import (
     ANY,
     ARP,
     BROADCAST,
+    DISTANCE,
     FIRST,
     ICMP,
     ICMPV6,
@@ -49,6 +50,7 @@ from tests.model.packet import (
     SLOTS,
     TCP,
     UDP,
+    WAITING,
     ZERO4,
     ZERO6,
     Key,
@@ -140,6 +142,11 @@ class Connection:
             self.confirmed = True
 
 
+def reach(p: Packet) -> tuple[int, int]:
+    """From which byte of its datagram to which the fragment goes."""
+    return p.offset, p.offset + p.end - p.piece
+
+
 class Datagram:
     """What the fragments of one datagram have said so far."""
 
@@ -148,6 +155,7 @@ class Datagram:
         "held",
         "icmp",
         "known",
+        "number",
         "pieces",
         "ports",
         "proto",
@@ -160,30 +168,41 @@ class Datagram:
     def __init__(self) -> None:
         self.ports: tuple[int, int] | None = None
         self.pieces: list[tuple[int, int]] = []
-        self.held: list[bytes] = []
-        self.known = self.refused = self.foreign = self.undefined = False
+        self.held: list[tuple[int, int, bytes]] = []
+        self.number = 0
+        self.refused = ""
+        self.known = self.foreign = self.undefined = False
         self.proto, self.icmp, self.total = -1, -1, -1
 
     def record(self, p: Packet) -> str:
         """Takes note of the fragment; why it may not pass, if so (RFC 5722)."""
-        begin, end = p.offset, p.offset + p.end - p.piece
+        begin, end = reach(p)
         if self.refused:
-            return "DROP_OVERLAP"
+            return self.refused
         if (begin, end) in self.pieces:
             return "DROP_OVERLAP"  # the network has doubled it: it is not needed, and harmless
         if any(begin < to and end > fro for fro, to in self.pieces):
-            self.refused = True
-            return "DROP_OVERLAP"
+            self.refused = "DROP_OVERLAP"
         if len(self.pieces) == PIECES:
             return "DROP_FRAGMENT"
+        # Where it ends is said once, and nothing lies behind.
+        ends = self.total if self.total >= 0 else end if not p.more else -1
+        if ends >= 0 and (
+            end > ends or (not p.more and end != ends) or any(to > ends for _, to in self.pieces)
+        ):
+            self.refused = "DROP_OVERLAP"
+        self.total = ends
+        if self.refused:
+            return self.refused
         self.pieces.append((begin, end))
-        if not p.more:
-            self.total = end
         return ""
 
     @property
     def complete(self) -> bool:
         return sum(to - fro for fro, to in self.pieces) == self.total
+
+
+DatagramKey = tuple[int, bytes, bytes, int, int]  # sender, source, destination, number, protocol
 
 
 class Reference:
@@ -192,7 +211,8 @@ class Reference:
         self.table: dict[Key, tuple[Connection, bool]] = {}  # bool: it is the half that opened
         self.connections: list[Connection] = []
         self.gso = 0  # segment size of the packet at hand
-        self.datagrams: dict[tuple[int, bytes, bytes, int, int], Datagram] = {}
+        self.datagrams: dict[DatagramKey, Datagram] = {}
+        self.begun: dict[int | tuple[int, bytes], list[DatagramKey]] = {}  # by source, in order
 
     # ---- from a container ------------------------------------------------------------------------------
 
@@ -212,15 +232,15 @@ class Reference:
         target = net.members.get(p.dst)
         again: tuple[bytes, ...] = ()
         if p.fragment and (target is None or not net.icc):
-            datagram = self._datagram(p, sender.number)
+            if p.fragment == FIRST:
+                datagram, again = self._first(p, sender.number)
+            else:
+                datagram = self._later(p, sender.number)
             if datagram.undefined:
                 return None
-            early = self._collect(p, datagram)
+            early = self._collect(p, datagram) if p.fragment == LATER else None
             if early:
                 return early
-            if p.fragment == FIRST:
-                again = tuple(datagram.held)
-                datagram.held.clear()
         if target is not None:
             if not net.icc and not self._linked(p):
                 expected: Expected | None = dropped(frame, "DROP_ICC")
@@ -229,7 +249,7 @@ class Reference:
         else:
             expected = self._leaves(p, sender)
         if p.fragment and expected is None:
-            self._datagram(p, sender.number).undefined = True
+            self.datagrams[self._key(p, sender.number)].undefined = True
         if expected and again:
             expected.again = again
         return expected
@@ -629,36 +649,68 @@ class Reference:
 
     # ---- fragments -------------------------------------------------------------------------------------
 
-    def _datagram(self, p: Packet, sender: int) -> Datagram:
+    @staticmethod
+    def _key(p: Packet, sender: int) -> DatagramKey:
         # Of IPv6 only addresses and number count (RFC 8200, 4.5).
-        key = (sender, p.src, p.dst, p.ident, p.proto if p.kind == IPV4 else -1)
-        found = self.datagrams.get(key)
-        if found is None:
-            found = self.datagrams[key] = Datagram()
-        return found
+        return sender, p.src, p.dst, p.ident, p.proto if p.kind == IPV4 else -1
+
+    def _begin(self, p: Packet, sender: int) -> Datagram:
+        """A source has 64 datagrams on the way, and 8 whose first fragment has not come (net.ipv4.ipfrag_max_dist)."""
+        source = sender if sender not in (0, LOCAL_SENDER.number) else (sender, p.src)
+        order = self.begun.setdefault(source, [])
+        for distance in (DISTANCE, WAITING):
+            number = len(order) - distance
+            old = self.datagrams.get(order[number]) if number >= 0 else None
+            if old and old.number == number and (distance == DISTANCE or not old.known):
+                del self.datagrams[order[number]]
+        datagram = Datagram()
+        datagram.number = len(order)
+        order.append(self._key(p, sender))
+        return datagram
+
+    def _later(self, p: Packet, sender: int) -> Datagram:
+        key = self._key(p, sender)
+        if key not in self.datagrams and len(p.frame) <= 2048:
+            self.datagrams[key] = self._begin(p, sender)
+        return self.datagrams.get(key) or Datagram()
+
+    def _first(self, p: Packet, sender: int) -> tuple[Datagram, tuple[bytes, ...]]:
+        """It begins its datagram, whatever was known before; and the frames that have waited for it."""
+        key = self._key(p, sender)
+        datagram = self._begin(p, sender)
+        old = self.datagrams.get(key)
+        held = old.held if old else []
+        datagram.undefined = bool(old and old.undefined and old.held)
+        datagram.known = True
+        datagram.ports, datagram.proto, datagram.icmp = p.ports, p.proto, p.icmp
+        datagram.pieces.append(reach(p))
+        self.datagrams[key] = datagram
+        # What the first one covers was sent for an earlier datagram.
+        return datagram, tuple(frame for begin, _, frame in held if begin >= reach(p)[1])
 
     def _collect(self, p: Packet, datagram: Datagram) -> Expected | None:
         """A later fragment gets the ports of its first one, or waits for it."""
-        if p.fragment == LATER and not datagram.known:
+        if not datagram.known:
             return self._hold(p, datagram)
         refused = datagram.record(p)
         if refused:
             return dropped(p.frame, refused)
-        if p.fragment == FIRST:
-            datagram.known = True
-            datagram.ports, datagram.proto, datagram.icmp = p.ports, p.proto, p.icmp
-        else:
-            p.ports, p.icmp = datagram.ports, datagram.icmp
+        p.ports, p.icmp = datagram.ports, datagram.icmp
         if datagram.complete:
             self.datagrams = {k: d for k, d in self.datagrams.items() if d is not datagram}
-        if p.fragment == LATER and p.kind == IPV6:
+        if p.kind == IPV6:
             p.proto = datagram.proto
         return None
 
     def _hold(self, p: Packet, datagram: Datagram) -> Expected:
+        one = (*reach(p), p.frame)
+        for index, other in enumerate(datagram.held):
+            if other[:2] == one[:2]:
+                datagram.held[index] = one
+                return dropped(p.frame, "HELD")
         if len(datagram.held) >= SLOTS or len(p.frame) > 2048:
             return dropped(p.frame, "DROP_FRAGMENT")
-        datagram.held.append(p.frame)
+        datagram.held.append(one)
         return dropped(p.frame, "HELD")
 
     # ---- from the outside ------------------------------------------------------------------------------
@@ -689,10 +741,11 @@ class Reference:
             return self._error(p, sender) or ours
         if not p.fragment:
             return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
-        datagram = self._datagram(p, sender.number if sender else 0)
-        if datagram.undefined:
-            return None
+        number = sender.number if sender else 0
         if p.fragment == LATER:
+            datagram = self._later(p, number)
+            if datagram.undefined:
+                return None
             if not datagram.known:
                 # The host gets it, and a copy is kept until it is known whose it is.
                 if self._hold(p, datagram).reasons == ("HELD",):
@@ -704,30 +757,21 @@ class Reference:
             if early:
                 return early
             return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
+        datagram, again = self._first(p, number)
         if not self._concerns_containers(p, sender):
-            datagram.known = datagram.foreign = True
-            datagram.held.clear()
+            datagram.foreign = True
             return ours
         found = self.table.get(p.key)
         if found is None:
             published = self._published(p)
             assert published
             if not published.admits(p.src):
+                datagram.refused = "DROP_FRAGMENT"
                 return dropped(frame, "DROP_DENIED")
-        if datagram.foreign:
-            # The number of one of the host's is used again, for one that is not.
-            datagram.foreign = datagram.refused = False
-            datagram.pieces, datagram.total = [], -1
-        early = self._collect(p, datagram)
-        if early:
-            if found is None:
-                datagram.undefined = True
-                return None
-            return early
-        again = tuple(datagram.held)
-        datagram.held.clear()
+        if datagram.undefined:
+            return None
         expected = self._of_containers(p, sender)
-        # Where ports are scarce it may be refused, and then the host gets the others.
+        # Where ports are scarce it may be refused, and then so are the others.
         if expected is None or expected.verdict == ANY:
             datagram.undefined = True
             return None
