@@ -68,6 +68,17 @@ static __always_inline void fragment_key_of(const struct packet *p, __u32 endpoi
 	key->proto = is_ipv6(p) ? 0 : p->tuple.proto;
 }
 
+/* The key of the packet at hand; NULL: there is no room. */
+static __always_inline struct fragment_key *fragment_key_new(const struct packet *p, __u32 endpoint)
+{
+	struct scratch *room = scratch();
+
+	if (!room)
+		return NULL;
+	fragment_key_of(p, endpoint, &room->fragment);
+	return &room->fragment;
+}
+
 static __always_inline __u32 piece_of(const struct packet *p)
 {
 	struct piece piece = {.from = p->fragment_from, .to = p->fragment_to};

@@ -146,16 +146,18 @@ __noinline int fragment_disown(const struct packet *p, __u32 endpoint, __u32 how
  */
 __noinline int fragment_first(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
 {
-	struct fragment_key key;
+	struct fragment_key *key;
 	int reason;
 
 	if (!p)
 		return DROP_FRAGMENT;
-	fragment_key_of(p, endpoint, &key);
-	reason = fragment_begin(p, &key, BEGIN_OURS);
+	key = fragment_key_new(p, endpoint);
+	if (!key)
+		return DROP_FRAGMENT;
+	reason = fragment_begin(p, key, BEGIN_OURS);
 	if (reason)
 		return reason;
-	return fragment_release(skb, p, &key) ? DROP_REWRITE : 0;
+	return fragment_release(skb, p, key) ? DROP_REWRITE : 0;
 }
 
 /*
@@ -165,19 +167,21 @@ __noinline int fragment_first(struct __sk_buff *skb, const struct packet *p, __u
 __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 endpoint)
 {
 	struct fragment *fragment;
-	struct fragment_key key;
+	struct fragment_key *key;
 	bool complete = false;
 	int reason;
 
 	if (!p)
 		return DROP_FRAGMENT;
-	fragment_key_of(p, endpoint, &key);
-	fragment = fragment_find(&key);
+	key = fragment_key_new(p, endpoint);
+	if (!key)
+		return DROP_FRAGMENT;
+	fragment = fragment_find(key);
 	if (!fragment || !fragment->known) {
-		reason = fragment_enqueue(skb, p, &key);
+		reason = fragment_enqueue(skb, p, key);
 		if (reason)
 			return reason;
-		fragment = fragment_find(&key);
+		fragment = fragment_find(key);
 	}
 	if (!fragment || !fragment->known || fragment->foreign)
 		return DROP_FRAGMENT;
@@ -189,6 +193,6 @@ __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 end
 	p->tuple.proto = fragment->proto;
 	p->has_ports = fragment->has_ports;
 	if (complete)
-		bpf_map_delete_elem(&fragments, &key);
+		bpf_map_delete_elem(&fragments, key);
 	return 0;
 }

@@ -24,18 +24,20 @@ static __always_inline int disown(struct __sk_buff *skb, const struct packet *p,
 static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet *p, __u32 party)
 {
 	struct fragment *fragment;
-	struct fragment_key key;
+	struct fragment_key *key;
 	int reason;
 
-	fragment_key_of(p, party, &key);
-	fragment = fragment_find(&key);
+	key = fragment_key_new(p, party);
+	if (!key)
+		return not_ours(skb);
+	fragment = fragment_find(key);
 	if (!fragment || !fragment->known) {
-		reason = fragment_enqueue(skb, p, &key);
+		reason = fragment_enqueue(skb, p, key);
 		if (reason == HELD)
 			count(skb, HELD);
 		if (reason)
 			return not_ours(skb);
-		fragment = fragment_find(&key);
+		fragment = fragment_find(key);
 	}
 	if (!fragment || fragment->foreign)
 		return not_ours(skb);

@@ -21,19 +21,23 @@ static __always_inline bool linked(const struct ip_addr *client, const struct ip
 }
 
 /*
- * With icc everything. Without it a link opens the server's exposed ports to its client, and
- * lets the answers back: no connection is opened towards the client, so a bare SYN is refused.
+ * A link opens the server's exposed ports to its client, and lets the answers back: no connection is opened
+ * towards the client, so a bare SYN is refused.
  */
+static __noinline int link_admits(const struct packet *p)
+{
+	if (!p || !packet_has_ports(p) ||
+	    (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP))
+		return 0;
+	if (linked(&p->tuple.src, &p->tuple.dst, p->tuple.dport, p->tuple.proto))
+		return 1;
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return 0;
+	return linked(&p->tuple.dst, &p->tuple.src, p->tuple.sport, p->tuple.proto);
+}
+
+/* With icc everything, without it what a link admits. */
 static __always_inline bool members_may_talk(const struct network *net, const struct packet *p)
 {
-	if (net->flags & NETWORK_ICC)
-		return true;
-	if (!packet_has_ports(p) ||
-	    (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP))
-		return false;
-	if (linked(&p->tuple.src, &p->tuple.dst, p->tuple.dport, p->tuple.proto))
-		return true;
-	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		return false;
-	return linked(&p->tuple.dst, &p->tuple.src, p->tuple.sport, p->tuple.proto);
+	return (net->flags & NETWORK_ICC) || link_admits(p);
 }

@@ -36,6 +36,7 @@ struct scratch {
 	struct bpf_fib_lookup fib;
 	struct error_body error;
 	struct conn conn;
+	struct fragment_key fragment;
 };
 
 struct {
