@@ -18,17 +18,19 @@ struct ip_addr {
 /* ---- settings, written into .rodata before load ------------------------------- */
 
 struct config {
-	__u64 netns_cookie;	   /* the host's network namespace: host_socket acts in no other */
-	__u32 timeout_handshake;   /* seconds a connection may live before it is confirmed */
-	__u32 timeout_established; /* seconds without a packet: TCP */
-	__u32 timeout_closing;	   /* seconds after FIN both ways, or RST */
-	__u32 timeout_udp;	   /* seconds without a packet: UDP with replies */
-	__u32 timeout_icmp;	   /* seconds without a packet: ICMP echo */
-	__u32 sample;		   /* one drop in so many of its reason is also an event; 0: none */
-	__u32 max_conns;	   /* confirmed connections of one container, 0: no limit */
-	__u32 max_openings;	   /* unanswered openings of one container, 0: no limit */
-	__u32 flood_rate;	   /* openings a second from one outside source, 0: no limit */
-	__u32 flood_burst;	   /* and how many at once */
+	__u64 netns_cookie;	    /* the host's network namespace: host_socket acts in no other */
+	__u32 timeout_handshake;    /* seconds a connection may live before it is confirmed */
+	__u32 timeout_established;  /* seconds without a packet: TCP */
+	__u32 timeout_half_closed;  /* seconds without a packet: TCP after FIN one way */
+	__u32 timeout_closing;	    /* seconds after FIN both ways, or RST */
+	__u32 timeout_udp;	    /* seconds without a packet: UDP that both sides go on with */
+	__u32 timeout_udp_exchange; /* and that ended with one exchange */
+	__u32 timeout_icmp;	    /* seconds without a packet: ICMP echo */
+	__u32 sample;	    /* one drop in so many of its reason is also an event; 0: none */
+	__u32 max_conns;    /* confirmed connections of one container, 0: no limit */
+	__u32 max_openings; /* unanswered openings of one container, 0: no limit */
+	__u32 flood_rate;   /* openings a second from one outside source, 0: no limit */
+	__u32 flood_burst;  /* and how many at once */
 };
 
 /* ---- networks, devices, endpoints --------------------------------------------- */
@@ -153,6 +155,17 @@ struct quota {
 	__u32 conns;	/* confirmed connections it takes part in */
 };
 
+/* arrivals: how many of the connections in `quotas` somebody else has opened, who is no container. They have a limit
+ * of their own. */
+struct arrival_key {
+	__u32 endpoint;
+};
+
+struct arrival {
+	__u32 conns;
+	__u32 pad;
+};
+
 /* reserved: every port published through the programs, whatever its address. Such a port is never a source port for
  * masquerading, and no host process may bind it where that would clash. */
 struct reserved_key {
@@ -226,7 +239,68 @@ struct conn {
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
 	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
-	__u8 pad[5];
+	__u8 pad;
+	__u32 since; /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */
+};
+
+/* ---- address translation ------------------------------------------------------- */
+
+/* externals: the host's ports (ICMP: identifiers) that containers' ports are mapped to (RFC 4787) */
+struct external_key {
+	struct ip_addr addr; /* the host's */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct external {
+	struct ip_addr addr; /* the container's */
+	__u32 endpoint;	     /* number */
+	__be16 port;	     /* the container's */
+	__u8 pad[2];
+	__u64 seen; /* ns, CLOCK_MONOTONIC: a connection used it */
+};
+
+/* mappings: which external port a container's port has, if it is not the same number */
+struct mapping_key {
+	struct ip_addr addr;	 /* the container's */
+	struct ip_addr external; /* the host's */
+	__u32 endpoint;		 /* number */
+	__be16 port;		 /* the container's */
+	__u8 proto;
+	__u8 pad;
+};
+
+struct mapping {
+	__be16 port; /* the host's */
+	__u8 pad[2];
+};
+
+/* origins: the host's port at which a container's port is published, which is then its external port as well */
+struct origin_key {
+	struct ip_addr addr; /* the host's; 0.0.0.0 and ::, all of the host's of that family */
+	__u32 endpoint;	     /* number */
+	__be16 port;	     /* the container's */
+	__u8 proto;
+	__u8 pad;
+};
+
+struct origin {
+	__be16 port; /* the host's */
+	__u8 pad[2];
+};
+
+/* contacts: servers that containers have reached with a port of the host's own range: the host's sockets are
+ * kept from choosing the same one towards them */
+struct contact_key {
+	struct ip_addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct contact {
+	struct ip_addr source; /* the host's address that was used last */
 };
 
 /* gc_timers: ARRAY of one: the conntrack GC, which deletes confirmed connections that have timed out */
@@ -305,6 +379,8 @@ struct host {
 	__u32 flags;	      /* none is defined yet */
 	__u16 nat_port_first; /* source ports for masquerading, inclusive, host order; 0: not known yet */
 	__u16 nat_port_last;
+	__u16 ephemeral_first; /* ports that the kernel gives to sockets of the host's, inclusive, host order */
+	__u16 ephemeral_last;
 };
 
 /* addresses: the host's own; loopback is understood */

@@ -5,7 +5,7 @@
  * memory at the moment when a connection is confirmed, in which 6.18 often refuses it.) A test
  * run starts the timer; it then goes on without any process.
  */
-#include "lib/conntrack.h"
+#include "lib/mappings.h"
 
 #define CLOCK_MONOTONIC 1
 #define TICK		(SECOND / 10)
@@ -26,19 +26,23 @@ static __always_inline bool is_past(__u64 last_seen, __u64 timeout, __u64 now)
 	return now > last_seen && now - last_seen >= timeout;
 }
 
-/* Has the connection timed out? The last packet of either direction counts. The reply, which no
- * cache has, is looked at only if the original has been silent for long enough, or in a thorough run. */
+/* Has the connection timed out? The last packet of either direction counts, and may make it a stream. The reply,
+ * which no cache has, is looked at only if the original has been silent for long enough, or in a thorough run. */
 static __always_inline bool expired(const struct gc_run *run, const struct tuple *key,
 				    const struct conn *original, const struct tuple *other)
 {
-	__u64 timeout = conn_timeout(key, original);
-	bool silent = is_past(original->last_seen, timeout, run->now);
+	__u64 last_seen = original->last_seen;
+	bool silent = is_past(last_seen, conn_timeout(key, original, last_seen), run->now);
 	struct conn *reply;
 
 	if (!silent && !run->thorough)
 		return false;
 	reply = bpf_map_lookup_elem(&conns, other);
-	return !reply || (silent && is_past(reply->last_seen, timeout, run->now));
+	if (!reply || !silent)
+		return !reply;
+	if (reply->last_seen > last_seen)
+		last_seen = reply->last_seen;
+	return is_past(last_seen, conn_timeout(key, original, last_seen), run->now);
 }
 
 static long collect_one(__u32 index, struct gc_run *run)
@@ -53,11 +57,12 @@ static long collect_one(__u32 index, struct gc_run *run)
 		goto gone; /* flushed, or its endpoint was removed */
 	other = original->other;
 	if (!expired(run, &key, original, &other)) {
+		mapping_refresh(&key, original, run->now);
 		/* Its own place in the queue is free, unless another connection has taken it. */
 		if (!bpf_map_push_elem(&confirmed, &key, 0))
 			return 0;
 	}
-	quota_ended(conn_owner(original));
+	conn_ended(original);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&conns, &key);
 gone:

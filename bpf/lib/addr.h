@@ -109,6 +109,12 @@ static __always_inline void tuple_reverse(struct tuple *to, const struct tuple *
 	to->pad[0] = to->pad[1] = to->pad[2] = 0;
 }
 
+static __always_inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
+{
+	return addr_equal(&a->src, &b->src) && addr_equal(&a->dst, &b->dst) &&
+	       a->sport == b->sport && a->dport == b->dport && a->proto == b->proto;
+}
+
 static __always_inline bool is_icmp(__u8 proto)
 {
 	return proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6;

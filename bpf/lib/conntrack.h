@@ -41,16 +41,48 @@ static __always_inline __u32 conn_answerer(const struct conn *reply)
 	return is_container(reply->to_endpoint) ? reply->to_endpoint : reply->from_endpoint;
 }
 
-static __always_inline __u64 conn_timeout(const struct tuple *key, const struct conn *original)
+/* `since` of a connection: so coarse that 32 bits take two years. */
+static __always_inline __u32 conn_moment(__u64 now)
 {
+	return now >> 24;
+}
+
+/* Did it go on for two seconds after it was opened, as nf_conntrack tells streams from single questions? The clock of
+ * `last_seen` may be a little behind. */
+static __always_inline bool is_stream(const struct conn *original, __u64 last_seen)
+{
+	return (__s32)(conn_moment(last_seen) - original->since) >= (__s32)conn_moment(2 * SECOND);
+}
+
+/* The client has its answer, and asks the next question from another port (RFC 5452, 9.2). */
+static __always_inline bool is_dns(const struct conn *original)
+{
+	return original->other.sport == bpf_htons(53);
+}
+
+/* Of a confirmed connection. `last_seen`: of either direction, the later. */
+static __always_inline __u64 conn_timeout(const struct tuple *key, const struct conn *original,
+					  __u64 last_seen)
+{
+	__u64 timeout;
+
 	if (original->state == CONN_CLOSED)
 		return config.timeout_closing * SECOND;
 	switch (key->proto) {
 	case IPPROTO_TCP:
-		return original->state >= CONN_ESTABLISHED ? config.timeout_established * SECOND
+		if (original->state == CONN_CLOSING)
+			return config.timeout_half_closed * SECOND;
+		return original->state == CONN_ESTABLISHED ? config.timeout_established * SECOND
 							   : config.timeout_handshake * SECOND;
 	case IPPROTO_UDP:
-		return config.timeout_udp * SECOND;
+		if (is_stream(original, last_seen))
+			return config.timeout_udp * SECOND;
+		timeout = config.timeout_udp_exchange;
+		if (timeout > config.timeout_udp)
+			timeout = config.timeout_udp;
+		if (is_dns(original) && timeout > config.timeout_closing)
+			timeout = config.timeout_closing;
+		return timeout * SECOND;
 	}
 	return config.timeout_icmp * SECOND;
 }
@@ -91,10 +123,13 @@ static __always_inline struct conn *conn_find(const struct tuple *key)
 	return reply_is_lost(conn) ? NULL : conn;
 }
 
-/* One that has just been opened; NULL: a flood has evicted it already. */
+/* One that has just been opened; NULL: a flood has evicted it already. Another CPU, which has opened it too, may
+ * even have had the answer. */
 static __always_inline struct conn *conn_opened(const struct tuple *key)
 {
-	return bpf_map_lookup_elem(&pending, key);
+	struct conn *conn = bpf_map_lookup_elem(&pending, key);
+
+	return conn ? conn : bpf_map_lookup_elem(&conns, key);
 }
 
 /* The opposite direction of a connection that was found: it is in the same table, unless another CPU is
@@ -110,8 +145,15 @@ static __always_inline struct conn *conn_opposite(const struct conn *conn)
 	return opposite ? opposite : bpf_map_lookup_elem(&pending, &conn->other);
 }
 
+/* A connection, of which this is the original direction, ends: it is no longer counted. */
+static __always_inline void conn_ended(const struct conn *original)
+{
+	if (original->flags & CONN_CONFIRMED)
+		quota_ended(conn_owner(original), !is_container(original->from_endpoint));
+}
+
 /* Deletes both directions, whichever table they are in. */
-static __noinline int conn_forget(const struct tuple *key)
+__noinline int conn_forget(const struct tuple *key)
 {
 	struct conn *conn;
 	struct tuple other;
@@ -122,8 +164,10 @@ static __noinline int conn_forget(const struct tuple *key)
 	if (!conn)
 		return 0;
 	other = conn->other;
-	if (conn->flags & CONN_CONFIRMED)
-		quota_ended(conn->flags & CONN_ORIGINAL ? conn_owner(conn) : conn_answerer(conn));
+	if (conn->flags & CONN_ORIGINAL)
+		conn_ended(conn);
+	else if (conn->flags & CONN_CONFIRMED)
+		quota_ended(conn_answerer(conn), !is_container(conn->to_endpoint));
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, &other);
 	bpf_map_delete_elem(&pending, key);
@@ -131,31 +175,74 @@ static __noinline int conn_forget(const struct tuple *key)
 	return 0;
 }
 
-/* Can a new connection take this key: it is free, or its holder is an opening that has timed out. */
-static __noinline int conn_key_free(const struct tuple *key)
+enum conn_room {
+	CONN_TAKEN = 0,
+	CONN_FREE = 1,
+	CONN_OWN = 2, /* another CPU has opened just this connection */
+};
+
+/* Can a new connection have its reply's key: it is free, or its holder is an opening that has timed out, or is left of
+ * an earlier endpoint that had the address. */
+__noinline int conn_room(const struct conn_sides *sides)
 {
+	const struct tuple *key;
 	struct conn *conn;
 	__u64 age;
 
-	if (!key)
-		return 0;
-	if (bpf_map_lookup_elem(&conns, key))
-		return 0;
-	conn = bpf_map_lookup_elem(&pending, key);
+	if (!sides)
+		return CONN_TAKEN;
+	key = &sides->other;
+	conn = bpf_map_lookup_elem(&conns, key);
 	if (!conn)
-		return 1;
-	age = bpf_ktime_get_ns() - conn->last_seen;
-	if (age < config.timeout_handshake * SECOND && bpf_map_lookup_elem(&pending, &conn->other))
-		return 0;
+		conn = bpf_map_lookup_elem(&pending, key);
+	if (!conn)
+		return CONN_FREE;
+	if (tuple_equal(&conn->other, &sides->key)) {
+		if (conn->to_endpoint == sides->client_endpoint &&
+		    conn->from_endpoint == sides->server_endpoint)
+			return CONN_OWN;
+	} else {
+		if (conn->flags & CONN_CONFIRMED)
+			return CONN_TAKEN;
+		age = bpf_ktime_get_ns() - conn->last_seen;
+		if (age < config.timeout_handshake * SECOND &&
+		    bpf_map_lookup_elem(&pending, &conn->other))
+			return CONN_TAKEN;
+	}
 	conn_forget(key);
-	return 1;
+	return CONN_FREE;
 }
 
-/* Records an opening. Returns 0, or a negative errno when the reply's key is taken. */
-static __noinline int conn_open(const struct conn_sides *sides)
+#define CONN_JOINED 1
+
+/* Another connection has the original's key. Is it this one, as another CPU has opened it, with this reply or with one
+ * of its own? Else it has lost its reply to a flood, and is replaced. */
+static __noinline int conn_join(const struct conn_sides *sides, struct conn *entry, int made_reply)
+{
+	struct conn *held;
+
+	if (!sides || !entry)
+		return -1;
+	held = bpf_map_lookup_elem(&pending, &sides->key);
+	if (held && tuple_equal(&held->other, &sides->other))
+		return CONN_JOINED;
+	if (held && reply_is_lost(held))
+		return bpf_map_update_elem(&pending, &sides->key, entry, BPF_ANY);
+	if (made_reply)
+		bpf_map_delete_elem(&pending, &sides->other);
+	return held ? CONN_JOINED : -1;
+}
+
+/*
+ * Records an opening. Returns 0, CONN_JOINED where another CPU has recorded the same one, maybe with another
+ * reply, or a negative errno when the reply's key is taken. Both keys are written only where they are free,
+ * the reply's first, so that of two CPUs one connection is left, and it is whole.
+ */
+__noinline int conn_open(const struct conn_sides *sides)
 {
 	struct scratch *room = scratch();
-	struct conn *entry;
+	struct conn *entry, *held;
+	int made_reply;
 	long error;
 
 	if (!sides || !room)
@@ -163,24 +250,26 @@ static __noinline int conn_open(const struct conn_sides *sides)
 	entry = &room->conn;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->last_seen = bpf_ktime_get_ns();
+	entry->since = conn_moment(entry->last_seen);
 	entry->other = sides->key;
 	entry->from_endpoint = sides->server_endpoint;
 	entry->to_network = sides->client_network;
 	entry->to_endpoint = sides->client_endpoint;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
-	if (error)
-		return error;
+	made_reply = !error;
 	/* Marks it as in use: in a full table the original could otherwise take its place. */
-	bpf_map_lookup_elem(&pending, &sides->other);
+	held = bpf_map_lookup_elem(&pending, &sides->other);
+	if (error && (!held || !tuple_equal(&held->other, &sides->key)))
+		return error;
 	entry->other = sides->other;
 	entry->from_endpoint = sides->client_endpoint;
 	entry->to_network = sides->server_network;
 	entry->to_endpoint = sides->server_endpoint;
 	entry->flags = CONN_ORIGINAL;
-	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_ANY);
-	if (error)
-		bpf_map_delete_elem(&pending, &sides->other);
-	return error;
+	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_NOEXIST);
+	if (!error)
+		return 0;
+	return conn_join(sides, entry, made_reply);
 }
 
 static __always_inline void conn_copy(struct conn *to, const struct conn *from)
@@ -191,6 +280,7 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->to_endpoint = from->to_endpoint;
 	to->ack = from->ack;
 	to->fin = from->fin;
+	to->since = from->since;
 	to->flags = from->flags | CONN_CONFIRMED;
 	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;
 	to->last_seen = bpf_ktime_get_ns();
@@ -217,9 +307,8 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 {
 	struct scratch *room = scratch();
 	struct conn *entry, *from;
-	struct quota *quota;
 	struct tuple other;
-	__u32 owner;
+	__u32 owner, client;
 	long error;
 
 	if (!own || !room)
@@ -231,11 +320,9 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		return 0;
 	other = from->other;
 	owner = from->flags & CONN_ORIGINAL ? conn_owner(from) : conn_answerer(from);
-	quota = config.max_conns ? quota_find(owner) : NULL;
-	if (quota && quota->conns >= config.max_conns) {
-		count(skb, UNCONFIRMED);
-		return 0;
-	}
+	client = from->flags & CONN_ORIGINAL ? from->from_endpoint : from->to_endpoint;
+	if (config.max_conns && !quota_has_room(owner, client != owner))
+		goto full;
 	conn_copy(entry, from);
 	if (bpf_map_update_elem(&conns, own, entry, BPF_NOEXIST))
 		goto full;
@@ -253,8 +340,7 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 		bpf_map_delete_elem(&conns, &other);
 		goto undo;
 	}
-	quota_confirmed(owner,
-			entry->flags & CONN_ORIGINAL ? entry->from_endpoint : entry->to_endpoint);
+	quota_confirmed(owner, client);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, &other);
 	return 0;

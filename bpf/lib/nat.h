@@ -1,66 +1,167 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* How a translated connection begins: which addresses and ports it gets. */
 #pragma once
-#include "lib/conntrack.h"
+#include "lib/mappings.h"
 #include "lib/networks.h"
 #include "lib/ports.h"
 #include "lib/sockets.h"
 
-#define NAT_TRIES 32
+/* A prime that does not divide the range visits all of its ports, in an order in which those that somebody has taken
+ * in a row do not follow each other. */
+#define NAT_STRIDE	 911
+#define NAT_OTHER_STRIDE 919
+#define NAT_TRIES	 512 /* with 19 ports of 20 taken all of them fail once in 10^11 */
 
-struct nat_search {
-	struct __sk_buff *skb;
-	struct conn_sides *sides;
-	__u32 first, span;
-	__be16 port;   /* 0: none found */
-	__be16 wanted; /* tried first */
-	bool foreign;  /* the address is not the host's: its ports are not either */
+/* What is tried, in this order. */
+enum nat_step {
+	NAT_KNOWN = 0, /* the client's own number, which is mapped to it already */
+	NAT_MAPPED,    /* another number that is */
+	NAT_PUBLISHED, /* that at which it is published */
+	NAT_KEPT,      /* its own number */
+	NAT_CLAIMED,   /* one to which nobody's is mapped */
+	NAT_SHARED = NAT_CLAIMED + NAT_TRIES, /* one that another container has towards others */
+	NAT_STEPS = NAT_SHARED + NAT_TRIES,
 };
 
-static long nat_try(__u32 attempt, struct nat_search *search)
-{
-	struct conn_sides *sides = search->sides;
-	__be16 port = search->wanted;
+enum nat_result {
+	NAT_FAILED = 0,
+	NAT_OPENED = 1,
+	NAT_JOINED = 2, /* another CPU has opened it */
+};
 
-	if (attempt || !port)
-		port = bpf_htons(search->first + bpf_get_prandom_u32() % search->span);
-	if (!search->foreign && port_is_reserved(port, sides->other.proto))
-		return 0;
+/* The port of a step; 0: it has none. */
+static __always_inline __be16 nat_candidate(struct nat_search *search,
+					    const struct conn_sides *sides, __u32 step)
+{
+	__be16 port = sides->key.sport;
+
+	if (step < NAT_KEPT) {
+		if (!search->mapped)
+			return 0;
+		if (step == NAT_MAPPED)
+			return mapping_port(sides);
+		if (step == NAT_PUBLISHED)
+			return origin_port(sides);
+		search->own = external_state(sides, port);
+		return search->own == EXTERNAL_OWN ? port : 0;
+	}
+	if (step == NAT_KEPT) {
+		if (!search->keep || search->own != EXTERNAL_FREE)
+			return 0;
+	} else {
+		port = bpf_htons(search->first +
+				 (search->start + step * search->stride) % search->span);
+		if (search->mapped && step < NAT_SHARED &&
+		    external_state(sides, port) == EXTERNAL_OTHERS)
+			return 0;
+	}
+	return !search->foreign && port_is_reserved(port, sides->other.proto) ? 0 : port;
+}
+
+/* What the steps share: the rest is too large for the stack. */
+struct nat_walk {
+	struct __sk_buff *skb;
+	struct conn_sides *sides;
+	struct nat_search *search;
+};
+
+/* Opens the connection with this port, if none is known by it towards that address. */
+static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
+{
+	struct conn_sides *sides = walk->sides;
+	int room, error;
+
 	sides->other.dport = port;
-	if (!conn_key_free(&sides->other))
+	room = conn_room(sides);
+	if (room == CONN_TAKEN)
+		return NAT_FAILED;
+	if (room == CONN_OWN && bpf_map_lookup_elem(&conns, &sides->key))
+		return NAT_JOINED;
+	if (!walk->search->foreign && host_socket_state(walk->skb, &sides->other))
+		return NAT_FAILED;
+	error = conn_open(sides);
+	if (error < 0)
+		return NAT_FAILED;
+	return error ? NAT_JOINED : NAT_OPENED;
+}
+
+static long nat_try(__u32 step, struct nat_walk *walk)
+{
+	struct nat_search *search = walk->search;
+	__be16 port = nat_candidate(search, walk->sides, step), recorded;
+	bool claims = search->mapped && step != NAT_PUBLISHED && step < NAT_SHARED;
+
+	if (!port || (claims && !external_claim(walk->sides, port)))
 		return 0;
-	if (!search->foreign && host_socket_state(search->skb, &sides->other))
-		return 0;
-	if (conn_open(sides))
-		return 0;
-	search->port = port;
-	return 1;
+	if (claims && step >= NAT_CLAIMED) {
+		recorded = mapping_record(walk->sides, port);
+		if (recorded) {
+			external_release(walk->sides, port);
+			port = recorded;
+		}
+	}
+	search->result = nat_use(walk, port);
+	if (search->result)
+		return 1;
+	if (claims && step >= NAT_KEPT)
+		external_release(walk->sides, port);
+	return 0;
+}
+
+/* Where to look for another number: below 1024 for a client's below it, as some servers trust those (RFC 4787, REQ-3,
+ * and as nf_nat does it), else in the range of which no socket of the host's gets one by chance. */
+static __always_inline void nat_range(struct nat_search *search, const struct host *facts,
+				      __u32 own)
+{
+	__u32 last = facts->nat_port_last;
+
+	search->first = facts->nat_port_first;
+	if (search->mapped && own && own < 1024) {
+		search->first = own < 512 ? 1 : 600;
+		last = own < 512 ? 511 : 1023;
+	}
+	search->span = last - search->first + 1;
+	if (!search->span)
+		search->span = 1;
+	search->start = bpf_get_prandom_u32() & 0xffff;
+	search->stride = search->span % NAT_STRIDE ? NAT_STRIDE : NAT_OTHER_STRIDE;
 }
 
 /*
- * Opens the connection with a source port of the host's that nothing else uses: outside the
- * host's ephemeral range, not published, no socket of the host behind it. The sender's own port
- * is kept where it qualifies; where the sender keeps its address (`foreign`), wherever it is
- * free. Returns 0, or a drop reason.
+ * Opens the connection with a source port that nothing else uses towards the same address: not published by
+ * somebody else, no socket of the host behind it. `mapped`: for a container that leaves with the host's address
+ * all of its connections from one port have one external port, and no other container has that. `foreign`: the
+ * sender keeps its address, so that only its connections count. Returns 0, or a drop reason.
  */
-static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, bool foreign)
+__noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, int mapped, int foreign)
 {
-	struct nat_search search = {.skb = skb, .sides = sides, .foreign = foreign};
+	struct nat_walk walk = {.skb = skb, .sides = sides};
 	struct host *facts = host_facts();
-	__u32 own;
+	struct scratch *room = scratch();
+	struct nat_search *search;
+	__u32 own, port;
 
-	if (!sides || !facts || !facts->nat_port_first)
+	if (!sides || !room || !facts || !facts->nat_port_first)
 		return DROP_NAT_PORTS;
+	search = walk.search = &room->search;
+	__builtin_memset(search, 0, sizeof(*search));
+	search->mapped = mapped;
+	search->foreign = foreign;
 	/* An echo has its identifier where the others have a port. */
 	own = bpf_ntohs(sides->key.sport);
-	search.first = facts->nat_port_first;
-	search.span = facts->nat_port_last - search.first + 1;
-	if (!search.span)
-		search.span = 1;
-	if (foreign || (own >= facts->nat_port_first && own <= facts->nat_port_last))
-		search.wanted = sides->key.sport;
-	bpf_loop(NAT_TRIES, nat_try, &search, 0);
-	return search.port ? 0 : DROP_NAT_PORTS;
+	nat_range(search, facts, own);
+	/* Another source than the client's is the host's own, with all of its ports. */
+	search->keep = own && (mapped || foreign || own - search->first < search->span);
+	bpf_loop(mapped ? NAT_STEPS : NAT_SHARED, nat_try, &walk, 0);
+	if (!search->result)
+		return DROP_NAT_PORTS;
+	port = bpf_ntohs(sides->other.dport);
+	if (mapped && port >= facts->ephemeral_first && port <= facts->ephemeral_last &&
+	    port - facts->nat_port_first > (__u32)facts->nat_port_last - facts->nat_port_first)
+		contact_record(sides);
+	if (search->result == NAT_JOINED && is_container(sides->client_endpoint))
+		quota_returns(sides->client_endpoint);
+	return 0;
 }
 
 /*
@@ -69,9 +170,8 @@ static __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, 
  * address, come from the gateway. A second connection of one client port to one server, by
  * another of the host's addresses, gets another port. `client`: who it is, as in from_endpoint.
  */
-static __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
-					 const struct port *port, __u32 client_network,
-					 __u32 client)
+__noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
+				  const struct port *port, __u32 client_network, __u32 client)
 {
 	struct scratch *room = scratch();
 	struct conn_sides *sides;
@@ -101,19 +201,20 @@ static __noinline int nat_open_published(struct __sk_buff *skb, const struct pac
 	sides->server_endpoint = port->endpoint;
 	/* The host's address stays, but its port must be none that the host needs. */
 	if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
-		return nat_open(skb, sides, false);
+		return nat_open(skb, sides, false, false);
 	if (client != PARTY_HOST && client_network != port->network)
-		return nat_open(skb, sides, true);
+		return nat_open(skb, sides, false, true);
 	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
-	return nat_open(skb, sides, false);
+	return nat_open(skb, sides, false, false);
 }
 
 /* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */
-static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
-				       const struct device *device, const struct ip_addr *source)
+__noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
+				const struct device *device, const struct ip_addr *source)
 {
 	struct scratch *room = scratch();
 	struct conn_sides *sides;
+	int opened;
 
 	if (!p || !device || !room)
 		return DROP_CONN_TABLE;
@@ -125,8 +226,12 @@ static __noinline int nat_open_outside(struct __sk_buff *skb, const struct packe
 	tuple_reverse(&sides->other, &p->tuple);
 	sides->client_network = device->network;
 	sides->client_endpoint = device->endpoint;
-	if (!source)
-		return conn_open(sides) ? DROP_CONN_TABLE : 0;
-	sides->other.dst = *source;
-	return nat_open(skb, sides, false);
+	if (source) {
+		sides->other.dst = *source;
+		return nat_open(skb, sides, true, false);
+	}
+	opened = conn_open(sides);
+	if (opened == CONN_JOINED)
+		quota_returns(device->endpoint);
+	return opened < 0 ? DROP_CONN_TABLE : 0;
 }

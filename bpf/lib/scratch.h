@@ -29,6 +29,17 @@ struct conn_sides {
 	__u32 server_network, server_endpoint;
 };
 
+/* How a source port is chosen (nat.h). */
+struct nat_search {
+	__u32 first, span;   /* ports to choose from, host order */
+	__u32 start, stride; /* in which order */
+	int own;	     /* enum external_state of the client's own number */
+	int result;	     /* enum nat_result */
+	bool mapped;  /* to an address of the host's, so that its mapping counts, and is made */
+	bool foreign; /* the address is not the host's: its ports are not either */
+	bool keep;    /* the client's own number is tried */
+};
+
 struct scratch {
 	struct packet packet;
 	struct conn_sides sides;
@@ -37,6 +48,7 @@ struct scratch {
 	struct error_body error;
 	struct conn conn;
 	struct fragment_key fragment;
+	struct nat_search search;
 };
 
 struct {

@@ -17,9 +17,17 @@ from datapath.errors import ConfigError, quoted
 
 KEY = "datapath"
 
-# Seconds. The established and UDP ones are those of the kernel's own connection tracking, but for the former's
-# five days, which nothing needs: a connection that is alive is seen again, and picked up, at any time.
-TIMEOUTS = {"handshake": 60, "established": 24 * 3600, "closing": 10, "udp": 180, "icmp": 30}
+# Seconds. The established, half-closed and UDP ones are those of the kernel's own connection tracking, but for the
+# first's five days, which nothing needs: a connection that is alive is seen again, and picked up, at any time.
+TIMEOUTS = {
+    "handshake": 60,
+    "established": 24 * 3600,
+    "half-closed": 120,
+    "closing": 10,
+    "udp": 180,
+    "udp-exchange": 30,
+    "icmp": 60,  # RFC 5508, REQ-2
+}
 
 _DAYS = 30 * 24 * 3600
 _LIMIT = 2**32 - 1
@@ -60,7 +68,7 @@ class Tuning:
     def config(self) -> dict[str, int]:
         """Fields of `struct config`."""
         return {
-            **{f"timeout_{name}": seconds for name, seconds in self.timeouts.items()},
+            **{f"timeout_{name.replace('-', '_')}": seconds for name, seconds in self.timeouts.items()},
             "max_conns": self.max_connections_per_container,
             "max_openings": self.max_openings_per_container,
             "flood_rate": self.flood_rate,
@@ -74,12 +82,16 @@ class Tuning:
             "conns": 2 * self.max_connections,
             "pending": 2 * self.max_pending,
             "ports": self.max_ports,
+            "origins": self.max_ports,
             "reserved": min(self.max_ports, 131072),
             "acls": self.max_sources,
             "endpoints": self.max_endpoints,
             "devices": self.max_endpoints,
             "members": self.max_endpoints,
             "quotas": self.max_endpoints,
+            "arrivals": self.max_endpoints,
+            "externals": max(self.max_connections // 4, 1024),
+            "mappings": max(self.max_connections // 4, 1024),
         }
 
     @classmethod

@@ -25,13 +25,17 @@ from datapath.model.parsing import PROTOCOLS, Address, Prefix
 _OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
+_CLOSING = int(abi.ConnState.CONN_CLOSING)
 _CONN = abi.layout("conn").select(
-    "other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state"
+    "other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state", "since"
 )
 _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
 _KEY_SIZE = abi.layout("tuple").size
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PROTO = abi.layout("tuple").offset("proto")
+_SPORT = slice(abi.layout("tuple").offset("sport"), abi.layout("tuple").offset("sport") + 2)
+_DNS = (53).to_bytes(2, "big")
+_STREAM = 2 * 10**9 >> 24  # in the unit of `since`
 
 # Connections of which only one side has spoken, and all others.
 TABLES = ("pending", "conns")
@@ -55,6 +59,12 @@ class Original(NamedTuple):
     to_endpoint: int
     flags: int
     state: int
+    since: int
+
+    @property
+    def arrived(self) -> bool:
+        """Somebody who is no endpoint has opened it."""
+        return not _endpoint(self.from_endpoint)
 
     @property
     def owner(self) -> int:
@@ -120,10 +130,12 @@ def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]
         conns = [conn for conn in originals(dataplane, table) if fits(conn)]
         replies = _last_seen(dataplane, table, {conn.other for conn in conns})
         confirmed = table == "conns"
-        lifetimes: dict[tuple[int, int], float] = {}
+        lifetimes: dict[tuple[int, int, bool, bool], float] = {}
         for conn in conns:
-            idle = max(now - max(conn.last_seen, replies.get(conn.other, 0)), 0) / 1e9
-            kind = conn.key[_PROTO], conn.state
+            seen = max(conn.last_seen, replies.get(conn.other, 0))
+            idle = max(now - seen, 0) / 1e9
+            stream = (seen >> 24) - conn.since >= _STREAM
+            kind = conn.key[_PROTO], conn.state, stream, conn.other[_SPORT] == _DNS
             lifetime = lifetimes.get(kind)
             if lifetime is None:
                 lifetime = lifetimes[kind] = _lifetime(*kind, timeouts, confirmed)
@@ -162,15 +174,24 @@ def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool) -
     )
 
 
-def _lifetime(proto: int, state: int, timeouts: abi.config, confirmed: bool) -> float:
+def _lifetime(
+    proto: int, state: int, stream: bool, dns: bool, timeouts: abi.config, confirmed: bool
+) -> float:
     """Seconds, as conn_timeout() of conntrack.h; an opening has no timer, but may be replaced after these."""
     if not confirmed:
         return float(timeouts.timeout_handshake)
     if state == _CLOSED:
         return float(timeouts.timeout_closing)
     if proto == PROTOCOLS["tcp"]:
-        return float(timeouts.timeout_established if state >= _ESTABLISHED else timeouts.timeout_handshake)
-    return float(timeouts.timeout_udp if proto == PROTOCOLS["udp"] else timeouts.timeout_icmp)
+        if state == _CLOSING:
+            return float(timeouts.timeout_half_closed)
+        return float(timeouts.timeout_established if state == _ESTABLISHED else timeouts.timeout_handshake)
+    if proto != PROTOCOLS["udp"]:
+        return float(timeouts.timeout_icmp)
+    if stream:
+        return float(timeouts.timeout_udp)
+    once = min(timeouts.timeout_udp, timeouts.timeout_udp_exchange)
+    return float(min(once, timeouts.timeout_closing) if dns else once)
 
 
 def states(dataplane: Dataplane) -> dict[tuple[str, str], int]:
@@ -202,19 +223,22 @@ def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
     getattr(dataplane, table).delete_raw([conn.key for conn in found])
     getattr(dataplane, table).delete_raw([conn.other for conn in found])
     if table == "conns":
-        _credit(dataplane, "conns", Counter(conn.owner for conn in found if conn.owner))
+        _credit(dataplane, "quotas", "conns", Counter(conn.owner for conn in found if conn.owner))
+        arrived = Counter(conn.owner for conn in found if conn.owner and conn.arrived)
+        _credit(dataplane, "arrivals", "conns", arrived)
     else:  # openings count for who opens
-        _credit(dataplane, "openings", Counter(conn.from_endpoint for conn in found if conn.from_endpoint))
+        opened = Counter(conn.from_endpoint for conn in found if conn.from_endpoint)
+        _credit(dataplane, "quotas", "openings", opened)
 
 
-def _credit(dataplane: Dataplane, field: str, ended: Counter[int]) -> None:
+def _credit(dataplane: Dataplane, name: str, field: str, ended: Counter[int]) -> None:
     """Between the two calls the programs may count one more or less: the limit is not that exact."""
+    rows = getattr(dataplane, name)
     for number, count in ended.items():
-        key = abi.quota_key(number)
-        quota = dataplane.quotas.get(key)
-        if quota is not None:
-            left = {field: max(getattr(quota, field) - count, 0)}
-            dataplane.quotas.set(key, quota._replace(**left), BPF_EXIST)
+        key = abi.quota_key(number) if name == "quotas" else abi.arrival_key(number)
+        row = rows.get(key)
+        if row is not None:
+            rows.set(key, row._replace(**{field: max(getattr(row, field) - count, 0)}), BPF_EXIST)
 
 
 def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
@@ -230,7 +254,7 @@ def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
 
 
 def forget_endpoint(dataplane: Dataplane, number: int) -> None:
-    """Deletes every connection that an endpoint takes part in, and its row in `quotas`."""
+    """Deletes every connection and mapping that an endpoint takes part in, and its rows in `quotas` and `arrivals`."""
     quota = dataplane.quotas.get(abi.quota_key(number))
     never = quota is not None and quota.since == _NEVER
     for table in () if never else TABLES:
@@ -248,7 +272,23 @@ def forget_endpoint(dataplane: Dataplane, number: int) -> None:
                 at += _KEY_SIZE
         _end(dataplane, table, found)
         getattr(dataplane, table).delete_raw(entries)
+    if not never:
+        _forget_mappings(dataplane, number)
+    dataplane.arrivals.discard([abi.arrival_key(number)])
     dataplane.quotas.discard([abi.quota_key(number)])
+
+
+def _forget_mappings(dataplane: Dataplane, number: int) -> None:
+    """Frees the external ports of an endpoint."""
+    found = dataplane.externals.having("endpoint", number)
+    dataplane.externals.delete_many(found)
+    dataplane.mappings.delete_many(
+        [
+            abi.mapping_key(row.addr, key.addr, number, row.port, key.proto)
+            for key, row in found.items()
+            if row.port != key.port
+        ]
+    )
 
 
 def forget_refused(

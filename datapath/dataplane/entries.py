@@ -26,11 +26,12 @@ from datapath.dataplane.structs import (
     MemberKey,
     MemberValue,
     NetworkValue,
+    OriginKey,
+    OriginValue,
     PortKey,
     PortValue,
     ReservedKey,
 )
-from datapath.errors import KernelError
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.host import HostNetwork
@@ -38,6 +39,7 @@ from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
+from datapath.plan.nat import nat_ports
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
@@ -45,7 +47,7 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class PortRange(NamedTuple):
-    """`length` rows whose keys are `key` and its successors by port. A PortValue's port goes up with the key's."""
+    """`length` rows whose keys are `key` and its successors by port. A value's port goes up with the key's."""
 
     key: Any
     value: Any
@@ -75,7 +77,7 @@ class PortRanges(Mapping[Any, Any]):
 def _expanded(port_range: PortRange) -> Iterator[tuple[Any, Any]]:
     key, value, length = port_range
     for i in range(length):
-        up = value._replace(port=value.port + i) if isinstance(value, PortValue) else value
+        up = value._replace(port=value.port + i) if isinstance(value, PortValue | OriginValue) else value
         yield key._replace(port=key.port + i), up
 
 
@@ -88,22 +90,14 @@ class EndpointEntries(NamedTuple):
 
 
 def host_entry(network: HostNetwork) -> tuple[int, HostValue]:
-    """The row of `host`. KernelError: the host's ephemeral range leaves too few ports."""
-    first, last = _nat_ports(network.ephemeral)
-    return 0, HostValue(nat_port_first=first, nat_port_last=last)
-
-
-def _nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
-    """The source ports for masquerading: the larger gap that the ephemeral range leaves."""
-    below, above = (1024, ephemeral[0] - 1), (ephemeral[1] + 1, 65535)
-    best = max(below, above, key=lambda gap: gap[1] - gap[0])
-    if best[1] - best[0] < 1024:
-        raise KernelError(
-            "choose",
-            "ports for masquerading",
-            detail="net.ipv4.ip_local_port_range leaves less than 1024 ports",
-        )
-    return best
+    """The row of `host`."""
+    first, last = nat_ports(network.ephemeral)
+    return 0, HostValue(
+        nat_port_first=first,
+        nat_port_last=last,
+        ephemeral_first=network.ephemeral[0],
+        ephemeral_last=network.ephemeral[1],
+    )
 
 
 def network_entry(
@@ -185,25 +179,56 @@ def port_entries(
 def _port_ranges(
     network: Network, endpoint: Endpoint, mappings: Iterable[PortMapping]
 ) -> Iterator[PortRange]:
-    targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
     for mapping in mappings:
         proto, default_deny = PORT_PROTOCOLS[mapping.proto], int(bool(mapping.allow))
-        for version in mapping.families:
-            target = targets[version]
-            if target is None or version not in endpoint.egress_families:
-                continue
-            address = mapping.host_ip
-            if address is None or address.is_unspecified:
-                address = EVERY4 if version == 4 else EVERY6
+        for address, target in _published_at(endpoint, mapping):
             value = PortValue(
                 network=network.number,
                 endpoint=endpoint.number,
                 acl=mapping.acl,
-                addr=target.ip,
+                addr=target,
                 port=mapping.container_port,
                 default_deny=default_deny,
             )
             yield PortRange(PortKey(addr=address, port=mapping.host_port, proto=proto), value, mapping.count)
+
+
+def _published_at(endpoint: Endpoint, mapping: PortMapping) -> Iterator[tuple[Address | None, Address]]:
+    """The host's address and the endpoint's, of each IP version that leaves by this endpoint."""
+    targets = {4: endpoint.ipv4, 6: endpoint.ipv6}
+    for version in mapping.families:
+        target = targets[version]
+        if target is None or version not in endpoint.egress_families:
+            continue
+        address = mapping.host_ip
+        if address is None or address.is_unspecified:
+            address = EVERY4 if version == 4 else EVERY6
+        yield address, target.ip
+
+
+def origin_entries(endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
+    """`origins` of the endpoint, or of these of its mappings only, and of those for the same ports of the container.
+    Of several host ports for one port the first counts, so it comes last."""
+    concerned = endpoint.ports
+    if mappings is not None:
+        wanted = tuple(mappings)
+        concerned = tuple(m for m in concerned if any(_share_port(m, other) for other in wanted))
+    return PortRanges(
+        PortRange(
+            OriginKey(address, endpoint.number, mapping.container_port, PORT_PROTOCOLS[mapping.proto]),
+            OriginValue(mapping.host_port),
+            mapping.count,
+        )
+        for mapping in reversed(concerned)
+        for address, _ in _published_at(endpoint, mapping)
+    )
+
+
+def _share_port(one: PortMapping, other: PortMapping) -> bool:
+    """Do both lead to one port of the container?"""
+    first = max(one.container_port, other.container_port)
+    last = min(one.container_port + one.count, other.container_port + other.count)
+    return one.proto == other.proto and first < last
 
 
 def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:

@@ -22,6 +22,8 @@ class HostValue(NamedTuple):
     flags: int = 0
     nat_port_first: int = 0
     nat_port_last: int = 0
+    ephemeral_first: int = 0
+    ephemeral_last: int = 0
 
 
 class NetworkValue(NamedTuple):
@@ -86,6 +88,17 @@ class PortValue(NamedTuple):
     default_deny: int
 
 
+class OriginKey(NamedTuple):
+    addr: Address | None
+    endpoint: int
+    port: int
+    proto: int
+
+
+class OriginValue(NamedTuple):
+    port: int
+
+
 class AclKey(NamedTuple):
     prefixlen: int
     acl: int
@@ -121,6 +134,8 @@ STRUCTS: Mapping[type[Any], str] = {
     MemberValue: "member",
     PortKey: "port_key",
     PortValue: "port",
+    OriginKey: "origin_key",
+    OriginValue: "origin",
     AclKey: "acl_key",
     ReservedKey: "reserved_key",
     LinkKey: "link_key",

@@ -18,7 +18,8 @@ from datapath.model.findings import Finding
 from datapath.model.observed import Observed
 from datapath.model.rows import Phase, short
 from datapath.model.state import State
-from datapath.plan.ports import ephemeral_ports, parse_reserved, reserved_text
+from datapath.plan.nat import reserved_ports
+from datapath.plan.ports import parse_reserved, reserved_text
 
 
 def compare(state: State, observed: Observed) -> list[Finding]:
@@ -55,8 +56,8 @@ def _dead(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _reserved(state: State, observed: Observed) -> Iterator[Finding]:
-    """Published ports that the kernel must not choose for sockets of the host."""
-    ours = ephemeral_ports(state, observed.network.ephemeral)
+    """Ports that the kernel must not choose for sockets of the host: published ones, and those of masquerading."""
+    ours = reserved_ports(state, observed.network.ephemeral)
     if not ours and observed.reserved_before is None:
         return
     wanted = parse_reserved(observed.reserved_before or "") | ours

@@ -12,7 +12,8 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
-from datapath.plan.ports import PortContext, ephemeral_ports, parse_reserved, reserved_text
+from datapath.plan.nat import reserved_ports
+from datapath.plan.ports import PortContext, parse_reserved, reserved_text
 
 
 def publish(
@@ -81,12 +82,12 @@ def context(tx: Transaction) -> PortContext:
 
 
 def reserve(tx: Transaction) -> None:
-    """Takes published ports off the kernel's choice of ports for sockets that do not care.
+    """Takes published ports, and those of masquerading, off the kernel's choice of ports for sockets that do not care.
 
     No bind() shows such a choice; a container would get the answers. The host's own setting is noted, kept in force,
-    and put back when nothing is published in that range any more.
+    and put back when there is no such port in that range any more.
     """
-    ours = ephemeral_ports(tx.state, tx.observed.ephemeral)
+    ours = reserved_ports(tx.state, tx.observed.ephemeral)
     before = tx.store.note(sysctl.RESERVED_PORTS)
     if not ours and before is None:
         return

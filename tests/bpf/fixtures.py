@@ -53,6 +53,11 @@ SIZES = {
     "acls": 256,
     "rates": 256,
     "quotas": 256,
+    "arrivals": 256,
+    "origins": 256,
+    "externals": 4096,
+    "mappings": 4096,
+    "contacts": 1024,
 }
 
 
@@ -394,8 +399,10 @@ class Programs:
             **{
                 "timeout_handshake": 60,
                 "timeout_established": 3600,
+                "timeout_half_closed": 120,
                 "timeout_closing": 10,
                 "timeout_udp": 180,
+                "timeout_udp_exchange": 30,
                 "timeout_icmp": 30,
                 **settings,
             }
@@ -496,7 +503,10 @@ class Programs:
     def forget(self) -> None:
         """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
         `frames` and `scratches` is never read, that in the GC's queue names nothing.)"""
-        for name in ("pending", "conns", "fragments", "frag_queue", "frag_sources", "quotas", "rates"):
+        for name in (
+            *("pending", "conns", "externals", "mappings", "contacts"),
+            *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
+        ):
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()
 

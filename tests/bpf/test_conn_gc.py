@@ -38,11 +38,14 @@ ACKED = 0x05060708
 TIMEOUTS = {
     "timeout_handshake": 10,
     "timeout_established": 50,
-    "timeout_closing": 20,
+    "timeout_half_closed": 45,
+    "timeout_closing": 15,
     "timeout_udp": 30,
+    "timeout_udp_exchange": 20,
     "timeout_icmp": 40,
 }
 NEAR = 4  # seconds that a test may take between two of its lines
+STREAM = 2  # seconds that UDP has to go on to be one
 
 
 @contextlib.contextmanager
@@ -62,19 +65,44 @@ def swept(programs: Programs) -> None:
         wait_until(lambda before=ticked: programs.maps["gc_timers"][0].ticked != before)  # type: ignore[misc]
 
 
-def tcp(programs: Programs, sport: int, *said: tuple[str, int]) -> None:
+def tcp(programs: Programs, sport: int, *said: tuple[str, int], server: int = 80) -> None:
     """o: a1, which opens it; a: the other side."""
     for who, flags in [("o", p.SYN), ("a", SYN_ACK), ("o", p.ACK), *said]:
         seq = ACKED if flags & p.RST else ACKED - 100
         if who == "o":
-            programs.run(A1, A1.sends(OUTSIDE, p.tcp(sport, 80, flags, seq=seq)))
+            programs.run(A1, A1.sends(OUTSIDE, p.tcp(sport, server, flags, seq=seq)))
         else:
-            programs.run(None, outside_sends(HOST, p.tcp(80, sport, flags, seq=seq)))
+            programs.run(None, outside_sends(HOST, p.tcp(server, sport, flags, seq=seq)))
 
 
-def udp(programs: Programs, sport: int, member: Member = A1, dport: int = 53) -> None:
+def exchange(programs: Programs, sport: int, member: Member = A1, dport: int = 54) -> None:
+    """One question, one answer."""
     programs.run(member, member.sends(OUTSIDE, p.udp(sport, dport)))
     programs.run(None, outside_sends(HOST, p.udp(dport, sport)))
+
+
+def udp(programs: Programs, sport: int, member: Member = A1, dport: int = 54) -> None:
+    """That goes on, as it was opened a while ago."""
+    exchange(programs, sport, member, dport)
+    opened_before(programs, STREAM + 1, sport)
+    exchange(programs, sport, member, dport)
+
+
+def opened_before(programs: Programs, seconds: float, *ports: int) -> None:
+    """What was opened from or to these ports was opened so long before."""
+    table = programs.maps["conns"]
+    table.update_many(
+        {
+            key: conn._replace(since=max(1, conn.since - moments(seconds)))
+            for key, conn in table.read_all()
+            if {key.sport, key.dport} & set(ports)
+        }
+    )
+
+
+def moments(seconds: float) -> int:
+    """In units of `since`."""
+    return int(seconds * 10**9) >> 24
 
 
 def ping(programs: Programs, sport: int) -> None:
@@ -83,8 +111,10 @@ def ping(programs: Programs, sport: int) -> None:
 
 
 def udp6(programs: Programs, sport: int) -> None:
-    programs.run(A1, A1.sends(OUTSIDE6, p.udp(sport, 53)))
-    programs.run(None, outside_sends(HOST6, p.udp(53, sport)))
+    for _ in range(2):
+        programs.run(A1, A1.sends(OUTSIDE6, p.udp(sport, 54)))
+        programs.run(None, outside_sends(HOST6, p.udp(54, sport)))
+        opened_before(programs, STREAM + 1, sport)
 
 
 def ping6(programs: Programs, sport: int) -> None:
@@ -95,11 +125,15 @@ def ping6(programs: Programs, sport: int) -> None:
 # How a connection comes to where it is, and after how many seconds of silence it is over.
 STATES: dict[str, tuple[Callable[[Programs, int], None], int]] = {
     "established": (lambda programs, port: tcp(programs, port), 50),
-    "half closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK)), 50),
-    "half closed by the other": (lambda programs, port: tcp(programs, port, ("a", FIN_ACK)), 50),
-    "closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", FIN_ACK)), 20),
-    "reset": (lambda programs, port: tcp(programs, port, ("o", p.RST)), 20),
-    "reset by the other": (lambda programs, port: tcp(programs, port, ("a", p.RST)), 20),
+    "half closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK)), 45),
+    "half closed by the other": (lambda programs, port: tcp(programs, port, ("a", FIN_ACK)), 45),
+    "half closed, and data": (
+        lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", p.ACK | p.PSH), ("o", p.ACK)),
+        45,
+    ),
+    "closed": (lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", FIN_ACK)), 15),
+    "reset": (lambda programs, port: tcp(programs, port, ("o", p.RST)), 15),
+    "reset by the other": (lambda programs, port: tcp(programs, port, ("a", p.RST)), 15),
     "port used again, unanswered": (
         lambda programs, port: tcp(programs, port, ("o", FIN_ACK), ("a", FIN_ACK), ("o", p.SYN)),
         10,
@@ -112,6 +146,18 @@ STATES: dict[str, tuple[Callable[[Programs, int], None], int]] = {
     ),
     "UDP": (udp, 30),
     "UDP, IPv6": (udp6, 30),
+    "UDP, one exchange": (exchange, 20),
+    "UDP, answers that go on": (
+        lambda programs, port: (
+            exchange(programs, port),
+            opened_before(programs, STREAM + 1, port),
+            programs.run(None, outside_sends(HOST, p.udp(54, port))),
+        ),
+        30,
+    ),
+    "DNS, an answer": (lambda programs, port: exchange(programs, port, dport=53), 15),
+    "DNS, from one port for long": (lambda programs, port: udp(programs, port, dport=53), 30),
+    "DNS over TCP": (lambda programs, port: tcp(programs, port, server=53), 50),
     "ping": (ping, 40),
     "ping, IPv6": (ping6, 40),
 }
@@ -124,9 +170,15 @@ def age(
     table = programs.maps["conns"]
     old = max(1, time.monotonic_ns() - int(seconds * 10**9))  # 0 is the machine's boot
     entries = dict(table.read_all())
+
+    def lasted(conn: Any) -> int:
+        """From its opening to its last packet, which stays as it was."""
+        other = entries.get(conn.other, conn)
+        return (max(conn.last_seen, other.last_seen) >> 24) - conn.since
+
     table.update_many(
         {
-            key: conn._replace(last_seen=old)
+            key: conn._replace(last_seen=old, since=max(1, (old >> 24) - lasted(conn)))
             for key, conn in entries.items()
             if (direction is None or conn.flags & abi.ConnFlag.CONN_ORIGINAL == direction)
             and (keys is None or key in keys)

@@ -1379,28 +1379,6 @@ def test_rows_on_the_wire(wired: Programs) -> None:
     assert [wired.topology.received(name) for name in ("a1", "a2", "a3")] == [[], [], []]
 
 
-def test_source_port_is_taken_from_the_range(programs: Programs) -> None:
-    """A port outside the range is replaced by one inside; the checksums follow."""
-    for sport in (7, 1024, NAT_FIRST - 1, NAT_LAST + 1, 33000, 65535):
-        for carried in (p.tcp, p.udp):
-            frame = carried(sport, 53, p.SYN) if carried is p.tcp else p.udp(sport, 53)
-            got = programs.run(A1, A1.sends(OUTSIDE, frame))
-            assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
-            chosen = int.from_bytes(got.packet[34:36], "big")
-            assert NAT_FIRST <= chosen <= NAT_LAST
-            translated = p.tcp(chosen, 53, p.SYN) if carried is p.tcp else p.udp(chosen, 53)
-            wanted = p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, translated, ttl=63))
-            assert not (text := p.difference(got.packet, wanted)), text
-
-
-def test_echo_identifier_is_taken_from_the_range(programs: Programs) -> None:
-    got = programs.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, 7)))
-    chosen = int.from_bytes(got.packet[38:40], "big")
-    assert NAT_FIRST <= chosen <= NAT_LAST
-    wanted = p.ethernet(NET1.mac, A1.mac, p.ETH_IPV4, p.ipv4(HOST, OUTSIDE, p.echo(p.ECHO, chosen), ttl=63))
-    assert not (text := p.difference(got.packet, wanted)), text
-
-
 def test_published_port_is_no_source_port(programs: Programs) -> None:
     got = programs.run(A1, A1.sends(OUTSIDE, p.udp(20005, 53)))
     assert got.reasons == {"TO_OUTSIDE": 1}
@@ -1410,13 +1388,13 @@ def test_published_port_is_no_source_port(programs: Programs) -> None:
 
 
 def test_two_containers_with_one_source_port(programs: Programs) -> None:
-    """The first keeps it, the second gets another; to another destination it is free again."""
+    """The first keeps it, the second gets another, to any destination."""
     programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)))
     second = programs.run(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)))
     assert second.reasons == {"TO_OUTSIDE": 1}
     assert int.from_bytes(second.packet[34:36], "big") != SPORT
     third = programs.run(A2, A2.sends(NEXT_HOP, p.udp(SPORT, 53)))
-    assert int.from_bytes(third.packet[34:36], "big") == SPORT
+    assert third.packet[34:36] == second.packet[34:36]
 
 
 @pytest.mark.parametrize(
@@ -1436,13 +1414,6 @@ def test_a_port_of_the_hosts_own_sockets_is_not_taken(
             got = programs.run(A1, A1.sends(outside, carried))
             assert got.reasons == {"TO_OUTSIDE": 1}
             assert int.from_bytes(got.packet[at : at + 2], "big") != SPORT
-
-
-def test_no_source_port_left(make_programs: MakePrograms) -> None:
-    programs = make_programs(nat_ports=(20000, 20000))
-    assert programs.run(A1, A1.sends(OUTSIDE, p.udp(1, 53))).reasons == {"TO_OUTSIDE": 1}
-    programs.expect(A1, A1.sends(OUTSIDE, p.udp(2, 53)), SHOT, Reason.DROP_NAT_PORTS)
-    assert programs.run(A1, A1.sends(NEXT_HOP, p.udp(2, 53))).reasons == {"TO_OUTSIDE": 1}
 
 
 def test_an_address_is_used_again_by_another_endpoint(programs: Programs) -> None:

@@ -465,8 +465,10 @@ CHANGED: tuple[tuple[Speak, Speak], ...] = (
 
 @pytest.mark.parametrize("sport", [7, 40000])
 def test_conversation_whose_port_is_changed(programs: Programs, sport: int) -> None:
-    """TCP, UDP and ping: what leaves from the port that was chosen comes back to the container's own."""
+    """TCP, UDP and ping: what leaves from the port that was chosen comes back to the container's own. (Another
+    container has the number already.)"""
     for ask, reply in CHANGED:
+        programs.run(A2, A2.sends(OUTSIDE, ask(sport)))
         got = programs.run(A1, A1.sends(OUTSIDE, ask(sport)))
         at = 38 if ask(sport).proto == p.ICMP else 34
         chosen = int.from_bytes(got.packet[at : at + 2], "big")

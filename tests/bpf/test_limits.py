@@ -32,6 +32,7 @@ from tests.bpf.fixtures import (
     Programs,
     Reason,
     outside_sends,
+    wait_until,
 )
 
 SPORT = 20100
@@ -394,7 +395,44 @@ def test_a_server_with_its_share_of_connections(make_programs: MakePrograms) -> 
         assert got.reasons == ({"TO_OUTSIDE": 1} if i < 2 else {"TO_OUTSIDE": 1, "UNCONFIRMED": 1})
     assert used(programs, A2) == (2, 0)
     assert len(programs.table("conns")) == 4
-    programs.expect(A2, A2.sends(OUTSIDE, p.udp(SPORT, 53)), SHOT, Reason.DROP_LIMIT)
+    assert programs.maps["arrivals"][abi.arrival_key(A2.number)].conns == 2
+
+
+def test_what_arrives_does_not_use_up_what_a_container_may_open(make_programs: MakePrograms) -> None:
+    """Nor the other way round: each has the whole limit."""
+    programs = with_quotas(make_programs(max_conns=2))
+
+    def served(sport: int) -> set[str]:
+        programs.run(None, outside_sends(HOST, p.udp(sport, 8081)))
+        return set(programs.run(A2, A2.sends(OUTSIDE, p.udp(53, sport))).reasons)
+
+    def opened(sport: int) -> str:
+        reason = asks(programs, A2, sport)
+        if reason == "TO_OUTSIDE":
+            programs.run(None, outside_sends(HOST, p.udp(53, sport)))
+        return reason
+
+    assert [served(9 + i) for i in range(2)] == [{"TO_OUTSIDE"}] * 2
+    assert served(11) == {"TO_OUTSIDE", "UNCONFIRMED"}
+    assert [opened(SPORT + i) for i in range(3)] == ["TO_OUTSIDE", "TO_OUTSIDE", "DROP_LIMIT"]
+    assert used(programs, A2) == (4, 0)
+    assert served(11) == {"TO_OUTSIDE", "UNCONFIRMED"}
+
+
+def test_arrivals_of_before_the_programs_counted_them_end_without_harm(make_programs: MakePrograms) -> None:
+    """After an upgrade: they are in the sum only."""
+    programs = with_quotas(make_programs(timeout_udp=1, max_conns=3))
+    for i in range(2):
+        programs.run(None, outside_sends(HOST, p.udp(9 + i, 8081)))
+        programs.run(A2, A2.sends(OUTSIDE, p.udp(53, 9 + i)))
+    key = abi.arrival_key(A2.number)
+    programs.maps["arrivals"].delete_many([key])
+    programs.run(None, outside_sends(HOST, p.udp(20, 8081)))
+    programs.run(A2, A2.sends(OUTSIDE, p.udp(53, 20)))
+    assert (used(programs, A2), programs.maps["arrivals"][key].conns) == ((3, 0), 1)
+    programs.start_gc()
+    wait_until(lambda: not programs.table("conns"))
+    assert (used(programs, A2), programs.maps["arrivals"][key].conns) == ((0, 0), 0)
 
 
 def test_clients_that_connect_do_not_pay_for_the_servers_openings(make_programs: MakePrograms) -> None:

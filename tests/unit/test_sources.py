@@ -262,7 +262,7 @@ def test_settings_have_defaults_and_say_what_is_loaded_otherwise() -> None:
     )
     assert chosen.sizes["conns"] == 2000
     assert (chosen.sizes["ports"], chosen.sizes["reserved"]) == (100, 100)
-    assert (chosen.config["timeout_udp"], chosen.config["timeout_icmp"]) == (5, 30)
+    assert (chosen.config["timeout_udp"], chosen.config["timeout_icmp"]) == (5, 60)
     assert (chosen.config["flood_rate"], chosen.config["flood_burst"]) == (10, 10)
     assert different(chosen.sizes, chosen.sizes) == ""
     assert different(chosen.sizes, {**chosen.sizes, "conns": 1}) == "conns 1 (not 2000)"

@@ -161,7 +161,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     rows: dict[str, Rows] = {
         name: {}
         for name in (
-            *("networks", "devices", "endpoints", "members", "ports", "acls", "reserved"),
+            *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host"),
         )
     }
@@ -190,6 +190,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         rows["quotas"][(endpoint.number,)] = ()
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
+            rows["origins"] |= entries.origin_entries(endpoint)
     if comparison.published():
         loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback
@@ -236,6 +237,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "endpoints": lambda key, value: value.number in numbers,
         "members": lambda key, value: value.endpoint in numbers,
         "ports": lambda key, value: value.endpoint in numbers,
+        "origins": lambda key, value: key.endpoint in numbers,
         "acls": lambda key, value: key.acl in acls,
         "reserved": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
+from typing import Any
 
 from datapath.dataplane import connections, entries, structs
 from datapath.dataplane.convert import to_abi
@@ -184,11 +185,8 @@ class EbpfBridge(PairDriver):
         # rules that are not there yet.
         _write_reserved(dataplane, reserved)
         _write_acls(dataplane, entries.acl_entries(mappings))
-        keys, values = abi.layout("port_key"), abi.layout("port")
-        dataplane.ports.update_raw(
-            b"".join(keys.pack_range(part.key, part.length, "port") for part in ports.ranges),
-            b"".join(values.pack_range(part.value, part.length, "port") for part in ports.ranges),
-        )
+        _write_ranges(dataplane.ports, "port", ports)
+        _write_ranges(dataplane.origins, "origin", entries.origin_entries(endpoint, mappings))
 
     def unpublish(
         self,
@@ -204,6 +202,10 @@ class EbpfBridge(PairDriver):
         # Rows that lead to another endpoint belong to that one.
         keys = _keys("port_key", entries.port_entries(network, endpoint, mappings).ranges)
         dataplane.ports.delete_raw(dataplane.ports.where("endpoint", endpoint.number, keys))
+        left = replace(endpoint, ports=tuple(m for m in endpoint.ports if m not in mappings))
+        gone = entries.origin_entries(replace(endpoint, ports=mappings))
+        dataplane.origins.delete_raw(_keys("origin_key", gone.ranges))
+        _write_ranges(dataplane.origins, "origin", entries.origin_entries(left, mappings))
         _write_reserved(dataplane, reserved)
         self.delete_acls(acls)
 
@@ -231,6 +233,10 @@ class EbpfBridge(PairDriver):
         dataplane.ports.update_many(wanted)
         mine = dataplane.ports.having("endpoint", endpoint.number)
         dataplane.ports.delete_many(mine.keys() - wanted.keys())
+        origins = {} if network.internal else entries.origin_entries(endpoint)
+        dataplane.origins.update_many(origins)
+        known_origins = {key for key in dataplane.origins if key.endpoint == endpoint.number}
+        dataplane.origins.delete_many(known_origins - origins.keys())
         dataplane.reserved.delete_many(known.keys() - reserved.keys())
         dataplane.acls.delete_many(set(dataplane.acls) - acls.keys())
 
@@ -269,6 +275,15 @@ def _keys(struct: str, ranges: Iterable[entries.PortRange]) -> Iterator[bytes]:
     layout = abi.layout(struct)
     for part in ranges:
         yield from cut(layout.pack_range(part.key, part.length, "port"), layout.size)
+
+
+def _write_ranges(rows: Any, struct: str, ranges: entries.PortRanges) -> None:
+    """Rows of the map with struct NAME_key and struct NAME."""
+    keys, values = abi.layout(f"{struct}_key"), abi.layout(struct)
+    rows.update_raw(
+        b"".join(keys.pack_range(part.key, part.length, "port") for part in ranges.ranges),
+        b"".join(values.pack_range(part.value, part.length, "port") for part in ranges.ranges),
+    )
 
 
 def _write_reserved(dataplane: Dataplane, reserved: entries.PortRanges) -> None:
