@@ -152,7 +152,22 @@ static __always_inline void conn_ended(const struct conn *original)
 		quota_ended(conn_owner(original), !is_container(original->from_endpoint));
 }
 
-/* Deletes both directions, whichever table they are in. */
+/* Deletes both directions, whichever table they are in. `conn`: found by `key`; `other`: memory for the other key, as
+ * an element of `pending` can be given to another connection at any moment. */
+static __always_inline void conn_delete(const struct tuple *key, const struct conn *conn,
+					struct tuple *other)
+{
+	*other = conn->other;
+	if (conn->flags & CONN_ORIGINAL)
+		conn_ended(conn);
+	else if (conn->flags & CONN_CONFIRMED)
+		quota_ended(conn_answerer(conn), !is_container(conn->to_endpoint));
+	bpf_map_delete_elem(&conns, key);
+	bpf_map_delete_elem(&conns, other);
+	bpf_map_delete_elem(&pending, key);
+	bpf_map_delete_elem(&pending, other);
+}
+
 __noinline int conn_forget(const struct tuple *key)
 {
 	struct conn *conn;
@@ -161,17 +176,8 @@ __noinline int conn_forget(const struct tuple *key)
 	if (!key)
 		return 0;
 	conn = conn_find(key);
-	if (!conn)
-		return 0;
-	other = conn->other;
-	if (conn->flags & CONN_ORIGINAL)
-		conn_ended(conn);
-	else if (conn->flags & CONN_CONFIRMED)
-		quota_ended(conn_answerer(conn), !is_container(conn->to_endpoint));
-	bpf_map_delete_elem(&conns, key);
-	bpf_map_delete_elem(&conns, &other);
-	bpf_map_delete_elem(&pending, key);
-	bpf_map_delete_elem(&pending, &other);
+	if (conn)
+		conn_delete(key, conn, &other);
 	return 0;
 }
 
@@ -185,11 +191,12 @@ enum conn_room {
  * an earlier endpoint that had the address. */
 __noinline int conn_room(const struct conn_sides *sides)
 {
+	struct scratch *room = scratch();
 	const struct tuple *key;
 	struct conn *conn;
 	__u64 age;
 
-	if (!sides)
+	if (!sides || !room)
 		return CONN_TAKEN;
 	key = &sides->other;
 	conn = bpf_map_lookup_elem(&conns, key);
@@ -209,7 +216,7 @@ __noinline int conn_room(const struct conn_sides *sides)
 		    bpf_map_lookup_elem(&pending, &conn->other))
 			return CONN_TAKEN;
 	}
-	conn_forget(key);
+	conn_delete(key, conn, &room->conn.other);
 	return CONN_FREE;
 }
 

@@ -156,18 +156,17 @@ __noinline int mapping_port(const struct conn_sides *sides)
 /* Records it. Returns the port that another CPU has recorded meanwhile, which counts; 0: none. */
 __noinline int mapping_record(const struct conn_sides *sides, __be16 port)
 {
-	struct mapping mapping = {.port = port};
+	struct mapping mapping = {.port = port}, *before;
 	struct mapping_key key;
-	int before;
 
 	if (!sides)
 		return 0;
 	mapping_key_of(sides, &key);
 	if (!bpf_map_update_elem(&mappings, &key, &mapping, BPF_NOEXIST))
 		return 0;
-	before = mapping_port(sides);
-	if (before)
-		return before == port ? 0 : before;
+	before = bpf_map_lookup_elem(&mappings, &key);
+	if (before && external_state(sides, before->port) == EXTERNAL_OWN)
+		return before->port == port ? 0 : before->port;
 	bpf_map_update_elem(&mappings, &key, &mapping, BPF_ANY);
 	return 0;
 }
