@@ -28,6 +28,7 @@ from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
 from datapath.model.state import State
+from datapath.plan.nat import WRITTEN
 from datapath.store import locking
 from datapath.store.base import Store
 from datapath.store.sqlite import SQLiteStore
@@ -107,6 +108,7 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         alive=alive,
         sysctls=sysctl.read_existing(wanted),
         reserved_before=store.note(sysctl.RESERVED_PORTS),
+        reserved_written=store.note(WRITTEN),
         programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),
     )
     with Context(settings, tuning or Tuning()) as context:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from datapath.engine import ports
 from datapath.engine.transaction import Transaction, now
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
@@ -70,6 +71,8 @@ def refresh_host(tx: Transaction) -> None:
     """Keeps packets forwarded that have to be, and what drivers have on the host up to date with it."""
     for device in tx.context.links.keep_forwarding(n.device for n in tx.built):
         tx.warn(f"forwarding had been switched off for {device}: it is on again")
+    # Before the programs choose from a range, the kernel must not.
+    ports.reserve(tx)
     for part, view in tx.parts():
         part.refresh(view)
 

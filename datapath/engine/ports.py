@@ -12,7 +12,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
-from datapath.plan.nat import reserved_ports
+from datapath.plan.nat import WRITTEN, reserved_ports
 from datapath.plan.ports import PortContext, parse_reserved, reserved_text
 
 
@@ -88,15 +88,23 @@ def reserve(tx: Transaction) -> None:
     and put back when there is no such port in that range any more.
     """
     ours = reserved_ports(tx.state, tx.observed.ephemeral)
-    before = tx.store.note(sysctl.RESERVED_PORTS)
+    before, written = tx.store.note(sysctl.RESERVED_PORTS), tx.store.note(WRITTEN)
     if not ours and before is None:
         return
-    current = sysctl.read(sysctl.RESERVED_PORTS)
-    if before is None:
-        before = current.strip()
-        tx.store.set_note(sysctl.RESERVED_PORTS, before)
-    wanted = parse_reserved(before) | ours
-    if wanted != parse_reserved(current):
+    current = parse_reserved(sysctl.read(sysctl.RESERVED_PORTS))
+    known = current if written is None else parse_reserved(written)
+    # What others have reserved since is theirs, as what was there before.
+    theirs = current if before is None else parse_reserved(before) | (current - known - ours)
+    if before is None or theirs != parse_reserved(before):
+        tx.store.set_note(sysctl.RESERVED_PORTS, reserved_text(theirs))
+    wanted = theirs | ours
+    # Killed between the two, both what is there and what is to be are known.
+    if written is None or not wanted <= known:
+        tx.store.set_note(WRITTEN, reserved_text(known | wanted))
+    if wanted != current:
         sysctl.write(sysctl.RESERVED_PORTS, reserved_text(wanted))
+    if not known <= wanted:
+        tx.store.set_note(WRITTEN, reserved_text(wanted))
     if not ours:
         tx.store.set_note(sysctl.RESERVED_PORTS, None)
+        tx.store.set_note(WRITTEN, None)

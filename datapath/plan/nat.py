@@ -10,6 +10,9 @@ from datapath.model.networks import Network
 from datapath.model.state import State
 from datapath.plan.ports import ephemeral_ports
 
+# The note of what this side has written last into net.ipv4.ip_local_reserved_ports.
+WRITTEN = "net/ipv4/ip_local_reserved_ports, written"
+
 _ENOUGH = 1024  # ports of a gap; with less a part of the ephemeral range is taken
 _MOST = 16384  # ports of that part, and at the most a quarter of the range
 
