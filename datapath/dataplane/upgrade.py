@@ -21,7 +21,7 @@ from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, Direction
 from datapath.dataplane.pins import NEXT
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
-from datapath.kernel import abi, bpf_links, bpffs, libbpf
+from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 
 _CONFIG = "config"
 _MOVING = "moving"  # a pin that is about to be renamed to its place
@@ -102,6 +102,7 @@ def finish(dataplane: Dataplane) -> bool:
     mark = next((name for name in names if version.is_mark(name)), None)
     if mark is None:
         _drop_maps(root)
+        _drop_unused(root)
         _clear(folder)
         return False
     with _Opened(folder, names) as fds:
@@ -164,6 +165,18 @@ def _drop_maps(root: Path) -> None:
     own = {_CONFIG}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
     for name in set(os.listdir(root / "maps")) - own:
         bpffs.unpin(root / "maps" / name)
+
+
+def _drop_unused(root: Path) -> None:
+    """Removes pins of maps that no program uses: of an upgrade that came to nothing, whose version had more of them."""
+    used: set[int] = set()
+    with _Opened(root / "programs", set(os.listdir(root / "programs"))) as programs:
+        for fd in programs.values():
+            used |= libbpf.program_maps(fd)
+    with _Opened(root / "maps", set(os.listdir(root / "maps"))) as maps:
+        for name, fd in maps.items():
+            if bpf_maps.map_info(fd, name).id not in used:
+                bpffs.unpin(root / "maps" / name)
 
 
 def _replace_pin(fd: int, folder: Path, path: Path) -> None:

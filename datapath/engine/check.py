@@ -69,7 +69,9 @@ def _reserved(state: State, observed: Observed) -> Iterator[Finding]:
         yield Finding(RESERVED, "the host", detail)
         return
     # What others have reserved besides is no fault.
-    more = parse_reserved(observed.reserved_written or "") & parse_reserved(observed.network.reserved) - wanted
+    more = (
+        parse_reserved(observed.reserved_written or "") & parse_reserved(observed.network.reserved) - wanted
+    )
     if more and observed.reserved_before is not None:
         detail = f"net.ipv4.ip_local_reserved_ports has {reserved_text(more)} too much"
         yield Finding(RESERVED, "the host", detail)

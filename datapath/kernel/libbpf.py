@@ -19,6 +19,7 @@ BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2  # include/uapi/linux/bpf.h
 BPF_PROG_TYPE_SCHED_CLS = 3
 # The youngest helpers that the programs call, and the Linux that brought them, youngest first.
 _HELPERS = {"bpf_loop": (181, "5.17"), "bpf_timer_init": (169, "5.15"), "bpf_redirect_peer": (155, "5.10")}
+_MOST_MAPS = 64  # MAX_USED_MAPS of linux/bpf_verifier.h
 _LOG_SIZE = 16 << 20
 
 
@@ -152,6 +153,15 @@ def enable_stats() -> int:
 def program_id(fd: int) -> int:
     """The kernel's number of a program."""
     return bpf.check(bpf.lib.program_id(fd), "inspect", "program")
+
+
+def program_maps(fd: int) -> set[int]:
+    """The kernel's numbers of the maps that a program uses."""
+    ids, info = ffi.new("__u32[]", _MOST_MAPS), ffi.new("struct bpf_prog_info *")
+    info.nr_map_ids, info.map_ids = _MOST_MAPS, int(ffi.cast("uintptr_t", ids))
+    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
+    bpf.check(bpf.lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect", "program")
+    return set(ids[0 : info.nr_map_ids])
 
 
 class Run(NamedTuple):
