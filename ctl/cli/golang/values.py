@@ -58,10 +58,10 @@ def inner_text(value: Any) -> str:
 
 
 def _float_text(value: float) -> str:
-    """The shortest that is read back as the same, with an exponent below 1e-4 and from 1e21 on."""
+    """The shortest that is read back as the same, with an exponent below 1e-4 and from 1e6 on."""
     if not math.isfinite(value):
         return {"inf": "+Inf", "-inf": "-Inf"}.get(repr(value), "NaN")
-    if value and not 1e-4 <= abs(value) < 1e21:
+    if value and not 1e-4 <= abs(value) < 1e6:
         return next(shown for digits in range(18) if float(shown := f"{value:.{digits}e}") == value)
     return f"{value:.0f}" if value == int(value) else repr(value)
 
@@ -152,8 +152,8 @@ def length(value: Any) -> int:
 
 def compared(first: Any, second: Any) -> int:
     """Negative, 0 or positive; of what has no order only whether it is 0. TemplateError for what differs in kind."""
-    kinds = {type_name(value).replace("float64", "int") for value in (first, second)}
-    if len(kinds) == 1 and kinds <= {"string", "int", "bool"}:
+    kinds = {type_name(value) for value in (first, second)}
+    if len(kinds) == 1 and kinds <= {"string", "int", "float64", "bool"}:
         return int(first > second) - int(first < second)
     if len(kinds) == 1 or "<nil>" in kinds:
         return int(first != second)
