@@ -111,6 +111,13 @@ class StartCommand(Command):
     help="Set an environment variable; KEY alone passes on the caller's value.",
 )
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the container.")
+@click.option(
+    "--sysctl",
+    "sysctls",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a kernel parameter of the container's network namespace, as in net.core.somaxconn=1024.",
+)
 @click.option("--rootfs", default="", metavar="DIR", help="Directory that becomes the root of the container.")
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
 @click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-terminal.")

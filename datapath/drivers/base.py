@@ -11,7 +11,7 @@ command. All errors are KernelError and its kinds, or an ExceptionGroup of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from datapath.dataplane.entries import PortRanges
@@ -34,7 +34,8 @@ class JoinInfo:
 
     `source`: the device's name on the host, "" if it is in the sandbox already; `ifname`: what it is called in the
     sandbox; `addresses` with prefix length; `gateway4`, `gateway6`: next hops of the default routes, None: none is
-    here; `mtu`: bytes of an IP packet.
+    here; `mtu`: bytes of an IP packet; `sysctls`: settings that the device is to have before it is up, path below
+    /proc/sys -> value.
     """
 
     source: str
@@ -44,6 +45,7 @@ class JoinInfo:
     gateway4: Address | None
     gateway6: Address | None
     mtu: int
+    sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

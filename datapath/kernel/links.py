@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.kernel import facts, sysctl
@@ -143,14 +143,18 @@ class Links(Devices):
         gateway4: IPv4Address | None = None,
         gateway6: IPv6Address | None = None,
         ipv6: bool,
+        sysctls: Mapping[str, str] | None = None,
     ) -> None:
-        """Sets up the loopback device and the device in the namespace, with its addresses and default routes."""
+        """Sets up the loopback device and the device in the namespace, with its addresses and default routes.
+        `sysctls`: settings of the device, path -> value, which it has before it is up."""
         with inside(netns) as route:
             index = index_of(ifname)
             if ipv6:
                 static_ipv6(ifname)
             else:
                 quiet_ipv6(ifname)
+            for path, value in (sysctls or {}).items():
+                sysctl.write(path, value)
             do(
                 route,
                 LOOPBACK_UP,

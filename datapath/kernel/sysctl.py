@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel settings below /proc/sys, of the calling thread's namespace. Only ever those of single devices."""
+"""Kernel settings below /proc/sys, of the calling thread's namespace. On the host only ever those of single devices."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ class Container:
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     rootfs: str = ""
     auto_remove: bool = False
     tty: bool = False
@@ -89,6 +90,7 @@ class RunRequest:
     dns_option: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    sysctls: tuple[str, ...] = ()
     rootfs: str = ""
     auto_remove: bool = False
     detach: bool = False

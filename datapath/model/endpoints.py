@@ -11,11 +11,14 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from datapath.errors import ConfigError, quoted
+from datapath.model.networks import OPT_ENDPOINT_SYSCTLS
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
+
+IFNAME = "IFNAME"  # stands for the device in its settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Endpoint:
     host_ifindex: int = 0
     phase: Phase = Phase.CREATING
     owner_key: str = ""
+
+    @property
+    def sysctls(self) -> dict[str, str]:
+        """Settings of the device in the sandbox that its driver options ask for: path below /proc/sys -> value."""
+        pairs = (word.partition("=") for word in self.driver_options.get(OPT_ENDPOINT_SYSCTLS, "").split(","))
+        return {
+            "/".join(self.ifname if part == IFNAME else part for part in name.split(".")): value
+            for name, _, value in pairs
+            if name
+        }
 
     @property
     def gateway(self) -> bool:

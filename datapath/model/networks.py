@@ -33,6 +33,7 @@ OPT_HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 OPT_MTU = "com.docker.network.driver.mtu"
 OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
+OPT_ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"

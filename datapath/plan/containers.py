@@ -17,6 +17,7 @@ from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
+from datapath.plan import endpoint_options
 from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
 from datapath.plan.networks import check_name, parse_labels
@@ -124,6 +125,7 @@ def _base(request: RunRequest, asked: _Asked, state: State, config: DaemonConfig
         dns_options=tuple(options.checked_word(text, "dns option") for text in request.dns_option)
         or config.dns_opts,
         labels=parse_labels(request.labels),
+        sysctls=endpoint_options.sysctls(request.sysctls),
         rootfs=request.rootfs,
         auto_remove=request.auto_remove,
         tty=request.tty,
@@ -177,6 +179,10 @@ def _share(request: RunRequest, base: Container, asked: EndpointRequest, state: 
         raise _conflict("port publishing and the container type network mode")
     if request.expose:
         raise _conflict("port exposing and the container type network mode")
+    if request.sysctls:
+        raise _conflict(
+            "sysctl and the container type network mode: they are those of the container that is joined"
+        )
     _no_endpoint_settings(asked, request, "container type")
     other = state.container(name)
     if not other.running:
@@ -200,6 +206,8 @@ def _host(request: RunRequest, base: Container, asked: EndpointRequest, state: S
             "host type networking can't be used with links. This would result in undefined behavior"
         )
     _no_endpoint_settings(asked, request, "host")
+    for name in base.sysctls:
+        raise ConfigError(f"sysctl {quoted(name)} not allowed in host network namespace")
     container = replace(
         base,
         network_mode="host",
@@ -213,6 +221,7 @@ def _none(request: RunRequest, base: Container, asked: EndpointRequest) -> RunPl
     if request.links or asked.links:
         raise _conflict("links and the none network mode")
     _no_endpoint_settings(asked, request, "none")
+    endpoint_options.with_device_sysctls((), base.sysctls)
     container = replace(
         base,
         network_mode="none",
@@ -241,6 +250,7 @@ def _bridged(
 ) -> RunPlan:
     networks: list[Network] = []
     endpoints: list[Endpoint] = []
+    wanted, sysctls = endpoint_options.with_device_sysctls(wanted, base.sysctls)
     legacy = state.network(wanted[0].network).predefined
     links = parse_links(request.links, state, must_run=legacy)
     for asked in wanted:
@@ -268,6 +278,7 @@ def _bridged(
     gateway = next((s.gateway for s in networks[0].subnets if s.gateway is not None), None)
     container = replace(
         base,
+        sysctls=sysctls,
         network_mode="bridge" if legacy else networks[0].name,
         networks=tuple(replace(a, network=n.id) for a, n in zip(wanted, networks, strict=True)),
         hostname=base.hostname or base.short_id,

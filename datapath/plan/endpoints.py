@@ -16,16 +16,15 @@ from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest, Link
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
-from datapath.model.parsing import Address, parse_address, parse_mac, parse_pair
+from datapath.model.parsing import Address, parse_address, parse_mac
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
-from datapath.plan import ipam
+from datapath.plan import endpoint_options, ipam
 from datapath.plan.networks import plan_default_bridge
 from datapath.plan.ports import refuse_acls
 
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
-_DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 
 SHARED_STACK = (
     "container sharing network namespace with another container or host "
@@ -97,7 +96,7 @@ def plan_endpoint(
     members = state.endpoints_of_network(network.id)
     ipv4, static4 = _address(4, request.ip, network, members, state)
     ipv6, static6 = _address(6, request.ip6, network, members, state)
-    options = _endpoint_options(request.driver_options)
+    options = endpoint_options.parse(request.driver_options)
     ident = fresh.new_id()
     return Endpoint(
         id=ident,
@@ -192,17 +191,6 @@ def _mac(
     if mac in holders:
         raise ExistsError(f"mac address {mac} is already used by {_format_holder(holders[mac], state)}")
     return mac
-
-
-def _endpoint_options(given: Sequence[str]) -> dict[str, str]:
-    options = dict(parse_pair(text, "driver option") for text in given)
-    for name, value in options.items():
-        if name != OPT_ENDPOINT_IFNAME:
-            known = OPT_ENDPOINT_IFNAME
-            raise ConfigError(f"endpoint option {quoted(name)} is not available: there is {known}")
-        if not _DEVICE.fullmatch(value) or value == "lo":
-            raise ConfigError(f"invalid value {quoted(value)} for option {name}: not a device name")
-    return options
 
 
 def ifname_in(network: Network, used: Collection[str], options: Mapping[str, str]) -> str:

@@ -119,6 +119,7 @@ def _host_config(container: Container, state: State) -> dict[str, Any]:
         "PortBindings": _requested_bindings(container.published),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": container.auto_remove,
+        "Sysctls": dict(container.sysctls) or None,
         "Dns": list(container.dns),
         "DnsOptions": list(container.dns_options),
         "DnsSearch": list(container.dns_search),

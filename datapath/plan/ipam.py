@@ -65,9 +65,10 @@ def _network(first: int, length: int, version: int) -> Prefix:
 
 
 def reserved(prefix: Prefix) -> frozenset[Address]:
-    """Addresses that no device may have: the network's own, for IPv4 the broadcast too (neither in a /31)."""
+    """Addresses that no device may have: the network's own (for IPv6 the subnet routers' anycast address), for IPv4
+    the broadcast too; neither in a /31 (RFC 3021) or a /127 (RFC 6164)."""
     if prefix.version == 6:
-        return frozenset({prefix.network_address})
+        return frozenset({prefix.network_address} if prefix.prefixlen < 127 else ())
     if prefix.prefixlen >= 31:
         return frozenset()
     return frozenset({prefix.network_address, prefix.broadcast_address})
@@ -148,7 +149,7 @@ def _parse_subnet(text: str) -> Prefix:
     unusable = overlapping(prefix, _UNUSABLE)
     if unusable is not None:
         raise ConfigError(f"invalid subnet {prefix}: no container can have an address of {unusable}")
-    if prefix.prefixlen > (31 if prefix.version == 4 else 126):
+    if prefix.prefixlen > (31 if prefix.version == 4 else 127):
         raise ConfigError(f"invalid subnet {prefix}: it has no room for a gateway and a container")
     return prefix
 

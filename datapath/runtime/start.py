@@ -14,7 +14,7 @@ from datapath.config.settings import Settings
 from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction, now
 from datapath.errors import ConfigError
-from datapath.kernel import process
+from datapath.kernel import netns, process, sysctl
 from datapath.model.containers import Container, RunRequest
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
@@ -61,6 +61,9 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         tx.commit(container, *sandbox)
         if container.network_mode == "none":
             tx.context.links.loopback_up(created.netns)
+        with netns.enter(created.netns if container.sysctls else None):
+            for name, value in container.sysctls.items():
+                sysctl.write(name.replace(".", "/"), value)
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
         created.release()
         undo.callback(_end_process, container)
@@ -89,14 +92,14 @@ def _spec(tx: Transaction, container: Container, request: RunRequest, command: S
     host = container.network_mode == "host"
     if container.shares:
         other = tx.state.containers[container.network_mode.removeprefix("container:")]
-        netns = running_path(tx, other)
+        namespace = running_path(tx, other)
     else:
-        netns = "host" if host else "new"
+        namespace = "host" if host else "new"
     bare_host = host and not container.extra_hosts
     return spawn.Spec(
         argv=container.argv,
         env=environment(container),
-        netns=netns,
+        netns=namespace,
         hostname=container.hostname,
         domainname=container.domainname,
         hosts="" if bare_host else str(folder / "hosts"),

@@ -28,6 +28,7 @@ class PairDriver(Driver):
             gateway4=cast(IPv4Address, gateway(network, 4)) if endpoint.gateway4 else None,
             gateway6=cast(IPv6Address, gateway(network, 6)) if endpoint.gateway6 else None,
             ipv6=network.ipv6,
+            sysctls=endpoint.sysctls,
         )
 
     def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
@@ -40,6 +41,7 @@ class PairDriver(Driver):
             gateway4=gateway(network, 4) if endpoint.gateway4 else None,
             gateway6=gateway(network, 6) if endpoint.gateway6 else None,
             mtu=mtu,
+            sysctls=endpoint.sysctls,
         )
 
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
