@@ -291,7 +291,7 @@ def test_nobody_listening_outside_is_told_to_the_right_socket(topology: Topology
 
 
 def test_a_packet_that_is_too_big_further_on_is_reported_to_its_sender(topology: Topology) -> None:
-    done = topology.web.try_(f"ping -6 -n -c 2 -i 0.2 -W 1 -M do -s 1400 {BEYOND6}")
+    done = topology.web.try_(f"ping -6 -n -c 2 -i 0.2 -W 60 -M do -s 1400 {BEYOND6}")
     assert f"mtu={SMALL_MTU}" in (done.stdout + done.stderr).replace(": mtu = ", "mtu="), done.stdout
     topology.web.sh(f"ping -6 -n -q -c 1 -W 60 -M do -s {SMALL_MTU - 48} {BEYOND6}")
 

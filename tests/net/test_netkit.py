@@ -175,7 +175,7 @@ def test_containers_go_out_with_the_hosts_address(topology: Topology) -> None:
         assert reaches(client.try_, OUTSIDE)
         with serving(topology.host.outside, "tcp", 7701, FAR):
             assert call(client, "tcp", FAR, 7701).seen == HOST
-    shown = topology.web.sh(f"traceroute -n -q 1 -w 1 {OUTSIDE}")
+    shown = topology.web.sh(f"traceroute -n -q 1 -w 20,0,0 {OUTSIDE}")
     assert [line.split()[1] for line in shown.splitlines()[1:]] == [topology.web.gateway, OUTSIDE]
 
 

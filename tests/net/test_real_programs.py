@@ -232,9 +232,9 @@ def test_a_transfer_over_a_narrower_link_learns_its_width(topology: Topology, na
     path.write_bytes(os.urandom(3 << 20))
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
     if name.startswith("published"):
-        assert checksum(how.client, f"curl -sS -f -m 10 {how.url}/some") == expected
+        assert checksum(how.client, f"curl -sS -f -m {PATIENCE:g} {how.url}/some") == expected
         return
-    how.client.sh(f"curl -sS -f -m 10 -T {path} {how.url}/some")
+    how.client.sh(f"curl -sS -f -m {PATIENCE:g} -T {path} {how.url}/some")
     assert hashlib.sha256((how.folder / "some").read_bytes()).hexdigest() == expected
 
 
@@ -531,6 +531,6 @@ def test_ftp_passive(topology: Topology, files: Path, place: str, server: str) -
     client: Any = getattr(topology, place)
     expected = hashlib.sha256((files / "file").read_bytes()).hexdigest()
     for more in ("", "--disable-epsv") if "[" not in server else ("",):
-        curl = f"curl -sS -f -m 10 -u anonymous:x {more}"
+        curl = f"curl -sS -f -m {PATIENCE:g} -u anonymous:x {more}"
         assert checksum(client, f"{curl} ftp://{server}/file") == expected
         assert "file" in client.sh(f"{curl} -l ftp://{server}/")
