@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
 
 from datapath.errors import KernelError
 from datapath.kernel.facts import translated
@@ -20,13 +22,32 @@ _GETPOLICY, _GETDEFAULT = 0x15, 0x28
 _DIRECTIONS = ("in", "out", "fwd")
 _BLOCK = 1  # XFRM_POLICY_BLOCK, and XFRM_USERPOLICY_BLOCK
 _XFRMA_TMPL, _XFRMA_MARK, _XFRMA_IF_ID = 5, 21, 31
-# struct xfrm_userpolicy_info: the selector's daddr, saddr, dport, dport_mask, sport, sport_mask, family, prefixlen_d,
-# prefixlen_s, proto, ifindex; then lifetimes; priority, dir, action
-_POLICY = struct.Struct("=16s16sHHHHHBBB3xi4x96xI4xBB6x")
+_POLICY = struct.Struct("=16s16sHHHHHBBB3xi4x96xIIBB6x")  # struct xfrm_userpolicy_info
 _ID = bytes(64)  # struct xfrm_userpolicy_id: asked for is every one
 _DEFAULT = struct.Struct("=BBB")  # struct xfrm_userpolicy_default: in, fwd, out
 _UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP)
 NO_XFRM = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+
+
+class _Info(NamedTuple):
+    """Of struct xfrm_userpolicy_info the selector, and what comes after the lifetimes. Ports are in network order;
+    `order`, its index, grows, and a policy that is changed keeps it."""
+
+    daddr: bytes
+    saddr: bytes
+    dport: int
+    dport_mask: int
+    sport: int
+    sport_mask: int
+    family: int
+    prefixlen_d: int
+    prefixlen_s: int
+    proto: int
+    ifindex: int
+    priority: int
+    order: int
+    dir: int
+    action: int
 
 
 def policies() -> XfrmPolicies:
@@ -46,7 +67,7 @@ def policies() -> XfrmPolicies:
             if error.errno in _UNKNOWN:
                 return XfrmPolicies()
             raise
-        return XfrmPolicies(tuple(_policy(body) for body in bodies), _blocked(opened))
+        return XfrmPolicies(_in_order(bodies), _blocked(opened))
 
 
 def _blocked(opened: Rtnetlink) -> frozenset[str]:
@@ -60,35 +81,27 @@ def _blocked(opened: Rtnetlink) -> frozenset[str]:
     return frozenset(direction for direction, action in found.items() if action == _BLOCK)
 
 
-def _policy(body: bytes) -> XfrmPolicy:
-    (
-        daddr,
-        saddr,
-        dport,
-        dport_mask,
-        sport,
-        sport_mask,
-        family,
-        to,
-        source,
-        proto,
-        ifindex,
-        priority,
-        way,
-        action,
-    ) = _POLICY.unpack_from(body)
-    more = attributes(body[_POLICY.size :])
+def _in_order(bodies: list[bytes]) -> tuple[XfrmPolicy, ...]:
+    """As the kernel looks at them: by priority, and then the oldest first, which its list does not begin with."""
+    found = [(_Info(*_POLICY.unpack_from(body)), attributes(body[_POLICY.size :])) for body in bodies]
+    found.sort(key=lambda one: (one[0].priority, one[0].order))
+    return tuple(_policy(info, more) for info, more in found)
+
+
+def _policy(info: _Info, more: Mapping[int, bytes]) -> XfrmPolicy:
+    action = "block" if info.action == _BLOCK else "protect" if more.get(_XFRMA_TMPL) else "allow"
+    mark, interface = (int.from_bytes(more.get(kind, b"")[:4]) for kind in (_XFRMA_MARK, _XFRMA_IF_ID))
     return XfrmPolicy(
-        direction=_DIRECTIONS[way] if way < len(_DIRECTIONS) else "socket",
-        source=_prefix(family, saddr, source),
-        destination=_prefix(family, daddr, to),
-        proto=proto,
-        sport=(socket.ntohs(sport), socket.ntohs(sport_mask)),
-        dport=(socket.ntohs(dport), socket.ntohs(dport_mask)),
-        ifindex=ifindex,
-        priority=priority,
-        action="block" if action == _BLOCK else "protect" if more.get(_XFRMA_TMPL) else "allow",
-        narrowed=_XFRMA_MARK in more or _XFRMA_IF_ID in more,
+        direction=_DIRECTIONS[info.dir] if info.dir < len(_DIRECTIONS) else "socket",
+        source=_prefix(info.family, info.saddr, info.prefixlen_s),
+        destination=_prefix(info.family, info.daddr, info.prefixlen_d),
+        proto=info.proto,
+        sport=(socket.ntohs(info.sport), socket.ntohs(info.sport_mask)),
+        dport=(socket.ntohs(info.dport), socket.ntohs(info.dport_mask)),
+        ifindex=info.ifindex,
+        priority=info.priority,
+        action=action,
+        narrowed=bool(mark or interface or (info.ifindex and action == "allow")),
     )
 
 

@@ -75,7 +75,7 @@ class XfrmPolicy:
     """What the kernel does with packets of a kind (IPsec): it may "block" them, "protect" them as a template says, or
     "allow" them to pass as they are. `direction`: "in", "out", "fwd", or "socket". Prefixes are None for every
     address of both families; `proto`, `ifindex` 0: every; `sport`, `dport`: port and mask. `narrowed`: it is only about
-    packets with a mark or of an xfrm interface."""
+    packets with a mark or of an xfrm interface, or allows only those of a device."""
 
     direction: str
     source: Prefix | None
@@ -91,8 +91,8 @@ class XfrmPolicy:
 
 @dataclass(frozen=True, slots=True)
 class XfrmPolicies:
-    """All policies, in the kernel's order. `blocked`: directions in which packets that no policy is about do not
-    pass."""
+    """All policies, in the order in which the kernel looks at them: the first about a packet counts. `blocked`:
+    directions in which packets that no policy is about do not pass."""
 
     all: tuple[XfrmPolicy, ...] = ()
     blocked: frozenset[str] = frozenset()

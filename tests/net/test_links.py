@@ -340,6 +340,14 @@ class TestFacts:
         assert found["fwd"].narrowed
         assert links.observe().xfrm.blocked == {"in"}
 
+    def test_ipsec_policies_come_in_the_order_in_which_they_count(self, links: Links) -> None:
+        """By priority; of one priority the oldest first, also if it was changed since."""
+        for number, priority in ((1, 5), (2, 5), (3, 9), (4, 1)):
+            ip("xfrm", "policy", "add", "dst", f"10.{number}.0.0/16", "dir", "out", "priority", str(priority))
+        ip("xfrm", "policy", "update", "dst", "10.1.0.0/16", "dir", "out", "priority", "5", "action", "block")
+        found = [str(policy.destination) for policy in links.observe().xfrm.all]
+        assert found == ["10.4.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]
+
     def test_from_another_namespace(self, host: int, container: int) -> None:
         ip_in(container, "link", "add", "dp9", "type", "veth", "peer", "name", "dp8")
         with Links(container) as inside:
