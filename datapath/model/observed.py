@@ -79,8 +79,8 @@ class Observed:
     of those in which somebody lives. `alive`: containers whose process is there. `sysctls`: those that were asked
     for, as far as they exist. `reserved_before` and `reserved_written`: the notes of what ip_local_reserved_ports was
     before, and of what was written there. `filters`: what the packet filter's tool lists, by mode and IP version, of
-    those that linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for such
-    networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more."""
+    those that linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for
+    such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more."""
 
     network: HostNetwork
     host: Stack
