@@ -239,8 +239,9 @@ struct conn {
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
 	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
-	__u8 pad;
-	__u32 since; /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */
+	__u8 uplink;	     /* original, masqueraded: the device that it left by, its index modulo
+			      * 255, and one; 0: not known */
+	__u32 since;	     /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */
 };
 
 /* ---- address translation ------------------------------------------------------- */
@@ -374,13 +375,56 @@ struct frag_source {
 	struct fragment_key datagrams[64]; /* the latest of them, by number modulo 64 */
 };
 
+enum host_flag {
+	HOST_XFRM_OUT = 1, /* `xfrm_policies` has rows for packets that leave or are forwarded */
+	HOST_XFRM_IN = 2,  /* and for packets to the host itself */
+};
+
 /* host: ARRAY of one, what the host is like as of the last refresh */
 struct host {
-	__u32 flags;	      /* none is defined yet */
+	__u32 flags;	      /* enum host_flag */
 	__u16 nat_port_first; /* source ports for masquerading, inclusive, host order; 0: not known yet */
 	__u16 nat_port_last;
 	__u16 ephemeral_first; /* ports that the kernel gives to sockets of the host's, inclusive, host order */
 	__u16 ephemeral_last;
+};
+
+/* Which packets an IPsec policy is about: XFRM_POLICY_* of linux/xfrm.h. */
+enum xfrm_direction {
+	XFRM_IN = 0,  /* to the host itself */
+	XFRM_OUT = 1, /* that leave it, forwarded ones as well */
+	XFRM_FWD = 2, /* that are forwarded */
+};
+
+/* xfrm_policies: LPM trie, the host's IPsec policies by destination. Direction and family are matched whole, then
+ * the address: prefixlen is 32 + the prefix's length as IPv6, as in `acls`. */
+struct xfrm_key {
+	__u32 prefixlen;
+	__u16 direction; /* enum xfrm_direction */
+	__u16 family;	 /* AF_INET, AF_INET6 */
+	struct ip_addr addr;
+};
+
+/* What else of a packet a policy is about; a mask of zero: anything. */
+struct xfrm_selector {
+	struct ip_addr src;
+	struct ip_addr src_mask;
+	__be16 sport;
+	__be16 sport_mask;
+	__be16 dport;
+	__be16 dport_mask;
+	__u8 proto;
+	__u8 proto_mask;
+	__u8 closed; /* 1: such a packet is protected or blocked, 0: it passes as it is */
+	__u8 pad;
+};
+
+/* All policies about a destination, those of shorter prefixes as well, in the kernel's order: the first that
+ * a packet matches decides. */
+struct xfrm_policy {
+	__u32 used; /* how many of `selectors` there are */
+	__u32 closed; /* what matches none of them: 1: there are more policies, or the kernel blocks what has none */
+	struct xfrm_selector selectors[8];
 };
 
 /* addresses: the host's own; loopback is understood */
@@ -451,10 +495,13 @@ enum reason {
 	DROP_NO_CONN = 41,	 /* an ICMP error about nothing that is known */
 	DROP_TOO_BIG = 42,	 /* larger than the way takes; the sender is told */
 	DROP_TTL = 43,		 /* no hop left; the sender is told */
-	DROP_OVERLAP = 44, /* fragment that overlaps another, or of a datagram where some do */
-	DROP_DENIED = 45,  /* the published port is not for this source */
-	DROP_FLOOD = 46,   /* more openings than one source may make */
-	DROP_LIMIT = 47,   /* more connections than one container may have */
+	DROP_OVERLAP = 44,    /* fragment that overlaps another, or of a datagram where some do */
+	DROP_DENIED = 45,     /* the published port is not for this source */
+	DROP_FLOOD = 46,      /* more openings than one source may make */
+	DROP_LIMIT = 47,      /* more connections than one container may have */
+	DROP_XFRM = 48,	      /* an IPsec policy of the host's is about it: not in clear */
+	DROP_ENCAP = 49,      /* its route encapsulates, which the programs cannot */
+	DROP_FORWARDING = 50, /* its gateway device does not forward, or its route is unknown */
 	REASON_COUNT = 64,
 };
 

@@ -34,15 +34,12 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 }
 
 /* To one of the host's own addresses: a published port, or the host itself. */
-static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
-			       const struct device *device, const struct network *net)
+static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p,
+				    const struct device *device, const struct network *net)
 {
 	struct port *port = NULL;
 	struct conn *conn;
 	int reason;
-
-	if (!p || !device || !net)
-		return TC_ACT_SHOT;
 
 	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
 		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
@@ -52,16 +49,15 @@ static __noinline int to_local(struct __sk_buff *skb, const struct packet *p,
 	if (reason)
 		return drop(skb, reason);
 	conn = conn_opened(&p->tuple);
-	return conn ? forward(skb, p, net, conn, NO_ROUTE_YET) : drop(skb, DROP_CONN_TABLE);
+	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
 }
 
 /* A connection to the outside that is not known yet: where `route` leads. */
-static __always_inline int to_new_outside(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int to_new_outside(struct __sk_buff *skb, struct packet *p,
 					  const struct device *device, const struct network *net,
-					  const struct bpf_fib_lookup *fib, long route)
+					  struct scratch *room, int route)
 {
 	bool masquerade = net->flags & NETWORK_MASQUERADE;
-	struct ip_addr source;
 	struct conn *conn;
 	int reason;
 
@@ -73,13 +69,17 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, const struct pa
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
 		return drop(skb, DROP_PROTOCOL);
-	if (masquerade && !route_source(p, fib, &source))
+	if (masquerade && !route_source(p, &room->fib, &room->source))
 		return drop(skb, DROP_NO_ROUTE);
-	reason = nat_open_outside(skb, p, device, masquerade ? &source : NULL);
+	reason = nat_open_outside(skb, p, device, masquerade ? &room->source : NULL);
 	if (reason)
 		return drop(skb, reason);
 	conn = conn_opened(&p->tuple);
-	return conn ? forward(skb, p, net, conn, route) : drop(skb, DROP_CONN_TABLE);
+	if (!conn)
+		return drop(skb, DROP_CONN_TABLE);
+	if (masquerade)
+		conn->uplink = uplink_mark(room->fib.ifindex);
+	return forward_out(skb, p, net, conn, route);
 }
 
 /* Away from the network. */
@@ -89,10 +89,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
 	bool at_gateway = addr_equal(&p->tuple.dst, gateway);
 	struct scratch *room = scratch();
+	bool masquerade = net->flags & NETWORK_MASQUERADE;
 	struct device *other;
 	struct conn *conn;
-	int verdict;
-	long route;
+	int verdict, route;
 
 	if (!room)
 		return drop(skb, DROP_DEVICE);
@@ -111,32 +111,37 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return at_gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
 	if (packet_has_ports(p)) {
 		conn = conn_find(&p->tuple);
-		if (conn && conn->from_endpoint == device->endpoint)
-			return forward(skb, p, net, conn, NO_ROUTE_YET);
-		if (conn) /* left over from an earlier holder of the address */
+		if (conn && conn->from_endpoint == device->endpoint) {
+			verdict = leads_outside(conn) ? forward_out(skb, p, net, conn, NO_ROUTE_YET)
+						      : forward(skb, p, net, conn);
+			if (verdict != NO_VERDICT)
+				return verdict;
+		} else if (conn) { /* left over from an earlier holder of the address */
 			conn_forget(&p->tuple);
+		}
 	} else if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, net, device->endpoint);
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
-	if (at_gateway)
+	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, device->endpoint);
+	if (at_gateway || route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
-	route = route_find(skb, p, net, &p->tuple.dst, &room->fib);
-	if (route_is_local(skb, p, net, route))
-		return to_local(skb, p, device, net);
+	if (route < 0)
+		return drop(skb, -route);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway, 0);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway, room->fib.mtu_result);
-	/* Blackhole, unreachable, prohibit: the host's stack says so in its own words. */
+	if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !masquerade)
+		return to_new_outside(skb, p, device, net, room, route);
 	if (!route_leads_out(route))
-		return to_host(skb, net);
+		return not_routed(skb, p, net, route, masquerade);
 	other = device_find(room->fib.ifindex, DEVICE_GATEWAY);
 	if (other)
 		return drop(skb,
 			    other->network == device->network ? DROP_NO_ENDPOINT : DROP_ISOLATED);
-	return to_new_outside(skb, p, device, net, &room->fib, route);
+	return to_new_outside(skb, p, device, net, room, route);
 }
 
 SEC("tc")
@@ -173,7 +178,8 @@ int from_container(struct __sk_buff *skb)
 	/* Only delivery to a member who may be talked to needs no ports. */
 	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
-		reason = fragment_later(skb, p, device->endpoint);
+		reason = is_split(skb) ? split_continue(skb, p, device->endpoint)
+				       : fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
 			return consume(skb, HELD);
 		if (reason)

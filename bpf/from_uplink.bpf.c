@@ -14,7 +14,7 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct packet 
 	struct scratch *room = scratch();
 
 	return net && room &&
-	       route_is_local(skb, p, net, route_find(skb, p, net, &p->tuple.dst, &room->fib));
+	       route_is_local(skb, p, net, route_find(skb, p, net, NULL, &room->fib));
 }
 
 /*

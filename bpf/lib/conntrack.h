@@ -23,6 +23,12 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+/* A device as struct conn has room for: others have another mark, all but certainly. */
+static __always_inline __u8 uplink_mark(__u32 ifindex)
+{
+	return ifindex % 255 + 1;
+}
+
 static __always_inline bool is_container(__u32 party)
 {
 	return party != PARTY_OUTSIDE && party != PARTY_HOST;
@@ -287,6 +293,7 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->to_endpoint = from->to_endpoint;
 	to->ack = from->ack;
 	to->fin = from->fin;
+	to->uplink = from->uplink;
 	to->since = from->since;
 	to->flags = from->flags | CONN_CONFIRMED;
 	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;

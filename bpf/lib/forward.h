@@ -5,65 +5,183 @@
 #include "lib/exits.h"
 #include "lib/icmp.h"
 #include "lib/routes.h"
+#include "lib/split.h"
+#include "lib/xfrm.h"
 
-/* Does the packet, or each segment that it will be cut into, fit? */
-static __always_inline bool fits(const struct __sk_buff *skb, const struct packet *p, __u32 mtu)
+/*
+ * The host's table leads nowhere, or to where the programs cannot send. `translated`: nobody outside must see
+ * the packet as it is.
+ */
+__noinline int not_routed(struct __sk_buff *skb, const struct packet *p, const struct network *net,
+			  int route, int translated)
 {
-	if (skb->gso_size)
-		return skb->gso_size + (p->l4 - L3) + sizeof(struct tcphdr) <= mtu;
-	return p->length <= mtu;
+	if (!p || !net)
+		return TC_ACT_SHOT;
+	switch (route) {
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		/* The host's stack says so, in its own words. If its packet filter sets a mark that a rule is
+		 * about, it has a way after all: then no hop is left. */
+		if (translated && rewrite_ttl(skb, p, 1))
+			return drop(skb, DROP_REWRITE);
+		return to_host(skb, net);
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return translated ? drop(skb, DROP_ENCAP) : to_host(skb, net);
+	}
+	return drop(skb, DROP_FORWARDING);
 }
 
-/* The packet becomes what the other side is to see, and goes there. `from`: the sender's network,
- * NULL: no container has sent it. `route`: what was found to where it goes outside (the rest is in the
- * scratch memory), or NO_ROUTE_YET. */
-static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
-			      const struct network *from, struct conn *conn, long route)
+/* The way of a packet as route_find() says; what is too big for it and may be fragmented is cut first. Returns
+ * BPF_FIB_LKUP_RET_*, or the negative of a drop reason. */
+__noinline int route_fit(struct __sk_buff *skb, struct packet *p, const struct network *net,
+			 const struct tuple *as, __u32 sender)
 {
 	struct scratch *room = scratch();
-	const struct ip_addr *gateway;
+	int route, reason;
+
+	if (!p || !net || !room)
+		return -DROP_DEVICE;
+	route = route_find(skb, p, net, as, &room->fib);
+	if (route != BPF_FIB_LKUP_RET_FRAG_NEEDED || !may_split(skb, p))
+		return route;
+	reason = packet_split(skb, p, sender, room->fib.mtu_result);
+	if (reason == DROP_TOO_BIG)
+		return route;
+	return reason ? -reason : route_find(skb, p, net, as, &room->fib);
+}
+
+static __always_inline const struct ip_addr *gateway_of(const struct network *net,
+							const struct packet *p)
+{
+	return is_ipv6(p) ? &net->gateway6 : &net->gateway4;
+}
+
+/* The host would send from another address than a masqueraded connection has. */
+__noinline int source_is_stale(struct __sk_buff *skb, const struct packet *p,
+			       const struct network *net, const struct conn *conn)
+{
+	struct scratch *room = scratch();
+	const struct ip_addr *old;
+
+	if (!p || !net || !conn || !room)
+		return 0;
+	old = &conn->other.dst;
+	/* It is not masqueraded; or it has the uplink's address, where the lookup knows none. */
+	if (addr_equal(old, &p->tuple.src) ||
+	    (route_source(p, &room->fib, &room->source) && addr_equal(old, &room->source)))
+		return 0;
+	if (conn->uplink && conn->uplink != uplink_mark(room->fib.ifindex))
+		return 1;
+	return !host_still_has(skb, p, net, old);
+}
+
+/*
+ * Has a masqueraded connection to begin anew: the host has lost its address, or its way leads over
+ * another device, as with the kernel's MASQUERADE? Else it keeps its address: the host has several, or it is a
+ * temporary one that is not preferred any more (RFC 8981).
+ */
+static __always_inline bool source_has_moved(struct __sk_buff *skb, const struct packet *p,
+					     const struct network *net, const struct conn *conn)
+{
+	struct scratch *room = scratch();
+
+	return room && (conn->flags & CONN_ORIGINAL) &&
+	       !addr_is_source(p, &conn->other.dst, &room->fib) &&
+	       source_is_stale(skb, p, net, conn);
+}
+
+/* A container's packet to the outside, by the host's table. `route`: what was found (the rest is in the scratch
+ * memory), or NO_ROUTE_YET. NO_VERDICT: the connection is forgotten, as it has to begin anew. */
+__noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct network *from,
+			   struct conn *conn, int route)
+{
+	struct scratch *room = scratch();
+	bool translated;
+
+	if (!p || !from || !conn || !room)
+		return TC_ACT_SHOT;
+	if (p->ttl <= 1)
+		return answer_error(skb, p, gateway_of(from, p), 0);
+	tuple_reverse(&room->leaving, &conn->other);
+	/* An answer of a published port is routed with the address that was asked. */
+	if (route == NO_ROUTE_YET) {
+		route = route_fit(skb, p, from, conn->flags & CONN_ORIGINAL ? NULL : &room->leaving,
+				  conn->from_endpoint);
+		if (route_leads_out(route) && source_has_moved(skb, p, from, conn)) {
+			conn_forget(&p->tuple);
+			return NO_VERDICT;
+		}
+	}
+	if (route < 0)
+		return drop(skb, -route);
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return answer_error(skb, p, gateway_of(from, p), room->fib.mtu_result);
+	translated = !addr_equal(&room->leaving.src, &p->tuple.src);
+	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
+		if (translated)
+			return drop(skb, DROP_XFRM);
+		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
+	}
+	/* By way of the host's stack its answer comes back like any. */
+	if (route_leads_out(route) || route == BPF_FIB_LKUP_RET_UNSUPP_LWT)
+		conn_track(skb, p, conn);
+	if (!route_leads_out(route))
+		return not_routed(skb, p, from, route, translated);
+	if (rewrite_tuple(skb, p, &room->leaving, p->ttl - 1))
+		return drop(skb, DROP_REWRITE);
+	return to_outside(skb, &room->fib);
+}
+
+/* The packet becomes what a container, or the host's own socket, is to see, and goes there. `from`: the sender's
+ * network, NULL: no container has sent it. */
+__noinline int forward(struct __sk_buff *skb, const struct packet *p, const struct network *from,
+		       struct conn *conn)
+{
+	struct scratch *room = scratch();
 	struct endpoint *endpoint;
 	struct network *net;
-	bool to_host_socket;
-	struct tuple to;
+	struct tuple *to;
 
 	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
-	gateway = !from ? NULL : is_ipv6(p) ? &from->gateway6 : &from->gateway4;
-	tuple_reverse(&to, &conn->other);
+	to = &room->leaving;
+	tuple_reverse(to, &conn->other);
 	if (!conn->to_network) {
 		if (!from)
 			return not_ours(skb);
-		if (conn->to_endpoint != PARTY_HOST) {
-			if (p->ttl <= 1)
-				return answer_error(skb, p, gateway, 0);
-			if (route == NO_ROUTE_YET)
-				route = route_find(skb, p, from, &to.dst, &room->fib);
-			if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-				return answer_error(skb, p, gateway, room->fib.mtu_result);
-			/* Before anything is changed: the host's stack says what is wrong. */
-			if (!route_leads_out(route))
-				return to_host(skb, from);
-		}
 		conn_track(skb, p, conn);
 		/* The host's own sockets are no hop further. */
-		to_host_socket = conn->to_endpoint == PARTY_HOST;
-		if (rewrite_tuple(skb, p, &to, to_host_socket ? p->ttl : p->ttl - 1))
+		if (rewrite_tuple(skb, p, to, p->ttl))
 			return drop(skb, DROP_REWRITE);
-		return to_host_socket ? to_loopback(skb) : to_outside(skb, &room->fib);
+		return to_loopback(skb);
 	}
 	net = network_find(conn->to_network);
-	endpoint = endpoint_find(conn->to_network, &to.dst);
+	endpoint = endpoint_find(conn->to_network, &to->dst);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
+	if (conn->from_endpoint == PARTY_OUTSIDE) {
+		if ((conn->flags & CONN_ORIGINAL) && xfrm_closed_in(&p->tuple))
+			return not_ours(skb);
+		if (xfrm_closed_through(to))
+			return drop(skb, DROP_XFRM);
+	}
 	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. The
-	 * host's own loopback has no smaller way to tell of: nothing is in between but memory. */
-	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST && !fits(skb, p, net->mtu))
-		return answer_error(skb, p, from ? gateway : &p->tuple.dst, net->mtu);
+	 * host's own loopback has no smaller way to tell of: nothing is in between but memory, which takes
+	 * what may be fragmented as it is. */
+	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST &&
+	    segment_length(skb, p) > net->mtu)
+		return answer_error(skb, p, from ? gateway_of(from, p) : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, conn);
-	if (rewrite_tuple(skb, p, &to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
+	if (rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, endpoint, net->mac);
+}
+
+static __always_inline bool leads_outside(const struct conn *conn)
+{
+	return !conn->to_network && conn->to_endpoint != PARTY_HOST;
 }
 
 /*
@@ -71,12 +189,13 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p,
  * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or
  * NO_VERDICT when it is about no connection of ours.
  */
-static __noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
-				    const struct network *from, __u32 sender)
+__noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
+			     const struct network *from, __u32 sender)
 {
 	struct scratch *room = scratch();
 	struct endpoint *endpoint;
 	struct tuple key, inner;
+	const struct tuple *as;
 	struct quoted *quoted;
 	struct network *net;
 	struct conn *conn;
@@ -101,11 +220,15 @@ static __noinline int forward_error(struct __sk_buff *skb, const struct packet *
 			return drop(skb, DROP_REWRITE);
 		return to_loopback(skb);
 	}
+	quoted->outer.proto = p->tuple.proto;
 	if (!conn->to_network) {
+		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
 		if (!from || p->ttl <= 1 ||
-		    !route_leads_out(route_find(skb, p, from, &quoted->outer.dst, &room->fib)))
+		    !route_leads_out(route_find(skb, p, from, as, &room->fib)))
 			return NO_VERDICT;
-		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p))
+		if (xfrm_closed_out(&p->tuple, &quoted->outer))
+			return drop(skb, DROP_XFRM);
+		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p, p->ttl - 1))
 			return drop(skb, DROP_REWRITE);
 		return to_outside(skb, &room->fib);
 	}
@@ -113,7 +236,8 @@ static __noinline int forward_error(struct __sk_buff *skb, const struct packet *
 	endpoint = endpoint_find(conn->to_network, &inner.src);
 	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
 		return drop(skb, DROP_STALE);
-	if (rewrite_error(skb, p, quoted, &inner) || (p->ttl > 1 && rewrite_ttl(skb, p)))
+	if (rewrite_error(skb, p, quoted, &inner) ||
+	    (p->ttl > 1 && rewrite_ttl(skb, p, p->ttl - 1)))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, endpoint, net->mac);
 }

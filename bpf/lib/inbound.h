@@ -100,5 +100,5 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 		if (reason)
 			return drop(skb, reason);
 	}
-	return forward(skb, p, NULL, conn, NO_ROUTE_YET);
+	return forward(skb, p, NULL, conn);
 }

@@ -76,6 +76,7 @@ struct packet {
 	__be32 fragment_id;
 	__u16 fragment_from; /* bytes of the datagram before this fragment's, */
 	__u16 fragment_to;   /* and up to its end */
+	__be32 flowinfo;     /* IPv6: traffic class and flow label; IPv4: TOS, its first byte */
 	__be16 ethertype;
 	__sum16 ip_check; /* IPv4: of the header */
 	__u8 fragment;	  /* enum fragment_kind */
@@ -87,6 +88,7 @@ struct packet {
 	__u8 more_fragments;
 	__u8 arp_operation;
 	__u8 has_ports; /* the connection can be followed: ports, or an echo's identifier */
+	__u8 l4_length; /* of a TCP header with its options, or a UDP header, bytes */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
 };
@@ -149,6 +151,7 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 		p->tuple.sport = tcp->source;
 		p->tuple.dport = tcp->dest;
 		p->tcp_flags = ((__u8 *)tcp)[13];
+		p->l4_length = ((__u8 *)tcp)[12] / 16 * 4;
 		p->seq = bpf_ntohl(tcp->seq);
 		p->ack = bpf_ntohl(tcp->ack_seq);
 		p->has_ports = 1;
@@ -158,6 +161,7 @@ static __always_inline int parse_transport(void *l4, void *end, struct packet *p
 			return DROP_TRUNCATED;
 		p->tuple.sport = udp->source;
 		p->tuple.dport = udp->dest;
+		p->l4_length = sizeof(*udp);
 		p->has_ports = 1;
 		return 0;
 	case IPPROTO_ICMP:
@@ -194,6 +198,7 @@ static __always_inline int parse_ipv4(struct iphdr *ip, void *end, __u32 room, b
 	addr_set_v4(&p->tuple.dst, ip->daddr);
 	p->tuple.proto = ip->protocol;
 	p->ttl = ip->ttl;
+	*(__u8 *)&p->flowinfo = ip->tos;
 	p->ip_check = ip->check;
 	p->dont_fragment = (ip->frag_off & IP_DONT_FRAGMENT) != 0;
 	p->l4 = L3 + header;
@@ -239,6 +244,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 	if (addr_is_v4(&p->tuple.src) || addr_is_v4(&p->tuple.dst))
 		return DROP_BAD_ADDR;
 	p->ttl = ip->hop_limit;
+	p->flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
 	p->dont_fragment = 1;
 	for (i = 0; i < 4; i++) {
 		__u8 *extension = data + at;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The only file that writes into packets, checksums included. */
+/* The only file that writes into packets, checksums included, but for split.h, which cuts them. */
 #pragma once
 #include "lib/verdict.h"
 
@@ -31,11 +31,8 @@ static __always_inline int rewrite_macs(struct __sk_buff *skb, const __u8 *dst, 
 	return bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
 }
 
-/* One hop has been made (RFC 1812, 5.3.1). The caller has seen that there was one left. */
-static __always_inline int rewrite_ttl(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int rewrite_ttl(struct __sk_buff *skb, const struct packet *p, __u8 ttl)
 {
-	__u8 ttl = p->ttl - 1;
-
 	if (is_ipv6(p))
 		return bpf_skb_store_bytes(skb, IP6_TTL_AT, &ttl, sizeof(ttl),
 					   BPF_F_RECOMPUTE_CSUM);

@@ -45,6 +45,12 @@ struct scratch {
 	struct conn_sides sides;
 	struct quoted quoted;
 	struct bpf_fib_lookup fib;
+	struct bpf_fib_lookup
+		probe_fib; /* what is asked besides, and the tuple that is asked about */
+	struct tuple probe;
+	struct tuple leaving;  /* what a packet that is forwarded becomes */
+	struct ip_addr source; /* what it is masqueraded with */
+	struct fragment_key fragment;
 	struct error_body error;
 	struct conn conn;
 	struct fragment_key fragment;

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-# Enumerators of abi.h: enum network_flag, enum device_kind.
+# Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction.
 NetworkFlag = Literal[
     "NETWORK_ACTIVE",
     "NETWORK_IPV4",
@@ -16,7 +16,11 @@ NetworkFlag = Literal[
     "NETWORK_MASQUERADE",
 ]
 DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK"]
+HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN"]
+XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Direction = Literal["ingress", "egress"]
+# How many selectors a row of `xfrm_policies` takes.
+XFRM_SELECTORS = 8
 
 # Map -> the structs of its key and value in abi.h; no key: an array.
 MAPS: Mapping[str, tuple[str | None, str]] = {
@@ -30,6 +34,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "addresses": ("address_key", "address"),
     "origins": ("origin_key", "origin"),
     "acls": ("acl_key", "acl"),
+    "xfrm_policies": ("xfrm_key", "xfrm_policy"),
     "links": ("link_key", "link"),
     "pending": ("tuple", "conn"),
     "conns": ("tuple", "conn"),

@@ -21,7 +21,7 @@ from datapath.model.observed import Programs
 # The maps that this side writes; the others belong to the programs.
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "origins", "reserved", "addresses", "acls"),
-    *("links", "quotas", "host"),
+    *("links", "quotas", "host", "xfrm_policies"),
 )
 
 
@@ -85,6 +85,9 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
                     found[name] = {(0,): convert.host_value(opened[0])}
                 elif name == "networks":
                     found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
+                elif name == "xfrm_policies":
+                    read = opened.read_all()
+                    found[name] = {convert.xfrm_key(k): convert.xfrm_policy_value(v) for k, v in read}
                 elif name == "devices":
                     found[name] = {key: convert.device_value(value) for key, value in opened.read_all()}
                 else:

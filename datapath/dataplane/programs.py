@@ -15,7 +15,7 @@ from typing import Any
 from datapath.dataplane import timer, version
 from datapath.dataplane.attach import Attachments
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.entries import host_entry
+from datapath.dataplane.entries import host_entry, xfrm_entries
 from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
@@ -140,13 +140,27 @@ class Dataplane(Attachments):
         )
 
     def tell_host(self, network: HostNetwork) -> None:
-        """Writes what the host is like into the map `host`, if it says something else. Nothing is written
-        for programs of a version that has no such map."""
-        if "host" not in listed(self.root / "maps"):
+        """Writes what the host is like into the maps `host` and `xfrm_policies`, as far as they say something else.
+        Nothing is written for programs of a version that has no such map."""
+        there = listed(self.root / "maps")
+        if "host" not in there:
             return
+        stale = self._tell_policies(network) if "xfrm_policies" in there else set()
         wanted = to_abi(host_entry(network)[1])
         if self.host[0] != wanted:
             self.host[0] = wanted
+        # What is closed is so before anything else is opened.
+        if stale:
+            self.xfrm_policies.delete_many(stale)
+
+    def _tell_policies(self, network: HostNetwork) -> set[Any]:
+        """Writes the rows; the keys of those that nobody needs any more."""
+        wanted = {to_abi(key): to_abi(value) for key, value in xfrm_entries(network.xfrm).items()}
+        present = dict(self.xfrm_policies.read_all())
+        changed = {key: value for key, value in wanted.items() if present.get(key) != value}
+        if changed:
+            self.xfrm_policies.update_many(changed)
+        return present.keys() - wanted.keys()
 
     # ---- maps ----------------------------------------------------------------------------
 

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import DeviceKind, NetworkFlag
+from datapath.dataplane.layout import DeviceKind, HostFlag, NetworkFlag, XfrmDirection
 from datapath.model.parsing import Address
 
 NO_MAC = "00:00:00:00:00:00"
 
 
 class HostValue(NamedTuple):
-    flags: int = 0
+    flags: frozenset[HostFlag] = frozenset()
     nat_port_first: int = 0
     nat_port_last: int = 0
     ephemeral_first: int = 0
@@ -105,6 +105,31 @@ class AclKey(NamedTuple):
     addr: Address | None
 
 
+class XfrmKey(NamedTuple):
+    prefixlen: int
+    direction: XfrmDirection
+    family: int
+    addr: Address | None
+
+
+class XfrmSelectorValue(NamedTuple):
+    src: Address | None
+    src_mask: IPv6Address | None
+    sport: int
+    sport_mask: int
+    dport: int
+    dport_mask: int
+    proto: int
+    proto_mask: int
+    closed: int
+
+
+class XfrmPolicyValue(NamedTuple):
+    used: int
+    closed: int
+    selectors: tuple[XfrmSelectorValue, ...]
+
+
 class ReservedKey(NamedTuple):
     port: int
     proto: int
@@ -137,6 +162,9 @@ STRUCTS: Mapping[type[Any], str] = {
     OriginKey: "origin_key",
     OriginValue: "origin",
     AclKey: "acl_key",
+    XfrmKey: "xfrm_key",
+    XfrmSelectorValue: "xfrm_selector",
+    XfrmPolicyValue: "xfrm_policy",
     ReservedKey: "reserved_key",
     LinkKey: "link_key",
     LinkValue: "link",

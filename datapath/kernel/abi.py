@@ -240,6 +240,8 @@ counter = layout("counter").type
 event = layout("event").type
 
 NetworkFlag = _enum(enum.IntFlag, "NetworkFlag", _elements("network_flag"))
+HostFlag = _enum(enum.IntFlag, "HostFlag", _elements("host_flag"))
+XfrmDirection = _enum(enum.IntEnum, "XfrmDirection", _elements("xfrm_direction"))
 DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
 OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
 ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))

@@ -51,6 +51,7 @@ SIZES = {
     "frag_queue": 256,
     "frag_sources": 256,
     "acls": 256,
+    "xfrm_policies": 256,
     "rates": 256,
     "quotas": 256,
     "arrivals": 256,

@@ -901,12 +901,23 @@ HOST_BOUND = [
         Reason.TO_HOST,
     ),
     redirected(
-        "a blackhole: the host's stack says so", A1, A1.sends(BLACKHOLE, p.udp(SPORT, 9)), Reason.TO_HOST
+        "a blackhole: the host's stack says so, and has no hop left to do anything else",
+        A1,
+        A1.sends(BLACKHOLE, p.udp(SPORT, 9)),
+        Reason.TO_HOST,
+        A1.sends(BLACKHOLE, p.udp(SPORT, 9), ttl=1),
     ),
     redirected(
         "an unreachable route: the host's stack says so",
         A1,
         A1.sends(UNREACHABLE, p.udp(SPORT, 9)),
+        Reason.TO_HOST,
+        A1.sends(UNREACHABLE, p.udp(SPORT, 9), ttl=1),
+    ),
+    redirected(
+        "an unreachable route, without masquerading",
+        D1,
+        D1.sends(UNREACHABLE, p.udp(SPORT, 9)),
         Reason.TO_HOST,
     ),
     dropped("a member of another network", A1, A1.sends(B1.ip, PING), Reason.DROP_ISOLATED),
@@ -934,6 +945,7 @@ HOST_BOUND = [
         A1,
         A1.sends(UNREACHABLE6, p.udp(SPORT, 9)),
         Reason.TO_HOST,
+        A1.sends(UNREACHABLE6, p.udp(SPORT, 9), hops=1),
     ),
     dropped("loopback, IPv6", A1, A1.sends("::1", p.tcp(9, 8083, p.SYN)), Reason.DROP_BAD_ADDR),
     dropped("::", A1, A1.sends("::", PING6), Reason.DROP_BAD_ADDR),

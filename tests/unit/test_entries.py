@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +14,8 @@ from datapath.dataplane.entries import EVERY4
 from datapath.dataplane.structs import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.host import HostNetwork, XfrmPolicies, XfrmPolicy
+from datapath.model.parsing import Prefix
 from datapath.plan.inspect import container_inspect, network_inspect
 from datapath.plan.ports import plan_port_remove
 from tests.unit.planned_host import NOW, PlannedHost
@@ -279,6 +281,8 @@ def test_every_kind_of_row_has_its_struct() -> None:
 def test_enumerators_are_those_of_the_abi() -> None:
     assert set(get_args(layout.NetworkFlag)) == {flag.name for flag in abi.NetworkFlag}
     assert set(get_args(layout.DeviceKind)) == {kind.name for kind in abi.DeviceKind}
+    assert set(get_args(layout.HostFlag)) == {flag.name for flag in abi.HostFlag}
+    assert set(get_args(layout.XfrmDirection)) == {direction.name for direction in abi.XfrmDirection}
 
 
 def test_values_become_those_of_the_abi_and_back() -> None:
@@ -292,3 +296,63 @@ def test_values_become_those_of_the_abi_and_back() -> None:
     assert convert.to_abi(device).kind == abi.DeviceKind.DEVICE_GATEWAY
     assert convert.device_value(convert.to_abi(device)) == device
     assert str(convert.device_value(abi.device(kind=77)).kind) == "77"
+
+
+def xfrm(direction: str, source: Prefix | None, destination: Prefix | None, **how: Any) -> XfrmPolicy:
+    usual = {"proto": 0, "sport": (0, 0), "dport": (0, 0), "ifindex": 0, "priority": 0, "action": "protect"}
+    return XfrmPolicy(direction, source, destination, **{**usual, "narrowed": False, **how})
+
+
+def with_policies(*policies: XfrmPolicy, blocked: frozenset[str] = frozenset()) -> HostNetwork:
+    return HostNetwork(ephemeral=(32768, 60999), xfrm=XfrmPolicies(policies, blocked))
+
+
+def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_order() -> None:
+    net, peer = ip_network("10.0.0.0/8"), ip_network("10.1.0.5/32")
+    network = with_policies(
+        xfrm("out", net, net, action="allow"),
+        xfrm("out", ip_network("192.0.2.1/32"), peer, proto=17, dport=(1701, 0xFFFF)),
+        xfrm("out", None, None, action="block"),
+        xfrm("in", peer, net, narrowed=True),
+        xfrm("socket", peer, net),
+    )
+    rows = entries.xfrm_entries(network.xfrm)
+    ten, every = ip_address("10.0.0.0"), ip_address("0.0.0.0")
+    mask8 = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ff00:0")
+    mask32 = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
+    allow = structs.XfrmSelectorValue(ten, mask8, 0, 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+    port = structs.XfrmSelectorValue(ip_address("192.0.2.1"), mask32, 0, 0, 1701, 0xFFFF, 17, 0xFF, 1)  # type: ignore[arg-type]
+    block = structs.XfrmSelectorValue(None, None, 0, 0, 0, 0, 0, 0, 1)
+    assert rows == {
+        structs.XfrmKey(32 + 96 + 8, "XFRM_OUT", 2, ten): structs.XfrmPolicyValue(2, 0, (allow, block)),
+        structs.XfrmKey(32 + 128, "XFRM_OUT", 2, ip_address("10.1.0.5")): structs.XfrmPolicyValue(
+            3, 0, (allow, port, block)
+        ),
+        structs.XfrmKey(32 + 96, "XFRM_OUT", 2, every): structs.XfrmPolicyValue(1, 0, (block,)),
+        structs.XfrmKey(32, "XFRM_OUT", 10, None): structs.XfrmPolicyValue(1, 0, (block,)),
+    }
+    assert entries.host_entry(network)[1].flags == {"HOST_XFRM_OUT"}
+    for key, value in rows.items():
+        packed = abi.layout("xfrm_policy").pack(convert.to_abi(value))
+        assert convert.xfrm_policy_value(abi.layout("xfrm_policy").unpack(packed)) == value
+        assert convert.xfrm_key(convert.to_abi(key)) == key
+
+
+def test_a_direction_that_is_blocked_is_closed_where_no_policy_is() -> None:
+    every6 = ip_network("::/0")
+    network = with_policies(xfrm("in", every6, every6, action="allow"), blocked=frozenset({"in"}))
+    rows = entries.xfrm_entries(network.xfrm)
+    selector = structs.XfrmSelectorValue(None, None, 0, 0, 0, 0, 0, 0, 0)
+    assert rows == {
+        structs.XfrmKey(32 + 96, "XFRM_IN", 2, ip_address("0.0.0.0")): structs.XfrmPolicyValue(0, 1, ()),
+        structs.XfrmKey(32, "XFRM_IN", 10, None): structs.XfrmPolicyValue(1, 1, (selector,)),
+    }
+    assert entries.host_entry(network)[1].flags == {"HOST_XFRM_IN"}
+    assert entries.host_entry(with_policies())[1].flags == frozenset()
+
+
+def test_of_more_policies_than_a_row_takes_the_rest_is_closed() -> None:
+    peer = ip_network("10.1.0.5/32")
+    many = [xfrm("fwd", peer, peer, proto=6, sport=(port, 0xFFFF), action="allow") for port in range(9)]
+    (row,) = entries.xfrm_entries(XfrmPolicies(tuple(many))).values()
+    assert (row.used, row.closed, len(row.selectors)) == (8, 1, 8)

@@ -162,7 +162,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         name: {}
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
-            *("links", "quotas", "addresses", "host"),
+            *("links", "quotas", "addresses", "host", "xfrm_policies"),
         )
     }
     for network in networks:
@@ -205,6 +205,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     if networks:
         number, facts = entries.host_entry(observed.network)
         rows["host"][(number,)] = facts
+        rows["xfrm_policies"] |= entries.xfrm_entries(observed.network.xfrm)
         for uplink in observed.uplinks:
             row = structs.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
             rows["devices"][(uplink.ifindex,)] = row
@@ -243,6 +244,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
         "host": lambda key, value: none,
+        "xfrm_policies": lambda key, value: none,
         "addresses": lambda key, value: none or (key[0] is not None and key[0].is_link_local),
     }
 

@@ -38,6 +38,8 @@ def _write_row(work: Repairing, finding: Finding) -> None:
             rows[key[0]] = to_abi(value)
         case "devices":
             rows[key] = to_abi(value)
+        case "xfrm_policies":
+            rows[to_abi(key)] = to_abi(value)
         case "quotas":
             connections.open_quota(dataplane, key[0])
         case "addresses":
@@ -54,6 +56,8 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
             dataplane.networks[key[0]] = abi.network()
         case "quotas":
             connections.forget_endpoint(dataplane, key[0])
+        case "xfrm_policies":
+            dataplane.xfrm_policies.pop(to_abi(key), None)
         case _:
             getattr(dataplane, name).pop(key, None)
 
