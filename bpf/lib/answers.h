@@ -37,11 +37,13 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 }
 
 /* About its own addresses the map knows already; any other address is spoofed. */
-static __always_inline int absorb_advertisement(struct __sk_buff *skb, const struct packet *p,
-						const struct device *device)
+static __noinline int absorb_advertisement(struct __sk_buff *skb, const struct packet *p,
+					   const struct device *device)
 {
 	struct ip_addr target;
 
+	if (!p || !device)
+		return TC_ACT_SHOT;
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
 	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))

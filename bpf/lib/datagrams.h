@@ -105,28 +105,28 @@ struct queue_walk {
 	int result;
 };
 
-static long forget_one(__u32 slot, struct queue_walk *walk)
+static long forget_one(__u32 slot, struct frag_queue_key *key)
 {
-	walk->key.slot = slot;
-	bpf_map_delete_elem(&frag_queue, &walk->key);
+	key->slot = slot;
+	bpf_map_delete_elem(&frag_queue, key);
 	return 0;
 }
 
 /* The source's datagram with that number is too old; `waiting`: if its first fragment is not there either. */
 static __noinline int fragment_forget(const struct fragment_key *key, __u16 number, bool waiting)
 {
-	struct queue_walk walk = {};
+	struct frag_queue_key queued = {};
 	struct fragment *fragment;
 
 	if (!key)
 		return 0;
-	walk.key.fragment = *key;
-	fragment = bpf_map_lookup_elem(&fragments, &walk.key.fragment);
+	queued.fragment = *key;
+	fragment = bpf_map_lookup_elem(&fragments, &queued.fragment);
 	if (!fragment || fragment->number != number || (waiting && fragment->known))
 		return 0;
 	if (!fragment->known)
-		bpf_loop(QUEUE_SLOTS, forget_one, &walk, 0);
-	bpf_map_delete_elem(&fragments, &walk.key.fragment);
+		bpf_loop(QUEUE_SLOTS, forget_one, &queued, 0);
+	bpf_map_delete_elem(&fragments, &queued.fragment);
 	return 0;
 }
 

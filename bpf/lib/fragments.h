@@ -130,13 +130,13 @@ __noinline int fragment_release(struct __sk_buff *skb, const struct packet *p,
  */
 __noinline int fragment_disown(const struct packet *p, __u32 endpoint, __u32 how)
 {
-	struct queue_walk walk = {};
+	struct frag_queue_key queued = {};
 
 	if (!p)
 		return 0;
-	fragment_key_of(p, endpoint, &walk.key.fragment);
-	fragment_begin(p, &walk.key.fragment, how);
-	bpf_loop(QUEUE_SLOTS, forget_one, &walk, 0);
+	fragment_key_of(p, endpoint, &queued.fragment);
+	fragment_begin(p, &queued.fragment, how);
+	bpf_loop(QUEUE_SLOTS, forget_one, &queued, 0);
 	return 0;
 }
 

@@ -12,17 +12,12 @@ struct {
 	__type(value, struct link);
 } links SEC(".maps");
 
-/* With a stack of its own, of which the hook has little. */
-__noinline int linked(const struct ip_addr *client, const struct ip_addr *server, __be16 port,
-		      __u8 proto)
+static __always_inline bool linked(const struct ip_addr *client, const struct ip_addr *server,
+				   __be16 port, __u8 proto)
 {
-	struct link_key key = {.port = port, .proto = proto};
+	struct link_key key = {.client = *client, .server = *server, .port = port, .proto = proto};
 
-	if (!client || !server)
-		return 0;
-	key.client = *client;
-	key.server = *server;
-	return bpf_map_lookup_elem(&links, &key) != NULL;
+	return bpf_map_lookup_elem(&links, &key);
 }
 
 /*

@@ -50,7 +50,6 @@ struct scratch {
 	struct tuple probe;
 	struct tuple leaving;  /* what a packet that is forwarded becomes */
 	struct ip_addr source; /* what it is masqueraded with */
-	struct fragment_key fragment;
 	struct error_body error;
 	struct conn conn;
 	struct fragment_key fragment;
