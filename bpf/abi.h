@@ -436,6 +436,13 @@ struct address {
 	__u32 ifindex; /* the device that has it */
 };
 
+/* local_prefixes: LPM trie, prefixes all of whose addresses are the host's though no device has them (routes of type
+ * local: "AnyIP"). prefixlen is the prefix's length as IPv6, so 96 + n for an IPv4 /n. */
+struct local_prefix_key {
+	__u32 prefixlen;
+	struct ip_addr addr;
+};
+
 /* sockets: what a host process asked for, where connect() or sendmsg() was pointed elsewhere */
 struct socket_key {
 	__u64 cookie;	     /* bpf_get_socket_cookie() */

@@ -87,7 +87,8 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 				 const struct device *device, const struct network *net)
 {
 	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
-	bool at_gateway = addr_equal(&p->tuple.dst, gateway);
+	bool at_gateway = addr_equal(&p->tuple.dst, gateway) ||
+			  (is_ipv6(p) && addr_equal(&p->tuple.dst, &net->gateway_linklocal));
 	struct scratch *room = scratch();
 	bool masquerade = net->flags & NETWORK_MASQUERADE;
 	struct device *other;
@@ -98,11 +99,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_DEVICE);
 	if (!mac_equal(p->dst_mac, net->mac))
 		return drop(skb, DROP_WRONG_MAC);
-	if (is_ipv6(p) && addr_equal(&p->tuple.dst, &net->gateway_linklocal))
-		return to_host(skb, net);
 	/* A group's address in a frame for one. */
-	if (addr_is_unusable(&p->tuple.dst) ||
-	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
+	if (!at_gateway && (addr_is_unusable(&p->tuple.dst) ||
+			    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast)))
 		return drop(skb, DROP_BAD_ADDR);
 	/* A link-local source does not go beyond its link (RFC 4291, 2.5.6), which ends at the host. */
 	if (addr_is_linklocal(&p->tuple.src))

@@ -44,8 +44,10 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 		return NULL;
 	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return NULL;
-	/* A loopback address is invalid from outside, though a port may be published there. */
-	if (addr_is_unusable(&p->tuple.dst))
+	/* A loopback address is invalid from outside, though a port may be published there. The link-local one of
+	 * the device is an address like any; whoever asks there from its own has no way to a container
+	 * (from_outside). */
+	if (addr_is_unusable(&p->tuple.dst) && !addr_is_linklocal(&p->tuple.dst))
 		return NULL;
 	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
 	if (!port) {

@@ -54,12 +54,11 @@ static __always_inline void addr_set_v4(struct ip_addr *a, __be32 v4)
 	a->word[3] = v4;
 }
 
-/* 127/8, 0/8, 240/4 with the limited broadcast: never a unicast address on a wire (RFC 6890). */
+/* 0.0.0.0, 127/8 and the limited broadcast: never a unicast address on a wire. The rest of 0/8 and 240/4 are, as for
+ * the kernel (since 5.3 and 2.6.25), though RFC 6890 has other plans for them. */
 static __always_inline bool v4_is_unusable(__be32 v4)
 {
-	__u8 first = bpf_ntohl(v4) >> 24;
-
-	return first == 0 || first == 127 || first >= 240;
+	return !v4 || v4 == 0xffffffff || (bpf_ntohl(v4) >> 24) == 127;
 }
 
 static __always_inline bool addr_is_loopback6(const struct ip_addr *a)

@@ -50,7 +50,7 @@ static __always_inline struct host *host_facts(void)
 	return bpf_map_lookup_elem(&host, &zero);
 }
 
-/* The host's own addresses, as of the last command. */
+/* The host's own addresses, as of the last refresh. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -59,9 +59,19 @@ struct {
 	__type(value, struct address);
 } addresses SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct local_prefix_key);
+	__type(value, struct address);
+} local_prefixes SEC(".maps");
+
 static __always_inline bool address_is_known(const struct ip_addr *addr)
 {
+	struct local_prefix_key prefix = {.prefixlen = 128, .addr = *addr};
 	struct address_key key = {.addr = *addr};
 
-	return bpf_map_lookup_elem(&addresses, &key);
+	return bpf_map_lookup_elem(&addresses, &key) ||
+	       bpf_map_lookup_elem(&local_prefixes, &prefix);
 }

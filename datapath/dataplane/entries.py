@@ -23,6 +23,7 @@ from datapath.dataplane.structs import (
     HostValue,
     LinkKey,
     LinkValue,
+    LocalPrefixKey,
     MemberKey,
     MemberValue,
     NetworkValue,
@@ -295,6 +296,17 @@ def _share_port(one: PortMapping, other: PortMapping) -> bool:
     first = max(one.container_port, other.container_port)
     last = min(one.container_port + one.count, other.container_port + other.count)
     return one.proto == other.proto and first < last
+
+
+def local_prefix_entries(network: HostNetwork) -> frozenset[LocalPrefixKey]:
+    """Keys of `local_prefixes`: what is the host's though no device has the address."""
+    return frozenset(
+        LocalPrefixKey(
+            prefixlen=prefix.prefixlen + (96 if prefix.version == 4 else 0),
+            addr=None if prefix.network_address == IPv6Address(0) else prefix.network_address,
+        )
+        for prefix in network.local_prefixes
+    )
 
 
 def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:

@@ -142,10 +142,9 @@ class Dataplane(Attachments):
     def tell_host(self, network: HostNetwork) -> None:
         """Writes what the host is like into the maps `host` and `xfrm_policies`, as far as they say something else.
         Nothing is written for programs of a version that has no such map."""
-        there = listed(self.root / "maps")
-        if "host" not in there:
+        if not self.has("host"):
             return
-        stale = self._tell_policies(network) if "xfrm_policies" in there else set()
+        stale = self._tell_policies(network) if self.has("xfrm_policies") else set()
         wanted = to_abi(host_entry(network)[1])
         if self.host[0] != wanted:
             self.host[0] = wanted
@@ -161,6 +160,10 @@ class Dataplane(Attachments):
         if changed:
             self.xfrm_policies.update_many(changed)
         return present.keys() - wanted.keys()
+
+    def has(self, name: str) -> bool:
+        """The map is there: programs of a version before have not all of them."""
+        return name in listed(self.root / "maps")
 
     # ---- maps ----------------------------------------------------------------------------
 

@@ -130,6 +130,11 @@ class XfrmPolicyValue(NamedTuple):
     selectors: tuple[XfrmSelectorValue, ...]
 
 
+class LocalPrefixKey(NamedTuple):
+    prefixlen: int
+    addr: Address | None
+
+
 class ReservedKey(NamedTuple):
     port: int
     proto: int
@@ -165,6 +170,7 @@ STRUCTS: Mapping[type[Any], str] = {
     XfrmKey: "xfrm_key",
     XfrmSelectorValue: "xfrm_selector",
     XfrmPolicyValue: "xfrm_policy",
+    LocalPrefixKey: "local_prefix_key",
     ReservedKey: "reserved_key",
     LinkKey: "link_key",
     LinkValue: "link",

@@ -122,6 +122,7 @@ class Transaction:
         return HostFacts(
             prefixes=tuple(prefixes - ours),
             addresses=observed.ips,
+            local_prefixes=observed.local_prefixes,
             default_mtu=observed.default_mtu,
             default_route=observed.default_route,
             devices=frozenset(observed.names.values()),

@@ -218,6 +218,7 @@ host = layout("host").type
 address_key = layout("address_key").type
 address = layout("address").type
 acl_key = layout("acl_key").type
+local_prefix_key = layout("local_prefix_key").type
 acl = layout("acl").type
 quota_key = layout("quota_key").type
 quota = layout("quota").type

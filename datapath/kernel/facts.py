@@ -31,7 +31,8 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 
 _RTA_PREFSRC = 7
 _RTAX_MTU = 2
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
-_RTN_UNICAST = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_MAIN, _LOCAL = 254, 255  # RT_TABLE_*
 
 Interface = IPv4Interface | IPv6Interface
 Prefix = IPv4Network | IPv6Network
@@ -66,11 +67,19 @@ def _device_address(body: bytes) -> DeviceAddress | None:
 
 def unicast_routes(route: Rtnetlink, family: int) -> list[Route]:
     """The unicast routes of all tables; the kernel leaves out others, as the socket checks strictly."""
+    return [_route(body) for body in _routes(route, family, _RTN_UNICAST)]
+
+
+def local_routes(route: Rtnetlink, family: int) -> list[Prefix]:
+    """What the host takes for its own, whatever rule a packet is under: routes of type local, of its addresses too.
+    Other tables' hold for the packets of some rule only (a transparent proxy's, a VRF's)."""
+    bodies = _routes(route, family, _RTN_LOCAL)
+    return [_route(body).prefix for body in bodies if ROUTE.unpack_from(body)[4] in (_MAIN, _LOCAL)]
+
+
+def _routes(route: Rtnetlink, family: int, kind: int) -> list[bytes]:
     with translated("list", "routes"):
-        bodies = route.dump(
-            Message(rtnetlink.GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, _RTN_UNICAST, 0))
-        )
-    return [_route(body) for body in bodies]
+        return list(route.dump(Message(rtnetlink.GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, kind, 0))))
 
 
 def _route(body: bytes) -> Route:

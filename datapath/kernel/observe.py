@@ -14,6 +14,7 @@ from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.host import Device, DeviceAddress, HostNetwork, Route
 from datapath.model.observed import Stack
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _RESOLV_CONF = "/etc/resolv.conf"
 
 
@@ -42,6 +43,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
         routes=routes,
         rules=tuple(facts.rules(route)),
         xfrm=xfrm.policies(),
+        local=tuple(one for family in _FAMILIES for one in facts.local_routes(route, family)),
         ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(sysctl.RESERVED_PORTS),
         resolvers=_resolvers(),
@@ -51,8 +53,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
 
 
 def _routes(route: Rtnetlink) -> tuple[Route, ...]:
-    families = (socket.AF_INET, socket.AF_INET6)
-    return tuple(one for family in families for one in facts.unicast_routes(route, family))
+    return tuple(one for family in _FAMILIES for one in facts.unicast_routes(route, family))
 
 
 def _every(route: Rtnetlink) -> tuple[dict[int, str], dict[int, Device]]:

@@ -116,10 +116,10 @@ class Uplink:
 @dataclass(frozen=True, slots=True)
 class HostNetwork:
     """`names`: all devices by index; `devices`: those with an address or a route, or all of them. `addresses`: all,
-    in the kernel's order; `routes`: the unicast ones of all tables. `ephemeral`: net.ipv4.ip_local_port_range,
-    inclusive; `reserved`: net.ipv4.ip_local_reserved_ports, as it is written. `resolvers`: the name servers of
-    resolv.conf, as they are written. `group`: where the cgroup2 hierarchy is mounted, "": nowhere. `ours`: names of
-    devices that datapath has made itself."""
+    in the kernel's order; `routes`: the unicast ones of all tables; `local`: destinations of those of type local.
+    `ephemeral`: net.ipv4.ip_local_port_range, inclusive; `reserved`: net.ipv4.ip_local_reserved_ports, as it is
+    written. `resolvers`: the name servers of resolv.conf, as they are written. `group`: where the cgroup2 hierarchy is
+    mounted, "": nowhere. `ours`: names of devices that datapath has made itself."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     devices: Mapping[int, Device] = field(default_factory=dict)
@@ -127,6 +127,7 @@ class HostNetwork:
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
     xfrm: XfrmPolicies = XfrmPolicies()
+    local: tuple[Prefix, ...] = ()
     ephemeral: tuple[int, int] = (32768, 60999)
     reserved: str = ""
     resolvers: tuple[str, ...] = ()
@@ -168,6 +169,18 @@ class HostNetwork:
                 prefix
                 for prefix in found
                 if not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local)
+            )
+        )
+
+    @property
+    def local_prefixes(self) -> tuple[Prefix, ...]:
+        """What is the host's though none of its devices has the address ("AnyIP"), without loopback."""
+        return tuple(
+            dict.fromkeys(
+                prefix
+                for prefix in self.local
+                if not prefix.is_loopback
+                and not (prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in self.ips)
             )
         )
 

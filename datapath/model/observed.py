@@ -109,7 +109,8 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """What was observed of the host. `prefixes`: networks of its addresses and routes; a default route is
-    no obstacle and ignored. `default_mtu`: of its default route's device, bytes."""
+    no obstacle and ignored. `local_prefixes`: what is the host's besides its addresses. `default_mtu`: of its default
+    route's device, bytes."""
 
     prefixes: tuple[Prefix, ...] = ()
     addresses: frozenset[Address] = frozenset()
@@ -117,3 +118,10 @@ class HostFacts:
     default_route: bool = True
     devices: frozenset[str] = frozenset()
     uplinks: tuple[str, ...] = ()
+    local_prefixes: tuple[Prefix, ...] = ()
+
+    def has(self, address: Address) -> bool:
+        """It is one of the host's own."""
+        return address in self.addresses or any(
+            address in prefix for prefix in self.local_prefixes if prefix.version == address.version
+        )

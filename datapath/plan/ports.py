@@ -118,7 +118,7 @@ def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[
         )
     if address.version == 6 and address.is_link_local:
         raise ConfigError(f"cannot publish {mapping}: {address} means another device's on every device")
-    if address.is_loopback or address.is_unspecified or address in facts.addresses:
+    if address.is_loopback or address.is_unspecified or facts.has(address):
         return
     raise ConfigError(f"cannot publish {mapping}: cannot assign requested address {address}")
 

@@ -15,7 +15,15 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+)
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,10 +188,12 @@ MEMBERS = (A1, A2, A3, B1, B2, C1, C2, D1)
 UPLINK, UPLINK_MAC, NEXT_HOP_MAC = "up0", "02:00:00:00:00:aa", "02:00:00:00:00:bb"
 HOST = IPv4Address("192.0.2.1")
 OTHER = IPv4Address("198.51.100.1")  # an address of the host's that is on loopback
+ANYWHERE = IPv4Network("198.19.0.0/24")
 OUTSIDE = IPv4Address("203.0.113.5")
 NEXT_HOP = IPv4Address("192.0.2.2")
 HOST6 = IPv6Address("2001:db8::1")
 OTHER6 = IPv6Address("2001:db8:1::1")
+ANYWHERE6 = IPv6Network("2001:db8:7::/48")
 OUTSIDE6 = IPv6Address("2001:db8:5::5")
 NEXT_HOP6 = IPv6Address("2001:db8::2")
 UNREACHABLE6 = IPv6Address("2001:db8:6::9")
@@ -325,6 +335,9 @@ class Topology:
             route.route("add", family=socket.AF_INET6, dst="::/0", gateway=str(NEXT_HOP6))
             route.route("add", family=socket.AF_INET6, dst="2001:db8:6::/48", type="unreachable")
             route.route("add", dst="198.18.0.0/24", type="blackhole")
+            # As `ip route add local … dev lo`: all of it is the host's (AnyIP).
+            for prefix, family in ((ANYWHERE, socket.AF_INET), (ANYWHERE6, socket.AF_INET6)):
+                route.route("add", dst=str(prefix), family=family, type="local", oif=1, table=255, scope=254)
             route.route("add", dst="198.18.1.0/24", type="unreachable")
 
     def tap(self, name: str) -> socket.socket:
@@ -460,6 +473,10 @@ class Programs:
         self.maps["devices"][abi.device_key(index[UPLINK])] = abi.device(
             kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST, addr6=HOST6
         )
+        # Of the others the host's table is asked, which does not tell of link-local ones.
+        self.maps["addresses"][abi.address_key(linklocal_of(UPLINK_MAC))] = abi.address()
+        for prefix, length in ((ANYWHERE, 96 + ANYWHERE.prefixlen), (ANYWHERE6, ANYWHERE6.prefixlen)):
+            self.maps["local_prefixes"][abi.local_prefix_key(length, prefix.network_address)] = abi.address()
         for host_address, number, proto in PUBLISHED:
             for address in (host_address,) if host_address else ("0.0.0.0", "::"):
                 self.publish(address, number, proto)

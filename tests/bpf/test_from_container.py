@@ -19,6 +19,8 @@ from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
+    ANYWHERE,
+    ANYWHERE6,
     B1,
     B2,
     BLACKHOLE,
@@ -54,6 +56,7 @@ from tests.bpf.fixtures import (
 STRANGER = "02:42:de:ad:be:ef"
 ALL_NODES_MAC, ALL_NODES = "33:33:00:00:00:01", "ff02::1"
 SPORT = 20100  # within the range for masquerading, so that it is kept
+QUERY = p.udp(SPORT, 53)
 
 # ---- whose is it -------------------------------------------------------------------------------------
 
@@ -971,7 +974,46 @@ HOST_BOUND = [
         "loopback, a published port", A1, A1.sends("127.0.0.1", p.tcp(9, 8083, p.SYN)), Reason.DROP_BAD_ADDR
     ),
     dropped("0.0.0.0", A1, A1.sends("0.0.0.0", PING), Reason.DROP_BAD_ADDR),
-    dropped("a reserved address", A1, A1.sends("240.0.0.1", PING), Reason.DROP_BAD_ADDR),
+    dropped("a group's address", A1, A1.sends("239.1.2.3", PING), Reason.DROP_BAD_ADDR),
+    dropped("the limited broadcast", A1, A1.sends("255.255.255.255", PING), Reason.DROP_BAD_ADDR),
+    *(
+        redirected(
+            f"{dst}, which is an address for the kernel",
+            A1,
+            A1.sends(dst, QUERY),
+            Reason.TO_OUTSIDE,
+            A1.leaves(HOST, dst, QUERY),
+        )
+        for dst in ("240.0.0.1", "255.255.255.254", "0.0.0.1", "169.254.1.1")
+    ),
+    *(
+        redirected(
+            f"{dst}, which is an address for the kernel",
+            A1,
+            A1.sends(dst, QUERY),
+            Reason.TO_OUTSIDE,
+            A1.leaves(HOST6, dst, QUERY),
+        )
+        for dst in ("::5", "::192.0.2.9", "2002:c000:204::1", "fec0::1", "fd12::1", "64:ff9b::1")
+    ),
+    redirected(
+        "a published port at an address of a prefix that is the host's",
+        A1,
+        A1.sends(ANYWHERE[5], p.tcp(SPORT, 8081, p.SYN)),
+        Reason.DELIVERED,
+        A2.gets(NET1.gateway, p.tcp(SPORT, 80, p.SYN), ttl=63),
+    ),
+    redirected("the host, by an address of such a prefix", A1, A1.sends(ANYWHERE6[7], QUERY), Reason.TO_HOST),
+    redirected(
+        "a published port at the gateway's link-local address",
+        A1,
+        A1.sends(NET1.linklocal, p.tcp(SPORT, 8081, p.SYN)),
+        Reason.DELIVERED,
+        A2.gets(NET1.gateway6, p.tcp(SPORT, 80, p.SYN), hops=63),
+    ),
+    redirected(
+        "the host, at the gateway's link-local address", A1, A1.sends(NET1.linklocal, QUERY), Reason.TO_HOST
+    ),
     redirected("internal: its gateway", C1, C1.sends(NET3.gateway, PING), Reason.TO_HOST),
     dropped("internal: outside", C1, C1.sends(OUTSIDE, PING), Reason.DROP_INTERNAL),
     dropped("internal: outside, TCP", C1, C1.sends(OUTSIDE, p.tcp(9, 80, p.SYN)), Reason.DROP_INTERNAL),

@@ -7,17 +7,21 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 import pytest
 
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
+from datapath.model.endpoints import linklocal_of
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
+    ANYWHERE,
+    ANYWHERE6,
     B1,
     B2,
     D1,
@@ -60,7 +64,6 @@ NOT_OUTSIDE: Mapping[str, p.Address] = {
     "0.0.0.0": "0.0.0.0",
     "a multicast group": "224.0.0.1",
     "255.255.255.255": "255.255.255.255",
-    "a reserved address": "240.0.0.1",
     "a container": A1.ip,
     "the server itself": A2.ip,
     "the gateway": NET1.gateway,
@@ -77,6 +80,15 @@ LIES: tuple[dict[str, Any], ...] = (
 )
 UNTOUCHED = [
     untouched("the host's own server", outside_sends(HOST, p.tcp(9, 22, p.SYN))),
+    untouched(
+        "from a link-local address, which leads to no container",
+        outside_sends(linklocal_of(UPLINK_MAC), PLAIN, src="fe80::9"),
+    ),
+    untouched(
+        "to a link-local address that is not the host's",
+        outside_sends(IPv6Address("fe80::9"), PLAIN),
+    ),
+    untouched("beside a prefix that is the host's", outside_sends(ANYWHERE.broadcast_address + 1, PLAIN)),
     untouched("an answer to the host's own connection", outside_sends(HOST, p.tcp(443, 40000, SYN_ACK))),
     untouched("an answer to the host's own question", outside_sends(HOST, p.udp(53, 40000))),
     untouched("a ping", outside_sends(HOST, p.echo(p.ECHO, 7))),
@@ -177,6 +189,32 @@ PUBLISHED = [
         "from the next hop",
         outside_sends(HOST, PLAIN, src=NEXT_HOP),
         A2.gets(NEXT_HOP, p.tcp(9, 80, p.SYN), ttl=63),
+    ),
+    *(
+        published(
+            f"from {client}, which is an address for the kernel",
+            outside_sends(HOST, PLAIN, src=client),
+            A2.gets(client, p.tcp(9, 80, p.SYN), ttl=63),
+        )
+        for client in ("240.0.0.9", "255.255.255.254", "0.0.0.9")
+    ),
+    *(
+        published(
+            "at an address of a prefix that is the host's",
+            outside_sends(ANYWHERE[5], carried),
+            A2.gets(OUTSIDE, got, ttl=63),
+        )
+        for carried, got in ((PLAIN, p.tcp(9, 80, p.SYN)), (p.udp(9, 8081), p.udp(9, 53)))
+    ),
+    published(
+        "IPv6: at an address of a prefix that is the host's",
+        outside_sends(ANYWHERE6[0x77777], PLAIN),
+        A2.gets(OUTSIDE6, p.tcp(9, 80, p.SYN), hops=63),
+    ),
+    published(
+        "IPv6: at the uplink's link-local address",
+        outside_sends(linklocal_of(UPLINK_MAC), PLAIN),
+        A2.gets(OUTSIDE6, p.tcp(9, 80, p.SYN), hops=63),
     ),
     published("TTL 2", outside_sends(HOST, PLAIN, ttl=2), A2.gets(OUTSIDE, p.tcp(9, 80, p.SYN), ttl=1)),
     published(

@@ -202,7 +202,8 @@ def loopback(address: bytes) -> bool:
 def unusable(address: bytes) -> bool:
     """Addresses that no packet beyond its link may come from, or go to as to one host."""
     if len(address) == 4:
-        return address[0] in (0, 127) or address[0] >= 224
+        # The kernel gives out 0/8 and 240/4 like any other, but for their first and their last.
+        return address in (bytes(4), b"\xff" * 4) or address[0] == 127 or address[0] >> 4 == 14
     if address[0] == 0xFF or (address[:15] == bytes(15) and address[15] <= 1):
         return True
     return address[:12] == MAPPED or on_link(address)

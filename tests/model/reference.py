@@ -249,7 +249,8 @@ class Reference:
         else:
             expected = self._leaves(p, sender)
         if p.fragment and expected is None:
-            self.datagrams[self._key(p, sender.number)].undefined = True
+            # A complete one is forgotten, as it is by the programs.
+            self.datagrams.get(self._key(p, sender.number), Datagram()).undefined = True
         if expected and again:
             expected.again = again
         return expected
@@ -342,10 +343,8 @@ class Reference:
         wrong: set[str] = set()
         if p.dst_mac != net.mac:
             wrong.add("DROP_WRONG_MAC")
-        if p.kind == IPV6 and dst == net.linklocal:
-            return dropped(frame, *wrong) if wrong else passed("TO_HOST", frame)
-        at_gateway = dst == net.gateway(len(dst))
-        if unusable(dst) or dst == net.broadcast:
+        at_gateway = dst == net.gateway(len(dst)) or (p.kind == IPV6 and dst == net.linklocal)
+        if not at_gateway and (unusable(dst) or dst == net.broadcast):
             wrong.add("DROP_BAD_ADDR")
         if (
             on_link(p.src) and not at_gateway
@@ -793,9 +792,12 @@ class Reference:
                 and all(loopback(one) or not unusable(one) for one in (p.src, p.dst))
                 and published.admits(p.src)
             )
-        if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.topology.broadcasts:
+        if published is None or unusable(p.src) or p.dst in self.topology.broadcasts:
             return False
-        if self.topology.route(p.dst).kind != "local":
+        if on_link(p.dst):  # those of its devices are the host's too
+            if p.dst not in {net.linklocal for net in self.topology.networks}:
+                return False
+        elif unusable(p.dst) or self.topology.route(p.dst).kind != "local":
             return False
         # Nor is there an answer to where no way leads.
         return self.topology.route(p.src).kind not in ("local", "net", "none")

@@ -33,7 +33,7 @@ from datapath.model.rows import Phase
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
-_COUNTED = ("quotas", "addresses")
+_COUNTED = ("quotas", "addresses", "local_prefixes")
 
 Rows = dict[Any, Any]
 
@@ -162,7 +162,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         name: {}
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
-            *("links", "quotas", "addresses", "host", "xfrm_policies"),
+            *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes"),
         )
     }
     for network in networks:
@@ -209,6 +209,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         for uplink in observed.uplinks:
             row = structs.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
             rows["devices"][(uplink.ifindex,)] = row
+        rows["local_prefixes"] = dict.fromkeys(entries.local_prefix_entries(observed.network), ())
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 
@@ -245,6 +246,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "quotas": lambda key, value: key[0] in numbers,
         "host": lambda key, value: none,
         "xfrm_policies": lambda key, value: none,
+        "local_prefixes": lambda key, value: none,
         "addresses": lambda key, value: none or (key[0] is not None and key[0].is_link_local),
     }
 

@@ -57,6 +57,7 @@ class EbpfHost(HostPart):
         self._attach_uplinks(dataplane, view)
         self.refresh_acls(view)
         addresses.tell(dataplane, view)
+        addresses.tell_prefixes(dataplane, view)
 
     def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
         """Gateway devices of networks that others forward: the programs keep their containers from these."""

@@ -42,7 +42,7 @@ def _write_row(work: Repairing, finding: Finding) -> None:
             rows[to_abi(key)] = to_abi(value)
         case "quotas":
             connections.open_quota(dataplane, key[0])
-        case "addresses":
+        case "addresses" | "local_prefixes":
             rows[key] = abi.address()
         case _:
             rows[key] = value
