@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import (
     IPv4Interface,
     IPv4Network,
@@ -27,6 +27,7 @@ from datapath.model.parsing import Address
 _IFF_UP = 0x1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 10, 18, 1
+_IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_GRE_REMOTE, _IFLA_GRE_COLLECT_METADATA = 2, 4, 7, 18
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
 _RTA_PREFSRC = 7
 _RTAX_MTU = 2
@@ -167,7 +168,18 @@ def _device(body: bytes) -> Device:
         up=bool(flags & _IFF_UP),
         master=_number(found.get(_IFLA_MASTER, b"")),
         hardware=hardware,
+        slave=info.get(_IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0").decode(),
+        many_peers=_has_many_peers(info),
     )
+
+
+def _has_many_peers(info: Mapping[int, bytes]) -> bool:
+    """A GRE device whose other end is a group, or nobody in particular. (GRE over IPv6 is like others even then.)"""
+    if info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != b"gre":
+        return False
+    gre = attributes(info.get(_IFLA_INFO_DATA, b""))
+    remote = gre.get(_IFLA_GRE_REMOTE, bytes(4))
+    return _IFLA_GRE_COLLECT_METADATA not in gre and (not any(remote) or remote[0] >> 4 == 0xE)
 
 
 def _number(raw: bytes) -> int:

@@ -15,6 +15,10 @@ from datapath.model.parsing import Address, Interface, Prefix
 
 DEFAULT_MTU = 1500
 ETHERNET, LOOPBACK = 1, 772  # ARPHRD_* of linux/if_arp.h
+# The same, of devices whose packets begin with their IP header: PPP, raw IP, the tunnels IPIP, IP6TNL, SIT, GRE and
+# GRE over IPv6, none (tun, WireGuard, xfrm), void. From a frame that is sent there the kernel itself takes the
+# Ethernet header off, for these and no others (dev_is_mac_header_xmit).
+_BARE = frozenset((512, 519, 768, 769, 776, 778, 823, 0xFFFE, 0xFFFF))
 _RT_SCOPE_UNIVERSE = 0
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 
@@ -22,7 +26,8 @@ _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, 
 @dataclass(frozen=True, slots=True)
 class Device:
     """`kind` as rtnetlink names it ("veth", "bridge"; "": hardware and loopback). `master`: the index of the bridge
-    that it is a port of; 0: of none. `hardware`: ARPHRD_*, what its frames begin with."""
+    that it is a port of; 0: of none. `hardware`: ARPHRD_*, what its frames begin with. `slave`: what it is a slave of,
+    as rtnetlink names that ("bridge", "vrf"). `many_peers`: a tunnel that asks its neighbours for its other end."""
 
     ifindex: int
     name: str
@@ -32,6 +37,8 @@ class Device:
     up: bool
     master: int = 0
     hardware: int = ETHERNET
+    slave: str = ""
+    many_peers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +111,16 @@ class XfrmPolicies:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """A device of the host that leads outside, and the addresses that packets leave with."""
+    """A device of the host that leads outside, and the addresses that packets leave with, which need not be its own.
+    `bare`: its packets have no Ethernet header. `unserved`: why the packet programs cannot serve it; "": they can."""
 
     ifindex: int
     name: str
     ipv4: IPv4Address | None
     ipv6: IPv6Address | None
     mtu: int
+    bare: bool = False
+    unserved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,36 +151,51 @@ class HostNetwork:
 
     @property
     def uplinks(self) -> tuple[Uplink, ...]:
-        """The devices that are up and have a global address, without loopback and ours."""
-        found: dict[int, dict[int, Address]] = {}
+        """The devices that lead out of the host: those that are up and that a route leads out by, of whichever table,
+        or that have a global address; without loopback and ours."""
+        own: dict[int, dict[int, Address]] = {}
         for one in self.addresses:
-            device = self.devices.get(one.ifindex)
-            if one.scope != _RT_SCOPE_UNIVERSE or device is None or device.name in self.ours:
-                continue
-            if not device.up or device.hardware == LOOPBACK:
-                continue
-            first = found.setdefault(one.ifindex, {})
-            if not one.flags & _IFA_F_UNFIT:
-                first.setdefault(one.interface.version, one.interface.ip)
-        return tuple(self._uplink(self.devices[index], first) for index, first in found.items())
+            if one.scope == _RT_SCOPE_UNIVERSE:
+                first = own.setdefault(one.ifindex, {})
+                if not one.flags & _IFA_F_UNFIT:
+                    first.setdefault(one.interface.version, one.interface.ip)
+        ways: dict[int, dict[int, Route]] = {}
+        for route in sorted(self.routes, key=lambda route: (route.prefix.prefixlen, route.metric)):
+            if leads_out(route.prefix):
+                for index in route.devices:
+                    ways.setdefault(index, {}).setdefault(route.prefix.version, route)
+        found = (self.devices.get(index) for index in dict.fromkeys((*own, *sorted(ways))))
+        return tuple(
+            self._uplink(device, own, ways.get(device.ifindex, {}))
+            for device in found
+            if device and device.up and device.hardware != LOOPBACK and device.name not in self.ours
+        )
 
     @staticmethod
-    def _uplink(device: Device, first: Mapping[int, Address]) -> Uplink:
-        ipv4, ipv6 = first.get(4), first.get(6)
+    def _uplink(
+        device: Device, own: Mapping[int, Mapping[int, Address]], ways: Mapping[int, Route]
+    ) -> Uplink:
+        """`ways`: the device's most general route, by version."""
+        sources: dict[int, Address | None] = {}
+        for version in (4, 6):
+            way = ways.get(version)
+            sources[version] = own.get(device.ifindex, {}).get(version)
+            if way is not None and way.source:
+                sources[version] = way.source
+            elif way is not None and not sources[version]:
+                # As the kernel does it, which begins with the loopback device.
+                others = (own[index].get(version) for index in sorted(own))
+                sources[version] = next((address for address in others if address), None)
+        ipv4, ipv6 = sources[4], sources[6]
         assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
-        return Uplink(device.ifindex, device.name, ipv4, ipv6, device.mtu)
+        bare, why = device.hardware in _BARE, unserved(device)
+        return Uplink(device.ifindex, device.name, ipv4, ipv6, device.mtu, bare, why)
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """Destinations of the routes, without default, link-local and multicast ones."""
         found = (route.prefix for route in self.routes if route.prefix.prefixlen)
-        return tuple(
-            dict.fromkeys(
-                prefix
-                for prefix in found
-                if not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local)
-            )
-        )
+        return tuple(dict.fromkeys(prefix for prefix in found if leads_out(prefix)))
 
     @property
     def local_prefixes(self) -> tuple[Prefix, ...]:
@@ -201,3 +226,19 @@ class HostNetwork:
     def default_mtu(self) -> int:
         """Bytes of an IP packet that leaves by the default route; the Ethernet's if there is none."""
         return self._route_mtu or DEFAULT_MTU
+
+
+def leads_out(prefix: Prefix) -> bool:
+    """A route to there is more than the one to its own link that every device with IPv6 has."""
+    return not prefix.is_multicast and not (prefix.version == 6 and prefix.is_link_local)
+
+
+def unserved(device: Device) -> str:
+    """Why the packet programs cannot serve an uplink; "": they can."""
+    if device.slave == "vrf":
+        return "it is in a VRF, and answers of containers do not take a VRF's routes"
+    if device.many_peers:
+        return "it is a GRE device without one remote end, whose packets come with the outer header"
+    if device.hardware != ETHERNET and device.hardware not in _BARE:
+        return f"its packets have a header that is not Ethernet's (device type {device.hardware})"
+    return ""

@@ -348,6 +348,34 @@ class TestFacts:
         found = [str(policy.destination) for policy in links.observe().xfrm.all]
         assert found == ["10.4.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]
 
+    def test_uplinks_are_those_that_routes_lead_out_by(self, links: Links, container: int) -> None:
+        """With or without an address of their own; whatever has a link-local address only is none."""
+        for name in ("up0", "two0", "three0", "four0", "fifth0"):
+            ip("link", "add", name, "type", "veth", "peer", "name", f"{name}x")
+            ip("link", "set", f"{name}x", "up")
+            ip("link", "set", name, "up")
+        ip("tuntap", "add", "tun0", "mode", "tun")
+        ip("link", "set", "tun0", "up")
+        ip("link", "set", "lo", "up")
+        ip("address", "add", "198.51.100.1/32", "dev", "lo")
+        ip("address", "add", "192.0.2.1/24", "dev", "up0")
+        ip("address", "add", "2001:db8::1/64", "dev", "up0", "nodad")
+        ip("route", "add", "10.1.0.0/16", "dev", "tun0", "src", "198.51.100.1")
+        ip("-6", "route", "add", "2001:db8:1::/48", "dev", "tun0")
+        ip("route", "add", "10.2.0.0/16", "dev", "two0", "table", "42")
+        ip("route", "add", "10.3.0.0/16", "nexthop", "dev", "three0", "nexthop", "dev", "four0")
+        found = {uplink.name: uplink for uplink in links.observe().uplinks}
+        assert set(found) == {"up0", "tun0", "two0", "three0", "four0"}
+        assert [name for name, uplink in found.items() if uplink.bare] == ["tun0"]
+        assert not any(uplink.unserved for uplink in found.values())
+        host4, host6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
+        assert (found["up0"].ipv4, found["up0"].ipv6) == (host4, host6)
+        assert (found["tun0"].ipv4, found["tun0"].ipv6) == (IPv4Address("198.51.100.1"), host6)
+        # What the kernel takes for them: the first address of the host that is not its loopback device's own.
+        asked = ip("route", "get", "10.3.0.1").split()
+        assert str(found["three0"].ipv4) == asked[asked.index("src") + 1]
+        assert found["three0"].ipv6 is None
+
     def test_from_another_namespace(self, host: int, container: int) -> None:
         ip_in(container, "link", "add", "dp9", "type", "veth", "peer", "name", "dp8")
         with Links(container) as inside:
