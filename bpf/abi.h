@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The contract between the packet programs and their control plane: every map key,
- * map value, enum and setting. clang compiles this text, cffi parses this text.
- *
+ * The contract between the packet programs and their control plane: every map key, map value, enum and setting. clang
+ * compiles this text, cffi parses this text.
  * Rules: fixed-width types, explicit padding (a key is compared byte by byte, so
  * padding is part of it and must be zero), no #include, no #if, no macros.
  * Byte order is in the type: __be16/__be32 are network order, the rest host order.
@@ -61,8 +60,9 @@ struct network {
 enum device_kind {
 	DEVICE_ENDPOINT = 1, /* host end of a container's pair */
 	DEVICE_GATEWAY = 2,  /* gateway device of a network */
-	DEVICE_UPLINK = 3,   /* device of the host that leads outside */
+	DEVICE_UPLINK = 3,   /* device of the host that leads outside, with an Ethernet header */
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
+	DEVICE_TUNNEL = 5,   /* like DEVICE_UPLINK, its packets have no Ethernet header */
 };
 
 struct device_key {
@@ -71,7 +71,7 @@ struct device_key {
 
 struct device {
 	__u32 kind;	/* enum device_kind */
-	__u32 network;	/* number; 0 for an uplink */
+	__u32 network;	/* number; 0 for an uplink or tunnel */
 	__u32 endpoint; /* number; 0 unless an endpoint */
 	__u8 mac[6];	/* endpoint: the container's, the only one it may send from */
 	__u8 pad[2];
@@ -359,7 +359,7 @@ struct frag_queue_key {
 
 struct frag_queue {
 	__u64 since;  /* ns, CLOCK_MONOTONIC */
-	__u32 length; /* of the frame, bytes */
+	__u32 length; /* of the frame, bytes; the highest bit: it has no Ethernet header */
 	struct piece piece;
 	__u8 frame[2048];
 };

@@ -1,82 +1,16 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/*
- * tc ingress of the host's uplinks: answers to what containers began, and published
- * ports. All else is the host's and continues untouched.
- */
-#include "lib/inbound.h"
+/* tc ingress of those of the host's uplinks whose packets have an Ethernet header. */
+#include "lib/outside.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Is the destination one of the host's addresses? Its routing table says so, which is never out of date. */
-static __always_inline bool is_local(struct __sk_buff *skb, const struct packet *p, __u32 number)
-{
-	struct network *net = network_find(number);
-	struct scratch *room = scratch();
-
-	return net && room &&
-	       route_is_local(skb, p, net, route_find(skb, p, net, NULL, &room->fib));
-}
-
-/*
- * Can the sender be outside: its address is not the host's, not a container's, and usable as a source.
- * Other packets are left to the host's stack; a server must not take them for a neighbour's.
- */
-static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p, __u32 number)
-{
-	struct network *net = network_find(number);
-	struct scratch *room = scratch();
-	long route;
-
-	if (!p || !net || !room || addr_is_unusable(&p->tuple.src))
-		return 0;
-	route = route_back(skb, p, net, &room->fib);
-	/* FRAG_NEEDED: it leads somewhere, where the packet would not fit. */
-	return route != BPF_FIB_LKUP_RET_NOT_FWDED &&
-	       !((route_leads_out(route) || route == BPF_FIB_LKUP_RET_FRAG_NEEDED) &&
-		 device_find(room->fib.ifindex, DEVICE_GATEWAY));
-}
-
-static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)
-{
-	struct port *port;
-
-	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
-		return NULL;
-	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
-		return NULL;
-	/* A loopback address is invalid from outside, though a port may be published there. The link-local one of
-	 * the device is an address like any; whoever asks there from its own has no way to a container
-	 * (from_outside). */
-	if (addr_is_unusable(&p->tuple.dst) && !addr_is_linklocal(&p->tuple.dst))
-		return NULL;
-	port = port_find_exact(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
-	if (!port) {
-		port = port_find_any(is_ipv6(p), p->tuple.dport, p->tuple.proto);
-		if (!port || !is_local(skb, p, port->network))
-			return NULL;
-	}
-	return from_outside(skb, p, port->network) ? port : NULL;
-}
 
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct packet *p = packet_new();
-	struct conn *conn;
-	int verdict;
 
 	if (!p || skb->pkt_type != PACKET_HOST || packet_parse(skb, p) ||
 	    p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
-	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);
-	if (verdict != NO_VERDICT)
-		return verdict;
-	conn = conn_find(&p->tuple);
-	if (!conn) {
-		verdict = inbound_open(skb, p, published(skb, p), PARTY_OUTSIDE);
-		if (verdict != NO_VERDICT)
-			return verdict;
-		conn = conn_opened(&p->tuple);
-	}
-	return inbound_known(skb, p, conn, PARTY_OUTSIDE);
+	return outside_receive(skb, p);
 }

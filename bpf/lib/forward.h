@@ -189,8 +189,8 @@ static __always_inline bool leads_outside(const struct conn *conn)
  * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or
  * NO_VERDICT when it is about no connection of ours.
  */
-__noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
-			     const struct network *from, __u32 sender)
+__noinline int forward_error(struct __sk_buff *skb, struct packet *p, const struct network *from,
+			     __u32 sender)
 {
 	struct scratch *room = scratch();
 	struct endpoint *endpoint;
@@ -211,6 +211,8 @@ __noinline int forward_error(struct __sk_buff *skb, const struct packet *p,
 	conn = conn_find(&key);
 	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
 		return NO_VERDICT;
+	if (p->lacks && rewrite_into_frame(skb, p))
+		return drop(skb, DROP_REWRITE);
 	inner = conn->other;
 	/* From the other end itself, or from a router on the way, whose address stays. */
 	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;

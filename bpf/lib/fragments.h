@@ -58,7 +58,7 @@ __noinline int fragment_enqueue(struct __sk_buff *skb, const struct packet *p,
 	fragment_wait(p, key);
 	walk.key.fragment = *key;
 	walk.frame->since = bpf_ktime_get_ns();
-	walk.frame->length = length;
+	walk.frame->length = length | (p->lacks ? FRAME_BARE : 0);
 	walk.frame->piece.from = p->fragment_from;
 	walk.frame->piece.to = p->fragment_to;
 	bpf_loop(QUEUE_SLOTS, enqueue_one, &walk, 0);

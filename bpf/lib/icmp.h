@@ -9,12 +9,15 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struc
 	struct icmp_header l4;
 	struct ipv6hdr ip6;
 	struct iphdr ip;
+	__u32 lacks;
 
 	if (!p || !quoted)
 		return 0;
+	lacks = p->lacks;
 	quoted->l3 = p->l4 + sizeof(l4);
 	if (is_ipv6(p)) {
-		if (bpf_skb_load_bytes(skb, quoted->l3, &ip6, sizeof(ip6)) || ip6.version != 6)
+		if (bpf_skb_load_bytes(skb, quoted->l3 - lacks, &ip6, sizeof(ip6)) ||
+		    ip6.version != 6)
 			return 0;
 		quoted->l4 = quoted->l3 + sizeof(ip6);
 		__builtin_memcpy(&quoted->tuple.src, &ip6.saddr, 2 * sizeof(struct ip_addr));
@@ -22,7 +25,7 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struc
 		if (addr_is_v4(&quoted->tuple.src) || addr_is_v4(&quoted->tuple.dst))
 			return 0;
 	} else {
-		if (bpf_skb_load_bytes(skb, quoted->l3, &ip, sizeof(ip)))
+		if (bpf_skb_load_bytes(skb, quoted->l3 - lacks, &ip, sizeof(ip)))
 			return 0;
 		if (ip.version != 4 || ip.ihl < 5 || (ip.frag_off & IP_OFFSET))
 			return 0;
@@ -32,7 +35,7 @@ __noinline int quoted_parse(struct __sk_buff *skb, const struct packet *p, struc
 		quoted->tuple.proto = ip.protocol;
 	}
 	if (quoted->l4 - L3 + sizeof(l4) > p->length ||
-	    bpf_skb_load_bytes(skb, quoted->l4, &l4, sizeof(l4)))
+	    bpf_skb_load_bytes(skb, quoted->l4 - lacks, &l4, sizeof(l4)))
 		return 0;
 	switch (quoted->tuple.proto) {
 	case IPPROTO_TCP:

@@ -41,6 +41,8 @@ static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet
 	}
 	if (!fragment || fragment->foreign)
 		return not_ours(skb);
+	if (p->lacks && rewrite_into_frame(skb, p))
+		return drop(skb, DROP_REWRITE);
 	reason = fragment_later(skb, p, party);
 	return reason ? drop(skb, reason) : NO_VERDICT;
 }
@@ -73,13 +75,15 @@ static __always_inline int refuse_datagram(struct __sk_buff *skb, const struct p
 }
 
 /* Opens a connection to a published port; NULL: there is none. Returns a verdict or NO_VERDICT. */
-static __always_inline int inbound_open(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
 					const struct port *port, __u32 party)
 {
 	int reason;
 
 	if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
+	if (p->lacks && rewrite_into_frame(skb, p))
+		return drop(skb, DROP_REWRITE);
 	reason = nat_open_published(skb, p, port, 0, party);
 	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;
 }
@@ -95,6 +99,8 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 		return refuse_datagram(skb, p, party, DROP_CONN_TABLE);
 	if (conn->from_endpoint != party)
 		return disown(skb, p, party);
+	if (p->lacks && rewrite_into_frame(skb, p))
+		return drop(skb, DROP_REWRITE);
 	if (p->fragment == FRAGMENT_FIRST) {
 		reason = fragment_first(skb, p, party);
 		if (reason)

@@ -70,7 +70,7 @@ enum fragment_kind {
 
 struct packet {
 	struct tuple tuple; /* ARP: sender and target; ports 0 where there are none */
-	__u32 l4;	    /* offset of the transport header, 0: none */
+	__u32 l4;	    /* offset of the transport header, 0: none; see `lacks` */
 	__u32 length;	    /* of the IP packet as its header states it */
 	__u32 seq, ack;	    /* TCP, host order */
 	__be32 fragment_id;
@@ -89,6 +89,8 @@ struct packet {
 	__u8 arp_operation;
 	__u8 has_ports; /* the connection can be followed: ports, or an echo's identifier */
 	__u8 l4_length; /* of a TCP header with its options, or a UDP header, bytes */
+	__u8 lacks;	/* bytes of Ethernet header that it came without. Offsets count them: until
+			 * they are put before it, all lies so much earlier */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
 };
@@ -224,11 +226,11 @@ static __always_inline bool is_extension(__u8 next)
 }
 
 /* Extension headers are walked to the transport header, at most four of them (RFC 8200, 4). */
-static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end, __u32 room,
-				      bool big, struct packet *p)
+static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *end, __u32 room, bool big,
+				      struct packet *p)
 {
 	__u8 next = ip->nexthdr;
-	__u32 at = L3 + sizeof(*ip);
+	__u32 at = sizeof(*ip);
 	int i;
 
 	if (ip->version != 6)
@@ -247,7 +249,7 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 	p->flowinfo = *(__be32 *)ip & bpf_htonl(0x0fffffff);
 	p->dont_fragment = 1;
 	for (i = 0; i < 4; i++) {
-		__u8 *extension = data + at;
+		__u8 *extension = (void *)ip + at;
 
 		if (!is_extension(next))
 			break;
@@ -264,28 +266,28 @@ static __always_inline int parse_ipv6(struct ipv6hdr *ip, void *data, void *end,
 			p->more_fragments = offset & 1;
 			p->fragment_from = offset & 0xfff8;
 			at += 8;
-			p->fragment_to = p->fragment_from + p->length - (at - L3);
+			p->fragment_to = p->fragment_from + p->length - at;
 			if (p->fragment_to < p->fragment_from)
 				return DROP_TRUNCATED;
 		} else {
 			at += 8 + extension[1] * 8;
 		}
 		next = extension[0];
-		if (at - L3 > p->length)
+		if (at > p->length)
 			return DROP_TRUNCATED;
 		if (p->fragment == FRAGMENT_LATER)
 			break;
-		if (at > HEADERS)
+		if (at > HEADERS - L3)
 			return DROP_TRUNCATED;
 	}
 	p->tuple.proto = next;
-	p->l4 = at;
+	p->l4 = L3 + at;
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	/* What is behind it could be anything, a router's advertisement too (RFC 7113). */
 	if (is_extension(next))
 		return DROP_TRUNCATED;
-	return parse_transport(data + at, end, p);
+	return parse_transport((void *)ip + at, end, p);
 }
 
 static __always_inline int parse_arp(struct arp_body *arp, void *end, struct packet *p)
@@ -305,6 +307,23 @@ static __always_inline int parse_arp(struct arp_body *arp, void *end, struct pac
 	return 0;
 }
 
+/* From the network header on, whose kind is known. */
+static __always_inline int parse_network(void *l3, void *end, __u32 room, bool big,
+					 struct packet *p)
+{
+	switch (p->ethertype) {
+	case bpf_htons(ETH_P_IP):
+		if (l3 + sizeof(struct iphdr) > end)
+			return DROP_TRUNCATED;
+		return parse_ipv4(l3, end, room, big, p);
+	case bpf_htons(ETH_P_IPV6):
+		if (l3 + sizeof(struct ipv6hdr) > end)
+			return DROP_TRUNCATED;
+		return parse_ipv6(l3, end, room, big, p);
+	}
+	return DROP_ETHERTYPE;
+}
+
 /* A frame from its Ethernet header on, as far as it lies in one piece. */
 static __always_inline int parse_frame(void *data, void *end, __u32 room, bool big,
 				       struct packet *p)
@@ -317,21 +336,13 @@ static __always_inline int parse_frame(void *data, void *end, __u32 room, bool b
 	__builtin_memcpy(p->dst_mac, eth->h_dest, ETH_ALEN);
 	p->ethertype = eth->h_proto;
 	switch (eth->h_proto) {
-	case bpf_htons(ETH_P_IP):
-		if ((void *)(eth + 1) + sizeof(struct iphdr) > end)
-			return DROP_TRUNCATED;
-		return parse_ipv4((void *)(eth + 1), end, room, big, p);
-	case bpf_htons(ETH_P_IPV6):
-		if ((void *)(eth + 1) + sizeof(struct ipv6hdr) > end)
-			return DROP_TRUNCATED;
-		return parse_ipv6((void *)(eth + 1), data, end, room, big, p);
 	case bpf_htons(ETH_P_ARP):
 		return parse_arp((void *)(eth + 1), end, p);
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):
 		return DROP_VLAN;
 	}
-	return DROP_ETHERTYPE;
+	return parse_network(eth + 1, end, room, big, p);
 }
 
 static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
@@ -343,6 +354,24 @@ static __always_inline int parse_linear(struct __sk_buff *skb, struct packet *p)
 	return skb->vlan_present ? DROP_VLAN : reason;
 }
 
+/* What it is only the kernel says: bytes of an IP header are never taken for an ethertype. */
+static __always_inline int parse_bare(struct __sk_buff *skb, struct packet *p)
+{
+	p->lacks = ETH_HLEN;
+	p->ethertype = skb->protocol;
+	return parse_network((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len,
+			     skb->gso_size, p);
+}
+
+/* Headers may lie outside the linear part: fetch them, once, and only if `reason` can be that. */
+static __always_inline bool headers_fetched(struct __sk_buff *skb, int reason)
+{
+	if (reason != DROP_TRUNCATED || skb->data_end - skb->data >= skb->len ||
+	    skb->data_end - skb->data >= HEADERS)
+		return false;
+	return !bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
 /* Returns 0, or the reason why the frame is unfit. *p must be zeroed. */
 __noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
 {
@@ -351,15 +380,22 @@ __noinline int packet_parse(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return DROP_TRUNCATED;
 	reason = parse_linear(skb, p);
-	/* Headers may lie outside the linear part: fetch them, once, and only then. */
-	if (reason == DROP_TRUNCATED && skb->data_end - skb->data < skb->len &&
-	    skb->data_end - skb->data < HEADERS) {
-		__u32 want = skb->len < HEADERS ? skb->len : HEADERS;
+	if (!headers_fetched(skb, reason))
+		return reason;
+	__builtin_memset(p, 0, sizeof(*p));
+	return parse_linear(skb, p);
+}
 
-		if (bpf_skb_pull_data(skb, want))
-			return DROP_TRUNCATED;
-		__builtin_memset(p, 0, sizeof(*p));
-		reason = parse_linear(skb, p);
-	}
-	return reason;
+/* The same of a packet that came without an Ethernet header. */
+__noinline int packet_parse_bare(struct __sk_buff *skb, struct packet *p)
+{
+	int reason;
+
+	if (!p)
+		return DROP_TRUNCATED;
+	reason = parse_bare(skb, p);
+	if (!headers_fetched(skb, reason))
+		return reason;
+	__builtin_memset(p, 0, sizeof(*p));
+	return parse_bare(skb, p);
 }

@@ -22,6 +22,24 @@ static __always_inline __sum16 fold(__u32 sum)
 	return ~sum;
 }
 
+/*
+ * A packet that came without an Ethernet header gets one, and is like any other from here on. It comes before any other
+ * change; what goes on to the host's stack needs none. The MACs stay zero: who delivers it writes them.
+ */
+__noinline int rewrite_into_frame(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 ethertype;
+
+	if (!p)
+		return -1;
+	ethertype = p->ethertype;
+	p->lacks = 0;
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &ethertype,
+				   sizeof(ethertype), 0);
+}
+
 static __always_inline int rewrite_macs(struct __sk_buff *skb, const __u8 *dst, const __u8 *src)
 {
 	__u8 macs[2 * ETH_ALEN];
@@ -350,7 +368,8 @@ static __noinline int rewrite_advertisement(struct __sk_buff *skb, const struct 
 	return bpf_skb_store_bytes(skb, L3 + sizeof(ip), &nd, sizeof(nd), 0);
 }
 
-#define FRAME_MAX 2048 /* bytes of a frame in `frag_queue` */
+#define FRAME_MAX  2048	      /* bytes of a frame in `frag_queue` */
+#define FRAME_BARE 0x80000000 /* in its length: it has no Ethernet header */
 
 /* A frame's length, which the caller has found to be between 1 and FRAME_MAX: said again in a form
  * that 6.1's verifier keeps through the compiler's rearrangements. */
@@ -359,15 +378,16 @@ static __always_inline __u32 frame_length(__u32 length)
 	return ((length - 1) & (FRAME_MAX - 1)) + 1;
 }
 
-/* The whole frame becomes one that was queued. */
+/* The whole frame becomes one that was queued, but for an Ethernet header that that one lacks. */
 static __noinline int rewrite_frame(struct __sk_buff *skb, struct frag_queue *by)
 {
-	__u32 length;
+	__u32 length, at;
 
 	if (!by)
 		return -1;
-	length = by->length;
-	if (length < ETH_HLEN || length > FRAME_MAX || bpf_skb_change_tail(skb, length, 0))
+	length = by->length & ~FRAME_BARE;
+	at = by->length & FRAME_BARE ? ETH_HLEN : 0;
+	if (length < ETH_HLEN || length > FRAME_MAX || bpf_skb_change_tail(skb, at + length, 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, 0, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, at, by->frame, frame_length(length), BPF_F_RECOMPUTE_CSUM);
 }

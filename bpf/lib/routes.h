@@ -181,6 +181,8 @@ static __always_inline bool route_source(const struct packet *p, const struct bp
 		return true;
 	uplink = device_find(fib->ifindex, DEVICE_UPLINK);
 	if (!uplink)
+		uplink = device_find(fib->ifindex, DEVICE_TUNNEL);
+	if (!uplink)
 		return false;
 	*source = is_ipv6(p) ? uplink->addr6 : uplink->addr4;
 	return !addr_is_zero(source);

@@ -6,9 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
-from datapath.dataplane.layout import HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
+from datapath.dataplane.layout import CONN_GC, HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
 from datapath.dataplane.pins import Pins, listed
 from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import abi, bpf_links, bpffs, cgroup, devices, libbpf
@@ -142,6 +143,16 @@ class Attachments(Pins):
             return False
         bpffs.pin(self.program(XDP_HOOK), self._other_xdp(ifindex))
         return True
+
+    def note_unserved(self, indexes: Collection[int]) -> set[int]:
+        """Remembers which uplinks cannot be served, and forgets others; those that were not known to be such."""
+        folder, prefix = self.root / "programs", "unserved-"
+        known = {int(name.removeprefix(prefix)) for name in listed(folder) if name.startswith(prefix)}
+        for index in known - set(indexes):
+            bpffs.unpin(folder / f"{prefix}{index}")
+        for index in set(indexes) - known:
+            bpffs.pin(self.program(CONN_GC), folder / f"{prefix}{index}")
+        return set(indexes) - known
 
     def _other_xdp(self, ifindex: int) -> Path:
         return self.root / "programs" / f"other-xdp-{ifindex}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import XFRM_SELECTORS, HostFlag, NetworkFlag, XfrmDirection
+from datapath.dataplane.layout import XFRM_SELECTORS, DeviceKind, HostFlag, NetworkFlag, XfrmDirection
 from datapath.dataplane.structs import (
     AclKey,
     DeviceKey,
@@ -38,7 +38,7 @@ from datapath.dataplane.structs import (
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
-from datapath.model.host import HostNetwork, XfrmPolicies, XfrmPolicy
+from datapath.model.host import HostNetwork, Uplink, XfrmPolicies, XfrmPolicy
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
 from datapath.model.ports import PortMapping
@@ -196,6 +196,12 @@ def network_entry(
         gateway6=subnet6.gateway if subnet6 else None,
         gateway_linklocal=linklocal,
     )
+
+
+def uplink_device(uplink: Uplink) -> tuple[DeviceKey, DeviceValue]:
+    """A device of the host that leads outside, in `devices`."""
+    kind: DeviceKind = "DEVICE_TUNNEL" if uplink.bare else "DEVICE_UPLINK"
+    return DeviceKey(uplink.ifindex), DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
 
 
 def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:

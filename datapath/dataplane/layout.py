@@ -15,7 +15,7 @@ NetworkFlag = Literal[
     "NETWORK_INTERNAL",
     "NETWORK_MASQUERADE",
 ]
-DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK"]
+DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK", "DEVICE_TUNNEL"]
 HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Direction = Literal["ingress", "egress"]
@@ -90,8 +90,12 @@ HOOKS = {
     "from_container": Hook("ingress", "DEVICE_ENDPOINT", own=True),
     "from_host": Hook("egress", "DEVICE_GATEWAY"),
     "from_uplink": Hook("ingress", "DEVICE_UPLINK"),
+    "from_tunnel": Hook("ingress", "DEVICE_TUNNEL"),
     "from_loopback": Hook("ingress", "DEVICE_LOOPBACK"),
 }
+# Those of the host's uplinks, by whether their packets come without an Ethernet header.
+UPLINK_HOOKS = {False: "from_uplink", True: "from_tunnel"}
+UPLINK_KINDS = tuple(HOOKS[hook].kind for hook in UPLINK_HOOKS.values())
 XDP_HOOK = "xdp_uplink"
 # The program that starts the timer of the conntrack GC; attached to nothing.
 CONN_GC = "conn_gc"
@@ -113,6 +117,7 @@ OBJECT_FILES = {
     "from_container": ("from_container",),
     "from_host": ("from_host",),
     "from_uplink": ("from_uplink",),
+    "from_tunnel": ("from_tunnel",),
     "from_loopback": ("from_loopback",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),

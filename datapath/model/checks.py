@@ -63,6 +63,11 @@ ROUTE = Check("route", "the container does not reach the outside", _RECONCILE)
 SYSCTL = Check("sysctl", "the kernel treats the device's packets otherwise", _RECONCILE)
 RESERVED = Check("reserved", "the kernel may give a published port to a socket of the host", _ANY)
 DETACHED = Check("detached", "the packets of this device are not translated, or not checked", _RECONCILE)
+UNSERVED = Check(
+    "unserved",
+    "by this device no answer reaches a container, and no published port is reached",
+    "another way out of the host; or networks with `-o com.datapath.mode=iptables`",
+)
 MISSING = Check("entry-missing", "the packet programs do not know it", _RECONCILE)
 WRONG = Check("entry-wrong", "the packet programs know it wrongly", _RECONCILE)
 STRAY = Check("entry-stray", "the packet programs know something that nothing needs", _RECONCILE)

@@ -22,6 +22,7 @@ from datapath.model.checks import (
     STRAY_PIN,
     UNFINISHED,
     UNREADABLE,
+    UNSERVED,
     WRONG,
 )
 from datapath.model.drivers import traits
@@ -31,6 +32,7 @@ from datapath.model.networks import PAIRS, Network, gateway_mac
 from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
+_UPLINK_HOOKS = (*layout.UPLINK_HOOKS.values(), layout.XDP_HOOK)
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
 _COUNTED = ("quotas", "addresses", "local_prefixes")
@@ -84,10 +86,12 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
         for uplink in observed.uplinks:
-            yield f"uplink {uplink.name}", "from_uplink", uplink.ifindex
+            if uplink.unserved:
+                continue
+            yield f"uplink {uplink.name}", layout.UPLINK_HOOKS[uplink.bare], uplink.ifindex
             acls = any(m.acl for e in endpoints for m in e.ports)
             other = f"other-xdp-{uplink.ifindex}" in observed.programs.pinned.get("programs", ())
-            if (acls or observed.programs.flood_rate) and not other:
+            if (acls or observed.programs.flood_rate) and not other and not uplink.bare:
                 yield f"uplink {uplink.name}", "xdp_uplink", uplink.ifindex
 
 
@@ -100,6 +104,9 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
                 f"another program is in the place of {hook}" if taken else f"program {hook} is not attached"
             )
             yield Finding(DETACHED, subject, detail, (hook, ifindex))
+    for uplink in comparison.observed.uplinks if networks else ():
+        if uplink.unserved:
+            yield Finding(UNSERVED, f"uplink {uplink.name}", uplink.unserved)
     if networks:
         for hook in sorted(SOCKET_HOOKS - programs.sockets):
             yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))
@@ -114,7 +121,7 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     building = {n.number for n in state.networks.values() if n.phase != Phase.READY}
     for key, value in observed.programs.maps.get("devices", {}).items():
         device = observed.host.at(key[0])
-        if value.kind == "DEVICE_UPLINK" or key.ifindex in known:
+        if value.kind in layout.UPLINK_KINDS or key.ifindex in known:
             continue
         if value.endpoint in numbers or value.network in building:
             continue
@@ -125,7 +132,7 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     unsettled = {f"from_container-{endpoint.host_ifindex}" for endpoint in comparison.unsettled}
     for pin in sorted(observed.programs.pinned.get("links", frozenset()) - wanted - unsettled):
         hook, _, number = pin.rpartition("-")
-        ignored = not networks and hook in ("from_uplink", "xdp_uplink") and int(number) in uplinks
+        ignored = not networks and hook in _UPLINK_HOOKS and int(number) in uplinks
         if not ignored and not (building and hook == "from_host"):
             yield Finding(STRAY_PIN, f"pin links/{pin}", "nothing needs it", (pin,))
 
@@ -207,8 +214,9 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         rows["host"][(number,)] = facts
         rows["xfrm_policies"] |= entries.xfrm_entries(observed.network.xfrm)
         for uplink in observed.uplinks:
-            row = structs.DeviceValue(kind="DEVICE_UPLINK", addr4=uplink.ipv4, addr6=uplink.ipv6)
-            rows["devices"][(uplink.ifindex,)] = row
+            if not uplink.unserved:
+                key, known = entries.uplink_device(uplink)
+                rows["devices"][key] = known
         rows["local_prefixes"] = dict.fromkeys(entries.local_prefix_entries(observed.network), ())
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
@@ -234,7 +242,9 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     return {
         "networks": lambda key, value: key[0] in building,
         "devices": lambda key, value: (
-            value.endpoint in numbers or value.network in building or (none and value.kind == "DEVICE_UPLINK")
+            value.endpoint in numbers
+            or value.network in building
+            or (none and value.kind in layout.UPLINK_KINDS)
         ),
         "endpoints": lambda key, value: value.number in numbers,
         "members": lambda key, value: value.endpoint in numbers,

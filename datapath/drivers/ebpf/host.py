@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 from datapath.config.tuning import different, drift
 from datapath.dataplane import upgrade
 from datapath.dataplane.attach import HOOK_OF
+from datapath.dataplane.convert import to_abi
+from datapath.dataplane.entries import uplink_device
+from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
 from datapath.drivers.ebpf import addresses
+from datapath.errors import KernelError
 from datapath.kernel import abi
 from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, traits
 from datapath.model.networks import Network
+
+_CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # of the device itself, or it has just gone
 
 
 class EbpfHost(HostPart):
@@ -71,22 +78,32 @@ class EbpfHost(HostPart):
                 dataplane.devices[key] = abi.device(kind=kind, network=network.number)
 
     def _attach_uplinks(self, dataplane: Dataplane, view: HostView) -> None:
-        """To new uplinks; those that are none any more are given up."""
-        kind = int(abi.DeviceKind.DEVICE_UPLINK)
-        wanted = {
-            abi.device_key(uplink.ifindex): abi.device(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
-            for uplink in view.observed.uplinks
-        }
-        known = dataplane.devices.having("kind", kind)
-        for key in known.keys() - wanted.keys():
-            dataplane.detach("from_uplink", key.ifindex)  # it may be there still, without an address
-            dataplane.detach_xdp(key.ifindex)
-            dataplane.devices.pop(key, None)
+        """To new uplinks; those that are none any more, or of another kind, are given up."""
+        served = [uplink for uplink in view.observed.uplinks if not uplink.unserved]
+        wanted = {to_abi(key): to_abi(value) for key, value in map(uplink_device, served)}
+        known: dict[Any, Any] = {}
+        for kind in UPLINK_KINDS:
+            known |= dataplane.devices.having("kind", int(abi.DeviceKind[kind]))
+        for key, value in known.items():
+            if key not in wanted or wanted[key].kind != value.kind:
+                dataplane.detach(HOOK_OF[value.kind], key.ifindex)  # it may be there still, without a route
+                dataplane.detach_xdp(key.ifindex)
+                dataplane.devices.pop(key, None)
         dataplane.devices.update_many(
             {key: value for key, value in wanted.items() if known.get(key) != value}
         )
-        for key in wanted:
-            dataplane.attach("from_uplink", key.ifindex)
+        unserved = {u: u.unserved for u in view.observed.uplinks if u.unserved}
+        for uplink in served:
+            try:
+                dataplane.attach(UPLINK_HOOKS[uplink.bare], uplink.ifindex)
+            except KernelError as error:
+                if error.errno not in _CANNOT_ATTACH:
+                    raise
+                unserved[uplink] = str(error)
+        new = dataplane.note_unserved({uplink.ifindex for uplink in unserved})
+        for uplink, why in unserved.items():
+            if uplink.ifindex in new:
+                view.warn(f"device {uplink.name} is not served: {why}")
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self.context.loaded
@@ -103,7 +120,7 @@ class EbpfHost(HostPart):
         acls = any(mapping.acl for e in view.state.endpoints.values() for mapping in e.ports)
         wanted = acls or dataplane.limits_floods
         for uplink in view.observed.uplinks:
-            if not wanted:
+            if not wanted or uplink.bare or uplink.unserved:
                 dataplane.detach_xdp(uplink.ifindex)
             elif not dataplane.attach_xdp(uplink.ifindex) and dataplane.note_other_xdp(uplink.ifindex):
                 view.warn(
@@ -146,7 +163,7 @@ class EbpfHost(HostPart):
 
     def remove(self, view: HostView) -> None:
         """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
-        staying = ("from_uplink", "from_loopback")
+        staying = (*UPLINK_HOOKS.values(), "from_loopback")
         dataplane = self.context.loaded
         if dataplane is not None:
             rows = dataplane.devices.read_all()
@@ -158,7 +175,7 @@ class EbpfHost(HostPart):
             if not dataplane.is_there():
                 return
             places = {uplink.ifindex for uplink in view.observed.uplinks} | dataplane.places()
-            attached = [("from_uplink", index) for index in places - {LOOPBACK}]
+            attached = [(hook, index) for index in places - {LOOPBACK} for hook in UPLINK_HOOKS.values()]
             attached.append(("from_loopback", LOOPBACK))
         for hook, index in attached:
             dataplane.detach(hook, index)

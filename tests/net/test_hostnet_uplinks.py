@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uplinks of every kind, with and without an Ethernet header: published ports, the way out, ACLs, errors, sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from datapath.kernel import sysctl
+from datapath.kernel.netns import enter
+from tests.bpf import packets
+from tests.net.compare import EBPF, config, host_case
+from tests.net.hosts import Host, Namespace, eventually, ping, reaches
+from tests.net.uplinks import BARE, KINDS, MTU, NAME
+from tests.net.wire import Container, Place, call, fails, opened, serving, start_container
+
+NEAR, FAR, OTHER, BEHIND = "10.66.0.1", "10.66.0.2", "10.66.0.3", "10.67.0.5"
+NEAR6, FAR6, OTHER6, BEHIND6 = "fd66::1", "fd66::2", "fd66::3", "fd67::5"
+# Whose first bytes are ethertypes, where a header is expected that is not there: IPv4's, IPv6's.
+FORGED = ("8.0.1.1", "134.221.1.1")
+SMALL = 1280  # of the containers' network `small`
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 2, 14, 23, 24
+
+
+class World(NamedTuple):
+    """`web` is on a network of both families, `small` on one that takes small packets only. From outside there is a
+    second way to it: the host's address at that link is 10.66.0.1, what is far there has 10.66.0.2 and 10.66.0.3,
+    and 10.67.0.5 lies behind it. The same of IPv6, where the link carries it."""
+
+    host: Host
+    web: Container
+    small: Container
+    ipv4: bool
+    ipv6: bool
+
+    def each(self, four: str, six: str) -> list[str]:
+        """Those of the two that the link can carry."""
+        return [four] * self.ipv4 + [six] * self.ipv6
+
+
+Worlds = Callable[[str, str], World]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    """World by kind of uplink and mode of the networks. There is one at a time."""
+    made: dict[tuple[str, str], World] = {}
+    stack = ExitStack()
+
+    def find(kind: str, mode: str) -> World:
+        if (kind, mode) not in made:
+            stack.close()
+            made.clear()
+            made[kind, mode] = _build(stack, Host(tmp_path_factory.mktemp("host"), config=config(mode)), kind)
+        return made[kind, mode]
+
+    with stack:
+        yield find
+
+
+def _build(stack: ExitStack, host: Host, kind: str) -> World:
+    stack.callback(host.close)
+    host.preloaded = True
+    with ExitStack() as links:  # a device of a relay is to go before its host does
+        KINDS[kind](host, links)
+        stack.push(links.pop_all())
+    ipv4, ipv6 = True, kind != "IPIP"
+    ends: tuple[tuple[Namespace, tuple[str, ...]], ...] = (
+        (host, (NEAR, NEAR6)),
+        (host.outside, (FAR, FAR6, OTHER, OTHER6)),
+    )
+    for place, addresses in ends:
+        for address in addresses:
+            length = 64 if ":" in address else 24
+            if ipv6 or ":" not in address:
+                place.sh(f"ip address add {address}/{length} dev {NAME} {'nodad' if ':' in address else ''}")
+        place.sh(f"ip link set {NAME} mtu {MTU} up")
+    host.outside.sh(f"ip address add {BEHIND}/32 dev lo")
+    host.sh(f"ip route add 10.67.0.0/24 via {FAR} dev {NAME}")
+    for forged in FORGED:
+        host.sh(f"ip route add {forged}/32 dev {NAME}")
+        host.outside.sh(f"ip address add {forged}/32 dev lo")
+    if ipv6:
+        host.outside.sh(f"ip -6 address add {BEHIND6}/128 dev lo")
+        host.sh(f"ip -6 route add fd67::/64 via {FAR6} dev {NAME}")
+    ready = ping(FAR), *((ping(FAR6),) if ipv6 else ())
+    with eventually() as until:  # a bond's port, a bridge's port, WireGuard's handshake
+        until(lambda: all(host.try_(command.replace("-W 60", "-W 1")).returncode == 0 for command in ready))
+    host.ctl("network create --ipv6 net")
+    host.ctl(f"network create --ipv6 -o com.docker.network.driver.mtu={SMALL} small")
+    ports = "-p 8080:80 -p 8080:80/udp -p 8083:83 -p 8084:84/udp"
+    web = start_container(host, "web", f"--network net {ports}")
+    small = start_container(host, "small", "--network small -p 8090:80/udp -p 8091:80")
+    return World(host, web, small, ipv4, ipv6)
+
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+PROTOCOLS = ("tcp", "udp")
+
+
+@contextlib.contextmanager
+def servers(place: Place, port: int, *addresses: str) -> Iterator[None]:
+    """Of both protocols, at these addresses, or else at all of both families."""
+    with enter(place.path):  # so that servers of both families get the same port
+        sysctl.write("net/ipv6/bindv6only", "1")
+    with ExitStack() as stack:
+        for proto in PROTOCOLS:
+            for address in addresses or ("0.0.0.0", "::"):
+                stack.enter_context(serving(place, proto, port, address))
+        yield
+
+
+@each_kind
+@host_case(1, "A published port is reached through an uplink of any kind, and sees the client's own address")
+def test_s19_a_published_port_is_reached_through_any_kind_of_uplink(
+    world: Worlds, kind: str, mode: str
+) -> None:
+    at = world(kind, mode)
+    with servers(at.web, 80):
+        for proto in PROTOCOLS:
+            for asked, own in zip(at.each(NEAR, NEAR6), at.each(OTHER, OTHER6), strict=True):
+                answer = call(at.host.outside, proto, asked, 8080, source=(own, 0))
+                assert (answer.seen, answer.peer) == (own, asked)
+
+
+@each_kind
+@host_case(1, "A container reaches what is behind an uplink of any kind, with the host's address there")
+def test_s21_the_way_out_leads_through_any_kind_of_uplink(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    with servers(at.host.outside, 90, *at.each(FAR, FAR6), *at.each(BEHIND, BEHIND6)):
+        for proto in PROTOCOLS:
+            for targets in (at.each(FAR, FAR6), at.each(BEHIND, BEHIND6)):
+                for target, source in zip(targets, at.each(NEAR, NEAR6), strict=True):
+                    answer = call(at.web, proto, target, 90)
+                    assert (answer.seen, answer.peer) == (source, target)
+    for target in at.each(BEHIND, BEHIND6):
+        assert reaches(at.web.try_, target, 3)
+
+
+@each_kind
+@host_case(1, "ICMP errors come through an uplink of any kind, in both directions")
+def test_s21_icmp_errors_come_through_any_kind_of_uplink(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    for target in at.each(BEHIND, BEHIND6):  # nobody is at that port: the far machine says so
+        assert fails(at.web, "udp", target, 4711) == errno.ECONNREFUSED
+    for asked in at.each(NEAR, NEAR6):  # nobody is at the container's port: it says so
+        assert fails(at.host.outside, "udp", asked, 8084) == errno.ECONNREFUSED
+
+
+def stream(sender: socket.socket, receiver: socket.socket, size: int) -> bool:
+    """Whether all bytes arrive that the other end of the connection is made to send."""
+    thread = threading.Thread(target=lambda: sender.sendall(bytes(size)), daemon=True)
+    thread.start()
+    left = size
+    while left:
+        got = len(receiver.recv(1 << 16))
+        if not got:
+            return False
+        left -= got
+    thread.join()
+    return True
+
+
+@contextlib.contextmanager
+def connection(
+    client: Place, asked: str, port: int, server: Place, inner: int
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    family = socket.AF_INET6 if ":" in asked else socket.AF_INET
+    with opened(server, family=family) as listening, opened(client, family=family) as ours:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("::" if ":" in asked else "0.0.0.0", inner))
+        listening.listen()
+        ours.connect((asked, port))
+        theirs, _ = listening.accept()
+        with theirs:
+            theirs.settimeout(ours.gettimeout())
+            yield ours, theirs
+
+
+@each_kind
+@host_case(1, "Long TCP streams pass an uplink of any kind whose packets are smaller than the network's")
+def test_s22_long_streams_pass_any_kind_of_uplink(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    for asked, target in zip(at.each(NEAR, NEAR6), at.each(BEHIND, BEHIND6), strict=True):
+        for client, address, port, server, inner in (
+            (at.host.outside, asked, 8083, at.web, 83),
+            (at.host.outside, asked, 8091, at.small, 80),
+            (at.web, target, 93, at.host.outside, 93),
+        ):
+            with connection(client, address, port, server, inner) as (one, other):
+                assert stream(one, other, 1 << 19) and stream(other, one, 1 << 19)
+
+
+def path_mtu(client: Place, address: str, port: int, size: int) -> int:
+    """What the kernel of a client takes for the path's MTU, once a datagram of that size was too big for it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    level, discover, mtu = (
+        (41, IPV6_MTU_DISCOVER, IPV6_MTU) if ":" in address else (0, IP_MTU_DISCOVER, IP_MTU)
+    )
+    with opened(client, socket.SOCK_DGRAM, family) as sock:
+        sock.setsockopt(level, discover, IP_PMTUDISC_DO)
+        sock.connect((address, port))
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                sock.send(bytes(size))
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    return int(sock.getsockopt(level, mtu))
+            assert time.monotonic() < deadline, "nobody said that it is too big"
+            time.sleep(0.01)
+
+
+@each_kind
+@host_case(1, "Who sends too large a packet through an uplink of any kind is told, in both directions")
+def test_s22_what_is_too_big_is_told_of_through_any_kind_of_uplink(
+    world: Worlds, kind: str, mode: str
+) -> None:
+    at = world(kind, mode)
+    for target in at.each(BEHIND, BEHIND6):
+        assert path_mtu(at.web, target, 4711, 1440) == MTU
+    for asked in at.each(NEAR, NEAR6):
+        assert path_mtu(at.host.outside, asked, 8090, SMALL + 20) == SMALL
+
+
+@each_kind
+@host_case(1, "Datagrams in fragments pass an uplink of any kind, in both directions")
+def test_s22_fragments_pass_any_kind_of_uplink(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    for asked, target in zip(at.each(NEAR, NEAR6), at.each(BEHIND, BEHIND6), strict=True):
+        family = socket.AF_INET6 if ":" in asked else socket.AF_INET
+        for client, address, port, place, inner in (
+            (at.host.outside, asked, 8084, at.web, 84),
+            (at.web, target, 94, at.host.outside, 94),
+        ):
+            own = target if client is at.web else "::" if ":" in asked else "0.0.0.0"
+            with opened(place, socket.SOCK_DGRAM, family) as server:
+                server.bind((own, inner))
+                with opened(client, socket.SOCK_DGRAM, family) as ours, eventually() as until:
+                    # Who sends fragments that are too big is told so at the first time, and they are lost.
+                    until(functools.partial(long_answer, server, ours, (address, port)))
+
+
+def long_answer(server: socket.socket, client: socket.socket, to: tuple[str, int]) -> bool:
+    """Asks with several fragments, and answers with several."""
+    server.settimeout(0.5)
+    client.settimeout(0.5)
+    try:
+        client.sendto(b"ask" * 1500, to)
+        data, peer = server.recvfrom(65535)
+        assert data == b"ask" * 1500
+        server.sendto(b"answer" * 1000, peer)
+        return client.recvfrom(65535)[0] == b"answer" * 1000
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("kind", ["tun", "veth", "GRE", "IPIP"])
+@host_case(1, "Fragments that arrive in the wrong order arrive whole")
+def test_s22_fragments_in_the_wrong_order_arrive_through_any_kind_of_uplink(
+    world: Worlds, kind: str, mode: str
+) -> None:
+    at = world(kind, mode)
+    payload = bytes(range(256)) * 12
+    whole = packets.ipv4(OTHER, NEAR, packets.udp(5000, 8084, payload))
+    pieces = packets.cut(
+        packets.ethernet(packets.NOBODY, packets.NOBODY, packets.ETH_IPV4, whole), 1000, 2000
+    )
+    with opened(at.web, socket.SOCK_DGRAM) as server:
+        server.bind(("0.0.0.0", 84))
+        send_bare(at, *(piece[14:] for piece in reversed(pieces)))
+        data, peer = server.recvfrom(65535)
+        assert (data, peer) == (payload, (OTHER, 5000))
+
+
+def send_bare(at: World, *sent: bytes) -> None:
+    """What the far machine's stack would never send: whole IPv4 packets, into its end of the link."""
+    with opened(at.host.outside, socket.SOCK_RAW, proto=socket.IPPROTO_RAW) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, NAME.encode())
+        for packet in sent:
+            raw.sendto(packet, (NEAR, 0))
+
+
+@each_kind
+def test_s20_an_acl_holds_at_any_kind_of_uplink(world: Worlds, kind: str) -> None:
+    at = world(kind, EBPF)
+    host = at.host
+    host.run(
+        "guarded",
+        f"--network net -p 8085:85,allow={OTHER}/32,allow={OTHER6}/128 -p 8085:85/udp,deny={FAR}/32",
+    )
+    try:
+        guarded = Container(host, "guarded")
+        with servers(guarded, 85):
+            for asked, own in zip(at.each(NEAR, NEAR6), at.each(OTHER, OTHER6), strict=True):
+                assert call(host.outside, "tcp", asked, 8085, source=(own, 0)).seen == own
+            assert call(host.outside, "udp", NEAR, 8085, source=(OTHER, 0)).seen == OTHER
+            for asked in at.each(NEAR, NEAR6):  # from its first address, 10.66.0.2 or fd66::2
+                with opened(
+                    host.outside, family=socket.AF_INET6 if ":" in asked else socket.AF_INET
+                ) as client:
+                    client.bind((FAR6 if ":" in asked else FAR, 0))
+                    client.settimeout(0.3)
+                    with pytest.raises(TimeoutError):
+                        client.connect((asked, 8085))
+            for forged in FORGED:
+                with opened(host.outside) as client:
+                    client.bind((forged, 0))
+                    client.settimeout(0.3)
+                    with pytest.raises(TimeoutError):
+                        client.connect((NEAR, 8085))
+        connections = host.ctl("ct list")
+        assert not any(forged in connections for forged in FORGED)
+    finally:
+        host.ctl("rm -f guarded")
+
+
+@pytest.mark.parametrize("kind", BARE)
+@host_case(1, "A source whose bytes are an ethertype's is an address like any other")
+def test_s19_a_source_that_looks_like_an_ethertype_is_served(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    with servers(at.web, 80):
+        for proto in PROTOCOLS:
+            for own in FORGED:
+                assert call(at.host.outside, proto, NEAR, 8080, source=(own, 0)).seen == own
+
+
+@each_kind
+def test_s28_doctor_has_nothing_to_say_of_any_kind_of_uplink(world: Worlds, kind: str) -> None:
+    at = world(kind, EBPF)
+    at.host.ctl("doctor")
