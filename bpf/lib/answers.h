@@ -3,6 +3,7 @@
 #pragma once
 #include "lib/exits.h"
 #include "lib/neighbour.h"
+#include "lib/source.h"
 
 static __noinline int answer_arp(struct __sk_buff *skb, const struct packet *p,
 				 const struct device *device, const struct network *net)
@@ -12,7 +13,7 @@ static __noinline int answer_arp(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !device || !net)
 		return TC_ACT_SHOT;
 	/* Announcements and probes for its own address: the map knows already. */
-	if (p->arp_operation != ARPOP_REQUEST || addr_equal(&p->tuple.dst, &device->addr4))
+	if (p->arp_operation != ARPOP_REQUEST || is_own(device, &p->tuple.dst))
 		return consume(skb, ABSORBED);
 	if (!neighbour_mac(device->network, net, &p->tuple.dst, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
@@ -29,7 +30,7 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 		return TC_ACT_SHOT;
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
-	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
+	if (is_own(device, &target))
 		return consume(skb, ABSORBED);
 	if (addr_is_v4(&target) || !neighbour_mac(device->network, net, &target, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
@@ -46,7 +47,7 @@ static __noinline int absorb_advertisement(struct __sk_buff *skb, const struct p
 		return TC_ACT_SHOT;
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
-	if (addr_equal(&target, &device->addr6) || addr_equal(&target, &device->linklocal))
+	if (is_own(device, &target))
 		return consume(skb, ABSORBED);
 	return drop(skb, DROP_SPOOFED_ARP);
 }

@@ -4,6 +4,28 @@
 #include "lib/neighbour.h"
 #include "lib/networks.h"
 
+/* Is it one of the sender's addresses? `device` has the usual ones; the map has those that were asked for beside them,
+ * and is looked at only where they do not match. */
+static __always_inline bool is_own(const struct device *device, const struct ip_addr *addr)
+{
+	struct endpoint *endpoint = endpoint_find(device->network, addr);
+
+	return endpoint && endpoint->number == device->endpoint;
+}
+
+/* A source that is not a usual one. Beyond its link no link-local one goes (RFC 3927, 2.6.2; of IPv6 ones `leave` sees
+ * to it). A function of its own: from_container has not the stack for the keys. */
+static __noinline int source_check_more(const struct packet *p, const struct device *device)
+{
+	if (!p || !device)
+		return DROP_DEVICE;
+	if (!is_own(device, &p->tuple.src))
+		return p->ethertype == bpf_htons(ETH_P_ARP) ? DROP_SPOOFED_ARP : DROP_SPOOFED_ADDR;
+	if (p->ethertype == bpf_htons(ETH_P_IP) && !endpoint_find(device->network, &p->tuple.dst))
+		return DROP_BAD_ADDR;
+	return 0;
+}
+
 /* Returns 0 if the frame's source is the container's own, or a drop reason. */
 static __always_inline int source_check(const struct packet *p, const struct device *device,
 					const struct network *net)
@@ -15,11 +37,13 @@ static __always_inline int source_check(const struct packet *p, const struct dev
 	switch (p->ethertype) {
 	case bpf_htons(ETH_P_ARP):
 		/* A probe for a duplicate asks from 0.0.0.0 (RFC 5227, 2.1.1). */
-		if (t->src.word[3] && !addr_equal(&t->src, &device->addr4))
-			return DROP_SPOOFED_ARP;
-		return 0;
+		if (!t->src.word[3] || addr_equal(&t->src, &device->addr4))
+			return 0;
+		return source_check_more(p, device);
 	case bpf_htons(ETH_P_IP):
-		return addr_equal(&t->src, &device->addr4) ? 0 : DROP_SPOOFED_ADDR;
+		if (addr_equal(&t->src, &device->addr4))
+			return 0;
+		return source_check_more(p, device);
 	}
 	if (!(net->flags & NETWORK_IPV6))
 		return DROP_NO_IPV6;
@@ -32,5 +56,5 @@ static __always_inline int source_check(const struct packet *p, const struct dev
 									      : DROP_SPOOFED_ADDR;
 	if (addr_equal(&t->src, &device->addr6) || addr_equal(&t->src, &device->linklocal))
 		return 0;
-	return DROP_SPOOFED_ADDR;
+	return source_check_more(p, device);
 }

@@ -77,6 +77,9 @@ class StartCommand(Command):
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address on a user-defined network.")
 @click.option("--mac-address", default="", metavar="MAC", help="MAC address of the container.")
 @click.option(
+    "--link-local-ip", multiple=True, metavar="IP", help="Additional link-local address (IPv4 or IPv6)."
+)
+@click.option(
     "--network-alias",
     "--net-alias",
     multiple=True,
@@ -138,6 +141,7 @@ def run(ctx: click.Context, /, *, networks: tuple[str, ...], env: tuple[str, ...
         "ip6": plain.pop("ip6"),
         "mac": plain.pop("mac_address"),
         "aliases": plain.pop("network_alias"),
+        "link_local_ips": plain.pop("link_local_ip"),
     }
     with starting():
         check_terminal(tty=plain["tty"] and not plain["detach"], interactive=plain["interactive"])
@@ -164,6 +168,7 @@ def endpoints(networks: tuple[str, ...], first: Mapping[str, Any]) -> tuple[Endp
         return ()
     asked = [EndpointRequest.parse(text) for text in networks] or [EndpointRequest("bridge")]
     flags = {"ip": "--ip", "ip6": "--ip6", "mac": "--mac-address", "aliases": "--network-alias"}
+    flags["link_local_ips"] = "--link-local-ip"
     for name in given:
         if getattr(asked[0], name):
             raise ConfigError(

@@ -210,6 +210,13 @@ def prune(force: bool, filters: tuple[str, ...]) -> None:
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address of the container.")
 @click.option("--mac-address", "mac", default="", metavar="MAC", help="MAC address of the container.")
 @click.option(
+    "--link-local-ip",
+    "link_local_ips",
+    multiple=True,
+    metavar="IP",
+    help="Additional link-local address of the container (IPv4 or IPv6).",
+)
+@click.option(
     "--alias",
     "aliases",
     multiple=True,

@@ -225,7 +225,7 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
         addr6=addr6,
         linklocal=linklocal,
     )
-    addresses: list[Address | None] = [addr4, addr6, linklocal]
+    addresses = [addr4, addr6, linklocal, *(also.ip for also in endpoint.link_local)]
     return EndpointEntries(
         device=(DeviceKey(ifindex=index), device),
         endpoints={

@@ -26,6 +26,7 @@ class Endpoint:
     """Joins one sandbox to one network by a veth pair. `number` is never used twice on a host, `slot` is the
     member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
     `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es).
+    `link_local`: addresses that were asked for beside the one that the kernel makes.
     `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none."""
 
     id: str
@@ -48,6 +49,7 @@ class Endpoint:
     static4: bool = False
     static6: bool = False
     driver_options: Mapping[str, str] = field(default_factory=dict)
+    link_local: tuple[Interface, ...] = ()
     host_ifindex: int = 0
     phase: Phase = Phase.CREATING
     owner_key: str = ""
@@ -109,6 +111,7 @@ class EndpointRequest:
     links: tuple[str, ...] = ()
     gw_priority: int = 0
     driver_options: tuple[str, ...] = ()
+    link_local_ips: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> EndpointRequest:
@@ -117,6 +120,7 @@ class EndpointRequest:
             return cls(text)
         one = {"name": "network", "ip": "ip", "ip6": "ip6", "mac-address": "mac"}
         many = {"alias": "aliases", "link": "links", "driver-opt": "driver_options"}
+        many["link-local-ip"] = "link_local_ips"
         found: dict[str, Any] = {}
         if not text.isprintable():
             raise ConfigError(f"invalid --network {quoted(text)}")

@@ -153,6 +153,8 @@ def _no_endpoint_settings(asked: EndpointRequest, request: RunRequest, mode: str
         )
     if asked.mac:
         raise _conflict("mac-address and the network mode")
+    if asked.link_local_ips:
+        raise _conflict(f"link-local IP addresses and the {mode} network mode")
     if asked.aliases:
         raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
     if asked.driver_options:

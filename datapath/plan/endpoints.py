@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 from typing import Any
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
 from datapath.model.drivers import spec_of, traits
-from datapath.model.endpoints import Endpoint, EndpointRequest, Link
+from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_of
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address, parse_address, parse_mac
@@ -24,6 +24,7 @@ from datapath.plan import endpoint_options, ipam
 from datapath.plan.networks import plan_default_bridge
 from datapath.plan.ports import refuse_acls
 
+_LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/64"))
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
 
 SHARED_STACK = (
@@ -97,6 +98,8 @@ def plan_endpoint(
     ipv4, static4 = _address(4, request.ip, network, members, state)
     ipv6, static6 = _address(6, request.ip6, network, members, state)
     options = endpoint_options.parse(request.driver_options)
+    mac = _mac(request.mac, network, members, ipv4 or ipv6, state)
+    link_local = tuple(_link_local(request.link_local_ips, mac, network, members, state))
     ident = fresh.new_id()
     return Endpoint(
         id=ident,
@@ -106,7 +109,7 @@ def plan_endpoint(
         slot=_lowest_free({member.slot for member in members}),
         ifname=ifname_in(network, {e.ifname for e in state.endpoints_of_sandbox(sandbox_id)}, options),
         host_ifname=_host_ifname(network, ident, state),
-        mac=_mac(request.mac, network, members, ipv4 or ipv6, state),
+        mac=mac,
         ipv4=ipv4,
         ipv6=ipv6,
         aliases=aliases,
@@ -115,6 +118,7 @@ def plan_endpoint(
         static4=static4,
         static6=static6,
         driver_options=options,
+        link_local=link_local,
     )
 
 
@@ -132,9 +136,9 @@ def _address(
     subnet = network.subnet4 if version == 4 else network.subnet6
     holders: dict[Address, Endpoint] = {}
     for member in members:
-        interface = member.ipv4 if version == 4 else member.ipv6
-        if interface is not None:
-            holders[interface.ip] = member
+        for interface in (member.ipv4, member.ipv6, *member.link_local):
+            if interface is not None and interface.version == version:
+                holders[interface.ip] = member
     if not text:
         if subnet is None:
             return None, False
@@ -157,6 +161,45 @@ def _address(
             f"Address already in use: {address} belongs to {_format_holder(holders[address], state)}"
         )
     return _interface(address, subnet), True
+
+
+def _link_local(
+    given: Sequence[str], mac: str, network: Network, members: Sequence[Endpoint], state: State
+) -> Iterator[IPv4Interface | IPv6Interface]:
+    """--link-local-ip: addresses at which only the other members find it. ConfigError, ExistsError."""
+    taken = {address: member for member in members for address in _addresses(member)}
+    own: set[Address] = {linklocal_of(gateway_mac(network))}
+    if linklocal_of(mac) in taken:
+        holder = _format_holder(taken[linklocal_of(mac)], state)
+        raise ExistsError(f"mac address {mac} is not possible: its link-local address belongs to {holder}")
+    for text in given:
+        address = parse_address(text, "link-local IP address")
+        prefix = next((prefix for prefix in _LINK_LOCAL if address in prefix), None)
+        if prefix is None or address in (prefix.network_address, prefix.broadcast_address):
+            there = " or ".join(map(str, _LINK_LOCAL))
+            raise ConfigError(f"invalid link-local IP address: {quoted(text)} is not of {there}")
+        if (network.subnet4 if address.version == 4 else network.subnet6) is None:
+            raise ConfigError(
+                f"network {network.name} has no IPv{address.version}: {address} is not possible there"
+            )
+        if address in taken:
+            raise ExistsError(
+                f"Address already in use: {address} belongs to {_format_holder(taken[address], state)}"
+            )
+        if address in own or address == linklocal_of(mac):
+            raise ExistsError(
+                f"Address already in use: {address} is given twice, or the gateway's or the device's own"
+            )
+        own.add(address)
+        yield ip_interface((address.packed, prefix.prefixlen))
+
+
+def _addresses(member: Endpoint) -> Iterator[Address]:
+    """All that a member has."""
+    yield member.linklocal
+    for interface in (member.ipv4, member.ipv6, *member.link_local):
+        if interface is not None:
+            yield interface.ip
 
 
 def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interface:

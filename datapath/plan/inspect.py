@@ -217,7 +217,12 @@ def _endpoint_settings(
     asked: EndpointRequest, network: Network | None, endpoint: Endpoint | None, container: Container
 ) -> dict[str, Any]:
     """What was asked of an endpoint and, while it exists, what it has."""
-    fixed = {key: text for key, text in (("IPv4Address", asked.ip), ("IPv6Address", asked.ip6)) if text}
+    parts = (
+        ("IPv4Address", asked.ip),
+        ("IPv6Address", asked.ip6),
+        ("LinkLocalIPs", list(asked.link_local_ips)),
+    )
+    fixed = {key: value for key, value in parts if value}
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint else (None, None)
     routed = network if endpoint and network and not network.internal else None
     via4 = routed.subnet4.gateway if routed and routed.subnet4 else None

@@ -118,3 +118,62 @@ def test_a_single_address_is_no_subnet(host: Host) -> None:
     host.ctl("network create --ipv6 --subnet fd00:8::/126 x")
     host.run("a", "--network x")
     assert reaches(lambda command: host.try_in("a", command), "fd00:8::1")
+
+
+@pytest.mark.parametrize("address", ["169.254.7.7", "fe80::7"])
+@host_case(21, "Members reach each other at link-local addresses given with --link-local-ip")
+def test_a_link_local_address_that_was_asked_for_is_the_members_own(
+    host: Host, mode: str, address: str
+) -> None:
+    other = {"169.254.7.7": "169.254.7.8", "fe80::7": "fe80::8"}[address]
+    host.ctl(f"network create {options(mode)} --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 red")
+    host.run("a", f"--network red --link-local-ip {address}", echo_server("tcp", 80))
+    host.run("b", f"--network name=red,link-local-ip={other}")
+    zone = "%eth0" if ":" in address else ""
+    assert reaches(lambda command: host.try_in("b", command), f"{address}{zone}")
+    assert reaches(lambda command: host.try_in("a", command), f"{other}{zone}")
+    if not zone:
+        with eventually() as until:
+            until(lambda: host.try_in("b", ask("tcp", address, 80)).returncode == 0)
+        assert host.in_("b", ask("tcp", address, 80)).split()[0] == other
+    settings = host.inspect("a")["NetworkSettings"]["Networks"]["red"]
+    assert settings["IPAMConfig"] == {"LinkLocalIPs": [address]}
+    assert host.ctl("doctor") == "No problems found."
+    host.in_("a", f"ip address del {address}/{16 if not zone else 64} dev eth0")
+    assert "has lost the address" in host.try_ctl("doctor").stdout
+    host.ctl("reconcile")
+    assert reaches(lambda command: host.try_in("b", command), f"{address}{zone}")
+
+
+def test_connect_gives_link_local_addresses_and_nobody_else_has_them(host: Host) -> None:
+    host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 red")
+    host.run("a")
+    host.ctl("network connect --link-local-ip 169.254.7.7 --link-local-ip fe80::7 red a")
+    host.run("b", "--network red")
+    host.in_("b", "ip address add 169.254.7.9/16 dev eth0")
+    host.in_("b", "ip address add fe80::9/64 dev eth0 nodad")
+    before = host.drops().get("DROP_SPOOFED_ARP", 0)
+    assert fails(host, "ping -c 1 -W 1 -I 169.254.7.9 169.254.7.7"), "not its own"
+    assert host.drops()["DROP_SPOOFED_ARP"] > before
+    assert fails(host, "ping -c 1 -W 1 -I fe80::9 fe80::7%eth0")
+    # From its own one a member does not get out.
+    host.in_("a", "ip route add 203.0.113.0/24 via 10.5.0.1 dev eth1 src 169.254.7.7")
+    assert host.try_in("a", "ping -c 1 -W 1 -I 169.254.7.7 203.0.113.5").returncode
+    assert host.drops()["DROP_BAD_ADDR"] > 0
+    for command, says in (
+        ("run --network red --link-local-ip 169.254.7.7 true", 'belongs to container "a"'),
+        ("run --network red --link-local-ip 10.5.0.9 true", "is not of 169.254.0.0/16 or fe80::/64"),
+        ("run --network red --link-local-ip 169.254.255.255 true", "is not of 169.254.0.0/16"),
+        ("run --network red --link-local-ip x true", "invalid link-local IP address"),
+        ("run --network none --link-local-ip 169.254.7.8 true", "link-local IP addresses and the none"),
+        ("run --link-local-ip fe80::8 true", "network bridge has no IPv6"),
+        ("network connect --link-local-ip fe80::7 bridge b", "network bridge has no IPv6"),
+    ):
+        assert says in host.refused(command), command
+    host.ctl("network disconnect red a")
+    host.run("c", "--network red --link-local-ip 169.254.7.7 --link-local-ip fe80::7")
+    assert host.ctl("doctor") == "No problems found."
+
+
+def fails(host: Host, command: str) -> bool:
+    return host.try_in("b", command).returncode != 0

@@ -112,7 +112,7 @@ def _inner(subject: str, endpoint: Endpoint, inside: Stack, comparison: Comparis
             yield Finding(RENAMED, subject, detail, (endpoint.sandbox_id, other.ifindex, endpoint.ifname))
         return
     yield from _device(subject, endpoint.sandbox_id, inner, endpoint.mac, comparison.mtu(network))
-    wanted = {address for address in (endpoint.ipv4, endpoint.ipv6) if address}
+    wanted = {address for address in (endpoint.ipv4, endpoint.ipv6, *endpoint.link_local) if address}
     for address in sorted(wanted - inside.addresses.get(inner.name, frozenset()), key=str):
         detail = f"the container's device {inner.name} has lost the address {address}"
         yield Finding(ADDRESS, subject, detail, (endpoint.sandbox_id, inner.name, (address,)))

@@ -81,7 +81,7 @@ def waiting_name(endpoint: Endpoint) -> str:
 
 def addresses(endpoint: Endpoint) -> list[Interface]:
     """Those of the endpoint, with prefix length."""
-    return [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
+    return [address for address in (endpoint.ipv4, endpoint.ipv6, *endpoint.link_local) if address]
 
 
 def gateway(network: Network, version: int) -> Address | None:
