@@ -104,7 +104,7 @@ class Engine:
         None: nothing is there that would follow. Errors as those of `changing`."""
         if not self.exists:
             return None
-        with self.changing(create=False, patience=patience) as tx:
+        with self.changing(create=False, freeing=True, patience=patience) as tx:  # it adds nothing
             return tx.observed
 
     @contextmanager
