@@ -59,7 +59,7 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     """
     if quiet and not format_:
         return "\n".join(str(row[next(iter(columns))]) for row in rows)
-    if format_ in ("", "table"):
+    if format_.rstrip(" ") in ("", "table"):
         return table(list(columns.values()), [[str(row[key]) for key in columns] for row in rows])
     if format_ == "json":
         encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

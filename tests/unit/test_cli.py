@@ -520,6 +520,7 @@ def test_network_table_is_dockers() -> None:
         "cdcdcdcdcdcd   bridge    bridge    local",
     ]
     assert listing([], COLUMNS, "") == "NETWORK ID   NAME      DRIVER    SCOPE"
+    assert listing(rows, COLUMNS, "table ") == listing(rows, COLUMNS, "table") == listing(rows, COLUMNS, "")
 
 
 def test_listing_in_every_format() -> None:
