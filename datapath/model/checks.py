@@ -68,6 +68,12 @@ UNSERVED = Check(
     "by this device no answer reaches a container, and no published port is reached",
     "another way out of the host; or networks with `-o com.datapath.mode=iptables`",
 )
+XFRM = Check(
+    "xfrm",
+    "packets of containers that such a policy is about do not pass, neither in clear nor protected, where they are "
+    "translated",
+    "the policy; or a network without masquerading",
+)
 MISSING = Check("entry-missing", "the packet programs do not know it", _RECONCILE)
 WRONG = Check("entry-wrong", "the packet programs know it wrongly", _RECONCILE)
 STRAY = Check("entry-stray", "the packet programs know something that nothing needs", _RECONCILE)

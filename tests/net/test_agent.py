@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from datapath.dataplane.programs import Dataplane
 from tests.net.agents import Agent, agent
-from tests.net.hosts import HOST, SLOWNESS, Host, Namespace, ask, echo_server, eventually
+from tests.net.hosts import HOST, OUTSIDE, SLOWNESS, Host, Namespace, ask, echo_server, eventually
 from tests.net.test_concurrency import Standing
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
@@ -154,6 +155,55 @@ def test_a_changed_port_range_is_served_within_seconds(host: Host) -> None:
         one.says("port range: 20000-30000")
         assert rows(host, "host") != before
         assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
+def test_ipsec_policies_are_known_at_once_and_doctor_names_them(host: Host) -> None:
+    """A policy that only lets packets pass as they are is nothing to tell."""
+    published(host)
+    with agent(host) as one:
+        host.sh("ip xfrm policy add dst 10.50.0.0/16 dir out action block")
+        host.sh("ip xfrm policy add dst 10.51.0.0/16 dir out")
+        host.sh("ip xfrm policy setdefault in block")
+        one.says("IPsec policies: 2")
+        done = host.try_ctl("doctor --format json")
+        assert done.returncode == 20
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(row["Check"], row["Detail"]) for row in found] == [
+            ("xfrm", "IPsec policies that protect or block packets: 1"),
+            ("xfrm", "packets that no IPsec policy is about are blocked: in"),
+        ]
+        host.sh("ip xfrm policy setdefault in accept")
+        host.sh("ip xfrm policy flush")
+        one.says("IPsec policies: 0")
+        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
+def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None:
+    """The device that the new route leads out by, and the table that a rule leads to, are uplinks at once."""
+    published(host)
+    other = Namespace()
+    try:
+        host.sh(f"ip link add up1 type veth peer name eth0 netns {other.pid}")
+        host.sh("ip link set up1 up")
+        other.sh("ip link set eth0 up")
+        with agent(host) as one:
+            host.sh("ip address add 10.78.0.1/24 dev up1")
+            one.says("uplink up1: new")
+            host.sh("ip route replace default via 10.78.0.2 metric 10")
+            host.sh("ip route replace default via 10.78.0.2 table 200")
+            host.sh("ip rule add iif lo ipproto tcp dport 9000 lookup 200")
+            with eventually() as until:
+                until(lambda: "No problems found." in host.try_ctl("doctor").stdout)
+            host.sh("ip link set eth0 down")
+            one.says("uplink eth0: gone")
+            host.sh("ip link set eth0 up")
+            one.says("uplink eth0: new")
+            host.sh(f"ip route add default via {OUTSIDE}")
+            with eventually() as until:
+                until(lambda: answers(host, HOST, 8081))
+            assert host.try_ctl("doctor").stdout == "No problems found.\n"
+    finally:
+        other.close()
 
 
 # ---- how soon, and what it costs ------------------------------------------------------------------------------

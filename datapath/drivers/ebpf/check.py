@@ -24,6 +24,7 @@ from datapath.model.checks import (
     UNREADABLE,
     UNSERVED,
     WRONG,
+    XFRM,
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import linklocal_of
@@ -44,6 +45,7 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     """All about these networks, which packet programs forward; causes before what follows from them."""
     yield from _programs(comparison, networks)
     yield from pairs.findings(comparison, networks)
+    yield from _policies(comparison, networks)
     if comparison.observed.programs.loaded:
         yield from _attachments(comparison, networks)
         yield from differences(comparison, networks)
@@ -67,6 +69,17 @@ def _programs(comparison: Comparison, networks: list[Network]) -> Iterator[Findi
         yield Finding(OUTDATED, "packet programs", "they are of another version")
     if programs.settings:
         yield Finding(SETTINGS, "packet programs", programs.settings)
+
+
+def _policies(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """IPsec policies keep packets from passing as they are, and the programs do not apply them."""
+    xfrm = comparison.observed.network.xfrm
+    closed = [policy for policy in xfrm.all if policy.action != "allow" and policy.direction != "socket"]
+    if networks and closed:
+        yield Finding(XFRM, "the host", f"IPsec policies that protect or block packets: {len(closed)}")
+    if networks and xfrm.blocked:
+        detail = f"packets that no IPsec policy is about are blocked: {', '.join(sorted(xfrm.blocked))}"
+        yield Finding(XFRM, "the host", detail)
 
 
 # ---- attachments, and what nothing needs --------------------------------------------------------------------
