@@ -10,12 +10,14 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.net import forked, look, serial
+from tests.net.agents import agent
 from tests.net.hosts import SLOWNESS, Host, eventually, reaches
 from tests.net.serial import Done
 from tests.net.test_faults import unknown
@@ -160,13 +162,33 @@ def test_what_no_order_explains_is_found(what: str) -> None:
     assert (together is not None) == (what in ("made twice", "removed under a member", "one port for two"))
 
 
-def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(host: Host, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def followed(host: Host) -> Iterator[None]:
+    """An agent that has something to do all the time: an address comes and goes."""
+    stop = host.folder / "stop"
+    change = "ip address add 192.0.2.7/24 dev eth0; ip address del 192.0.2.7/24 dev eth0"
+    with agent(host) as one:
+        churn = host.start(["sh", "-c", f"while ! [ -e {stop} ]; do {change}; sleep 0.02; done"])
+        try:
+            yield
+        finally:
+            stop.touch()
+            churn.wait()
+        assert one.process.poll() is None
+        assert not [line for line in one.said if ": new" not in line and ": gone" not in line][1:], one.said
+
+
+@pytest.mark.parametrize("beside", ["nothing", "an agent"])
+def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(
+    host: Host, tmp_path: Path, beside: str
+) -> None:
     host.preloaded = True
     host.ctl("network create base")
     host.run("bystander")
     folder = tmp_path / "logs"
     folder.mkdir()
-    rows = at_once(host, folder)
+    with followed(host) if beside == "an agent" else contextlib.nullcontext():
+        rows = at_once(host, folder)
     for cell in range(CELLS):
         rows += [(cell, done) for done in last(host, cell)]
     for cell, history in enumerate(histories(rows)):

@@ -151,6 +151,33 @@ def damaged(host: Host) -> None:
     (host.folder / f"run/containers/{'e' * 64}").mkdir()
 
 
+LOST, NEW = "192.0.2.77", "192.0.2.78"  # addresses of the host
+
+
+def moved(host: Host) -> None:
+    """The host has lost an address, to which there is a connection, and has another one and a device more."""
+    running("-p 8085:80/udp")(host)
+    host.sh(f"ip address replace {LOST}/24 dev eth0")
+    for undone in (f"ip address del {NEW}/24 dev eth0", "ip link del up9"):
+        host.try_(undone)
+    host.ctl(NOBODY)
+    host.outside.try_(ask("udp", LOST, 8085, 0.01))
+    assert LOST in host.ctl("ct ls")
+    host.sh("ip link add up9 type veth peer name up9p")
+    host.sh("ip address add 10.79.0.1/24 dev up9")
+    host.sh("ip link set up9 up")
+    host.sh(f"ip address add {NEW}/24 dev eth0")
+    host.sh(f"ip address del {LOST}/24 dev eth0")
+
+
+def followed(host: Host) -> None:
+    """No connection to the lost address is left; whoever comes to the new one gets there."""
+    alive(host)
+    assert LOST not in host.ctl("ct ls")
+    host.outside.try_(ask("udp", NEW, 8085, 0.01))
+    assert NEW in host.ctl("ct ls")
+
+
 def other_settings(host: Host) -> None:
     """Programs that are loaded with the settings of daemon.json are others."""
     host.ctl("upgrade")
@@ -200,6 +227,8 @@ OPERATIONS = {
         alive,
     ),
     "icc of daemon.json": Operation(NOBODY, icc_off, lambda h: True, cleanup=NOBODY),
+    # What an agent does, and every other command when it begins.
+    "following the host": Operation(NOBODY, moved, lambda h: True, followed),
     "upgrade": Operation(
         "upgrade",
         other_settings,
@@ -252,7 +281,7 @@ SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("ipta
 for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
-OFTEN = {"run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
+OFTEN = {"following the host": 0.5, "run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
 
 
 # ---- the host -------------------------------------------------------------------------------------------------
