@@ -32,9 +32,20 @@ def topology() -> Iterator[Topology]:
     made.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with BOTH_UPLINKS is run twice: what arrives from outside has an Ethernet header, and has none. A test
+    marked `ethernet` needs what a test run does not have without one: segments, sums of the device, the way in again of
+    what was queued."""
+    if "loaded" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_UPLINKS", False):
+        ways = {"Ethernet": False}
+        if not metafunc.definition.get_closest_marker("ethernet"):
+            ways["bare"] = True
+        metafunc.parametrize("loaded", ways.values(), ids=ways.keys(), indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    made = Programs(topology)
+def loaded(topology: Topology, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    made = Programs(topology, bare=getattr(request, "param", False))
     yield made
     made.close()
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +46,15 @@ Reason: Any = abi.Reason
 Flag: Any = abi.NetworkFlag
 
 NAT_FIRST, NAT_LAST = 20000, 20999
-OBJECTS = ("from_container", "from_host", "from_uplink", "from_loopback", "xdp_uplink", "conn_gc")
+OBJECTS = (
+    "from_container",
+    "from_host",
+    "from_uplink",
+    "from_tunnel",
+    "from_loopback",
+    "xdp_uplink",
+    "conn_gc",
+)
 SIZES = {
     "devices": 256,
     "endpoints": 256,
@@ -392,9 +402,21 @@ def private_bpffs() -> Iterator[Path]:
         os.close(fd)
 
 
+def _with_header(verdict: int, sent: bytes, out: bytes) -> bytes:
+    """What became of a packet that has been sent without the Ethernet header of `sent`, as if it had had it. Left to
+    the host's stack it has none; otherwise one was made, without MACs until it is delivered."""
+    if verdict == UNSPEC:
+        return sent[:14] + out
+    assert packets.ethertype(out) == packets.ethertype(sent)
+    if any(out[:12]):
+        return out
+    macs = sent[:12] if verdict == SHOT else sent[6:12] + sent[:6]  # it goes back
+    return macs + out[12:]
+
+
 class Programs:
     """One copy of the programs with their maps, filled for the Topology. `objects`: only these of them, as the
-    kernel's look at each takes its time."""
+    kernel's look at each takes its time. `bare`: the uplink's packets have no Ethernet header."""
 
     def __init__(
         self,
@@ -403,12 +425,14 @@ class Programs:
         objects: Sequence[str] = OBJECTS,
         sizes: Mapping[str, int] | None = None,
         nat_ports: tuple[int, int] = (NAT_FIRST, NAT_LAST),
+        bare: bool = False,
         **settings: int,
     ) -> None:
         self.topology = topology
         self.fds: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
+        self.bare = bare
         config = abi.config(
             **{
                 "timeout_handshake": 60,
@@ -424,10 +448,27 @@ class Programs:
         with private_bpffs() as pins:
             for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
+        if bare:
+            self._load_bare()
         if "host" in self.maps:
             self.maps["host"][0] = abi.host(nat_port_first=nat_ports[0], nat_port_last=nat_ports[1])
         self._fill()
         self._seen = self._counts()
+
+    def _load_bare(self) -> None:
+        """The program that takes the header off, which the hook for packets without one follows."""
+        with tempfile.TemporaryDirectory() as folder:
+            built = Path(folder) / "bare.bpf.o"
+            include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
+            source = Path(__file__).parent / "bare.bpf.c"
+            command = ("clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", include, "-c", source, "-o", built)
+            subprocess.run(command, check=True)
+            (program,), maps = libbpf.load_object(built, pins=None, config=None)
+        self.fds[program.name] = program.fd
+        tested = ffi.new("__u32 *", self.fds["from_tunnel"])
+        assert not lib.bpf_map_update_elem(maps["tested"], ffi.new("__u32 *", 0), tested, 0), ffi.errno
+        self.fds["tested"] = maps["tested"]  # without it the array would be emptied
+        os.close(maps["rooms"])
 
     def _load(self, hook: str, pins: Path, config: Any, sizes: Mapping[str, int]) -> None:
         loaded, maps = libbpf.load_object(
@@ -571,8 +612,9 @@ class Programs:
     def run(
         self, sender: Sender, packet: bytes, *, ingress: int = 0, gso: int = 0, flags: int = 0
     ) -> Outcome:
-        """Runs the hook that the sender's device has."""
-        hook = "from_uplink"
+        """Runs the hook that the sender's device has. Of a packet from an uplink whose packets have no Ethernet header
+        the outcome is given as if it had had that of `packet`."""
+        hook = "as_bare" if self.bare else "from_uplink"
         if isinstance(sender, Loopback):
             hook = "from_loopback"
         elif sender is not None:
@@ -585,6 +627,8 @@ class Programs:
             gso_size=gso,
             flags=flags,
         )
+        if hook == "as_bare":
+            out = _with_header(verdict, packet, out)
         return Outcome(verdict, self._counted(), out)
 
     def early(self, packet: bytes) -> Outcome:

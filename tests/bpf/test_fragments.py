@@ -35,6 +35,7 @@ from tests.bpf.fixtures import (
     outside_sends,
 )
 
+BOTH_UPLINKS = True
 SPORT = 20100
 DATA = bytes(range(1, 57))  # with a UDP header 64 bytes
 ENDS = (24, 40)  # three pieces; a TCP header fits the first
@@ -191,6 +192,7 @@ def left(programs: Programs) -> tuple[int, int]:
     return len(list(programs.maps["fragments"])), len(list(programs.maps["frag_queue"]))
 
 
+@pytest.mark.ethernet
 @pytest.mark.parametrize(
     "order", list(itertools.permutations(range(3))), ids=lambda order: "".join(map(str, order))
 )
@@ -252,6 +254,7 @@ def test_overlap_loses_the_datagram(programs: Programs, name: str, overlap: str)
         passes(programs, way, piece, out)
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_overlap_with_what_was_kept(programs: Programs, name: str) -> None:
     way = begin(programs, name)
@@ -298,6 +301,7 @@ def test_a_double_does_no_harm(programs: Programs, name: str, twice: int) -> Non
     assert left(programs) == (0, 0)
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_a_double_that_was_kept(programs: Programs, name: str) -> None:
     way = begin(programs, name)
@@ -333,6 +337,7 @@ def test_64_pieces_are_followed_and_no_more(programs: Programs, six: bool) -> No
         programs.forget()
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_8_are_kept_and_no_more(programs: Programs, name: str) -> None:
     """The ninth of a container's is lost; of one from outside the host alone has it."""
@@ -369,6 +374,7 @@ def age(programs: Programs, name: str) -> None:
         table[key] = table[key]._replace(since=time.monotonic_ns() - 31 * 10**9)
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_after_30_seconds_a_datagram_is_forgotten(programs: Programs, name: str) -> None:
     way = begin(programs, name)
@@ -385,6 +391,7 @@ def test_after_30_seconds_a_datagram_is_forgotten(programs: Programs, name: str)
     assert left(programs) == (0, 0)
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_after_30_seconds_what_was_kept_does_not_come_again(programs: Programs, name: str) -> None:
     way = begin(programs, name)
@@ -476,6 +483,7 @@ def next_ones(programs: Programs, way: Way, count: int) -> None:
             assert programs.run(way.sender, piece).verdict == REDIRECT
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_64_datagrams_later_a_number_means_another_one(programs: Programs, name: str) -> None:
     """As in the kernel (net.ipv4.ipfrag_max_dist): a fragment that overtakes its first is not taken for the end of a
@@ -496,6 +504,7 @@ def test_64_datagrams_later_a_number_means_another_one(programs: Programs, name:
     assert left(programs) == (0, 0)
 
 
+@pytest.mark.ethernet
 @BOTH
 def test_what_was_queued_for_an_earlier_datagram_does_not_come_again(programs: Programs, name: str) -> None:
     """It lies where the first one of the new datagram does, or its sender has begun 8 others since."""

@@ -49,6 +49,7 @@ from tests.bpf.fixtures import (
     untouched,
 )
 
+BOTH_UPLINKS = True
 SPORT = 20100  # within the range for masquerading, so that it is kept
 ROUTER = "198.51.100.77"  # somewhere on the way
 SYN_ACK = p.SYN | p.ACK
@@ -787,6 +788,7 @@ def test_connection_of_an_endpoint_that_is_gone(programs: Programs) -> None:
     )
 
 
+@pytest.mark.ethernet
 def test_sums_of_the_device_stay_right(programs: Programs) -> None:
     """With CHECKSUM_COMPLETE the kernel itself checks (EBADMSG) that no rewrite spoilt the device's sum."""
     flags = libbpf.BPF_F_TEST_SKB_CHECKSUM_COMPLETE

@@ -40,6 +40,7 @@ from tests.bpf.fixtures import (
     untouched,
 )
 
+BOTH_UPLINKS = True
 SPORT = 20100  # within the range for masquerading, so that it is kept
 ROUTER6 = "2001:db8:77::7"  # somewhere on the way
 SYN_ACK = p.SYN | p.ACK
@@ -621,6 +622,7 @@ def test_a_forged_packet_of_a_containers_connection_is_not_taken(programs: Progr
     programs.expect(None, outside_sends(OUTSIDE6, p.udp(SPORT, 53), src=A1.ip6), UNSPEC, Reason.NOT_OURS)
 
 
+@pytest.mark.ethernet
 def test_sums_of_the_device_stay_right(programs: Programs) -> None:
     """With CHECKSUM_COMPLETE the kernel itself checks (EBADMSG) that no rewrite spoilt the device's sum: an IPv6
     header has no sum of its own that would make up for new addresses."""

@@ -37,6 +37,7 @@ from tests.bpf.fixtures import (
     redirected,
 )
 
+BOTH_UPLINKS = True
 SPORT = 20100
 SYN_ACK = p.SYN | p.ACK
 DEST = p.extension(p.DESTINATION_OPTIONS, b"\0\1\4" + bytes(4))
@@ -313,6 +314,7 @@ def test_a_container_is_told_by_its_own_gateway(narrow: Programs) -> None:
         narrow.run(A2, A2.sends(B1.ip if at is HOST else B1.ip6, p.udp(53, 9)))
 
 
+@pytest.mark.ethernet
 def test_segments_count_not_the_whole(narrow: Programs) -> None:
     narrow.run(None, outside_sends(HOST, p.tcp(9, 8081, p.SYN)))
     carried = p.tcp(9, 8081, p.ACK, bytes(2800))
