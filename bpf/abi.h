@@ -291,8 +291,8 @@ struct origin {
 	__u8 pad[2];
 };
 
-/* contacts: servers that containers have reached with a port of the host's own range: the host's sockets are
- * kept from choosing the same one towards them */
+/* contacts: servers that containers have reached with a port of the host's: its sockets come to no other's
+ * conversation with them */
 struct contact_key {
 	struct ip_addr addr;
 	__be16 port;
@@ -302,6 +302,7 @@ struct contact_key {
 
 struct contact {
 	struct ip_addr source; /* the host's address that was used last */
+	__u32 ephemeral; /* 1: with ports that the kernel could choose for the host's sockets */
 };
 
 /* gc_timers: ARRAY of one: the conntrack GC, which deletes confirmed connections that have timed out */

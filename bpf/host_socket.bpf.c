@@ -8,9 +8,10 @@
  * A control group says nothing about network namespaces: every program begins by asking
  * whether the socket is in the host's.
  */
-#include "lib/verdict.h"
+#include "lib/hostports.h"
 #include "lib/networks.h"
 #include "lib/ports.h"
+#include "lib/verdict.h"
 
 #define EADDRINUSE 98
 
@@ -106,6 +107,14 @@ static __always_inline bool redirect(struct bpf_sock_addr *ctx, bool v6, struct 
 	return true;
 }
 
+/* The port that the socket has; 0: none yet. */
+static __always_inline __be16 own_port(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk ? bpf_htons(sk->src_port) : 0;
+}
+
 /* An address of the host stays the source, as it would be without us; from loopback the
  * server sees the gateway, which the host's table chooses by itself. */
 static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
@@ -114,7 +123,13 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, bool v6)
 	struct sockaddr_in6 source6 = {.sin6_family = AF_INET6};
 	struct ip_addr asked, given;
 
-	if (!of_the_host(ctx) || !redirect(ctx, v6, &asked) || addr_is_loopback(&asked))
+	if (!of_the_host(ctx))
+		return 1;
+	if (!redirect(ctx, v6, &asked)) {
+		host_port_choose(ctx, v6, &asked, own_port(ctx));
+		return 1;
+	}
+	if (addr_is_loopback(&asked))
 		return 1;
 	/* The container is of the other family. */
 	read_addr(ctx, v6, &given);
@@ -135,8 +150,11 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct ip_addr asked;
 
-	if (of_the_host(ctx) && redirect(ctx, v6, &asked) && !v6 && !addr_is_loopback(&asked) &&
-	    !ctx->msg_src_ip4)
+	if (!of_the_host(ctx))
+		return 1;
+	if (!redirect(ctx, v6, &asked))
+		host_port_assert(ctx, &asked, own_port(ctx));
+	else if (!v6 && !addr_is_loopback(&asked) && !ctx->msg_src_ip4)
 		ctx->msg_src_ip4 = asked.word[3];
 	return 1;
 }

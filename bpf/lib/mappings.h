@@ -33,7 +33,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__type(key, struct contact_key);
 	__type(value, struct contact);
 } contacts SEC(".maps");
@@ -219,10 +219,10 @@ static __always_inline void contact_key_of(const struct ip_addr *addr, __be16 po
 	key->pad = 0;
 }
 
-/* The client has reached the server with a port that a socket of the host's could get as well. */
-__noinline int contact_record(const struct conn_sides *sides)
+/* The client reaches the server. `ephemeral`: with a port that the kernel could choose for a socket of the host's. */
+__noinline int contact_record(const struct conn_sides *sides, __u32 ephemeral)
 {
-	struct contact contact, *known;
+	struct contact contact = {.ephemeral = ephemeral}, *known;
 	struct contact_key key;
 
 	if (!sides)
@@ -230,7 +230,10 @@ __noinline int contact_record(const struct conn_sides *sides)
 	contact_key_of(&sides->key.dst, sides->key.dport, sides->key.proto, &key);
 	contact.source = sides->other.dst;
 	known = bpf_map_lookup_elem(&contacts, &key);
-	if (known && addr_equal(&known->source, &contact.source))
+	if (known && addr_equal(&known->source, &contact.source)) {
+		if (ephemeral)
+			known->ephemeral = 1;
 		return 0;
+	}
 	return bpf_map_update_elem(&contacts, &key, &contact, BPF_ANY);
 }

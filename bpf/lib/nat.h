@@ -127,6 +127,11 @@ static __always_inline void nat_range(struct nat_search *search, const struct ho
 	search->stride = search->span % NAT_STRIDE ? NAT_STRIDE : NAT_OTHER_STRIDE;
 }
 
+static __always_inline bool within(__u32 port, __u32 first, __u32 last)
+{
+	return port >= first && port <= last;
+}
+
 /*
  * Opens the connection with a source port that nothing else uses towards the same address: not published by
  * somebody else, no socket of the host behind it. `mapped`: for a container that leaves with the host's address
@@ -156,9 +161,10 @@ __noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, int map
 	if (!search->result)
 		return DROP_NAT_PORTS;
 	port = bpf_ntohs(sides->other.dport);
-	if (mapped && port >= facts->ephemeral_first && port <= facts->ephemeral_last &&
-	    port - facts->nat_port_first > (__u32)facts->nat_port_last - facts->nat_port_first)
-		contact_record(sides);
+	if (mapped && !is_icmp(sides->key.proto))
+		contact_record(sides,
+			       within(port, facts->ephemeral_first, facts->ephemeral_last) &&
+				       !within(port, facts->nat_port_first, facts->nat_port_last));
 	if (search->result == NAT_JOINED && is_container(sides->client_endpoint))
 		quota_returns(sides->client_endpoint);
 	return 0;
