@@ -10,20 +10,18 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import XFRM_SELECTORS, DeviceKind, HostFlag, NetworkFlag, XfrmDirection
+from datapath.dataplane.layout import NetworkFlag
 from datapath.dataplane.structs import (
     AclKey,
     DeviceKey,
     DeviceValue,
     EndpointKey,
     EndpointValue,
-    HostValue,
     LinkKey,
     LinkValue,
-    LocalPrefixKey,
     MemberKey,
     MemberValue,
     NetworkValue,
@@ -32,26 +30,17 @@ from datapath.dataplane.structs import (
     PortKey,
     PortValue,
     ReservedKey,
-    XfrmKey,
-    XfrmPolicyValue,
-    XfrmSelectorValue,
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
-from datapath.model.host import HostNetwork, Uplink, XfrmPolicies, XfrmPolicy
 from datapath.model.networks import Network, gateway_mac
-from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
+from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
-from datapath.plan.nat import nat_ports
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_XFRM_DIRECTIONS: Mapping[str, XfrmDirection] = {"in": "XFRM_IN", "out": "XFRM_OUT", "fwd": "XFRM_FWD"}
-_EVERY: tuple[Prefix, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-_ICMP = (1, 58)
-_AF = {4: 2, 6: 10}  # AF_INET, AF_INET6 of linux/socket.h
 
 
 class PortRange(NamedTuple):
@@ -97,76 +86,6 @@ class EndpointEntries(NamedTuple):
     member: tuple[MemberKey, MemberValue]
 
 
-def host_entry(network: HostNetwork) -> tuple[int, HostValue]:
-    """The row of `host`."""
-    first, last = nat_ports(network.ephemeral)
-    flags: set[HostFlag] = set()
-    for key in xfrm_entries(network.xfrm):
-        flags.add("HOST_XFRM_IN" if key.direction == "XFRM_IN" else "HOST_XFRM_OUT")
-    return 0, HostValue(
-        flags=frozenset(flags),
-        nat_port_first=first,
-        nat_port_last=last,
-        ephemeral_first=network.ephemeral[0],
-        ephemeral_last=network.ephemeral[1],
-    )
-
-
-def xfrm_entries(xfrm: XfrmPolicies) -> dict[XfrmKey, XfrmPolicyValue]:
-    """The rows of `xfrm_policies`: for each destination all policies about it, in the kernel's order. Those of sockets
-    are none of a packet's that passes; no packet of a container has a mark, or comes by an xfrm interface."""
-    rows = {}
-    policies = [p for p in xfrm.all if p.direction in _XFRM_DIRECTIONS and not p.narrowed]
-    for (direction, name), every in itertools.product(_XFRM_DIRECTIONS.items(), _EVERY):
-        found = [p for p in policies if p.direction == direction and _of_family(p, every.version)]
-        default = int(direction in xfrm.blocked)
-        destinations: set[Prefix] = {p.destination or every for p in found}
-        for destination in destinations | ({every} if default else set()):
-            about = [_selector(p) for p in found if _covers(p.destination or every, destination)]
-            # What is left out is closed, not open.
-            closed = int(default or len(about) > XFRM_SELECTORS)
-            chosen = tuple(about[:XFRM_SELECTORS])
-            key = XfrmKey(32 + _bits(destination), name, _AF[every.version], _address(destination))
-            rows[key] = XfrmPolicyValue(len(chosen), closed, chosen)
-    return rows
-
-
-def _covers(wide: Prefix, narrow: Prefix) -> bool:
-    return narrow.prefixlen >= wide.prefixlen and narrow.network_address in wide
-
-
-def _of_family(policy: XfrmPolicy, version: int) -> bool:
-    return all(p is None or p.version == version for p in (policy.source, policy.destination))
-
-
-def _bits(prefix: Prefix | None) -> int:
-    """The prefix's length as IPv6."""
-    if prefix is None:
-        return 0
-    return prefix.prefixlen + (96 if prefix.version == 4 else 0)
-
-
-def _selector(policy: XfrmPolicy) -> XfrmSelectorValue:
-    source = policy.source
-    bits = _bits(source)
-    mask = IPv6Address((1 << 128) - (1 << (128 - bits))) if bits else None
-    # The ports of ICMP are its type and code there.
-    ports = (0, 0, 0, 0) if policy.proto in _ICMP else (*policy.sport, *policy.dport)
-    return XfrmSelectorValue(
-        _address(source) if source else None,
-        mask,
-        *ports,
-        proto=policy.proto,
-        proto_mask=0xFF if policy.proto else 0,
-        closed=int(policy.action != "allow"),
-    )
-
-
-def _address(prefix: Prefix) -> Address | None:
-    """As it is read back: the zero address is none."""
-    return prefix.network_address if prefix.version == 4 or int(prefix.network_address) else None
-
-
 def network_entry(
     network: Network,
     endpoints: Iterable[Endpoint],
@@ -196,12 +115,6 @@ def network_entry(
         gateway6=subnet6.gateway if subnet6 else None,
         gateway_linklocal=linklocal,
     )
-
-
-def uplink_device(uplink: Uplink) -> tuple[DeviceKey, DeviceValue]:
-    """A device of the host that leads outside, in `devices`."""
-    kind: DeviceKind = "DEVICE_TUNNEL" if uplink.bare else "DEVICE_UPLINK"
-    return DeviceKey(uplink.ifindex), DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
 
 
 def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:
@@ -302,17 +215,6 @@ def _share_port(one: PortMapping, other: PortMapping) -> bool:
     first = max(one.container_port, other.container_port)
     last = min(one.container_port + one.count, other.container_port + other.count)
     return one.proto == other.proto and first < last
-
-
-def local_prefix_entries(network: HostNetwork) -> frozenset[LocalPrefixKey]:
-    """Keys of `local_prefixes`: what is the host's though no device has the address."""
-    return frozenset(
-        LocalPrefixKey(
-            prefixlen=prefix.prefixlen + (96 if prefix.version == 4 else 0),
-            addr=None if prefix.network_address == IPv6Address(0) else prefix.network_address,
-        )
-        for prefix in network.local_prefixes
-    )
 
 
 def acl_entries(mappings: Iterable[PortMapping]) -> dict[AclKey, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from datapath.dataplane import timer, version
 from datapath.dataplane.attach import Attachments
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.entries import host_entry, xfrm_entries
+from datapath.dataplane.host_entries import host_entry, xfrm_entries
 from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError

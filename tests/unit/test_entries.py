@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import convert, entries, layout, structs
+from datapath.dataplane import convert, entries, host_entries, layout, structs
 from datapath.dataplane.entries import EVERY4
 from datapath.dataplane.structs import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
 from datapath.kernel import abi
@@ -273,7 +273,7 @@ def test_rows_have_the_fields_of_their_structs(kind: type[Any]) -> None:
 
 def test_every_kind_of_row_has_its_struct() -> None:
     found = {
-        name for name, kind in vars(entries).items() if name.endswith(("Key", "Value")) and kind is not Any
+        name for name, kind in vars(structs).items() if name.endswith(("Key", "Value")) and kind is not Any
     }
     assert found == {kind.__name__ for kind in structs.STRUCTS}
 
@@ -316,7 +316,7 @@ def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_
         xfrm("in", peer, net, narrowed=True),
         xfrm("socket", peer, net),
     )
-    rows = entries.xfrm_entries(network.xfrm)
+    rows = host_entries.xfrm_entries(network.xfrm)
     ten, every = ip_address("10.0.0.0"), ip_address("0.0.0.0")
     mask8 = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ff00:0")
     mask32 = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
@@ -331,7 +331,7 @@ def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_
         structs.XfrmKey(32 + 96, "XFRM_OUT", 2, every): structs.XfrmPolicyValue(1, 0, (block,)),
         structs.XfrmKey(32, "XFRM_OUT", 10, None): structs.XfrmPolicyValue(1, 0, (block,)),
     }
-    assert entries.host_entry(network)[1].flags == {"HOST_XFRM_OUT"}
+    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_OUT"}
     for key, value in rows.items():
         packed = abi.layout("xfrm_policy").pack(convert.to_abi(value))
         assert convert.xfrm_policy_value(abi.layout("xfrm_policy").unpack(packed)) == value
@@ -341,18 +341,18 @@ def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_
 def test_a_direction_that_is_blocked_is_closed_where_no_policy_is() -> None:
     every6 = ip_network("::/0")
     network = with_policies(xfrm("in", every6, every6, action="allow"), blocked=frozenset({"in"}))
-    rows = entries.xfrm_entries(network.xfrm)
+    rows = host_entries.xfrm_entries(network.xfrm)
     selector = structs.XfrmSelectorValue(None, None, 0, 0, 0, 0, 0, 0, 0)
     assert rows == {
         structs.XfrmKey(32 + 96, "XFRM_IN", 2, ip_address("0.0.0.0")): structs.XfrmPolicyValue(0, 1, ()),
         structs.XfrmKey(32, "XFRM_IN", 10, None): structs.XfrmPolicyValue(1, 1, (selector,)),
     }
-    assert entries.host_entry(network)[1].flags == {"HOST_XFRM_IN"}
-    assert entries.host_entry(with_policies())[1].flags == frozenset()
+    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_IN"}
+    assert host_entries.host_entry(with_policies())[1].flags == frozenset()
 
 
 def test_of_more_policies_than_a_row_takes_the_rest_is_closed() -> None:
     peer = ip_network("10.1.0.5/32")
     many = [xfrm("fwd", peer, peer, proto=6, sport=(port, 0xFFFF), action="allow") for port in range(9)]
-    (row,) = entries.xfrm_entries(XfrmPolicies(tuple(many))).values()
+    (row,) = host_entries.xfrm_entries(XfrmPolicies(tuple(many))).values()
     assert (row.used, row.closed, len(row.selectors)) == (8, 1, 8)

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from datapath.dataplane import entries
+from datapath.dataplane import entries, host_entries
 from datapath.dataplane.structs import OriginKey, OriginValue
 from datapath.model.host import HostNetwork
 from datapath.plan.nat import nat_ports, reserved_ports
@@ -31,7 +31,7 @@ from tests.unit.planned_host import PlannedHost
 )
 def test_the_larger_gap_or_the_end_of_the_range(ephemeral: tuple[int, int], chosen: tuple[int, int]) -> None:
     assert nat_ports(ephemeral) == chosen
-    _, row = entries.host_entry(HostNetwork(ephemeral=ephemeral))
+    _, row = host_entries.host_entry(HostNetwork(ephemeral=ephemeral))
     assert (row.nat_port_first, row.nat_port_last) == chosen
     assert (row.ephemeral_first, row.ephemeral_last) == ephemeral
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from ipaddress import ip_address
 
-from datapath.dataplane import connections, entries
+from datapath.dataplane import connections, host_entries
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.context import HostView
 from datapath.kernel import abi
@@ -45,7 +45,7 @@ def tell_prefixes(dataplane: Dataplane, view: HostView) -> None:
     """Writes what else is the host's. Programs of the version before have no such map."""
     if not dataplane.has("local_prefixes"):
         return
-    wanted = entries.local_prefix_entries(view.observed)
+    wanted = host_entries.local_prefix_entries(view.observed)
     present = set(dataplane.local_prefixes)
     dataplane.local_prefixes.delete_many(present - wanted)
     dataplane.local_prefixes.update_many(dict.fromkeys(wanted - present, abi.address()))

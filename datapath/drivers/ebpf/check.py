@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from datapath.dataplane import entries, layout, structs
+from datapath.dataplane import entries, host_entries, layout, structs
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import (
@@ -223,14 +223,14 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     if networks:
-        number, facts = entries.host_entry(observed.network)
+        number, facts = host_entries.host_entry(observed.network)
         rows["host"][(number,)] = facts
-        rows["xfrm_policies"] |= entries.xfrm_entries(observed.network.xfrm)
+        rows["xfrm_policies"] |= host_entries.xfrm_entries(observed.network.xfrm)
         for uplink in observed.uplinks:
             if not uplink.unserved:
-                key, known = entries.uplink_device(uplink)
+                key, known = host_entries.uplink_device(uplink)
                 rows["devices"][key] = known
-        rows["local_prefixes"] = dict.fromkeys(entries.local_prefix_entries(observed.network), ())
+        rows["local_prefixes"] = dict.fromkeys(host_entries.local_prefix_entries(observed.network), ())
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 

@@ -11,7 +11,7 @@ from datapath.config.tuning import different, drift
 from datapath.dataplane import upgrade
 from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.entries import uplink_device
+from datapath.dataplane.host_entries import uplink_device
 from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart

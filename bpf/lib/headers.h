@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Headers of protocols, as far as the kernel's own files do not have them for programs. */
+#pragma once
+#include <linux/in6.h>
+#include <linux/icmpv6.h>
+#include <linux/types.h>
+
+/* linux/if_arp.h and linux/icmp.h drag in the C library: what is needed of them. */
+#define ARPHRD_ETHER	   1
+#define ARPOP_REQUEST	   1
+#define ARPOP_REPLY	   2
+#define ICMP_ECHOREPLY	   0
+#define ICMP_DEST_UNREACH  3
+#define ICMP_ECHO	   8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct arp_body {
+	__be16 hardware, protocol;
+	__u8 hardware_len, protocol_len;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender __attribute__((packed));
+	__u8 target_mac[6];
+	__be32 target __attribute__((packed));
+} __attribute__((packed));
+
+/* The first eight bytes of ICMP and ICMPv6 (RFC 792, RFC 4443); id only in an echo. */
+struct icmp_header {
+	__u8 type, code;
+	__sum16 checksum;
+	__be16 id, sequence;
+};
+
+/* ICMPv6 neighbour solicitation and advertisement (RFC 4861, 4.3 and 4.4), one option. */
+struct nd_body {
+	struct icmp6hdr header;
+	struct in6_addr target;
+	__u8 option, option_len;
+	__u8 mac[6];
+};
