@@ -70,11 +70,12 @@ struct device_key {
 };
 
 struct device {
-	__u32 kind;	/* enum device_kind */
-	__u32 network;	/* number; 0 for an uplink or tunnel */
-	__u32 endpoint; /* number; 0 unless an endpoint */
-	__u8 mac[6];	/* endpoint: the container's, the only one it may send from */
-	__u8 pad[2];
+	__u32 kind;	 /* enum device_kind */
+	__u32 network;	 /* number; 0 for an uplink or tunnel */
+	__u32 endpoint;	 /* number; 0 unless an endpoint */
+	__u8 mac[6];	 /* endpoint: the container's, the only one it may send from */
+	__u8 forwarding; /* endpoint, 1: it speaks for others too, as a router does */
+	__u8 pad;
 	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
 	struct ip_addr linklocal;
@@ -90,6 +91,15 @@ struct endpoint {
 	__u32 ifindex; /* host end of its pair */
 	__u32 number;  /* never used twice on one host */
 	__u8 mac[6];
+	__u8 forwarding; /* as in struct device */
+	__u8 pad;
+};
+
+/* routers: the members that forward, each by its MAC and by its number. The value is a struct endpoint. */
+struct router_key {
+	__u32 network;
+	__u32 endpoint; /* number, 0: by MAC */
+	__u8 mac[6];	/* zero: by number */
 	__u8 pad[2];
 };
 

@@ -82,6 +82,43 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, struct packet *
 	return forward_out(skb, p, net, conn, route);
 }
 
+/* What nobody in the network has the address of, by the MAC that it is sent to. */
+__noinline int to_router(struct __sk_buff *skb, const struct packet *p, const struct network *net,
+			 __u32 number)
+{
+	struct endpoint *router;
+
+	if (!p || !net)
+		return TC_ACT_SHOT;
+	router = router_at(number, p->dst_mac);
+	if (!router)
+		return drop(skb, DROP_WRONG_MAC);
+	if (!(net->flags & NETWORK_ICC))
+		return drop(skb, DROP_ICC);
+	return deliver(skb, p, router, p->src_mac);
+}
+
+/* The host's route leads back into the network: to a member that forwards. */
+__noinline int to_next_hop(struct __sk_buff *skb, const struct packet *p, const struct network *net,
+			   __u32 number)
+{
+	struct scratch *room = scratch();
+	struct endpoint *router;
+	struct ip_addr hop;
+
+	if (!p || !net || !room)
+		return TC_ACT_SHOT;
+	route_hop(&room->fib, &hop);
+	router = endpoint_find(number, &hop);
+	if (!router || !router->forwarding)
+		return drop(skb, DROP_NO_ENDPOINT);
+	if (!(net->flags & NETWORK_ICC))
+		return drop(skb, DROP_ICC);
+	if (rewrite_ttl(skb, p, p->ttl - 1))
+		return drop(skb, DROP_REWRITE);
+	return deliver(skb, p, router, net->mac);
+}
+
 /* Away from the network. */
 static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 				 const struct device *device, const struct network *net)
@@ -97,8 +134,8 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 
 	if (!room)
 		return drop(skb, DROP_DEVICE);
-	if (!mac_equal(p->dst_mac, net->mac))
-		return drop(skb, DROP_WRONG_MAC);
+	if (p->forwarded && !source_is_behind(skb, p, device, net))
+		return drop(skb, DROP_SPOOFED_ADDR);
 	/* A group's address in a frame for one. */
 	if (!at_gateway && (addr_is_unusable(&p->tuple.dst) ||
 			    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast)))
@@ -137,9 +174,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (!route_leads_out(route))
 		return not_routed(skb, p, net, route, masquerade);
 	other = device_find(room->fib.ifindex, DEVICE_GATEWAY);
+	if (other && other->network != device->network)
+		return drop(skb, DROP_ISOLATED);
 	if (other)
-		return drop(skb,
-			    other->network == device->network ? DROP_NO_ENDPOINT : DROP_ISOLATED);
+		return to_next_hop(skb, p, net, device->network);
 	return to_new_outside(skb, p, device, net, room, route);
 }
 
@@ -174,6 +212,8 @@ int from_container(struct __sk_buff *skb)
 	if (mac_is_group(p->dst_mac))
 		return to_group(skb, p, device, net);
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
+	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
+		return to_router(skb, p, net, device->network);
 	/* Only delivery to a member who may be talked to needs no ports. */
 	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {

@@ -75,6 +75,8 @@ int from_host(struct __sk_buff *skb)
 		return consume(skb, FLOODED);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
+	if (!endpoint) /* what the host routes to one of them */
+		endpoint = router_at(device->network, p->dst_mac);
 	if (!endpoint)
 		return drop(skb, DROP_NO_ENDPOINT);
 	/* The host's own table of neighbours may still name an earlier holder of the address. */

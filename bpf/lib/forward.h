@@ -140,7 +140,6 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 		       struct conn *conn)
 {
 	struct scratch *room = scratch();
-	struct endpoint *endpoint;
 	struct network *net;
 	struct tuple *to;
 
@@ -158,8 +157,7 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 		return to_loopback(skb);
 	}
 	net = network_find(conn->to_network);
-	endpoint = endpoint_find(conn->to_network, &to->dst);
-	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
+	if (!net || !recipient_find(conn->to_network, &to->dst, conn->to_endpoint))
 		return drop(skb, DROP_STALE);
 	if (conn->from_endpoint == PARTY_OUTSIDE) {
 		if ((conn->flags & CONN_ORIGINAL) && xfrm_closed_in(&p->tuple))
@@ -176,7 +174,7 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	conn_track(skb, p, conn);
 	if (rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
-	return deliver(skb, p, endpoint, net->mac);
+	return deliver(skb, p, &room->recipient, net->mac);
 }
 
 static __always_inline bool leads_outside(const struct conn *conn)
@@ -193,7 +191,6 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			     __u32 sender)
 {
 	struct scratch *room = scratch();
-	struct endpoint *endpoint;
 	struct tuple key, inner;
 	const struct tuple *as;
 	struct quoted *quoted;
@@ -224,6 +221,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	}
 	quoted->outer.proto = p->tuple.proto;
 	if (!conn->to_network) {
+		/* From a router within: outside it is seen as the other end is. */
+		if (!addr_equal(&key.src, &inner.dst))
+			quoted->outer.src = inner.dst;
 		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
 		if (!from || p->ttl <= 1 ||
 		    !route_leads_out(route_find(skb, p, from, as, &room->fib)))
@@ -235,11 +235,10 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		return to_outside(skb, &room->fib);
 	}
 	net = network_find(conn->to_network);
-	endpoint = endpoint_find(conn->to_network, &inner.src);
-	if (!net || !endpoint || endpoint->number != conn->to_endpoint)
+	if (!net || !recipient_find(conn->to_network, &inner.src, conn->to_endpoint))
 		return drop(skb, DROP_STALE);
 	if (rewrite_error(skb, p, quoted, &inner) ||
 	    (p->ttl > 1 && rewrite_ttl(skb, p, p->ttl - 1)))
 		return drop(skb, DROP_REWRITE);
-	return deliver(skb, p, endpoint, net->mac);
+	return deliver(skb, p, &room->recipient, net->mac);
 }

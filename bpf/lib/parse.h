@@ -39,10 +39,10 @@ struct packet {
 	__u16 fragment_to;   /* and up to its end */
 	__be32 flowinfo;     /* IPv6: traffic class and flow label; IPv4: TOS, its first byte */
 	__be16 ethertype;
-	__sum16 ip_check; /* IPv4: of the header */
-	__u8 fragment;	  /* enum fragment_kind */
-	__u8 followed;	  /* it is a fragment whose datagram is kept in mind */
-	__u8 ttl;	  /* or hop limit */
+	__sum16 ip_check;	  /* IPv4: of the header */
+	__u8 fragment;		  /* enum fragment_kind */
+	__u8 forwarded, followed; /* its sender speaks for another; its datagram is followed */
+	__u8 ttl;		  /* or hop limit */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 dont_fragment;

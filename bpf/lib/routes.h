@@ -36,7 +36,9 @@ static __always_inline void route_ask(const struct packet *p, const struct netwo
 	/* Forwarding is on for this device, whatever the host does for others. */
 	fib->ifindex = net->ifindex;
 	if (v6) {
-		__builtin_memcpy(fib->ipv6_src, &as->src, sizeof(fib->ipv6_src));
+		/* For a link-local one a program gets no answer, and no rule of the host's is about it. */
+		if (!addr_is_linklocal(&as->src))
+			__builtin_memcpy(fib->ipv6_src, &as->src, sizeof(fib->ipv6_src));
 		__builtin_memcpy(fib->ipv6_dst, &as->dst, sizeof(fib->ipv6_dst));
 	} else {
 		fib->ipv4_src = as->src.word[3];
@@ -186,6 +188,15 @@ static __always_inline bool route_source(const struct packet *p, const struct bp
 		return false;
 	*source = is_ipv6(p) ? uplink->addr6 : uplink->addr4;
 	return !addr_is_zero(source);
+}
+
+/* The next hop that a lookup has found. */
+static __always_inline void route_hop(const struct bpf_fib_lookup *fib, struct ip_addr *hop)
+{
+	if (fib->family == AF_INET6)
+		__builtin_memcpy(hop, fib->ipv6_dst, sizeof(*hop));
+	else
+		addr_set_v4(hop, fib->ipv4_dst);
 }
 
 static __always_inline bool route_leads_out(long route)

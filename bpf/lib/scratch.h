@@ -48,8 +48,9 @@ struct scratch {
 	struct bpf_fib_lookup
 		probe_fib; /* what is asked besides, and the tuple that is asked about */
 	struct tuple probe;
-	struct tuple leaving;  /* what a packet that is forwarded becomes */
-	struct ip_addr source; /* what it is masqueraded with */
+	struct tuple leaving;	   /* what a packet that is forwarded becomes */
+	struct ip_addr source;	   /* what it is masqueraded with */
+	struct endpoint recipient; /* who gets it */
 	struct error_body error;
 	struct conn conn;
 	struct fragment_key fragment;

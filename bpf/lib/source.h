@@ -1,8 +1,44 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Source validation: a container sends from its own MAC and addresses only. */
+/*
+ * Source validation: a container sends from its own MAC and addresses only. One that forwards (a router, a VPN's end)
+ * also sends from addresses that nobody else has in its network; beyond the network's members, to the host and
+ * the outside, only from those that the host routes to it: strict reverse path forwarding (RFC 3704).
+ */
 #pragma once
 #include "lib/neighbour.h"
 #include "lib/networks.h"
+#include "lib/routes.h"
+
+#define DHCP_SERVER bpf_htons(67)
+#define DHCP_CLIENT bpf_htons(68)
+
+/* Who has no address yet asks for one by DHCP (RFC 2131, 4.1), or tells which groups it listens to (RFC 3376, 4.2.13). */
+static __always_inline bool is_without_address(const struct packet *p)
+{
+	if (p->tuple.src.word[3] || !mac_is_group(p->dst_mac))
+		return false;
+	if (p->tuple.proto == IPPROTO_IGMP)
+		return v4_is_multicast(p->tuple.dst.word[3]);
+	return p->tuple.proto == IPPROTO_UDP && p->tuple.dst.word[3] == 0xffffffff &&
+	       p->tuple.sport == DHCP_CLIENT && p->tuple.dport == DHCP_SERVER;
+}
+
+/* Does the host's route to the packet's source lead to its sender? */
+__noinline int source_is_behind(struct __sk_buff *skb, const struct packet *p,
+				const struct device *device, const struct network *net)
+{
+	struct scratch *room = scratch();
+	struct ip_addr hop;
+
+	if (!p || !device || !net || !room)
+		return 0;
+	if (!route_leads_out(route_back(skb, p, net, &room->fib)) ||
+	    room->fib.ifindex != net->ifindex)
+		return 0;
+	route_hop(&room->fib, &hop);
+	return addr_equal(&hop, &device->addr4) || addr_equal(&hop, &device->addr6) ||
+	       addr_equal(&hop, &device->linklocal);
+}
 
 /* Is it one of the sender's addresses? `device` has the usual ones; the map has those that were asked for beside them,
  * and is looked at only where they do not match. */
@@ -13,21 +49,38 @@ static __always_inline bool is_own(const struct device *device, const struct ip_
 	return endpoint && endpoint->number == device->endpoint;
 }
 
-/* A source that is not a usual one. Beyond its link no link-local one goes (RFC 3927, 2.6.2; of IPv6 ones `leave` sees
- * to it). A function of its own: from_container has not the stack for the keys. */
-static __noinline int source_check_more(const struct packet *p, const struct device *device)
+/*
+ * A source that is not a usual one: an address that was asked for, or another's that the sender speaks for. Returns 0 if
+ * it may be, or a drop reason. Beyond its link no link-local one goes (RFC 3927, 2.6.2; of IPv6 ones `leave` sees to it).
+ * A function of its own: from_container has not the stack for the keys.
+ */
+__noinline int source_check_more(struct packet *p, const struct device *device,
+				 const struct network *net)
 {
-	if (!p || !device)
-		return DROP_DEVICE;
-	if (!is_own(device, &p->tuple.src))
-		return p->ethertype == bpf_htons(ETH_P_ARP) ? DROP_SPOOFED_ARP : DROP_SPOOFED_ADDR;
-	if (p->ethertype == bpf_htons(ETH_P_IP) && !endpoint_find(device->network, &p->tuple.dst))
-		return DROP_BAD_ADDR;
+	if (!p || !device || !net)
+		return DROP_SPOOFED_ADDR;
+	if (is_own(device, &p->tuple.src)) {
+		if (p->ethertype == bpf_htons(ETH_P_IP) &&
+		    !endpoint_find(device->network, &p->tuple.dst))
+			return DROP_BAD_ADDR;
+		return 0;
+	}
+	if (p->ethertype == bpf_htons(ETH_P_ARP))
+		return DROP_SPOOFED_ARP;
+	if (!is_ipv6(p) && is_without_address(p))
+		return 0;
+	if (!device->forwarding || addr_is_unusable(&p->tuple.src) ||
+	    addr_equal(&p->tuple.src, &net->gateway4) ||
+	    addr_equal(&p->tuple.src, &net->gateway6) ||
+	    (!is_ipv6(p) && p->tuple.src.word[3] == net->broadcast) ||
+	    endpoint_find(device->network, &p->tuple.src))
+		return DROP_SPOOFED_ADDR;
+	p->forwarded = 1;
 	return 0;
 }
 
 /* Returns 0 if the frame's source is the container's own, or a drop reason. */
-static __always_inline int source_check(const struct packet *p, const struct device *device,
+static __always_inline int source_check(struct packet *p, const struct device *device,
 					const struct network *net)
 {
 	const struct tuple *t = &p->tuple;
@@ -39,11 +92,9 @@ static __always_inline int source_check(const struct packet *p, const struct dev
 		/* A probe for a duplicate asks from 0.0.0.0 (RFC 5227, 2.1.1). */
 		if (!t->src.word[3] || addr_equal(&t->src, &device->addr4))
 			return 0;
-		return source_check_more(p, device);
+		return source_check_more(p, device, net);
 	case bpf_htons(ETH_P_IP):
-		if (addr_equal(&t->src, &device->addr4))
-			return 0;
-		return source_check_more(p, device);
+		return addr_equal(&t->src, &device->addr4) ? 0 : source_check_more(p, device, net);
 	}
 	if (!(net->flags & NETWORK_IPV6))
 		return DROP_NO_IPV6;
@@ -56,5 +107,5 @@ static __always_inline int source_check(const struct packet *p, const struct dev
 									      : DROP_SPOOFED_ADDR;
 	if (addr_equal(&t->src, &device->addr6) || addr_equal(&t->src, &device->linklocal))
 		return 0;
-	return source_check_more(p, device);
+	return source_check_more(p, device, net);
 }

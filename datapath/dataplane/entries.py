@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from datapath.dataplane.layout import NetworkFlag
 from datapath.dataplane.structs import (
+    NO_MAC,
     AclKey,
     DeviceKey,
     DeviceValue,
@@ -30,6 +31,7 @@ from datapath.dataplane.structs import (
     PortKey,
     PortValue,
     ReservedKey,
+    RouterKey,
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
@@ -79,11 +81,12 @@ def _expanded(port_range: PortRange) -> Iterator[tuple[Any, Any]]:
 
 
 class EndpointEntries(NamedTuple):
-    """The rows of one endpoint in `devices`, `endpoints` and `members`."""
+    """The rows of one endpoint in `devices`, `endpoints`, `members` and `routers`."""
 
     device: tuple[DeviceKey, DeviceValue]
     endpoints: dict[EndpointKey, EndpointValue]
     member: tuple[MemberKey, MemberValue]
+    routers: dict[RouterKey, EndpointValue]
 
 
 def network_entry(
@@ -137,14 +140,14 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
         addr4=addr4,
         addr6=addr6,
         linklocal=linklocal,
+        forwarding=int(endpoint.forwarding),
     )
+    value = EndpointValue(ifindex=index, number=number, mac=mac, forwarding=int(endpoint.forwarding))
     addresses = [addr4, addr6, linklocal, *(also.ip for also in endpoint.link_local)]
     return EndpointEntries(
         device=(DeviceKey(ifindex=index), device),
         endpoints={
-            EndpointKey(network=network.number, addr=address): EndpointValue(
-                ifindex=index, number=number, mac=mac
-            )
+            EndpointKey(network=network.number, addr=address): value
             for address in addresses
             if address is not None
         },
@@ -152,6 +155,12 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
             MemberKey(network=network.number, slot=endpoint.slot),
             MemberValue(ifindex=index, endpoint=number),
         ),
+        routers={
+            RouterKey(network=network.number, endpoint=0, mac=mac): value,
+            RouterKey(network=network.number, endpoint=number, mac=NO_MAC): value,
+        }
+        if endpoint.forwarding
+        else {},
     )
 
 

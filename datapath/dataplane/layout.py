@@ -27,6 +27,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "networks": (None, "network"),
     "devices": ("device_key", "device"),
     "endpoints": ("endpoint_key", "endpoint"),
+    "routers": ("router_key", "endpoint"),
     "members": ("member_key", "member"),
     "ports": ("port_key", "port"),
     "reserved": ("reserved_key", "reserved"),

@@ -47,6 +47,7 @@ class DeviceValue(NamedTuple):
     network: int = 0
     endpoint: int = 0
     mac: str = NO_MAC
+    forwarding: int = 0
     addr4: Address | None = None
     addr6: Address | None = None
     linklocal: IPv6Address | None = None
@@ -60,6 +61,13 @@ class EndpointKey(NamedTuple):
 class EndpointValue(NamedTuple):
     ifindex: int
     number: int
+    mac: str
+    forwarding: int = 0
+
+
+class RouterKey(NamedTuple):
+    network: int
+    endpoint: int
     mac: str
 
 
@@ -160,6 +168,7 @@ STRUCTS: Mapping[type[Any], str] = {
     DeviceValue: "device",
     EndpointKey: "endpoint_key",
     EndpointValue: "endpoint",
+    RouterKey: "router_key",
     MemberKey: "member_key",
     MemberValue: "member",
     PortKey: "port_key",

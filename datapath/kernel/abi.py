@@ -217,6 +217,7 @@ reserved = layout("reserved").type
 host = layout("host").type
 address_key = layout("address_key").type
 address = layout("address").type
+router_key = layout("router_key").type
 acl_key = layout("acl_key").type
 local_prefix_key = layout("local_prefix_key").type
 acl = layout("acl").type

@@ -11,7 +11,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.networks import OPT_ENDPOINT_SYSCTLS
+from datapath.model.networks import OPT_ENDPOINT_SYSCTLS, OPT_FORWARDING
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
@@ -63,6 +63,11 @@ class Endpoint:
             for name, _, value in pairs
             if name
         }
+
+    @property
+    def forwarding(self) -> bool:
+        """It speaks for others too, as a router does."""
+        return self.driver_options.get(OPT_FORWARDING) == "true"
 
     @property
     def gateway(self) -> bool:

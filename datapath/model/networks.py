@@ -34,6 +34,8 @@ OPT_MTU = "com.docker.network.driver.mtu"
 OPT_IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 OPT_ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
+# An endpoint that speaks for others, as a router does: our own option.
+OPT_FORWARDING = "com.datapath.forwarding"
 
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"

@@ -10,8 +10,8 @@ from dataclasses import replace
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser
 from datapath.model.endpoints import IFNAME, EndpointRequest
-from datapath.model.networks import OPT_ENDPOINT_IFNAME, OPT_ENDPOINT_SYSCTLS
-from datapath.model.parsing import parse_pair
+from datapath.model.networks import OPT_ENDPOINT_IFNAME, OPT_ENDPOINT_SYSCTLS, OPT_FORWARDING
+from datapath.model.parsing import parse_bool, parse_pair
 
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 _NAME = re.compile(r"net(\.[a-zA-Z0-9_-]+){2,}")
@@ -38,7 +38,15 @@ def _sysctls(name: str, value: str) -> str:
     return value
 
 
-PARSERS: Mapping[str, OptionParser] = {OPT_ENDPOINT_IFNAME: _ifname, OPT_ENDPOINT_SYSCTLS: _sysctls}
+def _truth(name: str, value: str) -> str:
+    return "true" if parse_bool(value, f"option {name}") else "false"
+
+
+PARSERS: Mapping[str, OptionParser] = {
+    OPT_ENDPOINT_IFNAME: _ifname,
+    OPT_ENDPOINT_SYSCTLS: _sysctls,
+    OPT_FORWARDING: _truth,
+}
 
 
 def parse(given: Sequence[str]) -> dict[str, str]:

@@ -97,9 +97,9 @@ SPOOFING = [
     dropped("the host's IPv4", A1, v4(A1.mac, HOST, OUTSIDE, PING, to=NET1.mac), Reason.DROP_SPOOFED_ADDR),
     dropped("loopback as source", A1, v4(A1.mac, "127.0.0.1", A2.ip, PING), Reason.DROP_SPOOFED_ADDR),
     dropped(
-        "0.0.0.0 as source, as DHCP does",
+        "0.0.0.0 as source, to one member",
         A1,
-        v4(A1.mac, "0.0.0.0", "255.255.255.255", p.udp(68, 67), to=p.BROADCAST),
+        v4(A1.mac, "0.0.0.0", "255.255.255.255", p.udp(68, 67), to=A2.mac),
         Reason.DROP_SPOOFED_ADDR,
     ),
     dropped("broadcast as source", A1, v4(A1.mac, NET1.broadcast, A2.ip, PING), Reason.DROP_SPOOFED_ADDR),

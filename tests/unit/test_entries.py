@@ -11,7 +11,15 @@ import pytest
 
 from datapath.dataplane import convert, entries, host_entries, layout, structs
 from datapath.dataplane.entries import EVERY4
-from datapath.dataplane.structs import EndpointKey, MemberKey, PortKey, PortValue, ReservedKey
+from datapath.dataplane.structs import (
+    EndpointKey,
+    EndpointValue,
+    MemberKey,
+    PortKey,
+    PortValue,
+    ReservedKey,
+    RouterKey,
+)
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.host import HostNetwork, XfrmPolicies, XfrmPolicy
@@ -66,7 +74,23 @@ def test_an_endpoint_is_a_device_a_member_and_every_one_of_its_addresses() -> No
     assert found.member == (MemberKey(network.number, 0), (42, web.number))
     addresses = ("10.0.0.2", "fd00::2", "fe80::42:aff:fe00:2")
     assert list(found.endpoints) == [EndpointKey(network.number, ip_address(text)) for text in addresses]
-    assert set(found.endpoints.values()) == {(42, web.number, web.mac)}
+    assert set(found.endpoints.values()) == {EndpointValue(42, web.number, web.mac)}
+    assert not found.routers
+
+
+def test_an_endpoint_that_forwards_is_a_router_by_its_mac_and_by_its_number() -> None:
+    host = PlannedHost()
+    network = host.network("net")
+    host.run("vpn", EndpointRequest("net", driver_options=("com.datapath.forwarding=1",)))
+    vpn = endpoint(host, "vpn")
+    found = entries.endpoint_entries(network, vpn)
+    row = EndpointValue(42, vpn.number, vpn.mac, forwarding=1)
+    assert found.device[1].forwarding == 1
+    assert set(found.endpoints.values()) == {row}
+    assert found.routers == {
+        RouterKey(network.number, 0, vpn.mac): row,
+        RouterKey(network.number, vpn.number, structs.NO_MAC): row,
+    }
 
 
 def test_without_ipv6_an_endpoint_has_no_link_local_address() -> None:

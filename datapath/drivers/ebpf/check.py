@@ -182,7 +182,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         name: {}
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
-            *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes"),
+            *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
         )
     }
     for network in networks:
@@ -206,6 +206,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         found = entries.endpoint_entries(network, endpoint)
         rows["devices"][found.device[0]] = found.device[1]
         rows["endpoints"] |= found.endpoints
+        rows["routers"] |= found.routers
         rows["members"][found.member[0]] = found.member[1]
         rows["quotas"][(endpoint.number,)] = ()
         if not network.internal:
@@ -260,6 +261,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
             or (none and value.kind in layout.UPLINK_KINDS)
         ),
         "endpoints": lambda key, value: value.number in numbers,
+        "routers": lambda key, value: value.number in numbers,
         "members": lambda key, value: value.endpoint in numbers,
         "ports": lambda key, value: value.endpoint in numbers,
         "origins": lambda key, value: key.endpoint in numbers,

@@ -127,6 +127,8 @@ class EbpfBridge(PairDriver):
         connections.open_quota(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
+        if wanted.routers and dataplane.has("routers"):
+            dataplane.routers.update_many(wanted.routers)
         dataplane.members[wanted.member[0]] = wanted.member[1]
         known = dataplane.networks[network.number]
         if known.slots <= endpoint.slot:
@@ -149,6 +151,11 @@ class EbpfBridge(PairDriver):
                 known = dataplane.endpoints.get(key)
                 if known is not None and known.number == endpoint.number:
                     dataplane.endpoints.pop(key, None)
+            if dataplane.has("routers"):
+                for router in wanted.routers:
+                    known = dataplane.routers.get(router)
+                    if known is not None and known.number == endpoint.number:
+                        dataplane.routers.pop(router, None)
             member = dataplane.members.get(wanted.member[0])
             if member is not None and member.endpoint == endpoint.number:
                 dataplane.members.pop(wanted.member[0], None)
