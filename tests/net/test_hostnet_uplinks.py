@@ -52,14 +52,15 @@ Worlds = Callable[[str, str], World]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
-    """World by kind of uplink and mode of the networks. There is one at a time."""
+    """World by kind of uplink and mode of the networks. Those of one kind at a time."""
     made: dict[tuple[str, str], World] = {}
     stack = ExitStack()
 
     def find(kind: str, mode: str) -> World:
-        if (kind, mode) not in made:
+        if not any(there == kind for there, _ in made):
             stack.close()
             made.clear()
+        if (kind, mode) not in made:
             made[kind, mode] = _build(stack, Host(tmp_path_factory.mktemp("host"), config=config(mode)), kind)
         return made[kind, mode]
 
@@ -73,7 +74,7 @@ def _build(stack: ExitStack, host: Host, kind: str) -> World:
     with ExitStack() as links:  # a device of a relay is to go before its host does
         KINDS[kind](host, links)
         stack.push(links.pop_all())
-    ipv4, ipv6 = True, kind != "IPIP"
+    ipv4, ipv6 = True, kind != "ipip"
     ends: tuple[tuple[Namespace, tuple[str, ...]], ...] = (
         (host, (NEAR, NEAR6)),
         (host.outside, (FAR, FAR6, OTHER, OTHER6)),
@@ -103,7 +104,9 @@ def _build(stack: ExitStack, host: Host, kind: str) -> World:
     return World(host, web, small, ipv4, ipv6)
 
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize(
+    "kind", KINDS, scope="module"
+)  # so that all tests of one kind are run together
 PROTOCOLS = ("tcp", "udp")
 
 
@@ -264,7 +267,7 @@ def long_answer(server: socket.socket, client: socket.socket, to: tuple[str, int
         return False
 
 
-@pytest.mark.parametrize("kind", ["tun", "veth", "GRE", "IPIP"])
+@pytest.mark.parametrize("kind", ["tun", "veth", "gre", "ipip"], scope="module")
 @host_case(1, "Fragments that arrive in the wrong order arrive whole")
 def test_s22_fragments_in_the_wrong_order_arrive_through_any_kind_of_uplink(
     world: Worlds, kind: str, mode: str
@@ -324,7 +327,7 @@ def test_s20_an_acl_holds_at_any_kind_of_uplink(world: Worlds, kind: str) -> Non
         host.ctl("rm -f guarded")
 
 
-@pytest.mark.parametrize("kind", BARE)
+@pytest.mark.parametrize("kind", BARE, scope="module")
 @host_case(1, "A source whose bytes are an ethertype's is an address like any other")
 def test_s19_a_source_that_looks_like_an_ethertype_is_served(world: Worlds, kind: str, mode: str) -> None:
     at = world(kind, mode)

@@ -215,19 +215,19 @@ def ppp(host: Host, stack: ExitStack) -> None:
 
 KINDS: Mapping[str, Callable[[Host, ExitStack], None]] = {
     "tun": tun,
-    "tun with offload": tun_offload,
+    "tun-offload": tun_offload,
     "veth": veth,
     "bridge": bridge,
     "macvlan": macvlan,
-    "VXLAN": vxlan,
-    "VLAN": vlan,
+    "vxlan": vxlan,
+    "vlan": vlan,
     "bond": bond,
-    "WireGuard": wireguard,
-    "PPP": ppp,
-    "IPIP": _tunnel("ipip mode any"),
-    "GRE": _tunnel("gre"),
-    "SIT": _tunnel("sit mode any"),
-    "GRE over IPv6": _tunnel("ip6gre", ipv6=True),
-    "IPv6 tunnel": _tunnel("ip6tnl mode any", ipv6=True),
+    "wireguard": wireguard,
+    "ppp": ppp,
+    "ipip": _tunnel("ipip mode any"),
+    "gre": _tunnel("gre"),
+    "sit": _tunnel("sit mode any"),
+    "ip6gre": _tunnel("ip6gre", ipv6=True),
+    "ip6tnl": _tunnel("ip6tnl mode any", ipv6=True),
 }
-BARE = ("tun", "tun with offload", "WireGuard", "PPP", "IPIP", "GRE", "SIT", "GRE over IPv6", "IPv6 tunnel")
+BARE = ("tun", "tun-offload", "wireguard", "ppp", "ipip", "gre", "sit", "ip6gre", "ip6tnl")
