@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
+import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +22,8 @@ from datapath.kernel import sysctl
 from datapath.kernel.netns import enter
 from tests.bpf import packets
 from tests.net.compare import EBPF, config, host_case
-from tests.net.hosts import Host, Namespace, eventually, ping, reaches
-from tests.net.uplinks import BARE, KINDS, MTU, NAME
+from tests.net.hosts import BOTH_WAYS, Host, Namespace, eventually, ping, reaches
+from tests.net.uplinks import BARE, IFF_NO_PI, IFF_TUN, KINDS, MTU, NAME, TUNSETIFF, TUNSETLINK, linked
 from tests.net.wire import Container, Place, call, fails, opened, serving, start_container
 
 NEAR, FAR, OTHER, BEHIND = "10.66.0.1", "10.66.0.2", "10.66.0.3", "10.67.0.5"
@@ -302,6 +305,7 @@ def test_s20_an_acl_holds_at_any_kind_of_uplink(world: Worlds, kind: str) -> Non
         f"--network net -p 8085:85,allow={OTHER}/32,allow={OTHER6}/128 -p 8085:85/udp,deny={FAR}/32",
     )
     try:
+        host.ctl("doctor")  # XDP is where it can be
         guarded = Container(host, "guarded")
         with servers(guarded, 85):
             for asked, own in zip(at.each(NEAR, NEAR6), at.each(OTHER, OTHER6), strict=True):
@@ -341,3 +345,169 @@ def test_s19_a_source_that_looks_like_an_ethertype_is_served(world: Worlds, kind
 def test_s28_doctor_has_nothing_to_say_of_any_kind_of_uplink(world: Worlds, kind: str) -> None:
     at = world(kind, EBPF)
     at.host.ctl("doctor")
+
+
+# ---- uplinks as such -----------------------------------------------------------------------------------------
+
+
+def plug(host: Host, stack: ExitStack, kind: str = "tun") -> None:
+    """A link of that kind with IPv4 addresses at both ends."""
+    KINDS[kind](host, stack)
+    for place, address in ((host, NEAR), (host.outside, FAR)):
+        place.sh(f"ip address add {address}/24 dev {NAME}")
+        place.sh(f"ip link set {NAME} up")
+
+
+@host_case(
+    1, "An uplink needs no address of its own: packets leave with that of the host which its route says"
+)
+def test_s21_an_uplink_without_an_address_of_its_own(make_host: Callable[..., Host], mode: str) -> None:
+    host = make_host(config=config(mode))
+    with ExitStack() as stack:
+        KINDS["tun"](host, stack)
+        host.sh(f"ip address add {NEAR}/32 dev lo")
+        for place in (host, host.outside):
+            place.sh(f"ip link set {NAME} up")
+        host.sh(f"ip route add {FAR}/32 dev {NAME} src {NEAR}")
+        host.outside.sh(f"ip address add {FAR}/32 dev lo")
+        host.outside.sh(f"ip route add {NEAR}/32 dev {NAME} src {FAR}")
+        web = start_container(host, "web", "-p 8080:80 -p 8080:80/udp")
+        with servers(web, 80, "0.0.0.0"), servers(host.outside, 90, "0.0.0.0"):
+            for proto in PROTOCOLS:
+                answer = call(host.outside, proto, NEAR, 8080)
+                assert (answer.seen, answer.peer) == (FAR, NEAR)
+                assert call(web, proto, FAR, 90).seen == NEAR
+        if mode == EBPF:
+            host.ctl("doctor")
+
+
+def programs_at(host: Host, name: str) -> str:
+    """Our programs at a device: what pins keep there, and its filters."""
+    links, index = host.bpffs / "datapath/links", link_index(host, name)
+    pinned = [path.name for path in links.glob(f"*-{index}")]
+    return " ".join(pinned) + host.sh(f"tc filter show dev {name} ingress")
+
+
+def link_index(host: Host, name: str) -> int:
+    return int(json.loads(host.sh(f"ip -j link show {name}"))[0]["ifindex"])
+
+
+@pytest.mark.parametrize("attach", BOTH_WAYS)
+def test_s31_the_program_of_a_link_without_headers_comes_goes_and_is_mended(
+    make_host: Callable[..., Host], attach: str
+) -> None:
+    """It is there while the link is an uplink."""
+    host = make_host(attach=attach)
+    host.run("web", "-p 8080:80,allow=10.66.0.0/24")
+    with ExitStack() as stack:
+        plug(host, stack)
+        host.ctl("run --rm true")  # any command follows the host
+        assert "from_tunnel" in programs_at(host, NAME) and "from_uplink" not in programs_at(host, NAME)
+        assert "xdp" not in programs_at(host, NAME)
+        host.ctl("doctor")
+        if attach == "tcx":
+            (host.bpffs / f"datapath/links/from_tunnel-{link_index(host, NAME)}").unlink()
+        else:
+            host.sh(f"tc filter del dev {NAME} ingress")
+        assert "from_tunnel is not attached" in host.try_ctl("doctor").stdout
+        host.ctl("reconcile")
+        assert "from_tunnel" in programs_at(host, NAME)
+        host.sh(f"ip address flush dev {NAME}")
+        host.ctl("run --rm true")
+        assert "from_tunnel" not in programs_at(host, NAME)
+        host.sh(f"ip route add 10.66.0.0/24 dev {NAME}")
+        host.ctl("run --rm true")
+        assert "from_tunnel" in programs_at(host, NAME)
+        host.ctl("down")
+        assert "from_tunnel" not in programs_at(host, NAME)
+
+
+TYPE_802154 = 804  # ARPHRD_IEEE802154
+
+
+def odd_type(host: Host) -> None:
+    """A tun device that says that its packets are those of another link layer."""
+    host.sh(f"ip tuntap add {NAME} mode tun")
+    with enter(host.path), open("/dev/net/tun", "r+b", buffering=0) as control:
+        fcntl.ioctl(control, TUNSETIFF, struct.pack("16sH22x", NAME.encode(), IFF_TUN | IFF_NO_PI))
+        fcntl.ioctl(control, TUNSETLINK, TYPE_802154)
+    host.sh(f"ip address add {NEAR}/24 dev {NAME}")
+    host.sh(f"ip link set {NAME} up")
+
+
+def in_a_vrf(host: Host) -> None:
+    linked(host, "vrf1 type vrf table 42")
+    host.sh("ip link set vrf1 up")
+    host.sh(f"ip link add {NAME} type veth peer name other1")
+    host.sh(f"ip link set {NAME} master vrf1 up")
+    host.sh(f"ip address add {NEAR}/24 dev {NAME}")
+
+
+def many_peers(host: Host) -> None:
+    linked(host, f"{NAME} type gre local 192.0.2.1")
+    host.sh(f"ip address add {NEAR}/24 dev {NAME}")
+    host.sh(f"ip link set {NAME} up")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (odd_type, "device type 804"),
+        (in_a_vrf, "VRF"),
+        (many_peers, "without one remote end"),
+    ],
+    ids=["another link layer", "VRF", "GRE with many peers"],
+)
+def test_s28_an_uplink_that_cannot_be_served_is_named(
+    host: Host, make: Callable[[Host], None], why: str
+) -> None:
+    make(host)
+    warned = host.try_ctl("run --rm true")
+    assert warned.returncode == 0
+    assert [line for line in warned.stderr.splitlines() if NAME in line and why in line]
+    assert NAME not in host.try_ctl("run --rm true").stderr, "once is enough"
+    done = host.try_ctl("doctor")
+    assert done.returncode == 20 and f"uplink {NAME}" in done.stdout and why in done.stdout
+    assert host.try_ctl("reconcile").returncode == 20
+    assert "from_" not in programs_at(host, NAME)
+    host.sh(f"ip link del {NAME}")
+    host.ctl("run --rm true")
+    host.ctl("doctor")
+
+
+MANY = {
+    "tun1": "tuntap",
+    "veth1": "veth peer name veth2",
+    "bridge1": "bridge",
+    "macvlan1": "macvlan",
+    "vxlan1": "vxlan id 43 dstport 4790 local 192.0.2.1 remote 192.0.2.2",
+    "geneve1": "geneve id 44 remote 192.0.2.2",
+    "vlan1": "vlan id 9",
+    "bond1": "bond mode active-backup",
+    "dummy1": "dummy",
+    "wg1": "wireguard",
+    "gre1": "gre local 192.0.2.1 remote 192.0.2.2",
+    "gretap1": "gretap local 192.0.2.1 remote 192.0.2.2 key 5",
+    "ipip1": "ipip local 192.0.2.1 remote 192.0.2.2",
+    "sit1": "sit local 192.0.2.1 remote 192.0.2.2",
+}
+
+
+def test_s28_doctor_is_content_with_all_kinds_of_uplinks_at_once(host: Host) -> None:
+    made = []
+    for number, (name, kind) in enumerate(MANY.items()):
+        if kind == "tuntap":
+            host.sh(f"ip tuntap add {name} mode tun")
+        else:
+            under = " link eth0" if name in ("macvlan1", "vlan1") else ""
+            if host.try_(f"ip link add {name}{under} type {kind}").returncode:
+                continue  # the kernel has no such devices
+        host.sh(f"ip address add 10.{100 + number}.0.1/24 dev {name}")
+        host.sh(f"ip link set {name} up")
+        made.append(name)
+    assert len(made) >= 5
+    host.run("web", "-p 8080:80,allow=10.0.0.0/8")
+    host.ctl("doctor")
+    for name in made:
+        hook = "from_tunnel" if name in ("tun1", "wg1", "gre1", "ipip1", "sit1") else "from_uplink"
+        assert hook in programs_at(host, name), name

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ import pytest
 from datapath.dataplane import version
 from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
-from tests.net import faults, forked, look
+from tests.net import faults, forked, look, uplinks
 from tests.net.hosts import (
     HOST,
     PATIENCE,
@@ -314,6 +315,22 @@ def test_s30_settings_of_daemon_json_are_in_force_after_an_upgrade(make_host: Ca
     host.configure({"datapath": {"timeouts": {"udp": 33}, "max-ports": 1024}})
     assert host.ctl("upgrade") == "There is nothing to replace."
     assert "apply after `down`" in host.try_ctl("doctor").stdout
+
+
+def test_s30_an_uplink_whose_hook_the_version_before_did_not_have_is_served_after_the_upgrade(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    host = populated(make_host, "auto")
+    with ExitStack() as stack:
+        uplinks.tun(host, stack)
+        host.sh(f"ip address add 10.66.0.1/24 dev {uplinks.NAME}")
+        host.sh(f"ip link set {uplinks.NAME} up")
+        (host.bpffs / "datapath/programs/from_tunnel").unlink()
+        as_version(host, other)
+        assert host.try_ctl("rm -f peer").returncode == 0
+        assert not list(host.bpffs.glob("datapath/links/from_tunnel-*"))
+        host.ctl("upgrade")
+        host.ctl("doctor")
 
 
 @needs_tcx

@@ -23,8 +23,8 @@ from tests.net.hosts import HOST, OUTSIDE, Host, Namespace
 NAME, MTU = "up1", 1380
 HOST6, OUTSIDE6 = "2001:db8:1::1", "2001:db8:1::2"  # of the uplink eth0, for tunnels over IPv6
 
-_TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
-_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x1, 0x1000, 0x4000
+TUNSETIFF, TUNSETLINK, _TUNSETOFFLOAD = 0x400454CA, 0x400454CD, 0x400454D0
+IFF_TUN, IFF_NO_PI, _IFF_VNET_HDR = 0x1, 0x1000, 0x4000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x1, 0x2, 0x4
 
 # linux/ppp-ioctl.h, linux/tty.h
@@ -63,10 +63,10 @@ class Relay:
 
 
 def _tun(place: Namespace, offload: bool) -> int:
-    flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if offload else 0)
+    flags = IFF_TUN | IFF_NO_PI | (_IFF_VNET_HDR if offload else 0)
     with enter(place.path):
         fd = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", NAME.encode(), flags))
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", NAME.encode(), flags))
     if offload:
         fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6)
     return fd
@@ -82,7 +82,7 @@ def tun_offload(host: Host, stack: ExitStack) -> None:
     tun(host, stack, offload=True)
 
 
-def _linked(place: Namespace, command: str) -> None:
+def linked(place: Namespace, command: str) -> None:
     """Makes a device; the test is skipped where the kernel does not know that kind."""
     done = place.try_(f"ip link add {command}")
     if done.returncode:
@@ -93,7 +93,7 @@ def _linked(place: Namespace, command: str) -> None:
 
 
 def _veth(host: Host, near: str, far: str = NAME) -> None:
-    _linked(host, f"{near} type veth peer name {far} netns {host.outside.pid}")
+    linked(host, f"{near} type veth peer name {far} netns {host.outside.pid}")
     host.sh(f"ip link set {near} up")
     host.outside.sh(f"ip link set {far} up")
 
@@ -104,22 +104,22 @@ def veth(host: Host, stack: ExitStack) -> None:
 
 def bridge(host: Host, stack: ExitStack) -> None:
     _veth(host, "port0")
-    _linked(host, f"{NAME} type bridge")
+    linked(host, f"{NAME} type bridge")
     host.sh(f"ip link set port0 master {NAME}")
 
 
 def macvlan(host: Host, stack: ExitStack) -> None:
     _veth(host, "lower0")
-    _linked(host, f"{NAME} link lower0 type macvlan mode bridge")
+    linked(host, f"{NAME} link lower0 type macvlan mode bridge")
 
 
 def vlan(host: Host, stack: ExitStack) -> None:
     for place in (host, host.outside):
-        _linked(place, f"{NAME} link eth0 type vlan id 7")
+        linked(place, f"{NAME} link eth0 type vlan id 7")
 
 
 def bond(host: Host, stack: ExitStack) -> None:
-    _linked(host, f"{NAME} type bond mode active-backup miimon 100")
+    linked(host, f"{NAME} type bond mode active-backup miimon 100")
     _veth(host, "port0")
     host.sh("ip link set port0 down")
     host.sh(f"ip link set port0 master {NAME}")
@@ -127,7 +127,7 @@ def bond(host: Host, stack: ExitStack) -> None:
 
 def vxlan(host: Host, stack: ExitStack) -> None:
     for place, own, other in ((host, HOST, OUTSIDE), (host.outside, OUTSIDE, HOST)):
-        _linked(place, f"{NAME} type vxlan id 42 dstport 4789 local {own} remote {other}")
+        linked(place, f"{NAME} type vxlan id 42 dstport 4789 local {own} remote {other}")
 
 
 def _tunnel(kind: str, ipv6: bool = False) -> Callable[[Host, ExitStack], None]:
@@ -137,7 +137,7 @@ def _tunnel(kind: str, ipv6: bool = False) -> Callable[[Host, ExitStack], None]:
             host.sh(f"ip -6 address add {HOST6}/64 dev eth0 nodad")
             host.outside.sh(f"ip -6 address add {OUTSIDE6}/64 dev eth0 nodad")
         for place, own, other in ((host, *ends), (host.outside, *ends[::-1])):
-            _linked(place, f"{NAME} type {kind} local {own} remote {other}")
+            linked(place, f"{NAME} type {kind} local {own} remote {other}")
 
     return build
 
@@ -146,7 +146,7 @@ def wireguard(host: Host, stack: ExitStack) -> None:
     from pyroute2 import WireGuard
 
     for place in (host, host.outside):
-        _linked(place, f"{NAME} type wireguard")
+        linked(place, f"{NAME} type wireguard")
     keys = [bytes([number]) * 32 for number in (0x48, 0x50)]
     for number, (place, other) in enumerate(((host, OUTSIDE), (host.outside, HOST))):
         with enter(place.path), WireGuard() as device:

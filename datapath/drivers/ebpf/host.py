@@ -158,7 +158,7 @@ class EbpfHost(HostPart):
 
         upgrade.prepare(loaded, complete)
         upgrade.finish(loaded)
-        self.refresh_acls(view)
+        self.refresh(view)  # there may be hooks that the version before did not have
         return True
 
     def remove(self, view: HostView) -> None:
