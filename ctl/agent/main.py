@@ -24,6 +24,6 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
         try:
             loop.run((Follower(settings, events, sole, say), Renewal()), say)
             return
-        except Renewed:
-            say("another version is installed: starting again")
+        except Renewed as why:
+            say(f"{why}: starting again")
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

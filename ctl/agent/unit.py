@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from datapath.config.settings import Settings
 from datapath.errors import StateError
 
 NAME = "datapathctl-agent.service"
@@ -14,17 +14,19 @@ FOLDER = Path("/etc/systemd/system")
 _START = "ExecStart=datapathctl agent"
 
 
-def files(program: Sequence[str]) -> dict[Path, str]:
-    """The text of every file by its place. `program`: the words of datapathctl with its options."""
+def files(program: str, settings: Settings) -> dict[Path, str]:
+    """The text of every file by its place. `program`: the path of datapathctl."""
     text = (Path(__file__).parent / NAME).read_text()
-    words = " ".join(_word(word) for word in (*program, "agent"))
-    return {FOLDER / NAME: text.replace(_START, f"ExecStart={words}")}
+    assert text.count(_START) == 1
+    lines = [f"Environment={_word(f'{name}={value}')}" for name, value in settings.environment().items()]
+    lines.append(f"ExecStart={_word(program)} agent")
+    return {FOLDER / NAME: text.replace(_START, "\n".join(lines))}
 
 
-def install(root: Path, program: Sequence[str]) -> list[Path]:
+def install(root: Path, program: str, settings: Settings) -> list[Path]:
     """Writes them below `root`; where they are. StateError: one cannot be written."""
     written = []
-    for place, text in files(program).items():
+    for place, text in files(program, settings).items():
         path = _below(root, place)
         new = path.with_name(f".{path.name}.new")
         try:
@@ -42,7 +44,7 @@ def install(root: Path, program: Sequence[str]) -> list[Path]:
 def uninstall(root: Path) -> list[Path]:
     """Removes them again; those that were there. StateError."""
     removed = []
-    for place in files(()):
+    for place in files("", Settings()):
         path = _below(root, place)
         try:
             path.unlink()

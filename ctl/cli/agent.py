@@ -12,7 +12,7 @@ import click
 
 from ctl.cli.command import Command, Group
 from ctl.cli.errors import PROGRAM
-from datapath.errors import ConfigError, printable
+from datapath.errors import ConfigError, printable, quoted
 
 
 class Resident(Group):
@@ -32,7 +32,7 @@ root_option = click.option(
 
 def _root(text: str) -> Path:
     if not text or "\0" in text or not Path(text).is_dir():
-        raise ConfigError(f"--root must be a directory that is there: {printable(text)!r}")
+        raise ConfigError(f"--root must be a directory that is there, not {quoted(text)}")
     return Path(text).absolute()
 
 
@@ -67,16 +67,16 @@ def _say(line: str) -> None:
 def install(ctx: click.Context, root: str, program: str) -> None:
     """Write the unit file of the agent for systemd.
 
-    Options that come before `agent` are in it. It is started by: systemctl enable --now datapathctl-agent.
+    The directories that this command is given are in it. It is started by: systemctl enable --now datapathctl-agent.
     """
     from ctl.agent import unit
+    from datapath.config.settings import Settings
 
-    start = program or shutil.which(sys.argv[0]) or sys.argv[0]
-    if not program:
-        start = str(Path(start).absolute())
-    if not Path(start).is_absolute():
-        raise ConfigError(f"--program must be an absolute path: {printable(start)!r}")
-    for path in unit.install(_root(root), (start, *_options(ctx))):
+    found = program or str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
+    if not Path(found).is_absolute():
+        raise ConfigError(f"--program must be an absolute path, not {quoted(found)}")
+    settings = Settings.from_env(os.environ, **ctx.find_root().params)
+    for path in unit.install(_root(root), found, settings):
         click.echo(path)
 
 
@@ -91,10 +91,3 @@ def uninstall(root: str) -> None:
 
     for path in unit.uninstall(_root(root)):
         click.echo(path)
-
-
-def _options(ctx: click.Context) -> list[str]:
-    """The directories that this command was given before its name, as options again."""
-    root = ctx.find_root()
-    given = {param: root.params.get(param.name or "") for param in root.command.params}
-    return [word for param, value in given.items() if value for word in (param.opts[0], str(value))]

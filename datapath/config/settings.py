@@ -32,15 +32,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
         """Options (by field name; None: not given) go before DATAPATH_* variables, these before defaults. ConfigError
         also for an empty one: what it stands for was not set, and the default would be another installation."""
-        names = {
-            "state_dir": "DATAPATH_STATE_DIR",
-            "run_dir": "DATAPATH_RUN_DIR",
-            "bpffs": "DATAPATH_BPFFS",
-            "config_path": "DATAPATH_CONFIG",
-        }
-        optional = {"cgroup": "DATAPATH_CGROUP"}
         chosen: dict[str, Path] = {}
-        for name, variable in (names | optional).items():
+        for name, variable in (_PATHS | _OPTIONAL).items():
             value = overrides.pop(name, None)
             value = environ.get(variable) if value is None else value
             if value is None:
@@ -50,12 +43,12 @@ class Settings:
             if not Path(value).is_absolute() or "\0" in str(value):
                 raise ConfigError(f"{variable} is {quoted(str(value))}: it must be an absolute path")
             chosen[name] = Path(value)
-        attach = str(overrides.pop("attach", None) or environ.get("DATAPATH_ATTACH", "auto"))
+        attach = str(overrides.pop("attach", None) or environ.get(_ATTACH, "auto"))
         if attach not in ("auto", "tcx", "clsact"):
             raise ConfigError(f"DATAPATH_ATTACH is {quoted(attach)}: it must be auto, tcx or clsact")
         if overrides:
             raise TypeError(f"no such setting: {', '.join(overrides)}")
-        paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in names}
+        paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in _PATHS}
         return cls(
             **paths,
             config_required="config_path" in chosen,
@@ -63,5 +56,21 @@ class Settings:
             cgroup=chosen.get("cgroup"),
         )
 
+    def environment(self) -> dict[str, str]:
+        """The DATAPATH_* variables that make these settings: those that are not as by default."""
+        return {
+            variable: str(value)
+            for name, variable in (_PATHS | _OPTIONAL | {"attach": _ATTACH}).items()
+            if (value := getattr(self, name)) != getattr(_DEFAULTS, name)
+        }
 
+
+_PATHS = {
+    "state_dir": "DATAPATH_STATE_DIR",
+    "run_dir": "DATAPATH_RUN_DIR",
+    "bpffs": "DATAPATH_BPFFS",
+    "config_path": "DATAPATH_CONFIG",
+}
+_OPTIONAL = {"cgroup": "DATAPATH_CGROUP"}
+_ATTACH = "DATAPATH_ATTACH"
 _DEFAULTS = Settings()

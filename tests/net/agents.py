@@ -15,9 +15,9 @@ from tests.net.hosts import DATAPATHCTL, PATIENCE, Host, eventually
 
 
 class Agent:
-    """`datapathctl agent`, ready. `pid` is its own."""
+    """`datapathctl agent`, ready. `pid` is its own. `before`: a command that runs it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *before: str) -> None:
         with (
             tempfile.TemporaryDirectory() as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears,
@@ -25,7 +25,7 @@ class Agent:
             hears.bind(f"{folder}/notify")
             hears.settimeout(PATIENCE)
             self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - closed by close()
-            command = ["env", f"NOTIFY_SOCKET={folder}/notify", DATAPATHCTL, "agent"]
+            command = ["env", f"NOTIFY_SOCKET={folder}/notify", *before, DATAPATHCTL, "agent"]
             self.process = host.start(command, stderr=self._log)
             self.pid = self.process.pid
             self.told = hears.recv(100).decode()
@@ -58,7 +58,7 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agent(host: Host) -> Iterator[Agent]:
+def agent(host: Host, *before: str) -> Iterator[Agent]:
     """One that is there for the block."""
-    with contextlib.closing(Agent(host)) as one:
+    with contextlib.closing(Agent(host, *before)) as one:
         yield one

@@ -12,7 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ctl.agent import unit
 from datapath.dataplane.programs import Dataplane
+from datapath.errors import KernelError
+from datapath.kernel import abi
+from tests.net import look
 from tests.net.agents import Agent, agent
 from tests.net.hosts import HOST, OUTSIDE, SLOWNESS, Host, Namespace, ask, echo_server, eventually
 from tests.net.test_concurrency import Standing
@@ -143,7 +147,8 @@ def test_programs_and_state_that_are_taken_away_under_it_do_not_end_it(host: Hos
         (host.folder / "state").rmdir()
         os.rename(host.folder / "away", host.folder / "state")
         host.sh("ip address add 192.0.2.9/24 dev eth0")
-        one.says("address 192.0.2.9: new")
+        with eventually() as until:
+            until(lambda: "192.0.2.9" in known(host))
         assert one.process.poll() is None
 
 
@@ -206,13 +211,66 @@ def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None
         other.close()
 
 
+def test_it_starts_again_as_the_version_that_is_installed(host: Host) -> None:
+    published(host)
+    with agent(host) as one:
+        digest = abi.OBJECTS / "digest"
+        before = digest.stat()
+        try:
+            os.utime(digest)  # an installation writes it anew
+            one.says("another version is installed: starting again")
+            with eventually() as until:
+                until(lambda: sum("following the host" in line for line in one.said) == 2)
+        finally:
+            os.utime(digest, ns=(before.st_atime_ns, before.st_mtime_ns))
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        one.says(f"address {NEW}: new")
+        assert host.refused("agent").startswith("datapathctl: another agent is at work already")
+
+
+def allowed() -> str:
+    """The capabilities that the unit file leaves, as setpriv has them."""
+    text = Path(unit.__file__).with_name(unit.NAME).read_text()
+    lines = [line for line in text.splitlines() if line.startswith("CapabilityBoundingSet=")]
+    names = [word.removeprefix("CAP_").lower() for line in lines for word in line.partition("=")[2].split()]
+    return ",".join(("-all", *(f"+{name}" for name in names)))
+
+
+def test_what_its_unit_file_leaves_it_is_enough(host: Host) -> None:
+    """Programs that are loaded again, and networks with packet filter rules included."""
+    published(host)
+    before = look.devices(host.sh).keys()
+    host.ctl("network create -o com.datapath.mode=iptables old")
+    (bridge,) = look.devices(host.sh).keys() - before
+    host.run("other", "--network old -p 8082:80", echo_server("tcp", 80))
+    with agent(host, "setpriv", f"--bounding-set={allowed()}", "--no-new-privs") as one:
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        one.says(f"address {NEW}: new")
+        assert answers(host, NEW, 8081)
+        subprocess.run(["rm", "-r", str(host.bpffs / "datapath")], check=True)
+        host.sh("ip link delete " + bridge)
+        host.sh("ip address add 192.0.2.8/24 dev eth0")
+        with eventually() as until:
+            until(lambda: answers(host, "192.0.2.8", 8081))
+        # What that took is given back, by starting again.
+        with eventually() as until:
+            until(lambda: any("MB are in use: starting again" in line for line in one.said))
+            until(lambda: sum("following the host" in line for line in one.said) == 2)
+        assert resident(one.pid) <= 35 * 1024
+        host.sh("ip address add 192.0.2.9/24 dev eth0")
+        one.says("address 192.0.2.9: new")
+    host.ctl("reconcile")
+    assert host.try_ctl("doctor").stdout == "No problems found.\n"
+
+
 # ---- how soon, and what it costs ------------------------------------------------------------------------------
 
 
 def known(host: Host) -> set[str]:
     """The host's addresses, as the packet programs know them."""
-    with Dataplane(host.bpffs / "datapath") as loaded:
+    with Dataplane(host.bpffs / "datapath") as loaded, contextlib.suppress(KernelError):
         return {str(key.addr) for key in loaded.addresses}
+    return set()  # they are being loaded
 
 
 def delay(host: Host, verb: str) -> float:
@@ -326,9 +384,7 @@ def test_commands_go_on_as_if_it_were_not_there(host: Host) -> None:
     """While addresses come and go, a command is never kept from its work by more than one refresh."""
     published(host)
     stop = host.folder / "stop"
-    script = (
-        f"while ! [ -e {stop} ]; do ip address add {NEW}/24 dev eth0; ip address del {NEW}/24 dev eth0; done"
-    )
+    script = f"while ! [ -e {stop} ]; do ip address add {NEW}/24 dev eth0; ip address del {NEW}/24 dev eth0; sleep 0.02; done"
     with agent(host) as one:
         churn = host.start(["sh", "-c", script])
         try:

@@ -27,6 +27,7 @@ from datapath.dataplane import version
 from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look, uplinks
+from tests.net.agents import agent
 from tests.net.hosts import (
     HOST,
     PATIENCE,
@@ -282,6 +283,25 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     assert prepared.ctl("doctor") == "No problems found."
     assert not (prepared.bpffs / "datapath" / "next").exists()
     assert prepared.ctl("upgrade") == "There is nothing to replace."
+
+
+def test_s30_an_agent_goes_on_while_programs_are_replaced(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """It serves those of another version as well as commands do, and says once that they are."""
+    host = populated(make_host, "auto")
+    with agent(host) as one:
+        as_version(host, other)
+        assert "replaced" in host.ctl("upgrade")
+        for address in ("192.0.2.7", "192.0.2.8"):
+            host.sh(f"ip address add {address}/24 dev eth0")
+            one.says(f"address {address}: new")
+        assert [line for line in one.said if OLD in line] == [f"datapathctl agent: {OLD}"]
+        as_version(host, None)
+        assert "replaced" in host.ctl("upgrade")
+        host.sh("ip address add 192.0.2.9/24 dev eth0")
+        one.says("address 192.0.2.9: new")
+        assert host.ctl("doctor") == "No problems found."
 
 
 def test_s30_a_command_of_another_version_works_and_says_so(
