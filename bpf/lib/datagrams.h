@@ -172,17 +172,21 @@ enum beginning {
 };
 
 /*
- * A datagram begins, with its first fragment unless it is waiting for that. What was known under the same
+ * A datagram begins, with its first fragment unless it is waiting for that: the one whose key is in the scratch memory
+ * (fragment_key_new; before 6.4 what a global function is handed is no key of a map). What was known under the same
  * identification is of an earlier one. Returns 0, or a drop reason.
  */
-__noinline int fragment_begin(const struct packet *p, const struct fragment_key *key, __u32 how)
+__noinline int fragment_begin(const struct packet *p, __u32 how)
 {
+	struct scratch *room = scratch();
+	struct fragment_key *key;
 	struct fragment *fragment;
 	__u32 zero = 0;
 
 	fragment = bpf_map_lookup_elem(&new_fragments, &zero);
-	if (!p || !key || !fragment)
+	if (!p || !room || !fragment)
 		return DROP_FRAGMENT;
+	key = &room->fragment;
 	__builtin_memset(fragment, 0, sizeof(*fragment));
 	fragment->since = bpf_ktime_get_ns();
 	fragment->number = source_count(key);
@@ -215,7 +219,7 @@ static __always_inline void fragment_wait(const struct packet *p, const struct f
 	__u64 now = bpf_ktime_get_ns(), since;
 
 	if (!fragment) {
-		fragment_begin(p, key, BEGIN_WAITING);
+		fragment_begin(p, BEGIN_WAITING);
 		return;
 	}
 	/* The row of a datagram that has timed out becomes this one's; to delete it could be to delete what

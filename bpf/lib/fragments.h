@@ -44,17 +44,19 @@ static long enqueue_one(__u32 slot, struct queue_walk *walk)
  * Queues a fragment whose first one has not arrived. Returns HELD, or a drop reason; 0: it has arrived at this
  * very moment, and nothing is queued.
  */
-__noinline int fragment_enqueue(struct __sk_buff *skb, const struct packet *p,
-				const struct fragment_key *key)
+__noinline int fragment_enqueue(struct __sk_buff *skb, const struct packet *p)
 {
 	struct queue_walk walk = {.result = DROP_FRAGMENT};
 	__u32 zero = 0, length = skb->len;
+	struct scratch *room = scratch();
 	struct fragment *fragment;
+	struct fragment_key *key;
 
 	walk.frame = bpf_map_lookup_elem(&frames, &zero);
-	if (!p || !key || !walk.frame || length > FRAME_MAX || length < 1 ||
+	if (!p || !room || !walk.frame || length > FRAME_MAX || length < 1 ||
 	    bpf_skb_load_bytes(skb, 0, walk.frame->frame, frame_length(length)))
 		return DROP_FRAGMENT;
+	key = &room->fragment;
 	fragment_wait(p, key);
 	walk.key.fragment = *key;
 	walk.frame->since = bpf_ktime_get_ns();
@@ -101,16 +103,16 @@ static long release_one(__u32 slot, struct queue_walk *walk)
  * The first fragment is there: the queued ones arrive again, behind it. They are sent as copies of
  * this frame with their own contents; then it gets its own back.
  */
-__noinline int fragment_release(struct __sk_buff *skb, const struct packet *p,
-				const struct fragment_key *key)
+__noinline int fragment_release(struct __sk_buff *skb, const struct packet *p)
 {
 	struct queue_walk walk = {.skb = skb};
 	__u32 one = 1, length = skb->len;
+	struct scratch *room = scratch();
 	struct frag_queue *aside;
 
-	if (!p || !key)
+	if (!p || !room)
 		return 0;
-	walk.key.fragment = *key;
+	walk.key.fragment = room->fragment;
 	walk.behind = p->fragment_to;
 	bpf_loop(QUEUE_SLOTS, is_queued, &walk, 0);
 	if (!walk.result)
@@ -131,11 +133,15 @@ __noinline int fragment_release(struct __sk_buff *skb, const struct packet *p,
 __noinline int fragment_disown(const struct packet *p, __u32 endpoint, __u32 how)
 {
 	struct frag_queue_key queued = {};
+	struct fragment_key *key;
 
 	if (!p)
 		return 0;
-	fragment_key_of(p, endpoint, &queued.fragment);
-	fragment_begin(p, &queued.fragment, how);
+	key = fragment_key_new(p, endpoint);
+	if (!key)
+		return 0;
+	queued.fragment = *key;
+	fragment_begin(p, how);
 	bpf_loop(QUEUE_SLOTS, forget_one, &queued, 0);
 	return 0;
 }
@@ -146,18 +152,14 @@ __noinline int fragment_disown(const struct packet *p, __u32 endpoint, __u32 how
  */
 __noinline int fragment_first(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
 {
-	struct fragment_key *key;
 	int reason;
 
-	if (!p)
+	if (!p || !fragment_key_new(p, endpoint))
 		return DROP_FRAGMENT;
-	key = fragment_key_new(p, endpoint);
-	if (!key)
-		return DROP_FRAGMENT;
-	reason = fragment_begin(p, key, BEGIN_OURS);
+	reason = fragment_begin(p, BEGIN_OURS);
 	if (reason)
 		return reason;
-	return fragment_release(skb, p, key) ? DROP_REWRITE : 0;
+	return fragment_release(skb, p) ? DROP_REWRITE : 0;
 }
 
 /*
@@ -178,7 +180,7 @@ __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 end
 		return DROP_FRAGMENT;
 	fragment = fragment_find(key);
 	if (!fragment || !fragment->known) {
-		reason = fragment_enqueue(skb, p, key);
+		reason = fragment_enqueue(skb, p);
 		if (reason)
 			return reason;
 		fragment = fragment_find(key);

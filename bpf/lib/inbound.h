@@ -32,7 +32,7 @@ static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet
 		return not_ours(skb);
 	fragment = fragment_find(key);
 	if (!fragment || !fragment->known) {
-		reason = fragment_enqueue(skb, p, key);
+		reason = fragment_enqueue(skb, p);
 		if (reason == HELD)
 			count(skb, HELD);
 		if (reason)
