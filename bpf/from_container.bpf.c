@@ -33,8 +33,30 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
 }
 
+/* To a port of the host's that nobody has published. If a container's is mapped to it, it is meant, unless a socket of
+ * the host's has come there since. */
+__noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct device *device,
+			 const struct network *net)
+{
+	struct conn *conn;
+	int reason;
+
+	if (!p || !device || !net)
+		return TC_ACT_SHOT;
+	if (!(net->flags & NETWORK_MASQUERADE) || p->fragment == FRAGMENT_LATER ||
+	    is_tcp_answer(p) || p->ttl <= 1 || !packet_has_ports(p) || !hairpin_leads(&p->tuple) ||
+	    host_socket_state(skb, &p->tuple))
+		return to_host(skb, net);
+	reason = nat_open_outside(skb, p, device, &p->tuple.dst);
+	if (reason)
+		return drop(skb, reason);
+	conn = conn_opened(&p->tuple);
+	return conn ? forward_out(skb, p, net, conn, BPF_FIB_LKUP_RET_NOT_FWDED)
+		    : drop(skb, DROP_CONN_TABLE);
+}
+
 /* To one of the host's own addresses: a published port, or the host itself. */
-static __always_inline int to_local(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int to_local(struct __sk_buff *skb, struct packet *p,
 				    const struct device *device, const struct network *net)
 {
 	struct port *port = NULL;
@@ -43,7 +65,9 @@ static __always_inline int to_local(struct __sk_buff *skb, const struct packet *
 
 	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
 		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
-	if (!port || host_is_talking(skb, &p->tuple))
+	if (!port)
+		return to_mapped(skb, p, device, net);
+	if (host_is_talking(skb, &p->tuple))
 		return to_host(skb, net);
 	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
 	if (reason)

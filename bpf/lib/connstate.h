@@ -17,19 +17,17 @@ static __always_inline bool reset_is_theirs(const struct packet *p, const struct
 
 /*
  * State changes (RFC 9293, 3.3.2, as far as both ends can be seen from the middle). `conn` is
- * the packet's own direction; the state is kept in the original.
+ * the packet's own direction, found by `own`; the state is kept in the original.
  */
-static __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
-				      struct conn *conn)
+__noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
+			       const struct tuple *own, struct conn *conn)
 {
-	const struct tuple *own;
 	bool from_original;
 	struct conn *original;
 	__u8 flags;
 
-	if (!p || !conn)
+	if (!p || !own || !conn)
 		return 0;
-	own = &p->tuple;
 	flags = p->tcp_flags;
 	from_original = conn->flags & CONN_ORIGINAL;
 	original = from_original ? conn : conn_opposite(conn);
@@ -88,7 +86,7 @@ static __noinline int conn_transition(struct __sk_buff *skb, const struct packet
  * the clock and one store.
  */
 static __always_inline void conn_track(struct __sk_buff *skb, const struct packet *p,
-				       struct conn *conn)
+				       const struct tuple *own, struct conn *conn)
 {
 	bool reopening = (conn->flags & CONN_ORIGINAL) &&
 			 (conn->state == CONN_REPLIED || conn->state == CONN_CLOSED);
@@ -100,5 +98,5 @@ static __always_inline void conn_track(struct __sk_buff *skb, const struct packe
 	if ((conn->flags & CONN_CONFIRMED) && !reopening &&
 	    !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return;
-	conn_transition(skb, p, conn);
+	conn_transition(skb, p, own, conn);
 }

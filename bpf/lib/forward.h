@@ -3,6 +3,7 @@
 #pragma once
 #include "lib/connstate.h"
 #include "lib/exits.h"
+#include "lib/hairpin.h"
 #include "lib/icmp.h"
 #include "lib/routes.h"
 #include "lib/split.h"
@@ -99,6 +100,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 {
 	struct scratch *room = scratch();
 	bool translated;
+	int verdict;
 
 	if (!p || !from || !conn || !room)
 		return TC_ACT_SHOT;
@@ -119,6 +121,11 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway_of(from, p), room->fib.mtu_result);
 	translated = !addr_equal(&room->leaving.src, &p->tuple.src);
+	if (route == BPF_FIB_LKUP_RET_NOT_FWDED && translated) {
+		verdict = hairpin(skb, p, from, conn, &room->leaving);
+		if (verdict != NO_VERDICT)
+			return verdict;
+	}
 	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
 		if (translated)
 			return drop(skb, DROP_XFRM);
@@ -126,7 +133,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	}
 	/* By way of the host's stack its answer comes back like any. */
 	if (route_leads_out(route) || route == BPF_FIB_LKUP_RET_UNSUPP_LWT)
-		conn_track(skb, p, conn);
+		conn_track(skb, p, &p->tuple, conn);
 	if (!route_leads_out(route))
 		return not_routed(skb, p, from, route, translated);
 	if (rewrite_tuple(skb, p, &room->leaving, p->ttl - 1))
@@ -150,7 +157,7 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	if (!conn->to_network) {
 		if (!from)
 			return not_ours(skb);
-		conn_track(skb, p, conn);
+		conn_track(skb, p, &p->tuple, conn);
 		/* The host's own sockets are no hop further. */
 		if (rewrite_tuple(skb, p, to, p->ttl))
 			return drop(skb, DROP_REWRITE);
@@ -171,7 +178,7 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST &&
 	    segment_length(skb, p) > net->mtu)
 		return answer_error(skb, p, from ? gateway_of(from, p) : &p->tuple.dst, net->mtu);
-	conn_track(skb, p, conn);
+	conn_track(skb, p, &p->tuple, conn);
 	if (rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, &room->recipient, net->mac);

@@ -327,3 +327,38 @@ def test_a_half_closed_connection_ends_after_its_silence(make_host: MakeHost) ->
         for one in pairs:
             for end in one:
                 end.close()
+
+
+# ---- containers that meet at their external ports ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one network", "two networks"])
+@host_case(
+    9,
+    "Two containers that were told each other's external address meet there (RFC 4787, REQ-9)",
+    iptables="the host's stack takes such packets for its own",
+)
+def test_two_containers_meet_at_their_external_ports(make_pair: MakePair, same: bool, mode: str) -> None:
+    """As peers do by way of a server that tells them (ICE, RFC 8445). Who was not sent to stays out."""
+    pair = make_pair(mode)
+    host, other = pair.host, pair.b
+    if not same:
+        host.ctl(f"network create {options(mode)} far")
+        other = start_container(host, "c", "--network far")
+    with (
+        udp(pair.a, 40000) as one,
+        udp(other, 40000) as two,
+        udp(other, 40005) as stranger,
+        udp(pair.outside, 90, OUTSIDE) as server,
+    ):
+        ends = ((one, seen(one, server)), (two, seen(two, server)))
+        # The first word is lost, as nobody waits for it yet; the socket may hear so.
+        one.sendto(b"lost", ends[1][1])
+        two.sendto(b"from two", ends[0][1])
+        one.settimeout(10 if mode == EBPF else 1)
+        assert one.recvfrom(100) == (b"from two", ends[1][1])
+        one.sendto(b"from one", ends[1][1])
+        assert two.recvfrom(100) == (b"from one", ends[0][1])
+        stranger.sendto(b"who?", ends[0][1])
+        two.sendto(b"last", ends[0][1])
+        assert one.recvfrom(100) == (b"last", ends[1][1])

@@ -17,7 +17,8 @@ COUNTS = re.compile(r"&(?:counters|events)\b")
 ACTING = {
     "lib/answers.h": {"lib/exits.h"},
     "lib/exits.h": set(),
-    "lib/forward.h": {"lib/exits.h"},
+    "lib/forward.h": {"lib/exits.h", "lib/hairpin.h"},
+    "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
 }

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * A container that talks to a port of the host's to which another container's is mapped (RFC 4787, REQ-9; RFC 5382,
+ * REQ-8): each sees the other as the outside does, by its external address and port. Who may come in is decided as
+ * for what comes from outside: whom the other has sent to, from that address and port.
+ */
+#pragma once
+#include "lib/connstate.h"
+#include "lib/exits.h"
+#include "lib/mappings.h"
+#include "lib/routes.h"
+
+/* Is a container's port mapped to what the packet is for? */
+__noinline int hairpin_leads(const struct tuple *sent)
+{
+	struct external *external;
+	struct external_key key;
+
+	if (!sent || (sent->proto != IPPROTO_TCP && sent->proto != IPPROTO_UDP))
+		return 0;
+	external_key_of(sent, sent->dport, &key);
+	external = bpf_map_lookup_elem(&externals, &key);
+	return external && external_is_live(external, bpf_ktime_get_coarse_ns());
+}
+
+/*
+ * Delivers a packet of a connection to such a port. `conn`: the sender's, `as`: the packet as its other end is to
+ * see it. NO_VERDICT: nobody waits for it, so it is the host's, like one from outside.
+ */
+__noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const struct network *from,
+		       struct conn *conn, const struct tuple *as)
+{
+	struct scratch *room = scratch();
+	struct endpoint *endpoint;
+	struct network *net;
+	struct conn *peer;
+
+	if (!p || !from || !conn || !as || !room)
+		return NO_VERDICT;
+	peer = conn_find(as);
+	if (!peer || (peer->flags & CONN_ORIGINAL) || !peer->to_network ||
+	    peer->from_endpoint != PARTY_OUTSIDE)
+		return NO_VERDICT;
+	tuple_reverse(&room->probe, &peer->other);
+	net = network_find(peer->to_network);
+	endpoint = endpoint_find(peer->to_network, &room->probe.dst);
+	if (!net || !endpoint || endpoint->number != peer->to_endpoint)
+		return drop(skb, DROP_STALE);
+	if (p->dont_fragment && segment_length(skb, p) > net->mtu)
+		return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
+				    net->mtu);
+	conn_track(skb, p, &p->tuple, conn);
+	conn_track(skb, p, as, peer);
+	if (rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
+		return drop(skb, DROP_REWRITE);
+	return deliver(skb, p, endpoint, net->mac);
+}
