@@ -47,7 +47,7 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
     own = {name: {number} for name, number in _program_ids(root / "programs", broken).items()}
     for name, number in _program_ids(root / NEXT, broken).items():
         own.setdefault(name, set()).add(number)  # in the middle of an upgrade
-    attached, sockets, foreign = _links(root, pinned["links"], own, broken)
+    attached, sockets, group, foreign = _links(root, pinned["links"], own, broken)
     return Programs(
         mounted=True,
         pinned=pinned,
@@ -57,6 +57,7 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
         maps=maps,
         attached=frozenset(attached | _filters(own, indexes)),
         sockets=frozenset(sockets),
+        group=group,
         foreign=frozenset(foreign),
         broken=broken,
         flood_rate=flood_rate,
@@ -108,11 +109,12 @@ def _program_ids(folder: Path, broken: dict[str, str]) -> dict[str, int]:
 
 def _links(
     root: Path, names: frozenset[str], own: Mapping[str, set[int]], broken: dict[str, str]
-) -> tuple[set[tuple[str, int]], set[str], set[str]]:
-    """Attachments to devices; socket hooks; pins with another's program."""
+) -> tuple[set[tuple[str, int]], set[str], int, set[str]]:
+    """Attachments to devices; socket hooks, and their control group; pins with another's program."""
     attached: set[tuple[str, int]] = set()
     sockets: set[str] = set()
     foreign: set[str] = set()
+    group = 0
     for name in names:
         hook, _, number = name.rpartition("-")
         programs = own.get(name if name in SOCKET_HOOKS else hook, set())
@@ -124,9 +126,10 @@ def _links(
             foreign.add(name)
         elif name in SOCKET_HOOKS:
             sockets.update([name] if target else [])
+            group = target or group
         elif number.isdigit() and target == int(number):
             attached.add((hook, target))
-    return attached, sockets, foreign
+    return attached, sockets, group, foreign
 
 
 def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[str, int]]:

@@ -134,6 +134,8 @@ def _sandboxes(state: State) -> dict[str, Stack]:
 
 def _programs(settings: Settings, tuning: Tuning | None, indexes: Iterable[int]) -> Programs:
     found = pinned.programs(settings.bpffs, indexes)
+    if settings.cgroup is not None:
+        found = replace(found, group=0)
     if tuning is None or found.missing or found.broken or found.outdated:
         return found
     with Dataplane(settings.bpffs, setup=Setup(tuning.config, tuning.sizes)) as loaded:

@@ -3,9 +3,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from datapath.errors import KernelError, NotSupportedError
+
+# The kernel's number of the hierarchy's root (BPF links tell it), which is the inode of its directory too.
+ROOT = 1
+
+
+def is_root(place: str) -> bool:
+    """Whether all processes of the machine are below what is mounted there: in a cgroup namespace they are not."""
+    try:
+        return os.stat(place).st_ino == ROOT
+    except OSError as error:
+        raise KernelError("look at", f"control group {place}", error.errno or 0) from error
 
 
 def mount_point(mounts: str = "/proc/self/mounts") -> str:

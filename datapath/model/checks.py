@@ -68,6 +68,11 @@ UNSERVED = Check(
     "by this device no answer reaches a container, and no published port is reached",
     "another way out of the host; or networks with `-o com.datapath.mode=iptables`",
 )
+CGROUP = Check(
+    "cgroup",
+    "other processes of the host may bind to published ports, and reach those at 127.0.0.1 by a longer way",
+    "`datapathctl reconcile`, outside of the cgroup namespace (toolbox, LXC, nspawn); if it is meant, DATAPATH_CGROUP",
+)
 XFRM = Check(
     "xfrm",
     "packets of containers that such a policy is about do not pass, neither in clear nor protected, where they are "

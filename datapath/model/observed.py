@@ -52,7 +52,8 @@ class Stack:
 @dataclass(frozen=True, slots=True)
 class Programs:
     """What is pinned. `attached`: (hook, ifindex) where our program really runs; `sockets`: the socket hooks that
-    do; `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used;
+    do; `group`: the kernel's number of the control group that they are attached to, 0: of the one that was asked for;
+    `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used;
     `outdated`: they are of another version; `upgrading`: an upgrade was not finished."""
 
     mounted: bool = False
@@ -61,6 +62,7 @@ class Programs:
     maps: Mapping[str, Entries] = field(default_factory=dict)
     attached: frozenset[tuple[str, int]] = frozenset()
     sockets: frozenset[str] = frozenset()
+    group: int = 0
     foreign: frozenset[str] = frozenset()
     broken: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""

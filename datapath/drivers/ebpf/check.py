@@ -12,6 +12,7 @@ from datapath.dataplane import entries, host_entries, layout, structs
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import (
+    CGROUP,
     DETACHED,
     MISSING,
     OUTDATED,
@@ -34,6 +35,7 @@ from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
 _UPLINK_HOOKS = (*layout.UPLINK_HOOKS.values(), layout.XDP_HOOK)
+ROOT_GROUP = 1  # the kernel's number of the root control group
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
 _COUNTED = ("quotas", "addresses", "local_prefixes")
@@ -123,6 +125,9 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
     if networks:
         for hook in sorted(SOCKET_HOOKS - programs.sockets):
             yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))
+    if networks and programs.group not in (0, ROOT_GROUP):
+        detail = f"the programs are attached to a control group below the root (id {programs.group})"
+        yield Finding(CGROUP, "processes of the host", detail)
 
 
 def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:

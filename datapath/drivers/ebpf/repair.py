@@ -10,8 +10,8 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.layout import SOCKET_HOOKS, XDP_HOOK
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.ebpf.host import EbpfHost
-from datapath.kernel import abi
-from datapath.model.checks import DETACHED, MISSING, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
+from datapath.kernel import abi, cgroup
+from datapath.model.checks import CGROUP, DETACHED, MISSING, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
 from datapath.model.findings import Check, Finding
 
 
@@ -27,6 +27,15 @@ def _attach(work: Repairing, finding: Finding) -> None:
         EbpfHost(work.context).refresh_acls(work.view())
     else:
         dataplane.attach(hook, ifindex)
+
+
+def _attach_group(work: Repairing, finding: Finding) -> None:
+    """To the root, if this process sees it."""
+    if not cgroup.is_root(cgroup.mount_point()):
+        return
+    for hook in SOCKET_HOOKS:
+        work.context.dataplane.drop_link(hook)
+    work.context.dataplane.attach_sockets()
 
 
 def _write_row(work: Repairing, finding: Finding) -> None:
@@ -73,6 +82,7 @@ def _unpin(work: Repairing, finding: Finding) -> None:
 
 REPAIRS: Mapping[Check, Repair] = {
     DETACHED: _attach,
+    CGROUP: _attach_group,
     MISSING: _write_row,
     WRONG: _write_row,
     STRAY: _delete_row,
