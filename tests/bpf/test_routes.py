@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datapath.dataplane import entries
+from datapath.dataplane import host_entries
 from datapath.dataplane.convert import to_abi
 from datapath.kernel import abi, netns
 from datapath.model.host import XfrmPolicies, XfrmPolicy
@@ -167,7 +167,7 @@ def policies(programs: Programs) -> Iterator[Policies]:
     before = programs.maps["host"][0]
 
     def write(*found: XfrmPolicy, blocked: frozenset[str] = frozenset()) -> None:
-        rows = entries.xfrm_entries(XfrmPolicies(found, blocked))
+        rows = host_entries.xfrm_entries(XfrmPolicies(found, blocked))
         programs.maps["xfrm_policies"].update_many({to_abi(k): to_abi(v) for k, v in rows.items()})
         programs.maps["host"][0] = before._replace(
             flags=int(abi.HostFlag.HOST_XFRM_IN) | int(abi.HostFlag.HOST_XFRM_OUT)
