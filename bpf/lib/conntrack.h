@@ -143,12 +143,13 @@ static __always_inline struct conn *conn_opened(const struct tuple *key)
 static __always_inline struct conn *conn_opposite(const struct conn *conn)
 {
 	struct conn *opposite = NULL;
+	struct tuple other = conn->other;
 
 	if (!(conn->flags & CONN_CONFIRMED))
-		opposite = bpf_map_lookup_elem(&pending, &conn->other);
+		opposite = bpf_map_lookup_elem(&pending, &other);
 	if (!opposite)
-		opposite = bpf_map_lookup_elem(&conns, &conn->other);
-	return opposite ? opposite : bpf_map_lookup_elem(&pending, &conn->other);
+		opposite = bpf_map_lookup_elem(&conns, &other);
+	return opposite ? opposite : bpf_map_lookup_elem(&pending, &other);
 }
 
 /* A connection, of which this is the original direction, ends: it is no longer counted. */
@@ -176,14 +177,15 @@ static __always_inline void conn_delete(const struct tuple *key, const struct co
 
 __noinline int conn_forget(const struct tuple *key)
 {
+	struct tuple own, other;
 	struct conn *conn;
-	struct tuple other;
 
 	if (!key)
 		return 0;
-	conn = conn_find(key);
+	own = *key;
+	conn = conn_find(&own);
 	if (conn)
-		conn_delete(key, conn, &other);
+		conn_delete(&own, conn, &other);
 	return 0;
 }
 
@@ -193,17 +195,22 @@ enum conn_room {
 	CONN_OWN = 2, /* another CPU has opened just this connection */
 };
 
+/* Before Linux 6.4 what a global function was handed is no key of a map: what follows takes the sides from the scratch
+ * memory, where they are written, and others copy. */
+
 /* Can a new connection have its reply's key: it is free, or its holder is an opening that has timed out, or is left of
  * an earlier endpoint that had the address. */
-__noinline int conn_room(const struct conn_sides *sides)
+__noinline int conn_room(void)
 {
 	struct scratch *room = scratch();
+	struct conn_sides *sides;
 	const struct tuple *key;
 	struct conn *conn;
 	__u64 age;
 
-	if (!sides || !room)
+	if (!room)
 		return CONN_TAKEN;
+	sides = &room->sides;
 	key = &sides->other;
 	conn = bpf_map_lookup_elem(&conns, key);
 	if (!conn)
@@ -251,15 +258,17 @@ static __noinline int conn_join(const struct conn_sides *sides, struct conn *ent
  * reply, or a negative errno when the reply's key is taken. Both keys are written only where they are free,
  * the reply's first, so that of two CPUs one connection is left, and it is whole.
  */
-__noinline int conn_open(const struct conn_sides *sides)
+__noinline int conn_open(void)
 {
 	struct scratch *room = scratch();
 	struct conn *entry, *held;
+	struct conn_sides *sides;
 	int made_reply;
 	long error;
 
-	if (!sides || !room)
+	if (!room)
 		return -1;
+	sides = &room->sides;
 	entry = &room->conn;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->last_seen = bpf_ktime_get_ns();
@@ -314,25 +323,28 @@ static __always_inline long conn_enqueue(const struct tuple *key)
 
 /*
  * Both sides have spoken: from `pending` to `conns`. A full table leaves the connection where
- * it is, working, and counts it; a later packet tries again. `own` is the key of either direction, in
+ * it is, working, and counts it; a later packet tries again. `key` is that of either direction, in
  * the caller's memory: an element of `pending` can be given to another connection at any moment.
  */
-static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *own)
+static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *key)
 {
 	struct scratch *room = scratch();
 	struct conn *entry, *from;
-	struct tuple other;
+	struct tuple *own, *other;
 	__u32 owner, client;
 	long error;
 
-	if (!own || !room)
+	if (!key || !room)
 		return 0;
+	own = &room->confirmed;
+	other = &room->answer;
+	*own = *key;
 	entry = &room->conn;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	from = bpf_map_lookup_elem(&pending, own);
 	if (!from)
 		return 0;
-	other = from->other;
+	*other = from->other;
 	owner = from->flags & CONN_ORIGINAL ? conn_owner(from) : conn_answerer(from);
 	client = from->flags & CONN_ORIGINAL ? from->from_endpoint : from->to_endpoint;
 	if (config.max_conns && !quota_has_room(owner, client != owner))
@@ -340,23 +352,23 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ow
 	conn_copy(entry, from);
 	if (bpf_map_update_elem(&conns, own, entry, BPF_NOEXIST))
 		goto full;
-	from = bpf_map_lookup_elem(&pending, &other);
+	from = bpf_map_lookup_elem(&pending, other);
 	if (!from)
 		goto undo;
 	conn_copy(entry, from);
-	if (bpf_map_update_elem(&conns, &other, entry, BPF_NOEXIST))
+	if (bpf_map_update_elem(&conns, other, entry, BPF_NOEXIST))
 		goto undo;
 	if (entry->flags & CONN_ORIGINAL)
-		error = conn_enqueue(&other);
+		error = conn_enqueue(other);
 	else
 		error = conn_enqueue(own);
 	if (error) {
-		bpf_map_delete_elem(&conns, &other);
+		bpf_map_delete_elem(&conns, other);
 		goto undo;
 	}
 	quota_confirmed(owner, client);
 	bpf_map_delete_elem(&pending, own);
-	bpf_map_delete_elem(&pending, &other);
+	bpf_map_delete_elem(&pending, other);
 	return 0;
 undo:
 	bpf_map_delete_elem(&conns, own);

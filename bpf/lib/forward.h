@@ -122,7 +122,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 		return answer_error(skb, p, gateway_of(from, p), room->fib.mtu_result);
 	translated = !addr_equal(&room->leaving.src, &p->tuple.src);
 	if (route == BPF_FIB_LKUP_RET_NOT_FWDED && translated) {
-		verdict = hairpin(skb, p, from, conn, &room->leaving);
+		verdict = hairpin(skb, p, from, conn);
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}

@@ -24,20 +24,20 @@ __noinline int hairpin_leads(const struct tuple *sent)
 }
 
 /*
- * Delivers a packet of a connection to such a port. `conn`: the sender's, `as`: the packet as its other end is to
- * see it. NO_VERDICT: nobody waits for it, so it is the host's, like one from outside.
+ * Delivers a packet of a connection to such a port. `conn`: the sender's; in the scratch memory is the packet as its
+ * other end is to see it. NO_VERDICT: nobody waits for it, so it is the host's, like one from outside.
  */
 __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const struct network *from,
-		       struct conn *conn, const struct tuple *as)
+		       struct conn *conn)
 {
 	struct scratch *room = scratch();
 	struct endpoint *endpoint;
 	struct network *net;
 	struct conn *peer;
 
-	if (!p || !from || !conn || !as || !room)
+	if (!p || !from || !conn || !room)
 		return NO_VERDICT;
-	peer = conn_find(as);
+	peer = conn_find(&room->leaving);
 	if (!peer || (peer->flags & CONN_ORIGINAL) || !peer->to_network ||
 	    peer->from_endpoint != PARTY_OUTSIDE)
 		return NO_VERDICT;
@@ -50,7 +50,7 @@ __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const stru
 		return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
 				    net->mtu);
 	conn_track(skb, p, &p->tuple, conn);
-	conn_track(skb, p, as, peer);
+	conn_track(skb, p, &room->leaving, peer);
 	if (rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, endpoint, net->mac);

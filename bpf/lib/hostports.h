@@ -3,7 +3,8 @@
  * Ports that the kernel chooses for the host's sockets, where a container has kept its own number out of the same range:
  * both towards one server would be one conversation to it. What the host's processes begin does not pass the packet
  * programs, so their sockets are seen to here: one without a port gets one that no container has towards that server;
- * where it has its port already, the container's connection makes way, and begins anew with another one.
+ * where it has its port already, the container's connection makes way, and begins anew with another one. A TCP
+ * connection that is open could not: that stays, and the socket does not come through.
  */
 #pragma once
 #include "lib/mappings.h"
@@ -59,16 +60,27 @@ host_port_contact(struct bpf_sock_addr *ctx, const struct ip_addr *addr, struct 
 	return contact;
 }
 
+/* Would the connection not survive another port? A TCP connection that is open. */
+static __always_inline bool must_stay(const struct conn *reply, __u8 proto)
+{
+	const struct conn *original = conn_opposite(reply);
+
+	return proto == IPPROTO_TCP && original && original->state != CONN_NEW &&
+	       original->state != CONN_CLOSED;
+}
+
 /* The socket, which has the port, is about to talk to the address. */
 static __always_inline void host_port_assert(struct bpf_sock_addr *ctx, const struct ip_addr *addr,
 					     __be16 port)
 {
 	struct tuple reply;
+	struct conn *conn;
 
 	if (!port || !host_port_contact(ctx, addr, &reply))
 		return;
 	reply.dport = port;
-	if (reply_is_known(&reply))
+	conn = conn_find(&reply);
+	if (conn && !(conn->flags & CONN_ORIGINAL) && !must_stay(conn, reply.proto))
 		conn_forget(&reply);
 }
 

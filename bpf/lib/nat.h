@@ -61,25 +61,24 @@ static __always_inline __be16 nat_candidate(struct nat_search *search,
 /* What the steps share: the rest is too large for the stack. */
 struct nat_walk {
 	struct __sk_buff *skb;
-	struct conn_sides *sides;
-	struct nat_search *search;
+	struct scratch *room;
 };
 
 /* Opens the connection with this port, if none is known by it towards that address. */
 static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 {
-	struct conn_sides *sides = walk->sides;
+	struct conn_sides *sides = &walk->room->sides;
 	int room, error;
 
 	sides->other.dport = port;
-	room = conn_room(sides);
+	room = conn_room();
 	if (room == CONN_TAKEN)
 		return NAT_FAILED;
 	if (room == CONN_OWN && bpf_map_lookup_elem(&conns, &sides->key))
 		return NAT_JOINED;
-	if (!walk->search->foreign && host_socket_state(walk->skb, &sides->other))
+	if (!walk->room->search.foreign && host_socket_state(walk->skb, &sides->other))
 		return NAT_FAILED;
-	error = conn_open(sides);
+	error = conn_open();
 	if (error < 0)
 		return NAT_FAILED;
 	return error ? NAT_JOINED : NAT_OPENED;
@@ -87,16 +86,17 @@ static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 
 static long nat_try(__u32 step, struct nat_walk *walk)
 {
-	struct nat_search *search = walk->search;
-	__be16 port = nat_candidate(search, walk->sides, step), recorded;
+	struct nat_search *search = &walk->room->search;
+	struct conn_sides *sides = &walk->room->sides;
+	__be16 port = nat_candidate(search, sides, step), recorded;
 	bool claims = search->mapped && step != NAT_PUBLISHED && step < NAT_SHARED;
 
-	if (!port || (claims && !external_claim(walk->sides, port)))
+	if (!port || (claims && !external_claim(sides, port)))
 		return 0;
 	if (claims && step >= NAT_CLAIMED) {
-		recorded = mapping_record(walk->sides, port);
+		recorded = mapping_record(sides, port);
 		if (recorded) {
-			external_release(walk->sides, port);
+			external_release(sides, port);
 			port = recorded;
 		}
 	}
@@ -104,7 +104,7 @@ static long nat_try(__u32 step, struct nat_walk *walk)
 	if (search->result)
 		return 1;
 	if (claims && step >= NAT_KEPT)
-		external_release(walk->sides, port);
+		external_release(sides, port);
 	return 0;
 }
 
@@ -133,22 +133,23 @@ static __always_inline bool within(__u32 port, __u32 first, __u32 last)
 }
 
 /*
- * Opens the connection with a source port that nothing else uses towards the same address: not published by
+ * Opens the connection of the sides in the scratch memory with a source port that nothing else uses towards the same address: not published by
  * somebody else, no socket of the host behind it. `mapped`: for a container that leaves with the host's address
  * all of its connections from one port have one external port, and no other container has that. `foreign`: the
  * sender keeps its address, so that only its connections count. Returns 0, or a drop reason.
  */
-__noinline int nat_open(struct __sk_buff *skb, struct conn_sides *sides, int mapped, int foreign)
+__noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 {
-	struct nat_walk walk = {.skb = skb, .sides = sides};
+	struct nat_walk walk = {.skb = skb, .room = scratch()};
 	struct host *facts = host_facts();
-	struct scratch *room = scratch();
 	struct nat_search *search;
+	struct conn_sides *sides;
 	__u32 own, port;
 
-	if (!sides || !room || !facts || !facts->nat_port_first)
+	if (!walk.room || !facts || !facts->nat_port_first)
 		return DROP_NAT_PORTS;
-	search = walk.search = &room->search;
+	sides = &walk.room->sides;
+	search = &walk.room->search;
 	__builtin_memset(search, 0, sizeof(*search));
 	search->mapped = mapped;
 	search->foreign = foreign;
@@ -207,11 +208,11 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 	sides->server_endpoint = port->endpoint;
 	/* The host's address stays, but its port must be none that the host needs. */
 	if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
-		return nat_open(skb, sides, false, false);
+		return nat_open(skb, false, false);
 	if (client != PARTY_HOST && client_network != port->network)
-		return nat_open(skb, sides, false, true);
+		return nat_open(skb, false, true);
 	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
-	return nat_open(skb, sides, false, false);
+	return nat_open(skb, false, false);
 }
 
 /* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */
@@ -234,9 +235,9 @@ __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
 	sides->client_endpoint = device->endpoint;
 	if (source) {
 		sides->other.dst = *source;
-		return nat_open(skb, sides, true, false);
+		return nat_open(skb, true, false);
 	}
-	opened = conn_open(sides);
+	opened = conn_open();
 	if (opened == CONN_JOINED)
 		quota_returns(device->endpoint);
 	return opened < 0 ? DROP_CONN_TABLE : 0;
