@@ -184,7 +184,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
-	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, device->endpoint);
+	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room, device->endpoint);
 	if (at_gateway || route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
 	if (route < 0)

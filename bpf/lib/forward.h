@@ -34,23 +34,32 @@ __noinline int not_routed(struct __sk_buff *skb, const struct packet *p, const s
 	return drop(skb, DROP_FORWARDING);
 }
 
-/* The way of a packet as route_find() says; what is too big for it and may be fragmented is cut first. Returns
- * BPF_FIB_LKUP_RET_*, or the negative of a drop reason. */
-__noinline int route_fit(struct __sk_buff *skb, struct packet *p, const struct network *net,
+/* The way of a packet that does not fit, once it has been cut. Returns as route_fit(). */
+__noinline int route_cut(struct __sk_buff *skb, struct packet *p, const struct network *net,
 			 const struct tuple *as, __u32 sender)
 {
 	struct scratch *room = scratch();
-	int route, reason;
+	int reason;
 
 	if (!p || !net || !room)
 		return -DROP_DEVICE;
-	route = route_find(skb, p, net, as, &room->fib);
-	if (route != BPF_FIB_LKUP_RET_FRAG_NEEDED || !may_split(skb, p))
-		return route;
 	reason = packet_split(skb, p, sender, room->fib.mtu_result);
 	if (reason == DROP_TOO_BIG)
-		return route;
+		return BPF_FIB_LKUP_RET_FRAG_NEEDED;
 	return reason ? -reason : route_find(skb, p, net, as, &room->fib);
+}
+
+/* The way of a packet as route_find() says; what is too big for it and may be fragmented is cut first. Returns
+ * BPF_FIB_LKUP_RET_*, or the negative of a drop reason. */
+static __always_inline int route_fit(struct __sk_buff *skb, struct packet *p,
+				     const struct network *net, const struct tuple *as,
+				     struct scratch *room, __u32 sender)
+{
+	int route = route_find(skb, p, net, as, &room->fib);
+
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && may_split(skb, p))
+		return route_cut(skb, p, net, as, sender);
+	return route;
 }
 
 static __always_inline const struct ip_addr *gateway_of(const struct network *net,
@@ -84,12 +93,10 @@ __noinline int source_is_stale(struct __sk_buff *skb, const struct packet *p,
  * temporary one that is not preferred any more (RFC 8981).
  */
 static __always_inline bool source_has_moved(struct __sk_buff *skb, const struct packet *p,
-					     const struct network *net, const struct conn *conn)
+					     const struct network *net, const struct conn *conn,
+					     const struct scratch *room)
 {
-	struct scratch *room = scratch();
-
-	return room && (conn->flags & CONN_ORIGINAL) &&
-	       !addr_is_source(p, &conn->other.dst, &room->fib) &&
+	return (conn->flags & CONN_ORIGINAL) && !addr_is_source(p, &conn->other.dst, &room->fib) &&
 	       source_is_stale(skb, p, net, conn);
 }
 
@@ -110,8 +117,8 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	/* An answer of a published port is routed with the address that was asked. */
 	if (route == NO_ROUTE_YET) {
 		route = route_fit(skb, p, from, conn->flags & CONN_ORIGINAL ? NULL : &room->leaving,
-				  conn->from_endpoint);
-		if (route_leads_out(route) && source_has_moved(skb, p, from, conn)) {
+				  room, conn->from_endpoint);
+		if (route_leads_out(route) && source_has_moved(skb, p, from, conn, room)) {
 			conn_forget(&p->tuple);
 			return NO_VERDICT;
 		}
