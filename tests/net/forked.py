@@ -20,7 +20,10 @@ from typing import NoReturn
 
 _MODULES = (
     "ctl.cli.main",
-    *(f"ctl.cli.{name}" for name in ("connection", "container", "network", "port", "ps", "repair", "system")),
+    *(
+        f"ctl.cli.{name}"
+        for name in ("agent", "connection", "container", "network", "port", "ps", "repair", "system")
+    ),
     *("datapath.runtime.start", "datapath.drivers.ebpf.driver"),
     *("datapath.dataplane.programs", "pyroute2"),
     *("datapath.kernel.features", "datapath.runtime.spawn", "datapath.kernel.sockets"),
