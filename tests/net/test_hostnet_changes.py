@@ -85,9 +85,7 @@ def following(host: Host, how: str) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("how", ["agent", "reconcile"])
 @host_case(
-    4,
-    "An address with a published port moves to another machine: a container's flow to it goes there",
-    iptables="what conntrack knows of the flow leads it to the container until it has been silent for long",
+    4, "An address with a published port moves to another machine: a container's flow to it goes there"
 )
 def test_an_address_that_moved_away_is_reached_where_it_is(make_host: MakeHost, mode: str, how: str) -> None:
     host = make_host(config=config(mode))
