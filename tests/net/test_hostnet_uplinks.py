@@ -456,7 +456,7 @@ def many_peers(host: Host) -> None:
         (in_a_vrf, "VRF"),
         (many_peers, "without one remote end"),
     ],
-    ids=["another link layer", "VRF", "GRE with many peers"],
+    ids=["another-link-layer", "VRF", "GRE-with-many-peers"],
 )
 def test_s28_an_uplink_that_cannot_be_served_is_named(
     host: Host, make: Callable[[Host], None], why: str

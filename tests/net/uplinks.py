@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import os
 import select
@@ -50,10 +51,10 @@ class Relay:
             if self._stop in ready:
                 return
             for fd in ready:
-                try:
-                    os.write(self._ends[fd], os.read(fd, 1 << 17))
-                except OSError:  # the other end is down
-                    continue
+                with contextlib.suppress(OSError):  # the other end is down
+                    data = os.read(fd, 1 << 17)
+                    while data:  # a terminal takes what it has room for
+                        data = data[os.write(self._ends[fd], data) :]
 
     def close(self) -> None:
         os.close(self._stopped)
@@ -200,9 +201,9 @@ def ppp(host: Host, stack: ExitStack) -> None:
                 channel, unit = os.open("/dev/ppp", os.O_RDWR), os.open("/dev/ppp", os.O_RDWR)
             except OSError:
                 pytest.skip("this kernel has no ppp devices")
-            fcntl.ioctl(slave, _PPPIOCSASYNCMAP, struct.pack("I", 0))
             number = fcntl.ioctl(slave, _PPPIOCGCHAN, bytes(4))
             fcntl.ioctl(channel, _PPPIOCATTCHAN, number)
+            fcntl.ioctl(channel, _PPPIOCSASYNCMAP, struct.pack("I", 0))
             made = fcntl.ioctl(unit, _PPPIOCNEWUNIT, struct.pack("i", -1))
             fcntl.ioctl(channel, _PPPIOCCONNECT, made)
             for protocol in (_PPP_IP, _PPP_IPV6):
