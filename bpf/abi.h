@@ -389,6 +389,8 @@ struct frag_source {
 enum host_flag {
 	HOST_XFRM_OUT = 1, /* `xfrm_policies` has rows for packets that leave or are forwarded */
 	HOST_XFRM_IN = 2,  /* and for packets to the host itself */
+	HOST_STEERED = 4,  /* it has rules of policy routing or IPsec policies: what reaches its own
+			    * addresses does not always reach a container */
 };
 
 /* host: ARRAY of one, what the host is like as of the last refresh */

@@ -30,7 +30,7 @@ _AF = {4: 2, 6: 10}  # AF_INET, AF_INET6 of linux/socket.h
 def host_entry(network: HostNetwork) -> tuple[int, HostValue]:
     """The row of `host`."""
     first, last = nat_ports(network.ephemeral)
-    flags: set[HostFlag] = set()
+    flags: set[HostFlag] = {"HOST_STEERED"} if network.steered else set()
     for key in xfrm_entries(network.xfrm):
         flags.add("HOST_XFRM_IN" if key.direction == "XFRM_IN" else "HOST_XFRM_OUT")
     return 0, HostValue(

@@ -16,7 +16,7 @@ NetworkFlag = Literal[
     "NETWORK_MASQUERADE",
 ]
 DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK", "DEVICE_TUNNEL"]
-HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN"]
+HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Direction = Literal["ingress", "egress"]
 # How many selectors a row of `xfrm_policies` takes.
@@ -108,7 +108,6 @@ SOCKET_HOOKS = {
     "host_connect6": 11,
     "host_sendmsg4": 14,
     "host_sendmsg6": 15,
-    "host_recvmsg4": 19,
     "host_recvmsg6": 20,
     "host_peer4": 29,
     "host_peer6": 30,

@@ -20,6 +20,8 @@ ETHERNET, LOOPBACK = 1, 772  # ARPHRD_* of linux/if_arp.h
 # Ethernet header off, for these and no others (dev_is_mac_header_xmit).
 _BARE = frozenset((512, 519, 768, 769, 776, 778, 823, 0xFFFE, 0xFFFF))
 _RT_SCOPE_UNIVERSE = 0
+_FR_ACT_TO_TBL = 1
+_USUAL_TABLES = (253, 254, 255)  # RT_TABLE_DEFAULT, _MAIN, _LOCAL
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 
 
@@ -71,10 +73,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of policy routing. `key`: all of it as the kernel tells it, to be compared."""
+    """A rule of policy routing. `key`: all of it as the kernel tells it, to be compared: a struct fib_rule_hdr, then
+    attributes."""
 
     version: int
     key: bytes
+
+    @property
+    def usual(self) -> bool:
+        """It leads to one of the tables that every host has."""
+        table, action = self.key[4], self.key[7]
+        return action == _FR_ACT_TO_TBL and table in _USUAL_TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +199,12 @@ class HostNetwork:
         assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
         bare, why = device.hardware in _BARE, unserved(device)
         return Uplink(device.ifindex, device.name, ipv4, ipv6, device.mtu, bare, why)
+
+    @property
+    def steered(self) -> bool:
+        """Not all packets of the host's own processes go where the main table leads: some by rules of policy
+        routing, some by IPsec."""
+        return bool(self.xfrm) or not all(rule.usual for rule in self.rules)
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:

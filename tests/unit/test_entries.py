@@ -355,7 +355,7 @@ def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_
         structs.XfrmKey(32 + 96, "XFRM_OUT", 2, every): structs.XfrmPolicyValue(1, 0, (block,)),
         structs.XfrmKey(32, "XFRM_OUT", 10, None): structs.XfrmPolicyValue(1, 0, (block,)),
     }
-    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_OUT"}
+    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_OUT", "HOST_STEERED"}
     for key, value in rows.items():
         packed = abi.layout("xfrm_policy").pack(convert.to_abi(value))
         assert convert.xfrm_policy_value(abi.layout("xfrm_policy").unpack(packed)) == value
@@ -371,7 +371,7 @@ def test_a_direction_that_is_blocked_is_closed_where_no_policy_is() -> None:
         structs.XfrmKey(32 + 96, "XFRM_IN", 2, ip_address("0.0.0.0")): structs.XfrmPolicyValue(0, 1, ()),
         structs.XfrmKey(32, "XFRM_IN", 10, None): structs.XfrmPolicyValue(1, 1, (selector,)),
     }
-    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_IN"}
+    assert host_entries.host_entry(network)[1].flags == {"HOST_XFRM_IN", "HOST_STEERED"}
     assert host_entries.host_entry(with_policies())[1].flags == frozenset()
 
 
