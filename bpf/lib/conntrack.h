@@ -142,14 +142,19 @@ static __always_inline struct conn *conn_opened(const struct tuple *key)
  * confirming the connection at the moment. */
 static __always_inline struct conn *conn_opposite(const struct conn *conn)
 {
+	struct scratch *room = scratch();
 	struct conn *opposite = NULL;
-	struct tuple other = conn->other;
+	struct tuple *key;
 
+	if (!room)
+		return NULL;
+	key = &room->opposite;
+	*key = conn->other;
 	if (!(conn->flags & CONN_CONFIRMED))
-		opposite = bpf_map_lookup_elem(&pending, &other);
+		opposite = bpf_map_lookup_elem(&pending, key);
 	if (!opposite)
-		opposite = bpf_map_lookup_elem(&conns, &other);
-	return opposite ? opposite : bpf_map_lookup_elem(&pending, &other);
+		opposite = bpf_map_lookup_elem(&conns, key);
+	return opposite ? opposite : bpf_map_lookup_elem(&pending, key);
 }
 
 /* A connection, of which this is the original direction, ends: it is no longer counted. */

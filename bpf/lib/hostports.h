@@ -60,11 +60,15 @@ host_port_contact(struct bpf_sock_addr *ctx, const struct ip_addr *addr, struct 
 	return contact;
 }
 
-/* Would the connection not survive another port? A TCP connection that is open. */
+/* Would the connection not survive another port? A TCP connection that is open. (A hook on a process can be
+ * interrupted by one on a packet: the scratch memory is not for it.) */
 static __always_inline bool must_stay(const struct conn *reply, __u8 proto)
 {
-	const struct conn *original = conn_opposite(reply);
+	const struct tuple key = reply->other;
+	const struct conn *original = bpf_map_lookup_elem(&conns, &key);
 
+	if (!original)
+		original = bpf_map_lookup_elem(&pending, &key);
 	return proto == IPPROTO_TCP && original && original->state != CONN_NEW &&
 	       original->state != CONN_CLOSED;
 }

@@ -53,6 +53,7 @@ struct scratch {
 	struct endpoint recipient; /* who gets it */
 	struct error_body error;
 	struct conn conn;
+	struct tuple opposite;		/* the key of a connection's other direction */
 	struct tuple confirmed, answer; /* keys of a connection that both sides have spoken on */
 	struct fragment_key fragment;
 	struct nat_search search;
