@@ -188,6 +188,20 @@ struct reserved {
 	__u32 mappings; /* how many published ports use it */
 };
 
+/* bindings: the numbers that are published, by family and by whether at every address of the host's or at single
+ * ones: bind() to all addresses clashes with either, bind() to another one with the first only */
+struct binding_key {
+	__be16 port;
+	__u8 proto;
+	__u8 family; /* 4 or 6, whichever the container has */
+	__u8 every;  /* 1: at every address, 0: at single ones */
+	__u8 pad[3];
+};
+
+struct binding {
+	__u32 mappings; /* how many published ports use it */
+};
+
 /* links: ports of one member that another may reach in a network without icc (--link) */
 struct link_key {
 	struct ip_addr client;

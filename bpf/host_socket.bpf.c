@@ -128,7 +128,8 @@ static __always_inline struct port *of_ipv4_only(struct bpf_sock_addr *ctx,
 
 	if (addr_is_v4(asked) || (!addr_is_loopback(asked) && !address_is_known(asked)))
 		return NULL;
-	if (port_find_exact(asked, number, proto) || port_find_any(true, number, proto))
+	if (!is_bound_everywhere(6, number, proto) || port_find_exact(asked, number, proto) ||
+	    port_find_any(true, number, proto))
 		return NULL;
 	if (!is_plain(ctx, true) || socket_device(ctx) || socket_is_v6only(ctx, proto) ||
 	    is_held(ctx, asked, proto == IPPROTO_TCP))
@@ -310,18 +311,33 @@ static __always_inline int reveal(struct bpf_sock_addr *ctx, bool v6)
 	return 1;
 }
 
-static __always_inline int bind(struct bpf_sock_addr *ctx, bool v6)
+/* Would the kernel refuse it if a socket were bound to each published port? */
+static __always_inline bool clashes(struct bpf_sock_addr *ctx, const struct ip_addr *addr)
 {
 	__be16 number = ctx->user_port;
 	__u8 proto = ctx->protocol;
+	bool v4 = addr_is_v4(addr);
+
+	/* A published port takes nothing that is sent to a group. */
+	if (addr_is_group(addr))
+		return false;
+	if (!is_any(addr))
+		return port_find_exact(addr, number, proto) ||
+		       is_bound_everywhere(v4 ? 4 : 6, number, proto);
+	if (!v4 && is_bound(6, number, proto))
+		return true;
+	return (v4 || !socket_is_v6only(ctx, proto)) && is_bound(4, number, proto);
+}
+
+static __always_inline int bind(struct bpf_sock_addr *ctx, bool v6)
+{
 	struct ip_addr addr;
 
-	if (!number || !of_the_host(ctx) || !port_is_reserved(number, proto))
+	if (!ctx->user_port || !of_the_host(ctx) ||
+	    !port_is_reserved(ctx->user_port, ctx->protocol))
 		return 1;
 	read_addr(ctx, v6, &addr);
-	if (!is_any(&addr) && !port_find_exact(&addr, number, proto) &&
-	    !port_find_any(!addr_is_v4(&addr), number, proto) &&
-	    !(v6 && port_find_any(false, number, proto)))
+	if (!clashes(ctx, &addr))
 		return 1;
 	bpf_set_retval(-EADDRINUSE);
 	return 0;

@@ -79,6 +79,12 @@ static __always_inline bool v4_is_multicast(__be32 v4)
 	return (bpf_ntohl(v4) >> 28) == 0xe;
 }
 
+static __always_inline bool addr_is_group(const struct ip_addr *a)
+{
+	return addr_is_v4(a) ? v4_is_multicast(a->word[3])
+			     : (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
 /* fe80::/10 */
 static __always_inline bool addr_is_linklocal(const struct ip_addr *a)
 {

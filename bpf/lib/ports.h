@@ -26,6 +26,30 @@ static __always_inline bool port_is_reserved(__be16 port, __u8 proto)
 	return bpf_map_lookup_elem(&reserved, &key);
 }
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct binding_key);
+	__type(value, struct binding);
+} bindings SEC(".maps");
+
+/* Is the number published at every address of that family, whatever the container has? */
+static __always_inline bool is_bound_everywhere(__u8 family, __be16 port, __u8 proto)
+{
+	struct binding_key key = {.port = port, .proto = proto, .family = family, .every = 1};
+
+	return bpf_map_lookup_elem(&bindings, &key);
+}
+
+/* Is it published at any of them? */
+static __always_inline bool is_bound(__u8 family, __be16 port, __u8 proto)
+{
+	struct binding_key key = {.port = port, .proto = proto, .family = family};
+
+	return bpf_map_lookup_elem(&bindings, &key) || is_bound_everywhere(family, port, proto);
+}
+
 /* Published at exactly this host address. */
 static __always_inline struct port *port_find_exact(const struct ip_addr *addr, __be16 port,
 						    __u8 proto)

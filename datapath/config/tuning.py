@@ -84,6 +84,7 @@ class Tuning:
             "ports": self.max_ports,
             "origins": self.max_ports,
             "reserved": min(self.max_ports, 131072),
+            "bindings": 2 * self.max_ports,
             "acls": self.max_sources,
             "endpoints": self.max_endpoints,
             "devices": self.max_endpoints,

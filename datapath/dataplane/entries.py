@@ -17,6 +17,7 @@ from datapath.dataplane.layout import NetworkFlag
 from datapath.dataplane.structs import (
     NO_MAC,
     AclKey,
+    BindingKey,
     DeviceKey,
     DeviceValue,
     EndpointKey,
@@ -251,47 +252,76 @@ def _every4(mapping: PortMapping) -> AclKey:
     return AclKey(prefixlen=32 + 96, acl=mapping.acl, addr=EVERY4)
 
 
+def number_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
+    """`reserved` and `bindings`: which numbers of the host's ports are taken; only the numbers of these mappings if
+    given, and then 0 for a row that has to go."""
+    asked = None if mappings is None else tuple(mappings)
+    return PortRanges((*reserved_entries(state, asked).ranges, *binding_entries(state, asked).ranges))
+
+
 def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
-    """`reserved`: how many published ports of the host use each number; only the numbers of these mappings if
-    given, and then 0 for one that nobody uses (the row has to go). Those of linuxbridge networks are none of the
-    programs' business."""
-    published = [
+    """`reserved`: how many published ports of the host use each number."""
+    published = _published(state)
+    asked = published if mappings is None else list(mappings)
+    return PortRanges(
+        run
+        for name, proto in PORT_PROTOCOLS.items()
+        for run in _counted_runs(
+            ReservedKey(0, proto),
+            [mapping for mapping in asked if mapping.proto == name],
+            [mapping for mapping in published if mapping.proto == name],
+        )
+    )
+
+
+def binding_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
+    """`bindings`: how many of them use it at every address of a family, and how many at single ones."""
+    published = _published(state)
+    asked = published if mappings is None else list(mappings)
+
+    def of(mappings: list[PortMapping], name: str, family: int, every: int) -> list[PortMapping]:
+        found = (m for m in mappings if m.proto == name and family in m.families)
+        return [m for m in found if (m.host_ip is None or m.host_ip.is_unspecified) == bool(every)]
+
+    return PortRanges(
+        run
+        for name, proto in PORT_PROTOCOLS.items()
+        for family, every in itertools.product((4, 6), (0, 1))
+        for run in _counted_runs(
+            BindingKey(0, proto, family, every),
+            of(asked, name, family, every),
+            of(published, name, family, every),
+        )
+    )
+
+
+def _published(state: State) -> list[PortMapping]:
+    """All that is published; by linuxbridge networks it is none of the programs' business."""
+    return [
         mapping
         for endpoint in state.endpoints.values()
         if traits(state.networks[endpoint.network_id]).programs
         for mapping in endpoint.ports
     ]
-    asked = published if mappings is None else list(mappings)
-    return PortRanges(
-        run
-        for name, proto in PORT_PROTOCOLS.items()
-        for run in _reserved_runs(
-            proto,
-            [_span(mapping) for mapping in asked if mapping.proto == name],
-            [_span(mapping) for mapping in published if mapping.proto == name],
-        )
-    )
 
 
-def _span(mapping: PortMapping) -> tuple[int, int]:
-    return mapping.host_port, mapping.host_port + mapping.count
-
-
-def _reserved_runs(
-    proto: int, asked: list[tuple[int, int]], published: list[tuple[int, int]]
-) -> Iterator[PortRange]:
-    """Between two neighbouring ends of ranges the count is the same."""
-    changes = Counter(first for first, _ in published)
-    changes.subtract(end for _, end in published)
-    wanted = Counter(first for first, _ in asked)
-    wanted.subtract(end for _, end in asked)
+def _counted_runs(key: Any, asked: list[PortMapping], published: list[PortMapping]) -> Iterator[PortRange]:
+    """How many of the published use each number that is asked about: between two neighbouring ends of ranges the
+    count is the same."""
+    changes, wanted = _ends(published), _ends(asked)
     count = inside = 0
-    ends = sorted({*changes, *wanted})
-    for first, end in itertools.pairwise(ends):
+    for first, end in itertools.pairwise(sorted({*changes, *wanted})):
         count += changes[first]
         inside += wanted[first]
         if inside:
-            yield PortRange(ReservedKey(port=first, proto=proto), count, end - first)
+            yield PortRange(key._replace(port=first), count, end - first)
+
+
+def _ends(mappings: list[PortMapping]) -> Counter[int]:
+    """+1 where a range of host ports begins, -1 behind its last one."""
+    ends = Counter(mapping.host_port for mapping in mappings)
+    ends.subtract(mapping.host_port + mapping.count for mapping in mappings)
+    return ends
 
 
 def link_entries(network: Network, state: State) -> dict[LinkKey, LinkValue]:

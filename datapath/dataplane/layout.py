@@ -31,6 +31,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "members": ("member_key", "member"),
     "ports": ("port_key", "port"),
     "reserved": ("reserved_key", "reserved"),
+    "bindings": ("binding_key", "binding"),
     "host": (None, "host"),
     "addresses": ("address_key", "address"),
     "origins": ("origin_key", "origin"),

@@ -148,6 +148,13 @@ class ReservedKey(NamedTuple):
     proto: int
 
 
+class BindingKey(NamedTuple):
+    port: int
+    proto: int
+    family: int
+    every: int
+
+
 class LinkKey(NamedTuple):
     client: Address
     server: Address
@@ -181,6 +188,7 @@ STRUCTS: Mapping[type[Any], str] = {
     XfrmPolicyValue: "xfrm_policy",
     LocalPrefixKey: "local_prefix_key",
     ReservedKey: "reserved_key",
+    BindingKey: "binding_key",
     LinkKey: "link_key",
     LinkValue: "link",
 }

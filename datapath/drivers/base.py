@@ -171,7 +171,7 @@ class Driver:
     def publish(
         self, network: Network, endpoint: Endpoint, mappings: tuple[PortMapping, ...], reserved: PortRanges
     ) -> None:
-        """Publishes ports of the endpoint. `reserved`: how often the host publishes each number, these included.
+        """Publishes ports of the endpoint. `reserved`: the rows of `number_entries`, these included.
 
         Ports that are published already get the ACL that the mappings have now.
         """

@@ -138,9 +138,7 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
         if path is not None:
             driver.set_routes(network, endpoint, path)
         published = [m for e in tx.state.endpoints.values() for m in e.ports]
-        driver.sync_ports(
-            network, endpoint, entries.reserved_entries(tx.state), entries.acl_entries(published)
-        )
+        driver.sync_ports(network, endpoint, entries.number_entries(tx.state), entries.acl_entries(published))
         driver.end_denied(endpoint, endpoint.ports)
     tx.refresh_acls()
     tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))

@@ -29,7 +29,7 @@ def publish(
         return
     reserve(tx)
     network = tx.state.networks[endpoint.network_id]
-    reserved = entries.reserved_entries(state or tx.state, mappings)
+    reserved = entries.number_entries(state or tx.state, mappings)
     driver = tx.driver(network)
     (driver.take_over_ports if again else driver.publish)(network, endpoint, mappings, reserved)
     if any(mapping.acl for mapping in mappings):
@@ -43,7 +43,7 @@ def unpublish(tx: Transaction, endpoint: Endpoint, mappings: tuple[PortMapping, 
     left = tuple(mapping for mapping in endpoint.ports if mapping not in mappings)
     after = tx.state.including(replace(endpoint, ports=left))
     network = tx.state.networks[endpoint.network_id]
-    reserved = entries.reserved_entries(after, mappings)
+    reserved = entries.number_entries(after, mappings)
     acls = frozenset(m.acl for m in mappings if m.acl) - acls_in_use(after)
     tx.driver(network).unpublish(network, endpoint, mappings, reserved, acls)
     for other in tx.state.endpoints_of_sandbox(endpoint.sandbox_id):

@@ -214,6 +214,7 @@ port_key = layout("port_key").type
 port = layout("port").type
 reserved_key = layout("reserved_key").type
 reserved = layout("reserved").type
+binding = layout("binding").type
 host = layout("host").type
 address_key = layout("address_key").type
 address = layout("address").type

@@ -343,3 +343,124 @@ def test_s19_mptcp(hosts: Hosts, address: str, server: str, mode: str) -> None:
         port = 8083
     found = exchange(host, "tcp", address, port, kind=IPPROTO_MPTCP)
     assert found == expected(host, address, address, port)
+
+
+# ---- bind() ------------------------------------------------------------------------------------------------
+
+# What is published, as one socket of the host's would hold it: an address, None: every one of both families. Then what
+# is bound, and whether it clashes.
+V6ONLY = "only "  # before an address: with IPV6_V6ONLY
+BINDS = {
+    None: {"0.0.0.0": True, "127.0.0.1": True, HOST: True, "::": True, f"{V6ONLY}::": True, "::1": True},
+    "0.0.0.0": {"0.0.0.0": True, HOST: True, "::": True, f"{V6ONLY}::": False, "::1": False, HOST6: False},
+    HOST: {
+        "0.0.0.0": True,
+        HOST: True,
+        SECOND: False,
+        "127.0.0.1": False,
+        "::": True,
+        f"{V6ONLY}::": False,
+        f"::ffff:{HOST}": True,
+        f"::ffff:{SECOND}": False,
+        "::ffff:0.0.0.0": True,
+        HOST6: False,
+    },
+    HOST6: {"0.0.0.0": False, "::": True, f"{V6ONLY}::": True, HOST6: True, "::1": False, HOST: False},
+    "::": {
+        "0.0.0.0": False,
+        "::": True,
+        f"{V6ONLY}::": True,
+        HOST6: True,
+        "::1": True,
+        f"::ffff:{HOST}": False,
+    },
+}
+
+
+@pytest.mark.parametrize("proto", PROTOS[:2])
+@pytest.mark.parametrize("published", BINDS, ids=str)
+@host_case(
+    19,
+    "A process can bind to the number of a published port where the kernel would let it beside another socket",
+    iptables="nothing keeps a process from a published port",
+)
+def test_s19_bind_is_refused_where_it_clashes_only(
+    hosts: Hosts, published: str | None, proto: str, mode: str
+) -> None:
+    host = hosts(mode)
+    where = "" if published is None else f"[{published}]:" if ":" in published else f"{published}:"
+    host.ctl(f"port add tcp {where}8090:80/{proto}")
+    try:
+        for address, clash in BINDS[published].items():
+            for reuse in (0, 1):
+                assert binds(host, proto, address, reuse) == (not clash), (address, reuse)
+    finally:
+        host.ctl(f"port rm tcp {where}8090:80/{proto}")
+    for address in BINDS[published]:
+        assert binds(host, proto, address, 0), address
+
+
+def binds(host: Host, proto: str, address: str, reuse: int) -> bool:
+    plain = address.removeprefix(V6ONLY)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with opened(host, KINDS[proto], family) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(plain != address))
+        try:
+            server.bind((plain, 8090))
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            return False
+    return True
+
+
+@host_case(
+    19,
+    "A group's datagrams can be received on the number of a published port",
+    iptables="",
+)
+def test_s19_a_group_is_no_published_address(hosts: Hosts, mode: str) -> None:
+    host = hosts(mode)
+    host.ctl("port add udp 5353:80/udp")
+    try:
+        for group in ("224.0.0.251", "ff02::fb"):
+            with opened(host, socket.SOCK_DGRAM, socket.AF_INET6 if ":" in group else socket.AF_INET) as one:
+                one.bind((group, 5353, 0, 2) if ":" in group else (group, 5353))
+    finally:
+        host.ctl("port rm udp 5353:80/udp")
+
+
+@host_case(
+    19,
+    "A server of the host's at an IPv6 address has what is asked there, though its number is published by IPv4",
+)
+def test_s19_a_server_of_the_hosts_beside_a_port_published_by_ipv4(hosts: Hosts, mode: str) -> None:
+    host = hosts(mode)
+    host.ctl("port add tcp 0.0.0.0:8091:80")
+    try:
+        own = host.start(["python3", "-c", V6_SERVER], stdout=-1)
+        assert own.stdout is not None and own.stdout.readline() == "ready\n"
+        with socket_to(host, ("::1", 8091)) as client:
+            assert client.recv(10) == b"own"
+        assert exchange(host, "tcp", HOST, 8091)[1:] == (HOST, 8091)
+    finally:
+        host.ctl("port rm tcp 0.0.0.0:8091:80")
+
+
+V6_SERVER = """
+import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+server.bind(("::", 8091))
+server.listen()
+print("ready", flush=True)
+connection, _ = server.accept()
+connection.sendall(b"own")
+"""
+
+
+def socket_to(host: Host, peer: tuple[str, int]) -> socket.socket:
+    client = opened(host, socket.SOCK_STREAM, socket.AF_INET6 if ":" in peer[0] else socket.AF_INET)
+    client.connect(peer)
+    return client

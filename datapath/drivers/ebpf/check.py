@@ -188,6 +188,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
+            "bindings",
         )
     }
     for network in networks:
@@ -228,6 +229,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     ]
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
+    rows["bindings"] = {key: (count,) for key, count in entries.binding_entries(state).items()}
     if networks:
         number, facts = host_entries.host_entry(observed.network)
         rows["host"][(number,)] = facts
@@ -253,7 +255,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     known = {endpoint.id for endpoint in comparison.of_programs()}
     unsettled = [e for e in state.endpoints.values() if e.id not in known]
     numbers = {endpoint.number for endpoint in unsettled}
-    ports = {key for e in unsettled for key in entries.reserved_entries(state, e.ports)}
+    ports = {key for e in unsettled for key in entries.number_entries(state, e.ports)}
     acls = {m.acl for e in unsettled for m in e.ports}
     settled = {network.id for network in comparison.networks}
     building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
@@ -272,6 +274,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "origins": lambda key, value: key.endpoint in numbers,
         "acls": lambda key, value: key.acl in acls,
         "reserved": lambda key, value: key in ports,
+        "bindings": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
         "host": lambda key, value: none,

@@ -36,6 +36,13 @@ def peer_name(network: Network) -> str:
     return f"dpx{network.number}"
 
 
+# The maps that say which numbers of ports are taken: their keys, and the structs.
+_NUMBERS: Mapping[str, tuple[type[Any], str]] = {
+    "reserved": (structs.ReservedKey, "reserved"),
+    "bindings": (structs.BindingKey, "binding"),
+}
+
+
 class EbpfBridge(PairDriver):
     """Driver bridge in its default mode."""
 
@@ -190,7 +197,7 @@ class EbpfBridge(PairDriver):
         ports = entries.port_entries(network, endpoint, mappings)
         # Reserved first: nothing may take the port as a source port between the two. And no port may lead to
         # rules that are not there yet.
-        _write_reserved(dataplane, reserved)
+        _write_numbers(dataplane, reserved)
         _write_acls(dataplane, entries.acl_entries(mappings))
         _write_ranges(dataplane.ports, "port", ports)
         _write_ranges(dataplane.origins, "origin", entries.origin_entries(endpoint, mappings))
@@ -213,7 +220,7 @@ class EbpfBridge(PairDriver):
         gone = entries.origin_entries(replace(endpoint, ports=mappings))
         dataplane.origins.delete_raw(_keys("origin_key", gone.ranges))
         _write_ranges(dataplane.origins, "origin", entries.origin_entries(left, mappings))
-        _write_reserved(dataplane, reserved)
+        _write_numbers(dataplane, reserved)
         self.delete_acls(acls)
 
     def delete_acls(self, acls: frozenset[int]) -> None:
@@ -232,10 +239,11 @@ class EbpfBridge(PairDriver):
         if dataplane is None:
             return
         wanted = {} if network.internal else entries.port_entries(network, endpoint)
-        known = {key: count.mappings for key, count in dataplane.reserved.items()}
-        dataplane.reserved.update_many(
-            {key: abi.reserved(count) for key, count in reserved.items() if known.get(key) != count}
-        )
+        known = {name: dict(getattr(dataplane, name).items()) for name in _NUMBERS}
+        counted = {name: _counts(name, reserved) for name in _NUMBERS}
+        for name, counts in counted.items():
+            changed = {key: count for key, count in counts.items() if known[name].get(key) != count}
+            getattr(dataplane, name).update_many(changed)
         _write_acls(dataplane, acls)
         dataplane.ports.update_many(wanted)
         mine = dataplane.ports.having("endpoint", endpoint.number)
@@ -244,7 +252,8 @@ class EbpfBridge(PairDriver):
         dataplane.origins.update_many(origins)
         known_origins = {key for key in dataplane.origins if key.endpoint == endpoint.number}
         dataplane.origins.delete_many(known_origins - origins.keys())
-        dataplane.reserved.delete_many(known.keys() - reserved.keys())
+        for name, counts in counted.items():
+            getattr(dataplane, name).delete_many(known[name].keys() - counts.keys())
         dataplane.acls.delete_many(set(dataplane.acls) - acls.keys())
 
     def end_denied(self, endpoint: Endpoint, mappings: Iterable[PortMapping]) -> None:
@@ -293,15 +302,24 @@ def _write_ranges(rows: Any, struct: str, ranges: entries.PortRanges) -> None:
     )
 
 
-def _write_reserved(dataplane: Dataplane, reserved: entries.PortRanges) -> None:
+def _counts(name: str, numbers: entries.PortRanges) -> dict[Any, Any]:
+    """The rows of one of the maps of numbers."""
+    value = abi.layout(_NUMBERS[name][1]).type
+    return {key: value(count) for key, count in numbers.items() if isinstance(key, _NUMBERS[name][0])}
+
+
+def _write_numbers(dataplane: Dataplane, numbers: entries.PortRanges) -> None:
     """Those with a count of 0 go."""
-    key, value = abi.layout("reserved_key"), abi.layout("reserved")
-    used = [part for part in reserved.ranges if part.value]
-    dataplane.reserved.update_raw(
-        b"".join(key.pack_range(part.key, part.length, "port") for part in used),
-        b"".join(value.pack_range(abi.reserved(part.value), part.length) for part in used),
-    )
-    dataplane.reserved.delete_raw(_keys("reserved_key", (part for part in reserved.ranges if not part.value)))
+    for name, (kind, struct) in _NUMBERS.items():
+        key, value = abi.layout(f"{struct}_key"), abi.layout(struct)
+        parts = [part for part in numbers.ranges if isinstance(part.key, kind)]
+        used = [part for part in parts if part.value]
+        rows = getattr(dataplane, name)
+        rows.update_raw(
+            b"".join(key.pack_range(part.key, part.length, "port") for part in used),
+            b"".join(value.pack_range(value.type(part.value), part.length) for part in used),
+        )
+        rows.delete_raw(_keys(f"{struct}_key", (part for part in parts if not part.value)))
 
 
 def _write_acls(dataplane: Dataplane, acls: Mapping[structs.AclKey, int]) -> None:
