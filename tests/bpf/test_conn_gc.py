@@ -88,6 +88,13 @@ def udp(programs: Programs, sport: int, member: Member = A1, dport: int = 54) ->
     exchange(programs, sport, member, dport)
 
 
+def answers(programs: Programs, sport: int) -> None:
+    """One question, to which the other side goes on answering."""
+    exchange(programs, sport)
+    opened_before(programs, STREAM + 1, sport)
+    programs.run(None, outside_sends(HOST, p.udp(54, sport)))
+
+
 def opened_before(programs: Programs, seconds: float, *ports: int) -> None:
     """What was opened from or to these ports was opened so long before."""
     table = programs.maps["conns"]
@@ -147,14 +154,7 @@ STATES: dict[str, tuple[Callable[[Programs, int], None], int]] = {
     "UDP": (udp, 30),
     "UDP, IPv6": (udp6, 30),
     "UDP, one exchange": (exchange, 20),
-    "UDP, answers that go on": (
-        lambda programs, port: (
-            exchange(programs, port),
-            opened_before(programs, STREAM + 1, port),
-            programs.run(None, outside_sends(HOST, p.udp(54, port))),
-        ),
-        30,
-    ),
+    "UDP, answers that go on": (answers, 30),
     "DNS, an answer": (lambda programs, port: exchange(programs, port, dport=53), 15),
     "DNS, from one port for long": (lambda programs, port: udp(programs, port, dport=53), 30),
     "DNS over TCP": (lambda programs, port: tcp(programs, port, server=53), 50),
@@ -174,7 +174,7 @@ def age(
     def lasted(conn: Any) -> int:
         """From its opening to its last packet, which stays as it was."""
         other = entries.get(conn.other, conn)
-        return (max(conn.last_seen, other.last_seen) >> 24) - conn.since
+        return int(max(conn.last_seen, other.last_seen) >> 24) - int(conn.since)
 
     table.update_many(
         {

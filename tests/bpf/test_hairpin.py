@@ -40,9 +40,10 @@ class Ends:
 
     def __init__(self, programs: Programs, other: Member, six: bool = False, proto: int = p.UDP) -> None:
         self.programs, self.proto = programs, proto
-        self.host, self.server = (HOST6, OUTSIDE6) if six else (HOST, OUTSIDE)
+        self.host: p.Address = HOST6 if six else HOST
+        self.server: p.Address = OUTSIDE6 if six else OUTSIDE
         self.at = 54 if six else 34
-        self.hop = {"hops": 63} if six else {"ttl": 63}
+        self.hop: dict[str, Any] = {"hops": 63} if six else {"ttl": 63}
         self.members = (A1, other)
         self.external = tuple(self._told(member) for member in self.members)
 

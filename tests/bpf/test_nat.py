@@ -75,7 +75,8 @@ def seen(programs: Programs, member: Member, carried: p.Transport, to: p.Address
 def answered(programs: Programs, member: Member, external: int, own: int, frm: p.Address = OUTSIDE) -> None:
     """A datagram from there to the external port arrives at the container's own."""
     host = HOST6 if ":" in str(frm) else HOST
-    wanted = member.gets(frm, p.udp(53, own), **({"hops": 63} if ":" in str(frm) else {"ttl": 63}))
+    hop: dict[str, Any] = {"hops": 63} if ":" in str(frm) else {"ttl": 63}
+    wanted = member.gets(frm, p.udp(53, own), **hop)
     frame = outside_sends(host, p.udp(53, external), src=frm)
     programs.expect(None, frame, REDIRECT, Reason.DELIVERED, wanted)
 
@@ -171,7 +172,8 @@ def test_another_address_of_the_host_has_ports_of_its_own(programs: Programs) ->
 def test_two_containers_never_have_one_external_port(programs: Programs, proto: str) -> None:
     """Not even towards different destinations."""
     carried, used = PROTOCOLS[proto], set()
-    for member, to in zip((A1, A2, A3, B1), (OUTSIDE, NEXT_HOP, FAR, OUTSIDE), strict=True):
+    servers: tuple[p.Address, ...] = (OUTSIDE, NEXT_HOP, FAR, OUTSIDE)
+    for member, to in zip((A1, A2, A3, B1), servers, strict=True):
         used.add(seen(programs, member, carried(EPHEMERAL), to))
     assert len(used) == 4 and EPHEMERAL in used
 
