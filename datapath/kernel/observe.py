@@ -35,6 +35,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
     """The network of the namespace that the thread is in and that the socket was opened in."""
     addresses = tuple(facts.addresses(route))
     routes = _routes(route)
+    group = _group()
     names, devices = _every(route) if every else _some(route, addresses, routes)
     return HostNetwork(
         names=names,
@@ -47,7 +48,8 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
         ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(sysctl.RESERVED_PORTS),
         resolvers=_resolvers(),
-        group=_group(),
+        group=group,
+        whole=cgroup.whole(group) if group else 0,
         ours=ours,
     )
 

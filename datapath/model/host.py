@@ -138,7 +138,8 @@ class HostNetwork:
     in the kernel's order; `routes`: the unicast ones of all tables; `local`: destinations of those of type local.
     `ephemeral`: net.ipv4.ip_local_port_range, inclusive; `reserved`: net.ipv4.ip_local_reserved_ports, as it is
     written. `resolvers`: the name servers of resolv.conf, as they are written. `group`: where the cgroup2 hierarchy is
-    mounted, "": nowhere. `ours`: names of devices that datapath has made itself."""
+    mounted, "": nowhere. `whole`: that group's number if all processes of the host are in it, else 0. `ours`:
+    names of devices that datapath has made itself."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     devices: Mapping[int, Device] = field(default_factory=dict)
@@ -151,6 +152,7 @@ class HostNetwork:
     reserved: str = ""
     resolvers: tuple[str, ...] = ()
     group: str = ""
+    whole: int = 0
     ours: frozenset[str] = frozenset()
 
     @property

@@ -125,7 +125,7 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
     if networks:
         for hook in sorted(SOCKET_HOOKS - programs.sockets):
             yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))
-    if networks and programs.group not in (0, ROOT_GROUP):
+    if networks and programs.group not in (0, ROOT_GROUP, comparison.observed.network.whole):
         detail = f"the programs are attached to a control group below the root (id {programs.group})"
         yield Finding(CGROUP, "processes of the host", detail)
 

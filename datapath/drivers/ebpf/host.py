@@ -133,6 +133,11 @@ class EbpfHost(HostPart):
         dataplane = self.context.loaded
         if dataplane is None:
             return
+        group = view.observed.group
+        if view.networks and not view.observed.whole and self.context.settings.cgroup is None:
+            view.warn(
+                f"the socket hooks see only those processes of the host that are in its control group {group}"
+            )
         key = abi.device_key(LOOPBACK)
         if any(endpoint.ports for endpoint in view.state.endpoints.values()):
             dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
