@@ -23,7 +23,7 @@ from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, traits
 from datapath.model.networks import Network
 
-_CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # of the device itself, or it has just gone
+_CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # it is the device's fault
 
 
 class EbpfHost(HostPart):
@@ -99,7 +99,8 @@ class EbpfHost(HostPart):
             except KernelError as error:
                 if error.errno not in _CANNOT_ATTACH:
                     raise
-                unserved[uplink] = str(error)
+                if self.context.links.index(uplink.name) == uplink.ifindex:  # else it has just gone
+                    unserved[uplink] = str(error)
         new = dataplane.note_unserved({uplink.ifindex for uplink in unserved})
         for uplink, why in unserved.items():
             if uplink.ifindex in new:
