@@ -31,7 +31,7 @@ _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x1, 0x2, 0x4
 # linux/ppp-ioctl.h, linux/tty.h
 _TIOCSETD, _N_PPP = 0x5423, 3
 _PPPIOCGCHAN, _PPPIOCATTCHAN, _PPPIOCCONNECT = 0x80047437, 0x40047438, 0x4004743A
-_PPPIOCNEWUNIT, _PPPIOCSNPMODE, _PPPIOCSASYNCMAP = 0xC004743E, 0x4008744B, 0x40047457
+_PPPIOCNEWUNIT, _PPPIOCSNPMODE = 0xC004743E, 0x4008744B
 _PPP_IP, _PPP_IPV6, _NPMODE_PASS = 0x21, 0x57, 0
 
 
@@ -203,7 +203,6 @@ def ppp(host: Host, stack: ExitStack) -> None:
                 pytest.skip("this kernel has no ppp devices")
             number = fcntl.ioctl(slave, _PPPIOCGCHAN, bytes(4))
             fcntl.ioctl(channel, _PPPIOCATTCHAN, number)
-            fcntl.ioctl(channel, _PPPIOCSASYNCMAP, struct.pack("I", 0))
             made = fcntl.ioctl(unit, _PPPIOCNEWUNIT, struct.pack("i", -1))
             fcntl.ioctl(channel, _PPPIOCCONNECT, made)
             for protocol in (_PPP_IP, _PPP_IPV6):
