@@ -100,13 +100,17 @@ static __always_inline bool source_has_moved(struct __sk_buff *skb, const struct
 	       source_is_stale(skb, p, net, conn);
 }
 
+static __always_inline bool is_translated(const struct packet *p, const struct scratch *room)
+{
+	return !addr_equal(&room->leaving.src, &p->tuple.src);
+}
+
 /* A container's packet to the outside, by the host's table. `route`: what was found (the rest is in the scratch
  * memory), or NO_ROUTE_YET. NO_VERDICT: the connection is forgotten, as it has to begin anew. */
 __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct network *from,
 			   struct conn *conn, int route)
 {
 	struct scratch *room = scratch();
-	bool translated;
 	int verdict;
 
 	if (!p || !from || !conn || !room)
@@ -127,14 +131,13 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 		return drop(skb, -route);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway_of(from, p), room->fib.mtu_result);
-	translated = !addr_equal(&room->leaving.src, &p->tuple.src);
-	if (route == BPF_FIB_LKUP_RET_NOT_FWDED && translated) {
+	if (route == BPF_FIB_LKUP_RET_NOT_FWDED && is_translated(p, room)) {
 		verdict = hairpin(skb, p, from, conn);
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
 	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
-		if (translated)
+		if (is_translated(p, room))
 			return drop(skb, DROP_XFRM);
 		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
 	}
@@ -142,7 +145,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	if (route_leads_out(route) || route == BPF_FIB_LKUP_RET_UNSUPP_LWT)
 		conn_track(skb, p, &p->tuple, conn);
 	if (!route_leads_out(route))
-		return not_routed(skb, p, from, route, translated);
+		return not_routed(skb, p, from, route, is_translated(p, room));
 	if (rewrite_tuple(skb, p, &room->leaving, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
 	return to_outside(skb, &room->fib);
