@@ -57,7 +57,7 @@ menu:
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
-	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] (root)'
+	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [TESTS=…] (root; docs/lab.md)'
@@ -162,10 +162,11 @@ test-model: build
 compare-host: build
 	COMPARE_HOST=docs/compatibility.md $(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net
 
-# Until a disagreement, or the bound; it names its seed.
+# Until a disagreement, or the bound, on all processors unless JOBS says less; it names its seed.
 SECONDS ?= 0
+JOBS ?= 0
 fuzz: build
-	$(BIN)/python -m tests.model.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.model.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 bench-deps: deps
 	$(call install,$(BENCH_PACKAGES))

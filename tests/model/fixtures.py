@@ -1,48 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs' side of the comparison: real devices, addresses and routes in namespaces without a name, maps
-written from a `Topology`, and a test run that costs a few microseconds."""
+"""The programs' side of the comparison: maps written from a `Topology`, and a test run that costs a few
+microseconds."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane.layout import MAPS
-from datapath.kernel import abi, bpf_maps, libbpf, netns
-from datapath.kernel.links import Links
-from datapath.model.endpoints import linklocal_of
-from tests.bpf.fixtures import _new_namespace, private_bpffs
-from tests.model.topology import Member, Network, Published, Topology, Uplink
+from datapath.kernel import abi, bpf_maps, libbpf
+from tests.bpf.fixtures import private_bpffs
+from tests.model.devices import Host, uplink_mac
+from tests.model.topology import Member, Network, Published, Topology
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")
+# What the programs keep for themselves, and is emptied with the rest: map, its key and its value.
 EXTRA = {
     "acls": ("acl_key", "acl"),
     "rates": ("rate_key", "rate"),
     "quotas": ("quota_key", "quota"),
+    "arrivals": ("arrival_key", "arrival"),
     "fragments": ("fragment_key", "fragment"),
     "frag_queue": ("frag_queue_key", "frag_queue"),
     "frag_sources": ("frag_source_key", "frag_source"),
+    "externals": ("external_key", "external"),
+    "mappings": ("mapping_key", "mapping"),
+    "contacts": ("contact_key", "contact"),
+    "origins": ("origin_key", "origin"),
+    "xfrm_policies": ("xfrm_key", "xfrm_policy"),
 }
 LAYOUT = {**EXTRA, **MAPS}
 SIZES = {
+    **dict.fromkeys(("endpoints", "members", "links", "ports", "origins", "reserved"), 512),
+    **dict.fromkeys(("pending", "conns", "externals", "mappings"), 1 << 16),
     "devices": 256,
-    "endpoints": 512,
-    "members": 512,
-    "links": 512,
-    "ports": 512,
-    "reserved": 512,
-    "pending": 1 << 16,
-    "conns": 1 << 16,
     "fragments": 1 << 14,
     "frag_queue": 1 << 12,
 }
+new: Any = abi
 FLAG: Any = abi.NetworkFlag
 REASONS: dict[str, int] = {reason.name: int(reason) for reason in abi.Reason}
 NAMES = {number: name for name, number in REASONS.items()}
@@ -56,156 +56,6 @@ def address(raw: bytes) -> IPv4Address | IPv6Address | None:
     return ip_address(raw) if raw else None
 
 
-@dataclass
-class Lan:
-    """What a network is on the host, whatever flags a topology gives it."""
-
-    number: int
-    subnet4: IPv4Interface  # with the gateway's address
-    subnet6: IPv6Interface
-    mtu: int
-    members: int
-
-    @property
-    def mac(self) -> str:
-        return "02:42:" + self.subnet4.ip.packed.hex(":")
-
-
-@dataclass
-class Plan:
-    """The parts of a host that are devices, addresses and routes: made once for many topologies."""
-
-    lans: list[Lan]
-    uplinks: list[tuple[IPv4Interface, IPv6Interface, int]]
-    extra: list[IPv4Address | IPv6Address]
-    outs: list[tuple[str, int]] = field(default_factory=list)  # prefix, uplink
-    stops: list[tuple[str, str]] = field(default_factory=list)  # prefix, type
-    ports: tuple[int, int] = (20000, 20999)
-    sockets: list[tuple[int, int]] = field(default_factory=list)  # port, protocol
-
-
-def next_hop(own: IPv4Interface | IPv6Interface) -> IPv4Address | IPv6Address:
-    return own.ip + 1
-
-
-class Host:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.space, self.inside = _new_namespace(), _new_namespace()
-        self.index: dict[str, int] = {}
-        self.taps: dict[str, socket.socket] = {}
-        self.sockets: list[socket.socket] = []
-        self.linklocals: set[bytes] = set()
-        try:
-            with netns.enter(self.space):
-                self._build()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        for sock in (*self.taps.values(), *self.sockets):
-            sock.close()
-        os.close(self.space)
-        os.close(self.inside)
-
-    def _build(self) -> None:
-        from pyroute2 import IPRoute
-
-        with Links() as links, IPRoute() as route:
-            route.link("set", index=1, state="up")
-            for extra in self.plan.extra:
-                route.addr("add", index=1, address=str(extra), prefixlen=extra.max_prefixlen)
-            for i, (v4, v6, mtu) in enumerate(self.plan.uplinks):
-                name = f"up{i}"
-                route.link(
-                    "add",
-                    kind="veth",
-                    ifname=name,
-                    mtu=mtu,
-                    address=uplink_mac(i),
-                    peer={"ifname": f"out{i}", "net_ns_fd": self.inside},
-                )
-                index = self.index[name] = socket.if_nametoindex(name)
-                with open(f"/proc/sys/net/ipv6/conf/{name}/accept_dad", "w") as knob:
-                    knob.write("0")
-                route.addr(
-                    "add",
-                    index=index,
-                    address=str(v4.ip),
-                    prefixlen=v4.network.prefixlen,
-                    broadcast=str(v4.network.broadcast_address),
-                )
-                route.link("set", index=index, state="up")
-                route.addr(
-                    "add",
-                    index=index,
-                    family=socket.AF_INET6,
-                    address=str(v6.ip),
-                    prefixlen=v6.network.prefixlen,
-                    flags=2,
-                )
-                links.configure(self.inside, f"out{i}", (), ipv6=False)
-            for lan in self.plan.lans:
-                name = f"dp{lan.number}"
-                self.index[name] = links.create_gateway(
-                    name, f"dpx{lan.number}", lan.mac, [lan.subnet4, lan.subnet6], lan.mtu, ipv6=True
-                )
-                for slot in range(lan.members):
-                    name = f"m{lan.number}-{slot}"
-                    self.index[name], _ = links.create_endpoint(
-                        f"v{name}", name, self.inside, f"02:00:00:01:{lan.number:02x}:{slot:02x}", lan.mtu
-                    )
-                    links.configure(self.inside, name, (), ipv6=False)
-            for prefix, uplink in self.plan.outs:
-                v4, v6, _ = self.plan.uplinks[uplink]
-                hop = next_hop(v6 if ":" in prefix else v4)
-                route.route("add", dst=prefix, gateway=str(hop), oif=self.index[f"up{uplink}"])
-            for prefix, kind in self.plan.stops:
-                family = socket.AF_INET6 if ":" in prefix else socket.AF_INET
-                route.route("add", family=family, dst=prefix, type=kind)
-            self._listen()
-            for message in route.get_addr(family=socket.AF_INET6):
-                found = ip_address(dict(message["attrs"])["IFA_ADDRESS"])
-                if found.is_link_local:
-                    self.linklocals.add(found.packed)
-
-    def _listen(self) -> None:
-        for port, proto in self.plan.sockets:
-            kind = socket.SOCK_STREAM if proto == socket.IPPROTO_TCP else socket.SOCK_DGRAM
-            for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-                sock = socket.socket(family, kind)
-                self.sockets.append(sock)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((anywhere, port))
-                if kind == socket.SOCK_STREAM:
-                    sock.listen()
-
-    def tap(self, name: str) -> socket.socket:
-        if name not in self.taps:
-            with netns.enter(self.space if name[0] in "vul" else self.inside):
-                tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-                tap.bind((name, 3))
-            tap.setblocking(False)
-            self.taps[name] = tap
-        return self.taps[name]
-
-    def received(self, name: str) -> list[bytes]:
-        """What has arrived at a container's end since the last look."""
-        frames = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                frame, where = self.tap(name).recvfrom(65536)
-                if where[2] != socket.PACKET_OUTGOING:
-                    frames.append(frame)
-        return frames
-
-
-def uplink_mac(number: int) -> str:
-    return f"02:00:00:02:00:{number:02x}"
-
-
 class Programs:
     """One copy of the tc programs with maps of their own."""
 
@@ -213,16 +63,8 @@ class Programs:
         self.host = host
         self.programs: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
-        config = abi.config(
-            **{
-                "timeout_handshake": 3600,
-                "timeout_established": 3600,
-                "timeout_closing": 3600,
-                "timeout_udp": 3600,
-                "timeout_icmp": 3600,
-                **settings,
-            }
-        )
+        timeouts = [name for name, _ in ffi.typeof("struct config").fields if name.startswith("timeout_")]
+        config = abi.config(**{**dict.fromkeys(timeouts, 3600), **settings})
         with private_bpffs() as pins:
             for hook in HOOKS:
                 programs, maps = libbpf.load_object(
@@ -257,12 +99,13 @@ class Programs:
         for i, uplink in enumerate(topology.uplinks):
             self.maps["devices"][abi.device_key(self.host.index[uplink.name])] = abi.device(
                 kind=abi.DeviceKind.DEVICE_UPLINK,
-                mac=uplink_mac(i),
+                mac=uplink_mac(i) if uplink.ethernet else None,
                 addr4=address(uplink.addr4),
                 addr6=address(uplink.addr6),
             )
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             self._port(number, where, published)
+        self._origins(topology, topology.members)
         for raw in topology.host:
             self.maps["addresses"][abi.address_key(address(raw))] = abi.address(1)
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
@@ -278,6 +121,16 @@ class Programs:
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             if published.member is member:
                 self._port(number, where, published)
+        self._origins(topology, [member])
+
+    def _origins(self, topology: Topology, members: list[Member]) -> None:
+        """Of several of the host's ports for one of a container's, the first counts."""
+        if "origins" not in self.maps:
+            return
+        for (host, port, proto), published in reversed(topology.ports.items()):
+            if published.member in members:
+                key = new.origin_key(address(host), published.member.number, published.port, proto)
+                self.maps["origins"][key] = new.origin(port)
 
     def keys(self, name: str) -> set[bytes]:
         """All keys of a map as they lie in memory."""
@@ -416,17 +269,11 @@ class Runner:
 
 
 @contextlib.contextmanager
-def pinned_to_one_cpu() -> Iterator[None]:
+def pinned_to_one_cpu(number: int = 0) -> Iterator[None]:
+    """Of those that are allowed, counted round and round."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {os.sched_getcpu() if hasattr(os, "sched_getcpu") else min(before)})
+    os.sched_setaffinity(0, {sorted(before)[number % len(before)]})
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def linklocal(mac: str) -> bytes:
-    return linklocal_of(mac).packed
-
-
-__all__ = ["Host", "Lan", "Plan", "Programs", "Runner", "Uplink", "pinned_to_one_cpu"]

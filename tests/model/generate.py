@@ -1,399 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random hosts, topologies and packets: all from one `random.Random`, so that a seed says everything."""
+"""What is sent: one kind of packet a method, drawn by weight."""
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections import deque
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-from typing import NamedTuple
 
-from datapath.model.endpoints import linklocal_of
-from tests.model.fixtures import Lan, Plan, uplink_mac
-from tests.model.packet import ICMP, ICMPV6, TCP, UDP, Key, backwards, checksum
-from tests.model.reference import Connection, Reference
-from tests.model.topology import LOCAL_SENDER, LOOPBACK, Member, Network, Published, Route, Topology, Uplink
-
-FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-FLAGS = (
-    SYN,
-    SYN | ACK,
-    ACK,
-    ACK,
-    ACK | PSH,
-    ACK | PSH,
-    FIN | ACK,
-    RST,
-    RST | ACK,
-    0,
-    SYN | FIN,
-    63,
-    URG | ACK,
-)
-OUT4 = [
-    IPv4Address(a).packed
-    for a in ("203.0.113.5", "203.0.113.77", "198.51.100.200", "8.8.8.8", "93.184.216.34")
-]
-OUT6 = [
-    IPv6Address(a).packed for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a")
-]
-ODD4 = [
-    IPv4Address(a).packed
-    for a in (
-        "127.0.0.1",
-        "0.0.0.0",
-        "255.255.255.255",
-        "224.0.0.251",
-        "240.0.0.1",
-        "169.254.1.1",
-        "198.18.0.9",
-        "198.18.1.9",
-        "198.18.2.9",
-        "100.64.0.1",
-        "239.1.2.3",
-        "0.1.2.3",
-        "127.255.255.255",
-    )
-]
-ODD6 = [
-    IPv6Address(a).packed
-    for a in (
-        "::",
-        "::1",
-        "::2",
-        "ff02::1",
-        "ff01::1",
-        "ff05::2",
-        "fe80::1",
-        "fe80::dead",
-        "fec0::1",
-        "64:ff9b::1",
-        "::ffff:172.17.0.2",
-        "100::9",
-        "ff02::1:ff00:2",
-        "2002::1",
-        "fd00:dead::1",
-    )
-]
-LOCAL = [IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed]  # the host, as only it calls itself
-PORTS = (22, 53, 80, 443, 8080, 1, 65535, 0, 33434)
+from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
+from tests.model.hosts import LOCAL
+from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
+from tests.model.reference import Reference
+from tests.model.topology import LOCAL_SENDER, Member, Published, Topology
+from tests.model.writing import carried, cut4, cut6, frame_of, icmp, ip4, ip6
 
 
-class Sent(NamedTuple):
-    hook: str
-    sender: Member | Network | Uplink
-    frame: bytes
-    forwarded: bool = False
-    gso: int = 0
-
-
-# ---- hosts and topologies ------------------------------------------------------------------------------
-
-
-def plan(rng: random.Random) -> Plan:
-    lans = []
-    sizes = (16, 16, 24, 20, 28)
-    for number in range(1, rng.randint(4, 6)):
-        length = rng.choice(sizes)
-        base = (
-            IPv4Address(f"172.{16 + number}.0.0") if rng.random() < 0.6 else IPv4Address(f"10.{number}.64.0")
-        )
-        subnet4 = IPv4Interface(f"{base + 1}/{length}")
-        subnet6 = IPv6Interface(f"fd00:{number}:{rng.randrange(65536):x}::1/64")
-        mtu = rng.choice((1500, 1500, 1500, 1400, 1280))
-        lans.append(Lan(number, subnet4, subnet6, mtu, rng.randint(2, 4)))
-    uplinks = [
-        (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), rng.choice((1500, 1500, 1400)))
-    ]
-    outs = [("0.0.0.0/0", 0), ("::/0", 0)]
-    if rng.random() < 0.2:
-        outs.remove(("::/0", 0))
-    if rng.random() < 0.5:
-        uplinks.append((IPv4Interface("198.51.100.129/25"), IPv6Interface("2001:db8:2::1/64"), 1500))
-        outs += [("203.0.113.64/26", 1), ("2001:db8:9::40/122", 1)]
-    first = rng.choice((1024, 20000, 50000))
-    return Plan(
-        lans=lans,
-        uplinks=uplinks,
-        extra=[IPv4Address("198.51.100.1"), IPv6Address("2001:db8:ee::1")],
-        outs=outs,
-        stops=[
-            ("198.18.0.0/24", "blackhole"),
-            ("198.18.1.0/24", "unreachable"),
-            ("198.18.2.0/24", "prohibit"),
-            ("100::/64", "blackhole"),
-        ],
-        ports=(first, first + rng.choice((31, 255, 2000, 14000))),
-        sockets=[(first + at, proto) for at in (7, 9, 20) for proto in (TCP, UDP) if rng.random() < 0.5],
-    )
-
-
-def routes(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> list[Route]:
-    found = []
-
-    def add(prefix: str, kind: str, uplink: Uplink | None = None, network: Network | None = None) -> None:
-        net = IPv6Interface(prefix).network if ":" in prefix else IPv4Interface(prefix).network
-        size = len(net.network_address.packed)
-        found.append(Route(int(net.network_address), net.prefixlen, size, kind, uplink, network))
-
-    for prefix, number in host.outs:
-        add(prefix, "out", uplinks[number])
-    for i, (v4, v6, _) in enumerate(host.uplinks):
-        add(str(v4.network), "out", uplinks[i])
-        add(str(v6.network), "out", uplinks[i])
-    for prefix, _ in host.stops:
-        add(prefix, "stop")
-    for lan in host.lans:
-        add(str(lan.subnet4.network), "net", network=networks[lan.number])
-        add(str(lan.subnet6.network), "net", network=networks[lan.number])
-    return found
-
-
-def topology(rng: random.Random, host: Plan) -> Topology:
-    networks, members = {}, []
-    uplinks = [
-        Uplink(f"up{i}", bytes.fromhex(uplink_mac(i).replace(":", "")), v4.ip.packed, v6.ip.packed, mtu)
-        for i, (v4, v6, mtu) in enumerate(host.uplinks)
-    ]
-    number = rng.randint(1, 50)
-    for lan in host.lans:
-        ipv6, ipv4 = rng.random() < 0.75, True
-        if ipv6 and rng.random() < 0.12:
-            ipv4 = False
-        prefix = lan.subnet4.network
-        net = Network(
-            number=lan.number,
-            mac=bytes.fromhex(lan.mac.replace(":", "")),
-            icc=rng.random() < 0.65,
-            internal=rng.random() < 0.15,
-            masquerade=rng.random() < 0.8,
-            ipv4=ipv4,
-            ipv6=ipv6,
-            mtu=lan.mtu,
-            broadcast=prefix.broadcast_address.packed if ipv4 else bytes(4),
-            gateway4=lan.subnet4.ip.packed if ipv4 else b"",
-            gateway6=lan.subnet6.ip.packed if ipv6 else b"",
-            linklocal=linklocal_of(lan.mac).packed if ipv6 else b"",
-        )
-        networks[lan.number] = net
-        for slot in range(lan.members):
-            if rng.random() < 0.1:
-                continue
-            number += 1
-            mac = bytes([2, 0x42]) + (lan.subnet4.ip + 1 + slot).packed
-            if rng.random() < 0.2:
-                mac = b"\x02" + rng.randbytes(5)
-            member = Member(net, number, mac, f"m{lan.number}-{slot}")
-            if ipv4:
-                member.addr4 = (lan.subnet4.ip + 1 + slot).packed
-            if ipv6:
-                member.addr6 = (lan.subnet6.ip + 1 + slot).packed
-                member.linklocal = linklocal_of(mac.hex(":")).packed
-            for address in (member.addr4, member.addr6, member.linklocal):
-                if address:
-                    net.members[address] = member
-            members.append(member)
-    hosts = {a.packed for a in host.extra}
-    for lan in host.lans:
-        # A router also has its subnet's anycast address (RFC 4291, 2.6.1).
-        hosts |= {lan.subnet4.ip.packed, lan.subnet6.ip.packed, lan.subnet6.network.network_address.packed}
-    for v4, v6, _ in host.uplinks:
-        hosts |= {v4.ip.packed, v6.ip.packed}
-    broadcasts = {v4.network.broadcast_address.packed for v4, _, _ in host.uplinks}
-    broadcasts |= {lan.subnet4.network.broadcast_address.packed for lan in host.lans}
-    return Topology(
-        networks=list(networks.values()),
-        members=members,
-        uplinks=uplinks,
-        host=hosts,
-        routes=routes(host, networks, uplinks),
-        ports=_ports(rng, host, members, sorted(hosts)),
-        links=_links(rng, members),
-        nat_first=host.ports[0],
-        nat_last=host.ports[1],
-        sockets=frozenset(host.sockets),
-        broadcasts=broadcasts,
-    )
-
-
-def _ports(
-    rng: random.Random, host: Plan, members: list[Member], hosts: list[bytes]
-) -> dict[tuple[bytes, int, int], Published]:
-    ports: dict[tuple[bytes, int, int], Published] = {}
-    candidates = [m for m in members if not m.network.internal]
-    for _ in range(rng.randint(0, 12) if candidates else 0):
-        member = rng.choice(candidates)
-        target = rng.choice([a for a in (member.addr4, member.addr6) if a])
-        family = [a for a in [*hosts, *LOCAL] if len(a) == len(target)]
-        where = bytes(len(target)) if rng.random() < 0.6 else rng.choice(family)
-        port = rng.choice((8081, 8082, 8083, host.ports[0] + 5, 80, 443, 53))
-        proto = rng.choice((TCP, UDP))
-        published = Published(member, target, rng.choice((80, 53, 8081, port)))
-        if rng.random() < 0.4:
-            published.filtered, published.refuse = True, rng.random() < 0.6
-            rules = [_rule(rng, len(target), members, hosts) for _ in range(rng.randint(0, 5))]
-            published.rules = tuple({rule[:2]: rule for rule in rules}.values())
-        ports[where, port, proto] = published
-    return ports
-
-
-def _rule(
-    rng: random.Random, size: int, members: list[Member], hosts: list[bytes]
-) -> tuple[bytes, int, bool]:
-    pool = (OUT4 if size == 4 else OUT6) + [a for a in (*LOCAL, *hosts) if len(a) == size]
-    pool += [a for m in members for a in (m.addr4 if size == 4 else m.addr6,) if a]
-    length = rng.choice((0, 8, 16, 24, 32) if size == 4 else (0, 16, 48, 64, 128))
-    value = int.from_bytes(rng.choice(pool), "big")
-    shift = size * 8 - length
-    return ((value >> shift << shift).to_bytes(size, "big"), length, rng.random() < 0.5)
-
-
-def _links(rng: random.Random, members: list[Member]) -> set[tuple[bytes, bytes, int, int]]:
-    links = set()
-    for client in members:
-        for server in members:
-            if client is server or client.network is not server.network or client.network.icc:
-                continue
-            if rng.random() < 0.4:
-                port, proto = rng.choice((80, 53)), rng.choice((TCP, UDP))
-                for a, b in ((client.addr4, server.addr4), (client.addr6, server.addr6)):
-                    if a and b:
-                        links.add((a, b, port, proto))
-    # Of two rules for one key the second would hide the first: the reference knows no such thing.
-    return links
-
-
-# ---- writing packets -------------------------------------------------------------------------------------
-
-
-def summed(src: bytes, dst: bytes, proto: int, body: bytes, at: int) -> bytes:
-    pseudo = src + dst + (len(body) << 32 | proto).to_bytes(8, "big")
-    check = checksum(pseudo + body)
-    if proto == UDP and not check:
-        check = 0xFFFF
-    return body[:at] + check.to_bytes(2, "big") + body[at + 2 :]
-
-
-def carried(key: Key, flags: int, data: bytes, sequence: int = 1) -> bytes:
-    """The transport part of a packet of a connection's half."""
-    proto, src, sport, dst, dport = key
-    if proto == TCP:
-        body = (
-            (sport << 16 | dport).to_bytes(4, "big")
-            + b"\1\2\3\4\5\6\7\x08\x50"
-            + bytes((flags,))
-            + b"\xff\xff\0\0\0\0"
-            + data
-        )
-        return summed(src, dst, proto, body, 16)
-    if proto == UDP:
-        body = (sport << 48 | dport << 32 | (8 + len(data)) << 16).to_bytes(8, "big") + data
-        return summed(src, dst, proto, body, 6)
-    six = proto == ICMPV6
-    # Identifier 0 on one side says which of the two asks.
-    kind = (128 if six else 8) if sport or not dport else (129 if six else 0)
-    body = bytes((kind, 0, 0, 0)) + (sport or dport).to_bytes(2, "big") + sequence.to_bytes(2, "big") + data
-    return icmp(src, dst, body)
-
-
-def icmp(src: bytes, dst: bytes, body: bytes) -> bytes:
-    """With its sum, of the family of its addresses."""
-    if len(src) == 16:
-        return summed(src, dst, ICMPV6, body, 2)
-    return body[:2] + checksum(body[:2] + b"\0\0" + body[4:]).to_bytes(2, "big") + body[4:]
-
-
-def ip4(
-    src: bytes,
-    dst: bytes,
-    proto: int,
-    body: bytes,
-    *,
-    ttl: int = 64,
-    word: int = 0x4000,
-    ident: int = 0x1234,
-    tos: int = 0,
-    options: bytes = b"",
-) -> bytes:
-    size = 20 + len(options)
-    head = (
-        bytes((0x40 | size >> 2, tos))
-        + ((size + len(body)) << 32 | ident << 16 | word).to_bytes(6, "big")
-        + bytes((ttl, proto, 0, 0))
-        + src
-        + dst
-        + options
-    )
-    return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + body
-
-
-def ip6(
-    src: bytes,
-    dst: bytes,
-    proto: int,
-    body: bytes,
-    *,
-    ttl: int = 64,
-    label: int = 0,
-    chain: tuple[tuple[int, bytes], ...] = (),
-) -> bytes:
-    kinds = [kind for kind, _ in chain] + [proto]
-    more = b"".join(bytes((kinds[i + 1],)) + rest for i, (_, rest) in enumerate(chain))
-    return (
-        (6 << 28 | label).to_bytes(4, "big")
-        + (len(more) + len(body)).to_bytes(2, "big")
-        + bytes((kinds[0], ttl))
-        + src
-        + dst
-        + more
-        + body
-    )
-
-
-def frame_of(dst_mac: bytes, src_mac: bytes, packet: bytes) -> bytes:
-    return dst_mac + src_mac + (b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd") + packet
-
-
-# ---- what to send -----------------------------------------------------------------------------------------
-
-
-class Generator:
+class Generator(Draws):
     def __init__(self, rng: random.Random, topology: Topology, reference: Reference) -> None:
-        self.rng, self.topology, self.reference = rng, topology, reference
-        self.random = rng.random
-        self.recent: deque[Sent] = deque(maxlen=64)
-        self.waiting: list[Sent] = []  # fragments to come
-        self.data = [
-            rng.randbytes(n) for n in (0, 1, 2, 3, 8, 8, 16, 17, 33, 64, 64, 64, 100, 200, 512, 1200, 1232)
-        ]
-        self.data += [rng.randbytes(n) for n in (1260, 1380, 1400, 1452, 1460, 1472, 1473, 1480, 1600)]
-        self.small = self.data[:13]
-        self.extensions = [
-            (60, b"\0\1\4" + bytes(4)),
-            (0, b"\0\5\2\0\0\1\0"),
-            (43, b"\0\4\0" + bytes(4)),
-            (60, b"\1" + bytes(14)),
-            (51, b"\1" + bytes(10)),
-        ]
-        first, last = topology.nat_first, topology.nat_last
-        self.sources = [
-            first,
-            last,
-            first + 3,
-            first + 5,
-            first + 7,
-            7,
-            40000,
-            33000,
-            first - 1,
-            last + 1,
-            80,
-        ]
-        self.targets = [53, 80, 443, 8081, 8082, 8083, first + 5, 33434]
+        super().__init__(rng, topology, reference)
         self.plain: list[tuple[float, Callable[[], Sent | None]]] = []
-        total = 0.0
+        self.total = 0.0
         for weight, make in (
             (34, self.of_connection),
             (11, self.to_outside),
@@ -410,14 +35,13 @@ class Generator:
             (5, self.anything),
             (10, self.mutated),
             (2.5, self.fragmented),
+            (0.02, self.many_datagrams),
+            (4, self.near_the_width),
+            (3, self.from_the_same_socket),
+            (1, self.from_a_published_port),
         ):
-            total += weight
-            self.plain.append((total, make))
-        self.total = total
-        self.members = [m for m in topology.members if m.addr4 or m.addr6]
-
-    def pick(self, pool: list[bytes]) -> bytes:
-        return pool[int(self.random() * len(pool))]
+            self.total += weight
+            self.plain.append((self.total, make))
 
     def next(self) -> Sent:
         while True:
@@ -429,150 +53,6 @@ class Generator:
                 self.recent.append(sent)
                 return sent
 
-    # ---- parts ----
-
-    def member(self) -> Member:
-        return self.members[int(self.random() * len(self.members))]
-
-    def family(self, member: Member) -> int:
-        if member.addr4 and (not member.addr6 or self.random() < 0.55):
-            return 4
-        return 16
-
-    def proto(self, size: int) -> int:
-        at = self.random()
-        if at < 0.45:
-            return TCP
-        if at < 0.85:
-            return UDP
-        return ICMP if size == 4 else ICMPV6
-
-    def port(self, pool: list[int]) -> int:
-        if self.random() < 0.15:
-            return int(self.random() * 65536)
-        return pool[int(self.random() * len(pool))]
-
-    def payload(self) -> bytes:
-        pool = self.small if self.random() < 0.9 else self.data
-        return pool[int(self.random() * len(pool))]
-
-    def packet(self, key: Key, flags: int | None = None, ttl: int | None = None) -> bytes:
-        """An IP packet of a half, with now and then something unusual about it."""
-        rare = self.random
-        if flags is None:
-            flags = FLAGS[int(rare() * len(FLAGS))]
-        proto, src, _, dst, _ = key
-        body = carried(key, flags, self.payload(), int(rare() * 8))
-        if flags & RST and proto == TCP and rare() < 0.5:
-            # Where the other side expects data: `carried` acknowledges always the same.
-            body = summed(src, dst, proto, body[:4] + body[8:12] + body[8:], 16)
-        at = rare()
-        if at < 0.06 and proto == UDP:
-            body = body[:6] + b"\0\0" + body[8:]
-        elif at < 0.09 and len(body) > 17:
-            place = 16 if proto == TCP else 6 if proto == UDP else 2
-            body = body[:place] + self.rng.randbytes(2) + body[place + 2 :]
-        elif at < 0.1 and len(body) > 17:
-            place = 16 if proto == TCP else 6 if proto == UDP else 2
-            body = body[:place] + (b"\xff\xff" if rare() < 0.5 else b"\0\0") + body[place + 2 :]
-        return self.wrapped(src, dst, proto, body, ttl)
-
-    def wrapped(self, src: bytes, dst: bytes, proto: int, body: bytes, ttl: int | None = None) -> bytes:
-        rare = self.random
-        if ttl is None:
-            ttl = 64 if rare() < 0.9 else (0, 1, 2, 3, 128, 255)[int(rare() * 6)]
-        if len(src) == 4:
-            if rare() < 0.85:
-                return ip4(src, dst, proto, body, ttl=ttl)
-            word = (0x4000, 0, 0x8000, 0xC000)[int(rare() * 4)]
-            options = b"" if rare() < 0.7 else b"\1" * (4 * int(rare() * 11))
-            return ip4(
-                src,
-                dst,
-                proto,
-                body,
-                ttl=ttl,
-                word=word,
-                ident=int(rare() * 65536),
-                tos=int(rare() * 256),
-                options=options,
-            )
-        if rare() < 0.85:
-            return ip6(src, dst, proto, body, ttl=ttl)
-        count = 0 if rare() < 0.5 else int(rare() * 6)
-        chain = tuple(self.extensions[int(rare() * len(self.extensions))] for _ in range(count))
-        return ip6(src, dst, proto, body, ttl=ttl, label=int(rare() * (1 << 28)), chain=chain)
-
-    def from_member(self, member: Member, packet: bytes, to: bytes | None = None) -> Sent:
-        if to is None:
-            to = member.network.mac
-            if self.random() < 0.02:
-                to = self.rng.randbytes(6)
-        return Sent("from_container", member, frame_of(to, member.mac, packet))
-
-    def by(self, party: Member | None, packet: bytes) -> Sent:
-        """By one side of a connection; now and then what the host says comes from outside."""
-        if party is LOCAL_SENDER and self.random() < 0.97:
-            return self.from_host_itself(packet)
-        return (
-            self.from_member(party, packet)
-            if party and party is not LOCAL_SENDER
-            else self.from_outside(packet)
-        )
-
-    def from_host_itself(self, packet: bytes) -> Sent:
-        return Sent("from_loopback", LOOPBACK, frame_of(LOOPBACK.mac, LOOPBACK.mac, packet))
-
-    def from_outside(self, packet: bytes) -> Sent:
-        uplinks = self.topology.uplinks
-        uplink = uplinks[int(self.random() * len(uplinks))]
-        mac = uplink.mac if self.random() < 0.98 else b"\xff" * 6
-        return Sent("from_uplink", uplink, frame_of(mac, b"\x02\0\0\0\0\xbb", packet))
-
-    def outside(self, size: int) -> bytes:
-        return self.pick(OUT4 if size == 4 else OUT6)
-
-    def host_address(self, size: int) -> bytes:
-        if self.random() < 0.6:
-            uplink = self.topology.uplinks[int(self.random() * len(self.topology.uplinks))]
-            return uplink.addr4 if size == 4 else uplink.addr6
-        return self.pick([a for a in sorted(self.topology.host) if len(a) == size])
-
-    def somewhere(self, size: int) -> bytes:
-        at = self.random()
-        if at < 0.3:
-            return self.pick(ODD4 if size == 4 else ODD6)
-        if at < 0.5:
-            return self.host_address(size)
-        if at < 0.8:
-            other = self.member()
-            address = other.addr4 if size == 4 else other.addr6 if at < 0.75 else other.linklocal
-            if at < 0.52 and address:
-                address = address[:-1] + bytes((address[-1] ^ 0x60,))
-            if address:
-                return address
-        if at < 0.9:
-            net = self.topology.networks[int(self.random() * len(self.topology.networks))]
-            address = net.gateway(size)
-            if size == 4 and self.random() < 0.3:
-                address = net.broadcast if net.ipv4 else b""
-            elif size == 16 and self.random() < 0.3:
-                address = net.linklocal
-            if address:
-                return address
-        if at < 0.95:
-            return self.rng.randbytes(size)
-        return self.outside(size)
-
-    # ---- kinds ----
-
-    def connection(self) -> Connection | None:
-        known = self.reference.connections
-        if not known:
-            return None
-        span = min(len(known), 60) if self.random() < 0.8 else len(known)
-        return known[len(known) - 1 - int(self.random() * span)]
-
     def of_connection(self) -> Sent | None:
         connection = self.connection()
         if connection is None:
@@ -582,9 +62,92 @@ class Generator:
         sender = connection.opener if original else connection.server
         packet = self.packet(key)
         sent = self.by(sender, packet)
-        if key[0] == TCP and len(packet) > 500 and self.random() < 0.3:
+        # Nothing cuts what it cannot see into segments.
+        if key[0] == TCP and len(packet) > 500 and self.random() < 0.3 and Packet(sent.frame).transport:
             return sent._replace(gso=(500, 1200, 1360, 1420, 1448, 1460)[int(self.random() * 6)])
         return sent
+
+    def many_datagrams(self) -> Sent | None:
+        """One sender begins more of them than are followed, and then goes on with an early one."""
+        whole = self.to_outside()
+        packet, ident = whole.frame[14:], int(self.random() * 60000)
+        cut = cut4 if packet[0] >> 4 == 4 else cut6
+        datagrams = [cut(packet, ident + number, self.rng) for number in range(58 + int(self.random() * 14))]
+        late = [pieces[-1] for pieces in datagrams[: 1 + int(self.random() * 9)]]
+        frames = [pieces[0] for pieces in datagrams] + late
+        sent = [whole._replace(frame=whole.frame[:14] + frame) for frame in frames]
+        self.waiting += sent[1:]
+        return sent[0]
+
+    def near_the_width(self) -> Sent | None:
+        """As long as a way takes, or a little more or less; whole, or still to be cut into segments of that length."""
+        found = self.some_half()
+        if found is None:
+            return None
+        key, sender = found
+        rare, rng = self.random, self.rng
+        proto, six = key[0], len(key[1]) == 16
+        options = rng.choice((b"", b"", TIMESTAMPS, TIMESTAMPS * 3)) if proto == TCP else b""
+        head = (40 if six else 20) + (20 + len(options) if proto == TCP else 8)
+        mtu = rng.choice(self.widths)
+        size = mtu + rng.choice((-24, -12, -8, -1, 0, 0, 1, 8, 12, 24)) - head
+        gso = size if proto in (TCP, UDP) and rare() < 0.6 else 0
+        if not gso and rare() < 0.3:
+            size += mtu
+        data = rng.randbytes(max(8, min(size + 100 * bool(gso), LARGEST - head)))
+        body = carried(key, ACK, data, 1, options)
+        if six:
+            packet = ip6(key[1], key[3], proto, body)
+        else:
+            loose = rare() < 0.5
+            ip_options = self.options() if rare() < 0.2 else b""
+            ident, word = int(rare() * 65536), 0 if loose else 0x4000
+            packet = ip4(key[1], key[3], proto, body, word=word, ident=ident, options=ip_options)
+        return self.by(sender, packet)._replace(gso=gso)
+
+    def some_half(self) -> tuple[Key, Member | None] | None:
+        """A connection's, or what would open one."""
+        at = self.random()
+        if at < 0.5:
+            connection = self.connection()
+            if connection is None:
+                return None
+            if self.random() < 0.5:
+                return connection.original, connection.opener
+            return connection.answer, connection.server
+        if at < 0.8:
+            member = self.member()
+            size = self.family(member)
+            src = member.addr4 if size == 4 else member.addr6
+            proto = TCP if self.random() < 0.5 else UDP
+            key = (proto, src, self.port(self.sources), self.outside(size), self.port(self.targets))
+            return key, member
+        found = self.published()
+        if found is None:
+            return None
+        host, port, proto, _ = found
+        return (proto, self.outside(len(host)), self.port(self.sources), host, port), None
+
+    def from_the_same_socket(self) -> Sent | None:
+        """To another destination."""
+        connection = self.connection()
+        if connection is None or connection.opener is None or connection.opener is LOCAL_SENDER:
+            return None
+        proto, src, sport, dst, dport = connection.original
+        if self.random() < 0.9:
+            dst = self.outside(len(dst))
+        if self.random() < 0.5 and proto in (TCP, UDP):
+            dport = self.port(self.targets)
+        return self.from_member(connection.opener, self.packet((proto, src, sport, dst, dport), SYN))
+
+    def from_a_published_port(self) -> Sent | None:
+        """The container itself begins, from where it serves."""
+        found = self.published()
+        if found is None:
+            return None
+        published = found[3]
+        key = (found[2], published.addr, published.port, self.outside(len(published.addr)), 33434)
+        return self.from_member(published.member, self.packet(key, SYN))
 
     def to_outside(self) -> Sent:
         member = self.member()
@@ -891,62 +454,3 @@ class Generator:
         pieces = [whole._replace(frame=head + piece) for piece in cut]
         self.waiting += pieces[1:]
         return pieces[0]
-
-
-def pieces_of(body: bytes, rng: random.Random, least: int) -> list[tuple[int, bytes, bool]]:
-    """(offset, bytes, more to come): at most six, cut at eighths; sometimes one of them lies."""
-    if len(body) < least + 16:
-        body += rng.randbytes(rng.choice((16, 40, 200, 800)))
-    count = rng.choice((2, 2, 2, 3, 3, 4, 6))
-    lowest = -(-least // 8)
-    cuts = sorted({rng.randint(lowest, max(lowest, (len(body) - 1) // 8)) * 8 for _ in range(count - 1)})
-    marks = [0, *(c for c in cuts if 0 < c < len(body)), len(body)]
-    result = [(a, body[a:b], b < len(body)) for a, b in itertools.pairwise(marks)]
-    at = rng.random()
-    if at < 0.12 and len(result) > 1:
-        number = rng.randrange(1, len(result))
-        offset, data, more = result[number]
-        change = rng.choice((-8, 8, -16, 65000 - offset))
-        result[number] = (max(0, offset + change) & 0xFFF8, data, more)
-    elif at < 0.16:
-        number = rng.randrange(len(result))
-        offset, data, more = result[number]
-        result[number] = (offset, data, not more)
-    elif at < 0.2:
-        number = rng.randrange(len(result))
-        offset, data, more = result[number]
-        result[number] = (offset, data[: rng.randint(0, len(data))], more)
-    return result
-
-
-def cut4(packet: bytes, ident: int, rng: random.Random) -> list[bytes]:
-    size = (packet[0] & 15) * 4
-    least = 20 if packet[9] == TCP else 8
-    result = []
-    for offset, data, more in pieces_of(packet[size:], rng, least if rng.random() < 0.9 else 1):
-        head = (
-            packet[:2]
-            + (size + len(data)).to_bytes(2, "big")
-            + (ident & 0xFFFF).to_bytes(2, "big")
-            + (offset // 8 | (0x2000 if more else 0)).to_bytes(2, "big")
-            + packet[8:10]
-            + b"\0\0"
-            + packet[12:size]
-        )
-        result.append(head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + data)
-    return result
-
-
-def cut6(packet: bytes, ident: int, rng: random.Random) -> list[bytes]:
-    """Behind the fixed header, so that extension headers are in the first fragment only."""
-    kind, body = packet[6], packet[40:]
-    at, next_ = 0, kind
-    while next_ in (0, 43, 60) and at + 8 <= len(body):
-        next_, at = body[at], at + (body[at + 1] + 1) * 8
-    least = at + (20 if next_ == TCP else 8)
-    result = []
-    for offset, data, more in pieces_of(body, rng, least if rng.random() < 0.9 else 1):
-        fragment = bytes((kind, 0)) + (offset | more).to_bytes(2, "big") + ident.to_bytes(4, "big")
-        length = (8 + len(data)).to_bytes(2, "big")
-        result.append(packet[:4] + length + b"\x2c" + packet[7:40] + fragment + data)
-    return result

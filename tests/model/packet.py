@@ -1,50 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame, read; and the arithmetic of sums."""
+"""One frame, read."""
 
 from __future__ import annotations
+
+from tests.model.sums import num
 
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 WHOLE, FIRST, LATER = 0, 1, 2
+FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32  # flags of TCP
 EXTENSIONS, EXTENDED = 4, 40  # IPv6 extension headers that are read, and their bytes; with more it is refused
-PIECES, SLOTS = 64, 8  # fragments of one datagram that are kept in mind, and frames kept of it
-DISTANCE, WAITING = 64, 8  # datagrams of one source that are followed, and that wait for their first fragment
-BROADCAST = b"\xff" * 6
-ZERO4, ZERO6 = bytes(4), bytes(16)
-MAPPED = bytes(10) + b"\xff\xff"
-ALL_NODES, ALL_NODES_MAC = b"\xff\x02" + bytes(13) + b"\1", b"33\0\0\0\1"
-
-SHOT, REDIRECT, NEXT, ANY = 2, 7, -1, -9  # verdicts of a tc program; ANY: as the reason wants it
 
 # protocol, source, its port, destination, its port: as a hook sees the packet arrive
 Key = tuple[int, bytes, int, bytes, int]
 
 
-# ---- sums (RFC 1071, RFC 1624) -------------------------------------------------------------------------
-
-
-def checksum(data: bytes) -> int:
-    if len(data) % 2:
-        data += b"\0"
-    value = int.from_bytes(data, "big") % 65535
-    return 65535 - value if value else 0
-
-
-def adjusted(check: int, delta: int) -> int:
-    """The sum after words changed by `delta` in all (new less old)."""
-    value = (65535 - check + delta) % 65535
-    return 65535 - value if value else 0
-
-
-def num(data: bytes | bytearray) -> int:
-    return int.from_bytes(data, "big")
-
-
-# ---- reading --------------------------------------------------------------------------------------------
-
-
 class Packet:
-    """One frame, read once. `fault`: why nobody can make sense of it."""
+    """One frame, read once. `fault`: why nobody can make sense of it. `size`: what has to fit into an MTU, which of
+    a packet that is still to be cut into segments is one of those. `keep`: no router may cut it in pieces."""
 
     __slots__ = (
         "dst",
@@ -54,6 +27,7 @@ class Packet:
         "fault",
         "fragment",
         "frame",
+        "gso",
         "icmp",
         "ident",
         "keep",
@@ -68,11 +42,13 @@ class Packet:
         "src",
         "src_mac",
         "syn",
+        "tos",
+        "transport",
         "ttl",
     )
 
     def __init__(self, frame: bytes, gso: int = 0) -> None:
-        self.frame = frame
+        self.frame, self.gso = frame, gso
         self.dst_mac, self.src_mac = frame[:6], frame[6:12]
         self.kind = kind = frame[12] << 8 | frame[13]
         self.fault = ""
@@ -82,7 +58,8 @@ class Packet:
         self.icmp = -1
         self.src = self.dst = b""
         self.proto = -1
-        self.ttl = 0
+        self.ttl = self.tos = 0
+        self.transport = 0  # bytes of its header
         self.offset = self.ident = 0
         if kind == IPV4:
             self._ipv4()
@@ -96,8 +73,8 @@ class Packet:
         else:
             self.fault = "ETHERTYPE"
         if self.proto >= 0:
-            # What has to fit is a segment, where the packet is still to be cut into such.
-            self.size = gso + self.l4 + 20 - 14 if gso else self.end - 14
+            # A segment has the headers of the whole, with all their options.
+            self.size = gso + self.l4 + self.transport - 14 if gso else self.end - 14
 
     def _ipv4(self) -> None:
         f = self.frame
@@ -106,7 +83,7 @@ class Packet:
         if f[14] >> 4 != 4 or header < 20 or total < header or 14 + total > len(f):
             self.fault = "TRUNCATED"
             return
-        self.proto, self.ttl = f[23], f[22]
+        self.proto, self.ttl, self.tos = f[23], f[22], f[15]
         self.l4, self.end = 14 + header, 14 + total
         self.piece = self.l4
         word = f[20] << 8 | f[21]
@@ -127,6 +104,7 @@ class Packet:
             self.fault = "TRUNCATED"
             return
         self.ttl, self.keep = f[21], True
+        self.tos = (f[14] & 15) << 4 | f[15] >> 4
         at, kind, count = 54, f[20], 0
         while kind in (0, 43, 44, 60):
             count += 1
@@ -161,11 +139,13 @@ class Packet:
             if at + 20 > self.end:
                 self.fault = "TRUNCATED"
                 return
-            self.syn = f[at + 13] & 0x12 == 0x02
+            self.syn = f[at + 13] & (SYN | ACK) == SYN
+            self.transport = (f[at + 12] >> 4) * 4
         elif proto in (UDP, icmp):
             if at + 8 > self.end:
                 self.fault = "TRUNCATED"
                 return
+            self.transport = 8
         else:
             return
         if proto != icmp:
@@ -187,23 +167,3 @@ class Packet:
 
 def backwards(key: Key) -> Key:
     return (key[0], key[3], key[4], key[1], key[2])
-
-
-def on_link(address: bytes) -> bool:
-    """IPv6 link-local: such a packet is not routed (RFC 4291, 2.5.6)."""
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
-def loopback(address: bytes) -> bool:
-    """127/8 and ::1: the host's own, and nobody else's."""
-    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
-
-
-def unusable(address: bytes) -> bool:
-    """Addresses that no packet beyond its link may come from, or go to as to one host."""
-    if len(address) == 4:
-        # The kernel gives out 0/8 and 240/4 like any other, but for their first and their last.
-        return address in (bytes(4), b"\xff" * 4) or address[0] == 127 or address[0] >> 4 == 14
-    if address[0] == 0xFF or (address[:15] == bytes(15) and address[15] <= 1):
-        return True
-    return address[:12] == MAPPED or on_link(address)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.model.packet import ZERO4
+from tests.model.addresses import ZERO4
+from tests.model.routes import Routing
 
 
 @dataclass(eq=False)
@@ -49,6 +50,10 @@ class Uplink:
     addr4: bytes
     addr6: bytes
     mtu: int = 1500
+    ethernet: bool = True  # its frames have such a header; else they are bare IP packets
+
+    def address(self, size: int) -> bytes:
+        return self.addr4 if size == 4 else self.addr6
 
 
 # The host's own loopback device, where it speaks with itself: as a place, and as who sends there.
@@ -79,52 +84,24 @@ class Published:
         return verdict
 
 
-@dataclass(eq=False)
-class Route:
-    prefix: int
-    length: int
-    size: int  # of an address of the family, bytes
-    kind: str  # out, net, stop
-    uplink: Uplink | None = None
-    network: Network | None = None
-
-
-LOCAL = Route(0, 0, 0, "local")
-NOWHERE = Route(0, 0, 0, "none")
-
-
 @dataclass
 class Topology:
     networks: list[Network]
     members: list[Member]
     uplinks: list[Uplink]
-    host: set[bytes]  # addresses of the host
-    routes: list[Route]
+    routing: Routing
     ports: dict[tuple[bytes, int, int], Published]  # host address (zero: all of the family), port, protocol
     links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
     nat_first: int
     nat_last: int
-    broadcasts: set[bytes] = field(default_factory=set)  # of the uplinks' subnets
     sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
 
     def __post_init__(self) -> None:
         self.reserved = {(port, proto) for _, port, proto in self.ports}
-        self.routes.sort(key=lambda route: -route.length)
-        self._cache: dict[bytes, Route] = {}
+        self.host = self.routing.host
+        self.broadcasts = self.routing.broadcasts
 
-    def route(self, address: bytes) -> Route:
-        found = self._cache.get(address)
-        if found is None:
-            found = self._cache[address] = self._route(address)
-        return found
-
-    def _route(self, address: bytes) -> Route:
-        if address in self.host or address in self.broadcasts:
-            return LOCAL
-        value, bits = int.from_bytes(address, "big"), 8 * len(address)
-        for route in self.routes:
-            if route.size == len(address) and value >> (bits - route.length) == route.prefix >> (
-                bits - route.length
-            ):
-                return route
-        return NOWHERE
+    def published(self, address: bytes, port: int, proto: int) -> Published | None:
+        """What answers at one of the host's addresses."""
+        ports = self.ports
+        return ports.get((address, port, proto)) or ports.get((bytes(len(address)), port, proto))

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One topology in the reference and in the programs, packet by packet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.model.addresses import MAPPED
+from tests.model.devices import Host
+from tests.model.draws import Sent
+from tests.model.expected import ANY, Expected, same
+from tests.model.fixtures import NAMES, REASONS, Programs
+from tests.model.fragments import check_cut
+from tests.model.packet import Key
+from tests.model.reference import Reference
+from tests.model.situations import WITHHELD, Situation, Withheld
+from tests.model.topology import LOOPBACK, Member, Network, Topology
+
+
+@dataclass
+class Disagreement:
+    seed: str
+    index: int
+    sent: Sent
+    expected: str
+    got: str
+    signature: str
+    history: list[Sent]
+
+    def __str__(self) -> str:
+        sent = self.sent
+        more = ", forwarded" * sent.forwarded + f", gso {sent.gso}" * bool(sent.gso)
+        return (
+            f"{self.signature}\n  seed {self.seed}, packet {self.index}, {sent.hook} by {who(sent)}{more}"
+            f"\n  frame    {sent.frame.hex()}\n  expected {self.expected}\n  got      {self.got}"
+        )
+
+
+@dataclass
+class Tally:
+    packets: int = 0
+    refused: int = 0  # by the test run, not by the programs
+    undefined: int = 0
+    seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    found: list[Disagreement] = field(default_factory=list)
+    tolerated: Counter[str] = field(default_factory=Counter)
+    met: Counter[Situation] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        self.packets += other.packets
+        self.refused += other.refused
+        self.undefined += other.undefined
+        self.reasons += other.reasons
+        self.found += other.found
+        self.tolerated += other.tolerated
+        self.met += other.met
+
+
+def who(sent: Sent) -> str:
+    sender = sent.sender
+    if isinstance(sender, Member):
+        return f"{sender.name} (number {sender.number}, network {sender.network.number})"
+    return f"network {sender.number}" if isinstance(sender, Network) else sender.name
+
+
+class Comparison:
+    """One topology: the reference and the programs, packet by packet."""
+
+    def __init__(
+        self,
+        host: Host,
+        programs: Programs,
+        topology: Topology,
+        withheld: frozenset[Situation] = frozenset(WITHHELD),
+    ) -> None:
+        self.host, self.programs, self.topology = host, programs, topology
+        self.reference = Reference(topology, withheld)
+        programs.fill(topology)
+        self.runner = programs.runner
+        self.runner.all_moved()
+        self.fds = programs.programs
+        index = host.index
+        self.index: dict[int, int] = {id(m): index[m.name] for m in topology.members}
+        self.index.update((id(u), index[u.name]) for u in topology.uplinks)
+        self.index.update((id(n), index[f"dp{n.number}"]) for n in topology.networks)
+        self.index[id(LOOPBACK)] = 1
+        self.elsewhere = index[topology.uplinks[0].name]
+
+    def expect(self, sent: Sent) -> Expected | None:
+        try:
+            return self._expect(sent)
+        except Withheld:
+            return None
+
+    def _expect(self, sent: Sent) -> Expected | None:
+        if sent.hook == "from_container":
+            return self.reference.from_container(sent.sender, sent.frame)  # type: ignore[arg-type]
+        if sent.hook == "from_uplink":
+            return self.reference.from_uplink(sent.sender, sent.frame)  # type: ignore[arg-type]
+        if sent.hook == "from_loopback":
+            return self.reference.from_loopback(sent.frame)
+        return self.reference.from_host(sent.sender, sent.frame, sent.forwarded)  # type: ignore[arg-type]
+
+    def compare(self, sent: Sent, tally: Tally) -> tuple[str, str, str] | None:
+        """None: they agree. Else what was expected, what came, and a name for the kind of difference."""
+        if testable(sent.frame) is False:
+            tally.refused += 1
+            return None
+        self.reference.gso = sent.gso
+        expected = self.expect(sent)
+        if expected is None:
+            tally.undefined += 1
+            return None
+        if expected.to is not None:
+            for name in (m.name for m in self.topology.members):
+                self.host.received(name)
+        where = self.host_end(sent)
+        if expected.again or expected.cut:
+            self.host.received(where)
+        ran = self.runner.run(
+            self.fds[sent.hook],
+            self.index[id(sent.sender)],
+            sent.frame,
+            self.elsewhere if sent.forwarded else 0,
+            sent.gso,
+        )
+        if ran is None:
+            raise OSError(f"test run refused {sent.frame.hex()}")
+        verdict, out = ran
+        counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))
+        for beside in expected.beside:
+            if self.runner.moved((REASONS[beside],)) is None:
+                counted = None
+        tally.packets += 1
+        problem = ""
+        if counted is None:
+            problem = "reason"
+        elif verdict != expected.verdict and expected.verdict != ANY:
+            problem = "verdict"
+        elif expected.refusal and NAMES[counted] == "DROP_NAT_PORTS":
+            with contextlib.suppress(Withheld):
+                problem = expected.refusal()
+        elif expected.check:
+            problem = expected.check(out)
+        elif out not in expected.outs and not any(same(out, one) for one in expected.outs):
+            problem = "bytes"
+        elif expected.to is not None:
+            problem = self._copies(sent, expected)
+        if expected.cut and not problem:
+            came = self.host.received(where)
+            problem = check_cut(expected.cut[0], came, expected.cut[1])
+            expected.again = tuple(came)
+        elif expected.again and not problem:
+            came = self.host.received(where)
+            # The kernel takes none of an MTU's length and more.
+            if not set(expected.again) <= set(came):
+                problem = f"kept fragments did not come again: {len(came)} of {len(expected.again)}"
+        if not problem:
+            tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
+            for frame in expected.again:
+                found = self.compare(sent._replace(frame=frame, gso=0), tally)
+                if found:
+                    return found
+            return None
+        moved = ",".join(f"{NAMES.get(r, r)}" for r, _ in self.runner.all_moved()) or (
+            NAMES[counted] if counted is not None else "nothing"
+        )
+        wanted = "/".join(expected.reasons)
+        kind = problem if problem in ("reason", "verdict", "bytes") else "bytes"
+        return (
+            f"{expected.verdict} {wanted} {' or '.join(o.hex() for o in expected.outs)}",
+            f"{verdict} {moved} {out.hex()} {problem}",
+            f"{sent.hook}: {kind}: expected {wanted}, got {moved}",
+        )
+
+    def host_end(self, sent: Sent) -> str:
+        """The device at which the hook is."""
+        sender = sent.sender
+        if isinstance(sender, Network):
+            return f"dp{sender.number}"
+        return f"v{sender.name}" if isinstance(sender, Member) else sender.name
+
+    def _copies(self, sent: Sent, expected: Expected) -> str:
+        wanted = {m.name for m in expected.to or ()}
+        for member in self.topology.members:
+            got = self.host.received(member.name).count(sent.frame)
+            if got != (member.name in wanted):
+                return f"{member.name} got {got} copies"
+        return ""
+
+    def books(self) -> str:
+        """Nothing may have been counted beside what was expected; no half of a connection without the other."""
+        moved = self.runner.all_moved()
+        if moved:
+            return f"counted beside: {[(NAMES.get(r, r), n) for r, n in moved]}"
+        tables = {name: self.programs.keys(name) for name in ("pending", "conns")}
+        known = {raw_key(key) for key in self.reference.connections.table}
+        there = tables["pending"] | tables["conns"]
+        if there != known:
+            only, missing = sorted(there - known), sorted(known - there)
+            return f"connections: {len(only)} unknown to the reference {only[:2]}, {len(missing)} missing {missing[:2]}"
+        if tables["pending"] & tables["conns"]:
+            return "a connection is in both tables"
+        for connection, original in self.reference.connections.table.values():
+            halves = {raw_key(connection.original), raw_key(connection.answer)}
+            if connection.resumed and connection.heard:
+                continue
+            if original and not halves <= tables["conns" if connection.confirmed else "pending"]:
+                return f"{connection.original}: wrong table, confirmed {connection.confirmed}"
+        return ""
+
+
+def raw_key(key: Key) -> bytes:
+    """As struct tuple holds it."""
+    proto, src, sport, dst, dport = key
+    if len(src) == 4:
+        src, dst = MAPPED + src, MAPPED + dst
+    return src + dst + (sport << 16 | dport).to_bytes(4, "big") + bytes((proto, 0, 0, 0))
+
+
+def testable(frame: bytes) -> bool:
+    """The kernel's test run takes no frame that is shorter than the IP header that it claims."""
+    if len(frame) < 15:
+        return False
+    kind = frame[12:14]
+    return not ((kind == b"\x08\0" and len(frame) < 34) or (kind == b"\x86\xdd" and len(frame) < 54))

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a container sends: to its neighbours, to the host, to the outside."""
+
+from __future__ import annotations
+
+from tests.model import nat
+from tests.model.addresses import BROADCAST, MAPPED, ZERO4, ZERO6, class_e, on_link, unusable
+from tests.model.connections import Connection
+from tests.model.expected import (
+    REDIRECT,
+    Expected,
+    advertisement,
+    arp_reply,
+    dropped,
+    either,
+    fitting,
+    passed,
+    translated,
+)
+from tests.model.forwarding import Forwarding
+from tests.model.packet import (
+    ACK,
+    ARP,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    LATER,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    Key,
+    Packet,
+    backwards,
+)
+from tests.model.routes import Flow, Route
+from tests.model.situations import Situation
+from tests.model.topology import Member, Network
+
+
+class FromContainer(Forwarding):
+    def from_container(self, sender: Member, frame: bytes) -> Expected | None:
+        p, net = Packet(frame, self.gso), sender.network
+        self.room = net.mtu
+        wrong = self._refusals(p, sender)
+        if wrong:
+            return dropped(frame, *wrong)
+        if p.kind == ARP:
+            return self._arp(p, sender)
+        if p.kind == IPV6 and p.icmp == 135 and not p.fragment:  # RFC 6980: in fragments it is none
+            return self._solicitation(p, sender)
+        if p.kind == IPV6 and p.icmp == 136:
+            return self._advertisement(p, sender)
+        if p.dst_mac[0] & 1:
+            return self._group(p, sender)
+        target = net.members.get(p.dst)
+        # Between members a fragment is a packet like any other; translation and policy need to know its ports.
+        if p.fragment and (target is None or not net.icc):
+            return self._as_fragment(p, sender.number, lambda: self._unicast(p, sender, target))
+        return self._unicast(p, sender, target)
+
+    def _unicast(self, p: Packet, sender: Member, target: Member | None) -> Expected | None:
+        if target is None:
+            return self._leaves(p, sender)
+        if not sender.network.icc and not self._linked(p):
+            return dropped(p.frame, "DROP_ICC")
+        return passed("DELIVERED", target.mac + p.frame[6:])
+
+    # ---- what it may not say at all ----------------------------------------------------------------------
+
+    def _refusals(self, p: Packet, sender: Member) -> set[str]:
+        wrong: set[str] = set()
+        if p.src_mac != sender.mac or p.src_mac[0] & 1:
+            wrong.add("DROP_SPOOFED_MAC")
+        if p.fault:
+            wrong.add("DROP_" + p.fault)
+        if p.kind == ARP:
+            if not p.fault:
+                f = p.frame
+                if f[14:20] != b"\0\1\x08\0\6\4" or f[22:28] != p.src_mac:
+                    wrong.add("DROP_SPOOFED_ARP")
+                if f[28:32] != ZERO4 and f[28:32] != sender.addr4:
+                    wrong.add("DROP_SPOOFED_ARP")
+        elif p.kind == IPV4:
+            if p.src != sender.addr4:
+                wrong.add("DROP_SPOOFED_ADDR")
+        elif p.kind == IPV6:
+            if not sender.network.ipv6:
+                wrong.add("DROP_NO_IPV6")
+            if p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+                wrong.add("DROP_BAD_ADDR")
+            if p.icmp in (134, 137):
+                wrong.add("DROP_ROUTER")
+            if p.src == ZERO6:
+                if p.proto != ICMPV6 or not p.dst_mac[0] & 1:
+                    wrong.add("DROP_SPOOFED_ADDR")
+            elif p.src != sender.addr6 and p.src != sender.linklocal:
+                wrong.add("DROP_SPOOFED_ADDR")
+        return wrong
+
+    # ---- ARP, neighbour discovery, groups ----------------------------------------------------------------
+
+    def _neighbour(self, net: Network, address: bytes) -> bytes | None:
+        """Whose MAC is told for an address of the network."""
+        member = net.members.get(address)
+        if member:
+            return member.mac
+        if address and address in (net.gateway4, net.gateway6, net.linklocal):
+            return net.mac
+        return None
+
+    def _arp(self, p: Packet, sender: Member) -> Expected:
+        f, asked = p.frame, p.frame[38:42]
+        if f[20:22] != b"\0\1" or asked == sender.addr4:
+            return dropped(f, "ABSORBED")
+        mac = self._neighbour(sender.network, asked)
+        return arp_reply(p, mac) if mac else dropped(f, "DROP_UNKNOWN_ARP")
+
+    def _solicitation(self, p: Packet, sender: Member) -> Expected:
+        f = p.frame
+        if p.ttl != 255 or p.end - p.l4 < 24:
+            return dropped(f, "DROP_TRUNCATED")
+        asked = f[p.l4 + 8 : p.l4 + 24]
+        if sender.owns(asked):
+            return dropped(f, "ABSORBED")
+        mac = self._neighbour(sender.network, asked)
+        return advertisement(p, asked, mac) if mac else dropped(f, "DROP_UNKNOWN_ARP")
+
+    def _advertisement(self, p: Packet, sender: Member) -> Expected:
+        if p.ttl != 255 or p.end - p.l4 < 24:
+            return dropped(p.frame, "DROP_TRUNCATED")
+        honest = sender.owns(p.frame[p.l4 + 8 : p.l4 + 24])
+        return dropped(p.frame, "ABSORBED" if honest else "DROP_SPOOFED_ARP")
+
+    def _group(self, p: Packet, sender: Member) -> Expected:
+        net, dst = sender.network, p.dst
+        if p.kind == IPV4:
+            if dst[0] >> 4 != 14 and dst != BROADCAST[:4] and dst != net.broadcast:
+                return dropped(p.frame, "DROP_WRONG_MAC")
+        elif dst[0] != 0xFF:
+            return dropped(p.frame, "DROP_WRONG_MAC")
+        elif dst[1] & 15 <= 1:
+            return dropped(p.frame, "DROP_MULTICAST_OFF")
+        others = {id(m): m for m in net.members.values() if m is not sender} if net.icc else {}
+        return Expected(REDIRECT, ("FLOODED",), (p.frame,), to=fitting(p, net, others))
+
+    # ---- to one place ------------------------------------------------------------------------------------
+
+    def _linked(self, p: Packet) -> bool:
+        """Without icc: a link's client may speak to the server's port, which may answer, but not begin."""
+        if p.ports is None or p.proto not in (TCP, UDP):
+            return False
+        links, (sport, dport) = self.topology.links, p.ports
+        if (p.src, p.dst, dport, p.proto) in links:
+            return True
+        return (p.dst, p.src, sport, p.proto) in links and not p.syn
+
+    def _leaves(self, p: Packet, sender: Member) -> Expected | None:
+        net, frame, dst = sender.network, p.frame, p.dst
+        wrong: set[str] = set()
+        if p.dst_mac != net.mac:
+            wrong.add("DROP_WRONG_MAC")
+        if p.kind == IPV6 and dst == net.linklocal:
+            return dropped(frame, *wrong) if wrong else passed("TO_HOST", frame)
+        at_gateway = dst == net.gateway(len(dst))
+        if class_e(dst):
+            self._meet(Situation.CLASS_E)
+        if unusable(dst) or dst == net.broadcast:
+            wrong.add("DROP_BAD_ADDR")
+        # RFC 4291, 2.5.6: it does not leave the link, which ends at the host.
+        if on_link(p.src) and not at_gateway:
+            wrong.add("DROP_BAD_ADDR")
+        if net.internal and not at_gateway:
+            wrong.add("DROP_INTERNAL")
+        if wrong:
+            return dropped(frame, *wrong)
+        if net.internal or on_link(p.src):
+            return passed("TO_HOST", frame)
+        if p.ports:
+            half = self.connections.find(p.key)
+            if half and half.is_by(sender):
+                return self._forward(p, sender, half)
+            if half:  # of who had the address before
+                return self._instead_of(half.connection, p, sender)
+        elif p.error:
+            told = self._error(p, sender)
+            if told:
+                return told
+        return self._begins(p, sender, at_gateway)
+
+    def _instead_of(self, old: Connection, p: Packet, sender: Member) -> Expected | None:
+        self.connections.forget(old)
+        self.nat.displaced = old.original, old.answer
+        expected: Expected | None = None
+        try:
+            expected = self._leaves(p, sender)
+        finally:
+            self.nat.displaced = ()
+            if expected is None:  # undefined, so nobody sees it, so nothing has happened
+                self.connections.restore(old)
+        return expected
+
+    def _begins(self, p: Packet, sender: Member, at_gateway: bool) -> Expected | None:
+        """It belongs to nothing that is known."""
+        net, frame = sender.network, p.frame
+        ports = p.ports or (0, 0)
+        route = self._route(Flow.of((p.proto, p.src, ports[0], p.dst, ports[1]), p.tos))
+        if at_gateway or route.kind == "local":
+            published = self._published(p)
+            return (
+                self._open_published(p, sender, published)
+                if published is not None
+                else passed("TO_HOST", frame)
+            )
+        if route.kind in ("none", "stop"):
+            return either("TO_HOST", "DROP_TTL") if p.ttl <= 1 else passed("TO_HOST", frame)
+        if route.kind == "net":
+            reason = "DROP_NO_ENDPOINT" if route.network is net else "DROP_ISOLATED"
+            assert route.network
+            if p.ttl > 1 and p.size <= route.network.mtu:
+                return dropped(frame, reason)
+            return either(reason, "DROP_TTL", "DROP_TOO_BIG")
+        return self._to_outside(p, sender, route)
+
+    def _to_outside(self, p: Packet, sender: Member, route: Route) -> Expected | None:
+        net, frame = sender.network, p.frame
+        assert route.uplink
+        if p.ttl <= 1:
+            return self._told(p, sender, "DROP_TTL")
+        refused = self._too_big(p, sender, route.uplink.mtu)
+        if refused:
+            return refused
+        if p.error:
+            return dropped(frame, "DROP_NO_CONN")
+        if p.fragment == LATER:  # its first one has opened the connection, or it is not to be
+            return dropped(frame, "DROP_FRAGMENT", "DROP_PROTOCOL", "DROP_NO_CONN")
+        if p.ports is None:
+            return dropped(frame, "DROP_PROTOCOL", "DROP_FRAGMENT")
+        if p.icmp in (0, 129):  # an answer to nothing
+            return dropped(frame, "DROP_NO_CONN", "DROP_PROTOCOL", "DROP_FRAGMENT")
+        if p.proto == TCP:  # neither a refusal nor an answer begins anything
+            flags = frame[p.l4 + 13]
+            if flags & RST or flags & (SYN | ACK) == SYN | ACK:
+                return dropped(frame, "DROP_NO_CONN")
+        if not net.masquerade:
+            return self._as_it_is(p, sender)
+        source = route.masquerade_source()
+        if source != route.uplink.address(len(source)):
+            self._meet(Situation.ROUTE_SOURCE)
+        if not source:
+            return dropped(frame, "DROP_NO_ROUTE")
+        proto, _, sport, dst, dport = p.key
+
+        def answer(port: int) -> Key:
+            return (proto, dst, dport, source, port)
+
+        def out(port: int) -> bytes:
+            return translated(p, (proto, source, port, dst, dport))
+
+        opening = nat.Opening(p, sport, answer, out, "TO_OUTSIDE", sender, None)
+        return self.nat.masquerade(opening, sender, source)
+
+    def _as_it_is(self, p: Packet, sender: Member) -> Expected:
+        """Without masquerading."""
+        answer = backwards(p.key)
+        if answer in self.connections:
+            return dropped(p.frame, "DROP_NAT_PORTS", "DROP_CONN_TABLE")
+        self.connections.remember(p.key, answer, sender, None).spoken(p, True)
+        return passed("TO_OUTSIDE", translated(p, p.key))

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packet meets wherever it comes from: connections that are known, published ports, the way's width."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+from tests.model import nat
+from tests.model.addresses import loopback, on_link
+from tests.model.connections import Connections, Half
+from tests.model.errors import check_error, error_outs, quotation
+from tests.model.expected import REDIRECT, Expected, dropped, either, in_pieces, passed, translated
+from tests.model.fragments import Datagram, Datagrams, options_of
+from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet, backwards
+from tests.model.routes import ANYIP, Flow, Route
+from tests.model.situations import WITHHELD, Situation, Withheld
+from tests.model.sums import checksum
+from tests.model.topology import LOCAL_SENDER, Member, Published, Topology
+
+__all__ = ["Forwarding"]
+
+SMALL = 500  # bytes: what nothing cuts in pieces
+
+
+class Forwarding:
+    def __init__(self, topology: Topology, withheld: frozenset[Situation] = frozenset(WITHHELD)) -> None:
+        self.topology, self.withheld = topology, withheld
+        self.connections = Connections()
+        self.datagrams = Datagrams()
+        self.nat = nat.Ports(topology, self.connections, self._meet)
+        self.gso = 0  # segment size of the packet at hand
+        self.room = 0  # what the device takes that it has arrived at
+        self.met: Counter[Situation] = Counter()
+
+    def _meet(self, situation: Situation) -> None:
+        """Before anything of the packet is remembered."""
+        self.met[situation] += 1
+        if situation in self.withheld:
+            raise Withheld(situation)
+
+    # ---- the way's width -------------------------------------------------------------------------------
+
+    def _too_big(self, p: Packet, sender: Member | None, mtu: int) -> Expected | None:
+        """Cut in pieces where that is allowed (RFC 1812 5.2.6); else the sender is told to send less. Of a packet that
+        is itself to be cut into segments it is told in any case: its stack can make them smaller."""
+        over = p.size - mtu
+        if p.gso:
+            if p.proto == UDP:
+                self._meet(Situation.SEGMENT_UDP)
+            elif (over > 0) != (over - p.transport + 20 > 0):
+                self._meet(Situation.SEGMENT_OPTIONS)
+        if over <= 0:
+            return None
+        if p.gso and not p.keep:
+            self._meet(Situation.SEGMENT_LOOSE)
+        if p.keep or p.gso:
+            return self._told(p, sender, "DROP_TOO_BIG", mtu)
+        return self._cut(p, mtu)
+
+    def _cut(self, p: Packet, mtu: int) -> Expected:
+        self._meet(Situation.CUT_AGAIN if p.fragment else Situation.CUT)
+        header = p.frame[14 : p.l4]
+        # No router forwards a header whose sum is wrong (RFC 1812 5.2.2), or whose options lie, and no device takes
+        # what is larger than its MTU, and a tag's room: neither can be met outside of a test run.
+        if checksum(header) not in (0, 0xFFFF) or options_of(header) is None or p.end - 14 > self.room + 4:
+            raise Withheld
+        return in_pieces(p, mtu)
+
+    def _told(self, p: Packet, sender: Member | None, reason: str, mtu: int = 0) -> Expected:
+        """Refused, and the sender learns why (RFC 1812 4.3.2, RFC 4443 2.4): but not about errors, and of a
+        datagram only by its first fragment. From the gateway, or to the outside from the address it sent to."""
+        if p.error or p.fragment == LATER:
+            return dropped(p.frame, reason)
+        v4 = len(p.src) == 4
+        other_icmp = p.proto == (ICMPV6 if v4 else ICMP)
+        if p.end - p.l4 < 8 or on_link(p.src) or other_icmp:
+            return either(reason)  # too little to be quoted, or nothing that anybody would ask about
+        sources = [sender.network.gateway(len(p.src)) if sender else p.dst]
+        # Time exceeded in transit; fragmentation needed, packet too big.
+        kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}
+        head = kinds[reason][0 if v4 else 1]
+        word = mtu.to_bytes(4, "big")
+        return Expected(REDIRECT, (reason,), check=lambda got: check_error(p, got, sources, head, word))
+
+    # ---- what is known ---------------------------------------------------------------------------------
+
+    def _delivered(self, p: Packet, member: Member, out: Key) -> bytes:
+        """A packet to one of the host's addresses has arrived there: its last hop is enough."""
+        hop = 1 if p.ttl > 1 else 0
+        return member.mac + member.network.mac + translated(p, out, hop)[12:]
+
+    def _way(self, p: Packet, sender: Member | None, half: Half) -> Route:
+        """By which the half's packet leaves: as it arrived, whatever it is translated to. But what a published
+        port answers leaves as if the host did, from the address that was asked."""
+        answers = not half.original and sender is not None
+        return self._route(Flow.of(half.out if answers else p.key, p.tos), answers)
+
+    def _route(self, flow: Flow, answers: bool = False) -> Route:
+        """The host's, with what led to it noted."""
+        way = self.topology.routing.way(flow)
+        rule = way.rule
+        if rule:
+            if rule.source:
+                self._meet(Situation.ANSWER_RULE if answers else Situation.RULE_SOURCE)
+            if rule.sport or rule.dport:
+                self._meet(Situation.RULE_PORTS)
+            if rule.tos:
+                self._meet(Situation.RULE_TOS)
+        if way.route is ANYIP:
+            self._meet(Situation.ANYIP)
+        if way.route.uplink and not way.route.uplink.ethernet:
+            self._meet(Situation.TUNNEL_OUT)
+        return way.route
+
+    def _forward(self, p: Packet, sender: Member | None, half: Half) -> Expected | None:
+        connection, out, receiver = half.connection, half.out, half.receiver
+        if half.stale:
+            return dropped(p.frame, "DROP_STALE")
+        if receiver is LOCAL_SENDER:
+            connection.spoken(p, half.original)
+            return passed("TO_HOST", translated(p, out, 0))
+        if receiver is None:
+            if sender is None:
+                return None
+            route = self._way(p, sender, half)
+            if route.uplink is None:
+                return either("TO_HOST", "DROP_TTL") if p.ttl <= 1 else passed("TO_HOST", p.frame)
+            if p.ttl <= 1:
+                return self._told(p, sender, "DROP_TTL")
+            refused = self._too_big(p, sender, route.uplink.mtu)
+            if refused:
+                return refused
+        elif sender is not LOCAL_SENDER:
+            refused = self._too_big(p, sender, receiver.network.mtu)
+            if refused:
+                return refused
+        connection.spoken(p, half.original)
+        if receiver:
+            return passed("DELIVERED", self._delivered(p, receiver, out))
+        return passed("TO_OUTSIDE", translated(p, out))
+
+    def _error(self, p: Packet, sender: Member | None) -> Expected | None:
+        """An error about a packet of a connection: the quotation, backwards, is what its receiver sends."""
+        quoted = quotation(p)
+        if quoted is None:
+            return None
+        key = backwards(quoted)
+        half = self.connections.find(key)
+        if half is None or not half.is_by(sender) or p.dst != key[3]:
+            return None
+        other, receiver = half.opposite, half.receiver
+        if half.stale:
+            return dropped(p.frame, "DROP_STALE")
+        src = other[3] if p.src == key[1] else p.src
+        if receiver is LOCAL_SENDER:
+            return Expected(REDIRECT, ("TO_HOST",), error_outs(p, src, other[1], other, 0))
+        width = receiver.network.mtu if receiver else 0
+        if receiver is None:
+            uplink = self._route(Flow(p.src, other[1], p.proto, tos=p.tos & 0xFC)).uplink
+            if uplink is None:
+                return None
+            if p.ttl <= 1:
+                return dropped(p.frame, "DROP_TTL")
+            width = uplink.mtu
+        if p.size > width and sender is not LOCAL_SENDER:
+            self._meet(Situation.ERROR_WIDTH)
+            return self._too_big(p, sender, width)
+        outs = error_outs(p, src, other[1], other, 1 if p.ttl > 1 else 0)
+        if receiver:
+            head = receiver.mac + receiver.network.mac
+            return Expected(REDIRECT, ("DELIVERED",), tuple(head + out[12:] for out in outs))
+        return Expected(REDIRECT, ("TO_OUTSIDE",), outs)
+
+    # ---- published ports -------------------------------------------------------------------------------
+
+    def _published(self, p: Packet) -> Published | None:
+        if p.ports is None or p.proto not in (TCP, UDP):
+            return None
+        return self.topology.published(p.dst, p.ports[1], p.proto)
+
+    def _open_published(self, p: Packet, client: Member | None, published: Published) -> Expected | None:
+        if not published.admits(p.src):
+            return dropped(p.frame, "DROP_DENIED")
+        server, net = published.member, published.member.network
+        proto, src, sport, _, _ = p.key
+        local = client is LOCAL_SENDER
+        own = client is None or (not local and client.network is not net)
+        source = src if own or (local and not loopback(src)) else net.gateway(len(src))
+        # What the host says to itself has no way to go that could be too narrow.
+        refused = None if local else self._too_big(p, client, net.mtu)
+        if refused and refused.cut:
+            return refused
+
+        def out(port: int) -> bytes:
+            return self._delivered(p, server, (proto, source, port, published.addr, published.port))
+
+        def answer(port: int) -> Key:
+            return (proto, published.addr, published.port, source, port)
+
+        opening = nat.Opening(p, sport, answer, out, "DELIVERED", client, server, passes=not refused)
+        expected = self.nat.client(opening, own)
+        if refused and (expected is None or expected.check):
+            return None  # it is opened, but with which port nobody can see
+        return refused or expected
+
+    # ---- fragments -------------------------------------------------------------------------------------
+
+    def _as_fragment(self, p: Packet, sender: int, act: Callable[[], Expected | None]) -> Expected | None:
+        """What becomes of a fragment, if `act` says what would become of the packet that it is of."""
+        undo = self.datagrams.save() if p.size > SMALL else None
+        again: tuple[bytes, ...] = ()
+        if p.fragment == FIRST:
+            datagram, again = self._first(p, sender)
+            early = None
+        else:
+            datagram = self.datagrams.of_later(p, sender)
+            early = None if datagram.undefined else self._later(p, datagram)
+        if early or datagram.undefined:
+            return early
+        expected: Expected | None = None
+        with contextlib.suppress(Withheld):
+            expected = act()
+        if expected is None:
+            datagram.undefined = True
+            self.datagrams.keep(datagram)
+        elif expected.cut:  # it has not been here: its pieces will be
+            assert undo
+            undo()
+        else:
+            expected.again = again
+        return expected
+
+    def _first(self, p: Packet, sender: int) -> tuple[Datagram, tuple[bytes, ...]]:
+        old, far, waiting = self.datagrams.find(p, sender), self.datagrams.far, self.datagrams.long
+        found = self.datagrams.of_first(p, sender)
+        if old and old.known and not old.foreign:
+            self._meet(Situation.NUMBER_AGAIN)
+        if self.datagrams.far != far:
+            self._meet(Situation.NUMBER_FAR)
+        if self.datagrams.long != waiting:
+            self._meet(Situation.WAITED_LONG)
+        return found
+
+    def _later(self, p: Packet, datagram: Datagram) -> Expected | None:
+        """It gets the ports of its first one, or waits for it."""
+        if not datagram.known:
+            return dropped(p.frame, "HELD" if datagram.hold(p) else "DROP_FRAGMENT")
+        if datagram.refused == "DROP_FRAGMENT":
+            self._meet(Situation.FIRST_REFUSED)
+        elif datagram.disputes_the_end(p):
+            self._meet(Situation.END_DISPUTED)
+        refused = datagram.record(p)
+        if refused:
+            return dropped(p.frame, refused)
+        datagram.lend(p)
+        if datagram.complete:
+            self.datagrams.forget(datagram)
+        return None

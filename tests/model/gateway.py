@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host sends to a network through its gateway device."""
+
+from __future__ import annotations
+
+from tests.model.addresses import MAPPED
+from tests.model.expected import SHOT, Expected, advertisement, arp_reply, dropped, fitting, passed
+from tests.model.packet import ARP, IPV6, Packet
+from tests.model.topology import Network
+
+
+class FromHost:
+    def from_host(self, net: Network, frame: bytes, forwarded: bool = False) -> Expected | None:
+        p = Packet(frame)
+        if p.fault:
+            return dropped(frame, "DROP_" + p.fault, "DROP_BAD_ADDR")
+        if p.kind == ARP:
+            return self._asks(p, net)
+        wrong: set[str] = set()
+        if forwarded:
+            wrong.add("DROP_DIRECT")
+        if p.kind == IPV6:
+            if not net.ipv6:
+                wrong.add("DROP_NO_IPV6")
+            if p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+                wrong.add("DROP_BAD_ADDR")
+        if wrong:
+            return dropped(frame, *wrong)
+        if p.kind == IPV6 and p.icmp == 135 and not p.fragment:  # RFC 6980: in fragments it is none
+            if p.ttl != 255 or p.end - p.l4 < 24:
+                return dropped(frame, "DROP_TRUNCATED")
+            asked = frame[p.l4 + 8 : p.l4 + 24]
+            member = net.members.get(asked)
+            return advertisement(p, asked, member.mac) if member else dropped(frame, "DROP_UNKNOWN_ARP")
+        if p.dst_mac[0] & 1:
+            everybody = {id(m): m for m in net.members.values()}
+            return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
+        member = net.members.get(p.dst)
+        if member is None:
+            return dropped(frame, "DROP_NO_ENDPOINT")
+        return passed("DELIVERED", member.mac + frame[6:])
+
+    def _asks(self, p: Packet, net: Network) -> Expected | None:
+        frame = p.frame
+        if frame[14:20] != b"\0\1\x08\0\6\4" or frame[22:28] != p.src_mac:
+            return None  # no stack sends it
+        if frame[20:22] != b"\0\1":
+            return dropped(frame, "ABSORBED")
+        member = net.members.get(frame[38:42])
+        return arp_reply(p, member.mac) if member else dropped(frame, "DROP_UNKNOWN_ARP")

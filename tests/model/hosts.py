@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is on a random host, its networks, members and published ports: all from one `random.Random`, so that a seed
+says everything."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import IPv4Address, IPv6Address
+
+from datapath.model.endpoints import linklocal_of
+from tests.model.devices import Leg, Plan, uplink_mac
+from tests.model.packet import TCP, UDP
+from tests.model.plans import own_addresses, routing
+from tests.model.topology import Member, Network, Published, Topology, Uplink
+
+OUT4 = [
+    IPv4Address(a).packed
+    for a in ("203.0.113.5", "203.0.113.77", "198.51.100.200", "8.8.8.8", "93.184.216.34", "240.0.0.9")
+]
+OUT6 = [
+    IPv6Address(a).packed for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a")
+]
+
+
+LOCAL = [IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed]  # the host, as only it calls itself
+
+
+def uplink(number: int, leg: Leg) -> Uplink:
+    v6 = leg.v6.ip.packed if leg.v6 else b""
+    mac = bytes.fromhex(uplink_mac(number).replace(":", "")) if leg.ethernet else bytes(6)
+    return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet)
+
+
+def topology(rng: random.Random, host: Plan) -> Topology:
+    networks, members = {}, []
+    uplinks = [uplink(i, leg) for i, leg in enumerate(host.legs)]
+    number = rng.randint(1, 50)
+    for lan in host.lans:
+        ipv6, ipv4 = rng.random() < 0.75, True
+        if ipv6 and rng.random() < 0.12:
+            ipv4 = False
+        prefix = lan.subnet4.network
+        net = Network(
+            number=lan.number,
+            mac=bytes.fromhex(lan.mac.replace(":", "")),
+            icc=rng.random() < 0.65,
+            internal=rng.random() < 0.15,
+            masquerade=rng.random() < 0.8,
+            ipv4=ipv4,
+            ipv6=ipv6,
+            mtu=lan.mtu,
+            broadcast=prefix.broadcast_address.packed if ipv4 else bytes(4),
+            gateway4=lan.subnet4.ip.packed if ipv4 else b"",
+            gateway6=lan.subnet6.ip.packed if ipv6 else b"",
+            linklocal=linklocal_of(lan.mac).packed if ipv6 else b"",
+        )
+        networks[lan.number] = net
+        for slot in range(lan.members):
+            if rng.random() < 0.1:
+                continue
+            number += 1
+            mac = bytes([2, 0x42]) + (lan.subnet4.ip + 1 + slot).packed
+            if rng.random() < 0.2:
+                mac = b"\x02" + rng.randbytes(5)
+            member = Member(net, number, mac, f"m{lan.number}-{slot}")
+            if ipv4:
+                member.addr4 = (lan.subnet4.ip + 1 + slot).packed
+            if ipv6:
+                member.addr6 = (lan.subnet6.ip + 1 + slot).packed
+                member.linklocal = linklocal_of(mac.hex(":")).packed
+            for address in (member.addr4, member.addr6, member.linklocal):
+                if address:
+                    net.members[address] = member
+            members.append(member)
+    return Topology(
+        networks=list(networks.values()),
+        members=members,
+        uplinks=uplinks,
+        routing=routing(host, networks, uplinks),
+        ports=_ports(rng, host, members, sorted(own_addresses(host)[0])),
+        links=_links(rng, members),
+        nat_first=host.ports[0],
+        nat_last=host.ports[1],
+        sockets=frozenset(host.sockets),
+    )
+
+
+def _ports(
+    rng: random.Random, host: Plan, members: list[Member], hosts: list[bytes]
+) -> dict[tuple[bytes, int, int], Published]:
+    ports: dict[tuple[bytes, int, int], Published] = {}
+    candidates = [m for m in members if not m.network.internal]
+    for _ in range(rng.randint(0, 12) if candidates else 0):
+        member = rng.choice(candidates)
+        target = rng.choice([a for a in (member.addr4, member.addr6) if a])
+        family = [a for a in [*hosts, *LOCAL] if len(a) == len(target)]
+        where = bytes(len(target)) if rng.random() < 0.6 else rng.choice(family)
+        port = rng.choice((8081, 8082, 8083, host.ports[0] + 5, 80, 443, 53))
+        proto = rng.choice((TCP, UDP))
+        published = Published(member, target, rng.choice((80, 53, 8081, port)))
+        if rng.random() < 0.4:
+            published.filtered, published.refuse = True, rng.random() < 0.6
+            rules = [_rule(rng, len(target), members, hosts) for _ in range(rng.randint(0, 5))]
+            published.rules = tuple({rule[:2]: rule for rule in rules}.values())
+        ports[where, port, proto] = published
+    return ports
+
+
+def _rule(
+    rng: random.Random, size: int, members: list[Member], hosts: list[bytes]
+) -> tuple[bytes, int, bool]:
+    pool = (OUT4 if size == 4 else OUT6) + [a for a in (*LOCAL, *hosts) if len(a) == size]
+    pool += [a for m in members for a in (m.addr4 if size == 4 else m.addr6,) if a]
+    length = rng.choice((0, 8, 16, 24, 32) if size == 4 else (0, 16, 48, 64, 128))
+    value = int.from_bytes(rng.choice(pool), "big")
+    shift = size * 8 - length
+    return ((value >> shift << shift).to_bytes(size, "big"), length, rng.random() < 0.5)
+
+
+def _links(rng: random.Random, members: list[Member]) -> set[tuple[bytes, bytes, int, int]]:
+    links = set()
+    for client in members:
+        for server in members:
+            if client is server or client.network is not server.network or client.network.icc:
+                continue
+            if rng.random() < 0.4:
+                port, proto = rng.choice((80, 53)), rng.choice((TCP, UDP))
+                for a, b in ((client.addr4, server.addr4), (client.addr6, server.addr6)):
+                    if a and b:
+                        links.add((a, b, port, proto))
+    # Of two rules for one key the second would hide the first: the reference knows no such thing.
+    return links

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which port a connection gets where its address is changed (RFC 4787, 5382, 5508).
+
+Masquerading, in this order:
+1. the mapping that this address, port and protocol of this endpoint has already, whatever the destination (RFC 4787
+   REQ-1, RFC 5382 REQ-1; an echo's identifier is its port, RFC 5508 REQ-1): one a source address, as the route says it;
+2. the port at which the endpoint publishes its own: then the peer meets one address and port, whoever began;
+3. its own, if no other endpoint's mapping, no published port and no socket of the host's has it (REQ-2, preservation);
+4. another of its class: below 1024 stays there (REQ-3a), all others are of the range that is kept for this.
+It is refused if none is free, and only then. A mapping lasts at least as long as a connection that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.model.connections import CLOSED, Connection, Connections
+from tests.model.expected import ANY, Expected, passed, same
+from tests.model.packet import ICMP, ICMPV6, LATER, Key, Packet
+from tests.model.situations import Situation
+from tests.model.sums import num
+from tests.model.topology import Member, Topology
+
+PRIVILEGED = range(1, 1024)
+
+Internal = tuple[int, bytes, int, int, bytes]  # endpoint, its address, port, protocol, the host's address
+External = tuple[bytes, int, int]  # the host's address, port, protocol
+
+
+@dataclass
+class Opening:
+    """A connection to be: whatever the port, it has this answer and leaves so. `passes`: the packet is let through,
+    and the connection hears it."""
+
+    p: Packet
+    wanted: int
+    answer: Callable[[int], Key]
+    out: Callable[[int], bytes]
+    reason: str
+    opener: Member | None
+    server: Member | None
+    passes: bool = True
+
+
+@dataclass(eq=False)
+class Mapping:
+    internal: Internal
+    external: External
+    connections: list[Connection] = field(default_factory=list)
+
+
+@dataclass
+class Choice:
+    """One of `fixed`, or any that is free of `others`."""
+
+    fixed: set[int]
+    others: range = range(0)
+
+    @property
+    def only(self) -> int | None:
+        return next(iter(self.fixed)) if len(self.fixed) == 1 and not self.others else None
+
+
+class Ports:
+    def __init__(
+        self, topology: Topology, connections: Connections, meet: Callable[[Situation], None]
+    ) -> None:
+        self.topology, self.connections, self.meet = topology, connections, meet
+        self.range = range(topology.nat_first, topology.nat_last + 1)
+        self.displaced: tuple[Key, ...] = ()  # halves of a gone endpoint's connection, which this packet replaces
+        self.by_internal: dict[Internal, Mapping] = {}
+        self.by_external: dict[External, Mapping] = {}
+
+    # ---- masquerading --------------------------------------------------------------------------------------
+
+    def masquerade(self, opening: Opening, sender: Member, source: bytes) -> Expected | None:
+        p = opening.p
+        internal = (sender.number, p.src, opening.wanted, p.proto, source)
+        choice = self._choice(internal, sender)
+        if any(opening.answer(port) in self.displaced for port in choice.fixed):
+            # Its port is free, or not yet: both will do.
+            choice = Choice(choice.fixed | {opening.wanted}, range(1, 65536))
+        only = choice.only
+        if only != opening.wanted or only not in self.range:
+            self.meet(Situation.OTHER_PORT)
+        if only is not None and opening.answer(only) not in self.connections:
+            self._open(opening, only, internal)
+            return passed(opening.reason, opening.out(only))
+        if p.fragment == LATER:
+            return None  # nothing in it says which port was chosen
+
+        def check(got: bytes) -> str:
+            port = chosen(p, got)
+            wrong = self._wrong(choice, port, internal) or self._taken(opening.answer(port))
+            if not wrong:
+                self._open(opening, port, internal)
+                wanted = opening.out(port)
+                wrong = "" if same(got, wanted) else f"wanted {wanted.hex()}"
+            return wrong
+
+        expected = Expected(ANY, (opening.reason, "DROP_NAT_PORTS"), check=check)
+        expected.refusal = lambda: self._refused(opening, choice, internal)
+        return expected
+
+    def _choice(self, internal: Internal, sender: Member) -> Choice:
+        _, address, port, proto, source = internal
+        known = self.by_internal.get(internal)
+        fixed: set[int] = set()
+        if 0 < port < 1024:
+            self.meet(Situation.LOW_PORT)
+        if known:
+            if self._firm(known):
+                self.meet(Situation.SAME_SOCKET)
+                return Choice({known.external[1]})
+            fixed.add(known.external[1])
+        published = self._published_as(sender, address, port, proto, source)
+        if published:
+            self.meet(Situation.PUBLISHED_SOURCE)
+            held = any(self._free(number, internal, own=True) is None for number in published)
+            return Choice(fixed | published, self._others(port, proto) if held else range(0))
+        free = self._free(port, internal) if port else False
+        if free is not False:
+            fixed.add(port)
+        return Choice(fixed, range(0) if free else self._others(port, proto))
+
+    def _others(self, port: int, proto: int) -> range:
+        """Of the port's class."""
+        if 0 < port < 1024 and proto not in (ICMP, ICMPV6):
+            return PRIVILEGED
+        # An identifier has no class; neither has 0, which says of UDP's source that there is none (RFC 768).
+        return range(1, 65536) if port < 1024 else self.range
+
+    def _published_as(self, sender: Member, address: bytes, port: int, proto: int, source: bytes) -> set[int]:
+        """Those of the host at which the endpoint's own is published."""
+        found = {
+            number
+            for (where, number, kind), published in self.topology.ports.items()
+            if kind == proto
+            and published.member is sender
+            and (published.addr, published.port) == (address, port)
+            and where in (source, bytes(len(source)))
+        }
+        # Published at all addresses, but at this one by another.
+        others = {number for number in found if self._answers(source, number, proto) is not sender}
+        if others:
+            self.meet(Situation.PUBLISHED_BY_TWO)
+        return found - others
+
+    def _answers(self, address: bytes, port: int, proto: int) -> Member | None:
+        published = self.topology.published(address, port, proto)
+        return published.member if published else None
+
+    def _free(self, port: int, internal: Internal, own: bool = False) -> bool | None:
+        """None: it may be, as what has it is over, or published elsewhere on the host. `own`: it is published by who
+        asks."""
+        _, _, _, proto, source = internal
+        if (port, proto) in self.topology.sockets:
+            return False
+        published = [where for where, number, kind in self.topology.ports if (number, kind) == (port, proto)]
+        if own:
+            published.clear()
+        if any(where in (source, bytes(len(source))) for where in published):
+            return False
+        owner = self.by_external.get((source, port, proto))
+        if owner and owner.internal != internal:
+            return False if self._firm(owner) else None
+        return None if published else True
+
+    def _firm(self, mapping: Mapping) -> bool:
+        """A connection that is not over holds it, of an endpoint that is not gone."""
+        if all(mapping.internal[0] != member.number for member in self.topology.members):
+            return False
+        return any(
+            one.state != CLOSED and not one.resumed and self.connections.has(one)
+            for one in mapping.connections
+        )
+
+    def _wrong(self, choice: Choice, port: int, internal: Internal) -> str:
+        if port in choice.fixed:
+            return ""
+        if port not in choice.others:
+            return f"port {port} must not be chosen, but of {choice}"
+        return f"port {port} is not free" if self._free(port, internal) is False else ""
+
+    def _refused(self, opening: Opening, choice: Choice, internal: Internal) -> str:
+        self.meet(Situation.NO_PORT)
+        for port in (*choice.fixed, *choice.others):
+            if opening.answer(port) not in self.connections and self._free(port, internal):
+                return f"refused, but {port} is free"
+        return ""
+
+    def _open(self, opening: Opening, port: int, internal: Internal) -> None:
+        external = (internal[4], port, internal[3])
+        for mapping in (self.by_internal.get(internal), self.by_external.get(external)):
+            if mapping and (mapping.internal, mapping.external) != (internal, external):
+                del self.by_internal[mapping.internal]
+                del self.by_external[mapping.external]
+        mapping = self.by_internal.get(internal) or Mapping(internal, external)
+        self.by_internal[internal] = self.by_external[external] = mapping
+        mapping.connections.append(self._remember(opening, port))
+
+    # ---- published ports -----------------------------------------------------------------------------------
+
+    def client(self, opening: Opening, own: bool) -> Expected | None:
+        """Of a client of a published port. Its address is its `own`, and so is its port unless another connection
+        has it (decision 15); where the host's address is put in its place, any port of the host's range will do."""
+        p, wanted = opening.p, opening.wanted
+        kept = wanted and opening.answer(wanted) not in self.connections
+        if kept and own:
+            self._remember(opening, wanted)
+            return passed(opening.reason, opening.out(wanted))
+        if p.fragment == LATER:
+            return None
+
+        def check(got: bytes) -> str:
+            port = chosen(p, got)
+            if port not in self.range and not (port == wanted and not own):
+                return f"port {port} must not be chosen"
+            wrong = self._taken(opening.answer(port))
+            if not wrong:
+                self._remember(opening, port)
+                wrong = "" if same(got, opening.out(port)) else f"wanted {opening.out(port).hex()}"
+            return wrong
+
+        expected = Expected(ANY, (opening.reason, "DROP_NAT_PORTS"), check=check)
+        expected.refusal = lambda: self._no_room(opening)
+        return expected
+
+    def _no_room(self, opening: Opening) -> str:
+        self.meet(Situation.NO_PORT)
+        topology, proto = self.topology, opening.p.proto
+        for port in self.range:
+            taken = (port, proto) in topology.sockets or (port, proto) in topology.reserved
+            if not taken and opening.answer(port) not in self.connections:
+                return f"refused, but {port} is free"
+        return ""
+
+    # ---- for both ------------------------------------------------------------------------------------------
+
+    def _taken(self, answer: Key) -> str:
+        used = self.connections.find(answer)
+        return f"{answer} is another connection's" if used and used.connection.state != CLOSED else ""
+
+    def _remember(self, opening: Opening, port: int) -> Connection:
+        connection = self.connections.remember(
+            opening.p.key, opening.answer(port), opening.opener, opening.server
+        )
+        if opening.passes:
+            connection.spoken(opening.p, True)
+        return connection
+
+
+def chosen(p: Packet, got: bytes) -> int:
+    """The port, or an echo's identifier, that it has left with."""
+    at = p.l4 + (4 if p.icmp >= 0 else 0)
+    return num(got[at : at + 2])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the host's own packets come by, too: uplinks, and the loopback device. What is not for a container goes on
+untouched."""
+
+from __future__ import annotations
+
+from tests.model.addresses import MAPPED, class_e, loopback, unusable
+from tests.model.expected import ANY, NEXT, Expected, dropped
+from tests.model.forwarding import Forwarding
+from tests.model.packet import ARP, LATER, Packet, backwards
+from tests.model.routes import Flow
+from tests.model.situations import Situation
+from tests.model.topology import LOCAL_SENDER, Member, Uplink
+
+
+class FromOutside(Forwarding):
+    def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
+        p = Packet(frame, self.gso)
+        self.room = uplink.mtu
+        ours = Expected(NEXT, ("NOT_OURS",), (frame,))
+        if p.dst in self.topology.broadcasts:
+            return None  # bpf_fib_lookup cannot tell it from the host's own
+        if p.dst_mac != uplink.mac or p.fault or p.kind == ARP:
+            return ours
+        if p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+            return ours
+        return self._arrives(p, None, ours)
+
+    def from_loopback(self, frame: bytes) -> Expected | None:
+        """The host speaks with itself (S19: a published port is reached from the host itself)."""
+        p = Packet(frame, self.gso)
+        ours = Expected(NEXT, ("NOT_OURS",), (frame,))
+        if p.fault or p.kind == ARP or p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+            return ours
+        return self._arrives(p, LOCAL_SENDER, ours)
+
+    def _arrives(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
+        if p.error:
+            return self._error(p, sender) or ours
+        if p.fragment:
+            return self._fragment_arrives(p, sender, ours)
+        return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
+
+    def _fragment_arrives(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
+        number = sender.number if sender else 0
+        if p.fragment == LATER:
+            datagram = self.datagrams.of_later(p, number)
+            if datagram.undefined:
+                return None
+            if not datagram.known:
+                # The host gets it, and a copy is kept until it is known whose it is.
+                if datagram.hold(p):
+                    ours.beside = ("HELD",)
+                return ours
+            if datagram.foreign:
+                return ours
+            return self._as_fragment(p, number, lambda: self._decided(p, sender, ours))
+        concerns = self._concerns_containers(p, sender)
+        published = self._published(p) if concerns and self.connections.find(p.key) is None else None
+        denied = published is not None and not published.admits(p.src)
+        if concerns and not denied:
+            return self._as_fragment(p, number, lambda: self._decided(p, sender, ours))
+        datagram, _ = self._first(p, number)
+        if denied:
+            datagram.refused = "DROP_FRAGMENT"
+            return dropped(p.frame, "DROP_DENIED")
+        datagram.foreign = True
+        return ours
+
+    def _decided(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
+        if not self._concerns_containers(p, sender):
+            return ours
+        expected = self._of_containers(p, sender)
+        # Where ports are scarce it may be refused, and then the host gets the others.
+        return None if expected and expected.verdict == ANY else expected
+
+    def _concerns_containers(self, p: Packet, sender: Member | None) -> bool:
+        """It belongs to a connection that a container began, or goes to a published port."""
+        if p.ports is None:
+            return False
+        half = self.connections.find(p.key)
+        if half:
+            return half.sender is sender
+        if class_e(p.src) or class_e(p.dst):
+            self._meet(Situation.CLASS_E)
+        published = self._published(p) if p.fragment != LATER else None
+        if sender is LOCAL_SENDER:
+            # Whom the rules do not admit finds what the host itself has there: nothing.
+            return (
+                published is not None
+                and all(loopback(one) or not unusable(one) for one in (p.src, p.dst))
+                and published.admits(p.src)
+            )
+        if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.topology.broadcasts:
+            return False
+        if self._route(Flow.of(p.key, p.tos)).kind != "local":
+            return False
+        # Nor is there an answer to where no way leads.
+        return self._route(Flow.of(backwards(p.key), p.tos), True).kind not in ("local", "net", "none")
+
+    def _of_containers(self, p: Packet, sender: Member | None) -> Expected | None:
+        half = self.connections.find(p.key)
+        if half:
+            return self._forward(p, sender, half)
+        published = self._published(p)
+        assert published
+        return self._open_published(p, sender, published)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What random packets have to meet often enough, whoever changes the generator: the reference counts it where it
+applies the rule, and a run says how often each was met."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Situation(StrEnum):
+    SEGMENT_OPTIONS = "segments that fit, or do not, for their TCP options alone"
+    SEGMENT_UDP = "UDP that is still to be cut into segments"
+    SEGMENT_LOOSE = "segments too big, that a router may cut in pieces"
+    CUT = "IPv4 too big, that a router may cut in pieces"
+    CUT_AGAIN = "a fragment that is too big itself"
+    NUMBER_AGAIN = "a datagram's number is used again before it is complete"
+    NUMBER_FAR = "a fragment of a datagram 64 datagrams ago"
+    WAITED_LONG = "the first fragment comes 8 datagrams after the others"
+    END_DISPUTED = "a fragment behind the last one, or another last one"
+    FIRST_REFUSED = "a fragment whose first one was refused"
+    RULE_SOURCE = "the way out by a rule on the source"
+    RULE_PORTS = "the way out by a rule on ports"
+    RULE_TOS = "the way out by a rule on the type of service"
+    ANSWER_RULE = "a published port's answer by a rule on the address that was asked"
+    ROUTE_SOURCE = "masqueraded with a source that the route says"
+    SAME_SOCKET = "one port of a container's to several destinations"
+    OTHER_PORT = "masqueraded with another port than the sender's own, or one beyond the range"
+    LOW_PORT = "masqueraded from a port below 1024"
+    PUBLISHED_SOURCE = "masqueraded from a port that the container publishes"
+    PUBLISHED_BY_TWO = "and that another publishes at the very address"
+    NO_PORT = "refused, as no port is free"
+    ERROR_WIDTH = "an ICMP error that is too big for the way"
+    ANYIP = "to an address of a prefix that is the host's as a whole"
+    CLASS_E = "from or to class E"
+    TUNNEL_OUT = "out by a device without Ethernet headers"
+
+
+# Not met on purpose until the programs know it: why.
+WITHHELD: dict[Situation, str] = {
+    Situation.PUBLISHED_BY_TWO: "a port published at all addresses is taken where another is published",
+    **dict.fromkeys(
+        (
+            Situation.SEGMENT_OPTIONS,
+            Situation.SEGMENT_UDP,
+            Situation.SEGMENT_LOOSE,
+            Situation.CUT,
+            Situation.CUT_AGAIN,
+            Situation.ERROR_WIDTH,
+        ),
+        "the size of what has to fit is being worked on",
+    ),
+    **dict.fromkeys(
+        (
+            Situation.RULE_SOURCE,
+            Situation.RULE_PORTS,
+            Situation.RULE_TOS,
+            Situation.ANSWER_RULE,
+            Situation.ROUTE_SOURCE,
+        ),
+        "so is what a route is asked for",
+    ),
+    Situation.ANYIP: "so are prefixes that are the host's",
+    Situation.CLASS_E: "and class E",
+    Situation.TUNNEL_OUT: "and devices without Ethernet headers",
+}
+
+
+class Withheld(Exception):
+    """The packet at hand has come to one of them."""
