@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from tests.model.addresses import MAPPED
 from tests.model.devices import Host
 from tests.model.draws import Sent
-from tests.model.expected import ANY, Expected, same
+from tests.model.expected import ANY, SHOT, Expected, same
 from tests.model.fixtures import NAMES, REASONS, Programs
-from tests.model.fragments import check_cut
+from tests.model.fragments import check_cut, first_piece
 from tests.model.packet import Key
 from tests.model.reference import Reference
 from tests.model.situations import WITHHELD, Situation, Withheld
@@ -130,34 +130,24 @@ class Comparison:
         if ran is None:
             raise OSError(f"test run refused {sent.frame.hex()}")
         verdict, out = ran
-        counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))
-        for beside in expected.beside:
-            if self.runner.moved((REASONS[beside],)) is None:
-                counted = None
         tally.packets += 1
         problem = ""
-        if counted is None:
-            problem = "reason"
-        elif verdict != expected.verdict and expected.verdict != ANY:
-            problem = "verdict"
-        elif expected.refusal and NAMES[counted] == "DROP_NAT_PORTS":
-            with contextlib.suppress(Withheld):
-                problem = expected.refusal()
-        elif expected.check:
-            problem = expected.check(out)
-        elif out not in expected.outs and not any(same(out, one) for one in expected.outs):
-            problem = "bytes"
-        elif expected.to is not None:
-            problem = self._copies(sent, expected)
-        if expected.cut and not problem:
-            came = self.host.received(where)
-            problem = check_cut(expected.cut[0], came, expected.cut[1])
-            expected.again = tuple(came)
-        elif expected.again and not problem:
+        if expected.cut:
+            expected, problem = self._pieces(sent, expected, verdict, out, self.host.received(where))
+            if expected is None:
+                tally.undefined += 1
+                self.runner.all_moved()
+                return None
+        elif expected.again:
             came = self.host.received(where)
             # The kernel takes none of an MTU's length and more.
             if not set(expected.again) <= set(came):
                 problem = f"kept fragments did not come again: {len(came)} of {len(expected.again)}"
+        counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))
+        for beside in expected.beside:
+            if self.runner.moved((REASONS[beside],)) is None:
+                counted = None
+        problem = self._judge(sent, expected, verdict, out, counted) or problem
         if not problem:
             tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
             for frame in expected.again:
@@ -175,6 +165,41 @@ class Comparison:
             f"{verdict} {moved} {out.hex()} {problem}",
             f"{sent.hook}: {kind}: expected {wanted}, got {moved}",
         )
+
+    def _judge(self, sent: Sent, expected: Expected, verdict: int, out: bytes, counted: int | None) -> str:
+        if counted is None:
+            return "reason"
+        if verdict != expected.verdict and expected.verdict != ANY:
+            return "verdict"
+        if expected.refusal and NAMES[counted] == "DROP_NAT_PORTS":
+            with contextlib.suppress(Withheld):
+                return expected.refusal()
+            return ""
+        if expected.check:
+            return expected.check(out)
+        if out not in expected.outs and not any(same(out, one) for one in expected.outs):
+            return "bytes"
+        return self._copies(sent, expected) if expected.to is not None else ""
+
+    def _pieces(
+        self, sent: Sent, whole: Expected, verdict: int, out: bytes, came: list[bytes]
+    ) -> tuple[Expected | None, str]:
+        """The packet was to be cut. All of its pieces arrive at the device again; or the first is what the hook goes
+        on with, as if it had arrived, and the others do."""
+        assert whole.cut
+        p, mtu = whole.cut
+        if verdict == SHOT:
+            whole.again = tuple(came)
+            return whole, check_cut(p, came, mtu)
+        self.reference.gso = 0
+        first = first_piece(p, out)
+        expected = self.expect(sent._replace(frame=first))
+        if expected is None:
+            return None, ""
+        waited = expected.again
+        pieces = [first, *(frame for frame in came if frame not in waited)]
+        expected.again = tuple(came)
+        return expected, check_cut(p, pieces, mtu)
 
     def host_end(self, sent: Sent) -> str:
         """The device at which the hook is."""

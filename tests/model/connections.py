@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.model.packet import ACK, FIN, LATER, RST, SYN, TCP, Key, Packet, backwards
 from tests.model.sums import num
-from tests.model.topology import Member
+from tests.model.topology import Member, Uplink
 
 NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
 # Bytes: a reset as near as this behind what its receiver has acknowledged is within any window, one as far is within
@@ -26,12 +26,14 @@ class Connection:
         "confirmed",
         "fins",
         "heard",
+        "masquerades",
         "numbers",
         "opener",
         "original",
         "resumed",
         "server",
         "state",
+        "uplink",
     )
 
     def __init__(self, original: Key, answer: Key, opener: Member | None, server: Member | None) -> None:
@@ -40,6 +42,8 @@ class Connection:
         self.state, self.fins, self.confirmed = NEW, 0, False
         self.answered = self.resumed = False
         self.heard = False  # the other side has spoken, now or before the port was used again
+        self.masquerades = False
+        self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
 
     def spoken(self, p: Packet, original: bool) -> None:

@@ -213,7 +213,7 @@ class FromContainer(Forwarding):
                 else passed("TO_HOST", frame)
             )
         if route.kind in ("none", "stop"):
-            return either("TO_HOST", "DROP_TTL") if p.ttl <= 1 else passed("TO_HOST", frame)
+            return self._has_no_way(p, net.masquerade)
         if route.kind == "net":
             reason = "DROP_NO_ENDPOINT" if route.network is net else "DROP_ISOLATED"
             assert route.network
@@ -257,7 +257,7 @@ class FromContainer(Forwarding):
         def out(port: int) -> bytes:
             return translated(p, (proto, source, port, dst, dport))
 
-        opening = nat.Opening(p, sport, answer, out, "TO_OUTSIDE", sender, None)
+        opening = nat.Opening(p, sport, answer, out, "TO_OUTSIDE", sender, None, route.uplink)
         return self.nat.masquerade(opening, sender, source)
 
     def _as_it_is(self, p: Packet, sender: Member) -> Expected:

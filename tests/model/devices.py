@@ -180,7 +180,8 @@ class Host:
 
     def _routes(self) -> list[str]:
         plan = self.plan
-        lines = [f"-{extra.version} addr add {extra} dev lo" for extra in plan.extra]
+        lines = [f"-4 addr add {one} dev lo" for one in plan.extra if one.version == 4]
+        lines += [f"-6 addr add {one} nodad dev lo" for one in plan.extra if one.version == 6]
         lines += [f"{family(prefix)} route add local {prefix} dev lo" for prefix in plan.anyip]
         lines += [f"{family(prefix)} route add {kind} {prefix}" for prefix, kind in plan.stops]
         for table, outs in {254: plan.outs, **plan.tables}.items():

@@ -44,6 +44,17 @@ def fitting(p: Packet, net: Network, members: dict[int, Member]) -> tuple[Member
     return tuple(members.values()) if len(p.frame) - 14 <= net.mtu + 4 else ()
 
 
+def last_hop(p: Packet) -> bytes:
+    """With one hop left: the host may take it, and say what is wrong with it, but not send it on."""
+    f = bytearray(p.frame)
+    if p.kind == IPV4:
+        f[24:26] = adjusted(num(f[24:26]), (1 - f[22]) << 8).to_bytes(2, "big")
+        f[22] = 1
+    else:
+        f[21] = 1
+    return bytes(f)
+
+
 def either(*reasons: str) -> Expected:
     """Refused for one of these; some of them are told to the sender, which is not looked at."""
     return Expected(ANY, reasons, check=lambda got: "")
@@ -55,7 +66,7 @@ def dropped(frame: bytes, *reasons: str) -> Expected:
 
 def in_pieces(p: Packet, mtu: int) -> Expected:
     """The packet is gone, and its fragments arrive in its stead."""
-    expected = Expected(SHOT, ("FRAGMENTED",), check=lambda got: "")
+    expected = Expected(SHOT, ("ABSORBED",), check=lambda got: "")
     expected.cut = p, mtu
     return expected
 

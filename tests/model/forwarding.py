@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from tests.model import nat
 from tests.model.addresses import loopback, on_link
-from tests.model.connections import Connections, Half
+from tests.model.connections import Connection, Connections, Half
 from tests.model.errors import check_error, error_outs, quotation
-from tests.model.expected import REDIRECT, Expected, dropped, either, in_pieces, passed, translated
+from tests.model.expected import REDIRECT, Expected, dropped, either, in_pieces, last_hop, passed, translated
 from tests.model.fragments import Datagram, Datagrams, options_of
 from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import ANYIP, Flow, Route
@@ -42,7 +42,7 @@ class Forwarding:
 
     # ---- the way's width -------------------------------------------------------------------------------
 
-    def _too_big(self, p: Packet, sender: Member | None, mtu: int) -> Expected | None:
+    def _too_big(self, p: Packet, sender: Member | None, mtu: int, into: bool = False) -> Expected | None:
         """Cut in pieces where that is allowed (RFC 1812 5.2.6); else the sender is told to send less. Of a packet that
         is itself to be cut into segments it is told in any case: its stack can make them smaller."""
         over = p.size - mtu
@@ -53,6 +53,8 @@ class Forwarding:
                 self._meet(Situation.SEGMENT_OPTIONS)
         if over <= 0:
             return None
+        if into and not p.keep:
+            self._meet(Situation.CUT_INTO)
         if p.gso and not p.keep:
             self._meet(Situation.SEGMENT_LOOSE)
         if p.keep or p.gso:
@@ -60,6 +62,8 @@ class Forwarding:
         return self._cut(p, mtu)
 
     def _cut(self, p: Packet, mtu: int) -> Expected:
+        if p.l4 > 34:
+            self._meet(Situation.CUT_OPTIONS)
         self._meet(Situation.CUT_AGAIN if p.fragment else Situation.CUT)
         header = p.frame[14 : p.l4]
         # No router forwards a header whose sum is wrong (RFC 1812 5.2.2), or whose options lie, and no device takes
@@ -126,20 +130,35 @@ class Forwarding:
                 return None
             route = self._way(p, sender, half)
             if route.uplink is None:
-                return either("TO_HOST", "DROP_TTL") if p.ttl <= 1 else passed("TO_HOST", p.frame)
+                return self._has_no_way(p, out != p.key)
+            if half.original and connection.masquerades and connection.uplink is not route.uplink:
+                # As nf_nat_oif_changed() of the kernel has it.
+                self._meet(Situation.OTHER_WAY)
+                return self._instead_of(connection, p, sender)
             if p.ttl <= 1:
                 return self._told(p, sender, "DROP_TTL")
             refused = self._too_big(p, sender, route.uplink.mtu)
             if refused:
                 return refused
         elif sender is not LOCAL_SENDER:
-            refused = self._too_big(p, sender, receiver.network.mtu)
+            refused = self._too_big(p, sender, receiver.network.mtu, True)
             if refused:
                 return refused
         connection.spoken(p, half.original)
         if receiver:
             return passed("DELIVERED", self._delivered(p, receiver, out))
         return passed("TO_OUTSIDE", translated(p, out))
+
+    def _has_no_way(self, p: Packet, translates: bool) -> Expected:
+        """The host's stack says so. What would be translated must not leave as it is, whatever the host does."""
+        if p.ttl <= 1:
+            return either("TO_HOST", "DROP_TTL")
+        if translates:
+            self._meet(Situation.NO_WAY)
+        return passed("TO_HOST", last_hop(p) if translates else p.frame)
+
+    def _instead_of(self, old: Connection, p: Packet, sender: Member) -> Expected | None:
+        raise NotImplementedError  # only what containers send is masqueraded
 
     def _error(self, p: Packet, sender: Member | None) -> Expected | None:
         """An error about a packet of a connection: the quotation, backwards, is what its receiver sends."""
@@ -158,15 +177,18 @@ class Forwarding:
             return Expected(REDIRECT, ("TO_HOST",), error_outs(p, src, other[1], other, 0))
         width = receiver.network.mtu if receiver else 0
         if receiver is None:
-            uplink = self._route(Flow(p.src, other[1], p.proto, tos=p.tos & 0xFC)).uplink
+            answers = not half.original and sender is not None
+            flow = Flow(src if answers else p.src, other[1], p.proto, tos=p.tos & 0xFC)
+            uplink = self._route(flow, answers).uplink
             if uplink is None:
                 return None
             if p.ttl <= 1:
                 return dropped(p.frame, "DROP_TTL")
             width = uplink.mtu
         if p.size > width and sender is not LOCAL_SENDER:
-            self._meet(Situation.ERROR_WIDTH)
-            return self._too_big(p, sender, width)
+            if receiver:
+                self._meet(Situation.ERROR_WIDTH)
+            return self._too_big(p, sender, width, receiver is not None)
         outs = error_outs(p, src, other[1], other, 1 if p.ttl > 1 else 0)
         if receiver:
             head = receiver.mac + receiver.network.mac
@@ -189,7 +211,7 @@ class Forwarding:
         own = client is None or (not local and client.network is not net)
         source = src if own or (local and not loopback(src)) else net.gateway(len(src))
         # What the host says to itself has no way to go that could be too narrow.
-        refused = None if local else self._too_big(p, client, net.mtu)
+        refused = None if local else self._too_big(p, client, net.mtu, True)
         if refused and refused.cut:
             return refused
 

@@ -187,6 +187,17 @@ def options_of(header: bytes) -> list[bytes] | None:
     return found
 
 
+def first_piece(p: Packet, out: bytes) -> bytes:
+    """The first fragment of the packet, as long as this one, which may be translated."""
+    header = bytearray(p.frame[14 : p.l4])
+    length = max(num(out[16:18]) - len(header), 0)
+    word = num(bytes(header[6:8])) & 0x1FFF | 0x2000 | num(out[20:22]) & 0x8000
+    header[2:4], header[6:8] = (len(header) + length).to_bytes(2, "big"), word.to_bytes(2, "big")
+    header[10:12] = b"\0\0"
+    header[10:12] = checksum(bytes(header)).to_bytes(2, "big")
+    return p.frame[:14] + bytes(header) + p.frame[p.l4 : p.l4 + length]
+
+
 def check_cut(p: Packet, frames: list[bytes], mtu: int) -> str:
     """Are these the fragments of the packet? How long each is, a router decides."""
     header, data, at = p.frame[14 : p.l4], p.frame[p.l4 : p.end], 0

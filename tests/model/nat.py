@@ -20,7 +20,7 @@ from tests.model.expected import ANY, Expected, passed, same
 from tests.model.packet import ICMP, ICMPV6, LATER, Key, Packet
 from tests.model.situations import Situation
 from tests.model.sums import num
-from tests.model.topology import Member, Topology
+from tests.model.topology import Member, Topology, Uplink
 
 PRIVILEGED = range(1, 1024)
 
@@ -40,6 +40,7 @@ class Opening:
     reason: str
     opener: Member | None
     server: Member | None
+    uplink: Uplink | None = None
     passes: bool = True
 
 
@@ -68,7 +69,9 @@ class Ports:
     ) -> None:
         self.topology, self.connections, self.meet = topology, connections, meet
         self.range = range(topology.nat_first, topology.nat_last + 1)
-        self.displaced: tuple[Key, ...] = ()  # halves of a gone endpoint's connection, which this packet replaces
+        self.displaced: tuple[
+            Key, ...
+        ] = ()  # halves of a gone endpoint's connection, which this packet replaces
         self.by_internal: dict[Internal, Mapping] = {}
         self.by_external: dict[External, Mapping] = {}
 
@@ -246,6 +249,8 @@ class Ports:
         connection = self.connections.remember(
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
+        if opening.uplink:
+            connection.masquerades, connection.uplink = True, opening.uplink
         if opening.passes:
             connection.spoken(opening.p, True)
         return connection

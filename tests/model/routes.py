@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.model.topology import Network, Uplink
 
 MAIN = 254
+LEGACY_TOS = 0x1C  # what `tos` of an IPv4 rule is compared with: the kernel masks the rest of the DSCP
 
 
 class Flow(NamedTuple):
@@ -90,7 +91,7 @@ class Rule:
             and (self.proto is None or self.proto == flow.proto)
             and (self.sport is None or self.sport == flow.sport)
             and (self.dport is None or self.dport == flow.dport)
-            and (self.tos is None or self.tos == flow.tos)
+            and (self.tos is None or self.tos == flow.tos & (LEGACY_TOS if self.size == 4 else 0xFC))
         )
 
 
