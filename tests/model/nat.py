@@ -72,7 +72,7 @@ class Ports:
         self.displaced: tuple[
             Key, ...
         ] = ()  # halves of a gone endpoint's connection, which this packet replaces
-        self.by_internal: dict[Internal, Mapping] = {}
+        self.by_internal: dict[Internal, list[Mapping]] = {}
         self.by_external: dict[External, Mapping] = {}
 
     # ---- masquerading --------------------------------------------------------------------------------------
@@ -81,8 +81,11 @@ class Ports:
         p = opening.p
         internal = (sender.number, p.src, opening.wanted, p.proto, source)
         choice = self._choice(internal, sender)
-        if any(opening.answer(port) in self.displaced for port in choice.fixed):
-            # Its port is free, or not yet: both will do.
+        if any(
+            opening.answer(one) in self.connections or opening.answer(one) in self.displaced
+            for one in choice.fixed
+        ):
+            # Towards this destination it has another use, or has had until now: then it is one more.
             choice = Choice(choice.fixed | {opening.wanted}, range(1, 65536))
         only = choice.only
         if only != opening.wanted or only not in self.range:
@@ -108,15 +111,15 @@ class Ports:
 
     def _choice(self, internal: Internal, sender: Member) -> Choice:
         _, address, port, proto, source = internal
-        known = self.by_internal.get(internal)
+        known = self.by_internal.get(internal, [])
         fixed: set[int] = set()
         if 0 < port < 1024:
             self.meet(Situation.LOW_PORT)
         if known:
-            if self._firm(known):
+            fixed = {one.external[1] for one in known}
+            if any(self._firm(one) for one in known):
                 self.meet(Situation.SAME_SOCKET)
-                return Choice({known.external[1]})
-            fixed.add(known.external[1])
+                return Choice(fixed)
         published = self._published_as(sender, address, port, proto, source)
         if published:
             self.meet(Situation.PUBLISHED_SOURCE)
@@ -195,12 +198,17 @@ class Ports:
 
     def _open(self, opening: Opening, port: int, internal: Internal) -> None:
         external = (internal[4], port, internal[3])
-        for mapping in (self.by_internal.get(internal), self.by_external.get(external)):
-            if mapping and (mapping.internal, mapping.external) != (internal, external):
-                del self.by_internal[mapping.internal]
-                del self.by_external[mapping.external]
-        mapping = self.by_internal.get(internal) or Mapping(internal, external)
-        self.by_internal[internal] = self.by_external[external] = mapping
+        mapping = self.by_external.get(external)
+        if mapping and mapping.internal != internal:  # it was over
+            self.by_internal[mapping.internal].remove(mapping)
+            mapping = None
+        if mapping is None:
+            mine = self.by_internal.setdefault(internal, [])
+            for old in [one for one in mine if not self._firm(one)]:
+                mine.remove(old)
+                del self.by_external[old.external]
+            mapping = self.by_external[external] = Mapping(internal, external)
+            mine.append(mapping)
         mapping.connections.append(self._remember(opening, port))
 
     # ---- published ports -----------------------------------------------------------------------------------
