@@ -27,7 +27,8 @@ def class_e(address: bytes) -> bool:
 def unusable(address: bytes) -> bool:
     """Addresses that no packet beyond its link may come from, or go to as to one host."""
     if len(address) == 4:
-        return address[0] in (0, 127) or 224 <= address[0] < 240 or address == BROADCAST[:4]
+        # All of 0/8 but its first is unicast to the kernel, too (ipv4_is_zeronet() since 5.3).
+        return address in (ZERO4, BROADCAST[:4]) or address[0] == 127 or address[0] >> 4 == 14
     if address[0] == 0xFF or (address[:15] == bytes(15) and address[15] <= 1):
         return True
     return address[:12] == MAPPED or on_link(address)

@@ -16,6 +16,7 @@ from tests.model.fragments import check_cut, first_piece
 from tests.model.packet import Key
 from tests.model.reference import Reference
 from tests.model.situations import WITHHELD, Situation, Withheld
+from tests.model.sums import num
 from tests.model.topology import LOOPBACK, Member, Network, Topology
 
 
@@ -100,6 +101,9 @@ class Comparison:
             return self.reference.from_container(sent.sender, sent.frame)  # type: ignore[arg-type]
         if sent.hook == "from_uplink":
             return self.reference.from_uplink(sent.sender, sent.frame)  # type: ignore[arg-type]
+        if sent.hook == "from_tunnel":
+            kind = int.from_bytes(sent.frame[12:14], "big")
+            return self.reference.from_tunnel(sent.sender, sent.frame, kind)  # type: ignore[arg-type]
         if sent.hook == "from_loopback":
             return self.reference.from_loopback(sent.frame)
         return self.reference.from_host(sent.sender, sent.frame, sent.forwarded)  # type: ignore[arg-type]
@@ -121,7 +125,7 @@ class Comparison:
         if expected.again or expected.cut:
             self.host.received(where)
         ran = self.runner.run(
-            self.fds[sent.hook],
+            self.fds["bare" if sent.hook == "from_tunnel" else sent.hook],
             self.index[id(sent.sender)],
             sent.frame,
             self.elsewhere if sent.forwarded else 0,
@@ -190,7 +194,9 @@ class Comparison:
         p, mtu = whole.cut
         if verdict == SHOT:
             whole.again = tuple(came)
-            return whole, check_cut(p, came, mtu)
+            return whole, check_cut(p, came)
+        if num(out[16:18]) > mtu:
+            return whole, f"{num(out[16:18])} bytes for an MTU of {mtu}"
         self.reference.gso = 0
         first = first_piece(p, out)
         expected = self.expect(sent._replace(frame=first))
@@ -199,7 +205,7 @@ class Comparison:
         waited = expected.again
         pieces = [first, *(frame for frame in came if frame not in waited)]
         expected.again = tuple(came)
-        return expected, check_cut(p, pieces, mtu)
+        return expected, check_cut(p, pieces)
 
     def host_end(self, sent: Sent) -> str:
         """The device at which the hook is."""

@@ -160,12 +160,10 @@ class FromContainer(Forwarding):
         wrong: set[str] = set()
         if p.dst_mac != net.mac:
             wrong.add("DROP_WRONG_MAC")
-        if p.kind == IPV6 and dst == net.linklocal:
-            return dropped(frame, *wrong) if wrong else passed("TO_HOST", frame)
-        at_gateway = dst == net.gateway(len(dst))
+        at_gateway = dst == net.gateway(len(dst)) or (p.kind == IPV6 and dst == net.linklocal)
         if class_e(dst):
             self._meet(Situation.CLASS_E)
-        if unusable(dst) or dst == net.broadcast:
+        if not at_gateway and (unusable(dst) or dst == net.broadcast):
             wrong.add("DROP_BAD_ADDR")
         # RFC 4291, 2.5.6: it does not leave the link, which ends at the host.
         if on_link(p.src) and not at_gateway:

@@ -5,9 +5,14 @@ microseconds."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import subprocess
+import sysconfig
+import tempfile
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 from datapath.kernel._libbpf import ffi, lib
@@ -18,7 +23,7 @@ from tests.bpf.fixtures import private_bpffs
 from tests.model.devices import Host, uplink_mac
 from tests.model.topology import Member, Network, Published, Topology
 
-HOOKS = ("from_container", "from_host", "from_uplink", "from_loopback")
+HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback")
 # What the programs keep for themselves, and is emptied with the rest: map, its key and its value.
 EXTRA = {
     "acls": ("acl_key", "acl"),
@@ -42,7 +47,7 @@ SIZES = {
     "fragments": 1 << 14,
     "frag_queue": 1 << 12,
 }
-new: Any = abi
+KIND: Any = abi.DeviceKind
 FLAG: Any = abi.NetworkFlag
 REASONS: dict[str, int] = {reason.name: int(reason) for reason in abi.Reason}
 NAMES = {number: name for name, number in REASONS.items()}
@@ -54,6 +59,17 @@ def mac_text(mac: bytes) -> str:
 
 def address(raw: bytes) -> IPv4Address | IPv6Address | None:
     return ip_address(raw) if raw else None
+
+
+@functools.cache
+def bare_program() -> bytes:
+    """The object file of bare.bpf.c."""
+    source, include = Path(__file__).parent / "bare.bpf.c", sysconfig.get_config_var("MULTIARCH")
+    command = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{include}", "-c", str(source)]
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "bare.bpf.o"
+        subprocess.run([*command, "-o", str(built)], check=True)
+        return built.read_bytes()
 
 
 class Programs:
@@ -76,11 +92,25 @@ class Programs:
                         self.maps[name] = bpf_maps.Map(fd, name, *LAYOUT[name])
                     else:
                         os.close(fd)
+        self._load_bare()
         first, last = host.plan.ports
         self.maps["host"][0] = abi.host(nat_port_first=first, nat_port_last=last)
         self.runner = Runner(self.maps["counters"].fd)
 
+    def _load_bare(self) -> None:
+        """What hands a bare packet to from_tunnel."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "bare.bpf.o"
+            path.write_bytes(bare_program())
+            (program,), maps = libbpf.load_object(path, pins=None, config=None)
+        self._hooks = maps["hooks"]
+        hook = ffi.new("__u32 *", self.programs["from_tunnel"])
+        if lib.bpf_map_update_elem(self._hooks, ffi.new("__u32 *", 0), hook, 0):
+            raise OSError(ffi.errno, "fill the map of hooks")
+        self.programs["bare"] = program.fd
+
     def close(self) -> None:
+        os.close(self._hooks)
         for fd in self.programs.values():
             os.close(fd)
         for m in self.maps.values():
@@ -98,7 +128,7 @@ class Programs:
             self._network(net)
         for i, uplink in enumerate(topology.uplinks):
             self.maps["devices"][abi.device_key(self.host.index[uplink.name])] = abi.device(
-                kind=abi.DeviceKind.DEVICE_UPLINK,
+                kind=KIND.DEVICE_UPLINK if uplink.ethernet else KIND.DEVICE_TUNNEL,
                 mac=uplink_mac(i) if uplink.ethernet else None,
                 addr4=address(uplink.addr4),
                 addr6=address(uplink.addr6),
@@ -106,8 +136,14 @@ class Programs:
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             self._port(number, where, published)
         self._origins(topology, topology.members)
+        for prefix in self.host.plan.anyip:
+            whole = ip_network(prefix)
+            bits = whole.prefixlen + (96 if whole.version == 4 else 0)
+            self.maps["local_prefixes"][abi.local_prefix_key(bits, whole.network_address)] = abi.address(1)
         for raw in topology.host:
             self.maps["addresses"][abi.address_key(address(raw))] = abi.address(1)
+        for raw, device in topology.linklocals.items():
+            self.maps["addresses"][abi.address_key(address(raw))] = abi.address(self.host.index[device])
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)
@@ -125,12 +161,10 @@ class Programs:
 
     def _origins(self, topology: Topology, members: list[Member]) -> None:
         """Of several of the host's ports for one of a container's, the first counts."""
-        if "origins" not in self.maps:
-            return
         for (host, port, proto), published in reversed(topology.ports.items()):
             if published.member in members:
-                key = new.origin_key(address(host), published.member.number, published.port, proto)
-                self.maps["origins"][key] = new.origin(port)
+                key = abi.origin_key(address(host), published.member.number, published.port, proto)
+                self.maps["origins"][key] = abi.origin(port)
 
     def keys(self, name: str) -> set[bytes]:
         """All keys of a map as they lie in memory."""

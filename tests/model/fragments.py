@@ -198,8 +198,9 @@ def first_piece(p: Packet, out: bytes) -> bytes:
     return p.frame[:14] + bytes(header) + p.frame[p.l4 : p.l4 + length]
 
 
-def check_cut(p: Packet, frames: list[bytes], mtu: int) -> str:
-    """Are these the fragments of the packet? How long each is, a router decides."""
+def check_cut(p: Packet, frames: list[bytes]) -> str:
+    """Are these the fragments of the packet? How long each is, a router decides: what is still too long is cut again
+    when it arrives."""
     header, data, at = p.frame[14 : p.l4], p.frame[p.l4 : p.end], 0
     options = options_of(header) or []
     if len(frames) < 2:
@@ -212,7 +213,6 @@ def check_cut(p: Packet, frames: list[bytes], mtu: int) -> str:
         wanted = options if at == 0 else [one for one in options if one[0] & 0x80]
         for wrong, what in (
             (frame[:14] != p.frame[:14], "Ethernet header"),
-            (len(ip) > mtu, f"{len(ip)} bytes for an MTU of {mtu}"),
             (num(ip[2:4]) != len(ip), "total length"),
             (ip[0] >> 4 != 4 or ip[1] != header[1] or ip[4:6] != header[4:6], "version, service or number"),
             (ip[8:10] != header[8:10] or ip[12:20] != header[12:20], "hops, protocol or addresses"),

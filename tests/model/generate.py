@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 
 from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
 from tests.model.hosts import LOCAL
@@ -196,7 +197,22 @@ class Generator(Draws):
         host, port, proto, _ = found
         src = self.outside(len(host)) if self.random() < 0.9 else self.somewhere(len(host))
         flags = SYN if self.random() < 0.7 else None
-        return self.from_outside(self.packet((proto, src, self.port(self.sources), host, port), flags))
+        if self.random() < 0.1:
+            host = self.everywhere(len(host))
+        packet = self.packet((proto, src, self.port(self.sources), host, port), flags)
+        uplink = next((one for one in self.topology.uplinks if one.linklocal == host), None)
+        if uplink:
+            return Sent("from_uplink", uplink, frame_of(uplink.mac, b"\x02\0\0\0\0\xbb", packet))
+        return self.from_outside(packet)
+
+    def everywhere(self, size: int) -> bytes:
+        """An address of the host's that no device has, or one that every device has."""
+        if size == 4:
+            return IPv4Address("10.79.0.0").packed[:3] + self.rng.randbytes(1)
+        linklocals = [one.linklocal for one in self.topology.uplinks if one.linklocal]
+        if self.random() < 0.5 and linklocals:
+            return self.pick(linklocals)
+        return IPv6Address("fd79::").packed[:14] + self.rng.randbytes(2)
 
     def published_from_loopback(self) -> Sent | None:
         found = self.published()

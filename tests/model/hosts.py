@@ -15,10 +15,19 @@ from tests.model.topology import Member, Network, Published, Topology, Uplink
 
 OUT4 = [
     IPv4Address(a).packed
-    for a in ("203.0.113.5", "203.0.113.77", "198.51.100.200", "8.8.8.8", "93.184.216.34", "240.0.0.9")
+    for a in (
+        "203.0.113.5",
+        "203.0.113.77",
+        "198.51.100.200",
+        "8.8.8.8",
+        "93.184.216.34",
+        "240.0.0.9",
+        "8.0.7.7",
+    )
 ]
 OUT6 = [
-    IPv6Address(a).packed for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a")
+    IPv6Address(a).packed
+    for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a", "2001:db8:86dd::5")
 ]
 
 
@@ -28,7 +37,13 @@ LOCAL = [IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed]  # the host
 def uplink(number: int, leg: Leg) -> Uplink:
     v6 = leg.v6.ip.packed if leg.v6 else b""
     mac = bytes.fromhex(uplink_mac(number).replace(":", "")) if leg.ethernet else bytes(6)
-    return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet)
+    linklocal = linklocal_of(uplink_mac(number)).packed if leg.ethernet and v6 else b""
+    return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet, linklocal)
+
+
+def linklocals(host: Plan, uplinks: list[Uplink]) -> dict[bytes, str]:
+    own = {linklocal_of(lan.mac).packed: f"dp{lan.number}" for lan in host.lans}
+    return own | {one.linklocal: one.name for one in uplinks if one.linklocal}
 
 
 def topology(rng: random.Random, host: Plan) -> Topology:
@@ -82,6 +97,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         nat_first=host.ports[0],
         nat_last=host.ports[1],
         sockets=frozenset(host.sockets),
+        linklocals=linklocals(host, uplinks),
     )
 
 

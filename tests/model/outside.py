@@ -26,6 +26,23 @@ class FromOutside(Forwarding):
             return ours
         return self._arrives(p, None, ours)
 
+    def from_tunnel(self, uplink: Uplink, packet: bytes, kind: int) -> Expected | None:
+        """An uplink without an Ethernet header: the packet begins with its IP header, of which family it is is known
+        beside it. A container gets it with a header all the same."""
+        frame = uplink.mac * 2 + kind.to_bytes(2, "big") + packet
+        p = Packet(frame, self.gso)
+        self.room = uplink.mtu
+        ours = Expected(NEXT, ("NOT_OURS",), (packet,))
+        if p.dst in self.topology.broadcasts:
+            return None
+        if p.fault or p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
+            return ours
+        expected = self._arrives(p, None, ours)
+        if expected is not None and expected is not ours:
+            self._meet(Situation.TUNNEL_IN)
+            expected.again = tuple(one[14:] for one in expected.again)
+        return expected
+
     def from_loopback(self, frame: bytes) -> Expected | None:
         """The host speaks with itself (S19: a published port is reached from the host itself)."""
         p = Packet(frame, self.gso)
@@ -91,9 +108,11 @@ class FromOutside(Forwarding):
                 and all(loopback(one) or not unusable(one) for one in (p.src, p.dst))
                 and published.admits(p.src)
             )
-        if published is None or unusable(p.dst) or unusable(p.src) or p.dst in self.topology.broadcasts:
+        if published is None or unusable(p.src) or p.dst in self.topology.broadcasts:
             return False
-        if self._route(Flow.of(p.key, p.tos)).kind != "local":
+        if p.dst in self.topology.linklocals:  # those of its devices are the host's too
+            self._meet(Situation.LINK_LOCAL)
+        elif unusable(p.dst) or self._route(Flow.of(p.key, p.tos)).kind != "local":
             return False
         # Nor is there an answer to where no way leads.
         return self._route(Flow.of(backwards(p.key), p.tos), True).kind not in ("local", "net", "none")

@@ -51,6 +51,7 @@ class Uplink:
     addr6: bytes
     mtu: int = 1500
     ethernet: bool = True  # its frames have such a header; else they are bare IP packets
+    linklocal: bytes = b""
 
     def address(self, size: int) -> bytes:
         return self.addr4 if size == 4 else self.addr6
@@ -94,6 +95,7 @@ class Topology:
     links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
     nat_first: int
     nat_last: int
+    linklocals: dict[bytes, str] = field(default_factory=dict)  # of the host's devices
     sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
 
     def __post_init__(self) -> None:
