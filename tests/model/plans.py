@@ -115,7 +115,7 @@ def own_addresses(host: Plan) -> tuple[set[bytes], set[bytes]]:
     for leg in host.legs:
         own |= set(packed(*leg.addresses))
     subnets = [lan.subnet4 for lan in host.lans]
-    subnets += [one for leg in host.legs if leg.ethernet for one in (leg.v4, leg.second) if one]
+    subnets += [one for leg in host.legs for one in (leg.v4, leg.second) if one]
     return own, {one.network.broadcast_address.packed for one in subnets}
 
 
