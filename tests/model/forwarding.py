@@ -129,17 +129,20 @@ class Forwarding:
             if sender is None:
                 return None
             route = self._way(p, sender, half)
+            if route.kind == "net":
+                self._meet(Situation.WAY_INSIDE)
+                return either("DROP_ISOLATED", "DROP_NO_ENDPOINT", "DROP_TTL", "DROP_TOO_BIG")
             if route.uplink is None:
                 return self._has_no_way(p, out != p.key)
-            if half.original and connection.masquerades and connection.uplink is not route.uplink:
-                # As nf_nat_oif_changed() of the kernel has it.
-                self._meet(Situation.OTHER_WAY)
-                return self._instead_of(connection, p, sender)
             if p.ttl <= 1:
                 return self._told(p, sender, "DROP_TTL")
             refused = self._too_big(p, sender, route.uplink.mtu)
             if refused:
                 return refused
+            if half.original and connection.masquerades and connection.uplink is not route.uplink:
+                # As nf_nat_oif_changed() of the kernel has it.
+                self._meet(Situation.OTHER_WAY)
+                return self._instead_of(connection, p, sender)
         elif sender is not LOCAL_SENDER:
             refused = self._too_big(p, sender, receiver.network.mtu, True)
             if refused:
@@ -179,7 +182,10 @@ class Forwarding:
         if receiver is None:
             answers = not half.original and sender is not None
             flow = Flow(src if answers else p.src, other[1], p.proto, tos=p.tos & 0xFC)
-            uplink = self._route(flow, answers).uplink
+            route = self._route(flow, answers)
+            if route.kind == "net":
+                self._meet(Situation.WAY_INSIDE)
+            uplink = route.uplink
             if uplink is None:
                 return None
             if p.ttl <= 1:

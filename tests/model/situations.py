@@ -21,6 +21,7 @@ class Situation(StrEnum):
     CUT_OPTIONS = "IPv4 too big, that may be cut in pieces, with options"
     CUT_INTO = "IPv4 too big for a network of containers, that may be cut in pieces, or its segments may"
     OTHER_WAY = "a masqueraded connection's way leads over another device"
+    WAY_INSIDE = "a connection's way leads to another network of containers"
     NO_WAY = "masqueraded, and there is no way"
     RULE_SOURCE = "the way out by a rule on the source"
     RULE_PORTS = "the way out by a rule on ports"
@@ -45,6 +46,7 @@ class Situation(StrEnum):
 WITHHELD: dict[Situation, str] = {
     Situation.PUBLISHED_BY_TWO: "a port published at all addresses is taken where another is published",
     Situation.CUT_AGAIN: "its end is lost",
+    Situation.WAY_INSIDE: "it is sent there as to the outside",
     Situation.LINK_LOCAL: "it is left to the host",
     Situation.ERROR_WIDTH: "it is delivered as it is",
     Situation.CUT_INTO: "it is delivered as it is",
