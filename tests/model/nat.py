@@ -49,6 +49,7 @@ class Mapping:
     internal: Internal
     external: External
     connections: list[Connection] = field(default_factory=list)
+    shared: bool = False  # with another, towards other destinations
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Ports:
 
         def check(got: bytes) -> str:
             port = chosen(p, got)
-            wrong = self._wrong(choice, port, internal) or self._taken(opening.answer(port))
+            wrong = self._wrong(opening, choice, port, internal) or self._taken(opening.answer(port))
             if not wrong:
                 self._open(opening, port, internal)
                 wanted = opening.out(port)
@@ -175,30 +176,46 @@ class Ports:
 
     def _firm(self, mapping: Mapping) -> bool:
         """A connection that is not over holds it, of an endpoint that is not gone."""
-        if all(mapping.internal[0] != member.number for member in self.topology.members):
+        if mapping.shared or all(mapping.internal[0] != member.number for member in self.topology.members):
             return False
         return any(
             one.state != CLOSED and not one.resumed and self.connections.has(one)
             for one in mapping.connections
         )
 
-    def _wrong(self, choice: Choice, port: int, internal: Internal) -> str:
+    def _wrong(self, opening: Opening, choice: Choice, port: int, internal: Internal) -> str:
         if port in choice.fixed:
             return ""
         if port not in choice.others:
             return f"port {port} must not be chosen, but of {choice}"
-        return f"port {port} is not free" if self._free(port, internal) is False else ""
+        if self._free(port, internal) is not False:
+            return ""
+        # Where none is left one is shared towards different destinations, as the kernel always does it (decision 31).
+        owner = self.by_external.get((internal[4], port, internal[3]))
+        if owner is None or self._left(opening, choice, internal):
+            return f"port {port} is not free"
+        self.meet(Situation.PORT_SHARED)
+        owner.shared = True
+        return ""
+
+    def _left(self, opening: Opening, choice: Choice, internal: Internal) -> int:
+        """A port that it could have; 0: none."""
+        for port in (*choice.fixed, *choice.others):
+            if opening.answer(port) not in self.connections and self._free(port, internal):
+                return int(port)
+        return 0
 
     def _refused(self, opening: Opening, choice: Choice, internal: Internal) -> str:
         self.meet(Situation.NO_PORT)
-        for port in (*choice.fixed, *choice.others):
-            if opening.answer(port) not in self.connections and self._free(port, internal):
-                return f"refused, but {port} is free"
-        return ""
+        left = self._left(opening, choice, internal)
+        return f"refused, but {left} is free" if left else ""
 
     def _open(self, opening: Opening, port: int, internal: Internal) -> None:
         external = (internal[4], port, internal[3])
         mapping = self.by_external.get(external)
+        if mapping and mapping.shared:
+            self._remember(opening, port)
+            return
         if mapping and mapping.internal != internal:  # it was over
             self.by_internal[mapping.internal].remove(mapping)
             mapping = None

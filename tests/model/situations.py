@@ -33,6 +33,7 @@ class Situation(StrEnum):
     LOW_PORT = "masqueraded from a port below 1024"
     PUBLISHED_SOURCE = "masqueraded from a port that the container publishes"
     PUBLISHED_BY_TWO = "and that another publishes at the very address"
+    PORT_SHARED = "a port is shared, as none is left"
     NO_PORT = "refused, as no port is free"
     ERROR_WIDTH = "an ICMP error that is too big for a network of containers"
     ANYIP = "to an address of a prefix that is the host's as a whole"
