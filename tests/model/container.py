@@ -123,6 +123,8 @@ class FromContainer(Forwarding):
         asked = f[p.l4 + 8 : p.l4 + 24]
         if sender.owns(asked):
             return dropped(f, "ABSORBED")
+        if asked[:12] == MAPPED:  # nobody's in IPv6 (RFC 4291, 2.5.5.2)
+            return dropped(f, "ABSORBED", "DROP_UNKNOWN_ARP")
         mac = self._neighbour(sender.network, asked)
         return advertisement(p, asked, mac) if mac else dropped(f, "DROP_UNKNOWN_ARP")
 

@@ -19,6 +19,7 @@ from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_maps, libbpf
+from tests import bpf
 from tests.bpf.fixtures import private_bpffs
 from tests.model.devices import Host, uplink_mac
 from tests.model.topology import Member, Network, Published, Topology
@@ -63,9 +64,19 @@ def address(raw: bytes) -> IPv4Address | IPv6Address | None:
 
 @functools.cache
 def bare_program() -> bytes:
-    """The object file of bare.bpf.c."""
-    source, include = Path(__file__).parent / "bare.bpf.c", sysconfig.get_config_var("MULTIARCH")
-    command = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{include}", "-c", str(source)]
+    """The object file of tests/bpf/bare.bpf.c."""
+    source, include = Path(bpf.__file__).parent / "bare.bpf.c", sysconfig.get_config_var("MULTIARCH")
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-target",
+        "bpf",
+        "-mcpu=v3",
+        f"-I/usr/include/{include}",
+        "-c",
+        str(source),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "bare.bpf.o"
         subprocess.run([*command, "-o", str(built)], check=True)
@@ -98,12 +109,13 @@ class Programs:
         self.runner = Runner(self.maps["counters"].fd)
 
     def _load_bare(self) -> None:
-        """What hands a bare packet to from_tunnel."""
+        """What takes a packet's Ethernet header off and hands it to from_tunnel."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "bare.bpf.o"
             path.write_bytes(bare_program())
             (program,), maps = libbpf.load_object(path, pins=None, config=None)
-        self._hooks = maps["hooks"]
+        os.close(maps["rooms"])
+        self._hooks = maps["tested"]
         hook = ffi.new("__u32 *", self.programs["from_tunnel"])
         if lib.bpf_map_update_elem(self._hooks, ffi.new("__u32 *", 0), hook, 0):
             raise OSError(ffi.errno, "fill the map of hooks")

@@ -216,7 +216,8 @@ class Ports:
         if mapping and mapping.shared:
             self._remember(opening, port)
             return
-        if mapping and mapping.internal != internal:  # it was over
+        taken = mapping is not None and mapping.internal != internal
+        if mapping and taken:  # what had it is over, or has still some time to go: then it is shared
             self.by_internal[mapping.internal].remove(mapping)
             mapping = None
         if mapping is None:
@@ -224,7 +225,7 @@ class Ports:
             for old in [one for one in mine if not self._firm(one)]:
                 mine.remove(old)
                 del self.by_external[old.external]
-            mapping = self.by_external[external] = Mapping(internal, external)
+            mapping = self.by_external[external] = Mapping(internal, external, shared=taken)
             mine.append(mapping)
         mapping.connections.append(self._remember(opening, port))
 

@@ -26,13 +26,12 @@ class FromOutside(Forwarding):
             return ours
         return self._arrives(p, None, ours)
 
-    def from_tunnel(self, uplink: Uplink, packet: bytes, kind: int) -> Expected | None:
+    def from_tunnel(self, uplink: Uplink, frame: bytes) -> Expected | None:
         """An uplink without an Ethernet header: the packet begins with its IP header, of which family it is is known
-        beside it. A container gets it with a header all the same."""
-        frame = uplink.mac * 2 + kind.to_bytes(2, "big") + packet
+        beside it. Here it has one, without MACs. A container gets it with one, too; the host does not."""
         p = Packet(frame, self.gso)
         self.room = uplink.mtu
-        ours = Expected(NEXT, ("NOT_OURS",), (packet,))
+        ours = Expected(NEXT, ("NOT_OURS",), (frame[14:],))
         if p.dst in self.topology.broadcasts:
             return None
         if p.fault or p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
