@@ -14,6 +14,7 @@ from tests.model.expected import (
     dropped,
     either,
     fitting,
+    one_hop,
     passed,
     translated,
 )
@@ -22,6 +23,7 @@ from tests.model.packet import (
     ACK,
     ARP,
     ICMPV6,
+    IGMP,
     IPV4,
     IPV6,
     LATER,
@@ -34,7 +36,7 @@ from tests.model.packet import (
     backwards,
 )
 from tests.model.routes import Flow, Route
-from tests.model.situations import Situation
+from tests.model.situations import Situation, Withheld
 from tests.model.topology import Member, Network
 
 
@@ -54,10 +56,26 @@ class FromContainer(Forwarding):
         if p.dst_mac[0] & 1:
             return self._group(p, sender)
         target = net.members.get(p.dst)
+        router = self._router(net, p.dst_mac)
+        if target is None and router:
+            return self._by_router(p, net)
+        if p.fragment and target is None and p.dst_mac != net.mac:
+            return self._leaves(p, sender)  # nobody's, whatever it is of
         # Between members a fragment is a packet like any other; translation and policy need to know its ports.
         if p.fragment and (target is None or not net.icc):
             return self._as_fragment(p, sender.number, lambda: self._unicast(p, sender, target))
         return self._unicast(p, sender, target)
+
+    @staticmethod
+    def _router(net: Network, mac: bytes) -> Member | None:
+        return next((one for one in net.members.values() if one.mac == mac and one.forwarding), None)
+
+    def _by_router(self, p: Packet, net: Network) -> Expected:
+        """To whatever lies behind a member that forwards: it is a neighbour like any."""
+        if unusable(p.dst) or p.dst == net.broadcast or p.dst_mac == p.src_mac:
+            raise Withheld
+        self._meet(Situation.BY_ROUTER)
+        return passed("DELIVERED", p.frame) if net.icc else dropped(p.frame, "DROP_ICC")
 
     def _unicast(self, p: Packet, sender: Member, target: Member | None) -> Expected | None:
         if target is None:
@@ -82,7 +100,9 @@ class FromContainer(Forwarding):
                 if f[28:32] != ZERO4 and f[28:32] != sender.addr4:
                     wrong.add("DROP_SPOOFED_ARP")
         elif p.kind == IPV4:
-            if p.src != sender.addr4:
+            if p.src == ZERO4 and self._has_none_yet(p):
+                self._meet(Situation.NO_ADDRESS)
+            elif p.src != sender.addr4 and not self._speaks_for(p.src, sender):
                 wrong.add("DROP_SPOOFED_ADDR")
         elif p.kind == IPV6:
             if not sender.network.ipv6:
@@ -94,9 +114,25 @@ class FromContainer(Forwarding):
             if p.src == ZERO6:
                 if p.proto != ICMPV6 or not p.dst_mac[0] & 1:
                     wrong.add("DROP_SPOOFED_ADDR")
-            elif p.src != sender.addr6 and p.src != sender.linklocal:
+            elif p.src not in (sender.addr6, sender.linklocal) and not self._speaks_for(p.src, sender):
                 wrong.add("DROP_SPOOFED_ADDR")
         return wrong
+
+    @staticmethod
+    def _has_none_yet(p: Packet) -> bool:
+        """DHCP (RFC 2131, 4.1), and reports of who listens to a group (RFC 3376, 4.2.13)."""
+        if not p.dst_mac[0] & 1 or p.fragment:
+            return False
+        discovers = p.proto == UDP and p.ports == (68, 67) and p.dst == BROADCAST[:4]
+        return discovers or (p.proto == IGMP and p.dst[0] >> 4 == 14)
+
+    @staticmethod
+    def _speaks_for(src: bytes, sender: Member) -> bool:
+        """It is no neighbour's address, nor any that only neighbours have."""
+        net = sender.network
+        if not sender.forwarding or src in net.members or unusable(src):
+            return False
+        return src not in (net.gateway4, net.gateway6, net.linklocal, net.broadcast)
 
     # ---- ARP, neighbour discovery, groups ----------------------------------------------------------------
 
@@ -172,6 +208,12 @@ class FromContainer(Forwarding):
             wrong.add("DROP_BAD_ADDR")
         if net.internal and not at_gateway:
             wrong.add("DROP_INTERNAL")
+        if not sender.owns(p.src):
+            # The host would answer elsewhere, unless it routes that there.
+            self._meet(Situation.SPEAKS_FOR)
+            back = self._route(Flow(p.dst, p.src))
+            if wrong or back.network is not net or not back.via or net.members.get(back.via) is not sender:
+                wrong.add("DROP_SPOOFED_ADDR")
         if wrong:
             return dropped(frame, *wrong)
         if net.internal or on_link(p.src):
@@ -207,6 +249,13 @@ class FromContainer(Forwarding):
         route = self._route(Flow.of((p.proto, p.src, ports[0], p.dst, ports[1]), p.tos))
         if at_gateway or route.kind == "local":
             published = self._published(p)
+            if (
+                published is None
+                and p.ports
+                and net.masquerade
+                and (p.dst, p.ports[1], p.proto) in self.nat.by_external
+            ):
+                self._meet(Situation.HAIRPIN)
             return (
                 self._open_published(p, sender, published)
                 if published is not None
@@ -214,6 +263,8 @@ class FromContainer(Forwarding):
             )
         if route.kind in ("none", "stop"):
             return self._has_no_way(p, net.masquerade)
+        if route.kind == "net" and route.network is net and route.via:
+            return self._behind(p, sender, net.members.get(route.via))
         if route.kind == "net":
             reason = "DROP_NO_ENDPOINT" if route.network is net else "DROP_ISOLATED"
             assert route.network
@@ -221,6 +272,18 @@ class FromContainer(Forwarding):
                 return dropped(frame, reason)
             return either(reason, "DROP_TTL", "DROP_TOO_BIG")
         return self._to_outside(p, sender, route)
+
+    def _behind(self, p: Packet, sender: Member, router: Member | None) -> Expected:
+        net = sender.network
+        if router is None or not router.forwarding:
+            return either("DROP_NO_ENDPOINT", "DROP_TTL", "DROP_TOO_BIG")
+        if router is sender or not net.icc or p.fragment or p.error:
+            raise Withheld
+        self._meet(Situation.BEHIND)
+        if p.ttl <= 1:
+            return self._told(p, sender, "DROP_TTL")
+        refused = self._too_big(p, sender, net.mtu)
+        return refused or passed("DELIVERED", router.mac + net.mac + one_hop(p)[12:])
 
     def _to_outside(self, p: Packet, sender: Member, route: Route) -> Expected | None:
         net, frame = sender.network, p.frame

@@ -92,6 +92,9 @@ class Plan:
     extra: list[IPv4Address | IPv6Address]
     outs: list[Out] = field(default_factory=list)
     stops: list[tuple[str, str]] = field(default_factory=list)  # prefix, type
+    behind: list[tuple[str, int]] = field(
+        default_factory=list
+    )  # prefix, lan: its first member is the next hop
     anyip: list[str] = field(default_factory=list)  # prefixes that are the host's as a whole
     tables: dict[int, list[Out]] = field(default_factory=dict)  # beside the main one
     policies: list[Policy] = field(default_factory=list)  # in their order
@@ -184,6 +187,10 @@ class Host:
         lines += [f"-6 addr add {one} nodad dev lo" for one in plan.extra if one.version == 6]
         lines += [f"{family(prefix)} route add local {prefix} dev lo" for prefix in plan.anyip]
         lines += [f"{family(prefix)} route add {kind} {prefix}" for prefix, kind in plan.stops]
+        for prefix, number in plan.behind:
+            lan = next(one for one in plan.lans if one.number == number)
+            hop = (lan.subnet6 if ":" in prefix else lan.subnet4).ip + 1
+            lines.append(f"{family(prefix)} route add {prefix} via {hop} dev dp{number}")
         for table, outs in {254: plan.outs, **plan.tables}.items():
             lines += [self._out(out, table) for out in outs]
         for number, policy in enumerate(plan.policies):

@@ -46,12 +46,21 @@ def fitting(p: Packet, net: Network, members: dict[int, Member]) -> tuple[Member
 
 def last_hop(p: Packet) -> bytes:
     """With one hop left: the host may take it, and say what is wrong with it, but not send it on."""
+    return _with_hops(p, 1)
+
+
+def one_hop(p: Packet) -> bytes:
+    """One hop further, and as it is."""
+    return _with_hops(p, p.ttl - 1)
+
+
+def _with_hops(p: Packet, hops: int) -> bytes:
     f = bytearray(p.frame)
     if p.kind == IPV4:
-        f[24:26] = adjusted(num(f[24:26]), (1 - f[22]) << 8).to_bytes(2, "big")
-        f[22] = 1
+        f[24:26] = adjusted(num(f[24:26]), (hops - f[22]) << 8).to_bytes(2, "big")
+        f[22] = hops
     else:
-        f[21] = 1
+        f[21] = hops
     return bytes(f)
 
 

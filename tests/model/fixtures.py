@@ -223,14 +223,22 @@ class Programs:
             network=net.number,
             endpoint=member.number,
             mac=mac_text(member.mac),
+            forwarding=int(member.forwarding),
             addr4=address(member.addr4),
             addr6=address(member.addr6),
             linklocal=address(member.linklocal),
         )
+        value = abi.endpoint(index, member.number, mac_text(member.mac), int(member.forwarding))
         for raw in (member.addr4, member.addr6, member.linklocal):
             if raw:
                 key = abi.endpoint_key(net.number, address(raw))
-                self.maps["endpoints"][key] = abi.endpoint(index, member.number, mac_text(member.mac))
+                self.maps["endpoints"][key] = value
+        for router in (
+            abi.router_key(net.number, 0, mac_text(member.mac)),
+            abi.router_key(net.number, member.number, mac_text(bytes(6))),
+        ):
+            if member.forwarding:
+                self.maps["routers"][router] = value
         self.maps["members"][abi.member_key(net.number, slot)] = abi.member(index, member.number)
 
     def _port(self, number: int, where: tuple[bytes, int, int], published: Published) -> None:

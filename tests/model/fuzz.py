@@ -30,7 +30,7 @@ from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.generate import Generator
 from tests.model.situations import WITHHELD, Situation
 
-TOPOLOGIES, PACKETS = 24, 3000  # topologies of one host, packets of one topology
+TOPOLOGIES, PACKETS = 40, 3000  # topologies of one host, packets of one topology
 
 
 @dataclass(frozen=True)

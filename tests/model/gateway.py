@@ -36,6 +36,9 @@ class FromHost:
             everybody = {id(m): m for m in net.members.values()}
             return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
         member = net.members.get(p.dst)
+        if member is None:  # or what lies behind one that forwards
+            routers = (one for one in net.members.values() if one.forwarding and one.mac == p.dst_mac)
+            member = next(routers, None)
         if member is None:
             return dropped(frame, "DROP_NO_ENDPOINT")
         return passed("DELIVERED", member.mac + frame[6:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
 from tests.model.hosts import LOCAL
@@ -37,6 +37,8 @@ class Generator(Draws):
             (10, self.mutated),
             (2.5, self.fragmented),
             (0.02, self.many_datagrams),
+            (3, self.forwarded),
+            (0.5, self.without_an_address),
             (4, self.near_the_width),
             (3, self.from_the_same_socket),
             (1, self.from_a_published_port),
@@ -84,6 +86,45 @@ class Generator(Draws):
         sent = [whole._replace(frame=whole.frame[:14] + frame) for frame in frames]
         self.waiting += sent[1:]
         return sent[0]
+
+    def forwarded(self) -> Sent | None:
+        """From and to what lies behind a member that forwards, or one that does not."""
+        member, rare = self.member(), self.random
+        net, size = member.network, self.family(member)
+        others = [m for m in self.members if m.network is net]
+        other = others[int(rare() * len(others))]
+        four = size == 4
+        pools = ("10.99.0.5", "10.98.0.5") if four else ("fd99::5", "fd98::5")
+        behind = ip_address(pools[0 if rare() < 0.7 else 1]).packed
+        own, theirs = (member.addr4, other.addr4) if four else (member.addr6, other.addr6)
+        if not own or not theirs:
+            return None
+        at, proto = rare(), self.proto(size)
+        sport, dport = self.port(self.sources), self.port(self.targets)
+        if at < 0.2:  # to it, by the router's MAC or the host's
+            packet = self.packet((proto, own, sport, behind, dport))
+            return self.from_member(member, packet, other.mac if rare() < 0.5 else None)
+        src = behind if rare() < 0.8 else self.somewhere(size)
+        if at < 0.4:
+            return self.from_member(member, self.packet((proto, src, sport, theirs, dport)), other.mac)
+        if at < 0.5:
+            packet = self.packet((proto, net.gateway(size), sport, behind, dport))
+            return Sent("from_host", net, frame_of(other.mac, net.mac, packet))
+        found = self.published()
+        dst = self.outside(size) if at < 0.75 else self.somewhere(size)
+        if found and len(found[0]) == size and rare() < 0.3:
+            dst, dport, proto = found[:3]
+        return self.from_member(member, self.packet((proto, src, sport, dst, dport), SYN))
+
+    def without_an_address(self) -> Sent:
+        member, rare = self.member(), self.random
+        if rare() < 0.7:
+            key = (UDP, bytes(4), 68, b"\xff" * 4 if rare() < 0.8 else self.somewhere(4), 67)
+            packet, to = self.packet(key), b"\xff" * 6
+        else:
+            group = b"\xe0\0\0\x16"
+            packet, to = self.wrapped(bytes(4), group, 2, b"\x22" + bytes(7), 1), b"\1\0\x5e\0\0\x16"
+        return self.from_member(member, packet, to if rare() < 0.8 else None)
 
     def near_the_width(self) -> Sent | None:
         """As long as a way takes, or a little more or less; whole, or still to be cut into segments of that length."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.model.sums import num
 
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+ICMP, IGMP, TCP, UDP, ICMPV6 = 1, 2, 6, 17, 58
 WHOLE, FIRST, LATER = 0, 1, 2
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32  # flags of TCP
 EXTENSIONS, EXTENDED = 4, 40  # IPv6 extension headers that are read, and their bytes; with more it is refused

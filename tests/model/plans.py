@@ -36,6 +36,8 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
         made.outs.append(Out("::/0", 0))
     if rng.random() < 0.7:
         _second_leg(rng, made, withheld)
+    number = rng.choice(made.lans).number
+    made.behind = [("10.99.0.0/24", number), ("fd99::/64", number)]
     if Situation.ANYIP not in withheld and rng.random() < 0.5:
         made.anyip = list(ANYIP)
     return made
@@ -139,6 +141,10 @@ def routing(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> 
     for lan in host.lans:
         for subnet in (lan.subnet4, lan.subnet6):
             main.append(route(str(subnet.network), "net", network=networks[lan.number]))
+    for prefix, number in host.behind:
+        lan = next(one for one in host.lans if one.number == number)
+        hop = (lan.subnet6 if ":" in prefix else lan.subnet4).ip + 1
+        main.append(route(prefix, "net", network=networks[number], via=hop.packed))
     tables = {MAIN: main}
     for number, outs in host.tables.items():
         tables[number] = [found for wanted in outs for found in out(wanted)]

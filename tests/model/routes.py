@@ -46,6 +46,7 @@ class Route:
     kind: str  # out, net, stop, local, none
     uplink: Uplink | None = None
     network: Network | None = None
+    via: bytes = b""  # the next hop, if it is a member of the network
     source: bytes = b""  # what the route says that is sent from; else the uplink's own
 
     def masquerade_source(self) -> bytes:
@@ -68,8 +69,9 @@ def route(
     uplink: Uplink | None = None,
     network: Network | None = None,
     source: bytes = b"",
+    via: bytes = b"",
 ) -> Route:
-    return Route(*prefix_of(prefix), kind, uplink, network, source)
+    return Route(*prefix_of(prefix), kind, uplink, network, via, source)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ class Situation(StrEnum):
     ERROR_WIDTH = "an ICMP error that is too big for a network of containers"
     ANYIP = "to an address of a prefix that is the host's as a whole"
     CLASS_E = "from or to class E"
+    HAIRPIN = "to another container's external port"
+    SPEAKS_FOR = "a member that forwards, from another's address"
+    BY_ROUTER = "by the MAC of a member that forwards"
+    BEHIND = "to what the host routes to a member that forwards"
+    NO_ADDRESS = "from no address yet: DHCP, and listeners' reports"
     LINK_LOCAL = "to one of the host's link-local addresses, where a port is published"
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
@@ -47,6 +52,7 @@ class Situation(StrEnum):
 WITHHELD: dict[Situation, str] = {
     Situation.PUBLISHED_BY_TWO: "a port published at all addresses is taken where another is published",
     Situation.CUT_AGAIN: "its end is lost",
+    Situation.HAIRPIN: "the reference does not know it yet",
     Situation.WAY_INSIDE: "it is sent there as to the outside",
     Situation.LINK_LOCAL: "it is left to the host",
     Situation.ERROR_WIDTH: "it is delivered as it is",

@@ -38,6 +38,7 @@ class Member:
     addr4: bytes = b""
     addr6: bytes = b""
     linklocal: bytes = b""
+    forwarding: bool = False  # it speaks for others, too, as a router does
 
     def owns(self, address: bytes) -> bool:
         return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
