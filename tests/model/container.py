@@ -167,8 +167,10 @@ class FromContainer(Forwarding):
     def _advertisement(self, p: Packet, sender: Member) -> Expected:
         if p.ttl != 255 or p.end - p.l4 < 24:
             return dropped(p.frame, "DROP_TRUNCATED")
-        honest = sender.owns(p.frame[p.l4 + 8 : p.l4 + 24])
-        return dropped(p.frame, "ABSORBED" if honest else "DROP_SPOOFED_ARP")
+        said = p.frame[p.l4 + 8 : p.l4 + 24]
+        if said[:12] == MAPPED:
+            return dropped(p.frame, "ABSORBED", "DROP_SPOOFED_ARP")
+        return dropped(p.frame, "ABSORBED" if sender.owns(said) else "DROP_SPOOFED_ARP")
 
     def _group(self, p: Packet, sender: Member) -> Expected:
         net, dst = sender.network, p.dst

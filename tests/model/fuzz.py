@@ -172,7 +172,11 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     shown: Counter[str] = Counter()
 
-    def report(tally: Tally) -> None:
+    tally = Tally()
+
+    def report(now: Tally) -> None:
+        nonlocal tally
+        tally = now
         for one in tally.found[sum(shown.values()) :]:
             shown[one.signature] += 1
             if shown[one.signature] == 1:
@@ -181,7 +185,7 @@ def main() -> int:
     meet = set(options.meet.split(","))
     withheld = frozenset(one for one in WITHHELD if not meet & {one.name, "ALL"})
     try:
-        tally = run(
+        run(
             seed,
             seconds=options.seconds,
             packets=options.packets,
@@ -192,7 +196,7 @@ def main() -> int:
             withheld=withheld,
         )
     except KeyboardInterrupt:
-        return 130
+        print("interrupted")
     if not options.quiet:
         for name, count in sorted(tally.reasons.items()):
             print(f"  {name:32} {count}")

@@ -200,7 +200,7 @@ class Ports:
 
     def _left(self, opening: Opening, choice: Choice, internal: Internal) -> int:
         """A port that it could have; 0: none."""
-        for port in (*choice.fixed, *choice.others):
+        for port in (*choice.fixed, *self._others(opening.wanted, opening.p.proto)):
             if opening.answer(port) not in self.connections and self._free(port, internal):
                 return int(port)
         return 0

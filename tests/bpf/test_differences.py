@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the programs differ from the RFCs, or from the kernel, found by comparing random packets with the reference
+model. Each is expected to fail until it is mended; then tests/model/situations.py withholds its situation no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+
+from datapath.kernel import abi
+from tests.bpf import packets as p
+from tests.bpf.fixtures import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, REDIRECT, Programs, outside_sends
+
+SPORT = 20100
+
+
+@pytest.fixture
+def narrow(programs: Programs) -> Iterator[Programs]:
+    """Network 1 takes 1280 bytes."""
+    networks = programs.maps["networks"]
+    before = networks[1]
+    networks[1] = before._replace(mtu=1280)
+    yield programs
+    networks[1] = before
+
+
+@pytest.mark.xfail(strict=True, reason="it is delivered as it is, larger than the network takes")
+def test_what_may_be_cut_is_cut_for_a_narrower_network_of_containers(narrow: Programs) -> None:
+    """RFC 1812, 5.2.6: as for a narrower way out. Published and not to be cut it is told of, as it should be."""
+    frame = outside_sends(HOST, p.udp(9, 8081, bytes(1380)), fragment=0)
+    got = narrow.run(None, frame)
+    assert got.verdict != REDIRECT or len(got.packet) - 14 <= 1280
+
+
+@pytest.mark.xfail(strict=True, reason="it is delivered as it is, larger than the network takes")
+def test_an_error_that_is_too_big_for_its_network_is_dropped(narrow: Programs) -> None:
+    """RFC 4443, 2.4 (c): no error is longer than 1280 bytes; a longer one is no reason to send what does not fit."""
+    assert narrow.run(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
+    quoted = p.ipv6(HOST6, OUTSIDE6, p.udp(SPORT, 53, bytes(1300)))
+    got = narrow.run(None, outside_sends(HOST6, p.icmp6(1, 4, payload=quoted[:1240])))
+    assert got.reasons == {"DROP_TOO_BIG": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the sender is told, as if it must not be cut")
+def test_options_are_no_reason_not_to_cut(programs: Programs) -> None:
+    """RFC 791, 3.2: those with the copied flag go into each fragment, the others into the first."""
+    frame = A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1480)), options=b"\x94\4\0\0", fragment=0)
+    assert programs.run(A1, frame).reasons == {"TO_OUTSIDE": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="its end is not known any more when it comes")
+def test_a_last_fragment_that_is_too_big_arrives_whole(programs: Programs) -> None:
+    """It is cut again, and what is cut off belongs to the same datagram."""
+    whole = A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(2000)), fragment=0)
+    first, last = p.cut(whole, 400)
+    assert programs.run(A1, first).reasons == {"TO_OUTSIDE": 1}
+    programs.topology.received("va1")
+    got = programs.run(A1, last)
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
+    rest = programs.topology.received("va1")
+    assert rest
+    for piece in rest:
+        assert programs.run(A1, piece).reasons == {"TO_OUTSIDE": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the port at all addresses is taken, though there it is another's")
+def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(programs: Programs) -> None:
+    """b1 publishes its 9000 as 8081 at every address, but at HOST 8081 is a2's: there nobody knows b1 by it."""
+    ports, origins = programs.maps["ports"], programs.maps["origins"]
+    key = abi.port_key(HOST, 8081, p.UDP)
+    ports[key] = abi.port(network=1, endpoint=A2.number, addr=A2.ip, port=53)
+    origin = abi.origin_key(IPv4Address(0), B1.number, 9000, p.UDP)
+    origins[origin] = abi.origin(8081)
+    try:
+        got = programs.run(B1, B1.sends(OUTSIDE, p.udp(9000, 53)))
+        assert got.reasons == {"TO_OUTSIDE": 1}
+        assert int.from_bytes(got.packet[34:36], "big") != 8081
+    finally:
+        ports.pop(key)
+        origins.pop(origin)
