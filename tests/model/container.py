@@ -213,6 +213,8 @@ class FromContainer(Forwarding):
         if not sender.owns(p.src):
             # The host would answer elsewhere, unless it routes that there.
             self._meet(Situation.SPEAKS_FOR)
+            if p.size > net.mtu:  # nor is there a way back for one as long, and none comes
+                raise Withheld
             back = self._route(Flow(p.dst, p.src))
             if wrong or back.network is not net or not back.via or net.members.get(back.via) is not sender:
                 wrong.add("DROP_SPOOFED_ADDR")

@@ -165,6 +165,8 @@ class Programs:
         """The member's endpoint is removed and another one made with its addresses; connections are forgotten about."""
         net = member.network
         slot = list({id(m): m for m in net.members.values()}).index(id(member))
+        routers, index = self.maps["routers"], self.host.index[member.name]
+        routers.delete_many([key for key, value in routers.read_all() if value.ifindex == index])
         self._member(net, slot, member)
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             if published.member is member:
