@@ -298,7 +298,9 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	count = *(volatile __u32 *)&fragment->claimed;
 	bpf_loop(count < FRAGMENT_PIECES ? count : FRAGMENT_PIECES, piece_compare, &search, 0);
 	if (search.doubled || fragment->since != since) {
-		__sync_lock_test_and_set((__u32 *)&fragment->seen[search.own], 0);
+		/* The mask changes nothing: after the loop 6.1's verifier no longer knows the bound. */
+		__sync_lock_test_and_set(
+			(__u32 *)&fragment->seen[search.own & (FRAGMENT_PIECES - 1)], 0);
 		/* If nobody has taken the next one, the place is free again. */
 		__sync_val_compare_and_swap(&fragment->claimed, search.own + 1, search.own);
 		/* Or the row has been given to another datagram meanwhile. */
