@@ -121,8 +121,10 @@ class FromContainer(Forwarding):
     @staticmethod
     def _has_none_yet(p: Packet) -> bool:
         """DHCP (RFC 2131, 4.1), and reports of who listens to a group (RFC 3376, 4.2.13)."""
-        if not p.dst_mac[0] & 1 or p.fragment:
+        if not p.dst_mac[0] & 1:
             return False
+        if p.fragment and p.proto in (IGMP, UDP):
+            raise Withheld  # neither ever is, and neither says anything in pieces
         discovers = p.proto == UDP and p.ports == (68, 67) and p.dst == BROADCAST[:4]
         return discovers or (p.proto == IGMP and p.dst[0] >> 4 == 14)
 

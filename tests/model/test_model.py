@@ -51,9 +51,12 @@ PLAN = Plan(
         Lan(1, IPv4Interface("172.17.0.1/16"), IPv6Interface("fd00:1::1/64"), 1500, 3),
         Lan(2, IPv4Interface("172.18.0.1/16"), IPv6Interface("fd00:2::1/64"), 1400, 2),
     ],
-    legs=[Leg(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), 1500)],
+    legs=[
+        Leg(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), 1500),
+        Leg(IPv4Interface("198.51.100.129/25"), None, 1280, ethernet=False),
+    ],
     extra=[],
-    outs=[Out("0.0.0.0/0", 0), Out("::/0", 0)],
+    outs=[Out("0.0.0.0/0", 0), Out("::/0", 0), Out("203.0.113.64/26", 1)],
     ports=(20000, 20999),
 )
 
@@ -96,7 +99,7 @@ def fixed() -> Topology:
     one, a = members_of(PLAN.lans[0], icc=True, first=1)
     two, b = members_of(PLAN.lans[1], icc=False, first=11)
     networks = {1: one, 2: two}
-    uplink = hosts.uplink(0, PLAN.legs[0])
+    uplinks = [hosts.uplink(number, leg) for number, leg in enumerate(PLAN.legs)]
     ports = {}
     for proto in (TCP, UDP):
         ports[bytes(4), 8081, proto] = Published(a[1], a[1].addr4, 80)
@@ -107,8 +110,8 @@ def fixed() -> Topology:
     return Topology(
         networks=[one, two],
         members=[*a, *b],
-        uplinks=[uplink],
-        routing=plans.routing(PLAN, networks, [uplink]),
+        uplinks=uplinks,
+        routing=plans.routing(PLAN, networks, uplinks),
         ports=ports,
         links=links,
         nat_first=PLAN.ports[0],
@@ -136,7 +139,7 @@ class Both:
         self.topology = fixed()
         self.comparison = Comparison(programs.host, programs, self.topology)
         self.a1, self.a2, self.a3, self.b1, self.b2 = self.topology.members
-        self.uplink = self.topology.uplinks[0]
+        self.uplink, self.tunnel = self.topology.uplinks
 
     def agree(self, sent: Sent, reason: str) -> None:
         tally = Tally()
@@ -144,9 +147,15 @@ class Both:
         assert problem is None, "\n".join(problem)
         assert tally.reasons[f"{sent.hook} {reason}"], dict(tally.reasons)
 
-    def member(self, member: Member, packet: bytes, reason: str, to: bytes | None = None) -> None:
+    def member(
+        self, member: Member, packet: bytes, reason: str, to: bytes | None = None, gso: int = 0
+    ) -> None:
         frame = frame_of(to or member.network.mac, member.mac, packet)
-        self.agree(Sent("from_container", member, frame), reason)
+        self.agree(Sent("from_container", member, frame, gso=gso), reason)
+
+    def bare(self, packet: bytes, reason: str) -> None:
+        """From the uplink without Ethernet headers."""
+        self.agree(Sent("from_tunnel", self.tunnel, frame_of(bytes(6), bytes(6), packet)), reason)
 
     def outside(self, packet: bytes, reason: str) -> None:
         self.agree(
@@ -427,3 +436,67 @@ def test_a_link_local_source_reaches_the_host_but_no_published_port(both: Both) 
     """A port that is denied to the network's own prefix would be open to the same container's other address."""
     a1 = both.a1
     both.member(a1, packet((TCP, a1.linklocal, 7, a1.network.gateway6, 8081)), "TO_HOST")
+
+
+TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)
+BEYOND = raw("203.0.113.77")  # by the uplink without Ethernet headers
+
+
+def test_a_segment_has_the_headers_of_the_whole(both: Both) -> None:
+    """TCP options and those of IP count: 1448 bytes of data with timestamps fill a packet of 1500, 1449 do not."""
+    a1 = both.a1
+    for data, reason in ((1448, "TO_OUTSIDE"), (1449, "DROP_TOO_BIG")):
+        body = carried((TCP, a1.addr4, 20100, OUTSIDE, 80), ACK, bytes(2 * data), options=TIMESTAMPS)
+        both.member(a1, ip4(a1.addr4, OUTSIDE, TCP, body), reason, gso=data)
+        with_option = ip4(a1.addr4, OUTSIDE, TCP, body, options=b"\1" * 4)
+        both.member(a1, with_option, "TO_OUTSIDE" if data < 1448 else "DROP_TOO_BIG", gso=data)
+        body = carried((TCP, a1.addr6, 20100, OUTSIDE6, 80), ACK, bytes(2 * data), options=TIMESTAMPS)
+        both.member(a1, ip6(a1.addr6, OUTSIDE6, TCP, body), "DROP_TOO_BIG", gso=data)
+    body = carried((UDP, a1.addr4, 20100, OUTSIDE, 53), 0, bytes(2944))
+    both.member(a1, ip4(a1.addr4, OUTSIDE, UDP, body), "TO_OUTSIDE", gso=1472)
+    both.member(a1, ip4(a1.addr4, OUTSIDE, UDP, body), "DROP_TOO_BIG", gso=1473)
+
+
+def test_what_may_be_cut_is_cut_on_its_way_out(both: Both) -> None:
+    """The comparison looks at the pieces, and sends them too: a packet of 1500 by a way of 1280."""
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, BEYOND, 53), bytes(1472), word=0, ident=77)
+    both.member(a1, whole, "TO_OUTSIDE")
+    assert both.comparison.reference.met[Situation.CUT] == 1
+    both.member(a1, packet((UDP, a1.addr4, 20100, BEYOND, 53), bytes(1472)), "DROP_TOO_BIG")
+
+
+def test_one_port_of_a_containers_has_one_outside(both: Both) -> None:
+    """Whatever its range; and where another's has it, another, which stays (RFC 4787, REQ-1, 2 and 3a)."""
+    a1, a3 = both.a1, both.a3
+    for proto in (TCP, UDP):
+        for sport in (40000, 700, 20000):
+            for sender in (a1, a3):
+                for to in (OUTSIDE, raw("8.8.8.8"), raw("93.184.216.34")):
+                    both.member(sender, packet((proto, sender.addr4, sport, to, 53)), "TO_OUTSIDE")
+    assert both.comparison.reference.met[Situation.SAME_SOCKET] == 24
+
+
+def test_a_port_that_is_published_is_its_ports_outside_too(both: Both) -> None:
+    """a2 publishes its 80 at 8081: so it is known by it."""
+    a2 = both.a2
+    both.member(a2, packet((UDP, a2.addr4, 80, OUTSIDE, 9)), "TO_OUTSIDE")
+    both.outside(packet((UDP, OUTSIDE, 9, HOST, 8081)), "DELIVERED")
+    assert table_of(both) == (0, 2)
+
+
+def test_a_published_conversation_without_ethernet_headers(both: Both) -> None:
+    a2, host = both.a2, raw("198.51.100.129")
+    both.bare(packet((TCP, BEYOND, 9, host, 8081)), "DELIVERED")
+    both.member(a2, packet((TCP, a2.addr4, 80, BEYOND, 9), flags=SYN | ACK), "TO_OUTSIDE")
+    both.bare(packet((TCP, BEYOND, 9, host, 8081), flags=ACK), "DELIVERED")
+    both.bare(packet((TCP, BEYOND, 9, host, 22)), "NOT_OURS")
+
+
+def test_a_number_is_used_again_for_a_datagram_of_the_same_shape(both: Both) -> None:
+    """Its first fragment begins it anew, and the old one's end is not taken for its own."""
+    a1 = both.a1
+    whole = packet((UDP, a1.addr4, 20100, OUTSIDE, 53), bytes(56))
+    first, second, last = pieces(whole, (0, 16, True), (16, 40, True), (40, 64, False))
+    for piece in (first, second, first, second, last):
+        both.member(a1, piece, "TO_OUTSIDE")
