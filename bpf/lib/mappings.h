@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "lib/conntrack.h"
+#include "lib/ports.h"
 
 #define MAPPING_TIMEOUT (120 * SECOND) /* RFC 4787, REQ-5 */
 
@@ -184,14 +185,17 @@ __noinline int origin_port(const struct conn_sides *sides)
 	key.port = sides->key.sport;
 	key.proto = sides->key.proto;
 	origin = bpf_map_lookup_elem(&origins, &key);
-	if (!origin) {
-		if (addr_is_v4(&key.addr))
-			addr_set_v4(&key.addr, 0);
-		else
-			__builtin_memset(&key.addr, 0, sizeof(key.addr));
-		origin = bpf_map_lookup_elem(&origins, &key);
-	}
-	return origin ? origin->port : 0;
+	if (origin)
+		return origin->port;
+	if (addr_is_v4(&key.addr))
+		addr_set_v4(&key.addr, 0);
+	else
+		__builtin_memset(&key.addr, 0, sizeof(key.addr));
+	origin = bpf_map_lookup_elem(&origins, &key);
+	/* At this very address it can be another's. */
+	if (!origin || port_find_exact(&sides->other.dst, origin->port, sides->key.proto))
+		return 0;
+	return origin->port;
 }
 
 /* A connection lives, and its mapping with it. */

@@ -65,7 +65,6 @@ def test_a_last_fragment_that_is_too_big_arrives_whole(programs: Programs) -> No
         assert programs.run(A1, piece).reasons == {"TO_OUTSIDE": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the port at all addresses is taken, though there it is another's")
 def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(programs: Programs) -> None:
     """b1 publishes its 9000 as 8081 at every address, but at HOST 8081 is a2's: there nobody knows b1 by it."""
     ports, origins = programs.maps["ports"], programs.maps["origins"]

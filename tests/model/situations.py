@@ -50,7 +50,6 @@ class Situation(StrEnum):
 
 # Not met on purpose until the programs know it: why.
 WITHHELD: dict[Situation, str] = {
-    Situation.PUBLISHED_BY_TWO: "a port published at all addresses is taken where another is published",
     Situation.CUT_AGAIN: "its end is lost",
     Situation.HAIRPIN: "the reference does not know it yet",
     Situation.WAY_INSIDE: "it is sent there as to the outside",
