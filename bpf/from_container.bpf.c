@@ -38,10 +38,11 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct device *device,
 			 const struct network *net)
 {
+	struct scratch *room = scratch();
 	struct conn *conn;
 	int reason;
 
-	if (!p || !device || !net)
+	if (!p || !device || !net || !room)
 		return TC_ACT_SHOT;
 	if (!(net->flags & NETWORK_MASQUERADE) || p->fragment == FRAGMENT_LATER ||
 	    is_tcp_answer(p) || p->ttl <= 1 || !packet_has_ports(p) || !hairpin_leads(&p->tuple) ||
@@ -50,7 +51,8 @@ __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct d
 	reason = nat_open_outside(skb, p, device, &p->tuple.dst);
 	if (reason)
 		return drop(skb, reason);
-	conn = conn_opened(&p->tuple);
+	/* Its key, where it is one of a map's before Linux 6.4, too. */
+	conn = conn_opened(&room->sides.key);
 	return conn ? forward_out(skb, p, net, conn, BPF_FIB_LKUP_RET_NOT_FWDED)
 		    : drop(skb, DROP_CONN_TABLE);
 }
