@@ -179,18 +179,19 @@ def test_s19_a_message_with_a_source_of_its_own(hosts: Hosts, address: str, mode
 
 
 @pytest.mark.parametrize("proto", PROTOS[1:])
-@pytest.mark.parametrize("address", ["127.0.0.1", ANYIP, "::1", ANYIP6, "::ffff:127.0.0.1"])
 @host_case(
-    5, "A datagram of a socket with a device of its own reaches a published port", iptables=DEVICES_OF_KERNEL
+    5, "A datagram of a socket with a device of its own reaches a published port", iptables=SOURCES_OF_KERNEL
 )
-def test_s19_a_datagram_whose_device_an_option_says(
-    hosts: Hosts, address: str, proto: str, mode: str
-) -> None:
+def test_s19_a_datagram_whose_device_an_option_says(hosts: Hosts, proto: str, mode: str) -> None:
     """IP_UNICAST_IF, IPV6_UNICAST_IF."""
-    option = (socket.IPPROTO_IPV6, IPV6_UNICAST_IF) if ":" in address else (socket.IPPROTO_IP, IP_UNICAST_IF)
-    loopback = struct.pack("!I", 1)
-    found = exchange(hosts(mode), proto, address, prepare=lambda client: client.setsockopt(*option, loopback))
-    assert found[1:] == (address, 8081)
+
+    def prepare(client: socket.socket) -> None:
+        six = client.family == socket.AF_INET6
+        option = (socket.IPPROTO_IPV6, IPV6_UNICAST_IF) if six else (socket.IPPROTO_IP, IP_UNICAST_IF)
+        client.setsockopt(*option, struct.pack("!I", 1))
+
+    for address in ("::1", "127.0.0.1", ANYIP, ANYIP6, "::ffff:127.0.0.1"):
+        assert exchange(hosts(mode), proto, address, prepare=prepare)[1:] == (address, 8081)
 
 
 USER = """
@@ -261,11 +262,17 @@ def test_s19_an_address_that_moved_away(
 # ---- peers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", HOST, "::1", "::ffff:127.0.0.1"])
 @host_case(
-    19, "One socket that asks one container by two published ports, and directly, keeps the peers apart"
+    19,
+    "One socket that asks one container by two published ports, and directly, keeps the peers apart",
+    iptables=SOURCES_OF_KERNEL,
 )
-def test_s19_a_datagram_socket_with_several_published_peers(hosts: Hosts, address: str, mode: str) -> None:
+def test_s19_a_datagram_socket_with_several_published_peers(hosts: Hosts, mode: str) -> None:
+    for address in ("::1", "127.0.0.1", HOST, "::ffff:127.0.0.1"):
+        ask_by_several_ports(hosts, address, mode)
+
+
+def ask_by_several_ports(hosts: Hosts, address: str, mode: str) -> None:
     host = hosts(mode)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     host.ctl("port add udp 8082:80/udp")
@@ -330,9 +337,8 @@ def needs_mptcp() -> None:
 
 
 @pytest.mark.parametrize("server", ["mptcp", "tcp"])
-@pytest.mark.parametrize("address", ["127.0.0.1", HOST, "::1", HOST6, f"::ffff:{HOST}"])
-@host_case(19, "An MPTCP socket of the host reaches a published port", iptables="::1 is not answered")
-def test_s19_mptcp(hosts: Hosts, address: str, server: str, mode: str) -> None:
+@host_case(19, "An MPTCP socket of the host reaches a published port", iptables=SOURCES_OF_KERNEL)
+def test_s19_mptcp(hosts: Hosts, server: str, mode: str) -> None:
     """With a server that speaks it, and with one that does not."""
     needs_mptcp()
     host, port = hosts(mode), 8081
@@ -341,8 +347,9 @@ def test_s19_mptcp(hosts: Hosts, address: str, server: str, mode: str) -> None:
         serves(host, "tcp", HOST, 8083)
     if server == "mptcp":
         port = 8083
-    found = exchange(host, "tcp", address, port, kind=IPPROTO_MPTCP)
-    assert found == expected(host, address, address, port)
+    for address in (HOST, HOST6, "127.0.0.1", "::1", f"::ffff:{HOST}"):
+        found = exchange(host, "tcp", address, port, kind=IPPROTO_MPTCP)
+        assert found == expected(host, address, address, port)
 
 
 # ---- bind() ------------------------------------------------------------------------------------------------
