@@ -267,6 +267,9 @@ class FromContainer(Forwarding):
                 if published is not None
                 else passed("TO_HOST", frame)
             )
+        kept = self._kept(p, route, net.masquerade)
+        if kept:
+            return kept
         if route.kind in ("none", "stop"):
             return self._has_no_way(p, net.masquerade)
         if route.kind == "net" and route.network is net and route.via:

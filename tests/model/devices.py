@@ -92,6 +92,7 @@ class Plan:
     extra: list[IPv4Address | IPv6Address]
     outs: list[Out] = field(default_factory=list)
     stops: list[tuple[str, str]] = field(default_factory=list)  # prefix, type
+    encapsulated: str = ""  # a prefix
     behind: list[tuple[str, int]] = field(
         default_factory=list
     )  # prefix, lan: its first member is the next hop
@@ -187,6 +188,9 @@ class Host:
         lines += [f"-6 addr add {one} nodad dev lo" for one in plan.extra if one.version == 6]
         lines += [f"{family(prefix)} route add local {prefix} dev lo" for prefix in plan.anyip]
         lines += [f"{family(prefix)} route add {kind} {prefix}" for prefix, kind in plan.stops]
+        if plan.encapsulated:
+            end = plan.legs[0].v4.ip + 1
+            lines.append(f"-4 route add {plan.encapsulated} encap ip id 5 dst {end} dev up0")
         for prefix, number in plan.behind:
             lan = next(one for one in plan.lans if one.number == number)
             hop = (lan.subnet6 if ":" in prefix else lan.subnet4).ip + 1

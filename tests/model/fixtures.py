@@ -17,11 +17,15 @@ from typing import Any
 
 from datapath.kernel._libbpf import ffi, lib
 
+from datapath.dataplane.convert import to_abi
+from datapath.dataplane.host_entries import xfrm_entries
 from datapath.dataplane.layout import MAPS
 from datapath.kernel import abi, bpf_maps, libbpf
+from datapath.model.host import XfrmPolicies, XfrmPolicy
 from tests import bpf
 from tests.bpf.fixtures import private_bpffs
 from tests.model.devices import Host, uplink_mac
+from tests.model.plans import PROTECTED
 from tests.model.topology import Member, Network, Published, Topology
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback")
@@ -145,6 +149,7 @@ class Programs:
                 addr4=address(uplink.addr4),
                 addr6=address(uplink.addr6),
             )
+        self._policies(topology)
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             self._port(number, where, published)
         self._origins(topology, topology.members)
@@ -160,6 +165,29 @@ class Programs:
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)
             self.maps["links"][key] = abi.link(numbers[client], numbers[server])
+
+    def _policies(self, topology: Topology) -> None:
+        first, last = topology.nat_first, topology.nat_last
+        flags = int(abi.HostFlag.HOST_XFRM_OUT) if topology.protected else 0
+        self.maps["host"][0] = abi.host(flags=flags, nat_port_first=first, nat_port_last=last)
+        prefixes = [ip_network(prefix) for prefix in PROTECTED] if topology.protected else []
+        found = tuple(
+            XfrmPolicy(
+                "out",
+                ip_network("0.0.0.0/0" if one.version == 4 else "::/0"),
+                one,
+                proto=0,
+                sport=(0, 0),
+                dport=(0, 0),
+                ifindex=0,
+                priority=0,
+                narrowed=False,
+                action="protect",
+            )
+            for one in prefixes
+        )
+        rows = xfrm_entries(XfrmPolicies(found, frozenset()))
+        self.maps["xfrm_policies"].update_many({to_abi(key): to_abi(value) for key, value in rows.items()})
 
     def replace(self, topology: Topology, member: Member) -> None:
         """The member's endpoint is removed and another one made with its addresses; connections are forgotten about."""

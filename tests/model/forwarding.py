@@ -132,6 +132,9 @@ class Forwarding:
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
                 return either("DROP_ISOLATED", "DROP_NO_ENDPOINT", "DROP_TTL", "DROP_TOO_BIG")
+            kept = self._kept(p, route, out != p.key)
+            if kept:
+                return kept
             if route.uplink is None:
                 return self._has_no_way(p, out != p.key)
             if p.ttl <= 1:
@@ -151,6 +154,24 @@ class Forwarding:
         if receiver:
             return passed("DELIVERED", self._delivered(p, receiver, out))
         return passed("TO_OUTSIDE", translated(p, out))
+
+    def _kept(self, p: Packet, route: Route, translates: bool) -> Expected | None:
+        """What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
+        encapsulated = route.kind == "encap"
+        if not encapsulated and not (route.uplink and self.topology.protects(p.dst)):
+            return None
+        self._meet(Situation.ENCAPSULATED if encapsulated else Situation.PROTECTED)
+        if not translates:
+            raise Withheld  # it is left to the stack
+        reasons = [
+            "DROP_ENCAP" if encapsulated else "DROP_XFRM",
+            "DROP_NO_CONN",
+            "DROP_PROTOCOL",
+            "DROP_FRAGMENT",
+        ]
+        if p.ttl <= 1 or p.size > 1000:
+            return either(*reasons, "DROP_TTL", "DROP_TOO_BIG")
+        return dropped(p.frame, *reasons)
 
     def _has_no_way(self, p: Packet, translates: bool) -> Expected:
         """The host's stack says so. What would be translated must not leave as it is, whatever the host does."""
@@ -186,6 +207,8 @@ class Forwarding:
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
             uplink = route.uplink
+            if route.kind == "encap" or self.topology.protects(other[1]):
+                raise Withheld
             if uplink is None:
                 return None
             if p.ttl <= 1:

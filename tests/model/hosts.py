@@ -10,7 +10,8 @@ from ipaddress import IPv4Address, IPv6Address
 from datapath.model.endpoints import linklocal_of
 from tests.model.devices import Leg, Plan, uplink_mac
 from tests.model.packet import TCP, UDP
-from tests.model.plans import own_addresses, routing
+from tests.model.plans import PROTECTED, own_addresses, routing
+from tests.model.routes import route
 from tests.model.topology import Member, Network, Published, Topology, Uplink
 
 OUT4 = [
@@ -23,11 +24,20 @@ OUT4 = [
         "93.184.216.34",
         "240.0.0.9",
         "8.0.7.7",
+        "198.19.7.7",
+        "198.19.8.8",
     )
 ]
 OUT6 = [
     IPv6Address(a).packed
-    for a in ("2001:db8:9::5", "2001:db8:9::77", "2606:4700::1111", "2a00:1450::8a", "2001:db8:86dd::5")
+    for a in (
+        "2001:db8:9::5",
+        "2001:db8:9::77",
+        "2606:4700::1111",
+        "2a00:1450::8a",
+        "2001:db8:86dd::5",
+        "2001:db8:7::7",
+    )
 ]
 
 
@@ -99,6 +109,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         nat_last=host.ports[1],
         sockets=frozenset(host.sockets),
         linklocals=linklocals(host, uplinks),
+        protected=[route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else [],
     )
 
 

@@ -221,12 +221,8 @@ class Ports:
             self.by_internal[mapping.internal].remove(mapping)
             mapping = None
         if mapping is None:
-            mine = self.by_internal.setdefault(internal, [])
-            for old in [one for one in mine if not self._firm(one)]:
-                mine.remove(old)
-                del self.by_external[old.external]
             mapping = self.by_external[external] = Mapping(internal, external, shared=taken)
-            mine.append(mapping)
+            self.by_internal.setdefault(internal, []).append(mapping)
         mapping.connections.append(self._remember(opening, port))
 
     # ---- published ports -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ STOPS = [
     ("198.18.2.0/24", "prohibit"),
     ("100::/64", "blackhole"),
 ]
+ENCAPSULATED, PROTECTED = "198.19.8.0/24", ["198.19.7.0/24", "2001:db8:7::/48"]
 ANYIP = ["10.79.0.0/24", "fd79::/64"]
 
 
@@ -29,6 +30,7 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
         extra=[IPv4Address("198.51.100.1"), IPv6Address("2001:db8:ee::1")],
         outs=[Out("0.0.0.0/0", 0)],
         stops=STOPS,
+        encapsulated=ENCAPSULATED,
         ports=(first, first + rng.choice((31, 255, 2000, 14000))),
         sockets=[(first + at, proto) for at in (7, 9, 20) for proto in (TCP, UDP) if rng.random() < 0.5],
     )
@@ -138,6 +140,8 @@ def routing(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> 
         for one in leg.addresses:
             main.append(route(str(one.network), "out", uplink=uplink, source=one.ip.packed))
     main += [route(prefix, "stop") for prefix, _ in host.stops]
+    if host.encapsulated:
+        main.append(route(host.encapsulated, "encap"))
     for lan in host.lans:
         for subnet in (lan.subnet4, lan.subnet6):
             main.append(route(str(subnet.network), "net", network=networks[lan.number]))

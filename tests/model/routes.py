@@ -43,7 +43,7 @@ class Route:
     prefix: int  # the bits of `length` alone
     length: int
     size: int  # of an address of the family, bytes
-    kind: str  # out, net, stop, local, none
+    kind: str  # out, net, stop, encap, local, none
     uplink: Uplink | None = None
     network: Network | None = None
     via: bytes = b""  # the next hop, if it is a member of the network

@@ -38,6 +38,8 @@ class Situation(StrEnum):
     ERROR_WIDTH = "an ICMP error that is too big for a network of containers"
     ANYIP = "to an address of a prefix that is the host's as a whole"
     CLASS_E = "from or to class E"
+    ENCAPSULATED = "translated, by a route that encapsulates"
+    PROTECTED = "translated, to where an IPsec policy protects"
     HAIRPIN = "to another container's external port"
     SPEAKS_FOR = "a member that forwards, from another's address"
     BY_ROUTER = "by the MAC of a member that forwards"
@@ -52,6 +54,8 @@ class Situation(StrEnum):
 WITHHELD: dict[Situation, str] = {
     Situation.CUT_AGAIN: "its end is lost",
     Situation.HAIRPIN: "the reference does not know it yet",
+    Situation.ENCAPSULATED: "an answer that is refused confirms its connection all the same",
+    Situation.PROTECTED: "what is refused takes a port all the same",
     Situation.WAY_INSIDE: "it is sent there as to the outside",
     Situation.LINK_LOCAL: "it is left to the host",
     Situation.ERROR_WIDTH: "it is delivered as it is",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.model.addresses import ZERO4
-from tests.model.routes import Routing
+from tests.model.routes import Route, Routing, within
 
 
 @dataclass(eq=False)
@@ -97,12 +97,18 @@ class Topology:
     nat_first: int
     nat_last: int
     linklocals: dict[bytes, str] = field(default_factory=dict)  # of the host's devices
+    protected: list[Route] = field(
+        default_factory=list
+    )  # prefixes that IPsec policies for leaving packets name
     sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
 
     def __post_init__(self) -> None:
         self.reserved = {(port, proto) for _, port, proto in self.ports}
         self.host = self.routing.host
         self.broadcasts = self.routing.broadcasts
+
+    def protects(self, address: bytes) -> bool:
+        return any(within(address, one.prefix, one.length, one.size) for one in self.protected)
 
     def published(self, address: bytes, port: int, proto: int) -> Published | None:
         """What answers at one of the host's addresses."""
