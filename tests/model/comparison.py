@@ -197,7 +197,7 @@ class Comparison:
         on with, as if it had arrived, and the others do."""
         assert whole.cut
         p, mtu = whole.cut
-        if verdict == SHOT:
+        if verdict == SHOT and out == p.frame:
             whole.again = tuple(came)
             return whole, check_cut(p, came)
         if num(out[16:18]) > mtu:
