@@ -190,7 +190,7 @@ class Ports:
             return f"port {port} must not be chosen, but of {choice}"
         if self._free(port, internal) is not False:
             return ""
-        # Where none is left one is shared towards different destinations, as the kernel always does it (decision 31).
+        # Where none is left one is shared towards different destinations, as the kernel always does it (decision 26).
         owner = self.by_external.get((internal[4], port, internal[3]))
         if owner is None or self._left(opening, choice, internal):
             return f"port {port} is not free"

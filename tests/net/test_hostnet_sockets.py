@@ -124,7 +124,7 @@ def test_s19_a_socket_that_is_bound_to_an_address(hosts: Hosts, address: str, pr
         assert found == expected(host, source, address)
 
 
-# By an IPv4 address of another device than loopback only what is connected: decision 36.
+# By an IPv4 address of another device than loopback only what is connected: decision 30.
 DEVICES = [
     *(("lo", proto, address) for proto in PROTOS for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1")),
     *(("eth0", proto, address) for proto in PROTOS[:2] for address in (HOST, SECOND, f"::ffff:{HOST}")),
