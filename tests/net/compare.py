@@ -51,9 +51,18 @@ def options(mode: str) -> str:
     return f"-o {MODE}={mode}"
 
 
-def config(mode: str, **more: Any) -> dict[str, Any]:
-    """A daemon.json with which all networks, the default one among them, are of that mode."""
-    return {"default-network-opts": {"bridge": {MODE: mode}}, **more}
+class Config(dict[str, Any]):
+    """A daemon.json; a Host with it puts containers that name no network on one of that mode."""
+
+    mode = EBPF
+
+
+def config(mode: str, **more: Any) -> Config:
+    """A daemon.json with which networks are of that mode. The network `bridge` cannot be, as with Docker
+    default-network-opts are not for it: in its place a Host takes one of the name `plain`."""
+    made = Config({"default-network-opts": {"bridge": {MODE: mode}}, **more})
+    made.mode = mode
+    return made
 
 
 # ---- the table ---------------------------------------------------------------------------------------------

@@ -118,6 +118,8 @@ class Host(Namespace):
         subprocess.run(["mount", "-t", "bpf", "bpf", str(self.bpffs)], check=True)
         self.config = folder / "daemon.json"
         self.configure(config or {})
+        self._mode = getattr(config, "mode", "ebpf")  # of the network of containers that name none
+        self._has_plain = False
         super().__init__(
             {
                 "PATH": os.environ["PATH"],
@@ -169,7 +171,13 @@ class Host(Namespace):
 
     def run(self, name: str, options: Words = "", command: Words = "sleep 3600") -> str:
         """Start a container in the background; its id."""
-        return self.ctl(["run", "-d", "--name", name, *words(options), *words(command)])
+        chosen = words(options)
+        if self._mode != "ebpf" and not any(word.startswith(("--network", "--net")) for word in chosen):
+            if not self._has_plain:
+                self.ctl("network create --ipv6 --subnet 172.31.0.0/16 --subnet fd31::/64 plain")
+                self._has_plain = True
+            chosen = ["--network", "plain", *chosen]
+        return self.ctl(["run", "-d", "--name", name, *chosen, *words(command)])
 
     def inspect(self, name: str) -> Any:
         return json.loads(self.ctl(["inspect", name]))[0]
@@ -177,9 +185,14 @@ class Host(Namespace):
     def network(self, name: str) -> Any:
         return json.loads(self.ctl(["network", "inspect", name]))[0]
 
-    def address(self, name: str, network: str = "bridge") -> str:
-        """A container's IPv4 address on a network."""
-        return str(self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
+    def address(self, name: str, network: str | None = None) -> str:
+        """A container's IPv4 address on a network; on which `run` has put it, if it was told of none."""
+        return str(self.inspect(name)["NetworkSettings"]["Networks"][network or self.usual]["IPAddress"])
+
+    @property
+    def usual(self) -> str:
+        """The network of containers that name none."""
+        return "bridge" if self._mode == "ebpf" else "plain"
 
     def process(self, name: str) -> int:
         """The id of a container's main process, straight from the state database: it takes a millisecond."""

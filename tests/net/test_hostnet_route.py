@@ -229,7 +229,7 @@ def test_a_multipath_route_is_taken_as_ip_route_get_says(second: Second, mode: s
     host.sh(f"ip route replace default nexthop via {OUTSIDE} dev eth0 nexthop via {OTHER_SIDE} dev up1")
     for place in (host.outside, other):
         serve(place, echo_server("tcp", 9000))
-    gateway = host.network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    gateway = host.network(host.usual)["IPAM"]["Config"][0]["Gateway"]
     device = re.search(
         r"dev (\S+)", host.sh(f"ip -o route show table local {gateway}").replace("local", "", 1)
     )
