@@ -57,7 +57,6 @@ WITHHELD: dict[Situation, str] = {
     Situation.ENCAPSULATED: "an answer that is refused confirms its connection all the same",
     Situation.PROTECTED: "what is refused takes a port all the same",
     Situation.WAY_INSIDE: "it is sent there as to the outside",
-    Situation.LINK_LOCAL: "it is left to the host",
     Situation.ERROR_WIDTH: "it is delivered as it is",
     Situation.CUT_INTO: "it is delivered as it is",
     Situation.CUT_OPTIONS: "the sender is told, as if it must not be cut",
