@@ -170,7 +170,7 @@ class Ports:
         if any(where in (source, bytes(len(source))) for where in published):
             return False
         owner = self.by_external.get((source, port, proto))
-        if owner and owner.internal != internal:
+        if owner and (owner.internal != internal or owner.shared):
             return False if self._firm(owner) else None
         return None if published else True
 
