@@ -145,9 +145,12 @@ class Ports:
             for (where, number, kind), published in self.topology.ports.items()
             if kind == proto
             and published.member is sender
-            and (published.addr, published.port) == (address, port)
+            and published.port == port
             and where in (source, bytes(len(source)))
         }
+        if found and not sender.owns(address):  # that of who is behind it is another's
+            self.meet(Situation.PUBLISHED_BEHIND)
+            return set()
         # Published at all addresses, but at this one by another.
         others = {number for number in found if self._answers(source, number, proto) is not sender}
         if others:

@@ -33,6 +33,7 @@ class Situation(StrEnum):
     LOW_PORT = "masqueraded from a port below 1024"
     PUBLISHED_SOURCE = "masqueraded from a port that the container publishes"
     PUBLISHED_BY_TWO = "and that another publishes at the very address"
+    PUBLISHED_BEHIND = "and that the member publishes through which it comes, for a port of its own"
     PORT_SHARED = "a port is shared, as none is left"
     NO_PORT = "refused, as no port is free"
     ERROR_WIDTH = "an ICMP error that is too big for a network of containers"
@@ -53,6 +54,7 @@ class Situation(StrEnum):
 # Not met on purpose until the programs know it: why.
 WITHHELD: dict[Situation, str] = {
     Situation.CUT_AGAIN: "its end is lost",
+    Situation.PUBLISHED_BEHIND: "it is taken for the member's own",
     Situation.HAIRPIN: "the reference does not know it yet",
     Situation.ENCAPSULATED: "an answer that is refused confirms its connection all the same",
     Situation.PROTECTED: "what is refused takes a port all the same",
