@@ -135,9 +135,10 @@ class Datagrams:
         """The later fragment's; it begins one that waits for its first one."""
         found = self.find(p, sender)
         if found is None:
+            if len(p.frame) > KEPT:
+                return Datagram(self.name(p, sender), -1)
             found = self._begin(p, sender)
-            if len(p.frame) <= KEPT:
-                self._known[found.name] = found
+            self._known[found.name] = found
         return found
 
     def of_first(self, p: Packet, sender: int) -> tuple[Datagram, tuple[bytes, ...]]:
