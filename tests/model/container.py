@@ -218,6 +218,11 @@ class FromContainer(Forwarding):
             if p.size > net.mtu:  # nor is there a way back for one as long, and none comes
                 raise Withheld
             back = self._route(Flow(p.dst, p.src))
+            # Whether the kernel's own look back minds ports depends on its rules; where that matters nothing is said.
+            sport, dport = p.ports or (0, 0)
+            key = (p.proto, p.dst, dport, p.src, sport)
+            if any(self._route(flow) is not back for flow in (Flow.of(key), Flow.of(key, p.tos))):
+                raise Withheld
             if wrong or back.network is not net or not back.via or net.members.get(back.via) is not sender:
                 wrong.add("DROP_SPOOFED_ADDR")
         if wrong:

@@ -273,12 +273,11 @@ class Forwarding:
         expected: Expected | None = None
         with contextlib.suppress(Withheld):
             expected = act()
-        if expected is None:
+        if undo and (expected is None or expected.cut):
+            undo()  # it has not been here, as nobody says what becomes of it, or its pieces will be
+        elif expected is None:
             datagram.undefined = True
             self.datagrams.keep(datagram)
-        elif expected.cut:  # it has not been here: its pieces will be
-            assert undo
-            undo()
         else:
             expected.again = again
         return expected
