@@ -177,6 +177,7 @@ __noinline int origin_port(const struct conn_sides *sides)
 {
 	struct origin_key key = {};
 	struct origin *origin;
+	struct port *other;
 
 	if (!sides)
 		return 0;
@@ -192,10 +193,11 @@ __noinline int origin_port(const struct conn_sides *sides)
 	else
 		__builtin_memset(&key.addr, 0, sizeof(key.addr));
 	origin = bpf_map_lookup_elem(&origins, &key);
-	/* At this very address it can be another's. */
-	if (!origin || port_find_exact(&sides->other.dst, origin->port, sides->key.proto))
+	if (!origin)
 		return 0;
-	return origin->port;
+	/* At this very address it can be another's. */
+	other = port_find_exact(&sides->other.dst, origin->port, sides->key.proto);
+	return other && other->endpoint != sides->client_endpoint ? 0 : origin->port;
 }
 
 /* A connection lives, and its mapping with it. */

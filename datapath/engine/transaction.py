@@ -35,8 +35,9 @@ def now() -> str:
 
 
 def devices_of(state: State) -> set[str]:
-    """The names of the devices that networks have on the host."""
-    return {network.device for network in state.networks.values() if network.device}
+    """The names of the devices that networks and endpoints have on the host: a driver may have routes over them."""
+    networks = {network.device for network in state.networks.values() if network.device}
+    return networks | {endpoint.host_ifname for endpoint in state.endpoints.values()}
 
 
 class Owner:

@@ -390,7 +390,7 @@ def test_a_flood_of_macs_teaches_nobody_anything(topology: Topology) -> None:
 
 
 def test_addresses_that_are_on_no_wire_are_refused(topology: Topology) -> None:
-    targets = ("127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "240.0.0.1", "255.255.255.254", "224.0.0.1")
+    targets = ("127.0.0.1", "127.1.2.3", "0.0.0.0", "255.255.255.255", "224.0.0.1")
     frames = [
         eth(topology, pk.ETH_IPV4, ip(topology, dst=target), topology.gateway_mac)
         for target in (*targets, "255.255.255.255", "10.31.0.255")

@@ -468,6 +468,7 @@ def test_s28_an_uplink_that_cannot_be_served_is_named(
     assert NAME not in host.try_ctl("run --rm true").stderr, "once is enough"
     done = host.try_ctl("doctor")
     assert done.returncode == 20 and f"uplink {NAME}" in done.stdout and why in done.stdout
+    assert '"unserved"' in host.try_ctl("doctor --json").stdout
     assert host.try_ctl("reconcile").returncode == 20
     assert "from_" not in programs_at(host, NAME)
     host.sh(f"ip link del {NAME}")

@@ -443,7 +443,7 @@ def test_s28_what_only_the_packet_programs_can_is_refused(make_host: Maker, mode
     quiet = filter_of(host)
     assert rules in host.refused("port add web 80:80,deny=192.0.2.2")
     assert rules in host.refused("port set web 81:81 deny=192.0.2.2")
-    host.ctl(["port", "set", "web", "81:81", ""])
+    host.ctl("port set web 81:81")
     host.run("app", "--network Z -p 82:82,allow=192.0.2.2")
     assert rules in host.refused("network connect --gw-priority 1 a app")
     host.ctl("network connect a app")
