@@ -160,7 +160,7 @@ test-model: build
 
 # Writes the table of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds.
 compare-host: build
-	COMPARE_HOST=docs/compatibility.md $(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net
+	COMPARE_HOST=docs/compatibility.md TEST_PATIENCE=8 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net
 
 # Until a disagreement, or the bound, on all processors unless JOBS says less; it names its seed.
 SECONDS ?= 0
