@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,21 +11,18 @@ import pytest
 pytest.register_assert_rewrite("tests.bpf.fixtures")
 
 from datapath.kernel import netns  # noqa: E402
-from tests.bpf.fixtures import Programs, Topology  # noqa: E402
+from tests.bpf.fixtures import Programs, Topology, booted_for  # noqa: E402
 
 MakePrograms = Callable[..., Programs]
 COMMON = ("from_container", "from_uplink", "conn_gc")
-_UPTIME = 62  # seconds: more than any test goes back
+_UPTIME = 62  # seconds: as far as tests go back into the time before them, but for those that wait themselves
 
 
 @pytest.fixture(scope="session")
 def topology() -> Iterator[Topology]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    # Tests write into maps that something was seen a minute ago. The programs' clock begins with the machine, and in
-    # one of the lab's that has just booted there was no such time yet.
-    while time.monotonic() < _UPTIME:
-        time.sleep(0.1)
+    booted_for(_UPTIME)
     made = Topology()
     yield made
     made.close()

@@ -88,6 +88,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     assert condition()
 
 
+def booted_for(seconds: float) -> None:
+    """Waits until the machine has been up for longer than that: its boot is time 0 of the programs' clock, before which
+    nothing can have been seen. Only in one of the lab's, which has just booted, is there anything to wait for."""
+    while time.monotonic() <= seconds:
+        time.sleep(0.1)
+
+
 class Net(NamedTuple):
     number: int
     device: str

@@ -23,6 +23,7 @@ from tests.bpf.fixtures import (
     REDIRECT,
     Programs,
     Reason,
+    booted_for,
     outside_sends,
     wait_until,
 )
@@ -549,6 +550,7 @@ def age(programs: Programs, name: str, seconds: int) -> None:
 
 def age_mappings(programs: Programs) -> None:
     """As if no connection had used them for the time that they live."""
+    booted_for(121)
     externals = programs.maps["externals"]
     externals.update_many({key: row._replace(seen=1) for key, row in externals.read_all()})
 

@@ -39,6 +39,7 @@ from tests.bpf.fixtures import (
     Member,
     Programs,
     Reason,
+    booted_for,
     outside_sends,
     wait_until,
 )
@@ -215,7 +216,8 @@ def test_a_socket_of_the_host_keeps_its_port(programs: Programs, own: int) -> No
 
 
 def age_mappings(programs: Programs, seconds: int) -> None:
-    """As if they had last been used so long before. (Not before the machine's boot, which is time 0.)"""
+    """As if they had last been used so long before."""
+    booted_for(seconds)
     externals = programs.maps["externals"]
     externals.update_many(
         {key: row._replace(seen=max(1, row.seen - seconds * 10**9)) for key, row in externals.read_all()}
@@ -243,7 +245,8 @@ def test_a_mapping_that_is_over_makes_room(programs: Programs) -> None:
     first = seen(programs, A1, p.udp(SPORT, 53))
     forget_conns(programs)
     externals = programs.maps["externals"]
-    over = max(1, time.monotonic_ns() - 121 * 10**9)
+    booted_for(121)
+    over = time.monotonic_ns() - 121 * 10**9
     if time.monotonic_ns() - over < 120 * 10**9:
         pytest.skip("the machine was started less than two minutes ago")
     externals.update_many({key: row._replace(seen=over) for key, row in externals.read_all()})
