@@ -85,7 +85,9 @@ def following(host: Host, how: str) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("how", ["agent", "reconcile"])
 @host_case(
-    4, "An address with a published port moves to another machine: a container's flow to it goes there"
+    4,
+    "An address with a published port moves to another machine: a container's flow to it goes there",
+    iptables="conntrack goes on translating the flow that it knows",
 )
 def test_an_address_that_moved_away_is_reached_where_it_is(make_host: MakeHost, mode: str, how: str) -> None:
     host = make_host(config=config(mode))
@@ -123,7 +125,11 @@ def test_a_published_flow_to_an_address_that_is_lost_ends(host: Host, proto: str
 
 
 @pytest.mark.parametrize("how", ["agent", "nothing"])
-@host_case(4, "The host's address is renewed: 10,000 masqueraded UDP flows go on with the new one")
+@host_case(
+    4,
+    "The host's address is renewed: 10,000 masqueraded UDP flows go on with the new one",
+    iptables="MASQUERADE takes the device's first address, whatever the route says",
+)
 def test_flows_go_on_with_the_new_address_of_the_host(make_host: MakeHost, mode: str, how: str) -> None:
     """With the next packet, whether there is an agent or not; TCP by way of another address loses nothing."""
     host = make_host(config=config(mode))

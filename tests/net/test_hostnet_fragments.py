@@ -45,7 +45,6 @@ def succeeds(host: Host, command: list[str]) -> bool:
 @host_case(
     14,
     "After a loss the next datagram with the same identification arrives whole, at its own container",
-    iptables="its first fragment is taken for the earlier one's double",
 )
 def test_an_identification_is_used_again_after_a_loss(make_host: MakeHost, mode: str) -> None:
     host = make_host(config=config(mode))
