@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 # Those that say where things are in the tree.
 GUIDES = ("CONTRIBUTING.md", "docs/architecture.md")
 CODE = re.compile(r"`([^`]+)`")
-LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 # A page that is about one part of the tree names its files from there.
 PLACES = [ROOT, ROOT / "datapath", ROOT / "bpf"]
@@ -43,6 +43,12 @@ def exists(path: str) -> bool:
     return path in FILES or (ROOT / path).exists()
 
 
+def anchors(text: str) -> set[str]:
+    """Of a page's headings, as they are made from their words."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", GUIDES)
 def test_every_path_that_a_guide_names_exists(page: str) -> None:
     found = paths((ROOT / page).read_text())
@@ -51,9 +57,16 @@ def test_every_path_that_a_guide_names_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_every_link_leads_to_a_file_and_a_heading_there(page: Path) -> None:
     links = LINK.findall(BLOCK.sub("", page.read_text()))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link, _ in links if not (page.parent / link).exists()] == []
+    there = [(page.parent / link if link else page, anchor) for link, anchor in links if anchor]
+    assert [(path.name, anchor) for path, anchor in there if anchor not in anchors(path.read_text())] == []
+
+
+def test_the_readme_is_short() -> None:
+    """What is longer has a page of its own."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_the_librarys_page_names_every_public_call() -> None:
