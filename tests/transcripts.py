@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transcripts in the documents: each console block is typed again in a pretend host, and what comes is compared.
 
-`python -m tests.transcripts docs/tour.md` types a page's commands and says what differs; `--record` writes what came into
-the page. A page's host is the one that the first block of docs/tour.md makes, and its `<!-- before: COMMAND -->` lines are
-typed first. What no two runs have in common is masked (`masked`). A block says by a word after `console` what of its output
-counts: `numbers`, everything but the numbers and the order of lines; `first`, the first line alone.
+`python -m tests.transcripts docs/tour.md` types a page's commands and says what differs; `--record` writes what came
+into the page. A page's host is the one that the first block of docs/tour.md makes, and its `<!-- before: COMMAND -->`
+lines are typed first. What no two runs have in common is masked (`masked`). A block says by a word after `console` what
+of its output counts: `numbers`, everything but the numbers and the order of lines; `first`, the first line alone.
 """
 
 from __future__ import annotations
