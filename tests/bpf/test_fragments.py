@@ -537,7 +537,9 @@ def test_who_floods_numbers_forgets_its_own(programs: Programs, begins: str) -> 
     waits(programs, waiting, p.cut(waiting.frame, *ENDS)[1])
     waits(programs, waiting, p.cut(waiting.frame, *ENDS)[2])
     frame = A1.sends(OUTSIDE, p.udp(SPORT, 53, DATA))
-    for ident in range(300):  # Several times its share, and done well within the 30 s that the others' are kept.
+    for ident in range(
+        300
+    ):  # Several times its share, and done well within the 30 s that the others' are kept.
         for at in (0,) if begins == "first" else (24, 32, 40):
             programs.run(A1, p.piece(frame, at, at + (24 if not at else 8), True, ident=ident))
     programs.counted()
