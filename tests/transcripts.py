@@ -125,7 +125,7 @@ class Shell:
         assert self._shell.stdin and self._shell.stdout
         self._shell.stdin.write(f"{self._here(command)}\necho; echo '{_END}'\n")
         self._shell.stdin.flush()
-        lines = []
+        lines = list[str]()
         for line in self._shell.stdout:
             if line == f"{_END}\n":
                 return "".join(lines).removesuffix("\n").replace(self._folder.name, PLAY)
