@@ -147,16 +147,16 @@ def _mount(source: str, target: str, kind: str, flags: int, data: str, step: Ste
 
 
 def _mount_over(fd: int, target: str, create: bool, step: Step) -> None:
-    """Mounts the file over the target. It is only made in a root of the container's own, never in the host's."""
+    """Mounts the file over the target. It is only made in a root of the container's own, never in the host's: where
+    that has none (/etc/hostname is missing on many), the container has none either."""
     step[:] = "mount over", target
     place = os.path.realpath(target)
     if not os.path.exists(place):
-        if not create and target == "/etc/hostname":  # many hosts have none, and programs ask the kernel
+        if not create:
             os.close(fd)
             return
-        if create:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
     syscalls.move_mount(fd, place)
     os.close(fd)
 

@@ -87,8 +87,20 @@ def exited_command(command: Sequence[str], container: Container) -> tuple[str, .
     return (*command, container.id) if command else ()
 
 
+def _warn_of_missing_files(tx: Transaction, container: Container) -> None:
+    """What was asked for is in files that have to be mounted over the host's own, which need not be there."""
+    asked = {
+        "/etc/resolv.conf": container.dns or container.dns_search or container.dns_options,
+        "/etc/hosts": container.extra_hosts or container.links,
+    }
+    for place, wanted in asked.items():
+        if wanted and not container.rootfs and not Path(place).exists():
+            tx.warn(f"this host has no {place} that the container's could be mounted over: it has none either")
+
+
 def _spec(tx: Transaction, container: Container, request: RunRequest, command: Sequence[str]) -> spawn.Spec:
     folder = files.folder(tx.settings, container)
+    _warn_of_missing_files(tx, container)
     host = container.network_mode == "host"
     if container.shares:
         other = tx.state.containers[container.network_mode.removeprefix("container:")]

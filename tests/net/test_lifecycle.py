@@ -230,6 +230,30 @@ def test_s1_the_hosts_own_files_are_untouched(prepared: Host) -> None:
     assert not os.path.ismount("/mnt")
 
 
+def test_s1_a_host_without_these_files_runs_containers_all_the_same(prepared: Host, tmp_path: Path) -> None:
+    """Nothing is made on the host for them to be mounted over; what was asked for in vain is said."""
+    etc = tmp_path / "etc"
+    bare = (
+        f"cp -a /etc {etc}; rm {etc}/hosts {etc}/resolv.conf; ln -s ../run/none/resolv.conf {etc}/resolv.conf; "
+        f"mount --bind {etc} /etc; {DATAPATHCTL} run --rm %s sh -c 'cat /etc/hosts; hostname; ip -br address'"
+    )
+    done = prepared.try_(["unshare", "--mount", "sh", "-c", bare % "--hostname box"])
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "box"
+    assert "eth0" in done.stdout
+    assert done.stderr == "cat: /etc/hosts: No such file or directory\n"
+    shutil.rmtree(etc)
+    done = prepared.try_(["unshare", "--mount", "sh", "-c", bare % "--dns 192.0.2.53 --add-host db:10.9.9.9"])
+    assert done.returncode == 0
+    missing = "that the container's could be mounted over: it has none either"
+    assert done.stderr.splitlines()[:2] == [
+        f"WARNING: this host has no /etc/resolv.conf {missing}",
+        f"WARNING: this host has no /etc/hosts {missing}",
+    ]
+    assert not (etc / "hosts").exists()
+    assert not (etc / "resolv.conf").exists()
+
+
 def test_s1_a_root_directory_of_its_own(prepared: Host, rootfs: Path) -> None:
     prepared.run("box", f"--rootfs {rootfs} --hostname box -p 8070:80", "sleep 3600")
     assert prepared.ctl("exec box cat /here") == "in the root"
