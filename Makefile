@@ -39,6 +39,7 @@ BENCH_PACKAGES := sockperf docker.io
 # And the kernel lab: `make lab-deps`.
 LAB_STAMP := $(VENV)/.stamp-lab
 LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
+LAB_PACKAGES_arm64 := qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio
 
 PYTEST := $(BIN)/python -m pytest
 
@@ -60,7 +61,7 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
-	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [TESTS=…] (root; docs/lab.md)'
+	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table (root)'
 	@echo 'make lint       ruff, mypy --strict, clang-format'
@@ -180,10 +181,10 @@ $(LAB_STAMP): $(PYTHON_STAMP)
 
 KERNEL ?= 6.12
 LAB := $(BIN)/python -m tests.vm.lab
-LAB_OPTIONS = $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(filter-out 0,$(RECORD)),--record)
+LAB_OPTIONS = $(if $(ARCH),--arch $(ARCH)) $(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(filter-out 0,$(RECORD)),--record)
 
 lab-deps: $(LAB_STAMP)
-	$(call install,$(LAB_PACKAGES))
+	$(call install,$(LAB_PACKAGES) $(LAB_PACKAGES_$(ARCH)))
 
 lab: build lab-deps
 	$(LAB) run $(LAB_OPTIONS) '$(KERNEL)' $(TESTS)

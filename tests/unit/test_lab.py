@@ -176,8 +176,50 @@ def test_a_file_that_is_no_kernel_is_refused(cache: Path, capsys: pytest.Capture
 def test_a_version_may_be_what_uname_says(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(archive.Archive, "kernel", lambda _, wanted: asked.append(wanted))
-    lab.find(name)
+    lab.find(lab.Target(name))
     assert asked == [name.removesuffix("-amd64")]
+
+
+@pytest.mark.parametrize(
+    ("target", "package"),
+    [
+        (lab.Target("6.12"), "linux-image-6.12.117+deb13-amd64"),
+        (lab.Target("6.12", "arm64"), "linux-image-6.12.119+deb13-arm64"),
+        (lab.Target("6.12", "arm64", "16k"), "linux-image-6.12.118+deb13-arm64-16k"),
+    ],
+)
+def test_an_architecture_and_its_flavour_have_kernels_and_a_cache_of_their_own(
+    target: lab.Target, package: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = (
+        *("linux-image-6.12.117+deb13-amd64", "linux-image-6.12.119+deb13-arm64"),
+        *("linux-image-6.12.118+deb13-arm64-16k", "linux-image-6.12.120+deb13-rt-arm64", "linux-image-arm64"),
+    )
+    store = archive.Archive(cache, target.architecture, target.flavour)
+    monkeypatch.setattr(archive.Apt, "run", lambda *_, **__: "\n".join(offered))
+    assert [f"linux-image-{version}-{store.suffix}" for version in store._offered()] == [package]
+    assert (
+        store.kernels.relative_to(cache).parts
+        == {
+            "6.12": ("kernels",),
+            "6.12-arm64": ("arm64", "kernels"),
+            "6.12-arm64-16k": ("arm64", "kernels-16k"),
+        }[str(target)]
+    )
+
+
+def test_another_architecture_takes_versions_only_and_records_no_figures(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.vm.foreign.missing", list)
+    assert lab.main(["run", "--arch", "arm64", "running"]) == Kind.WRONG_CALL.value
+    assert capsys.readouterr().err == "lab: running is no version such as 6.12, which ARCH=arm64 takes\n"
+    assert lab.main(["run", "--arch", "arm64", "--record", "6.12"]) == Kind.WRONG_CALL.value
+    assert capsys.readouterr().err == "lab: what the verifier counts is recorded of amd64\n"
+    monkeypatch.setattr("tests.vm.foreign.missing", lambda: ["qemu-system-aarch64"])
+    assert lab.main(["run", "--arch", "arm64", "6.12"]) == Kind.UNPREPARED.value
+    said = "lab: qemu-system-aarch64: not there; `make lab-deps ARCH=arm64` installs it\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-5", "soon"])
@@ -346,8 +388,8 @@ def test_the_matrix_ends_as_its_worst_kernel(
 ) -> None:
     ends = iter(kinds)
 
-    def run(name: str, *_: object) -> lab.Result:
-        return lab.Result(name, outcome.Outcome(next(ends), ""), COUNTS, {})
+    def run(target: lab.Target, *_: object) -> lab.Result:
+        return lab.Result(str(target), outcome.Outcome(next(ends), ""), COUNTS, {})
 
     monkeypatch.setattr(lab, "run", run)
     monkeypatch.setattr(lab, "MATRIX", [str(number) for number in range(len(kinds))])

@@ -23,9 +23,9 @@ from tests.vm.outcome import LabError, UnfetchedError
 SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR = "http://deb.debian.org/debian"
-ARCHITECTURE = "amd64"
-# The generic flavour: 9p and netkit are in it. Newer kernels are split into several packages.
-IMAGE = re.compile(rf"linux-image-(\d+\.\d[\w.+~-]*?)-{ARCHITECTURE}")
+ARCHITECTURE = "amd64"  # what is not said otherwise
+ARCHITECTURES = (ARCHITECTURE, "arm64")
+# Newer kernels are split into several packages.
 PARTS = ("linux-base-", "linux-binary-", "linux-modules-")
 LISTS_LAST = 24 * 3600  # seconds until the archive is asked again what there is
 
@@ -49,12 +49,63 @@ def newest(versions: Iterable[str], wanted: str) -> str | None:
     return max(fitting, key=numbers, default=None)
 
 
-class Archive:
-    """The cache folder holds apt's own files and `kernels/RELEASE`."""
+class Apt:
+    """apt with a root of its own, which is this folder: it knows of nothing that is installed here."""
 
-    def __init__(self, cache: Path) -> None:
-        self.apt = cache / "apt"
-        self.kernels = cache / "kernels"
+    def __init__(self, folder: Path, architecture: str, suites: Sequence[str]) -> None:
+        self.folder = folder
+        self._architecture, self._suites = architecture, suites
+
+    def run(self, *command: str, cwd: Path | None = None) -> str:
+        """One of apt's tools; what it prints. LabError."""
+        options = {
+            "Dir::Etc::sourcelist": self.folder / "sources.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::State": self.folder,
+            "Dir::State::status": self.folder / "status",
+            "Dir::Cache": self.folder,
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
+            "APT::Sandbox::User": "root",  # the cache may be where no other user can go
+        }
+        tool, *rest = command
+        argv = [tool, *(word for key, value in options.items() for word in ("-o", f"{key}={value}")), *rest]
+        return output(argv, cwd)
+
+    def update(self) -> str:
+        """Fetches the lists of packages, once a day; what was wrong, if that could not be done."""
+        stamp = self.folder / "updated"
+        sources = "".join(
+            f"deb [arch={self._architecture} signed-by={KEYRING}] {mirror()} {suite} main\n"
+            for suite in self._suites
+        )
+        listed = self.folder / "sources.list"
+        fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_LAST
+        if fresh and listed.read_text() == sources:
+            return ""
+        for folder in ("lists/partial", "archives/partial"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").touch()
+        listed.write_text(sources)
+        try:
+            self.run("apt-get", "-qq", "update", "--error-on=any")
+        except LabError as error:
+            return str(error)
+        stamp.touch()
+        return ""
+
+
+class Archive:
+    """The cache folder holds apt's own files and `kernels/RELEASE`; for another architecture than amd64 a folder of its
+    name does. `flavour`: none is the generic one, which 9p and netkit are in; 16k has larger pages."""
+
+    def __init__(self, cache: Path, architecture: str = ARCHITECTURE, flavour: str = "") -> None:
+        folder = cache if architecture == ARCHITECTURE else cache / architecture
+        self.apt = folder / "apt"
+        self.kernels = folder / "-".join(filter(None, ("kernels", flavour)))
+        self.suffix = "-".join(filter(None, (architecture, flavour)))
+        self._apt = Apt(self.apt, architecture, SUITES)
 
     def kernel(self, wanted: str) -> Kernel:
         """The newest kernel of a series, from the archive if the cache does not have it. Where that one cannot be
@@ -87,64 +138,34 @@ class Archive:
 
     # ---- apt -----------------------------------------------------------------------------
 
-    def _run(self, *command: str, cwd: Path | None = None) -> str:
-        options = {
-            "Dir::Etc::sourcelist": self.apt / "sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::Etc::preferencesparts": "/dev/null",
-            "Dir::State": self.apt,
-            "Dir::State::status": self.apt / "status",
-            "Dir::Cache": self.apt,
-            "APT::Architecture": ARCHITECTURE,
-            "APT::Sandbox::User": "root",  # the cache may be where no other user can go
-        }
-        tool, *rest = command
-        argv = [tool, *(word for key, value in options.items() for word in ("-o", f"{key}={value}")), *rest]
-        return _output(argv, cwd)
-
     def _update(self) -> str:
-        """Fetches the lists of packages, once a day; what was wrong, if that could not be done."""
-        stamp = self.apt / "updated"
-        sources = "".join(
-            f"deb [arch={ARCHITECTURE} signed-by={KEYRING}] {mirror()} {suite} main\n" for suite in SUITES
-        )
-        listed = self.apt / "sources.list"
-        fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_LAST
-        if fresh and listed.read_text() == sources:
-            return ""
-        for folder in ("lists/partial", "archives/partial"):
-            (self.apt / folder).mkdir(parents=True, exist_ok=True)
-        (self.apt / "status").touch()
-        listed.write_text(sources)
-        try:
-            self._run("apt-get", "-qq", "update", "--error-on=any")
-        except LabError as error:
-            return str(error)
-        stamp.touch()
-        return ""
+        return self._apt.update()
 
     def _offered(self) -> list[str]:
         """The version in the name of every image package."""
-        names = self._run("apt-cache", "pkgnames", "linux-image-").split()
-        return [found[1] for name in names if (found := IMAGE.fullmatch(name)) and _generic(found[1])]
+        names = self._apt.run("apt-cache", "pkgnames", "linux-image-").split()
+        image = re.compile(rf"linux-image-(\d+\.\d[\w.+~-]*?)-{self.suffix}")
+        return [found[1] for name in names if (found := image.fullmatch(name)) and _generic(found[1])]
 
     def _fetch(self, version: str) -> None:
-        image = f"linux-image-{version}-{ARCHITECTURE}"
-        depends = re.findall(r"^  Depends: (\S+)$", self._run("apt-cache", "depends", image), re.MULTILINE)
+        image = f"linux-image-{version}-{self.suffix}"
+        depends = re.findall(
+            r"^  Depends: (\S+)$", self._apt.run("apt-cache", "depends", image), re.MULTILINE
+        )
         parts = [name for name in depends if name.startswith(PARTS) and version in name]
         with tempfile.TemporaryDirectory(dir=self.apt) as folder:
             scratch = Path(folder)
             try:
-                self._run("apt-get", "-qq", "download", image, *parts, cwd=scratch)
+                self._apt.run("apt-get", "-qq", "download", image, *parts, cwd=scratch)
             except LabError as error:
                 raise UnfetchedError(str(error)) from error
             root = scratch / "root"
             for package in scratch.glob("*.deb"):
-                _output(["dpkg-deb", "--extract", str(package), str(root)])
+                output(["dpkg-deb", "--extract", str(package), str(root)])
             if not (root / "lib").exists():  # packages since trixie know usr/lib only
                 (root / "lib").symlink_to("usr/lib")
             release = _release(root)
-            _output(["depmod", "--basedir", str(root), release])
+            output(["depmod", "--basedir", str(root), release])
             shutil.move(root, self.kernels / version)
 
 
@@ -172,14 +193,14 @@ def mirror() -> str:
     if chosen := os.environ.get("LAB_MIRROR"):
         return chosen.rstrip("/")
     try:
-        found = _output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+        found = output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
     except LabError:
         return MIRROR
     uris = [uri.rstrip("/") for uri in found.split()]
     return next((uri for uri in uris if uri.endswith("/debian")), MIRROR)
 
 
-def _output(argv: Sequence[str], cwd: Path | None = None) -> str:
+def output(argv: Sequence[str], cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=900)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel lab: boots a kernel of Debian's archive, or an image of one's own, and runs the tests in it.
 
-    python -m tests.vm.lab run [--record] 6.12 [TEST…]
+    python -m tests.vm.lab run [--record] [--arch arm64 [--flavour 16k]] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
     python -m tests.vm.lab matrix [TEST…]
     python -m tests.vm.lab table
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tests.vm import archive, machine, outcome, verified
+from tests.vm import archive, foreign, machine, outcome, verified
 from tests.vm.archive import Archive, Kernel
 from tests.vm.outcome import Kind, LabError, Outcome, WrongCallError
 
@@ -36,10 +36,26 @@ CACHE = Path(os.environ.get("LAB_CACHE") or TREE / ".lab").resolve()
 SELECTION = Path(__file__).with_name("selection.txt")
 RUNNING = "running"
 MATRIX = ("6.1", "6.12", "7", RUNNING)
+ARM64 = (("6.1", ""), ("6.12", ""), ("6.12", "16k"))  # what the table has besides, where it was run
 TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
 PASSED_ON = ("DATAPATH_ATTACH", "TEST_DEVICE")  # what the tests read from the environment
 VERSION = re.compile(r"(\d+(?:\.\d+)*(?:[-+~][\w.+~-]*)?)")
+
+
+class Target(NamedTuple):
+    """A kernel to run the tests in: a version or a path, its architecture, and its flavour."""
+
+    kernel: str
+    architecture: str = archive.ARCHITECTURE
+    flavour: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        return self.architecture != archive.ARCHITECTURE
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.kernel, self.architecture if self.foreign else "", self.flavour)))
 
 
 class Result(NamedTuple):
@@ -57,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run the tests in one kernel")
+    one.add_argument("--arch", choices=archive.ARCHITECTURES, default=archive.ARCHITECTURE)
+    one.add_argument("--flavour", default="", help="of arm64's kernels: 16k has pages of 16 KiB")
     shell = commands.add_parser("shell", help="a shell, beside two containers")
     everything = commands.add_parser("matrix", help="run the tests in every kernel of the matrix")
     commands.add_parser("table", help="what was last seen of every kernel of the matrix")
@@ -74,13 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupted)
     try:
         if asked.command == "table":
-            print(table([seen for name in MATRIX if (seen := _last(name))]), end="")
+            named = [*map(Target, MATRIX), *(Target(kernel, "arm64", flavour) for kernel, flavour in ARM64)]
+            print(table([seen for target in named if (seen := _last(str(target)))]), end="")
             return int(Kind.PASSED.value)
         check()
         if asked.command == "shell":
             return _shell(asked.kernel)
         if asked.command == "run":
-            result = run(asked.kernel, asked.tests, asked.timeout, asked.record)
+            target = Target(asked.kernel, asked.arch, asked.flavour)
+            result = run(target, asked.tests, asked.timeout, asked.record)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
         return _matrix(asked.tests, asked.timeout, asked.record)
@@ -123,10 +143,16 @@ def check() -> None:
 # ---- one kernel ----------------------------------------------------------------------
 
 
-def find(name: str) -> Kernel:
+def find(target: Target) -> Kernel:
     """The image of that kernel, fetched if it has to be. WrongCallError, UnfetchedError, LabError."""
-    if missing := machine.missing():
-        raise LabError(f"{', '.join(missing)}: not there; `make lab-deps` installs it")
+    name = target.kernel
+    if missing := foreign.missing() if target.foreign else machine.missing():
+        arch = f" ARCH={target.architecture}" if target.foreign else ""
+        raise LabError(f"{', '.join(missing)}: not there; `make lab-deps{arch}` installs it")
+    if target.foreign and not VERSION.fullmatch(name):
+        raise WrongCallError(
+            f"{name or 'KERNEL='} is no version such as 6.12, which ARCH={target.architecture} takes"
+        )
     path = Path(name)
     if path.is_file():
         if re.search(r"\s", str(path.resolve())):
@@ -136,12 +162,16 @@ def find(name: str) -> Kernel:
         return Kernel("", path.resolve())
     if not VERSION.fullmatch(name):
         raise WrongCallError(f"{name or 'KERNEL='} is neither a version such as 6.12 nor a kernel image")
-    return Archive(CACHE).kernel(name.removesuffix(f"-{archive.ARCHITECTURE}"))
+    store = Archive(CACHE, target.architecture, target.flavour)
+    return store.kernel(name.removesuffix(f"-{target.architecture}"))
 
 
-def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result:
+def run(target: Target, tests: Sequence[str], timeout: float, record: bool) -> Result:
     """Runs the tests in that kernel and keeps everything in the folder of its results. LabError, OSError."""
-    kernel = None if name == RUNNING else find(name)
+    name = str(target)
+    if record and target.foreign:
+        raise WrongCallError(f"what the verifier counts is recorded of {archive.ARCHITECTURE}")
+    kernel = None if name == RUNNING else find(target)
     arguments = list(tests) or [f"@{SELECTION}"]
     _warm(arguments)
     with results_of(name) as results:
@@ -152,6 +182,22 @@ def run(name: str, tests: Sequence[str], timeout: float, record: bool) -> Result
         guest = [sys.executable, "-m", "tests.vm.guest", str(results), f"@{chosen}"]
         if kernel is None:
             argv = ["env", *given, *guest]
+        elif target.foreign:
+            given.append(f"TEST_SLOWNESS={SLOWNESS}")
+            other = foreign.Foreign(CACHE, TREE)
+            other.prepare()
+            inside = [
+                "env",
+                *given,
+                "python3",
+                "-m",
+                "tests.vm.guest",
+                "/results",
+                f"@/results/{chosen.name}",
+            ]
+            memory = os.environ.get("LAB_MEMORY", machine.MEMORY)
+            print(f"lab: booting {kernel.image.name}, software emulation", flush=True)
+            argv = other.command(kernel, results, inside, machine.CPUS, memory)
         else:
             kvm = machine.has_kvm(kernel)
             print(f"lab: booting {kernel.image.name}, {'KVM' if kvm else 'software emulation'}", flush=True)
@@ -256,7 +302,7 @@ def _shell(name: str) -> int:
         if name == RUNNING:
             argv = [sys.executable, "-m", "tests.vm.shell"]
         else:
-            kernel = find(name)
+            kernel = find(Target(name))
             kvm = machine.has_kvm(kernel)
             argv = machine.command(kernel, Path(scratch), kvm, ["--shell", str(TREE / "tests/vm/shell.sh")])
         environment = {**machine.environment(), "TMPDIR": scratch}
@@ -270,7 +316,7 @@ def _matrix(tests: Sequence[str], timeout: float, record: bool) -> int:
     results: list[Result] = []
     for name in MATRIX:
         try:
-            results.append(run(name, tests, timeout, record))
+            results.append(run(Target(name), tests, timeout, record))
         except LabError as error:
             results.append(Result(name, Outcome(error.kind, str(error)), outcome.Counts(), {}))
         print(f"lab: {name}: {results[-1].outcome.line}", flush=True)

@@ -67,7 +67,7 @@ class Counts(NamedTuple):
 
 PANIC = re.compile(r"Kernel panic - not syncing: .*")
 NO_ROOT = "Unable to mount root fs"
-CAUSE = re.compile(r"(?:BUG: (?!soft lockup)|Oops: |general protection fault).*")
+CAUSE = re.compile(r"(?:BUG: (?!soft lockup)|Oops: |general protection fault|Unable to handle kernel ).*")
 QEMU = re.compile(r"^(?:qemu-system-\w+: |KVM internal error).*", re.MULTILINE)
 
 

@@ -36,7 +36,7 @@ def main(kernel: str) -> int:
     """0 if the machine measured everything; else the exit code that the lab has for it."""
     try:
         lab.check()
-        found = lab.find(kernel)
+        found = lab.find(lab.Target(kernel))
         with lab.results_of("pairs") as results:
             words = [str(lab.TREE / "tests/vm/cached.sh"), "env", f"TEST_SLOWNESS={lab.SLOWNESS}"]
             guest = shlex.join([*words, sys.executable, "-m", "tests.vm.pairs", "--in", str(results)])
