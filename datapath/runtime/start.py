@@ -95,7 +95,9 @@ def _warn_of_missing_files(tx: Transaction, container: Container) -> None:
     }
     for place, wanted in asked.items():
         if wanted and not container.rootfs and not Path(place).exists():
-            tx.warn(f"this host has no {place} that the container's could be mounted over: it has none either")
+            tx.warn(
+                f"this host has no {place} that the container's could be mounted over: it has none either"
+            )
 
 
 def _spec(tx: Transaction, container: Container, request: RunRequest, command: Sequence[str]) -> spawn.Spec:
