@@ -165,8 +165,6 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	to = &room->leaving;
 	tuple_reverse(to, &conn->other);
 	if (!conn->to_network) {
-		if (!from)
-			return not_ours(skb);
 		conn_track(skb, p, &p->tuple, conn);
 		/* The host's own sockets are no hop further. */
 		if (rewrite_tuple(skb, p, to, p->ttl))
@@ -176,12 +174,8 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	net = network_find(conn->to_network);
 	if (!net || !recipient_find(conn->to_network, &to->dst, conn->to_endpoint))
 		return drop(skb, DROP_STALE);
-	if (conn->from_endpoint == PARTY_OUTSIDE) {
-		if ((conn->flags & CONN_ORIGINAL) && xfrm_closed_in(&p->tuple))
-			return not_ours(skb);
-		if (xfrm_closed_through(to))
-			return drop(skb, DROP_XFRM);
-	}
+	if (conn->from_endpoint == PARTY_OUTSIDE && xfrm_closed_through(to))
+		return drop(skb, DROP_XFRM);
 	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. The
 	 * host's own loopback has no smaller way to tell of: nothing is in between but memory, which takes
 	 * what may be fragmented as it is. */
@@ -224,6 +218,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	tuple_reverse(&key, &quoted->tuple);
 	conn = conn_find(&key);
 	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
+		return NO_VERDICT;
+	/* Only a container sends to there. What is left to the host's stack stays as it came. */
+	if (!from && leads_outside(conn))
 		return NO_VERDICT;
 	if (p->lacks && rewrite_into_frame(skb, p))
 		return drop(skb, DROP_REWRITE);

@@ -9,6 +9,14 @@
 #include "lib/fragments.h"
 #include "lib/nat.h"
 
+/* Dropped, as a frame like any: who reads a report of it looks for its Ethernet header. */
+static __always_inline int refuse(struct __sk_buff *skb, struct packet *p, int reason)
+{
+	if (p->lacks && rewrite_into_frame(skb, p))
+		return drop(skb, DROP_REWRITE);
+	return drop(skb, reason);
+}
+
 /* The packet is the host's. So are the other fragments of its datagram. */
 static __always_inline int disown(struct __sk_buff *skb, const struct packet *p, __u32 party)
 {
@@ -41,10 +49,8 @@ static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet
 	}
 	if (!fragment || fragment->foreign)
 		return not_ours(skb);
-	if (p->lacks && rewrite_into_frame(skb, p))
-		return drop(skb, DROP_REWRITE);
 	reason = fragment_later(skb, p, party);
-	return reason ? drop(skb, reason) : NO_VERDICT;
+	return reason ? refuse(skb, p, reason) : NO_VERDICT;
 }
 
 /* Before the connection is looked up: errors, later fragments, what has no ports. Returns a verdict or
@@ -66,12 +72,19 @@ static __always_inline int inbound_begin(struct __sk_buff *skb, struct packet *p
 }
 
 /* Dropped; so are the other fragments of its datagram. */
-static __always_inline int refuse_datagram(struct __sk_buff *skb, const struct packet *p,
-					   __u32 party, int reason)
+static __always_inline int refuse_datagram(struct __sk_buff *skb, struct packet *p, __u32 party,
+					   int reason)
 {
 	if (p->fragment == FRAGMENT_FIRST)
 		fragment_disown(p, party, BEGIN_REFUSED);
-	return drop(skb, reason);
+	return refuse(skb, p, reason);
+}
+
+/* An IPsec policy is about what comes from outside to an address of the host's: whether it may pass is for the host's
+ * stack to say. */
+static __always_inline bool is_for_the_stack(const struct packet *p, __u32 party)
+{
+	return party == PARTY_OUTSIDE && xfrm_closed_in(&p->tuple);
 }
 
 /* Opens a connection to a published port; NULL: there is none. Returns a verdict or NO_VERDICT. */
@@ -80,10 +93,9 @@ static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
 {
 	int reason;
 
-	if (!port || p->fragment == FRAGMENT_LATER || host_is_talking(skb, &p->tuple))
+	if (!port || p->fragment == FRAGMENT_LATER || is_for_the_stack(p, party) ||
+	    host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
-	if (p->lacks && rewrite_into_frame(skb, p))
-		return drop(skb, DROP_REWRITE);
 	reason = nat_open_published(skb, p, port, 0, party);
 	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;
 }
@@ -97,8 +109,10 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 
 	if (!conn)
 		return refuse_datagram(skb, p, party, DROP_CONN_TABLE);
-	if (conn->from_endpoint != party)
+	if (conn->from_endpoint != party || !conn->to_network ||
+	    ((conn->flags & CONN_ORIGINAL) && is_for_the_stack(p, party)))
 		return disown(skb, p, party);
+	/* It is a container's, come what may. What is left to the host's stack stays as it came. */
 	if (p->lacks && rewrite_into_frame(skb, p))
 		return drop(skb, DROP_REWRITE);
 	if (p->fragment == FRAGMENT_FIRST) {

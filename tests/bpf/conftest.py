@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ import pytest
 pytest.register_assert_rewrite("tests.bpf.fixtures")
 
 from datapath.kernel import netns  # noqa: E402
+from tests.bpf import ipsec  # noqa: E402
 from tests.bpf.fixtures import Programs, Topology, booted_for  # noqa: E402
 
 MakePrograms = Callable[..., Programs]
@@ -67,3 +69,12 @@ def make_programs(topology: Topology) -> Iterator[MakePrograms]:
         yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def policies(programs: Programs) -> Iterator[ipsec.Policies]:
+    """Writes the rows of IPsec policies."""
+    before = programs.maps["host"][0]
+    yield functools.partial(ipsec.write, programs)
+    programs.maps["host"][0] = before
+    programs.maps["xfrm_policies"].delete_many(list(programs.maps["xfrm_policies"]))

@@ -14,6 +14,8 @@ from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     HOST,
     HOST6,
+    OUTSIDE,
+    OUTSIDE6,
     REDIRECT,
     SHOT,
     UNSPEC,
@@ -23,6 +25,7 @@ from tests.bpf.fixtures import (
     Topology,
     outside_sends,
 )
+from tests.bpf.ipsec import Policies, policy
 
 SYN = p.tcp(9, 8081, p.SYN)
 
@@ -78,3 +81,40 @@ def test_a_drop_is_reported_as_a_frame(programs: Programs) -> None:
         assert event.when <= time.monotonic_ns()
     finally:
         programs.publish("0.0.0.0", 8081, p.TCP)
+
+
+# ---- what is the host's after all -----------------------------------------------------------------------------------
+
+FAMILIES = pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+DATA = bytes(range(1, 57))
+
+
+def question(six: bool) -> bytes:
+    return outside_sends(HOST6 if six else HOST, p.udp(9, 8081, DATA))
+
+
+@FAMILIES
+def test_a_fragment_whose_connection_is_gone_is_left_as_it_came(programs: Programs, six: bool) -> None:
+    """It is known to be of a container's datagram, but not any more of which: it goes on without a header."""
+    first, *others = p.cut(question(six), 24, 40)
+    assert programs.run(None, first).reasons == {"DELIVERED": 1}
+    for name in ("pending", "conns"):
+        programs.maps[name].delete_many(list(programs.maps[name]))
+    for piece in others:
+        programs.expect(None, piece, UNSPEC, Reason.NOT_OURS)
+
+
+@FAMILIES
+def test_what_a_policy_is_about_is_left_as_it_came(programs: Programs, policies: Policies, six: bool) -> None:
+    """The host's stack looks at it before its own sockets do: of a connection that is there, of one that begins, and of
+    a datagram in pieces."""
+    frame = question(six)
+    assert programs.run(None, frame).reasons == {"DELIVERED": 1}
+    peer, every = (f"{OUTSIDE6}/128", "::/0") if six else (f"{OUTSIDE}/32", "0.0.0.0/0")
+    policies(policy("in", peer, every))
+    new = outside_sends(HOST6 if six else HOST, p.tcp(9, 8081, p.SYN))
+    for one in (frame, new, *p.cut(frame, 24, 40), *reversed(p.cut(frame, 24, ident=7))):
+        got = programs.run(None, one)
+        assert (got.verdict, got.reasons.get("NOT_OURS")) == (UNSPEC, 1)
+        assert not (text := p.difference(got.packet, one)), text
+    assert len(programs.table("pending")) == 2  # that of before

@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from ipaddress import ip_address, ip_network
-from typing import Any
+from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
-from datapath.dataplane import host_entries
-from datapath.dataplane.convert import to_abi
-from datapath.kernel import abi, netns
-from datapath.model.host import XfrmPolicies, XfrmPolicy
+from datapath.kernel import netns
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     A1,
@@ -35,6 +31,7 @@ from tests.bpf.fixtures import (
     Topology,
     outside_sends,
 )
+from tests.bpf.ipsec import Policies, policy
 
 SPORT, MTU = 20100, 1500
 STAMPS = b"\1\1\x08\x0a" + bytes(8)  # TCP's time stamps
@@ -157,31 +154,6 @@ def test_on_the_wire_all_of_it_leaves(programs: Programs, wide: None, size: int)
 
 
 # ---- IPsec --------------------------------------------------------------------------------------------------------
-
-Policies = Callable[..., None]
-
-
-@pytest.fixture
-def policies(programs: Programs) -> Iterator[Policies]:
-    """Writes the rows of policies, as a refresh does."""
-    before = programs.maps["host"][0]
-
-    def write(*found: XfrmPolicy, blocked: frozenset[str] = frozenset()) -> None:
-        rows = host_entries.xfrm_entries(XfrmPolicies(found, blocked))
-        programs.maps["xfrm_policies"].update_many({to_abi(k): to_abi(v) for k, v in rows.items()})
-        programs.maps["host"][0] = before._replace(
-            flags=int(abi.HostFlag.HOST_XFRM_IN) | int(abi.HostFlag.HOST_XFRM_OUT)
-        )
-
-    yield write
-    programs.maps["host"][0] = before
-    programs.maps["xfrm_policies"].delete_many(list(programs.maps["xfrm_policies"]))
-
-
-def policy(direction: str, source: str, destination: str, action: str = "protect", **more: Any) -> XfrmPolicy:
-    usual: dict[str, Any] = {"proto": 0, "sport": (0, 0), "dport": (0, 0), "ifindex": 0, "priority": 0}
-    prefixes = ip_network(source), ip_network(destination)
-    return XfrmPolicy(direction, *prefixes, **{**usual, "narrowed": False, **more}, action=action)
 
 
 @pytest.mark.parametrize("direction", ["out", "fwd"])
