@@ -454,13 +454,20 @@ struct xfrm_policy {
 	struct xfrm_selector selectors[8];
 };
 
-/* addresses: the host's own; loopback is understood */
+/* addresses: the host's own, but for IPv6's link-local ones; loopback is understood */
 struct address_key {
 	struct ip_addr addr;
 };
 
 struct address {
 	__u32 ifindex; /* the device that has it */
+};
+
+/* linklocals: the IPv6 link-local addresses of the host's uplinks. Each is the host's on that link only, and another's
+ * on another (RFC 4007). The value is a struct address. */
+struct linklocal_key {
+	struct ip_addr addr;
+	__u32 ifindex;
 };
 
 /* local_prefixes: LPM trie, prefixes all of whose addresses are the host's though no device has them (routes of type

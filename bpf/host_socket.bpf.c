@@ -119,7 +119,7 @@ static __always_inline bool is_held(struct bpf_sock_addr *ctx, const struct ip_a
 
 /*
  * Published everywhere, and the container that answers has no IPv6. `asked` is the host's by what the last
- * command saw, as no table can be asked here.
+ * command saw, as no table can be asked here. Of a link-local one nobody says here on which link it is meant.
  */
 static __always_inline struct port *of_ipv4_only(struct bpf_sock_addr *ctx,
 						 const struct ip_addr *asked, __u8 proto)

@@ -24,6 +24,8 @@ static __always_inline bool is_local(struct xdp_md *ctx, const struct packet *p,
 	struct network *net = network_find(number);
 	struct bpf_fib_lookup fib = {};
 
+	if (addr_is_linklocal(&p->tuple.dst))
+		return linklocal_is_of(ctx->ingress_ifindex, &p->tuple.dst);
 	if (address_is_known(&p->tuple.dst))
 		return true;
 	if (!net)

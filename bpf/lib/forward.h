@@ -100,6 +100,13 @@ static __always_inline bool source_has_moved(struct __sk_buff *skb, const struct
 	       source_is_stale(skb, p, net, conn);
 }
 
+/* Would a link-local address of the host's leave its link (RFC 4291, 2.5.6)? A published port answers from one. */
+static __always_inline bool is_beyond_link(const struct ip_addr *source,
+					   const struct bpf_fib_lookup *fib)
+{
+	return addr_is_linklocal(source) && !linklocal_is_of(fib->ifindex, source);
+}
+
 static __always_inline bool is_translated(const struct packet *p, const struct scratch *room)
 {
 	return !addr_equal(&room->leaving.src, &p->tuple.src);
@@ -136,6 +143,8 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
+	if (route_leads_out(route) && is_beyond_link(&room->leaving.src, &room->fib))
+		return drop(skb, DROP_BAD_ADDR);
 	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
 		if (is_translated(p, room))
 			return drop(skb, DROP_XFRM);
@@ -242,6 +251,8 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (!from || p->ttl <= 1 ||
 		    !route_leads_out(route_find(skb, p, from, as, &room->fib)))
 			return NO_VERDICT;
+		if (is_beyond_link(&quoted->outer.src, &room->fib))
+			return drop(skb, DROP_BAD_ADDR);
 		if (xfrm_closed_out(&p->tuple, &quoted->outer))
 			return drop(skb, DROP_XFRM);
 		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p, p->ttl - 1))

@@ -67,6 +67,23 @@ struct {
 	__type(value, struct address);
 } local_prefixes SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct linklocal_key);
+	__type(value, struct address);
+} linklocals SEC(".maps");
+
+/* A link-local address is the host's on the link of a device that has it, and on no other (RFC 4007, 5). */
+static __always_inline bool linklocal_is_of(__u32 ifindex, const struct ip_addr *addr)
+{
+	struct linklocal_key key = {.addr = *addr, .ifindex = ifindex};
+
+	return bpf_map_lookup_elem(&linklocals, &key);
+}
+
+/* Not for link-local ones. */
 static __always_inline bool address_is_known(const struct ip_addr *addr)
 {
 	struct local_prefix_key prefix = {.prefixlen = 128, .addr = *addr};

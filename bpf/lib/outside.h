@@ -6,12 +6,21 @@
 #pragma once
 #include "lib/inbound.h"
 
-/* Is the destination one of the host's addresses? Its routing table says so, which is never out of date. */
+/* To a link-local address that is none of the device's: another link's, where it may be the host's, or a neighbour's. */
+static __always_inline bool is_of_another_link(const struct __sk_buff *skb, const struct packet *p)
+{
+	return addr_is_linklocal(&p->tuple.dst) && !linklocal_is_of(skb->ifindex, &p->tuple.dst);
+}
+
+/* Is the destination one of the host's addresses? Its routing table says so, which is never out of date; but not of
+ * link-local ones, of which those of other links do not come here. */
 static __always_inline bool is_local(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
 	struct network *net = network_find(number);
 	struct scratch *room = scratch();
 
+	if (addr_is_linklocal(&p->tuple.dst))
+		return true;
 	return net && room &&
 	       route_is_local(skb, p, net, route_find(skb, p, net, NULL, &room->fib));
 }
@@ -29,6 +38,9 @@ static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p
 	if (!p || !net || !room || addr_is_unusable(&p->tuple.src))
 		return 0;
 	route = route_back(skb, p, net, &room->fib);
+	/* An answer must not leave that link. */
+	if (addr_is_linklocal(&p->tuple.dst) && room->fib.ifindex != skb->ifindex)
+		return 0;
 	/* FRAG_NEEDED: it leads somewhere, where the packet would not fit. */
 	return route != BPF_FIB_LKUP_RET_NOT_FWDED &&
 	       !((route_leads_out(route) || route == BPF_FIB_LKUP_RET_FRAG_NEEDED) &&
@@ -43,7 +55,7 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 		return NULL;
 	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
 		return NULL;
-	/* A loopback address is invalid from outside, though a port may be published there. The link-local one of
+	/* A loopback address is invalid from outside, though a port may be published there. A link-local one of
 	 * the device is an address like any; whoever asks there from its own has no way to a container
 	 * (from_outside). */
 	if (addr_is_unusable(&p->tuple.dst) && !addr_is_linklocal(&p->tuple.dst))
@@ -62,6 +74,8 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	struct conn *conn;
 	int verdict;
 
+	if (is_of_another_link(skb, p))
+		return not_ours(skb);
 	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);
 	if (verdict != NO_VERDICT)
 		return verdict;

@@ -12,6 +12,7 @@ from datapath.dataplane.structs import (
     DeviceKey,
     DeviceValue,
     HostValue,
+    LinklocalKey,
     LocalPrefixKey,
     XfrmKey,
     XfrmPolicyValue,
@@ -111,4 +112,19 @@ def local_prefix_entries(network: HostNetwork) -> frozenset[LocalPrefixKey]:
             addr=None if prefix.network_address == IPv6Address(0) else prefix.network_address,
         )
         for prefix in network.local_prefixes
+    )
+
+
+def is_scoped(address: Address) -> bool:
+    """It is one of a link alone: of IPv4 the kernel knows no such thing."""
+    return address.version == 6 and address.is_link_local
+
+
+def linklocal_entries(network: HostNetwork) -> frozenset[LinklocalKey]:
+    """Keys of `linklocals`: such addresses of the uplinks."""
+    uplinks = {uplink.ifindex for uplink in network.uplinks}
+    return frozenset(
+        LinklocalKey(one.interface.ip, one.ifindex)
+        for one in network.addresses
+        if one.ifindex in uplinks and is_scoped(one.interface.ip)
     )

@@ -35,6 +35,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "host": (None, "host"),
     "addresses": ("address_key", "address"),
     "origins": ("origin_key", "origin"),
+    "linklocals": ("linklocal_key", "address"),
     "local_prefixes": ("local_prefix_key", "address"),
     "acls": ("acl_key", "acl"),
     "xfrm_policies": ("xfrm_key", "xfrm_policy"),

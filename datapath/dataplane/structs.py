@@ -138,6 +138,11 @@ class XfrmPolicyValue(NamedTuple):
     selectors: tuple[XfrmSelectorValue, ...]
 
 
+class LinklocalKey(NamedTuple):
+    addr: Address
+    ifindex: int
+
+
 class LocalPrefixKey(NamedTuple):
     prefixlen: int
     addr: Address | None
@@ -186,6 +191,7 @@ STRUCTS: Mapping[type[Any], str] = {
     XfrmKey: "xfrm_key",
     XfrmSelectorValue: "xfrm_selector",
     XfrmPolicyValue: "xfrm_policy",
+    LinklocalKey: "linklocal_key",
     LocalPrefixKey: "local_prefix_key",
     ReservedKey: "reserved_key",
     BindingKey: "binding_key",

@@ -220,6 +220,7 @@ address_key = layout("address_key").type
 address = layout("address").type
 router_key = layout("router_key").type
 acl_key = layout("acl_key").type
+linklocal_key = layout("linklocal_key").type
 local_prefix_key = layout("local_prefix_key").type
 acl = layout("acl").type
 quota_key = layout("quota_key").type

@@ -522,7 +522,8 @@ class Programs:
             kind=abi.DeviceKind.DEVICE_UPLINK, addr4=HOST, addr6=HOST6
         )
         # Of the others the host's table is asked, which does not tell of link-local ones.
-        self.maps["addresses"][abi.address_key(linklocal_of(UPLINK_MAC))] = abi.address()
+        own = abi.linklocal_key(linklocal_of(UPLINK_MAC), index[UPLINK])
+        self.maps["linklocals"][own] = abi.address(index[UPLINK])
         for prefix, length in ((ANYWHERE, 96 + ANYWHERE.prefixlen), (ANYWHERE6, ANYWHERE6.prefixlen)):
             self.maps["local_prefixes"][abi.local_prefix_key(length, prefix.network_address)] = abi.address()
         for host_address, number, proto in PUBLISHED:

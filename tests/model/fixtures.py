@@ -159,8 +159,10 @@ class Programs:
             self.maps["local_prefixes"][abi.local_prefix_key(bits, whole.network_address)] = abi.address(1)
         for raw in topology.host:
             self.maps["addresses"][abi.address_key(address(raw))] = abi.address(1)
-        for raw, device in topology.linklocals.items():
-            self.maps["addresses"][abi.address_key(address(raw))] = abi.address(self.host.index[device])
+        for uplink in topology.uplinks:
+            for raw in uplink.linklocals:
+                index = self.host.index[uplink.name]
+                self.maps["linklocals"][abi.linklocal_key(address(raw), index)] = abi.address(index)
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)

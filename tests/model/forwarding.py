@@ -17,7 +17,7 @@ from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet
 from tests.model.routes import ANYIP, Flow, Route
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import checksum
-from tests.model.topology import LOCAL_SENDER, Member, Published, Topology
+from tests.model.topology import LOCAL_SENDER, Member, Published, Topology, Uplink
 
 __all__ = ["Forwarding"]
 
@@ -32,6 +32,7 @@ class Forwarding:
         self.nat = nat.Ports(topology, self.connections, self._meet)
         self.gso = 0  # segment size of the packet at hand
         self.room = 0  # what the device takes that it has arrived at
+        self.arrived: Uplink | None = None  # from outside
         self.met: Counter[Situation] = Counter()
 
     def _meet(self, situation: Situation) -> None:
@@ -142,6 +143,8 @@ class Forwarding:
             refused = self._too_big(p, sender, route.uplink.mtu)
             if refused:
                 return refused
+            if self._beyond_link(out[1], route.uplink):
+                return dropped(p.frame, "DROP_BAD_ADDR")
             if half.original and connection.masquerades and connection.uplink is not route.uplink:
                 # As nf_nat_oif_changed() of the kernel has it.
                 self._meet(Situation.OTHER_WAY)
@@ -154,6 +157,11 @@ class Forwarding:
         if receiver:
             return passed("DELIVERED", self._delivered(p, receiver, out))
         return passed("TO_OUTSIDE", translated(p, out))
+
+    @staticmethod
+    def _beyond_link(source: bytes, uplink: Uplink) -> bool:
+        """RFC 4291, 2.5.6: what comes from a link-local address stays on its link."""
+        return on_link(source) and source not in uplink.linklocals
 
     def _kept(self, p: Packet, route: Route, translates: bool) -> Expected | None:
         """What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
@@ -218,6 +226,8 @@ class Forwarding:
             if receiver:
                 self._meet(Situation.ERROR_WIDTH)
             return self._too_big(p, sender, width, receiver is not None)
+        if receiver is None and uplink and self._beyond_link(src, uplink):
+            return dropped(p.frame, "DROP_BAD_ADDR")
         outs = error_outs(p, src, other[1], other, 1 if p.ttl > 1 else 0)
         if receiver:
             head = receiver.mac + receiver.network.mac

@@ -246,17 +246,15 @@ class Generator(Draws):
         if self.random() < 0.1:
             host = self.everywhere(len(host))
         packet = self.packet((proto, src, self.port(self.sources), host, port), flags)
-        uplink = next((one for one in self.topology.uplinks if one.linklocal == host), None)
-        if uplink:
-            return Sent("from_uplink", uplink, frame_of(uplink.mac, b"\x02\0\0\0\0\xbb", packet))
         return self.from_outside(packet)
 
     def everywhere(self, size: int) -> bytes:
         """An address of the host's that no device has, or one that every device has."""
         if size == 4:
             return IPv4Address("10.79.0.0").packed[:3] + self.rng.randbytes(1)
-        linklocals = [one.linklocal for one in self.topology.uplinks if one.linklocal]
-        if self.random() < 0.5 and linklocals:
+        linklocals = [one for uplink in self.topology.uplinks for one in uplink.linklocals]
+        linklocals += [one.linklocal for one in self.topology.networks[:1] if one.linklocal]
+        if self.random() < 0.7 and linklocals:
             return self.pick(linklocals)
         return IPv6Address("fd79::").packed[:14] + self.rng.randbytes(2)
 

@@ -41,19 +41,15 @@ OUT6 = [
 ]
 
 
+EVERYWHERE = IPv6Address("fe80::1").packed  # an address of each of the host's devices
 LOCAL = [IPv4Address("127.0.0.1").packed, IPv6Address("::1").packed]  # the host, as only it calls itself
 
 
 def uplink(number: int, leg: Leg) -> Uplink:
     v6 = leg.v6.ip.packed if leg.v6 else b""
     mac = bytes.fromhex(uplink_mac(number).replace(":", "")) if leg.ethernet else bytes(6)
-    linklocal = linklocal_of(uplink_mac(number)).packed if leg.ethernet and v6 else b""
-    return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet, linklocal)
-
-
-def linklocals(host: Plan, uplinks: list[Uplink]) -> dict[bytes, str]:
-    own = {linklocal_of(lan.mac).packed: f"dp{lan.number}" for lan in host.lans}
-    return own | {one.linklocal: one.name for one in uplinks if one.linklocal}
+    linklocals = (linklocal_of(uplink_mac(number)).packed, EVERYWHERE) if v6 else ()
+    return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet, linklocals)
 
 
 def topology(rng: random.Random, host: Plan) -> Topology:
@@ -108,7 +104,6 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         nat_first=host.ports[0],
         nat_last=host.ports[1],
         sockets=frozenset(host.sockets),
-        linklocals=linklocals(host, uplinks),
         protected=[route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else [],
     )
 

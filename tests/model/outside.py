@@ -4,7 +4,7 @@ untouched."""
 
 from __future__ import annotations
 
-from tests.model.addresses import MAPPED, class_e, loopback, unusable
+from tests.model.addresses import MAPPED, class_e, loopback, on_link, unusable
 from tests.model.expected import ANY, NEXT, Expected, dropped
 from tests.model.forwarding import Forwarding
 from tests.model.packet import ARP, LATER, Packet, backwards
@@ -24,7 +24,7 @@ class FromOutside(Forwarding):
             return ours
         if p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
             return ours
-        return self._arrives(p, None, ours)
+        return self._arrives(p, None, ours, uplink)
 
     def from_tunnel(self, uplink: Uplink, frame: bytes) -> Expected | None:
         """An uplink without an Ethernet header: the packet begins with its IP header, of which family it is is known
@@ -36,7 +36,7 @@ class FromOutside(Forwarding):
             return None
         if p.fault or p.src[:12] == MAPPED or p.dst[:12] == MAPPED:
             return ours
-        expected = self._arrives(p, None, ours)
+        expected = self._arrives(p, None, ours, uplink)
         if expected is not None and expected is not ours:
             self._meet(Situation.TUNNEL_IN)
             expected.again = tuple(one[14:] for one in expected.again)
@@ -50,7 +50,13 @@ class FromOutside(Forwarding):
             return ours
         return self._arrives(p, LOCAL_SENDER, ours)
 
-    def _arrives(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
+    def _arrives(
+        self, p: Packet, sender: Member | None, ours: Expected, uplink: Uplink | None = None
+    ) -> Expected | None:
+        self.arrived = uplink
+        if uplink and on_link(p.dst) and p.dst not in uplink.linklocals:
+            self._meet(Situation.LINK_ELSEWHERE)
+            return ours  # another link's (RFC 4007, 5)
         if p.error:
             return self._error(p, sender) or ours
         if p.fragment:
@@ -109,8 +115,12 @@ class FromOutside(Forwarding):
             )
         if published is None or unusable(p.src) or p.dst in self.topology.broadcasts:
             return False
-        if p.dst in self.topology.linklocals:  # those of its devices are the host's too
+        if on_link(p.dst):
             self._meet(Situation.LINK_LOCAL)
+            back = self._route(Flow.of(backwards(p.key), p.tos), True)
+            if back.uplink is not self.arrived:  # an answer from there must not leave its link
+                self._meet(Situation.LINK_BACK)
+                return False
         elif unusable(p.dst) or self._route(Flow.of(p.key, p.tos)).kind != "local":
             return False
         # Nor is there an answer to where no way leads.

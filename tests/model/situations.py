@@ -46,7 +46,9 @@ class Situation(StrEnum):
     BY_ROUTER = "by the MAC of a member that forwards"
     BEHIND = "to what the host routes to a member that forwards"
     NO_ADDRESS = "from no address yet: DHCP, and listeners' reports"
-    LINK_LOCAL = "to one of the host's link-local addresses, where a port is published"
+    LINK_LOCAL = "to one of the device's link-local addresses, where a port is published"
+    LINK_ELSEWHERE = "to a link-local address that is none of the device's"
+    LINK_BACK = "to one of the device's, from where another device leads back to"
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
 

@@ -438,6 +438,17 @@ def test_a_link_local_source_reaches_the_host_but_no_published_port(both: Both) 
     both.member(a1, packet((TCP, a1.linklocal, 7, a1.network.gateway6, 8081)), "TO_HOST")
 
 
+def test_a_link_local_address_is_one_on_its_link_only(both: Both) -> None:
+    """What the other uplink, or a network's device, has is another's here (RFC 4007)."""
+    a1, (up0, up1) = both.a1, both.comparison.topology.uplinks
+    own, gateways = up0.linklocals[0], a1.network.linklocal
+    both.outside(packet((TCP, OUTSIDE6, 7, own, 8081)), "DELIVERED")
+    both.member(both.a2, packet((TCP, both.a2.addr6, 80, OUTSIDE6, 7), flags=SYN | ACK), "TO_OUTSIDE")
+    both.outside(packet((TCP, OUTSIDE6, 7, gateways, 8081)), "NOT_OURS")
+    both.bare(packet((TCP, OUTSIDE6, 7, own, 8081), flags=ACK), "NOT_OURS")
+    assert up1.linklocals == ()
+
+
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)
 BEYOND = raw("203.0.113.77")  # by the uplink without Ethernet headers
 

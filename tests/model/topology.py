@@ -52,7 +52,7 @@ class Uplink:
     addr6: bytes
     mtu: int = 1500
     ethernet: bool = True  # its frames have such a header; else they are bare IP packets
-    linklocal: bytes = b""
+    linklocals: tuple[bytes, ...] = ()  # IPv6's, each the host's on this link (RFC 4007)
 
     def address(self, size: int) -> bytes:
         return self.addr4 if size == 4 else self.addr6
@@ -96,7 +96,6 @@ class Topology:
     links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
     nat_first: int
     nat_last: int
-    linklocals: dict[bytes, str] = field(default_factory=dict)  # of the host's devices
     protected: list[Route] = field(
         default_factory=list
     )  # prefixes that IPsec policies for leaving packets name

@@ -12,6 +12,7 @@ from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, ask, echo_server, ev
 
 MakeHost = Callable[..., Host]
 PROTOS = pytest.mark.parametrize("proto", ["tcp", "udp"])
+SECOND_MAC = "02:00:00:00:01:aa"
 DUAL = "--ipv6 --subnet fd61::/64 --subnet 10.61.0.0/24"
 
 
@@ -121,8 +122,39 @@ def test_the_link_local_address_is_one_of_the_hosts(make_host: MakeHost, proto: 
     assert host.outside.try_(["python3", "-c", ASK_FROM, proto, own, there, "8080", "1"]).returncode
 
 
-def linklocal(place: Namespace) -> str:
-    """Of its eth0, once it is there and nobody else's."""
+def linklocal(place: Namespace, device: str = "eth0") -> str:
+    """The kernel's own, once it is there and nobody else's."""
+    show = f"ip -6 -br address show dev {device} scope link"
     with eventually() as until:
-        until(lambda: place.sh("ip -6 -br address show dev eth0 scope link -tentative"))
-    return place.sh("ip -6 -br address show dev eth0 scope link").split()[2].split("/")[0]
+        until(lambda: "ff:fe" in place.sh(f"{show} -tentative"))
+    return next(one for one in place.sh(show).split()[2:] if "ff:fe" in one).split("/")[0]
+
+
+@PROTOS
+def test_a_link_local_address_is_one_of_the_hosts_on_its_own_link_only(
+    make_host: MakeHost, proto: str
+) -> None:
+    """Whoever sends to one of another device's, be it by a neighbour entry of its own, reaches no published port by
+    it (RFC 4007); by the device's own it does, also where both devices have the same."""
+    host = make_host()
+    second = Namespace()
+    try:
+        host.sh(f"ip link add eth1 address {SECOND_MAC} type veth peer name eth0 netns {second.pid}")
+        second.sh("ip link set eth0 up")
+        host.sh("ip link set eth1 up")
+        host.sh("ip address add 2001:db8:2::1/64 dev eth1 nodad")
+        second.sh("ip address add 2001:db8:2::2/64 dev eth0 nodad")
+        for device in ("eth0", "eth1"):
+            host.sh(f"ip address add fe80::1/64 dev {device} nodad")
+        first, own = linklocal(host), linklocal(host, "eth1")
+        host.ctl(f"network create {DUAL} shop")
+        serving(host, "web", f"--network shop -p 8080:80/{proto}", echo_server(proto, 80, "::"))
+        linklocal(second)
+        command = ["python3", "-c", ASK_FROM, proto, "2001:db8:2::2"]
+        for address in (own, "fe80::1"):
+            assert second.sh([*command, address, "8080", "20"]) == "2001:db8:2::2"
+        second.sh(f"ip neigh replace {first} lladdr {SECOND_MAC} dev eth0")
+        assert second.try_([*command, first, "8080", "1"]).returncode
+        host.ctl("doctor")
+    finally:
+        second.close()

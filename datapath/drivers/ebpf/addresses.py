@@ -16,7 +16,6 @@ from datapath.dataplane.programs import Dataplane
 from datapath.drivers.context import HostView
 from datapath.kernel import abi
 from datapath.model.drivers import built
-from datapath.model.parsing import Address
 
 # JSON: addresses that are being given up. If the command is killed meanwhile, the next one knows them from here.
 _LOST = "lost addresses"
@@ -27,16 +26,26 @@ def tell(dataplane: Dataplane, view: HostView) -> None:
     own = set(view.observed.ips)
     networks = built(view.state.networks.values())
     own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
-    present = {key.addr: key for key, _ in dataplane.addresses.read_all()}
-    dataplane.addresses.update_many(
-        {abi.address_key(address): abi.address() for address in own - present.keys()}
-    )
+    plain = {address for address in own if not host_entries.is_scoped(address)}
+    scoped = host_entries.linklocal_entries(view.observed) if dataplane.has("linklocals") else frozenset()
+    known = {key.addr for key in dataplane.addresses}
+    on_links = set(dataplane.linklocals) if dataplane.has("linklocals") else set()
+    dataplane.addresses.update_many({abi.address_key(address): abi.address() for address in plain - known})
+    if scoped - on_links:
+        dataplane.linklocals.update_many(dict.fromkeys(scoped - on_links, abi.address()))
     noted = view.notes.note(_LOST)
-    lost = {ip_address(text) for text in json.loads(noted or "[]")} - own
-    lost |= present.keys() - own
+    lost = {ip_address(text) for text in json.loads(noted or "[]")}
+    lost |= known - plain
+    lost |= {key.addr for key in on_links - scoped}
+    lost -= own  # on another link it may be there still
     if lost:
         _note(view, json.dumps(sorted(map(str, lost))))
-        give_up(dataplane, frozenset(lost))
+    # Addresses before connections to them: none can begin in between.
+    dataplane.addresses.delete_many(abi.address_key(address) for address in known - plain)
+    if on_links - scoped:
+        dataplane.linklocals.delete_many(on_links - scoped)
+    if lost:
+        connections.forget_destinations(dataplane, frozenset(lost))
     if lost or noted is not None:
         _note(view, None)
 
@@ -55,9 +64,3 @@ def _note(view: HostView, text: str | None) -> None:
     """Without waiting for the disk: what takes the note away, a failure of the machine, takes the connections too."""
     with view.notes.transaction(durable=False):
         view.notes.set_note(_LOST, text)
-
-
-def give_up(dataplane: Dataplane, lost: frozenset[Address]) -> None:
-    """Takes addresses away, then connections to them: none can begin in between. Idempotent."""
-    dataplane.addresses.delete_many(abi.address_key(address) for address in lost)
-    connections.forget_destinations(dataplane, lost)
