@@ -5,6 +5,7 @@
 #include "lib/networks.h"
 #include "lib/ports.h"
 #include "lib/sockets.h"
+#include "lib/xfrm.h"
 
 /* A prime that does not divide the range visits all of its ports, in an order in which those that somebody has taken
  * in a row do not follow each other. */
@@ -26,7 +27,8 @@ enum nat_step {
 enum nat_result {
 	NAT_FAILED = 0,
 	NAT_OPENED = 1,
-	NAT_JOINED = 2, /* another CPU has opened it */
+	NAT_JOINED = 2,	 /* another CPU has opened it */
+	NAT_REFUSED = 3, /* an IPsec policy keeps the packet back */
 };
 
 /* The port of a step; 0: it has none. */
@@ -64,6 +66,20 @@ struct nat_walk {
 	struct scratch *room;
 };
 
+/* Does an IPsec policy keep back what would become of the packet, so that it takes no port? Between two containers'
+ * external ports nothing leaves. */
+static __always_inline bool nat_is_refused(struct nat_walk *walk)
+{
+	struct conn_sides *sides = &walk->room->sides;
+	struct tuple *becomes = &walk->room->probe;
+
+	tuple_reverse(becomes, &sides->other);
+	if (walk->room->search.mapped)
+		return !addr_equal(&sides->other.dst, &sides->key.dst) &&
+		       xfrm_closed_out(&sides->key, becomes);
+	return sides->client_endpoint == PARTY_OUTSIDE && xfrm_closed_through(becomes);
+}
+
 /* Opens the connection with this port, if none is known by it towards that address. */
 static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 {
@@ -71,6 +87,8 @@ static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 	int room, error;
 
 	sides->other.dport = port;
+	if (nat_is_refused(walk))
+		return NAT_REFUSED;
 	room = conn_room();
 	if (room == CONN_TAKEN)
 		return NAT_FAILED;
@@ -101,11 +119,11 @@ static long nat_try(__u32 step, struct nat_walk *walk)
 		}
 	}
 	search->result = nat_use(walk, port);
-	if (search->result)
+	if (search->result == NAT_OPENED || search->result == NAT_JOINED)
 		return 1;
 	if (claims && step >= NAT_KEPT)
 		external_release(sides, port);
-	return 0;
+	return search->result == NAT_REFUSED;
 }
 
 /* Where to look for another number: below 1024 for a client's below it, as some servers trust those (RFC 4787, REQ-3,
@@ -159,6 +177,10 @@ __noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 	/* Another source than the client's is the host's own, with all of its ports. */
 	search->keep = own && (mapped || foreign || own - search->first < search->span);
 	bpf_loop(mapped ? NAT_STEPS : NAT_SHARED, nat_try, &walk, 0);
+	if (search->result == NAT_REFUSED && is_container(sides->client_endpoint))
+		quota_returns(sides->client_endpoint);
+	if (search->result == NAT_REFUSED)
+		return DROP_XFRM;
 	if (!search->result)
 		return DROP_NAT_PORTS;
 	port = bpf_ntohs(sides->other.dport);

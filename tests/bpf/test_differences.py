@@ -5,14 +5,11 @@ model. Each is expected to fail until it is mended; then tests/model/situations.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address
 
 import pytest
 
-from datapath.dataplane.convert import to_abi
-from datapath.dataplane.host_entries import xfrm_entries
 from datapath.kernel import abi
-from datapath.model.host import XfrmPolicies, XfrmPolicy
 from tests.bpf import packets as p
 from tests.bpf.fixtures import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, REDIRECT, Programs, outside_sends
 
@@ -82,31 +79,3 @@ def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(pro
     finally:
         ports.pop(key)
         origins.pop(origin)
-
-
-@pytest.mark.xfail(strict=True, reason="it is held for two minutes, and others' connections get another")
-def test_what_is_refused_takes_no_port(programs: Programs) -> None:
-    """A packet that an IPsec policy is about does not leave, so nothing of it is known outside."""
-    host, policies = programs.maps["host"], programs.maps["xfrm_policies"]
-    before = host[0]
-    prefixes = ip_network("0.0.0.0/0"), ip_network(f"{OUTSIDE}/32")
-    policy = XfrmPolicy(
-        "out",
-        *prefixes,
-        proto=0,
-        sport=(0, 0),
-        dport=(0, 0),
-        ifindex=0,
-        priority=0,
-        narrowed=False,
-        action="protect",
-    )
-    rows = xfrm_entries(XfrmPolicies((policy,), frozenset()))
-    policies.update_many({to_abi(key): to_abi(value) for key, value in rows.items()})
-    host[0] = before._replace(flags=int(abi.HostFlag.HOST_XFRM_OUT))
-    try:
-        assert programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53))).reasons == {"DROP_XFRM": 1}
-        assert not programs.table("externals")
-    finally:
-        host[0] = before
-        policies.delete_many(list(policies))

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from datapath.kernel import netns
+from datapath.kernel import abi, netns
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     A1,
@@ -221,3 +221,46 @@ def test_a_direction_that_is_blocked_is_closed(programs: Programs, policies: Pol
         programs.expect(A1, A1.sends(outside, p.udp(SPORT, 53)), SHOT, Reason.DROP_XFRM)
     to_member = A1.sends(A2.ip, p.udp(SPORT, 53), to=A2.mac)
     programs.expect(A1, to_member, REDIRECT, Reason.DELIVERED)
+
+
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("own", [True, False], ids=["as it is", "as it would leave"])
+def test_what_is_refused_takes_no_port(
+    programs: Programs, policies: Policies, outside: p.Address, own: bool
+) -> None:
+    """A packet that an IPsec policy is about does not leave, so nothing of it is known outside: another container has
+    the port, and nothing counts as opened."""
+    host, every = (HOST, "0.0.0.0/0") if outside is OUTSIDE else (HOST6, "::/0")
+    whole = ip_address(outside).max_prefixlen
+    policies(policy("out", every if own else f"{host}/{whole}", f"{outside}/{whole}"))
+    for carried in (p.udp(SPORT, 53), p.tcp(SPORT, 53, p.SYN), p.udp(7, 53), p.udp(SPORT, 54)):
+        programs.expect(A1, A1.sends(outside, carried), SHOT, Reason.DROP_XFRM)
+    for name in ("externals", "pending", "conns", "contacts"):
+        assert not programs.table(name), name
+    assert programs.maps["quotas"][abi.quota_key(A1.number)].openings == 0
+    other = "203.0.113.6" if outside is OUTSIDE else "2001:db8:5::6"
+    got = programs.run(A2, A2.sends(other, p.udp(SPORT, 53)))
+    at = 34 if outside is OUTSIDE else 54
+    assert int.from_bytes(got.packet[at : at + 2], "big") == SPORT
+
+
+def test_a_policy_about_the_external_port_lets_no_other_be_chosen(
+    programs: Programs, policies: Policies
+) -> None:
+    """A port is chosen as without policies; with the one that it has the packet is kept back."""
+    policies(policy("out", f"{HOST}/32", f"{OUTSIDE}/32", proto=17, sport=(SPORT, 0xFFFF)))
+    programs.expect(A1, A1.sends(OUTSIDE, p.udp(SPORT, 53)), SHOT, Reason.DROP_XFRM)
+    assert programs.run(A1, A1.sends(OUTSIDE, p.udp(SPORT + 1, 53))).reasons == {"TO_OUTSIDE": 1}
+    assert len(programs.table("externals")) == 1
+
+
+@pytest.mark.parametrize("host", [HOST, HOST6], ids=["IPv4", "IPv6"])
+def test_what_is_kept_from_a_published_port_opens_nothing(
+    programs: Programs, policies: Policies, host: p.Address
+) -> None:
+    policies(blocked=frozenset({"fwd"}))
+    first, last = p.cut(outside_sends(host, p.udp(9, 8081, bytes(64))), 24)
+    programs.expect(None, first, SHOT, Reason.DROP_XFRM)
+    programs.expect(None, last, SHOT, Reason.DROP_FRAGMENT)
+    programs.expect(None, outside_sends(host, p.tcp(9, 8081, p.SYN)), SHOT, Reason.DROP_XFRM)
+    assert not programs.table("pending")
