@@ -177,7 +177,7 @@ __noinline int origin_port(const struct conn_sides *sides)
 {
 	struct origin_key key = {};
 	struct origin *origin;
-	struct port *other;
+	struct port *port;
 
 	if (!sides)
 		return 0;
@@ -186,18 +186,21 @@ __noinline int origin_port(const struct conn_sides *sides)
 	key.port = sides->key.sport;
 	key.proto = sides->key.proto;
 	origin = bpf_map_lookup_elem(&origins, &key);
-	if (origin)
-		return origin->port;
-	if (addr_is_v4(&key.addr))
-		addr_set_v4(&key.addr, 0);
-	else
-		__builtin_memset(&key.addr, 0, sizeof(key.addr));
-	origin = bpf_map_lookup_elem(&origins, &key);
-	if (!origin)
-		return 0;
-	/* At this very address it can be another's. */
-	other = port_find_exact(&sides->other.dst, origin->port, sides->key.proto);
-	return other && other->endpoint != sides->client_endpoint ? 0 : origin->port;
+	if (!origin) {
+		if (addr_is_v4(&key.addr))
+			addr_set_v4(&key.addr, 0);
+		else
+			__builtin_memset(&key.addr, 0, sizeof(key.addr));
+		origin = bpf_map_lookup_elem(&origins, &key);
+		if (!origin)
+			return 0;
+	}
+	/* At this very address it can be another's; and a port of who is behind the endpoint is not the endpoint's. */
+	port = port_find(&sides->other.dst, origin->port, sides->key.proto);
+	return port && port->endpoint == sides->client_endpoint &&
+			       addr_equal(&port->addr, &sides->key.src)
+		       ? origin->port
+		       : 0;
 }
 
 /* A connection lives, and its mapping with it. */

@@ -336,6 +336,28 @@ def test_a_port_published_at_one_address_is_the_source_at_that_address_only(prog
         programs.maps["origins"].delete_many(list(programs.maps["origins"]))
 
 
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+def test_a_port_of_who_is_behind_a_container_is_not_its_own(publishing: Programs, six: bool) -> None:
+    """a1 forwards for another, whose 9000 nobody publishes: the outside would take it for a1's server."""
+    behind, outside, kind = ("fd99::5", OUTSIDE6, p.ETH_IPV6) if six else ("10.99.0.5", OUTSIDE, p.ETH_IPV4)
+    packet, hop, at = (p.ipv6, A1.ip6, 54) if six else (p.ipv4, A1.ip, 34)
+    key = abi.device_key(publishing.ifindex(A1))
+    before = publishing.maps["devices"][key]
+    publishing.maps["devices"][key] = before._replace(forwarding=1)
+    family = "-6" if six else "-4"
+    where = f"{behind}/{128 if six else 32}"
+    subprocess.run(["ip", family, "route", "add", where, "via", str(hop), "dev", "dp0"], check=True)
+    try:
+        frame = p.ethernet(A1.net.mac, A1.mac, kind, packet(behind, outside, p.udp(9000, 53)))
+        got = publishing.run(A1, frame)
+        assert got.reasons == {"TO_OUTSIDE": 1}
+        assert int.from_bytes(got.packet[at : at + 2], "big") == 9000
+        assert seen(publishing, A1, p.udp(9000, 53), outside) == 10001
+    finally:
+        subprocess.run(["ip", family, "route", "del", where], check=True)
+        publishing.maps["devices"][key] = before
+
+
 # ---- few ports left -------------------------------------------------------------------------------------------
 
 
