@@ -31,7 +31,6 @@ __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const stru
 		       struct conn *conn)
 {
 	struct scratch *room = scratch();
-	struct endpoint *endpoint;
 	struct network *net;
 	struct conn *peer;
 
@@ -43,8 +42,7 @@ __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const stru
 		return NO_VERDICT;
 	tuple_reverse(&room->probe, &peer->other);
 	net = network_find(peer->to_network);
-	endpoint = endpoint_find(peer->to_network, &room->probe.dst);
-	if (!net || !endpoint || endpoint->number != peer->to_endpoint)
+	if (!net || !recipient_find(peer->to_network, &room->probe.dst, peer->to_endpoint))
 		return drop(skb, DROP_STALE);
 	if (p->dont_fragment && segment_length(skb, p) > net->mtu)
 		return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
@@ -53,5 +51,5 @@ __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const stru
 	conn_track(skb, p, &room->leaving, peer);
 	if (rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
-	return deliver(skb, p, endpoint, net->mac);
+	return deliver(skb, p, &room->recipient, net->mac);
 }

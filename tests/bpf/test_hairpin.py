@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -143,6 +145,37 @@ def test_networks_without_external_ports_do_not_take_part(programs: Programs, me
     ends = Ends(programs, A3)
     got = programs.run(member, member.sends(HOST, p.udp(OWN, ends.external[0])))
     assert got.reasons == ({"DROP_INTERNAL": 1} if member is C1 else {"TO_HOST": 1})
+
+
+@FAMILIES
+def test_who_is_behind_a_container_is_met_as_well(programs: Programs, six: bool) -> None:
+    """a3 forwards for another, which has an external port as a3 itself has one."""
+    from tests.bpf.test_forwarding import change, comes, says
+
+    behind, host, server = (
+        (ip_address("fd99::5"), HOST6, OUTSIDE6) if six else (ip_address("10.99.0.5"), HOST, OUTSIDE)
+    )
+    hop: dict[str, Any] = {"hops": 63} if six else {"ttl": 63}
+    where = [*(("-6",) if six else ()), "route"], [f"{behind}/{128 if six else 32}"]
+    gateway = ["via", str(A3.ip6 if six else A3.ip), "dev", "dp0"]
+    subprocess.run(["ip", *where[0], "add", *where[1], *gateway], check=True)
+    change(programs, A3, True)
+    try:
+        ends = [
+            (A1, A1.sends(server, p.udp(OWN, 53))),
+            (A3, says(A3, behind, server, p.udp(OWN + 7, 53))),
+        ]
+        for member, frame in ends:
+            assert programs.run(member, frame).reasons == {"TO_OUTSIDE": 1}
+        first = A1.sends(host, p.udp(OWN, OWN + 7))
+        assert programs.run(A1, first).reasons == {"TO_HOST": 1}
+        got = programs.run(A3, says(A3, behind, host, p.udp(OWN + 7, OWN)))
+        assert got.reasons == {"DELIVERED": 1}
+        wanted = comes(A3, host, behind, p.udp(OWN, OWN + 7), **hop)
+        programs.expect(A1, first, REDIRECT, Reason.DELIVERED, wanted)
+    finally:
+        change(programs, A3, False)
+        subprocess.run(["ip", *where[0], "del", *where[1]], check=True)
 
 
 def test_what_is_too_big_for_the_other_is_told(programs: Programs) -> None:
