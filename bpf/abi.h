@@ -263,8 +263,8 @@ struct conn {
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
 	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
-	__u8 uplink;	     /* original, masqueraded: the device that it left by, its index modulo
-			      * 255, and one; 0: not known */
+	__u8 uplink;	     /* the device that it left by, if none of a network's: its index modulo
+			      * 255, and one; 0: not known. Of masqueraded ones: by which they began */
 	__u32 since;	     /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */
 };
 

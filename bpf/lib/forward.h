@@ -107,6 +107,20 @@ static __always_inline bool is_beyond_link(const struct ip_addr *source,
 	return addr_is_linklocal(source) && !linklocal_is_of(fib->ifindex, source);
 }
 
+/* Does its way lead into a network of ours? Once it is known that it does not, nothing is looked up. */
+static __always_inline bool leads_inside(struct conn *conn, const struct bpf_fib_lookup *fib)
+{
+	__u8 mark = uplink_mark(fib->ifindex);
+
+	if (conn->uplink == mark)
+		return false;
+	if (device_find(fib->ifindex, DEVICE_GATEWAY))
+		return true;
+	if (!conn->uplink)
+		conn->uplink = mark;
+	return false;
+}
+
 static __always_inline bool is_translated(const struct packet *p, const struct scratch *room)
 {
 	return !addr_equal(&room->leaving.src, &p->tuple.src);
@@ -143,6 +157,9 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
+	/* Into one of our networks: what a container of ours sends there itself is looked at as if it began. */
+	if (route_leads_out(route) && leads_inside(conn, &room->fib))
+		return conn->flags & CONN_ORIGINAL ? NO_VERDICT : drop(skb, DROP_ISOLATED);
 	if (route_leads_out(route) && is_beyond_link(&room->leaving.src, &room->fib))
 		return drop(skb, DROP_BAD_ADDR);
 	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
@@ -150,8 +167,9 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 			return drop(skb, DROP_XFRM);
 		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
 	}
-	/* By way of the host's stack its answer comes back like any. */
-	if (route_leads_out(route) || route == BPF_FIB_LKUP_RET_UNSUPP_LWT)
+	/* By way of the host's stack its answer comes back like any. What is refused says nothing to anybody. */
+	if (route_leads_out(route) ||
+	    (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !is_translated(p, room)))
 		conn_track(skb, p, &p->tuple, conn);
 	if (!route_leads_out(route))
 		return not_routed(skb, p, from, route, is_translated(p, room));
@@ -216,6 +234,8 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	struct quoted *quoted;
 	struct network *net;
 	struct conn *conn;
+	bool translated;
+	int route;
 
 	if (!p || !room)
 		return NO_VERDICT;
@@ -248,13 +268,18 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (!addr_equal(&key.src, &inner.dst))
 			quoted->outer.src = inner.dst;
 		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
-		if (!from || p->ttl <= 1 ||
-		    !route_leads_out(route_find(skb, p, from, as, &room->fib)))
+		if (!from || p->ttl <= 1)
+			return NO_VERDICT;
+		translated = !addr_equal(&quoted->outer.src, &p->tuple.src);
+		route = route_find(skb, p, from, as, &room->fib);
+		if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !translated)
+			return to_host(skb, from);
+		if (!route_leads_out(route) || device_find(room->fib.ifindex, DEVICE_GATEWAY))
 			return NO_VERDICT;
 		if (is_beyond_link(&quoted->outer.src, &room->fib))
 			return drop(skb, DROP_BAD_ADDR);
 		if (xfrm_closed_out(&p->tuple, &quoted->outer))
-			return drop(skb, DROP_XFRM);
+			return translated ? drop(skb, DROP_XFRM) : to_host(skb, from);
 		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p, p->ttl - 1))
 			return drop(skb, DROP_REWRITE);
 		return to_outside(skb, &room->fib);
