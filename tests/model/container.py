@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tests.model import nat
 from tests.model.addresses import BROADCAST, MAPPED, ZERO4, ZERO6, class_e, on_link, unusable
-from tests.model.connections import Connection
+from tests.model.connections import Connection, Half
 from tests.model.expected import (
     REDIRECT,
     Expected,
@@ -260,19 +260,8 @@ class FromContainer(Forwarding):
         route = self._route(Flow.of((p.proto, p.src, ports[0], p.dst, ports[1]), p.tos))
         if at_gateway or route.kind == "local":
             published = self._published(p)
-            if (
-                published is None
-                and p.ports
-                and net.masquerade
-                and (p.dst, p.ports[1], p.proto) in self.nat.by_external
-            ):
-                self._meet(Situation.HAIRPIN)
-            return (
-                self._open_published(p, sender, published)
-                if published is not None
-                else passed("TO_HOST", frame)
-            )
-        kept = self._kept(p, route, net.masquerade)
+            return self._open_published(p, sender, published) if published else self._to_mapped(p, sender)
+        kept = self._kept(p, sender, route, net.masquerade)
         if kept:
             return kept
         if route.kind in ("none", "stop"):
@@ -284,8 +273,33 @@ class FromContainer(Forwarding):
             assert route.network
             if p.ttl > 1 and p.size <= route.network.mtu:
                 return dropped(frame, reason)
+            if p.size > route.network.mtu and not p.keep:
+                raise Withheld
             return either(reason, "DROP_TTL", "DROP_TOO_BIG")
         return self._to_outside(p, sender, route)
+
+    def _to_mapped(self, p: Packet, sender: Member) -> Expected | None:
+        """To a port of the host's that nobody publishes: the host's, unless a container's is mapped to it and it can
+        begin something."""
+        ours = passed("TO_HOST", p.frame)
+        if p.ports is None or p.fragment == LATER or p.proto not in (TCP, UDP) or p.ttl <= 1:
+            return ours
+        proto, _, sport, host, dport = p.key
+        flags = p.frame[p.l4 + 13] if proto == TCP else 0
+        if flags & RST or flags & (SYN | ACK) == SYN | ACK or not sender.network.masquerade:
+            return ours
+        if (host, dport, proto) not in self.nat.by_external or (dport, proto) in self.topology.sockets:
+            return ours
+        self._meet(Situation.HAIRPIN)
+
+        def answer(port: int) -> Key:
+            return (proto, host, dport, host, port)
+
+        opening = nat.Opening(p, sport, answer, lambda port: b"", "", sender, None, passes=False)
+        connection = self.nat.reach(opening, sender, host)
+        if connection is None:
+            raise Withheld
+        return self._hairpin(p, sender, Half(connection, True))
 
     def _behind(self, p: Packet, sender: Member, router: Member | None) -> Expected:
         net = sender.network

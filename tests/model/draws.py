@@ -188,14 +188,20 @@ class Draws:
                 ttl=ttl,
                 word=word,
                 ident=int(rare() * 65536),
-                tos=int(rare() * 256),
+                tos=self.service(),
                 options=options,
             )
         if rare() < 0.85:
             return ip6(src, dst, proto, body, ttl=ttl)
         count = 0 if rare() < 0.5 else int(rare() * 6)
         chain = tuple(self.extensions[int(rare() * len(self.extensions))] for _ in range(count))
-        return ip6(src, dst, proto, body, ttl=ttl, label=int(rare() * (1 << 28)), chain=chain)
+        return ip6(
+            src, dst, proto, body, ttl=ttl, label=self.service() << 20 | int(rare() * (1 << 20)), chain=chain
+        )
+
+    def service(self) -> int:
+        """Type of service, traffic class: one that a rule may be about, or any."""
+        return 0x10 if self.random() < 0.4 else int(self.random() * 256)
 
     def options(self) -> bytes:
         """Of IPv4, whole words."""

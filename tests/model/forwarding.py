@@ -22,6 +22,7 @@ from tests.model.topology import LOCAL_SENDER, Member, Published, Topology, Upli
 __all__ = ["Forwarding"]
 
 SMALL = 500  # bytes: what nothing cuts in pieces
+SMALL_ENOUGH = 1000  # and what is no larger with another header before it
 
 
 class Forwarding:
@@ -131,9 +132,10 @@ class Forwarding:
                 return None
             route = self._way(p, sender, half)
             if route.kind == "net":
-                self._meet(Situation.WAY_INSIDE)
-                return either("DROP_ISOLATED", "DROP_NO_ENDPOINT", "DROP_TTL", "DROP_TOO_BIG")
-            kept = self._kept(p, route, out != p.key)
+                return self._way_inside(p, sender, half, route)
+            if route.kind == "local" and half.original:
+                return self._told(p, sender, "DROP_TTL") if p.ttl <= 1 else self._hairpin(p, sender, half)
+            kept = self._kept(p, sender, route, out != p.key)
             if kept:
                 return kept
             if route.uplink is None:
@@ -158,12 +160,46 @@ class Forwarding:
             return passed("DELIVERED", self._delivered(p, receiver, out))
         return passed("TO_OUTSIDE", translated(p, out))
 
+    def _way_inside(self, p: Packet, sender: Member, half: Half, route: Route) -> Expected | None:
+        """The way leads into a network of containers: what a container sends there itself is as if it began; an answer
+        to the outside is for nobody there."""
+        self._meet(Situation.WAY_INSIDE)
+        assert route.network
+        if p.ttl <= 1:
+            return self._told(p, sender, "DROP_TTL")
+        refused = self._too_big(p, sender, route.network.mtu)
+        if refused:
+            return refused
+        if not half.original:
+            return dropped(p.frame, "DROP_ISOLATED")
+        if half.connection.masquerades:
+            return self._instead_of(half.connection, p, sender)
+        return self._begins(p, sender, False)
+
+    def _hairpin(self, p: Packet, sender: Member, half: Half) -> Expected | None:
+        """To another container's external port (RFC 4787, REQ-9): it meets that one as it would from outside, by its
+        own external port, and comes in as from there: if that one has sent to it. Else it is the host's, which sends
+        it nowhere else."""
+        peer = self.connections.find(half.out)
+        receiver = peer.receiver if peer else None
+        if peer is None or peer.original or peer.sender or receiver is None or receiver is LOCAL_SENDER:
+            return passed("TO_HOST", last_hop(p))
+        self._meet(Situation.HAIRPIN_AWAITED)
+        if peer.stale:
+            return dropped(p.frame, "DROP_STALE")
+        refused = self._too_big(p, sender, receiver.network.mtu, True)
+        if refused:
+            return refused
+        half.connection.spoken(p, half.original)
+        peer.connection.spoken(p, False)
+        return passed("DELIVERED", self._delivered(p, receiver, peer.out))
+
     @staticmethod
     def _beyond_link(source: bytes, uplink: Uplink) -> bool:
         """RFC 4291, 2.5.6: what comes from a link-local address stays on its link."""
         return on_link(source) and source not in uplink.linklocals
 
-    def _kept(self, p: Packet, route: Route, translates: bool) -> Expected | None:
+    def _kept(self, p: Packet, sender: Member, route: Route, translates: bool) -> Expected | None:
         """What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
         encapsulated = route.kind == "encap"
         if not encapsulated and not (route.uplink and self.topology.protects(p.dst)):
@@ -177,8 +213,14 @@ class Forwarding:
             "DROP_PROTOCOL",
             "DROP_FRAGMENT",
         ]
-        if p.ttl <= 1 or p.size > 1000:
+        if p.ttl <= 1:
             return either(*reasons, "DROP_TTL", "DROP_TOO_BIG")
+        if route.uplink:
+            return self._too_big(p, sender, route.uplink.mtu) or dropped(p.frame, *reasons)
+        if p.size > SMALL_ENOUGH:  # how much of it there is room for the kernel knows
+            if not p.keep:
+                raise Withheld
+            return either(*reasons, "DROP_TOO_BIG")
         return dropped(p.frame, *reasons)
 
     def _has_no_way(self, p: Packet, translates: bool) -> Expected:
@@ -191,6 +233,9 @@ class Forwarding:
 
     def _instead_of(self, old: Connection, p: Packet, sender: Member) -> Expected | None:
         raise NotImplementedError  # only what containers send is masqueraded
+
+    def _begins(self, p: Packet, sender: Member, at_gateway: bool) -> Expected | None:
+        raise NotImplementedError  # and routed
 
     def _error(self, p: Packet, sender: Member | None) -> Expected | None:
         """An error about a packet of a connection: the quotation, backwards, is what its receiver sends."""
@@ -215,8 +260,8 @@ class Forwarding:
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
             uplink = route.uplink
-            if route.kind == "encap" or self.topology.protects(other[1]):
-                raise Withheld
+            if route.kind == "encap":
+                return self._error_kept(p, src, "DROP_ENCAP", "DROP_NO_CONN")
             if uplink is None:
                 return None
             if p.ttl <= 1:
@@ -228,11 +273,19 @@ class Forwarding:
             return self._too_big(p, sender, width, receiver is not None)
         if receiver is None and uplink and self._beyond_link(src, uplink):
             return dropped(p.frame, "DROP_BAD_ADDR")
+        if receiver is None and self.topology.protects(other[1]):
+            return self._error_kept(p, src, "DROP_XFRM")
         outs = error_outs(p, src, other[1], other, 1 if p.ttl > 1 else 0)
         if receiver:
             head = receiver.mac + receiver.network.mac
             return Expected(REDIRECT, ("DELIVERED",), tuple(head + out[12:] for out in outs))
         return Expected(REDIRECT, ("TO_OUTSIDE",), outs)
+
+    def _error_kept(self, p: Packet, src: bytes, *reasons: str) -> Expected:
+        """As what it is about: by the host's stack, if it is not translated."""
+        if p.ttl <= 1 or p.size > SMALL_ENOUGH:
+            return either("TO_HOST", *reasons, "DROP_TTL", "DROP_TOO_BIG")
+        return passed("TO_HOST", p.frame) if src == p.src else dropped(p.frame, *reasons)
 
     # ---- published ports -------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Generator(Draws):
             (4, self.near_the_width),
             (3, self.from_the_same_socket),
             (1, self.from_a_published_port),
+            (2, self.to_external),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -192,9 +193,27 @@ class Generator(Draws):
         found = self.published()
         if found is None:
             return None
-        published = found[3]
-        key = (found[2], published.addr, published.port, self.outside(len(published.addr)), 33434)
+        published, size = found[3], len(found[3].addr)
+        src = published.addr
+        if published.member.forwarding and self.random() < 0.3:  # or who is behind it, from the same number
+            src = ip_address("10.99.0.5" if size == 4 else "fd99::5").packed
+        key = (found[2], src, published.port, self.outside(size), 33434)
         return self.from_member(published.member, self.packet(key, SYN))
+
+    def to_external(self) -> Sent | None:
+        """From a port that has an external one to another's, or its own: of the latest, so that two of them meet."""
+        known = [one for one in self.reference.nat.by_external.values() if one.internal[3] in (TCP, UDP)]
+        known = known[-6:]
+        if not known:
+            return None
+        mine, theirs = (known[int(self.random() * len(known))] for _ in range(2))
+        number, src, sport, proto, _ = mine.internal
+        member = next((one for one in self.members if one.number == number), None)
+        host, dport, same = theirs.external
+        if member is None or same != proto or len(host) != len(src):
+            return None
+        flags = SYN if self.random() < 0.5 else None
+        return self.from_member(member, self.packet((proto, src, sport, host, dport), flags))
 
     def to_outside(self) -> Sent:
         member = self.member()

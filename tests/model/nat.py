@@ -110,6 +110,15 @@ class Ports:
         expected.refusal = lambda: self._refused(opening, choice, internal)
         return expected
 
+    def reach(self, opening: Opening, sender: Member, source: bytes) -> Connection | None:
+        """Of a container that talks to another's external port (RFC 4787 REQ-9): it has one itself, as outside. None:
+        which one nobody can see, as the packet does not leave with it."""
+        internal = (sender.number, opening.p.src, opening.wanted, opening.p.proto, source)
+        only = self._choice(internal, sender).only
+        if only is None or opening.answer(only) in self.connections or opening.answer(only) in self.displaced:
+            return None
+        return self._open(opening, only, internal)
+
     def _choice(self, internal: Internal, sender: Member) -> Choice:
         _, address, port, proto, source = internal
         known = self.by_internal.get(internal, [])
@@ -213,12 +222,11 @@ class Ports:
         left = self._left(opening, choice, internal)
         return f"refused, but {left} is free" if left else ""
 
-    def _open(self, opening: Opening, port: int, internal: Internal) -> None:
+    def _open(self, opening: Opening, port: int, internal: Internal) -> Connection:
         external = (internal[4], port, internal[3])
         mapping = self.by_external.get(external)
         if mapping and mapping.shared:
-            self._remember(opening, port)
-            return
+            return self._remember(opening, port)
         taken = mapping is not None and mapping.internal != internal
         if mapping and taken:  # what had it is over, or has still some time to go: then it is shared
             self.by_internal[mapping.internal].remove(mapping)
@@ -227,6 +235,7 @@ class Ports:
             mapping = self.by_external[external] = Mapping(internal, external, shared=taken)
             self.by_internal.setdefault(internal, []).append(mapping)
         mapping.connections.append(self._remember(opening, port))
+        return mapping.connections[-1]
 
     # ---- published ports -----------------------------------------------------------------------------------
 

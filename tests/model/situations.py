@@ -42,6 +42,7 @@ class Situation(StrEnum):
     ENCAPSULATED = "translated, by a route that encapsulates"
     PROTECTED = "translated, to where an IPsec policy protects"
     HAIRPIN = "to another container's external port"
+    HAIRPIN_AWAITED = "and it is awaited there"
     SPEAKS_FOR = "a member that forwards, from another's address"
     BY_ROUTER = "by the MAC of a member that forwards"
     BEHIND = "to what the host routes to a member that forwards"
@@ -56,11 +57,6 @@ class Situation(StrEnum):
 # Not met on purpose until the programs know it: why.
 WITHHELD: dict[Situation, str] = {
     Situation.CUT_AGAIN: "its end is lost",
-    Situation.PUBLISHED_BEHIND: "it is taken for the member's own",
-    Situation.HAIRPIN: "the reference does not know it yet",
-    Situation.ENCAPSULATED: "an answer that is refused confirms its connection all the same",
-    Situation.PROTECTED: "what is refused takes a port all the same",
-    Situation.WAY_INSIDE: "it is sent there as to the outside",
     Situation.ERROR_WIDTH: "it is delivered as it is",
     Situation.CUT_INTO: "it is delivered as it is",
     Situation.CUT_OPTIONS: "the sender is told, as if it must not be cut",
