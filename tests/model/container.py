@@ -296,10 +296,15 @@ class FromContainer(Forwarding):
             return (proto, host, dport, host, port)
 
         opening = nat.Opening(p, sport, answer, lambda port: b"", "", sender, None, passes=False)
-        connection = self.nat.reach(opening, sender, host)
-        if connection is None:
+        found = self.nat.reach(opening, sender, host)
+        if found is None:
             raise Withheld
-        return self._hairpin(p, sender, Half(connection, True))
+        port, begin = found
+        peer = self.connections.find((proto, host, port, host, dport))
+        receiver = sender if port == dport else peer.receiver if peer else None
+        if receiver:  # before anything is remembered
+            self._too_big(p, sender, receiver.network.mtu, True)
+        return self._hairpin(p, sender, Half(begin(), True))
 
     def _behind(self, p: Packet, sender: Member, router: Member | None) -> Expected:
         net = sender.network

@@ -110,14 +110,16 @@ class Ports:
         expected.refusal = lambda: self._refused(opening, choice, internal)
         return expected
 
-    def reach(self, opening: Opening, sender: Member, source: bytes) -> Connection | None:
-        """Of a container that talks to another's external port (RFC 4787 REQ-9): it has one itself, as outside. None:
-        which one nobody can see, as the packet does not leave with it."""
+    def reach(
+        self, opening: Opening, sender: Member, source: bytes
+    ) -> tuple[int, Callable[[], Connection]] | None:
+        """Of a container that talks to another's external port (RFC 4787 REQ-9): it has one itself, as outside, which
+        is told, and how to open the connection. None: nobody can see which, as the packet does not leave with it."""
         internal = (sender.number, opening.p.src, opening.wanted, opening.p.proto, source)
         only = self._choice(internal, sender).only
         if only is None or opening.answer(only) in self.connections or opening.answer(only) in self.displaced:
             return None
-        return self._open(opening, only, internal)
+        return only, lambda: self._open(opening, only, internal)
 
     def _choice(self, internal: Internal, sender: Member) -> Choice:
         _, address, port, proto, source = internal
