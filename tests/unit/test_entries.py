@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, get_args
 
 import pytest
@@ -22,7 +22,7 @@ from datapath.dataplane.structs import (
 )
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint, EndpointRequest
-from datapath.model.host import HostNetwork, XfrmPolicies, XfrmPolicy
+from datapath.model.host import Device, DeviceAddress, HostNetwork, XfrmPolicies, XfrmPolicy
 from datapath.model.parsing import Prefix
 from datapath.plan.inspect import container_inspect, network_inspect
 from datapath.plan.ports import plan_port_remove
@@ -380,3 +380,23 @@ def test_of_more_policies_than_a_row_takes_the_rest_is_closed() -> None:
     many = [xfrm("fwd", peer, peer, proto=6, sport=(port, 0xFFFF), action="allow") for port in range(9)]
     (row,) = host_entries.xfrm_entries(XfrmPolicies(tuple(many))).values()
     assert (row.used, row.closed, len(row.selectors)) == (8, 1, 8)
+
+
+def test_link_local_addresses_have_the_device_that_they_are_of() -> None:
+    """IPv6's of uplinks alone; two devices may have the same, and IPv4's are like any."""
+    devices = {i: Device(i, f"eth{i}", "", "02:00:00:00:00:01", 1500, True) for i in (2, 3, 4)}
+    found = (
+        ("192.0.2.1/24", "169.254.1.1/16", "fe80::1/64"),
+        ("2001:db8::1/64", "fe80::1/64"),
+        ("fe80::4/64",),
+    )
+    network = HostNetwork(
+        devices=devices,
+        addresses=tuple(
+            DeviceAddress(i, 253 if "fe80" in text else 0, 0, ip_interface(text))
+            for i, texts in zip(devices, found, strict=True)
+            for text in texts
+        ),
+    )
+    shared = ip_address("fe80::1")
+    assert host_entries.linklocal_entries(network) == {(shared, 2), (shared, 3)}
