@@ -125,22 +125,22 @@ __noinline int to_router(struct __sk_buff *skb, const struct packet *p, const st
 }
 
 /* The host's route leads back into the network: to a member that forwards. */
-__noinline int to_next_hop(struct __sk_buff *skb, const struct packet *p, const struct network *net,
-			   __u32 number)
+__noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct network *net,
+			   const struct device *device)
 {
 	struct scratch *room = scratch();
 	struct endpoint *router;
 	struct ip_addr hop;
 
-	if (!p || !net || !room)
+	if (!p || !net || !device || !room)
 		return TC_ACT_SHOT;
 	route_hop(&room->fib, &hop);
-	router = endpoint_find(number, &hop);
+	router = endpoint_find(device->network, &hop);
 	if (!router || !router->forwarding)
 		return drop(skb, DROP_NO_ENDPOINT);
 	if (!(net->flags & NETWORK_ICC))
 		return drop(skb, DROP_ICC);
-	if (rewrite_ttl(skb, p, p->ttl - 1))
+	if (packet_fit(skb, p, device->endpoint) || rewrite_ttl(skb, p, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, router, net->mac);
 }
@@ -186,11 +186,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
-	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room, device->endpoint);
+	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room);
 	if (at_gateway || route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
-	if (route < 0)
-		return drop(skb, -route);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway, 0);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
@@ -203,7 +201,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (other && other->network != device->network)
 		return drop(skb, DROP_ISOLATED);
 	if (other)
-		return to_next_hop(skb, p, net, device->network);
+		return to_next_hop(skb, p, net, device);
 	return to_new_outside(skb, p, device, net, room, route);
 }
 
@@ -243,8 +241,7 @@ int from_container(struct __sk_buff *skb)
 	/* Only delivery to a member who may be talked to needs no ports. */
 	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
-		reason = is_split(skb) ? split_continue(skb, p, device->endpoint)
-				       : fragment_later(skb, p, device->endpoint);
+		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
 			return consume(skb, HELD);
 		if (reason)

@@ -34,31 +34,29 @@ __noinline int not_routed(struct __sk_buff *skb, const struct packet *p, const s
 	return drop(skb, DROP_FORWARDING);
 }
 
-/* The way of a packet that does not fit, once it has been cut. Returns as route_fit(). */
-__noinline int route_cut(struct __sk_buff *skb, struct packet *p, const struct network *net,
-			 const struct tuple *as, __u32 sender)
+/* The way of a packet that does not fit it, of which pieces will. Returns as route_fit(). */
+__noinline int route_narrow(struct __sk_buff *skb, struct packet *p, const struct network *net,
+			    const struct tuple *as)
 {
 	struct scratch *room = scratch();
-	int reason;
 
 	if (!p || !net || !room)
-		return -DROP_DEVICE;
-	reason = packet_split(skb, p, sender, room->fib.mtu_result);
-	if (reason == DROP_TOO_BIG)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	if (!packet_narrow(skb, p, room->fib.mtu_result))
 		return BPF_FIB_LKUP_RET_FRAG_NEEDED;
-	return reason ? -reason : route_find(skb, p, net, as, &room->fib);
+	return route_find(skb, p, net, as, &room->fib);
 }
 
-/* The way of a packet as route_find() says; what is too big for it and may be fragmented is cut first. Returns
- * BPF_FIB_LKUP_RET_*, or the negative of a drop reason. */
+/* The way of a packet as route_find() says; one that is too big for it, and may be fragmented, is to be cut before it
+ * is sent (packet_fit). */
 static __always_inline int route_fit(struct __sk_buff *skb, struct packet *p,
 				     const struct network *net, const struct tuple *as,
-				     struct scratch *room, __u32 sender)
+				     struct scratch *room)
 {
 	int route = route_find(skb, p, net, as, &room->fib);
 
-	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && may_split(skb, p))
-		return route_cut(skb, p, net, as, sender);
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && p->ttl > 1)
+		return route_narrow(skb, p, net, as);
 	return route;
 }
 
@@ -142,14 +140,12 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	/* An answer of a published port is routed with the address that was asked. */
 	if (route == NO_ROUTE_YET) {
 		route = route_fit(skb, p, from, conn->flags & CONN_ORIGINAL ? NULL : &room->leaving,
-				  room, conn->from_endpoint);
+				  room);
 		if (route_leads_out(route) && source_has_moved(skb, p, from, conn, room)) {
 			conn_forget(&p->tuple);
 			return NO_VERDICT;
 		}
 	}
-	if (route < 0)
-		return drop(skb, -route);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway_of(from, p), room->fib.mtu_result);
 	if (route == BPF_FIB_LKUP_RET_NOT_FWDED && is_translated(p, room)) {
@@ -167,6 +163,8 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 			return drop(skb, DROP_XFRM);
 		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
 	}
+	if (route_leads_out(route) && packet_fit(skb, p, conn->from_endpoint))
+		return drop(skb, DROP_REWRITE);
 	/* By way of the host's stack its answer comes back like any. What is refused says nothing to anybody. */
 	if (route_leads_out(route) ||
 	    (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !is_translated(p, room)))

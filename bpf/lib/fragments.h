@@ -9,7 +9,7 @@
  * CPUs either the first one finds the later in the queue, or that finds the first in the table.
  */
 #pragma once
-#include "lib/datagrams.h"
+#include "lib/cuts.h"
 
 /* Values too large for the stack: 0 is a frame that is to be queued, 1 one that is set aside. */
 struct {
@@ -175,6 +175,8 @@ __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 end
 
 	if (!p)
 		return DROP_FRAGMENT;
+	if (cut_arrives(p, endpoint))
+		return 0;
 	key = fragment_key_new(p, endpoint);
 	if (!key)
 		return DROP_FRAGMENT;

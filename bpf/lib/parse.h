@@ -33,6 +33,7 @@ struct packet {
 	struct tuple tuple; /* ARP: sender and target; ports 0 where there are none */
 	__u32 l4;	    /* offset of the transport header, 0: none; see `lacks` */
 	__u32 length;	    /* of the IP packet as its header states it */
+	__u32 width;	    /* of its way, that it is to be cut for; 0: it fits */
 	__u32 seq, ack;	    /* TCP, host order */
 	__be32 fragment_id;
 	__u16 fragment_from; /* bytes of the datagram before this fragment's, */

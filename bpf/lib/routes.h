@@ -12,9 +12,11 @@
 
 #define NO_ROUTE_YET (-1) /* none of BPF_FIB_LKUP_RET_*, which are not negative */
 
-/* The packet's length on a wire: of each segment, if it will be cut into some. */
+/* The packet's length on a wire: of each segment or piece, if it will be cut into some. */
 static __always_inline __u32 segment_length(const struct __sk_buff *skb, const struct packet *p)
 {
+	if (p->width)
+		return p->width;
 	return skb->gso_size ? skb->gso_size + (p->l4 - L3) + p->l4_length : p->length;
 }
 

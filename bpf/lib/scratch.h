@@ -40,6 +40,25 @@ struct nat_search {
 	bool keep;    /* the client's own number is tried */
 };
 
+/* The rest of a packet that was cut (cuts.h): its datagram's key, its piece of that, and what is known of it. */
+struct cut_key {
+	struct fragment_key fragment;
+	struct piece piece;
+};
+
+struct cut {
+	__u64 since; /* ns, CLOCK_MONOTONIC */
+	__be16 sport, dport;
+	__u8 has_ports;
+	__u8 pad[3];
+};
+
+/* An IPv4 header with its options, and a little beyond the longest. */
+struct ipv4_header {
+	struct iphdr ip;
+	__u8 options[44];
+};
+
 struct scratch {
 	struct packet packet;
 	struct conn_sides sides;
@@ -56,6 +75,10 @@ struct scratch {
 	struct tuple opposite;		/* the key of a connection's other direction */
 	struct tuple confirmed, answer; /* keys of a connection that both sides have spoken on */
 	struct fragment_key fragment;
+	struct cut_key cut_key;
+	struct cut cut;
+	struct ipv4_header header; /* of the rest of a packet that is cut, */
+	struct iphdr first;	   /* and of its first piece, without options */
 	struct nat_search search;
 };
 

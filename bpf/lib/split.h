@@ -2,31 +2,17 @@
 /*
  * An IPv4 packet that may be fragmented and is larger than its way takes (RFC 1812, 5.2.6). It becomes its own
  * first fragment and goes on; the rest arrives once more on the same device, as a later fragment of the
- * same sender, where it is translated like any, and cut again if need be.
+ * same sender (cuts.h), where it is translated like any, and cut again if need be.
  */
 #pragma once
 #include "lib/fragments.h"
 
-#define IP_HEADER sizeof(struct iphdr) /* packets with options are not cut */
-#define MTU_MIN	  68		       /* RFC 791, 3.1 */
-#define PIECE_MAX 2040 /* bytes of data in a piece: what `frames` and the helpers take */
-#define SUM_STEP  512  /* what bpf_csum_diff takes at once, before 6.12 */
-
-/* In tc_index, as ANSWER_MARK: the rest of a later fragment that was cut. Its piece is recorded already, with
- * the whole. SPLIT_LAST: nothing else of the datagram is to come. */
-#define SPLIT_MARK 0x0d48
-#define SPLIT_LAST 0x0d49
-
-static __always_inline bool may_split(const struct __sk_buff *skb, const struct packet *p)
-{
-	return !is_ipv6(p) && !p->dont_fragment && !skb->gso_size && p->ttl > 1 &&
-	       packet_has_ports(p);
-}
-
-static __always_inline bool is_split(const struct __sk_buff *skb)
-{
-	return skb->tc_index == SPLIT_MARK || skb->tc_index == SPLIT_LAST;
-}
+#define IP_HEADER   sizeof(struct iphdr) /* without options */
+#define MTU_MIN	    68			 /* RFC 791, 3.1 */
+#define OPTIONS_MAX 40
+#define PIECE_MAX \
+	2008 /* bytes of data in a piece: what `frames` takes with options, and the helpers */
+#define SUM_STEP 512 /* what bpf_csum_diff takes at once, before 6.12 */
 
 struct sum_walk {
 	struct __sk_buff *skb;
@@ -57,14 +43,21 @@ static long sum_one(__u32 index, struct sum_walk *walk)
  * A sender leaves the checksum to its device, as veth claims that it can do it: the header has the sum of
  * the pseudo header only. Once the packet is cut no device can. Returns 0, or an error.
  */
-static __always_inline int finish_checksum(struct __sk_buff *skb, const struct packet *p,
-					   struct frag_queue *room)
+__noinline int finish_checksum(struct __sk_buff *skb, const struct packet *p)
 {
-	struct sum_walk walk = {.skb = skb, .room = room, .at = p->l4, .end = L3 + p->length};
-	__u32 check = check_at(p->l4, p->tuple.proto);
+	struct sum_walk walk = {.skb = skb};
+	__u32 one = 1, check;
 	__be32 pseudo[3];
 	__sum16 found;
 
+	walk.room = bpf_map_lookup_elem(&frames, &one);
+	if (!p || !walk.room)
+		return -1;
+	if (p->fragment || (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP))
+		return 0;
+	walk.at = p->l4;
+	walk.end = L3 + p->length;
+	check = check_at(p->l4, p->tuple.proto);
 	pseudo[0] = p->tuple.src.word[3];
 	pseudo[1] = p->tuple.dst.word[3];
 	pseudo[2] = bpf_htonl(p->tuple.proto << 16 | (L3 + p->length - p->l4));
@@ -81,116 +74,89 @@ static __always_inline int finish_checksum(struct __sk_buff *skb, const struct p
 	return bpf_skb_store_bytes(skb, check, &found, sizeof(found), 0);
 }
 
-static __always_inline int store_header(struct __sk_buff *skb, struct iphdr *ip, __u32 length,
-					__u32 offset)
+/* A header's length, 20 to 60 bytes, in a form that the verifier keeps. */
+static __always_inline __u32 header_length(__u32 length)
 {
-	ip->tot_len = bpf_htons(length);
-	ip->frag_off = bpf_htons(offset);
-	ip->check = 0;
-	ip->check = fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
-	return bpf_skb_store_bytes(skb, L3, ip, sizeof(*ip), BPF_F_RECOMPUTE_CSUM);
+	return ((length - 1) & (sizeof(struct ipv4_header) - 1)) + 1;
 }
 
-/* The rest of a later fragment finds its ports: in its datagram's row, or in one that is made for it, if the datagram
- * was complete. Returns its mark, or 0. */
-static __always_inline __u32 split_mark(const struct packet *p, const struct fragment_key *key)
+/* The header of a piece. `size`: its own. */
+static __always_inline void piece_header(struct ipv4_header *header, __u32 size, __u32 length,
+					 __u32 offset)
 {
-	struct fragment *fragment = fragment_find(key);
-	__u32 zero = 0;
+	header->ip.tot_len = bpf_htons(length);
+	header->ip.frag_off = bpf_htons(offset);
+	header->ip.check = 0;
+	header->ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)header, header_length(size), 0));
+}
 
-	if (fragment && fragment->known)
-		return SPLIT_MARK;
-	fragment = bpf_map_lookup_elem(&new_fragments, &zero);
-	if (!fragment)
+/* Can a packet that is larger than its way takes be cut for it? Then it will be (packet_fit). */
+__noinline int packet_narrow(struct __sk_buff *skb, struct packet *p, __u32 mtu)
+{
+	if (!p || is_ipv6(p) || p->dont_fragment || skb->gso_size || icmp_is_error(p))
 		return 0;
-	__builtin_memset(fragment, 0, sizeof(*fragment));
-	fragment->since = bpf_ktime_get_ns();
-	fragment->known = 1;
-	fragment->refused = DROP_FRAGMENT; /* others: there are none left */
-	fragment->proto = p->tuple.proto;
-	fragment->has_ports = p->has_ports;
-	fragment->sport = p->tuple.sport;
-	fragment->dport = p->tuple.dport;
-	return bpf_map_update_elem(&fragments, key, fragment, BPF_ANY) ? 0 : SPLIT_LAST;
+	if (p->l4 - L3 != IP_HEADER) /* options */
+		return 0;
+	/* The first piece is so long that the transport header is pulled out with it, see below. */
+	if (mtu < MTU_MIN || mtu < L3 + 2 * (p->l4 - L3) + 8)
+		return 0;
+	p->width = mtu;
+	return 1;
 }
 
-/* Returns 0, and *p is the first piece of what it was; or a drop reason. DROP_TOO_BIG: it cannot be cut, and is as
- * it was. `party`: who sends it, as in fragment_track(). */
-__noinline int packet_split(struct __sk_buff *skb, struct packet *p, __u32 party, __u32 mtu)
+/* Returns 0, and *p is the first piece of what it was, as long as p->width says; or an error. `party`: who sends it, as
+ * in struct fragment_key. */
+__noinline int packet_split(struct __sk_buff *skb, struct packet *p, __u32 party)
 {
 	struct scratch *room = scratch();
+	__u32 one = 1, size, piece, offset;
+	struct ipv4_header *header;
 	struct frag_queue *aside;
-	__u32 one = 1, piece, offset, mark = 0;
-	struct iphdr ip;
 
 	if (!p || !room)
-		return DROP_REWRITE;
+		return -1;
+	header = &room->header;
 	aside = bpf_map_lookup_elem(&frames, &one);
-	piece = mtu < MTU_MIN ? 0 : (mtu - IP_HEADER) & ~7U;
+	/* No header is longer than what is read here, and the packet is larger than MTU_MIN. */
+	if (!aside || bpf_skb_load_bytes(skb, L3, header, IP_HEADER + OPTIONS_MAX))
+		return -1;
+	size = header->ip.ihl * 4;
+	piece = size < IP_HEADER || p->width < size ? 0 : (p->width - size) & ~7U;
 	if (piece > PIECE_MAX)
 		piece = PIECE_MAX;
-	if (!aside || !piece || p->length <= IP_HEADER + piece ||
-	    bpf_skb_load_bytes(skb, L3, &ip, sizeof(ip)) || ip.ihl * 4 != IP_HEADER)
-		return DROP_TOO_BIG;
-	if (p->fragment == FRAGMENT_NONE && !is_icmp(p->tuple.proto) &&
-	    finish_checksum(skb, p, aside))
-		return DROP_REWRITE;
-	if (p->fragment == FRAGMENT_LATER) {
-		fragment_key_of(p, party, &room->fragment);
-		mark = split_mark(p, &room->fragment);
-		if (!mark)
-			return DROP_FRAGMENT;
-	}
+	if (!piece || p->length <= size + piece)
+		return -1;
 	/* Without what was only padding. */
 	if ((skb->len > L3 + p->length && bpf_skb_change_tail(skb, L3 + p->length, 0)) ||
-	    bpf_skb_load_bytes(skb, L3 + IP_HEADER, aside->frame, frame_length(piece)))
-		return DROP_REWRITE;
-	offset = bpf_ntohs(ip.frag_off);
-	/* The helper pulls the piece out from behind the header. Who pulls a transport header out ends what was
-	 * left to the device about its checksum. */
+	    bpf_skb_load_bytes(skb, L3 + IP_HEADER, aside->frame,
+			       frame_length(size - IP_HEADER + piece)) ||
+	    cut_expect(p, party, header->ip.id, piece, room))
+		return -1;
+	offset = bpf_ntohs(header->ip.frag_off);
+	piece_header(header, size, size + piece, offset | bpf_ntohs(IP_MORE_FRAGMENTS));
+	room->first = header->ip;
+	piece_header(header, size, p->length - piece, offset + piece / 8);
+	/* The helper pulls as much out from behind the header without options. Who pulls a transport header out ends
+	 * what was left to the device about its checksum. */
 	if (bpf_skb_adjust_room(skb, -(__s32)piece, BPF_ADJ_ROOM_NET, 0) ||
-	    store_header(skb, &ip, p->length - piece, offset + piece / 8))
-		return DROP_REWRITE;
-	skb->tc_index = mark;
+	    bpf_skb_store_bytes(skb, L3, header, header_length(size), BPF_F_RECOMPUTE_CSUM))
+		return -1;
 	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
-	skb->tc_index = 0;
-	if (bpf_skb_adjust_room(skb, piece, BPF_ADJ_ROOM_NET, 0) ||
-	    bpf_skb_change_tail(skb, L3 + IP_HEADER + piece, 0) ||
-	    bpf_skb_store_bytes(skb, L3 + IP_HEADER, aside->frame, frame_length(piece),
-				BPF_F_RECOMPUTE_CSUM) ||
-	    store_header(skb, &ip, IP_HEADER + piece, offset | bpf_ntohs(IP_MORE_FRAGMENTS)))
-		return DROP_REWRITE;
-	p->length = IP_HEADER + piece;
-	p->ip_check = ip.check;
-	/* The hook takes note of it, as of any first fragment. */
-	if (p->fragment == FRAGMENT_NONE) {
-		p->fragment = FRAGMENT_FIRST;
-		p->fragment_id = ip.id;
-		p->followed = 1;
-	}
-	p->more_fragments = 1;
-	p->fragment_to = p->fragment_from + piece;
+	if (bpf_skb_change_tail(skb, L3 + size, 0) ||
+	    bpf_skb_adjust_room(skb, piece, BPF_ADJ_ROOM_NET, 0) ||
+	    bpf_skb_store_bytes(skb, L3 + IP_HEADER, aside->frame,
+				frame_length(size - IP_HEADER + piece), BPF_F_RECOMPUTE_CSUM) ||
+	    bpf_skb_store_bytes(skb, L3, &room->first, IP_HEADER, BPF_F_RECOMPUTE_CSUM))
+		return -1;
+	/* Of which datagram it is, and up to where, stays: the whole is what has arrived. */
+	p->length = size + piece;
+	p->ip_check = room->first.check;
+	p->width = 0;
 	return 0;
 }
 
-/* The rest of a packet that was cut gets its ports. Returns 0, or a drop reason. */
-__noinline int split_continue(struct __sk_buff *skb, struct packet *p, __u32 party)
+/* A packet that is to be cut for its way is, at last. Returns 0, or an error. */
+static __always_inline int packet_fit(struct __sk_buff *skb, struct packet *p, __u32 party)
 {
-	bool last = skb->tc_index == SPLIT_LAST;
-	struct fragment *fragment;
-	struct fragment_key key;
-
-	if (!p)
-		return DROP_FRAGMENT;
-	skb->tc_index = 0;
-	fragment_key_of(p, party, &key);
-	fragment = fragment_find(&key);
-	if (!fragment || !fragment->known)
-		return DROP_FRAGMENT;
-	p->tuple.sport = fragment->sport;
-	p->tuple.dport = fragment->dport;
-	p->has_ports = fragment->has_ports;
-	if (last)
-		bpf_map_delete_elem(&fragments, &key);
-	return 0;
+	return p->width && (finish_checksum(skb, p) || packet_split(skb, p, party));
 }

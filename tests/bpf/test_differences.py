@@ -50,21 +50,6 @@ def test_options_are_no_reason_not_to_cut(programs: Programs) -> None:
     assert programs.run(A1, frame).reasons == {"TO_OUTSIDE": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="its end is not known any more when it comes")
-def test_a_last_fragment_that_is_too_big_arrives_whole(programs: Programs) -> None:
-    """It is cut again, and what is cut off belongs to the same datagram."""
-    whole = A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(2000)), fragment=0)
-    first, last = p.cut(whole, 400)
-    assert programs.run(A1, first).reasons == {"TO_OUTSIDE": 1}
-    programs.topology.received("va1")
-    got = programs.run(A1, last)
-    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
-    rest = programs.topology.received("va1")
-    assert rest
-    for piece in rest:
-        assert programs.run(A1, piece).reasons == {"TO_OUTSIDE": 1}
-
-
 def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(programs: Programs) -> None:
     """b1 publishes its 9000 as 8081 at every address, but at HOST 8081 is a2's: there nobody knows b1 by it."""
     ports, origins = programs.maps["ports"], programs.maps["origins"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from tests.model.addresses import MAPPED
 from tests.model.devices import Host
 from tests.model.draws import Sent
-from tests.model.expected import ANY, SHOT, Expected, same
+from tests.model.expected import ANY, REDIRECT, Expected, same
 from tests.model.fixtures import NAMES, REASONS, Programs
-from tests.model.fragments import check_cut, first_piece
+from tests.model.fragments import joined
 from tests.model.packet import Key
 from tests.model.reference import Reference
 from tests.model.situations import WITHHELD, Situation, Withheld
@@ -67,11 +67,6 @@ def who(sent: Sent) -> str:
     return f"network {sender.number}" if isinstance(sender, Network) else sender.name
 
 
-class Parted(Exception):
-    """The programs have seen a packet of which the reference does not say what becomes: from now on the two remember
-    different things."""
-
-
 class Comparison:
     """One topology: the reference and the programs, packet by packet."""
 
@@ -96,10 +91,14 @@ class Comparison:
         self.elsewhere = index[topology.uplinks[0].name]
 
     def expect(self, sent: Sent) -> Expected | None:
+        self.reference.width = 0
         try:
-            return self._expect(sent)
+            expected = self._expect(sent)
         except Withheld:
             return None
+        if expected is not None and expected.verdict in (REDIRECT, ANY):
+            expected.width = self.reference.width
+        return expected
 
     def _expect(self, sent: Sent) -> Expected | None:
         if sent.hook == "from_container":
@@ -126,35 +125,25 @@ class Comparison:
             for name in (m.name for m in self.topology.members):
                 self.host.received(name)
         where = self.host_end(sent)
-        if expected.again or expected.cut:
+        if expected.again or expected.width:
             self.host.received(where)
-        ran = self.runner.run(
-            self.fds["bare" if sent.hook == "from_tunnel" else sent.hook],
-            self.index[id(sent.sender)],
-            sent.frame,
-            self.elsewhere if sent.forwarded else 0,
-            sent.gso,
-        )
-        if ran is None:
-            raise OSError(f"test run refused {sent.frame.hex()}")
-        verdict, out = ran
+        verdict, out = self._run(sent)
         tally.packets += 1
         problem = ""
-        if expected.cut:
-            expected, problem = self._pieces(sent, expected, verdict, out, self.host.received(where))
-            if expected is None:
-                raise Parted
-        elif expected.again:
-            came = self.host.received(where)
+        counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))
+        for beside in expected.beside:
+            if self.runner.moved((REASONS[beside],)) is None:
+                counted = None
+        came = self.host.received(where) if expected.again or expected.width else []
+        if expected.again:
             # The kernel takes none of an MTU's length and more. And where a header was taken off for a test run, it
             # takes as much again off what comes there: it still looks for the network header behind one.
             lost = 14 if sent.hook == "from_tunnel" else 0
             if not {frame[lost:] for frame in expected.again} <= set(came):
                 problem = f"kept fragments did not come again: {len(came)} of {len(expected.again)}"
-        counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))
-        for beside in expected.beside:
-            if self.runner.moved((REASONS[beside],)) is None:
-                counted = None
+        if expected.width and verdict == REDIRECT and counted is not None:
+            out, lacking = self._whole(sent, expected, out, came, counted)
+            problem = lacking or problem
         problem = self._judge(sent, expected, verdict, out, counted) or problem
         if not problem:
             tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
@@ -190,27 +179,35 @@ class Comparison:
             return "bytes"
         return self._copies(sent, expected) if expected.to is not None else ""
 
-    def _pieces(
-        self, sent: Sent, whole: Expected, verdict: int, out: bytes, came: list[bytes]
-    ) -> tuple[Expected | None, str]:
-        """The packet was to be cut. All of its pieces arrive at the device again; or the first is what the hook goes
-        on with, as if it had arrived, and the others do."""
-        assert whole.cut
-        p, mtu = whole.cut
-        if verdict == SHOT and out == p.frame:
-            whole.again = tuple(came)
-            return whole, check_cut(p, came)
-        if num(out[16:18]) > mtu:
-            return whole, f"{num(out[16:18])} bytes for an MTU of {mtu}"
-        self.reference.gso = 0
-        first = first_piece(p, out)
-        expected = self.expect(sent._replace(frame=first))
-        if expected is None:
-            return None, ""
-        waited = expected.again
-        pieces = [first, *(frame for frame in came if frame not in waited)]
-        expected.again = tuple(came)
-        return expected, check_cut(p, pieces)
+    def _run(self, sent: Sent) -> tuple[int, bytes]:
+        ran = self.runner.run(
+            self.fds["bare" if sent.hook == "from_tunnel" else sent.hook],
+            self.index[id(sent.sender)],
+            sent.frame,
+            self.elsewhere if sent.forwarded else 0,
+            sent.gso,
+        )
+        if ran is None:
+            raise OSError(f"test run refused {sent.frame.hex()}")
+        return ran
+
+    def _whole(
+        self, sent: Sent, expected: Expected, out: bytes, came: list[bytes], counted: int
+    ) -> tuple[bytes, str]:
+        """The packet leaves in pieces: the first one now, the rest arrives at the hook again and does the same. What
+        they make up together, and what is wrong with them."""
+        pieces, padding = [out], sent.frame[14 + num(sent.frame[16:18]) :]
+        rest = [frame for frame in came if frame not in expected.again]
+        while rest:
+            if len(rest) > 1:
+                return out, f"{len(rest)} frames arrive again"
+            verdict, out = self._run(sent._replace(frame=rest[0]))
+            if verdict != REDIRECT or self.runner.moved((counted,)) is None:
+                return pieces[0], f"piece {len(pieces)} is lost: {rest[0].hex()}"
+            pieces.append(out)
+            rest = self.host.received(self.host_end(sent))
+        whole, problem = joined(pieces, expected.width)
+        return whole + padding, problem
 
     def host_end(self, sent: Sent) -> str:
         """The device at which the hook is."""

@@ -43,7 +43,7 @@ from tests.model.topology import Member, Network
 class FromContainer(Forwarding):
     def from_container(self, sender: Member, frame: bytes) -> Expected | None:
         p, net = Packet(frame, self.gso), sender.network
-        self.room = net.mtu
+        self.room, self.bare = net.mtu, False
         wrong = self._refusals(p, sender)
         if wrong:
             return dropped(frame, *wrong)
@@ -243,6 +243,7 @@ class FromContainer(Forwarding):
 
     def _instead_of(self, old: Connection, p: Packet, sender: Member) -> Expected | None:
         self.connections.forget(old)
+        self.width = 0
         self.nat.displaced = old.original, old.answer
         expected: Expected | None = None
         try:

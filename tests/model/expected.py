@@ -18,10 +18,11 @@ Check = Callable[[bytes], str]
 class Expected:
     """The verdict, the reasons of which one is counted, and the frame that leaves: `outs`, one of them, or what
     `check` finds nothing wrong with. `to`: who receives a copy of what is flooded. `beside`: is counted too.
-    `again`: frames that now arrive once more at the same hook. `cut`: the packet and an MTU; what arrives there again
-    are its fragments. `refusal`: what is wrong with refusing it for want of a port, if that is among the reasons."""
+    `again`: frames that now arrive once more at the same hook. `width`: what leaves is in pieces, for a way that takes
+    so many bytes; 0: it is whole. `refusal`: what is wrong with refusing it for want of a port, if that is among the
+    reasons."""
 
-    __slots__ = ("again", "beside", "check", "cut", "outs", "reasons", "refusal", "to", "verdict")
+    __slots__ = ("again", "beside", "check", "outs", "reasons", "refusal", "to", "verdict", "width")
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Expected:
         self.verdict, self.reasons, self.outs, self.check, self.to = verdict, tuple(reasons), outs, check, to
         self.beside = beside
         self.again: tuple[bytes, ...] = ()
-        self.cut: tuple[Packet, int] | None = None
+        self.width = 0
         self.refusal: Callable[[], str] | None = None
 
 
@@ -71,13 +72,6 @@ def either(*reasons: str) -> Expected:
 
 def dropped(frame: bytes, *reasons: str) -> Expected:
     return Expected(SHOT, reasons, (frame,))
-
-
-def in_pieces(p: Packet, mtu: int) -> Expected:
-    """The packet is gone, and its fragments arrive in its stead."""
-    expected = Expected(SHOT, ("ABSORBED",), check=lambda got: "")
-    expected.cut = p, mtu
-    return expected
 
 
 def passed(reason: str, out: bytes) -> Expected:

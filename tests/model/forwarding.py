@@ -11,7 +11,7 @@ from tests.model import nat
 from tests.model.addresses import loopback, on_link
 from tests.model.connections import Connection, Connections, Half
 from tests.model.errors import check_error, error_outs, quotation
-from tests.model.expected import REDIRECT, Expected, dropped, either, in_pieces, last_hop, passed, translated
+from tests.model.expected import REDIRECT, Expected, dropped, either, last_hop, passed, translated
 from tests.model.fragments import Datagram, Datagrams, options_of
 from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import ANYIP, Flow, Route
@@ -34,6 +34,8 @@ class Forwarding:
         self.gso = 0  # segment size of the packet at hand
         self.room = 0  # what the device takes that it has arrived at
         self.arrived: Uplink | None = None  # from outside
+        self.bare = False  # the packet at hand has come without an Ethernet header
+        self.width = 0  # what its way takes that it is cut for, if it is
         self.met: Counter[Situation] = Counter()
 
     def _meet(self, situation: Situation) -> None:
@@ -45,8 +47,9 @@ class Forwarding:
     # ---- the way's width -------------------------------------------------------------------------------
 
     def _too_big(self, p: Packet, sender: Member | None, mtu: int, into: bool = False) -> Expected | None:
-        """Cut in pieces where that is allowed (RFC 1812 5.2.6); else the sender is told to send less. Of a packet that
-        is itself to be cut into segments it is told in any case: its stack can make them smaller."""
+        """None: it fits, or is cut in pieces that do, where that is allowed (RFC 1812 5.2.6). Else the sender is told
+        to send less; of an error not even that (RFC 4443 2.4). Segments of UDP are not cut, and a test run does not say
+        of others that they are TCP's, which would become smaller: their sender is told, too."""
         over = p.size - mtu
         if p.gso:
             if p.proto == UDP:
@@ -55,15 +58,20 @@ class Forwarding:
                 self._meet(Situation.SEGMENT_OPTIONS)
         if over <= 0:
             return None
+        if p.error:
+            if into:
+                self._meet(Situation.ERROR_WIDTH)
+            return dropped(p.frame, "DROP_TOO_BIG")
         if into and not p.keep:
             self._meet(Situation.CUT_INTO)
         if p.gso and not p.keep:
             self._meet(Situation.SEGMENT_LOOSE)
         if p.keep or p.gso:
             return self._told(p, sender, "DROP_TOO_BIG", mtu)
-        return self._cut(p, mtu)
+        self._cut(p, mtu)
+        return None
 
-    def _cut(self, p: Packet, mtu: int) -> Expected:
+    def _cut(self, p: Packet, mtu: int) -> None:
         if p.l4 > 34:
             self._meet(Situation.CUT_OPTIONS)
         self._meet(Situation.CUT_AGAIN if p.fragment else Situation.CUT)
@@ -72,7 +80,10 @@ class Forwarding:
         # what is larger than its MTU, and a tag's room: neither can be met outside of a test run.
         if checksum(header) not in (0, 0xFFFF) or options_of(header) is None or p.end - 14 > self.room + 4:
             raise Withheld
-        return in_pieces(p, mtu)
+        # Where a test run has taken the header off, the kernel still looks for that of IP behind it, and cuts there.
+        if self.bare:
+            raise Withheld
+        self.width = mtu
 
     def _told(self, p: Packet, sender: Member | None, reason: str, mtu: int = 0) -> Expected:
         """Refused, and the sender learns why (RFC 1812 4.3.2, RFC 4443 2.4): but not about errors, and of a
@@ -267,10 +278,9 @@ class Forwarding:
             if p.ttl <= 1:
                 return dropped(p.frame, "DROP_TTL")
             width = uplink.mtu
-        if p.size > width and sender is not LOCAL_SENDER:
-            if receiver:
-                self._meet(Situation.ERROR_WIDTH)
-            return self._too_big(p, sender, width, receiver is not None)
+        refused = None if sender is LOCAL_SENDER else self._too_big(p, sender, width, receiver is not None)
+        if refused:
+            return refused
         if receiver is None and uplink and self._beyond_link(src, uplink):
             return dropped(p.frame, "DROP_BAD_ADDR")
         if receiver is None and self.topology.protects(other[1]):
@@ -304,8 +314,6 @@ class Forwarding:
         source = src if own or (local and not loopback(src)) else net.gateway(len(src))
         # What the host says to itself has no way to go that could be too narrow.
         refused = None if local else self._too_big(p, client, net.mtu, True)
-        if refused and refused.cut:
-            return refused
 
         def out(port: int) -> bytes:
             return self._delivered(p, server, (proto, source, port, published.addr, published.port))
@@ -336,8 +344,8 @@ class Forwarding:
         expected: Expected | None = None
         with contextlib.suppress(Withheld):
             expected = act()
-        if undo and (expected is None or expected.cut):
-            undo()  # it has not been here, as nobody says what becomes of it, or its pieces will be
+        if undo and expected is None:
+            undo()  # it has not been here, as nobody says what becomes of it
         elif expected is None:
             datagram.undefined = True
             self.datagrams.keep(datagram)

@@ -188,44 +188,41 @@ def options_of(header: bytes) -> list[bytes] | None:
     return found
 
 
-def first_piece(p: Packet, out: bytes) -> bytes:
-    """The first fragment of the packet, as long as this one, which may be translated."""
-    header = bytearray(p.frame[14 : p.l4])
-    length = max(num(out[16:18]) - len(header), 0)
-    word = num(bytes(header[6:8])) & 0x1FFF | 0x2000 | num(out[20:22]) & 0x8000
-    header[2:4], header[6:8] = (len(header) + length).to_bytes(2, "big"), word.to_bytes(2, "big")
-    header[10:12] = b"\0\0"
-    header[10:12] = checksum(bytes(header)).to_bytes(2, "big")
-    return p.frame[:14] + bytes(header) + p.frame[p.l4 : p.l4 + length]
-
-
-def check_cut(p: Packet, frames: list[bytes]) -> str:
-    """Are these the fragments of the packet? How long each is, a router decides: what is still too long is cut again
-    when it arrives."""
-    header, data, at = p.frame[14 : p.l4], p.frame[p.l4 : p.end], 0
-    options = options_of(header) or []
+def joined(frames: list[bytes], width: int) -> tuple[bytes, str]:
+    """The packet that has become these fragments on a way that takes `width` bytes, and what is wrong with them. How
+    long each is, a router decides."""
+    first = frames[0]
+    ip, size = first[14:], (first[14] & 15) * 4
+    offset, copied = (
+        (num(ip[6:8]) & 0x1FFF) * 8,
+        [one for one in options_of(ip[:size]) or () if one[0] & 0x80],
+    )
+    data = b""
     if len(frames) < 2:
-        return f"{len(frames)} fragments"
+        return first, "one fragment"
     for frame in frames:
-        ip = frame[14:]
-        size, word = (ip[0] & 15) * 4, num(ip[6:8])
-        piece = ip[size:]
-        at_end = at + len(piece) == len(data)
-        wanted = options if at == 0 else [one for one in options if one[0] & 0x80]
+        ip, size = frame[14:], (frame[14] & 15) * 4
+        word, piece = num(ip[6:8]), ip[size:]
         for wrong, what in (
-            (frame[:14] != p.frame[:14], "Ethernet header"),
+            (len(ip) > width, f"{len(ip)} bytes for an MTU of {width}"),
+            (frame[:14] != first[:14], "Ethernet header"),
             (num(ip[2:4]) != len(ip), "total length"),
-            (ip[0] >> 4 != 4 or ip[1] != header[1] or ip[4:6] != header[4:6], "version, service or number"),
-            (ip[8:10] != header[8:10] or ip[12:20] != header[12:20], "hops, protocol or addresses"),
+            (ip[0] >> 4 != 4 or ip[1] != first[15] or ip[4:6] != first[18:20], "version, service or number"),
+            (ip[8:10] != first[22:24] or ip[12:20] != first[26:34], "hops, protocol or addresses"),
             (checksum(ip[:size]) not in (0, 0xFFFF), "header sum"),
-            (options_of(ip[:size]) != wanted, "options"),
+            (frame is not first and options_of(ip[:size]) != copied, "options"),
             (word & 0x4000, "must not be cut"),
-            ((word & 0x1FFF) * 8 != p.offset + at, f"offset {(word & 0x1FFF) * 8}"),
-            (bool(word & 0x2000) != (p.more or not at_end), "more to come"),
-            (len(piece) % 8 and not at_end, "not a multiple of 8"),
-            (piece != data[at : at + len(piece)], "data"),
+            ((word & 0x1FFF) * 8 != offset + len(data), f"offset {(word & 0x1FFF) * 8}"),
+            (not word & 0x2000 and frame is not frames[-1], "the last one comes too early"),
+            (len(piece) % 8 and word & 0x2000, "not a multiple of 8"),
         ):
             if wrong:
-                return f"fragment at {at}: {what}: {frame.hex()}"
-        at += len(piece)
-    return "" if at == len(data) else f"{at} of {len(data)} bytes"
+                return first, f"fragment at {len(data)}: {what}: {frame.hex()}"
+        data += piece
+    size = (first[14] & 15) * 4
+    header = bytearray(first[14 : 14 + size])
+    word = num(first[20:22]) & 0x9FFF | num(frames[-1][20:22]) & 0x2000
+    header[2:4], header[6:8] = (size + len(data)).to_bytes(2, "big"), word.to_bytes(2, "big")
+    header[10:12] = b"\0\0"
+    header[10:12] = checksum(bytes(header)).to_bytes(2, "big")
+    return first[:14] + bytes(header) + data, ""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
+from tests.model.fragments import KEPT
 from tests.model.hosts import LOCAL
 from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
 from tests.model.reference import Reference
@@ -511,8 +512,11 @@ class Generator(Draws):
             whole = self.to_published()
         elif at < 0.85:
             whole = self.to_member()
-        elif at < 0.92:
+        elif at < 0.9:
             whole = self.to_host()
+        elif at < 0.95:
+            whole = self.near_the_width()
+            whole = whole._replace(gso=0) if whole and len(whole.frame) <= KEPT else None
         else:
             whole = self.anything()
         if whole is None:

@@ -16,7 +16,7 @@ from tests.model.topology import LOCAL_SENDER, Member, Uplink
 class FromOutside(Forwarding):
     def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
         p = Packet(frame, self.gso)
-        self.room = uplink.mtu
+        self.room, self.bare = uplink.mtu, False
         ours = Expected(NEXT, ("NOT_OURS",), (frame,))
         if p.dst in self.topology.broadcasts:
             return None  # bpf_fib_lookup cannot tell it from the host's own
@@ -30,7 +30,7 @@ class FromOutside(Forwarding):
         """An uplink without an Ethernet header: the packet begins with its IP header, of which family it is is known
         beside it. Here it has one, without MACs. A container gets it with one, too; the host does not."""
         p = Packet(frame, self.gso)
-        self.room = uplink.mtu
+        self.room, self.bare = uplink.mtu, True
         ours = Expected(NEXT, ("NOT_OURS",), (frame[14:],))
         if p.dst in self.topology.broadcasts:
             return None

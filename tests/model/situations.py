@@ -56,7 +56,6 @@ class Situation(StrEnum):
 
 # Not met on purpose until the programs know it: why.
 WITHHELD: dict[Situation, str] = {
-    Situation.CUT_AGAIN: "its end is lost",
     Situation.ERROR_WIDTH: "it is delivered as it is",
     Situation.CUT_INTO: "it is delivered as it is",
     Situation.CUT_OPTIONS: "the sender is told, as if it must not be cut",

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets that are larger than their way takes, and may be cut: into fragments, whole and once each, as a router does
+(RFC 791, 3.2; RFC 1812, 5.2.6). The rest of one arrives once more at its device, and is then given to the program."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.bpf import packets as p
+from tests.bpf.fixtures import (
+    A1,
+    B1,
+    HOST,
+    OUTSIDE,
+    REDIRECT,
+    SHOT,
+    Member,
+    Programs,
+    Reason,
+)
+
+SPORT = 20100
+UPLINK_MTU = 1500
+DATA = bytes(index % 251 for index in range(3400))
+
+
+def fragments(frame: bytes, mtu: int, ident: int = 0x1234) -> list[bytes]:
+    """What a router makes of it."""
+    size = (frame[14] & 15) * 4
+    step = (mtu - size) & ~7
+    return p.cut(frame, *range(step, len(frame) - 14 - size, step), ident=ident)
+
+
+def passes(programs: Programs, sender: Member | None, frame: bytes, reason: str) -> list[bytes]:
+    """What becomes of the packet: the first piece at once, and the others when they have arrived again, one by one."""
+    device, outs, coming = f"v{sender.name}" if sender else "up0", [], [frame]
+    while coming:
+        programs.topology.received(device)
+        got = programs.run(sender, coming.pop())
+        assert (got.verdict, got.reasons) == (REDIRECT, {reason: 1})
+        outs.append(got.packet)
+        coming = [one for one in programs.topology.received(device) if one[:12] == frame[:12]]
+        assert len(coming) <= 1
+    assert not list(programs.maps["frag_queue"])
+    return outs
+
+
+class Way(NamedTuple):
+    opening: tuple[Member, bytes] | None
+    sender: Member | None
+    frame: bytes
+    reason: str
+    out: bytes
+    mtu: int
+
+
+def ways(size: int) -> dict[str, Way]:
+    """Packets with so many bytes of data, and what they would become whole."""
+    data = DATA[:size]
+    loose: dict[str, Any] = {"fragment": 0}
+    ask = p.udp(SPORT, 53, data)
+    return {
+        "masqueraded": Way(
+            None,
+            A1,
+            A1.sends(OUTSIDE, ask, **loose),
+            "TO_OUTSIDE",
+            A1.leaves(HOST, OUTSIDE, ask, **loose),
+            UPLINK_MTU,
+        ),
+        "masqueraded TCP": Way(
+            None,
+            A1,
+            A1.sends(OUTSIDE, p.tcp(SPORT, 80, p.ACK, data), **loose),
+            "TO_OUTSIDE",
+            A1.leaves(HOST, OUTSIDE, p.tcp(SPORT, 80, p.ACK, data), **loose),
+            UPLINK_MTU,
+        ),
+        "masqueraded ping": Way(
+            None,
+            A1,
+            A1.sends(OUTSIDE, p.echo(p.ECHO, SPORT, data), **loose),
+            "TO_OUTSIDE",
+            A1.leaves(HOST, OUTSIDE, p.echo(p.ECHO, SPORT, data), **loose),
+            UPLINK_MTU,
+        ),
+    }
+
+
+@pytest.mark.parametrize("size", [1473, 2952, 2961, 3400])
+@pytest.mark.parametrize("name", ways(0))
+def test_a_packet_is_cut_for_its_way(programs: Programs, name: str, size: int) -> None:
+    """All of its bytes leave once, in fragments as long as the way takes."""
+    way = ways(size)[name]
+    if way.opening:
+        programs.run(*way.opening)
+    assert passes(programs, way.sender, way.frame, way.reason) == fragments(way.out, way.mtu)
+    assert not list(programs.maps["fragments"]), (
+        "a packet that is cut here is no datagram that comes in fragments"
+    )
+
+
+@pytest.mark.parametrize("name", ways(0))
+def test_fragments_are_cut_again(programs: Programs, name: str) -> None:
+    """Each by itself: in whichever order they come, and though the last one has made the datagram complete."""
+    way = ways(3400)[name]
+    if way.opening:
+        programs.run(*way.opening)
+    whole = p.cut(way.frame, 1600, 3112)
+    wanted = p.cut(way.out, 1600, 3112)
+    for index in (0, 2, 1):
+        cut = fragments(wanted[index], way.mtu)
+        # It lies somewhere, and there may be more behind it.
+        cut = [moved(piece, wanted[index]) for piece in cut] if len(cut) > 1 else [wanted[index]]
+        assert passes(programs, way.sender, whole[index], way.reason) == cut
+    assert not list(programs.maps["fragments"])
+
+
+def moved(piece: bytes, whole: bytes) -> bytes:
+    """The piece of what is a fragment itself."""
+    word = int.from_bytes(piece[20:22], "big") + (int.from_bytes(whole[20:22], "big") & 0x1FFF)
+    header = piece[14:18] + whole[18:20] + (word | whole[20] << 8 & 0x2000).to_bytes(2, "big") + piece[22:24]
+    header += b"\0\0" + piece[26:34]
+    return piece[:14] + header[:10] + p.checksum(header).to_bytes(2, "big") + header[12:] + piece[34:]
+
+
+@pytest.mark.parametrize("name", ["masqueraded"])
+def test_what_was_only_padding_goes_nowhere(programs: Programs, name: str) -> None:
+    way = ways(2000)[name]
+    if way.opening:
+        programs.run(*way.opening)
+    outs = passes(programs, way.sender, way.frame + b"padding", way.reason)
+    assert outs == fragments(way.out, way.mtu)
+
+
+def test_a_rest_is_waited_for_once(programs: Programs) -> None:
+    """The same piece again is a fragment of which nothing is known."""
+    way = ways(2000)["masqueraded"]
+    programs.topology.received("va1")
+    programs.run(A1, way.frame)
+    (rest,) = programs.topology.received("va1")
+    assert programs.run(A1, rest).reasons == {"TO_OUTSIDE": 1}
+    programs.expect(A1, rest, SHOT, Reason.HELD)
+
+
+def test_what_is_refused_is_not_cut(programs: Programs) -> None:
+    """Nothing of it arrives again: decided is first, and cut when it is sent."""
+    for sender, frame, reason in (
+        (A1, A1.sends(OUTSIDE, p.Transport(47, DATA[:2000]), fragment=0), Reason.DROP_PROTOCOL),
+        (A1, A1.sends(OUTSIDE, p.echo(p.ECHO_REPLY, 7, DATA[:2000]), fragment=0), Reason.DROP_NO_CONN),
+        (A1, A1.sends(OUTSIDE, p.tcp(7, 80, p.RST, DATA[:2000]), fragment=0), Reason.DROP_NO_CONN),
+        (B1, B1.sends(A1.ip, p.udp(7, 53, DATA[:1400]), fragment=0), Reason.DROP_ISOLATED),
+    ):
+        programs.topology.received(f"v{sender.name}")
+        programs.expect(sender, frame, SHOT, reason)
+        assert programs.topology.received(f"v{sender.name}") == []
