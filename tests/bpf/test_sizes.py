@@ -126,6 +126,37 @@ def moved(piece: bytes, whole: bytes) -> bytes:
     return piece[:14] + header[:10] + p.checksum(header).to_bytes(2, "big") + header[12:] + piece[34:]
 
 
+ROUTER_ALERT, TRACEROUTE, RECORD_ROUTE = b"\x94\4\0\0", b"\x52\4\0\0", b"\7\7\4\0\0\0\0"
+OPTIONS = {
+    "that each fragment has": (ROUTER_ALERT, ROUTER_ALERT),
+    "that the first one has": (TRACEROUTE, b"\1\1\1\1"),
+    "of both kinds": (ROUTER_ALERT + RECORD_ROUTE + TRACEROUTE + b"\0", ROUTER_ALERT + b"\1" * 11 + b"\0"),
+    "the other way round": (
+        RECORD_ROUTE + TRACEROUTE + ROUTER_ALERT + b"\0",
+        b"\1" * 11 + ROUTER_ALERT + b"\0",
+    ),
+    "as long as can be": (
+        b"\x82\x0b" + bytes(9) + b"\1" + TRACEROUTE * 7,
+        b"\x82\x0b" + bytes(9) + b"\1" * 29,
+    ),
+    "fillers only": (b"\1" * 8, b"\1" * 8),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_no_reason_not_to_cut(programs: Programs, name: str) -> None:
+    """RFC 791, 3.2: those with the copied flag go into each fragment, the others into the first."""
+    given, later = OPTIONS[name]
+    size = 20 + len(given)
+    carried = p.udp(SPORT, 9, DATA[:3000])
+    outs = passes(programs, A1, A1.sends(OUTSIDE, carried, options=given, fragment=0), "TO_OUTSIDE")
+    for options, found in zip([given] + [later] * 2, outs, strict=True):
+        wanted = A1.leaves(HOST, OUTSIDE, carried, options=options, fragment=0)
+        assert found in fragments(wanted, UPLINK_MTU), found.hex()
+    step = (UPLINK_MTU - size) & ~7
+    assert [int.from_bytes(one[20:22], "big") & 0x1FFF for one in outs] == [0, step // 8, step // 4]
+
+
 @pytest.mark.parametrize("name", ["masqueraded"])
 def test_what_was_only_padding_goes_nowhere(programs: Programs, name: str) -> None:
     way = ways(2000)[name]

@@ -58,7 +58,6 @@ class Situation(StrEnum):
 WITHHELD: dict[Situation, str] = {
     Situation.ERROR_WIDTH: "it is delivered as it is",
     Situation.CUT_INTO: "it is delivered as it is",
-    Situation.CUT_OPTIONS: "the sender is told, as if it must not be cut",
 }
 
 
