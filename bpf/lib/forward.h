@@ -178,7 +178,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 
 /* The packet becomes what a container, or the host's own socket, is to see, and goes there. `from`: the sender's
  * network, NULL: no container has sent it. */
-__noinline int forward(struct __sk_buff *skb, const struct packet *p, const struct network *from,
+__noinline int forward(struct __sk_buff *skb, struct packet *p, const struct network *from,
 		       struct conn *conn)
 {
 	struct scratch *room = scratch();
@@ -202,13 +202,13 @@ __noinline int forward(struct __sk_buff *skb, const struct packet *p, const stru
 	if (conn->from_endpoint == PARTY_OUTSIDE && xfrm_closed_through(to))
 		return drop(skb, DROP_XFRM);
 	/* Inside, a router speaks with the gateway's address; outside this host is what was asked. The
-	 * host's own loopback has no smaller way to tell of: nothing is in between but memory, which takes
-	 * what may be fragmented as it is. */
-	if (p->dont_fragment && conn->from_endpoint != PARTY_HOST &&
-	    segment_length(skb, p) > net->mtu)
+	 * host's own loopback has no smaller way to tell of: nothing is in between but memory. */
+	if (segment_length(skb, p) > net->mtu && conn->from_endpoint != PARTY_HOST &&
+	    !packet_narrow(skb, p, net->mtu))
 		return answer_error(skb, p, from ? gateway_of(from, p) : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, &p->tuple, conn);
-	if (rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
+	if (packet_fit(skb, p, conn->from_endpoint) ||
+	    rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, &room->recipient, net->mac);
 }

@@ -9,6 +9,7 @@
 #include "lib/exits.h"
 #include "lib/mappings.h"
 #include "lib/routes.h"
+#include "lib/split.h"
 
 /* Is a container's port mapped to what the packet is for? */
 __noinline int hairpin_leads(const struct tuple *sent)
@@ -27,7 +28,7 @@ __noinline int hairpin_leads(const struct tuple *sent)
  * Delivers a packet of a connection to such a port. `conn`: the sender's; in the scratch memory is the packet as its
  * other end is to see it. NO_VERDICT: nobody waits for it, so it is the host's, like one from outside.
  */
-__noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const struct network *from,
+__noinline int hairpin(struct __sk_buff *skb, struct packet *p, const struct network *from,
 		       struct conn *conn)
 {
 	struct scratch *room = scratch();
@@ -44,12 +45,13 @@ __noinline int hairpin(struct __sk_buff *skb, const struct packet *p, const stru
 	net = network_find(peer->to_network);
 	if (!net || !recipient_find(peer->to_network, &room->probe.dst, peer->to_endpoint))
 		return drop(skb, DROP_STALE);
-	if (p->dont_fragment && segment_length(skb, p) > net->mtu)
+	if (segment_length(skb, p) > net->mtu && !packet_narrow(skb, p, net->mtu))
 		return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
 				    net->mtu);
 	conn_track(skb, p, &p->tuple, conn);
 	conn_track(skb, p, &room->leaving, peer);
-	if (rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
+	if (packet_fit(skb, p, conn->from_endpoint) ||
+	    rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, &room->recipient, net->mac);
 }

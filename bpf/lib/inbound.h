@@ -35,6 +35,9 @@ static __always_inline int inbound_fragment(struct __sk_buff *skb, struct packet
 	struct fragment_key *key;
 	int reason;
 
+	if (cut_arrives(p, party))
+		return p->lacks && rewrite_into_frame(skb, p) ? drop(skb, DROP_REWRITE)
+							      : NO_VERDICT;
 	key = fragment_key_new(p, party);
 	if (!key)
 		return not_ours(skb);

@@ -11,7 +11,7 @@ import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.fixtures import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, REDIRECT, Programs, outside_sends
+from tests.bpf.fixtures import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, Programs, outside_sends
 
 SPORT = 20100
 
@@ -24,14 +24,6 @@ def narrow(programs: Programs) -> Iterator[Programs]:
     networks[1] = before._replace(mtu=1280)
     yield programs
     networks[1] = before
-
-
-@pytest.mark.xfail(strict=True, reason="it is delivered as it is, larger than the network takes")
-def test_what_may_be_cut_is_cut_for_a_narrower_network_of_containers(narrow: Programs) -> None:
-    """RFC 1812, 5.2.6: as for a narrower way out. Published and not to be cut it is told of, as it should be."""
-    frame = outside_sends(HOST, p.udp(9, 8081, bytes(1380)), fragment=0)
-    got = narrow.run(None, frame)
-    assert got.verdict != REDIRECT or len(got.packet) - 14 <= 1280
 
 
 @pytest.mark.xfail(strict=True, reason="it is delivered as it is, larger than the network takes")

@@ -289,13 +289,6 @@ def test_an_answer_from_outside_that_is_too_big(narrow: Programs) -> None:
         }
 
 
-def test_what_may_be_fragmented_is_delivered_whole(narrow: Programs) -> None:
-    """Into a container there is no wire that could not take it."""
-    frame = outside_sends(HOST, p.udp(9, 8081, bytes(1400)), fragment=0)
-    out = A2.gets(OUTSIDE, p.udp(9, 53, bytes(1400)), ttl=63, fragment=0)
-    narrow.expect(None, frame, REDIRECT, Reason.DELIVERED, out)
-
-
 def test_a_container_is_told_by_its_own_gateway(narrow: Programs) -> None:
     """From another network: not by the server, nor by the server's gateway."""
     for at, gateway, room in ((HOST, NET2.gateway, 1372), (HOST6, NET2.gateway6, 1352)):

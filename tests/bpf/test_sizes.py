@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,19 +12,33 @@ import pytest
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     A1,
+    A2,
     B1,
     HOST,
+    HOST6,
+    NET2,
     OUTSIDE,
     REDIRECT,
     SHOT,
     Member,
     Programs,
     Reason,
+    outside_sends,
 )
 
 SPORT = 20100
-UPLINK_MTU = 1500
+UPLINK_MTU, NARROW = 1500, 1280
 DATA = bytes(index % 251 for index in range(3400))
+
+
+@pytest.fixture
+def narrow(programs: Programs) -> Iterator[Programs]:
+    """Network 1 takes 1280 bytes."""
+    networks = programs.maps["networks"]
+    before = networks[1]
+    networks[1] = before._replace(mtu=NARROW)
+    yield programs
+    networks[1] = before
 
 
 def fragments(frame: bytes, mtu: int, ident: int = 0x1234) -> list[bytes]:
@@ -60,7 +75,8 @@ def ways(size: int) -> dict[str, Way]:
     """Packets with so many bytes of data, and what they would become whole."""
     data = DATA[:size]
     loose: dict[str, Any] = {"fragment": 0}
-    ask = p.udp(SPORT, 53, data)
+    ask, reply = p.udp(SPORT, 53, data), p.udp(53, SPORT, data)
+    published = p.udp(9, 53, data)
     return {
         "masqueraded": Way(
             None,
@@ -86,36 +102,78 @@ def ways(size: int) -> dict[str, Way]:
             A1.leaves(HOST, OUTSIDE, p.echo(p.ECHO, SPORT, data), **loose),
             UPLINK_MTU,
         ),
+        "an answer": Way(
+            (A1, A1.sends(OUTSIDE, p.udp(SPORT, 53))),
+            None,
+            outside_sends(HOST, reply, **loose),
+            "DELIVERED",
+            A1.gets(OUTSIDE, reply, ttl=63, **loose),
+            NARROW,
+        ),
+        "published": Way(
+            None,
+            None,
+            outside_sends(HOST, p.udp(9, 8081, data), **loose),
+            "DELIVERED",
+            A2.gets(OUTSIDE, published, ttl=63, **loose),
+            NARROW,
+        ),
+        "published, its last hop": Way(
+            None,
+            None,
+            outside_sends(HOST, p.udp(9, 8081, data), ttl=1, **loose),
+            "DELIVERED",
+            A2.gets(OUTSIDE, published, ttl=1, **loose),
+            NARROW,
+        ),
+        "published, from another network": Way(
+            None,
+            B1,
+            B1.sends(HOST, p.udp(9, 8081, data), **loose),
+            "DELIVERED",
+            A2.gets(B1.ip, published, ttl=63, **loose),
+            NARROW,
+        ),
     }
 
 
 @pytest.mark.parametrize("size", [1473, 2952, 2961, 3400])
 @pytest.mark.parametrize("name", ways(0))
-def test_a_packet_is_cut_for_its_way(programs: Programs, name: str, size: int) -> None:
+def test_a_packet_is_cut_for_its_way(narrow: Programs, name: str, size: int) -> None:
     """All of its bytes leave once, in fragments as long as the way takes."""
     way = ways(size)[name]
     if way.opening:
-        programs.run(*way.opening)
-    assert passes(programs, way.sender, way.frame, way.reason) == fragments(way.out, way.mtu)
-    assert not list(programs.maps["fragments"]), (
+        narrow.run(*way.opening)
+    assert passes(narrow, way.sender, way.frame, way.reason) == fragments(way.out, way.mtu)
+    assert not list(narrow.maps["fragments"]), (
         "a packet that is cut here is no datagram that comes in fragments"
     )
 
 
 @pytest.mark.parametrize("name", ways(0))
-def test_fragments_are_cut_again(programs: Programs, name: str) -> None:
+def test_fragments_are_cut_again(narrow: Programs, name: str) -> None:
     """Each by itself: in whichever order they come, and though the last one has made the datagram complete."""
     way = ways(3400)[name]
     if way.opening:
-        programs.run(*way.opening)
+        narrow.run(*way.opening)
     whole = p.cut(way.frame, 1600, 3112)
     wanted = p.cut(way.out, 1600, 3112)
     for index in (0, 2, 1):
         cut = fragments(wanted[index], way.mtu)
         # It lies somewhere, and there may be more behind it.
         cut = [moved(piece, wanted[index]) for piece in cut] if len(cut) > 1 else [wanted[index]]
-        assert passes(programs, way.sender, whole[index], way.reason) == cut
-    assert not list(programs.maps["fragments"])
+        assert passes(narrow, way.sender, whole[index], way.reason) == cut
+    assert not list(narrow.maps["fragments"])
+
+
+def test_a_packet_to_another_containers_external_port_is_cut(narrow: Programs) -> None:
+    """Both have told a server outside of themselves, and a1 has sent to b1 already."""
+    for member, port in ((A1, 40000), (B1, 40001)):
+        assert narrow.run(member, member.sends(OUTSIDE, p.udp(port, 53))).reasons == {"TO_OUTSIDE": 1}
+    narrow.run(A1, A1.sends(HOST, p.udp(40000, 40001)))
+    carried = p.udp(40001, 40000, DATA[:3000])
+    outs = passes(narrow, B1, B1.sends(HOST, carried, fragment=0), "DELIVERED")
+    assert outs == fragments(A1.gets(HOST, carried, ttl=63, fragment=0), NARROW)
 
 
 def moved(piece: bytes, whole: bytes) -> bytes:
@@ -144,25 +202,27 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_are_no_reason_not_to_cut(programs: Programs, name: str) -> None:
+def test_options_are_no_reason_not_to_cut(narrow: Programs, name: str) -> None:
     """RFC 791, 3.2: those with the copied flag go into each fragment, the others into the first."""
     given, later = OPTIONS[name]
     size = 20 + len(given)
     carried = p.udp(SPORT, 9, DATA[:3000])
-    outs = passes(programs, A1, A1.sends(OUTSIDE, carried, options=given, fragment=0), "TO_OUTSIDE")
+    outs = passes(narrow, A1, A1.sends(OUTSIDE, carried, options=given, fragment=0), "TO_OUTSIDE")
     for options, found in zip([given] + [later] * 2, outs, strict=True):
         wanted = A1.leaves(HOST, OUTSIDE, carried, options=options, fragment=0)
         assert found in fragments(wanted, UPLINK_MTU), found.hex()
     step = (UPLINK_MTU - size) & ~7
     assert [int.from_bytes(one[20:22], "big") & 0x1FFF for one in outs] == [0, step // 8, step // 4]
+    frame = outside_sends(HOST, p.udp(9, 8081, DATA[:1400]), options=given, fragment=0)
+    assert len(passes(narrow, None, frame, "DELIVERED")) == 2
 
 
-@pytest.mark.parametrize("name", ["masqueraded"])
-def test_what_was_only_padding_goes_nowhere(programs: Programs, name: str) -> None:
+@pytest.mark.parametrize("name", ["masqueraded", "an answer", "published, from another network"])
+def test_what_was_only_padding_goes_nowhere(narrow: Programs, name: str) -> None:
     way = ways(2000)[name]
     if way.opening:
-        programs.run(*way.opening)
-    outs = passes(programs, way.sender, way.frame + b"padding", way.reason)
+        narrow.run(*way.opening)
+    outs = passes(narrow, way.sender, way.frame + b"padding", way.reason)
     assert outs == fragments(way.out, way.mtu)
 
 
@@ -176,7 +236,7 @@ def test_a_rest_is_waited_for_once(programs: Programs) -> None:
     programs.expect(A1, rest, SHOT, Reason.HELD)
 
 
-def test_what_is_refused_is_not_cut(programs: Programs) -> None:
+def test_what_is_refused_is_not_cut(narrow: Programs) -> None:
     """Nothing of it arrives again: decided is first, and cut when it is sent."""
     for sender, frame, reason in (
         (A1, A1.sends(OUTSIDE, p.Transport(47, DATA[:2000]), fragment=0), Reason.DROP_PROTOCOL),
@@ -184,6 +244,16 @@ def test_what_is_refused_is_not_cut(programs: Programs) -> None:
         (A1, A1.sends(OUTSIDE, p.tcp(7, 80, p.RST, DATA[:2000]), fragment=0), Reason.DROP_NO_CONN),
         (B1, B1.sends(A1.ip, p.udp(7, 53, DATA[:1400]), fragment=0), Reason.DROP_ISOLATED),
     ):
-        programs.topology.received(f"v{sender.name}")
-        programs.expect(sender, frame, SHOT, reason)
-        assert programs.topology.received(f"v{sender.name}") == []
+        narrow.topology.received(f"v{sender.name}")
+        narrow.expect(sender, frame, SHOT, reason)
+        assert narrow.topology.received(f"v{sender.name}") == []
+
+
+def test_what_must_not_be_cut_is_told_of(narrow: Programs) -> None:
+    """IPv4 with DF, and IPv6, whose routers cut nothing."""
+    for host, data in ((HOST, 1253), (HOST6, 1233)):
+        frame = outside_sends(host, p.udp(9, 8081, bytes(data)))
+        narrow.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, host, mtu=NARROW))
+        frame = B1.sends(host, p.udp(9, 8081, bytes(data)))
+        gateway = NET2.gateway if host is HOST else NET2.gateway6
+        narrow.expect(B1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, gateway, mtu=NARROW))

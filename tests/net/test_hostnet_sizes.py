@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that are larger than their way takes: cut where they may be, as the kernel's own forwarding cuts them."""
+"""Packets that are larger than a network of containers takes, or than their way out does: cut where they may be, as the
+kernel's own forwarding cuts them."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.net.compare import config, host_case
-from tests.net.hosts import HOST, OUTSIDE, Host, Namespace
+from tests.net.compare import config, host_case, options
+from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually
 from tests.net.test_hostnet_route import MEASURING, SENDING, script, serve
 
 MakeHost = Callable[..., Host]
+NARROW = 1280
 # Says, for each IPv4 packet that arrives, how long it is, whether it is a fragment, and its options.
 WATCHING = """
 import json, socket, sys
@@ -26,6 +28,26 @@ while True:
         size = (packet[0] & 15) * 4
         word = int.from_bytes(packet[6:8], "big")
         print(json.dumps([len(packet), word & 0x3FFF, packet[20:size].hex()]), flush=True)
+"""
+# Answers with what was sent, in a datagram that need not stay whole.
+RETURNING = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.setsockopt(socket.IPPROTO_IP, 10, 5)
+server.bind(("0.0.0.0", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    server.sendto(*server.recvfrom(65535))
+"""
+# Sends so many bytes, and wants them back.
+GETTING_BACK = """
+import os, socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(60)
+client.connect((sys.argv[1], int(sys.argv[2])))
+data = os.urandom(int(sys.argv[3]))
+client.send(data)
+assert client.recv(65535) == data
 """
 # As SENDING, with IP options.
 SENDING_OPTIONS = SENDING.replace(
@@ -47,6 +69,51 @@ class Watch:
         while not found or found[-1][0] != length:
             found.append(tuple(json.loads(self.lines.readline())))
         return found[:-1]
+
+
+def into(host: Host, name: str) -> list[str]:
+    return ["nsenter", "-t", str(host.process(name)), "--net"]
+
+
+def reached(place: Namespace, address: str, port: int) -> None:
+    with eventually() as until:
+        until(lambda: place.try_(script(SENDING, address, port, 10, 1)).returncode == 0)
+
+
+@pytest.mark.parametrize("size", [1253, 1472, 4000, 20000])
+@host_case(3, "A container behind 1280 bytes: what may be fragmented arrives at it in fragments of 1280")
+def test_a_narrow_network_gets_fragments(make_host: MakeHost, size: int, mode: str) -> None:
+    """From the outside and from a container of another network; none of the packets is larger than its network."""
+    host = make_host(config=config(mode))
+    host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
+    host.run("server", "--network narrow -p 8090:90/udp", script(MEASURING, 90))
+    host.run("client")
+    reached(host.outside, HOST, 8090)
+    watch = Watch(host, into(host, "server"))
+    assert host.outside.sh(script(SENDING, HOST, 8090, size, 60)) == OUTSIDE
+    host.in_("client", script(SENDING, HOST, 8090, size, 60))
+    reached(host.outside, HOST, 8090)
+    assert host.outside.sh(script(SENDING, HOST, 8090, 77, 60)) == OUTSIDE
+    found = [one for one in watch.until(77 + 28) if one[0] != 10 + 28]
+    assert max(length for length, *_ in found) <= NARROW
+    assert len([word for _, word, _ in found if word == 0x2000]) == 2, "each has a first fragment"
+
+
+@pytest.mark.parametrize("size", [1253, 1472, 20000])
+@host_case(
+    3, "A container behind 1280 bytes: an answer that may be fragmented arrives at it in fragments of 1280"
+)
+def test_a_narrow_network_gets_answers_in_fragments(make_host: MakeHost, size: int, mode: str) -> None:
+    host = make_host(config=config(mode))
+    host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
+    host.run("client", "--network narrow")
+    serve(host.outside, script(RETURNING, 90))
+    watch = Watch(host, into(host, "client"))
+    host.in_("client", script(GETTING_BACK, OUTSIDE, 90, size))
+    host.in_("client", script(GETTING_BACK, OUTSIDE, 90, 77))
+    found = watch.until(77 + 28)
+    assert found and max(length for length, *_ in found) <= NARROW
+    assert host.in_("client", f"ping -n -q -c 1 -M dont -s {size} {OUTSIDE}")
 
 
 COPIED, FIRST = "94040000", "52040000"  # router alert; of those without the copied flag, a traceroute's
