@@ -270,6 +270,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			return NO_VERDICT;
 		translated = !addr_equal(&quoted->outer.src, &p->tuple.src);
 		route = route_find(skb, p, from, as, &room->fib);
+		/* No error is told of by another (RFC 4443, 2.4 (e)). */
+		if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+			return drop(skb, DROP_TOO_BIG);
 		if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !translated)
 			return to_host(skb, from);
 		if (!route_leads_out(route) || device_find(room->fib.ifindex, DEVICE_GATEWAY))
@@ -285,6 +288,8 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	net = network_find(conn->to_network);
 	if (!net || !recipient_find(conn->to_network, &inner.src, conn->to_endpoint))
 		return drop(skb, DROP_STALE);
+	if (p->length > net->mtu && sender != PARTY_HOST)
+		return drop(skb, DROP_TOO_BIG);
 	if (rewrite_error(skb, p, quoted, &inner) ||
 	    (p->ttl > 1 && rewrite_ttl(skb, p, p->ttl - 1)))
 		return drop(skb, DROP_REWRITE);

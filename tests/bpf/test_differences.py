@@ -4,35 +4,15 @@ model. Each is expected to fail until it is mended; then tests/model/situations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import pytest
 
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.fixtures import A1, A2, B1, HOST, HOST6, OUTSIDE, OUTSIDE6, Programs, outside_sends
+from tests.bpf.fixtures import A1, A2, B1, HOST, OUTSIDE, Programs
 
 SPORT = 20100
-
-
-@pytest.fixture
-def narrow(programs: Programs) -> Iterator[Programs]:
-    """Network 1 takes 1280 bytes."""
-    networks = programs.maps["networks"]
-    before = networks[1]
-    networks[1] = before._replace(mtu=1280)
-    yield programs
-    networks[1] = before
-
-
-@pytest.mark.xfail(strict=True, reason="it is delivered as it is, larger than the network takes")
-def test_an_error_that_is_too_big_for_its_network_is_dropped(narrow: Programs) -> None:
-    """RFC 4443, 2.4 (c): no error is longer than 1280 bytes; a longer one is no reason to send what does not fit."""
-    assert narrow.run(A1, A1.sends(OUTSIDE6, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
-    quoted = p.ipv6(HOST6, OUTSIDE6, p.udp(SPORT, 53, bytes(1300)))
-    got = narrow.run(None, outside_sends(HOST6, p.icmp6(1, 4, payload=quoted[:1240])))
-    assert got.reasons == {"DROP_TOO_BIG": 1}
 
 
 def test_a_port_published_at_all_addresses_is_no_source_where_another_has_it(programs: Programs) -> None:

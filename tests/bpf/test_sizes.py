@@ -18,6 +18,7 @@ from tests.bpf.fixtures import (
     HOST6,
     NET2,
     OUTSIDE,
+    OUTSIDE6,
     REDIRECT,
     SHOT,
     Member,
@@ -257,3 +258,35 @@ def test_what_must_not_be_cut_is_told_of(narrow: Programs) -> None:
         frame = B1.sends(host, p.udp(9, 8081, bytes(data)))
         gateway = NET2.gateway if host is HOST else NET2.gateway6
         narrow.expect(B1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, gateway, mtu=NARROW))
+
+
+def loosely(six: bool) -> tuple[dict[str, Any], ...]:
+    """Headers of IPv4: not to be cut, and as one likes."""
+    return ({},) if six else ({}, {"fragment": 0})
+
+
+def test_an_error_that_is_too_big_for_its_network_is_dropped(narrow: Programs) -> None:
+    """RFC 4443, 2.4 (c): no error is longer than 1280 bytes; a longer one is no reason to send what does not fit, nor
+    to send an error (e). Of IPv4's a router would cut what is longer, which nobody sends (RFC 1812, 4.3.2.3)."""
+    for host, outside in ((HOST6, OUTSIDE6), (HOST, OUTSIDE)):
+        assert narrow.run(A1, A1.sends(outside, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
+        six = host is HOST6
+        fits = NARROW - (48 if six else 28)
+        for length, reason in ((fits, "DELIVERED"), (fits + 1, "DROP_TOO_BIG")):
+            packet = (p.ipv6 if six else p.ipv4)(host, outside, p.udp(SPORT, 53, bytes(1300)))
+            error = p.icmp6(1, 4, payload=packet[:length]) if six else p.icmp(3, 3, payload=packet[:length])
+            for header in loosely(six):
+                got = narrow.run(None, outside_sends(host, error, **header))
+                assert got.reasons == {reason: 1}
+                assert got.verdict == (REDIRECT if reason == "DELIVERED" else SHOT)
+
+
+def test_an_error_that_is_too_big_for_its_way_out_is_dropped(programs: Programs) -> None:
+    for host, outside in ((HOST6, OUTSIDE6), (HOST, OUTSIDE)):
+        six = host is HOST6
+        assert programs.run(A1, A1.sends(outside, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
+        own = A1.ip6 if six else A1.ip
+        packet = (p.ipv6 if six else p.ipv4)(outside, own, p.udp(53, SPORT, bytes(1500)))
+        error = p.icmp6(1, 4, payload=packet) if six else p.icmp(3, 3, payload=packet)
+        for header in loosely(six):
+            programs.expect(A1, A1.sends(outside, error, **header), SHOT, Reason.DROP_TOO_BIG)

@@ -430,6 +430,9 @@ class Generator(Draws):
             kind, code = ((1, 0), (1, 4), (2, 0), (3, 0), (4, 1), (5, 0))[int(rare() * 6)]
         if rare() < 0.05:
             size = int(rare() * 60)
+        elif rare() < 0.05:  # longer than errors are to be
+            size = self.rng.choice(self.widths)
+            packet += self.rng.randbytes(size)
         word = b"\0\0\5\x14" if rare() < 0.5 else self.rng.randbytes(4)
         body = icmp(src, dst, bytes((kind, code, 0, 0)) + word + packet[:size])
         packet = self.wrapped(src, dst, ICMP if len(src) == 4 else ICMPV6, body)

@@ -56,7 +56,6 @@ class Situation(StrEnum):
 
 # Not met on purpose until the programs know it: why.
 WITHHELD: dict[Situation, str] = {
-    Situation.ERROR_WIDTH: "it is delivered as it is",
 }
 
 
