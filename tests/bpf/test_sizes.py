@@ -260,6 +260,17 @@ def test_what_must_not_be_cut_is_told_of(narrow: Programs) -> None:
         narrow.expect(B1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, gateway, mtu=NARROW))
 
 
+@pytest.mark.parametrize("proto", ["TCP", "UDP"])
+def test_segments_of_which_the_helper_wants_nothing_are_told_of(narrow: Programs, proto: str) -> None:
+    """A test run does not say that they are TCP's, so here they are as UDP's, each of which is a datagram."""
+    data = bytes(2600)
+    carried = p.tcp(9, 8081, p.ACK, data) if proto == "TCP" else p.udp(9, 8081, data)
+    frame = outside_sends(HOST, carried, fragment=0)
+    told = p.own_error(frame, HOST, mtu=NARROW)
+    narrow.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, told, gso=1300)
+    assert narrow.run(None, frame, gso=1200).reasons == {"DELIVERED": 1}
+
+
 def loosely(six: bool) -> tuple[dict[str, Any], ...]:
     """Headers of IPv4: not to be cut, and as one likes."""
     return ({},) if six else ({}, {"fragment": 0})

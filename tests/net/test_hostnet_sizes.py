@@ -12,7 +12,7 @@ import pytest
 
 from tests.net.compare import config, host_case, options
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually
-from tests.net.test_hostnet_route import MEASURING, SENDING, script, serve
+from tests.net.test_hostnet_route import MEASURING, SENDING, SINK, STREAMING, script, serve, serve_in
 
 MakeHost = Callable[..., Host]
 NARROW = 1280
@@ -136,3 +136,44 @@ def test_options_go_into_fragments(make_host: MakeHost, given: str, mode: str) -
     first, last = watch.until(77 + 28)
     assert (first[1], first[2]) == (0x2000, given)
     assert last[1] < 0x2000 and last[2].replace("01", "") == (COPIED if COPIED in given else "")
+
+
+@host_case(
+    3, "A way out of 1400 bytes: TCP that may be fragmented passes, and its sender need not know of it"
+)
+def test_streams_that_may_be_fragmented_pass(make_host: MakeHost, mode: str) -> None:
+    """The sender leaves them to be segmented by the device. The kernel cuts each segment; here they are smaller."""
+    host = make_host(config=config(mode))
+    host.run("client", "--sysctl net.ipv4.ip_no_pmtu_disc=1")
+    host.sh("ip link set eth0 mtu 1400")
+    host.sh("ethtool -K eth0 gso off tso off")  # they are cut where a wire would begin
+    serve(host.outside, script(SINK, OUTSIDE, 90))
+    watch = Watch(host.outside, [])
+    assert int(host.in_("client", script(STREAMING, OUTSIDE, 90))) == 1500 - 20 - 32
+    host.in_("client", f"ping -n -q -c 1 -s 13 {OUTSIDE}")
+    found = watch.until(13 + 28)
+    assert max(length for length, *_ in found) <= 1400
+    assert any((length, word) == (1400, 0) for length, word, _ in found) == (mode == "ebpf")
+    if mode == "ebpf":
+        assert not host.drops()["DROP_TOO_BIG"]
+
+
+@host_case(
+    3,
+    "A container behind 1280 bytes: TCP that may be fragmented reaches its published port, whatever it has said",
+)
+def test_streams_into_a_narrow_network(make_host: MakeHost, mode: str) -> None:
+    host = make_host(config=config(mode))
+    host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
+    host.run("server", "--network narrow -p 8090:90")
+    route = f"ip route change default via {gateway(host)} dev eth0 advmss 1460"
+    host.sh([*into(host, "server"), *route.split()])
+    serve_in(host, "server", script(SINK, "0.0.0.0", 90))
+    host.outside.sh("sysctl -qw net.ipv4.ip_no_pmtu_disc=1")
+    assert int(host.outside.sh(script(STREAMING, HOST, 8090))) == 1500 - 20 - 32
+    if mode == "ebpf":
+        assert not host.drops()["DROP_TOO_BIG"]
+
+
+def gateway(host: Host) -> str:
+    return str(host.inspect("server")["NetworkSettings"]["Networks"]["narrow"]["Gateway"])
