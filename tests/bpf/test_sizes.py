@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from tests.bpf.fixtures import (
     Programs,
     Reason,
     outside_sends,
+    wait_until,
 )
 
 SPORT = 20100
@@ -234,6 +236,16 @@ def test_a_rest_is_waited_for_once(programs: Programs) -> None:
     programs.run(A1, way.frame)
     (rest,) = programs.topology.received("va1")
     assert programs.run(A1, rest).reasons == {"TO_OUTSIDE": 1}
+    programs.expect(A1, rest, SHOT, Reason.HELD)
+
+
+def test_a_rest_that_was_lost_is_not_waited_for_long(programs: Programs) -> None:
+    """A second later the same piece is of another datagram, whose number is the same."""
+    programs.topology.received("va1")
+    programs.run(A1, ways(2000)["masqueraded"].frame)
+    end = time.monotonic() + 1.1
+    (rest,) = programs.topology.received("va1")
+    wait_until(lambda: time.monotonic() > end)
     programs.expect(A1, rest, SHOT, Reason.HELD)
 
 

@@ -32,6 +32,7 @@ NEAR6, FAR6, OTHER6, BEHIND6 = "fd66::1", "fd66::2", "fd66::3", "fd67::5"
 FORGED = ("8.0.1.1", "134.221.1.1")
 SMALL = 1280  # of the containers' network `small`
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 2, 14, 23, 24
+IP_PMTUDISC_OMIT = 5
 
 
 class World(NamedTuple):
@@ -268,6 +269,30 @@ def long_answer(server: socket.socket, client: socket.socket, to: tuple[str, int
         return client.recvfrom(65535)[0] == b"answer" * 1000
     except TimeoutError:
         return False
+
+
+@each_kind
+@host_case(3, "What may be fragmented comes to a narrow network in fragments, through an uplink of any kind")
+def test_s22_what_may_be_fragmented_is_behind_any_kind_of_uplink(world: Worlds, kind: str, mode: str) -> None:
+    at = world(kind, mode)
+    with (
+        opened(at.small, socket.SOCK_DGRAM) as server,
+        opened(at.small, socket.SOCK_DGRAM, socket.AF_PACKET, socket.htons(0x800)) as tap,
+        opened(at.host.outside, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("0.0.0.0", 80))
+        tap.bind(("eth0", 0x800))
+        client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
+        for size in (SMALL - 28, SMALL - 27, MTU - 28, 4000):
+            data = bytes(index % 251 for index in range(size))
+            client.sendto(data, (NEAR, 8090))
+            assert server.recvfrom(65535)[0] == data
+        tap.setblocking(False)
+        lengths = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lengths.append(len(tap.recvfrom(65535)[0]))
+        assert SMALL - 8 <= max(lengths) <= SMALL
 
 
 @pytest.mark.parametrize("kind", ["tun", "veth", "gre", "ipip"], scope="module")
