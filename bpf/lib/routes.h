@@ -130,11 +130,11 @@ __noinline int host_has(struct __sk_buff *skb, const struct packet *p, const str
 	room->probe = p->tuple;
 	room->probe.dst = *addr;
 	room->probe.dst.word[3] ^= bpf_htonl(1);
-	if (address_is_known(&room->probe.dst) ||
+	if (!address_is_known(&room->probe.dst) &&
 	    route_beside(skb, p, net, room, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 1;
 	/* The one beside may be the host's too: the first of an IPv6 prefix is every router's
-	 * (RFC 4291, 2.6.1), the last of an IPv4 one the broadcast. */
+	 * (RFC 4291, 2.6.1), the last of an IPv4 one the broadcast. Then the next one tells. */
 	return route_beside(skb, p, net, room, 3) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 

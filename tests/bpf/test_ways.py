@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,9 @@ from tests.bpf.fixtures import (
     NET2,
     NET4,
     NEXT_HOP,
+    NEXT_HOP6,
+    OTHER,
+    OTHER6,
     OUTSIDE,
     OUTSIDE6,
     REDIRECT,
@@ -165,3 +169,26 @@ def test_the_router_that_it_leads_to_gets_it(programs: Programs) -> None:
             programs.expect(D1, frame[0], SHOT, Reason.DROP_ISOLATED)
     finally:
         change(programs, A3, False)
+
+
+@pytest.mark.parametrize("to", ["198.51.100.0", "2001:db8:1::"])
+def test_the_neighbour_of_a_lone_address_of_the_hosts_is_not_the_hosts(programs: Programs, to: str) -> None:
+    """The host has 198.51.100.1 and 2001:db8:1::1 alone there, and no way to any other: what would be translated must
+    not leave as it is."""
+    six = ":" in to
+    route = ["ip", "-6" if six else "-4", "route"]
+    default = ["default", "via", str(NEXT_HOP6 if six else NEXT_HOP)]
+    own = OTHER6 if six else OTHER
+    known = abi.address_key(own)
+    programs.maps["addresses"][known] = abi.address(1)
+    subprocess.run([*route, "del", *default], check=True)
+    try:
+        got = programs.run(A1, A1.sends(to, p.udp(SPORT, 53)))
+        hop: dict[str, Any] = {"hops": 1} if six else {"ttl": 1}
+        assert (got.reasons, got.packet) == ({"TO_HOST": 1}, A1.sends(to, p.udp(SPORT, 53), **hop))
+        frame = A1.sends(own, p.udp(SPORT, 53))
+        programs.expect(A1, frame, REDIRECT, Reason.TO_HOST, frame)
+    finally:
+        subprocess.run([*route, "add", *default], check=True)
+        programs.maps["addresses"].pop(known)
+    assert programs.run(A1, A1.sends(to, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
