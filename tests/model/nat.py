@@ -132,11 +132,13 @@ class Ports:
             if any(self._firm(one) for one in known):
                 self.meet(Situation.SAME_SOCKET)
                 return Choice(fixed)
-        published = self._published_as(sender, address, port, proto, source)
+        published, disputed = self._published_as(sender, address, port, proto, source)
         if published:
             self.meet(Situation.PUBLISHED_SOURCE)
+        if published and not disputed:
             held = any(self._free(number, internal, own=True) is None for number in published)
             return Choice(fixed | published, self._others(port, proto) if held else range(0))
+        fixed |= published
         free = self._free(port, internal) if port else False
         if free is not False:
             fixed.add(port)
@@ -149,8 +151,11 @@ class Ports:
         # An identifier has no class; neither has 0, which says of UDP's source that there is none (RFC 768).
         return range(1, 65536) if port < 1024 else self.range
 
-    def _published_as(self, sender: Member, address: bytes, port: int, proto: int, source: bytes) -> set[int]:
-        """Those of the host at which the endpoint's own is published."""
+    def _published_as(
+        self, sender: Member, address: bytes, port: int, proto: int, source: bytes
+    ) -> tuple[set[int], bool]:
+        """Those of the host at which the endpoint's own is published; and whether one of them is another's at this
+        address: if it is the first of several, it may be as if there were none (docs/nat.md)."""
         found = {
             number
             for (where, number, kind), published in self.topology.ports.items()
@@ -161,12 +166,12 @@ class Ports:
         }
         if found and not sender.owns(address):  # that of who is behind it is another's
             self.meet(Situation.PUBLISHED_BEHIND)
-            return set()
+            return set(), False
         # Published at all addresses, but at this one by another.
         others = {number for number in found if self._answers(source, number, proto) is not sender}
         if others:
             self.meet(Situation.PUBLISHED_BY_TWO)
-        return found - others
+        return found - others, bool(others)
 
     def _answers(self, address: bytes, port: int, proto: int) -> Member | None:
         published = self.topology.published(address, port, proto)
