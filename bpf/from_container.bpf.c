@@ -191,6 +191,9 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return to_local(skb, p, device, net);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway, 0);
+	/* What could be cut, if any of it could leave, has not been refused for its size. */
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && !p->dont_fragment && !packet_has_ports(p))
+		return drop(skb, DROP_PROTOCOL);
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway, room->fib.mtu_result);
 	if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !masquerade)

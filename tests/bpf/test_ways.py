@@ -31,6 +31,7 @@ from tests.bpf.fixtures import (
     OUTSIDE6,
     REDIRECT,
     SHOT,
+    UPLINK,
     Member,
     Net,
     Programs,
@@ -192,3 +193,16 @@ def test_the_neighbour_of_a_lone_address_of_the_hosts_is_not_the_hosts(programs:
         subprocess.run([*route, "add", *default], check=True)
         programs.maps["addresses"].pop(known)
     assert programs.run(A1, A1.sends(to, p.udp(SPORT, 53))).reasons == {"TO_OUTSIDE": 1}
+
+
+@pytest.mark.parametrize("member", [A1, D1], ids=["masqueraded", "as it is"])
+def test_what_cannot_leave_at_all_is_told_no_width(programs: Programs, member: Member) -> None:
+    """It may be fragmented, so its size is not why (RFC 792: code 4 is for what must not be)."""
+    frame = member.sends(OUTSIDE, p.Transport(49, bytes(1400)), fragment=0)
+    subprocess.run(["ip", "link", "set", UPLINK, "mtu", "1280"], check=True)
+    try:
+        programs.expect(member, frame, SHOT, Reason.DROP_PROTOCOL)
+        whole = member.sends(OUTSIDE, p.Transport(49, bytes(1400)))
+        assert programs.run(member, whole).reasons == {"DROP_TOO_BIG": 1}
+    finally:
+        subprocess.run(["ip", "link", "set", UPLINK, "mtu", "1500"], check=True)

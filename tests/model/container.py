@@ -324,6 +324,8 @@ class FromContainer(Forwarding):
         assert route.uplink
         if p.ttl <= 1:
             return self._told(p, sender, "DROP_TTL")
+        if p.ports is None and not p.keep and p.size > route.uplink.mtu:  # nothing of it would leave
+            return dropped(frame, "DROP_NO_CONN", "DROP_PROTOCOL", "DROP_FRAGMENT")
         refused = self._too_big(p, sender, route.uplink.mtu)
         if refused:
             return refused

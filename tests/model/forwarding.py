@@ -226,8 +226,10 @@ class Forwarding:
         ]
         if p.ttl <= 1:
             return either(*reasons, "DROP_TTL", "DROP_TOO_BIG")
-        if route.uplink:
+        if route.uplink and (p.ports or p.keep):
             return self._too_big(p, sender, route.uplink.mtu) or dropped(p.frame, *reasons)
+        if route.uplink:  # nothing of it would leave, so it is not cut
+            return dropped(p.frame, *reasons)
         if p.size > SMALL_ENOUGH:  # how much of it there is room for the kernel knows
             if not p.keep:
                 raise Withheld
