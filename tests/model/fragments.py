@@ -214,7 +214,7 @@ def joined(frames: list[bytes], width: int) -> tuple[bytes, str]:
             (word & 0x4000, "must not be cut"),
             ((word & 0x1FFF) * 8 != offset + len(data), f"offset {(word & 0x1FFF) * 8}"),
             (not word & 0x2000 and frame is not frames[-1], "the last one comes too early"),
-            (len(piece) % 8 and word & 0x2000, "not a multiple of 8"),
+            (len(piece) % 8 and frame is not frames[-1], "not a multiple of 8"),
         ):
             if wrong:
                 return first, f"fragment at {len(data)}: {what}: {frame.hex()}"
