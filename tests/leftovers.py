@@ -22,6 +22,10 @@ from datapath.kernel import syscalls
 
 VARIABLE = "DATAPATH_TEST_RUN"
 MS_PRIVATE = 0x40000
+# What every namespace has from when the module of such tunnels is loaded, which a test may be the first to need.
+OF_MODULES = frozenset(
+    ("tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "sit0", "ip6tnl0", "ip6gre0", "ip6_vti0")
+)
 PATIENCE = 60.0  # seconds for what is about to end: only a run that leaves something waits as long
 
 Found = dict[str, set[str]]
@@ -58,7 +62,7 @@ class Run:
         """What a careless test could leave. Without namespaces of its own a run makes processes only."""
         found: Found = {"processes": set(), "network namespaces": set()}
         if self._folder:
-            found["devices"] = {name for _, name in socket.if_nameindex()}
+            found["devices"] = {name for _, name in socket.if_nameindex()} - OF_MODULES
             found["mounts"] = {mount.point for mount in mounts()}
             found["network namespaces"] = set(_held_by(os.getpid()))
         for pid in self._processes():

@@ -23,7 +23,7 @@ from datapath.kernel.netns import enter
 from tests.bpf import packets
 from tests.net.compare import EBPF, config, host_case
 from tests.net.hosts import BOTH_WAYS, Host, Namespace, eventually, ping, reaches
-from tests.net.uplinks import BARE, IFF_NO_PI, IFF_TUN, KINDS, MTU, NAME, TUNSETIFF, TUNSETLINK, linked
+from tests.net.uplinks import BARE, IFF_NO_PI, IFF_TUN, KINDS, MTU, NAME, TUNSETIFF, TUNSETLINK, linked, made
 from tests.net.wire import Container, Place, call, fails, opened, serving, start_container
 
 NEAR, FAR, OTHER, BEHIND = "10.66.0.1", "10.66.0.2", "10.66.0.3", "10.67.0.5"
@@ -510,30 +510,35 @@ MANY = {
     "geneve1": "geneve id 44 remote 192.0.2.2",
     "vlan1": "vlan id 9",
     "bond1": "bond mode active-backup",
+    "team1": "team",
     "dummy1": "dummy",
     "wg1": "wireguard",
     "gre1": "gre local 192.0.2.1 remote 192.0.2.2",
     "gretap1": "gretap local 192.0.2.1 remote 192.0.2.2 key 5",
     "ipip1": "ipip local 192.0.2.1 remote 192.0.2.2",
     "sit1": "sit local 192.0.2.1 remote 192.0.2.2",
+    "ip6gre1": "ip6gre local 2001:db8:1::1 remote 2001:db8:1::2",
+    "ip6tnl1": "ip6tnl mode any local 2001:db8:1::1 remote 2001:db8:1::2",
 }
+MANY_BARE = ("tun1", "wg1", "gre1", "ipip1", "sit1", "ip6gre1", "ip6tnl1")
 
 
 def test_s28_doctor_is_content_with_all_kinds_of_uplinks_at_once(host: Host) -> None:
-    made = []
+    """All of those that the kernel knows."""
+    there = []
     for number, (name, kind) in enumerate(MANY.items()):
         if kind == "tuntap":
             host.sh(f"ip tuntap add {name} mode tun")
         else:
             under = " link eth0" if name in ("macvlan1", "vlan1") else ""
-            if host.try_(f"ip link add {name}{under} type {kind}").returncode:
-                continue  # the kernel has no such devices
+            if made(host, f"{name}{under} type {kind}"):
+                continue
         host.sh(f"ip address add 10.{100 + number}.0.1/24 dev {name}")
         host.sh(f"ip link set {name} up")
-        made.append(name)
-    assert len(made) >= 5
+        there.append(name)
+    assert len(there) >= 5
     host.run("web", "-p 8080:80,allow=10.0.0.0/8")
     host.ctl("doctor")
-    for name in made:
-        hook = "from_tunnel" if name in ("tun1", "wg1", "gre1", "ipip1", "sit1") else "from_uplink"
+    for name in there:
+        hook = "from_tunnel" if name in MANY_BARE else "from_uplink"
         assert hook in programs_at(host, name), name

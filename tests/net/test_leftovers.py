@@ -149,6 +149,12 @@ def test_what_strangers_make_meanwhile_is_not_the_runs(folder: Path) -> None:
         subprocess.run(["umount", str(place)], check=False)
 
 
+def test_devices_that_a_tunnels_module_brings_are_not_the_runs(folder: Path) -> None:
+    made = "ip link show gre0 || ip link add gre0 type veth peer name tunl0"
+    outcome = inner(folder, shell(made))
+    assert (outcome.code, outcome.left) == (0, {}), outcome.text
+
+
 def test_where_interrupts_are_ignored_children_do_not_inherit_that(folder: Path) -> None:
     """As in the background of a shell."""
     code = "subprocess.run(['grep', '^SigIgn:', '/proc/self/status'], stdout=Path('ignored').open('w'))"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import os
 import select
+import socket
 import struct
 import subprocess
+import sys
 import threading
 import tty
 from collections.abc import Callable, Mapping
@@ -19,6 +22,7 @@ from contextlib import ExitStack
 import pytest
 
 from datapath.kernel.netns import enter
+from datapath.kernel.rtnetlink import Message, Refused, Rtnetlink, attribute, attributes, text, u32
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace
 
 NAME, MTU = "up1", 1380
@@ -27,6 +31,19 @@ HOST6, OUTSIDE6 = "2001:db8:1::1", "2001:db8:1::2"  # of the uplink eth0, for tu
 TUNSETIFF, TUNSETLINK, _TUNSETOFFLOAD = 0x400454CA, 0x400454CD, 0x400454D0
 IFF_TUN, IFF_NO_PI, _IFF_VNET_HDR = 0x1, 0x1000, 0x4000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x1, 0x2, 0x4
+
+# linux/genetlink.h: the family of messages that tells of the others; struct genlmsghdr: command, version
+_NETLINK_GENERIC, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = (
+    16,
+    16,
+    3,
+    1,
+    2,
+)
+_GENERIC = struct.Struct("=BBxx")
+# linux/if_team.h
+_TEAM_CMD_OPTIONS_SET, _TEAM_ATTR_TEAM_IFINDEX, _TEAM_ATTR_LIST_OPTION, _TEAM_ATTR_ITEM_OPTION = 1, 1, 2, 1
+_TEAM_ATTR_OPTION_NAME, _TEAM_ATTR_OPTION_TYPE, _TEAM_ATTR_OPTION_DATA, _NLA_STRING = 1, 3, 4, 5
 
 # linux/ppp-ioctl.h, linux/tty.h
 _TIOCSETD, _N_PPP = 0x5423, 3
@@ -83,14 +100,18 @@ def tun_offload(host: Host, stack: ExitStack) -> None:
     tun(host, stack, offload=True)
 
 
+def made(place: Namespace, command: str) -> str:
+    """Makes a device. The kind of it, if the kernel does not know that kind; "": it is there."""
+    done = place.try_(f"ip link add {command}")
+    unknown = "Unknown device type" in done.stderr or "not supported" in done.stderr
+    assert not done.returncode or unknown, f"{command}: {done.stderr}"
+    return command.split(" type ")[1].split()[0] if done.returncode else ""
+
+
 def linked(place: Namespace, command: str) -> None:
     """Makes a device; the test is skipped where the kernel does not know that kind."""
-    done = place.try_(f"ip link add {command}")
-    if done.returncode:
-        kind = command.split(" type ")[1].split()[0]
-        if "Unknown device type" in done.stderr or "not supported" in done.stderr:
-            pytest.skip(f"this kernel has no {kind} devices")
-        raise AssertionError(f"{command}: {done.stderr}")
+    if kind := made(place, command):
+        pytest.skip(f"this kernel has no {kind} devices")
 
 
 def _veth(host: Host, near: str, far: str = NAME) -> None:
@@ -121,6 +142,32 @@ def vlan(host: Host, stack: ExitStack) -> None:
 
 def bond(host: Host, stack: ExitStack) -> None:
     linked(host, f"{NAME} type bond mode active-backup miimon 100")
+    _veth(host, "port0")
+    host.sh("ip link set port0 down")
+    host.sh(f"ip link set port0 master {NAME}")
+
+
+def team(host: Host, stack: ExitStack) -> None:
+    """One whose ports take turns, without teamd: it is told so itself, before it has a port."""
+    linked(host, f"{NAME} type team")
+    asked = _GENERIC.pack(_CTRL_CMD_GETFAMILY, 1) + text(_CTRL_ATTR_FAMILY_NAME, "team")
+    mode = (
+        text(_TEAM_ATTR_OPTION_NAME, "mode")
+        + attribute(_TEAM_ATTR_OPTION_TYPE, bytes([_NLA_STRING]))
+        + text(_TEAM_ATTR_OPTION_DATA, "roundrobin")
+    )
+    with enter(host.path), Rtnetlink(_NETLINK_GENERIC) as generic:
+        family = attributes(generic.get(Message(_GENL_ID_CTRL, asked))[_GENERIC.size :])
+        told = (
+            _GENERIC.pack(_TEAM_CMD_OPTIONS_SET, 1)
+            + u32(_TEAM_ATTR_TEAM_IFINDEX, socket.if_nametoindex(NAME))
+            + attribute(_TEAM_ATTR_LIST_OPTION, attribute(_TEAM_ATTR_ITEM_OPTION, mode))
+        )
+        try:
+            generic.do(Message(int.from_bytes(family[_CTRL_ATTR_FAMILY_ID], sys.byteorder), told))
+        except Refused as error:
+            if error.errno != errno.ESRCH:  # it is done, and nobody listens to the news of it
+                raise
     _veth(host, "port0")
     host.sh("ip link set port0 down")
     host.sh(f"ip link set port0 master {NAME}")
@@ -222,6 +269,7 @@ KINDS: Mapping[str, Callable[[Host, ExitStack], None]] = {
     "vxlan": vxlan,
     "vlan": vlan,
     "bond": bond,
+    "team": team,
     "wireguard": wireguard,
     "ppp": ppp,
     "ipip": _tunnel("ipip mode any"),
