@@ -159,9 +159,14 @@ test-unit test-bpf test-net: test-%: build
 test-model: build
 	MODEL_SECONDS=$${MODEL_SECONDS:-60} $(PYTEST) tests/model
 
-# Writes the table of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds.
+# Writes the tables of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds. What came
+# out is recorded, also if a case is not as it should be.
+COMPARED := build/compared.json
 compare-host: build
-	COMPARE_HOST=docs/compatibility.md TEST_PATIENCE=8 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net
+	@mkdir -p $(dir $(COMPARED)); rm -f $(COMPARED)
+	COMPARE_HOST=$(COMPARED) TEST_PATIENCE=8 \
+		$(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net; code=$$?; \
+		$(BIN)/python -m tests.net.compared --whole $(COMPARED) && exit $$code
 
 # Until a disagreement, or the bound, on all processors unless JOBS says less; it names its seed.
 SECONDS ?= 0
@@ -187,7 +192,7 @@ lab-deps: $(LAB_STAMP)
 	$(call install,$(LAB_PACKAGES) $(LAB_PACKAGES_$(ARCH)))
 
 lab: build lab-deps
-	$(LAB) run $(LAB_OPTIONS) '$(KERNEL)' $(TESTS)
+	$(LAB) run $(LAB_OPTIONS) $(if $(filter-out 0,$(COMPARE)),--compare) '$(KERNEL)' $(TESTS)
 
 lab-shell: build lab-deps
 	$(LAB) shell '$(KERNEL)'

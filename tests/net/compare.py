@@ -3,25 +3,24 @@
 
 A test with `host_case` is one row of docs/compatibility.md. It takes `mode` and is run with "ebpf" like any test. With
 COMPARE_HOST in the environment (`make compare-host`) it is run with "iptables" as well, the kernel's own forwarding
-with Docker's rules, which is the reference, and the table is written from what came out.
+with Docker's rules, which is the reference, and `tests/net/compared.py` writes the table from what came out.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-VARIABLE = "COMPARE_HOST"  # the page whose table is to be written
+VARIABLE = "COMPARE_HOST"  # the file in which it is left what came out
 EBPF, IPTABLES = "ebpf", "iptables"
 MODE = "com.datapath.mode"
-BEGIN, END = "<!-- make compare-host -->", "<!-- end -->"
-RIGHT, WRONG, NOT_RUN = "right", "**wrong**", "not run"
+RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"  # or else why it is not right, as the test says
+UPLINKS = 1  # the kind of those cases that are about devices of many kinds
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -65,57 +64,43 @@ def config(mode: str, **more: Any) -> Config:
     return made
 
 
-# ---- the table ---------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """One case: what came out in each mode, of all variants of the test, and why it is not right."""
-
-    outcomes: dict[str, set[str]] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def cell(self, mode: str) -> str:
-        found = self.outcomes.get(mode, {NOT_RUN})
-        if WRONG in found or RIGHT not in found:
-            return WRONG if WRONG in found else NOT_RUN
-        return f"no: {self.reasons[mode]}" if self.reasons[mode] else RIGHT
+# ---- what came out -----------------------------------------------------------------------------------------
 
 
 class Collector:
-    """A plugin of pytest, in the process that knows of all tests."""
+    """A plugin of pytest, in the process that knows of all tests. It leaves what came out in a file, for
+    `tests.net.compared`."""
 
-    def __init__(self, page: Path) -> None:
-        self._page = page
-        self._rows: dict[tuple[int, str], Row] = {}
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._cases: dict[str, dict[str, dict[str, str]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         case = dict(report.user_properties).get("host_case")
         if not isinstance(case, list | tuple) or (report.when != "call" and report.passed):
             return
-        kind, sentence, mode, why = case
-        row = self._rows.setdefault((kind, sentence), Row())
+        kind, sentence, mode, why, uplink = case
         if report.skipped:
-            outcome = RIGHT if hasattr(report, "wasxfail") else NOT_RUN  # xfail: it is as was said
+            told = str(why) if hasattr(report, "wasxfail") else NOT_RUN  # xfail: it is as was said
         else:
-            outcome = RIGHT if report.passed else WRONG
-        row.outcomes.setdefault(mode, set()).add(outcome)
-        row.reasons[mode] = why
+            told = RIGHT if report.passed else WRONG
+        modes = self._cases.setdefault(f"{kind} {sentence}", {}).setdefault(uplink, {})
+        modes[mode] = max(told, modes.get(mode, told), key=_weight)
 
     def pytest_sessionfinish(self) -> None:
-        """Writes the table, in place of the one that is there."""
-        lines = ["| kind | what is right | kernel (iptables mode) | datapath (eBPF) |", "|---|---|---|---|"]
-        for (kind, sentence), row in sorted(self._rows.items()):
-            lines.append(f"| {kind} | {sentence} | {row.cell(IPTABLES)} | {row.cell(EBPF)} |")
-        text = self._page.read_text()
-        table = "\n".join([BEGIN, *lines, END])
-        found = re.subn(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: table, text, flags=re.S)
-        assert found[1] == 1, f"{self._page} has no place for the table"
-        self._page.write_text(found[0])
+        if self._cases:
+            self._file.write_text(json.dumps({"release": os.uname().release, "cases": self._cases}))
+
+
+def _weight(told: str) -> int:
+    """Of several tests of one case the one counts that has the most to say."""
+    return {NOT_RUN: 0, RIGHT: 1, WRONG: 3}.get(told, 2)
 
 
 def note(item: pytest.Item) -> None:
     """Called for each test before it runs: what it is a case of goes with its report, also from another process."""
     mark = item.get_closest_marker("host_case")
     if mark:
-        item.user_properties.append(("host_case", list(mark.args)))
+        params = item.callspec.params if isinstance(item, pytest.Function) else {}
+        uplink = params.get("kind", "") if mark.args[0] == UPLINKS else ""
+        item.user_properties.append(("host_case", [*mark.args, uplink]))

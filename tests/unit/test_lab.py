@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.net import compared
 from tests.vm import archive, lab, machine, outcome, verified
 from tests.vm.outcome import Counts, Kind, classify
 
@@ -216,6 +217,8 @@ def test_another_architecture_takes_versions_only_and_records_no_figures(
     assert capsys.readouterr().err == "lab: running is no version such as 6.12, which ARCH=arm64 takes\n"
     assert lab.main(["run", "--arch", "arm64", "--record", "6.12"]) == Kind.WRONG_CALL.value
     assert capsys.readouterr().err == "lab: what the verifier counts is recorded of amd64\n"
+    assert lab.main(["run", "--arch", "arm64", "--compare", "6.12"]) == Kind.WRONG_CALL.value
+    assert capsys.readouterr().err == "lab: cases of hosts are recorded of amd64\n"
     monkeypatch.setattr("tests.vm.foreign.missing", lambda: ["qemu-system-aarch64"])
     assert lab.main(["run", "--arch", "arm64", "6.12"]) == Kind.UNPREPARED.value
     said = "lab: qemu-system-aarch64: not there; `make lab-deps ARCH=arm64` installs it\n"
@@ -293,11 +296,11 @@ JUNIT = "<testsuites><testsuite><testcase/></testsuite></testsuites>"
 
 def guest(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
     """The running kernel's tests come to an end with these files instead."""
-    script = "for word; do case $word in */results/*) cd $word; break;; esac; done; " + "; ".join(
+    script = "for word; do case $word in *=*) ;; */results/*) cd $word; break;; esac; done; " + "; ".join(
         f"printf %s {shlex.quote(text)} >{name}" for name, text in files.items()
     )
     monkeypatch.setattr(machine, "KEEPER", ("sh", "-c", script, "sh"))
-    monkeypatch.setattr(lab, "_warm", lambda arguments: None)
+    monkeypatch.setattr(lab, "_warm", lambda arguments, environment: None)
 
 
 def test_a_kernel_that_lacks_what_the_programs_need_has_not_passed(
@@ -322,6 +325,28 @@ def test_figures_are_recorded_if_all_tests_passed_and_else_left_as_they_were(
     assert verified.recorded("6.12.7") == figures
     monkeypatch.setenv(verified.RECORDING, "1")
     assert verified.recorded("6.12.7") == {}  # in the guest: it is compared with nothing
+
+
+def test_what_came_out_of_cases_of_hosts_is_recorded_if_it_was_asked_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compared, "RECORD", cache / "compared.json")
+    monkeypatch.setattr(compared, "PAGE", cache / "page.md")
+    found = {"1 It is right.": {"gre": {"ebpf": "right"}}}
+    files = {
+        "facts.json": json.dumps(FACTS),
+        "junit.xml": JUNIT,
+        "exit": "0",
+        "compared.json": json.dumps({"release": "6.12.7", "cases": found}),
+    }
+    guest(monkeypatch, **files)
+    places = f"{compared.CASES_HERE}{compared.END}\n{compared.UPLINKS_HERE}{compared.END}\n"
+    for words, recorded in (([], {}), (["--compare"], {"6.12": found})):
+        compared.RECORD.write_text("{}")
+        compared.PAGE.write_text(places)
+        assert lab.main(["run", *words, "running"]) == 0
+        assert json.loads(compared.RECORD.read_text()) == recorded
+        assert ("| gre | not run | right on 6.12 |" in compared.PAGE.read_text()) == bool(recorded)
 
 
 def test_a_series_without_figures_is_pointed_out(

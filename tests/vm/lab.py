@@ -23,10 +23,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from tests.net import compared
+from tests.net.compare import VARIABLE as COMPARING
 from tests.vm import archive, foreign, machine, outcome, verified
 from tests.vm.archive import Archive, Kernel
 from tests.vm.outcome import Kind, LabError, Outcome, WrongCallError
@@ -39,7 +41,7 @@ MATRIX = ("6.1", "6.12", "7", RUNNING)
 ARM64 = (("6.1", ""), ("6.12", ""), ("6.12", "16k"))  # what the table has besides, where it was run
 TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
-PASSED_ON = ("DATAPATH_ATTACH", "TEST_DEVICE")  # what the tests read from the environment
+PASSED_ON = ("DATAPATH_ATTACH", "TEST_DEVICE", "TEST_PATIENCE")  # what the tests read from the environment
 VERSION = re.compile(r"(\d+(?:\.\d+)*(?:[-+~][\w.+~-]*)?)")
 
 
@@ -80,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("table", help="what was last seen of every kernel of the matrix")
     for sub in (one, shell):
         sub.add_argument("kernel", help=f"6.12, 7 (the newest 7.x), {RUNNING}, or the path of a bzImage")
+    one.add_argument(
+        "--compare",
+        action="store_true",
+        help="run cases of hosts in the kernel's own way too, and record both",
+    )
     for sub in (one, everything):
         sub.add_argument(
             "--record", action="store_true", help="take what the verifier counted as the figures"
@@ -100,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _shell(asked.kernel)
         if asked.command == "run":
             target = Target(asked.kernel, asked.arch, asked.flavour)
-            result = run(target, asked.tests, asked.timeout, asked.record)
+            result = run(target, asked.tests, asked.timeout, asked.record, asked.compare)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
         return _matrix(asked.tests, asked.timeout, asked.record)
@@ -166,17 +173,22 @@ def find(target: Target) -> Kernel:
     return store.kernel(name.removesuffix(f"-{target.architecture}"))
 
 
-def run(target: Target, tests: Sequence[str], timeout: float, record: bool) -> Result:
-    """Runs the tests in that kernel and keeps everything in the folder of its results. LabError, OSError."""
+def run(target: Target, tests: Sequence[str], timeout: float, record: bool, compare: bool = False) -> Result:
+    """Runs the tests in that kernel and keeps everything in the folder of its results. `compare`: cases of hosts are
+    recorded, see `tests.net.compared`. LabError, OSError."""
     name = str(target)
-    if record and target.foreign:
-        raise WrongCallError(f"what the verifier counts is recorded of {archive.ARCHITECTURE}")
+    for asked, what in ((record, "what the verifier counts is"), (compare, "cases of hosts are")):
+        if asked and target.foreign:
+            raise WrongCallError(f"{what} recorded of {archive.ARCHITECTURE}")
     kernel = None if name == RUNNING else find(target)
     arguments = list(tests) or [f"@{SELECTION}"]
-    _warm(arguments)
+    left = _folder(name) / "compared.json"
+    comparing = {COMPARING: str(left)} if compare else {}
+    _warm(arguments, comparing)
     with results_of(name) as results:
         given = [f"{word}={os.environ[word]}" for word in PASSED_ON if word in os.environ]
         given += [f"{verified.RECORDING}=1"] if record else []
+        given += [f"{word}={value}" for word, value in comparing.items()]
         chosen = results / "tests"  # a kernel's command line has an end, at which the machine panics
         chosen.write_text("".join(f"{argument}\n" for argument in arguments))
         guest = [sys.executable, "-m", "tests.vm.guest", str(results), f"@{chosen}"]
@@ -210,6 +222,8 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool) -> R
         verified.record(release, figures)
     elif figures and not verified.recorded(release):
         print(f"lab: {name}: no verifier figures are recorded for {verified.series(release)}: see RECORD")
+    if compare:
+        compared.take_in(left, whole=False)
     return result
 
 
@@ -235,10 +249,12 @@ def results_of(name: str) -> Iterator[Path]:
         os.close(held)
 
 
-def _warm(arguments: Sequence[str]) -> None:
+def _warm(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Collects the tests here first: the guest reads them compiled, and a name that is wrong costs no boot."""
     argv = [sys.executable, "-m", "pytest", "-q", "-q", "--collect-only", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
     if done.returncode != 0:
         said = outcome.last_line(done.stdout + done.stderr)
         raise WrongCallError(f"pytest cannot collect {' '.join(arguments)}: {said}")
