@@ -44,6 +44,7 @@ def clear_up(tx: Transaction) -> None:
         elif isinstance(thing, Network):
             tx.warn(f"network {thing.name} was left unfinished: removed")
             networks.teardown(tx, thing)
+            tx.look_again()  # else its gateway device's addresses would be taken for the host's
 
 
 def _rebuild(tx: Transaction) -> None:

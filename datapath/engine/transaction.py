@@ -114,6 +114,11 @@ class Transaction:
         """The host's network as it was when the command looked."""
         return self.context.links.observe(devices_of(self.state))
 
+    def look_again(self) -> None:
+        """Observes the host anew when it is asked for next: devices are gone that were there."""
+        self.__dict__.pop("observed", None)
+        self.__dict__.pop("facts", None)
+
     @cached_property
     def facts(self) -> HostFacts:
         """The same as plans need it: without what is ours, unless a plan would be in its way."""
