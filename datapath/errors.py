@@ -115,3 +115,7 @@ class StateError(DatapathError):
     """The state database is damaged, of another kind or version, or locked by somebody else for too long."""
 
     exit_code = 14
+
+
+class NewerStateError(StateError):
+    """The state database is of a later version than this program knows. The message names the release that does."""

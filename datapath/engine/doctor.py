@@ -21,9 +21,9 @@ from datapath.drivers.context import Context, HostView
 from datapath.drivers.pairs.check import endpoint_sysctls
 from datapath.engine import check, namespaces
 from datapath.engine.transaction import Owner, devices_of
-from datapath.errors import DatapathError
+from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, DISK, LEFTOVER, STORE
+from datapath.model.checks import BUSY, DISK, LEFTOVER, NEWER, OLDER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
@@ -47,13 +47,20 @@ def examine(settings: Settings, tuning: Tuning | None, owners: Mapping[str, Owne
                 state = store.load()
                 findings = compare(settings, tuning, state, store, owners)
                 if not locking.held(store.lock_path) and store.load() == state:
-                    return [*_disk(settings), *findings]
+                    return [*_disk(settings), *_older(store), *findings]
         except FileNotFoundError:
             return _without_store(settings, owners)  # `down` came in between
         except DatapathError as error:
-            return [Finding(STORE, "state database", str(error))]
+            check = NEWER if isinstance(error, NewerStateError) else STORE
+            return [Finding(check, "state database", str(error))]
         time.sleep(_PAUSE)
     return [Finding(BUSY, "another command", "it is changing things at the moment"), *findings]
+
+
+def _older(store: SQLiteStore) -> list[Finding]:
+    """The database waits for a command that changes something."""
+    detail = f"it has version {store.file.version}, of before this program's"
+    return [Finding(OLDER, "state database", detail)] if store.file.outdated else []
 
 
 def _disk(settings: Settings) -> list[Finding]:

@@ -79,6 +79,9 @@ class Engine:
                 )  # when the journal is gone, which takes some
             store = stack.enter_context(self._opened(create))
             _keep(stack.enter_context(store.lock(patience)), stack)
+            if (copy := store.file.kept) and not leaving:
+                store.file.kept = None
+                self.warn(f"the state database was of an earlier version; how it was is kept in {copy}")
             if short:  # another such command may have made it again
                 reserve.release(self.settings.state_dir)
                 store.save_space()

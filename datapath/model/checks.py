@@ -8,6 +8,14 @@ _RECONCILE = "`datapathctl reconcile`"
 _DOWN = "`datapathctl down`, then start the containers again"
 
 STORE = Check("store", "commands refuse to work; packets go on", "put a copy of the state directory back")
+OLDER = Check(
+    "store-older",
+    "it is read as it is; the first command that changes something takes it to this version, and keeps a copy",
+    _ANY,
+)
+NEWER = Check(
+    "store-newer", "commands of this version refuse to work; packets go on", "that version of datapath"
+)
 DISK = Check(
     "disk",
     "what would be recorded is refused; packets go on, and what there is can be read",

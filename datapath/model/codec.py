@@ -2,9 +2,9 @@
 """The dataclasses of `model` as JSON and back, by their type hints: the one place that does it. Pure.
 
 A field that has its default is left out, because most have and every command reads every row. So a changed default
-needs a new version of the store. A new field needs a default, which it has in older rows. A renamed field names its
-old name, `field(metadata={"was": "old_name"})`, and is read under both; it is written under the new one. A field that
-the class does not know is an error: the row was written by a newer version, or is damaged.
+needs a new version of the store, and so does a renamed field (`datapath/store/steps.py`). A new field needs a default,
+which it has in older rows. A field that the class does not know is an error: the row was written by a newer version, or
+is damaged.
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
     for field in dataclasses.fields(cls):
         kind = hints.get(field.name) or _PLAIN[str(field.type)]
         # With the type of a plain field, so that the usual value needs no call.
-        fields[field.name] = found = (field.name, kind, _decoder(kind))
-        if "was" in field.metadata:
-            fields[field.metadata["was"]] = found
+        fields[field.name] = (field.name, kind, _decoder(kind))
 
     def decode(raw: Any) -> Any:
         values = {}
@@ -146,8 +144,6 @@ def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
             for key, item in _checked(raw, dict).items():
                 name, plain, rebuild = fields[key]
                 values[name] = item if type(item) is plain else rebuild(item)
-            if len(values) != len(raw):
-                raise ValueError(f"a field of {cls.__name__} under its old name and its new one")
             return cls(**values)
         except KeyError as error:
             raise ValueError(f"unknown field {error} of {cls.__name__}") from None

@@ -81,7 +81,7 @@ class Network:
     device: str = ""
     predefined: bool = False
     phase: Phase = Phase.CREATING
-    built: bool = field(default=False, metadata={"was": "realised"})
+    built: bool = False
     owner: str = OWNER
 
     @property

@@ -36,7 +36,7 @@ class PortMapping:
     host_port_last: int = 0
     allow: tuple[Prefix, ...] = ()
     deny: tuple[Prefix, ...] = ()
-    acl: int = dataclasses.field(default=0, metadata={"was": "filter"})
+    acl: int = 0
 
     @property
     def families(self) -> tuple[int, ...]:

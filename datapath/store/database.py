@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from datapath.errors import StateError
+from datapath.errors import NewerStateError, StateError
 from datapath.model.kinds import KINDS, kind_of
 from datapath.model.state import Fresh, plan_predefined
-from datapath.store import reserve, schema, sole
+from datapath.store import reserve, schema, sole, steps
 from datapath.store.locking import locked
 from datapath.store.translation import damaged, translated
 
@@ -24,6 +24,7 @@ FILES = (
     "datapath.db-wal",
     "datapath.db-shm",
 )  # the database, its journal, the journal's index
+COPY = "datapath.db.v"  # and a number: how the database was before it was taken from that version to the next
 
 
 def prepare(path: Path, lock_path: Path) -> None:
@@ -51,13 +52,18 @@ def _create(path: Path) -> None:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(f"BEGIN; {schema.script(KINDS)} COMMIT;")
         db.execute("BEGIN")
-        meta = [("installation", os.urandom(16).hex()), ("endpoint", 0)]
+        meta = [("installation", os.urandom(16).hex()), ("endpoint", 0), ("release", steps.STEPS[-1].release)]
         db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
         for network in plan_predefined(fresh):
             db.execute(*schema.upsert(kind_of(type(network)), network))
         db.execute("COMMIT")
     new.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in the directory are on the disk."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
@@ -77,22 +83,33 @@ def connect(path: Path, busy: float = BUSY_SECONDS, mode: str = "mode=rw") -> sq
     return db
 
 
-def check(db: sqlite3.Connection, path: Path) -> None:
-    """StateError unless the file at that path, which `db` is connected to, is a whole database of this version."""
+def check(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the file at that path, which `db` is connected to: this program's, or an earlier one. StateError:
+    it is no whole database; NewerStateError: a later version's."""
     if path.stat().st_size == 0:
         raise damaged(path, "it is empty")
     application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
     if application != schema.APPLICATION_ID:
         raise StateError(f"{path} is not a state database of datapath: move it away")
-    if version != schema.VERSION:
-        raise StateError(
-            f"state database {path} has version {version}, this program knows version {schema.VERSION}: "
-            "use the version of datapath that wrote it"
-        )
+    found = version(db, path)
     problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise damaged(path, str(problem))
+    return found
+
+
+def version(db: sqlite3.Connection, path: Path) -> int:
+    """The database's version, which another command may have changed. NewerStateError: later than this program's."""
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > schema.VERSION:
+        row = db.execute("SELECT value FROM meta WHERE key = 'release'").fetchone()
+        wanted = f"datapath {row[0]} or later" if row else "the version of datapath that wrote it"
+        raise NewerStateError(
+            f"state database {path} has version {found}, this program knows version {schema.VERSION}: use {wanted}"
+        )
+    if found < 1:
+        raise damaged(path, f"it has version {found}")
+    return found
 
 
 def meta(db: sqlite3.Connection, path: Path, key: str) -> Any:
@@ -122,8 +139,9 @@ def transaction(db: sqlite3.Connection, path: Path, kind: str) -> Iterator[None]
 
 
 def remove(path: Path) -> None:
-    """Remove the database, its journal and its lock, and the directory if nothing else is in it."""
-    for name in (*FILES, reserve.NAME, "lock"):
+    """Remove the database, its copies, its journal and its lock, and the directory if nothing else is in it."""
+    copies = [copy.name for copy in path.parent.glob(f"{COPY}*")]
+    for name in (*FILES, *copies, reserve.NAME, "lock"):
         path.with_name(name).unlink(missing_ok=True)
     sole.discard(path.with_name(sole.AGENT))  # that of one that was killed
     with suppress(OSError):

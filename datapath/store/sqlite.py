@@ -2,7 +2,8 @@
 """The store of one host: one SQLite file in the state directory, so that the rows survive every process.
 
 Commands that change something hold `lock()` from their first look to their last write. Readers take a snapshot and no
-lock; they read a copy where a writer that does not go on keeps them out of the file (`snapshot_copy`).
+lock; they read a copy where a writer that does not go on keeps them out of the file (`snapshot_copy`), and one in
+memory where the file is of an earlier version (`migration`).
 """
 
 from __future__ import annotations
@@ -18,28 +19,22 @@ from datapath.model.codec import from_json
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.rows import Row
 from datapath.model.state import State
-from datapath.store import database, schema, snapshot_copy
+from datapath.store import database, opened, schema
 from datapath.store.locking import locked
-from datapath.store.translation import (
-    damaged,
-    is_busy,
-    is_unwritable,
-    obstacle,
-    read_only,
-    taken_away,
-    translated,
-)
+from datapath.store.translation import damaged, taken_away, translated
 
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
-_ATTEMPTS = 3  # of a reader that is kept out of the file
 
 
 class SQLiteStore:
     """A `base.Store` in `state_dir`, with the predefined networks in it when it is made.
 
     `create`: make it if it is not there. `reading`: for one that changes nothing, and waits no longer than a second for
-    writers. `kinds`: those whose rows it keeps. StateError if the file is damaged, of another kind or version, or,
-    without `create`, not there; PrivilegeError if it cannot be opened.
+    writers. `kinds`: those whose rows it keeps. StateError if the file is damaged, of another kind, or, without
+    `create`, not there; NewerStateError if it is of a later version; PrivilegeError if it cannot be opened.
+
+    A file of an earlier version is taken to this one when it is first locked, and a copy of it is kept. Until then it
+    is read as it is, and not written.
 
     One that is kept for many commands costs less than one a command: nothing is opened, checked or parsed again, and
     the connection that closes last takes the journal into the file, which waits for the disk five times.
@@ -65,50 +60,17 @@ class SQLiteStore:
             elif not self.path.exists():
                 raise taken_away(self.path)
             if reading:
-                self._open_for_reading()
+                self.file = opened.for_reading(self.path, self._stack)
             else:
-                self._open(self.path)
-                self._add_tables()
+                self.file = opened.Opened(self.path)
+                self._stack.callback(self.file.close)
+                if not self.file.outdated:
+                    self.file.add_tables(kinds)
+        self.installation_id = self.file.installation_id
 
-    def _open(self, path: Path, busy: float = database.BUSY_SECONDS, mode: str = "mode=rw") -> None:
-        with ExitStack() as stack:
-            self._db = database.connect(path, busy, mode)
-            stack.callback(self._db.close)
-            database.check(self._db, self.path)
-            self._tables = schema.tables(self._db)
-            self._inode = self.path.stat().st_ino
-            self.installation_id = str(database.meta(self._db, self.path, "installation"))
-            self._stack.push(stack.pop_all())
-
-    def _open_for_reading(self) -> None:
-        """Open the file; or a copy of it while a writer keeps readers out, or where no journal can be made."""
-        for _ in range(_ATTEMPTS):
-            if not snapshot_copy.kept_out(self.path):
-                try:
-                    return self._open(self.path, snapshot_copy.PATIENCE)
-                except sqlite3.OperationalError as error:
-                    if not (is_busy(error) or (is_unwritable(error) and obstacle(self.path.parent))):
-                        raise
-                    if read_only(self.path.parent) and not snapshot_copy.has_journal(self.path):
-                        # Nobody writes, and nothing has to be read but the file.
-                        return self._open(self.path, mode="mode=ro&immutable=1")
-            with ExitStack() as stack:
-                copy = stack.enter_context(snapshot_copy.copied(self.path))
-                if copy is not None:
-                    self._open(copy)
-                    stack.push(self._stack)  # the connection is closed before the copy is removed
-                    self._stack = stack.pop_all()
-                    return None
-        return self._open(self.path)
-
-    def _add_tables(self) -> None:
-        """Make the tables of kinds that came after the file."""
-        missing = [kind for kind in self._kinds if kind.table not in self._tables]
-        if missing:
-            with database.transaction(self._db, self.path, "IMMEDIATE"):
-                for kind in missing:
-                    self._db.execute(schema.create_table(kind))
-            self._tables = schema.tables(self._db)
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self.file.writing()
 
     def save_space(self) -> None:
         """Let the journal stay small while this store is open: what is in it goes into the file soon."""
@@ -117,18 +79,14 @@ class SQLiteStore:
 
     @property
     def current(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
+        return self.file.current
 
     @staticmethod
     def exists(state_dir: Path) -> bool:
         return (state_dir / "datapath.db").exists()
 
     def destroy(self) -> None:
-        self._db.close()
-        self._inode = 0  # a new file may get the number of the removed one
+        self.file.close()
         database.remove(self.path)
 
     def close(self) -> None:
@@ -144,18 +102,22 @@ class SQLiteStore:
 
     def load(self) -> State:
         before, self._loaded = self._loaded, {}
-        with translated(self.path), database.transaction(self._db, self.path, "DEFERRED"):
-            tables = {kind.cls: self._rows(kind, before) for kind in self._kinds}
+        with translated(self.path):
+            db = self.file.reading()
+            with database.transaction(db, self.path, "DEFERRED"):
+                tables = {kind.cls: self._rows(db, kind, before) for kind in self._kinds}
         return State(tables, self.installation_id, self._kinds)
 
-    def _rows(self, kind: Kind, before: Mapping[tuple[type[Any], str], Any]) -> dict[str, Any]:
+    def _rows(
+        self, db: sqlite3.Connection, kind: Kind, before: Mapping[tuple[type[Any], str], Any]
+    ) -> dict[str, Any]:
         """The kind's rows by id. One whose text is among those `before` is that object again: none is ever changed."""
         found: dict[str, Any] = {}
-        if kind.table not in self._tables:
+        if kind.table not in self.file.tables:
             return found
         cls = kind.cls
         try:
-            for ident, body in self._db.execute(f"SELECT id, body FROM {kind.table} ORDER BY rowid"):
+            for ident, body in db.execute(f"SELECT id, body FROM {kind.table} ORDER BY rowid"):
                 row = before.get((cls, body)) or from_json(cls, body)
                 found[ident] = self._loaded[cls, body] = row
         except (ValueError, TypeError) as error:
@@ -205,11 +167,14 @@ class SQLiteStore:
                 raise taken_away(self.path)
             self._locked = True
             stack.callback(setattr, self, "_locked", False)
+            with translated(self.path):
+                self.file.take_on(self._kinds)
             yield fd
 
     def note(self, key: str) -> str | None:
         with translated(self.path):
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"note {key}",)).fetchone()
+            query = "SELECT value FROM meta WHERE key = ?"
+            row = self.file.reading().execute(query, (f"note {key}",)).fetchone()
         return None if row is None else str(row[0])
 
     def set_note(self, key: str, value: str | None) -> None:

@@ -28,10 +28,15 @@ def obstacle(folder: Path) -> str:
         if read_only(folder):
             return f"the file system at {_mount_point(folder)} is read-only"
         if available(folder) < _LEAST:
-            return f"no space left on the file system at {_mount_point(folder)}"
+            return no_space(folder)
     except OSError:
         pass
     return ""
+
+
+def no_space(folder: Path) -> str:
+    """That the directory's file system is full."""
+    return f"no space left on the file system at {_mount_point(folder)}"
 
 
 def read_only(folder: Path) -> bool:

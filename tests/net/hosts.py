@@ -228,6 +228,23 @@ class Host(Namespace):
             subprocess.run(["umount", str(self.bpffs)], check=False)
 
 
+def write_as_version_1(host: Host) -> None:
+    """The state database becomes one of version 1."""
+    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+        opened.execute("UPDATE networks SET body = replace(body, '\"built\":', '\"realised\":')")
+        for table in ("endpoints", "containers"):
+            opened.execute(f"UPDATE {table} SET body = replace(body, '\"acl\":', '\"filter\":')")
+        opened.execute("DELETE FROM meta WHERE key = 'release'")
+        opened.execute("PRAGMA user_version = 1")
+        opened.commit()
+
+
+def store_version(host: Host) -> int:
+    """That of the state database."""
+    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+        return int(opened.execute("PRAGMA user_version").fetchone()[0])
+
+
 def ping(address: str, count: int = 1, seconds: float = PATIENCE) -> str:
     """Sends all at once: else ping waits for the last answer no longer than twice as long as for the slowest before."""
     return f"ping -n -q -c {count} -l {count} -i {seconds:g} -W {seconds:g} {address}"

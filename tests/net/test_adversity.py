@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,8 +19,18 @@ import pytest
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import netns
 from datapath.model.checks import CHECKS
+from datapath.store import schema
 from tests.net import forked, look
-from tests.net.hosts import HOST, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import (
+    HOST,
+    Host,
+    ask,
+    echo_server,
+    eventually,
+    reaches,
+    store_version,
+    write_as_version_1,
+)
 from tests.net.test_doctor import BY_HAND, CLEAN, NOT_CLEAN, PROVOCATIONS, doctor, failed_checks, veth
 
 MakeHost = Callable[..., Host]
@@ -420,6 +431,63 @@ def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
         host.ctl("rm -f later")
     finally:
         forked.in_child.remove(jump)
+
+
+def test_s30_a_database_of_an_earlier_version_is_read_and_taken_on_by_the_next_changing_command(
+    host: Host,
+) -> None:
+    """Also where nothing can be written, and where there is no room for its copy; `down` takes that along."""
+    host.preloaded = True
+    state = host.folder / "state"
+    with small_disk(state):
+        serve(host)
+        write_as_version_1(host)
+        before = look.database(host)
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        assert_it_is_read(host)
+        subprocess.run(["mount", "-o", "remount,rw", str(state)], check=True)
+        assert failed_checks(host) == {"store-older"}
+        ballast = fill(state)
+        assert_it_is_read(host)
+        for room in (0, 128 << 10):  # bytes: with some the database can be opened, which is not enough
+            os.truncate(ballast, ballast.stat().st_size - room)
+            for command in ("run -d sleep 1", "reconcile"):
+                said = host.refused(command)
+                assert f"no space left on the file system at {state}" in said
+                assert ("to take it to version" in said) == bool(room)
+        assert look.database(host) == before and store_version(host) == 1
+        assert not list(state.glob("datapath.db.v*"))
+        host.ctl("port rm web 1")  # what is kept for such commands is enough
+        assert store_version(host) == schema.VERSION and (state / "datapath.db.v1").exists()
+        ballast.unlink()
+        assert_nothing_is_left_wrong(host)
+        write_as_version_1(host)
+        done = host.try_ctl("port add web 8081:80")
+        assert done.returncode == 0 and "how it was is kept in" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+        host.ctl("down")
+        assert list(state.iterdir()) == []
+
+
+def test_s30_a_database_of_a_later_version_is_refused_by_the_name_of_the_release(host: Host) -> None:
+    host.preloaded = True
+    serve(host)
+    with sqlite3.connect(host.folder / "state/datapath.db") as opened:
+        opened.execute("UPDATE meta SET value = '9.8' WHERE key = 'release'")
+        opened.execute("PRAGMA user_version = 99")
+    opened.close()
+    before = look.database(host)
+    for command in ("run -d sleep 1", "ps", "reconcile", "down"):
+        assert "use datapath 9.8 or later" in host.refused(command)
+    (found,) = doctor(host)
+    assert found["Check"] == "store-newer" and "that version" in found["Repair"]
+    assert look.database(host) == before
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
+    with sqlite3.connect(host.folder / "state/datapath.db") as opened:
+        opened.execute(f"PRAGMA user_version = {schema.VERSION}")
+    opened.close()
+    assert doctor(host) == []
 
 
 def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alone(host: Host) -> None:

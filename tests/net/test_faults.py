@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from datapath.runtime import spawn, start
+from datapath.store import schema
 from tests.net import faults, forked, look, shim_faults
 from tests.net.hosts import (
     HOST,
@@ -35,6 +36,8 @@ from tests.net.hosts import (
     pinging,
     reaches,
     sent_and_lost,
+    store_version,
+    write_as_version_1,
 )
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
@@ -185,6 +188,22 @@ def other_settings(host: Host) -> None:
     host.configure({"datapath": {"timeouts": {"udp": known + 1}}})
 
 
+def older(host: Host) -> None:
+    """The database is of version 1, in which a network was `realised`."""
+    no_extra(host)
+    write_as_version_1(host)
+
+
+def taken_on(host: Host) -> bool:
+    """To version 2, and of the one before there is a copy."""
+    copy = host.folder / "state" / "datapath.db.v1"
+    return (
+        store_version(host) == schema.VERSION
+        and copy.exists()
+        and "realised" in copy.read_text(errors="replace")
+    )
+
+
 NOBODY = "_exited nobody 0"  # the smallest command that changes something, if there is something to change
 PORTS = "-p 8085:80,deny=198.51.100.9 -p 40010:80"
 PLAIN = "-p 8085:80 -p 127.0.0.1:40010:80 -p 40011:81/udp"
@@ -210,6 +229,9 @@ OPERATIONS = {
         "network create --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra",
         no_extra,
         lambda h: "extra" in networks(h),
+    ),
+    "network create, with an older database": Operation(
+        "network create --subnet 10.88.0.0/24 extra", older, lambda h: "extra" in networks(h) and taken_on(h)
     ),
     "network rm": Operation("network rm extra", extra, lambda h: "extra" not in networks(h)),
     "network prune": Operation("network prune -f", extra, lambda h: "extra" not in networks(h)),
@@ -282,6 +304,7 @@ for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"following the host": 0.5, "run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
+OFTEN["network create, with an older database"] = 0.3
 
 
 # ---- the host -------------------------------------------------------------------------------------------------

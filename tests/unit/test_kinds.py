@@ -55,7 +55,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLiteStor
     if request.param == "version 1":
         make_version_1(tmp_path)
     with SQLiteStore(tmp_path, kinds=FIVE) as opened:
-        opened.put(NETWORK)
+        with opened.lock():  # which takes it to this version
+            opened.put(NETWORK)
         yield opened
 
 
@@ -172,7 +173,7 @@ def test_a_new_database_has_the_tables_of_version_1(tmp_path: Path) -> None:
 def test_a_database_of_version_1_is_read_and_written(tmp_path: Path) -> None:
     make_version_1(tmp_path)
     before = tables(tmp_path)
-    with SQLiteStore(tmp_path) as store:
+    with SQLiteStore(tmp_path) as store, store.lock():
         state = store.load()
         assert state.network("br1") == NETWORK
         assert state.endpoints == {ENDPOINT.id: ENDPOINT}
