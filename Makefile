@@ -43,7 +43,7 @@ LAB_PACKAGES_arm64 := qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cros
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model compare-host fuzz bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade compare-host fuzz bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all
 
 menu:
@@ -57,6 +57,7 @@ menu:
 	@echo 'make test-bpf   the packet programs on whole packets (root)'
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
+	@echo 'make test-upgrade from the last release to this one, with traffic: [FROM=tag or commit] (root)'
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
@@ -158,6 +159,11 @@ test-unit test-bpf test-net: test-%: build
 
 test-model: build
 	MODEL_SECONDS=$${MODEL_SECONDS:-60} $(PYTEST) tests/model
+
+# From the last tag, or the commit that tests/release/last_release names; it is built from the history.
+FROM ?=
+test-upgrade: build
+	DATAPATH_FROM='$(FROM)' $(PYTEST) tests/release
 
 # Writes the tables of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds. What came
 # out is recorded, also if a case is not as it should be.
