@@ -17,6 +17,8 @@ INSTALL_STAMP := $(VENV)/.stamp-install
 OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
 # bcc compiles these when they are used.
 TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace/*.[ch]))
+# How earlier versions laid out their maps: `upgrade` reads them.
+FORMER := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/former/*))
 HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
 C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h bpf/trace/*.[ch] datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl tests) setup.py
@@ -114,7 +116,7 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
 
 build: $(INSTALL_STAMP) bpf
 
-bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest datapath/objects/probe
+bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest datapath/objects/probe $(FORMER)
 
 datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@mkdir -p $(@D)
@@ -122,7 +124,7 @@ datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@$(LLVM_STRIP) -g $@.tmp
 	@mv $@.tmp $@
 
-datapath/objects/abi.h $(TRACERS): datapath/objects/%: bpf/%
+datapath/objects/abi.h $(TRACERS) $(FORMER): datapath/objects/%: bpf/%
 	@mkdir -p $(@D)
 	cp $< $@
 

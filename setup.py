@@ -58,6 +58,7 @@ setup(
             "objects/*.bpf.o",
             "objects/abi.h",
             "objects/digest",
+            "objects/former/*",
             "objects/probe",
             "objects/trace/*",
         ],

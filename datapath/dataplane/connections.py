@@ -241,6 +241,18 @@ def _credit(dataplane: Dataplane, name: str, field: str, ended: Counter[int]) ->
             rows.set(key, row._replace(**{field: max(getattr(row, field) - count, 0)}), BPF_EXIST)
 
 
+def recount(dataplane: Dataplane) -> None:
+    """Counts anew how many confirmed connections each endpoint has, and how many of these have arrived."""
+    counted, arrived = Counter[int](), Counter[int]()
+    for conn in originals(dataplane, "conns"):
+        counted[conn.owner] += 1
+        arrived[conn.owner] += conn.arrived
+    for name, numbers in (("quotas", counted), ("arrivals", arrived)):
+        rows = getattr(dataplane, name)
+        for key, row in list(rows.read_all()):
+            rows.set(key, row._replace(conns=numbers[key.endpoint]))
+
+
 def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
     """Makes the endpoint's row in `quotas`: the packet programs count only connections of endpoints that have one.
     `new`: it cannot have connections yet."""

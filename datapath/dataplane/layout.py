@@ -57,6 +57,25 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
 }
 
 
+# The maps that only the programs use, likewise; without a struct: what is in it does not last longer than a packet.
+OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
+    "confirmed": (None, "tuple"),
+    "gc_timers": (None, "gc_timer"),
+    "events": (None, "event"),
+    "scratches": (None, None),
+    "new_fragments": (None, None),
+    "no_sources": (None, None),
+    "frames": (None, None),
+}
+# The maps whose rows are what the store and the host say, and nothing else.
+TOLD_MAPS = frozenset(
+    (
+        *("networks", "devices", "endpoints", "routers", "members", "ports", "reserved", "bindings", "host"),
+        *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
+    )
+)
+
+
 class Setup(NamedTuple):
     """What can be chosen when the programs are loaded: fields of struct config, and how many entries maps have."""
 

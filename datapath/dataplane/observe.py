@@ -12,7 +12,6 @@ from typing import Any
 from datapath.dataplane import convert, version
 from datapath.dataplane.attach import filter_place
 from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES, SOCKET_HOOKS
-from datapath.dataplane.pins import NEXT
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import bpf_links, bpffs, libbpf
@@ -43,9 +42,10 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
         version.check(root)
         maps, flood_rate = _maps(root, pinned["maps"] - ({"config"} if outdated else set()), broken)
     except KernelError as error:
-        broken["programs"] = str(error)
+        if not version.to_carry(root):  # else `upgrade` is all that is needed
+            broken["programs"] = str(error)
     own = {name: {number} for name, number in _program_ids(root / "programs", broken).items()}
-    for name, number in _program_ids(root / NEXT, broken).items():
+    for name, number in _program_ids(root / version.NEXT, broken).items():
         own.setdefault(name, set()).add(number)  # in the middle of an upgrade
     attached, sockets, group, foreign = _links(root, pinned["links"], own, broken)
     return Programs(
@@ -53,7 +53,7 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
         pinned=pinned,
         missing=() if outdated else tuple(missing),
         outdated=outdated,
-        upgrading=(root / NEXT).exists(),
+        upgrading=(root / version.NEXT).exists(),
         maps=maps,
         attached=frozenset(attached | _filters(own, indexes)),
         sockets=frozenset(sockets),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pins of the packet programs of one host, all below one folder of a bpffs:
 
-    maps/NAME  programs/NAME  links/HOOK-IFINDEX  links/NAME (socket hooks)  next/NAME (see upgrade)
+    maps/NAME  programs/NAME  links/HOOK-IFINDEX  links/NAME (socket hooks)  next/NAME  maps/next-NAME (see upgrade)
 
 A pin keeps its object alive without any process. A bpffs holds nothing but pins, so what has to be remembered beside
 them are pins too, of which only the name matters: the version mark (see version), clsact-IFINDEX, other-xdp-IFINDEX.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from datapath.dataplane import version
@@ -19,9 +20,7 @@ from datapath.dataplane.layout import MAPS
 from datapath.errors import KernelError
 from datapath.kernel import bpf_maps, bpffs
 
-# The folder where the programs of an upgrade wait.
-NEXT = "next"
-_FOLDERS = (NEXT, "links", "programs", "maps")
+_FOLDERS = (version.NEXT, "links", "programs", "maps")
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
 _NOT_PINNED = "it is not pinned: run the command again to load it; of another version: `datapathctl upgrade`"
 
@@ -42,6 +41,7 @@ class Pins:
             m.close()
         self._fds.clear()
         self._maps.clear()
+        self.__dict__.pop("_next_to_maps", None)
 
     def map(self, name: str) -> bpf_maps.Map:
         """A map of MAPS. Programs of another version that do without it get one that only this process has: what is
@@ -66,10 +66,21 @@ class Pins:
 
     def _open(self, folder: str, name: str, before: Mapping[str, str]) -> int | None:
         """Opens a pin, under the name that it had in the version before if that is the only one."""
-        fd = bpffs.get_pinned(f"{self.root}/{folder}/{name}")
+        fd = None
+        if folder == "maps" and self._next_to_maps:
+            fd = bpffs.get_pinned(f"{self.root}/maps/{version.NEXT_MAP}{name}")
+        if fd is None:
+            fd = bpffs.get_pinned(f"{self.root}/{folder}/{name}")
         if fd is None and name in before:
             fd = bpffs.get_pinned(f"{self.root}/{folder}/{before[name]}")
         return fd
+
+    @cached_property
+    def _next_to_maps(self) -> bool:
+        """An upgrade was begun for which rows were carried over: there are maps that take the place of others."""
+        return any(
+            name.startswith(version.NEXT_MAP) for name in listed(self.root / "maps")
+        ) and version.is_carried(self.root)
 
     @property
     def outdated(self) -> bool:

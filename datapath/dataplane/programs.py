@@ -8,7 +8,7 @@ again completes what is missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,16 @@ class Dataplane(Attachments):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, name: str, programs_folder: Path, config_folder: Path) -> None:
-        """Loads one object file with the pinned maps; pins its programs in one folder, its settings in the other."""
+    def load(self, name: str, programs_folder: Path, config_folder: Path, anew: Collection[str] = ()) -> None:
+        """Loads one object file with the pinned maps; pins its programs in one folder, its settings in the other.
+        `anew`: the maps that are not shared, but made to take the place of those that are pinned."""
         config = abi.config(netns_cookie=netns.cookie(), sample=_SAMPLE, **self._setup.config)
         programs, maps = libbpf.load_object(
-            abi.OBJECTS / f"{name}.bpf.o", pins=self.root / "maps", config=config, sizes=self._sizes()
+            abi.OBJECTS / f"{name}.bpf.o",
+            pins=self.root / "maps",
+            config=config,
+            sizes=self._sizes(),
+            elsewhere={one: f"{version.NEXT_MAP}{one}" for one in anew},
         )
         try:
             if not (config_folder / "config").exists():

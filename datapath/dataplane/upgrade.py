@@ -4,21 +4,20 @@
 First the new programs are loaded with the pinned maps, and pinned below ``next``; a mark says when these are complete.
 Until then nothing has changed. After that only the pins are needed: the next command can finish the upgrade, and
 repeats all of its second part; one of another version can if it has the same names of maps and programs. Old and new
-programs share the maps, so they work side by side.
+programs share the maps, so they work side by side; all but those whose layout has changed (see carry).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import get_args
 
-from datapath.dataplane import timer, version
+from datapath.dataplane import carry, connections, timer, version
 from datapath.dataplane.attach import filter_place
 from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, Direction
-from datapath.dataplane.pins import NEXT
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
@@ -29,26 +28,41 @@ _MOVING = "moving"  # a pin that is about to be renamed to its place
 
 def pending(bpffs: Path) -> bool:
     """An upgrade was begun and not finished."""
-    return (bpffs / NEXT).exists()
+    return (bpffs / version.NEXT).exists()
 
 
-def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> None:
+def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
     """Loads this version's programs and pins them below ``next``; `fill` writes the rows of maps that the version
-    before did not have. KernelError: it failed, and nothing has changed."""
-    version.check(dataplane.root)
-    folder, maps = dataplane.root / NEXT, dataplane.root / "maps"
+    before did not have, or laid out otherwise. What `finish` has to know of it. KernelError: it failed, and nothing has
+    changed."""
+    root = dataplane.root
+    folder, maps = root / version.NEXT, root / "maps"
     _clear(folder)
+    carry.drop(root)
     before = set(os.listdir(maps))
+    anew, began = version.to_carry(root) & before, 0
+    if not anew:
+        version.check(root)
+    carry.check(root, anew)
     try:
         _rename_maps(maps)
         folder.mkdir(mode=0o700)
         for name in OBJECT_FILES:
-            dataplane.load(name, folder, folder)
+            dataplane.load(name, folder, folder, anew)
         dataplane.close()  # of maps that are there only now it may have opened a stand-in
-        fill()
-        _repeat_marks(dataplane.root)
+        with version.carrying(root) if anew else nullcontext():
+            fill()
+        if anew:
+            dataplane.close()
+            began = carry.begin(root, anew)
+        _repeat_marks(root, bool(anew))
+        return began
     except BaseException:
+        dataplane.close()
         _clear(folder)
+        carry.drop(root)
+        if "gc_timers" in anew:
+            timer.start(dataplane.program(CONN_GC))
         for name in set(os.listdir(maps)) - before:
             bpffs.unpin(maps / name)
         raise
@@ -66,11 +80,14 @@ def _rename_maps(maps: Path) -> None:
                 os.close(fd)
 
 
-def _repeat_marks(root: Path) -> None:
-    """Pins marks with the new programs: the old marks would keep the old programs alive. The version mark is last."""
-    folder = root / NEXT
+def _repeat_marks(root: Path, one_way: bool) -> None:
+    """Pins marks with the new programs: the old marks would keep the old programs alive. The version mark is last.
+    `one_way`: only this version can finish; one before, which would try, is kept from it by a mark that it sees."""
+    folder = root / version.NEXT
     others = {name for name in os.listdir(root / "programs") if "-" in name and not version.is_mark(name)}
     with _Opened(folder, {CONN_GC}) as fds:
+        if one_way:
+            bpffs.pin(fds[CONN_GC], root / "programs" / version.installed().mark)
         for name in (*sorted(others), version.installed().mark):
             bpffs.pin(fds[CONN_GC], folder / name)
 
@@ -94,13 +111,15 @@ class _Opened:
         self._stack.close()
 
 
-def finish(dataplane: Dataplane) -> bool:
-    """Replaces the old programs by those below ``next``; False: these were incomplete, and have been removed."""
+def finish(dataplane: Dataplane, began: int = 0) -> bool:
+    """Replaces the old programs by those below ``next``; False: these were incomplete, and have been removed. `began`:
+    what `prepare` has said, if that was this process."""
     root = dataplane.root
-    folder = root / NEXT
+    folder = root / version.NEXT
     names = set(os.listdir(folder)) - {_MOVING}
     mark = next((name for name in names if version.is_mark(name)), None)
     if mark is None:
+        carry.drop(root)
         _drop_maps(root)
         _drop_unused(root)
         _clear(folder)
@@ -108,6 +127,10 @@ def finish(dataplane: Dataplane) -> bool:
     with _Opened(folder, names) as fds:
         _update_links(root, fds)
         _replace_filters(dataplane, fds)
+        if version.is_carried(root):
+            dataplane.close()
+            if carry.settle(root, began):
+                connections.recount(dataplane)
         timer.start(fds[CONN_GC], int(abi.GcOrder.GC_TAKE_OVER))
         for name, fd in fds.items():
             if name != mark:

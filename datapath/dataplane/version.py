@@ -7,14 +7,17 @@ with the programs that it is about, and costs a command one listing of a folder 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from datapath.dataplane import former
+from datapath.dataplane.layout import MAPS
 from datapath.errors import KernelError
 from datapath.kernel import abi
 
@@ -25,7 +28,7 @@ _OWN = re.compile(r"(struct config|enum reason) \{.*?\};", re.S)
 
 # Layouts of versions before whose maps are understood: each struct that they have has its size and its fields' places
 # still, and what has been added since was padding, which is zero. A test holds that; when it fails the layout has
-# changed, and all of these go.
+# changed, and all of these go. (Others are understood as far as their abi.h, in `former`, says so.)
 LAYOUTS_BEFORE = frozenset({"665e227342acefc4", "79b2d60c28ff7cfb"})
 # What the first of them called its maps and programs.
 MAPS_BEFORE = {
@@ -65,8 +68,12 @@ def _digest_in(folder: Path) -> str:
 
 def installed() -> Version:
     """The version of this installation."""
-    text = layout_text((abi.OBJECTS / "abi.h").read_text())
-    return Version(digest(), hashlib.sha256(text.encode()).hexdigest()[:16])
+    return Version(digest(), layout_of((abi.OBJECTS / "abi.h").read_text()))
+
+
+def layout_of(text: str) -> str:
+    """The digest of the layout of an abi.h."""
+    return hashlib.sha256(layout_text(text).encode()).hexdigest()[:16]
 
 
 def layout_text(text: str) -> str:
@@ -81,17 +88,95 @@ def marked(names: Iterable[str]) -> Version | None:
     return min(found, key=lambda version: (version.objects == digest(), version), default=None)
 
 
-def understood(bpffs: Path) -> bool:
-    """Whether the pinned maps, if there are any, have the layout that this version has."""
+def carried_mark(layout: str) -> str:
+    """The pin beside the maps that says: those of that layout are complete, each below its name after `_NEXT`."""
+    return f"{NEXT_MAP}{layout}"
+
+
+NEXT = "next"  # the folder where the programs of an upgrade wait
+# Maps that take the place of others when an upgrade is finished are pinned beside these, with this before their names.
+NEXT_MAP = "next-"
+_carrying: set[Path] = set()  # where this process is making them: nobody else may use them yet
+
+
+@contextlib.contextmanager
+def carrying(bpffs: Path) -> Iterator[None]:
+    """For the time of the block this process uses the maps that it is making."""
+    _carrying.add(bpffs)
     try:
-        found = marked(os.listdir(bpffs / "programs"))
-    except FileNotFoundError:
+        yield
+    finally:
+        _carrying.discard(bpffs)
+
+
+def is_carried(bpffs: Path) -> bool:
+    """Beside the pinned maps there are those of this version that take their place, and all that is left to do for
+    that can be done by anybody."""
+    if bpffs in _carrying:
         return True
-    return found is None or found.objects == digest() or found.layout in {installed().layout, *LAYOUTS_BEFORE}
+    mark = installed().mark
+    return (bpffs / NEXT / mark).exists() and (bpffs / "maps" / carried_mark(installed().layout)).exists()
+
+
+def understood(bpffs: Path) -> bool:
+    """Whether the pinned maps, if there are any, can be used as this version's."""
+    found = _pinned(bpffs)
+    if found is None or found.objects == digest() or found.layout in {installed().layout, *LAYOUTS_BEFORE}:
+        return True
+    structs = former_structs(found.layout)
+    return (structs is not None and not former.changed(structs, _structs())) or is_carried(bpffs)
+
+
+def to_carry(bpffs: Path) -> frozenset[str]:
+    """The maps that `upgrade` has to make anew, and to carry the rows over: their layout is an earlier one."""
+    found = _pinned(bpffs)
+    structs = None if found is None or found.objects == digest() else former_structs(found.layout)
+    if structs is None or understood(bpffs):
+        return frozenset()
+    return former.changed(structs, _structs())
+
+
+def conversions(bpffs: Path, name: str) -> tuple[former.Conversion, former.Conversion]:
+    """How keys and values of a map are carried over, whose layout is an earlier one. KernelError: they cannot be."""
+    found = _pinned(bpffs)
+    before = former_structs(found.layout) if found else None
+    assert before is not None, name
+    try:
+        return tuple(  # type: ignore[return-value]
+            former.conversion(before, _structs(), struct) if struct else former.Conversion(4, 4, ((0, 0, 4),))
+            for struct in MAPS[name]
+        )
+    except former.Refused as error:
+        raise KernelError("carry over", f"map {name}", detail=f"{error}: use `datapathctl down`") from None
+
+
+def _pinned(bpffs: Path) -> Version | None:
+    try:
+        return marked(os.listdir(bpffs / "programs"))
+    except FileNotFoundError:
+        return None
+
+
+def _structs() -> former.Structs:
+    return former.parse((abi.OBJECTS / "abi.h").read_text())
+
+
+def former_structs(layout: str) -> former.Structs | None:
+    """Those of the earlier version with that layout, from its abi.h; None: none that is known here."""
+    for path in sorted((abi.OBJECTS / "former").glob("*")):
+        if layout_of(text := path.read_text()) == layout:
+            return former.parse(text)
+    return None
 
 
 def check(bpffs: Path) -> None:
     """KernelError: the pinned maps have another layout than this version's."""
+    if not understood(bpffs) and to_carry(bpffs):
+        raise KernelError(
+            "use",
+            "the packet programs",
+            detail="their maps are laid out as in an earlier version: `datapathctl upgrade` carries them over",
+        )
     if not understood(bpffs):
         raise KernelError(
             "use",

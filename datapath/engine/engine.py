@@ -90,6 +90,11 @@ class Engine:
             if leaving:
                 context.unusable = not version.understood(self.settings.bpffs)
                 recovery.clear_up(tx)
+            elif upgrading and version.to_carry(self.settings.bpffs):
+                yield tx  # nobody can use the maps before they are carried over
+                recovery.recover(tx, upgrading)
+                self._finish(tx)
+                return
             else:
                 recovery.recover(tx, upgrading)
             stack.callback(self._finish, tx)

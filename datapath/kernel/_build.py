@@ -91,6 +91,7 @@ int bpf_map_create(int type, const char *name, __u32 key_size, __u32 value_size,
                    const struct bpf_map_create_opts *opts);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_update_elem(int fd, const void *key, const void *value, __u64 flags);
+int bpf_map_lookup_and_delete_elem(int fd, const void *key, void *value);
 int bpf_map_delete_elem(int fd, const void *key);
 int bpf_map_get_next_key(int fd, const void *key, void *next_key);
 int bpf_map_update_batch(int fd, const void *keys, const void *values, __u32 *count,

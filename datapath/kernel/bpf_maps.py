@@ -78,6 +78,25 @@ class RawMap:
                 raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
             raise bpf.error("write map", self.name, result)
 
+    def set_raw(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> bool:
+        """Writes one entry, of a per-CPU map every CPU's value; false: with BPF_NOEXIST, that it is there already. An
+        empty key: the value is added to a queue."""
+        with log.operation("write map", self.name, 1):
+            result = bpf.lib.bpf_map_update_elem(self.fd, key or ffi.NULL, value, flags)
+        if result == -errno.EEXIST and flags == BPF_NOEXIST:
+            return False
+        bpf.check(result, "write map", self.name)
+        return True
+
+    def pop_raw(self) -> bytes | None:
+        """The next value of a queue, which is then not in it any more; None: it is empty."""
+        value = ffi.new("char[]", self._value_size)
+        result = bpf.lib.bpf_map_lookup_and_delete_elem(self.fd, ffi.NULL, value)
+        if result == -errno.ENOENT:
+            return None
+        bpf.check(result, "read map", self.name)
+        return bytes(ffi.buffer(value))
+
     def delete_raw(self, keys: Iterable[bytes]) -> int:
         """Deletes with one system call those of the keys that are there; how many these were."""
         keys = list(keys)

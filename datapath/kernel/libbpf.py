@@ -31,13 +31,18 @@ class Program(NamedTuple):
 
 
 def load_object(
-    path: Path, *, pins: Path | None, config: Any, sizes: Mapping[str, int] | None = None
+    path: Path,
+    *,
+    pins: Path | None,
+    config: Any,
+    sizes: Mapping[str, int] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple[list[Program], dict[str, int]]:
     """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
 
-    `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout
-    is the same. `config` is abi.config; as a map it is called config and never pinned here. VerifierError
-    carries the whole log.
+    `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout is the
+    same. `elsewhere`: the names of pins that are not their map's. `config` is abi.config; as a map it is called config
+    and never pinned here. VerifierError carries the whole log.
     """
     # The log buffer's pages are only touched if the kernel writes there.
     verdict = ffi.new("char[]", _LOG_SIZE)
@@ -47,7 +52,7 @@ def load_object(
     if obj == ffi.NULL:
         raise KernelError("open object", path.name, ffi.errno)
     try:
-        maps = _configure_maps(obj, pins, config, sizes or {})
+        maps = _configure_maps(obj, pins, config, sizes or {}, elsewhere or {})
         with log.operation("load", path.name):
             result = bpf.lib.bpf_object__load(obj)
         if result:
@@ -79,7 +84,9 @@ def declared_maps(path: Path) -> set[str]:
         bpf.lib.bpf_object__close(obj)
 
 
-def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+def _configure_maps(
+    obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int], elsewhere: Mapping[str, str]
+) -> dict[str, Any]:
     maps: dict[str, Any] = {}
     m = bpf.lib.bpf_object__next_map(obj, ffi.NULL)
     while m != ffi.NULL:
@@ -93,15 +100,16 @@ def _configure_maps(obj: Any, pins: Path | None, config: Any, sizes: Mapping[str
             if name in sizes:
                 bpf.check(bpf.lib.bpf_map__set_max_entries(m, sizes[name]), "size map", name)
             if pins:
-                _compare(m, name, pins)
-                bpf.check(bpf.lib.bpf_map__set_pin_path(m, os.fsencode(pins / name)), "pin map", name)
+                pin = pins / elsewhere.get(name, name)
+                _compare(m, name, pin)
+                bpf.check(bpf.lib.bpf_map__set_pin_path(m, os.fsencode(pin)), "pin map", name)
         m = bpf.lib.bpf_object__next_map(obj, m)
     return maps
 
 
-def _compare(m: Any, name: str, pins: Path) -> None:
-    """KernelError if a map of that name is pinned with another layout."""
-    fd = bpffs.get_pinned(pins / name)
+def _compare(m: Any, name: str, pin: Path) -> None:
+    """KernelError if the map's pin is one of another layout."""
+    fd = bpffs.get_pinned(pin)
     if fd is None:
         return
     try:

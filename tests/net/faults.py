@@ -33,6 +33,7 @@ _BPF = {
     "bpf_obj_pin": errno.ENOSPC,
     "bpf_map_update_elem": errno.ENOMEM,
     "bpf_map_delete_elem": errno.ENOMEM,
+    "bpf_map_lookup_and_delete_elem": errno.ENOMEM,
     "bpf_map_update_batch": errno.ENOMEM,
     "bpf_map_delete_batch": errno.ENOMEM,
     "link_create": errno.ENOMEM,

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from datapath.config.tuning import different, drift
-from datapath.dataplane import upgrade
+from datapath.dataplane import upgrade, version
 from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import uplink_device
-from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS
+from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS, Setup
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
@@ -152,7 +152,7 @@ class EbpfHost(HostPart):
     def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
         """The programs of this version, with the settings of now, in place of those that are loaded. False: they are
         these, or none are loaded."""
-        loaded = self.context.loaded
+        loaded = self._layout_before() or self.context.loaded
         if loaded is None:
             return False
         if not loaded.outdated and not different(self.context.tuning.config, loaded.setup().config):
@@ -162,10 +162,19 @@ class EbpfHost(HostPart):
             loaded.tell_host(view.observed)
             fill()
 
-        upgrade.prepare(loaded, complete)
-        upgrade.finish(loaded)
+        with loaded:
+            upgrade.finish(loaded, upgrade.prepare(loaded, complete))
+        self.context.dataplane.close()  # what it has opened are the old ones
         self.refresh(view)  # there may be hooks that the version before did not have
         return True
+
+    def _layout_before(self) -> Dataplane | None:
+        """The programs of a version whose maps have to be carried over before anybody can use them."""
+        context = self.context
+        if not version.to_carry(context.settings.bpffs):
+            return None
+        setup = Setup(context.tuning.config, context.tuning.sizes)
+        return Dataplane(context.settings.bpffs, context.settings.attach, setup, context.settings.cgroup)
 
     def remove(self, view: HostView) -> None:
         """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
