@@ -14,8 +14,10 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from struct import Struct as Unpacker
 
 from datapath.dataplane import version
+from datapath.dataplane.former import Struct
 from datapath.dataplane.layout import MAPS, TOLD_MAPS
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
@@ -23,6 +25,8 @@ from datapath.kernel import abi, bpf_maps, bpffs
 from datapath.kernel.bpf_maps import BPF_NOEXIST, RawMap, cut
 
 _LAG = 50_000_000  # ns by which the clock that programs read may be behind
+_QUICK = 50_000_000  # ns that a round takes which leaves little to be done
+_ROUNDS = 4
 _GC = ("gc_timers", "confirmed")  # the timer, and the queue of its work, which is the last to take its place
 _CONN = abi.layout("conn")
 _SEEN, _STATE, _FIN = (_CONN.offset(name) for name in ("last_seen", "state", "fin"))
@@ -37,13 +41,18 @@ def check(root: Path, anew: Collection[str]) -> None:
 
 
 def begin(root: Path, anew: Collection[str]) -> int:
-    """Copies what the programs have written into the maps, while the old ones run. When that began, as `settle` wants
-    to know it. The conntrack GC rests from now on: what it ended now would be ended twice."""
+    """Copies what the programs have written into the maps, while the old ones run; again what has changed meanwhile,
+    until that is little. When the last round began, as `settle` wants to know it. The conntrack GC rests from now on:
+    what it ended now would be ended twice."""
     if "gc_timers" in anew:
         _stop_timer(root)
-    began = time.monotonic_ns() - _LAG
-    for name in _with_rows(anew):
-        _copy(root, name)
+    began = since = 0
+    for _ in range(_ROUNDS):
+        began, since = time.monotonic_ns(), began
+        for name in _with_rows(anew):
+            _copy(root, name, since)
+        if time.monotonic_ns() - began < _QUICK:
+            break
     with _opened(root, version.NEXT_MAP + min(anew)) as one:
         bpffs.pin(one.fd, root / "maps" / version.carried_mark(version.installed().layout))
     return began
@@ -107,37 +116,57 @@ def _pair(root: Path, name: str) -> Iterator[tuple[RawMap, RawMap]]:
         yield before, stack.enter_context(_opened(root, f"{version.NEXT_MAP}{name}"))
 
 
-def _copy(root: Path, name: str) -> None:
-    keys, values = version.conversions(root, name)
+def _copy(root: Path, name: str, since: int) -> None:
+    _, values = version.conversions(root, name)
     with _pair(root, name) as (before, now):
         if before.copies > 1:
             for index in range(min(before.max_entries, now.max_entries)):
                 key = index.to_bytes(4, "little")
                 now.set_raw(key, values.apply(before.lookup_raw(key) or b""))
             return
-        for old_keys, old_values, _ in before.batches():
-            now.update_raw(keys.apply(old_keys), values.apply(old_values))
+        for packed, rows in _converted(root, name, before, since):
+            now.update_raw(packed, rows)
 
 
-def _complete(root: Path, name: str, began: int) -> None:
+def _complete(root: Path, name: str, since: int) -> None:
     """Adds rows that came since, and merges into those of connections what the old programs have seen of them."""
     keys, values = version.conversions(root, name)
     with _pair(root, name) as (before, now):
         if before.copies > 1:
             return  # counters: they were copied, and what came since is not counted
-        there = {key for packed, _, _ in now.batches() for key in cut(packed, keys.now)}
-        for old_keys, old_values, _ in before.batches():
-            rows = zip(
-                cut(keys.apply(old_keys), keys.now), cut(values.apply(old_values), values.now), strict=True
-            )
-            for key, row in rows:
-                if key not in there and now.set_raw(key, row, BPF_NOEXIST):
-                    continue
-                if MAPS[name][1] == "conn" and _seen(row) >= began:
-                    known = now.lookup_raw(key)
-                    merged = _merged(row, known) if known else row
-                    if known and merged != known:
-                        now.set_raw(key, merged)
+        for packed, rows in _converted(root, name, before, since):
+            for key, row in zip(cut(packed, keys.now), cut(rows, values.now), strict=True):
+                known = now.lookup_raw(key)
+                if known is None:
+                    now.set_raw(key, row, BPF_NOEXIST)
+                elif MAPS[name][1] == "conn" and (merged := _merged(row, known)) != known:
+                    now.set_raw(key, merged)
+
+
+def _converted(root: Path, name: str, before: RawMap, since: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values as this version has them, batch by batch; of connections those with a packet since then, if that
+    is known: of a full table few have."""
+    keys, values = version.conversions(root, name)
+    recent = version.former_conn(root) if MAPS[name][1] == "conn" and since else None
+    for packed, rows, _ in before.batches():
+        if recent is not None:
+            packed, rows = _recent(before, packed, rows, recent, since - _LAG)
+        yield keys.apply(packed), values.apply(rows)
+
+
+def _recent(table: RawMap, packed: bytes, rows: bytes, conn: Struct, since: int) -> tuple[bytes, bytes]:
+    """Those of a table's rows that were seen since then; and the row of each one's opposite direction, as a
+    connection's state is kept in the original one, whichever had the packet."""
+    seen, other = conn.fields["last_seen"], conn.fields["other"]
+    fields = Unpacker(f"<{seen.offset}xQ{conn.size - seen.offset - 8}x").iter_unpack(rows)
+    found = dict[bytes, bytes]()
+    for key, row, (when,) in zip(cut(packed, other.size), cut(rows, conn.size), fields, strict=True):
+        if when >= since:
+            found[key] = row
+            opposite = row[other.offset : other.offset + other.size]
+            if opposite not in found and (of_opposite := table.lookup_raw(opposite)):
+                found[opposite] = of_opposite
+    return b"".join(found), b"".join(found.values())
 
 
 def _seen(conn: bytes) -> int:

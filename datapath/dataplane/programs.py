@@ -72,7 +72,8 @@ class Dataplane(Attachments):
             version.check(bpffs)
             (bpffs / "links").mkdir(exist_ok=True, mode=0o700)
             self.attach_sockets()
-            timer.start(self.program(CONN_GC))
+            if not version.is_carried(bpffs):  # else its timer is about to be another
+                timer.start(self.program(CONN_GC))
         except BaseException:
             self.close()
             raise

@@ -150,6 +150,14 @@ def conversions(bpffs: Path, name: str) -> tuple[former.Conversion, former.Conve
         raise KernelError("carry over", f"map {name}", detail=f"{error}: use `datapathctl down`") from None
 
 
+def former_conn(bpffs: Path) -> former.Struct:
+    """How the version whose programs are pinned lays out a connection's row."""
+    found = _pinned(bpffs)
+    before = former_structs(found.layout) if found else None
+    assert before is not None
+    return before["conn"]
+
+
 def _pinned(bpffs: Path) -> Version | None:
     try:
         return marked(os.listdir(bpffs / "programs"))

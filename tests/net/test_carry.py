@@ -14,9 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from datapath.dataplane import carry, former, version
+from datapath.kernel import abi, bpf_maps, bpffs
+from datapath.kernel import bpf_calls as bpf
 from tests.net import look
 from tests.net.hosts import HOST, OUTSIDE, PATIENCE, TREE, Host, eventually, reaches
 from tests.net.test_upgrade import CALLER, TALKER, json_lines, populated, traffic
@@ -153,6 +157,124 @@ def test_s30_rows_are_carried_into_maps_of_another_layout(
     assert host.ctl("doctor") == "No problems found."
 
 
+# ---- what changes while rows are copied ---------------------------------------------------------------------
+
+TUPLE, CONN = abi.layout("tuple"), abi.layout("conn")
+FRONT = 8  # bytes that a row of the version before had more of, at its beginning
+MOST = 64
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Any, Any]]:
+    """A table of connections of a version before, and the one that takes its place; with the queue of the GC."""
+    root = tmp_path / "bpf"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(root)], check=True)
+    (root / "maps").mkdir()
+    timer = abi.layout("gc_timer").size
+    maps = {
+        "conns": (1, TUPLE.size, CONN.size + FRONT, MOST),
+        "next-conns": (1, TUPLE.size, CONN.size, MOST),
+        "next-confirmed": (22, 0, TUPLE.size, MOST // 2),  # BPF_MAP_TYPE_QUEUE
+        "next-gc_timers": (2, 4, timer, 1),
+    }
+    opened = {}
+    for name, (kind, *sizes) in maps.items():
+        fd = bpf.lib.bpf_map_create(kind, b"tried", *sizes, bpf.options("bpf_map_create_opts"))
+        opened[name] = bpf_maps.RawMap(bpf.check(fd, "create", name), name, *sizes[:2])
+        bpffs.pin(fd, root / "maps" / name)
+    text = (abi.OBJECTS / "abi.h").read_text()
+    before = former.parse(text.replace("struct conn {\n", "struct conn {\n\t__u64 more;\n"))
+    now = former.parse(text)
+    found = former.conversion(before, now, "tuple"), former.conversion(before, now, "conn")
+    monkeypatch.setattr(version, "conversions", lambda root, name: found)
+    monkeypatch.setattr(version, "former_conn", lambda root: before["conn"])
+    yield root, opened["conns"], opened["next-conns"]
+    for one in opened.values():
+        one.close()
+    subprocess.run(["umount", str(root)], check=True)
+
+
+def key_of(number: int, reply: bool = False) -> bytes:
+    ports = (80, number) if reply else (number, 80)
+    return bytes(TUPLE.pack(TUPLE.type(sport=ports[0], dport=ports[1], proto=6)))
+
+
+def row_of(number: int, seen: int, reply: bool = False, **fields: int) -> bytes:
+    flags = 2 if reply else 3
+    other = TUPLE.unpack(key_of(number, not reply))
+    return bytes(CONN.pack(CONN.type(other=other, last_seen=seen, flags=flags, **fields)))
+
+
+def test_what_the_programs_change_while_rows_are_copied_is_not_lost(tables: tuple[Path, Any, Any]) -> None:
+    """Programs of both versions are at work, on rows of their own: of each connection the later one counts, and
+    an end that either has seen."""
+    root, before, now = tables
+    long_ago, early, late, last = 10**9, 10**12, 10**12 + 10**9, 10**12 + 2 * 10**9
+
+    def old(number: int, seen: int, reply: bool = False, **fields: int) -> None:
+        before.set_raw(key_of(number, reply), b"m" * FRONT + row_of(number, seen, reply, **fields))
+
+    for number in range(1, 6):
+        old(number, long_ago, state=2, ack=1)
+        old(number, long_ago, True)
+    carry._copy(root, "conns", 0)
+    assert now.lookup_raw(key_of(1)) == row_of(1, long_ago, state=2, ack=1) and now.count() == 10
+    old(1, late, state=2, ack=7)  # a packet by an old program
+    old(2, long_ago, state=3, fin=2, ack=1)  # the end of one side, of which only the reply's row has the time
+    old(2, late, True)
+    old(3, late, state=3, fin=1)  # an end that an old program has seen, and packets after it by new ones
+    now.set_raw(key_of(3), row_of(3, last, state=2, ack=9))
+    now.set_raw(key_of(4), row_of(4, last, state=4))  # only new programs
+    old(6, late, state=2)  # it was opened meanwhile
+    old(6, late, True)
+    now.set_raw(key_of(7), row_of(7, last, state=2))
+    now.set_raw(key_of(7, True), row_of(7, last, True))
+    carry._complete(root, "conns", early)
+    assert {key: row for keys, rows, _ in now.batches() for key, row in pairs(keys, rows)} == {
+        key_of(1): row_of(1, late, state=2, ack=7),
+        key_of(2): row_of(2, long_ago, state=3, fin=2, ack=1),
+        key_of(2, True): row_of(2, late, True),
+        key_of(3): row_of(3, last, state=3, fin=1, ack=9),
+        key_of(4): row_of(4, last, state=4),
+        key_of(5): row_of(5, long_ago, state=2, ack=1),
+        key_of(6): row_of(6, late, state=2),
+        key_of(6, True): row_of(6, late, True),
+        key_of(7): row_of(7, last, state=2),
+        key_of(7, True): row_of(7, last, True),
+        **{key_of(number, True): row_of(number, long_ago, True) for number in (1, 3, 4, 5)},
+    }
+    # Who comes after a kill does not know when it began.
+    whole = dict(pair for keys, rows, _ in now.batches() for pair in pairs(keys, rows))
+    now.delete_raw([key_of(5), key_of(5, True)])
+    carry._complete(root, "conns", 0)
+    assert dict(pair for keys, rows, _ in now.batches() for pair in pairs(keys, rows)) == whole
+
+
+def pairs(keys: bytes, rows: bytes) -> Iterator[tuple[bytes, bytes]]:
+    return zip(bpf_maps.cut(keys, TUPLE.size), bpf_maps.cut(rows, CONN.size), strict=True)
+
+
+def test_each_connection_is_queued_for_the_gc_once(tables: tuple[Path, Any, Any]) -> None:
+    """Also those that a new program has queued already; and again, after a kill."""
+    root, _, now = tables
+    for number in range(1, MOST // 2 + 1):
+        now.set_raw(key_of(number), row_of(number, 1, state=2))
+        now.set_raw(key_of(number, True), row_of(number, 1, True))
+    with carry._opened(root, "next-confirmed") as queue, carry._opened(root, "next-gc_timers") as timers:
+        queue.set_raw(b"", key_of(3))
+        for _ in range(2):
+            carry._refill_queue(root)
+            told = abi.layout("gc_timer").unpack(timers.lookup_raw(bytes(4)) or b"")
+            assert told.queued == MOST // 2
+        queued = [queue.pop_raw() for _ in range(MOST // 2)]
+        assert sorted(queued, key=str) == sorted((key_of(n) for n in range(1, MOST // 2 + 1)), key=str)
+        assert queue.pop_raw() is None
+
+
+# ---- killed ------------------------------------------------------------------------------------------------------
+
+
 def counters(host: Host) -> dict[str, int]:
     rows = json_lines(host.ctl("stats --all --format json"))
     return {row["Counter"]: int(row["Packets"]) for row in rows if "Counter" in row}
@@ -176,7 +298,7 @@ def test_s30_an_upgrade_that_carries_rows_and_is_killed_or_fails_is_completed(
     become(host, later)
     steps = int(fault(host, "upgrade", "count", 0).stdout.split()[-1])
     host.ctl("down")
-    chosen = range(2, steps + 1, 1 if LONG else steps // 7)
+    chosen = range(2, steps + 1) if LONG else sorted({*range(2, steps, steps // 6), steps * 2 // 3})
     seen = set()
     for at, number in enumerate(chosen):
         kind = "error" if at % 3 == 2 else "kill"
