@@ -166,15 +166,23 @@ def _pinned(bpffs: Path) -> Version | None:
 
 
 def _structs() -> former.Structs:
-    return former.parse((abi.OBJECTS / "abi.h").read_text())
+    return _structs_in(abi.OBJECTS / "abi.h")
+
+
+@functools.cache
+def _structs_in(path: Path) -> former.Structs:
+    return former.parse(path.read_text())
 
 
 def former_structs(layout: str) -> former.Structs | None:
     """Those of the earlier version with that layout, from its abi.h; None: none that is known here."""
-    for path in sorted((abi.OBJECTS / "former").glob("*")):
-        if layout_of(text := path.read_text()) == layout:
-            return former.parse(text)
-    return None
+    return _former_in(abi.OBJECTS / "former", layout)
+
+
+@functools.cache
+def _former_in(folder: Path, layout: str) -> former.Structs | None:
+    found = (path for path in sorted(folder.glob("*")) if layout_of(path.read_text()) == layout)
+    return next(map(_structs_in, found), None)
 
 
 def check(bpffs: Path) -> None:
