@@ -2,7 +2,7 @@
 """Where datapathctl was before `ctl.cli`: parents of containers that an earlier version started call it by this name
 when the container ends."""
 
-from ctl.cli.main import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

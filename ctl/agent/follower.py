@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ctl.agent import changes
 from datapath.config.settings import Settings
 from datapath.errors import DatapathError, StateError
 from datapath.host import Host
@@ -19,6 +18,8 @@ from datapath.kernel.events import Events
 from datapath.model.host import HostNetwork
 from datapath.store import locking
 from datapath.store.sole import Sole
+
+from . import changes
 
 # Seconds: from the first of news to the refresh, so that what comes together is served together; from one refresh to
 # the next, so that a storm of news costs little; between looks at settings.

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from ctl.agent import loop
-from ctl.agent.follower import Follower
-from ctl.agent.renewal import Renewal, Renewed
 from datapath.config.settings import Settings
 from datapath.kernel import features
 from datapath.kernel.events import Events
 from datapath.store.sole import AGENT, Sole
+
+from . import loop
+from .follower import Follower
+from .renewal import Renewal, Renewed
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from ctl.cli.command import Command, Group
-from ctl.cli.errors import PROGRAM
 from datapath.errors import ConfigError, printable, quoted
+
+from .command import Command, Group
+from .errors import PROGRAM
 
 
 class Resident(Group):
@@ -47,8 +48,9 @@ def agent(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from ctl.agent.main import serve
     from datapath.config.settings import Settings
+
+    from ..agent.main import serve
 
     serve(Settings.from_env(os.environ, **ctx.find_root().params), _say)
 
@@ -69,8 +71,9 @@ def install(ctx: click.Context, root: str, program: str) -> None:
 
     The directories that this command is given are in it. It is started by: systemctl enable --now datapathctl-agent.
     """
-    from ctl.agent import unit
     from datapath.config.settings import Settings
+
+    from ..agent import unit
 
     found = program or str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
     if not Path(found).is_absolute():
@@ -87,7 +90,7 @@ def uninstall(root: str) -> None:
 
     An agent that is at work goes on: systemctl disable --now datapathctl-agent ends it.
     """
-    from ctl.agent import unit
+    from ..agent import unit
 
     for path in unit.uninstall(_root(root)):
         click.echo(path)

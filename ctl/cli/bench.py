@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctl.cli.command import Command, Group, Number, PathType, format_option, warn
-from ctl.cli.errors import ended
-from ctl.cli.output import emit, listing, table
-from ctl.cli.progress import showing
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
+
+from .command import Command, Group, Number, PathType, format_option, warn
+from .errors import ended
+from .output import emit, listing, table
+from .progress import showing
 
 if TYPE_CHECKING:
     from datapath.bench.model import Experiment, Run, Suite, SuiteFactory

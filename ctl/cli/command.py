@@ -39,7 +39,7 @@ def containers(ctx: click.Context | None = None) -> Containers:
     """The containers on it."""
     from datapath.runtime.containers import Containers
 
-    return Containers(host(ctx), (sys.executable, "-m", "ctl.cli.main", "_exited"))
+    return Containers(host(ctx), (sys.executable, "-m", f"{__package__}.main", "_exited"))
 
 
 def warn(line: str) -> None:
@@ -147,7 +147,7 @@ class Group(click.Group):
 
 
 class LazyGroup(Group):
-    """A group whose commands are imported when they are wanted. `where`: name -> "module:attribute"."""
+    """A group whose commands are imported when they are wanted. `where`: name -> ".module:attribute"."""
 
     def __init__(self, *args: Any, where: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -162,7 +162,7 @@ class LazyGroup(Group):
         for wanted in [name] if name in self.where else self.where:
             if wanted not in self.commands:
                 module, _, attribute = self.where[wanted].partition(":")
-                self.add_command(getattr(importlib.import_module(module), attribute), wanted)
+                self.add_command(getattr(importlib.import_module(module, __package__), attribute), wanted)
         return super().get_command(ctx, name)
 
 
@@ -192,7 +192,7 @@ def _note_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 def _format(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if value not in ("", "json"):
-        from ctl.cli.output import listing
+        from .output import listing
 
         listing((), {}, value)  # a mistake in it is told before anything is done
     if not ctx.meta.get(_JSON):

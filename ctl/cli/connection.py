@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ctl.cli.command import Command, Group, complete_running, format_option, host
-from ctl.cli.output import emit, emit_parts, listing
-from ctl.cli.system import map_row
+from .command import Command, Group, complete_running, format_option, host
+from .output import emit, emit_parts, listing
+from .system import map_row
 
 if TYPE_CHECKING:
     from datapath.model.connections import Connection

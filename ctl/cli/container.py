@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctl.cli.command import (
+from datapath.errors import ConfigError, DatapathError, NotFoundError, quoted
+from datapath.model.rows import OWNER
+
+from .command import (
     Command,
     complete_container,
     complete_network,
@@ -20,11 +23,9 @@ from ctl.cli.command import (
     format_option,
     host,
 )
-from ctl.cli.errors import StartError, leaves
-from ctl.cli.network import print_documents
-from ctl.cli.output import for_each
-from datapath.errors import ConfigError, DatapathError, NotFoundError, quoted
-from datapath.model.rows import OWNER
+from .errors import StartError, leaves
+from .network import print_documents
+from .output import for_each
 
 if TYPE_CHECKING:
     from datapath.model.endpoints import EndpointRequest

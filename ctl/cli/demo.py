@@ -129,7 +129,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("demo: root is needed, to make the namespaces of the pretend host")
     if INSIDE not in sys.argv:
-        argv = ["unshare", "--net", "--mount", sys.executable, "-m", "ctl.cli.demo", INSIDE]
+        argv = ["unshare", "--net", "--mount", sys.executable, "-m", f"{__package__}.demo", INSIDE]
         os.execvp(argv[0], argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

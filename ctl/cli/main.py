@@ -11,33 +11,33 @@ from typing import NoReturn
 
 import click
 
-from ctl.cli import errors
-from ctl.cli.command import LazyGroup
-from ctl.cli.errors import PROGRAM, ended
+from . import errors
+from .command import LazyGroup
+from .errors import PROGRAM, ended
 
 COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
 COMMANDS = {
-    "network": "ctl.cli.network:network",
-    "port": "ctl.cli.port:port",
-    "ct": "ctl.cli.connection:ct",
-    "run": "ctl.cli.container:run",
-    "ps": "ctl.cli.ps:ps",
-    "exec": "ctl.cli.container:exec_",
-    "logs": "ctl.cli.container:logs",
-    "inspect": "ctl.cli.container:inspect",
-    "stop": "ctl.cli.container:stop",
-    "rm": "ctl.cli.container:rm",
-    "bench": "ctl.cli.bench:bench",
-    "stats": "ctl.cli.system:stats",
-    "trace": "ctl.cli.trace:trace",
-    "doctor": "ctl.cli.repair:doctor",
-    "reconcile": "ctl.cli.repair:reconcile",
-    "upgrade": "ctl.cli.repair:upgrade",
-    "agent": "ctl.cli.agent:agent",
-    "down": "ctl.cli.system:down",
-    "version": "ctl.cli.system:version",
-    "completion": "ctl.cli.system:completion",
-    "_exited": "ctl.cli.system:exited",
+    "network": ".network:network",
+    "port": ".port:port",
+    "ct": ".connection:ct",
+    "run": ".container:run",
+    "ps": ".ps:ps",
+    "exec": ".container:exec_",
+    "logs": ".container:logs",
+    "inspect": ".container:inspect",
+    "stop": ".container:stop",
+    "rm": ".container:rm",
+    "bench": ".bench:bench",
+    "stats": ".system:stats",
+    "trace": ".trace:trace",
+    "doctor": ".repair:doctor",
+    "reconcile": ".repair:reconcile",
+    "upgrade": ".repair:upgrade",
+    "agent": ".agent:agent",
+    "down": ".system:down",
+    "version": ".system:version",
+    "completion": ".system:completion",
+    "_exited": ".system:exited",
 }
 
 

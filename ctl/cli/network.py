@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctl.cli.command import (
+from datapath.errors import DatapathError, NotFoundError
+
+from .command import (
     Command,
     Group,
     complete_container,
@@ -20,12 +22,11 @@ from ctl.cli.command import (
     no_trunc_option,
     quiet_option,
 )
-from ctl.cli.errors import raise_all
-from ctl.cli.filters import Filters, has_label
-from ctl.cli.formatting import created_at
-from ctl.cli.golang.values import Labelled
-from ctl.cli.output import documents, emit, for_each, listing, with_owner
-from datapath.errors import DatapathError, NotFoundError
+from .errors import raise_all
+from .filters import Filters, has_label
+from .formatting import created_at
+from .golang.values import Labelled
+from .output import documents, emit, for_each, listing, with_owner
 
 if TYPE_CHECKING:
     from datapath.model.networks import Network

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from ctl.cli.errors import leaves, raise_all
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
 from datapath.model.rows import OWNER
+
+from .errors import leaves, raise_all
 
 Row = Mapping[str, Any]
 
@@ -34,8 +35,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def template(source: str, *, heading: bool = False) -> Callable[[Any], str]:
     """The function that fills this template. ConfigError when it cannot be read or does not fit. `heading`: it is
     filled with the headings of a table."""
-    from ctl.cli.golang.functions import FUNCTIONS, HEADING_FUNCTIONS
-    from ctl.cli.template import Template, TemplateError
+    from .golang.functions import FUNCTIONS, HEADING_FUNCTIONS
+    from .template import Template, TemplateError
 
     try:
         parsed = Template(source, HEADING_FUNCTIONS if heading else FUNCTIONS)
@@ -69,7 +70,7 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     if drawn != "table":
         fill = template(wanted)
         return "\n".join(fill(row) for row in rows)
-    from ctl.cli.golang.values import Labelled
+    from .golang.values import Labelled
 
     fill = template(rest.strip(" "))
     known = rows[0] if rows else columns

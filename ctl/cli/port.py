@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import Command, Group, complete_running, containers, format_option
-from ctl.cli.formatting import address_text, port_range
-from ctl.cli.output import emit, listing
 from datapath.errors import printable
+
+from .command import Command, Group, complete_running, containers, format_option
+from .formatting import address_text, port_range
+from .output import emit, listing
 
 if TYPE_CHECKING:
     from datapath.model.ports import PortMapping

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import (
+from datapath.model.rows import OWNER, short
+
+from .command import (
     Command,
     containers,
     format_option,
@@ -17,11 +19,10 @@ from ctl.cli.command import (
     no_trunc_option,
     quiet_option,
 )
-from ctl.cli.formatting import created_at, mapping_text, ports_text, since, status_text
-from ctl.cli.golang.values import Labelled
-from ctl.cli.output import emit, listing, with_owner
-from ctl.cli.selection import Selection
-from datapath.model.rows import OWNER, short
+from .formatting import created_at, mapping_text, ports_text, since, status_text
+from .golang.values import Labelled
+from .output import emit, listing, with_owner
+from .selection import Selection
 
 if TYPE_CHECKING:
     from datapath.model.containers import Container

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ctl.cli.command import Command, format_option, host
-from ctl.cli.errors import raise_all
-from ctl.cli.output import emit, listing
+from .command import Command, format_option, host
+from .errors import raise_all
+from .output import emit, listing
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding

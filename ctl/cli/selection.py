@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ctl.cli.filters import Filters, has_label
 from datapath.errors import ConfigError, quoted
+
+from .filters import Filters, has_label
 
 if TYPE_CHECKING:
     from datapath.model.containers import Container

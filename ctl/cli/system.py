@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ctl.cli.command import Command, containers, format_option, host
-from ctl.cli.output import emit, emit_parts, listing, table
+from .command import Command, containers, format_option, host
+from .output import emit, emit_parts, listing, table
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ctl.cli.golang.expressions import MOST, Expression, Functions, Scope, Tokens
-from ctl.cli.golang.functions import FUNCTIONS
-from ctl.cli.golang.values import TemplateError as TemplateError
-from ctl.cli.golang.values import text
+from .golang.expressions import MOST, Expression, Functions, Scope, Tokens
+from .golang.functions import FUNCTIONS
+from .golang.values import TemplateError as TemplateError
+from .golang.values import text
 
 # A string may contain }}, and a comment quotes. Atomic groups: what is a string is never tried as anything else.
 _ACTION = re.compile(

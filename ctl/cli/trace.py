@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from ctl.cli.command import Command, Group, Number, complete_running, format_option, host
-from ctl.cli.output import emit, emit_parts, listing, table
-from ctl.cli.system import COUNTERS
+from .command import Command, Group, Number, complete_running, format_option, host
+from .output import emit, emit_parts, listing, table
+from .system import COUNTERS
 
 Pairs = Mapping[tuple[str, str], Sequence[int]]
 

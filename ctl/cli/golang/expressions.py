@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ctl.cli.golang.functions import LAZY
-from ctl.cli.golang.values import Method, TemplateError, member
+from .functions import LAZY
+from .values import Method, TemplateError, member
 
 MOST = 100  # parentheses, blocks and commands of a pipeline inside one another: Python's stack has an end
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ctl.cli.golang.printf import sprintf
-from ctl.cli.golang.values import (
+from .printf import sprintf
+from .values import (
     TemplateError,
     compared,
     cut,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ctl.cli.golang.values import inner_text, type_name
+from .values import inner_text, type_name
 
 _VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(\.(?:\*|[0-9]+)?)?(.)?", re.DOTALL)
 _WIDEST = 1_000_000  # as Go's
