@@ -6,14 +6,13 @@ from typing import ClassVar
 
 from setuptools import Command, find_packages, setup
 
-INSTALL = ["cffi>=1.16", "click>=8.1", "psutil>=5.9", "pyroute2>=0.7.12,<0.8"]
+INSTALL = ["cffi>=1.16", "click>=8.1", "pyroute2>=0.7.12,<0.8"]
 BENCH = ["jinja2>=3.1", "matplotlib>=3.8"]
 DEVELOP = [
     "mypy>=1.11",
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff>=0.6",
-    "types-psutil",
     "types-cffi",
     "types-setuptools",
 ]

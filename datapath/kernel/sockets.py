@@ -109,18 +109,17 @@ def holder(proto: str, address: Address | None, port: int) -> str:
     inodes = {
         inode for _, bound, number, inode in _rows((proto,)) if number == port and _overlap(address, bound)
     }
-    import psutil
-
-    for process in psutil.process_iter():
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if inodes & _socket_inodes(process.pid):
-                return f"{process.name()} (pid {process.pid})"
-        except (psutil.Error, OSError):
+            if inodes & _socket_inodes(pid):
+                with open(f"/proc/{pid}/comm", errors="backslashreplace") as file:
+                    return f"{file.read().rstrip()} (pid {pid})"
+        except OSError:
             continue  # gone meanwhile
     return "a process"
 
 
-def _socket_inodes(pid: int) -> set[int]:
+def _socket_inodes(pid: str) -> set[int]:
     found = set()
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:

@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.net import look
@@ -365,7 +364,7 @@ def test_s30_the_parent_of_a_container_that_an_earlier_version_started_still_rep
     """It has the command line of that version, from the time before the command line's modules moved."""
     prepared.run("older", "-p 8072:80")
     container, process = prepared.inspect("older")["Id"], prepared.process("older")
-    parent = psutil.Process(process).ppid()
+    parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     for pid in (parent, process):  # the parent first: it is not to report by its own way
         os.kill(pid, signal.SIGKILL)
     with eventually() as until:

@@ -697,7 +697,8 @@ class TestPorts:
     def test_holder_is_named(self) -> None:
         with socket.create_server(("127.0.0.1", 8080)):
             holder = sockets.holder("tcp", IPv4Address("127.0.0.1"), 8080)
-            assert holder.endswith(f"(pid {os.getpid()})")
+            comm = Path("/proc/self/comm").read_text().rstrip("\n")
+            assert holder == f"{comm} (pid {os.getpid()})"
             assert sockets.holder("tcp", None, 8080) == holder
         assert sockets.holder("tcp", None, 8080) == "a process"
 
