@@ -15,7 +15,7 @@ TYPES = """
 typedef uint8_t __u8;
 typedef uint16_t __u16;
 typedef uint32_t __u32;
-typedef uint64_t __u64;
+typedef unsigned long long __u64; /* linux/types.h has no other: uint64_t may be a long */
 typedef uint16_t __be16;
 typedef uint32_t __be32;
 struct bpf_timer { ...; };
