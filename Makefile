@@ -10,9 +10,14 @@ PYTHON ?= /usr/bin/python3
 
 VENV := .venv
 BIN := $(VENV)/bin
+# BARE=1: nothing is installed, and $(PYTHON) builds. So packages are built, from what their builder has put there.
+ifeq ($(BARE),)
+BUILD_PYTHON := $(BIN)/python
 SYSTEM_STAMP := $(VENV)/.stamp-system
 PYTHON_STAMP := $(VENV)/.stamp-python
-INSTALL_STAMP := $(VENV)/.stamp-install
+else
+BUILD_PYTHON := $(PYTHON)
+endif
 
 OBJECTS := $(patsubst bpf/%.bpf.c,datapath/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
 # bcc compiles these when they are used.
@@ -20,12 +25,16 @@ TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace/*.[ch]))
 # How earlier versions laid out their maps: `upgrade` reads them.
 FORMER := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/former/*))
 HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
+EXTENSION := datapath/kernel/_libbpf.abi3.so
 C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h bpf/trace/*.[ch] datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine
 # there is none before `deps`.
 BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -Ibpf -I/usr/include/$(shell gcc -print-multiarch)
+
+CFLAGS ?= -O2
+WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter
 
 # What the build, the datapath and the tests run. None starts a service when it is installed: nginx, which
 # alone would, is kept from it below.
@@ -106,15 +115,15 @@ $(SYSTEM_STAMP): Makefile
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@touch $@
 
-# setuptools, wheel and cffi first: the extension is built without an isolated second environment.
-$(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py
-	$(BIN)/python -m pip install -q 'setuptools>=68' wheel 'cffi>=1.16'
-	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements)
+# setuptools and cffi first: they read what else is required.
+$(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py pyproject.toml
+	$(BIN)/python -m pip install -q 'setuptools>=77' 'cffi>=1.15.1'
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,dev)
 	@touch $@
 
 # ---- what is built ---------------------------------------------------------------
 
-build: $(INSTALL_STAMP) bpf
+build: bpf $(EXTENSION) $(BIN)/datapathctl
 
 bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest datapath/objects/probe $(FORMER)
 
@@ -134,12 +143,20 @@ datapath/objects/digest: $(OBJECTS) datapath/objects/abi.h
 
 datapath/objects/probe: datapath/bench/probe.c
 	@mkdir -p $(@D)
-	$(CC) -O2 -Wall -Wextra -Werror -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $< $(LDFLAGS)
 
-# Editable: only what is compiled, or read when it is installed, asks for another install.
-$(INSTALL_STAMP): $(PYTHON_STAMP) pyproject.toml $(wildcard datapath/kernel/_build.py) bpf/abi.h
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
-	@touch $@
+# One for every Python from 3.11 on: cffi's C keeps to the limited API.
+$(EXTENSION): datapath/kernel/_build.py bpf/abi.h | $(PYTHON_STAMP)
+	$(BUILD_PYTHON) $< $(@D)/_libbpf.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -fPIC -shared -Ibpf -o $@.tmp $(@D)/_libbpf.c $(LDFLAGS) -lbpf \
+		-I$$($(BUILD_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')
+	@mv $@.tmp $@
+
+# A plain path to this tree: the hook of an editable install would cost every command some milliseconds.
+$(BIN)/datapathctl: $(PYTHON_STAMP)
+	@echo '$(CURDIR)' >$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/datapath.pth
+	@printf '%s\n' '#!$(CURDIR)/$(BIN)/python' 'from ctl.cli.main import main' '' 'main()' >$@
+	@chmod +x $@
 
 # ---- what is run -----------------------------------------------------------------
 
@@ -189,7 +206,7 @@ bench: build bench-deps
 	$(BIN)/datapathctl bench run --suite quick --modes ebpf,iptables,none --seconds 0.5 --rounds 9 --budget 4.5
 
 $(LAB_STAMP): $(PYTHON_STAMP)
-	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --lab)
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with lab)
 	@touch $@
 
 KERNEL ?= 6.12

@@ -1,23 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging: the library, the command line and the extension that speaks to libbpf."""
+"""Packaging: what pyproject.toml cannot say. The extension, the packet programs, and ctl/ as datapath.ctl."""
 
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import ClassVar
 
 from setuptools import Command, find_packages, setup
-
-INSTALL = ["cffi>=1.16", "click>=8.1", "pyroute2>=0.7.12,<0.8"]
-BENCH = ["jinja2>=3.1", "matplotlib>=3.8"]
-DEVELOP = [
-    "mypy>=1.11",
-    "pytest>=8",
-    "pytest-xdist>=3.5",
-    "ruff>=0.6",
-    "types-cffi",
-    "types-setuptools",
-]
-# Those of the kernel lab: see docs/lab.md.
-LAB = ["virtme-ng==1.42"]
+from setuptools.command.build_py import build_py
+from setuptools.errors import ExecError
 
 BUILDER = "datapath/kernel/_build.py"
 
@@ -25,33 +16,48 @@ BUILDER = "datapath/kernel/_build.py"
 class Requirements(Command):
     """`setup.py requirements`: what the Makefile hands to pip, so that the list stands once."""
 
-    description = "print what the package and its tests require"
+    description = "print what the package requires, and some of its extras and dependency groups"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = [
-        ("lab", None, "what the kernel lab requires")
+        ("with=", None, "names of extras and groups, with commas between")
     ]
-    boolean_options: ClassVar[list[str]] = ["lab"]
 
     def initialize_options(self) -> None:
-        self.lab = False
+        setattr(self, "with", "")
 
     def finalize_options(self) -> None:
         pass
 
     def run(self) -> None:
-        print("\n".join(LAB if self.lab else INSTALL + BENCH + DEVELOP))
+        groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
+        known = {**self.distribution.extras_require, **groups}
+        wanted = [*self.distribution.install_requires]
+        for name in filter(None, getattr(self, "with").split(",")):
+            wanted += known[name]
+        print("\n".join(wanted))
+
+
+class BuildWithPrograms(build_py):
+    """Compiles the packet programs first: without them nothing works."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            try:
+                subprocess.run(["make", "--silent", "bpf", "BARE=1"], check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise ExecError(
+                    f"the packet programs were not compiled ({error}): that takes make, gcc, clang, llvm-strip and "
+                    "the headers of libbpf (Debian: apt install make gcc clang llvm libbpf-dev)"
+                ) from error
+        super().run()
 
 
 setup(
-    name="datapath",
-    version="0.1.0",
-    description="Docker's container networking on eBPF: no Linux bridge, no iptables",
-    long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    # Named, so that an editable install is a plain path and costs the start-up no import hook.
-    package_dir={"": "."},
-    packages=find_packages(include=["datapath", "datapath.*", "ctl", "ctl.*"]),
+    package_dir={"datapath": "datapath", "datapath.ctl": "ctl"},
+    packages=[
+        *find_packages(include=["datapath", "datapath.*"]),
+        *(f"datapath.{name}" for name in find_packages(include=["ctl", "ctl.*"])),
+    ],
+    include_package_data=False,
     package_data={
         "datapath": [
             "objects/*.bpf.o",
@@ -62,12 +68,10 @@ setup(
             "objects/trace/*",
         ],
         "datapath.bench": ["*.j2"],
-        "ctl.agent": ["*.service"],
+        "datapath.ctl.agent": ["*.service"],
     },
-    install_requires=INSTALL,
-    extras_require={"bench": BENCH, "dev": DEVELOP},
     cffi_modules=[f"{BUILDER}:ffibuilder"] if Path(BUILDER).exists() else [],
-    entry_points={"console_scripts": ["datapathctl = ctl.cli.main:main"]},
-    cmdclass={"requirements": Requirements},
-    zip_safe=False,
+    # The extension is: one wheel serves every Python from the first that is supported.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    cmdclass={"requirements": Requirements, "build_py": BuildWithPrograms},
 )

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datapath import __version__
+
 SECONDS = 10.0  # for one tool to say its version
 
 TOOLS = {
@@ -140,13 +142,8 @@ def _version(command: Iterable[str]) -> str:
 
 def _datapath() -> dict[str, str]:
     """The version, and the commit if this is a checkout; "+" when files in it were changed."""
-    from importlib.metadata import PackageNotFoundError, version
-
     root = Path(__file__).parents[2]
-    try:
-        found = {"version": version("datapath")}
-    except PackageNotFoundError:
-        found = {}
+    found = {"version": __version__}
     if (root / ".git").exists():
         commit = _run("git", "rev-parse", "--short=12", "HEAD", cwd=root)
         if re.fullmatch(r"[0-9a-f]+", commit):

@@ -49,7 +49,7 @@ def _require() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"no plots and no page without {error.name}: pip install 'datapath[bench]', then `bench report`"
+            f"no plots and no page without {error.name}: pip install 'datapathctl[bench]', then `bench report`"
         ) from error
 
 

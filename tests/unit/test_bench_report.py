@@ -297,7 +297,7 @@ def test_without_the_extra_there_are_samples_tables_and_one_line(missing: str, t
         timeout=120,
     )
     assert done.returncode == 0 and "WHO WINS" in done.stdout, done.stderr
-    assert f"WARNING: no plots and no page without {missing}: pip install 'datapath[bench]'" in done.stderr
+    assert f"WARNING: no plots and no page without {missing}: pip install 'datapathctl[bench]'" in done.stderr
     assert os.listdir(tmp_path / "out") == ["results.json"]
 
 
