@@ -152,11 +152,16 @@ $(EXTENSION): datapath/kernel/_build.py bpf/abi.h | $(PYTHON_STAMP)
 		-I$$($(BUILD_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 	@mv $@.tmp $@
 
-# A plain path to this tree: the hook of an editable install would cost every command some milliseconds.
+# $(call use_tree,VENV): datapathctl in it is this tree. A plain path: the hook of an editable install would cost every
+# command some milliseconds.
+define use_tree
+	@echo '$(CURDIR)' >$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/datapath.pth
+	@printf '%s\n' '#!$(CURDIR)/$(1)/bin/python' 'from ctl.cli.main import main' '' 'main()' >$(1)/bin/datapathctl
+	@chmod +x $(1)/bin/datapathctl
+endef
+
 $(BIN)/datapathctl: $(PYTHON_STAMP)
-	@echo '$(CURDIR)' >$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/datapath.pth
-	@printf '%s\n' '#!$(CURDIR)/$(BIN)/python' 'from ctl.cli.main import main' '' 'main()' >$@
-	@chmod +x $@
+	$(call use_tree,$(VENV))
 
 # ---- what is run -----------------------------------------------------------------
 
@@ -224,6 +229,8 @@ lab-shell: build lab-deps
 
 lab-all: build lab-deps
 	$(LAB) matrix $(LAB_OPTIONS) $(TESTS)
+
+include packaging/packages.mk
 
 lint: build
 	$(BIN)/ruff check $(SOURCES)

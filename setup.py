@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packaging: what pyproject.toml cannot say. The extension, the packet programs, and ctl/ as datapath.ctl."""
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -18,11 +19,14 @@ class Requirements(Command):
 
     description = "print what the package requires, and some of its extras and dependency groups"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = [
-        ("with=", None, "names of extras and groups, with commas between")
+        ("with=", None, "names of extras and groups, with commas between"),
+        ("lowest", None, "the lowest versions that are allowed, and no other"),
     ]
+    boolean_options: ClassVar[list[str]] = ["lowest"]
 
     def initialize_options(self) -> None:
         setattr(self, "with", "")
+        self.lowest = False
 
     def finalize_options(self) -> None:
         pass
@@ -33,6 +37,8 @@ class Requirements(Command):
         wanted = [*self.distribution.install_requires]
         for name in filter(None, getattr(self, "with").split(",")):
             wanted += known[name]
+        if self.lowest:
+            wanted = [re.sub(r"^([\w-]+).*>=([\d.]+).*$", r"\1==\2", one) for one in wanted]
         print("\n".join(wanted))
 
 
