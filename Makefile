@@ -27,7 +27,7 @@ FORMER := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/former/*))
 HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
 EXTENSION := datapath/kernel/_libbpf.abi3.so
 C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h bpf/trace/*.[ch] datapath/bench/*.c)
-SOURCES := $(wildcard datapath ctl tests) setup.py
+SOURCES := $(wildcard datapath ctl packaging tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine
 # there is none before `deps`.

@@ -64,18 +64,6 @@ setup(
         *(f"datapath.{name}" for name in find_packages(include=["ctl", "ctl.*"])),
     ],
     include_package_data=False,
-    package_data={
-        "datapath": [
-            "objects/*.bpf.o",
-            "objects/abi.h",
-            "objects/digest",
-            "objects/former/*",
-            "objects/probe",
-            "objects/trace/*",
-        ],
-        "datapath.bench": ["*.j2"],
-        "datapath.ctl.agent": ["*.service"],
-    },
     cffi_modules=[f"{BUILDER}:ffibuilder"] if Path(BUILDER).exists() else [],
     # The extension is: one wheel serves every Python from the first that is supported.
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -1,6 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of the Makefile: what is installed, packaged and released.
 
+# ---- what is installed ---------------------------------------------------------------
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+# A package of Debian's, of two: datapath, datapath-bench. Empty: both.
+PART ?=
+MANUAL := build/man/datapathctl.8
+LIST = $(BUILD_PYTHON) packaging/install.py --destdir '$(DESTDIR)/' --prefix '$(PREFIX)' --sysconfdir '$(SYSCONFDIR)' \
+	--python '$(PYTHON)' $(if $(PART),--part $(PART))
+
+.PHONY: packaged install uninstall
+packaged: bpf $(EXTENSION) $(MANUAL)
+
+$(MANUAL): $(wildcard packaging/man/* ctl/*.py ctl/*/*.py) packaging/manual.py datapath/__init__.py bpf/abi.h | $(PYTHON_STAMP)
+	$(BUILD_PYTHON) packaging/manual.py $(@D)
+
+# The interpreter that will run it has to have what it needs: said now, not by a traceback.
+install: packaged
+	@[ -n '$(DESTDIR)' ] || $(PYTHON) -c 'import _cffi_backend, click, pyroute2' || { \
+		echo "$(PYTHON) lacks that; as root: apt-get install python3-click python3-cffi-backend python3-pyroute2" >&2; exit 1; }
+	$(LIST) install
+	@[ -n '$(DESTDIR)' ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+
+uninstall: packaged
+	$(LIST) uninstall
+	@[ -n '$(DESTDIR)' ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+
 # ---- both ends of what pyproject.toml allows ---------------------------------------
 
 # Listings, run, port, doctor, rules for iptables and nftables, reports: whatever speaks to a dependency.
