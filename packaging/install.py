@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one list of the files that are installed, and what installs and removes them: make install, make uninstall, and the
-packages for Debian.
+"""The one list of the files that are installed, and what installs and removes them: make install, make uninstall, and
+the packages for Debian.
 
 Modules and packet programs are in a directory of their own, which no other program imports from; what they need of
 others (click, pyroute2, cffi) is the interpreter's.
@@ -121,8 +121,7 @@ def files(where: Where) -> Iterator[File]:
     yield File(where.sysconf / "logrotate.d/datapath", (ROOT / "packaging/logrotate").read_bytes())
     for path in sorted((ROOT / "packaging/examples").iterdir()):
         yield File(where.share / "doc/datapath/examples" / path.name, path.read_bytes())
-    for name in ("README.md", "CHANGELOG.md"):
-        yield File(where.share / "doc/datapath" / name, (ROOT / name).read_bytes())
+    yield File(where.share / "doc/datapath/README.md", (ROOT / "README.md").read_bytes())
 
 
 def completion(shell: str) -> str:

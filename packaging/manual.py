@@ -39,12 +39,13 @@ def commands(folder: Path) -> None:
 
 
 def _load(group: click.Group) -> None:
-    """Its commands are imported when somebody wants them, and click-man does not ask."""
+    """Its commands are imported when somebody wants them, and click-man does not ask; 0.4 trips over what is hidden."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         command.short_help = command.get_short_help_str(limit=200)  # a whole sentence
+        command.params = [param for param in command.params if not getattr(param, "hidden", False)]
         if isinstance(command, click.Group):
             _load(command)
 

@@ -28,6 +28,35 @@ uninstall: packaged
 	$(LIST) uninstall
 	@[ -n '$(DESTDIR)' ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 
+# ---- packages --------------------------------------------------------------------------
+
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' datapath/__init__.py)
+SDIST := dist/datapathctl-$(VERSION).tar.gz
+DEB_PACKAGES := dpkg-dev debhelper click-man python3-cffi python3-click
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+
+.PHONY: sdist wheel deb
+sdist: $(PYTHON_STAMP)
+	$(BIN)/python -m build -q --sdist
+
+# From the sdist, so it is known to be whole. One for Debian 12 and 13, if it is built in 12.
+deb: sdist
+	$(call install,$(DEB_PACKAGES))
+	rm -rf build/deb && mkdir -p build/deb
+	tar -xzf $(SDIST) -C build/deb
+	@printf 'datapath (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' '$(VERSION)' \
+		"$$(sed -n 's/^Maintainer: //p' debian/control)" "$$(date -uRd @$(SOURCE_DATE_EPOCH))" \
+		>build/deb/datapathctl-$(VERSION)/debian/changelog
+	cd build/deb/datapathctl-$(VERSION) && dpkg-buildpackage --no-sign -b
+	cp build/deb/datapath_*.deb build/deb/datapath-bench_*.deb dist/
+
+# For others than Debian: libbpf and libelf are inside.
+wheel: sdist
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with wheel)
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel $(SDIST)
+	$(BIN)/auditwheel repair -w dist build/wheel/*.whl
+
 # ---- both ends of what pyproject.toml allows ---------------------------------------
 
 # Listings, run, port, doctor, rules for iptables and nftables, reports: whatever speaks to a dependency.

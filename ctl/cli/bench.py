@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ EXPERIMENTS = {
 @click.group("bench", cls=Group)
 def bench() -> None:
     """Compare with iptables, nftables and Docker."""
+    if importlib.util.find_spec("datapath.bench") is None:
+        raise ConfigError("bench is a package of its own: apt install datapath-bench")
 
 
 def registry() -> Mapping[str, SuiteFactory]:
