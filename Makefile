@@ -76,7 +76,13 @@ menu:
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table (root)'
-	@echo 'make lint       ruff, mypy --strict, clang-format'
+	@echo 'make test-versions  what speaks to a dependency, with the lowest and the newest versions of all (root)'
+	@echo 'make test-packages  what the next four build, in fresh roots of Debian 12 and 13 (root)'
+	@echo 'make deb        dist/datapath_*.deb and datapath-bench_*.deb, for Debian 12 and 13'
+	@echo 'make wheel      dist/datapathctl-*.whl, for any distribution with glibc'
+	@echo 'make sdist      dist/datapathctl-*.tar.gz, which all are built from'
+	@echo 'make install uninstall  [DESTDIR=] [PREFIX=/usr/local] (as root)'
+	@echo 'make lint       ruff, mypy --strict, reuse, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) and the kernels of the lab too'
 
@@ -236,6 +242,7 @@ lint: build
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
 	$(if $(C_FILES),$(CLANG_FORMAT) --dry-run -Werror $(C_FILES))
 
 fmt: build

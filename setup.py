@@ -32,9 +32,9 @@ class Requirements(Command):
         pass
 
     def run(self) -> None:
-        groups = tomllib.loads(Path("pyproject.toml").read_text())["dependency-groups"]
-        known = {**self.distribution.extras_require, **groups}
-        wanted = [*self.distribution.install_requires]
+        given = tomllib.loads(Path("pyproject.toml").read_text())
+        known = {**given["project"]["optional-dependencies"], **given["dependency-groups"]}
+        wanted = [*given["project"]["dependencies"]]
         for name in filter(None, getattr(self, "with").split(",")):
             wanted += known[name]
         if self.lowest:

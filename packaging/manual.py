@@ -17,13 +17,13 @@ import datapath  # noqa: E402
 from ctl.cli.errors import PROGRAM  # noqa: E402
 from ctl.cli.main import cli  # noqa: E402
 
-REASON = re.compile(r"^\t((?:DROP_)?[A-Z0-9_]+) = \d+,\s*(?:/\*(.*?)\*/)?", re.MULTILINE | re.DOTALL)
+REASON = re.compile(r"^\t((?:DROP_)?[A-Z0-9_]+) = \d+,[ \t]*(?:/\*(.*?)\*/)?", re.MULTILINE | re.DOTALL)
 NOT_REASONS = ("DROP_FIRST", "REASON_COUNT")
-# Commands of administrators are in section 8, where click-man knows of 1.
-SECTION = (
-    (re.compile(r'^(\.TH "[^"]*") "1"', re.MULTILINE), r'\1 "8"'),
-    (re.compile(r"\(1\)\\fP"), r"(8)\\fP"),
-    (re.compile(r"^(?=['.](?!TH|SH|PP|TP|B ))", re.MULTILINE), r"\\&"),  # text, and no request
+# Commands of administrators are in section 8, where click-man knows of 1; and a page has no space in its name.
+CORRECTIONS = (
+    (re.compile(r'^\.TH "([^"]*)" "1"', re.MULTILINE), lambda m: f'.TH "{m[1].replace(" ", "-")}" "8"'),
+    (re.compile(r"\\fB([^\\]*)\(1\)\\fP"), lambda m: rf"\fB{m[1].replace(' ', '-')}(8)\fP"),
+    (re.compile(r"^(?=['.](?!TH|SH|PP|TP|B ))", re.MULTILINE), lambda m: r"\&"),  # text, and no request
 )
 
 
@@ -32,7 +32,7 @@ def commands(folder: Path) -> None:
     write_man_pages(PROGRAM, cli, version=f"datapath {datapath.__version__}", target_dir=str(folder))
     for path in folder.glob(f"{PROGRAM}*.1"):
         text = path.read_text()
-        for pattern, replacement in SECTION:
+        for pattern, replacement in CORRECTIONS:
             text = pattern.sub(replacement, text)
         path.with_suffix(".8").write_text(text)
         path.unlink()
