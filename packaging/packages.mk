@@ -32,11 +32,12 @@ uninstall: packaged
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' datapath/__init__.py)
 SDIST := dist/datapathctl-$(VERSION).tar.gz
-DEB_PACKAGES := dpkg-dev debhelper click-man python3-cffi python3-click
+DEB_PACKAGES := dpkg-dev debhelper click-man python3-cffi python3-click python3-setuptools
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 
 .PHONY: sdist wheel deb
 sdist: $(PYTHON_STAMP)
+	@rm -f dist/*.tar.gz
 	$(BIN)/python -m build -q --sdist
 
 # From the sdist, so it is known to be whole. One for Debian 12 and 13, if it is built in 12.
@@ -48,14 +49,15 @@ deb: sdist
 		"$$(sed -n 's/^Maintainer: //p' debian/control)" "$$(date -uRd @$(SOURCE_DATE_EPOCH))" \
 		>build/deb/datapathctl-$(VERSION)/debian/changelog
 	cd build/deb/datapathctl-$(VERSION) && dpkg-buildpackage --no-sign -b
+	@rm -f dist/*.deb
 	cp build/deb/datapath_*.deb build/deb/datapath-bench_*.deb dist/
 
 # For others than Debian: libbpf and libelf are inside.
 wheel: sdist
 	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with wheel)
-	rm -rf build/wheel
+	rm -rf build/wheel dist/*.whl
 	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel $(SDIST)
-	$(BIN)/auditwheel repair -w dist build/wheel/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py build/wheel/*.whl dist
 
 # ---- both ends of what pyproject.toml allows ---------------------------------------
 
@@ -70,11 +72,18 @@ $(VENV)/versions-lowest/bin/datapathctl: WANTED = $$($(BIN)/python setup.py -q r
 $(VENV)/versions-newest/bin/datapathctl: WANTED = --upgrade $$($(BIN)/python setup.py -q requirements --with bench)
 $(VERSIONS:%=$(VENV)/versions-%/bin/datapathctl): $(VENV)/versions-%/bin/datapathctl: $(PYTHON_STAMP)
 	$(PYTHON) -m venv --system-site-packages $(VENV)/versions-$*
-	$(VENV)/versions-$*/bin/python -m pip install -q $(WANTED) pytest
+	$(VENV)/versions-$*/bin/python -m pip install -q $(WANTED) pytest pytest-xdist
 	$(call use_tree,$(VENV)/versions-$*)
 
 .PHONY: test-versions $(VERSIONS:%=test-versions-%)
 test-versions: $(VERSIONS:%=test-versions-%)
 $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/datapathctl
 	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|pyroute2|jinja2|matplotlib)='
-	$(VENV)/versions-$*/bin/python -m pytest $(VERSIONS_TESTS) $(if $(filter lowest,$*),-k 'not $(OF_NEWEST)')
+	$(VENV)/versions-$*/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSIONS_TESTS) $(if $(filter lowest,$*),-k 'not $(OF_NEWEST)')
+
+# ---- what was built, as others install it ---------------------------------------------
+
+.PHONY: test-packages
+test-packages: build deb wheel
+	$(call install,mmdebstrap man-db)
+	$(PYTEST) tests/packages

@@ -18,7 +18,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 CACHE = TREE / ".lab/roots"
 SUITES = ("bookworm", "trixie")
-INSIDE = "man-db,bash-completion,systemd,ca-certificates"
+INSIDE = "man-db,bash-completion,systemd-sysv,ca-certificates"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST, OUTSIDE = "192.0.2.1", "192.0.2.2"
 PATIENCE = 600.0  # seconds: packages are fetched
@@ -42,6 +42,7 @@ mount -t tmpfs tmpfs run
 mkdir run/lock
 mount --bind "$3" var/cache/apt/archives
 cp /etc/resolv.conf etc/resolv.conf
+echo 127.0.0.1 localhost machine >etc/hosts  # Debian's installer writes it
 pivot_root . mnt
 umount -l /mnt
 hostname machine
@@ -153,8 +154,9 @@ class Machine:
         assert done.returncode == 0, f"{script}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
-    def apt(self, words: str) -> str:
-        return self.sh(f"apt-get -qq -o APT::Keep-Downloaded-Packages=true -y {words}", fetches=True)
+    def apt(self, words: str, *, fetches: bool = True) -> str:
+        """Scripts of packages run in the machine's own network only if nothing has to be fetched."""
+        return self.sh(f"apt-get -qq -o APT::Keep-Downloaded-Packages=true -y {words}", fetches=fetches)
 
     def put(self, path: Path, target: str) -> None:
         """A file or folder of the machine that tests, there."""

@@ -23,7 +23,9 @@ BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 PLACES = [ROOT, ROOT / "datapath", ROOT / "bpf"]
 TREES = {entry.name for place in PLACES for entry in place.iterdir() if entry.is_dir()}
 FILES = {
-    path.name for tree in ("bpf", "ctl", "datapath", "tests", "docs") for path in (ROOT / tree).rglob("*")
+    path.name
+    for tree in ("bpf", "ctl", "datapath", "packaging", "tests", "docs")
+    for path in (ROOT / tree).rglob("*")
 }
 
 
@@ -109,7 +111,8 @@ def test_the_recipe_of_a_driver_names_every_step_of_the_one_that_follows_it() ->
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = "".join((ROOT / path).read_text() for path in ("Makefile", "packaging/packages.mk"))
+    targets = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE))
     known = {target for line in targets for target in line.split()}
     named = re.findall(
         r"(?:^|`|=\w+ )make ([a-z][a-z -]*[a-z])", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""make install and make uninstall, from the sdist, with newer compilers than those that packages are built by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.packages.roots import TREE, Machine, Unfetched
+
+MAKE = "make -s -C /root/datapathctl-* BARE=1 PYTHON=/usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    try:
+        made = Machine("trixie")
+    except Unfetched as error:
+        pytest.skip(f"no root to be had here: {error}")
+    with closing(made):
+        yield made
+
+
+def test_what_make_install_brings_works_and_make_uninstall_takes_it_away(machine: Machine) -> None:
+    (sdist,) = (TREE / "dist").glob("datapathctl-*.tar.gz")
+    machine.put(sdist, f"/root/{sdist.name}")
+    machine.apt("update")
+    machine.apt(
+        "install --no-install-recommends make gcc libc6-dev clang llvm libbpf-dev python3-dev python3-cffi "
+        "python3-click python3-pyroute2 click-man python3-setuptools"
+    )
+    assert int(machine.sh("gcc -dumpversion")) >= 14
+    machine.sh(f"tar -C /root -xzf /root/{sdist.name}")
+    before = machine.sh("find /etc /usr -xdev | sort")
+    done = machine.try_(f"{MAKE} install")  # every warning is an error; and it needs no network
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    with machine.outside():
+        machine.sh(
+            "datapathctl run -d --name web -p 8080:80 sleep 86400; datapathctl doctor; datapathctl down"
+        )
+    assert "DROP_ICC" in machine.sh("man datapath")
+    machine.sh(f"{MAKE} uninstall")
+    after = machine.sh("find /etc /usr -xdev | sort")
+    kept = {line for line in after.splitlines() if "__pycache__" not in line}
+    assert kept - set(before.splitlines()) == set()
