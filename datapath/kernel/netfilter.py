@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,9 +27,17 @@ _GONE = re.compile("No such file or directory|No chain/target/match|does a match
 Address = IPv4Address | IPv6Address
 
 
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def has(tool: str) -> bool:
+    """Whether the tool is installed: a host of one packet filter need not have the other's."""
+    return shutil.which(tool, path=_path()) is not None
+
+
 def _run(argv: Sequence[str], text: str = "") -> str:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
+    environment = {**os.environ, "PATH": _path(), "LC_ALL": "C"}
     try:
         with log.operation("run", argv[0]):
             done = subprocess.run(

@@ -72,7 +72,8 @@ class Iptables:
         for version in rules.versions(network):
             netfilter.iptables_restore(version, ipt_input.clear(self._present(version), network))
             left = self._present(version)
-            if left.nft and ipt.is_unused(left.rules):
+            # Without nft they stay, empty, as iptables itself leaves them.
+            if left.nft and ipt.is_unused(left.rules) and netfilter.has("nft"):
                 family = nft.family(version)
                 tables = ipt_input.empty_tables(left)
                 netfilter.nft("".join(f"delete table {family} {table}\n" for table in tables))
