@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from collections.abc import Collection
 
 
 def printable(text: str) -> str:
@@ -22,6 +23,18 @@ def quoted(text: str, limit: int = 64) -> str:
     """The text as a message may show it: in quotes, on one line, cut to `limit` characters."""
     shown = printable(text if len(text) <= limit else text[:limit] + "…")
     return '"' + shown.replace('"', '\\"') + '"'
+
+
+def meant(word: str, known: Collection[str]) -> str | None:
+    """The one word that may have been meant: two of its letters are exchanged, or it is nearly the same. None: a guess
+    would mislead."""
+    from difflib import get_close_matches
+
+    if not 1 < len(word) < 64:
+        return None
+    exchanged = [name for name in known if name != word and sorted(name) == sorted(word)]
+    found = exchanged or get_close_matches(word, known, 2, 0.8)
+    return found[0] if found else None
 
 
 class DatapathError(Exception):

@@ -102,6 +102,7 @@ class Networks:
         endpoints, or it belongs to another owner and not `force`."""
         from datapath.engine import endpoints, networks
 
+        self._host.snapshot().network(name)  # so that no store is made for one that is not there
         with self._host.changing(freeing=True) as tx:
             endpoints.evict_dead(tx)
             return networks.remove(tx, name, owner, force)
@@ -109,7 +110,12 @@ class Networks:
     def prune(self, filters: Sequence[str] = ()) -> list[Network]:
         """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
         from datapath.engine import networks
+        from datapath.engine.transaction import now
+        from datapath.plan.networks import plan_network_prune
 
+        if not self._host.exists:
+            plan_network_prune(self._host.snapshot(), filters, now())  # refuses filters that are wrong
+            return []
         with self._host.changing(freeing=True) as tx:
             return networks.prune(tx, filters)
 
@@ -147,6 +153,8 @@ class Sandboxes:
         InUseError: it belongs to another owner and not `force`."""
         from datapath.engine import sandboxes
 
+        if not self._host.exists:
+            return False
         with self._host.changing(freeing=True) as tx:
             return sandboxes.forget(tx, name, owner, force)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import os
@@ -15,6 +16,8 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from datapath.errors import printable
+
+from .words import unknown_command, unknown_option
 
 if TYPE_CHECKING:
     from datapath.host import Host
@@ -79,6 +82,8 @@ class Command(click.Command):
             rest = super().parse_args(ctx, self._plain(ctx, args))
             refuse_empty(ctx, self.get_params(ctx))
             return rest
+        except click.NoSuchOption as error:
+            raise unknown_option(error.option_name, ctx, option_names(self, ctx)) from None
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser does not say whose mistake it was
             raise
@@ -105,6 +110,12 @@ class Command(click.Command):
             elif _takes_next(word, named) and rest:
                 plain.append(rest.pop(0))
         return plain
+
+
+def option_names(command: click.Command, ctx: click.Context) -> list[str]:
+    """What a user may have meant by an option that the command does not have."""
+    options = [param for param in command.get_params(ctx) if isinstance(param, click.Option)]
+    return [name for option in options if not option.hidden for name in option.opts]
 
 
 def _switch(ctx: click.Context, option: click.Option, name: str, value: str) -> list[str]:
@@ -141,9 +152,23 @@ class Group(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit()
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise unknown_option(error.option_name, ctx, option_names(self, ctx)) from None
         refuse_empty(ctx, self.get_params(ctx))
         return rest
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise unknown_command(args[0], ctx, self.visible(ctx))
+        return super().resolve_command(ctx, args)
+
+    def visible(self, ctx: click.Context) -> list[str]:
+        """The names of its commands, without those that no user types."""
+        return [name for name in self.list_commands(ctx) if not name.startswith("_")]
 
 
 class LazyGroup(Group):
@@ -158,12 +183,21 @@ class LazyGroup(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = self.second_names.get(cmd_name, cmd_name)
-        # An unknown name is compared with all others: the answer may say which one was meant.
-        for wanted in [name] if name in self.where else self.where:
-            if wanted not in self.commands:
-                module, _, attribute = self.where[wanted].partition(":")
-                self.add_command(getattr(importlib.import_module(module, __package__), attribute), wanted)
+        if name in self.where and name not in self.commands:
+            module, _, attribute = self.where[name].partition(":")
+            self.add_command(
+                _named(getattr(importlib.import_module(module, __package__), attribute), name), name
+            )
         return super().get_command(ctx, name)
+
+
+def _named(command: click.Command, name: str) -> click.Command:
+    """The command, under the name that it has in a group."""
+    if command.name == name:
+        return command
+    renamed = copy.copy(command)
+    renamed.name = name
+    return renamed
 
 
 # ---- what several commands share ------------------------------------------------------

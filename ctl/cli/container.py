@@ -16,6 +16,7 @@ from datapath.model.rows import OWNER
 
 from .command import (
     Command,
+    LazyGroup,
     complete_container,
     complete_network,
     complete_running,
@@ -57,11 +58,25 @@ class StartCommand(Command):
     allow_interspersed_args = False
 
 
+# Docker's second names: `container ls` is `ps`, all others are called as they are without `container`.
+SECOND_NAMES = {
+    "ls": ".ps:ps",
+    **{name: f".container:{name}" for name in ("run", "logs", "inspect", "stop", "rm")},
+    "exec": ".container:exec_",
+    "port": ".port:port",
+}
+
+
+@click.group("container", cls=LazyGroup, where=SECOND_NAMES)
+def container() -> None:
+    """Docker's second names of the commands about containers."""
+
+
 # ---- run ------------------------------------------------------------------------------
 
 
 @click.command("run", cls=StartCommand)
-@click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("argv", metavar="PROGRAM [ARGUMENT...]", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the ID.")
 @click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when it exits.")
 @click.option("--name", default="", metavar="NAME", help="Name of the container.")
@@ -72,7 +87,7 @@ class StartCommand(Command):
     multiple=True,
     metavar="NET",
     shell_complete=complete_network,
-    help='Network to join, "host", "none" or "container:NAME"; with options: name=NET,ip=IP,alias=NAME,…',
+    help='Network to join, "host", "none" or "container:NAME"; with options as in name=NET,ip=IP,alias=NAME.',
 )
 @click.option("--ip", default="", metavar="IP", help="IPv4 address on a user-defined network.")
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address on a user-defined network.")
@@ -182,7 +197,7 @@ def environment(words: tuple[str, ...], here: Mapping[str, str]) -> tuple[str, .
     """KEY=VALUE as it is; KEY alone is handed on from here, if it is set."""
     for word in words:
         if not word.partition("=")[0]:
-            raise ConfigError(f"invalid environment variable: {quoted(word)}")
+            raise ConfigError(f"invalid environment variable {quoted(word)}: expected KEY=VALUE, or KEY")
     return tuple(
         word if "=" in word else f"{word}={here[word]}" for word in words if "=" in word or word in here
     )
@@ -190,7 +205,7 @@ def environment(words: tuple[str, ...], here: Mapping[str, str]) -> tuple[str, .
 
 @click.command("exec", cls=StartCommand)
 @click.argument("container", shell_complete=complete_running)
-@click.argument("argv", metavar="CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("argv", metavar="PROGRAM [ARGUMENT...]", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
     "-e",
     "--env",

@@ -12,6 +12,8 @@ import click
 
 from datapath.errors import DatapathError, printable
 
+from .words import Told
+
 PROGRAM = "datapathctl"
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
@@ -115,6 +117,8 @@ def message(error: BaseException) -> str:
     match error:
         case DatapathError():
             text = str(error)
+        case Told():
+            text = error.format_message()
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else PROGRAM
             said = error.format_message()

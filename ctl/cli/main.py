@@ -20,6 +20,7 @@ COMMANDS = {
     "network": ".network:network",
     "port": ".port:port",
     "ct": ".connection:ct",
+    "container": ".container:container",
     "run": ".container:run",
     "ps": ".ps:ps",
     "exec": ".container:exec_",
@@ -36,6 +37,7 @@ COMMANDS = {
     "agent": ".agent:agent",
     "down": ".system:down",
     "version": ".system:version",
+    "help": ".system:help_",
     "completion": ".system:completion",
     "_exited": ".system:exited",
 }
@@ -54,7 +56,12 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         errors.debug()
 
 
-@click.group(PROGRAM, cls=LazyGroup, where=COMMANDS)
+@click.group(
+    PROGRAM,
+    cls=LazyGroup,
+    where=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},  # `run` has a -h of its own, as Docker's
+)
 @click.option(
     "--state-dir",
     metavar="DIR",

@@ -192,11 +192,16 @@ def rm(names: tuple[str, ...], force: bool) -> None:
 def prune(force: bool, filters: tuple[str, ...]) -> None:
     """Remove all networks that no container uses."""
     if not force:
-        click.echo("WARNING! This will remove all custom networks not used by at least one container.")
-        click.echo("Are you sure you want to continue? [y/N] ", nl=False)
+        asked = bool(sys.stdin) and sys.stdin.isatty()
+        if asked:
+            click.echo("WARNING! This will remove all custom networks not used by at least one container.")
+            click.echo("Are you sure you want to continue? [y/N] ", nl=False)
         answer = sys.stdin.readline() if sys.stdin else ""
+        if not answer and not asked:
+            raise DatapathError("network prune: nobody can be asked here: -f does not ask")
         if answer.strip().lower() not in ("y", "yes"):
-            click.echo()
+            if asked and not answer:
+                click.echo()  # Ctrl-D leaves the cursor behind the question
             raise DatapathError("network prune has been cancelled (-f does not ask)")
     removed = host().networks.prune(filters)
     if removed:

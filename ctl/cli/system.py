@@ -70,10 +70,30 @@ def version(format_: str) -> None:
         emit(table((), [(f"{key}:", str(value)) for key, value in found.items()]))
 
 
-@click.command("completion", cls=Command)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.command("help", cls=Command)
+@click.argument("words", metavar="[COMMAND...]", nargs=-1)
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Show the help of a command.
+
+    `help network create` is `network create --help`.
+    """
+    found, inner = ctx.find_root().command, ctx.find_root()
+    for word in words:
+        if not isinstance(found, click.Group):
+            raise click.UsageError(f"'{inner.command_path}' has no commands, and so no '{word}'.", ctx)
+        found = found.resolve_command(inner, [word])[1] or found
+        inner = click.Context(found, inner, found.name)
+    click.echo(found.get_help(inner))
+
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion", cls=Command)
+@click.argument("shell", required=False, metavar="bash|zsh|fish", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str | None) -> None:
     """Print a shell's completion script.
 
     For the shell that runs: source <(datapathctl completion bash). To install it, write it to
@@ -82,6 +102,8 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     from click.shell_completion import ShellComplete, get_completion_class
 
+    if shell is None:
+        raise click.UsageError("Missing shell: bash, zsh or fish.", ctx)
     found = get_completion_class(shell)
     assert found is not None
     script = found(ctx.find_root().command, {}, "datapathctl", "_DATAPATHCTL_COMPLETE")

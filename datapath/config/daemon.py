@@ -84,7 +84,10 @@ class DaemonConfig:
                 raise ConfigError(f"the directive {quoted(key)} has no meaning here ({why}): remove it")
         unknown = ", ".join(quoted(key) for key in raw if key not in _PARSERS)
         if unknown:
-            raise ConfigError(f"the following directives don't match any configuration option: {unknown}")
+            raise ConfigError(
+                f"the following directives don't match any configuration option: {unknown}: "
+                f"there are {', '.join(sorted(_PARSERS))}"
+            )
         values = {key.replace("-", "_"): _PARSERS[key](key, value) for key, value in raw.items()}
         config = cls(**values)
         _check(config)

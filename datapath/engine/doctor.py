@@ -23,7 +23,7 @@ from datapath.engine import check, namespaces
 from datapath.engine.transaction import Owner, devices_of
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, DISK, LEFTOVER, NEWER, OLDER, STORE
+from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, OLDER, STORE
 from datapath.model.drivers import built, spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
@@ -156,4 +156,5 @@ def tuning(settings: Settings) -> tuple[Tuning | None, list[Finding]]:
     try:
         return DaemonConfig.load(settings).datapath, []
     except DatapathError as error:
-        return None, [Finding(STORE, "daemon.json", str(error))]
+        path = str(settings.config_path)
+        return None, [Finding(CONFIGURATION, path, str(error).removeprefix(f"configuration file {path}: "))]

@@ -19,7 +19,7 @@ from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
 from datapath.model.state import State
 from datapath.store import reserve
-from datapath.store.sqlite import SQLiteStore
+from datapath.store.sqlite import SQLiteStore, initial
 from datapath.store.translation import obstacle, read_only
 
 if TYPE_CHECKING:
@@ -132,9 +132,17 @@ class Engine:
                 stack.pop_all()
 
     def snapshot(self) -> State:
-        """The desired state, as of one moment. StateError, PrivilegeError."""
-        with SQLiteStore(self.settings.state_dir, reading=True) as store:
-            return store.load()
+        """The desired state, as of one moment; where there is no store, what one begins with, and none is made.
+        StateError, PrivilegeError."""
+        folder = self.settings.state_dir
+        if self.exists:
+            try:
+                with SQLiteStore(folder, create=False, reading=True) as store:
+                    return store.load()
+            except StateError:
+                if self.exists:
+                    raise  # it was not taken away meanwhile
+        return initial(folder)
 
     def refuse_read_only(self) -> None:
         """StateError if nothing can be recorded: before a process is ended, whose end would have to be."""

@@ -13,7 +13,7 @@ from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint, EndpointRequest
-from datapath.model.ports import PortMapping
+from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
 from datapath.plan import sandboxes as plans
@@ -159,6 +159,8 @@ def publish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMappi
     endpoints.evict_dead(tx)
     endpoint = plans.require_endpoint(name, tx.state)
     planned = plans.plan_publish(endpoint, specs, tx.state, ports.context(tx))
+    for line in (line for spec in specs for line in lone_networks(spec)):
+        tx.warn(line)
     if planned.mappings:
         with ExitStack() as undo:
             undo.callback(endpoints.reconcile_sandbox, tx, endpoint.sandbox_id)

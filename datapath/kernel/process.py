@@ -24,8 +24,8 @@ kept: set[int] = set()
 class ExecError(ConfigError):
     """The command could not be run. `exit_code` is a shell's: 127 not found, 126 otherwise."""
 
-    def __init__(self, command: str, number: int) -> None:
-        super().__init__(f"cannot run {command}: {os.strerror(number)}")
+    def __init__(self, command: str, number: int, why: str = "") -> None:
+        super().__init__(f"cannot run {command}: {why or os.strerror(number)}")
         self.command = command
         self.errno = number
         self.exit_code = 127 if number in _NOT_FOUND else 126

@@ -8,6 +8,7 @@ _RECONCILE = "`datapathctl reconcile`"
 _DOWN = "`datapathctl down`, then start the containers again"
 
 STORE = Check("store", "commands refuse to work; packets go on", "put a copy of the state directory back")
+CONFIGURATION = Check("configuration", "commands refuse to work; packets go on", "correct that file")
 OLDER = Check(
     "store-older",
     "it is read as it is; the first command that changes something takes it to this version, and keeps a copy",

@@ -147,7 +147,8 @@ class EndpointRequest:
                     raise ConfigError(f"invalid gw-priority {quoted(value)}: expected a whole number")
                 found["gw_priority"] = int(value)
             else:
-                raise ConfigError(f"invalid field key {quoted(key)} of --network")
+                there = ", ".join(sorted({*one, *many, "gw-priority"}))
+                raise ConfigError(f"invalid field key {quoted(key)} of --network: there are {there}")
         if not found.get("network"):
             raise ConfigError(f"network name is not specified in --network {quoted(text)}: add name=…")
         return cls(**found)

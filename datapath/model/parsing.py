@@ -59,7 +59,9 @@ def parse_interface(text: str, what: str) -> Interface:
             raise ValueError("no CIDR")
         return ip_interface(text)
     except ValueError:
-        raise ConfigError(f"invalid {what} {quoted(text)}: invalid CIDR block notation") from None
+        raise ConfigError(
+            f"invalid {what} {quoted(text)}: invalid CIDR block notation: expected ADDRESS/LENGTH, as in 10.0.0.0/16"
+        ) from None
 
 
 def parse_prefix(text: str, what: str) -> Prefix:
@@ -72,7 +74,12 @@ def parse_prefix(text: str, what: str) -> Prefix:
 
 def parse_address_or_prefix(text: str, what: str) -> Prefix:
     """A network in CIDR notation, or an address, which is a network of itself. IPv4 if it is a mapped one."""
-    prefix = parse_prefix(text, what) if "/" in text else ip_network(parse_address(text, what))
+    try:
+        prefix = parse_prefix(text, what) if "/" in text else ip_network(parse_address(text))
+    except ConfigError as error:
+        if "/" in text:
+            raise
+        raise ConfigError(f"invalid {what} {quoted(text)}: expected an address, or ADDRESS/LENGTH") from error
     if isinstance(prefix, IPv6Network) and prefix.prefixlen >= 96:
         mapped = prefix.network_address.ipv4_mapped
         if mapped is not None:

@@ -83,13 +83,18 @@ class PortMapping:
             if first == 0:
                 raise ValueError(ports)
         except ValueError:
-            raise ConfigError(f"invalid containerPort {quoted(ports)} in {quoted(text)}") from None
+            raise ConfigError(
+                f"invalid containerPort {quoted(ports)} in {quoted(text)}: expected 1 to 65535"
+            ) from None
         try:
             host_first, host_last = port_range(host) if host else (0, 0)
             if host_first == 0 and host_last != 0:
                 raise ValueError(host)
         except ValueError:
-            raise ConfigError(f"invalid hostPort {quoted(host)} in {quoted(text)}") from None
+            expected = "expected 1 to 65535"
+            if "/" in host:
+                expected = f"the protocol comes last, as in {host.partition('/')[0]}:{ports}/{host.partition('/')[2]}"
+            raise ConfigError(f"invalid hostPort {quoted(host)} in {quoted(text)}: {expected}") from None
         count = last_port - first + 1
         if host_first and host_last - host_first != count - 1:
             if count != 1:
@@ -144,10 +149,35 @@ def _inside(address: Address, prefix: Prefix) -> bool:
     return address.version == prefix.version and address in prefix
 
 
+PORT_SYNTAX = "[[IP:]HOSTPORT:]CONTAINERPORT[/tcp|/udp]"
+
+
 def _host_ip(text: str, spec: str) -> Address:
     if text.startswith("[") != text.endswith("]"):
         raise ConfigError(f"invalid IP address {quoted(text)} in port {quoted(spec)}")
-    return parse_address(text.removeprefix("[").removesuffix("]"), f"IP address in port {quoted(spec)}")
+    try:
+        return parse_address(text.removeprefix("[").removesuffix("]"))
+    except ConfigError:
+        what = (
+            "invalid port"
+            if ":" in text and "[" not in text
+            else f"invalid IP address {quoted(text)} in port"
+        )
+        raise ConfigError(f"{what} {quoted(spec)}: expected {PORT_SYNTAX}") from None
+
+
+def lone_networks(text: str) -> Iterator[str]:
+    """A line for each rule of an ACL that names an address which is rather a network: its prefix length was left out,
+    and the rule is about that one address. `text`: the ACL, with or without the port before it."""
+    for word in text.split(","):
+        key, _, value = word.partition("=")
+        if key not in ("allow", "deny") or "/" in value:
+            continue
+        address = parse_address(value)
+        zeros = (int(address) & -int(address)).bit_length() - 1 if int(address) else address.max_prefixlen
+        length = address.max_prefixlen - zeros // 8 * 8
+        if 0 < length < address.max_prefixlen and (address.version == 4 or zeros >= 64):
+            yield f"{key}={value} is that one address; the network is {value}/{length}"
 
 
 def _range_text(first: int, last: int) -> str:

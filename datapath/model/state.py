@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self, TypeVar
 
-from datapath.errors import ConfigError, NotFoundError, quoted
+from datapath.errors import ConfigError, NotFoundError, meant, quoted
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
@@ -84,7 +84,12 @@ class Snapshot:
                 f"{kind.noun} {name} is ambiguous ({len(matches)} matches found based on ID prefix)"
             )
         shown = name if name.isprintable() and 0 < len(name) <= 64 and " " not in name else quoted(name)
-        raise NotFoundError(kind.missing.format(shown))
+        raise NotFoundError(kind.missing.format(shown) + self._meant(cls, name))
+
+    def _meant(self, cls: type[Any], name: str) -> str:
+        """Which name may have been meant, for the end of a sentence."""
+        found = meant(name, list(filter(None, (getattr(row, "name", "") for row in self.rows(cls).values()))))
+        return f'; did you mean "{found}"?' if found else ""
 
     def named(self, cls: type[R], name: str) -> R | None:
         """The row with exactly that name."""

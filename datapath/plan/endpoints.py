@@ -153,7 +153,7 @@ def _address(
     if not subnet.configured:
         raise ConfigError(
             "user specified IP address is supported only when connecting to networks "
-            "with user configured subnets"
+            f"with user configured subnets: {network.name} has none (create it with --subnet)"
         )
     ipam.check_static(subnet, address)
     if address in holders:

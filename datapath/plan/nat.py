@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from datapath.model.drivers import built, traits
 from datapath.model.networks import Network
 from datapath.model.state import State
-from datapath.plan.ports import ephemeral_ports
 
 # The note of what this side has written last into net.ipv4.ip_local_reserved_ports.
 WRITTEN = "net/ipv4/ip_local_reserved_ports, written"
@@ -44,3 +43,15 @@ def reserved_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
 
 def _size(ports: tuple[int, int]) -> int:
     return max(ports[1] + 1 - ports[0], 0)
+
+
+def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
+    """The published ports that the kernel could give a socket of the host which asks for any."""
+    return frozenset(
+        port
+        for endpoint in state.endpoints.values()
+        for mapping in endpoint.ports
+        for port in range(
+            max(mapping.host_port, ephemeral[0]), min(mapping.host_port + mapping.count - 1, ephemeral[1]) + 1
+        )
+    )

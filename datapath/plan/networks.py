@@ -162,7 +162,7 @@ def plan_network_create(
 
 
 def _check_driver(request: NetworkRequest) -> None:
-    there = ", ".join(drivers.creatable())
+    there = ", ".join(drivers.creatable()) + "; host and null are made once"
     found = drivers.named(request.driver)
     if found and not found[0].traits.create:
         raise ConfigError(f'only one instance of "{request.driver}" network is allowed')

@@ -120,7 +120,7 @@ def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[
         raise ConfigError(f"cannot publish {mapping}: {address} means another device's on every device")
     if address.is_loopback or address.is_unspecified or facts.has(address):
         return
-    raise ConfigError(f"cannot publish {mapping}: cannot assign requested address {address}")
+    raise ConfigError(f"cannot publish {mapping}: {address} is no address of this host")
 
 
 def _decide(wanted: PortMapping, holders: list[Holder], context: PortContext) -> Iterator[PortMapping]:
@@ -309,7 +309,9 @@ def _find_mapping(container: Container, what: str) -> PortMapping:
     if what.isascii() and what.isdigit() and len(what) <= 6:
         number = int(what)
         if not 1 <= number <= len(container.ports):
-            raise NotFoundError(f"container {container.name} has no port mapping number {number}")
+            raise NotFoundError(
+                f"container {container.name} has no port mapping number {number}: {_meant(container, number)}"
+            )
         return container.ports[number - 1]
     spec = PortMapping.parse(what).open
     found = [m for m in container.ports if m.open == spec]
@@ -321,6 +323,16 @@ def _find_mapping(container: Container, what: str) -> PortMapping:
         listed = ", ".join(str(m) for m in found)
         raise ConfigError(f"{quoted(what)} may be each of {listed}: name the host address too")
     return found[0]
+
+
+def _meant(container: Container, number: int) -> str:
+    """What to say instead of a number that no mapping has: it may be a port."""
+    for index, mapping in enumerate(container.ports, start=1):
+        if number in (mapping.host_port, mapping.container_port):
+            return (
+                f'name it as "{replace(mapping.open, host_ip=None)}", or {index} (port ls {container.name})'
+            )
+    return f"`port ls {container.name}` shows the numbers"
 
 
 def _egress(container: Container, state: State) -> tuple[Endpoint, ...]:
@@ -375,15 +387,3 @@ def reserved_text(ports: Iterable[int]) -> str:
         else:
             ranges.append([port, port])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
-
-
-def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
-    """The published ports that the kernel could give a socket of the host which asks for any."""
-    return frozenset(
-        port
-        for endpoint in state.endpoints.values()
-        for mapping in endpoint.ports
-        for port in range(
-            max(mapping.host_port, ephemeral[0]), min(mapping.host_port + mapping.count - 1, ephemeral[1]) + 1
-        )
-    )

@@ -10,10 +10,42 @@ from collections.abc import Iterable
 from datapath.errors import ConfigError, quoted
 from datapath.model.containers import RunRequest
 from datapath.model.parsing import parse_address, parse_expose
-from datapath.model.ports import PortMapping
+from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import short
 from datapath.model.state import State
 from datapath.plan.endpoints import check_hostname
+
+# Servers whose program has the name of their image: started as they are, they use the host's files and directories.
+_ALSO_IMAGES = frozenset(
+    (
+        *("caddy", "consul", "couchdb", "etcd", "grafana", "haproxy", "httpd", "influxdb", "mariadb"),
+        *("memcached", "mongo", "mongod", "mysql", "nginx", "postgres", "prometheus", "rabbitmq", "redis"),
+        *("registry", "traefik", "vault", "zookeeper"),
+    )
+)
+NO_IMAGES = "there are no images"
+
+
+def warnings(request: RunRequest) -> tuple[str, ...]:
+    """What the user should know of the request although it is no mistake."""
+    found = [line for text in request.publish for line in lone_networks(text)]
+    word = request.argv[0] if request.argv else ""
+    if word in _ALSO_IMAGES and not request.rootfs:
+        found.insert(0, f"{word} is this host's program, on this host's files: {NO_IMAGES}")
+    return tuple(found)
+
+
+def missing_program(request: RunRequest, found: bool) -> str:
+    """Why the program, which the kernel says is not there, cannot be run. `found`: the host has such a file."""
+    word = request.argv[0]
+    if request.rootfs:
+        return f"no such program below {request.rootfs}"
+    if found:
+        return "the interpreter that it names is not there"
+    meant = ""
+    if word.isascii() and word.isdigit() and request.publish and request.publish[-1].isdigit():
+        meant = f"; did you mean -p {request.publish[-1]}:{word}?"
+    return f"no such program on this host ({NO_IMAGES}; --rootfs DIR is another root{meant})"
 
 
 def published(request: RunRequest) -> tuple[PortMapping, ...]:

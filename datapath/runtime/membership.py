@@ -9,7 +9,7 @@ from dataclasses import replace
 from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.endpoints import Endpoint, EndpointRequest
-from datapath.model.ports import PortMapping
+from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_connect, plan_disconnect
 from datapath.plan.ports import PortPlan, plan_port_add, plan_port_remove, plan_port_set
@@ -68,6 +68,8 @@ def port_add(tx: Transaction, name: str, spec: str) -> PortMapping:
     endpoints.evict_dead(tx)
     with ExitStack() as undo:
         planned = plan_port_add(name, spec, tx.state, ports.context(tx))
+        for line in lone_networks(spec):
+            tx.warn(line)
         _journal(tx, undo, planned)
         for endpoint in planned.endpoints:
             ports.publish(tx, endpoint, tuple(m for m in planned.mappings if m in endpoint.ports))
@@ -90,6 +92,8 @@ def port_set(tx: Transaction, name: str, what: str, acl: str) -> PortMapping:
     """`port set`. Clients that may not connect any more lose their connections. NotFoundError, ConfigError."""
     with ExitStack() as undo:
         planned = plan_port_set(name, what, acl, tx.state)
+        for line in lone_networks(acl):
+            tx.warn(line)
         assert planned.before is not None
         _journal(tx, undo, planned)
         ports.set_acl(tx, planned.before, planned.mappings[0], planned.endpoints)

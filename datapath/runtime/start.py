@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +20,7 @@ from datapath.kernel import netns, process, sysctl
 from datapath.model.containers import Container, RunRequest
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
+from datapath.plan import run_options
 from datapath.plan.containers import plan_run
 from datapath.runtime import files, recovery, spawn
 
@@ -44,7 +47,7 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         files.make_run_dir(tx.settings)
         endpoints.evict_dead(tx)
         planned = plan_run(request, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
-        for line in planned.warnings:
+        for line in (*run_options.warnings(request), *planned.warnings):
             tx.warn(line)
         for network in planned.networks:
             if not network.built:
@@ -65,7 +68,7 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
             for name, value in container.sysctls.items():
                 sysctl.write(name.replace(".", "/"), value)
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
-        created.release()
+        _release(created, request, container)
         undo.callback(_end_process, container)
         container = replace(container, status=Status.RUNNING, started=now(), phase=Phase.READY)
         tx.commit(
@@ -75,6 +78,18 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         )
         undo.pop_all()
         return RunningContainer(container, created)
+
+
+def _release(created: spawn.Created, request: RunRequest, container: Container) -> None:
+    """Let it become the user's program. ExecError says what a user of images may have expected."""
+    try:
+        created.release()
+    except spawn.ExecError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        found = shutil.which(container.argv[0], os.F_OK, environment(container)["PATH"]) is not None
+        why = run_options.missing_program(request, found)
+        raise spawn.ExecError(error.command, error.errno, why) from None
 
 
 def _end_process(container: Container) -> None:

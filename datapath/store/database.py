@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from datapath.errors import NewerStateError, StateError
 from datapath.model.kinds import KINDS, kind_of
-from datapath.model.state import Fresh, plan_predefined
+from datapath.model.state import Fresh, State, plan_predefined
 from datapath.store import reserve, schema, sole, steps
 from datapath.store.locking import locked
 from datapath.store.translation import damaged, translated
@@ -46,8 +47,7 @@ def _create(path: Path) -> None:
     for leftover in (new, new.with_name(new.name + "-wal"), new.with_name(new.name + "-shm")):
         leftover.unlink(missing_ok=True)
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_WRONLY, 0o600))
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    fresh = Fresh(now, lambda: os.urandom(32).hex(), lambda: 0)
+    fresh = Fresh(_now(), lambda: os.urandom(32).hex(), lambda: 0)
     with closing(connect(new)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(f"BEGIN; {schema.script(KINDS)} COMMIT;")
@@ -68,6 +68,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def initial(path: Path) -> State:
+    """The rows that a database begins with. Its networks have ids that are theirs until it is made."""
+    from hashlib import sha256
+
+    if path.with_name("datapath.db-wal").exists():
+        raise damaged(path, "it is gone, but its journal is there")
+    numbers = itertools.count()
+    fresh = Fresh(_now(), lambda: sha256(f"{path} {next(numbers)}".encode()).hexdigest(), lambda: 0)
+    return State().including(*plan_predefined(fresh))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def connect(path: Path, busy: float = BUSY_SECONDS, mode: str = "mode=rw") -> sqlite3.Connection:

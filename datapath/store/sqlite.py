@@ -26,6 +26,11 @@ from datapath.store.translation import damaged, taken_away, translated
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
 
 
+def initial(state_dir: Path) -> State:
+    """What a store says that is made now: for those who only look, and make none. StateError as when it is made."""
+    return database.initial(state_dir / "datapath.db")
+
+
 class SQLiteStore:
     """A `base.Store` in `state_dir`, with the predefined networks in it when it is made.
 
@@ -83,7 +88,9 @@ class SQLiteStore:
 
     @staticmethod
     def exists(state_dir: Path) -> bool:
-        return (state_dir / "datapath.db").exists()
+        path = state_dir / "datapath.db"
+        with translated(path):
+            return path.exists()
 
     def destroy(self) -> None:
         self.file.close()

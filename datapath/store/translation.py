@@ -71,7 +71,7 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translation(path, error) from error
     except PermissionError as error:
-        raise PrivilegeError(f"{error.filename or path}: permission denied: run as root") from error
+        raise PrivilegeError(_not_root() or f"{error.filename or path}: permission denied") from error
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(path.parent)):
             raise
@@ -97,12 +97,17 @@ def _translation(path: Path, error: sqlite3.Error) -> DatapathError:
     if is_unwritable(error) and (why := obstacle(path.parent)):
         return StateError(f"state database {path} cannot be written: {why}")
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        return PrivilegeError(f"state database {path} cannot be written: run as root")
+        return PrivilegeError(_not_root() or f"state database {path} cannot be written: permission denied")
     if name.startswith("SQLITE_CANTOPEN") and not os.access(path, os.R_OK | os.W_OK):
-        return PrivilegeError(f"state database {path} cannot be opened: run as root")
+        return PrivilegeError(_not_root() or f"state database {path} cannot be opened: permission denied")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOMEM")):
         return StateError(f"state database {path}: {error}")
     return damaged(path, str(error))
+
+
+def _not_root() -> str:
+    """What to say of a permission that is missing, if it is for that."""
+    return "" if os.geteuid() == 0 else "needs root: run it with sudo"
 
 
 def _name(error: sqlite3.Error) -> str:

@@ -74,7 +74,7 @@ def test_ports_answer_at_a_prefix_that_is_the_hosts(make_host: MakeHost, proto: 
         if mode == "ebpf":  # without a proxy the kernel translates no IPv6 of the host's own here
             assert host.sh(ask(proto, "fd79::5", port)).split()[1] == "fd79::5"
     line = host.refused(f"run --name web2 -p 10.80.0.5:9090:80/{proto} sleep 1")
-    assert "cannot assign requested address 10.80.0.5" in line
+    assert "10.80.0.5 is no address of this host" in line
 
 
 def test_doctor_knows_the_prefixes_that_are_the_hosts(make_host: MakeHost) -> None:

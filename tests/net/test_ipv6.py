@@ -247,7 +247,7 @@ socket.socket(socket.AF_INET6).bind((sys.argv[1], int(sys.argv[2])))
     [
         ("-p [::1]:8099:80", "cannot publish [::1]:8099:80/tcp: the container has no IPv6 address"),
         ("--network six -p 127.0.0.1:8099:80", "the container has no IPv4 address that leads outside"),
-        ("--network a -p [2001:db8::99]:8099:80", "cannot assign requested address 2001:db8::99"),
+        ("--network a -p [2001:db8::99]:8099:80", "2001:db8::99 is no address of this host"),
         (f"--network a -p [{HOST6}]:8081:80", f"Bind for [{HOST6}]:8081 failed: port is already allocated"),
         ("--network a -p [::]:8091:80", 'port is already allocated (by container "six")'),
         ("--network a -p 8099:80/sctp", "protocol sctp is not available yet"),

@@ -95,6 +95,9 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "version": ("", "Version", __version__),
     "trace latency": ("--seconds 0.01", "Counts", [0, 1]),
     "trace drops": ("--seconds 0.01", "Container", ""),
+    "container inspect": ("a", "Name", "a"),
+    "container ls": ("", "Names", "web"),
+    "container port ls": ("", "HostPort", "8081"),
     "bench ls": ("--suite cost", "Suite", "cost"),
     "bench compare": ("a.json a.json", "Verdict", "same"),
 }

@@ -99,7 +99,7 @@ def test_a_port_is_read_as_docker_reads_it(text: str, mapping: PortMapping, show
         ("256.1.1.1:80:80", "invalid IP address"),
         ("localhost:80:80", "invalid IP address"),
         ("[::1:80:80", "invalid IP address"),
-        ("fe80::1%eth0:80:80", "invalid IP address"),
+        ("fe80::1%eth0:80:80", "invalid port"),
         ("127.0.0.1:80:80\n", "invalid proto|invalid containerPort"),
     ],
 )

@@ -366,7 +366,7 @@ def test_publish_all_takes_every_exposed_port_that_is_not_published_by_name() ->
         ("22-22:22", ExistsError, "address already in use"),
         ("9000-9001:80", ExistsError, "Bind for 0.0.0.0:9000-9001 failed: all ports are allocated"),
         ("1-11", ExistsError, "no free port between 40000 and 40009"),
-        ("198.51.100.1:80:80", ConfigError, "cannot assign requested address 198.51.100.1"),
+        ("198.51.100.1:80:80", ConfigError, "198.51.100.1 is no address of this host"),
         ("[::1]:80:80", ConfigError, "the container has no IPv6 address that leads outside"),
     ],
 )
