@@ -275,4 +275,5 @@ def _complete(names: Callable[[click.Context], list[str]]) -> Callable[..., list
 
 complete_network = _complete(lambda ctx: [network.name for network in host(ctx).networks.all()])
 complete_container = _complete(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])
+complete_ended = _complete(lambda ctx: [one.name for one in containers(ctx).ps(all=True) if not one.running])
 complete_running = _complete(lambda ctx: [one.name for one in containers(ctx).ps()])

@@ -31,11 +31,16 @@ class ExecError(ConfigError):
         self.exit_code = 127 if number in _NOT_FOUND else 126
 
 
+_TABLES = {"user": "/etc/passwd", "group": "/etc/group"}  # of the container
+
+
 def failure(report: str) -> DatapathError:
     """What a child had to say before it gave up: operation, subject and errno, separated by tabs."""
     operation, subject, number = report.split("\t")
     if operation == "run" and number != "0":
         return ExecError(subject, int(number))
+    if operation == "find":
+        return ConfigError(f"unable to find {subject}: no matching entries in {_TABLES[subject.split()[0]]}")
     return KernelError(operation, subject, int(number))
 
 

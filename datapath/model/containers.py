@@ -16,9 +16,12 @@ from datapath.model.rows import Phase, Status, short
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A process with a name and a network stack. `network_mode`: bridge, host, none, container:<id> or a
-    user-defined network's name. `published` is as requested, `ports` what came of it (concrete; while the
-    sandbox lives its gateway endpoint carries them). `pid_start`: field 22 of /proc/PID/stat, clock ticks."""
+    """A process with a name and a network stack.
+
+    `network_mode`: bridge, host, none, container:<id> or a user-defined network's name. `addresses` are those that it
+    had when it ended. `published` is as requested, `ports` what came of it (concrete; while the sandbox lives its
+    gateway endpoint carries them). `pid_start`: field 22 of /proc/PID/stat, clock ticks.
+    """
 
     id: str
     name: str
@@ -29,6 +32,7 @@ class Container:
     domainname: str = ""
     network_mode: str = "bridge"
     networks: tuple[EndpointRequest, ...] = ()
+    addresses: tuple[str, ...] = ()
     sandbox_id: str = ""
     pid: int = 0
     pid_start: int = 0
@@ -50,6 +54,8 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     rootfs: str = ""
+    user: str = ""
+    workdir: str = ""
     auto_remove: bool = False
     tty: bool = False
     open_stdin: bool = False
@@ -92,6 +98,8 @@ class RunRequest:
     labels: tuple[str, ...] = ()
     sysctls: tuple[str, ...] = ()
     rootfs: str = ""
+    user: str = ""
+    workdir: str = ""
     auto_remove: bool = False
     detach: bool = False
     tty: bool = False

@@ -61,14 +61,16 @@ def plan_run(
     config: DaemonConfig,
     fresh: Fresh,
     ports: PortContext,
+    before: Container | None = None,
 ) -> RunPlan:
-    """Everything that `run` is going to make. ConfigError, NotFoundError, ExistsError."""
+    """Everything that `run` is going to make. `before`: the container as it was when it ended, if it is started again;
+    it takes its addresses if they are free. ConfigError, NotFoundError, ExistsError."""
     asked = _Asked(options.published(request), options.exposed(request))
     base = _base(request, asked, state, config, fresh)
     wanted = request.networks or (EndpointRequest("default"),)
     names = [endpoint.network for endpoint in wanted]
     special = [n for n in names if n.startswith("container:") or _predefined(n, state) is not None]
-    if len(wanted) > 1 and special:
+    if len(wanted) > 1 and special and before is None:  # later it may have been connected to others
         raise ConfigError(
             "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
         )
@@ -82,7 +84,9 @@ def plan_run(
         raise ConfigError(spec_of(network).refuses_connect)
     if not like.endpoints:
         return _none(request, base, wanted[0])
-    return _bridged(request, base, wanted, state, facts, config, fresh, ports)
+    return _bridged(
+        request, base, wanted, state, facts, config, fresh, ports, before.addresses if before else ()
+    )
 
 
 def _predefined(name: str, state: State) -> Network | None:
@@ -127,6 +131,8 @@ def _base(request: RunRequest, asked: _Asked, state: State, config: DaemonConfig
         labels=parse_labels(request.labels),
         sysctls=endpoint_options.sysctls(request.sysctls),
         rootfs=request.rootfs,
+        user=options.user(request.user),
+        workdir=options.workdir(request.workdir),
         auto_remove=request.auto_remove,
         tty=request.tty,
         open_stdin=request.interactive,
@@ -249,6 +255,7 @@ def _bridged(
     config: DaemonConfig,
     fresh: Fresh,
     ports: PortContext,
+    prefer: Sequence[str],
 ) -> RunPlan:
     networks: list[Network] = []
     endpoints: list[Endpoint] = []
@@ -262,7 +269,7 @@ def _bridged(
         if network.predefined and (asked.ip or asked.ip6):
             raise ConfigError("user specified IP address is supported on user defined networks only")
         state = state.including(network)
-        endpoint = plan_endpoint(asked, network, base.id, base.name, state, fresh)
+        endpoint = plan_endpoint(asked, network, base.id, base.name, state, fresh, prefer)
         networks.append(network)
         endpoints.append(replace(endpoint, exposed=base.exposed))
         state = state.including(endpoints[-1])
@@ -330,12 +337,19 @@ def plan_exited(
         exit_code=exit_code,
         error=error or container.error,
         finished=now,
+        addresses=_addresses(container, state) or container.addresses,
         pid=0,
         shim_pid=0,
     )
     if container.auto_remove or container.phase != Phase.READY:
         ended = replace(ended, phase=Phase.REMOVING)
     return _release(ended, state.including(ended))
+
+
+def _addresses(container: Container, state: State) -> tuple[str, ...]:
+    """Those of its endpoints; none if the stack is another container's."""
+    found = () if container.shares else state.endpoints_of_sandbox(container.sandbox_id)
+    return tuple(str(a.ip) for endpoint in found for a in (endpoint.ipv4, endpoint.ipv6) if a)
 
 
 def plan_remove(name: str, state: State, force: bool = False) -> ExitPlan:

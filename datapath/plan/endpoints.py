@@ -80,11 +80,18 @@ def ready_network(network: Network, state: State, facts: HostFacts, config: Daem
 
 
 def plan_endpoint(
-    request: EndpointRequest, network: Network, sandbox_id: str, name: str, state: State, fresh: Fresh
+    request: EndpointRequest,
+    network: Network,
+    sandbox_id: str,
+    name: str,
+    state: State,
+    fresh: Fresh,
+    prefer: Sequence[str] = (),
 ) -> Endpoint:
     """A new endpoint of the sandbox on a bridge network. ConfigError, ExistsError.
 
-    Gateway flags and ports are left to `assign_gateways`. `name` is that of the container, for messages.
+    Gateway flags and ports are left to `assign_gateways`. `name` is that of the container, for messages. `prefer`:
+    addresses to take if they are free.
     """
     if state.endpoint(sandbox_id, network.id) is not None:
         raise ExistsError(f"endpoint with name {name} already exists in network {network.name}")
@@ -95,8 +102,8 @@ def plan_endpoint(
     else:
         aliases = ()
     members = state.endpoints_of_network(network.id)
-    ipv4, static4 = _address(4, request.ip, network, members, state)
-    ipv6, static6 = _address(6, request.ip6, network, members, state)
+    ipv4, static4 = _address(4, request.ip, network, members, state, prefer)
+    ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
     options = endpoint_options.parse(request.driver_options)
     mac = _mac(request.mac, network, members, ipv4 or ipv6, state)
     link_local = tuple(_link_local(request.link_local_ips, mac, network, members, state))
@@ -130,7 +137,12 @@ def _lowest_free(used: set[int]) -> int:
 
 
 def _address(
-    version: int, text: str, network: Network, members: Sequence[Endpoint], state: State
+    version: int,
+    text: str,
+    network: Network,
+    members: Sequence[Endpoint],
+    state: State,
+    prefer: Sequence[str],
 ) -> tuple[Any, bool]:
     """The new member's address of that family, as an interface address, and whether the user chose it."""
     subnet = network.subnet4 if version == 4 else network.subnet6
@@ -142,7 +154,7 @@ def _address(
     if not text:
         if subnet is None:
             return None, False
-        return _interface(ipam.choose_address(subnet, holders), subnet), False
+        return _interface(ipam.choose_address(subnet, holders, prefer), subnet), False
     address = parse_address(text, f"IPv{version} address")
     if address.version != version or address.is_unspecified:
         raise ConfigError(f"invalid IPv{version} address: {quoted(text)}")

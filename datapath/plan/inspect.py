@@ -137,7 +137,7 @@ def _config(container: Container) -> dict[str, Any]:
     return {
         "Hostname": container.hostname,
         "Domainname": container.domainname,
-        "User": "",
+        "User": container.user,
         "AttachStdin": container.open_stdin,
         "ExposedPorts": {f"{port}/{proto}": {} for port, proto in container.exposed},
         "Tty": container.tty,
@@ -147,7 +147,7 @@ def _config(container: Container) -> dict[str, Any]:
         "Cmd": list(container.argv),
         "Image": "",
         "Volumes": None,
-        "WorkingDir": "",
+        "WorkingDir": container.workdir,
         "Entrypoint": None,
         "Labels": dict(container.labels),
         "StopSignal": container.stop_signal,

@@ -87,10 +87,14 @@ def _candidates(area: Prefix) -> Iterator[Address]:
         yield make(number)
 
 
-def choose_address(subnet: Subnet, used: Collection[Address]) -> Address:
-    """The lowest free address, from the ip range if there is one; ConfigError if there is none left."""
+def choose_address(subnet: Subnet, used: Collection[Address], prefer: Collection[str] = ()) -> Address:
+    """The lowest free address, from the ip range if there is one; of the preferred ones the first that is free.
+    ConfigError if there is none left."""
     area = subnet.ip_range or subnet.prefix
     blocked = unavailable(subnet)
+    for address in map(ip_address, prefer):
+        if address in area and address not in used and address not in blocked:
+            return address
     for address in _candidates(area):
         if address not in used and address not in blocked:
             return address

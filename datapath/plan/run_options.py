@@ -73,6 +73,20 @@ def environment(given: Iterable[str]) -> tuple[str, ...]:
     return tuple(result.values())
 
 
+def user(text: str) -> str:
+    """-u USER[:GROUP], names or numbers; whether the container has them is seen when it starts."""
+    if text and not re.fullmatch(r"[a-zA-Z0-9_.][a-zA-Z0-9_.$-]*(:[a-zA-Z0-9_.][a-zA-Z0-9_.$-]*)?", text):
+        raise ConfigError(f"invalid user {quoted(text)}: expected USER[:GROUP], names or numbers")
+    return text
+
+
+def workdir(text: str) -> str:
+    """-w: an absolute path, as Docker wants it."""
+    if text and (not text.startswith("/") or "\0" in text):
+        raise ConfigError(f"the working directory {quoted(text)} is invalid, it needs to be an absolute path")
+    return text
+
+
 def extra_host(text: str) -> tuple[str, str]:
     """--add-host `name:address`, `name=address`; the address may be the word host-gateway."""
     name, separator, address = text.partition("=" if "=" in text else ":")

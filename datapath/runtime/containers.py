@@ -120,6 +120,23 @@ class Containers:
         with self.engine.changing() as tx:
             return start.run(tx, request, self.exited_command)
 
+    def start(self, name: str) -> Container:
+        """Starts a container again that has ended, in the background, with its addresses if they are free; one that
+        runs is fine. What goes wrong leaves it as it was. NotFoundError, ConfigError, ExistsError, KernelError."""
+        from datapath.runtime import start
+
+        self.engine.snapshot().container(name)  # so that no store is made for one that is not there
+        with self.engine.changing() as tx:
+            return start.start(tx, name, self.exited_command)
+
+    def rename(self, name: str, wanted: str) -> Container:
+        """Gives a container another name. NotFoundError, ConfigError, ExistsError."""
+        from datapath.runtime import membership
+
+        self.engine.snapshot().container(name)
+        with self.engine.changing() as tx:
+            return membership.rename(tx, name, wanted)
+
     def exec(
         self,
         name: str,
@@ -128,10 +145,15 @@ class Containers:
         tty: bool = False,
         interactive: bool = False,
         workdir: str = "",
+        user: str = "",
     ) -> int:
-        """Runs a command in a running container, in the foreground; its exit code. NotFoundError, ConfigError."""
+        """Runs a command in a running container, in the foreground; its exit code. `workdir` and `user`: "" for the
+        container's own. NotFoundError, ConfigError."""
+        from datapath.plan import run_options
         from datapath.runtime import exec as runner
         from datapath.runtime import start
+
+        user, workdir = run_options.user(user), run_options.workdir(workdir)
 
         container = self.engine.snapshot().container(name)
         if not self._alive(container.id):
@@ -140,21 +162,26 @@ class Containers:
             container.pid,
             container.pid_start,
             argv,
-            start.environment(container) | dict(pair.split("=", 1) for pair in env),
+            start.environment(container, user) | dict(pair.split("=", 1) for pair in env),
             tty=tty,
             interactive=interactive,
-            workdir=workdir or "/",
+            workdir=workdir or container.workdir or "/",
+            user=user or container.user,
         )
 
     # ---- the end -----------------------------------------------------------------------------
 
-    def stop(self, name: str, timeout: float = 10) -> Container:
-        """Asks the process to end, and after `timeout` seconds ends it. One that has ended is fine. NotFoundError."""
+    def stop(self, name: str, timeout: float = 10, signal_name: str = "") -> Container:
+        """Asks the process to end, by that signal ("": the container's), and after `timeout` seconds ends it. One that
+        has ended is fine. NotFoundError, ConfigError."""
+        from datapath.plan import run_options
+
+        asked = run_options.stop_signal(signal_name) if signal_name else ""
         container = self.engine.snapshot().container(name)
         self.engine.refuse_read_only()
         while True:
             if container.running:
-                self._terminate(container, timeout, signal.Signals[container.stop_signal])
+                self._terminate(container, timeout, signal.Signals[asked or container.stop_signal])
             with self.engine.changing(freeing=True) as tx:
                 container = tx.state.containers.get(container.id, container)
                 if not _started(tx, container):
@@ -192,7 +219,9 @@ class Containers:
                 return planned.container
 
     def exited(self, container_id: str, exit_code: int) -> None:
-        """Called by a container's shim when its process has ended. Only the first report of it is recorded."""
+        """Called by a container's shim when its process has ended. Only the first report of it is recorded, and none that
+        comes when the container has been started again."""
+        from datapath.kernel import process
         from datapath.runtime import recovery
 
         if not self.engine.exists:
@@ -200,7 +229,9 @@ class Containers:
         try:
             with self.engine.changing(create=False, freeing=True) as tx:
                 container = tx.state.containers.get(container_id)
-                if container is not None and container.running:
+                if container is None or not container.running:
+                    return
+                if not process.alive(container.pid, container.pid_start):
                     recovery.release(tx, plan_exited(container_id, exit_code, tx.state, now()))
         except (StateError, PrivilegeError):  # or it is taken away at this moment
             if self.engine.exists:

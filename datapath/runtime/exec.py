@@ -29,12 +29,13 @@ def exec_in(
     tty: bool = False,
     interactive: bool = False,
     workdir: str = "/",
+    user: str = "",
 ) -> int:
     """Run a command beside the container's main process (pid, start), with the caller's fds. Its exit code.
 
     ExecError if it cannot be run, NotFoundError if the container is not running. It ends with the container.
     """
-    spec = {"argv": list(argv), "env": dict(env), "workdir": workdir, "tty": tty}
+    spec = {"argv": list(argv), "env": dict(env), "workdir": workdir, "user": user, "tty": tty}
     with pidfd(pid, start) as target, contextlib.ExitStack() as stack:
         if target is None:
             raise NotFoundError("the container is not running")

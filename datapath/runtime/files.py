@@ -23,6 +23,15 @@ def read_exit(settings: Settings, container: Container) -> int | None:
     return exit_code.read(str(folder(settings, container) / "exit"))
 
 
+def forget_exit(settings: Settings, container: Container) -> None:
+    """Removes what the shim has recorded, before the container runs once more. KernelError."""
+    path = folder(settings, container) / "exit"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise KernelError("remove", str(path), error.errno or 0) from error
+
+
 def make_run_dir(settings: Settings) -> None:
     """Before anything is changed: the directory may be impossible. ConfigError."""
     try:

@@ -12,6 +12,7 @@ import _signal as signal  # type: ignore[import-not-found, unused-ignore]  # wit
 import errno
 import fcntl
 import os
+import stat
 import sys
 import termios
 
@@ -161,6 +162,54 @@ def _mount_over(fd: int, target: str, create: bool, step: Step) -> None:
     os.close(fd)
 
 
+def set_user(spec: Any, stdio: tuple[int, int, int], step: Step) -> None:
+    """Becomes the spec's user, USER[:GROUP], as the container's own /etc/passwd and /etc/group have it. The standard
+    fds become the user's too, as with runc, so that /dev/stdout can be opened."""
+    name, _, group = spec["user"].partition(":")
+    row = _row("/etc/passwd", name, 7)
+    if row is None and not name.isdigit():
+        step[:] = "find", f"user {name}"
+        raise OSError(errno.ENOENT, "")
+    uid, gid, home = (int(row[2]), int(row[3]), row[5]) if row else (int(name), 0, "/")
+    groups = [] if group else _groups(row[0] if row else name)
+    if group:
+        found = _row("/etc/group", group, 4)
+        if found is None and not group.isdigit():
+            step[:] = "find", f"group {group}"
+            raise OSError(errno.ENOENT, "")
+        gid = int(found[2]) if found else int(group)
+    step[:] = "become", f"user {spec['user']}"
+    for fd in stdio:
+        if not stat.S_ISCHR(os.fstat(fd).st_mode) or spec["tty"]:
+            os.fchown(fd, uid, -1)
+    os.setgroups(groups)
+    os.setgid(gid)
+    os.setuid(uid)
+    spec["env"].setdefault("HOME", home or "/")
+
+
+def _row(path: str, name: str, fields: int) -> list[str] | None:
+    """The row of a file such as /etc/passwd with that name, or else that number."""
+    rows = [row for row in _rows(path) if len(row) == fields]
+    named = [row for row in rows if row[0] == name] or [row for row in rows if row[2] == name]
+    return named[0] if named and named[0][2].isdigit() else None
+
+
+def _groups(user: str) -> list[int]:
+    """The further groups of a user."""
+    rows = [row for row in _rows("/etc/group") if len(row) == 4 and row[2].isdigit()]
+    return [int(row[2]) for row in rows if user in row[3].split(",")]
+
+
+def _rows(path: str) -> list[list[str]]:
+    """Not by the C library: it would load what the container's /etc/nsswitch.conf names."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return [line.rstrip("\n").split(":") for line in file]
+    except OSError:
+        return []
+
+
 def exec_program(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn:
     """Executes the program, with clean signals and only the standard fds (the others are close-on-exec)."""
     step[:] = "connect", "standard input and output"
@@ -172,6 +221,8 @@ def exec_program(spec: Any, stdio: tuple[int, int, int], step: Step) -> NoReturn
     if spec["tty"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.umask(0o022)
+    if spec["user"]:
+        set_user(spec, (0, 1, 2), step)
     step[:] = "change to", spec["workdir"]
     os.chdir(spec["workdir"])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

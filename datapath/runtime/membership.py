@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction
+from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_connect, plan_disconnect
 from datapath.plan.ports import PortPlan, plan_port_add, plan_port_remove, plan_port_set
+from datapath.plan.start import plan_rename
 from datapath.runtime import files
 from datapath.runtime.start import running_path
 
@@ -58,6 +60,16 @@ def disconnect(tx: Transaction, network: str, name: str, force: bool) -> None:
         endpoints.rewire(tx, path, before, planned.changed)
         tx.commit(*planned.changed)
         files.write_etc(tx, planned.container)
+
+
+def rename(tx: Transaction, name: str, wanted: str) -> Container:
+    """`rename`. The names of containers stand in the hosts files of those that are linked to them."""
+    container = plan_rename(name, wanted, tx.state)
+    tx.commit(container)
+    for other in tx.state.containers.values():
+        if other.running and container.id in [link.server for link in other.links]:
+            files.write_etc(tx, other)
+    return container
 
 
 # ---- ports -------------------------------------------------------------------------------

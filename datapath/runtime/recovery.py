@@ -16,7 +16,7 @@ from datapath.kernel import process
 from datapath.model.checks import ENDED, FILES, LEFTOVER, STRAY_FILES
 from datapath.model.containers import Container
 from datapath.model.findings import Check, Finding
-from datapath.model.rows import OWNER, Phase, short
+from datapath.model.rows import OWNER, Phase, Status, short
 from datapath.model.state import State
 from datapath.plan.containers import ExitPlan, plan_exited
 from datapath.runtime import files
@@ -100,6 +100,10 @@ def record_exit(tx: Transaction, container: Container) -> None:
 
 
 def roll_back(tx: Transaction, container: Container) -> None:
-    """A container that is not to be: its endpoints, its files and its row go."""
-    gone = replace(tx.state.containers[container.id], phase=Phase.REMOVING)
-    release(tx, replace(plan_exited(container.id, None, tx.state, now()), container=gone))
+    """A container that is not to be: its endpoints, its files and its row go. One that has run before is again what it
+    was when it had ended."""
+    row = tx.state.containers[container.id]
+    after = replace(row, phase=Phase.REMOVING)
+    if row.finished:
+        after = replace(row, phase=Phase.READY, status=Status.EXITED, pid=0, pid_start=0, shim_pid=0)
+    release(tx, replace(plan_exited(container.id, None, tx.state, now()), container=after))

@@ -39,6 +39,7 @@ class Spec:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     workdir: str = "/"
+    user: str = ""
     netns: str = "new"  # or "host", or the path of a namespace to join
     hostname: str = ""
     domainname: str = ""

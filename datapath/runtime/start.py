@@ -21,7 +21,8 @@ from datapath.model.containers import Container, RunRequest
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.plan import run_options
-from datapath.plan.containers import plan_run
+from datapath.plan.containers import RunPlan, plan_run
+from datapath.plan.start import plan_start, request_of
 from datapath.runtime import files, recovery, spawn
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,11 +44,31 @@ class RunningContainer:
 def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> RunningContainer:
     """Starts a container. What goes wrong before its process runs leaves nothing behind. `command`: see
     `Containers.exited_command`."""
+    files.make_run_dir(tx.settings)
+    endpoints.evict_dead(tx)
+    planned = plan_run(request, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
+    for line in run_options.warnings(request):
+        tx.warn(line)
+    return _start(tx, planned, request, command)
+
+
+def start(tx: Transaction, name: str, command: Sequence[str]) -> Container:
+    """Starts a container again that has ended, in the background. What goes wrong leaves it as it was."""
+    container = tx.state.container(name)
+    if container.running:
+        return container
+    files.make_run_dir(tx.settings)
+    endpoints.evict_dead(tx)
+    planned = plan_start(name, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
+    files.forget_exit(tx.settings, container)
+    return _start(tx, planned, request_of(container), command).container
+
+
+def _start(
+    tx: Transaction, planned: RunPlan, request: RunRequest, command: Sequence[str]
+) -> RunningContainer:
     with ExitStack() as undo:
-        files.make_run_dir(tx.settings)
-        endpoints.evict_dead(tx)
-        planned = plan_run(request, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
-        for line in (*run_options.warnings(request), *planned.warnings):
+        for line in planned.warnings:
             tx.warn(line)
         for network in planned.networks:
             if not network.built:
@@ -70,7 +91,14 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
         _release(created, request, container)
         undo.callback(_end_process, container)
-        container = replace(container, status=Status.RUNNING, started=now(), phase=Phase.READY)
+        container = replace(
+            container,
+            status=Status.RUNNING,
+            started=now(),
+            finished="",
+            exit_code=None,
+            phase=Phase.READY,
+        )
         tx.commit(
             container,
             *(replace(box, phase=Phase.READY) for box in sandbox),
@@ -128,6 +156,8 @@ def _spec(tx: Transaction, container: Container, request: RunRequest, command: S
     return spawn.Spec(
         argv=container.argv,
         env=environment(container),
+        workdir=container.workdir or "/",
+        user=container.user,
         netns=namespace,
         hostname=container.hostname,
         domainname=container.domainname,
@@ -153,9 +183,11 @@ def running_path(tx: Transaction, container: Container) -> str:
     return path
 
 
-def environment(container: Container) -> dict[str, str]:
-    """The variables that a container's processes get."""
-    base = {"PATH": _PATH, "HOSTNAME": container.hostname or os.uname().nodename, "HOME": "/root"}
+def environment(container: Container, user: str = "") -> dict[str, str]:
+    """The variables that a container's processes get. `user`: whose process it is; "": the container's own."""
+    base = {"PATH": _PATH, "HOSTNAME": container.hostname or os.uname().nodename}
+    if not (user or container.user):  # whose home is in the container's /etc/passwd
+        base["HOME"] = "/root"
     if container.tty:
         base["TERM"] = "xterm"
     return base | dict(pair.split("=", 1) for pair in container.env)

@@ -22,7 +22,7 @@ _MODULES = (
     "ctl.cli.main",
     *(
         f"ctl.cli.{name}"
-        for name in ("agent", "connection", "container", "network", "port", "ps", "repair", "system")
+        for name in ("agent", "connection", "container", "network", "port", "ps", "repair", "run", "system")
     ),
     *("datapath.runtime.start", "datapath.drivers.ebpf.driver"),
     *("datapath.dataplane.programs", "pyroute2"),

@@ -20,16 +20,17 @@ import pytest
 from ctl.cli import errors, main
 from ctl.cli.bench import Rounds
 from ctl.cli.command import MAY_BE_EMPTY, Command
-from ctl.cli.container import endpoints, environment, starting
 from ctl.cli.filters import Filters, has_label
 from ctl.cli.formatting import created_at, duration, mapping_text, ports_text, status_text
 from ctl.cli.golang.functions import FUNCTIONS
 from ctl.cli.network import COLUMNS, network_row
 from ctl.cli.output import documents, for_each, listing, table
+from ctl.cli.pairs import environment
 from ctl.cli.port import COLUMNS as PORT_COLUMNS
 from ctl.cli.port import mapping_row
 from ctl.cli.ps import COLUMNS as CONTAINER_COLUMNS
 from ctl.cli.ps import container_row
+from ctl.cli.run import endpoints, starting
 from ctl.cli.template import Template, TemplateError
 from ctl.cli.trace import difference, latency_text
 from datapath.errors import (
@@ -118,7 +119,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["ps", "--filter", "name="], 2, 'invalid filter "name=": its value is empty'),
     (["exec"], 125, "Missing argument 'CONTAINER'."),
     (["exec", "web"], 125, "Missing argument 'PROGRAM [ARGUMENT...]'."),
-    (["exec", "--user", "web", "true"], 125, "No such option '--user'."),
+    (["exec", "--detach", "web", "true"], 125, "--detach: a command of `exec` is waited for"),
     (["ps", "web"], 2, "Got unexpected extra argument (web)."),
     (["ps", "--filter", "size=1"], 2, 'invalid filter "size"'),
     (["logs"], 2, "Missing argument 'CONTAINER'."),
