@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from datapath.errors import printable
 
-from .words import unknown_command, unknown_option
+from .words import unknown_command, unknown_option, words
 
 if TYPE_CHECKING:
     from datapath.host import Host
@@ -74,7 +74,20 @@ def refuse_empty(ctx: click.Context, params: Sequence[click.Parameter]) -> None:
             raise click.BadParameter(EMPTY, ctx=ctx, param=param)
 
 
-class Command(click.Command):
+class WithExamples(click.Command):
+    """A command with examples at the end of its help, and what else is to be said there."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from .examples import EXAMPLES
+
+        name = ctx.find_root().info_name
+        with formatter.section("Examples"):
+            for line in EXAMPLES.get(words(ctx) or ctx.command_path.partition(" ")[2], ()):
+                formatter.write(f"{'':{formatter.current_indent}}{name} {line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class Command(WithExamples):
     """A command whose switches may be written `--flag=true` and `--flag=false`, as Docker's may."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -140,7 +153,7 @@ def _takes_next(word: str, named: dict[str, click.Option]) -> bool:
     return False
 
 
-class Group(click.Group):
+class Group(WithExamples, click.Group):
     """A group that explains itself when it is called alone, and knows Docker's second names."""
 
     second_names: ClassVar = {"list": "ls", "remove": "rm"}
@@ -203,16 +216,18 @@ def _named(command: click.Command, name: str) -> click.Command:
 # ---- what several commands share ------------------------------------------------------
 
 
-def format_option(short: str | None = None, field: str = "Name") -> Callable[[F], F]:
-    """--format, for `inspect` also -f; `field` is for its help. --json is --format json."""
+def format_option(short: str | None = None, field: str = "Name", more: str = "") -> Callable[[F], F]:
+    """--format, for `inspect` also -f; `field` is for its help, `more` a format of this command's own. --json is
+    --format json."""
     names = [short, "--format"] if short else ["--format"]
+    other = f'"{more}", ' if more else ""
     format_ = click.option(
         *names,
         "format_",
         default="",
         callback=_format,
         metavar="FORMAT",
-        help=f'Output format: "json", or a template such as "{{{{.{field}}}}}".',
+        help=f'Output format: "json", {other}or a template such as "{{{{.{field}}}}}".',
     )
     as_json = click.option(
         "--json", _JSON, is_flag=True, is_eager=True, expose_value=False, callback=_note_json, hidden=True
@@ -262,7 +277,9 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the 
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")
 
 
-def _complete(names: Callable[[click.Context], list[str]]) -> Callable[..., list[CompletionItem]]:
+def complete_words(names: Callable[[click.Context], list[str]]) -> Callable[..., list[CompletionItem]]:
+    """Completes a parameter's value from these words, which are asked for then. Errors are passed over."""
+
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             candidates = names(ctx)
@@ -273,7 +290,9 @@ def _complete(names: Callable[[click.Context], list[str]]) -> Callable[..., list
     return complete
 
 
-complete_network = _complete(lambda ctx: [network.name for network in host(ctx).networks.all()])
-complete_container = _complete(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])
-complete_ended = _complete(lambda ctx: [one.name for one in containers(ctx).ps(all=True) if not one.running])
-complete_running = _complete(lambda ctx: [one.name for one in containers(ctx).ps()])
+complete_network = complete_words(lambda ctx: [network.name for network in host(ctx).networks.all()])
+complete_container = complete_words(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])
+complete_ended = complete_words(
+    lambda ctx: [one.name for one in containers(ctx).ps(all=True) if not one.running]
+)
+complete_running = complete_words(lambda ctx: [one.name for one in containers(ctx).ps()])

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .command import Command, Group, complete_running, format_option, host
-from .output import emit, emit_parts, listing
-from .system import map_row
+from .formatting import of, seconds
+from .output import emit, emit_parts, fitted, listing
+from .stats import map_row, say_unloaded
 
 if TYPE_CHECKING:
     from datapath.model.connections import Connection
@@ -86,10 +87,11 @@ def ls(container: str, format_: str, **words: str) -> None:
     from datapath.telemetry.stats import connections
 
     found = connections(host(), ConnectionFilter.parse(**words), container)
-    emit(listing([connection_row(connection, names) for connection, names in found], COLUMNS, format_))
+    rows = [connection_row(connection, names) for connection, names in found]
+    emit(listing(rows if format_ else fitted(rows, COLUMNS, "Containers"), COLUMNS, format_))
 
 
-def connection_row(connection: Connection, containers: str) -> dict[str, str]:
+def connection_row(connection: Connection, containers: str) -> dict[str, Any]:
     """What `ct ls` knows about a connection; seconds."""
     return {
         "Protocol": connection.proto,
@@ -98,10 +100,10 @@ def connection_row(connection: Connection, containers: str) -> dict[str, str]:
         "NatSource": side_text(*connection.nat_source),
         "NatDestination": side_text(*connection.nat_destination),
         "State": connection.state,
-        "Idle": f"{connection.idle:.0f}",
-        "Expires": f"{connection.expires:.0f}",
+        "Idle": seconds(connection.idle),
+        "Expires": seconds(connection.expires),
         "Containers": containers,
-        "Confirmed": "true" if connection.confirmed else "false",
+        "Confirmed": connection.confirmed,
     }
 
 
@@ -133,10 +135,12 @@ def stats(format_: str) -> None:
     from datapath.telemetry.stats import connection_stats
 
     found = connection_stats(host())
+    if not found.tables:
+        say_unloaded()
     parts = (
         (
             [
-                {"Table": table, "State": state, "Connections": str(number)}
+                {"Kind": "state", "Table": table, "State": state, "Connections": number}
                 for (table, state), number in sorted(found.states.items())
             ],
             STATES,
@@ -144,7 +148,7 @@ def stats(format_: str) -> None:
         ([map_row(name, *fill) for name, fill in found.tables.items()], TABLES),
         (
             [
-                {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
+                {"Kind": "counter", "Counter": name, "Packets": packets, "Bytes": length}
                 for name, (packets, length) in found.drops.items()
             ],
             DROPS,
@@ -152,9 +156,12 @@ def stats(format_: str) -> None:
         (
             [
                 {
+                    "Kind": "container",
                     "Container": name,
                     "Connections": of(connections, found.max_connections),
+                    "MaxConnections": found.max_connections,
                     "Openings": of(openings, found.max_openings),
+                    "MaxOpenings": found.max_openings,
                 }
                 for name, (connections, openings) in sorted(found.quotas.items())
             ],
@@ -162,8 +169,3 @@ def stats(format_: str) -> None:
         ),
     )
     emit_parts(parts, format_)
-
-
-def of(count: int, most: int) -> str:
-    """12/100; 12 where there is no limit."""
-    return f"{count}/{most}" if most else str(count)

@@ -6,10 +6,41 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from .golang.values import Fraction, Number
+
 if TYPE_CHECKING:
     from datapath.model.containers import Container
     from datapath.model.parsing import Address
     from datapath.model.ports import PortMapping
+
+
+# ---- numbers --------------------------------------------------------------------------
+
+
+def seconds(found: float) -> Number:
+    """A time in whole seconds: 59s, 2m5s, 23h59m, 7d2h."""
+    whole = max(0, round(found))
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    first = next((i for i, (count, _) in enumerate(parts) if count), 3)
+    return Number(
+        whole, "".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count) or "0s"
+    )
+
+
+def percent(part: int, whole: int) -> Fraction:
+    """How much of the whole a part is."""
+    found = round(100 * part / whole, 1) if whole else 0.0
+    return Fraction(found, f"{found:.1f}%")
+
+
+def of(count: int, most: int) -> Number:
+    """12/100; 12 where there is no limit."""
+    return Number(count, f"{count}/{most}" if most else str(count))
+
+
+def first_port(first: int, count: int) -> Number:
+    """The first port of a range, which is shown whole."""
+    return Number(first, port_range(first, count))
 
 
 # ---- ports ----------------------------------------------------------------------------

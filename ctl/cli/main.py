@@ -31,7 +31,7 @@ COMMANDS = {
     "rename": ".container:rename",
     "rm": ".container:rm",
     "bench": ".bench:bench",
-    "stats": ".system:stats",
+    "stats": ".stats:stats",
     "trace": ".trace:trace",
     "doctor": ".repair:doctor",
     "reconcile": ".repair:reconcile",
@@ -62,6 +62,7 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     PROGRAM,
     cls=LazyGroup,
     where=COMMANDS,
+    epilog='Docker\'s options apply. "datapathctl COMMAND --help" has examples. Manual: man datapathctl.',
     context_settings={"help_option_names": ["-h", "--help"]},  # `run` has a -h of its own, as Docker's
 )
 @click.option(

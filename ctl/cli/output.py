@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -79,6 +81,23 @@ def listing(rows: Sequence[Row], columns: Mapping[str, str], format_: str, *, qu
     return table(head.split("\t"), [fill(row).split("\t") for row in rows])
 
 
+def fitted(rows: Sequence[Row], columns: Mapping[str, str], key: str) -> list[Row]:
+    """The rows, with the values of one column cut to what the terminal's width leaves for them."""
+    if not sys.stdout.isatty():
+        return list(rows)
+    taken = 0
+    for name, heading in columns.items():
+        last = name == [*columns][-1]
+        width = 0 if name == key else max(len(heading), *(len(printable(str(row[name]))) for row in rows), 0)
+        taken += width if last else width + _GAP if name == key else max(_NARROWEST, width + _GAP)
+    left = max(_NARROWEST - _GAP, shutil.get_terminal_size().columns - taken)
+    return [{**row, key: _cut(str(row[key]), left)} for row in rows]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def with_owner(columns: Mapping[str, str], rows: Sequence[Row]) -> Mapping[str, str]:
     """The columns, and whose each row is if some are not our own: Docker's tables have no such column."""
     owners = {row["Owner"] for row in rows}
@@ -112,11 +131,13 @@ def emit(text: str) -> None:
 
 
 def emit_parts(parts: Sequence[tuple[Sequence[Row], Mapping[str, str]]], format_: str) -> None:
-    """Print several listings as one: tables with empty lines between, or JSON; a template is for the first."""
+    """Print several listings as one: those tables that have rows, with empty lines between, or JSON; a template is for
+    the first."""
+    if format_ in ("", "table"):
+        emit("\n\n".join(listing(rows, columns, format_) for rows, columns in parts if rows))
+        return
     for index, (rows, columns) in enumerate(parts):
-        if index and format_ in ("", "table"):
-            click.echo()
-        if format_ in ("", "table", "json") or index == 0:
+        if format_ == "json" or index == 0:
             emit(listing(rows, columns, format_))
 
 

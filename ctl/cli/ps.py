@@ -21,7 +21,7 @@ from .command import (
 )
 from .formatting import created_at, mapping_text, ports_text, since, status_text
 from .golang.values import Labelled
-from .output import emit, listing, with_owner
+from .output import emit, fitted, listing, with_owner
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ def ps(
     ]
     # When other owners' were made is not known: they are not among the last.
     rows = rows[:most] if most > 0 else [*rows, *foreign_rows(state, wanted, no_trunc)]
-    emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
+    columns = with_owner(COLUMNS, rows)
+    if not (format_ or quiet or no_trunc):
+        rows = fitted(rows, columns, "Ports")
+    emit(listing(rows, columns, format_, quiet=quiet))
 
 
 def foreign_rows(state: State, wanted: Selection, no_trunc: bool) -> list[Mapping[str, str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""stats, down, version, completion, and the command that a container's shim calls at its end."""
+"""down, version, help, completion, and the command that a container's shim calls at its end."""
 
 from __future__ import annotations
 
@@ -10,35 +10,7 @@ from typing import Any
 import click
 
 from .command import Command, containers, format_option, host
-from .output import emit, emit_parts, listing, table
-
-COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
-MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
-
-
-@click.command("stats", cls=Command)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also print counters that are zero.")
-@format_option(field="Counter")
-def stats(all_: bool, format_: str) -> None:
-    """Print packet counters and map usage.
-
-    The packet programs count every packet that they drop, by reason.
-    """
-    from datapath.telemetry.stats import stats as read
-
-    found = read(host())
-    counters = [
-        {"Counter": name, "Packets": str(packets), "Bytes": str(length)}
-        for name, (packets, length) in found.counters.items()
-        if packets or all_
-    ]
-    maps = [map_row(name, used, most) for name, (used, most) in found.fill.items()]
-    emit_parts(((counters, COUNTERS), (maps, MAPS)), format_)
-
-
-def map_row(name: str, used: int, most: int) -> dict[str, str]:
-    """What is shown of a map: 12.3%."""
-    return {"Map": name, "Used": str(used), "Max": str(most), "Percent": f"{100 * used / most:.1f}%"}
+from .output import emit, listing, table
 
 
 @click.command("down", cls=Command)

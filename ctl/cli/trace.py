@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -12,7 +12,7 @@ import click
 
 from .command import Command, Group, Number, complete_running, format_option, host
 from .output import emit, emit_parts, listing, table
-from .system import COUNTERS
+from .stats import COUNTERS, counter_row, intervals
 
 Pairs = Mapping[tuple[str, str], Sequence[int]]
 
@@ -69,22 +69,6 @@ def announce() -> None:
     click.echo("Tracing. Ctrl-C ends it.", err=True)
 
 
-def intervals(seconds: float | None, each: float | None) -> Iterator[bool]:
-    """Sleeps, and yields when it is time to print: after `each` so many, and at the end (True). Ctrl-C is the end."""
-    end = None if seconds is None else time.monotonic() + seconds
-    while True:
-        left = 3600.0 if end is None else max(0.0, end - time.monotonic())
-        try:
-            time.sleep(min(left, each or left))
-        except KeyboardInterrupt:
-            break
-        if end is not None and time.monotonic() >= end:
-            break
-        if each:
-            yield False
-    yield True
-
-
 def difference(now: Pairs, before: Pairs) -> dict[tuple[str, str], tuple[int, ...]]:
     """What has come since; nothing of pairs that had nothing."""
     grown = {
@@ -134,14 +118,19 @@ def drops(seconds: float | None, format_: str) -> None:
     """
     from datapath.telemetry.drops import of_host
 
+    begun = time.monotonic()
     with of_host(host()) as found:
         announce()
         for _ in intervals(seconds, None):
             dropped, counted = found.rows(), found.counters()
+    if not (dropped or counted or format_):
+        click.echo(f"No packet was dropped in {time.monotonic() - begun:.0f} s.")
+        return
     rows: list[dict[str, Any]] = [
-        {key.capitalize(): value for key, value in row._asdict().items()} for row in dropped
+        {"Kind": "kernel"} | {key.capitalize(): value for key, value in row._asdict().items()}
+        for row in dropped
     ]
     if not format_:
         rows = [{key: value or "-" for key, value in row.items()} for row in rows]
-    counters = [{"Counter": name, "Packets": both[0], "Bytes": both[1]} for name, both in counted.items()]
+    counters = [counter_row(name, *both) for name, both in counted.items()]
     emit_parts(((rows, _DROPS), (counters, COUNTERS)), format_)

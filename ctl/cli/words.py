@@ -230,7 +230,9 @@ def unknown_command(name: str, ctx: click.Context, known: Collection[str]) -> cl
 def words(ctx: click.Context) -> str:
     """The words of a command behind the program's name: "network create". Docker's `container` is left out."""
     path = ctx.command_path.split()[1:]
-    return " ".join(path[1:] if path[:1] == ["container"] else path)
+    if path[:1] == ["container"]:
+        path = ["ps"] if path[1:] in (["ls"], ["list"], ["ps"]) else path[1:]
+    return " ".join(path)
 
 
 def _meant(word: str, known: Collection[str]) -> str:

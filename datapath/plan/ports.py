@@ -356,6 +356,11 @@ def egress_endpoints(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(sorted((e for e in endpoints if e.gateway), key=lambda e: not e.gateway4))
 
 
+def carried(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> bool:
+    """An endpoint of the container's sandbox has the port: without one it leads nowhere."""
+    return any(mapping in endpoint.ports for endpoint in endpoints)
+
+
 def shown(mapping: PortMapping, endpoints: Iterable[Endpoint]) -> tuple[PortMapping, ...]:
     """The mapping as Docker lists it: one that is published everywhere once for each family that the container
     is reached by. `endpoints`: of its sandbox; none of them: IPv4."""

@@ -26,7 +26,7 @@ from datapath.model.rows import Phase, Status
 from datapath.model.state import State
 from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.inspect import container_inspect
-from datapath.plan.ports import shown
+from datapath.plan.ports import carried, shown
 
 if TYPE_CHECKING:
     from datapath.runtime.start import RunningContainer
@@ -37,11 +37,13 @@ _FOLLOW_INTERVAL = 0.1  # seconds
 
 @dataclass(frozen=True, slots=True)
 class PublishedPort:
-    """A line of `port ls`: a mapping of a container, with its number there."""
+    """A line of `port ls`: a mapping of a container, with its number there. Not `active`: no network of the container
+    carries it, and it leads nowhere."""
 
     container: str
     number: int
     mapping: PortMapping
+    active: bool = True
 
 
 class Containers:
@@ -67,7 +69,8 @@ class Containers:
         state = state or self.engine.snapshot()
         for container in state.containers.values():
             endpoints = state.endpoints_of_sandbox(container.sandbox_id)
-            ports = [one for mapping in container.ports for one in shown(mapping, endpoints)]
+            carried_ = [mapping for mapping in container.ports if carried(mapping, endpoints)]
+            ports = [one for mapping in carried_ for one in shown(mapping, endpoints)]
             container = replace(container, ports=tuple(ports))
             if container.running and not process.alive(container.pid, container.pid_start):
                 code = files.read_exit(self.engine.settings, container)
@@ -219,8 +222,8 @@ class Containers:
                 return planned.container
 
     def exited(self, container_id: str, exit_code: int) -> None:
-        """Called by a container's shim when its process has ended. Only the first report of it is recorded, and none that
-        comes when the container has been started again."""
+        """Called by a container's shim when its process has ended. Only the first report of it is recorded, and none
+        that comes when the container has been started again."""
         from datapath.kernel import process
         from datapath.runtime import recovery
 
@@ -260,10 +263,11 @@ class Containers:
         state = self.engine.snapshot()
         containers = self.ps(state=state) if name is None else [state.container(name)]
         return [
-            PublishedPort(container.name, number, one)
+            PublishedPort(container.name, number, one, carried(mapping, endpoints))
             for container in containers
+            for endpoints in [state.endpoints_of_sandbox(container.sandbox_id)]
             for number, mapping in enumerate(state.containers[container.id].ports, start=1)
-            for one in shown(mapping, state.endpoints_of_sandbox(container.sandbox_id))
+            for one in shown(mapping, endpoints)
         ]
 
     def port_add(self, name: str, spec: str) -> PortMapping:

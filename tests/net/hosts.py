@@ -216,7 +216,7 @@ class Host(Namespace):
     def drops(self) -> dict[str, int]:
         """Reason -> packets, of what was dropped so far."""
         rows = [json.loads(line) for line in self.ctl("stats --all --format json").splitlines()]
-        return {r["Counter"]: int(r["Packets"]) for r in rows if r.get("Counter", "").startswith("DROP_")}
+        return {r["Counter"]: r["Packets"] for r in rows if r.get("Counter", "").startswith("DROP_")}
 
     def close(self) -> None:
         try:

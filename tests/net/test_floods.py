@@ -302,13 +302,13 @@ def test_with_a_full_table_new_connections_work_and_established_ones_stay(make_h
         going.close()
         first.close()
     with eventually() as until:  # the closing time-out, and there is room again
-        until(lambda: all(row["Confirmed"] == "false" for row in json_rows(host)))
+        until(lambda: all(row["Confirmed"] is False for row in json_rows(host)))
     before = counters(host)["UNCONFIRMED"]
     assert echoes(host.outside, HOST, 9000)
     assert counters(host)["UNCONFIRMED"] == before
 
 
-def json_rows(host: Host, words: str = "") -> list[dict[str, str]]:
+def json_rows(host: Host, words: str = "") -> list[dict[str, Any]]:
     return [json.loads(line) for line in host.ctl(f"ct ls {words} --format json").splitlines()]
 
 

@@ -42,7 +42,7 @@ def listed(host: Host, name: str = "web") -> list[str]:
 def test_s20_ls_numbers_the_mappings(topology: Topology) -> None:
     assert listed(topology.host) == ["8081:80/tcp", "127.0.0.1:8090-8092:90-92/udp"]
     rows = [json.loads(line) for line in topology.host.ctl("port ls web --format json").splitlines()]
-    assert [(row["Number"], row["HostPort"]) for row in rows] == [("1", "8081"), ("2", "8090-8092")]
+    assert [(row["Number"], row["HostPort"], row["Count"]) for row in rows] == [(1, 8081, 1), (2, 8090, 3)]
 
 
 def test_s20_add_opens_a_port_at_once_and_rm_closes_it(topology: Topology) -> None:

@@ -369,7 +369,7 @@ def test_settings_apply_when_the_programs_are_loaded(make_host: Maker) -> None:
     host.ctl("network create a")
     rows = [json.loads(line) for line in host.ctl("stats --format json").splitlines()]
     (conns,) = [row for row in rows if row.get("Map") == "conns"]
-    assert (conns["Max"], conns["Percent"]) == ("2000", "0.0%")
+    assert (conns["Max"], conns["Percent"]) == (2000, 0.0)
     assert {"acls", "quotas", "rates", "fragments", "frag_queue", "sockets", "ports"} <= {
         row.get("Map") for row in rows
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,10 @@ from tests.net import look
 from tests.net.hosts import HOST, Host, ask, echo_server, eventually, reaches
 from tests.net.test_adversity import KILLED_AT_COMMIT
 from tests.net.test_doctor import doctor
+
+
+def answers(host: Host, port: int) -> bool:
+    return host.outside.try_(ask("tcp", HOST, port)).returncode == 0
 
 
 def test_a_container_that_is_started_again_has_its_address_its_networks_and_its_ports(host: Host) -> None:
@@ -34,7 +39,7 @@ def test_a_container_that_is_started_again_has_its_address_its_networks_and_its_
         assert (one["IPAddress"], one["MacAddress"]) == (two["IPAddress"], two["MacAddress"])
     for port in (8081, 8082):
         with eventually() as until:
-            until(lambda port=port: host.outside.try_(ask("tcp", HOST, port)).returncode == 0)
+            until(partial(answers, host, port))
     assert host.ctl("start web") == "web", "one that runs is fine"
     assert doctor(host) == []
 

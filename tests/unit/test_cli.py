@@ -131,9 +131,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["stop", "-t", "soon", "web"], 2, "'soon' is not a valid number."),
     (["stop", "-t", "-1", "web"], 2, "-1 is not in the range"),
     (["rm"], 2, "Missing argument 'CONTAINER...'."),
-    (["port", "frob"], 2, "No such command 'frob'."),
-    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT[,ACL]'."),
-    (["port", "rm", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
+    (["port", "frob"], 2, "No such command or container 'frob'."),
+    (["port", "add", "web"], 2, "Missing argument '[[IP:]PORT:]PORT[,ACL]...'."),
+    (["port", "rm", "web"], 2, "Missing argument 'NUMBER|PORTS...'."),
     (["port", "set", "web"], 2, "Missing argument 'NUMBER|PORTS'."),
     (["ct", "frob"], 2, "No such command 'frob'."),
     (["ct", "ls", "web"], 2, "Got unexpected extra argument (web)."),
@@ -141,7 +141,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["ct", "ls", "--state", "open"], 2, 'invalid state "open": expected new, replied'),
     (["ct", "ls", "--src", "10.0.0.1/8"], 2, "invalid source 10.0.0.1/8: it should be 10.0.0.0/8"),
     (["ct", "flush", "--dst", "web"], 2, 'invalid destination "web": expected an address, or ADDRESS/LENGTH'),
-    (["stats", "web"], 2, "Got unexpected extra argument (web)."),
+    (["stats", "web"], 3, 'no counter is called "web": `stats --reasons` lists them'),
     (["down", "now"], 2, "Got unexpected extra argument (now)."),
     (["version", "--verbose"], 2, "No such option '--verbose'."),
     (["bench", "frob"], 2, "No such command 'frob'."),
@@ -605,13 +605,15 @@ def test_states_and_ports_in_dockers_words() -> None:
     )
     assert mapping_text(PortMapping("tcp", ip_address("::1"), 8081, 80)) == "[::1]:8081->80/tcp"
     assert mapping_row("web", 2, PortMapping("tcp", None, 8000, 80, 3)) == {
-        "Number": "2",
+        "Number": 2,
         "Container": "web",
         "HostIp": "0.0.0.0",
-        "HostPort": "8000-8002",
-        "ContainerPort": "80-82",
+        "HostPort": 8000,
+        "ContainerPort": 80,
+        "Count": 3,
         "Protocol": "tcp",
         "ACL": "all",
+        "State": "active",
     }
 
 

@@ -28,6 +28,33 @@ class Method:
         return self.function(arguments[0])
 
 
+class Worded:
+    """What tables and templates show in these words, and JSON as the number that it is."""
+
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+class Number(Worded, int):
+    """A whole number, as in 3600 that is shown as 1h."""
+
+    def __new__(cls, value: int, words: str) -> Number:
+        found = super().__new__(cls, value)
+        found.words = words
+        return found
+
+
+class Fraction(Worded, float):
+    """A number, as in 12.5 that is shown as 12.5%."""
+
+    def __new__(cls, value: float, words: str) -> Fraction:
+        found = super().__new__(cls, value)
+        found.words = words
+        return found
+
+
 class Labelled(dict[str, T]):
     """A row with a method `.Label`: the value of the label with that name."""
 
@@ -48,6 +75,8 @@ def inner_text(value: Any) -> str:
             return "<nil>"
         case bool():
             return "true" if value else "false"
+        case Worded():
+            return value.words
         case float():
             return _float_text(value)
         case Mapping():

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl stats: packet counters and how full the maps are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from datapath.errors import ConfigError, NotFoundError, meant, quoted
+
+from .command import Command, Number, complete_words, format_option, host
+from .formatting import percent
+from .output import emit, emit_parts, listing
+
+if TYPE_CHECKING:
+    from datapath.telemetry.stats import Stats
+
+COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
+MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
+REASONS = {"Counter": "COUNTER", "Meaning": "THE PACKET", "Look": "WHERE TO LOOK"}
+PROMETHEUS = "prometheus"
+_GROWN = "{:<11}{:<21}{:<10}{}"  # a line of --follow
+
+
+def _names() -> list[str]:
+    from datapath.model.reasons import MEANINGS
+
+    return list(MEANINGS)
+
+
+@click.command("stats", cls=Command)
+@click.argument(
+    "names", metavar="[COUNTER...]", nargs=-1, shell_complete=complete_words(lambda ctx: _names())
+)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also print counters that are zero.")
+@click.option("--reasons", is_flag=True, help="Print what the counters mean, and where to look.")
+@click.option(
+    "--follow", is_flag=True, help="Print each second the counters that have grown, and by how much."
+)
+@click.option(
+    "--seconds", type=Number(86400), metavar="N", help="End --follow after N seconds (default: at Ctrl-C)."
+)
+@format_option(field="Counter", more=PROMETHEUS)
+def stats(
+    names: tuple[str, ...], all_: bool, reasons: bool, follow: bool, seconds: float | None, format_: str
+) -> None:
+    """Print packet counters and map usage.
+
+    The packet programs count every packet that they drop, by reason. With COUNTER only these are printed.
+    """
+    _check_names(names)
+    if seconds is not None and not follow:
+        raise ConfigError("--seconds is for --follow: the counters are printed once without it")
+    if ((reasons or follow) and format_ == PROMETHEUS) or (reasons and follow):
+        raise ConfigError("--reasons, --follow and --format prometheus exclude each other")
+    if reasons:
+        emit(listing(reason_rows(names), REASONS, format_))
+    elif follow:
+        _follow(names, seconds, format_)
+    else:
+        _print(names, all_, format_)
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in _names():
+            found = meant(name, _names())
+            hint = (
+                f"did you mean {found}?"
+                if found
+                else "`stats --reasons` lists them (systemd-cgtop has CPU and memory)"
+            )
+            raise NotFoundError(f"no counter is called {quoted(name)}: {hint}")
+
+
+def _print(names: tuple[str, ...], all_: bool, format_: str) -> None:
+    from datapath.telemetry.stats import stats as read
+
+    found = read(host())
+    if format_ == PROMETHEUS:
+        emit("\n".join(prometheus(found)))
+        return
+    if not found.fill:
+        say_unloaded()
+    counters = [
+        counter_row(name, *both)
+        for name, both in found.counters.items()
+        if (name in names if names else both[0] or all_)
+    ]
+    maps = [map_row(name, used, most) for name, (used, most) in found.fill.items() if not names]
+    emit_parts(((counters, COUNTERS), (maps, MAPS)), format_)
+
+
+def say_unloaded() -> None:
+    """Why there is nothing to count."""
+    click.echo("No packet programs are loaded: no network has been used yet.", err=True)
+
+
+def counter_row(name: str, packets: int, length: int) -> dict[str, Any]:
+    """What is shown of a counter."""
+    return {"Kind": "counter", "Counter": name, "Packets": packets, "Bytes": length}
+
+
+def map_row(name: str, used: int, most: int) -> dict[str, Any]:
+    """What is shown of a map."""
+    return {"Kind": "map", "Map": name, "Used": used, "Max": most, "Percent": percent(used, most)}
+
+
+def reason_rows(names: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """What these counters mean, or all of them."""
+    from datapath.model.reasons import MEANINGS
+
+    return [
+        {"Counter": name, "Meaning": meaning.packet, "Look": meaning.look}
+        for name, meaning in MEANINGS.items()
+        if not names or name in names
+    ]
+
+
+# ---- what moves -----------------------------------------------------------------------
+
+
+def _follow(names: tuple[str, ...], seconds: float | None, format_: str) -> None:
+    from datapath.telemetry.stats import stats as read
+
+    if not format_:
+        click.echo(_GROWN.format("TIME", *COUNTERS.values()))
+    before = read(host()).counters
+    for _ in intervals(seconds, 1.0):
+        now = read(host()).counters
+        moment = time.strftime("%H:%M:%S")
+        rows = [
+            counter_row(name, *both)
+            for name, both in grown(now, before).items()
+            if not names or name in names
+        ]
+        before = now
+        if format_:
+            emit(listing([{"Time": moment, **row} for row in rows], COUNTERS, format_))
+        for row in [] if format_ else rows:
+            click.echo(_GROWN.format(moment, *(row[key] for key in COUNTERS)).rstrip())
+
+
+def grown(
+    now: Mapping[str, tuple[int, int]], before: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """What has come since. Counters begin at 0 again when programs are loaded anew."""
+    found = {}
+    for name, (packets, length) in now.items():
+        had = before.get(name, (0, 0))
+        if packets < had[0]:
+            had = (0, 0)
+        if packets > had[0]:
+            found[name] = (packets - had[0], length - had[1])
+    return found
+
+
+def intervals(seconds: float | None, each: float | None) -> Iterator[bool]:
+    """Sleeps, and yields when it is time to print: after `each` so many, and at the end (True). Ctrl-C is the end."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = 3600.0 if end is None else max(0.0, end - time.monotonic())
+        try:
+            time.sleep(min(left, each or left))
+        except KeyboardInterrupt:
+            break
+        if end is not None and time.monotonic() >= end:
+            break
+        if each:
+            yield False
+    yield True
+
+
+# ---- for Prometheus -------------------------------------------------------------------
+
+
+def prometheus(found: Stats) -> Iterator[str]:
+    """The lines of Prometheus' text format, as node_exporter's textfile collector reads them."""
+    from datapath import __version__
+    from datapath.model.reasons import MEANINGS
+
+    def family(name: str, kind: str, help_: str, values: Mapping[str, float]) -> Iterator[str]:
+        yield f"# HELP datapath_{name} {help_}"
+        yield f"# TYPE datapath_{name} {kind}"
+        for labels, value in values.items():
+            yield f"datapath_{name}{labels} {value}"
+
+    yield from family("build_info", "gauge", "The version of datapath.", {f'{{version="{__version__}"}}': 1})
+    yield from family(
+        "programs_loaded", "gauge", "Whether the packet programs are loaded.", {"": int(bool(found.fill))}
+    )
+    counters = {f'{{reason="{name}"}}': found.counters[name] for name in MEANINGS if name in found.counters}
+    parts = (("packets", 0, "Packets"), ("bytes", 1, "Bytes of packets"))
+    for name, index, what in parts:
+        values = {labels: both[index] for labels, both in counters.items()}
+        yield from family(f"{name}_total", "counter", f"{what}, by what became of them.", values)
+    for name, index, what in (("map_entries", 0, "Entries of a map."), ("map_max_entries", 1, "Its size.")):
+        sizes = {f'{{map="{key}"}}': both[index] for key, both in found.fill.items()}
+        yield from family(name, "gauge", what, sizes)
