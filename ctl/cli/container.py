@@ -21,6 +21,7 @@ from .command import (
     format_option,
     host,
 )
+from .formatting import moment
 from .network import print_documents
 from .output import for_each
 
@@ -49,12 +50,31 @@ def container() -> None:
 @click.argument("container", shell_complete=complete_container)
 @click.option("-f", "--follow", is_flag=True, help="Follow the output.")
 @click.option("-n", "--tail", default="all", metavar="N", help="Print only the last N lines (default: all).")
-def logs(container: str, follow: bool, tail: str) -> None:
+@click.option("-t", "--timestamps", is_flag=True, help="Print before each line when it was written.")
+@click.option(
+    "--since",
+    default="",
+    metavar="TIME",
+    help="Print only what was written since then: 10m, or 2026-11-27T06:00:00Z.",
+)
+@click.option(
+    "--until", default="", metavar="TIME", help="Print only what was written until then: 10m, or a time."
+)
+def logs(container: str, follow: bool, tail: str, timestamps: bool, since: str, until: str) -> None:
     """Print the output of a container."""
+    from datapath.runtime.logs import LogRequest
+
     if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
         raise ConfigError(f"invalid value {quoted(tail)} for --tail: expected a number of lines, or all")
+    request = LogRequest(
+        follow=follow,
+        tail=None if tail == "all" else int(tail),
+        since=moment(since, "--since") if since else None,
+        until=moment(until, "--until") if until else None,
+        timestamps=timestamps,
+    )
     with open(1, "wb", closefd=False) as stream:
-        for chunk in containers().logs(container, follow=follow, tail=None if tail == "all" else int(tail)):
+        for chunk in containers().logs(container, request):
             stream.write(chunk)
             stream.flush()
 

@@ -100,6 +100,13 @@ def created_at(timestamp: str) -> str:
     return datetime.fromisoformat(timestamp).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
 
 
+def moment(text: str, option: str) -> float:
+    """A moment as options take it: a duration before now, a time, or seconds since 1970; as the last. ConfigError."""
+    from datapath.plan.networks import parse_moment
+
+    return parse_moment(text, datetime.now(UTC).isoformat(), option).timestamp()
+
+
 def since(timestamp: str, now: datetime) -> str:
     """How long before `now` the time stamp is."""
     return (

@@ -63,6 +63,13 @@ workdir_option = click.option(
 @click.command("run", cls=StartCommand)
 @click.argument("argv", metavar="PROGRAM [ARGUMENT...]", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the ID.")
+@click.option(
+    "--log-opt",
+    "log_opts",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the log: max-size, as in 10m, and max-file, the number of files that are kept then.",
+)
 @click.option("--rm", "auto_remove", is_flag=True, help="Remove the container when it exits.")
 @click.option("--name", default="", metavar="NAME", help="Name of the container.")
 @click.option(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, TypeVar
 
+from datapath.config.logs import log_options
 from datapath.config.settings import Settings
 from datapath.config.tuning import KEY as TUNING_KEY
 from datapath.config.tuning import Tuning
@@ -21,9 +22,9 @@ T = TypeVar("T", IPv4Interface | IPv6Interface, IPv4Network | IPv6Network)
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """Docker's daemon.json, as far as it is about networks. Names are Docker's, `-` written `_`.
+    """Docker's daemon.json, as far as it is about networks and logs. Names are Docker's, `-` written `_`.
 
-    All but pools, default_network_opts, dns* and datapath (see config_tuning) are about the default network
+    All but pools, default_network_opts, dns*, log_opts and datapath (see config_tuning) are about the default network
     `bridge`. `mtu` 0: that of the host's default route. `ip`: where ports are published when the user names no
     address; None: everywhere.
     """
@@ -42,6 +43,7 @@ class DaemonConfig:
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    log_opts: Mapping[str, str] = field(default_factory=dict)
     datapath: Tuning = field(default_factory=Tuning)
 
     def pools(self, installation_id: str) -> tuple[Pool, ...]:
@@ -170,6 +172,11 @@ def _pools(key: str, value: Any) -> tuple[Pool, ...]:
     return tuple(pools)
 
 
+def _log_opts(key: str, value: Any) -> dict[str, str]:
+    options = _typed(key, value, dict, "an object of options")
+    return log_options((name, _string(f"{key}.{name}", text)) for name, text in options.items())
+
+
 def _network_opts(key: str, value: Any) -> dict[str, dict[str, str]]:
     result: dict[str, dict[str, str]] = {}
     for driver, options in _typed(key, value, dict, "an object of drivers").items():
@@ -195,6 +202,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "dns": _addresses,
     "dns-opts": _strings,
     "dns-search": _strings,
+    "log-opts": _log_opts,
     TUNING_KEY: lambda _, value: Tuning.parse(value),
 }
 

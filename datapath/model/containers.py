@@ -61,6 +61,7 @@ class Container:
     open_stdin: bool = False
     stop_signal: str = "SIGTERM"
     log_path: str = ""
+    log_opts: Mapping[str, str] = field(default_factory=dict)
     phase: Phase = Phase.CREATING
 
     @property
@@ -105,3 +106,4 @@ class RunRequest:
     tty: bool = False
     interactive: bool = False
     stop_signal: str = ""
+    log_opts: tuple[str, ...] = ()

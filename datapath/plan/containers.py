@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datapath.config.daemon import DaemonConfig
+from datapath.config.logs import log_options
 from datapath.errors import ConfigError, ExistsError, InUseError, quoted
 from datapath.model.containers import Container, RunRequest
 from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
+from datapath.model.parsing import parse_pair
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
@@ -137,6 +139,10 @@ def _base(request: RunRequest, asked: _Asked, state: State, config: DaemonConfig
         tty=request.tty,
         open_stdin=request.interactive,
         stop_signal=options.stop_signal(request.stop_signal),
+        log_opts={
+            **config.log_opts,
+            **log_options(parse_pair(text, "log option") for text in request.log_opts),
+        },
     )
 
 

@@ -117,6 +117,7 @@ def _host_config(container: Container, state: State) -> dict[str, Any]:
     return {
         "NetworkMode": container.network_mode,
         "PortBindings": _requested_bindings(container.published),
+        "LogConfig": {"Type": "file", "Config": dict(container.log_opts)},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": container.auto_remove,
         "Sysctls": dict(container.sysctls) or None,

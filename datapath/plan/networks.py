@@ -282,7 +282,7 @@ def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[
 def _condition(text: str, now: str) -> Callable[[Network], bool]:
     key, equals, value = text.partition("=")
     if key == "until" and value:
-        limit = _until(value, now)
+        limit = parse_moment(value, now, "filter until")
         return lambda network: _time(network.created) < limit
     if key in ("label", "label!") and value:
         name, has_value, wanted = value.partition("=")
@@ -300,7 +300,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
 
 
-def _until(text: str, now: str) -> datetime:
+def parse_moment(text: str, now: str, what: str) -> datetime:
     """A moment: a duration before now (`24h`, `1h30m`), a time (RFC 3339), or seconds since 1970."""
     try:
         if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
@@ -310,7 +310,7 @@ def _until(text: str, now: str) -> datetime:
             return _time(now) - timedelta(seconds=seconds)
         return _time(text)
     except (ValueError, OverflowError):
-        raise ConfigError(f"invalid filter until={quoted(text)}: expected a duration or a time") from None
+        raise ConfigError(f"invalid {what}={quoted(text)}: expected a duration or a time") from None
 
 
 def _time(text: str) -> datetime:

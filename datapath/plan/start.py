@@ -70,7 +70,17 @@ def plan_start(
         ports,
         before,
     )
-    kept = ("created", "started", "finished", "exit_code", "network_mode", "networks", "labels")
+    kept = (
+        "created",
+        "started",
+        "finished",
+        "exit_code",
+        "network_mode",
+        "networks",
+        "labels",
+        "log_path",
+        "log_opts",
+    )
     container = replace(planned.container, **{field: getattr(before, field) for field in kept})
     return replace(planned, container=container)
 

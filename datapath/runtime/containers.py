@@ -27,12 +27,13 @@ from datapath.model.state import State
 from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.inspect import container_inspect
 from datapath.plan.ports import carried, shown
+from datapath.runtime.logs import LogRequest
 
 if TYPE_CHECKING:
     from datapath.runtime.start import RunningContainer
 
 _SHIM_PATIENCE = 5.0  # seconds that a shim gets to record an exit code
-_FOLLOW_INTERVAL = 0.1  # seconds
+_ALL = LogRequest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +85,13 @@ class Containers:
         state = self.engine.snapshot()
         return container_inspect(state.container(name), state)
 
-    def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
-        """What the container has written; `tail` lines from the end; with `follow` until it ends. NotFoundError."""
-        from datapath.runtime import files
+    def logs(self, name: str, request: LogRequest = _ALL) -> Iterator[bytes]:
+        """What the container has written, as far as it is asked for. NotFoundError."""
+        from datapath.runtime import files, logs
 
         container = self.engine.snapshot().container(name)
-        path = files.folder(self.engine.settings, container) / "log"
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            text = file.read()
-            yield text if tail is None else b"".join(text.splitlines(keepends=True)[-tail:] if tail else [])
-            while follow:
-                ended = not self._alive(container.id)
-                if text := file.read():
-                    yield text
-                if ended:
-                    return
-                time.sleep(_FOLLOW_INTERVAL)
+        path = files.log_path(self.engine.settings, container)
+        return logs.read(path, request, lambda: self._alive(container.id))
 
     def _alive(self, container_id: str) -> bool:
         from datapath.kernel import process
@@ -322,6 +310,8 @@ class Containers:
                     attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
                 planned = plan_remove(container.id, tx.state, force=True)
                 attempt(lambda p=planned: recovery.release(tx, p))  # type: ignore[misc]
+            with suppress(OSError):  # logs of what is not known
+                shutil.rmtree(self.engine.settings.state_dir / "containers")
             self.engine.remove_all(tx, failures)
         # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
         deadline = time.monotonic() + _SHIM_PATIENCE

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's folder below the run directory: hosts, resolv.conf, hostname, log and exit code."""
+"""A container's folders: below the run directory hosts, resolv.conf, hostname and exit code; below the state directory
+its log, which may be large and is there after a restart of the machine."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +18,33 @@ from datapath.runtime import etc, exit_code
 def folder(settings: Settings, container: Container) -> Path:
     """Where the container's files are."""
     return settings.run_dir / "containers" / container.id
+
+
+def log_folder(settings: Settings, container: Container) -> Path:
+    """Where the container's log is."""
+    return settings.state_dir / "containers" / container.id
+
+
+def log_path(settings: Settings, container: Container) -> Path:
+    """Its log; those of an earlier version have it elsewhere."""
+    return Path(container.log_path) if container.log_path else log_folder(settings, container) / "log"
+
+
+def folders(settings: Settings) -> frozenset[str]:
+    """The ids of containers that have a folder below the run directory."""
+    return _names(settings.run_dir / "containers")
+
+
+def log_folders(settings: Settings) -> frozenset[str]:
+    """Those that have one below the state directory."""
+    return _names(settings.state_dir / "containers")
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(path))
+    except OSError:
+        return frozenset()
 
 
 def read_exit(settings: Settings, container: Container) -> int | None:
@@ -42,24 +71,26 @@ def make_run_dir(settings: Settings) -> None:
 
 
 def make(settings: Settings, container: Container) -> Path:
-    """Makes the container's folder. KernelError."""
+    """Makes the container's folders; the first of them. KernelError."""
     path = folder(settings, container)
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o711)
-    except OSError as error:
-        raise KernelError("make", str(path), error.errno or 0) from error
+    for each, mode in ((path, 0o711), (log_folder(settings, container), 0o700)):
+        try:
+            each.mkdir(parents=True, exist_ok=True, mode=mode)
+        except OSError as error:
+            raise KernelError("make", str(each), error.errno or 0) from error
     return path
 
 
 def remove(settings: Settings, container_id: str) -> None:
-    """Removes the folder of a container, if there is one. KernelError if some of it stays."""
-    path = settings.run_dir / "containers" / container_id
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise KernelError("remove", str(error.filename or path), error.errno or 0) from error
+    """Removes the folders of a container, if there are any. KernelError if some of it stays."""
+    for parent in (settings.run_dir, settings.state_dir):
+        path = parent / "containers" / container_id
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise KernelError("remove", str(error.filename or path), error.errno or 0) from error
 
 
 def write_etc(tx: Transaction, container: Container) -> None:

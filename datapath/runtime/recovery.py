@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -45,12 +44,12 @@ class ContainerOwner(Owner):
             tx.delete(container)
 
     def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
-        folders = _folders(settings)
+        folders = files.folders(settings)
         for container in state.containers.values():
             if container.phase == Phase.READY and container.running and container.id not in alive:
                 detail = "it is recorded as running, its process is gone"
                 yield Finding(ENDED, f"container {container.name}", detail)
-        for name in sorted(folders - state.containers.keys()):
+        for name in sorted((folders | files.log_folders(settings)) - state.containers.keys()):
             detail = "it is of a container that is forgotten"
             yield Finding(STRAY_FILES, f"folder {short(name)}", detail, (name,))
         for container in state.containers.values():
@@ -58,19 +57,12 @@ class ContainerOwner(Owner):
                 yield Finding(FILES, f"container {container.name}", "its folder is gone", (container.id,))
 
     def leftovers(self, settings: Settings) -> Iterator[Finding]:
-        for name in sorted(_folders(settings)):
+        for name in sorted(files.folders(settings) | files.log_folders(settings)):
             detail = "its files are there, the store is gone"
             yield Finding(LEFTOVER, f"container {short(name)}", detail)
 
     def repairs(self) -> Mapping[Check, Callable[[Transaction, Finding], None]]:
         return {STRAY_FILES: _delete_files, FILES: _make_folder}
-
-
-def _folders(settings: Settings) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(settings.run_dir / "containers"))
-    except OSError:
-        return frozenset()
 
 
 def _delete_files(tx: Transaction, finding: Finding) -> None:

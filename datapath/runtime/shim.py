@@ -23,6 +23,7 @@ import marshal
 import os
 import select
 
+from datapath.runtime.logfile import LogFile
 from datapath.runtime.report import describe
 from datapath.runtime.stdio import StdioRelay, copy_window_size
 
@@ -47,7 +48,8 @@ def main() -> NoReturn:
         _signal.signal(number, _signal.SIG_IGN)
     relay = StdioRelay()
     try:
-        log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = LogFile(spec["log"], spec["log_size"], spec["log_files"])
+        log = file.fd
         stdio = _stdio(spec, log, relay)
     except OSError as error:
         _tell(b"failed " + describe(["open", spec["log"]], error))
@@ -71,10 +73,12 @@ def main() -> NoReturn:
     if spec["detach"]:
         os.close(UP)
         os.close(GO)
-    code = _watch(pid, relay, spec) if relay.sources else _await(pid)
+    code = _watch(pid, relay, spec, file)
+    file.look()
     _write_atomically(spec["exit_file"], f"{code}\n".encode())
     _end_members(namespace)
     relay.drain()
+    file.look()
     _finish(spec, code)
 
 
@@ -110,6 +114,7 @@ def _finish(spec: Any, code: int) -> NoReturn:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     command = [*spec["exited"], str(code)]
+    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)  # one may be on its way
     if spec["exited"]:
         for number in (*_IGNORED, _signal.SIGCHLD):
             _signal.signal(number, _signal.SIG_DFL)
@@ -132,21 +137,17 @@ def _code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _await(pid: int) -> int:
-    """The main process's code; whatever else dies meanwhile is reaped, since orphans come to us."""
-    while True:
-        dead, status = os.wait()
-        if dead == pid:
-            return _code(status)
-
-
-def _watch(pid: int, relay: StdioRelay, spec: Any) -> int:
-    """The same while moving data."""
+def _watch(pid: int, relay: StdioRelay, spec: Any, log: LogFile) -> int:
+    """The main process's code, while data is moved and the log looked after. Whatever else dies meanwhile is reaped,
+    since orphans come to us."""
     wake, wake_end = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(wake_end, False)
     _signal.set_wakeup_fd(wake_end)
-    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    for number in (_signal.SIGCHLD, _signal.SIGIO):
+        _signal.signal(number, lambda *_: None)
+    log.watch()
+    log.woken()  # for what came before
     if spec["tty"] and not spec["detach"]:
         _signal.signal(_signal.SIGWINCH, lambda *_: copy_window_size(1, relay.terminal))
         copy_window_size(1, relay.terminal)
@@ -161,9 +162,11 @@ def _watch(pid: int, relay: StdioRelay, spec: Any) -> int:
                     break
         except ChildProcessError:
             return 255  # cannot happen: the main process is ours
-        ready = relay.step(watched)
-        if wake in ready:
-            os.read(wake, _CHUNK)
+        ready = relay.step(watched, log.timeout)
+        if not ready and log.timeout is not None:
+            log.woken()
+        if wake in ready and _signal.SIGIO in os.read(wake, _CHUNK):
+            log.woken()
         if GO in ready:  # the caller is gone: its terminal is no longer ours to use
             watched.remove(GO)
             relay.forget(0, 1, 2)

@@ -48,6 +48,8 @@ class Spec:
     hostname_file: str = ""
     rootfs: str = ""  # "": the host's file system
     log: str
+    log_size: int = 0  # bytes; 0: without end
+    log_files: int = 1
     exit_file: str
     exited: tuple[str, ...] = ()  # command to run at the end, with the exit code as one more argument
     exited_env: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datapath.config.logs import log_size
 from datapath.config.settings import Settings
 from datapath.engine import endpoints, networks, ports
 from datapath.engine.transaction import Transaction, now
@@ -73,11 +74,12 @@ def _start(
         for network in planned.networks:
             if not network.built:
                 networks.build(tx, network)
-        log = files.folder(tx.settings, planned.container) / "log"
-        container = replace(planned.container, log_path=str(log))
+        container = planned.container
+        container = replace(container, log_path=str(files.log_path(tx.settings, container)))
         sandbox: tuple[Sandbox, ...] = (planned.sandbox,) if planned.sandbox else ()
         tx.commit(container, *sandbox, *planned.endpoints)
         undo.callback(recovery.roll_back, tx, container)
+        files.make(tx.settings, container)
         files.write_etc(tx, container)
         created = undo.enter_context(spawn.spawn(_spec(tx, container, request, command)))
         container = replace(container, pid=created.pid, pid_start=created.start, shim_pid=created.shim_pid)
@@ -166,6 +168,8 @@ def _spec(tx: Transaction, container: Container, request: RunRequest, command: S
         hostname_file=str(folder / "hostname") if container.hostname else "",
         rootfs=container.rootfs,
         log=container.log_path,
+        log_size=log_size(container.log_opts),
+        log_files=int(container.log_opts.get("max-file", "1")),
         exit_file=str(folder / "exit"),
         exited=exited_command(command, container),
         exited_env=_exited_environment(tx.settings),

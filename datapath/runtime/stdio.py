@@ -51,8 +51,9 @@ class StdioRelay:
         for sinks in self.sources.values():
             sinks[:] = [sink for sink in sinks if sink not in fds]
 
-    def step(self, watched: list[int]) -> set[int]:
-        """Waits until something can be copied and copies it. Returns the watched fds that can be read, or hung up."""
+    def step(self, watched: list[int], timeout: int | None = None) -> set[int]:
+        """Waits until something can be copied and copies it, at most so many ms. Returns the watched fds that can be
+        read, or hung up."""
         poll = select.poll()
         for fd in watched:
             poll.register(fd, select.POLLIN)
@@ -61,7 +62,7 @@ class StdioRelay:
                 poll.register(source, select.POLLIN)
         for fd in self._pending:
             poll.register(fd, select.POLLOUT | (select.POLLIN if fd in self.sources else 0))
-        ready = dict(poll.poll())
+        ready = dict(poll.poll(timeout))
         for fd, events in ready.items():
             if fd in self._pending and events & (select.POLLOUT | select.POLLERR):
                 self._write(fd, self._pending.pop(fd))

@@ -407,9 +407,10 @@ class TestLife:
 
         def targets() -> set[str]:
             found = {os.readlink(entry) for entry in Path(f"/proc/{held.shim_pid}/fd").iterdir()}
-            return {target for target in found if not target.startswith("mnt:")}
+            return {target for target in found if not target.startswith(("mnt:", "pipe:"))}
 
-        until(lambda: targets() == {"/dev/null", str(container.log)})
+        watched = {str(container.log), f"{container.log}.times", str(container.directory)}
+        until(lambda: targets() == {"/dev/null", *watched})
         assert os.readlink(f"/proc/{held.shim_pid}/cwd") == "/"
 
 
