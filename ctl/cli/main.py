@@ -68,12 +68,12 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option(
     "--state-dir",
     metavar="DIR",
-    help="Where the state is kept (or $DATAPATH_STATE_DIR; default: /var/lib/datapath).",
+    help="Where state and logs are kept (or $DATAPATH_STATE_DIR; default: /var/lib/datapath).",
 )
 @click.option(
     "--run-dir",
     metavar="DIR",
-    help="Where files and logs of containers are kept (or $DATAPATH_RUN_DIR; default: /run/datapath).",
+    help="Where files of containers are kept (or $DATAPATH_RUN_DIR; default: /run/datapath).",
 )
 @click.option(
     "--bpffs",
