@@ -14,6 +14,7 @@ import click
 
 from datapath.errors import ConfigError, DatapathError, NotFoundError, printable, quoted
 
+from . import completing
 from .command import Command, Group, Number, PathType, format_option, warn
 from .errors import ended
 from .output import emit, listing, table
@@ -55,10 +56,15 @@ suite_option = click.option(
     "suites",
     multiple=True,
     metavar="NAME",
+    shell_complete=completing.among(lambda ctx: [*registry(), ALL_SUITES]),
     help="Only this suite; may be repeated (default: full).",
 )
 modes_option = click.option(
-    "--modes", default=ALL, metavar="MODE,…", help=f"Modes to measure (default: {ALL})."
+    "--modes",
+    default=ALL,
+    metavar="MODE,…",
+    shell_complete=completing.words(*ALL.split(","), comma=True),
+    help=f"Modes to measure (default: {ALL}).",
 )
 filter_option = click.option(
     "--filter", "words", default="", metavar="WORDS", help="Only experiments whose name contains all WORDS."

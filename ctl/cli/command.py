@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from datapath.errors import printable
 
@@ -227,12 +226,21 @@ def format_option(short: str | None = None, field: str = "Name", more: str = "")
         default="",
         callback=_format,
         metavar="FORMAT",
+        shell_complete=_formats(more),
         help=f'Output format: "json", {other}or a template such as "{{{{.{field}}}}}".',
     )
     as_json = click.option(
         "--json", _JSON, is_flag=True, is_eager=True, expose_value=False, callback=_note_json, hidden=True
     )
     return lambda command: format_(as_json(command))
+
+
+def _formats(more: str) -> Callable[..., Any]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        known = ("json", "table", *([more] if more else ()))
+        return [word for word in known if word.startswith(incomplete)]
+
+    return complete
 
 
 def _note_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -275,24 +283,3 @@ class Number(click.FloatRange):
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the IDs.")
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")
-
-
-def complete_words(names: Callable[[click.Context], list[str]]) -> Callable[..., list[CompletionItem]]:
-    """Completes a parameter's value from these words, which are asked for then. Errors are passed over."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        try:
-            candidates = names(ctx)
-        except Exception:  # a shell in the middle of a line is no place for messages
-            return []
-        return [CompletionItem(name) for name in candidates if name.startswith(incomplete)]
-
-    return complete
-
-
-complete_network = complete_words(lambda ctx: [network.name for network in host(ctx).networks.all()])
-complete_container = complete_words(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])
-complete_ended = complete_words(
-    lambda ctx: [one.name for one in containers(ctx).ps(all=True) if not one.running]
-)
-complete_running = complete_words(lambda ctx: [one.name for one in containers(ctx).ps()])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command import Command, Group, complete_running, format_option, host
+from . import completing
+from .command import Command, Group, format_option, host
 from .formatting import of, seconds
 from .output import emit, emit_parts, fitted, listing
 from .stats import map_row, say_unloaded
@@ -47,11 +48,15 @@ def filter_options(command: F) -> F:
             "--container",
             default="",
             metavar="NAME",
-            shell_complete=complete_running,
+            shell_complete=completing.running,
             help="Only connections of this container.",
         ),
         click.option(
-            "--proto", default="", metavar="NAME", help="Only this protocol: tcp, udp, icmp or icmpv6."
+            "--proto",
+            default="",
+            metavar="NAME",
+            shell_complete=completing.words("tcp", "udp", "icmp", "icmpv6"),
+            help="Only this protocol: tcp, udp, icmp or icmpv6.",
         ),
         click.option(
             "--src", "source", default="", metavar="PREFIX", help="Only connections opened from this prefix."
@@ -67,6 +72,7 @@ def filter_options(command: F) -> F:
             "--state",
             default="",
             metavar="NAME",
+            shell_complete=completing.words("new", "replied", "established", "closing", "closed"),
             help="Only this state: new, replied, established, closing or closed.",
         ),
     )

@@ -11,12 +11,10 @@ import click
 from datapath.errors import ConfigError, NotFoundError, quoted
 from datapath.model.rows import OWNER
 
+from . import completing
 from .command import (
     Command,
     LazyGroup,
-    complete_container,
-    complete_ended,
-    complete_running,
     containers,
     format_option,
     host,
@@ -47,7 +45,7 @@ def container() -> None:
 
 
 @click.command("logs", cls=Command)
-@click.argument("container", shell_complete=complete_container)
+@click.argument("container", shell_complete=completing.container)
 @click.option("-f", "--follow", is_flag=True, help="Follow the output.")
 @click.option("-n", "--tail", default="all", metavar="N", help="Print only the last N lines (default: all).")
 @click.option("-t", "--timestamps", is_flag=True, help="Print before each line when it was written.")
@@ -80,7 +78,7 @@ def logs(container: str, follow: bool, tail: str, timestamps: bool, since: str, 
 
 
 @click.command("inspect", cls=Command)
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_container)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.container)
 @format_option("-f")
 @click.option(
     "--type", "kind", type=click.Choice(["container", "network"]), help="Look for this type of object only."
@@ -108,7 +106,7 @@ def inspect(names: tuple[str, ...], format_: str, kind: str | None) -> None:
 
 
 @click.command("start", cls=Command)
-@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_ended)
+@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=completing.ended)
 def start(names: tuple[str, ...]) -> None:
     """Start containers again that have ended.
 
@@ -119,7 +117,7 @@ def start(names: tuple[str, ...]) -> None:
 
 
 @click.command("rename", cls=Command)
-@click.argument("container", shell_complete=complete_container)
+@click.argument("container", shell_complete=completing.container)
 @click.argument("name", metavar="NEW_NAME")
 def rename(container: str, name: str) -> None:
     """Rename a container."""
@@ -127,7 +125,7 @@ def rename(container: str, name: str) -> None:
 
 
 @click.command("stop", cls=Command)
-@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_running)
+@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=completing.running)
 @click.option(
     "-t",
     "--timeout",
@@ -142,6 +140,7 @@ def rename(container: str, name: str) -> None:
     "--signal",
     default="",
     metavar="SIGNAL",
+    shell_complete=completing.signal,
     help="Signal to send first (default: that of `run --stop-signal`).",
 )
 def stop(names: tuple[str, ...], timeout: int, signal: str) -> None:
@@ -150,7 +149,7 @@ def stop(names: tuple[str, ...], timeout: int, signal: str) -> None:
 
 
 @click.command("rm", cls=Command)
-@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=complete_container)
+@click.argument("names", metavar="CONTAINER...", nargs=-1, required=True, shell_complete=completing.container)
 @click.option(
     "-f", "--force", is_flag=True, help="Kill running containers; do not fail if one does not exist."
 )

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from . import errors
-from .command import LazyGroup
+from .command import LazyGroup, PathType
 from .errors import PROGRAM, ended
 
 COMPLETE = "_DATAPATHCTL_COMPLETE"  # what completion scripts set
@@ -68,22 +68,26 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option(
     "--state-dir",
     metavar="DIR",
+    type=PathType(),
     help="Where state and logs are kept (or $DATAPATH_STATE_DIR; default: /var/lib/datapath).",
 )
 @click.option(
     "--run-dir",
     metavar="DIR",
+    type=PathType(),
     help="Where files of containers are kept (or $DATAPATH_RUN_DIR; default: /run/datapath).",
 )
 @click.option(
     "--bpffs",
     metavar="DIR",
+    type=PathType(),
     help="Where programs and maps are pinned (or $DATAPATH_BPFFS; default: /sys/fs/bpf/datapath).",
 )
 @click.option(
     "--config",
     "config_path",
     metavar="FILE",
+    type=PathType(),
     help="Configuration file (or $DATAPATH_CONFIG; default: /etc/datapath/daemon.json).",
 )
 @click.option(

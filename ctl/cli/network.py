@@ -11,11 +11,10 @@ import click
 
 from datapath.errors import DatapathError, NotFoundError
 
+from . import completing
 from .command import (
     Command,
     Group,
-    complete_container,
-    complete_network,
     containers,
     format_option,
     host,
@@ -45,7 +44,12 @@ def network() -> None:
 @network.command("create", cls=Command)
 @click.argument("name", metavar="NETWORK")
 @click.option(
-    "-d", "--driver", default="bridge", metavar="DRIVER", help="Driver of the network (default: bridge)."
+    "-d",
+    "--driver",
+    default="bridge",
+    metavar="DRIVER",
+    shell_complete=completing.driver,
+    help="Driver of the network (default: bridge).",
 )
 @click.option("--subnet", multiple=True, metavar="CIDR", help="Subnet in CIDR notation, as in 10.0.0.0/16.")
 @click.option("--gateway", multiple=True, metavar="IP", help="Gateway address of the subnet.")
@@ -55,7 +59,14 @@ def network() -> None:
 @click.option(
     "--aux-address", multiple=True, metavar="NAME=IP", help="Address that is given to no container."
 )
-@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Option of the driver.")
+@click.option(
+    "-o",
+    "--opt",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=completing.driver_option,
+    help="Option of the driver.",
+)
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of the network.")
 @click.option("--internal", is_flag=True, help="Connect only the members and the host.")
 @click.option("--ipv4/--no-ipv4", default=True, help="Assign IPv4 addresses (default: yes).")
@@ -101,6 +112,12 @@ def create(
     "filters",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=completing.keys(
+        *("driver", "id", "label", "name"),
+        scope=("local",),
+        type=("builtin", "custom"),
+        dangling=("true", "false"),
+    ),
     help='List only what matches, such as "driver=bridge".',
 )
 def ls(quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> None:
@@ -146,7 +163,7 @@ def _members(name: str) -> Mapping[str, Any]:
 
 
 @network.command("inspect", cls=Command)
-@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=completing.network)
 @format_option("-f")
 @click.option("-v", "--verbose", is_flag=True, help="Accepted for compatibility with Docker.")
 def inspect(names: tuple[str, ...], format_: str, verbose: bool) -> None:
@@ -168,7 +185,7 @@ def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
 
 
 @network.command("rm", cls=Command)
-@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=complete_network)
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=completing.own_network)
 @click.option(
     "-f",
     "--force",
@@ -187,6 +204,7 @@ def rm(names: tuple[str, ...], force: bool) -> None:
     "filters",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=completing.keys("until", "label", "label!"),
     help='Remove only what matches, such as "until=24h".',
 )
 def prune(force: bool, filters: tuple[str, ...]) -> None:
@@ -210,8 +228,8 @@ def prune(force: bool, filters: tuple[str, ...]) -> None:
 
 
 @network.command("connect", cls=Command)
-@click.argument("network", shell_complete=complete_network)
-@click.argument("container", shell_complete=complete_container)
+@click.argument("network", shell_complete=completing.network)
+@click.argument("container", shell_complete=completing.container)
 @click.option("--ip", default="", metavar="IP", help="IPv4 address of the container.")
 @click.option("--ip6", default="", metavar="IP", help="IPv6 address of the container.")
 @click.option("--mac-address", "mac", default="", metavar="MAC", help="MAC address of the container.")
@@ -248,8 +266,8 @@ def connect(container: str, **asked: Any) -> None:
 
 
 @network.command("disconnect", cls=Command)
-@click.argument("network", shell_complete=complete_network)
-@click.argument("container", shell_complete=complete_container)
+@click.argument("network", shell_complete=completing.network)
+@click.argument("container", shell_complete=completing.container)
 @click.option("-f", "--force", is_flag=True, help="Also if the container has stopped or is half removed.")
 def disconnect(network: str, container: str, force: bool) -> None:
     """Disconnect a container from a network."""

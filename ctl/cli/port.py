@@ -11,7 +11,8 @@ from click.shell_completion import CompletionItem
 
 from datapath.errors import ConfigError, DatapathError, NotFoundError, meant, printable, quoted
 
-from .command import Command, Group, complete_running, complete_words, containers, format_option
+from . import completing
+from .command import Command, Group, containers, format_option
 from .errors import raise_all
 from .formatting import address_text, first_port
 from .output import emit, listing
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from datapath.runtime.containers import PublishedPort
 
 
-def _ports_of(ctx: click.Context) -> list[str]:
-    found = containers(ctx).ports(ctx.params["container"])
-    return [word for one in found for word in (str(one.number), str(one.mapping.open))]
-
-
-complete_ports = complete_words(_ports_of)
 COLUMNS = {
     "Number": "NUMBER",
     "Container": "CONTAINER",
@@ -52,7 +47,10 @@ class PortGroup(Group):
         return "", show, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        return [*super().shell_complete(ctx, incomplete), *complete_running(ctx, None, incomplete)]
+        return [
+            *super().shell_complete(ctx, incomplete),
+            *completing.running(ctx, show.params[0], incomplete),
+        ]
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "| CONTAINER [PORT[/PROTOCOL]]"]
@@ -99,7 +97,7 @@ def show(ctx: click.Context, /, container: str, wanted: str) -> None:
 
 
 @port.command("ls", cls=Command)
-@click.argument("container", required=False, shell_complete=complete_running)
+@click.argument("container", required=False, shell_complete=completing.running)
 @format_option(field="HostPort")
 def ls(container: str | None, format_: str) -> None:
     """List published ports.
@@ -140,7 +138,7 @@ def mapping_row(container: str, number: int, mapping: PortMapping, active: bool 
 
 
 @port.command("add", cls=Command)
-@click.argument("container", shell_complete=complete_running)
+@click.argument("container", shell_complete=completing.running)
 @click.argument("ports", metavar="[[IP:]PORT:]PORT[,ACL]...", nargs=-1, required=True)
 def add(container: str, ports: tuple[str, ...]) -> None:
     """Publish ports or ranges.
@@ -153,8 +151,8 @@ def add(container: str, ports: tuple[str, ...]) -> None:
 
 
 @port.command("rm", cls=Command)
-@click.argument("container", shell_complete=complete_running)
-@click.argument("what", metavar="NUMBER|PORTS...", nargs=-1, required=True, shell_complete=complete_ports)
+@click.argument("container", shell_complete=completing.running)
+@click.argument("what", metavar="NUMBER|PORTS...", nargs=-1, required=True, shell_complete=completing.port)
 def rm(container: str, what: tuple[str, ...]) -> None:
     """Unpublish ports.
 
@@ -168,8 +166,8 @@ def rm(container: str, what: tuple[str, ...]) -> None:
 
 
 @port.command("set", cls=Command)
-@click.argument("container", shell_complete=complete_running)
-@click.argument("what", metavar="NUMBER|PORTS", shell_complete=complete_ports)
+@click.argument("container", shell_complete=completing.running)
+@click.argument("what", metavar="NUMBER|PORTS", shell_complete=completing.port)
 @click.argument("acl", default="")
 def set_(container: str, what: str, acl: str) -> None:
     """Change the ACL of a published port.

@@ -11,6 +11,7 @@ import click
 
 from datapath.model.rows import OWNER, short
 
+from . import completing
 from .command import (
     Command,
     containers,
@@ -65,6 +66,12 @@ LAST.name = "number"
     "filters",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=completing.keys(
+        *("ancestor", "before", "exited", "expose", "id", "label", "name", "network", "publish", "since"),
+        status=("created", "running", "exited"),
+        health=("none",),
+        is_task=("true", "false"),
+    ),
     help='List only what matches, such as "name=web".',
 )
 def ps(

@@ -14,7 +14,8 @@ import click
 
 from datapath.errors import ConfigError, DatapathError, quoted
 
-from .command import Command, PathType, complete_network, complete_running, containers
+from . import completing
+from .command import Command, PathType, containers
 from .errors import StartError, leaves
 from .pairs import environment, environment_options, lines
 
@@ -78,7 +79,7 @@ workdir_option = click.option(
     "networks",
     multiple=True,
     metavar="NET",
-    shell_complete=complete_network,
+    shell_complete=completing.joined,
     help='Network to join, "host", "none" or "container:NAME"; with options as in name=NET,ip=IP,alias=NAME.',
 )
 @click.option("--ip", default="", metavar="IP", help="IPv4 address on a user-defined network.")
@@ -142,7 +143,11 @@ workdir_option = click.option(
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
 @click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-terminal.")
 @click.option(
-    "--stop-signal", default="", metavar="SIGNAL", help="Signal that `stop` sends (default: SIGTERM)."
+    "--stop-signal",
+    default="",
+    metavar="SIGNAL",
+    shell_complete=completing.signal,
+    help="Signal that `stop` sends (default: SIGTERM).",
 )
 @click.pass_context
 def run(
@@ -212,7 +217,7 @@ def endpoints(networks: tuple[str, ...], first: Mapping[str, Any]) -> tuple[Endp
 
 
 @click.command("exec", cls=StartCommand)
-@click.argument("container", shell_complete=complete_running)
+@click.argument("container", shell_complete=completing.running)
 @click.argument("argv", metavar="PROGRAM [ARGUMENT...]", nargs=-1, required=True, type=click.UNPROCESSED)
 @environment_options
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")

@@ -11,7 +11,8 @@ import click
 
 from datapath.errors import ConfigError, NotFoundError, meant, quoted
 
-from .command import Command, Number, complete_words, format_option, host
+from . import completing
+from .command import Command, Number, format_option, host
 from .formatting import percent
 from .output import emit, emit_parts, listing
 
@@ -33,7 +34,7 @@ def _names() -> list[str]:
 
 @click.command("stats", cls=Command)
 @click.argument(
-    "names", metavar="[COUNTER...]", nargs=-1, shell_complete=complete_words(lambda ctx: _names())
+    "names", metavar="[COUNTER...]", nargs=-1, shell_complete=completing.among(lambda ctx: _names())
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Also print counters that are zero.")
 @click.option("--reasons", is_flag=True, help="Print what the counters mean, and where to look.")

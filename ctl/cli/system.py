@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .command import Command, containers, format_option, host
 from .output import emit, listing, table
@@ -42,8 +43,18 @@ def version(format_: str) -> None:
         emit(table((), [(f"{key}:", str(value)) for key, value in found.items()]))
 
 
+def _complete_commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    found: click.Command | None = ctx.find_root().command
+    for word in ctx.params.get("words") or ():
+        found = found.get_command(ctx, word) if isinstance(found, click.Group) else None
+    names = found.list_commands(ctx) if isinstance(found, click.Group) else []
+    return [
+        CompletionItem(name) for name in names if name.startswith(incomplete) and not name.startswith("_")
+    ]
+
+
 @click.command("help", cls=Command)
-@click.argument("words", metavar="[COMMAND...]", nargs=-1)
+@click.argument("words", metavar="[COMMAND...]", nargs=-1, shell_complete=_complete_commands)
 @click.pass_context
 def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show the help of a command.

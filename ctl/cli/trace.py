@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from .command import Command, Group, Number, complete_running, format_option, host
+from . import completing
+from .command import Command, Group, Number, format_option, host
 from .output import emit, emit_parts, listing, table
 from .stats import COUNTERS, counter_row, intervals
 
@@ -38,7 +39,7 @@ seconds_option = click.option(
 
 
 @trace.command("latency", cls=Command)
-@click.argument("containers", nargs=-1, shell_complete=complete_running)
+@click.argument("containers", nargs=-1, shell_complete=completing.running)
 @click.option("--follow", is_flag=True, help="Print the counts of each second.")
 @seconds_option
 @format_option(field="Packets")

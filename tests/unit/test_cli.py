@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from ctl.cli import errors, main
+from ctl.cli import errors, main, reference
 from ctl.cli.bench import Rounds
 from ctl.cli.command import MAY_BE_EMPTY, Command
 from ctl.cli.filters import Filters, has_label
@@ -241,8 +241,7 @@ def test_an_empty_value_is_refused_wherever_it_is_given(
     for name in ("STATE_DIR", "RUN_DIR", "BPFFS"):
         monkeypatch.setenv(f"DATAPATH_{name}", str(tmp_path / name))
     err = refused_untouched(called(path, param, ""), tmp_path, capsys)
-    hint = param.get_error_hint(click.Context(main.cli))  # an argument's name
-    assert any(name in err for name in (hint.strip("'"), *param.opts)), err
+    assert any(name in err for name in (reference.value(param), *param.opts)), err
 
 
 def test_what_may_be_empty_is_there_and_has_its_reason() -> None:
