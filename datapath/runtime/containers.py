@@ -287,7 +287,7 @@ class Containers:
         """Takes everything away: containers, networks, programs, pins, and the state. InUseError: other owners have
         networks or sandboxes here, and not `force`. ExceptionGroup: not everything could be taken away."""
         from datapath.kernel import process
-        from datapath.runtime import recovery
+        from datapath.runtime import groups, recovery
 
         self.engine.refuse_foreign(force)
         self.engine.refuse_read_only()
@@ -319,6 +319,8 @@ class Containers:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.002)
+        for container in running:
+            groups.remove(self.engine.settings, container.id)
         run_dir = self.engine.settings.run_dir
         for folder in (run_dir / "containers", run_dir):
             with suppress(OSError):

@@ -18,7 +18,7 @@ from datapath.model.findings import Check, Finding
 from datapath.model.rows import OWNER, Phase, Status, short
 from datapath.model.state import State
 from datapath.plan.containers import ExitPlan, plan_exited
-from datapath.runtime import files
+from datapath.runtime import files, groups
 
 
 class ContainerOwner(Owner):
@@ -76,6 +76,7 @@ def _make_folder(tx: Transaction, finding: Finding) -> None:
 def release(tx: Transaction, plan: ExitPlan) -> None:
     """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
     tx.commit(plan.container, *plan.endpoints, *([plan.sandbox] if plan.sandbox else []))
+    groups.remove(tx.settings, plan.container.id)
     endpoints.remove_all(tx, plan.endpoints, f"container {plan.container.name}")
     if plan.sandbox:
         tx.delete(plan.sandbox)

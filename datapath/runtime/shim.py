@@ -44,6 +44,8 @@ def main() -> NoReturn:
     spec = marshal.loads(_read_all(SPEC))
     os.chdir("/")
     os.umask(0o022)
+    if spec["cgroup"]:  # of the caller's only what waits for it is part
+        _join(spec["cgroup"], os.path.dirname(spec["cgroup"]))
     for number in _IGNORED:
         _signal.signal(number, _signal.SIG_IGN)
     relay = StdioRelay()
@@ -80,6 +82,20 @@ def main() -> NoReturn:
     relay.drain()
     file.look()
     _finish(spec, code)
+
+
+def _join(made: str, joined: str) -> None:
+    """Makes the one control group and enters the other. Where that is not possible, we stay in the caller's."""
+    try:
+        os.makedirs(made, exist_ok=True)
+        fd = os.open(joined + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"0")
+    except OSError:
+        pass
+    os.close(fd)
 
 
 def _read_all(fd: int) -> bytes:
@@ -261,6 +277,8 @@ def _child(spec: Any, stdio: tuple[int, int, int], failure: int, shim: int) -> N
         from datapath.runtime import init
 
         os.setsid()
+        if spec["cgroup"]:
+            _join(spec["cgroup"], spec["cgroup"])
         init.unshare(spec, step)
         os.write(UP, f"ready {os.getpid()} {shim}\n".encode())
         if not os.read(GO, 1):

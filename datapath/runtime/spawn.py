@@ -53,6 +53,7 @@ class Spec:
     exit_file: str
     exited: tuple[str, ...] = ()  # command to run at the end, with the exit code as one more argument
     exited_env: Mapping[str, str] = field(default_factory=dict)
+    cgroup: str = ""  # the control group to run in, whose parent is the shim's; "": the caller's
     detach: bool = True
     tty: bool = False
     interactive: bool = False

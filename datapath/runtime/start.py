@@ -24,7 +24,7 @@ from datapath.model.sandboxes import Sandbox
 from datapath.plan import run_options
 from datapath.plan.containers import RunPlan, plan_run
 from datapath.plan.start import plan_start, request_of
-from datapath.runtime import files, recovery, spawn
+from datapath.runtime import files, groups, recovery, spawn
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -173,6 +173,7 @@ def _spec(tx: Transaction, container: Container, request: RunRequest, command: S
         exit_file=str(folder / "exit"),
         exited=exited_command(command, container),
         exited_env=_exited_environment(tx.settings),
+        cgroup=str(groups.of(tx.settings, container.id)) if request.detach else "",
         detach=request.detach,
         tty=request.tty,
         interactive=request.interactive,
