@@ -71,8 +71,10 @@ class LogFile:
         size = os.fstat(self.fd).st_size
         if size == self._size:
             return False
-        self._size = size
         try:
+            if size < self._size:  # somebody else has cut it, such as logrotate
+                os.ftruncate(self._times, 0)
+            self._size = size
             os.write(self._times, size.to_bytes(8, "little") + time.time_ns().to_bytes(8, "little"))
             if self.most and size > self.most:
                 self._rotate(size)

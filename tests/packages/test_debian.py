@@ -179,7 +179,7 @@ def test_logs_are_rotated_while_they_are_written(installed: Machine) -> None:
     installed.sh(
         "datapathctl run -d --name loud --network none sh -c 'yes | head -c 11000000; exec sleep 86400'"
     )
-    log = installed.sh("echo /run/datapath/containers/$(datapathctl inspect -f '{{.Id}}' loud)/log")
+    log = installed.sh("echo /var/lib/datapath/containers/$(datapathctl inspect -f '{{.Id}}' loud)/log")
     with eventually() as until:
         until(lambda: installed.path(log).stat().st_size == 11_000_000)
     installed.sh("logrotate --state /run/rotated /etc/logrotate.d/datapath; rm /run/rotated")
