@@ -53,6 +53,19 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@contextmanager
+def disk_for_logs(state: Path) -> Iterator[None]:
+    """Logs elsewhere: what has a file open for writing keeps its file system from being mounted read-only, which an
+    error of the disk does all the same."""
+    folder = state / "containers"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "none", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def fill(folder: Path) -> Path:
     """Down to the last page; the file to delete again."""
     path = folder / "ballast"
@@ -183,7 +196,7 @@ def test_s30_a_command_killed_on_a_full_disk_leaves_nothing_wrong(host: Host, st
 def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) -> None:
     host.preloaded = True
     state = host.folder / "state"
-    with small_disk(state):
+    with small_disk(state), disk_for_logs(state):
         serve(host)
         subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
         for command in ("network create x", "run -d sleep 1", "stop web", "rm -f web", "reconcile", "down"):
@@ -201,7 +214,7 @@ def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_sys
     """The journal has to be read with the file, and nothing can be written beside either."""
     host.preloaded = True
     state = host.folder / "state"
-    with small_disk(state):
+    with small_disk(state), disk_for_logs(state):
         serve(host)
         killed = host.try_(
             [sys.executable, "-c", KILLED_AT_COMMIT, "3", "run", "-d", "--name", "b", "sleep", "1"]
