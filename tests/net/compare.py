@@ -87,8 +87,11 @@ class Collector:
         modes = self._cases.setdefault(f"{kind} {sentence}", {}).setdefault(uplink, {})
         modes[mode] = max(told, modes.get(mode, told), key=_weight)
 
-    def pytest_sessionfinish(self) -> None:
-        if self._cases:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if self._cases and exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.TESTS_FAILED,
+        ):  # not interrupted
             self._file.write_text(json.dumps({"release": os.uname().release, "cases": self._cases}))
 
 

@@ -38,8 +38,9 @@ def test_no_case() -> None: ...
 """
 
 
-def test_a_run_leaves_what_came_out_of_its_cases(tmp_path: Path) -> None:
-    (tmp_path / "test_cases.py").write_text(CASES)
+def left_by(tmp_path: Path, code: str) -> Path:
+    """What a run of these tests has left, or would have."""
+    (tmp_path / "test_cases.py").write_text(code)
     left = tmp_path / "left.json"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     subprocess.run(
@@ -51,7 +52,16 @@ def test_a_run_leaves_what_came_out_of_its_cases(tmp_path: Path) -> None:
         capture_output=True,
         check=False,
     )
-    assert json.loads(left.read_text()) == {
+    return left
+
+
+def test_a_run_that_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    """Else the cases that it did not come to would be taken away."""
+    assert not left_by(tmp_path, f"{CASES}\ndef test_late() -> None:\n    raise KeyboardInterrupt\n").exists()
+
+
+def test_a_run_leaves_what_came_out_of_its_cases(tmp_path: Path) -> None:
+    assert json.loads(left_by(tmp_path, CASES).read_text()) == {
         "release": os.uname().release,
         "cases": {
             A: {
