@@ -276,6 +276,7 @@ def test_drops_name_the_container_the_reason_and_the_place(prepared: Host) -> No
     assert kernel["apart", host_end(prepared, "apart"), "TC_INGRESS"]["Packets"] == 30
     ours = {r["Counter"]: r for r in lines if "Counter" in r}
     assert ours["DROP_ISOLATED"] == {
+        "Kind": "counter",
         "Counter": "DROP_ISOLATED",
         "Packets": 30,
         "Bytes": 30 * (100 + 8 + 20 + 14),
