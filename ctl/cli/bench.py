@@ -71,7 +71,7 @@ filter_option = click.option(
 )
 
 
-class Rounds(click.ParamType):  # type: ignore[type-arg]  # it has none before click 8.4
+class Rounds(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # it has none before click 8.4
     """N, N,M or N,M,K, all of them 1 or more."""
 
     name = "rounds"

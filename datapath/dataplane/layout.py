@@ -66,6 +66,7 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "new_fragments": (None, None),
     "no_sources": (None, None),
     "frames": (None, None),
+    "cuts": (None, None),
 }
 # The maps whose rows are what the store and the host say, and nothing else.
 TOLD_MAPS = frozenset(

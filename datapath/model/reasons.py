@@ -54,7 +54,9 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_ICC": Meaning(
         "the network has `icc` off, and no link allows it", "`--link` with `--expose`, or `enable_icc`"
     ),
-    "DROP_ISOLATED": Meaning("it is for an address of another network", "`network connect`"),
+    "DROP_ISOLATED": Meaning(
+        "it is for an address of another network, or its answer's way leads into one", "`network connect`"
+    ),
     "DROP_INTERNAL": Meaning(
         "the network is internal", "leave out `--internal`, or connect a second network"
     ),
@@ -67,7 +69,9 @@ MEANINGS: Mapping[str, Meaning] = {
         "a stale or forged neighbour entry",
     ),
     "DROP_BAD_ADDR": Meaning(
-        "loopback, zero, a group's address where one machine's must stand", "the sender"
+        "loopback, zero, a group's address where one machine's must stand; an answer from a link-local "
+        "address that would leave its link",
+        "the sender",
     ),
     "DROP_NO_ROUTE": Meaning(
         "there is no source address for the egress", "the host's addresses of that family"

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-import pytest
-
 from datapath.kernel import abi
 from tests.bpf import packets as p
-from tests.bpf.fixtures import A1, A2, B1, HOST, OUTSIDE, Programs
+from tests.bpf.fixtures import A2, B1, HOST, OUTSIDE, Programs
 
 SPORT = 20100
 

@@ -55,8 +55,7 @@ class Situation(StrEnum):
 
 
 # Not met on purpose until the programs know it: why.
-WITHHELD: dict[Situation, str] = {
-}
+WITHHELD: dict[Situation, str] = {}
 
 
 class Withheld(Exception):
