@@ -115,7 +115,7 @@ def test_what_cannot_be_carried_over_is_said(before: str, after: str, why: str |
 
 
 GC = {"conns", "gc_timers", "confirmed"}
-PACKETS = {"scratches", "new_fragments", "no_sources", "frames"}
+PACKETS = {"scratches", "new_fragments", "no_sources", "frames", "cuts"}
 
 
 @pytest.mark.parametrize(
