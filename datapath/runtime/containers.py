@@ -213,8 +213,11 @@ class Containers:
         """Called by a container's shim when its process has ended. Only the first report of it is recorded, and none
         that comes when the container has been started again."""
         from datapath.kernel import process
-        from datapath.runtime import recovery
+        from datapath.runtime import groups, recovery
 
+        groups.remove(
+            self.engine.settings, container_id
+        )  # whoever ended it may have come before its last process went
         if not self.engine.exists:
             return  # everything has been taken away in the meantime
         try:
