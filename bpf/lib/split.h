@@ -6,14 +6,12 @@
  */
 #pragma once
 #include "lib/fragments.h"
-#include "lib/routes.h"
 
 #define IP_HEADER   sizeof(struct iphdr) /* without options */
 #define MTU_MIN	    68			 /* RFC 791, 3.1 */
 #define OPTIONS_MAX 40
-#define ROOM_MAX    0xfff /* bytes that bpf_skb_adjust_room makes at once */
-#define PIECE_MAX   2008  /* bytes of data in a piece: with options what `frames` takes */
-#define SUM_STEP    512	  /* what bpf_csum_diff takes at once, before 6.12 */
+#define PIECE_MAX   2008 /* bytes of data in a piece: with options what `frames` takes */
+#define SUM_STEP    512	 /* what bpf_csum_diff takes at once, before 6.12 */
 
 struct sum_walk {
 	struct __sk_buff *skb;
@@ -134,31 +132,11 @@ static __always_inline void piece_header(struct ipv4_header *header, __u32 size,
 	header->ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)header, header_length(size), 0));
 }
 
-/*
- * TCP that is still to be cut into segments gets smaller ones: where a stream is cut nobody minds. Room that is made in the
- * packet takes as much from its segments, and does not give it back with them. UDP's segments are datagrams: of
- * those, and of what a device has not said to be TCP, the helper wants nothing.
- */
-static __always_inline int shrink_segments(struct __sk_buff *skb, struct packet *p, __u32 mtu)
-{
-	__u32 less = segment_length(skb, p) - mtu;
-
-	if (p->tuple.proto != IPPROTO_TCP || less > ROOM_MAX || less + 8 > skb->gso_size ||
-	    bpf_skb_adjust_room(skb, less, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET))
-		return 0;
-	if (bpf_skb_adjust_room(skb, -(__s32)less, BPF_ADJ_ROOM_NET,
-				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
-		p->width = 1; /* it is no packet any more, and packet_fit() will find out */
-	return 1;
-}
-
 /* Can a packet that is larger than its way takes be cut for it? Then it will be (packet_fit). */
 __noinline int packet_narrow(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
-	if (!p || is_ipv6(p) || p->dont_fragment || icmp_is_error(p))
+	if (!p || is_ipv6(p) || p->dont_fragment || skb->gso_size || icmp_is_error(p))
 		return 0;
-	if (skb->gso_size)
-		return shrink_segments(skb, p, mtu);
 	/* The first piece is so long that the transport header is pulled out with it, see below. */
 	if (mtu < MTU_MIN || mtu < L3 + 2 * (p->l4 - L3) + 8)
 		return 0;

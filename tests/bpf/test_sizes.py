@@ -273,8 +273,8 @@ def test_what_must_not_be_cut_is_told_of(narrow: Programs) -> None:
 
 
 @pytest.mark.parametrize("proto", ["TCP", "UDP"])
-def test_segments_of_which_the_helper_wants_nothing_are_told_of(narrow: Programs, proto: str) -> None:
-    """A test run does not say that they are TCP's, so here they are as UDP's, each of which is a datagram."""
+def test_what_is_still_to_be_cut_into_segments_is_told_of(narrow: Programs, proto: str) -> None:
+    """Its sender's stack can make them smaller; no helper makes fragments of each."""
     data = bytes(2600)
     carried = p.tcp(9, 8081, p.ACK, data) if proto == "TCP" else p.udp(9, 8081, data)
     frame = outside_sends(HOST, carried, fragment=0)

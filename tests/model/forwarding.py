@@ -48,8 +48,8 @@ class Forwarding:
 
     def _too_big(self, p: Packet, sender: Member | None, mtu: int, into: bool = False) -> Expected | None:
         """None: it fits, or is cut in pieces that do, where that is allowed (RFC 1812 5.2.6). Else the sender is told
-        to send less; of an error not even that (RFC 4443 2.4). Segments of UDP are not cut, and a test run does not say
-        of others that they are TCP's, which would become smaller: their sender is told, too."""
+        to send less; of an error not even that (RFC 4443 2.4). Of a packet that is itself to be cut into segments it is
+        told in any case: its stack can make them smaller."""
         over = p.size - mtu
         if p.gso:
             if p.proto == UDP:
