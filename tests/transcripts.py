@@ -136,27 +136,35 @@ class Shell:
         return command.replace(PLAY, self._folder.name)
 
 
+def pretend_host() -> Shell:
+    """A shell on the host that docs/tour.md makes."""
+    setup = _SETUP.search((ROOT / "docs/tour.md").read_text())
+    assert setup
+    shell = Shell()
+    shell.type(setup[1])
+    return shell
+
+
 def replay(page: Path) -> Iterator[tuple[Step, str]]:
     """Each command of a page, in turn, and what it printed."""
     text = page.read_text()
-    setup = _SETUP.search((ROOT / "docs/tour.md").read_text())
-    assert setup
-    with Shell() as shell:
-        shell.type(setup[1])
+    with pretend_host() as shell:
         for command in _BEFORE.findall(text):
             shell.type(command)
         for counts, block in _BLOCK.findall(text):
             for step in steps(block, counts):
-                yield step, _typed(shell, step)
+                yield step, typed(shell, step)
 
 
-def _typed(shell: Shell, step: Step) -> str:
+def typed(shell: Shell, step: Step, got: str | None = None) -> str:
+    """What a command prints (`got`: the first time). One that only looks is typed again for a while if it shows something
+    else."""
     until = time.monotonic() + PATIENCE / 4
-    while True:
-        got = shell.type(step.command)
-        if not differs(step, got) or not _LOOKS.match(step.command) or time.monotonic() > until:
-            return got
+    got = shell.type(step.command) if got is None else got
+    while differs(step, got) and _LOOKS.match(step.command) and time.monotonic() < until:
         time.sleep(0.5)
+        got = shell.type(step.command)
+    return got
 
 
 def differs(step: Step, got: str) -> bool:

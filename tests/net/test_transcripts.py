@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import transcripts
+from tests import cast, transcripts
 
 PAGES = [
     page
     for page in (transcripts.ROOT / "README.md", *sorted((transcripts.ROOT / "docs").rglob("*.md")))
     if "```console" in page.read_text()
 ]
+FIRST_MINUTES = transcripts.ROOT / "docs/first-five-minutes.cast"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(transcripts.ROOT)))
@@ -25,6 +26,14 @@ def test_what_a_page_shows_is_what_comes(page: Path) -> None:
         if transcripts.differs(step, got)
     ]
     assert wrong == []
+
+
+def test_the_recording_of_the_first_five_minutes_plays_as_it_was_recorded() -> None:
+    """Install, network, run, publish, restrict, why it is blocked, connections, and away: in twelve commands."""
+    played = list(cast.play(FIRST_MINUTES))
+    assert 8 <= len(played) <= 12
+    for was, came in played:
+        assert transcripts.masked(came.output) == transcripts.masked(was.output), was.command
 
 
 def test_another_answer_is_noticed() -> None:
