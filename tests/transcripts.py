@@ -157,8 +157,8 @@ def replay(page: Path) -> Iterator[tuple[Step, str]]:
 
 
 def typed(shell: Shell, step: Step, got: str | None = None) -> str:
-    """What a command prints (`got`: the first time). One that only looks is typed again for a while if it shows something
-    else."""
+    """What a command prints (`got`: the first time). One that only looks is typed again for a while if it shows
+    something else."""
     until = time.monotonic() + PATIENCE / 4
     got = shell.type(step.command) if got is None else got
     while differs(step, got) and _LOOKS.match(step.command) and time.monotonic() < until:
