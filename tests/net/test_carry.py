@@ -65,7 +65,8 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "objects", "*.so", "_libbpf.c")
     for name in ("bpf", "ctl", "datapath"):
         shutil.copytree(TREE / name, tree / name, ignore=ignored)
-    for name in ("Makefile", "setup.py", "pyproject.toml", "tests/__init__.py", "tests/net/__init__.py"):
+    files = ("Makefile", "packaging/packages.mk", "setup.py", "pyproject.toml", "tests/__init__.py")
+    for name in (*files, "tests/net/__init__.py"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(TREE / name, tree / name)
     shutil.copy(TREE / "tests/net/faults.py", tree / "tests/net")
