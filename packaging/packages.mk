@@ -84,6 +84,6 @@ $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/dat
 # ---- what was built, as others install it ---------------------------------------------
 
 .PHONY: test-packages
-test-packages: build deb wheel
+test-packages: build packaged deb wheel
 	$(call install,mmdebstrap man-db)
 	$(PYTEST) tests/packages

@@ -115,7 +115,12 @@ def test_s30_containers_that_come_and_go_leave_nothing(host: Host) -> None:
     process.communicate()
     host.ctl("_exited nobody 0")
     assert host.try_ctl("doctor").stdout == "No problems found.\n"
-    assert {path.name for path in database.parent.iterdir()} == {"containers", "datapath.db", "lock", "reserve"}
+    assert {path.name for path in database.parent.iterdir()} == {
+        "containers",
+        "datapath.db",
+        "lock",
+        "reserve",
+    }
     assert [path.name for path in (database.parent / "containers").iterdir()] == [host.inspect("stays")["Id"]]
     assert database.stat().st_size == size
     assert reaches(host.try_, host.address("stays", "shop"))
