@@ -15,14 +15,6 @@ from datapath.errors import ConfigError, printable, quoted
 from .command import Command, Group
 from .errors import PROGRAM
 
-
-class Resident(Group):
-    """A group that does something when it is called alone."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return click.Group.parse_args(self, ctx, args)
-
-
 root_option = click.option(
     "--root",
     metavar="DIR",
@@ -37,7 +29,7 @@ def _root(text: str) -> Path:
     return Path(text).absolute()
 
 
-@click.group("agent", cls=Resident, invoke_without_command=True)
+@click.group("agent", cls=Group, invoke_without_command=True)
 @click.pass_context
 def agent(ctx: click.Context) -> None:
     """Follow the changes of the host's network at once.

@@ -76,12 +76,16 @@ def refuse_empty(ctx: click.Context, params: Sequence[click.Parameter]) -> None:
 class WithExamples(click.Command):
     """A command with examples at the end of its help, and what else is to be said there."""
 
+    def examples(self, ctx: click.Context) -> str:
+        """Their key."""
+        return words(ctx) or ctx.command_path.partition(" ")[2]
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from .examples import EXAMPLES
 
         name = ctx.find_root().info_name
         with formatter.section("Examples"):
-            for line in EXAMPLES.get(words(ctx) or ctx.command_path.partition(" ")[2], ()):
+            for line in EXAMPLES.get(self.examples(ctx), ()):
                 formatter.write(f"{'':{formatter.current_indent}}{name} {line}\n")
         super().format_epilog(ctx, formatter)
 
@@ -153,7 +157,8 @@ def _takes_next(word: str, named: dict[str, click.Option]) -> bool:
 
 
 class Group(WithExamples, click.Group):
-    """A group that explains itself when it is called alone, and knows Docker's second names."""
+    """A group that explains itself when it is called alone, unless it does something then, and knows Docker's second
+    names."""
 
     second_names: ClassVar = {"list": "ls", "remove": "rm"}
 
@@ -161,7 +166,7 @@ class Group(WithExamples, click.Group):
         return super().get_command(ctx, self.second_names.get(cmd_name, cmd_name))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:
+        if not (args or ctx.resilient_parsing or self.invoke_without_command):
             click.echo(ctx.get_help())
             ctx.exit()
         try:

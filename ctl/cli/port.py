@@ -44,6 +44,8 @@ class PortGroup(Group):
         word = args[0]
         if self.get_command(ctx, word) or ctx.resilient_parsing or f"port {word}" in COMMANDS:
             return super().resolve_command(ctx, args)
+        if word and not word[0].isalnum():
+            raise _no_such(word, None, ctx)
         return "", show, args
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -64,7 +66,29 @@ def port() -> None:
     """
 
 
-@click.command("", cls=Command)
+def _no_such(word: str, hint: str | None, ctx: click.Context | None) -> click.UsageError:
+    said = f" Did you mean {hint!r}?" if hint else ""
+    return click.UsageError(f"No such command or container {word!r}.{said}", ctx)
+
+
+class _Unnamed(click.Context):
+    """That of a command without a name: its path is its group's."""
+
+    @property
+    def command_path(self) -> str:
+        return super().command_path.rstrip()
+
+
+class Shown(Command):
+    """`port CONTAINER`."""
+
+    context_class = _Unnamed
+
+    def examples(self, ctx: click.Context) -> str:
+        return "port show"
+
+
+@click.command("", cls=Shown)
 @click.argument("container")
 @click.argument("wanted", metavar="[PORT[/PROTOCOL]]", default="")
 @click.pass_context
@@ -79,9 +103,7 @@ def show(ctx: click.Context, /, container: str, wanted: str) -> None:
     try:
         found = containers().ports(container)
     except NotFoundError:
-        hint = meant(container, port.list_commands(ctx))
-        said = f" Did you mean {hint!r}?" if hint else ""
-        raise click.UsageError(f"No such command or container {container!r}.{said}", ctx.parent) from None
+        raise _no_such(container, meant(container, port.list_commands(ctx)), ctx.parent) from None
     lines: dict[tuple[int, str], list[str]] = {}
     for one in filter(lambda one: one.active, found):
         for address, host_port, inside, proto in one.mapping.expand():

@@ -55,6 +55,14 @@ def test_every_command_has_an_example_that_is_right(words: str, capsys: pytest.C
             command.make_context(context.info_name, list(argv), parent=context.parent)
 
 
+def test_a_container_in_place_of_a_command_of_port_has_the_groups_name_and_its_own_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shown("port web", capsys)
+    assert out.startswith("Usage: datapathctl port [OPTIONS] CONTAINER [PORT[/PROTOCOL]]\n")
+    assert out.endswith("".join(f"  datapathctl {line}\n" for line in EXAMPLES["port show"]))
+
+
 def test_examples_are_of_commands() -> None:
     others = {"container", "port show", "_exited"}
     assert EXAMPLES.keys() - others == COMMANDS.keys()

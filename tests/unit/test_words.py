@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ctl.cli import main
+from ctl.cli import main, reference
 from ctl.cli.words import COMMANDS, OPTIONS
 
 DATA = Path(__file__).with_name("data")
@@ -40,6 +40,34 @@ def test_a_mistake_gets_this_line(
         "",
     )
     assert list(tmp_path.iterdir()) == [], "nothing was touched"
+
+
+GROUPS = ("", *(name for name, found in reference.commands() if isinstance(found, click.Group) and name))
+SIGNS = (
+    ("-x", "option '-x'"),
+    ("--foo", "option '--foo'"),
+    ("--foo=1", "option '--foo'"),
+    ("-x --help", "option '-x'"),
+    ("-", "command '-'"),
+    ("-- -x", "command '-x'"),
+    ("+x", "command '+x'"),
+    ("+x --help", "command '+x'"),
+    ("/x", "command '/x'"),
+    ("=x", "command '=x'"),
+)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("typed", "what"), SIGNS, ids=[typed for typed, _ in SIGNS])
+def test_a_word_that_begins_with_a_sign_is_a_mistake_too(
+    group: str, typed: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No reason to print the help."""
+    code = main.run([*group.split(), *typed.split()])
+    if group == "port":
+        what = what.replace("command", "command or container")
+    line = f"datapathctl: No such {what}. See '{' '.join(['datapathctl', *group.split()])} --help'.\n"
+    assert (code, *capsys.readouterr()) == (2, "", line)
 
 
 def test_there_are_as_many_as_the_first_hour_asks_for() -> None:
