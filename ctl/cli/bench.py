@@ -17,7 +17,7 @@ from datapath.errors import ConfigError, DatapathError, NotFoundError, printable
 from . import completing
 from .command import Command, Group, Number, PathType, format_option, warn
 from .errors import ended
-from .output import emit, listing, table
+from .output import emit, folded, listing, table
 from .progress import showing
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def ls(suites: tuple[str, ...], modes: str, words: str, format_: str) -> None:
             for experiment in suite.experiments()
             if matches(experiment, words)
         ]
-    emit(listing(rows, EXPERIMENTS, format_))
+    emit(listing(rows if format_ else folded(rows, EXPERIMENTS, ("Title",)), EXPERIMENTS, format_))
 
 
 @bench.command("compare", cls=Command)

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,16 +24,28 @@ Row = Mapping[str, Any]
 # Docker's tables: three spaces between columns, no column narrower than ten with its spaces.
 _GAP = 3
 _NARROWEST = 10
+_DROP = "DROP_"
+
+
+def strong(text: str) -> str:
+    """In bold on a terminal, unless it has no such thing or NO_COLOR is set (no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return click.style(text, bold=True) if wanted and text else text
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as Docker draws it, without a line break at its end."""
+    """A table as Docker draws it, without a line break at its end. On a terminal the headings are bold, and the packet
+    programs' drops."""
     lines = [*([headings] if headings else []), *rows]
     count = max(map(len, lines), default=0)
     cells = [[*map(printable, line), *[""] * (count - len(line))] for line in lines]
     widths = [max(_NARROWEST, *(len(cell) + _GAP for cell in column)) for column in zip(*cells, strict=True)]
     form = "".join(f"{{:<{width}}}" for width in widths)
-    return "\n".join(form.format(*line).rstrip() for line in cells)
+    drawn = [(form.format(*line).rstrip(), line) for line in cells]
+    return "\n".join(
+        strong(text) if (number == 0 and headings) or line[0].startswith(_DROP) else text
+        for number, (text, line) in enumerate(drawn)
+    )
 
 
 def template(source: str, *, heading: bool = False) -> Callable[[Any], str]:
@@ -85,13 +99,34 @@ def fitted(rows: Sequence[Row], columns: Mapping[str, str], key: str) -> list[Ro
     """The rows, with the values of one column cut to what the terminal's width leaves for them."""
     if not sys.stdout.isatty():
         return list(rows)
+    left = max(_NARROWEST - _GAP, _left(rows, columns, (key,)))
+    return [{**row, key: _cut(str(row[key]), left)} for row in rows]
+
+
+def folded(rows: Sequence[Row], columns: Mapping[str, str], keys: Sequence[str]) -> list[Row]:
+    """The rows, with columns of sentences broken into lines that the terminal's width leaves room for: a row each."""
+    if not sys.stdout.isatty():
+        return list(rows)
+    width = max(2 * _NARROWEST, _left(rows, columns, keys) // len(keys))
+    lines: list[Row] = []
+    for row in rows:
+        parts = {key: textwrap.wrap(str(row[key]), width) for key in keys}
+        for number in range(max(1, *map(len, parts.values()))):
+            first = row if number == 0 else dict.fromkeys(row, "")
+            lines.append(
+                {**first, **{key: [*found, *[""] * (number + 1)][number] for key, found in parts.items()}}
+            )
+    return lines
+
+
+def _left(rows: Sequence[Row], columns: Mapping[str, str], keys: Sequence[str]) -> int:
+    """What the terminal's width leaves for the values of these columns."""
     taken = 0
     for name, heading in columns.items():
         last = name == [*columns][-1]
-        width = 0 if name == key else max(len(heading), *(len(printable(str(row[name]))) for row in rows), 0)
-        taken += width if last else width + _GAP if name == key else max(_NARROWEST, width + _GAP)
-    left = max(_NARROWEST - _GAP, shutil.get_terminal_size().columns - taken)
-    return [{**row, key: _cut(str(row[key]), left)} for row in rows]
+        width = 0 if name in keys else max(len(heading), *(len(printable(str(row[name]))) for row in rows), 0)
+        taken += width if last else width + _GAP if name in keys else max(_NARROWEST, width + _GAP)
+    return shutil.get_terminal_size().columns - taken
 
 
 def _cut(text: str, width: int) -> str:

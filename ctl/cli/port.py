@@ -12,10 +12,10 @@ from click.shell_completion import CompletionItem
 from datapath.errors import ConfigError, DatapathError, NotFoundError, meant, printable, quoted
 
 from . import completing
-from .command import Command, Group, containers, format_option
+from .command import Command, Group, containers, format_option, no_trunc_option
 from .errors import raise_all
 from .formatting import address_text, first_port
-from .output import emit, listing
+from .output import emit, fitted, listing
 from .words import COMMANDS
 
 if TYPE_CHECKING:
@@ -120,8 +120,9 @@ def show(ctx: click.Context, /, container: str, wanted: str) -> None:
 
 @port.command("ls", cls=Command)
 @click.argument("container", required=False, shell_complete=completing.running)
+@no_trunc_option
 @format_option(field="HostPort")
-def ls(container: str | None, format_: str) -> None:
+def ls(container: str | None, no_trunc: bool, format_: str) -> None:
     """List published ports.
 
     Those of CONTAINER, or of all running containers; each container numbers its own. HOST IP is "all" for a port that
@@ -130,6 +131,8 @@ def ls(container: str | None, format_: str) -> None:
     """
     rows = port_rows(containers().ports(container))
     columns = COLUMNS if all(row["State"] == "active" for row in rows) else {**COLUMNS, "State": "STATE"}
+    if not (format_ or no_trunc):
+        rows = [dict(row) for row in fitted(rows, columns, "ACL")]
     emit(listing(rows, columns, format_))
 
 

@@ -10,7 +10,7 @@ import click
 
 from .command import Command, format_option, host
 from .errors import raise_all
-from .output import emit, listing
+from .output import emit, listing, strong
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding
@@ -47,7 +47,9 @@ def doctor(ctx: click.Context, format_: str) -> None:
     elif not found:
         click.echo("No problems found.")
     for row in [] if format_ else found:
-        emit(f"{row['Subject']}: {row['Detail']}\n    means: {row['Means']}\n    repair: {row['Repair']}")
+        emit(
+            f"{strong(row['Subject'])}: {row['Detail']}\n    means: {row['Means']}\n    repair: {row['Repair']}"
+        )
     ctx.exit(NOT_CLEAN if found else 0)
 
 

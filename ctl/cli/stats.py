@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +14,7 @@ from datapath.errors import ConfigError, NotFoundError, meant, quoted
 from . import completing
 from .command import Command, Number, format_option, host
 from .formatting import percent
-from .output import emit, emit_parts, listing
+from .output import emit, emit_parts, folded, listing
 
 if TYPE_CHECKING:
     from datapath.telemetry.stats import Stats
@@ -58,7 +58,8 @@ def stats(
     if ((reasons or follow) and format_ == PROMETHEUS) or (reasons and follow):
         raise ConfigError("--reasons, --follow and --format prometheus exclude each other")
     if reasons:
-        emit(listing(reason_rows(names), REASONS, format_))
+        rows: Sequence[Mapping[str, Any]] = reason_rows(names)
+        emit(listing(rows if format_ else folded(rows, REASONS, ("Meaning", "Look")), REASONS, format_))
     elif follow:
         _follow(names, seconds, format_)
     else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -256,6 +257,20 @@ def test_a_wide_table_is_cut_to_the_terminal(host: Host) -> None:
     shown = host.sh(
         ["script", "-qec", f"stty cols 110; {DATAPATHCTL} ps; {DATAPATHCTL} ps --no-trunc", "/dev/null"]
     )
-    lines = shown.replace("\r", "").splitlines()
+    lines = plain(shown)
     assert max(map(len, lines[:2])) <= 110 and "…   web" in lines[1]
     assert len(lines[3]) > 500
+
+
+def plain(shown: str) -> list[str]:
+    """The lines of a terminal, none of them bold."""
+    return re.sub(r"\x1b\[\d*m", "", shown).replace("\r", "").splitlines()
+
+
+def test_a_long_acl_is_cut_to_the_terminal(host: Host) -> None:
+    acl = ",".join(f"deny=10.{number}.0.0/16" for number in range(30))
+    host.run("web", f"-p 8080:80,{acl}")
+    typed = f"{DATAPATHCTL} port ls; {DATAPATHCTL} port ls --no-trunc"
+    lines = plain(host.sh(["script", "-qec", f"stty cols 100; {typed}", "/dev/null"]))
+    assert len(lines) == 4 and len(lines[1]) == 100 and lines[1].endswith("…")
+    assert lines[3].endswith(acl) and host.ctl("port ls").endswith(acl)

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -150,3 +154,48 @@ def test_a_wrong_template_is_told_before_anything_is_done(
     assert "template parsing error" in capsys.readouterr().err
     assert main.run(["ps", "--json", "--format", "{{.Names}}"]) == 2
     assert "--json and --format exclude each other" in capsys.readouterr().err
+
+
+# ---- on a terminal --------------------------------------------------------------------
+
+RUN_IT = f"{sys.executable} -c 'from ctl.cli.main import main; main()'"
+BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m")
+
+
+def on_terminal(typed: str, **environ: str) -> str:
+    """What a terminal of 80 columns gets."""
+    given = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+    return subprocess.run(
+        ["script", "-qec", f"stty cols 80; {RUN_IT} {typed}", "/dev/null"],
+        env=given | {"TERM": "xterm"} | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout.replace("\r", "")
+
+
+def test_headings_and_drops_are_bold_on_a_terminal_and_sentences_fit_it() -> None:
+    first, *lines = on_terminal("stats --reasons DELIVERED DROP_DENIED").splitlines()
+    assert BOLD.fullmatch(first) and BOLD.sub(r"\1", first).split()[0] == "COUNTER"
+    delivered, denied, *more = lines
+    assert not BOLD.search(delivered) and BOLD.fullmatch(denied) and more
+    assert max(len(BOLD.sub(r"\1", line)) for line in (first, *lines)) <= 80
+    from datapath.model.reasons import MEANINGS
+
+    words = " ".join(BOLD.sub(r"\1", line) for line in lines).split()
+    assert sorted(words) == sorted(
+        f"DELIVERED DROP_DENIED {' '.join(' '.join(MEANINGS[name]) for name in ('DELIVERED', 'DROP_DENIED'))}".split()
+    )
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_nothing_is_bold_where_it_is_not_wanted(environ: dict[str, str]) -> None:
+    assert "\x1b" not in on_terminal("stats --reasons DROP_DENIED", **environ)
+
+
+def test_a_pipe_gets_neither_bold_letters_nor_broken_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["stats", "--reasons", "DROP_DENIED"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count("\n") == 2
