@@ -107,15 +107,19 @@ class Networks:
             endpoints.evict_dead(tx)
             return networks.remove(tx, name, owner, force)
 
-    def prune(self, filters: Sequence[str] = ()) -> list[Network]:
-        """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
-        from datapath.engine import networks
+    def prunable(self, filters: Sequence[str] = ()) -> list[Network]:
+        """What `prune` would remove now. ConfigError: a filter is wrong."""
         from datapath.engine.transaction import now
         from datapath.plan.networks import plan_network_prune
 
+        return list(plan_network_prune(self._host.snapshot(), filters, now()))
+
+    def prune(self, filters: Sequence[str] = ()) -> list[Network]:
+        """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
+        from datapath.engine import networks
+
         if not self._host.exists:
-            plan_network_prune(self._host.snapshot(), filters, now())  # refuses filters that are wrong
-            return []
+            return self.prunable(filters)  # none; refuses filters that are wrong
         with self._host.changing(freeing=True) as tx:
             return networks.prune(tx, filters)
 

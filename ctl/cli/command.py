@@ -287,4 +287,7 @@ class Number(click.FloatRange):
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only the IDs.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would be removed, and change nothing."
+)
 no_trunc_option = click.option("--no-trunc", is_flag=True, help="Do not truncate values.")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datapath.errors import DatapathError, NotFoundError
+from datapath.errors import DatapathError, NotFoundError, printable
 
 from . import completing
 from .command import (
     Command,
     Group,
     containers,
+    dry_run_option,
     format_option,
     host,
     no_trunc_option,
@@ -207,8 +208,12 @@ def rm(names: tuple[str, ...], force: bool) -> None:
     shell_complete=completing.keys("until", "label", "label!"),
     help='Remove only what matches, such as "until=24h".',
 )
-def prune(force: bool, filters: tuple[str, ...]) -> None:
+@dry_run_option
+def prune(force: bool, filters: tuple[str, ...], dry_run: bool) -> None:
     """Remove all networks that no container uses."""
+    if dry_run:
+        emit("\n".join(printable(found.name) for found in host().networks.prunable(filters)))
+        return
     if not force:
         asked = bool(sys.stdin) and sys.stdin.isatty()
         if asked:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from .command import Command, containers, format_option, host
+from datapath.errors import printable
+
+from .command import Command, containers, dry_run_option, format_option, host
 from .output import emit, listing, table
 
 
@@ -18,12 +21,36 @@ from .output import emit, listing, table
 @click.option(
     "-f", "--force", is_flag=True, help="Also remove what belongs to Docker, podman or other owners."
 )
-def down(force: bool) -> None:
+@dry_run_option
+def down(force: bool, dry_run: bool) -> None:
     """Remove all containers, networks and programs.
 
     Containers are stopped; no device, namespace, program or pin is left.
     """
+    if dry_run:
+        host().refuse_foreign(force)
+        emit("\n".join(map(printable, _everything())) or "There is nothing to remove.")
+        return
     host().down(force)
+
+
+def _everything() -> Iterator[str]:
+    """What `down` takes away, a line each."""
+    state, settings = host().snapshot(), host().settings
+    for container in sorted(state.containers.values(), key=lambda found: found.name):
+        yield f"container {container.name} ({container.status})"
+    for sandbox in host().sandboxes.all():
+        yield f"sandbox {sandbox.label} of {sandbox.owner}"
+    for network in host().networks.all():
+        if not network.predefined or (network.built and network.name == "bridge"):
+            yield f"network {network.name}"
+    for path, what in (
+        (settings.bpffs, "packet programs, their maps and links"),
+        (settings.state_dir, "state and logs"),
+        (settings.run_dir, "files of containers"),
+    ):
+        if path.is_dir():
+            yield f"{what}: {path}"
 
 
 @click.command("version", cls=Command)

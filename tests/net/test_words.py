@@ -274,3 +274,36 @@ def test_a_long_acl_is_cut_to_the_terminal(host: Host) -> None:
     lines = plain(host.sh(["script", "-qec", f"stty cols 100; {typed}", "/dev/null"]))
     assert len(lines) == 4 and len(lines[1]) == 100 and lines[1].endswith("…")
     assert lines[3].endswith(acl) and host.ctl("port ls").endswith(acl)
+
+
+def test_a_dry_run_lists_what_would_go_and_changes_nothing(host: Host) -> None:
+    assert host.ctl("down --dry-run") == "There is nothing to remove."
+    assert host.ctl("network prune --dry-run") == ""
+    host.ctl("network create red")
+    host.ctl("network create used")
+    host.run("web", "--network used")
+    before = everything(host)
+    assert host.ctl("network prune --dry-run") == "red"
+    assert host.ctl("network prune --dry-run --filter label=x") == ""
+    assert host.refused("network prune --dry-run --filter colour=red").startswith(
+        "datapathctl: invalid filter"
+    )
+    assert host.ctl("down --dry-run").splitlines() == [
+        "container web (running)",
+        "network red",
+        "network used",
+        f"packet programs, their maps and links: {host.bpffs / 'datapath'}",
+        f"state and logs: {host.folder / 'state'}",
+        f"files of containers: {host.folder / 'run'}",
+    ]
+    assert everything(host) == before
+    assert host.ctl("network prune -f") == "Deleted Networks:\nred"
+    host.ctl("down")
+    assert host.ctl("down --dry-run") == "There is nothing to remove."
+
+
+def everything(host: Host) -> tuple[str, ...]:
+    """What a command could have changed."""
+    return *map(host.sh, ("ip -o link", "ip route", "ip rule")), *map(
+        host.ctl, ("inspect web", "network ls", "doctor")
+    )
