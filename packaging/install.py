@@ -71,6 +71,11 @@ class Where(NamedTuple):
         return self.prefix / "share"
 
     @property
+    def system(self) -> Path:
+        """Where other programs look for what is installed beside them: for the administrator's own in /etc."""
+        return self.prefix / "lib" if self.prefix == Path("/usr") else self.sysconf
+
+    @property
     def zsh(self) -> Path:
         """Debian's zsh looks for what packages bring here, and for what the administrator has there."""
         return (
@@ -113,15 +118,29 @@ def files(where: Where) -> Iterator[File]:
         ("fish", where.share / "fish/vendor_completions.d/datapathctl.fish"),
     ):
         yield File(target, completion(shell).encode() + b"\n")
-    units = where.prefix / "lib/systemd/system"
-    for path in sorted((ROOT / "packaging/systemd").iterdir()):
-        yield File(units / path.name, path.read_text().replace("@BIN@", str(where.bin)).encode())
-    for path, text in unit.files(str(where.bin / "datapathctl"), Settings()).items():
-        yield File(units / path.name, text.encode())
-    yield File(where.sysconf / "logrotate.d/datapath", (ROOT / "packaging/logrotate").read_bytes())
+    yield from beside(where)
     for path in sorted((ROOT / "packaging/examples").iterdir()):
         yield File(where.share / "doc/datapath/examples" / path.name, path.read_bytes())
     yield File(where.share / "doc/datapath/README.md", (ROOT / "README.md").read_bytes())
+
+
+def beside(where: Where) -> Iterator[File]:
+    """What other programs read and call: systemd, NetworkManager, networkd-dispatcher, logrotate."""
+    units = where.prefix / "lib/systemd/system"
+    for path in sorted((ROOT / "packaging/systemd").rglob("*.*")):
+        if path.is_file():
+            name = path.relative_to(ROOT / "packaging/systemd")
+            yield File(units / name, path.read_text().replace("@BIN@", str(where.bin)).encode())
+    dispatcher = (ROOT / "packaging/dispatcher").read_text().replace("@BIN@", str(where.bin))
+    for folder in (
+        "NetworkManager/dispatcher.d",
+        "networkd-dispatcher/routable.d",
+        "networkd-dispatcher/off.d",
+    ):
+        yield File(where.system / folder / "50-datapath", dispatcher.encode(), 0o755)
+    for path, text in unit.files(str(where.bin / "datapathctl"), Settings()).items():
+        yield File(units / path.name, text.encode())
+    yield File(where.sysconf / "logrotate.d/datapath", (ROOT / "packaging/logrotate").read_bytes())
 
 
 def completion(shell: str) -> str:

@@ -77,7 +77,7 @@ $(VERSIONS:%=$(VENV)/versions-%/bin/datapathctl): $(VENV)/versions-%/bin/datapat
 test-versions: $(VERSIONS:%=test-versions-%)
 $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/datapathctl
 	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|pyroute2|jinja2|matplotlib)='
-	$(VENV)/versions-$*/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSIONS_TESTS)
+	$(VENV)/versions-$*/bin/python -m pytest $(SIDE_BY_SIDE) $(VERSIONS_TESTS)
 
 # ---- what was built, as others install it ---------------------------------------------
 

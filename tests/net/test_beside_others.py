@@ -8,11 +8,12 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.net.hosts import FAR, HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
+from tests.net.hosts import DATAPATHCTL, FAR, HOST, OUTSIDE, TREE, Host, Namespace, eventually, loses, reaches
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import (
     Container,
@@ -152,7 +153,6 @@ def test_flushing_every_table_of_the_packet_filter_changes_nothing(host: Host) -
 
 
 def test_no_policy_and_no_flush_of_the_packet_filter_concerns_ipv6_either(host: Host) -> None:
-    host.preloaded = True
     plug_ipv6(host)
     host.ctl("network create --ipv6 six")
     web, peer = (
@@ -253,13 +253,28 @@ def _second_uplink(host: Host) -> Iterator[Namespace]:
         second.close()
 
 
-@pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_a_new_uplink_is_served_after_the_next_changing_command(host: Host, proto: str) -> None:
+def dispatched(host: Host) -> None:
+    """What NetworkManager and networkd-dispatcher call."""
+    script = host.folder / "50-datapath"
+    script.write_text(
+        (TREE / "packaging/dispatcher").read_text().replace("@BIN@", str(Path(DATAPATHCTL).parent))
+    )
+    host.sh(["sh", str(script), "eth1", "up"])
+
+
+@pytest.mark.parametrize(
+    ("proto", "follow"),
+    [("tcp", lambda host: host.ctl("network create other")), ("udp", dispatched)],
+    ids=["the next changing command", "the dispatcher of a network manager"],
+)
+def test_a_new_uplink_is_served_after(host: Host, proto: str, follow: Callable[[Host], object]) -> None:
+    dispatched(host)  # nothing is there to be followed, and nothing is made
+    assert host.ctl("down --dry-run") == "There is nothing to remove."
     web = start_container(host, "web", f"-p 8081:80/{proto}")
     with _second_uplink(host) as second, serving(web, proto, 80), serving(second, proto, 7400):
         host.sh(f"ip address add {SECOND_HOST}/24 dev eth1")  # later than the device itself
         assert fails(second, proto, SECOND_HOST, 8081)  # as documented
-        host.ctl("network create other")
+        follow(host)
         answer = call(second, proto, SECOND_HOST, 8081)
         assert (answer.seen, answer.peer) == (SECOND_OUTSIDE, SECOND_HOST)
         assert call(web, proto, SECOND_OUTSIDE, 7400).seen == SECOND_HOST

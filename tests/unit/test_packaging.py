@@ -114,3 +114,24 @@ def test_the_version_stands_in_one_place() -> None:
     ):
         assert datapath.__version__ not in (ROOT / path).read_text(), path
     assert not (ROOT / "debian/changelog").exists()  # `make deb` writes it
+
+
+@pytest.mark.parametrize(("prefix", "system"), [("/usr", "/usr/lib"), ("/usr/local", "/etc")])
+def test_other_programs_find_what_they_call(prefix: str, system: str) -> None:
+    """In the folders where they look; and each calls the command that is installed."""
+    install = script("install")
+    where = install.Where(Path(prefix), Path("/etc"), "/usr/bin/python3")
+    found = {str(file.target): file for file in install.beside(where)}
+    for folder in (
+        "NetworkManager/dispatcher.d",
+        "networkd-dispatcher/routable.d",
+        "networkd-dispatcher/off.d",
+    ):
+        file = found[f"{system}/{folder}/50-datapath"]
+        assert file.mode == 0o755 and file.content.startswith(b"#!/bin/sh\n")
+    drop_ins = [path for path in found if path.endswith(".service.d/50-datapath.conf")]
+    assert len(drop_ins) == 3
+    for path, file in found.items():
+        assert b"@BIN@" not in file.content, path
+        for called in re.findall(rb"(?:exec |=-?)(/\S*datapathctl) ", file.content):
+            assert called.decode() == f"{prefix}/bin/datapathctl", path
