@@ -53,6 +53,10 @@ LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
 LAB_PACKAGES_arm64 := qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio
 
 PYTEST := $(BIN)/python -m pytest
+# A test waits for most of its time, so there are two processes for each processor. Each tests a file at a time; the
+# longest come first (tests/conftest.py).
+WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade compare-host fuzz bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all
@@ -77,10 +81,11 @@ menu:
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table (root)'
 	@echo 'make test-versions  what speaks to a dependency, with the lowest and the newest versions of all (root)'
-	@echo 'make test-packages  what the next four build, in fresh roots of Debian 12 and 13 (root)'
+	@echo 'make test-packages  what the next five build, in fresh roots of Debian 12 and 13 (root)'
 	@echo 'make deb        dist/datapath_*.deb and datapath-bench_*.deb, for Debian 12 and 13'
 	@echo 'make wheel      dist/datapathctl-*.whl, for any distribution with glibc'
 	@echo 'make sdist      dist/datapathctl-*.tar.gz, which all are built from'
+	@echo 'make release    all four in a fresh dist/, with SHA256SUMS and the notes of this version'
 	@echo 'make install uninstall  [DESTDIR=] [PREFIX=/usr/local] (as root)'
 	@echo 'make lint       ruff, mypy --strict, reuse, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
@@ -174,9 +179,8 @@ $(BIN)/datapathctl: $(PYTHON_STAMP)
 demo: build
 	$(BIN)/python -m ctl.cli.demo
 
-# A file is tested by one process; several files are at a time.
 test: build
-	$(PYTEST) -n auto --maxprocesses 4 --dist loadfile tests/net tests/model tests/bpf tests/unit
+	$(PYTEST) $(SIDE_BY_SIDE) tests/net tests/model tests/bpf tests/unit
 
 # No test fails for time. Beside a second copy, from another clone, none does either.
 HOGS ?= 4
@@ -201,7 +205,7 @@ COMPARED := build/compared.json
 compare-host: build
 	@mkdir -p $(dir $(COMPARED)); rm -f $(COMPARED)
 	COMPARE_HOST=$(COMPARED) TEST_PATIENCE=8 \
-		$(PYTEST) -n auto --maxprocesses 4 --dist loadfile -m host_case tests/net; code=$$?; \
+		$(PYTEST) $(SIDE_BY_SIDE) -m host_case tests/net; code=$$?; \
 		$(BIN)/python -m tests.net.compared --whole $(COMPARED) && exit $$code
 
 # Until a disagreement, or the bound, on all processors unless JOBS says less; it names its seed.

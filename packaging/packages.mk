@@ -59,6 +59,16 @@ wheel: sdist
 	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel $(SDIST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py build/wheel/*.whl dist
 
+# What a release consists of, in a fresh dist/: all of it from one sdist, with the sums by which whoever fetches it checks
+# that (`sha256sum -c SHA256SUMS`), and what CHANGELOG.md says of this version.
+.PHONY: release
+release:
+	rm -rf dist
+	$(MAKE) wheel deb
+	sed -n '/^## \[$(VERSION)\]/,/^## \[/{/^## \[/!p}' CHANGELOG.md >dist/NOTES.md
+	cd dist && LC_ALL=C sha256sum -- *.deb *.whl *.tar.gz NOTES.md >SHA256SUMS
+	@cat dist/SHA256SUMS
+
 # ---- both ends of what pyproject.toml allows ---------------------------------------
 
 # Listings, run, port, doctor, rules for iptables and nftables, reports: whatever speaks to a dependency.
@@ -82,6 +92,6 @@ $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/dat
 # ---- what was built, as others install it ---------------------------------------------
 
 .PHONY: test-packages
-test-packages: build packaged deb wheel
-	$(call install,mmdebstrap man-db)
+test-packages: build packaged release
+	$(call install,mmdebstrap man-db lintian)
 	$(PYTEST) tests/packages

@@ -3,26 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
-from tests.packages.roots import TREE, Machine, Unfetched
+from tests.packages.roots import TREE, Machine
 
 MAKE = "make -s -C /root/datapathctl-* BARE=1 PYTHON=/usr/bin/python3"
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    try:
-        made = Machine("trixie")
-    except Unfetched as error:
-        pytest.skip(f"no root to be had here: {error}")
-    with closing(made):
-        yield made
-
-
+@pytest.mark.parametrize("machine", ["trixie"], indirect=True)
 def test_what_make_install_brings_works_and_make_uninstall_takes_it_away(machine: Machine) -> None:
     (sdist,) = (TREE / "dist").glob("datapathctl-*.tar.gz")
     machine.put(sdist, f"/root/{sdist.name}")

@@ -7,30 +7,18 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-from tests.packages.roots import HOST, NETWORK, PATIENCE, TREE, Machine, Unfetched
+from tests.packages.roots import HOST, NETWORK, PATIENCE, TREE, Machine
 
 
 @pytest.fixture(scope="module")
 def wheel() -> Path:
     (found,) = (TREE / "dist").glob("datapathctl-*.whl")
     return found
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    try:
-        made = Machine("bookworm")
-    except Unfetched as error:
-        pytest.skip(f"no root to be had here: {error}")
-    with closing(made):
-        yield made
 
 
 def test_the_wheel_has_one_package_and_all_licences(wheel: Path) -> None:
@@ -68,6 +56,7 @@ def test_the_sdist_has_every_file_of_the_repository() -> None:
     assert not [name for name in names if name.startswith("datapath/objects") or name.endswith((".so", ".o"))]
 
 
+@pytest.mark.parametrize("machine", ["bookworm"], indirect=True)
 def test_a_container_runs_out_of_a_venv(machine: Machine, wheel: Path, tmp_path: Path) -> None:
     fetched = tmp_path / "wheels"
     subprocess.run(
