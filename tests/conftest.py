@@ -16,6 +16,23 @@ from tests.net import compare
 # How much longer everything may take: in an emulated machine ten times is little.
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 
+# Files, the longest first: else one process would be at work on one of them when the others have nothing left to do.
+LONGEST = (
+    "tests/net/test_hostnet_nat.py",
+    "tests/net/test_faults.py",
+    "tests/net/test_upgrade.py",
+    "tests/net/test_carry.py",
+    "tests/net/test_agent.py",
+    "tests/net/test_hostnet_route.py",
+    "tests/net/test_real_programs.py",
+    "tests/net/test_doctor.py",
+    "tests/net/test_floods.py",
+    "tests/net/test_adversity.py",
+    "tests/net/test_hostnet_words.py",
+    "tests/net/test_hostnet_uplinks.py",
+    "tests/net/test_hostnet_sockets.py",
+)
+
 RUN, LEFT = pytest.StashKey[Run](), pytest.StashKey[Found]()
 RECORDER = pytest.StashKey[again.Recorder]()
 
@@ -40,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         compare.note(item)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.location[0], len(places)))
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers are started

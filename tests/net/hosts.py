@@ -108,9 +108,10 @@ class Host(Namespace):
     """The pretend host. `outside` is a machine at the other end of its uplink, eth0; it has no route to any
     container, and a far address behind it (203.0.113.5), so that a default route and a router are involved.
 
-    With `preloaded` set, datapathctl is forked from the test process instead of started: see `forked`."""
+    datapathctl is forked from the test process, which has it loaded (see `forked`); it is started where a test says
+    so, and where that is what it is about."""
 
-    preloaded = SLOWNESS > 1  # where starting Python takes seconds
+    preloaded = True
 
     def __init__(self, folder: Path, attach: str = ATTACH, config: dict[str, Any] | None = None) -> None:
         self.folder = folder

@@ -85,7 +85,6 @@ def fill(folder: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["state", "run"])
 def test_s30_on_a_full_disk_a_command_is_refused_and_leaves_nothing(host: Host, place: str) -> None:
-    host.preloaded = True
     with small_disk(host.folder / place):
         serve(host)
         ballast = fill(host.folder / place)
@@ -126,7 +125,6 @@ def assert_nothing_is_left_wrong(host: Host) -> None:
 
 def test_s30_on_a_full_disk_what_is_there_can_be_read_and_taken_away(host: Host) -> None:
     """Deleting needs space, too: some is kept for it."""
-    host.preloaded = True
     state = host.folder / "state"
     with small_disk(state):
         serve(host)
@@ -183,7 +181,6 @@ sys.exit(main.run(sys.argv[1:]))
 
 @pytest.mark.parametrize("steps", range(0, 8, 2))
 def test_s30_a_command_killed_on_a_full_disk_leaves_nothing_wrong(host: Host, steps: int) -> None:
-    host.preloaded = True
     state = host.folder / "state"
     with small_disk(state):
         host.ctl("network create red")
@@ -200,7 +197,6 @@ def test_s30_a_command_killed_on_a_full_disk_leaves_nothing_wrong(host: Host, st
 
 
 def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) -> None:
-    host.preloaded = True
     state = host.folder / "state"
     with small_disk(state), disk_for_logs(state):
         serve(host)
@@ -218,7 +214,6 @@ def test_s30_a_read_only_state_directory_is_named_and_packets_go_on(host: Host) 
 
 def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_system(host: Host) -> None:
     """The journal has to be read with the file, and nothing can be written beside either."""
-    host.preloaded = True
     state = host.folder / "state"
     with small_disk(state), disk_for_logs(state):
         serve(host)
@@ -240,7 +235,6 @@ def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_sys
 
 
 def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(host: Host) -> None:
-    host.preloaded = True
     serve(host)
     database = host.folder / "state/datapath.db"
     with database.open("rb"):
@@ -262,7 +256,6 @@ def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_
 
 
 def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(host: Host) -> None:
-    host.preloaded = True
     serve(host)
     database = host.folder / "state/datapath.db"
     subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
@@ -283,7 +276,6 @@ def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away
 
 
 def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
-    host.preloaded = True
     host.run("web")
     with (host.folder / "state/lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -317,7 +309,6 @@ def test_s30_a_command_at_work_is_named_where_a_file_has_not_its_file_systems_de
 
 
 def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(host: Host) -> None:
-    host.preloaded = True
     host.run("web")
     host.configure({"datapath": {"max-ports": 128}})
     assert failed_checks(host) == {"settings"}
@@ -334,7 +325,6 @@ def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(
 
 
 def test_s30_a_device_of_somebody_else_with_a_pairs_name_is_named_and_left_alone(host: Host) -> None:
-    host.preloaded = True
     host.run("web")
 
     def no_dice() -> None:
@@ -365,7 +355,6 @@ def test_s30_doctor_on_a_host_that_was_never_used_finds_nothing_and_makes_nothin
 
 
 def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: Host) -> None:
-    host.preloaded = True
     host.run("web")
     state = host.folder / "state"
     state.rename(host.folder / "aside")
@@ -377,7 +366,6 @@ def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: H
 
 
 def test_s30_a_bpffs_that_was_unmounted_is_named_and_mounted_again(host: Host) -> None:
-    host.preloaded = True
     serve(host)
     subprocess.run(["umount", str(host.bpffs)], check=True)
     (finding,) = [one for one in doctor(host) if one["Check"] == "programs"]
@@ -394,7 +382,6 @@ def test_s30_a_bpffs_that_was_unmounted_is_named_and_mounted_again(host: Host) -
 def test_s30_after_a_restart_containers_have_ended_and_networks_are_built_again(make_host: MakeHost) -> None:
     """The store is there; devices, programs, processes and the run directory are gone."""
     before, after = make_host(), make_host()
-    before.preloaded = after.preloaded = True
     before.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
     before.run("web", "--network shop -p 8081:80 -p 40001:80")
     before.run("brief", "--rm")
@@ -416,7 +403,6 @@ def test_s30_after_a_restart_containers_have_ended_and_networks_are_built_again(
 
 def test_s30_a_full_map_is_named_and_the_container_taken_back(make_host: MakeHost) -> None:
     host = make_host(config={"datapath": {"max-ports": 64}})
-    host.preloaded = True
     serve(host)
     assert "it is full (64 entries)" in host.refused("run -d --name t -p 9000-9099:9000-9099 sleep 3600")
     assert "it is full (64 entries)" in host.refused("port add web 9000-9099:9000-9099")
@@ -427,7 +413,6 @@ def test_s30_a_full_map_is_named_and_the_container_taken_back(make_host: MakeHos
 
 
 def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
-    host.preloaded = True
     moment = ["1970-01-01T00:00:00Z"]
 
     def jump() -> None:
@@ -456,7 +441,6 @@ def test_s30_a_database_of_an_earlier_version_is_read_and_taken_on_by_the_next_c
     host: Host,
 ) -> None:
     """Also where nothing can be written, and where there is no room for its copy; `down` takes that along."""
-    host.preloaded = True
     state = host.folder / "state"
     with small_disk(state), disk_for_logs(state):
         serve(host)
@@ -490,7 +474,6 @@ def test_s30_a_database_of_an_earlier_version_is_read_and_taken_on_by_the_next_c
 
 
 def test_s30_a_database_of_a_later_version_is_refused_by_the_name_of_the_release(host: Host) -> None:
-    host.preloaded = True
     serve(host)
     with sqlite3.connect(host.folder / "state/datapath.db") as opened:
         opened.execute("UPDATE meta SET value = '9.8' WHERE key = 'release'")
@@ -510,7 +493,6 @@ def test_s30_a_database_of_a_later_version_is_refused_by_the_name_of_the_release
 
 
 def test_s30_a_device_of_somebody_else_in_a_gateways_place_is_named_and_left_alone(host: Host) -> None:
-    host.preloaded = True
     host.run("web")
     host.sh("ip link del dp0")
     host.sh("ip link add dp0 type bridge")
@@ -540,7 +522,6 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
 
 def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(host: Host) -> None:
     """The kernel detaches it some time after its pin is gone; until then it says that the device is taken."""
-    host.preloaded = True
     host.run("web", "-p 8081:80,deny=198.51.100.9")
     (link,) = (host.bpffs / "datapath/links").glob("xdp_uplink-*")
     found = Dataplane.find(host.bpffs / "datapath")

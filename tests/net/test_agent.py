@@ -357,7 +357,6 @@ def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_o
 def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(host: Host) -> None:
     """Until the command goes on nothing can be told; the agent can be ended all the same."""
     published(host)
-    host.preloaded = True
     with agent(host) as one, contextlib.closing(Standing(host, "run -d --name late sleep 3600")) as run:
         host.sh(f"ip address add {NEW}/24 dev eth0")
         with agent_ends(one):

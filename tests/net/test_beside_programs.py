@@ -64,7 +64,6 @@ def test_a_tc_filter_of_somebody_else_works_beside_ours(
     make_host: MakeHost, tmp_path: Path, attach: str
 ) -> None:
     host = make_host(attach=attach)
-    host.preloaded = True
     (tmp_path / "theirs.c").write_text(FILTER)
     include = f"-I/usr/include/{platform.machine()}-linux-gnu"
     compiled = ["clang", "-O2", "-target", "bpf", include, "-c", "theirs.c", "-o", "theirs.o"]
@@ -112,7 +111,6 @@ def members(host: Host) -> Iterator[list[Namespace]]:
 
 
 def test_a_bridge_of_somebody_else_works_beside_ours(host: Host, members: list[Namespace]) -> None:
-    host.preloaded = True
     first, second = members
     web = start_container(host, "web", "-p 8081:80")
     for _ in range(2):
@@ -138,7 +136,6 @@ def test_a_bridge_of_somebody_else_works_beside_ours(host: Host, members: list[N
 )
 def test_docker_works_beside_ours(host: Host, tmp_path: Path) -> None:
     """Its rules drop what they do not know; its network and ours have other addresses."""
-    host.preloaded = True
     with ExitStack() as stack:
         place = stack.enter_context(group(f"beside-{host.pid}"))
         folder = tmp_path / "docker"
@@ -178,7 +175,6 @@ def test_docker_works_beside_ours(host: Host, tmp_path: Path) -> None:
 def test_addresses_that_a_network_manager_flushes_and_sets_again_end_no_connection(host: Host) -> None:
     """Of every device that it knows, ours too; it gives the uplink its address back, as when a lease is
     renewed. What it took from ours `reconcile` brings back."""
-    host.preloaded = True
     plug_ipv6(host)
     host.ctl("network create --ipv6 net")
     web, peer = (

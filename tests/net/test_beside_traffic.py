@@ -35,7 +35,6 @@ PACE = "function delay() return 5 end\n"
 
 class Topology:
     def __init__(self, host: Host, folder: Path) -> None:
-        host.preloaded = True
         host.ctl("network create --subnet 10.8.0.0/24 net")
         self.host = host
         self.web: Container = start_container(

@@ -299,7 +299,7 @@ def test_s30_an_upgrade_that_carries_rows_and_is_killed_or_fails_is_completed(
     become(host, later)
     steps = int(fault(host, "upgrade", "count", 0).stdout.split()[-1])
     host.ctl("down")
-    chosen = range(2, steps + 1) if LONG else sorted({*range(2, steps, steps // 6), steps * 2 // 3})
+    chosen = range(2, steps + 1) if LONG else sorted({*range(2, steps, steps // 4), steps * 2 // 3})
     seen = set()
     for at, number in enumerate(chosen):
         kind = "error" if at % 3 == 2 else "kill"

@@ -182,7 +182,6 @@ def followed(host: Host) -> Iterator[None]:
 def test_s30_commands_at_once_say_and_do_what_some_order_of_them_would(
     host: Host, tmp_path: Path, beside: str
 ) -> None:
-    host.preloaded = True
     host.ctl("network create base")
     host.run("bystander")
     folder = tmp_path / "logs"
@@ -276,7 +275,6 @@ LOOKING = ("ps -a", "network ls", "inspect web", "port ls", "ct ls", "exec web t
 
 
 def test_s30_who_only_looks_does_not_wait_for_a_writer_that_was_stopped(host: Host) -> None:
-    host.preloaded = True
     host.run("web", "-p 8081:80")
     with contextlib.closing(Standing(host, "run -d --name late sleep 3600")):
         for command in LOOKING:
@@ -304,7 +302,6 @@ def test_s30_a_container_that_is_ended_while_it_is_being_started_does_not_run_on
     host: Host, command: str
 ) -> None:
     """The end is asked for when there is a row and no process yet, and its turn comes when there is one."""
-    host.preloaded = True
     host.run("other")
     with contextlib.closing(Standing(host, "run -d --name t sleep 3600")) as run:
         pid = host.process("t")

@@ -51,7 +51,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         plug_ipv6(host)
         host.ctl("network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 net")
         yield Topology(
@@ -282,7 +281,6 @@ MANY = 100_000
 
 def test_a_hundred_thousand_connections_are_listed_and_forgotten_at_once(make_host: Maker) -> None:
     host = make_host()
-    host.preloaded = True
     host.run("web", "-p 8081:80")
     host.run("app")
     numbers = [endpoint_number(host, name) for name in ("web", "app")]

@@ -94,7 +94,6 @@ def kernel_has() -> dict[str, int]:
 
 
 def test_s30_containers_that_come_and_go_leave_nothing(host: Host) -> None:
-    host.preloaded = True
     look.settled(host)
     host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
     host.run("stays", "--network shop -p 8081:80")

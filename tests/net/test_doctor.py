@@ -42,7 +42,6 @@ def failed_checks(host: Host) -> set[str]:
 def prepared(shared_host: Host) -> Iterator[Host]:
     """A host with something of everything, and a container whose pings are never to be lost."""
     host = look.settled(shared_host)
-    host.preloaded = True
     host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
     host.ctl("network create -o com.docker.network.bridge.enable_icc=false quiet")
     host.run("web", "--network shop -p 8081:80,deny=198.51.100.0/24 -p 40001:80", echo_server("tcp", 80))

@@ -71,7 +71,6 @@ def test_s31_down_with_running_containers_leaves_the_host_as_it_was(make_host: M
 
 
 def test_s31_a_reserved_port_is_given_back_with_the_container_where_there_was_none_before(host: Host) -> None:
-    host.preloaded = True
     setting = "cat /proc/sys/net/ipv4/ip_local_reserved_ports"
     assert host.sh(setting) == ""
     host.run("web", "-p 40001:80")
@@ -93,7 +92,6 @@ def test_s31_down_leaves_other_peoples_qdisc_and_filter_on_the_uplink_alone(make
 
 def test_s31_down_leaves_a_filter_alone_that_others_added_beside_ours(make_host: MakeHost) -> None:
     host = make_host(attach="clsact")
-    host.preloaded = True
     host.run("web")
     host.sh("tc filter add dev eth0 ingress prio 5 protocol ip u32 match u32 0 0 classid 1:1")
     host.ctl("down")
@@ -107,7 +105,6 @@ def test_s31_down_takes_the_program_off_an_uplink_that_has_lost_its_address(
     make_host: MakeHost, attach: str
 ) -> None:
     host = make_host(attach=attach)
-    host.preloaded = True
     host.run("web")
     numbers = look.kernel_ids(host)
     host.sh(f"ip address del {HOST}/24 dev eth0")
@@ -169,7 +166,6 @@ def test_s31_down_after_somebody_deleted_devices_by_hand(host: Host) -> None:
 
 def test_s31_down_of_one_host_leaves_another_one_at_work(make_host: MakeHost) -> None:
     one, other = make_host(), make_host()
-    one.preloaded = other.preloaded = True
     for host in (one, other):
         host.run("web", "-p 8081:80", echo_server("tcp", 80))
     one.ctl("down")

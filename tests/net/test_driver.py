@@ -78,8 +78,8 @@ class Routed(PairDriver):
 
 @pytest.fixture
 def with_driver(host: Host) -> Iterator[Host]:
+    """The commands are forked from here, where it is registered."""
     registry.register(ROUTED, lambda: Routed)
-    host.preloaded = True  # the commands are forked from here, where it is registered
     try:
         yield host
     finally:

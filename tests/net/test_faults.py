@@ -42,7 +42,7 @@ from tests.net.hosts import (
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 SEED = 30
-SHARE = {"kill": 0.04, "error": 0.02, "end": 0.04}  # of the cases, where not all are run
+SHARE = {"kill": 0.025, "error": 0.0125, "end": 0.03}  # of the cases, where not all are run
 MOST = 400  # steps of an operation
 
 SHIM_STRIDE = {"kill": 13, "error": 6, "child": 3}
@@ -320,7 +320,6 @@ def quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
     host = look.settled(shared_host)
-    host.preloaded = True
     host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
     host.ctl("network create --internal --subnet 10.30.0.0/24 inner")
     host.run("watch", "--network shop -p 8081:80", echo_server("tcp", 80))
@@ -538,7 +537,6 @@ def test_s30_a_shim_that_is_killed_or_fails_at_any_step_leaves_nothing(
 @pytest.mark.parametrize("kind", ["kill", "error"])
 def test_s30_programs_that_were_loaded_in_part_are_no_obstacle(quiet: None, host: Host, kind: str) -> None:
     """The first container of a host: with a fault while everything is made that it needs."""
-    host.preloaded = True
     first = Operation(f"run -d --name t {PORTS} sleep 3600", lambda h: None, lambda h: exists(h, "t"), alive)
     steps = steps_of(host, first)
     for number in chosen("first", kind, steps):
@@ -553,7 +551,6 @@ def test_s30_programs_that_were_loaded_in_part_are_no_obstacle(quiet: None, host
 
 @pytest.mark.parametrize("kind", ["kill", "error"])
 def test_s30_s31_a_down_that_failed_is_completed_by_the_next(quiet: None, host: Host, kind: str) -> None:
-    host.preloaded = True
     before = left(host)
 
     def populate(host: Host) -> None:

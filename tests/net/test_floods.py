@@ -171,7 +171,6 @@ def topology(flood: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         for source in SOURCES[1:]:
             host.outside.sh(f"ip address add {source}/24 dev eth0")
         ports = f"-p 9000-{last}:9000-{last} -p 8081:81 -p 8082:82/udp -p 8083:83/udp"
@@ -258,7 +257,6 @@ def test_a_container_that_opens_without_end_disturbs_no_other(topology: Topology
 def test_a_container_with_all_its_connections_leaves_the_others_theirs(make_host: Maker) -> None:
     """Connections of it that are answered, not only openings: as many as it may have, and more."""
     host = make_host(config={"datapath": {"max-connections": 1000, "max-connections-per-container": 400}})
-    host.preloaded = True
     greedy, modest = start_container(host, "greedy"), start_container(host, "modest")
     host.outside.start(serve(7000))
     ready(host, OUTSIDE, 7000)
@@ -280,7 +278,6 @@ def test_with_a_full_table_new_connections_work_and_established_ones_stay(make_h
     host = make_host(
         config={"datapath": {"max-connections": 200, "max-pending": 2000, "timeouts": {"closing": 1}}}
     )
-    host.preloaded = True
     web, app = start_container(host, "web", "-p 9000:9000", serve(9000)), start_container(host, "app")
     host.outside.start(serve(7000))
     ready(host, web.ip, 9000)
@@ -316,7 +313,6 @@ def test_with_no_room_for_openings_new_connections_work(make_host: Maker, flood:
     """`pending` is full of what was answered and cannot be confirmed: a new pair must not push itself out."""
     tuning = {"max-connections-per-container": 1000, "max-pending": 2000}
     host = make_host(config={"datapath": tuning})
-    host.preloaded = True
     web = start_container(host, "web", "-p 9000:9000 -p 8083:83/udp", serve(9000))
     ready(host, web.ip, 9000)
     with serving(web, "udp", 83), ExitStack() as stack:
@@ -337,7 +333,6 @@ def test_answers_that_nobody_asked_for_open_nothing(make_host: Maker, flags: int
     """As when a server repeats its answers to a flood, whose openings are forgotten: they would count as its own
     openings, and leave from a port that nobody has spoken to."""
     host = make_host()
-    host.preloaded = True
     web = start_container(host, "web")
     gateway = from_container(Path(), host, web).mac
     packet = pk.ipv4(web.ip, OUTSIDE, pk.tcp(80, 40000, flags))
@@ -363,7 +358,6 @@ def answered(place: Place) -> Answer:
 @pytest.mark.parametrize("kind", ["syn", "udp"])
 def test_xdp_stops_one_source_that_floods_and_no_other(make_host: Maker, flood: Path, kind: str) -> None:
     host = make_host(config={"datapath": {"flood-limit": {"rate": 100, "burst": 200}}})
-    host.preloaded = True
     web = start_container(host, "web", "-p 9000:9000 -p 9000:9000/udp", serve(9000))
     assert '"xdp"' in host.sh("ip -j link show eth0")
     ready(host, web.ip, 9000)
@@ -394,7 +388,6 @@ def test_xdp_stops_one_source_that_floods_and_no_other(make_host: Maker, flood: 
 def test_the_next_holder_of_an_address_gets_none_of_the_packets_of_the_one_before(make_host: Maker) -> None:
     """Of TCP and UDP, of published ports and masquerading, while both ends go on sending."""
     host = make_host()
-    host.preloaded = True
     host.ctl("network create --subnet 10.9.0.0/24 net")
     options = "--network net --ip 10.9.0.9"
     start_container(host, "old", f"{options} -p 9000:9000 -p 9001:9001/udp", serve(9000))

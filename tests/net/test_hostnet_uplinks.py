@@ -74,7 +74,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
 
 def _build(stack: ExitStack, host: Host, kind: str) -> World:
     stack.callback(host.close)
-    host.preloaded = True
     with ExitStack() as links:  # a device of a relay is to go before its host does
         KINDS[kind](host, links)
         stack.push(links.pop_all())

@@ -51,7 +51,6 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         beyond = Namespace()
         stack.callback(beyond.close)
         plug_ipv6(host)

@@ -388,7 +388,6 @@ def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
     host: Host, engine: Engine, spaces: Callable[[], Space], what: str
 ) -> None:
     """And asked for again it is done."""
-    host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space, other = spaces(), spaces()
 

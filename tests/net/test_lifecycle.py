@@ -26,7 +26,7 @@ PREFIX = "datapathctl: "
 
 @pytest.fixture(scope="module")
 def prepared(shared_host: Host) -> Host:
-    look.settled(shared_host).preloaded = True
+    look.settled(shared_host)
     shared_host.run("web", command=["sh", "-c", "echo started; echo failed >&2; exec sleep 3600"])
     return shared_host
 

@@ -44,7 +44,6 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         plug_ipv6(host)
         option = f"-o {MODE}={request.param}"
         host.ctl(
@@ -270,7 +269,6 @@ def shown(host: Host, mode: str) -> list[str]:
 def test_s28_the_rules_are_dockers(make_host: Maker, mode: str) -> None:
     host = look.settled(make_host())
     before = look.everything(host)
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
     host.run("web", "--network a -p 8081:80 -p 8081:80/udp -p 127.0.0.1:8082:80")
     host.run("app", "--network a")
@@ -294,7 +292,6 @@ def test_s28_the_rules_are_dockers(make_host: Maker, mode: str) -> None:
 @BOTH
 def test_s28_internal_without_icc_and_without_masquerading(make_host: Maker, mode: str) -> None:
     host = make_host()
-    host.preloaded = True
     option = f"-o {MODE}={mode}"
     host.ctl(f"network create {option} --internal --subnet 10.7.0.0/24 vault")
     host.ctl(f"network create {option} -o {BRIDGE}.enable_icc=false --subnet 10.8.0.0/24 quiet")
@@ -372,7 +369,6 @@ def test_s30_a_tool_that_outlives_its_command_is_waited_for_by_the_next_one(
 ) -> None:
     """That a command is killed between two calls of a tool is in test_faults; here it is while the tool is at work."""
     host = make_host()
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
     quiet = filter_of(host)
     with _deadly(host):
@@ -408,7 +404,6 @@ def test_s30_a_bridge_removed_by_hand_is_built_again_with_its_members_and_rules(
     make_host: Maker, mode: str
 ) -> None:
     host = make_host()
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
     web, app = (
         start_container(host, "web", "--network a -p 8081:80"),
@@ -432,7 +427,6 @@ def test_s30_a_bridge_removed_by_hand_is_built_again_with_its_members_and_rules(
 
 def test_s28_what_only_the_packet_programs_can_is_refused(make_host: Maker, mode: str = "iptables") -> None:
     host = make_host(config={"default-network-opts": {"bridge": {MODE: mode}}})
-    host.preloaded = True
     assert "there are ebpf, iptables, nftables" in host.refused(f"network create -o {MODE}=xdp x")
     host.ctl("network create a")
     host.ctl(f"network create -o {MODE}=ebpf Z")  # before `a`: there a default route goes by the names
@@ -457,7 +451,6 @@ def test_s28_stale_connections_end_with_the_container_and_rules_of_others_stay(
     make_host: Maker, mode: str
 ) -> None:
     host = make_host()
-    host.preloaded = True
     theirs = "-A FORWARD -s 198.51.100.7/32 -j DROP"
     host.sh(f"iptables {theirs}")
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 a")
@@ -480,7 +473,6 @@ def test_s28_stale_connections_end_with_the_container_and_rules_of_others_stay(
 @BOTH
 def test_s28_a_range_of_ports_is_one_step(make_host: Maker, mode: str) -> None:
     host = make_host()
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 a")
     quiet = filter_of(host)
     web = start_container(host, "web", "--network a -p 10000-10999:10000-10999")
@@ -497,7 +489,6 @@ def test_s28_a_range_of_ports_is_one_step(make_host: Maker, mode: str) -> None:
 @BOTH
 def test_s30_devices_of_somebody_elses_with_the_names_of_ours_stay(make_host: Maker, mode: str) -> None:
     host = make_host()
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} --subnet 10.5.0.0/24 -o {BRIDGE}.name=dpa a")
     host.run("web", "--network a")
     pair = f"veth{host.inspect('web')['NetworkSettings']['Networks']['a']['EndpointID'][:7]}"
@@ -515,7 +506,6 @@ def test_s30_a_command_that_misses_rules_says_what_repairs_them_and_keeps_nobody
     make_host: Maker, mode: str
 ) -> None:
     host = make_host()
-    host.preloaded = True
     host.ctl(f"network create -o {MODE}={mode} a")
     host.run("web", "--network a -p 8081:80")
     empty = "iptables -F; iptables -X; iptables -t raw -F; iptables -t nat -F; iptables -t nat -X"

@@ -18,7 +18,6 @@ from tests.net.hosts import Host, echo_server, eventually, loses, reaches
 def prepared(shared_host: Host) -> Host:
     """Two networks; `both` is on each, `one` and `two` on one."""
     host = shared_host
-    host.preloaded = True
     host.ctl("network create --subnet 10.1.0.0/24 left")
     host.ctl("network create --subnet 10.2.0.0/24 right")
     host.run("one", "--network left", echo_server("tcp", 80))

@@ -20,7 +20,7 @@ MakeHost = Callable[..., Host]
 @pytest.fixture(scope="module")
 def prepared(shared_host: Host) -> Host:
     """The default network with two containers: `web` answers at 80, and publishes it at 8081."""
-    look.settled(shared_host).preloaded = True
+    look.settled(shared_host)
     shared_host.run("web", "-p 8081:80 --expose 90 --label tier=front", echo_server("tcp", 80))
     shared_host.run("app")
     return shared_host
@@ -48,7 +48,6 @@ def test_s4_the_container_gets_the_next_free_address_and_a_mac_made_from_it(prep
 
 
 def test_s4_a_freed_address_is_given_again(host: Host) -> None:
-    host.preloaded = True
     for name in ("a", "b", "c"):
         host.run(name)
     host.ctl("rm -f b")
@@ -89,7 +88,6 @@ def test_s4_containers_and_host_reach_each_other_by_address(prepared: Host) -> N
 
 def test_s4_the_mtu_is_that_of_the_hosts_default_route(make_host: MakeHost) -> None:
     host = make_host()
-    host.preloaded = True
     host.sh("ip link set eth0 mtu 1400")
     host.run("web")
     assert look.devices(inside(host, "web"))["eth0"]["mtu"] == 1400
@@ -155,7 +153,6 @@ def test_s4_a_default_pool_that_overlaps_the_hosts_address_or_route_is_passed_ov
     make_host: MakeHost, spoiler: str, subnet: str
 ) -> None:
     host = make_host()
-    host.preloaded = True
     host.sh(spoiler)
     host.run("web")
     config = host.network("bridge")["IPAM"]["Config"][0]
@@ -167,7 +164,6 @@ def test_s4_a_default_pool_that_overlaps_the_hosts_address_or_route_is_passed_ov
 
 def test_s4_the_daemons_configuration_shapes_the_default_network(make_host: MakeHost) -> None:
     host = make_host(config={"bip": "10.9.0.5/24", "fixed-cidr": "10.9.0.64/26", "mtu": 1280})
-    host.preloaded = True
     host.run("web")
     assert look.addresses(look.devices(host.sh)["dp0"]) == ["10.9.0.5/24"]
     eth0 = look.devices(inside(host, "web"))["eth0"]

@@ -62,7 +62,6 @@ def topology(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     require(request.param)
     config = {"default-network-opts": {"bridge": {OPT_DEVICE: request.param}}}
     host = Host(tmp_path_factory.mktemp("host"), config=config)
-    host.preloaded = True
     try:
         host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 shop")
         host.ctl("network create --ipv6 --subnet 10.6.0.0/24 --subnet fd00:6::/64 elsewhere")
@@ -252,7 +251,7 @@ def test_connect_and_disconnect_make_and_remove_a_device(topology: Topology) -> 
 
 def test_s31_down_leaves_no_netkit_device(host: Host) -> None:
     require(NETKIT)
-    look.settled(host).preloaded = True
+    look.settled(host)
     before = look.everything(host)
     host.ctl(f"network create -o {OPT_DEVICE}={NETKIT} --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 shop")
     web, app = (

@@ -33,7 +33,7 @@ def ipam(host: Host, network: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def prepared(shared_host: Host) -> Host:
     """`br1` is S9's network, with one container."""
-    look.settled(shared_host).preloaded = True
+    look.settled(shared_host)
     shared_host.ctl(
         "network create --driver bridge --subnet 10.0.0.0/16 --gateway 10.0.0.1 "
         "--opt com.docker.network.bridge.name=docker1 br1"
@@ -67,7 +67,6 @@ def test_s9_the_network_works_and_its_device_counts_the_hosts_packets(prepared: 
 
 
 def test_s10_create_without_options_takes_the_next_free_pool(host: Host) -> None:
-    host.preloaded = True
     host.ctl("network create one")
     host.sh("ip address add 172.19.7.7/24 dev eth0")
     host.ctl("network create two")
@@ -83,7 +82,6 @@ def test_s10_create_without_options_takes_the_next_free_pool(host: Host) -> None
 
 def test_s10_create_takes_its_pools_from_the_daemons_configuration(make_host: MakeHost) -> None:
     host = make_host(config={"default-address-pools": [{"base": "10.99.0.0/23", "size": 24}]})
-    host.preloaded = True
     host.run("web")
     host.ctl("network create one")
     assert ipam(host, "bridge")[0]["Subnet"] == "10.99.0.0/24"
@@ -318,7 +316,6 @@ def test_s11_rm_of_several_goes_through_all_of_them(prepared: Host) -> None:
 
 
 def test_s11_prune_removes_every_unused_network_and_keeps_the_others(host: Host) -> None:
-    host.preloaded = True
     host.ctl("network create --label keep used")
     for name, label in (("a", "stage=test"), ("b", "stage=prod"), ("c", "keep")):
         host.ctl(f"network create --label {label} {name}")

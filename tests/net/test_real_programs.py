@@ -79,7 +79,6 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         plug_ipv6(host)
         beyond = Namespace()
         stack.callback(beyond.close)
@@ -304,7 +303,6 @@ IDLE = 3.5
 def test_a_login_that_is_silent_for_longer_than_udp_and_handshakes_may_be(make_host: Maker) -> None:
     """OpenSSH's client and dropbear's server, one session each way."""
     host = make_host(config={"datapath": {"timeouts": TIMEOUTS}})
-    host.preloaded = True
     folder = host.folder / "ssh"
     keys(folder)
     # With a home of its own for root, where only the client's key is.
@@ -378,7 +376,6 @@ def session(place: Any, folder: Path, address: str, port: int) -> Iterator[Calla
 def test_a_client_of_a_published_port_that_was_forgotten_is_picked_up_again(make_host: Maker) -> None:
     """Silent for longer than even an established connection is remembered."""
     host = make_host(config={"datapath": {"timeouts": {**TIMEOUTS, "established": 1}}})
-    host.preloaded = True
     web = start_container(host, "web", "-p 8081:80")
     with opened(web) as server, opened(host.outside) as client:
         server.bind(("0.0.0.0", 80))

@@ -50,7 +50,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     with ExitStack() as stack:
         host = Host(tmp_path_factory.mktemp("host"))
         stack.callback(host.close)
-        host.preloaded = True
         dress(host)
         yield host
 

@@ -176,7 +176,6 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Version:
 def populated(make_host: Callable[..., Host], attach: str) -> Host:
     """`web` has rules, so that there is XDP too."""
     host = make_host(attach=attach)
-    host.preloaded = True
     host.run("web", "-p 8081:80,deny=198.51.100.9", ["python3", "-c", TALKER])
     host.run("peer")
     with eventually() as until:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -87,7 +88,6 @@ ROWS = [row for row in ROWS if row[2]]
 
 @pytest.fixture(scope="module")
 def prepared(shared_host: Host) -> Host:
-    shared_host.preloaded = True
     shared_host.ctl("network create --subnet 10.5.0.0/24 shop")
     shared_host.ctl("network create plain")
     shared_host.ctl("run true")  # the default network is there, too
@@ -191,12 +191,19 @@ LOOKS = (
 )
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host on which nothing has been made, and nothing will be."""
+    made = Host(tmp_path_factory.mktemp("untouched"))
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("typed", LOOKS)
-def test_what_looks_or_is_refused_makes_no_state(host: Host, typed: str) -> None:
-    host.preloaded = True
-    before = sorted(host.folder.rglob("*"))
-    host.try_ctl(typed)
-    assert sorted(host.folder.rglob("*")) == before
+def test_what_looks_or_is_refused_makes_no_state(untouched: Host, typed: str) -> None:
+    before = sorted(untouched.folder.rglob("*"))
+    untouched.try_ctl(typed)
+    assert sorted(untouched.folder.rglob("*")) == before
 
 
 def test_nothing_is_there_after_down_until_something_is_made(host: Host) -> None:
