@@ -20,6 +20,15 @@ Pairs = Mapping[tuple[str, str], Sequence[int]]
 _WIDTH = 40  # of the longest bar
 _LATENCIES = {"From": "FROM", "To": "TO", "Packets": "PACKETS"}
 _DROPS = {key: key.upper() for key in ("Container", "Device", "Reason", "Location", "Packets")}
+_REFUSED = {
+    "Container": "CONTAINER",
+    "Device": "DEVICE",
+    "Reason": "REASON",
+    "Protocol": "PROTO",
+    "Source": "SOURCE",
+    "Destination": "DESTINATION",
+    "Packets": "PACKETS",
+}
 
 
 @click.group("trace", cls=Group)
@@ -115,23 +124,33 @@ def drops(seconds: float | None, format_: str) -> None:
     """Show where and why packets are dropped.
 
     First the drops of the kernel, by its reasons, in the containers and on the host (CONTAINER -); TC_INGRESS at a
-    container's device stands for the packet programs. Then the drops of the packet programs, by theirs.
+    container's device stands for the packet programs. Then what these have dropped, by their reasons: who sent it and
+    where to, and all of it, as `stats` counts it.
     """
     from datapath.telemetry.drops import of_host
 
-    begun = time.monotonic()
     with of_host(host()) as found:
+        begun = time.monotonic()
         announce()
         for _ in intervals(seconds, None):
-            dropped, counted = found.rows(), found.counters()
+            dropped, refused, counted = found.rows(), found.refused(), found.counters()
     if not (dropped or counted or format_):
         click.echo(f"No packet was dropped in {time.monotonic() - begun:.0f} s.")
         return
-    rows: list[dict[str, Any]] = [
-        {"Kind": "kernel"} | {key.capitalize(): value for key, value in row._asdict().items()}
-        for row in dropped
-    ]
-    if not format_:
-        rows = [{key: value or "-" for key, value in row.items()} for row in rows]
     counters = [counter_row(name, *both) for name, both in counted.items()]
-    emit_parts(((rows, _DROPS), (counters, COUNTERS)), format_)
+    emit_parts(
+        (
+            (_rows("kernel", dropped, format_), _DROPS),
+            (_rows("program", refused, format_), _REFUSED),
+            (counters, COUNTERS),
+        ),
+        format_,
+    )
+
+
+def _rows(kind: str, found: Sequence[Any], format_: str) -> list[dict[str, Any]]:
+    """Of named tuples; in a table there is a - for what is not known."""
+    rows = [
+        {"Kind": kind} | {key.capitalize(): value for key, value in row._asdict().items()} for row in found
+    ]
+    return rows if format_ else [{key: value or "-" for key, value in row.items()} for row in rows]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -56,16 +57,17 @@ _HEADERS = {
 
 
 @contextlib.contextmanager
-def program(name: str, macros: Mapping[str, int]) -> Iterator[Any]:
+def program(name: str, macros: Mapping[str, int | str]) -> Iterator[Any]:
     """bpf/trace/`name`.c, compiled: a bcc.BPF, whose programs are detached at the end.
 
-    While it compiles, the process has another working directory, environment and stderr: not for several threads.
+    A macro that is a text is one in C, too. While it compiles, the process has another working directory,
+    environment and stderr: not for several threads.
     """
     try:
         from bcc import BPF
     except (ImportError, OSError) as error:  # OSError: its shared library is missing
         raise DatapathError(_MISSING) from error
-    flags = [f"-I{_SOURCES}", *(f"-D{macro}={value}" for macro, value in macros.items())]
+    flags = [f"-I{_SOURCES}", *(f"-D{macro}={json.dumps(value)}" for macro, value in macros.items())]
     text = (_SOURCES / f"{name}.c").read_bytes()
     with refusals("compile", name), _headers():
         made = BPF(text=text, cflags=flags)

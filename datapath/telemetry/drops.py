@@ -7,16 +7,19 @@ Traced live through bcc. Everything ends with the process: nothing is pinned, no
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from datapath.engine import namespaces
 from datapath.engine.engine import Engine
 from datapath.errors import KernelError
-from datapath.kernel import devices, features, netns
+from datapath.kernel import abi, devices, features, netns
 from datapath.kernel.btf import KernelTypes
 from datapath.model.state import State
 from datapath.telemetry import bcc
@@ -31,8 +34,20 @@ _OFFSETS = {
     "SKB_ROUTE": "sk_buff._skb_refdst",
     "SOCK_NETNS": "sock.__sk_common.skc_net.net",
     "ROUTE_DEVICE": "dst_entry.dev",
+    "SKB_HEAD": "sk_buff.head",
+    "SKB_NETWORK_HEADER": "sk_buff.network_header",
+    "SKB_MAC_HEADER": "sk_buff.mac_header",
 }
+# Reasons of the kernel's for which a packet program may have dropped a packet: macro -> name. veth names none at XDP.
+_BY_PROGRAM = {
+    "BY_TC_INGRESS": "TC_INGRESS",
+    "BY_TC_EGRESS": "TC_EGRESS",
+    "BY_XDP": "XDP",
+    "UNNAMED": "NOT_SPECIFIED",
+}
+_PREFIX = "SKB_DROP_REASON_"
 _FIRST_DROP = "DROP_"
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
 class Place(NamedTuple):
@@ -50,21 +65,42 @@ class Drop(NamedTuple):
     location: str
 
 
-class DropTrace:
-    """Counts, from entering to leaving, the packets that the kernel drops, of the whole machine."""
+class Refused(NamedTuple):
+    """What a packet program dropped. `reason` is its own, as in `stats`; addresses are "" where there is no IP, and
+    `port` is that of the destination, 0 where there is none."""
 
-    def __init__(self) -> None:
+    place: Place
+    reason: str
+    protocol: int
+    source: str
+    destination: str
+    port: int
+
+
+class DropTrace:
+    """Counts, from entering to leaving, the packets that the kernel drops, of the whole machine. `counters`: the pinned
+    map of the packet programs; None: they are not loaded."""
+
+    def __init__(self, counters: Path | None = None) -> None:
+        self._counters = counters
         self._bpf: Any = None
         self._reasons: dict[int, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> DropTrace:
         with KernelTypes() as types:
-            macros = {macro: types.offset(path) for macro, path in _OFFSETS.items()}
+            macros: dict[str, int | str] = {macro: types.offset(path) for macro, path in _OFFSETS.items()}
             macros["HAS_RX_SK"] = int(types.tracepoint_arguments("kfree_skb") > 3)
             self._reasons = types.names("skb_drop_reason")
+        if self._counters:
+            numbers = {name.removeprefix(_PREFIX): number for number, name in self._reasons.items()}
+            macros |= {macro: numbers.get(name, -1) for macro, name in _BY_PROGRAM.items()}
+            macros |= {"COUNTERS": str(self._counters), "FIRST_DROP": abi.DROP_FIRST}
+            macros["REASON_COUNT"] = max(abi.Reason) + 1
         with ExitStack() as stack:
             self._bpf = stack.enter_context(bcc.program("drops", macros))
+            if self._counters:
+                self._note_counters()
             with bcc.refusals("load", "drops"):
                 self._bpf.attach_raw_tracepoint(b"kfree_skb", b"dropped")
             self._stack = stack.pop_all()
@@ -79,11 +115,54 @@ class DropTrace:
         """Packets so far."""
         found: Counter[Drop] = Counter()
         for key, values in self._bpf[b"drops"].items():
-            reason = self._reasons.get(key.reason, str(key.reason)).removeprefix("SKB_DROP_REASON_")
+            reason = self._reasons.get(key.reason, str(key.reason)).removeprefix(_PREFIX)
             location = self._bpf.ksym(key.location).decode(errors="replace").partition(".")[0]  # .constprop.0
             place = Place(int(key.place.netns), int(key.place.ifindex))
             found[Drop(place, reason, location)] += sum(values)
         return dict(found)
+
+    def refused(self) -> dict[Refused, int]:
+        """Packets that packet programs dropped so far."""
+        found: dict[Refused, int] = {}
+        for key, packets in self._bpf[b"refused"].items() if self._counters else ():
+            length = 16 if key.version == 6 else 4
+            source, destination = (
+                str(ip_address(bytes(field)[:length])) if key.version else ""
+                for field in (key.source, key.destination)
+            )
+            place = Place(int(key.place.netns), int(key.place.ifindex))
+            reason = abi.Reason(key.reason).name
+            one = Refused(
+                place,
+                reason,
+                int(key.protocol),
+                source,
+                destination,
+                int.from_bytes(key.port.to_bytes(2, sys.byteorder), "big"),
+            )
+            found[one] = int(packets.value)
+        return found
+
+    def _note_counters(self) -> None:
+        """What has been counted so far is not the packets' that will come."""
+        seen = self._bpf[b"seen"]
+        values = seen.Leaf()
+        for reason in range(abi.DROP_FIRST, max(abi.Reason) + 1):
+            for cpu, counted in enumerate(self._bpf[b"counters"][reason]):
+                values[cpu].packets[reason] = counted.packets
+        seen[seen.Key(0)] = values
+
+
+class RefusedRow(NamedTuple):
+    """`container` as in a DropRow; `protocol` is its name, or its number; `destination` has the port with it."""
+
+    container: str
+    device: str
+    reason: str
+    protocol: str
+    source: str
+    destination: str
+    packets: int
 
 
 class DropRow(NamedTuple):
@@ -99,15 +178,15 @@ class DropRow(NamedTuple):
 class DropsOfHost:
     """What is dropped, from entering to leaving, in this host's namespace and in those of its containers.
 
-    `snapshot` reads the state, `counters` those of the packet programs (packets, bytes).
+    `snapshot` reads the state, `counters` those of the packet programs (packets, bytes), which are pinned at `pin`.
     """
 
     def __init__(
-        self, snapshot: Callable[[], State], counters: Callable[[], Mapping[str, tuple[int, int]]]
+        self, snapshot: Callable[[], State], counters: Callable[[], Mapping[str, tuple[int, int]]], pin: Path
     ) -> None:
         self._snapshot = snapshot
         self._read_counters = counters
-        self._trace = DropTrace()
+        self._trace = DropTrace(pin if pin.exists() else None)
         self._before: Mapping[str, tuple[int, int]] = {}
         self._namespaces: dict[int, tuple[str, str | None]] = {}  # by cookie: container, path
         self._host_ends: dict[int, str] = {}  # by index in the host: container
@@ -139,15 +218,33 @@ class DropsOfHost:
         self._look()
         found: Counter[tuple[str, str, str, str]] = Counter()
         for drop, packets in self._trace.drops().items():
-            if drop.place.netns not in self._namespaces:
-                continue
-            container, path = self._namespaces[drop.place.netns]
-            if path is None:
-                container = self._host_ends.get(drop.place.ifindex, "")
-            device = devices.name_of(path, drop.place.ifindex)
-            found[container, device, drop.reason, drop.location] += packets
+            if whose := self._whose(drop.place):
+                found[*whose, drop.reason, drop.location] += packets
         rows = [DropRow(*key, packets) for key, packets in found.items()]
         return sorted(rows, key=lambda row: (-row.packets, row))
+
+    def refused(self) -> list[RefusedRow]:
+        """Who sent what the packet programs have dropped so far, and where to, most first."""
+        self._look()
+        rows = []
+        for one, packets in self._trace.refused().items():
+            if whose := self._whose(one.place):
+                protocol = _PROTOCOLS.get(one.protocol, str(one.protocol)) if one.source else ""
+                destination = (
+                    f"[{one.destination}]" if ":" in one.destination and one.port else one.destination
+                )
+                to = f"{destination}:{one.port}" if one.port else destination
+                rows.append(RefusedRow(*whose, one.reason, protocol, one.source, to, packets))
+        return sorted(rows, key=lambda row: (-row.packets, row))
+
+    def _whose(self, place: Place) -> tuple[str, str] | None:
+        """The container and the device; None: it is none of this host's."""
+        if place.netns not in self._namespaces:
+            return None
+        container, path = self._namespaces[place.netns]
+        if path is None:
+            container = self._host_ends.get(place.ifindex, "")
+        return container, devices.name_of(path, place.ifindex)
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """What the packet programs have dropped so far, by their own reasons: packets, bytes."""
@@ -170,4 +267,5 @@ def _cookie(space: netns.Netns) -> int | None:
 def of_host(engine: Engine) -> DropsOfHost:
     """What the kernel and the packet programs drop on this host. A context manager. PrivilegeError."""
     features.require()
-    return DropsOfHost(engine.snapshot, lambda: stats(engine).counters)
+    pin = engine.settings.bpffs / "maps/counters"
+    return DropsOfHost(engine.snapshot, lambda: stats(engine).counters, pin)

@@ -59,7 +59,7 @@ def receiver(port: int) -> list[str]:
 def prepared(shared_host: Host) -> Iterator[Host]:
     """Two containers that reach each other, and one of another network."""
     shared_host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 net1")
-    shared_host.ctl("network create --subnet 10.6.0.0/24 net2")
+    shared_host.ctl("network create --ipv6 --subnet 10.6.0.0/24 --subnet fd00:6::/64 net2")
     shared_host.run("asker", "--network net1", receiver(9))
     shared_host.run("server", "--network net1 -p 8053:9/udp", receiver(9))
     shared_host.run("apart", "--network net2")
@@ -281,6 +281,40 @@ def test_drops_name_the_container_the_reason_and_the_place(prepared: Host) -> No
         "Packets": 30,
         "Bytes": 30 * (100 + 8 + 20 + 14),
     }
+
+
+def test_what_the_packet_programs_drop_is_shown_with_who_sent_it_and_where_to(prepared: Host) -> None:
+    """Each packet of each reason, at tc and at XDP, of both families; none that came before."""
+    server = prepared.inspect("server")["NetworkSettings"]["Networks"]["net1"]
+    prepared.in_("apart", send(server["IPAddress"], 9, 5))
+    prepared.ctl("port add server 8054:9/udp,deny=192.0.2.2/32")
+    tracer = Tracer(prepared, "drops")
+    prepared.in_("apart", send(server["IPAddress"], 9, 30))
+    prepared.in_("apart", send(server["GlobalIPv6Address"], 9, 20))
+    prepared.in_("apart", ["sh", "-c", f"! ping -q -c 1 -W 0.2 {server['IPAddress']}"])
+    prepared.outside.sh(send("192.0.2.1", 8054, 10))
+    prepared.outside.sh(send("192.0.2.1", 8053, 10))  # nobody drops them
+    lines = tracer.stop()
+    prepared.ctl("port rm server 8054:9/udp,deny=192.0.2.2/32")
+    device = host_end(prepared, "apart")
+    apart = prepared.inspect("apart")["NetworkSettings"]["Networks"]["net2"]
+    found = {
+        (r["Reason"], r["Protocol"], r["Source"], r["Destination"]): (
+            r["Container"],
+            r["Device"],
+            r["Packets"],
+        )
+        for r in lines
+        if r["Kind"] == "program"
+    }
+    v4, v6 = ("udp", apart["IPAddress"], f"{server['IPAddress']}:9"), ("udp", apart["GlobalIPv6Address"])
+    assert found["DROP_ISOLATED", *v4] == ("apart", device, 30)
+    assert found["DROP_ISOLATED", *v6, f"[{server['GlobalIPv6Address']}]:9"] == ("apart", device, 20)
+    assert found["DROP_ISOLATED", "icmp", apart["IPAddress"], server["IPAddress"]] == ("apart", device, 1)
+    assert found["DROP_DENIED", "udp", "192.0.2.2", "192.0.2.1:8054"] == ("", "eth0", 10)
+    counted = {r["Counter"]: r["Packets"] for r in lines if r["Kind"] == "counter"}
+    assert counted["DROP_DENIED"] == 10 and counted["DROP_ISOLATED"] == 51
+    assert not [key for key in found if key[3] == "192.0.2.1:8053"]
 
 
 def host_end(host: Host, name: str) -> str:

@@ -22,7 +22,7 @@ from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
-from datapath.telemetry.drops import DropRow
+from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.stats import Stats
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
@@ -79,6 +79,9 @@ class Trace:
 
     def rows(self) -> list[DropRow]:
         return [DropRow("", "eth0", "TC_INGRESS", "sch_handle_ingress", 3)]
+
+    def refused(self) -> list[RefusedRow]:
+        return [RefusedRow("web", "veth1", "DROP_ICC", "tcp", "10.0.0.2", "10.0.0.3:80", 2)]
 
     def counters(self) -> dict[str, tuple[int, int]]:
         return {"DROP_STALE": (1, 60)}
