@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 
 from tests.net import look
-from tests.net.hosts import DATAPATHCTL, FAR, HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import (
+    DATAPATHCTL,
+    FAR,
+    HOST,
+    OUTSIDE,
+    Host,
+    ask,
+    echo_server,
+    eventually,
+    loses,
+    reaches,
+)
 
 MakeHost = Callable[..., Host]
 
@@ -23,6 +34,10 @@ def inside(host: Host, name: str) -> Callable[[str], str]:
 
 def pings(host: Host, name: str, address: str) -> bool:
     return reaches(lambda ping: host.try_in(name, ping), address)
+
+
+def gets_no_answer(host: Host, name: str, address: str) -> bool:
+    return loses(lambda ping: host.try_in(name, ping), address)
 
 
 def ipam(host: Host, network: str) -> list[dict[str, Any]]:
@@ -135,7 +150,7 @@ def test_s10_an_internal_network_has_no_egress(prepared: Host) -> None:
     assert reaches(prepared.try_, prepared.address("i1", "inner"))
     pid = prepared.process("i1")
     prepared.sh(f"nsenter -t {pid} --net ip route add default via 10.13.0.1")
-    assert not pings(prepared, "i1", FAR)  # also for one that makes itself a route
+    assert gets_no_answer(prepared, "i1", FAR)  # also for one that makes itself a route
 
 
 def test_s10_ipv6_gives_each_container_a_second_address(prepared: Host) -> None:
@@ -193,7 +208,7 @@ def test_s10_enable_icc_false_keeps_the_members_apart(prepared: Host) -> None:
     prepared.ctl("network create --subnet 10.18.0.0/24 -o com.docker.network.bridge.enable_icc=false apart")
     prepared.run("a1", "--network apart")
     prepared.run("a2", "--network apart")
-    assert not pings(prepared, "a1", "10.18.0.3")
+    assert gets_no_answer(prepared, "a1", "10.18.0.3")
     assert pings(prepared, "a1", "10.18.0.1")
     assert pings(prepared, "a1", FAR)
     assert reaches(prepared.try_, "10.18.0.2")
@@ -203,7 +218,7 @@ def test_s10_enable_ip_masquerade_false_sends_packets_with_the_containers_addres
     option = "com.docker.network.bridge.enable_ip_masquerade=false"
     prepared.ctl(f"network create --subnet 10.19.0.0/24 -o {option} routed")
     prepared.run("plain", "--network routed")
-    assert not pings(prepared, "plain", FAR)  # the outside has no way back
+    assert gets_no_answer(prepared, "plain", FAR)  # the outside has no way back
     prepared.outside.sh(f"ip route add 10.19.0.0/24 via {HOST}")
     server = prepared.outside.start(echo_server("tcp", 6060))
     with eventually() as until:
@@ -338,7 +353,7 @@ def test_s11_connect_gives_a_running_container_a_second_device_and_disconnect_ta
     prepared.ctl("network create --subnet 10.34.0.0/24 extra")
     prepared.run("lone", "--network extra")
     prepared.run("mover", "--network br1")
-    assert not pings(prepared, "mover", "10.34.0.2")
+    assert gets_no_answer(prepared, "mover", "10.34.0.2")
     before = look.devices(inside(prepared, "mover"))
 
     prepared.ctl("network connect extra mover")
@@ -354,7 +369,7 @@ def test_s11_connect_gives_a_running_container_a_second_device_and_disconnect_ta
     prepared.ctl("network disconnect extra mover")
 
     assert look.devices(inside(prepared, "mover")) == before
-    assert not pings(prepared, "mover", "10.34.0.2")
+    assert gets_no_answer(prepared, "mover", "10.34.0.2")
     assert pings(prepared, "mover", "10.0.0.2")
     assert "10.34.0.3" not in prepared.in_("mover", "cat /etc/hosts")
     assert prepared.refused("network disconnect extra mover") == (

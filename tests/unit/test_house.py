@@ -249,3 +249,9 @@ def test_a_hook_is_called_like_its_file(path: Path) -> None:
     programs = re.findall(r"^SEC\(\"(?!license)[^\"]*\"\)\s*int\s+(\w+)\(", path.read_text(), re.MULTILINE)
     assert programs
     assert len(programs) > 1 or programs == [name]
+
+
+def test_files_that_are_tested_first_are_there() -> None:
+    from tests.conftest import LONGEST
+
+    assert len({*LONGEST}) == len(LONGEST) and all((ROOT / name).is_file() for name in LONGEST)
