@@ -94,24 +94,12 @@ class Machine:
         archives = CACHE / f"{suite}-archives"
         (archives / "partial").mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp())
+        self._start(MACHINE, str(root(suite)), str(self._folder), str(archives))
+
+    def _start(self, script: str, *words: str) -> None:
+        spaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
         self._holder = subprocess.Popen(
-            [
-                *(
-                    "unshare",
-                    "--mount",
-                    "--net",
-                    "--pid",
-                    "--uts",
-                    "--ipc",
-                    "--fork",
-                    "--kill-child",
-                    "bash",
-                    "-c",
-                ),
-                *(MACHINE, "machine", str(root(suite)), str(self._folder), str(archives)),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
+            ["unshare", *spaces, "bash", "-c", script, "machine", *words], stdout=subprocess.PIPE, text=True
         )
         assert self._holder.stdout is not None and self._holder.stdout.readline() == "ready\n"
         self.pid = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text())
