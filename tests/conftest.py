@@ -18,6 +18,8 @@ SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 
 # Files, the longest first: else one process would be at work on one of them when the others have nothing left to do.
 LONGEST = (
+    "tests/model/test_model.py",
+    "tests/net/test_transcripts.py",
     "tests/net/test_hostnet_nat.py",
     "tests/net/test_faults.py",
     "tests/net/test_upgrade.py",
@@ -36,7 +38,6 @@ LONGEST = (
     "tests/net/test_doctor.py",
     "tests/net/test_adversity.py",
     "tests/net/test_words.py",
-    "tests/net/test_transcripts.py",
     "tests/net/test_lifecycle.py",
     "tests/net/test_modes.py",
     "tests/net/test_sources.py",
