@@ -79,7 +79,7 @@ menu:
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
-	@echo 'make lab-all    every kernel of the matrix, and a table (root)'
+	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
 	@echo 'make test-versions  what speaks to a dependency, with the lowest and the newest versions of all (root)'
 	@echo 'make test-packages  what the next five build, in fresh roots of Debian 12 and 13 (root)'
 	@echo 'make deb        dist/datapath_*.deb and datapath-bench_*.deb, for Debian 12 and 13'

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.net import compared
-from tests.vm import archive, lab, machine, outcome, verified
+from tests.vm import archive, columns, foreign, lab, machine, outcome, verified
 from tests.vm.outcome import Counts, Kind, classify
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +152,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(lab, "CACHE", tmp_path)
     monkeypatch.setattr(verified, "RECORD", tmp_path / "verified.json")
     verified.RECORD.write_text('{"6.12": {"one": 100}}')
+    monkeypatch.setattr(columns, "RECORD", tmp_path / "columns.json")
+    monkeypatch.setattr(columns, "PAGE", tmp_path / "lab.md")
+    columns.RECORD.write_text("{}")
+    columns.PAGE.write_text(f"before {columns.BEGIN}\n{columns.END} after")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("tests.vm.machine.missing", list)
     return tmp_path
@@ -209,14 +213,12 @@ def test_an_architecture_and_its_flavour_have_kernels_and_a_cache_of_their_own(
     )
 
 
-def test_another_architecture_takes_versions_only_and_records_no_figures(
+def test_another_architecture_takes_versions_only_and_records_no_cases_of_hosts(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tests.vm.foreign.missing", list)
     assert lab.main(["run", "--arch", "arm64", "running"]) == Kind.WRONG_CALL.value
     assert capsys.readouterr().err == "lab: running is no version such as 6.12, which ARCH=arm64 takes\n"
-    assert lab.main(["run", "--arch", "arm64", "--record", "6.12"]) == Kind.WRONG_CALL.value
-    assert capsys.readouterr().err == "lab: what the verifier counts is recorded of amd64\n"
     assert lab.main(["run", "--arch", "arm64", "--compare", "6.12"]) == Kind.WRONG_CALL.value
     assert capsys.readouterr().err == "lab: cases of hosts are recorded of amd64\n"
     monkeypatch.setattr("tests.vm.foreign.missing", lambda: ["qemu-system-aarch64"])
@@ -327,6 +329,21 @@ def test_figures_are_recorded_if_all_tests_passed_and_else_left_as_they_were(
     assert verified.recorded("6.12.7") == {}  # in the guest: it is compared with nothing
 
 
+def test_another_architectures_column_is_recorded_and_the_verifiers_figures_stay(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S29. They are this architecture's, and what other runs are held to."""
+    facts = json.dumps({**FACTS, "release": "6.12.7-arm64"})
+    guest(monkeypatch, **{"facts.json": facts, "junit.xml": JUNIT, "exit": "0"})
+    monkeypatch.setattr(lab, "find", lambda _: archive.Kernel("6.12.7-arm64", cache))
+    monkeypatch.setattr(foreign.Foreign, "prepare", lambda _: None)
+    monkeypatch.setattr(foreign.Foreign, "command", lambda _, kernel, results, *more: [str(results)])
+    figures = verified.RECORD.read_text()
+    assert lab.main(["run", "--record", "--arch", "arm64", "6.12"]) == 0
+    assert list(json.loads(columns.RECORD.read_text())) == ["6.12-arm64"]
+    assert verified.RECORD.read_text() == figures
+
+
 def test_what_came_out_of_cases_of_hosts_is_recorded_if_it_was_asked_for(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,16 +430,44 @@ def test_the_matrix_ends_as_its_worst_kernel(
 ) -> None:
     ends = iter(kinds)
 
-    def run(target: lab.Target, *_: object) -> lab.Result:
-        return lab.Result(str(target), outcome.Outcome(next(ends), ""), COUNTS, {})
+    def run(target: lab.Target, *_: object) -> outcome.Result:
+        return outcome.Result(str(target), outcome.Outcome(next(ends), ""), COUNTS, {})
 
     monkeypatch.setattr(lab, "run", run)
-    monkeypatch.setattr(lab, "MATRIX", [str(number) for number in range(len(kinds))])
+    targets = [lab.Target(str(number)) for number in range(len(kinds))]
+    monkeypatch.setitem(lab.MATRIX, "amd64", targets)
     assert lab.main(["matrix"]) == told.value
 
 
+@pytest.mark.parametrize(
+    ("tests", "code", "recorded"), [([], "0", True), ([], "1", False), (["tests/bpf"], "0", False)]
+)
+def test_a_run_of_everything_that_passed_is_a_column_of_the_page_and_no_other_run_is(
+    tests: list[str], code: str, recorded: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": JUNIT, "exit": code})
+    columns.RECORD.write_text(json.dumps({"6.12-arm64": {"counts": [5, 0, 0], "release": "6.12.7-arm64"}}))
+    page = columns.PAGE.read_text()
+    assert lab.main(["run", "running", *tests]) == int(code)
+    assert columns.PAGE.read_text() == page
+    assert lab.main(["run", "--record", "running", *tests]) == int(code)
+    if recorded:  # before another architecture's
+        assert list(json.loads(columns.RECORD.read_text())) == ["running", "6.12-arm64"]
+        assert "| tests | 1 passed, 0 failed, 0 skipped | 5 passed," in columns.PAGE.read_text()
+    else:
+        assert columns.PAGE.read_text() == page
+
+
+def test_the_page_has_the_table_of_what_is_recorded() -> None:
+    page = columns.PAGE.read_text()
+    assert columns.written(page) == page
+    assert [result.kernel for result in columns.recorded()] == [
+        name for name in lab.COLUMNS if name in json.loads(columns.RECORD.read_text())
+    ]
+
+
 def test_of_a_kernel_that_said_nothing_the_table_says_nothing() -> None:
-    rows = lab.table([lab.Result("6.1", outcome.Outcome(Kind.LOST, ""), Counts(), {})]).splitlines()
+    rows = columns.table([outcome.Result("6.1", outcome.Outcome(Kind.LOST, ""), Counts(), {})]).splitlines()
     assert "| attached by |  |" in rows
     assert "| netkit |  |" in rows
     assert "| programs loaded |  |" in rows
@@ -478,7 +523,8 @@ def test_figures_are_kept_in_the_order_of_kernels(tmp_path: Path, monkeypatch: p
 
 def test_the_labs_selection_names_tests_that_are_there() -> None:
     """A test that is renamed would otherwise be missed only when the lab is next run."""
-    for line in lab.SELECTION.read_text().splitlines():
+    lines = [line for path in lab.SELECTIONS.values() for line in path.read_text().splitlines()]
+    for line in lines:
         path, *names = re.sub(r"\[.*", "", line).split("::")
         assert (ROOT / path).exists(), line
         if names:

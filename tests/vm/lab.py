@@ -3,7 +3,7 @@
 
     python -m tests.vm.lab run [--record] [--arch arm64 [--flavour 16k]] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
-    python -m tests.vm.lab matrix [TEST…]
+    python -m tests.vm.lab matrix [--record] [--arch arm64] [TEST…]
     python -m tests.vm.lab table
 
 The exit code is 0 if all tests passed, else that of `outcome.Kind`. docs/lab.md tells the rest.
@@ -23,22 +23,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from tests.net import compared
 from tests.net.compare import VARIABLE as COMPARING
-from tests.vm import archive, foreign, machine, outcome, verified
+from tests.vm import archive, columns, foreign, machine, outcome, verified
 from tests.vm.archive import Archive, Kernel
-from tests.vm.outcome import Kind, LabError, Outcome, WrongCallError
+from tests.vm.outcome import Kind, LabError, Outcome, Result, WrongCallError
 
 TREE = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("LAB_CACHE") or TREE / ".lab").resolve()
-SELECTION = Path(__file__).with_name("selection.txt")
+# What is run where nothing else is said: emulated processors take the ten-fold.
+SELECTIONS = {
+    "amd64": Path(__file__).with_name("selection.txt"),
+    "arm64": Path(__file__).with_name("selection-arm64.txt"),
+}
 RUNNING = "running"
-MATRIX = ("6.1", "6.12", "7", RUNNING)
-ARM64 = (("6.1", ""), ("6.12", ""), ("6.12", "16k"))  # what the table has besides, where it was run
 TIMEOUT = 3600.0
 SLOWNESS = 10  # how much longer the tests wait for something in an emulated machine
 PASSED_ON = ("DATAPATH_ATTACH", "TEST_DEVICE", "TEST_PATIENCE")  # what the tests read from the environment
@@ -60,13 +62,12 @@ class Target(NamedTuple):
         return "-".join(filter(None, (self.kernel, self.architecture if self.foreign else "", self.flavour)))
 
 
-class Result(NamedTuple):
-    """What is told about one kernel."""
-
-    kernel: str
-    outcome: Outcome
-    counts: outcome.Counts
-    facts: dict[str, Any]
+# The kernels that `matrix` runs, by architecture: the table's columns.
+MATRIX = {
+    "amd64": tuple(map(Target, ("6.1", "6.12", "7", RUNNING))),
+    "arm64": (Target("6.1", "arm64"), Target("6.12", "arm64"), Target("6.12", "arm64", "16k")),
+}
+COLUMNS = tuple(str(target) for targets in MATRIX.values() for target in targets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run the tests in one kernel")
-    one.add_argument("--arch", choices=archive.ARCHITECTURES, default=archive.ARCHITECTURE)
     one.add_argument("--flavour", default="", help="of arm64's kernels: 16k has pages of 16 KiB")
     shell = commands.add_parser("shell", help="a shell, beside two containers")
     everything = commands.add_parser("matrix", help="run the tests in every kernel of the matrix")
@@ -88,19 +88,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="run cases of hosts in the kernel's own way too, and record both",
     )
     for sub in (one, everything):
+        sub.add_argument("--arch", choices=archive.ARCHITECTURES, default=archive.ARCHITECTURE)
         sub.add_argument(
-            "--record", action="store_true", help="take what the verifier counted as the figures"
+            "--record",
+            action="store_true",
+            help="record what the verifier counted, and without TESTS the column of the table",
         )
         sub.add_argument("--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS")
-        sub.add_argument("tests", nargs="*", help="files, folders or ids; default: tests/vm/selection.txt")
+        sub.add_argument("tests", nargs="*", help="files, folders or ids; default: tests/vm/selection*.txt")
     asked = parser.parse_args(argv)
     os.chdir(TREE)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     try:
         if asked.command == "table":
-            named = [*map(Target, MATRIX), *(Target(kernel, "arm64", flavour) for kernel, flavour in ARM64)]
-            print(table([seen for target in named if (seen := _last(str(target)))]), end="")
+            print(columns.table([seen for name in COLUMNS if (seen := _last(name))]), end="")
             return int(Kind.PASSED.value)
         check()
         if asked.command == "shell":
@@ -110,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = run(target, asked.tests, asked.timeout, asked.record, asked.compare)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
             return int(result.outcome.kind.value)
-        return _matrix(asked.tests, asked.timeout, asked.record)
+        return _matrix(MATRIX[asked.arch], asked.tests, asked.timeout, asked.record)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return int(error.kind.value)
@@ -174,20 +176,21 @@ def find(target: Target) -> Kernel:
 
 
 def run(target: Target, tests: Sequence[str], timeout: float, record: bool, compare: bool = False) -> Result:
-    """Runs the tests in that kernel and keeps everything in the folder of its results. `compare`: cases of hosts are
-    recorded, see `tests.net.compared`. LabError, OSError."""
+    """Runs the tests in that kernel and keeps everything in the folder of its results. `record`: the verifier's
+    figures are, of this architecture, and the column of the table. `compare`: cases of hosts are, see
+    `tests.net.compared`. LabError, OSError."""
     name = str(target)
-    for asked, what in ((record, "what the verifier counts is"), (compare, "cases of hosts are")):
-        if asked and target.foreign:
-            raise WrongCallError(f"{what} recorded of {archive.ARCHITECTURE}")
+    if compare and target.foreign:
+        raise WrongCallError(f"cases of hosts are recorded of {archive.ARCHITECTURE}")
+    counting = record and not target.foreign
     kernel = None if name == RUNNING else find(target)
-    arguments = list(tests) or [f"@{SELECTION}"]
+    arguments = list(tests) or [f"@{SELECTIONS[target.architecture]}"]
     left = _folder(name) / "compared.json"
     comparing = {COMPARING: str(left)} if compare else {}
     _warm(arguments, comparing)
     with results_of(name) as results:
         given = [f"{word}={os.environ[word]}" for word in PASSED_ON if word in os.environ]
-        given += [f"{verified.RECORDING}=1"] if record else []
+        given += [f"{verified.RECORDING}=1"] if counting else []
         given += [f"{word}={value}" for word, value in comparing.items()]
         chosen = results / "tests"  # a kernel's command line has an end, at which the machine panics
         chosen.write_text("".join(f"{argument}\n" for argument in arguments))
@@ -218,7 +221,10 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool, comp
             argv = [*machine.command(kernel, results, kvm), "--", shlex.join(command)]
         result = _judge(name, tests, results, machine.run(argv, results, timeout))
     release, figures = result.facts.get("release", ""), result.facts.get("programs")
-    if record and figures and result.outcome.kind is Kind.PASSED:
+    passed = result.outcome.kind is Kind.PASSED
+    if record and passed and not tests and name in COLUMNS:
+        columns.record(result, COLUMNS)
+    if counting and figures and passed:
         verified.record(release, figures)
     elif figures and not verified.recorded(release):
         print(f"lab: {name}: no verifier figures are recorded for {verified.series(release)}: see RECORD")
@@ -328,45 +334,21 @@ def _shell(name: str) -> int:
 # ---- the matrix ----------------------------------------------------------------------
 
 
-def _matrix(tests: Sequence[str], timeout: float, record: bool) -> int:
+def _matrix(targets: Sequence[Target], tests: Sequence[str], timeout: float, record: bool) -> int:
     results: list[Result] = []
-    for name in MATRIX:
+    for target in targets:
+        name = str(target)
         try:
-            results.append(run(Target(name), tests, timeout, record))
+            results.append(run(target, tests, timeout, record))
         except LabError as error:
             results.append(Result(name, Outcome(error.kind, str(error)), outcome.Counts(), {}))
         print(f"lab: {name}: {results[-1].outcome.line}", flush=True)
-        (CACHE / "matrix.md").write_text(table(results))  # what was seen stays, if the next is interrupted
-    print(table(results), end="")
+        (CACHE / "matrix.md").write_text(
+            columns.table(results)
+        )  # what was seen stays, if the next is interrupted
+    print(columns.table(results), end="")
     kinds = {result.outcome.kind for result in results}
     return int(next(kind for kind in outcome.SEVERITY if kind in kinds).value)
-
-
-def table(results: Sequence[Result]) -> str:
-    """Kernels as columns, what is told about them as rows. Of a kernel that said nothing there is nothing."""
-    programs = sorted({program for result in results for program in result.facts.get("programs", {})})
-
-    def row(title: str, tell: Callable[[Result], str]) -> list[str]:
-        return [title, *(tell(result) for result in results)]
-
-    def feature(name: str, there: str, lacking: str) -> Callable[[Result], str]:
-        return lambda result: "" if name not in result.facts else there if result.facts[name] else lacking
-
-    def figure(name: str) -> Callable[[Result], str]:
-        return lambda result: f"{found:,}" if (found := result.facts.get("programs", {}).get(name)) else ""
-
-    rows = [
-        row("", lambda result: result.facts.get("release", result.kernel)),
-        row("---", lambda _: "---:"),
-        row("outcome", lambda result: result.outcome.kind.name.lower().replace("_", " ")),
-        row("tests", lambda result: ", of ".join([str(result.counts), *result.facts.get("tests", ())])),
-        row("skipped for", lambda result: "; ".join(result.facts.get("skipped_for", ()))),
-        row("attached by", feature("tcx", "tcx", "clsact")),
-        row("netkit", feature("netkit", "yes", "no")),
-        row("programs loaded", lambda result: str(len(result.facts.get("programs", ())) or "")),
-        *(row(f"`{program}`", figure(program)) for program in programs),
-    ]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 
@@ -63,6 +63,15 @@ class Counts(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+class Result(NamedTuple):
+    """What is told about one kernel. `facts`: what the guest wrote, and what of it was asked for."""
+
+    kernel: str
+    outcome: Outcome
+    counts: Counts
+    facts: dict[str, Any]
 
 
 PANIC = re.compile(r"Kernel panic - not syncing: .*")
