@@ -31,7 +31,9 @@ SOURCES := $(wildcard datapath ctl packaging tests) setup.py
 
 # A program uses some of a header's functions, not all. gcc is asked when it is needed: on a fresh machine
 # there is none before `deps`.
-BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -Ibpf -I/usr/include/$(shell gcc -print-multiarch)
+# They are the same wherever they are built.
+BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -ffile-prefix-map=$(CURDIR)=. -Ibpf \
+	-I/usr/include/$(shell gcc -print-multiarch)
 
 CFLAGS ?= -O2
 WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter
@@ -59,7 +61,7 @@ WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade compare-host fuzz bench-deps bench lint fmt clean
-.PHONY: lab-deps lab lab-shell lab-all
+.PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -80,10 +82,12 @@ menu:
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
+	@echo 'make lab-packages ARCH=arm64  that architecture'"'"'s packages at work in it: KERNEL=6.12 (root)'
 	@echo 'make test-versions  what speaks to a dependency, with the lowest and the newest versions of all (root)'
 	@echo 'make test-packages  what the next five build, in fresh roots of Debian 12 and 13 (root)'
-	@echo 'make deb        dist/datapath_*.deb and datapath-bench_*.deb, for Debian 12 and 13'
-	@echo 'make wheel      dist/datapathctl-*.whl, for any distribution with glibc'
+	@echo 'make test-packages-arm64  the packages and the wheel for arm64, made on another machine (root)'
+	@echo 'make deb        dist/datapath_*.deb and datapath-bench_*.deb, for Debian 12 and 13: [ARCH=arm64]'
+	@echo 'make wheel      dist/datapathctl-*.whl, for any distribution with glibc: [ARCH=arm64]'
 	@echo 'make sdist      dist/datapathctl-*.tar.gz, which all are built from'
 	@echo 'make release    all four in a fresh dist/, with SHA256SUMS and the notes of this version'
 	@echo 'make install uninstall  [DESTDIR=] [PREFIX=/usr/local] (as root)'
@@ -239,6 +243,9 @@ lab-shell: build lab-deps
 
 lab-all: build lab-deps
 	$(LAB) matrix $(LAB_OPTIONS) $(TESTS)
+
+lab-packages: build lab-deps deb wheel
+	$(BIN)/python -m tests.vm.packaged '$(KERNEL)' '$(ARCH)'
 
 include packaging/packages.mk
 

@@ -35,29 +35,53 @@ SDIST := dist/datapathctl-$(VERSION).tar.gz
 DEB_PACKAGES := dpkg-dev debhelper click-man python3-cffi python3-click python3-setuptools
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 
-.PHONY: sdist wheel deb
+# ARCH=arm64: for that architecture, if it is another than this machine's. What they are linked with is in a root of its
+# own; here, the compiler is installed and nothing else of it.
+CROSS := $(if $(ARCH),$(filter-out $(shell dpkg --print-architecture),$(ARCH)))
+CROSS_ROOT = $(CURDIR)/.lab/roots/build-$(CROSS)
+CROSS_MACHINE_arm64 := aarch64
+CROSS_MACHINE = $(or $(CROSS_MACHINE_$(CROSS)),$(error ARCH=$(ARCH): packages are made for amd64 and arm64))
+CROSS_TRIPLET = $(CROSS_MACHINE)-linux-gnu
+DEB_ARCH = $(or $(CROSS),$(shell dpkg --print-architecture))
+
+.PHONY: sdist wheel deb cross-root
 sdist: $(PYTHON_STAMP)
 	@rm -f dist/*.tar.gz
 	$(BIN)/python -m build -q --sdist
 
+cross-root:
+	$(call install,mmdebstrap gcc-$(CROSS_TRIPLET))
+	@$(MAKE) -s $(CROSS_ROOT).made ARCH=$(ARCH)
+
+$(CURDIR)/.lab/roots/build-%.made: debian/control packaging/cross.sh
+	packaging/cross.sh make $(@:.made=) $*
+	@touch $@
+
 # From the sdist, so it is known to be whole. One for Debian 12 and 13, if it is built in 12.
-deb: sdist
-	$(call install,$(DEB_PACKAGES))
+deb: sdist $(if $(CROSS),cross-root)
+	$(if $(CROSS),,$(call install,$(DEB_PACKAGES)))
 	rm -rf build/deb && mkdir -p build/deb
 	tar -xzf $(SDIST) -C build/deb
 	@printf 'datapath (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' '$(VERSION)' \
 		"$$(sed -n 's/^Maintainer: //p' debian/control)" "$$(date -uRd @$(SOURCE_DATE_EPOCH))" \
 		>build/deb/datapathctl-$(VERSION)/debian/changelog
-	cd build/deb/datapathctl-$(VERSION) && dpkg-buildpackage --no-sign -b
-	@rm -f dist/*.deb
+	cd build/deb/datapathctl-$(VERSION) && $(if $(CROSS),\
+		DEB_BUILD_OPTIONS=nocheck $(CURDIR)/packaging/cross.sh run $(CROSS_ROOT) $(CURDIR)/build/deb \
+		env -C datapathctl-$(VERSION)) dpkg-buildpackage --no-sign -b $(CROSS:%=-a%)
+	@rm -f dist/*_$(DEB_ARCH).deb
 	cp build/deb/datapath_*.deb build/deb/datapath-bench_*.deb dist/
 
 # For others than Debian: libbpf and libelf are inside.
-wheel: sdist
+wheel: WHEEL_MACHINE = $(if $(CROSS),$(CROSS_MACHINE),$(shell uname -m))
+# Another architecture's is named by the platform, and its compiler is told where the other libraries are. pip is not to
+# look for what builds it on that platform, too.
+wheel: WHEEL_ENVIRONMENT = $(if $(CROSS),CC='$(CROSS_TRIPLET)-gcc --sysroot=$(CROSS_ROOT)' \
+	_PYTHON_HOST_PLATFORM=linux-$(CROSS_MACHINE) AUDITWHEEL_LD_LIBRARY_PATH=$(CROSS_ROOT)/usr/lib/$(CROSS_TRIPLET))
+wheel: sdist $(if $(CROSS),cross-root)
 	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with wheel)
-	rm -rf build/wheel dist/*.whl
-	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel $(SDIST)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py build/wheel/*.whl dist
+	rm -rf build/wheel dist/*_$(WHEEL_MACHINE).whl
+	$(WHEEL_ENVIRONMENT) $(BIN)/python -m pip wheel -q --no-deps $(if $(CROSS),--no-build-isolation) -w build/wheel $(SDIST)
+	$(WHEEL_ENVIRONMENT) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py build/wheel/*.whl dist
 
 # What a release consists of, in a fresh dist/: all of it from one sdist, with the sums by which whoever fetches it checks
 # that (`sha256sum -c SHA256SUMS`), and what CHANGELOG.md says of this version.
@@ -94,4 +118,11 @@ $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/dat
 .PHONY: test-packages
 test-packages: build packaged release
 	$(call install,mmdebstrap man-db lintian)
-	$(PYTEST) tests/packages
+	$(PYTEST) tests/packages --ignore tests/packages/test_arm64.py
+
+# Beside this machine's own, with which they are compared.
+.PHONY: test-packages-arm64
+test-packages-arm64: build packaged
+	$(MAKE) deb wheel
+	$(MAKE) deb wheel ARCH=arm64
+	$(PYTEST) tests/packages/test_arm64.py

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.packages.roots import SUITES, TREE, Machine, Unfetched
+from tests.packages.built import ARCHITECTURE, debs_of, wheel_of
+from tests.packages.roots import SUITES, Machine, Unfetched
 
 if os.geteuid() != 0:
     pytest.exit("tests/packages needs root: it makes namespaces", returncode=1)
@@ -30,4 +32,10 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def debs() -> dict[str, Path]:
     """By package, what `make deb` made."""
-    return {path.name.partition("_")[0]: path for path in (TREE / "dist").glob("*.deb")}
+    return debs_of(ARCHITECTURE)
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Path:
+    """What `make wheel` made."""
+    return wheel_of(platform.machine())

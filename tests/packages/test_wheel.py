@@ -12,13 +12,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.packages.built import sdist
 from tests.packages.roots import HOST, NETWORK, PATIENCE, TREE, Machine
-
-
-@pytest.fixture(scope="module")
-def wheel() -> Path:
-    (found,) = (TREE / "dist").glob("datapathctl-*.whl")
-    return found
 
 
 def test_the_wheel_has_one_package_and_all_licences(wheel: Path) -> None:
@@ -46,8 +41,7 @@ def test_the_wheel_has_what_make_install_has(wheel: Path) -> None:
 
 
 def test_the_sdist_has_every_file_of_the_repository() -> None:
-    (path,) = (TREE / "dist").glob("datapathctl-*.tar.gz")
-    with tarfile.open(path) as archive:
+    with tarfile.open(sdist()) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     there = subprocess.run(
         ["git", "ls-files"], cwd=TREE, check=True, capture_output=True, text=True
