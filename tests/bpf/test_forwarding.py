@@ -33,7 +33,7 @@ from tests.bpf.fixtures import (
     outside_sends,
     redirected,
 )
-from tests.bpf.test_sizes import fragments, passes
+from tests.bpf.test_sizes import fragments, in_time, passes
 
 BEHIND, BEHIND6 = ip_address("10.99.0.5"), ip_address("fd99::5")  # routed to A3 by the host
 FAR, FAR6 = ip_address("10.98.0.5"), ip_address("fd98::5")  # nobody routes them there
@@ -278,6 +278,7 @@ def test_packet(routed: Programs, row) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("carried", [p.udp(SPORT, 53, bytes(2000)), p.Transport(47, bytes(2000))])
+@in_time
 def test_what_is_too_big_for_its_way_to_a_router_is_cut(routed: Programs, carried: p.Transport) -> None:
     """By the host, whose route to it leads back into the network; without ports as well."""
     outs = passes(routed, A1, A1.sends(BEHIND, carried, fragment=0), "DELIVERED")

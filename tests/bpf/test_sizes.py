@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,6 +33,28 @@ from tests.bpf.fixtures import (
 SPORT = 20100
 UPLINK_MTU, NARROW = 1500, 1280
 DATA = bytes(index % 251 for index in range(3400))
+REST_LASTS = 1.0  # seconds that a rest is waited for: CUT_TIMEOUT of lib/cuts.h
+ATTEMPTS = 20
+
+
+class RestIsLateError(Exception):
+    """This machine was too slow for the rest to be waited for."""
+
+
+def in_time(test: Callable[..., None]) -> Callable[..., None]:
+    """A test whose rests have to arrive in time begins anew where one was late, on a busy or an emulated machine."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        programs = next(fixture for fixture in fixtures.values() if isinstance(fixture, Programs))
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return test(**fixtures)
+            except RestIsLateError:
+                programs.forget()
+        return test(**fixtures)
+
+    return run
 
 
 @pytest.fixture
@@ -52,11 +75,18 @@ def fragments(frame: bytes, mtu: int, ident: int = 0x1234) -> list[bytes]:
 
 
 def passes(programs: Programs, sender: Member | None, frame: bytes, reason: str) -> list[bytes]:
-    """What becomes of the packet: the first piece at once, and the others when they have arrived again, one by one."""
-    device, outs, coming = f"v{sender.name}" if sender else "up0", [], [frame]
+    """What becomes of the packet: the first piece at once, and the others when they have arrived again, one by one.
+    RestIsLateError."""
+    device, coming = f"v{sender.name}" if sender else "up0", [frame]
+    outs: list[bytes] = []
+    cut = time.monotonic()
     while coming:
         programs.topology.received(device)
+        began = time.monotonic()
         got = programs.run(sender, coming.pop())
+        if outs and got.reasons == {"HELD": 1} and time.monotonic() - cut > REST_LASTS:
+            raise RestIsLateError
+        cut = began
         assert (got.verdict, got.reasons) == (REDIRECT, {reason: 1})
         outs.append(got.packet)
         coming = [one for one in programs.topology.received(device) if one[:12] == frame[:12]]
@@ -142,6 +172,7 @@ def ways(size: int) -> dict[str, Way]:
 
 @pytest.mark.parametrize("size", [1473, 2952, 2961, 3400])
 @pytest.mark.parametrize("name", ways(0))
+@in_time
 def test_a_packet_is_cut_for_its_way(narrow: Programs, name: str, size: int) -> None:
     """All of its bytes leave once, in fragments as long as the way takes."""
     way = ways(size)[name]
@@ -154,6 +185,7 @@ def test_a_packet_is_cut_for_its_way(narrow: Programs, name: str, size: int) -> 
 
 
 @pytest.mark.parametrize("name", ways(0))
+@in_time
 def test_fragments_are_cut_again(narrow: Programs, name: str) -> None:
     """Each by itself: in whichever order they come, and though the last one has made the datagram complete."""
     way = ways(3400)[name]
@@ -169,6 +201,7 @@ def test_fragments_are_cut_again(narrow: Programs, name: str) -> None:
     assert not list(narrow.maps["fragments"])
 
 
+@in_time
 def test_a_packet_to_another_containers_external_port_is_cut(narrow: Programs) -> None:
     """Both have told a server outside of themselves, and a1 has sent to b1 already."""
     for member, port in ((A1, 40000), (B1, 40001)):
@@ -205,6 +238,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@in_time
 def test_options_are_no_reason_not_to_cut(narrow: Programs, name: str) -> None:
     """RFC 791, 3.2: those with the copied flag go into each fragment, the others into the first."""
     given, later = OPTIONS[name]
@@ -221,6 +255,7 @@ def test_options_are_no_reason_not_to_cut(narrow: Programs, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["masqueraded", "an answer", "published, from another network"])
+@in_time
 def test_what_was_only_padding_goes_nowhere(narrow: Programs, name: str) -> None:
     way = ways(2000)[name]
     if way.opening:
@@ -229,13 +264,18 @@ def test_what_was_only_padding_goes_nowhere(narrow: Programs, name: str) -> None
     assert outs == fragments(way.out, way.mtu)
 
 
+@in_time
 def test_a_rest_is_waited_for_once(programs: Programs) -> None:
     """The same piece again is a fragment of which nothing is known."""
     way = ways(2000)["masqueraded"]
+    cut = time.monotonic()
     programs.topology.received("va1")
     programs.run(A1, way.frame)
     (rest,) = programs.topology.received("va1")
-    assert programs.run(A1, rest).reasons == {"TO_OUTSIDE": 1}
+    reasons = programs.run(A1, rest).reasons
+    if reasons == {"HELD": 1} and time.monotonic() - cut > REST_LASTS:
+        raise RestIsLateError
+    assert reasons == {"TO_OUTSIDE": 1}
     programs.expect(A1, rest, SHOT, Reason.HELD)
 
 
