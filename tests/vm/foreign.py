@@ -26,6 +26,7 @@ from tests.vm.outcome import LabError
 SUITE = "bookworm"
 TRIPLET, MACHINE = "aarch64-linux-gnu", "aarch64"
 QEMU = f"qemu-system-{MACHINE}"
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")  # the Makefile's
 NEEDED = (QEMU, f"{TRIPLET}-gcc", "cpio", "modprobe", "depmod", "dpkg-deb", "apt-get", "setpriv", "unshare")
 # What the programs and tests run: see the Makefile's PACKAGES.
 PACKAGES = (
@@ -247,14 +248,14 @@ class Foreign:
                 shutil.copy2(self._from / name, self.tree / name)
         objects = self.tree / "datapath/objects"
         shutil.copytree(self._from / "datapath/objects", objects, dirs_exist_ok=True)
-        compiler = [f"{TRIPLET}-gcc", f"--sysroot={self.root}", "-O2"]
+        compiler = [f"{TRIPLET}-gcc", f"--sysroot={self.root}", "-O2", *WARNINGS]
         output([*compiler, "-o", str(objects / "probe"), str(self._from / "datapath/bench/probe.c")])
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             source = Path(folder) / "_libbpf.c"
             output([sys.executable, "-c", EMIT, str(source)], cwd=self._from)
             output(
                 [
-                    *(*compiler, "-shared", "-fPIC", "-DPy_LIMITED_API=0x030b0000", "-Wno-unused-parameter"),
+                    *(*compiler, "-shared", "-fPIC", "-DPy_LIMITED_API=0x030b0000"),
                     *("-I", str(self.root / "usr/include/python3.11"), "-I", str(self._from / "bpf")),
                     *("-o", str(self.tree / "datapath/kernel/_libbpf.abi3.so"), str(source), "-lbpf"),
                 ]
