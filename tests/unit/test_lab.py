@@ -439,23 +439,98 @@ def test_the_matrix_ends_as_its_worst_kernel(
     assert lab.main(["matrix"]) == told.value
 
 
-@pytest.mark.parametrize(
-    ("tests", "code", "recorded"), [([], "0", True), ([], "1", False), (["tests/bpf"], "0", False)]
-)
-def test_a_run_of_everything_that_passed_is_a_column_of_the_page_and_no_other_run_is(
-    tests: list[str], code: str, recorded: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+def junit(*cases: str) -> str:
+    """`cases`: pytest's ids; what failed has an exclamation mark."""
+    found = []
+    for case in cases:
+        node, _, failed = case.partition("!")
+        path, *inner, name = node.split("::")
+        classname = ".".join([path.removesuffix(".py").replace("/", "."), *inner])
+        child = "<failure/>" if failed or case.endswith("!") else ""
+        found.append(f'<testcase classname="{classname}" name="{name}">{child}</testcase>')
+    return f"<testsuites><testsuite>{''.join(found)}</testsuite></testsuites>"
+
+
+PORT = "tests/net/test_port.py::test_a_port"
+KIND = "tests/net/test_kind.py::TestKind"
+GONE = "tests/net/test_gone.py::test_gone"
+
+
+@pytest.fixture
+def selected(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A selection of two lines and a folder with one file; of arm64, five tests are recorded."""
+    selection = cache / "selection.txt"
+    selection.write_text(f"{PORT}\n{KIND}\ntests/some\n")
+    (cache / "tests/some").mkdir(parents=True)
+    (cache / "tests/some/test_one.py").touch()
+    monkeypatch.setitem(lab.SELECTIONS, "amd64", selection)
+    monkeypatch.setattr(columns, "ROOT", cache)
+    others = {"parts": {"all": [5, 0, 0]}, "tests": [], "release": "6.12.7-arm64"}
+    columns.RECORD.write_text(json.dumps({"6.12-arm64": others}))
+    return cache
+
+
+def recorded(kernel: str = "running") -> dict[str, list[int]]:
+    found: dict[str, list[int]] = json.loads(columns.RECORD.read_text()).get(kernel, {}).get("parts", {})
+    return found
+
+
+def ran(
+    monkeypatch: pytest.MonkeyPatch, *cases: str, tests: tuple[str, ...] = (), record: bool = True
 ) -> None:
-    guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": JUNIT, "exit": code})
-    columns.RECORD.write_text(json.dumps({"6.12-arm64": {"counts": [5, 0, 0], "release": "6.12.7-arm64"}}))
+    failed = any(case.endswith("!") for case in cases)
+    guest(
+        monkeypatch,
+        **{"facts.json": json.dumps(FACTS), "junit.xml": junit(*cases), "exit": str(int(failed))},
+    )
+    words = ["--record"] if record else []
+    assert lab.main(["run", *words, "running", *tests]) == int(failed)
+
+
+def test_a_run_is_a_column_of_the_page_if_it_is_to_be_recorded(
+    selected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = columns.PAGE.read_text()
-    assert lab.main(["run", "running", *tests]) == int(code)
+    everything = (f"{PORT}[tcp]", f"{PORT}[udp]", f"{KIND}::test_it", "tests/some/test_one.py::test_one")
+    ran(monkeypatch, *everything, record=False)
     assert columns.PAGE.read_text() == page
-    assert lab.main(["run", "--record", "running", *tests]) == int(code)
-    if recorded:  # before another architecture's
-        assert list(json.loads(columns.RECORD.read_text())) == ["running", "6.12-arm64"]
-        assert "| tests | 1 passed, 0 failed, 0 skipped | 5 passed," in columns.PAGE.read_text()
-    else:
-        assert columns.PAGE.read_text() == page
+    ran(monkeypatch, *everything)
+    assert recorded() == {PORT: [2, 0, 0], KIND: [1, 0, 0], "tests/some/test_one.py": [1, 0, 0]}
+    assert (
+        "| tests | 4 passed, 0 failed, 0 skipped | 5 passed, 0 failed, 0 skipped |"
+        in columns.PAGE.read_text()
+    )
+    assert list(json.loads(columns.RECORD.read_text())) == ["running", "6.12-arm64"]
+
+
+def test_a_column_may_be_recorded_in_parts_and_says_so_while_one_is_missing(
+    selected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran(monkeypatch, f"{PORT}[tcp]", f"{PORT}[udp]!", f"{KIND}::test_it")
+    assert recorded() == {KIND: [1, 0, 0]}
+    assert "| tests | 1 passed, 0 failed, 0 skipped, of a part of the selection |" in columns.PAGE.read_text()
+    # Not the whole of what the selection has, and what it does not have.
+    ran(monkeypatch, f"{PORT}[udp]", tests=(f"{PORT}[udp]",))
+    ran(monkeypatch, GONE, tests=(GONE,))
+    assert recorded() == {KIND: [1, 0, 0]}
+    both = (f"{PORT}[tcp]", f"{PORT}[udp]", "tests/some/test_one.py::test_one")
+    ran(monkeypatch, *both, tests=("tests/net/test_port.py", "tests/some"))
+    assert "| tests | 4 passed, 0 failed, 0 skipped | 5 passed" in columns.PAGE.read_text()
+    ran(monkeypatch, f"{PORT}[tcp]!", f"{PORT}[udp]", tests=(PORT,))
+    assert recorded() == {KIND: [1, 0, 0], "tests/some/test_one.py": [1, 0, 0]}
+
+
+def test_of_a_column_whose_parts_are_not_known_a_run_of_some_changes_the_figures_only(
+    selected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {"running": {"parts": {"all": [7, 0, 0]}, "tests": [], "programs": {"one": 1}}}
+    columns.RECORD.write_text(json.dumps(old))
+    ran(monkeypatch, f"{PORT}[tcp]", tests=(PORT,))
+    assert recorded() == {"all": [7, 0, 0]}
+    assert "| `one` | 300 |" in columns.PAGE.read_text()
+    ran(monkeypatch, f"{PORT}[tcp]", tests=("--", "-k", "tcp"))
+    ran(monkeypatch, f"{PORT}[tcp]")
+    assert recorded() == {PORT: [1, 0, 0]}
 
 
 def test_the_page_has_the_table_of_what_is_recorded() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of docs/lab.md: a column for each kernel of the matrix. `make lab KERNEL=… RECORD=1` without TESTS records
-a run in which no test failed, and writes the table anew."""
+"""The table of docs/lab.md: a column for each kernel of the matrix, of what the selection came to there.
+`make lab KERNEL=… RECORD=1` records a run, and writes the table anew; `TESTS=` a part of the selection, which may take
+hours where processors are emulated."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.vm.outcome import Counts, Kind, Outcome, Result
+from tests.vm.outcome import Counts, Kind, Outcome, Result, cases, total
 
+ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("columns.json")
-PAGE = Path(__file__).parents[2] / "docs/lab.md"
+PAGE = ROOT / "docs/lab.md"
 BEGIN, END = "<!-- make lab RECORD=1 -->", "<!-- end -->"
-KEPT = ("release", "tcx", "netkit", "programs", "skipped_for")  # of a run's facts
+KEPT = ("release", "tcx", "netkit", "programs")  # of a run's facts
 
 
 def table(results: Sequence[Result]) -> str:
@@ -46,19 +48,61 @@ def table(results: Sequence[Result]) -> str:
 def recorded() -> list[Result]:
     """What is recorded, in the order of the table."""
     return [
-        Result(name, Outcome(Kind.PASSED, ""), Counts(*kept["counts"]), kept)
+        Result(
+            name, Outcome(Kind.PASSED, ""), total(Counts(*counts) for counts in kept["parts"].values()), kept
+        )
         for name, kept in json.loads(RECORD.read_text()).items()
     ]
 
 
-def record(result: Result, order: Sequence[str]) -> None:
-    """Takes in a run of everything, in which no test failed. `order`: the kernels that the table has, by name."""
+def record(result: Result, junit: str, asked: Sequence[str], selection: Path, order: Sequence[str]) -> None:
+    """Takes in what a run was asked for, of which the selection's lines are recorded that it had wholly and in which no
+    test failed; what it was not asked for stays, if it had only some. `order`: the kernels that the table has."""
     known = json.loads(RECORD.read_text())
-    facts = {name: result.facts[name] for name in KEPT if name in result.facts}
-    known[result.kernel] = {"counts": list(result.counts), **facts}
-    ordered = {name: known[name] for name in order if name in known}
-    RECORD.write_text(json.dumps(ordered, indent=1) + "\n")
+    lines = selection.read_text().splitlines()
+    mine = known.setdefault(result.kernel, {"parts": {}})
+    had = {} if not asked else {key: counts for key, counts in mine["parts"].items() if _part(key, lines)}
+    if had or not asked or not mine["parts"]:  # else what came out is known of the whole only
+        for key, counts in _parts(junit, asked, lines).items():
+            had.pop(key, None)
+            if not counts.failed:
+                had[key] = counts
+        mine["parts"] = dict(sorted(had.items()))
+        mine["tests"] = [] if _wanted(lines) <= had.keys() else ["a part of the selection"]
+    skipped_for = {*result.facts.get("skipped_for", ()), *(mine.get("skipped_for", ()) if asked else ())}
+    mine |= {name: result.facts[name] for name in KEPT if name in result.facts}
+    mine["skipped_for"] = sorted(skipped_for)
+    RECORD.write_text(json.dumps({name: known[name] for name in order if name in known}, indent=1) + "\n")
     PAGE.write_text(written(PAGE.read_text()))
+
+
+def _part(node: str, lines: Sequence[str]) -> str | None:
+    """Under which name the record has a test: that of its line; of a whole folder, that of its file."""
+    for line in lines:
+        if _covers(line, node):
+            return line if ".py" in line else node.partition("::")[0]
+    return None
+
+
+def _covers(asked: str, node: str) -> bool:
+    return node == asked or node.startswith((f"{asked}/", f"{asked}::", f"{asked}["))
+
+
+def _parts(junit: str, asked: Sequence[str], lines: Sequence[str]) -> dict[str, Counts]:
+    """What came out of each part that was asked for as a whole."""
+    found: dict[str, list[Counts]] = {}
+    for case in cases(junit):
+        key = _part(case.node, lines)
+        if key and (not asked or any(_covers(one, key) for one in asked)):
+            found.setdefault(key, []).append(case.counts)
+    return {key: total(counts) for key, counts in found.items()}
+
+
+def _wanted(lines: Sequence[str]) -> set[str]:
+    """The parts that a whole run has."""
+    files = {line for line in lines if ".py" in line}
+    folders = (ROOT / line for line in lines if ".py" not in line)
+    return files | {str(path.relative_to(ROOT)) for folder in folders for path in folder.glob("test_*.py")}
 
 
 def written(page: str) -> str:

@@ -222,8 +222,10 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool, comp
         result = _judge(name, tests, results, machine.run(argv, results, timeout))
     release, figures = result.facts.get("release", ""), result.facts.get("programs")
     passed = result.outcome.kind is Kind.PASSED
-    if record and passed and not tests and name in COLUMNS:
-        columns.record(result, COLUMNS)
+    chosen_by_options = any(test.startswith("-") for test in tests)
+    if record and (passed or result.counts.failed) and name in COLUMNS and not chosen_by_options:
+        junit = _text(_folder(name) / "junit.xml")
+        columns.record(result, junit, tests, SELECTIONS[target.architecture], COLUMNS)
     if counting and figures and passed:
         verified.record(release, figures)
     elif figures and not verified.recorded(release):

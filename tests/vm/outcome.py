@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -119,25 +120,46 @@ def warnings(console: str) -> list[str]:
     return [line.strip() for line in found]
 
 
-def count(junit: str) -> tuple[Counts, list[str]]:
-    """The tests of a junit file, and why those that were skipped were. One that was not written to its end counts
-    for nothing."""
-    passed = failed = skipped = 0
-    reasons = set()
+class Case(NamedTuple):
+    """A test as it came out; what is expected to fail has passed. `node`: pytest's id of it."""
+
+    node: str
+    counts: Counts
+    reason: str  # for which it was skipped
+
+
+def cases(junit: str) -> list[Case]:
+    """Those of a junit file. One that was not written to its end counts for nothing."""
     try:
-        cases = list(ElementTree.fromstring(junit).iter("testcase"))
+        found = list(ElementTree.fromstring(junit).iter("testcase"))
     except ElementTree.ParseError:
-        return Counts(), []
-    for case in cases:
-        kinds = {child.tag: child for child in case}
-        if "failure" in kinds or "error" in kinds:
-            failed += 1
-        elif "skipped" in kinds and kinds["skipped"].get("type") != "pytest.xfail":
-            skipped += 1
-            reasons.add(kinds["skipped"].get("message", ""))
-        else:
-            passed += 1
-    return Counts(passed, failed, skipped), sorted(reasons)
+        return []
+    return [_case(one) for one in found]
+
+
+def _case(found: ElementTree.Element) -> Case:
+    *folders, classes = re.split(r"\.(?=test_)", found.get("classname", ""), maxsplit=1)
+    module, *inner = classes.split(".")
+    path = "/".join([*".".join(folders).split("."), f"{module}.py"])
+    node = "::".join([path, *inner, found.get("name", "")])
+    kinds = {child.tag: child for child in found}
+    if "failure" in kinds or "error" in kinds:
+        return Case(node, Counts(failed=1), "")
+    if "skipped" in kinds and kinds["skipped"].get("type") != "pytest.xfail":
+        return Case(node, Counts(skipped=1), kinds["skipped"].get("message", ""))
+    return Case(node, Counts(passed=1), "")
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    return Counts(*map(sum, zip(Counts(), *counts, strict=True)))
+
+
+def count(junit: str) -> tuple[Counts, list[str]]:
+    """The tests of a junit file, and why those that were skipped were."""
+    found = cases(junit)
+    return total(case.counts for case in found), sorted(
+        {case.reason for case in found if case.counts.skipped}
+    )
 
 
 def unnamed(reasons: list[str]) -> list[str]:
