@@ -31,40 +31,11 @@ NEEDED = (QEMU, f"{TRIPLET}-gcc", "cpio", "modprobe", "depmod", "dpkg-deb", "apt
 # What the programs and tests run: see the Makefile's PACKAGES.
 PACKAGES = (
     *("base-files", "base-passwd", "bash", "dash", "coreutils", "findutils", "grep", "sed", "gawk", "mount"),
-    *(
-        "util-linux",
-        "busybox-static",
-        "kmod",
-        "procps",
-        "psmisc",
-        "hostname",
-        "login",
-        "passwd",
-        "ncurses-base",
-    ),
-    "netbase",
-    *(
-        "python3",
-        "libpython3.11-dev",
-        "libbpf-dev",
-        "libc6-dev",
-        "clang",
-        "llvm",
-        "bpftool",
-        "ca-certificates",
-    ),
-    *(
-        "iproute2",
-        "iptables",
-        "nftables",
-        "ethtool",
-        "tcpdump",
-        "iperf3",
-        "curl",
-        "iputils-ping",
-        "iputils-arping",
-    ),
-    *("netcat-openbsd", "traceroute", "wireguard-tools", "gcc"),
+    *("util-linux", "busybox-static", "kmod", "procps", "psmisc", "hostname", "login", "passwd"),
+    *("ncurses-base", "netbase", "make", "gcc"),
+    *("python3", "libpython3.11-dev", "libbpf-dev", "libc6-dev", "clang", "llvm", "bpftool"),
+    *("ca-certificates", "iproute2", "iptables", "nftables", "ethtool", "tcpdump", "iperf3", "curl"),
+    *("iputils-ping", "iputils-arping", "netcat-openbsd", "traceroute", "wireguard-tools"),
 )
 # Python's, of the versions that are installed here. The first has a part that is compiled.
 DISTRIBUTIONS = (
