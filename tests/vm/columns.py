@@ -6,6 +6,7 @@ hours where processors are emulated."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def record(result: Result, junit: str, asked: Sequence[str], selection: Path, or
     skipped_for = {*result.facts.get("skipped_for", ()), *(mine.get("skipped_for", ()) if asked else ())}
     mine |= {name: result.facts[name] for name in KEPT if name in result.facts}
     mine["skipped_for"] = sorted(skipped_for)
-    RECORD.write_text(json.dumps({name: known[name] for name in order if name in known}, indent=1) + "\n")
+    text = json.dumps({name: known[name] for name in order if name in known}, indent=1)
+    RECORD.write_text(
+        re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text) + "\n"
+    )  # a line each
     PAGE.write_text(written(PAGE.read_text()))
 
 

@@ -226,7 +226,7 @@ class Foreign:
             output([sys.executable, "-c", EMIT, str(source)], cwd=self._from)
             output(
                 [
-                    *(*compiler, "-shared", "-fPIC", "-DPy_LIMITED_API=0x030b0000"),
+                    *(*compiler, "-shared", "-fPIC"),
                     *("-I", str(self.root / "usr/include/python3.11"), "-I", str(self._from / "bpf")),
                     *("-o", str(self.tree / "datapath/kernel/_libbpf.abi3.so"), str(source), "-lbpf"),
                 ]
