@@ -336,7 +336,7 @@ def test_another_architectures_column_is_recorded_and_the_verifiers_figures_stay
     facts = json.dumps({**FACTS, "release": "6.12.7-arm64"})
     guest(monkeypatch, **{"facts.json": facts, "junit.xml": JUNIT, "exit": "0"})
     monkeypatch.setattr(lab, "find", lambda _: archive.Kernel("6.12.7-arm64", cache))
-    monkeypatch.setattr(foreign.Foreign, "prepare", lambda _: None)
+    monkeypatch.setattr(foreign.Foreign, "_prepare", lambda _: None)
     monkeypatch.setattr(foreign.Foreign, "command", lambda _, kernel, results, *more: [str(results)])
     figures = verified.RECORD.read_text()
     assert lab.main(["run", "--record", "--arch", "arm64", "6.12"]) == 0
@@ -392,6 +392,18 @@ def test_two_labs_with_one_kernel_do_not_share_their_results(
         assert lab.main(["run", "running"]) == Kind.UNPREPARED.value
         assert (held / "exit").read_text() == "1"
     assert capsys.readouterr().err.startswith("lab: a lab with running is running: wait for it")
+
+
+def test_two_labs_of_another_architecture_do_not_share_its_root(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever their kernels are. The second would take the tree away from the first."""
+    monkeypatch.setattr(lab, "find", lambda _: archive.Kernel("6.12.7-arm64", cache))
+    monkeypatch.setattr(lab, "_warm", lambda arguments, environment: None)
+    monkeypatch.setattr(foreign.Foreign, "_prepare", lambda _: None)
+    with foreign.Foreign(cache, ROOT).prepared():
+        assert lab.main(["run", "--arch", "arm64", "6.1"]) == Kind.UNPREPARED.value
+    assert capsys.readouterr().err.startswith("lab: a lab with arm64 is running, in the same root: wait")
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

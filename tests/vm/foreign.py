@@ -8,6 +8,7 @@ bytecode, and the same files.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import lzma
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.vm.archive import Apt, Kernel, output
@@ -122,8 +124,24 @@ class Foreign:
         self.root, self.tree = self.folder / "root", self.folder / "tree"
         self._from = tree
 
-    def prepare(self) -> None:
-        """Makes or renews root and tree. LabError."""
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Root and tree, as they have to be, which nobody else renews meanwhile. LabError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LabError(
+                    "a lab with arm64 is running, in the same root: wait for it, or give LAB_CACHE"
+                ) from error
+            self._prepare()
+            yield
+        finally:
+            os.close(held)
+
+    def _prepare(self) -> None:
         wanted = "\n".join((*PACKAGES, *_versions(), *LINKS, *FILES))
         stamp = self.folder / "root.made"
         if not stamp.exists() or stamp.read_text() != wanted:

@@ -188,7 +188,7 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool, comp
     left = _folder(name) / "compared.json"
     comparing = {COMPARING: str(left)} if compare else {}
     _warm(arguments, comparing)
-    with results_of(name) as results:
+    with results_of(name) as results, contextlib.ExitStack() as stack:
         given = [f"{word}={os.environ[word]}" for word in PASSED_ON if word in os.environ]
         given += [f"{verified.RECORDING}=1"] if counting else []
         given += [f"{word}={value}" for word, value in comparing.items()]
@@ -200,7 +200,7 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool, comp
         elif target.foreign:
             given.append(f"TEST_SLOWNESS={SLOWNESS}")
             other = foreign.Foreign(CACHE, TREE)
-            other.prepare()
+            stack.enter_context(other.prepared())
             inside = [
                 "env",
                 *given,

@@ -33,8 +33,7 @@ def main(kernel: str, architecture: str) -> int:
         lab.check()
         found = lab.find(lab.Target(kernel, architecture))
         made = foreign.Foreign(lab.CACHE, lab.TREE)
-        made.prepare()
-        with lab.results_of(f"packaged-{kernel}-{architecture}") as results:
+        with lab.results_of(f"packaged-{kernel}-{architecture}") as results, made.prepared():
             deb, wheel = debs_of(architecture)["datapath"], wheel_of(foreign.MACHINE)
             packed = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True)
             (results / "deb.tar").write_bytes(packed.stdout)
@@ -75,7 +74,9 @@ def use(program: str) -> None:
 
 def inside(results: Path) -> None:
     """In the machine. AssertionError, subprocess.CalledProcessError."""
-    Path("/srv/page").write_text(PAGE)
+    place = Path("/srv/page")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(PAGE)
     sh(f"tar -C / --keep-directory-symlink -xf {results}/deb.tar")
     assert (
         machine_of(Path("/usr/lib/datapath/datapath/kernel/_libbpf.abi3.so").read_bytes()) == foreign.MACHINE
