@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 
 from tests.packages.built import debs_of, machine_of, wheel_of
-from tests.vm import foreign, lab, machine, outcome
-from tests.vm.outcome import Kind, LabError
+from tests.vm import archive, foreign, lab, machine, outcome
+from tests.vm.outcome import Kind, LabError, WrongCallError
 
 LASTS = 1200.0  # seconds at most
 PAGE = "What the container serves.\n"
@@ -31,6 +31,8 @@ def main(kernel: str, architecture: str) -> int:
     """0 if both did what they should; else the exit code that the lab has for it."""
     try:
         lab.check()
+        if architecture not in archive.ARCHITECTURES[1:]:
+            raise WrongCallError("give ARCH=arm64; this architecture's packages: `make test-packages`")
         found = lab.find(lab.Target(kernel, architecture))
         made = foreign.Foreign(lab.CACHE, lab.TREE)
         with lab.results_of(f"packaged-{kernel}-{architecture}") as results, made.prepared():
