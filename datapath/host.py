@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -97,15 +97,15 @@ class Networks:
         with self._host.changing() as tx:
             return networks.create(tx, request)
 
-    def remove(self, name: str, owner: str = OWNER, force: bool = False) -> Network:
-        """Removes a network that has no endpoints, but dead ones. NotFoundError, ConfigError; InUseError: it has
-        endpoints, or it belongs to another owner and not `force`."""
-        from datapath.engine import endpoints, networks
+    def remove(self, name: str, owner: str = OWNER, force: bool = False, members: bool = False) -> Network:
+        """Removes a network that has no endpoints, but dead ones; with `members` also those of the owner, who knows
+        that they are gone. NotFoundError, ConfigError; InUseError: it has endpoints, or it belongs to another owner and
+        not `force`."""
+        from datapath.engine import sandboxes
 
         self._host.snapshot().network(name)  # so that no store is made for one that is not there
         with self._host.changing(freeing=True) as tx:
-            endpoints.evict_dead(tx)
-            return networks.remove(tx, name, owner, force)
+            return sandboxes.remove_network(tx, name, owner, force, members)
 
     def prunable(self, filters: Sequence[str] = ()) -> list[Network]:
         """What `prune` would remove now. ConfigError: a filter is wrong."""
@@ -152,6 +152,14 @@ class Sandboxes:
         with self._host.changing() as tx:
             return sandboxes.adopt(tx, path, owner, key, name)
 
+    def rename(self, owner: str, names: Mapping[str, str]) -> None:
+        """How users are shown sandboxes of the owner from now on, by his keys of them; those that are not known are
+        passed over."""
+        from datapath.engine import sandboxes
+
+        with self._host.changing(create=False) as tx:
+            sandboxes.rename(tx, owner, names)
+
     def forget(self, name: str, owner: str, force: bool = False) -> bool:
         """Deletes the sandbox's endpoints and forgets it; the namespace stays. False: there is no such sandbox.
         InUseError: it belongs to another owner and not `force`."""
@@ -176,38 +184,74 @@ class Endpoints:
         found = [e for e in state.endpoints.values() if state.owner(e) != OWNER and e.phase == Phase.READY]
         return sorted(found, key=lambda endpoint: endpoint.number)
 
-    def create(self, request: EndpointRequest, owner: str, key: str = "") -> Endpoint:
+    def create(self, request: EndpointRequest, owner: str, key: str = "", allots: bool = False) -> Endpoint:
         """Creates an endpoint on the network `request.network`: its addresses are taken, its device waits on the
         host. With a `key` (the owner's own identifier of it) that is known, the one that there is.
 
         ConfigError, NotFoundError; ExistsError: an address is taken, or the key means another endpoint. A holder of
-        the address that is dead (its device on the host is gone) is evicted.
+        the address that is dead (its device on the host is gone) is evicted. `allots`: the owner allots the network's
+        addresses, and never one twice: any other endpoint of his that has the address or MAC is evicted.
         """
         from datapath.engine import sandboxes
 
         with self._host.changing() as tx:
-            return sandboxes.create_endpoint(tx, request, owner, key)
+            return sandboxes.create_endpoint(tx, request, owner, key, allots)
 
-    def join(self, endpoint: str, sandbox: str, move: bool = True) -> JoinInfo:
+    def join(self, endpoint: str, sandbox: str) -> JoinInfo:
         """Puts the endpoint, by id, into the sandbox, by id, name or key: its device gets its name, addresses and
         default routes there, and traffic passes.
 
-        Without `move` the owner does that himself, as the answer says; it is the same for an endpoint that is in that
-        sandbox already. NotFoundError; ConfigError: it is in another sandbox, or nobody is in this one;
-        ExistsError: the sandbox has an endpoint on that network already.
+        It is the same for an endpoint that is in that sandbox already. NotFoundError; ConfigError: it is in another
+        sandbox, or nobody is in this one; ExistsError: the sandbox has an endpoint on that network already.
         """
         from datapath.engine import sandboxes
 
         with self._host.changing() as tx:
-            return sandboxes.join(tx, endpoint, sandbox, move)
+            return sandboxes.join(tx, endpoint, sandbox)
 
-    def leave(self, endpoint: str) -> bool:
-        """Takes the endpoint out of its sandbox: its ports close, its connections are forgotten, its addresses stay
-        its own. False: it was in none. NotFoundError."""
+    def leave(self, endpoint: str, owner: str = "") -> bool:
+        """Takes the endpoint, by id or with an owner by his key, out of its sandbox: its ports close, its addresses
+        stay its own. The device waits on the host again; one that was handed over is for its owner to take out. False:
+        it was in none. NotFoundError."""
         from datapath.engine import sandboxes
 
         with self._host.changing(freeing=True) as tx:
-            return sandboxes.leave(tx, endpoint)
+            return sandboxes.leave(tx, endpoint, owner)
+
+    def hand_over(
+        self, endpoint: str, owner: str, path: str, ports: Sequence[str] = (), name: str = ""
+    ) -> JoinInfo:
+        """Leaves it to the owner to move the endpoint's device into the network namespace that is, or will be, at
+        `path`, and to give it name, addresses and routes there, as the answer says. By id or the owner's key.
+
+        `ports`: what is to be published once the owner says `program`. `name`: how users are shown the sandbox, which
+        is forgotten with its last endpoint. Nothing looks into it. The same for an endpoint that is in that sandbox
+        already; one that is in another leaves that. NotFoundError, ConfigError; InUseError: it is another owner's.
+        """
+        from datapath.engine import handover
+
+        with self._host.changing() as tx:
+            return handover.hand_over(tx, endpoint, owner, path, ports, name)
+
+    def program(
+        self, endpoint: str, owner: str, ports: Sequence[str] | None = None
+    ) -> tuple[PortMapping, ...]:
+        """The owner says that the default route of the sandbox is at this endpoint, which was handed over: its ports
+        are published there, and at no other endpoint of the sandbox. None: those that `hand_over` named.
+
+        All of its ports then, with host ports decided. NotFoundError, ConfigError; ExistsError names who has a port.
+        """
+        from datapath.engine import handover
+
+        with self._host.changing() as tx:
+            return handover.program(tx, endpoint, owner, ports)
+
+    def revoke(self, endpoint: str, owner: str) -> None:
+        """Takes `program` back: the default route is not at this endpoint, and its ports close. NotFoundError."""
+        from datapath.engine import handover
+
+        with self._host.changing(freeing=True) as tx:
+            handover.revoke(tx, endpoint, owner)
 
     def delete(self, endpoint: str, owner: str, force: bool = False) -> bool:
         """Deletes the endpoint, by id or its owner's key: it leaves its sandbox, its addresses are free. False:

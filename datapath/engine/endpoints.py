@@ -103,8 +103,19 @@ def evict(tx: Transaction, endpoint: Endpoint) -> None:
     """Removes an endpoint of another owner, and with the last one its sandbox, if nobody is in there."""
     tx.commit(replace(endpoint, phase=Phase.REMOVING))
     remove(tx, endpoint)
+    drop_place(tx, endpoint)
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and not tx.state.endpoints_of_sandbox(sandbox.id) and tx.path(sandbox.id) is None:
+        tx.delete(sandbox)
+
+
+def drop_place(tx: Transaction, endpoint: Endpoint) -> None:
+    """Forgets the sandbox that the endpoint was in, if that was only known for its endpoints' sake and has none any
+    more: a place to wait, or one that endpoints were handed over to."""
+    sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is None or not sandbox.foreign or (sandbox.key and not endpoint.handed_over):
+        return
+    if not tx.state.endpoints_of_sandbox(sandbox.id):
         tx.delete(sandbox)
 
 
@@ -117,7 +128,7 @@ def rewire(
     tx.journal(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in changed))
     for endpoint in sorted(changed, key=lambda e: e.gateway):
         network = tx.state.networks[endpoint.network_id]
-        if path is not None:
+        if path is not None and not endpoint.handed_over:
             tx.driver(network).set_routes(network, endpoint, path)
         ports.publish(tx, endpoint, endpoint.ports)
 
@@ -135,7 +146,7 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
     for endpoint in sorted(wanted, key=lambda e: e.gateway):
         network = tx.state.networks[endpoint.network_id]
         driver = tx.driver(network)
-        if path is not None:
+        if path is not None and not endpoint.handed_over:
             driver.set_routes(network, endpoint, path)
         published = [m for e in tx.state.endpoints.values() for m in e.ports]
         driver.sync_ports(network, endpoint, entries.number_entries(tx.state), entries.acl_entries(published))

@@ -17,9 +17,11 @@ from datapath.drivers.comparison import Comparison
 from datapath.engine import doctor, endpoints, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
+from datapath.kernel import observe
 from datapath.kernel.links import Links
 from datapath.model.checks import DEAD, MISSING, PAIR, STRAY
 from datapath.model.findings import Check, Finding
+from datapath.plan.endpoints import ifname_in
 
 _ROUNDS = 5  # a pair made anew, a device that is up again and has lost its routes, and so on
 _OF_ENDPOINTS = (PAIR, DEAD)
@@ -120,8 +122,12 @@ def _pair(tx: Transaction, finding: Finding) -> None:
         return  # it has just ended
     network = tx.state.networks[endpoint.network_id]
     tx.driver(network).delete_endpoint(network, endpoint)
-    with Links(path) as inside:
-        inside.delete(endpoint.ifname)
+    if endpoint.handed_over:  # what has its name in there may be somebody else's
+        others = observe.stack(path).devices.keys()
+        endpoint = replace(endpoint, ifname=ifname_in(network, others, endpoint.driver_options))
+    else:
+        with Links(path) as inside:
+            inside.delete(endpoint.ifname)
     tx.commit(endpoints.attach(tx, replace(endpoint, host_ifindex=0), path))
 
 

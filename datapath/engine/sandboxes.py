@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import endpoints, networks, ports
+from datapath.engine import endpoints, handover, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint, EndpointRequest
+from datapath.model.networks import Network
 from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
@@ -47,9 +48,33 @@ def forget(tx: Transaction, name: str, owner: str, force: bool) -> bool:
     return True
 
 
-def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: str) -> Endpoint:
+def rename(tx: Transaction, owner: str, names: Mapping[str, str]) -> None:
+    """See `datapath.host.Sandboxes.rename`."""
+    found = ((plans.find_sandbox(owner, key, tx.state), name) for key, name in names.items())
+    tx.commit(*(replace(sandbox, name=name) for sandbox, name in found if sandbox and sandbox.name != name))
+
+
+def remove_network(tx: Transaction, name: str, owner: str, force: bool, members: bool) -> Network:
+    """See `datapath.host.Networks.remove`."""
+    endpoints.evict_dead(tx)
+    if members:
+        network = tx.state.network(name)
+        refuse_foreign(network.owner, f"network {network.name}", owner, force)
+        for endpoint in tx.state.endpoints_of_network(network.id):
+            if tx.state.owner(endpoint) == owner:
+                endpoints.evict(tx, endpoint)
+    return networks.remove(tx, name, owner, force)
+
+
+def create_endpoint(
+    tx: Transaction, request: EndpointRequest, owner: str, key: str, allots: bool
+) -> Endpoint:
     """See `datapath.host.Endpoints.create`."""
     endpoints.evict_dead(tx)
+    if allots:
+        for endpoint in plans.superseded(request, owner, key, tx.state):
+            tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
+            endpoints.evict(tx, endpoint)
     planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
     if planned.known:
         return planned.endpoint
@@ -67,18 +92,10 @@ def create_endpoint(tx: Transaction, request: EndpointRequest, owner: str, key: 
 def _rollback(tx: Transaction, endpoint: Endpoint) -> None:
     """Removes an endpoint that could not be created, and its waiting place."""
     endpoints.remove(tx, endpoint)
-    _drop_waiting_place(tx, endpoint.sandbox_id)
+    endpoints.drop_place(tx, endpoint)
 
 
-def _drop_waiting_place(tx: Transaction, sandbox_id: str) -> None:
-    """The sandbox of an endpoint that has not joined, once the endpoint is not in it any more."""
-    sandbox = tx.state.sandboxes.get(sandbox_id)
-    waiting = sandbox is not None and sandbox.foreign and not sandbox.key
-    if sandbox is not None and waiting and not tx.state.endpoints_of_sandbox(sandbox_id):
-        tx.delete(sandbox)
-
-
-def join(tx: Transaction, name: str, sandbox_name: str, move: bool) -> JoinInfo:
+def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
     """See `datapath.host.Endpoints.join`."""
     endpoint, sandbox = plans.require_endpoint(name, tx.state), tx.state.sandbox(sandbox_name)
     network = tx.state.networks[endpoint.network_id]
@@ -93,8 +110,7 @@ def join(tx: Transaction, name: str, sandbox_name: str, move: bool) -> JoinInfo:
     with ExitStack() as undo:
         undo.callback(_return_to, tx, endpoint)
         # Before the row says so: killed in between, it is joined again when it is asked for again.
-        if move:
-            driver.join(network, planned.endpoint, path)
+        driver.join(network, planned.endpoint, path)
         tx.commit(
             *(replace(e, phase=Phase.CHANGING) for e in (planned.endpoint, *before.values())),
             replace(tx.state.sandboxes[waiting], phase=Phase.REMOVING),
@@ -117,12 +133,15 @@ def _return_to(tx: Transaction, endpoint: Endpoint) -> None:
         endpoints.reconcile_sandbox(tx, there)
 
 
-def leave(tx: Transaction, name: str) -> bool:
+def leave(tx: Transaction, name: str, owner: str) -> bool:
     """See `datapath.host.Endpoints.leave`."""
-    endpoint = plans.require_endpoint(name, tx.state)
+    endpoint = plans.require_endpoint(name, tx.state, owner)
     there = tx.state.sandboxes[endpoint.sandbox_id]
     if not there.key:
         return False
+    if endpoint.handed_over:
+        handover.take_out(tx, endpoint)
+        return True
     path = tx.path(there.id)
     planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
@@ -150,7 +169,7 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     endpoints.remove(tx, endpoint)
     endpoints.rewire(tx, tx.path(there), before, planned.changed)
     tx.commit(*planned.changed)
-    _drop_waiting_place(tx, there)
+    endpoints.drop_place(tx, endpoint)
     return True
 
 

@@ -27,7 +27,10 @@ class Endpoint:
     member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
     `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es).
     `link_local`: addresses that were asked for beside the one that the kernel makes.
-    `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none."""
+    `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none.
+    `handed_over`: the owner moves the device into the sandbox himself, and answers for its name, addresses and routes
+    there; the gateway flags are as the owner says. `published`: the ports that the owner wants once a default route is
+    here, as asked for; `chosen`: those of them whose host port had been left open, with the one that was chosen."""
 
     id: str
     network_id: str
@@ -53,6 +56,9 @@ class Endpoint:
     host_ifindex: int = 0
     phase: Phase = Phase.CREATING
     owner_key: str = ""
+    handed_over: bool = False
+    published: tuple[PortMapping, ...] = ()
+    chosen: tuple[PortMapping, ...] = ()
 
     @property
     def sysctls(self) -> dict[str, str]:

@@ -146,7 +146,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRequest:
-    """network create. Gateways, ip ranges and aux addresses ("name=ip") belong to the subnet around them."""
+    """network create. Gateways, ip ranges and aux addresses ("name=ip") belong to the subnet around them. `ident`: the
+    id that the network is to have, 64 hex digits, where its owner has given it one; "": a new one."""
 
     name: str
     driver: str = "bridge"
@@ -164,6 +165,7 @@ class NetworkRequest:
     ipam_options: tuple[str, ...] = ()
     scope: str = ""
     owner: str = OWNER
+    ident: str = ""
 
 
 # ---- what the host looks like ---------------------------------------------------------------------

@@ -304,7 +304,10 @@ def plan_gateway_endpoint(
 def assign_gateways(
     endpoints: Sequence[Endpoint], ports: tuple[PortMapping, ...], state: State
 ) -> tuple[Endpoint, ...]:
-    """The endpoints of one sandbox with their default routes, and the published ports where these lead."""
+    """The endpoints of one sandbox with their default routes, and the published ports where these lead. Those that
+    were handed over stay as their owner has said."""
+    if any(endpoint.handed_over for endpoint in endpoints):
+        return tuple(endpoints)
     gateway4, gateway6 = plan_gateway_endpoint(endpoints, state)
     routed = [replace(e, gateway4=e is gateway4, gateway6=e is gateway6) for e in endpoints]
     return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)

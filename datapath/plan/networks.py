@@ -34,6 +34,7 @@ MAX_NETWORKS = 4095
 MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_IDENT = re.compile(r"[0-9a-f]{64}")
 _LATER_DRIVERS = {"overlay", "macvlan", "ipvlan", "remote"}
 
 
@@ -137,7 +138,11 @@ def plan_network_create(
     labels = parse_labels(request.labels)
     subnets = _subnets(request, state, facts, config)
     drivers.chosen(request.driver, options).check(request, options)
-    ident = fresh.new_id()
+    if request.ident and not _IDENT.fullmatch(request.ident):
+        raise ConfigError(f"invalid network id {quoted(request.ident)}: expected 64 hex digits")
+    if request.ident in state.networks:
+        raise ExistsError(f"network with id {request.ident} already exists")
+    ident = request.ident or fresh.new_id()
     device = options.get(OPT_NAME) or f"dp-{short(ident)}"
     owner = next((n.name for n in state.networks.values() if n.device == device), None)
     if owner is not None or device in facts.devices:
@@ -197,7 +202,8 @@ def _subnets(
     if not request.ipv4 and not request.ipv6:
         raise ConfigError("IPv4 or IPv6 must be enabled: a network needs addresses")
     given = ipam.parse_subnets(request.subnets, request.ip_ranges, request.gateways, request.aux_addresses)
-    others = _others(state, facts, config)
+    # Another owner cannot choose otherwise, as the default network can that is not built.
+    others = _others(state, facts, config) if request.owner == OWNER else list(state.networks.values())
     taken = [*_prefixes(others), *facts.prefixes]
     result = []
     for version, enabled in ((4, request.ipv4), (6, request.ipv6)):

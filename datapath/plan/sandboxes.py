@@ -16,11 +16,13 @@ from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
+from datapath.model.parsing import parse_address, parse_mac
 from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase, short
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
 from datapath.plan.endpoints import assign_gateways, ifname_in, plan_endpoint, ready_network
+from datapath.plan.networks import refuse_foreign
 from datapath.plan.ports import PortContext, choose_ports
 
 _OWNER = re.compile(r"[a-z0-9_-]{1,32}")
@@ -68,12 +70,17 @@ def plan_adopt(path: str, owner: str, key: str, name: str, state: State, fresh: 
     """The row of a sandbox whose namespace is at the path; the one that there is, if the owner's `key` is known. Its
     phase is "ready". ConfigError."""
     check_owner(owner)
-    if not path.startswith("/") or "\0" in path:
-        raise ConfigError(f"invalid network namespace {quoted(path)}: it must be an absolute path")
+    check_path(path)
     known = find_sandbox(owner, key or path, state)
     if known is not None:
         return replace(known, key=path, name=name or known.name)
     return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name)
+
+
+def check_path(path: str) -> None:
+    """What may be the path of a network namespace. ConfigError."""
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ConfigError(f"invalid network namespace {quoted(path)}: it must be an absolute path")
 
 
 def find_sandbox(owner: str, key: str, state: State) -> Sandbox | None:
@@ -115,6 +122,24 @@ def plan_create_endpoint(
     state = state.including(network, sandbox)
     endpoint = plan_endpoint(request, network, sandbox.id, key or short(sandbox.id), state, fresh)
     return EndpointPlan(network, sandbox, replace(endpoint, owner_key=key))
+
+
+def superseded(request: EndpointRequest, owner: str, key: str, state: State) -> tuple[Endpoint, ...]:
+    """Endpoints of an owner who allots addresses himself that have what he now gives to another: he has forgotten them.
+    NotFoundError, ConfigError."""
+    network = state.network(request.network)
+    wanted = {str(parse_address(text, "IP address")) for text in (request.ip, request.ip6) if text}
+    mac = parse_mac(request.mac) if request.mac else ""
+
+    def has(endpoint: Endpoint) -> bool:
+        addresses = {str(one.ip) for one in (endpoint.ipv4, endpoint.ipv6) if one}
+        return bool(wanted & addresses) or endpoint.mac == mac
+
+    return tuple(
+        e
+        for e in state.endpoints_of_network(network.id)
+        if state.owner(e) == owner and not (key and e.owner_key == key) and has(e)
+    )
 
 
 def _require_same(endpoint: Endpoint, request: EndpointRequest, network: Network) -> None:
@@ -206,10 +231,13 @@ def plan_unpublish(endpoint: Endpoint, specs: Iterable[str]) -> PublishPlan:
     return PublishPlan(replace(endpoint, ports=left, phase=Phase.CHANGING), gone)
 
 
-def require_endpoint(name: str, state: State) -> Endpoint:
-    """By id, or its unique beginning. NotFoundError; ConfigError: it means several."""
-    found = state.endpoints.get(name)
+def require_endpoint(name: str, state: State, owner: str = "") -> Endpoint:
+    """By id, or its unique beginning; with an owner first by his key. NotFoundError; ConfigError: it means several;
+    InUseError: it is of another owner."""
+    found = (find_endpoint(owner, name, state) if owner else None) or state.endpoints.get(name)
     if found is not None:
+        if owner:
+            refuse_foreign(state.owner(found), f"endpoint {short(found.id)}", owner, force=False)
         return found
     matches = [e for ident, e in state.endpoints.items() if name and ident.startswith(name)]
     if len(matches) > 1:

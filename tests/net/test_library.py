@@ -15,6 +15,7 @@ import pytest
 
 import datapath
 from datapath.config.settings import Settings
+from datapath.drivers.base import JoinInfo
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint
@@ -196,23 +197,102 @@ def test_s33_an_endpoint_waits_on_the_host_until_its_owner_moves_it(
     """libnetwork moves and addresses devices itself: it is told what to do."""
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space = spaces()
-    sandbox = engine.sandboxes.adopt(space.path, "docker")
-    endpoint = engine.endpoints.create(datapath.EndpointRequest("shop"), "docker")
-    info = engine.endpoints.join(endpoint.id, sandbox.id, move=False)
-    assert info.source in host.sh("ip -o link")
-    host.sh(f"ip link set {info.source} netns {space.name} name {info.ifname}")
-    for command in (
-        f"ip address add {info.addresses[0]} dev {info.ifname}",
-        f"ip link set {info.ifname} up",
-        f"ip route add default via {info.gateway4}",
-    ):
-        assert space.run(command).returncode == 0
+    endpoint = engine.endpoints.create(datapath.EndpointRequest("shop"), "docker", "e1")
+    later = "/run/netns/not-made-yet"
+    info = engine.endpoints.hand_over("e1", "docker", later, ["8080:80"], "web")
+    assert info == engine.endpoints.hand_over("e1", "docker", later, ["8080:80"], "web")
+    assert [s.key for s in engine.sandboxes.all()] == [later] and doctor(host) == "No problems found.\n"
+    info = engine.endpoints.hand_over("e1", "docker", space.path, ["8080:80"], "web")
+    assert [s.label for s in engine.sandboxes.all()] == ["web"], (
+        "one that nobody is handed over to is forgotten"
+    )
+    move(host, space, info, "lan7")  # as it likes to call it
     assert reaches(space.run, OUTSIDE)
-    engine.ports.publish(endpoint.id, "8080:80")
     space.serve(80)
+    assert "8080" not in host.ctl("port ls"), "it is not the way out yet"
+    for _ in range(2):
+        (port,) = engine.endpoints.program("e1", "docker")
+        assert port.host_port == 8080
     assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
     assert doctor(host) == "No problems found.\n"
-    assert engine.endpoints.delete(endpoint.id, "docker")
+    for _ in range(2):
+        engine.endpoints.revoke("e1", "docker")
+        assert host.outside.try_(ask("tcp", HOST, 8080)).returncode
+    assert [engine.endpoints.leave("e1", "docker") for _ in range(2)] == [True, False]
+    assert engine.sandboxes.all() == [] and doctor(host) == "No problems found.\n"
+    assert [engine.endpoints.delete("e1", "docker") for _ in range(2)] == [True, False]
+    assert "lan7" not in space.run("ip -o link").stdout
+    assert endpoint.host_ifname not in host.sh("ip -o link")
+
+
+def move(host: Host, space: Space, info: JoinInfo, name: str = "") -> None:
+    """What libnetwork does with a device that was handed over."""
+    assert info.source in host.sh("ip -o link")
+    name = name or info.ifname
+    host.sh(f"ip link set {info.source} netns {space.name} name {name}")
+    for command in (f"ip address add {info.addresses[0]} dev {name}", f"ip link set {name} up"):
+        assert space.run(command).returncode == 0
+    space.run(f"ip route replace default via {info.gateway4}")
+
+
+def test_s33_ports_go_with_the_way_out_of_a_sandbox_and_a_chosen_one_stays_the_same(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """Docker says which endpoint it is; after a crash it does not say that the one before is it no more."""
+    space = spaces()
+    for number, key in enumerate(("a", "b"), start=61):
+        engine.networks.create(datapath.NetworkRequest(key, subnets=(f"10.{number}.0.0/24",), owner="docker"))
+        engine.endpoints.create(datapath.EndpointRequest(key), "docker", key)
+        info = engine.endpoints.hand_over(key, "docker", space.path, ["80", "8080:80", "8000-8010:81"])
+        move(host, space, info)
+    space.serve(80)
+    first = engine.endpoints.program("a", "docker")
+    opened, named, within = (mapping.host_port for mapping in first)
+    assert (named, within) == (8080, 8000)
+    for key in ("b", "a", "b"):
+        assert engine.endpoints.program(key, "docker") == first
+        published = host.ctl("ps --format {{.Ports}}")
+        assert published.count(":8080->") == 1 and f":{opened}->" in published
+        if key == "a":
+            engine.endpoints.revoke("a", "docker")
+    for port in (opened, named):
+        assert host.outside.sh(ask("tcp", HOST, port)).split()[0] == OUTSIDE
+    assert doctor(host) == "No problems found.\n"
+    assert 'already allocated (by container "' in host.refused("run -d -p 8080:80 true")
+    engine.endpoints.delete("b", "docker")
+    space.run("ip route replace default via 10.61.0.1")
+    assert engine.endpoints.program("a", "docker", ["127.0.0.1:8080:80"])[0].host_port == 8080
+    assert engine.endpoints.program("a", "docker", ["8080:80"])[0].host_port == 8080
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+    engine.endpoints.delete("a", "docker")
+    assert engine.sandboxes.all() == [] and "8080" not in host.ctl("port ls")
+
+
+def test_s33_who_allots_addresses_gives_one_of_a_forgotten_endpoint_to_the_next(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """Its device is there still, in a namespace of which nobody has said that it is to go."""
+    ident = "ab" * 32
+    request = datapath.NetworkRequest("n", subnets=("10.61.0.0/24",), owner="docker", ident=ident)
+    assert engine.networks.create(request).id == ident
+    with pytest.raises(ExistsError, match="already exists"):
+        engine.networks.create(request)
+    one, two = spaces(), spaces()
+    for key, space in (("e1", one), ("e2", two)):
+        asked = datapath.EndpointRequest(ident, ip="10.61.0.7")
+        if key == "e2":
+            with pytest.raises(ExistsError, match="Address already in use"):
+                engine.endpoints.create(asked, "docker", key)
+        engine.endpoints.create(asked, "docker", key, allots=True)
+        move(host, space, engine.endpoints.hand_over(key, "docker", space.path, ["8080:80"]))
+        engine.endpoints.program(key, "docker")
+        assert reaches(space.run, OUTSIDE)
+    assert [endpoint.owner_key for endpoint in engine.endpoints.all()] == ["e2"]
+    assert doctor(host) == "No problems found.\n"
+    with pytest.raises(InUseError, match="active endpoints"):
+        engine.networks.remove(ident, "docker")
+    engine.networks.remove(ident, "docker", members=True)
+    assert engine.sandboxes.all() == [] and doctor(host) == "No problems found.\n"
 
 
 def test_s33_the_commands_show_owners_and_take_nothing_of_theirs_without_force(
@@ -257,6 +337,8 @@ def test_s33_the_commands_show_owners_and_take_nothing_of_theirs_without_force(
         ("no configured subnet", lambda e, s: e.endpoints.create(_request("shop", ip="10.9.9.9"), "cni")),
         ('endpoint "e9" not found', lambda e, s: e.endpoints.join("e9", "x")),
         ('endpoint "e9" not found', lambda e, s: e.ports.publish("e9", "80:80")),
+        ('endpoint "e9" not found', lambda e, s: e.endpoints.hand_over("e9", "docker", s.path)),
+        ("invalid network id", lambda e, s: e.networks.create(_network("../x"))),
     ],
 )
 def test_s33_what_cannot_be_is_refused_and_changes_nothing(
@@ -267,6 +349,10 @@ def test_s33_what_cannot_be_is_refused_and_changes_nothing(
     with pytest.raises(DatapathError, match=words):
         act(engine, spaces())
     assert look.database(host) == before
+
+
+def _network(ident: str) -> datapath.NetworkRequest:
+    return datapath.NetworkRequest("x", owner="docker", ident=ident)
 
 
 def _request(network: str, ip: str = "") -> datapath.EndpointRequest:
@@ -383,6 +469,37 @@ def _id(engine: Any, key: str) -> str:
     return str(next(e.id for e in engine.endpoints.all() if e.owner_key == key))
 
 
+# Of endpoints that were handed over: "a" and "b" of one sandbox, "a" is its way out.
+HANDED: dict[str, Callable[[Any, str], object]] = {
+    "hand over": lambda engine, path: engine.endpoints.hand_over("a", "docker", path, ["81"]),
+    "program": lambda engine, path: engine.endpoints.program("b", "docker"),
+    "revoke": lambda engine, path: engine.endpoints.revoke("a", "docker"),
+    "take out": lambda engine, path: engine.endpoints.leave("a", "docker"),
+    "supersede": lambda engine, path: engine.endpoints.create(
+        _request("shop", "10.61.0.7"), "docker", "c", True
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HANDED)
+def test_s30_a_step_of_an_endpoint_that_was_handed_over_is_whole_when_killed_anywhere(
+    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
+) -> None:
+    space, other = spaces(), spaces()
+    for number, name in enumerate(("shop", "other"), start=61):
+        engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.{number}.0.0/24",)))
+
+    def prepare() -> None:
+        for key in ("a", "b", "c"):
+            engine.endpoints.delete(key, "docker")
+        for key, network, ip in (("a", "shop", "10.61.0.7"), ("b", "other", "10.62.0.7")):
+            engine.endpoints.create(_request(network, ip), "docker", key)
+            move(host, space, engine.endpoints.hand_over(key, "docker", space.path, ["8080:80", "81"]))
+        engine.endpoints.program("a", "docker")
+
+    killed_anywhere(host, what, prepare, lambda library: HANDED[what](library, other.path), 3 * STRIDE)
+
+
 @pytest.mark.parametrize("what", KILLED)
 def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
     host: Host, engine: Engine, spaces: Callable[[], Space], what: str
@@ -403,8 +520,17 @@ def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
         engine.endpoints.join(inside.id, "all")
         engine.ports.publish(inside.id, "8081:81")
 
+    killed_anywhere(host, what, prepare, lambda library: KILLED[what](library, other.path))
+
+
+def killed_anywhere(
+    host: Host, what: str, prepare: Callable[[], None], step: Callable[[Any], object], stride: int = STRIDE
+) -> None:
+    """The step, after what is prepared anew each time: killed at one of its calls of the system after the other."""
+    host.preloaded = True
+
     def act() -> int:
-        KILLED[what](datapath.Host.open(Settings.from_env(os.environ)), other.path)
+        step(datapath.Host.open(Settings.from_env(os.environ)))
         return 0
 
     def attempt(fault: str) -> int:
@@ -419,7 +545,7 @@ def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
         prepare()
         steps = attempt("count@0")
         assert steps > 1
-        for number in range(1, steps + 1, STRIDE):
+        for number in range(1, steps + 1, stride):
             prepare()
             attempt(f"kill@{number}")
             host.ctl("reconcile")

@@ -101,6 +101,13 @@ def _inner(subject: str, endpoint: Endpoint, inside: Stack, comparison: Comparis
     """The container's end. Who moves and addresses a device himself answers for these too."""
     network = comparison.network(endpoint)
     inner, kind = inside.devices.get(endpoint.ifname), traits(network).pair
+    if endpoint.handed_over:
+        for device in inside.devices.values():
+            mtu = comparison.mtu(network)
+            if device.mac == endpoint.mac and mtu and device.mtu != mtu:
+                detail = f"device {device.name} has the MTU {device.mtu}, not {mtu}"
+                yield Finding(MTU, subject, detail, (endpoint.sandbox_id, device.name, mtu))
+        return
     if inner is None:
         same = (d for d in inside.devices.values() if d.mac == endpoint.mac and d.kind == kind)
         other = next(same, None)

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import cast
 
 from datapath.drivers.base import Driver, JoinInfo, Repair
-from datapath.kernel import bridges
+from datapath.errors import KernelError
+from datapath.kernel import bridges, observe
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check
 from datapath.model.networks import Network
@@ -33,13 +34,14 @@ class PairDriver(Driver):
 
     def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
         waiting = waiting_name(endpoint)
+        offered = endpoint.handed_over and not network.internal  # its owner chooses which to take
         return JoinInfo(
             source=waiting if self.context.links.index(waiting) is not None else "",
             ifname=endpoint.ifname,
             mac=endpoint.mac,
             addresses=tuple(addresses(endpoint)),
-            gateway4=gateway(network, 4) if endpoint.gateway4 else None,
-            gateway6=gateway(network, 6) if endpoint.gateway6 else None,
+            gateway4=gateway(network, 4) if offered or endpoint.gateway4 else None,
+            gateway6=gateway(network, 6) if offered or endpoint.gateway6 else None,
             mtu=mtu,
             sysctls=endpoint.sysctls,
         )
@@ -65,13 +67,23 @@ class PairDriver(Driver):
         for member in members:
             path = sandbox(member)
             if path is not None:
-                bridges.set_mtu(path, (member.ifname,), mtu)
+                bridges.set_mtu(path, names_inside(member, path), mtu)
 
     @staticmethod
     def repairs() -> Mapping[Check, Repair]:
         from datapath.drivers.pairs import repair
 
         return repair.REPAIRS
+
+
+def names_inside(endpoint: Endpoint, sandbox: str) -> tuple[str, ...]:
+    """What the endpoint's device is called in the sandbox: one that was handed over as its owner has called it."""
+    if not endpoint.handed_over:
+        return (endpoint.ifname,)
+    try:
+        return tuple(d.name for d in observe.stack(sandbox).devices.values() if d.mac == endpoint.mac)
+    except KernelError:
+        return ()  # it has just ended
 
 
 def waiting_name(endpoint: Endpoint) -> str:

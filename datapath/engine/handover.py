@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints whose device their owner moves himself: handed over, the way out of their sandbox or not, taken out. Every
+step is idempotent, and nothing here enters the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from datapath.drivers.base import JoinInfo
+from datapath.engine import endpoints, ports
+from datapath.engine.transaction import Transaction
+from datapath.errors import ExistsError
+from datapath.model.endpoints import Endpoint
+from datapath.model.ports import PortMapping
+from datapath.model.rows import Phase
+from datapath.plan import handover as plans
+from datapath.plan.sandboxes import require_endpoint
+
+
+def hand_over(
+    tx: Transaction, name: str, owner: str, path: str, specs: Sequence[str], label: str
+) -> JoinInfo:
+    """See `datapath.host.Endpoints.hand_over`."""
+    endpoint = require_endpoint(name, tx.state, owner)
+    network = tx.state.networks[endpoint.network_id]
+    planned = plans.plan_hand_over(endpoint, path, label, specs, tx.state, tx.fresh)
+    if endpoint.handed_over and endpoint.sandbox_id != planned.sandbox.id:
+        take_out(tx, endpoint)
+        return hand_over(tx, name, owner, path, specs, label)
+    other = tx.state.endpoint(planned.sandbox.id, network.id)
+    if other is not None and other.id != endpoint.id:
+        tx.warn(f"endpoint {other.id[:12]} of {owner} is in that sandbox no more: removed")
+        endpoints.evict(tx, other)
+    if planned.endpoint != endpoint or planned.sandbox.id not in tx.state.sandboxes:
+        tx.commit(planned.sandbox, planned.endpoint)
+    endpoints.drop_place(tx, endpoint)
+    return tx.driver(network).join_info(network, planned.endpoint, tx.mtu(network))
+
+
+def program(tx: Transaction, name: str, owner: str, specs: Sequence[str] | None) -> tuple[PortMapping, ...]:
+    """See `datapath.host.Endpoints.program`."""
+    endpoints.evict_dead(tx)
+    endpoint = require_endpoint(name, tx.state, owner)
+    try:
+        planned = plans.plan_program(endpoint, specs, tx.state, ports.context(tx))
+    except ExistsError:
+        if not _close(tx, endpoint.sandbox_id):
+            raise
+        # It was perhaps what the sandbox itself had: its owner has lost the word that it was to go.
+        endpoint = tx.state.endpoints[endpoint.id]
+        planned = plans.plan_program(endpoint, specs, tx.state, ports.context(tx))
+    if not planned.same:
+        before = {e.id: tx.state.endpoints[e.id] for e in (endpoint, *planned.others)}
+        changed = [e for e in (*planned.others, planned.endpoint) if e != before[e.id]]
+        _change(tx, before, changed)
+    return planned.endpoint.ports
+
+
+def revoke(tx: Transaction, name: str, owner: str) -> None:
+    """See `datapath.host.Endpoints.revoke`."""
+    endpoint = require_endpoint(name, tx.state, owner)
+    planned = plans.plan_revoke(endpoint)
+    if planned != endpoint and endpoint.handed_over:
+        _change(tx, {endpoint.id: endpoint}, [planned])
+
+
+def take_out(tx: Transaction, endpoint: Endpoint) -> None:
+    """The endpoint is in no sandbox any more; the device is for its owner to take out, or for who deletes it."""
+    planned = plans.plan_take_out(endpoint, tx.state, tx.fresh)
+    revoked = plans.plan_revoke(endpoint)
+    if revoked != endpoint:
+        _change(tx, {endpoint.id: endpoint}, [revoked])
+    tx.commit(planned.sandbox, planned.endpoint)
+    endpoints.drop_place(tx, endpoint)
+
+
+def _close(tx: Transaction, sandbox_id: str) -> bool:
+    """Closes all ports of a sandbox; False: it had none."""
+    having = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.ports]
+    if having:
+        _change(tx, {e.id: e for e in having}, [plans.plan_revoke(e) for e in having])
+    return bool(having)
+
+
+def _change(tx: Transaction, before: dict[str, Endpoint], changed: list[Endpoint]) -> None:
+    """Endpoints of one sandbox whose ports go or come; what goes does so first."""
+    moved = [e for e in changed if _ports_of(e) != _ports_of(before[e.id])]
+    if not moved:
+        tx.commit(*changed)
+        return
+    with ExitStack() as undo:
+        undo.callback(endpoints.reconcile_sandbox, tx, changed[0].sandbox_id)
+        undo.callback(tx.commit, *before.values())
+        tx.journal(*(replace(endpoint, phase=Phase.CHANGING) for endpoint in changed))
+        for endpoint in moved:
+            ports.unpublish(tx, before[endpoint.id], before[endpoint.id].ports)
+        for endpoint in moved:
+            ports.publish(tx, endpoint, endpoint.ports)
+        tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in changed))
+        undo.pop_all()
+
+
+def _ports_of(endpoint: Endpoint) -> tuple[object, ...]:
+    """What decides which ports lead there."""
+    return endpoint.ports and (endpoint.ports, endpoint.egress_families)
