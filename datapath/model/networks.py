@@ -36,6 +36,9 @@ OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 OPT_ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 # An endpoint that speaks for others, as a router does: our own option.
 OPT_FORWARDING = "com.datapath.forwarding"
+# Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
+OPT_ALLOW = "com.datapath.allow"
+OPT_DENY = "com.datapath.deny"
 
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"

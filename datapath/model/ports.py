@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from datapath.errors import ConfigError, quoted
+from datapath.model.networks import OPT_ALLOW, OPT_DENY
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
@@ -143,6 +144,25 @@ def parse_acl(text: str) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
     if both:
         raise ConfigError(f"a port cannot both allow and deny {min(map(str, both))}")
     return tuple(dict.fromkeys(rules["allow"])), tuple(dict.fromkeys(rules["deny"]))
+
+
+def default_acl(options: Mapping[str, str]) -> tuple[tuple[Prefix, ...], tuple[Prefix, ...]]:
+    """What the options of a network or an endpoint say of ports without rules of their own, as (allow, deny)."""
+    words = [
+        f"{key}={prefix}"
+        for key, name in (("allow", OPT_ALLOW), ("deny", OPT_DENY))
+        for prefix in options.get(name, "").split(",")
+        if prefix
+    ]
+    return parse_acl(",".join(words))
+
+
+def parse_prefixes(name: str, value: str) -> str:
+    """The value of OPT_ALLOW or OPT_DENY: prefixes with commas between. ConfigError."""
+    words = value.replace(" ", ",").split(",")
+    return ",".join(
+        dict.fromkeys(str(parse_address_or_prefix(word, f"prefix in option {name}")) for word in words)
+    )
 
 
 def _inside(address: Address, prefix: Prefix) -> bool:

@@ -10,8 +10,15 @@ from dataclasses import replace
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser
 from datapath.model.endpoints import IFNAME, EndpointRequest
-from datapath.model.networks import OPT_ENDPOINT_IFNAME, OPT_ENDPOINT_SYSCTLS, OPT_FORWARDING
+from datapath.model.networks import (
+    OPT_ALLOW,
+    OPT_DENY,
+    OPT_ENDPOINT_IFNAME,
+    OPT_ENDPOINT_SYSCTLS,
+    OPT_FORWARDING,
+)
 from datapath.model.parsing import parse_bool, parse_pair
+from datapath.model.ports import default_acl, parse_prefixes
 
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 _NAME = re.compile(r"net(\.[a-zA-Z0-9_-]+){2,}")
@@ -46,6 +53,8 @@ PARSERS: Mapping[str, OptionParser] = {
     OPT_ENDPOINT_IFNAME: _ifname,
     OPT_ENDPOINT_SYSCTLS: _sysctls,
     OPT_FORWARDING: _truth,
+    OPT_ALLOW: parse_prefixes,
+    OPT_DENY: parse_prefixes,
 }
 
 
@@ -56,7 +65,9 @@ def parse(given: Sequence[str]) -> dict[str, str]:
         if name not in PARSERS:
             known = ", ".join(PARSERS)
             raise ConfigError(f"endpoint option {quoted(name)} is not available: there are {known}")
-    return {name: PARSERS[name](name, value) for name, value in options.items()}
+    parsed = {name: PARSERS[name](name, value) for name, value in options.items()}
+    default_acl(parsed)
+    return parsed
 
 
 def sysctls(given: Iterable[str]) -> dict[str, str]:

@@ -21,8 +21,8 @@ from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options, ipam
+from datapath.plan.acls import refuse_acls
 from datapath.plan.networks import plan_default_bridge
-from datapath.plan.ports import refuse_acls
 
 _LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/64"))
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")

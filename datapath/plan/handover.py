@@ -17,8 +17,9 @@ from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.sandboxes import Sandbox
 from datapath.model.state import Fresh, State
+from datapath.plan.acls import used_acls, with_acl, with_default_acls
 from datapath.plan.endpoints import ifname_in
-from datapath.plan.ports import PortContext, choose_ports, refuse_acls, used_acls, with_acl
+from datapath.plan.ports import PortContext, choose_ports
 from datapath.plan.sandboxes import MovePlan, check_path, find_sandbox
 
 
@@ -113,7 +114,7 @@ def _yielded(other: Endpoint, here: Endpoint) -> Endpoint:
 def _choose(
     wanted: tuple[PortMapping, ...], endpoint: Endpoint, state: State, context: PortContext, who: str
 ) -> tuple[PortMapping, ...]:
-    refuse_acls(wanted, [endpoint], state)
+    wanted = with_default_acls(wanted, [endpoint], state)
     members = state.endpoints_of_sandbox(endpoint.sandbox_id)
     held = {mapping.open: mapping for member in members for mapping in member.ports}
     before = [_as_before(mapping, endpoint.chosen) for mapping in wanted]

@@ -10,13 +10,13 @@ from ipaddress import ip_address
 
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
-from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping, parse_acl
 from datapath.model.rows import Phase
 from datapath.model.state import State
+from datapath.plan.acls import refuse_acls, used_acls, with_acl, with_default_acls
 
 # (protocol, host address or None for all, port) -> who of the host's own processes has it; None: nobody
 PortInUse = Callable[[str, Address | None, int], str | None]
@@ -54,8 +54,7 @@ def choose_ports(
     `egress`: the endpoints with the default routes; the first one's network says where ports without a host
     address are published. `who`: the container's name.
     """
-    wanted = tuple(wanted)
-    refuse_acls(wanted, egress, state)
+    wanted = with_default_acls(wanted, egress, state)
     network = state.networks[egress[0].network_id]
     families = {version for endpoint in egress for version in endpoint.egress_families}
     holders = [*_holders(state)]
@@ -69,34 +68,6 @@ def choose_ports(
         decided[index] = tuple(_decide(at, holders, context))
         holders += [(one, f'container "{who}"') for one in decided[index]]
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
-
-
-def refuse_acls(mappings: Iterable[PortMapping], endpoints: Iterable[Endpoint], state: State) -> None:
-    """Who may connect is for the packet programs to judge. ConfigError where there are none."""
-    ruled = next((mapping for mapping in mappings if mapping.acl_text), None)
-    networks = (state.networks[endpoint.network_id] for endpoint in endpoints)
-    without = next((network for network in networks if not traits(network).acl), None)
-    if ruled is not None and without is not None:
-        raise ConfigError(
-            f"cannot publish {ruled}: network {without.name} has {without.mode}, without allow= and deny="
-        )
-
-
-def used_acls(state: State) -> set[int]:
-    """Numbers of the ACLs that published ports have. Also of containers that have ended: they can share a stack."""
-    rows: tuple[Iterable[Endpoint | Container], ...] = (state.endpoints.values(), state.containers.values())
-    return {mapping.acl for table in rows for row in table for mapping in row.ports if mapping.acl}
-
-
-def with_acl(mapping: PortMapping, used: set[int]) -> PortMapping:
-    """The mapping with the lowest free number for its ACL, if it has one; the number becomes used."""
-    if not mapping.acl_text:
-        return replace(mapping, acl=0)
-    number = 1
-    while number in used:
-        number += 1
-    used.add(number)
-    return replace(mapping, acl=number)
 
 
 def _holders(state: State) -> Iterator[Holder]:

@@ -183,6 +183,10 @@ def test_numbers_are_the_lowest_that_are_free() -> None:
         ({"ipv6": True, "subnets": ("fd00:9::/64",)}, lambda n: str(n.subnet6.gateway) == "fd00:9::1"),
         ({"ipam_driver": ""}, lambda n: n.subnet4 is not None),
         ({"scope": "local"}, lambda n: n.scope == "local"),
+        (
+            {"options": ("com.datapath.allow=10.0.0.0/8,10.0.0.0/8,192.0.2.7",)},
+            lambda n: n.options["com.datapath.allow"] == "10.0.0.0/8,192.0.2.7/32",
+        ),
     ],
 )
 def test_an_option_of_create_has_its_effect(fields: dict[str, Any], check: Any) -> None:
@@ -261,6 +265,18 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             "beginning of a device",
         ),
         ({"options": ("com.datapath.device=tap",)}, ConfigError, "there are veth, netkit"),
+        ({"options": ("com.datapath.deny=10.0.0.1/8",)}, ConfigError, "prefix in option com.datapath.deny"),
+        ({"options": ("com.datapath.deny=,",)}, ConfigError, "prefix in option com.datapath.deny"),
+        (
+            {"options": ("com.datapath.deny=10.0.0.0/8", "com.datapath.allow=10.0.0.0/8")},
+            ConfigError,
+            "cannot both allow and deny 10.0.0.0/8",
+        ),
+        (
+            {"options": ("com.datapath.deny=10.0.0.0/8", "com.datapath.mode=iptables")},
+            ConfigError,
+            "com.datapath.deny needs com.datapath.mode=ebpf, not iptables",
+        ),
         (
             {"options": ("com.datapath.device=netkit", "com.datapath.mode=iptables")},
             ConfigError,
@@ -589,6 +605,24 @@ def test_what_a_user_chooses_for_an_endpoint_is_honoured(
     host.network("net", subnets=(STATIC,))
     (endpoint,) = host.plan_run("web", EndpointRequest("net", **asked)).endpoints
     assert getattr(endpoint, attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("network", "endpoint", "port", "acl"),
+    [
+        ((), (), "80", ""),
+        (("com.datapath.allow=10.0.0.0/8",), (), "80", "allow=10.0.0.0/8"),
+        (("com.datapath.allow=10.0.0.0/8",), ("com.datapath.deny=10.1.0.0/16",), "80", "deny=10.1.0.0/16"),
+        (("com.datapath.allow=10.0.0.0/8",), (), "80,deny=10.6.6.6", "deny=10.6.6.6/32"),
+    ],
+)
+def test_who_may_connect_is_said_by_the_port_else_the_endpoint_else_the_network(
+    network: tuple[str, ...], endpoint: tuple[str, ...], port: str, acl: str
+) -> None:
+    host = PlannedHost()
+    host.network("net", subnets=(STATIC,), options=network)
+    made = host.plan_run("web", EndpointRequest("net", driver_options=endpoint), publish=(f"8080:{port}",))
+    assert [mapping.acl_text for mapping in made.container.ports] == [acl]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from datapath.drivers.pairs.spec import PairSpec
 from datapath.errors import ConfigError
 from datapath.model.drivers import Traits
-from datapath.model.networks import EBPF, MODES, OPT_DEVICE, OPT_MODE, VETH, Network, NetworkRequest
+from datapath.model.networks import (
+    EBPF,
+    MODES,
+    OPT_ALLOW,
+    OPT_DENY,
+    OPT_DEVICE,
+    OPT_MODE,
+    VETH,
+    Network,
+    NetworkRequest,
+)
 
 
 class LinuxBridge(PairSpec):
@@ -27,6 +37,9 @@ class LinuxBridge(PairSpec):
         pair = options.get(OPT_DEVICE, VETH)
         if pair != VETH:
             raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
+        for name in (OPT_ALLOW, OPT_DENY):
+            if name in options:
+                raise ConfigError(f"{name} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
 
     def sysctls(self, network: Network) -> dict[str, str]:
         return {**super().sysctls(network), f"net/ipv4/conf/{network.device}/route_localnet": "1"}

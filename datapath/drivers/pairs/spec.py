@@ -11,6 +11,8 @@ from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Spec
 from datapath.model.networks import (
     MODES,
+    OPT_ALLOW,
+    OPT_DENY,
     OPT_DEVICE,
     OPT_HOST_BINDING,
     OPT_ICC,
@@ -25,6 +27,7 @@ from datapath.model.networks import (
     NetworkRequest,
 )
 from datapath.model.parsing import parse_address, parse_bool
+from datapath.model.ports import default_acl, parse_prefixes
 
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")  # the kernel's limit is 15 bytes
 _IFACE_PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,10}")  # leaves room for a number of four digits
@@ -71,7 +74,7 @@ def _one_of(*values: str) -> Callable[[str, str], str]:
 
 
 class PairSpec(Spec):
-    """Docker's options of a bridge network, as far as they mean something here, and our own two."""
+    """Docker's options of a bridge network, as far as they mean something here, and our own."""
 
     options: ClassVar[Mapping[str, OptionParser]] = {
         OPT_NAME: _device,
@@ -82,6 +85,8 @@ class PairSpec(Spec):
         OPT_IFACE_PREFIX: _iface_prefix,
         OPT_MODE: _one_of(*MODES),
         OPT_DEVICE: _one_of(*PAIRS),
+        OPT_ALLOW: parse_prefixes,
+        OPT_DENY: parse_prefixes,
     }
     gateway_kind = VETH  # of the gateway device, as rtnetlink names it
 
@@ -89,6 +94,7 @@ class PairSpec(Spec):
         mtu = int(options.get(OPT_MTU, "0"))
         if request.ipv6 and 0 < mtu < 1280:
             raise ConfigError(f"invalid mtu {mtu}: a network with IPv6 needs at least 1280 bytes")
+        default_acl(options)
 
     def sysctls(self, network: Network) -> dict[str, str]:
         name, ipv6 = network.device, network.subnet6 is not None
