@@ -6,14 +6,12 @@ A job is whatever the one process does beside others: it names descriptors that 
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from datapath.kernel.ending import signals
 from datapath.kernel.notify import notify
 
 NEVER = float("inf")
@@ -36,7 +34,7 @@ class Job(Protocol):
 def run(jobs: Sequence[Job], say: Callable[[str], None]) -> None:
     """Until SIGTERM or SIGINT; a job's work is never cut short by them. Every job has had its turn when the service
     manager hears that the agent is ready."""
-    with _signals() as (stop, ended):
+    with signals() as (stop, ended):
         for job in jobs:
             job.work(time.monotonic())
         notify("READY=1")
@@ -60,17 +58,3 @@ def _turn(jobs: Sequence[Job], stop: int) -> None:
     for job in jobs:
         if id(job) in woken or job.due() <= now:
             job.work(now)
-
-
-@contextmanager
-def _signals() -> Iterator[tuple[int, Callable[[], bool]]]:
-    """A descriptor that can be read once the process is to end, and whether it is."""
-    with ExitStack() as stack:
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        stack.callback(os.close, reading)
-        stack.callback(os.close, writing)
-        stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing))
-        caught: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, lambda n, _: caught.append(n)))
-        yield reading, lambda: bool(caught)
