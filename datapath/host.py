@@ -18,6 +18,7 @@ from datapath.model.sandboxes import Sandbox
 
 if TYPE_CHECKING:
     from datapath.drivers.base import JoinInfo
+    from datapath.engine.transaction import Owner
 
 
 class Host(Engine):
@@ -31,14 +32,20 @@ class Host(Engine):
     """
 
     @classmethod
-    def open(cls, settings: Settings | None = None, warn: Callable[[str], None] = ignore) -> Host:
+    def open(
+        cls,
+        settings: Settings | None = None,
+        warn: Callable[[str], None] = ignore,
+        owners: Sequence[Owner] = (),
+    ) -> Host:
         """The host with these settings; None: those of the environment (DATAPATH_STATE_DIR, …). Changes nothing.
 
-        `warn` takes lines that the user should see and that are no errors.
+        `warn` takes lines that the user should see and that are no errors. `owners`: what can be asked about the
+        networks and sandboxes of other runtimes.
         """
         from datapath.runtime.recovery import ContainerOwner
 
-        return cls(settings or Settings.from_env(os.environ), warn, (ContainerOwner(),))
+        return cls(settings or Settings.from_env(os.environ), warn, (ContainerOwner(), *owners))
 
     @cached_property
     def networks(self) -> Networks:
@@ -106,6 +113,14 @@ class Networks:
         self._host.snapshot().network(name)  # so that no store is made for one that is not there
         with self._host.changing(freeing=True) as tx:
             return sandboxes.remove_network(tx, name, owner, force, members)
+
+    def rename(self, name: str, new: str, owner: str) -> Network:
+        """Gives a network of the owner, who calls it so himself, another name. NotFoundError, ConfigError;
+        ExistsError: another network is called so; InUseError: it belongs to another owner."""
+        from datapath.engine import networks
+
+        with self._host.changing(create=False) as tx:
+            return networks.rename(tx, name, new, owner)
 
     def prunable(self, filters: Sequence[str] = ()) -> list[Network]:
         """What `prune` would remove now. ConfigError: a filter is wrong."""

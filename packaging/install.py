@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from click.shell_completion import ShellComplete, get_completion_class  # noqa: E402
 
-from ctl.agent import unit  # noqa: E402
+from ctl import units  # noqa: E402
 from ctl.cli.main import COMPLETE, cli  # noqa: E402
 from datapath.config.settings import Settings  # noqa: E402
 
@@ -126,20 +126,21 @@ def files(where: Where) -> Iterator[File]:
 
 def beside(where: Where) -> Iterator[File]:
     """What other programs read and call: systemd, NetworkManager, networkd-dispatcher, logrotate."""
-    units = where.prefix / "lib/systemd/system"
+    folder = where.prefix / "lib/systemd/system"
     for path in sorted((ROOT / "packaging/systemd").rglob("*.*")):
         if path.is_file():
             name = path.relative_to(ROOT / "packaging/systemd")
-            yield File(units / name, path.read_text().replace("@BIN@", str(where.bin)).encode())
+            yield File(folder / name, path.read_text().replace("@BIN@", str(where.bin)).encode())
     dispatcher = (ROOT / "packaging/dispatcher").read_text().replace("@BIN@", str(where.bin))
-    for folder in (
+    for place in (
         "NetworkManager/dispatcher.d",
         "networkd-dispatcher/routable.d",
         "networkd-dispatcher/off.d",
     ):
-        yield File(where.system / folder / "50-datapath", dispatcher.encode(), 0o755)
-    for path, text in unit.files(str(where.bin / "datapathctl"), Settings()).items():
-        yield File(units / path.name, text.encode())
+        yield File(where.system / place / "50-datapath", dispatcher.encode(), 0o755)
+    for one in units.ALL:
+        for path, text in units.files(one, str(where.bin / "datapathctl"), Settings()).items():
+            yield File(folder / path.name, text.encode())
     yield File(where.sysconf / "logrotate.d/datapath", (ROOT / "packaging/logrotate").read_bytes())
 
 

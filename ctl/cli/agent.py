@@ -23,7 +23,21 @@ root_option = click.option(
 )
 
 
-def _root(text: str) -> Path:
+program_option = click.option(
+    "--program", metavar="FILE", default="", help="Where datapathctl will be (default: where this one is)."
+)
+
+
+def program_of(text: str) -> str:
+    """The path of datapathctl for a unit. ConfigError."""
+    found = text or str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
+    if not Path(found).is_absolute():
+        raise ConfigError(f"--program must be an absolute path, not {quoted(found)}")
+    return found
+
+
+def root_of(text: str) -> Path:
+    """What --root names. ConfigError."""
     if not text or "\0" in text or not Path(text).is_dir():
         raise ConfigError(f"--root must be a directory that is there, not {quoted(text)}")
     return Path(text).absolute()
@@ -54,9 +68,7 @@ def _say(line: str) -> None:
 
 @agent.command("install", cls=Command)
 @root_option
-@click.option(
-    "--program", metavar="FILE", default="", help="Where datapathctl will be (default: where this one is)."
-)
+@program_option
 @click.pass_context
 def install(ctx: click.Context, root: str, program: str) -> None:
     """Write the unit file of the agent for systemd.
@@ -65,13 +77,10 @@ def install(ctx: click.Context, root: str, program: str) -> None:
     """
     from datapath.config.settings import Settings
 
-    from ..agent import unit
+    from .. import units
 
-    found = program or str(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute())
-    if not Path(found).is_absolute():
-        raise ConfigError(f"--program must be an absolute path, not {quoted(found)}")
     settings = Settings.from_env(os.environ, **ctx.find_root().params)
-    for path in unit.install(_root(root), found, settings):
+    for path in units.install(root_of(root), units.files(units.AGENT, program_of(program), settings)):
         click.echo(path)
 
 
@@ -82,7 +91,7 @@ def uninstall(root: str) -> None:
 
     An agent that is at work goes on: systemctl disable --now datapathctl-agent ends it.
     """
-    from ..agent import unit
+    from .. import units
 
-    for path in unit.uninstall(_root(root)):
+    for path in units.uninstall(root_of(root), units.AGENT):
         click.echo(path)

@@ -33,7 +33,10 @@ def host(ctx: click.Context | None = None) -> Host:
         from datapath.config.settings import Settings
         from datapath.host import Host
 
-        root.obj = Host.open(Settings.from_env(os.environ, **root.params), warn)
+        from ..docker.owner import DockerOwner
+
+        owners = (DockerOwner(os.environ),)
+        root.obj = Host.open(Settings.from_env(os.environ, **root.params), warn, owners)
     return cast("Host", root.obj)
 
 

@@ -61,6 +61,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "agent": ("agent", "agent install"),
     "agent install": ("agent install --root build/root --program /usr/bin/datapathctl",),
     "agent uninstall": ("agent uninstall",),
+    "docker": ("docker install", "docker serve --socket /run/docker/plugins/datapath.sock"),
+    "docker serve": (
+        "docker serve --socket /run/docker/plugins/datapath.sock",
+        "docker serve --socket /run/docker/plugins/datapath.sock --idle 5m",
+    ),
+    "docker install": ("docker install",),
+    "docker uninstall": ("docker uninstall",),
     "down": ("down --dry-run", "down"),
     "version": ("version --format '{{.Version}}'",),
     "help": ("help network create",),

@@ -37,6 +37,7 @@ COMMANDS = {
     "reconcile": ".repair:reconcile",
     "upgrade": ".repair:upgrade",
     "agent": ".agent:agent",
+    "docker": ".docker:docker",
     "down": ".system:down",
     "version": ".system:version",
     "help": ".system:help_",

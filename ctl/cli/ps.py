@@ -79,7 +79,7 @@ def ps(
 ) -> None:
     """List containers."""
     wanted = Selection(filters)
-    state = host().snapshot()
+    state = host().shown()
     wanted.look(state)
     most = 1 if latest and last < 1 else last
     names = {network.id: network.name for network in state.networks.values()}

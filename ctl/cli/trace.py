@@ -62,7 +62,7 @@ def latency(containers: tuple[str, ...], follow: bool, seconds: float | None, fo
     from datapath.telemetry.latency import between_containers
 
     features.require()
-    with between_containers(host().snapshot(), containers) as found:
+    with between_containers(host().shown(), containers) as found:
         announce()
         before: Pairs = {}
         for last in intervals(seconds, 1.0 if follow else None):

@@ -33,9 +33,9 @@ class JoinInfo:
     """What somebody needs who moves and addresses an endpoint's device himself, as libnetwork's Join answers.
 
     `source`: the device's name on the host, "" if it is in the sandbox already; `ifname`: what it is called in the
-    sandbox; `addresses` with prefix length; `gateway4`, `gateway6`: next hops of the default routes, None: none is
-    here; `mtu`: bytes of an IP packet; `sysctls`: settings that the device is to have before it is up, path below
-    /proc/sys -> value.
+    sandbox; `prefix`: what such names begin with, before a number, "": the name was asked for; `addresses` with prefix
+    length; `gateway4`, `gateway6`: next hops of the default routes, None: none is here; `mtu`: bytes of an IP packet;
+    `sysctls`: settings that the device is to have before it is up, path below /proc/sys -> value.
     """
 
     source: str
@@ -46,6 +46,7 @@ class JoinInfo:
     gateway6: Address | None
     mtu: int
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = "eth"
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def compare(
 ) -> list[Finding]:
     """Looks once, and says what differs from the desired state."""
     observed = look(settings, tuning, state, store)
+    for owner in owners.values():
+        state = owner.named(state)
     findings = check.compare(state, observed)
     for owner in owners.values():
         findings += owner.check(settings, state, observed.alive)

@@ -7,7 +7,7 @@ Readers take no lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from datapath.config.daemon import DaemonConfig
@@ -144,6 +144,13 @@ class Engine:
                     raise  # it was not taken away meanwhile
         return initial(folder)
 
+    def shown(self) -> State:
+        """The same for showing it to users: with what other owners call their sandboxes now."""
+        state = self.snapshot()
+        for owner in self.owners.values():
+            state = owner.named(state)
+        return state
+
     def refuse_read_only(self) -> None:
         """StateError if nothing can be recorded: before a process is ended, whose end would have to be."""
         if self.exists and read_only(self.settings.state_dir):
@@ -164,6 +171,11 @@ class Engine:
         from datapath.kernel import features
 
         features.require()
+        if self.exists and self.owners:
+            with suppress(StateError):  # which is a finding
+                state = self.snapshot()
+                for owner in self.owners.values():
+                    owner.look(state)
         tuning, unreadable = doctor.tuning(self.settings)
         return [*unreadable, *doctor.examine(self.settings, tuning, self.owners)]
 

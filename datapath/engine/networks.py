@@ -11,7 +11,12 @@ from datapath.engine.transaction import Transaction, now
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.rows import Phase
-from datapath.plan.networks import plan_network_create, plan_network_prune, plan_network_remove
+from datapath.plan.networks import (
+    plan_network_create,
+    plan_network_prune,
+    plan_network_remove,
+    plan_network_rename,
+)
 
 
 def create(tx: Transaction, request: NetworkRequest) -> Network:
@@ -27,6 +32,14 @@ def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
     network = plan_network_remove(name, tx.state, by, force)
     tx.commit(network)
     teardown(tx, network)
+    return network
+
+
+def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
+    """See `datapath.host.Networks.rename`."""
+    network = plan_network_rename(name, new, tx.state, by)
+    if network != tx.state.networks[network.id]:
+        tx.commit(network)
     return network
 
 

@@ -46,6 +46,14 @@ class Owner:
 
     name = ""  # as in the rows' `owner`
 
+    def look(self, state: State) -> None:
+        """Before `check`, and outside of a transaction: the place to ask others about what they own."""
+
+    def named(self, state: State) -> State:
+        """The state with what users call the owner's sandboxes now, for showing it and nothing else. Outside of a
+        transaction, unless `look` came before."""
+        return state
+
     def recover(self, tx: Transaction) -> None:
         """Takes back what an earlier command of the runtime left unfinished, and notices what has ended."""
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
-from datapath.errors import NotSupportedError
+from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import cgroup, facts, netns, sysctl, xfrm
 from datapath.kernel.facts import translated
 from datapath.kernel.rtnetlink import Rtnetlink
@@ -88,6 +88,14 @@ def _resolvers() -> tuple[str, ...]:
         return ()
     words = (line.split() for line in text.splitlines())
     return tuple(found[1] for found in words if len(found) > 1 and found[0] == "nameserver")
+
+
+def names_by_mac(where: netns.Netns, mac: str) -> tuple[str, ...]:
+    """The devices of a namespace that have that MAC address; none, if the namespace is gone."""
+    try:
+        return tuple(device.name for device in stack(where).devices.values() if device.mac == mac)
+    except KernelError:
+        return ()
 
 
 def stack(where: netns.Netns) -> Stack:

@@ -37,6 +37,11 @@ DEAD = Check(
     "its address and ports are still taken",
     "the next command that needs its address or ports, or `datapathctl reconcile`",
 )
+FORGOTTEN = Check(
+    "forgotten",
+    "its owner does not know it any more: its addresses and ports are taken for nobody",
+    "`datapathctl reconcile`",
+)
 DRIVER = Check(
     "driver",
     "the network can be shown and removed, no more",

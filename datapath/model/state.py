@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self, TypeVar
@@ -223,6 +224,17 @@ class State(Snapshot):
     @cached_property
     def _users(self) -> dict[str, list[Container]]:
         return _grouped(self.containers.values(), lambda c: c.sandbox_id)
+
+
+def stack_of(state: State, name: str) -> str:
+    """The id of the sandbox of a container, or of another owner's sandbox. NotFoundError; ConfigError: the beginning of
+    an id means several."""
+    try:
+        return state.container(name).sandbox_id
+    except NotFoundError:
+        with suppress(NotFoundError):
+            return state.sandbox(name).id
+        raise
 
 
 def _grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

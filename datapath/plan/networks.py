@@ -249,6 +249,18 @@ def _refuse_overlap(prefix: Prefix, networks: Iterable[Network], facts: HostFact
         raise ConfigError(f"subnet {prefix} overlaps {other}, an address or route of this host")
 
 
+def plan_network_rename(name: str, new: str, state: State, by: str) -> Network:
+    """The network under another name, which its owner calls it by. NotFoundError, ConfigError, ExistsError;
+    InUseError: it belongs to another owner."""
+    network = state.network(name)
+    refuse_foreign(network.owner, f"network {network.name}", by, force=False)
+    check_name("network", new)
+    other = state.find_network(new)
+    if other is not None and other.id != network.id:
+        raise ExistsError(f"network with name {new} already exists")
+    return replace(network, name=new)
+
+
 # ---- removal ---------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, Status
-from datapath.model.state import State
+from datapath.model.state import State, stack_of
 from datapath.plan.containers import plan_exited, plan_remove
 from datapath.plan.inspect import container_inspect
 from datapath.plan.ports import carried, shown
@@ -249,15 +249,26 @@ class Containers:
             membership.disconnect(tx, network, name, force)
 
     def ports(self, name: str | None = None) -> list[PublishedPort]:
-        """Those of a container, or of all that run; one that is published for both families is there twice.
-        NotFoundError."""
-        state = self.engine.snapshot()
-        containers = self.ps(state=state) if name is None else [state.container(name)]
+        """Those of a container, or of all that run, and of other owners' sandboxes; one that is published for both
+        families is there twice. NotFoundError."""
+        state = self.engine.shown()
+        containers: list[Container] = []
+        others = [sandbox for sandbox in state.sandboxes.values() if sandbox.foreign and sandbox.key]
+        if name is None:
+            containers = self.ps(state=state)
+        elif (stack := stack_of(state, name)) in state.sandboxes and state.sandboxes[stack].foreign:
+            others = [state.sandboxes[stack]]
+        else:
+            containers, others = [state.container(name)], []
+        rows = [(one.name, one.sandbox_id, state.containers[one.id].ports) for one in containers]
+        for sandbox in others:
+            theirs = (mapping for e in state.endpoints_of_sandbox(sandbox.id) for mapping in e.ports)
+            rows.append((sandbox.label, sandbox.id, tuple(dict.fromkeys(theirs))))
         return [
-            PublishedPort(container.name, number, one, carried(mapping, endpoints))
-            for container in containers
-            for endpoints in [state.endpoints_of_sandbox(container.sandbox_id)]
-            for number, mapping in enumerate(state.containers[container.id].ports, start=1)
+            PublishedPort(label, number, one, carried(mapping, endpoints))
+            for label, sandbox_id, ports in rows
+            for endpoints in [state.endpoints_of_sandbox(sandbox_id)]
+            for number, mapping in enumerate(ports, start=1)
             for one in shown(mapping, endpoints)
         ]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from datapath.engine import namespaces
 from datapath.errors import ConfigError
+from datapath.kernel import observe
 from datapath.kernel.btf import KernelTypes
 from datapath.kernel.netns import Netns
 from datapath.kernel.taps import Tap
@@ -133,4 +134,7 @@ def _running(state: State, without: str = "") -> Iterator[tuple[str, str, str]]:
     for endpoint in state.endpoints.values():
         path = namespaces.path(state, endpoint.sandbox_id)
         if path and endpoint.sandbox_id != without:
-            yield state.holder_name(endpoint), path, endpoint.ifname
+            # Its owner may have given the device another name.
+            ifnames = observe.names_by_mac(path, endpoint.mac) if endpoint.handed_over else (endpoint.ifname,)
+            for ifname in ifnames:
+                yield state.holder_name(endpoint), path, ifname

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from datapath.engine.engine import Engine
 from datapath.model.connections import Connection, ConnectionFilter, ConnectionStats
-from datapath.model.state import State
+from datapath.model.state import State, stack_of
 
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
@@ -40,7 +40,7 @@ def connections(
 ) -> list[tuple[Connection, str]]:
     """The connections that are meant, each with the names of the containers that take part. `container`: one of
     these. NotFoundError."""
-    state = engine.snapshot()
+    state = engine.shown()
     wanted = _of_container(wanted, container, state)
     names = _endpoint_names(state)
     with _dataplane(engine) as found:
@@ -56,7 +56,7 @@ def connections(
 
 def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:
     """Forgets the connections that are meant; how many. NotFoundError."""
-    wanted = _of_container(wanted, container, engine.snapshot())
+    wanted = _of_container(wanted, container, engine.shown())
     with _dataplane(engine) as found:
         from datapath.dataplane import connections as tables
 
@@ -65,7 +65,7 @@ def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:
 
 def connection_stats(engine: Engine) -> ConnectionStats:
     """Connections by state, against the tables' sizes, by container, and what was dropped."""
-    names = _endpoint_names(engine.snapshot())
+    names = _endpoint_names(engine.shown())
     with _dataplane(engine) as found:
         from datapath.dataplane import connections as tables
 
@@ -102,7 +102,7 @@ def _dataplane(engine: Engine) -> Iterator[Dataplane | None]:
 def _of_container(wanted: ConnectionFilter, name: str, state: State) -> ConnectionFilter:
     if not name:
         return wanted
-    endpoints = state.endpoints_of_sandbox(state.container(name).sandbox_id)
+    endpoints = state.endpoints_of_sandbox(stack_of(state, name))
     return replace(wanted, endpoints=frozenset(endpoint.number for endpoint in endpoints))
 
 

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ctl.agent import unit
+from ctl import units
+from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi
@@ -230,7 +231,7 @@ def test_it_starts_again_as_the_version_that_is_installed(host: Host) -> None:
 
 def allowed() -> str:
     """The capabilities that the unit file leaves, as setpriv has them."""
-    text = Path(unit.__file__).with_name(unit.NAME).read_text()
+    text = next(iter(units.files(units.AGENT, "/x", Settings()).values()))
     lines = [line for line in text.splitlines() if line.startswith("CapabilityBoundingSet=")]
     names = [word.removeprefix("CAP_").lower() for line in lines for word in line.partition("=")[2].split()]
     return ",".join(("-all", *(f"+{name}" for name in names)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,75 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ctl.agent import changes, loop, unit
-from ctl.cli import main
-from datapath.config.settings import Settings
+from ctl.agent import changes, loop
 from datapath.errors import InUseError
 from datapath.model.host import Device, DeviceAddress, HostNetwork
 from datapath.store.sole import Sole, discard
 
 UNIT = Path("etc/systemd/system/datapathctl-agent.service")
-
-
-def lines(root: Path, name: str) -> list[str]:
-    found = (root / UNIT).read_text().splitlines()
-    return [line.partition("=")[2] for line in found if line.startswith(f"{name}=")]
-
-
-def test_the_unit_file_is_installed_and_taken_away(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in os.environ if name.startswith("DATAPATH_")]:
-        monkeypatch.delenv(name)
-    options = ["--root", str(tmp_path), "--program", "/usr/bin/datapathctl"]
-    for _ in range(2):  # the second replaces what the first wrote
-        assert main.run(["agent", "install", *options]) == 0
-        assert capsys.readouterr().out == f"{tmp_path / UNIT}\n"
-    assert lines(tmp_path, "ExecStart") == ["/usr/bin/datapathctl agent"]
-    assert lines(tmp_path, "Environment") == []
-    assert (tmp_path / UNIT).stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in (tmp_path / UNIT).parent.iterdir()] == [UNIT.name]
-    assert main.run(["agent", "uninstall", "--root", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / UNIT}\n"
-    assert not (tmp_path / UNIT).exists()
-    assert main.run(["agent", "uninstall", "--root", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_the_directories_of_the_installation_are_in_the_unit_file(tmp_path: Path) -> None:
-    settings = replace(
-        Settings(), state_dir=Path('/srv/my "state" 100%'), attach="clsact", cgroup=Path("/cg")
-    )
-    unit.install(tmp_path, "/opt/data path/datapathctl", settings)
-    assert lines(tmp_path, "Environment") == [
-        r'"DATAPATH_STATE_DIR=/srv/my \"state\" 100%%"',
-        "DATAPATH_CGROUP=/cg",
-        "DATAPATH_ATTACH=clsact",
-    ]
-    assert lines(tmp_path, "ExecStart") == ['"/opt/data path/datapathctl" agent']
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_understands_the_unit_file(tmp_path: Path) -> None:
-    unit.install(tmp_path, "/bin/true", replace(Settings(), bpffs=Path("/srv/b p f")))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / UNIT)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--root", "/nowhere/at/all"], "--root must be a directory that is there, not"),
-        (["--root", ""], "is empty"),
-        (["--program", "bin/datapathctl"], "--program must be an absolute path, not"),
-    ],
-)
-def test_a_wrong_place_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["agent", "install", *words]) == 2
-    error = capsys.readouterr().err
-    assert said in error and len(error.splitlines()) == 1
 
 
 # ---- what it says --------------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import cast
 
 from datapath.drivers.base import Driver, JoinInfo, Repair
-from datapath.errors import KernelError
 from datapath.kernel import bridges, observe
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check
-from datapath.model.networks import Network
+from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network
 from datapath.model.parsing import Address, Interface
 
 
@@ -44,6 +43,7 @@ class PairDriver(Driver):
             gateway6=gateway(network, 6) if offered or endpoint.gateway6 else None,
             mtu=mtu,
             sysctls=endpoint.sysctls,
+            prefix="" if OPT_ENDPOINT_IFNAME in endpoint.driver_options else network.iface_prefix,
         )
 
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
@@ -78,12 +78,7 @@ class PairDriver(Driver):
 
 def names_inside(endpoint: Endpoint, sandbox: str) -> tuple[str, ...]:
     """What the endpoint's device is called in the sandbox: one that was handed over as its owner has called it."""
-    if not endpoint.handed_over:
-        return (endpoint.ifname,)
-    try:
-        return tuple(d.name for d in observe.stack(sandbox).devices.values() if d.mac == endpoint.mac)
-    except KernelError:
-        return ()  # it has just ended
+    return observe.names_by_mac(sandbox, endpoint.mac) if endpoint.handed_over else (endpoint.ifname,)
 
 
 def waiting_name(endpoint: Endpoint) -> str:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Docker's front door: a network driver for dockerd, over its protocol for remote drivers."""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of Docker's containers and networks, which it tells no driver: shown to users, and kept in the rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+
+from datapath.errors import DatapathError
+from datapath.host import Host
+from datapath.model.state import State
+
+from . import daemon
+from .daemon import Known
+from .protocol import DRIVER, OWNER
+
+_SETTLE = 0.3  # seconds after a request, for others that come with it
+
+
+def of_sandboxes(state: State, known: Known) -> dict[str, str]:
+    """Sandbox id -> the name of the container that Docker has in it."""
+    found = {}
+    for endpoint in state.endpoints.values():
+        name = known.containers.get(endpoint.owner_key)
+        if name and state.owner(endpoint) == OWNER:
+            found[endpoint.sandbox_id] = name
+    return found
+
+
+def of_networks(state: State, known: Known) -> dict[str, str]:
+    """Network id -> Docker's name of it, unless another of ours is called so."""
+    mine = {ident: name for ident, name in known.networks.items() if ident in state.networks}
+    return {
+        ident: name
+        for ident, name in mine.items()
+        if state.networks[ident].owner == OWNER
+        and (state.find_network(name) or state.networks[ident]).id == ident
+    }
+
+
+def named(state: State, known: Known) -> State:
+    """The state, with the names that Docker has at the moment."""
+    found = of_sandboxes(state, known)
+    return state.including(*(replace(state.sandboxes[ident], name=name) for ident, name in found.items()))
+
+
+class Learner:
+    """A thread that asks for names once Docker has made something, and is quiet again. They are for who reads the
+    rows without asking, such as the text that names the holder of a port."""
+
+    def __init__(self, host: Host, environment: Mapping[str, str]) -> None:
+        self._host, self._environment = host, environment
+        self._news, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="names", daemon=True)
+        self._thread.start()
+
+    def notice(self) -> None:
+        """There is something new."""
+        self._news.set()
+
+    def close(self) -> None:
+        """What it is at is completed."""
+        self._ended.set()
+        self._news.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self._news.wait()
+            if self._ended.wait(_SETTLE):
+                return
+            self._news.clear()
+            try:
+                self._learn()
+            except (DatapathError, ExceptionGroup):
+                continue  # names are not worth a word
+
+    def _learn(self) -> None:
+        known = daemon.ask(self._environment, DRIVER)
+        if known is None:
+            return
+        state = self._host.snapshot()
+        sandboxes = {
+            state.sandboxes[ident].owner_key: name
+            for ident, name in of_sandboxes(state, known).items()
+            if state.sandboxes[ident].name != name
+        }
+        networks = {
+            i: name for i, name in of_networks(state, known).items() if state.networks[i].name != name
+        }
+        if sandboxes:
+            self._host.sandboxes.rename(OWNER, sandboxes)
+        for ident, name in networks.items():
+            self._host.networks.rename(ident, name, OWNER)
