@@ -120,7 +120,10 @@ class Driver:
 
     def _join(self, fields: Fields) -> Reply:
         endpoint, path = ident(fields, "EndpointID"), text(fields, "SandboxKey")
-        specs = protocol.port_specs(protocol.part(fields, "Options")) or ()
+        # Of all networks of a container: what cannot be published is refused where it is to be.
+        specs = [
+            s for s in protocol.port_specs(protocol.part(fields, "Options")) or () if protocol.publishable(s)
+        ]
         info = self._host.endpoints.hand_over(endpoint, OWNER, path, specs, path.rpartition("/")[2])
         if not info.source:
             raise ConfigError(f"the device of endpoint {endpoint[:12]} is gone, or in a sandbox already")

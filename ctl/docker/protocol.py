@@ -18,7 +18,7 @@ from datapath.drivers.base import JoinInfo
 from datapath.errors import ConfigError, quoted
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, NetworkRequest
-from datapath.model.parsing import parse_address, parse_interface
+from datapath.model.parsing import PORT_PROTOCOLS, parse_address, parse_interface
 
 OWNER = "docker"
 DRIVER = "datapath"  # what `docker network create -d` takes
@@ -197,6 +197,11 @@ def port_specs(options: Fields) -> tuple[str, ...] | None:
     if options.get(PORT_MAP) is None:
         return None
     return tuple(_specs({_binding(entry) for entry in items(options, PORT_MAP)}))
+
+
+def publishable(spec: str) -> bool:
+    """Its protocol is one that ports can be published for."""
+    return spec.rpartition("/")[2] in PORT_PROTOCOLS
 
 
 def _binding(entry: Fields) -> Binding:
