@@ -13,6 +13,8 @@ from typing import Any
 from datapath.errors import DatapathError
 from datapath.kernel.unix_http import Api
 
+from . import DRIVER
+
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _PATIENCE = 2.0  # seconds
 
@@ -35,7 +37,7 @@ def sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
     return SOCKETS
 
 
-def ask(environment: Mapping[str, str], driver: str) -> Known | None:
+def ask(environment: Mapping[str, str], driver: str = DRIVER) -> Known | None:
     """All that it knows of the driver's networks; None: there is no daemon, or it does not answer."""
     for path in sockets(environment):
         api = Api(path, _PATIENCE)

@@ -20,8 +20,8 @@ from datapath.kernel.unix_server import Answer, Request
 from datapath.model.networks import NetworkRequest
 from datapath.model.parsing import parse_prefix
 
-from . import protocol
-from .protocol import DRIVER, OWNER, Fields, ident, text
+from . import DRIVER, OWNER, protocol
+from .protocol import Fields, ident, text
 
 Reply = Mapping[str, Any]
 

@@ -11,9 +11,8 @@ from datapath.errors import DatapathError
 from datapath.host import Host
 from datapath.model.state import State
 
-from . import daemon
+from . import OWNER, daemon
 from .daemon import Known
-from .protocol import DRIVER, OWNER
 
 _SETTLE = 0.3  # seconds after a request, for others that come with it
 
@@ -77,7 +76,7 @@ class Learner:
                 continue  # names are not worth a word
 
     def _learn(self) -> None:
-        known = daemon.ask(self._environment, DRIVER)
+        known = daemon.ask(self._environment)
         if known is None:
             return
         state = self._host.snapshot()

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from datapath.config.settings import Settings
-from datapath.engine import endpoints, networks
 from datapath.engine.transaction import Owner, Transaction
-from datapath.model.checks import FORGOTTEN
+from datapath.model.checks import FORGOTTEN, FORGOTTEN_NETWORK
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check, Finding
-from datapath.model.networks import Network
 from datapath.model.state import State
 
-from . import daemon, names
-from .daemon import Known
-from .protocol import DRIVER, OWNER
+from . import OWNER
+
+if TYPE_CHECKING:
+    from .daemon import Known
+
 
 _AGAIN = 0.5  # seconds: between our answer that something is made and the daemon's own knowledge of it
 
@@ -37,21 +38,25 @@ class DockerOwner(Owner):
         self._forgotten: frozenset[str] = frozenset()  # ids of endpoints and networks
 
     def look(self, state: State) -> None:
+        from . import daemon
+
         self._forgotten = frozenset()
         if not _of_docker(state):
             return
-        self._known = daemon.ask(self._environment, DRIVER)
+        self._known = daemon.ask(self._environment)
         forgotten = _forgotten(state, self._known)
         if forgotten:
             time.sleep(_AGAIN)
-            self._known = daemon.ask(self._environment, DRIVER)
+            self._known = daemon.ask(self._environment)
             forgotten &= _forgotten(state, self._known)
         self._forgotten = forgotten
 
     def named(self, state: State) -> State:
         if not _of_docker(state):
             return state
-        return names.named(state, self._known or daemon.ask(self._environment, DRIVER) or Known())
+        from . import daemon, names
+
+        return names.named(state, self._known or daemon.ask(self._environment) or daemon.Known())
 
     def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
         for endpoint in state.endpoints.values():
@@ -60,9 +65,7 @@ class DockerOwner(Owner):
                 yield Finding(FORGOTTEN, subject, "Docker has no such endpoint", (endpoint.id,))
         for network in state.networks.values():
             if network.id in self._forgotten:
-                yield Finding(
-                    FORGOTTEN, f"network {network.name}", "Docker has no such network", (network.id,)
-                )
+                yield Finding(FORGOTTEN_NETWORK, f"network {network.name}", "Docker has no such network")
 
     def repairs(self) -> Mapping[Check, Callable[[Transaction, Finding], None]]:
         return {FORGOTTEN: _forget}
@@ -74,13 +77,19 @@ def _of_docker(state: State) -> bool:
 
 def _forgotten(state: State, known: Known | None) -> frozenset[str]:
     """Of endpoints and networks of Docker's, the ids of those that it does not know; without a daemon that is not
-    known."""
+    known. An endpoint that is in somebody's sandbox is that of another daemon."""
     if known is None:
         return frozenset()
-    mine = (e for e in state.endpoints.values() if state.owner(e) == OWNER)
-    gone: list[Endpoint | Network] = [e for e in mine if e.owner_key not in known.endpoints]
-    gone += [n for n in state.networks.values() if n.owner == OWNER and n.id not in known.networks]
-    return frozenset(one.id for one in gone)
+    mine = [
+        e for e in state.endpoints.values() if state.owner(e) == OWNER and e.owner_key not in known.endpoints
+    ]
+    from datapath.drivers.pairs.driver import waiting_name
+    from datapath.kernel.links import Links
+
+    with Links() as links:
+        gone = [e.id for e in mine if links.index(waiting_name(e)) is not None]
+    gone += [n.id for n in state.networks.values() if n.owner == OWNER and n.id not in known.networks]
+    return frozenset(gone)
 
 
 def _name(state: State, endpoint: Endpoint) -> str:
@@ -88,9 +97,8 @@ def _name(state: State, endpoint: Endpoint) -> str:
 
 
 def _forget(tx: Transaction, finding: Finding) -> None:
-    (ident,) = finding.about
-    endpoint, network = tx.state.endpoints.get(ident), tx.state.networks.get(ident)
+    from datapath.engine import endpoints
+
+    endpoint = tx.state.endpoints.get(finding.about[0])
     if endpoint is not None:
         endpoints.evict(tx, endpoint)
-    elif network is not None and not tx.state.endpoints_of_network(network.id):
-        networks.remove(tx, network.id, OWNER)

@@ -20,8 +20,8 @@ from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, NetworkRequest
 from datapath.model.parsing import PORT_PROTOCOLS, parse_address, parse_interface
 
-OWNER = "docker"
-DRIVER = "datapath"  # what `docker network create -d` takes
+from . import DRIVER, OWNER
+
 SOCKET = f"/run/docker/plugins/{DRIVER}.sock"
 
 PREFIX = "com.docker.network."

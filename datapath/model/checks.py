@@ -42,6 +42,11 @@ FORGOTTEN = Check(
     "its owner does not know it any more: its addresses and ports are taken for nobody",
     "`datapathctl reconcile`",
 )
+FORGOTTEN_NETWORK = Check(
+    "forgotten-network",
+    "its owner does not know it any more: its subnet is taken for nobody",
+    "`datapathctl network rm -f`, if no other daemon of its owner's has it",
+)
 DRIVER = Check(
     "driver",
     "the network can be shown and removed, no more",

@@ -405,4 +405,4 @@ def test_the_daemon_is_asked_where_its_client_would(
     environment: dict[str, str], paths: tuple[str, ...]
 ) -> None:
     assert daemon.sockets(environment) == paths
-    assert daemon.ask({"DOCKER_HOST": "unix:///nowhere/at/all"}, "datapath") is None
+    assert daemon.ask({"DOCKER_HOST": "unix:///nowhere/at/all"}) is None
