@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -162,6 +163,8 @@ def rm(names: tuple[str, ...], force: bool, volumes: bool) -> None:
             containers().remove(name, force=force)
         except NotFoundError as missing:
             # It may be the name of another owner's sandbox: that is for its owner to remove, or forced.
+            with suppress(NotFoundError):
+                name = host().shown().sandbox(name).id
             if not host().sandboxes.forget(name, OWNER, force):
                 raise missing
 

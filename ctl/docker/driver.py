@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Docker's requests, each as one call of the library.
 
-dockerd sends several at a time, repeats one whose answer it has not got, and after a crash of its own never sends some:
-each may come again, late, or not at all. What goes wrong is answered in one line, which its user sees; that something
-cannot be taken away Docker does not want to know, and nobody asks for it again: it is for `reconcile`.
+dockerd sends several at a time, and after a crash of its own never sends some: each may come again, late, or not at
+all. One whose answer it has not got it repeats without what was in it. What goes wrong is answered in one line, which
+its user sees; that something cannot be taken away Docker does not want to know, and nobody asks for it again: it is for
+`reconcile`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .protocol import Fields, ident, text
 Reply = Mapping[str, Any]
 
 _NOTHING: Reply = {}
+_WITHOUT_BODY = ("Plugin.Activate", "NetworkDriver.GetCapabilities", "NetworkDriver.FreeNetwork")
 _TYPE = {"Content-Type": "application/vnd.docker.plugins.v1.2+json"}
 
 
@@ -67,6 +69,11 @@ class Driver:
         except ConfigError as error:
             return _refused(HTTPStatus.BAD_REQUEST, str(error))
         try:
+            if not request.body and name not in _WITHOUT_BODY:
+                # dockerd has read it to its end when it sent it first.
+                raise ConfigError(
+                    "Docker repeats a request that was not answered, without its body: try again"
+                )
             return _answer(HTTPStatus.OK, method(fields))
         except (DatapathError, ExceptionGroup) as error:
             said = told(error)

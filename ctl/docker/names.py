@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from datapath.errors import DatapathError
@@ -14,7 +15,9 @@ from datapath.model.state import State
 from . import OWNER, daemon
 from .daemon import Known
 
-_SETTLE = 0.3  # seconds after a request, for others that come with it
+# Seconds: from a request to the first question, for others that come with it; and to the next one, while a name is not
+# known yet, as that of a container that is being started.
+_PAUSES = (0.3, 1.0, 2.0, 5.0, 10.0)
 
 
 def of_sandboxes(state: State, known: Known) -> dict[str, str]:
@@ -67,18 +70,20 @@ class Learner:
     def _run(self) -> None:
         while not self._ended.is_set():
             self._news.wait()
-            if self._ended.wait(_SETTLE):
+            if self._ended.is_set():
                 return
-            self._news.clear()
-            try:
-                self._learn()
-            except (DatapathError, ExceptionGroup):
-                continue  # names are not worth a word
+            for pause in _PAUSES:
+                ended = self._ended.wait(pause)
+                self._news.clear()
+                with suppress(DatapathError, ExceptionGroup):  # names are not worth a word
+                    if self._learn() or ended:
+                        break
 
-    def _learn(self) -> None:
+    def _learn(self) -> bool:
+        """Every name is known."""
         known = daemon.ask(self._environment)
         if known is None:
-            return
+            return False
         state = self._host.snapshot()
         sandboxes = {
             state.sandboxes[ident].owner_key: name
@@ -92,3 +97,5 @@ class Learner:
             self._host.sandboxes.rename(OWNER, sandboxes)
         for ident, name in networks.items():
             self._host.networks.rename(ident, name, OWNER)
+        theirs = {s.id for s in state.sandboxes.values() if s.owner == OWNER and s.key}
+        return theirs <= of_sandboxes(state, known).keys()

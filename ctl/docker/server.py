@@ -38,5 +38,5 @@ def serve(settings: Settings, socket: Path | None, idle: float | None, say: Call
         stack.callback(learner.close)
         driver = Driver(host, learner.notice, say)
         notify("READY=1")
-        unix_server.Server(opened, driver.handle).run(stop, idle)
+        unix_server.Server(opened, driver.handle, keep=False).run(stop, idle)
         notify("STOPPING=1")

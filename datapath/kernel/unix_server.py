@@ -140,10 +140,12 @@ class _Connection:
 
 
 class Server:
-    """`handle` is called by several threads at once, once for each request; what it raises becomes a 500."""
+    """`handle` is called by several threads at once, once for each request; what it raises becomes a 500. Without
+    `keep` a connection takes one request: a client that dials for each never writes to a server that ends meanwhile,
+    as who dials waits for the next."""
 
-    def __init__(self, opened: socket.socket, handle: Handler) -> None:
-        self._opened, self._handle = opened, handle
+    def __init__(self, opened: socket.socket, handle: Handler, keep: bool = True) -> None:
+        self._opened, self._handle, self._keep = opened, handle, keep
         self._selector = selectors.DefaultSelector()
         self._free: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
         self._connections: dict[_Connection, None] = {}  # that wait, the one that has waited longest first
@@ -152,8 +154,8 @@ class Server:
         self._wake_up, self._wake = socket.socketpair()
 
     def run(self, stop: int, idle: float | None = None) -> None:
-        """Until the descriptor `stop` can be read, or no request has come for `idle` seconds (None: not for that);
-        every request that has come whole is answered first."""
+        """Until the descriptor `stop` can be read, or nobody has dialled or asked for `idle` seconds (None: not
+        for that); every request that has come whole is answered first."""
         _raise_limit()
         self._opened.setblocking(False)
         self._wake_up.setblocking(False)
@@ -186,6 +188,7 @@ class Server:
                     # Who connects from now on is for the next process, if there is one.
                     if not ending:
                         self._accept()
+                        last = time.monotonic()
                 elif one is self._wake_up:
                     self._wake_up.recv(4096)
                 elif isinstance(one, _Connection):
@@ -275,7 +278,7 @@ class Server:
         connection.promised, connection.since = False, None
         self._release(connection)
         self._busy += 1
-        pool.submit(self._answer, connection, request, keep)
+        pool.submit(self._answer, connection, request, keep and self._keep)
 
     def _answer(self, connection: _Connection, request: Request, keep: bool) -> None:
         """In a thread of the pool."""

@@ -266,3 +266,19 @@ def test_a_socket_is_taken_over_from_the_service_manager(tmp_path: Path) -> None
 
 def test_the_limits_of_headers_are_those_of_the_standard_library() -> None:
     assert http.client._MAXHEADERS < 200  # type: ignore[attr-defined]
+
+
+def test_a_connection_may_be_for_one_request(tmp_path: Path) -> None:
+    path, stop = tmp_path / "s", os.pipe()
+    with unix_server.listening(path) as opened:
+        thread = threading.Thread(target=lambda: Server(opened, echo, keep=False).run(stop[0]))
+        thread.start()
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(60)
+            asking.connect(str(path))
+            asking.sendall(b"POST /x HTTP/1.1\r\n\r\n" * 2)
+            said = b"".join(iter(lambda: asking.recv(4096), b""))
+        assert said.count(b"HTTP/1.1 200 ") == 1 and b"\r\nConnection: close\r\n" in said
+        os.write(stop[1], b"x")
+        thread.join(60)
+        assert not thread.is_alive()
