@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from datapath.kernel.unix_http import Api
 from tests.net.hosts import DATAPATHCTL, PATIENCE, TIMEOUT, Failed, Host, Words, eventually, words
 
 needs_docker = pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed")
+DOCKER = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"  # of the daemon's own version
 SOCKET = "/run/docker/plugins/datapath.sock"
 IMAGE = "bb"
 # Served by busybox's httpd in containers that are asked.
@@ -66,12 +68,32 @@ while True:
     command = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
     subprocess.run(["sh", "-c", command, "sh", *argv], pass_fds=(3,), stdout=subprocess.DEVNULL)
 """
+# The driver, which is killed at the worst time.
+_FAULTY = """
+import os, signal, sys
+from ctl.cli import main
+from datapath.kernel import unix_server
+_, fault, seen, *sys.argv[1:] = sys.argv
+answer = unix_server.Server._answer
+def faulty(self, connection, request, keep):
+    if fault != "answered" and request.path not in open(seen).read().split():
+        open(seen, "a").write(request.path + chr(10))
+        if fault == "unanswered":
+            self._handle(request)
+    else:
+        answer(self, connection, request, keep)
+        if fault != "answered":
+            return
+    os.kill(os.getpid(), signal.SIGKILL)
+unix_server.Server._answer = faulty
+main.main()
+"""
 
 
 class DockerHost(Host):
     """Every command of it sees the daemon's /run, the driver too."""
 
-    def __init__(self, folder: Path, *flags: str, idle: str = "2s", **options: Any) -> None:
+    def __init__(self, folder: Path, *flags: str, idle: str = "5s", **options: Any) -> None:
         super().__init__(folder, **options)
         self.preloaded = False
         assert self.env is not None
@@ -79,6 +101,9 @@ class DockerHost(Host):
         self._daemon: subprocess.Popen[str] | None = None
         self._driver: subprocess.Popen[str] | None = None
         self.log = folder / "dockerd.log"
+        self._begin()
+
+    def _begin(self) -> None:
         argv = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", _OUTER, "sh"]
         self._outer = subprocess.Popen(
             [*argv, sys.executable, "-c", _INIT], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -129,7 +154,7 @@ class DockerHost(Host):
         return done.stdout.strip()
 
     def try_docker(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
-        return self.try_(["docker", "-H", "unix:///run/docker.sock", *words(command)], timeout=timeout)
+        return self.try_([DOCKER, "-H", "unix:///run/docker.sock", *words(command)], timeout=timeout)
 
     def exec(self, name: str, command: Words) -> str:
         return self.docker(["exec", name, *words(command)])
@@ -191,9 +216,15 @@ class DockerHost(Host):
 
     # ---- the driver ----------------------------------------------------------------------------------
 
-    def serve(self) -> None:
-        """The driver is started whenever it is asked."""
-        argv = [sys.executable, "-c", _ACTIVATOR, SOCKET, DATAPATHCTL, "docker", "serve", "--idle", self.idle]
+    def serve(self, fault: str = "") -> None:
+        """The driver is started whenever it is asked. `fault`: it is killed after each request that it has "answered",
+        or at the first of each kind, "unanswered" or "unheard"."""
+        program = [DATAPATHCTL]
+        if fault:
+            seen = self.folder / "seen"
+            seen.write_text("")
+            program = [sys.executable, "-c", _FAULTY, fault, str(seen)]
+        argv = [sys.executable, "-c", _ACTIVATOR, SOCKET, *program, "docker", "serve", "--idle", self.idle]
         with (self.folder / "driver.log").open("a") as log:
             self._driver = self.start(argv, stdout=subprocess.PIPE, stderr=log)
         assert self._driver.stdout is not None and self._driver.stdout.readline() == "ready\n"
@@ -215,23 +246,50 @@ class DockerHost(Host):
         self._driver.wait()
         self._driver = None
 
-    def listed(self, container: str) -> Any:
-        """What the daemon tells about a container."""
-        return json.loads(self.docker(["inspect", container]))[0]
+    def seen(self, path: str) -> str:
+        """A path below the daemon's /run, for who is outside of it."""
+        return f"/proc/{self._outer.pid}/root{path}"
+
+    def api(self) -> Api:
+        """As the daemon asks the driver."""
+        return Api(self.seen(SOCKET))
+
+    def snapshot_names(self) -> list[str]:
+        """Of sandboxes, as the rows have them: without asking the daemon."""
+        with contextlib.closing(sqlite3.connect(self.folder / "state" / "datapath.db")) as opened:
+            rows = opened.execute("SELECT body FROM sandboxes").fetchall()
+        found = (json.loads(body) for (body,) in rows)
+        return [row.get("name", "") for row in found if row.get("owner") == "docker"]
+
+    def reboot(self) -> None:
+        """What is in memory goes: processes, the devices of our making, /run, the bpffs."""
+        self.unserve()
+        self._end_inside()
+        for line in self.sh("ip -o link").splitlines():
+            name = line.split(": ")[1].partition("@")[0]
+            if name.startswith(("veth", "dp")):
+                self.try_(f"ip link delete {name}")
+        shutil.rmtree(self.bpffs / "datapath")
+        self._begin()
+        self.serve()
 
     def close(self) -> None:
         try:
             with contextlib.suppress(Failed, subprocess.TimeoutExpired):
                 self.try_ctl("down --force")
         finally:
-            os.killpg(self._outer.pid, signal.SIGKILL)
-            self._outer.wait()
-            with eventually() as until:
-                until(lambda: not os.path.exists(f"/proc/{self._inner}"))
-            if self._daemon is not None:
-                self._daemon.wait()
-            del self._outer
+            self._end_inside()
             super().close()
+
+    def _end_inside(self) -> None:
+        os.killpg(self._outer.pid, signal.SIGKILL)
+        self._outer.wait()
+        with eventually() as until:
+            until(lambda: not os.path.exists(f"/proc/{self._inner}"))
+        if self._daemon is not None:
+            self._daemon.wait()
+            self._daemon = None
+        del self._outer
 
 
 def _child(pid: int) -> int:
