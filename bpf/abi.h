@@ -129,7 +129,7 @@ struct port {
 	struct ip_addr addr; /* the endpoint's */
 	__be16 port;	     /* the container's */
 	__u8 default_deny;   /* 1: a source that matches no rule may not connect */
-	__u8 pad;
+	__u8 shared;	     /* 1: a socket of the host may be bound to it too */
 };
 
 /* acls: LPM trie, the allow= and deny= prefixes of published ports. The ACL's number is matched whole,

@@ -317,13 +317,15 @@ static __always_inline bool clashes(struct bpf_sock_addr *ctx, const struct ip_a
 	__be16 number = ctx->user_port;
 	__u8 proto = ctx->protocol;
 	bool v4 = addr_is_v4(addr);
+	struct port *port;
 
 	/* A published port takes nothing that is sent to a group. */
 	if (addr_is_group(addr))
 		return false;
-	if (!is_any(addr))
-		return port_find_exact(addr, number, proto) ||
-		       is_bound_everywhere(v4 ? 4 : 6, number, proto);
+	if (!is_any(addr)) {
+		port = port_find_exact(addr, number, proto);
+		return (port && !port->shared) || is_bound_everywhere(v4 ? 4 : 6, number, proto);
+	}
 	if (!v4 && is_bound(6, number, proto))
 		return true;
 	return (v4 || !socket_is_v6only(ctx, proto)) && is_bound(4, number, proto);

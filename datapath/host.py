@@ -284,16 +284,17 @@ class Ports:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def publish(self, endpoint: str, *specs: str) -> tuple[PortMapping, ...]:
+    def publish(self, endpoint: str, *specs: str, shared: bool = False) -> tuple[PortMapping, ...]:
         """Publishes ports of an endpoint, by id, that has joined a sandbox and has a default route; those that are
-        published already stay. All of the endpoint's ports then, with host ports decided.
+        published already stay. All of the endpoint's ports then, with host ports decided. `shared`: for a caller that
+        holds the ports by sockets of its own, now or later: the host's sockets neither are in the way nor refused.
 
         NotFoundError, ConfigError; ExistsError names who has a port.
         """
         from datapath.engine import sandboxes
 
         with self._host.changing() as tx:
-            return sandboxes.publish(tx, endpoint, specs)
+            return sandboxes.publish(tx, endpoint, specs, shared)
 
     def unpublish(self, endpoint: str, *specs: str) -> tuple[PortMapping, ...]:
         """Takes ports of an endpoint back, all of them without specs; those that are not published are passed over.

@@ -185,6 +185,7 @@ def _port_ranges(
                 addr=target,
                 port=mapping.container_port,
                 default_deny=default_deny,
+                shared=int(mapping.shared),
             )
             yield PortRange(PortKey(addr=address, port=mapping.host_port, proto=proto), value, mapping.count)
 
@@ -275,8 +276,9 @@ def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None
 
 
 def binding_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
-    """`bindings`: how many of them use it at every address of a family, and how many at single ones."""
-    published = _published(state)
+    """`bindings`: how many of them use it at every address of a family, and how many at single ones; without those
+    that the host's sockets may have too."""
+    published = [mapping for mapping in _published(state) if not mapping.shared]
     asked = published if mappings is None else list(mappings)
 
     def of(mappings: list[PortMapping], name: str, family: int, every: int) -> list[PortMapping]:

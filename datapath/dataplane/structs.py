@@ -94,6 +94,7 @@ class PortValue(NamedTuple):
     addr: Address
     port: int
     default_deny: int
+    shared: int
 
 
 class OriginKey(NamedTuple):

@@ -173,11 +173,13 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     return True
 
 
-def publish(tx: Transaction, name: str, specs: Sequence[str]) -> tuple[PortMapping, ...]:
+def publish(
+    tx: Transaction, name: str, specs: Sequence[str], shared: bool = False
+) -> tuple[PortMapping, ...]:
     """See `datapath.host.Ports.publish`."""
     endpoints.evict_dead(tx)
     endpoint = plans.require_endpoint(name, tx.state)
-    planned = plans.plan_publish(endpoint, specs, tx.state, ports.context(tx))
+    planned = plans.plan_publish(endpoint, specs, tx.state, ports.context(tx), shared)
     for line in (line for spec in specs for line in lone_networks(spec)):
         tx.warn(line)
     if planned.mappings:

@@ -27,6 +27,7 @@ class PortMapping:
     `host_ip` None: every address of the host. `host_port` 0: to be chosen. `host_port_last` not 0 (then
     `count` is 1): to be chosen from host_port … host_port_last. `allow` and `deny`: who may connect, the
     longest prefix decides; `acl`: the number of these rules as an ACL of the packet programs, 0: there are none.
+    `shared`: sockets of the host may have the port too, as whoever asked for it holds it by one of his own.
     """
 
     proto: str
@@ -38,6 +39,7 @@ class PortMapping:
     allow: tuple[Prefix, ...] = ()
     deny: tuple[Prefix, ...] = ()
     acl: int = 0
+    shared: bool = False
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -47,7 +49,7 @@ class PortMapping:
     @property
     def open(self) -> PortMapping:
         """The same for everybody: what identifies the mapping."""
-        return dataclasses.replace(self, allow=(), deny=(), acl=0)
+        return dataclasses.replace(self, allow=(), deny=(), acl=0, shared=False)
 
     def admits(self, source: Address) -> bool:
         """A client with that address may connect, as the packet programs decide it."""

@@ -157,6 +157,8 @@ def _same_address(one: Address | None, two: Address | None) -> bool:
 
 def _taken_on_host(mapping: PortMapping, context: PortContext) -> tuple[int, str] | None:
     last = mapping.host_port + mapping.count - 1
+    if mapping.shared:
+        return None
     for port in context.suspects(mapping.proto, mapping.host_port, last):
         owner = context.in_use(mapping.proto, mapping.host_ip, port)
         if owner is not None:

@@ -192,9 +192,11 @@ def _mappings(endpoints: Iterable[Endpoint]) -> tuple[PortMapping, ...]:
     return tuple(dict.fromkeys(mapping for endpoint in endpoints for mapping in endpoint.ports))
 
 
-def plan_publish(endpoint: Endpoint, specs: Iterable[str], state: State, context: PortContext) -> PublishPlan:
-    """Ports of an endpoint that has joined; those that it publishes already stay as they are. ConfigError;
-    ExistsError names who has a port."""
+def plan_publish(
+    endpoint: Endpoint, specs: Iterable[str], state: State, context: PortContext, shared: bool = False
+) -> PublishPlan:
+    """Ports of an endpoint that has joined; those that it publishes already stay as they are. `shared`: sockets of the
+    host may have them too. ConfigError; ExistsError names who has a port."""
     sandbox, network = state.sandboxes[endpoint.sandbox_id], state.networks[endpoint.network_id]
     if not sandbox.key:
         raise ConfigError(
@@ -206,7 +208,8 @@ def plan_publish(endpoint: Endpoint, specs: Iterable[str], state: State, context
             "its default route does not lead there"
         )
     known = {mapping.open for mapping in endpoint.ports}
-    wanted = [m for m in map(PortMapping.parse, specs) if not _is_published(m, endpoint)]
+    parsed = (replace(PortMapping.parse(text), shared=shared) for text in specs)
+    wanted = [mapping for mapping in parsed if not _is_published(mapping, endpoint)]
     chosen = choose_ports(wanted, [endpoint], state, context, sandbox.label) if wanted else ()
     new = tuple(mapping for mapping in chosen if mapping.open not in known)
     return PublishPlan(replace(endpoint, ports=(*endpoint.ports, *new), phase=Phase.CHANGING), new)

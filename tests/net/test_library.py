@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,48 @@ def test_s33_with_two_endpoints_the_ports_follow_the_egress(
     engine.endpoints.join(a.id, sandbox.id)
     engine.endpoints.delete("a", "cni")
     assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+
+
+@pytest.mark.parametrize("spec", ["8080:80", f"{HOST}:8080:80", "127.0.0.1:8080:80"])
+@pytest.mark.parametrize("first", [True, False], ids=["held before", "held after"])
+def test_s33_a_port_that_its_owner_holds_by_a_socket_is_published_all_the_same(
+    host: Host, engine: Engine, spaces: Callable[[], Space], spec: str, first: bool
+) -> None:
+    """As podman does: nobody else gets the port, and the container answers, not the socket."""
+    host.preloaded = True
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    space = spaces()
+    sandbox = engine.sandboxes.adopt(space.path, "podman")
+    endpoint = engine.endpoints.create(_request("shop"), "podman")
+    engine.endpoints.join(endpoint.id, sandbox.id)
+    space.serve(80)
+    address = spec.removesuffix("8080:80").rstrip(":") or "0.0.0.0"
+    if first:
+        hold(host, address)
+        with pytest.raises(ExistsError, match="address already in use"):
+            engine.ports.publish(endpoint.id, spec)
+    engine.ports.publish(endpoint.id, spec, shared=True)
+    if not first:
+        hold(host, address)
+    client, asked = (host, address) if address == "127.0.0.1" else (host.outside, HOST)
+    assert client.sh(ask("tcp", asked, 8080)).split()[0] in (OUTSIDE, "10.61.0.1")
+    other = engine.endpoints.create(_request("shop"), "podman")
+    engine.endpoints.join(other.id, engine.sandboxes.adopt(spaces().path, "podman").id)
+    with pytest.raises(ExistsError, match="already allocated"):
+        engine.ports.publish(other.id, spec, shared=True)
+    assert doctor(host) == "No problems found.\n"
+    assert engine.ports.publish(endpoint.id, spec, shared=True) == engine.endpoints.all()[0].ports
+    assert engine.ports.unpublish(endpoint.id, spec) == ()
+    assert doctor(host) == "No problems found.\n"
+
+
+def hold(host: Host, address: str) -> None:
+    """A process of the host listens at port 8080."""
+    code = f"import socket, time; s = socket.create_server(({address!r}, 8080)); print(flush=True); time.sleep(3600)"
+    process = host.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    process.stdout.close()
 
 
 def test_s33_any_order_any_subset_any_number_of_times(

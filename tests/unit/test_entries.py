@@ -115,7 +115,7 @@ def test_a_published_port_leads_to_the_containers_address(publish: str, key: Por
     network = host.network("net", subnets=("10.0.0.0/24",))
     host.run("web", "net", publish=(publish,))
     web = endpoint(host, "web")
-    target = PortValue(network.number, web.number, 0, ip_address("10.0.0.2"), port, 0)
+    target = PortValue(network.number, web.number, 0, ip_address("10.0.0.2"), port, 0, 0)
     assert entries.port_entries(network, web) == {key: target}
 
 
