@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datapath.drivers.base import JoinInfo as JoinInfo
     from datapath.errors import DatapathError as DatapathError
     from datapath.host import Host as Host
+    from datapath.model.attachments import AttachmentRequest as AttachmentRequest
     from datapath.model.containers import Container as Container
     from datapath.model.containers import RunRequest as RunRequest
     from datapath.model.endpoints import Endpoint as Endpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AttachmentRequest": "model.attachments",
     "Container": "model.containers",
     "Containers": "runtime.containers",
     "DatapathError": "errors",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from datapath.config.settings import Settings
 from datapath.engine.engine import Engine, ignore
+from datapath.errors import NotFoundError
+from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.ports import PortMapping
@@ -18,7 +20,9 @@ from datapath.model.sandboxes import Sandbox
 
 if TYPE_CHECKING:
     from datapath.drivers.base import JoinInfo
+    from datapath.engine.attachments import Attached
     from datapath.engine.transaction import Owner
+    from datapath.model.findings import Finding
 
 
 class Host(Engine):
@@ -67,6 +71,11 @@ class Host(Engine):
         """Published ports of other owners' sandboxes."""
         return Ports(self)
 
+    @cached_property
+    def attachments(self) -> Attachments:
+        """The same in one piece: other owners' sandboxes on networks that are there for them."""
+        return Attachments(self)
+
     def down(self, force: bool = False) -> None:
         """Takes everything away: containers, endpoints, networks, programs, pins, and the state. InUseError: other
         owners have networks or sandboxes here, and not `force`."""
@@ -96,6 +105,14 @@ class Networks:
 
         state = self._host.snapshot()
         return network_inspect(state.network(name), state)
+
+    def plan(self, request: NetworkRequest) -> Network:
+        """The network that `create` would create now; nothing is created, and its addresses are not kept for it.
+        ConfigError, ExistsError, NotSupportedError."""
+        from datapath.engine import networks
+
+        with self._host.changing() as tx:
+            return networks.plan(tx, request)
 
     def create(self, request: NetworkRequest) -> Network:
         """Creates a network; `request.owner` says for whom. ConfigError, ExistsError, NotSupportedError."""
@@ -303,3 +320,67 @@ class Ports:
 
         with self._host.changing(freeing=True) as tx:
             return sandboxes.unpublish(tx, endpoint, specs)
+
+
+class Attachments:
+    """Sandboxes of other owners, each put onto a network in one piece and taken off it: `adopt`, `create`, `join`,
+    `publish` and their way back in one command, for owners that are asked for all at once (CNI, netavark). Networks are
+    created for them, and removed with their last attachment."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def add(self, request: AttachmentRequest) -> Attached:
+        """Puts the sandbox onto the network; killed, or refused in the middle, it leaves nothing that `remove` would
+        not take.
+
+        Ports are published at the endpoint of the sandbox that has its default route; without one they are not, and
+        the user is warned. ConfigError, NotFoundError; ExistsError: an address, a port, the device's name or the
+        network's is taken, or the attachment exists; InUseError: the network is in use, and not what is asked for.
+        """
+        from datapath.engine import attachments
+
+        with self._host.changing() as tx:
+            return attachments.add(tx, request)
+
+    def find(self, owner: str, key: str) -> Endpoint | None:
+        """The endpoint of an attachment, by its owner's key, if its sandbox has joined."""
+        from datapath.plan.sandboxes import find_endpoint
+
+        state = self._host.snapshot()
+        found = find_endpoint(owner, key, state)
+        return found if found is not None and state.sandboxes[found.sandbox_id].key else None
+
+    def check(self, owner: str, key: str, path: str) -> list[Finding]:
+        """What `doctor` finds about an attachment. NotFoundError: there is none with that key in the namespace at
+        `path`."""
+        from datapath.drivers.comparison import endpoint_name
+        from datapath.kernel import netns
+
+        state, endpoint = self._host.snapshot(), self.find(owner, key)
+        there = state.sandboxes[endpoint.sandbox_id].key if endpoint else ""
+        if endpoint is None or not netns.is_namespace(path) or netns.identity(there) != netns.identity(path):
+            raise NotFoundError(f"attachment {key} is not in {path}")
+        return [
+            finding for finding in self._host.doctor() if finding.subject == endpoint_name(endpoint, state)
+        ]
+
+    def remove(self, owner: str, key: str, network: str = "") -> bool:
+        """Takes an attachment away, whatever of it is there, and with the last one of `network`, if that is the
+        owner's, the network. False: there was no such attachment."""
+        from datapath.engine import attachments
+
+        if not self._host.exists:
+            return False
+        with self._host.changing(freeing=True) as tx:
+            return attachments.remove(tx, owner, key, network)
+
+    def retain(self, owner: str, network: str, wanted: Callable[[str], bool]) -> list[str]:
+        """Takes the owner's attachments to the network away, but for those whose keys are wanted; the keys of those
+        that went."""
+        from datapath.engine import attachments
+
+        if not self._host.exists:
+            return []
+        with self._host.changing(freeing=True) as tx:
+            return attachments.retain(tx, owner, network, wanted)

@@ -69,12 +69,17 @@ class Comparison:
 
     def name(self, endpoint: Endpoint) -> str:
         """The endpoint as a finding names it."""
-        holder, owner = self.state.holder(endpoint), self.state.owner(endpoint)
-        who = f"container {holder.name}" if holder else f"endpoint {short(endpoint.id)}"
-        if owner != OWNER:
-            who = f"sandbox {self.state.holder_name(endpoint)} of {owner}"
-        return f"{who} on network {self.network(endpoint).name}"
+        return endpoint_name(endpoint, self.state)
 
     def published(self, endpoints: Iterable[Endpoint] | None = None) -> bool:
         """Whether anything is published, by these endpoints or by any."""
         return any(e.ports for e in (self.state.endpoints.values() if endpoints is None else endpoints))
+
+
+def endpoint_name(endpoint: Endpoint, state: State) -> str:
+    """The endpoint as a finding names it."""
+    holder, owner = state.holder(endpoint), state.owner(endpoint)
+    who = f"container {holder.name}" if holder else f"endpoint {short(endpoint.id)}"
+    if owner != OWNER:
+        who = f"sandbox {state.holder_name(endpoint)} of {owner}"
+    return f"{who} on network {state.networks[endpoint.network_id].name}"

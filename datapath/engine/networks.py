@@ -19,11 +19,16 @@ from datapath.plan.networks import (
 )
 
 
-def create(tx: Transaction, request: NetworkRequest) -> Network:
-    """`network create`. ConfigError, ExistsError; NotSupportedError: the host lacks what it needs."""
+def plan(tx: Transaction, request: NetworkRequest) -> Network:
+    """What `create` would build. ConfigError, ExistsError; NotSupportedError: the host lacks what it needs."""
     planned = plan_network_create(request, tx.state, tx.facts, tx.config, tx.fresh)
     tx.driver(planned).require(planned)
-    return build(tx, planned)
+    return planned
+
+
+def create(tx: Transaction, request: NetworkRequest) -> Network:
+    """`network create`. Errors as those of `plan`."""
+    return build(tx, plan(tx, request))
 
 
 def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:

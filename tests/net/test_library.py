@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,45 @@ def hold(host: Host, address: str) -> None:
     process.stdout.close()
 
 
+def test_s33_an_attachment_is_all_of_it_or_nothing(
+    host: Host, engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """Whatever is refused, network and sandbox included, is not there afterwards; the last one takes the network."""
+    host.preloaded = True
+    engine.networks.create(datapath.NetworkRequest("mine", subnets=("10.64.0.0/24",)))
+    one, two = spaces(), spaces()
+    two.run("ip link add eth0 type veth peer name other")
+    before = look.database(host)
+    refused: tuple[tuple[str, datapath.AttachmentRequest], ...] = (
+        ("File exists", _attachment(two.path)),
+        ("is no network namespace", _attachment("/etc/hosts")),
+        ("no address of this host", replace(_attachment(one.path), ports=("203.0.113.9:82:82",))),
+        (
+            "belongs to datapath",
+            replace(_attachment(one.path), network=datapath.NetworkRequest("mine", owner="door")),
+        ),
+        ("not found", replace(_attachment(one.path), network=None)),
+    )
+    for words, request in refused:
+        with pytest.raises(DatapathError, match=words):
+            engine.attachments.add(request)
+        assert look.database(host) == before, words
+    attached = engine.attachments.add(_attachment(one.path))
+    assert [str(m) for m in attached.endpoint.ports] == ["8082:82/tcp"]
+    with pytest.raises(ExistsError, match="exists already"):
+        engine.attachments.add(_attachment(one.path))
+    other = replace(
+        _attachment(one.path), network=datapath.NetworkRequest("doors", internal=True, owner="door")
+    )
+    with pytest.raises(InUseError, match="in use"):
+        engine.attachments.add(replace(other, key="b", sandbox="t", path=two.path))
+    assert engine.attachments.check("door", "a", one.path) == []
+    assert engine.attachments.retain("door", "doors", lambda key: key == "a") == []
+    assert engine.attachments.retain("door", "doors", lambda key: False) == ["a"]
+    assert look.database(host) == before
+    assert doctor(host) == "No problems found.\n"
+
+
 def test_s33_any_order_any_subset_any_number_of_times(
     host: Host, engine: Engine, spaces: Callable[[], Space]
 ) -> None:
@@ -505,7 +545,16 @@ KILLED: dict[str, Callable[[Any, str], object]] = {
     "leave": lambda engine, path: engine.endpoints.leave(_id(engine, "in")),
     "delete": lambda engine, path: engine.endpoints.delete("in", "cni"),
     "forget": lambda engine, path: engine.sandboxes.forget("all", "cni"),
+    "attach": lambda engine, path: engine.attachments.add(_attachment(path, again=True)),
+    "detach": lambda engine, path: engine.attachments.remove("door", "a", "doors"),
 }
+
+
+def _attachment(path: str, again: bool = False) -> datapath.AttachmentRequest:
+    network = datapath.NetworkRequest("doors", subnets=("10.63.0.0/24",), owner="door")
+    return datapath.AttachmentRequest(
+        *("door", "a", path, "s", _request("doors"), network), ports=("8082:82",), again=again
+    )
 
 
 def _id(engine: Any, key: str) -> str:
@@ -556,8 +605,13 @@ def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
             engine.sandboxes.forget(name, "cni")
         for key in ("in", "waits", "new"):
             engine.endpoints.delete(key, "cni")
+        engine.attachments.remove("door", "a", "doors")
+        if what == "detach":
+            engine.attachments.add(_attachment(space.path))
         engine.sandboxes.adopt(space.path, "cni", key="all")
         engine.sandboxes.adopt(other.path, "cni", key=other.path)
+        if what in ("attach", "detach"):
+            return
         inside = engine.endpoints.create(_request("shop"), "cni", "in")
         engine.endpoints.create(_request("shop"), "cni", "waits")
         engine.endpoints.join(inside.id, "all")
