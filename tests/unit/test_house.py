@@ -34,7 +34,7 @@ FLOORS = (
     ("datapath.engine",),
     ("datapath.runtime", "datapath.telemetry"),
     ("datapath",),  # the public API: datapath/__init__.py and datapath/host.py
-    ("datapath.bench", "ctl.agent", "ctl.docker", "ctl.units"),
+    ("datapath.bench", "ctl.agent", "ctl.cni", "ctl.docker", "ctl.netavark", "ctl.units"),
     ("ctl.cli",),
     ("ctl",),
 )

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ADD answers, in the words of each version of the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datapath.engine.attachments import Attached
+from datapath.model.networks import gateway_mac
+
+from .protocol import Call
+
+
+def of(call: Call, attached: Attached, dns: Mapping[str, Any]) -> dict[str, Any]:
+    """The result: the gateway device, the host's end, the container's end; its addresses and default routes."""
+    network, endpoint, info = attached.network, attached.endpoint, attached.info
+    devices: list[dict[str, Any]] = [
+        {"name": network.device, "mac": gateway_mac(network)},
+        {"name": endpoint.host_ifname},
+        {"name": info.ifname, "mac": info.mac, "sandbox": call.netns},
+    ]
+    if call.at_least("1.1.0"):
+        devices = [{**device, "mtu": info.mtu} for device in devices]
+    addresses, routes = [], []
+    for address in (endpoint.ipv4, endpoint.ipv6):
+        if address is None:
+            continue
+        subnet = network.subnet4 if address.version == 4 else network.subnet6
+        one: dict[str, Any] = {"address": str(address), "interface": len(devices) - 1}
+        if subnet is not None and subnet.gateway is not None:
+            one["gateway"] = str(subnet.gateway)
+        if not call.at_least("1.0.0"):
+            one["version"] = str(address.version)
+        addresses.append(one)
+    for gateway in (info.gateway4, info.gateway6):
+        if gateway is not None:
+            routes.append({"dst": "0.0.0.0/0" if gateway.version == 4 else "::/0", "gw": str(gateway)})
+    return {
+        "cniVersion": call.version,
+        "interfaces": devices,
+        "ips": addresses,
+        "routes": routes,
+        "dns": dict(dns),
+    }

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VERSION and STATUS: the verbs that runtimes repeat, answered without the library."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from .protocol import UNAVAILABLE, VERSIONS, Call, CniError, decode
+
+
+def version(call: Call) -> str:
+    """The versions of the specification that are served."""
+    asked = decode(call.raw).get("cniVersion") if call.raw.strip() else None
+    return json.dumps({"cniVersion": asked or VERSIONS[-1], "supportedVersions": VERSIONS})
+
+
+def status(call: Call) -> str:
+    """Whether containers can be served now; so far as can be told at once. CniError."""
+    if os.geteuid() != 0:
+        raise CniError(UNAVAILABLE, "the plugin has to be run by root")
+    if not os.path.isdir("/sys/fs/bpf"):
+        raise CniError(UNAVAILABLE, "this kernel offers no BPF file system at /sys/fs/bpf")
+    if isinstance(call.config.get("ipam"), dict) and "type" in call.config["ipam"]:
+        from .ipam import delegate
+
+        delegate(call)
+    return ""
