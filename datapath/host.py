@@ -14,6 +14,7 @@ from datapath.errors import NotFoundError
 from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
+from datapath.model.parsing import Prefix
 from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase
 from datapath.model.sandboxes import Sandbox
@@ -106,13 +107,13 @@ class Networks:
         state = self._host.snapshot()
         return network_inspect(state.network(name), state)
 
-    def plan(self, request: NetworkRequest) -> Network:
+    def plan(self, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
         """The network that `create` would create now; nothing is created, and its addresses are not kept for it.
-        ConfigError, ExistsError, NotSupportedError."""
+        `avoid`: prefixes that are taken, though nothing here says so. ConfigError, ExistsError, NotSupportedError."""
         from datapath.engine import networks
 
         with self._host.changing() as tx:
-            return networks.plan(tx, request)
+            return networks.plan(tx, request, avoid)
 
     def create(self, request: NetworkRequest) -> Network:
         """Creates a network; `request.owner` says for whom. ConfigError, ExistsError, NotSupportedError."""

@@ -10,6 +10,7 @@ from datapath.engine import ports
 from datapath.engine.transaction import Transaction, now
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
+from datapath.model.parsing import Prefix
 from datapath.model.rows import Phase
 from datapath.plan.networks import (
     plan_network_create,
@@ -19,9 +20,11 @@ from datapath.plan.networks import (
 )
 
 
-def plan(tx: Transaction, request: NetworkRequest) -> Network:
-    """What `create` would build. ConfigError, ExistsError; NotSupportedError: the host lacks what it needs."""
-    planned = plan_network_create(request, tx.state, tx.facts, tx.config, tx.fresh)
+def plan(tx: Transaction, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
+    """What `create` would build. `avoid`: further prefixes that are taken. ConfigError, ExistsError;
+    NotSupportedError: the host lacks what it needs."""
+    facts = replace(tx.facts, prefixes=(*tx.facts.prefixes, *avoid))
+    planned = plan_network_create(request, tx.state, facts, tx.config, tx.fresh)
     tx.driver(planned).require(planned)
     return planned
 

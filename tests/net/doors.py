@@ -25,7 +25,7 @@ CNI_PATH = "/usr/lib/cni"  # the reference plugins, as Debian has them
 _names = itertools.count()
 _MODULES = (
     *("ctl.cni.main", "ctl.cni.verbs", "ctl.cni.ipam", "ctl.cni.version"),
-    *("datapath.engine.attachments",),
+    *("ctl.netavark.main", "ctl.netavark.verbs", "datapath.engine.attachments"),
 )
 
 

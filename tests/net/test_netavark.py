@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin for netavark, as podman calls it, with real packets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.net import look
+from tests.net.doors import Netavark, Refused, Space, executable, spaces_of_a_test
+from tests.net.hosts import HOST, OUTSIDE, Host, ask, reaches
+
+CLEAN = "No problems found.\n"
+Spaces = Callable[[], Space]
+
+
+@pytest.fixture
+def spaces() -> Iterator[Spaces]:
+    yield from spaces_of_a_test()
+
+
+@pytest.fixture
+def host(shared_host: Host) -> Iterator[Host]:
+    """One for all tests of the module: each has to leave nothing."""
+    shared_host.preloaded = True
+    yield shared_host
+    assert shared_host.try_ctl("doctor").stdout == CLEAN
+    assert "podman" not in shared_host.ctl("network ls") + shared_host.ctl("ps")
+
+
+@pytest.fixture
+def podman(host: Host) -> Iterator[Netavark]:
+    made = Netavark(host)
+    yield made
+    for name in list(made.networks):
+        made.remove(name)
+
+
+def port(host_port: int, inside: int, proto: str = "tcp", count: int = 1, ip: str = "") -> dict[str, object]:
+    return {
+        "host_ip": ip,
+        "host_port": host_port,
+        "container_port": inside,
+        "protocol": proto,
+        "range": count,
+    }
+
+
+def test_a_container_has_its_address_its_ports_and_its_way_out(
+    host: Host, podman: Netavark, spaces: Spaces
+) -> None:
+    """Although podman listens on the ports itself, before it asks; teardown leaves nothing, twice."""
+    assert podman.call("info")["api_version"]
+    network = podman.create("web")
+    subnet, gateway = network["subnets"][0]["subnet"], network["subnets"][0]["gateway"]
+    address = gateway.removesuffix(".1") + ".77"
+    assert network["ipam_options"] == {"driver": "host-local"}
+    assert "web" not in host.ctl("network ls"), "podman says nothing when a network goes: there is none yet"
+    space = spaces()
+    held = hold(host, 8080)
+    ports = [port(8080, 80), port(9000, 9000, count=4)]
+    request = podman.request(
+        *("c1", "web", "net7", address), port_mappings=ports, static_mac="02:42:aa:bb:cc:dd", aliases=["api"]
+    )
+    status = podman.call("setup", space.path, request=request)
+    assert status["interfaces"] == {
+        "net7": {
+            "mac_address": "02:42:aa:bb:cc:dd",
+            "subnets": [{"ipnet": f"{address}/{subnet.partition('/')[2]}", "gateway": gateway}],
+        }
+    }
+    assert podman.call("setup", space.path, request=request) == status
+    space.serve(80)
+    space.serve(9003)
+    assert reaches(space.try_, OUTSIDE) and reaches(host.try_, address)
+    for client, at, number in (
+        (host.outside, HOST, 8080),
+        (host.outside, HOST, 9003),
+        (host, "127.0.0.1", 8080),
+    ):
+        assert client.sh(ask("tcp", at, number)).split()[0] in (OUTSIDE, gateway)
+    assert "c1" in host.ctl("ps --format {{.Names}}") and "8080->80" in host.ctl("ps --format {{.Ports}}")
+    assert host.try_ctl("doctor").stdout == CLEAN
+    held.kill()
+    held.wait()
+    for _ in range(2):
+        assert podman.call("teardown", space.path, request=request) is None
+    assert "net7" not in space.sh("ip -o link")
+
+
+def hold(host: Host, number: int) -> subprocess.Popen[str]:
+    """As podman does: a socket listens, and takes nothing."""
+    code = (
+        f"import socket, time; s = socket.create_server(('', {number})); print(flush=True); time.sleep(3600)"
+    )
+    process = host.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    process.stdout.close()
+    return process
+
+
+def test_ports_follow_the_default_route_from_network_to_network(
+    host: Host, podman: Netavark, spaces: Spaces
+) -> None:
+    """They come with the setup of every network; each teardown leaves them where the way out is."""
+    for name, third in (("a", 72), ("b", 73)):
+        podman.create(name, subnets=[{"subnet": f"10.{third}.0.0/24"}])
+    space = spaces()
+    one, two = (
+        podman.request("c", name, f"eth{i}", f"10.{72 + i}.0.9", port_mappings=[port(8080, 80)])
+        for i, name in enumerate("ab")
+    )
+    space.serve(80)
+    for verb, request in (
+        ("setup", two),
+        ("setup", one),
+        ("teardown", one),
+        ("setup", one),
+        ("teardown", two),
+    ):
+        podman.call(verb, space.path, request=request)
+        assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE, (
+            verb,
+            request["network"]["name"],
+        )
+        assert host.ctl("ps --format {{.Ports}}").count("8080") == 1
+    assert host.try_ctl("doctor").stdout == CLEAN
+    podman.call("teardown", space.path, request=one)
+
+
+def test_subnets_are_chosen_beside_podmans_others_and_overlaps_refused(host: Host, podman: Netavark) -> None:
+    """podman checks neither for a network of a plugin's. What cannot be is refused when it is created."""
+    chosen = [podman.create(f"n{i}", ipv6_enabled=bool(i)) for i in range(2)]
+    assert [len(one["subnets"]) for one in chosen] == [1, 2]
+    assert len({one["subnets"][0]["subnet"] for one in chosen}) == 2
+    host.ctl("network create --subnet 10.74.0.0/24 ours")
+    other = chosen[0]["subnets"][0]["subnet"]
+    for said, more in (
+        ("overlaps 10.74.0.0/24 of network ours", {"subnets": [{"subnet": "10.74.0.0/16"}]}),
+        ("of podman's network n0", {"subnets": [{"subnet": other}]}),
+        ("an address or route of this host", {"subnets": [{"subnet": "192.0.2.0/25"}]}),
+        ('IPAM driver "none" is not possible', {"ipam_options": {"driver": "none"}}),
+        ('option "mine" of driver datapath is unknown', {"options": {"mine": "x"}}),
+        (
+            "all routes lead to the gateway",
+            {"routes": [{"destination": "10.9.0.0/16", "gateway": "10.81.0.9"}]},
+        ),
+        ("invalid subnet", {"subnets": [{"subnet": "10.75.0.9/33"}]}),
+        ("subnet is missing", {"subnets": ["10.75.0.0/24"]}),
+        ("network with name ours already exists", {"called": "ours"}),
+    ):
+        with pytest.raises(Refused, match=said):
+            podman.create(str(more.pop("called", "new")), **more)
+    host.ctl("network rm ours")
+
+
+def test_a_namespace_that_is_gone_is_torn_down_all_the_same(
+    host: Host, podman: Netavark, spaces: Spaces
+) -> None:
+    podman.create("gone", subnets=[{"subnet": "10.76.0.0/24"}])
+    space, again = spaces(), spaces()
+    request = podman.request("c", "gone", "eth0", "10.76.0.5", port_mappings=[port(8080, 80)])
+    podman.call("setup", space.path, request=request)
+    space.delete()
+    # As after a crash of podman: no teardown, another namespace, the same address and port.
+    other = podman.request("d", "gone", "eth0", "10.76.0.5", port_mappings=[port(8080, 80)])
+    podman.call("setup", again.path, request=other)
+    assert reaches(again.try_, OUTSIDE)
+    podman.call("teardown", space.path, request=request)
+    assert reaches(again.try_, OUTSIDE)
+    podman.call("teardown", again.path, request=podman.request("d", "gone", "eth0", "10.76.0.5"))
+
+
+def test_a_network_of_somebody_elses_name_is_not_taken(host: Host, podman: Netavark, spaces: Spaces) -> None:
+    podman.create("shop", subnets=[{"subnet": "10.77.0.0/24"}])
+    host.ctl("network create --subnet 10.78.0.0/24 shop")
+    before = look.database(host)
+    request = podman.request("c", "shop", "eth0", "10.77.0.5")
+    with pytest.raises(Refused, match="network shop exists already, and belongs to datapath"):
+        podman.call("setup", spaces().path, request=request)
+    podman.call("teardown", "/run/netns/none", request=request)
+    assert look.database(host) == before
+    host.ctl("network rm shop")
+
+
+def test_the_executable_answers_whatever_it_is_given(host: Host, tmp_path: Path, spaces: Spaces) -> None:
+    """One JSON object with the error, exit code 1, no traceback, and nothing changed."""
+    podman = Netavark(host, executable(tmp_path / "bin", "ctl.netavark.main"))
+    assert podman.call("info")["version"]
+    podman.create("real", subnets=[{"subnet": "10.79.0.0/24"}])
+    space, before = spaces(), look.database(host)
+    request = podman.request("c", "real", "eth0", "10.79.0.5")
+    for argv, given, said in (
+        (["setup", space.path], b"{", "no JSON"),
+        (["setup", space.path], b"[" * 100_000, "no JSON"),
+        (["setup", space.path], [], "no JSON object"),
+        (["setup"], request, "unknown command"),
+        (["nonsense"], request, "unknown command"),
+        ([], request, "a command is missing"),
+        (["setup", space.path], {}, "network is missing"),
+        (["setup", "/etc/hosts"], request, "no network namespace"),
+        (["setup", space.path], {**request, "port_mappings": [{"host_port": "x"}]}, "no number"),
+        (["setup", space.path], podman.request("c", "real", "a/b", "10.79.0.5"), "not a device name"),
+        (
+            ["setup", space.path],
+            {**request, "network": {**request["network"], "subnets": None}},
+            "no addresses",
+        ),
+        (["teardown", space.path], {}, "container_id is missing"),
+    ):
+        with pytest.raises(Refused) as refused:
+            podman.call(*argv, request=given)
+        assert refused.value.error.keys() == {"error"} and said in json.dumps(refused.value.error)
+    assert look.database(host) == before
+    podman.call("setup", space.path, request=request)
+    podman.call("teardown", space.path, request=request)
