@@ -134,6 +134,7 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
         ),
         ports=tuple(ports(given.get("portmappings"))),
         shared=shared(call),
+        allots=ipam is not None,
     )
 
 

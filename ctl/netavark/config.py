@@ -7,6 +7,7 @@ The names of fields are netavark's (`src/network/types.rs` there); a field that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ IPAM = "host-local"  # podman's own address management
 # Options of podman's bridge driver that mean something here; no network of ours reaches another one anyway.
 _OPTIONS = {"mtu": OPT_MTU}
 _IGNORED = {"isolate"}
+_ID = re.compile(r"[0-9a-f]{64}")  # as podman has them
 _OURS = ("com.docker.network.", "com.datapath.")
 
 
@@ -51,6 +53,7 @@ def network(given: Mapping[str, Any]) -> NetworkRequest:
         ipv6=6 in versions or (given.get("ipv6_enabled") is True and versions != {4}),
         options=tuple(f"{name}={value}" for name, value in options.items()),
         owner=OWNER,
+        ident=ident if _ID.fullmatch(ident := str(given.get("id") or "")) else "",
     )
 
 
@@ -107,6 +110,7 @@ def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
         ),
         ports=tuple(ports(_list(given, "port_mappings"))),
         shared=True,
+        allots=True,
         again=True,
     )
 

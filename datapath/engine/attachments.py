@@ -40,9 +40,7 @@ def add(tx: Transaction, request: AttachmentRequest) -> Attached:
         _ensure_network(tx, request)
         sandbox = sandboxes.adopt(tx, request.path, request.owner, request.sandbox, request.name)
         known = find_endpoint(request.owner, request.key, tx.state)
-        endpoint = sandboxes.create_endpoint(
-            tx, request.endpoint, request.owner, request.key, request.allots
-        )
+        endpoint = sandboxes.create_endpoint(tx, request.endpoint, request.owner, request.key, request.allots)
         if known is None or not tx.state.sandboxes[known.sandbox_id].key:
             undo.callback(sandboxes.delete_endpoint, tx, endpoint.id, request.owner, False)
         info = sandboxes.join(tx, endpoint.id, sandbox.id)
