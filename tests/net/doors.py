@@ -98,6 +98,10 @@ class Refused(AssertionError):
         self.error = error
 
 
+class Killed(Exception):
+    """The plugin was killed before it had answered."""
+
+
 class Cni:
     """A runtime with one network: what it remembers of each attachment is what libcni caches."""
 
@@ -129,6 +133,8 @@ class Cni:
         }
         code, said = plugin(self.host, "ctl.cni.main", [], environ, raw, program)
         answer: Any = json.loads(said) if said else None
+        if code and answer is None:
+            raise Killed
         if code:
             raise Refused(answer)
         return answer
@@ -172,6 +178,8 @@ class Netavark:
         environ = {"CONTAINERS_CONF": str(self.settings)}
         code, said = plugin(self.host, "ctl.netavark.main", list(argv), environ, raw, self.program)
         answer: Any = json.loads(said) if said else None
+        if code and answer is None:
+            raise Killed
         if code:
             raise Refused(answer)
         return answer

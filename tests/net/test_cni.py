@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.net.doors import Cni, Refused, Space, spaces_of_a_test
-from tests.net.hosts import OUTSIDE, Host, reaches
+from tests.net import faults, forked
+from tests.net.doors import Cni, Killed, Refused, Space, executable, found, spaces_of_a_test
+from tests.net.hosts import HOST, OUTSIDE, Host, ask, reaches
 
+STRIDE = 1 if os.environ.get("DATAPATH_LONG") else 11
 CLEAN = "No problems found.\n"
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 Spaces = Callable[[], Space]
@@ -55,3 +65,249 @@ def test_a_container_is_put_onto_the_network_and_taken_off_it(
     cni.delete("pod1", space.path)
     assert "eth0" not in space.sh("ip -o link")
     cni.delete("pod1")
+
+
+K8S = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=u;K8S_POD_INFRA_CONTAINER_ID={0}"
+
+
+def test_published_ports_answer_from_everywhere_and_go_with_the_container(host: Host, spaces: Spaces) -> None:
+    """As containerd's CRI asks, with capitals. A port that the host has itself is refused."""
+    cni, space, other = Cni(host, {"subnet": "10.71.0.0/24"}, "1.1.0"), spaces(), spaces()
+    ports = [
+        {"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+        {"HostPort": 8081, "ContainerPort": 80, "Protocol": "TCP", "HostIP": "127.0.0.1"},
+        {"HostPort": 0, "ContainerPort": 99, "Protocol": "tcp"},
+    ]
+    cni.add("p1", space.path, args=K8S.format("p1"), portMappings=ports)
+    space.serve(80)
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+    for number in (8080, 8081):
+        assert host.sh(ask("tcp", "127.0.0.1", number)).split()[0] == "10.71.0.1"
+    assert host.outside.try_(ask("tcp", HOST, 8081)).returncode != 0
+    assert "default/p1" in host.ctl("ps --format {{.Names}}")
+    rows = {line.split()[3] for line in host.ctl("port ls").splitlines()[1:]}
+    assert rows == {"8080", "8081"}
+    assert host.ctl("port default/p1").splitlines()[0] == "80/tcp -> 0.0.0.0:8080"
+    assert host.ctl("ct ls --container default/p1 --format {{.Source}}").count(OUTSIDE) == 1
+    with pytest.raises(Refused, match=r'port is already allocated \(by container "default/p1"\)'):
+        cni.add("p2", other.path, args=K8S.format("p2"), portMappings=ports[:1])
+    with bound(host, 8090), pytest.raises(Refused, match="address already in use"):
+        cni.add("p2", other.path, args=K8S.format("p2"), portMappings=[{"hostPort": 8090, "containerPort": 1}])
+    assert "eth0" not in other.sh("ip -o link")
+    cni.delete("p1", space.path)
+    assert host.outside.try_(ask("tcp", HOST, 8080)).returncode != 0
+
+
+@contextmanager
+def bound(host: Host, number: int) -> Iterator[None]:
+    """A process of the host listens at the port."""
+    code = f"import socket, time; s = socket.create_server(('', {number})); print(flush=True); time.sleep(3600)"
+    process = host.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    process.stdout.close()
+    yield
+    process.kill()
+    process.wait()
+
+
+def test_podman_may_listen_on_a_port_that_was_published_for_it(host: Host, spaces: Spaces) -> None:
+    """podman 4 binds the port after ADD, and names a pod but no namespace. Others are kept from it."""
+    cni, space = Cni(host, {"subnet": "10.71.0.0/24"}), spaces()
+    ports = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+    for args, held in (("IgnoreUnknown=1;K8S_POD_NAME=c1", True), (K8S.format("c1"), False)):
+        cni.add("c1", space.path, args=args, portMappings=ports)
+        code = "import socket; socket.create_server(('', 8080))"
+        assert (host.try_([sys.executable, "-c", code]).returncode == 0) == held
+        cni.delete("c1", space.path)
+
+
+def test_wishes_come_in_three_places(host: Host, spaces: Spaces) -> None:
+    """Capabilities, CNI_ARGS as podman has them, and args.cni; and dns is handed on."""
+    cni, space = Cni(host, {"subnet": "10.71.0.0/24", "gateway": "10.71.0.9", "mtu": 1400}, "1.1.0"), spaces()
+    dns = {"Servers": ["10.96.0.10"], "Searches": ["a.b"], "Options": None}
+    result = cni.add(
+        "c", space.path, "net7", ips=["10.71.0.50/24"], mac="02:42:aa:00:00:01", aliases={"net": ["db"]}, dns=dns
+    )
+    assert result["ips"][0]["address"] == "10.71.0.50/24" and result["ips"][0]["gateway"] == "10.71.0.9"
+    assert "02:42:aa:00:00:01" in space.sh("ip link show net7") and "mtu 1400" in space.sh("ip link show net7")
+    assert result["interfaces"][2]["mtu"] == 1400
+    assert result["dns"] == {"nameservers": ["10.96.0.10"], "search": ["a.b"]}
+    cni.delete("c", space.path, "net7")
+    result = cni.add("c", space.path, args="IP=10.71.0.51;MAC=02:42:aa:00:00:02")
+    assert result["ips"][0]["address"] == "10.71.0.51/24" and result["interfaces"][2]["mac"].endswith(":02")
+    cni.delete("c", space.path)
+    cni.config["args"] = {"cni": {"ips": ["10.71.0.52"]}}
+    assert cni.add("c", space.path)["ips"][0]["address"] == "10.71.0.52/24"
+    cni.delete("c", space.path)
+
+
+def test_both_families_and_a_network_that_is_there_already(host: Host, spaces: Spaces) -> None:
+    """A network of datapath's own is joined, and stays; without a subnet one is chosen."""
+    host.ctl("network create --ipv6 --subnet 10.72.0.0/24 --subnet fd72::/64 shop")
+    cni, space = Cni(host, {"network": "shop"}), spaces()
+    result = cni.add("c", space.path)
+    assert [one["address"] for one in result["ips"]] == ["10.72.0.2/24", "fd72::2/64"]
+    assert [one["dst"] for one in result["routes"]] == ["0.0.0.0/0", "::/0"]
+    assert reaches(host.try_, "fd72::2")
+    cni.delete("c", space.path)
+    assert host.ctl("network rm shop") == "shop"
+    cni = Cni(host, {})
+    assert cni.add("c", space.path)["ips"][0]["address"].endswith(".2/16")
+    cni.delete("c", space.path)
+
+
+def test_ports_are_where_the_default_route_is(host: Host, spaces: Spaces) -> None:
+    """podman asks for the ports at every network of a container. Each network's DEL leaves the others."""
+    one, two = (Cni(host, {"name": name, "subnet": f"10.7{i}.0.0/24"}) for i, name in enumerate("ab", start=1))
+    space = spaces()
+    ports = [{"hostPort": 8080, "containerPort": 80}]
+    space.serve(80)
+    two.add("c", space.path, "eth1", portMappings=ports)
+    one.add("c", space.path, "eth0", portMappings=ports)
+    for leaves, ifname in ((one, "eth0"), (two, "eth1")):
+        assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+        assert host.ctl("ps --format {{.Ports}}").count("8080") == 1
+        leaves.delete("c", space.path, ifname)
+
+
+needs_plugins = pytest.mark.skipif(not found("host-local"), reason="needs containernetworking-plugins")
+
+
+@needs_plugins
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+def test_addresses_of_another_plugin(host: Host, spaces: Spaces, tmp_path: Path, version: str) -> None:
+    """host-local and static allot; what fails afterwards gives the address back, and DEL does, as often as it comes."""
+    reserved = tmp_path / "ipam/net"
+    ranges = {"ranges": [[{"subnet": "10.73.0.0/24", "rangeStart": "10.73.0.100"}], [{"subnet": "fd73::/64"}]]}
+    ipam = {"type": "host-local", "dataDir": str(tmp_path / "ipam"), "routes": [{"dst": "0.0.0.0/0"}], **ranges}
+    cni, space, other = Cni(host, {"ipam": ipam}, version), spaces(), spaces()
+    result = cni.add("c", space.path)
+    assert [one["address"] for one in result["ips"]] == ["10.73.0.100/24", "fd73::2/64"]
+    assert reaches(space.try_, OUTSIDE)
+    cni.check("c", space.path)
+
+    def addresses() -> set[str]:
+        return {path.name for path in reserved.iterdir()} - {"lock"} - {p.name for p in reserved.glob("last*")}
+
+    assert addresses() == {"10.73.0.100", "fd73::2"}
+    other.sh("ip link add eth0 type veth peer name other")
+    with pytest.raises(Refused, match="File exists"):
+        cni.add("d", other.path)
+    assert addresses() == {"10.73.0.100", "fd73::2"}
+    for _ in range(2):
+        cni.delete("c")
+    assert addresses() == set()
+    cni.config["ipam"] = {"type": "static", "addresses": [{"address": "10.74.0.7/24", "gateway": "10.74.0.1"}]}
+    assert cni.add("c", space.path)["ips"][0]["address"] == "10.74.0.7/24"
+    cni.delete("c", space.path)
+
+
+@needs_plugins
+def test_a_plugin_for_addresses_is_named_and_called_by_the_rules(host: Host, spaces: Spaces) -> None:
+    cni, space = Cni(host, {}), spaces()
+    for ipam, said in (
+        ({"type": "../../bin/sh"}, "7: ipam: .* names no plugin"),
+        ({}, "7: ipam: .* names no plugin"),
+        ({"type": "nosuch"}, "4: IPAM plugin nosuch is not in CNI_PATH"),
+        ({"type": "dhcp"}, "2: ipam.type: .dhcp. is not supported"),
+        ({"type": "static"}, "7: the IPAM plugin has given no address"),
+        ({"type": "host-local", "ranges": [[{"subnet": "x"}]]}, "IPAM plugin host-local: "),
+    ):
+        cni.config["ipam"] = ipam
+        with pytest.raises(Refused, match=said):
+            cni.add("c", space.path)
+
+
+def test_what_the_runtime_has_forgotten_is_collected(host: Host, spaces: Spaces) -> None:
+    """GC, of one network only; and a namespace that is gone is nothing that could fail."""
+    cni = Cni(host, {"subnet": "10.71.0.0/24"}, "1.1.0")
+    other = Cni(host, {"name": "other", "subnet": "10.72.0.0/24"}, "1.1.0")
+    there = [spaces() for _ in range(3)]
+    for number, space in enumerate(there):
+        cni.add(f"c{number}", space.path)
+    other.add("o", there[0].path, "eth1")
+    there[1].delete()
+    for lost in ("c1", "c2"):
+        cni.results.pop((lost, "eth0"))
+    cni.collect()
+    assert json.loads(host.ctl("network inspect net"))[0]["Name"] == "net"
+    assert "eth0" not in there[2].sh("ip -o link") and "eth0" in there[0].sh("ip -o link")
+    with pytest.raises(Refused, match="3: attachment net/c2/eth0 is not in"):
+        cni.call("CHECK", "c2", there[2].path, more={"prevResult": {"ips": []}})
+    cni.results.clear()
+    cni.collect()
+    assert "eth1" in there[0].sh("ip -o link")
+    there[0].delete()
+    other.delete("o", "", "eth1")
+
+
+def test_a_check_finds_what_has_changed(host: Host, spaces: Spaces) -> None:
+    cni, space = Cni(host, {"subnet": "10.71.0.0/24"}), spaces()
+    cni.add("c", space.path)
+    space.sh("ip link set eth0 down")
+    with pytest.raises(Refused, match="101: attachment net/c/eth0: device eth0 is down"):
+        cni.check("c", space.path)
+    host.ctl("reconcile")
+    cni.check("c", space.path)
+    with pytest.raises(Refused, match="3: "):
+        cni.check("c", spaces().path)
+    with pytest.raises(Refused, match="prevResult says otherwise"):
+        cni.call("CHECK", "c", space.path, more={"prevResult": {"ips": [{"address": "10.71.0.9/24"}]}})
+    cni.delete("c", space.path)
+
+
+def test_ten_at_once(host: Host, spaces: Spaces, tmp_path: Path) -> None:
+    """As executables: each gets an address of its own, and the last one takes the network."""
+    cni, program = Cni(host, {"subnet": "10.71.0.0/24"}), executable(tmp_path / "bin", "ctl.cni.main")
+    there = [spaces() for _ in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+
+        def call(verb: str) -> list[Any]:
+            calls = [pool.submit(cni.call, verb, f"c{i}", s.path, program=program) for i, s in enumerate(there)]
+            return [call.result() for call in calls]
+
+        added = call("ADD")
+        assert len({result["ips"][0]["address"] for result in added}) == 10
+        assert all(reaches(space.try_, "10.71.0.1") for space in there)
+        assert doctor(host) == CLEAN
+        assert call("DEL") == [None] * 10
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(host: Host, spaces: Spaces, verb: str) -> None:
+    cni, space = Cni(host, {"subnet": "10.71.0.0/24"}, portMappings=[{"hostPort": 8080, "containerPort": 80}]), spaces()
+
+    def attempt(fault: str) -> int:
+        assert host.env is not None
+        host.env[faults.VARIABLE] = fault
+        try:
+            cni.call(verb, "c", space.path, more={"runtimeConfig": cni.wishes})
+        finally:
+            del host.env[faults.VARIABLE]
+        return faults.last().steps
+
+    def prepare() -> None:
+        cni.delete("c", space.path)
+        if verb == "DEL":
+            cni.add("c", space.path)
+
+    prepare()
+    forked.in_child.append(faults.install)
+    try:
+        steps = attempt("count@0")
+    finally:
+        forked.in_child.remove(faults.install)
+    assert steps > 10
+    for number in range(1, steps + 1, STRIDE):
+        prepare()
+        forked.in_child.append(faults.install)
+        try:
+            with suppress(Killed):
+                attempt(f"kill@{number}")
+        finally:
+            forked.in_child.remove(faults.install)
+        cni.delete("c", space.path)
+        assert doctor(host) == CLEAN, f"killed at step {number} of {steps}"
+        assert "10.71.0" not in host.sh("ip -o address") and "eth0" not in space.sh("ip -o link")
+    cni.delete("c", space.path)
