@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")  # of the specification, ascending
 # Verb -> the first version that has it, and the variables that it cannot do without.

@@ -67,7 +67,9 @@ def test_a_container_is_put_onto_the_network_and_taken_off_it(
     cni.delete("pod1")
 
 
-K8S = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=u;K8S_POD_INFRA_CONTAINER_ID={0}"
+K8S = (
+    "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={0};K8S_POD_UID=u;K8S_POD_INFRA_CONTAINER_ID={0}"
+)
 
 
 def test_published_ports_answer_from_everywhere_and_go_with_the_container(host: Host, spaces: Spaces) -> None:
@@ -92,7 +94,9 @@ def test_published_ports_answer_from_everywhere_and_go_with_the_container(host: 
     with pytest.raises(Refused, match=r'port is already allocated \(by container "default/p1"\)'):
         cni.add("p2", other.path, args=K8S.format("p2"), portMappings=ports[:1])
     with bound(host, 8090), pytest.raises(Refused, match="address already in use"):
-        cni.add("p2", other.path, args=K8S.format("p2"), portMappings=[{"hostPort": 8090, "containerPort": 1}])
+        cni.add(
+            "p2", other.path, args=K8S.format("p2"), portMappings=[{"hostPort": 8090, "containerPort": 1}]
+        )
     assert "eth0" not in other.sh("ip -o link")
     cni.delete("p1", space.path)
     assert host.outside.try_(ask("tcp", HOST, 8080)).returncode != 0
@@ -101,7 +105,9 @@ def test_published_ports_answer_from_everywhere_and_go_with_the_container(host: 
 @contextmanager
 def bound(host: Host, number: int) -> Iterator[None]:
     """A process of the host listens at the port."""
-    code = f"import socket, time; s = socket.create_server(('', {number})); print(flush=True); time.sleep(3600)"
+    code = (
+        f"import socket, time; s = socket.create_server(('', {number})); print(flush=True); time.sleep(3600)"
+    )
     process = host.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "\n"
@@ -127,10 +133,18 @@ def test_wishes_come_in_three_places(host: Host, spaces: Spaces) -> None:
     cni, space = Cni(host, {"subnet": "10.71.0.0/24", "gateway": "10.71.0.9", "mtu": 1400}, "1.1.0"), spaces()
     dns = {"Servers": ["10.96.0.10"], "Searches": ["a.b"], "Options": None}
     result = cni.add(
-        "c", space.path, "net7", ips=["10.71.0.50/24"], mac="02:42:aa:00:00:01", aliases={"net": ["db"]}, dns=dns
+        "c",
+        space.path,
+        "net7",
+        ips=["10.71.0.50/24"],
+        mac="02:42:aa:00:00:01",
+        aliases={"net": ["db"]},
+        dns=dns,
     )
     assert result["ips"][0]["address"] == "10.71.0.50/24" and result["ips"][0]["gateway"] == "10.71.0.9"
-    assert "02:42:aa:00:00:01" in space.sh("ip link show net7") and "mtu 1400" in space.sh("ip link show net7")
+    assert "02:42:aa:00:00:01" in space.sh("ip link show net7") and "mtu 1400" in space.sh(
+        "ip link show net7"
+    )
     assert result["interfaces"][2]["mtu"] == 1400
     assert result["dns"] == {"nameservers": ["10.96.0.10"], "search": ["a.b"]}
     cni.delete("c", space.path, "net7")
@@ -159,7 +173,9 @@ def test_both_families_and_a_network_that_is_there_already(host: Host, spaces: S
 
 def test_ports_are_where_the_default_route_is(host: Host, spaces: Spaces) -> None:
     """podman asks for the ports at every network of a container. Each network's DEL leaves the others."""
-    one, two = (Cni(host, {"name": name, "subnet": f"10.7{i}.0.0/24"}) for i, name in enumerate("ab", start=1))
+    one, two = (
+        Cni(host, {"name": name, "subnet": f"10.7{i}.0.0/24"}) for i, name in enumerate("ab", start=1)
+    )
     space = spaces()
     ports = [{"hostPort": 8080, "containerPort": 80}]
     space.serve(80)
@@ -179,8 +195,15 @@ needs_plugins = pytest.mark.skipif(not found("host-local"), reason="needs contai
 def test_addresses_of_another_plugin(host: Host, spaces: Spaces, tmp_path: Path, version: str) -> None:
     """host-local and static allot; what fails afterwards gives the address back, and DEL does, as often as it comes."""
     reserved = tmp_path / "ipam/net"
-    ranges = {"ranges": [[{"subnet": "10.73.0.0/24", "rangeStart": "10.73.0.100"}], [{"subnet": "fd73::/64"}]]}
-    ipam = {"type": "host-local", "dataDir": str(tmp_path / "ipam"), "routes": [{"dst": "0.0.0.0/0"}], **ranges}
+    ranges = {
+        "ranges": [[{"subnet": "10.73.0.0/24", "rangeStart": "10.73.0.100"}], [{"subnet": "fd73::/64"}]]
+    }
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(tmp_path / "ipam"),
+        "routes": [{"dst": "0.0.0.0/0"}],
+        **ranges,
+    }
     cni, space, other = Cni(host, {"ipam": ipam}, version), spaces(), spaces()
     result = cni.add("c", space.path)
     assert [one["address"] for one in result["ips"]] == ["10.73.0.100/24", "fd73::2/64"]
@@ -188,7 +211,9 @@ def test_addresses_of_another_plugin(host: Host, spaces: Spaces, tmp_path: Path,
     cni.check("c", space.path)
 
     def addresses() -> set[str]:
-        return {path.name for path in reserved.iterdir()} - {"lock"} - {p.name for p in reserved.glob("last*")}
+        return (
+            {path.name for path in reserved.iterdir()} - {"lock"} - {p.name for p in reserved.glob("last*")}
+        )
 
     assert addresses() == {"10.73.0.100", "fd73::2"}
     other.sh("ip link add eth0 type veth peer name other")
@@ -198,7 +223,10 @@ def test_addresses_of_another_plugin(host: Host, spaces: Spaces, tmp_path: Path,
     for _ in range(2):
         cni.delete("c")
     assert addresses() == set()
-    cni.config["ipam"] = {"type": "static", "addresses": [{"address": "10.74.0.7/24", "gateway": "10.74.0.1"}]}
+    cni.config["ipam"] = {
+        "type": "static",
+        "addresses": [{"address": "10.74.0.7/24", "gateway": "10.74.0.1"}],
+    }
     assert cni.add("c", space.path)["ips"][0]["address"] == "10.74.0.7/24"
     cni.delete("c", space.path)
 
@@ -264,7 +292,9 @@ def test_ten_at_once(host: Host, spaces: Spaces, tmp_path: Path) -> None:
     with ThreadPoolExecutor(10) as pool:
 
         def call(verb: str) -> list[Any]:
-            calls = [pool.submit(cni.call, verb, f"c{i}", s.path, program=program) for i, s in enumerate(there)]
+            calls = [
+                pool.submit(cni.call, verb, f"c{i}", s.path, program=program) for i, s in enumerate(there)
+            ]
             return [call.result() for call in calls]
 
         added = call("ADD")
@@ -275,8 +305,13 @@ def test_ten_at_once(host: Host, spaces: Spaces, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
-def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(host: Host, spaces: Spaces, verb: str) -> None:
-    cni, space = Cni(host, {"subnet": "10.71.0.0/24"}, portMappings=[{"hostPort": 8080, "containerPort": 80}]), spaces()
+def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(
+    host: Host, spaces: Spaces, verb: str
+) -> None:
+    cni, space = (
+        Cni(host, {"subnet": "10.71.0.0/24"}, portMappings=[{"hostPort": 8080, "containerPort": 80}]),
+        spaces(),
+    )
 
     def attempt(fault: str) -> int:
         assert host.env is not None

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CNI plugin's protocol: what it refuses and with which code, what it makes of real requests, what it imports."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctl.cni import config, main
+from ctl.cni.protocol import VERSIONS, Call, CniError
+from datapath.model.attachments import AttachmentRequest
+
+ROOT = Path(__file__).parents[2]
+# What containerd 1.6 and 2.1 (CRI) and podman 4.3 sent, recorded; ids are shortened.
+REQUESTS = [json.loads(line) for line in (ROOT / "tests/unit/data/cni.jsonl").read_text().splitlines()]
+ENVIRON = {
+    "CNI_CONTAINERID": "c1",
+    "CNI_NETNS": "/run/netns/none",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/usr/lib/cni",
+}
+CONFIG: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "datapath"}
+
+
+def answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environ: dict[str, str], raw: bytes
+) -> tuple[int, Any]:
+    """Exit code and what is printed, decoded."""
+    for name in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    code = main.run()
+    said = capsys.readouterr().out
+    return code, json.loads(said) if said else None
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "environ", "change"),
+    [
+        (1, "incompatible CNI version '0.2.0'", {}, {"cniVersion": "0.2.0"}),
+        (1, "incompatible CNI version '0.1.0'", {}, {"cniVersion": None}),
+        (1, "incompatible CNI version 7", {}, {"cniVersion": 7}),
+        (1, "config version 0.3.1 does not allow CHECK", {"CNI_COMMAND": "CHECK"}, {"cniVersion": "0.3.1"}),
+        (1, "config version 1.0.0 does not allow GC", {"CNI_COMMAND": "GC"}, {"cniVersion": "1.0.0"}),
+        (1, "config version 1.0.0 does not allow STATUS", {"CNI_COMMAND": "STATUS"}, {"cniVersion": "1.0.0"}),
+        (2, 'colour: "blue" is not supported', {}, {"colour": "blue"}),
+        (2, "isGateway: false is not supported: datapath has no Linux bridge", {}, {"isGateway": False}),
+        (2, "vlan: 7 is not supported", {}, {"vlan": 7}),
+        (2, "runtimeConfig.deviceid:", {}, {"runtimeConfig": {"deviceID": "0000:00"}}),
+        (2, "runtimeConfig.ipranges:", {}, {"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/16"}]]}}),
+        (4, "unknown CNI_COMMAND: ADDD", {"CNI_COMMAND": "ADDD"}, {}),
+        (4, "unknown CNI_COMMAND: it is empty", {"CNI_COMMAND": ""}, {}),
+        (4, "missing: CNI_CONTAINERID, CNI_NETNS", {"CNI_CONTAINERID": "", "CNI_NETNS": ""}, {}),
+        (4, 'invalid CNI_CONTAINERID: "../x"', {"CNI_CONTAINERID": "../x"}, {}),
+        (4, 'invalid CNI_IFNAME: "eth0/1"', {"CNI_IFNAME": "eth0/1"}, {}),
+        (4, 'invalid CNI_IFNAME: ".."', {"CNI_IFNAME": ".."}, {}),
+        (4, 'invalid CNI_IFNAME: "abcdefghijklmnop"', {"CNI_IFNAME": "abcdefghijklmnop"}, {}),
+        (4, "invalid CNI_NETNS: /run/netns/none is no network namespace", {}, {}),
+        (4, "is the host's own network namespace", {"CNI_NETNS": "/proc/self/ns/net"}, {}),
+        (4, 'invalid CNI_ARGS: "x" is no KEY=VALUE', {"CNI_ARGS": "IgnoreUnknown=1;x"}, {}),
+        (7, 'invalid network name "../x"', {}, {"name": "../x"}),
+        (7, "invalid network name null", {}, {"name": None}),
+        (7, 'mtu: "big" is no int', {}, {"mtu": "big"}),
+        (7, "mtu: true is no int", {}, {"mtu": True}),
+        (
+            7,
+            "network: that network is there already, so subnet",
+            {},
+            {"network": "a", "subnet": "10.1.0.0/16"},
+        ),
+        (7, "runtimeConfig: [] is no object", {"CNI_COMMAND": "ADD"}, {"runtimeConfig": [1]}),
+        (7, "prevResult is missing", {"CNI_COMMAND": "CHECK"}, {}),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_code_of_the_specification(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    said: str,
+    environ: dict[str, str],
+    change: dict[str, Any],
+) -> None:
+    asked = {key: value for key, value in {**CONFIG, **change}.items() if value is not None}
+    raw = json.dumps(asked).encode()
+    exit_code, error = answer(monkeypatch, capsys, {"CNI_COMMAND": "ADD", **ENVIRON, **environ}, raw)
+    said = said.replace("[] is", "[1] is")
+    assert (exit_code, error["code"]) == (1, code) and said in error["msg"], error
+    assert error["cniVersion"] in VERSIONS and error.keys() <= {"cniVersion", "code", "msg", "details"}
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"name": ' + b'"x' * 9]
+)
+@pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_what_is_no_json_object_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, raw: bytes
+) -> None:
+    code, error = answer(monkeypatch, capsys, {"CNI_COMMAND": verb, **ENVIRON}, raw)
+    assert (code, error["code"]) == (1, 6)
+
+
+@pytest.mark.parametrize("raw", [b"", *(json.dumps({"cniVersion": v}).encode() for v in VERSIONS)])
+def test_version_says_which_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raw: bytes
+) -> None:
+    code, said = answer(monkeypatch, capsys, {"CNI_COMMAND": "VERSION", "CNI_NETNS": "dummy"}, raw)
+    asked = json.loads(raw)["cniVersion"] if raw else VERSIONS[-1]
+    assert (code, said) == (0, {"cniVersion": asked, "supportedVersions": list(VERSIONS)})
+
+
+def title(request: dict[str, Any]) -> str:
+    return f"{request['client']}, {request['env']['CNI_CONTAINERID']}, {request['env']['CNI_IFNAME']}"
+
+
+def call(request: dict[str, Any]) -> Call:
+    """The recorded request, read and checked."""
+    made = Call(request["env"], json.dumps(request["stdin"]).encode())
+    made.check()
+    return made
+
+
+@pytest.mark.parametrize("request_", [r for r in REQUESTS if r["env"]["CNI_COMMAND"] == "ADD"], ids=title)
+def test_every_recorded_request_for_a_container_is_understood(request_: dict[str, Any]) -> None:
+    """Keys in either case, wishes of both clients; a limit of bandwidth alone is refused."""
+    asked, sent = call(request_), request_["stdin"]
+    wishes = sent.get("runtimeConfig", {})
+    try:
+        config.check(asked)
+        made = config.attachment(asked, {"ips": [{"address": "10.88.0.7/16", "gateway": "10.88.0.1"}]})
+    except CniError as error:
+        assert error.code == 2 and "bandwidth" in wishes
+        return
+    assert "bandwidth" not in wishes
+    assert isinstance(made, AttachmentRequest) and made.network is not None
+    assert made.key == f"{sent['name']}/{asked.container}/{asked.ifname}"
+    assert (made.path, made.shared) == (asked.netns, "K8S_POD_NAMESPACE" not in request_["env"]["CNI_ARGS"])
+    assert made.network.subnets == ("10.88.0.0/16",) and made.network.gateways == ("10.88.0.1",)
+    wanted = [one for one in wishes.get("portMappings", ()) if (one.get("hostPort") or one.get("HostPort"))]
+    assert len(made.ports) == len(wanted)
+    for text, one in zip(made.ports, wanted, strict=True):
+        port = {key.lower(): value for key, value in one.items()}
+        address = f"{port['hostip']}:" if port.get("hostip") else ""
+        assert text == f"{address}{port['hostport']}:{port['containerport']}/{port['protocol']}"
+    assert made.endpoint.aliases == tuple(wishes.get("aliases", {}).get(sent["name"], ()))
+    assert made.endpoint.mac == dict(w.split("=") for w in asked.environ["CNI_ARGS"].split(";")).get(
+        "MAC", ""
+    )
+
+
+def test_other_recorded_requests_are_read() -> None:
+    others = [r for r in REQUESTS if r["env"]["CNI_COMMAND"] in ("DEL", "CHECK", "GC", "STATUS")]
+    assert {r["env"]["CNI_COMMAND"] for r in others} == {"DEL", "CHECK", "GC", "STATUS"}
+    for request in others:
+        asked = call(request)
+        assert config.key(asked).startswith(f"{request['stdin']['name']}/")
+        if "bandwidth" not in request["stdin"].get("runtimeConfig", {}):
+            config.check(asked)
+
+
+@pytest.mark.parametrize("verb", ["VERSION", "STATUS"])
+def test_what_is_asked_again_and_again_imports_nothing_heavy(verb: str) -> None:
+    """Python's own start is most of its time: no module of the library, and few of others."""
+    code = (
+        "import sys; before = {*sys.modules}; sys.path.insert(0, sys.argv[1]); from ctl.cni import main; "
+        "code = main.run(); print(*({*sys.modules} - before), file=sys.stderr); sys.exit(code)"
+    )
+    argv = [sys.executable, "-I", "-c", code, str(ROOT)]
+    environ = {"CNI_COMMAND": verb}
+    done = subprocess.run(argv, input=json.dumps(CONFIG), env=environ, capture_output=True, text=True)
+    imported = {*done.stderr.split()}
+    assert {
+        name for name in imported if name.partition(".")[0] in ("datapath", "click", "cffi", "pyroute2")
+    } == set()
+    assert not imported & {
+        "dataclasses",
+        "inspect",
+        "typing",
+        "sqlite3",
+        "ipaddress",
+        "subprocess",
+        "logging",
+    }
+    assert len(imported) < 40, sorted(imported)
