@@ -31,12 +31,13 @@ MAN = ROOT / "build/man"
 PARTS = ("datapath", "datapath-bench")
 OF_BENCH = ("datapath/bench/", "datapath/objects/probe")
 
+OPT = Path("/opt")  # programs that belong to no package of the system's
 LAUNCHER = """\
 #!{python} -I
 import sys
 
 sys.path.insert(0, "{library}")
-from datapath.ctl.cli.main import main
+from datapath.ctl.{module}.main import main
 
 main()
 """
@@ -102,8 +103,7 @@ def files(where: Where) -> Iterator[File]:
     """Everything that is installed."""
     if not (MAN / "datapathctl.8").exists():
         sys.exit("there is nothing to install yet: make packaged")
-    launcher = LAUNCHER.format(python=where.python, library=where.library)
-    yield File(where.bin / "datapathctl", launcher.encode(), 0o755)
+    yield from launchers(where)
     for name, path in library():
         part = PARTS[name.startswith(OF_BENCH)]
         yield File(
@@ -144,6 +144,21 @@ def beside(where: Where) -> Iterator[File]:
     yield File(where.sysconf / "logrotate.d/datapath", (ROOT / "packaging/logrotate").read_bytes())
 
 
+def launchers(where: Where) -> Iterator[File]:
+    """The command, and the plugins of container runtimes, each where these look by themselves: podman for both of its
+    kinds, containerd only below /opt, where Debian's packages have nothing."""
+    paths = {
+        where.bin / "datapathctl": "cli",
+        where.prefix / "lib/cni/datapath": "cni",
+        where.prefix / "lib/netavark/datapath": "netavark",
+    }
+    if where.prefix != Path("/usr"):
+        paths[OPT / "cni/bin/datapath"] = "cni"
+    for path, module in paths.items():
+        text = LAUNCHER.format(python=where.python, library=where.library, module=module)
+        yield File(path, text.encode(), 0o755)
+
+
 def completion(shell: str) -> str:
     """As `datapathctl completion` prints it."""
     found = get_completion_class(shell)
@@ -166,7 +181,7 @@ def uninstall(wanted: list[File], root: Path, where: Where) -> None:
     for file in wanted:
         (root / file.target.relative_to("/")).unlink(missing_ok=True)
     shutil.rmtree(root / where.library.relative_to("/"), ignore_errors=True)
-    stay = {root, root / where.prefix.relative_to("/"), root / where.sysconf.relative_to("/")}
+    stay = {root, *(root / folder.relative_to("/") for folder in (OPT, where.prefix, where.sysconf))}
     for file in wanted:
         for folder in (root / file.target.relative_to("/")).parents:
             if folder in stay:

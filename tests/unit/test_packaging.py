@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -135,3 +137,34 @@ def test_other_programs_find_what_they_call(prefix: str, system: str) -> None:
         assert b"@BIN@" not in file.content, path
         for called in re.findall(rb"(?:exec |=-?)(/\S*datapathctl) ", file.content):
             assert called.decode() == f"{prefix}/bin/datapathctl", path
+
+
+def test_the_command_and_the_plugins_start_as_they_are_installed(tmp_path: Path) -> None:
+    """Each by a launcher of its own; where only Debian's packages put something, nothing is below /opt."""
+    library = tmp_path / "lib/datapath/datapath"
+    library.mkdir(parents=True)
+    for entry in (ROOT / "datapath").iterdir():
+        (library / entry.name).symlink_to(entry)
+    (library / "ctl").symlink_to(ROOT / "ctl")
+    install = script("install")
+    where = install.Where(tmp_path, tmp_path / "etc", sys.executable)
+    made = {str(file.target.relative_to("/")): file for file in install.launchers(where)}
+    answers = {}
+    for name, file in made.items():
+        path = tmp_path / "launcher"
+        path.write_bytes(file.content)
+        path.chmod(file.mode)
+        environ = {"PATH": "/usr/bin", "CNI_COMMAND": "VERSION"}
+        words = ["info"] if "netavark" in name else ["--version"] if "bin/datapathctl" in name else []
+        done = subprocess.run([path, *words], input="{}", capture_output=True, text=True, env=environ)
+        assert done.returncode == 0, (name, done.stderr)
+        answers[name] = done.stdout
+    assert any("supportedVersions" in text for name, text in answers.items() if name == "opt/cni/bin/datapath")
+    prefix = str(tmp_path.relative_to("/"))
+    assert answers.keys() == {
+        *(f"{prefix}/{name}" for name in ("bin/datapathctl", "lib/cni/datapath", "lib/netavark/datapath")),
+        "opt/cni/bin/datapath",
+    }
+    assert "api_version" in answers[f"{prefix}/lib/netavark/datapath"]
+    packaged = install.launchers(install.Where(Path("/usr"), Path("/etc"), "/usr/bin/python3"))
+    assert not [file for file in packaged if "opt" in file.target.parts]
