@@ -38,13 +38,14 @@ BPF_CFLAGS = -O2 -g -target bpf -mcpu=v3 -Wall -Werror -Wno-unused-function -ffi
 CFLAGS ?= -O2
 WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter
 
-# What the build, the datapath and the tests run. None starts a service when it is installed: nginx, which
-# alone would, is kept from it below.
+# What the build, the datapath and the tests run. None starts a service when it is installed: those that would are
+# kept from it below.
 PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpftool \
 	python3-venv python3-dev python3-bpfcc \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
-	nginx wrk apache2-utils dnsmasq-base bind9-dnsutils python3-pyftpdlib dropbear-bin openssh-client
+	nginx wrk apache2-utils dnsmasq-base bind9-dnsutils python3-pyftpdlib dropbear-bin openssh-client \
+	containerd runc podman containernetworking-plugins
 
 # What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
 BENCH_PACKAGES := sockperf docker.io
@@ -117,7 +118,8 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx docker.io:docker.socket docker.io:docker containerd; do \
+		for service in nginx docker.io:docker.socket docker.io:docker containerd \
+			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \
 			esac; \

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.net import faults, forked
-from tests.net.doors import Cni, Killed, Refused, Space, executable, found, spaces_of_a_test
+from tests.net.doors import CNI_PATH, Cni, Killed, Refused, Space, executable, found, spaces_of_a_test
 from tests.net.hosts import HOST, OUTSIDE, Host, ask, reaches
 
 STRIDE = 1 if os.environ.get("DATAPATH_LONG") else 11
@@ -346,3 +346,51 @@ def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(
         assert doctor(host) == CLEAN, f"killed at step {number} of {steps}"
         assert "10.71.0" not in host.sh("ip -o address") and "eth0" not in space.sh("ip -o link")
     cni.delete("c", space.path)
+
+
+@needs_plugins
+def test_beside_the_bridge_plugin_behind_a_firewall_that_forwards_nothing(host: Host, spaces: Spaces) -> None:
+    """`FORWARD DROP`, as firewalld, ufw and dockerd leave it, and bridge, firewall and portmap with rules of their own:
+    both kinds of containers work, ours are reached by theirs at published ports, and no rule of theirs changes."""
+    ours, one, two = Cni(host, {"subnet": "10.71.0.0/24"}), spaces(), spaces()
+    ipam: dict[str, Any] = {"type": "host-local", "dataDir": str(host.folder / "theirs")}
+    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    port = {"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}
+    bridge = {"name": "theirs", "bridge": "br9", "isGateway": True, "ipMasq": True, "ipam": ipam}
+    theirs = Cni(host, {**bridge, "runtimeConfig": {"portMappings": [port]}})
+
+    def chain(verb: str, *types: str) -> None:
+        result: dict[str, Any] = theirs.results.get(("t", ""), {})
+        for type_ in types:
+            more = {"type": type_, **({"prevResult": result} if result else {})}
+            said = theirs.call(verb, "t", two.path, more=more, program=Path(CNI_PATH, type_))
+            result = said or result
+        theirs.results["t", ""] = result
+
+    def rules() -> list[str]:
+        found = host.sh("iptables-save") + host.sh("ip -o link show type bridge")
+        return [line for line in found.splitlines() if not line.startswith("#")]
+
+    host.sh("iptables -P FORWARD DROP")
+    host.sh(
+        "iptables -A FORWARD -o br9 -m conntrack --ctstate DNAT -j ACCEPT"
+    )  # the plugin `firewall` has none for it
+    chain("ADD", "bridge", "firewall", "portmap")
+    two.serve(80)
+    before = rules()
+    assert len(before) > 10 and host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == OUTSIDE
+    ours.add("o", one.path, portMappings=[{"hostPort": 8080, "containerPort": 80}])
+    one.serve(80)
+    for number in (8080, 8081):
+        assert host.outside.sh(ask("tcp", HOST, number)).split()[0] == OUTSIDE
+    two.sh(ask("tcp", HOST, 8080))
+    assert reaches(one.try_, OUTSIDE) and reaches(two.try_, OUTSIDE)
+    assert rules() == before
+    ours.delete("o", one.path)
+    assert rules() == before
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == OUTSIDE
+    chain("DEL", "portmap", "firewall", "bridge")
+    host.sh("iptables -P FORWARD ACCEPT")
+    host.sh("iptables -D FORWARD -o br9 -m conntrack --ctstate DNAT -j ACCEPT")
+    host.sh("ip link delete br9")
+    host.ctl("reconcile")  # it was a device of the host's, as any other

@@ -159,7 +159,9 @@ def test_the_command_and_the_plugins_start_as_they_are_installed(tmp_path: Path)
         done = subprocess.run([path, *words], input="{}", capture_output=True, text=True, env=environ)
         assert done.returncode == 0, (name, done.stderr)
         answers[name] = done.stdout
-    assert any("supportedVersions" in text for name, text in answers.items() if name == "opt/cni/bin/datapath")
+    assert any(
+        "supportedVersions" in text for name, text in answers.items() if name == "opt/cni/bin/datapath"
+    )
     prefix = str(tmp_path.relative_to("/"))
     assert answers.keys() == {
         *(f"{prefix}/{name}" for name in ("bin/datapathctl", "lib/cni/datapath", "lib/netavark/datapath")),

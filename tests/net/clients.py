@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Container runtimes of Debian's on a pretend host: containerd and podman, with folders of their own for all they keep.
+
+They and their containers live in namespaces whose first process is ours: when that ends, all of it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+from tests.net.doors import executable
+from tests.net.hosts import PATIENCE, TIMEOUT, Failed, Host, Words, words
+
+# It mounts folders over the machine's, says so, and reaps what is left to it.
+_INIT = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$1"
+for name in etc opt var/lib root; do
+    mkdir -p "$1/$name/up" "$1/$name/work"
+    mount -t overlay overlay -o "lowerdir=/$name,upperdir=$1/$name/up,workdir=$1/$name/work" "/$name"
+done
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/netns /run/lock /etc/cni/net.d /opt/cni/bin /etc/containers
+rm -f /etc/cni/net.d/*
+mount -t proc proc /proc
+echo ready
+exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
+"""
+_POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
+_CONTAINERS = """
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+[engine]
+cgroup_manager = "cgroupfs"
+runtime = "runc"
+events_logger = "file"
+[containers]
+log_driver = "k8s-file"
+"""
+
+
+class Machine:
+    """The pretend host as a runtime sees it. `cgroup`: below which all containers' control groups have to be."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.folder = host.folder / "machine"
+        self.folder.mkdir()
+        self.cgroup = f"datapath-test-{os.getpid()}"
+        argv = [
+            "nsenter",
+            f"--net={host.path}",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+        ]
+        self._outer = subprocess.Popen(
+            [*argv, "bash", "-c", _INIT, "init", str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=host.env,
+        )
+        assert self._outer.stdout is not None
+        said = self._outer.stdout.readline()
+        assert said == "ready\n", said + self._outer.stdout.read()
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text()
+        self.pid = int(children.split()[0])
+        executable(self.folder.parent / "bin", "ctl.cni.main")
+        self.sh(["cp", str(self.folder.parent / "bin/datapath"), "/opt/cni/bin/"])
+
+    def _argv(self, command: Words) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "--net", "--mount", "--pid", "--ipc", *words(command)]
+
+    def try_(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        env = {**(self.host.env or {}), "HOME": "/root"}
+        return subprocess.run(
+            self._argv(command),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def sh(self, command: Words) -> str:
+        done = self.try_(command)
+        if done.returncode:
+            raise Failed(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def write(self, path: str, text: str) -> None:
+        argv = self._argv(["sh", "-c", f"cat >{path}"])
+        subprocess.run(argv, input=text, text=True, check=True)
+
+    def network(self, name: str, **config: object) -> None:
+        """A network's configuration, as an administrator writes it."""
+        plugin = {
+            "type": "datapath",
+            "capabilities": {"portMappings": True, "ips": True, "mac": True},
+            **config,
+        }
+        listed = {"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}
+        self.write(f"/etc/cni/net.d/10-{name}.conflist", json.dumps(listed))
+
+    def start(self, command: Words, ready: Words) -> subprocess.Popen[str]:
+        """A daemon, which is ready when the other command succeeds."""
+        env = {**(self.host.env or {}), "HOME": "/root"}
+        log = (self.folder.parent / "daemon.log").open("w")
+        process = subprocess.Popen(self._argv(command), env=env, stdout=log, stderr=log, text=True)
+        log.close()
+        end = time.monotonic() + PATIENCE
+        while self.try_(ready).returncode:
+            assert process.poll() is None and time.monotonic() < end, (
+                self.folder.parent / "daemon.log"
+            ).read_text()
+            time.sleep(0.05)
+        self.host.background.append(process)
+        return process
+
+    def close(self) -> None:
+        os.kill(self.pid, 9)
+        self._outer.wait()
+        assert self._outer.stdout is not None
+        self._outer.stdout.close()
+        for folder in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}*"):
+            for path, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+
+
+def image(path: Path, name: str) -> Path:
+    """An image of busybox and nothing else, as `docker save` writes it."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        busybox = shutil.which("busybox")
+        assert busybox is not None
+        tar.add(busybox, "bin/busybox")
+        for applet in ("sh", "sleep", "httpd", "nc", "ip", "wget", "echo", "cat", "nslookup"):
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+        for folder in ("etc", "tmp", "proc", "sys", "dev", "www"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        page = tarfile.TarInfo("www/index.html")
+        page.size = len(b"hello\n")
+        tar.addfile(page, io.BytesIO(b"hello\n"))
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    config = {
+        "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sleep", "3600"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+    }
+    raw = json.dumps(config).encode()
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    with tarfile.open(path, "w") as tar:
+        for file, content in (
+            ("config.json", raw),
+            ("layer.tar", layer.getvalue()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            entry = tarfile.TarInfo(file)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def podman(machine: Machine) -> None:
+    """Sets podman up, with the image bb."""
+    machine.write("/etc/containers/containers.conf", _CONTAINERS)
+    machine.write("/etc/containers/policy.json", json.dumps(_POLICY))
+    storage = '[storage]\ndriver = "vfs"\nrunroot = "/run/c"\ngraphroot = "/run/g"\n'
+    machine.write("/etc/containers/storage.conf", storage)
+    machine.sh(
+        ["podman", "load", "-q", "-i", str(image(machine.folder.parent / "bb.tar", "localhost/bb:latest"))]
+    )
+
+
+def containerd(machine: Machine) -> None:
+    """Starts containerd, with the image bb."""
+    machine.write(
+        "/etc/containerd.toml",
+        'version = 2\nroot = "/run/root"\nstate = "/run/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        '[grpc]\naddress = "/run/containerd.sock"\n',
+    )
+    machine.start("containerd --config /etc/containerd.toml", "ctr -a /run/containerd.sock version")
+    path = image(machine.folder.parent / "bb.tar", "docker.io/library/bb:latest")
+    machine.sh(f"ctr -a /run/containerd.sock image import --snapshotter native {path}")
