@@ -20,8 +20,8 @@ Spaces = Callable[[], Space]
 
 
 @pytest.fixture
-def spaces() -> Iterator[Spaces]:
-    yield from spaces_of_a_test()
+def spaces(tmp_path: Path) -> Iterator[Spaces]:
+    yield from spaces_of_a_test(tmp_path)
 
 
 @pytest.fixture

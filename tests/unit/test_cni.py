@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,34 @@ def test_what_is_asked_again_and_again_imports_nothing_heavy(verb: str) -> None:
         "logging",
     }
     assert len(imported) < 40, sorted(imported)
+
+
+def blocks() -> list[dict[str, Any]]:
+    """The configurations that the pages show, each as the plugin gets it."""
+    found = []
+    for name in ("kubernetes.md", "podman.md"):
+        for text in re.findall(
+            r"^```json\n(.*?)^```", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL
+        ):
+            given = json.loads(text)
+            shared = {key: given[key] for key in ("cniVersion", "name")}
+            found += [{**shared, **plugin} for plugin in given.get("plugins", [given])]
+    return found
+
+
+def test_the_configurations_that_the_pages_show_are_understood() -> None:
+    assert len(blocks()) == 3
+    for given in blocks():
+        asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps(given).encode())
+        asked.check()
+        config.check(asked)
+        ipam = {"ips": [{"address": "10.85.0.2/16"}]} if "ipam" in given else None
+        assert config.attachment(asked, ipam).network is not None
+
+
+def test_the_page_names_every_key_capability_and_version() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    words = {word for code in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"[\w.]+", code)}
+    assert config._OWN.keys() | config._OF_BRIDGE.keys() <= words
+    assert {word.lower() for word in words} >= config._WISHES
+    assert all(version in page for version in VERSIONS)
