@@ -61,7 +61,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade compare-host fuzz bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
@@ -76,6 +76,7 @@ menu:
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
 	@echo 'make test-upgrade from the last release to this one, with traffic: [FROM=tag or commit] (root)'
+	@echo 'make doors      container runtimes of other releases, which drive the plugins (root)'
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
@@ -204,6 +205,11 @@ test-model: build
 FROM ?=
 test-upgrade: build
 	DATAPATH_FROM='$(FROM)' $(PYTEST) tests/release
+
+# Container runtimes of other releases drive the plugins; their roots are made once, by mmdebstrap, below .lab.
+doors: build
+	$(call install,mmdebstrap)
+	$(PYTEST) tests/doors
 
 # Writes the tables of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds. What came
 # out is recorded, also if a case is not as it should be.

@@ -14,11 +14,12 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
 from tests.net.doors import executable
-from tests.net.hosts import PATIENCE, TIMEOUT, Failed, Host, Words, words
+from tests.net.hosts import PATIENCE, TIMEOUT, TREE, Failed, Host, Words, words
 
 # It mounts folders over the machine's, says so, and reaps what is left to it.
 _INIT = """
@@ -36,11 +37,40 @@ mount -t proc proc /proc
 echo ready
 exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
 """
+# The same on the root of another release, in which folders of this machine are seen at their own places.
+_ELSEWHERE = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/up" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/up,workdir=$1/work" "$1/root"
+cd "$1/root"
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
+mount --rbind /dev dev
+mount -t tmpfs -o mode=755 tmpfs run
+shift 2
+for folder in "$@"; do mkdir -p ".$folder"; mount --rbind "$folder" ".$folder"; done
+mkdir -p run/netns run/lock etc/containers mnt
+mount --make-shared run
+pivot_root . mnt
+umount -l /mnt
+echo ready
+exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
+"""
 _POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
-_CONTAINERS = """
+_CNI = """
 [network]
 network_backend = "cni"
 cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+"""
+_NETAVARK = """
+[network]
+network_backend = "netavark"
+netavark_plugin_dirs = ["/usr/local/lib/netavark"]
+"""
+_CONTAINERS = """
 [engine]
 cgroup_manager = "cgroupfs"
 runtime = "runc"
@@ -51,12 +81,14 @@ log_driver = "k8s-file"
 
 
 class Machine:
-    """The pretend host as a runtime sees it. `cgroup`: below which all containers' control groups have to be."""
+    """The pretend host as a runtime sees it. `cgroup`: below which the groups of all containers have to be. `root`: of
+    another release, None: this machine's."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, root: Path | None = None) -> None:
         self.host = host
         self.folder = host.folder / "machine"
         self.folder.mkdir()
+        self._scratch = None if root is None else Path(tempfile.mkdtemp())
         self.cgroup = f"datapath-test-{os.getpid()}"
         argv = [
             "nsenter",
@@ -69,7 +101,7 @@ class Machine:
             "--kill-child",
         ]
         self._outer = subprocess.Popen(
-            [*argv, "bash", "-c", _INIT, "init", str(self.folder)],
+            [*argv, "bash", "-c", *self._init(root)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,11 +112,18 @@ class Machine:
         assert said == "ready\n", said + self._outer.stdout.read()
         children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text()
         self.pid = int(children.split()[0])
-        executable(self.folder.parent / "bin", "ctl.cni.main")
-        self.sh(["cp", str(self.folder.parent / "bin/datapath"), "/opt/cni/bin/"])
+        if root is None:
+            executable(self.folder.parent / "bin", "ctl.cni.main")
+            self.sh(["cp", str(self.folder.parent / "bin/datapath"), "/opt/cni/bin/"])
+
+    def _init(self, root: Path | None) -> list[str]:
+        if root is None:
+            return [_INIT, "init", str(self.folder)]
+        return [_ELSEWHERE, "init", str(self._scratch), str(root), str(TREE), str(self.host.folder)]
 
     def _argv(self, command: Words) -> list[str]:
-        return ["nsenter", "-t", str(self.pid), "--net", "--mount", "--pid", "--ipc", *words(command)]
+        spaces = ("--net", "--mount", "--pid", "--ipc", "--root", "--wd")
+        return ["nsenter", "-t", str(self.pid), *spaces, *words(command)]
 
     def try_(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         env = {**(self.host.env or {}), "HOME": "/root"}
@@ -137,6 +176,8 @@ class Machine:
         self._outer.wait()
         assert self._outer.stdout is not None
         self._outer.stdout.close()
+        if self._scratch is not None:
+            self._scratch.rmdir()
         for folder in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}*"):
             for path, _, _ in os.walk(folder, topdown=False):
                 with contextlib.suppress(OSError):
@@ -182,9 +223,9 @@ def image(path: Path, name: str) -> Path:
     return path
 
 
-def podman(machine: Machine) -> None:
-    """Sets podman up, with the image bb."""
-    machine.write("/etc/containers/containers.conf", _CONTAINERS)
+def podman(machine: Machine, netavark: bool = False) -> None:
+    """Sets podman up, with the image bb, and networks by CNI or netavark."""
+    machine.write("/etc/containers/containers.conf", (_NETAVARK if netavark else _CNI) + _CONTAINERS)
     machine.write("/etc/containers/policy.json", json.dumps(_POLICY))
     storage = '[storage]\ndriver = "vfs"\nrunroot = "/run/c"\ngraphroot = "/run/g"\n'
     machine.write("/etc/containers/storage.conf", storage)

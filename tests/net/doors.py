@@ -29,11 +29,11 @@ _MODULES = (
 )
 
 
-def executable(folder: Path, module: str) -> Path:
+def executable(folder: Path, module: str, python: str = sys.executable) -> Path:
     """The plugin as it is installed, but of this tree."""
     folder.mkdir(exist_ok=True)
     path = folder / "datapath"
-    lines = (f"#!{sys.executable} -I", "import sys", f"sys.path.insert(0, {str(TREE)!r})")
+    lines = (f"#!{python} -I", "import sys", f"sys.path.insert(0, {str(TREE)!r})")
     path.write_text("\n".join((*lines, f"from {module} import main", "main()", "")))
     path.chmod(0o755)
     return path

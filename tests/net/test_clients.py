@@ -25,9 +25,11 @@ def machine(host: Host) -> Iterator[Machine]:
     made.close()
 
 
-def page(host: Host, place: str, port: int) -> str:
+def answers(host: Host, place: str, port: int) -> None:
+    """The page is there, as soon as the server in the container listens."""
     where = host.outside if place == HOST else host
-    return where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout
+    with eventually() as until:
+        until(lambda: where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout == "hello\n")
 
 
 @pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
@@ -40,13 +42,13 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     serve = "bb httpd -f -p 80 -h /www"
     machine.sh(f"{run} --name web --network n1 -p 8080:80 -p 9000-9003:9000-9003 {serve}")
     for place in (HOST, "127.0.0.1"):
-        assert page(host, place, 8080) == "hello\n"
+        answers(host, place, 8080)
     assert "0.0.0.0:8080->80/tcp" in machine.sh("podman ps --format {{.Ports}}")
     assert "web" in host.ctl("ps --format {{.Names}}")
     refused = machine.try_(f"{run} --name second --network n1 -p 8080:80 {serve}")
     assert refused.returncode and "8080" in refused.stderr
     machine.sh("podman rm -f -t 0 second")
-    assert page(host, HOST, 8080) == "hello\n"
+    answers(host, HOST, 8080)
     machine.sh(
         f"{run} --name api --network n2:ip=10.82.0.77,mac=02:42:aa:bb:cc:dd,interface_name=net7 {serve}"
     )
@@ -59,7 +61,7 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     assert machine.sh(f"podman exec web wget -qO- http://{address}/") == "hello"
     machine.sh("podman network disconnect n2 api")
     machine.sh("podman restart -t 0 web")
-    assert page(host, HOST, 8080) == "hello\n"
+    answers(host, HOST, 8080)
     assert host.try_ctl("doctor").stdout == CLEAN
     machine.sh("podman rm -f -t 0 -a")
     assert "cni" not in host.ctl("ps") + host.ctl("network ls")
@@ -77,7 +79,7 @@ def test_s25_containerd_runs_containers_with_cni(host: Host, machine: Machine, t
     assert "10.81.0.2/24" in shown
     assert "cni" not in host.ctl("ps") + host.ctl("network ls")
     machine.sh(f"{run} -d --cgroup /{machine.cgroup}-2 {bb} c2 httpd -f -p 80 -h /www")
-    assert page(host, "10.81.0.2", 80) == "hello\n"
+    answers(host, "10.81.0.2", 80)
     assert host.try_ctl("doctor").stdout == CLEAN
     assert "default-c2" in host.ctl("ps --format {{.Names}}")
     machine.sh(f"{ctr} task kill -s 9 c2")

@@ -66,7 +66,7 @@ def root(suite: str) -> Path:
             done = subprocess.run(
                 [
                     *("nsenter", f"--net=/proc/{os.getpid()}/fd/{NETWORK}", "mmdebstrap", "--variant=apt"),
-                    *(f"--include={INSIDE}", *_proxies(), suite, str(made)),
+                    *(f"--include={INSIDE}", *proxies(), suite, str(made)),
                 ],
                 capture_output=True,
                 text=True,
@@ -78,7 +78,7 @@ def root(suite: str) -> Path:
     return found
 
 
-def _proxies() -> Iterator[str]:
+def proxies() -> Iterator[str]:
     """What apt on this machine is told about its way to the archive."""
     said = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
     for line in said.splitlines():

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S25: podman 5 with netavark's plugin, unmodified."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.net import clients
+from tests.net.clients import Machine
+from tests.net.doors import executable
+from tests.net.hosts import HOST, Host, eventually
+
+CLEAN = "No problems found.\n"
+PACKAGES = "podman,netavark,conmon,runc,catatonit"
+
+
+@pytest.fixture(params=["trixie"])
+def machine(
+    request: pytest.FixtureRequest, host: Host, client_root: Callable[[str, str], Path]
+) -> Iterator[Machine]:
+    host.preloaded = True
+    made = Machine(host, client_root(request.param, PACKAGES))
+    clients.podman(made, netavark=True)
+    made.sh("mkdir -p /usr/local/lib/netavark")
+    program = executable(host.folder / "bin", "ctl.netavark.main", "/usr/bin/python3")
+    made.sh(f"cp {program} /usr/local/lib/netavark/")
+    yield made
+    made.close()
+
+
+def answers(host: Host, place: str, port: int) -> None:
+    """The page is there, as soon as the server in the container listens."""
+    where = host.outside if place == HOST else host
+    with eventually() as until:
+        until(lambda: where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout == "hello\n")
+
+
+def test_s25_podman_5_runs_containers_on_a_network_of_the_plugins(host: Host, machine: Machine) -> None:
+    run, serve = f"podman run -d --cgroup-parent {machine.cgroup}", "bb httpd -f -p 80 -h /www"
+    machine.sh("podman network create -d datapath n")
+    network = json.loads(machine.sh("podman network inspect n"))[0]
+    assert network["subnets"][0]["gateway"] and network["driver"] == "datapath"
+    refused = machine.try_(f"podman network create -d datapath --subnet {network['subnets'][0]['subnet']} m")
+    assert refused.returncode and "overlaps" in refused.stderr, refused
+    machine.sh(f"{run} --name web --network n -p 8080:80 -p 9000-9003:9000-9003 {serve}")
+    assert ":8080" in machine.sh("ss -ltn"), "podman listens itself"
+    for place in (HOST, "127.0.0.1"):
+        answers(host, place, 8080)
+    assert "0.0.0.0:8080->80/tcp, 0.0.0.0:9000-9003->9000-9003/tcp" in machine.sh(
+        "podman ps --format {{.Ports}}"
+    )
+    assert machine.try_(f"{run} --name second --network n -p 8080:80 {serve}").returncode
+    machine.sh("podman rm -f -t 0 second")
+    machine.sh("podman network create -d datapath --subnet 10.82.0.0/24 --subnet fd82::/64 -o mtu=1400 n2")
+    options = "ip=10.82.0.77,mac=02:42:aa:bb:cc:dd,interface_name=net7"
+    machine.sh(f"{run} --name api --network n2:{options} {serve}")
+    shown = machine.sh("podman exec api ip address show net7")
+    assert (
+        "10.82.0.77/24" in shown
+        and "02:42:aa:bb:cc:dd" in shown
+        and "mtu 1400" in shown
+        and "fd82::" in shown
+    )
+    machine.sh("podman network connect n api")
+    networks = json.loads(machine.sh("podman inspect api"))[0]["NetworkSettings"]["Networks"]
+    assert machine.sh(f"podman exec web wget -qO- http://{networks['n']['IPAddress']}/") == "hello"
+    machine.sh("podman network disconnect n api")
+    for command in (
+        "podman network reload web",
+        "podman restart -t 0 web",
+        "podman stop -t 0 web",
+        "podman start web",
+    ):
+        machine.sh(command)
+        if "stop" not in command:
+            answers(host, HOST, 8080)
+        assert host.try_ctl("doctor").stdout == CLEAN, command
+    machine.sh("podman pod create --name pod --network n -p 8200:80")
+    machine.sh(f"{run} --pod pod {serve}")
+    answers(host, HOST, 8200)
+    machine.sh("podman pod rm -f -t 0 pod")
+    began = time.monotonic()
+    machine.sh(f"{run} --name many --network n -p 20000-20199:20000-20199 {serve}")
+    assert time.monotonic() - began < 30
+    assert len(host.ctl("port ls many").splitlines()) == 2
+    machine.sh("podman rm -f -t 0 -a")
+    assert "podman" not in host.ctl("ps") + host.ctl("network ls")
+    machine.sh("podman network rm n n2")
+    assert host.try_ctl("doctor").stdout == CLEAN
+
+
+def test_s25_after_a_crash_of_a_container_podman_5_starts_it_again(host: Host, machine: Machine) -> None:
+    """conmon and the process are killed: nobody says that the endpoint is gone."""
+    run, serve = f"podman run -d --cgroup-parent {machine.cgroup}", "bb httpd -f -p 80 -h /www"
+    machine.sh("podman network create -d datapath --subnet 10.83.0.0/24 n")
+    machine.sh(f"{run} --name web --network n:ip=10.83.0.5 -p 8080:80 {serve}")
+    for what in ("ConmonPid", "Pid"):
+        pid = int(machine.sh(f"podman inspect -f {{{{.State.{what}}}}} web"))
+        assert pid > 1
+        machine.sh(f"kill -9 {pid}")
+    machine.try_("podman rm -f -t 0 web")  # it notices that conmon is gone, and says so
+    machine.sh("podman rm -f -t 0 web")
+    machine.sh(f"{run} --name web --network n:ip=10.83.0.5 -p 8080:80 {serve}")
+    answers(host, HOST, 8080)
+    machine.sh("podman rm -f -t 0 web")
+    assert "podman" not in host.ctl("ps") + host.ctl("network ls")
+    assert host.try_ctl("doctor").stdout == CLEAN
