@@ -23,12 +23,14 @@ from datapath.plan.networks import refuse_foreign
 
 def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbox:
     """See `datapath.host.Sandboxes.adopt`."""
-    planned = plans.plan_adopt(path, owner, key, name, tx.state, tx.fresh)
-    if not netns.is_namespace(path):
+    there = netns.is_namespace(path)
+    inode = netns.identity(path) if there else 0
+    planned = plans.plan_adopt(path, inode, owner, key, name, tx.state, tx.fresh)
+    if not there:
         raise ConfigError(f"{quoted(path)} is no network namespace")
     known = tx.state.sandboxes.get(planned.id)
-    if known is not None and known.key not in ("", path):
-        if netns.is_namespace(known.key):
+    if known is not None and (known.key not in ("", path) or known.inode not in (0, inode)):
+        if tx.path(known.id) is not None:
             raise ExistsError(f"sandbox {known.label} of {owner} is at {known.key}: forget it first")
         for endpoint in tx.state.endpoints_of_sandbox(known.id):
             endpoints.remove(tx, endpoint)

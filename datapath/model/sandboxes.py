@@ -20,6 +20,8 @@ class Sandbox:
     `owner_key`: the owner's own identifier of the sandbox, such as a container id or the path of a namespace. No two
     sandboxes of one owner have the same, except "": the owner has given none.
     `name`: how a foreign sandbox is shown to users; "": by its id.
+    `inode`: the kernel's number of the namespace that was adopted, so that another one that its path leads to later, as
+    /proc/PID/ns/net may, is not taken for it; 0: not known.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Sandbox:
     owner: str = OWNER
     owner_key: str = ""
     name: str = ""
+    inode: int = 0
 
     @property
     def foreign(self) -> bool:

@@ -66,15 +66,15 @@ def check_owner(owner: str) -> str:
     return owner
 
 
-def plan_adopt(path: str, owner: str, key: str, name: str, state: State, fresh: Fresh) -> Sandbox:
-    """The row of a sandbox whose namespace is at the path; the one that there is, if the owner's `key` is known. Its
-    phase is "ready". ConfigError."""
+def plan_adopt(path: str, inode: int, owner: str, key: str, name: str, state: State, fresh: Fresh) -> Sandbox:
+    """The row of a sandbox whose namespace, of that number, is at the path; the one that there is, if the owner's `key`
+    is known. Its phase is "ready". ConfigError."""
     check_owner(owner)
     check_path(path)
     known = find_sandbox(owner, key or path, state)
     if known is not None:
-        return replace(known, key=path, name=name or known.name)
-    return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name)
+        return replace(known, key=path, inode=inode, name=name or known.name)
+    return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name, inode)
 
 
 def check_path(path: str) -> None:

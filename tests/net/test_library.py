@@ -22,7 +22,7 @@ from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint
 from tests.net import faults, forked, look
-from tests.net.hosts import HOST, OUTSIDE, Host, ask, echo_server, eventually, reaches
+from tests.net.hosts import HOST, OUTSIDE, TREE, Host, ask, echo_server, eventually, reaches
 
 _names = itertools.count()
 STEPS = 260  # of the random walk
@@ -482,6 +482,40 @@ def test_s33_an_attachment_is_all_of_it_or_nothing(
     assert engine.attachments.retain("door", "doors", lambda key: False) == ["a"]
     assert look.database(host) == before
     assert doctor(host) == "No problems found.\n"
+
+
+def test_s33_a_path_that_leads_to_another_namespace_by_now_is_the_sandboxs_no_more(
+    host: Host, engine: Engine
+) -> None:
+    """As /proc/PID/ns/net does once the number is another process's, and here the host's own."""
+    host.preloaded = True
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[2]); from datapath.kernel import syscalls; "
+        "there = os.open(sys.argv[1], os.O_RDONLY); syscalls.unshare(syscalls.CLONE_NEWNET); print(flush=True); "
+        "input(); syscalls.setns(there, syscalls.CLONE_NEWNET); print(flush=True); input()"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = host.start([sys.executable, "-c", code, host.path, str(TREE)], **pipes)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdout.readline()
+    before = host.sh("ip -o link show eth0"), host.sh("ip -o address show eth0")
+    request = datapath.AttachmentRequest(
+        "door", "a", f"/proc/{process.pid}/ns/net", "s", _request("shop"), name="pod"
+    )
+    attached = engine.attachments.add(request)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    with eventually() as until:
+        until(lambda: attached.endpoint.host_ifname not in host.sh("ip -o link"))
+    assert host.try_ctl("doctor --format {{.Check}}").stdout == "dead\n"
+    host.ctl("reconcile")
+    assert (host.sh("ip -o link show eth0"), host.sh("ip -o address show eth0")) == before
+    assert doctor(host) == "No problems found.\n"
+    assert engine.endpoints.all() == []
+    for pipe in (process.stdin, process.stdout):
+        pipe.close()
 
 
 def test_s33_any_order_any_subset_any_number_of_times(
