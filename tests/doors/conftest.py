@@ -30,10 +30,12 @@ def client_root() -> Callable[[str, str], Path]:
             with tempfile.TemporaryDirectory(dir=CACHE) as new:
                 made = Path(new) / "root"
                 argv = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{NETWORK}", "mmdebstrap", "--variant=apt"]
-                recommends = '--aptopt=Apt::Install-Recommends "false"'
+                # What unstable's archive says of its age is not always so.
+                wanted = ("Apt::Install-Recommends", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
+                options = [f'--aptopt={name} "false"' for name in wanted]
                 include = f"--include={packages},{INSIDE},{PYTHON}"
                 done = subprocess.run(
-                    [*argv, recommends, include, *proxies(), suite, str(made)],
+                    [*argv, *options, include, *proxies(), suite, str(made)],
                     capture_output=True,
                     text=True,
                     timeout=PATIENCE,

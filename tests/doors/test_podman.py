@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.net import clients
-from tests.net.clients import Machine
+from tests.net.clients import CLEAN, Machine, answers
 from tests.net.doors import executable
-from tests.net.hosts import HOST, Host, eventually
+from tests.net.hosts import HOST, Host
 
-CLEAN = "No problems found.\n"
 PACKAGES = "podman,netavark,conmon,runc,catatonit"
 
 
-@pytest.fixture(params=["trixie"])
+@pytest.fixture(params=["trixie", "sid"])
 def machine(
     request: pytest.FixtureRequest, host: Host, client_root: Callable[[str, str], Path]
 ) -> Iterator[Machine]:
@@ -31,13 +30,6 @@ def machine(
     made.sh(f"cp {program} /usr/local/lib/netavark/")
     yield made
     made.close()
-
-
-def answers(host: Host, place: str, port: int) -> None:
-    """The page is there, as soon as the server in the container listens."""
-    where = host.outside if place == HOST else host
-    with eventually() as until:
-        until(lambda: where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout == "hello\n")
 
 
 def test_s25_podman_5_runs_containers_on_a_network_of_the_plugins(host: Host, machine: Machine) -> None:

@@ -13,13 +13,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 from tests.net.doors import executable
-from tests.net.hosts import PATIENCE, TIMEOUT, TREE, Failed, Host, Words, words
+from tests.net.hosts import HOST, PATIENCE, TIMEOUT, TREE, Failed, Host, Words, eventually, words
 
 # It mounts folders over the machine's, says so, and reaps what is left to it.
 _INIT = """
@@ -52,13 +53,15 @@ mount --rbind /dev dev
 mount -t tmpfs -o mode=755 tmpfs run
 shift 2
 for folder in "$@"; do mkdir -p ".$folder"; mount --rbind "$folder" ".$folder"; done
-mkdir -p run/netns run/lock etc/containers mnt
+mkdir -p run/netns run/lock etc/containers etc/cni/net.d opt/cni/bin mnt
+rm -f etc/cni/net.d/*
 mount --make-shared run
 pivot_root . mnt
 umount -l /mnt
 echo ready
 exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
 """
+CLEAN = "No problems found.\n"
 _POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 _CNI = """
 [network]
@@ -112,9 +115,8 @@ class Machine:
         assert said == "ready\n", said + self._outer.stdout.read()
         children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text()
         self.pid = int(children.split()[0])
-        if root is None:
-            executable(self.folder.parent / "bin", "ctl.cni.main")
-            self.sh(["cp", str(self.folder.parent / "bin/datapath"), "/opt/cni/bin/"])
+        python = sys.executable if root is None else "/usr/bin/python3"
+        self.sh(["cp", str(executable(self.folder.parent / "bin", "ctl.cni.main", python)), "/opt/cni/bin/"])
 
     def _init(self, root: Path | None) -> list[str]:
         if root is None:
@@ -244,3 +246,31 @@ def containerd(machine: Machine) -> None:
     machine.start("containerd --config /etc/containerd.toml", "ctr -a /run/containerd.sock version")
     path = image(machine.folder.parent / "bb.tar", "docker.io/library/bb:latest")
     machine.sh(f"ctr -a /run/containerd.sock image import --snapshotter native {path}")
+
+
+def answers(host: Host, place: str, port: int) -> None:
+    """The page is there, as soon as the server in the container listens."""
+    where = host.outside if place == HOST else host
+    with eventually() as until:
+        until(lambda: where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout == "hello\n")
+
+
+def runs_with_ctr(host: Host, machine: Machine) -> None:
+    """`ctr run --cni`, as a test; one that runs in the background is never said to be gone."""
+    machine.network("n1", subnet="10.81.0.0/24")
+    ctr = "ctr -a /run/containerd.sock"
+    run, bb = f"{ctr} run --cni --snapshotter native", "docker.io/library/bb:latest"
+    shown = machine.sh(f"{run} --rm --cgroup /{machine.cgroup}-1 {bb} c1 ip -o address show eth0")
+    assert "10.81.0.2/24" in shown
+    assert "cni" not in host.ctl("ps") + host.ctl("network ls")
+    machine.sh(f"{run} -d --cgroup /{machine.cgroup}-2 {bb} c2 httpd -f -p 80 -h /www")
+    answers(host, "10.81.0.2", 80)
+    assert host.try_ctl("doctor").stdout == CLEAN
+    assert "default-c2" in host.ctl("ps --format {{.Names}}")
+    machine.sh(f"{ctr} task rm -f c2")
+    with eventually() as until:
+        until(lambda: "is gone" in host.try_ctl("doctor").stdout)
+    shown = machine.sh(f"{run} --rm --cgroup /{machine.cgroup}-3 {bb} c3 ip -o address show eth0")
+    assert "10.81.0.2/24" in shown
+    assert host.try_ctl("doctor").stdout == CLEAN
+    machine.sh(f"{ctr} container rm c2")

@@ -6,15 +6,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.net import clients
-from tests.net.clients import Machine
-from tests.net.hosts import HOST, Host, eventually
-
-CLEAN = "No problems found.\n"
+from tests.net.clients import CLEAN, Machine, answers
+from tests.net.hosts import HOST, Host
 
 
 @pytest.fixture
@@ -23,13 +20,6 @@ def machine(host: Host) -> Iterator[Machine]:
     made = Machine(host)
     yield made
     made.close()
-
-
-def answers(host: Host, place: str, port: int) -> None:
-    """The page is there, as soon as the server in the container listens."""
-    where = host.outside if place == HOST else host
-    with eventually() as until:
-        until(lambda: where.try_(f"curl -s -m 5 http://{place}:{port}/").stdout == "hello\n")
 
 
 @pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
@@ -69,26 +59,6 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
 
 
 @pytest.mark.skipif(not shutil.which("containerd"), reason="needs containerd")
-def test_s25_containerd_runs_containers_with_cni(host: Host, machine: Machine, tmp_path: Path) -> None:
-    """`ctr run --cni`; one that runs in the background is never said to be gone."""
+def test_s25_containerd_runs_containers_with_cni(host: Host, machine: Machine) -> None:
     clients.containerd(machine)
-    machine.network("n1", subnet="10.81.0.0/24")
-    ctr = "ctr -a /run/containerd.sock"
-    run, bb = f"{ctr} run --cni --snapshotter native", "docker.io/library/bb:latest"
-    shown = machine.sh(f"{run} --rm --cgroup /{machine.cgroup}-1 {bb} c1 ip -o address show eth0")
-    assert "10.81.0.2/24" in shown
-    assert "cni" not in host.ctl("ps") + host.ctl("network ls")
-    machine.sh(f"{run} -d --cgroup /{machine.cgroup}-2 {bb} c2 httpd -f -p 80 -h /www")
-    answers(host, "10.81.0.2", 80)
-    assert host.try_ctl("doctor").stdout == CLEAN
-    assert "default-c2" in host.ctl("ps --format {{.Names}}")
-    machine.sh(f"{ctr} task kill -s 9 c2")
-    with eventually() as until:
-        until(lambda: "STOPPED" in machine.sh(f"{ctr} task ls"))
-    machine.sh(f"{ctr} task rm c2")
-    with eventually() as until:
-        until(lambda: "is gone" in host.try_ctl("doctor").stdout)
-    shown = machine.sh(f"{run} --rm --cgroup /{machine.cgroup}-3 {bb} c3 ip -o address show eth0")
-    assert "10.81.0.2/24" in shown
-    assert host.try_ctl("doctor").stdout == CLEAN
-    machine.sh(f"{ctr} container rm c2")
+    clients.runs_with_ctr(host, machine)
