@@ -73,7 +73,10 @@ def add(host: Host, call: Call) -> str:
     try:
         request = config.attachment(call, given)
         attached = host.attachments.add(request)
-        return json.dumps(result.of(call, attached, config.dns(call, given)))
+        dns = config.dns(call, given)
+        if attached.resolver:  # what the runtime or the configuration names goes before it
+            dns = {"nameservers": [attached.resolver], **dns}
+        return json.dumps(result.of(call, attached, dns))
     except BaseException:
         if given is not None:
             with suppress(CniError):

@@ -21,6 +21,8 @@ from datapath.plan import attachments as plans
 from datapath.plan.ports import egress_endpoints
 from datapath.plan.sandboxes import find_endpoint
 
+RESOLVER = "127.0.0.11"  # as in Docker
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:
@@ -29,6 +31,11 @@ class Attached:
     network: Network
     endpoint: Endpoint
     info: JoinInfo
+
+    @property
+    def resolver(self) -> str:
+        """The address at which the sandbox asks for names, if that is answered by this endpoint; else ""."""
+        return RESOLVER if getattr(self.info, "resolver", None) is not None else ""
 
 
 def add(tx: Transaction, request: AttachmentRequest) -> Attached:
