@@ -245,7 +245,11 @@ def containerd(machine: Machine) -> None:
     )
     machine.start("containerd --config /etc/containerd.toml", "ctr -a /run/containerd.sock version")
     path = image(machine.folder.parent / "bb.tar", "docker.io/library/bb:latest")
-    machine.sh(f"ctr -a /run/containerd.sock image import --snapshotter native {path}")
+    imports = "ctr -a /run/containerd.sock image import --snapshotter native"
+    if machine.try_(
+        f"{imports} {path}"
+    ).returncode:  # since 2.0 the daemon does it, and knows of overlayfs alone
+        machine.sh(f"{imports} --local {path}")
 
 
 def answers(host: Host, place: str, port: int) -> None:
