@@ -238,6 +238,8 @@ enum other_party {
 enum conn_flag {
 	CONN_ORIGINAL = 1,  /* this direction opened the connection; the other is the reply */
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
+	CONN_QUESTION =
+		4, /* of a container's resolver: it is never confirmed, and over UDP ends with its answers */
 };
 
 enum conn_state {
@@ -259,7 +261,8 @@ struct conn {
 	__u32 from_endpoint; /* who may send it: number, or enum other_party */
 	__u32 to_network;    /* where it is delivered; 0: to no container */
 	__u32 to_endpoint;   /* PARTY_OUTSIDE: routed by the host's table */
-	__u32 ack;	     /* TCP: the last acknowledgement in this direction, host order */
+	__u32 ack;	     /* TCP: the last acknowledgement in this direction, host order;
+			      * questions over UDP: how many have no answer yet */
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
 	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
@@ -491,6 +494,141 @@ struct socket {
 	__u8 pad[2];
 };
 
+/* ---- names -------------------------------------------------------------------- */
+
+/*
+ * Names are in wire form (RFC 1035, 3.1), in lower case, zero-padded: the only zero byte of a name is its last, so none
+ * is another's beginning. Records are resource records as they are sent, each with the name as a pointer to the
+ * question (c0 0c); those of one set have one size.
+ */
+
+/* Whose names they are. Below this a scope is a network's number, else an endpoint's and this bit: names that only the
+ * sandbox of that endpoint sees (--link). */
+enum name_scope {
+	SCOPE_ENDPOINT = 0x80000000,
+};
+
+/* names: those of up to 60 bytes, and who has an address: for PTR questions the name is the byte 255, which no name
+ * begins with, and the struct ip_addr */
+struct name_key {
+	__u32 scope; /* enum name_scope */
+	__u8 name[60];
+};
+
+/* long_names: the longer ones. The value is a struct name. */
+struct long_name_key {
+	__u32 scope;
+	__u8 name[256];
+};
+
+/* The records of one type. */
+struct rrset {
+	__u64 set;   /* the row of `name_sets` that they are in, 0: of the name's own row */
+	__be16 type; /* A, AAAA or PTR; 0: there is none */
+	__u8 count;
+	__u8 size; /* bytes of each */
+	__u8 pad[4];
+};
+
+/* What is known of a name; of a type that it has no records of there are none at all (NODATA). */
+struct name {
+	struct rrset sets[2];
+	__u8 records
+		[48]; /* of the first set, then of the second; a set of several stands here twice over, so that it
+			   * can be read from any of them on */
+};
+
+/* name_sets: sets that do not fit into a name's own row */
+struct name_set_key {
+	__u64 set;
+};
+
+struct name_set {
+	__u16 count;
+	__u16 size;	    /* bytes of each */
+	__u8 records[1020]; /* twice over if there are several */
+};
+
+/* The upstream servers of a sandbox that are asked, in this order. */
+struct upstream {
+	struct ip_addr addr;
+	__u32 network; /* it is a member of this one; 0: of none */
+	__u32 ifindex; /* of a link-local address its link, else 0 */
+};
+
+/* tails: PROG_ARRAY, the programs that others go on in */
+enum tail {
+	TAIL_RESOLVE = 0,  /* a question to the resolver's address */
+	TAIL_ASK = 1,	   /* one that an upstream is to answer */
+	TAIL_ANSWERED = 2, /* what an upstream says to it */
+	TAIL_COUNT = 4,
+};
+
+/* resolvers: what one endpoint's questions to 127.0.0.11, and to its gateway's address, are answered with */
+struct resolver_key {
+	__u32 endpoint; /* number */
+};
+
+struct resolver {
+	__u32 networks
+		[16]; /* whose names its sandbox sees, in the order in which they are looked for; 0: no more */
+	__u32 private_scope; /* enum name_scope, looked for first; 0: it has none */
+	__u32 egress; /* the network by whose routes upstreams outside are asked; 0: a name that is not ours
+			     * does not exist, but for what members in `upstreams` know */
+	struct upstream upstreams[3]; /* a zero address: no more */
+};
+
+/* subnets: LPM trie, of our networks: who has an address in there is not asked of anybody else. prefixlen is the
+ * prefix's length as IPv6, so 96 + n for an IPv4 /n. */
+struct subnet_key {
+	__u32 prefixlen;
+	struct ip_addr addr;
+};
+
+struct subnet {
+	__u32 network; /* number */
+};
+
+/* upstreams: how servers that were asked behave */
+struct upstream_key {
+	struct ip_addr addr;
+	__u32 ifindex;
+};
+
+struct upstream_state {
+	__u64 asked; /* ns, CLOCK_MONOTONIC: of the first question since its last answer, 0: it owes none */
+	__u64 dead_until; /* ns, CLOCK_MONOTONIC: it is passed over */
+};
+
+/* questions: those to upstreams that have no answer yet */
+struct question_key {
+	struct ip_addr src; /* as it was asked */
+	__u32 endpoint;	    /* number */
+	__be16 port;
+	__be16 id; /* of the message */
+};
+
+struct question {
+	__u64 asked;   /* ns, CLOCK_MONOTONIC */
+	__u8 upstream; /* the place in `upstreams` of whom it was sent to last, */
+	__u8 tried;    /* and which were asked, a bit each */
+	__u8 pad[6];
+};
+
+/* name_counts: PERCPU_HASH, questions of a network's members. The programs make the rows. */
+struct name_count_key {
+	__u32 network; /* number */
+};
+
+struct name_count {
+	__u64 answered;	   /* with records */
+	__u64 nodata;	   /* the name is ours, of that type there is none */
+	__u64 nxdomain;	   /* told that there is no such name, by the programs themselves */
+	__u64 forwarded;   /* to an upstream */
+	__u64 failed_over; /* to another one, as one did not know or did not answer */
+	__u64 refused;	   /* nobody could be asked */
+};
+
 /* ---- what happened ------------------------------------------------------------ */
 
 /* Every verdict is counted under one of these. From DROP_FIRST on the packet was dropped. */
@@ -543,6 +681,7 @@ enum reason {
 	DROP_XFRM = 48,	      /* an IPsec policy of the host's is about it: not in clear */
 	DROP_ENCAP = 49,      /* its route encapsulates, which the programs cannot */
 	DROP_FORWARDING = 50, /* its gateway device does not forward, or its route is unknown */
+	DROP_TAIL = 51, /* a question for a name, and a program that answers those is not loaded */
 	REASON_COUNT = 64,
 };
 

@@ -97,15 +97,8 @@ def _with_rows(names: Collection[str]) -> list[str]:
 @contextmanager
 def _opened(root: Path, pin: str) -> Iterator[RawMap]:
     """A pinned map, whatever its layout."""
-    fd = bpffs.get_pinned(root / "maps" / pin)
-    if fd is None:
-        raise KernelError("open map", pin, detail="it is not pinned")
-    info = bpf_maps.map_info(fd, pin)
-    opened = RawMap(fd, pin, int(info.key_size), int(info.value_size))
-    try:
-        yield opened
-    finally:
-        opened.close()
+    with bpf_maps.opened(root / "maps" / pin) as found:
+        yield found
 
 
 @contextmanager
@@ -119,7 +112,7 @@ def _pair(root: Path, name: str) -> Iterator[tuple[RawMap, RawMap]]:
 def _copy(root: Path, name: str, since: int) -> None:
     _, values = version.conversions(root, name)
     with _pair(root, name) as (before, now):
-        if before.copies > 1:
+        if before.is_array and before.copies > 1:
             for index in range(min(before.max_entries, now.max_entries)):
                 key = index.to_bytes(4, "little")
                 now.set_raw(key, values.apply(before.lookup_raw(key) or b""))

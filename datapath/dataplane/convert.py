@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, cast
 
 from datapath.dataplane import structs
-from datapath.dataplane.layout import XFRM_SELECTORS, DeviceKind, HostFlag, NetworkFlag, XfrmDirection
+from datapath.dataplane.layout import DeviceKind, HostFlag, NetworkFlag, XfrmDirection
 from datapath.dataplane.structs import (
     DeviceValue,
     HostValue,
+    LongNameKey,
+    NameKey,
+    NameSetValue,
+    NameValue,
     NetworkValue,
+    ResolverValue,
+    RrsetValue,
+    UpstreamValue,
     XfrmKey,
     XfrmPolicyValue,
     XfrmSelectorValue,
@@ -30,10 +38,32 @@ def to_abi(row: Any) -> Any:
     elif isinstance(row, XfrmKey):
         fields["direction"] = int(abi.XfrmDirection[row.direction])
     elif isinstance(row, XfrmPolicyValue):
-        one = abi.layout("xfrm_selector")
-        packed = b"".join(one.pack(selector) for selector in row.selectors)
-        fields["selectors"] = packed.ljust(XFRM_SELECTORS * one.size, b"\0")
+        fields["selectors"] = _pack_all(row, "selectors", "xfrm_selector")
+    elif isinstance(row, NameValue):
+        fields["sets"] = _pack_all(row, "sets", "rrset")
+    elif isinstance(row, ResolverValue):
+        fields["networks"] = struct.pack(f"={len(row.networks)}I", *row.networks)
+        fields["upstreams"] = _pack_all(row, "upstreams", "upstream")
     return abi.layout(structs.STRUCTS[type(row)]).type(**fields)
+
+
+def _pack_all(row: Any, field: str, inner: str) -> bytes:
+    """The field of a row that is an array of structs, without the zeros that follow. ValueError: they are too many."""
+    values = getattr(row, field)
+    one, whole = abi.layout(inner), abi.layout(structs.STRUCTS[type(row)])
+    if len(values) * one.size > whole.width(field):
+        raise ValueError(f"{len(values)} of {field} do not fit into struct {whole.name}")
+    return b"".join(one.pack(value) for value in values)
+
+
+def _unpack_all(raw: bytes, inner: str) -> list[Any]:
+    """Those of an array of structs that are not zero."""
+    one = abi.layout(inner)
+    return [
+        one.unpack(raw[at : at + one.size])
+        for at in range(0, len(raw), one.size)
+        if any(raw[at : at + one.size])
+    ]
 
 
 def host_value(value: Any) -> HostValue:
@@ -69,3 +99,48 @@ def device_value(value: Any) -> DeviceValue:
     kinds = {int(kind): kind.name for kind in abi.DeviceKind}
     kind = cast(DeviceKind, kinds.get(value.kind, str(value.kind)))
     return DeviceValue(**value._asdict() | {"kind": kind})
+
+
+_ADDRESS_MARK = 255  # what the keys of `names` begin with that are addresses
+_ADDRESS_KEY = 17  # bytes of such a key
+
+
+def name_key(value: Any) -> NameKey:
+    """A key of the map `names` (abi.name_key)."""
+    if value.name[0] == _ADDRESS_MARK:
+        return NameKey(value.scope, value.name[:_ADDRESS_KEY])
+    return NameKey(value.scope, _wire_name(value.name))
+
+
+def long_name_key(value: Any) -> LongNameKey:
+    """A key of the map `long_names` (abi.long_name_key)."""
+    return LongNameKey(value.scope, _wire_name(value.name))
+
+
+def _wire_name(field: bytes) -> bytes:
+    return field.partition(b"\0")[0] + b"\0"
+
+
+def _in_memory(count: int, size: int) -> int:
+    """Bytes of a set of records in its row: several stand there twice over."""
+    return count * size * (2 if count > 1 else 1)
+
+
+def name_value(value: Any) -> NameValue:
+    """What the maps `names` and `long_names` say (abi.name)."""
+    sets = tuple(RrsetValue(*one) for one in _unpack_all(value.sets, "rrset"))
+    length = sum(_in_memory(one.count, one.size) for one in sets if not one.set)
+    return NameValue(sets, value.records[:length])
+
+
+def name_set_value(value: Any) -> NameSetValue:
+    """What the map `name_sets` says (abi.name_set)."""
+    return NameSetValue(value.count, value.size, value.records[: _in_memory(value.count, value.size)])
+
+
+def resolver_value(value: Any) -> ResolverValue:
+    """What the map `resolvers` says (abi.resolver)."""
+    networks = struct.unpack(f"={len(value.networks) // 4}I", value.networks)
+    upstreams = tuple(UpstreamValue(*one) for one in _unpack_all(value.upstreams, "upstream"))
+    used = tuple(number for number in networks if number)
+    return ResolverValue(used, value.private_scope, value.egress, upstreams)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from datapath.dataplane.layout import MAPS, OWN_MAPS
+from datapath.dataplane.layout import MAPS, OWN_MAPS, VERSION_MAPS
 
 _SIZES = {
     **dict.fromkeys(("__u8",), 1),
@@ -127,7 +127,7 @@ def _grown(before: Structs, now: Structs, name: str) -> bool:
 
 def changed(before: Structs, now: Structs) -> frozenset[str]:
     """The maps that rows of this version do not fit into: they are made anew. Maps that the version before did not have
-    are not among them; what only the programs use is, as soon as anything is."""
+    are not among them, nor those that versions do not share."""
 
     def fits(struct: str | None) -> bool:
         return struct is None or _grown(before, now, struct)
@@ -135,11 +135,9 @@ def changed(before: Structs, now: Structs) -> frozenset[str]:
     found = {
         name
         for name, structs in {**MAPS, **OWN_MAPS}.items()
-        if name != "config" and any(one in before for one in structs) and not all(map(fits, structs))
+        if name not in VERSION_MAPS and any(one in before for one in structs) and not all(map(fits, structs))
     }
     if {"conns", "gc_timers", "confirmed"} & found:
         # The GC's queue has the keys of `conns`, and its timer runs on one of each.
         found |= {"conns", "gc_timers", "confirmed"}
-    if found:
-        found |= {name for name, (_, struct) in OWN_MAPS.items() if struct is None}
     return frozenset(found)

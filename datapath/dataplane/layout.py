@@ -52,6 +52,14 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "frag_queue": ("frag_queue_key", "frag_queue"),
     "frag_sources": ("frag_source_key", "frag_source"),
     "sockets": ("socket_key", "socket"),
+    "names": ("name_key", "name"),
+    "long_names": ("long_name_key", "name"),
+    "name_sets": ("name_set_key", "name_set"),
+    "resolvers": ("resolver_key", "resolver"),
+    "subnets": ("subnet_key", "subnet"),
+    "upstreams": ("upstream_key", "upstream_state"),
+    "questions": ("question_key", "question"),
+    "name_counts": ("name_count_key", "name_count"),
     "counters": (None, "counter"),
     "config": (None, "config"),
 }
@@ -67,12 +75,19 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "no_sources": (None, None),
     "frames": (None, None),
     "cuts": (None, None),
+    "name_rooms": (None, None),
+    "tails": (None, None),
 }
+# The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:
+# its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch
+# memory what that version has put there.
+VERSION_MAPS = frozenset({"config", *(name for name, (_, struct) in OWN_MAPS.items() if struct is None)})
 # The maps whose rows are what the store and the host say, and nothing else.
 TOLD_MAPS = frozenset(
     (
         *("networks", "devices", "endpoints", "routers", "members", "ports", "reserved", "bindings", "host"),
         *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
+        *("names", "long_names", "name_sets", "resolvers", "subnets"),
     )
 )
 
@@ -122,6 +137,10 @@ UPLINK_KINDS = tuple(HOOKS[hook].kind for hook in UPLINK_HOOKS.values())
 XDP_HOOK = "xdp_uplink"
 # The program that starts the timer of the conntrack GC; attached to nothing.
 CONN_GC = "conn_gc"
+# The map of the programs that others go on in, and these: program -> its place there (enum tail). They are attached to
+# nothing.
+TAILS_MAP = "tails"
+TAILS = {"resolve": "TAIL_RESOLVE", "ask": "TAIL_ASK", "answered": "TAIL_ANSWERED"}
 # Program -> where it is attached to the control group (enum bpf_attach_type).
 SOCKET_HOOKS = {
     "host_bind4": 8,
@@ -144,4 +163,5 @@ OBJECT_FILES = {
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
     "conn_gc": (CONN_GC,),
+    **{program: (program,) for program in TAILS},
 }

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from datapath.dataplane import convert, version
 from datapath.dataplane.attach import filter_place
-from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES, SOCKET_HOOKS
+from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES, SOCKET_HOOKS, VERSION_MAPS
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import bpf_links, bpffs, libbpf
@@ -21,7 +21,23 @@ from datapath.model.observed import Programs
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "origins", "reserved", "addresses", "acls"),
     *("links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
+    *("names", "long_names", "name_sets", "resolvers", "subnets"),
 )
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+# How a row of a map becomes one of `structs`, its key and its value, where a field has another type there.
+_CONVERSIONS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "xfrm_policies": (convert.xfrm_key, convert.xfrm_policy_value),
+    "devices": (_as_it_is, convert.device_value),
+    "names": (convert.name_key, convert.name_value),
+    "long_names": (convert.long_name_key, convert.name_value),
+    "name_sets": (_as_it_is, convert.name_set_value),
+    "resolvers": (_as_it_is, convert.resolver_value),
+}
 
 
 def programs(root: Path, indexes: Iterable[int]) -> Programs:
@@ -86,13 +102,9 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
                     found[name] = {(0,): convert.host_value(opened[0])}
                 elif name == "networks":
                     found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
-                elif name == "xfrm_policies":
-                    read = opened.read_all()
-                    found[name] = {convert.xfrm_key(k): convert.xfrm_policy_value(v) for k, v in read}
-                elif name == "devices":
-                    found[name] = {key: convert.device_value(value) for key, value in opened.read_all()}
                 else:
-                    found[name] = dict(opened.read_all())
+                    of_key, of_value = _CONVERSIONS.get(name, (_as_it_is, _as_it_is))
+                    found[name] = {of_key(key): of_value(value) for key, value in opened.read_all()}
             except KernelError as error:
                 broken[f"maps/{name}"] = str(error)
     return found, flood_rate
@@ -100,7 +112,7 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
 
 def _program_ids(folder: Path, broken: dict[str, str]) -> dict[str, int]:
     found = {}
-    for name in _names(folder) - {"config", "moving"}:
+    for name in _names(folder) - VERSION_MAPS - {"moving"}:
         with _pin(folder / name, broken) as fd:
             if fd is not None:
                 found[name] = libbpf.program_id(fd)

@@ -8,6 +8,7 @@ again completes what is missing.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ from datapath.dataplane import timer, version
 from datapath.dataplane.attach import Attachments
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import host_entry, xfrm_entries
-from datapath.dataplane.layout import CONN_GC, DEFAULT_SETUP, MAPS, OBJECT_FILES, XDP_HOOK, Setup
+from datapath.dataplane.layout import (
+    CONN_GC,
+    DEFAULT_SETUP,
+    MAPS,
+    OBJECT_FILES,
+    TAILS,
+    TAILS_MAP,
+    VERSION_MAPS,
+    XDP_HOOK,
+    Setup,
+)
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_maps, libbpf, netns, observe
@@ -66,6 +77,7 @@ class Dataplane(Attachments):
                     (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for name in OBJECT_FILES:
                     self.load(name, bpffs / "programs", bpffs / "maps")
+                self.fill_tails(bpffs / "programs", bpffs / "maps")
                 self.tell_host(observe.host())
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
                 pin(self.program(CONN_GC), bpffs / "programs" / mark)
@@ -103,20 +115,22 @@ class Dataplane(Attachments):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, name: str, programs_folder: Path, config_folder: Path, anew: Collection[str] = ()) -> None:
-        """Loads one object file with the pinned maps; pins its programs in one folder, its settings in the other.
-        `anew`: the maps that are not shared, but made to take the place of those that are pinned."""
+    def load(self, name: str, programs_folder: Path, own_folder: Path, anew: Collection[str] = ()) -> None:
+        """Loads one object file with the pinned maps; pins its programs in one folder, and the maps that are this
+        version's alone in the other. `anew`: the maps that are not shared either, but made to take the place of those
+        that are pinned."""
         config = abi.config(netns_cookie=netns.cookie(), sample=_SAMPLE, **self._setup.config)
         programs, maps = libbpf.load_object(
             abi.OBJECTS / f"{name}.bpf.o",
             pins=self.root / "maps",
             config=config,
             sizes=self._sizes(),
-            elsewhere={one: f"{version.NEXT_MAP}{one}" for one in anew},
+            elsewhere={one: f"{version.NEXT_MAP}{one}" for one in anew}
+            | {one: str(own_folder / one) for one in VERSION_MAPS},
         )
         try:
-            if not (config_folder / "config").exists():
-                pin(maps["config"], config_folder / "config")
+            if not (own_folder / "config").exists():
+                pin(maps["config"], own_folder / "config")
             for program in programs:
                 path = programs_folder / program.name
                 if not path.exists():
@@ -124,6 +138,19 @@ class Dataplane(Attachments):
         finally:
             for fd in (*(program.fd for program in programs), *maps.values()):
                 os.close(fd)
+
+    @staticmethod
+    def fill_tails(programs_folder: Path, own_folder: Path) -> None:
+        """Writes into the map `tails` of the second folder the programs of the first that others go on in."""
+        with bpf_maps.opened(own_folder / TAILS_MAP) as tails:
+            for name, place in TAILS.items():
+                fd = get_pinned(programs_folder / name)
+                if fd is None:
+                    raise KernelError("open program", name, detail="it is not pinned")
+                try:
+                    tails.set_raw(abi.Tail[place].to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
+                finally:
+                    os.close(fd)
 
     def _sizes(self) -> dict[str, int]:
         """How many entries maps get. A pinned map keeps its size: a load that was cut short goes on as it began."""

@@ -173,6 +173,70 @@ class LinkValue(NamedTuple):
     server: int
 
 
+class NameKey(NamedTuple):
+    """`name`: in wire form, or the byte 255 and an address (see `abi.h`); without the zeros that fill the field."""
+
+    scope: int
+    name: bytes
+
+
+class LongNameKey(NamedTuple):
+    scope: int
+    name: bytes
+
+
+class RrsetValue(NamedTuple):
+    set: int
+    type: int
+    count: int  # type: ignore[assignment]  # hides a method of tuples that nobody calls
+    size: int
+
+
+class NameValue(NamedTuple):
+    """`sets`: one or two. `records`: without the zeros that fill the field."""
+
+    sets: tuple[RrsetValue, ...]
+    records: bytes
+
+
+class NameSetKey(NamedTuple):
+    set: int
+
+
+class NameSetValue(NamedTuple):
+    """`records`: without the zeros that fill the field."""
+
+    count: int  # type: ignore[assignment]
+    size: int
+    records: bytes
+
+
+class UpstreamValue(NamedTuple):
+    addr: Address
+    network: int = 0
+    ifindex: int = 0
+
+
+class ResolverKey(NamedTuple):
+    endpoint: int
+
+
+class ResolverValue(NamedTuple):
+    networks: tuple[int, ...]
+    private_scope: int
+    egress: int
+    upstreams: tuple[UpstreamValue, ...]
+
+
+class SubnetKey(NamedTuple):
+    prefixlen: int
+    addr: Address | None
+
+
+class SubnetValue(NamedTuple):
+    network: int
+
+
 # The struct of abi.h that each class is.
 STRUCTS: Mapping[type[Any], str] = {
     HostValue: "host",
@@ -198,4 +262,15 @@ STRUCTS: Mapping[type[Any], str] = {
     BindingKey: "binding_key",
     LinkKey: "link_key",
     LinkValue: "link",
+    NameKey: "name_key",
+    LongNameKey: "long_name_key",
+    RrsetValue: "rrset",
+    NameValue: "name",
+    NameSetKey: "name_set_key",
+    NameSetValue: "name_set",
+    UpstreamValue: "upstream",
+    ResolverKey: "resolver_key",
+    ResolverValue: "resolver",
+    SubnetKey: "subnet_key",
+    SubnetValue: "subnet",
 }

@@ -17,12 +17,11 @@ from typing import get_args
 
 from datapath.dataplane import carry, connections, timer, version
 from datapath.dataplane.attach import filter_place
-from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, Direction
+from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, VERSION_MAPS, Direction
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 
-_CONFIG = "config"
 _MOVING = "moving"  # a pin that is about to be renamed to its place
 
 
@@ -49,6 +48,7 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
         folder.mkdir(mode=0o700)
         for name in OBJECT_FILES:
             dataplane.load(name, folder, folder, anew)
+        dataplane.fill_tails(folder, folder)
         dataplane.close()  # of maps that are there only now it may have opened a stand-in
         with version.carrying(root) if anew else nullcontext():
             fill()
@@ -134,7 +134,7 @@ def finish(dataplane: Dataplane, began: int = 0) -> bool:
         timer.start(fds[CONN_GC], int(abi.GcOrder.GC_TAKE_OVER))
         for name, fd in fds.items():
             if name != mark:
-                _replace_pin(fd, folder, root / ("maps" if name == _CONFIG else "programs") / name)
+                _replace_pin(fd, folder, root / ("maps" if name in VERSION_MAPS else "programs") / name)
         _replace_pin(fds[mark], folder, root / "programs" / mark)
     for name in set(os.listdir(root / "programs")) - names:
         bpffs.unpin(root / "programs" / name)
@@ -185,7 +185,7 @@ def _drop_maps(root: Path) -> None:
     found = version.marked(os.listdir(root / "programs"))
     if found is None or found.objects != version.digest():
         return
-    own = {_CONFIG}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
+    own = {"config"}.union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
     for name in set(os.listdir(root / "maps")) - own:
         bpffs.unpin(root / "maps" / name)
 

@@ -175,6 +175,10 @@ class Layout:
         """Of a field, in bytes."""
         return int(ffi.offsetof(f"struct {self.name}", name))
 
+    def width(self, name: str) -> int:
+        """Of a field, in bytes."""
+        return int(ffi.sizeof(dict(ffi.typeof(f"struct {self.name}").fields)[name].type))
+
     def unpack(self, raw: bytes) -> Any:
         items = self._struct.unpack(raw)
         return self.type(
@@ -239,6 +243,23 @@ link_key = layout("link_key").type
 link = layout("link").type
 tuple_ = layout("tuple").type
 conn = layout("conn").type
+name_key = layout("name_key").type
+long_name_key = layout("long_name_key").type
+rrset = layout("rrset").type
+name = layout("name").type
+name_set_key = layout("name_set_key").type
+name_set = layout("name_set").type
+resolver_key = layout("resolver_key").type
+resolver = layout("resolver").type
+upstream = layout("upstream").type
+subnet_key = layout("subnet_key").type
+subnet = layout("subnet").type
+upstream_key = layout("upstream_key").type
+upstream_state = layout("upstream_state").type
+question_key = layout("question_key").type
+question = layout("question").type
+name_count_key = layout("name_count_key").type
+name_count = layout("name_count").type
 config = layout("config").type
 counter = layout("counter").type
 event = layout("event").type
@@ -250,6 +271,12 @@ DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
 OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
 ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
 ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
+NameScope = _enum(enum.IntFlag, "NameScope", _elements("name_scope"))
+Tail = _enum(
+    enum.IntEnum,
+    "Tail",
+    {label: value for label, value in _elements("tail").items() if label != "TAIL_COUNT"},
+)
 GcOrder = _enum(enum.IntEnum, "GcOrder", _elements("gc_order"))
 # Two names for one number would make one an alias: the bounds are not reasons.
 _reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from datapath.errors import KernelError
-from datapath.kernel import abi, log
+from datapath.kernel import abi, bpffs, log
 from datapath.kernel import bpf_calls as bpf
 from datapath.kernel.bpf_calls import ffi
 
 # include/uapi/linux/bpf.h
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
-BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY = 1, 2, 6
+BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY = 1, 2
+BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY = 5, 6
+_PER_CPU = (BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY)
 BPF_F_NO_PREALLOC = 1 << 0
 _BATCH = 8192
 _UNREAD = 1 << 18  # entries of a map that nobody reads: as many as the largest of the others has
@@ -39,8 +43,13 @@ class RawMap:
     def __init__(self, fd: int, name: str, key_size: int, value_size: int) -> None:
         info = map_info(fd, name)
         self.fd, self.name, self.max_entries = fd, name, int(info.max_entries)
-        self.copies = bpf.lib.libbpf_num_possible_cpus() if info.type == BPF_MAP_TYPE_PERCPU_ARRAY else 1
+        self.copies = bpf.lib.libbpf_num_possible_cpus() if info.type in _PER_CPU else 1
+        self.is_array = info.type in (BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY)
         self._key_size, self._value_size = key_size, value_size
+        self._row_size = value_size * self.copies  # what is per CPU is laid out in steps of 8 bytes
+        if self.copies > 1 and value_size % 8:
+            os.close(fd)
+            raise AssertionError(f"the value of the per-CPU map {name} is no multiple of 8 bytes")
         if info.key_size != key_size or info.value_size != value_size:
             os.close(fd)
             raise KernelError(
@@ -57,7 +66,7 @@ class RawMap:
 
     def lookup_raw(self, key: bytes) -> bytes | None:
         """The value; None: the key is not there."""
-        value = ffi.new("char[]", self._value_size * self.copies)
+        value = ffi.new("char[]", self._row_size)
         result = bpf.lib.bpf_map_lookup_elem(self.fd, key, value)
         if result == -errno.ENOENT:
             return None
@@ -133,14 +142,14 @@ class RawMap:
                 size = min(size * 2, self.max_entries)
                 keys, values = (
                     ffi.new("char[]", self._key_size * size),
-                    ffi.new("char[]", self._value_size * size),
+                    ffi.new("char[]", self._row_size * size),
                 )
                 continue
             if result not in (0, -errno.ENOENT):
                 raise bpf.error("read map", self.name, result)
             yield (
                 bytes(ffi.buffer(keys, count[0] * self._key_size)),
-                bytes(ffi.buffer(values, count[0] * self._value_size)),
+                bytes(ffi.buffer(values, count[0] * self._row_size)),
                 int(count[0]),
             )
             if result:
@@ -155,7 +164,7 @@ class RawMap:
 
 class Map(RawMap, MutableMapping[Any, Any]):
     """A BPF map as a mapping of abi.h's types: NamedTuples of the structs `key` and `value`. Without `key` it is an
-    array, whose keys are numbers; of a per-CPU array a value is the list of every possible CPU's."""
+    array, whose keys are numbers; of a per-CPU map a value is the list of every possible CPU's."""
 
     def __init__(self, fd: int, name: str, key: str | None, value: str) -> None:
         self._key = abi.layout(key) if key else None
@@ -218,16 +227,13 @@ class Map(RawMap, MutableMapping[Any, Any]):
 
     def read_all(self) -> Iterator[tuple[Any, Any]]:
         """Every entry."""
-        if self.copies > 1:
+        if self.copies > 1 and self.is_array:
             for index in range(self.max_entries):
                 yield index, self[index]
             return
-        for keys, values, count in self.batches():
-            for i in range(count):
-                yield (
-                    self._unpack_key(keys[i * self._key_size : (i + 1) * self._key_size]),
-                    self._value.unpack(values[i * self._value.size : (i + 1) * self._value.size]),
-                )
+        for keys, values, _ in self.batches():
+            for key, row in zip(cut(keys, self._key_size), cut(values, self._row_size), strict=True):
+                yield self._unpack_key(key), self._unpack_value(row)
 
     def used(self) -> list[int]:
         """Of an array: the indexes of rows that are not zero altogether."""
@@ -273,6 +279,20 @@ class Map(RawMap, MutableMapping[Any, Any]):
     def delete_many(self, keys: Iterable[Any]) -> None:
         """Deletes with one system call those of the keys that are there."""
         self.delete_raw([self._pack_key(key) for key in keys])
+
+
+@contextlib.contextmanager
+def opened(pin: Path) -> Iterator[RawMap]:
+    """A pinned map, whatever its layout. KernelError: it is not pinned."""
+    fd = bpffs.get_pinned(pin)
+    if fd is None:
+        raise KernelError("open map", pin.name, detail="it is not pinned")
+    info = map_info(fd, pin.name)
+    found = RawMap(fd, pin.name, int(info.key_size), int(info.value_size))
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 def unread(name: str, key: str | None, value: str) -> int:

@@ -13,10 +13,11 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -32,7 +33,7 @@ from typing import Any, NamedTuple
 from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane import timer
-from datapath.dataplane.layout import MAPS
+from datapath.dataplane.layout import MAPS, TAILS, TAILS_MAP
 from datapath.kernel import abi, bpf_links, bpf_maps, features, libbpf, netns, syscalls
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
@@ -77,6 +78,13 @@ SIZES = {
     "externals": 4096,
     "mappings": 4096,
     "contacts": 1024,
+    "names": 4096,
+    "long_names": 256,
+    "name_sets": 256,
+    "resolvers": 256,
+    "subnets": 256,
+    "upstreams": 256,
+    "questions": 1024,
 }
 
 
@@ -439,6 +447,7 @@ class Programs:
         self.fds: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
+        self.tails: bpf_maps.RawMap | None = None
         self.bare = bare
         config = abi.config(
             **{
@@ -455,6 +464,7 @@ class Programs:
         with private_bpffs() as pins:
             for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
+        self.fill_tails()
         if bare:
             self._load_bare()
         if "host" in self.maps:
@@ -487,6 +497,8 @@ class Programs:
                 self.maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
             elif name == "events" and self.events_fd < 0:
                 self.events_fd = fd
+            elif name == TAILS_MAP and self.tails is None:  # it is emptied when nobody has it
+                self.tails = bpf_maps.RawMap(fd, name, 4, 4)
             elif name == "gc_timers":  # a timer lives as long as somebody has its map
                 self.maps[name] = bpf_maps.Map(fd, name, None, "gc_timer")
             else:
@@ -497,6 +509,17 @@ class Programs:
             os.close(fd)
         for m in self.maps.values():
             m.close()
+        if self.tails:
+            self.tails.close()
+
+    def fill_tails(self, programs: Iterable[str] = TAILS) -> None:
+        """The programs that others go on in, as far as they are loaded, are these."""
+        for name, place in TAILS.items():
+            key = abi.Tail[place].to_bytes(4, sys.byteorder)
+            if self.tails and name in programs and name in self.fds:
+                self.tails.set_raw(key, self.fds[name].to_bytes(4, sys.byteorder))
+            elif self.tails:
+                self.tails.delete_raw([key])
 
     def _fill(self) -> None:
         index = self.topology.index
@@ -573,6 +596,7 @@ class Programs:
         for name in (
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
+            *({"upstreams", "questions", "name_counts"} & self.maps.keys()),
         ):
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()

@@ -146,6 +146,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "frames",
                 "new_fragments",
                 "no_sources",
+                "name_rooms",
+                "tails",
                 "scratches",
                 "gc_timers",
             }

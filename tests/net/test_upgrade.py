@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from datapath.dataplane import version
-from datapath.dataplane.layout import MAPS
+from datapath.dataplane.layout import MAPS, VERSION_MAPS
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look, uplinks
 from tests.net.agents import agent
@@ -521,10 +521,10 @@ def as_before(host: Host) -> None:
 
 
 def map_ids(host: Host) -> dict[str, int]:
-    """The kernel's numbers of the maps that stay: those that are new are made, and `config` is each load's own."""
+    """The kernel's numbers of the maps that stay: those that are new are made, and some are each version's own."""
     found = {}
     for path in (host.bpffs / "datapath" / "maps").iterdir():
-        if path.name in MAPS.keys() - MAPS_THEN:
+        if path.name in (MAPS.keys() - MAPS_THEN) | VERSION_MAPS:
             continue
         with opened(path) as fd:
             told = Path(f"/proc/self/fdinfo/{fd}").read_text()
