@@ -8,6 +8,7 @@
 #include "lib/forward.h"
 #include "lib/fragments.h"
 #include "lib/links.h"
+#include "lib/names.h"
 #include "lib/nat.h"
 #include "lib/source.h"
 
@@ -238,6 +239,9 @@ int from_container(struct __sk_buff *skb)
 		return absorb_advertisement(skb, p, device);
 	if (mac_is_group(p->dst_mac))
 		return to_group(skb, p, device, net);
+	if ((p->tuple.dport == DNS_PORT || p->tuple.dst.word[3] == RESOLVER_ADDRESS) &&
+	    is_for_resolver(p, device, net))
+		return go_on(skb, TAIL_RESOLVE);
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
 		return to_router(skb, p, net, device->network);

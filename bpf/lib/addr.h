@@ -74,6 +74,14 @@ static __always_inline bool addr_is_loopback(const struct ip_addr *a)
 	return addr_is_loopback6(a);
 }
 
+#define RESOLVER_ADDRESS bpf_htonl(0x7f00000b)
+
+/* 127.0.0.11, where each container's resolver is, as Docker has it. */
+static __always_inline bool addr_is_resolver(const struct ip_addr *a)
+{
+	return a->word[3] == RESOLVER_ADDRESS && addr_is_v4(a);
+}
+
 static __always_inline bool v4_is_multicast(__be32 v4)
 {
 	return (bpf_ntohl(v4) >> 28) == 0xe;

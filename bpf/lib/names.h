@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * What questions for names are answered with: whose resolver a packet is sent to, what is known of names, who else is
- * asked. The programs that do it are reached by tail calls only (enum tail).
+ * asked. The programs that do it are reached by tail calls only (enum tail); they find the parsed packet in the scratch
+ * memory.
  */
 #pragma once
+#include "lib/endpoints.h"
 #include "lib/networks.h"
+#include "lib/ports.h"
 #include "lib/verdict.h"
 
-#define RESOLVER_ADDRESS bpf_htonl(0x7f00000b) /* 127.0.0.11 */
-#define DNS_PORT	 bpf_htons(53)
+#define DNS_PORT bpf_htons(53)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -79,10 +81,48 @@ struct {
 	__type(value, __u32);
 } tails SEC(".maps");
 
-/* Room for a message, as struct scratch is for all else. */
-struct name_room {
-	__u32 endpoint; /* who asks: number */
+#define MESSAGE_MAX 512 /* bytes: what is longer is not answered here, nor longer than that */
+
+/* A message that asks something, and what it is answered with (query.h, lookup.h, reply.h). */
+struct query {
+	struct name row; /* what is known of the name */
+	__u32 length;	 /* of the message, bytes */
+	__u32 name;	 /* length of the name with its zero byte; 0: there is none */
+	__u32 end;	 /* of the question in the message */
+	__u32 records;	 /* where the records to be sent begin in their row, */
+	__u32 bytes;	 /* and how long they are */
+	__u16 answers;	 /* how many that is */
+	__be16 type;
+	__u8 rcode;  /* extended: 16 is BADVERS (RFC 6891, 6.1.3) */
+	__u8 edns;   /* bit 0: it has an OPT record; bit 1: of a version that is not 0; bit 2: DO */
+	__u8 flags;  /* the header's third byte: RD is its lowest bit */
+	__u8 flags2; /* and its fourth: CD is 0x10 */
+	__u8 pad[4];
+	__u8 aligned[4]; /* so that the name begins at a multiple of eight */
+	__u8 message[MESSAGE_MAX + 20];
 };
+
+/* Room for messages, as struct scratch is for all else. */
+struct name_room {
+	struct query queries[2];     /* one segment of TCP can have two */
+	struct name_key address;     /* of who has an address, */
+	struct subnet_key subnet;    /* and of what that is in */
+	struct long_name_key key;    /* in lower case. A shorter name's is its beginning */
+	__u32 sum;		     /* of the transport header and what is behind it, as it was */
+	__u8 chunk[MESSAGE_MAX + 8]; /* of what is summed */
+	struct tuple asked;	     /* the key of a connection to the resolver */
+};
+
+_Static_assert(offsetof(struct query, message) % 8 == 4, "a name begins 12 bytes behind");
+_Static_assert(offsetof(struct name_room, key) % 8 == 4, "a key's name begins 4 bytes behind");
+_Static_assert(sizeof(struct query) % 8 == 0, "the second is aligned like the first");
+
+/* A length that is between 1 and MESSAGE_MAX, said so that the verifier of every kernel keeps the bounds. */
+static __always_inline __u32 bounded(__u32 length)
+{
+	asm volatile("" : "+r"(length));
+	return ((length - 1) & (MESSAGE_MAX - 1)) + 1;
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -105,9 +145,54 @@ static __always_inline struct resolver *resolver_of(__u32 endpoint)
 	return bpf_map_lookup_elem(&resolvers, &key);
 }
 
-/* Goes on in another program, which finds the parsed packet in the scratch memory; returns if it is not there. */
+/* The counters of a network, of this CPU; NULL: there is no room for more. */
+static __noinline struct name_count *name_counts_of(__u32 network)
+{
+	struct name_count_key key = {.network = network};
+	struct name_count *found = bpf_map_lookup_elem(&name_counts, &key);
+	struct name_count none = {};
+
+	if (found)
+		return found;
+	bpf_map_update_elem(&name_counts, &key, &none, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&name_counts, &key);
+}
+
+/*
+ * Is the packet for the sender's resolver: anything to 127.0.0.11, questions to the gateway's address where no
+ * container's port is published? From others than itself it takes none.
+ */
+__noinline int is_for_resolver(const struct packet *p, const struct device *device,
+			       const struct network *net)
+{
+	if (!p || !device || !net || p->forwarded || !mac_equal(p->dst_mac, net->mac))
+		return 0;
+	if (!addr_is_resolver(&p->tuple.dst)) {
+		if (p->tuple.dport != DNS_PORT || p->fragment || is_icmp(p->tuple.proto) ||
+		    !addr_equal(&p->tuple.dst, is_ipv6(p) ? &net->gateway6 : &net->gateway4) ||
+		    port_find(&p->tuple.dst, DNS_PORT, p->tuple.proto))
+			return 0;
+	}
+	return resolver_of(device->endpoint) != NULL;
+}
+
+/* Goes on in another program; returns if that is not there. */
 static __always_inline int go_on(struct __sk_buff *skb, __u32 tail)
 {
 	bpf_tail_call(skb, &tails, tail);
 	return drop(skb, DROP_TAIL);
+}
+
+/*
+ * The key of a connection to the resolver. A loopback source is the same in every container: for that the key has an
+ * address of the discard prefix 100::/64 (RFC 6666), which comes from no wire, with the endpoint's number.
+ */
+static __always_inline void asked_by(struct tuple *key, const struct packet *p, __u32 endpoint)
+{
+	*key = p->tuple;
+	if (!addr_is_v4(&key->src) || !addr_is_loopback(&key->src))
+		return;
+	key->src.word[0] = bpf_htonl(0x01000000);
+	key->src.word[1] = 0;
+	key->src.word[2] = bpf_htonl(endpoint);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The only file that writes into packets, checksums included, but for split.h, which cuts them. */
+/* The only file that writes into packets, checksums included, but for split.h, which cuts them, and reply.h. */
 #pragma once
 #include "lib/verdict.h"
 

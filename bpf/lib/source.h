@@ -59,6 +59,12 @@ __noinline int source_check_more(struct packet *p, const struct device *device,
 {
 	if (!p || !device || !net)
 		return DROP_SPOOFED_ADDR;
+	/* A socket that is bound to 127.0.0.1 asks the resolver from there. It goes no further: what is no question to
+	 * a resolver is dropped for its destination. */
+	if (p->ethertype == bpf_htons(ETH_P_IP) && addr_is_loopback(&p->tuple.src))
+		return addr_is_resolver(&p->tuple.dst) && mac_equal(p->dst_mac, net->mac)
+			       ? 0
+			       : DROP_SPOOFED_ADDR;
 	if (is_own(device, &p->tuple.src)) {
 		if (p->ethertype == bpf_htons(ETH_P_IP) &&
 		    !endpoint_find(device->network, &p->tuple.dst))

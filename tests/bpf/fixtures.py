@@ -519,7 +519,7 @@ class Programs:
             if self.tails and name in programs and name in self.fds:
                 self.tails.set_raw(key, self.fds[name].to_bytes(4, sys.byteorder))
             elif self.tails:
-                self.tails.delete_raw([key])
+                lib.bpf_map_delete_elem(self.tails.fd, key)
 
     def _fill(self) -> None:
         index = self.topology.index
@@ -593,11 +593,12 @@ class Programs:
     def forget(self) -> None:
         """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
         `frames` and `scratches` is never read, that in the GC's queue names nothing.)"""
-        for name in (
+        written = {
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
-            *({"upstreams", "questions", "name_counts"} & self.maps.keys()),
-        ):
+            *("upstreams", "questions", "name_counts"),
+        }
+        for name in written & self.maps.keys():
             self.maps[name].delete_many(list(self.maps[name]))
         self._seen = self._counts()
 

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Whose name it is that a message asks for, and which records it is answered with. */
+#pragma once
+#include "lib/query.h"
+
+#define SCOPES	   (sizeof(((struct resolver *)0)->networks) / sizeof(__u32))
+#define OWN_BYTES  sizeof(((struct name *)0)->records)
+#define SET_BYTES  sizeof(((struct name_set *)0)->records)
+#define BY_ADDRESS 255 /* the first byte of keys that are addresses */
+
+#define RCODE_FORMAT   1 /* RFC 1035, 4.1.1 */
+#define RCODE_NXDOMAIN 3
+#define RCODE_NOT_DONE 4
+#define RCODE_REFUSED  5
+#define RCODE_BADVERS  16
+
+enum name_outcome {
+	NAME_FOREIGN = 0, /* none of those that the asker sees */
+	NAME_OURS = 1,	  /* the query's `row` says what is known of it */
+	NAME_ABSENT = 2,  /* there is none: it would be of an address of a network of ours */
+};
+
+static __always_inline struct name *name_in(struct name_room *room, bool is_short, __u32 scope)
+{
+	room->key.scope = scope;
+	if (is_short)
+		return bpf_map_lookup_elem(&names, (struct name_key *)&room->key);
+	return bpf_map_lookup_elem(&long_names, &room->key);
+}
+
+/* Looks for the name in the room's key in what the asker sees: the first scope that has it decides. Returns whether
+ * there is one. */
+__noinline int name_find(const struct resolver *resolver, struct query *q)
+{
+	struct name_room *room = name_room();
+	struct name *row = NULL;
+	bool is_short;
+	__u32 i;
+
+	if (!resolver || !q || !room)
+		return 0;
+	is_short = q->name <= NAME_SHORT;
+	if (resolver->private_scope)
+		row = name_in(room, is_short, resolver->private_scope);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < SCOPES && !row && resolver->networks[i]; i++)
+		row = name_in(room, is_short, resolver->networks[i]);
+	if (!row)
+		return 0;
+	q->row = *row;
+	return 1;
+}
+
+/* The number that up to three digits at the beginning of a word are; more than 255: they are none. */
+static __always_inline __u32 octet_read(__u32 word, __u32 length)
+{
+	__u32 missing = 8 * (3 - length), hundreds, tens, ones;
+
+	if (length > 1 && (word & 0xff) == '0')
+		return 256;
+	word = word << missing | (0x303030 & ((1U << missing) - 1));
+	hundreds = (word & 0xff) - '0';
+	tens = (word >> 8 & 0xff) - '0';
+	ones = (word >> 16 & 0xff) - '0';
+	return hundreds > 9 || tens > 9 || ones > 9 ? 256 : hundreds * 100 + tens * 10 + ones;
+}
+
+/* That of the label at this place in the room's key. */
+__noinline int octet_at(__u32 at)
+{
+	struct name_room *room = name_room();
+	__u32 length;
+
+	if (!room)
+		return 256;
+	length = room->key.name[at & 31];
+	return length - 1 > 2 ? 256
+			      : octet_read(*(__u32 *)(room->key.name + (at & 31) + 1), length);
+}
+
+/* "D.C.B.A.in-addr.arpa" (RFC 1035, 3.5) in the room's key, of that length: reads the address; false: it is none. */
+__noinline int reverse4_read(__u32 length)
+{
+	struct name_room *room = name_room();
+	__u32 at = 0, octet, i;
+	const __u8 *name;
+
+	if (!room || length < 8 + 14 || length > 16 + 14)
+		return 0;
+	name = room->key.name + ((length - 14) & 31);
+	if (*(__u64 *)name != bpf_cpu_to_be64(0x07696e2d61646472ULL) || /* \7in-addr */
+	    *(__u32 *)(name + 8) != bpf_htonl(0x04617270) ||		/* \4arp */
+	    *(__u16 *)(name + 12) != bpf_htons(0x6100))			/* a\0 */
+		return 0;
+	addr_set_v4(&room->subnet.addr, 0);
+#pragma clang loop unroll(full)
+	for (i = 0; i < 4; i++) {
+		octet = octet_at(at);
+		if (octet > 255)
+			return 0;
+		((__u8 *)&room->subnet.addr)[15 - i] = octet;
+		at += room->key.name[at & 31] + 1;
+	}
+	return at == length - 14;
+}
+
+/* The number that a hexadecimal digit is; more than 15: it is none. */
+static __always_inline __u32 digit_read(__u8 c)
+{
+	__u32 letter = c >> 6;
+	__u32 value = letter ? c - 'a' : c - '0';
+
+	return value > (letter ? 5 : 9) ? 16 : value + letter * 10;
+}
+
+/* 32 digits, then "ip6.arpa" (RFC 3596, 2.5), likewise. */
+__noinline int reverse6_read(__u32 length)
+{
+	struct name_room *room = name_room();
+	__u32 wrong = 0, low, high, i;
+	const __u8 *name;
+
+	if (!room || length != 64 + 10)
+		return 0;
+	name = room->key.name;
+	if (*(__u64 *)(name + 64) != bpf_cpu_to_be64(0x0369703604617270ULL) || /* \3ip6\4arp */
+	    *(__u16 *)(name + 72) != bpf_htons(0x6100))			       /* a\0 */
+		return 0;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 16; i++) {
+		low = digit_read(name[4 * i + 1]);
+		high = digit_read(name[4 * i + 3]);
+		wrong |= (name[4 * i] ^ 1) | (name[4 * i + 2] ^ 1) | (low & 16) | (high & 16);
+		((__u8 *)&room->subnet.addr)[15 - i] = (high & 15) << 4 | (low & 15);
+	}
+	return !wrong && !addr_is_v4(&room->subnet.addr);
+}
+
+/* Who has the address that the name in the room's key is about? Returns enum name_outcome. */
+__noinline int reverse_find(const struct resolver *resolver, struct query *q)
+{
+	struct name_room *room = name_room();
+	struct name *row = NULL;
+	struct name_key *key;
+	__u32 i;
+
+	if (!resolver || !q || !room || !(reverse4_read(q->name) || reverse6_read(q->name)))
+		return NAME_FOREIGN;
+	key = &room->address;
+	key->name[0] = BY_ADDRESS;
+	__builtin_memcpy(key->name + 1, &room->subnet.addr, sizeof(room->subnet.addr));
+#pragma clang loop unroll(disable)
+	for (i = 0; i < SCOPES && !row && resolver->networks[i]; i++) {
+		key->scope = resolver->networks[i];
+		row = bpf_map_lookup_elem(&names, key);
+	}
+	if (row) {
+		q->row = *row;
+		return NAME_OURS;
+	}
+	room->subnet.prefixlen = 128;
+	return bpf_map_lookup_elem(&subnets, &room->subnet) ? NAME_ABSENT : NAME_FOREIGN;
+}
+
+/* How many bytes the answer has. */
+static __always_inline __u32 query_size(const struct query *q)
+{
+	return (q->end ? q->end : DNS_HEADER) + q->bytes +
+	       (q->edns ? sizeof(struct opt_record) : 0);
+}
+
+/* Chooses the records of the type that is asked for, as many as fit and from any one on. There may be none: the name
+ * is known all the same (NODATA). */
+__noinline int records_choose(struct query *q)
+{
+	__u32 count, size, first = 0, most;
+	struct name_set_key key = {};
+	struct rrset *found = NULL;
+	struct name_set *set;
+
+	if (!q)
+		return 0;
+	if (q->edns & EDNS_VERSION) {
+		q->rcode = RCODE_BADVERS;
+		return 0;
+	}
+	if (q->row.sets[0].type == q->type)
+		found = &q->row.sets[0];
+	else if (q->row.sets[1].type == q->type)
+		found = &q->row.sets[1];
+	if (!found || !q->type)
+		return 0;
+	count = found->count;
+	size = found->size;
+	key.set = found->set;
+	if (key.set) {
+		set = bpf_map_lookup_elem(&name_sets, &key);
+		if (!set)
+			return 0;
+		count = set->count;
+		size = set->size;
+	} else if (found == &q->row.sets[1] && !q->row.sets[0].set) {
+		first = q->row.sets[0].count * q->row.sets[0].size;
+		first *= q->row.sets[0].count > 1 ? 2 : 1;
+	}
+	if (!count || size < DNS_HEADER || count > MESSAGE_MAX || size > MESSAGE_MAX)
+		return 0;
+	most = (MESSAGE_MAX - query_size(q)) / size;
+	q->answers = count < most ? count : most;
+	q->bytes = q->answers * size;
+	q->records = first;
+	if (count > 1)
+		q->records += bpf_get_prandom_u32() % count * size;
+	/* What its writer has got wrong is not sent. */
+	if (q->records + q->bytes > (key.set ? SET_BYTES : OWN_BYTES))
+		q->answers = q->bytes = 0;
+	q->row.sets[0].set = key.set; /* where reply.h finds them */
+	return q->answers;
+}
