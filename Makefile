@@ -61,7 +61,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
@@ -79,6 +79,7 @@ menu:
 	@echo 'make doors      container runtimes of other releases, which drive the plugins (root)'
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
+	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
@@ -225,6 +226,11 @@ SECONDS ?= 0
 JOBS ?= 0
 fuzz: build
 	$(BIN)/python -m tests.model.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+# Until an answer is wrong, or so many were asked; it names its seed.
+QUESTIONS ?= 1000000
+fuzz-names: build
+	$(BIN)/python -m tests.bpf.fuzz_names --questions $(QUESTIONS) $(if $(SEED),--seed $(SEED))
 
 bench-deps: deps
 	$(call install,$(BENCH_PACKAGES))

@@ -530,12 +530,11 @@ struct rrset {
 	__u8 pad[4];
 };
 
-/* What is known of a name; of a type that it has no records of there are none at all (NODATA). */
+/* What is known of a name; of a type that it has no records of there are none at all (NODATA). A set of several records
+ * stands in `records` twice over, so that it can be read from any of them on; the second set is behind the first. */
 struct name {
 	struct rrset sets[2];
-	__u8 records
-		[48]; /* of the first set, then of the second; a set of several stands here twice over, so that it
-			   * can be read from any of them on */
+	__u8 records[48];
 };
 
 /* name_sets: sets that do not fit into a name's own row */
@@ -569,12 +568,13 @@ struct resolver_key {
 	__u32 endpoint; /* number */
 };
 
+/* `networks`: whose names its sandbox sees, in the order in which they are looked for; 0: no more. `egress`: the network
+ * by whose routes upstreams outside are asked; 0: a name that is not ours does not exist, but for what members in
+ * `upstreams` know. */
 struct resolver {
-	__u32 networks
-		[16]; /* whose names its sandbox sees, in the order in which they are looked for; 0: no more */
+	__u32 networks[16];
 	__u32 private_scope; /* enum name_scope, looked for first; 0: it has none */
-	__u32 egress; /* the network by whose routes upstreams outside are asked; 0: a name that is not ours
-			     * does not exist, but for what members in `upstreams` know */
+	__u32 egress;
 	struct upstream upstreams[3]; /* a zero address: no more */
 };
 

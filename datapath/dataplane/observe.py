@@ -11,10 +11,18 @@ from typing import Any
 
 from datapath.dataplane import convert, version
 from datapath.dataplane.attach import filter_place
-from datapath.dataplane.layout import HOOKS, MAPS, OBJECT_FILES, SOCKET_HOOKS, VERSION_MAPS
+from datapath.dataplane.layout import (
+    HOOKS,
+    MAPS,
+    OBJECT_FILES,
+    SOCKET_HOOKS,
+    TAILS,
+    TAILS_MAP,
+    VERSION_MAPS,
+)
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
-from datapath.kernel import bpf_links, bpffs, libbpf
+from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from datapath.model.observed import Programs
 
 # The maps that this side writes; the others belong to the programs.
@@ -47,7 +55,8 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
         return Programs(missing=("maps", "programs"))
     pinned = {folder: _names(root / folder) for folder in ("maps", "programs", "links")}
     wanted = [f"programs/{name}" for names in OBJECT_FILES.values() for name in names]
-    missing = [pin for pin in (*wanted, *(f"maps/{name}" for name in MAPS)) if not (root / pin).exists()]
+    wanted += [f"maps/{name}" for name in (*MAPS, TAILS_MAP)]
+    missing = [pin for pin in wanted if not (root / pin).exists()]
     broken: dict[str, str] = {}
     outdated = Dataplane(root).outdated
     if version.marked(pinned["programs"]) is None:
@@ -75,6 +84,7 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
         sockets=frozenset(sockets),
         group=group,
         foreign=frozenset(foreign),
+        tails=_tails(root / "maps", own, broken),
         broken=broken,
         flood_rate=flood_rate,
     )
@@ -142,6 +152,23 @@ def _links(
         elif number.isdigit() and target == int(number):
             attached.add((hook, target))
     return attached, sockets, group, foreign
+
+
+def _tails(folder: Path, own: Mapping[str, set[int]], broken: dict[str, str]) -> frozenset[str]:
+    """The programs that are in their places in the map of those that others go on in."""
+    if not (folder / TAILS_MAP).exists():
+        return frozenset()
+    try:
+        with bpf_maps.opened(folder / TAILS_MAP) as tails:
+            there = {
+                name: tails.lookup_raw(bpf_maps.number(abi.Tail[place])) for name, place in TAILS.items()
+            }
+    except KernelError as error:
+        broken[f"maps/{TAILS_MAP}"] = str(error)
+        return frozenset()
+    return frozenset(
+        name for name, found in there.items() if found in {bpf_maps.number(one) for one in own.get(name, ())}
+    )
 
 
 def _filters(own: Mapping[str, set[int]], indexes: Iterable[int]) -> set[tuple[str, int]]:

@@ -8,7 +8,6 @@ again completes what is missing.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ class Dataplane(Attachments):
         if found is None or found.objects != version.digest():
             return found is not None
         programs = {program for names in OBJECT_FILES.values() for program in names}
-        return programs <= pinned and MAPS.keys() <= listed(bpffs / "maps")
+        return programs <= pinned and MAPS.keys() | {TAILS_MAP} <= listed(bpffs / "maps")
 
     @classmethod
     def find(cls, bpffs: Path, attach_mode: str = "auto") -> Dataplane | None:
@@ -148,7 +147,7 @@ class Dataplane(Attachments):
                 if fd is None:
                     raise KernelError("open program", name, detail="it is not pinned")
                 try:
-                    tails.set_raw(abi.Tail[place].to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
+                    tails.set_raw(bpf_maps.number(abi.Tail[place]), bpf_maps.number(fd))
                 finally:
                     os.close(fd)
 

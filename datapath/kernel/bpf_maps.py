@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,11 @@ def hash_of_objects(size: int, count: int) -> int:
     for number in range(count):
         bpf.lib.bpf_map_update_elem(fd, number.to_bytes(key_size, "little"), bytes(value_size), BPF_ANY)
     return int(fd)
+
+
+def number(value: int) -> bytes:
+    """A number of 32 bits as maps of the kernel's own types have it: an index, a program's fd or id."""
+    return int(value).to_bytes(4, sys.byteorder)
 
 
 def cut(packed: bytes, size: int) -> Iterator[bytes]:

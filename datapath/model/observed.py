@@ -53,8 +53,8 @@ class Stack:
 class Programs:
     """What is pinned. `attached`: (hook, ifindex) where our program really runs; `sockets`: the socket hooks that
     do; `group`: the kernel's number of the control group that they are attached to, 0: of the one that was asked for;
-    `foreign`: link pins with a program that is not ours; `broken`: pin -> why it cannot be used;
-    `outdated`: they are of another version; `upgrading`: an upgrade was not finished."""
+    `foreign`: link pins with a program that is not ours; `tails`: programs that others find to go on in; `broken`:
+    pin -> why it cannot be used; `outdated`: they are of another version; `upgrading`: an upgrade was not finished."""
 
     mounted: bool = False
     pinned: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -64,6 +64,7 @@ class Programs:
     sockets: frozenset[str] = frozenset()
     group: int = 0
     foreign: frozenset[str] = frozenset()
+    tails: frozenset[str] = frozenset()
     broken: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
     outdated: bool = False

@@ -13,7 +13,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -515,9 +514,9 @@ class Programs:
     def fill_tails(self, programs: Iterable[str] = TAILS) -> None:
         """The programs that others go on in, as far as they are loaded, are these."""
         for name, place in TAILS.items():
-            key = abi.Tail[place].to_bytes(4, sys.byteorder)
+            key = bpf_maps.number(abi.Tail[place])
             if self.tails and name in programs and name in self.fds:
-                self.tails.set_raw(key, self.fds[name].to_bytes(4, sys.byteorder))
+                self.tails.set_raw(key, bpf_maps.number(self.fds[name]))
             elif self.tails:
                 lib.bpf_map_delete_elem(self.tails.fd, key)
 

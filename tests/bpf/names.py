@@ -28,7 +28,7 @@ from datapath.dataplane.structs import (
     UpstreamValue,
 )
 from datapath.kernel import abi
-from tests.bpf.fixtures import Programs
+from tests.bpf.fixtures import A1, A2, A3, B1, C1, NET1, NET2, NET3, Member, Programs
 
 RESOLVER = IPv4Address("127.0.0.11")
 A, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY = 1, 12, 15, 16, 28, 33, 65, 255
@@ -111,6 +111,79 @@ def add_subnet(programs: Programs, prefix: str, network: int) -> None:
     bits = whole.prefixlen + (96 if whole.version == 4 else 0)
     key = SubnetKey(bits, ip_address(whole.network_address))
     programs.maps["subnets"][to_abi(key)] = to_abi(SubnetValue(network))
+
+
+def records(*addresses: Address) -> list[bytes]:
+    return [address_record(one) for one in addresses]
+
+
+# ---- what is known in tests ---------------------------------------------------------------
+
+PRIVATE = 0x80000000 | A3.number  # the scope of a3's own names
+UPSTREAM = UpstreamValue(ip_address("192.0.2.53"))
+MANY4 = [IPv4Address("172.17.1.0") + i for i in range(28)]
+MANY6 = [IPv6Address("fd00:1::1:0") + i for i in range(16)]
+PAIR = [IPv4Address("172.17.3.1"), IPv4Address("172.17.3.2")]
+FULL = "x" * 58  # with its length and its end as long as a key of `names` takes
+LONGEST = ".".join(["l" * 63] * 3 + ["m" * 61])  # 255 bytes
+POINTED = "web.shop"
+LONG_POINTED = "a" * 60 + ".shop"
+# Scope, name or address, and its records by type.
+KNOWN: tuple[tuple[int, str | Address, tuple[list[bytes], ...]], ...] = (
+    (NET1.number, "web", (records(A2.ip), records(A2.ip6))),
+    (NET1.number, "only4", (records(A2.ip),)),
+    (NET1.number, "only6", (records(A2.ip6),)),
+    (NET1.number, "pair", (records(*PAIR),)),
+    (NET1.number, "many", (records(*MANY4), records(*MANY6))),
+    (NET1.number, "crowd", (records(*MANY4, *(PAIR[0] + 256 * i for i in range(4))),)),
+    (NET1.number, "under_score.a.b.c", (records(A2.ip),)),
+    (NET1.number, FULL, (records(A2.ip),)),
+    (NET1.number, FULL + "y", (records(A2.ip), records(A2.ip6))),
+    (NET1.number, LONGEST, (records(A2.ip),)),
+    (NET1.number, A2.ip, ([pointer_record(POINTED)],)),
+    (NET1.number, A2.ip6, ([pointer_record(LONG_POINTED)],)),
+    (NET2.number, "other", (records(B1.ip),)),
+    (NET2.number, "web", (records(B1.ip),)),
+    (NET2.number, B1.ip, ([pointer_record("other.two")],)),
+    (PRIVATE, "db", (records(B1.ip),)),
+    (NET3.number, "inner", (records(C1.ip),)),
+)
+# Who has a resolver: its networks, and whether an upstream can be asked. c1 is in an internal network.
+RESOLVERS: tuple[tuple[Member, tuple[int, ...], int, bool], ...] = (
+    (A1, (NET1.number,), 0, True),
+    (A3, (NET1.number, NET2.number), PRIVATE, True),
+    (B1, (NET2.number,), 0, False),
+    (C1, (NET3.number,), 0, False),
+)
+SUBNETS = (*((f"172.{16 + net.number}.0.0/16", net.number) for net in (NET1, NET2, NET3)), ("fd00:1::/64", 1))
+
+
+def fill(programs: Programs) -> None:
+    """As a control plane would have written it."""
+    for scope, name, sets in KNOWN:
+        add_name(programs, scope, name, *sets)
+    for member, networks, private, forwards in RESOLVERS:
+        egress = 0 if member is C1 else member.net.number
+        upstreams = (UPSTREAM,) if forwards or member is C1 else ()
+        add_resolver(programs, member.number, networks, private=private, egress=egress, upstreams=upstreams)
+    for prefix, number in SUBNETS:
+        add_subnet(programs, prefix, number)
+
+
+def seen_by(member: Member) -> dict[bytes, dict[int, set[bytes]]]:
+    """Lower-case wire form of each name that it sees, those of addresses too -> the data of its records, by type."""
+    (_, networks, private, _), *_ = (row for row in RESOLVERS if row[0] is member)
+    found: dict[bytes, dict[int, set[bytes]]] = {}
+    for scope in (private, *networks):
+        for owner, name, sets in KNOWN:
+            if owner == scope:
+                key = wire(name if isinstance(name, str) else name.reverse_pointer).lower()
+                types = {int.from_bytes(one[0][2:4], "big"): {rr[12:] for rr in one} for one in sets}
+                found.setdefault(key, types)
+    return found
+
+
+# ---- messages -----------------------------------------------------------------------------
 
 
 def question(

@@ -13,7 +13,6 @@ import dns.exception
 import pytest
 
 from datapath.dataplane.layout import TAILS
-from datapath.dataplane.structs import UpstreamValue
 from datapath.kernel import abi, libbpf
 from tests.bpf import names as n
 from tests.bpf import packets as p
@@ -26,7 +25,6 @@ from tests.bpf.fixtures import (
     D1,
     HOST,
     NET1,
-    NET2,
     NET3,
     REDIRECT,
     SHOT,
@@ -39,52 +37,14 @@ from tests.bpf.fixtures import (
 OBJECTS = ("from_container", "resolve", "conn_gc")
 SPORT = 43210
 LOOPBACK = IPv4Address("127.0.0.1")
-PRIVATE = 0x80000000 | A3.number
-UPSTREAM = UpstreamValue(ip_address("192.0.2.53"))
-MANY4 = [IPv4Address("172.17.1.0") + i for i in range(28)]
-MANY6 = [IPv6Address("fd00:1::1:0") + i for i in range(16)]
-FEW4 = [IPv4Address("172.17.2.0") + i for i in range(1)]
-PAIR = [IPv4Address("172.17.3.1"), IPv4Address("172.17.3.2")]
-MID = "x" * 57  # 59 bytes on the wire; with one more a long name's
-LONGEST = ".".join(["l" * 63] * 3 + ["m" * 61])  # 255 bytes
-POINTED = "web.shop"
-LONG_POINTED = "a" * 60 + ".shop"
-
-
-def records(*addresses: IPv4Address | IPv6Address) -> list[bytes]:
-    return [n.address_record(one) for one in addresses]
 
 
 @pytest.fixture(scope="module")
 def loaded(topology: Topology) -> Iterator[Programs]:
-    """What a control plane would have written: a1 sees network 1 and may ask an upstream, a3 sees networks 1 and 2 and
-    names of its own, c1 is in an internal network; a2 and d1 have no resolver."""
+    """a1 sees network 1 and may ask an upstream, a3 sees networks 1 and 2 and names of its own, c1 is in an internal
+    network; a2 and d1 have no resolver."""
     made = Programs(topology, objects=OBJECTS)
-    one, two, three = NET1.number, NET2.number, NET3.number
-    n.add_name(made, one, "web", records(A2.ip), records(A2.ip6))
-    n.add_name(made, one, "only4", records(A2.ip))
-    n.add_name(made, one, "only6", records(A2.ip6))
-    n.add_name(made, one, "pair", records(*PAIR))
-    n.add_name(made, one, "many", records(*MANY4), records(*MANY6))
-    n.add_name(made, one, "crowd", records(*MANY4, *(PAIR[0] + 256 * i for i in range(4))))
-    n.add_name(made, one, "under_score.a.b.c", records(A2.ip))
-    n.add_name(made, one, MID, records(A2.ip))
-    n.add_name(made, one, MID + "y", records(A2.ip), records(A2.ip6))
-    n.add_name(made, one, LONGEST, records(A2.ip))
-    n.add_name(made, one, A2.ip, [n.pointer_record(POINTED)])
-    n.add_name(made, one, A2.ip6, [n.pointer_record(LONG_POINTED)])
-    n.add_name(made, two, "other", records(B1.ip))
-    n.add_name(made, two, "web", records(B1.ip))
-    n.add_name(made, two, B1.ip, [n.pointer_record("other.two")])
-    n.add_name(made, PRIVATE, "db", records(B1.ip))
-    n.add_name(made, three, "inner", records(C1.ip))
-    n.add_resolver(made, A1.number, [one], egress=one, upstreams=[UPSTREAM])
-    n.add_resolver(made, A3.number, [one, two], private=PRIVATE, egress=one, upstreams=[UPSTREAM])
-    n.add_resolver(made, B1.number, [two], egress=two)
-    n.add_resolver(made, C1.number, [three], upstreams=[UPSTREAM])
-    for net in (NET1, NET2, NET3):
-        n.add_subnet(made, f"172.{16 + net.number}.0.0/16", net.number)
-    n.add_subnet(made, "fd00:1::/64", one)
+    n.fill(made)
     yield made
     made.close()
 
@@ -162,15 +122,15 @@ ROWS = (
     Row("nothing of type 0", "web", 0, []),
     Row("no pointer of a name that is no address", "web", n.PTR, []),
     Row("a name with underscores and dots", "UNDER_score.A.b.c", n.A, [WEB4]),
-    Row("one whose key is full", MID, n.A, [WEB4]),
-    Row("one that is too long for it", MID + "y", n.AAAA, [WEB6]),
-    Row("the same in capitals", (MID + "y").upper(), n.A, [WEB4]),
-    Row("the longest that there can be, 255 bytes", LONGEST, n.A, [WEB4]),
-    Row("who has an address", "3.0.17.172.in-addr.arpa", n.PTR, [n.pointer_record(POINTED)]),
-    Row("in capitals", "3.0.17.172.IN-ADDR.ARPA", n.PTR, [n.pointer_record(POINTED)]),
+    Row("one whose key is full", n.FULL, n.A, [WEB4]),
+    Row("one that is too long for it", n.FULL + "y", n.AAAA, [WEB6]),
+    Row("the same in capitals", (n.FULL + "y").upper(), n.A, [WEB4]),
+    Row("the longest that there can be, 255 bytes", n.LONGEST, n.A, [WEB4]),
+    Row("who has an address", "3.0.17.172.in-addr.arpa", n.PTR, [n.pointer_record(n.POINTED)]),
+    Row("in capitals", "3.0.17.172.IN-ADDR.ARPA", n.PTR, [n.pointer_record(n.POINTED)]),
     Row("no address of an address", "3.0.17.172.in-addr.arpa", n.A, []),
-    Row("who has an IPv6 address", A2.ip6.reverse_pointer, n.PTR, [n.pointer_record(LONG_POINTED)]),
-    Row("in capitals", A2.ip6.reverse_pointer.upper(), n.PTR, [n.pointer_record(LONG_POINTED)]),
+    Row("who has an IPv6 address", A2.ip6.reverse_pointer, n.PTR, [n.pointer_record(n.LONG_POINTED)]),
+    Row("in capitals", A2.ip6.reverse_pointer.upper(), n.PTR, [n.pointer_record(n.LONG_POINTED)]),
 )
 
 
@@ -184,9 +144,9 @@ def test_s17_a_question_for_a_name_of_ours_becomes_its_answer(programs: Programs
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_s17_several_addresses_come_all_and_in_turning_order(programs: Programs, way: Way) -> None:
     for name, kind, wanted in (
-        ("pair", n.A, records(*PAIR)),
-        ("many", n.A, records(*MANY4)),
-        ("many", n.AAAA, records(*MANY6)),
+        ("pair", n.A, n.records(*n.PAIR)),
+        ("many", n.A, n.records(*n.MANY4)),
+        ("many", n.AAAA, n.records(*n.MANY6)),
     ):
         asked, firsts = n.question(name, kind), set()
         rotations = {
@@ -610,7 +570,7 @@ def test_s17_over_tcp_sums_are_right_where_a_device_has_summed(programs: Program
 
 def test_s17_over_tcp_a_connection_leads_to_an_upstream_where_there_is_one(programs: Programs) -> None:
     forwards(programs, RESOLVER, RESOLVER.sends(p.tcp(SPORT, 53, p.SYN)))
-    key = abi.upstream_key(UPSTREAM.addr)
+    key = abi.upstream_key(n.UPSTREAM.addr)
     programs.maps["upstreams"][key] = abi.upstream_state(dead_until=1 << 62)
     out = programs.run(A1, RESOLVER.sends(p.tcp(SPORT, 53, p.SYN)))
     assert (out.verdict, out.reasons) == (REDIRECT, {"ANSWERED": 1})
@@ -626,7 +586,7 @@ def opened(programs: Programs, way: Way) -> tuple[Any, Any]:
     if src == LOOPBACK:
         src = IPv6Address(struct.pack("!IIII", 0x01000000, 0, way.member.number, int(LOOPBACK)))
     there = abi.tuple_(src, way.dst, SPORT, 53, p.TCP)
-    back = abi.tuple_(UPSTREAM.addr, HOST, 53, 20100, p.TCP)
+    back = abi.tuple_(n.UPSTREAM.addr, HOST, 53, 20100, p.TCP)
     for key, other, flag in ((there, back, 1), (back, there, 0)):
         programs.maps["pending"][key] = abi.conn(
             other=other, from_endpoint=way.member.number if flag else 0, flags=4 | flag, state=2

@@ -113,6 +113,10 @@ def foreign(host: Host) -> None:
     (pins / f"from_host-{device}").hardlink_to(pins / "host_bind4")
 
 
+def tails(host: Host) -> str:
+    return str(host.bpffs / "datapath/maps/tails")
+
+
 def overwrite_row(host: Host) -> None:
     """The port leads to another port of the container."""
     row = json.loads(host.sh(bpf(host, "ports")))[0]
@@ -223,6 +227,11 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
     "the loopback device has no program": ("detached", lambda h: detach(h, "from_loopback-1")),
     "XDP is detached": ("detached", lambda h: detach(h, f"xdp_uplink-{index(h, 'eth0')}")),
     "another program is in our place": ("detached", foreign),
+    "a program that answers questions for names is taken away": (
+        "detached",
+        lambda h: h.sh(["bpftool", "map", "delete", "pinned", tails(h), "key", "0", "0", "0", "0"]),
+    ),
+    "the map of these has lost its pin": ("programs", lambda h: Path(tails(h)).unlink()),
     "a pin of nothing": (
         "stray-pin",
         lambda h: (h.bpffs / "datapath/links/from_host-4000").hardlink_to(

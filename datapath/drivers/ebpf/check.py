@@ -122,6 +122,10 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
     for uplink in comparison.observed.uplinks if networks else ():
         if uplink.unserved:
             yield Finding(UNSERVED, f"uplink {uplink.name}", uplink.unserved)
+    if networks and not programs.outdated:
+        for name in sorted(layout.TAILS.keys() - programs.tails):
+            detail = f"program {name} is not found by those that go on in it"
+            yield Finding(DETACHED, "questions for names", detail, (name, 0))
     if networks:
         for hook in sorted(SOCKET_HOOKS - programs.sockets):
             yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))

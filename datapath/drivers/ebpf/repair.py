@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from datapath.dataplane import connections
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.layout import SOCKET_HOOKS, XDP_HOOK
+from datapath.dataplane.layout import SOCKET_HOOKS, TAILS, XDP_HOOK
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.ebpf.host import EbpfHost
 from datapath.kernel import abi, cgroup
@@ -18,6 +18,9 @@ from datapath.model.findings import Check, Finding
 def _attach(work: Repairing, finding: Finding) -> None:
     hook, ifindex = finding.about
     dataplane = work.context.dataplane
+    if hook in TAILS:
+        dataplane.fill_tails(dataplane.root / "programs", dataplane.root / "maps")
+        return
     if hook in SOCKET_HOOKS:
         dataplane.drop_link(hook)
         dataplane.attach_sockets()
