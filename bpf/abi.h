@@ -239,7 +239,7 @@ enum conn_flag {
 	CONN_ORIGINAL = 1,  /* this direction opened the connection; the other is the reply */
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 	CONN_QUESTION =
-		4, /* of a container's resolver: it is never confirmed, and over UDP ends with its answers */
+		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
 };
 
 enum conn_state {
@@ -262,7 +262,7 @@ struct conn {
 	__u32 to_network;    /* where it is delivered; 0: to no container */
 	__u32 to_endpoint;   /* PARTY_OUTSIDE: routed by the host's table */
 	__u32 ack;	     /* TCP: the last acknowledgement in this direction, host order;
-			      * questions over UDP: how many have no answer yet */
+			      * a question over UDP: the message's id, and 2^16 times the upstream's place */
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
 	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */

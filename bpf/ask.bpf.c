@@ -1,17 +1,211 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Reached by a tail call: a question for a name that is not ours, which an upstream is to answer. */
-#include "lib/names.h"
+/*
+ * Reached by a tail call: what a container sends to its resolver's address and a server upstream is to answer: questions
+ * over UDP, each by itself, and connections of TCP.
+ */
+#include "lib/asking.h"
+#include "lib/connstate.h"
+#include "lib/message.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define SYN_PATIENCE (SECOND * 9 / 10) /* less than after which it is sent again (RFC 6298, 2) */
+
+/* Nobody can be asked: said at once. */
+__noinline int answer_failure(struct __sk_buff *skb, struct packet *p, __u32 rcode)
+{
+	struct scratch *room = scratch();
+	struct dns_header header;
+	__u32 flags;
+	int error;
+
+	if (!p || !room || !message_header(skb, p, &header))
+		return drop(skb, DROP_TRUNCATED);
+	flags = bpf_ntohs(header.flags) & (DNS_OPCODE | DNS_DESIRED | DNS_UNCHECKED);
+	if ((bpf_ntohs(header.flags) & DNS_RESPONSE) ||
+	    message_cut(skb, p, flags | DNS_RESPONSE | DNS_AVAILABLE | rcode))
+		return drop(skb, DROP_NO_ROUTE);
+	tuple_reverse(&room->leaving, &p->tuple);
+	error = rewrite_tuple(skb, p, &room->leaving, IPDEFTTL) ||
+		rewrite_macs(skb, p->src_mac, p->dst_mac);
+	return answer(skb, error, 0);
+}
+
+/* Opens the way to one upstream: what it answers will be known. Returns enum way. */
+__noinline int ask_open(struct __sk_buff *skb, const struct device *device, __u32 egress)
+{
+	int way = way_find(skb, device, egress);
+
+	return way && !nat_open(skb, false, false) ? way : WAY_NONE;
+}
+
+/* To the next one that can be asked. `first`: where to begin; `patient`: as in upstream_next(). WAY_NONE: there is none. */
+__noinline int ask_next(struct __sk_buff *skb, const struct device *device,
+			const struct resolver *resolver, __u32 first, int patient)
+{
+	struct asking *asking = asking_room();
+	struct scratch *room = scratch();
+	__u64 now = bpf_ktime_get_ns();
+	__u32 i, place;
+	int found, way;
+
+	if (!device || !resolver || !asking || !room)
+		return WAY_NONE;
+	for (i = 0; i < UPSTREAMS; i++) {
+		found = upstream_next(resolver, first, asking->question.tried, patient);
+		if (found == NO_UPSTREAM)
+			break;
+		place = found;
+		/* The compiler knows that, the verifier does not. */
+		asm volatile("" : "+r"(place));
+		if (place >= UPSTREAMS)
+			break;
+		asking->upstream = resolver->upstreams[place];
+		asking->question.tried |= 1 << place;
+		asking->question.upstream = place;
+		room->sides.id = bpf_ntohs(asking->key.id) | place << 16;
+		way = ask_open(skb, device, resolver->egress);
+		if (way == WAY_NONE)
+			continue;
+		upstream_asked(&asking->upstream, now);
+		asking->question.asked = now;
+		if (room->sides.key.proto == IPPROTO_UDP)
+			bpf_map_update_elem(&questions, &asking->key, &asking->question, BPF_ANY);
+		return way;
+	}
+	return WAY_NONE;
+}
+
+static __always_inline int ask_datagram(struct __sk_buff *skb, struct packet *p,
+					const struct device *device,
+					const struct resolver *resolver, struct asking *asking,
+					struct scratch *room)
+{
+	bool again = skb->tc_index == AGAIN_MARK;
+	struct question *known;
+	struct dns_header header;
+	__u32 first = 0;
+	int way;
+
+	skb->tc_index = 0;
+	if (!message_header(skb, p, &header))
+		return drop(skb, DROP_TRUNCATED);
+	asking->key.id = header.id;
+	known = bpf_map_lookup_elem(&questions, &asking->key);
+	if (known && bpf_ktime_get_ns() - known->asked < QUESTION_REPEATED) {
+		asking->question = *known;
+		first = known->upstream + 1;
+	}
+	if (!quota_admits(device->endpoint))
+		return drop(skb, DROP_LIMIT);
+	way = ask_next(skb, device, resolver, first, !again);
+	if (way == WAY_NONE && !again && first) {
+		/* All have been asked, and the client still waits. */
+		asking->question.tried = 0;
+		way = ask_next(skb, device, resolver, first, true);
+	}
+	if (way != WAY_NONE) {
+		count_question(device->network, first ? QUESTION_FAILED_OVER : QUESTION_FORWARDED);
+		return way_go(skb, p, way, room->sides.server_network);
+	}
+	quota_returns(device->endpoint);
+	count_question(device->network, QUESTION_REFUSED);
+	return answer_failure(skb, p, again ? RCODE_SERVER_FAILED : RCODE_REFUSED);
+}
+
+/* Where in the list the upstream of a connection is; UPSTREAMS: nowhere any more. */
+static __always_inline __u32 upstream_place(const struct resolver *resolver,
+					    const struct ip_addr *addr)
+{
+	__u32 i;
+
+	for (i = 0; i < UPSTREAMS; i++)
+		if (addr_equal(&resolver->upstreams[i].addr, addr))
+			break;
+	return i;
+}
+
+static __always_inline int ask_segment(struct __sk_buff *skb, struct packet *p,
+				       const struct device *device, const struct resolver *resolver,
+				       struct asking *asking, struct scratch *room)
+{
+	bool opens = (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+	struct conn *conn = conn_find(&room->sides.key);
+	__u32 place, first = 0;
+	int way;
+
+	if (conn && conn->from_endpoint != device->endpoint) {
+		conn_forget(&room->sides.key);
+		conn = NULL;
+	}
+	if (conn) {
+		place = upstream_place(resolver, &conn->other.src);
+		if (opens && conn->state == CONN_NEW &&
+		    bpf_ktime_get_ns() - conn->last_seen > SYN_PATIENCE) {
+			/* It has not answered: the next one. */
+			first = place + 1;
+			conn_forget(&room->sides.key);
+			conn = NULL;
+		} else if (place < UPSTREAMS) {
+			asking->upstream = resolver->upstreams[place];
+		}
+	}
+	if (!conn) {
+		if (!opens)
+			return drop(skb, DROP_NO_CONN);
+		if (!quota_admits(device->endpoint))
+			return drop(skb, DROP_LIMIT);
+		way = ask_next(skb, device, resolver, first, true);
+		if (way == WAY_NONE) {
+			quota_returns(device->endpoint);
+			count_question(device->network, QUESTION_REFUSED);
+			return drop(skb, DROP_NO_ROUTE);
+		}
+		count_question(device->network, first ? QUESTION_FAILED_OVER : QUESTION_FORWARDED);
+		conn = conn_opened(&room->sides.key);
+		if (!conn)
+			return drop(skb, DROP_CONN_TABLE);
+		/* Another CPU may have opened it with other ports. */
+		room->sides.other = conn->other;
+		conn_track(skb, p, &room->sides.key, conn);
+		return way_go(skb, p, way, conn->to_network);
+	}
+	conn_track(skb, p, &room->sides.key, conn);
+	way = way_again(skb, conn, resolver->egress);
+	return way == WAY_NONE ? drop(skb, DROP_NO_ROUTE) : way_go(skb, p, way, conn->to_network);
+}
 
 SEC("tc")
 int ask(struct __sk_buff *skb)
 {
-	struct upstream_key server = {.ifindex = skb->ifindex};
-	struct question_key question = {.endpoint = skb->ifindex};
+	struct asking *asking = asking_room();
+	struct scratch *room = scratch();
+	struct resolver *resolver;
+	struct device *device;
+	struct packet *p;
 
-	/* A map that no program uses is taken for one of an upgrade that came to nothing. */
-	bpf_map_delete_elem(&upstreams, &server);
-	bpf_map_delete_elem(&questions, &question);
-	return drop(skb, DROP_TAIL);
+	if (!asking || !room)
+		return drop(skb, DROP_DEVICE);
+	p = &room->packet;
+	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
+	resolver = device ? resolver_of(device->endpoint) : NULL;
+	if (!resolver)
+		return drop(skb, DROP_DEVICE);
+	if (p->fragment || !packet_has_ports(p))
+		return drop(skb, DROP_FRAGMENT);
+	__builtin_memset(asking, 0, sizeof(*asking));
+	__builtin_memset(&room->sides, 0, sizeof(room->sides));
+	room->sides.key = p->tuple;
+	surrogate_set(&room->sides.key.src, skb->ifindex);
+	room->sides.client_network = device->network;
+	room->sides.client_endpoint = device->endpoint;
+	room->sides.question = CONN_QUESTION;
+	asking->key.src = room->sides.key.src;
+	asking->key.endpoint = device->endpoint;
+	asking->key.port = p->tuple.sport;
+	if (p->tuple.proto == IPPROTO_UDP)
+		return ask_datagram(skb, p, device, resolver, asking, room);
+	if (p->tuple.proto == IPPROTO_TCP)
+		return ask_segment(skb, p, device, resolver, asking, room);
+	return drop(skb, DROP_PROTOCOL);
 }

@@ -146,6 +146,21 @@ __noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct
 	return deliver(skb, p, router, net->mac);
 }
 
+/* Where there is no outside: does a container answer another's question, or tell that it does not listen? The question
+ * has come from the gateway's address. */
+__noinline int is_answer(struct __sk_buff *skb, struct packet *p, const struct network *net,
+			 __u32 endpoint)
+{
+	struct conn *conn;
+
+	if (!p || !net)
+		return 0;
+	if (icmp_is_error(p))
+		return forward_error(skb, p, net, endpoint) == OF_A_QUESTION;
+	conn = packet_has_ports(p) ? conn_find(&p->tuple) : NULL;
+	return conn && (conn->flags & CONN_QUESTION) && conn->from_endpoint == endpoint;
+}
+
 /* Away from the network. */
 static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 				 const struct device *device, const struct network *net)
@@ -170,11 +185,16 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	/* A link-local source does not go beyond its link (RFC 4291, 2.5.6), which ends at the host. */
 	if (addr_is_linklocal(&p->tuple.src))
 		return at_gateway ? to_host(skb, net) : drop(skb, DROP_BAD_ADDR);
+	if ((net->flags & NETWORK_INTERNAL) && !at_gateway)
+		return drop(skb, DROP_INTERNAL);
 	if (net->flags & NETWORK_INTERNAL)
-		return at_gateway ? to_host(skb, net) : drop(skb, DROP_INTERNAL);
+		return is_answer(skb, p, net, device->endpoint) ? go_on(skb, TAIL_ANSWERED)
+								: to_host(skb, net);
 	if (packet_has_ports(p)) {
 		conn = conn_find(&p->tuple);
 		if (conn && conn->from_endpoint == device->endpoint) {
+			if (conn->flags & CONN_QUESTION)
+				return go_on(skb, TAIL_ANSWERED);
 			verdict = leads_outside(conn) ? forward_out(skb, p, net, conn, NO_ROUTE_YET)
 						      : forward(skb, p, net, conn);
 			if (verdict != NO_VERDICT)
@@ -184,6 +204,8 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		}
 	} else if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, net, device->endpoint);
+		if (verdict == OF_A_QUESTION)
+			return go_on(skb, TAIL_ANSWERED);
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}

@@ -2,7 +2,8 @@
 /*
  * tc ingress of the host's loopback device: published ports for what the host itself sends past
  * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
- * connected before. Attached while a port is published. All else is the host's.
+ * connected before; and what the host's own resolvers answer to containers. Attached while a port is published or a
+ * container has a resolver. All else is the host's.
  */
 #include "lib/inbound.h"
 
@@ -25,10 +26,20 @@ static __always_inline struct port *published(const struct packet *p)
 	return port && port_admits(port, &p->tuple.src) ? port : NULL;
 }
 
+/* Could it be the answer to a container's question? Then it goes to a port of those for masquerading, which no socket of
+ * the host's gets by chance. */
+static __always_inline bool may_be_answer(__be16 sport, __be16 dport)
+{
+	struct host *facts = sport == DNS_PORT ? host_facts() : NULL;
+
+	return facts && bpf_ntohs(dport) >= facts->nat_port_first &&
+	       bpf_ntohs(dport) <= facts->nat_port_last;
+}
+
 /*
  * All of the host's loopback traffic passes here. Nearly all of it can be let through without a full
  * parse, which halves its cost.
- * True for a whole TCP or UDP packet, without options, to a number that nobody has published.
+ * True for a whole TCP or UDP packet, without options, to a number that nobody has published, nor asks from.
  */
 static __always_inline bool is_plainly_not_ours(struct __sk_buff *skb)
 {
@@ -56,7 +67,7 @@ static __always_inline bool is_plainly_not_ours(struct __sk_buff *skb)
 	}
 	if ((proto != IPPROTO_TCP && proto != IPPROTO_UDP) || (void *)(l4 + 1) > end)
 		return false;
-	return !port_is_reserved(l4->dest, proto);
+	return !port_is_reserved(l4->dest, proto) && !may_be_answer(l4->source, l4->dest);
 }
 
 SEC("tc")
@@ -64,6 +75,7 @@ int from_loopback(struct __sk_buff *skb)
 {
 	struct packet *p;
 	struct conn *conn;
+	bool reserved;
 	int verdict;
 
 	if (skb->tc_index == ANSWER_MARK || is_plainly_not_ours(skb))
@@ -74,9 +86,12 @@ int from_loopback(struct __sk_buff *skb)
 	verdict = inbound_begin(skb, p, PARTY_HOST);
 	if (verdict != NO_VERDICT)
 		return verdict;
-	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
+	reserved = port_is_reserved(p->tuple.dport, p->tuple.proto);
+	if (!reserved && !may_be_answer(p->tuple.sport, p->tuple.dport))
 		return disown(skb, p, PARTY_HOST);
 	conn = conn_find(&p->tuple);
+	if (!conn && !reserved)
+		return disown(skb, p, PARTY_HOST);
 	if (!conn) {
 		verdict = inbound_open(skb, p, published(p), PARTY_HOST);
 		if (verdict != NO_VERDICT)

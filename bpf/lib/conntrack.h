@@ -6,6 +6,7 @@
  * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes.
  */
 #pragma once
+#include "lib/questions.h"
 #include "lib/quotas.h"
 
 struct {
@@ -222,7 +223,10 @@ __noinline int conn_room(void)
 		conn = bpf_map_lookup_elem(&pending, key);
 	if (!conn)
 		return CONN_FREE;
-	if (tuple_equal(&conn->other, &sides->key)) {
+	if (is_question(conn, key->proto)) {
+		if (bpf_ktime_get_ns() - conn->last_seen < QUESTION_TIMEOUT)
+			return CONN_TAKEN;
+	} else if (tuple_equal(&conn->other, &sides->key)) {
 		if (conn->to_endpoint == sides->client_endpoint &&
 		    conn->from_endpoint == sides->server_endpoint)
 			return CONN_OWN;
@@ -282,7 +286,11 @@ __noinline int conn_open(void)
 	entry->from_endpoint = sides->server_endpoint;
 	entry->to_network = sides->client_network;
 	entry->to_endpoint = sides->client_endpoint;
+	entry->flags = sides->question;
+	entry->ack = sides->id;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
+	if (is_question(entry, sides->key.proto))
+		return error;
 	made_reply = !error;
 	/* Marks it as in use: in a full table the original could otherwise take its place. */
 	held = bpf_map_lookup_elem(&pending, &sides->other);
@@ -292,7 +300,7 @@ __noinline int conn_open(void)
 	entry->from_endpoint = sides->client_endpoint;
 	entry->to_network = sides->server_network;
 	entry->to_endpoint = sides->server_endpoint;
-	entry->flags = CONN_ORIGINAL;
+	entry->flags = CONN_ORIGINAL | sides->question;
 	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_NOEXIST);
 	if (!error)
 		return 0;

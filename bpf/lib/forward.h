@@ -221,7 +221,7 @@ static __always_inline bool leads_outside(const struct conn *conn)
 /*
  * Translates an ICMP error, outside and inside, and sends it on. `sender`: who it is, as in
  * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or
- * NO_VERDICT when it is about no connection of ours.
+ * NO_VERDICT when it is about no connection of ours, OF_A_QUESTION when it is about one to an upstream, from there.
  */
 __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const struct network *from,
 			     __u32 sender)
@@ -246,6 +246,8 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	conn = conn_find(&key);
 	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
 		return NO_VERDICT;
+	if (conn->flags & CONN_QUESTION)
+		return OF_A_QUESTION;
 	/* Only a container sends to there. What is left to the host's stack stays as it came. */
 	if (!from && leads_outside(conn))
 		return NO_VERDICT;

@@ -7,6 +7,7 @@
 #pragma once
 #include "lib/forward.h"
 #include "lib/fragments.h"
+#include "lib/names.h"
 #include "lib/nat.h"
 
 /* Dropped, as a frame like any: who reads a report of it looks for its Ethernet header. */
@@ -64,6 +65,8 @@ static __always_inline int inbound_begin(struct __sk_buff *skb, struct packet *p
 
 	if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, NULL, party);
+		if (verdict == OF_A_QUESTION)
+			return go_on(skb, TAIL_ANSWERED);
 		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
 	}
 	if (p->fragment == FRAGMENT_LATER) {
@@ -118,6 +121,8 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 	/* It is a container's, come what may. What is left to the host's stack stays as it came. */
 	if (p->lacks && rewrite_into_frame(skb, p))
 		return drop(skb, DROP_REWRITE);
+	if (conn->flags & CONN_QUESTION)
+		return go_on(skb, TAIL_ANSWERED);
 	if (p->fragment == FRAGMENT_FIRST) {
 		reason = fragment_first(skb, p, party);
 		if (reason)

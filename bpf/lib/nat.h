@@ -174,8 +174,10 @@ __noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 	/* An echo has its identifier where the others have a port. */
 	own = bpf_ntohs(sides->key.sport);
 	nat_range(search, facts, own);
-	/* Another source than the client's is the host's own, with all of its ports. */
-	search->keep = own && (mapped || foreign || own - search->first < search->span);
+	/* Another source than the client's is the host's own, with all of its ports. A question's is to be guessed by
+	 * nobody (RFC 5452, 9.2). */
+	search->keep = own && !sides->question &&
+		       (mapped || foreign || own - search->first < search->span);
 	bpf_loop(mapped ? NAT_STEPS : NAT_SHARED, nat_try, &walk, 0);
 	if (search->result == NAT_REFUSED && is_container(sides->client_endpoint))
 		quota_returns(sides->client_endpoint);

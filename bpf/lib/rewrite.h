@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The only file that writes into packets, checksums included, but for split.h, which cuts them, and reply.h. */
+/* What writes into packets, checksums included; but for cutting them (split.h), for the other family (family.h), for what
+ * is in a message (message.h), and for answers made of questions (reply.h). */
 #pragma once
 #include "lib/verdict.h"
 

@@ -27,6 +27,8 @@ struct conn_sides {
 	struct tuple other;		       /* the answer as it will arrive */
 	__u32 client_network, client_endpoint; /* 0: not a container */
 	__u32 server_network, server_endpoint;
+	__u32 question; /* CONN_QUESTION, or 0 */
+	__u32 id;	/* and which one, of UDP */
 };
 
 /* How a source port is chosen (nat.h). */

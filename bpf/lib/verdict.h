@@ -3,7 +3,8 @@
 #pragma once
 #include "lib/scratch.h"
 
-#define NO_VERDICT -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
+#define NO_VERDICT    -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
+#define OF_A_QUESTION -3 /* likewise: that is for another program to decide (enum tail) */
 
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
 const volatile struct config config SEC(".rodata.config");

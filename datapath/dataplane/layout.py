@@ -76,6 +76,8 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "frames": (None, None),
     "cuts": (None, None),
     "name_rooms": (None, None),
+    "askings": (None, None),
+    "message_rooms": (None, None),
     "tails": (None, None),
 }
 # The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:

@@ -54,6 +54,9 @@ OBJECTS = (
     "from_loopback",
     "xdp_uplink",
     "conn_gc",
+    "resolve",
+    "ask",
+    "answered",
 )
 SIZES = {
     "devices": 256,

@@ -147,6 +147,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "new_fragments",
                 "no_sources",
                 "name_rooms",
+                "askings",
+                "message_rooms",
                 "tails",
                 "scratches",
                 "gc_timers",

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A DNS message in a datagram (RFC 1035, 4.1), of which all but its header and its question is taken away. */
+#pragma once
+#include "lib/rewrite.h"
+
+#define MESSAGE_MAX 512 /* bytes of one that is changed */
+#define NAME_MAX    255
+
+/* Flags of a message, in host order. */
+#define DNS_RESPONSE	    0x8000
+#define DNS_OPCODE	    0x7800
+#define DNS_TRUNCATED	    0x0200
+#define DNS_DESIRED	    0x0100 /* recursion is */
+#define DNS_AVAILABLE	    0x0080 /* and it is offered */
+#define DNS_UNCHECKED	    0x0010
+#define DNS_RCODE	    0x000f
+#define RCODE_SERVER_FAILED 2
+#define RCODE_REFUSED	    5
+
+struct dns_header {
+	__be16 id, flags, questions, answers, authorities, additions;
+};
+
+/* As it was, and as it becomes; zero behind the end. */
+struct message_room {
+	union {
+		struct dns_header header;
+		__u8 bytes[MESSAGE_MAX];
+	} before, after;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct message_room);
+} message_rooms SEC(".maps");
+
+static __always_inline struct message_room *message_room(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&message_rooms, &zero);
+}
+
+/* Reads the header of the message that a datagram holds; false: there is none. */
+static __always_inline bool message_header(struct __sk_buff *skb, const struct packet *p,
+					   struct dns_header *header)
+{
+	return p->length >= p->l4 - L3 + sizeof(struct udphdr) + sizeof(*header) &&
+	       !bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr), header, sizeof(*header));
+}
+
+struct name_walk {
+	struct message_room *room;
+	__u32 end; /* of the name, 0: not found */
+};
+
+/* The only zero byte of a name is its last. */
+static long name_byte(__u32 index, struct name_walk *walk)
+{
+	__u32 at = sizeof(struct dns_header) + index;
+
+	if (at >= MESSAGE_MAX || walk->room->before.bytes[at])
+		return 0;
+	walk->end = at + 1;
+	return 1;
+}
+
+/* A length of 1 to MESSAGE_MAX, in a form that the verifier keeps. */
+static __always_inline __u32 message_length(__u32 length)
+{
+	asm volatile("" : "+r"(length));
+	return ((length - 1) & (MESSAGE_MAX - 1)) + 1;
+}
+
+/* The IP header says another length. */
+static __always_inline int rewrite_length(struct __sk_buff *skb, struct packet *p, __u32 length)
+{
+	__be16 before = bpf_htons(p->length), after = bpf_htons(length);
+
+	p->length = length;
+	if (is_ipv6(p)) {
+		after = bpf_htons(length - sizeof(struct ipv6hdr));
+		return bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, payload_len), &after,
+					   sizeof(after), BPF_F_RECOMPUTE_CSUM);
+	}
+	if (bpf_l3_csum_replace(skb, IP_CHECK_AT, before, after, sizeof(after)) ||
+	    bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, tot_len), &after, sizeof(after),
+				0))
+		return -1;
+	return bpf_skb_load_bytes(skb, IP_CHECK_AT, &p->ip_check, sizeof(p->ip_check));
+}
+
+/* The message becomes its header, with these flags, and its question. Returns 0, or an error: it is no such
+ * message, and nothing has changed; or it could not be written. */
+__noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags)
+{
+	struct message_room *room = message_room();
+	struct name_walk walk = {.room = room};
+	__u32 at, check, length, end;
+	__be16 old_size, size;
+	__s64 sum;
+
+	if (!p || !room || p->fragment || p->tuple.proto != IPPROTO_UDP)
+		return -1;
+	at = p->l4 + sizeof(struct udphdr);
+	length = L3 + p->length - at;
+	if (length <= sizeof(struct dns_header) || length > MESSAGE_MAX)
+		return -1;
+	__builtin_memset(&room->before, 0, sizeof(room->before));
+	__builtin_memset(&room->after, 0, sizeof(room->after));
+	if (bpf_skb_load_bytes(skb, at, room->before.bytes, message_length(length)) ||
+	    room->before.header.questions != bpf_htons(1))
+		return -1;
+	bpf_loop(NAME_MAX, name_byte, &walk, 0);
+	end = walk.end + 2 * sizeof(__be16); /* type and class */
+	if (!walk.end || end > length ||
+	    bpf_skb_load_bytes(skb, at, room->after.bytes, message_length(end)))
+		return -1;
+	room->after.header.flags = bpf_htons(flags);
+	room->after.header.answers = 0;
+	room->after.header.authorities = 0;
+	room->after.header.additions = 0;
+	sum = bpf_csum_diff((__be32 *)room->before.bytes, MESSAGE_MAX, NULL, 0, 0);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)room->after.bytes, MESSAGE_MAX, sum);
+	/* The length counts twice: in the header and in the pseudo header. What is taken away is zero before, so that
+	 * no sum of a device changes by its going. */
+	check = check_at(p->l4, IPPROTO_UDP);
+	old_size = bpf_htons(sizeof(struct udphdr) + length);
+	size = bpf_htons(sizeof(struct udphdr) + end);
+	if (bpf_l4_csum_replace(skb, check, 0, sum, BPF_F_MARK_MANGLED_0) ||
+	    bpf_l4_csum_replace(skb, check, old_size, size, BPF_F_MARK_MANGLED_0 | 2) ||
+	    bpf_l4_csum_replace(skb, check, old_size, size,
+				BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR | 2) ||
+	    bpf_skb_store_bytes(skb, at, room->after.bytes, message_length(length), 0) ||
+	    bpf_skb_store_bytes(skb, p->l4 + offsetof(struct udphdr, len), &size, sizeof(size), 0))
+		return -1;
+	if (rewrite_length(skb, p, p->length - (length - end)))
+		return -1;
+	return bpf_skb_change_tail(skb, at + end, 0);
+}
