@@ -46,23 +46,101 @@ static __always_inline bool others_remain(const struct resolver *resolver, __u32
 	return false;
 }
 
-/* The packet, in which the question is all of the message, arrives at the container's device as it was sent. */
+/* The packet, which has the question's addresses, ports and message, arrives at the container's device. */
+static __always_inline int arrive_again(struct __sk_buff *skb, const struct network *net,
+					const struct scratch *room)
+{
+	__u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, net->mac, ETH_ALEN);
+	if (rewrite_macs(skb, mac, room->recipient.mac))
+		return drop(skb, DROP_REWRITE);
+	skb->tc_index = AGAIN_MARK;
+	return bpf_redirect(room->recipient.ifindex, BPF_F_INGRESS);
+}
+
+/* An answer of which the question is all that is left. */
 __noinline int ask_again(struct __sk_buff *skb, struct packet *p, const struct network *net,
 			 const struct asking *asking)
 {
 	struct scratch *room = scratch();
-	__u8 mac[ETH_ALEN];
 
 	if (!p || !net || !asking || !room)
 		return TC_ACT_SHOT;
 	if (is_ipv6(p) == addr_is_v4(&asking->client.dst) && family_change(skb, p, &asking->client))
 		return drop(skb, DROP_REWRITE);
-	__builtin_memcpy(mac, net->mac, ETH_ALEN);
-	if (rewrite_tuple(skb, p, &asking->client, IPDEFTTL) ||
-	    rewrite_macs(skb, mac, room->recipient.mac))
+	if (rewrite_tuple(skb, p, &asking->client, IPDEFTTL))
 		return drop(skb, DROP_REWRITE);
-	skb->tc_index = AGAIN_MARK;
-	return bpf_redirect(room->recipient.ifindex, BPF_F_INGRESS);
+	return arrive_again(skb, net, room);
+}
+
+/* Nobody listens there, or there is no way. Of what is too big, or too long on its way, the next may be not. */
+static __always_inline bool says_unreachable(const struct packet *p)
+{
+	return p->icmp_type == (is_ipv6(p) ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH);
+}
+
+/* An error: the question, which it quotes, goes to the next at once. */
+static __always_inline int of_error(struct __sk_buff *skb, struct packet *p, struct asking *asking,
+				    struct scratch *room)
+{
+	struct message_room *message = message_room();
+	struct tuple *key = &room->probe;
+	struct resolver *resolver;
+	__u32 at, length, place;
+	struct network *net;
+	struct udphdr udp;
+	struct conn *conn;
+
+	tuple_reverse(key, &room->quoted.tuple);
+	conn = conn_find(key);
+	at = room->quoted.l4;
+	if (!conn || !message || !is_question(conn, key->proto) || conn->state != CONN_NEW ||
+	    !says_unreachable(p) || bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)))
+		return drop(skb, DROP_NO_CONN);
+	at += sizeof(udp);
+	length = bpf_ntohs(udp.len) - sizeof(udp);
+	if (length > MESSAGE_MAX || at + length > L3 + p->length || message_read(skb, at, length) ||
+	    bpf_ntohs(message->after.header.id) != (__u16)conn->ack)
+		return drop(skb, DROP_NO_CONN);
+	asking->client = conn->other;
+	asking->endpoint = conn->to_endpoint;
+	asking->network = conn->to_network;
+	place = conn->ack >> 16;
+	bpf_map_delete_elem(&pending, key);
+	quota_returns(asking->endpoint);
+	resolver = resolver_of(asking->endpoint);
+	if (resolver && place < UPSTREAMS)
+		upstream_is_closed(&resolver->upstreams[place], bpf_ktime_get_ns());
+	net = network_find(asking->network);
+	if (!net || !client_find(asking))
+		return drop(skb, DROP_STALE);
+	if (message_send(skb, p, &asking->client, length))
+		return drop(skb, DROP_REWRITE);
+	return arrive_again(skb, net, room);
+}
+
+/* The first piece of an answer of the other family, of which no pieces can be translated: the container is told that
+ * there is more, and asks over TCP (RFC 1035, 4.2.1). */
+__noinline int hand_over_cut(struct __sk_buff *skb, struct packet *p, const struct network *net)
+{
+	struct asking *asking = asking_room();
+	struct scratch *room = scratch();
+	struct dns_header header;
+	__u32 at, length, end;
+
+	if (!p || !net || !asking || !room || p->fragment != FRAGMENT_FIRST ||
+	    !message_header(skb, p, &header))
+		return drop(skb, DROP_FRAGMENT);
+	at = p->l4 + sizeof(struct udphdr);
+	length = L3 + p->length - at;
+	if (length > MESSAGE_MAX)
+		length = MESSAGE_MAX;
+	end = message_question(skb, at, length, bpf_ntohs(header.flags) | DNS_TRUNCATED);
+	tuple_reverse(&room->leaving, &asking->client);
+	if (!end || message_send(skb, p, &room->leaving, end))
+		return drop(skb, DROP_REWRITE);
+	return deliver(skb, p, &room->recipient, net->mac);
 }
 
 /* The answer, or a segment of a connection, is the container's. `party`: who has sent it. */
@@ -75,8 +153,12 @@ __noinline int hand_over(struct __sk_buff *skb, struct packet *p, const struct n
 	if (!p || !net || !asking || !room)
 		return TC_ACT_SHOT;
 	tuple_reverse(&room->leaving, &asking->client);
-	if (is_ipv6(p) == addr_is_v4(&room->leaving.dst) && family_change(skb, p, &room->leaving))
-		return drop(skb, DROP_PROTOCOL);
+	if (is_ipv6(p) == addr_is_v4(&room->leaving.dst)) {
+		if (p->fragment)
+			return hand_over_cut(skb, p, net);
+		if (family_change(skb, p, &room->leaving))
+			return drop(skb, DROP_PROTOCOL);
+	}
 	if (packet_fit(skb, p, party) ||
 	    rewrite_tuple(skb, p, &room->leaving, p->ttl > 1 ? p->ttl - 1 : p->ttl))
 		return drop(skb, DROP_REWRITE);
@@ -137,10 +219,12 @@ int answered(struct __sk_buff *skb)
 	if (!asking || !room)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
+	__builtin_memset(asking, 0, sizeof(*asking));
+	if (icmp_is_error(p))
+		return of_error(skb, p, asking, room);
 	conn = conn_find(&p->tuple);
 	if (!conn || !(conn->flags & CONN_QUESTION) || (conn->flags & CONN_ORIGINAL))
 		return drop(skb, DROP_NO_CONN);
-	__builtin_memset(asking, 0, sizeof(*asking));
 	asking->client = conn->other;
 	asking->endpoint = conn->to_endpoint;
 	asking->network = conn->to_network;
@@ -154,7 +238,8 @@ int answered(struct __sk_buff *skb)
 		if (reason)
 			return drop(skb, reason);
 	}
-	if (segment_length(skb, p) > net->mtu && party != PARTY_HOST)
+	if (segment_length(skb, p) > net->mtu && party != PARTY_HOST &&
+	    is_ipv6(p) != addr_is_v4(&asking->client.dst))
 		packet_narrow(skb, p, net->mtu);
 	if (p->tuple.proto == IPPROTO_UDP) {
 		reason = answer_to(skb, p, conn, asking, resolver_of(asking->endpoint));

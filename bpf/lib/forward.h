@@ -246,7 +246,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	conn = conn_find(&key);
 	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
 		return NO_VERDICT;
-	if (conn->flags & CONN_QUESTION)
+	/* Over TCP it is a connection like any, unless its ends are of two families. */
+	if (is_question(conn, key.proto) ||
+	    ((conn->flags & CONN_QUESTION) && addr_is_v4(&conn->other.dst) != addr_is_v4(&key.dst)))
 		return OF_A_QUESTION;
 	/* Only a container sends to there. What is left to the host's stack stays as it came. */
 	if (!from && leads_outside(conn))

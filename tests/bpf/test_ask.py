@@ -212,12 +212,10 @@ def test_a_question_goes_its_way_and_the_answer_comes_back(
     assert not programs.table("pending") and not programs.table("conns")
 
 
-@EACH_WAY
+@pytest.mark.parametrize("way", [way for way in WAYS.values() if way.asked == RESOLVER])
 def test_a_socket_that_is_bound_to_loopback_is_answered_there(
     programs: Programs, resolvers: Callable[..., None], way: Way
 ) -> None:
-    if way.asked != RESOLVER:
-        pytest.skip("such a socket reaches 127.0.0.11 alone")
     resolvers(way.member, way.upstream)
     frame = p.ethernet(
         way.member.net.mac,
@@ -414,10 +412,7 @@ def test_who_does_not_know_is_not_heard_and_the_next_is_asked(
     programs: Programs, resolvers: Callable[..., None], way: Way, rcode: int
 ) -> None:
     """The question arrives once more at the container's device, as it was sent, and goes to the next."""
-    second = to(C2.ip, 3) if way.member is C1 else to(FAR)
-    if way.member is C1:
-        pytest.skip("one member is all that it can ask")
-    resolvers(way.member, way.upstream, second)
+    resolvers(way.member, way.upstream, to(FAR))
     port = asks(programs, way)
     got = told(programs, way, port, answer(rcode=rcode))
     assert (got.verdict, got.reasons) == (REDIRECT, {})
@@ -425,6 +420,8 @@ def test_who_does_not_know_is_not_heard_and_the_next_is_asked(
     assert body(got.packet)[4] == question(edns=False)
     assert body(got.packet)[2:4] == (SPORT, 53)
     assert not programs.table("pending")
+    if way.member is C1:  # no way leads to the other one
+        return
     once_more = programs.run(way.member, got.packet)
     assert (once_more.verdict, once_more.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
     assert body(once_more.packet)[1] == FAR
@@ -534,6 +531,65 @@ def test_an_answer_in_fragments_arrives(
     assert datagram == wanted
     # It was the answer: another one is none.
     assert told(programs, way, port, answer()).verdict == SHOT
+
+
+@pytest.mark.parametrize("name", ["outside, IPv4 over IPv6", "outside, IPv6 over IPv4"])
+def test_of_an_answer_in_fragments_of_the_other_family_the_client_learns_that_there_is_more(
+    programs: Programs, resolvers: Callable[..., None], name: str
+) -> None:
+    way = WAYS[name]
+    resolvers(way.member, way.upstream)
+    port = asks(programs, way)
+    first, rest = p.cut(replies(way, port, lambda s, d: p.udp(s, d, answer(records=100))), 1000)
+    truncated = struct.pack("!HHHHHH", ID, 0x8190 | 0x0200, 1, 0, 0, 0) + NAME
+    arrived(way, programs.run(None, first), truncated)
+    assert programs.run(None, rest).verdict == SHOT
+
+
+def error_about(way: Way, sent: bytes, source: p.Address | None = None) -> bytes:
+    """Port unreachable, about a packet as it left."""
+    four = way.upstream.addr.version == 4
+    carried = p.icmp(3, 3, payload=sent[14:]) if four else p.icmp6(1, 4, payload=sent[14:])
+    if isinstance(way.answers, Member):
+        return way.answers.sends(way.source, carried)
+    if way.answers is LO:
+        return host_says(way.source, carried, src=way.upstream.addr)
+    return outside_sends(way.source, carried, src=source or way.upstream.addr)
+
+
+@EACH_WAY
+def test_where_nobody_listens_the_next_is_asked_at_once(
+    programs: Programs, resolvers: Callable[..., None], way: Way
+) -> None:
+    resolvers(way.member, way.upstream, to(FAR))
+    sent = programs.run(way.member, sends(way, p.udp(SPORT, 53, question()))).packet
+    got = programs.run(way.answers, error_about(way, sent))
+    assert (got.verdict, got.reasons) == (REDIRECT, {})
+    assert body(got.packet)[2:] == (SPORT, 53, question())
+    assert not p.difference(got.packet, whole(got.packet))
+    assert not programs.table("pending")
+    if way.member is C1:  # no way leads to the other one
+        return
+    once_more = programs.run(way.member, got.packet)
+    assert (once_more.reasons, body(once_more.packet)[1]) == ({"TO_OUTSIDE": 1}, FAR)
+    # Nor is it tried by the next questions.
+    frame = sends(way, p.udp(SPORT, 53, question(ID + 1)))
+    assert whom(programs.run(way.member, frame)) == FAR
+
+
+def test_an_error_is_believed_that_quotes_the_question(
+    programs: Programs, resolvers: Callable[..., None]
+) -> None:
+    way = WAYS["outside"]
+    resolvers(A1, way.upstream, to(FAR))
+    sent = ask_once(programs).packet
+    id_at, port_at = 14 + 28, 14 + 20
+    for at, verdict in ((id_at, SHOT), (port_at, UNSPEC)):
+        forged = sent[:at] + bytes([sent[at] ^ 1]) + sent[at + 1 :]
+        assert programs.run(None, error_about(way, forged)).verdict == verdict
+    assert programs.run(None, error_about(way, sent[:50])).verdict == SHOT  # it does not quote enough
+    port = body(sent)[2]
+    arrived(way, told(programs, way, port, answer()), answer())
 
 
 # ---- TCP ----------------------------------------------------------------------------------------------
