@@ -128,4 +128,7 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_FORWARDING": Meaning(
         "the network's gateway device does not forward", "`sysctl net.ipv4.conf.DEVICE.forwarding`"
     ),
+    "DROP_TAIL": Meaning(
+        "it is a question for a name, and a program that answers those is not loaded", "`doctor`"
+    ),
 }
