@@ -41,6 +41,7 @@ _NUMBERS = {
     "max-endpoints": (64, 1 << 20),
     "max-connections-per-container": (0, _LIMIT),
     "max-openings-per-container": (0, _LIMIT),
+    "dns-ttl": (0, 24 * 3600),
 }
 
 
@@ -50,7 +51,8 @@ class Tuning:
     ports and host addresses; `max_sources`: prefixes of allow= and deny=; `max_endpoints`: addresses of containers.
 
     Of one container, 0 without limit: confirmed connections, openings that were not confirmed. `flood_rate` and
-    `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit.
+    `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit. `dns_ttl`:
+    seconds that containers may keep what a name of ours resolves to; it applies with the next changing command.
     """
 
     max_connections: int = 262144
@@ -63,6 +65,7 @@ class Tuning:
     timeouts: Mapping[str, int] = field(default_factory=lambda: dict(TIMEOUTS))
     flood_rate: int = 0
     flood_burst: int = 0
+    dns_ttl: int = 0
 
     @property
     def config(self) -> dict[str, int]:
@@ -90,6 +93,8 @@ class Tuning:
             "devices": self.max_endpoints,
             "members": self.max_endpoints,
             "quotas": self.max_endpoints,
+            "resolvers": self.max_endpoints,
+            "names": max(262144, 4 * self.max_endpoints),
             "arrivals": self.max_endpoints,
             "externals": max(self.max_connections // 4, 1024),
             "mappings": max(self.max_connections // 4, 1024),

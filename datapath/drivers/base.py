@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from datapath.dataplane.entries import PortRanges
+from datapath.dataplane.name_entries import NameRows, Touched
 from datapath.dataplane.structs import AclKey, LinkKey, LinkValue
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.context import Context, HostView
@@ -35,7 +36,9 @@ class JoinInfo:
     `source`: the device's name on the host, "" if it is in the sandbox already; `ifname`: what it is called in the
     sandbox; `prefix`: what such names begin with, before a number, "": the name was asked for; `addresses` with prefix
     length; `gateway4`, `gateway6`: next hops of the default routes, None: none is here; `mtu`: bytes of an IP packet;
-    `sysctls`: settings that the device is to have before it is up, path below /proc/sys -> value.
+    `sysctls`: settings that the device is to have before it is up, path below /proc/sys -> value;
+    `resolver`: next hop of a route to 127.0.0.11/32 in the table `local`, for which the device needs `route_localnet`, as
+    containers ask for names there; None: no resolver of ours is by this endpoint.
     """
 
     source: str
@@ -47,6 +50,7 @@ class JoinInfo:
     mtu: int
     sysctls: Mapping[str, str] = field(default_factory=dict)
     prefix: str = "eth"
+    resolver: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,19 @@ class HostPart:
 
     def idle(self, view: HostView) -> None:
         """No network of any driver is built: gives back what was changed of the host for them."""
+
+    def resolves(self, network: Network) -> bool:
+        """Members of the network, which may be another driver's, are answered at the resolver's address."""
+        return False
+
+    def lead_to_resolver(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        """Makes the resolver's address, 127.0.0.11, be reached through the endpoint, if it is answered there."""
+
+    def write_names(self, rows: NameRows, gone: Touched) -> None:
+        """Writes rows about names, and takes away those of `gone` that are not among them."""
+
+    def sync_names(self, view: HostView) -> None:
+        """Makes all rows about names what they have to be, whatever a killed command left."""
 
     def refresh_acls(self, view: HostView) -> None:
         """Follows changes of who may connect to published ports."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from datapath.dataplane.name_entries import anybody_asks
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -75,6 +76,10 @@ class Comparison:
         """Whether anything is published, by these endpoints or by any."""
         return any(e.ports for e in (self.state.endpoints.values() if endpoints is None else endpoints))
 
+    @property
+    def loopback(self) -> bool:
+        """What arrives at the host's loopback device may be for a container."""
+        return self.published() or anybody_asks(self.state)
 
 def endpoint_name(endpoint: Endpoint, state: State) -> str:
     """The endpoint as a finding names it."""

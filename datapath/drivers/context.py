@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,7 @@ from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning
 from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
+from datapath.model.resolv import NameFacts
 from datapath.model.state import State
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ class Notes(Protocol):
 class HostView:
     """The host, as a driver's part of it is told. `networks`: those of the driver that are built; `state`: all rows;
     `observed`: the host's network as it was when the command looked; `warn` takes lines that the user
-    should see."""
+    should see; `names`: what rows about names need to know."""
 
     state: State
     networks: list[Network]
     observed: HostNetwork
     notes: Notes
     warn: Callable[[str], None]
+    names: NameFacts = field(default_factory=NameFacts)
 
 
 class Context:

@@ -20,7 +20,7 @@ from datapath.drivers import registry
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.pairs.check import endpoint_sysctls
 from datapath.engine import check, namespaces
-from datapath.engine.transaction import Owner, devices_of
+from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
 from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, OLDER, STORE
@@ -37,15 +37,15 @@ from datapath.store.translation import obstacle
 _TRIES, _PAUSE = 20, 0.1  # seconds
 
 
-def examine(settings: Settings, tuning: Tuning | None, owners: Mapping[str, Owner]) -> list[Finding]:
-    """Every difference between the store and the kernel. `tuning` None: daemon.json cannot be read."""
+def examine(settings: Settings, config: DaemonConfig | None, owners: Mapping[str, Owner]) -> list[Finding]:
+    """Every difference between the store and the kernel. `config` None: daemon.json cannot be read."""
     if not SQLiteStore.exists(settings.state_dir):
         return _without_store(settings, owners)
     for _ in range(_TRIES):
         try:
             with SQLiteStore(settings.state_dir, reading=True) as store:
                 state = store.load()
-                findings = compare(settings, tuning, state, store, owners)
+                findings = compare(settings, config, state, store, owners)
                 if not locking.held(store.lock_path) and store.load() == state:
                     return [*_disk(settings), *_older(store), *findings]
         except FileNotFoundError:
@@ -70,10 +70,10 @@ def _disk(settings: Settings) -> list[Finding]:
 
 
 def compare(
-    settings: Settings, tuning: Tuning | None, state: State, store: Store, owners: Mapping[str, Owner]
+    settings: Settings, config: DaemonConfig | None, state: State, store: Store, owners: Mapping[str, Owner]
 ) -> list[Finding]:
     """Looks once, and says what differs from the desired state."""
-    observed = look(settings, tuning, state, store)
+    observed = look(settings, config, state, store)
     for owner in owners.values():
         state = owner.named(state)
     findings = check.compare(state, observed)
@@ -98,7 +98,7 @@ def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Find
     return findings
 
 
-def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) -> Observed:
+def look(settings: Settings, config: DaemonConfig | None, state: State, store: Store) -> Observed:
     """The host as it is, as far as it matters to the desired state."""
     network = observe.host(devices_of(state))
     host = Stack.of(network)
@@ -118,9 +118,14 @@ def look(settings: Settings, tuning: Tuning | None, state: State, store: Store) 
         sysctls=sysctl.read_existing(wanted),
         reserved_before=store.note(sysctl.RESERVED_PORTS),
         reserved_written=store.note(WRITTEN),
-        programs=_programs(settings, tuning, (device.ifindex for device in host.devices.values())),
+        programs=_programs(
+            settings,
+            config.datapath if config else None,
+            (device.ifindex for device in host.devices.values()),
+        ),
+        names=name_facts(config or DaemonConfig(), network),
     )
-    with Context(settings, tuning or Tuning()) as context:
+    with Context(settings, config.datapath if config else Tuning()) as context:
         for spec, part in registry.host_parts(context).items():
             mine = [n for n in built(state.networks.values()) if spec_of(n) is spec]
             found = part.look(HostView(state, mine, network, store, lambda line: None))
@@ -153,10 +158,10 @@ def _programs(settings: Settings, tuning: Tuning | None, indexes: Iterable[int])
     return replace(found, settings=f"they were loaded with other settings: {other}") if other else found
 
 
-def tuning(settings: Settings) -> tuple[Tuning | None, list[Finding]]:
+def configuration(settings: Settings) -> tuple[DaemonConfig | None, list[Finding]]:
     """That of daemon.json; a file that cannot be read is a finding."""
     try:
-        return DaemonConfig.load(settings).datapath, []
+        return DaemonConfig.load(settings), []
     except DatapathError as error:
         path = str(settings.config_path)
         return None, [Finding(CONFIGURATION, path, str(error).removeprefix(f"configuration file {path}: "))]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import ports
+from datapath.engine import names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.endpoints import Endpoint
@@ -30,6 +30,7 @@ def join(tx: Transaction, endpoint: Endpoint, path: str) -> None:
     part in, and publishes its ports."""
     network = tx.state.networks[endpoint.network_id]
     tx.driver(network).join(network, endpoint, path)
+    names.lead(tx, endpoint, path)
     open_links(tx, endpoint)
     ports.publish(tx, endpoint, endpoint.ports)
 
@@ -54,8 +55,9 @@ def open_links(tx: Transaction, endpoint: Endpoint) -> None:
 
 
 def remove(tx: Transaction, endpoint: Endpoint) -> None:
-    """Closes an endpoint's ports, removes its device and its row, whatever of it is there."""
+    """Takes an endpoint's names away, closes its ports, removes its device and its row, whatever of it is there."""
     network = tx.state.networks[endpoint.network_id]
+    names.withdraw(tx, endpoint)
     ports.unpublish(tx, endpoint, endpoint.ports)
     tx.driver(network).delete_endpoint(network, endpoint)
     tx.delete(endpoint)
@@ -131,10 +133,12 @@ def rewire(
         if path is not None and not endpoint.handed_over:
             tx.driver(network).set_routes(network, endpoint, path)
         ports.publish(tx, endpoint, endpoint.ports)
+    if changed:
+        names.update(tx, tx.state, changed[0].sandbox_id)
 
 
 def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
-    """Gives a sandbox's endpoints the default routes and ports that they are to have, whatever they have."""
+    """Gives a sandbox's endpoints the default routes, ports and names that they are to have, whatever they have."""
     holder = tx.state.containers.get(sandbox_id)
     endpoints = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.phase != Phase.REMOVING]
     mappings = holder.ports if holder else tuple(dict.fromkeys(m for e in endpoints for m in e.ports))
@@ -152,6 +156,7 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
         driver.sync_ports(network, endpoint, entries.number_entries(tx.state), entries.acl_entries(published))
         driver.end_denied(endpoint, endpoint.ports)
     tx.refresh_acls()
+    names.sync(tx)
     tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.drivers.context import Context
-from datapath.engine import networks, ports, recovery
+from datapath.engine import names, networks, ports, recovery
 from datapath.engine.transaction import Owner, Transaction
 from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
@@ -176,8 +176,8 @@ class Engine:
                 state = self.snapshot()
                 for owner in self.owners.values():
                     owner.look(state)
-        tuning, unreadable = doctor.tuning(self.settings)
-        return [*unreadable, *doctor.examine(self.settings, tuning, self.owners)]
+        config, unreadable = doctor.configuration(self.settings)
+        return [*unreadable, *doctor.examine(self.settings, config, self.owners)]
 
     def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
         """Repairs what can be: (what was repaired, what is left, what went wrong)."""
@@ -202,6 +202,8 @@ class Engine:
             return False
         with self.changing(create=False, upgrading=True) as tx:
             done = [part.upgrade(view, lambda: fill(tx)) for part, view in tx.parts()]
+            if any(done):
+                names.lead_all(tx)
             return any(done)
 
     def refuse_foreign(self, force: bool) -> None:

@@ -69,7 +69,7 @@ def _repair(findings: list[Finding], known: dict[Check, _Repair]) -> list[Except
 
 
 def _compare(tx: Transaction) -> list[Finding]:
-    return doctor.compare(tx.settings, tx.config.datapath, tx.state, tx.store, tx.owners)
+    return doctor.compare(tx.settings, tx.config, tx.state, tx.store, tx.owners)
 
 
 class _Repair(NamedTuple):
@@ -101,7 +101,7 @@ def _repairs(tx: Transaction) -> dict[Check, _Repair]:
 
 def _work(tx: Transaction) -> Repairing:
     def compare() -> Comparison:
-        return Comparison(tx.state, doctor.look(tx.settings, tx.config.datapath, tx.state, tx.store))
+        return Comparison(tx.state, doctor.look(tx.settings, tx.config, tx.state, tx.store))
 
     return Repairing(tx.context, tx.state, tx.view, tx.path, compare)
 

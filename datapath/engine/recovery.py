@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import endpoints, networks, ports
+from datapath.engine import endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -26,7 +26,7 @@ def recover(tx: Transaction, upgrading: bool = False) -> None:
         sandbox = tx.state.sandboxes.get(sandbox_id)
         foreign = sandbox is not None and sandbox.foreign
         whose = f"sandbox {sandbox.label}" if sandbox and foreign else f"container {sandbox_id[:12]}"
-        tx.warn(f"ports of {whose} were being changed: done")
+        tx.warn(f"ports or names of {whose} were being changed: done")
         endpoints.reconcile_sandbox(tx, sandbox_id)
 
 
@@ -80,6 +80,8 @@ def _restore(tx: Transaction, again: list[Network]) -> None:
             driver.restore(network, endpoint)
             ports.publish(tx, endpoint, endpoint.ports)
         driver.open_links(network, entries.link_entries(network, tx.state))
+    if again:
+        names.sync(tx)
 
 
 def _apply_config(tx: Transaction, network: Network) -> Network:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import endpoints, handover, networks, ports
+from datapath.engine import endpoints, handover, names, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
@@ -35,7 +35,11 @@ def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbo
         for endpoint in tx.state.endpoints_of_sandbox(known.id):
             endpoints.remove(tx, endpoint)
     if planned != known:
-        tx.commit(planned)
+        members = tx.state.endpoints_of_sandbox(planned.id)
+        before = tx.state
+        tx.commit(planned, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
+        names.update(tx, tx.state, planned.id, before=before)
+        tx.commit(*members)
     return planned
 
 
@@ -113,6 +117,7 @@ def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
         undo.callback(_return_to, tx, endpoint)
         # Before the row says so: killed in between, it is joined again when it is asked for again.
         driver.join(network, planned.endpoint, path)
+        names.lead(tx, planned.endpoint, path)
         tx.commit(
             *(replace(e, phase=Phase.CHANGING) for e in (planned.endpoint, *before.values())),
             replace(tx.state.sandboxes[waiting], phase=Phase.REMOVING),
@@ -120,7 +125,9 @@ def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
         endpoints.rewire(tx, path, before, planned.changed)
         endpoints.open_links(tx, planned.endpoint)
         ports.publish(tx, planned.endpoint, planned.endpoint.ports)
-        tx.commit(replace(planned.endpoint, phase=Phase.READY), *planned.changed)
+        joined = replace(planned.endpoint, phase=Phase.READY)
+        names.update(tx, tx.state.including(joined, *planned.changed), sandbox.id)
+        tx.commit(joined, *planned.changed)
         undo.pop_all()
     tx.delete(tx.state.sandboxes[waiting])
     return driver.join_info(network, planned.endpoint, tx.mtu(network))
@@ -130,7 +137,9 @@ def _return_to(tx: Transaction, endpoint: Endpoint) -> None:
     """The endpoint's device waits on the host again, as its row said before."""
     there, waiting = tx.state.endpoints[endpoint.id].sandbox_id, tx.state.sandboxes[endpoint.sandbox_id]
     again = endpoints.make_wait(tx, endpoint)
-    tx.commit(replace(waiting, phase=Phase.READY), replace(again, phase=Phase.READY))
+    rows = replace(waiting, phase=Phase.READY), replace(again, phase=Phase.READY)
+    names.update(tx, tx.state.including(*rows), there, waiting.id)
+    tx.commit(*rows)
     if there != endpoint.sandbox_id:
         endpoints.reconcile_sandbox(tx, there)
 
@@ -149,7 +158,10 @@ def leave(tx: Transaction, name: str, owner: str) -> bool:
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     ports.unpublish(tx, endpoint, endpoint.ports)
     changing = [replace(e, phase=Phase.CHANGING) for e in planned.changed]
-    tx.commit(planned.sandbox, replace(planned.endpoint, phase=Phase.CHANGING), *changing)
+    left = replace(planned.endpoint, phase=Phase.CHANGING)
+    after = tx.state.including(planned.sandbox, left, *changing)
+    names.update(tx, after, there.id)
+    tx.commit(planned.sandbox, left, *changing)
     tx.commit(replace(endpoints.make_wait(tx, planned.endpoint), phase=Phase.READY))
     endpoints.rewire(tx, path, before, planned.changed)
     tx.commit(*planned.changed)

@@ -24,6 +24,7 @@ from datapath.model.findings import Check, Finding
 from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
+from datapath.model.resolv import NameFacts, servers
 from datapath.model.state import Fresh, Object, State
 from datapath.plan.endpoints import network_mtu
 from datapath.store.base import Store
@@ -38,6 +39,13 @@ def devices_of(state: State) -> set[str]:
     """The names of the devices that networks and endpoints have on the host: a driver may have routes over them."""
     networks = {network.device for network in state.networks.values() if network.device}
     return networks | {endpoint.host_ifname for endpoint in state.endpoints.values()}
+
+
+def name_facts(config: DaemonConfig, observed: HostNetwork) -> NameFacts:
+    """What rows about names need to know: of daemon.json, and of the host's resolv.conf and devices."""
+    links = {name: index for index, name in observed.names.items()}
+    asked = servers(config.dns, observed.resolv.nameservers)
+    return NameFacts(config.datapath.dns_ttl, asked, links)
 
 
 class Owner:
@@ -144,6 +152,11 @@ class Transaction:
         )
 
     @property
+    def names(self) -> NameFacts:
+        """What rows about names need to know."""
+        return name_facts(self.config, self.observed)
+
+    @property
     def built(self) -> list[Network]:
         """The networks whose kernel side is built and whose members have devices."""
         return drivers.built(self.state.networks.values())
@@ -173,7 +186,7 @@ class Transaction:
         networks = drivers.built(state.networks.values())
         if spec is not None:
             networks = [network for network in networks if drivers.spec_of(network) is spec]
-        return HostView(state, networks, self.observed, self.store, self.warn)
+        return HostView(state, networks, self.observed, self.store, self.warn, self.names)
 
     def parts(self, without: Network | None = None) -> list[tuple[HostPart, HostView]]:
         """What each driver has on the host for all of its networks, with the view to give it."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
@@ -39,8 +40,8 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _INFO_PEER = 1  # VETH_INFO_PEER and IFLA_NETKIT_PEER_INFO
 _IFLA_NETKIT_MODE, _NETKIT_L2 = 5, 0
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
-_RTA_OIF, _RTA_GATEWAY = 4, 5
-_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 4, 1, 255
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA = 1, 4, 5, 6, 7, 18
+_RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 255, 4, 1, 255
 
 Address = IPv4Address | IPv6Address
 
@@ -134,6 +135,33 @@ def remove_default_route(index: int, version: int) -> Step:
     header = rtnetlink.ROUTE.pack(family(version), 0, 0, 0, _RT_TABLE_MAIN, 0, _RT_SCOPE_NOWHERE, 0, 0)
     message = Message(DELROUTE, header + u32(_RTA_OIF, index))
     return "remove", f"default route of device {index}", message
+
+
+def host_route(
+    index: int, name: str, destination: IPv4Address, gateway: Address, source: IPv4Address, metric: int
+) -> Step:
+    """Makes one address, which may be one of 127.0.0.0/8, be reached by a gateway of either family, before any other
+    way to it; packets have that source. Routes of other devices, with another metric, stay."""
+    header = rtnetlink.ROUTE.pack(
+        *(
+            socket.AF_INET,
+            destination.max_prefixlen,
+            0,
+            0,
+            _RT_TABLE_LOCAL,
+            _RTPROT_STATIC,
+            0,
+            _RTN_UNICAST,
+            0,
+        )
+    )
+    if gateway.version == 4:
+        via = attribute(_RTA_GATEWAY, gateway.packed)
+    else:
+        via = attribute(_RTA_VIA, int(socket.AF_INET6).to_bytes(2, sys.byteorder) + gateway.packed)
+    body = header + attribute(_RTA_DST, destination.packed) + via + u32(_RTA_OIF, index)
+    body += attribute(_RTA_PREFSRC, source.packed) + u32(_RTA_PRIORITY, metric)
+    return "add", f"route to {destination} by {name}", Message(NEWROUTE, body, CREATE | REPLACE)
 
 
 def change(index: int, attributes: bytes) -> Message:

@@ -181,6 +181,21 @@ class Links(Devices):
             for other in _default_devices(route, gateway.version) - {index}:
                 do(route, messages.remove_default_route(other, gateway.version))
 
+    def lead(
+        self,
+        netns: Netns,
+        ifname: str,
+        destination: IPv4Address,
+        gateway: Address,
+        source: IPv4Address,
+        metric: int,
+    ) -> None:
+        """Makes an address of 127.0.0.0/8, which is the namespace's own otherwise, be reached by a gateway there, over
+        the device; `metric`: which of several devices goes first. Idempotent."""
+        with inside(netns) as route:
+            sysctl.write(sysctl.route_localnet(ifname), 1)
+            do(route, messages.host_route(index_of(ifname), ifname, destination, gateway, source, metric))
+
     def remove_gateway(self, netns: Netns, ifname: str, version: int) -> None:
         """Removes the default route of that IP version (4, 6) through the device, if there is one."""
         with inside(netns) as route:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from datapath.errors import KernelError, NotSupportedError
@@ -13,9 +14,10 @@ from datapath.kernel.facts import translated
 from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.host import Device, DeviceAddress, HostNetwork, Route
 from datapath.model.observed import Stack
+from datapath.model.resolv import ResolvConf
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_RESOLV_CONF = "/etc/resolv.conf"
+RESOLV_CONF = "/etc/resolv.conf"
 
 
 def host(ours: Collection[str] = ()) -> HostNetwork:
@@ -47,7 +49,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
         local=tuple(one for family in _FAMILIES for one in facts.local_routes(route, family)),
         ephemeral=sysctl.ephemeral_ports(),
         reserved=sysctl.read(sysctl.RESERVED_PORTS),
-        resolvers=_resolvers(),
+        resolv=_resolv_conf(),
         group=group,
         whole=cgroup.whole(group) if group else 0,
         ours=ours,
@@ -81,13 +83,12 @@ def _group() -> str:
         return ""
 
 
-def _resolvers() -> tuple[str, ...]:
+def _resolv_conf() -> ResolvConf:
     try:
-        text = Path(_RESOLV_CONF).read_text(errors="replace")
+        text = Path(RESOLV_CONF).read_text(errors="replace")
     except OSError:
-        return ()
-    words = (line.split() for line in text.splitlines())
-    return tuple(found[1] for found in words if len(found) > 1 and found[0] == "nameserver")
+        return ResolvConf()
+    return ResolvConf.parse(text)
 
 
 def names_by_mac(where: netns.Netns, mac: str) -> tuple[str, ...]:
@@ -105,4 +106,13 @@ def stack(where: netns.Netns) -> Stack:
     with route:
         names, devices = _every(route)
         addresses = tuple(facts.addresses(route))
-        return Stack.of(HostNetwork(names, devices, addresses, _routes(route)))
+        found = Stack.of(HostNetwork(names, devices, addresses, _routes(route)))
+    return replace(found, localnet=_localnet(where, found.devices))
+
+
+def _localnet(where: netns.Netns, names: Iterable[str]) -> frozenset[str]:
+    """Those of a namespace's devices by which addresses of 127.0.0.0/8 can be reached."""
+    paths = {sysctl.route_localnet(name): name for name in names}
+    with netns.enter(where):
+        found = sysctl.read_existing(paths)
+    return frozenset(paths[path] for path, value in found.items() if value == "1")

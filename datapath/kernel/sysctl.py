@@ -14,6 +14,11 @@ PORT_RANGE = "net/ipv4/ip_local_port_range"
 RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
 
 
+def route_localnet(ifname: str) -> str:
+    """The setting of a device by which packets from and to 127.0.0.0/8 may pass there."""
+    return f"net/ipv4/conf/{ifname}/route_localnet"
+
+
 def write(path: str, value: int | str) -> None:
     """Set e.g. `net/ipv4/conf/dp0/forwarding` (device names may hold dots, so the separator is a slash)."""
     try:

@@ -79,6 +79,7 @@ MAC = Check("mac", "packets are sent to, or refused from, the wrong MAC address"
 MTU = Check("mtu", "large packets are lost, or needlessly split", _ANY)
 ADDRESS = Check("address", "who uses this address gets no answer", _RECONCILE)
 ROUTE = Check("route", "the container does not reach the outside", _RECONCILE)
+RESOLVER = Check("resolver", "the container's questions about names get no answer", _RECONCILE)
 SYSCTL = Check("sysctl", "the kernel treats the device's packets otherwise", _RECONCILE)
 RESERVED = Check("reserved", "the kernel may give a published port to a socket of the host", _ANY)
 DETACHED = Check("detached", "the packets of this device are not translated, or not checked", _RECONCILE)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.model.parsing import Address, Interface, Prefix
+from datapath.model.resolv import ResolvConf
 
 DEFAULT_MTU = 1500
 ETHERNET, LOOPBACK = 1, 772  # ARPHRD_* of linux/if_arp.h
@@ -137,8 +138,8 @@ class HostNetwork:
     """`names`: all devices by index; `devices`: those with an address or a route, or all of them. `addresses`: all,
     in the kernel's order; `routes`: the unicast ones of all tables; `local`: destinations of those of type local.
     `ephemeral`: net.ipv4.ip_local_port_range, inclusive; `reserved`: net.ipv4.ip_local_reserved_ports, as it is
-    written. `resolvers`: the name servers of resolv.conf, as they are written. `group`: where the cgroup2 hierarchy is
-    mounted, "": nowhere. `whole`: that group's number if all processes of the host are in it, else 0. `ours`:
+    written. `resolv`: the host's resolv.conf; nothing if it has none. `group`: where the cgroup2 hierarchy is mounted,
+    "": nowhere. `whole`: that group's number if all processes of the host are in it, else 0. `ours`:
     names of devices that datapath has made itself."""
 
     names: Mapping[int, str] = field(default_factory=dict)
@@ -150,7 +151,7 @@ class HostNetwork:
     local: tuple[Prefix, ...] = ()
     ephemeral: tuple[int, int] = (32768, 60999)
     reserved: str = ""
-    resolvers: tuple[str, ...] = ()
+    resolv: ResolvConf = field(default_factory=ResolvConf)
     group: str = ""
     whole: int = 0
     ours: frozenset[str] = frozenset()

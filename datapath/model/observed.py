@@ -16,17 +16,21 @@ from datapath.model.host import HostNetwork, Uplink
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
+from datapath.model.resolv import RESOLVER, NameFacts
 
 Entries = Mapping[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route."""
+    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route.
+    `resolver`: devices by which the resolver's address is reached; `localnet`: those by which 127.0.0.0/8 may be."""
 
     devices: Mapping[str, Device] = field(default_factory=dict)
     addresses: Mapping[str, frozenset[Interface]] = field(default_factory=dict)
     defaults: frozenset[tuple[str, Address]] = frozenset()
+    resolver: frozenset[str] = frozenset()
+    localnet: frozenset[str] = frozenset()
 
     def at(self, ifindex: int) -> Device | None:
         return next((device for device in self.devices.values() if device.ifindex == ifindex), None)
@@ -45,6 +49,12 @@ class Stack:
                 (names.get(route.device, ""), route.gateway)
                 for route in network.routes
                 if not route.prefix.prefixlen and route.gateway
+            ),
+            frozenset(
+                names.get(route.device, "")
+                for route in network.routes
+                if route.prefix.network_address == RESOLVER
+                and route.prefix.prefixlen == RESOLVER.max_prefixlen
             ),
         )
 
@@ -83,7 +93,8 @@ class Observed:
     for, as far as they exist. `reserved_before` and `reserved_written`: the notes of what ip_local_reserved_ports was
     before, and of what was written there. `filters`: what the packet filter's tool lists, by mode and IP version, of
     those that linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for
-    such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more."""
+    such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more.
+    `names`: what rows about names need to know."""
 
     network: HostNetwork
     host: Stack
@@ -97,6 +108,7 @@ class Observed:
     unlisted: tuple[str, ...] = ()
     forwarding_off: frozenset[str] = frozenset()
     forwarding_spare: frozenset[str] = frozenset()
+    names: NameFacts = field(default_factory=NameFacts)
 
     @property
     def uplinks(self) -> tuple[Uplink, ...]:

@@ -11,6 +11,7 @@ from datapath.errors import ConfigError, quoted
 from datapath.model.containers import RunRequest
 from datapath.model.parsing import parse_address, parse_expose
 from datapath.model.ports import PortMapping, lone_networks
+from datapath.model.resolv import NO_SEARCH
 from datapath.model.rows import short
 from datapath.model.state import State
 from datapath.plan.endpoints import check_hostname
@@ -106,9 +107,9 @@ def dns_server(text: str) -> str:
 def dns_search(given: Iterable[str]) -> tuple[str, ...]:
     domains = tuple(given)
     for text in domains:
-        if text != "." and not re.fullmatch(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,252})", text):
+        if text != NO_SEARCH and not re.fullmatch(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,252})", text):
             raise ConfigError(f"{quoted(text)} is not a valid domain")
-    return () if domains == (".",) else domains
+    return domains
 
 
 def checked_word(text: str, what: str) -> str:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
+from datapath.model.resolv import NO_SEARCH, RESOLVER, ResolvConf
 from datapath.model.state import State
+
+_NDOTS = re.compile(r"ndots:[0-9]+")
 
 _LOCAL = """\
 127.0.0.1\tlocalhost
@@ -36,11 +40,22 @@ def hosts(container: Container, endpoints: tuple[Endpoint, ...], state: State) -
     return _LOCAL + "".join(f"{line}\n" for line in lines)
 
 
-def resolv_conf(container: Container, host: str, network: Network | None) -> str:
-    """The host's own text without servers that only the host reaches; what the user gave replaces its part.
+def resolv_conf(container: Container, host: str, named: bool) -> str:
+    """What Docker writes for a container whose questions its resolver answers: that alone is asked, with the host's
+    search domains and options unless the user gave some. `named`: on a network whose members have names, by which a
+    name without a dot is asked for as it is."""
+    theirs = ResolvConf.parse(host)
+    search = container.dns_search or theirs.search
+    options = container.dns_options or theirs.options
+    if named and not any(_NDOTS.fullmatch(option) for option in options):
+        options = (*(o for o in options if not o.startswith("ndots:")), "ndots:0")
+    asked = () if tuple(search) == (NO_SEARCH,) else search
+    return str(ResolvConf((str(RESOLVER),), asked, options, theirs.others))
 
-    An internal network reaches no server outside.
-    """
+
+def resolv_conf_of_host(container: Container, host: str, network: Network | None) -> str:
+    """The host's own text without servers that only the host reaches, for one that has no resolver of ours; what the
+    user gave replaces its part."""
     own = {"search": container.dns_search, "options": container.dns_options, "nameserver": container.dns}
     lines = []
     for line in host.splitlines():
@@ -51,7 +66,7 @@ def resolv_conf(container: Container, host: str, network: Network | None) -> str
             continue
         lines.append(line)
     lines += [f"nameserver {server}" for server in container.dns]
-    if container.dns_search:
+    if container.dns_search and container.dns_search != (NO_SEARCH,):
         lines.append("search " + " ".join(container.dns_search))
     if container.dns_options:
         lines.append("options " + " ".join(container.dns_options))

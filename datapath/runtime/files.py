@@ -9,9 +9,12 @@ import shutil
 from pathlib import Path
 
 from datapath.config.settings import Settings
+from datapath.dataplane.name_entries import has_names
+from datapath.engine import names
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, KernelError, quoted
 from datapath.model.containers import Container
+from datapath.model.networks import Network
 from datapath.runtime import etc, exit_code
 
 
@@ -99,18 +102,25 @@ def write_etc(tx: Transaction, container: Container) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o711)
     owner = tx.state.containers.get(container.sandbox_id, container)
     endpoints = tx.state.endpoints_of_sandbox(container.sandbox_id)
-    network = tx.state.networks[endpoints[0].network_id] if endpoints else None
+    networks = [tx.state.networks[endpoint.network_id] for endpoint in endpoints]
     try:
         host = Path("/etc/resolv.conf").read_text()
     except OSError:
         host = ""
     texts = {
         "hosts": etc.hosts(owner, endpoints, tx.state),
-        "resolv.conf": etc.resolv_conf(owner, host, network),
+        "resolv.conf": _resolv_conf(tx, owner, host, networks),
         "hostname": f"{owner.hostname}\n",
     }
     for name, text in texts.items():
         _rewrite(path / name, text)
+
+
+def _resolv_conf(tx: Transaction, owner: Container, host: str, networks: list[Network]) -> str:
+    answering = [network for network in networks if names.resolves(tx, network)]
+    if answering:
+        return etc.resolv_conf(owner, host, any(map(has_names, answering)))
+    return etc.resolv_conf_of_host(owner, host, next(iter(networks), None))
 
 
 def _rewrite(path: Path, text: str) -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from datapath.engine import endpoints, networks, ports
+from datapath.engine import endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping, lone_networks
-from datapath.model.rows import Phase
+from datapath.model.rows import Phase, Row
 from datapath.plan.endpoints import plan_connect, plan_disconnect
 from datapath.plan.ports import PortPlan, plan_port_add, plan_port_remove, plan_port_set
 from datapath.plan.start import plan_rename
@@ -42,7 +42,9 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
         endpoint = endpoints.attach(tx, planned.endpoint, path)
         endpoints.rewire(tx, path, before, planned.changed)
         endpoint = replace(endpoint, phase=Phase.READY)
-        tx.commit(endpoint, planned.container, *planned.changed)
+        after: tuple[Row, ...] = (endpoint, planned.container, *planned.changed)
+        names.update(tx, tx.state.including(*after), endpoint.sandbox_id)
+        tx.commit(*after)
         undo.pop_all()
         files.write_etc(tx, planned.container)
         return endpoint
@@ -63,9 +65,15 @@ def disconnect(tx: Transaction, network: str, name: str, force: bool) -> None:
 
 
 def rename(tx: Transaction, name: str, wanted: str) -> Container:
-    """`rename`. The names of containers stand in the hosts files of those that are linked to them."""
+    """`rename`: the others find it by its new name from now on. The names of containers stand also in the hosts files
+    of those that are linked to them. NotFoundError, ConfigError, ExistsError."""
     container = plan_rename(name, wanted, tx.state)
-    tx.commit(container)
+    members = () if container.shares else tx.state.endpoints_of_sandbox(container.sandbox_id)
+    before = tx.state
+    tx.commit(container, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
+    if members:
+        names.update(tx, tx.state, container.sandbox_id, before=before)
+        tx.commit(*members)
     for other in tx.state.containers.values():
         if other.running and container.id in [link.server for link in other.links]:
             files.write_etc(tx, other)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from datapath.config.settings import Settings
-from datapath.engine import endpoints
+from datapath.engine import endpoints, names
 from datapath.engine.transaction import Owner, Transaction, now
 from datapath.errors import DatapathError
 from datapath.kernel import process
@@ -75,6 +75,8 @@ def _make_folder(tx: Transaction, finding: Finding) -> None:
 
 def release(tx: Transaction, plan: ExitPlan) -> None:
     """Records a container's end and removes what nobody uses any more. Goes through all, then reports."""
+    if not plan.endpoints:  # others use its stack still; its names go with it
+        names.update(tx, tx.state.including(plan.container), plan.container.sandbox_id)
     tx.commit(plan.container, *plan.endpoints, *([plan.sandbox] if plan.sandbox else []))
     groups.remove(tx.settings, plan.container.id)
     endpoints.remove_all(tx, plan.endpoints, f"container {plan.container.name}")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from datapath.config.logs import log_size
 from datapath.config.settings import Settings
-from datapath.engine import endpoints, networks, ports
+from datapath.engine import endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction, now
 from datapath.errors import ConfigError
 from datapath.kernel import netns, process, sysctl
 from datapath.model.containers import Container, RunRequest
-from datapath.model.rows import Phase, Status
+from datapath.model.rows import Phase, Row, Status
 from datapath.model.sandboxes import Sandbox
 from datapath.plan import run_options
 from datapath.plan.containers import RunPlan, plan_run
@@ -91,8 +91,6 @@ def _start(
             for name, value in container.sysctls.items():
                 sysctl.write(name.replace(".", "/"), value)
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
-        _release(created, request, container)
-        undo.callback(_end_process, container)
         container = replace(
             container,
             status=Status.RUNNING,
@@ -101,11 +99,16 @@ def _start(
             exit_code=None,
             phase=Phase.READY,
         )
-        tx.commit(
+        rows: tuple[Row, ...] = (
             container,
             *(replace(box, phase=Phase.READY) for box in sandbox),
             *(replace(endpoint, phase=Phase.READY) for endpoint in joined),
         )
+        if joined:
+            names.update(tx, tx.state.including(*rows), container.sandbox_id)
+        _release(created, request, container)
+        undo.callback(_end_process, container)
+        tx.commit(*rows)
         undo.pop_all()
         return RunningContainer(container, created)
 

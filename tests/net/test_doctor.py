@@ -64,7 +64,7 @@ def delete_rows(host: Host, name: str) -> None:
 
 def delete_all(host: Host) -> None:
     told = ("devices", "endpoints", "members", "ports", "reserved", "acls", "links", "quotas")
-    for name in (*told, "addresses"):
+    for name in (*told, "addresses", "names", "resolvers", "subnets"):
         delete_rows(host, name)
 
 
@@ -197,6 +197,15 @@ PROVOCATIONS: dict[str, tuple[str, Callable[[Host], object]]] = {
         lambda h: h.sh(f"ip address flush dev {gateway(h, 'shop')}"),
     ),
     "the container has lost its default route": ("route", lambda h: h.in_("web", "ip route del default")),
+    "the container has lost the way to its resolver": (
+        "resolver",
+        lambda h: h.in_("web", "ip route del 127.0.0.11 table local dev eth0"),
+    ),
+    "the container's device takes no packets from 127.0.0.11": (
+        "resolver",
+        lambda h: h.in_("web", "sysctl -q -w net.ipv4.conf.eth0.route_localnet=0"),
+    ),
+    "names are deleted": ("entry-missing", lambda h: delete_rows(h, "names")),
     "the gateway device is deleted": ("gateway", lambda h: h.sh(f"ip link del {gateway(h, 'shop')}")),
     "forwarding is off": (
         "sysctl",

@@ -249,7 +249,7 @@ def test_a_container_without_a_name_is_given_one() -> None:
         ({"hostname": "www"}, "hostname", "www"),
         ({"dns": ("1.1.1.1",)}, "dns", ("1.1.1.1",)),
         ({}, "dns", ("9.9.9.9",)),
-        ({"dns_search": (".",)}, "dns_search", ()),
+        ({"dns_search": (".",)}, "dns_search", (".",)),
         ({"dns_option": ("ndots:2",)}, "dns_options", ("ndots:2",)),
         ({"add_host": ("a:1.2.3.4", "b=::1")}, "extra_hosts", (("a", "1.2.3.4"), ("b", "::1"))),
         ({"add_host": ("c:[fd00::1]",)}, "extra_hosts", (("c", "fd00::1"),)),

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from datapath.dataplane import entries, host_entries, layout, structs
+from datapath.dataplane import entries, host_entries, layout, name_entries, structs
+from datapath.dataplane.wire_names import RECORD, text_of
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import (
@@ -17,6 +18,7 @@ from datapath.model.checks import (
     MISSING,
     OUTDATED,
     PROGRAMS,
+    RESOLVER,
     SETTINGS,
     STRAY,
     STRAY_DEVICE,
@@ -31,6 +33,7 @@ from datapath.model.drivers import traits
 from datapath.model.endpoints import linklocal_of
 from datapath.model.findings import Finding
 from datapath.model.networks import PAIRS, Network, gateway_mac
+from datapath.model.resolv import RESOLVER as ADDRESS_OF_RESOLVER
 from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
@@ -51,6 +54,7 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     if comparison.observed.programs.loaded:
         yield from _attachments(comparison, networks)
         yield from differences(comparison, networks)
+        yield from _resolvers(comparison)
         yield from _orphans(comparison, networks)
 
 
@@ -97,7 +101,7 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     for endpoint in comparison.of_programs():
         if observed.host.at(endpoint.host_ifindex) is not None:
             yield comparison.name(endpoint), "from_container", endpoint.host_ifindex
-    if comparison.published():
+    if comparison.loopback:
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
         for uplink in observed.uplinks:
@@ -132,6 +136,21 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
     if networks and programs.group not in (0, ROOT_GROUP, comparison.observed.network.whole):
         detail = f"the programs are attached to a control group below the root (id {programs.group})"
         yield Finding(CGROUP, "processes of the host", detail)
+
+
+def _resolvers(comparison: Comparison) -> Iterator[Finding]:
+    """Containers that do not reach the resolver's address; programs of a version before have no resolver."""
+    if "resolvers" not in comparison.observed.programs.maps:
+        return
+    for endpoint in comparison.of_programs():
+        inside = comparison.observed.sandboxes.get(endpoint.sandbox_id)
+        if inside is None or not name_entries.asks(endpoint, comparison.state):
+            continue
+        device = inside.devices.get(endpoint.ifname)
+        if device is not None and not (device.name in inside.resolver and device.name in inside.localnet):
+            lost = "the route" if device.name not in inside.resolver else "route_localnet, and so the way"
+            detail = f"the container's device {device.name} has lost {lost} to {ADDRESS_OF_RESOLVER}"
+            yield Finding(RESOLVER, comparison.name(endpoint), detail, (endpoint.id,))
 
 
 def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -192,7 +211,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
-            "bindings",
+            *("bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
         )
     }
     for network in networks:
@@ -222,7 +241,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
             rows["origins"] |= entries.origin_entries(endpoint)
-    if comparison.published():
+    if comparison.loopback:
         loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback
     mappings = [
@@ -243,6 +262,8 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
                 key, known = host_entries.uplink_device(uplink)
                 rows["devices"][key] = known
         rows["local_prefixes"] = dict.fromkeys(host_entries.local_prefix_entries(observed.network), ())
+        rows |= name_entries.name_rows(state, observed.names)._asdict()
+        rows["subnets"] |= name_entries.subnet_entries(comparison.networks)
         rows["addresses"] = {(address,): () for address in observed.addresses if not address.is_link_local}
     return rows
 
@@ -264,6 +285,8 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     settled = {network.id for network in comparison.networks}
     building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
     none = not networks
+    named = name_entries.touched({e.sandbox_id for e in unsettled}, state)
+    subnets = name_entries.subnet_entries(n for n in state.networks.values() if n.id not in settled).keys()
     return {
         "networks": lambda key, value: key[0] in building,
         "devices": lambda key, value: (
@@ -281,6 +304,11 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "bindings": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
+        "names": lambda key, value: none or key in named.keys,
+        "long_names": lambda key, value: none or key in named.keys,
+        "name_sets": lambda key, value: none or key in named.sets,
+        "resolvers": lambda key, value: none or key.endpoint in named.endpoints,
+        "subnets": lambda key, value: none or key in subnets,
         "host": lambda key, value: none,
         "xfrm_policies": lambda key, value: none,
         "local_prefixes": lambda key, value: none,
@@ -301,6 +329,8 @@ def _format_row(row: Any) -> str:
     for item in row:
         if isinstance(item, frozenset):
             parts.append("+".join(sorted(item)))
+        elif isinstance(item, bytes):
+            parts.append(f"{len(item)} bytes" if item.startswith(RECORD) else text_of(item))
         elif item is not None and item != structs.NO_MAC:
             parts.append(str(item))
     return " ".join(parts) or "nothing"

@@ -17,8 +17,9 @@ from typing import Any
 from datapath.dataplane import connections, entries, structs
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
-from datapath.drivers.base import Repair, attempt, report
+from datapath.drivers.base import JoinInfo, Repair, attempt, report
 from datapath.drivers.comparison import Comparison
+from datapath.drivers.ebpf import names
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.pairs.driver import PairDriver, waiting_name
 from datapath.errors import NotSupportedError
@@ -125,6 +126,10 @@ class EbpfBridge(PairDriver):
             )
             undo.pop_all()
         return endpoint
+
+    def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
+        hop = names.hop(network, endpoint)[0] if names.answered(self.context.loaded) else None
+        return replace(super().join_info(network, endpoint, mtu), resolver=hop)
 
     def _open(self, network: Network, endpoint: Endpoint, *, new: bool = False) -> None:
         """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""

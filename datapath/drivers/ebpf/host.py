@@ -13,15 +13,18 @@ from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import uplink_device
 from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS, Setup
+from datapath.dataplane.name_entries import NameRows, Touched, anybody_asks
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
-from datapath.drivers.ebpf import addresses
+from datapath.drivers.ebpf import addresses, names
 from datapath.errors import KernelError
 from datapath.kernel import abi
 from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, traits
+from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
+from datapath.model.resolv import RESOLVER
 
 _CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # it is the device's fault
 
@@ -65,6 +68,8 @@ class EbpfHost(HostPart):
         self.refresh_acls(view)
         addresses.tell(dataplane, view)
         addresses.tell_prefixes(dataplane, view)
+        names.tell_subnets(dataplane, view)
+        names.follow(dataplane, view)
 
     def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
         """Gateway devices of networks that others forward: the programs keep their containers from these."""
@@ -112,6 +117,24 @@ class EbpfHost(HostPart):
             gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
             dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
             dataplane.devices.delete_many(_gateways_of(dataplane, network))
+            names.tell_subnets(dataplane, view)
+            names.forget_counts(dataplane, network)
+
+    def resolves(self, network: Network) -> bool:
+        return traits(network).programs and names.answered(self.context.loaded)
+
+    def lead_to_resolver(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        if self.resolves(network):
+            hop, source = names.hop(network, endpoint)
+            self.context.links.lead(sandbox, endpoint.ifname, RESOLVER, hop, source, endpoint.number)
+
+    def write_names(self, rows: NameRows, gone: Touched) -> None:
+        if (dataplane := self.context.loaded) is not None:
+            names.write(dataplane, rows, gone)
+
+    def sync_names(self, view: HostView) -> None:
+        if (dataplane := self.context.loaded) is not None:
+            names.sync(dataplane, view)
 
     def refresh_acls(self, view: HostView) -> None:
         """XDP on the uplinks while it has something to refuse: sources that an ACL denies, or floods."""
@@ -130,7 +153,8 @@ class EbpfHost(HostPart):
                 )
 
     def finish(self, view: HostView) -> None:
-        """On the loopback device while anything is published: for what the host sends past the socket hooks."""
+        """On the loopback device while anything is published, for what the host sends past the socket hooks, or anybody
+        asks for names, for what name servers of the host's own answer."""
         dataplane = self.context.loaded
         if dataplane is None:
             return
@@ -140,7 +164,8 @@ class EbpfHost(HostPart):
                 f"the socket hooks see only those processes of the host that are in its control group {group}"
             )
         key = abi.device_key(LOOPBACK)
-        if any(endpoint.ports for endpoint in view.state.endpoints.values()):
+        published = any(endpoint.ports for endpoint in view.state.endpoints.values())
+        if published or anybody_asks(view.state):
             dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
             dataplane.attach("from_loopback", LOOPBACK)
         elif key in dataplane.devices:

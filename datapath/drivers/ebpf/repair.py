@@ -11,7 +11,7 @@ from datapath.dataplane.layout import SOCKET_HOOKS, TAILS, XDP_HOOK
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.ebpf.host import EbpfHost
 from datapath.kernel import abi, cgroup
-from datapath.model.checks import CGROUP, DETACHED, MISSING, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
+from datapath.model.checks import CGROUP, DETACHED, MISSING, RESOLVER, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
 from datapath.model.findings import Check, Finding
 
 
@@ -56,6 +56,8 @@ def _write_row(work: Repairing, finding: Finding) -> None:
             connections.open_quota(dataplane, key[0])
         case "addresses" | "local_prefixes":
             rows[key] = abi.address()
+        case "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
+            rows[to_abi(key)] = to_abi(value)
         case _:
             rows[key] = value
 
@@ -68,10 +70,17 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
             dataplane.networks[key[0]] = abi.network()
         case "quotas":
             connections.forget_endpoint(dataplane, key[0])
-        case "xfrm_policies":
-            dataplane.xfrm_policies.pop(to_abi(key), None)
+        case "xfrm_policies" | "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
+            getattr(dataplane, name).pop(to_abi(key), None)
         case _:
             getattr(dataplane, name).pop(key, None)
+
+
+def _lead(work: Repairing, finding: Finding) -> None:
+    endpoint = work.state.endpoints[finding.about[0]]
+    network, path = work.state.networks[endpoint.network_id], work.path(endpoint.sandbox_id)
+    if path is not None:
+        EbpfHost(work.context).lead_to_resolver(network, endpoint, path)
 
 
 def _delete_device(work: Repairing, finding: Finding) -> None:
@@ -85,6 +94,7 @@ def _unpin(work: Repairing, finding: Finding) -> None:
 
 REPAIRS: Mapping[Check, Repair] = {
     DETACHED: _attach,
+    RESOLVER: _lead,
     CGROUP: _attach_group,
     MISSING: _write_row,
     WRONG: _write_row,

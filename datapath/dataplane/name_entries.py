@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the maps about names: what each name resolves to, and what each endpoint's questions are answered with.
+Pure.
+
+Members of a network find each other by the container's name, its short id, its hostname and its aliases there, each
+also with ".NETWORK" behind it; an address is the container's name with the network's. Names are there as long as the
+container runs. Records are rendered here, as they are sent (RFC 1035).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+from datapath.dataplane.structs import (
+    LongNameKey,
+    NameKey,
+    NameSetKey,
+    NameSetValue,
+    NameValue,
+    ResolverKey,
+    ResolverValue,
+    RrsetValue,
+    SubnetKey,
+    SubnetValue,
+    UpstreamValue,
+)
+from datapath.dataplane.wire_names import AAAA, PTR, A, Key, address_key, name_key, record, set_id, wire
+from datapath.model.drivers import traits
+from datapath.model.endpoints import Endpoint, Link
+from datapath.model.networks import Network
+from datapath.model.parsing import Address
+from datapath.model.resolv import MAX_SERVERS, NameFacts, Server, servers
+from datapath.model.rows import Phase
+from datapath.model.state import State
+
+_IN_ROW = 48  # bytes of records in a name's own row
+_IN_SET = 1020  # and in a row of `name_sets`
+_LONGEST = 255  # bytes of a record, as its set has a byte for that
+SCOPE_ENDPOINT = 0x80000000  # enum name_scope of abi.h
+_MAX_NETWORKS = 16  # in struct resolver
+_DOCKER = "docker"  # owner of containers that have a resolver of their own
+
+# What is known of one name: by type the data of its records.
+Data = dict[int, dict[bytes, None]]
+
+
+class NameRows(NamedTuple):
+    """Rows of `names`, `long_names`, `name_sets` and `resolvers`."""
+
+    names: dict[NameKey, NameValue]
+    long_names: dict[LongNameKey, NameValue]
+    name_sets: dict[NameSetKey, NameSetValue]
+    resolvers: dict[ResolverKey, ResolverValue]
+
+
+class Touched(NamedTuple):
+    """What rows may be about a sandbox, or several: names as text, the keys of names and addresses, and the numbers of
+    endpoints."""
+
+    texts: frozenset[str]
+    keys: frozenset[Key]
+    endpoints: frozenset[int]
+
+    @property
+    def sets(self) -> frozenset[NameSetKey]:
+        """The rows of `name_sets` that these names may have."""
+        return frozenset(NameSetKey(set_id(key, kind)) for key in self.keys for kind in (A, AAAA, PTR))
+
+
+# ---- who has which names ---------------------------------------------------------------------------------------
+
+
+def has_names(network: Network) -> bool:
+    """Its members find each other by name: of the default network they do not, as in Docker."""
+    return network.built and not network.predefined and traits(network).programs
+
+
+def _attached(endpoint: Endpoint) -> bool:
+    return endpoint.phase in (Phase.READY, Phase.CHANGING)
+
+
+def is_named(endpoint: Endpoint, state: State) -> bool:
+    """The others on its network find it by name now."""
+    if not _attached(endpoint) or not has_names(state.networks[endpoint.network_id]):
+        return False
+    sandbox = state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and sandbox.foreign:
+        return bool(sandbox.key)
+    container = state.containers.get(endpoint.sandbox_id)
+    return container is not None and container.running
+
+
+def asks(endpoint: Endpoint, state: State) -> bool:
+    """Its questions are answered: it is on a network of the packet programs, and its sandbox has no resolver of its
+    owner's."""
+    if not _attached(endpoint) or not traits(state.networks[endpoint.network_id]).programs:
+        return False
+    sandbox = state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and sandbox.foreign:
+        return bool(sandbox.key) and not has_own_resolver(sandbox.id, state)
+    return state.alive(endpoint.sandbox_id)
+
+
+def has_own_resolver(sandbox_id: str, state: State) -> bool:
+    """Whoever owns the sandbox answers its questions himself, at the same address."""
+    sandbox = state.sandboxes.get(sandbox_id)
+    return sandbox is not None and sandbox.owner == _DOCKER
+
+
+def anybody_asks(state: State) -> bool:
+    """Questions may go to upstream servers."""
+    return any(asks(endpoint, state) for endpoint in state.endpoints.values())
+
+
+def names_of(endpoint: Endpoint, state: State) -> tuple[str, ...]:
+    """What the others on its network call it, without the network; the first is what its address is called."""
+    container = state.containers.get(endpoint.sandbox_id)
+    if container is not None:
+        own: tuple[str, ...] = (container.name, container.short_id, container.hostname)
+    else:
+        sandbox = state.sandboxes.get(endpoint.sandbox_id)
+        own = (sandbox.name,) if sandbox is not None and sandbox.foreign else ()
+    return tuple(dict.fromkeys(name for name in (*own, *endpoint.aliases) if name))
+
+
+def _addresses(endpoint: Endpoint) -> Iterator[Address]:
+    yield from (interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface is not None)
+
+
+def _texts(names: Iterable[str], network: Network) -> Iterator[str]:
+    """The names as they are asked for: by themselves, and with the network's behind them."""
+    for name in names:
+        yield name.lower()
+        yield f"{name}.{network.name}".lower()
+
+
+def _keys(scope: int, texts: Iterable[str], touched: Touched | None = None) -> Iterator[Key]:
+    """Of those that can be asked for, and are among what is touched."""
+    for text in texts:
+        if touched is None or text in touched.texts:
+            key = name_key(scope, text)
+            if key is not None:
+                yield key
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------
+
+
+def name_rows(state: State, facts: NameFacts, touched: Touched | None = None) -> NameRows:
+    """All rows that there have to be; `touched`: those of them that are among these."""
+    found: dict[Key, Data] = {}
+    networks = {network.id: network for network in state.networks.values() if has_names(network)}
+    scopes = None if touched is None else {key.scope for key in touched.keys}
+    for network in networks.values():
+        if scopes is None or network.number in scopes:
+            for endpoint in state.endpoints_of_network(network.id):
+                if is_named(endpoint, state):
+                    _add(found, network, endpoint, state, touched)
+    if scopes is None or any(scope & SCOPE_ENDPOINT for scope in scopes):
+        for sandbox_id in state.sandboxes:
+            scope = private_scope(sandbox_id, state)
+            if scope and (scopes is None or scope in scopes):
+                for client in state.endpoints_of_sandbox(sandbox_id):
+                    if client.network_id in networks:
+                        _add_links(found, scope, client, networks[client.network_id], state, touched)
+    rows = NameRows({}, {}, {}, {})
+    for key, data in found.items():
+        value = _rendered(key, data, facts.ttl, rows.name_sets)
+        if isinstance(key, NameKey):
+            rows.names[key] = value
+        else:
+            rows.long_names[key] = value
+    for endpoint in state.endpoints.values():
+        if (touched is None or endpoint.number in touched.endpoints) and asks(endpoint, state):
+            rows.resolvers[ResolverKey(endpoint.number)] = resolver_entry(endpoint.sandbox_id, state, facts)
+    return rows
+
+
+def _add(
+    found: dict[Key, Data], network: Network, endpoint: Endpoint, state: State, touched: Touched | None
+) -> None:
+    """The names of one member, and who has its addresses."""
+    scope, names = network.number, names_of(endpoint, state)
+    for key in _keys(scope, _texts(names, network), touched):
+        _add_addresses(found.setdefault(key, {}), endpoint)
+    for address in _addresses(endpoint):
+        place = address_key(scope, address)
+        if touched is None or place in touched.keys:
+            target = next(filter(None, (wire(f"{name}.{network.name}") for name in names)), b"")
+            if target:
+                found.setdefault(place, {}).setdefault(PTR, {})[target] = None
+
+
+def _add_links(
+    found: dict[Key, Data],
+    scope: int,
+    client: Endpoint,
+    network: Network,
+    state: State,
+    touched: Touched | None,
+) -> None:
+    """What --link calls the containers that are linked to, on one network of the client's."""
+    for link in _links(client, state):
+        target = state.containers.get(link.server)
+        server = state.endpoint(target.sandbox_id, network.id) if target else None
+        if server is not None and is_named(server, state):
+            for key in _keys(scope, _texts((link.alias,), network), touched):
+                _add_addresses(found.setdefault(key, {}), server)
+
+
+def _add_addresses(data: Data, endpoint: Endpoint) -> None:
+    for address in _addresses(endpoint):
+        data.setdefault(A if address.version == 4 else AAAA, {})[address.packed] = None
+
+
+def _links(endpoint: Endpoint, state: State) -> tuple[Link, ...]:
+    owner = state.containers.get(endpoint.sandbox_id)
+    return (*(owner.links if owner else ()), *endpoint.links)
+
+
+def private_scope(sandbox_id: str, state: State) -> int:
+    """That of the names which only this sandbox sees; 0: it has none."""
+    endpoints = state.endpoints_of_sandbox(sandbox_id)
+    if any(_links(endpoint, state) for endpoint in endpoints):
+        return SCOPE_ENDPOINT | endpoints[0].number
+    return 0
+
+
+def _rendered(key: Key, data: Data, ttl: int, sets: dict[NameSetKey, NameSetValue]) -> NameValue:
+    """The row of a name; records that it has no room for go to `sets`. Of more addresses than fit those are left out
+    that came last."""
+    rrsets, inside = [], b""
+    for kind in sorted(data):
+        records = [one for one in (record(kind, ttl, item) for item in data[kind]) if len(one) <= _LONGEST]
+        if kind == PTR:
+            records = records[:1]
+        if not records:
+            continue
+        size = len(records[0])
+        if len(records) == 1 and len(inside) + size <= _IN_ROW:
+            rrsets.append(RrsetValue(0, kind, 1, size))
+            inside += records[0]
+            continue
+        records = records[: _IN_SET // (2 * size)] if len(records) > 1 else records
+        ident, twice = set_id(key, kind), 2 if len(records) > 1 else 1
+        sets[NameSetKey(ident)] = NameSetValue(len(records), size, b"".join(records) * twice)
+        rrsets.append(RrsetValue(ident, kind, len(records), size))
+    return NameValue(tuple(rrsets), inside)
+
+
+def resolver_entry(sandbox_id: str, state: State, facts: NameFacts) -> ResolverValue:
+    """What questions of a sandbox's endpoints are answered with: of each the same."""
+    endpoints = [e for e in state.endpoints_of_sandbox(sandbox_id) if _attached(e)]
+    owner = state.containers.get(sandbox_id)
+    networks = [state.networks[e.network_id] for e in sorted(endpoints, key=lambda e: _order(e, state))]
+    numbers = tuple(network.number for network in networks if has_names(network))
+    asked = servers(owner.dns) if owner is not None and owner.dns else facts.servers
+    return ResolverValue(
+        numbers[:_MAX_NETWORKS],
+        private_scope(sandbox_id, state),
+        _egress(endpoints, state),
+        tuple(_upstreams(asked, networks, facts.links)),
+    )
+
+
+def _order(endpoint: Endpoint, state: State) -> tuple[int, bool, int, str]:
+    """The order in which Docker looks through a sandbox's networks."""
+    network = state.networks[endpoint.network_id]
+    families = (endpoint.ipv4 is not None) + (endpoint.ipv6 is not None)
+    return -endpoint.gw_priority, network.internal, -families, network.name
+
+
+def _egress(endpoints: list[Endpoint], state: State) -> int:
+    """The network by whose routes a sandbox's questions leave: that of its default route, if the packet programs
+    forward there."""
+    ways = sorted(endpoints, key=lambda e: (not e.gateway4, not e.gateway6, _order(e, state)))
+    networks = (state.networks[endpoint.network_id] for endpoint in ways)
+    return next((n.number for n in networks if traits(n).programs and not n.internal), 0)
+
+
+def _upstreams(
+    asked: Iterable[Server], networks: list[Network], links: Mapping[str, int]
+) -> Iterator[UpstreamValue]:
+    """Those of the servers that can be asked. One in a subnet of the sandbox's networks is a member of that."""
+    programs = [network for network in networks if traits(network).programs]
+    for one in tuple(asked)[:MAX_SERVERS]:
+        if one.device and one.device not in links:
+            continue
+        member = next((n.number for n in programs if not one.device and _in_subnet(one.address, n)), 0)
+        yield UpstreamValue(one.address, member, links[one.device] if one.device else 0)
+
+
+def _in_subnet(address: Address, network: Network) -> bool:
+    return any(
+        address in subnet.prefix for subnet in network.subnets if subnet.prefix.version == address.version
+    )
+
+
+def subnet_entries(networks: Iterable[Network]) -> dict[SubnetKey, SubnetValue]:
+    """`subnets` of these networks: who has an address in there is asked of nobody else."""
+    return {
+        SubnetKey(
+            prefix.prefixlen + (96 if prefix.version == 4 else 0),
+            None if prefix.network_address == IPv6Address(0) else prefix.network_address,
+        ): SubnetValue(network.number)
+        for network in networks
+        for prefix in (subnet.prefix for subnet in network.subnets)
+    }
+
+
+# ---- what changes ----------------------------------------------------------------------------------------------
+
+
+def touched(sandbox_ids: Collection[str], *states: State) -> Touched:
+    """What rows may be about these sandboxes, whatever has become of them in any of the states."""
+    texts: set[str] = set()
+    keys: set[Key] = set()
+    numbers: set[int] = set()
+
+    def add(scope: int, names: Iterable[str], network: Network) -> None:
+        found = list(_texts(names, network))
+        texts.update(found)
+        keys.update(_keys(scope, found))
+
+    for state in states:
+        for sandbox_id in {*sandbox_ids, *_clients(sandbox_ids, state)}:
+            scope = private_scope(sandbox_id, state)
+            for endpoint in state.endpoints_of_sandbox(sandbox_id):
+                network = state.networks[endpoint.network_id]
+                add(scope, (link.alias for link in _links(endpoint, state)), network)
+                if sandbox_id in sandbox_ids:
+                    numbers.add(endpoint.number)
+                    add(network.number, names_of(endpoint, state), network)
+                    keys.update(address_key(network.number, address) for address in _addresses(endpoint))
+    return Touched(frozenset(texts), frozenset(keys), frozenset(numbers))
+
+
+def _clients(sandbox_ids: Collection[str], state: State) -> set[str]:
+    """The sandboxes that have links to containers of these."""
+
+    def leads(links: tuple[Link, ...]) -> bool:
+        targets = (state.containers.get(link.server) for link in links)
+        return any(target is not None and target.sandbox_id in sandbox_ids for target in targets)
+
+    by_containers = {c.sandbox_id for c in state.containers.values() if c.links and leads(c.links)}
+    return by_containers | {e.sandbox_id for e in state.endpoints.values() if e.links and leads(e.links)}

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of containers: written last when one joins, taken away first when it leaves."""
+
+from __future__ import annotations
+
+from datapath.dataplane.name_entries import asks, has_own_resolver, name_rows, touched
+from datapath.engine.transaction import Transaction
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.state import State
+
+
+def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | None = None) -> None:
+    """Makes names of these sandboxes, and what they can ask for, as it will be when the rows say `after`. `before`:
+    what they said, None: what they say."""
+    concerned = touched(frozenset(sandbox_ids), before or tx.state, after)
+    rows = name_rows(after, tx.names, concerned)
+    for part, _ in tx.parts():
+        part.write_names(rows, concerned)
+
+
+def withdraw(tx: Transaction, endpoint: Endpoint) -> None:
+    """Takes an endpoint's names away, whatever of them is there; what others share stays theirs."""
+    update(tx, tx.state.without(endpoint), endpoint.sandbox_id)
+
+
+def resolves(tx: Transaction, network: Network) -> bool:
+    """Members of the network are answered at the resolver's address."""
+    return any(part.resolves(network) for part, _ in tx.parts())
+
+
+def sync(tx: Transaction) -> None:
+    """All names, whatever a killed command left of them."""
+    for part, view in tx.parts():
+        part.sync_names(view)
+
+
+def lead(tx: Transaction, endpoint: Endpoint, path: str) -> None:
+    """Makes the resolver be reached from the namespace at the path, which the endpoint has joined."""
+    if not has_own_resolver(endpoint.sandbox_id, tx.state):
+        for part, _ in tx.parts():
+            part.lead_to_resolver(tx.state.networks[endpoint.network_id], endpoint, path)
+
+
+def lead_all(tx: Transaction) -> None:
+    """The same for all: there may be containers that were started by a version without a resolver."""
+    for endpoint in tx.state.endpoints.values():
+        path = tx.path(endpoint.sandbox_id)
+        if path is not None and asks(endpoint, tx.state):
+            lead(tx, endpoint, path)

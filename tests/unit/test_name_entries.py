@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What names resolve to, and what questions of containers are answered with, as rows of the programs' maps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from datapath.config.daemon import DaemonConfig
+from datapath.dataplane import name_entries
+from datapath.dataplane.name_entries import SCOPE_ENDPOINT, NameRows, name_rows, touched
+from datapath.dataplane.structs import NameSetKey, NameValue, ResolverValue, UpstreamValue
+from datapath.dataplane.wire_names import AAAA, PTR, TYPES, A, record, set_id, text_of, texts_of, wire
+from datapath.model.endpoints import EndpointRequest
+from datapath.model.resolv import NameFacts, ResolvConf, Server, servers
+from datapath.model.rows import Phase
+from datapath.model.sandboxes import Sandbox
+from datapath.model.state import State
+from tests.unit.planned_host import PlannedHost
+
+FACTS = NameFacts(ttl=0, servers=(Server(ip_address("192.0.2.53")),))
+POOL = EndpointRequest("red", aliases=("pool",))
+DUAL: dict[str, Any] = {"ipv6": True, "subnets": ("10.0.0.0/24", "fd00::/64")}
+
+
+def spoken(rows: NameRows, scope: int) -> dict[str, list[str]]:
+    """What everything in a scope resolves to, as people write it: type and data."""
+    found: dict[str, list[str]] = {}
+    for key, value in itertools.chain[tuple[Any, NameValue]](rows.names.items(), rows.long_names.items()):
+        if key.scope == scope:
+            found[text_of(key.name)] = [*_records(rows, value)]
+    return found
+
+
+def _records(rows: NameRows, value: NameValue) -> list[str]:
+    lines, at = [], 0
+    for rrset in value.sets:
+        if rrset.set:
+            kept = rows.name_sets[NameSetKey(rrset.set)]
+            assert (kept.count, kept.size) == (rrset.count, rrset.size)
+            texts = texts_of(rrset.type, kept.records, kept.count, kept.size)
+        else:
+            texts = texts_of(rrset.type, value.records[at:], rrset.count, rrset.size)
+            at += rrset.count * rrset.size
+        lines += [f"{TYPES[rrset.type]} {text}" for text in texts]
+    return lines
+
+
+def named(host: PlannedHost, network: str = "red", facts: NameFacts = FACTS) -> dict[str, list[str]]:
+    """The names of a network of the host's."""
+    return spoken(name_rows(host.state, facts), host.state.network(network).number)
+
+
+def test_a_member_has_its_name_short_id_hostname_and_aliases_each_also_with_the_networks() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("Web", EndpointRequest("red", aliases=("www", "api.v1")), hostname="front")
+    short = host.state.container("Web").short_id
+    both = ["A 10.0.0.2"]
+    names = ("web", short, "front", "www", "api.v1")
+    assert named(host) == {
+        **dict.fromkeys(names, both),
+        **dict.fromkeys((f"{name}.red" for name in names), both),
+        "10.0.0.2": ["PTR Web.red"],
+    }
+
+
+def test_a_member_of_both_families_has_two_records_in_one_row_and_two_addresses() -> None:
+    host = PlannedHost()
+    host.network("red", **DUAL)
+    host.run("web", "red")
+    found = named(host)
+    assert found["web"] == found["web.red"] == ["A 10.0.0.2", "AAAA fd00::2"]
+    assert found["10.0.0.2"] == found["fd00::2"] == ["PTR web.red"]
+    assert not name_rows(host.state, FACTS).name_sets
+
+
+def test_an_alias_that_several_have_is_all_their_addresses_and_names_that_differ_in_case_are_one() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    for name in ("a", "b", "A", "c"):
+        host.run(name, EndpointRequest("red", aliases=("pool",)))
+    found = named(host)
+    assert found["pool"] == ["A 10.0.0.2", "A 10.0.0.3", "A 10.0.0.4", "A 10.0.0.5"]
+    assert found["a"] == ["A 10.0.0.2", "A 10.0.0.4"]
+    assert (found["10.0.0.2"], found["10.0.0.4"]) == (["PTR a.red"], ["PTR A.red"])
+    rows = name_rows(host.state, FACTS)
+    (pool,) = (v for k, v in rows.names.items() if text_of(k.name) == "pool")
+    kept = rows.name_sets[NameSetKey(pool.sets[0].set)]
+    half = len(kept.records) // 2
+    assert kept.records[:half] == kept.records[half:], "so that it can be read from any of them on"
+
+
+def test_a_set_has_as_many_records_as_fit_twice_over() -> None:
+    host = PlannedHost()
+    host.network("red", ipv6=True, subnets=("10.0.0.0/24", "fd00::/64"))
+    for i in range(40):
+        host.run(f"c{i}", EndpointRequest("red", aliases=("pool",)))
+    found = named(host)["pool"]
+    assert (sum(one.startswith("A ") for one in found), sum("AAAA" in one for one in found)) == (31, 18)
+    assert all(len(row.records) <= 1020 for row in name_rows(host.state, FACTS).name_sets.values())
+
+
+@pytest.mark.parametrize(
+    ("sentence", "change"),
+    [
+        ("it has ended", lambda host: host.end("web")),
+        ("it is on no network", lambda host: host.disconnect("red", "web")),
+    ],
+)
+def test_names_are_there_as_long_as_the_container_is(sentence: str, change: Any) -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("web", "red")
+    change(host)
+    assert not named(host), sentence
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.REMOVING])
+def test_an_endpoint_that_is_not_made_yet_or_goes_has_no_names(phase: Phase) -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("web", "red")
+    (endpoint,) = host.state.endpoints.values()
+    rows = name_rows(host.state.including(replace(endpoint, phase=phase)), FACTS)
+    assert not any(rows)
+
+
+def test_the_default_network_has_no_names_and_its_questions_go_on() -> None:
+    host = PlannedHost()
+    host.run("web")
+    (endpoint,) = host.state.endpoints.values()
+    rows = name_rows(host.state, FACTS)
+    assert not rows.names
+    upstreams = (UpstreamValue(ip_address("192.0.2.53")),)
+    assert rows.resolvers == {(endpoint.number,): ResolverValue((), 0, 1, upstreams)}
+
+
+def test_networks_of_a_linux_bridge_have_no_names_and_no_resolver() -> None:
+    host = PlannedHost()
+    host.network("red", options=("com.datapath.mode=iptables",))
+    host.run("web", "red")
+    assert not any(name_rows(host.state, FACTS))
+
+
+def test_a_sandbox_of_another_owner_has_its_name_and_its_endpoints_aliases() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("web", EndpointRequest("red", aliases=("www",)))
+    (endpoint,) = host.state.endpoints.values()
+    box = Sandbox("f" * 64, "/run/netns/pod", Phase.READY, "cni", "key", "pod")
+
+    def rows_with(sandbox: Sandbox) -> NameRows:
+        joined = replace(endpoint, sandbox_id=sandbox.id)
+        return name_rows(host.state.including(sandbox, joined), FACTS)
+
+    number = host.state.network("red").number
+    assert set(spoken(rows_with(box), number)) == {"pod", "pod.red", "www", "www.red", "10.0.0.2"}
+    assert rows_with(box).resolvers
+    assert not any(rows_with(replace(box, key=""))), "it waits to join"
+    assert not rows_with(replace(box, owner="docker")).resolvers, "Docker answers its containers itself"
+
+
+def test_a_link_is_a_name_that_only_its_client_sees() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("db", "red")
+    host.run("app", "red", links=("db:store",))
+    (client,) = host.state.endpoints_of_sandbox(host.state.container("app").id)
+    rows = name_rows(host.state, FACTS)
+    scope = SCOPE_ENDPOINT | client.number
+    assert spoken(rows, scope) == {"store": ["A 10.0.0.2"], "store.red": ["A 10.0.0.2"]}
+    assert "store" not in named(host)
+    assert rows.resolvers[(client.number,)].private_scope == scope  # type: ignore[index]
+    host.end("db")
+    assert not spoken(name_rows(host.state, FACTS), scope)
+
+
+def test_a_sandbox_asks_its_networks_in_dockers_order_and_leaves_by_its_default_route() -> None:
+    host = PlannedHost()
+    for name, fields in {"b": {}, "a": {}, "in": {"internal": True}, "dual": DUAL}.items():
+        host.network(name, **fields)
+    host.run("web", "in", "b", "a", "dual")
+    number = {n.name: n.number for n in host.state.networks.values()}
+    values = set(name_rows(host.state, FACTS).resolvers.values())
+    assert {(value.networks, value.egress) for value in values} == {
+        (tuple(number[name] for name in ("dual", "a", "b", "in")), number["dual"])
+    }
+
+
+def test_an_internal_networks_questions_have_no_way_out_but_to_members() -> None:
+    host = PlannedHost()
+    host.network("in", internal=True, subnets=("10.0.0.0/24",))
+    host.run("web", "in", dns=("10.0.0.9", "192.0.2.9"))
+    (value,) = name_rows(host.state, FACTS).resolvers.values()
+    number = host.state.network("in").number
+    assert value.egress == 0
+    assert value.upstreams == (
+        UpstreamValue(ip_address("10.0.0.9"), number),
+        UpstreamValue(ip_address("192.0.2.9")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "dns", "configured", "host_has", "asked"),
+    [
+        ("its own before all", ("9.9.9.9",), ("8.8.8.8",), "nameserver 192.0.2.1", ["9.9.9.9"]),
+        ("daemon.json before the host's", (), ("8.8.8.8",), "nameserver 192.0.2.1", ["8.8.8.8"]),
+        ("the host's as they stand, loopback too", (), (), "nameserver 127.0.0.53", ["127.0.0.53"]),
+        ("none at all: the host itself, and no public one", (), (), "", ["127.0.0.1"]),
+        (
+            "three at the most",
+            (),
+            (),
+            "nameserver ::1 ::2 ::3 ::4",
+            ["::1", "::2", "::3"],
+        ),
+        ("a link's, by its device", (), (), "nameserver fe80::1%eth0", ["fe80::1 by 7"]),
+        ("but not by one that is gone", (), (), "nameserver fe80::1%eth9\nnameserver ::1", ["::1"]),
+        ("one that is named twice", (), (), "nameserver 192.0.2.1\nnameserver 192.0.2.1", ["192.0.2.1"]),
+    ],
+)
+def test_who_is_asked_what_is_not_ours(
+    sentence: str, dns: tuple[str, ...], configured: tuple[str, ...], host_has: str, asked: list[str]
+) -> None:
+    host = PlannedHost(config=DaemonConfig(dns=configured))
+    host.network("red")
+    host.run("web", "red", dns=dns)
+    found = servers(configured, ResolvConf.parse(host_has).nameservers)
+    (value,) = name_rows(host.state, NameFacts(0, found, {"eth0": 7})).resolvers.values()
+    texts = [f"{one.addr} by {one.ifindex}" if one.ifindex else str(one.addr) for one in value.upstreams]
+    assert texts == asked, sentence
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text", "expected"),
+    [
+        ("nothing", "", ResolvConf()),
+        ("tabs and blanks", "nameserver\t192.0.2.1  \n  nameserver  ::1", ResolvConf(("192.0.2.1", "::1"))),
+        ("two on one line", "nameserver 192.0.2.1 192.0.2.2", ResolvConf(("192.0.2.1", "192.0.2.2"))),
+        ("CRLF", "nameserver 192.0.2.1\r\nsearch a b\r\n", ResolvConf(("192.0.2.1",), ("a", "b"))),
+        (
+            "comments",
+            "# nameserver 1.1.1.1\n;x\nnameserver ::1 # ours\nsearch a ;b",
+            ResolvConf(("::1",), ("a",)),
+        ),
+        ("a link's", "nameserver fe80::1%eth0", ResolvConf(("fe80::1%eth0",))),
+        ("no address", "nameserver dns.example\nnameserver 10.0.0.300\nnameserver", ResolvConf()),
+        ("the last of search and domain", "search a b\ndomain c", ResolvConf((), ("c",))),
+        (
+            "options",
+            "options ndots:2 a\noptions x-new:1 a",
+            ResolvConf((), (), ("ndots:2", "a", "x-new:1")),
+        ),
+        ("other lines", "sortlist 10.0.0.0/8", ResolvConf((), (), (), ("sortlist 10.0.0.0/8",))),
+    ],
+)
+def test_a_resolv_conf_is_read_leniently(sentence: str, text: str, expected: ResolvConf) -> None:
+    assert ResolvConf.parse(text) == expected, sentence
+    assert ResolvConf.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("web", b"\x03web\0"),
+        ("a.bc", b"\x01a\x02bc\0"),
+        ("_under_score", b"\x0c_under_score\0"),
+        ("x" * 63, b"\x3f" + b"x" * 63 + b"\0"),
+        ("x" * 64, b""),
+        ("a..b", b""),
+        ("a.", b""),
+        ("", b""),
+        (".".join(["x" * 50] * 5), b""),
+    ],
+)
+def test_a_name_is_labels_with_their_lengths_or_cannot_be_asked_for(name: str, packed: bytes) -> None:
+    assert wire(name) == packed
+
+
+def test_a_long_name_has_a_row_in_the_other_map_and_its_address_a_record_in_a_set() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    name = "x" * 63 + "." + "y" * 40
+    host.run(name, "red")
+    rows = name_rows(host.state, FACTS)
+    assert {text_of(key.name) for key in rows.long_names} == {name, f"{name}.red"}
+    assert named(host)["10.0.0.2"] == [f"PTR {name}.red"]
+    assert len(rows.name_sets) == 1
+
+
+def test_records_are_as_they_are_sent() -> None:
+    address = ip_address("10.0.0.2").packed
+    assert record(A, 600, address) == b"\xc0\x0c\0\x01\0\x01\0\0\x02\x58\0\x04" + address
+    assert record(PTR, 0, b"\x03web\0") == b"\xc0\x0c\0\x0c\0\x01\0\0\0\0\0\x05\x03web\0"
+    assert len(record(AAAA, 0, bytes(16))) == 28
+
+
+def test_sets_have_numbers_of_their_own_that_do_not_change() -> None:
+    host = PlannedHost()
+    host.network("red", ipv6=True, subnets=("10.0.0.0/24", "fd00::/64"))
+    host.network("blue")
+    for name in ("a", "b"):
+        host.run(name, EndpointRequest("red", aliases=("pool",)), EndpointRequest("blue", aliases=("pool",)))
+    first, again = name_rows(host.state, FACTS), name_rows(host.state, FACTS)
+    assert first == again
+    keys = [key for key in first.names if text_of(key.name) == "pool"]
+    numbers = {set_id(key, kind) for key in keys for kind in (A, AAAA)}
+    assert len(numbers) == 4 and 0 not in numbers
+
+
+# ---- what changes ------------------------------------------------------------------------------------------------
+
+
+def apply(
+    rows: Mapping[str, dict[Any, Any]], before: State, after: State, *who: str
+) -> dict[str, dict[Any, Any]]:
+    """Rows as the driver leaves them: those of `after` that are touched are written, the others of these go."""
+    gone = touched({before.container(name).sandbox_id for name in who}, before, after)
+    new = name_rows(after, FACTS, gone)._asdict()
+    found: dict[str, dict[Any, Any]] = {}
+    numbers = {(number,) for number in gone.endpoints}
+    for name, there in rows.items():
+        keys = {"name_sets": gone.sets, "resolvers": numbers}.get(name, gone.keys)
+        kept = {key: row for key, row in there.items() if key not in keys}
+        found[name] = kept | new[name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sentence", "who", "change"),
+    [
+        ("one comes that shares an alias", "new", lambda host: host.run("new", POOL)),
+        ("one goes that shared an alias", "a", lambda host: host.end("a")),
+        ("the server of a link goes", "db", lambda host: host.end("db")),
+        ("the client of a link goes", "app", lambda host: host.end("app")),
+        ("one leaves its first network", "two", lambda host: host.disconnect("blue", "two")),
+        ("one leaves its second network", "two", lambda host: host.disconnect("red", "two")),
+        ("one joins another network", "a", lambda host: host.connect("a", "blue", aliases=("pool",))),
+    ],
+)
+def test_only_what_a_container_touches_is_written_and_all_of_that(
+    sentence: str, who: str, change: Any
+) -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.network("blue", subnets=("10.1.0.0/24",))
+    host.run("db", "red")
+    host.run("a", EndpointRequest("red", aliases=("pool",)))
+    host.run("b", EndpointRequest("red", aliases=("pool", "db.red")))
+    host.run("two", "blue", EndpointRequest("red", links=("db:store",)))
+    host.run("app", "red", links=("db:store", "a:other"))
+    before = host.state
+    rows = name_rows(before, FACTS)._asdict()
+    change(host)
+    known = before if who != "new" else host.state
+    gone = touched({known.container(who).sandbox_id}, before, host.state)
+    written = name_rows(host.state, FACTS, gone)
+    all_keys = {*name_rows(host.state, FACTS).names}
+    assert set(written.names) <= gone.keys & all_keys
+    assert len(written.names) < len(all_keys), "not everything"
+    if who == "new":
+        before = before.including(host.state.container("new"))
+    assert apply(rows, before, host.state, who) == name_rows(host.state, FACTS)._asdict(), sentence
+
+
+def test_a_renamed_container_is_found_by_its_new_name_only() -> None:
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("web", EndpointRequest("red", aliases=("www",)))
+    before = host.state
+    rows = name_rows(before, FACTS)._asdict()
+    after = before.including(replace(before.container("web"), name="shop"))
+    found = apply(rows, before, after, "web")
+    assert found == name_rows(after, FACTS)._asdict()
+    number = before.network("red").number
+    assert {"shop", "shop.red", "www"} < set(spoken(NameRows(**found), number))
+    assert not {"web", "web.red"} & set(spoken(NameRows(**found), number))
+
+
+def test_our_networks_subnets_are_rows_of_their_own() -> None:
+    host = PlannedHost()
+    network = host.network("red", **DUAL)
+    found = name_entries.subnet_entries([network])
+    assert {(key.prefixlen, str(key.addr)): row.network for key, row in found.items()} == {
+        (96 + 24, "10.0.0.0"): network.number,
+        (64, "fd00::"): network.number,
+    }
+    assert ip_network("10.0.0.0/24") == network.subnets[0].prefix
+
+
+def test_a_containers_names_take_less_than_a_kilobyte() -> None:
+    """An element of `names` is its key, its value, and what the kernel's hash table keeps beside them (48 bytes)."""
+    from datapath.kernel import abi
+
+    host = PlannedHost()
+    host.network("red", subnets=("10.0.0.0/24",))
+    host.run("web", "red")
+    rows = name_rows(host.state, FACTS)
+    element = 48 + abi.layout("name_key").size + abi.layout("name").size
+    assert (len(rows.names), element) == (5, 192)
+    assert len(rows.names) * element <= 1024 and not rows.long_names and not rows.name_sets
