@@ -33,6 +33,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "ct ls": ("ct ls --container web --state established", "ct ls --proto udp --format json"),
     "ct flush": ("ct flush --src 192.0.2.0/24",),
     "ct stats": ("ct stats",),
+    "names": ("names ls shop", "names resolve web db"),
+    "names ls": ("names ls", "names ls shop --format json"),
+    "names resolve": ("names resolve web db", "names resolve web example.com MX"),
     "container": ("container ls -a", "container rm -f web"),
     "run": (
         "run -d --name web -p 8080:80 python3 -m http.server 80",

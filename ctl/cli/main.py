@@ -20,6 +20,7 @@ COMMANDS = {
     "network": ".network:network",
     "port": ".port:port",
     "ct": ".connection:ct",
+    "names": ".names:names",
     "container": ".container:container",
     "run": ".run:run",
     "ps": ".ps:ps",

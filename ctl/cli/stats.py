@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
+QUESTIONS = {
+    "Network": "QUESTIONS ON",
+    "Answered": "ANSWERED",
+    "Nodata": "NODATA",
+    "Nxdomain": "NXDOMAIN",
+    "Forwarded": "FORWARDED",
+    "FailedOver": "FAILED OVER",
+    "Refused": "REFUSED",
+}
 REASONS = {"Counter": "COUNTER", "Meaning": "THE PACKET", "Look": "WHERE TO LOOK"}
 PROMETHEUS = "prometheus"
 _GROWN = "{:<11}{:<21}{:<10}{}"  # a line of --follow
@@ -93,7 +102,10 @@ def _print(names: tuple[str, ...], all_: bool, format_: str) -> None:
         if (name in names if names else both[0] or all_)
     ]
     maps = [map_row(name, used, most) for name, (used, most) in found.fill.items() if not names]
-    emit_parts(((counters, COUNTERS), (maps, MAPS)), format_)
+    questions = [question_row(name, counts) for name, counts in sorted(found.questions.items()) if not names]
+    emit_parts(
+        ((counters, COUNTERS), (maps, MAPS), *([(questions, QUESTIONS)] if questions else [])), format_
+    )
 
 
 def say_unloaded() -> None:
@@ -109,6 +121,12 @@ def counter_row(name: str, packets: int, length: int) -> dict[str, Any]:
 def map_row(name: str, used: int, most: int) -> dict[str, Any]:
     """What is shown of a map."""
     return {"Kind": "map", "Map": name, "Used": used, "Max": most, "Percent": percent(used, most)}
+
+
+def question_row(network: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """What is shown of the questions for names on a network."""
+    titles = {"".join(word.title() for word in name.split("_")): number for name, number in counts.items()}
+    return {"Kind": "questions", "Network": network, **titles}
 
 
 def reason_rows(names: tuple[str, ...] = ()) -> list[dict[str, str]]:
@@ -202,3 +220,9 @@ def prometheus(found: Stats) -> Iterator[str]:
     for name, index, what in (("map_entries", 0, "Entries of a map."), ("map_max_entries", 1, "Its size.")):
         sizes = {f'{{map="{key}"}}': both[index] for key, both in found.fill.items()}
         yield from family(name, "gauge", what, sizes)
+    asked = {
+        f'{{network="{network}",result="{result}"}}': number
+        for network, counts in sorted(found.questions.items())
+        for result, number in counts.items()
+    }
+    yield from family("questions_total", "counter", "Questions for names, by what became of them.", asked)

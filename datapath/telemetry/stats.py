@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from datapath.engine.engine import Engine
@@ -23,16 +23,33 @@ _CONNECTION_DROPS = (
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most)."""
+    """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most);
+    `questions`: network -> what became of its members' questions for names -> how many."""
 
     counters: dict[str, tuple[int, int]]
     fill: dict[str, tuple[int, int]]
+    questions: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def stats(engine: Engine) -> Stats:
     """Packet counters and the fill of maps; empty if the programs were never loaded."""
-    with _dataplane(engine) as found:
-        return Stats(found.counters_sum(), found.fill()) if found else Stats({}, {})
+    with opened(engine) as found:
+        return (
+            Stats(found.counters_sum(), found.fill(), _questions(engine, found)) if found else Stats({}, {})
+        )
+
+
+def _questions(engine: Engine, found: Dataplane) -> dict[str, dict[str, int]]:
+    if not found.has("name_counts"):
+        return {}
+    names = {network.number: network.name for network in engine.snapshot().networks.values()}
+    return {
+        names[key.network]: {
+            result: sum(getattr(copy, result) for copy in copies) for result in copies[0]._fields
+        }
+        for key, copies in found.name_counts.read_all()
+        if key.network in names
+    }
 
 
 def connections(
@@ -43,7 +60,7 @@ def connections(
     state = engine.shown()
     wanted = _of_container(wanted, container, state)
     names = _endpoint_names(state)
-    with _dataplane(engine) as found:
+    with opened(engine) as found:
         from datapath.dataplane import connections as tables
 
         rows = list(tables.find(found, wanted)) if found else []
@@ -57,7 +74,7 @@ def connections(
 def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:
     """Forgets the connections that are meant; how many. NotFoundError."""
     wanted = _of_container(wanted, container, engine.shown())
-    with _dataplane(engine) as found:
+    with opened(engine) as found:
         from datapath.dataplane import connections as tables
 
         return tables.forget(found, tables.matcher(wanted)) if found else 0
@@ -66,7 +83,7 @@ def flush(engine: Engine, wanted: ConnectionFilter, container: str = "") -> int:
 def connection_stats(engine: Engine) -> ConnectionStats:
     """Connections by state, against the tables' sizes, by container, and what was dropped."""
     names = _endpoint_names(engine.shown())
-    with _dataplane(engine) as found:
+    with opened(engine) as found:
         from datapath.dataplane import connections as tables
 
         if found is None:
@@ -88,7 +105,7 @@ def connection_stats(engine: Engine) -> ConnectionStats:
 
 
 @contextmanager
-def _dataplane(engine: Engine) -> Iterator[Dataplane | None]:
+def opened(engine: Engine) -> Iterator[Dataplane | None]:
     """The packet programs to look at; None: they were never loaded."""
     from datapath.dataplane import programs
     from datapath.kernel import features

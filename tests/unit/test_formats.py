@@ -23,6 +23,7 @@ from datapath.model.findings import Check, Finding
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry.drops import DropRow, RefusedRow
+from datapath.telemetry.names import Answer, Name
 from datapath.telemetry.stats import Stats
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
@@ -68,6 +69,10 @@ class Library:
         monkeypatch.setattr("datapath.telemetry.stats.connection_stats", lambda _: counts)
         stats = Stats({"DROP_STALE": (1, 60)}, {"conns": (2, 9)})
         monkeypatch.setattr("datapath.telemetry.stats.stats", lambda _: stats)
+        name = Name("red", "", "web", "A", ("10.0.0.2",))
+        monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
+        answer = Answer("web", "A", "NOERROR", ("10.0.0.2",), "network red")
+        monkeypatch.setattr("datapath.telemetry.names.resolve", lambda *_: [answer])
         monkeypatch.setattr("datapath.telemetry.latency.between_containers", lambda *_: nullcontext(Trace()))
         monkeypatch.setattr("datapath.telemetry.drops.of_host", lambda _: nullcontext(Trace()))
         monkeypatch.setattr("datapath.kernel.features.require", lambda: None)
@@ -96,6 +101,8 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "port ls": ("", "HostPort", 8081),
     "ct ls": ("", "NatSource", "10.0.0.2:4000"),
     "ct stats": ("", "Connections", 1),
+    "names ls": ("", "Data", "10.0.0.2"),
+    "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),
     "doctor": ("", "Check", "down"),
     "reconcile": ("", "Check", "down"),

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers find each other by name: the rows, ways and files that are there for it, and the answers (S17)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from datapath import EndpointRequest
+from datapath.kernel import features
+from tests.net.hosts import Host, Namespace, eventually
+from tests.net.test_library import Engine
+
+ROUTE = "127.0.0.11 via"
+# A name server of the host's own.
+SERVER = [
+    *("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"),
+    *("--pid-file=", "--listen-address=127.0.0.1", "--bind-interfaces", "--address=/x.test/203.0.113.77"),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(shared_host: Host) -> Host:
+    """Two networks, of which the second has both families, and one that has IPv6 only."""
+    shared_host.ctl("network create --subnet 10.1.0.0/24 red")
+    shared_host.ctl("network create --ipv6 --subnet 10.2.0.0/24 --subnet fd02::/64 blue")
+    shared_host.ctl("network create --ipv6 --ipv4=false --subnet fd03::/64 six")
+    return shared_host
+
+
+@pytest.fixture(autouse=True)
+def clean(prepared: Host) -> Iterator[None]:
+    """Each test leaves no container, and nothing that doctor finds."""
+    yield
+    if names := prepared.ctl("ps -aq").split():
+        prepared.ctl(["rm", "-f", *names])
+    assert not prepared.ctl("names ls --format json")
+    assert prepared.ctl("doctor") == "No problems found."
+
+
+def listed(host: Host, network: str = "") -> dict[str, str]:
+    """Name and type -> data, as `names ls` has it."""
+    rows = [json.loads(line) for line in host.ctl(f"names ls {network} --format json").splitlines()]
+    return {f"{row['Name']} {row['Type']}": row["Data"] for row in rows}
+
+
+def resolve(host: Host, container: str, question: str) -> Any:
+    """What `names resolve` says, of the first type that it asks for."""
+    done = host.try_ctl(f"names resolve {container} {question} --format json")
+    return json.loads(done.stdout.splitlines()[0])
+
+
+# ---- what is there for it ----------------------------------------------------------------------------------------
+
+
+def test_s17_a_container_reaches_the_resolver_by_each_of_its_networks(prepared: Host) -> None:
+    """A route a network; the first counts, and the others stay when it goes."""
+    prepared.run("web", "--network red")
+    prepared.ctl("network connect six web")
+    table = "ip route show table local 127.0.0.11"
+    first, second = prepared.in_("web", table).splitlines()
+    assert first.startswith(f"{ROUTE} 10.1.0.1 dev eth0 proto static src 10.1.0.2 metric")
+    assert second.startswith(f"{ROUTE} inet6 fe80::") and " dev eth1 proto static src 127.0.0.1 " in second
+    for device in ("eth0", "eth1"):
+        assert prepared.in_("web", f"sysctl -n net.ipv4.conf.{device}.route_localnet") == "1"
+    assert prepared.in_("web", "ip route get 127.0.0.11").startswith("127.0.0.11 via 10.1.0.1 dev eth0")
+    prepared.ctl("network disconnect red web")
+    assert prepared.in_("web", table).splitlines() == [second]
+    assert prepared.ctl("doctor") == "No problems found."
+
+
+def test_s17_the_hosts_loopback_is_looked_at_as_long_as_anybody_asks(prepared: Host) -> None:
+    attached = prepared.bpffs / "datapath/links/from_loopback-1"
+    if not attached.parent.exists() or not features.has_tcx():
+        pytest.skip("this kernel has no tcx")
+    prepared.run("web", "--network red")
+    assert attached.exists()
+    prepared.ctl("rm -f web")
+    assert not attached.exists()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "options", "expected"),
+    [
+        ("the resolver, and names without dots as they are", "--network red", ["options ndots:0"]),
+        ("on the default network no names, so no such option", "", []),
+        (
+            "search domains and options that were given, whose ndots counts",
+            "--network red --dns-search a.test --dns-search b.test --dns-option ndots:2 --dns-option rotate",
+            ["search a.test b.test", "options ndots:2 rotate"],
+        ),
+        (
+            "a server that was given is asked by the resolver",
+            "--network red --dns 192.0.2.53",
+            ["options ndots:0"],
+        ),
+        ("none of the host's search domains either", "--network red --dns-search .", ["options ndots:0"]),
+    ],
+)
+def test_s17_resolv_conf_is_dockers(prepared: Host, sentence: str, options: str, expected: list[str]) -> None:
+    prepared.run("web", options)
+    lines = prepared.in_("web", "cat /etc/resolv.conf").splitlines()
+    with open("/etc/resolv.conf") as file:
+        host_has = [line for line in file.read().splitlines() if line.startswith(("search", "options"))]
+    if host_has:
+        assert lines[0] == "nameserver 127.0.0.11"
+    else:
+        assert lines == ["nameserver 127.0.0.11", *expected], sentence
+
+
+def test_s17_a_container_that_a_linux_bridge_serves_keeps_the_hosts_servers(prepared: Host) -> None:
+    prepared.ctl("network create -o com.datapath.mode=nftables --subnet 10.9.0.0/24 old")
+    prepared.run("web", "--network old --dns 192.0.2.53")
+    assert prepared.in_("web", "cat /etc/resolv.conf").splitlines()[-1] == "nameserver 192.0.2.53"
+    assert ROUTE not in prepared.in_("web", "ip route show table local")
+    assert "no resolver of datapath's" in prepared.refused("names resolve web other")
+    prepared.ctl("network connect red web")
+    assert prepared.in_("web", "cat /etc/resolv.conf").splitlines()[0] == "nameserver 127.0.0.11"
+    prepared.ctl("network disconnect red web")
+    assert prepared.in_("web", "cat /etc/resolv.conf").splitlines()[-1] == "nameserver 192.0.2.53"
+    prepared.ctl("rm -f web")
+    prepared.ctl("network rm old")
+
+
+# ---- which names there are ----------------------------------------------------------------------------------------
+
+
+def test_s17_names_are_there_from_the_join_to_the_leave(prepared: Host) -> None:
+    """Name, short id, hostname and aliases, each also with the network's; an address is name and network."""
+    ident = prepared.run("web", "--network name=blue,alias=www --hostname front")
+    both = {"A": "10.2.0.2", "AAAA": "fd02::2"}
+    names = [f"{name}{suffix}" for name in ("web", ident[:12], "front", "www") for suffix in ("", ".blue")]
+    assert listed(prepared) == {
+        **{f"{name} {kind}": data for name in names for kind, data in both.items()},
+        **{f"{address} PTR": "web.blue" for address in both.values()},
+    }
+    prepared.ctl("network connect --alias red-web red web")
+    assert listed(prepared, "red")["red-web A"] == "10.1.0.2"
+    prepared.ctl("network disconnect red web")
+    assert not listed(prepared, "red")
+    prepared.ctl("stop -t 0 web")
+    assert not listed(prepared)
+    prepared.ctl("start web")
+    assert listed(prepared)["front.blue A"] == "10.2.0.2"
+
+
+def test_s17_a_renamed_container_is_found_by_its_new_name(prepared: Host) -> None:
+    prepared.run("web", "--network red --network-alias www")
+    prepared.run("other", "--network red --link web:db")
+    prepared.ctl("rename web shop")
+    found = listed(prepared, "red")
+    assert found["shop A"] == found["www A"] == "10.1.0.2" and found["10.1.0.2 PTR"] == "shop.red"
+    assert "web A" not in found and "web.red A" not in found
+    assert resolve(prepared, "other", "db")["Source"] == "link of other"
+
+
+def test_s17_names_of_a_container_go_though_others_use_its_stack_still(prepared: Host) -> None:
+    prepared.run("web", "--network red")
+    prepared.run("beside", "--network container:web")
+    os.kill(prepared.process("web"), 9)
+    prepared.ctl("stop -t 0 web")
+    assert not listed(prepared)
+    assert prepared.in_("beside", "ip -o address show dev eth0")
+    assert resolve(prepared, "beside", "beside")["Status"] != "NOERROR"
+
+
+def test_s17_names_of_somebody_elses_sandbox(prepared: Host) -> None:
+    """Of a namespace that was adopted: its name and its endpoints' aliases; and it reaches the resolver."""
+    engine, box = Engine(prepared), Namespace(prepared.env)
+    try:
+        sandbox = engine.sandboxes.adopt(box.path, "cni", "box", "pod")
+        endpoint = engine.endpoints.create(EndpointRequest("red", aliases=("api",)), "cni")
+        assert not listed(prepared)
+        info = engine.endpoints.join(endpoint.id, sandbox.id)
+        assert str(info.resolver) == "10.1.0.1"
+        assert set(listed(prepared)) == {"pod A", "pod.red A", "api A", "api.red A", "10.1.0.2 PTR"}
+        assert ROUTE in box.sh("ip route show table local")
+        assert resolve(prepared, "pod", "api")["Source"] == "network red"
+        engine.sandboxes.adopt(box.path, "cni", "box", "renamed")
+        assert "renamed A" in listed(prepared) and "pod A" not in listed(prepared)
+        engine.endpoints.leave(endpoint.id)
+        assert not listed(prepared)
+        engine.endpoints.delete(endpoint.id, "cni")
+        engine.sandboxes.forget("box", "cni")
+    finally:
+        box.close()
+
+
+def test_s17_dockers_containers_keep_dockers_resolver(prepared: Host) -> None:
+    """Its address is theirs, by rules in their namespace: no route leads there, and none is missed."""
+    engine, box = Engine(prepared), Namespace(prepared.env)
+    try:
+        sandbox = engine.sandboxes.adopt(box.path, "docker", "box")
+        endpoint = engine.endpoints.create(EndpointRequest("red"), "docker")
+        engine.endpoints.join(endpoint.id, sandbox.id)
+        assert ROUTE not in box.sh("ip route show table local")
+        assert prepared.ctl("doctor") == "No problems found."
+        engine.endpoints.delete(endpoint.id, "docker")
+        engine.sandboxes.forget("box", "docker")
+    finally:
+        box.close()
+
+
+# ---- who is asked -------------------------------------------------------------------------------------------------
+
+
+def test_s17_names_resolve_says_who_would_answer(prepared: Host) -> None:
+    prepared.run("db", "--network red")
+    prepared.run("web", "--network red --dns 127.0.0.1 --link db:store")
+    prepared.run("apart", "--network six")
+
+    def said(container: str, question: str) -> tuple[str, str, str]:
+        row = resolve(prepared, container, question)
+        return row["Status"], row["Data"], row["Source"]
+
+    assert said("web", "db") == ("NOERROR", "10.1.0.2", "network red")
+    assert said("web", "DB.Red") == ("NOERROR", "10.1.0.2", "network red")
+    assert said("web", "store A") == ("NOERROR", "10.1.0.2", "link of web")
+    assert said("web", "db AAAA") == ("NODATA", "", "network red")
+    assert said("web", "db MX") == ("NODATA", "", "network red")
+    assert said("web", "10.1.0.2") == ("NOERROR", "db.red", "network red")
+    assert said("web", "2.0.1.10.in-addr.arpa PTR") == ("NOERROR", "db.red", "network red")
+    assert said("web", "10.1.0.77") == ("NXDOMAIN", "", "datapath")
+    assert said("apart", "fd03::77") == ("NXDOMAIN", "", "datapath")
+    server = prepared.start(SERVER)
+    with eventually() as until:
+        until(lambda: prepared.try_("dig +time=1 +tries=1 @127.0.0.1 x.test").returncode == 0)
+    assert said("web", "X.test A") == ("NOERROR", "203.0.113.77", "upstream 127.0.0.1")
+    assert said("web", "apart A") == ("REFUSED", "", "upstream 127.0.0.1"), "it is another network's name"
+    server.kill()
+    server.wait()
+    assert "is no name that can be asked for" in prepared.refused("names resolve web a..b")
+    assert "is no type of DNS records" in prepared.refused("names resolve web db BAD")
+    assert "No such container: nobody" in prepared.refused("names resolve nobody db")
