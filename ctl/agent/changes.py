@@ -24,6 +24,8 @@ def between(before: HostNetwork | None, now: HostNetwork) -> Iterator[str]:
     yield from _named("uplink", "gone", old - new)
     if before.ephemeral != now.ephemeral:
         yield f"port range: {now.ephemeral[0]}-{now.ephemeral[1]}"
+    if before.resolv.nameservers != now.resolv.nameservers:
+        yield f"name servers: {', '.join(now.resolv.nameservers) or 'none'}"
     if before.xfrm != now.xfrm:
         yield f"IPsec policies: {len(now.xfrm.all)}"
 

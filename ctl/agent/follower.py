@@ -2,7 +2,7 @@
 """Follows the host's network: what the next changing command would find out is told to the packet programs at once.
 
 It does what every changing command does when it begins, under the same lock, and only then. The kernel's news say when;
-settings below /proc/sys make no news, so they are looked at every two seconds.
+settings below /proc/sys and resolv.conf make no news, so they are looked at every two seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datapath.config.settings import Settings
 from datapath.errors import DatapathError, StateError
 from datapath.host import Host
-from datapath.kernel import sysctl
+from datapath.kernel import observe, sysctl
 from datapath.kernel.events import Events
 from datapath.model.host import HostNetwork
 from datapath.store import locking
@@ -75,7 +75,8 @@ class Follower:
             self._sole.take()
         except StateError as error:  # somebody has taken the folder away, and nothing can be written there
             self._warn(str(error))
-        seen = tuple(sysctl.read_existing((sysctl.PORT_RANGE, sysctl.RESERVED_PORTS)).values())
+        settings = sysctl.read_existing((sysctl.PORT_RANGE, sysctl.RESERVED_PORTS))
+        seen = (*settings.values(), observe.resolv_conf_state())
         if seen != self._seen:
             self._seen = seen
             if not self._dirty:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -81,6 +82,15 @@ def _group() -> str:
         return cgroup.mount_point()
     except NotSupportedError:
         return ""
+
+
+def resolv_conf_state() -> str:
+    """What is another when the host's resolv.conf has changed, or another file has taken its place."""
+    try:
+        found = os.stat(RESOLV_CONF)
+    except OSError:
+        return ""
+    return f"{found.st_dev} {found.st_ino} {found.st_mtime_ns} {found.st_size}"
 
 
 def _resolv_conf() -> ResolvConf:

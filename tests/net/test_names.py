@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datapath import EndpointRequest
 from datapath.kernel import features
+from tests.net.agents import agent
 from tests.net.hosts import Host, Namespace, eventually
 from tests.net.test_library import Engine
 
@@ -236,3 +240,67 @@ def test_s17_names_resolve_says_who_would_answer(prepared: Host) -> None:
     assert "is no name that can be asked for" in prepared.refused("names resolve web a..b")
     assert "is no type of DNS records" in prepared.refused("names resolve web db BAD")
     assert "No such container: nobody" in prepared.refused("names resolve nobody db")
+
+
+@pytest.fixture
+def resolv_conf(tmp_path: Path) -> Iterator[Path]:
+    """The host's, which may be written to."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 127.0.0.1\n")
+    subprocess.run(["mount", "--bind", str(path), "/etc/resolv.conf"], check=True)
+    yield path
+    subprocess.run(["umount", "/etc/resolv.conf"], check=True)
+
+
+def upstreams(host: Host) -> set[tuple[str, ...]]:
+    """Of each container, as the packet programs have them."""
+    rows = json.loads(
+        host.sh(["bpftool", "-j", "map", "dump", "pinned", f"{host.bpffs}/datapath/maps/resolvers"])
+    )
+    found = set()
+    for row in rows:
+        raw = bytes(int(byte, 16) for byte in row["value"])[72:]
+        parts = (raw[at : at + 24] for at in range(0, 72, 24))
+        found.add(
+            tuple(
+                str(IPv6Address(part[:16]).ipv4_mapped or IPv6Address(part[:16]))
+                for part in parts
+                if any(part)
+            )
+        )
+    return found
+
+
+def test_s17_a_changed_resolv_conf_is_followed_by_each_command_and_by_the_agent(
+    prepared: Host, resolv_conf: Path
+) -> None:
+    """Nothing has to be started again, and doctor says what is not followed yet."""
+    prepared.run("web", "--network red")
+    prepared.run("own", "--network red --dns 192.0.2.9")
+    assert upstreams(prepared) == {("127.0.0.1",), ("192.0.2.9",)}
+    resolv_conf.write_text(
+        "search a\r\nnameserver\t127.0.0.53 # stub\noptions x-new\nnameserver fe80::1%eth0 ::1\n"
+    )
+    assert "entry-wrong" in prepared.try_ctl("doctor --json").stdout
+    prepared.ctl("reconcile")
+    assert upstreams(prepared) == {("127.0.0.53", "fe80::1", "::1"), ("192.0.2.9",)}
+    assert prepared.ctl("doctor") == "No problems found."
+    with agent(prepared) as one:
+        resolv_conf.write_text("nameserver 192.0.2.1\n")
+        one.says("name servers: 192.0.2.1")
+        assert upstreams(prepared) == {("192.0.2.1",), ("192.0.2.9",)}
+        resolv_conf.write_text("")
+        one.says("name servers: none")
+        assert upstreams(prepared) == {("127.0.0.1",), ("192.0.2.9",)}
+
+
+def test_s17_how_long_an_answer_may_be_kept_is_a_setting(prepared: Host) -> None:
+    prepared.run("web", "--network red")
+    prepared.configure({"datapath": {"dns-ttl": 600}})
+    try:
+        assert "entry-wrong" in prepared.try_ctl("doctor --json").stdout
+        prepared.ctl("reconcile")
+        assert prepared.ctl("doctor") == "No problems found."
+    finally:
+        prepared.configure({})
+        prepared.ctl("reconcile")
