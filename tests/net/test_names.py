@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -304,3 +306,117 @@ def test_s17_how_long_an_answer_may_be_kept_is_a_setting(prepared: Host) -> None
     finally:
         prepared.configure({})
         prepared.ctl("reconcile")
+
+
+# ---- the answers --------------------------------------------------------------------------------------------------
+
+
+def dig(host: Host, container: str, words: str, server: str = "127.0.0.11") -> str:
+    """What dig prints in a container, without what it says about itself."""
+    return host.in_(container, f"dig +short +time=5 +tries=1 @{server} {words}")
+
+
+def status(host: Host, container: str, words: str) -> str:
+    """The response code's name."""
+    said = host.in_(container, f"dig +time=5 +tries=1 @127.0.0.11 {words}")
+    return said.partition("status: ")[2].partition(",")[0]
+
+
+@pytest.fixture
+def server(prepared: Host, resolv_conf: Path) -> Iterator[Popen[str]]:
+    """A name server at the host's loopback address, which the host's resolv.conf names."""
+    process = prepared.start(SERVER)
+    with eventually() as until:
+        until(lambda: prepared.try_("dig +time=1 +tries=1 @127.0.0.1 x.test").returncode == 0)
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)  # it has a child for each connection
+    process.wait()
+
+
+def test_s17_members_find_each_other_by_every_name_that_they_have(prepared: Host, server: Popen[str]) -> None:
+    """A, AAAA and PTR; by name, short id, hostname and alias, with and without the network's, in any case;
+    at 127.0.0.11, from any socket, and at the gateway's addresses."""
+    ident = prepared.run("db", "--network name=blue,alias=store --hostname data")
+    prepared.run("web", "--network blue")
+    for name in ("db", "DB", ident[:12], "data", "store", "db.blue", "Store.Blue"):
+        assert dig(prepared, "web", name) == "10.2.0.2", name
+        assert dig(prepared, "web", f"{name} AAAA") == "fd02::2", name
+    assert dig(prepared, "web", "-x 10.2.0.2") == dig(prepared, "web", "-x fd02::2") == "db.blue."
+    assert dig(prepared, "web", "db", "10.2.0.1") == dig(prepared, "web", "db", "fd02::1") == "10.2.0.2"
+    assert dig(prepared, "web", "-b 127.0.0.1 db") == "10.2.0.2"
+    assert dig(prepared, "web", "+tcp db") == "10.2.0.2"
+    assert dig(prepared, "db", "web") == "10.2.0.3"
+    assert prepared.in_("web", "getent hosts db").split() == ["fd02::2", "db"]
+    assert status(prepared, "web", "db MX") == "NOERROR" and not dig(prepared, "web", "db MX")
+    assert status(prepared, "web", "-x 10.2.0.77") == "NXDOMAIN"
+    assert dig(prepared, "web", "x.test") == "203.0.113.77", "of the host's own server"
+
+
+def test_s17_a_container_sees_names_of_its_networks_and_of_no_other(
+    prepared: Host, server: Popen[str]
+) -> None:
+    prepared.run("on-red", "--network red --network-alias both")
+    prepared.run("on-blue", "--network blue --network-alias both")
+    prepared.run("web", "--network red")
+    unknown = status(prepared, "web", "nobody")
+    assert (
+        status(prepared, "web", "on-blue") == status(prepared, "web", "on-blue.blue") == unknown != "NOERROR"
+    )
+    prepared.ctl("network connect blue web")
+    assert dig(prepared, "web", "on-blue") == "10.2.0.2" and dig(prepared, "web", "on-red") == "10.1.0.2"
+    assert dig(prepared, "web", "both") == "10.2.0.2", "the network with both families comes first"
+    assert dig(prepared, "web", "both.red") == "10.1.0.2"
+    prepared.ctl("network disconnect blue web")
+    assert status(prepared, "web", "on-blue") == unknown
+    prepared.run("default", "")
+    assert status(prepared, "default", "default") == unknown, "the default network has no names"
+    assert dig(prepared, "default", "x.test") == "203.0.113.77"
+
+
+def test_s17_what_a_command_changed_the_next_question_finds(prepared: Host, server: Popen[str]) -> None:
+    """An alias that several have is all of them."""
+    for name in ("a", "b", "c"):
+        prepared.run(name, "--network red --network-alias pool")
+    prepared.run("web", "--network red --link a:first")
+    assert sorted(dig(prepared, "web", "pool").split()) == ["10.1.0.2", "10.1.0.3", "10.1.0.4"]
+    orders = {dig(prepared, "web", "pool").split()[0] for _ in range(40)}
+    assert len(orders) == 3, "each comes first at times"
+    assert dig(prepared, "web", "first") == "10.1.0.2" and status(prepared, "b", "first") != "NOERROR"
+    prepared.ctl("rename a z")
+    assert dig(prepared, "web", "z") == dig(prepared, "web", "first") == "10.1.0.2"
+    assert status(prepared, "web", "a") != "NOERROR"
+    prepared.ctl("stop -t 0 z")
+    assert sorted(dig(prepared, "web", "pool").split()) == ["10.1.0.3", "10.1.0.4"]
+    assert status(prepared, "web", "first") != "NOERROR"
+    prepared.ctl("network disconnect red b")
+    assert dig(prepared, "web", "pool") == "10.1.0.4"
+    prepared.ctl("start z")
+    assert sorted(dig(prepared, "web", "pool").split()) == ["10.1.0.2", "10.1.0.4"]
+
+
+def test_s17_a_container_with_ipv6_alone_asks_at_the_same_address(prepared: Host, server: Popen[str]) -> None:
+    prepared.run("db", "--network six")
+    prepared.run("web", "--network six")
+    assert prepared.in_("web", "ip -4 -o address show scope global") == ""
+    assert dig(prepared, "web", "db AAAA") == "fd03::2" and dig(prepared, "web", "-x fd03::2") == "db.six."
+    assert status(prepared, "web", "db A") == "NOERROR" and not dig(prepared, "web", "db A")
+    assert prepared.in_("web", "getent ahosts db").split()[0] == "fd03::2"
+    assert dig(prepared, "web", "x.test") == "203.0.113.77"
+
+
+def test_s17_questions_are_counted_by_network(prepared: Host, server: Popen[str]) -> None:
+    prepared.run("web", "--network red")
+
+    def counts() -> dict[str, int]:
+        rows = (json.loads(line) for line in prepared.ctl("stats --json").splitlines())
+        return next((row for row in rows if row.get("Network") == "red"), {})
+
+    before = counts()
+    for question in ("web", "web MX", "-x 10.1.0.77", "x.test"):
+        dig(prepared, "web", question)
+    grown = {key: number - before.get(key, 0) for key, number in counts().items() if isinstance(number, int)}
+    expected = {"Answered": 1, "Nodata": 1, "Nxdomain": 1, "Forwarded": 1, "FailedOver": 0, "Refused": 0}
+    assert grown == expected
+    assert 'datapath_questions_total{network="red",result="answered"}' in prepared.ctl(
+        "stats --format prometheus"
+    )
