@@ -195,7 +195,7 @@ def test_s1_environment_hostname_hosts_and_dns_are_what_was_asked(prepared: Host
         "10.9.9.9\tdb",
         "172.17.0.1\tgw",
         "172.17.0.3\tbox.example.net box",
-        "nameserver 192.0.2.53",
+        "nameserver 127.0.0.11",
         "search example.org",
         "options ndots:2",
         "A=1",
