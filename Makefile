@@ -44,7 +44,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	python3-venv python3-dev python3-bpfcc \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
-	nginx wrk apache2-utils dnsmasq-base bind9-dnsutils python3-pyftpdlib dropbear-bin openssh-client \
+	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared python3-pyftpdlib dropbear-bin openssh-client \
 	containerd runc podman containernetworking-plugins
 
 # What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
@@ -100,7 +100,7 @@ menu:
 
 # ---- what must be installed ------------------------------------------------------
 
-deps: $(PYTHON_STAMP)
+deps: $(PYTHON_STAMP) $(VENV)/systemd-resolved
 
 # $(call install,PACKAGES): those that are missing. No service starts, now or at the next boot.
 define install
@@ -120,7 +120,7 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx docker.io:docker.socket docker.io:docker containerd \
+		for service in nginx unbound docker.io:docker.socket docker.io:docker containerd \
 			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \
@@ -139,6 +139,11 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py pyproject.toml
 	$(BIN)/python -m pip install -q 'setuptools>=77' 'cffi>=1.15.1'
 	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,dev)
 	@touch $@
+
+# Tests run it. Installed it would take the machine's resolv.conf: it is only unpacked, if it can be had.
+$(VENV)/systemd-resolved: | $(SYSTEM_STAMP)
+	@mkdir -p $@
+	@cd $@ && apt-get -qq download systemd-resolved 2>/dev/null && dpkg -x systemd-resolved_*.deb . || true
 
 # ---- what is built ---------------------------------------------------------------
 

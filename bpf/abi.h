@@ -78,7 +78,7 @@ struct device {
 	__u8 pad;
 	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
-	struct ip_addr linklocal;
+	struct ip_addr linklocal; /* likewise; uplink: source for name servers on its link */
 };
 
 /* endpoints: every address of a network's members */

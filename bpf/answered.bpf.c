@@ -20,7 +20,7 @@ __noinline int client_find(struct asking *asking)
 
 	if (!asking || !room)
 		return 0;
-	ifindex = surrogate_undo(&asking->client.src);
+	ifindex = asked_from(&asking->client.src);
 	if (!ifindex)
 		return recipient_find(asking->network, &asking->client.src, asking->endpoint);
 	device = device_find(ifindex, DEVICE_ENDPOINT);
@@ -126,7 +126,7 @@ __noinline int hand_over_cut(struct __sk_buff *skb, struct packet *p, const stru
 {
 	struct asking *asking = asking_room();
 	struct scratch *room = scratch();
-	struct dns_header header;
+	struct message_head header;
 	__u32 at, length, end;
 
 	if (!p || !net || !asking || !room || p->fragment != FRAGMENT_FIRST ||
@@ -171,7 +171,7 @@ static __always_inline int answer_to(struct __sk_buff *skb, struct packet *p, st
 				     struct asking *asking, const struct resolver *resolver)
 {
 	__u32 place = conn->ack >> 16, rcode;
-	struct dns_header header;
+	struct message_head header;
 	struct question *known;
 
 	if (p->fragment == FRAGMENT_LATER)

@@ -6,6 +6,7 @@
 #include "lib/asking.h"
 #include "lib/connstate.h"
 #include "lib/message.h"
+#include "lib/reply.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -15,7 +16,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 __noinline int answer_failure(struct __sk_buff *skb, struct packet *p, __u32 rcode)
 {
 	struct scratch *room = scratch();
-	struct dns_header header;
+	struct message_head header;
 	__u32 flags;
 	int error;
 
@@ -29,6 +30,23 @@ __noinline int answer_failure(struct __sk_buff *skb, struct packet *p, __u32 rco
 	error = rewrite_tuple(skb, p, &room->leaving, IPDEFTTL) ||
 		rewrite_macs(skb, p->src_mac, p->dst_mac);
 	return answer(skb, error, 0);
+}
+
+/* The resolver takes the connection itself, without remembering it (resolve.bpf.c): who asks for a name of ours is
+ * answered, whoever else is refused. */
+__noinline int answer_syn(struct __sk_buff *skb, const struct packet *p)
+{
+	struct segment_header header = {.length = sizeof(struct tcphdr) / 4 << 4};
+
+	if (!p)
+		return TC_ACT_SHOT;
+	header.sport = p->tuple.dport;
+	header.dport = p->tuple.sport;
+	header.window = bpf_htons(0xffff);
+	header.flags = TCP_SYN | TCP_ACK;
+	header.seq = bpf_get_prandom_u32();
+	header.ack = bpf_htonl(p->seq + 1);
+	return answer(skb, reply_segment(skb, p, &header, 0), 0);
 }
 
 /* Opens the way to one upstream: what it answers will be known. Returns enum way. */
@@ -83,7 +101,7 @@ static __always_inline int ask_datagram(struct __sk_buff *skb, struct packet *p,
 {
 	bool again = skb->tc_index == AGAIN_MARK;
 	struct question *known;
-	struct dns_header header;
+	struct message_head header;
 	__u32 first = 0;
 	int way;
 
@@ -158,8 +176,7 @@ static __always_inline int ask_segment(struct __sk_buff *skb, struct packet *p,
 		way = ask_next(skb, device, resolver, first, true);
 		if (way == WAY_NONE) {
 			quota_returns(device->endpoint);
-			count_question(device->network, QUESTION_REFUSED);
-			return drop(skb, DROP_NO_ROUTE);
+			return answer_syn(skb, p);
 		}
 		count_question(device->network, first ? QUESTION_FAILED_OVER : QUESTION_FORWARDED);
 		conn = conn_opened(&room->sides.key);
@@ -195,8 +212,7 @@ int ask(struct __sk_buff *skb)
 		return drop(skb, DROP_FRAGMENT);
 	__builtin_memset(asking, 0, sizeof(*asking));
 	__builtin_memset(&room->sides, 0, sizeof(room->sides));
-	room->sides.key = p->tuple;
-	surrogate_set(&room->sides.key.src, skb->ifindex);
+	asked_by(&room->sides.key, p, skb->ifindex);
 	room->sides.client_network = device->network;
 	room->sides.client_endpoint = device->endpoint;
 	room->sides.question = CONN_QUESTION;

@@ -230,7 +230,7 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 		return to_host(skb, net);
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN)
 		return has_way(resolver, true) ? NO_VERDICT : answer_segment(skb, p, 0, 0);
-	asked_by(&room->asked, p, device->endpoint);
+	asked_by(&room->asked, p, skb->ifindex);
 	conn = conn_find(&room->asked);
 	if (conn && conn->state == CONN_CLOSED)
 		conn = NULL;

@@ -43,38 +43,6 @@ static __always_inline struct asking *asking_room(void)
 	return bpf_map_lookup_elem(&askings, &zero);
 }
 
-/*
- * A socket that is bound to 127.0.0.1 asks from there, in every container. What stands for that in the tables is of
- * the prefix that is discarded (RFC 6666), with the device that it came by: 100::INDEX:ADDRESS.
- */
-#define SURROGATE bpf_htonl(0x01000000)
-
-static __always_inline bool is_surrogate(const struct ip_addr *addr)
-{
-	return addr->word[0] == SURROGATE && !addr->word[1];
-}
-
-static __always_inline void surrogate_set(struct ip_addr *addr, __u32 ifindex)
-{
-	if (!addr_is_v4(addr) || !addr_is_loopback(addr))
-		return;
-	addr->word[0] = SURROGATE;
-	addr->word[1] = 0;
-	addr->word[2] = bpf_htonl(ifindex);
-}
-
-/* As the container knows its address. Returns the device that it asked by; 0: any, it has an address of its own. */
-static __always_inline __u32 surrogate_undo(struct ip_addr *addr)
-{
-	__u32 ifindex;
-
-	if (!is_surrogate(addr))
-		return 0;
-	ifindex = bpf_ntohl(addr->word[2]);
-	addr_set_v4(addr, addr->word[3]);
-	return ifindex;
-}
-
 enum question_count {
 	QUESTION_FORWARDED,
 	QUESTION_FAILED_OVER,
@@ -83,15 +51,10 @@ enum question_count {
 
 static __always_inline void count_question(__u32 network, enum question_count what)
 {
-	struct name_count_key key = {.network = network};
-	struct name_count *found = bpf_map_lookup_elem(&name_counts, &key), first = {};
+	struct name_count *found = name_counts_of(network);
 
-	if (!found) {
-		bpf_map_update_elem(&name_counts, &key, &first, BPF_NOEXIST);
-		found = bpf_map_lookup_elem(&name_counts, &key);
-		if (!found)
-			return;
-	}
+	if (!found)
+		return;
 	if (what == QUESTION_REFUSED) {
 		found->refused++;
 		return;
@@ -180,7 +143,8 @@ static __always_inline int way_link(struct scratch *room, __u32 ifindex)
 {
 	struct device *device = uplink_find(ifindex);
 
-	if (!device || addr_is_zero(&device->linklocal))
+	if (!device || addr_is_zero(&device->linklocal) ||
+	    !addr_is_linklocal(&room->sides.other.src))
 		return WAY_NONE;
 	room->sides.other.dst = device->linklocal;
 	__builtin_memset(&room->fib, 0, sizeof(room->fib));
@@ -254,6 +218,9 @@ __noinline int way_find(struct __sk_buff *skb, const struct device *device, __u3
 	sides->server_endpoint = PARTY_OUTSIDE;
 	if (asking->upstream.network)
 		return way_member(room, asking->upstream.network);
+	/* Nothing leaves an internal network, not by way of the host's resolver either (CVE-2024-29018). */
+	if (!egress)
+		return WAY_NONE;
 	if (asking->upstream.ifindex)
 		return way_link(room, asking->upstream.ifindex);
 	if (addr_is_loopback(&sides->other.src) || address_is_known(&sides->other.src))

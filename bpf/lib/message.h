@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* A DNS message in a datagram (RFC 1035, 4.1), of which all but its header and its question is taken away. */
 #pragma once
+#include "lib/names.h"
 #include "lib/rewrite.h"
-
-#define MESSAGE_MAX 512 /* bytes of one that is changed */
-#define NAME_MAX    255
 
 /* Flags of a message, in host order. */
 #define DNS_RESPONSE	    0x8000
@@ -17,14 +15,14 @@
 #define RCODE_SERVER_FAILED 2
 #define RCODE_REFUSED	    5
 
-struct dns_header {
+struct message_head {
 	__be16 id, flags, questions, answers, authorities, additions;
 };
 
 /* As it was, and as it becomes; zero behind the end. */
 struct message_room {
 	union {
-		struct dns_header header;
+		struct message_head header;
 		__u8 bytes[MESSAGE_MAX];
 	} before, after;
 };
@@ -45,7 +43,7 @@ static __always_inline struct message_room *message_room(void)
 
 /* Reads the header of the message that a datagram holds; false: there is none. */
 static __always_inline bool message_header(struct __sk_buff *skb, const struct packet *p,
-					   struct dns_header *header)
+					   struct message_head *header)
 {
 	return p->length >= p->l4 - L3 + sizeof(struct udphdr) + sizeof(*header) &&
 	       !bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr), header, sizeof(*header));
@@ -59,19 +57,12 @@ struct name_walk {
 /* The only zero byte of a name is its last. */
 static long name_byte(__u32 index, struct name_walk *walk)
 {
-	__u32 at = sizeof(struct dns_header) + index;
+	__u32 at = sizeof(struct message_head) + index;
 
 	if (at >= MESSAGE_MAX || walk->room->before.bytes[at])
 		return 0;
 	walk->end = at + 1;
 	return 1;
-}
-
-/* A length of 1 to MESSAGE_MAX, in a form that the verifier keeps. */
-static __always_inline __u32 message_length(__u32 length)
-{
-	asm volatile("" : "+r"(length));
-	return ((length - 1) & (MESSAGE_MAX - 1)) + 1;
 }
 
 /* The IP header says another length. */
@@ -100,17 +91,17 @@ __noinline int message_question(struct __sk_buff *skb, __u32 at, __u32 length, _
 	struct name_walk walk = {.room = room};
 	__u32 end;
 
-	if (!room || length <= sizeof(struct dns_header) || length > MESSAGE_MAX)
+	if (!room || length <= sizeof(struct message_head) || length > MESSAGE_MAX)
 		return 0;
 	__builtin_memset(&room->before, 0, sizeof(room->before));
 	__builtin_memset(&room->after, 0, sizeof(room->after));
-	if (bpf_skb_load_bytes(skb, at, room->before.bytes, message_length(length)) ||
+	if (bpf_skb_load_bytes(skb, at, room->before.bytes, bounded(length)) ||
 	    room->before.header.questions != bpf_htons(1))
 		return 0;
-	bpf_loop(NAME_MAX, name_byte, &walk, 0);
+	bpf_loop(255, name_byte, &walk, 0);
 	end = walk.end + 2 * sizeof(__be16); /* type and class */
 	if (!walk.end || end > length ||
-	    bpf_skb_load_bytes(skb, at, room->after.bytes, message_length(end)))
+	    bpf_skb_load_bytes(skb, at, room->after.bytes, bounded(end)))
 		return 0;
 	room->after.header.flags = bpf_htons(flags);
 	room->after.header.answers = 0;
@@ -145,7 +136,7 @@ __noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags)
 	    bpf_l4_csum_replace(skb, check, old_size, size, BPF_F_MARK_MANGLED_0 | 2) ||
 	    bpf_l4_csum_replace(skb, check, old_size, size,
 				BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR | 2) ||
-	    bpf_skb_store_bytes(skb, at, room->after.bytes, message_length(length), 0) ||
+	    bpf_skb_store_bytes(skb, at, room->after.bytes, bounded(length), 0) ||
 	    bpf_skb_store_bytes(skb, p->l4 + offsetof(struct udphdr, len), &size, sizeof(size), 0))
 		return -1;
 	if (rewrite_length(skb, p, p->length - (length - end)))
@@ -227,8 +218,8 @@ __noinline int message_send(struct __sk_buff *skb, struct packet *p, const struc
 		udp.check = 0xffff; /* 0: there is none (RFC 768) */
 	if (bpf_skb_store_bytes(skb, p->l4, &udp, sizeof(udp), BPF_F_RECOMPUTE_CSUM))
 		return -1;
-	return bpf_skb_store_bytes(skb, p->l4 + sizeof(udp), room->after.bytes,
-				   message_length(length), BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, p->l4 + sizeof(udp), room->after.bytes, bounded(length),
+				   BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Reads a message that lies at `at` into the room. Returns 0, or an error. */
@@ -236,8 +227,8 @@ __noinline int message_read(struct __sk_buff *skb, __u32 at, __u32 length)
 {
 	struct message_room *room = message_room();
 
-	if (!room || length < sizeof(struct dns_header) || length > MESSAGE_MAX)
+	if (!room || length < sizeof(struct message_head) || length > MESSAGE_MAX)
 		return -1;
 	__builtin_memset(&room->after, 0, sizeof(room->after));
-	return bpf_skb_load_bytes(skb, at, room->after.bytes, message_length(length));
+	return bpf_skb_load_bytes(skb, at, room->after.bytes, bounded(length));
 }

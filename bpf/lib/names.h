@@ -185,14 +185,28 @@ static __always_inline int go_on(struct __sk_buff *skb, __u32 tail)
 
 /*
  * The key of a connection to the resolver. A loopback source is the same in every container: for that the key has an
- * address of the discard prefix 100::/64 (RFC 6666), which comes from no wire, with the endpoint's number.
+ * address of the discard prefix 100::/64 (RFC 6666), which comes from no wire, with the index of the asker's device.
  */
-static __always_inline void asked_by(struct tuple *key, const struct packet *p, __u32 endpoint)
+#define SURROGATE bpf_htonl(0x01000000)
+
+static __always_inline void asked_by(struct tuple *key, const struct packet *p, __u32 ifindex)
 {
 	*key = p->tuple;
 	if (!addr_is_v4(&key->src) || !addr_is_loopback(&key->src))
 		return;
-	key->src.word[0] = bpf_htonl(0x01000000);
+	key->src.word[0] = SURROGATE;
 	key->src.word[1] = 0;
-	key->src.word[2] = bpf_htonl(endpoint);
+	key->src.word[2] = bpf_htonl(ifindex);
+}
+
+/* The address as the container knows it. Returns the device that it has asked by; 0: it has an address of its own. */
+static __always_inline __u32 asked_from(struct ip_addr *addr)
+{
+	__u32 ifindex;
+
+	if (addr->word[0] != SURROGATE || addr->word[1])
+		return 0;
+	ifindex = bpf_ntohl(addr->word[2]);
+	addr_set_v4(addr, addr->word[3]);
+	return ifindex;
 }

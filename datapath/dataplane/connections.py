@@ -35,6 +35,8 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PROTO = abi.layout("tuple").offset("proto")
 _SPORT = slice(abi.layout("tuple").offset("sport"), abi.layout("tuple").offset("sport") + 2)
 _DNS = (53).to_bytes(2, "big")
+_SURROGATE = b"\x01" + bytes(7)  # 100::/64
+_MAPPED = bytes(10) + b"\xff\xff"
 _STREAM = 2 * 10**9 >> 24  # in the unit of `since`
 
 # Connections of which only one side has spoken, and all others.
@@ -97,7 +99,7 @@ def matcher(wanted: ConnectionFilter) -> Callable[[Original], bool]:
     # What arrives at the server is the reverse of what it answers.
     if wanted.source is not None:
         inside = _within(wanted.source)
-        tests.append(lambda conn: inside(conn.key[0:16]) or inside(conn.other[16:32]))
+        tests.append(lambda conn: inside(_as_known(conn.key[0:16])) or inside(conn.other[16:32]))
     if wanted.destination is not None:
         inside_too = _within(wanted.destination)
         tests.append(lambda conn: inside_too(conn.key[16:32]) or inside_too(conn.other[0:16]))
@@ -155,8 +157,14 @@ def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes
     return found
 
 
+def _as_known(address: bytes) -> bytes:
+    """What stands for a container's loopback address in the tables is that address (asked_by() of names.h)."""
+    return _MAPPED + address[12:16] if address.startswith(_SURROGATE) else address
+
+
 def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool) -> Connection:
     src, dst, sport, dport, proto = _TUPLE.unpack(conn.key)
+    src = _as_known(src)
     back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(conn.other)
     opener, server = _endpoint(conn.from_endpoint), _endpoint(conn.to_endpoint)
     return Connection(

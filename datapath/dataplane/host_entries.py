@@ -101,7 +101,8 @@ def _address(prefix: Prefix) -> Address | None:
 def uplink_device(uplink: Uplink) -> tuple[DeviceKey, DeviceValue]:
     """A device of the host that leads outside, in `devices`."""
     kind: DeviceKind = "DEVICE_TUNNEL" if uplink.bare else "DEVICE_UPLINK"
-    return DeviceKey(uplink.ifindex), DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6)
+    value = DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6, linklocal=uplink.linklocal)
+    return DeviceKey(uplink.ifindex), value
 
 
 def local_prefix_entries(network: HostNetwork) -> frozenset[LocalPrefixKey]:

@@ -122,7 +122,8 @@ class XfrmPolicies:
 @dataclass(frozen=True, slots=True)
 class Uplink:
     """A device of the host that leads outside, and the addresses that packets leave with, which need not be its own.
-    `bare`: its packets have no Ethernet header. `unserved`: why the packet programs cannot serve it; "": they can."""
+    `bare`: its packets have no Ethernet header. `unserved`: why the packet programs cannot serve it; "": they can.
+    `linklocal`: its own IPv6 address of that kind, from which name servers on its link are asked."""
 
     ifindex: int
     name: str
@@ -131,6 +132,7 @@ class Uplink:
     mtu: int
     bare: bool = False
     unserved: str = ""
+    linklocal: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,11 @@ class HostNetwork:
         """The devices that lead out of the host: those that are up and that a route leads out by, of whichever table,
         or that have a global address; without loopback and ours."""
         own: dict[int, dict[int, Address]] = {}
+        linklocals: dict[int, IPv6Address] = {}
         for one in self.addresses:
+            address = one.interface.ip
+            if isinstance(address, IPv6Address) and address.is_link_local and not one.flags & _IFA_F_UNFIT:
+                linklocals.setdefault(one.ifindex, address)
             if one.scope == _RT_SCOPE_UNIVERSE:
                 first = own.setdefault(one.ifindex, {})
                 if not one.flags & _IFA_F_UNFIT:
@@ -178,14 +184,17 @@ class HostNetwork:
                     ways.setdefault(index, {}).setdefault(route.prefix.version, route)
         found = (self.devices.get(index) for index in dict.fromkeys((*own, *sorted(ways))))
         return tuple(
-            self._uplink(device, own, ways.get(device.ifindex, {}))
+            self._uplink(device, own, ways.get(device.ifindex, {}), linklocals.get(device.ifindex))
             for device in found
             if device and device.up and device.hardware != LOOPBACK and device.name not in self.ours
         )
 
     @staticmethod
     def _uplink(
-        device: Device, own: Mapping[int, Mapping[int, Address]], ways: Mapping[int, Route]
+        device: Device,
+        own: Mapping[int, Mapping[int, Address]],
+        ways: Mapping[int, Route],
+        linklocal: IPv6Address | None,
     ) -> Uplink:
         """`ways`: the device's most general route, by version."""
         sources: dict[int, Address | None] = {}
@@ -201,7 +210,7 @@ class HostNetwork:
         ipv4, ipv6 = sources[4], sources[6]
         assert not isinstance(ipv4, IPv6Address) and not isinstance(ipv6, IPv4Address)
         bare, why = device.hardware in _BARE, unserved(device)
-        return Uplink(device.ifindex, device.name, ipv4, ipv6, device.mtu, bare, why)
+        return Uplink(device.ifindex, device.name, ipv4, ipv6, device.mtu, bare, why, linklocal)
 
     @property
     def steered(self) -> bool:

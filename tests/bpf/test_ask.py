@@ -466,7 +466,10 @@ def test_who_has_nobody_to_ask_is_told_at_once(
     assert (got.verdict, got.reasons) == (REDIRECT, {"ANSWERED": 1})
     src, _, sport, dport, message = body(got.packet)
     assert (src, sport, dport) == (ip_address(asked), 53, SPORT)
-    assert message == struct.pack("!HHHHHH", ID, 0x8190 | REFUSED, 1, 0, 0, 0) + NAME
+    said = struct.pack("!HHHHHH", ID, 0x8190 | REFUSED, 1, 0, 0, 0) + NAME
+    if not upstreams:  # it is known before the question is asked of anybody
+        said = struct.pack("!HHHHHH", ID, 0x8190 | REFUSED, 1, 0, 0, 1) + NAME + OPT
+    assert message == said
     assert got.packet[:12] == p.mac_bytes(A1.mac) + p.mac_bytes(NET1.mac)
     assert not p.difference(got.packet, whole(got.packet))
     assert not programs.table("pending")

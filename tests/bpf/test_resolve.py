@@ -584,7 +584,8 @@ def opened(programs: Programs, way: Way) -> tuple[Any, Any]:
     """Both keys of a connection to an upstream, as the other program opens it."""
     src = way.src or way.member.ip
     if src == LOOPBACK:
-        src = IPv6Address(struct.pack("!IIII", 0x01000000, 0, way.member.number, int(LOOPBACK)))
+        index = programs.topology.index[way.member.name]
+        src = IPv6Address(struct.pack("!IIII", 0x01000000, 0, index, int(LOOPBACK)))
     there = abi.tuple_(src, way.dst, SPORT, 53, p.TCP)
     back = abi.tuple_(n.UPSTREAM.addr, HOST, 53, 20100, p.TCP)
     for key, other, flag in ((there, back, 1), (back, there, 0)):
