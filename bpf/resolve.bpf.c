@@ -272,6 +272,7 @@ static __always_inline int answer_other(struct __sk_buff *skb, const struct pack
 SEC("tc")
 int resolve(struct __sk_buff *skb)
 {
+	struct name_room *messages = name_room();
 	struct scratch *room = scratch();
 	struct resolver *resolver;
 	struct device *device;
@@ -280,11 +281,11 @@ int resolve(struct __sk_buff *skb)
 	int verdict;
 
 	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
-	if (!room || !device)
+	if (!room || !messages || !device)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
 	net = network_find(device->network);
-	resolver = resolver_of(device->endpoint);
+	resolver = resolver_copy(messages, device->endpoint);
 	if (!net || !resolver)
 		return drop(skb, DROP_DEVICE);
 	if (p->fragment)

@@ -28,6 +28,19 @@ static __always_inline struct name *name_in(struct name_room *room, bool is_shor
 	return bpf_map_lookup_elem(&long_names, &room->key);
 }
 
+/* Copies a row that was found; false: it is gone (resolver_copy). */
+static __always_inline bool row_copy(struct name_room *room, struct query *q, struct name *row,
+				     bool is_short)
+{
+	struct name *again;
+
+	q->row = *row;
+	again = name_in(room, is_short, room->key.scope);
+	if (again && again != row)
+		q->row = *again;
+	return again;
+}
+
 /* Looks for the name in the room's key in what the asker sees: the first scope that has it decides. Returns whether
  * there is one. */
 __noinline int name_find(const struct resolver *resolver, struct query *q)
@@ -45,10 +58,7 @@ __noinline int name_find(const struct resolver *resolver, struct query *q)
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SCOPES && !row && resolver->networks[i]; i++)
 		row = name_in(room, is_short, resolver->networks[i]);
-	if (!row)
-		return 0;
-	q->row = *row;
-	return 1;
+	return row && row_copy(room, q, row, is_short);
 }
 
 /* The number that up to three digits at the beginning of a word are; more than 255: they are none. */
@@ -82,8 +92,9 @@ __noinline int octet_at(__u32 at)
 __noinline int reverse4_read(__u32 length)
 {
 	struct name_room *room = name_room();
-	__u32 at = 0, octet, i;
 	const __u8 *name;
+	__u32 octet, i;
+	__u64 at = 0;
 
 	if (!room || length < 8 + 14 || length > 16 + 14)
 		return 0;
@@ -140,7 +151,7 @@ __noinline int reverse6_read(__u32 length)
 __noinline int reverse_find(const struct resolver *resolver, struct query *q)
 {
 	struct name_room *room = name_room();
-	struct name *row = NULL;
+	struct name *row = NULL, *again;
 	struct name_key *key;
 	__u32 i;
 
@@ -156,7 +167,11 @@ __noinline int reverse_find(const struct resolver *resolver, struct query *q)
 	}
 	if (row) {
 		q->row = *row;
-		return NAME_OURS;
+		again = bpf_map_lookup_elem(&names, key);
+		if (again && again != row)
+			q->row = *again;
+		if (again)
+			return NAME_OURS;
 	}
 	room->subnet.prefixlen = 128;
 	return bpf_map_lookup_elem(&subnets, &room->subnet) ? NAME_ABSENT : NAME_FOREIGN;

@@ -104,6 +104,7 @@ struct query {
 
 /* Room for messages, as struct scratch is for all else. */
 struct name_room {
+	struct resolver resolver; /* the asker's */
 	struct query queries[2];     /* one segment of TCP can have two */
 	struct name_key address;     /* of who has an address, */
 	struct subnet_key subnet;    /* and of what that is in */
@@ -117,8 +118,9 @@ _Static_assert(offsetof(struct query, message) % 8 == 4, "a name begins 12 bytes
 _Static_assert(offsetof(struct name_room, key) % 8 == 4, "a key's name begins 4 bytes behind");
 _Static_assert(sizeof(struct query) % 8 == 0, "the second is aligned like the first");
 
-/* A length that is between 1 and MESSAGE_MAX, said so that the verifier of every kernel keeps the bounds. */
-static __always_inline __u32 bounded(__u32 length)
+/* A length that is between 1 and MESSAGE_MAX, said so that the verifier of every kernel keeps the bounds: 6.1's forgets
+ * those of a number of 32 bits that is put on the stack. */
+static __always_inline __u64 bounded(__u64 length)
 {
 	asm volatile("" : "+r"(length));
 	return ((length - 1) & (MESSAGE_MAX - 1)) + 1;
@@ -143,6 +145,26 @@ static __always_inline struct resolver *resolver_of(__u32 endpoint)
 	struct resolver_key key = {.endpoint = endpoint};
 
 	return bpf_map_lookup_elem(&resolvers, &key);
+}
+
+/*
+ * The same in the room; NULL: it has none. A row that is replaced is another one's as soon as somebody needs the memory: what
+ * was copied counts if the row is still there afterwards. So it is with all rows here that a question is answered from.
+ */
+static __always_inline struct resolver *resolver_copy(struct name_room *room, __u32 endpoint)
+{
+	struct resolver *found = resolver_of(endpoint), *again;
+
+	if (!found)
+		return NULL;
+	room->resolver = *found;
+	again = resolver_of(endpoint);
+	if (again != found) {
+		if (!again)
+			return NULL;
+		room->resolver = *again;
+	}
+	return &room->resolver;
 }
 
 /* The counters of a network, of this CPU; NULL: there is no room for more. */

@@ -91,7 +91,7 @@ __noinline int name_copy(const struct query *q, __u32 words)
 }
 
 /* Reads the OPT record at the end of a message; false: it has something else there. */
-static __always_inline bool opt_read(struct query *q, __u32 at)
+static __always_inline bool opt_read(struct query *q, __u64 at)
 {
 	struct opt_record *opt = (struct opt_record *)(q->message + (at & (MESSAGE_MAX - 1)));
 
@@ -108,7 +108,7 @@ static __always_inline bool opt_read(struct query *q, __u32 at)
 __noinline int query_read(struct __sk_buff *skb, struct query *q, __u32 at, __u32 length)
 {
 	struct dns_header *header;
-	__u32 end;
+	__u64 end;
 
 	if (!q || length < DNS_HEADER)
 		return QUERY_NONE;

@@ -18,7 +18,8 @@ __noinline int transport_sum(struct __sk_buff *skb, __u32 at, __u32 length)
 {
 	struct name_room *room = name_room();
 	__s64 sum = 0;
-	__u32 part, i;
+	__u64 part;
+	__u32 i;
 
 	if (!room)
 		return -1;
@@ -103,6 +104,20 @@ __noinline int reply_end(struct __sk_buff *skb, const struct packet *p, __u32 le
 	return reply_addresses(skb, p, p->l4 - L3 + length);
 }
 
+/* Writes records of a set of its own; NULL: it is not the one any more that they were chosen from. */
+static __always_inline struct name_set *set_write(struct __sk_buff *skb, __u32 at,
+						  const struct name_set_key *key, __u64 from,
+						  __u64 length)
+{
+	struct name_set *set = bpf_map_lookup_elem(&name_sets, key);
+
+	if (!set || from > SET_BYTES - MESSAGE_MAX ||
+	    from + length > (set->count > 1 ? 2 : 1) * set->count * set->size ||
+	    bpf_skb_store_bytes(skb, at, set->records + from, length, 0))
+		return NULL;
+	return set;
+}
+
 /* Writes what answers a message to that offset of the packet. */
 __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 {
@@ -110,7 +125,7 @@ __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 	struct dns_header *header;
 	struct name_set_key key = {};
 	struct name_set *set;
-	__u32 length, from;
+	__u64 length, from;
 
 	if (!q)
 		return -1;
@@ -131,12 +146,13 @@ __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 		from = q->records;
 		asm volatile("" : "+r"(length), "+r"(from));
 		if (key.set) {
-			set = bpf_map_lookup_elem(&name_sets, &key);
 			length = bounded(length);
-			/* It may be another one since it was chosen. */
-			if (!set || from > SET_BYTES - MESSAGE_MAX ||
-			    from + length > (set->count > 1 ? 2 : 1) * set->count * set->size ||
-			    bpf_skb_store_bytes(skb, at, set->records + from, length, 0))
+			set = set_write(skb, at, &key, from, length);
+			if (!set)
+				return -1;
+			/* As with other rows (resolver_copy). */
+			if (bpf_map_lookup_elem(&name_sets, &key) != set &&
+			    !set_write(skb, at, &key, from, length))
 				return -1;
 		} else {
 			length = ((length - 1) & 63) + 1;

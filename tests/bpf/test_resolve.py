@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import struct
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import dns.exception
 import pytest
 
 from datapath.dataplane.layout import TAILS
-from datapath.kernel import abi, libbpf
+from datapath.kernel import abi, libbpf, netns
 from tests.bpf import names as n
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
@@ -352,6 +354,59 @@ def test_s17_sums_are_right_unfinished_or_summed_by_a_device(programs: Programs)
         programs.expect(A1, frame, REDIRECT, Reason.ANSWERED, wanted)
 
 
+NEEDS_CSUM, SOL_PACKET, AUXDATA, VNET_HDR, NOT_READY = 1, 263, 8, 15, 1 << 3  # linux/virtio_net.h, if_packet.h
+
+
+@pytest.mark.parametrize(
+    ("way", "proto", "check_at"),
+    [
+        (RESOLVER, p.UDP, 6),
+        (FROM_LOOPBACK, p.UDP, 6),
+        (GATEWAY6, p.UDP, 6),
+        (Way(C1), p.TCP, 16),
+    ],
+    ids=["UDP", "UDP from 127.0.0.1", "UDP over IPv6", "TCP"],
+)
+def test_s17_a_sum_that_is_left_to_the_device_is_left_to_it_again(
+    programs: Programs, way: Way, proto: int, check_at: int
+) -> None:
+    """As of a socket's packets with offload: the field has the pseudo header's sum only, of the answer's length."""
+    asked = n.question("web" if proto == p.UDP else "inner")
+    wanted = n.reply(asked, WEB4 if proto == p.UDP else n.address_record(C1.ip))
+    if proto == p.UDP:
+        frame, out = way.asks(asked), way.hears(wanted)
+    else:
+        frame = way.sends(p.tcp(SPORT, 53, p.ACK | p.PSH, framed(asked)))
+        out = way.gets(segment(p.ACK | p.PSH, framed(wanted), seq=ACK, ack=SEQ + 2 + len(asked)))
+    head = 14 + (20 if way.dst.version == 4 else 40)
+
+    def left(whole: bytes) -> bytes:
+        """The frame with a sum that is not finished."""
+        ends = whole[26:34] if way.dst.version == 4 else whole[22:54]
+        pseudo = ends + (len(whole) - head).to_bytes(4, "big") + proto.to_bytes(4, "big")
+        field = (~p.checksum(pseudo) & 0xFFFF).to_bytes(2, "big")
+        return whole[: head + check_at] + field + whole[head + check_at + 2 :]
+
+    with netns.enter(programs.topology.inside):
+        sender, tap = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) for _ in range(2))
+    with sender, tap, programs.wired(way.member):
+        sender.bind((way.member.name, 0))
+        sender.setsockopt(SOL_PACKET, VNET_HDR, 1)
+        tap.bind((way.member.name, 3))
+        tap.setsockopt(SOL_PACKET, AUXDATA, 1)
+        tap.settimeout(60)
+        sender.send(struct.pack("=BBHHHH", NEEDS_CSUM, 0, head + 8, 0, head, check_at) + left(frame))
+        kinds = dict[int, tuple[bytes, int]]()
+        while socket.PACKET_HOST not in kinds:
+            got, extra, _, address = tap.recvmsg(2048, 256)
+            ((_, _, told),) = extra
+            kinds[address[2]] = got, int.from_bytes(told[:4], sys.byteorder)
+        got, status = kinds[socket.PACKET_HOST]
+    assert status & NOT_READY
+    difference = p.difference(got, left(out))
+    assert not difference, difference
+
+
 def test_s17_a_header_with_options_is_answered_with_them(programs: Programs) -> None:
     asked = n.question("web", edns=n.opt())
     wanted = n.reply(asked, WEB4, edns=n.opt())
@@ -396,6 +451,21 @@ def test_s17_without_a_resolver_127_0_0_11_is_nobodys_and_the_gateway_is_the_hos
         for src in (None, LOOPBACK):
             programs.expect(member, Way(member, src).asks(asked), SHOT, Reason.DROP_BAD_ADDR)
     programs.expect(A2, Way(A2, None, NET1.gateway).asks(asked), REDIRECT, Reason.TO_HOST)
+
+
+def test_s17_a_server_of_the_hosts_at_the_gateway_is_asked_what_is_not_ours(programs: Programs) -> None:
+    """Over TCP everything, as a connection begins without a name. 127.0.0.11 is none of its addresses."""
+    known, foreign = n.question("web"), n.question("nobody")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.create_server(("", 53)):
+        udp.bind(("", 53))
+        answers(programs, GATEWAY, known, n.reply(known, WEB4))
+        for asked in (foreign, ODD["class CH"]):
+            programs.expect(A1, GATEWAY.asks(asked), REDIRECT, Reason.TO_HOST)
+        for way in (GATEWAY, Way(C1, None, NET3.gateway)):
+            for carried in (p.tcp(SPORT, 53, p.SYN), p.tcp(SPORT, 53, p.ACK, framed(known))):
+                programs.expect(way.member, way.sends(carried), REDIRECT, Reason.TO_HOST)
+        forwards(programs, RESOLVER, RESOLVER.asks(foreign))
+    forwards(programs, GATEWAY, GATEWAY.asks(foreign))
 
 
 def test_s19_a_port_that_is_published_at_the_gateway_is_the_containers(programs: Programs) -> None:
