@@ -354,7 +354,8 @@ def test_s17_sums_are_right_unfinished_or_summed_by_a_device(programs: Programs)
         programs.expect(A1, frame, REDIRECT, Reason.ANSWERED, wanted)
 
 
-NEEDS_CSUM, SOL_PACKET, AUXDATA, VNET_HDR, NOT_READY = 1, 263, 8, 15, 1 << 3  # linux/virtio_net.h, if_packet.h
+# linux/virtio_net.h, linux/if_packet.h
+NEEDS_CSUM, SOL_PACKET, AUXDATA, VNET_HDR, NOT_READY = 1, 263, 8, 15, 1 << 3
 
 
 @pytest.mark.parametrize(
