@@ -29,6 +29,16 @@ def _mark(host_ifname: str) -> str:
     return (b"\x06\x64" + zlib.crc32(host_ifname.encode()).to_bytes(4, "big")).hex(":")
 
 
+def _forward_questions(name: str) -> None:
+    """Of a gateway device whose network has no IPv6: by its forwarding the kernel decides whether the packet programs may
+    be told routes, and name servers can have IPv6 addresses all the same. No packet of that family passes there."""
+    path = f"net/ipv6/conf/{name}"
+    if not sysctl.exists(path) or sysctl.read(f"{path}/disable_ipv6") != "1":
+        return
+    if sysctl.read(f"{path}/forwarding") == "0":
+        sysctl.write(f"{path}/forwarding", 1)
+
+
 class Links(Devices):
     """Devices, and pairs of them."""
 
@@ -50,6 +60,7 @@ class Links(Devices):
                     sysctl.write(f"net/ipv6/conf/{name}/forwarding", 1)
                 else:
                     quiet_ipv6(name)
+                    _forward_questions(name)
             do(
                 self._route,
                 ("set up", f"device {peer}", messages.set_flags(peer_index, IFF_UP | IFF_NOARP)),
@@ -73,7 +84,8 @@ class Links(Devices):
             self.delete(device.ifindex)
 
     def keep_forwarding(self, names: Iterable[str]) -> list[str]:
-        """Switches IPv4 forwarding on for those of the devices that have it off; returns these.
+        """Switches IPv4 forwarding on for those of the devices that have it off; returns these. And IPv6 forwarding
+        for those without addresses of that family, of which it is not said.
 
         Setting net.ipv4.ip_forward, to any value, sets it for every device of the namespace.
         """
@@ -84,6 +96,7 @@ class Links(Devices):
                 if os.path.exists(f"/proc/sys/{path}") and sysctl.read(path) == "0":
                     sysctl.write(path, 1)
                     lost.append(name)
+                _forward_questions(name)
         return lost
 
     def create_endpoint(

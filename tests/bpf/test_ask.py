@@ -99,6 +99,7 @@ WAYS = {
     "outside, IPv4 over IPv6": Way(to(OUTSIDE6), HOST6, "TO_OUTSIDE"),
     "outside, IPv6 over IPv4": Way(to(OUTSIDE), HOST, "TO_OUTSIDE", asked=GW6),
     "outside, without masquerading": Way(to(OUTSIDE), HOST, "TO_OUTSIDE", member=D1),
+    "outside, IPv6 from a network without": Way(to(OUTSIDE6), HOST6, "TO_OUTSIDE", member=D1),
     "the host's stub": Way(to("127.0.0.53"), "127.0.0.1", "TO_HOST", answers=LO),
     "the host's stub, IPv6": Way(to("::1"), "::1", "TO_HOST", asked=GW6, answers=LO),
     "the host's stub, IPv4 over IPv6": Way(to("::1"), "::1", "TO_HOST", answers=LO),

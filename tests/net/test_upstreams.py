@@ -135,6 +135,8 @@ def site(shared_host: Host) -> Iterator[Site]:
     host.ctl("network create --ipv6 six")
     host.ctl("network create --ipv6 -o com.docker.network.bridge.enable_icc=false apart")
     host.ctl("network create --internal inner")
+    host.ctl("network create four")
+    host.run("four", "--network four")
     host.run("client", "--network six")
     host.run("apart", "--network apart")
     host.run("inner", "--network inner")
@@ -208,6 +210,14 @@ def answers(site: Site, container: str, upstream: str, says: str) -> None:
         ways += [("", site.gateway6(container)), ("+tcp", site.gateway6(container))]
     for words, at in ways:
         assert site.dig(f"{words} www.example", container, at) == says, (words, at)
+
+
+def test_s17_an_ipv6_server_is_asked_from_a_network_without_ipv6(site: Site) -> None:
+    """Whose gateway device forwards no IPv6."""
+    for upstream, says in ((FAR6, OUTSIDE6_SAYS), (f"{ROUTER}%eth0", ROUTER_SAYS), ("::1", OUTSIDE_SAYS)):
+        site.upstreams("four", upstream)
+        for words in ("", "+tcp", "-b 127.0.0.1"):
+            assert site.dig(f"{words} www.example", "four") == says
 
 
 @EACH
