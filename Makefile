@@ -5,6 +5,7 @@
 CLANG ?= clang
 LLVM_STRIP ?= llvm-strip
 CLANG_FORMAT ?= clang-format
+MUSL_CC ?= musl-gcc
 # Debian's own interpreter: python3-bpfcc is seen by no other.
 PYTHON ?= /usr/bin/python3
 
@@ -26,6 +27,8 @@ TRACERS := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/trace/*.[ch]))
 FORMER := $(patsubst bpf/%,datapath/objects/%,$(wildcard bpf/former/*))
 HEADERS := bpf/abi.h $(wildcard bpf/lib/*.h)
 EXTENSION := datapath/kernel/_libbpf.abi3.so
+# The benchmark's own programs. The last is of another libc, and not there without that one's compiler.
+PROBES := datapath/objects/probe datapath/objects/questions datapath/objects/questions-musl
 C_FILES := $(wildcard bpf/*.c bpf/*.h bpf/lib/*.h bpf/trace/*.[ch] datapath/bench/*.c)
 SOURCES := $(wildcard datapath ctl packaging tests) setup.py
 
@@ -44,11 +47,12 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	python3-venv python3-dev python3-bpfcc \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
-	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared python3-pyftpdlib dropbear-bin openssh-client \
+	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
+	dropbear-bin openssh-client \
 	containerd runc podman containernetworking-plugins
 
 # What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
-BENCH_PACKAGES := sockperf docker.io
+BENCH_PACKAGES := sockperf docker.io aardvark-dns
 
 # And the kernel lab: `make lab-deps`.
 LAB_STAMP := $(VENV)/.stamp-lab
@@ -81,7 +85,7 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
-	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf (as root)'
+	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf, resolvers (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
@@ -149,7 +153,7 @@ $(VENV)/systemd-resolved: | $(SYSTEM_STAMP)
 
 build: bpf $(EXTENSION) $(BIN)/datapathctl
 
-bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest datapath/objects/probe $(FORMER)
+bpf: $(SYSTEM_STAMP) $(OBJECTS) $(TRACERS) datapath/objects/abi.h datapath/objects/digest $(PROBES) $(FORMER)
 
 datapath/objects/%.bpf.o: bpf/%.bpf.c $(HEADERS) | $(SYSTEM_STAMP)
 	@mkdir -p $(@D)
@@ -165,9 +169,13 @@ datapath/objects/abi.h $(TRACERS) $(FORMER): datapath/objects/%: bpf/%
 datapath/objects/digest: $(OBJECTS) datapath/objects/abi.h
 	cat $(sort $^) | sha256sum | cut -c -16 >$@
 
-datapath/objects/probe: datapath/bench/probe.c
+datapath/objects/probe datapath/objects/questions: datapath/objects/%: datapath/bench/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $< $(LDFLAGS)
+
+datapath/objects/questions-musl: datapath/bench/questions.c | $(SYSTEM_STAMP)
+	@mkdir -p $(@D)
+	[ -z "$$(command -v $(MUSL_CC))" ] || $(MUSL_CC) -static -O2 $(WARNINGS) -o $@ $<
 
 # One for every Python from 3.11 on: cffi's C keeps to the limited API.
 $(EXTENSION): datapath/kernel/_build.py bpf/abi.h | $(PYTHON_STAMP)

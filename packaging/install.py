@@ -29,7 +29,7 @@ from datapath.config.settings import Settings  # noqa: E402
 MAN = ROOT / "build/man"
 # Parts are packages of Debian's. The benchmark runs what nobody else needs.
 PARTS = ("datapath", "datapath-bench")
-OF_BENCH = ("datapath/bench/", "datapath/objects/probe")
+OF_BENCH = ("datapath/bench/", "datapath/objects/probe", "datapath/objects/questions")
 
 OPT = Path("/opt")  # programs that belong to no package of the system's
 LAUNCHER = """\

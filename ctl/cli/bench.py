@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 ALL_SUITES = "full"
-ALL = "ebpf,iptables,nftables,docker,none"
+ALL = "ebpf,iptables,nftables,docker,none,aardvark,dnsmasq,unbound"
 EXPERIMENTS = {
     "Suite": "SUITE",
     "Experiment": "EXPERIMENT",

@@ -83,7 +83,7 @@ class Docker:
         inner = self.api.ask("GET", f"/containers/{container}/json")["State"]["Pid"]
         return f"/proc/{self.pid}/root/proc/{inner}/ns/net"
 
-    def run(self, name: str, network: str, ports: Sequence[str] = ()) -> None:
+    def run(self, name: str, network: str, ports: Sequence[str] = (), aliases: Sequence[str] = ()) -> None:
         """Starts a container that sleeps; `ports` like "80/tcp" are published under their own numbers."""
         bindings = {port: [{"HostPort": port.partition("/")[0]}] for port in ports}
         body: dict[str, Any] = {
@@ -91,12 +91,17 @@ class Docker:
             "Cmd": ["/busybox", "sleep", "1000000"],
             "ExposedPorts": {port: {} for port in ports},
             "HostConfig": {"NetworkMode": network, "PortBindings": bindings},
+            "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": list(aliases)}}},
         }
         self.api.ask("POST", f"/containers/create?name={name}", body)
         self.api.ask("POST", f"/containers/{name}/start")
 
     def remove(self, name: str) -> None:
         self.api.ask("DELETE", f"/containers/{name}?force=true")
+
+    def pin(self, core: int) -> None:
+        """The daemon itself, which answers questions for names."""
+        pin(self.pid, core)
 
     def pin_proxies(self, core: int) -> None:
         """The processes that stand between the host's own clients and published ports."""

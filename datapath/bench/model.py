@@ -15,8 +15,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 Better = Literal["higher", "lower"]
 
-EBPF, IPTABLES, NFTABLES, DOCKER, NONE = MODES = ("ebpf", "iptables", "nftables", "docker", "none")
+EBPF, IPTABLES, NFTABLES, DOCKER, NONE = NETWORKING = ("ebpf", "iptables", "nftables", "docker", "none")
 """`none` is the limit: the same two programs over loopback, without any container."""
+
+AARDVARK, DNSMASQ, UNBOUND = RESOLVERS = ("aardvark", "dnsmasq", "unbound")
+"""Programs that answer questions for names, on the gateway's address of a Linux bridge: of the suite `dns` only."""
+
+MODES = (*NETWORKING, *RESOLVERS)
 
 PATHS = (
     "container-container",

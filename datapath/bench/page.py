@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datapath.bench import plot_style, plots, stats, tables
-from datapath.bench.model import DOCKER, EBPF, IPTABLES, NFTABLES, NONE, Run
+from datapath.bench.model import (
+    AARDVARK,
+    DNSMASQ,
+    DOCKER,
+    EBPF,
+    IPTABLES,
+    NFTABLES,
+    NONE,
+    UNBOUND,
+    Run,
+)
 from datapath.bench.results import dumped
 from datapath.errors import ConfigError
 
@@ -28,6 +38,9 @@ EXPLAINED = {
     NFTABLES: "The nftables mode: the same bridge and veth pairs, with the rules of Docker's nftables backend.",
     DOCKER: "A Docker daemon as it is installed here, with its own containers, rules and docker-proxy.",
     NONE: "The limit: the same two programs over loopback, without any container. Nobody competes with it.",
+    AARDVARK: "aardvark-dns, podman's resolver, on the gateway's address of a Linux bridge.",
+    DNSMASQ: "dnsmasq in its place.",
+    UNBOUND: "unbound in its place.",
 }
 
 

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = dict(zip(MODES, ("#0b72d0", "#d1495b", "#dd8f1d", "#239a86", "#818b98"), strict=True))
+COLOURS = dict(
+    zip(
+        MODES,
+        ("#0b72d0", "#d1495b", "#dd8f1d", "#239a86", "#818b98", "#8d5bd1", "#b5532d", "#3d8b37"),
+        strict=True,
+    )
+)
 INK = "#1b1f24"  # the page puts the reader's own colour in its place
 WIDTH = 9.6  # inches; at DPI it is about as wide as a README is shown
 DPI = 150

@@ -12,6 +12,7 @@ from datapath.bench.model import (
     DOCKER,
     NONE,
     PATHS,
+    RESOLVERS,
     Cost,
     Experiment,
     Histogram,
@@ -20,6 +21,7 @@ from datapath.bench.model import (
     SuiteFactory,
     SuiteOptions,
 )
+from datapath.bench.names import Dns
 from datapath.bench.topology_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
 from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, WORKLOADS, Workload
@@ -45,7 +47,7 @@ class Rowed:
         self._topologies = Topologies(name, options)
         if shutil.which(options.dockerd) is None:
             modes = without(modes, DOCKER)
-        self._modes = modes
+        self._modes = modes = without(modes, *RESOLVERS)
         self._experiments = list(rows(self._topologies, modes))
 
     def __enter__(self) -> Suite:
@@ -188,8 +190,8 @@ SUITES: Mapping[str, SuiteFactory] = {
         "control": control,
         "cost": cost,
     }.items()
-}
+} | {"dns": Dns}
 
-FULL = ("control", "paths", "cost", "sweeps")
+FULL = ("control", "paths", "cost", "dns", "sweeps")
 """What is measured if nobody names a suite, in this order: changes before traffic (see `quick`), and what takes long at
 the end."""

@@ -46,6 +46,20 @@ def connections(text: str) -> Sample:
     return Sample(found["connections"] / found["seconds"], found)
 
 
+def questions(text: str) -> Sample:
+    """The median time of a question in µs, by our own program. One that was answered wrongly is an error."""
+    found = _json(text, "questions")
+    if found["wrong"] or not found["answered"]:
+        raise DatapathError(f"questions: {found['answered']} answered, {found['wrong']} wrongly")
+    return Sample(found["p50_ns"] / 1e3, found)
+
+
+def question_rate(text: str) -> Sample:
+    """Answers a second, by the same."""
+    found = questions(text).details
+    return Sample(found["answered"] / found["seconds"], found)
+
+
 def iperf3_stream(text: str) -> Sample:
     """Bits a second that the receiver got, in Gbit/s."""
     end = _iperf3(text)

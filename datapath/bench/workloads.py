@@ -11,7 +11,9 @@ from pathlib import Path
 from datapath.bench import tools
 from datapath.bench.model import Better, Sample
 
-PROBE = str(Path(__file__).resolve().parents[1] / "objects" / "probe")
+_OBJECTS = Path(__file__).resolve().parents[1] / "objects"
+PROBE = str(_OBJECTS / "probe")
+QUESTIONS, QUESTIONS_MUSL = str(_OBJECTS / "questions"), str(_OBJECTS / "questions-musl")
 MESSAGE = 64  # bytes of a request, of an answer, and of a UDP packet's payload
 HTTP_CONNECTIONS = 8
 _NGINX = """\

@@ -54,9 +54,19 @@ def test_our_own_program_tells_connections_a_second() -> None:
     assert found == Sample(18494.0, {"connections": 9247, "seconds": 0.5, "slow": 2})
 
 
+ASKED = '{"answered": 500, "lost": 1, "wrong": %d, "seconds": 0.5, "p50_ns": 2250, "p90_ns": 3000, "p99_ns": 9000}'
+
+
+def test_our_own_program_tells_the_median_of_questions_and_how_many_are_answered_in_a_second() -> None:
+    found = tools.questions(ASKED % 0)
+    assert (found.value, found.details["lost"]) == (2.25, 1)
+    assert tools.question_rate(ASKED % 0).value == 1000.0
+
+
 @pytest.mark.parametrize(
     ("parse", "text", "says"),
     [
+        (tools.questions, ASKED % 3, "questions: 500 answered, 3 wrongly"),
         (tools.wrk, said("wrk-bad.txt"), "Non-2xx or 3xx responses: 19205"),
         (tools.wrk, "unable to connect to 127.0.0.1:1 Connection refused\n", "no rate"),
         (tools.iperf3_stream, said("iperf3-refused.json"), "unable to connect to server: Connection refused"),

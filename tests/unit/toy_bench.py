@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datapath.bench.model import Better, Cost, Experiment, Histogram, Point, Sample, Series
+from datapath.bench.model import RESOLVERS, Better, Cost, Experiment, Histogram, Point, Sample, Series
 
-KIB = {"ebpf": 16, "iptables": 64, "nftables": 16, "docker": 32, "none": 8}
+KIB = {"ebpf": 16, "iptables": 64, "nftables": 16, "docker": 32, "none": 8} | dict.fromkeys(RESOLVERS, 32)
 
 
 def hashing(mode: str) -> Sample:
