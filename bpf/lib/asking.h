@@ -112,8 +112,7 @@ static __always_inline int way_host(struct scratch *room)
 /* The host's route from one of our networks to an upstream, as bpf_fib_lookup() says. The network itself need not have
  * the upstream's family: its device forwards both. */
 static __always_inline int way_route(struct __sk_buff *skb, struct scratch *room,
-				     const struct network *net, const struct tuple *as,
-				     bool source)
+				     const struct network *net, const struct tuple *as, bool source)
 {
 	struct bpf_fib_lookup *fib = &room->fib;
 

@@ -104,7 +104,7 @@ struct query {
 
 /* Room for messages, as struct scratch is for all else. */
 struct name_room {
-	struct resolver resolver; /* the asker's */
+	struct resolver resolver;    /* the asker's */
 	struct query queries[2];     /* one segment of TCP can have two */
 	struct name_key address;     /* of who has an address, */
 	struct subnet_key subnet;    /* and of what that is in */

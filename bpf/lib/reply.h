@@ -105,9 +105,8 @@ __noinline int reply_end(struct __sk_buff *skb, const struct packet *p, __u32 le
 }
 
 /* Writes records of a set of its own; NULL: it is not the one any more that they were chosen from. */
-static __always_inline struct name_set *set_write(struct __sk_buff *skb, __u32 at,
-						  const struct name_set_key *key, __u64 from,
-						  __u64 length)
+static __always_inline struct name_set *
+set_write(struct __sk_buff *skb, __u32 at, const struct name_set_key *key, __u64 from, __u64 length)
 {
 	struct name_set *set = bpf_map_lookup_elem(&name_sets, key);
 

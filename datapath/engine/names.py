@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from datapath.dataplane.name_entries import asks, has_own_resolver, name_rows, touched
 from datapath.engine.transaction import Transaction
+from datapath.errors import KernelError
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.state import State
+
+_LED = "led to the resolver"  # all containers that there were when the programs first answered
 
 
 def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | None = None) -> None:
@@ -43,8 +48,12 @@ def lead(tx: Transaction, endpoint: Endpoint, path: str) -> None:
 
 
 def lead_all(tx: Transaction) -> None:
-    """The same for all: there may be containers that were started by a version without a resolver."""
+    """The same for all, once: there may be containers that were started by a version without a resolver."""
+    if tx.store.note(_LED) is not None or not any(resolves(tx, network) for network in tx.built):
+        return
     for endpoint in tx.state.endpoints.values():
         path = tx.path(endpoint.sandbox_id)
         if path is not None and asks(endpoint, tx.state):
-            lead(tx, endpoint, path)
+            with suppress(KernelError):  # its device is gone, as doctor says
+                lead(tx, endpoint, path)
+    tx.store.set_note(_LED, "yes")

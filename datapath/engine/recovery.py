@@ -70,6 +70,7 @@ def _rebuild(tx: Transaction) -> None:
             )
     _restore(tx, again)
     networks.refresh_host(tx)
+    names.lead_all(tx)
 
 
 def _restore(tx: Transaction, again: list[Network]) -> None:

@@ -30,8 +30,8 @@ def _mark(host_ifname: str) -> str:
 
 
 def _forward_questions(name: str) -> None:
-    """Of a gateway device whose network has no IPv6: by its forwarding the kernel decides whether the packet programs may
-    be told routes, and name servers can have IPv6 addresses all the same. No packet of that family passes there."""
+    """Of a gateway device whose network has no IPv6: by its forwarding the kernel decides whether the packet programs
+    may be told routes, and name servers can have IPv6 addresses all the same. No packet of that family passes there."""
     path = f"net/ipv6/conf/{name}"
     if not sysctl.exists(path) or sysctl.read(f"{path}/disable_ipv6") != "1":
         return
