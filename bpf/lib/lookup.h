@@ -94,11 +94,14 @@ __noinline int reverse4_read(__u32 length)
 	struct name_room *room = name_room();
 	const __u8 *name;
 	__u32 octet, i;
-	__u64 at = 0;
+	__u64 at = 0, suffix;
 
 	if (!room || length < 8 + 14 || length > 16 + 14)
 		return 0;
-	name = room->key.name + ((length - 14) & 31);
+	suffix = length - 14;
+	asm volatile(""
+		     : "+r"(suffix)); /* else the mask, which 6.1's verifier needs, is left out */
+	name = room->key.name + (suffix & 31);
 	if (*(__u64 *)name != bpf_cpu_to_be64(0x07696e2d61646472ULL) || /* \7in-addr */
 	    *(__u32 *)(name + 8) != bpf_htonl(0x04617270) ||		/* \4arp */
 	    *(__u16 *)(name + 12) != bpf_htons(0x6100))			/* a\0 */

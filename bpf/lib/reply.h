@@ -104,17 +104,21 @@ __noinline int reply_end(struct __sk_buff *skb, const struct packet *p, __u32 le
 	return reply_addresses(skb, p, p->l4 - L3 + length);
 }
 
-/* Writes records of a set of its own; NULL: it is not the one any more that they were chosen from. */
-static __always_inline struct name_set *
-set_write(struct __sk_buff *skb, __u32 at, const struct name_set_key *key, __u64 from, __u64 length)
+/* Writes so many bytes of a set's records, from a place on. Returns 1, or 0: it is not the one any more that they were
+ * chosen from; 2: it was replaced meanwhile, as other rows are (resolver_copy). */
+__noinline int set_write(struct __sk_buff *skb, __u64 number, __u32 at, __u64 from, __u64 length)
 {
-	struct name_set *set = bpf_map_lookup_elem(&name_sets, key);
+	struct name_set_key key = {.set = number};
+	struct name_set *set = bpf_map_lookup_elem(&name_sets, &key);
 
-	if (!set || from > SET_BYTES - MESSAGE_MAX ||
-	    from + length > (set->count > 1 ? 2 : 1) * set->count * set->size ||
+	if (!set || from + length > (set->count > 1 ? 2 : 1) * set->count * set->size)
+		return 0;
+	length = bounded(length);
+	asm volatile("" : "+r"(from));
+	if (from > SET_BYTES - MESSAGE_MAX ||
 	    bpf_skb_store_bytes(skb, at, set->records + from, length, 0))
-		return NULL;
-	return set;
+		return 0;
+	return bpf_map_lookup_elem(&name_sets, &key) == set ? 1 : 2;
 }
 
 /* Writes what answers a message to that offset of the packet. */
@@ -122,9 +126,8 @@ __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 {
 	struct opt_record opt = {.type = TYPE_OPT, .size = bpf_htons(EDNS_SIZE)};
 	struct dns_header *header;
-	struct name_set_key key = {};
-	struct name_set *set;
 	__u64 length, from;
+	int written;
 
 	if (!q)
 		return -1;
@@ -140,18 +143,14 @@ __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 		return -1;
 	at += length;
 	if (q->bytes) {
-		key.set = q->row.sets[0].set;
 		length = q->bytes;
 		from = q->records;
 		asm volatile("" : "+r"(length), "+r"(from));
-		if (key.set) {
-			length = bounded(length);
-			set = set_write(skb, at, &key, from, length);
-			if (!set)
-				return -1;
-			/* As with other rows (resolver_copy). */
-			if (bpf_map_lookup_elem(&name_sets, &key) != set &&
-			    !set_write(skb, at, &key, from, length))
+		if (q->row.sets[0].set) {
+			written = set_write(skb, q->row.sets[0].set, at, from, length);
+			if (written == 2)
+				written = set_write(skb, q->row.sets[0].set, at, from, length);
+			if (!written)
 				return -1;
 		} else {
 			length = ((length - 1) & 63) + 1;
