@@ -6,6 +6,7 @@ from __future__ import annotations
 BROADCAST = b"\xff" * 6
 ZERO4, ZERO6 = bytes(4), bytes(16)
 MAPPED = bytes(10) + b"\xff\xff"
+RESOLVER = bytes((127, 0, 0, 11))  # each container's, as Docker has it
 ALL_NODES, ALL_NODES_MAC = b"\xff\x02" + bytes(13) + b"\1", b"33\0\0\0\1"
 
 

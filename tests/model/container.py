@@ -4,7 +4,17 @@
 from __future__ import annotations
 
 from tests.model import nat
-from tests.model.addresses import BROADCAST, MAPPED, ZERO4, ZERO6, class_e, on_link, unusable
+from tests.model.addresses import (
+    BROADCAST,
+    MAPPED,
+    RESOLVER,
+    ZERO4,
+    ZERO6,
+    class_e,
+    loopback,
+    on_link,
+    unusable,
+)
 from tests.model.connections import Connection, Half
 from tests.model.expected import (
     REDIRECT,
@@ -87,7 +97,7 @@ class FromContainer(Forwarding):
     # ---- what it may not say at all ----------------------------------------------------------------------
 
     def _refusals(self, p: Packet, sender: Member) -> set[str]:
-        wrong: set[str] = set()
+        wrong, net = set[str](), sender.network
         if p.src_mac != sender.mac or p.src_mac[0] & 1:
             wrong.add("DROP_SPOOFED_MAC")
         if p.fault:
@@ -102,7 +112,7 @@ class FromContainer(Forwarding):
         elif p.kind == IPV4:
             if p.src == ZERO4 and self._has_none_yet(p):
                 self._meet(Situation.NO_ADDRESS)
-            elif p.src != sender.addr4 and not self._speaks_for(p.src, sender):
+            elif p.src != sender.addr4 and not self._at_resolver(p, net) and not self._speaks_for(p.src, sender):
                 wrong.add("DROP_SPOOFED_ADDR")
         elif p.kind == IPV6:
             if not sender.network.ipv6:
@@ -127,6 +137,11 @@ class FromContainer(Forwarding):
             raise Withheld  # neither ever is, and neither says anything in pieces
         discovers = p.proto == UDP and p.ports == (68, 67) and p.dst == BROADCAST[:4]
         return discovers or (p.proto == IGMP and p.dst[0] >> 4 == 14)
+
+    @staticmethod
+    def _at_resolver(p: Packet, net: Network) -> bool:
+        """As a socket that is bound to 127.0.0.1 asks its resolver. No container has one here."""
+        return loopback(p.src) and p.dst == RESOLVER and p.dst_mac == net.mac
 
     @staticmethod
     def _speaks_for(src: bytes, sender: Member) -> bool:
@@ -212,7 +227,7 @@ class FromContainer(Forwarding):
             wrong.add("DROP_BAD_ADDR")
         if net.internal and not at_gateway:
             wrong.add("DROP_INTERNAL")
-        if not sender.owns(p.src):
+        if not sender.owns(p.src) and not loopback(p.src):
             # The host would answer elsewhere, unless it routes that there.
             self._meet(Situation.SPEAKS_FOR)
             if p.size > net.mtu:  # nor is there a way back for one as long, and none comes
