@@ -18,6 +18,7 @@ from datapath.bench import host
 from datapath.bench.groups import group
 from datapath.bench.host import HOST
 from datapath.bench.model import Sample, SuiteOptions
+from datapath.bench.names import STUB, Dns
 from datapath.bench.place import Place, ToolError
 from datapath.bench.suites import populated, ports
 from datapath.bench.topologies import LOOPBACK, PORT, Own
@@ -126,6 +127,17 @@ def test_s28_only_the_hosts_own_group_pays_for_socket_hooks(topologies: Topologi
         assert noted() == before
         Place(route.client.netns, str(topology.host.group)).run(ask, PATIENCE)
         assert noted() > before
+
+
+@pytest.mark.skipif(not shutil.which("unbound"), reason="unbound is not installed: make bench-deps")
+def test_s28_questions_for_names_are_timed_of_every_resolver_that_is_here(tmp_path: Path) -> None:
+    modes = ("ebpf", "dnsmasq", "unbound", "aardvark", "none")
+    with Dns(modes, SuiteOptions(SECONDS, tmp_path)) as suite:
+        for row in suite.experiments():
+            if not row.point.parameters:
+                with row:
+                    assert ("ebpf" in row.modes and "dnsmasq" in row.modes) or "none" in row.modes
+                    assert all(row.sample(mode).value > 0 for mode in row.modes)
 
 
 IN_PID_NAMESPACE = """
