@@ -112,7 +112,11 @@ class FromContainer(Forwarding):
         elif p.kind == IPV4:
             if p.src == ZERO4 and self._has_none_yet(p):
                 self._meet(Situation.NO_ADDRESS)
-            elif p.src != sender.addr4 and not self._at_resolver(p, net) and not self._speaks_for(p.src, sender):
+            elif (
+                p.src != sender.addr4
+                and not self._at_resolver(p, net)
+                and not self._speaks_for(p.src, sender)
+            ):
                 wrong.add("DROP_SPOOFED_ADDR")
         elif p.kind == IPV6:
             if not sender.network.ipv6:

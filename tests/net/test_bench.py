@@ -18,7 +18,7 @@ from datapath.bench import host
 from datapath.bench.groups import group
 from datapath.bench.host import HOST
 from datapath.bench.model import Sample, SuiteOptions
-from datapath.bench.names import STUB, Dns
+from datapath.bench.names import Dns
 from datapath.bench.place import Place, ToolError
 from datapath.bench.suites import populated, ports
 from datapath.bench.topologies import LOOPBACK, PORT, Own
