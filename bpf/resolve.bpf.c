@@ -124,7 +124,7 @@ __noinline int resolve_datagram(struct __sk_buff *skb, const struct packet *p,
 		refuse(q, kind, !resolver->egress);
 	}
 	count_answer(device->network, q);
-	return answer(skb, reply_datagram(skb, p, q), 0);
+	return answer_straight(skb, reply_datagram(skb, p, q));
 }
 
 /* The segment that answers this one, from its own numbers: nothing is remembered of a connection. `taken`: how many
@@ -148,7 +148,7 @@ __noinline int answer_segment(struct __sk_buff *skb, const struct packet *p, __u
 		header.seq = bpf_get_prandom_u32();
 	}
 	header.ack = bpf_htonl(p->seq + taken);
-	return answer(skb, reply_segment(skb, p, &header, queries), 0);
+	return answer_straight(skb, reply_segment(skb, p, &header, queries));
 }
 
 /* Where nobody listens (RFC 9293, 3.5.2). */

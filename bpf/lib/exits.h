@@ -115,3 +115,14 @@ static __always_inline int answer(struct __sk_buff *skb, int error, __u64 flags)
 	count(skb, ANSWERED);
 	return bpf_redirect(skb->ifindex, flags);
 }
+
+/* The same for one of a container's: straight into its namespace, as deliver() does it. */
+static __always_inline int answer_straight(struct __sk_buff *skb, int error)
+{
+	if (error)
+		return drop(skb, DROP_REWRITE);
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	count(skb, ANSWERED);
+	return bpf_redirect_peer(skb->ifindex, 0);
+}
