@@ -81,6 +81,7 @@ class Comparison:
         """What arrives at the host's loopback device may be for a container."""
         return self.published() or anybody_asks(self.state)
 
+
 def endpoint_name(endpoint: Endpoint, state: State) -> str:
     """The endpoint as a finding names it."""
     holder, owner = state.holder(endpoint), state.owner(endpoint)
