@@ -87,7 +87,8 @@ static __always_inline int of_error(struct __sk_buff *skb, struct packet *p, str
 	struct message_room *message = message_room();
 	struct tuple *key = &room->probe;
 	struct resolver *resolver;
-	__u32 at, length, place;
+	__u32 at, length;
+	__u64 place, now;
 	struct network *net;
 	struct udphdr udp;
 	struct conn *conn;
@@ -110,8 +111,10 @@ static __always_inline int of_error(struct __sk_buff *skb, struct packet *p, str
 	bpf_map_delete_elem(&pending, key);
 	quota_returns(asking->endpoint);
 	resolver = resolver_of(asking->endpoint);
+	now = bpf_ktime_get_ns();
+	asm volatile("" : "+r"(place)); /* Linux 6.1 forgets bounds of what was put aside */
 	if (resolver && place < UPSTREAMS)
-		upstream_is_closed(&resolver->upstreams[place], bpf_ktime_get_ns());
+		upstream_is_closed(&resolver->upstreams[place], now);
 	net = network_find(asking->network);
 	if (!net || !client_find(asking))
 		return drop(skb, DROP_STALE);
@@ -170,9 +173,10 @@ __noinline int hand_over(struct __sk_buff *skb, struct packet *p, const struct n
 static __always_inline int answer_to(struct __sk_buff *skb, struct packet *p, struct conn *conn,
 				     struct asking *asking, const struct resolver *resolver)
 {
-	__u32 place = conn->ack >> 16, rcode;
+	__u64 place = conn->ack >> 16;
 	struct message_head header;
 	struct question *known;
+	__u32 rcode;
 
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
@@ -184,6 +188,7 @@ static __always_inline int answer_to(struct __sk_buff *skb, struct packet *p, st
 	/* One of two CPUs that have an answer. */
 	conn->state = CONN_REPLIED;
 	quota_returns(asking->endpoint);
+	asm volatile("" : "+r"(place)); /* Linux 6.1 forgets bounds of what was put aside */
 	if (!resolver || place >= UPSTREAMS)
 		return 0;
 	upstream_answered(&resolver->upstreams[place]);
