@@ -49,10 +49,10 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client \
-	containerd runc podman containernetworking-plugins
+	containerd runc podman containernetworking-plugins docker.io
 
-# What the benchmark runs besides: `make bench-deps`. Docker's service is kept from starting, too.
-BENCH_PACKAGES := sockperf docker.io aardvark-dns
+# What the benchmark runs besides: `make bench-deps`.
+BENCH_PACKAGES := sockperf aardvark-dns
 
 # And the kernel lab: `make lab-deps`.
 LAB_STAMP := $(VENV)/.stamp-lab
@@ -85,7 +85,7 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
-	@echo 'make bench-deps install what only the benchmark runs: Docker, sockperf, resolvers (as root)'
+	@echo 'make bench-deps install what only the benchmark runs: sockperf, resolvers (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
