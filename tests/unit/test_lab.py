@@ -560,6 +560,12 @@ def test_of_a_kernel_that_said_nothing_the_table_says_nothing() -> None:
     assert "| programs loaded |  |" in rows
 
 
+def test_tests_that_were_asked_for_are_named_where_they_are_few() -> None:
+    for asked, told in ((["one", "two"], "of one, of two |"), (["one"] * 4, "of 4 arguments |")):
+        seen = outcome.Result("6.1", outcome.Outcome(Kind.PASSED, ""), COUNTS, {"tests": asked})
+        assert columns.table([seen]).splitlines()[3].endswith(told)
+
+
 def test_the_table_shows_what_was_last_seen_of_each_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,11 @@ BEGIN, END = "<!-- make lab RECORD=1 -->", "<!-- end -->"
 KEPT = ("release", "tcx", "netkit", "programs")  # of a run's facts
 
 
+def _tests(result: Result) -> str:
+    asked = result.facts.get("tests", ())
+    return ", of ".join([str(result.counts), *(asked if len(asked) < 4 else [f"{len(asked)} arguments"])])
+
+
 def table(results: Sequence[Result]) -> str:
     """Kernels as columns, what is told about them as rows. Of a kernel that said nothing there is nothing."""
     programs = sorted({program for result in results for program in result.facts.get("programs", {})})
@@ -36,7 +41,7 @@ def table(results: Sequence[Result]) -> str:
         row("", lambda result: result.facts.get("release", result.kernel)),
         row("---", lambda _: "---:"),
         row("outcome", lambda result: result.outcome.kind.name.lower().replace("_", " ")),
-        row("tests", lambda result: ", of ".join([str(result.counts), *result.facts.get("tests", ())])),
+        row("tests", _tests),
         row("skipped for", lambda result: "; ".join(result.facts.get("skipped_for", ()))),
         row("attached by", feature("tcx", "tcx", "clsact")),
         row("netkit", feature("netkit", "yes", "no")),
