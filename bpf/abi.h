@@ -265,7 +265,8 @@ struct conn {
 			      * a question over UDP: the message's id, and 2^16 times the upstream's place */
 	__u8 flags;	     /* enum conn_flag */
 	__u8 state;	     /* enum conn_state */
-	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side */
+	__u8 fin;	     /* bit 0: original side has sent FIN, bit 1: reply side; bit 2: the
+			      * resolver has taken it over from an upstream, which is still to hear of it */
 	__u8 uplink;	     /* the device that it left by, if none of a network's: its index modulo
 			      * 255, and one; 0: not known. Of masqueraded ones: by which they began */
 	__u32 since;	     /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */

@@ -143,6 +143,32 @@ static __always_inline __u32 upstream_place(const struct resolver *resolver,
 	return i;
 }
 
+/*
+ * The resolver has answered on a connection to an upstream, which has heard nothing but its beginning: what the client
+ * sends next and has no data becomes the reset of it, with the number that the upstream expects (RFC 5961, 3.2).
+ */
+__noinline int ask_reset(struct __sk_buff *skb, struct packet *p, struct conn *conn, __u32 egress)
+{
+	struct scratch *room = scratch();
+	struct conn *reply;
+	__u32 network;
+	__be32 seq;
+	int way;
+
+	if (!p || !conn || !room)
+		return TC_ACT_SHOT;
+	reply = conn_opposite(conn);
+	seq = reply ? bpf_htonl(reply->ack) : 0;
+	network = conn->to_network;
+	way = way_again(skb, conn, egress);
+	conn_forget(&room->sides.key);
+	if (!seq || way == WAY_NONE)
+		return consume(skb, ABSORBED);
+	if (segment_into_reset(skb, p, seq))
+		return drop(skb, DROP_REWRITE);
+	return way_go(skb, p, way, network);
+}
+
 static __always_inline int ask_segment(struct __sk_buff *skb, struct packet *p,
 				       const struct device *device, const struct resolver *resolver,
 				       struct asking *asking, struct scratch *room)
@@ -168,6 +194,8 @@ static __always_inline int ask_segment(struct __sk_buff *skb, struct packet *p,
 			asking->upstream = resolver->upstreams[place];
 		}
 	}
+	if (conn && !opens && (conn->fin & FIN_TAKEN_OVER))
+		return ask_reset(skb, p, conn, resolver->egress);
 	if (!conn) {
 		if (!opens)
 			return drop(skb, DROP_NO_CONN);

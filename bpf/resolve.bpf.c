@@ -219,6 +219,7 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 	struct name_room *room = name_room();
 	struct conn *conn;
 	__u32 length, queries = 0;
+	bool taken;
 
 	if (!p || !device || !net || !resolver || !room)
 		return TC_ACT_SHOT;
@@ -232,6 +233,11 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 		return has_way(resolver, true) ? NO_VERDICT : answer_segment(skb, p, 0, 0);
 	asked_by(&room->asked, p, skb->ifindex);
 	conn = conn_find(&room->asked);
+	taken = conn && (conn->fin & FIN_TAKEN_OVER);
+	/* The upstream is told, in the place of what nobody would read. */
+	if (taken && !length &&
+	    (p->tcp_flags & (TCP_ACK | TCP_FIN | TCP_RST)) != (TCP_ACK | TCP_FIN))
+		return NO_VERDICT;
 	if (conn && conn->state == CONN_CLOSED)
 		conn = NULL;
 	if (p->tcp_flags & (TCP_SYN | TCP_RST))
@@ -243,8 +249,10 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 	/* A part of a message comes again with the rest behind it, as long as it is not acknowledged. */
 	if (!queries && (length || !(p->tcp_flags & TCP_FIN)))
 		return consume(skb, ABSORBED);
-	if (conn)
-		conn_forget(&room->asked);
+	if (conn) {
+		conn->fin |= FIN_TAKEN_OVER;
+		conn->state = CONN_CLOSED;
+	}
 	if (queries > 0)
 		count_answer(device->network, &room->queries[0]);
 	if (queries > 1)

@@ -24,6 +24,8 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+#define FIN_TAKEN_OVER 4 /* in `fin` */
+
 /* A device as struct conn has room for: others have another mark, all but certainly. */
 static __always_inline __u8 uplink_mark(__u32 ifindex)
 {

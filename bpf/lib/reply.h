@@ -232,6 +232,25 @@ __noinline int reply_segment(struct __sk_buff *skb, const struct packet *p,
 	return reply_end(skb, p, length);
 }
 
+#define TCP_LENGTH_AT 12
+
+/* A segment without data becomes the reset of its connection, with that number. */
+__noinline int segment_into_reset(struct __sk_buff *skb, const struct packet *p, __be32 seq)
+{
+	__be16 said, reset; /* the header's length, and its flags */
+	__u32 check;
+
+	if (!p || bpf_skb_load_bytes(skb, p->l4 + TCP_LENGTH_AT, &said, sizeof(said)))
+		return -1;
+	reset = (said & bpf_htons(0xf000)) | bpf_htons(TCP_RST);
+	check = check_at(p->l4, IPPROTO_TCP);
+	if (bpf_l4_csum_replace(skb, check, bpf_htonl(p->seq), seq, sizeof(seq)) ||
+	    bpf_l4_csum_replace(skb, check, said, reset, sizeof(reset)) ||
+	    bpf_skb_store_bytes(skb, p->l4 + offsetof(struct tcphdr, seq), &seq, sizeof(seq), 0))
+		return -1;
+	return bpf_skb_store_bytes(skb, p->l4 + TCP_LENGTH_AT, &reset, sizeof(reset), 0);
+}
+
 /* An IPv4 echo request becomes the reply. */
 static __always_inline int reply_echo(struct __sk_buff *skb, const struct packet *p)
 {

@@ -118,9 +118,15 @@ class Upstreams:
 
     def asked(self, name: str = "") -> list[Asked]:
         """All questions for the name, or all."""
+        return [each for each in self._noted() if each.proto != "reset" and name in ("", each.name[:-1])]
+
+    def resets(self) -> int:
+        """How many connections were reset before they had ended."""
+        return sum(each.proto == "reset" for each in self._noted())
+
+    def _noted(self) -> list[Asked]:
         lines = [line.split() for line in self._log.read_text().splitlines()]
-        found = [Asked(line[0], line[1], line[2], int(line[3]), line[4]) for line in lines]
-        return [each for each in found if not name or each.name == f"{name}."]
+        return [Asked(line[0], line[1], line[2], int(line[3]), line[4]) for line in lines]
 
     def whom(self, name: str) -> list[str]:
         """The servers that were asked for it, in order."""

@@ -545,6 +545,16 @@ def test_s17_over_tcp_too_in_both_ways_of_asking(made: Made) -> None:
     assert one(made.host, "inner1", "inner2 AAAA", "+tcp").status == "NOERROR"
 
 
+def test_s17_the_upstream_of_a_connection_that_asks_for_a_name_of_ours_is_told_that_it_is_not_needed(
+    made: Made,
+) -> None:
+    """Such a connection leads to the upstream until it asks for ours."""
+    before = made.outside.resets()
+    assert one(made.host, "asker", "web", "+tcp").data == [made.address("web")]
+    with eventually() as until:
+        until(lambda: made.outside.resets() == before + 1)
+
+
 def test_s17_a_link_is_a_name_for_its_client_alone(made: Made) -> None:
     with made.running("linked", "--network front --link web:db"):
         assert looked_up(made.host, "linked", "db") == both(made.address("web"), made.address6("web"))

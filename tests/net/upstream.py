@@ -3,7 +3,8 @@
 
 ANSWER is an IPv4 address, which every name then has (nx.* excepted, which does not exist; big.* has 60 and huge.* 300
 of them, six.* an IPv6 address as well), or servfail, refused, nxdomain, silent, or hold:N, which answers over UDP only
-when so many questions are there. LOG gets a line a question: "ADDRESS udp|tcp NAME TYPE PEER".
+when so many questions are there. LOG gets a line a question, "ADDRESS udp|tcp NAME TYPE PEER", and one a connection
+that was reset, "ADDRESS reset . 0 PEER".
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class Server:
                     self.note("tcp", message, peer)
                     if said := self.reply(message, 65535):
                         connection.sendall(len(said).to_bytes(2) + said)
+            except ConnectionResetError:
+                log.write(f"{self.address} reset . 0 {peer[0]}\n")
             except OSError:
                 pass
 
