@@ -151,13 +151,16 @@ __noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct
 __noinline int is_answer(struct __sk_buff *skb, struct packet *p, const struct network *net,
 			 __u32 endpoint)
 {
+	struct scratch *room = scratch();
 	struct conn *conn;
 
-	if (!p || !net)
+	if (!p || !net || !room)
 		return 0;
 	if (icmp_is_error(p))
 		return forward_error(skb, p, net, endpoint) == OF_A_QUESTION;
-	conn = packet_has_ports(p) ? conn_find(&p->tuple) : NULL;
+	/* Before Linux 6.4 what this function was handed is no key of a map. */
+	room->probe = p->tuple;
+	conn = packet_has_ports(p) ? conn_find(&room->probe) : NULL;
 	return conn && (conn->flags & CONN_QUESTION) && conn->from_endpoint == endpoint;
 }
 
