@@ -38,11 +38,11 @@ EDITS = {
             f"struct external_key {{\n\tstruct ip_addr addr; /* the host's */\n{PORT_OF_HOST}",
             f"struct external_key {{\n{PORT_OF_HOST}\tstruct ip_addr addr;\n",
         ),
-        ("may not connect */\n\t__u8 pad;\n", "may not connect */\n\t__u8 pad;\n\t__u32 more;\n"),
+        ("bound to it too */\n", "bound to it too */\n\t__u32 more;\n"),
         ("\tstruct ip_addr linklocal;\n};", "\tstruct ip_addr linklocal;\n\t__u32 more;\n};"),
     ],
     "datapath/dataplane/structs.py": [
-        ("    default_deny: int\n", "    default_deny: int\n    more: int = 0\n"),
+        ("    shared: int\n", "    shared: int\n    more: int = 0\n"),
         ("\n\n\nclass EndpointKey(", "\n    more: int = 0\n\n\nclass EndpointKey("),
     ],
 }
