@@ -136,10 +136,12 @@ class Host(Namespace):
         self.outside = Namespace()
         self.sh(f"ip link add eth0 type veth peer name eth0 netns {self.outside.pid}")
         self.sh(f"ip address add {HOST}/24 dev eth0")
-        self.sh("ip link set eth0 up")
         self.outside.sh(f"ip address add {OUTSIDE}/24 dev eth0")
         self.outside.sh(f"ip address add {FAR}/32 dev lo")
         self.outside.sh("ip link set eth0 up")
+        # Its link-local address is the host's from now on, not a second later, as no agent is there to follow that.
+        self.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")
+        self.sh("ip link set eth0 up")
         self.sh(f"ip route add default via {OUTSIDE}")
 
     def configure(self, config: dict[str, Any]) -> None:

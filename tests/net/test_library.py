@@ -73,7 +73,8 @@ def spaces(host: Host) -> Iterator[Callable[[], Space]]:
     for space in made:
         space.delete()
     if made and not there:
-        subprocess.run(["umount", "/run/netns"], check=True)
+        # Another test that runs at the same time may have namespaces there, which keep it busy.
+        subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)
 
 
 class Engine:
