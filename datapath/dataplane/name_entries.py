@@ -82,8 +82,8 @@ def _attached(endpoint: Endpoint) -> bool:
 
 
 def is_named(endpoint: Endpoint, state: State) -> bool:
-    """The others on its network find it by name now."""
-    if not _attached(endpoint) or not has_names(state.networks[endpoint.network_id]):
+    """The others on its network find it by name now. What was handed over is called what its owner says, by himself."""
+    if not _attached(endpoint) or endpoint.handed_over or not has_names(state.networks[endpoint.network_id]):
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:
@@ -94,8 +94,10 @@ def is_named(endpoint: Endpoint, state: State) -> bool:
 
 def asks(endpoint: Endpoint, state: State) -> bool:
     """Its questions are answered: it is on a network of the packet programs, and its sandbox has no resolver of its
-    owner's."""
-    if not _attached(endpoint) or not traits(state.networks[endpoint.network_id]).programs:
+    owner's. Nothing enters the sandbox of what was handed over, so no way leads to the resolver from there."""
+    if not _attached(endpoint) or endpoint.handed_over:
+        return False
+    if not traits(state.networks[endpoint.network_id]).programs:
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:

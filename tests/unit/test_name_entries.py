@@ -155,8 +155,8 @@ def test_a_sandbox_of_another_owner_has_its_name_and_its_endpoints_aliases() -> 
     (endpoint,) = host.state.endpoints.values()
     box = Sandbox("f" * 64, "/run/netns/pod", Phase.READY, "cni", "key", "pod")
 
-    def rows_with(sandbox: Sandbox) -> NameRows:
-        joined = replace(endpoint, sandbox_id=sandbox.id)
+    def rows_with(sandbox: Sandbox, **more: Any) -> NameRows:
+        joined = replace(endpoint, sandbox_id=sandbox.id, **more)
         return name_rows(host.state.including(sandbox, joined), FACTS)
 
     number = host.state.network("red").number
@@ -164,6 +164,9 @@ def test_a_sandbox_of_another_owner_has_its_name_and_its_endpoints_aliases() -> 
     assert rows_with(box).resolvers
     assert not any(rows_with(replace(box, key=""))), "it waits to join"
     assert not rows_with(replace(box, owner="docker")).resolvers, "Docker answers its containers itself"
+    assert not any(rows_with(box, handed_over=True)), (
+        "its owner moves the device there, and answers for its name"
+    )
 
 
 def test_a_link_is_a_name_that_only_its_client_sees() -> None:
