@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from datapath.dataplane.name_entries import asks, has_own_resolver, name_rows, touched
+from datapath.dataplane.name_entries import asks, has_own_resolver, is_named, name_rows, touched
 from datapath.engine.transaction import Transaction
 from datapath.errors import KernelError
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.state import State
 
-_LED = "led to the resolver"  # all containers that there were when the programs first answered
+# There are containers that a version without a resolver started, and not all of them have been led to it.
+_TO_LEAD = "to be led to the resolver"
 
 
 def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | None = None) -> None:
@@ -27,6 +28,11 @@ def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | Non
 def withdraw(tx: Transaction, endpoint: Endpoint) -> None:
     """Takes an endpoint's names away, whatever of them is there; what others share stays theirs."""
     update(tx, tx.state.without(endpoint), endpoint.sandbox_id)
+
+
+def members(tx: Transaction, network: Network) -> list[Endpoint]:
+    """The endpoints on the network that have names there."""
+    return [e for e in tx.state.endpoints_of_network(network.id) if is_named(e, tx.state)]
 
 
 def resolves(tx: Transaction, network: Network) -> bool:
@@ -47,13 +53,25 @@ def lead(tx: Transaction, endpoint: Endpoint, path: str) -> None:
             part.lead_to_resolver(tx.state.networks[endpoint.network_id], endpoint, path)
 
 
+def lead_again(tx: Transaction, endpoint: Endpoint) -> None:
+    """The same, if somebody is in the endpoint's sandbox who asks."""
+    path = tx.path(endpoint.sandbox_id)
+    if path is not None and asks(endpoint, tx.state):
+        with suppress(KernelError):  # its device is gone, as doctor says
+            lead(tx, endpoint, path)
+
+
+def expect(tx: Transaction) -> None:
+    """Before programs are replaced: notes that containers are to be led to the resolver, if there is none yet."""
+    asking = any(asks(endpoint, tx.state) for endpoint in tx.state.endpoints.values())
+    if asking and not any(resolves(tx, network) for network in tx.built):
+        tx.store.set_note(_TO_LEAD, "yes")
+
+
 def lead_all(tx: Transaction) -> None:
-    """The same for all, once: there may be containers that were started by a version without a resolver."""
-    if tx.store.note(_LED) is not None or not any(resolves(tx, network) for network in tx.built):
+    """Leads all of them there, once the programs answer."""
+    if tx.store.note(_TO_LEAD) is None or not any(resolves(tx, network) for network in tx.built):
         return
     for endpoint in tx.state.endpoints.values():
-        path = tx.path(endpoint.sandbox_id)
-        if path is not None and asks(endpoint, tx.state):
-            with suppress(KernelError):  # its device is gone, as doctor says
-                lead(tx, endpoint, path)
-    tx.store.set_note(_LED, "yes")
+        lead_again(tx, endpoint)
+    tx.store.set_note(_TO_LEAD, None)

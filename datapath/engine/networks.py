@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datapath.engine import ports
+from datapath.engine import names, ports
 from datapath.engine.transaction import Transaction, now
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
@@ -47,7 +47,11 @@ def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
     """See `datapath.host.Networks.rename`."""
     network = plan_network_rename(name, new, tx.state, by)
     if network != tx.state.networks[network.id]:
-        tx.commit(network)
+        members = names.members(tx, network)
+        tx.commit(network, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
+        if members:
+            names.sync(tx)
+        tx.commit(*members)
     return network
 
 

@@ -79,6 +79,7 @@ def _restore(tx: Transaction, again: list[Network]) -> None:
         driver = tx.driver(network)
         for endpoint in tx.state.endpoints_of_network(network.id):
             driver.restore(network, endpoint)
+            names.lead_again(tx, endpoint)
             ports.publish(tx, endpoint, endpoint.ports)
         driver.open_links(network, entries.link_entries(network, tx.state))
     if again:

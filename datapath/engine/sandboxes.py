@@ -35,12 +35,17 @@ def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbo
         for endpoint in tx.state.endpoints_of_sandbox(known.id):
             endpoints.remove(tx, endpoint)
     if planned != known:
-        members = tx.state.endpoints_of_sandbox(planned.id)
-        before = tx.state
-        tx.commit(planned, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
-        names.update(tx, tx.state, planned.id, before=before)
-        tx.commit(*members)
+        _commit_named(tx, planned)
     return planned
+
+
+def _commit_named(tx: Transaction, *planned: Sandbox) -> None:
+    """Writes rows of sandboxes, which may be called otherwise than before."""
+    before, idents = tx.state, [sandbox.id for sandbox in planned]
+    members = [endpoint for ident in idents for endpoint in before.endpoints_of_sandbox(ident)]
+    tx.commit(*planned, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
+    names.update(tx, tx.state, *idents, before=before)
+    tx.commit(*members)
 
 
 def forget(tx: Transaction, name: str, owner: str, force: bool) -> bool:
@@ -54,10 +59,11 @@ def forget(tx: Transaction, name: str, owner: str, force: bool) -> bool:
     return True
 
 
-def rename(tx: Transaction, owner: str, names: Mapping[str, str]) -> None:
+def rename(tx: Transaction, owner: str, called: Mapping[str, str]) -> None:
     """See `datapath.host.Sandboxes.rename`."""
-    found = ((plans.find_sandbox(owner, key, tx.state), name) for key, name in names.items())
-    tx.commit(*(replace(sandbox, name=name) for sandbox, name in found if sandbox and sandbox.name != name))
+    found = ((plans.find_sandbox(owner, key, tx.state), name) for key, name in called.items())
+    renamed = [replace(sandbox, name=name) for sandbox, name in found if sandbox and sandbox.name != name]
+    _commit_named(tx, *renamed)
 
 
 def remove_network(tx: Transaction, name: str, owner: str, force: bool, members: bool) -> Network:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from datapath import EndpointRequest
+from datapath import EndpointRequest, NetworkRequest
 from datapath.kernel import features
 from tests.net.agents import agent
 from tests.net.hosts import Host, Namespace, eventually
@@ -164,6 +164,18 @@ def test_s17_a_renamed_container_is_found_by_its_new_name(prepared: Host) -> Non
     assert resolve(prepared, "other", "db")["Source"] == "link of other"
 
 
+def test_s17_names_on_a_network_follow_what_its_owner_calls_it(prepared: Host) -> None:
+    engine = Engine(prepared)
+    engine.networks.create(NetworkRequest("n1", owner="docker"))
+    try:
+        prepared.run("web", "--network n1")
+        engine.networks.rename("n1", "shop", "docker")
+        assert {"web A", "web.shop A"} <= set(listed(prepared, "shop")) and "web.n1 A" not in listed(prepared)
+        prepared.ctl("rm -f web")
+    finally:
+        prepared.ctl("network rm -f shop")
+
+
 def test_s17_names_of_a_container_go_though_others_use_its_stack_still(prepared: Host) -> None:
     prepared.run("web", "--network red")
     prepared.run("beside", "--network container:web")
@@ -188,6 +200,8 @@ def test_s17_names_of_somebody_elses_sandbox(prepared: Host) -> None:
         assert resolve(prepared, "pod", "api")["Source"] == "network red"
         engine.sandboxes.adopt(box.path, "cni", "box", "renamed")
         assert "renamed A" in listed(prepared) and "pod A" not in listed(prepared)
+        engine.sandboxes.rename("cni", {"box": "shown", "nobody": "x"})
+        assert "shown A" in listed(prepared) and "renamed A" not in listed(prepared)
         engine.endpoints.leave(endpoint.id)
         assert not listed(prepared)
         engine.endpoints.delete(endpoint.id, "cni")
