@@ -63,15 +63,22 @@ def lead_again(tx: Transaction, endpoint: Endpoint) -> None:
 
 def expect(tx: Transaction) -> None:
     """Before programs are replaced: notes that containers are to be led to the resolver, if there is none yet."""
-    asking = any(asks(endpoint, tx.state) for endpoint in tx.state.endpoints.values())
-    if asking and not any(resolves(tx, network) for network in tx.built):
+    if not _answered(tx) and any(asks(endpoint, tx.state) for endpoint in tx.state.endpoints.values()):
         tx.store.set_note(_TO_LEAD, "yes")
 
 
 def lead_all(tx: Transaction) -> None:
     """Leads all of them there, once the programs answer."""
-    if tx.store.note(_TO_LEAD) is None or not any(resolves(tx, network) for network in tx.built):
+    if tx.store.note(_TO_LEAD) is None or not _answered(tx):
         return
     for endpoint in tx.state.endpoints.values():
         lead_again(tx, endpoint)
     tx.store.set_note(_TO_LEAD, None)
+
+
+def _answered(tx: Transaction) -> bool:
+    """The programs are known to answer questions; they are not where only `upgrade` can use their maps."""
+    try:
+        return any(resolves(tx, network) for network in tx.built)
+    except KernelError:
+        return False

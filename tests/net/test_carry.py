@@ -39,7 +39,7 @@ EDITS = {
             f"struct external_key {{\n{PORT_OF_HOST}\tstruct ip_addr addr;\n",
         ),
         ("bound to it too */\n", "bound to it too */\n\t__u32 more;\n"),
-        ("\tstruct ip_addr linklocal;\n};", "\tstruct ip_addr linklocal;\n\t__u32 more;\n};"),
+        ("name servers on its link */\n};", "name servers on its link */\n\t__u32 more;\n};"),
     ],
     "datapath/dataplane/structs.py": [
         ("    shared: int\n", "    shared: int\n    more: int = 0\n"),
