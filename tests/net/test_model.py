@@ -7,11 +7,13 @@ import json
 import os
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.net import look
-from tests.net.hosts import Host, echo_server, eventually, loses, reaches
+from tests.net.hosts import FAR, OUTSIDE, Host, echo_server, eventually, loses, reaches
+from tests.net.names import LOCAL, Upstreams, dig
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +22,8 @@ def prepared(shared_host: Host) -> Host:
     host = shared_host
     host.ctl("network create --subnet 10.1.0.0/24 left")
     host.ctl("network create --subnet 10.2.0.0/24 right")
-    host.run("one", "--network left", echo_server("tcp", 80))
-    host.run("two", "--network right --dns 192.0.2.53", echo_server("tcp", 80))
+    host.run("one", f"--network left --dns {OUTSIDE}", echo_server("tcp", 80))
+    host.run("two", f"--network right --dns {FAR} --dns-search two.test", echo_server("tcp", 80))
     host.run("both", "--network left --network right")
     return host
 
@@ -45,10 +47,17 @@ def test_s1_a_sandbox_has_devices_addresses_routes_and_sockets_of_its_own(prepar
     assert ":80 " not in prepared.sh("ss -Htln")
 
 
-def test_s1_a_sandbox_has_dns_settings_of_its_own(prepared: Host) -> None:
-    assert prepared.in_("two", "cat /etc/resolv.conf").count("nameserver") == 1
-    assert "nameserver 192.0.2.53" in prepared.in_("two", "cat /etc/resolv.conf")
-    assert "192.0.2.53" not in prepared.in_("one", "cat /etc/resolv.conf")
+def test_s1_a_sandbox_has_dns_settings_of_its_own(prepared: Host, tmp_path: Path) -> None:
+    """Each asks the resolver at the same address, which asks the servers that the sandbox was given."""
+    servers = Upstreams(
+        prepared.outside, tmp_path / "asked", f"{OUTSIDE}=203.0.113.71", f"{FAR}=203.0.113.72"
+    )
+    for name, server, answer in (("one", OUTSIDE, "203.0.113.71"), ("two", FAR, "203.0.113.72")):
+        lines = prepared.in_(name, "cat /etc/resolv.conf").splitlines()
+        assert [line for line in lines if line.startswith("nameserver")] == [f"nameserver {LOCAL}"]
+        assert ("search two.test" in lines) == (name == "two")
+        assert dig(prepared, name, f"{name}.example.org")[0].data == [answer]
+        assert servers.whom(f"{name}.example.org") == [server]
     assert "10.1.0.2\t" in prepared.in_("one", "cat /etc/hosts")
     assert prepared.in_("one", "hostname") == prepared.inspect("one")["Id"][:12]
 
