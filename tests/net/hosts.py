@@ -136,12 +136,16 @@ class Host(Namespace):
         self.outside = Namespace()
         self.sh(f"ip link add eth0 type veth peer name eth0 netns {self.outside.pid}")
         self.sh(f"ip address add {HOST}/24 dev eth0")
+        # The uplink's link-local address is in a row of `devices` once it is fit for use, which duplicate address
+        # detection would make it a second or two later, amid the test. Other addresses have it as ever.
+        self.sh("sysctl -q -w net.ipv6.conf.eth0.accept_dad=0")
+        self.sh("ip link set eth0 up")
         self.outside.sh(f"ip address add {OUTSIDE}/24 dev eth0")
         self.outside.sh(f"ip address add {FAR}/32 dev lo")
         self.outside.sh("ip link set eth0 up")
-        # Its link-local address is the host's from now on, not a second later, as no agent is there to follow that.
-        self.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")
-        self.sh("ip link set eth0 up")
+        with eventually() as until:  # the kernel gives it one when it notices the carrier
+            until(lambda: "fe80::" in self.sh("ip -6 route show table local type local dev eth0"))
+        self.sh("sysctl -q -w net.ipv6.conf.eth0.accept_dad=1")
         self.sh(f"ip route add default via {OUTSIDE}")
 
     def configure(self, config: dict[str, Any]) -> None:
