@@ -70,9 +70,9 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
             dataplane.networks[key[0]] = abi.network()
         case "quotas":
             connections.forget_endpoint(dataplane, key[0])
-        case "xfrm_policies" | "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
+        case "xfrm_policies" | "names" | "long_names":
             getattr(dataplane, name).pop(to_abi(key), None)
-        case _:
+        case _:  # as it was read from the map
             getattr(dataplane, name).pop(key, None)
 
 
