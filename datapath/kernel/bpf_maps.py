@@ -22,7 +22,10 @@ BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY = 1, 2
 BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY = 5, 6
 _PER_CPU = (BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY)
 BPF_F_NO_PREALLOC = 1 << 0
-_BATCH = 8192
+_BATCH, _BATCH_BYTES = (
+    8192,
+    1 << 20,
+)  # at most, of keys and rows: who reads stays small, however large rows are
 _UNREAD = 1 << 18  # entries of a map that nobody reads: as many as the largest of the others has
 
 
@@ -128,9 +131,9 @@ class RawMap:
 
     def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Keys, values and how many there are of each, batch by batch. Not for per-CPU maps."""
-        size = min(self.max_entries, _BATCH)
+        size = min(self.max_entries, _BATCH, max(_BATCH_BYTES // (self._key_size + self._row_size), 1))
         keys = ffi.new("char[]", self._key_size * size)
-        values = ffi.new("char[]", self._value_size * size)
+        values = ffi.new("char[]", self._row_size * size)
         # The cursor is a bucket number or a key, whichever is larger.
         cursor, following = (ffi.new("char[]", max(self._key_size, 8)) for _ in range(2))
         count = ffi.new("__u32 *")
