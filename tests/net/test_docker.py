@@ -418,6 +418,7 @@ def test_s25_a_driver_that_was_away_learns_what_it_was_not_told(host: DockerHost
 
 
 def test_s25_the_socket_is_roots_and_survives_whoever_speaks_to_it(host: DockerHost) -> None:
+    host.kill_driver()  # one that has loaded the packet programs, after the reboot, is larger
     run(host, "web", f"{NET} -p 8080:80")
     path = host.seen(SOCKET)
     many = [socket.socket(socket.AF_UNIX) for _ in range(1000)]
