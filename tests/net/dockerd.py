@@ -81,6 +81,8 @@ def faulty(self, connection, request, keep):
         if fault == "unanswered":
             self._handle(request)
     else:
+        if fault == "answered":
+            self._accept = lambda: None  # the next request, which may come at once, is for the next process
         answer(self, connection, request, keep)
         if fault != "answered":
             return
