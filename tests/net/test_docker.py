@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from datapath import EndpointRequest, NetworkRequest
 from tests.docker_requests import recordings
 from tests.net.dockerd import HTTPD, IMAGE, PAGE, SOCKET, DockerHost, needs_docker
 from tests.net.hosts import HOST, OUTSIDE, eventually
+from tests.net.test_library import Engine
 
 pytestmark = needs_docker
 NET = "--network n1"
@@ -412,6 +414,22 @@ def test_s25_a_driver_that_was_away_learns_what_it_was_not_told(host: DockerHost
     run(host, "next", f"{NET} -p 8080:80")
     assert "10.5.0.2/16" in host.exec("next", "ip -o address")
     assert answers(host) and owners(host) == ["next"] and host.clean()
+
+
+def test_s25_doctor_finds_what_docker_does_not_know(host: DockerHost) -> None:
+    """As if Docker had given up an endpoint and a network, and the requests had been lost."""
+    engine = Engine(host)
+    network = engine.networks.create(NetworkRequest("lost", subnets=("10.79.0.0/24",), owner="docker"))
+    engine.endpoints.create(EndpointRequest(network.id), "docker", "nobodys")
+
+    def found() -> set[str]:
+        return {json.loads(line)["Check"] for line in host.try_ctl("doctor --json").stdout.splitlines()}
+
+    assert found() == {"forgotten", "forgotten-network"}
+    host.try_ctl("reconcile")
+    assert found() == {"forgotten-network"}
+    host.ctl("network rm -f lost")
+    assert host.clean()
 
 
 # ---- the socket ------------------------------------------------------------------------------------------------

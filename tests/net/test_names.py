@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -19,6 +19,7 @@ from datapath import EndpointRequest, NetworkRequest
 from datapath.kernel import features
 from tests.net.agents import agent
 from tests.net.hosts import Host, Namespace, eventually
+from tests.net.names import NamedHost
 from tests.net.test_library import Engine
 
 ROUTE = "127.0.0.11 via"
@@ -258,16 +259,6 @@ def test_s17_names_resolve_says_who_would_answer(prepared: Host) -> None:
     assert "No such container: nobody" in prepared.refused("names resolve nobody db")
 
 
-@pytest.fixture
-def resolv_conf(tmp_path: Path) -> Iterator[Path]:
-    """The host's, which may be written to."""
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 127.0.0.1\n")
-    subprocess.run(["mount", "--bind", str(path), "/etc/resolv.conf"], check=True)
-    yield path
-    subprocess.run(["umount", "/etc/resolv.conf"], check=True)
-
-
 def upstreams(host: Host) -> set[tuple[str, ...]]:
     """Of each container, as the packet programs have them."""
     rows = json.loads(
@@ -287,27 +278,27 @@ def upstreams(host: Host) -> set[tuple[str, ...]]:
     return found
 
 
-def test_s17_a_changed_resolv_conf_is_followed_by_each_command_and_by_the_agent(
-    prepared: Host, resolv_conf: Path
-) -> None:
+def test_s17_a_changed_resolv_conf_is_followed_by_each_command_and_by_the_agent(tmp_path: Path) -> None:
     """Nothing has to be started again, and doctor says what is not followed yet."""
-    prepared.run("web", "--network red")
-    prepared.run("own", "--network red --dns 192.0.2.9")
-    assert upstreams(prepared) == {("127.0.0.1",), ("192.0.2.9",)}
-    resolv_conf.write_text(
-        "search a\r\nnameserver\t127.0.0.53 # stub\noptions x-new\nnameserver fe80::1%eth0 ::1\n"
-    )
-    assert "entry-wrong" in prepared.try_ctl("doctor --json").stdout
-    prepared.ctl("reconcile")
-    assert upstreams(prepared) == {("127.0.0.53", "fe80::1", "::1"), ("192.0.2.9",)}
-    assert prepared.ctl("doctor") == "No problems found."
-    with agent(prepared) as one:
-        resolv_conf.write_text("nameserver 192.0.2.1\n")
-        one.says("name servers: 192.0.2.1")
-        assert upstreams(prepared) == {("192.0.2.1",), ("192.0.2.9",)}
-        resolv_conf.write_text("")
-        one.says("name servers: none")
-        assert upstreams(prepared) == {("127.0.0.1",), ("192.0.2.9",)}
+    with contextlib.closing(NamedHost(tmp_path, "nameserver 127.0.0.1\n")) as host:
+        host.ctl("network create red")
+        host.run("web", "--network red")
+        host.run("own", "--network red --dns 192.0.2.9")
+        assert upstreams(host) == {("127.0.0.1",), ("192.0.2.9",)}
+        host.resolvers(
+            "search a\r\nnameserver\t127.0.0.53 # stub\noptions x-new\nnameserver fe80::1%eth0 ::1\n"
+        )
+        assert "entry-wrong" in host.try_ctl("doctor --json").stdout
+        host.ctl("reconcile")
+        assert upstreams(host) == {("127.0.0.53", "fe80::1", "::1"), ("192.0.2.9",)}
+        assert host.ctl("doctor") == "No problems found."
+        with agent(host) as one:
+            host.resolvers("nameserver 192.0.2.1\n")
+            one.says("name servers: 192.0.2.1")
+            assert upstreams(host) == {("192.0.2.1",), ("192.0.2.9",)}
+            host.resolvers("")
+            one.says("name servers: none")
+            assert upstreams(host) == {("127.0.0.1",), ("192.0.2.9",)}
 
 
 def test_s17_how_long_an_answer_may_be_kept_is_a_setting(prepared: Host) -> None:
@@ -337,14 +328,16 @@ def status(host: Host, container: str, words: str) -> str:
 
 
 @pytest.fixture
-def server(prepared: Host, resolv_conf: Path) -> Iterator[Popen[str]]:
-    """A name server at the host's loopback address, which the host's resolv.conf names."""
+def server(prepared: Host) -> Iterator[Popen[str]]:
+    """A name server at the host's loopback address, which containers' questions go on to."""
+    prepared.configure({"dns": ["127.0.0.1"]})
     process = prepared.start(SERVER)
     with eventually() as until:
         until(lambda: prepared.try_("dig +time=1 +tries=1 @127.0.0.1 x.test").returncode == 0)
     yield process
     os.killpg(process.pid, signal.SIGKILL)  # it has a child for each connection
     process.wait()
+    prepared.configure({})
 
 
 def test_s17_members_find_each_other_by_every_name_that_they_have(prepared: Host, server: Popen[str]) -> None:
