@@ -26,7 +26,7 @@ def machine(
     made = Machine(host, client_root(request.param, PACKAGES))
     clients.podman(made, netavark=True)
     made.sh("mkdir -p /usr/local/lib/netavark")
-    program = executable(host.folder / "bin", "ctl.netavark.main", "/usr/bin/python3")
+    program = executable(host.folder / "bin", "ctl.netavark.main", host, "/usr/bin/python3")
     made.sh(f"cp {program} /usr/local/lib/netavark/")
     yield made
     made.close()

@@ -116,7 +116,9 @@ class Machine:
         children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text()
         self.pid = int(children.split()[0])
         python = sys.executable if root is None else "/usr/bin/python3"
-        self.sh(["cp", str(executable(self.folder.parent / "bin", "ctl.cni.main", python)), "/opt/cni/bin/"])
+        self.sh(
+            ["cp", str(executable(self.folder.parent / "bin", "ctl.cni.main", host, python)), "/opt/cni/bin/"]
+        )
 
     def _init(self, root: Path | None) -> list[str]:
         if root is None:

@@ -29,11 +29,16 @@ _MODULES = (
 )
 
 
-def executable(folder: Path, module: str, python: str = sys.executable) -> Path:
-    """The plugin as it is installed, but of this tree."""
+def executable(folder: Path, module: str, host: Host, python: str = sys.executable) -> Path:
+    """The plugin as it is installed, but of this tree and for this host. Not all processes of a runtime that call it
+    have the environment of the command that began it: podman's clean-up, which conmon starts, has not."""
     folder.mkdir(exist_ok=True)
     path = folder / "datapath"
-    lines = (f"#!{python} -I", "import sys", f"sys.path.insert(0, {str(TREE)!r})")
+    settings = {name: value for name, value in (host.env or {}).items() if name.startswith("DATAPATH_")}
+    lines = (
+        *(f"#!{python} -I", "import os, sys", f"os.environ.update({settings!r})"),
+        f"sys.path.insert(0, {str(TREE)!r})",
+    )
     path.write_text("\n".join((*lines, f"from {module} import main", "main()", "")))
     path.chmod(0o755)
     return path

@@ -54,13 +54,8 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     answers(host, HOST, 8080)
     assert host.try_ctl("doctor").stdout == CLEAN
     machine.sh("podman rm -f -t 0 -a")
-    try:
-        with eventually(20) as until:  # a process of podman's own cleans up, which may come later
-            until(lambda: "cni" not in host.ctl("ps") + host.ctl("network ls"))
-    except AssertionError:
-        pytest.xfail(
-            "after `podman rm -f -a` of podman 4.3 one is sometimes left: whose fault is not known yet"
-        )
+    with eventually() as until:  # a process of podman's own cleans up, which may come later
+        until(lambda: "cni" not in host.ctl("ps") + host.ctl("network ls"))
     assert host.try_ctl("doctor").stdout == CLEAN
 
 

@@ -287,7 +287,7 @@ def test_a_check_finds_what_has_changed(host: Host, spaces: Spaces) -> None:
 
 def test_ten_at_once(host: Host, spaces: Spaces, tmp_path: Path) -> None:
     """As executables: each gets an address of its own, and the last one takes the network."""
-    cni, program = Cni(host, {"subnet": "10.71.0.0/24"}), executable(tmp_path / "bin", "ctl.cni.main")
+    cni, program = Cni(host, {"subnet": "10.71.0.0/24"}), executable(tmp_path / "bin", "ctl.cni.main", host)
     there = [spaces() for _ in range(10)]
     with ThreadPoolExecutor(10) as pool:
 
