@@ -48,8 +48,13 @@ class Space:
     """A network namespace that is bind-mounted, as container runtimes have theirs, and nothing of ours in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = str(folder / f"netns-{next(_names)}")
+        self.name = f"netns-{next(_names)}"
+        self.path = str(folder / self.name)
         self.processes: list[subprocess.Popen[str]] = []
+        self.make()
+
+    def make(self) -> None:
+        """Anew, after `delete`."""
         Path(self.path).touch()
         subprocess.run(["unshare", f"--net={self.path}", "true"], check=True)
 

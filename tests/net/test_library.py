@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import subprocess
@@ -22,59 +21,16 @@ from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint
 from tests.net import faults, forked, look
-from tests.net.hosts import HOST, OUTSIDE, TREE, Host, ask, echo_server, eventually, reaches
+from tests.net.doors import Space, spaces_of_a_test
+from tests.net.hosts import HOST, OUTSIDE, TREE, Host, ask, eventually, reaches
 
-_names = itertools.count()
 STEPS = 260  # of the random walk
 STRIDE = 1 if os.environ.get("DATAPATH_LONG") else 7
 
 
-class Space:
-    """A network namespace that is bind-mounted, as `ip netns add` makes it, and nothing of ours."""
-
-    def __init__(self, host: Host) -> None:
-        self.name = f"datapath-test-{os.getpid()}-{next(_names)}"
-        self.path = f"/run/netns/{self.name}"
-        self.host = host
-        self.processes: list[subprocess.Popen[str]] = []
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
-
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        argv = ["nsenter", f"--net={self.path}", *command.split()]
-        return subprocess.run(argv, capture_output=True, text=True)
-
-    def serve(self, port: int) -> None:
-        argv = ["nsenter", f"--net={self.path}", *echo_server("tcp", port)]
-        self.processes.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
-        assert self.processes[-1].stdout is not None
-        assert self.processes[-1].stdout.readline() == "ready\n"
-
-    def delete(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-        self.processes = []
-        if os.path.exists(self.path):
-            subprocess.run(["ip", "netns", "delete", self.name], check=True)
-
-
 @pytest.fixture
-def spaces(host: Host) -> Iterator[Callable[[], Space]]:
-    made: list[Space] = []
-    there = os.path.ismount("/run/netns")
-
-    def make() -> Space:
-        made.append(Space(host))
-        return made[-1]
-
-    yield make
-    for space in made:
-        space.delete()
-    if made and not there:
-        # Another test that runs at the same time may have namespaces there, which keep it busy.
-        subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)
+def spaces(tmp_path: Path) -> Iterator[Callable[[], Space]]:
+    yield from spaces_of_a_test(tmp_path)
 
 
 class Engine:
@@ -125,7 +81,7 @@ def test_s33_a_namespace_of_somebody_elses_is_joined_published_and_its_address_g
     assert (published.host_port, published.container_port) == (8080, 80)
     first.serve(80)
     assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
-    assert reaches(first.run, OUTSIDE) and reaches(host.try_, "10.61.0.7")
+    assert reaches(first.try_, OUTSIDE) and reaches(host.try_, "10.61.0.7")
     assert doctor(host) == "No problems found.\n"
 
     first.delete()
@@ -159,7 +115,7 @@ def test_s33_each_step_may_be_repeated(host: Host, engine: Engine, spaces: Calla
     assert len(engine.ports.unpublish(endpoint, "8080:80")) == 1
     assert len(engine.ports.unpublish(endpoint, "8080:80")) == 1
     assert [engine.endpoints.leave(endpoint) for _ in range(2)] == [True, False]
-    assert "eth0" not in space.run("ip -o link").stdout
+    assert "eth0" not in space.try_("ip -o link").stdout
     assert doctor(host) == "No problems found.\n"
     engine.endpoints.join(endpoint, sandbox)
     assert reaches(host.try_, str(engine.endpoints.all()[0].ipv4.ip))
@@ -173,7 +129,7 @@ def test_s33_delete_and_forget_imply_all_that_takes_away(
 ) -> None:
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space = spaces()
-    before = space.run("ip -o link").stdout
+    before = space.try_("ip -o link").stdout
     sandbox = engine.sandboxes.adopt(space.path, "cni")
     takes: tuple[Callable[[Endpoint], Any], ...] = (
         lambda endpoint: engine.endpoints.delete(endpoint.id, "cni"),
@@ -189,7 +145,7 @@ def test_s33_delete_and_forget_imply_all_that_takes_away(
         assert "8080" not in host.ctl("port ls")
         assert doctor(host) == "No problems found.\n"
     with eventually() as until:  # lo may have become up
-        until(lambda: len(space.run("ip -o link").stdout.splitlines()) == len(before.splitlines()))
+        until(lambda: len(space.try_("ip -o link").stdout.splitlines()) == len(before.splitlines()))
     assert os.path.exists(space.path)
     assert engine.networks.remove("shop").name == "shop"
 
@@ -210,7 +166,7 @@ def test_s33_an_endpoint_waits_on_the_host_until_its_owner_moves_it(
         "one that nobody is handed over to is forgotten"
     )
     move(host, space, info, "lan7")  # as it likes to call it
-    assert reaches(space.run, OUTSIDE)
+    assert reaches(space.try_, OUTSIDE)
     space.serve(80)
     assert "8080" not in host.ctl("port ls"), "it is not the way out yet"
     for _ in range(2):
@@ -224,7 +180,7 @@ def test_s33_an_endpoint_waits_on_the_host_until_its_owner_moves_it(
     assert [engine.endpoints.leave("e1", "docker") for _ in range(2)] == [True, False]
     assert engine.sandboxes.all() == [] and doctor(host) == "No problems found.\n"
     assert [engine.endpoints.delete("e1", "docker") for _ in range(2)] == [True, False]
-    assert "lan7" not in space.run("ip -o link").stdout
+    assert "lan7" not in space.try_("ip -o link").stdout
     assert endpoint.host_ifname not in host.sh("ip -o link")
 
 
@@ -232,10 +188,10 @@ def move(host: Host, space: Space, info: JoinInfo, name: str = "") -> None:
     """What libnetwork does with a device that was handed over."""
     assert info.source in host.sh("ip -o link")
     name = name or info.ifname
-    host.sh(f"ip link set {info.source} netns {space.name} name {name}")
+    host.sh(f"ip link set {info.source} netns {space.path} name {name}")
     for command in (f"ip address add {info.addresses[0]} dev {name}", f"ip link set {name} up"):
-        assert space.run(command).returncode == 0
-    space.run(f"ip route replace default via {info.gateway4}")
+        assert space.try_(command).returncode == 0
+    space.try_(f"ip route replace default via {info.gateway4}")
 
 
 def test_s33_ports_go_with_the_way_out_of_a_sandbox_and_a_chosen_one_stays_the_same(
@@ -263,7 +219,7 @@ def test_s33_ports_go_with_the_way_out_of_a_sandbox_and_a_chosen_one_stays_the_s
     assert doctor(host) == "No problems found.\n"
     assert 'already allocated (by container "' in host.refused("run -d -p 8080:80 true")
     engine.endpoints.delete("b", "docker")
-    space.run("ip route replace default via 10.61.0.1")
+    space.try_("ip route replace default via 10.61.0.1")
     assert engine.endpoints.program("a", "docker", ["127.0.0.1:8080:80"])[0].host_port == 8080
     assert engine.endpoints.program("a", "docker", ["8080:80"])[0].host_port == 8080
     assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
@@ -289,7 +245,7 @@ def test_s33_who_allots_addresses_gives_one_of_a_forgotten_endpoint_to_the_next(
         engine.endpoints.create(asked, "docker", key, allots=True)
         move(host, space, engine.endpoints.hand_over(key, "docker", space.path, ["8080:80"]))
         engine.endpoints.program(key, "docker")
-        assert reaches(space.run, OUTSIDE)
+        assert reaches(space.try_, OUTSIDE)
     assert [endpoint.owner_key for endpoint in engine.endpoints.all()] == ["e2"]
     assert doctor(host) == "No problems found.\n"
     with pytest.raises(InUseError, match="active endpoints"):
@@ -453,7 +409,7 @@ def test_s33_an_attachment_is_all_of_it_or_nothing(
     host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("mine", subnets=("10.64.0.0/24",)))
     one, two = spaces(), spaces()
-    two.run("ip link add eth0 type veth peer name other")
+    two.try_("ip link add eth0 type veth peer name other")
     before = look.database(host)
     refused: tuple[tuple[str, datapath.AttachmentRequest], ...] = (
         ("File exists", _attachment(two.path)),
@@ -534,7 +490,7 @@ def test_s33_any_order_any_subset_any_number_of_times(
 
     def renew(space: Space) -> None:
         space.delete()
-        subprocess.run(["ip", "netns", "add", space.name], check=True)
+        space.make()
 
     steps: list[Callable[[str, Space, str], object]] = [
         lambda key, space, port: engine.sandboxes.adopt(space.path, "cni", key=space.name),
