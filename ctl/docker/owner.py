@@ -83,7 +83,7 @@ def _forgotten(state: State, known: Known | None) -> frozenset[str]:
     mine = [
         e for e in state.endpoints.values() if state.owner(e) == OWNER and e.owner_key not in known.endpoints
     ]
-    from datapath.drivers.pairs.driver import waiting_name
+    from datapath.drivers.inside.driver import waiting_name
     from datapath.kernel.links import Links
 
     with Links() as links:

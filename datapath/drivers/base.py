@@ -172,8 +172,9 @@ class Driver:
         """What `join` has done or, if the device is on the host still, what its owner has to do himself."""
         raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
 
-    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
-        """Closes the endpoint and removes its device, wherever that is; its connections are forgotten."""
+    def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
+        """Closes the endpoint and removes its device, wherever that is; its connections are forgotten. `sandbox`: the
+        path of the namespace that it may be in; None: there is none any more."""
 
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         """Opens an endpoint, whose device is there, for traffic again: what knew of it is gone."""

@@ -42,7 +42,7 @@ def attach(tx: Transaction, endpoint: Endpoint, path: str) -> Endpoint:
         join(tx, endpoint, path)
     except BaseException:
         network = tx.state.networks[endpoint.network_id]
-        tx.driver(network).delete_endpoint(network, endpoint)
+        tx.driver(network).delete_endpoint(network, endpoint, path)
         raise
     return endpoint
 
@@ -59,7 +59,7 @@ def remove(tx: Transaction, endpoint: Endpoint) -> None:
     network = tx.state.networks[endpoint.network_id]
     names.withdraw(tx, endpoint)
     ports.unpublish(tx, endpoint, endpoint.ports)
-    tx.driver(network).delete_endpoint(network, endpoint)
+    tx.driver(network).delete_endpoint(network, endpoint, tx.path(endpoint.sandbox_id))
     tx.delete(endpoint)
     if any(mapping.acl for mapping in endpoint.ports):
         tx.refresh_acls()
@@ -69,7 +69,7 @@ def make_wait(tx: Transaction, endpoint: Endpoint) -> Endpoint:
     """A device for an endpoint that is in no sandbox, in place of the one that it has; the row is for the caller to
     write down."""
     network = tx.state.networks[endpoint.network_id]
-    tx.driver(network).delete_endpoint(network, endpoint)
+    tx.driver(network).delete_endpoint(network, endpoint, tx.path(endpoint.sandbox_id))
     return create(tx, replace(endpoint, host_ifindex=0))
 
 

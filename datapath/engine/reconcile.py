@@ -121,7 +121,7 @@ def _pair(tx: Transaction, finding: Finding) -> None:
     if path is None:
         return  # it has just ended
     network = tx.state.networks[endpoint.network_id]
-    tx.driver(network).delete_endpoint(network, endpoint)
+    tx.driver(network).delete_endpoint(network, endpoint, path)
     if endpoint.handed_over:  # what has its name in there may be somebody else's
         others = observe.stack(path).devices.keys()
         endpoint = replace(endpoint, ifname=ifname_in(network, others, endpoint.driver_options))

@@ -6,15 +6,14 @@ What every command does is in `links`. All errors are KernelError.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from datapath.errors import KernelError
-from datapath.kernel import facts, log, sysctl
+from datapath.kernel import facts, sysctl
 from datapath.kernel.devices import find_index, index_of, quiet_ipv6, static_ipv6
 from datapath.kernel.facts import Interface
-from datapath.kernel.netns import Netns, enter
+from datapath.kernel.netns import Netns
+from datapath.kernel.pyroute import opened, translated
 from datapath.kernel.rtnetlink import Rtnetlink
 
 _IFA_F_NODAD = 0x02
@@ -27,7 +26,7 @@ def create(name: str, mac: str, addresses: Sequence[Interface], mtu: int, *, ipv
     Undone on failure.
     """
     filtered = {"br_nf_call_iptables": 1, "br_nf_call_ip6tables": 1}
-    with _route() as route:
+    with opened() as route:
         with translated("create", f"bridge {name}"):
             route.link("add", kind="bridge", ifname=name, address=mac, **filtered)
         number = index_of(name)
@@ -60,8 +59,8 @@ def find(name: str, mac: str, addresses: Sequence[Interface]) -> int | None:
     if index is None:
         return None
     with translated("open", "rtnetlink socket"):
-        opened = Rtnetlink()
-    with opened as route:
+        socket = Rtnetlink()
+    with socket as route:
         device = facts.device(route, index)
         if device is None or device.kind != "bridge":
             return None
@@ -84,44 +83,16 @@ def _hold(route: Any, number: int, name: str, address: Interface) -> None:
 def enslave(name: str, bridge: str) -> None:
     """Makes a device a port of the bridge, in hairpin mode: it may also get back what it sent."""
     number, master = index_of(name), index_of(bridge)
-    with _route() as route, translated("add", f"device {name} to bridge {bridge}"):
+    with opened() as route, translated("add", f"device {name} to bridge {bridge}"):
         route.link("set", index=number, master=master)
         route.brport("set", index=number, mode=1)
 
 
 def set_mtu(netns: Netns, devices: Sequence[str], mtu: int) -> None:
     """Sets the MTU, in bytes, of devices in the namespace. Devices that have gone meanwhile are passed over."""
-    with _route(netns) as route:
+    with opened(netns) as route:
         for name in devices:
             number = find_index(name)
             if number is not None:
                 with translated("set the MTU of", f"device {name}"):
                     route.link("set", index=number, mtu=mtu)
-
-
-@contextlib.contextmanager
-def _route(netns: Netns = None) -> Iterator[Any]:
-    """A socket in the namespace, with the thread in it too (for indexes and sysctls)."""
-    from pyroute2 import IPRoute
-
-    with enter(netns):
-        with translated("open", "rtnetlink socket"):
-            route = IPRoute(strict_check=True)
-        try:
-            yield route
-        finally:
-            route.close()
-
-
-@contextlib.contextmanager
-def translated(operation: str, subject: str) -> Iterator[None]:
-    """pyroute2's errors and the system's as KernelError. The block is logged as one operation."""
-    from pyroute2 import NetlinkError
-
-    try:
-        with log.operation(operation, subject):
-            yield
-    except NetlinkError as error:
-        raise KernelError(operation, subject, abs(int(error.code))) from error
-    except OSError as error:
-        raise KernelError(operation, subject, error.errno or 0) from error

@@ -18,7 +18,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import bridges, log, process, sysctl
+from datapath.kernel import log, process, sysctl
+from datapath.kernel.pyroute import translated
 from datapath.model.parsing import PROTOCOLS
 
 _SECONDS = 120  # that a tool may take, waiting for others' included
@@ -119,7 +120,7 @@ def forget_udp(version: int, ports: Collection[int]) -> None:
     """Forgets what UDP clients had begun with these ports of the host: it would go on past new rules."""
     if not ports or not _any_known():
         return
-    with _conntrack(version) as conntrack, bridges.translated("forget", "connections"):
+    with _conntrack(version) as conntrack, translated("forget", "connections"):
         for entry in conntrack.dump(tuple_orig=_tuple(conntrack, {"proto": PROTOCOLS["udp"]})):
             protocol = entry.get_attr("CTA_TUPLE_ORIG").get_attr("CTA_TUPLE_PROTO")
             if protocol.get_attr("CTA_PROTO_DST_PORT") in ports:
@@ -135,7 +136,7 @@ def _any_known() -> bool:
 def _conntrack(version: int) -> Iterator[Any]:
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
-    with bridges.translated("open", "conntrack socket"):
+    with translated("open", "conntrack socket"):
         opened = NFCTSocket(nfgen_family=socket.AF_INET if version == 4 else socket.AF_INET6)
     try:
         yield opened
@@ -166,7 +167,7 @@ def _forget_all(conntrack: Any, side: str, fields: Mapping[str, Any]) -> None:
             terminate=nf.terminate_error_msg,
         )
     except NetlinkError:
-        with bridges.translated("forget", "connections"):
+        with translated("forget", "connections"):
             for entry in conntrack.dump(**{side: wanted}):
                 _forget_one(conntrack, entry)
 

@@ -13,8 +13,9 @@ import pytest
 
 from datapath.drivers import registry
 from datapath.drivers.comparison import Comparison
+from datapath.drivers.inside.driver import waiting_name
 from datapath.drivers.pairs import check as pairs_check
-from datapath.drivers.pairs.driver import PairDriver, waiting_name
+from datapath.drivers.pairs.driver import PairDriver
 from datapath.drivers.pairs.spec import PairSpec
 from datapath.kernel import sysctl
 from datapath.model.drivers import Traits
@@ -68,7 +69,7 @@ class Routed(PairDriver):
         route = f"ip route replace {endpoint.ipv4.ip}/32 dev {endpoint.host_ifname} src {gateway}"
         subprocess.run(route.split(), check=True)
 
-    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
+    def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
         self.context.links.delete_endpoint(endpoint.host_ifname, endpoint.host_ifindex)
 
     @staticmethod

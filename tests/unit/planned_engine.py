@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.drivers.pairs.driver import addresses, gateway, waiting_name
+from datapath.drivers.inside.driver import addresses, gateway, waiting_name
 from datapath.errors import NotFoundError
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, NetworkRequest

@@ -21,7 +21,8 @@ from datapath.drivers.base import JoinInfo, Repair, attempt, report
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.ebpf import names
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
-from datapath.drivers.pairs.driver import PairDriver, waiting_name
+from datapath.drivers.inside.driver import waiting_name
+from datapath.drivers.pairs.driver import PairDriver
 from datapath.errors import NotSupportedError
 from datapath.kernel import abi, features
 from datapath.kernel.bpf_maps import cut
@@ -150,7 +151,7 @@ class EbpfBridge(PairDriver):
         if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
             self._open(network, endpoint)
 
-    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
+    def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
         dataplane = self.context.loaded
         failures: list[Exception] = []
         ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0

@@ -15,9 +15,10 @@ from ipaddress import ip_interface
 from datapath.dataplane import entries, structs
 from datapath.drivers.base import Repair, attempt, report
 from datapath.drivers.comparison import Comparison
+from datapath.drivers.inside.driver import waiting_name
 from datapath.drivers.linuxbridge import firewall
 from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
-from datapath.drivers.pairs.driver import PairDriver, waiting_name
+from datapath.drivers.pairs.driver import PairDriver
 from datapath.kernel import bridges, netfilter
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check, Finding
@@ -83,7 +84,7 @@ class LinuxBridge(PairDriver):
             bridges.enslave(endpoint.host_ifname, network.device)
         self._filter(network).align(network, replace(endpoint, ports=()))
 
-    def delete_endpoint(self, network: Network, endpoint: Endpoint) -> None:
+    def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
         failures: list[Exception] = []
         attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         attempt(failures, self._filter(network).close, network, endpoint)

@@ -37,7 +37,8 @@ def _bad_value(name: str, value: str, why: str) -> ConfigError:
     return ConfigError(f"invalid value {quoted(value)} for option {name}: {why}")
 
 
-def _truth(name: str, value: str) -> str:
+def truth(name: str, value: str) -> str:
+    """The parser of an option that is true or false."""
     return "true" if parse_bool(value, f"option {name}") else "false"
 
 
@@ -78,8 +79,8 @@ class PairSpec(Spec):
 
     options: ClassVar[Mapping[str, OptionParser]] = {
         OPT_NAME: _device,
-        OPT_ICC: _truth,
-        OPT_MASQUERADE: _truth,
+        OPT_ICC: truth,
+        OPT_MASQUERADE: truth,
         OPT_HOST_BINDING: _host_binding,
         OPT_MTU: _mtu,
         OPT_IFACE_PREFIX: _iface_prefix,

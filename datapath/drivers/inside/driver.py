@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An endpoint's device in its sandbox, whatever it is joined to on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import cast
+
+from datapath.drivers.base import Driver, JoinInfo, Repair
+from datapath.kernel import observe
+from datapath.model.endpoints import Endpoint
+from datapath.model.findings import Check
+from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network
+from datapath.model.parsing import Address, Interface
+
+
+class InsideDriver(Driver):
+    """Networks whose members have a device each in their sandbox, with addresses and default routes there."""
+
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        links = self.context.links
+        links.move(waiting_name(endpoint), sandbox, endpoint.ifname)
+        links.configure(
+            sandbox,
+            endpoint.ifname,
+            addresses(endpoint),
+            gateway4=cast(IPv4Address, gateway(network, 4)) if endpoint.gateway4 else None,
+            gateway6=cast(IPv6Address, gateway(network, 6)) if endpoint.gateway6 else None,
+            ipv6=network.ipv6,
+            sysctls=endpoint.sysctls,
+        )
+
+    def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
+        waiting = waiting_name(endpoint)
+        offered = endpoint.handed_over and not network.internal  # its owner chooses which to take
+        return JoinInfo(
+            source=waiting if self.context.links.index(waiting) is not None else "",
+            ifname=endpoint.ifname,
+            mac=endpoint.mac,
+            addresses=tuple(addresses(endpoint)),
+            gateway4=gateway(network, 4) if offered or endpoint.gateway4 else None,
+            gateway6=gateway(network, 6) if offered or endpoint.gateway6 else None,
+            mtu=mtu,
+            sysctls=endpoint.sysctls,
+            prefix="" if OPT_ENDPOINT_IFNAME in endpoint.driver_options else network.iface_prefix,
+        )
+
+    def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        links = self.context.links
+        for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
+            address = gateway(network, version)
+            if wanted and address is not None:
+                links.set_gateway(sandbox, endpoint.ifname, address)
+            else:
+                links.remove_gateway(sandbox, endpoint.ifname, version)
+
+    @staticmethod
+    def repairs() -> Mapping[Check, Repair]:
+        from datapath.drivers.inside import repair
+
+        return repair.REPAIRS
+
+
+def names_inside(endpoint: Endpoint, sandbox: str) -> tuple[str, ...]:
+    """What the endpoint's device is called in the sandbox: one that was handed over as its owner has called it."""
+    return observe.names_by_mac(sandbox, endpoint.mac) if endpoint.handed_over else (endpoint.ifname,)
+
+
+def waiting_name(endpoint: Endpoint) -> str:
+    """What the sandbox's device is called on the host, until it is in there."""
+    return f"{endpoint.host_ifname}p"
+
+
+def addresses(endpoint: Endpoint) -> list[Interface]:
+    """Those of the endpoint, with prefix length."""
+    return [address for address in (endpoint.ipv4, endpoint.ipv6, *endpoint.link_local) if address]
+
+
+def gateway(network: Network, version: int) -> Address | None:
+    """The network's gateway address of that IP version; None: it has none."""
+    subnet = network.subnet4 if version == 4 else network.subnet6
+    return subnet.gateway if subnet else None
