@@ -52,6 +52,10 @@ class Comparison:
         """The network's joined endpoints."""
         return [endpoint for endpoint in self.joined if endpoint.network_id == network.id]
 
+    def devices(self, network: Network) -> tuple[str, ...]:
+        """The names of the devices that the network has on the host, beside its members'."""
+        return spec_of(network).devices(network)
+
     def network(self, endpoint: Endpoint) -> Network:
         """The network that the endpoint is on."""
         return self.state.networks[endpoint.network_id]
@@ -63,8 +67,8 @@ class Comparison:
         return device if device and device.kind == kind else None
 
     def mtu(self, network: Network) -> int | None:
-        """Bytes of an IP packet; None: whatever it was, as no default route says what it is to be."""
-        if network.mtu:
+        """Bytes of an IP packet; None: whatever it was, as no default route or another device says so."""
+        if network.mtu or traits(network).lan:
             return network.mtu
         return self.observed.network.default_mtu if self.observed.network.default_route else None
 

@@ -13,6 +13,7 @@ from datapath.drivers.context import Context
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.host import HOST, Host
 from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
+from datapath.drivers.macvlan.spec import MACVLAN_SPEC
 from datapath.drivers.null import NULL, Null
 from datapath.model import drivers as specs
 from datapath.model.drivers import Spec
@@ -65,6 +66,7 @@ register(
     _in_module(f"{_ROOM}.linuxbridge.driver", "LinuxBridge"),
     _in_module(f"{_ROOM}.linuxbridge.forwarding", "Forwarding"),
 )
+register(MACVLAN_SPEC, _in_module(f"{_ROOM}.macvlan.driver", "Macvlan"))
 register(HOST, lambda: Host)
 register(NULL, lambda: Null)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datapath.dataplane import entries
 from datapath.engine import endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction
+from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
@@ -57,7 +58,7 @@ def _rebuild(tx: Transaction) -> None:
     again = []
     for network in tx.built:
         driver, members = tx.driver(network), tx.state.endpoints_of_network(network.id)
-        if network.id in lost or network.device not in tx.facts.devices:
+        if network.id in lost or not tx.facts.devices.issuperset(spec_of(network).devices(network)):
             if network.id not in lost:
                 tx.warn(f"network {network.name} was missing on the host: built again")
             driver.delete_network(network)

@@ -37,7 +37,9 @@ def now() -> str:
 
 def devices_of(state: State) -> set[str]:
     """The names of the devices that networks and endpoints have on the host: a driver may have routes over them."""
-    networks = {network.device for network in state.networks.values() if network.device}
+    networks = {
+        name for network in state.networks.values() for name in drivers.spec_of(network).devices(network)
+    }
     return networks | {endpoint.host_ifname for endpoint in state.endpoints.values()}
 
 

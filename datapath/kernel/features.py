@@ -46,6 +46,20 @@ def has_tcx() -> bool:
     return bpf_links.has_tcx()
 
 
+def has_kind(kind: str) -> bool:
+    """Devices of that kind that stand on another, as rtnetlink names it ("macvlan", "vlan"): asked for one on none,
+    which a kernel that has the kind refuses for that reason."""
+    from datapath.kernel.pyroute import opened, translated
+
+    with netns.new() as probe, opened(probe) as route:
+        try:
+            with translated("create", f"{kind} device"):
+                route.link("add", kind=kind, ifname="probe")
+        except KernelError as error:
+            return error.errno != errno.EOPNOTSUPP
+    return True
+
+
 def has_netkit() -> bool:
     """netkit devices with chosen MAC addresses (since Linux 6.10), tried in a namespace that goes at once."""
     from datapath.kernel.links import Links

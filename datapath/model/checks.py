@@ -72,6 +72,12 @@ FOREIGN_DEVICE = Check(
     "the network's device cannot be made",
     "rename that device, then `datapathctl reconcile`",
 )
+PARENT = Check(
+    "parent",
+    "the network's containers reach nobody by it",
+    "bring that device back, then `datapathctl reconcile`",
+)
+HOST_ROUTE = Check("host-route", "the host does not reach the container", _RECONCILE)
 PAIR = Check("pair", "the container has no way into this network", _RECONCILE)
 RENAMED = Check("renamed", "packets pass; commands do not find the device", _RECONCILE)
 DOWN = Check("down", "no packet passes this device", _RECONCILE)

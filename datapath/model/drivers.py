@@ -7,13 +7,14 @@ A driver answers for itself: nothing outside `datapath.drivers` asks for its nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
 from datapath.errors import NotFoundError, quoted
-from datapath.model.networks import Network, NetworkRequest
+from datapath.model.networks import OPT_NAME, Network, NetworkRequest
+from datapath.model.rows import short
 
 # (name, value as typed) -> the value as it is stored; ConfigError if it cannot be one
 OptionParser = Callable[[str, str], str]
@@ -33,7 +34,10 @@ class Traits:
     `endpoints`: members join by a device and addresses of their own; else the network is only a name for a way to
     run a container. `host_stack`: members share the host's own stack. `create`: users may create such networks;
     else there is the predefined one. `acl`: published ports may say who may connect (allow=, deny=). `programs`:
-    the packet programs forward its packets. `pair`: the kind of device of each member's host end.
+    the packet programs forward its packets. `pair`: the kind of device of each member's host end, or of its only
+    one. `published`: members' ports may be published; else they are reached at their own addresses, and what is asked
+    for is passed over, as Docker does. `lan`: members are on a network that the host is on too, by a device of its
+    own: its addresses and routes may lie in the subnet, and the network has no gateway device.
     """
 
     endpoints: bool = True
@@ -42,6 +46,8 @@ class Traits:
     acl: bool = True
     programs: bool = False
     pair: str = "veth"
+    published: bool = True
+    lan: bool = False
 
 
 class Spec:
@@ -65,6 +71,17 @@ class Spec:
     def check(self, request: NetworkRequest, options: Mapping[str, str]) -> None:
         """Refuses what `network create` asks for and this driver cannot do. ConfigError, before anything changes.
         `options` are parsed."""
+
+    def device(
+        self, ident: str, options: Mapping[str, str], networks: Iterable[Network], there: Container[str]
+    ) -> str:
+        """The name of the gateway device that a new network of that id is to have on the host, of which nobody may
+        have one; "": it needs none. `there`: names of the host's devices. ConfigError, NotFoundError."""
+        return options.get(OPT_NAME) or f"dp-{short(ident)}"
+
+    def devices(self, network: Network) -> tuple[str, ...]:
+        """All devices that the network has on the host, beside its members'."""
+        return (network.device,) if network.device else ()
 
     def traits_of(self, network: Network) -> Traits:
         """The traits of one network, whose options may change them."""

@@ -40,6 +40,11 @@ OPT_FORWARDING = "com.datapath.forwarding"
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"
 
+# Docker's options of macvlan networks, and our own: the host reaches the members, and they reach it.
+OPT_PARENT = "parent"
+OPT_MACVLAN_MODE = "macvlan_mode"
+OPT_HOST_ACCESS = "com.datapath.host_access"
+
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"
 EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")

@@ -288,9 +288,13 @@ def _bridged(
     asked_ports = _asked_ports(base)
     if asked_ports and not egress:
         warnings = ("Published ports are discarded: no network of the container leads outside",)
+    elif asked_ports and not traits(state.networks[egress[0].network_id]).published:
+        where = state.networks[egress[0].network_id].name
+        warnings = (f"Published ports are discarded: on network {where} it is reached at its own address",)
     elif asked_ports:
         chosen = choose_ports(asked_ports, egress, state, ports, base.name)
-    gateway = next((s.gateway for s in networks[0].subnets if s.gateway is not None), None)
+    host = [s.gateway for s in networks[0].subnets if s.gateway and not traits(networks[0]).lan]
+    gateway = next(iter(host), None)
     container = replace(
         base,
         sysctls=sysctls,

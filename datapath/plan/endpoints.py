@@ -310,7 +310,12 @@ def assign_gateways(
         return tuple(endpoints)
     gateway4, gateway6 = plan_gateway_endpoint(endpoints, state)
     routed = [replace(e, gateway4=e is gateway4, gateway6=e is gateway6) for e in endpoints]
-    return tuple(replace(e, ports=tuple(m for m in ports if e.serves(m))) for e in routed)
+    return tuple(
+        replace(e, ports=tuple(m for m in ports if e.serves(m)))
+        if traits(state.networks[e.network_id]).published
+        else replace(e, ports=())
+        for e in routed
+    )
 
 
 def _checked(endpoints: tuple[Endpoint, ...], state: State) -> tuple[Endpoint, ...]:

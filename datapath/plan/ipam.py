@@ -106,6 +106,16 @@ def with_gateway(subnet: Subnet) -> Subnet:
     return subnet if subnet.gateway is not None else replace(subnet, gateway=choose_address(subnet, ()))
 
 
+def without_hosts(subnet: Subnet, addresses: Iterable[Address]) -> Subnet:
+    """The subnet with those of the host's own addresses that lie in it as auxiliary ones, which no member gets."""
+    known = {subnet.gateway, *subnet.aux.values()}
+    found = [
+        a for a in addresses if a.version == subnet.prefix.version and a in subnet.prefix and a not in known
+    ]
+    names = ("host" if i == 0 else f"host-{i + 1}" for i in range(len(found)))
+    return replace(subnet, aux={**subnet.aux, **dict(zip(names, sorted(found), strict=True))})
+
+
 def check_static(subnet: Subnet, address: Address) -> None:
     """ConfigError if an endpoint of the subnet may never have that address."""
     if address not in subnet.prefix:

@@ -35,7 +35,7 @@ MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IDENT = re.compile(r"[0-9a-f]{64}")
-_LATER_DRIVERS = {"overlay", "macvlan", "ipvlan", "remote"}
+_LATER_DRIVERS = {"overlay", "ipvlan", "remote"}
 
 
 def refuse_foreign(owner: str, what: str, by: str, force: bool) -> None:
@@ -136,15 +136,19 @@ def plan_network_create(
     defaults = config.default_network_opts.get(request.driver, {})
     options = parse_options(request.driver, request.options, defaults)
     labels = parse_labels(request.labels)
-    subnets = _subnets(request, state, facts, config)
-    drivers.chosen(request.driver, options).check(request, options)
+    spec = drivers.chosen(request.driver, options)
+    subnets = _subnets(request, state, replace(facts, prefixes=()) if spec.traits.lan else facts, config)
+    if spec.traits.lan:
+        subnets = tuple(ipam.without_hosts(subnet, facts.addresses) for subnet in subnets)
+    spec.check(request, options)
     if request.ident and not _IDENT.fullmatch(request.ident):
         raise ConfigError(f"invalid network id {quoted(request.ident)}: expected 64 hex digits")
     if request.ident in state.networks:
         raise ExistsError(f"network with id {request.ident} already exists")
     ident = request.ident or fresh.new_id()
-    device = options.get(OPT_NAME) or f"dp-{short(ident)}"
-    owner = next((n.name for n in state.networks.values() if n.device == device), None)
+    others = list(state.networks.values())
+    device = spec.device(ident, options, others, facts.devices)
+    owner = next((n.name for n in others if n.device == device), None) if device else None
     if owner is not None or device in facts.devices:
         by = f"by network {owner}" if owner else "on this host"
         raise ExistsError(f"device name {device} is already used {by}: choose another {OPT_NAME}")
@@ -212,7 +216,9 @@ def _subnets(
             raise ConfigError(f"subnet {mine[0].prefix} needs IPv{version}: add --ipv{version}")
         if len(mine) > 1:
             listed = ", ".join(str(subnet.prefix) for subnet in mine)
-            raise ConfigError(f"driver bridge takes one IPv{version} subnet for each network, not {listed}")
+            raise ConfigError(
+                f"driver {request.driver} takes one IPv{version} subnet for each network, not {listed}"
+            )
         for subnet in mine:
             _refuse_overlap(subnet.prefix, others, facts)
             result.append(subnet)

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Address
@@ -52,8 +53,10 @@ def choose_ports(
     port; ConfigError.
 
     `egress`: the endpoints with the default routes; the first one's network says where ports without a host
-    address are published. `who`: the container's name.
+    address are published; there may be none on it. `who`: the container's name.
     """
+    if not traits(state.networks[egress[0].network_id]).published:
+        return ()
     wanted = with_default_acls(wanted, egress, state)
     network = state.networks[egress[0].network_id]
     families = {version for endpoint in egress for version in endpoint.egress_families}
@@ -320,6 +323,12 @@ def _egress(container: Container, state: State) -> tuple[Endpoint, ...]:
     if not egress:
         raise ConfigError(
             f"ports of container {container.name} cannot be published: it is on no network that leads outside"
+        )
+    network = state.networks[egress[0].network_id]
+    if not traits(network).published:
+        raise ConfigError(
+            f"ports of container {container.name} cannot be published: "
+            f"on network {network.name} it is reached at its own address"
         )
     return egress
 

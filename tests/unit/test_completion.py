@@ -27,7 +27,7 @@ ROWS: list[tuple[str, set[str]]] = [
     ("run --network ", {"br1", "container:web"}),
     ("run --network container:", {"container:web"}),
     ("run --stop-signal SIGU", {"SIGUSR1", "SIGUSR2"}),
-    ("network create -d ", {"bridge"}),
+    ("network create -d ", {"bridge", "macvlan"}),
     (
         "network create -o com.datapath.",
         {"com.datapath.device=", "com.datapath.mode=", "com.datapath.allow=", "com.datapath.deny="},

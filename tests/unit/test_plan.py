@@ -231,7 +231,7 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
         ({"driver": "host"}, ConfigError, 'only one instance of "host" network is allowed'),
         ({"driver": "null"}, ConfigError, 'only one instance of "null" network is allowed'),
         ({"driver": "overlay"}, ConfigError, "overlay is not available yet"),
-        ({"driver": "macvlan"}, ConfigError, "macvlan is not available yet"),
+        ({"driver": "ipvlan"}, ConfigError, "ipvlan is not available yet"),
         ({"driver": "zzz"}, ConfigError, '"zzz" does not exist'),
         ({"driver": ""}, ConfigError, '"" does not exist'),
         ({"scope": "swarm"}, ConfigError, '"swarm" is not available'),

@@ -15,7 +15,7 @@ from datapath.dataplane import connections, host_entries
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.context import HostView
 from datapath.kernel import abi
-from datapath.model.drivers import built
+from datapath.model.drivers import built, traits
 
 # JSON: addresses that are being given up. If the command is killed meanwhile, the next one knows them from here.
 _LOST = "lost addresses"
@@ -24,7 +24,7 @@ _LOST = "lost addresses"
 def tell(dataplane: Dataplane, view: HostView) -> None:
     """Writes all of the host's. What was observed may be older than a network that this command has built."""
     own = set(view.observed.ips)
-    networks = built(view.state.networks.values())
+    networks = [n for n in built(view.state.networks.values()) if not traits(n).lan]
     own |= {s.gateway for n in networks for s in n.subnets if s.gateway}
     plain = {address for address in own if not host_entries.is_scoped(address)}
     scoped = host_entries.linklocal_entries(view.observed) if dataplane.has("linklocals") else frozenset()

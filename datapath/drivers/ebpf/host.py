@@ -74,7 +74,7 @@ class EbpfHost(HostPart):
     def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
         """Gateway devices of networks that others forward: the programs keep their containers from these."""
         kind = int(abi.DeviceKind.DEVICE_GATEWAY)
-        others = [n for n in built(view.state.networks.values()) if not traits(n).programs]
+        others = [n for n in built(view.state.networks.values()) if not (traits(n).programs or traits(n).lan)]
         for network in others:
             index = self.context.links.index(network.device)
             wanted = {abi.device_key(index)} if index is not None else set()
@@ -113,7 +113,7 @@ class EbpfHost(HostPart):
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self.context.loaded
-        if dataplane is not None:
+        if dataplane is not None and not traits(network).lan:
             gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
             dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
             dataplane.devices.delete_many(_gateways_of(dataplane, network))

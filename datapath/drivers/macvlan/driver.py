@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""macvlan networks: each member has a MAC address and IP addresses of its own on the network that the parent device
+is on, and the kernel hands its frames over. No packet program, no bridge, no translation.
+
+As with Docker the host and its members do not reach each other, as the kernel hands no frame of the parent itself to
+them, unless the network has `com.datapath.host_access=true`: then the host has a macvlan device too, and routes.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from datapath.drivers.base import Repair, attempt, report
+from datapath.drivers.comparison import Comparison
+from datapath.drivers.inside.driver import InsideDriver, addresses, names_inside, waiting_name
+from datapath.drivers.macvlan.spec import (
+    MACVLAN_SPEC,
+    PASSTHRU,
+    far_end,
+    host_access,
+    mode,
+    parent,
+    split_vlan,
+    stand_in,
+)
+from datapath.errors import InUseError, KernelError, NotSupportedError
+from datapath.kernel import features, macvlans, observe
+from datapath.kernel.links import Links
+from datapath.model.devices import MACVLAN, VETH, VLAN
+from datapath.model.endpoints import Endpoint
+from datapath.model.findings import Check, Finding
+from datapath.model.networks import OPT_PARENT, Network
+from datapath.model.parsing import Interface
+
+
+class Macvlan(InsideDriver):
+    """Driver macvlan."""
+
+    spec = MACVLAN_SPEC
+
+    # ---- networks ------------------------------------------------------------------------
+
+    def require(self, network: Network) -> None:
+        if not features.has_kind(MACVLAN):
+            raise NotSupportedError("macvlan devices (CONFIG_MACVLAN)")
+        if OPT_PARENT in network.options and network.device and not features.has_kind(VLAN):
+            raise NotSupportedError(f"VLANs (CONFIG_VLAN_8021Q), which {OPT_PARENT}={network.device} needs")
+
+    def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
+        with ExitStack() as undo:
+            undo.callback(self.delete_network, network)
+            if OPT_PARENT not in network.options:
+                macvlans.create_idle(network.device, far_end(network), network.mtu or 0)
+            elif network.device:
+                macvlans.create_vlan(network.device, *split_vlan(network.device))
+            if host_access(network):
+                macvlans.stand_in(stand_in(network), parent(network), mode(network), self._own6(network))
+                for member in members:
+                    self.restore(network, member)
+            undo.pop_all()
+
+    def _own6(self, network: Network) -> tuple[Interface, ...]:
+        """The host's IPv6 addresses at the parent, if members speak IPv6."""
+        if not network.ipv6:
+            return ()
+        found = self.context.links.observe(every=True)
+        index = next((i for i, name in found.names.items() if name == parent(network)), 0)
+        return tuple(
+            one.interface
+            for one in found.addresses
+            if one.ifindex == index and one.interface.version == 6 and not one.interface.is_link_local
+        )
+
+    def delete_network(self, network: Network) -> None:
+        failures: list[Exception] = []
+        if host_access(network):
+            attempt(failures, self._delete, stand_in(network), MACVLAN)
+        if network.device:
+            attempt(failures, self._delete, network.device, VLAN if OPT_PARENT in network.options else VETH)
+        report(failures, f"network {network.name} could not be removed completely")
+
+    def _delete(self, name: str, kind: str) -> None:
+        """Another's device that has the name now stays."""
+        device = macvlans.find(name)
+        if device is not None and device.kind == kind:
+            self.context.links.delete(device.ifindex)
+
+    # ---- endpoints -----------------------------------------------------------------------
+
+    def create_endpoint(
+        self, network: Network, endpoint: Endpoint, mtu: int, sandbox: str | None = None
+    ) -> Endpoint:
+        name = waiting_name(endpoint) if sandbox is None else endpoint.ifname
+        with ExitStack() as undo:
+            undo.callback(self.delete_endpoint, network, endpoint, sandbox)
+            try:
+                mac = macvlans.create(
+                    *(name, parent(network), mode(network), endpoint.mac), network.mtu or 0, sandbox
+                )
+            except KernelError as error:
+                if mode(network) == PASSTHRU and error.errno in (errno.EINVAL, errno.EBUSY):
+                    raise InUseError(
+                        f"network {network.name} has the mode {PASSTHRU}: device {parent(network)} is for one container"
+                    ) from error
+                raise
+            endpoint = replace(endpoint, mac=mac)
+            self.restore(network, endpoint)
+            undo.pop_all()
+        return endpoint
+
+    def restore(self, network: Network, endpoint: Endpoint) -> None:
+        if host_access(network):
+            for address in addresses(endpoint):
+                macvlans.lead(stand_in(network), address.ip)
+
+    def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
+        failures: list[Exception] = []
+        attempt(failures, self._delete, waiting_name(endpoint), MACVLAN)
+        if sandbox is not None:
+            attempt(failures, self._delete_inside, endpoint, sandbox)
+        if host_access(network):
+            for address in addresses(endpoint):
+                attempt(failures, macvlans.lead_no_more, stand_in(network), address.ip)
+        report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
+
+    def _delete_inside(self, endpoint: Endpoint, sandbox: str) -> None:
+        """A device of that MAC address that was made by somebody in there stays."""
+        devices = observe.stack(sandbox).devices
+        names = set(names_inside(endpoint, sandbox)) | {endpoint.ifname}
+        mine = [
+            d for d in devices.values() if d.kind == MACVLAN and d.mac == endpoint.mac and d.name in names
+        ]
+        with Links(sandbox) as inside:
+            inside.delete(*(device.ifindex for device in mine))
+
+    # ---- doctor ----------------------------------------------------------------------------
+
+    @staticmethod
+    def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+        from datapath.drivers.macvlan import check
+
+        return check.findings(comparison, networks)
+
+    @staticmethod
+    def repairs() -> Mapping[Check, Repair]:
+        from datapath.drivers.macvlan import repair
+
+        return {**InsideDriver.repairs(), **repair.REPAIRS}
