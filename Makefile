@@ -49,7 +49,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client \
-	containerd runc podman containernetworking-plugins docker.io
+	containerd runc podman containernetworking-plugins docker.io etcd-server etcd-client openssl
 
 # What the benchmark runs besides: `make bench-deps`.
 BENCH_PACKAGES := sockperf aardvark-dns
@@ -124,7 +124,7 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx unbound docker.io:docker.socket docker.io:docker containerd \
+		for service in nginx unbound etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
 			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \

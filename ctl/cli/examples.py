@@ -64,6 +64,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "agent": ("agent", "agent install"),
     "agent install": ("agent install --root build/root --program /usr/bin/datapathctl",),
     "agent uninstall": ("agent uninstall",),
+    "cluster": ("cluster status",),
+    "cluster status": ("cluster status", "cluster status --json"),
     "docker": ("docker install", "docker serve --socket /run/docker/plugins/datapath.sock"),
     "docker serve": (
         "docker serve --socket /run/docker/plugins/datapath.sock",

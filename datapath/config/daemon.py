@@ -14,6 +14,7 @@ from datapath.config.settings import Settings
 from datapath.config.tuning import KEY as TUNING_KEY
 from datapath.config.tuning import Tuning
 from datapath.errors import ConfigError, PrivilegeError, quoted
+from datapath.model.clusters import ClusterStore, parse_cluster_store
 from datapath.model.parsing import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
 from datapath.model.pools import DEFAULT_POOLS, Pool, parse_pool, ula_pool
 
@@ -44,6 +45,8 @@ class DaemonConfig:
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     log_opts: Mapping[str, str] = field(default_factory=dict)
+    cluster_store: str = ""
+    cluster_store_opts: Mapping[str, str] = field(default_factory=dict)
     datapath: Tuning = field(default_factory=Tuning)
 
     def pools(self, installation_id: str) -> tuple[Pool, ...]:
@@ -51,6 +54,15 @@ class DaemonConfig:
         given = {pool.base.version for pool in self.default_address_pools}
         defaults = (*DEFAULT_POOLS, ula_pool(installation_id))
         return (*self.default_address_pools, *(p for p in defaults if p.base.version not in given))
+
+    @property
+    def cluster(self) -> ClusterStore | None:
+        """The store that hosts share; None: there is none. ConfigError."""
+        if self.cluster_store:
+            return parse_cluster_store(self.cluster_store, self.cluster_store_opts)
+        if self.cluster_store_opts:
+            raise ConfigError('the directive "cluster-store-opts" needs "cluster-store"')
+        return None
 
     @classmethod
     def load(cls, settings: Settings) -> DaemonConfig:
@@ -177,6 +189,11 @@ def _log_opts(key: str, value: Any) -> dict[str, str]:
     return log_options((name, _string(f"{key}.{name}", text)) for name, text in options.items())
 
 
+def _options(key: str, value: Any) -> dict[str, str]:
+    options = _typed(key, value, dict, "an object of options")
+    return {name: _string(f"{key}.{name}", text) for name, text in options.items()}
+
+
 def _network_opts(key: str, value: Any) -> dict[str, dict[str, str]]:
     result: dict[str, dict[str, str]] = {}
     for driver, options in _typed(key, value, dict, "an object of drivers").items():
@@ -203,6 +220,8 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "dns-opts": _strings,
     "dns-search": _strings,
     "log-opts": _log_opts,
+    "cluster-store": _string,
+    "cluster-store-opts": _options,
     TUNING_KEY: lambda _, value: Tuning.parse(value),
 }
 
@@ -243,6 +262,7 @@ _MEANINGLESS = {
 
 def _check(config: DaemonConfig) -> None:
     """What one key says about another. ConfigError."""
+    _ = config.cluster  # whether it can be read
     if config.ipv6 and 0 < config.mtu < 1280:
         raise ConfigError(f"invalid mtu {config.mtu}: a network with IPv6 needs at least 1280 bytes")
     for suffix, bip, fixed in (

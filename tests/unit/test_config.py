@@ -236,3 +236,48 @@ def test_a_family_without_pools_of_its_own_keeps_dockers() -> None:
     assert [str(p.base) for p in only6.pools("x")] == ["fd00:1::/48", *(str(p.base) for p in DEFAULT_POOLS)]
     only4 = DaemonConfig.parse('{"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}]}')
     assert [p.base.version for p in only4.pools("x")] == [4, 6]
+
+
+@pytest.mark.parametrize(
+    ("store", "options", "said"),
+    [
+        ("consul://a:1", {}, '"consul" is not served, only etcd'),
+        ("a:2379", {}, "expected etcd://HOST:PORT"),
+        ("etcd://", {}, "expected etcd://HOST:PORT"),
+        ("etcd://a:0", {}, "there is no port 0"),
+        ("etcd://a:99999", {}, "there is no port 99999"),
+        ("etcd://a:b", {}, '"a:b" is not HOST:PORT'),
+        ("etcd://a,", {}, '"" is not HOST:PORT'),
+        ("etcd://[fe80]:1", {}, "invalid address in cluster-store"),
+        ("etcd://a_b:1", {}, '"a_b:1" is not HOST:PORT'),
+        ("etcd://a:1/x y", {}, '"x y" cannot be the beginning of keys'),
+        ("etcd://a:1/", {}, '"" cannot be the beginning of keys'),
+        ("etcd://a:1", {"kv.colour": "blue"}, '"kv.colour" is unknown: there are kv.cacertfile'),
+        ("etcd://a:1", {"kv.cacertfile": "ca.crt"}, '"ca.crt" is not an absolute path'),
+        ("etcd://a:1", {"kv.certfile": "/c"}, "kv.certfile and kv.keyfile go together"),
+        ("etcd://a:1", {"kv.username": "u"}, "kv.username and kv.passwordfile go together"),
+        ("etcd://a:1", {"discovery.ttl": "0"}, 'invalid discovery.ttl "0"'),
+        ("etcd://a:1", {"discovery.ttl": "5"}, "discovery.heartbeat 10 is not less than discovery.ttl 5"),
+        ("", {"kv.path": "x"}, '"cluster-store-opts" needs "cluster-store"'),
+    ],
+)
+def test_s37_a_cluster_store_that_cannot_be_is_refused(
+    store: str, options: dict[str, str], said: str
+) -> None:
+    wanted: dict[str, Any] = {"cluster-store": store} if store else {}
+    wanted |= {"cluster-store-opts": options} if options else {}
+    with pytest.raises(ConfigError) as caught:
+        DaemonConfig.parse(json.dumps(wanted))
+    assert said in str(caught.value)
+
+
+def test_s23_a_cluster_store_is_named_in_dockers_words() -> None:
+    assert DaemonConfig.parse("{}").cluster is None
+    options = {"kv.cacertfile": "/ca", "kv.certfile": "/c", "kv.keyfile": "/k", "discovery.ttl": "60"}
+    wanted = {
+        "cluster-store": "etcd://a.example,[2001:db8::1]:1,10.0.0.1:2/lab/one",
+        "cluster-store-opts": options,
+    }
+    found = DaemonConfig.parse(json.dumps(wanted)).cluster
+    assert found is not None and str(found) == "etcd://a.example:2379,[2001:db8::1]:1,10.0.0.1:2"
+    assert (found.prefix, found.tls, found.ttl, found.heartbeat) == ("lab/one/datapath/v1", True, 60, 10)

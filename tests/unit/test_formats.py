@@ -22,6 +22,7 @@ from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
+from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
 from datapath.telemetry.stats import Stats
@@ -51,6 +52,7 @@ class Library:
         self.networks: Any = self
         self.all = lambda: [BR1]
         self.ps = lambda **_: [WEB]
+        self.settings: Any = None
         self.snapshot = self.shown = lambda: State().including(BR1, WEB)
         self.inspect = lambda name: {"Name": name, "Containers": {}}
         self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
@@ -71,6 +73,8 @@ class Library:
         monkeypatch.setattr("datapath.telemetry.stats.stats", lambda _: stats)
         name = Name("red", "", "web", "A", ("10.0.0.2",))
         monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
+        store = cluster.Status((cluster.Member("a:2379"),), "1f")
+        monkeypatch.setattr("datapath.telemetry.cluster.status", lambda _: store)
         answer = Answer("web", "A", "NOERROR", ("10.0.0.2",), "network red")
         monkeypatch.setattr("datapath.telemetry.names.resolve", lambda *_: [answer])
         monkeypatch.setattr("datapath.telemetry.latency.between_containers", lambda *_: nullcontext(Trace()))
@@ -101,6 +105,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "port ls": ("", "HostPort", 8081),
     "ct ls": ("", "NatSource", "10.0.0.2:4000"),
     "ct stats": ("", "Connections", 1),
+    "cluster status": ("", "Server", "a:2379"),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),

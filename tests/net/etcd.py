@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""etcd for tests: one server or several in a namespace of their own, each with its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datapath.kernel.netns import enter
+from datapath.model.clusters import ClusterStore
+from datapath.store.etcd.client import EtcdCluster
+from tests.net.hosts import Namespace, eventually
+
+
+class Etcd(Namespace):
+    """A cluster of `count` servers at 127.0.0.1, ports 23790 and on. `tls`: a folder with ca.crt, server.crt and
+    server.key, for which clients need a certificate."""
+
+    def __init__(self, folder: Path, count: int = 1, tls: Path | None = None, options: str = "") -> None:
+        super().__init__({"PATH": os.environ["PATH"], "ETCDCTL_API": "3", "ETCD_UNSUPPORTED_ARCH": "arm64"})
+        self.folder, self.count, self.tls, self.options = folder, count, tls, options
+        self.servers: dict[int, subprocess.Popen[str]] = {}
+        for number in range(count):
+            self.begin(number)
+        self.ready()
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    def port(self, number: int) -> int:
+        return 23790 + number
+
+    def begin(self, number: int) -> None:
+        """Starts a server, with what it had."""
+        peers = ",".join(f"s{one}=http://127.0.0.1:{24790 + one}" for one in range(self.count))
+        url, peer = f"{self.scheme}://127.0.0.1:{self.port(number)}", f"http://127.0.0.1:{24790 + number}"
+        words = ["etcd", "--name", f"s{number}", "--data-dir", str(self.folder / f"s{number}")]
+        words += ["--listen-client-urls", url, "--advertise-client-urls", url, "--log-level", "error"]
+        words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        words += ["--initial-cluster", peers, *self.options.split()]
+        if self.tls:
+            words += ["--cert-file", str(self.tls / "server.crt"), "--key-file", str(self.tls / "server.key")]
+            words += ["--client-cert-auth", "--trusted-ca-file", str(self.tls / "ca.crt")]
+        self.servers[number] = self.start(words)
+
+    def ready(self) -> None:
+        with eventually() as until:
+            until(lambda: self.try_(self.words("endpoint health")).returncode == 0)
+
+    def kill(self, number: int) -> None:
+        process = self.servers.pop(number)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.background.remove(process)
+
+    def words(self, command: str) -> list[str]:
+        """etcdctl's, for the servers that run."""
+        urls = ",".join(f"{self.scheme}://127.0.0.1:{self.port(number)}" for number in self.servers)
+        words = ["etcdctl", "--endpoints", urls]
+        if self.tls:
+            words += ["--cacert", str(self.tls / "ca.crt"), "--cert", str(self.tls / "client.crt")]
+            words += ["--key", str(self.tls / "client.key")]
+        return [*words, *command.split()]
+
+    def etcdctl(self, command: str, input: str | None = None) -> str:
+        return self.sh(self.words(command), input)
+
+    def leader(self) -> int:
+        """Which server it is."""
+        found = json.loads(self.etcdctl("endpoint status -w json"))
+        for one in found:
+            if one["Status"]["leader"] == one["Status"]["header"]["member_id"]:
+                return int(one["Endpoint"].rpartition(":")[2]) - self.port(0)
+        raise AssertionError("there is no leader")
+
+    def where(self, **more: object) -> ClusterStore:
+        """As a client is told."""
+        servers = tuple(("127.0.0.1", self.port(number)) for number in range(self.count))
+        return ClusterStore(servers, **more)  # type: ignore[arg-type]
+
+    @contextmanager
+    def client(self, **more: object) -> Iterator[EtcdCluster]:
+        """One in the servers' namespace, where the calling thread stays meanwhile."""
+        with enter(self.path), EtcdCluster(self.where(**more)) as found:
+            yield found
+
+
+def make_certificates(folder: Path) -> Path:
+    """ca.crt, and server.* and client.* that are signed by it."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    folder.mkdir()
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=ca")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
+    return folder
