@@ -14,26 +14,27 @@ import pytest
 from tests.net.conftest import host as host
 from tests.packages.roots import CACHE, NETWORK, PATIENCE, proxies
 
-# What a root has besides the client: what the plugins need, and what looks at networks.
+# What a root has: every client, what the plugins need, and what looks at networks.
+CLIENTS = "docker.io,docker-cli,docker-compose,podman,netavark,conmon,catatonit,containerd,runc"
 INSIDE = "busybox-static,iproute2,iptables,nftables,procps,mount,util-linux,libbpf1,libelf1"
 PYTHON = "python3,python3-cffi-backend,python3-click,python3-pyroute2"
+# What unstable's archive says of its age is not always so.
+_APT = ("Apt::Install-Recommends", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
 
 
 @pytest.fixture(scope="session")
-def client_root() -> Callable[[str, str], Path]:
-    """Makes the root of a release with these packages, once for all runs; skips where the archive cannot be asked."""
+def client_root() -> Callable[[str], Path]:
+    """Makes the root of a release, once for all runs; skips where the archive cannot be asked."""
 
-    def make(suite: str, packages: str) -> Path:
-        found = CACHE / f"{suite}-{packages.partition(',')[0]}"
+    def make(suite: str) -> Path:
+        found = CACHE / f"{suite}-clients"
         if not found.exists():
             CACHE.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=CACHE) as new:
                 made = Path(new) / "root"
                 argv = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{NETWORK}", "mmdebstrap", "--variant=apt"]
-                # What unstable's archive says of its age is not always so.
-                wanted = ("Apt::Install-Recommends", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
-                options = [f'--aptopt={name} "false"' for name in wanted]
-                include = f"--include={packages},{INSIDE},{PYTHON}"
+                options = [f'--aptopt={name} "false"' for name in _APT]
+                include = f"--include={CLIENTS},{INSIDE},{PYTHON}"
                 done = subprocess.run(
                     [*argv, *options, include, *proxies(), suite, str(made)],
                     capture_output=True,

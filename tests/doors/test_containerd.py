@@ -15,10 +15,10 @@ from tests.net.hosts import Host
 
 @pytest.mark.parametrize("suite", ["trixie", "sid"])
 def test_s25_containerd_runs_containers_with_cni(
-    host: Host, client_root: Callable[[str, str], Path], suite: str
+    host: Host, client_root: Callable[[str], Path], suite: str
 ) -> None:
     host.preloaded = True
-    machine = Machine(host, client_root(suite, "containerd,runc"))
+    machine = Machine(host, client_root(suite))
     try:
         clients.containerd(machine)
         clients.runs_with_ctr(host, machine)

@@ -15,15 +15,13 @@ from tests.net.clients import CLEAN, Machine, answers
 from tests.net.doors import executable
 from tests.net.hosts import HOST, Host
 
-PACKAGES = "podman,netavark,conmon,runc,catatonit"
-
 
 @pytest.fixture(params=["trixie", "sid"])
 def machine(
-    request: pytest.FixtureRequest, host: Host, client_root: Callable[[str, str], Path]
+    request: pytest.FixtureRequest, host: Host, client_root: Callable[[str], Path]
 ) -> Iterator[Machine]:
     host.preloaded = True
-    made = Machine(host, client_root(request.param, PACKAGES))
+    made = Machine(host, client_root(request.param))
     clients.podman(made, netavark=True)
     made.sh("mkdir -p /usr/local/lib/netavark")
     program = executable(host.folder / "bin", "ctl.netavark.main", host, "/usr/bin/python3")
