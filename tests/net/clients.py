@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from tests.net.doors import executable
+from tests.net.elsewhere import ENTER
 from tests.net.hosts import HOST, PATIENCE, TIMEOUT, TREE, Failed, Host, Words, eventually, words
 
 # It mounts folders over the machine's, says so, and reaps what is left to it.
@@ -38,26 +39,16 @@ mount -t proc proc /proc
 echo ready
 exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
 """
-# The same on the root of another release, in which folders of this machine are seen at their own places.
-_ELSEWHERE = """
+# The same on the root of another release.
+_ELSEWHERE = f"""
 set -e
+{ENTER}
 mount --make-rprivate /
-mount -t tmpfs tmpfs "$1"
-mkdir "$1/up" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/up,workdir=$1/work" "$1/root"
-cd "$1/root"
-mount -t proc proc proc
-mount -t sysfs sysfs sys
-mount --rbind /sys/fs/cgroup sys/fs/cgroup
-mount --rbind /dev dev
-mount -t tmpfs -o mode=755 tmpfs run
-shift 2
-for folder in "$@"; do mkdir -p ".$folder"; mount --rbind "$folder" ".$folder"; done
-mkdir -p run/netns run/lock etc/containers etc/cni/net.d opt/cni/bin mnt
-rm -f etc/cni/net.d/*
-mount --make-shared run
-pivot_root . mnt
-umount -l /mnt
+mount -t tmpfs -o mode=755 tmpfs /run
+mount --make-shared /run
+enter "$@"
+mkdir -p /run/netns /run/lock /etc/containers /etc/cni/net.d /opt/cni/bin
+rm -f /etc/cni/net.d/*
 echo ready
 exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
 """

@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,26 @@ import pytest
 
 from datapath.errors import DatapathError
 from datapath.kernel.unix_http import Api
+from tests.net.elsewhere import ENTER
 from tests.net.hosts import DATAPATHCTL, PATIENCE, TIMEOUT, Failed, Host, Words, eventually, words
 
 needs_docker = pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed")
-DOCKER = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"  # of the daemon's own version
 SOCKET = "/run/docker/plugins/datapath.sock"
 IMAGE = "bb"
 # Served by busybox's httpd in containers that are asked.
 PAGE = "hello from the container\n"
 HTTPD = "httpd -f -p 80 -h /www"
 
-# The first process of the namespace: it reaps, or the daemon would wait for zombies when it is started again.
+# The first process of the namespace: it reaps, or the daemon would wait for zombies when it is started again. After
+# the program come the arguments of `enter`, if the root is another one.
+_BEGIN = f"""
+set -e
+{ENTER}
+python=$1 init=$2
+shift 2
+[ $# -eq 0 ] || enter "$@"
+exec "$python" -c "$init"
+"""
 _INIT = """
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -93,10 +103,16 @@ main.main()
 
 
 class DockerHost(Host):
-    """Every command of it sees the daemon's /run, the driver too."""
+    """Every command of it sees the daemon's /run, the driver too. `root`: of another release, of which the daemon and its
+    client are; None: this machine's."""
 
-    def __init__(self, folder: Path, *flags: str, idle: str = "5s", **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, idle: str = "5s", root: Path | None = None, **options: Any
+    ) -> None:
         super().__init__(folder, **options)
+        self._root = root
+        self._scratch = None if root is None else Path(tempfile.mkdtemp())
+        self.version = ""  # the daemon's, once it was up
         self.preloaded = False
         assert self.env is not None
         self.flags, self.idle = flags, idle
@@ -107,8 +123,10 @@ class DockerHost(Host):
 
     def _begin(self) -> None:
         argv = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", _OUTER, "sh"]
+        begin = ["bash", "-c", _BEGIN, "begin", sys.executable if self._root is None else "/usr/bin/python3", _INIT]
+        elsewhere = [] if self._root is None else [self._scratch, self._root, self.folder]
         self._outer = subprocess.Popen(
-            [*argv, sys.executable, "-c", _INIT], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*argv, *begin, *map(str, elsewhere)], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self._outer.stdout is not None and self._outer.stdout.readline() == "\n"
         self._inner = _child(_child(self._outer.pid))
@@ -156,7 +174,18 @@ class DockerHost(Host):
         return done.stdout.strip()
 
     def try_docker(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
-        return self.try_([DOCKER, "-H", "unix:///run/docker.sock", *words(command)], timeout=timeout)
+        return self.try_([*self.client, *words(command)], timeout=timeout)
+
+    @property
+    def client(self) -> list[str]:
+        """Docker's client, of the daemon's own version."""
+        program = "/usr/bin/docker" if self._root or os.path.exists("/usr/bin/docker") else "docker"
+        return [*(self._inside if self._root else ()), program, "-H", "unix:///run/docker.sock"]
+
+    @property
+    def _inside(self) -> list[str]:
+        """Where the daemon is."""
+        return ["nsenter", "-t", str(self._inner), "--mount", "--pid", "--net", "--root", "--wd"]
 
     def exec(self, name: str, command: Words) -> str:
         return self.docker(["exec", name, *words(command)])
@@ -179,7 +208,7 @@ class DockerHost(Host):
         """The daemon is started, and answers."""
         data = self.folder / "data"
         argv = [
-            *("nsenter", "-t", str(self._inner), "--mount", "--pid", "--net", "dockerd"),
+            *(*self._inside, "dockerd"),
             *("-H", "unix:///run/docker.sock", "--data-root", str(data), "--storage-driver", "vfs"),
             *("--config-file", str(self.folder / "none.json"), "--shutdown-timeout", "2"),
             *(
@@ -206,6 +235,7 @@ class DockerHost(Host):
                 return False
 
             until(answers)
+            self.version = api.ask("GET", "/version")["Version"].partition("+")[0]
             if not any(one["RepoTags"] for one in api.ask("GET", "/images/json")):
                 api.ask("POST", f"/images/create?fromSrc=-&repo={IMAGE}", _image())
 
@@ -281,6 +311,8 @@ class DockerHost(Host):
                 self.try_ctl("down --force")
         finally:
             self._end_inside()
+            if self._scratch is not None:
+                self._scratch.rmdir()
             super().close()
 
     def _end_inside(self) -> None:

@@ -31,11 +31,16 @@ long = pytest.mark.skipif(not os.environ.get("DATAPATH_LONG"), reason="takes min
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
     made = DockerHost(tmp_path_factory.mktemp("docker"))
     with contextlib.closing(made):
-        made.serve()
-        made.up()
-        made.docker("network create -d datapath --subnet 10.5.0.0/16 --gateway 10.5.0.1 n1")
-        made.docker("network create -d datapath --subnet 10.6.0.0/16 n2")
+        begin(made)
         yield made
+
+
+def begin(host: DockerHost) -> None:
+    """The daemon and the driver are up, and two networks there."""
+    host.serve()
+    host.up()
+    host.docker("network create -d datapath --subnet 10.5.0.0/16 --gateway 10.5.0.1 n1")
+    host.docker("network create -d datapath --subnet 10.6.0.0/16 n2")
 
 
 @pytest.fixture
@@ -338,12 +343,7 @@ def test_s25_ten_containers_at_once_and_all_removed_at_once(host: DockerHost) ->
     names = [f"c{number:02}" for number in range(10)]
     started = [
         host.start(
-            [
-                "docker",
-                "-H",
-                "unix:///run/docker.sock",
-                *f"run -d --name {n} {NET} -p 80{n[1:]}:80 {IMAGE} {HTTPD}".split(),
-            ],
+            [*host.client, *f"run -d --name {n} {NET} -p 80{n[1:]}:80 {IMAGE} {HTTPD}".split()],
             stderr=subprocess.PIPE,
         )
         for n in names
