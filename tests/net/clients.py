@@ -6,7 +6,6 @@ They and their containers live in namespaces whose first process is ours: when t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -20,8 +19,8 @@ import time
 from pathlib import Path
 
 from tests.net.doors import executable
-from tests.net.elsewhere import ENTER
 from tests.net.hosts import HOST, PATIENCE, TIMEOUT, TREE, Failed, Host, Words, eventually, words
+from tests.net.runtimes import ENTER, remove_groups
 
 # It mounts folders over the machine's, says so, and reaps what is left to it.
 _INIT = """
@@ -173,10 +172,7 @@ class Machine:
         self._outer.stdout.close()
         if self._scratch is not None:
             self._scratch.rmdir()
-        for folder in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}*"):
-            for path, _, _ in os.walk(folder, topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(path)
+        remove_groups(self.cgroup)
 
 
 def image(path: Path, name: str) -> Path:

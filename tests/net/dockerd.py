@@ -25,8 +25,8 @@ import pytest
 
 from datapath.errors import DatapathError
 from datapath.kernel.unix_http import Api
-from tests.net.elsewhere import ENTER
 from tests.net.hosts import DATAPATHCTL, PATIENCE, TIMEOUT, Failed, Host, Words, eventually, words
+from tests.net.runtimes import ENTER, remove_groups
 
 needs_docker = pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed")
 SOCKET = "/run/docker/plugins/datapath.sock"
@@ -35,14 +35,21 @@ IMAGE = "bb"
 PAGE = "hello from the container\n"
 HTTPD = "httpd -f -p 80 -h /www"
 
-# The first process of the namespace: it reaps, or the daemon would wait for zombies when it is started again. After
-# the program come the arguments of `enter`, if the root is another one.
+# What becomes the first process of the namespace: it reaps, or the daemon would wait for zombies when it is started
+# again. After the program come the arguments of `enter`. On this machine's own root only /etc is another: dockerd 20.10
+# writes a key there.
 _BEGIN = f"""
 set -e
 {ENTER}
 python=$1 init=$2
 shift 2
-[ $# -eq 0 ] || enter "$@"
+if [ $# -gt 1 ]; then
+    enter "$@"
+else
+    mount -t tmpfs tmpfs "$1"
+    mkdir "$1/up" "$1/work"
+    mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/up,workdir=$1/work" /etc
+fi
 exec "$python" -c "$init"
 """
 _INIT = """
@@ -103,15 +110,16 @@ main.main()
 
 
 class DockerHost(Host):
-    """Every command of it sees the daemon's /run, the driver too. `root`: of another release, of which the daemon and its
-    client are; None: this machine's."""
+    """Every command of it sees the daemon's /run, the driver too. `root`: of another release, of which the daemon and
+    its client are; None: this machine's."""
 
     def __init__(
         self, folder: Path, *flags: str, idle: str = "5s", root: Path | None = None, **options: Any
     ) -> None:
         super().__init__(folder, **options)
         self._root = root
-        self._scratch = None if root is None else Path(tempfile.mkdtemp())
+        self._scratch = Path(tempfile.mkdtemp())
+        self.cgroup = f"{folder.name}-{os.getpid()}"  # below which those of its containers are
         self.version = ""  # the daemon's, once it was up
         self.preloaded = False
         assert self.env is not None
@@ -123,10 +131,11 @@ class DockerHost(Host):
 
     def _begin(self) -> None:
         argv = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", _OUTER, "sh"]
-        begin = ["bash", "-c", _BEGIN, "begin", sys.executable if self._root is None else "/usr/bin/python3", _INIT]
-        elsewhere = [] if self._root is None else [self._scratch, self._root, self.folder]
+        python = "/usr/bin/python3" if self._root else sys.executable
+        folders = [str(self._scratch), *([str(self._root), str(self.folder)] if self._root else [])]
+        begin = ["bash", "-c", _BEGIN, "begin", python, _INIT, *folders]
         self._outer = subprocess.Popen(
-            [*argv, *begin, *map(str, elsewhere)], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*argv, *begin], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self._outer.stdout is not None and self._outer.stdout.readline() == "\n"
         self._inner = _child(_child(self._outer.pid))
@@ -176,11 +185,29 @@ class DockerHost(Host):
     def try_docker(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         return self.try_([*self.client, *words(command)], timeout=timeout)
 
+    def inside(self, command: Words) -> str:
+        """A command where the daemon is: processes have the numbers that it knows."""
+        return self.sh([*self._inside, *words(command)])
+
+    def processes(self) -> list[list[str]]:
+        """The command lines of all that are in the host's own network namespace."""
+        found, mine = [], os.stat(self.path).st_ino
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.stat(path / "ns/net").st_ino == mine:
+                    found.append((path / "cmdline").read_text().split("\0")[:-1])
+        return found
+
     @property
     def client(self) -> list[str]:
         """Docker's client, of the daemon's own version."""
         program = "/usr/bin/docker" if self._root or os.path.exists("/usr/bin/docker") else "docker"
         return [*(self._inside if self._root else ()), program, "-H", "unix:///run/docker.sock"]
+
+    @property
+    def compose(self) -> list[str]:
+        """Compose of the same release: a program of its own in this one, later a part of the client."""
+        return [*self.client, "compose"] if self._root else ["docker-compose", *self.client[-2:]]
 
     @property
     def _inside(self) -> list[str]:
@@ -211,12 +238,7 @@ class DockerHost(Host):
             *(*self._inside, "dockerd"),
             *("-H", "unix:///run/docker.sock", "--data-root", str(data), "--storage-driver", "vfs"),
             *("--config-file", str(self.folder / "none.json"), "--shutdown-timeout", "2"),
-            *(
-                "--exec-opt",
-                "native.cgroupdriver=cgroupfs",
-                "--cgroup-parent",
-                f"/{self.folder.name}-{os.getpid()}",
-            ),
+            *("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", f"/{self.cgroup}"),
             *("--iptables=false", "--ip6tables=false", "--bridge=none"),
             *self.flags,
             *more,
@@ -235,7 +257,7 @@ class DockerHost(Host):
                 return False
 
             until(answers)
-            self.version = api.ask("GET", "/version")["Version"].partition("+")[0]
+            self.version = api.ask("GET", "/version")["Version"]
             if not any(one["RepoTags"] for one in api.ask("GET", "/images/json")):
                 api.ask("POST", f"/images/create?fromSrc=-&repo={IMAGE}", _image())
 
@@ -311,8 +333,8 @@ class DockerHost(Host):
                 self.try_ctl("down --force")
         finally:
             self._end_inside()
-            if self._scratch is not None:
-                self._scratch.rmdir()
+            self._scratch.rmdir()
+            remove_groups(self.cgroup)
             super().close()
 
     def _end_inside(self) -> None:
