@@ -154,8 +154,17 @@ class State(Snapshot):
         return self.get(Network, "bridge" if name == "default" else name)
 
     def container(self, name: str) -> Container:
-        """By id, name or beginning of an id, as `get`; a "/" before the name is Docker's."""
-        return self.get(Container, name.removeprefix("/"))
+        """By id, name or beginning of an id, as `get`; a "/" before the name is Docker's. Another owner's is none, and
+        the error says whose it is."""
+        try:
+            return self.get(Container, name.removeprefix("/"))
+        except NotFoundError as missing:
+            try:
+                owner = self.sandbox(name).owner
+            except (NotFoundError, ConfigError):
+                raise missing from None
+            shown = kind_of(Container, self.kinds).missing.format(name)
+            raise NotFoundError(f"{shown}; that one belongs to {owner}") from None
 
     def sandbox(self, name: str) -> Sandbox:
         """One of another owner, also by its name or its owner's key. NotFoundError; ConfigError as `get`."""
