@@ -268,4 +268,4 @@ def of_host(engine: Engine) -> DropsOfHost:
     """What the kernel and the packet programs drop on this host. A context manager. PrivilegeError."""
     features.require()
     pin = engine.settings.bpffs / "maps/counters"
-    return DropsOfHost(engine.snapshot, lambda: stats(engine).counters, pin)
+    return DropsOfHost(engine.shown, lambda: stats(engine).counters, pin)
