@@ -49,7 +49,8 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client \
-	containerd runc podman containernetworking-plugins docker.io etcd-server etcd-client openssl
+	containerd runc podman containernetworking-plugins docker.io docker-compose \
+	etcd-server etcd-client openssl
 
 # What the benchmark runs besides: `make bench-deps`.
 BENCH_PACKAGES := sockperf aardvark-dns
@@ -80,7 +81,7 @@ menu:
 	@echo 'make test-net   end to end, in namespaces (root)'
 	@echo 'make test-model random packets: the programs against the reference model, a minute (root)'
 	@echo 'make test-upgrade from the last release to this one, with traffic: [FROM=tag or commit] (root)'
-	@echo 'make doors      container runtimes of other releases, which drive the plugins (root)'
+	@echo 'make doors      container runtimes of three releases drive the plugins: docs/doors.md [TESTS=…] (root)'
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
@@ -220,10 +221,15 @@ FROM ?=
 test-upgrade: build
 	DATAPATH_FROM='$(FROM)' $(PYTEST) tests/release
 
-# Container runtimes of other releases drive the plugins; their roots are made once, by mmdebstrap, below .lab.
+# Container runtimes drive the plugins: those of this release, and of others, whose roots are made once, by mmdebstrap,
+# below .lab. Writes the tables of docs/doors.md; what came out is recorded, also if something failed.
+DOORS_SEEN := build/doors.json
+DOORS := tests/net/test_docker.py tests/net/test_compose.py tests/net/test_clients.py tests/doors
 doors: build
 	$(call install,mmdebstrap)
-	$(PYTEST) tests/doors
+	@mkdir -p $(dir $(DOORS_SEEN)); rm -f $(DOORS_SEEN)
+	DATAPATH_LONG=1 DOORS_SEEN=$(DOORS_SEEN) $(PYTEST) $(or $(TESTS),$(DOORS)); code=$$?; \
+		$(BIN)/python -m tests.doors.table $(DOORS_SEEN) && exit $$code
 
 # Writes the tables of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds. What came
 # out is recorded, also if a case is not as it should be.

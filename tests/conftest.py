@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import again
+from tests.doors import table
 from tests.leftovers import Found, Run
 from tests.net import compare
 
@@ -62,11 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(config.stash[RECORDER])
     if compare.VARIABLE in os.environ and not is_worker():
         config.pluginmanager.register(compare.Collector(Path(os.environ[compare.VARIABLE])))
+    if table.VARIABLE in os.environ and not is_worker():
+        config.pluginmanager.register(table.Collector(Path(os.environ[table.VARIABLE])))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         compare.note(item)
+        table.note(item)
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.location[0], len(places)))
 

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.doors import table
+from tests.doors.table import door
 from tests.net import clients
 from tests.net.clients import Machine
 from tests.net.hosts import Host
 
 
+@door("containerd", 1, 2)
 @pytest.mark.parametrize("suite", ["trixie", "sid"])
 def test_s25_containerd_runs_containers_with_cni(
-    host: Host, client_root: Callable[[str], Path], suite: str
+    request: pytest.FixtureRequest, host: Host, client_root: Callable[[str], Path], suite: str
 ) -> None:
     host.preloaded = True
     machine = Machine(host, client_root(suite))
-    try:
+    with contextlib.closing(machine):
+        table.of_machine(request, machine.sh)
         clients.containerd(machine)
         clients.runs_with_ctr(host, machine)
-    finally:
-        machine.close()

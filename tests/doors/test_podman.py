@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doors import table
+from tests.doors.table import door
 from tests.net import clients
 from tests.net.clients import CLEAN, Machine, answers
 from tests.net.doors import executable
@@ -22,14 +25,16 @@ def machine(
 ) -> Iterator[Machine]:
     host.preloaded = True
     made = Machine(host, client_root(request.param))
-    clients.podman(made, netavark=True)
-    made.sh("mkdir -p /usr/local/lib/netavark")
-    program = executable(host.folder / "bin", "ctl.netavark.main", host, "/usr/bin/python3")
-    made.sh(f"cp {program} /usr/local/lib/netavark/")
-    yield made
-    made.close()
+    with contextlib.closing(made):
+        table.of_machine(request, made.sh)
+        clients.podman(made, netavark=True)
+        made.sh("mkdir -p /usr/local/lib/netavark")
+        program = executable(host.folder / "bin", "ctl.netavark.main", host, "/usr/bin/python3")
+        made.sh(f"cp {program} /usr/local/lib/netavark/")
+        yield made
 
 
+@door("podman", 1, 2, 3, 4, 5, 6, 7, 9)
 def test_s25_podman_5_runs_containers_on_a_network_of_the_plugins(host: Host, machine: Machine) -> None:
     run, serve = f"podman run -d --cgroup-parent {machine.cgroup}", "bb httpd -f -p 80 -h /www"
     machine.sh("podman network create -d datapath n")
@@ -84,6 +89,7 @@ def test_s25_podman_5_runs_containers_on_a_network_of_the_plugins(host: Host, ma
     assert host.try_ctl("doctor").stdout == CLEAN
 
 
+@door("podman", 8, 9)
 def test_s25_after_a_crash_of_a_container_podman_5_starts_it_again(host: Host, machine: Machine) -> None:
     """conmon and the process are killed: nobody says that the endpoint is gone."""
     run, serve = f"podman run -d --cgroup-parent {machine.cgroup}", "bb httpd -f -p 80 -h /www"

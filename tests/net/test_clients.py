@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from tests.doors import table
+from tests.doors.table import door
 from tests.net import clients
 from tests.net.clients import CLEAN, Machine, answers
 from tests.net.hosts import HOST, Host, eventually
 
 
 @pytest.fixture
-def machine(host: Host) -> Iterator[Machine]:
+def machine(request: pytest.FixtureRequest, host: Host) -> Iterator[Machine]:
     host.preloaded = True
     made = Machine(host)
-    yield made
-    made.close()
+    with contextlib.closing(made):
+        table.of_machine(request, made.sh)
+        yield made
 
 
+@door("podman", 1, 2, 3, 4, 5, 9)
 @pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
 def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host, machine: Machine) -> None:
     """Ports, which podman binds after ADD, addresses, two networks, a crash, and nothing is left."""
@@ -59,6 +64,7 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     assert host.try_ctl("doctor").stdout == CLEAN
 
 
+@door("containerd", 1, 2)
 @pytest.mark.skipif(not shutil.which("containerd"), reason="needs containerd")
 def test_s25_containerd_runs_containers_with_cni(host: Host, machine: Machine) -> None:
     clients.containerd(machine)
