@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.net import test_docker
+from tests.net import test_compose, test_docker
 from tests.net.dockerd import DockerHost
+from tests.net.test_compose import project as project
 from tests.net.test_docker import host as host
 
-globals().update({name: test for name, test in vars(test_docker).items() if name.startswith("test_s25")})
+for _module in (test_docker, test_compose):
+    globals().update({name: test for name, test in vars(_module).items() if name.startswith("test_s25")})
 
 
 @pytest.fixture(scope="module", params=["trixie", "sid"])
