@@ -2,9 +2,10 @@
 """Transcripts in the documents: each console block is typed again in a pretend host, and what comes is compared.
 
 `python -m tests.transcripts docs/tour.md` types a page's commands and says what differs; `--record` writes what came
-into the page. A page's host is the one that the first block of docs/tour.md makes, and its `<!-- before: COMMAND -->`
-lines are typed first. What no two runs have in common is masked (`masked`). A block says by a word after `console` what
-of its output counts: `numbers`, everything but the numbers and the order of lines; `first`, the first line alone.
+into the page. A page's host is the one that the first block of docs/tour.md makes; `<!-- host: PAGE -->`: with what the
+block of that page adds. Its `<!-- before: COMMAND -->` lines are typed first. What no two runs have in common is masked
+(`masked`). A block says by a word after `console` what of its output counts: `numbers`, everything but the numbers and
+the order of lines; `first`, the first line alone.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.net.runtimes import remove_groups
+
 ROOT = Path(__file__).parents[1]
 PLAY = "/tmp/play"  # what pages call the folder that everything of theirs is in
+GROUPS = "datapath-play"  # what docs/docker.md calls those of Docker's containers
 PATIENCE = 120.0  # seconds for one command
 _SETUP = re.compile(r"^```sh setup\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```console ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HOST = re.compile(r"^<!-- host: (.*) -->$", re.MULTILINE)
 _BEFORE = re.compile(r"^<!-- before: (.*) -->$", re.MULTILINE)
 # What only looks is typed again until it shows what it should: what it asks may just have been started.
 _LOOKS = re.compile(
@@ -119,6 +124,7 @@ class Shell:
         self._shell.kill()
         self._shell.communicate()
         self._folder.cleanup()
+        remove_groups(GROUPS)
 
     def type(self, command: str) -> str:
         """What it prints."""
@@ -136,19 +142,20 @@ class Shell:
         return command.replace(PLAY, self._folder.name)
 
 
-def pretend_host() -> Shell:
-    """A shell on the host that docs/tour.md makes."""
-    setup = _SETUP.search((ROOT / "docs/tour.md").read_text())
-    assert setup
+def pretend_host(*pages: str) -> Shell:
+    """A shell on the host that docs/tour.md makes, and then these pages."""
     shell = Shell()
-    shell.type(setup[1])
+    for page in ("docs/tour.md", *pages):
+        setup = _SETUP.search((ROOT / page).read_text())
+        assert setup
+        shell.type(setup[1])
     return shell
 
 
 def replay(page: Path) -> Iterator[tuple[Step, str]]:
     """Each command of a page, in turn, and what it printed."""
     text = page.read_text()
-    with pretend_host() as shell:
+    with pretend_host(*_HOST.findall(text)) as shell:
         for command in _BEFORE.findall(text):
             shell.type(command)
         for counts, block in _BLOCK.findall(text):
