@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datapath.errors import DatapathError
-from datapath.kernel.unix_http import Api
 
 from . import DRIVER
+
+if TYPE_CHECKING:
+    from datapath.kernel.unix_http import Api
 
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _PATIENCE = 2.0  # seconds
@@ -39,6 +41,8 @@ def sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def ask(environment: Mapping[str, str], driver: str = DRIVER) -> Known | None:
     """All that it knows of the driver's networks; None: there is no daemon, or it does not answer."""
+    from datapath.kernel.unix_http import Api  # some megabytes, and no request of Docker's needs it
+
     for path in sockets(environment):
         api = Api(path, _PATIENCE)
         try:

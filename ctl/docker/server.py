@@ -12,7 +12,7 @@ from pathlib import Path
 from datapath.config.settings import Settings
 from datapath.errors import ConfigError
 from datapath.host import Host
-from datapath.kernel import features, unix_server
+from datapath.kernel import features, syscalls, unix_server
 from datapath.kernel.ending import signals
 from datapath.kernel.notify import notify
 
@@ -26,6 +26,7 @@ def serve(settings: Settings, socket: Path | None, idle: float | None, say: Call
     """Until SIGTERM or SIGINT, or until nobody has asked for `idle` seconds. `socket`: None: the one that the service
     manager passes, which stays its own. `say` takes lines for the journal. ConfigError: none is passed. InUseError:
     another process serves that socket. PrivilegeError, KernelError."""
+    syscalls.return_memory()
     with ExitStack() as stack:
         stop, _ = stack.enter_context(signals())
         passed = unix_server.inherited(os.environ) if socket is None else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -44,8 +45,9 @@ def load_object(
     same. `elsewhere`: the names of pins that are not their map's. `config` is abi.config; as a map it is called config
     and never pinned here. VerifierError carries the whole log.
     """
-    # The log buffer's pages are only touched if the kernel writes there.
-    verdict = ffi.new("char[]", _LOG_SIZE)
+    # Of its own, not malloc()'s: its pages are only touched if the kernel writes there, and go when it goes.
+    room = mmap.mmap(-1, _LOG_SIZE)
+    verdict = ffi.from_buffer("char[]", room)
     opts = bpf.options("bpf_object_open_opts")
     opts.kernel_log_buf, opts.kernel_log_size, opts.kernel_log_level = verdict, _LOG_SIZE, 0
     obj = bpf.lib.bpf_object__open_file(os.fsencode(path), opts)

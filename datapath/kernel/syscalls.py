@@ -35,6 +35,9 @@ _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE = 128 << 10  # what it is until glibc changes it
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -48,6 +51,14 @@ def _check(result: int, subject: str = "") -> int:
 
 def _path(path: str) -> bytes:
     return os.fsencode(path)
+
+
+def return_memory() -> None:
+    """From now on each large block goes back to the system when it is freed: glibc keeps such blocks once it has freed
+    one, up to 32 MiB of them. Without effect in another C library."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def setns(fd: int, kind: int = 0) -> None:

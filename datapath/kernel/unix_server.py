@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
-import io
 import os
 import queue
 import resource
@@ -21,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.parser import BytesHeaderParser
 from http import HTTPStatus
 from pathlib import Path
 
@@ -35,6 +34,9 @@ _BACKLOG = 1024
 _FIRST_FD = 3  # sd_listen_fds(3)
 _HANDLERS = 8  # threads
 _CHUNK = 256 << 10
+_HEADERS = 100
+# As http.client does it, which would bring TLS with it, and some megabytes.
+_PARSER = BytesHeaderParser()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,10 +338,11 @@ def take(pending: bytearray) -> tuple[Request, bool] | bool:
     words = line.decode("latin-1").split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         raise Refused(HTTPStatus.BAD_REQUEST, "the request line is none of HTTP/1.1")
-    try:
-        headers = http.client.parse_headers(io.BytesIO(rest))
-    except http.client.HTTPException as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"the headers cannot be read: {error}") from error
+    if rest.count(b"\r\n") > _HEADERS + 1:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"there are more than {_HEADERS} headers")
+    headers = _PARSER.parsebytes(rest)
+    if headers.defects:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the headers cannot be read")
     if "Transfer-Encoding" in headers:
         raise Refused(HTTPStatus.LENGTH_REQUIRED, "the body has to come with its Content-Length")
     length = headers.get("Content-Length", "0").strip()

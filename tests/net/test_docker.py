@@ -82,7 +82,8 @@ def owners(host: DockerHost, port: int = 8080) -> list[str]:
 def download(host: DockerHost, port: int = 8080) -> Iterator[Callable[[], bool]]:
     """A client outside reads without end; whether it has read more by now."""
     stopping, read, failed = threading.Event(), [0], []
-
+    with eventually() as until:  # its server is there a moment after its container
+        until(lambda: host.outside.try_(f"nc -z -w 30 {HOST} {port}").returncode == 0)
     client = host.outside.start(
         ["sh", "-c", f"exec nc {HOST} {port} </dev/zero"], stdout=subprocess.PIPE, text=False
     )
