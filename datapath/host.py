@@ -115,12 +115,16 @@ class Networks:
         with self._host.changing() as tx:
             return networks.plan(tx, request, avoid)
 
-    def create(self, request: NetworkRequest) -> Network:
-        """Creates a network; `request.owner` says for whom. ConfigError, ExistsError, NotSupportedError."""
-        from datapath.engine import networks
+    def create(self, request: NetworkRequest, allots: bool = False) -> Network:
+        """Creates a network; `request.owner` says for whom. ConfigError, ExistsError, NotSupportedError.
+
+        `allots`: the owner allots subnets, and never one twice: any network of his that has no endpoints and one of
+        these is removed.
+        """
+        from datapath.engine import sandboxes
 
         with self._host.changing() as tx:
-            return networks.create(tx, request)
+            return sandboxes.create_network(tx, request, allots)
 
     def remove(self, name: str, owner: str = OWNER, force: bool = False, members: bool = False) -> Network:
         """Removes a network that has no endpoints, but dead ones; with `members` also those of the owner, who knows

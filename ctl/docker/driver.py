@@ -89,7 +89,7 @@ class Driver:
     def _create_network(self, fields: Fields) -> Reply:
         wanted = protocol.network_request(fields)
         try:
-            self._host.networks.create(wanted)
+            self._host.networks.create(wanted, allots=True)
         except ExistsError:
             if not self._has(wanted):
                 raise

@@ -54,13 +54,14 @@ def open_links(tx: Transaction, endpoint: Endpoint) -> None:
         tx.driver(network).open_links(network, entries.link_entries(network, tx.state))
 
 
-def remove(tx: Transaction, endpoint: Endpoint) -> None:
-    """Takes an endpoint's names away, closes its ports, removes its device and its row, whatever of it is there."""
+def remove(tx: Transaction, endpoint: Endpoint, *along: Sandbox) -> None:
+    """Takes an endpoint's names away, closes its ports, removes its device and its row, whatever of it is there; and
+    the rows of its place and of those that are named."""
     network = tx.state.networks[endpoint.network_id]
     names.withdraw(tx, endpoint)
     ports.unpublish(tx, endpoint, endpoint.ports)
     tx.driver(network).delete_endpoint(network, endpoint, tx.path(endpoint.sandbox_id))
-    tx.delete(endpoint)
+    tx.delete(endpoint, *{sandbox.id: sandbox for sandbox in (*place(tx, endpoint), *along)}.values())
     if any(mapping.acl for mapping in endpoint.ports):
         tx.refresh_acls()
 
@@ -103,22 +104,22 @@ def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
 
 def evict(tx: Transaction, endpoint: Endpoint) -> None:
     """Removes an endpoint of another owner, and with the last one its sandbox, if nobody is in there."""
-    tx.commit(replace(endpoint, phase=Phase.REMOVING))
-    remove(tx, endpoint)
-    drop_place(tx, endpoint)
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
-    if sandbox is not None and not tx.state.endpoints_of_sandbox(sandbox.id) and tx.path(sandbox.id) is None:
-        tx.delete(sandbox)
+    others = [one for one in tx.state.endpoints_of_sandbox(endpoint.sandbox_id) if one.id != endpoint.id]
+    empty = sandbox is not None and not others and tx.path(sandbox.id) is None
+    tx.commit(replace(endpoint, phase=Phase.REMOVING))
+    remove(tx, endpoint, *([sandbox] if sandbox and empty else []))
 
 
-def drop_place(tx: Transaction, endpoint: Endpoint) -> None:
-    """Forgets the sandbox that the endpoint was in, if that was only known for its endpoints' sake and has none any
-    more: a place to wait, or one that endpoints were handed over to."""
+def place(tx: Transaction, endpoint: Endpoint) -> tuple[Sandbox, ...]:
+    """The sandbox that the endpoint is in, if that is only known for its endpoints' sake and has no other: a place to
+    wait, or one that endpoints were handed over to. It goes in one step with the endpoint, as nobody else would know
+    that it is to go."""
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is None or not sandbox.foreign or (sandbox.key and not endpoint.handed_over):
-        return
-    if not tx.state.endpoints_of_sandbox(sandbox.id):
-        tx.delete(sandbox)
+        return ()
+    others = [one for one in tx.state.endpoints_of_sandbox(sandbox.id) if one.id != endpoint.id]
+    return () if others else (sandbox,)
 
 
 def rewire(

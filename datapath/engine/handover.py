@@ -16,7 +16,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
 from datapath.plan import handover as plans
-from datapath.plan.sandboxes import require_endpoint
+from datapath.plan.sandboxes import MovePlan, require_endpoint
 
 
 def hand_over(
@@ -34,8 +34,7 @@ def hand_over(
         tx.warn(f"endpoint {other.id[:12]} of {owner} is in that sandbox no more: removed")
         endpoints.evict(tx, other)
     if planned.endpoint != endpoint or planned.sandbox.id not in tx.state.sandboxes:
-        tx.commit(planned.sandbox, planned.endpoint)
-    endpoints.drop_place(tx, endpoint)
+        _move(tx, endpoint, planned)
     return tx.driver(network).join_info(network, planned.endpoint, tx.mtu(network))
 
 
@@ -72,8 +71,16 @@ def take_out(tx: Transaction, endpoint: Endpoint) -> None:
     revoked = plans.plan_revoke(endpoint)
     if revoked != endpoint:
         _change(tx, {endpoint.id: endpoint}, [revoked])
-    tx.commit(planned.sandbox, planned.endpoint)
-    endpoints.drop_place(tx, endpoint)
+    _move(tx, endpoint, planned)
+
+
+def _move(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
+    """Writes down which sandbox the endpoint is in; the place that it leaves is forgotten."""
+    left = [place for place in endpoints.place(tx, endpoint) if place.id != planned.sandbox.id]
+    going = [replace(place, phase=Phase.REMOVING) for place in left]
+    tx.commit(planned.sandbox, planned.endpoint, *going)
+    if left:
+        tx.delete(*left)
 
 
 def _close(tx: Transaction, sandbox_id: str) -> bool:

@@ -17,6 +17,7 @@ from datapath.plan.networks import (
     plan_network_prune,
     plan_network_remove,
     plan_network_rename,
+    superseded_networks,
 )
 
 
@@ -29,9 +30,24 @@ def plan(tx: Transaction, request: NetworkRequest, avoid: Sequence[Prefix] = ())
     return planned
 
 
-def create(tx: Transaction, request: NetworkRequest) -> Network:
-    """`network create`. Errors as those of `plan`."""
+def create(tx: Transaction, request: NetworkRequest, allots: bool = False) -> Network:
+    """`network create`. `allots`: see `datapath.host.Networks.create`. Errors as those of `plan`."""
+    gone = superseded_networks(request, tx.state) if allots else ()
+    if gone:
+        _refuse(tx, request, gone)
+        for network in gone:
+            tx.warn(f"network {network.name} of {network.owner} has lost its subnet to another: removed")
+        _take_away(tx, gone)
+        tx.look_again()
     return build(tx, plan(tx, request))
+
+
+def _refuse(tx: Transaction, request: NetworkRequest, gone: tuple[Network, ...]) -> None:
+    """Errors of `plan` once these networks are gone, none of which goes for nothing."""
+    devices = tx.facts.devices - {network.device for network in gone}
+    facts = replace(tx.facts, devices=devices)
+    planned = plan_network_create(request, tx.state.without(*gone), facts, tx.config, tx.fresh)
+    tx.driver(planned).require(planned)
 
 
 def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
@@ -58,10 +74,15 @@ def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
 def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
     """`network prune`: every unused network of our own that passes the filters; those that were removed."""
     gone = plan_network_prune(tx.state, filters, now())
+    _take_away(tx, gone)
+    return list(gone)
+
+
+def _take_away(tx: Transaction, gone: tuple[Network, ...]) -> None:
+    """Networks that are "removing"."""
     tx.commit(*gone)
     for network in gone:
         teardown(tx, network)
-    return list(gone)
 
 
 def build(tx: Transaction, network: Network) -> Network:

@@ -13,7 +13,7 @@ from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
 from datapath.model.endpoints import Endpoint, EndpointRequest
-from datapath.model.networks import Network
+from datapath.model.networks import Network, NetworkRequest
 from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
@@ -66,6 +66,13 @@ def rename(tx: Transaction, owner: str, called: Mapping[str, str]) -> None:
     _commit_named(tx, *renamed)
 
 
+def create_network(tx: Transaction, request: NetworkRequest, allots: bool) -> Network:
+    """See `datapath.host.Networks.create`."""
+    if allots:
+        endpoints.evict_dead(tx)
+    return networks.create(tx, request, allots)
+
+
 def remove_network(tx: Transaction, name: str, owner: str, force: bool, members: bool) -> Network:
     """See `datapath.host.Networks.remove`."""
     endpoints.evict_dead(tx)
@@ -94,17 +101,11 @@ def create_endpoint(
         networks.build(tx, planned.network)
     with ExitStack() as undo:
         tx.commit(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)
-        undo.callback(_rollback, tx, planned.endpoint)
+        undo.callback(endpoints.remove, tx, planned.endpoint)
         endpoint = replace(endpoints.create(tx, planned.endpoint), phase=Phase.READY)
         tx.commit(planned.sandbox, endpoint)
         undo.pop_all()
     return endpoint
-
-
-def _rollback(tx: Transaction, endpoint: Endpoint) -> None:
-    """Removes an endpoint that could not be created, and its waiting place."""
-    endpoints.remove(tx, endpoint)
-    endpoints.drop_place(tx, endpoint)
 
 
 def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
@@ -189,7 +190,6 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     endpoints.remove(tx, endpoint)
     endpoints.rewire(tx, tx.path(there), before, planned.changed)
     tx.commit(*planned.changed)
-    endpoints.drop_place(tx, endpoint)
     return True
 
 

@@ -255,6 +255,21 @@ def _refuse_overlap(prefix: Prefix, networks: Iterable[Network], facts: HostFact
         raise ConfigError(f"subnet {prefix} overlaps {other}, an address or route of this host")
 
 
+def superseded_networks(request: NetworkRequest, state: State) -> tuple[Network, ...]:
+    """Networks without endpoints, "removing", of an owner who allots subnets himself and now gives theirs to another:
+    he has forgotten them. ConfigError."""
+    given = ipam.parse_subnets(request.subnets, request.ip_ranges, request.gateways, request.aux_addresses)
+    wanted = [subnet.prefix for subnet in given]
+    return tuple(
+        replace(network, phase=Phase.REMOVING)
+        for network in state.networks.values()
+        if network.owner == request.owner
+        and network.id != request.ident
+        and any(ipam.overlapping(prefix, wanted) for prefix in _prefixes([network]))
+        and not state.endpoints_of_network(network.id)
+    )
+
+
 def plan_network_rename(name: str, new: str, state: State, by: str) -> Network:
     """The network under another name, which its owner calls it by. NotFoundError, ConfigError, ExistsError;
     InUseError: it belongs to another owner."""

@@ -4,15 +4,40 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import os
+import random
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.net.docker_door import Door, create_network, starting, stopping
+from datapath.errors import DatapathError
+from tests.docker_requests import recordings
+from tests.net import faults, forked, look
+from tests.net.docker_door import (
+    Door,
+    Refused,
+    Words,
+    at_once,
+    create_network,
+    ident,
+    moved,
+    starting,
+    stopping,
+)
 from tests.net.doors import Space, spaces_of_a_test
-from tests.net.hosts import Host
+from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, pinging, sent_and_lost
+from tests.net.test_cycles import host_has
+from tests.net.test_down import different
+from tests.unit.test_docker_hostile import OTHERS, places, put
 
 MOST = 40 << 10  # kB that the driver may have, whatever it did
 
@@ -50,4 +75,228 @@ def test_s25_the_driver_is_small_whatever_it_did(host: Host) -> None:
         for number in (*range(2, 12), 20):
             door.ask(*stopping(1, number))
         assert door.memory() < MOST
+
+
+# ---- faults in a request ---------------------------------------------------------------------------------------
+
+LONG = bool(os.environ.get("DATAPATH_LONG"))
+SHARE = {"kill": 0.1, "error": 0.05}  # of the steps of a request, where not all are tried
+LIFE = (
+    *("CreateNetwork", "CreateEndpoint", "Join", "ProgramExternalConnectivity"),
+    *("RevokeExternalConnectivity", "Leave", "DeleteEndpoint", "DeleteNetwork"),
+)
+# What dockerd asks once one of them has failed; it takes no notice of those that take away.
+AFTER: dict[str, tuple[str, ...]] = {
+    "CreateNetwork": (),
+    "CreateEndpoint": LIFE[7:],
+    "Join": LIFE[6:],
+    "ProgramExternalConnectivity": LIFE[5:],
+}
+ADDRESS = "10.55.0.2/24"
+_numbers = itertools.count(16)
+
+
+def life() -> list[Words]:
+    """A network and a container on it, from their beginning to their end; each time others, but for subnet, address
+    and port."""
+    network, endpoint = next(_numbers), next(_numbers)
+    made = [create_network(network, "10.55.0.0/24"), *starting(network, endpoint, ADDRESS, "8055:80")]
+    gone = [*stopping(network, endpoint), ("DeleteNetwork", {"NetworkID": made[0][1]["NetworkID"]})]
+    return [*made, *gone]
+
+
+def network_of(words: list[Words]) -> int:
+    """The number of the network of a life."""
+    return int(words[0][1]["NetworkID"][:12], 16)
+
+
+def answered(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def beside(shared_host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host on which another container of Docker's runs; it answers every ping."""
+    host = look.settled(shared_host)
+    forked.in_child.append(faults.install)
+    space = Space(tmp_path_factory.mktemp("spaces"))
+    others = create_network(1), *starting(1, 2, "10.5.0.2/16", "8081:80", path=space.path)
+    _, _, joined, _ = answered(at_once(host, others))
+    moved(host, space, joined, "10.5.0.2/16")
+    space.serve(80)
+    answered(at_once(host, life()))
+    bystander = pinging(host, "10.5.0.2", 72, 0.02)
+    yield host
+    sent, lost = sent_and_lost(bystander)
+    assert sent > 0 and lost == 0
+    assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == OUTSIDE
+    forked.in_child.remove(faults.install)
+    answered(at_once(host, [*stopping(1, 2), ("DeleteNetwork", {"NetworkID": others[0][1]["NetworkID"]})]))
+    space.delete()
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+@pytest.mark.parametrize("method", LIFE)
+def test_s30_a_fault_in_a_request_of_dockers_leaves_nothing_half_done(
+    beside: Host, method: str, kind: str
+) -> None:
+    """At any of its steps. What Docker asks next, and then for another network and container with the same subnet,
+    address and port, is done; in the end nothing is there that was not before."""
+    place, before = LIFE.index(method), host_has(beside)
+    steps = tried(beside, place, "count@0")
+    chosen = list(range(1, steps + 1))
+    if not LONG:
+        chosen = random.Random(f"30 {method} {kind}").sample(chosen, max(1, round(steps * SHARE[kind])))
+    problems = []
+    for number in chosen:
+        try:
+            tried(beside, place, f"{kind}@{number}")
+            found = {
+                name: texts
+                for name, (was, now) in different(before, host_has(beside)).items()
+                if (texts := changed(was, now))
+            }
+            assert not found, found
+        except AssertionError as error:
+            problems.append(f"{kind} at step {number} of {steps} ({faults.last().step}): {error}"[:2000])
+            before = host_has(beside)
+    assert not problems, "\n".join(problems)
+
+
+def changed(was: Iterable[object], now: Iterable[object]) -> list[str]:
+    """What is in one and not in the other, but for the files of the database that SQLite makes as it likes."""
+    texts = set(map(str, was)) ^ set(map(str, now))
+    return sorted(text for text in texts if not text.endswith(("datapath.db-shm", "datapath.db-wal")))
+
+
+def tried(host: Host, place: int, fault: str) -> int:
+    """How many steps the request at that place of a life has."""
+    words = life()
+    if words[:place]:
+        assert not any("Err" in reply for reply in answered(at_once(host, words[:place])))
+    done = at_once(host, [words[place]], fault)
+    steps = faults.last().steps
+    failed = done.returncode != 0
+    if not failed:
+        (reply,) = answered(done)
+        failed = "Err" in reply
+        assert "\n" not in reply.get("Err", "") and "internal error" not in reply.get("Err", ""), reply
+    else:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    method = LIFE[place]
+    left = (
+        [one for one in words if one[0] in AFTER[method]]
+        if failed and method in AFTER
+        else words[place + 1 :]
+    )
+    if left[:-1]:
+        answered(at_once(host, left[:-1]))
+    if left:  # the next container, on the same network and with the same address
+        network, endpoint = network_of(words), next(_numbers)
+        following = [*starting(network, endpoint, ADDRESS, "8055:80"), *stopping(network, endpoint), left[-1]]
+        replies = answered(at_once(host, following))
+        assert not any("Err" in reply for reply in replies), replies
+    again = life()
+    for part in (again[:4], again[4:]):
+        replies = answered(at_once(host, part))
+        assert not any("Err" in reply for reply in replies), replies
+        assert doctor(host) == "No problems found.\n", doctor(host)
+    return steps
+
+
+# ---- requests that Docker would not send -----------------------------------------------------------------------
+
+HALF = b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{"
+SPOKEN = (
+    (b"\0\1\2\r\n\r\n", 400),
+    (b"POST /NetworkDriver.Nothing HTTP/1.1\r\n\r\n", 404),
+    (b"GET /NetworkDriver.Join HTTP/1.1\r\n\r\n", 405),
+    (b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 2\r\n\r\n{]", 400),
+    (b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n" + b"x" * (1 << 20), 400),
+    (b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 104857600\r\n\r\n", 413),
+    (b"POST /NetworkDriver.Join HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+    (b"POST /NetworkDriver.Join HTTP/1.1\r\n" + b"X: y\r\n" * 20000, 431),
+)
+
+
+def test_s25_whatever_is_said_to_the_driver_it_answers_once_and_goes_on(host: Host) -> None:
+    """A thousand connections are idle meanwhile, and a hundred have said half of something."""
+    with contextlib.closing(Door(host)) as door, contextlib.ExitStack() as stack:
+        found = door.path.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o600)
+        listeners = host.sh("ss -ltnup")
+        door.ask(create_network(1))
+
+        def connect(said: bytes = b"") -> socket.socket:
+            opened = stack.enter_context(socket.socket(socket.AF_UNIX))
+            opened.settimeout(TIMEOUT)
+            opened.connect(str(door.path))
+            opened.sendall(said)
+            return opened
+
+        waiting = [connect() for _ in range(1000)] + [connect(HALF) for _ in range(100)]
+        for said, status in SPOKEN:
+            opened = stack.enter_context(socket.socket(socket.AF_UNIX))
+            opened.settimeout(TIMEOUT)
+            opened.connect(str(door.path))
+            with contextlib.suppress(BrokenPipeError):  # it has heard enough
+                opened.sendall(said)
+            assert opened.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status), (status, said[:80])
+        door.ask(*starting(1, 2, "10.5.0.2/16", "8080:80"))
         assert door.memory() < MOST
+        waiting[0].sendall(b"POST /Plugin.Activate HTTP/1.1\r\n\r\n")
+        assert b"NetworkDriver" in waiting[0].recv(1 << 16)
+        door.ask(*stopping(1, 2))
+        assert host.sh("ss -ltnup") == listeners
+    assert doctor(host) == "No problems found.\n"
+    assert "Traceback" not in (host.folder / "driver.log").read_text()
+
+
+def test_s25_wrong_values_are_refused_by_the_real_host_too(host: Host) -> None:
+    """Of each kind of request, each value is another one, of those that chance chooses."""
+    look.settled(host)
+    chance = random.Random(25)
+    words = [create_network(1), *starting(1, 2, "10.5.0.2/16", "8080:80"), *stopping(1, 2)]
+    last = "DeleteNetwork", {"NetworkID": ident(1)}
+    with contextlib.closing(Door(host)) as door:
+        for method, fields in (*words, last):
+            for place in places(fields):
+                for other in chance.sample(OTHERS, 4):
+                    try:
+                        door.ask((method, put(fields, place, other)))
+                    except Refused as error:
+                        assert str(error).isprintable() and "internal error" not in str(error), error
+                    except DatapathError as error:  # it is no object
+                        assert not place and "the request is no" in str(error)
+            door.ask((method, fields))
+            assert doctor(host) == "No problems found.\n", method
+        for network in ("0" * 64, ident(1)):
+            door.ask(("DeleteNetwork", {"NetworkID": network}))
+    assert host.ctl("network ls --format {{.Name}}").split() == ["bridge", "host", "none"]
+    assert json.loads(host.ctl("ps -a --format json") or "[]") == []
+    assert "Traceback" not in (host.folder / "driver.log").read_text()
+    host.ctl("down")
+    assert not any(Path(host.folder / "state").glob("*"))
+
+
+def test_s25_recorded_requests_of_all_versions_in_any_order_leave_a_whole_host(host: Host) -> None:
+    """At a real host; as many as there is time for."""
+    pool = [
+        request
+        for requests in recordings().values()
+        for request in requests
+        if request.method.startswith("NetworkDriver") and "EndpointOperInfo" not in request.method
+    ]
+    random.Random(25).shuffle(pool)
+    words = [
+        (request.method.partition(".")[2], request.fields or {})
+        for request in pool[: len(pool) if LONG else 150]
+    ]
+    replies = answered(at_once(host, words))
+    assert not any("internal error" in reply.get("Err", "") for reply in replies)
+    assert doctor(host) == "No problems found.\n"
+    networks = {fields["NetworkID"] for _, fields in words if "NetworkID" in fields}
+    answered(at_once(host, [("DeleteNetwork", {"NetworkID": network}) for network in networks]))
+    host.ctl("down")
+    assert not any(Path(host.folder / "state").glob("*"))

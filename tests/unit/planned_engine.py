@@ -14,7 +14,7 @@ from datapath.model.networks import Network, NetworkRequest
 from datapath.model.rows import Phase
 from datapath.model.state import State
 from datapath.plan import handover, sandboxes
-from datapath.plan.networks import plan_network_create, plan_network_remove
+from datapath.plan.networks import plan_network_create, plan_network_remove, superseded_networks
 from tests.unit.planned_host import PlannedHost
 
 
@@ -43,8 +43,10 @@ class PlannedNetworks:
     def __init__(self, host: PlannedEngine) -> None:
         self.host = host
 
-    def create(self, request: NetworkRequest) -> Network:
+    def create(self, request: NetworkRequest, allots: bool = False) -> Network:
         host = self.host
+        if allots:
+            host.state = host.state.without(*superseded_networks(request, host.state))
         made = plan_network_create(request, host.state, host.facts, host.config, host.fresh)
         host.state = host.state.including(replace(made, phase=Phase.READY, built=True))
         return made
