@@ -152,7 +152,6 @@ class Server:
         self._free: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
         self._connections: dict[_Connection, None] = {}  # that wait, the one that has waited longest first
         self._busy = 0
-        self._full = False
         self._wake_up, self._wake = socket.socketpair()
 
     def run(self, stop: int, idle: float | None = None) -> None:
@@ -176,8 +175,7 @@ class Server:
         ending = False
         while True:
             now = time.monotonic()
-            last = now if self._busy else last
-            ending = ending or (idle is not None and now - last >= idle)
+            ending = ending or (idle is not None and not self._busy and now - last >= idle)
             pause = self._pause(now, last, idle) if not ending else None if self._busy else 0.0
             ready = [key.fileobj for key, _ in self._selector.select(pause)]
             if ending and not self._busy and not any(isinstance(one, _Connection) for one in ready):
@@ -195,7 +193,8 @@ class Server:
                     self._wake_up.recv(4096)
                 elif isinstance(one, _Connection):
                     self._read(one, pool)
-            self._collect(pool)
+            if self._collect(pool):
+                last = time.monotonic()
             self._expire()
 
     def _pause(self, now: float, last: float, idle: float | None) -> float | None:
@@ -302,16 +301,20 @@ class Server:
             self._free.put(kept)
             self._wake.send(b"\0")
 
-    def _collect(self, pool: ThreadPoolExecutor) -> None:
-        """Connections whose request has been answered wait for the next, if that has not come yet."""
+    def _collect(self, pool: ThreadPoolExecutor) -> bool:
+        """Connections whose request has been answered wait for the next, if that has not come yet. False: there are
+        none."""
+        found = False
         while not self._free.empty():
             connection = self._free.get()
             self._busy -= 1
+            found = True
             if connection is not None:
                 self._wait(connection)
                 if connection.pending:
                     connection.since = time.monotonic()
                     self._take(connection, pool)
+        return found
 
     def _refuse(self, connection: _Connection, error: Refused) -> None:
         with contextlib.suppress(OSError):

@@ -8,18 +8,23 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datapath.config.settings import Settings
 from datapath.errors import DatapathError
+from datapath.host import Host as Library
+from datapath.model.state import State
 from tests.docker_requests import recordings
 from tests.net import faults, forked, look
 from tests.net.docker_door import (
@@ -34,9 +39,10 @@ from tests.net.docker_door import (
     stopping,
 )
 from tests.net.doors import Space, spaces_of_a_test
-from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, pinging, sent_and_lost
+from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, eventually, pinging, sent_and_lost
 from tests.net.test_cycles import host_has
 from tests.net.test_down import different
+from tests.unit.test_docker import Door as Planned
 from tests.unit.test_docker_hostile import OTHERS, places, put
 
 MOST = 40 << 10  # kB that the driver may have, whatever it did
@@ -152,11 +158,7 @@ def test_s30_a_fault_in_a_request_of_dockers_leaves_nothing_half_done(
     for number in chosen:
         try:
             tried(beside, place, f"{kind}@{number}")
-            found = {
-                name: texts
-                for name, (was, now) in different(before, host_has(beside)).items()
-                if (texts := changed(was, now))
-            }
+            found = changes(before, beside)
             assert not found, found
         except AssertionError as error:
             problems.append(f"{kind} at step {number} of {steps} ({faults.last().step}): {error}"[:2000])
@@ -164,10 +166,16 @@ def test_s30_a_fault_in_a_request_of_dockers_leaves_nothing_half_done(
     assert not problems, "\n".join(problems)
 
 
-def changed(was: Iterable[object], now: Iterable[object]) -> list[str]:
-    """What is in one and not in the other, but for the files of the database that SQLite makes as it likes."""
-    texts = set(map(str, was)) ^ set(map(str, now))
-    return sorted(text for text in texts if not text.endswith(("datapath.db-shm", "datapath.db-wal")))
+def changes(before: dict[str, Any], host: Host) -> dict[str, list[str]]:
+    """What the host has and had not, or had and has not, but for the files of the database that SQLite makes as it
+    likes."""
+    found = {}
+    for name, (was, now) in different(before, host_has(host)).items():
+        texts = set(map(str, was)) ^ set(map(str, now))
+        found[name] = sorted(
+            text for text in texts if not text.endswith(("datapath.db-shm", "datapath.db-wal"))
+        )
+    return {name: texts for name, texts in found.items() if texts}
 
 
 def tried(host: Host, place: int, fault: str) -> int:
@@ -300,3 +308,155 @@ def test_s25_recorded_requests_of_all_versions_in_any_order_leave_a_whole_host(h
     answered(at_once(host, [("DeleteNetwork", {"NetworkID": network}) for network in networks]))
     host.ctl("down")
     assert not any(Path(host.folder / "state").glob("*"))
+
+
+# ---- tables that are full ----------------------------------------------------------------------------------------
+
+
+def test_s25_a_full_table_is_one_clear_error_and_nothing_is_half_made(make_host: Callable[..., Host]) -> None:
+    """As many endpoints, and as many ports, as there may be, and one more."""
+    host = make_host(config={"datapath": {"max-endpoints": 64, "max-ports": 64}})
+    answered(at_once(host, [create_network(1), *starting(1, 2, "10.5.0.2/16", "8002:80")]))
+    with eventually() as until:  # the kernel notices by and by that nobody is at the other end
+        until(lambda: "LOWERLAYERDOWN" in host.sh("ip link"))
+    before = host_has(host)
+    many = [f"{port}:{port}" for port in range(9000, 9100)]
+    replies = answered(at_once(host, starting(1, 3, "10.5.0.3/16", *many)))
+    assert [reply.get("Err", "") for reply in replies[:2]] == ["", ""]
+    assert "it is full (64 entries)" in replies[2]["Err"] and doctor(host) == "No problems found.\n"
+    answered(at_once(host, stopping(1, 3)[1:]))
+    assert not changes(before, host)
+
+    created = [starting(1, number, f"10.5.0.{number}/16")[0] for number in range(3, 71)]
+    errors = [reply.get("Err", "") for reply in answered(at_once(host, created))]
+    full = errors.index(next(filter(None, errors)))
+    assert 50 < full < 64 and all("it is full (64 entries)" in error for error in errors[full:]), errors[
+        full:
+    ]
+    assert doctor(host) == "No problems found.\n"
+    gone = [(method, fields) for number in range(3, 71) for method, fields in stopping(1, number)[2:]]
+    answered(at_once(host, gone))
+    assert not changes(before, host)
+    assert not any(
+        "Err" in reply for reply in answered(at_once(host, starting(1, 90, "10.5.0.90/16", "8090:80")))
+    )
+    assert doctor(host) == "No problems found.\n"
+
+
+# ---- several at once, and none -------------------------------------------------------------------------------------
+
+
+def test_s25_two_daemons_at_once_have_what_they_asked_for(host: Host) -> None:
+    """Each with a network of its own, four containers at a time; of a port that both want one has it."""
+    look.settled(host)
+
+    def daemon(number: int) -> list[str]:
+        network, refused = number, []
+        door.ask(create_network(network, f"10.{50 + number}.0.0/16"))
+
+        def container(slot: int) -> None:
+            for turn in range(3):
+                endpoint = 1000 * number + 100 * slot + turn
+                port = 8000 + (slot if turn else 0)
+                try:
+                    door.ask(*starting(network, endpoint, f"10.{50 + number}.0.{slot}/16", f"{port}:80"))
+                except Refused as error:
+                    refused.append(str(error))
+                if turn < 2:
+                    door.ask(*stopping(network, endpoint))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(container, range(2, 6)))
+        return refused
+
+    with contextlib.closing(Door(host)) as door:
+        with ThreadPoolExecutor(2) as pool:
+            refused = [text for texts in pool.map(daemon, (1, 2)) for text in texts]
+        assert refused and all("already allocated" in text for text in refused), refused
+        assert doctor(host) == "No problems found.\n"
+        published = [json.loads(line)["HostPort"] for line in host.ctl("port ls --json").splitlines()]
+        assert sorted(published) == [8002, 8003, 8004, 8005]
+        for number in (1, 2):
+            door.ask(("DeleteNetwork", {"NetworkID": ident(number)}))
+    host.ctl("down")
+    assert not any(Path(host.folder / "state").glob("*"))
+
+
+def test_s25_nothing_runs_and_nothing_listens_once_docker_asks_nothing(host: Host) -> None:
+    """Connections that it keeps open, and one on which it has begun to say something, keep nothing alive."""
+    look.settled(host)
+    before = host.sh("ss -xltnup"), look.members_of(look.namespace_of(host.pid))
+    with contextlib.closing(Door(host, "--idle", "2s")) as door, contextlib.ExitStack() as stack:
+        door.ask(create_network(1), *starting(1, 2, "10.5.0.2/16", "8080:80"))
+        for said in (b"", HALF, b"POST /Plugin.Activate HTTP/1.1\r\n\r\n"):
+            opened = stack.enter_context(socket.socket(socket.AF_UNIX))
+            opened.connect(str(door.path))
+            opened.sendall(said)
+        assert door.process.wait(TIMEOUT) == 0
+    assert not door.path.exists()
+    assert (host.sh("ss -xltnup"), look.members_of(look.namespace_of(host.pid))) == before
+    assert doctor(host) == "No problems found.\n"
+
+
+# ---- the reference ---------------------------------------------------------------------------------------------------
+
+POOLS = ("10.51.0.0/16", "10.52.0.0/16", "10.52.128.0/17")
+
+
+def by_chance(chance: random.Random) -> Words:
+    """Any request, about one of a few networks, endpoints, addresses, ports and sandboxes."""
+    network, endpoint = chance.randrange(1, 5), chance.randrange(10, 16)
+    address = f"{POOLS[network % 3].split('.')[0]}.{POOLS[network % 3].split('.')[1]}.128.{chance.randrange(2, 5)}/16"
+    ports = [f"{port}:{port}" for port in chance.sample((8080, 8081, 8082), chance.randrange(3))]
+    path = f"/run/docker/netns/{chance.randrange(3)}"
+    words = [
+        create_network(network, POOLS[network % 3]),
+        *starting(network, endpoint, address, *ports, path=path) * 3,
+        *stopping(network, endpoint),
+        ("DeleteNetwork", {"NetworkID": ident(network)}),
+    ]
+    return chance.choice(words)
+
+
+def view(state: State) -> dict[str, object]:
+    """What a state says of Docker's networks and endpoints, without what is of this host alone."""
+    mine = {network.id: network for network in state.networks.values() if network.owner == "docker"}
+    return {
+        **{ident: [str(subnet.prefix) for subnet in network.subnets] for ident, network in mine.items()},
+        **{
+            endpoint.owner_key: (
+                *(
+                    endpoint.network_id,
+                    str(endpoint.ipv4),
+                    endpoint.mac,
+                    endpoint.handed_over,
+                    endpoint.gateway4,
+                ),
+                *(state.sandboxes[endpoint.sandbox_id].key, sorted(map(str, endpoint.ports))),
+            )
+            for endpoint in state.endpoints.values()
+        },
+        "sandboxes": len(state.sandboxes),
+    }
+
+
+def masked(reply: dict[str, Any]) -> str:
+    """Its error, without ids, some of which are of chance."""
+    return re.sub(r"\b[0-9a-f]{12}\b", "ID", reply.get("Err", ""))
+
+
+def test_s25_whatever_is_asked_in_whatever_order_the_host_is_as_the_plans_say(host: Host) -> None:
+    """A walk of chance, at the real host and at one that carries out nothing but the plans."""
+    chance, planned = random.Random(26), Planned()
+    library = Library.open(Settings.from_env(host.env or {}))
+    refused = 0
+    for turn in range(60 if LONG else 12):
+        words = [by_chance(chance) for _ in range(20)]
+        replies = answered(at_once(host, words))
+        for (method, fields), reply in zip(words, replies, strict=True):
+            expected = planned.raw(f"NetworkDriver.{method}", json.dumps(fields).encode())[1]
+            assert masked(reply) == masked(expected), (method, fields)
+            refused += "Err" in reply
+        assert view(library.snapshot()) == view(planned.engine.state), turn
+        assert doctor(host) == "No problems found.\n", turn
+    assert 20 < refused < 200

@@ -196,10 +196,12 @@ def test_it_ends_when_nobody_has_asked_for_a_while_and_not_before(tmp_path: Path
         assert started.wait(60)
         thread.join(0.6)
         assert thread.is_alive(), "a request is being answered"
+        before = time.monotonic()
         go_on.set()
         assert asking.recv(4096).startswith(b"HTTP/1.1 200 ")
         thread.join(60)
         assert not thread.is_alive()
+        assert time.monotonic() - before >= 0.3, "it has not waited since it answered"
         assert (idle.recv(1), asking.recv(1)) == (b"", b"")
         idle.close()
         asking.close()
