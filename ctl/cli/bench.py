@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 ALL_SUITES = "full"
-ALL = "ebpf,iptables,nftables,docker,none,aardvark,dnsmasq,unbound"
+ALL = "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound"
 EXPERIMENTS = {
     "Suite": "SUITE",
     "Experiment": "EXPERIMENT",
@@ -123,7 +124,12 @@ class Rounds(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # it ha
 )
 @filter_option
 @click.option("--docker", default="docker", metavar="PROGRAM", help="Docker client (default: docker).")
-@click.option("--dockerd", default="dockerd", metavar="PROGRAM", help="Docker daemon (default: dockerd).")
+@click.option(
+    "--dockerd",
+    default="dockerd",
+    metavar="PATH",
+    help="Docker daemon, or the root directory of a system that has one (default: dockerd).",
+)
 def run(
     *,
     suites: tuple[str, ...],
@@ -320,7 +326,8 @@ def _built(
     from datapath.bench.model import SuiteOptions
 
     with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
-        options = SuiteOptions(seconds, Path(folder), docker, dockerd)
+        program = (sys.executable, "-m", f"{__package__}.main")
+        options = SuiteOptions(seconds, Path(folder), docker, dockerd, program)
         yield [registry()[name](modes, options) for name in names]
 
 

@@ -13,7 +13,18 @@ from statistics import median
 from typing import Literal
 
 from datapath.bench import stats
-from datapath.bench.model import DNSMASQ, DOCKER, EBPF, IPTABLES, NONE, PATHS, UNBOUND, Run, Series
+from datapath.bench.model import (
+    DNSMASQ,
+    DOCKER,
+    DOCKER_DATAPATH,
+    EBPF,
+    IPTABLES,
+    NONE,
+    PATHS,
+    UNBOUND,
+    Run,
+    Series,
+)
 
 Verdict = Literal["met", "missed", "tie", "too few rounds", "not measured"]
 Rows = Mapping[str, Series]  # by label
@@ -54,9 +65,9 @@ class Promise:
         return value <= self.bar if self.most else value >= self.bar
 
 
-def _to(base: str, label: str) -> Callable[[Run, Rows], Found | None]:
+def _to(base: str, label: str, mode: str) -> Callable[[Run, Rows], Found | None]:
     def measured(_: Run, rows: Rows) -> Found | None:
-        found = stats.ratio(rows[label].samples, EBPF, base) if label in rows else None
+        found = stats.ratio(rows[label].samples, mode, base) if label in rows else None
         return Found(found.median, found.low, found.high, stats.sure(found)) if found else None
 
     return measured
@@ -120,8 +131,8 @@ def _cost(subject: str, what: str) -> Callable[[Run, Rows], Found | None]:
     return measured
 
 
-def _ratio(label: str, base: str, bar: float, *, most: bool) -> Promise:
-    return Promise(label, f"{EBPF}/{base}", bar, most, _to(base, label))
+def _ratio(label: str, base: str, bar: float, *, most: bool, mode: str = EBPF) -> Promise:
+    return Promise(label, f"{mode}/{base}", bar, most, _to(base, label, mode))
 
 
 ESTABLISHED = ("from_container", "a run, the same TCP segment to a member again and again")
@@ -141,6 +152,10 @@ PROMISES: tuple[Promise, ...] = (
     *(_ratio(f"tcp_stream {path}", IPTABLES, 1.0, most=False) for path in PATHS),
     _ratio("publish_unpublish ports=200", DOCKER, 1 / 200, most=True),
     _ratio("attach_detach", DOCKER, 1 / 10, most=True),
+    _ratio(ONE, EBPF, 0.97, most=False, mode=DOCKER_DATAPATH),
+    _ratio("tcp_rr outside-published", EBPF, 1.03, most=True, mode=DOCKER_DATAPATH),
+    _ratio("start ports=1", DOCKER, 1, most=True, mode=DOCKER_DATAPATH),
+    _ratio("start ports=200", DOCKER, 1 / 8, most=True, mode=DOCKER_DATAPATH),
     Promise(
         "publish_unpublish ports=10000",
         f"{EBPF}, publish, ms",

@@ -24,25 +24,56 @@ _END_TIMEOUT = 10.0
 _IMAGE = "datapath-bench"
 _BUSYBOX = "/bin/busybox"
 _SOCKET = "/run/docker.sock"
-# All that dockerd and containerd keep beside the data is below /run, sockets too: it gets one of its own.
-_SCRIPT = 'mount -t tmpfs tmpfs /run && exec "$@"'
+# All that dockerd and containerd keep beside the data is below /run, sockets too: it gets one of its own. $1 is the
+# folder of all that is the daemon's, $2 a root that has the daemon, or nothing; that is not written to.
+_SCRIPT = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mount --make-shared /run
+mkdir -p /run/docker/plugins
+mount --bind "$1/plugins" /run/docker/plugins
+if [ -n "$2" ]; then
+    mount -t tmpfs tmpfs "$1/layers"
+    mkdir "$1/layers/upper" "$1/layers/work"
+    mount -t overlay -o "lowerdir=$2,upperdir=$1/layers/upper,workdir=$1/layers/work" overlay "$1/root"
+    mount -t proc proc "$1/root/proc"
+    for shared in /sys /dev /run; do mount --rbind $shared "$1/root$shared"; done
+    mkdir -p "$1/root$1"
+    mount --bind "$1" "$1/root$1"
+    cd "$1/root"
+    shift 2
+    exec chroot . "$@"
+fi
+shift 2
+exec "$@"
+"""
 _CAGE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SCRIPT, "sh")
+PLUGINS = "plugins"  # below the daemon's folder: /run/docker/plugins to it
 
 
 class Docker:
-    """Running when it is made; `close` ends it with everything that it has started."""
+    """`dockerd`: a program, or a folder with the root of another system that has it. `flags` are more of its options.
 
-    def __init__(self, host: Host, dockerd: str) -> None:
+    Running when it is made; `close` ends it with everything that it has started.
+    """
+
+    def __init__(self, host: Host, dockerd: str, flags: Sequence[str] = ()) -> None:
         if not os.path.exists(_BUSYBOX):
             raise DatapathError(
                 f"docker: {_BUSYBOX} is missing, its container runs it (package busybox-static)"
             )
-        folder = host.folder
+        self.folder = folder = host.folder / "docker"
+        for name in (PLUGINS, "layers", "root"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
         self._log = folder / "dockerd.log"
+        self._dockerd = dockerd
+        root = os.path.abspath(dockerd) if os.path.isdir(dockerd) else ""
         self._argv = (
-            *(dockerd, "--data-root", f"{folder}/data", "--host", f"unix://{_SOCKET}"),
+            *(*_CAGE, str(folder), root, "dockerd" if root else dockerd),
+            *("--data-root", f"{folder}/data", "--host", f"unix://{_SOCKET}"),
             *("--config-file", f"{folder}/none.json", "--storage-driver", "vfs", "--iptables=true"),
             *("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", f"/{host.group.name}"),
+            *flags,
         )
         (folder / "none.json").write_text("{}")
         self._place = Place(host.inside.path)
@@ -55,20 +86,36 @@ class Docker:
 
     def start(self) -> None:
         """Returns when it answers."""
-        self._process = self._place.start([*_CAGE, *self._argv], self._log)
-        self.pid = 0
+        self._process = self._place.start(self._argv, self._log)
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
-            self.pid = self.pid or next(iter(_children(self._process.pid)), 0)
-            self.api = Api(f"/proc/{self.pid}/root{_SOCKET}")
+            self.api = self.client()
             try:
-                self.api.ask("GET", "/_ping")
-                break
-            except DatapathError as error:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.close()
-                    raise ToolError(self._argv, self._log.read_text()) from error
+                if self.inside("/run/docker", PLUGINS):  # else the machine's own daemon would answer
+                    self.api.ask("GET", "/_ping")
+                    break
+            except DatapathError:
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise ToolError((self._dockerd,), self._log.read_text())
             time.sleep(0.02)
+
+    def inside(self, path: str, name: str) -> bool:
+        """The daemon sees what its folder has under this name below `path`: its mounts are made."""
+        try:
+            return os.path.samefile(f"/proc/{self.pid}/root{path}/{name}", self.folder / name)
+        except OSError:
+            return False
+
+    @property
+    def pid(self) -> int:
+        """The daemon's; 0 if it is not there yet."""
+        return next(iter(_children(self._process.pid)), 0)
+
+    def client(self) -> Api:
+        """Another connection to it."""
+        return Api(f"/proc/{self.pid}/root{_SOCKET}")
 
     def close(self) -> None:
         self.api.close()
@@ -83,8 +130,16 @@ class Docker:
         inner = self.api.ask("GET", f"/containers/{container}/json")["State"]["Pid"]
         return f"/proc/{self.pid}/root/proc/{inner}/ns/net"
 
-    def run(self, name: str, network: str, ports: Sequence[str] = (), aliases: Sequence[str] = ()) -> None:
-        """Starts a container that sleeps; `ports` like "80/tcp" are published under their own numbers."""
+    def run(
+        self,
+        name: str,
+        network: str,
+        ports: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        api: Api | None = None,
+    ) -> None:
+        """Starts a container that sleeps; `ports` like "80/tcp" are published under their own numbers. `api`: the
+        connection to ask by, of a thread of its own."""
         bindings = {port: [{"HostPort": port.partition("/")[0]}] for port in ports}
         body: dict[str, Any] = {
             "Image": _IMAGE,
@@ -93,11 +148,12 @@ class Docker:
             "HostConfig": {"NetworkMode": network, "PortBindings": bindings},
             "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": list(aliases)}}},
         }
-        self.api.ask("POST", f"/containers/create?name={name}", body)
-        self.api.ask("POST", f"/containers/{name}/start")
+        api = api or self.api
+        api.ask("POST", f"/containers/create?name={name}", body)
+        api.ask("POST", f"/containers/{name}/start")
 
-    def remove(self, name: str) -> None:
-        self.api.ask("DELETE", f"/containers/{name}?force=true")
+    def remove(self, name: str, api: Api | None = None) -> None:
+        (api or self.api).ask("DELETE", f"/containers/{name}?force=true")
 
     def pin(self, core: int) -> None:
         """The daemon itself, which answers questions for names."""
@@ -128,6 +184,11 @@ class Docker:
 
 
 def installed(dockerd: str) -> bool:
+    """The program, or the root that has it, is there."""
+    if os.path.isdir(dockerd):
+        return any(
+            os.path.exists(f"{dockerd}/usr/{folder}/dockerd") for folder in ("sbin", "bin", "local/bin")
+        )
     return shutil.which(dockerd) is not None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample
+from datapath.bench.model import DOCKERS, NONE, Better, Experiment, Point, Sample
 from datapath.bench.topologies import Topology
 from datapath.bench.traffic import Topologies
 
@@ -19,8 +19,8 @@ _MOST_OF_DOCKER = 200  # ports: 17 s a sample
 
 @dataclass(slots=True)
 class Change:
-    """A row. `act` makes the change once; the seconds of its steps, which are called `steps`. A sample is the mean
-    of as many as fit into its time."""
+    """A row. `act` makes the change once; the seconds of its steps, which are called `steps`; what is measured are the
+    first `counted` of them. A sample is the mean of as many as fit into its time."""
 
     topologies: Topologies
     point: Point
@@ -28,6 +28,7 @@ class Change:
     title: str
     act: Callable[[Topology], tuple[float, ...]]
     steps: tuple[str, ...]
+    counted: int = 2
     unit: str = "ms"
     better: Better = "lower"
     warm: bool = False
@@ -53,7 +54,7 @@ class Change:
             found.append(self.act(topology))
         means = [1000 * statistics.fmean(values) for values in zip(*found, strict=True)]
         parts = {f"{step}_ms": mean for step, mean in zip(self.steps, means, strict=True)}
-        return Sample(sum(means), {**parts, "times": len(found)})
+        return Sample(sum(means[: self.counted]), {**parts, "times": len(found)})
 
 
 def attach(topologies: Topologies, modes: tuple[str, ...]) -> Change:
@@ -73,8 +74,8 @@ def publish(topologies: Topologies, modes: tuple[str, ...], count: int) -> Chang
         "Publish a port, and take it back" if count == 1 else f"Publish {count:,} ports, and take them back"
     )
     if count > _MOST_OF_DOCKER:
-        modes = _without(modes, DOCKER)
-    elif DOCKER in modes:
+        modes = _without(modes, *DOCKERS)
+    elif set(DOCKERS) & set(modes):
         words += " (Docker: by starting and removing a container, less one without ports)"
     return Change(
         topologies,
@@ -83,6 +84,33 @@ def publish(topologies: Topologies, modes: tuple[str, ...], count: int) -> Chang
         words,
         lambda topology: topology.open_close(count),
         ("publish", "unpublish"),
+    )
+
+
+def start(topologies: Topologies, modes: tuple[str, ...], count: int, asleep: bool = False) -> Change:
+    """`asleep`: of Docker's modes alone, whose driver is not there until it is asked."""
+    words = "a published port" if count == 1 else f"{count} published ports"
+    which = "start_asleep" if asleep else "start"
+    return Change(
+        topologies,
+        Point(which, parameters={"ports": count}),
+        tuple(mode for mode in modes if mode in DOCKERS) if asleep else _without(modes, NONE),
+        f"Start a container with {words}{', the driver not running' if asleep else ''}",
+        lambda topology: topology.start_remove(count, asleep),
+        ("start", "remove"),
+        counted=1,
+    )
+
+
+def start_many(topologies: Topologies, modes: tuple[str, ...], count: int) -> Change:
+    return Change(
+        topologies,
+        Point("start_at_once", parameters={"containers": count}),
+        tuple(mode for mode in modes if mode in DOCKERS),
+        f"Start {count} containers at once, until the last one runs",
+        lambda topology: topology.start_remove_many(count),
+        ("start", "remove"),
+        counted=1,
     )
 
 
@@ -97,5 +125,5 @@ def restart(topologies: Topologies, modes: tuple[str, ...]) -> Change:
     )
 
 
-def _without(modes: tuple[str, ...], mode: str) -> tuple[str, ...]:
-    return tuple(each for each in modes if each != mode)
+def _without(modes: tuple[str, ...], *gone: str) -> tuple[str, ...]:
+    return tuple(mode for mode in modes if mode not in gone)

@@ -15,7 +15,7 @@ from datapath import __version__
 
 SECONDS = 10.0  # for one tool to say its version
 
-TOOLS = {
+TOOLS: dict[str, tuple[str, ...]] = {
     "iperf3": ("iperf3", "--version"),
     "sockperf": ("sockperf", "--version"),
     "wrk": ("wrk", "-v"),
@@ -30,6 +30,8 @@ TOOLS = {
     "ip": ("ip", "-V"),
     "ethtool": ("ethtool", "--version"),
 }
+
+OF_DAEMON = ("dockerd", "docker-proxy", "containerd", "runc", "iptables", "nft")
 
 SYSCTLS = (
     "net/bridge/bridge-nf-call-iptables",
@@ -71,7 +73,13 @@ CPU = Path("/sys/devices/system/cpu")
 
 def describe(docker: str = "docker", dockerd: str = "dockerd") -> dict[str, Any]:
     """Everything, by subject. What cannot be found out is left out."""
-    tools = TOOLS | {"docker": (docker, "--version"), "dockerd": (dockerd, "--version")}
+    tools: dict[str, tuple[str, ...]] = TOOLS | {
+        "docker": (docker, "--version"),
+        "dockerd": (dockerd, "--version"),
+    }
+    if os.path.isdir(dockerd):  # the root of another system, with programs of its own
+        for name in OF_DAEMON:
+            tools[name] = ("chroot", dockerd, name, "--version")
     found: dict[str, Any] = {
         "datapath": _datapath(),
         "kernel": {"release": platform.release(), "build": platform.version(), "machine": platform.machine()},

@@ -15,8 +15,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 Better = Literal["higher", "lower"]
 
-EBPF, IPTABLES, NFTABLES, DOCKER, NONE = NETWORKING = ("ebpf", "iptables", "nftables", "docker", "none")
-"""`none` is the limit: the same two programs over loopback, without any container."""
+EBPF, IPTABLES, NFTABLES, DOCKER_DATAPATH, DOCKER, NONE = NETWORKING = (
+    *("ebpf", "iptables", "nftables"),
+    *("docker-datapath", "docker", "none"),
+)
+"""`docker-datapath` is Docker's daemon with networks of this datapath's driver, `docker` with those of its own. `none`
+is the limit: the same two programs over loopback, without any container."""
+
+DOCKERS = (DOCKER_DATAPATH, DOCKER)
 
 AARDVARK, DNSMASQ, UNBOUND = RESOLVERS = ("aardvark", "dnsmasq", "unbound")
 """Programs that answer questions for names, on the gateway's address of a Linux bridge: of the suite `dns` only."""
@@ -103,12 +109,14 @@ class Suite(Protocol):
 @dataclass(frozen=True, slots=True)
 class SuiteOptions:
     """What a suite is told. `seconds`: how long one sample measures. `folder`: an empty directory of this run's own
-    for sockets, state and logs, removed after it. The programs are names to look up in PATH, or paths."""
+    for sockets, state and logs, removed after it. The programs are names to look up in PATH, or paths; `dockerd` may be
+    a folder too, with the root of another system that has one. `program`: how datapathctl is started."""
 
     seconds: float
     folder: Path
     docker: str = "docker"
     dockerd: str = "dockerd"
+    program: tuple[str, ...] = ("datapathctl",)
 
 
 class SuiteFactory(Protocol):

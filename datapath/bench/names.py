@@ -11,8 +11,10 @@ from statistics import median
 
 from datapath.bench import resolvers, stats, tools
 from datapath.bench.bars import TO_ONE
+from datapath.bench.docker import installed
 from datapath.bench.model import (
     DOCKER,
+    DOCKERS,
     EBPF,
     NONE,
     RESOLVERS,
@@ -228,8 +230,8 @@ class Dns:
 
     def __init__(self, modes: tuple[str, ...], options: SuiteOptions) -> None:
         self._answering = Answering(options)
-        if shutil.which(options.dockerd) is None:
-            modes = tuple(mode for mode in modes if mode != DOCKER)
+        if not installed(options.dockerd):
+            modes = tuple(mode for mode in modes if mode not in DOCKERS)
         self._experiments = list(dns(self._answering, modes))
 
     def __enter__(self) -> Dns:

@@ -15,6 +15,7 @@ from datapath.bench.model import (
     AARDVARK,
     DNSMASQ,
     DOCKER,
+    DOCKER_DATAPATH,
     EBPF,
     IPTABLES,
     NFTABLES,
@@ -36,6 +37,7 @@ EXPLAINED = {
     IPTABLES: "The iptables mode: a Linux bridge, a veth pair for each container, and the iptables rules that Docker "
     "makes for the same networks and ports.",
     NFTABLES: "The nftables mode: the same bridge and veth pairs, with the rules of Docker's nftables backend.",
+    DOCKER_DATAPATH: "The same Docker daemon and containers, on networks of this datapath's driver.",
     DOCKER: "A Docker daemon as it is installed here, with its own containers, rules and docker-proxy.",
     NONE: "The limit: the same two programs over loopback, without any container. Nobody competes with it.",
     AARDVARK: "aardvark-dns, podman's resolver, on the gateway's address of a Linux bridge.",

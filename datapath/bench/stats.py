@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from statistics import median
 
-from datapath.bench.model import EBPF, IPTABLES, MODES, Better, Ratio, Sample, Series
+from datapath.bench.model import DOCKER_DATAPATH, EBPF, IPTABLES, MODES, Better, Ratio, Sample, Series
 
 CONFIDENCE = 0.95
 FEWEST = 6  # rounds that an interval of 95% takes: 1 - 2 / 2**6
@@ -58,8 +58,8 @@ def _quotient(ours: float, theirs: float) -> float:
 
 
 def subject(modes: Sequence[str]) -> str:
-    """The mode that the others are compared with: this datapath, if it is there."""
-    return EBPF if EBPF in modes else modes[0]
+    """The mode that the others are compared with: this datapath, if it is there, else Docker on it."""
+    return next((mode for mode in (EBPF, DOCKER_DATAPATH) if mode in modes), modes[0])
 
 
 def reference(modes: Sequence[str]) -> str | None:

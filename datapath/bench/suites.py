@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from datapath.bench import costs, latency, lifecycle
 from datapath.bench.bars import PROMISED
+from datapath.bench.docker import installed
 from datapath.bench.model import (
     DOCKER,
+    DOCKERS,
     NONE,
     PATHS,
     RESOLVERS,
@@ -29,6 +30,7 @@ from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, W
 PORTS = (1, 10, 100, 1000, 10000)
 NETWORKS = (1, 10, 50)
 CONTAINERS = (2, 10, 100, 500)
+STARTED = (1, 32, 200)  # ports of a container
 POPULATED = (TCP_RR, TCP_CONNECT)  # workloads of the sweeps over what stands beside the two that are measured
 FLOWS = (0, 10000, 100000)
 MEMBERS, PUBLISHED, OUTWARD, _, HAIRPIN = PATHS
@@ -45,8 +47,8 @@ class Rowed:
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
         self.name = name
         self._topologies = Topologies(name, options)
-        if shutil.which(options.dockerd) is None:
-            modes = without(modes, DOCKER)
+        if not installed(options.dockerd):
+            modes = without(modes, *DOCKERS)
         self._modes = modes = without(modes, *RESOLVERS)
         self._experiments = list(rows(self._topologies, modes))
 
@@ -104,11 +106,11 @@ def sweeps(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
         yield ports(topologies, modes, count)
     modes = without(modes, NONE)
     for count in NETWORKS:
-        some = modes if count <= MOST_NETWORKS else without(modes, DOCKER)
+        some = modes if count <= MOST_NETWORKS else without(modes, *DOCKERS)
         for workload in POPULATED:
             yield populated(topologies, some, workload, networks=count)
     for count in CONTAINERS:
-        some = modes if count <= MOST_CONTAINERS else without(modes, DOCKER)
+        some = modes if count <= MOST_CONTAINERS else without(modes, *DOCKERS)
         for workload in POPULATED:
             yield populated(topologies, some, workload, containers=count)
     for count in FLOWS:
@@ -129,7 +131,7 @@ def ports(topologies: Topologies, modes: Modes, count: int) -> Traffic:
         topologies,
         TCP_CONNECT,
         Point(TCP_CONNECT.name, PUBLISHED, {"ports": count}),
-        modes if count <= MOST_PORTS else without(modes, DOCKER),
+        modes if count <= MOST_PORTS else without(modes, *DOCKERS),
         f"{TCP_CONNECT.title}, {PATH_WORDS[PUBLISHED]}, the last of so many",
         ports=count,
     )
@@ -155,7 +157,26 @@ def control(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     yield lifecycle.attach(topologies, modes)
     for count in (1, 200, 10000):
         yield lifecycle.publish(topologies, modes, count)
+    yield from starts(topologies, modes)
     yield lifecycle.restart(topologies, modes)
+
+
+def starts(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
+    """What containers take to start, with ports and without, alone and at once."""
+    for count in STARTED:
+        yield lifecycle.start(topologies, modes, count)
+    for count in (1, 200):
+        yield lifecycle.start(topologies, modes, count, asleep=True)
+    yield lifecycle.start_many(topologies, modes, MOST_CONTAINERS)
+
+
+def docker(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
+    """What Docker's users have of the driver."""
+    yield lifecycle.attach(topologies, modes)
+    yield from starts(topologies, modes)
+    for path in (MEMBERS, PUBLISHED):
+        yield traffic(topologies, modes, TCP_RR, path)
+    yield ports(topologies, modes, 1)
 
 
 # ---- the registry -----------------------------------------------------------------------------
@@ -189,6 +210,7 @@ SUITES: Mapping[str, SuiteFactory] = {
         "sweeps": sweeps,
         "control": control,
         "cost": cost,
+        "docker": docker,
     }.items()
 } | {"dns": Dns}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from datapath.bench import bars, stats
 from datapath.bench.compare import Comparison
-from datapath.bench.model import MODES, NONE, Histogram, Ratio, Run, Series
+from datapath.bench.model import DOCKER_DATAPATH, DOCKERS, MODES, NONE, Histogram, Ratio, Run, Series
 
 Rows = list[list[str]]
 
@@ -55,15 +55,17 @@ ARROWS = "↑ higher is better, ↓ lower is better"
 
 
 def relative(run: Run) -> Table:
-    """The subject's ratios to every other mode, as they were measured."""
+    """The subject's ratios to every other mode, as they were measured, and those of Docker's two modes."""
     wanted = modes(run)
     subject = stats.subject(wanted) if wanted else ""
-    others = [mode for mode in wanted if mode != subject]
+    pairs = [(subject, mode) for mode in wanted if mode != subject]
+    if subject != DOCKER_DATAPATH and set(DOCKERS) <= set(wanted):
+        pairs.append(DOCKERS)
     rows = []
     for series in run.series:
-        found = {ratio.base: ratio for ratio in stats.ratios(series.samples) if ratio.mode == subject}
+        found = {pair: ratio for pair in pairs if (ratio := stats.ratio(series.samples, *pair))}
         if found:
-            cells = [stats.ratio_text(found[base]) if base in found else "" for base in others]
+            cells = [stats.ratio_text(found[pair]) if pair in found else "" for pair in pairs]
             first = next(iter(found.values()))
             rows.append(
                 [
@@ -72,7 +74,7 @@ def relative(run: Run) -> Table:
                     f"{first.rounds} {series.stopped.partition(':')[0]}",
                 ]
             )
-    headings = [f"{subject}/{base}".upper() for base in others]
+    headings = ["/".join(pair).upper() for pair in pairs]
     return Table("Ratios", ["EXPERIMENT", *headings, "ROUNDS"], rows)
 
 

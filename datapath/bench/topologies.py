@@ -64,6 +64,13 @@ class Topology(Protocol):
     def open_close(self, count: int) -> tuple[float, ...]:
         """Seconds that it takes to publish a range of so many ports, and to take it back."""
 
+    def start_remove(self, count: int, asleep: bool = False) -> tuple[float, ...]:
+        """Seconds that it takes to start a container with a range of so many published ports, and to remove it.
+        `asleep`: what is only started when it is needed does not run at the beginning."""
+
+    def start_remove_many(self, count: int) -> tuple[float, ...]:
+        """Seconds that it takes to start so many containers at once, and to remove them at once."""
+
     def restart(self) -> float:
         """Seconds that it takes to take everything down and have it all again."""
 
@@ -108,6 +115,12 @@ class Loopback:
         raise NotImplementedError
 
     def open_close(self, count: int) -> tuple[float, ...]:
+        raise NotImplementedError
+
+    def start_remove(self, count: int, asleep: bool = False) -> tuple[float, ...]:
+        raise NotImplementedError
+
+    def start_remove_many(self, count: int) -> tuple[float, ...]:
         raise NotImplementedError
 
     def restart(self) -> float:
@@ -256,6 +269,27 @@ class Own:
                 lambda: self.containers.port_add(SERVER, f"{ports}:{ports}/tcp"),
                 lambda: self.containers.port_remove(SERVER, f"{ports}:{ports}/tcp"),
             )
+
+    def start_remove(self, count: int, asleep: bool = False) -> tuple[float, ...]:
+        from datapath.kernel import netns
+        from datapath.model.containers import RunRequest
+        from datapath.model.endpoints import EndpointRequest
+
+        ports = f"{FIRST_OPENED}-{FIRST_OPENED + count - 1}" if count > 1 else f"{FIRST_OPENED}"
+        request = RunRequest(
+            ("sleep", "infinity"),
+            name="another",
+            networks=(EndpointRequest(NETWORK),),
+            publish=(f"{ports}:{ports}/tcp",) if count else (),
+            detach=True,
+        )
+        with netns.enter(self.host.inside.path):
+            return timed(
+                lambda: self.containers.run(request), lambda: self.containers.remove("another", force=True)
+            )
+
+    def start_remove_many(self, count: int) -> tuple[float, ...]:
+        raise NotImplementedError
 
     def restart(self) -> float:
         self.populate(1, 2)

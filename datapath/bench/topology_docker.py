@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topology of a real Docker daemon, with its userland proxies as they are by default."""
+"""The topologies of a real Docker daemon: with networks of its own, and its userland proxies as they are by default, or
+with networks of this datapath's driver."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
-from datapath.bench.docker import Docker
+from datapath.bench.docker import PLUGINS, Docker
+from datapath.bench.docker_driver import Driver
 from datapath.bench.host import CLIENT_SETTINGS, STREAM_SETTINGS, Host
-from datapath.bench.model import DOCKER, SuiteOptions
+from datapath.bench.model import DOCKER_DATAPATH, SuiteOptions
 from datapath.bench.place import Place
 from datapath.bench.topologies import (
     CLIENT,
@@ -31,11 +35,11 @@ FILLER = "filler"
 class DockerTopology:
     """Ports cannot be published for a container that runs: see `publish`."""
 
-    mode = DOCKER
-
-    def __init__(self, options: SuiteOptions) -> None:
-        self._folder = options.folder / DOCKER
-        self._dockerd = options.dockerd
+    def __init__(self, mode: str, options: SuiteOptions) -> None:
+        self.mode = mode
+        self._folder = options.folder / mode
+        self._dockerd, self._program = options.dockerd, options.program
+        self._driver: Driver | None = None
         self._stack = ExitStack()
         self._ports = 1
         self._networks = 1
@@ -46,8 +50,12 @@ class DockerTopology:
             self.host = stack.enter_context(Host(self._folder))
             self.docker = Docker(self.host, self._dockerd)
             stack.callback(self.docker.close)
+            if self.mode == DOCKER_DATAPATH:
+                self._driver = self._serve()
+                stack.callback(self._down)
+                stack.callback(self._driver.close)
             for name in (NETWORK, OTHER):
-                self.docker.api.ask("POST", "/networks/create", {"Name": name})
+                self._network(name)
             self._run(CLIENT)
             self._run(SERVER, (f"{PORT}/tcp", f"{PORT}/udp"))
             self._stack = stack.pop_all()
@@ -55,6 +63,29 @@ class DockerTopology:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _serve(self) -> Driver:
+        settings = self.host.settings()
+        settings.config_path.write_text("{}")
+        return Driver(
+            self.docker.folder / PLUGINS / "datapath.sock",
+            self._program,
+            self.host.inside.path,
+            lambda: self.docker.pid,
+            settings.environment(),
+            self._folder / "driver.log",
+        )
+
+    def _down(self) -> None:
+        from datapath.host import Host as DatapathHost
+        from datapath.kernel import netns
+
+        with netns.enter(self.host.inside.path):
+            DatapathHost.open(self.host.settings()).down(force=True)
+
+    def _network(self, name: str) -> None:
+        driver = "bridge" if self._driver is None else "datapath"
+        self.docker.api.ask("POST", "/networks/create", {"Name": name, "Driver": driver})
 
     def _run(self, name: str, ports: tuple[str, ...] = ()) -> None:
         self.docker.run(name, NETWORK, ports)
@@ -83,7 +114,7 @@ class DockerTopology:
 
     def populate(self, networks: int, containers: int) -> None:
         while self._networks < networks:
-            self.docker.api.ask("POST", "/networks/create", {"Name": f"net{self._networks}"})
+            self._network(f"net{self._networks}")
             self._networks += 1
         while self._networks > networks:
             self._networks -= 1
@@ -104,11 +135,31 @@ class DockerTopology:
 
     def open_close(self, count: int) -> tuple[float, ...]:
         """Ports belong to a container from its start: what it takes more to start and remove one with them."""
-        ports = [f"{port}/tcp" for port in range(FIRST_OPENED, FIRST_OPENED + count)]
-        run, remove = self.docker.run, self.docker.remove
-        without = timed(lambda: run("without", NETWORK), lambda: remove("without"))
-        with_ports = timed(lambda: run("with", NETWORK, ports), lambda: remove("with"))
+        without, with_ports = self.start_remove(0), self.start_remove(count)
         return tuple(max(0.0, b - a) for a, b in zip(without, with_ports, strict=True))
+
+    def start_remove(self, count: int, asleep: bool = False) -> tuple[float, ...]:
+        ports = [f"{port}/tcp" for port in range(FIRST_OPENED, FIRST_OPENED + count)]
+        if asleep and self._driver:
+            self._driver.sleep()
+        return timed(
+            lambda: self.docker.run("another", NETWORK, ports), lambda: self.docker.remove("another")
+        )
+
+    def start_remove_many(self, count: int) -> tuple[float, ...]:
+        """Each by a connection of its own."""
+        with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+            clients = [stack.enter_context(closing(self.docker.client())) for _ in range(count)]
+
+            def all_of(work: Callable[[int], None]) -> None:
+                for _ in pool.map(work, range(count)):
+                    pass
+
+            run, remove = self.docker.run, self.docker.remove
+            return timed(
+                lambda: all_of(lambda i: run(f"many{i}", NETWORK, api=clients[i])),
+                lambda: all_of(lambda i: remove(f"many{i}", clients[i])),
+            )
 
     def restart(self) -> float:
         """The daemon is killed and started, and so are the containers: none outlives it by default."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datapath.bench import stats
 from datapath.bench.host import HOST
-from datapath.bench.model import DOCKER, NONE, Better, Experiment, Point, Sample, SuiteOptions
+from datapath.bench.model import DOCKERS, NONE, Better, Experiment, Point, Sample, SuiteOptions
 from datapath.bench.place import MissingError, Place, ToolError, end
 from datapath.bench.topologies import Loopback, Own, Route, Topology
 from datapath.bench.topology_docker import DockerTopology
@@ -42,8 +42,8 @@ def make_topology(mode: str, options: SuiteOptions) -> Topology:
     """The topology of a mode; it is built when it is entered."""
     if mode == NONE:
         return Loopback(options)
-    if mode == DOCKER:
-        return DockerTopology(options)
+    if mode in DOCKERS:
+        return DockerTopology(mode, options)
     return Own(mode, options)
 
 

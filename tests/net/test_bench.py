@@ -17,15 +17,16 @@ import pytest
 from datapath.bench import host
 from datapath.bench.groups import group
 from datapath.bench.host import HOST
-from datapath.bench.model import Sample, SuiteOptions
+from datapath.bench.model import DOCKERS, Sample, SuiteOptions
 from datapath.bench.names import Asking, Dns
 from datapath.bench.place import Place, ToolError
 from datapath.bench.suites import populated, ports
 from datapath.bench.topologies import LOOPBACK, PORT, Own
+from datapath.bench.topology_docker import DockerTopology
 from datapath.bench.traffic import Topologies, Traffic, traffic
 from datapath.bench.workloads import PROBE, TCP_CONNECT, TCP_RR, UDP_PPS
 from datapath.kernel import netns
-from tests.net.hosts import PATIENCE, TREE, eventually
+from tests.net.hosts import DATAPATHCTL, PATIENCE, TREE, eventually
 
 MODES = ("ebpf", "iptables", "none")
 SECONDS = 0.2
@@ -190,12 +191,18 @@ def test_s28_a_mode_that_cannot_be_set_up_does_not_stop_the_others(tmp_path: Pat
 
 @pytest.mark.skipif(not shutil.which("dockerd"), reason="dockerd is not installed: make bench-deps")
 def test_s28_docker_is_measured_in_a_daemon_of_its_own(tmp_path: Path) -> None:
-    own = Topologies("docker", SuiteOptions(SECONDS, tmp_path))
+    own = Topologies("docker", SuiteOptions(SECONDS, tmp_path, program=(DATAPATHCTL,)))
     try:
-        with traffic(own, ("docker",), TCP_CONNECT, "outside-published") as row:
-            assert row.sample("docker").value > 100
-            assert all(seconds > 0 for seconds in own.of("docker").attach_detach())
-            assert own.of("docker").route("hairpin").address == HOST
+        with traffic(own, DOCKERS, TCP_CONNECT, "outside-published") as row:
+            for mode in DOCKERS:
+                assert row.sample(mode).value > 100
+                assert all(seconds > 0 for seconds in own.of(mode).attach_detach())
+                assert all(seconds > 0 for seconds in own.of(mode).start_remove(2, asleep=True))
+                assert own.of(mode).route("hairpin").address == HOST
+        topology = own.of("docker-datapath")
+        assert isinstance(topology, DockerTopology)
+        said = topology.docker.api.ask("GET", "/networks/bench")
+        assert said["Driver"] == "datapath" and len(said["Containers"]) == 2
     finally:
         own.close()
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()

@@ -12,7 +12,7 @@ import pytest
 from datapath.bench import bars
 from datapath.bench.model import MODES, Cost, Run, Sample, SuiteOptions
 from datapath.bench.suites import FULL, SUITES
-from datapath.bench.tables import losses, promised
+from datapath.bench.tables import losses, promised, relative
 from tests.unit.test_bench_files import made
 from tests.unit.toy_bench import series
 
@@ -96,6 +96,23 @@ def test_every_row_that_something_is_promised_of_is_measured(tmp_path: Path) -> 
     options = SuiteOptions(1.0, tmp_path, dockerd="sh")
     there = {row.point.label for name in FULL for row in SUITES[name](MODES, options).experiments()}
     assert bars.PROMISED - there == {bars.ESTABLISHED[0]}, "that one is a cost"
+
+
+def test_docker_on_the_driver_is_compared_with_docker_and_with_our_own_containers() -> None:
+    started = {"ebpf": [9.0] * 6, "docker-datapath": [10.0] * 6, "docker": [90.0] * 6}
+    opened = {"ebpf": [1.0] * 6, "docker-datapath": [1.04] * 6}
+    run = made(
+        series(started, workload="start", parameters={"ports": 200}),
+        series(opened, workload="tcp_rr", path="outside-published"),
+        series({"docker-datapath": [1.0] * 6, "docker": [2.0] * 6}, workload="start_asleep"),
+    )
+    assert rows(run) == {
+        ("start ports=200", "docker-datapath/docker"): ["≤ 0.125", "0.111", "met"],
+        ("tcp_rr outside-published", "docker-datapath/ebpf"): ["≤ 1.03", "1.040", "missed"],
+    }
+    shown = relative(run)
+    assert shown.headings[1:-1] == ["EBPF/DOCKER-DATAPATH", "EBPF/DOCKER", "DOCKER-DATAPATH/DOCKER"]
+    assert [row[3].partition(" ")[0] for row in shown.rows] == ["0.111", "", "0.500"]
 
 
 def test_what_others_win_has_a_table_and_ties_and_the_limit_are_not_in_it() -> None:

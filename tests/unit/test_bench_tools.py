@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from datapath.bench import tools
+from datapath.bench.docker import installed
 from datapath.bench.model import Point, Sample, SuiteOptions
 from datapath.bench.runner import Bounds, Runner
 from datapath.bench.suites import SUITES
@@ -86,7 +87,7 @@ def test_what_failed_is_an_error_and_no_figure(parse: Callable[[str], Sample], t
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_row_of_a_suite_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
-    modes = ("ebpf", "iptables", "docker", "none")
+    modes = ("ebpf", "iptables", "docker-datapath", "docker", "none")
     rows = SUITES[name](modes, SuiteOptions(1.0, tmp_path, dockerd="sh")).experiments()
     assert len({row.point.label for row in rows}) == len(rows) > 0
     assert all(set(row.modes) <= set(modes) and row.title for row in rows)
@@ -94,8 +95,31 @@ def test_every_row_of_a_suite_has_a_name_of_its_own(name: str, tmp_path: Path) -
 
 
 def test_docker_is_left_out_where_there_is_no_daemon(tmp_path: Path) -> None:
-    rows = SUITES["quick"](("ebpf", "docker"), SuiteOptions(1.0, tmp_path, dockerd="no-such")).experiments()
-    assert {row.modes for row in rows} == {("ebpf",)}
+    for name in ("quick", "docker", "dns"):
+        modes = ("ebpf", "docker-datapath", "docker")
+        rows = SUITES[name](modes, SuiteOptions(1.0, tmp_path, dockerd="no-such")).experiments()
+        assert {row.modes for row in rows} <= {("ebpf",), ()}
+
+
+def test_the_daemon_may_be_in_the_root_of_another_system(tmp_path: Path) -> None:
+    assert not installed(str(tmp_path))
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "usr/sbin/dockerd").touch()
+    assert installed(str(tmp_path))
+
+
+def test_containers_of_docker_on_networks_of_the_driver_do_all_that_those_on_its_own_do(
+    tmp_path: Path,
+) -> None:
+    both = ("docker-datapath", "docker")
+    options = SuiteOptions(1.0, tmp_path, dockerd="sh")
+    for name in ("quick", "paths", "sweeps", "control", "cost", "docker"):
+        for row in SUITES[name](("ebpf", *both), options).experiments():
+            if row.point.label != "udp_pps hairpin":  # docker-proxy answers from another address
+                assert set(row.modes) & set(both) in (set(), set(both)), row.point.label
+    rows = {row.point.label: row.modes for row in SUITES["docker"](("ebpf", *both), options).experiments()}
+    assert rows["start ports=200"] == ("ebpf", *both)
+    assert rows["start_asleep ports=1"] == rows["start_at_once containers=20"] == both
 
 
 def test_a_row_whose_program_is_not_installed_is_skipped_with_one_line(

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 
 from datapath.bench.model import RESOLVERS, Better, Cost, Experiment, Histogram, Point, Sample, Series
 
-KIB = {"ebpf": 16, "iptables": 64, "nftables": 16, "docker": 32, "none": 8} | dict.fromkeys(RESOLVERS, 32)
+KIB = {
+    "ebpf": 16,
+    "iptables": 64,
+    "nftables": 16,
+    "docker-datapath": 24,
+    "docker": 32,
+    "none": 8,
+    **dict.fromkeys(RESOLVERS, 32),
+}
 
 
 def hashing(mode: str) -> Sample:
