@@ -2,7 +2,8 @@
 """Answers HTTP/1.1 requests on a Unix socket: the one that a service manager passes, or one of its own.
 
 One thread waits for all connections, so that idle ones, and requests that never become whole, cost a little memory
-and nothing else. A request that is whole is answered by a thread of a few.
+and nothing else. A request that is whole is answered by a thread of a few. Its client may wait for this process to
+start: http.client and concurrent.futures, which would do parts of it, bring TLS, email and logging with them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import resource
 import selectors
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from email.parser import BytesHeaderParser
 from http import HTTPStatus
 from pathlib import Path
 
 from datapath.errors import ConfigError, InUseError, KernelError
+from datapath.kernel import http_fields
 
 # Bounds of what one connection may ask for: bytes of a request line with its headers, and of a body; seconds from the
 # first byte of a request to the last, and for its answer to be taken.
@@ -35,8 +36,6 @@ _FIRST_FD = 3  # sd_listen_fds(3)
 _HANDLERS = 8  # threads
 _CHUNK = 256 << 10
 _HEADERS = 100
-# As http.client does it, which would bring TLS with it, and some megabytes.
-_PARSER = BytesHeaderParser()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +150,8 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._free: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
         self._connections: dict[_Connection, None] = {}  # that wait, the one that has waited longest first
+        self._work: queue.SimpleQueue[tuple[_Connection, Request, bool] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._busy = 0
         self._wake_up, self._wake = socket.socketpair()
 
@@ -162,15 +163,20 @@ class Server:
         self._wake_up.setblocking(False)
         for one in (self._opened, self._wake_up, stop):
             self._selector.register(one, selectors.EVENT_READ)
-        with ThreadPoolExecutor(_HANDLERS, "request") as pool:
-            self._loop(pool, stop, idle)
+        try:
+            self._loop(stop, idle)
+        finally:
+            for _ in self._threads:
+                self._work.put(None)
+            for thread in self._threads:
+                thread.join()
         for connection in list(self._connections):
             self._drop(connection)
         self._selector.close()
         self._wake_up.close()
         self._wake.close()
 
-    def _loop(self, pool: ThreadPoolExecutor, stop: int, idle: float | None) -> None:
+    def _loop(self, stop: int, idle: float | None) -> None:
         last = time.monotonic()
         ending = False
         while True:
@@ -192,8 +198,8 @@ class Server:
                 elif one is self._wake_up:
                     self._wake_up.recv(4096)
                 elif isinstance(one, _Connection):
-                    self._read(one, pool)
-            if self._collect(pool):
+                    self._read(one)
+            if self._collect():
                 last = time.monotonic()
             self._expire()
 
@@ -245,7 +251,7 @@ class Server:
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def _read(self, connection: _Connection, pool: ThreadPoolExecutor) -> None:
+    def _read(self, connection: _Connection) -> None:
         try:
             found = connection.socket.recv(_CHUNK)
         except BlockingIOError:
@@ -260,9 +266,9 @@ class Server:
             return
         connection.pending += found
         connection.since = connection.since or time.monotonic()
-        self._take(connection, pool)
+        self._take(connection)
 
-    def _take(self, connection: _Connection, pool: ThreadPoolExecutor) -> None:
+    def _take(self, connection: _Connection) -> None:
         """Hands the connection's next request, if it is whole, to a thread."""
         try:
             found = take(connection.pending)
@@ -279,10 +285,17 @@ class Server:
         connection.promised, connection.since = False, None
         self._release(connection)
         self._busy += 1
-        pool.submit(self._answer, connection, request, keep and self._keep)
+        self._work.put((connection, request, keep and self._keep))
+        if len(self._threads) < min(self._busy, _HANDLERS):
+            self._threads.append(threading.Thread(target=self._answer_all, name="request", daemon=True))
+            self._threads[-1].start()
+
+    def _answer_all(self) -> None:
+        """In a thread of its own."""
+        while (work := self._work.get()) is not None:
+            self._answer(*work)
 
     def _answer(self, connection: _Connection, request: Request, keep: bool) -> None:
-        """In a thread of the pool."""
         kept = None
         try:
             answer = self._handle(request)
@@ -301,7 +314,7 @@ class Server:
             self._free.put(kept)
             self._wake.send(b"\0")
 
-    def _collect(self, pool: ThreadPoolExecutor) -> bool:
+    def _collect(self) -> bool:
         """Connections whose request has been answered wait for the next, if that has not come yet. False: there are
         none."""
         found = False
@@ -313,7 +326,7 @@ class Server:
                 self._wait(connection)
                 if connection.pending:
                     connection.since = time.monotonic()
-                    self._take(connection, pool)
+                    self._take(connection)
         return found
 
     def _refuse(self, connection: _Connection, error: Refused) -> None:
@@ -343,22 +356,24 @@ def take(pending: bytearray) -> tuple[Request, bool] | bool:
         raise Refused(HTTPStatus.BAD_REQUEST, "the request line is none of HTTP/1.1")
     if rest.count(b"\r\n") > _HEADERS + 1:
         raise Refused(HTTPStatus.BAD_REQUEST, f"there are more than {_HEADERS} headers")
-    headers = _PARSER.parsebytes(rest)
-    if headers.defects:
-        raise Refused(HTTPStatus.BAD_REQUEST, "the headers cannot be read")
-    if "Transfer-Encoding" in headers:
+    try:
+        headers = http_fields.parse(rest)
+    except ValueError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"the headers cannot be read: {error}") from None
+    if "transfer-encoding" in headers:
         raise Refused(HTTPStatus.LENGTH_REQUIRED, "the body has to come with its Content-Length")
-    length = headers.get("Content-Length", "0").strip()
-    if not (length.isascii() and length.isdigit() and len(set(headers.get_all("Content-Length", ()))) <= 1):
+    lengths = set(headers.get("content-length", ["0"]))
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit()):
         raise Refused(HTTPStatus.BAD_REQUEST, "the Content-Length is no number")
     if len(length) > 12 or int(length) > BODY:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {BODY} bytes")
     whole = end + 4 + int(length)
     if len(pending) < whole:
-        return headers.get("Expect", "").lower() == "100-continue"
+        return headers.get("expect", [""])[0].lower() == "100-continue"
     request = Request(words[0], words[1], bytes(pending[end + 4 : whole]))
     del pending[:whole]
-    keep = words[2] != "HTTP/1.0" and "close" not in headers.get("Connection", "").lower()
+    keep = words[2] != "HTTP/1.0" and "close" not in ",".join(headers.get("connection", ())).lower()
     return request, keep
 
 
