@@ -21,6 +21,7 @@ from datapath.model.networks import (
     OPT_NAME,
     NetworkRequest,
 )
+from datapath.model.parsing import PORT_PROTOCOLS
 
 from .protocol import ENVIRONMENT, INVALID, Call, CniError, unsupported
 
@@ -29,7 +30,7 @@ OWNER = "cni"
 # Keys of every plugin's configuration; what else begins with "cni.dev/" is the runtime's, too.
 _GENERAL = {
     *("cniVersion", "cniVersions", "name", "type", "args", "ipam", "dns", "capabilities", "runtimeConfig"),
-    *("prevResult", "disableCheck", "disableGC"),
+    *("prevResult", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"),
 }
 # Keys of our own: what kind of value each has.
 _OWN: Mapping[str, tuple[type, ...]] = {
@@ -57,7 +58,15 @@ _OF_BRIDGE: Mapping[str, tuple[object, ...]] = {
     "macspoofchk": (True, False),
     "enabledad": (False,),
     "vlan": (0,),
+    "vlanTrunk": ([],),
+    "preserveDefaultVlan": (True, False),
+    "ipMasqBackend": ("", "iptables", "nftables"),
+    "disableContainerInterface": (False,),
+    "portIsolation": (False,),
 }
+# What a route of an IPAM plugin has, and what else may stand there: the values that every route has.
+_HOP = ("dst", "gw")
+_ROUTE: Mapping[str, object] = {"table": 254}
 # Wishes that are served; and those that say nothing of the network, or that an IPAM plugin serves.
 _WISHES = {"portmappings", "ips", "mac", "aliases", "dns"}
 _IGNORED = {"cgrouppath", "io.kubernetes.cri.pod-annotations"}
@@ -116,7 +125,9 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
         if address.version in by_version:
             raise unsupported("ips", listed, "a container has one address of each IP version on a network")
         by_version[address.version] = str(address.ip)
-    aliases = given.get("aliases") or {}
+    aliases = given.get("aliases") or ()
+    if isinstance(aliases, dict):  # podman sends those of all the container's networks
+        aliases = aliases.get(call.config["name"]) or ()
     return AttachmentRequest(
         owner=OWNER,
         key=key(call),
@@ -129,7 +140,7 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
             ip=by_version.get(4, ""),
             ip6=by_version.get(6, ""),
             mac=str(given.get("mac") or _of_args(call, "mac") or call.args.get("MAC", "")),
-            aliases=tuple(_strings("aliases", aliases.get(call.config["name"]) if aliases else ())),
+            aliases=tuple(_strings("aliases", aliases)),
             driver_options=(f"{OPT_ENDPOINT_IFNAME}={call.ifname}",),
         ),
         ports=tuple(ports(given.get("portmappings"))),
@@ -166,6 +177,8 @@ def ports(given: object) -> Iterator[str]:
         address = str(fields.get("hostip") or "")
         address = f"[{address}]" if ":" in address else address
         protocol = str(fields.get("protocol") or "tcp").lower()
+        if protocol not in PORT_PROTOCOLS:
+            raise unsupported("runtimeConfig.portMappings", one, f"protocols are {' and '.join(PORT_PROTOCOLS)}")
         yield f"{address}{':' if address else ''}{host}:{inside}/{protocol}"
 
 
@@ -241,9 +254,11 @@ def _subnets_of(ipam: Mapping[str, Any]) -> tuple[list[str], list[str], list[str
     if not subnets:
         raise CniError(INVALID, "the IPAM plugin has given no address: a container needs one here")
     for route in _list("routes", ipam.get("routes")):
-        hop = route.get("gw") if isinstance(route, dict) else None
-        if hop and hop not in gateways:
+        fields = route if isinstance(route, dict) else {}
+        if fields.get("gw") and fields["gw"] not in gateways:
             raise unsupported("ipam.routes", route, "all routes lead to the network's gateway")
+        if any(value and value != _ROUTE.get(name) for name, value in fields.items() if name not in _HOP):
+            raise unsupported("ipam.routes", route, "there are dst and gw")
     return subnets, gateways, []
 
 

@@ -25,7 +25,7 @@ VERBS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 # Error codes of the specification.
 INCOMPATIBLE, UNSUPPORTED, UNKNOWN, ENVIRONMENT, UNREADABLE, INVALID = 1, 2, 3, 4, 6, 7
-LATER, UNAVAILABLE = 11, 50
+LATER, UNAVAILABLE, LIMITED = 11, 50, 51
 OWN = 100  # and from here on a plugin's own
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IFNAME = re.compile(r"[^\s/:]{1,15}")

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from datapath.engine.attachments import Attached
-from datapath.model.networks import gateway_mac
+from datapath.model.networks import PAIRS, gateway_mac
 
 from .protocol import Call
+
+_END = re.compile(f"({'|'.join(PAIRS)})[0-9a-f]{{7}}")  # the host's end of a pair, as plans name it
 
 
 def of(call: Call, attached: Attached, dns: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,3 +46,11 @@ def of(call: Call, attached: Attached, dns: Mapping[str, Any]) -> dict[str, Any]
         "routes": routes,
         "dns": dict(dns),
     }
+
+
+def is_of_another(previous: Mapping[str, Any]) -> bool:
+    """The result is that of another plugin, which has made the container's device."""
+    listed = previous.get("interfaces")
+    found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    ends = {str(one.get("name")) for one in found if not one.get("sandbox")}
+    return any(one.get("sandbox") for one in found) and not any(_END.fullmatch(name) for name in ends)

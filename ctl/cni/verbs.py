@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from datapath.config.settings import Settings
@@ -69,8 +70,9 @@ def add(host: Host, call: Call) -> str:
             raise CniError(
                 OWN + 4, f"attachment {config.key(call)} exists already: it has to be taken away first"
             )
-        given = ipam.delegate(call)
     try:
+        if delegated(call):
+            given = ipam.delegate(call)
         request = config.attachment(call, given)
         attached = host.attachments.add(request)
         dns = config.dns(call, given)
@@ -78,7 +80,7 @@ def add(host: Host, call: Call) -> str:
             dns = {"nameservers": [attached.resolver], **dns}
         return json.dumps(result.of(call, attached, dns))
     except BaseException:
-        if given is not None:
+        if delegated(call):
             with suppress(CniError):
                 ipam.delegate(call, "DEL")
         raise
@@ -89,17 +91,28 @@ def chained(call: Call) -> str:
     if list(config.ports(config.wishes(call).get("portmappings"))):
         mappings = config.wishes(call)["portmappings"]
         raise unsupported(
-            "runtimeConfig.portMappings", mappings, "the container is on another plugin's network"
+            "runtimeConfig.portMappings",
+            mappings,
+            "the container is on another plugin's network, and datapath publishes ports of containers on its own: "
+            "leave them to the plugin portmap, or take datapath as the first of the list",
         )
     return json.dumps(call.config["prevResult"])
 
 
 def delete(host: Host, call: Call) -> str:
     """The container is taken off the network; as often as wanted, and whatever of it is there."""
-    host.attachments.remove(config.OWNER, config.key(call), config.network_name(call))
-    if delegated(call):
-        ipam.delegate(call)
+    with delegating(call):
+        host.attachments.remove(config.OWNER, config.key(call), config.network_name(call))
     return ""
+
+
+@contextmanager
+def delegating(call: Call) -> Iterator[None]:
+    """The plugin that manages addresses is asked to take away as well, whether it could be done here or not."""
+    with ExitStack() as last:
+        if delegated(call):
+            last.callback(ipam.delegate, call)
+        yield
 
 
 def check(host: Host, call: Call) -> str:
@@ -109,6 +122,8 @@ def check(host: Host, call: Call) -> str:
         raise CniError(INVALID, "prevResult is missing: CHECK compares with it")
     key = config.key(call)
     endpoint = host.attachments.find(config.OWNER, key)
+    if endpoint is None and result.is_of_another(previous):
+        return ""  # chained: nothing was done for it
     try:
         findings = host.attachments.check(config.OWNER, key, call.netns)
     except NotFoundError as error:
@@ -138,9 +153,8 @@ def collect(host: Host, call: Call) -> str:
             raise CniError(INVALID, f"cni.dev/valid-attachments: {json.dumps(one)} names no attachment")
         keep.add(config.key(call, str(one["containerID"]), str(one["ifname"])))
     mine = f"{call.config['name']}/"
-    host.attachments.retain(
-        config.OWNER, config.network_name(call), lambda key: key in keep or not key.startswith(mine)
-    )
-    if delegated(call):
-        ipam.delegate(call)
+    with delegating(call):
+        host.attachments.retain(
+            config.OWNER, config.network_name(call), lambda key: key in keep or not key.startswith(mine)
+        )
     return ""

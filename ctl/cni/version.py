@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 
-from .protocol import UNAVAILABLE, VERSIONS, Call, CniError, decode
+from .protocol import LIMITED, UNAVAILABLE, VERSIONS, Call, CniError, decode
 
 
 def version(call: Call) -> str:
@@ -21,8 +21,12 @@ def status(call: Call) -> str:
         raise CniError(UNAVAILABLE, "the plugin has to be run by root")
     if not os.path.isdir("/sys/fs/bpf"):
         raise CniError(UNAVAILABLE, "this kernel offers no BPF file system at /sys/fs/bpf")
-    if isinstance(call.config.get("ipam"), dict) and "type" in call.config["ipam"]:
+    if call.config.get("ipam") is not None:
         from .ipam import delegate
 
-        delegate(call)
+        try:
+            delegate(call)
+        except CniError as error:  # whatever it is, addresses cannot be had: STATUS has two codes
+            code = error.code if error.code == LIMITED else UNAVAILABLE
+            raise CniError(code, error.message, error.details) from error
     return ""

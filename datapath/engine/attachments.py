@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datapath.drivers.base import JoinInfo
 from datapath.engine import endpoints, networks, sandboxes
 from datapath.engine.transaction import Transaction
+from datapath.errors import DatapathError
 from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -87,10 +88,15 @@ def remove(tx: Transaction, owner: str, key: str, network: str = "") -> bool:
 
 def retain(tx: Transaction, owner: str, network: str, wanted: Callable[[str], bool]) -> list[str]:
     """See `datapath.host.Attachments.retain`."""
-    gone = plans.unwanted(owner, network, wanted, tx.state)
+    gone, failures = plans.unwanted(owner, network, wanted, tx.state), []
     for endpoint in gone:
-        sandboxes.delete_endpoint(tx, endpoint.id, owner, False)
+        try:
+            sandboxes.delete_endpoint(tx, endpoint.id, owner, False)
+        except (DatapathError, ExceptionGroup) as error:
+            failures.append(error)
     _tidy(tx, owner, network)
+    if failures:
+        raise ExceptionGroup(f"network {network} could not be cleaned up completely", failures)
     return [endpoint.owner_key for endpoint in gone]
 
 

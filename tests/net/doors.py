@@ -117,6 +117,7 @@ class Cni:
         self.host = host
         self.config = {"cniVersion": version, "name": "net", "type": "datapath", **config}
         self.wishes = wishes
+        self.path = CNI_PATH
         self.results: dict[tuple[str, str], dict[str, Any]] = {}
 
     def call(
@@ -137,7 +138,7 @@ class Cni:
             "CNI_NETNS": netns,
             "CNI_IFNAME": ifname,
             "CNI_ARGS": args,
-            "CNI_PATH": CNI_PATH,
+            "CNI_PATH": self.path,
         }
         code, said = plugin(self.host, "ctl.cni.main", [], environ, raw, program)
         answer: Any = json.loads(said) if said else None

@@ -247,6 +247,73 @@ def test_a_plugin_for_addresses_is_named_and_called_by_the_rules(host: Host, spa
             cni.add("c", space.path)
 
 
+# Allots one address, and writes down what it was asked. `failing` beside it names verbs that it cannot do.
+IPAM = """#!/bin/sh
+cat >/dev/null
+echo "$CNI_COMMAND" >>{0}/asked
+if grep -qsx "$CNI_COMMAND" {0}/failing; then echo '{{"code": 11, "msg": "not now"}}'; exit 1; fi
+[ "$CNI_COMMAND" != ADD ] || echo '{{"ips": [{{"address": "10.77.0.7/24"}}]}}'
+"""
+
+
+def test_a_plugin_for_addresses_hears_of_every_end(host: Host, spaces: Spaces, tmp_path: Path) -> None:
+    """It is asked to give back what it could not give, and whatever becomes of the rest; its failure is told."""
+    program, failing = tmp_path / "one", tmp_path / "failing"
+    program.write_text(IPAM.format(tmp_path))
+    program.chmod(0o755)
+    cni, space = Cni(host, {"ipam": {"type": "one"}}, "1.1.0"), spaces()
+    cni.path = str(tmp_path)
+
+    def asked() -> list[str]:
+        verbs = (tmp_path / "asked").read_text().split()
+        (tmp_path / "asked").unlink()
+        return verbs
+
+    failing.write_text("ADD\n")
+    with pytest.raises(Refused, match="11: IPAM plugin one: not now"):
+        cni.add("c", space.path)
+    assert asked() == ["ADD", "DEL"]
+    failing.write_text("DEL\nGC\nSTATUS\nCHECK\n")
+    cni.add("c", space.path)
+    for verb, code in (("CHECK", 11), ("STATUS", 50), ("GC", 11), ("DEL", 11)):
+        container = "c" if verb in ("CHECK", "DEL") else ""
+        more = {"prevResult": cni.results["c", "eth0"]} if verb == "CHECK" else {}
+        with pytest.raises(Refused, match=f"{code}: IPAM plugin one: not now"):
+            cni.call(verb, container, space.path, more=more)
+    assert asked() == ["ADD", "CHECK", "STATUS", "GC", "DEL"]
+    failing.unlink()
+    cni.add("c", space.path)
+    for verb in ("DEL", "GC"):
+        with pytest.raises(Refused), failing_at(host, 1):
+            cni.call(verb, "c", space.path)
+        assert asked()[-1] == verb
+    cni.delete("c", space.path)
+
+
+def test_what_cannot_be_collected_keeps_nothing_else_there(host: Host, spaces: Spaces) -> None:
+    cni = Cni(host, {"subnet": "10.71.0.0/24"}, "1.1.0")
+    for number in range(3):
+        cni.add(f"c{number}", spaces().path)
+    cni.results.clear()
+    with pytest.raises(Refused, match="network net could not be cleaned up completely"), failing_at(host, 12):
+        cni.collect()
+    assert len(host.ctl("ps -q").split()) == 1
+    cni.collect()
+
+
+@contextmanager
+def failing_at(host: Host, step: int) -> Iterator[None]:
+    """That step of a command fails, as a kernel without memory and a full disk have it."""
+    assert host.env is not None
+    host.env[faults.VARIABLE] = f"error@{step}"
+    forked.in_child.append(faults.install)
+    try:
+        yield
+    finally:
+        forked.in_child.remove(faults.install)
+        del host.env[faults.VARIABLE]
+
+
 def test_what_the_runtime_has_forgotten_is_collected(host: Host, spaces: Spaces) -> None:
     """GC, of one network only; and a namespace that is gone is nothing that could fail."""
     cni = Cni(host, {"subnet": "10.71.0.0/24"}, "1.1.0")
@@ -256,13 +323,13 @@ def test_what_the_runtime_has_forgotten_is_collected(host: Host, spaces: Spaces)
         cni.add(f"c{number}", space.path)
     other.add("o", there[0].path, "eth1")
     there[1].delete()
-    for lost in ("c1", "c2"):
-        cni.results.pop((lost, "eth0"))
+    cni.results.pop(("c1", "eth0"))
+    lost = cni.results.pop(("c2", "eth0"))
     cni.collect()
     assert json.loads(host.ctl("network inspect net"))[0]["Name"] == "net"
     assert "eth0" not in there[2].sh("ip -o link") and "eth0" in there[0].sh("ip -o link")
     with pytest.raises(Refused, match="3: attachment net/c2/eth0 is not in"):
-        cni.call("CHECK", "c2", there[2].path, more={"prevResult": {"ips": []}})
+        cni.call("CHECK", "c2", there[2].path, more={"prevResult": lost})
     cni.results.clear()
     cni.collect()
     assert "eth1" in there[0].sh("ip -o link")
@@ -346,6 +413,28 @@ def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(
         assert doctor(host) == CLEAN, f"killed at step {number} of {steps}"
         assert "10.71.0" not in host.sh("ip -o address") and "eth0" not in space.sh("ip -o link")
     cni.delete("c", space.path)
+
+
+@needs_plugins
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+def test_behind_another_plugin_its_result_is_handed_on(host: Host, spaces: Spaces, version: str) -> None:
+    """Nothing is done there, so nothing is missing; ports are refused by what they are, before anything is changed."""
+    space, ipam = spaces(), {"type": "host-local", "dataDir": str(host.folder / "theirs")}
+    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}]]}
+    theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam}, version)
+    bridge = Path(CNI_PATH, "bridge")
+    before = theirs.call("ADD", "t", space.path, more={"type": "bridge"}, program=bridge)
+    ours = Cni(host, {"prevResult": before}, version)
+    assert ours.add("t", space.path) == before
+    ports = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+    with pytest.raises(Refused, match=r'2: runtimeConfig.portMappings: \[{"hostPort": 8080, .*portmap'):
+        ours.call("ADD", "t", space.path, more={"runtimeConfig": ports})
+    ours.check("t", space.path)
+    for _ in range(2):
+        ours.delete("t", space.path)
+    theirs.call("DEL", "t", space.path, more={"type": "bridge", "prevResult": before}, program=bridge)
+    host.sh("ip link delete br9")
+    host.ctl("reconcile")
 
 
 @needs_plugins

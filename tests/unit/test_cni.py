@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from ctl.cni import config, main
 from ctl.cni.protocol import VERSIONS, Call, CniError
+from datapath.errors import DatapathError
 from datapath.model.attachments import AttachmentRequest
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,8 @@ def answer(
         (2, "vlan: 7 is not supported", {}, {"vlan": 7}),
         (2, "runtimeConfig.deviceid:", {}, {"runtimeConfig": {"deviceID": "0000:00"}}),
         (2, "runtimeConfig.ipranges:", {}, {"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/16"}]]}}),
+        (2, "portIsolation: true is not supported: datapath has no Linux bridge", {}, {"portIsolation": True}),
+        (2, "vlanTrunk: [{", {}, {"vlanTrunk": [{"id": 7}]}),
         (4, "unknown CNI_COMMAND: ADDD", {"CNI_COMMAND": "ADDD"}, {}),
         (4, "unknown CNI_COMMAND: it is empty", {"CNI_COMMAND": ""}, {}),
         (4, "missing: CNI_CONTAINERID, CNI_NETNS", {"CNI_CONTAINERID": "", "CNI_NETNS": ""}, {}),
@@ -79,6 +83,8 @@ def answer(
         ),
         (7, "runtimeConfig: [] is no object", {"CNI_COMMAND": "ADD"}, {"runtimeConfig": [1]}),
         (7, "prevResult is missing", {"CNI_COMMAND": "CHECK"}, {}),
+        (50, "IPAM plugin nosuch is not in CNI_PATH", {"CNI_COMMAND": "STATUS"}, {"ipam": {"type": "nosuch"}}),
+        (50, "ipam: {} names no plugin", {"CNI_COMMAND": "STATUS"}, {"ipam": {}}),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_code_of_the_specification(
@@ -95,6 +101,80 @@ def test_what_cannot_be_is_refused_with_the_code_of_the_specification(
     said = said.replace("[] is", "[1] is")
     assert (exit_code, error["code"]) == (1, code) and said in error["msg"], error
     assert error["cniVersion"] in VERSIONS and error.keys() <= {"cniVersion", "code", "msg", "details"}
+
+
+# What may be where something else belongs.
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 1.5, "", "x", "1"),
+    *([], [1], ["x"], [None], [[]], [{}], {}, {"x": 1}, {"cni": 1}, {"cni": {"ips": 1}}, {"net": 1}, {"net": "a"}),
+)
+
+
+def every_odd_request() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Changes of the configuration, and what an IPAM plugin has answered."""
+    for key in config._OWN.keys() | config._OF_BRIDGE.keys() | config._GENERAL - {"cniVersion"}:
+        yield from (({key: value}, None) for value in ODD)
+    ports = [{"hostPort": v, "containerPort": w} for v in ODD for w in (v, 80)]
+    ports += [{"hostPort": 80, "containerPort": 80, name: v} for v in ODD for name in ("protocol", "hostIP")]
+    for key in config._WISHES | config._OF_IPAM | config._IGNORED:
+        yield from (({"runtimeConfig": {key: value}}, None) for value in (*ODD, *([port] for port in ports)))
+    address = {"address": "10.1.1.1/24"}
+    for value in ODD:
+        for name in ("ips", "routes", "dns"):
+            yield {"ipam": {"type": "x"}}, {name: value}
+            yield {"ipam": {"type": "x"}}, {"ips": [address], name: value}
+        yield {"ipam": {"type": "x"}}, {"ips": [{"address": value, "gateway": value}]}
+        yield {"ipam": {"type": "x"}}, {"ips": [{**address, "gateway": value}], "routes": [{"dst": value}]}
+
+
+def test_a_value_of_another_kind_is_refused_or_understood_and_never_a_crash() -> None:
+    for change, given in every_odd_request():
+        asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps({**CONFIG, **change}).encode())
+        try:
+            asked.check()
+            config.check(asked)
+            config.attachment(asked, given)
+            config.dns(asked, given)
+        except (CniError, DatapathError):
+            continue
+        except Exception as error:
+            raise AssertionError(f"{change}, {given}: {error!r}") from error
+
+
+@pytest.mark.parametrize(
+    ("routes", "refused"),
+    [
+        ([{"dst": "0.0.0.0/0"}], ""),
+        ([{"dst": "10.0.0.0/8", "gw": "10.88.0.1", "scope": 0, "table": 254, "mtu": 0, "priority": 0}], ""),
+        ([{"dst": "10.0.0.0/8", "gw": "10.88.0.9"}], "all routes lead to the network's gateway"),
+        ([{"dst": "0.0.0.0/0", "priority": 100}], 'ipam.routes: {"dst": "0.0.0.0/0", "priority": 100}'),
+        ([{"dst": "0.0.0.0/0", "mtu": 1400}], "there are dst and gw"),
+        ([{"dst": "0.0.0.0/0", "advmss": 1400}], "there are dst and gw"),
+        ([{"dst": "0.0.0.0/0", "table": 7}], "there are dst and gw"),
+        ([{"dst": "10.88.0.0/16", "scope": 253}], "there are dst and gw"),
+    ],
+)
+def test_routes_of_an_ipam_plugin_are_served_or_refused(routes: list[dict[str, Any]], refused: str) -> None:
+    asked = Call(
+        {"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps({**CONFIG, "ipam": {"type": "host-local"}}).encode()
+    )
+    asked.check()
+    given = {"ips": [{"address": "10.88.0.7/16", "gateway": "10.88.0.1"}], "routes": routes}
+    try:
+        config.attachment(asked, given)
+    except CniError as error:
+        assert error.code == 2 and refused and refused in error.message, error.message
+    else:
+        assert not refused
+
+
+@pytest.mark.parametrize("given", [["a", "b"], {"net": ["a", "b"]}])
+def test_aliases_come_as_a_list_or_by_network(given: object) -> None:
+    """The conventions have a list; podman names networks."""
+    raw = json.dumps({**CONFIG, "runtimeConfig": {"aliases": given}}).encode()
+    asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, raw)
+    asked.check()
+    assert config.attachment(asked, None).endpoint.aliases == ("a", "b")
 
 
 @pytest.mark.parametrize(
