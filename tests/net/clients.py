@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.net.doors import executable
+from tests.net.doors import CNI_PATH, executable
 from tests.net.hosts import HOST, PATIENCE, TIMEOUT, TREE, Failed, Host, Words, eventually, words
 from tests.net.runtimes import ENTER, remove_groups
 
@@ -52,6 +52,18 @@ echo ready
 exec bash -c 'trap : CHLD; while :; do sleep 86400 & wait $!; done'
 """
 CLEAN = "No problems found.\n"
+CONTAINERD = "/run/containerd.sock"
+_NO_PODS = 'disabled_plugins = ["io.containerd.grpc.v1.cri"]'
+# The image waits for ever by itself, as a pause image does. Tests may not lower the score by which the kernel kills.
+_PODS = """
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "docker.io/library/bb:latest"
+restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/opt/cni/bin"
+"""
 _POLICY = {"default": [{"type": "insecureAcceptAnything"}]}
 _CNI = """
 [network]
@@ -140,14 +152,14 @@ class Machine:
         argv = self._argv(["sh", "-c", f"cat >{path}"])
         subprocess.run(argv, input=text, text=True, check=True)
 
-    def network(self, name: str, **config: object) -> None:
+    def network(self, name: str, version: str = "1.0.0", **config: object) -> None:
         """A network's configuration, as an administrator writes it."""
         plugin = {
             "type": "datapath",
-            "capabilities": {"portMappings": True, "ips": True, "mac": True},
+            "capabilities": {"portMappings": True, "ips": True, "mac": True, "dns": True},
             **config,
         }
-        listed = {"cniVersion": "1.0.0", "name": name, "plugins": [plugin]}
+        listed = {"cniVersion": version, "name": name, "plugins": [plugin]}
         self.write(f"/etc/cni/net.d/10-{name}.conflist", json.dumps(listed))
 
     def start(self, command: Words, ready: Words) -> subprocess.Popen[str]:
@@ -225,20 +237,23 @@ def podman(machine: Machine, netavark: bool = False) -> None:
     )
 
 
-def containerd(machine: Machine) -> None:
-    """Starts containerd, with the image bb."""
+def containerd(machine: Machine, pods: bool = False) -> subprocess.Popen[str]:
+    """Starts containerd, with the image bb, and with pods if they are wanted."""
+    parts = ('root = "/run/root"', 'state = "/run/state"', _PODS if pods else _NO_PODS)
     machine.write(
-        "/etc/containerd.toml",
-        'version = 2\nroot = "/run/root"\nstate = "/run/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-        '[grpc]\naddress = "/run/containerd.sock"\n',
+        "/etc/containerd.toml", "\n".join(("version = 2", *parts, f'[grpc]\naddress = "{CONTAINERD}"', ""))
     )
-    machine.start("containerd --config /etc/containerd.toml", "ctr -a /run/containerd.sock version")
+    if pods:  # each gets its loopback device by a plugin; this machine's serves every release
+        shutil.copy(f"{CNI_PATH}/loopback", machine.folder.parent / "bin")
+        machine.sh(f"cp {machine.folder.parent}/bin/loopback /opt/cni/bin/")
+    daemon = machine.start("containerd --config /etc/containerd.toml", f"ctr -a {CONTAINERD} version")
     path = image(machine.folder.parent / "bb.tar", "docker.io/library/bb:latest")
-    imports = "ctr -a /run/containerd.sock image import --snapshotter native"
+    imports = f"ctr -a {CONTAINERD} {'-n k8s.io ' if pods else ''}image import --snapshotter native"
     if machine.try_(
         f"{imports} {path}"
     ).returncode:  # since 2.0 the daemon does it, and knows of overlayfs alone
         machine.sh(f"{imports} --local {path}")
+    return daemon
 
 
 def answers(host: Host, place: str, port: int) -> None:
@@ -251,7 +266,7 @@ def answers(host: Host, place: str, port: int) -> None:
 def runs_with_ctr(host: Host, machine: Machine) -> None:
     """`ctr run --cni`, as a test; one that runs in the background is never said to be gone."""
     machine.network("n1", subnet="10.81.0.0/24")
-    ctr = "ctr -a /run/containerd.sock"
+    ctr = f"ctr -a {CONTAINERD}"
     run, bb = f"{ctr} run --cni --snapshotter native", "docker.io/library/bb:latest"
     shown = machine.sh(f"{run} --rm --cgroup /{machine.cgroup}-1 {bb} c1 ip -o address show eth0")
     assert "10.81.0.2/24" in shown

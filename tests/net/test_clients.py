@@ -12,7 +12,7 @@ import pytest
 
 from tests.doors import table
 from tests.doors.table import door
-from tests.net import clients
+from tests.net import clients, pods
 from tests.net.clients import CLEAN, Machine, answers
 from tests.net.hosts import HOST, Host, eventually
 
@@ -69,3 +69,9 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
 def test_s25_containerd_runs_containers_with_cni(host: Host, machine: Machine) -> None:
     clients.containerd(machine)
     clients.runs_with_ctr(host, machine)
+
+
+@door("containerd", 3)
+@pytest.mark.skipif(not shutil.which("containerd"), reason="needs containerd")
+def test_s25_containerd_runs_pods_as_kubernetes_asks_for_them(host: Host, machine: Machine) -> None:
+    pods.runs_pods(host, machine, "1.0.0")

@@ -419,8 +419,8 @@ def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
 def test_behind_another_plugin_its_result_is_handed_on(host: Host, spaces: Spaces, version: str) -> None:
     """Nothing is done there, so nothing is missing; ports are refused by what they are, before anything is changed."""
-    space, ipam = spaces(), {"type": "host-local", "dataDir": str(host.folder / "theirs")}
-    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}]]}
+    space = spaces()
+    ipam = {"type": "host-local", "dataDir": str(host.folder / "theirs"), "subnet": "10.75.0.0/24"}
     theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam}, version)
     bridge = Path(CNI_PATH, "bridge")
     before = theirs.call("ADD", "t", space.path, more={"type": "bridge"}, program=bridge)
