@@ -45,7 +45,11 @@ def plugin(call: Call) -> str:
             INVALID, f"ipam: {json.dumps(ipam)} names no plugin: leave ipam out for datapath's own"
         )
     if name == "dhcp":
-        raise unsupported("ipam.type", name, "no DHCP server is on a network that is routed")
+        # It asks through the container's device, which is to be there, without an address. Here an address is known
+        # before its device, which sends from no other.
+        raise unsupported(
+            "ipam.type", name, "a network is routed, and no DHCP server of the LAN is on it: host-local and static are"
+        )
     return name
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -58,6 +60,21 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     machine.sh("podman restart -t 0 web")
     answers(host, HOST, 8080)
     assert host.try_ctl("doctor").stdout == CLEAN
+    code = "import socket, time; s = socket.create_server(('', 8090)); print(flush=True); time.sleep(3600)"
+    holder = host.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "\n"
+    holder.stdout.close()
+    refused = machine.try_(f"{run} --name late --network n1 -p 8090:80 {serve}")  # after ADD, so DEL follows
+    assert refused.returncode and "address already in use" in refused.stderr, refused
+    machine.sh("podman rm -f -t 0 late")
+    assert "late" not in host.ctl("ps") and "8090" not in host.ctl("port ls")
+    for what in ("ConmonPid", "Pid"):
+        pid = int(machine.sh(f"podman inspect -f {{{{.State.{what}}}}} web"))
+        assert pid > 1
+        machine.sh(f"kill -9 {pid}")
+    machine.try_("podman rm -f -t 0 web")  # it notices that conmon is gone, and says so
+    machine.sh(f"{run} --replace --name web --network n1 -p 8080:80 {serve}")
+    answers(host, HOST, 8080)
     machine.sh("podman rm -f -t 0 -a")
     with eventually() as until:  # a process of podman's own cleans up, which may come later
         until(lambda: "cni" not in host.ctl("ps") + host.ctl("network ls"))

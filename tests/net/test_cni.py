@@ -238,7 +238,7 @@ def test_a_plugin_for_addresses_is_named_and_called_by_the_rules(host: Host, spa
         ({"type": "../../bin/sh"}, "7: ipam: .* names no plugin"),
         ({}, "7: ipam: .* names no plugin"),
         ({"type": "nosuch"}, "4: IPAM plugin nosuch is not in CNI_PATH"),
-        ({"type": "dhcp"}, "2: ipam.type: .dhcp. is not supported"),
+        ({"type": "dhcp"}, "2: ipam.type: .dhcp. is not supported: a network is routed"),
         ({"type": "static"}, "7: the IPAM plugin has given no address"),
         ({"type": "host-local", "ranges": [[{"subnet": "x"}]]}, "IPAM plugin host-local: "),
     ):
