@@ -41,6 +41,7 @@ enum network_flag {
 	NETWORK_ICC = 8,	 /* members may talk to each other */
 	NETWORK_INTERNAL = 16,	 /* nothing but the members and the host */
 	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
+	NETWORK_BESIDE = 128,	 /* members have their default route elsewhere: who connects comes from the gateway */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */

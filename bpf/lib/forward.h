@@ -124,6 +124,19 @@ static __always_inline bool is_translated(const struct packet *p, const struct s
 	return !addr_equal(&room->leaving.src, &p->tuple.src);
 }
 
+/* Is an IPsec policy about what a container sends? Before the kernel asked, it would have put the client in the place of
+ * the gateway, in whose name it has come to a member whose default route is elsewhere. */
+static __always_inline bool is_closed_out(struct scratch *room, const struct packet *p,
+					  const struct tuple *outside)
+{
+	if (addr_equal(&outside->dst, &p->tuple.dst))
+		return xfrm_closed_out(&p->tuple, outside);
+	room->probe = p->tuple;
+	room->probe.dst = outside->dst;
+	room->probe.dport = outside->dport;
+	return xfrm_closed_out(&room->probe, outside);
+}
+
 /* A container's packet to the outside, by the host's table. `route`: what was found (the rest is in the scratch
  * memory), or NO_ROUTE_YET. NO_VERDICT: the connection is forgotten, as it has to begin anew. */
 __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct network *from,
@@ -158,7 +171,7 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 		return conn->flags & CONN_ORIGINAL ? NO_VERDICT : drop(skb, DROP_ISOLATED);
 	if (route_leads_out(route) && is_beyond_link(&room->leaving.src, &room->fib))
 		return drop(skb, DROP_BAD_ADDR);
-	if (route_leads_out(route) && xfrm_closed_out(&p->tuple, &room->leaving)) {
+	if (route_leads_out(route) && is_closed_out(room, p, &room->leaving)) {
 		if (is_translated(p, room))
 			return drop(skb, DROP_XFRM);
 		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
@@ -232,7 +245,7 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	struct quoted *quoted;
 	struct network *net;
 	struct conn *conn;
-	bool translated;
+	bool translated, hidden;
 	int route;
 
 	if (!p || !room)
@@ -270,8 +283,10 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (!addr_equal(&key.src, &inner.dst))
 			quoted->outer.src = inner.dst;
 		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
+		/* To the gateway, in whose name the client came: of that connection the host knows nothing. */
+		hidden = !addr_equal(&quoted->outer.dst, &p->tuple.dst);
 		if (!from || p->ttl <= 1)
-			return NO_VERDICT;
+			return hidden ? drop(skb, DROP_TTL) : NO_VERDICT;
 		translated = !addr_equal(&quoted->outer.src, &p->tuple.src);
 		route = route_find(skb, p, from, as, &room->fib);
 		/* No error is told of by another (RFC 4443, 2.4 (e)). */
@@ -280,10 +295,10 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !translated)
 			return to_host(skb, from);
 		if (!route_leads_out(route) || device_find(room->fib.ifindex, DEVICE_GATEWAY))
-			return NO_VERDICT;
+			return hidden ? drop(skb, DROP_NO_CONN) : NO_VERDICT;
 		if (is_beyond_link(&quoted->outer.src, &room->fib))
 			return drop(skb, DROP_BAD_ADDR);
-		if (xfrm_closed_out(&p->tuple, &quoted->outer))
+		if (is_closed_out(room, p, &quoted->outer))
 			return translated ? drop(skb, DROP_XFRM) : to_host(skb, from);
 		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p, p->ttl - 1))
 			return drop(skb, DROP_REWRITE);

@@ -197,8 +197,8 @@ __noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 
 /*
  * A connection to a published port. The server sees the client's own address, unless the
- * answer would then not come back here: a client of the same network, and the host's loopback
- * address, come from the gateway. A second connection of one client port to one server, by
+ * answer would then not come back here: a client of the same network, the host's loopback
+ * address, and whoever talks to a member whose default route is elsewhere, come from the gateway. A second connection of one client port to one server, by
  * another of the host's addresses, gets another port. `client`: who it is, as in from_endpoint.
  */
 __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
@@ -230,11 +230,13 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 	sides->client_endpoint = client;
 	sides->server_network = port->network;
 	sides->server_endpoint = port->endpoint;
-	/* The host's address stays, but its port must be none that the host needs. */
-	if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
-		return nat_open(skb, false, false);
-	if (client != PARTY_HOST && client_network != port->network)
-		return nat_open(skb, false, true);
+	if (!(net->flags & NETWORK_BESIDE)) {
+		/* The host's address stays, but its port must be none that the host needs. */
+		if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
+			return nat_open(skb, false, false);
+		if (client != PARTY_HOST && client_network != port->network)
+			return nat_open(skb, false, true);
+	}
 	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
 	return nat_open(skb, false, false);
 }

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_interface
 from typing import Any
 
 from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import (
+    OPT_BESIDE,
     OPT_ENDPOINT_IFNAME,
     OPT_ICC,
+    OPT_IFACE_PREFIX,
     OPT_MASQUERADE,
     OPT_MTU,
     OPT_NAME,
@@ -149,6 +152,31 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
     )
 
 
+def beside(call: Call, previous: Mapping[str, Any]) -> AttachmentRequest:
+    """What a call behind another plugin asks for: the ports of the container that this one's result is about, by a
+    device and a network of their own, as its addresses and default routes are that plugin's. CniError."""
+    for name in ("network", "ipam", "internal"):
+        if call.config.get(name):
+            raise CniError(INVALID, f"{name}: the container is on another plugin's network, which has its own")
+    versions = {_interface(one.get("address", "")).version for one in _ips(previous)}
+    if not versions:
+        raise CniError(INVALID, "prevResult has no addresses: ports lead to a container that has one")
+    config = {"ipv6": 6 in versions, "icc": False, "ipMasq": False, **call.config}
+    network = _request(config, *_own_subnets(config))
+    options = (f"{OPT_BESIDE}=true", f"{OPT_IFACE_PREFIX}=dp", *network.options)
+    return AttachmentRequest(
+        owner=OWNER,
+        key=key(call),
+        path=call.netns,
+        sandbox=call.container,
+        name=_name(call),
+        network=replace(network, ipv4=network.ipv4 and 4 in versions, options=options),
+        endpoint=EndpointRequest(network.name),
+        ports=tuple(ports(wishes(call).get("portmappings"))),
+        shared=shared(call),
+    )
+
+
 def shared(call: Call) -> bool:
     """Whether the runtime binds sockets of its own to published ports, as podman does: it names a pod and no
     namespace, which Kubernetes always has."""
@@ -200,11 +228,12 @@ def dns(call: Call, ipam: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _network(call: Call, ipam: Mapping[str, Any] | None) -> NetworkRequest:
-    config = call.config
-    if ipam is None:
-        subnets, gateways, ranges = _own_subnets(config)
-    else:
-        subnets, gateways, ranges = _subnets_of(ipam)
+    return _request(call.config, *(_own_subnets(call.config) if ipam is None else _subnets_of(ipam)))
+
+
+def _request(
+    config: Mapping[str, Any], subnets: list[str], gateways: list[str], ranges: list[str]
+) -> NetworkRequest:
     versions = {_interface(text).version for text in subnets}
     options = {str(name): value for name, value in config.get("options", {}).items()}
     for key_, option in (

@@ -18,13 +18,7 @@ _END = re.compile(f"({'|'.join(PAIRS)})[0-9a-f]{{7}}")  # the host's end of a pa
 def of(call: Call, attached: Attached, dns: Mapping[str, Any]) -> dict[str, Any]:
     """The result: the gateway device, the host's end, the container's end; its addresses and default routes."""
     network, endpoint, info = attached.network, attached.endpoint, attached.info
-    devices: list[dict[str, Any]] = [
-        {"name": network.device, "mac": gateway_mac(network)},
-        {"name": endpoint.host_ifname},
-        {"name": info.ifname, "mac": info.mac, "sandbox": call.netns},
-    ]
-    if call.at_least("1.1.0"):
-        devices = [{**device, "mtu": info.mtu} for device in devices]
+    devices = _devices(call, attached)
     addresses, routes = [], []
     for address in (endpoint.ipv4, endpoint.ipv6):
         if address is None:
@@ -46,6 +40,23 @@ def of(call: Call, attached: Attached, dns: Mapping[str, Any]) -> dict[str, Any]
         "routes": routes,
         "dns": dict(dns),
     }
+
+
+def beside(call: Call, attached: Attached, previous: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of the plugin before, and the devices by which the container's ports are reached. Their addresses are
+    none of the container's to anybody."""
+    listed = previous.get("interfaces")
+    return {**previous, "interfaces": [*(listed if isinstance(listed, list) else ()), *_devices(call, attached)]}
+
+
+def _devices(call: Call, attached: Attached) -> list[dict[str, Any]]:
+    network, endpoint, info = attached.network, attached.endpoint, attached.info
+    devices: list[dict[str, Any]] = [
+        {"name": network.device, "mac": gateway_mac(network)},
+        {"name": endpoint.host_ifname},
+        {"name": info.ifname, "mac": info.mac, "sandbox": call.netns},
+    ]
+    return [{**device, "mtu": info.mtu} for device in devices] if call.at_least("1.1.0") else devices
 
 
 def is_of_another(previous: Mapping[str, Any]) -> bool:

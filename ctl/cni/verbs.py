@@ -15,7 +15,7 @@ from datapath.host import Host
 from datapath.kernel import netns
 
 from . import config, ipam, result
-from .protocol import ENVIRONMENT, INVALID, LATER, OWN, UNKNOWN, Call, CniError, unsupported
+from .protocol import ENVIRONMENT, INVALID, LATER, OWN, UNKNOWN, Call, CniError
 
 
 def serve(call: Call) -> str:
@@ -54,12 +54,18 @@ def delegated(call: Call) -> bool:
 def add(host: Host, call: Call) -> str:
     """The container is put onto the network."""
     config.check(call)
-    if call.config.get("prevResult") is not None:
-        return chained(call)
+    previous = call.config.get("prevResult")
+    if previous is not None and not isinstance(previous, dict):
+        raise CniError(INVALID, "prevResult is no object")
+    if previous is not None and not list(config.ports(config.wishes(call).get("portmappings"))):
+        return json.dumps(previous)
     if not netns.is_namespace(call.netns):
         raise CniError(ENVIRONMENT, f"invalid CNI_NETNS: {call.netns} is no network namespace")
     if netns.identity(call.netns) == netns.identity():
         raise CniError(ENVIRONMENT, f"invalid CNI_NETNS: {call.netns} is the host's own network namespace")
+    if previous is not None:
+        attached = host.attachments.add(config.beside(call, previous))
+        return json.dumps(result.beside(call, attached, previous))
     given: dict[str, Any] | None = None
     config.attachment(
         call, {"ips": [{"address": "192.0.2.1/24"}]} if delegated(call) else None
@@ -86,19 +92,6 @@ def add(host: Host, call: Call) -> str:
         raise
 
 
-def chained(call: Call) -> str:
-    """After another plugin, whose network it is: its result is passed on."""
-    if list(config.ports(config.wishes(call).get("portmappings"))):
-        mappings = config.wishes(call)["portmappings"]
-        raise unsupported(
-            "runtimeConfig.portMappings",
-            mappings,
-            "the container is on another plugin's network, and datapath publishes ports of containers on its own: "
-            "leave them to the plugin portmap, or take datapath as the first of the list",
-        )
-    return json.dumps(call.config["prevResult"])
-
-
 def delete(host: Host, call: Call) -> str:
     """The container is taken off the network; as often as wanted, and whatever of it is there."""
     with delegating(call):
@@ -123,7 +116,7 @@ def check(host: Host, call: Call) -> str:
     key = config.key(call)
     endpoint = host.attachments.find(config.OWNER, key)
     if endpoint is None and result.is_of_another(previous):
-        return ""  # chained: nothing was done for it
+        return ""  # chained, without ports: nothing was done for it
     try:
         findings = host.attachments.check(config.OWNER, key, call.netns)
     except NotFoundError as error:
@@ -131,7 +124,7 @@ def check(host: Host, call: Call) -> str:
     assert endpoint is not None
     has = {str(address) for address in (endpoint.ipv4, endpoint.ipv6) if address}
     promised = {str(one.get("address")) for one in previous.get("ips") or () if isinstance(one, dict)}
-    if has - promised:
+    if has - promised and endpoint.ifname == call.ifname:  # behind another plugin the addresses are that one's
         raise CniError(
             OWN + 1, f"attachment {key} has {', '.join(sorted(has))}, and prevResult says otherwise"
         )

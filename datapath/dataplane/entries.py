@@ -105,6 +105,7 @@ def network_entry(
         "NETWORK_ICC": network.icc,
         "NETWORK_INTERNAL": network.internal,
         "NETWORK_MASQUERADE": network.masquerade,
+        "NETWORK_BESIDE": network.beside,
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None

@@ -45,6 +45,9 @@ OPT_PARENT = "parent"
 OPT_MACVLAN_MODE = "macvlan_mode"
 OPT_HOST_ACCESS = "com.datapath.host_access"
 
+# Members have their default route elsewhere, on another's network: this one has none for them.
+OPT_BESIDE = "com.datapath.beside"
+
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"
 EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
@@ -105,6 +108,12 @@ class Network:
     def masquerade(self) -> bool:
         """Packets to the outside leave with the host's address."""
         return self.options.get(OPT_MASQUERADE, "true") in TRUE_WORDS
+
+    @property
+    def beside(self) -> bool:
+        """Members have their default route on a network of somebody else's: this one only publishes their ports. Who
+        connects to these comes from the gateway, as the answer would leave by that other network otherwise."""
+        return self.options.get(OPT_BESIDE, "false") in TRUE_WORDS
 
     @property
     def mode(self) -> str:

@@ -288,11 +288,13 @@ def plan_gateway_endpoint(
     endpoints: Iterable[Endpoint], state: State
 ) -> tuple[Endpoint | None, Endpoint | None]:
     """Which endpoints of one sandbox have its IPv4 and its IPv6 default route. Docker's order: highest
-    gateway priority, more families, network name; internal networks have none."""
+    gateway priority, more families, network name; internal networks have none. Where the default route is somebody
+    else's they are those that publish ports."""
 
-    def order(endpoint: Endpoint) -> tuple[int, int, str]:
+    def order(endpoint: Endpoint) -> tuple[bool, int, int, str]:
         families = (endpoint.ipv4 is not None) + (endpoint.ipv6 is not None)
-        return -endpoint.gw_priority, -families, state.networks[endpoint.network_id].name
+        network = state.networks[endpoint.network_id]
+        return network.beside, -endpoint.gw_priority, -families, network.name
 
     routed = [e for e in endpoints if not state.networks[e.network_id].internal]
     return (

@@ -225,7 +225,7 @@ def _endpoint_settings(
     )
     fixed = {key: value for key, value in parts if value}
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint else (None, None)
-    routed = network if endpoint and network and not network.internal else None
+    routed = network if endpoint and network and not (network.internal or network.beside) else None
     via4 = routed.subnet4.gateway if routed and routed.subnet4 else None
     via6 = routed.subnet6.gateway if routed and routed.subnet6 else None
     user_defined = network is not None and not network.predefined

@@ -227,6 +227,7 @@ class Programs:
             (net.icc, FLAG.NETWORK_ICC),
             (net.internal, FLAG.NETWORK_INTERNAL),
             (net.masquerade, FLAG.NETWORK_MASQUERADE),
+            (net.beside, FLAG.NETWORK_BESIDE),
         ):
             if wanted:
                 flags |= flag

@@ -146,7 +146,7 @@ class Forwarding:
                 return self._way_inside(p, sender, half, route)
             if route.kind == "local" and half.original:
                 return self._told(p, sender, "DROP_TTL") if p.ttl <= 1 else self._hairpin(p, sender, half)
-            kept = self._kept(p, sender, route, out != p.key)
+            kept = self._kept(p, sender, route, out != p.key, out[3])
             if kept:
                 return kept
             if route.uplink is None:
@@ -210,10 +210,12 @@ class Forwarding:
         """RFC 4291, 2.5.6: what comes from a link-local address stays on its link."""
         return on_link(source) and source not in uplink.linklocals
 
-    def _kept(self, p: Packet, sender: Member, route: Route, translates: bool) -> Expected | None:
-        """What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
+    def _kept(
+        self, p: Packet, sender: Member, route: Route, translates: bool, to: bytes = b""
+    ) -> Expected | None:
+        """`to`: its destination as it leaves, if that is another. What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
         encapsulated = route.kind == "encap"
-        if not encapsulated and not (route.uplink and self.topology.protects(p.dst)):
+        if not encapsulated and not (route.uplink and self.topology.protects(to or p.dst)):
             return None
         self._meet(Situation.ENCAPSULATED if encapsulated else Situation.PROTECTED)
         if not translates:
@@ -275,6 +277,8 @@ class Forwarding:
             uplink = route.uplink
             if route.kind == "encap":
                 return self._error_kept(p, src, "DROP_ENCAP", "DROP_NO_CONN")
+            if uplink is None and p.dst != other[1]:  # the client is known by the gateway's name only
+                return dropped(p.frame, "DROP_TTL" if p.ttl <= 1 else "DROP_NO_CONN")
             if uplink is None:
                 return None
             if p.ttl <= 1:
@@ -312,8 +316,11 @@ class Forwarding:
         server, net = published.member, published.member.network
         proto, src, sport, _, _ = p.key
         local = client is LOCAL_SENDER
-        own = client is None or (not local and client.network is not net)
-        source = src if own or (local and not loopback(src)) else net.gateway(len(src))
+        own = not net.beside and (client is None or (not local and client.network is not net))
+        kept = own or (local and not loopback(src) and not net.beside)
+        source = src if kept else net.gateway(len(src))
+        if net.beside and client is None:
+            self._meet(Situation.BESIDE)
         # What the host says to itself has no way to go that could be too narrow.
         refused = None if local else self._too_big(p, client, net.mtu, True)
 

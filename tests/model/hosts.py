@@ -67,6 +67,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             icc=rng.random() < 0.65,
             internal=rng.random() < 0.15,
             masquerade=rng.random() < 0.8,
+            beside=random.Random(lan.mac).random() < 0.15,
             ipv4=ipv4,
             ipv6=ipv6,
             mtu=lan.mtu,

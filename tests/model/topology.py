@@ -16,6 +16,7 @@ class Network:
     icc: bool = True
     internal: bool = False
     masquerade: bool = True
+    beside: bool = False  # members have their default route elsewhere
     ipv4: bool = True
     ipv6: bool = False
     mtu: int = 1500

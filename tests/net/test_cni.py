@@ -418,7 +418,7 @@ def test_s30_killed_anywhere_it_is_taken_away_and_asked_for_again(
 @needs_plugins
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
 def test_behind_another_plugin_its_result_is_handed_on(host: Host, spaces: Spaces, version: str) -> None:
-    """Nothing is done there, so nothing is missing; ports are refused by what they are, before anything is changed."""
+    """Nothing is done there, so nothing is missing."""
     space = spaces()
     ipam = {"type": "host-local", "dataDir": str(host.folder / "theirs"), "subnet": "10.75.0.0/24"}
     theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam}, version)
@@ -426,13 +426,67 @@ def test_behind_another_plugin_its_result_is_handed_on(host: Host, spaces: Space
     before = theirs.call("ADD", "t", space.path, more={"type": "bridge"}, program=bridge)
     ours = Cni(host, {"prevResult": before}, version)
     assert ours.add("t", space.path) == before
-    ports = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
-    with pytest.raises(Refused, match=r'2: runtimeConfig.portMappings: \[{"hostPort": 8080, .*portmap'):
-        ours.call("ADD", "t", space.path, more={"runtimeConfig": ports})
     ours.check("t", space.path)
     for _ in range(2):
         ours.delete("t", space.path)
     theirs.call("DEL", "t", space.path, more={"type": "bridge", "prevResult": before}, program=bridge)
+    host.sh("ip link delete br9")
+    host.ctl("reconcile")
+
+
+@needs_plugins
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+def test_behind_another_plugin_the_containers_ports_are_published(
+    host: Host, spaces: Spaces, version: str
+) -> None:
+    """By a device beside that plugin's, which keeps addresses and default route; from everywhere, over both
+    protocols, behind a firewall that forwards nothing, and from the container itself."""
+    space, neighbour, other = spaces(), spaces(), spaces()
+    ipam: dict[str, Any] = {"type": "host-local", "dataDir": str(host.folder / "theirs")}
+    ipam |= {"routes": [{"dst": "0.0.0.0/0"}]}
+    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}]]}
+    theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam}, version)
+    bridge = Path(CNI_PATH, "bridge")
+
+    def of_bridge(verb: str, container: str, netns: str, **more: Any) -> Any:
+        return theirs.call(verb, container, netns, more={"type": "bridge", **more}, program=bridge)
+
+    before = of_bridge("ADD", "t", space.path)
+    of_bridge("ADD", "n", neighbour.path)
+    host.sh("iptables -P FORWARD DROP")
+    member = Cni(host, {"name": "ours", "subnet": "10.72.0.0/24"}, version)
+    member.add("m", other.path)
+    routes, rules = space.sh("ip route show default"), host.sh("iptables -t nat -S")
+    ours = Cni(host, {"prevResult": before}, version)
+    ports = [
+        {"hostPort": 8080, "containerPort": 80, "protocol": proto, "hostIP": ""} for proto in ("tcp", "udp")
+    ]
+    with pytest.raises(Refused, match="7: ipam: the container is on another plugin's network"):
+        ours.call("ADD", "t", space.path, more={"runtimeConfig": {"portMappings": ports}, "ipam": ipam})
+    result = ours.add("t", space.path, portMappings=ports)
+    assert {**result, "interfaces": result["interfaces"][:-3]} == before
+    assert result["interfaces"][-1]["name"] == "dp0" and "dp0" in space.sh("ip -o link")
+    assert space.sh("ip route show default") == routes and host.sh("iptables -t nat -S") == rules
+    for proto in ("tcp", "udp"):
+        space.serve(80, proto)
+        for asker in (host.outside, host, neighbour, other, space):
+            assert asker.sh(ask(proto, HOST, 8080)).split()[0].startswith("172.")
+        assert host.sh(ask(proto, "127.0.0.1", 8080))
+    assert host.outside.try_(ask("tcp", HOST, 80)).returncode != 0
+    assert "8080" in host.ctl("port ls t") and OUTSIDE in host.ctl("ct ls --container t --format {{.Source}}")
+    ours.check("t", space.path)
+    host.ctl("reconcile")
+    assert doctor(host) == CLEAN and space.sh("ip route show default") == routes
+    with pytest.raises(Refused, match="exists already"):
+        ours.add("t", space.path, portMappings=ports)
+    for _ in range(2):
+        ours.delete("t", space.path)
+        assert host.outside.try_(ask("tcp", HOST, 8080)).returncode != 0
+    assert "dp0" not in space.sh("ip -o link") and space.sh("ip route show default") == routes
+    member.delete("m", other.path)
+    for container, netns in (("t", space.path), ("n", neighbour.path)):
+        of_bridge("DEL", container, netns)
+    host.sh("iptables -P FORWARD ACCEPT")
     host.sh("ip link delete br9")
     host.ctl("reconcile")
 

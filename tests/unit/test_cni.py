@@ -236,6 +236,40 @@ def test_every_recorded_request_for_a_container_is_understood(request_: dict[str
     )
 
 
+def behind(**change: Any) -> AttachmentRequest:
+    """What a call behind another plugin asks for. `prevResult`: that one's result."""
+    previous = {"ips": [{"address": "10.9.0.7/24"}, {"address": "fd09::7/64"}]}
+    ports = {"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}}
+    given = {**CONFIG, **ports, "prevResult": previous, **change}
+    asked = Call({"CNI_COMMAND": "ADD", **ENVIRON, "CNI_ARGS": "IP=10.9.0.7"}, json.dumps(given).encode())
+    asked.check()
+    config.check(asked)
+    return config.beside(asked, given["prevResult"])
+
+
+def test_behind_another_plugin_the_ports_alone_are_asked_for() -> None:
+    """On a network beside, of the IP versions that the container has; addresses are the other plugin's."""
+    made = behind()
+    assert made.network is not None and (made.network.ipv4, made.network.ipv6) == (True, True)
+    assert made.ports == ("8080:80/tcp",) and not made.endpoint.ip
+    assert {"com.datapath.beside=true", "com.docker.network.bridge.enable_icc=false"} <= {*made.network.options}
+    six = behind(prevResult={"ips": [{"address": "fd09::7/64"}]}).network
+    assert six is not None and (six.ipv4, six.ipv6) == (False, True)
+    chosen = behind(subnet="10.71.0.0/24", icc=True).network
+    assert chosen is not None and chosen.subnets == ("10.71.0.0/24",)
+    assert "com.docker.network.bridge.enable_icc=true" in chosen.options
+    for change, said in (
+        ({"ipam": {"type": "host-local"}}, "ipam: the container is on another plugin's network"),
+        ({"network": "shop"}, "network: the container is on another plugin's network"),
+        ({"internal": True}, "internal: the container is on another plugin's network"),
+        ({"prevResult": {}}, "prevResult has no addresses"),
+        ({"prevResult": {"ips": [{"address": "x"}]}}, '"x" is no IP address'),
+    ):
+        with pytest.raises(CniError, match=re.escape(said)) as caught:
+            behind(**change)
+        assert caught.value.code == 7
+
+
 def test_other_recorded_requests_are_read() -> None:
     others = [r for r in REQUESTS if r["env"]["CNI_COMMAND"] in ("DEL", "CHECK", "GC", "STATUS")]
     assert {r["env"]["CNI_COMMAND"] for r in others} == {"DEL", "CHECK", "GC", "STATUS"}
@@ -282,11 +316,11 @@ def blocks() -> list[dict[str, Any]]:
             given = json.loads(text)
             shared = {key: given[key] for key in ("cniVersion", "name")}
             found += [{**shared, **plugin} for plugin in given.get("plugins", [given])]
-    return found
+    return [given for given in found if given["type"] == "datapath"]
 
 
 def test_the_configurations_that_the_pages_show_are_understood() -> None:
-    assert len(blocks()) == 3
+    assert len(blocks()) == 4
     for given in blocks():
         asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps(given).encode())
         asked.check()

@@ -30,7 +30,7 @@ ROWS: list[tuple[str, set[str]]] = [
     ("network create -d ", {"bridge", "macvlan"}),
     (
         "network create -o com.datapath.",
-        {"com.datapath.device=", "com.datapath.mode=", "com.datapath.allow=", "com.datapath.deny="},
+        {f"com.datapath.{name}=" for name in ("device", "beside", "mode", "allow", "deny")},
     ),
     ("network create -o com.docker.network.driver", {"com.docker.network.driver.mtu="}),
     ("network ls --filter t", {"type=builtin", "type=custom"}),

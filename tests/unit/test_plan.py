@@ -174,6 +174,7 @@ def test_numbers_are_the_lowest_that_are_free() -> None:
         ({"options": ("com.docker.network.container_iface_prefix=net",)}, lambda n: n.iface_prefix == "net"),
         ({}, lambda n: (n.mode, n.pair) == ("ebpf", "veth")),
         ({"options": ("com.datapath.device=veth",)}, lambda n: n.pair == "veth"),
+        ({"options": ("com.datapath.beside=1",)}, lambda n: n.beside),
         (
             {"options": ("com.datapath.device=netkit",)},
             lambda n: traits(n).pair == "netkit" and traits(n).programs,
@@ -281,6 +282,11 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             {"options": ("com.datapath.device=netkit", "com.datapath.mode=iptables")},
             ConfigError,
             "com.datapath.device=netkit needs com.datapath.mode=ebpf, not iptables",
+        ),
+        (
+            {"options": ("com.datapath.beside=true", "com.datapath.mode=nftables")},
+            ConfigError,
+            "com.datapath.beside needs com.datapath.mode=ebpf, not nftables",
         ),
     ],
 )

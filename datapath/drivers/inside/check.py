@@ -44,7 +44,7 @@ def inside_findings(
     for version, wanted_here in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
         subnet = network.subnet4 if version == 4 else network.subnet6
         here = (inner.name, subnet.gateway) in inside.defaults if subnet and subnet.gateway else False
-        if wanted_here and not here:
+        if wanted_here and not network.beside and not here:
             detail = f"the container has lost its IPv{version} default route"
             yield Finding(ROUTE, subject, detail, (endpoint.id,))
 

@@ -25,8 +25,8 @@ class InsideDriver(Driver):
             sandbox,
             endpoint.ifname,
             addresses(endpoint),
-            gateway4=cast(IPv4Address, gateway(network, 4)) if endpoint.gateway4 else None,
-            gateway6=cast(IPv6Address, gateway(network, 6)) if endpoint.gateway6 else None,
+            gateway4=cast(IPv4Address | None, next_hop(network, endpoint, 4)),
+            gateway6=cast(IPv6Address | None, next_hop(network, endpoint, 6)),
             ipv6=network.ipv6,
             sysctls=endpoint.sysctls,
         )
@@ -39,8 +39,8 @@ class InsideDriver(Driver):
             ifname=endpoint.ifname,
             mac=endpoint.mac,
             addresses=tuple(addresses(endpoint)),
-            gateway4=gateway(network, 4) if offered or endpoint.gateway4 else None,
-            gateway6=gateway(network, 6) if offered or endpoint.gateway6 else None,
+            gateway4=gateway(network, 4) if offered else next_hop(network, endpoint, 4),
+            gateway6=gateway(network, 6) if offered else next_hop(network, endpoint, 6),
             mtu=mtu,
             sysctls=endpoint.sysctls,
             prefix="" if OPT_ENDPOINT_IFNAME in endpoint.driver_options else network.iface_prefix,
@@ -48,9 +48,9 @@ class InsideDriver(Driver):
 
     def set_routes(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
         links = self.context.links
-        for version, wanted in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
-            address = gateway(network, version)
-            if wanted and address is not None:
+        for version in (4, 6):
+            address = next_hop(network, endpoint, version)
+            if address is not None:
                 links.set_gateway(sandbox, endpoint.ifname, address)
             else:
                 links.remove_gateway(sandbox, endpoint.ifname, version)
@@ -81,3 +81,9 @@ def gateway(network: Network, version: int) -> Address | None:
     """The network's gateway address of that IP version; None: it has none."""
     subnet = network.subnet4 if version == 4 else network.subnet6
     return subnet.gateway if subnet else None
+
+
+def next_hop(network: Network, endpoint: Endpoint, version: int) -> Address | None:
+    """Where the sandbox's default route of that IP version leads by way of this endpoint; None: it has none there."""
+    routed = version in endpoint.egress_families and not network.beside
+    return gateway(network, version) if routed else None

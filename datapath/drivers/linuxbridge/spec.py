@@ -12,6 +12,7 @@ from datapath.model.networks import (
     EBPF,
     MODES,
     OPT_ALLOW,
+    OPT_BESIDE,
     OPT_DENY,
     OPT_DEVICE,
     OPT_MODE,
@@ -37,8 +38,8 @@ class LinuxBridge(PairSpec):
         pair = options.get(OPT_DEVICE, VETH)
         if pair != VETH:
             raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
-        for name in (OPT_ALLOW, OPT_DENY):
-            if name in options:
+        for name in (OPT_ALLOW, OPT_DENY, OPT_BESIDE):
+            if options.get(name, "false") != "false":
                 raise ConfigError(f"{name} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
 
     def sysctls(self, network: Network) -> dict[str, str]:

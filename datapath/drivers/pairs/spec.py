@@ -12,6 +12,7 @@ from datapath.model.drivers import OptionParser, Spec
 from datapath.model.networks import (
     MODES,
     OPT_ALLOW,
+    OPT_BESIDE,
     OPT_DENY,
     OPT_DEVICE,
     OPT_HOST_BINDING,
@@ -86,6 +87,7 @@ class PairSpec(Spec):
         OPT_IFACE_PREFIX: _iface_prefix,
         OPT_MODE: _one_of(*MODES),
         OPT_DEVICE: _one_of(*PAIRS),
+        OPT_BESIDE: truth,
         OPT_ALLOW: parse_prefixes,
         OPT_DENY: parse_prefixes,
     }
