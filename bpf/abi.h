@@ -41,6 +41,7 @@ enum network_flag {
 	NETWORK_ICC = 8,	 /* members may talk to each other */
 	NETWORK_INTERNAL = 16,	 /* nothing but the members and the host */
 	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
+	NETWORK_RESOLVER = 64,	 /* port 53 of the gateway is the resolver's, published or not */
 	NETWORK_BESIDE = 128,	 /* members have their default route elsewhere: who connects comes from the gateway */
 };
 

@@ -182,7 +182,7 @@ static __noinline struct name_count *name_counts_of(__u32 network)
 
 /*
  * Is the packet for the sender's resolver: anything to 127.0.0.11, questions to the gateway's address where no
- * container's port is published? From others than itself it takes none.
+ * container's port is published or members are told to ask? From others than itself it takes none.
  */
 __noinline int is_for_resolver(const struct packet *p, const struct device *device,
 			       const struct network *net)
@@ -192,7 +192,8 @@ __noinline int is_for_resolver(const struct packet *p, const struct device *devi
 	if (!addr_is_resolver(&p->tuple.dst)) {
 		if (p->tuple.dport != DNS_PORT || p->fragment || is_icmp(p->tuple.proto) ||
 		    !addr_equal(&p->tuple.dst, is_ipv6(p) ? &net->gateway6 : &net->gateway4) ||
-		    port_find(&p->tuple.dst, DNS_PORT, p->tuple.proto))
+		    (!(net->flags & NETWORK_RESOLVER) &&
+		     port_find(&p->tuple.dst, DNS_PORT, p->tuple.proto)))
 			return 0;
 	}
 	return resolver_of(device->endpoint) != NULL;

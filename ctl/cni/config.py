@@ -15,13 +15,17 @@ from typing import Any
 from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import (
+    AT_GATEWAY,
+    EBPF,
     OPT_BESIDE,
     OPT_ENDPOINT_IFNAME,
     OPT_ICC,
     OPT_IFACE_PREFIX,
     OPT_MASQUERADE,
+    OPT_MODE,
     OPT_MTU,
     OPT_NAME,
+    OPT_RESOLVER,
     NetworkRequest,
 )
 from datapath.model.parsing import PORT_PROTOCOLS
@@ -157,7 +161,9 @@ def beside(call: Call, previous: Mapping[str, Any]) -> AttachmentRequest:
     device and a network of their own, as its addresses and default routes are that plugin's. CniError."""
     for name in ("network", "ipam", "internal"):
         if call.config.get(name):
-            raise CniError(INVALID, f"{name}: the container is on another plugin's network, which has its own")
+            raise CniError(
+                INVALID, f"{name}: the container is on another plugin's network, which has its own"
+            )
     versions = {_interface(one.get("address", "")).version for one in _ips(previous)}
     if not versions:
         raise CniError(INVALID, "prevResult has no addresses: ports lead to a container that has one")
@@ -186,9 +192,9 @@ def shared(call: Call) -> bool:
 
 
 def _name(call: Call) -> str:
-    """How users are shown the sandbox."""
+    """How users are shown the sandbox, which is what the others on the network find it by."""
     pod = "/".join(filter(None, (call.args.get("K8S_POD_NAMESPACE"), call.args.get("K8S_POD_NAME"))))
-    return pod if pod.isprintable() and pod else call.container[:12] if len(call.container) == 64 else ""
+    return pod if pod.isprintable() and pod else call.container[: 12 if len(call.container) == 64 else None]
 
 
 def ports(given: object) -> Iterator[str]:
@@ -206,15 +212,20 @@ def ports(given: object) -> Iterator[str]:
         address = f"[{address}]" if ":" in address else address
         protocol = str(fields.get("protocol") or "tcp").lower()
         if protocol not in PORT_PROTOCOLS:
-            raise unsupported("runtimeConfig.portMappings", one, f"protocols are {' and '.join(PORT_PROTOCOLS)}")
+            raise unsupported(
+                "runtimeConfig.portMappings", one, f"protocols are {' and '.join(PORT_PROTOCOLS)}"
+            )
         yield f"{address}{':' if address else ''}{host}:{inside}/{protocol}"
 
 
-def dns(call: Call, ipam: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The result's `dns`: what the runtime wishes, else what the configuration has, else what the IPAM plugin says."""
+def dns(call: Call, ipam: Mapping[str, Any] | None, resolver: str, domain: str) -> dict[str, Any]:
+    """The result's `dns`: what the runtime wishes, else what the configuration has, else what the IPAM plugin says;
+    else the resolver and the domain, if names are wanted."""
     names = {"nameservers": "nameservers", "servers": "nameservers", "domain": "domain", "search": "search"}
     names |= {"searches": "search", "options": "options"}
     found: dict[str, Any] = {}
+    if resolver and (_declares_names(call.config) or wishes(call).get("aliases")):
+        found = {"nameservers": [resolver], **({"search": [domain]} if domain else {})}
     for source in ((ipam or {}).get("dns"), call.config.get("dns"), wishes(call).get("dns")):
         if source is not None and not isinstance(source, dict):
             raise CniError(INVALID, f"dns: {json.dumps(source)} is no object")
@@ -222,6 +233,12 @@ def dns(call: Call, ipam: Mapping[str, Any] | None) -> dict[str, Any]:
             if value and name.lower() in names:
                 found[names[name.lower()]] = value
     return found
+
+
+def _declares_names(config: Mapping[str, Any]) -> bool:
+    """The configuration tells the runtime that containers may be given names here."""
+    capabilities = config.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get("aliases") is True
 
 
 # ---- the network ---------------------------------------------------------------------------------------
@@ -244,6 +261,8 @@ def _request(
     ):
         if key_ in config and (config[key_] or key_ not in ("bridge", "mtu")):
             options[option] = config[key_]
+    if _declares_names(config) and options.get(OPT_MODE, EBPF) == EBPF:  # podman: see the plugin for netavark
+        options.setdefault(OPT_RESOLVER, AT_GATEWAY)
     return NetworkRequest(
         config["name"],
         subnets=tuple(subnets),

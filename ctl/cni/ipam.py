@@ -48,7 +48,9 @@ def plugin(call: Call) -> str:
         # It asks through the container's device, which is to be there, without an address. Here an address is known
         # before its device, which sends from no other.
         raise unsupported(
-            "ipam.type", name, "a network is routed, and no DHCP server of the LAN is on it: host-local and static are"
+            "ipam.type",
+            name,
+            "a network is routed, and no DHCP server of the LAN is on it: host-local and static are",
         )
     return name
 

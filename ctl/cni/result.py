@@ -46,7 +46,10 @@ def beside(call: Call, attached: Attached, previous: Mapping[str, Any]) -> dict[
     """The result of the plugin before, and the devices by which the container's ports are reached. Their addresses are
     none of the container's to anybody."""
     listed = previous.get("interfaces")
-    return {**previous, "interfaces": [*(listed if isinstance(listed, list) else ()), *_devices(call, attached)]}
+    return {
+        **previous,
+        "interfaces": [*(listed if isinstance(listed, list) else ()), *_devices(call, attached)],
+    }
 
 
 def _devices(call: Call, attached: Attached) -> list[dict[str, Any]]:

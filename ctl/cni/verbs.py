@@ -81,9 +81,7 @@ def add(host: Host, call: Call) -> str:
             given = ipam.delegate(call)
         request = config.attachment(call, given)
         attached = host.attachments.add(request)
-        dns = config.dns(call, given)
-        if attached.resolver:  # what the runtime or the configuration names goes before it
-            dns = {"nameservers": [attached.resolver], **dns}
+        dns = config.dns(call, given, attached.resolver, attached.network.domain)
         return json.dumps(result.of(call, attached, dns))
     except BaseException:
         if delegated(call):
@@ -124,7 +122,9 @@ def check(host: Host, call: Call) -> str:
     assert endpoint is not None
     has = {str(address) for address in (endpoint.ipv4, endpoint.ipv6) if address}
     promised = {str(one.get("address")) for one in previous.get("ips") or () if isinstance(one, dict)}
-    if has - promised and endpoint.ifname == call.ifname:  # behind another plugin the addresses are that one's
+    if (
+        has - promised and endpoint.ifname == call.ifname
+    ):  # behind another plugin the addresses are that one's
         raise CniError(
             OWN + 1, f"attachment {key} has {', '.join(sorted(has))}, and prevResult says otherwise"
         )

@@ -14,11 +14,23 @@ from typing import Any
 from datapath.errors import ConfigError, quoted
 from datapath.model.attachments import AttachmentRequest
 from datapath.model.endpoints import EndpointRequest
-from datapath.model.networks import OPT_ENDPOINT_IFNAME, OPT_MTU, OPT_NAME, NetworkRequest
+from datapath.model.networks import (
+    AT_GATEWAY,
+    EBPF,
+    OPT_DOMAIN,
+    OPT_ENDPOINT_IFNAME,
+    OPT_MODE,
+    OPT_MTU,
+    OPT_NAME,
+    OPT_NAMES,
+    OPT_RESOLVER,
+    NetworkRequest,
+)
 from datapath.model.parsing import parse_address, parse_prefix
 
 OWNER = "podman"
 IPAM = "host-local"  # podman's own address management
+DOMAIN = "dns.podman"  # containers of podman's own networks are found below it
 # Options of podman's bridge driver that mean something here; no network of ours reaches another one anyway.
 _OPTIONS = {"mtu": OPT_MTU}
 _IGNORED = {"isolate"}
@@ -36,6 +48,11 @@ def network(given: Mapping[str, Any]) -> NetworkRequest:
         if one.get("gateway"):
             gateways.append(str(one["gateway"]))
     options = dict(_options(given))
+    if given.get("dns_enabled") is False:
+        options[OPT_NAMES] = "false"
+    elif options.get(OPT_MODE, EBPF) == EBPF:  # others have no names
+        # podman takes a network's resolver out of resolv.conf when the network is left: each has one of its own.
+        options = {OPT_DOMAIN: DOMAIN, OPT_RESOLVER: AT_GATEWAY, **options}
     if given.get("network_interface"):
         options[OPT_NAME] = str(given["network_interface"])
     for route in _list(given, "routes"):
@@ -107,6 +124,7 @@ def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
             mac=str(wanted.get("static_mac") or ""),
             aliases=tuple(str(alias) for alias in _list(wanted, "aliases")),
             driver_options=tuple(f"{name}={value}" for name, value in options.items()),
+            dns=tuple(str(server) for server in _list(there, "network_dns_servers")),
         ),
         ports=tuple(ports(_list(given, "port_mappings"))),
         shared=True,

@@ -63,12 +63,10 @@ def _subnets(request: Mapping[str, Any], planned: Network) -> list[dict[str, Any
 
 def setup(host: Host, request: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The container is put onto the network; the network is built if it is the first."""
-    attached = host.attachments.add(config.attachment(request, path))
-    answers = request["network"].get("dns_enabled") is True and attached.resolver
-    return _status(attached, [attached.resolver] if answers else [])
+    return _status(host.attachments.add(config.attachment(request, path)))
 
 
-def _status(attached: Attached, resolvers: list[str]) -> dict[str, Any]:
+def _status(attached: Attached) -> dict[str, Any]:
     """What has become of it, as netavark's own drivers say it."""
     network, endpoint = attached.network, attached.endpoint
     subnets = []
@@ -78,8 +76,8 @@ def _status(attached: Attached, resolvers: list[str]) -> dict[str, Any]:
             subnets.append({"ipnet": str(address), **gateway})
     return {
         "interfaces": {endpoint.ifname: {"mac_address": endpoint.mac, "subnets": subnets}},
-        "dns_server_ips": resolvers,
-        "dns_search_domains": [],
+        "dns_server_ips": [attached.resolver] if attached.resolver else [],
+        "dns_search_domains": [network.domain] if attached.resolver and network.domain else [],
     }
 
 

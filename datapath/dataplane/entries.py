@@ -39,6 +39,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
+from datapath.model.resolv import RESOLVER
 from datapath.model.state import State
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
@@ -105,6 +106,7 @@ def network_entry(
         "NETWORK_ICC": network.icc,
         "NETWORK_INTERNAL": network.internal,
         "NETWORK_MASQUERADE": network.masquerade,
+        "NETWORK_RESOLVER": network.resolver != RESOLVER,
         "NETWORK_BESIDE": network.beside,
     }
     subnet4, subnet6 = network.subnet4, network.subnet6

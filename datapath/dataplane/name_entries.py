@@ -3,8 +3,8 @@
 Pure.
 
 Members of a network find each other by the container's name, its short id, its hostname and its aliases there, each
-also with ".NETWORK" behind it; an address is the container's name with the network's. Names are there as long as the
-container runs. Records are rendered here, as they are sent (RFC 1035).
+also with ".NETWORK" behind it, and the network's domain if it has one; an address is the container's name with the
+network's. Names are there as long as the container runs. Records are rendered here, as they are sent (RFC 1035).
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ _IN_SET = 1020  # and in a row of `name_sets`
 _LONGEST = 255  # bytes of a record, as its set has a byte for that
 SCOPE_ENDPOINT = 0x80000000  # enum name_scope of abi.h
 _MAX_NETWORKS = 16  # in struct resolver
-_DOCKER = "docker"  # owner of containers that have a resolver of their own
 
 # What is known of one name: by type the data of its records.
 Data = dict[int, dict[bytes, None]]
@@ -73,17 +72,23 @@ class Touched(NamedTuple):
 
 
 def has_names(network: Network) -> bool:
-    """Its members find each other by name: of the default network they do not, as in Docker."""
-    return network.built and not network.predefined and traits(network).programs
+    """Its members find each other by name now."""
+    return network.built and network.named and traits(network).programs
 
 
 def _attached(endpoint: Endpoint) -> bool:
     return endpoint.phase in (Phase.READY, Phase.CHANGING)
 
 
+def _served(endpoint: Endpoint) -> bool:
+    """It is there, and names are our business: who moves the device into the sandbox himself (Docker) answers himself
+    for what is asked in there, and says himself what the sandbox is called."""
+    return _attached(endpoint) and not endpoint.handed_over
+
+
 def is_named(endpoint: Endpoint, state: State) -> bool:
-    """The others on its network find it by name now. What was handed over is called what its owner says, by himself."""
-    if not _attached(endpoint) or endpoint.handed_over or not has_names(state.networks[endpoint.network_id]):
+    """The others on its network find it by name now."""
+    if not _served(endpoint) or not has_names(state.networks[endpoint.network_id]):
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:
@@ -93,22 +98,13 @@ def is_named(endpoint: Endpoint, state: State) -> bool:
 
 
 def asks(endpoint: Endpoint, state: State) -> bool:
-    """Its questions are answered: it is on a network of the packet programs, and its sandbox has no resolver of its
-    owner's. Nothing enters the sandbox of what was handed over, so no way leads to the resolver from there."""
-    if not _attached(endpoint) or endpoint.handed_over:
-        return False
-    if not traits(state.networks[endpoint.network_id]).programs:
+    """Its questions are answered: somebody is there, on a network of the packet programs."""
+    if not _served(endpoint) or not traits(state.networks[endpoint.network_id]).programs:
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:
-        return bool(sandbox.key) and not has_own_resolver(sandbox.id, state)
+        return bool(sandbox.key)
     return state.alive(endpoint.sandbox_id)
-
-
-def has_own_resolver(sandbox_id: str, state: State) -> bool:
-    """Whoever owns the sandbox answers its questions himself, at the same address."""
-    sandbox = state.sandboxes.get(sandbox_id)
-    return sandbox is not None and sandbox.owner == _DOCKER
 
 
 def anybody_asks(state: State) -> bool:
@@ -123,7 +119,7 @@ def names_of(endpoint: Endpoint, state: State) -> tuple[str, ...]:
         own: tuple[str, ...] = (container.name, container.short_id, container.hostname)
     else:
         sandbox = state.sandboxes.get(endpoint.sandbox_id)
-        own = (sandbox.name,) if sandbox is not None and sandbox.foreign else ()
+        own = sandbox.hostnames if sandbox is not None and sandbox.foreign else ()
     return tuple(dict.fromkeys(name for name in (*own, *endpoint.aliases) if name))
 
 
@@ -132,10 +128,12 @@ def _addresses(endpoint: Endpoint) -> Iterator[Address]:
 
 
 def _texts(names: Iterable[str], network: Network) -> Iterator[str]:
-    """The names as they are asked for: by themselves, and with the network's behind them."""
+    """The names as they are asked for: by themselves, and with the network's or its domain behind them."""
     for name in names:
         yield name.lower()
         yield f"{name}.{network.name}".lower()
+        if network.domain:
+            yield f"{name}.{network.domain}".lower()
 
 
 def _keys(scope: int, texts: Iterable[str], touched: Touched | None = None) -> Iterator[Key]:
@@ -255,10 +253,12 @@ def _rendered(key: Key, data: Data, ttl: int, sets: dict[NameSetKey, NameSetValu
 def resolver_entry(sandbox_id: str, state: State, facts: NameFacts) -> ResolverValue:
     """What questions of a sandbox's endpoints are answered with: of each the same."""
     endpoints = [e for e in state.endpoints_of_sandbox(sandbox_id) if _attached(e)]
+    endpoints.sort(key=lambda e: _order(e, state))
     owner = state.containers.get(sandbox_id)
-    networks = [state.networks[e.network_id] for e in sorted(endpoints, key=lambda e: _order(e, state))]
+    networks = [state.networks[e.network_id] for e in endpoints]
     numbers = tuple(network.number for network in networks if has_names(network))
-    asked = servers(owner.dns) if owner is not None and owner.dns else facts.servers
+    given = owner.dns if owner is not None else tuple(one for e in endpoints for one in e.dns)
+    asked = servers(given) if given else facts.servers
     return ResolverValue(
         numbers[:_MAX_NETWORKS],
         private_scope(sandbox_id, state),

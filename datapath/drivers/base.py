@@ -37,8 +37,8 @@ class JoinInfo:
     sandbox; `prefix`: what such names begin with, before a number, "": the name was asked for; `addresses` with prefix
     length; `gateway4`, `gateway6`: next hops of the default routes, None: none is here; `mtu`: bytes of an IP packet;
     `sysctls`: settings that the device is to have before it is up, path below /proc/sys -> value;
-    `resolver`: next hop of a route to 127.0.0.11/32 in the table `local`, for which the device needs `route_localnet`,
-    as containers ask for names there; None: no resolver of ours is by this endpoint.
+    `resolver`: next hop of the route to 127.0.0.11/32 that the sandbox has, by which it asks for names; None: none is
+    by this endpoint, and nobody would answer: it was handed over, or the programs are of a version without names.
     """
 
     source: str

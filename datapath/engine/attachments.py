@@ -22,8 +22,6 @@ from datapath.plan import attachments as plans
 from datapath.plan.ports import egress_endpoints
 from datapath.plan.sandboxes import find_endpoint
 
-RESOLVER = "127.0.0.11"  # as in Docker
-
 
 @dataclass(frozen=True, slots=True)
 class Attached:
@@ -35,8 +33,8 @@ class Attached:
 
     @property
     def resolver(self) -> str:
-        """The address at which the sandbox asks for names, if that is answered by this endpoint; else ""."""
-        return RESOLVER if getattr(self.info, "resolver", None) is not None else ""
+        """The address at which the sandbox asks for the names of the network's members; "": they have none."""
+        return str(self.network.resolver) if self.info.resolver is not None and self.network.named else ""
 
 
 def add(tx: Transaction, request: AttachmentRequest) -> Attached:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from datapath.dataplane.name_entries import asks, has_own_resolver, is_named, name_rows, touched
+from datapath.dataplane.name_entries import asks, is_named, name_rows, touched
 from datapath.engine.transaction import Transaction
 from datapath.errors import KernelError
 from datapath.model.endpoints import Endpoint
@@ -48,9 +48,8 @@ def sync(tx: Transaction) -> None:
 
 def lead(tx: Transaction, endpoint: Endpoint, path: str) -> None:
     """Makes the resolver be reached from the namespace at the path, which the endpoint has joined."""
-    if not has_own_resolver(endpoint.sandbox_id, tx.state):
-        for part, _ in tx.parts():
-            part.lead_to_resolver(tx.state.networks[endpoint.network_id], endpoint, path)
+    for part, _ in tx.parts():
+        part.lead_to_resolver(tx.state.networks[endpoint.network_id], endpoint, path)
 
 
 def lead_again(tx: Transaction, endpoint: Endpoint) -> None:

@@ -26,7 +26,8 @@ class Endpoint:
     """Joins one sandbox to one network by a veth pair. `number` is never used twice on a host, `slot` is the
     member's place in its network. `gateway4`, `gateway6`: the sandbox's default route of that family is here.
     `ports` are the published ones, with concrete host ports; `static`: the user chose the address(es).
-    `link_local`: addresses that were asked for beside the one that the kernel makes.
+    `link_local`: addresses that were asked for beside the one that the kernel makes. `dns`: the servers that its owner
+    names for what is not found among the names here, as in a resolv.conf; (): none.
     `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none.
     `handed_over`: the owner moves the device into the sandbox himself, and answers for its name, addresses and routes
     there; the gateway flags are as the owner says. `published`: the ports that the owner wants once a default route is
@@ -53,6 +54,7 @@ class Endpoint:
     static6: bool = False
     driver_options: Mapping[str, str] = field(default_factory=dict)
     link_local: tuple[Interface, ...] = ()
+    dns: tuple[str, ...] = ()
     host_ifindex: int = 0
     phase: Phase = Phase.CREATING
     owner_key: str = ""
@@ -123,6 +125,7 @@ class EndpointRequest:
     gw_priority: int = 0
     driver_options: tuple[str, ...] = ()
     link_local_ips: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> EndpointRequest:

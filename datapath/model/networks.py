@@ -22,6 +22,7 @@ from datapath.model.parsing import (
     Prefix,
 )
 from datapath.model.parsing import Interface as Interface
+from datapath.model.resolv import RESOLVER
 from datapath.model.rows import OWNER, Phase, short
 
 # Docker's driver options that mean something here.
@@ -39,6 +40,12 @@ OPT_FORWARDING = "com.datapath.forwarding"
 # Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"
+# Whether a network's members find each other by name, below which domain they are found besides, and where runtimes
+# are told that they ask: our own too, and the values of the last.
+OPT_NAMES = "com.datapath.names"
+OPT_DOMAIN = "com.datapath.domain"
+OPT_RESOLVER = "com.datapath.resolver"
+AT_GATEWAY = "gateway"
 
 # Docker's options of macvlan networks, and our own: the host reaches the members, and they reach it.
 OPT_PARENT = "parent"
@@ -124,6 +131,23 @@ class Network:
     def pair(self) -> str:
         """One of PAIRS: the kind of each member's devices. The gateway device is a veth pair in any case."""
         return self.options.get(OPT_DEVICE, VETH)
+
+    @property
+    def named(self) -> bool:
+        """Members find each other by name: of the default network they do not, as in Docker."""
+        return not self.predefined and self.options.get(OPT_NAMES, "true") in TRUE_WORDS
+
+    @property
+    def domain(self) -> str:
+        """Names of members are also found with this behind them; "": with the network's name alone."""
+        return self.options.get(OPT_DOMAIN, "")
+
+    @property
+    def resolver(self) -> Address:
+        """Where members are told to ask for names: 127.0.0.11, or the gateway's address."""
+        subnet = self.subnet4 or self.subnet6
+        at_gateway = self.options.get(OPT_RESOLVER) == AT_GATEWAY
+        return subnet.gateway if at_gateway and subnet is not None and subnet.gateway else RESOLVER
 
     @property
     def mtu(self) -> int | None:

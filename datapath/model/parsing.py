@@ -28,6 +28,8 @@ PORT_PROTOCOLS = {name: PROTOCOLS[name] for name in ("tcp", "udp")}
 
 TRUE_WORDS = {"1", "t", "T", "TRUE", "true", "True"}
 FALSE_WORDS = {"0", "f", "F", "FALSE", "false", "False"}
+# What may stand in a hosts file, and be asked for.
+HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
 
 
 def parse_bool(text: str, what: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from datapath.model.parsing import HOSTNAME
 from datapath.model.rows import OWNER, Phase, short
 
 
@@ -19,7 +20,7 @@ class Sandbox:
     runtime, whose containers have no row here.
     `owner_key`: the owner's own identifier of the sandbox, such as a container id or the path of a namespace. No two
     sandboxes of one owner have the same, except "": the owner has given none.
-    `name`: how a foreign sandbox is shown to users; "": by its id.
+    `name`: how a foreign sandbox is shown to users, NAME or NAMESPACE/NAME; "": by its id.
     `inode`: the kernel's number of the namespace that was adopted, so that another one that its path leads to later, as
     /proc/PID/ns/net may, is not taken for it; 0: not known.
     """
@@ -36,6 +37,14 @@ class Sandbox:
     def foreign(self) -> bool:
         """Somebody else's: its namespace is made and taken away by its owner."""
         return self.owner != OWNER
+
+    @property
+    def hostnames(self) -> tuple[str, ...]:
+        """What the others on a network may call it, of what it is shown as: NAMESPACE/NAME is NAME, and
+        NAME.NAMESPACE."""
+        namespace, slash, name = self.name.rpartition("/")
+        found = (name, f"{name}.{namespace}") if slash else (name,)
+        return tuple(one for one in found if HOSTNAME.fullmatch(one))
 
     @property
     def label(self) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
@@ -16,7 +15,7 @@ from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_of
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
-from datapath.model.parsing import Address, parse_address, parse_mac
+from datapath.model.parsing import HOSTNAME, Address, parse_address, parse_mac
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
@@ -25,7 +24,6 @@ from datapath.plan.acls import refuse_acls
 from datapath.plan.networks import plan_default_bridge
 
 _LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/64"))
-_HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?")
 
 SHARED_STACK = (
     "container sharing network namespace with another container or host "
@@ -62,7 +60,7 @@ class DisconnectPlan:
 
 def check_hostname(text: str, what: str, limit: int = 63) -> str:
     """A name that may stand in a hosts file. ConfigError."""
-    if not _HOSTNAME.fullmatch(text) or len(text) > limit:
+    if not HOSTNAME.fullmatch(text) or len(text) > limit:
         raise ConfigError(f"invalid {what}: {quoted(text)}")
     return text
 
@@ -126,6 +124,7 @@ def plan_endpoint(
         static6=static6,
         driver_options=options,
         link_local=link_local,
+        dns=tuple(str(parse_address(text, "IP address for dns")) for text in request.dns),
     )
 
 

@@ -67,8 +67,8 @@ ROWS: dict[str, dict[int, str]] = {
     "containerd": {
         1: "`ctr run --cni`, in the foreground and in the background",
         2: "a container that ended unsaid: `doctor` says so, and its address is given again",
-        3: "pods by the Container Runtime Interface: published ports, stopped and removed twice, a lost namespace, host "
-        "network",
+        3: "pods by the Container Runtime Interface: published ports, stopped and removed twice, a lost namespace, "
+        "the host's network",
     },
 }
 

@@ -16,7 +16,8 @@ from tests.doors.table import door
 from tests.net import clients
 from tests.net.clients import CLEAN, Machine, answers
 from tests.net.doors import executable
-from tests.net.hosts import HOST, Host
+from tests.net.hosts import HOST, OUTSIDE, Host
+from tests.net.names import Upstreams
 
 
 @pytest.fixture(params=["trixie", "sid"])
@@ -104,5 +105,53 @@ def test_s25_after_a_crash_of_a_container_podman_5_starts_it_again(host: Host, m
     machine.sh(f"{run} --name web --network n:ip=10.83.0.5 -p 8080:80 {serve}")
     answers(host, HOST, 8080)
     machine.sh("podman rm -f -t 0 web")
+    assert "podman" not in host.ctl("ps") + host.ctl("network ls")
+    assert host.try_ctl("doctor").stdout == CLEAN
+
+
+def test_s17_containers_of_podman_5_find_each_other_by_name(host: Host, machine: Machine) -> None:
+    """By name, short id, hostname and alias, by libc's search too; the resolver stays in resolv.conf as long as the
+    container is on a network that has names, whichever was left; and other names are asked of the host's servers, or of
+    those of `network create --dns`."""
+    machine.write("/etc/resolv.conf", "search corp.example\nnameserver 192.0.2.77\n")
+    run, serve = f"podman run -d --cgroup-parent {machine.cgroup}", "bb httpd -f -p 80 -h /www"
+    once = f"podman run --rm --cgroup-parent {machine.cgroup}"
+    for name, number, options in (
+        ("n", 84, ""),
+        ("n2", 85, f"--dns {OUTSIDE}"),
+        ("mute", 86, "--disable-dns"),
+    ):
+        machine.sh(f"podman network create -d datapath --subnet 10.{number}.0.0/24 {options} {name}")
+    ident = machine.sh(f"{run} --name web --hostname front --network n:alias=api {serve}")[:12]
+    machine.sh(f"{run} --name asker --network n {serve}")
+
+    def servers() -> set[str]:
+        search, *others = machine.sh("podman exec asker cat /etc/resolv.conf").splitlines()
+        assert search in ("search dns.podman", "search dns.podman corp.example")  # 5.4, 5.8
+        return set(others)
+
+    assert servers() == {"nameserver 10.84.0.1"}
+    for name in ("web", "web.n", "web.dns.podman", ident, f"{ident}.n", "front", "API.n"):
+        assert machine.sh(f"podman exec asker wget -qO- http://{name}/") == "hello", name
+    machine.sh("podman network connect n2 asker")
+    machine.sh("podman network connect --alias www n2 web")
+    assert servers() == {"nameserver 10.84.0.1", "nameserver 10.85.0.1"}
+    machine.sh("podman network disconnect n asker")
+    assert servers() == {"nameserver 10.85.0.1"}
+    assert machine.sh("podman exec asker wget -qO- http://www/") == "hello"
+    assert machine.try_("podman exec asker wget -qO- http://api.n/").returncode, (
+        "it is not on that network now"
+    )
+    asked = Upstreams(host.outside, host.folder / "asked", f"{OUTSIDE}=203.0.113.9")
+    assert "203.0.113.9" in machine.sh("podman exec asker nslookup foreign.example")
+    assert asked.whom("foreign.example")
+    shown = machine.sh(f"{once} --network mute bb cat /etc/resolv.conf").splitlines()
+    assert shown == ["search corp.example", "nameserver 192.0.2.77"]
+    machine.sh("podman rename web shop")
+    machine.sh("podman network reload shop")
+    assert machine.sh("podman exec asker wget -qO- http://shop/") == "hello"
+    assert host.try_ctl("doctor").stdout == CLEAN
+    machine.sh("podman rm -f -t 0 -a")
+    assert not host.ctl("names ls --format json")
     assert "podman" not in host.ctl("ps") + host.ctl("network ls")
     assert host.try_ctl("doctor").stdout == CLEAN

@@ -213,7 +213,8 @@ class Forwarding:
     def _kept(
         self, p: Packet, sender: Member, route: Route, translates: bool, to: bytes = b""
     ) -> Expected | None:
-        """`to`: its destination as it leaves, if that is another. What the host's stack would do to it cannot be done to a translated packet; nor may it leave without."""
+        """`to`: its destination as it leaves, if that is another. What the host's stack would do to it cannot be done
+        to a translated packet; nor may it leave without."""
         encapsulated = route.kind == "encap"
         if not encapsulated and not (route.uplink and self.topology.protects(to or p.dst)):
             return None

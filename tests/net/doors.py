@@ -14,12 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from datapath.model.resolv import ResolvConf
 from tests.net import forked
 from tests.net.hosts import TIMEOUT, TREE, Host, echo_server, words
+from tests.net.names import Run
 
 CNI_PATH = "/usr/lib/cni"  # the reference plugins, as Debian has them
 _names = itertools.count()
@@ -66,6 +68,14 @@ class Space:
         done = self.try_(command)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
+
+    def asks(self, servers: Sequence[str], search: Sequence[str] = ()) -> Run:
+        """Runs commands with the resolv.conf that a runtime writes after a plugin has said this."""
+        folder, name = os.path.split(self.path)
+        given = Path(folder, f"{name}.resolv.conf")
+        given.write_text(str(ResolvConf(tuple(servers), tuple(search))))
+        script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        return lambda argv: self.try_(["unshare", "--mount", "sh", "-c", script, str(given), *argv])
 
     def serve(self, port: int, proto: str = "tcp") -> None:
         argv = ["nsenter", f"--net={self.path}", *echo_server(proto, port)]

@@ -13,8 +13,9 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,19 @@ class Reply:
         return sorted(data for *_, data in self.answers)
 
 
+# Runs a command where somebody asks.
+Run = Callable[[list[str]], subprocess.CompletedProcess[str]]
+
+
 def dig(host: Host, container: str, *asked: str, options: Words = "") -> list[Reply]:
     """An answer for each of `asked`, which are like "web AAAA". `options` are for all; each question is sent once."""
+    return dig_by(partial(host.try_in, container), *asked, options=options)
+
+
+def dig_by(run: Run, *asked: str, options: Words = "") -> list[Reply]:
+    """The same, wherever that is."""
     argv = ["dig", "+noall", "+comments", "+question", "+answer", "+tries=1", f"+time={PATIENCE:.0f}"]
-    done = host.try_in(container, [*argv, *words(options), *(word for each in asked for word in words(each))])
+    done = run([*argv, *words(options), *(word for each in asked for word in words(each))])
     replies = [_reply(text) for text in done.stdout.split(";; Got answer:")[1:]]
     assert len(replies) == len(asked), f"dig {' '.join(asked)}:\n{done.stdout}{done.stderr}"
     return replies
@@ -180,9 +190,14 @@ def one(host: Host, container: str, asked: str, options: Words = "") -> Reply:
 
 def looked_up(host: Host, container: str, name: str, env: Words = "") -> dict[str, list[str] | str]:
     """What getaddrinfo() finds in each libc: its addresses, or what it says."""
+    return looked_up_by(partial(host.try_in, container), name, env)
+
+
+def looked_up_by(run: Run, name: str, env: Words = "") -> dict[str, list[str] | str]:
+    """The same, wherever that is."""
     found: dict[str, list[str] | str] = {}
     for libc, program in LIBCS.items():
-        done = host.try_in(container, ["env", *words(env), program, "lookup", "0", name])
+        done = run(["env", *words(env), program, "lookup", "0", name])
         found[libc] = sorted(done.stdout.split()) if done.returncode == 0 else done.stderr.strip()
     return found
 

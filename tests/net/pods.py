@@ -62,7 +62,7 @@ class Runtime:
         return "image" in self.call("ImageStatus", "ImageService", image={"image": image})
 
     def network(self) -> str:
-        """"" : it is ready; else what the runtime says."""
+        """ "" : it is ready; else what the runtime says."""
         conditions = self.call("Status")["status"]["conditions"]
         (found,) = (one for one in conditions if one["type"] == "NetworkReady")
         return "" if found.get("status") else str(found["message"])

@@ -33,8 +33,10 @@ def machine(request: pytest.FixtureRequest, host: Host) -> Iterator[Machine]:
 def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host, machine: Machine) -> None:
     """Ports, which podman binds after ADD, addresses, two networks, a crash, and nothing is left."""
     clients.podman(machine)
+    named = {"portMappings": True, "ips": True, "mac": True, "aliases": True}
+    options = {"com.datapath.domain": "dns.podman"}
     for number, name in enumerate(("n1", "n2"), start=1):
-        machine.network(name, subnet=f"10.8{number}.0.0/24")
+        machine.network(name, subnet=f"10.8{number}.0.0/24", capabilities=named, options=options)
     run = f"podman run -d --cgroup-parent {machine.cgroup}"
     serve = "bb httpd -f -p 80 -h /www"
     machine.sh(f"{run} --name web --network n1 -p 8080:80 -p 9000-9003:9000-9003 {serve}")
@@ -56,7 +58,13 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
         "IPAddress"
     ]
     assert machine.sh(f"podman exec web wget -qO- http://{address}/") == "hello"
+    ident = machine.sh("podman inspect -f {{.Id}} api")[:12]
+    for name in ("api", "api.n1", "api.dns.podman", ident):
+        assert machine.sh(f"podman exec web wget -qO- http://{name}/") == "hello", name
     machine.sh("podman network disconnect n2 api")
+    shown = machine.sh("podman exec api cat /etc/resolv.conf")
+    assert "nameserver 10.81.0.1" in shown and "10.82.0.1" not in shown and "search dns.podman" in shown
+    assert machine.sh("podman exec api wget -qO- http://web/") == "hello"
     machine.sh("podman restart -t 0 web")
     answers(host, HOST, 8080)
     assert host.try_ctl("doctor").stdout == CLEAN

@@ -18,6 +18,7 @@ import pytest
 from tests.net import faults, forked
 from tests.net.doors import CNI_PATH, Cni, Killed, Refused, Space, executable, found, spaces_of_a_test
 from tests.net.hosts import HOST, OUTSIDE, Host, ask, reaches
+from tests.net.names import both, dig_by, looked_up_by
 
 STRIDE = 1 if os.environ.get("DATAPATH_LONG") else 11
 CLEAN = "No problems found.\n"
@@ -154,6 +155,58 @@ def test_wishes_come_in_three_places(host: Host, spaces: Spaces) -> None:
     cni.config["args"] = {"cni": {"ips": ["10.71.0.52"]}}
     assert cni.add("c", space.path)["ips"][0]["address"] == "10.71.0.52/24"
     cni.delete("c", space.path)
+
+
+def test_s17_pods_and_containers_find_each_other_by_name(host: Host, spaces: Spaces) -> None:
+    """By the pod's name, alone and with its namespace, by the container's id where nothing is said of a pod, and by
+    aliases, each with the network's name and its domain besides; from ADD to DEL."""
+    options = {"com.datapath.domain": "dns.podman"}
+    cni = Cni(host, {"name": "pods", "subnet": "10.71.0.0/24", "options": options})
+    web, box, asker = spaces(), spaces(), spaces()
+    cni.add("c1", web.path, args=K8S.format("web"), aliases={"pods": ["api"], "others": ["no"]})
+    cni.add("default-box", box.path)
+    cni.add("c" * 64, asker.path)
+    asks = asker.asks(["127.0.0.11"], ["dns.podman"])
+    for name, address in (
+        ("web", "2"),
+        ("web.default", "2"),
+        ("api", "2"),
+        ("default-box", "3"),
+        ("c" * 12, "4"),
+    ):
+        asked = [f"{name}{more}" for more in ("", ".pods", ".dns.podman")]
+        assert [reply.data for reply in dig_by(asks, *asked)] == [[f"10.71.0.{address}"]] * 3, name
+        assert looked_up_by(asks, name) == both(f"10.71.0.{address}")
+    assert dig_by(asks, "-x 10.71.0.2")[0].data == ["web.pods."]
+    row = json.loads(host.ctl(["names", "resolve", "default/web", "api", "A", "--format", "json"]))
+    assert (row["Data"], row["Source"]) == ("10.71.0.2", "network pods")
+    cni.delete("c1", web.path)
+    shown = {json.loads(line)["Data"] for line in host.ctl("names ls pods --format json").splitlines()}
+    assert shown == {"10.71.0.3", "10.71.0.4", "default-box.pods", f"{'c' * 12}.pods"}
+    cni.delete("default-box", box.path)
+    cni.delete("c" * 64, asker.path)
+
+
+def test_s17_the_resolver_is_in_the_result_where_names_are_asked_for(host: Host, spaces: Spaces) -> None:
+    """The configuration declares `aliases`; what it, or the runtime, has as `dns` goes before. Kubernetes' pods have
+    their cluster's."""
+    space, subnet = spaces(), {"subnet": "10.71.0.0/24"}
+    declared = {"capabilities": {"aliases": True, "dns": True}, **subnet}
+    domain = {"options": {"com.datapath.domain": "dns.podman"}}
+    own = {"nameservers": ["10.96.0.10"], "search": ["a.b"]}
+    cases: tuple[tuple[dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
+        (subnet, {}, {}),
+        (subnet, {"aliases": {"net": ["db"]}}, {"nameservers": ["127.0.0.11"]}),
+        (declared, {}, {"nameservers": ["10.71.0.1"]}),
+        (declared | domain, {}, {"nameservers": ["10.71.0.1"], "search": ["dns.podman"]}),
+        (declared | {"options": {"com.datapath.names": "false"}}, {}, {}),
+        (declared | domain | {"dns": own}, {}, own),
+        (declared | domain, {"dns": {"Servers": ["10.96.0.10"], "Searches": ["a.b"]}}, own),
+    )
+    for config, wishes, dns in cases:
+        cni = Cni(host, config)
+        assert cni.add("c", space.path, **wishes)["dns"] == dns, (config, wishes)
+        cni.delete("c", space.path)
 
 
 def test_both_families_and_a_network_that_is_there_already(host: Host, spaces: Spaces) -> None:

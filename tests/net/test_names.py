@@ -212,16 +212,18 @@ def test_s17_names_of_somebody_elses_sandbox(prepared: Host) -> None:
 
 
 def test_s17_dockers_containers_keep_dockers_resolver(prepared: Host) -> None:
-    """Its address is theirs, by rules in their namespace: no route leads there, and none is missed."""
+    """Docker moves devices itself, and has rules of its own for that address: no row and no route is there, and none is
+    missed."""
     engine, box = Engine(prepared), Namespace(prepared.env)
     try:
-        sandbox = engine.sandboxes.adopt(box.path, "docker", "box")
-        endpoint = engine.endpoints.create(EndpointRequest("red"), "docker")
-        engine.endpoints.join(endpoint.id, sandbox.id)
+        engine.endpoints.create(EndpointRequest("red"), "docker", "e")
+        assert engine.endpoints.hand_over("e", "docker", box.path, name="web").resolver is None
+        assert not listed(prepared)
+        refused = prepared.try_ctl("names resolve web web")
+        assert refused.returncode and "has no resolver of datapath's" in refused.stderr
         assert ROUTE not in box.sh("ip route show table local")
         assert prepared.ctl("doctor") == "No problems found."
-        engine.endpoints.delete(endpoint.id, "docker")
-        engine.sandboxes.forget("box", "docker")
+        engine.endpoints.delete("e", "docker")
     finally:
         box.close()
 

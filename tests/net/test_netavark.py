@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pytest
 from tests.net import look
 from tests.net.doors import Netavark, Refused, Space, executable, spaces_of_a_test
 from tests.net.hosts import HOST, OUTSIDE, Host, ask, reaches
+from tests.net.names import Upstreams, both, dig_by, looked_up_by
 
 CLEAN = "No problems found.\n"
 Spaces = Callable[[], Space]
@@ -134,6 +137,84 @@ def test_ports_follow_the_default_route_from_network_to_network(
     podman.call("teardown", space.path, request=one)
 
 
+def test_s17_containers_find_each_other_by_every_name_that_podman_knows(
+    host: Host, podman: Netavark, spaces: Spaces
+) -> None:
+    """By the container's name, the short id and aliases, which podman lists, each with the network's name and podman's
+    own domain behind it too, from the next question on after setup until teardown; at an address of its own for each
+    network, whoever has published the port. One of two networks has no names."""
+    podman.create("shop", ipv6_enabled=True, subnets=[{"subnet": "10.90.0.0/24"}, {"subnet": "fd90::/64"}])
+    podman.create("mute", subnets=[{"subnet": "10.91.0.0/24"}], dns_enabled=False)
+    one, two = spaces(), spaces()
+    published, aliases = [port(53, 53, "udp"), port(53, 53)], ["0123456789ab", "Api"]
+    web = podman.request(
+        *("web", "shop", "eth0", "10.90.0.7", "fd90::7"), aliases=aliases, port_mappings=published
+    )
+    status = podman.call("setup", one.path, request=web)
+    assert (status["dns_server_ips"], status["dns_search_domains"]) == (["10.90.0.1"], ["dns.podman"])
+    asker = podman.request("asker", "shop", "eth0", "10.90.0.8", "fd90::8")
+    podman.call("setup", two.path, request=asker)
+    silent = podman.request("web", "mute", "eth1", "10.91.0.7")
+    mute = podman.call("setup", one.path, request=silent)
+    assert (mute["dns_server_ips"], mute["dns_search_domains"]) == ([], [])
+    asks = two.asks(["10.90.0.1"], ["dns.podman"])
+    asked = [
+        f"{name}{more}" for name in ("web", "0123456789ab", "api") for more in ("", ".shop", ".dns.podman")
+    ]
+    replies = dig_by(asks, *(f"{name} {kind}" for name in asked for kind in ("A", "AAAA")))
+    assert [reply.data for reply in replies] == [["10.90.0.7"], ["fd90::7"]] * len(asked)
+    back, none = dig_by(asks, "-x 10.90.0.7", "-x fd90::99")
+    assert back.data == ["web.shop."] and none.status == "NXDOMAIN"
+    for name in ("web", "WEB.shop", "api.dns.podman"):
+        assert looked_up_by(asks, name) == both("10.90.0.7", "fd90::7")
+    assert one.try_("dig +short +tries=1 @fd90::1 asker").stdout == "10.90.0.8\n"
+    shown = [json.loads(line) for line in host.ctl("names ls --format json").splitlines()]
+    assert {row["Network"] for row in shown} == {"shop"}, "the other network has no names"
+    said = json.loads(host.ctl("names resolve asker API A --format json"))
+    assert (said["Data"], said["Source"]) == ("10.90.0.7", "network shop")
+    two.sh("ip route delete 127.0.0.11 table local")
+    assert "get no answer" in host.try_ctl("doctor").stdout
+    host.ctl("reconcile")
+    assert host.try_ctl("doctor").stdout == CLEAN
+    assert looked_up_by(two.asks(["127.0.0.11"]), "web") == both("10.90.0.7", "fd90::7")
+    for request, space in ((web, one), (silent, one)):
+        podman.call("teardown", space.path, request=request)
+    shown = [json.loads(line) for line in host.ctl("names ls --format json").splitlines()]
+    assert {row["Data"] for row in shown} == {"10.90.0.8", "fd90::8", "asker.shop"}
+    podman.call("teardown", two.path, request=asker)
+    assert not host.ctl("names ls --format json")
+
+
+def test_s17_other_names_are_asked_of_the_networks_own_servers(
+    host: Host, podman: Netavark, spaces: Spaces, tmp_path: Path
+) -> None:
+    """`network create --dns`, which `network update` may change while containers are there; on an internal network
+    other names do not exist."""
+    server = Upstreams(host.outside, tmp_path / "asked", f"{OUTSIDE}=203.0.113.9")
+    podman.create("own", subnets=[{"subnet": "10.92.0.0/24"}], network_dns_servers=[OUTSIDE])
+    podman.create("inner", subnets=[{"subnet": "10.93.0.0/24"}], internal=True)
+    one, two, inside = spaces(), spaces(), spaces()
+    first = podman.request("first", "own", "eth0", "10.92.0.2")
+    # Changed meanwhile: a container keeps the servers of its own setup.
+    second = podman.request("second", "own", "eth0", "10.92.0.3", network_dns_servers=["192.0.2.77"])
+    internal = podman.request("inside", "inner", "eth0", "10.93.0.2")
+    for request, space in ((first, one), (second, two), (internal, inside)):
+        status = podman.call("setup", space.path, request=request)
+        gateway = request["network"]["subnets"][0]["gateway"]
+        assert status["dns_server_ips"] == [gateway]
+    assert looked_up_by(one.asks(["10.92.0.1"]), "some.example.org") == both("203.0.113.9")
+    assert server.whom("some.example.org")
+    (reply,) = dig_by(inside.try_, "@10.93.0.1 some.example.org")
+    assert reply.status == "NXDOMAIN"
+    assert dig_by(two.try_, "@127.0.0.11 first")[0].data == ["10.92.0.2"]
+    row = json.loads(host.ctl("names resolve first other.example.org A --format json"))
+    assert row["Source"] == f"upstream {OUTSIDE}"
+    for request, space in ((first, one), (second, two), (internal, inside)):
+        podman.call("teardown", space.path, request=request)
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+
+
 def test_subnets_are_chosen_beside_podmans_others_and_overlaps_refused(host: Host, podman: Netavark) -> None:
     """podman checks neither for a network of a plugin's. What cannot be is refused when it is created."""
     chosen = [podman.create(f"n{i}", ipv6_enabled=bool(i)) for i in range(2)]
@@ -151,6 +232,7 @@ def test_subnets_are_chosen_beside_podmans_others_and_overlaps_refused(host: Hos
             "all routes lead to the gateway",
             {"routes": [{"destination": "10.9.0.0/16", "gateway": "10.81.0.9"}]},
         ),
+        ("not a domain", {"options": {"com.datapath.domain": "a b"}}),
         ("invalid subnet", {"subnets": [{"subnet": "10.75.0.9/33"}]}),
         ("subnet is missing", {"subnets": ["10.75.0.0/24"]}),
         ("network with name ours already exists", {"called": "ours"}),
@@ -214,6 +296,11 @@ def test_the_executable_answers_whatever_it_is_given(host: Host, tmp_path: Path,
             ["setup", space.path],
             {**request, "network": {**request["network"], "subnets": None}},
             "no addresses",
+        ),
+        (
+            ["setup", space.path],
+            {**request, "network": {**request["network"], "network_dns_servers": ["x.test"]}},
+            "IP address for dns",
         ),
         (["teardown", space.path], {}, "container_id is missing"),
     ):

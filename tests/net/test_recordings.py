@@ -101,7 +101,10 @@ def test_every_request_of_podman_5_gets_a_well_formed_answer(host: Host, spaces:
         elif argv[0] == "setup":
             (interface,) = answer["interfaces"].values()
             assert interface["mac_address"] and interface["subnets"], answer
-            assert answer["dns_server_ips"] in ([], ["127.0.0.11"]) and answer["dns_search_domains"] == []
+            named = sent["network"]["dns_enabled"]
+            gateways = [one["gateway"] for one in sent["network"]["subnets"]]
+            assert answer["dns_server_ips"] == (gateways[:1] if named else [])
+            assert answer["dns_search_domains"] == (["dns.podman"] if named else [])
             done += 1
         elif argv[0] == "create":
             assert answer["subnets"] and answer["ipam_options"] == {"driver": "host-local"}

@@ -14,10 +14,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +42,7 @@ from tests.net.hosts import (
     reaches,
     sent_and_lost,
 )
+from tests.net.names import LOCAL, NOERROR, A, Asker, Upstreams, parsed, question
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
@@ -282,6 +286,75 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     assert prepared.ctl("doctor") == "No problems found."
     assert not (prepared.bpffs / "datapath" / "next").exists()
     assert prepared.ctl("upgrade") == "There is nothing to replace."
+
+
+def _all_more(now: Sequence[int], before: Sequence[int]) -> bool:
+    return all(one > was for one, was in zip(now, before, strict=True))
+
+
+def test_s17_questions_are_answered_while_programs_are_replaced(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """None of a container's name is lost or answered wrongly. A foreign one that waits for its upstream when the
+    programs are replaced is answered through the new ones; so is what is asked over connections that were there before."""
+    host = make_host()
+    waits_for, quick = "192.0.2.52", "192.0.2.53"
+    for address in (waits_for, quick):
+        host.outside.sh(f"ip address add {address}/24 dev eth0")
+    Upstreams(host.outside, host.folder / "asked", f"{waits_for}=hold:2", f"{quick}=203.0.113.80")
+    host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd05::/64 red")
+    host.run("web", "--network name=red,alias=api")
+    host.run("asker", f"--network red --dns {quick}")
+    host.run("waiting", f"--network red --dns {waits_for}")
+    web, asker, waiting = host.address("web"), Asker(host, "asker"), Asker(host, "waiting")
+    done, asked, wrong = threading.Event(), [0, 0], list[Any]()
+
+    def ask(place: int, name: str, server: str) -> None:
+        with asker.socket(to=server) as opened:
+            while not done.is_set() and not wrong:
+                ident = asked[place] & 0xFFFF
+                opened.send(question(name, A, ident))
+                try:
+                    found = parsed(opened.recv(4096))
+                except OSError as error:
+                    wrong.append((name, ident, error))
+                else:
+                    if (found.ident, found.code, found.addresses) != (ident, NOERROR, [web]):
+                        wrong.append((name, ident, found))
+                asked[place] += 1
+
+    threads = [
+        threading.Thread(target=ask, args=args) for args in ((0, "web", LOCAL), (1, "api.red", "fd05::1"))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for number, version in enumerate((other, None) * (5 if LONG else 1)):
+            held, stream = waiting.socket(), asker.socket(socket.SOCK_STREAM)
+            before, ident = list(asked), 2 * number
+            held.send(question("one.test", A, ident))
+            as_version(host, version)
+            assert "replaced" in host.ctl("upgrade")
+            held.send(question("two.test", A, ident + 1))
+            found = sorted(
+                (answer.ident, answer.code) for answer in (parsed(held.recv(4096)) for _ in range(2))
+            )
+            assert found == [(ident, NOERROR), (ident + 1, NOERROR)]
+            for name, address in (("x.test", "203.0.113.80"), ("web", web)):
+                message = question(name)
+                stream.sendall(len(message).to_bytes(2) + message)
+                size = int.from_bytes(stream.recv(2, socket.MSG_WAITALL))
+                assert parsed(stream.recv(size, socket.MSG_WAITALL)).addresses == [address]
+            held.close()
+            stream.close()
+            with eventually() as until:
+                until(partial(_all_more, asked, before))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong and min(asked) > 100
+    assert host.ctl("doctor") == "No problems found."
 
 
 def test_s30_an_agent_goes_on_while_programs_are_replaced(

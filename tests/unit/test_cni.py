@@ -59,7 +59,12 @@ def answer(
         (2, "vlan: 7 is not supported", {}, {"vlan": 7}),
         (2, "runtimeConfig.deviceid:", {}, {"runtimeConfig": {"deviceID": "0000:00"}}),
         (2, "runtimeConfig.ipranges:", {}, {"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/16"}]]}}),
-        (2, "portIsolation: true is not supported: datapath has no Linux bridge", {}, {"portIsolation": True}),
+        (
+            2,
+            "portIsolation: true is not supported: datapath has no Linux bridge",
+            {},
+            {"portIsolation": True},
+        ),
         (2, "vlanTrunk: [{", {}, {"vlanTrunk": [{"id": 7}]}),
         (4, "unknown CNI_COMMAND: ADDD", {"CNI_COMMAND": "ADDD"}, {}),
         (4, "unknown CNI_COMMAND: it is empty", {"CNI_COMMAND": ""}, {}),
@@ -83,7 +88,12 @@ def answer(
         ),
         (7, "runtimeConfig: [] is no object", {"CNI_COMMAND": "ADD"}, {"runtimeConfig": [1]}),
         (7, "prevResult is missing", {"CNI_COMMAND": "CHECK"}, {}),
-        (50, "IPAM plugin nosuch is not in CNI_PATH", {"CNI_COMMAND": "STATUS"}, {"ipam": {"type": "nosuch"}}),
+        (
+            50,
+            "IPAM plugin nosuch is not in CNI_PATH",
+            {"CNI_COMMAND": "STATUS"},
+            {"ipam": {"type": "nosuch"}},
+        ),
         (50, "ipam: {} names no plugin", {"CNI_COMMAND": "STATUS"}, {"ipam": {}}),
     ],
 )
@@ -106,7 +116,20 @@ def test_what_cannot_be_is_refused_with_the_code_of_the_specification(
 # What may be where something else belongs.
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 1.5, "", "x", "1"),
-    *([], [1], ["x"], [None], [[]], [{}], {}, {"x": 1}, {"cni": 1}, {"cni": {"ips": 1}}, {"net": 1}, {"net": "a"}),
+    *(
+        [],
+        [1],
+        ["x"],
+        [None],
+        [[]],
+        [{}],
+        {},
+        {"x": 1},
+        {"cni": 1},
+        {"cni": {"ips": 1}},
+        {"net": 1},
+        {"net": "a"},
+    ),
 )
 
 
@@ -134,7 +157,7 @@ def test_a_value_of_another_kind_is_refused_or_understood_and_never_a_crash() ->
             asked.check()
             config.check(asked)
             config.attachment(asked, given)
-            config.dns(asked, given)
+            config.dns(asked, given, "10.1.1.1", "")
         except (CniError, DatapathError):
             continue
         except Exception as error:
@@ -252,7 +275,9 @@ def test_behind_another_plugin_the_ports_alone_are_asked_for() -> None:
     made = behind()
     assert made.network is not None and (made.network.ipv4, made.network.ipv6) == (True, True)
     assert made.ports == ("8080:80/tcp",) and not made.endpoint.ip
-    assert {"com.datapath.beside=true", "com.docker.network.bridge.enable_icc=false"} <= {*made.network.options}
+    assert {"com.datapath.beside=true", "com.docker.network.bridge.enable_icc=false"} <= {
+        *made.network.options
+    }
     six = behind(prevResult={"ips": [{"address": "fd09::7/64"}]}).network
     assert six is not None and (six.ipv4, six.ipv6) == (False, True)
     chosen = behind(subnet="10.71.0.0/24", icc=True).network

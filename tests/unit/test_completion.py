@@ -30,7 +30,10 @@ ROWS: list[tuple[str, set[str]]] = [
     ("network create -d ", {"bridge", "macvlan"}),
     (
         "network create -o com.datapath.",
-        {f"com.datapath.{name}=" for name in ("device", "beside", "mode", "allow", "deny")},
+        {
+            f"com.datapath.{option}="
+            for option in ("device", "beside", "mode", "allow", "deny", "names", "domain", "resolver")
+        },
     ),
     ("network create -o com.docker.network.driver", {"com.docker.network.driver.mtu="}),
     ("network ls --filter t", {"type=builtin", "type=custom"}),

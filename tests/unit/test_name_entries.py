@@ -163,10 +163,30 @@ def test_a_sandbox_of_another_owner_has_its_name_and_its_endpoints_aliases() -> 
     assert set(spoken(rows_with(box), number)) == {"pod", "pod.red", "www", "www.red", "10.0.0.2"}
     assert rows_with(box).resolvers
     assert not any(rows_with(replace(box, key=""))), "it waits to join"
-    assert not rows_with(replace(box, owner="docker")).resolvers, "Docker answers its containers itself"
     assert not any(rows_with(box, handed_over=True)), (
-        "its owner moves the device there, and answers for its name"
+        "its owner moves the device there, and answers for its name and its questions"
     )
+    pod = rows_with(replace(box, name="default/web"), dns=("192.0.2.77", "fd00::53"))
+    assert set(spoken(pod, number)) == {
+        *("web", "web.red", "web.default", "web.default.red", "www", "www.red", "10.0.0.2")
+    }
+    (resolver,) = pod.resolvers.values()
+    assert [str(one.addr) for one in resolver.upstreams] == ["192.0.2.77", "fd00::53"]
+    assert not set(spoken(rows_with(replace(box, name="a b")), number)) & {"a b", "a b.red"}
+
+
+def test_a_network_has_names_and_a_domain_as_its_options_say() -> None:
+    host = PlannedHost()
+    host.network("red", options=("com.datapath.domain=.Corp.Example.",), subnets=("10.0.0.0/24",))
+    host.network("mute", options=("com.datapath.names=false",))
+    host.run("Web", "red")
+    host.run("silent", "mute")
+    rows = name_rows(host.state, FACTS)
+    short = host.state.container("Web").short_id
+    names = [f"{name}{more}" for name in ("web", short) for more in ("", ".red", ".corp.example")]
+    assert set(spoken(rows, host.state.network("red").number)) == {*names, "10.0.0.2"}
+    assert not spoken(rows, host.state.network("mute").number)
+    assert len(rows.resolvers) == 2, "who has no names is answered all the same"
 
 
 def test_a_link_is_a_name_that_only_its_client_sees() -> None:

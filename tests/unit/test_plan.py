@@ -266,6 +266,14 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             "beginning of a device",
         ),
         ({"options": ("com.datapath.device=tap",)}, ConfigError, "there are veth, netkit"),
+        ({"options": ("com.datapath.domain=a..b",)}, ConfigError, "not a domain"),
+        ({"options": ("com.datapath.domain=" + "a" * 101,)}, ConfigError, "not a domain"),
+        ({"options": ("com.datapath.names=maybe",)}, ConfigError, "com.datapath.names"),
+        (
+            {"options": ("com.datapath.domain=x", "com.datapath.mode=iptables")},
+            ConfigError,
+            "com.datapath.domain needs com.datapath.mode=ebpf, not iptables",
+        ),
         ({"options": ("com.datapath.deny=10.0.0.1/8",)}, ConfigError, "prefix in option com.datapath.deny"),
         ({"options": ("com.datapath.deny=,",)}, ConfigError, "prefix in option com.datapath.deny"),
         (

@@ -129,8 +129,10 @@ class EbpfBridge(PairDriver):
         return endpoint
 
     def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
-        hop = names.hop(network, endpoint)[0] if names.answered(self.context.loaded) else None
-        return replace(super().join_info(network, endpoint, mtu), resolver=hop)
+        info = super().join_info(network, endpoint, mtu)
+        if endpoint.handed_over or not names.answered(self.context.loaded):
+            return info
+        return replace(info, resolver=names.hop(network, endpoint)[0])
 
     def _open(self, network: Network, endpoint: Endpoint, *, new: bool = False) -> None:
         """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""

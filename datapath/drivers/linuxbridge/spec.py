@@ -15,7 +15,10 @@ from datapath.model.networks import (
     OPT_BESIDE,
     OPT_DENY,
     OPT_DEVICE,
+    OPT_DOMAIN,
     OPT_MODE,
+    OPT_NAMES,
+    OPT_RESOLVER,
     VETH,
     Network,
     NetworkRequest,
@@ -38,8 +41,8 @@ class LinuxBridge(PairSpec):
         pair = options.get(OPT_DEVICE, VETH)
         if pair != VETH:
             raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
-        for name in (OPT_ALLOW, OPT_DENY, OPT_BESIDE):
-            if options.get(name, "false") != "false":
+        for name in (OPT_ALLOW, OPT_DENY, OPT_BESIDE, OPT_DOMAIN, OPT_NAMES, OPT_RESOLVER):
+            if options.get(name, "false") != "false":  # there are no names in any case
                 raise ConfigError(f"{name} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
 
     def sysctls(self, network: Network) -> dict[str, str]:

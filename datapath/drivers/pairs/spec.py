@@ -10,11 +10,13 @@ from typing import ClassVar
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Spec
 from datapath.model.networks import (
+    AT_GATEWAY,
     MODES,
     OPT_ALLOW,
     OPT_BESIDE,
     OPT_DENY,
     OPT_DEVICE,
+    OPT_DOMAIN,
     OPT_HOST_BINDING,
     OPT_ICC,
     OPT_IFACE_PREFIX,
@@ -22,6 +24,8 @@ from datapath.model.networks import (
     OPT_MODE,
     OPT_MTU,
     OPT_NAME,
+    OPT_NAMES,
+    OPT_RESOLVER,
     PAIRS,
     VETH,
     Network,
@@ -29,9 +33,12 @@ from datapath.model.networks import (
 )
 from datapath.model.parsing import parse_address, parse_bool
 from datapath.model.ports import default_acl, parse_prefixes
+from datapath.model.resolv import RESOLVER
 
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")  # the kernel's limit is 15 bytes
 _IFACE_PREFIX = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,10}")  # leaves room for a number of four digits
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a domain
+_LONGEST_DOMAIN = 100  # leaves room for a container's name
 
 
 def _bad_value(name: str, value: str, why: str) -> ConfigError:
@@ -66,6 +73,13 @@ def _host_binding(name: str, value: str) -> str:
     return str(parse_address(value, f"value for option {name}"))
 
 
+def _domain(name: str, value: str) -> str:
+    domain = value.lower().removeprefix(".").removesuffix(".")
+    if len(domain) > _LONGEST_DOMAIN or not all(map(_LABEL.fullmatch, domain.split("."))):
+        raise _bad_value(name, value, f"not a domain of up to {_LONGEST_DOMAIN} characters")
+    return domain
+
+
 def _one_of(*values: str) -> Callable[[str, str], str]:
     def parse(name: str, value: str) -> str:
         if value not in values:
@@ -90,6 +104,9 @@ class PairSpec(Spec):
         OPT_BESIDE: truth,
         OPT_ALLOW: parse_prefixes,
         OPT_DENY: parse_prefixes,
+        OPT_NAMES: truth,
+        OPT_DOMAIN: _domain,
+        OPT_RESOLVER: _one_of(str(RESOLVER), AT_GATEWAY),
     }
     gateway_kind = VETH  # of the gateway device, as rtnetlink names it
 
