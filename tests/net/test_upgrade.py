@@ -296,7 +296,8 @@ def test_s17_questions_are_answered_while_programs_are_replaced(
     make_host: Callable[..., Host], other: Version
 ) -> None:
     """None of a container's name is lost or answered wrongly. A foreign one that waits for its upstream when the
-    programs are replaced is answered through the new ones; so is what is asked over connections that were there before."""
+    programs are replaced is answered through the new ones; so is what is asked over connections that were there
+    before."""
     host = make_host()
     waits_for, quick = "192.0.2.52", "192.0.2.53"
     for address in (waits_for, quick):
