@@ -77,8 +77,8 @@ class Space:
         script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
         return lambda argv: self.try_(["unshare", "--mount", "sh", "-c", script, str(given), *argv])
 
-    def serve(self, port: int, proto: str = "tcp") -> None:
-        argv = ["nsenter", f"--net={self.path}", *echo_server(proto, port)]
+    def serve(self, port: int, proto: str = "tcp", address: str = "0.0.0.0") -> None:
+        argv = ["nsenter", f"--net={self.path}", *echo_server(proto, port, address)]
         self.processes.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
         assert self.processes[-1].stdout is not None
         assert self.processes[-1].stdout.readline() == "ready\n"

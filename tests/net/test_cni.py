@@ -224,6 +224,27 @@ def test_both_families_and_a_network_that_is_there_already(host: Host, spaces: S
     cni.delete("c", space.path)
 
 
+def test_a_network_beside_another_plugins_leaves_its_default_route(host: Host, spaces: Spaces) -> None:
+    """As Multus has it, whichever of them comes first: ports are published all the same."""
+    cni = Cni(host, {"subnet": "10.71.0.0/24", "options": {"com.datapath.beside": "true"}})
+    space = spaces()
+    space.sh("ip link add eth0 type veth peer name other")
+    space.sh("ip address add 10.99.0.2/24 dev eth0")
+    for device in ("eth0", "other"):
+        space.sh(f"ip link set {device} up")
+    space.sh("ip route add default via 10.99.0.1")
+    before = space.sh("ip route show default")
+    result = cni.add("c", space.path, "net1", portMappings=[{"hostPort": 8080, "containerPort": 80}])
+    assert result["ips"][0]["address"] == "10.71.0.2/24" and result["routes"] == []
+    space.serve(80)
+    assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == "10.71.0.1"
+    cni.check("c", space.path, "net1")
+    host.ctl("reconcile")
+    assert space.sh("ip route show default") == before and doctor(host) == CLEAN
+    cni.delete("c", space.path, "net1")
+    assert space.sh("ip route show default") == before
+
+
 def test_ports_are_where_the_default_route_is(host: Host, spaces: Spaces) -> None:
     """podman asks for the ports at every network of a container. Each network's DEL leaves the others."""
     one, two = (
@@ -488,31 +509,32 @@ def test_behind_another_plugin_its_result_is_handed_on(host: Host, spaces: Space
 
 
 @needs_plugins
-@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+@pytest.mark.parametrize(("plugin", "version"), [("bridge", "0.4.0"), ("ptp", "1.0.0")])
 def test_behind_another_plugin_the_containers_ports_are_published(
-    host: Host, spaces: Spaces, version: str
+    host: Host, spaces: Spaces, plugin: str, version: str
 ) -> None:
     """By a device beside that plugin's, which keeps addresses and default route; from everywhere, over both
     protocols, behind a firewall that forwards nothing, and from the container itself."""
     space, neighbour, other = spaces(), spaces(), spaces()
     ipam: dict[str, Any] = {"type": "host-local", "dataDir": str(host.folder / "theirs")}
-    ipam |= {"routes": [{"dst": "0.0.0.0/0"}]}
-    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}]]}
-    theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam}, version)
-    bridge = Path(CNI_PATH, "bridge")
+    ipam |= {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
+    ipam |= {"ranges": [[{"subnet": "10.75.0.0/24"}], [{"subnet": "fd75::/64"}]]}
+    theirs = Cni(host, {"bridge": "br9", "isGateway": True, "ipam": ipam, "type": plugin}, version)
 
-    def of_bridge(verb: str, container: str, netns: str, **more: Any) -> Any:
-        return theirs.call(verb, container, netns, more={"type": "bridge", **more}, program=bridge)
+    def of_theirs(verb: str, container: str, netns: str) -> Any:
+        return theirs.call(verb, container, netns, program=Path(CNI_PATH, plugin))
 
-    before = of_bridge("ADD", "t", space.path)
-    of_bridge("ADD", "n", neighbour.path)
+    before = of_theirs("ADD", "t", space.path)
+    of_theirs("ADD", "n", neighbour.path)
     host.sh("iptables -P FORWARD DROP")
     member = Cni(host, {"name": "ours", "subnet": "10.72.0.0/24"}, version)
     member.add("m", other.path)
     routes, rules = space.sh("ip route show default"), host.sh("iptables -t nat -S")
     ours = Cni(host, {"prevResult": before}, version)
     ports = [
-        {"hostPort": 8080, "containerPort": 80, "protocol": proto, "hostIP": ""} for proto in ("tcp", "udp")
+        {"hostPort": 8000 + number, "containerPort": number, "protocol": proto, "hostIP": ""}
+        for number in (80, 86)
+        for proto in ("tcp", "udp")
     ]
     with pytest.raises(Refused, match="7: ipam: the container is on another plugin's network"):
         ours.call("ADD", "t", space.path, more={"runtimeConfig": {"portMappings": ports}, "ipam": ipam})
@@ -522,9 +544,10 @@ def test_behind_another_plugin_the_containers_ports_are_published(
     assert space.sh("ip route show default") == routes and host.sh("iptables -t nat -S") == rules
     for proto in ("tcp", "udp"):
         space.serve(80, proto)
+        space.serve(86, proto, "::")
         for asker in (host.outside, host, neighbour, other, space):
             assert asker.sh(ask(proto, HOST, 8080)).split()[0].startswith("172.")
-        assert host.sh(ask(proto, "127.0.0.1", 8080))
+        assert host.sh(ask(proto, "127.0.0.1", 8080)) and host.sh(ask(proto, "::1", 8086))
     assert host.outside.try_(ask("tcp", HOST, 80)).returncode != 0
     assert "8080" in host.ctl("port ls t") and OUTSIDE in host.ctl("ct ls --container t --format {{.Source}}")
     ours.check("t", space.path)
@@ -538,9 +561,10 @@ def test_behind_another_plugin_the_containers_ports_are_published(
     assert "dp0" not in space.sh("ip -o link") and space.sh("ip route show default") == routes
     member.delete("m", other.path)
     for container, netns in (("t", space.path), ("n", neighbour.path)):
-        of_bridge("DEL", container, netns)
+        of_theirs("DEL", container, netns)
     host.sh("iptables -P FORWARD ACCEPT")
-    host.sh("ip link delete br9")
+    if plugin == "bridge":
+        host.sh("ip link delete br9")
     host.ctl("reconcile")
 
 
