@@ -152,14 +152,16 @@ class Machine:
         argv = self._argv(["sh", "-c", f"cat >{path}"])
         subprocess.run(argv, input=text, text=True, check=True)
 
-    def network(self, name: str, version: str = "1.0.0", **config: object) -> None:
-        """A network's configuration, as an administrator writes it."""
+    def network(
+        self, name: str, version: str = "1.0.0", *before: dict[str, object], **config: object
+    ) -> None:
+        """A network's configuration, as an administrator writes it. `before`: plugins that come first."""
         plugin = {
             "type": "datapath",
             "capabilities": {"portMappings": True, "ips": True, "mac": True, "dns": True},
             **config,
         }
-        listed = {"cniVersion": version, "name": name, "plugins": [plugin]}
+        listed = {"cniVersion": version, "name": name, "plugins": [*before, plugin]}
         self.write(f"/etc/cni/net.d/10-{name}.conflist", json.dumps(listed))
 
     def start(self, command: Words, ready: Words) -> subprocess.Popen[str]:

@@ -83,9 +83,18 @@ def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host
     machine.try_("podman rm -f -t 0 web")  # it notices that conmon is gone, and says so
     machine.sh(f"{run} --replace --name web --network n1 -p 8080:80 {serve}")
     answers(host, HOST, 8080)
+    ipam = {"type": "host-local", "subnet": "10.88.9.0/24", "routes": [{"dst": "0.0.0.0/0"}]}
+    machine.network("lan", "0.4.0", {"type": "bridge", "isGateway": True, "bridge": "br9", "ipam": ipam})
+    machine.sh(f"{run} --name behind --network lan -p 8300:80 {serve}")
+    assert machine.sh("podman inspect -f {{.NetworkSettings.Networks.lan.IPAddress}} behind") == "10.88.9.2"
+    for place in (HOST, "127.0.0.1"):
+        answers(host, place, 8300)
+    host.ctl("reconcile")  # br9 is a device of the host's, which has got an address of its own since
+    assert host.try_ctl("doctor").stdout == CLEAN
     machine.sh("podman rm -f -t 0 -a")
     with eventually() as until:  # a process of podman's own cleans up, which may come later
         until(lambda: "cni" not in host.ctl("ps") + host.ctl("network ls"))
+    host.ctl("reconcile")
     assert host.try_ctl("doctor").stdout == CLEAN
 
 
