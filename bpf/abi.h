@@ -42,8 +42,7 @@ enum network_flag {
 	NETWORK_INTERNAL = 16,	 /* nothing but the members and the host */
 	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
 	NETWORK_RESOLVER = 64,	 /* port 53 of the gateway is the resolver's, published or not */
-	NETWORK_BESIDE =
-		128, /* members have their default route elsewhere: who connects comes from the gateway */
+	NETWORK_BESIDE = 256,	 /* default routes are elsewhere: who connects is the gateway */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
