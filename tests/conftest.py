@@ -21,6 +21,7 @@ SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 LONGEST = (
     "tests/model/test_model.py",
     "tests/net/test_transcripts.py",
+    "tests/net/test_docker.py",
     "tests/net/test_hostnet_nat.py",
     "tests/net/test_faults.py",
     "tests/net/test_upgrade.py",
