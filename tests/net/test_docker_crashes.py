@@ -15,6 +15,7 @@ import pytest
 
 from tests.net.dockerd import DOCKER, HTTPD, IMAGE, DockerHost, needs_docker
 from tests.net.hosts import HOST, TIMEOUT, eventually
+from tests.net.test_docker import STREAM, download
 
 pytestmark = needs_docker
 NAMES = [f"c{number}" for number in range(6)]
@@ -95,19 +96,20 @@ def answers(host: DockerHost, port: int) -> None:
 
 def test_s25_a_driver_that_is_killed_while_several_start_and_are_removed_loses_none(host: DockerHost) -> None:
     """What Docker is refused is one clear line; what it says that it has done is so."""
-    host.docker(f"run -d --name stays --network n1 -p 8099:80 {IMAGE} {HTTPD}")
-    with killing(host, 3) as killed:
-        refused = ended(at_once(host, starts()))
-        running = [name for name in NAMES if name in host.docker("ps --format {{.Names}}").split()]
-        for name in running:
-            answers(host, 8000 + int(name[1:]))
-        ended(at_once(host, [f"rm -f {name}" for name in NAMES]))
-    assert killed and len(running) + len(refused) >= len(NAMES)
-    assert all("docker: Error response from daemon" in text for text in refused), refused
-    answers(host, 8099)
-    assert ended(at_once(host, starts())) == []  # the same addresses, names and ports
-    for port in range(8000, 8006):
-        answers(host, port)
+    host.docker(f"run -d --name stays --network n1 -p 8099:80 {IMAGE} {STREAM}")
+    with download(host, 8099):
+        with killing(host, 3) as killed:
+            refused = ended(at_once(host, starts()))
+            running = [name for name in NAMES if name in host.docker("ps --format {{.Names}}").split()]
+            for name in running:
+                answers(host, 8000 + int(name[1:]))
+            ended(at_once(host, [f"rm -f {name}" for name in NAMES]))
+        assert killed and len(running) + len(refused) >= len(NAMES)
+        assert all("docker: Error response from daemon" in text for text in refused), refused
+        assert ended(at_once(host, starts())) == []  # the same addresses, names and ports
+        for port in range(8000, 8006):
+            answers(host, port)
+        host.docker(["rm", "-f", *NAMES])
 
 
 def test_s25_a_daemon_that_is_killed_while_several_start_is_whole_after_it(host: DockerHost) -> None:
@@ -121,6 +123,18 @@ def test_s25_a_daemon_that_is_killed_while_several_start_is_whole_after_it(host:
         assert ended(at_once(host, starts())) == []
         answers(host, 8005)
         host.docker(["rm", "-f", *NAMES])
+
+
+def test_s25_a_daemon_that_is_started_before_the_driver_finds_it_when_it_is_asked(host: DockerHost) -> None:
+    """Its networks are listed meanwhile, and its containers start once the driver is there."""
+    host.docker(f"create --name web --network n1 -p 8000:80 {IMAGE} {HTTPD}")
+    host.down()
+    host.unserve()
+    host.up()
+    assert "n1" in host.docker("network ls --format {{.Name}}").split()
+    host.serve()
+    host.docker("start web")
+    answers(host, 8000)
 
 
 def test_s25_a_network_whose_creation_was_not_answered_can_be_created(host: DockerHost) -> None:

@@ -446,17 +446,25 @@ def masked(reply: dict[str, Any]) -> str:
 
 
 def test_s25_whatever_is_asked_in_whatever_order_the_host_is_as_the_plans_say(host: Host) -> None:
-    """A walk of chance, at the real host and at one that carries out nothing but the plans."""
+    """A walk of chance, at the real host and at one that carries out nothing but the plans. Some requests are killed at
+    one of their steps, and asked again."""
     chance, planned = random.Random(26), Planned()
     library = Library.open(Settings.from_env(host.env or {}))
     refused = 0
-    for turn in range(60 if LONG else 12):
-        words = [by_chance(chance) for _ in range(20)]
-        replies = answered(at_once(host, words))
-        for (method, fields), reply in zip(words, replies, strict=True):
-            expected = planned.raw(f"NetworkDriver.{method}", json.dumps(fields).encode())[1]
-            assert masked(reply) == masked(expected), (method, fields)
-            refused += "Err" in reply
-        assert view(library.snapshot()) == view(planned.engine.state), turn
-        assert doctor(host) == "No problems found.\n", turn
-    assert 20 < refused < 200
+    forked.in_child.append(faults.install)
+    try:
+        for turn in range(60 if LONG else 12):
+            words = [by_chance(chance) for _ in range(20)]
+            replies = answered(at_once(host, words[:-2]))
+            for last in words[-2:]:
+                at_once(host, [last], f"kill@{chance.randrange(1, 25)}")
+                replies += answered(at_once(host, [last]))
+            for (method, fields), reply in zip(words, replies, strict=True):
+                expected = planned.raw(f"NetworkDriver.{method}", json.dumps(fields).encode())[1]
+                assert masked(reply) == masked(expected), (method, fields)
+                refused += "Err" in reply
+            assert view(library.snapshot()) == view(planned.engine.state), turn
+            assert doctor(host) == "No problems found.\n", turn
+    finally:
+        forked.in_child.remove(faults.install)
+    assert 20 < refused < 200 or LONG
