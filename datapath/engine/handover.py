@@ -45,11 +45,13 @@ def program(tx: Transaction, name: str, owner: str, specs: Sequence[str] | None)
     try:
         planned = plans.plan_program(endpoint, specs, tx.state, ports.context(tx))
     except ExistsError:
-        if not _close(tx, endpoint.sandbox_id):
-            raise
-        # It was perhaps what the sandbox itself had: its owner has lost the word that it was to go.
-        endpoint = tx.state.endpoints[endpoint.id]
-        planned = plans.plan_program(endpoint, specs, tx.state, ports.context(tx))
+        # It was perhaps what the sandbox itself has: its owner has lost the word that it is to go.
+        having = [e for e in tx.state.endpoints_of_sandbox(endpoint.sandbox_id) if e.ports]
+        closed = tx.state.including(*map(plans.plan_revoke, having))
+        endpoint = closed.endpoints[endpoint.id]
+        planned = plans.plan_program(endpoint, specs, closed, ports.context(tx))
+        if having:
+            _change(tx, {e.id: e for e in having}, [closed.endpoints[e.id] for e in having])
     if not planned.same:
         before = {e.id: tx.state.endpoints[e.id] for e in (endpoint, *planned.others)}
         changed = [e for e in (*planned.others, planned.endpoint) if e != before[e.id]]
@@ -81,14 +83,6 @@ def _move(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
     tx.commit(planned.sandbox, planned.endpoint, *going)
     if left:
         tx.delete(*left)
-
-
-def _close(tx: Transaction, sandbox_id: str) -> bool:
-    """Closes all ports of a sandbox; False: it had none."""
-    having = [e for e in tx.state.endpoints_of_sandbox(sandbox_id) if e.ports]
-    if having:
-        _change(tx, {e.id: e for e in having}, [plans.plan_revoke(e) for e in having])
-    return bool(having)
 
 
 def _change(tx: Transaction, before: dict[str, Endpoint], changed: list[Endpoint]) -> None:

@@ -157,6 +157,25 @@ def test_s25_a_network_whose_creation_was_not_answered_can_be_created(host: Dock
     host.docker("network rm n2")
 
 
+def test_s25_after_a_reboot_the_daemon_starts_containers_that_are_always_to_run(host: DockerHost) -> None:
+    """Nobody has built the networks again before it: the first request of the daemon's does."""
+    host.docker("network create -d datapath --subnet 10.6.0.0/16 n2")
+    host.docker(f"run -d --name web --restart always --network n1 -p 8000:80 -p 90 {IMAGE} {HTTPD}")
+    host.docker("network connect n2 web")
+    host.docker(f"run -d --name gone --network n1 -p 8001:80 {IMAGE} {HTTPD}")
+    host.down(signal.SIGKILL)
+    host.reboot()
+    host.up()
+    answers(host, 8000)
+    with eventually() as until:
+        until(lambda: host.docker("ps --format {{.Names}}").split() == ["web"])
+    host.docker("start gone")
+    answers(host, 8001)
+    assert host.clean()
+    host.docker("rm -f web")
+    host.docker("network rm n2")
+
+
 def test_s25_two_daemons_share_a_host_and_its_ports(host: DockerHost) -> None:
     second = "unix:///run/second.sock"
     folder = host.folder / "second"

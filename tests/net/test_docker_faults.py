@@ -310,6 +310,20 @@ def test_s25_recorded_requests_of_all_versions_in_any_order_leave_a_whole_host(h
     assert not any(Path(host.folder / "state").glob("*"))
 
 
+def test_s25_ports_that_are_refused_close_none_that_are_open(host: Host) -> None:
+    """Of a container on two networks, whose way out is to be the other one; one of its ports another container has."""
+    here, there = "/run/docker/netns/here", "/run/docker/netns/there"
+    answered(at_once(host, [create_network(1), create_network(2, "10.6.0.0/16")]))
+    answered(at_once(host, starting(1, 3, "10.5.0.2/16", "8080:80", path=here)))
+    answered(at_once(host, starting(1, 4, "10.5.0.3/16", "8081:80", path=there)))
+    before = host.ctl("port ls")
+    *_, reply = answered(at_once(host, starting(2, 5, "10.6.0.2/16", "8080:80", "8081:81", path=here)))
+    assert "8081" in reply["Err"] and "already allocated" in reply["Err"]
+    assert host.ctl("port ls") == before and doctor(host) == "No problems found.\n"
+    *_, reply = answered(at_once(host, starting(2, 5, "10.6.0.2/16", "8080:80", path=here)))
+    assert reply == {} and host.ctl("port ls").count("8080") == 1 and doctor(host) == "No problems found.\n"
+
+
 # ---- tables that are full ----------------------------------------------------------------------------------------
 
 
