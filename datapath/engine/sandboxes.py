@@ -92,8 +92,10 @@ def create_endpoint(
     endpoints.evict_dead(tx)
     if allots:
         for endpoint in plans.superseded(request, owner, key, tx.state):
-            tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
-            endpoints.evict(tx, endpoint)
+            # Addresses he allots, MACs his users choose: of two that run with the same, the second is refused.
+            if plans.has_address(endpoint, request) or not _runs(tx, endpoint):
+                tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
+                endpoints.evict(tx, endpoint)
     planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
     if planned.known:
         return planned.endpoint
@@ -106,6 +108,12 @@ def create_endpoint(
         tx.commit(planned.sandbox, endpoint)
         undo.pop_all()
     return endpoint
+
+
+def _runs(tx: Transaction, endpoint: Endpoint) -> bool:
+    """A process is in the endpoint's sandbox."""
+    path = tx.path(endpoint.sandbox_id)
+    return path is not None and netns.is_inhabited(path)
 
 
 def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:

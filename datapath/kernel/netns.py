@@ -110,6 +110,20 @@ def is_namespace(path: str) -> bool:
         os.close(fd)
 
 
+def is_inhabited(path: str) -> bool:
+    """Whether a process is in the network namespace at the path. Asks every process there is; those that may not be
+    asked are passed over."""
+    if not is_namespace(path):
+        return False
+    wanted = identity(path)
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}/ns/net").st_ino == wanted:
+                    return True
+    return False
+
+
 def is_initial() -> bool:
     """Whether the caller is in the namespace that the machine started with.
 

@@ -128,18 +128,20 @@ def superseded(request: EndpointRequest, owner: str, key: str, state: State) -> 
     """Endpoints of an owner who allots addresses himself that have what he now gives to another: he has forgotten them.
     NotFoundError, ConfigError."""
     network = state.network(request.network)
-    wanted = {str(parse_address(text, "IP address")) for text in (request.ip, request.ip6) if text}
     mac = parse_mac(request.mac) if request.mac else ""
-
-    def has(endpoint: Endpoint) -> bool:
-        addresses = {str(one.ip) for one in (endpoint.ipv4, endpoint.ipv6) if one}
-        return bool(wanted & addresses) or endpoint.mac == mac
-
     return tuple(
         e
         for e in state.endpoints_of_network(network.id)
-        if state.owner(e) == owner and not (key and e.owner_key == key) and has(e)
+        if state.owner(e) == owner
+        and not (key and e.owner_key == key)
+        and (e.mac == mac or has_address(e, request))
     )
+
+
+def has_address(endpoint: Endpoint, request: EndpointRequest) -> bool:
+    """The endpoint has one of the IP addresses that are asked for. ConfigError."""
+    wanted = {str(parse_address(text, "IP address")) for text in (request.ip, request.ip6) if text}
+    return bool(wanted & {str(one.ip) for one in (endpoint.ipv4, endpoint.ipv6) if one})
 
 
 def _require_same(endpoint: Endpoint, request: EndpointRequest, network: Network) -> None:

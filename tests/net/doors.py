@@ -83,13 +83,17 @@ class Space:
         assert self.processes[-1].stdout is not None
         assert self.processes[-1].stdout.readline() == "ready\n"
 
-    def delete(self) -> None:
+    def end(self) -> None:
+        """Its processes end; the namespace stays."""
         for process in self.processes:
             process.kill()
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
         self.processes = []
+
+    def delete(self) -> None:
+        self.end()
         if os.path.exists(self.path):
             subprocess.run(["umount", self.path], check=True)
             os.unlink(self.path)

@@ -39,7 +39,7 @@ from tests.net.docker_door import (
     stopping,
 )
 from tests.net.doors import Space, spaces_of_a_test
-from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, eventually, pinging, sent_and_lost
+from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, eventually, pinging, reaches, sent_and_lost
 from tests.net.test_cycles import host_has
 from tests.net.test_down import different
 from tests.unit.test_docker import Door as Planned
@@ -55,6 +55,11 @@ def spaces(tmp_path: Path) -> Iterator[Callable[[], Space]]:
 
 def doctor(host: Host) -> str:
     return host.try_ctl("doctor").stdout
+
+
+def library(host: Host) -> Library:
+    """For looking, which needs not be inside."""
+    return Library.open(Settings.from_env(host.env or {}))
 
 
 # ---- the process ---------------------------------------------------------------------------------------------
@@ -324,6 +329,27 @@ def test_s25_ports_that_are_refused_close_none_that_are_open(host: Host) -> None
     assert reply == {} and host.ctl("port ls").count("8080") == 1 and doctor(host) == "No problems found.\n"
 
 
+def test_s25_the_mac_of_a_container_that_runs_is_no_other_ones(
+    host: Host, spaces: Callable[[], Space]
+) -> None:
+    """Docker does not look whether somebody has it. Once nobody is in the namespace, it is free."""
+    space = spaces()
+    first = starting(1, 2, "10.5.0.2/16", path=space.path)
+    second = starting(1, 3, "10.5.0.3/16")
+    for words in (first, second):
+        words[0][1]["Interface"]["MacAddress"] = "02:42:aa:bb:cc:dd"
+    _, _, joined, _ = answered(at_once(host, [create_network(1), *first]))
+    moved(host, space, joined, "10.5.0.2/16")
+    space.serve(80)
+    (reply,) = answered(at_once(host, second[:1]))
+    assert "02:42:aa:bb:cc:dd is already used by sandbox" in reply["Err"]
+    assert reaches(host.try_, "10.5.0.2") and doctor(host) == "No problems found.\n"
+    space.end()
+    assert answered(at_once(host, second)) and doctor(host) == "No problems found.\n"
+    keys = [endpoint.owner_key for endpoint in library(host).endpoints.all()]
+    assert keys == [ident(3)]
+
+
 # ---- tables that are full ----------------------------------------------------------------------------------------
 
 
@@ -463,7 +489,6 @@ def test_s25_whatever_is_asked_in_whatever_order_the_host_is_as_the_plans_say(ho
     """A walk of chance, at the real host and at one that carries out nothing but the plans. Some requests are killed at
     one of their steps, and asked again."""
     chance, planned = random.Random(26), Planned()
-    library = Library.open(Settings.from_env(host.env or {}))
     refused = 0
     forked.in_child.append(faults.install)
     try:
@@ -477,7 +502,7 @@ def test_s25_whatever_is_asked_in_whatever_order_the_host_is_as_the_plans_say(ho
                 expected = planned.raw(f"NetworkDriver.{method}", json.dumps(fields).encode())[1]
                 assert masked(reply) == masked(expected), (method, fields)
                 refused += "Err" in reply
-            assert view(library.snapshot()) == view(planned.engine.state), turn
+            assert view(library(host).snapshot()) == view(planned.engine.state), turn
             assert doctor(host) == "No problems found.\n", turn
     finally:
         forked.in_child.remove(faults.install)
