@@ -189,7 +189,7 @@ $(EXTENSION): datapath/kernel/_build.py bpf/abi.h | $(PYTHON_STAMP)
 # command some milliseconds.
 define use_tree
 	@echo '$(CURDIR)' >$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/datapath.pth
-	@printf '%s\n' '#!$(CURDIR)/$(1)/bin/python' 'from ctl.cli.main import main' '' 'main()' >$(1)/bin/datapathctl
+	@printf '%s\n' '#!$(CURDIR)/$(1)/bin/python' 'from ctl.main import main' '' 'main()' >$(1)/bin/datapathctl
 	@chmod +x $(1)/bin/datapathctl
 endef
 

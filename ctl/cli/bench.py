@@ -326,7 +326,7 @@ def _built(
     from datapath.bench.model import SuiteOptions
 
     with tempfile.TemporaryDirectory(prefix="datapath-bench-") as folder:
-        program = (sys.executable, "-m", f"{__package__}.main")
+        program = (sys.executable, "-m", f"{__package__.removesuffix('.cli')}.main")
         options = SuiteOptions(seconds, Path(folder), docker, dockerd, program)
         yield [registry()[name](modes, options) for name in names]
 

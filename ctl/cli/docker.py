@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-from datapath.errors import printable
-
 from .agent import program_of, program_option, root_of, root_option
 from .command import Command, Group, PathType
 from .errors import PROGRAM
@@ -71,12 +69,7 @@ def serve(ctx: click.Context, socket: str | None, idle: float | None) -> None:
     settings = Settings.from_env(os.environ, **ctx.find_root().params)
     if idle is None:
         idle = 0.0 if socket else server.IDLE
-    server.serve(settings, Path(socket).absolute() if socket else None, idle or None, _say)
-
-
-def _say(line: str) -> None:
-    """A line for the journal."""
-    click.echo(f"{PROGRAM} docker: {printable(line)}", err=True)
+    server.serve(settings, Path(socket).absolute() if socket else None, idle or None, server.say)
 
 
 @docker.command("install", cls=Command)

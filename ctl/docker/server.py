@@ -5,12 +5,13 @@ ask any more; or by hand."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from datapath.config.settings import Settings
-from datapath.errors import ConfigError
+from datapath.errors import ConfigError, printable
 from datapath.host import Host
 from datapath.kernel import features, syscalls, unix_server
 from datapath.kernel.ending import signals
@@ -20,6 +21,11 @@ from .driver import Driver
 from .names import Learner
 
 IDLE = 30.0  # seconds, of one that the service manager has started
+
+
+def say(line: str) -> None:
+    """A line for the journal."""
+    print(f"datapathctl docker: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def serve(settings: Settings, socket: Path | None, idle: float | None, say: Callable[[str], None]) -> None:

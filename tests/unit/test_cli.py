@@ -432,6 +432,30 @@ def test_start_up_loads_nothing_heavy() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_dockers_driver_starts_with_nothing_that_it_does_not_need() -> None:
+    """Docker waits for it."""
+    unused = "click pyroute2 logging email ssl http.client concurrent.futures asyncio datapath.bench"
+    script = f"""
+import sys, ctl.main, ctl.docker.server as server
+server.serve = lambda *_: print([name for name in '{unused}'.split() if name in sys.modules])
+ctl.main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "docker", "serve"], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_the_service_of_docker_says_what_is_wrong_as_every_command_does() -> None:
+    for words in (["docker", "serve"], ["docker", "serve", "--idle", "30s"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ctl.main", *words],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        said = "datapathctl: no socket was passed: name one with --socket\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = "import sys; from ctl.cli.main import main; sys.argv[1:] = ['run', '--help']; main()"
     read, write = os.pipe()

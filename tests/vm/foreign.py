@@ -289,7 +289,7 @@ class Foreign:
 
 
 EMIT = "import sys; from datapath.kernel._build import ffibuilder; ffibuilder.emit_c_code(sys.argv[1])"
-SCRIPT = "from ctl.cli.main import main\n\nsys.exit(main())\n"
+SCRIPT = "from ctl.main import main\n\nsys.exit(main())\n"
 
 
 def _versions() -> list[str]:

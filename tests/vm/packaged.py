@@ -22,7 +22,7 @@ PAGE = "What the container serves.\n"
 LAUNCHER = """#!/usr/bin/python3 -I
 import sys
 sys.path.insert(0, {!r})
-from datapath.ctl.cli.main import main
+from datapath.ctl.main import main
 main()
 """
 
