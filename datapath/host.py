@@ -42,15 +42,17 @@ class Host(Engine):
         settings: Settings | None = None,
         warn: Callable[[str], None] = ignore,
         owners: Sequence[Owner] = (),
+        lasting: bool = False,
     ) -> Host:
         """The host with these settings; None: those of the environment (DATAPATH_STATE_DIR, …). Changes nothing.
 
         `warn` takes lines that the user should see and that are no errors. `owners`: what can be asked about the
-        networks and sandboxes of other runtimes.
+        networks and sandboxes of other runtimes. `lasting`: many commands are to come, of a server perhaps: the store
+        stays open after the first one already.
         """
         from datapath.runtime.recovery import ContainerOwner
 
-        return cls(settings or Settings.from_env(os.environ), warn, (ContainerOwner(), *owners))
+        return cls(settings or Settings.from_env(os.environ), warn, (ContainerOwner(), *owners), lasting)
 
     @cached_property
     def networks(self) -> Networks:

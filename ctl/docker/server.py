@@ -40,7 +40,7 @@ def serve(settings: Settings, socket: Path | None, idle: float | None, say: Call
             raise ConfigError("no socket was passed: name one with --socket")
         features.require()
         opened = stack.enter_context(passed or unix_server.listening(socket or Path()))
-        host = Host.open(settings, say)
+        host = Host.open(settings, say, lasting=True)
         learner = Learner(host, dict(os.environ))
         stack.callback(learner.close)
         driver = Driver(host, learner.notice, say)

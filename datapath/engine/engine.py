@@ -35,15 +35,20 @@ def ignore(line: str) -> None:
 
 class Engine:
     """The network engine of one host. `warn` takes lines that the user should see and that are no errors. `owners`:
-    the runtimes of this process, which are asked when a command begins."""
+    the runtimes of this process, which are asked when a command begins. `lasting`: the process will give many commands,
+    so the store stays open after the first one already."""
 
     def __init__(
-        self, settings: Settings, warn: Callable[[str], None] = ignore, owners: Sequence[Owner] = ()
+        self,
+        settings: Settings,
+        warn: Callable[[str], None] = ignore,
+        owners: Sequence[Owner] = (),
+        lasting: bool = False,
     ) -> None:
         self.settings = settings
         self.warn = warn
         self.owners = {owner.name: owner for owner in owners}
-        self._commands = 0
+        self._commands = 1 if lasting else 0
         self._kept: SQLiteStore | None = None
 
     # ---- changing, and looking ---------------------------------------------------------------

@@ -79,9 +79,8 @@ def take_out(tx: Transaction, endpoint: Endpoint) -> None:
 def _move(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
     """Writes down which sandbox the endpoint is in; the place that it leaves is forgotten."""
     left = [place for place in endpoints.place(tx, endpoint) if place.id != planned.sandbox.id]
-    going = [replace(place, phase=Phase.REMOVING) for place in left]
-    tx.commit(planned.sandbox, planned.endpoint, *going)
-    if left:
+    with tx.store.transaction():
+        tx.commit(planned.sandbox, planned.endpoint)
         tx.delete(*left)
 
 

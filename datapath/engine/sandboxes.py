@@ -96,13 +96,17 @@ def create_endpoint(
             if plans.has_address(endpoint, request) or not _runs(tx, endpoint):
                 tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
                 endpoints.evict(tx, endpoint)
-    planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
-    if planned.known:
-        return planned.endpoint
+    with tx.store.transaction(durable=False):  # its number with its rows
+        planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
+        if planned.known:
+            return planned.endpoint
+        rows = replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint
+        if planned.network.built:
+            tx.commit(*rows)
     if not planned.network.built:
         networks.build(tx, planned.network)
+        tx.journal(*rows)
     with ExitStack() as undo:
-        tx.commit(replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint)
         undo.callback(endpoints.remove, tx, planned.endpoint)
         endpoint = replace(endpoints.create(tx, planned.endpoint), phase=Phase.READY)
         tx.commit(planned.sandbox, endpoint)
@@ -194,7 +198,7 @@ def delete_endpoint(tx: Transaction, name: str, owner: str, force: bool) -> bool
     planned = plans.plan_leave(endpoint, tx.state, tx.fresh)
     before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}
     changing = (replace(e, phase=Phase.CHANGING) for e in planned.changed)
-    tx.commit(replace(endpoint, phase=Phase.REMOVING), *changing)
+    tx.journal(replace(endpoint, phase=Phase.REMOVING), *changing)
     endpoints.remove(tx, endpoint)
     endpoints.rewire(tx, tx.path(there), before, planned.changed)
     tx.commit(*planned.changed)
