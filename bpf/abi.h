@@ -72,12 +72,12 @@ struct device_key {
 };
 
 struct device {
-	__u32 kind;	 /* enum device_kind */
-	__u32 network;	 /* number; 0 for an uplink or tunnel */
-	__u32 endpoint;	 /* number; 0 unless an endpoint */
-	__u8 mac[6];	 /* endpoint: the container's, the only one it may send from */
-	__u8 forwarding; /* endpoint, 1: it speaks for others too, as a router does */
-	__u8 pad;
+	__u32 kind;	      /* enum device_kind */
+	__u32 network;	      /* number; 0 for an uplink or tunnel */
+	__u32 endpoint;	      /* number; 0 unless an endpoint */
+	__u8 mac[6];	      /* endpoint: the container's, the only one it may send from */
+	__u8 forwarding;      /* endpoint, 1: it speaks for others too, as a router does */
+	__u8 limited;	      /* endpoint: enum limit_direction, which it has rows of in `limits` */
 	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
 	struct ip_addr linklocal; /* likewise; uplink: source for name servers on its link */
@@ -94,7 +94,7 @@ struct endpoint {
 	__u32 number;  /* never used twice on one host */
 	__u8 mac[6];
 	__u8 forwarding; /* as in struct device */
-	__u8 pad;
+	__u8 limited;	 /* likewise */
 };
 
 /* routers: the members that forward, each by its MAC and by its number. The value is a struct endpoint. */
@@ -113,6 +113,26 @@ struct member_key {
 struct member {
 	__u32 ifindex; /* host end of its pair */
 	__u32 endpoint;
+};
+
+/* As the container sees it. */
+enum limit_direction {
+	LIMIT_INGRESS = 1, /* what it receives */
+	LIMIT_EGRESS = 2,  /* what it sends */
+};
+
+/* limits: the bandwidth of endpoints that have not all, a token bucket a direction */
+struct limit_key {
+	__u32 endpoint;	 /* number */
+	__u32 direction; /* enum limit_direction */
+};
+
+struct limit {
+	__u64 rate;    /* bits a second */
+	__u64 burst;   /* ns in which the rate fills the bucket */
+	__u64 due;     /* ns, CLOCK_MONOTONIC: when the bucket is full again */
+	__u64 packets; /* that were dropped, */
+	__u64 bytes;   /* and how long they were on the wire */
 };
 
 /* ---- published ports and links ------------------------------------------------ */
@@ -685,6 +705,7 @@ enum reason {
 	DROP_ENCAP = 49,      /* its route encapsulates, which the programs cannot */
 	DROP_FORWARDING = 50, /* its gateway device does not forward, or its route is unknown */
 	DROP_TAIL = 51, /* a question for a name, and a program that answers those is not loaded */
+	DROP_BANDWIDTH = 52, /* its container sends or receives more than it may */
 	REASON_COUNT = 64,
 };
 

@@ -29,6 +29,7 @@ __noinline int client_find(struct asking *asking)
 	__builtin_memset(&room->recipient, 0, sizeof(room->recipient));
 	room->recipient.ifindex = ifindex;
 	room->recipient.number = asking->endpoint;
+	room->recipient.limited = device->limited;
 	__builtin_memcpy(room->recipient.mac, device->mac, ETH_ALEN);
 	return 1;
 }

@@ -234,6 +234,14 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	return to_new_outside(skb, p, device, net, room, route);
 }
 
+/* Does it send no more than it may? What comes once more was counted when it came first. */
+static __always_inline bool may_send(struct __sk_buff *skb, const struct packet *p,
+				     const struct device *device)
+{
+	return !(device->limited & LIMIT_EGRESS) || p->again ||
+	       limit_admits(device->endpoint, LIMIT_EGRESS, wire_length(skb, p));
+}
+
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
@@ -262,11 +270,16 @@ int from_container(struct __sk_buff *skb)
 		return answer_solicitation(skb, p, device, net);
 	if (is_ipv6(p) && is_advertisement(p))
 		return absorb_advertisement(skb, p, device);
+	p->limited = device->limited;
 	if (mac_is_group(p->dst_mac))
-		return to_group(skb, p, device, net);
+		return may_send(skb, p, device) ? to_group(skb, p, device, net)
+						: drop(skb, DROP_BANDWIDTH);
 	if ((p->tuple.dport == DNS_PORT || p->tuple.dst.word[3] == RESOLVER_ADDRESS) &&
-	    is_for_resolver(p, device, net))
-		return go_on(skb, TAIL_RESOLVE);
+	    is_for_resolver(p, device, net)) {
+		p->again = skb->tc_index == AGAIN_MARK;
+		return may_send(skb, p, device) ? go_on(skb, TAIL_RESOLVE)
+						: drop(skb, DROP_BANDWIDTH);
+	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
 		return to_router(skb, p, net, device->network);
@@ -279,7 +292,9 @@ int from_container(struct __sk_buff *skb)
 		if (reason)
 			return drop(skb, reason);
 	}
-	if (!endpoint)
+	if (!may_send(skb, p, device))
+		verdict = drop(skb, DROP_BANDWIDTH);
+	else if (!endpoint)
 		verdict = leave(skb, p, device, net);
 	else if (members_may_talk(net, p))
 		verdict = deliver(skb, p, endpoint, p->src_mac);

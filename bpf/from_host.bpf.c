@@ -79,6 +79,9 @@ int from_host(struct __sk_buff *skb)
 		endpoint = router_at(device->network, p->dst_mac);
 	if (!endpoint)
 		return drop(skb, DROP_NO_ENDPOINT);
+	if ((endpoint->limited & LIMIT_INGRESS) &&
+	    !limit_admits(endpoint->number, LIMIT_INGRESS, wire_length(skb, p)))
+		return drop(skb, DROP_BANDWIDTH);
 	/* The host's own table of neighbours may still name an earlier holder of the address. */
 	if (!mac_equal(p->dst_mac, endpoint->mac)) {
 		__u8 dst[ETH_ALEN];

@@ -10,9 +10,6 @@
 #include "lib/routes.h"
 #include "lib/upstreams.h"
 
-/* In tc_index: a question that arrives once more, as an upstream did not know (answered.bpf.c). */
-#define AGAIN_MARK 0x0d53
-
 enum way {
 	WAY_NONE = 0,
 	WAY_HOST,

@@ -53,5 +53,6 @@ __noinline int cut_arrives(struct packet *p, __u32 party)
 	p->tuple.sport = room->cut.sport;
 	p->tuple.dport = room->cut.dport;
 	p->has_ports = room->cut.has_ports;
+	p->again = 1;
 	return 1;
 }

@@ -2,12 +2,15 @@
 /* The actions that end a hook: into a container, to all members, to the host, to the outside, back to the sender. */
 #pragma once
 #include "lib/endpoints.h"
+#include "lib/limits.h"
 #include "lib/rewrite.h"
 
 #define LOOPBACK 1 /* its index in every network namespace */
 
 /* In tc_index, which the kernel hands on from device to device and nobody reads. */
 #define ANSWER_MARK 0x0d47
+/* Likewise: a question that arrives once more, as an upstream did not know (answered.bpf.c). */
+#define AGAIN_MARK 0x0d53
 
 /*
  * Straight into the container's namespace: no queue, no second device. The device that
@@ -19,6 +22,9 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 {
 	__u32 ifindex = endpoint->ifindex;
 
+	if ((endpoint->limited & LIMIT_INGRESS) &&
+	    !limit_admits(endpoint->number, LIMIT_INGRESS, wire_length(skb, p)))
+		return drop(skb, DROP_BANDWIDTH);
 	if (!mac_equal(p->dst_mac, endpoint->mac) || !mac_equal(p->src_mac, src_mac)) {
 		__u8 dst[ETH_ALEN];
 
@@ -32,6 +38,18 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* May a container get the answer that its own packet has become? Anybody else may. */
+static __always_inline bool answer_is_admitted(struct __sk_buff *skb)
+{
+	struct scratch *room = scratch();
+	struct device *device;
+
+	if (!room || !(room->packet.limited & LIMIT_INGRESS))
+		return true;
+	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
+	return !device || limit_admits(device->endpoint, LIMIT_INGRESS, skb->len);
+}
+
 /* The sender is told, from `src`, why its packet went no further. `mtu` 0: it had no hop left. */
 static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p,
 				   const struct ip_addr *src, __u32 mtu)
@@ -43,7 +61,7 @@ static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p
 		return TC_ACT_SHOT;
 	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
 		return TC_ACT_SHOT;
-	return bpf_redirect(skb->ifindex, 0);
+	return answer_is_admitted(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 }
 
 /* The host's stack sees it arrive on the network's gateway device. */
@@ -90,7 +108,8 @@ static long flood_one(__u32 slot, struct flood *flood)
 	struct member_key key = {.network = flood->network, .slot = slot};
 	struct member *member = bpf_map_lookup_elem(&members, &key);
 
-	if (member && member->endpoint != flood->sender)
+	if (member && member->endpoint != flood->sender &&
+	    limit_admits(member->endpoint, LIMIT_INGRESS, flood->skb->len))
 		bpf_clone_redirect(flood->skb, member->ifindex, 0);
 	return 0;
 }
@@ -112,6 +131,8 @@ static __always_inline int answer(struct __sk_buff *skb, int error, __u64 flags)
 {
 	if (error)
 		return drop(skb, DROP_REWRITE);
+	if (!answer_is_admitted(skb))
+		return drop(skb, DROP_BANDWIDTH);
 	count(skb, ANSWERED);
 	return bpf_redirect(skb->ifindex, flags);
 }
@@ -121,6 +142,8 @@ static __always_inline int answer_straight(struct __sk_buff *skb, int error)
 {
 	if (error)
 		return drop(skb, DROP_REWRITE);
+	if (!answer_is_admitted(skb))
+		return drop(skb, DROP_BANDWIDTH);
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count(skb, ANSWERED);

@@ -17,7 +17,7 @@ from .formatting import percent
 from .output import emit, emit_parts, folded, listing
 
 if TYPE_CHECKING:
-    from datapath.telemetry.stats import Stats
+    from datapath.telemetry.stats import LimitUse, Stats
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
@@ -29,6 +29,15 @@ QUESTIONS = {
     "Forwarded": "FORWARDED",
     "FailedOver": "FAILED OVER",
     "Refused": "REFUSED",
+}
+LIMITS = {
+    "Container": "LIMIT OF",
+    "Network": "NETWORK",
+    "Direction": "DIRECTION",
+    "Rate": "BITS/S",
+    "Burst": "BURST",
+    "Packets": "DROPPED",
+    "Bytes": "BYTES",
 }
 REASONS = {"Counter": "COUNTER", "Meaning": "THE PACKET", "Look": "WHERE TO LOOK"}
 PROMETHEUS = "prometheus"
@@ -103,9 +112,9 @@ def _print(names: tuple[str, ...], all_: bool, format_: str) -> None:
     ]
     maps = [map_row(name, used, most) for name, (used, most) in found.fill.items() if not names]
     questions = [question_row(name, counts) for name, counts in sorted(found.questions.items()) if not names]
-    emit_parts(
-        ((counters, COUNTERS), (maps, MAPS), *([(questions, QUESTIONS)] if questions else [])), format_
-    )
+    limits = [limit_row(use) for use in found.limits if not names]
+    more = [part for part in ((questions, QUESTIONS), (limits, LIMITS)) if part[0]]
+    emit_parts(((counters, COUNTERS), (maps, MAPS), *more), format_)
 
 
 def say_unloaded() -> None:
@@ -127,6 +136,20 @@ def question_row(network: str, counts: Mapping[str, int]) -> dict[str, Any]:
     """What is shown of the questions for names on a network."""
     titles = {"".join(word.title() for word in name.split("_")): number for name, number in counts.items()}
     return {"Kind": "questions", "Network": network, **titles}
+
+
+def limit_row(use: LimitUse) -> dict[str, Any]:
+    """What is shown of a limit of bandwidth: bits, and the packets and bytes that it has dropped."""
+    return {
+        "Kind": "limit",
+        "Container": use.container,
+        "Network": use.network,
+        "Direction": use.limit.direction,
+        "Rate": use.limit.rate,
+        "Burst": use.limit.burst,
+        "Packets": use.packets,
+        "Bytes": use.bytes,
+    }
 
 
 def reason_rows(names: tuple[str, ...] = ()) -> list[dict[str, str]]:
@@ -226,3 +249,13 @@ def prometheus(found: Stats) -> Iterator[str]:
         for result, number in counts.items()
     }
     yield from family("questions_total", "counter", "Questions for names, by what became of them.", asked)
+    limited = {
+        f'{{container="{use.container}",network="{use.network}",direction="{use.limit.direction}"}}': use
+        for use in found.limits
+    }
+    bits = {labels: use.limit.rate for labels, use in limited.items()}
+    yield from family("limit_bits_per_second", "gauge", "Limits of bandwidth.", bits)
+    for what in ("packets", "bytes"):
+        values = {labels: getattr(use, what) for labels, use in limited.items()}
+        name, help_ = f"limit_dropped_{what}_total", f"What limits of bandwidth dropped, {what}."
+        yield from family(name, "counter", help_, values)

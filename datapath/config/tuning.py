@@ -93,6 +93,7 @@ class Tuning:
             "devices": self.max_endpoints,
             "members": self.max_endpoints,
             "quotas": self.max_endpoints,
+            "limits": 2 * self.max_endpoints,
             "resolvers": self.max_endpoints,
             "names": max(262144, 4 * self.max_endpoints),
             "arrivals": self.max_endpoints,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import NetworkFlag
+from datapath.dataplane.layout import LIMIT_DIRECTIONS, NetworkFlag
 from datapath.dataplane.structs import (
     NO_MAC,
     AclKey,
@@ -22,6 +22,8 @@ from datapath.dataplane.structs import (
     DeviceValue,
     EndpointKey,
     EndpointValue,
+    LimitKey,
+    LimitValue,
     LinkKey,
     LinkValue,
     MemberKey,
@@ -44,6 +46,7 @@ from datapath.model.state import State
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
 EVERY4, EVERY6 = IPv4Address("0.0.0.0"), None
+_LONGEST = 2**62  # ns: behind any clock, and nothing that is added to it leaves 64 bits
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -83,12 +86,13 @@ def _expanded(port_range: PortRange) -> Iterator[tuple[Any, Any]]:
 
 
 class EndpointEntries(NamedTuple):
-    """The rows of one endpoint in `devices`, `endpoints`, `members` and `routers`."""
+    """The rows of one endpoint in `devices`, `endpoints`, `members`, `routers` and `limits`."""
 
     device: tuple[DeviceKey, DeviceValue]
     endpoints: dict[EndpointKey, EndpointValue]
     member: tuple[MemberKey, MemberValue]
     routers: dict[RouterKey, EndpointValue]
+    limits: dict[LimitKey, LimitValue]
 
 
 def network_entry(
@@ -136,6 +140,8 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
     addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
     linklocal = endpoint.linklocal if endpoint.ipv6 else None
     index, number, mac = endpoint.host_ifindex, endpoint.number, endpoint.mac
+    forwarding, limits = int(endpoint.forwarding), limit_entries(endpoint)
+    limited = sum(key.direction for key in limits)
     device = DeviceValue(
         kind="DEVICE_ENDPOINT",
         network=network.number,
@@ -144,9 +150,10 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
         addr4=addr4,
         addr6=addr6,
         linklocal=linklocal,
-        forwarding=int(endpoint.forwarding),
+        forwarding=forwarding,
+        limited=limited,
     )
-    value = EndpointValue(ifindex=index, number=number, mac=mac, forwarding=int(endpoint.forwarding))
+    value = EndpointValue(ifindex=index, number=number, mac=mac, forwarding=forwarding, limited=limited)
     addresses = [addr4, addr6, linklocal, *(also.ip for also in endpoint.link_local)]
     return EndpointEntries(
         device=(DeviceKey(ifindex=index), device),
@@ -165,7 +172,18 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
         }
         if endpoint.forwarding
         else {},
+        limits=limits,
     )
+
+
+def limit_entries(endpoint: Endpoint) -> dict[LimitKey, LimitValue]:
+    """`limits` of the endpoint. The burst is the time in which its rate fills the bucket, ns."""
+    return {
+        LimitKey(endpoint.number, LIMIT_DIRECTIONS[limit.direction]): LimitValue(
+            limit.rate, min(limit.burst * 10**9 // limit.rate, _LONGEST)
+        )
+        for limit in endpoint.limits
+    }
 
 
 def port_entries(

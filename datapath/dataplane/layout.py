@@ -21,6 +21,8 @@ DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVI
 HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Direction = Literal["ingress", "egress"]
+# enum limit_direction.
+LIMIT_DIRECTIONS = {"ingress": 1, "egress": 2}
 # How many selectors a row of `xfrm_policies` takes.
 XFRM_SELECTORS = 8
 
@@ -49,6 +51,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "contacts": ("contact_key", "contact"),
     "quotas": ("quota_key", "quota"),
     "arrivals": ("arrival_key", "arrival"),
+    "limits": ("limit_key", "limit"),
     "rates": ("rate_key", "rate"),
     "fragments": ("fragment_key", "fragment"),
     "frag_queue": ("frag_queue_key", "frag_queue"),

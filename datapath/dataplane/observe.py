@@ -28,7 +28,7 @@ from datapath.model.observed import Programs
 # The maps that this side writes; the others belong to the programs.
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "origins", "reserved", "addresses", "acls"),
-    *("links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
+    *("limits", "links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
     *("names", "long_names", "name_sets", "resolvers", "subnets"),
 )
 

@@ -48,6 +48,7 @@ class DeviceValue(NamedTuple):
     endpoint: int = 0
     mac: str = NO_MAC
     forwarding: int = 0
+    limited: int = 0
     addr4: Address | None = None
     addr6: Address | None = None
     linklocal: IPv6Address | None = None
@@ -63,6 +64,7 @@ class EndpointValue(NamedTuple):
     number: int
     mac: str
     forwarding: int = 0
+    limited: int = 0
 
 
 class RouterKey(NamedTuple):
@@ -79,6 +81,21 @@ class MemberKey(NamedTuple):
 class MemberValue(NamedTuple):
     ifindex: int
     endpoint: int
+
+
+class LimitKey(NamedTuple):
+    endpoint: int
+    direction: int
+
+
+class LimitValue(NamedTuple):
+    """What the programs write in it is zero when it is made."""
+
+    rate: int
+    burst: int
+    due: int = 0
+    packets: int = 0
+    bytes: int = 0
 
 
 class PortKey(NamedTuple):
@@ -248,6 +265,8 @@ STRUCTS: Mapping[type[Any], str] = {
     RouterKey: "router_key",
     MemberKey: "member_key",
     MemberValue: "member",
+    LimitKey: "limit_key",
+    LimitValue: "limit",
     PortKey: "port_key",
     PortValue: "port",
     OriginKey: "origin_key",

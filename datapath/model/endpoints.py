@@ -11,6 +11,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from datapath.errors import ConfigError, quoted
+from datapath.model.limits import Limit, limits_of
 from datapath.model.networks import OPT_ENDPOINT_SYSCTLS, OPT_FORWARDING
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
@@ -76,6 +77,11 @@ class Endpoint:
     def forwarding(self) -> bool:
         """It speaks for others too, as a router does."""
         return self.driver_options.get(OPT_FORWARDING) == "true"
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Of its bandwidth, one a direction at the most."""
+        return limits_of(self.driver_options)
 
     @property
     def gateway(self) -> bool:

@@ -37,6 +37,11 @@ OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 OPT_ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 # An endpoint that speaks for others, as a router does: our own option.
 OPT_FORWARDING = "com.datapath.forwarding"
+# How much an endpoint may receive (ingress) and send (egress): bits a second, and bits at once.
+OPT_INGRESS_RATE = "com.datapath.ingress_rate"
+OPT_INGRESS_BURST = "com.datapath.ingress_burst"
+OPT_EGRESS_RATE = "com.datapath.egress_rate"
+OPT_EGRESS_BURST = "com.datapath.egress_burst"
 # Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"

@@ -131,4 +131,8 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_TAIL": Meaning(
         "it is a question for a name, and a program that answers those is not loaded", "`doctor`"
     ),
+    "DROP_BANDWIDTH": Meaning(
+        "its container receives or sends more than its limit of bandwidth lets through",
+        "`limits` in `stats`; the container's driver options, or its pod's annotations",
+    ),
 }

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.drivers import OptionParser
+from datapath.model.drivers import OptionParser, traits
 from datapath.model.endpoints import IFNAME, EndpointRequest
+from datapath.model.limits import LIMIT_OPTIONS, limits_of, parse_bits
 from datapath.model.networks import (
     OPT_ALLOW,
     OPT_DENY,
     OPT_ENDPOINT_IFNAME,
     OPT_ENDPOINT_SYSCTLS,
     OPT_FORWARDING,
+    Network,
 )
 from datapath.model.parsing import parse_bool, parse_pair
 from datapath.model.ports import default_acl, parse_prefixes
@@ -55,6 +57,7 @@ PARSERS: Mapping[str, OptionParser] = {
     OPT_FORWARDING: _truth,
     OPT_ALLOW: parse_prefixes,
     OPT_DENY: parse_prefixes,
+    **{name: parse_bits for names in LIMIT_OPTIONS.values() for name in names},
 }
 
 
@@ -67,7 +70,15 @@ def parse(given: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"endpoint option {quoted(name)} is not available: there are {known}")
     parsed = {name: PARSERS[name](name, value) for name, value in options.items()}
     default_acl(parsed)
+    limits_of(parsed)
     return parsed
+
+
+def refuse_limits(options: Mapping[str, str], network: Network) -> None:
+    """How much may pass is for the packet programs to count. ConfigError where there are none."""
+    if not traits(network).programs and (limits := limits_of(options)):
+        name = LIMIT_OPTIONS[limits[0].direction][0]
+        raise ConfigError(f"option {name} is not available: network {network.name} has no packet programs")
 
 
 def sysctls(given: Iterable[str]) -> dict[str, str]:

@@ -103,6 +103,7 @@ def plan_endpoint(
     ipv4, static4 = _address(4, request.ip, network, members, state, prefer)
     ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
     options = endpoint_options.parse(request.driver_options)
+    endpoint_options.refuse_limits(options, network)
     mac = _mac(request.mac, network, members, ipv4 or ipv6, state)
     link_local = tuple(_link_local(request.link_local_ips, mac, network, members, state))
     ident = fresh.new_id()

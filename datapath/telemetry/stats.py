@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from datapath.engine.engine import Engine
 from datapath.model.connections import Connection, ConnectionFilter, ConnectionStats
+from datapath.model.limits import Limit
 from datapath.model.state import State, stack_of
 
 if TYPE_CHECKING:
@@ -21,21 +22,39 @@ _CONNECTION_DROPS = (
 )
 
 
+class LimitUse(NamedTuple):
+    """One limit of a container's bandwidth on a network, and what it has dropped."""
+
+    container: str
+    network: str
+    limit: Limit
+    packets: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most);
-    `questions`: network -> what became of its members' questions for names -> how many."""
+    `questions`: network -> what became of its members' questions for names -> how many; `limits`: of bandwidth."""
 
     counters: dict[str, tuple[int, int]]
     fill: dict[str, tuple[int, int]]
     questions: dict[str, dict[str, int]] = field(default_factory=dict)
+    limits: tuple[LimitUse, ...] = ()
 
 
 def stats(engine: Engine) -> Stats:
     """Packet counters and the fill of maps; empty if the programs were never loaded."""
     with opened(engine) as found:
         return (
-            Stats(found.counters_sum(), found.fill(), _questions(engine, found)) if found else Stats({}, {})
+            Stats(
+                found.counters_sum(),
+                found.fill(),
+                _questions(engine, found),
+                tuple(sorted(_limits(engine, found))),
+            )
+            if found
+            else Stats({}, {})
         )
 
 
@@ -50,6 +69,21 @@ def _questions(engine: Engine, found: Dataplane) -> dict[str, dict[str, int]]:
         for key, copies in found.name_counts.read_all()
         if key.network in names
     }
+
+
+def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
+    rows = dict(found.limits.read_all()) if found.has("limits") else {}
+    if not rows:
+        return
+    from datapath.dataplane.layout import LIMIT_DIRECTIONS
+
+    state = engine.shown()
+    for endpoint in state.endpoints.values():
+        for limit in endpoint.limits:
+            row = rows.get((endpoint.number, LIMIT_DIRECTIONS[limit.direction]))
+            if row is not None:
+                network = state.networks[endpoint.network_id].name
+                yield LimitUse(state.holder_name(endpoint), network, limit, row.packets, row.bytes)
 
 
 def connections(

@@ -74,6 +74,7 @@ SIZES = {
     "acls": 256,
     "xfrm_policies": 256,
     "rates": 256,
+    "limits": 256,
     "quotas": 256,
     "arrivals": 256,
     "origins": 256,

@@ -127,7 +127,7 @@ GC = {"conns", "gc_timers", "confirmed"}
         ("struct event {\n", "struct event {\n\t__u64 more;\n", {"events"}),
         ("struct piece {\n", "struct piece {\n\t__u32 more;\n", {"fragments", "frag_queue"}),
         ("struct config {\n", "struct config {\n\t__u64 more;\n", set()),
-        ("__u8 forwarding; /* as in struct device */\n\t__u8 pad;", "__u8 pad[2];", set()),
+        ("__u8 limited;\t /* likewise */", "__u8 pad;", set()),
         ("struct host {\n", "struct host {\n\t__u32 more;\n", {"host"}),
     ],
 )

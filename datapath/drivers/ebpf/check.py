@@ -211,7 +211,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         for name in (
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
-            *("bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
+            *("limits", "bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
         )
     }
     for network in networks:
@@ -236,6 +236,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         rows["devices"][found.device[0]] = found.device[1]
         rows["endpoints"] |= found.endpoints
         rows["routers"] |= found.routers
+        rows["limits"] |= found.limits
         rows["members"][found.member[0]] = found.member[1]
         rows["quotas"][(endpoint.number,)] = ()
         if not network.internal:
@@ -296,6 +297,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         ),
         "endpoints": lambda key, value: value.number in numbers,
         "routers": lambda key, value: value.number in numbers,
+        "limits": lambda key, value: key.endpoint in numbers,
         "members": lambda key, value: value.endpoint in numbers,
         "ports": lambda key, value: value.endpoint in numbers,
         "origins": lambda key, value: key.endpoint in numbers,
@@ -317,6 +319,8 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
 
 
 def _equal(name: str, present: Any, wanted: Any) -> bool:
+    if name == "limits":  # what the programs have counted is theirs
+        return bool((present.rate, present.burst) == (wanted.rate, wanted.burst))
     if name != "networks":
         return tuple(present) == tuple(wanted)
     # slots only grows while commands come and go; each looks at fewer again when it recovers.

@@ -138,6 +138,7 @@ class EbpfBridge(PairDriver):
         """Tells the programs of an endpoint, and attaches them to its device. `new`: they do not know it yet."""
         dataplane = self.context.dataplane
         wanted = entries.endpoint_entries(network, endpoint)
+        self._limit(wanted.limits)
         dataplane.devices[wanted.device[0]] = to_abi(wanted.device[1])
         connections.open_quota(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
@@ -148,6 +149,18 @@ class EbpfBridge(PairDriver):
         known = dataplane.networks[network.number]
         if known.slots <= endpoint.slot:
             dataplane.networks[network.number] = known._replace(slots=endpoint.slot + 1)
+
+    def _limit(self, limits: Mapping[structs.LimitKey, structs.LimitValue]) -> None:
+        """Writes the limits of an endpoint, but for those that count already."""
+        dataplane = self.context.dataplane
+        if limits and not dataplane.has("limits"):
+            raise NotSupportedError(
+                "limits of bandwidth need the packet programs of this version: use `datapathctl upgrade`"
+            )
+        for key, value in limits.items():
+            known = dataplane.limits.get(key)
+            if known is None or (known.rate, known.burst) != (value.rate, value.burst):
+                dataplane.limits[key] = value
 
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         if self.context.links.index(endpoint.host_ifname) == endpoint.host_ifindex:
@@ -171,6 +184,8 @@ class EbpfBridge(PairDriver):
                     known = dataplane.routers.get(router)
                     if known is not None and known.number == endpoint.number:
                         dataplane.routers.pop(router, None)
+            if wanted.limits and dataplane.has("limits"):
+                dataplane.limits.delete_many(wanted.limits)
             member = dataplane.members.get(wanted.member[0])
             if member is not None and member.endpoint == endpoint.number:
                 dataplane.members.pop(wanted.member[0], None)
