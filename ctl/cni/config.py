@@ -30,6 +30,7 @@ from datapath.model.networks import (
 )
 from datapath.model.parsing import PORT_PROTOCOLS
 
+from . import bandwidth
 from .protocol import ENVIRONMENT, INVALID, Call, CniError, unsupported
 
 OWNER = "cni"
@@ -54,6 +55,7 @@ _OWN: Mapping[str, tuple[type, ...]] = {
     "ipMasq": (bool,),
     "options": (dict,),
     "sharedPorts": (bool,),
+    **dict.fromkeys(bandwidth.KEYS, (int,)),
 }
 # Keys of the plugin `bridge` that change nothing here, and the values for which that is so.
 _OF_BRIDGE: Mapping[str, tuple[object, ...]] = {
@@ -75,10 +77,10 @@ _OF_BRIDGE: Mapping[str, tuple[object, ...]] = {
 _HOP = ("dst", "gw")
 _ROUTE: Mapping[str, object] = {"table": 254}
 # Wishes that are served; and those that say nothing of the network, or that an IPAM plugin serves.
-_WISHES = {"portmappings", "ips", "mac", "aliases", "dns"}
+_WISHES = {"portmappings", "ips", "mac", "aliases", "dns", "bandwidth"}
 _IGNORED = {"cgrouppath", "io.kubernetes.cri.pod-annotations"}
 _OF_IPAM = {"ipranges"}
-_CREATES = _OWN.keys() - {"network", "sharedPorts"}
+_CREATES = _OWN.keys() - {"network", "sharedPorts", *bandwidth.KEYS}
 
 
 def check(call: Call) -> None:
@@ -148,7 +150,7 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
             ip6=by_version.get(6, ""),
             mac=str(given.get("mac") or _of_args(call, "mac") or call.args.get("MAC", "")),
             aliases=tuple(_strings("aliases", aliases)),
-            driver_options=(f"{OPT_ENDPOINT_IFNAME}={call.ifname}",),
+            driver_options=(f"{OPT_ENDPOINT_IFNAME}={call.ifname}", *_limits(call, given)),
         ),
         ports=tuple(ports(given.get("portmappings"))),
         shared=shared(call),
@@ -189,6 +191,12 @@ def shared(call: Call) -> bool:
     return bool(
         call.config.get("sharedPorts", "K8S_POD_NAME" in call.args and "K8S_POD_NAMESPACE" not in call.args)
     )
+
+
+def _limits(call: Call, given: Mapping[str, Any]) -> Iterator[str]:
+    """The container's bandwidth: what the runtime wishes, else what the configuration has."""
+    configured = {name: call.config[name] for name in bandwidth.KEYS if name in call.config}
+    return bandwidth.options(given.get("bandwidth") or configured)
 
 
 def _name(call: Call) -> str:

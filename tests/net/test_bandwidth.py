@@ -7,14 +7,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datapath.kernel import abi
 from datapath.model.limits import default_burst
+from tests.net.doors import Cni, Refused, Space, spaces_of_a_test
 from tests.net.hosts import HOST, Host, eventually
 
+Spaces = Callable[[], Space]
 CLEAN = "No problems found.\n"
 RECEIVES, SENDS = 10_000_000, 20_000_000  # bits a second
 SECONDS = 2
@@ -27,6 +30,11 @@ def host(shared_host: Host) -> Iterator[Host]:
     yield shared_host
     assert shared_host.try_ctl("doctor").stdout == CLEAN
     assert limits(shared_host) == []
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> Iterator[Spaces]:
+    yield from spaces_of_a_test(tmp_path)
 
 
 def limits(host: Host) -> list[dict[str, Any]]:
@@ -234,3 +242,41 @@ def test_what_becomes_of_the_rows_is_found_and_mended(host: Host) -> None:
     assert {row["Packets"] for row in limits(host)} == {0, 7}
     host.ctl("rm -f web")
     host.ctl("network rm net")
+
+
+BOTH: dict[str, tuple[dict[str, int], set[tuple[str, int, int]]]] = {
+    "cnitool's": (
+        {
+            "ingressRate": 4_000_000,
+            "ingressBurst": 3_000_000,
+            "egressRate": 8_000_000,
+            "egressBurst": 800_000,
+        },
+        {("ingress", 4_000_000, 3_000_000), ("egress", 8_000_000, 800_000)},
+    ),
+    "containerd's": (
+        {
+            "IngressRate": 10**7,
+            "IngressBurst": 2**32 - 1,
+            "EgressRate": 5 * 10**6,
+            "EgressBurst": 2**32 - 1,
+        },
+        {
+            ("ingress", 10**7, default_burst(10**7)),
+            ("egress", 5 * 10**6, default_burst(5 * 10**6)),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_pod_has_the_bandwidth_that_its_runtime_wishes(host: Host, spaces: Spaces, name: str) -> None:
+    given, wanted = BOTH[name]
+    cni, space = Cni(host, {"subnet": "10.71.0.0/24"}, "1.0.0"), spaces()
+    cni.add("pod1", space.path, bandwidth=given)
+    assert asked(limits(host)) == wanted
+    cni.check("pod1", space.path)
+    cni.delete("pod1", space.path)
+    with pytest.raises(Refused, match="egressRate") as refused:
+        cni.add("pod1", space.path, bandwidth={"egressBurst": 5})
+    assert refused.value.error["code"] == 7

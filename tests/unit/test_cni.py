@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ctl.cni import config, main
+from ctl.cni import bandwidth, config, main
 from ctl.cni.protocol import VERSIONS, Call, CniError
 from datapath.errors import DatapathError
 from datapath.model.attachments import AttachmentRequest
@@ -233,16 +233,11 @@ def call(request: dict[str, Any]) -> Call:
 
 @pytest.mark.parametrize("request_", [r for r in REQUESTS if r["env"]["CNI_COMMAND"] == "ADD"], ids=title)
 def test_every_recorded_request_for_a_container_is_understood(request_: dict[str, Any]) -> None:
-    """Keys in either case, wishes of both clients; a limit of bandwidth alone is refused."""
+    """Keys in either case, wishes of both clients."""
     asked, sent = call(request_), request_["stdin"]
     wishes = sent.get("runtimeConfig", {})
-    try:
-        config.check(asked)
-        made = config.attachment(asked, {"ips": [{"address": "10.88.0.7/16", "gateway": "10.88.0.1"}]})
-    except CniError as error:
-        assert error.code == 2 and "bandwidth" in wishes
-        return
-    assert "bandwidth" not in wishes
+    config.check(asked)
+    made = config.attachment(asked, {"ips": [{"address": "10.88.0.7/16", "gateway": "10.88.0.1"}]})
     assert isinstance(made, AttachmentRequest) and made.network is not None
     assert made.key == f"{sent['name']}/{asked.container}/{asked.ifname}"
     assert (made.path, made.shared) == (asked.netns, "K8S_POD_NAMESPACE" not in request_["env"]["CNI_ARGS"])
@@ -256,6 +251,12 @@ def test_every_recorded_request_for_a_container_is_understood(request_: dict[str
     assert made.endpoint.aliases == tuple(wishes.get("aliases", {}).get(sent["name"], ()))
     assert made.endpoint.mac == dict(w.split("=") for w in asked.environ["CNI_ARGS"].split(";")).get(
         "MAC", ""
+    )
+    limits = [option for option in made.endpoint.driver_options if "_rate" in option or "_burst" in option]
+    assert limits == (
+        ["com.datapath.ingress_rate=10000000", "com.datapath.egress_rate=5000000"]
+        if "bandwidth" in wishes
+        else []
     )
 
 
@@ -301,8 +302,7 @@ def test_other_recorded_requests_are_read() -> None:
     for request in others:
         asked = call(request)
         assert config.key(asked).startswith(f"{request['stdin']['name']}/")
-        if "bandwidth" not in request["stdin"].get("runtimeConfig", {}):
-            config.check(asked)
+        config.check(asked)
 
 
 @pytest.mark.parametrize("verb", ["VERSION", "STATUS"])
@@ -329,6 +329,65 @@ def test_what_is_asked_again_and_again_imports_nothing_heavy(verb: str) -> None:
         "logging",
     }
     assert len(imported) < 40, sorted(imported)
+
+
+LIMITS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "in the specification's spelling": (
+        {"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000, "egressBurst": 4000},
+        ["ingress_rate=1000", "ingress_burst=2000", "egress_rate=3000", "egress_burst=4000"],
+    ),
+    "in containerd's, without a choice of burst": (
+        {"IngressRate": 10**7, "IngressBurst": 2**32 - 1, "EgressRate": 0, "EgressBurst": 0},
+        ["ingress_rate=10000000"],
+    ),
+    "without a burst": ({"EgressRate": 10**6}, ["egress_rate=1000000"]),
+    "more than any device has": ({"ingressRate": 10**15}, ["ingress_rate=1000000000000"]),
+    "none": ({}, []),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("place", ["runtimeConfig", "the configuration itself"])
+def test_a_limit_of_bandwidth_is_an_option_of_the_endpoint(name: str, place: str) -> None:
+    given, wanted = LIMITS[name]
+    if place == "runtimeConfig":
+        asked = Call(
+            {"CNI_COMMAND": "ADD", **ENVIRON},
+            json.dumps({**CONFIG, "egressRate": 5, "runtimeConfig": {"Bandwidth": given}}).encode(),
+        )
+        wanted = wanted or ["egress_rate=5"]
+    else:
+        keys = {name.lower(): name for name in bandwidth.KEYS}
+        named = {keys[name.lower()]: value for name, value in given.items()}
+        asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps({**CONFIG, **named}).encode())
+    asked.check()
+    config.check(asked)
+    _, *options = config.attachment(asked, None).endpoint.driver_options
+    assert options == [f"com.datapath.{one}" for one in wanted]
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"ingressBurst": 1}, "ingressRate"),
+        ({"egressRate": 1, "egressBurst": 2**35}, "4 GiB"),
+        ({"egressRate": -1}, "egressRate"),
+        ({"ingressRate": "10M"}, "ingressRate"),
+        ({"ingressRate": True}, "ingressRate"),
+        ({"ingress": 1}, "ingress"),
+        ([1], "object"),
+    ],
+)
+def test_a_limit_of_bandwidth_that_is_none_is_refused(given: Any, word: str) -> None:
+    asked = Call(
+        {"CNI_COMMAND": "ADD", **ENVIRON},
+        json.dumps({**CONFIG, "runtimeConfig": {"bandwidth": given}}).encode(),
+    )
+    asked.check()
+    config.check(asked)
+    with pytest.raises(CniError, match=word) as refused:
+        config.attachment(asked, None)
+    assert refused.value.code == 7
 
 
 def blocks() -> list[dict[str, Any]]:
