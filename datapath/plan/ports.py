@@ -252,6 +252,9 @@ def plan_port_set(name: str, what: str, rules: str, state: State) -> PortPlan:
     container = state.container(name)
     egress = _egress(container, state)
     mapping = _find_mapping(container, what)
+    ports, _, behind = what.partition(",")
+    if behind:  # without them the port would be open to everybody
+        raise ConfigError(f"rules stand apart from the port: {quoted(ports)} {behind}")
     allow, deny = parse_acl(rules)
     refuse_acls([replace(mapping, allow=allow, deny=deny)], egress, state)
     changed = with_acl(replace(mapping, allow=allow, deny=deny), used_acls(state))

@@ -253,6 +253,10 @@ def test_rules_go_with_their_container(prepared: Host) -> None:
         ("port set web 1 allow=10.0.0.1/8", "invalid allow prefix 10.0.0.1/8: it should be 10.0.0.0/8"),
         ("port set web 1 permit=10.0.0.0/8", "expected allow=PREFIX or deny=PREFIX"),
         ("port set web 7 allow=10.0.0.0/8", "container web has no port mapping number 7"),
+        (
+            "port set web 8081:80,deny=10.0.0.0/8",
+            'rules stand apart from the port: "8081:80" deny=10.0.0.0/8',
+        ),
         ("port set nobody 1", "No such container: nobody"),
         ("port add web 8085:80,allow=x", 'invalid allow prefix "x": expected an address, or ADDRESS/LENGTH'),
         ("run -d -p 80:80,allow=10.0.0.0/8,deny=10.0.0.0/8 true", "both allow and deny 10.0.0.0/8"),
