@@ -38,11 +38,12 @@ enum network_flag {
 	NETWORK_ACTIVE = 1,
 	NETWORK_IPV4 = 2,
 	NETWORK_IPV6 = 4,
-	NETWORK_ICC = 8,	 /* members may talk to each other */
-	NETWORK_INTERNAL = 16,	 /* nothing but the members and the host */
-	NETWORK_MASQUERADE = 32, /* leaves with the host's address */
-	NETWORK_RESOLVER = 64,	 /* port 53 of the gateway is the resolver's, published or not */
-	NETWORK_BESIDE = 256,	 /* default routes are elsewhere: who connects is the gateway */
+	NETWORK_ICC = 8,	   /* members may talk to each other */
+	NETWORK_INTERNAL = 16,	   /* nothing but the members and the host */
+	NETWORK_MASQUERADE = 32,   /* leaves with the host's address */
+	NETWORK_RESOLVER = 64,	   /* port 53 of the gateway is the resolver's, published or not */
+	NETWORK_BESIDE = 128,	   /* default routes are elsewhere: who connects is the gateway */
+	NETWORK_HOST_ROUTED = 256, /* has `host_routed`; what the host forwards may come in */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -365,6 +366,24 @@ struct gc_timer {
 /* The mark of a test run of conn_gc */
 enum gc_order {
 	GC_TAKE_OVER = 1, /* the timer is to run this program from now on, whichever it runs */
+};
+
+/* ---- by way of the host's stack ------------------------------------------------- */
+
+/* host_routed: LPM trie, prefixes beyond a network that its members reach by way of the host's stack, whose packet filter
+ * translates them. The network's number is matched whole, then the address: prefixlen is 32 + the prefix's length as
+ * IPv6. The value is a struct subnet. */
+struct host_routed_key {
+	__u32 prefixlen;
+	__u32 network;
+	struct ip_addr addr;
+};
+
+/* detours: what a container sends by way of the host's stack, and may get back by it. The key is the tuple as the
+ * container sends it. */
+struct detour {
+	__u32 endpoint; /* number */
+	__u32 answers;	/* 1: the host has forwarded the flow to it, 0: it has begun it */
 };
 
 /* ---- fragments ------------------------------------------------------------------ */

@@ -5,6 +5,7 @@
  * host, to a published port or to the outside.
  */
 #include "lib/answers.h"
+#include "lib/detours.h"
 #include "lib/forward.h"
 #include "lib/fragments.h"
 #include "lib/links.h"
@@ -47,8 +48,10 @@ __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct d
 		return TC_ACT_SHOT;
 	if (!(net->flags & NETWORK_MASQUERADE) || p->fragment == FRAGMENT_LATER ||
 	    is_tcp_answer(p) || p->ttl <= 1 || !packet_has_ports(p) || !hairpin_leads(&p->tuple) ||
-	    host_socket_state(skb, &p->tuple))
+	    host_socket_state(skb, &p->tuple)) {
+		detour_to_host(p, device->endpoint);
 		return to_host(skb, net);
+	}
 	reason = nat_open_outside(skb, p, device, &p->tuple.dst);
 	if (reason)
 		return drop(skb, reason);
@@ -212,6 +215,8 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}
+	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, false))
+		return to_host(skb, net);
 	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room);
 	if (at_gateway || route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
@@ -240,6 +245,20 @@ static __always_inline bool may_send(struct __sk_buff *skb, const struct packet 
 {
 	return !(device->limited & LIMIT_EGRESS) || p->again ||
 	       limit_admits(device->endpoint, LIMIT_EGRESS, wire_length(skb, p));
+}
+
+/* One of its own network, straight; but what came by way of the host's stack is answered so. */
+static __always_inline int to_member(struct __sk_buff *skb, const struct packet *p,
+				     const struct device *device, const struct network *net,
+				     const struct endpoint *endpoint)
+{
+	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, true)) {
+		if (rewrite_macs(skb, net->mac, p->src_mac))
+			return drop(skb, DROP_REWRITE);
+		return to_host(skb, net);
+	}
+	return members_may_talk(net, p) ? deliver(skb, p, endpoint, p->src_mac)
+					: drop(skb, DROP_ICC);
 }
 
 SEC("tc")
@@ -283,8 +302,9 @@ int from_container(struct __sk_buff *skb)
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
 		return to_router(skb, p, net, device->network);
-	/* Only delivery to a member who may be talked to needs no ports. */
-	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC));
+	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
+	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC) ||
+				      (net->flags & NETWORK_HOST_ROUTED));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
 		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
@@ -296,10 +316,8 @@ int from_container(struct __sk_buff *skb)
 		verdict = drop(skb, DROP_BANDWIDTH);
 	else if (!endpoint)
 		verdict = leave(skb, p, device, net);
-	else if (members_may_talk(net, p))
-		verdict = deliver(skb, p, endpoint, p->src_mac);
 	else
-		verdict = drop(skb, DROP_ICC);
+		verdict = to_member(skb, p, device, net, endpoint);
 	/* Whatever becomes of it: the later ones meet the same. */
 	if (p->followed && p->fragment == FRAGMENT_FIRST &&
 	    fragment_first(skb, p, device->endpoint))

@@ -3,6 +3,7 @@
  * tc egress of a network's gateway device: all that the host itself sends to the network's
  * members. Nothing is ever transmitted on the device: its other end is unused.
  */
+#include "lib/detours.h"
 #include "lib/exits.h"
 #include "lib/neighbour.h"
 
@@ -39,6 +40,15 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 		      BPF_F_INGRESS);
 }
 
+/* The host's stack tells a member of a shorter way to another one, which it has translated an address to. There is none
+ * but by the gateway. */
+static __always_inline bool is_redirect(const struct packet *p)
+{
+	if (is_ipv6(p))
+		return p->tuple.proto == IPPROTO_ICMPV6 && p->icmp_type == ND_REDIRECT;
+	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_REDIRECT;
+}
+
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
@@ -61,8 +71,8 @@ int from_host(struct __sk_buff *skb)
 		return drop(skb, reason);
 	if (p->ethertype == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, p, device->network);
-	/* What the host merely forwards has come from outside: only published ports may. */
-	if (skb->ingress_ifindex)
+	/* What the host merely forwards has come from outside: only published ports may, and what it has translated. */
+	if (skb->ingress_ifindex && !comes_by_stack(skb, p, net, device->network))
 		return drop(skb, DROP_DIRECT);
 	if (p->ethertype == bpf_htons(ETH_P_IPV6)) {
 		if (!(net->flags & NETWORK_IPV6))
@@ -70,6 +80,8 @@ int from_host(struct __sk_buff *skb)
 		if (is_solicitation(p))
 			return answer_solicitation(skb, p, device->network);
 	}
+	if (is_redirect(p))
+		return consume(skb, ABSORBED);
 	if (mac_is_group(p->dst_mac)) {
 		members_flood(skb, device->network, net, 0);
 		return consume(skb, FLOODED);

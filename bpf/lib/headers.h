@@ -11,6 +11,7 @@
 #define ARPOP_REPLY	   2
 #define ICMP_ECHOREPLY	   0
 #define ICMP_DEST_UNREACH  3
+#define ICMP_REDIRECT	   5
 #define ICMP_ECHO	   8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12

@@ -22,6 +22,7 @@ from datapath.dataplane.structs import (
     DeviceValue,
     EndpointKey,
     EndpointValue,
+    HostRoutedKey,
     LimitKey,
     LimitValue,
     LinkKey,
@@ -35,6 +36,7 @@ from datapath.dataplane.structs import (
     PortValue,
     ReservedKey,
     RouterKey,
+    SubnetValue,
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
@@ -112,6 +114,7 @@ def network_entry(
         "NETWORK_MASQUERADE": network.masquerade,
         "NETWORK_RESOLVER": network.resolver != RESOLVER,
         "NETWORK_BESIDE": network.beside,
+        "NETWORK_HOST_ROUTED": bool(network.host_routed),
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
@@ -126,6 +129,19 @@ def network_entry(
         gateway6=subnet6.gateway if subnet6 else None,
         gateway_linklocal=linklocal,
     )
+
+
+def host_routed_entries(network: Network) -> dict[HostRoutedKey, SubnetValue]:
+    """`host_routed` of the network: what its members reach by way of the host's stack."""
+    value = SubnetValue(network.number)
+    return {
+        HostRoutedKey(
+            32 + prefix.prefixlen + (96 if prefix.version == 4 else 0),
+            network.number,
+            None if prefix.network_address == IPv6Address(0) else prefix.network_address,
+        ): value
+        for prefix in network.host_routed
+    }
 
 
 def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:

@@ -16,6 +16,7 @@ NetworkFlag = Literal[
     "NETWORK_MASQUERADE",
     "NETWORK_RESOLVER",
     "NETWORK_BESIDE",
+    "NETWORK_HOST_ROUTED",
 ]
 DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK", "DEVICE_TUNNEL"]
 HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED"]
@@ -41,8 +42,10 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "origins": ("origin_key", "origin"),
     "linklocals": ("linklocal_key", "address"),
     "local_prefixes": ("local_prefix_key", "address"),
+    "host_routed": ("host_routed_key", "subnet"),
     "acls": ("acl_key", "acl"),
     "xfrm_policies": ("xfrm_key", "xfrm_policy"),
+    "detours": ("tuple", "detour"),
     "links": ("link_key", "link"),
     "pending": ("tuple", "conn"),
     "conns": ("tuple", "conn"),
@@ -94,7 +97,7 @@ TOLD_MAPS = frozenset(
     (
         *("networks", "devices", "endpoints", "routers", "members", "ports", "reserved", "bindings", "host"),
         *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
-        *("names", "long_names", "name_sets", "resolvers", "subnets"),
+        *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed"),
     )
 )
 

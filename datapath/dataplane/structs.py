@@ -245,6 +245,12 @@ class ResolverValue(NamedTuple):
     upstreams: tuple[UpstreamValue, ...]
 
 
+class HostRoutedKey(NamedTuple):
+    prefixlen: int
+    network: int
+    addr: Address | None
+
+
 class SubnetKey(NamedTuple):
     prefixlen: int
     addr: Address | None
@@ -290,6 +296,7 @@ STRUCTS: Mapping[type[Any], str] = {
     UpstreamValue: "upstream",
     ResolverKey: "resolver_key",
     ResolverValue: "resolver",
+    HostRoutedKey: "host_routed_key",
     SubnetKey: "subnet_key",
     SubnetValue: "subnet",
 }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
     ip_address,
+    ip_network,
 )
 
 from datapath.model.devices import NETKIT as NETKIT
@@ -42,6 +43,8 @@ OPT_INGRESS_RATE = "com.datapath.ingress_rate"
 OPT_INGRESS_BURST = "com.datapath.ingress_burst"
 OPT_EGRESS_RATE = "com.datapath.egress_rate"
 OPT_EGRESS_BURST = "com.datapath.egress_burst"
+# Prefixes beyond a network that its members reach by way of the host's stack, whose packet filter translates them.
+OPT_HOST_ROUTED = "com.datapath.host-routed"
 # Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"
@@ -126,6 +129,12 @@ class Network:
         """Members have their default route on a network of somebody else's: this one only publishes their ports. Who
         connects to these comes from the gateway, as the answer would leave by that other network otherwise."""
         return self.options.get(OPT_BESIDE, "false") in TRUE_WORDS
+
+    @property
+    def host_routed(self) -> tuple[Prefix, ...]:
+        """Prefixes that members reach by way of the host's stack; then what that forwards may come in, too."""
+        value = self.options.get(OPT_HOST_ROUTED, "")
+        return tuple(ip_network(word) for word in value.split(",")) if value else ()
 
     @property
     def mode(self) -> str:

@@ -92,7 +92,10 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_STALE": Meaning(
         "its connection belongs to an endpoint that is gone", "a client that does not give up"
     ),
-    "DROP_DIRECT": Meaning("it came from outside straight for a container's address", "publish a port"),
+    "DROP_DIRECT": Meaning(
+        "it came from outside straight for a container's address, and is no answer that the host has translated",
+        "publish a port; or, for what others translate (kube-proxy), `com.datapath.host-routed`",
+    ),
     "DROP_REWRITE": Meaning("the kernel refused to change the packet", "memory; report it if it persists"),
     "DROP_MULTICAST_OFF": Meaning(
         "it is for an IPv6 group of the container's own device or loopback", "the sender"

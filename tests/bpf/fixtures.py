@@ -86,6 +86,8 @@ SIZES = {
     "name_sets": 256,
     "resolvers": 256,
     "subnets": 256,
+    "host_routed": 256,
+    "detours": 1024,
     "upstreams": 256,
     "questions": 1024,
 }
@@ -599,7 +601,7 @@ class Programs:
         written = {
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
-            *("upstreams", "questions", "name_counts"),
+            *("upstreams", "questions", "name_counts", "detours"),
         }
         for name in written & self.maps.keys():
             self.maps[name].delete_many(list(self.maps[name]))

@@ -302,14 +302,25 @@ class FromContainer(Forwarding):
         """To a port of the host's that nobody publishes: the host's, unless a container's is mapped to it and it can
         begin something."""
         ours = passed("TO_HOST", p.frame)
-        if p.ports is None or p.fragment == LATER or p.proto not in (TCP, UDP) or p.ttl <= 1:
+        if p.ports is None or p.proto not in (TCP, UDP):
             return ours
-        proto, _, sport, host, dport = p.key
+        if self._hairpin_leads(p, sender):
+            return self._to_external(p, sender)
+        self.detours.add((sender.number, p.key))
+        return ours
+
+    def _hairpin_leads(self, p: Packet, sender: Member) -> bool:
+        if p.fragment == LATER or p.ttl <= 1:
+            return False
+        proto, _, _, host, dport = p.key
         flags = p.frame[p.l4 + 13] if proto == TCP else 0
         if flags & RST or flags & (SYN | ACK) == SYN | ACK or not sender.network.masquerade:
-            return ours
-        if (host, dport, proto) not in self.nat.by_external or (dport, proto) in self.topology.sockets:
-            return ours
+            return False
+        return (host, dport, proto) in self.nat.by_external and (dport, proto) not in self.topology.sockets
+
+    def _to_external(self, p: Packet, sender: Member) -> Expected | None:
+        """To a port of the host's to which a container's is mapped."""
+        proto, _, sport, host, dport = p.key
         self._meet(Situation.HAIRPIN)
 
         def answer(port: int) -> Key:

@@ -30,6 +30,7 @@ class Forwarding:
         self.topology, self.withheld = topology, withheld
         self.connections = Connections()
         self.datagrams = Datagrams()
+        self.detours: set[tuple[int, Key]] = set()  # what members have sent to the host's own ports
         self.nat = nat.Ports(topology, self.connections, self._meet)
         self.gso = 0  # segment size of the packet at hand
         self.room = 0  # what the device takes that it has arrived at

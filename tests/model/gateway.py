@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 from tests.model.addresses import MAPPED
+from tests.model.errors import quotation
 from tests.model.expected import SHOT, Expected, advertisement, arp_reply, dropped, fitting, passed
-from tests.model.packet import ARP, IPV6, Packet
+from tests.model.forwarding import Forwarding
+from tests.model.packet import ARP, IPV4, IPV6, LATER, Packet, backwards
+from tests.model.routes import Flow
+from tests.model.situations import Situation, Withheld
 from tests.model.topology import Network
 
+KEPT = 4096  # rows that the table of what goes by way of the host's stack keeps in any case
 
-class FromHost:
+
+class FromHost(Forwarding):
     def from_host(self, net: Network, frame: bytes, forwarded: bool = False) -> Expected | None:
         p = Packet(frame)
         if p.fault:
@@ -17,7 +23,7 @@ class FromHost:
         if p.kind == ARP:
             return self._asks(p, net)
         wrong: set[str] = set()
-        if forwarded:
+        if forwarded and not self._is_answer(p, net):
             wrong.add("DROP_DIRECT")
         if p.kind == IPV6:
             if not net.ipv6:
@@ -32,6 +38,10 @@ class FromHost:
             asked = frame[p.l4 + 8 : p.l4 + 24]
             member = net.members.get(asked)
             return advertisement(p, asked, member.mac) if member else dropped(frame, "DROP_UNKNOWN_ARP")
+        if p.icmp == (
+            5 if p.kind == IPV4 else 137
+        ):  # a redirect: there is no shorter way than by the gateway
+            return dropped(frame, "ABSORBED")
         if p.dst_mac[0] & 1:
             everybody = {id(m): m for m in net.members.values()}
             return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
@@ -42,6 +52,24 @@ class FromHost:
         if member is None:
             return dropped(frame, "DROP_NO_ENDPOINT")
         return passed("DELIVERED", member.mac + frame[6:])
+
+    def _is_answer(self, p: Packet, net: Network) -> bool:
+        """What the host forwards is for a member that has sent to one of the host's ports, whose packet filter has led
+        that elsewhere: an answer to that, or an error about it."""
+        member = net.members.get(p.dst)
+        if member is None or p.dst_mac[0] & 1:
+            return False
+        if p.fragment == LATER:  # nothing without its first one
+            if p.src not in self.topology.host and self._route(Flow(p.dst, p.src)).kind == "local":
+                raise Withheld
+            return p.src in self.topology.host
+        sent = quotation(p) if p.error else backwards(p.key) if p.ports else None
+        if sent is None or (member.number, sent) not in self.detours:
+            return False
+        if len(self.detours) > KEPT:
+            raise Withheld
+        self._meet(Situation.DETOUR)
+        return True
 
     def _asks(self, p: Packet, net: Network) -> Expected | None:
         frame = p.frame

@@ -33,6 +33,7 @@ class Generator(Draws):
             (3, self.solicits),
             (0.5, self.to_group),
             (4, self.by_host),
+            (1, self.by_the_stack),
             (8, self.error),
             (5, self.anything),
             (10, self.mutated),
@@ -395,6 +396,28 @@ class Generator(Draws):
             net = member.network
             return Sent("from_host", net, frame_of(mac, net.mac, packet), rare() < 0.1)
         return Sent("from_container", member, frame_of(mac, member.mac, packet))
+
+    def by_the_stack(self) -> Sent | None:
+        """The host forwards an answer, or an error, to what a member has sent to one of its own ports."""
+        detours = self.reference.detours
+        sent = [(by, f) for _, by, f, *_ in self.recent if isinstance(by, Member) and len(f) > 54]
+        begun = [(by, Packet(frame)) for by, frame in sent]
+        begun = [(by, p) for by, p in begun if p.ports and (by.number, p.key) in detours]
+        if not begun:
+            return None
+        by, p = begun[int(self.random() * len(begun))]
+        net = by.network
+        _, dst, dport, src, sport = p.key
+        if self.random() < 0.8:
+            packet = self.packet((p.proto, src, sport, dst, dport))
+        else:
+            kinds = (b"\3\1", b"\1\3") if len(dst) == 4 else (b"\1\0", b"\3\0")
+            packet = self.wrapped(
+                *(src, dst, ICMP if len(dst) == 4 else ICMPV6),
+                kinds[self.random() < 0.5] + bytes(6) + p.frame[14 : p.end],
+                64,
+            )
+        return Sent("from_host", net, frame_of(p.src_mac, net.mac, packet), True)
 
     def by_host(self) -> Sent | None:
         member, rare = self.member(), self.random

@@ -51,6 +51,7 @@ class Situation(StrEnum):
     LINK_ELSEWHERE = "to a link-local address that is none of the device's"
     LINK_BACK = "to one of the device's, from where another device leads back to"
     BESIDE = "from outside to a published port of a member whose default route is elsewhere"
+    DETOUR = "forwarded by the host: the answer to what was sent to a port of its own, or an error about it"
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
 

@@ -212,6 +212,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
             *("limits", "bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
+            "host_routed",
         )
     }
     for network in networks:
@@ -224,6 +225,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             rows["networks"][(number,)] = value
             key, known = entries.gateway_device(network, device.ifindex)
             rows["devices"][key] = known
+        rows["host_routed"] |= entries.host_routed_entries(network)
         rows["links"] |= entries.link_entries(network, state)
     for network in comparison.networks:
         device = comparison.gateway(network)
@@ -311,6 +313,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "name_sets": lambda key, value: none or key in named.sets,
         "resolvers": lambda key, value: none or key.endpoint in named.endpoints,
         "subnets": lambda key, value: none or key in subnets,
+        "host_routed": lambda key, value: key.network in building,
         "host": lambda key, value: none,
         "xfrm_policies": lambda key, value: none,
         "local_prefixes": lambda key, value: none,

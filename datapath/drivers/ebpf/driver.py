@@ -69,6 +69,8 @@ class EbpfBridge(PairDriver):
             linklocal = linklocal_of(mac) if network.ipv6 else None
             number, value = entries.network_entry(network, members, ifindex, mtu, linklocal)
             key, device = entries.gateway_device(network, ifindex)
+            if routed := entries.host_routed_entries(network):
+                dataplane.host_routed.update_many(routed)
             dataplane.networks[number] = to_abi(value)
             dataplane.devices[key] = to_abi(device)
             dataplane.attach("from_host", ifindex)
@@ -98,6 +100,9 @@ class EbpfBridge(PairDriver):
             known = dataplane.networks[network.number]
             if known.flags:
                 dataplane.networks[network.number] = abi.network()
+            if dataplane.has("host_routed"):
+                routed = [key for key in dataplane.host_routed if key.network == network.number]
+                dataplane.host_routed.delete_many(routed)
             for index in {ifindex or 0, known.ifindex} - {0}:
                 dataplane.devices.pop(abi.device_key(index), None)
                 dataplane.detach("from_host", index, device_gone=True)
