@@ -48,7 +48,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
-	dropbear-bin openssh-client \
+	dropbear-bin openssh-client ufw dbus-daemon python3-dbus python3-gi \
 	containerd runc podman containernetworking-plugins docker.io docker-compose \
 	etcd-server etcd-client openssl
 
@@ -105,7 +105,7 @@ menu:
 
 # ---- what must be installed ------------------------------------------------------
 
-deps: $(PYTHON_STAMP) $(VENV)/systemd-resolved
+deps: $(PYTHON_STAMP) $(VENV)/systemd-resolved $(VENV)/firewalld
 
 # $(call install,PACKAGES): those that are missing. No service starts, now or at the next boot.
 define install
@@ -125,7 +125,7 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx unbound etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
+		for service in nginx unbound ufw etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
 			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \
@@ -149,6 +149,12 @@ $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py pyproject.toml
 $(VENV)/systemd-resolved: | $(SYSTEM_STAMP)
 	@mkdir -p $@
 	@cd $@ && apt-get -qq download systemd-resolved 2>/dev/null && dpkg -x systemd-resolved_*.deb . || true
+
+# Installed it would bring much along, and be there for the machine itself: likewise.
+$(VENV)/firewalld: | $(SYSTEM_STAMP)
+	@mkdir -p $@
+	@cd $@ && apt-get -qq download firewalld python3-firewall python3-nftables python3-cap-ng 2>/dev/null && \
+		for package in *.deb; do dpkg -x $$package .; done || true
 
 # ---- what is built ---------------------------------------------------------------
 
