@@ -41,7 +41,7 @@ enum network_flag {
 	NETWORK_ICC = 8,	   /* members may talk to each other */
 	NETWORK_INTERNAL = 16,	   /* nothing but the members and the host */
 	NETWORK_MASQUERADE = 32,   /* leaves with the host's address */
-	NETWORK_RESOLVER = 64,	   /* port 53 of the gateway is the resolver's, published or not */
+	NETWORK_RESOLVER = 64,	   /* port 53 of the gateway is the resolver's alone */
 	NETWORK_BESIDE = 128,	   /* default routes are elsewhere: who connects is the gateway */
 	NETWORK_HOST_ROUTED = 256, /* has `host_routed`; what the host forwards may come in */
 };

@@ -89,10 +89,13 @@ __noinline int count_answer(__u32 network, const struct query *q)
 	return 0;
 }
 
-/* Has the host a socket of its own where the question goes: it may be that of a server for names? */
-static __always_inline bool host_listens(struct __sk_buff *skb, const struct packet *p)
+/* Has the host a socket of its own where the question goes, which is not the resolver's alone: it may be that of a
+ * server for names? */
+static __always_inline bool host_listens(struct __sk_buff *skb, const struct packet *p,
+					 const struct network *net)
 {
-	return !addr_is_resolver(&p->tuple.dst) && host_socket_state(skb, &p->tuple);
+	return !addr_is_resolver(&p->tuple.dst) && !(net->flags & NETWORK_RESOLVER) &&
+	       host_socket_state(skb, &p->tuple);
 }
 
 __noinline int resolve_datagram(struct __sk_buff *skb, const struct packet *p,
@@ -117,7 +120,7 @@ __noinline int resolve_datagram(struct __sk_buff *skb, const struct packet *p,
 	if (kind == QUERY_NONE)
 		return drop(skb, DROP_TRUNCATED);
 	if (kind != QUERY_KNOWN) {
-		if (host_listens(skb, p))
+		if (host_listens(skb, p, net))
 			return to_host(skb, net);
 		if (has_way(resolver, false))
 			return NO_VERDICT;
@@ -227,7 +230,7 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 	if (p->l4_length < sizeof(struct tcphdr) || p->l4_length > length)
 		return drop(skb, DROP_TRUNCATED);
 	length -= p->l4_length;
-	if (host_listens(skb, p))
+	if (host_listens(skb, p, net))
 		return to_host(skb, net);
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN)
 		return has_way(resolver, true) ? NO_VERDICT : answer_segment(skb, p, 0, 0);

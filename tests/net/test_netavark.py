@@ -189,7 +189,8 @@ def test_s17_other_names_are_asked_of_the_networks_own_servers(
     host: Host, podman: Netavark, spaces: Spaces, tmp_path: Path
 ) -> None:
     """`network create --dns`, which `network update` may change while containers are there; on an internal network
-    other names do not exist."""
+    other names do not exist. A server of the host's at all of its addresses is in nobody's way, and not asked."""
+    own = Upstreams(host, tmp_path / "own", "0.0.0.0=203.0.113.66")
     server = Upstreams(host.outside, tmp_path / "asked", f"{OUTSIDE}=203.0.113.9")
     podman.create("own", subnets=[{"subnet": "10.92.0.0/24"}], network_dns_servers=[OUTSIDE])
     podman.create("inner", subnets=[{"subnet": "10.93.0.0/24"}], internal=True)
@@ -204,15 +205,18 @@ def test_s17_other_names_are_asked_of_the_networks_own_servers(
         assert status["dns_server_ips"] == [gateway]
     assert looked_up_by(one.asks(["10.92.0.1"]), "some.example.org") == both("203.0.113.9")
     assert server.whom("some.example.org")
-    (reply,) = dig_by(inside.try_, "@10.93.0.1 some.example.org")
-    assert reply.status == "NXDOMAIN"
+    for way in ("+notcp", "+tcp"):
+        ours, reply = dig_by(inside.try_, "inside", "some.example.org", options=f"@10.93.0.1 {way}")
+        assert (ours.data, reply.status) == (["10.93.0.2"], "NXDOMAIN")
+    assert not own.asked()
     assert dig_by(two.try_, "@127.0.0.11 first")[0].data == ["10.92.0.2"]
     row = json.loads(host.ctl("names resolve first other.example.org A --format json"))
     assert row["Source"] == f"upstream {OUTSIDE}"
     for request, space in ((first, one), (second, two), (internal, inside)):
         podman.call("teardown", space.path, request=request)
-    os.killpg(server.process.pid, signal.SIGKILL)
-    server.process.wait()
+    for upstream in (server, own):
+        os.killpg(upstream.process.pid, signal.SIGKILL)
+        upstream.process.wait()
 
 
 def test_subnets_are_chosen_beside_podmans_others_and_overlaps_refused(host: Host, podman: Netavark) -> None:
