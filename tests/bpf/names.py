@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any, Protocol
 
 import dns.flags
 import dns.message
@@ -58,11 +59,18 @@ def pointer_record(name: str) -> bytes:
     return record(PTR, wire(name))
 
 
+class Filled(Protocol):
+    """Programs whose maps are written here."""
+
+    @property
+    def maps(self) -> Mapping[str, Any]: ...
+
+
 def _twice(records: Sequence[bytes]) -> bytes:
     return b"".join(records) * (2 if len(records) > 1 else 1)
 
 
-def add_name(programs: Programs, scope: int, name: str | Address, *sets: Sequence[bytes]) -> None:
+def add_name(programs: Filled, scope: int, name: str | Address, *sets: Sequence[bytes]) -> None:
     """Writes what is known of a name, or of who has an address: sets of records, each of one type. What does not fit
     into the row gets one of its own, the second first."""
     rows, inline = list[RrsetValue](), list[bytes]()
@@ -94,7 +102,7 @@ def add_name(programs: Programs, scope: int, name: str | Address, *sets: Sequenc
 
 
 def add_resolver(
-    programs: Programs,
+    programs: Filled,
     endpoint: int,
     networks: Sequence[int],
     *,

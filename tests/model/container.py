@@ -28,7 +28,6 @@ from tests.model.expected import (
     passed,
     translated,
 )
-from tests.model.forwarding import Forwarding
 from tests.model.packet import (
     ACK,
     ARP,
@@ -45,12 +44,13 @@ from tests.model.packet import (
     Packet,
     backwards,
 )
+from tests.model.questions import Questions
 from tests.model.routes import Flow, Route
 from tests.model.situations import Situation, Withheld
 from tests.model.topology import Member, Network
 
 
-class FromContainer(Forwarding):
+class FromContainer(Questions):
     def from_container(self, sender: Member, frame: bytes) -> Expected | None:
         p, net = Packet(frame, self.gso), sender.network
         self.room, self.bare = net.mtu, False
@@ -65,6 +65,8 @@ class FromContainer(Forwarding):
             return self._advertisement(p, sender)
         if p.dst_mac[0] & 1:
             return self._group(p, sender)
+        if self._for_resolver(p, sender):
+            return self._question(p, sender)
         target = net.members.get(p.dst)
         router = self._router(net, p.dst_mac)
         if target is None and router:
@@ -144,7 +146,7 @@ class FromContainer(Forwarding):
 
     @staticmethod
     def _at_resolver(p: Packet, net: Network) -> bool:
-        """As a socket that is bound to 127.0.0.1 asks its resolver. No container has one here."""
+        """As a socket that is bound to 127.0.0.1 asks its resolver."""
         return loopback(p.src) and p.dst == RESOLVER and p.dst_mac == net.mac
 
     @staticmethod

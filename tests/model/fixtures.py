@@ -19,13 +19,16 @@ from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import xfrm_entries
-from datapath.dataplane.layout import MAPS
+from datapath.dataplane.layout import MAPS, TAILS, TAILS_MAP
+from datapath.dataplane.structs import UpstreamValue
 from datapath.kernel import abi, bpf_maps, libbpf
 from datapath.model.host import XfrmPolicies, XfrmPolicy
 from tests import bpf
 from tests.bpf.fixtures import private_bpffs
+from tests.bpf.names import add_name, add_resolver, address_record
 from tests.model.devices import Host, uplink_mac
 from tests.model.plans import PROTECTED
+from tests.model.questions import UPSTREAM
 from tests.model.topology import Member, Network, Published, Topology
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback")
@@ -94,19 +97,25 @@ class Programs:
         self.host = host
         self.programs: dict[str, int] = {}
         self.maps: dict[str, bpf_maps.Map] = {}
+        self._tails: list[bpf_maps.RawMap] = []
         timeouts = [name for name, _ in ffi.typeof("struct config").fields if name.startswith("timeout_")]
         config = abi.config(**{**dict.fromkeys(timeouts, 3600), **settings})
         with private_bpffs() as pins:
-            for hook in HOOKS:
+            for hook in (*HOOKS, *TAILS):
                 programs, maps = libbpf.load_object(
                     abi.OBJECTS / f"{hook}.bpf.o", pins=pins, config=config, sizes=SIZES
                 )
                 self.programs.update((program.name, program.fd) for program in programs)
                 for name, fd in maps.items():
-                    if name in LAYOUT and name not in self.maps:
+                    if name == TAILS_MAP and not self._tails:
+                        self._tails = [bpf_maps.RawMap(fd, name, 4, 4)]
+                    elif name in LAYOUT and name not in self.maps:
                         self.maps[name] = bpf_maps.Map(fd, name, *LAYOUT[name])
                     else:
                         os.close(fd)
+        for program, place in TAILS.items():
+            key = bpf_maps.number(abi.Tail[place])
+            self._tails[0].set_raw(key, bpf_maps.number(self.programs[program]))
         self._load_bare()
         first, last = host.plan.ports
         self.maps["host"][0] = abi.host(nat_port_first=first, nat_port_last=last)
@@ -129,7 +138,7 @@ class Programs:
         os.close(self._hooks)
         for fd in self.programs.values():
             os.close(fd)
-        for m in self.maps.values():
+        for m in (*self.maps.values(), *self._tails):
             m.close()
 
     def fill(self, topology: Topology) -> None:
@@ -248,6 +257,8 @@ class Programs:
         )
         for slot, member in enumerate(members):
             self._member(net, slot, member)
+            addresses = [found for found in map(address, (member.addr4, member.addr6)) if found]
+            add_name(self, net.number, member.name, *([address_record(one)] for one in addresses))
 
     def _member(self, net: Network, slot: int, member: Member) -> None:
         index = self.host.index[member.name]
@@ -272,6 +283,10 @@ class Programs:
         ):
             if member.forwarding:
                 self.maps["routers"][router] = value
+        if member.resolves:
+            egress = 0 if net.internal else net.number
+            upstreams = [UpstreamValue(IPv4Address(UPSTREAM))]
+            add_resolver(self, member.number, [net.number], egress=egress, upstreams=upstreams)
         self.maps["members"][abi.member_key(net.number, slot)] = abi.member(index, member.number)
 
     def _port(self, number: int, where: tuple[bytes, int, int], published: Published) -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from tests.model.addresses import RESOLVER
 from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
 from tests.model.fragments import KEPT
 from tests.model.hosts import LOCAL
@@ -45,6 +46,7 @@ class Generator(Draws):
             (3, self.from_the_same_socket),
             (1, self.from_a_published_port),
             (2, self.to_external),
+            (2, self.asks),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -216,6 +218,25 @@ class Generator(Draws):
             return None
         flags = SYN if self.random() < 0.5 else None
         return self.from_member(member, self.packet((proto, src, sport, host, dport), flags))
+
+    def asks(self) -> Sent | None:
+        """A question for a name, or something like it, to where the resolver may be."""
+        member, rare = self.member(), self.random
+        size = self.family(member)
+        src = member.addr4 if size == 4 else member.addr6
+        dst = member.network.gateway(size) if size == 16 or rare() < 0.5 else RESOLVER
+        if dst == RESOLVER and rare() < 0.2:
+            src = LOCAL[0]
+        if not src or not dst:
+            return None
+        others = [m.name for m in self.topology.members]
+        name = others[int(rare() * len(others))] if rare() < 0.7 else "www.example.org"
+        labels = b"".join(bytes((len(one),)) + one.encode() for one in name.split("."))
+        labels = labels.upper() if rare() < 0.2 else labels
+        kind = (1, 28, 15, 65)[int(rare() * 4)]
+        message = self.rng.randbytes(2) + b"\1\0\0\1" + bytes(6) + labels + bytes((0, 0, kind, 0, 1))
+        body = carried((UDP, src, self.port(self.sources), dst, 53), 0, message)
+        return self.from_member(member, ip4(src, dst, UDP, body) if size == 4 else ip6(src, dst, UDP, body))
 
     def to_outside(self) -> Sent:
         member = self.member()

@@ -86,6 +86,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
                 mac = b"\x02" + rng.randbytes(5)
             member = Member(net, number, mac, f"m{lan.number}-{slot}")
             member.forwarding = rng.random() < (0.6 if slot == 0 else 0.1)
+            member.resolves = rng.random() < 0.5
             if ipv4:
                 member.addr4 = (lan.subnet4.ip + 1 + slot).packed
             if ipv6:

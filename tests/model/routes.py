@@ -139,6 +139,11 @@ class Routing:
                 return Way(found, rule)
         return Way(self._best(address, self.tables[MAIN]) or NOWHERE)
 
+    def ways(self, address: bytes) -> list[Route]:
+        """All by which it may be reached, whatever rules lead to them; the main table's last."""
+        found = [self._best(address, self.tables[rule.table]) for rule in self.rules]
+        return [*(one for one in found if one), self._way(address, ()).route]
+
     @staticmethod
     def _best(address: bytes, routes: list[Route]) -> Route | None:
         for one in routes:

@@ -54,6 +54,9 @@ class Situation(StrEnum):
     DETOUR = "forwarded by the host: the answer to what was sent to a port of its own, or an error about it"
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
+    ASKS_OURS = "a question for the name of a container"
+    ASKS_UPSTREAM = "a question that a server upstream has to answer"
+    ASKS_NOBODY = "and one for which there is none"
 
 
 # Not met on purpose until the programs know it: why.

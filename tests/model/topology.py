@@ -40,6 +40,7 @@ class Member:
     addr6: bytes = b""
     linklocal: bytes = b""
     forwarding: bool = False  # it speaks for others, too, as a router does
+    resolves: bool = False  # it has a resolver, who knows the names of its network's members
 
     def owns(self, address: bytes) -> bool:
         return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
