@@ -307,7 +307,7 @@ def test_s17_questions_are_answered_while_programs_are_replaced(
     host.run("web", "--network name=red,alias=api")
     host.run("asker", f"--network red --dns {quick}")
     host.run("waiting", f"--network red --dns {waits_for}")
-    web, asker, waiting = host.address("web"), Asker(host, "asker"), Asker(host, "waiting")
+    web, asker, waiting = host.address("web", "red"), Asker(host, "asker"), Asker(host, "waiting")
     done, asked, wrong = threading.Event(), [0, 0], list[Any]()
 
     def ask(place: int, name: str, server: str) -> None:
