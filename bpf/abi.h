@@ -565,16 +565,16 @@ struct long_name_key {
 
 /* The records of one type. */
 struct rrset {
-	__u64 set;   /* the row of `name_sets` that they are in, 0: of the name's own row */
 	__be16 type; /* A, AAAA or PTR; 0: there is none */
 	__u8 count;
 	__u8 size; /* bytes of each */
-	__u8 pad[4];
 };
 
 /* What is known of a name; of a type that it has no records of there are none at all (NODATA). A set of several records
- * stands in `records` twice over, so that it can be read from any of them on; the second set is behind the first. */
+ * stands in `records` twice over, so that it can be read from any of them on; the second set is behind the first.
+ * With what the kernel adds, a row of `names` takes 192 bytes, and its allocator has no size between that and 256. */
 struct name {
+	__u64 kept[2]; /* the row of `name_sets` that each of `sets` is in, 0: this one */
 	struct rrset sets[2];
 	__u8 records[48];
 };

@@ -202,22 +202,24 @@ __noinline int records_choose(struct query *q)
 		q->rcode = RCODE_BADVERS;
 		return 0;
 	}
-	if (q->row.sets[0].type == q->type)
+	if (q->row.sets[0].type == q->type) {
 		found = &q->row.sets[0];
-	else if (q->row.sets[1].type == q->type)
+		key.set = q->row.kept[0];
+	} else if (q->row.sets[1].type == q->type) {
 		found = &q->row.sets[1];
+		key.set = q->row.kept[1];
+	}
 	if (!found || !q->type)
 		return 0;
 	count = found->count;
 	size = found->size;
-	key.set = found->set;
 	if (key.set) {
 		set = bpf_map_lookup_elem(&name_sets, &key);
 		if (!set)
 			return 0;
 		count = set->count;
 		size = set->size;
-	} else if (found == &q->row.sets[1] && !q->row.sets[0].set) {
+	} else if (found == &q->row.sets[1] && !q->row.kept[0]) {
 		first = q->row.sets[0].count * q->row.sets[0].size;
 		first *= q->row.sets[0].count > 1 ? 2 : 1;
 	}
@@ -232,6 +234,6 @@ __noinline int records_choose(struct query *q)
 	/* What its writer has got wrong is not sent. */
 	if (q->records + q->bytes > (key.set ? SET_BYTES : OWN_BYTES))
 		q->answers = q->bytes = 0;
-	q->row.sets[0].set = key.set; /* where reply.h finds them */
+	q->row.kept[0] = key.set; /* where reply.h finds them */
 	return q->answers;
 }

@@ -146,10 +146,10 @@ __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 		length = q->bytes;
 		from = q->records;
 		asm volatile("" : "+r"(length), "+r"(from));
-		if (q->row.sets[0].set) {
-			written = set_write(skb, q->row.sets[0].set, at, from, length);
+		if (q->row.kept[0]) {
+			written = set_write(skb, q->row.kept[0], at, from, length);
 			if (written == 2)
-				written = set_write(skb, q->row.sets[0].set, at, from, length);
+				written = set_write(skb, q->row.kept[0], at, from, length);
 			if (!written)
 				return -1;
 		} else {

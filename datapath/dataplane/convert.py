@@ -40,6 +40,7 @@ def to_abi(row: Any) -> Any:
     elif isinstance(row, XfrmPolicyValue):
         fields["selectors"] = _pack_all(row, "selectors", "xfrm_selector")
     elif isinstance(row, NameValue):
+        fields["kept"] = struct.pack(f"={len(row.kept)}Q", *row.kept)
         fields["sets"] = _pack_all(row, "sets", "rrset")
     elif isinstance(row, ResolverValue):
         fields["networks"] = struct.pack(f"={len(row.networks)}I", *row.networks)
@@ -129,8 +130,9 @@ def _in_memory(count: int, size: int) -> int:
 def name_value(value: Any) -> NameValue:
     """What the maps `names` and `long_names` say (abi.name)."""
     sets = tuple(RrsetValue(*one) for one in _unpack_all(value.sets, "rrset"))
-    length = sum(_in_memory(one.count, one.size) for one in sets if not one.set)
-    return NameValue(sets, value.records[:length])
+    kept = struct.unpack(f"={len(value.kept) // 8}Q", value.kept)[: len(sets)]
+    length = sum(_in_memory(one.count, one.size) for one, row in zip(sets, kept, strict=True) if not row)
+    return NameValue(kept, sets, value.records[:length])
 
 
 def name_set_value(value: Any) -> NameSetValue:

@@ -231,7 +231,7 @@ def private_scope(sandbox_id: str, state: State) -> int:
 def _rendered(key: Key, data: Data, ttl: int, sets: dict[NameSetKey, NameSetValue]) -> NameValue:
     """The row of a name; records that it has no room for go to `sets`. Of more addresses than fit those are left out
     that came last."""
-    rrsets, inside = [], b""
+    kept, rrsets, inside = [], [], b""
     for kind in sorted(data):
         records = [one for one in (record(kind, ttl, item) for item in data[kind]) if len(one) <= _LONGEST]
         if kind == PTR:
@@ -240,14 +240,16 @@ def _rendered(key: Key, data: Data, ttl: int, sets: dict[NameSetKey, NameSetValu
             continue
         size = len(records[0])
         if len(records) == 1 and len(inside) + size <= _IN_ROW:
-            rrsets.append(RrsetValue(0, kind, 1, size))
+            kept.append(0)
+            rrsets.append(RrsetValue(kind, 1, size))
             inside += records[0]
             continue
         records = records[: _IN_SET // (2 * size)] if len(records) > 1 else records
         ident, twice = set_id(key, kind), 2 if len(records) > 1 else 1
         sets[NameSetKey(ident)] = NameSetValue(len(records), size, b"".join(records) * twice)
-        rrsets.append(RrsetValue(ident, kind, len(records), size))
-    return NameValue(tuple(rrsets), inside)
+        kept.append(ident)
+        rrsets.append(RrsetValue(kind, len(records), size))
+    return NameValue(tuple(kept), tuple(rrsets), inside)
 
 
 def resolver_entry(sandbox_id: str, state: State, facts: NameFacts) -> ResolverValue:

@@ -203,15 +203,16 @@ class LongNameKey(NamedTuple):
 
 
 class RrsetValue(NamedTuple):
-    set: int
     type: int
     count: int  # type: ignore[assignment]  # hides a method of tuples that nobody calls
     size: int
 
 
 class NameValue(NamedTuple):
-    """`sets`: one or two. `records`: without the zeros that fill the field."""
+    """`sets`: one or two. `kept`: of each of them the row of `name_sets` that it is in, 0: this one. `records`: without
+    the zeros that fill the field."""
 
+    kept: tuple[int, ...]
     sets: tuple[RrsetValue, ...]
     records: bytes
 

@@ -96,10 +96,10 @@ def _data(dataplane: Dataplane, value: NameValue) -> Iterator[tuple[int, tuple[s
     from datapath.kernel import abi
 
     at = 0
-    for rrset in value.sets:
-        if rrset.set:
+    for row, rrset in zip(value.kept, value.sets, strict=True):
+        if row:
             with suppress(KeyError):  # it has just gone
-                kept = convert.name_set_value(dataplane.name_sets[abi.name_set_key(rrset.set)])
+                kept = convert.name_set_value(dataplane.name_sets[abi.name_set_key(row)])
                 yield rrset.type, tuple(texts_of(rrset.type, kept.records, kept.count, kept.size))
         else:
             yield rrset.type, tuple(texts_of(rrset.type, value.records[at:], rrset.count, rrset.size))

@@ -73,24 +73,26 @@ def _twice(records: Sequence[bytes]) -> bytes:
 def add_name(programs: Filled, scope: int, name: str | Address, *sets: Sequence[bytes]) -> None:
     """Writes what is known of a name, or of who has an address: sets of records, each of one type. What does not fit
     into the row gets one of its own, the second first."""
-    rows, inline = list[RrsetValue](), list[bytes]()
+    kept, rows, inline = list[int](), list[RrsetValue](), list[bytes]()
     left = 48
     for records in sets:
         kind = int.from_bytes(records[0][2:4], "big")
         size = len(records[0])
         stored = _twice(records)
         if len(stored) <= left:
-            rows.append(RrsetValue(0, kind, len(records), size))
+            kept.append(0)
+            rows.append(RrsetValue(kind, len(records), size))
             inline.append(stored)
             left -= len(stored)
             continue
         digest = hashlib.sha256(f"{scope} {name} {kind}".encode()).digest()
         number = int.from_bytes(digest[:8], "little") or 1
-        rows.append(RrsetValue(number, kind, min(len(records), 255), min(size, 255)))
+        kept.append(number)
+        rows.append(RrsetValue(kind, min(len(records), 255), min(size, 255)))
         programs.maps["name_sets"][to_abi(NameSetKey(number))] = to_abi(
             NameSetValue(len(records), size, stored)
         )
-    value = to_abi(NameValue(tuple(rows), b"".join(inline)))
+    value = to_abi(NameValue(tuple(kept), tuple(rows), b"".join(inline)))
     if not isinstance(name, str):
         programs.maps["names"][to_abi(NameKey(scope, b"\xff" + abi.pack_address(name)))] = value
         return

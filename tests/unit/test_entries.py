@@ -331,15 +331,16 @@ def survives(row: Any, back: Callable[[Any], Any]) -> bool:
 
 def test_rows_of_names_come_back_from_memory_as_they_were_written() -> None:
     """S17. Names end with their zero byte, addresses where they end, records where the set says."""
-    four, six = structs.RrsetValue(0, 1, 1, 16), structs.RrsetValue(0x1234, 28, 9, 28)
+    four, six = structs.RrsetValue(1, 1, 16), structs.RrsetValue(28, 9, 28)
     assert survives(structs.NameKey(7, b"\3web\0"), convert.name_key)
     assert survives(structs.NameKey(7, b"\xff" + bytes(16)), convert.name_key)
     assert survives(structs.LongNameKey(0x80000001, b"\x3f" + b"x" * 63 + b"\0"), convert.long_name_key)
-    assert survives(structs.NameValue((four,), b"r" * 15 + b"\0"), convert.name_value)
+    assert survives(structs.NameValue((0,), (four,), b"r" * 15 + b"\0"), convert.name_value)
     assert survives(
-        structs.NameValue((four._replace(count=2, size=10), six), b"r" * 39 + b"\0"), convert.name_value
+        structs.NameValue((0, 0x1234), (four._replace(count=2, size=10), six), b"r" * 39 + b"\0"),
+        convert.name_value,
     )
-    assert survives(structs.NameValue((six,), b""), convert.name_value)
+    assert survives(structs.NameValue((0x1234,), (six,), b""), convert.name_value)
     assert survives(structs.NameSetValue(2, 28, b"s" * 111 + b"\0"), convert.name_set_value)
     upstreams = (
         structs.UpstreamValue(ip_address("127.0.0.53")),
@@ -348,7 +349,7 @@ def test_rows_of_names_come_back_from_memory_as_they_were_written() -> None:
     assert survives(structs.ResolverValue((5, 3), 0x80000007, 5, upstreams), convert.resolver_value)
     assert survives(structs.ResolverValue((), 0, 0, ()), convert.resolver_value)
     with pytest.raises(ValueError, match="3 of sets do not fit into struct name"):
-        convert.to_abi(structs.NameValue((four,) * 3, b""))
+        convert.to_abi(structs.NameValue((0,) * 2, (four,) * 3, b""))
 
 
 def xfrm(direction: str, source: Prefix | None, destination: Prefix | None, **how: Any) -> XfrmPolicy:
