@@ -52,17 +52,19 @@ __noinline int refuse(struct query *q, int kind, int internal)
 
 /* Reads the message that lies there, and chooses what it is answered with if that is known. Returns enum query_kind;
  * QUERY_KNOWN: it is. */
-__noinline int look_up(struct __sk_buff *skb, const struct resolver *resolver, struct query *q,
-		       __u32 at, __u32 length)
+__noinline int look_up(struct __sk_buff *skb, struct query *q, __u32 at, __u32 length)
 {
+	struct name_room *room = name_room();
 	int kind, outcome;
+	bool found;
 
-	if (!resolver || !q)
+	if (!q || !room)
 		return QUERY_NONE;
-	kind = query_read(skb, q, at, length);
+	kind = query_read(skb, room, q, at, length);
 	if (kind != QUERY_PLAIN)
 		return kind;
-	outcome = name_find(resolver, q) ? NAME_OURS : reverse_find(resolver, q);
+	found = q->name <= NAME_SHORT ? name_find(room, q, true) : name_find_long(q);
+	outcome = found ? NAME_OURS : reverse_find(q);
 	if (outcome == NAME_FOREIGN)
 		return kind;
 	if (outcome == NAME_OURS)
@@ -72,12 +74,12 @@ __noinline int look_up(struct __sk_buff *skb, const struct resolver *resolver, s
 	return QUERY_KNOWN;
 }
 
-__noinline int count_answer(__u32 network, const struct query *q)
+static __always_inline void count_answer(__u32 network, const struct query *q)
 {
 	struct name_count *counts = name_counts_of(network);
 
-	if (!counts || !q)
-		return 0;
+	if (!counts)
+		return;
 	if (q->answers)
 		counts->answered++;
 	else if (!q->rcode || q->rcode == RCODE_BADVERS)
@@ -86,7 +88,6 @@ __noinline int count_answer(__u32 network, const struct query *q)
 		counts->nxdomain++;
 	else
 		counts->refused++;
-	return 0;
 }
 
 /* Has the host a socket of its own where the question goes, which is not the resolver's alone: it may be that of a
@@ -98,36 +99,32 @@ static __always_inline bool host_listens(struct __sk_buff *skb, const struct pac
 	       host_socket_state(skb, &p->tuple);
 }
 
-__noinline int resolve_datagram(struct __sk_buff *skb, const struct packet *p,
-				const struct device *device, const struct network *net,
-				const struct resolver *resolver)
+static __always_inline int resolve_datagram(struct __sk_buff *skb, const struct packet *p,
+					    const struct network *net, struct name_room *room)
 {
-	struct name_room *room = name_room();
-	struct query *q;
-	__u32 length;
-	__be16 said;
+	__u32 length = p->length - (p->l4 - L3);
+	struct query *q = &room->queries[0];
+	struct udphdr *udp;
 	int kind;
 
-	if (!p || !device || !net || !resolver || !room)
-		return TC_ACT_SHOT;
-	q = &room->queries[0];
-	length = p->length - (p->l4 - L3);
-	if (bpf_skb_load_bytes(skb, p->l4 + offsetof(struct udphdr, len), &said, sizeof(said)) ||
-	    (bpf_ntohs(said) != length && !skb->gso_size))
+	/* It has been read already. */
+	udp = (void *)(long)skb->data + (p->l4 & L4_MASK);
+	if ((void *)(udp + 1) > (void *)(long)skb->data_end ||
+	    (bpf_ntohs(udp->len) != length && !skb->gso_size))
 		return drop(skb, DROP_TRUNCATED);
-	length -= sizeof(struct udphdr);
-	kind = look_up(skb, resolver, q, p->l4 + sizeof(struct udphdr), length);
+	length -= sizeof(*udp);
+	kind = look_up(skb, q, p->l4 + sizeof(*udp), length);
 	if (kind == QUERY_NONE)
 		return drop(skb, DROP_TRUNCATED);
 	if (kind != QUERY_KNOWN) {
 		if (host_listens(skb, p, net))
 			return to_host(skb, net);
-		if (has_way(resolver, false))
+		if (has_way(&room->resolver, false))
 			return NO_VERDICT;
-		refuse(q, kind, !resolver->egress);
+		refuse(q, kind, !room->resolver.egress);
 	}
-	count_answer(device->network, q);
-	return answer_straight(skb, reply_datagram(skb, p, q));
+	count_answer(room->network, q);
+	return answer_straight(skb, reply_datagram(skb, p, room, q));
 }
 
 /* The segment that answers this one, from its own numbers: nothing is remembered of a connection. `taken`: how many
@@ -181,15 +178,14 @@ __noinline int answer_reset(struct __sk_buff *skb, const struct packet *p)
  * The one or two messages of a segment, each behind its length; `whole`: they are all of it. Returns how many there
  * are, 0: anything else; `*ours`: none of them has to be asked of anybody else.
  */
-__noinline int segment_read(struct __sk_buff *skb, const struct packet *p,
-			    const struct resolver *resolver, __u32 foreign_too)
+__noinline int segment_read(struct __sk_buff *skb, const struct packet *p, __u32 foreign_too)
 {
 	struct name_room *room = name_room();
 	__u32 at, left, i;
 	__be16 said;
 	int kind;
 
-	if (!p || !resolver || !room)
+	if (!p || !room)
 		return 0;
 	at = p->l4 + p->l4_length;
 	left = p->length - (at - L3);
@@ -202,11 +198,11 @@ __noinline int segment_read(struct __sk_buff *skb, const struct packet *p,
 		length = bpf_ntohs(said);
 		if (length > left - 2 || length > MESSAGE_MAX)
 			return 0;
-		kind = look_up(skb, resolver, q, at + 2, length);
+		kind = look_up(skb, q, at + 2, length);
 		if (kind == QUERY_NONE || (kind != QUERY_KNOWN && !foreign_too))
 			return 0;
 		if (kind != QUERY_KNOWN)
-			refuse(q, kind, !resolver->egress);
+			refuse(q, kind, !room->resolver.egress);
 		at += 2 + length;
 		left -= 2 + length;
 	}
@@ -216,15 +212,14 @@ __noinline int segment_read(struct __sk_buff *skb, const struct packet *p,
 /* A connection to the resolver. Where an upstream can be asked it leads there, like any other, until it asks for a name
  * that is ours. */
 __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
-			       const struct device *device, const struct network *net,
-			       const struct resolver *resolver)
+			       const struct network *net)
 {
 	struct name_room *room = name_room();
 	struct conn *conn;
 	__u32 length, queries = 0;
 	bool taken;
 
-	if (!p || !device || !net || !resolver || !room)
+	if (!p || !net || !room)
 		return TC_ACT_SHOT;
 	length = p->length - (p->l4 - L3);
 	if (p->l4_length < sizeof(struct tcphdr) || p->l4_length > length)
@@ -233,7 +228,7 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 	if (host_listens(skb, p, net))
 		return to_host(skb, net);
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN)
-		return has_way(resolver, true) ? NO_VERDICT : answer_segment(skb, p, 0, 0);
+		return has_way(&room->resolver, true) ? NO_VERDICT : answer_segment(skb, p, 0, 0);
 	asked_by(&room->asked, p, skb->ifindex);
 	conn = conn_find(&room->asked);
 	taken = conn && (conn->fin & FIN_TAKEN_OVER);
@@ -246,7 +241,7 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 	if (p->tcp_flags & (TCP_SYN | TCP_RST))
 		return conn ? NO_VERDICT : consume(skb, ABSORBED);
 	if (length)
-		queries = segment_read(skb, p, resolver, !conn);
+		queries = segment_read(skb, p, !conn);
 	if (!queries && conn)
 		return NO_VERDICT;
 	/* A part of a message comes again with the rest behind it, as long as it is not acknowledged. */
@@ -257,9 +252,9 @@ __noinline int resolve_segment(struct __sk_buff *skb, const struct packet *p,
 		conn->state = CONN_CLOSED;
 	}
 	if (queries > 0)
-		count_answer(device->network, &room->queries[0]);
+		count_answer(room->network, &room->queries[0]);
 	if (queries > 1)
-		count_answer(device->network, &room->queries[1]);
+		count_answer(room->network, &room->queries[1]);
 	return answer_segment(skb, p, length, queries);
 }
 
@@ -285,27 +280,23 @@ int resolve(struct __sk_buff *skb)
 {
 	struct name_room *messages = name_room();
 	struct scratch *room = scratch();
-	struct resolver *resolver;
-	struct device *device;
 	struct network *net;
 	struct packet *p;
 	int verdict;
 
-	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
-	if (!room || !messages || !device)
+	if (!room || !messages)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
-	net = network_find(device->network);
-	resolver = resolver_copy(messages, device->endpoint);
-	if (!net || !resolver)
+	net = network_find(messages->network);
+	if (!net)
 		return drop(skb, DROP_DEVICE);
 	if (p->fragment)
 		return drop(skb, DROP_FRAGMENT);
 	if (p->tuple.dport != DNS_PORT || is_icmp(p->tuple.proto))
 		return answer_other(skb, p);
 	if (p->tuple.proto == IPPROTO_UDP)
-		verdict = resolve_datagram(skb, p, device, net, resolver);
+		verdict = resolve_datagram(skb, p, net, messages);
 	else
-		verdict = resolve_segment(skb, p, device, net, resolver);
+		verdict = resolve_segment(skb, p, net);
 	return verdict == NO_VERDICT ? go_on(skb, TAIL_ASK) : verdict;
 }

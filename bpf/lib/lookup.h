@@ -20,7 +20,10 @@ enum name_outcome {
 	NAME_ABSENT = 2,  /* there is none: it would be of an address of a network of ours */
 };
 
-static __always_inline struct name *name_in(struct name_room *room, bool is_short, __u32 scope)
+/* `is_short` is said where it is compiled: what chooses between two maps calls by a pointer, which costs more than most
+ * of what is called. */
+static __always_inline struct name *name_in(struct name_room *room, const bool is_short,
+					    __u32 scope)
 {
 	room->key.scope = scope;
 	if (is_short)
@@ -30,7 +33,7 @@ static __always_inline struct name *name_in(struct name_room *room, bool is_shor
 
 /* Copies a row that was found; false: it is gone (resolver_copy). */
 static __always_inline bool row_copy(struct name_room *room, struct query *q, struct name *row,
-				     bool is_short)
+				     const bool is_short)
 {
 	struct name *again;
 
@@ -43,22 +46,25 @@ static __always_inline bool row_copy(struct name_room *room, struct query *q, st
 
 /* Looks for the name in the room's key in what the asker sees: the first scope that has it decides. Returns whether
  * there is one. */
-__noinline int name_find(const struct resolver *resolver, struct query *q)
+static __always_inline bool name_find(struct name_room *room, struct query *q, const bool is_short)
 {
-	struct name_room *room = name_room();
+	const struct resolver *resolver = &room->resolver;
 	struct name *row = NULL;
-	bool is_short;
 	__u32 i;
 
-	if (!resolver || !q || !room)
-		return 0;
-	is_short = q->name <= NAME_SHORT;
 	if (resolver->private_scope)
 		row = name_in(room, is_short, resolver->private_scope);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SCOPES && !row && resolver->networks[i]; i++)
 		row = name_in(room, is_short, resolver->networks[i]);
 	return row && row_copy(room, q, row, is_short);
+}
+
+__noinline int name_find_long(struct query *q)
+{
+	struct name_room *room = name_room();
+
+	return q && room && name_find(room, q, false);
 }
 
 /* The number that up to three digits at the beginning of a word are; more than 255: they are none. */
@@ -151,15 +157,17 @@ __noinline int reverse6_read(__u32 length)
 }
 
 /* Who has the address that the name in the room's key is about? Returns enum name_outcome. */
-__noinline int reverse_find(const struct resolver *resolver, struct query *q)
+__noinline int reverse_find(struct query *q)
 {
 	struct name_room *room = name_room();
 	struct name *row = NULL, *again;
+	const struct resolver *resolver;
 	struct name_key *key;
 	__u32 i;
 
-	if (!resolver || !q || !room || !(reverse4_read(q->name) || reverse6_read(q->name)))
+	if (!q || !room || !(reverse4_read(q->name) || reverse6_read(q->name)))
 		return NAME_FOREIGN;
+	resolver = &room->resolver;
 	key = &room->address;
 	key->name[0] = BY_ADDRESS;
 	__builtin_memcpy(key->name + 1, &room->subnet.addr, sizeof(room->subnet.addr));
@@ -189,18 +197,16 @@ static __always_inline __u32 query_size(const struct query *q)
 
 /* Chooses the records of the type that is asked for, as many as fit and from any one on. There may be none: the name
  * is known all the same (NODATA). */
-__noinline int records_choose(struct query *q)
+static __always_inline void records_choose(struct query *q)
 {
 	__u32 count, size, first = 0, most;
 	struct name_set_key key = {};
 	struct rrset *found = NULL;
 	struct name_set *set;
 
-	if (!q)
-		return 0;
 	if (q->edns & EDNS_VERSION) {
 		q->rcode = RCODE_BADVERS;
-		return 0;
+		return;
 	}
 	if (q->row.sets[0].type == q->type) {
 		found = &q->row.sets[0];
@@ -210,13 +216,13 @@ __noinline int records_choose(struct query *q)
 		key.set = q->row.kept[1];
 	}
 	if (!found || !q->type)
-		return 0;
+		return;
 	count = found->count;
 	size = found->size;
 	if (key.set) {
 		set = bpf_map_lookup_elem(&name_sets, &key);
 		if (!set)
-			return 0;
+			return;
 		count = set->count;
 		size = set->size;
 	} else if (found == &q->row.sets[1] && !q->row.kept[0]) {
@@ -224,7 +230,7 @@ __noinline int records_choose(struct query *q)
 		first *= q->row.sets[0].count > 1 ? 2 : 1;
 	}
 	if (!count || size < DNS_HEADER || count > MESSAGE_MAX || size > MESSAGE_MAX)
-		return 0;
+		return;
 	most = (MESSAGE_MAX - query_size(q)) / size;
 	q->answers = count < most ? count : most;
 	q->bytes = q->answers * size;
@@ -235,5 +241,4 @@ __noinline int records_choose(struct query *q)
 	if (q->records + q->bytes > (key.set ? SET_BYTES : OWN_BYTES))
 		q->answers = q->bytes = 0;
 	q->row.kept[0] = key.set; /* where reply.h finds them */
-	return q->answers;
 }

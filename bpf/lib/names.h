@@ -104,8 +104,10 @@ struct query {
 
 /* Room for messages, as struct scratch is for all else. */
 struct name_room {
-	struct resolver resolver;    /* the asker's */
+	struct resolver resolver;    /* the asker's, */
+	__u32 network;		     /* and the number of the network that it asks from */
 	struct query queries[2];     /* one segment of TCP can have two */
+	__u8 tail[MESSAGE_MAX + 64]; /* what is behind the question of an answer */
 	struct name_key address;     /* of who has an address, */
 	struct subnet_key subnet;    /* and of what that is in */
 	struct long_name_key key;    /* in lower case. A shorter name's is its beginning */
@@ -148,41 +150,47 @@ static __always_inline struct resolver *resolver_of(__u32 endpoint)
 }
 
 /*
- * The same in the room; NULL: it has none. A row that is replaced is another one's as soon as somebody needs the memory: what
- * was copied counts if the row is still there afterwards. So it is with all rows here that a question is answered from.
+ * The same in the room, for the programs that go on; false: it has none. A row that is replaced is another one's as soon as
+ * somebody needs the memory: what was copied counts if the row is still there afterwards. So it is with all rows here that
+ * a question is answered from.
  */
-static __always_inline struct resolver *resolver_copy(struct name_room *room, __u32 endpoint)
+static __always_inline bool resolver_copy(__u32 network, __u32 endpoint)
 {
 	struct resolver *found = resolver_of(endpoint), *again;
+	struct name_room *room = name_room();
 
-	if (!found)
-		return NULL;
+	if (!found || !room)
+		return false;
 	room->resolver = *found;
+	room->network = network;
 	again = resolver_of(endpoint);
-	if (again != found) {
-		if (!again)
-			return NULL;
+	if (again && again != found)
 		room->resolver = *again;
-	}
-	return &room->resolver;
+	return again;
 }
 
-/* The counters of a network, of this CPU; NULL: there is no room for more. */
-static __noinline struct name_count *name_counts_of(__u32 network)
+static __noinline struct name_count *name_counts_new(__u32 network)
 {
 	struct name_count_key key = {.network = network};
-	struct name_count *found = bpf_map_lookup_elem(&name_counts, &key);
 	struct name_count none = {};
 
-	if (found)
-		return found;
 	bpf_map_update_elem(&name_counts, &key, &none, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&name_counts, &key);
 }
 
+/* The counters of a network, of this CPU; NULL: there is no room for more. */
+static __always_inline struct name_count *name_counts_of(__u32 network)
+{
+	struct name_count_key key = {.network = network};
+	struct name_count *found = bpf_map_lookup_elem(&name_counts, &key);
+
+	return found ? found : name_counts_new(network);
+}
+
 /*
  * Is the packet for the sender's resolver: anything to 127.0.0.11, questions to the gateway's address where no
- * container's port is published or members are told to ask? From others than itself it takes none.
+ * container's port is published or members are told to ask? From others than itself it takes none. If it is, the
+ * resolver is in the room.
  */
 __noinline int is_for_resolver(const struct packet *p, const struct device *device,
 			       const struct network *net)
@@ -196,7 +204,7 @@ __noinline int is_for_resolver(const struct packet *p, const struct device *devi
 		     port_find(&p->tuple.dst, DNS_PORT, p->tuple.proto)))
 			return 0;
 	}
-	return resolver_of(device->endpoint) != NULL;
+	return resolver_copy(device->network, device->endpoint);
 }
 
 /* Goes on in another program; returns if that is not there. */

@@ -64,30 +64,39 @@ static __always_inline __u64 lower_case(__u64 word)
 
 /*
  * Copies the name of a message into the room's key in lower case, and zeros behind it up to so many words. Its length
- * with its zero byte; 0: it ends nowhere in there. No branch depends on what it is, so that it is verified quickly.
+ * with its zero byte; 0: it ends nowhere in there. In a word no branch depends on what it is, so that it is verified quickly.
  */
-__noinline int name_copy(const struct query *q, __u32 words)
+static __always_inline __u32 name_copy(const struct query *q, struct name_room *room,
+				       const __u32 words)
 {
-	struct name_room *room = name_room();
-	__u64 live = ~0ULL; /* nothing, once the name has ended */
-	__u64 zero, first, *to;
-	const __u64 *from;
+	const __u64 *from = (const __u64 *)(q->message + DNS_HEADER);
+	__u64 *to = (__u64 *)room->key.name;
+	__u64 zero = 0, first;
 	__u32 length = 0, i;
 
-	if (!q || !room)
-		return 0;
-	from = (const __u64 *)(q->message + DNS_HEADER);
-	to = (__u64 *)room->key.name;
 #pragma clang loop unroll(disable)
-	for (i = 0; i < NAME_WORDS && i < words; i++) {
+	for (i = 0; i < words && !zero; i++) {
 		zero = (from[i] - ONES) & ~from[i] & HIGHS;
 		first = zero & -zero;
-		to[i] = lower_case(from[i]) & ((first >> 7) - 1) & live;
+		to[i] = lower_case(from[i]) & ((first >> 7) - 1);
 		/* How many bytes there are up to the zero one, that included, or eight. */
-		length += ((((first - 1) & ONES) * ONES) >> 56) & live;
-		live &= ((zero | -zero) >> 63) - 1;
+		length += (((first - 1) & ONES) * ONES) >> 56;
 	}
-	return live ? 0 : length;
+#pragma clang loop unroll(disable)
+	for (; i < words; i++) {
+		to[i] = 0;
+		asm volatile(
+			"" ::
+				: "memory"); /* else it becomes a call of memset(), which there is not */
+	}
+	return zero ? length : 0;
+}
+
+__noinline int name_copy_long(const struct query *q)
+{
+	struct name_room *room = name_room();
+
+	return q && room ? name_copy(q, room, NAME_WORDS) : 0;
 }
 
 /* Reads the OPT record at the end of a message; false: it has something else there. */
@@ -105,12 +114,13 @@ static __always_inline bool opt_read(struct query *q, __u64 at)
 
 /* Reads the message of that many bytes at an offset of the packet, and the name that it asks for into the room's key.
  * Returns enum query_kind. */
-__noinline int query_read(struct __sk_buff *skb, struct query *q, __u32 at, __u32 length)
+static __always_inline int query_read(struct __sk_buff *skb, struct name_room *room,
+				      struct query *q, __u32 at, __u32 length)
 {
 	struct dns_header *header;
 	__u64 end;
 
-	if (!q || length < DNS_HEADER)
+	if (length < DNS_HEADER)
 		return QUERY_NONE;
 	q->length = length;
 	q->name = q->end = q->bytes = 0;
@@ -131,9 +141,9 @@ __noinline int query_read(struct __sk_buff *skb, struct query *q, __u32 at, __u3
 	    header->additional & ~bpf_htons(1))
 		return QUERY_OTHER;
 	/* Nearly all are short. */
-	q->name = name_copy(q, (NAME_SHORT + 7) / 8);
+	q->name = name_copy(q, room, (NAME_SHORT + 7) / 8);
 	if (!q->name || q->name > NAME_SHORT)
-		q->name = name_copy(q, NAME_WORDS);
+		q->name = name_copy_long(q);
 	if (!q->name || q->name > NAME_MAX)
 		return QUERY_OTHER;
 	end = bounded(DNS_HEADER + q->name);

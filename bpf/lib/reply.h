@@ -5,13 +5,13 @@
  * that they are right whether they are finished or left to the device.
  */
 #pragma once
-#include "lib/lookup.h"
+#include "lib/render.h"
 #include "lib/rewrite.h"
 
-#define EDNS_SIZE	 1232 /* bytes of UDP that we would take: as the DNS flag day of 2020 has it */
 #define REPLY_HOPS	 64
 #define PORT_UNREACHABLE 3 /* code of ICMP_DEST_UNREACH */
 #define CHUNKS		 4
+#define L4_MASK		 127 /* of offsets of transport headers, which are less than HEADERS */
 
 /* Sums the transport header and what is behind it, that many bytes in all, into the room; 0: it is done. */
 __noinline int transport_sum(struct __sk_buff *skb, __u32 at, __u32 length)
@@ -40,38 +40,37 @@ __noinline int transport_sum(struct __sk_buff *skb, __u32 at, __u32 length)
 	return length ? -1 : 0;
 }
 
-/* A sum less another one (RFC 1071). */
-static __always_inline __u32 sum_less(__u32 sum, __u32 other)
+/*
+ * Addresses, length and hops of the IP header; MACs. As both ends change places, no sum of theirs changes. Written
+ * straight, as each call of a helper takes longer than all of this.
+ */
+static __always_inline int reply_headers(struct __sk_buff *skb, const struct packet *p,
+					 __u32 length)
 {
-	__u64 wide = (__u64)sum + (__u32)~other;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
+	struct iphdr *ip = (void *)(eth + 1);
+	void *end = (void *)(long)skb->data_end;
 
-	wide = (wide & 0xffffffff) + (wide >> 32);
-	return (wide & 0xffffffff) + (wide >> 32);
-}
-
-/* Addresses, length and hops of the IP header; MACs. */
-__noinline int reply_addresses(struct __sk_buff *skb, const struct packet *p, __u32 length)
-{
-	struct tuple to;
-	__be16 field;
-
-	if (!p)
+	if ((void *)(ip + 1) > end)
 		return -1;
-	tuple_reverse(&to, &p->tuple);
-	if (rewrite_macs(skb, p->src_mac, p->dst_mac))
-		return -1;
-	if (is_ipv6(p)) {
-		field = bpf_htons(length - sizeof(struct ipv6hdr));
-		if (bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, payload_len), &field,
-					sizeof(field), 0))
-			return -1;
-		return rewrite_ipv6(skb, p, &to, REPLY_HOPS);
+	__builtin_memcpy(eth->h_dest, p->src_mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, p->dst_mac, ETH_ALEN);
+	if (!is_ipv6(p)) {
+		ip->tot_len = bpf_htons(length);
+		ip->ttl = REPLY_HOPS;
+		ip->check = ipv4_check(p, REPLY_HOPS, ip->tot_len + (__u16)~bpf_htons(p->length));
+		ip->saddr = p->tuple.dst.word[3];
+		ip->daddr = p->tuple.src.word[3];
+		return 0;
 	}
-	field = bpf_htons(length);
-	if (bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, tot_len), &field, sizeof(field),
-				0))
+	if ((void *)(ip6 + 1) > end)
 		return -1;
-	return rewrite_ipv4(skb, p, &to, REPLY_HOPS, field + (__u16)~bpf_htons(p->length));
+	ip6->payload_len = bpf_htons(length - sizeof(*ip6));
+	ip6->hop_limit = REPLY_HOPS;
+	__builtin_memcpy(&ip6->saddr, &p->tuple.dst, sizeof(ip6->saddr));
+	__builtin_memcpy(&ip6->daddr, &p->tuple.src, sizeof(ip6->daddr));
+	return 0;
 }
 
 /* Before the transport header and what is behind it are written, that many bytes in all. */
@@ -101,88 +100,109 @@ __noinline int reply_end(struct __sk_buff *skb, const struct packet *p, __u32 le
 	before = bpf_htons(length) + (__u16)~bpf_htons(p->length - (p->l4 - L3));
 	if (rewrite_pseudo(skb, check, before, zero, is_ipv6(p)))
 		return -1;
-	return reply_addresses(skb, p, p->l4 - L3 + length);
+	return reply_headers(skb, p, p->l4 - L3 + length);
 }
 
-/* Writes so many bytes of a set's records, from a place on. Returns 1, or 0: it is not the one any more that they were
- * chosen from; 2: it was replaced meanwhile, as other rows are (resolver_copy). */
-__noinline int set_write(struct __sk_buff *skb, __u64 number, __u32 at, __u64 from, __u64 length)
+/* Writes what an answer has behind its question to an offset of the packet. */
+static __always_inline int tail_write(struct __sk_buff *skb, const struct name_room *room, __u32 at,
+				      __u64 bytes)
 {
-	struct name_set_key key = {.set = number};
-	struct name_set *set = bpf_map_lookup_elem(&name_sets, &key);
+	__u64 place = at, i;
+	__u8 *to, *end;
 
-	if (!set || from + length > (set->count > 1 ? 2 : 1) * set->count * set->size)
-		return 0;
-	length = bounded(length);
-	asm volatile("" : "+r"(from));
-	if (from > SET_BYTES - MESSAGE_MAX ||
-	    bpf_skb_store_bytes(skb, at, set->records + from, length, 0))
-		return 0;
-	return bpf_map_lookup_elem(&name_sets, &key) == set ? 1 : 2;
+	asm volatile("" : "+r"(place));
+	/* Less than that are the longest headers and the longest question. */
+	to = (void *)(long)skb->data + (place & (MESSAGE_MAX - 1));
+	end = (void *)(long)skb->data_end;
+	if (bytes > FEW || bytes % sizeof(__u32))
+		return bpf_skb_store_bytes(skb, at, room->tail, bounded(bytes), 0);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < FEW && i < bytes; i += sizeof(__u32)) {
+		if (to + i + sizeof(__u32) > end)
+			return bpf_skb_store_bytes(skb, at, room->tail, bounded(bytes), 0);
+		*(__u32 *)(to + i) = *(__u32 *)(room->tail + i);
+	}
+	return 0;
 }
 
 /* Writes what answers a message to that offset of the packet. */
 __noinline int reply_message(struct __sk_buff *skb, struct query *q, __u32 at)
 {
-	struct opt_record opt = {.type = TYPE_OPT, .size = bpf_htons(EDNS_SIZE)};
-	struct dns_header *header;
-	__u64 length, from;
-	int written;
+	struct name_room *room = name_room();
+	__u64 length;
+	__s64 bytes;
 
-	if (!q)
+	if (!q || !room)
 		return -1;
-	header = (struct dns_header *)q->message;
-	header->flags = FLAG_ANSWER | (q->flags & (FLAG_OPCODE | FLAG_RD));
-	header->flags2 = FLAG_RA | (q->flags2 & FLAG_CD) | (q->rcode & 15);
-	header->questions = q->end ? bpf_htons(1) : 0;
-	header->answers = bpf_htons(q->answers);
-	header->authorities = 0;
-	header->additional = q->edns ? bpf_htons(1) : 0;
+	header_render(q);
+	bytes = tail_render(q, room);
 	length = bounded(q->end ? q->end : DNS_HEADER);
-	if (bpf_skb_store_bytes(skb, at, q->message, length, 0))
+	if (bytes < 0 || bpf_skb_store_bytes(skb, at, q->message, length, 0))
 		return -1;
-	at += length;
-	if (q->bytes) {
-		length = q->bytes;
-		from = q->records;
-		asm volatile("" : "+r"(length), "+r"(from));
-		if (q->row.kept[0]) {
-			written = set_write(skb, q->row.kept[0], at, from, length);
-			if (written == 2)
-				written = set_write(skb, q->row.kept[0], at, from, length);
-			if (!written)
-				return -1;
-		} else {
-			length = ((length - 1) & 63) + 1;
-			if (bpf_skb_store_bytes(skb, at, q->row.records + (from & 63), length, 0))
-				return -1;
-		}
-		at += length;
-	}
-	if (!q->edns)
-		return 0;
-	opt.rcode = q->rcode >> 4;
-	opt.flags = q->edns & EDNS_DO ? bpf_htons(0x8000) : 0; /* RFC 3225, 3 */
-	return bpf_skb_store_bytes(skb, at, &opt, sizeof(opt), 0);
+	return bytes ? bpf_skb_store_bytes(skb, at + length, room->tail, bounded(bytes), 0) : 0;
 }
 
-/* The datagram becomes its answer. */
-__noinline int reply_datagram(struct __sk_buff *skb, const struct packet *p, struct query *q)
-{
-	__be16 header[3];
-	__u32 length;
+struct udp_message {
+	struct udphdr udp;
+	__u32 header[3];
+} __attribute__((packed));
 
-	if (!p || !q)
+/*
+ * The datagram becomes its answer. The question stays where it is: only what is before it and behind it is written, and
+ * summed. Where it can, that is done without helpers; of the transport's sum only they know whether it is finished.
+ */
+static __always_inline int reply_datagram(struct __sk_buff *skb, const struct packet *p,
+					  struct name_room *room, struct query *q)
+{
+	__u32 at, was, length, check, size, *now;
+	struct udp_message *message;
+	__s64 bytes, part;
+	__u64 sum;
+
+	was = p->length - (p->l4 - L3);
+	at = sizeof(struct udphdr) + (q->end ? q->end : DNS_HEADER);
+	now = (__u32 *)q->message;
+	sum = (__u64)(__u32)~now[0] + (__u32)~now[1] + (__u32)~now[2];
+	header_render(q);
+	sum += (__u64)now[0] + now[1] + now[2];
+	bytes = tail_render(q, room);
+	if (bytes < 0)
 		return -1;
-	length = sizeof(struct udphdr) + query_size(q);
-	header[0] = p->tuple.dport;
-	header[1] = p->tuple.sport;
-	header[2] = bpf_htons(length);
-	if (reply_begin(skb, p, length) ||
-	    bpf_skb_store_bytes(skb, p->l4, header, sizeof(header), 0) ||
-	    reply_message(skb, q, p->l4 + sizeof(struct udphdr)))
+	length = at + bytes;
+	room->sum = 0;
+	if (was > at && transport_sum(skb, p->l4 + at, was - at))
 		return -1;
-	return reply_end(skb, p, length);
+	part = tail_sum(room, bytes);
+	if (part < 0)
+		return -1;
+	part = sum_less(part, room->sum);
+	/* What begins at an odd place is summed with the halves of its words exchanged (RFC 1071, 2). */
+	sum += at & 1 ? (__u32)(part << 8 | part >> 24) : part;
+	size = bpf_htons(length) + (__u16)~bpf_htons(was);
+	if (skb->len != p->l4 + length && bpf_skb_change_tail(skb, p->l4 + length, 0))
+		return -1;
+	if (bytes && tail_write(skb, room, p->l4 + at, bytes))
+		return -1;
+	check = check_at(p->l4, IPPROTO_UDP);
+	if (bpf_l4_csum_replace(skb, check, 0, sum_fold(sum + size), BPF_F_MARK_MANGLED_0))
+		return -1;
+	/* The pseudo header has the length as well. */
+	if (length != was && rewrite_pseudo(skb, check, size, BPF_F_MARK_MANGLED_0, is_ipv6(p)))
+		return -1;
+	/* What is not changed may lie elsewhere yet. */
+	if (skb->data_end - skb->data < p->l4 + sizeof(*message) &&
+	    bpf_skb_pull_data(skb, p->l4 + sizeof(*message)))
+		return -1;
+	message = (void *)(long)skb->data + (p->l4 & L4_MASK);
+	if ((void *)(message + 1) > (void *)(long)skb->data_end)
+		return -1;
+	message->udp.source = p->tuple.dport;
+	message->udp.dest = p->tuple.sport;
+	message->udp.len = bpf_htons(length);
+	message->header[0] = now[0];
+	message->header[1] = now[1];
+	message->header[2] = now[2];
+	return reply_headers(skb, p, p->l4 - L3 + length);
 }
 
 /* All of a TCP header without options but the sum and what is behind it. */
@@ -260,7 +280,7 @@ static __always_inline int reply_echo(struct __sk_buff *skb, const struct packet
 				bpf_htons(ICMP_ECHOREPLY << 8), 2) ||
 	    bpf_skb_store_bytes(skb, p->l4, &type, sizeof(type), 0))
 		return -1;
-	return reply_addresses(skb, p, p->length);
+	return reply_headers(skb, p, p->length);
 }
 
 /* An IPv4 packet becomes the error that nobody listens at its port. */

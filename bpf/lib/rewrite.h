@@ -142,18 +142,24 @@ struct ipv4_rest {
 	__be32 src, dst;
 };
 
-/* TTL and addresses of a packet, its checksum updated (RFC 1624): `diff` is what the addresses
- * change. One store, where the helpers for checksums would take four calls. */
-static __always_inline int rewrite_ipv4(struct __sk_buff *skb, const struct packet *p,
-					const struct tuple *to, __u8 ttl, __u32 diff)
+/* An IPv4 header's checksum with another TTL (RFC 1624); `diff`: what else changes. */
+static __always_inline __sum16 ipv4_check(const struct packet *p, __u8 ttl, __u32 diff)
 {
-	struct ipv4_rest rest = {.ttl = ttl, .proto = p->tuple.proto};
 	__u64 sum = (__u64)diff + (__u16)~p->ip_check;
 
 	/* TTL and protocol are one 16-bit word; only the upper byte changes. */
 	sum += (__u16)~bpf_htons(p->ttl << 8) + bpf_htons(ttl << 8);
 	sum = (sum & 0xffffffff) + (sum >> 32);
-	rest.check = fold((sum & 0xffff) + (sum >> 16));
+	return fold((sum & 0xffff) + (sum >> 16));
+}
+
+/* TTL and addresses of a packet; `diff` is what the addresses change. One store, where helpers for sums take four calls. */
+static __always_inline int rewrite_ipv4(struct __sk_buff *skb, const struct packet *p,
+					const struct tuple *to, __u8 ttl, __u32 diff)
+{
+	struct ipv4_rest rest = {.ttl = ttl, .proto = p->tuple.proto};
+
+	rest.check = ipv4_check(p, ttl, diff);
 	rest.src = to->src.word[3];
 	rest.dst = to->dst.word[3];
 	return bpf_skb_store_bytes(skb, IP_TTL_AT, &rest, sizeof(rest), 0);
