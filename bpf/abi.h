@@ -654,7 +654,9 @@ struct question {
 	__u64 asked;   /* ns, CLOCK_MONOTONIC */
 	__u8 upstream; /* the place in `upstreams` of whom it was sent to last, */
 	__u8 tried;    /* and which were asked, a bit each */
-	__u8 pad[6];
+	__be16 size;   /* bytes of UDP that its OPT record offers, */
+	__u8 edns;     /* and what else that says (query.h); 0: it has none */
+	__u8 pad[3];
 };
 
 /* name_counts: PERCPU_HASH, questions of a network's members. The programs make the rows. */

@@ -205,7 +205,8 @@ static __always_inline int answer_to(struct __sk_buff *skb, struct packet *p, st
 	if (!known || known->upstream != place || !others_remain(resolver, known->tried))
 		return 0;
 	return message_cut(skb, p,
-			   bpf_ntohs(header.flags) & (DNS_OPCODE | DNS_DESIRED | DNS_UNCHECKED))
+			   bpf_ntohs(header.flags) & (DNS_OPCODE | DNS_DESIRED | DNS_UNCHECKED),
+			   known)
 		       ? 0
 		       : NO_VERDICT;
 }

@@ -24,7 +24,7 @@ __noinline int answer_failure(struct __sk_buff *skb, struct packet *p, __u32 rco
 		return drop(skb, DROP_TRUNCATED);
 	flags = bpf_ntohs(header.flags) & (DNS_OPCODE | DNS_DESIRED | DNS_UNCHECKED);
 	if ((bpf_ntohs(header.flags) & DNS_RESPONSE) ||
-	    message_cut(skb, p, flags | DNS_RESPONSE | DNS_AVAILABLE | rcode))
+	    message_cut(skb, p, flags | DNS_RESPONSE | DNS_AVAILABLE | rcode, NULL))
 		return drop(skb, DROP_NO_ROUTE);
 	tuple_reverse(&room->leaving, &p->tuple);
 	error = rewrite_tuple(skb, p, &room->leaving, IPDEFTTL) ||
@@ -100,13 +100,14 @@ static __always_inline int ask_datagram(struct __sk_buff *skb, struct packet *p,
 					struct scratch *room)
 {
 	bool again = skb->tc_index == AGAIN_MARK;
+	struct name_room *messages = name_room();
 	struct question *known;
 	struct message_head header;
 	__u32 first = 0;
 	int way;
 
 	skb->tc_index = 0;
-	if (!message_header(skb, p, &header))
+	if (!messages || !message_header(skb, p, &header))
 		return drop(skb, DROP_TRUNCATED);
 	asking->key.id = header.id;
 	known = bpf_map_lookup_elem(&questions, &asking->key);
@@ -114,6 +115,9 @@ static __always_inline int ask_datagram(struct __sk_buff *skb, struct packet *p,
 		asking->question = *known;
 		first = known->upstream + 1;
 	}
+	/* The program before this one has read it. An answer need not say it, of which the question may have to be made. */
+	asking->question.edns = messages->queries[0].edns;
+	asking->question.size = messages->queries[0].size;
 	if (!quota_admits(device->endpoint))
 		return drop(skb, DROP_LIMIT);
 	way = ask_next(skb, device, resolver, first, !again);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* A DNS message in a datagram (RFC 1035, 4.1), of which all but its header and its question is taken away. */
+/* A DNS message in a datagram (RFC 1035, 4.1), of which all but its header and its question is taken away, or has been. */
 #pragma once
-#include "lib/names.h"
+#include "lib/query.h"
 #include "lib/rewrite.h"
 
 /* Flags of a message, in host order. */
@@ -110,9 +110,27 @@ __noinline int message_question(struct __sk_buff *skb, __u32 at, __u32 length, _
 	return end;
 }
 
-/* The message becomes its header, with these flags, and its question. Returns 0, or an error: it is no such
- * message, and nothing has changed; or it could not be written. */
-__noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags)
+/* Behind the question, which ends there, comes the OPT record that it was asked with, but for the record's options. Returns
+ * where the message ends. */
+static __always_inline __u32 message_extend(struct message_room *room, __u64 end,
+					    const struct question *asked)
+{
+	struct opt_record *opt;
+
+	asm volatile("" : "+r"(end));
+	if (end > MESSAGE_MAX - sizeof(*opt))
+		return end;
+	opt = (struct opt_record *)(room->after.bytes + end);
+	*opt = (struct opt_record){.type = TYPE_OPT, .size = asked->size};
+	opt->flags = asked->edns & EDNS_DO ? bpf_htons(0x8000) : 0; /* RFC 3225, 3 */
+	room->after.header.additions = bpf_htons(1);
+	return end + sizeof(*opt);
+}
+
+/* The message becomes its header, with these flags, and its question; `asked`: as that was asked, with its OPT record.
+ * Returns 0, or an error: it is no such message, and nothing has changed; or it could not be written. */
+__noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags,
+			   const struct question *asked)
 {
 	struct message_room *room = message_room();
 	__u32 at, check, length, end;
@@ -126,6 +144,11 @@ __noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags)
 	end = message_question(skb, at, length, flags);
 	if (!end || end > length || length > MESSAGE_MAX)
 		return -1;
+	if (asked && asked->edns)
+		end = message_extend(room, end, asked);
+	/* Where it ended without one, it becomes longer. */
+	if (end > length && bpf_skb_change_tail(skb, at + end, 0))
+		return -1;
 	sum = bpf_csum_diff((__be32 *)room->before.bytes, MESSAGE_MAX, NULL, 0, 0);
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)room->after.bytes, MESSAGE_MAX, sum);
 	/* The length counts twice: in the header and in the pseudo header. */
@@ -136,13 +159,14 @@ __noinline int message_cut(struct __sk_buff *skb, struct packet *p, __u32 flags)
 	    bpf_l4_csum_replace(skb, check, old_size, size, BPF_F_MARK_MANGLED_0 | 2) ||
 	    bpf_l4_csum_replace(skb, check, old_size, size,
 				BPF_F_MARK_MANGLED_0 | BPF_F_PSEUDO_HDR | 2) ||
-	    bpf_skb_store_bytes(skb, at, room->after.bytes, bounded(length), 0) ||
+	    bpf_skb_store_bytes(skb, at, room->after.bytes, bounded(end > length ? end : length),
+				0) ||
 	    bpf_skb_store_bytes(skb, p->l4 + offsetof(struct udphdr, len), &size, sizeof(size), 0))
 		return -1;
-	if (rewrite_length(skb, p, p->length - (length - end)))
+	if (rewrite_length(skb, p, p->length - length + end))
 		return -1;
 	/* From here on no sum of a device's counts. */
-	return bpf_skb_change_tail(skb, at + end, 0);
+	return end < length ? bpf_skb_change_tail(skb, at + end, 0) : 0;
 }
 
 /* The header of a new packet, and its share of the transport's checksum. */

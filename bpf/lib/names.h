@@ -97,7 +97,8 @@ struct query {
 	__u8 edns;   /* bit 0: it has an OPT record; bit 1: of a version that is not 0; bit 2: DO */
 	__u8 flags;  /* the header's third byte: RD is its lowest bit */
 	__u8 flags2; /* and its fourth: CD is 0x10 */
-	__u8 pad[4];
+	__be16 size; /* of UDP that its OPT record offers */
+	__u8 pad[2];
 	__u8 aligned[4]; /* so that the name begins at a multiple of eight */
 	__u8 message[MESSAGE_MAX + 20];
 };

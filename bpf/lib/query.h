@@ -107,6 +107,7 @@ static __always_inline bool opt_read(struct query *q, __u64 at)
 	if (opt->name || opt->type != TYPE_OPT ||
 	    at + sizeof(*opt) + bpf_ntohs(opt->length) != q->length)
 		return false;
+	q->size = opt->size;
 	q->edns = EDNS_ASKED | (opt->version ? EDNS_VERSION : 0) |
 		  (opt->flags & bpf_htons(0x8000) ? EDNS_DO : 0);
 	return true;

@@ -18,6 +18,7 @@ from datapath.dataplane.structs import ResolverKey, ResolverValue, UpstreamValue
 from datapath.errors import KernelError
 from datapath.kernel import abi, libbpf
 from datapath.model.endpoints import linklocal_of
+from tests.bpf import names as n
 from tests.bpf import packets as p
 from tests.bpf.conftest import MakePrograms
 from tests.bpf.fixtures import (
@@ -418,7 +419,7 @@ def test_who_does_not_know_is_not_heard_and_the_next_is_asked(
     got = told(programs, way, port, answer(rcode=rcode))
     assert (got.verdict, got.reasons) == (REDIRECT, {})
     assert not p.difference(got.packet, whole(got.packet))
-    assert body(got.packet)[4] == question(edns=False)
+    assert body(got.packet)[4] == question()
     assert body(got.packet)[2:4] == (SPORT, 53)
     assert not programs.table("pending")
     if way.member is C1:  # no way leads to the other one
@@ -427,6 +428,30 @@ def test_who_does_not_know_is_not_heard_and_the_next_is_asked(
     assert (once_more.verdict, once_more.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
     assert body(once_more.packet)[1] == FAR
     assert not p.difference(once_more.packet, whole(once_more.packet))
+
+
+@EACH_WAY
+@pytest.mark.parametrize("said", ["with its own", "with a longer one", "without one"])
+def test_the_next_is_asked_with_the_edns_of_the_question_whatever_the_answer_has(
+    programs: Programs, resolvers: Callable[..., None], way: Way, said: str
+) -> None:
+    """Its size and DO; its options are between the client and the server that it has asked (RFC 7873, RFC 7871)."""
+    options = {"with its own": b"", "with a longer one": b"\0\x0f\0\x06\0\x16no way"}.get(said)
+    resolvers(way.member, way.upstream, to(FAR))
+    for ident, asked, wanted in (
+        (1, b"", b""),
+        (2, n.opt(), n.opt()),
+        (3, n.opt(size=4096, flags=0x8000), n.opt(size=4096, flags=0x8000)),
+        (4, n.opt(size=512, options=b"\0\x0a\0\x08cookie12"), n.opt(size=512)),
+    ):
+        head = struct.pack("!HHHHHH", ident, 0x0110, 1, 0, 0, bool(asked))
+        port = asks(programs, way, head + NAME + asked)
+        record = b"" if options is None else n.opt(options=options)
+        failed = struct.pack("!HHHHHH", ident, 0x8192, 1, 0, 0, bool(record)) + NAME + record
+        got = told(programs, way, port, failed)
+        assert (got.verdict, got.reasons) == (REDIRECT, {})
+        assert not p.difference(got.packet, whole(got.packet))
+        assert body(got.packet)[4] == head + NAME + wanted
 
 
 def test_the_last_one_that_does_not_know_is_heard(programs: Programs, resolvers: Callable[..., None]) -> None:
