@@ -44,7 +44,7 @@ OPT_INGRESS_BURST = "com.datapath.ingress_burst"
 OPT_EGRESS_RATE = "com.datapath.egress_rate"
 OPT_EGRESS_BURST = "com.datapath.egress_burst"
 # Prefixes beyond a network that its members reach by way of the host's stack, whose packet filter translates them.
-OPT_HOST_ROUTED = "com.datapath.host-routed"
+OPT_HOST_ROUTED = "com.datapath.host_routed"
 # Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"

@@ -94,7 +94,7 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "DROP_DIRECT": Meaning(
         "it came from outside straight for a container's address, and is no answer that the host has translated",
-        "publish a port; or, for what others translate (kube-proxy), `com.datapath.host-routed`",
+        "publish a port; or, for what others translate (kube-proxy), `com.datapath.host_routed`",
     ),
     "DROP_REWRITE": Meaning("the kernel refused to change the packet", "memory; report it if it persists"),
     "DROP_MULTICAST_OFF": Meaning(

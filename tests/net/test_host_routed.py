@@ -72,7 +72,7 @@ def cluster(shared_host: Host) -> Iterator[Cluster]:
     host = shared_host
     plug_ipv6(host)
     host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-    routed = f"-o com.datapath.host-routed={SERVICES[4]},{SERVICES[6]}"
+    routed = f"-o com.datapath.host_routed={SERVICES[4]},{SERVICES[6]}"
     for number, (name, options) in enumerate((("pods", routed), ("more", routed), ("plain", ""))):
         subnets = f"--ipv6 --subnet 10.5{number}.0.0/24 --subnet fd5{number}::/64"
         host.ctl(f"network create {subnets} {options} {name}")
@@ -267,7 +267,7 @@ def test_a_cluster_ip_goes_to_several_pods_and_a_stream_stays_with_its_own(clust
 
 
 def test_prefixes_are_rows_that_doctor_knows_and_go_with_their_network(host: Host) -> None:
-    name = "com.datapath.host-routed"
+    name = "com.datapath.host_routed"
     for value, says in (("10.96.0.0/33", "10.96.0.0/33"), ("x", '"x"'), ("::/0", "too wide"), ("", name)):
         assert says in host.refused(f"network create -o {name}={value} bad"), value
     assert "internal" in host.refused(f"network create --internal -o {name}=10.96.0.0/12 bad")
