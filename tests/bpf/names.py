@@ -234,8 +234,8 @@ def reply(
 
 
 def checked(message: bytes, asked: bytes) -> dns.message.Message:
-    """An answer as an independent parser reads it, which must be one to that question and leave nothing over. The parser
-    refuses opcodes that have no name: what is read is a QUERY."""
+    """An answer as an independent parser reads it, which must be one to that question and leave nothing over. The
+    parser refuses opcodes that have no name: what is read is a QUERY."""
     assert message[2] & OPCODE == asked[2] & OPCODE
     read = message[:2] + bytes((message[2] & ~OPCODE,)) + message[3:]
     answer = dns.message.from_wire(read, one_rr_per_rrset=True)

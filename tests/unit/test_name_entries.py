@@ -418,8 +418,8 @@ def test_our_networks_subnets_are_rows_of_their_own() -> None:
 
 
 def test_a_containers_names_take_less_than_a_kilobyte() -> None:
-    """An element of `names` is its key, its value, and what the kernel's hash table (48 bytes) and its allocator (8) keep
-    beside them. The allocator has pieces of 128, 192 and 256 bytes: a byte more would be a piece more."""
+    """An element of `names` is its key, its value, and what the kernel's hash table (48 bytes) and its allocator (8)
+    keep beside them. The allocator has pieces of 128, 192 and 256 bytes: a byte more would be a piece more."""
     from datapath.kernel import abi
 
     host = PlannedHost()
