@@ -32,7 +32,17 @@ ROWS: list[tuple[str, set[str]]] = [
         "network create -o com.datapath.",
         {
             f"com.datapath.{option}="
-            for option in ("device", "beside", "host_routed", "mode", "allow", "deny", "names", "domain", "resolver")
+            for option in (
+                "device",
+                "beside",
+                "host_routed",
+                "mode",
+                "allow",
+                "deny",
+                "names",
+                "domain",
+                "resolver",
+            )
         },
     ),
     ("network create -o com.docker.network.driver", {"com.docker.network.driver.mtu="}),
