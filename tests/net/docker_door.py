@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,8 +90,12 @@ class Door:
         argv = [DATAPATHCTL, "docker", "serve", "--socket", str(self.path), *options]
         self.process = host.start(argv, stderr=self.log)
         with eventually() as until:
-            until(lambda: self.path.exists() or self.process.poll() is not None)
+            until(lambda: self.process.poll() is not None or self._listens())
         assert self.process.poll() is None
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as opened:
+            return opened.connect_ex(str(self.path)) == 0
 
     def ask(self, *words: Words) -> list[dict[str, Any]]:
         """What is answered; Refused with its text."""

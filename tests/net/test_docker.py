@@ -592,7 +592,6 @@ def test_s25_doctor_finds_what_docker_does_not_know(host: DockerHost) -> None:
 
 
 def test_s25_the_socket_is_roots_and_survives_whoever_speaks_to_it(host: DockerHost) -> None:
-    host.kill_driver()  # one that has loaded the packet programs, after the reboot, is larger
     run(host, "web", f"{NET} -p 8080:80")
     path = host.seen(SOCKET)
     many = [socket.socket(socket.AF_UNIX) for _ in range(1000)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.net.dockerd import DOCKER, HTTPD, IMAGE, DockerHost, needs_docker
+from tests.net.dockerd import HTTPD, IMAGE, DockerHost, needs_docker
 from tests.net.hosts import HOST, TIMEOUT, eventually
 from tests.net.test_docker import STREAM, download
 
@@ -46,10 +46,7 @@ def host(shared: DockerHost) -> Iterator[DockerHost]:
 
 
 def at_once(host: DockerHost, commands: Sequence[str]) -> list[subprocess.Popen[str]]:
-    return [
-        host.start([DOCKER, "-H", "unix:///run/docker.sock", *command.split()], stderr=subprocess.PIPE)
-        for command in commands
-    ]
+    return [host.start([*host.client, *command.split()], stderr=subprocess.PIPE) for command in commands]
 
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
@@ -180,14 +177,14 @@ def test_s25_two_daemons_share_a_host_and_its_ports(host: DockerHost) -> None:
     second = "unix:///run/second.sock"
     folder = host.folder / "second"
     argv = [
-        *("nsenter", "-t", str(host._inner), "--mount", "--pid", "--net", "dockerd", "-H", second),
+        *(*host._inside, "dockerd", "-H", second),
         *("--data-root", str(folder), "--exec-root", "/run/second", "-p", "/run/second.pid"),
         *("--storage-driver", "vfs", "--config-file", str(host.folder / "none.json")),
         *(
             "--exec-opt",
             "native.cgroupdriver=cgroupfs",
             "--cgroup-parent",
-            f"/{host.folder.name}-{os.getpid()}",
+            f"/{host.cgroup}",
         ),
         *("--iptables=false", "--ip6tables=false", "--bridge=none", "--shutdown-timeout", "2"),
     ]
@@ -195,7 +192,7 @@ def test_s25_two_daemons_share_a_host_and_its_ports(host: DockerHost) -> None:
         daemon = host.start(argv, stdout=log, stderr=log)
 
     def docker(command: str) -> subprocess.CompletedProcess[str]:
-        return host.try_([DOCKER, "-H", second, *command.split()])
+        return host.try_([*host.client[:-1], second, *command.split()])
 
     with eventually() as until:
         until(lambda: docker("version").returncode == 0)
