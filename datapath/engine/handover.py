@@ -48,10 +48,12 @@ def program(tx: Transaction, name: str, owner: str, specs: Sequence[str] | None)
         # It was perhaps what the sandbox itself has: its owner has lost the word that it is to go.
         having = [e for e in tx.state.endpoints_of_sandbox(endpoint.sandbox_id) if e.ports]
         closed = tx.state.including(*map(plans.plan_revoke, having))
-        endpoint = closed.endpoints[endpoint.id]
-        planned = plans.plan_program(endpoint, specs, closed, ports.context(tx))
+        context = plans.once_closed(ports.context(tx), having)
+        plans.plan_program(closed.endpoints[endpoint.id], specs, closed, context)  # refused, none is closed
         if having:
             _change(tx, {e.id: e for e in having}, [closed.endpoints[e.id] for e in having])
+        endpoint = tx.state.endpoints[endpoint.id]
+        planned = plans.plan_program(endpoint, specs, tx.state, ports.context(tx))
     if not planned.same:
         before = {e.id: tx.state.endpoints[e.id] for e in (endpoint, *planned.others)}
         changed = [e for e in (*planned.others, planned.endpoint) if e != before[e.id]]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from datapath.errors import ConfigError, ExistsError
 from datapath.model.endpoints import Endpoint
+from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.sandboxes import Sandbox
@@ -94,6 +95,16 @@ def plan_program(
     return ProgramPlan(
         replace(here, ports=found, chosen=chosen), tuple(replace(other, chosen=chosen) for other in others)
     )
+
+
+def once_closed(context: PortContext, endpoints: Iterable[Endpoint]) -> PortContext:
+    """The same after the ports of these endpoints are closed: it is us who keep the host's sockets from them."""
+    mine = {(proto, port) for e in endpoints for mapping in e.ports for _, port, _, proto in mapping.expand()}
+
+    def in_use(proto: str, address: Address | None, port: int) -> str | None:
+        return None if (proto, port) in mine else context.in_use(proto, address, port)
+
+    return replace(context, in_use=in_use)
 
 
 def plan_revoke(endpoint: Endpoint) -> Endpoint:

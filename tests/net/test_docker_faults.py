@@ -327,6 +327,13 @@ def test_s25_ports_that_are_refused_close_none_that_are_open(host: Host) -> None
     assert host.ctl("port ls") == before and doctor(host) == "No problems found.\n"
     *_, reply = answered(at_once(host, starting(2, 5, "10.6.0.2/16", "8080:80", path=here)))
     assert reply == {} and host.ctl("port ls").count("8080") == 1 and doctor(host) == "No problems found.\n"
+    for ports in (
+        ("8080:80", "8082:82"),
+        ("8082:82", "8083:83"),
+        ("8083:83",),
+    ):  # some that it has, and others
+        (reply,) = answered(at_once(host, starting(2, 5, "10.6.0.2/16", *ports)[2:]))
+        assert reply == {} and doctor(host) == "No problems found.\n", ports
 
 
 def test_s25_the_mac_of_a_container_that_runs_is_no_other_ones(
