@@ -79,6 +79,9 @@ class PlannedEndpoints:
         host = self.host
         endpoint = sandboxes.require_endpoint(name, host.state, owner)
         made = handover.plan_hand_over(endpoint, path, label, ports, host.state, host.fresh)
+        if endpoint.handed_over and endpoint.sandbox_id != made.sandbox.id:
+            self.leave(name, owner)
+            return self.hand_over(name, owner, path, ports, label)
         other = host.state.endpoint(made.sandbox.id, endpoint.network_id)
         if other is not None and other.id != endpoint.id:
             host.without(other)
