@@ -195,7 +195,7 @@ class Dataplane(Attachments):
 
     def has(self, name: str) -> bool:
         """The map is there: programs of a version before have not all of them."""
-        return name in listed(self.root / "maps")
+        return os.path.exists(f"{self.root}/maps/{name}")
 
     # ---- maps ----------------------------------------------------------------------------
 

@@ -134,8 +134,8 @@ class Transaction:
 
     def look_again(self) -> None:
         """Observes the host anew when it is asked for next: devices are gone that were there."""
-        self.__dict__.pop("observed", None)
-        self.__dict__.pop("facts", None)
+        for seen in ("observed", "facts", "names"):
+            self.__dict__.pop(seen, None)
 
     @cached_property
     def facts(self) -> HostFacts:
@@ -153,7 +153,7 @@ class Transaction:
             uplinks=tuple(uplink.name for uplink in observed.uplinks),
         )
 
-    @property
+    @cached_property
     def names(self) -> NameFacts:
         """What rows about names need to know."""
         return name_facts(self.config, self.observed)
@@ -181,18 +181,21 @@ class Transaction:
     def _parts(self) -> dict[Spec, HostPart]:
         return registry.host_parts(self.context)
 
-    def view(self, spec: Spec | None = None, without: Network | None = None) -> HostView:
-        """The host as a driver's part of it is told; without a spec with the networks of all drivers. `without`: a
-        network that is being taken away."""
-        state = self.state if without is None else self.state.without(without)
-        networks = drivers.built(state.networks.values())
-        if spec is not None:
-            networks = [network for network in networks if drivers.spec_of(network) is spec]
+    def view(self) -> HostView:
+        """The host with the networks of all drivers."""
+        return self._view(self.state, self.built)
+
+    def _view(self, state: State, networks: list[Network]) -> HostView:
         return HostView(state, networks, self.observed, self.store, self.warn, self.names)
 
     def parts(self, without: Network | None = None) -> list[tuple[HostPart, HostView]]:
-        """What each driver has on the host for all of its networks, with the view to give it."""
-        return [(part, self.view(spec, without)) for spec, part in self._parts.items()]
+        """What each driver has on the host for all of its networks, with the view to give it. `without`: a network that
+        is being taken away."""
+        state = self.state if without is None else self.state.without(without)
+        networks: dict[Spec, list[Network]] = {spec: [] for spec in self._parts}
+        for network in drivers.built(state.networks.values()):
+            networks.get(drivers.spec_of(network), []).append(network)
+        return [(part, self._view(state, networks[spec])) for spec, part in self._parts.items()]
 
     def refresh_acls(self) -> None:
         """After who may connect to published ports has changed."""

@@ -96,6 +96,6 @@ def _mounted(mounts: str) -> Iterator[tuple[str, str]]:
 
 def _unescape(place: str) -> str:
     """Undo the kernel's octal escapes of blanks, tabs, line breaks and backslashes."""
-    for code in ("\\040", "\\011", "\\012", "\\134"):
+    for code in ("\\040", "\\011", "\\012", "\\134") if "\\" in place else ():
         place = place.replace(code, chr(int(code[1:], 8)))
     return place

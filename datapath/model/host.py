@@ -157,6 +157,7 @@ class HostNetwork:
     group: str = ""
     whole: int = 0
     ours: frozenset[str] = frozenset()
+    _uplinks: list[tuple[Uplink, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def ips(self) -> frozenset[Address]:
@@ -167,6 +168,11 @@ class HostNetwork:
     def uplinks(self) -> tuple[Uplink, ...]:
         """The devices that lead out of the host: those that are up and that a route leads out by, of whichever table,
         or that have a global address; without loopback and ours."""
+        if not self._uplinks:  # a command asks five times
+            self._uplinks.append(self._found_uplinks())
+        return self._uplinks[0]
+
+    def _found_uplinks(self) -> tuple[Uplink, ...]:
         own: dict[int, dict[int, Address]] = {}
         linklocals: dict[int, IPv6Address] = {}
         for one in self.addresses:

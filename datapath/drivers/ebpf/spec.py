@@ -41,7 +41,7 @@ class EbpfBridge(PairSpec):
             raise ConfigError(f"option {OPT_HOST_ROUTED} is not available: the network is internal")
 
     def traits_of(self, network: Network) -> Traits:
-        return replace(self.traits, pair=network.pair)
+        return self.traits if network.pair == self.traits.pair else replace(self.traits, pair=network.pair)
 
 
 EBPF_BRIDGE = EbpfBridge()
