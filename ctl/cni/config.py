@@ -199,6 +199,12 @@ def _limits(call: Call, given: Mapping[str, Any]) -> Iterator[str]:
     return bandwidth.options(given.get("bandwidth") or configured)
 
 
+def refuse_limits(call: Call) -> None:
+    """Behind another plugin: the container's packets are that one's. CniError."""
+    if wanted := list(_limits(call, wishes(call))):
+        raise unsupported("bandwidth", wanted, "the container is on another plugin's network")
+
+
 def _name(call: Call) -> str:
     """How users are shown the sandbox, which is what the others on the network find it by."""
     pod = "/".join(filter(None, (call.args.get("K8S_POD_NAMESPACE"), call.args.get("K8S_POD_NAME"))))

@@ -57,6 +57,8 @@ def add(host: Host, call: Call) -> str:
     previous = call.config.get("prevResult")
     if previous is not None and not isinstance(previous, dict):
         raise CniError(INVALID, "prevResult is no object")
+    if previous is not None:
+        config.refuse_limits(call)
     if previous is not None and not list(config.ports(config.wishes(call).get("portmappings"))):
         return json.dumps(previous)
     if not netns.is_namespace(call.netns):

@@ -390,6 +390,15 @@ def test_a_limit_of_bandwidth_that_is_none_is_refused(given: Any, word: str) -> 
     assert refused.value.code == 7
 
 
+def test_behind_another_plugin_there_is_no_limit_of_bandwidth() -> None:
+    for more in ({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}, {"egressRate": 1}):
+        asked = Call({"CNI_COMMAND": "ADD", **ENVIRON}, json.dumps({**CONFIG, **more}).encode())
+        asked.check()
+        with pytest.raises(CniError, match="bandwidth") as refused:
+            config.refuse_limits(asked)
+        assert refused.value.code == 2
+
+
 def blocks() -> list[dict[str, Any]]:
     """The configurations that the pages show, each as the plugin gets it."""
     found = []
