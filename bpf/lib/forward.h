@@ -129,12 +129,14 @@ static __always_inline bool is_translated(const struct packet *p, const struct s
 static __always_inline bool is_closed_out(struct scratch *room, const struct packet *p,
 					  const struct tuple *outside)
 {
+	if (!xfrm_is_asked())
+		return false;
 	if (addr_equal(&outside->dst, &p->tuple.dst))
-		return xfrm_closed_out(&p->tuple, outside);
+		return xfrm_closed_either(&p->tuple, outside);
 	room->probe = p->tuple;
 	room->probe.dst = outside->dst;
 	room->probe.dport = outside->dport;
-	return xfrm_closed_out(&room->probe, outside);
+	return xfrm_closed_either(&room->probe, outside);
 }
 
 /* A container's packet to the outside, by the host's table. `route`: what was found (the rest is in the scratch

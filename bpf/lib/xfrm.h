@@ -54,17 +54,27 @@ __noinline int xfrm_closed(__u32 direction, const struct tuple *t)
 	return policy->closed;
 }
 
-/*
- * What a container sends to the outside. The kernel asks when it forwards a packet, and of one that it then
- * translates once more: `own` is what it is, `outside` what it becomes.
- */
-static __always_inline bool xfrm_closed_out(const struct tuple *own, const struct tuple *outside)
+/* Are there policies at all about what leaves? */
+static __always_inline bool xfrm_is_asked(void)
 {
 	struct host *facts = host_facts();
 
-	return facts && (facts->flags & HOST_XFRM_OUT) &&
-	       (xfrm_closed(XFRM_FWD, own) || xfrm_closed(XFRM_OUT, own) ||
-		xfrm_closed(XFRM_OUT, outside));
+	return facts && (facts->flags & HOST_XFRM_OUT);
+}
+
+/*
+ * What a container sends to the outside, where there are policies. The kernel asks when it forwards a packet, and of one
+ * that it then translates once more: `own` is what it is, `outside` what it becomes.
+ */
+static __always_inline bool xfrm_closed_either(const struct tuple *own, const struct tuple *outside)
+{
+	return xfrm_closed(XFRM_FWD, own) || xfrm_closed(XFRM_OUT, own) ||
+	       xfrm_closed(XFRM_OUT, outside);
+}
+
+static __always_inline bool xfrm_closed_out(const struct tuple *own, const struct tuple *outside)
+{
+	return xfrm_is_asked() && xfrm_closed_either(own, outside);
 }
 
 /* What is for the host itself, as a published port is to who asks for it. */
@@ -78,7 +88,5 @@ static __always_inline bool xfrm_closed_in(const struct tuple *asked)
 /* What comes from outside, as it goes into the container. */
 static __always_inline bool xfrm_closed_through(const struct tuple *inside)
 {
-	struct host *facts = host_facts();
-
-	return facts && (facts->flags & HOST_XFRM_OUT) && xfrm_closed(XFRM_FWD, inside);
+	return xfrm_is_asked() && xfrm_closed(XFRM_FWD, inside);
 }
