@@ -62,8 +62,9 @@ ROWS: dict[str, dict[int, str]] = {
         5: "a port that is taken is refused",
         6: "a network without a subnet is given a free one; an overlap is refused by name",
         7: "`network reload`, `stop` and `start`, pods, 200 ports",
-        8: "a container whose processes were killed is removed, and made again with its address",
+        8: "a container whose processes were killed is removed, and made again",
         9: "when all is removed, nothing is left",
+        10: "names and ids of containers resolve",
     },
     "containerd": {
         1: "`ctr run --cni`, in the foreground and in the background",

@@ -109,6 +109,7 @@ def test_s25_after_a_crash_of_a_container_podman_5_starts_it_again(host: Host, m
     assert host.try_ctl("doctor").stdout == CLEAN
 
 
+@door("podman", 10)
 def test_s17_containers_of_podman_5_find_each_other_by_name(host: Host, machine: Machine) -> None:
     """By name, short id, hostname and alias, by libc's search too; the resolver stays in resolv.conf as long as the
     container is on a network that has names, whichever was left; and other names are asked of the host's servers, or of

@@ -28,7 +28,7 @@ def machine(request: pytest.FixtureRequest, host: Host) -> Iterator[Machine]:
         yield made
 
 
-@door("podman", 1, 2, 3, 4, 5, 9)
+@door("podman", 1, 2, 3, 4, 5, 8, 9, 10)
 @pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")
 def test_s25_podman_runs_containers_on_a_network_of_its_configuration(host: Host, machine: Machine) -> None:
     """Ports, which podman binds after ADD, addresses, two networks, a crash, and nothing is left."""
