@@ -301,7 +301,8 @@ int from_container(struct __sk_buff *skb)
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
-		return to_router(skb, p, net, device->network);
+		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)
+						: drop(skb, DROP_BANDWIDTH);
 	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
 	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC) ||
 				      (net->flags & NETWORK_HOST_ROUTED));

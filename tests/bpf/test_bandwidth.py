@@ -18,6 +18,7 @@ from tests.bpf import packets as p
 from tests.bpf.fixtures import (
     A1,
     A2,
+    A3,
     B1,
     HOST,
     HOST6,
@@ -35,6 +36,7 @@ from tests.bpf.fixtures import (
     host_sends,
     outside_sends,
 )
+from tests.bpf.test_forwarding import change
 from tests.bpf.test_fragments_race import CPUS, Other
 
 SPORT = 20100
@@ -274,6 +276,25 @@ def test_the_last_eighth_of_a_bucket_is_for_small_packets(
     for _ in range(1000 // len(TO_A2)):
         assert programs.run(A1, TO_A2).reasons == {"DELIVERED": 1}
     assert programs.run(A1, TO_A2).reasons == {"DROP_BANDWIDTH": 1}
+
+
+@pytest.mark.parametrize("direction", [EGRESS, INGRESS], ids=["sent", "received"])
+def test_what_goes_to_a_member_that_forwards_is_counted(
+    programs: Programs, limit: Callable[[Member, int], Limited], direction: int
+) -> None:
+    frame = A1.sends("10.99.0.5", SENT, to=A3.mac)
+    change(programs, A3, True)
+    try:
+        limited = limit(A1 if direction == EGRESS else A3, direction)
+        for router in (abi.router_key(1, 0, A3.mac), abi.router_key(1, A3.number, p.NOBODY)):
+            row = programs.maps["routers"][router]
+            programs.maps["routers"][router] = row._replace(limited=direction if direction == INGRESS else 0)
+        limited.holds(len(frame) + 60)
+        assert programs.run(A1, frame).reasons == {"DELIVERED": 1}
+        assert abs(limited.taken - len(frame)) <= 1
+        assert programs.run(A1, frame).reasons == {"DROP_BANDWIDTH": 1}
+    finally:
+        change(programs, A3, False)
 
 
 def test_who_has_no_row_has_no_limit(programs: Programs, limit: Callable[[Member, int], Limited]) -> None:
