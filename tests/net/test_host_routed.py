@@ -11,10 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.net.doors import Cni, Space
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace
 from tests.net.test_ipv6 import HOST6, OUTSIDE6, plug_ipv6
 from tests.net.wire import (
@@ -266,7 +268,7 @@ def test_a_cluster_ip_goes_to_several_pods_and_a_stream_stays_with_its_own(clust
         assert call(cluster.a, "tcp", cluster.b.ip, PORT, source=(cluster.a.ip, port)).seen_port == port
 
 
-def test_prefixes_are_rows_that_doctor_knows_and_go_with_their_network(host: Host) -> None:
+def test_prefixes_are_rows_that_doctor_knows_and_go_with_their_network(host: Host, tmp_path: Path) -> None:
     name = "com.datapath.host_routed"
     for value, says in (("10.96.0.0/33", "10.96.0.0/33"), ("x", '"x"'), ("::/0", "too wide"), ("", name)):
         assert says in host.refused(f"network create -o {name}={value} bad"), value
@@ -286,3 +288,11 @@ def test_prefixes_are_rows_that_doctor_knows_and_go_with_their_network(host: Hos
     assert len(rows()) == 2 and host.try_ctl("doctor").returncode == 0
     host.ctl("network rm pods")
     assert rows() == [] and host.try_ctl("doctor").returncode == 0
+    # As a CNI configuration says it.
+    space = Space(tmp_path)
+    cni = Cni(host, {"subnet": "10.71.0.0/24", "options": {name: "10.96.0.0/12"}})
+    cni.add("c", space.path)
+    assert len(rows()) == 1
+    cni.delete("c", space.path)
+    space.delete()
+    assert rows() == []
