@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from datapath.dataplane import former
 from datapath.dataplane.layout import MAPS
 from datapath.errors import KernelError
 from datapath.kernel import abi
+from datapath.model.digests import sha256
 
 _PREFIX = "version-"
 # What may differ between versions: settings are read by the same load that wrote them, and reasons are only appended.
@@ -73,7 +73,7 @@ def installed() -> Version:
 
 def layout_of(text: str) -> str:
     """The digest of the layout of an abi.h."""
-    return hashlib.sha256(layout_text(text).encode()).hexdigest()[:16]
+    return sha256(layout_text(text).encode()).hex()[:16]
 
 
 def layout_text(text: str) -> str:

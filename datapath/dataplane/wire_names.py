@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from datapath.dataplane.structs import LongNameKey, NameKey
+from datapath.model.digests import sha256
 from datapath.model.parsing import Address
 
 A, PTR, AAAA = 1, 12, 28  # types of records (RFC 1035, 3596)
@@ -51,7 +51,7 @@ def _packed(address: Address) -> bytes:
 def set_id(key: Key, kind: int) -> int:
     """The key of the row of `name_sets` for records of that type. It is the same whenever it is asked for."""
     text = key.scope.to_bytes(4, "big") + key.name + kind.to_bytes(2, "big")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") or 1
+    return int.from_bytes(sha256(text)[:8], "big") or 1
 
 
 def record(kind: int, ttl: int, data: bytes) -> bytes:

@@ -7,7 +7,6 @@ UTC, addresses `ipaddress` objects, ports in host order, ids 64 hex digits.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import (
@@ -17,6 +16,7 @@ from ipaddress import (
 
 from datapath.model.devices import NETKIT as NETKIT
 from datapath.model.devices import VETH as VETH
+from datapath.model.digests import sha256
 from datapath.model.parsing import (
     TRUE_WORDS,
     Address,
@@ -228,7 +228,7 @@ class NetworkRequest:
 
 def mac_for(address: Address) -> str:
     """Docker's MAC for an IPv4 address, 02:42 and its four octets; for an IPv6 one 02:42 and a hash of it."""
-    tail = address.packed if address.version == 4 else hashlib.sha256(address.packed).digest()[:4]
+    tail = address.packed if address.version == 4 else sha256(address.packed)[:4]
     return ":".join(f"{octet:02x}" for octet in b"\x02\x42" + tail)
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_network
 
 from datapath.errors import ConfigError
+from datapath.model.digests import sha256
 from datapath.model.parsing import Prefix, parse_interface
 
 
@@ -39,7 +39,7 @@ DEFAULT_POOLS = (
 
 def ula_pool(installation_id: str) -> Pool:
     """This installation's unique local IPv6 networks (RFC 4193): fd, 40 bits made from its id, /64 each."""
-    digest = hashlib.sha256(installation_id.encode()).digest()
+    digest = sha256(installation_id.encode())
     return Pool(IPv6Network((b"\xfd" + digest[:5] + bytes(10), 48)), 64)
 
 

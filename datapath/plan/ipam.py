@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from datapath.errors import ConfigError, quoted
+from datapath.model.digests import sha256
 from datapath.model.networks import Subnet, mac_for
 from datapath.model.parsing import Address, Prefix, parse_address, parse_prefix
 from datapath.model.pools import Pool
@@ -229,6 +229,6 @@ def choose_mac(address: Address, used: Collection[str]) -> str:
     mac, salt = mac_for(address), 0
     while mac in used:
         salt += 1
-        digest = hashlib.sha256(address.packed + salt.to_bytes(4, "big")).digest()
+        digest = sha256(address.packed + salt.to_bytes(4, "big"))
         mac = mac_for(ip_address(digest[:4]))
     return mac

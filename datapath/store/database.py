@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datapath.errors import NewerStateError, StateError
+from datapath.model.digests import sha256
 from datapath.model.kinds import KINDS, kind_of
 from datapath.model.state import Fresh, State, plan_predefined
 from datapath.store import reserve, schema, sole, steps
@@ -72,12 +73,10 @@ def sync_folder(folder: Path) -> None:
 
 def initial(path: Path) -> State:
     """The rows that a database begins with. Its networks have ids that are theirs until it is made."""
-    from hashlib import sha256
-
     if path.with_name("datapath.db-wal").exists():
         raise damaged(path, "it is gone, but its journal is there")
     numbers = itertools.count()
-    fresh = Fresh(_now(), lambda: sha256(f"{path} {next(numbers)}".encode()).hexdigest(), lambda: 0)
+    fresh = Fresh(_now(), lambda: sha256(f"{path} {next(numbers)}".encode()).hex(), lambda: 0)
     return State().including(*plan_predefined(fresh))
 
 
