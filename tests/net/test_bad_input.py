@@ -48,7 +48,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].isprintable(), lines
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr
-    assert len(lines[0]) < 400, lines
+    assert len(lines[0]) < 600, lines
     return lines[0]
 
 

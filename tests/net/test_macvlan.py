@@ -127,6 +127,7 @@ def test_s24_the_host_reaches_members_where_that_is_asked_for(lan: Host) -> None
     device = f"dp-{lan.network('lan')['Id'][:12]}"
     lan.sh(f"ip route delete {lan.address('a', 'lan')} dev {device}")
     assert f"the host has no route to {lan.address('a', 'lan')} by {device}" in lan.try_ctl("doctor").stdout
+    assert lan.try_ctl("doctor --format {{.Check}}").stdout.split() == ["host-route"]
     lan.ctl("reconcile")
     assert healthy(lan) and reaches(lan.try_, lan.address("a", "lan"))
     lan.sh(f"ip link set {device} down")
@@ -222,6 +223,7 @@ def test_s30_a_macvlan_network_whose_parent_went_is_said_to_be_broken(host: Host
     host.run("b", "--network lan")
     host.sh("ip link set lower down")
     assert "network lan: its parent device lower is down" in host.try_ctl("doctor").stdout
+    assert host.try_ctl("doctor --format {{.Check}}").stdout.split() == ["parent"]
     host.sh("ip link delete lower")
     found = host.try_ctl("doctor").stdout
     assert "network lan: its parent device lower is gone" in found
