@@ -92,7 +92,13 @@ def test_rules_that_another_unit_flushes_are_there_again(booted: Booted, verb: s
 
 
 def test_after_a_power_cut_all_is_there_that_a_unit_promises(booted: Booted) -> None:
-    booted.sh("systemctl enable -q --now datapathctl-agent; systemctl start datapath@web; sync")
+    booted.sh("systemctl enable -q --now datapathctl-agent datapath-doctor.timer datapath@web")
+    booted.sh(
+        "systemctl start datapath@web; datapathctl inspect detached >/dev/null 2>&1 || systemctl start once"
+    )
+    with eventually() as until:
+        until(lambda: "web" in booted.sh("datapathctl ps --format '{{.Names}}'"))
+    booted.sh("sync")
     booted.cut_power_and_start()
     assert (
         shown(booted, "datapath", "Result") == "success"
@@ -105,4 +111,5 @@ def test_after_a_power_cut_all_is_there_that_a_unit_promises(booted: Booted) -> 
         booted.sh("datapathctl ps -a --format '{{.Names}} {{.State}}' | sort")
         == "detached exited\nweb running"
     )
-    booted.sh("datapathctl doctor")
+    with eventually() as until:  # the agent follows that the uplink is gone
+        until(lambda: booted.try_("datapathctl doctor").returncode == 0)
