@@ -45,6 +45,7 @@ DISTRIBUTIONS = (
         "cffi",
         "pycparser",
         "click",
+        "dnspython",
         "pyroute2",
         "pytest",
         "pytest-xdist",
