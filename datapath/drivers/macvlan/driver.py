@@ -93,7 +93,8 @@ class Macvlan(InsideDriver):
     def create_endpoint(
         self, network: Network, endpoint: Endpoint, mtu: int, sandbox: str | None = None
     ) -> Endpoint:
-        name = waiting_name(endpoint) if sandbox is None else endpoint.ifname
+        # Before Linux 6.14 a name that the host has is taken for one that the namespace has, too.
+        name = waiting_name(endpoint)
         with ExitStack() as undo:
             undo.callback(self.delete_endpoint, network, endpoint, sandbox)
             try:
@@ -107,6 +108,9 @@ class Macvlan(InsideDriver):
                     ) from error
                 raise
             endpoint = replace(endpoint, mac=mac)
+            if sandbox is not None and (made := macvlans.find(name, sandbox)):
+                with Links(sandbox) as inside:
+                    inside.rename(made.ifindex, endpoint.ifname)
             self.restore(network, endpoint)
             undo.pop_all()
         return endpoint
@@ -129,7 +133,7 @@ class Macvlan(InsideDriver):
     def _delete_inside(self, endpoint: Endpoint, sandbox: str) -> None:
         """A device of that MAC address that was made by somebody in there stays."""
         devices = observe.stack(sandbox).devices
-        names = set(names_inside(endpoint, sandbox)) | {endpoint.ifname}
+        names = {*names_inside(endpoint, sandbox), endpoint.ifname, waiting_name(endpoint)}
         mine = [
             d for d in devices.values() if d.kind == MACVLAN and d.mac == endpoint.mac and d.name in names
         ]
