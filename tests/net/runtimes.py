@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
+_PATIENCE = 10.0  # seconds
 
 # For a shell, to be called in a mount and a process namespace that nobody else is in. The root is not written to; there
 # the folders are seen at their own places, and what is mounted on /run is the same inside and outside.
@@ -32,8 +34,14 @@ enter() {  # an empty folder, the root, folders to be seen
 
 
 def remove_groups(name: str) -> None:
-    """Those below which a runtime has put its containers, with a name that begins so, of all controllers."""
-    for folder in (*_GROUPS.glob(f"{name}*"), *_GROUPS.glob(f"*/{name}*")):
-        for path, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+    """Those below which a runtime has put its containers, with a name that begins so, of all controllers. A group is
+    busy until the processes that were killed in it have gone."""
+    end = time.monotonic() + _PATIENCE
+    while folders := [*_GROUPS.glob(f"{name}*"), *_GROUPS.glob(f"*/{name}*")]:
+        for folder in folders:
+            for path, _, _ in os.walk(folder, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+        if time.monotonic() > end:
+            return
+        time.sleep(0.05)
