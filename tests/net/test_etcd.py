@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -325,6 +326,42 @@ def test_s37_a_store_that_is_not_there_is_named_within_seconds(tmp_path: Path) -
             assert time.monotonic() - began < 60
     finally:
         place.close()
+
+
+class Ending(BaseHTTPRequestHandler):
+    """Begins every watch, and ends it with an error."""
+
+    protocol_version = "HTTP/1.1"
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        said = b'{"error": {"grpc_code": 14, "message": "etcdserver: server stopped"}}\n'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_s23_a_watch_does_not_storm_a_server_that_ends_it_at_once() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ending) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = ClusterStore((("127.0.0.1", server.server_port),))
+        with EtcdCluster(where) as client, client.watch(["hosts/"], 0) as watch:
+            began = time.monotonic()
+            thread = threading.Thread(target=lambda: list(watch))
+            thread.start()
+            with eventually() as until:
+                until(lambda: Ending.asked >= 3)
+            watch.close()
+            thread.join(30)
+            assert not thread.is_alive()
+            assert Ending.asked <= 2 + (time.monotonic() - began) / 0.1
+        server.shutdown()
 
 
 def test_s23_a_full_store_says_so(tmp_path: Path) -> None:

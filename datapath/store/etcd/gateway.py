@@ -117,18 +117,19 @@ class Gateway:
                 else:
                     raise self._translated(error) from error
             except UncertainError:
-                self._next()
+                self.turn()
                 raise
             except (OSError, http.client.HTTPException) as error:
                 problem = problem if isinstance(error, TimeoutError) and problem else _why(error)
-            self._next()
+            self.turn()
             tries += 1
             if time.monotonic() >= end or tries >= 2 + 50 * timeout:
                 raise StateError(f"cluster store {self.where} does not answer: {problem}")
             if tries % len(self.where.servers) == 0:
                 time.sleep(min(0.1, max(end - time.monotonic(), 0)))  # all have been asked once
 
-    def _next(self) -> None:
+    def turn(self) -> None:
+        """From now on the next server is asked."""
         self.close()
         self._at = (self._at + 1) % len(self.where.servers)
 

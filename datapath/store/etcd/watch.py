@@ -16,6 +16,7 @@ from datapath.store.cluster import Change, CompactedError, Entry
 from datapath.store.etcd.gateway import Gateway, Reply
 
 _PATIENCE = 30.0  # seconds without a word, after which the server is asked anew: the connection may be dead
+_PAUSE = 0.1  # seconds before the next server is asked: they may all end what they have begun
 _LONGEST = 1 << 26  # bytes of a message: etcd's own limit of a request is 1.5 MB
 
 
@@ -64,7 +65,8 @@ class EtcdWatch:
             except TimeoutError:
                 yield ()
             except (OSError, http.client.HTTPException):
-                continue  # with the next server, from where this one stopped
+                self._gateway.turn()  # from where this one stopped
+                self._closed.wait(_PAUSE)
             except ValueError:
                 if self._closed.is_set():
                     return  # its file was closed while it was read
