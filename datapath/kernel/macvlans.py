@@ -26,10 +26,9 @@ from datapath.model.parsing import Address
 _NO_PREFIX_ROUTE, _NODAD = 0x200, 0x02  # IFA_F_* of linux/if_addr.h
 
 
-def create(name: str, parent: str, mode: str, mac: str, mtu: int, netns: Netns = None) -> str:
-    """Makes a macvlan device over `parent`, which stays on the host, and returns its MAC address: with the mode
-    "passthru" the parent's. It is down and without addresses. `mtu`: bytes, 0: the parent's; `netns`: where it is
-    made."""
+def create(name: str, parent: str, mode: str, mac: str, mtu: int, netns: Netns = None) -> Device:
+    """Makes a macvlan device over `parent`, which stays on the host: with the mode "passthru" it has the parent's MAC
+    address. It is down and without addresses. `mtu`: bytes, 0: the parent's; `netns`: where it is made."""
     more: dict[str, Any] = {"mtu": mtu} if mtu else {}
     if mode != "passthru" and mac:
         more["address"] = mac
@@ -41,7 +40,9 @@ def create(name: str, parent: str, mode: str, mac: str, mtu: int, netns: Netns =
         with translated("create", f"device {name} over {parent}"):
             route.link("add", kind=MACVLAN, ifname=name, link=below, macvlan_mode=mode, **more)
     found = find(name, netns)
-    return found.mac if found else mac
+    if found is None:
+        raise KernelError("look up", f"device {name}", errno.ENODEV)
+    return found
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ class Macvlan(InsideDriver):
         with ExitStack() as undo:
             undo.callback(self.delete_endpoint, network, endpoint, sandbox)
             try:
-                mac = macvlans.create(
+                made = macvlans.create(
                     *(name, parent(network), mode(network), endpoint.mac), network.mtu or 0, sandbox
                 )
             except KernelError as error:
@@ -107,8 +107,8 @@ class Macvlan(InsideDriver):
                         f"network {network.name} has the mode {PASSTHRU}: device {parent(network)} is for one container"
                     ) from error
                 raise
-            endpoint = replace(endpoint, mac=mac)
-            if sandbox is not None and (made := macvlans.find(name, sandbox)):
+            endpoint = replace(endpoint, mac=made.mac)
+            if sandbox is not None:
                 with Links(sandbox) as inside:
                     inside.rename(made.ifindex, endpoint.ifname)
             self.restore(network, endpoint)
