@@ -28,6 +28,13 @@ def healthy(host: Host) -> bool:
     return True
 
 
+def make_lower(host: Host) -> None:
+    """A parent that may go: `lower`, of a pair."""
+    host.sh("ip link add lower type veth peer name far")
+    host.sh("ip link set lower up")
+    host.sh("ip link set far up")
+
+
 def test_s24_containers_have_addresses_on_the_network_of_the_parent(lan: Host) -> None:
     """With MAC addresses of their own; the host and they do not reach each other, as with Docker."""
     before = lan.sh("ip -o link")
@@ -157,9 +164,7 @@ def test_s24_modes_are_the_kernels(lan: Host, mode: str) -> None:
 
 
 def test_s24_a_passthru_parent_is_for_one_container_with_its_mac_address(host: Host) -> None:
-    host.sh("ip link add lower type veth peer name far")
-    host.sh("ip link set lower up")
-    host.sh("ip link set far up")
+    make_lower(host)
     host.ctl("network create -d macvlan --subnet 10.77.0.0/24 -o parent=lower -o macvlan_mode=passthru one")
     host.run("a", "--network one")
     mac = host.in_("a", "ip -o link show eth0")
@@ -215,9 +220,7 @@ def test_s24_a_parent_has_one_network(host: Host) -> None:
 
 def test_s30_a_macvlan_network_whose_parent_went_is_said_to_be_broken(host: Host) -> None:
     """It cannot be repaired until the device is back; then it is."""
-    host.sh("ip link add lower type veth peer name far")
-    host.sh("ip link set lower up")
-    host.sh("ip link set far up")
+    make_lower(host)
     host.ctl("network create -d macvlan --subnet 10.77.0.0/24 -o parent=lower lan")
     host.run("a", "--network lan")
     host.run("b", "--network lan")
@@ -228,9 +231,7 @@ def test_s30_a_macvlan_network_whose_parent_went_is_said_to_be_broken(host: Host
     found = host.try_ctl("doctor").stdout
     assert "network lan: its parent device lower is gone" in found
     assert host.try_ctl("reconcile").returncode != 0
-    host.sh("ip link add lower type veth peer name far")
-    host.sh("ip link set lower up")
-    host.sh("ip link set far up")
+    make_lower(host)
     host.ctl("reconcile")
     assert healthy(host)
     assert reaches(lambda command: host.try_in("a", command), host.address("b", "lan"))
