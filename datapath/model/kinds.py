@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
+from datapath.model.peers import Block, Peer, Remote
 from datapath.model.rows import Row
 from datapath.model.sandboxes import Sandbox
 
@@ -92,6 +93,19 @@ KINDS = (
         missing="endpoint {} not found",
     ),
     Kind(Container, "containers", (Column("name", unique=True),), missing="No such container: {}"),
+    Kind(Peer, "peers", (Column("number", int, unique=True),), missing="host {} not found"),
+    Kind(
+        Block,
+        "blocks",
+        (Column("network_id", refers_to="networks"), Column("peer", refers_to="peers")),
+        missing="block {} not found",
+    ),
+    Kind(
+        Remote,
+        "remotes",
+        (Column("network_id", refers_to="networks"), Column("peer", refers_to="peers")),
+        missing="endpoint {} not found",
+    ),
 )
 
 

@@ -89,7 +89,8 @@ class Subnet:
 class Network:
     """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
     the gateway device on the host, `built` whether the kernel side has been built. `owner`: the front door that
-    the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line."""
+    the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line.
+    `vni`: which network a packet in a tunnel is of (RFC 7348), 24 bits; 0: none of its packets are in one."""
 
     id: str
     name: str
@@ -109,6 +110,7 @@ class Network:
     phase: Phase = Phase.CREATING
     built: bool = False
     owner: str = OWNER
+    vni: int = 0
 
     @property
     def short_id(self) -> str:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host knows of the other hosts of its cluster, and of their parts in networks of scope global.
+
+These rows are copies of what the cluster's store says (`datapath.cluster`), of networks that this host takes part in
+and no others. Packets are forwarded by them whether or not the store can be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from datapath.model.parsing import Address, Prefix
+from datapath.model.rows import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host of the cluster; this one has a row too. `id`: its installation's, 32 hex digits; `number`: its own in the
+    cluster, from 1, and another host's only after it was forgotten; `address`: its end of every tunnel (VTEP), `mac`:
+    what frames inside of tunnels to it are addressed to; `mtu`: bytes of an IP packet that its underlay takes;
+    `wireguard_key`: public, base64, "": it has none."""
+
+    id: str
+    name: str
+    number: int
+    address: Address
+    mac: str
+    mtu: int = 1500
+    wireguard_key: str = ""
+    phase: Phase = Phase.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Addresses of a network that one host gives to its endpoints. `id`: the network's, `/` and the prefix; `peer`: the
+    host's id."""
+
+    id: str
+    network_id: str
+    prefix: Prefix
+    peer: str
+    phase: Phase = Phase.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An endpoint on another host. `id`: the endpoint's, 64 hex digits; `peer`: its host's id; `sandbox_id`: the
+    container's, whose first 12 digits are a name of it; `name`: the container's."""
+
+    id: str
+    network_id: str
+    peer: str
+    mac: str
+    sandbox_id: str = ""
+    name: str = ""
+    hostname: str = ""
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
+    aliases: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    phase: Phase = Phase.READY
