@@ -19,7 +19,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SOCKET_UNIT = "datapath-docker.socket"
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # it has none before click 8.4
     """A duration as Docker writes it, in seconds."""
 
     name = "duration"
