@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 ALL_SUITES = "full"
-ALL = "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound"
+ALL = (
+    "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound,direct,routed,vxlan,macvlan"
+)
 EXPERIMENTS = {
     "Suite": "SUITE",
     "Experiment": "EXPERIMENT",

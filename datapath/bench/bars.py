@@ -14,13 +14,16 @@ from typing import Literal
 
 from datapath.bench import stats
 from datapath.bench.model import (
+    DIRECT,
     DNSMASQ,
     DOCKER,
     DOCKER_DATAPATH,
     EBPF,
     IPTABLES,
+    MACVLAN,
     NONE,
     PATHS,
+    ROUTED,
     UNBOUND,
     Run,
     Series,
@@ -102,6 +105,17 @@ def _detail(label: str, name: str) -> Callable[[Run, Rows], Found | None]:
     return measured
 
 
+def _more(label: str) -> Callable[[Run, Rows], Found | None]:
+    """How many ms more a container's start takes on the network that is measured than on a bridge network."""
+
+    def measured(_: Run, rows: Rows) -> Found | None:
+        samples = rows[label].samples.get(EBPF, ()) if label in rows else ()
+        values = [float(s.details["start_ms"]) - float(s.details["start_on_bridge_ms"]) for s in samples]
+        return Found(*_interval(values)) if values else None
+
+    return measured
+
+
 def _interval(values: Sequence[float]) -> tuple[float, float, float, bool]:
     low, high, confidence = stats.interval(values)
     return median(values), low, high, confidence >= stats.CONFIDENCE
@@ -171,6 +185,15 @@ PROMISES: tuple[Promise, ...] = (
         Promise(label, f"{EBPF}, ms", 5, True, _median(label, 1e-3))
         for label in (f"getaddrinfo_{library} failing-resolver" for library in ("glibc", "musl"))
     ),
+    _ratio("tcp_rr across-hosts", NONE, 1.22, most=True),
+    _ratio("tcp_rr across-hosts", DOCKER, 0.58, most=True),
+    _ratio("tcp_rr across-hosts", NONE, 1.12, most=True, mode=DIRECT),
+    _ratio("tcp_rr across-hosts", ROUTED, 0.86, most=True, mode=DIRECT),
+    _ratio("tcp_rr across-hosts", NONE, 1.03, most=True, mode=MACVLAN),
+    _ratio("tcp_rr host-host", NONE, 1.02, most=True),
+    _ratio("tcp_stream across-hosts", NONE, 0.95, most=False),
+    _ratio("udp_pps across-hosts", DOCKER, 2.3, most=False),
+    Promise("start_across_hosts", f"{EBPF}, more than on a bridge, ms", 5, True, _more("start_across_hosts")),
     Promise(ESTABLISHED[0], f"{EBPF}, ns a packet", 120, True, _cost(*ESTABLISHED)),
 )
 

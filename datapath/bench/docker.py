@@ -26,8 +26,11 @@ _BUSYBOX = "/bin/busybox"
 _SOCKET = "/run/docker.sock"
 # All that dockerd and containerd keep beside the data is below /run, sockets too: it gets one of its own. $1 is the
 # folder of all that is the daemon's, $2 a root that has the daemon, or nothing; that is not written to.
+# Its host's name is that of the host's folder: two that share networks may not have the same.
 _SCRIPT = """
 set -e
+host=${1%/*}
+hostname "${host##*/}"
 mount -t tmpfs -o mode=755 tmpfs /run
 mount --make-shared /run
 mkdir -p /run/docker/plugins
@@ -47,7 +50,19 @@ fi
 shift 2
 exec "$@"
 """
-_CAGE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _SCRIPT, "sh")
+_CAGE = (
+    "unshare",
+    "--mount",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    _SCRIPT,
+    "sh",
+)
 PLUGINS = "plugins"  # below the daemon's folder: /run/docker/plugins to it
 
 

@@ -28,10 +28,13 @@ STREAM_SETTINGS = {"net/ipv4/tcp_congestion_control": "reno"}
 
 
 class Host:
-    """Use as a context manager. `group`: the control group that its processes are in."""
+    """Use as a context manager. `group`: the control group that its processes are in. `opposite`: another host whose
+    machine outside this one is, and the other way round; that is left after this one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, opposite: Host | None = None) -> None:
         self.folder = folder
+        self.address = HOST if opposite is None else OUTSIDE
+        self._opposite = opposite
         self._name = f"{folder.name}-{os.urandom(4).hex()}"
         self._stack = ExitStack()
 
@@ -44,11 +47,14 @@ class Host:
             _mount_bpffs(self.bpffs)
             stack.callback(syscalls.umount, str(self.bpffs))
             self.group = stack.enter_context(group(self._name))
-            self.inside = Namespace()
-            stack.callback(self.inside.close)
-            self.outside = Namespace()
-            stack.callback(self.outside.close)
-            self._connect()
+            if self._opposite is None:
+                self.inside = Namespace()
+                stack.callback(self.inside.close)
+                self.outside = Namespace()
+                stack.callback(self.outside.close)
+                self._connect()
+            else:
+                self.inside, self.outside = self._opposite.outside, self._opposite.inside
             self._stack = stack.pop_all()
         return self
 

@@ -102,6 +102,19 @@ def start(topologies: Topologies, modes: tuple[str, ...], count: int, asleep: bo
     )
 
 
+def start_across(topologies: Topologies, modes: tuple[str, ...]) -> Change:
+    """By the command line, as a container on a bridge network beside it."""
+    return Change(
+        topologies,
+        Point("start_across_hosts"),
+        modes,
+        "Start a container on an overlay network, and for the detail MORE one on a bridge network",
+        lambda topology: topology.start_remove(0),
+        ("start", "remove", "start_on_bridge", "remove_from_bridge"),
+        counted=1,
+    )
+
+
 def start_many(topologies: Topologies, modes: tuple[str, ...], count: int) -> Change:
     return Change(
         topologies,

@@ -27,7 +27,12 @@ DOCKERS = (DOCKER_DATAPATH, DOCKER)
 AARDVARK, DNSMASQ, UNBOUND = RESOLVERS = ("aardvark", "dnsmasq", "unbound")
 """Programs that answer questions for names, on the gateway's address of a Linux bridge: of the suite `dns` only."""
 
-MODES = (*NETWORKING, *RESOLVERS)
+DIRECT, ROUTED, VXLAN, MACVLAN = ACROSS = ("direct", "routed", "vxlan", "macvlan")
+"""Ways from one host to another, of the suite `overlay` only: this datapath's overlay without a tunnel, the kernel's
+own routes, a Linux bridge with a VXLAN device, and this datapath's macvlan networks. There `ebpf` is this datapath's
+overlay, `docker` Docker's, and `none` is the limit: from host to host, without any container."""
+
+MODES = (*NETWORKING, *RESOLVERS, *ACROSS)
 
 PATHS = (
     "container-container",
@@ -36,6 +41,9 @@ PATHS = (
     "loopback-published",
     "hairpin",
 )
+
+ACROSS_HOSTS, HOST_HOST = "across-hosts", "host-host"
+"""Between containers of two hosts, and between the two hosts themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 from datapath.bench import plot_style, plots, stats, tables
 from datapath.bench.model import (
     AARDVARK,
+    DIRECT,
     DNSMASQ,
     DOCKER,
     DOCKER_DATAPATH,
     EBPF,
     IPTABLES,
+    MACVLAN,
     NFTABLES,
     NONE,
+    ROUTED,
     UNBOUND,
+    VXLAN,
     Run,
 )
 from datapath.bench.results import dumped
@@ -43,6 +47,10 @@ EXPLAINED = {
     AARDVARK: "aardvark-dns, podman's resolver, on the gateway's address of a Linux bridge.",
     DNSMASQ: "dnsmasq in its place.",
     UNBOUND: "unbound in its place.",
+    DIRECT: "This datapath's overlay network without a tunnel, as both hosts are on one link.",
+    ROUTED: "Containers of two hosts, joined by the kernel's own routes, as flannel's host-gw makes them.",
+    VXLAN: "Containers of two hosts, each on a Linux bridge with a VXLAN device, whose tables are filled by hand.",
+    MACVLAN: "Containers of two hosts on macvlan networks of this datapath.",
 }
 
 

@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 COLOURS = dict(
     zip(
         MODES,
-        ("#0b72d0", "#d1495b", "#dd8f1d", "#0f9ed5", "#239a86", "#818b98", "#8d5bd1", "#b5532d", "#3d8b37"),
+        (
+            *(
+                "#0b72d0",
+                "#d1495b",
+                "#dd8f1d",
+                "#0f9ed5",
+                "#239a86",
+                "#818b98",
+                "#8d5bd1",
+                "#b5532d",
+                "#3d8b37",
+            ),
+            *("#0f9ed5", "#8d5bd1", "#d1495b", "#3d8b37"),  # never beside those of the same colour
+        ),
         strict=True,
     )
 )

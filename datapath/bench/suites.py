@@ -9,8 +9,15 @@ from datapath.bench import costs, latency, lifecycle
 from datapath.bench.bars import PROMISED
 from datapath.bench.docker import installed
 from datapath.bench.model import (
+    ACROSS,
+    ACROSS_HOSTS,
     DOCKER,
+    DOCKER_DATAPATH,
     DOCKERS,
+    EBPF,
+    HOST_HOST,
+    IPTABLES,
+    NFTABLES,
     NONE,
     PATHS,
     RESOLVERS,
@@ -23,9 +30,11 @@ from datapath.bench.model import (
     SuiteOptions,
 )
 from datapath.bench.names import Dns
+from datapath.bench.topologies import Topology
 from datapath.bench.topology_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
-from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, traffic
-from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, WORKLOADS, Workload
+from datapath.bench.topology_hosts import make_hosts
+from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, make_topology, traffic
+from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, UDP_RR, WORKLOADS, Workload
 
 PORTS = (1, 10, 100, 1000, 10000)
 NETWORKS = (1, 10, 50)
@@ -40,16 +49,19 @@ Rows = Callable[[Topologies, Modes], Iterable[Experiment]]
 
 
 class Rowed:
-    """A suite of rows that share their topologies. `own_pid_namespace`: it starts what would outlive a kill -9."""
+    """A suite of rows that share their topologies. `own_pid_namespace`: it starts what would outlive a kill -9.
+    `absent`: modes that it knows nothing of; `make` makes the topologies of the others."""
 
     own_pid_namespace = True
+    absent: Modes = (*RESOLVERS, *ACROSS)
+    make: Callable[[str, SuiteOptions], Topology] = staticmethod(make_topology)
 
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
         self.name = name
-        self._topologies = Topologies(name, options)
+        self._topologies = Topologies(name, options, self.make)
         if not installed(options.dockerd):
             modes = without(modes, *DOCKERS)
-        self._modes = modes = without(modes, *RESOLVERS)
+        self._modes = modes = without(modes, *self.absent)
         self._experiments = list(rows(self._topologies, modes))
 
     def __enter__(self) -> Suite:
@@ -178,6 +190,19 @@ def docker(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     yield ports(topologies, modes, 1)
 
 
+def overlay(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
+    """Two hosts, a container on each. Those with a bar first."""
+    ours = tuple(mode for mode in modes if mode in (EBPF, NONE))
+    yield traffic(topologies, modes, TCP_RR, ACROSS_HOSTS)
+    yield traffic(topologies, ours, TCP_RR, HOST_HOST)
+    yield traffic(topologies, modes, TCP_STREAM, ACROSS_HOSTS)
+    yield traffic(topologies, modes, UDP_PPS, ACROSS_HOSTS)
+    if EBPF in modes:
+        yield lifecycle.start_across(topologies, (EBPF,))
+    yield traffic(topologies, modes, UDP_RR, ACROSS_HOSTS)
+    yield traffic(topologies, modes, TCP_CONNECT, ACROSS_HOSTS)
+
+
 # ---- the registry -----------------------------------------------------------------------------
 
 
@@ -191,13 +216,20 @@ class Costly(Rowed):
         )
 
 
+class Across(Rowed):
+    """Its topologies are pairs of hosts."""
+
+    absent = (IPTABLES, NFTABLES, DOCKER_DATAPATH, *RESOLVERS)
+    make = staticmethod(make_hosts)
+
+
 def cost(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
     """The details of this one say what CPU it took."""
     yield traffic(topologies, modes, TCP_STREAM, MEMBERS)
 
 
 def _rowed(name: str, rows: Rows) -> SuiteFactory:
-    kind = Costly if rows is cost else Rowed
+    kind = Costly if rows is cost else Across if rows is overlay else Rowed
     return lambda modes, options: kind(name, rows, modes, options)
 
 
@@ -210,9 +242,10 @@ SUITES: Mapping[str, SuiteFactory] = {
         "control": control,
         "cost": cost,
         "docker": docker,
+        "overlay": overlay,
     }.items()
 } | {"dns": Dns}
 
-FULL = ("control", "paths", "cost", "dns", "sweeps")
+FULL = ("control", "paths", "cost", "dns", "overlay", "sweeps")
 """What is measured if nobody names a suite, in this order: changes before traffic (see `quick`), and what takes long at
 the end."""

@@ -17,7 +17,17 @@ from pathlib import Path
 
 from datapath.bench import stats
 from datapath.bench.host import HOST
-from datapath.bench.model import DOCKERS, NONE, Better, Experiment, Point, Sample, SuiteOptions
+from datapath.bench.model import (
+    ACROSS_HOSTS,
+    DOCKERS,
+    HOST_HOST,
+    NONE,
+    Better,
+    Experiment,
+    Point,
+    Sample,
+    SuiteOptions,
+)
 from datapath.bench.place import MissingError, Place, ToolError, end
 from datapath.bench.topologies import Loopback, Own, Route, Topology
 from datapath.bench.topology_docker import DockerTopology
@@ -35,6 +45,8 @@ PATH_WORDS = {
     "container-outside": "container → outside",
     "loopback-published": "127.0.0.1 → published port",
     "hairpin": "container → port published by its neighbour, by the host's address",
+    ACROSS_HOSTS: "between containers of two hosts",
+    HOST_HOST: "between the hosts themselves",
 }
 
 
@@ -48,16 +60,19 @@ def make_topology(mode: str, options: SuiteOptions) -> Topology:
 
 
 class Topologies:
-    """The topologies of a suite, each built when it is first wanted."""
+    """The topologies of a suite, each built by `make` when it is first wanted."""
 
-    def __init__(self, name: str, options: SuiteOptions) -> None:
+    def __init__(
+        self, name: str, options: SuiteOptions, make: Callable[[str, SuiteOptions], Topology] = make_topology
+    ) -> None:
         self.options = replace(options, folder=options.folder / name)
+        self._make = make
         self._built: dict[str, Topology] = {}
         self._stack = ExitStack()
 
     def of(self, mode: str) -> Topology:
         if mode not in self._built:
-            self._built[mode] = self._stack.enter_context(make_topology(mode, self.options))
+            self._built[mode] = self._stack.enter_context(self._make(mode, self.options))
         return self._built[mode]
 
     def each(

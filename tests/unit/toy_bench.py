@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datapath.bench.model import RESOLVERS, Better, Cost, Experiment, Histogram, Point, Sample, Series
+from datapath.bench.model import ACROSS, RESOLVERS, Better, Cost, Experiment, Histogram, Point, Sample, Series
 
 KIB = {
     "ebpf": 16,
@@ -17,7 +17,7 @@ KIB = {
     "docker-datapath": 24,
     "docker": 32,
     "none": 8,
-    **dict.fromkeys(RESOLVERS, 32),
+    **dict.fromkeys((*RESOLVERS, *ACROSS), 32),
 }
 
 
