@@ -14,7 +14,7 @@ from datapath.config.settings import Settings
 from datapath.config.tuning import KEY as TUNING_KEY
 from datapath.config.tuning import Tuning
 from datapath.errors import ConfigError, PrivilegeError, quoted
-from datapath.model.clusters import ClusterStore, parse_cluster_store
+from datapath.model.clusters import Advertise, ClusterStore, parse_advertise, parse_cluster_store
 from datapath.model.parsing import Address, Interface, Prefix, parse_address, parse_interface, parse_prefix
 from datapath.model.pools import DEFAULT_POOLS, Pool, parse_pool, ula_pool
 
@@ -47,6 +47,7 @@ class DaemonConfig:
     log_opts: Mapping[str, str] = field(default_factory=dict)
     cluster_store: str = ""
     cluster_store_opts: Mapping[str, str] = field(default_factory=dict)
+    cluster_advertise: Advertise | None = None
     datapath: Tuning = field(default_factory=Tuning)
 
     def pools(self, installation_id: str) -> tuple[Pool, ...]:
@@ -62,6 +63,8 @@ class DaemonConfig:
             return parse_cluster_store(self.cluster_store, self.cluster_store_opts)
         if self.cluster_store_opts:
             raise ConfigError('the directive "cluster-store-opts" needs "cluster-store"')
+        if self.cluster_advertise is not None:
+            raise ConfigError('the directive "cluster-advertise" needs "cluster-store"')
         return None
 
     @classmethod
@@ -222,6 +225,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "log-opts": _log_opts,
     "cluster-store": _string,
     "cluster-store-opts": _options,
+    "cluster-advertise": lambda key, value: parse_advertise(_string(key, value)),
     TUNING_KEY: lambda _, value: Tuning.parse(value),
 }
 

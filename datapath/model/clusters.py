@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a cluster's store is, in Docker's words: `cluster-store` and `cluster-store-opts` of daemon.json. Pure."""
+"""Where a cluster's store is, and where other hosts find this one, in Docker's words: `cluster-store`,
+`cluster-store-opts` and `cluster-advertise` of daemon.json. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.parsing import parse_address
+from datapath.model.host import HostNetwork
+from datapath.model.parsing import Address, parse_address
 
 _KEY = "cluster-store"
 _OPTIONS_KEY = "cluster-store-opts"
+_ADVERTISE_KEY = "cluster-advertise"
 _PORT = 2379  # etcd's, as IANA has it
 _HOST = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
 _PREFIX = re.compile(r"[a-zA-Z0-9._-]+(/[a-zA-Z0-9._-]+)*")
@@ -19,6 +22,7 @@ _PREFIX = re.compile(r"[a-zA-Z0-9._-]+(/[a-zA-Z0-9._-]+)*")
 _CA, _CERT, _SECRET, _PATH = "kv.cacertfile", "kv.certfile", "kv.keyfile", "kv.path"
 _USER, _PASSWORD = "kv.username", "kv.passwordfile"
 _TTL, _HEARTBEAT = "discovery.ttl", "discovery.heartbeat"
+_DEVICE = re.compile(r"[^\s/:\[\]]{1,15}")  # what a device may be called, without what stands before a port
 _FILES = (_CA, _CERT, _SECRET, _PASSWORD)
 _KNOWN = (*_FILES, _PATH, _USER, _TTL, _HEARTBEAT)
 
@@ -109,3 +113,94 @@ def _seconds(options: Mapping[str, str], name: str, usual: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 86400 and len(text) <= 6):
         raise ConfigError(f"{_OPTIONS_KEY}: invalid {name} {quoted(text)}: expected 1 to 86400 seconds")
     return int(text)
+
+
+# ---- this host, as others see it ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """The address at which other hosts reach this one: one of its own, or the first of a device's. One of the two is
+    there. A port is Docker's, by which hosts reached each other's daemon; nobody asks for one here."""
+
+    address: Address | None = None
+    device: str = ""
+
+    def __str__(self) -> str:
+        return self.device or str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """What carries packets to other hosts. `mtu`: bytes of an IP packet there; `ifindex`: of the device."""
+
+    address: Address
+    mtu: int
+    ifindex: int
+
+
+def parse_advertise(text: str) -> Advertise:
+    """`ADDRESS[:PORT]` or `DEVICE[:PORT]`, an IPv6 address with a port in brackets. ConfigError."""
+    expected = ConfigError(
+        f"invalid {_ADVERTISE_KEY} {quoted(text)}: expected ADDRESS[:PORT] or DEVICE[:PORT]"
+    )
+    if text.count(":") > 1 and not text.startswith("["):
+        return Advertise(_unicast(parse_address(text, f"address in {_ADVERTISE_KEY}"), text))
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]{1,5}))?", text)
+    if found is None:
+        raise expected
+    host, port = found[1], found[2]
+    if port is not None and not 0 < int(port) < 65536:
+        raise ConfigError(f"invalid {_ADVERTISE_KEY} {quoted(text)}: there is no port {port}")
+    if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
+        return Advertise(_unicast(parse_address(host.strip("[]"), f"address in {_ADVERTISE_KEY}"), text))
+    if not _DEVICE.fullmatch(host) or not host.isprintable():
+        raise expected
+    return Advertise(device=host)
+
+
+def _unicast(address: Address, text: str) -> Address:
+    if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local:
+        raise ConfigError(f"invalid {_ADVERTISE_KEY} {quoted(text)}: other hosts cannot reach {address}")
+    return address
+
+
+def underlay(advertise: Advertise | None, observed: HostNetwork) -> Underlay:
+    """The address that other hosts send to, and the device that has it. Without `cluster-advertise` it is the one that
+    packets of the best default route leave with, IPv4 before IPv6, as nothing else says where other hosts are.
+    ConfigError says what is missing on this host."""
+    if advertise is None:
+        return _by_default_route(observed)
+    if advertise.device:
+        index = next((i for i, name in observed.names.items() if name == advertise.device), None)
+        if index is None:
+            raise ConfigError(f"{_ADVERTISE_KEY}: there is no device {quoted(advertise.device)} on this host")
+        address = observed.first_address(index)
+        if address is None:
+            raise ConfigError(
+                f"{_ADVERTISE_KEY}: device {quoted(advertise.device)} has no address that other hosts could reach"
+            )
+        return _at(address, index, observed)
+    holder = next((one for one in observed.addresses if one.interface.ip == advertise.address), None)
+    if holder is None or advertise.address is None:
+        raise ConfigError(f"{_ADVERTISE_KEY}: {advertise} is not an address of this host")
+    return _at(advertise.address, holder.ifindex, observed)
+
+
+def _by_default_route(observed: HostNetwork) -> Underlay:
+    defaults = [route for route in observed.routes if not route.prefix.prefixlen and route.device]
+    for route in sorted(defaults, key=lambda route: (route.prefix.version, route.metric)):
+        uplink = next((one for one in observed.uplinks if one.ifindex == route.device), None)
+        if uplink is None:
+            continue
+        address = uplink.ipv4 if route.prefix.version == 4 else uplink.ipv6
+        if address is not None:
+            return _at(address, route.device, observed)
+    raise ConfigError(
+        f'no default route says at which address other hosts reach this one: set "{_ADVERTISE_KEY}" in daemon.json'
+    )
+
+
+def _at(address: Address, ifindex: int, observed: HostNetwork) -> Underlay:
+    device = observed.devices.get(ifindex)
+    return Underlay(address, device.mtu if device else observed.default_mtu, ifindex)

@@ -164,6 +164,15 @@ class HostNetwork:
         """All addresses of the host."""
         return frozenset(one.interface.ip for one in self.addresses)
 
+    def first_address(self, ifindex: int) -> Address | None:
+        """The address of a device that other hosts reach it by: its first global one, IPv4 before IPv6."""
+        found = (
+            one.interface.ip
+            for one in self.addresses
+            if one.ifindex == ifindex and one.scope == _RT_SCOPE_UNIVERSE and not one.flags & _IFA_F_UNFIT
+        )
+        return min(found, key=lambda address: address.version, default=None)
+
     @property
     def uplinks(self) -> tuple[Uplink, ...]:
         """The devices that lead out of the host: those that are up and that a route leads out by, of whichever table,

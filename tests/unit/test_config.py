@@ -14,6 +14,7 @@ import pytest
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.errors import ConfigError, PrivilegeError
+from datapath.model.clusters import Advertise
 from datapath.model.pools import DEFAULT_POOLS, Pool
 
 
@@ -281,3 +282,50 @@ def test_s23_a_cluster_store_is_named_in_dockers_words() -> None:
     found = DaemonConfig.parse(json.dumps(wanted)).cluster
     assert found is not None and str(found) == "etcd://a.example:2379,[2001:db8::1]:1,10.0.0.1:2"
     assert (found.prefix, found.tls, found.ttl, found.heartbeat) == ("lab/one/datapath/v1", True, 60, 10)
+
+
+@pytest.mark.parametrize(
+    ("advertise", "said"),
+    [
+        ("", '"cluster-advertise" is empty'),
+        ("192.0.2.1:0", "there is no port 0"),
+        ("192.0.2.1:70000", "there is no port 70000"),
+        ("192.0.2.1:x", "expected ADDRESS[:PORT] or DEVICE[:PORT]"),
+        ("192.0.2.300", 'invalid address in cluster-advertise: "192.0.2.300"'),
+        ("[2001:db8::1", "expected ADDRESS[:PORT] or DEVICE[:PORT]"),
+        ("2001:db8::zz", 'invalid address in cluster-advertise: "2001:db8::zz"'),
+        ("a name", "expected ADDRESS[:PORT] or DEVICE[:PORT]"),
+        ("a-device-of-too-many-letters", "expected ADDRESS[:PORT] or DEVICE[:PORT]"),
+        ("0.0.0.0:2376", "other hosts cannot reach 0.0.0.0"),
+        ("127.0.0.1", "other hosts cannot reach 127.0.0.1"),
+        ("fe80::1", "other hosts cannot reach fe80::1"),
+    ],
+)
+def test_s37_an_address_that_cannot_be_advertised_is_refused(advertise: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DaemonConfig.parse(json.dumps({"cluster-store": "etcd://a:1", "cluster-advertise": advertise}))
+    assert said in str(caught.value)
+
+
+def test_s37_an_advertised_address_needs_a_cluster_store() -> None:
+    with pytest.raises(ConfigError, match='"cluster-advertise" needs "cluster-store"'):
+        DaemonConfig.parse('{"cluster-advertise": "192.0.2.1"}')
+
+
+@pytest.mark.parametrize(
+    ("advertise", "address", "device"),
+    [
+        ("192.0.2.1:2376", "192.0.2.1", ""),
+        ("192.0.2.1", "192.0.2.1", ""),
+        ("[2001:db8::1]:2376", "2001:db8::1", ""),
+        ("2001:db8::1", "2001:db8::1", ""),
+        ("eth0:2376", None, "eth0"),
+        ("bond0.12", None, "bond0.12"),
+    ],
+)
+def test_s23_this_hosts_address_is_named_in_dockers_words(
+    advertise: str, address: str | None, device: str
+) -> None:
+    wanted = {"cluster-store": "etcd://a:1", "cluster-advertise": advertise}
+    found = DaemonConfig.parse(json.dumps(wanted)).cluster_advertise
+    assert found == Advertise(ip_address(address) if address else None, device)
