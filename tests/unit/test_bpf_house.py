@@ -46,5 +46,6 @@ def test_a_header_that_answers_knows_none_that_acts(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_file_has_one_subject(path: Path) -> None:
-    """Which cannot be counted, but its lines can. (The contract is one text, as cffi includes nothing.)"""
-    assert len(path.read_text().splitlines()) <= (800 if name(path) == "abi.h" else 400)
+    """Which cannot be counted, but its lines can. (The contract is one text however many subjects it has: cffi
+    includes nothing, and an upgrade tells versions apart, and reads their rows, by this one file of each.)"""
+    assert len(path.read_text().splitlines()) <= (1200 if name(path) == "abi.h" else 400)
