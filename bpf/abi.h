@@ -44,6 +44,7 @@ enum network_flag {
 	NETWORK_RESOLVER = 64,	   /* port 53 of the gateway is the resolver's alone */
 	NETWORK_BESIDE = 128,	   /* default routes are elsewhere: who connects is the gateway */
 	NETWORK_HOST_ROUTED = 256, /* has `host_routed`; what the host forwards may come in */
+	NETWORK_OVERLAY = 512,	   /* has a row in `overlays`: members on other hosts */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -66,6 +67,7 @@ enum device_kind {
 	DEVICE_UPLINK = 3,   /* device of the host that leads outside, with an Ethernet header */
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
 	DEVICE_TUNNEL = 5,   /* like DEVICE_UPLINK, its packets have no Ethernet header */
+	DEVICE_VXLAN = 6,    /* the device of overlay networks' tunnels */
 };
 
 struct device_key {
@@ -256,6 +258,7 @@ struct tuple {
 enum other_party {
 	PARTY_OUTSIDE = 0,
 	PARTY_HOST = 0xffffffff, /* a socket of the host's, over its loopback device */
+	PARTY_PEER = 0xfffffffe, /* a member of an overlay network, on another host */
 };
 
 enum conn_flag {
@@ -536,6 +539,102 @@ struct socket {
 	__u8 pad[2];
 };
 
+/* ---- other hosts -------------------------------------------------------------- */
+
+/* How packets get to another host. */
+enum transport {
+	TRANSPORT_VXLAN = 1,	 /* in a VXLAN tunnel (RFC 7348) */
+	TRANSPORT_DIRECT = 2,	 /* as they are, to hosts on one link; to others as above */
+	TRANSPORT_WIREGUARD = 3, /* in a WireGuard tunnel, or not at all */
+};
+
+enum overlay_flag {
+	OVERLAY_CHECKSUM = 1, /* outer UDP datagrams have one, from the tunnels' device */
+};
+
+/* overlays: networks whose members are on several hosts */
+struct overlay_key {
+	__u32 network; /* number */
+};
+
+struct overlay {
+	__u32 vni;	 /* of 24 bits */
+	__u32 transport; /* enum transport */
+	__u32 flags;	 /* enum overlay_flag */
+	__u32 pad;
+	struct ip_addr subnet4; /* what its addresses are under the mask; zero: none */
+	struct ip_addr mask4;
+	struct ip_addr block_mask4; /* of each address the key in `remote_blocks` */
+	struct ip_addr subnet6;
+	struct ip_addr mask6;
+	struct ip_addr block_mask6;
+};
+
+/* vnis: which network a frame in a VXLAN tunnel is of */
+struct vni_key {
+	__u32 vni;
+};
+
+struct vni {
+	__u32 network; /* number */
+};
+
+enum peer_flag {
+	PEER_DIRECT = 1,    /* on one link with this host */
+	PEER_WIREGUARD = 2, /* a peer of this host's WireGuard device */
+};
+
+/* peers: the other hosts of the cluster */
+struct peer_key {
+	__u32 number; /* in the cluster, from 1 */
+};
+
+struct peer {
+	struct ip_addr addr; /* its end of each tunnel (VTEP) */
+	__u32 flags;	     /* enum peer_flag */
+	__u32 mtu;	     /* bytes of an IP packet that its own devices take */
+	__u8 mac[6];	     /* that frames in tunnels to it are addressed to */
+	__u8 pad[2];
+};
+
+/* vteps: the peer that a packet of a tunnel comes from, by its outer source */
+struct vtep_key {
+	struct ip_addr addr;
+};
+
+struct vtep {
+	__u32 peer; /* number */
+};
+
+/* remote_addrs: the peer that has a member with this address, where it is not in a block of that peer's; and
+ * remote_blocks: by the first address of a block, which is the address under the network's mask of blocks */
+struct remote_key {
+	__u32 network; /* number */
+	struct ip_addr addr;
+};
+
+struct remote {
+	__u32 peer; /* number */
+};
+
+/* tunnel: ARRAY of one: this host's own end */
+struct tunnel {
+	struct ip_addr addr4; /* zero: it has none of that family */
+	struct ip_addr addr6;
+	__u32 ifindex;	 /* the device for what the programs cannot do themselves, 0: none */
+	__u32 wireguard; /* the device of WireGuard tunnels, 0: none */
+	__u32 peer;	 /* this host's own number in the cluster; 0: it has no part in one */
+	__be16 port;	 /* of UDP, where every host receives */
+	__u8 mac[6];	 /* that frames to it are addressed to, and its own come from */
+};
+
+/* callers: other hosts that have asked a member of this one. They ask in the name of the gateway, which every host has. The
+ * key is the tuple of the answer, as the container sends it. */
+struct caller {
+	__u32 network; /* number */
+	__u32 peer;    /* number */
+};
+
 /* ---- names -------------------------------------------------------------------- */
 
 /*
@@ -599,10 +698,12 @@ struct upstream {
 
 /* tails: PROG_ARRAY, the programs that others go on in */
 enum tail {
-	TAIL_RESOLVE = 0,  /* a question to the resolver's address */
-	TAIL_ASK = 1,	   /* one that an upstream is to answer */
-	TAIL_ANSWERED = 2, /* what an upstream says to it */
-	TAIL_COUNT = 4,
+	TAIL_RESOLVE = 0,   /* a question to the resolver's address */
+	TAIL_ASK = 1,	    /* one that an upstream is to answer */
+	TAIL_ANSWERED = 2,  /* what an upstream says to it */
+	TAIL_TO_PEER = 3,   /* what is for a member of an overlay network on another host */
+	TAIL_FROM_PEER = 4, /* a tunnel's packet from another host */
+	TAIL_COUNT = 8,
 };
 
 /* resolvers: what one endpoint's questions to 127.0.0.11, and to its gateway's address, are answered with */
@@ -688,6 +789,7 @@ enum reason {
 	UNCONFIRMED = 8, /* counted besides the packet's own: both sides of a connection
 				  * have spoken, but the table, or its container's share of it,
 				  * is full; it goes on, where a flood can evict it */
+	TO_PEER = 9,	 /* to a container on another host */
 
 	DROP_FIRST = 16,
 	DROP_DEVICE = 16,	 /* device is not (or no longer) in the map */
@@ -726,7 +828,13 @@ enum reason {
 	DROP_ENCAP = 49,      /* its route encapsulates, which the programs cannot */
 	DROP_FORWARDING = 50, /* its gateway device does not forward, or its route is unknown */
 	DROP_TAIL = 51, /* a question for a name, and a program that answers those is not loaded */
-	DROP_BANDWIDTH = 52, /* its container sends or receives more than it may */
+	DROP_BANDWIDTH = 52,	 /* its container sends or receives more than it may */
+	DROP_NO_REMOTE = 53,	 /* no host of the cluster has the address */
+	DROP_NO_TUNNEL = 54,	 /* this host has no end of a tunnel, or no device, for it */
+	DROP_TUNNEL_SENDER = 55, /* in a tunnel from somebody who is no host of the cluster */
+	DROP_TUNNEL_SOURCE = 56, /* in a tunnel from a host that has not the source address */
+	DROP_TUNNEL_FRAME = 57,	 /* in a tunnel, and not for one member: broadcast, ARP */
+	DROP_CONGESTED = 58,	 /* marked in its tunnel, and its sender does not know marks */
 	REASON_COUNT = 64,
 };
 

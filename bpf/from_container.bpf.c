@@ -11,6 +11,7 @@
 #include "lib/links.h"
 #include "lib/names.h"
 #include "lib/nat.h"
+#include "lib/overlay.h"
 #include "lib/source.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -261,6 +262,24 @@ static __always_inline int to_member(struct __sk_buff *skb, const struct packet 
 					: drop(skb, DROP_ICC);
 }
 
+/* A member on another host. What becomes of a datagram's first fragment is not known here: the later ones meet the same. */
+static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
+				     const struct device *device)
+{
+	struct scratch *room = scratch();
+
+	if (!room)
+		return drop(skb, DROP_DEVICE);
+	if (!may_send(skb, p, device))
+		return drop(skb, DROP_BANDWIDTH);
+	if (p->followed && p->fragment == FRAGMENT_FIRST &&
+	    fragment_first(skb, p, device->endpoint))
+		return drop(skb, DROP_REWRITE);
+	room->sides.client_network = device->network;
+	room->sides.client_endpoint = device->endpoint;
+	return go_on(skb, TAIL_TO_PEER);
+}
+
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
@@ -269,6 +288,7 @@ int from_container(struct __sk_buff *skb)
 	struct device *device;
 	struct network *net;
 	int reason, verdict;
+	bool remote;
 
 	if (!p)
 		return drop(skb, DROP_DEVICE);
@@ -300,11 +320,12 @@ int from_container(struct __sk_buff *skb)
 						: drop(skb, DROP_BANDWIDTH);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
-	if (!endpoint && !mac_equal(p->dst_mac, net->mac))
+	remote = !endpoint && leads_to_peer(p, net, device->network);
+	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))
 		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)
 						: drop(skb, DROP_BANDWIDTH);
 	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
-	p->followed = p->fragment && (!endpoint || !(net->flags & NETWORK_ICC) ||
+	p->followed = p->fragment && ((!endpoint && !remote) || !(net->flags & NETWORK_ICC) ||
 				      (net->flags & NETWORK_HOST_ROUTED));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
 		reason = fragment_later(skb, p, device->endpoint);
@@ -313,6 +334,8 @@ int from_container(struct __sk_buff *skb)
 		if (reason)
 			return drop(skb, reason);
 	}
+	if (remote)
+		return to_remote(skb, p, device);
 	if (!may_send(skb, p, device))
 		verdict = drop(skb, DROP_BANDWIDTH);
 	else if (!endpoint)

@@ -6,38 +6,74 @@
 #include "lib/detours.h"
 #include "lib/exits.h"
 #include "lib/neighbour.h"
+#include "lib/overlay.h"
+#include "lib/tails.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* Copies the MAC of the member, here or on another host, that has the address; false: none has. */
+static __always_inline bool member_mac(__u32 number, const struct ip_addr *addr, __u8 *mac)
+{
+	struct endpoint *endpoint = endpoint_find(number, addr);
+	struct peer *peer;
+
+	if (endpoint) {
+		__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
+		return true;
+	}
+	peer = peer_find(remote_find(number, addr));
+	if (peer)
+		__builtin_memcpy(mac, peer->mac, ETH_ALEN);
+	return peer;
+}
+
 static __always_inline int answer_arp(struct __sk_buff *skb, const struct packet *p, __u32 number)
 {
-	struct endpoint *endpoint;
 	__u8 mac[ETH_ALEN];
 
 	if (p->arp_operation != ARPOP_REQUEST)
 		return consume(skb, ABSORBED);
-	endpoint = endpoint_find(number, &p->tuple.dst);
-	if (!endpoint)
+	if (!member_mac(number, &p->tuple.dst, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
-	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
 	return answer(skb, rewrite_arp_reply(skb, p, mac), BPF_F_INGRESS);
 }
 
 static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct packet *p,
 					       __u32 number)
 {
-	struct endpoint *endpoint;
 	struct ip_addr target;
 	__u8 mac[ETH_ALEN];
 
 	if (!solicited(skb, p, &target))
 		return drop(skb, DROP_TRUNCATED);
-	endpoint = addr_is_v4(&target) ? NULL : endpoint_find(number, &target);
-	if (!endpoint)
+	if (addr_is_v4(&target) || !member_mac(number, &target, mac))
 		return drop(skb, DROP_UNKNOWN_ARP);
-	__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
 	return answer(skb, rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac),
 		      BPF_F_INGRESS);
+}
+
+/* To a member on another host, in the gateway's name: the answer finds its way by what that host remembers. */
+static __always_inline int to_remote(struct __sk_buff *skb, __u32 number)
+{
+	struct scratch *room = scratch();
+
+	if (!room)
+		return drop(skb, DROP_DEVICE);
+	room->sides.client_network = number;
+	room->sides.client_endpoint = 0;
+	return go_on(skb, TAIL_TO_PEER);
+}
+
+/* The host itself asks a member now: an answer is not for another host that has asked with the same port. */
+static __always_inline void caller_forget(const struct packet *p)
+{
+	struct scratch *room = scratch();
+
+	if (!room || !packet_has_ports(p) || is_tcp_answer(p))
+		return;
+	tuple_reverse(&room->probe, &p->tuple);
+	if (bpf_map_lookup_elem(&callers, &room->probe))
+		bpf_map_delete_elem(&callers, &room->probe);
 }
 
 /* The host's stack tells a member of a shorter way to another one, which it has translated an address to. There is none
@@ -87,6 +123,10 @@ int from_host(struct __sk_buff *skb)
 		return consume(skb, FLOODED);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
+	if (!endpoint && leads_to_peer(p, net, device->network))
+		return to_remote(skb, device->network);
+	if (endpoint && (net->flags & NETWORK_OVERLAY))
+		caller_forget(p);
 	if (!endpoint) /* what the host routes to one of them */
 		endpoint = router_at(device->network, p->dst_mac);
 	if (!endpoint)

@@ -86,15 +86,21 @@ static __always_inline int to_loopback(struct __sk_buff *skb)
 }
 
 /* Through the device and next hop that the host's table gave. */
-static __always_inline int to_outside(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+static __always_inline int by_next_hop(struct __sk_buff *skb, const struct bpf_fib_lookup *fib,
+				       __u32 reason)
 {
 	struct bpf_redir_neigh nexthop = {};
 
 	/* An IPv4 route can lead through an IPv6 router: the lookup says so in its family. */
 	nexthop.nh_family = fib->family;
 	__builtin_memcpy(nexthop.ipv6_nh, fib->ipv6_dst, sizeof(nexthop.ipv6_nh));
-	count(skb, TO_OUTSIDE);
+	count(skb, reason);
 	return bpf_redirect_neigh(fib->ifindex, &nexthop, sizeof(nexthop), 0);
+}
+
+static __always_inline int to_outside(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+	return by_next_hop(skb, fib, TO_OUTSIDE);
 }
 
 struct flood {

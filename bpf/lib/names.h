@@ -8,7 +8,7 @@
 #include "lib/endpoints.h"
 #include "lib/networks.h"
 #include "lib/ports.h"
-#include "lib/verdict.h"
+#include "lib/tails.h"
 
 #define DNS_PORT bpf_htons(53)
 
@@ -73,13 +73,6 @@ struct {
 	__type(key, struct name_count_key);
 	__type(value, struct name_count);
 } name_counts SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, TAIL_COUNT);
-	__type(key, __u32);
-	__type(value, __u32);
-} tails SEC(".maps");
 
 #define MESSAGE_MAX 512 /* bytes: what is longer is not answered here, nor longer than that */
 
@@ -206,13 +199,6 @@ __noinline int is_for_resolver(const struct packet *p, const struct device *devi
 			return 0;
 	}
 	return resolver_copy(device->network, device->endpoint);
-}
-
-/* Goes on in another program; returns if that is not there. */
-static __always_inline int go_on(struct __sk_buff *skb, __u32 tail)
-{
-	bpf_tail_call(skb, &tails, tail);
-	return drop(skb, DROP_TAIL);
 }
 
 /*

@@ -2,6 +2,7 @@
 /* Who has this address: ARP (RFC 826) and neighbour discovery (RFC 4861), from the maps. */
 #pragma once
 #include "lib/endpoints.h"
+#include "lib/overlay.h"
 #include "lib/parse.h"
 
 #define ND_ROUTER_ADVERTISEMENT 134
@@ -23,6 +24,11 @@ static __always_inline bool neighbour_mac(__u32 number, const struct network *ne
 		return false;
 	if (addr_equal(addr, &net->gateway4) || addr_equal(addr, &net->gateway6) ||
 	    addr_equal(addr, &net->gateway_linklocal)) {
+		__builtin_memcpy(mac, net->mac, ETH_ALEN);
+		return true;
+	}
+	/* A member on another host is behind the gateway. */
+	if ((net->flags & NETWORK_OVERLAY) && remote_find(number, addr)) {
 		__builtin_memcpy(mac, net->mac, ETH_ALEN);
 		return true;
 	}

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "lib/inbound.h"
+#include "lib/overlay.h"
 
 /* To a link-local address that is none of the device's: another link's, where it may be the host's, or a neighbour's. */
 static __always_inline bool is_of_another_link(const struct __sk_buff *skb, const struct packet *p)
@@ -69,11 +70,26 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
+/* Is it a datagram to this host's end of tunnels? One without an Ethernet header, or in fragments, is left to the host's
+ * stack and the device. */
+static __always_inline bool is_tunnelled(const struct packet *p)
+{
+	struct tunnel *own;
+
+	if (p->tuple.proto != IPPROTO_UDP || p->fragment || p->lacks)
+		return false;
+	own = tunnel_own();
+	return own && own->port && p->tuple.dport == own->port &&
+	       addr_equal(&p->tuple.dst, is_ipv6(p) ? &own->addr6 : &own->addr4);
+}
+
 static __always_inline int outside_receive(struct __sk_buff *skb, struct packet *p)
 {
 	struct conn *conn;
 	int verdict;
 
+	if (is_tunnelled(p))
+		return go_on(skb, TAIL_FROM_PEER);
 	if (is_of_another_link(skb, p))
 		return not_ours(skb);
 	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);

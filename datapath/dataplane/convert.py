@@ -7,7 +7,15 @@ import struct
 from typing import Any, cast
 
 from datapath.dataplane import structs
-from datapath.dataplane.layout import DeviceKind, HostFlag, NetworkFlag, XfrmDirection
+from datapath.dataplane.layout import (
+    DeviceKind,
+    HostFlag,
+    NetworkFlag,
+    OverlayFlag,
+    PeerFlag,
+    Transport,
+    XfrmDirection,
+)
 from datapath.dataplane.structs import (
     DeviceValue,
     HostValue,
@@ -16,6 +24,8 @@ from datapath.dataplane.structs import (
     NameSetValue,
     NameValue,
     NetworkValue,
+    OverlayValue,
+    PeerValue,
     ResolverValue,
     RrsetValue,
     UpstreamValue,
@@ -35,6 +45,11 @@ def to_abi(row: Any) -> Any:
         fields["kind"] = int(abi.DeviceKind[row.kind])
     elif isinstance(row, HostValue):
         fields["flags"] = sum(int(abi.HostFlag[name]) for name in row.flags)
+    elif isinstance(row, OverlayValue):
+        fields["transport"] = int(abi.Transport[row.transport])
+        fields["flags"] = sum(int(abi.OverlayFlag[name]) for name in row.flags)
+    elif isinstance(row, PeerValue):
+        fields["flags"] = sum(int(abi.PeerFlag[name]) for name in row.flags)
     elif isinstance(row, XfrmKey):
         fields["direction"] = int(abi.XfrmDirection[row.direction])
     elif isinstance(row, XfrmPolicyValue):
@@ -93,6 +108,20 @@ def network_value(value: Any) -> NetworkValue:
     """What the map `networks` says (abi.network). Flags that only another version knows are left out."""
     flags = frozenset(cast(NetworkFlag, flag.name) for flag in abi.NetworkFlag if value.flags & flag)
     return NetworkValue(**value._asdict() | {"flags": flags})
+
+
+def overlay_value(value: Any) -> OverlayValue:
+    """What the map `overlays` says (abi.overlay). A transport that only another version knows is its number."""
+    flags = frozenset(cast(OverlayFlag, flag.name) for flag in abi.OverlayFlag if value.flags & flag)
+    names = {int(one): one.name for one in abi.Transport}
+    transport = cast(Transport, names.get(value.transport, str(value.transport)))
+    return OverlayValue(**value._asdict() | {"flags": flags, "transport": transport})
+
+
+def peer_value(value: Any) -> PeerValue:
+    """What the map `peers` says (abi.peer)."""
+    flags = frozenset(cast(PeerFlag, flag.name) for flag in abi.PeerFlag if value.flags & flag)
+    return PeerValue(**value._asdict() | {"flags": flags})
 
 
 def device_value(value: Any) -> DeviceValue:

@@ -115,6 +115,7 @@ def network_entry(
         "NETWORK_RESOLVER": network.resolver != RESOLVER,
         "NETWORK_BESIDE": network.beside,
         "NETWORK_HOST_ROUTED": bool(network.host_routed),
+        "NETWORK_OVERLAY": bool(network.vni),
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-# Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction.
+# Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction, enum transport,
+# enum overlay_flag, enum peer_flag.
 NetworkFlag = Literal[
     "NETWORK_ACTIVE",
     "NETWORK_IPV4",
@@ -17,10 +18,21 @@ NetworkFlag = Literal[
     "NETWORK_RESOLVER",
     "NETWORK_BESIDE",
     "NETWORK_HOST_ROUTED",
+    "NETWORK_OVERLAY",
 ]
-DeviceKind = Literal["DEVICE_ENDPOINT", "DEVICE_GATEWAY", "DEVICE_UPLINK", "DEVICE_LOOPBACK", "DEVICE_TUNNEL"]
+DeviceKind = Literal[
+    "DEVICE_ENDPOINT",
+    "DEVICE_GATEWAY",
+    "DEVICE_UPLINK",
+    "DEVICE_LOOPBACK",
+    "DEVICE_TUNNEL",
+    "DEVICE_VXLAN",
+]
 HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
+Transport = Literal["TRANSPORT_VXLAN", "TRANSPORT_DIRECT", "TRANSPORT_WIREGUARD"]
+OverlayFlag = Literal["OVERLAY_CHECKSUM"]
+PeerFlag = Literal["PEER_DIRECT", "PEER_WIREGUARD"]
 Direction = Literal["ingress", "egress"]
 # enum limit_direction.
 LIMIT_DIRECTIONS = {"ingress": 1, "egress": 2}
@@ -60,6 +72,14 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "frag_queue": ("frag_queue_key", "frag_queue"),
     "frag_sources": ("frag_source_key", "frag_source"),
     "sockets": ("socket_key", "socket"),
+    "overlays": ("overlay_key", "overlay"),
+    "vnis": ("vni_key", "vni"),
+    "peers": ("peer_key", "peer"),
+    "vteps": ("vtep_key", "vtep"),
+    "remote_addrs": ("remote_key", "remote"),
+    "remote_blocks": ("remote_key", "remote"),
+    "tunnel": (None, "tunnel"),
+    "callers": ("tuple", "caller"),
     "names": ("name_key", "name"),
     "long_names": ("long_name_key", "name"),
     "name_sets": ("name_set_key", "name_set"),
@@ -98,6 +118,7 @@ TOLD_MAPS = frozenset(
         *("networks", "devices", "endpoints", "routers", "members", "ports", "reserved", "bindings", "host"),
         *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
         *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed"),
+        *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
     )
 )
 
@@ -140,6 +161,7 @@ HOOKS = {
     "from_uplink": Hook("ingress", "DEVICE_UPLINK"),
     "from_tunnel": Hook("ingress", "DEVICE_TUNNEL"),
     "from_loopback": Hook("ingress", "DEVICE_LOOPBACK"),
+    "from_vxlan": Hook("ingress", "DEVICE_VXLAN"),
 }
 # Those of the host's uplinks, by whether their packets come without an Ethernet header.
 UPLINK_HOOKS = {False: "from_uplink", True: "from_tunnel"}
@@ -150,7 +172,13 @@ CONN_GC = "conn_gc"
 # The map of the programs that others go on in, and these: program -> its place there (enum tail). They are attached to
 # nothing.
 TAILS_MAP = "tails"
-TAILS = {"resolve": "TAIL_RESOLVE", "ask": "TAIL_ASK", "answered": "TAIL_ANSWERED"}
+TAILS = {
+    "resolve": "TAIL_RESOLVE",
+    "ask": "TAIL_ASK",
+    "answered": "TAIL_ANSWERED",
+    "to_peer": "TAIL_TO_PEER",
+    "from_peer": "TAIL_FROM_PEER",
+}
 # Program -> where it is attached to the control group (enum bpf_attach_type).
 SOCKET_HOOKS = {
     "host_bind4": 8,
@@ -170,6 +198,7 @@ OBJECT_FILES = {
     "from_uplink": ("from_uplink",),
     "from_tunnel": ("from_tunnel",),
     "from_loopback": ("from_loopback",),
+    "from_vxlan": ("from_vxlan",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
     "conn_gc": (CONN_GC,),

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import DeviceKind, HostFlag, NetworkFlag, XfrmDirection
+from datapath.dataplane.layout import (
+    DeviceKind,
+    HostFlag,
+    NetworkFlag,
+    OverlayFlag,
+    PeerFlag,
+    Transport,
+    XfrmDirection,
+)
 from datapath.model.parsing import Address
 
 NO_MAC = "00:00:00:00:00:00"
@@ -261,6 +269,70 @@ class SubnetValue(NamedTuple):
     network: int
 
 
+class OverlayKey(NamedTuple):
+    network: int
+
+
+class OverlayValue(NamedTuple):
+    """Masks are of the mapped form: the first 96 bits of one for IPv4 are ones, too."""
+
+    vni: int
+    transport: Transport
+    flags: frozenset[OverlayFlag]
+    subnet4: Address | None
+    mask4: IPv6Address | None
+    block_mask4: IPv6Address | None
+    subnet6: Address | None
+    mask6: IPv6Address | None
+    block_mask6: IPv6Address | None
+
+
+class VniKey(NamedTuple):
+    vni: int
+
+
+class VniValue(NamedTuple):
+    network: int
+
+
+class PeerKey(NamedTuple):
+    number: int
+
+
+class PeerValue(NamedTuple):
+    addr: Address
+    flags: frozenset[PeerFlag]
+    mtu: int
+    mac: str
+
+
+class VtepKey(NamedTuple):
+    addr: Address
+
+
+class VtepValue(NamedTuple):
+    peer: int
+
+
+class RemoteKey(NamedTuple):
+    network: int
+    addr: Address | None
+
+
+class RemoteValue(NamedTuple):
+    peer: int
+
+
+class TunnelValue(NamedTuple):
+    addr4: IPv4Address | None = None
+    addr6: IPv6Address | None = None
+    ifindex: int = 0
+    wireguard: int = 0
+    peer: int = 0
+    port: int = 0
+    mac: str = NO_MAC
+
+
 # The struct of abi.h that each class is.
 STRUCTS: Mapping[type[Any], str] = {
     HostValue: "host",
@@ -300,4 +372,15 @@ STRUCTS: Mapping[type[Any], str] = {
     HostRoutedKey: "host_routed_key",
     SubnetKey: "subnet_key",
     SubnetValue: "subnet",
+    OverlayKey: "overlay_key",
+    OverlayValue: "overlay",
+    VniKey: "vni_key",
+    VniValue: "vni",
+    PeerKey: "peer_key",
+    PeerValue: "peer",
+    VtepKey: "vtep_key",
+    VtepValue: "vtep",
+    RemoteKey: "remote_key",
+    RemoteValue: "remote",
+    TunnelValue: "tunnel",
 }

@@ -28,6 +28,7 @@ MEANINGS: Mapping[str, Meaning] = {
         "went on as well (counted besides), but its connection stays where a flood can push it out: the "
         "table, or its container's share of it, is full"
     ),
+    "TO_PEER": Meaning("went to a container on another host of the cluster"),
     "DROP_DEVICE": Meaning(
         "its device is not, or no longer, in the tables", "a container that is just coming or going"
     ),
@@ -137,5 +138,30 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_BANDWIDTH": Meaning(
         "its container receives or sends more than its limit of bandwidth lets through",
         "`limits` in `stats`; the container's driver options, or its pod's annotations",
+    ),
+    "DROP_NO_REMOTE": Meaning(
+        "it is for an address of an overlay network that no host of the cluster has",
+        "a container that has gone; a host that has not heard of a new one (`doctor`)",
+    ),
+    "DROP_NO_TUNNEL": Meaning(
+        "it is for another host, and this one has no end of a tunnel of that family, or not the device that such "
+        "packets pass: what is larger than the way takes, and segments that arrive as one",
+        "`doctor`; `cluster-advertise`",
+    ),
+    "DROP_TUNNEL_SENDER": Meaning(
+        "it came in a tunnel of ours, from an address that is no host's of the cluster",
+        "a forged packet; a host whose address has changed",
+    ),
+    "DROP_TUNNEL_SOURCE": Meaning(
+        "it came in a tunnel from a host of the cluster that does not have its source address",
+        "a forged packet; a host that has not heard of a new address",
+    ),
+    "DROP_TUNNEL_FRAME": Meaning(
+        "it came in a tunnel and is for no single member: broadcast, multicast, ARP, neighbour discovery",
+        "a peer that is not ours",
+    ),
+    "DROP_CONGESTED": Meaning(
+        "a router marked its tunnel's packet as congested, and its sender does not know of such marks (RFC 6040)",
+        "the network between the hosts is full",
     ),
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Reached by a tail call from the hooks of uplinks: a datagram to the UDP port of tunnels at this host's own end. One of a
+ * network of ours, from a host of the cluster, is freed of its headers and delivered; what is in no network of ours is
+ * left to the host's stack, where another's device may wait for it. So is what a program cannot free of its headers: the
+ * device does, and from_vxlan goes on.
+ */
+#include "lib/peers.h"
+#include "lib/xfrm.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* The device that is to take a packet which has been admitted; without one nobody can. */
+static __always_inline int to_device(struct __sk_buff *skb, const struct tunnel *own)
+{
+	return own->ifindex ? not_ours(skb) : drop(skb, DROP_NO_TUNNEL);
+}
+
+/* Returns 0 for a frame that can be for a member, or a drop reason. */
+static __always_inline int frame_check(const struct ethhdr *frame)
+{
+	if (mac_is_group(frame->h_dest))
+		return DROP_TUNNEL_FRAME;
+	switch (frame->h_proto) {
+	case bpf_htons(ETH_P_IP):
+	case bpf_htons(ETH_P_IPV6):
+		return 0;
+	case bpf_htons(ETH_P_ARP):
+		return DROP_TUNNEL_FRAME;
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		return DROP_VLAN;
+	}
+	return DROP_ETHERTYPE;
+}
+
+SEC("tc")
+int from_peer(struct __sk_buff *skb)
+{
+	struct scratch *room = scratch();
+	struct tunnel *own = tunnel_own();
+	struct vxlan_header vxlan;
+	struct ethhdr frame;
+	struct packet *p;
+	__u32 network, peer;
+	int reason;
+	__u8 ecn;
+
+	if (!room || !own)
+		return drop(skb, DROP_DEVICE);
+	p = &room->packet;
+	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) ||
+	    !(vxlan.flags & VXLAN_HAS_VNI))
+		return not_ours(skb);
+	network = vni_find(bpf_ntohl(vxlan.vni) >> 8);
+	/* Whether it may pass in clear is for the host's stack to say. */
+	if (!network || xfrm_closed_in(&p->tuple))
+		return not_ours(skb);
+	peer = vtep_find(&p->tuple.src);
+	if (!peer)
+		return drop(skb, DROP_TUNNEL_SENDER);
+	if (p->l4 - L3 + VXLAN_LINK > p->length ||
+	    bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr) + sizeof(vxlan), &frame,
+			       sizeof(frame)))
+		return drop(skb, DROP_TRUNCATED);
+	reason = frame_check(&frame);
+	if (reason)
+		return drop(skb, reason);
+	/* Segments that have become one packet stay marked as a tunnel's when a program takes the headers away, and who
+	 * cuts it up again would look for them. */
+	ecn = packet_ecn(p);
+	if (skb->gso_size || vxlan_pull(skb, p, frame.h_proto))
+		return to_device(skb, own);
+	__builtin_memset(p, 0, sizeof(*p));
+	reason = packet_parse(skb, p);
+	if (reason)
+		return drop(skb, reason);
+	return peer_receive(skb, p, network, peer, ecn);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* VXLAN headers (RFC 7348), written before a packet and taken away again. */
+#pragma once
+#include "lib/rewrite.h"
+
+#define VXLAN_HAS_VNI bpf_htonl(0x08000000)
+#define VXLAN_LINK    (sizeof(struct udphdr) + sizeof(struct vxlan_header) + ETH_HLEN)
+#define VXLAN_PORT_FIRST \
+	32768 /* of the outer sources, 2^14 of them: the flows are told apart by it */
+#define VXLAN_PORTS 0x3fff
+#define CONGESTED   3 /* the two bits of ECN that say so (RFC 3168) */
+
+/* Flags of bpf_skb_adjust_room that 6.1's header does not have: which family a packet has without its outer header. */
+#define DECAP_IPV4 (1ULL << 7)
+#define DECAP_IPV6 (1ULL << 8)
+
+struct vxlan_header {
+	__be32 flags;
+	__be32 vni; /* and a byte that is reserved */
+};
+
+/* All that is before an inner packet, but for the outer IP header. */
+struct vxlan_link {
+	struct udphdr udp;
+	struct vxlan_header vxlan;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+struct vxlan_over_v4 {
+	struct ethhdr outer;
+	struct iphdr ip;
+	struct vxlan_link link;
+} __attribute__((packed));
+
+struct vxlan_over_v6 {
+	struct ethhdr outer;
+	struct ipv6hdr ip;
+	struct vxlan_link link;
+} __attribute__((packed));
+
+/* Bytes that a tunnel adds to an IP packet. */
+static __always_inline __u32 vxlan_overhead(bool v6)
+{
+	return VXLAN_LINK + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* The two bits of explicit congestion notification of an IP header. */
+static __always_inline __u8 packet_ecn(const struct packet *p)
+{
+	return (is_ipv6(p) ? bpf_ntohl(p->flowinfo) >> 20 : *(const __u8 *)&p->flowinfo) &
+	       CONGESTED;
+}
+
+/* A length as a header has it: none states more than 64 KiB, and who cuts the packet writes it anew. */
+static __always_inline __be16 stated(__u32 length)
+{
+	return length > 0xffff ? 0 : bpf_htons(length);
+}
+
+/* The outer source port: the same for all of a flow, and so its way. */
+static __always_inline __be16 vxlan_sport(struct __sk_buff *skb)
+{
+	__u32 hash = bpf_get_hash_recalc(skb);
+
+	return bpf_htons(VXLAN_PORT_FIRST + ((hash ^ hash >> 16) & VXLAN_PORTS));
+}
+
+static __always_inline void vxlan_fill(struct vxlan_link *link, const struct packet *p,
+				       const struct tuple *outer, __u32 vni, const __u8 *dst,
+				       const __u8 *src, __u32 length)
+{
+	link->udp.source = outer->sport;
+	link->udp.dest = outer->dport;
+	link->udp.len = stated(length);
+	link->udp.check = 0;
+	link->vxlan.flags = VXLAN_HAS_VNI;
+	link->vxlan.vni = bpf_htonl(vni << 8);
+	__builtin_memcpy(link->inner.h_dest, dst, ETH_ALEN);
+	__builtin_memcpy(link->inner.h_source, src, ETH_ALEN);
+	link->inner.h_proto = p->ethertype;
+}
+
+#define ENCAP                                                                                   \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN))
+
+/*
+ * The packet becomes one of a tunnel, with the addresses and ports of room->leaving. Returns 0, or an error: if it is
+ * positive nothing was changed, as it is no packet that a program could encapsulate.
+ */
+__noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
+			     const struct tunnel *own, const struct peer *peer, __u32 vni)
+{
+	struct scratch *room = scratch();
+	const struct tuple *outer;
+	struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP};
+	struct vxlan_over_v4 headers = {};
+	__u32 length;
+
+	if (!p || !own || !peer || !room)
+		return -1;
+	outer = &room->leaving;
+	if (bpf_skb_adjust_room(skb, sizeof(headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
+				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+		return 1;
+	length = skb->len - ETH_HLEN;
+	ip.frag_off = IP_DONT_FRAGMENT;
+	ip.tos = packet_ecn(p);
+	ip.tot_len = stated(length);
+	ip.saddr = outer->src.word[3];
+	ip.daddr = outer->dst.word[3];
+	ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	headers.outer.h_proto = bpf_htons(ETH_P_IP);
+	headers.ip = ip;
+	vxlan_fill(&headers.link, p, outer, vni, peer->mac, own->mac, length - sizeof(ip));
+	return bpf_skb_store_bytes(skb, 0, &headers, sizeof(headers), 0) ? -1 : 0;
+}
+
+/* The same over IPv6, where too no checksum covers the tunnel (RFC 6935). */
+__noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
+			     const struct tunnel *own, const struct peer *peer, __u32 vni)
+{
+	struct scratch *room = scratch();
+	const struct tuple *outer;
+	struct ipv6hdr ip = {.nexthdr = IPPROTO_UDP, .hop_limit = 64};
+	struct vxlan_over_v6 headers = {};
+	__u32 length;
+
+	if (!p || !own || !peer || !room)
+		return -1;
+	outer = &room->leaving;
+	if (bpf_skb_adjust_room(skb, sizeof(headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
+				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+		return 1;
+	length = skb->len - ETH_HLEN - sizeof(ip);
+	*(__be32 *)&ip = bpf_htonl(6U << 28 | packet_ecn(p) << 20);
+	ip.payload_len = stated(length);
+	__builtin_memcpy(&ip.saddr, &outer->src, sizeof(ip.saddr));
+	__builtin_memcpy(&ip.daddr, &outer->dst, sizeof(ip.daddr));
+	headers.outer.h_proto = bpf_htons(ETH_P_IPV6);
+	headers.ip = ip;
+	vxlan_fill(&headers.link, p, outer, vni, peer->mac, own->mac, length);
+	return bpf_skb_store_bytes(skb, 0, &headers, sizeof(headers), 0) ? -1 : 0;
+}
+
+/*
+ * All headers of a tunnel are taken away, but for the outer Ethernet header. `ethertype`: of the packet within. What a
+ * device has summed stays known, for one header less. Returns 0, or an error, and then nothing was changed: before Linux
+ * 6.3 a packet's family does not change so.
+ */
+__noinline int vxlan_pull(struct __sk_buff *skb, const struct packet *p, __u32 ethertype)
+{
+	__u64 flags = BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+	__be16 inner = ethertype;
+
+	if (!p)
+		return -1;
+	if (inner != p->ethertype)
+		flags |= inner == bpf_htons(ETH_P_IP) ? DECAP_IPV4 : DECAP_IPV6;
+	if (bpf_skb_adjust_room(skb, -(__s32)(p->l4 - L3 + VXLAN_LINK), BPF_ADJ_ROOM_MAC, flags))
+		return -1;
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	return inner == p->ethertype ? 0
+				     : bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto),
+							   &inner, sizeof(inner), 0);
+}

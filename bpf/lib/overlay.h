@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Overlay networks: which host has a member, and how that host is reached. */
+#pragma once
+#include "lib/networks.h"
+#include "lib/parse.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct overlay_key);
+	__type(value, struct overlay);
+} overlays SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct vni_key);
+	__type(value, struct vni);
+} vnis SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct peer_key);
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct vtep_key);
+	__type(value, struct vtep);
+} vteps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct remote_key);
+	__type(value, struct remote);
+} remote_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct remote_key);
+	__type(value, struct remote);
+} remote_blocks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tunnel);
+} tunnel SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tuple);
+	__type(value, struct caller);
+} callers SEC(".maps");
+
+/* This host's own end of all tunnels. */
+static __always_inline struct tunnel *tunnel_own(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&tunnel, &zero);
+}
+
+static __always_inline struct overlay *overlay_find(__u32 network)
+{
+	struct overlay_key key = {.network = network};
+
+	return bpf_map_lookup_elem(&overlays, &key);
+}
+
+static __always_inline struct peer *peer_find(__u32 number)
+{
+	struct peer_key key = {.number = number};
+
+	return bpf_map_lookup_elem(&peers, &key);
+}
+
+/* The number of the host that an outer source address is of; 0: of none. */
+static __always_inline __u32 vtep_find(const struct ip_addr *addr)
+{
+	struct vtep_key key = {.addr = *addr};
+	struct vtep *vtep = bpf_map_lookup_elem(&vteps, &key);
+
+	return vtep ? vtep->peer : 0;
+}
+
+/* The number of the network; 0: none of ours. */
+static __always_inline __u32 vni_find(__u32 number)
+{
+	struct vni_key key = {.vni = number};
+	struct vni *vni = bpf_map_lookup_elem(&vnis, &key);
+
+	return vni ? vni->network : 0;
+}
+
+static __always_inline void addr_mask(struct ip_addr *to, const struct ip_addr *addr,
+				      const struct ip_addr *mask)
+{
+	to->word[0] = addr->word[0] & mask->word[0];
+	to->word[1] = addr->word[1] & mask->word[1];
+	to->word[2] = addr->word[2] & mask->word[2];
+	to->word[3] = addr->word[3] & mask->word[3];
+}
+
+/* Is the address in the network's subnet, whoever has it? */
+static __always_inline bool overlay_covers(const struct overlay *overlay,
+					   const struct ip_addr *addr)
+{
+	bool v4 = addr_is_v4(addr);
+	const struct ip_addr *subnet = v4 ? &overlay->subnet4 : &overlay->subnet6;
+	const struct ip_addr *mask = v4 ? &overlay->mask4 : &overlay->mask6;
+	struct ip_addr first;
+
+	addr_mask(&first, addr, mask);
+	return addr_equal(&first, subnet) && !addr_is_zero(mask);
+}
+
+static __always_inline bool is_gateway(const struct network *net, const struct ip_addr *addr)
+{
+	return !addr_is_zero(addr) &&
+	       (addr_equal(addr, &net->gateway4) || addr_equal(addr, &net->gateway6));
+}
+
+/* The number of the other host whose address it is in that network; 0: no other host's. */
+__noinline int remote_find(__u32 network, const struct ip_addr *addr)
+{
+	struct remote_key key = {.network = network};
+	struct overlay *overlay = overlay_find(network);
+	struct remote *remote;
+
+	if (!addr || !overlay)
+		return 0;
+	key.addr = *addr;
+	remote = bpf_map_lookup_elem(&remote_addrs, &key);
+	if (!remote) {
+		addr_mask(&key.addr, addr,
+			  addr_is_v4(addr) ? &overlay->block_mask4 : &overlay->block_mask6);
+		remote = bpf_map_lookup_elem(&remote_blocks, &key);
+	}
+	return remote ? remote->peer : 0;
+}
+
+/* The other host that is answered with this packet, which is for the gateway's address; NULL: no other one. */
+static __always_inline struct caller *caller_find(const struct packet *p, __u32 network)
+{
+	struct caller *caller =
+		packet_has_ports(p) ? bpf_map_lookup_elem(&callers, &p->tuple) : NULL;
+
+	return caller && caller->network == network ? caller : NULL;
+}
+
+/* Does what a member sends, and no endpoint here has the address of, go to another host? */
+static __always_inline bool leads_to_peer(const struct packet *p, const struct network *net,
+					  __u32 number)
+{
+	struct overlay *overlay;
+
+	if (!(net->flags & NETWORK_OVERLAY))
+		return false;
+	if (is_gateway(net, &p->tuple.dst))
+		return caller_find(p, number);
+	overlay = overlay_find(number);
+	return overlay && overlay_covers(overlay, &p->tuple.dst);
+}

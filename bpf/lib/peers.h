@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What another host has sent to a member of this one, out of its tunnel. It is believed only from the host that has the
+ * source's address. That a host asks in the name of the gateway, which every host has, is remembered: the answer goes
+ * there, and not to this one.
+ */
+#pragma once
+#include "lib/exits.h"
+#include "lib/datagrams.h"
+#include "lib/encap.h"
+#include "lib/links.h"
+#include "lib/neighbour.h"
+#include "lib/overlay.h"
+
+#define ND_FIRST 133 /* the types of neighbour discovery (RFC 4861, 4): all are of one link */
+#define ND_LAST	 137
+
+/* Is it for one member? An overlay has no broadcast, and who has an address is known without a question. */
+static __always_inline bool is_for_one(const struct packet *p)
+{
+	if (p->ethertype == bpf_htons(ETH_P_ARP) || addr_is_unusable(&p->tuple.dst) ||
+	    addr_is_unusable(&p->tuple.src))
+		return false;
+	return p->tuple.proto != IPPROTO_ICMPV6 || !p->l4 || p->icmp_type < ND_FIRST ||
+	       p->icmp_type > ND_LAST;
+}
+
+/*
+ * A fragment in a network whose members may not all talk to each other gets the ports of its datagram's first one, which
+ * has to come before it: what came too early could not be sent once more in its tunnel. Returns 0, or a drop reason.
+ */
+__noinline int peer_fragment(struct packet *p)
+{
+	struct fragment *fragment;
+	struct fragment_key *key;
+	bool complete = false;
+	int reason;
+
+	if (!p)
+		return DROP_FRAGMENT;
+	key = fragment_key_new(p, PARTY_PEER);
+	if (!key)
+		return DROP_FRAGMENT;
+	if (p->fragment == FRAGMENT_FIRST)
+		return fragment_begin(p, BEGIN_OURS);
+	fragment = fragment_find(key);
+	if (!fragment || !fragment->known)
+		return DROP_FRAGMENT;
+	reason = fragment_record(fragment, p, &complete);
+	if (reason)
+		return reason;
+	p->tuple.sport = fragment->sport;
+	p->tuple.dport = fragment->dport;
+	p->tuple.proto = fragment->proto;
+	p->has_ports = fragment->has_ports;
+	if (complete)
+		bpf_map_delete_elem(&fragments, key);
+	return 0;
+}
+
+/* The other host asks a member in the gateway's name. */
+static __always_inline void caller_remember(struct scratch *room, const struct packet *p,
+					    __u32 network, __u32 peer)
+{
+	struct caller caller = {.network = network, .peer = peer};
+	struct caller *known;
+
+	if (!packet_has_ports(p))
+		return;
+	tuple_reverse(&room->probe, &p->tuple);
+	known = bpf_map_lookup_elem(&callers, &room->probe);
+	if (!known || known->peer != peer || known->network != network)
+		bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
+}
+
+/* To the host itself, as an answer to what it has asked another host's member. */
+static __always_inline int peer_to_host(struct __sk_buff *skb, const struct packet *p,
+					const struct network *net)
+{
+	if (rewrite_macs(skb, net->mac, net->mac))
+		return drop(skb, DROP_REWRITE);
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return to_host(skb, net);
+}
+
+/* `number`: of the network, `peer`: of the sending host, `ecn`: of the outer header, 0 where that has been seen to. */
+static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p, __u32 number,
+					__u32 peer, __u8 ecn)
+{
+	struct network *net = network_find(number);
+	struct scratch *room = scratch();
+	struct endpoint *endpoint;
+	bool calls;
+	int reason;
+
+	if (!net || !room || !(net->flags & NETWORK_OVERLAY))
+		return drop(skb, DROP_DEVICE);
+	if (!is_for_one(p))
+		return drop(skb, DROP_TUNNEL_FRAME);
+	calls = is_gateway(net, &p->tuple.src);
+	if (!calls && remote_find(number, &p->tuple.src) != peer)
+		return drop(skb, DROP_TUNNEL_SOURCE);
+	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
+	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))
+		return drop(skb, DROP_CONGESTED);
+	if (is_gateway(net, &p->tuple.dst))
+		return calls ? drop(skb, DROP_TUNNEL_SOURCE) : peer_to_host(skb, p, net);
+	endpoint = endpoint_find(number, &p->tuple.dst);
+	if (!endpoint)
+		return drop(skb, DROP_NO_ENDPOINT);
+	if (calls) {
+		caller_remember(room, p, number, peer);
+	} else if (!(net->flags & NETWORK_ICC)) {
+		reason = p->fragment ? peer_fragment(p) : 0;
+		if (reason)
+			return drop(skb, reason);
+		if (!link_admits(p))
+			return drop(skb, DROP_ICC);
+	}
+	return deliver(skb, p, endpoint, net->mac);
+}

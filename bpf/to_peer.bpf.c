@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Reached by a tail call: what a container, or the host itself, sends to a member of an overlay network on another host.
+ * In the scratch memory are the parsed packet, the network's number, and the sender's, which is 0 for the host.
+ */
+#include "lib/encap.h"
+#include "lib/exits.h"
+#include "lib/links.h"
+#include "lib/overlay.h"
+#include "lib/routes.h"
+#include "lib/xfrm.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Asks for the way of the outer packet, of `length` bytes. Forwarding is on for the network's gateway device. */
+__noinline int tunnel_route(struct __sk_buff *skb, const struct network *net, __u32 length)
+{
+	struct scratch *room = scratch();
+	struct bpf_fib_lookup *fib;
+	struct tuple *outer;
+
+	if (!net || !room)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	fib = &room->fib;
+	outer = &room->leaving;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->l4_protocol = IPPROTO_UDP;
+	fib->sport = outer->sport;
+	fib->dport = outer->dport;
+	fib->tot_len = length > 0xffff ? 0xffff : length;
+	fib->ifindex = net->ifindex;
+	if (addr_is_v4(&outer->dst)) {
+		fib->family = AF_INET;
+		fib->ipv4_src = outer->src.word[3];
+		fib->ipv4_dst = outer->dst.word[3];
+	} else {
+		fib->family = AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, &outer->src, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, &outer->dst, sizeof(fib->ipv6_dst));
+	}
+	return route_answer(skb, fib, false);
+}
+
+/* By the device: the kernel routes, cuts and sums as it does for any tunnel. */
+__noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
+			 const struct tunnel *own, const struct peer *peer)
+{
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
+	struct bpf_tunnel_key key = {};
+
+	if (!overlay || !own || !peer)
+		return TC_ACT_SHOT;
+	if (!own->ifindex)
+		return drop(skb, DROP_NO_TUNNEL);
+	key.tunnel_id = overlay->vni;
+	key.tunnel_ttl = 64;
+	if (addr_is_v4(&peer->addr)) {
+		key.remote_ipv4 = bpf_ntohl(peer->addr.word[3]);
+		key.local_ipv4 = bpf_ntohl(own->addr4.word[3]);
+	} else {
+		__builtin_memcpy(key.remote_ipv6, &peer->addr, sizeof(key.remote_ipv6));
+		__builtin_memcpy(key.local_ipv6, &own->addr6, sizeof(key.local_ipv6));
+		flags |= BPF_F_TUNINFO_IPV6;
+	}
+	if (overlay->flags & OVERLAY_CHECKSUM)
+		flags &= ~BPF_F_ZERO_CSUM_TX;
+	if (rewrite_macs(skb, peer->mac, own->mac) ||
+	    bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
+		return drop(skb, DROP_REWRITE);
+	count(skb, TO_PEER);
+	return bpf_redirect(own->ifindex, 0);
+}
+
+/* The sender is told from the gateway that its packet does not fit into the tunnel. */
+static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p,
+				   const struct network *net, __u32 sender, __u32 mtu)
+{
+	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
+	int verdict = answer_error(skb, p, gateway, mtu);
+
+	/* The host's own stack hears it on the gateway device. */
+	return !sender && verdict == TC_ACT_REDIRECT ? bpf_redirect(net->ifindex, BPF_F_INGRESS)
+						     : verdict;
+}
+
+static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *p,
+				    struct scratch *room, const struct network *net,
+				    const struct overlay *overlay, const struct tunnel *own,
+				    const struct peer *peer)
+{
+	bool v6 = !addr_is_v4(&peer->addr);
+	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
+	int route, error;
+
+	room->leaving.src = v6 ? own->addr6 : own->addr4;
+	if (addr_is_zero(&room->leaving.src))
+		return drop(skb, DROP_NO_TUNNEL);
+	room->leaving.dst = peer->addr;
+	room->leaving.proto = IPPROTO_UDP;
+	room->leaving.sport = vxlan_sport(skb);
+	room->leaving.dport = own->port;
+	route = tunnel_route(skb, net, length);
+	mtu = peer->mtu ? peer->mtu : 0xffff;
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
+		mtu = room->fib.mtu_result;
+	if (length > mtu && (is_ipv6(p) || p->dont_fragment))
+		return too_big(skb, p, net, room->sides.client_endpoint, mtu - overhead);
+	/* What may be fragmented is, outside of the tunnel's headers. What has another way than a device's, or an
+	 * IPsec policy, is for the host's stack. */
+	if (length > mtu || !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
+	    xfrm_closed_out(&room->leaving, &room->leaving))
+		return by_device(skb, overlay, own, peer);
+	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
+		   : vxlan_push_v4(skb, p, own, peer, overlay->vni);
+	if (error)
+		return error > 0 ? by_device(skb, overlay, own, peer) : drop(skb, DROP_REWRITE);
+	return by_next_hop(skb, &room->fib, TO_PEER);
+}
+
+SEC("tc")
+int to_peer(struct __sk_buff *skb)
+{
+	struct tunnel *own = tunnel_own();
+	struct scratch *room = scratch();
+	struct overlay *overlay;
+	struct caller *caller;
+	struct network *net;
+	struct packet *p;
+	struct peer *peer;
+	__u32 number, host;
+
+	if (!room || !own)
+		return drop(skb, DROP_DEVICE);
+	p = &room->packet;
+	number = room->sides.client_network;
+	net = network_find(number);
+	overlay = overlay_find(number);
+	if (!net || !overlay)
+		return drop(skb, DROP_DEVICE);
+	if (is_gateway(net, &p->tuple.dst)) {
+		caller = caller_find(p, number);
+		host = caller ? caller->peer : 0;
+	} else {
+		host = remote_find(number, &p->tuple.dst);
+		if (room->sides.client_endpoint && !members_may_talk(net, p))
+			return drop(skb, DROP_ICC);
+	}
+	peer = host ? peer_find(host) : NULL;
+	if (!peer)
+		return drop(skb, DROP_NO_REMOTE);
+	/* Such a source the other host would not believe. */
+	if (p->forwarded)
+		return drop(skb, DROP_SPOOFED_ADDR);
+	if (addr_is_unusable(&p->tuple.src))
+		return drop(skb, DROP_BAD_ADDR);
+	return by_vxlan(skb, p, room, net, overlay, own, peer);
+}
