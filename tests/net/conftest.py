@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.net.cluster import Cluster
 from tests.net.hosts import Host
 
 if os.geteuid() != 0:
@@ -44,6 +45,30 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
             folder = tmp_path / f"host{len(list(tmp_path.iterdir()))}"
             folder.mkdir()
             made = Host(folder, **options)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two pretend hosts and etcd, for all tests of a module: each cleans up what it made."""
+    with ExitStack() as stack:
+        made = Cluster(tmp_path_factory.mktemp("cluster"))
+        stack.callback(made.close)
+        yield made
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes clusters of a test alone: `make_cluster(3, servers=3, mtu=1400)`."""
+    with ExitStack() as stack:
+
+        def make(*arguments: Any, **options: Any) -> Cluster:
+            folder = tmp_path / f"cluster{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            made = Cluster(folder, *arguments, **options)
             stack.callback(made.close)
             return made
 

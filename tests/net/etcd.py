@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""etcd for tests: one server or several in a namespace of their own, each with its own folder."""
+"""etcd for tests: one server or several on a machine of their own, each with its own folder."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,16 +19,28 @@ from tests.net.hosts import Namespace, eventually
 
 
 class Etcd(Namespace):
-    """A cluster of `count` servers at 127.0.0.1, ports 23790 and on. `tls`: a folder with ca.crt, server.crt and
-    server.key, for which clients need a certificate."""
+    """A cluster of `count` servers, ports 23790 and on. `tls`: a folder with ca.crt, server.crt and server.key, for
+    which clients need a certificate. `address`: where clients ask; `plug` gives it to the machine before a server
+    begins."""
 
-    def __init__(self, folder: Path, count: int = 1, tls: Path | None = None, options: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int = 1,
+        tls: Path | None = None,
+        options: str = "",
+        address: str = "127.0.0.1",
+        plug: Callable[[Namespace], None] | None = None,
+    ) -> None:
         super().__init__({"PATH": os.environ["PATH"], "ETCDCTL_API": "3", "ETCD_UNSUPPORTED_ARCH": "arm64"})
-        self.folder, self.count, self.tls, self.options = folder, count, tls, options
+        self.folder, self.count, self.tls, self.options, self.address = folder, count, tls, options, address
         self.servers: dict[int, subprocess.Popen[str]] = {}
+        if plug is not None:
+            plug(self)
         for number in range(count):
             self.begin(number)
-        self.ready()
+        if plug is None:
+            self.ready()
 
     @property
     def scheme(self) -> str:
@@ -39,7 +52,10 @@ class Etcd(Namespace):
     def begin(self, number: int) -> None:
         """Starts a server, with what it had."""
         peers = ",".join(f"s{one}=http://127.0.0.1:{24790 + one}" for one in range(self.count))
-        url, peer = f"{self.scheme}://127.0.0.1:{self.port(number)}", f"http://127.0.0.1:{24790 + number}"
+        url, peer = (
+            f"{self.scheme}://{self.address}:{self.port(number)}",
+            f"http://127.0.0.1:{24790 + number}",
+        )
         words = ["etcd", "--name", f"s{number}", "--data-dir", str(self.folder / f"s{number}")]
         words += ["--listen-client-urls", url, "--advertise-client-urls", url, "--log-level", "error"]
         words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
@@ -59,9 +75,23 @@ class Etcd(Namespace):
         process.wait()
         self.background.remove(process)
 
+    def save(self, path: Path) -> None:
+        """Writes a snapshot of the one server's data."""
+        self.etcdctl(f"snapshot save {path}")
+
+    def restore(self, path: Path) -> None:
+        """Kills the one server, and starts it with a snapshot instead of what it had."""
+        self.kill(0)
+        shutil.rmtree(self.folder / "s0")
+        peer = "http://127.0.0.1:24790"
+        words = f"etcdctl snapshot restore {path} --data-dir {self.folder / 's0'} --name s0"
+        self.sh(f"{words} --initial-cluster s0={peer} --initial-advertise-peer-urls {peer}")
+        self.begin(0)
+        self.ready()
+
     def words(self, command: str) -> list[str]:
         """etcdctl's, for the servers that run."""
-        urls = ",".join(f"{self.scheme}://127.0.0.1:{self.port(number)}" for number in self.servers)
+        urls = ",".join(f"{self.scheme}://{self.address}:{self.port(number)}" for number in self.servers)
         words = ["etcdctl", "--endpoints", urls]
         if self.tls:
             words += ["--cacert", str(self.tls / "ca.crt"), "--cert", str(self.tls / "client.crt")]
@@ -81,7 +111,7 @@ class Etcd(Namespace):
 
     def where(self, **more: object) -> ClusterStore:
         """As a client is told."""
-        servers = tuple(("127.0.0.1", self.port(number)) for number in range(self.count))
+        servers = tuple((self.address, self.port(number)) for number in range(self.count))
         return ClusterStore(servers, **more)  # type: ignore[arg-type]
 
     @contextmanager

@@ -40,27 +40,32 @@ in_child: list[Callable[[], None]] = []
 
 
 def datapathctl(
-    argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float
+    argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float, uts: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The command line with these arguments."""
+    """The command line with these arguments. `uts`: the namespace of the host's name, by its path."""
 
     def work() -> int:
         from ctl.cli import main
 
         return main.run(argv)
 
-    return call(work, argv, netns, env, timeout)
+    return call(work, argv, netns, env, timeout, uts)
 
 
 def call(
-    work: Callable[[], int], argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float
+    work: Callable[[], int],
+    argv: Sequence[str],
+    netns: str,
+    env: Mapping[str, str],
+    timeout: float,
+    uts: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Whatever it is, in the child; what it returns is the exit code. `argv`: how it is called in messages."""
     _load()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         pid = os.fork()
         if pid == 0:
-            _become(work, netns, env, stdout.fileno(), stderr.fileno())
+            _become(work, netns, uts, env, stdout.fileno(), stderr.fileno())
         watched = os.pidfd_open(pid)
         try:
             ended = select.select([watched], [], [], timeout)[0]
@@ -76,7 +81,7 @@ def call(
 
 
 def _become(
-    work: Callable[[], int], netns: str, env: Mapping[str, str], stdout: int, stderr: int
+    work: Callable[[], int], netns: str, uts: str, env: Mapping[str, str], stdout: int, stderr: int
 ) -> NoReturn:
     code = 99
     try:
@@ -85,8 +90,9 @@ def _become(
         for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):
             os.dup2(fd, number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-        syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        for path, kind in ((netns, syscalls.CLONE_NEWNET), (uts, syscalls.CLONE_NEWUTS)):
+            if path:
+                syscalls.setns(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind)
         os.environ.clear()
         os.environ.update(env)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115

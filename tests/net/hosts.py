@@ -50,28 +50,36 @@ class Failed(AssertionError):
 
 
 class Namespace:
-    """A network namespace that lives as long as this object; commands run inside it."""
+    """A network namespace that lives as long as this object; commands run inside it. `hostname`: what they find the
+    machine to be called; "": as this one is."""
 
-    def __init__(self, env: dict[str, str] | None = None) -> None:
-        self.env = env
+    def __init__(self, env: dict[str, str] | None = None, hostname: str = "") -> None:
+        self.env, self.hostname = env, hostname
         self.background: list[subprocess.Popen[str]] = []
+        own = ["--uts"] if hostname else []
+        named = f"hostname {shlex.quote(hostname)}; " if hostname else ""
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo; exec sleep 3600"], stdout=subprocess.PIPE
+            ["unshare", "--net", *own, "sh", "-c", f"{named}echo; exec sleep 3600"], stdout=subprocess.PIPE
         )
         assert self._holder.stdout is not None
         self._holder.stdout.readline()  # now it is in its own namespace
-        self.path = f"/proc/{self._holder.pid}/ns/net"
         self.pid = self._holder.pid
+        self.path = f"/proc/{self.pid}/ns/net"
+        self.uts = f"/proc/{self.pid}/ns/uts" if hostname else ""
         self.sh("ip link set lo up")
+
+    def within(self, command: Words) -> list[str]:
+        """The command as it is run from outside."""
+        # nsenter, not `ip netns exec`: that one remounts /sys and hides the control groups.
+        named = [f"--uts={self.uts}"] if self.uts else []
+        return ["nsenter", f"--net={self.path}", *named, *words(command)]
 
     def try_(
         self, command: Words, input: str | None = None, timeout: float = TIMEOUT
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, whatever its exit code is."""
-        # nsenter, not `ip netns exec`: that one remounts /sys and hides the control groups.
-        argv = ["nsenter", f"--net={self.path}", *words(command)]
         return subprocess.run(
-            argv, env=self.env, input=input, capture_output=True, text=True, timeout=timeout
+            self.within(command), env=self.env, input=input, capture_output=True, text=True, timeout=timeout
         )
 
     def sh(self, command: Words, input: str | None = None, timeout: float = TIMEOUT) -> str:
@@ -83,14 +91,13 @@ class Namespace:
 
     def start(self, command: Words, **more: Any) -> subprocess.Popen[str]:
         """Run a command in the background; it ends with the namespace."""
-        argv = ["nsenter", f"--net={self.path}", *words(command)]
         options: dict[str, Any] = {
             "stdout": subprocess.DEVNULL,
             "stderr": subprocess.DEVNULL,
             "text": True,
         } | more
         process: subprocess.Popen[str] = subprocess.Popen(
-            argv, env=self.env, start_new_session=True, **options
+            self.within(command), env=self.env, start_new_session=True, **options
         )
         self.background.append(process)
         return process
@@ -113,7 +120,13 @@ class Host(Namespace):
 
     preloaded = True
 
-    def __init__(self, folder: Path, attach: str = ATTACH, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        attach: str = ATTACH,
+        config: dict[str, Any] | None = None,
+        hostname: str = "",
+    ) -> None:
         self.folder = folder
         self.bpffs = folder / "bpf"
         self.bpffs.mkdir()
@@ -131,8 +144,13 @@ class Host(Namespace):
                 "DATAPATH_BPFFS": str(self.bpffs / "datapath"),
                 "DATAPATH_CONFIG": str(self.config),
                 "DATAPATH_ATTACH": attach,
-            }
+            },
+            hostname,
         )
+        self._plug()
+
+    def _plug(self) -> None:
+        """Gives the host its uplink, and the machine outside."""
         self.outside = Namespace()
         self.sh(f"ip link add eth0 type veth peer name eth0 netns {self.outside.pid}")
         self.sh(f"ip address add {HOST}/24 dev eth0")
@@ -143,10 +161,18 @@ class Host(Namespace):
         self.outside.sh(f"ip address add {OUTSIDE}/24 dev eth0")
         self.outside.sh(f"ip address add {FAR}/32 dev lo")
         self.outside.sh("ip link set eth0 up")
-        with eventually() as until:  # the kernel gives it one when it notices the carrier
+        self._settle_uplink()
+        self.sh(f"ip route add default via {OUTSIDE}")
+
+    def _unplug(self) -> None:
+        """Takes the machine outside away."""
+        self.outside.close()
+
+    def _settle_uplink(self) -> None:
+        """Waits for the uplink's link-local address, which the kernel gives it when it notices the carrier."""
+        with eventually() as until:
             until(lambda: "fe80::" in self.sh("ip -6 route show table local type local dev eth0"))
         self.sh("sysctl -q -w net.ipv6.conf.eth0.accept_dad=1")
-        self.sh(f"ip route add default via {OUTSIDE}")
 
     def configure(self, config: dict[str, Any]) -> None:
         """Write the daemon.json."""
@@ -160,7 +186,7 @@ class Host(Namespace):
 
     def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         if self.preloaded:
-            return forked.datapathctl(words(command), self.path, self.env or {}, timeout)
+            return forked.datapathctl(words(command), self.path, self.env or {}, timeout, self.uts)
         return self.try_([DATAPATHCTL, *words(command)], timeout=timeout)
 
     def ctl(self, command: Words, timeout: float = TIMEOUT) -> str:
@@ -230,7 +256,7 @@ class Host(Namespace):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.try_ctl("down")
         finally:
-            self.outside.close()
+            self._unplug()
             super().close()
             subprocess.run(["umount", str(self.bpffs)], check=False)
 

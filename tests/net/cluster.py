@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster of pretend hosts: their uplinks are on one switch, and so is a machine with etcd.
+
+The switch is a bridge in a namespace of its own, whose address is every host's default gateway and is what is outside
+of the cluster. Each host has its own network and host name, state directory and bpffs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.net.agents import Agent
+from tests.net.etcd import Etcd
+from tests.net.hosts import FAR, Host, Namespace
+
+NETWORK, NETWORK6 = "192.0.2", "2001:db8:7:"  # of the switch; hosts are .1, .2, … and ::1, ::2, …
+STORE, OUTSIDE = f"{NETWORK}.200", f"{NETWORK}.254"
+QUICK = "--unsafe-no-fsync"  # a server may be killed; the machine will not be
+
+
+class Switch(Namespace):
+    """What machines are plugged into: the device `sw0` and a port for each of them."""
+
+    def __init__(self, mtu: int = 1500) -> None:
+        super().__init__()
+        self.mtu = mtu
+        self._ports: dict[int, str] = {}  # by the process that holds the machine's namespace
+        self.batch(
+            "link add sw0 type bridge mcast_snooping 0",
+            f"link set sw0 mtu {mtu} up",
+            f"address add {OUTSIDE}/24 dev sw0",
+            f"address add {NETWORK6}:fe/64 dev sw0 nodad",
+            f"address add {FAR}/32 dev lo",
+        )
+
+    def batch(self, *lines: str) -> None:
+        """Has `ip` do all of these."""
+        self.sh("ip -batch -", input="".join(f"{line}\n" for line in lines))
+
+    def plug(self, machine: Namespace, number: int) -> None:
+        """Gives a machine the device eth0 and the switch's addresses with this number."""
+        port = self._ports[machine.pid] = f"p{number}"
+        mtu = f"mtu {self.mtu}"
+        self.batch(
+            f"link add {port} {mtu} type veth peer name eth0 {mtu} netns {machine.pid}",
+            f"link set {port} master sw0 up",
+        )
+        lines = [
+            f"address add {NETWORK}.{number}/24 dev eth0",
+            f"address add {NETWORK6}:{number}/64 dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via {OUTSIDE}",
+        ]
+        machine.sh("sysctl -q -w net.ipv6.conf.eth0.accept_dad=0")
+        machine.sh("ip -batch -", input="".join(f"{line}\n" for line in lines))
+
+    def cut(self, machine: Namespace) -> None:
+        """The machine's frames are lost, both ways, without a sign of it."""
+        self.sh(f"bridge link set dev {self._ports[machine.pid]} state 0")
+
+    def mend(self, machine: Namespace) -> None:
+        """Takes `cut` and `unplug` back."""
+        port = self._ports[machine.pid]
+        self.sh(f"ip link set {port} up")
+        self.sh(f"bridge link set dev {port} state 3")
+
+    def unplug(self, machine: Namespace) -> None:
+        """The machine's device has no carrier."""
+        self.sh(f"ip link set {self._ports[machine.pid]} down")
+
+
+class Member(Host):
+    """A host of a cluster. `name`: its host name; `vtep`, `vtep6`: its addresses on the switch, which is
+    `outside`."""
+
+    def __init__(self, folder: Path, switch: Switch, number: int, name: str, config: dict[str, Any]) -> None:
+        self._switch, self.number, self.name = switch, number, name
+        self.vtep, self.vtep6 = f"{NETWORK}.{number}", f"{NETWORK6}:{number}"
+        super().__init__(folder, config=config, hostname=name)
+
+    def _plug(self) -> None:
+        self.outside = self._switch
+        self._switch.plug(self, self.number)
+        self._settle_uplink()
+
+    def _unplug(self) -> None:
+        """The switch stays: it is others' too."""
+
+
+class Cluster:
+    """`count` hosts, whose names are h1, h2, …, and `servers` of etcd. `config`: more of each host's daemon.json."""
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int = 2,
+        servers: int = 1,
+        config: dict[str, Any] | None = None,
+        mtu: int = 1500,
+    ) -> None:
+        self.folder, self._config = folder, config or {}
+        self.hosts: list[Member] = []
+        with ExitStack() as stack:
+            self.switch = Switch(mtu)
+            stack.callback(self.switch.close)
+            data = folder / "etcd"
+            data.mkdir()
+            self.etcd = Etcd(data, servers, None, QUICK, STORE, partial(self.switch.plug, number=200))
+            stack.callback(self.etcd.close)
+            stack.callback(self._close_hosts)
+            for _ in range(count):
+                self.add()
+            self.etcd.ready()
+            self._stack = stack.pop_all()
+
+    def add(self, name: str = "", config: dict[str, Any] | None = None) -> Member:
+        """One more host."""
+        number = len(self.hosts) + 1
+        folder = self.folder / f"h{number}"
+        folder.mkdir()
+        settings = {**self.settings, **self._config, **(config or {})}
+        self.hosts.append(Member(folder, self.switch, number, name or f"h{number}", settings))
+        return self.hosts[-1]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes a host a member, in daemon.json."""
+        servers = ",".join(f"{STORE}:{self.etcd.port(number)}" for number in range(self.etcd.count))
+        return {"cluster-store": f"etcd://{servers}", "cluster-advertise": "eth0"}
+
+    def __getitem__(self, number: int) -> Member:
+        return self.hosts[number]
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _close_hosts(self) -> None:
+        """All at once: each has much to wait for."""
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(Member.close, self.hosts))
+
+    # ---- faults ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def cut_off(self, *machines: Namespace) -> Iterator[None]:
+        """Meanwhile nothing reaches these machines, or comes from them: hosts, or `etcd`."""
+        for machine in machines:
+            self.switch.cut(machine)
+        try:
+            yield
+        finally:
+            for machine in machines:
+                self.switch.mend(machine)
+
+    @contextmanager
+    def store_away(self) -> Iterator[None]:
+        """Meanwhile every server of etcd is dead: its port refuses connections."""
+        numbers = list(self.etcd.servers)
+        for number in numbers:
+            self.etcd.kill(number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                self.etcd.begin(number)
+            self.etcd.ready()
+
+
+@contextmanager
+def agents(hosts: Sequence[Member]) -> Iterator[list[Agent]]:
+    """An agent on each of these hosts, for the block."""
+    with ExitStack() as stack:
+        made = []
+        for host in hosts:
+            made.append(Agent(host))
+            stack.callback(made[-1].close)
+        yield made
