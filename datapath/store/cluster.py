@@ -30,6 +30,14 @@ class CompactedError(StateError):
         self.revision = revision
 
 
+class RestoredError(StateError):
+    """The store is not as far as it was: it was restored from an older copy. List again. `revision`: its own now."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the store is back at revision {revision}: it was restored from an older copy")
+        self.revision = revision
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The value of a key. `created`, `modified`: revisions; `lease`: the key goes with that lease; 0: it stays."""
@@ -158,7 +166,7 @@ class Cluster(Protocol):
 class Watch(Protocol):
     """Iterates over batches of changes, in the order of revisions for each prefix; an empty batch says that nothing has
     changed for a while. Server after server is asked where one goes away: no change is told twice or left out.
-    CompactedError; StateError if no server answers."""
+    CompactedError; RestoredError; StateError if no server answers."""
 
     def __iter__(self) -> Iterator[Sequence[Change]]: ...
 

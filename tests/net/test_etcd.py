@@ -17,7 +17,16 @@ import pytest
 from datapath.errors import ConfigError, PrivilegeError, StateError
 from datapath.kernel.netns import enter
 from datapath.model.clusters import ClusterStore
-from datapath.store.cluster import Absent, Change, CompactedError, Delete, Put, UncertainError, Unchanged
+from datapath.store.cluster import (
+    Absent,
+    Change,
+    CompactedError,
+    Delete,
+    Put,
+    RestoredError,
+    UncertainError,
+    Unchanged,
+)
 from datapath.store.etcd.client import EtcdCluster
 from tests.net.etcd import Etcd, make_certificates
 from tests.net.hosts import Host, Namespace, eventually
@@ -37,6 +46,16 @@ def etcd(shared: Etcd) -> Etcd:
     """One server, without keys."""
     shared.etcdctl("del --prefix datapath/")
     return shared
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Etcd]:
+    """A server of this test's own."""
+    found = Etcd(tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture
@@ -152,6 +171,25 @@ def test_s23_a_watch_tells_every_change_of_its_prefixes_once_and_in_order(etcd: 
             assert blocks == ["1", "2"] and len(seen) == 25 and watching.error is None
         finally:
             watching.close()
+
+
+def test_s23_a_watch_says_that_the_store_was_restored_from_an_older_copy(alone: Etcd, tmp_path: Path) -> None:
+    """etcd itself says nothing until it has come to the revision that is waited for."""
+    with alone.client() as client:
+        client.txn([], [Put("hosts/a", "1")])
+        alone.save(tmp_path / "snapshot")
+        since = [client.txn([], [Put("hosts/a", str(number))]) for number in range(5)][-1].revision
+    watching = Watching(alone, ["hosts/", "blocks/n/"], since)
+    try:
+        with alone.client() as client:
+            client.txn([], [Put("hosts/b", "1")])
+        watching.waits_for(1)
+        alone.restore(tmp_path / "snapshot")
+        with eventually() as until:
+            until(lambda: watching.error)
+        assert isinstance(watching.error, RestoredError) and len(watching.seen) == 1
+    finally:
+        watching.close()
 
 
 def test_s23_a_watch_of_what_was_compacted_says_so_and_a_list_goes_on_from_there(etcd: Etcd) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datapath.errors import StateError
-from datapath.store.cluster import Change, CompactedError, Entry
+from datapath.store.cluster import Change, CompactedError, Entry, RestoredError
 from datapath.store.etcd.gateway import Gateway, Reply
 
 _PATIENCE = 30.0  # seconds without a word, after which the server is asked anew: the connection may be dead
@@ -108,9 +108,21 @@ class EtcdWatch:
             if changes:
                 self._told[number] = max(change.revision for change in changes)
                 yield changes
+                continue
+            reached = int(result.get("header", {}).get("revision", 0))
+            if reached < self._told.get(number, 0):
+                self._refuse_older()
             elif not result.get("created"):  # a word that all up to here has been told
-                reached = int(result.get("header", {}).get("revision", 0))
-                self._told[number] = max(self._told[number], reached)
+                self._told[number] = reached
+
+    def _refuse_older(self) -> None:
+        """A server that is behind the others says an older revision, too. One that was restored would say nothing until
+        it has come to where it was, and never what was written on the way."""
+        first = self._ranges[0][0]
+        reply = self._gateway.call("/v3/kv/range", {"key": first, "count_only": True})  # a quorum's answer
+        reached = int(reply.get("header", {}).get("revision", 0))
+        if reached < self.revision:
+            raise RestoredError(reached)
 
     def _change(self, event: Reply) -> Change:
         pair = event["kv"]
