@@ -29,8 +29,13 @@ def to_json(value: Any) -> str:
 
 def from_json(cls: type[T], text: str) -> T:
     """The dataclass that `to_json` wrote as `text`. ValueError if the text is no row of that class."""
+    return from_object(cls, json.loads(text))
+
+
+def from_object(cls: type[T], value: Any) -> T:
+    """The dataclass that `to_json` wrote, from its JSON as the json module has read it. ValueError as `from_json`."""
     kind: Any = cls
-    result: T = _decoder(kind)(json.loads(text))
+    result: T = _decoder(kind)(value)
     return result
 
 

@@ -81,6 +81,31 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Present:
+    """A condition: there is such a key."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """A condition: there is such a key, and it has this value."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A condition: no key begins with that."""
+
+    prefix: str
+
+
+Condition = Absent | Unchanged | Present | Holds | Empty
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
     """Write a key."""
 
@@ -97,9 +122,19 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteAll:
+    """Delete all keys that begin with that."""
+
+    prefix: str
+
+
+Write = Put | Delete | DeleteAll
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Of a transaction. `found`: if it was refused, what the keys of its conditions have; nothing for those that are
-    not there."""
+    not there, and the first hundred for a prefix."""
 
     succeeded: bool
     revision: int
@@ -132,13 +167,17 @@ class Status:
 class Cluster(Protocol):
     """A cluster's store. Every method raises StateError if no server answers in time or the store refuses, and
     PrivilegeError if this client may not do it. For one thread at a time, but for `watch`'s `close`. Keys are without
-    the prefix that all of a cluster's have."""
+    the prefix that all of a cluster's have. As a string it says where the store is."""
 
-    def list(self, prefix: str = "") -> Listing:
-        """All keys that begin with that."""
+    def list(self, *prefixes: str) -> Listing:
+        """All keys that begin with one of these, as of one moment; without any: all keys."""
         ...
 
-    def txn(self, conditions: Sequence[Absent | Unchanged], writes: Sequence[Put | Delete]) -> Outcome:
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        """Calls of the block have that long together: a StateError then. Watches do not count."""
+        ...
+
+    def txn(self, conditions: Sequence[Condition], writes: Sequence[Write]) -> Outcome:
         """Writes all if all conditions hold, else nothing. UncertainError; ValueError: more than MAX_OPERATIONS."""
         ...
 

@@ -29,7 +29,7 @@ FLOORS = (
     ("datapath.model",),
     ("datapath.config", "datapath.store", "datapath.kernel"),
     ("datapath.plan",),
-    ("datapath.dataplane",),
+    ("datapath.cluster", "datapath.dataplane"),
     ("datapath.drivers",),
     ("datapath.engine",),
     ("datapath.runtime", "datapath.telemetry"),
@@ -56,6 +56,7 @@ IMPURE = {
 PURE = (
     *("datapath.errors", "datapath.model", "datapath.plan", "datapath.dataplane.entries"),
     "datapath.dataplane.layout",
+    *("datapath.cluster.keys", "datapath.cluster.allotment"),
     *("datapath.bench.stats", "datapath.bench.compare", "datapath.bench.sweeps", "datapath.bench.tables"),
 )
 EXEMPT = {"datapath.errors": {"os"}}  # which names errnos by it

@@ -14,20 +14,25 @@ from datapath.errors import DatapathError
 from datapath.model.clusters import ClusterStore
 from datapath.store.cluster import (
     MAX_OPERATIONS,
-    Absent,
+    Condition,
     Delete,
+    DeleteAll,
+    Empty,
     Entry,
+    Holds,
     Listing,
     Member,
     Outcome,
-    Put,
+    Present,
     Status,
     Unchanged,
+    Write,
 )
 from datapath.store.etcd.gateway import Gateway, RefusedError, Reply
 from datapath.store.etcd.watch import EtcdWatch
 
-_PAGE = 5000  # keys of one request
+_PAGE = 5000  # keys of one range of a request
+_FEW = 100  # keys that are told of a prefix that was to be empty
 _NOT_FOUND = 5  # gRPC's code
 _ALARMS = {"NOSPACE": "its disk quota is used up", "CORRUPT": "its data is damaged"}
 
@@ -45,36 +50,52 @@ class EtcdCluster:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __str__(self) -> str:
+        return str(self._gateway.where)
+
     def close(self) -> None:
         """Gives up the connection; watches have their own."""
         self._gateway.close()
 
-    def list(self, prefix: str = "") -> Listing:
-        """See Cluster. Read in pages, all of the first one's revision."""
-        first, end = self._range(prefix)
+    def list(self, *prefixes: str) -> Listing:
+        """See Cluster. Read in pages, each of what is left of all ranges, and all of the first one's revision."""
         entries: dict[str, Entry] = {}
         revision = 0
-        while True:
-            request: Reply = {"key": _encoded(first), "range_end": _encoded(end), "limit": _PAGE}
-            if revision:
+        ranges = [self._range(prefix) for prefix in prefixes or ("",)]
+        while ranges:
+            here, later = ranges[:MAX_OPERATIONS], ranges[MAX_OPERATIONS:]
+            asked: list[Reply] = [
+                {"key": _encoded(first), "range_end": _encoded(end), "limit": _PAGE} for first, end in here
+            ]
+            for request in asked if revision else ():
                 request["revision"] = revision
-            reply = self._gateway.call("/v3/kv/range", request)
+            reply = self._gateway.call("/v3/kv/txn", {"success": [{"request_range": one} for one in asked]})
             revision = revision or _revision(reply)
-            pairs = reply.get("kvs", ())
-            for pair in pairs:
-                entries[self._key(pair)] = entry(pair)
-            if not reply.get("more"):
-                return Listing(revision, entries)
-            first = b64decode(pairs[-1]["key"]) + b"\0"
+            ranges = []
+            for (_, end), response in zip(here, reply.get("responses", ()), strict=True):
+                found = response.get("response_range", {})
+                pairs = found.get("kvs", ())
+                for pair in pairs:
+                    entries[self._key(pair)] = entry(pair)
+                if found.get("more"):
+                    ranges.append((b64decode(pairs[-1]["key"]) + b"\0", end))
+            ranges += later
+        return Listing(revision, entries)
 
-    def txn(self, conditions: Sequence[Absent | Unchanged], writes: Sequence[Put | Delete]) -> Outcome:
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """See Cluster."""
+        with self._gateway.within(seconds):
+            yield
+
+    def txn(self, conditions: Sequence[Condition], writes: Sequence[Write]) -> Outcome:
         """See Cluster."""
         if max(len(conditions), len(writes)) > MAX_OPERATIONS:
             raise ValueError(f"a transaction has at most {MAX_OPERATIONS} operations")
         request = {
             "compare": [self._condition(one) for one in conditions],
             "success": [self._write(one) for one in writes],
-            "failure": [{"request_range": {"key": self._name(one.key)}} for one in conditions],
+            "failure": [{"request_range": self._look(one)} for one in conditions],
         }
         reply = self._gateway.call("/v3/kv/txn", request, writes=bool(writes))
         found: dict[str, Entry] = {}
@@ -149,12 +170,29 @@ class EtcdCluster:
         first = (self._root + prefix).encode()
         return first, first[:-1] + bytes([first[-1] + 1])  # UTF-8 has no byte 0xff
 
-    def _condition(self, one: Absent | Unchanged) -> Reply:
-        if isinstance(one, Absent):
-            return {"key": self._name(one.key), "target": "CREATE", "create_revision": "0"}
-        return {"key": self._name(one.key), "target": "MOD", "mod_revision": str(one.modified)}
+    def _all(self, prefix: str) -> Reply:
+        first, end = self._range(prefix)
+        return {"key": _encoded(first), "range_end": _encoded(end)}
 
-    def _write(self, one: Put | Delete) -> Reply:
+    def _condition(self, one: Condition) -> Reply:
+        if isinstance(one, Empty):  # of no key, as of one that is not there: each that is there was created
+            return self._all(one.prefix) | {"target": "CREATE", "create_revision": "0"}
+        key = {"key": self._name(one.key)}
+        if isinstance(one, Unchanged):
+            return key | {"target": "MOD", "mod_revision": str(one.modified)}
+        if isinstance(one, Holds):
+            return key | {"target": "VALUE", "value": _encoded(one.value.encode())}
+        there = {"result": "GREATER"} if isinstance(one, Present) else {}
+        return key | {"target": "CREATE", "create_revision": "0"} | there
+
+    def _look(self, one: Condition) -> Reply:
+        if isinstance(one, Empty):
+            return self._all(one.prefix) | {"limit": _FEW}
+        return {"key": self._name(one.key)}
+
+    def _write(self, one: Write) -> Reply:
+        if isinstance(one, DeleteAll):
+            return {"request_delete_range": self._all(one.prefix)}
         if isinstance(one, Delete):
             return {"request_delete_range": {"key": self._name(one.key)}}
         put = {"key": self._name(one.key), "value": _encoded(one.value.encode())}

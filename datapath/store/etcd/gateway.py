@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import ssl
 import time
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class Gateway:
         self._at = 0
         self._connection: http.client.HTTPConnection | None = None
         self._token = ""
+        self._end = math.inf  # of all calls together, by time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +59,16 @@ class Gateway:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Calls of the block end so many seconds from now at the latest; those of an outer one still count."""
+        before = self._end
+        self._end = min(before, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._end = before
 
     def call(self, path: str, body: Reply, *, writes: bool = False, timeout: float = TIMEOUT) -> Reply:
         """The answer to one request. StateError: no server has answered within `timeout` seconds, or all have
@@ -103,10 +115,12 @@ class Gateway:
 
     def _somewhere(self, ask: Any, timeout: float) -> Any:
         """`ask`, which may be done with any server, until one has answered."""
-        end = time.monotonic() + timeout
-        problem = ""
+        end = min(time.monotonic() + timeout, self._end)
+        problem = "no answer in time"
         tries = 0
         while True:
+            if time.monotonic() >= self._end:
+                raise StateError(f"cluster store {self.where} does not answer: {problem}")
             try:
                 return ask()
             except RefusedError as error:
@@ -120,7 +134,7 @@ class Gateway:
                 self.turn()
                 raise
             except (OSError, http.client.HTTPException) as error:
-                problem = problem if isinstance(error, TimeoutError) and problem else _why(error)
+                problem = problem if isinstance(error, TimeoutError) else _why(error)
             self.turn()
             tries += 1
             if time.monotonic() >= end or tries >= 2 + 50 * timeout:
@@ -135,9 +149,14 @@ class Gateway:
 
     def _connect(self, place: int | None = None) -> http.client.HTTPConnection:
         host, port = self.where.servers[self._at if place is None else place]
+        timeout = self._patience(_CONNECT)
         if self._context is not None:
-            return http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=self._context)
-        return http.client.HTTPConnection(host, port, timeout=_CONNECT)
+            return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
+        return http.client.HTTPConnection(host, port, timeout=timeout)
+
+    def _patience(self, seconds: float) -> float:
+        """Or what is left of the time; never 0, which would be none at all."""
+        return max(min(seconds, self._end - time.monotonic()), 0.001)
 
     def _ask(self, path: str, body: Reply, writes: bool) -> Reply:
         kept = self._connection is not None
@@ -148,7 +167,7 @@ class Gateway:
         self._authenticate(connection)
         try:
             if connection.sock is not None:
-                connection.sock.settimeout(TIMEOUT / 2 if len(self.where.servers) > 1 else TIMEOUT)
+                connection.sock.settimeout(self._patience(TIMEOUT / min(len(self.where.servers), 2)))
             return self._exchange(connection, path, body)
         except RefusedError as error:
             # What is not known of a request that ran into a time-out, the server says in these words.
