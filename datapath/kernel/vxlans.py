@@ -7,11 +7,20 @@ All errors are KernelError.
 
 from __future__ import annotations
 
-from datapath.kernel.devices import index_of, quiet_ipv6
+import errno
+import os
+from pathlib import Path
+
+from datapath.errors import KernelError
+from datapath.kernel import facts, rtnetlink, sockets
+from datapath.kernel.devices import find_index, index_of, quiet_ipv6
 from datapath.kernel.netns import Netns, enter
 from datapath.kernel.pyroute import opened, translated
+from datapath.kernel.rtnetlink import Message, Refused, Rtnetlink, attributes
 
 KIND = "vxlan"
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 3, 18, 1, 2  # linux/if_link.h
+_IFLA_VXLAN_PORT, _IFLA_VXLAN_EXTERNAL = 15, 25
 # Bytes: what the devices below take decides, which programs ask about each packet.
 _MTU = 65000
 
@@ -43,3 +52,71 @@ def create(name: str, port: int, mac: str, netns: Netns = None) -> int:
             route.link("del", index=index)
             raise
     return index
+
+
+def port_of(name: str) -> int | None:
+    """The port of the `external` VXLAN device of that name; None: there is none, or it is another kind's."""
+    index = find_index(name)
+    if index is None:
+        return None
+    with facts.translated("open", "rtnetlink socket"):
+        route = Rtnetlink()
+    with route, facts.translated("look at", f"device {name}"):
+        try:
+            found = _vxlan(route.get(Message(rtnetlink.GETLINK, rtnetlink.LINK.pack(0, 0, index, 0, 0))))
+        except Refused:  # it has just gone
+            return None
+    return found[1] if found is not None and found[2] else None
+
+
+def delete(name: str) -> None:
+    """Deletes the device, and returns when its port is free. None of that name is fine."""
+    with opened() as route:
+        index = find_index(name)
+        if index is not None:
+            with translated("delete", f"device {name}"):
+                route.link("del", index=index)
+
+
+def holder(port: int) -> str:
+    """Who has the UDP port, for an error message: a VXLAN device, which is in this namespace or has been moved out of
+    it, or a process."""
+    with facts.translated("list", "devices"), Rtnetlink() as route:
+        bodies = list(route.dump(Message(rtnetlink.GETLINK, rtnetlink.LINK.pack(0, 0, 0, 0, 0))))
+    name = next((found[0] for found in map(_vxlan, bodies) if found is not None and found[1] == port), "")
+    if name:
+        return f"device {name}"
+    if _has_process(port):
+        return sockets.holder("udp", None, port)
+    return "a VXLAN device that was moved to another namespace, as Docker's overlay networks do"
+
+
+def _vxlan(body: bytes) -> tuple[str, int, bool] | None:
+    """Name, port and whether it is external; None: it is a device of another kind."""
+    found = attributes(body[rtnetlink.LINK.size :])
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    if info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != KIND.encode():
+        return None
+    data = attributes(info.get(_IFLA_INFO_DATA, b""))
+    name = os.fsdecode(found[_IFLA_IFNAME].rstrip(b"\0"))
+    return (
+        name,
+        int.from_bytes(data.get(_IFLA_VXLAN_PORT, b""), "big"),
+        any(data.get(_IFLA_VXLAN_EXTERNAL, b"")),
+    )
+
+
+def _has_process(port: int) -> bool:
+    """A process has a socket there: the kernel's own have no inode."""
+    for table in ("udp", "udp6"):
+        path = Path(f"/proc/thread-self/net/{table}")
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":
+                return True
+    return False
+
+
+def taken(error: KernelError) -> bool:
+    """Somebody has the port. Two external devices on one port are refused with EEXIST."""
+    return error.errno in (errno.EADDRINUSE, errno.EEXIST)

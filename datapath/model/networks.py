@@ -63,6 +63,12 @@ OPT_HOST_ACCESS = "com.datapath.host_access"
 # Members have their default route elsewhere, on another's network: this one has none for them.
 OPT_BESIDE = "com.datapath.beside"
 
+# Docker's options of overlay networks, and our own: how packets get to the other hosts.
+OPT_ENCRYPTED = "encrypted"
+OPT_VNIS = "com.docker.network.driver.overlay.vxlanid_list"
+OPT_TRANSPORT = "com.datapath.transport"
+VXLAN, DIRECT, AUTO, WIREGUARD = TRANSPORTS = ("vxlan", "direct", "auto", "wireguard")
+
 # What forwards a bridge network's packets: our own option and its values.
 OPT_MODE = "com.datapath.mode"
 EBPF, IPTABLES, NFTABLES = MODES = ("ebpf", "iptables", "nftables")
@@ -90,7 +96,8 @@ class Network:
     """A set of endpoints that may talk. `number` is the kernel's index (0: the driver needs none), `device`
     the gateway device on the host, `built` whether the kernel side has been built. `owner`: the front door that
     the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line.
-    `vni`: which network a packet in a tunnel is of (RFC 7348), 24 bits; 0: none of its packets are in one."""
+    `vni`: which network a packet in a tunnel is of (RFC 7348), 24 bits; 0: none of its packets are in one. `path_mtu`:
+    bytes of an IP packet that this host's way to the others takes; 0: there are no others."""
 
     id: str
     name: str
@@ -111,6 +118,7 @@ class Network:
     built: bool = False
     owner: str = OWNER
     vni: int = 0
+    path_mtu: int = 0
 
     @property
     def short_id(self) -> str:
@@ -167,9 +175,14 @@ class Network:
 
     @property
     def mtu(self) -> int | None:
-        """Bytes of an IP packet if the options say so; None: as large as the host's default route takes."""
-        value = self.options.get(OPT_MTU, "")
-        return int(value) or None if value else None
+        """Bytes of an IP packet if the options or the way to other hosts say so; None: as large as the host's default
+        route takes."""
+        return int(self.options.get(OPT_MTU) or 0) or self.path_mtu or None
+
+    @property
+    def spans(self) -> bool:
+        """It may have members on other hosts."""
+        return self.vni != 0
 
     @property
     def host_binding(self) -> Address | None:

@@ -61,3 +61,13 @@ class Remote:
     aliases: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     phase: Phase = Phase.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A write to the cluster's store that waits until that can be reached; the last one of its key. `id`: the key;
+    `value`: what is to be there, "": nothing. Rows that caused it were written in the same transaction."""
+
+    id: str
+    value: str = ""
+    phase: Phase = Phase.READY

@@ -15,6 +15,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
+from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.rows import OWNER, Phase, Row, short
 from datapath.model.sandboxes import Sandbox
 
@@ -28,11 +29,13 @@ DEFAULT_DEVICE = "dp0"
 
 
 class Fresh(NamedTuple):
-    """What a plan must be given, being pure: the time (RFC 3339, UTC), new ids, and new endpoint numbers."""
+    """What a plan must be given, being pure: the time (RFC 3339, UTC), new ids, and new endpoint numbers. `allotted`:
+    the addresses, one a family, that the next endpoint on a network of several hosts gets, by the network's id."""
 
     now: str
     new_id: Callable[[], str]
     next_number: Callable[[], int]
+    allotted: Mapping[str, tuple[str, ...]] = {}
 
 
 def plan_predefined(fresh: Fresh) -> tuple[Network, ...]:
@@ -130,7 +133,39 @@ class Snapshot:
         return replace(self, tables=tables)
 
 
-class State(Snapshot):
+class ClusterSnapshot(Snapshot):
+    """A snapshot, with what is known of the other hosts of a cluster."""
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        return self.rows(Peer)
+
+    @property
+    def blocks(self) -> Mapping[str, Block]:
+        return self.rows(Block)
+
+    @property
+    def remotes(self) -> Mapping[str, Remote]:
+        return self.rows(Remote)
+
+    @property
+    def owed(self) -> Mapping[str, Owed]:
+        return self.rows(Owed)
+
+    def remotes_of_network(self, network_id: str) -> tuple[Remote, ...]:
+        """The network's endpoints on other hosts."""
+        return tuple(self._remotes.get(network_id, ()))
+
+    def blocks_of_network(self, network_id: str) -> tuple[Block, ...]:
+        """All hosts' blocks of the network's addresses."""
+        return tuple(block for block in self.blocks.values() if block.network_id == network_id)
+
+    @cached_property
+    def _remotes(self) -> dict[str, list[Remote]]:
+        return _grouped(self.remotes.values(), lambda remote: remote.network_id)
+
+
+class State(ClusterSnapshot):
     """A snapshot, with the relations between its networks, endpoints and containers."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import Any
 
 from datapath.config.daemon import DaemonConfig
@@ -16,10 +16,11 @@ from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import HOSTNAME, Address, parse_address, parse_mac
+from datapath.model.peers import Remote
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.state import Fresh, State
-from datapath.plan import endpoint_options, ipam
+from datapath.plan import endpoint_options, ipam, remotes
 from datapath.plan.acls import refuse_acls
 from datapath.plan.networks import plan_default_bridge
 
@@ -100,6 +101,7 @@ def plan_endpoint(
     else:
         aliases = ()
     members = state.endpoints_of_network(network.id)
+    prefer = fresh.allotted.get(network.id, ()) if network.spans else prefer
     ipv4, static4 = _address(4, request.ip, network, members, state, prefer)
     ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
     options = endpoint_options.parse(request.driver_options)
@@ -146,7 +148,7 @@ def _address(
 ) -> tuple[Any, bool]:
     """The new member's address of that family, as an interface address, and whether the user chose it."""
     subnet = network.subnet4 if version == 4 else network.subnet6
-    holders: dict[Address, Endpoint] = {}
+    holders: dict[Address, Endpoint | Remote] = dict(remotes.addresses_elsewhere(network, state))
     for member in members:
         for interface in (member.ipv4, member.ipv6, *member.link_local):
             if interface is not None and interface.version == version:
@@ -154,6 +156,9 @@ def _address(
     if not text:
         if subnet is None:
             return None, False
+        if network.spans:  # in turn with other hosts, and not by this one alone
+            allotted = next(a for a in map(ip_address, prefer) if a.version == version)
+            return _interface(allotted, subnet), False
         return _interface(ipam.choose_address(subnet, holders, prefer), subnet), False
     address = parse_address(text, f"IPv{version} address")
     if address.version != version or address.is_unspecified:
@@ -218,8 +223,10 @@ def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interfac
     return ip_interface((address.packed, subnet.prefix.prefixlen))
 
 
-def _format_holder(endpoint: Endpoint, state: State) -> str:
+def _format_holder(endpoint: Endpoint | Remote, state: State) -> str:
     """The container, foreign sandbox or endpoint that has an address, as error messages name it."""
+    if isinstance(endpoint, Remote):
+        return remotes.format_remote(endpoint, state)
     container = state.holder(endpoint)
     if container is not None:
         return f'container "{container.name}"'
@@ -236,7 +243,8 @@ def _mac(
     interface: IPv4Interface | IPv6Interface,
     state: State,
 ) -> str:
-    holders = {member.mac: member for member in members}
+    holders: dict[str, Endpoint | Remote] = {r.mac: r for r in state.remotes_of_network(network.id)}
+    holders |= {member.mac: member for member in members}
     gateway = gateway_mac(network)
     if not text:
         return ipam.choose_mac(interface.ip, {*holders, gateway})

@@ -41,7 +41,17 @@ def network_inspect(network: Network, state: State) -> dict[str, Any]:
         "Containers": _members(network, state),
         "Options": dict(network.options),
         "Labels": dict(network.labels),
+        **_peers(network, state),
     }
+
+
+def _peers(network: Network, state: State) -> dict[str, Any]:
+    """The hosts that take part in a network of several, as Docker lists them."""
+    if not network.spans:
+        return {}
+    hosts = {block.peer for block in state.blocks_of_network(network.id)}
+    peers = sorted((state.peers[one] for one in hosts if one in state.peers), key=lambda peer: peer.name)
+    return {"Peers": [{"Name": peer.name, "IP": str(peer.address)} for peer in peers]}
 
 
 def _ipam_config(subnet: Subnet) -> dict[str, Any]:
