@@ -101,13 +101,17 @@ class Networks:
         """One network. NotFoundError; ConfigError: the beginning of an id means several."""
         return self._host.snapshot().network(name)
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Docker's JSON of one network. NotFoundError."""
-        import datapath.drivers.registry  # noqa: F401 - plans ask what the network's driver is like
-        from datapath.plan.inspect import network_inspect
+    def everywhere(self) -> list[Network]:
+        """The same, and those that only other hosts of the cluster take part in."""
+        from datapath.engine import elsewhere
 
-        state = self._host.snapshot()
-        return network_inspect(state.network(name), state)
+        return elsewhere.all_networks(self._host)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Docker's JSON of one network, of this host or of the cluster. NotFoundError, StateError."""
+        from datapath.engine import elsewhere
+
+        return elsewhere.inspect(self._host, name)
 
     def plan(self, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
         """The network that `create` would create now; nothing is created, and its addresses are not kept for it.
@@ -132,9 +136,9 @@ class Networks:
         """Removes a network that has no endpoints, but dead ones; with `members` also those of the owner, who knows
         that they are gone. NotFoundError, ConfigError; InUseError: it has endpoints, or it belongs to another owner and
         not `force`."""
-        from datapath.engine import sandboxes
+        from datapath.engine import elsewhere, sandboxes
 
-        self._host.snapshot().network(name)  # so that no store is made for one that is not there
+        elsewhere.require(self._host, name)  # so that no store is made for one that is not there
         with self._host.changing(freeing=True) as tx:
             return sandboxes.remove_network(tx, name, owner, force, members)
 
@@ -155,12 +159,12 @@ class Networks:
 
     def prune(self, filters: Sequence[str] = ()) -> list[Network]:
         """Removes every unused network of datapath's own that passes the filters (`label=`, `label!=`, `until=`)."""
-        from datapath.engine import networks
+        from datapath.engine import lifecycle
 
         if not self._host.exists:
             return self.prunable(filters)  # none; refuses filters that are wrong
         with self._host.changing(freeing=True) as tx:
-            return networks.prune(tx, filters)
+            return lifecycle.prune(tx, filters)
 
 
 class Sandboxes:

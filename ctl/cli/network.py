@@ -115,7 +115,7 @@ def create(
     metavar="KEY=VALUE",
     shell_complete=completing.keys(
         *("driver", "id", "label", "name"),
-        scope=("local",),
+        scope=("local", "global"),
         type=("builtin", "custom"),
         dangling=("true", "false"),
     ),
@@ -125,7 +125,7 @@ def ls(quiet: bool, no_trunc: bool, format_: str, filters: tuple[str, ...]) -> N
     """List networks."""
     known = {"driver", "id", "name", "label", "scope", "type", "dangling"}
     wanted = Filters(filters, known, patterns={"id", "name"})
-    rows = [network_row(found, no_trunc) for found in host().networks.all() if _wanted(wanted, found)]
+    rows = [network_row(found, no_trunc) for found in host().networks.everywhere() if _wanted(wanted, found)]
     emit(listing(rows, with_owner(COLUMNS, rows), format_, quiet=quiet))
 
 

@@ -25,6 +25,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check, Finding
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Interface
+from datapath.model.peers import Block, Peer, Remote
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
 
@@ -102,6 +103,17 @@ class HostPart:
 
     def sync_names(self, view: HostView) -> None:
         """Makes all rows about names what they have to be, whatever a killed command left."""
+
+    def prepare(self, view: HostView, network: Network) -> None:
+        """Before anything else is done for a network that is to be built: what all of the driver's networks have
+        together, so that nothing is changed if it cannot be had. InUseError names who has it."""
+
+    def write_peers(self, before: HostView, after: HostView, rows: tuple[Peer | Block | Remote, ...]) -> None:
+        """Writes what is new of these rows about other hosts, and takes away what is not so any more. `before`,
+        `after`: the host with the rows as they were, or were not, and as they are to be."""
+
+    def write_network(self, view: HostView, network: Network) -> None:
+        """Writes all that is known of other hosts' parts in a network that has just been built."""
 
     def refresh_acls(self, view: HostView) -> None:
         """Follows changes of who may connect to published ports."""

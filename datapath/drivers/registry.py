@@ -15,6 +15,7 @@ from datapath.drivers.host import HOST, Host
 from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
 from datapath.drivers.macvlan.spec import MACVLAN_SPEC
 from datapath.drivers.null import NULL, Null
+from datapath.drivers.overlay.spec import OVERLAY
 from datapath.model import drivers as specs
 from datapath.model.drivers import Spec
 from datapath.model.networks import Network
@@ -66,6 +67,11 @@ register(
     _in_module(f"{_ROOM}.linuxbridge.driver", "LinuxBridge"),
     _in_module(f"{_ROOM}.linuxbridge.forwarding", "Forwarding"),
 )
+register(
+    OVERLAY,
+    _in_module(f"{_ROOM}.overlay.driver", "Overlay"),
+    _in_module(f"{_ROOM}.overlay.host", "OverlayHost"),
+)
 register(MACVLAN_SPEC, _in_module(f"{_ROOM}.macvlan.driver", "Macvlan"))
 register(HOST, lambda: Host)
 register(NULL, lambda: Null)
@@ -92,8 +98,12 @@ def with_endpoints() -> list[Spec]:
 
 
 def by_spec(networks: Iterable[Network]) -> dict[Spec, list[Network]]:
-    """The networks that are built, by their driver's spec."""
+    """The networks that are built, by their driver's spec. The driver of the packet programs has all that these
+    forward, beside the drivers that have more to do for theirs."""
     found: dict[Spec, list[Network]] = {}
     for network in specs.built(networks):
-        found.setdefault(specs.spec_of(network), []).append(network)
+        spec = specs.spec_of(network)
+        found.setdefault(spec, []).append(network)
+        if specs.traits(network).programs and spec is not EBPF_BRIDGE:
+            found.setdefault(EBPF_BRIDGE, []).append(network)
     return found

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import endpoints, networks, sandboxes
+from datapath.engine import endpoints, lifecycle, sandboxes
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.attachments import AttachmentRequest
@@ -68,10 +68,10 @@ def _ensure_network(tx: Transaction, request: AttachmentRequest) -> None:
         return
     network, anew = plans.plan_network(request.network, tx.state)
     if network is not None and anew:
-        networks.remove(tx, network.id, request.owner)
+        lifecycle.remove(tx, network.id, request.owner)
         tx.look_again()
     if network is None or anew:
-        networks.create(tx, request.network)
+        lifecycle.create(tx, request.network)
 
 
 def remove(tx: Transaction, owner: str, key: str, network: str = "") -> bool:
@@ -104,4 +104,4 @@ def _tidy(tx: Transaction, owner: str, network: str) -> None:
     tx.delete(*plans.abandoned(owner, tx.state))
     found = tx.state.find_network(network) if network else None
     if found is not None and found.owner == owner and not tx.state.endpoints_of_network(found.id):
-        networks.remove(tx, found.id, owner)
+        lifecycle.remove(tx, found.id, owner)

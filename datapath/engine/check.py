@@ -26,12 +26,9 @@ def compare(state: State, observed: Observed) -> list[Finding]:
     """Every difference from the desired state, but for what owners say; causes before what follows from them."""
     comparison = Comparison(state, observed)
     findings = [*_rows(state), *_dead(comparison)]
-    for spec, networks in registry.by_spec(state.networks.values()).items():
-        ready = [network for network in networks if network.phase == Phase.READY]
-        findings += registry.class_of(spec).check(comparison, ready)
+    networks = registry.by_spec(comparison.networks)
     for spec in registry.with_endpoints():
-        if not any(spec_of(network) is spec for network in comparison.networks):
-            findings += registry.class_of(spec).check(comparison, [])
+        findings += registry.class_of(spec).check(comparison, networks.get(spec, []))
     return [*findings, *_reserved(state, observed)]
 
 

@@ -24,7 +24,7 @@ from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
 from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, OLDER, STORE
-from datapath.model.drivers import built, spec_of
+from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
 from datapath.model.state import State
@@ -126,9 +126,9 @@ def look(settings: Settings, config: DaemonConfig | None, state: State, store: S
         names=name_facts(config or DaemonConfig(), network),
     )
     with Context(settings, config.datapath if config else Tuning()) as context:
+        networks = registry.by_spec(state.networks.values())
         for spec, part in registry.host_parts(context).items():
-            mine = [n for n in built(state.networks.values()) if spec_of(n) is spec]
-            found = part.look(HostView(state, mine, network, store, lambda line: None))
+            found = part.look(HostView(state, networks.get(spec, []), network, store, lambda line: None))
             observed = replace(observed, **found)  # type: ignore[arg-type]
     return observed
 

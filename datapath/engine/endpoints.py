@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import names, ports
+from datapath.engine import claims, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.endpoints import Endpoint
@@ -61,7 +61,9 @@ def remove(tx: Transaction, endpoint: Endpoint, *along: Sandbox) -> None:
     names.withdraw(tx, endpoint)
     ports.unpublish(tx, endpoint, endpoint.ports)
     tx.driver(network).delete_endpoint(network, endpoint, tx.path(endpoint.sandbox_id))
-    tx.delete(endpoint, *{sandbox.id: sandbox for sandbox in (*place(tx, endpoint), *along)}.values())
+    gone = {sandbox.id: sandbox for sandbox in (*place(tx, endpoint), *along)}
+    owed = claims.release(tx, endpoint) if network.spans else ()
+    tx.commit(*owed, gone=(endpoint, *gone.values()))
     if any(mapping.acl for mapping in endpoint.ports):
         tx.refresh_acls()
 

@@ -92,6 +92,7 @@ class Engine:
                 store.save_space()
             stack.enter_context(context)
             tx = Transaction(self.settings, config, store, context, self.owners, self.warn)
+            stack.callback(tx.link.close)
             if leaving:
                 context.unusable = not version.understood(self.settings.bpffs)
                 recovery.clear_up(tx)
@@ -228,7 +229,7 @@ class Engine:
     def remove_all(self, tx: Transaction, failures: list[Exception]) -> None:
         """Takes every endpoint, network, program and pin away, and the state; ExceptionGroup: `failures` and those
         that come here. The transaction is a leaving one, and owners have taken away what is theirs."""
-        from datapath.engine import endpoints
+        from datapath.engine import endpoints, joining
 
         def attempt(step: Callable[[], object]) -> None:
             try:
@@ -243,6 +244,7 @@ class Engine:
             attempt(lambda n=network: networks.teardown(tx, n))  # type: ignore[misc]
         for part, view in tx.parts():
             attempt(lambda p=part, v=view: p.remove(v))  # type: ignore[misc]
+        attempt(lambda: joining.leave(tx))
         if failures:
             raise ExceptionGroup("not everything could be taken away", failures)
         ports.reserve(tx)

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks: built, torn down, created, removed."""
+"""Networks on this host: planned, built, torn down, renamed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from datapath.engine import names, ports
-from datapath.engine.transaction import Transaction, now
+from datapath.engine.transaction import Transaction
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.parsing import Prefix
 from datapath.model.rows import Phase
-from datapath.plan.networks import (
-    plan_network_create,
-    plan_network_prune,
-    plan_network_remove,
-    plan_network_rename,
-    superseded_networks,
-)
+from datapath.plan.networks import plan_network_create, plan_network_rename
 
 
 def plan(tx: Transaction, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
@@ -28,35 +22,6 @@ def plan(tx: Transaction, request: NetworkRequest, avoid: Sequence[Prefix] = ())
     planned = plan_network_create(request, tx.state, facts, tx.config, tx.fresh)
     tx.driver(planned).require(planned)
     return planned
-
-
-def create(tx: Transaction, request: NetworkRequest, allots: bool = False) -> Network:
-    """`network create`. `allots`: see `datapath.host.Networks.create`. Errors as those of `plan`."""
-    gone = superseded_networks(request, tx.state) if allots else ()
-    if gone:
-        _refuse(tx, request, gone)
-        for network in gone:
-            tx.warn(f"network {network.name} of {network.owner} has lost its subnet to another: removed")
-        _take_away(tx, gone)
-        tx.look_again()
-    return build(tx, plan(tx, request))
-
-
-def _refuse(tx: Transaction, request: NetworkRequest, gone: tuple[Network, ...]) -> None:
-    """Errors of `plan` once these networks are gone, none of which goes for nothing."""
-    devices = tx.facts.devices - {network.device for network in gone}
-    facts = replace(tx.facts, devices=devices)
-    planned = plan_network_create(request, tx.state.without(*gone), facts, tx.config, tx.fresh)
-    tx.driver(planned).require(planned)
-
-
-def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
-    """`network rm` by the owner `by`. NotFoundError, ConfigError; InUseError: it has endpoints, or is another
-    owner's and not `force`."""
-    network = plan_network_remove(name, tx.state, by, force)
-    tx.commit(network)
-    teardown(tx, network)
-    return network
 
 
 def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
@@ -71,22 +36,15 @@ def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
     return network
 
 
-def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
-    """`network prune`: every unused network of our own that passes the filters; those that were removed."""
-    gone = plan_network_prune(tx.state, filters, now())
-    _take_away(tx, gone)
-    return list(gone)
-
-
-def _take_away(tx: Transaction, gone: tuple[Network, ...]) -> None:
-    """Networks that are "removing"."""
+def take_away(tx: Transaction, gone: tuple[Network, ...]) -> None:
+    """Networks that are "removing", on this host."""
     tx.commit(*gone)
     for network in gone:
         teardown(tx, network)
 
 
-def build(tx: Transaction, network: Network) -> Network:
-    """Builds a planned network: intent, kernel, record."""
+def build(tx: Transaction, network: Network, done: Callable[[], None] = lambda: None) -> Network:
+    """Builds a planned network: intent, kernel, record. `done`: further notes of the store, with the record."""
     network = replace(network, phase=Phase.CREATING)
     tx.commit(network)
     try:
@@ -95,8 +53,12 @@ def build(tx: Transaction, network: Network) -> Network:
         teardown(tx, network)
         raise
     network = replace(network, phase=Phase.READY, built=True)
-    tx.commit(network)
+    with tx.store.transaction():
+        done()
+        tx.commit(network)
     refresh_host(tx)
+    for part, view in tx.parts():
+        part.write_network(view, network)
     return network
 
 
@@ -110,7 +72,7 @@ def teardown(tx: Transaction, network: Network) -> None:
     if network.predefined:
         tx.commit(replace(network, phase=Phase.READY, built=not traits(network).endpoints, subnets=()))
     else:
-        tx.delete(network)
+        tx.delete(network, *tx.state.blocks_of_network(network.id), *tx.state.remotes_of_network(network.id))
 
 
 def refresh_host(tx: Transaction) -> None:

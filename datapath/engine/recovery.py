@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import endpoints, names, networks, ports
+from datapath.engine import endpoints, joining, names, networks, ports, spanning
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
@@ -46,6 +46,7 @@ def clear_up(tx: Transaction) -> None:
             tx.warn(f"network {thing.name} was left unfinished: removed")
             networks.teardown(tx, thing)
             tx.look_again()  # else its gateway device's addresses would be taken for the host's
+    spanning.take_back(tx)
 
 
 def _rebuild(tx: Transaction) -> None:
@@ -54,6 +55,7 @@ def _rebuild(tx: Transaction) -> None:
         for part, view in tx.parts():
             part.idle(view)
         return
+    joining.follow_underlay(tx)
     lost = {network.id for network in networks.lost(tx)}
     again = []
     for network in tx.built:

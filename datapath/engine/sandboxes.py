@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import endpoints, handover, names, networks, ports
+from datapath.engine import claims, endpoints, handover, lifecycle, names, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
@@ -45,6 +45,7 @@ def _commit_named(tx: Transaction, *planned: Sandbox) -> None:
     members = [endpoint for ident in idents for endpoint in before.endpoints_of_sandbox(ident)]
     tx.commit(*planned, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
     names.update(tx, tx.state, *idents, before=before)
+    claims.renew(tx, members, before)
     tx.commit(*members)
 
 
@@ -70,7 +71,7 @@ def create_network(tx: Transaction, request: NetworkRequest, allots: bool) -> Ne
     """See `datapath.host.Networks.create`."""
     if allots:
         endpoints.evict_dead(tx)
-    return networks.create(tx, request, allots)
+    return lifecycle.create(tx, request, allots)
 
 
 def remove_network(tx: Transaction, name: str, owner: str, force: bool, members: bool) -> Network:
@@ -82,7 +83,7 @@ def remove_network(tx: Transaction, name: str, owner: str, force: bool, members:
         for endpoint in tx.state.endpoints_of_network(network.id):
             if tx.state.owner(endpoint) == owner:
                 endpoints.evict(tx, endpoint)
-    return networks.remove(tx, name, owner, force)
+    return lifecycle.remove(tx, name, owner, force)
 
 
 def create_endpoint(
@@ -96,6 +97,7 @@ def create_endpoint(
             if plans.has_address(endpoint, request) or not _runs(tx, endpoint):
                 tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
                 endpoints.evict(tx, endpoint)
+    claims.prepare(tx, () if plans.find_endpoint(owner, key, tx.state) else [request])
     with tx.store.transaction(durable=False):  # its number with its rows
         planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
         if planned.known:
@@ -108,7 +110,8 @@ def create_endpoint(
         tx.journal(*rows)
     with ExitStack() as undo:
         undo.callback(endpoints.remove, tx, planned.endpoint)
-        endpoint = replace(endpoints.create(tx, planned.endpoint), phase=Phase.READY)
+        (claimed,) = claims.claim(tx, planned.endpoint)
+        endpoint = replace(endpoints.create(tx, claimed), phase=Phase.READY)
         tx.commit(planned.sandbox, endpoint)
         undo.pop_all()
     return endpoint

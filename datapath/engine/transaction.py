@@ -8,7 +8,7 @@ deleting them; so a killed command leaves something that the next one completes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from datapath.drivers import registry
 from datapath.drivers.base import Driver, HostPart
 from datapath.drivers.context import Context, HostView
 from datapath.engine import namespaces
+from datapath.engine.link import Link
 from datapath.model import drivers
 from datapath.model.drivers import Spec
 from datapath.model.findings import Check, Finding
@@ -37,9 +38,9 @@ def now() -> str:
 
 def devices_of(state: State) -> set[str]:
     """The names of the devices that networks and endpoints have on the host: a driver may have routes over them."""
-    networks = {
-        name for network in state.networks.values() for name in drivers.spec_of(network).devices(network)
-    }
+    specs = {network.id: drivers.spec_of(network) for network in state.networks.values()}
+    networks = {name for one in state.networks.values() for name in specs[one.id].devices(one)}
+    networks |= {name for spec in specs.values() for name in spec.shared_devices}
     return networks | {endpoint.host_ifname for endpoint in state.endpoints.values()}
 
 
@@ -96,6 +97,9 @@ class Transaction:
         self.settings, self.config, self.store, self.context = settings, config, store, context
         self.owners, self.warn = owners, warn
         self.state: State = store.load()
+        self.link = Link(config)
+        # Addresses that the next endpoint on a network of several hosts gets, by the network's id.
+        self.allotted: dict[str, tuple[str, ...]] = {}
 
     # ---- rows ----------------------------------------------------------------------------
 
@@ -104,26 +108,25 @@ class Transaction:
         failure of the whole machine that takes the rows back takes the changes too."""
         self.commit(*objects, durable=False)
 
-    def commit(self, *objects: Object, durable: bool = True) -> None:
-        """Writes rows, all or none."""
-        if not objects:
+    def commit(self, *objects: Object, durable: bool = True, gone: Sequence[Object] = ()) -> None:
+        """Writes rows, and deletes those that are `gone`, all or none."""
+        if not objects and not gone:
             return
         with self.store.transaction(durable=durable):
+            for thing in gone:
+                self.store.delete(thing)
             for thing in objects:
                 self.store.put(thing)
-        self.state = self.state.including(*objects)
+        self.state = self.state.without(*gone).including(*objects)
 
     def delete(self, *objects: Object) -> None:
         """Deletes rows, all or none."""
-        with self.store.transaction():
-            for thing in objects:
-                self.store.delete(thing)
-        self.state = self.state.without(*objects)
+        self.commit(gone=objects)
 
     @property
     def fresh(self) -> Fresh:
         """What a plan may not make itself."""
-        return Fresh(now(), lambda: os.urandom(32).hex(), self.store.next_number)
+        return Fresh(now(), lambda: os.urandom(32).hex(), self.store.next_number, self.allotted)
 
     # ---- the host ------------------------------------------------------------------------
 
@@ -192,10 +195,8 @@ class Transaction:
         """What each driver has on the host for all of its networks, with the view to give it. `without`: a network that
         is being taken away."""
         state = self.state if without is None else self.state.without(without)
-        networks: dict[Spec, list[Network]] = {spec: [] for spec in self._parts}
-        for network in drivers.built(state.networks.values()):
-            networks.get(drivers.spec_of(network), []).append(network)
-        return [(part, self._view(state, networks[spec])) for spec, part in self._parts.items()]
+        networks = registry.by_spec(state.networks.values())
+        return [(part, self._view(state, networks.get(spec, []))) for spec, part in self._parts.items()]
 
     def refresh_acls(self) -> None:
         """After who may connect to published ports has changed."""

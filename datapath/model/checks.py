@@ -77,6 +77,21 @@ PARENT = Check(
     "the network's containers reach nobody by it",
     "bring that device back, then `datapathctl reconcile`",
 )
+TUNNEL = Check(
+    "tunnel",
+    "packets to and from other hosts that are larger than a frame, or were joined or cut on their way, are lost",
+    _ANY,
+)
+UNDERLAY = Check(
+    "underlay",
+    "other hosts send to an address that this host does not have, or packets of another size than it takes",
+    "that address, or `cluster-advertise` in daemon.json; then the next command that changes something",
+)
+OWED = Check(
+    "owed",
+    "other hosts do not know yet what became of these addresses and networks",
+    "the cluster store, when it answers: the agent then writes it, or the next command that changes something",
+)
 HOST_ROUTE = Check("host-route", "the host does not reach the container", _RECONCILE)
 PAIR = Check("pair", "the container has no way into this network", _RECONCILE)
 RENAMED = Check("renamed", "packets pass; commands do not find the device", _RECONCILE)

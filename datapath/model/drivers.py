@@ -57,6 +57,8 @@ class Spec:
     name = ""  # what `network create --driver` takes
     scope = Scope.LOCAL
     traits = Traits()
+    # Devices that all networks of the driver have together on the host.
+    shared_devices: ClassVar[tuple[str, ...]] = ()
     # What -o takes: the option's name and what parses its value.
     options: ClassVar[Mapping[str, OptionParser]] = {}
     # Why `network connect` and `disconnect` are refused where there are no endpoints, in Docker's words.
@@ -90,6 +92,11 @@ class Spec:
     def sysctls(self, network: Network) -> dict[str, str]:
         """Settings of the network's gateway device that have to be so: path below /proc/sys -> value."""
         return {}
+
+    def path_mtu(self, network: Network, underlay: int, version: int) -> int:
+        """Bytes of an IP packet of the network that get to other hosts, whose packets of that IP version may have
+        `underlay` bytes; 0: there are no others."""
+        return 0
 
 
 _SPECS: list[Spec] = []

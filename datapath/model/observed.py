@@ -94,7 +94,8 @@ class Observed:
     before, and of what was written there. `filters`: what the packet filter's tool lists, by mode and IP version, of
     those that linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for
     such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more.
-    `names`: what rows about names need to know."""
+    `names`: what rows about names need to know. `tunnel_port`: the UDP port of tunnels, 0: this host is of no cluster;
+    `tunnel_device_port`: the one of the device for tunnels, 0: there is no such device."""
 
     network: HostNetwork
     host: Stack
@@ -109,6 +110,8 @@ class Observed:
     forwarding_off: frozenset[str] = frozenset()
     forwarding_spare: frozenset[str] = frozenset()
     names: NameFacts = field(default_factory=NameFacts)
+    tunnel_port: int = 0
+    tunnel_device_port: int = 0
 
     @property
     def uplinks(self) -> tuple[Uplink, ...]:

@@ -35,7 +35,7 @@ MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IDENT = re.compile(r"[0-9a-f]{64}")
-_LATER_DRIVERS = {"overlay", "ipvlan", "remote"}
+_LATER_DRIVERS = {"ipvlan", "remote"}
 
 
 def refuse_foreign(owner: str, what: str, by: str, force: bool) -> None:
@@ -157,6 +157,7 @@ def plan_network_create(
         name=request.name,
         number=_number(state),
         driver=request.driver,
+        scope=spec.scope,
         created=fresh.now,
         subnets=subnets,
         ipv4=request.ipv4,
@@ -168,6 +169,25 @@ def plan_network_create(
         device=device,
         owner=request.owner,
     )
+
+
+def plan_adoption(found: Network, state: State, facts: HostFacts) -> Network:
+    """A network of the cluster as this host is to build it. ExistsError, ConfigError: something here is in its way."""
+    if state.find_network(found.name) is not None:
+        raise ExistsError(f"network with name {found.name} already exists on this host, which is another one")
+    others = list(state.networks.values())
+    for subnet in found.subnets:
+        _refuse_overlap(subnet.prefix, others, facts)
+    device = drivers.spec_of(found).device(found.id, found.options, others, facts.devices)
+    if device in facts.devices:
+        raise ExistsError(f"device name {device} is already used on this host: rename that device")
+    return replace(found, number=_number(state), device=device, phase=Phase.CREATING, built=False)
+
+
+def scope_of(request: NetworkRequest) -> str:
+    """How far the network that is asked for is to reach, as its driver says; "": nothing offers that driver."""
+    found = drivers.named(request.driver)
+    return found[0].scope if found else ""
 
 
 def _check_driver(request: NetworkRequest) -> None:
@@ -222,7 +242,7 @@ def _subnets(
         for subnet in mine:
             _refuse_overlap(subnet.prefix, others, facts)
             result.append(subnet)
-        if enabled and not mine:
+        if enabled and not mine and scope_of(request) != drivers.Scope.GLOBAL:  # else the cluster chooses
             prefix = ipam.choose_pool(config.pools(state.installation_id), taken, version)
             result.append(ipam.with_gateway(Subnet(prefix)))
     return tuple(result)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from datapath.engine import endpoints, names, networks, ports
+from datapath.engine import claims, endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint, EndpointRequest
@@ -22,6 +22,7 @@ from datapath.runtime.start import running_path
 def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
     """`network connect`. NotFoundError, ConfigError, ExistsError."""
     endpoints.evict_dead(tx)
+    claims.prepare(tx, [request])
     with ExitStack() as undo:
         # One for the endpoint's number and the row that has it.
         with tx.store.transaction(durable=False):
@@ -39,7 +40,8 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
         if before:
             undo.callback(endpoints.reconcile_sandbox, tx, planned.container.sandbox_id)
         undo.callback(endpoints.remove, tx, planned.endpoint)
-        endpoint = endpoints.attach(tx, planned.endpoint, path)
+        (claimed,) = claims.claim(tx, planned.endpoint)
+        endpoint = endpoints.attach(tx, claimed, path)
         endpoints.rewire(tx, path, before, planned.changed)
         endpoint = replace(endpoint, phase=Phase.READY)
         after: tuple[Row, ...] = (endpoint, planned.container, *planned.changed)
@@ -73,6 +75,7 @@ def rename(tx: Transaction, name: str, wanted: str) -> Container:
     tx.commit(container, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
     if members:
         names.update(tx, tx.state, container.sandbox_id, before=before)
+        claims.renew(tx, members, before)
         tx.commit(*members)
     for other in tx.state.containers.values():
         if other.running and container.id in [link.server for link in other.links]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datapath.config.logs import log_size
 from datapath.config.settings import Settings
-from datapath.engine import endpoints, names, networks, ports
+from datapath.engine import claims, endpoints, names, networks, ports
 from datapath.engine.transaction import Transaction, now
 from datapath.errors import ConfigError
 from datapath.kernel import netns, process, sysctl
@@ -47,6 +47,7 @@ def run(tx: Transaction, request: RunRequest, command: Sequence[str]) -> Running
     `Containers.exited_command`."""
     files.make_run_dir(tx.settings)
     endpoints.evict_dead(tx)
+    claims.prepare(tx, request.networks)
     planned = plan_run(request, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
     for line in run_options.warnings(request):
         tx.warn(line)
@@ -60,6 +61,7 @@ def start(tx: Transaction, name: str, command: Sequence[str]) -> Container:
         return container
     files.make_run_dir(tx.settings)
     endpoints.evict_dead(tx)
+    claims.prepare(tx, request_of(container).networks, container.addresses)
     planned = plan_start(name, tx.state, tx.facts, tx.config, tx.fresh, ports.context(tx))
     files.forget_exit(tx.settings, container)
     return _start(tx, planned, request_of(container), command).container
@@ -79,6 +81,7 @@ def _start(
         sandbox: tuple[Sandbox, ...] = (planned.sandbox,) if planned.sandbox else ()
         tx.commit(container, *sandbox, *planned.endpoints)
         undo.callback(recovery.roll_back, tx, container)
+        claimed = claims.claim(tx, *planned.endpoints)
         files.make(tx.settings, container)
         files.write_etc(tx, container)
         created = undo.enter_context(spawn.spawn(_spec(tx, container, request, command)))
@@ -90,7 +93,7 @@ def _start(
         with netns.enter(created.netns if container.sysctls else None):
             for name, value in container.sysctls.items():
                 sysctl.write(name.replace(".", "/"), value)
-        joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in planned.endpoints]
+        joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in claimed]
         container = replace(
             container,
             status=Status.RUNNING,

@@ -136,6 +136,9 @@ class Cluster:
     def __getitem__(self, number: int) -> Member:
         return self.hosts[number]
 
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.hosts)
+
     def close(self) -> None:
         self._stack.close()
 

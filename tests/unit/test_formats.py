@@ -50,7 +50,7 @@ class Library:
 
     def __init__(self) -> None:
         self.networks: Any = self
-        self.all = lambda: [BR1]
+        self.all = self.everywhere = lambda: [BR1]
         self.ps = lambda **_: [WEB]
         self.settings: Any = None
         self.snapshot = self.shown = lambda: State().including(BR1, WEB)

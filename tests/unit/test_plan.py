@@ -231,7 +231,22 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
         ),
         ({"driver": "host"}, ConfigError, 'only one instance of "host" network is allowed'),
         ({"driver": "null"}, ConfigError, 'only one instance of "null" network is allowed'),
-        ({"driver": "overlay"}, ConfigError, "overlay is not available yet"),
+        ({"driver": "overlay", "scope": "local"}, ConfigError, "overlay networks are global"),
+        (
+            {"driver": "overlay", "options": ("com.docker.network.driver.overlay.vxlanid_list=0",)},
+            ConfigError,
+            'invalid vxlan id value "0" passed',
+        ),
+        (
+            {"driver": "overlay", "options": ("com.datapath.transport=gre",)},
+            ConfigError,
+            "there are vxlan, direct",
+        ),
+        (
+            {"driver": "overlay", "options": ("encrypted", "com.datapath.transport=vxlan")},
+            ConfigError,
+            "conflicting options: encrypted and com.datapath.transport=vxlan",
+        ),
         ({"driver": "ipvlan"}, ConfigError, "ipvlan is not available yet"),
         ({"driver": "zzz"}, ConfigError, '"zzz" does not exist'),
         ({"driver": ""}, ConfigError, '"" does not exist'),

@@ -29,10 +29,11 @@ from datapath.model.checks import (
     WRONG,
     XFRM,
 )
-from datapath.model.drivers import traits
+from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import linklocal_of
 from datapath.model.findings import Finding
 from datapath.model.networks import PAIRS, Network, gateway_mac
+from datapath.model.observed import Device
 from datapath.model.resolv import RESOLVER as ADDRESS_OF_RESOLVER
 from datapath.model.rows import Phase
 
@@ -101,6 +102,8 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     for endpoint in comparison.of_programs():
         if observed.host.at(endpoint.host_ifindex) is not None:
             yield comparison.name(endpoint), "from_container", endpoint.host_ifindex
+    for device in _tunnels(comparison, networks):
+        yield f"device {device.name}", "from_vxlan", device.ifindex
     if comparison.loopback:
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
@@ -112,6 +115,12 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
             other = f"other-xdp-{uplink.ifindex}" in observed.programs.pinned.get("programs", ())
             if (acls or observed.programs.flood_rate) and not other and not uplink.bare:
                 yield f"uplink {uplink.name}", "xdp_uplink", uplink.ifindex
+
+
+def _tunnels(comparison: Comparison, networks: list[Network]) -> list[Device]:
+    """The devices by which packets come that have been in a tunnel, as far as they are there."""
+    names = dict.fromkeys(name for network in networks for name in spec_of(network).shared_devices)
+    return [device for name in names if (device := comparison.observed.host.devices.get(name))]
 
 
 def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -183,7 +192,13 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
 
 def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """Of every map that says who is where and what is published."""
-    wanted, ignored = desired(comparison, networks), _ignored(comparison, networks)
+    yield from of_maps(comparison, desired(comparison, networks), _ignored(comparison, networks))
+
+
+def of_maps(
+    comparison: Comparison, wanted: Mapping[str, Rows], ignored: Mapping[str, Callable[[Any, Any], bool]]
+) -> Iterator[Finding]:
+    """What the maps say otherwise than is wanted. `ignored`: of a map, whether a row is neither missing nor stray."""
     for name, rows in wanted.items():
         present = comparison.observed.programs.maps.get(name)
         if present is None:
@@ -244,6 +259,8 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
             rows["origins"] |= entries.origin_entries(endpoint)
+    for found_device in _tunnels(comparison, networks):
+        rows["devices"][(found_device.ifindex,)] = structs.DeviceValue(kind="DEVICE_VXLAN")
     if comparison.loopback:
         loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback

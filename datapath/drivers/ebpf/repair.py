@@ -46,7 +46,7 @@ def _write_row(work: Repairing, finding: Finding) -> None:
     dataplane = work.context.dataplane
     rows = getattr(dataplane, name)
     match name:
-        case "networks" | "host":
+        case "networks" | "host" | "tunnel":
             rows[key[0]] = to_abi(value)
         case "devices":
             rows[key] = to_abi(value)
@@ -58,6 +58,8 @@ def _write_row(work: Repairing, finding: Finding) -> None:
             rows[key] = abi.address()
         case "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
             rows[to_abi(key)] = to_abi(value)
+        case "peers" | "vteps" | "vnis" | "overlays" | "remote_addrs" | "remote_blocks":
+            rows[to_abi(key)] = to_abi(value)
         case _:
             rows[key] = value
 
@@ -68,6 +70,8 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
     match name:
         case "networks":
             dataplane.networks[key[0]] = abi.network()
+        case "tunnel":
+            dataplane.tunnel[0] = abi.tunnel()
         case "quotas":
             connections.forget_endpoint(dataplane, key[0])
         case "xfrm_policies" | "names" | "long_names":

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doctor`, the part about overlay networks: the device for tunnels, this host's address for the others, and what the
+maps say of these. What overlay networks have as bridge networks do is checked there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from datapath.dataplane import overlay_entries as entries
+from datapath.drivers.comparison import Comparison
+from datapath.drivers.ebpf.check import Rows, of_maps
+from datapath.drivers.overlay import rows as tables
+from datapath.drivers.overlay.spec import TUNNEL_DEVICE
+from datapath.model.checks import DOWN, OWED, TUNNEL, UNDERLAY
+from datapath.model.findings import Finding
+from datapath.model.networks import Network
+from datapath.model.rows import Phase
+
+
+def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """All about these networks, which are of this driver."""
+    if comparison.state.owed:
+        keys = sorted(comparison.state.owed)
+        shown = ", ".join(keys[:2]) + (" …" if len(keys) > 2 else "")
+        yield Finding(OWED, "the cluster store", f"{len(keys)} keys are still to be written: {shown}")
+    if networks:
+        yield from _device(comparison)
+        yield from _underlay(comparison)
+    if comparison.observed.programs.loaded:
+        wanted = _wanted(comparison, networks)
+        building = {n.number for n in comparison.state.networks.values() if n.phase != Phase.READY}
+        ignored = {
+            name: lambda key, value: (
+                getattr(key, "network", 0) in building or getattr(value, "network", 0) in building
+            )
+            for name in wanted
+        }
+        yield from of_maps(comparison, wanted, ignored)
+
+
+def _device(comparison: Comparison) -> Iterator[Finding]:
+    observed, subject = comparison.observed, "tunnels"
+    if not observed.tunnel_device_port:
+        yield Finding(TUNNEL, subject, f"device {TUNNEL_DEVICE} is gone, or another's")
+        return
+    if observed.tunnel_device_port != observed.tunnel_port:
+        detail = f"device {TUNNEL_DEVICE} is for UDP port {observed.tunnel_device_port}, not {observed.tunnel_port}"
+        yield Finding(TUNNEL, subject, detail)
+    device = observed.host.devices.get(TUNNEL_DEVICE)
+    if device is not None and not device.up:
+        yield Finding(DOWN, subject, f"device {TUNNEL_DEVICE} is down", ("", TUNNEL_DEVICE))
+
+
+def _underlay(comparison: Comparison) -> Iterator[Finding]:
+    """Where other hosts believe this one to be."""
+    own, network = tables.own_peer(comparison.state), comparison.observed.network
+    if own is None:
+        return
+    holder = next((one for one in network.addresses if one.interface.ip == own.address), None)
+    if holder is None:
+        yield Finding(UNDERLAY, "the way to other hosts", f"this host has lost the address {own.address}")
+        return
+    device = network.devices.get(holder.ifindex)
+    if device is not None and device.mtu != own.mtu:
+        detail = (
+            f"device {device.name} takes packets of {device.mtu} bytes, and the others were told {own.mtu}"
+        )
+        yield Finding(UNDERLAY, "the way to other hosts", detail)
+
+
+def _wanted(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
+    own, observed = tables.own_peer(comparison.state), comparison.observed
+    if not networks or own is None:
+        return {name: {} for name in tables.MAPS}
+    found = tables.wanted(comparison.state, networks, observed.network)
+    device = observed.host.devices.get(TUNNEL_DEVICE)
+    number, value = entries.tunnel_entry(own, device.ifindex if device else 0, observed.tunnel_port)
+    return {**found, "tunnel": {(number,): value}}

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What other hosts have written into the cluster's store, taken over into this host's own rows and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from datapath.engine import networks
+from datapath.engine.transaction import Transaction
+from datapath.model.peers import Block, Owed, Peer, Remote
+from datapath.model.rows import Phase
+from datapath.model.state import State
+
+if TYPE_CHECKING:
+    from datapath.cluster import keys
+    from datapath.store.cluster import Cluster
+
+ClusterRow = Peer | Block | Remote
+
+
+class News(NamedTuple):
+    """Rows that are new or different, and rows that are gone."""
+
+    put: tuple[ClusterRow, ...] = ()
+    gone: tuple[ClusterRow, ...] = ()
+
+
+def resolved(state: State, news: keys.News) -> News:
+    """What the store tells of changes, as rows of this host."""
+    there = [row for table in (state.peers, state.blocks, state.remotes) for row in table.values()]
+    gone = [row for row in there if any(one.matches(row) for one in news.gone)]
+    return News(tuple(row for row in news.put if isinstance(row, ClusterRow)), tuple(gone))
+
+
+def compared(state: State, network_ids: Collection[str], rows: Iterable[ClusterRow]) -> News:
+    """What a full listing of these networks, and of all hosts, says otherwise than this host's rows."""
+    listed = {(type(row), row.id): row for row in rows}
+    mine: list[ClusterRow] = list(state.peers.values())
+    mine += [b for b in state.blocks.values() if b.network_id in network_ids]
+    mine += [r for r in state.remotes.values() if r.network_id in network_ids]
+    return News(tuple(listed.values()), tuple(row for row in mine if (type(row), row.id) not in listed))
+
+
+def follow(tx: Transaction, news: News) -> None:
+    """Takes over what the cluster's store says: packets first, then this host's rows, names last; what is gone goes the
+    other way. Of networks that this host has no part in, and of its own endpoints, nothing is taken over."""
+    before = tx.state
+    put = tuple(row for row in news.put if _concerns(row, news, before) and _current(row, before) != row)
+    gone = tuple(row for row in news.gone if _current(row, before) is not None and not _own(row, before))
+    gone = (*gone, *_left_behind(gone, before))
+    if not put and not gone:
+        return
+    views = tx.parts()
+    tx.state = after = before.including(*put).without(*gone)
+    try:
+        for (part, old), (_, new) in zip(views, tx.parts(), strict=True):
+            part.write_peers(old, new, (*put, *gone))
+    finally:
+        tx.state = before
+    tx.commit(*put, gone=gone, durable=False)
+    assert tx.state.peers.keys() == after.peers.keys()
+
+
+def _current(row: ClusterRow, state: State) -> ClusterRow | None:
+    return state.rows(type(row)).get(row.id)
+
+
+def _own(row: ClusterRow, state: State) -> bool:
+    """It is this host itself."""
+    return isinstance(row, Peer) and row.id == state.installation_id
+
+
+def _concerns(row: ClusterRow, news: News, state: State) -> bool:
+    """This host needs the row, and knows those that it refers to."""
+    if isinstance(row, Peer):
+        return not _own(row, state)
+    network = state.networks.get(row.network_id)
+    known = row.peer in state.peers or any(isinstance(p, Peer) and p.id == row.peer for p in news.put)
+    if network is None or not network.spans or not known:
+        return False
+    return isinstance(row, Block) or row.peer != state.installation_id
+
+
+def _left_behind(gone: Sequence[ClusterRow], state: State) -> tuple[ClusterRow, ...]:
+    """What hosts that are gone had, as no row may refer to them; their keys go before them."""
+    hosts = {row.id for row in gone if isinstance(row, Peer)}
+    known = {(type(row), row.id) for row in gone}
+    theirs = [row for table in (state.blocks, state.remotes) for row in table.values() if row.peer in hosts]
+    return tuple(row for row in theirs if (type(row), row.id) not in known)
+
+
+def forget(tx: Transaction, network_id: str) -> None:
+    """Takes a network away that is gone from the cluster, with what is known of it, unless it has members here."""
+    network = tx.state.networks.get(network_id)
+    if network is None:
+        return
+    if tx.state.endpoints_of_network(network_id):
+        tx.warn(
+            f"network {network.name} was removed from the cluster, and has members on this host: it stays"
+        )
+        return
+    networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
+
+
+def sent(tx: Transaction, written: Iterable[Owed]) -> None:
+    """Forgets writes that the store has got, unless others of the same keys have come after them."""
+    tx.commit(gone=[row for row in written if tx.state.owed.get(row.id) == row])
+
+
+def settle(tx: Transaction, store: Cluster) -> None:
+    """Writes what this host owes. StateError: the store has gone away again."""
+    if not tx.state.owed:
+        return
+    from datapath.cluster import owed
+
+    rows = dict(tx.state.owed)
+    found = owed.send(store, tx.state.installation_id, {key: row.value for key, row in rows.items()})
+    for conflict in found.conflicts:
+        holder = f"that of {conflict.holder.name} on another host" if conflict.holder else "not this host's"
+        tx.warn(f"address {conflict.key.rpartition('/')[2]} is {holder}: remove one of the two containers")
+    conflicting = [conflict.key for conflict in found.conflicts]
+    sent(tx, [rows[key] for key in (*found.done, *conflicting)])

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks of the cluster that this host has no part in, as the store has them at the moment. Nothing is changed, and a
+store that does not answer keeps nobody waiting for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from datapath.config.daemon import DaemonConfig
+from datapath.engine.link import Link
+from datapath.errors import NotFoundError, PrivilegeError, StateError
+from datapath.model.networks import Network
+from datapath.model.rows import Row
+from datapath.model.state import State
+
+if TYPE_CHECKING:
+    from datapath.engine.engine import Engine
+    from datapath.store.cluster import Cluster
+
+_SECONDS = 1.0
+
+
+@contextmanager
+def _asked(engine: Engine) -> Iterator[Cluster | None]:
+    """The store, for a second; None: this host has none."""
+    link = Link(DaemonConfig.load(engine.settings))
+    try:
+        if not link.configured:
+            yield None
+            return
+        store = link.store("a network of several hosts")
+        with store.within(_SECONDS):
+            yield store
+    finally:
+        link.close()
+
+
+def all_networks(engine: Engine) -> list[Network]:
+    """Those of this host and those that only others take part in, by name. If the store does not answer, the user is
+    warned, and gets this host's."""
+    found = dict(engine.snapshot().networks)
+    try:
+        with _asked(engine) as store:
+            if store is not None:
+                from datapath.cluster import networks as verbs
+
+                found = {one.id: one for one in verbs.networks(store)} | found
+    except (StateError, PrivilegeError) as error:
+        engine.warn(f"networks that only other hosts take part in are not shown: {error}")
+    return sorted(found.values(), key=lambda network: network.name)
+
+
+def inspect(engine: Engine, name: str) -> dict[str, Any]:
+    """Docker's JSON of a network. NotFoundError: neither this host nor the cluster has one of that name or id;
+    StateError: the store does not answer."""
+    import datapath.drivers.registry  # noqa: F401 - plans ask what the network's driver is like
+    from datapath.plan.inspect import network_inspect
+
+    state = engine.snapshot()
+    try:
+        return network_inspect(state.network(name), state)
+    except NotFoundError as missing:
+        with _asked(engine) as store:
+            if store is None:
+                raise
+            from datapath.cluster import addresses
+            from datapath.cluster import networks as verbs
+
+            try:
+                network = verbs.find(store, name)
+            except NotFoundError:
+                raise missing from None
+            part = addresses.part(store, [network.id])
+    rows: tuple[Row, ...] = (network, *part.peers, *part.blocks, *part.remotes)
+    return network_inspect(network, State().including(*rows))
+
+
+def require(engine: Engine, name: str) -> None:
+    """NotFoundError: neither this host nor the cluster has a network of that name or id. ConfigError: several ids begin
+    so."""
+    try:
+        engine.snapshot().network(name)
+    except NotFoundError as missing:
+        with _asked(engine) as store:
+            if store is None:
+                raise
+            from datapath.cluster import networks as verbs
+
+            try:
+                verbs.find(store, name)
+            except NotFoundError:
+                raise missing from None
