@@ -649,8 +649,9 @@ enum name_scope {
 	SCOPE_ENDPOINT = 0x80000000,
 };
 
-/* names: those of up to 60 bytes, and who has an address: for PTR questions the name is the byte 255, which no name
- * begins with, and the struct ip_addr */
+/* names: those of up to 60 bytes, and, for PTR questions, what who has an address is called. For an endpoint on this
+ * host, which `endpoints` finds by any of its addresses, the name is the byte 254, three zeros and its number; for others
+ * the byte 255, three zeros and the struct ip_addr. No name begins with these. */
 struct name_key {
 	__u32 scope; /* enum name_scope */
 	__u8 name[60];

@@ -3,10 +3,12 @@
 #pragma once
 #include "lib/query.h"
 
-#define SCOPES	   (sizeof(((struct resolver *)0)->networks) / sizeof(__u32))
-#define OWN_BYTES  sizeof(((struct name *)0)->records)
-#define SET_BYTES  sizeof(((struct name_set *)0)->records)
-#define BY_ADDRESS 255 /* the first byte of keys that are addresses */
+#define SCOPES	    (sizeof(((struct resolver *)0)->networks) / sizeof(__u32))
+#define OWN_BYTES   sizeof(((struct name *)0)->records)
+#define SET_BYTES   sizeof(((struct name_set *)0)->records)
+#define BY_ENDPOINT 254 /* the first byte of keys that are an endpoint's number, */
+#define BY_ADDRESS  255 /* and of those that are an address; the rest is at OWNER */
+#define OWNER	    4
 
 #define RCODE_FORMAT   1 /* RFC 1035, 4.1.1 */
 #define RCODE_NXDOMAIN 3
@@ -156,29 +158,62 @@ __noinline int reverse6_read(__u32 length)
 	return !wrong && !addr_is_v4(&room->subnet.addr);
 }
 
+/* The number of the endpoint that has the address on that network; 0: none on this host has it. */
+static __always_inline __u32 owner_find(__u32 network, const struct ip_addr *addr)
+{
+	struct endpoint_key key = {.network = network, .addr = *addr};
+	struct endpoint *found = bpf_map_lookup_elem(&endpoints, &key), *again;
+	__u32 number;
+
+	if (!found)
+		return 0;
+	number = found->number;
+	again = bpf_map_lookup_elem(&endpoints, &key);
+	if (again && again != found)
+		number = again->number;
+	return again ? number : 0;
+}
+
+/* Does the network at this place of the resolver's know who has the room's address? Ends the loop if it does; the
+ * row's key is in the room. */
+static long reverse_look(__u32 place, void *unused)
+{
+	struct name_room *room = name_room();
+	struct name_key *key;
+	struct ip_addr *owner;
+	__u32 number;
+
+	if (!room)
+		return 1;
+	key = &room->address;
+	key->scope = room->resolver.networks[place & (SCOPES - 1)];
+	if (!key->scope)
+		return 1;
+	key->name[0] = BY_ADDRESS;
+	owner = (struct ip_addr *)(key->name + OWNER);
+	*owner = room->subnet.addr;
+	number = owner_find(key->scope, owner);
+	if (number) {
+		key->name[0] = BY_ENDPOINT;
+		owner->word[0] = number;
+		owner->word[1] = owner->word[2] = owner->word[3] = 0;
+	}
+	return bpf_map_lookup_elem(&names, key) ? 1 : 0;
+}
+
 /* Who has the address that the name in the room's key is about? Returns enum name_outcome. */
 __noinline int reverse_find(struct query *q)
 {
 	struct name_room *room = name_room();
-	struct name *row = NULL, *again;
-	const struct resolver *resolver;
-	struct name_key *key;
-	__u32 i;
+	struct name *row, *again;
 
 	if (!q || !room || !(reverse4_read(q->name) || reverse6_read(q->name)))
 		return NAME_FOREIGN;
-	resolver = &room->resolver;
-	key = &room->address;
-	key->name[0] = BY_ADDRESS;
-	__builtin_memcpy(key->name + 1, &room->subnet.addr, sizeof(room->subnet.addr));
-#pragma clang loop unroll(disable)
-	for (i = 0; i < SCOPES && !row && resolver->networks[i]; i++) {
-		key->scope = resolver->networks[i];
-		row = bpf_map_lookup_elem(&names, key);
-	}
+	bpf_loop(SCOPES, reverse_look, NULL, 0);
+	row = bpf_map_lookup_elem(&names, &room->address);
 	if (row) {
 		q->row = *row;
-		again = bpf_map_lookup_elem(&names, key);
+		again = bpf_map_lookup_elem(&names, &room->address);
 		if (again && again != row)
 			q->row = *again;
 		if (again)

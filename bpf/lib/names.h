@@ -102,7 +102,7 @@ struct name_room {
 	__u32 network;		     /* and the number of the network that it asks from */
 	struct query queries[2];     /* one segment of TCP can have two */
 	__u8 tail[MESSAGE_MAX + 64]; /* what is behind the question of an answer */
-	struct name_key address;     /* of who has an address, */
+	struct name_key address;     /* of who has an address: see BY_ENDPOINT, */
 	struct subnet_key subnet;    /* and of what that is in */
 	struct long_name_key key;    /* in lower case. A shorter name's is its beginning */
 	__u32 sum;		     /* of the transport header and what is behind it, as it was */

@@ -33,6 +33,7 @@ from datapath.dataplane.structs import (
     XfrmPolicyValue,
     XfrmSelectorValue,
 )
+from datapath.dataplane.wire_names import name_in
 from datapath.kernel import abi
 
 
@@ -131,24 +132,14 @@ def device_value(value: Any) -> DeviceValue:
     return DeviceValue(**value._asdict() | {"kind": kind})
 
 
-_ADDRESS_MARK = 255  # what the keys of `names` begin with that are addresses
-_ADDRESS_KEY = 17  # bytes of such a key
-
-
 def name_key(value: Any) -> NameKey:
     """A key of the map `names` (abi.name_key)."""
-    if value.name[0] == _ADDRESS_MARK:
-        return NameKey(value.scope, value.name[:_ADDRESS_KEY])
-    return NameKey(value.scope, _wire_name(value.name))
+    return NameKey(value.scope, name_in(value.name))
 
 
 def long_name_key(value: Any) -> LongNameKey:
     """A key of the map `long_names` (abi.long_name_key)."""
-    return LongNameKey(value.scope, _wire_name(value.name))
-
-
-def _wire_name(field: bytes) -> bytes:
-    return field.partition(b"\0")[0] + b"\0"
+    return LongNameKey(value.scope, name_in(value.name))
 
 
 def _in_memory(count: int, size: int) -> int:

@@ -3,8 +3,9 @@
 Pure.
 
 Members of a network find each other by the container's name, its short id, its hostname and its aliases there, each
-also with ".NETWORK" behind it, and the network's domain if it has one; an address is the container's name with the
-network's. Names are there as long as the container runs. Records are rendered here, as they are sent (RFC 1035).
+also with ".NETWORK" behind it, and the network's domain if it has one; all of an endpoint's addresses are the
+container's name with the network's. Names are there as long as the container runs. Records are rendered here, as they
+are sent (RFC 1035).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from datapath.dataplane.structs import (
     SubnetValue,
     UpstreamValue,
 )
-from datapath.dataplane.wire_names import AAAA, PTR, A, Key, address_key, name_key, record, set_id, wire
+from datapath.dataplane.wire_names import AAAA, PTR, A, Key, endpoint_key, name_key, record, set_id, wire
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint, Link
 from datapath.model.networks import Network
@@ -55,8 +56,8 @@ class NameRows(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What rows may be about a sandbox, or several: names as text, the keys of names and addresses, and the numbers of
-    endpoints."""
+    """What rows may be about a sandbox, or several: names as text, the keys of names and of who has addresses, and the
+    numbers of endpoints."""
 
     texts: frozenset[str]
     keys: frozenset[Key]
@@ -181,16 +182,15 @@ def name_rows(state: State, facts: NameFacts, touched: Touched | None = None) ->
 def _add(
     found: dict[Key, Data], network: Network, endpoint: Endpoint, state: State, touched: Touched | None
 ) -> None:
-    """The names of one member, and who has its addresses."""
+    """The names of one member, and what its addresses are called."""
     scope, names = network.number, names_of(endpoint, state)
     for key in _keys(scope, _texts(names, network), touched):
         _add_addresses(found.setdefault(key, {}), endpoint)
-    for address in _addresses(endpoint):
-        place = address_key(scope, address)
-        if touched is None or place in touched.keys:
-            target = next(filter(None, (wire(f"{name}.{network.name}") for name in names)), b"")
-            if target:
-                found.setdefault(place, {}).setdefault(PTR, {})[target] = None
+    place = endpoint_key(scope, endpoint.number)
+    if touched is None or place in touched.keys:
+        target = next(filter(None, (wire(f"{name}.{network.name}") for name in names)), b"")
+        if target:
+            found[place] = {PTR: {target: None}}
 
 
 def _add_links(
@@ -337,7 +337,7 @@ def touched(sandbox_ids: Collection[str], *states: State) -> Touched:
                 if sandbox_id in sandbox_ids:
                     numbers.add(endpoint.number)
                     add(network.number, names_of(endpoint, state), network)
-                    keys.update(address_key(network.number, address) for address in _addresses(endpoint))
+                    keys.add(endpoint_key(network.number, endpoint.number))
     return Touched(frozenset(texts), frozenset(keys), frozenset(numbers))
 
 

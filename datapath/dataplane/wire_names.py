@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from datapath.dataplane.structs import LongNameKey, NameKey
@@ -13,7 +14,12 @@ A, PTR, AAAA = 1, 12, 28  # types of records (RFC 1035, 3596)
 TYPES = {A: "A", AAAA: "AAAA", PTR: "PTR"}
 _IN = 1  # class
 _SHORT = 60  # bytes of a name in `names`; longer ones are in `long_names`
-_ADDRESS = b"\xff"  # what the key of an address begins with: no name does
+# What keys begin with that say who has an address: no name does (see `name_key` of abi.h).
+_ENDPOINT, _ADDRESS = b"\xfe\0\0\0", b"\xff\0\0\0"
+_OWNERS = {
+    _ENDPOINT[0]: len(_ENDPOINT) + 4,
+    _ADDRESS[0]: len(_ADDRESS) + 16,
+}  # bytes of such a key, by its first
 _MAPPED = bytes(10) + b"\xff\xff"
 RECORD = b"\xc0\x0c"  # what a record begins with: a pointer to the question's name
 _HEAD = 12  # bytes of a record before its data
@@ -38,9 +44,27 @@ def name_key(scope: int, name: str) -> Key | None:
     return NameKey(scope, packed) if len(packed) <= _SHORT else LongNameKey(scope, packed)
 
 
+def endpoint_key(scope: int, number: int) -> NameKey:
+    """The key of the row that says what the addresses of an endpoint on this host are called."""
+    return NameKey(scope, _ENDPOINT + number.to_bytes(4, sys.byteorder))
+
+
 def address_key(scope: int, address: Address) -> NameKey:
-    """The key of the row that says who has the address."""
+    """The key of the row that says who on another host has the address."""
     return NameKey(scope, _ADDRESS + _packed(address))
+
+
+def number_in(key: bytes) -> int | None:
+    """The number of the endpoint that the key's name stands for; None: it is something else."""
+    if not key.startswith(_ENDPOINT):
+        return None
+    return int.from_bytes(key[len(_ENDPOINT) : _OWNERS[_ENDPOINT[0]]], sys.byteorder)
+
+
+def name_in(field: bytes) -> bytes:
+    """The name of a key as it lies in memory, without the zeros that fill it."""
+    length = _OWNERS.get(field[0]) or field.index(0) + 1
+    return field[:length]
 
 
 def _packed(address: Address) -> bytes:
@@ -63,9 +87,12 @@ def record(kind: int, ttl: int, data: bytes) -> bytes:
 
 
 def text_of(name: bytes) -> str:
-    """A key's name as people write it; of an address the address."""
-    if name[:1] == _ADDRESS:
-        raw = name[1:17]
+    """A key's name as people write it; of an address the address, of an endpoint its number."""
+    number = number_in(name)
+    if number is not None:
+        return f"endpoint {number}"
+    if name.startswith(_ADDRESS):
+        raw = name[len(_ADDRESS) :]
         return str(IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw))
     labels, at = [], 0
     while at < len(name) and name[at]:

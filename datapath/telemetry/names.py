@@ -7,14 +7,25 @@ upstream servers are asked by a socket of the host's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from datapath.dataplane.name_entries import SCOPE_ENDPOINT
-from datapath.dataplane.wire_names import TYPES, Key, address_key, name_key, reverse_name, text_of, texts_of
+from datapath.dataplane.wire_names import (
+    TYPES,
+    Key,
+    address_key,
+    endpoint_key,
+    name_key,
+    number_in,
+    reverse_name,
+    text_of,
+    texts_of,
+)
 from datapath.engine.engine import Engine
 from datapath.errors import ConfigError, NotFoundError, quoted
 from datapath.model.parsing import Address
@@ -62,14 +73,23 @@ def all_names(engine: Engine, network: str = "") -> list[Name]:
     with opened(engine) as dataplane:
         if dataplane is None or not dataplane.has("names"):
             return []
+        owners = _owners(dataplane)
         for key, value in _rows(dataplane):
             if wanted is None or key.scope == wanted:
                 of_network, client = _scope(key.scope, state)
+                texts = owners.get((key.scope, number_in(key.name) or 0)) or [text_of(key.name)]
                 for kind, data in _data(dataplane, value):
-                    found.append(
-                        Name(of_network, client, text_of(key.name), TYPES.get(kind, str(kind)), data)
-                    )
+                    typed = TYPES.get(kind, str(kind))
+                    found += [Name(of_network, client, text, typed, data) for text in texts]
     return sorted(found, key=lambda one: (one.network, one.container, one.type == _PTR, one.name, one.type))
+
+
+def _owners(dataplane: Dataplane) -> Mapping[tuple[int, int], list[str]]:
+    """The addresses by which an endpoint is found, by the numbers of its network and its own."""
+    found: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for key, value in dataplane.endpoints.read_all():
+        found[key.network, value.number].append(str(key.addr))
+    return found
 
 
 def _rows(dataplane: Dataplane) -> Iterator[tuple[Key, NameValue]]:
@@ -174,7 +194,7 @@ def _ask(dataplane: Dataplane, resolver: ResolverValue, name: str, kind: str, st
     for scope in (*([resolver.private_scope] if resolver.private_scope else []), *resolver.networks):
         network, client = _scope(scope, state)
         source = f"link of {client}" if client else f"network {network}"
-        key = address_key(scope, address) if address is not None else name_key(scope, name)
+        key = _owner_key(dataplane, scope, address) if address is not None else name_key(scope, name)
         value = _find(dataplane, key)
         if value is not None:
             data = {TYPES.get(number): texts for number, texts in _data(dataplane, value)}.get(kind, ())
@@ -184,6 +204,14 @@ def _ask(dataplane: Dataplane, resolver: ResolverValue, name: str, kind: str, st
     if not resolver.egress and not any(one.network for one in resolver.upstreams):
         return Answer(name, kind, "NXDOMAIN", (), "datapath")
     return _ask_upstreams(resolver, name, kind)
+
+
+def _owner_key(dataplane: Dataplane, scope: int, address: Address) -> Key:
+    """The key of the row that says who has the address: an endpoint of this host, or somebody else."""
+    from datapath.kernel import abi
+
+    found = dataplane.endpoints.get(abi.endpoint_key(scope, address))
+    return address_key(scope, address) if found is None else endpoint_key(scope, found.number)
 
 
 def _find(dataplane: Dataplane, key: Key | None) -> NameValue | None:

@@ -28,9 +28,8 @@ SPORT = 43210
 BADVERS = 16
 KINDS = (n.A, n.A, n.AAAA, n.AAAA, n.PTR, n.PTR, n.MX, n.HTTPS, n.ANY)
 EXTRAS = (None, n.opt(), n.opt(flags=0x8000), n.opt(version=1), n.opt(options=b"\0\x0a\0\x08cookie12"))
-NAMES = tuple(
-    n.wire(name if isinstance(name, str) else name.reverse_pointer) for _, name, _ in n.KNOWN
-) + tuple(map(n.wire, ("nobody", "example.com", "9.9.17.172.in-addr.arpa", ".")))
+OTHERS = ("nobody", "example.com", "9.9.17.172.in-addr.arpa", ".")
+NAMES = tuple(map(n.wire, (*(asked for _, name, _ in n.KNOWN for asked in n.asked_as(name)), *OTHERS)))
 PIECES = (b"\xc0\x0c", b"\0", b"\x3f", b"\x40", b"\xff", b"\3web", b"\4arpa\0", bytes(16), b"A" * 64)
 
 

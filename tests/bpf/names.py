@@ -71,9 +71,9 @@ def _twice(records: Sequence[bytes]) -> bytes:
     return b"".join(records) * (2 if len(records) > 1 else 1)
 
 
-def add_name(programs: Filled, scope: int, name: str | Address, *sets: Sequence[bytes]) -> None:
-    """Writes what is known of a name, or of who has an address: sets of records, each of one type. What does not fit
-    into the row gets one of its own, the second first."""
+def add_name(programs: Filled, scope: int, name: str | Address | int, *sets: Sequence[bytes]) -> None:
+    """Writes what is known of a name, or of the addresses of the endpoint with that number, or of an address on another
+    host: sets of records, each of one type. What does not fit into the row gets one of its own, the second first."""
     kept, rows, inline = list[int](), list[RrsetValue](), list[bytes]()
     left = 48
     for records in sets:
@@ -95,7 +95,11 @@ def add_name(programs: Filled, scope: int, name: str | Address, *sets: Sequence[
         )
     value = to_abi(NameValue(tuple(kept), tuple(rows), b"".join(inline)))
     if not isinstance(name, str):
-        programs.maps["names"][to_abi(NameKey(scope, b"\xff" + abi.pack_address(name)))] = value
+        if isinstance(name, int):
+            owner = b"\xfe\0\0\0" + name.to_bytes(4, "little")
+        else:
+            owner = b"\xff\0\0\0" + abi.pack_address(name)
+        programs.maps["names"][to_abi(NameKey(scope, owner))] = value
         return
     key = wire(name).lower()
     if len(key) <= SHORT:
@@ -139,8 +143,9 @@ FULL = "x" * 58  # with its length and its end as long as a key of `names` takes
 LONGEST = ".".join(["l" * 63] * 3 + ["m" * 61])  # 255 bytes
 POINTED = "web.shop"
 LONG_POINTED = "a" * 60 + ".shop"
-# Scope, name or address, and its records by type.
-KNOWN: tuple[tuple[int, str | Address, tuple[list[bytes], ...]], ...] = (
+FAR, FAR6 = IPv4Address("172.17.200.7"), IPv6Address("fd00:1::c8:7")  # of an endpoint on another host
+# Scope; a name, who has the addresses, or an address of somebody on another host; and its records by type.
+KNOWN: tuple[tuple[int, str | Member | Address, tuple[list[bytes], ...]], ...] = (
     (NET1.number, "web", (records(A2.ip), records(A2.ip6))),
     (NET1.number, "only4", (records(A2.ip),)),
     (NET1.number, "only6", (records(A2.ip6),)),
@@ -151,11 +156,14 @@ KNOWN: tuple[tuple[int, str | Address, tuple[list[bytes], ...]], ...] = (
     (NET1.number, FULL, (records(A2.ip),)),
     (NET1.number, FULL + "y", (records(A2.ip), records(A2.ip6))),
     (NET1.number, LONGEST, (records(A2.ip),)),
-    (NET1.number, A2.ip, ([pointer_record(POINTED)],)),
-    (NET1.number, A2.ip6, ([pointer_record(LONG_POINTED)],)),
+    (NET1.number, A2, ([pointer_record(POINTED)],)),
+    (NET1.number, A3, ([pointer_record(LONG_POINTED)],)),
+    (NET1.number, "far", (records(FAR), records(FAR6))),
+    (NET1.number, FAR, ([pointer_record("far.shop")],)),
+    (NET1.number, FAR6, ([pointer_record("far.shop")],)),
     (NET2.number, "other", (records(B1.ip),)),
     (NET2.number, "web", (records(B1.ip),)),
-    (NET2.number, B1.ip, ([pointer_record("other.two")],)),
+    (NET2.number, B1, ([pointer_record("other.two")],)),
     (PRIVATE, "db", (records(B1.ip),)),
     (NET3.number, "inner", (records(C1.ip),)),
 )
@@ -172,13 +180,22 @@ SUBNETS = (*((f"172.{16 + net.number}.0.0/16", net.number) for net in (NET1, NET
 def fill(programs: Programs) -> None:
     """As a control plane would have written it."""
     for scope, name, sets in KNOWN:
-        add_name(programs, scope, name, *sets)
+        add_name(programs, scope, name.number if isinstance(name, Member) else name, *sets)
     for member, networks, private, forwards in RESOLVERS:
         egress = 0 if member is C1 else member.net.number
         upstreams = (UPSTREAM,) if forwards or member is C1 else ()
         add_resolver(programs, member.number, networks, private=private, egress=egress, upstreams=upstreams)
     for prefix, number in SUBNETS:
         add_subnet(programs, prefix, number)
+
+
+def asked_as(name: str | Member | Address) -> list[str]:
+    """What is asked for to be told what is known: of addresses the names that lead back from them."""
+    if isinstance(name, str):
+        return [name]
+    addresses = (name.ip, name.ip6, name.linklocal) if isinstance(name, Member) else (name,)
+    ipv6 = not isinstance(name, Member) or name.net.ipv6
+    return [one.reverse_pointer for one in addresses if one.version == 4 or ipv6]
 
 
 def seen_by(member: Member) -> dict[bytes, dict[int, set[bytes]]]:
@@ -188,9 +205,9 @@ def seen_by(member: Member) -> dict[bytes, dict[int, set[bytes]]]:
     for scope in (private, *networks):
         for owner, name, sets in KNOWN:
             if owner == scope:
-                key = wire(name if isinstance(name, str) else name.reverse_pointer).lower()
                 types = {int.from_bytes(one[0][2:4], "big"): {rr[12:] for rr in one} for one in sets}
-                found.setdefault(key, types)
+                for asked in asked_as(name):
+                    found.setdefault(wire(asked).lower(), types)
     return found
 
 

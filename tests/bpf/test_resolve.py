@@ -131,8 +131,14 @@ ROWS = (
     Row("who has an address", "3.0.17.172.in-addr.arpa", n.PTR, [n.pointer_record(n.POINTED)]),
     Row("in capitals", "3.0.17.172.IN-ADDR.ARPA", n.PTR, [n.pointer_record(n.POINTED)]),
     Row("no address of an address", "3.0.17.172.in-addr.arpa", n.A, []),
-    Row("who has an IPv6 address", A2.ip6.reverse_pointer, n.PTR, [n.pointer_record(n.LONG_POINTED)]),
-    Row("in capitals", A2.ip6.reverse_pointer.upper(), n.PTR, [n.pointer_record(n.LONG_POINTED)]),
+    Row("who has an IPv6 address", A2.ip6.reverse_pointer, n.PTR, [n.pointer_record(n.POINTED)]),
+    Row("in capitals", A2.ip6.reverse_pointer.upper(), n.PTR, [n.pointer_record(n.POINTED)]),
+    Row("who has a link-local address", A2.linklocal.reverse_pointer, n.PTR, [n.pointer_record(n.POINTED)]),
+    Row("whose name is long", A3.ip6.reverse_pointer, n.PTR, [n.pointer_record(n.LONG_POINTED)]),
+    Row("where somebody on another host is", "far", n.AAAA, [n.address_record(n.FAR6)]),
+    Row("who has an address there", n.FAR.reverse_pointer, n.PTR, [n.pointer_record("far.shop")]),
+    Row("who has an IPv6 address there", n.FAR6.reverse_pointer, n.PTR, [n.pointer_record("far.shop")]),
+    Row("no address of an address there", n.FAR6.reverse_pointer, n.AAAA, []),
 )
 
 

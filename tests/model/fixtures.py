@@ -25,7 +25,7 @@ from datapath.kernel import abi, bpf_maps, libbpf
 from datapath.model.host import XfrmPolicies, XfrmPolicy
 from tests import bpf
 from tests.bpf.fixtures import private_bpffs
-from tests.bpf.names import add_name, add_resolver, address_record
+from tests.bpf.names import add_name, add_resolver, address_record, pointer_record
 from tests.model.devices import Host, uplink_mac
 from tests.model.plans import PROTECTED
 from tests.model.questions import UPSTREAM
@@ -277,6 +277,7 @@ class Programs:
             if raw:
                 key = abi.endpoint_key(net.number, address(raw))
                 self.maps["endpoints"][key] = value
+        add_name(self, net.number, member.number, [pointer_record(member.called)])
         for router in (
             abi.router_key(net.number, 0, mac_text(member.mac)),
             abi.router_key(net.number, member.number, mac_text(bytes(6))),

@@ -231,9 +231,12 @@ class Generator(Draws):
             return None
         others = [m.name for m in self.topology.members]
         name = others[int(rare() * len(others))] if rare() < 0.7 else "www.example.org"
+        if rare() < 0.2:
+            addresses = list(member.network.members) or [dst]
+            name = ip_address(addresses[int(rare() * len(addresses))]).reverse_pointer
         labels = b"".join(bytes((len(one),)) + one.encode() for one in name.split("."))
         labels = labels.upper() if rare() < 0.2 else labels
-        kind = (1, 28, 15, 65)[int(rare() * 4)]
+        kind = (1, 28, 15, 12)[int(rare() * 4)] if "arpa" not in name else (12, 12, 1)[int(rare() * 3)]
         message = self.rng.randbytes(2) + b"\1\0\0\1" + bytes(6) + labels + bytes((0, 0, kind, 0, 1))
         body = carried((UDP, src, self.port(self.sources), dst, 53), 0, message)
         return self.from_member(member, ip4(src, dst, UDP, body) if size == 4 else ip6(src, dst, UDP, body))

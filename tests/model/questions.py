@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a question for a name: who has a resolver asks at 127.0.0.11, or at port 53 of the gateway's address.
 
-Of names that the members of its network have it is told the records. All else is asked of the one server upstream, or,
+Of names that the members of its network have it is told the records, and of their addresses what these are called. All
+else is asked of the one server upstream, or,
 on an internal network, does not exist. Only plain questions over UDP are spoken of here: one question, no EDNS, and a
 header that wants nothing unusual.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import dns.exception
 import dns.message
@@ -25,7 +26,7 @@ from tests.model.topology import Member, Network
 
 UPSTREAM = IPv4Address("203.0.113.53").packed
 DNS = 53
-A, AAAA, NOERROR, NXDOMAIN, REFUSED = 1, 28, 0, 3, 5
+A, PTR, AAAA, NOERROR, NXDOMAIN, REFUSED = 1, 12, 28, 0, 3, 5
 FEW_PORTS = 1000  # with fewer for all, none may be left for a question
 
 
@@ -44,14 +45,26 @@ class Questions(Forwarding):
     def _question(self, p: Packet, sender: Member) -> Expected:
         asked = self._plain(p)
         net, name = sender.network, asked.question[0].name.to_text(omit_final_dot=True).lower()
-        member = next((one for one in self.topology.members if one.network is net and one.name == name), None)
-        if member is None and not net.internal:
+        known = self._known(net, name)
+        if known is None and not net.internal:
             return self._forwards(p, sender)
-        self._meet(Situation.ASKS_OURS if member else Situation.ASKS_NOBODY)
-        kind = asked.question[0].rdtype
-        address = b"" if member is None else {A: member.addr4, AAAA: member.addr6}.get(int(kind), b"")
-        code = NXDOMAIN if member is None else NOERROR
-        return Expected(REDIRECT, ("ANSWERED",), check=lambda out: answers(p, net, out, code, address))
+        if known is None:
+            self._meet(Situation.ASKS_NOBODY)
+        else:
+            self._meet(Situation.ASKS_OWNER if PTR in known else Situation.ASKS_OURS)
+        data = (known or {}).get(int(asked.question[0].rdtype), b"")
+        code = NXDOMAIN if known is None else NOERROR
+        return Expected(REDIRECT, ("ANSWERED",), check=lambda out: answers(p, net, out, code, data))
+
+    def _known(self, net: Network, name: str) -> dict[int, bytes] | None:
+        """What there is of a name, or of an address of a member's, by type; None: it is nobody's."""
+        member = next((one for one in self.topology.members if one.network is net and one.name == name), None)
+        if member is not None:
+            return {A: member.addr4, AAAA: member.addr6}
+        for address, owner in net.members.items():
+            if name == ip_address(address).reverse_pointer:
+                return {PTR: dns.name.from_text(owner.called).to_wire() or b""}
+        return None
 
     @staticmethod
     def _plain(p: Packet) -> dns.message.Message:
@@ -71,6 +84,8 @@ class Questions(Forwarding):
             asked = dns.message.from_wire(message)
         except dns.exception.DNSException:
             raise Withheld from None
+        if b"\0" in message[12:-5]:  # in a label, where no name of anybody's has one
+            raise Withheld
         if len(asked.question) != 1 or asked.question[0].rdclass != 1 or b"\xc0" in message[12:-4]:
             raise Withheld
         return asked
@@ -113,8 +128,8 @@ def wrong_sum(q: Packet) -> bool:
     return checksum(q.src + q.dst + (len(body) << 32 | q.proto).to_bytes(8) + body) != 0
 
 
-def answers(p: Packet, net: Network, out: bytes, code: int, address: bytes) -> str:
-    """What is wrong with the answer to the question; `address`: the one record's data, b"": there is none."""
+def answers(p: Packet, net: Network, out: bytes, code: int, data: bytes) -> str:
+    """What is wrong with the answer to the question; `data`: the one record's, b"": there is none."""
     q = Packet(out)
     if q.fault or q.proto != UDP or q.ports is None or p.ports is None or (wrong_sum(q) and not wrong_sum(p)):
         return f"no answer: {out.hex()}"
@@ -128,6 +143,6 @@ def answers(p: Packet, net: Network, out: bytes, code: int, address: bytes) -> s
     if said[:2] != asked[:2] or said[12 : len(asked)] != asked[12:] or not said[2] & 0x80:
         return f"an answer to another question: {said.hex()}"
     records = [rrset[0].to_wire() for rrset in answer.answer]
-    if (answer.rcode(), records) != (code, [address] if address else []):
+    if (answer.rcode(), records) != (code, [data] if data else []):
         return f"rcode {answer.rcode()}, records {records}"
     return ""

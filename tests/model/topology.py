@@ -42,6 +42,11 @@ class Member:
     forwarding: bool = False  # it speaks for others, too, as a router does
     resolves: bool = False  # it has a resolver, who knows the names of its network's members
 
+    @property
+    def called(self) -> str:
+        """What its addresses are called."""
+        return f"{self.name}.n{self.network.number}"
+
     def owns(self, address: bytes) -> bool:
         return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
 

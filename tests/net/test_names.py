@@ -137,13 +137,13 @@ def test_s17_a_container_that_a_linux_bridge_serves_keeps_the_hosts_servers(prep
 
 
 def test_s17_names_are_there_from_the_join_to_the_leave(prepared: Host) -> None:
-    """Name, short id, hostname and aliases, each also with the network's; an address is name and network."""
+    """Name, short id, hostname and aliases, each also with the network's; each address is name and network."""
     ident = prepared.run("web", "--network name=blue,alias=www --hostname front")
     both = {"A": "10.2.0.2", "AAAA": "fd02::2"}
     names = [f"{name}{suffix}" for name in ("web", ident[:12], "front", "www") for suffix in ("", ".blue")]
     assert listed(prepared) == {
         **{f"{name} {kind}": data for name in names for kind, data in both.items()},
-        **{f"{address} PTR": "web.blue" for address in both.values()},
+        **{f"{address} PTR": "web.blue" for address in (*both.values(), "fe80::42:aff:fe02:2")},
     }
     prepared.ctl("network connect --alias red-web red web")
     assert listed(prepared, "red")["red-web A"] == "10.1.0.2"

@@ -21,13 +21,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from datapath.dataplane import version
+from datapath.dataplane.convert import to_abi
 from datapath.dataplane.layout import MAPS, VERSION_MAPS
+from datapath.dataplane.wire_names import address_key
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
 from tests.net import faults, forked, look, uplinks
 from tests.net.agents import agent
@@ -42,7 +45,7 @@ from tests.net.hosts import (
     reaches,
     sent_and_lost,
 )
-from tests.net.names import LOCAL, NOERROR, A, Asker, Upstreams, parsed, question
+from tests.net.names import LOCAL, NOERROR, PTR, A, Asker, Upstreams, parsed, question, reverse, wire
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
@@ -355,6 +358,55 @@ def test_s17_questions_are_answered_while_programs_are_replaced(
         for thread in threads:
             thread.join()
     assert not wrong and min(asked) > 100
+    assert host.ctl("doctor") == "No problems found."
+
+
+def test_s17_addresses_lead_back_while_programs_are_replaced_that_find_them_by_other_rows(
+    make_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    """Those had a row for each address of an endpoint; now it has one, by its number."""
+    former = built(tmp_path, "resolve", lookup=("number = owner_find(key->scope, owner);", "number = 0;"))
+    host = make_host()
+    as_version(host, former)
+    host.ctl("network create --ipv6 --subnet 10.5.0.0/24 --subnet fd05::/64 red")
+    host.run("web", "--network red")
+    host.run("asker", "--network red")
+    addresses = [ip_address(text) for text in ("10.5.0.2", "fd05::2")]
+    with (
+        opened(host.bpffs / "datapath" / "maps" / "names") as fd,
+        contextlib.closing(bpf_maps.Map(os.dup(fd), "names", "name_key", "name")) as rows,
+    ):
+        (key,) = (key for key, row in rows.read_all() if wire("web.red")[:-1] in row.records)
+        for address in addresses:
+            rows[to_abi(address_key(key.scope, address))] = rows[key]
+        del rows[key]
+    asker, done, asked, wrong = Asker(host, "asker"), threading.Event(), [0, 0], list[Any]()
+
+    def ask(place: int) -> None:
+        with asker.socket() as sock:
+            while not done.is_set() and not wrong:
+                ident = asked[place] & 0xFFFF
+                sock.send(question(reverse(str(addresses[place])), PTR, ident))
+                said = sock.recv(4096)
+                if (parsed(said).ident, parsed(said).code, wire("web.red") in said) != (ident, NOERROR, True):
+                    wrong.append((addresses[place], said))
+                asked[place] += 1
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        as_version(host, None)
+        for command in ("run -d --name other --network red sleep 3600", "upgrade", "rename other another"):
+            before = list(asked)
+            host.ctl(command)
+            with eventually() as until:
+                until(partial(_all_more, asked, before))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
     assert host.ctl("doctor") == "No problems found."
 
 

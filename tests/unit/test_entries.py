@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import convert, entries, host_entries, layout, structs
+from datapath.dataplane import convert, entries, host_entries, layout, structs, wire_names
 from datapath.dataplane.entries import EVERY4
 from datapath.dataplane.structs import (
     EndpointKey,
@@ -333,7 +333,10 @@ def test_rows_of_names_come_back_from_memory_as_they_were_written() -> None:
     """S17. Names end with their zero byte, addresses where they end, records where the set says."""
     four, six = structs.RrsetValue(1, 1, 16), structs.RrsetValue(28, 9, 28)
     assert survives(structs.NameKey(7, b"\3web\0"), convert.name_key)
-    assert survives(structs.NameKey(7, b"\xff" + bytes(16)), convert.name_key)
+    assert survives(wire_names.endpoint_key(7, 1 << 24), convert.name_key)
+    assert survives(wire_names.endpoint_key(7, 1), convert.name_key)
+    assert survives(wire_names.address_key(7, ip_address("fd00::")), convert.name_key)
+    assert survives(wire_names.address_key(7, ip_address("10.0.0.0")), convert.name_key)
     assert survives(structs.LongNameKey(0x80000001, b"\x3f" + b"x" * 63 + b"\0"), convert.long_name_key)
     assert survives(structs.NameValue((0,), (four,), b"r" * 15 + b"\0"), convert.name_value)
     assert survives(

@@ -8,7 +8,7 @@ either what was or what is.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -28,6 +28,11 @@ from datapath.model.resolv import LOOPBACK, NameFacts
 
 # In the order in which rows are written: what others refer to first.
 _FIRST = ("name_sets", "names", "long_names", "resolvers")
+# Whether a row may be about who has an address, by its key in memory: no name begins with a byte from 64 on.
+_OF_ADDRESSES: Mapping[str, Callable[[bytes], bool]] = {
+    "names": lambda key: key[abi.layout("name_key").offset("name")] > 63,
+    "name_sets": lambda key: True,
+}
 # What rows about names were last made from, besides the store's rows.
 _FACTS = "names"
 
@@ -61,7 +66,8 @@ def write(dataplane: Dataplane, rows: NameRows, gone: Touched) -> None:
 
 
 def sync(dataplane: Dataplane, view: HostView) -> None:
-    """Makes all rows what they have to be: only those are written that are not."""
+    """Makes all rows what they have to be: only those are written that are not. Programs of another version may find
+    who has an address by rows that this one does not know: they stay until its programs are gone."""
     if not dataplane.has("names"):
         return
     wanted = name_rows(view.state, view.names)
@@ -70,7 +76,10 @@ def sync(dataplane: Dataplane, view: HostView) -> None:
     for name in _FIRST:
         _update(dataplane, name, _changed(packed[name], present[name]))
     for name in reversed(_FIRST):
-        getattr(dataplane, name).delete_raw(present[name].keys() - packed[name].keys())
+        gone = present[name].keys() - packed[name].keys()
+        if dataplane.outdated and name in _OF_ADDRESSES:
+            gone = {key for key in gone if not _OF_ADDRESSES[name](key)}
+        getattr(dataplane, name).delete_raw(gone)
 
 
 def follow(dataplane: Dataplane, view: HostView) -> None:
@@ -78,16 +87,17 @@ def follow(dataplane: Dataplane, view: HostView) -> None:
     again."""
     if not dataplane.has("names"):
         return
-    text = _text(view.names)
+    text = _text(view.names, dataplane.outdated)
     if view.notes.note(_FACTS) != text:
         sync(dataplane, view)
         with view.notes.transaction(durable=False):
             view.notes.set_note(_FACTS, text)
 
 
-def _text(facts: NameFacts) -> str:
+def _text(facts: NameFacts, outdated: bool) -> str:
+    """`outdated`: for programs of another version. So what that alone has written is found once they are replaced."""
     asked = [[str(one.address), facts.links.get(one.device, 0)] for one in facts.servers]
-    return json.dumps([facts.ttl, asked])
+    return json.dumps([facts.ttl, asked, outdated])
 
 
 def tell_subnets(dataplane: Dataplane, view: HostView) -> None:
