@@ -23,7 +23,7 @@ from datapath.bench.model import (
     ROUTED,
     SuiteOptions,
 )
-from datapath.bench.place import MissingError, Namespace, Place, ToolError
+from datapath.bench.place import MissingError, Namespace, Place, ToolError, end
 from datapath.bench.topologies import CLIENT, NETWORK, OTHER, SERVER, Route, measured_core, timed
 from datapath.errors import DatapathError
 
@@ -123,6 +123,9 @@ class OwnHosts(TwoHosts):
             (host.folder / "daemon.json").write_text(json.dumps(config))
             stack.callback(self._down, host)
         self.ctl(self.one, "network", "create", *self._networks, NETWORK)
+        if self.mode != MACVLAN:
+            for host in self.hosts:
+                self._follow(host, stack)
         if self.mode == MACVLAN:  # each host has its own, of which neither knows the other's addresses
             self.ctl(self.other, "network", "create", *self._networks, NETWORK)
             self.ctl(self.one, *self._run(SERVER, "--ip", "192.0.2.101"))
@@ -133,7 +136,9 @@ class OwnHosts(TwoHosts):
         server, client = self._inspect(self.one, SERVER), self._inspect(self.other, CLIENT)
         address = server["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
         paths = [f"/proc/{found['State']['Pid']}/ns/net" for found in (server, client)]
-        return self.between(paths[0], paths[1], address)
+        route = self.between(paths[0], paths[1], address)
+        eventually(lambda: route.client.run(["ping", "-c", "1", "-W", "1", address], 5))
+        return route
 
     def _clustered(self, host: Host) -> dict[str, str]:
         return {"cluster-store": f"etcd://{self._store}", "cluster-advertise": host.address}
@@ -142,16 +147,25 @@ class OwnHosts(TwoHosts):
         return ("run", "-d", "--name", name, "--network", network, *words, "--", "sleep", "infinity")
 
     def ctl(self, host: Host, *words: str) -> str:
-        """What the command says, given on the host, which has a name of its own."""
+        """What the command says, given on the host."""
+        return Place(host.inside.path, str(host.group)).run(self._command(host, *words), _PATIENCE)
+
+    def _command(self, host: Host, *words: str) -> list[str]:
+        """On the host, which has a name of its own."""
         settings = host.settings().environment()
         argv = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host.folder.name]
-        argv += [
+        return [
+            *argv,
             "env",
-            *(f"{name}={value}" for name, value in settings.items()),
+            *(f"{n}={value}" for n, value in settings.items()),
             *self.options.program,
             *words,
         ]
-        return Place(host.inside.path, str(host.group)).run(argv, _PATIENCE)
+
+    def _follow(self, host: Host, stack: ExitStack) -> None:
+        """Has the host hear of the other's containers."""
+        place = Place(host.inside.path, str(host.group))
+        stack.callback(end, place.start(self._command(host, "agent"), host.folder / "agent.log"))
 
     def _inspect(self, host: Host, name: str) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
         found: dict[str, dict[str, dict[str, dict[str, str]]]] = json.loads(self.ctl(host, "inspect", name))[
@@ -192,7 +206,7 @@ class DockerHosts(TwoHosts):
             self._swarm(one, other)
         one.api.ask("POST", "/networks/create", body)
         one.run(SERVER, NETWORK)
-        self._eventually(lambda: other.run(CLIENT, NETWORK))
+        eventually(lambda: other.run(CLIENT, NETWORK))  # a host hears of the network a moment later
         found = one.api.ask("GET", f"/containers/{SERVER}/json")
         address = found["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
         return self.between(one.netns(SERVER), other.netns(CLIENT), address)
@@ -214,18 +228,6 @@ class DockerHosts(TwoHosts):
         other.api.ask(
             "POST", "/swarm/join", {"ListenAddr": f"{OUTSIDE}:2377", "AdvertiseAddr": OUTSIDE, **joining}
         )
-
-    def _eventually(self, step: Callable[[], object]) -> None:
-        """A host hears of the network a moment later."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                step()
-                return
-            except DatapathError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
 
 
 class Wired(TwoHosts):
@@ -288,6 +290,19 @@ def make_hosts(mode: str, options: SuiteOptions) -> TwoHosts:
     if mode in (EBPF, DIRECT, MACVLAN):
         return OwnHosts(mode, options)
     return DockerHosts(mode, options) if mode == DOCKER else Wired(mode, options)
+
+
+def eventually(step: Callable[[], object]) -> None:
+    """Repeats what fails until it does not."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            step()
+            return
+        except DatapathError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def serve_etcd(stack: ExitStack, host: Host) -> str:
