@@ -836,6 +836,7 @@ enum reason {
 	DROP_TUNNEL_SOURCE = 56, /* in a tunnel from a host that has not the source address */
 	DROP_TUNNEL_FRAME = 57,	 /* in a tunnel, and not for one member: broadcast, ARP */
 	DROP_CONGESTED = 58,	 /* marked in its tunnel, and its sender does not know marks */
+	DROP_VNI = 59,		 /* in a tunnel, of no network that this host takes part in */
 	REASON_COUNT = 64,
 };
 

@@ -16,15 +16,16 @@ static __always_inline int to_device(struct __sk_buff *skb, const struct tunnel 
 	return own->ifindex ? not_ours(skb) : drop(skb, DROP_NO_TUNNEL);
 }
 
-/* Returns 0 for a frame that can be for a member, or a drop reason. */
-static __always_inline int frame_check(const struct ethhdr *frame)
+/* Returns 0 for a frame that can be for a member, or a drop reason. `length`: of the outer datagram, bytes. */
+static __always_inline int frame_check(const struct vxlan_link *link, __u32 length)
 {
-	if (mac_is_group(frame->h_dest))
+	if (mac_is_group(link->inner.h_dest))
 		return DROP_TUNNEL_FRAME;
-	switch (frame->h_proto) {
+	switch (link->inner.h_proto) {
 	case bpf_htons(ETH_P_IP):
+		return length < sizeof(*link) + sizeof(struct iphdr) ? DROP_TRUNCATED : 0;
 	case bpf_htons(ETH_P_IPV6):
-		return 0;
+		return length < sizeof(*link) + sizeof(struct ipv6hdr) ? DROP_TRUNCATED : 0;
 	case bpf_htons(ETH_P_ARP):
 		return DROP_TUNNEL_FRAME;
 	case bpf_htons(ETH_P_8021Q):
@@ -39,37 +40,35 @@ int from_peer(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
 	struct tunnel *own = tunnel_own();
-	struct vxlan_header vxlan;
-	struct ethhdr frame;
+	struct vxlan_link link = {};
 	struct packet *p;
 	__u32 network, peer;
+	bool whole;
 	int reason;
 	__u8 ecn;
 
 	if (!room || !own)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
-	if (bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) ||
-	    !(vxlan.flags & VXLAN_HAS_VNI))
+	whole = !bpf_skb_load_bytes(skb, p->l4, &link, sizeof(link));
+	if (!whole && bpf_skb_load_bytes(skb, p->l4, &link, offsetof(struct vxlan_link, inner)))
 		return not_ours(skb);
-	network = vni_find(bpf_ntohl(vxlan.vni) >> 8);
+	network = link.vxlan.flags & VXLAN_HAS_VNI ? vni_find(bpf_ntohl(link.vxlan.vni) >> 8) : 0;
 	/* Whether it may pass in clear is for the host's stack to say. */
 	if (!network || xfrm_closed_in(&p->tuple))
 		return not_ours(skb);
 	peer = vtep_find(&p->tuple.src);
 	if (!peer)
 		return drop(skb, DROP_TUNNEL_SENDER);
-	if (p->l4 - L3 + VXLAN_LINK > p->length ||
-	    bpf_skb_load_bytes(skb, p->l4 + sizeof(struct udphdr) + sizeof(vxlan), &frame,
-			       sizeof(frame)))
+	if (!whole)
 		return drop(skb, DROP_TRUNCATED);
-	reason = frame_check(&frame);
+	reason = frame_check(&link, p->length - (p->l4 - L3));
 	if (reason)
 		return drop(skb, reason);
 	/* Segments that have become one packet stay marked as a tunnel's when a program takes the headers away, and who
 	 * cuts it up again would look for them. */
 	ecn = packet_ecn(p);
-	if (skb->gso_size || vxlan_pull(skb, p, frame.h_proto))
+	if (skb->gso_size || vxlan_pull(skb, p, link.inner.h_proto))
 		return to_device(skb, own);
 	__builtin_memset(p, 0, sizeof(*p));
 	reason = packet_parse(skb, p);

@@ -38,7 +38,7 @@ int from_vxlan(struct __sk_buff *skb)
 		return drop(skb, DROP_TUNNEL_SENDER);
 	network = vni_find(vni);
 	if (!network)
-		return drop(skb, DROP_DEVICE);
+		return drop(skb, DROP_VNI);
 	peer = vtep_find(&source);
 	if (!peer)
 		return drop(skb, DROP_TUNNEL_SENDER);

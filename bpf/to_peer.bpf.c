@@ -7,39 +7,10 @@
 #include "lib/exits.h"
 #include "lib/links.h"
 #include "lib/overlay.h"
-#include "lib/routes.h"
+#include "lib/ways.h"
 #include "lib/xfrm.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Asks for the way of the outer packet, of `length` bytes. Forwarding is on for the network's gateway device. */
-__noinline int tunnel_route(struct __sk_buff *skb, const struct network *net, __u32 length)
-{
-	struct scratch *room = scratch();
-	struct bpf_fib_lookup *fib;
-	struct tuple *outer;
-
-	if (!net || !room)
-		return BPF_FIB_LKUP_RET_NOT_FWDED;
-	fib = &room->fib;
-	outer = &room->leaving;
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->l4_protocol = IPPROTO_UDP;
-	fib->sport = outer->sport;
-	fib->dport = outer->dport;
-	fib->tot_len = length > 0xffff ? 0xffff : length;
-	fib->ifindex = net->ifindex;
-	if (addr_is_v4(&outer->dst)) {
-		fib->family = AF_INET;
-		fib->ipv4_src = outer->src.word[3];
-		fib->ipv4_dst = outer->dst.word[3];
-	} else {
-		fib->family = AF_INET6;
-		__builtin_memcpy(fib->ipv6_src, &outer->src, sizeof(fib->ipv6_src));
-		__builtin_memcpy(fib->ipv6_dst, &outer->dst, sizeof(fib->ipv6_dst));
-	}
-	return route_answer(skb, fib, false);
-}
 
 /* By the device: the kernel routes, cuts and sums as it does for any tunnel. */
 __noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
@@ -71,14 +42,14 @@ __noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
 	return bpf_redirect(own->ifindex, 0);
 }
 
-/* The sender is told from the gateway that its packet does not fit into the tunnel. */
+/* The sender is told that its packet does not fit into the tunnel: a container by its gateway; the host's own stack, which
+ * has that address itself, by whom it sends to. */
 static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p,
 				   const struct network *net, __u32 sender, __u32 mtu)
 {
 	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
-	int verdict = answer_error(skb, p, gateway, mtu);
+	int verdict = answer_error(skb, p, sender ? gateway : &p->tuple.dst, mtu);
 
-	/* The host's own stack hears it on the gateway device. */
 	return !sender && verdict == TC_ACT_REDIRECT ? bpf_redirect(net->ifindex, BPF_F_INGRESS)
 						     : verdict;
 }
@@ -99,7 +70,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *
 	room->leaving.proto = IPPROTO_UDP;
 	room->leaving.sport = vxlan_sport(skb);
 	room->leaving.dport = own->port;
-	route = tunnel_route(skb, net, length);
+	route = way_find(skb, net, length);
 	mtu = peer->mtu ? peer->mtu : 0xffff;
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
 		mtu = room->fib.mtu_result;

@@ -128,13 +128,20 @@ static __always_inline bool overlay_covers(const struct overlay *overlay,
 	return addr_equal(&first, subnet) && !addr_is_zero(mask);
 }
 
+/* The address in the key becomes the first one of its block. */
+static __always_inline void block_key(struct remote_key *key, const struct overlay *overlay)
+{
+	addr_mask(&key->addr, &key->addr,
+		  addr_is_v4(&key->addr) ? &overlay->block_mask4 : &overlay->block_mask6);
+}
+
 static __always_inline bool is_gateway(const struct network *net, const struct ip_addr *addr)
 {
 	return !addr_is_zero(addr) &&
 	       (addr_equal(addr, &net->gateway4) || addr_equal(addr, &net->gateway6));
 }
 
-/* The number of the other host whose address it is in that network; 0: no other host's. */
+/* The number of the other host that a member with this address is at; 0: at none. */
 __noinline int remote_find(__u32 network, const struct ip_addr *addr)
 {
 	struct remote_key key = {.network = network};
@@ -146,11 +153,30 @@ __noinline int remote_find(__u32 network, const struct ip_addr *addr)
 	key.addr = *addr;
 	remote = bpf_map_lookup_elem(&remote_addrs, &key);
 	if (!remote) {
-		addr_mask(&key.addr, addr,
-			  addr_is_v4(addr) ? &overlay->block_mask4 : &overlay->block_mask6);
+		block_key(&key, overlay);
 		remote = bpf_map_lookup_elem(&remote_blocks, &key);
 	}
 	return remote ? remote->peer : 0;
+}
+
+/* May a host send from this address: has it a member with that, or the block? */
+__noinline int remote_may_send(__u32 network, const struct ip_addr *addr, __u32 peer)
+{
+	struct remote_key key = {.network = network};
+	struct overlay *overlay = overlay_find(network);
+	struct remote *remote;
+	struct ip_addr own;
+
+	if (!addr || !overlay)
+		return 0;
+	own = key.addr = *addr;
+	block_key(&key, overlay);
+	remote = bpf_map_lookup_elem(&remote_blocks, &key);
+	if (remote && remote->peer == peer)
+		return 1;
+	key.addr = own;
+	remote = bpf_map_lookup_elem(&remote_addrs, &key);
+	return remote && remote->peer == peer;
 }
 
 /* The other host that is answered with this packet, which is for the gateway's address; NULL: no other one. */

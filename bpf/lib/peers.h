@@ -99,7 +99,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (!is_for_one(p))
 		return drop(skb, DROP_TUNNEL_FRAME);
 	calls = is_gateway(net, &p->tuple.src);
-	if (!calls && remote_find(number, &p->tuple.src) != peer)
+	if (!calls && !remote_may_send(number, &p->tuple.src, peer))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))

@@ -107,6 +107,7 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "askings": (None, None),
     "message_rooms": (None, None),
     "tails": (None, None),
+    "ways": (None, None),
 }
 # The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:
 # its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch

@@ -164,4 +164,8 @@ MEANINGS: Mapping[str, Meaning] = {
         "a router marked its tunnel's packet as congested, and its sender does not know of such marks (RFC 6040)",
         "the network between the hosts is full",
     ),
+    "DROP_VNI": Meaning(
+        "it came in a tunnel to this host's device, of no network that the host takes part in",
+        "a peer that has not heard that the last container here has gone",
+    ),
 }

@@ -150,6 +150,7 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "askings",
                 "message_rooms",
                 "tails",
+                "ways",
                 "scratches",
                 "gc_timers",
             }
