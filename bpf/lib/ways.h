@@ -6,7 +6,7 @@
 #pragma once
 #include "lib/routes.h"
 
-#define WAYS	 256	     /* a power of two; each CPU has as many */
+#define WAYS	 256	      /* a power of two; each CPU has as many */
 #define WAY_LIFE (1ULL << 28) /* ns: a quarter of a second */
 
 struct way {
