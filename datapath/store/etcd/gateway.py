@@ -27,6 +27,7 @@ _CONNECT = 1.5  # seconds for one server, so that the next can be tried within T
 TIMEOUT = 5.0  # seconds until a request fails
 # gRPC's codes, by which etcd says what was wrong (google.golang.org/grpc/codes)
 _INVALID, _PERMISSION, _EXHAUSTED, _PRECONDITION, _UNAVAILABLE, _UNAUTHENTICATED = 3, 7, 8, 9, 14, 16
+_NAMED = b"CommonName of client"  # how the gateway's refusal begins that is no JSON
 _LARGEST = 1 << 26  # bytes of an answer
 
 
@@ -216,6 +217,11 @@ class Gateway:
             found = json.loads(said)
             code, message = int(found.get("code", 0)), str(found.get("message") or found.get("error"))
         except (ValueError, AttributeError, TypeError):
+            if said.startswith(_NAMED):
+                raise ConfigError(
+                    f"kv.certfile {self.where.cert_file} has a CommonName, which an etcd with users does not take on "
+                    "this way: use a certificate without one"
+                ) from None
             raise http.client.HTTPException("what answers is no etcd") from None
         raise RefusedError(code, printable(message.removeprefix("etcdserver: ")))
 
