@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.net.cluster import Cluster
+from tests.net.etcd import Etcd
 from tests.net.hosts import Host
 
 if os.geteuid() != 0:
@@ -73,3 +74,19 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
             return made
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    with_servers = Etcd(tmp_path_factory.mktemp("etcd"))
+    try:
+        yield with_servers
+    finally:
+        with_servers.close()
+
+
+@pytest.fixture
+def etcd(etcd_server: Etcd) -> Etcd:
+    """One server, without keys."""
+    etcd_server.etcdctl("del --prefix datapath/")
+    return etcd_server

@@ -38,22 +38,6 @@ from tests.net.cluster_rows import (
 from tests.net.etcd import Etcd, make_certificates
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with_servers = Etcd(tmp_path_factory.mktemp("etcd"))
-    try:
-        yield with_servers
-    finally:
-        with_servers.close()
-
-
-@pytest.fixture
-def etcd(shared: Etcd) -> Etcd:
-    """One server, without keys."""
-    shared.etcdctl("del --prefix datapath/")
-    return shared
-
-
 @pytest.fixture
 def store(etcd: Etcd) -> Iterator[EtcdCluster]:
     with etcd.client() as client:

@@ -32,22 +32,6 @@ from tests.net.etcd import Etcd, make_certificates
 from tests.net.hosts import Host, Namespace, eventually
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with_servers = Etcd(tmp_path_factory.mktemp("etcd"))
-    try:
-        yield with_servers
-    finally:
-        with_servers.close()
-
-
-@pytest.fixture
-def etcd(shared: Etcd) -> Etcd:
-    """One server, without keys."""
-    shared.etcdctl("del --prefix datapath/")
-    return shared
-
-
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Etcd]:
     """A server of this test's own."""
