@@ -61,8 +61,10 @@ def _allot(
 
     me = tx.state.installation_id
     try:
-        store = joining.joined(tx, f"network {network.name}")
-        with store.within(joining.PATIENCE):
+        what = f"network {network.name}"
+        store = tx.link.store(what)
+        with store.within(joining.SHORTLY if _reserve(tx, network) else joining.PATIENCE):
+            joining.joined(tx, what)
             cluster.settle(tx, store)
             spanning.update(tx, store, [network.id])
     except StateError as error:
@@ -80,6 +82,11 @@ def _allot(
             with _naming(tx.link.away):
                 found.append(str(choose_offline(network, me, known, version, prefer=prefer)))
     return tuple(found)
+
+
+def _reserve(tx: Transaction, network: Network) -> bool:
+    """This host has addresses that it can give without the store."""
+    return any(b.peer == tx.state.installation_id for b in tx.state.blocks_of_network(network.id))
 
 
 @contextmanager

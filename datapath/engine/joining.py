@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datapath.drivers.overlay.host import PORT
+from datapath.drivers.overlay.spec import PORT
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, StateError
 from datapath.kernel import netns, sysctl

@@ -29,7 +29,14 @@ def create(tx: Transaction, request: NetworkRequest) -> Network:
     """`network create` for all hosts. Errors as those of `networks.create`; StateError, PrivilegeError: the cluster's
     store."""
     what = f"network driver {request.driver}"
-    store = joining.joined(tx, what)
+    store = tx.link.store(what)
+    with store.within(joining.PATIENCE):
+        return _create_in(tx, store, request, what)
+
+
+def _create_in(tx: Transaction, store: Cluster, request: NetworkRequest, what: str) -> Network:
+    joining.joined(tx, what)
+    _forget_gone(tx, store)
     planned = networks.plan(tx, request)
     where = underlay(tx.config.cluster_advertise, tx.observed)
     planned = replace(planned, path_mtu=joining.path_mtu(planned, where))
@@ -106,8 +113,11 @@ def adopt(tx: Transaction, name: str) -> Network:
     cluster either; ConfigError, ExistsError, NotSupportedError: this host cannot take part; StateError."""
     from datapath.cluster import networks as verbs
 
-    store = joining.joined(tx, f"network {name}")
-    found = verbs.find(store, name)
+    store = tx.link.store(f"network {name}")
+    with store.within(joining.PATIENCE):
+        joining.joined(tx, f"network {name}")
+        found = verbs.find(store, name)
+        _forget_gone(tx, store)
     planned = plan_adoption(found, tx.state, tx.facts)
     where = underlay(tx.config.cluster_advertise, tx.observed)
     planned = replace(planned, path_mtu=joining.path_mtu(planned, where))
@@ -116,6 +126,19 @@ def adopt(tx: Transaction, name: str) -> Network:
     made = networks.build(tx, planned)
     tx.look_again()
     return made
+
+
+def _forget_gone(tx: Transaction, store: Cluster) -> None:
+    """Networks that other hosts have removed, and that have no members here, are in nobody's way."""
+    from datapath.cluster import networks as verbs
+
+    mine = [network.id for network in tx.state.networks.values() if network.spans]
+    if mine:
+        there = {network.id for network in verbs.networks(store)}
+        for ident in mine:
+            if ident not in there:
+                cluster.forget(tx, ident)
+        tx.look_again()
 
 
 def update(tx: Transaction, store: Cluster, idents: list[str]) -> None:
@@ -139,8 +162,9 @@ def remove(tx: Transaction, network: Network) -> None:
     from datapath.cluster import networks as verbs
 
     store = tx.link.store(f"removing network {network.name}")
-    cluster.settle(tx, store)
-    verbs.remove(store, network.id)
+    with store.within(joining.PATIENCE):
+        cluster.settle(tx, store)
+        verbs.remove(store, network.id)
 
 
 def find(tx: Transaction, name: str) -> Network | None:
@@ -149,8 +173,10 @@ def find(tx: Transaction, name: str) -> Network | None:
         return None
     from datapath.cluster import networks as verbs
 
+    store = tx.link.store(f"network {name}")
     try:
-        found = verbs.find(tx.link.store(f"network {name}"), name)
+        with store.within(joining.PATIENCE):
+            found = verbs.find(store, name)
     except NotFoundError:
         return None
     return replace(found, owner=OWNER)

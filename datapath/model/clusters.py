@@ -7,10 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.host import HostNetwork
 from datapath.model.parsing import Address, parse_address
+
+if TYPE_CHECKING:
+    from datapath.model.host import HostNetwork
 
 _KEY = "cluster-store"
 _OPTIONS_KEY = "cluster-store-opts"

@@ -13,15 +13,13 @@ from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
 from datapath.drivers.overlay import rows as tables
 from datapath.drivers.overlay.rows import MAPS, Tables, own_peer
-from datapath.drivers.overlay.spec import OVERLAY, TUNNEL_DEVICE
+from datapath.drivers.overlay.spec import OVERLAY, PORT, TUNNEL_DEVICE
 from datapath.errors import InUseError, KernelError
 from datapath.kernel import abi, vxlans
 from datapath.kernel.devices import find_index
 from datapath.model.drivers import spec_of
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Peer, Remote
-
-PORT = "cluster port"  # the note of the UDP port that all hosts of the cluster receive tunnels at
 
 
 def port(view: HostView) -> int:

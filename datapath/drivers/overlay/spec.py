@@ -34,6 +34,7 @@ from datapath.model.networks import (
 
 TUNNEL_DEVICE = "dp-vxlan"  # of all overlay networks of a host together
 MAX_VNI = 0xFFFFFF
+PORT = "cluster port"  # the note of the UDP port that all hosts of the cluster receive tunnels at
 _SHARED = (  # with bridge networks
     *(OPT_MTU, OPT_ICC, OPT_MASQUERADE, OPT_HOST_BINDING, OPT_IFACE_PREFIX, OPT_DEVICE),
     *(OPT_ALLOW, OPT_DENY, OPT_NAMES, OPT_DOMAIN, OPT_RESOLVER),
