@@ -453,6 +453,8 @@ enum host_flag {
 	HOST_XFRM_IN = 2,  /* and for packets to the host itself */
 	HOST_STEERED = 4,  /* it has rules of policy routing or IPsec policies: what reaches its own
 			    * addresses does not always reach a container */
+	HOST_OTHER_NAT =
+		8, /* its packet filter masquerades, too, and keeps ports if it can: so they are not kept here */
 };
 
 /* host: ARRAY of one, what the host is like as of the last refresh */

@@ -13,6 +13,11 @@
 #define NAT_OTHER_STRIDE 919
 #define NAT_TRIES	 512 /* with 19 ports of 20 taken all of them fail once in 10^11 */
 
+/* Identifiers of echoes that leave with an address of the host's. No client's own is among them, unless by chance: the
+ * host's own pings and those that the kernel masquerades keep theirs, which are small numbers as a rule. */
+#define IDENTIFIER_FIRST 32768
+#define IDENTIFIER_LAST	 65535
+
 /* What is tried, in this order. */
 enum nat_step {
 	NAT_KNOWN = 0, /* the client's own number, which is mapped to it already */
@@ -127,14 +132,17 @@ static long nat_try(__u32 step, struct nat_walk *walk)
 }
 
 /* Where to look for another number: below 1024 for a client's below it, as some servers trust those (RFC 4787, REQ-3,
- * and as nf_nat does it), else in the range of which no socket of the host's gets one by chance. */
+ * and as nf_nat does it), else in the range of which no socket of the host's gets one by chance. An echo's has its own. */
 static __always_inline void nat_range(struct nat_search *search, const struct host *facts,
-				      __u32 own)
+				      __u32 own, bool echo)
 {
 	__u32 last = facts->nat_port_last;
 
 	search->first = facts->nat_port_first;
-	if (search->mapped && own && own < 1024) {
+	if (search->mapped && echo) {
+		search->first = IDENTIFIER_FIRST;
+		last = IDENTIFIER_LAST;
+	} else if (search->mapped && own && own < 1024) {
 		search->first = own < 512 ? 1 : 600;
 		last = own < 512 ? 511 : 1023;
 	}
@@ -148,6 +156,22 @@ static __always_inline void nat_range(struct nat_search *search, const struct ho
 static __always_inline bool within(__u32 port, __u32 first, __u32 last)
 {
 	return port >= first && port <= last;
+}
+
+/*
+ * Whether the client's own number is tried. One that would stand beside a number that somebody else keeps, who does not
+ * ask here, is not: an echo's identifier, and a port where the kernel masquerades, too. Their answers could not be told
+ * from those to it. A question's is to be guessed by nobody (RFC 5452, 9.2).
+ */
+static __always_inline bool nat_keeps(const struct nat_search *search, const struct host *facts,
+				      const struct conn_sides *sides, __u32 own)
+{
+	if (!own || sides->question)
+		return false;
+	if (search->mapped)
+		return !is_icmp(sides->key.proto) && !(facts->flags & HOST_OTHER_NAT);
+	/* Another source than the client's is the host's own, with all of its ports. */
+	return search->foreign || own - search->first < search->span;
 }
 
 /*
@@ -173,11 +197,8 @@ __noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 	search->foreign = foreign;
 	/* An echo has its identifier where the others have a port. */
 	own = bpf_ntohs(sides->key.sport);
-	nat_range(search, facts, own);
-	/* Another source than the client's is the host's own, with all of its ports. A question's is to be guessed by
-	 * nobody (RFC 5452, 9.2). */
-	search->keep = own && !sides->question &&
-		       (mapped || foreign || own - search->first < search->span);
+	nat_range(search, facts, own, is_icmp(sides->key.proto));
+	search->keep = nat_keeps(search, facts, sides, own);
 	bpf_loop(mapped ? NAT_STEPS : NAT_SHARED, nat_try, &walk, 0);
 	if (search->result == NAT_REFUSED && is_container(sides->client_endpoint))
 		quota_returns(sides->client_endpoint);

@@ -24,6 +24,8 @@ def between(before: HostNetwork | None, now: HostNetwork) -> Iterator[str]:
     yield from _named("uplink", "gone", old - new)
     if before.ephemeral != now.ephemeral:
         yield f"port range: {now.ephemeral[0]}-{now.ephemeral[1]}"
+    if before.other_nat != now.other_nat:
+        yield f"the packet filter {'masquerades, too' if now.other_nat else 'does not masquerade any more'}"
     if before.resolv.nameservers != now.resolv.nameservers:
         yield f"name servers: {', '.join(now.resolv.nameservers) or 'none'}"
     if before.xfrm != now.xfrm:

@@ -32,6 +32,8 @@ def host_entry(network: HostNetwork) -> tuple[int, HostValue]:
     """The row of `host`."""
     first, last = nat_ports(network.ephemeral)
     flags: set[HostFlag] = {"HOST_STEERED"} if network.steered else set()
+    if network.other_nat:
+        flags.add("HOST_OTHER_NAT")
     for key in xfrm_entries(network.xfrm):
         flags.add("HOST_XFRM_IN" if key.direction == "XFRM_IN" else "HOST_XFRM_OUT")
     return 0, HostValue(

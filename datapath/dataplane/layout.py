@@ -28,7 +28,7 @@ DeviceKind = Literal[
     "DEVICE_TUNNEL",
     "DEVICE_VXLAN",
 ]
-HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED"]
+HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED", "HOST_OTHER_NAT"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Transport = Literal["TRANSPORT_VXLAN", "TRANSPORT_DIRECT", "TRANSPORT_WIREGUARD"]
 OverlayFlag = Literal["OVERLAY_CHECKSUM"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datapath.errors import KernelError, NotSupportedError
-from datapath.kernel import cgroup, facts, netns, sysctl, xfrm
+from datapath.kernel import cgroup, facts, masquerading, netns, sysctl, xfrm
 from datapath.kernel.facts import translated
 from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.host import Device, DeviceAddress, HostNetwork, Route
@@ -54,6 +54,7 @@ def observe(route: Rtnetlink, ours: frozenset[str], *, every: bool) -> HostNetwo
         group=group,
         whole=cgroup.whole(group) if group else 0,
         ours=ours,
+        other_nat=masquerading.is_used(),
     )
 
 

@@ -142,7 +142,8 @@ class HostNetwork:
     `ephemeral`: net.ipv4.ip_local_port_range, inclusive; `reserved`: net.ipv4.ip_local_reserved_ports, as it is
     written. `resolv`: the host's resolv.conf; nothing if it has none. `group`: where the cgroup2 hierarchy is mounted,
     "": nowhere. `whole`: that group's number if all processes of the host are in it, else 0. `ours`:
-    names of devices that datapath has made itself."""
+    names of devices that datapath has made itself. `other_nat`: the host forwards, and its packet filter gives what is
+    forwarded another source."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     devices: Mapping[int, Device] = field(default_factory=dict)
@@ -157,6 +158,7 @@ class HostNetwork:
     group: str = ""
     whole: int = 0
     ours: frozenset[str] = frozenset()
+    other_nat: bool = False
     _uplinks: list[tuple[Uplink, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property

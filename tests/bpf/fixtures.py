@@ -46,6 +46,8 @@ Reason: Any = abi.Reason
 Flag: Any = abi.NetworkFlag
 
 NAT_FIRST, NAT_LAST = 20000, 20999
+IDENTIFIERS = range(32768, 65536)  # of echoes that are masqueraded
+IDENTIFIER = 20100  # A1's pings of rows keep this one: `keep_identifier`
 OBJECTS = (
     "from_container",
     "from_host",
@@ -597,7 +599,8 @@ class Programs:
 
     def forget(self) -> None:
         """No connections, and a fresh view of the counters: what came before has no effect. (What is left in
-        `frames` and `scratches` is never read, that in the GC's queue names nothing.)"""
+        `frames` and `scratches` is never read, that in the GC's queue names nothing.) A1's pings with IDENTIFIER keep
+        it."""
         written = {
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
@@ -605,7 +608,20 @@ class Programs:
         }
         for name in written & self.maps.keys():
             self.maps[name].delete_many(list(self.maps[name]))
+        if "externals" in self.maps:
+            self.keep_identifier(A1, IDENTIFIER)
         self._seen = self._counts()
+
+    def keep_identifier(self, member: Member, ident: int) -> None:
+        """Echoes of the member's with that identifier leave with it, by a mapping that there is: no new one would keep
+        it, and which it chose nobody could say before."""
+        for host, address, proto in (
+            (HOST, member.ip, packets.ICMP),
+            (HOST6, member.ip6, packets.ICMPV6),
+        ):
+            self.maps["externals"][abi.external_key(host, ident, proto)] = abi.external(
+                addr=address, endpoint=member.number, port=ident, seen=time.monotonic_ns()
+            )
 
     def _counts(self) -> dict[str, int]:
         counters = self.maps["counters"]

@@ -113,6 +113,7 @@ def moments(seconds: float) -> int:
 
 
 def ping(programs: Programs, sport: int) -> None:
+    programs.keep_identifier(A1, sport)
     programs.run(A1, A1.sends(OUTSIDE, p.echo(p.ECHO, sport)))
     programs.run(None, outside_sends(HOST, p.echo(p.ECHO_REPLY, sport)))
 
@@ -125,6 +126,7 @@ def udp6(programs: Programs, sport: int) -> None:
 
 
 def ping6(programs: Programs, sport: int) -> None:
+    programs.keep_identifier(A1, sport)
     programs.run(A1, A1.sends(OUTSIDE6, p.echo6(p.ECHO6, sport)))
     programs.run(None, outside_sends(HOST6, p.echo6(p.ECHO6_REPLY, sport)))
 

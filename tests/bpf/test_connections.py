@@ -508,6 +508,7 @@ def test_a_tcp_connection_moves_as_soon_as_there_is_room(make_programs: MakeProg
 def test_what_is_over_goes_by_itself(make_programs: MakePrograms) -> None:
     """Silent UDP and ping, closed and reset TCP: both halves go, with no process. What lives stays."""
     programs = make_programs(timeout_udp=1, timeout_icmp=1, timeout_closing=1)
+    programs.keep_identifier(A1, SPORT)
     for ask, reply in (
         (p.udp(SPORT, 53), p.udp(53, SPORT)),
         (p.echo(p.ECHO, SPORT), p.echo(p.ECHO_REPLY, SPORT)),

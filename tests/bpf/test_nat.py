@@ -27,6 +27,7 @@ from tests.bpf.fixtures import (
     D1,
     HOST,
     HOST6,
+    IDENTIFIERS,
     NAT_FIRST,
     NAT_LAST,
     NEXT_HOP,
@@ -97,26 +98,88 @@ def whole(programs: Programs) -> None:
 # ---- RFC 4787 REQ-1, RFC 5382 REQ-1, RFC 5508 REQ-1: endpoint-independent mapping -----------------------------
 
 
-@EACH
+@pytest.mark.parametrize("proto", ["UDP", "TCP"])
 @pytest.mark.parametrize("own", [7, 700, 1024, SPORT, EPHEMERAL, 65535])
 def test_a_port_is_kept_whatever_its_range_if_it_is_free(programs: Programs, proto: str, own: int) -> None:
     """For every destination, and the host's own ephemeral range is no exception."""
     carried = PROTOCOLS[proto]
     for to, dport in ((OUTSIDE, 53), (OUTSIDE, 54), (NEXT_HOP, 53), (FAR, 9)):
         assert seen(programs, A1, carried(own, dport), to) == own
-    assert not programs.table("mappings") and len(programs.table("externals")) == 1
+    assert not programs.table("mappings")
+    assert [key.port for key in programs.table("externals") if key.proto in (p.UDP, p.TCP)] == [own]
+
+
+@pytest.mark.parametrize("own", [7, 1024, EPHEMERAL])
+@pytest.mark.parametrize("to", [OUTSIDE, OUTSIDE6], ids=["IPv4", "IPv6"])
+def test_an_identifier_is_never_kept(programs: Programs, to: p.Address, own: int) -> None:
+    """The host's own pings, and those that its packet filter masquerades, keep theirs, and nobody here is told."""
+    six = to is OUTSIDE6
+    host, far, echo = (HOST6, NEXT_HOP6, p.echo6) if six else (HOST, NEXT_HOP, p.echo)
+    ask, reply = (p.ECHO6, p.ECHO6_REPLY) if six else (p.ECHO, p.ECHO_REPLY)
+    hop: dict[str, Any] = {"hops": 63} if six else {"ttl": 63}
+    external, other = (seen(programs, member, echo(ask, own), to) for member in (A1, A2))
+    assert {external, other} <= set(IDENTIFIERS) - {own} and external != other
+    assert seen(programs, A1, echo(ask, own), far) == external
+    for member, its in ((A1, external), (A2, other)):
+        wanted = member.gets(to, echo(reply, own), **hop)
+        programs.expect(None, outside_sends(host, echo(reply, its)), REDIRECT, Reason.DELIVERED, wanted)
+    # That of the host's own is the host's.
+    assert programs.run(None, outside_sends(host, echo(reply, own))).reasons == {"NOT_OURS": 1}
+
+
+@pytest.fixture
+def other_nat(programs: Programs) -> Iterator[Programs]:
+    """The host's packet filter masquerades, too."""
+    before = programs.maps["host"][0]
+    programs.maps["host"][0] = before._replace(flags=int(abi.HostFlag.HOST_OTHER_NAT))
+    yield programs
+    programs.maps["host"][0] = before
+
+
+@pytest.mark.parametrize("proto", ["UDP", "TCP"])
+@pytest.mark.parametrize(
+    ("own", "first", "last"),
+    [
+        (7, 1, 511),
+        (700, 600, 1023),
+        (1024, NAT_FIRST, NAT_LAST),
+        (SPORT, NAT_FIRST, NAT_LAST),
+        (EPHEMERAL, NAT_FIRST, NAT_LAST),
+    ],
+)
+def test_beside_another_nat_no_port_is_kept(
+    other_nat: Programs, own: int, first: int, last: int, proto: str
+) -> None:
+    """It keeps those of its own containers, and asks nobody. The class stays, and one mapping for all servers."""
+    carried, chosen = PROTOCOLS[proto], set()
+    for member in (A1, A2, A3):
+        external = seen(other_nat, member, carried(own, 53))
+        assert first <= external <= last
+        assert {seen(other_nat, member, carried(own, 54), to) for to in (OUTSIDE, NEXT_HOP)} == {external}
+        chosen.add(external)
+    assert len(chosen) == 3
+    assert {row.port for row in other_nat.table("externals").values() if row.endpoint == A2.number} == {own}
+
+
+def test_what_was_kept_before_another_nat_came_stays(
+    programs: Programs, request: pytest.FixtureRequest
+) -> None:
+    assert seen(programs, A1, p.udp(EPHEMERAL, 53)) == EPHEMERAL
+    request.getfixturevalue("other_nat")
+    assert seen(programs, A1, p.udp(EPHEMERAL, 54)) == EPHEMERAL
+    assert seen(programs, A1, p.udp(EPHEMERAL + 1, 54)) != EPHEMERAL + 1
 
 
 @EACH
 def test_one_mapping_whatever_the_destination(programs: Programs, proto: str) -> None:
     """Also where the number had to be changed."""
     carried = PROTOCOLS[proto]
-    seen(programs, A2, carried(EPHEMERAL))
+    others = seen(programs, A2, carried(EPHEMERAL))
     first = seen(programs, A1, carried(EPHEMERAL))
-    assert first != EPHEMERAL and NAT_FIRST <= first <= NAT_LAST
+    assert first != others and first in (IDENTIFIERS if proto == "ping" else range(NAT_FIRST, NAT_LAST + 1))
     for to, dport in ((OUTSIDE, 54), (NEXT_HOP, 53), (FAR, 9)):
         assert seen(programs, A1, carried(EPHEMERAL, dport), to) == first
-        assert seen(programs, A2, carried(EPHEMERAL, dport), to) == EPHEMERAL
+        assert seen(programs, A2, carried(EPHEMERAL, dport), to) == others
     whole(programs)
 
 
@@ -176,7 +239,7 @@ def test_two_containers_never_have_one_external_port(programs: Programs, proto: 
     servers: tuple[p.Address, ...] = (OUTSIDE, NEXT_HOP, FAR, OUTSIDE)
     for member, to in zip((A1, A2, A3, B1), servers, strict=True):
         used.add(seen(programs, member, carried(EPHEMERAL), to))
-    assert len(used) == 4 and EPHEMERAL in used
+    assert len(used) == 4 and (EPHEMERAL in used or proto == "ping")
 
 
 @pytest.mark.parametrize(
@@ -195,8 +258,9 @@ def test_a_port_from_1024_on_stays_there(programs: Programs) -> None:
 
 
 def test_port_0_is_nobodys_own(programs: Programs) -> None:
-    for carried in PROTOCOLS.values():
-        assert NAT_FIRST <= seen(programs, A1, carried(0, 53)) <= NAT_LAST
+    for proto, carried in PROTOCOLS.items():
+        chosen = IDENTIFIERS if proto == "ping" else range(NAT_FIRST, NAT_LAST + 1)
+        assert seen(programs, A1, carried(0, 53)) in chosen
 
 
 @pytest.mark.parametrize("own", [SPORT, EPHEMERAL])

@@ -180,6 +180,7 @@ class Programs:
     def _policies(self, topology: Topology) -> None:
         first, last = topology.nat_first, topology.nat_last
         flags = int(abi.HostFlag.HOST_XFRM_OUT) if topology.protected else 0
+        flags |= int(abi.HostFlag.HOST_OTHER_NAT) if topology.other_nat else 0
         self.maps["host"][0] = abi.host(flags=flags, nat_port_first=first, nat_port_last=last)
         prefixes = [ip_network(prefix) for prefix in PROTECTED] if topology.protected else []
         found = tuple(

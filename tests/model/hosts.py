@@ -107,6 +107,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         nat_last=host.ports[1],
         sockets=frozenset(host.sockets),
         protected=[route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else [],
+        other_nat=rng.random() < 0.15,
     )
 
 

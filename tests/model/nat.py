@@ -5,8 +5,10 @@ Masquerading, in this order:
 1. the mapping that this address, port and protocol of this endpoint has already, whatever the destination (RFC 4787
    REQ-1, RFC 5382 REQ-1; an echo's identifier is its port, RFC 5508 REQ-1): one a source address, as the route says it;
 2. the port at which the endpoint publishes its own: then the peer meets one address and port, whoever began;
-3. its own, if no other endpoint's mapping, no published port and no socket of the host's has it (REQ-2, preservation);
-4. another of its class: below 1024 stays there (REQ-3a), all others are of the range that is kept for this.
+3. its own, if no other endpoint's mapping, no published port and no socket of the host's has it (REQ-2, preservation):
+   but an echo's identifier never, and a port not where the host's packet filter masquerades, too;
+4. another of its class: below 1024 stays there (REQ-3a), all others are of the range that is kept for this. Identifiers
+   have one of their own.
 It is refused if none is free, and only then. A mapping lasts at least as long as a connection that uses it.
 """
 
@@ -23,6 +25,7 @@ from tests.model.sums import num
 from tests.model.topology import Member, Topology, Uplink
 
 PRIVILEGED = range(1, 1024)
+IDENTIFIERS = range(32768, 65536)
 
 Internal = tuple[int, bytes, int, int, bytes]  # endpoint, its address, port, protocol, the host's address
 External = tuple[bytes, int, int]  # the host's address, port, protocol
@@ -139,17 +142,20 @@ class Ports:
             held = any(self._free(number, internal, own=True) is None for number in published)
             return Choice(fixed | published, self._others(port, proto) if held else range(0))
         fixed |= published
-        free = self._free(port, internal) if port else False
+        free = self._free(port, internal) if port and self._keeps(proto) else False
         if free is not False:
             fixed.add(port)
         return Choice(fixed, range(0) if free else self._others(port, proto))
 
+    def _keeps(self, proto: int) -> bool:
+        return not self.topology.other_nat and proto not in (ICMP, ICMPV6)
+
     def _others(self, port: int, proto: int) -> range:
         """Of the port's class."""
-        if 0 < port < 1024 and proto not in (ICMP, ICMPV6):
-            return PRIVILEGED
-        # An identifier has no class; neither has 0, which says of UDP's source that there is none (RFC 768).
-        return range(1, 65536) if port < 1024 else self.range
+        if proto in (ICMP, ICMPV6):
+            return IDENTIFIERS
+        # 0 has no class: it says of UDP's source that there is none (RFC 768).
+        return self.range if port >= 1024 else PRIVILEGED if port else range(1, 65536)
 
     def _published_as(
         self, sender: Member, address: bytes, port: int, proto: int, source: bytes

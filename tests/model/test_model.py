@@ -405,9 +405,13 @@ def test_an_opening_that_is_too_big_says_nothing(both: Both) -> None:
 def test_an_error_about_the_other_familys_echo(both: Both) -> None:
     """Type 128 is an echo in ICMPv6 alone."""
     a1 = both.a1
-    both.member(a1, packet((ICMP, a1.addr4, 20100, OUTSIDE, 0)), "TO_OUTSIDE")
+    asked = (ICMP, a1.addr4, 20100, OUTSIDE, 0)
+    both.member(a1, packet(asked), "TO_OUTSIDE")
+    half = both.comparison.reference.connections.find(asked)
+    assert half
     for kind, reason in ((8, "DELIVERED"), (128, "NOT_OURS")):
-        inner = icmp(HOST, OUTSIDE, bytes((kind, 0, 0, 0)) + (20100).to_bytes(2, "big") + b"\0\1")
+        external = half.out[2].to_bytes(2, "big")
+        inner = icmp(HOST, OUTSIDE, bytes((kind, 0, 0, 0)) + external + b"\0\1")
         body = icmp(OUTSIDE, HOST, b"\x0b\0" + bytes(6) + ip4(HOST, OUTSIDE, ICMP, inner))
         both.outside(ip4(OUTSIDE, HOST, ICMP, body), reason)
 

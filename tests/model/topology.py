@@ -103,6 +103,7 @@ class Topology:
     links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
     nat_first: int
     nat_last: int
+    other_nat: bool = False  # its packet filter masquerades, too
     protected: list[Route] = field(
         default_factory=list
     )  # prefixes that IPsec policies for leaving packets name

@@ -44,6 +44,9 @@ def test_a_change_is_a_line_and_many_are_one() -> None:
     ]
     many = network(*(f"10.0.0.{number}/24" for number in range(100)), "192.0.2.1/24")
     assert list(changes.between(before, many)) == ["address: 100 new"]
+    beside = replace(before, other_nat=True)
+    assert list(changes.between(before, beside)) == ["the packet filter masquerades, too"]
+    assert list(changes.between(beside, before)) == ["the packet filter does not masquerade any more"]
     # Those of our own devices, and link-local ones, are nothing to tell.
     ours = network("172.17.0.1/16", name="docker0", ours=frozenset({"docker0"}))
     assert list(changes.between(replace(ours, addresses=()), ours)) == []

@@ -395,6 +395,10 @@ def test_the_row_of_a_destination_has_the_policies_of_wider_ones_in_the_kernels_
         assert convert.xfrm_key(convert.to_abi(key)) == key
 
 
+def test_that_the_packet_filter_masquerades_too_is_said() -> None:
+    assert host_entries.host_entry(HostNetwork(other_nat=True))[1].flags == {"HOST_OTHER_NAT"}
+
+
 def test_a_direction_that_is_blocked_is_closed_where_no_policy_is() -> None:
     every6 = ip_network("::/0")
     network = with_policies(xfrm("in", every6, every6, action="allow"), blocked=frozenset({"in"}))
