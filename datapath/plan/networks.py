@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from datapath.config.daemon import DaemonConfig
-from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, quoted
+from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, meant, quoted
 from datapath.model import drivers
 from datapath.model.drivers import OptionParser
 from datapath.model.networks import (
@@ -66,9 +66,25 @@ def parse_options(driver: str, given: Sequence[str], defaults: Mapping[str, str]
         if name not in known:
             later = name.startswith("com.docker.network.")
             what = "is not available yet" if later else "is unknown"
-            there = f"there are {', '.join(known)}" if known else "there are none"
-            raise ConfigError(f"option {quoted(name)} of driver {driver} {what}: {there}")
+            raise ConfigError(f"option {quoted(name)} of driver {driver} {what}: {_instead(name, known)}")
     return {name: known[name](name, value) for name, value in wanted.items()}
+
+
+def _instead(name: str, known: Collection[str]) -> str:
+    """What there is instead of an option: the one that may have been meant, or all of them, on a line that can be
+    read: names with the same beginning are written as a shell would take them."""
+    ends = {one.rpartition(".")[2]: one for one in known}
+    if found := meant(name.rpartition(".")[2], ends):
+        return f"did you mean {ends[found]}?"
+    families: dict[str, list[str]] = {}
+    for one in known:
+        family, _, last = one.rpartition(".")
+        families.setdefault(family, []).append(last)
+    written = (
+        f"{family}.{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
+        for family, names in families.items()
+    )
+    return f"there are {', '.join(written)}" if known else "there are none"
 
 
 def parse_labels(given: Iterable[str]) -> dict[str, str]:

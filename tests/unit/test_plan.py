@@ -254,7 +254,22 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
         ({"ipam_driver": "dhcp"}, ConfigError, 'IPAM driver "dhcp" does not exist'),
         ({"ipam_options": ("a=b",)}, ConfigError, 'option "a" of IPAM driver'),
         ({"labels": ("=x",)}, ConfigError, "invalid label"),
-        ({"options": ("colour=red",)}, ConfigError, 'option "colour" of driver bridge is unknown'),
+        (
+            {"options": ("colour=red",)},
+            ConfigError,
+            r'option "colour" of driver bridge is unknown: there are com\.docker\.network\.bridge\.{name,enable_icc,',
+        ),
+        (
+            {"options": (BR + "icc_enable=true",)},
+            ConfigError,
+            f"not available yet: did you mean {BR}enable_icc.$",
+        ),
+        (
+            {"options": (BR + "enable_ic=true",)},
+            ConfigError,
+            f"not available yet: did you mean {BR}enable_icc.$",
+        ),
+        ({"options": ("enable_icc=true",)}, ConfigError, f"is unknown: did you mean {BR}enable_icc.$"),
         ({"options": (BR + "inhibit_ipv4=true",)}, ConfigError, "inhibit_ipv4.* is not available yet"),
         ({"options": (BR + "default_bridge=true",)}, ConfigError, "default_bridge"),
         ({"options": ("=x",)}, ConfigError, "invalid driver option"),
