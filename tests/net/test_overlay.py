@@ -237,6 +237,6 @@ def test_s23_what_runs_goes_on_without_the_store_and_a_hosts_own_containers_star
     clean[1].run("d", "--network kept")
     assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
     with clean.etcd.client() as store:
-        keys = [key for key in store.list("eps/").entries]
+        keys = list(store.list("eps/").entries)
     owned = {clean[0].address("a", "kept"), clean[1].address("c", "kept"), clean[1].address("d", "kept")}
     assert {key.rpartition("/")[2] for key in keys} == owned
