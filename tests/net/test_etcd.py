@@ -176,6 +176,21 @@ def test_s23_a_watch_says_that_the_store_was_restored_from_an_older_copy(alone: 
         watching.close()
 
 
+def test_s23_a_watch_of_many_prefixes_is_told_of_each(etcd: Etcd) -> None:
+    """Also when changes come while it begins."""
+    prefixes = [f"{kind}/{'0123456789abcdef' * 4}/" for kind in "abcdefghij"]
+    with etcd.client() as client:
+        for number in range(20):
+            watching = Watching(etcd, prefixes, client.list().revision)
+            try:
+                for prefix in prefixes:
+                    client.txn([], [Put(f"{prefix}k", str(number))])
+                seen = watching.waits_for(len(prefixes))
+                assert sorted(one.key for one in seen) == [f"{prefix}k" for prefix in prefixes]
+            finally:
+                watching.close()
+
+
 def test_s23_a_watch_of_what_was_compacted_says_so_and_a_list_goes_on_from_there(etcd: Etcd) -> None:
     with etcd.client() as client:
         old = client.txn([], [Put("hosts/a", "1")]).revision

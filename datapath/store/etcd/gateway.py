@@ -20,6 +20,7 @@ from typing import Any, Self
 from datapath.errors import ConfigError, PrivilegeError, StateError, printable
 from datapath.model.clusters import ClusterStore
 from datapath.store.cluster import UncertainError
+from datapath.store.etcd.stream import Stream
 
 Reply = dict[str, Any]
 
@@ -77,30 +78,24 @@ class Gateway:
         found: Reply = self._somewhere(lambda: self._ask(path, body, writes), timeout)
         return found
 
-    @contextmanager
-    def stream(self, path: str, body: bytes, patience: float) -> Iterator[http.client.HTTPResponse]:
-        """An answer without an end, by a connection of its own, as a file of lines; reading one takes up to
-        `patience` seconds (TimeoutError). Errors as those of `call`."""
+    def stream(self, path: str, body: bytes) -> Stream:
+        """An answer without an end, on a connection of its own. Errors as those of `call`."""
 
-        def begin() -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        def begin() -> Stream:
             connection = self._connect()
             try:
-                connection.request("POST", path, body, self._headers())
-                if connection.sock is not None:
-                    connection.sock.settimeout(patience)
-                answer = connection.getresponse()
-                if answer.status != http.client.OK:
-                    self._refuse(answer.read(_LARGEST))
+                connection.connect()
+                self._authenticate(connection)
+                found = Stream(connection, path, body, self._headers())
+                if found.refused:
+                    self._refuse(found.refused)
             except BaseException:
                 connection.close()
                 raise
-            return connection, answer
+            return found
 
-        connection, answer = self._somewhere(begin, TIMEOUT)
-        try:
-            yield answer
-        finally:
-            connection.close()
+        found: Stream = self._somewhere(begin, TIMEOUT)
+        return found
 
     def one(self, place: int, path: str) -> Reply:
         """The answer of one server, by its place, and of no other."""

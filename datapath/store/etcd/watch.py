@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A watch of several prefixes over one connection, which goes on with another server where one goes away."""
+"""Watches of etcd by its JSON gateway: one connection for each prefix, and a message in each line."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import threading
+import os
+import select
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import ExitStack, closing, contextmanager
 
 from datapath.errors import StateError
 from datapath.store.cluster import Change, CompactedError, Entry, RestoredError
 from datapath.store.etcd.gateway import Gateway, Reply
+from datapath.store.etcd.stream import Stream
 
-_PATIENCE = 30.0  # seconds without a word, after which the server is asked anew: the connection may be dead
+# Seconds without a word, after which the server is asked anew: one that is alive says where it is every 10 minutes, and
+# one that is gone without a word the connection notices.
+_PATIENCE = 900.0
 _PAUSE = 0.1  # seconds before the next server is asked: they may all end what they have begun
-_LONGEST = 1 << 26  # bytes of a message: etcd's own limit of a request is 1.5 MB
 
 
 class EtcdWatch:
@@ -32,12 +35,12 @@ class EtcdWatch:
         patience: float = _PATIENCE,
     ) -> None:
         self._gateway, self._root, self._ranges = gateway, root, ranges
-        self._told = dict.fromkeys(
-            range(1, len(ranges) + 1), since
-        )  # watchers do not keep step with each other
+        self._told = dict.fromkeys(ranges, since)  # they do not keep step with each other
         self._patience = patience
-        self._closed = threading.Event()
-        self._answer: http.client.HTTPResponse | None = None
+        self._ended = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self._ended)
 
     @property
     def revision(self) -> int:
@@ -46,82 +49,85 @@ class EtcdWatch:
 
     def close(self) -> None:
         """See Watch."""
-        self._closed.set()
-        answer = self._answer
-        if answer is not None and answer.fp is not None:
-            raw: Any = getattr(answer.fp, "raw", None)
-            sock = getattr(raw, "_sock", None)
-            if sock is not None:
-                with contextlib.suppress(OSError):  # it was at its end
-                    sock.shutdown(2)  # SHUT_RDWR: whoever reads finds the end
+        os.eventfd_write(self._ended, 1)
 
     def __iter__(self) -> Iterator[Sequence[Change]]:
-        while not self._closed.is_set():
+        while not self._waited(0):
             try:
-                with self._gateway.stream("/v3/watch", self._requests(), self._patience) as self._answer:
-                    if self._closed.is_set():
-                        return
-                    yield from self._batches(self._answer)
-            except TimeoutError:
-                yield ()
-            except (OSError, http.client.HTTPException):
+                with self._streams() as streams:
+                    yield from self._batches(streams)
+            except (OSError, EOFError, http.client.HTTPException):
                 self._gateway.turn()  # from where this one stopped
-                self._closed.wait(_PAUSE)
-            except ValueError:
-                if self._closed.is_set():
-                    return  # its file was closed while it was read
-                raise
-            finally:
-                self._answer = None
+                self._waited(_PAUSE)
 
-    def _requests(self) -> bytes:
-        """One watcher for each prefix, numbered from 1; etcd goes on with all of them when the request has ended."""
-        return b"".join(
-            json.dumps(
-                {
-                    "create_request": {
-                        "key": first,
-                        "range_end": end,
-                        "start_revision": str(self._told[number] + 1),
-                        "progress_notify": True,
-                        "watch_id": str(number),
-                    }
-                }
-            ).encode()
-            for number, (first, end) in enumerate(self._ranges, 1)
-        )
+    def _waited(self, seconds: float) -> bool:
+        """The watch was closed, now or within that time."""
+        return bool(select.select([self._ended], [], [], seconds)[0])
 
-    def _batches(self, answer: http.client.HTTPResponse) -> Iterator[Sequence[Change]]:
-        """What one connection says, until it ends."""
-        while line := answer.readline(_LONGEST):
-            message = json.loads(line)
-            result = message.get("result")
-            if result is None:
-                raise http.client.HTTPException(str(message.get("error", "")))
-            if result.get("canceled"):
-                compacted = int(result.get("compact_revision", 0))
-                if compacted:
-                    raise CompactedError(compacted)
-                raise StateError(f"cluster store: the watch was refused: {result.get('cancel_reason', '')}")
-            number = int(result.get("watch_id", 0))
-            changes = tuple(self._change(event) for event in result.get("events", ()))
-            if changes:
-                self._told[number] = max(change.revision for change in changes)
-                yield changes
-                continue
-            reached = int(result.get("header", {}).get("revision", 0))
-            if reached < self._told.get(number, 0):
-                self._refuse_older()
-            elif not result.get("created"):  # a word that all up to here has been told
-                self._told[number] = reached
+    @contextmanager
+    def _streams(self) -> Iterator[dict[int, tuple[Stream, tuple[str, ...]]]]:
+        """One for each range, by its descriptor."""
+        with ExitStack() as stack:
+            found = {}
+            for one in self._ranges:
+                stream = stack.enter_context(closing(self._gateway.stream("/v3/watch", self._request(one))))
+                found[stream.fileno()] = (stream, one)
+            yield found
 
-    def _refuse_older(self) -> None:
+    def _request(self, one: tuple[str, ...]) -> bytes:
+        asked = {"key": one[0], "range_end": one[1], "start_revision": str(self._told[one] + 1)}
+        return json.dumps({"create_request": {**asked, "progress_notify": True}}).encode()
+
+    def _batches(self, streams: dict[int, tuple[Stream, tuple[str, ...]]]) -> Iterator[Sequence[Change]]:
+        """What the servers say, until one of them ends it."""
+        poll = select.poll()
+        for fd in (self._ended, *streams):
+            poll.register(fd, select.POLLIN)
+        ready = list(streams)  # an answer has perhaps come with its head
+        heard = time.monotonic()
+        while True:
+            for fd in ready:
+                stream, one = streams[fd]
+                changes = [change for line in stream.lines() for change in self._changes(one, line)]
+                if changes:
+                    yield changes
+            left = heard + self._patience - time.monotonic()
+            ready = [fd for fd, _ in poll.poll(max(left, 0) * 1000)]
+            if self._ended in ready:
+                return
+            if not ready:
+                yield ()
+                return
+            heard = time.monotonic()
+
+    def _changes(self, one: tuple[str, ...], line: bytes) -> Sequence[Change]:
+        """Those of a message."""
+        message = json.loads(line)
+        result = message.get("result")
+        if result is None:
+            raise http.client.HTTPException(str(message.get("error", "")))
+        if result.get("canceled"):
+            compacted = int(result.get("compact_revision", 0))
+            if compacted:
+                raise CompactedError(compacted)
+            raise StateError(f"cluster store: the watch was refused: {result.get('cancel_reason', '')}")
+        changes = tuple(self._change(event) for event in result.get("events", ()))
+        reached = int(result.get("header", {}).get("revision", 0))
+        if changes:
+            self._told[one] = max(change.revision for change in changes)
+        elif reached < self._told[one]:
+            self._refuse_older(self._told[one])
+        elif not result.get("created"):  # a word that all up to here has been told
+            self._told[one] = reached
+        return changes
+
+    def _refuse_older(self, told: int) -> None:
         """A server that is behind the others says an older revision, too. One that was restored would say nothing until
         it has come to where it was, and never what was written on the way."""
         first = self._ranges[0][0]
         reply = self._gateway.call("/v3/kv/range", {"key": first, "count_only": True})  # a quorum's answer
         reached = int(reply.get("header", {}).get("revision", 0))
-        if reached < self.revision:
+        if reached < told:
             raise RestoredError(reached)
 
     def _change(self, event: Reply) -> Change:
