@@ -14,6 +14,7 @@ from datapath.store.sole import AGENT, Sole
 
 from . import loop
 from .follower import Follower
+from .membership import Membership
 from .renewal import Renewal, Renewed
 
 
@@ -21,9 +22,13 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Until SIGTERM or SIGINT. `say` takes lines for the journal. InUseError: this host has an agent. PrivilegeError,
     StateError, KernelError."""
     features.require()
-    with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
+    with (
+        Sole(settings.state_dir / AGENT, "another agent") as sole,
+        Events() as events,
+        Membership(settings, say) as membership,
+    ):
         try:
-            loop.run((Follower(settings, events, sole, say), Renewal()), say)
+            loop.run((Follower(settings, events, sole, say), membership, Renewal()), say)
             return
         except Renewed as why:
             say(f"{why}: starting again")

@@ -7,6 +7,9 @@ of the cluster. Each host has its own network and host name, state directory and
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -139,6 +142,16 @@ class Cluster:
     def __iter__(self) -> Iterator[Member]:
         return iter(self.hosts)
 
+    def clear(self) -> None:
+        """Removes all containers, and all networks that span hosts; no host has a row of one left."""
+        for host in self.hosts:
+            names = host.ctl("ps -a -q").split()
+            if names:
+                host.ctl(["rm", "-f", *names])
+        for host in self.hosts:
+            for name in [row["name"] for row in rows(host, "networks") if row.get("vni")]:
+                host.try_ctl(["network", "rm", name])
+
     def close(self) -> None:
         self._stack.close()
 
@@ -183,3 +196,14 @@ def agents(hosts: Sequence[Member]) -> Iterator[list[Agent]]:
             made.append(Agent(host))
             stack.callback(made[-1].close)
         yield made
+
+
+def remotes(host: Member) -> dict[str, str]:
+    """The containers on other hosts that the host knows of: name -> IPv4 address."""
+    return {row["name"]: row["ipv4"] for row in rows(host, "remotes")}
+
+
+def rows(host: Member, table: str) -> list[dict[str, Any]]:
+    """Of the state database, as they are."""
+    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+        return [json.loads(body) for (body,) in opened.execute(f"SELECT body FROM {table} ORDER BY id")]
