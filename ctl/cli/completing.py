@@ -70,6 +70,7 @@ def _joined(ctx: click.Context) -> list[str]:
 
 
 network = among(_networks)
+peer = among(lambda ctx: [one.name for one in host(ctx).snapshot().peers.values()])
 own_network = among(lambda ctx: _networks(ctx, predefined=False))
 joined = among(_joined)
 container = among(lambda ctx: [one.name for one in containers(ctx).ps(all=True)])

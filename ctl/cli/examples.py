@@ -64,7 +64,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "agent": ("agent", "agent install"),
     "agent install": ("agent install --root build/root --program /usr/bin/datapathctl",),
     "agent uninstall": ("agent uninstall",),
-    "cluster": ("cluster status",),
+    "cluster": ("cluster status", "cluster hosts"),
+    "cluster drain-host": ("cluster drain-host h2", "cluster drain-host --off h2"),
+    "cluster forget": ("cluster forget h2",),
+    "cluster hosts": ("cluster hosts", "cluster hosts --format '{{.Name}} {{.State}}'"),
     "cluster status": ("cluster status", "cluster status --json"),
     "docker": ("docker install", "docker serve --socket /run/docker/plugins/datapath.sock"),
     "docker serve": (

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
-from datapath.errors import ConfigError
+from datapath.engine.members import where
 from datapath.store.cluster import Member as Member
 from datapath.store.cluster import Status as Status
 
@@ -13,12 +12,8 @@ from datapath.store.cluster import Status as Status
 def status(settings: Settings) -> Status:
     """Each of the store's servers that daemon.json names, and whether it answers. ConfigError: it names none, or a file
     of its options cannot be used."""
-    where = DaemonConfig.load(settings).cluster
-    if where is None:
-        raise ConfigError(
-            f'{settings.config_path} names no cluster-store: add "cluster-store": "etcd://HOST:PORT"'
-        )
+    asked = where(settings)
     from datapath.store.etcd.client import EtcdCluster
 
-    with EtcdCluster(where) as client:
+    with EtcdCluster(asked) as client:
         return client.status()

@@ -61,6 +61,8 @@ ROWS: list[tuple[str, set[str]]] = [
     ("stats --reasons DROP_D", {"DROP_DENIED", "DROP_DEVICE", "DROP_DIRECT"}),
     ("bench run --suite f", {"full"}),
     ("bench run --modes ebpf,n", {"ebpf,nftables", "ebpf,none"}),
+    ("cluster f", {"forget"}),
+    ("cluster drain-host ", set()),
     ("stop ", {"web"}),
     ("stop -s SIGK", {"SIGKILL"}),
     ("start ", set()),

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 from ctl.cli import main
 from datapath import __version__
 from datapath.bench import results
+from datapath.engine import members
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
+from datapath.model.peers import Peer
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry import cluster
@@ -75,6 +78,10 @@ class Library:
         monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
         store = cluster.Status((cluster.Member("a:2379"),), "1f")
         monkeypatch.setattr("datapath.telemetry.cluster.status", lambda _: store)
+        peer = Peer("a" * 32, "h1", 1, ip_address("192.0.2.1"), "02:00:00:00:00:01")
+        monkeypatch.setattr(
+            "datapath.engine.members.hosts", lambda *_: members.Hosts((members.HostRow(peer, "alive"),))
+        )
         answer = Answer("web", "A", "NOERROR", ("10.0.0.2",), "network red")
         monkeypatch.setattr("datapath.telemetry.names.resolve", lambda *_: [answer])
         monkeypatch.setattr("datapath.telemetry.latency.between_containers", lambda *_: nullcontext(Trace()))
@@ -105,6 +112,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "port ls": ("", "HostPort", 8081),
     "ct ls": ("", "NatSource", "10.0.0.2:4000"),
     "ct stats": ("", "Connections", 1),
+    "cluster hosts": ("", "Name", "h1"),
     "cluster status": ("", "Server", "a:2379"),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
