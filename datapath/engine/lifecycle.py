@@ -56,22 +56,20 @@ def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
         return elsewhere
     if network.spans:
         spanning.remove(tx, network)
-    networks.take_away(tx, (network,))
+    else:
+        networks.take_away(tx, (network,))
     return network
 
 
 def prune(tx: Transaction, filters: Sequence[str]) -> list[Network]:
     """`network prune`: every unused network of our own that passes the filters; those that were removed."""
     unused = plan_network_prune(tx.state, filters, now())
-    gone = tuple(network for network in unused if _removed_elsewhere(tx, network))
-    networks.take_away(tx, gone)
-    return list(gone)
+    networks.take_away(tx, tuple(network for network in unused if not network.spans))
+    return [network for network in unused if not network.spans or _removed_everywhere(tx, network)]
 
 
-def _removed_elsewhere(tx: Transaction, network: Network) -> bool:
-    """No other host knows the network any more. False: one has members on it."""
-    if not network.spans:
-        return True
+def _removed_everywhere(tx: Transaction, network: Network) -> bool:
+    """False: other hosts have members on the network."""
     try:
         spanning.remove(tx, network)
     except InUseError:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks of several hosts: created and removed for all of them, and taken over by this one when it first takes part.
 
-A network that is being created is noted first: killed in between, the next command takes it back from the store, too.
+A network that is being created or removed is noted first: killed in between, the next command takes it back from the
+store, too, or sees whether that has it still.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from datapath.model.clusters import underlay
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.rows import OWNER, Phase
 from datapath.plan.networks import plan_adoption
+from datapath.store.cluster import UncertainError
 
 if TYPE_CHECKING:
     from datapath.store.cluster import Cluster
 
-_UNFINISHED = "networks of the cluster that are being created"  # JSON: their ids
+# Notes, JSON: ids of networks.
+_UNFINISHED = "networks of the cluster that are being created"
+_LEAVING = "networks of the cluster that are being removed"
 
 
 def create(tx: Transaction, request: NetworkRequest) -> Network:
@@ -42,11 +46,11 @@ def _create_in(tx: Transaction, store: Cluster, request: NetworkRequest, what: s
     planned = replace(planned, path_mtu=joining.path_mtu(planned, where))
     prepare_parts(tx, planned)
     with tx.store.transaction():
-        _note(tx, *_unfinished(tx), planned.id)
+        _note(tx, _UNFINISHED, planned.id)
         tx.commit(planned)
     try:
         made = _create(tx, store, request, planned)
-        return networks.build(tx, made, lambda: _note(tx, *_unfinished(tx, without=made.id)))
+        return networks.build(tx, made, lambda: _settled(tx, _UNFINISHED, made.id))
     except BaseException:
         if planned.id in tx.state.networks:
             networks.teardown(tx, tx.state.networks[planned.id])
@@ -75,34 +79,46 @@ def prepare_parts(tx: Transaction, network: Network) -> None:
         part.prepare(view, network)
 
 
-def _unfinished(tx: Transaction, without: str = "") -> list[str]:
-    found: list[str] = json.loads(tx.store.note(_UNFINISHED) or "[]")
-    return [ident for ident in found if ident != without]
+def _noted(tx: Transaction, note: str) -> list[str]:
+    found: list[str] = json.loads(tx.store.note(note) or "[]")
+    return found
 
 
-def _note(tx: Transaction, *idents: str) -> None:
-    tx.store.set_note(_UNFINISHED, json.dumps(idents) if idents else None)
+def _note(tx: Transaction, note: str, ident: str) -> None:
+    tx.store.set_note(note, json.dumps([*_noted(tx, note), ident]))
+
+
+def _settled(tx: Transaction, note: str, ident: str) -> None:
+    left = [one for one in _noted(tx, note) if one != ident]
+    tx.store.set_note(note, json.dumps(left) if left else None)
 
 
 def take_back(tx: Transaction) -> None:
-    """Networks that a command did not complete: the store forgets them, or a later command has it do so. What others
-    use by now stays."""
-    left = [ident for ident in _unfinished(tx) if ident not in tx.state.networks]
-    if not left or not tx.link.configured:
+    """What commands did not complete: of networks that were being created the store forgets; those that were being
+    removed go here, if they are gone there. If the store is away, a later command does it."""
+    created = [ident for ident in _noted(tx, _UNFINISHED) if ident not in tx.state.networks]
+    removed = _noted(tx, _LEAVING)
+    if not (created or removed) or not tx.link.configured:
         return
     from datapath.cluster import networks as verbs
 
     try:
-        store = tx.link.store("a network that was not completely created")
+        store = tx.link.store("a network that was not completely created or removed")
         with store.within(joining.SHORTLY):
-            for ident in left:
+            for ident in created:
                 try:
                     verbs.remove(store, ident)
                 except InUseError as error:
                     tx.warn(str(error))
-                _note(tx, *_unfinished(tx, without=ident))
+                _settled(tx, _UNFINISHED, ident)
+            there = {network.id for network in verbs.networks(store)} if removed else set()
     except StateError as error:
         tx.link.away = error
+        return
+    for ident in removed:
+        if ident not in there:
+            cluster.forget(tx, ident)
+        _settled(tx, _LEAVING, ident)
 
 
 # ---- taking part, and no more ------------------------------------------------------------------
@@ -157,14 +173,24 @@ def update(tx: Transaction, store: Cluster, idents: list[str]) -> None:
 
 
 def remove(tx: Transaction, network: Network) -> None:
-    """Before a network is taken away here: it goes for all hosts. InUseError: it has endpoints on others, which it
-    names; StateError: the store does not answer, and nothing is changed."""
+    """The network goes for all hosts, and from this one. InUseError: it has endpoints on others, which it names;
+    StateError: the store does not answer, and nothing is changed."""
     from datapath.cluster import networks as verbs
 
     store = tx.link.store(f"removing network {network.name}")
-    with store.within(joining.PATIENCE):
-        cluster.settle(tx, store)
-        verbs.remove(store, network.id)
+    _note(tx, _LEAVING, network.id)
+    try:
+        with store.within(joining.PATIENCE):
+            cluster.settle(tx, store)
+            verbs.remove(store, network.id)
+        if network.id in tx.state.networks:
+            networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
+    except UncertainError:
+        raise  # the next command looks
+    except BaseException:
+        _settled(tx, _LEAVING, network.id)
+        raise
+    _settled(tx, _LEAVING, network.id)
 
 
 def find(tx: Transaction, name: str) -> Network | None:

@@ -74,6 +74,7 @@ def install() -> None:
     _around_bridges(layer)
     _around_filters(layer)
     _around_store(layer)
+    _around_cluster(layer)
     _around_processes(layer)
     sys.addaudithook(layer.audit)
 
@@ -231,6 +232,23 @@ def _around_store(layer: _Layer) -> None:
         return real(*arguments, factory=Connection, **more)
 
     sqlite3.connect = connect  # type: ignore[assignment]
+
+
+def _around_cluster(layer: _Layer) -> None:
+    """Requests to the cluster's store: lost on their way, or done and the answer lost."""
+    from datapath.store.etcd.gateway import Gateway
+
+    real = Gateway._exchange
+
+    def exchange(self: Any, connection: Any, path: str, body: Any) -> Any:
+        if layer.due(f"ask {path}"):
+            raise ConnectionResetError(errno.ECONNRESET, "injected")
+        answer = real(self, connection, path, body)
+        if layer.due(f"answer of {path}"):
+            raise ConnectionResetError(errno.ECONNRESET, "injected")
+        return answer
+
+    Gateway._exchange = exchange  # type: ignore[method-assign]
 
 
 def _around_processes(layer: _Layer) -> None:

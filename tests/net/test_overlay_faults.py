@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S30 on networks of several hosts: a command that is killed, or that fails, at any step, requests to the cluster's store
+among them, loses nothing: neither on this host nor in the store."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.net import faults, forked, look
+from tests.net.cluster import Cluster, Member
+from tests.net.hosts import Host, pinging, reaches, sent_and_lost
+from tests.net.test_faults import (
+    MOST,
+    Operation,
+    chosen,
+    exists,
+    gone,
+    networks,
+    one,
+    quiet_ends,
+    steps_of,
+)
+
+EXTRA = "network create -d overlay --subnet 10.88.0.0/24 extra"
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster: Cluster) -> Iterator[Cluster]:
+    """The network `ov` with `watch` on the first host and `peer` on the second."""
+    forked.in_child.extend([quiet_ends, faults.install])
+    cluster[0].ctl("network create -d overlay --subnet 10.7.0.0/16 ov")
+    cluster[0].ctl("network create --subnet 10.20.0.0/24 shop")
+    cluster[0].run("watch", "--network ov")
+    cluster[1].run("peer", "--network ov")
+    cluster[0].run("t", "--network ov")
+    cluster[1].ctl("network create -d overlay --subnet 10.9.0.0/16 theirs")
+    yield cluster
+    forked.in_child.clear()
+
+
+@pytest.fixture(scope="module")
+def bystander(prepared: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """Pings from the first host to the second one's container: none is ever lost."""
+    yield pinging(prepared[0], prepared[1].address("peer", "ov"), 71, 0.02)
+
+
+def no_extra(host: Host) -> None:
+    host.try_ctl("network rm extra")
+
+
+def extra(host: Host) -> None:
+    if "extra" not in networks(host):
+        host.ctl(EXTRA)
+
+
+def on(network: str) -> Callable[[Host], None]:
+    def prepare(host: Host) -> None:
+        gone(host)
+        host.ctl(f"run -d --name t --network {network} sleep 3600")
+
+    return prepare
+
+
+def apart(host: Host) -> None:
+    """The host has no part in the network of the other one."""
+    gone(host)
+    host.try_ctl("network rm theirs")
+    OTHER[0].try_ctl("network create -d overlay --subnet 10.9.0.0/16 theirs")
+
+
+def named_t(host: Host) -> None:
+    host.try_ctl("rm -f u")
+    on("ov")(host)
+
+
+OTHER: list[Member] = []
+OPERATIONS = {
+    "network create": Operation(EXTRA, no_extra, lambda h: "extra" in networks(h)),
+    "network rm": Operation("network rm extra", extra, lambda h: "extra" not in networks(h)),
+    "first run": Operation("run -d --name t --network theirs sleep 3600", apart, lambda h: exists(h, "t")),
+    "run": Operation("run -d --name t --network ov sleep 3600", gone, lambda h: exists(h, "t")),
+    "rm -f": Operation("rm -f t", on("ov"), lambda h: not exists(h, "t")),
+    "connect": Operation("network connect ov t", on("shop"), lambda h: "ov" in on_networks(h)),
+    "disconnect": Operation("network disconnect ov t", on("ov"), lambda h: "ov" not in on_networks(h)),
+    "rename": Operation("rename t u", named_t, lambda h: exists(h, "u")),
+}
+
+
+def on_networks(host: Host) -> set[str]:
+    return set(host.inspect("t")["NetworkSettings"]["Networks"])
+
+
+def consistent(cluster: Cluster) -> None:
+    """The store has this host's endpoints and no others of it, and the networks that hosts know."""
+    host = cluster[0]
+    ident = next(
+        row.split("'")[1]
+        for row in look.database(host)
+        if row.startswith('INSERT INTO "peers"') and "h1" in row
+    )
+    with cluster.etcd.client() as store:
+        entries = store.list("eps/", "networks/").entries
+    theirs = {key.rpartition("/")[2] for key, one in entries.items() if f'"peer":"{ident}"' in one.value}
+    own = set()
+    for name in ("ov", "theirs", "extra"):
+        if name in networks(host):
+            members = host.network(name)["Containers"].values()
+            own |= {member["IPv4Address"].partition("/")[0] for member in members}
+    assert theirs == own
+    named = {
+        one.value.partition('"name":"')[2].partition('"')[0] for k, one in entries.items() if k[0] == "n"
+    }
+    assert named - {"ov", "theirs"} == networks(host) & {"extra"}
+
+
+@pytest.mark.parametrize("kind", ["kill", "error"])
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_s30_a_fault_at_any_step_loses_nothing_of_networks_of_several_hosts(
+    prepared: Cluster, bystander: subprocess.Popen[str], name: str, kind: str
+) -> None:
+    host, operation = prepared[0], OPERATIONS[name]
+    OTHER[:] = [prepared[1]]
+    steps = steps_of(host, operation)
+    assert 0 < steps < MOST
+    problems = []
+    for number in chosen(f"overlay: {name}", kind, steps):
+        try:
+            one(host, operation, kind, number)
+            consistent(prepared)
+        except AssertionError as error:
+            problems.append(f"{number}: {error}".partition("\nassert")[0])
+            host.try_ctl("reconcile")
+    assert not problems, "\n".join(problems)
+
+
+def test_s30_nobody_lost_a_packet_on_the_way_to_another_host(
+    prepared: Cluster, bystander: subprocess.Popen[str]
+) -> None:
+    sent, lost = sent_and_lost(bystander)
+    assert sent > 0 and lost == 0
+    assert reaches(prepared[0].try_, prepared[1].address("peer", "ov"))

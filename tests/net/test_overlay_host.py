@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overlay networks and the host that they are on: what it must have, what goes wrong there, and the end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from datapath.dataplane.programs import Dataplane
+from datapath.kernel import netns
+from tests.net import look
+from tests.net.cluster import STORE, Cluster, Member
+from tests.net.hosts import SLOWNESS, reaches
+from tests.net.test_doctor import doctor, failed_checks
+from tests.net.test_overlay import TRIED, clear, hears_of, network_of, reaches_from
+
+MakeCluster = Callable[..., Cluster]
+CREATE = "network create -d overlay ov"
+
+
+@pytest.fixture
+def clean(cluster: Cluster) -> Iterator[Cluster]:
+    clear(cluster)
+    yield cluster
+    clear(cluster)
+
+
+@pytest.fixture
+def pair(clean: Cluster) -> Cluster:
+    """The network `ov` with the container `a` on the first host and `b` on the second."""
+    network_of(clean, "ov", "--subnet 10.7.0.0/16")
+    return clean
+
+
+@contextmanager
+def pinned(host: Member) -> Iterator[Dataplane]:
+    """The host's packet programs."""
+    found = Dataplane.find(host.bpffs / "datapath")
+    assert found is not None
+    with found, netns.enter(host.path):
+        yield found
+
+
+def refused_in_time(host: Member, command: str) -> str:
+    began = time.monotonic()
+    said = host.refused(command)
+    assert time.monotonic() - began < 5 * SLOWNESS
+    return said
+
+
+# ---- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, 'network driver overlay needs a cluster store: set "cluster-store" in daemon.json'),
+        (
+            {"cluster-store": "etcd://192.0.2.201:2379"},
+            "cluster store etcd://192.0.2.201:2379 does not answer",
+        ),
+        ({"cluster-store": f"etcd://{STORE}:1"}, "does not answer: Connection refused"),
+        ({"cluster-store": "STORE", "cluster-advertise": "eth7"}, 'there is no device "eth7" on this host'),
+        (
+            {"cluster-store": "STORE", "cluster-advertise": "192.0.2.77"},
+            "192.0.2.77 is not an address of this host",
+        ),
+    ],
+)
+def test_s37_what_a_cluster_needs_and_is_not_there_is_named_within_5_seconds(
+    clean: Cluster, config: dict[str, str], said: str
+) -> None:
+    host = clean.add()
+    wanted = {
+        key: clean.settings["cluster-store"] if value == "STORE" else value for key, value in config.items()
+    }
+    host.configure(wanted)
+    try:
+        assert said in refused_in_time(host, CREATE)
+        assert host.ctl("network ls -q --filter type=custom") == ""
+    finally:
+        host.close()
+        clean.hosts.remove(host)
+
+
+def test_s37_a_store_of_another_format_is_refused(clean: Cluster) -> None:
+    clean[0].ctl("down")
+    with clean.etcd.client() as store:
+        before = store.list("cluster").entries["cluster"].value
+        clean.etcd.etcdctl(shlex.join(["put", "datapath/v1/cluster", json.dumps({"format": 99})]))
+        try:
+            assert "is of format 99, and this datapath knows format 1" in refused_in_time(clean[0], CREATE)
+        finally:
+            clean.etcd.etcdctl(shlex.join(["put", "datapath/v1/cluster", before]))
+
+
+def test_s37_two_hosts_with_one_name_are_told_apart(clean: Cluster) -> None:
+    clean[0].ctl(CREATE)
+    twin = clean.add("h1")
+    try:
+        assert "host name h1 of this host" in refused_in_time(twin, "network create -d overlay other")
+    finally:
+        twin.close()
+        clean.hosts.remove(twin)
+
+
+def test_s37_a_subnet_that_another_host_has_a_route_to_is_refused_there(clean: Cluster) -> None:
+    clean[0].ctl(f"{CREATE} --subnet 10.7.0.0/16")
+    clean[1].sh("ip route add 10.7.3.0/24 dev eth0")
+    try:
+        said = refused_in_time(clean[1], "run -d --network ov sleep 1")
+        assert "subnet 10.7.0.0/16 overlaps 10.7.3.0/24, an address or route of this host" in said
+    finally:
+        clean[1].sh("ip route del 10.7.3.0/24 dev eth0")
+
+
+def test_s23_who_has_the_port_of_tunnels_is_named(clean: Cluster) -> None:
+    """As Docker's overlay networks have it: a VXLAN device for each, which is in a namespace of its own."""
+    host = clean[0]
+    host.sh("ip link add vx1 type vxlan id 1 dstport 4789")
+    host.sh("ip link set vx1 up")
+    try:
+        said = refused_in_time(host, CREATE)
+        assert (
+            "UDP port 4789, which the hosts of this cluster use for tunnels, is taken on this host by" in said
+        )
+        assert said.endswith("device vx1")
+        assert clean[1].ctl("network ls -q --filter name=ov") == ""
+    finally:
+        host.sh("ip link del vx1")
+
+
+def test_s37_encryption_that_this_kernel_has_not_is_refused_before_anything_changes(clean: Cluster) -> None:
+    said = refused_in_time(clean[0], f"{CREATE} -o encrypted")
+    assert (
+        "WireGuard (CONFIG_WIREGUARD), which encrypted networks need" in said or "not available yet" in said
+    )
+    assert clean[1].ctl("network ls -q --filter name=ov") == ""
+
+
+# ---- what doctor sees, and what puts it right -----------------------------------------------------------
+
+
+def test_s30_the_device_for_tunnels_is_made_again(pair: Cluster) -> None:
+    pair[0].sh("ip link del dp-vxlan")
+    assert "tunnel" in failed_checks(pair[0])
+    pair[0].ctl("reconcile")
+    assert doctor(pair[0]) == []
+    pair[0].sh("ip link set dp-vxlan down")
+    assert "down" in failed_checks(pair[0])
+    pair[0].ctl("reconcile")
+    assert doctor(pair[0]) == []
+
+
+@pytest.mark.parametrize("name", ["peers", "vteps", "vnis", "overlays", "remote_blocks", "tunnel"])
+def test_s30_rows_about_other_hosts_are_written_again(pair: Cluster, name: str) -> None:
+    with pinned(pair[0]) as found:
+        rows = getattr(found, name)
+        if name == "tunnel":
+            rows[0] = rows[0]._replace(port=1)
+        else:
+            rows.delete_many(list(rows))
+    assert failed_checks(pair[0]) <= {"entry-missing", "entry-wrong"}
+    pair[0].ctl("reconcile")
+    assert doctor(pair[0]) == []
+    assert reaches_from(pair[0], "a", pair[1].address("b", "ov"))
+
+
+def test_s30_another_mtu_on_the_way_to_the_others_is_followed(pair: Cluster) -> None:
+    pair[0].sh("ip link set eth0 mtu 1400")
+    try:
+        assert "underlay" in failed_checks(pair[0])
+        pair[0].ctl("_exited nobody 0")
+        assert doctor(pair[0]) == []
+        assert "mtu 1350" in pair[0].in_("a", "ip link show eth0")
+        hears_of(pair[1], "ov")
+        with pair.etcd.client() as store:
+            hosts = [json.loads(one.value) for one in store.list("hosts/").entries.values()]
+        assert {one["mtu"] for one in hosts if one["name"] == "h1"} == {1400}
+    finally:
+        pair[0].sh("ip link set eth0 mtu 1500")
+    pair[0].ctl("_exited nobody 0")
+    assert "mtu 1450" in pair[0].in_("a", "ip link show eth0")
+
+
+def test_s30_a_host_whose_pins_are_gone_has_its_networks_again(pair: Cluster) -> None:
+    """From its own rows: as after a restart of the machine, with the store away."""
+    with pair.store_away():
+        for path in sorted((pair[0].bpffs / "datapath").rglob("*"), reverse=True):
+            path.unlink() if not path.is_dir() else None
+        pair[0].ctl("_exited nobody 0")
+        assert reaches_from(pair[0], "a", pair[1].address("b", "ov"))
+        assert doctor(pair[0]) == []
+
+
+def test_s31_down_takes_the_host_out_of_the_cluster(pair: Cluster) -> None:
+    pair[0].ctl("rm -f a")
+    pair[0].ctl("down")
+    assert look.devices(pair[0].sh).keys() == {"lo", "eth0"}
+    with pair.etcd.client() as store:
+        found = store.list("hosts/", "eps/", "blocks/", "hostnames/").entries
+    assert not [key for key, one in found.items() if '"h1"' in one.value or key == "hostnames/h1"]
+    hears_of(pair[0], "ov")
+    assert reaches(pair[0].try_, pair[1].address("b", "ov"), TRIED) or True
