@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S30 on networks of several hosts: a command that is killed, or that fails, at any step, requests to the cluster's store
-among them, loses nothing: neither on this host nor in the store."""
+"""S30 on networks of several hosts: a command that is killed, or that fails, at any step, requests to the cluster's
+store among them, loses nothing: neither on this host nor in the store."""
 
 from __future__ import annotations
 
