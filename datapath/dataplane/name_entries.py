@@ -4,8 +4,8 @@ Pure.
 
 Members of a network find each other by the container's name, its short id, its hostname and its aliases there, each
 also with ".NETWORK" behind it, and the network's domain if it has one; all of an endpoint's addresses are the
-container's name with the network's. Names are there as long as the container runs. Records are rendered here, as they
-are sent (RFC 1035).
+container's name with the network's. Names are there as long as the container runs. Of a network of several hosts those
+on others have their names here, too. Records are rendered here, as they are sent (RFC 1035).
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from datapath.dataplane.name_owners import (
+    Owner,
+    addresses,
+    asks,
+    attached,
+    has_names,
+    is_named,
+    owner_elsewhere,
+    owner_here,
+    owners,
+)
 from datapath.dataplane.structs import (
     LongNameKey,
     NameKey,
@@ -27,13 +38,13 @@ from datapath.dataplane.structs import (
     SubnetValue,
     UpstreamValue,
 )
-from datapath.dataplane.wire_names import AAAA, PTR, A, Key, endpoint_key, name_key, record, set_id, wire
+from datapath.dataplane.wire_names import AAAA, PTR, A, Key, name_key, record, set_id, wire
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint, Link
 from datapath.model.networks import Network
 from datapath.model.parsing import Address
+from datapath.model.peers import Remote
 from datapath.model.resolv import MAX_SERVERS, NameFacts, Server, servers
-from datapath.model.rows import Phase
 from datapath.model.state import State
 
 _IN_ROW = 48  # bytes of records in a name's own row
@@ -56,8 +67,8 @@ class NameRows(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What rows may be about a sandbox, or several: names as text, the keys of names and of who has addresses, and the
-    numbers of endpoints."""
+    """What rows may be about sandboxes, or endpoints on other hosts: names as text, the keys of names and of who has
+    addresses, and the numbers of endpoints."""
 
     texts: frozenset[str]
     keys: frozenset[Key]
@@ -69,63 +80,7 @@ class Touched(NamedTuple):
         return frozenset(NameSetKey(set_id(key, kind)) for key in self.keys for kind in (A, AAAA, PTR))
 
 
-# ---- who has which names ---------------------------------------------------------------------------------------
-
-
-def has_names(network: Network) -> bool:
-    """Its members find each other by name now."""
-    return network.built and network.named and traits(network).programs
-
-
-def _attached(endpoint: Endpoint) -> bool:
-    return endpoint.phase in (Phase.READY, Phase.CHANGING)
-
-
-def _served(endpoint: Endpoint) -> bool:
-    """It is there, and names are our business: who moves the device into the sandbox himself (Docker) answers himself
-    for what is asked in there, and says himself what the sandbox is called."""
-    return _attached(endpoint) and not endpoint.handed_over
-
-
-def is_named(endpoint: Endpoint, state: State) -> bool:
-    """The others on its network find it by name now."""
-    if not _served(endpoint) or not has_names(state.networks[endpoint.network_id]):
-        return False
-    sandbox = state.sandboxes.get(endpoint.sandbox_id)
-    if sandbox is not None and sandbox.foreign:
-        return bool(sandbox.key)
-    container = state.containers.get(endpoint.sandbox_id)
-    return container is not None and container.running
-
-
-def asks(endpoint: Endpoint, state: State) -> bool:
-    """Its questions are answered: somebody is there, on a network of the packet programs."""
-    if not _served(endpoint) or not traits(state.networks[endpoint.network_id]).programs:
-        return False
-    sandbox = state.sandboxes.get(endpoint.sandbox_id)
-    if sandbox is not None and sandbox.foreign:
-        return bool(sandbox.key)
-    return state.alive(endpoint.sandbox_id)
-
-
-def anybody_asks(state: State) -> bool:
-    """Questions may go to upstream servers."""
-    return any(asks(endpoint, state) for endpoint in state.endpoints.values())
-
-
-def names_of(endpoint: Endpoint, state: State) -> tuple[str, ...]:
-    """What the others on its network call it, without the network; the first is what its address is called."""
-    container = state.containers.get(endpoint.sandbox_id)
-    if container is not None:
-        own: tuple[str, ...] = (container.name, container.short_id, container.hostname)
-    else:
-        sandbox = state.sandboxes.get(endpoint.sandbox_id)
-        own = sandbox.hostnames if sandbox is not None and sandbox.foreign else ()
-    return tuple(dict.fromkeys(name for name in (*own, *endpoint.aliases) if name))
-
-
-def _addresses(endpoint: Endpoint) -> Iterator[Address]:
-    yield from (interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface is not None)
+# ---- names as they are asked for ---------------------------------------------------------------------------------
 
 
 def _texts(names: Iterable[str], network: Network) -> Iterator[str]:
@@ -156,9 +111,8 @@ def name_rows(state: State, facts: NameFacts, touched: Touched | None = None) ->
     scopes = None if touched is None else {key.scope for key in touched.keys}
     for network in networks.values():
         if scopes is None or network.number in scopes:
-            for endpoint in state.endpoints_of_network(network.id):
-                if is_named(endpoint, state):
-                    _add(found, network, endpoint, state, touched)
+            for owner in owners(network, state, _bare(network, touched)):
+                _add(found, network, owner, touched)
     if scopes is None or any(scope & SCOPE_ENDPOINT for scope in scopes):
         for sandbox_id in state.sandboxes:
             scope = private_scope(sandbox_id, state)
@@ -179,17 +133,24 @@ def name_rows(state: State, facts: NameFacts, touched: Touched | None = None) ->
     return rows
 
 
-def _add(
-    found: dict[Key, Data], network: Network, endpoint: Endpoint, state: State, touched: Touched | None
-) -> None:
+def _bare(network: Network, touched: Touched | None) -> set[str] | None:
+    """What somebody is called, without the network, of whose names one is touched; None: all are."""
+    if touched is None:
+        return None
+    names = set(touched.texts)
+    for suffix in filter(None, (network.name, network.domain)):
+        end = f".{suffix}".lower()
+        names |= {text.removesuffix(end) for text in touched.texts}
+    return names - {""}
+
+
+def _add(found: dict[Key, Data], network: Network, owner: Owner, touched: Touched | None) -> None:
     """The names of one member, and what its addresses are called."""
-    scope, names = network.number, names_of(endpoint, state)
-    for key in _keys(scope, _texts(names, network), touched):
-        _add_addresses(found.setdefault(key, {}), endpoint)
-    place = endpoint_key(scope, endpoint.number)
-    if touched is None or place in touched.keys:
-        target = next(filter(None, (wire(f"{name}.{network.name}") for name in names)), b"")
-        if target:
+    for key in _keys(network.number, _texts(owner.names, network), touched):
+        _add_addresses(found.setdefault(key, {}), owner.addresses)
+    target = next(filter(None, (wire(f"{name}.{network.name}") for name in owner.names)), b"")
+    for place in owner.places:
+        if target and (touched is None or place in touched.keys):
             found[place] = {PTR: {target: None}}
 
 
@@ -207,11 +168,11 @@ def _add_links(
         server = state.endpoint(target.sandbox_id, network.id) if target else None
         if server is not None and is_named(server, state):
             for key in _keys(scope, _texts((link.alias,), network), touched):
-                _add_addresses(found.setdefault(key, {}), server)
+                _add_addresses(found.setdefault(key, {}), addresses(server))
 
 
-def _add_addresses(data: Data, endpoint: Endpoint) -> None:
-    for address in _addresses(endpoint):
+def _add_addresses(data: Data, found: Iterable[Address]) -> None:
+    for address in found:
         data.setdefault(A if address.version == 4 else AAAA, {})[address.packed] = None
 
 
@@ -254,7 +215,7 @@ def _rendered(key: Key, data: Data, ttl: int, sets: dict[NameSetKey, NameSetValu
 
 def resolver_entry(sandbox_id: str, state: State, facts: NameFacts) -> ResolverValue:
     """What questions of a sandbox's endpoints are answered with: of each the same."""
-    endpoints = [e for e in state.endpoints_of_sandbox(sandbox_id) if _attached(e)]
+    endpoints = [e for e in state.endpoints_of_sandbox(sandbox_id) if attached(e)]
     endpoints.sort(key=lambda e: _order(e, state))
     owner = state.containers.get(sandbox_id)
     networks = [state.networks[e.network_id] for e in endpoints]
@@ -317,28 +278,50 @@ def subnet_entries(networks: Iterable[Network]) -> dict[SubnetKey, SubnetValue]:
 # ---- what changes ----------------------------------------------------------------------------------------------
 
 
+class _Touching:
+    """Gathers what is touched."""
+
+    def __init__(self) -> None:
+        self._texts: set[str] = set()
+        self._keys: set[Key] = set()
+
+    def add(self, scope: int, names: Iterable[str], network: Network) -> None:
+        found = list(_texts(names, network))
+        self._texts.update(found)
+        self._keys.update(_keys(scope, found))
+
+    def add_owner(self, owner: Owner, network: Network) -> None:
+        self.add(network.number, owner.names, network)
+        self._keys.update(owner.places)
+
+    def all(self, endpoints: Iterable[int] = ()) -> Touched:
+        return Touched(frozenset(self._texts), frozenset(self._keys), frozenset(endpoints))
+
+
 def touched(sandbox_ids: Collection[str], *states: State) -> Touched:
     """What rows may be about these sandboxes, whatever has become of them in any of the states."""
-    texts: set[str] = set()
-    keys: set[Key] = set()
-    numbers: set[int] = set()
-
-    def add(scope: int, names: Iterable[str], network: Network) -> None:
-        found = list(_texts(names, network))
-        texts.update(found)
-        keys.update(_keys(scope, found))
-
+    found, numbers = _Touching(), set[int]()
     for state in states:
         for sandbox_id in {*sandbox_ids, *_clients(sandbox_ids, state)}:
             scope = private_scope(sandbox_id, state)
             for endpoint in state.endpoints_of_sandbox(sandbox_id):
                 network = state.networks[endpoint.network_id]
-                add(scope, (link.alias for link in _links(endpoint, state)), network)
+                found.add(scope, (link.alias for link in _links(endpoint, state)), network)
                 if sandbox_id in sandbox_ids:
                     numbers.add(endpoint.number)
-                    add(network.number, names_of(endpoint, state), network)
-                    keys.add(endpoint_key(network.number, endpoint.number))
-    return Touched(frozenset(texts), frozenset(keys), frozenset(numbers))
+                    found.add_owner(owner_here(endpoint, network.number, state), network)
+    return found.all(numbers)
+
+
+def touched_elsewhere(remotes: Iterable[Remote], *states: State) -> Touched:
+    """What rows may be about these endpoints on other hosts, as their networks are in any of the states."""
+    found, rows = _Touching(), list(remotes)
+    for networks in {id(state.networks): state.networks for state in states}.values():
+        for remote in rows:
+            network = networks.get(remote.network_id)
+            if network is not None:
+                found.add_owner(owner_elsewhere(remote, network.number), network)
+    return found.all()
 
 
 def _clients(sandbox_ids: Collection[str], state: State) -> set[str]:

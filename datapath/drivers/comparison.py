@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datapath.dataplane.name_entries import anybody_asks
+from datapath.dataplane.name_owners import anybody_asks
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network

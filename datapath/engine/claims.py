@@ -14,6 +14,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import TYPE_CHECKING
 
+from datapath.dataplane.name_owners import told
 from datapath.engine import cluster, joining, spanning
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, NotFoundError, StateError
@@ -189,12 +190,9 @@ def remote_of(endpoint: Endpoint, state: State) -> Remote:
         network_id=endpoint.network_id,
         peer=state.installation_id,
         mac=endpoint.mac,
-        sandbox_id=endpoint.sandbox_id,
-        name=state.holder_name(endpoint),
-        hostname=container.hostname if container else "",
         ipv4=endpoint.ipv4.ip if endpoint.ipv4 else None,
         ipv6=endpoint.ipv6.ip if endpoint.ipv6 else None,
-        aliases=endpoint.aliases,
+        **told(endpoint, state)._asdict(),
         labels=container.labels if container else {},
     )
 

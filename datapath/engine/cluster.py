@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from datapath.engine import networks
+from datapath.engine import names, networks
 from datapath.engine.transaction import Transaction
 from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.rows import Phase
@@ -44,14 +44,16 @@ def compared(state: State, network_ids: Collection[str], rows: Iterable[ClusterR
 
 
 def follow(tx: Transaction, news: News) -> None:
-    """Takes over what the cluster's store says: packets first, then this host's rows, names last; what is gone goes the
-    other way. Of networks that this host has no part in, and of its own endpoints, nothing is taken over."""
+    """Takes over what the cluster's store says: packets first, then names; what is gone goes the other way. This host's
+    rows are last: killed before that, the next one is told the same. Of networks that this host has no part in, and of
+    its own endpoints, nothing is taken over."""
     before = tx.state
     put = tuple(row for row in news.put if _concerns(row, news, before) and _current(row, before) != row)
     gone = tuple(row for row in news.gone if _current(row, before) is not None and not _own(row, before))
     gone = (*gone, *_left_behind(gone, before))
     if not put and not gone:
         return
+    names.update_elsewhere(tx, before.without(*gone))
     views = tx.parts()
     tx.state = after = before.including(*put).without(*gone)
     try:
@@ -59,6 +61,7 @@ def follow(tx: Transaction, news: News) -> None:
             part.write_peers(old, new, (*put, *gone))
     finally:
         tx.state = before
+    names.update_elsewhere(tx, after)
     tx.commit(*put, gone=gone, durable=False)
     assert tx.state.peers.keys() == after.peers.keys()
 

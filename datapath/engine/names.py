@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from datapath.dataplane.name_entries import asks, is_named, name_rows, touched
+from datapath.dataplane.name_entries import name_rows, touched, touched_elsewhere
+from datapath.dataplane.name_owners import asks, is_named
 from datapath.engine.transaction import Transaction
 from datapath.errors import KernelError
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
+from datapath.model.peers import Remote
 from datapath.model.state import State
 
 # There are containers that a version without a resolver started, and not all of them have been led to it.
@@ -28,6 +31,28 @@ def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | Non
 def withdraw(tx: Transaction, endpoint: Endpoint) -> None:
     """Takes an endpoint's names away, whatever of them is there; what others share stays theirs."""
     update(tx, tx.state.without(endpoint), endpoint.sandbox_id)
+
+
+def update_elsewhere(tx: Transaction, after: State, *, before: State | None = None) -> None:
+    """Makes names of endpoints on other hosts as they will be when the rows say `after`: of those whose rows are others
+    than in `before` (None: than they are). Rows are written last, also of what goes: killed before that, the next one
+    who compares them with the cluster's store does the same again."""
+    known, wanted = (before or tx.state).remotes, after.remotes
+    changed = [*_others(known, wanted), *_others(wanted, known)]
+    if not changed:
+        return
+    concerned = touched_elsewhere(changed, before or tx.state, after)
+    rows = name_rows(after, tx.names, concerned)
+    for part, _ in tx.parts():
+        part.write_names(rows, concerned)
+
+
+def _others(rows: Mapping[str, Remote], than: Mapping[str, Remote]) -> Iterator[Remote]:
+    """The rows that are not among those. Nearly all are the same objects in both, which is quickly seen."""
+    for ident, row in rows.items():
+        there = than.get(ident)
+        if there is not row and there != row:
+            yield row
 
 
 def members(tx: Transaction, network: Network) -> list[Endpoint]:

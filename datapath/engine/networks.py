@@ -64,6 +64,7 @@ def build(tx: Transaction, network: Network, done: Callable[[], None] = lambda: 
 
 def teardown(tx: Transaction, network: Network) -> None:
     """Takes a network away; a predefined one goes back to being unused."""
+    names.update_elsewhere(tx, tx.state.without(*tx.state.remotes_of_network(network.id)))
     tx.driver(network).delete_network(network)
     for part, view in tx.parts(
         without=network

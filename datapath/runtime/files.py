@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from datapath.config.settings import Settings
-from datapath.dataplane.name_entries import has_names
+from datapath.dataplane.name_owners import has_names
 from datapath.engine import names
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, KernelError, quoted

@@ -260,6 +260,11 @@ class Programs:
             self._member(net, slot, member)
             addresses = [found for found in map(address, (member.addr4, member.addr6)) if found]
             add_name(self, net.number, member.name, *([address_record(one)] for one in addresses))
+        for far in net.elsewhere:
+            found = [ip_address(raw) for raw in far.addresses]
+            add_name(self, net.number, far.name, *([address_record(one)] for one in found))
+            for one in found:
+                add_name(self, net.number, one, [pointer_record(far.called)])
 
     def _member(self, net: Network, slot: int, member: Member) -> None:
         index = self.host.index[member.name]

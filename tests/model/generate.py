@@ -230,9 +230,11 @@ class Generator(Draws):
         if not src or not dst:
             return None
         others = [m.name for m in self.topology.members]
+        others += [far.name for far in member.network.elsewhere]
         name = others[int(rare() * len(others))] if rare() < 0.7 else "www.example.org"
         if rare() < 0.2:
-            addresses = list(member.network.members) or [dst]
+            far = [address for one in member.network.elsewhere for address in one.addresses]
+            addresses = [*member.network.members, *far] or [dst]
             name = ip_address(addresses[int(rare() * len(addresses))]).reverse_pointer
         labels = b"".join(bytes((len(one),)) + one.encode() for one in name.split("."))
         labels = labels.upper() if rare() < 0.2 else labels

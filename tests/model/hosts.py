@@ -12,7 +12,7 @@ from tests.model.devices import Leg, Plan, uplink_mac
 from tests.model.packet import TCP, UDP
 from tests.model.plans import PROTECTED, own_addresses, routing
 from tests.model.routes import route
-from tests.model.topology import Member, Network, Published, Topology, Uplink
+from tests.model.topology import Elsewhere, Member, Network, Published, Topology, Uplink
 
 OUT4 = [
     IPv4Address(a).packed
@@ -77,6 +77,10 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             linklocal=linklocal_of(lan.mac).packed if ipv6 else b"",
         )
         networks[lan.number] = net
+        for i in range(2):
+            v6 = (lan.subnet6.network[-2 - i].packed,) if ipv6 else ()
+            v4 = (lan.subnet4.network[-2 - i].packed,) if ipv4 else ()
+            net.elsewhere.append(Elsewhere(f"f{lan.number}-{i}", f"f{i}.n{lan.number}", (*v4, *v6)))
         for slot in range(lan.members):
             if rng.random() < 0.1:
                 continue

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a question for a name: who has a resolver asks at 127.0.0.11, or at port 53 of the gateway's address.
 
-Of names that the members of its network have it is told the records, and of their addresses what these are called. All
-else is asked of the one server upstream, or,
-on an internal network, does not exist. Only plain questions over UDP are spoken of here: one question, no EDNS, and a
-header that wants nothing unusual.
+Of names that the members of its network have it is told the records, and of their addresses what these are called, also
+of those on another host. All else is asked of the one server upstream, or, on an internal network, does not exist. Only
+plain questions over UDP are spoken of here: one question, no EDNS, and a header that wants nothing unusual.
 """
 
 from __future__ import annotations
@@ -48,22 +47,26 @@ class Questions(Forwarding):
         known = self._known(net, name)
         if known is None and not net.internal:
             return self._forwards(p, sender)
-        if known is None:
-            self._meet(Situation.ASKS_NOBODY)
-        else:
-            self._meet(Situation.ASKS_OWNER if PTR in known else Situation.ASKS_OURS)
-        data = (known or {}).get(int(asked.question[0].rdtype), b"")
+        situation, records = known or (Situation.ASKS_NOBODY, {})
+        self._meet(situation)
+        data = records.get(int(asked.question[0].rdtype), b"")
         code = NXDOMAIN if known is None else NOERROR
         return Expected(REDIRECT, ("ANSWERED",), check=lambda out: answers(p, net, out, code, data))
 
-    def _known(self, net: Network, name: str) -> dict[int, bytes] | None:
-        """What there is of a name, or of an address of a member's, by type; None: it is nobody's."""
+    def _known(self, net: Network, name: str) -> tuple[Situation, dict[int, bytes]] | None:
+        """What there is of a name, or of somebody's address, by type; None: it is nobody's."""
         member = next((one for one in self.topology.members if one.network is net and one.name == name), None)
         if member is not None:
-            return {A: member.addr4, AAAA: member.addr6}
-        for address, owner in net.members.items():
+            return Situation.ASKS_OURS, {A: member.addr4, AAAA: member.addr6}
+        for far in net.elsewhere:
+            if name == far.name:
+                found = {A if len(address) == 4 else AAAA: address for address in far.addresses}
+                return Situation.ASKS_ELSEWHERE, found
+        called = {address: owner.called for address, owner in net.members.items()}
+        called |= {address: far.called for far in net.elsewhere for address in far.addresses}
+        for address, text in called.items():
             if name == ip_address(address).reverse_pointer:
-                return {PTR: dns.name.from_text(owner.called).to_wire() or b""}
+                return Situation.ASKS_OWNER, {PTR: dns.name.from_text(text).to_wire() or b""}
         return None
 
     @staticmethod

@@ -55,7 +55,8 @@ class Situation(StrEnum):
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
     ASKS_OURS = "a question for the name of a container"
-    ASKS_OWNER = "a question for who has the address of one"
+    ASKS_ELSEWHERE = "and of an endpoint on another host"
+    ASKS_OWNER = "a question for who has the address of either"
     ASKS_UPSTREAM = "a question that a server upstream has to answer"
     ASKS_NOBODY = "and one for which there is none"
 

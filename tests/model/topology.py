@@ -25,6 +25,7 @@ class Network:
     gateway6: bytes = b""
     linklocal: bytes = b""
     members: dict[bytes, Member] = field(default_factory=dict)  # by each of their addresses
+    elsewhere: list[Elsewhere] = field(default_factory=list)
 
     def gateway(self, size: int) -> bytes:
         return self.gateway4 if size == 4 else self.gateway6
@@ -49,6 +50,15 @@ class Member:
 
     def owns(self, address: bytes) -> bool:
         return len(address) > 0 and address in (self.addr4, self.addr6, self.linklocal)
+
+
+@dataclass(eq=False)
+class Elsewhere:
+    """An endpoint of a network that is on another host, of which this one knows the names."""
+
+    name: str
+    called: str
+    addresses: tuple[bytes, ...]
 
 
 @dataclass(eq=False)

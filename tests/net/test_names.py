@@ -7,19 +7,27 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator
-from ipaddress import IPv6Address
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 import pytest
 
+import datapath
 from datapath import EndpointRequest, NetworkRequest
-from datapath.kernel import features
+from datapath.config.settings import Settings
+from datapath.dataplane.convert import to_abi
+from datapath.dataplane.wire_names import address_key
+from datapath.engine.names import update_elsewhere
+from datapath.kernel import bpf_maps, bpffs, features, netns
+from datapath.model.peers import Peer, Remote
 from tests.net.agents import agent
 from tests.net.hosts import Host, Namespace, eventually
 from tests.net.names import NamedHost
+from tests.net.names import dig as replies_of
 from tests.net.test_library import Engine
 
 ROUTE = "127.0.0.11 via"
@@ -226,6 +234,100 @@ def test_s17_dockers_containers_keep_dockers_resolver(prepared: Host) -> None:
         engine.endpoints.delete("e", "docker")
     finally:
         box.close()
+
+
+# ---- endpoints on other hosts -------------------------------------------------------------------------------------
+
+
+def learn(host: Host, *put: Peer | Remote, gone: Sequence[Remote] = ()) -> None:
+    """The host hears of endpoints on other hosts, as it does from the cluster's store."""
+    library = datapath.Host.open(Settings.from_env(host.env or {}))
+    with netns.enter(host.path), library.changing() as tx:
+        update_elsewhere(tx, tx.state.without(*gone))
+        update_elsewhere(tx, tx.state.without(*gone).including(*put))
+        tx.delete(*gone)
+        tx.commit(*put)
+
+
+@pytest.fixture
+def peer(prepared: Host) -> Iterator[Peer]:
+    """Another host of the cluster."""
+    found = Peer("e" * 32, "h2", 2, ip_address("192.0.2.2"), "02:00:00:00:00:02")
+    learn(prepared, found)
+    yield found
+    library = datapath.Host.open(Settings.from_env(prepared.env or {}))
+    with netns.enter(prepared.path), library.changing() as tx:
+        tx.delete(found)
+
+
+def far(host: Host, peer: Peer, last: int, **fields: Any) -> Remote:
+    """An endpoint on the other host, on the network of both families."""
+    (shown,) = json.loads(host.ctl("network inspect blue"))
+    addresses = {"ipv4": IPv4Address("10.2.0.0") + last, "ipv6": IPv6Address("fd02::") + last}
+    ident = f"{last:02x}" * 32
+    return Remote(ident, shown["Id"], peer.id, "02:42:0a:02:00:09", ident, **{**addresses, **fields})
+
+
+def test_s17_endpoints_on_other_hosts_are_found_by_the_names_that_they_have_there(
+    prepared: Host, peer: Peer
+) -> None:
+    """A, AAAA and PTR; by name, short id, hostname and alias, with the network's and without; another type is NODATA,
+    another address is nobody's. An alias that one here has as well is both. All of it is gone with the row."""
+    prepared.run("web", "--network name=blue,alias=pool")
+    prepared.run("apart", "--network red")
+    shop = far(prepared, peer, 9, name="Shop", hostname="front", aliases=("pool",))
+    learn(prepared, shop)
+    names = [f"{name}{end}" for name in ("shop", "09" * 6, "front") for end in ("", ".blue")]
+    for reply in replies_of(prepared, "web", *names):
+        assert (reply.status, reply.data) == ("NOERROR", ["10.2.0.9"])
+    replies = replies_of(
+        prepared, "web", "SHOP AAAA", "shop MX", "pool", "-x 10.2.0.9", "-x fd02::9", "-x 10.2.0.10"
+    )
+    assert [(one.status, one.data) for one in replies] == [
+        ("NOERROR", ["fd02::9"]),
+        ("NOERROR", []),
+        ("NOERROR", ["10.2.0.2", "10.2.0.9"]),
+        ("NOERROR", ["Shop.blue."]),
+        ("NOERROR", ["Shop.blue."]),
+        ("NXDOMAIN", []),
+    ]
+    assert resolve(prepared, "web", "10.2.0.9")["Data"] == "Shop.blue"
+    assert resolve(prepared, "web", "shop A")["Source"] == "network blue"
+    assert resolve(prepared, "apart", "shop A")["Status"] != "NOERROR", "it is not on that network"
+    found = listed(prepared, "blue")
+    assert found["shop AAAA"] == "fd02::9" and found["fd02::9 PTR"] == found["10.2.0.9 PTR"] == "Shop.blue"
+    assert prepared.ctl("doctor") == "No problems found."
+    moved = replace(shop, name="store", aliases=(), ipv4=IPv4Address("10.2.0.99"))
+    learn(prepared, moved)
+    replies = replies_of(prepared, "web", "store", "pool", "-x 10.2.0.99", "-x 10.2.0.9")
+    assert [one.data for one in replies] == [["10.2.0.99"], ["10.2.0.2"], ["store.blue."], []]
+    assert "shop A" not in listed(prepared, "blue")
+    learn(prepared, gone=[moved])
+    assert set(listed(prepared, "blue")) & {"store A", "10.2.0.99 PTR"} == set()
+    assert replies_of(prepared, "web", "-x 10.2.0.99")[0].status == "NXDOMAIN"
+
+
+def test_s17_names_of_endpoints_on_other_hosts_are_compared_and_repaired(prepared: Host, peer: Peer) -> None:
+    prepared.run("web", "--network blue")
+    shop = far(prepared, peer, 9, name="shop")
+    learn(prepared, shop)
+    there = listed(prepared, "blue")
+    fd = bpffs.get_pinned(prepared.bpffs / "datapath/maps/names")
+    assert fd is not None
+    with contextlib.closing(bpf_maps.Map(fd, "names", "name_key", "name")) as rows:
+        lost = [key for key in rows if b"shop" in key.name or key.name[0] == 255]
+        stray = to_abi(address_key(lost[0].scope, ip_address("10.2.0.77")))
+        rows[stray] = rows[lost[0]]
+        for key in lost:
+            del rows[key]
+    assert len(lost) == 4
+    said = prepared.try_ctl("doctor").stdout
+    assert said.count("there is no row") == len(lost) and said.count("a row that nobody needs") == 1
+    prepared.ctl("reconcile")
+    assert listed(prepared, "blue") == there and there["fd02::9 PTR"] == "shop.blue"
+    prepared.ctl("rm -f web")
+    assert set(listed(prepared, "blue")) < set(there) and "shop AAAA" in listed(prepared, "blue")
+    learn(prepared, gone=[shop])
 
 
 # ---- who is asked -------------------------------------------------------------------------------------------------

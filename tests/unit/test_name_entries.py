@@ -6,17 +6,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from datapath.config.daemon import DaemonConfig
 from datapath.dataplane import name_entries
-from datapath.dataplane.name_entries import SCOPE_ENDPOINT, NameRows, name_rows, touched
+from datapath.dataplane.name_entries import SCOPE_ENDPOINT, NameRows, Touched, name_rows, touched
+from datapath.dataplane.name_owners import owner_elsewhere, owner_here, told
 from datapath.dataplane.structs import NameSetKey, NameValue, ResolverValue, UpstreamValue
-from datapath.dataplane.wire_names import AAAA, PTR, TYPES, A, record, set_id, text_of, texts_of, wire
+from datapath.dataplane.wire_names import (
+    AAAA,
+    PTR,
+    TYPES,
+    A,
+    endpoint_key,
+    name_key,
+    record,
+    set_id,
+    text_of,
+    texts_of,
+    wire,
+)
 from datapath.model.endpoints import EndpointRequest
+from datapath.model.peers import Peer, Remote
 from datapath.model.resolv import NameFacts, ResolvConf, Server, servers
 from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
@@ -353,13 +367,18 @@ def apply(
 ) -> dict[str, dict[Any, Any]]:
     """Rows as the driver leaves them: those of `after` that are touched are written, the others of these go."""
     gone = touched({before.container(name).sandbox_id for name in who}, before, after)
-    new = name_rows(after, FACTS, gone)._asdict()
+    return left_behind(rows, gone, name_rows(after, FACTS, gone))
+
+
+def left_behind(
+    rows: Mapping[str, dict[Any, Any]], gone: Touched, new: NameRows
+) -> dict[str, dict[Any, Any]]:
     found: dict[str, dict[Any, Any]] = {}
     numbers = {(number,) for number in gone.endpoints}
     for name, there in rows.items():
         keys = {"name_sets": gone.sets, "resolvers": numbers}.get(name, gone.keys)
         kept = {key: row for key, row in there.items() if key not in keys}
-        found[name] = kept | new[name]
+        found[name] = kept | new._asdict()[name]
     return found
 
 
@@ -452,3 +471,118 @@ def test_a_containers_names_take_as_many_rows_as_it_has_names_and_one(
     assert (len(rows.names), element) == (count, 192), sentence
     assert not rows.long_names and not rows.name_sets
     assert count * element <= 1024 or "domain" in sentence
+
+
+# ---- endpoints on other hosts --------------------------------------------------------------------------------------
+
+
+def remote(host: PlannedHost, name: str, last: int, network: str = "red", **fields: Any) -> Remote:
+    """An endpoint on another host, of both families."""
+    at = host.state.network(network)
+    found = [subnet.prefix.network_address + last for subnet in at.subnets]
+    usual = {"ipv4": found[0], "ipv6": found[1], "sandbox_id": f"{last:02x}" * 32, "mac": "02:42:00:00:00:01"}
+    return Remote(f"{last:064x}", at.id, "e" * 32, name=name, **{**usual, **fields})
+
+
+def with_remotes(host: PlannedHost, *remotes: Remote) -> State:
+    return host.state.including(
+        Peer("e" * 32, "h2", 2, ip_address("192.0.2.2"), "02:00:00:00:00:02"), *remotes
+    )
+
+
+def test_an_endpoint_on_another_host_has_the_names_that_it_has_there() -> None:
+    host = PlannedHost()
+    host.network("red", **DUAL, options=("com.datapath.domain=corp",))
+    far = remote(host, "Far", 9, hostname="front", aliases=("www", "Far"))
+    rows = name_rows(with_remotes(host, far), FACTS)
+    names = [f"{name}{end}" for name in ("far", "09" * 6, "front", "www") for end in ("", ".red", ".corp")]
+    assert spoken(rows, host.state.network("red").number) == {
+        **{name: ["A 10.0.0.9", "AAAA fd00::9"] for name in names},
+        **{address: ["PTR Far.red"] for address in ("10.0.0.9", "fd00::9")},
+    }
+    assert not rows.resolvers and not rows.name_sets
+
+
+def test_an_alias_on_several_hosts_is_all_their_addresses() -> None:
+    host = PlannedHost()
+    host.network("red", **DUAL)
+    host.run("near", EndpointRequest("red", aliases=("pool",)))
+    state = with_remotes(host, *(remote(host, f"far{i}", i, aliases=("pool",)) for i in (8, 9)))
+    found = spoken(name_rows(state, FACTS), host.state.network("red").number)
+    assert found["pool"] == [f"A 10.0.0.{i}" for i in (2, 8, 9)] + [f"AAAA fd00::{i}" for i in (2, 8, 9)]
+    assert found["near"] == ["A 10.0.0.2", "AAAA fd00::2"]
+
+
+def test_what_another_host_is_told_of_an_endpoint_gives_it_the_names_that_it_has_here() -> None:
+    host = PlannedHost()
+    host.network("red", **DUAL)
+    host.run("Web", EndpointRequest("red", aliases=("www",)), hostname="front")
+    (endpoint,) = host.state.endpoints.values()
+    box = Sandbox("f" * 64, "/run/netns/pod", Phase.READY, "cni", "key", "default/web")
+    pod = replace(endpoint, sandbox_id=box.id)
+    number = host.state.network("red").number
+    for state, one in ((host.state, endpoint), (host.state.including(box, pod), pod)):
+        there = remote(host, last=2, **told(one, state)._asdict())
+        assert there.ipv4 == one.ipv4.ip  # type: ignore[union-attr]
+        here, far = owner_here(one, number, state), owner_elsewhere(there, number)
+        assert here[:2] == far[:2] and here.names
+    assert not any(told(replace(endpoint, handed_over=True), host.state))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "change"),
+    [
+        ("of another network", {"network": "blue"}),
+        ("of a network without names", {"network": "mute"}),
+    ],
+)
+def test_names_of_endpoints_on_other_hosts_are_those_of_their_network(
+    sentence: str, change: dict[str, Any]
+) -> None:
+    host = PlannedHost()
+    host.network("red", **DUAL)
+    host.network("blue", ipv6=True, subnets=("10.1.0.0/24", "fd01::/64"))
+    host.network(
+        "mute", ipv6=True, subnets=("10.2.0.0/24", "fd02::/64"), options=("com.datapath.names=false",)
+    )
+    state = with_remotes(host, remote(host, "far", 9, **change))
+    rows = name_rows(state, FACTS)
+    assert not spoken(rows, host.state.network("red").number), sentence
+    assert bool(rows.names) == (change["network"] == "blue")
+    blue = host.state.network("blue")
+    gone = name_rows(state.including(replace(blue, built=False)), FACTS)
+    assert not gone.names, "a network that is not built here"
+
+
+def test_only_what_an_endpoint_on_another_host_touches_is_written_and_all_of_that() -> None:
+    """Rows as the driver leaves them after each change are those that there have to be."""
+    host = PlannedHost()
+    host.network("red", **DUAL)
+    host.network("blue", ipv6=True, subnets=("10.1.0.0/24", "fd01::/64"))
+    host.run("near", EndpointRequest("red", aliases=("pool", "far.red")), "blue")
+    host.run("other", "red")
+    far, fellow = remote(host, "far", 9, aliases=("pool",)), remote(host, "fellow", 8, aliases=("pool",))
+    elsewhere = remote(host, "far", 7, "blue")
+    states = [
+        with_remotes(host),
+        with_remotes(host, far),
+        with_remotes(host, far, fellow, elsewhere),
+        with_remotes(host, replace(far, name="new", aliases=()), fellow, elsewhere),
+        with_remotes(host, replace(far, name="new", aliases=(), ipv4=IPv4Address("10.0.0.77")), fellow),
+        with_remotes(host, fellow, replace(fellow, id="d" * 64, name="pool")),
+        with_remotes(host, replace(fellow, ipv6=None, aliases=("far",))),
+        with_remotes(host),
+    ]
+    rows = name_rows(states[0], FACTS)._asdict()
+    for before, after in itertools.pairwise(states):
+        both = [*before.rows(Remote).values(), *after.rows(Remote).values()]
+        changed = [one for one in both if before.rows(Remote).get(one.id) != after.rows(Remote).get(one.id)]
+        gone = name_entries.touched_elsewhere(changed, before, after)
+        assert not gone.endpoints and not gone.keys & {endpoint_key(1, 1), name_key(1, "other")}
+        rows = left_behind(rows, gone, name_rows(after, FACTS, gone))
+        assert rows == name_rows(after, FACTS)._asdict()
+    host.run("new", EndpointRequest("red", aliases=("pool",)))
+    before, after = states[2], with_remotes(host, *states[2].rows(Remote).values())
+    gone = touched({host.state.container("new").sandbox_id}, before, after)
+    rows = left_behind(name_rows(before, FACTS)._asdict(), gone, name_rows(after, FACTS, gone))
+    assert rows == name_rows(after, FACTS)._asdict(), "a local endpoint that shares an alias"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from datapath.dataplane import entries, host_entries, layout, name_entries, structs
+from datapath.dataplane import entries, host_entries, layout, name_entries, name_owners, structs
 from datapath.dataplane.wire_names import RECORD, text_of
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.pairs import check as pairs
@@ -153,7 +153,7 @@ def _resolvers(comparison: Comparison) -> Iterator[Finding]:
         return
     for endpoint in comparison.of_programs():
         inside = comparison.observed.sandboxes.get(endpoint.sandbox_id)
-        if inside is None or not name_entries.asks(endpoint, comparison.state):
+        if inside is None or not name_owners.asks(endpoint, comparison.state):
             continue
         device = inside.devices.get(endpoint.ifname)
         if device is not None and not (device.name in inside.resolver and device.name in inside.localnet):
@@ -306,6 +306,9 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
     none = not networks
     named = name_entries.touched({e.sandbox_id for e in unsettled}, state)
+    elsewhere = [remote for remote in state.remotes.values() if remote.network_id not in settled]
+    far = name_entries.touched_elsewhere(elsewhere, state)
+    keys, sets = named.keys | far.keys, named.sets | far.sets
     subnets = name_entries.subnet_entries(n for n in state.networks.values() if n.id not in settled).keys()
     return {
         "networks": lambda key, value: key[0] in building,
@@ -325,9 +328,9 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "bindings": lambda key, value: key in ports,
         "links": lambda key, value: bool(numbers & set(value)),
         "quotas": lambda key, value: key[0] in numbers,
-        "names": lambda key, value: none or key in named.keys,
-        "long_names": lambda key, value: none or key in named.keys,
-        "name_sets": lambda key, value: none or key in named.sets,
+        "names": lambda key, value: none or key in keys,
+        "long_names": lambda key, value: none or key in keys,
+        "name_sets": lambda key, value: none or key in sets,
         "resolvers": lambda key, value: none or key.endpoint in named.endpoints,
         "subnets": lambda key, value: none or key in subnets,
         "host_routed": lambda key, value: key.network in building,

@@ -13,7 +13,8 @@ from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import uplink_device
 from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS, Setup
-from datapath.dataplane.name_entries import NameRows, Touched, anybody_asks
+from datapath.dataplane.name_entries import NameRows, Touched
+from datapath.dataplane.name_owners import anybody_asks
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S17, S23: containers on the hosts of an overlay network find each other by name, answered on each host by its own
+packet programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.net.cluster import Cluster
+from tests.net.hosts import Host, ping
+from tests.net.names import dig
+
+NOBODY = "NXDOMAIN"
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Cluster) -> Cluster:
+    """`web` on the first host, `db` on the second, with an alias that both have; each host knows both."""
+    cluster[0].ctl("network create -d overlay --attachable --ipv6 --subnet 10.7.0.0/16 --subnet fd07::/64 ov")
+    cluster[0].run("web", "--network name=ov,alias=pool --hostname front")
+    cluster[1].run("db", "--network name=ov,alias=pool")
+    hears(cluster[0])
+    return cluster
+
+
+def hears(host: Host) -> None:
+    """The host reads what the cluster's store says of the network: a container comes and goes."""
+    host.ctl("run --rm --network ov true")
+
+
+def six(host: Host, name: str) -> str:
+    (shown,) = json.loads(host.ctl(f"inspect {name}"))
+    return str(shown["NetworkSettings"]["Networks"]["ov"]["GlobalIPv6Address"])
+
+
+def test_s23_a_container_is_found_by_all_its_names_on_another_host(pair: Cluster) -> None:
+    """Name, short id, hostname and alias, each also with the network's; both families; an address leads back."""
+    for here, asker, there, name, more in (
+        (pair[1], "db", pair[0], "web", ["front"]),
+        (pair[0], "web", pair[1], "db", []),
+    ):
+        four, long = there.address(name, "ov"), six(there, name)
+        ident = json.loads(there.ctl(f"inspect {name}"))[0]["Id"][:12]
+        names = [f"{one}{end}" for one in (name, ident, *more) for end in ("", ".ov")]
+        found = dig(here, asker, *(f"{one} {kind}" for one in names for kind in ("A", "AAAA")))
+        assert [reply.data for reply in found] == [[four], [long]] * len(names)
+        back = dig(here, asker, f"-x {four}", f"-x {long}", f"{name} MX", f"{name.upper()} A")
+        assert [reply.data for reply in back] == [[f"{name}.ov."]] * 2 + [[], [four]]
+        both = sorted((four, here.address(asker, "ov")))
+        assert dig(here, asker, "pool")[0].data == both
+        assert " 0% packet loss" in here.try_in(asker, ping(name, 2).replace("-q ", "")).stdout
+        assert dig(here, asker, "-x 10.7.200.9")[0].status == NOBODY
+        assert f"{name}.ov" in here.ctl("names ls ov --format {{.Data}}").split()
+        assert here.ctl("doctor") == "No problems found."
+
+
+def test_s23_names_of_other_hosts_follow_a_rename_and_the_end_and_stay_while_the_store_is_away(
+    pair: Cluster,
+) -> None:
+    first, second = pair[0], pair[1]
+    first.run("old", "--network name=ov,alias=both")
+    first.run("keeps", "--network name=ov,alias=both")
+    addresses = sorted(first.address(name, "ov") for name in ("old", "keeps"))
+    hears(second)
+    assert [one.data for one in dig(second, "db", "old", "both")] == [
+        [first.address("old", "ov")],
+        addresses,
+    ]
+    first.ctl("rename old new")
+    hears(second)
+    found = dig(second, "db", "new", "new.ov", "both", f"-x {first.address('new', 'ov')}")
+    assert [one.data for one in found] == [*[[first.address("new", "ov")]] * 2, addresses, ["new.ov."]]
+    assert not {"old", "old.ov"} & set(second.ctl("names ls ov --format {{.Name}}").split())
+    gone = first.address("new", "ov")
+    first.ctl("rm -f new")
+    hears(second)
+    found = dig(second, "db", "both", f"-x {gone}")
+    assert (found[0].data, found[1].status) == ([first.address("keeps", "ov")], NOBODY)
+    with pair.store_away():
+        assert dig(second, "db", "keeps")[0].data == [first.address("keeps", "ov")]
+        second.ctl("upgrade")
+        assert dig(second, "db", "keeps AAAA")[0].data == [six(first, "keeps")]
+    for host in pair:
+        assert host.ctl("doctor") == "No problems found."
+
+
+def test_s23_a_network_that_goes_takes_the_names_of_other_hosts_with_it(pair: Cluster) -> None:
+    first, second = pair[0], pair[1]
+    second.ctl("rm -f db")
+    for name in ("web", "keeps"):
+        first.ctl(f"rm -f {name}")
+    first.ctl("network rm ov")
+    assert not first.ctl("names ls --format json")
+    assert first.ctl("doctor") == "No problems found."
