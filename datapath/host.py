@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from datapath.config.settings import Settings
 from datapath.engine.engine import Engine, ignore
 from datapath.errors import NotFoundError
-from datapath.model.attachments import AttachmentRequest
-from datapath.model.endpoints import Endpoint, EndpointRequest
-from datapath.model.networks import Network, NetworkRequest
-from datapath.model.parsing import Prefix
-from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase
-from datapath.model.sandboxes import Sandbox
 
 if TYPE_CHECKING:
     from datapath.drivers.base import JoinInfo
     from datapath.engine.attachments import Attached
     from datapath.engine.transaction import Owner
+    from datapath.model.attachments import AttachmentRequest
+    from datapath.model.endpoints import Endpoint, EndpointRequest
     from datapath.model.findings import Finding
+    from datapath.model.networks import Network, NetworkRequest
+    from datapath.model.parsing import Prefix
+    from datapath.model.ports import PortMapping
+    from datapath.model.sandboxes import Sandbox
 
 
 class Host(Engine):

@@ -7,8 +7,7 @@ Asked by its API, and never while a request of its is answered: it holds its loc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datapath.errors import DatapathError
 
@@ -21,14 +20,16 @@ SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 _PATIENCE = 2.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """`containers` and `networks`: names, by id of an endpoint and of a network; `endpoints`: the ids of all of its
     networks of ours."""
 
-    containers: Mapping[str, str] = field(default_factory=dict)
-    networks: Mapping[str, str] = field(default_factory=dict)
-    endpoints: frozenset[str] = frozenset()
+    containers: Mapping[str, str]
+    networks: Mapping[str, str]
+    endpoints: frozenset[str]
+
+
+NOTHING = Known({}, {}, frozenset())
 
 
 def sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def ask(environment: Mapping[str, str], driver: str = DRIVER) -> Known | None:
     """All that it knows of the driver's networks; None: there is no daemon, or it does not answer."""
-    from datapath.kernel.unix_http import Api  # some megabytes, and no request of Docker's needs it
+    from datapath.kernel.unix_http import Api  # no request of Docker's needs it
 
     for path in sockets(environment):
         api = Api(path, _PATIENCE)
@@ -49,8 +50,6 @@ def ask(environment: Mapping[str, str], driver: str = DRIVER) -> Known | None:
             return _known(api, driver)
         except (DatapathError, KeyError, TypeError, AttributeError):
             continue  # it is not there, or no Docker
-        finally:
-            api.close()
     return None
 
 

@@ -56,7 +56,7 @@ class DockerOwner(Owner):
             return state
         from . import daemon, names
 
-        return names.named(state, self._known or daemon.ask(self._environment) or daemon.Known())
+        return names.named(state, self._known or daemon.ask(self._environment) or daemon.NOTHING)
 
     def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:
         for endpoint in state.endpoints.values():

@@ -104,7 +104,7 @@ class Docker:
         self._process = self._place.start(self._argv, self._log)
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
-            self.api = self.client()
+            self.api = Api(f"/proc/{self.pid}/root{_SOCKET}")
             try:
                 if self.inside("/run/docker", PLUGINS):  # else the machine's own daemon would answer
                     self.api.ask("GET", "/_ping")
@@ -128,12 +128,7 @@ class Docker:
         """The daemon's; 0 if it is not there yet."""
         return next(iter(_children(self._process.pid)), 0)
 
-    def client(self) -> Api:
-        """Another connection to it."""
-        return Api(f"/proc/{self.pid}/root{_SOCKET}")
-
     def close(self) -> None:
-        self.api.close()
         first = _children(self._process.pid)
         end(self._process)
         deadline = time.monotonic() + _END_TIMEOUT  # the kernel ends the others
@@ -145,16 +140,8 @@ class Docker:
         inner = self.api.ask("GET", f"/containers/{container}/json")["State"]["Pid"]
         return f"/proc/{self.pid}/root/proc/{inner}/ns/net"
 
-    def run(
-        self,
-        name: str,
-        network: str,
-        ports: Sequence[str] = (),
-        aliases: Sequence[str] = (),
-        api: Api | None = None,
-    ) -> None:
-        """Starts a container that sleeps; `ports` like "80/tcp" are published under their own numbers. `api`: the
-        connection to ask by, of a thread of its own."""
+    def run(self, name: str, network: str, ports: Sequence[str] = (), aliases: Sequence[str] = ()) -> None:
+        """Starts a container that sleeps; `ports` like "80/tcp" are published under their own numbers."""
         bindings = {port: [{"HostPort": port.partition("/")[0]}] for port in ports}
         body: dict[str, Any] = {
             "Image": _IMAGE,
@@ -163,12 +150,11 @@ class Docker:
             "HostConfig": {"NetworkMode": network, "PortBindings": bindings},
             "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": list(aliases)}}},
         }
-        api = api or self.api
-        api.ask("POST", f"/containers/create?name={name}", body)
-        api.ask("POST", f"/containers/{name}/start")
+        self.api.ask("POST", f"/containers/create?name={name}", body)
+        self.api.ask("POST", f"/containers/{name}/start")
 
-    def remove(self, name: str, api: Api | None = None) -> None:
-        (api or self.api).ask("DELETE", f"/containers/{name}?force=true")
+    def remove(self, name: str) -> None:
+        self.api.ask("DELETE", f"/containers/{name}?force=true")
 
     def pin(self, core: int) -> None:
         """The daemon itself, which answers questions for names."""

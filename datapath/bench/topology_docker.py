@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 from datapath.bench.docker import PLUGINS, Docker
 from datapath.bench.docker_driver import Driver
@@ -148,8 +148,7 @@ class DockerTopology:
 
     def start_remove_many(self, count: int) -> tuple[float, ...]:
         """Each by a connection of its own."""
-        with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
-            clients = [stack.enter_context(closing(self.docker.client())) for _ in range(count)]
+        with ThreadPoolExecutor(count) as pool:
 
             def all_of(work: Callable[[int], None]) -> None:
                 for _ in pool.map(work, range(count)):
@@ -157,8 +156,8 @@ class DockerTopology:
 
             run, remove = self.docker.run, self.docker.remove
             return timed(
-                lambda: all_of(lambda i: run(f"many{i}", NETWORK, api=clients[i])),
-                lambda: all_of(lambda i: remove(f"many{i}", clients[i])),
+                lambda: all_of(lambda i: run(f"many{i}", NETWORK)),
+                lambda: all_of(lambda i: remove(f"many{i}")),
             )
 
     def restart(self) -> float:

@@ -12,13 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from datapath.dataplane.entries import PortRanges
-from datapath.dataplane.name_entries import NameRows, Touched
-from datapath.dataplane.structs import AclKey, LinkKey, LinkValue
-from datapath.drivers.comparison import Comparison
-from datapath.drivers.context import Context, HostView
 from datapath.errors import DatapathError, NotSupportedError
 from datapath.model.drivers import Spec
 from datapath.model.endpoints import Endpoint
@@ -28,6 +23,13 @@ from datapath.model.parsing import Address, Interface
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.ports import PortMapping
 from datapath.model.state import State
+
+if TYPE_CHECKING:
+    from datapath.dataplane.entries import PortRanges
+    from datapath.dataplane.name_entries import NameRows, Touched
+    from datapath.dataplane.structs import AclKey, LinkKey, LinkValue
+    from datapath.drivers.comparison import Comparison
+    from datapath.drivers.context import Context, HostView
 
 
 @dataclass(frozen=True, slots=True)

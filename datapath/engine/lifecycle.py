@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from datapath.engine import networks, spanning
 from datapath.engine.transaction import Transaction, now
@@ -38,7 +37,7 @@ def create(tx: Transaction, request: NetworkRequest, allots: bool = False) -> Ne
 def _refuse(tx: Transaction, request: NetworkRequest, gone: tuple[Network, ...]) -> None:
     """Errors of `networks.plan` once these are gone, none of which goes for nothing."""
     devices = tx.facts.devices - {network.device for network in gone}
-    facts = replace(tx.facts, devices=devices)
+    facts = tx.facts._replace(devices=devices)
     planned = plan_network_create(request, tx.state.without(*gone), facts, tx.config, tx.fresh)
     tx.driver(planned).require(planned)
 

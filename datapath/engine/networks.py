@@ -18,7 +18,7 @@ from datapath.plan.networks import plan_network_create, plan_network_rename
 def plan(tx: Transaction, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
     """What `create` would build. `avoid`: further prefixes that are taken. ConfigError, ExistsError;
     NotSupportedError: the host lacks what it needs."""
-    facts = replace(tx.facts, prefixes=(*tx.facts.prefixes, *avoid))
+    facts = tx.facts._replace(prefixes=(*tx.facts.prefixes, *avoid))
     planned = plan_network_create(request, tx.state, facts, tx.config, tx.fresh)
     tx.driver(planned).require(planned)
     return planned

@@ -203,102 +203,39 @@ def _elements(name: str) -> dict[str, int]:
     return dict(sorted(ffi.typeof(f"enum {name}").relements.items(), key=lambda item: item[1]))
 
 
-def _enum(kind: Any, name: str, elements: dict[str, int]) -> Any:
-    return kind(name, elements)
+_FLAGS, _NUMBERS = enum.IntFlag, enum.IntEnum
+_ENUMS: dict[str, tuple[Any, str]] = {
+    "NetworkFlag": (_FLAGS, "network_flag"),
+    "HostFlag": (_FLAGS, "host_flag"),
+    "XfrmDirection": (_NUMBERS, "xfrm_direction"),
+    "DeviceKind": (_NUMBERS, "device_kind"),
+    "Transport": (_NUMBERS, "transport"),
+    "OverlayFlag": (_FLAGS, "overlay_flag"),
+    "PeerFlag": (_FLAGS, "peer_flag"),
+    "OtherParty": (_NUMBERS, "other_party"),
+    "LimitDirection": (_NUMBERS, "limit_direction"),
+    "ConnFlag": (_FLAGS, "conn_flag"),
+    "ConnState": (_NUMBERS, "conn_state"),
+    "NameScope": (_FLAGS, "name_scope"),
+    "Tail": (_NUMBERS, "tail"),
+    "GcOrder": (_NUMBERS, "gc_order"),
+    "Reason": (_NUMBERS, "reason"),
+}
+# Two names for one number would make one an alias: bounds are no members.
+_BOUNDS = {"TAIL_COUNT", "REASON_COUNT", "DROP_FIRST"}
+DROP_FIRST: int = ffi.typeof("enum reason").relements["DROP_FIRST"]
 
 
-network = layout("network").type
-device_key = layout("device_key").type
-device = layout("device").type
-endpoint_key = layout("endpoint_key").type
-endpoint = layout("endpoint").type
-member_key = layout("member_key").type
-member = layout("member").type
-port_key = layout("port_key").type
-port = layout("port").type
-reserved_key = layout("reserved_key").type
-reserved = layout("reserved").type
-binding = layout("binding").type
-host = layout("host").type
-address_key = layout("address_key").type
-address = layout("address").type
-router_key = layout("router_key").type
-acl_key = layout("acl_key").type
-linklocal_key = layout("linklocal_key").type
-local_prefix_key = layout("local_prefix_key").type
-acl = layout("acl").type
-quota_key = layout("quota_key").type
-quota = layout("quota").type
-limit_key = layout("limit_key").type
-limit = layout("limit").type
-arrival_key = layout("arrival_key").type
-arrival = layout("arrival").type
-origin_key = layout("origin_key").type
-origin = layout("origin").type
-external_key = layout("external_key").type
-external = layout("external").type
-mapping_key = layout("mapping_key").type
-mapping = layout("mapping").type
-contact_key = layout("contact_key").type
-contact = layout("contact").type
-link_key = layout("link_key").type
-link = layout("link").type
-tuple_ = layout("tuple").type
-conn = layout("conn").type
-name_key = layout("name_key").type
-long_name_key = layout("long_name_key").type
-rrset = layout("rrset").type
-name = layout("name").type
-name_set_key = layout("name_set_key").type
-name_set = layout("name_set").type
-resolver_key = layout("resolver_key").type
-resolver = layout("resolver").type
-upstream = layout("upstream").type
-subnet_key = layout("subnet_key").type
-subnet = layout("subnet").type
-upstream_key = layout("upstream_key").type
-upstream_state = layout("upstream_state").type
-question_key = layout("question_key").type
-question = layout("question").type
-name_count_key = layout("name_count_key").type
-name_count = layout("name_count").type
-overlay_key = layout("overlay_key").type
-overlay = layout("overlay").type
-vni_key = layout("vni_key").type
-vni = layout("vni").type
-peer_key = layout("peer_key").type
-peer = layout("peer").type
-vtep_key = layout("vtep_key").type
-vtep = layout("vtep").type
-remote_key = layout("remote_key").type
-remote = layout("remote").type
-tunnel = layout("tunnel").type
-caller = layout("caller").type
-config = layout("config").type
-counter = layout("counter").type
-event = layout("event").type
-
-NetworkFlag = _enum(enum.IntFlag, "NetworkFlag", _elements("network_flag"))
-HostFlag = _enum(enum.IntFlag, "HostFlag", _elements("host_flag"))
-XfrmDirection = _enum(enum.IntEnum, "XfrmDirection", _elements("xfrm_direction"))
-DeviceKind = _enum(enum.IntEnum, "DeviceKind", _elements("device_kind"))
-Transport = _enum(enum.IntEnum, "Transport", _elements("transport"))
-OverlayFlag = _enum(enum.IntFlag, "OverlayFlag", _elements("overlay_flag"))
-PeerFlag = _enum(enum.IntFlag, "PeerFlag", _elements("peer_flag"))
-OtherParty = _enum(enum.IntEnum, "OtherParty", _elements("other_party"))
-LimitDirection = _enum(enum.IntEnum, "LimitDirection", _elements("limit_direction"))
-ConnFlag = _enum(enum.IntFlag, "ConnFlag", _elements("conn_flag"))
-ConnState = _enum(enum.IntEnum, "ConnState", _elements("conn_state"))
-NameScope = _enum(enum.IntFlag, "NameScope", _elements("name_scope"))
-Tail = _enum(
-    enum.IntEnum,
-    "Tail",
-    {label: value for label, value in _elements("tail").items() if label != "TAIL_COUNT"},
-)
-GcOrder = _enum(enum.IntEnum, "GcOrder", _elements("gc_order"))
-# Two names for one number would make one an alias: the bounds are not reasons.
-_reasons = {label: value for label, value in _elements("reason").items() if label != "REASON_COUNT"}
-DROP_FIRST = _reasons["DROP_FIRST"]
-Reason = _enum(
-    enum.IntEnum, "Reason", {label: value for label, value in _reasons.items() if label != "DROP_FIRST"}
-)
+def __getattr__(name: str) -> Any:
+    """An enum of _ENUMS, or the type of the struct that is called so (`tuple_`: a name that Python has is followed by
+    an underscore). Each is made when it is first asked for: all of them take longer than a command has use for."""
+    if name in _ENUMS:
+        kind, enumeration = _ENUMS[name]
+        found = kind(name, {k: v for k, v in _elements(enumeration).items() if k not in _BOUNDS})
+    else:
+        try:
+            found = layout(name.removesuffix("_")).type
+        except ffi.error:
+            raise AttributeError(f"abi.h has no struct {name}") from None
+    globals()[name] = found
+    return found

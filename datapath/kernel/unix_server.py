@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 from datapath.errors import ConfigError, InUseError, KernelError
 from datapath.kernel import http_fields
@@ -38,8 +39,7 @@ _CHUNK = 256 << 10
 _HEADERS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """`path` with the query; `body` as it came."""
 
     method: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from datapath.errors import ConfigError, quoted
 from datapath.model.parsing import Address, parse_address
@@ -30,8 +30,7 @@ _FILES = (_CA, _CERT, _SECRET, _PASSWORD)
 _KNOWN = (*_FILES, _PATH, _USER, _TTL, _HEARTBEAT)
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterStore:
+class ClusterStore(NamedTuple):
     """`servers`: name or address, and port, of each member that clients may ask; the first that answers is asked.
     `prefix`: what all keys begin with, without the `/` at its end. Files are paths; "" is none. `ttl`: seconds after
     which a host that does not say that it lives is thought dead; it says so every `heartbeat` seconds."""

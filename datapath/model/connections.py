@@ -34,8 +34,7 @@ class Connection(NamedTuple):
     owner: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFilter:
+class ConnectionFilter(NamedTuple):
     """Which connections are meant: those that fit every field that is not None. `source` and `destination`
     fit what was asked for and what it was made into. `endpoints`: numbers, of which one takes part."""
 

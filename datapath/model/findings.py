@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One of the checks that `doctor` makes: its id, what a failure means for whom, and what repairs it."""
 
     name: str
@@ -20,8 +18,7 @@ class Check:
     repair: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One difference. `about` is for the repair: names, keys and values, which depend on the check."""
 
     check: Check

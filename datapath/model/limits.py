@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from datapath.errors import ConfigError, quoted
@@ -27,7 +26,7 @@ _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmg]i?)?(?:bit)?", re.I
 MOST_BITS = 10**12  # of either
 # A sender that loses all of a window waits 200 ms before it sends again (Linux's shortest TCP time-out), and then twice
 # as long: with less in the bucket it stays below its rate.
-_PAUSE = Fraction(4, 10)  # seconds
+_PAUSE = 400  # ms
 _LARGEST = 600_000  # bits: the largest packet that a host cuts into segments, with the headers of each
 
 
@@ -42,18 +41,25 @@ class Limit(NamedTuple):
 
 def default_burst(rate: int) -> int:
     """How many bits may come at once where nobody has said it: what lets one TCP connection have all of its rate."""
-    return max(int(rate * _PAUSE), _LARGEST)
+    return max(rate * _PAUSE // 1000, _LARGEST)
 
 
 def parse_bits(name: str, value: str) -> str:
     """The value of one of LIMIT_OPTIONS: a whole number above zero, which k, M, G, Ki, Mi, Gi may follow."""
     match = _QUANTITY.fullmatch(value)
-    bits = Fraction(match[1]) * _UNITS[(match[2] or "").lower()] if match else Fraction(0)
-    if not match or not 1 <= bits <= MOST_BITS:
+    bits = _bits(*match.groups()) if match else 0
+    if not 1 <= bits <= MOST_BITS:
         raise ConfigError(
             f"invalid value {quoted(value)} for option {name}: expected bits, as in 500k, 10M or 1G"
         )
-    return str(int(bits))
+    return str(bits)
+
+
+def _bits(number: str, unit: str | None) -> int:
+    """Without a part of one. Whole numbers alone: a float would not be exact, and a fraction's module is large."""
+    whole, _, part = number.partition(".")
+    digits, scale = int(whole + part), int("1" + "0" * len(part))
+    return digits * _UNITS[(unit or "").lower()] // scale
 
 
 def limits_of(options: Mapping[str, str]) -> tuple[Limit, ...]:

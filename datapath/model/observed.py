@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.model.host import Device as Device
 from datapath.model.host import HostNetwork, Uplink
@@ -124,8 +124,7 @@ class Observed:
         return self.network.ips
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """What was observed of the host. `prefixes`: networks of its addresses and routes; a default route is
     no obstacle and ignored. `local_prefixes`: what is the host's besides its addresses. `default_mtu`: of its default
     route's device, bytes."""

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_network
+from typing import NamedTuple
 
 from datapath.errors import ConfigError
 from datapath.model.digests import sha256
 from datapath.model.parsing import Prefix, parse_interface
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """Networks of prefix length `size` are cut from `base`."""
 
     base: Prefix

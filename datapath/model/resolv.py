@@ -24,8 +24,7 @@ class Server(NamedTuple):
     device: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
+class ResolvConf(NamedTuple):
     """What a resolv.conf says: `nameservers` as they are written; `search` of its last line of that kind; `options` of
     all lines; `others`: the lines that mean something else."""
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from datapath.config.daemon import DaemonConfig
 from datapath.config.logs import log_options
@@ -26,8 +27,7 @@ from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
 
 
-@dataclass(frozen=True, slots=True)
-class RunPlan:
+class RunPlan(NamedTuple):
     """`networks` that are not built have to be first. `sandbox` is None if another container's is shared.
     `warnings` are for the user, one line each."""
 
@@ -38,8 +38,7 @@ class RunPlan:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ExitPlan:
+class ExitPlan(NamedTuple):
     """`container` as it is to be recorded ("exited"), or "removing" if it is to be forgotten. The sandbox and
     its endpoints (all "removing") go when nobody uses them any more."""
 
@@ -48,8 +47,7 @@ class ExitPlan:
     endpoints: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """The parts of a RunRequest that had to be parsed."""
 
     published: tuple[PortMapping, ...]

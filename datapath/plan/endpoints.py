@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
@@ -37,8 +37,7 @@ PRIVATE_STACK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectPlan:
+class ConnectPlan(NamedTuple):
     """`network` first has to be built if it is not. `changed`: endpoints of the same sandbox that gain or
     lose a default route or the ports; already as they are to be. `warnings` are for the user."""
 
@@ -49,8 +48,7 @@ class ConnectPlan:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DisconnectPlan:
+class DisconnectPlan(NamedTuple):
     """`endpoint` is to go ("removing"); `changed` as in ConnectPlan."""
 
     container: Container

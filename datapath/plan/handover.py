@@ -9,7 +9,8 @@ of its endpoints.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from datapath.errors import ConfigError, ExistsError
 from datapath.model.endpoints import Endpoint
@@ -24,8 +25,7 @@ from datapath.plan.ports import PortContext, choose_ports
 from datapath.plan.sandboxes import MovePlan, check_path, find_sandbox
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramPlan:
+class ProgramPlan(NamedTuple):
     """`endpoint` as it is to be, with its ports; `others`: those of the same sandbox, as they are to be. `same`: the
     endpoint is so already."""
 
@@ -104,7 +104,7 @@ def once_closed(context: PortContext, endpoints: Iterable[Endpoint]) -> PortCont
     def in_use(proto: str, address: Address | None, port: int) -> str | None:
         return None if (proto, port) in mine else context.in_use(proto, address, port)
 
-    return replace(context, in_use=in_use)
+    return context._replace(in_use=in_use)
 
 
 def plan_revoke(endpoint: Endpoint) -> Endpoint:

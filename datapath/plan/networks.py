@@ -153,7 +153,7 @@ def plan_network_create(
     options = parse_options(request.driver, request.options, defaults)
     labels = parse_labels(request.labels)
     spec = drivers.chosen(request.driver, options)
-    subnets = _subnets(request, state, replace(facts, prefixes=()) if spec.traits.lan else facts, config)
+    subnets = _subnets(request, state, facts._replace(prefixes=()) if spec.traits.lan else facts, config)
     if spec.traits.lan:
         subnets = tuple(ipam.without_hosts(subnet, facts.addresses) for subnet in subnets)
     spec.check(request, options)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
@@ -24,8 +25,7 @@ PortInUse = Callable[[str, Address | None, int], str | None]
 Holder = tuple[PortMapping, str]
 
 
-@dataclass(frozen=True, slots=True)
-class PortContext:
+class PortContext(NamedTuple):
     """What is needed to decide about host ports. `ephemeral`: the host's ip_local_port_range, inclusive.
     `suspects`: (protocol, first, last) -> those ports about which `in_use` has to be asked, ascending."""
 
@@ -35,8 +35,7 @@ class PortContext:
     suspects: Callable[[str, int, int], Iterable[int]] = lambda proto, first, last: range(first, last + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class PortPlan:
+class PortPlan(NamedTuple):
     """The rows to write (those of `endpoints` are "changing"), and the mappings that are new or gone. `before`:
     the mapping whose ACL changed, as it was."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
@@ -28,8 +29,7 @@ from datapath.plan.ports import PortContext, choose_ports
 _OWNER = re.compile(r"[a-z0-9_-]{1,32}")
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointPlan:
+class EndpointPlan(NamedTuple):
     """`network` first has to be built if it is not; `sandbox` is new, or the one that the endpoint is in; `endpoint`:
     as it is if `known`."""
 
@@ -39,8 +39,7 @@ class EndpointPlan:
     known: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MovePlan:
+class MovePlan(NamedTuple):
     """`endpoint` as it is to be, in its new sandbox; `changed`: the other endpoints of the sandbox that it joins or
     leaves, as far as they gain or lose a default route or ports."""
 
@@ -49,8 +48,7 @@ class MovePlan:
     changed: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PublishPlan:
+class PublishPlan(NamedTuple):
     """The endpoint with its ports, and the mappings that are new (or gone)."""
 
     endpoint: Endpoint

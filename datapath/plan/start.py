@@ -82,7 +82,7 @@ def plan_start(
         "log_opts",
     )
     container = replace(planned.container, **{field: getattr(before, field) for field in kept})
-    return replace(planned, container=container)
+    return planned._replace(container=container)
 
 
 def plan_rename(name: str, wanted: str, state: State) -> Container:

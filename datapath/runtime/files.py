@@ -5,7 +5,6 @@ its log, which may be large and is there after a restart of the machine."""
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from datapath.config.settings import Settings
@@ -86,6 +85,8 @@ def make(settings: Settings, container: Container) -> Path:
 
 def remove(settings: Settings, container_id: str) -> None:
     """Removes the folders of a container, if there are any. KernelError if some of it stays."""
+    import shutil  # three libraries of compression come with it
+
     for parent in (settings.run_dir, settings.state_dir):
         path = parent / "containers" / container_id
         try:

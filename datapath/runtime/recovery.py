@@ -101,4 +101,4 @@ def roll_back(tx: Transaction, container: Container) -> None:
     after = replace(row, phase=Phase.REMOVING)
     if row.finished:
         after = replace(row, phase=Phase.READY, status=Status.EXITED, pid=0, pid_start=0, shim_pid=0)
-    release(tx, replace(plan_exited(container.id, None, tx.state, now()), container=after))
+    release(tx, plan_exited(container.id, None, tx.state, now())._replace(container=after))

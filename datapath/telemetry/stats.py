@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from datapath.engine.engine import Engine
@@ -154,7 +154,7 @@ def _of_container(wanted: ConnectionFilter, name: str, state: State) -> Connecti
     if not name:
         return wanted
     endpoints = state.endpoints_of_sandbox(stack_of(state, name))
-    return replace(wanted, endpoints=frozenset(endpoint.number for endpoint in endpoints))
+    return wanted._replace(endpoints=frozenset(endpoint.number for endpoint in endpoints))
 
 
 def _endpoint_names(state: State) -> dict[int, str]:

@@ -4,7 +4,6 @@ a forked one, which a fault can be put into."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -101,8 +100,7 @@ class Door:
         """What is answered; Refused with its text."""
         found = []
         for method, fields in words:
-            with contextlib.closing(Api(str(self.path), TIMEOUT)) as api:
-                reply = api.ask("POST", f"/NetworkDriver.{method}", fields)
+            reply = Api(str(self.path), TIMEOUT).ask("POST", f"/NetworkDriver.{method}", fields)
             if "Err" in reply:
                 raise Refused(reply["Err"])
             found.append(reply)

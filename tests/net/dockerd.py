@@ -247,7 +247,7 @@ class DockerHost(Host):
         with self.log.open("a") as log:
             self._daemon = subprocess.Popen(argv, stdout=log, stderr=log, text=True, start_new_session=True)
         api = Api(f"/proc/{self._outer.pid}/root/run/docker.sock")
-        with contextlib.closing(api), eventually() as until:
+        with eventually() as until:
 
             def answers() -> bool:
                 assert self._daemon is not None and self._daemon.poll() is None, self.said()

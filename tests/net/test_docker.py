@@ -626,18 +626,18 @@ def resident(pid: int) -> int:
 def test_s25_recorded_requests_of_newer_daemons_are_served_by_a_real_host(host: DockerHost) -> None:
     """Those of Docker 28.5 in their order: the kernel's side of it, without that daemon. In the end nothing is left."""
     networks = set()
-    with contextlib.closing(host.api()) as api:
-        for request in recordings()["28.5-probe"] + recordings()["28.5-plugindown"]:
-            if request.method.startswith("IpamDriver"):
-                continue
-            fields = json.loads(
-                request.body.decode().replace("10.5.", "10.25.").replace("10.6.", "10.26.") or "null"
-            )
-            reply = api.ask("POST", f"/{request.method}", fields)
-            assert "internal error" not in json.dumps(reply)
-            networks |= {fields["NetworkID"]} if fields and "NetworkID" in fields else set()
-        for network in networks:
-            assert api.ask("POST", "/NetworkDriver.DeleteNetwork", {"NetworkID": network}) == {}
+    api = host.api()
+    for request in recordings()["28.5-probe"] + recordings()["28.5-plugindown"]:
+        if request.method.startswith("IpamDriver"):
+            continue
+        fields = json.loads(
+            request.body.decode().replace("10.5.", "10.25.").replace("10.6.", "10.26.") or "null"
+        )
+        reply = api.ask("POST", f"/{request.method}", fields)
+        assert "internal error" not in json.dumps(reply)
+        networks |= {fields["NetworkID"]} if fields and "NetworkID" in fields else set()
+    for network in networks:
+        assert api.ask("POST", "/NetworkDriver.DeleteNetwork", {"NetworkID": network}) == {}
     assert set(host.ctl("network ls --filter driver=bridge --format {{.Name}}").split()) == {
         "bridge",
         "n1",

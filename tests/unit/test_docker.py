@@ -387,7 +387,8 @@ def test_names_that_docker_tells_are_shown_and_one_of_our_own_stays() -> None:
     door.network()
     door.network(SECOND, "10.6.0.0/16")
     door.endpoint(ENDPOINT, NETWORK, "10.5.0.2/16", sandbox="one")
-    known = daemon.Known({ENDPOINT: "web", "9" * 64: "x"}, {NETWORK: "shop", SECOND: "mine", "8" * 64: "y"})
+    networks = {NETWORK: "shop", SECOND: "mine", "8" * 64: "y"}
+    known = daemon.Known({ENDPOINT: "web", "9" * 64: "x"}, networks, frozenset())
     state = door.engine.state
     assert [s.label for s in names.named(state, known).sandboxes.values()] == ["web"]
     assert names.of_networks(state, known) == {NETWORK: "shop"}

@@ -71,7 +71,7 @@ def bridge(facts: HostFacts = FACTS, text: str = "{}") -> Network:
 def test_the_default_network_gets_the_first_free_pool_or_what_the_configuration_says(
     prefixes: list[str], text: str, prefix: str, gateway: str
 ) -> None:
-    network = bridge(replace(FACTS, prefixes=tuple(ip_network(p) for p in prefixes)), text)
+    network = bridge(FACTS._replace(prefixes=tuple(ip_network(p) for p in prefixes)), text)
     assert network.subnet4 is not None
     assert (str(network.subnet4.prefix), str(network.subnet4.gateway)) == (prefix, gateway)
     assert network.device == "dp0"
@@ -93,7 +93,7 @@ def test_the_default_networks_options_come_from_the_configuration(text: str, opt
 
 
 def test_the_default_networks_mtu_is_that_of_the_hosts_default_route() -> None:
-    assert bridge(replace(FACTS, default_mtu=1450)).mtu == 1450
+    assert bridge(FACTS._replace(default_mtu=1450)).mtu == 1450
 
 
 def test_ipv6_on_the_default_network_is_a_matter_of_configuration() -> None:
@@ -123,13 +123,13 @@ def test_the_default_networks_mtu_follows_the_hosts_default_route_while_there_is
 ) -> None:
     host = PlannedHost()
     host.run("web")
-    facts = replace(FACTS, default_mtu=1400, default_route=default_route)
+    facts = FACTS._replace(default_mtu=1400, default_route=default_route)
     assert plan_default_bridge(host.state, facts, config("{}")).mtu == mtu
 
 
 def test_a_device_in_the_default_networks_place_is_not_taken_over() -> None:
     with pytest.raises(ExistsError, match="dp0"):
-        bridge(replace(FACTS, devices=frozenset({"dp0"})))
+        bridge(FACTS._replace(devices=frozenset({"dp0"})))
 
 
 # ---- network create ------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import select
 import socket
@@ -74,12 +76,49 @@ def serving(
 
 
 def test_a_connection_takes_one_request_after_the_other_and_large_bodies(tmp_path: Path) -> None:
-    with serving(tmp_path) as served, contextlib.closing(Api(str(served.path))) as api:
+    with serving(tmp_path) as served, contextlib.closing(http.client.HTTPConnection("localhost")) as kept:
+        kept.sock = served.connect()
         for size in (0, 10, 1 << 20, 8 << 20):
+            kept.request("POST", "/x", b"x" * size)
+            assert json.loads(kept.getresponse().read()) == f"POST /x {size}"
+
+
+def test_a_client_that_asks_once_a_connection(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        api = Api(str(served.path))
+        for size in (0, 10, 1 << 20):
             assert api.ask("POST", "/x", b"x" * size) == f"POST /x {size}"
         with pytest.raises(DatapathError, match="ValueError: it failed"):
             api.ask("POST", "/fail")
         assert api.ask("GET", "/x?y") == "GET /x?y 0"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "closed without an answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", "ended after 3 of 10 bytes"),
+        (b"SSH-2.0-x\r\n\r\n", "closed without an answer"),
+    ],
+)
+def test_a_server_that_does_not_answer_in_full(tmp_path: Path, answer: bytes, said: str) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+        opened.listen()
+
+        def once() -> None:
+            with opened.accept()[0] as one:
+                one.recv(1000)
+                one.sendall(answer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        with pytest.raises(DatapathError, match=said):
+            Api(str(path)).ask("GET", "/x")
+        thread.join()
+    with pytest.raises(DatapathError, match="refused"):
+        Api(str(path)).ask("GET", "/x")
 
 
 @pytest.mark.parametrize(
@@ -110,8 +149,7 @@ def test_a_connection_takes_one_request_after_the_other_and_large_bodies(tmp_pat
 def test_each_request_has_one_clear_answer(tmp_path: Path, raw: bytes, status: int) -> None:
     with serving(tmp_path) as served:
         assert served.say(raw).startswith(f"HTTP/1.1 {status} ".encode())
-        with contextlib.closing(Api(str(served.path))) as api:
-            assert api.ask("POST", "/x") == "POST /x 0"
+        assert Api(str(served.path)).ask("POST", "/x") == "POST /x 0"
 
 
 def test_requests_that_are_never_whole_are_refused_and_keep_nobody_waiting(
@@ -122,8 +160,7 @@ def test_requests_that_are_never_whole_are_refused_and_keep_nobody_waiting(
         half = [served.connect() for _ in range(50)]
         for opened in half:
             opened.sendall(b"POST /x HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
-        with contextlib.closing(Api(str(served.path))) as api:
-            assert api.ask("POST", "/x") == "POST /x 0"
+        assert Api(str(served.path)).ask("POST", "/x") == "POST /x 0"
         for opened in half:
             assert opened.recv(100).startswith(b"HTTP/1.1 408 ")
             opened.close()
