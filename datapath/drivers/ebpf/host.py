@@ -114,12 +114,14 @@ class EbpfHost(HostPart):
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self.context.loaded
-        if dataplane is not None and not traits(network).lan:
+        if dataplane is None:
+            return
+        if not traits(network).lan:
             gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
             dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
             dataplane.devices.delete_many(_gateways_of(dataplane, network))
-            names.tell_subnets(dataplane, view)
-            names.forget_counts(dataplane, network)
+        names.tell_subnets(dataplane, view)
+        names.forget_counts(dataplane, network)
 
     def resolves(self, network: Network) -> bool:
         return traits(network).programs and names.answered(self.context.loaded)
