@@ -18,11 +18,12 @@ from typing import Any
 from datapath.errors import ConfigError, DatapathError, ExistsError, NotFoundError
 from datapath.host import Host
 from datapath.kernel.unix_server import Answer, Request
+from datapath.model.fields import Fields, part, text
 from datapath.model.networks import NetworkRequest
 from datapath.model.parsing import parse_prefix
 
 from . import DRIVER, OWNER, protocol
-from .protocol import Fields, ident, text
+from .protocol import ident
 
 Reply = Mapping[str, Any]
 
@@ -128,9 +129,7 @@ class Driver:
     def _join(self, fields: Fields) -> Reply:
         endpoint, path = ident(fields, "EndpointID"), text(fields, "SandboxKey")
         # Of all networks of a container: what cannot be published is refused where it is to be.
-        specs = [
-            s for s in protocol.port_specs(protocol.part(fields, "Options")) or () if protocol.publishable(s)
-        ]
+        specs = [s for s in protocol.port_specs(part(fields, "Options")) or () if protocol.publishable(s)]
         info = self._host.endpoints.hand_over(endpoint, OWNER, path, specs, path.rpartition("/")[2])
         if not info.source:
             raise ConfigError(f"the device of endpoint {endpoint[:12]} is gone, or in a sandbox already")
@@ -144,7 +143,7 @@ class Driver:
         return _NOTHING
 
     def _program(self, fields: Fields) -> Reply:
-        specs = protocol.port_specs(protocol.part(fields, "Options"))
+        specs = protocol.port_specs(part(fields, "Options"))
         self._host.endpoints.program(ident(fields, "EndpointID"), OWNER, specs)
         return _NOTHING
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from datapath.drivers.base import JoinInfo
 from datapath.errors import ConfigError, quoted
 from datapath.model.endpoints import EndpointRequest
+from datapath.model.fields import Fields, items, part, switch, text
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, NetworkRequest
 from datapath.model.parsing import PORT_PROTOCOLS, parse_address, parse_interface
 
@@ -31,8 +32,6 @@ IPV4, IPV6 = f"{PREFIX}enable_ipv4", f"{PREFIX}enable_ipv6"
 _ID = re.compile(r"[0-9a-f]{64}")
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _PORTS = range(65536)
-
-Fields = Mapping[str, Any]
 
 
 class Binding(NamedTuple):
@@ -54,44 +53,6 @@ def parse(body: bytes) -> Fields:
     if not isinstance(found, dict):
         raise ConfigError(f"the request is no object of JSON but a {type(found).__name__}")
     return found
-
-
-def text(fields: Fields, name: str) -> str:
-    """A field that is a string; "" if it is missing."""
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} must be a string, not {quoted(json.dumps(value))}")
-    return value
-
-
-def part(fields: Fields, name: str) -> Fields:
-    """A field that is an object; without fields if it is missing."""
-    value = fields.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name} must be an object, not {quoted(json.dumps(value))}")
-    return value
-
-
-def items(fields: Fields, name: str) -> list[Fields]:
-    """A field that is a list of objects; an empty one if it is missing."""
-    value = fields.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ConfigError(f"{name} must be a list of objects, not {quoted(json.dumps(value))}")
-    return value
-
-
-def switch(fields: Fields, name: str, default: bool) -> bool:
-    """A field that is true or false."""
-    value = fields.get(name, default)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {quoted(json.dumps(value))}")
-    return value
 
 
 def ident(fields: Fields, name: str) -> str:
