@@ -619,6 +619,10 @@ struct remote {
 	__u32 peer; /* number */
 };
 
+enum tunnel_flag {
+	TUNNEL_DIRECT = 1, /* there are networks whose packets come as they are: `subnets` */
+};
+
 /* tunnel: ARRAY of one: this host's own end */
 struct tunnel {
 	struct ip_addr addr4; /* zero: it has none of that family */
@@ -626,6 +630,7 @@ struct tunnel {
 	__u32 ifindex;	 /* the device for what the programs cannot do themselves, 0: none */
 	__u32 wireguard; /* the device of WireGuard tunnels, 0: none */
 	__u32 peer;	 /* this host's own number in the cluster; 0: it has no part in one */
+	__u32 flags;	 /* enum tunnel_flag */
 	__be16 port;	 /* of UDP, where every host receives */
 	__u8 mac[6];	 /* that frames to it are addressed to, and its own come from */
 };

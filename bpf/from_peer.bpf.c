@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * Reached by a tail call from the hooks of uplinks: a datagram to the UDP port of tunnels at this host's own end. One of a
+ * Reached by a tail call from the hooks of uplinks: a datagram to the UDP port of tunnels at this host's own end, or a
+ * packet of a network that needs no tunnel, whose number is in the scratch memory then. A tunnel's packet, if it is of a
  * network of ours, from a host of the cluster, is freed of its headers and delivered; what is in no network of ours is
  * left to the host's stack, where another's device may wait for it. So is what a program cannot free of its headers: the
  * device does, and from_vxlan goes on.
  */
 #include "lib/peers.h"
+#include "lib/ways.h"
 #include "lib/xfrm.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -35,6 +37,31 @@ static __always_inline int frame_check(const struct vxlan_link *link, __u32 leng
 	return DROP_ETHERTYPE;
 }
 
+/*
+ * A packet that came as it is: does the way to the host that has its source lead over the device that it came by? Returns
+ * 0, and room->sides.server_endpoint is the host's number; or a drop reason.
+ */
+__noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 number)
+{
+	struct network *net = network_find(number);
+	struct tunnel *own = tunnel_own();
+	struct scratch *room = scratch();
+	struct peer *peer;
+	__u32 host;
+
+	if (!p || !net || !own || !room)
+		return DROP_DEVICE;
+	host = remote_find(number, &p->tuple.src);
+	peer = host ? peer_find(host) : NULL;
+	if (!peer || !(peer->flags & PEER_DIRECT))
+		return DROP_DIRECT;
+	way_is_to(room, own, peer, own->port);
+	if (!route_leads_out(way_find(skb, net, 0)) || room->fib.ifindex != skb->ifindex)
+		return DROP_TUNNEL_SOURCE;
+	room->sides.server_endpoint = host;
+	return 0;
+}
+
 SEC("tc")
 int from_peer(struct __sk_buff *skb)
 {
@@ -50,6 +77,13 @@ int from_peer(struct __sk_buff *skb)
 	if (!room || !own)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
+	network = room->sides.client_network;
+	if (network) {
+		reason = direct_check(skb, p, network);
+		if (reason)
+			return drop(skb, reason);
+		return peer_receive(skb, p, network, room->sides.server_endpoint, 0);
+	}
 	whole = !bpf_skb_load_bytes(skb, p->l4, &link, sizeof(link));
 	if (!whole && bpf_skb_load_bytes(skb, p->l4, &link, offsetof(struct vxlan_link, inner)))
 		return not_ours(skb);

@@ -54,6 +54,41 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p
 						     : verdict;
 }
 
+/* Has the packet a way without a tunnel? In the gateway's name it could come from any host, and over a link with IPv4
+ * addresses no neighbour is found for IPv6. */
+static __always_inline bool is_direct(const struct packet *p, const struct network *net,
+				      const struct overlay *overlay, const struct peer *peer)
+{
+	return overlay->transport == TRANSPORT_DIRECT && (peer->flags & PEER_DIRECT) &&
+	       !(is_ipv6(p) && addr_is_v4(&peer->addr)) && !is_gateway(net, &p->tuple.src) &&
+	       !is_gateway(net, &p->tuple.dst);
+}
+
+/* As it is, to the peer as the next hop. NO_VERDICT: the peer is not on the link, the packet has to be cut, or an IPsec
+ * policy is about it; in a tunnel it gets there. */
+static __always_inline int by_link(struct __sk_buff *skb, const struct packet *p,
+				   struct scratch *room, const struct network *net,
+				   const struct tunnel *own, const struct peer *peer)
+{
+	__u32 length = segment_length(skb, p), mtu = peer->mtu ? peer->mtu : 0xffff;
+	struct ip_addr hop;
+	int route;
+
+	if (!way_is_to(room, own, peer, own->port) || xfrm_closed_out(&p->tuple, &p->tuple))
+		return NO_VERDICT;
+	route = way_find(skb, net, length);
+	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
+		mtu = room->fib.mtu_result;
+	if (length > mtu && (is_ipv6(p) || p->dont_fragment))
+		return too_big(skb, p, net, room->sides.client_endpoint, mtu);
+	if (length > mtu || !route_leads_out(route))
+		return NO_VERDICT;
+	route_hop(&room->fib, &hop);
+	if (!addr_equal(&hop, &peer->addr))
+		return NO_VERDICT;
+	return by_next_hop(skb, &room->fib, TO_PEER);
+}
+
 static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *p,
 				    struct scratch *room, const struct network *net,
 				    const struct overlay *overlay, const struct tunnel *own,
@@ -63,13 +98,8 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *
 	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
 	int route, error;
 
-	room->leaving.src = v6 ? own->addr6 : own->addr4;
-	if (addr_is_zero(&room->leaving.src))
+	if (!way_is_to(room, own, peer, vxlan_sport(skb)))
 		return drop(skb, DROP_NO_TUNNEL);
-	room->leaving.dst = peer->addr;
-	room->leaving.proto = IPPROTO_UDP;
-	room->leaving.sport = vxlan_sport(skb);
-	room->leaving.dport = own->port;
 	route = way_find(skb, net, length);
 	mtu = peer->mtu ? peer->mtu : 0xffff;
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
@@ -99,6 +129,7 @@ int to_peer(struct __sk_buff *skb)
 	struct packet *p;
 	struct peer *peer;
 	__u32 number, host;
+	int verdict;
 
 	if (!room || !own)
 		return drop(skb, DROP_DEVICE);
@@ -112,7 +143,7 @@ int to_peer(struct __sk_buff *skb)
 		caller = caller_find(p, number);
 		host = caller ? caller->peer : 0;
 	} else {
-		host = remote_find(number, &p->tuple.dst);
+		host = remote_at(number, overlay, &p->tuple.dst);
 		if (room->sides.client_endpoint && !members_may_talk(net, p))
 			return drop(skb, DROP_ICC);
 	}
@@ -124,5 +155,10 @@ int to_peer(struct __sk_buff *skb)
 		return drop(skb, DROP_SPOOFED_ADDR);
 	if (addr_is_unusable(&p->tuple.src))
 		return drop(skb, DROP_BAD_ADDR);
+	if (is_direct(p, net, overlay, peer)) {
+		verdict = by_link(skb, p, room, net, own, peer);
+		if (verdict != NO_VERDICT)
+			return verdict;
+	}
 	return by_vxlan(skb, p, room, net, overlay, own, peer);
 }

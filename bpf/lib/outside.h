@@ -70,17 +70,39 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* Is it a datagram to this host's end of tunnels? One without an Ethernet header, or in fragments, is left to the host's
- * stack and the device. */
-static __always_inline bool is_tunnelled(const struct packet *p)
+/* The overlay network whose packets come as they are, and which has the destination; 0: none. */
+static __always_inline __u32 direct_network(const struct packet *p)
 {
-	struct tunnel *own;
+	struct subnet_key key = {.prefixlen = 128, .addr = p->tuple.dst};
+	struct subnet *subnet = bpf_map_lookup_elem(&subnets, &key);
+	struct overlay *overlay = subnet ? overlay_find(subnet->network) : NULL;
 
-	if (p->tuple.proto != IPPROTO_UDP || p->fragment || p->lacks)
+	return overlay && overlay->transport == TRANSPORT_DIRECT ? subnet->network : 0;
+}
+
+/*
+ * Is it a datagram to this host's end of tunnels, or a packet of a network that needs none? What has no Ethernet header,
+ * and tunnels' packets in fragments, are left to the host's stack and the device.
+ */
+static __always_inline bool is_of_a_peer(const struct packet *p)
+{
+	struct tunnel *own = tunnel_own();
+	struct scratch *room;
+	__u32 direct = 0;
+
+	if (!own || p->lacks)
 		return false;
-	own = tunnel_own();
-	return own && own->port && p->tuple.dport == own->port &&
-	       addr_equal(&p->tuple.dst, is_ipv6(p) ? &own->addr6 : &own->addr4);
+	if (p->tuple.proto != IPPROTO_UDP || p->tuple.dport != own->port || !own->port ||
+	    p->fragment || !addr_equal(&p->tuple.dst, is_ipv6(p) ? &own->addr6 : &own->addr4)) {
+		direct = own->flags & TUNNEL_DIRECT ? direct_network(p) : 0;
+		if (!direct)
+			return false;
+	}
+	room = scratch();
+	if (!room)
+		return false;
+	room->sides.client_network = direct;
+	return true;
 }
 
 static __always_inline int outside_receive(struct __sk_buff *skb, struct packet *p)
@@ -88,7 +110,7 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	struct conn *conn;
 	int verdict;
 
-	if (is_tunnelled(p))
+	if (is_of_a_peer(p))
 		return go_on(skb, TAIL_FROM_PEER);
 	if (is_of_another_link(skb, p))
 		return not_ours(skb);

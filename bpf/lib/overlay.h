@@ -142,21 +142,24 @@ static __always_inline bool is_gateway(const struct network *net, const struct i
 }
 
 /* The number of the other host that a member with this address is at; 0: at none. */
-__noinline int remote_find(__u32 network, const struct ip_addr *addr)
+static __always_inline __u32 remote_at(__u32 network, const struct overlay *overlay,
+				       const struct ip_addr *addr)
 {
-	struct remote_key key = {.network = network};
-	struct overlay *overlay = overlay_find(network);
-	struct remote *remote;
+	struct remote_key key = {.network = network, .addr = *addr};
+	struct remote *remote = bpf_map_lookup_elem(&remote_addrs, &key);
 
-	if (!addr || !overlay)
-		return 0;
-	key.addr = *addr;
-	remote = bpf_map_lookup_elem(&remote_addrs, &key);
 	if (!remote) {
 		block_key(&key, overlay);
 		remote = bpf_map_lookup_elem(&remote_blocks, &key);
 	}
 	return remote ? remote->peer : 0;
+}
+
+__noinline int remote_find(__u32 network, const struct ip_addr *addr)
+{
+	struct overlay *overlay = overlay_find(network);
+
+	return addr && overlay ? remote_at(network, overlay, addr) : 0;
 }
 
 /* May a host send from this address: has it a member with that, or the block? */

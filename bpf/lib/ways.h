@@ -4,6 +4,7 @@
  * every packet: the answer is most of what a packet to another host costs. A change of routes counts that much later.
  */
 #pragma once
+#include "lib/overlay.h"
 #include "lib/routes.h"
 
 #define WAYS	 256	      /* a power of two; each CPU has as many */
@@ -23,6 +24,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct way);
 } ways SEC(".maps");
+
+/* The way that is asked for next: of tunnels to a peer, from that port. False: this host has no end of that family. */
+static __always_inline bool way_is_to(struct scratch *room, const struct tunnel *own,
+				      const struct peer *peer, __be16 sport)
+{
+	bool v4 = addr_is_v4(&peer->addr);
+
+	room->leaving.src = v4 ? own->addr4 : own->addr6;
+	room->leaving.dst = peer->addr;
+	room->leaving.sport = sport;
+	room->leaving.dport = own->port;
+	room->leaving.proto = IPPROTO_UDP;
+	room->leaving.pad[0] = room->leaving.pad[1] = room->leaving.pad[2] = 0;
+	return !addr_is_zero(&room->leaving.src);
+}
 
 /* Asks for the way of room->leaving, of `length` bytes. Forwarding is on for the network's gateway device. */
 static __always_inline int way_ask(struct __sk_buff *skb, const struct network *net,

@@ -14,6 +14,7 @@ from datapath.dataplane.layout import (
     OverlayFlag,
     PeerFlag,
     Transport,
+    TunnelFlag,
     XfrmDirection,
 )
 from datapath.dataplane.structs import (
@@ -28,6 +29,7 @@ from datapath.dataplane.structs import (
     PeerValue,
     ResolverValue,
     RrsetValue,
+    TunnelValue,
     UpstreamValue,
     XfrmKey,
     XfrmPolicyValue,
@@ -51,6 +53,8 @@ def to_abi(row: Any) -> Any:
         fields["flags"] = sum(int(abi.OverlayFlag[name]) for name in row.flags)
     elif isinstance(row, PeerValue):
         fields["flags"] = sum(int(abi.PeerFlag[name]) for name in row.flags)
+    elif isinstance(row, TunnelValue):
+        fields["flags"] = sum(int(abi.TunnelFlag[name]) for name in row.flags)
     elif isinstance(row, XfrmKey):
         fields["direction"] = int(abi.XfrmDirection[row.direction])
     elif isinstance(row, XfrmPolicyValue):
@@ -123,6 +127,12 @@ def peer_value(value: Any) -> PeerValue:
     """What the map `peers` says (abi.peer)."""
     flags = frozenset(cast(PeerFlag, flag.name) for flag in abi.PeerFlag if value.flags & flag)
     return PeerValue(**value._asdict() | {"flags": flags})
+
+
+def tunnel_value(value: Any) -> TunnelValue:
+    """What the map `tunnel` says (abi.tunnel)."""
+    flags = frozenset(cast(TunnelFlag, flag.name) for flag in abi.TunnelFlag if value.flags & flag)
+    return TunnelValue(**value._asdict() | {"flags": flags})
 
 
 def device_value(value: Any) -> DeviceValue:

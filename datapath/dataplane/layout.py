@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction, enum transport,
-# enum overlay_flag, enum peer_flag.
+# enum overlay_flag, enum peer_flag, enum tunnel_flag.
 NetworkFlag = Literal[
     "NETWORK_ACTIVE",
     "NETWORK_IPV4",
@@ -33,6 +33,7 @@ XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
 Transport = Literal["TRANSPORT_VXLAN", "TRANSPORT_DIRECT", "TRANSPORT_WIREGUARD"]
 OverlayFlag = Literal["OVERLAY_CHECKSUM"]
 PeerFlag = Literal["PEER_DIRECT", "PEER_WIREGUARD"]
+TunnelFlag = Literal["TUNNEL_DIRECT"]
 Direction = Literal["ingress", "egress"]
 # enum limit_direction.
 LIMIT_DIRECTIONS = {"ingress": 1, "egress": 2}

@@ -78,15 +78,19 @@ def peer_entries(peer: Peer, *, direct: bool = False, wireguard: bool = False) -
     )
 
 
-def tunnel_entry(own: Peer, ifindex: int, port: int, wireguard: int = 0) -> tuple[int, TunnelValue]:
+def tunnel_entry(
+    own: Peer, ifindex: int, port: int, wireguard: int = 0, *, direct: bool = False
+) -> tuple[int, TunnelValue]:
     """The row of `tunnel`: this host's own end. `ifindex`: of the device `vxlan external`, 0: there is none;
-    `wireguard`: of the WireGuard device; `port`: of UDP, the cluster's."""
+    `wireguard`: of the WireGuard device; `port`: of UDP, the cluster's; `direct`: one of the networks is of
+    TRANSPORT_DIRECT, whose packets are looked for among all that arrives."""
     return 0, TunnelValue(
         addr4=own.address if isinstance(own.address, IPv4Address) else None,
         addr6=own.address if isinstance(own.address, IPv6Address) else None,
         ifindex=ifindex,
         wireguard=wireguard,
         peer=own.number,
+        flags=frozenset({"TUNNEL_DIRECT"}) if direct else frozenset(),
         port=port,
         mac=own.mac,
     )

@@ -19,6 +19,7 @@ from datapath.dataplane.layout import (
     OverlayFlag,
     PeerFlag,
     Transport,
+    TunnelFlag,
     XfrmDirection,
 )
 from datapath.model.parsing import Address
@@ -329,6 +330,7 @@ class TunnelValue(NamedTuple):
     ifindex: int = 0
     wireguard: int = 0
     peer: int = 0
+    flags: frozenset[TunnelFlag] = frozenset()
     port: int = 0
     mac: str = NO_MAC
 

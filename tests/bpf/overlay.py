@@ -46,12 +46,21 @@ def mask(bits: int) -> IPv6Address:
     return IPv6Network(f"::/{bits}").netmask
 
 
-def fill(programs: Programs, net: Net = NET1, *, outer: int = 4, device: int = 0, mtu: int = 1500) -> None:
-    """Writes the rows. `outer`: the version of IP of the tunnels; `device`: the index of the tunnels' device."""
+def fill(
+    programs: Programs,
+    net: Net = NET1,
+    *,
+    outer: int = 4,
+    device: int = 0,
+    mtu: int = 1500,
+    direct: bool = False,
+) -> None:
+    """Writes the rows. `outer`: the version of IP of the tunnels; `device`: the index of the tunnels' device;
+    `direct`: the peers are on this host's link, and packets between them need no tunnel."""
     maps = programs.maps
     for number in (PEER, OTHER_PEER):
         address = (PEERS if outer == 4 else PEERS6)[number]
-        maps["peers"][abi.peer_key(number)] = abi.peer(address, 0, mtu, peer_mac(number))
+        maps["peers"][abi.peer_key(number)] = abi.peer(address, int(direct), mtu, peer_mac(number))
         for each in (PEERS[number], PEERS6[number]):
             maps["vteps"][abi.vtep_key(each)] = abi.vtep(number)
         for first in _BLOCKS[number]:
@@ -59,7 +68,7 @@ def fill(programs: Programs, net: Net = NET1, *, outer: int = 4, device: int = 0
     maps["remote_addrs"][abi.remote_key(net.number, MOVED)] = abi.remote(PEER)
     maps["overlays"][abi.overlay_key(net.number)] = abi.overlay(
         vni=VNI,
-        transport=abi.Transport.TRANSPORT_VXLAN,
+        transport=abi.Transport.TRANSPORT_DIRECT if direct else abi.Transport.TRANSPORT_VXLAN,
         subnet4=IPv4Address("172.17.0.0"),
         mask4=mask(96 + 16),
         block_mask4=mask(96 + 24),
@@ -67,8 +76,10 @@ def fill(programs: Programs, net: Net = NET1, *, outer: int = 4, device: int = 0
         mask6=mask(64),
         block_mask6=mask(112),
     )
+    for first, bits in ((IPv4Address("172.17.0.0"), 96 + 16), (IPv6Address("fd00:1::"), 64)):
+        maps["subnets"][abi.subnet_key(bits, first)] = abi.subnet(net.number)
     maps["vnis"][abi.vni_key(VNI)] = abi.vni(net.number)
-    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, 0, 1, PORT, OWN_MAC)
+    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, 0, 1, int(direct), PORT, OWN_MAC)
     value = maps["networks"][net.number]
     maps["networks"][net.number] = value._replace(flags=value.flags | abi.NetworkFlag.NETWORK_OVERLAY)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,14 @@ from tests.bpf.fixtures import (
     A1,
     A2,
     B1,
+    D1,
     HOST,
-    HOST6,
     NET1,
+    NEXT_HOP_MAC,
     REDIRECT,
     SHOT,
     UNSPEC,
+    UPLINK_MAC,
     Programs,
     Reason,
     Topology,
@@ -387,9 +390,83 @@ def test_a_host_that_has_no_part_in_a_cluster_takes_nothing(programs: Programs) 
         programs.expect(None, frame, UNSPEC, Reason.NOT_OURS)
 
 
+# ---- without tunnels -------------------------------------------------------------------------------
+
+
+def comes(packet: bytes) -> bytes:
+    """A frame from a host on the link."""
+    kind = p.ETH_IPV4 if packet[0] >> 4 == 4 else p.ETH_IPV6
+    return p.ethernet(UPLINK_MAC, NEXT_HOP_MAC, kind, packet)
+
+
+@pytest.mark.parametrize(("outer", "remote"), [(4, o.REMOTE), (6, o.REMOTE), (6, o.REMOTE6)])
+def test_on_one_link_a_packet_goes_as_it_is(
+    programs: Programs, topology: Topology, outer: int, remote: p.Address
+) -> None:
+    o.fill(programs, outer=outer, direct=True, device=topology.index["dp4"])
+    programs.expect(A1, A1.sends(remote, UDP), REDIRECT, Reason.TO_PEER)
+
+
+def test_what_the_link_cannot_carry_so_goes_in_a_tunnel(programs: Programs, topology: Topology) -> None:
+    """IPv6 over IPv4 ends; what a host asks in the gateway's name."""
+    o.fill(programs, direct=True, device=topology.index["dp4"])
+    sent(programs, A1, A1.sends(o.REMOTE6, UDP))
+    body = p.ipv4(NET1.gateway, o.REMOTE, UDP)
+    sent(programs, NET1, p.ethernet(o.peer_mac(o.PEER), NET1.mac, p.ETH_IPV4, body))
+
+
+def test_what_the_link_does_not_take_is_told_so_or_goes_by_the_device(
+    programs: Programs, topology: Topology
+) -> None:
+    o.fill(programs, direct=True, device=topology.index["dp4"])
+    programs.expect(A1, A1.sends(o.REMOTE, p.udp(1, 2, bytes(1472))), REDIRECT, Reason.TO_PEER)
+    frame = A1.sends(o.REMOTE, p.udp(1, 2, bytes(1473)))
+    programs.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, NET1.gateway, mtu=1500))
+    frame = A1.sends(o.REMOTE, p.udp(1, 2, bytes(1473)), fragment=0)
+    by_device = p.mac_bytes(o.peer_mac(o.PEER) + ":" + o.OWN_MAC) + frame[12:]
+    programs.expect(A1, frame, REDIRECT, Reason.TO_PEER, by_device)
+
+
+@pytest.mark.parametrize(("src", "dst"), [(o.REMOTE, A1.ip), (o.REMOTE6, A1.ip6)], ids=["IPv4", "IPv6"])
+def test_what_comes_as_it_is_is_delivered(
+    programs: Programs, topology: Topology, src: p.Address, dst: p.Address
+) -> None:
+    o.fill(programs, direct=True, device=topology.index["dp4"])
+    packet = p.ipv4(src, dst, UDP) if dst == A1.ip else p.ipv6(src, dst, UDP)
+    programs.expect(None, comes(packet), REDIRECT, Reason.DELIVERED, A1.gets(src, UDP))
+
+
+@pytest.mark.parametrize(
+    ("src", "reason"),
+    [
+        (o.NOBODY, Reason.DROP_DIRECT),
+        (A2.ip, Reason.DROP_DIRECT),
+        (NET1.gateway, Reason.DROP_DIRECT),
+        (IPv4Address("203.0.113.5"), Reason.DROP_DIRECT),
+    ],
+    ids=["nobody", "a member here", "the gateway", "outside"],
+)
+def test_what_comes_as_it_is_has_to_be_a_peers(
+    programs: Programs, topology: Topology, src: IPv4Address, reason: Any
+) -> None:
+    o.fill(programs, direct=True, device=topology.index["dp4"])
+    programs.expect(None, comes(p.ipv4(src, A1.ip, UDP)), SHOT, reason)
+
+
+def test_a_peer_that_is_elsewhere_does_not_come_by_this_link(programs: Programs, topology: Topology) -> None:
+    """Strict reverse path: the way to the peer leads over another device, or to none."""
+    o.fill(programs, direct=True, device=topology.index["dp4"])
+    peer = abi.peer(D1.ip, 1, 1500, o.peer_mac(o.PEER))
+    programs.maps["peers"][abi.peer_key(o.PEER)] = peer
+    programs.expect(None, comes(p.ipv4(o.REMOTE, A1.ip, UDP)), SHOT, Reason.DROP_TUNNEL_SOURCE)
+
+
+def test_without_such_networks_nothing_is_taken_that_comes_so(programs: Programs) -> None:
+    programs.expect(None, comes(p.ipv4(o.REMOTE, A1.ip, UDP)), UNSPEC, Reason.NOT_OURS)
+
+
 def test_a_containers_answer_goes_back_the_way_it_was_asked(programs: Programs) -> None:
     asked = o.arrives(o.vxlan(o.inner(o.REMOTE, A1.ip, p.tcp(1000, 80, p.SYN))))
     programs.expect(None, asked, REDIRECT, Reason.DELIVERED, A1.gets(o.REMOTE, p.tcp(1000, 80, p.SYN)))
     sent(programs, A1, A1.sends(o.REMOTE, p.tcp(80, 1000, p.SYN | p.ACK)))
     assert not programs.table("pending")
-    assert HOST6

@@ -122,7 +122,9 @@ class Peers:
                 rows += [("remote_blocks", key, value) for key, value in remote.items()]
                 for name, key, value in rows:
                     programs.map(name)[to_abi(key)] = to_abi(value)
-                place, row = overlay_entries.tunnel_entry(known_peer(number, outer), index, PORT)
+                place, row = overlay_entries.tunnel_entry(
+                    known_peer(number, outer), index, PORT, direct=direct
+                )
                 programs.tunnel[place] = to_abi(row)
                 value = programs.networks[network.number]
                 programs.networks[network.number] = value._replace(

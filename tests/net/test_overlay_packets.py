@@ -97,7 +97,7 @@ def peers6(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
         yield _made(stack, tmp_path_factory.mktemp("peers6"), 6)
 
 
-def _made(stack: ExitStack, folder: Path, outer: int) -> Peers:
+def _made(stack: ExitStack, folder: Path, outer: int, **how: Any) -> Peers:
     def make() -> Host:
         inner = folder / f"host{len(list(folder.iterdir()))}"
         inner.mkdir()
@@ -106,7 +106,7 @@ def _made(stack: ExitStack, folder: Path, outer: int) -> Peers:
         return made
 
     found = Peers(make)
-    found.join(outer=outer)
+    found.join(outer=outer, **how)
     for version in (4, 6):
         serve(found.hosts[1], "c2", TAKE, member(2, version), 80)
         serve(found.hosts[1], "c2", TELL, member(2, version), 53)
@@ -372,3 +372,80 @@ def test_a_plain_vxlan_host_is_a_peer(make_host: MakeHost) -> None:
     process = other.start(script(TAKE, member(2), 80), stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     assert one.in_("c1", script(GIVE, member(2), 80, 8)) == f"{member(1)} {digest(8)}"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+    """Two hosts on one link, whose members' packets need no tunnel."""
+    with ExitStack() as stack:
+        yield _made(stack, tmp_path_factory.mktemp("straight"), 4, transport="TRANSPORT_DIRECT", direct=True)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_on_one_link_packets_go_as_they_are(straight: Peers, version: int) -> None:
+    """O13: IPv6 over a link whose ends have IPv4 addresses goes in tunnels still."""
+    one, other = straight.hosts
+    watch = other.start(
+        [
+            "tcpdump",
+            "-Z",
+            "root",
+            "-n",
+            "-l",
+            "-c",
+            "1",
+            "-i",
+            UNDER,
+            f"src {vtep(1)} and udp port 4789 or src {member(1)}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert watch.stderr is not None and "listening" in watch.stderr.readline() + watch.stderr.readline()
+    straight.counted(1), straight.counted(2)
+    assert one.in_("c1", f"ping -n -c 2 -i 0.01 -W 10 {member(2, version)}").count("ttl=64") == 2
+    assert straight.counted(1)["TO_PEER"] == straight.counted(2)["TO_PEER"] == 2
+    assert watch.stdout is not None
+    assert ("4789" in watch.stdout.readline()) == (version == 6)
+    said = one.in_("c1", script(GIVE, member(2, version), 80, 16))
+    assert said == f"{member(1, version)} {digest(16)}"
+    assert one.in_("c1", script(SAY, member(2, version), 53, 9000)) == f"{member(1, version)} 9000"
+    assert one.sh(script(GIVE, member(2, version), 80, 1)) == f"{GATEWAY[version]} {digest(1)}"
+
+
+def test_what_comes_straight_is_believed_from_whom_it_can_come(straight: Peers) -> None:
+    other = straight.hosts[1]
+    mac = other.sh(f"ip neigh show {vtep(1)} dev {UNDER}").split()[2]
+    own = other.sh("cat /proc/net/arp") and "02:00:00:00:01:02"
+    for source, reason in (
+        (member(2), "DELIVERED"),
+        ("10.9.1.7", "DROP_DIRECT"),
+        ("203.0.113.9", "DROP_DIRECT"),
+    ):
+        straight.counted(1)
+        frame = packets.ethernet(
+            mac, own, packets.ETH_IPV4, packets.ipv4(source, member(1), packets.udp(1, 53))
+        )
+        other.sh(script(RAW, UNDER, frame.hex()))
+        found = straight.counted(1)
+        assert reason in found and ("DELIVERED" in found) == (reason == "DELIVERED"), found
+
+
+# Sends a frame by a device.
+RAW = """
+import socket, sys
+sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sender.bind((sys.argv[1], 0))
+sender.send(bytes.fromhex(sys.argv[2]))
+"""
+
+
+def test_what_does_not_fit_on_the_link_is_told_so(narrow: Peers) -> None:
+    """O7, without tunnels."""
+    narrow.join(transport="TRANSPORT_DIRECT", direct=True)
+    one, other = narrow.hosts
+    refused = one.try_in("c1", f"ping -n -c 1 -W 5 -M do -s 1422 {member(2)}")
+    assert "1400" in refused.stdout, refused.stdout
+    assert "1 received" in one.in_("c1", f"ping -n -c 1 -W 10 -M dont -s 1422 {member(2)}")
+    serve(other, "c2", TAKE, member(2), 80)
+    assert one.in_("c1", script(GIVE, member(2), 80, 4)).endswith(digest(4))
