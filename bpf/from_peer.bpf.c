@@ -84,6 +84,8 @@ int from_peer(struct __sk_buff *skb)
 			return drop(skb, reason);
 		return peer_receive(skb, p, network, room->sides.server_endpoint, 0);
 	}
+	if (p->length - (p->l4 - L3) < offsetof(struct vxlan_link, inner))
+		return not_ours(skb);
 	whole = !bpf_skb_load_bytes(skb, p->l4, &link, sizeof(link));
 	if (!whole && bpf_skb_load_bytes(skb, p->l4, &link, offsetof(struct vxlan_link, inner)))
 		return not_ours(skb);

@@ -153,7 +153,8 @@ int to_peer(struct __sk_buff *skb)
 	/* Such a source the other host would not believe. */
 	if (p->forwarded)
 		return drop(skb, DROP_SPOOFED_ADDR);
-	if (addr_is_unusable(&p->tuple.src))
+	if (addr_is_unusable(&p->tuple.src) ||
+	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
 	if (is_direct(p, net, overlay, peer)) {
 		verdict = by_link(skb, p, room, net, own, peer);

@@ -212,6 +212,7 @@ _ENUMS: dict[str, tuple[Any, str]] = {
     "Transport": (_NUMBERS, "transport"),
     "OverlayFlag": (_FLAGS, "overlay_flag"),
     "PeerFlag": (_FLAGS, "peer_flag"),
+    "TunnelFlag": (_FLAGS, "tunnel_flag"),
     "OtherParty": (_NUMBERS, "other_party"),
     "LimitDirection": (_NUMBERS, "limit_direction"),
     "ConnFlag": (_FLAGS, "conn_flag"),

@@ -68,7 +68,12 @@ class FromContainer(Questions):
         if self._for_resolver(p, sender):
             return self._question(p, sender)
         target = net.members.get(p.dst)
+        remote = target is None and self._leads_to_peer(p, net)
+        if remote and (net.icc or not p.fragment):
+            return self._to_peer(p, net, sender, net.icc or self._linked(p))
         router = self._router(net, p.dst_mac)
+        if remote:
+            return self._as_fragment(p, sender.number, lambda: self._to_peer(p, net, sender, self._linked(p)))
         if target is None and router:
             return self._by_router(p, net)
         if p.fragment and target is None and p.dst_mac != net.mac:
@@ -166,7 +171,7 @@ class FromContainer(Questions):
             return member.mac
         if address and address in (net.gateway4, net.gateway6, net.linklocal):
             return net.mac
-        return None
+        return self._remote_mac(net, address, lambda peer: net.mac)
 
     def _arp(self, p: Packet, sender: Member) -> Expected:
         f, asked = p.frame, p.frame[38:42]
@@ -208,15 +213,6 @@ class FromContainer(Questions):
         return Expected(REDIRECT, ("FLOODED",), (p.frame,), to=fitting(p, net, others))
 
     # ---- to one place ------------------------------------------------------------------------------------
-
-    def _linked(self, p: Packet) -> bool:
-        """Without icc: a link's client may speak to the server's port, which may answer, but not begin."""
-        if p.ports is None or p.proto not in (TCP, UDP):
-            return False
-        links, (sport, dport) = self.topology.links, p.ports
-        if (p.src, p.dst, dport, p.proto) in links:
-            return True
-        return (p.dst, p.src, sport, p.proto) in links and not p.syn
 
     def _leaves(self, p: Packet, sender: Member) -> Expected | None:
         net, frame, dst = sender.network, p.frame, p.dst

@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tests.model.devices import Host, uplink_mac
 from tests.model.plans import PROTECTED
 from tests.model.questions import UPSTREAM
 from tests.model.topology import Member, Network, Published, Topology
+from tests.model.tunnels import Overlay
 
 HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback")
 # What the programs keep for themselves, and is emptied with the rest: map, its key and its value.
@@ -67,6 +68,10 @@ def mac_text(mac: bytes) -> str:
 
 def address(raw: bytes) -> IPv4Address | IPv6Address | None:
     return ip_address(raw) if raw else None
+
+
+def _mask(bits: int) -> IPv6Address:
+    return IPv6Network(f"::/{bits}").netmask
 
 
 @functools.cache
@@ -172,10 +177,40 @@ class Programs:
             for raw in uplink.linklocals:
                 index = self.host.index[uplink.name]
                 self.maps["linklocals"][abi.linklocal_key(address(raw), index)] = abi.address(index)
+        self._overlay(topology.overlay)
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)
             self.maps["links"][key] = abi.link(numbers[client], numbers[server])
+
+    def _overlay(self, overlay: Overlay | None) -> None:
+        self.maps["tunnel"][0] = abi.tunnel()
+        if overlay is None:
+            return
+        number, index = overlay.network.number, self.host.index[overlay.device]
+        own = {version: address(overlay.ends[size]) for version, size in ((4, 4), (6, 16))}
+        mac = mac_text(overlay.mac)
+        self.maps["tunnel"][0] = abi.tunnel(own[4], own[6], index, 0, 1, 0, overlay.port, mac)
+        masks: dict[str, Any] = {}
+        for prefix, length in overlay.subnets:
+            version = 4 if len(prefix) == 4 else 6
+            bits = length + 128 - 8 * len(prefix)
+            masks |= {f"subnet{version}": address(prefix), f"mask{version}": _mask(bits)}
+            masks[f"block_mask{version}"] = _mask(126)
+        transport = abi.Transport.TRANSPORT_VXLAN
+        self.maps["overlays"][abi.overlay_key(number)] = abi.overlay(overlay.vni, transport, 0, **masks)
+        self.maps["vnis"][abi.vni_key(overlay.vni)] = abi.vni(number)
+        for peer in overlay.peers:
+            row = abi.peer(address(peer.addr), 0, peer.mtu, mac_text(peer.mac))
+            self.maps["peers"][abi.peer_key(peer.number)] = row
+            self.maps["vteps"][abi.vtep_key(address(peer.addr))] = abi.vtep(peer.number)
+            for first, _ in peer.blocks:
+                key = abi.remote_key(number, address(first))
+                self.maps["remote_blocks"][key] = abi.remote(peer.number)
+        for raw, peer in overlay.moved.items():
+            self.maps["remote_addrs"][abi.remote_key(number, address(raw))] = abi.remote(peer.number)
+        value = self.maps["networks"][number]
+        self.maps["networks"][number] = value._replace(flags=value.flags | FLAG.NETWORK_OVERLAY)
 
     def _policies(self, topology: Topology) -> None:
         first, last = topology.nat_first, topology.nat_last

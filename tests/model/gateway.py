@@ -6,16 +6,16 @@ from __future__ import annotations
 from tests.model.addresses import MAPPED
 from tests.model.errors import quotation
 from tests.model.expected import SHOT, Expected, advertisement, arp_reply, dropped, fitting, passed
-from tests.model.forwarding import Forwarding
 from tests.model.packet import ARP, IPV4, IPV6, LATER, Packet, backwards
 from tests.model.routes import Flow
 from tests.model.situations import Situation, Withheld
 from tests.model.topology import Network
+from tests.model.tunnels import Tunnels
 
 KEPT = 4096  # rows that the table of what goes by way of the host's stack keeps in any case
 
 
-class FromHost(Forwarding):
+class FromHost(Tunnels):
     def from_host(self, net: Network, frame: bytes, forwarded: bool = False) -> Expected | None:
         p = Packet(frame)
         if p.fault:
@@ -36,8 +36,8 @@ class FromHost(Forwarding):
             if p.ttl != 255 or p.end - p.l4 < 24:
                 return dropped(frame, "DROP_TRUNCATED")
             asked = frame[p.l4 + 8 : p.l4 + 24]
-            member = net.members.get(asked)
-            return advertisement(p, asked, member.mac) if member else dropped(frame, "DROP_UNKNOWN_ARP")
+            mac = self._mac_of(net, asked)
+            return advertisement(p, asked, mac) if mac else dropped(frame, "DROP_UNKNOWN_ARP")
         if p.icmp == (
             5 if p.kind == IPV4 else 137
         ):  # a redirect: there is no shorter way than by the gateway
@@ -46,6 +46,11 @@ class FromHost(Forwarding):
             everybody = {id(m): m for m in net.members.values()}
             return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
         member = net.members.get(p.dst)
+        if member is None and self._leads_to_peer(p, net):
+            return self._to_peer(p, net, None, True)
+        overlay = self.topology.overlay
+        if member and overlay and overlay.network is net:
+            self._asked_here(p)
         if member is None:  # or what lies behind one that forwards
             routers = (one for one in net.members.values() if one.forwarding and one.mac == p.dst_mac)
             member = next(routers, None)
@@ -77,5 +82,10 @@ class FromHost(Forwarding):
             return None  # no stack sends it
         if frame[20:22] != b"\0\1":
             return dropped(frame, "ABSORBED")
-        member = net.members.get(frame[38:42])
-        return arp_reply(p, member.mac) if member else dropped(frame, "DROP_UNKNOWN_ARP")
+        mac = self._mac_of(net, frame[38:42])
+        return arp_reply(p, mac) if mac else dropped(frame, "DROP_UNKNOWN_ARP")
+
+    def _mac_of(self, net: Network, address: bytes) -> bytes | None:
+        """Of the member, here or on another host."""
+        member = net.members.get(address)
+        return member.mac if member else self._remote_mac(net, address, lambda peer: peer.mac)

@@ -14,6 +14,7 @@ from tests.model.hosts import LOCAL
 from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
 from tests.model.reference import Reference
 from tests.model.topology import LOCAL_SENDER, Member, Published, Topology
+from tests.model.tunnels import Overlay
 from tests.model.writing import carried, cut4, cut6, frame_of, icmp, ip4, ip6
 
 
@@ -47,6 +48,8 @@ class Generator(Draws):
             (1, self.from_a_published_port),
             (2, self.to_external),
             (2, self.asks),
+            (5, self.to_peer),
+            (7, self.from_peer),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -242,6 +245,87 @@ class Generator(Draws):
         message = self.rng.randbytes(2) + b"\1\0\0\1" + bytes(6) + labels + bytes((0, 0, kind, 0, 1))
         body = carried((UDP, src, self.port(self.sources), dst, 53), 0, message)
         return self.from_member(member, ip4(src, dst, UDP, body) if size == 4 else ip6(src, dst, UDP, body))
+
+    def to_peer(self) -> Sent | None:
+        """To another host's member, to nobody in its network, or back to a host that has asked."""
+        overlay, rare = self.topology.overlay, self.random
+        members = [m for m in self.members if overlay and m.network is overlay.network]
+        if not overlay or not members:
+            return None
+        member = members[int(rare() * len(members))]
+        size = self.family(member)
+        src, sport = member.addr4 if size == 4 else member.addr6, self.port(self.sources)
+        callers = [key for key in self.reference.callers if key[1] == src]
+        if callers and rare() < 0.5:
+            return self.from_member(member, self.packet(callers[int(rare() * len(callers))]))
+        dst = self.remote(overlay, size)
+        key = (self.proto(size), src, sport, dst, self.port(self.targets))
+        at = rare()
+        if at < 0.1:
+            net = overlay.network
+            key = (key[0], net.gateway(size), *key[2:])
+            return Sent("from_host", net, frame_of(member.mac, net.mac, self.packet(key)))
+        if at < 0.3 and key[0] != ICMP and key[0] != ICMPV6:
+            length = 1500 - int(rare() * 180)
+            body = carried(key, ACK, self.rng.randbytes(max(8, length - (60 if size == 16 else 40))))
+            loose = 0 if rare() < 0.5 else 0x4000
+            packet = ip6(src, dst, key[0], body) if size == 16 else ip4(src, dst, key[0], body, word=loose)
+            return self.from_member(member, packet)
+        return self.from_member(member, self.packet(key))
+
+    def remote(self, overlay: Overlay, size: int) -> bytes:
+        """An address of the network that is no member's here, of a host's or of none."""
+        subnets = [prefix for prefix, _ in overlay.subnets if len(prefix) == size]
+        if not subnets:
+            return self.somewhere(size)
+        return subnets[0][:-1] + bytes((subnets[0][-1] + 6 + int(self.random() * 12),))
+
+    def from_peer(self) -> Sent | None:
+        """In a tunnel: from another host's member, from the host itself, or not to be believed."""
+        overlay, rare = self.topology.overlay, self.random
+        members = [m for m in self.members if overlay and m.network is overlay.network]
+        if not overlay or not members:
+            return None
+        member = members[int(rare() * len(members))]
+        size, at = self.family(member), rare()
+        dst = member.addr4 if size == 4 else member.addr6
+        src = self.remote(overlay, size) if at < 0.6 else overlay.network.gateway(size)
+        peer = overlay.peers[int(rare() * 2)]
+        known = overlay.host_of(src)
+        if known and rare() < 0.9:
+            peer = known
+        if at > 0.85:
+            src = self.somewhere(size)
+        if rare() < 0.1:
+            dst = self.somewhere(size)
+        if self.topology.links and rare() < 0.2:
+            _, server, port, proto = self.rng.choice(sorted(self.topology.links))
+            key: Key = (proto, src, 1000, server, port) if len(server) == len(src) else (UDP, src, 7, dst, 7)
+        else:
+            key = (self.proto(size), src, self.port(self.sources), dst, self.port(self.targets))
+        packet = self.packet(key)
+        frame = frame_of(overlay.mac if rare() < 0.95 else b"\xff" * 6, peer.mac, packet)
+        if rare() < 0.05:
+            frame = (
+                frame[:12] + self.rng.choice((b"\x08\6", b"\x81\0", b"\x88\xcc", b"\x86\xdd")) + frame[14:]
+            )
+        if rare() < 0.1:
+            frame = frame[: int(rare() * len(frame))]
+        vni = overlay.vni if rare() < 0.95 else int(rare() * (1 << 24))
+        head = bytes((8 if rare() < 0.97 else 0, 0, 0, 0)) + (vni << 8).to_bytes(4, "big")
+        end = peer.addr if rare() < 0.9 else self.pick(list(overlay.strangers))
+        own = overlay.ends[len(end)]
+        data = head + frame
+        body = (33000 << 48 | overlay.port << 32 | (8 + len(data)) << 16).to_bytes(8, "big") + data
+        tos = (0, 0, 0, 1, 2, 3, 3)[int(rare() * 7)]
+        if len(end) == 4:
+            word = 0x4000 if rare() < 0.97 else 0x2000
+            outer = ip4(end, own, UDP, body, word=word, tos=tos)
+        else:
+            outer = ip6(end, own, UDP, body, label=tos << 20)
+        uplink = self.topology.uplinks[0]
+        sent = Sent("from_uplink", uplink, frame_of(uplink.mac, b"\2\0\0\0\0\xbb", outer))
+        return sent._replace(gso=500) if key[0] == TCP and len(packet) > 600 and rare() < 0.5 else sent
 
     def to_outside(self) -> Sent:
         member = self.member()

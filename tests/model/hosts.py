@@ -13,6 +13,7 @@ from tests.model.packet import TCP, UDP
 from tests.model.plans import PROTECTED, own_addresses, routing
 from tests.model.routes import route
 from tests.model.topology import Elsewhere, Member, Network, Published, Topology, Uplink
+from tests.model.tunnels import Overlay, Peer
 
 OUT4 = [
     IPv4Address(a).packed
@@ -112,7 +113,40 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         sockets=frozenset(host.sockets),
         protected=[route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else [],
         other_nat=rng.random() < 0.15,
+        overlay=_overlay(rng, host, networks, uplinks) if rng.random() < 0.7 else None,
     )
+
+
+def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> Overlay:
+    """One of the networks has members on two other hosts, which are neighbours on the first uplink."""
+    lan = rng.choice(host.lans)
+    net, six = networks[lan.number], rng.random() < 0.4
+    ends = {4: uplinks[0].addr4, 16: uplinks[0].addr6}
+    subnets = [lan.subnet4.network] * net.ipv4 + [lan.subnet6.network] * net.ipv6
+    peers = []
+    for place, number in enumerate((2, 3)):
+        leg = host.legs[0].v6 if six else host.legs[0].v4
+        assert leg
+        blocks = tuple(
+            ((subnet.network_address + 8 + 4 * place).packed, subnet.max_prefixlen - 2) for subnet in subnets
+        )
+        mtu = rng.choice((1500, 1500, 1400))
+        address = (leg.network.network_address + 7 + place).packed
+        peers.append(Peer(number, address, bytes((2, 0, 0, 0, 1, number)), mtu, blocks))
+    made = Overlay(
+        network=net,
+        vni=4096 + lan.number,
+        port=4789,
+        mac=b"\2\0\0\0\1\1",
+        ends=ends,
+        subnets=tuple((subnet.network_address.packed, subnet.prefixlen) for subnet in subnets),
+        peers=peers,
+        strangers=(IPv4Address("192.0.2.66").packed, IPv6Address("2001:db8:1::66").packed),
+        device=f"dp{lan.number}",
+    )
+    for subnet in subnets:
+        made.moved[(subnet.network_address + 13).packed] = peers[0]
+    return made
 
 
 def _ports(

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from tests.model.addresses import MAPPED, class_e, loopback, on_link, unusable
 from tests.model.expected import ANY, NEXT, Expected, dropped
-from tests.model.forwarding import Forwarding
 from tests.model.packet import ARP, LATER, Packet, backwards
 from tests.model.routes import Flow
 from tests.model.situations import Situation
 from tests.model.topology import LOCAL_SENDER, Member, Uplink
+from tests.model.tunnels import Tunnels
 
 
-class FromOutside(Forwarding):
+class FromOutside(Tunnels):
     def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
         p = Packet(frame, self.gso)
         self.room, self.bare = uplink.mtu, False
@@ -57,6 +57,8 @@ class FromOutside(Forwarding):
         if uplink and on_link(p.dst) and p.dst not in uplink.linklocals:
             self._meet(Situation.LINK_ELSEWHERE)
             return ours  # another link's (RFC 4007, 5)
+        if uplink and self._is_tunnelled(p, uplink):
+            return self._from_peer(p, ours)
         if p.error:
             return self._error(p, sender) or ours
         if p.fragment:

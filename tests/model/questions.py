@@ -17,11 +17,11 @@ import dns.rdatatype
 
 from tests.model.addresses import RESOLVER, loopback
 from tests.model.expected import ANY, REDIRECT, Expected
-from tests.model.forwarding import Forwarding
 from tests.model.packet import TCP, UDP, Packet
 from tests.model.situations import Situation, Withheld
 from tests.model.sums import checksum
 from tests.model.topology import Member, Network
+from tests.model.tunnels import Tunnels
 
 UPSTREAM = IPv4Address("203.0.113.53").packed
 DNS = 53
@@ -29,7 +29,7 @@ A, PTR, AAAA, NOERROR, NXDOMAIN, REFUSED = 1, 12, 28, 0, 3, 5
 FEW_PORTS = 1000  # with fewer for all, none may be left for a question
 
 
-class Questions(Forwarding):
+class Questions(Tunnels):
     def _for_resolver(self, p: Packet, sender: Member) -> bool:
         """Whatever is sent to 127.0.0.11; questions to the gateway where no port is published."""
         net = sender.network

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tests.model.addresses import ZERO4
 from tests.model.routes import Route, Routing, within
+
+if TYPE_CHECKING:
+    from tests.model.tunnels import Overlay
 
 
 @dataclass(eq=False)
@@ -118,6 +122,7 @@ class Topology:
         default_factory=list
     )  # prefixes that IPsec policies for leaving packets name
     sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
+    overlay: Overlay | None = None  # the network that has members on other hosts
 
     def __post_init__(self) -> None:
         self.reserved = {(port, proto) for _, port, proto in self.ports}
