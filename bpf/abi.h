@@ -45,6 +45,9 @@ enum network_flag {
 	NETWORK_BESIDE = 128,	   /* default routes are elsewhere: who connects is the gateway */
 	NETWORK_HOST_ROUTED = 256, /* has `host_routed`; what the host forwards may come in */
 	NETWORK_OVERLAY = 512,	   /* has a row in `overlays`: members on other hosts */
+	NETWORK_LAN = 1024,	   /* members are on the link of a device of the host's */
+	NETWORK_VEPA = 2048,	   /* what they send each other leaves by it as well */
+	NETWORK_L3 = 4096,	   /* they are routed there: nobody on the link is asked or answered */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -68,6 +71,7 @@ enum device_kind {
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
 	DEVICE_TUNNEL = 5,   /* like DEVICE_UPLINK, its packets have no Ethernet header */
 	DEVICE_VXLAN = 6,    /* the device of overlay networks' tunnels */
+	DEVICE_PARENT = 7,   /* like DEVICE_UPLINK, if it is one; a network's members are on its link */
 };
 
 struct device_key {
@@ -75,8 +79,8 @@ struct device_key {
 };
 
 struct device {
-	__u32 kind;	      /* enum device_kind */
-	__u32 network;	      /* number; 0 for an uplink or tunnel */
+	__u32 kind; /* enum device_kind */
+	__u32 network; /* number; 0 for an uplink or tunnel; of a parent that whose members are on its link */
 	__u32 endpoint;	      /* number; 0 unless an endpoint */
 	__u8 mac[6];	      /* endpoint: the container's, the only one it may send from */
 	__u8 forwarding;      /* endpoint, 1: it speaks for others too, as a router does */
@@ -84,6 +88,17 @@ struct device {
 	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
 	struct ip_addr linklocal; /* likewise; uplink: source for name servers on its link */
+};
+
+/* parents: the device on whose link the members of a network are; without a row they reach nobody there */
+struct parent_key {
+	__u32 network; /* number */
+};
+
+struct parent {
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 pad[2];
 };
 
 /* endpoints: every address of a network's members */
@@ -711,6 +726,7 @@ enum tail {
 	TAIL_ANSWERED = 2,  /* what an upstream says to it */
 	TAIL_TO_PEER = 3,   /* what is for a member of an overlay network on another host */
 	TAIL_FROM_PEER = 4, /* a tunnel's packet from another host */
+	TAIL_TO_LAN = 5,    /* what a container sends to the link of its network's parent */
 	TAIL_COUNT = 8,
 };
 

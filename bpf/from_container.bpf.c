@@ -8,6 +8,8 @@
 #include "lib/detours.h"
 #include "lib/forward.h"
 #include "lib/fragments.h"
+#include "lib/groups.h"
+#include "lib/lan.h"
 #include "lib/links.h"
 #include "lib/names.h"
 #include "lib/nat.h"
@@ -20,16 +22,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
 				    const struct device *device, const struct network *net)
 {
-	__be32 dst = p->tuple.dst.word[3];
+	int reason = group_check(p, net);
 
-	/* A unicast address in a group frame would reach members without icc. */
-	if (p->ethertype == bpf_htons(ETH_P_IP)
-		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
-		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
-		return drop(skb, DROP_WRONG_MAC);
-	/* Scopes 0 and 1 are the sender's own device (RFC 4291, 2.7). */
-	if (is_ipv6(p) && bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
-		return drop(skb, DROP_MULTICAST_OFF);
+	if (reason)
+		return drop(skb, reason);
 	if (net->flags & NETWORK_ICC)
 		members_flood(skb, device->network, net, device->endpoint);
 	count(skb, FLOODED);
@@ -303,6 +299,8 @@ int from_container(struct __sk_buff *skb)
 		reason = source_check(p, device, net);
 	if (reason)
 		return drop(skb, reason);
+	if ((net->flags & NETWORK_LAN) && asks_the_link(p))
+		return go_on(skb, TAIL_TO_LAN);
 	if (p->ethertype == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb, p, device, net);
 	if (is_ipv6(p) && is_solicitation(p))
@@ -320,6 +318,8 @@ int from_container(struct __sk_buff *skb)
 						: drop(skb, DROP_BANDWIDTH);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
+	if (endpoint ? net->flags & NETWORK_VEPA : leads_to_link(p, net))
+		return go_on(skb, TAIL_TO_LAN);
 	remote = !endpoint && leads_to_peer(p, net, device->network);
 	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))
 		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)

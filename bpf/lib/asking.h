@@ -6,6 +6,7 @@
 #pragma once
 #include "lib/exits.h"
 #include "lib/family.h"
+#include "lib/lan.h"
 #include "lib/nat.h"
 #include "lib/routes.h"
 #include "lib/upstreams.h"
@@ -67,11 +68,21 @@ static __always_inline int way_member(struct scratch *room, __u32 network)
 	struct conn_sides *sides = &room->sides;
 	struct network *net = network_find(network);
 	struct endpoint *member;
+	struct parent *parent;
+	struct device *uplink;
 	struct ip_addr *gateway;
 
 	if (!net)
 		return WAY_NONE;
 	gateway = addr_is_v4(&sides->other.src) ? &net->gateway4 : &net->gateway6;
+	/* Who is on a link of the host's is asked by its own address there. */
+	if (net->flags & NETWORK_LAN) {
+		parent = parent_find(network);
+		uplink = parent ? uplink_find(parent->ifindex) : NULL;
+		if (!uplink)
+			return WAY_NONE;
+		gateway = addr_is_v4(&sides->other.src) ? &uplink->addr4 : &uplink->addr6;
+	}
 	member = endpoint_find(network, &sides->other.src);
 	if (!member || addr_is_zero(gateway))
 		return WAY_NONE;
@@ -127,13 +138,6 @@ static __always_inline int way_route(struct __sk_buff *skb, struct scratch *room
 		fib->ipv4_dst = as->dst.word[3];
 	}
 	return route_answer(skb, fib, source);
-}
-
-static __always_inline struct device *uplink_find(__u32 ifindex)
-{
-	struct device *device = device_find(ifindex, DEVICE_UPLINK);
-
-	return device ? device : device_find(ifindex, DEVICE_TUNNEL);
 }
 
 /* A link-local one, of which no table tells. */
@@ -204,6 +208,8 @@ __noinline int way_find(struct __sk_buff *skb, const struct device *device, __u3
 	struct asking *asking = asking_room();
 	struct scratch *room = scratch();
 	struct conn_sides *sides;
+	struct network *net;
+	int way;
 
 	if (!device || !asking || !room)
 		return WAY_NONE;
@@ -214,8 +220,13 @@ __noinline int way_find(struct __sk_buff *skb, const struct device *device, __u3
 	sides->other.proto = sides->key.proto;
 	sides->server_network = 0;
 	sides->server_endpoint = PARTY_OUTSIDE;
-	if (asking->upstream.network)
-		return way_member(room, asking->upstream.network);
+	if (asking->upstream.network) {
+		way = way_member(room, asking->upstream.network);
+		net = network_find(asking->upstream.network);
+		/* Else it is another machine on the link. */
+		if (way != WAY_NONE || !net || !(net->flags & NETWORK_LAN))
+			return way;
+	}
 	/* Nothing leaves an internal network, not by way of the host's resolver either (CVE-2024-29018). */
 	if (!egress)
 		return WAY_NONE;

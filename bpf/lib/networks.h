@@ -35,6 +35,18 @@ static __always_inline struct device *device_find(__u32 ifindex, __u32 kind)
 	return device && device->kind == kind ? device : NULL;
 }
 
+/* A device that leads outside, of whichever kind. */
+static __always_inline struct device *uplink_find(__u32 ifindex)
+{
+	struct device_key key = {.ifindex = ifindex};
+	struct device *device = bpf_map_lookup_elem(&devices, &key);
+
+	return device && (device->kind == DEVICE_UPLINK || device->kind == DEVICE_TUNNEL ||
+			  device->kind == DEVICE_PARENT)
+		       ? device
+		       : NULL;
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -183,9 +183,7 @@ static __always_inline bool route_source(const struct packet *p, const struct bp
 		addr_set_v4(source, fib->ipv4_src);
 	if (is_ipv6(p) ? !addr_is_zero(source) : source->word[3])
 		return true;
-	uplink = device_find(fib->ifindex, DEVICE_UPLINK);
-	if (!uplink)
-		uplink = device_find(fib->ifindex, DEVICE_TUNNEL);
+	uplink = uplink_find(fib->ifindex);
 	if (!uplink)
 		return false;
 	*source = is_ipv6(p) ? uplink->addr6 : uplink->addr4;

@@ -100,6 +100,12 @@ class Attachments(Pins):
                 bpf_links.destroy_clsact(ifindex)
         bpffs.unpin(self._own_qdisc(ifindex))
 
+    def replaced(self, hook: str, ifindex: int) -> None:
+        """Takes the program of a hook off a device after another hook of that direction was attached there: a filter
+        has given up its place to that one's."""
+        if self._mode != "clsact":
+            bpffs.unpin(self.root / "links" / f"{hook}-{ifindex}")
+
     def attach_xdp(self, ifindex: int) -> bool:
         """Attaches the XDP program to a device, unless it is attached already; False: the device runs another's."""
         name = f"{XDP_HOOK}-{ifindex}"

@@ -40,7 +40,7 @@ from datapath.dataplane.structs import (
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
-from datapath.model.networks import Network, gateway_mac
+from datapath.model.networks import VEPA, Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.resolv import RESOLVER
@@ -105,17 +105,21 @@ def network_entry(
     linklocal: IPv6Address | None = None,
 ) -> tuple[int, NetworkValue]:
     """Index and value in `networks`. `endpoints` are its members, `ifindex` is its gateway device."""
+    lan = traits(network).lan  # the gateway's address is somebody else's
     flags: dict[NetworkFlag, bool] = {
         "NETWORK_ACTIVE": True,
         "NETWORK_IPV4": network.subnet4 is not None,
         "NETWORK_IPV6": network.subnet6 is not None,
         "NETWORK_ICC": network.icc,
-        "NETWORK_INTERNAL": network.internal,
-        "NETWORK_MASQUERADE": network.masquerade,
+        "NETWORK_INTERNAL": network.internal and not network.parent,
+        "NETWORK_MASQUERADE": network.masquerade and not lan,
         "NETWORK_RESOLVER": network.resolver != RESOLVER,
         "NETWORK_BESIDE": network.beside,
         "NETWORK_HOST_ROUTED": bool(network.host_routed),
         "NETWORK_OVERLAY": bool(network.vni),
+        "NETWORK_LAN": lan,
+        "NETWORK_VEPA": network.flag == VEPA,
+        "NETWORK_L3": network.routed,
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
@@ -126,8 +130,8 @@ def network_entry(
         mtu=mtu,
         broadcast=broadcast if isinstance(broadcast, IPv4Address) else None,
         mac=gateway_mac(network),
-        gateway4=subnet4.gateway if subnet4 else None,
-        gateway6=subnet6.gateway if subnet6 else None,
+        gateway4=subnet4.gateway if subnet4 and not lan else None,
+        gateway6=subnet6.gateway if subnet6 and not lan else None,
         gateway_linklocal=linklocal,
     )
 

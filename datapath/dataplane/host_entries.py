@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 from datapath.dataplane.layout import XFRM_SELECTORS, DeviceKind, HostFlag, XfrmDirection
@@ -14,11 +14,15 @@ from datapath.dataplane.structs import (
     HostValue,
     LinklocalKey,
     LocalPrefixKey,
+    ParentKey,
+    ParentValue,
     XfrmKey,
     XfrmPolicyValue,
     XfrmSelectorValue,
 )
-from datapath.model.host import HostNetwork, Uplink, XfrmPolicies, XfrmPolicy
+from datapath.model.drivers import traits
+from datapath.model.host import Device, HostNetwork, Uplink, XfrmPolicies, XfrmPolicy
+from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
 from datapath.plan.nat import nat_ports
 
@@ -100,11 +104,35 @@ def _address(prefix: Prefix) -> Address | None:
     return prefix.network_address if prefix.version == 4 or int(prefix.network_address) else None
 
 
-def uplink_device(uplink: Uplink) -> tuple[DeviceKey, DeviceValue]:
-    """A device of the host that leads outside, in `devices`."""
-    kind: DeviceKind = "DEVICE_TUNNEL" if uplink.bare else "DEVICE_UPLINK"
-    value = DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6, linklocal=uplink.linklocal)
-    return DeviceKey(uplink.ifindex), value
+def uplink_devices(
+    uplinks: Iterable[Uplink], parents: Mapping[ParentKey, ParentValue]
+) -> dict[DeviceKey, DeviceValue]:
+    """Devices of the host that lead outside, in `devices`; and those on whose link members of networks are, whether
+    they are uplinks or not."""
+    rows = {}
+    for uplink in uplinks:
+        kind: DeviceKind = "DEVICE_TUNNEL" if uplink.bare else "DEVICE_UPLINK"
+        value = DeviceValue(kind=kind, addr4=uplink.ipv4, addr6=uplink.ipv6, linklocal=uplink.linklocal)
+        rows[DeviceKey(uplink.ifindex)] = value
+    for network, parent in parents.items():
+        key = DeviceKey(parent.ifindex)
+        row = rows.get(key, DeviceValue("DEVICE_PARENT"))
+        rows[key] = row._replace(kind="DEVICE_PARENT", network=network.network)
+    return rows
+
+
+def parent_entries(
+    networks: Iterable[Network], find: Callable[[str], Device | None]
+) -> dict[ParentKey, ParentValue]:
+    """`parents` of those of the networks whose packets the programs hand over, as far as they are there. `find`: a
+    device by name."""
+    found = {}
+    for network in networks:
+        if network.parent and traits(network).lan and traits(network).programs:
+            device = find(network.parent)
+            if device is not None:
+                found[ParentKey(network.number)] = ParentValue(device.ifindex, device.mac)
+    return found
 
 
 def local_prefix_entries(network: HostNetwork) -> frozenset[LocalPrefixKey]:

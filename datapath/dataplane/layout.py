@@ -19,6 +19,9 @@ NetworkFlag = Literal[
     "NETWORK_BESIDE",
     "NETWORK_HOST_ROUTED",
     "NETWORK_OVERLAY",
+    "NETWORK_LAN",
+    "NETWORK_VEPA",
+    "NETWORK_L3",
 ]
 DeviceKind = Literal[
     "DEVICE_ENDPOINT",
@@ -27,6 +30,7 @@ DeviceKind = Literal[
     "DEVICE_LOOPBACK",
     "DEVICE_TUNNEL",
     "DEVICE_VXLAN",
+    "DEVICE_PARENT",
 ]
 HostFlag = Literal["HOST_XFRM_OUT", "HOST_XFRM_IN", "HOST_STEERED", "HOST_OTHER_NAT"]
 XfrmDirection = Literal["XFRM_IN", "XFRM_OUT", "XFRM_FWD"]
@@ -44,6 +48,7 @@ XFRM_SELECTORS = 8
 MAPS: Mapping[str, tuple[str | None, str]] = {
     "networks": (None, "network"),
     "devices": ("device_key", "device"),
+    "parents": ("parent_key", "parent"),
     "endpoints": ("endpoint_key", "endpoint"),
     "routers": ("router_key", "endpoint"),
     "members": ("member_key", "member"),
@@ -119,7 +124,7 @@ TOLD_MAPS = frozenset(
     (
         *("networks", "devices", "endpoints", "routers", "members", "ports", "reserved", "bindings", "host"),
         *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
-        *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed"),
+        *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
     )
 )
@@ -164,10 +169,12 @@ HOOKS = {
     "from_tunnel": Hook("ingress", "DEVICE_TUNNEL"),
     "from_loopback": Hook("ingress", "DEVICE_LOOPBACK"),
     "from_vxlan": Hook("ingress", "DEVICE_VXLAN"),
+    "from_parent": Hook("ingress", "DEVICE_PARENT"),
 }
-# Those of the host's uplinks, by whether their packets come without an Ethernet header.
-UPLINK_HOOKS = {False: "from_uplink", True: "from_tunnel"}
-UPLINK_KINDS = tuple(HOOKS[hook].kind for hook in UPLINK_HOOKS.values())
+# Those of devices that lead outside, and the kinds of these.
+UPLINK_HOOKS = ("from_uplink", "from_tunnel", "from_parent")
+UPLINK_KINDS = tuple(HOOKS[hook].kind for hook in UPLINK_HOOKS)
+HOOK_OF_KIND = {hook.kind: name for name, hook in HOOKS.items()}
 XDP_HOOK = "xdp_uplink"
 # The program that starts the timer of the conntrack GC; attached to nothing.
 CONN_GC = "conn_gc"
@@ -180,6 +187,7 @@ TAILS = {
     "answered": "TAIL_ANSWERED",
     "to_peer": "TAIL_TO_PEER",
     "from_peer": "TAIL_FROM_PEER",
+    "to_lan": "TAIL_TO_LAN",
 }
 # Program -> where it is attached to the control group (enum bpf_attach_type).
 SOCKET_HOOKS = {
@@ -201,6 +209,7 @@ OBJECT_FILES = {
     "from_tunnel": ("from_tunnel",),
     "from_loopback": ("from_loopback",),
     "from_vxlan": ("from_vxlan",),
+    "from_parent": ("from_parent",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
     "conn_gc": (CONN_GC,),

@@ -264,13 +264,15 @@ def _in_subnet(address: Address, network: Network) -> bool:
 
 
 def subnet_entries(networks: Iterable[Network]) -> dict[SubnetKey, SubnetValue]:
-    """`subnets` of these networks: who has an address in there is asked of nobody else."""
+    """`subnets` of these networks: who has an address in there is asked of nobody else. Others than members have
+    addresses of the host's links too."""
     return {
         SubnetKey(
             prefix.prefixlen + (96 if prefix.version == 4 else 0),
             None if prefix.network_address == IPv6Address(0) else prefix.network_address,
         ): SubnetValue(network.number)
         for network in networks
+        if not traits(network).lan
         for prefix in (subnet.prefix for subnet in network.subnets)
     }
 

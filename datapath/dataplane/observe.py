@@ -29,7 +29,7 @@ from datapath.model.observed import Programs
 _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "origins", "reserved", "addresses", "acls"),
     *("limits", "links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
-    *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed"),
+    *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
 )
 
 

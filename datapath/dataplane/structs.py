@@ -63,6 +63,15 @@ class DeviceValue(NamedTuple):
     linklocal: IPv6Address | None = None
 
 
+class ParentKey(NamedTuple):
+    network: int
+
+
+class ParentValue(NamedTuple):
+    ifindex: int
+    mac: str
+
+
 class EndpointKey(NamedTuple):
     network: int
     addr: Address
@@ -341,6 +350,8 @@ STRUCTS: Mapping[type[Any], str] = {
     NetworkValue: "network",
     DeviceKey: "device_key",
     DeviceValue: "device",
+    ParentKey: "parent_key",
+    ParentValue: "parent",
     EndpointKey: "endpoint_key",
     EndpointValue: "endpoint",
     RouterKey: "router_key",

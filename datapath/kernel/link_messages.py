@@ -42,6 +42,7 @@ _IFLA_NETKIT_MODE, _NETKIT_L2 = 5, 0
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_VIA = 1, 4, 5, 6, 7, 18
 _RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE = 254, 255, 4, 1, 255
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 
 Address = IPv4Address | IPv6Address
 
@@ -122,11 +123,15 @@ def bring_up(index: int, name: str, addresses: Sequence[Interface], exist_ok: bo
 
 
 def default_route(index: int, name: str, gateway: Address) -> Step:
-    """Makes the gateway the default route of its family with that device, in place of one through the same device."""
+    """Makes the gateway the default route of its family with that device, in place of one through the same device. The
+    unspecified address: everybody is on the device's link."""
+    scope = _RT_SCOPE_LINK if gateway.is_unspecified and gateway.version == 4 else _RT_SCOPE_UNIVERSE
     header = rtnetlink.ROUTE.pack(
-        *(family(gateway.version), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
+        *(family(gateway.version), 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0)
     )
-    body = header + attribute(_RTA_GATEWAY, gateway.packed) + u32(_RTA_OIF, index)
+    body = header + u32(_RTA_OIF, index)
+    if not gateway.is_unspecified:
+        body += attribute(_RTA_GATEWAY, gateway.packed)
     return "add", f"default route via {gateway} to {name}", Message(NEWROUTE, body, CREATE | REPLACE)
 
 
@@ -141,7 +146,9 @@ def host_route(
     index: int, name: str, destination: IPv4Address, gateway: Address, source: IPv4Address, metric: int
 ) -> Step:
     """Makes one address, which may be one of 127.0.0.0/8, be reached by a gateway of either family, before any other
-    way to it; packets have that source. Routes of other devices, with another metric, stay."""
+    way to it; packets have that source. If it is the gateway itself, it is on the device's link. Routes of other
+    devices, with another metric, stay."""
+    scope = _RT_SCOPE_LINK if gateway == destination else _RT_SCOPE_UNIVERSE
     header = rtnetlink.ROUTE.pack(
         *(
             socket.AF_INET,
@@ -150,18 +157,43 @@ def host_route(
             0,
             _RT_TABLE_LOCAL,
             _RTPROT_STATIC,
-            0,
+            scope,
             _RTN_UNICAST,
             0,
         )
     )
-    if gateway.version == 4:
+    if gateway == destination:
+        via = b""
+    elif gateway.version == 4:
         via = attribute(_RTA_GATEWAY, gateway.packed)
     else:
         via = attribute(_RTA_VIA, int(socket.AF_INET6).to_bytes(2, sys.byteorder) + gateway.packed)
     body = header + attribute(_RTA_DST, destination.packed) + via + u32(_RTA_OIF, index)
     body += attribute(_RTA_PREFSRC, source.packed) + u32(_RTA_PRIORITY, metric)
     return "add", f"route to {destination} by {name}", Message(NEWROUTE, body, CREATE | REPLACE)
+
+
+def direct_route(index: int, name: str, address: Address, source: Address | None) -> Step:
+    """Makes one address be on the device's link; packets have that source, None: that which the kernel chooses."""
+    scope = _RT_SCOPE_LINK if address.version == 4 else _RT_SCOPE_UNIVERSE
+    header = rtnetlink.ROUTE.pack(
+        *(family(address.version), address.max_prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC),
+        *(scope, _RTN_UNICAST, 0),
+    )
+    body = header + attribute(_RTA_DST, address.packed) + u32(_RTA_OIF, index)
+    if source is not None:
+        body += attribute(_RTA_PREFSRC, source.packed)
+    return "add", f"route to {address} by {name}", Message(NEWROUTE, body, CREATE | REPLACE)
+
+
+def remove_direct_route(index: int, name: str, address: Address) -> Step:
+    """Takes that route back."""
+    header = rtnetlink.ROUTE.pack(
+        *(family(address.version), address.max_prefixlen, 0, 0, _RT_TABLE_MAIN, 0),
+        *(_RT_SCOPE_NOWHERE, 0, 0),
+    )
+    body = header + attribute(_RTA_DST, address.packed) + u32(_RTA_OIF, index)
+    return "remove", f"route to {address} by {name}", Message(DELROUTE, body)
 
 
 def change(index: int, attributes: bytes) -> Message:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from datapath.errors import NotFoundError, quoted
 from datapath.model.networks import OPT_NAME, Network, NetworkRequest
+from datapath.model.parsing import Address
 from datapath.model.rows import short
 
 # (name, value as typed) -> the value as it is stored; ConfigError if it cannot be one
@@ -37,7 +38,7 @@ class Traits:
     the packet programs forward its packets. `pair`: the kind of device of each member's host end, or of its only
     one. `published`: members' ports may be published; else they are reached at their own addresses, and what is asked
     for is passed over, as Docker does. `lan`: members are on a network that the host is on too, by a device of its
-    own: its addresses and routes may lie in the subnet, and the network has no gateway device.
+    own: its addresses and routes may lie in the subnet, of which the gateway is no address of the host's.
     """
 
     endpoints: bool = True
@@ -48,6 +49,11 @@ class Traits:
     pair: str = "veth"
     published: bool = True
     lan: bool = False
+
+    @property
+    def has_gateway(self) -> bool:
+        """The network has a gateway device on the host."""
+        return self.programs or not self.lan
 
 
 class Spec:
@@ -61,6 +67,8 @@ class Spec:
     shared_devices: ClassVar[tuple[str, ...]] = ()
     # What -o takes: the option's name and what parses its value.
     options: ClassVar[Mapping[str, OptionParser]] = {}
+    # Why members cannot have a MAC address that was chosen for them, in Docker's words; "": they can.
+    refuses_mac = ""
     # Why `network connect` and `disconnect` are refused where there are no endpoints, in Docker's words.
     refuses_connect = "containers cannot be connected to this network"
     refuses_disconnect = "containers cannot be disconnected from this network"
@@ -80,6 +88,20 @@ class Spec:
         """The name of the gateway device that a new network of that id is to have on the host, of which nobody may
         have one; "": it needs none. `there`: names of the host's devices. ConfigError, NotFoundError."""
         return options.get(OPT_NAME) or f"dp-{short(ident)}"
+
+    def beneath(self, options: Mapping[str, str], there: Container[str]) -> str:
+        """The name of a device that is to be made for a new network to stand on; "": none."""
+        return ""
+
+    def is_internal(self, options: Mapping[str, str]) -> bool:
+        """A network with these options leads nowhere, whether that is asked for or not."""
+        return False
+
+    def next_hop(self, network: Network, version: int) -> Address | None:
+        """Where members' default routes of that IP version lead; None: there is none. The unspecified address: to no
+        gateway, as everybody is on their device's link."""
+        subnet = network.subnet4 if version == 4 else network.subnet6
+        return subnet.gateway if subnet else None
 
     def devices(self, network: Network) -> tuple[str, ...]:
         """All devices that the network has on the host, beside its members'."""

@@ -60,6 +60,12 @@ OPT_PARENT = "parent"
 OPT_MACVLAN_MODE = "macvlan_mode"
 OPT_HOST_ACCESS = "com.datapath.host_access"
 
+# Docker's options of ipvlan networks, and their values.
+OPT_IPVLAN_MODE = "ipvlan_mode"
+OPT_IPVLAN_FLAG = "ipvlan_flag"
+L2, L3, L3S = "l2", "l3", "l3s"
+BRIDGE, PRIVATE, VEPA = "bridge", "private", "vepa"
+
 # Members have their default route elsewhere, on another's network: this one has none for them.
 OPT_BESIDE = "com.datapath.beside"
 
@@ -97,7 +103,8 @@ class Network:
     the gateway device on the host, `built` whether the kernel side has been built. `owner`: the front door that
     the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line.
     `vni`: which network a packet in a tunnel is of (RFC 7348), 24 bits; 0: none of its packets are in one. `path_mtu`:
-    bytes of an IP packet that this host's way to the others takes; 0: there are no others."""
+    bytes of an IP packet that this host's way to the others takes; 0: there are no others. `made`: a device below the
+    network that was made for it, and goes with it."""
 
     id: str
     name: str
@@ -119,6 +126,7 @@ class Network:
     owner: str = OWNER
     vni: int = 0
     path_mtu: int = 0
+    made: str = ""
 
     @property
     def short_id(self) -> str:
@@ -127,7 +135,23 @@ class Network:
     @property
     def icc(self) -> bool:
         """Members may talk to each other."""
-        return self.options.get(OPT_ICC, "true") in TRUE_WORDS
+        return self.options.get(OPT_ICC, "true") in TRUE_WORDS and self.flag != PRIVATE
+
+    @property
+    def parent(self) -> str:
+        """The device of the host on whose link members are; "": they are on none, or reach nobody there."""
+        return self.options.get(OPT_PARENT, "")
+
+    @property
+    def flag(self) -> str:
+        """Of ipvlan networks, what becomes of packets from member to member: "bridge": they are delivered, "private":
+        they are not, "vepa": they leave by the parent."""
+        return self.options.get(OPT_IPVLAN_FLAG, BRIDGE)
+
+    @property
+    def routed(self) -> bool:
+        """An ipvlan network that nobody on the parent's link is to take for a part of it (modes l3 and l3s)."""
+        return self.options.get(OPT_IPVLAN_MODE, L2) in (L3, L3S)
 
     @property
     def masquerade(self) -> bool:

@@ -23,7 +23,8 @@ Entries = Mapping[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route.
+    """One network namespace: devices by name; addresses by device; (device, gateway) of each default route,
+    with the unspecified address if there is no gateway.
     `resolver`: devices by which the resolver's address is reached; `localnet`: those by which 127.0.0.0/8 may be."""
 
     devices: Mapping[str, Device] = field(default_factory=dict)
@@ -46,9 +47,9 @@ class Stack:
             {device.name: device for device in network.devices.values()},
             {name: frozenset(found) for name, found in addresses.items()},
             frozenset(
-                (names.get(route.device, ""), route.gateway)
+                (names.get(route.device, ""), route.gateway or route.prefix.network_address)
                 for route in network.routes
-                if not route.prefix.prefixlen and route.gateway
+                if not route.prefix.prefixlen
             ),
             frozenset(
                 names.get(route.device, "")

@@ -59,6 +59,8 @@ OBJECTS = (
     "resolve",
     "ask",
     "answered",
+    "from_parent",
+    "to_lan",
 )
 SIZES = {
     "devices": 256,
@@ -90,6 +92,7 @@ SIZES = {
     "subnets": 256,
     "host_routed": 256,
     "detours": 1024,
+    "parents": 256,
     "upstreams": 256,
     "questions": 1024,
 }
@@ -448,6 +451,7 @@ class Programs:
         sizes: Mapping[str, int] | None = None,
         nat_ports: tuple[int, int] = (NAT_FIRST, NAT_LAST),
         bare: bool = False,
+        outside: str = "from_uplink",
         **settings: int,
     ) -> None:
         self.topology = topology
@@ -455,7 +459,7 @@ class Programs:
         self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
         self.tails: bpf_maps.RawMap | None = None
-        self.bare = bare
+        self.bare, self.outside = bare, outside
         config = abi.config(
             **{
                 "timeout_handshake": 60,
@@ -668,7 +672,7 @@ class Programs:
     ) -> Outcome:
         """Runs the hook that the sender's device has. Of a packet from an uplink whose packets have no Ethernet header
         the outcome is given as if it had had that of `packet`."""
-        hook = "as_bare" if self.bare else "from_uplink"
+        hook = "as_bare" if self.bare else self.outside
         if isinstance(sender, Loopback):
             hook = "from_loopback"
         elif sender is not None:

@@ -18,7 +18,7 @@ from tests.model.questions import DNS, UPSTREAM
 from tests.model.reference import Reference
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import num
-from tests.model.topology import LOOPBACK, Member, Network, Topology
+from tests.model.topology import LOOPBACK, Member, Network, Topology, Uplink
 
 QUESTIONS = DNS.to_bytes(2)
 
@@ -184,7 +184,7 @@ class Comparison:
 
     def _run(self, sent: Sent) -> tuple[int, bytes]:
         ran = self.runner.run(
-            self.fds["bare" if sent.hook == "from_tunnel" else sent.hook],
+            self.fds[self._program(sent)],
             self.index[id(sent.sender)],
             sent.frame,
             self.elsewhere if sent.forwarded else 0,
@@ -193,6 +193,14 @@ class Comparison:
         if ran is None:
             raise OSError(f"test run refused {sent.frame.hex()}")
         return ran
+
+    @staticmethod
+    def _program(sent: Sent) -> str:
+        """The hook's program: that of uplinks on whose link members of a network are is another."""
+        if sent.hook == "from_tunnel":
+            return "bare"
+        on_link = isinstance(sent.sender, Uplink) and sent.sender.network
+        return "from_parent" if on_link and sent.hook == "from_uplink" else sent.hook
 
     def _whole(
         self, sent: Sent, expected: Expected, out: bytes, came: list[bytes], counted: int

@@ -28,6 +28,7 @@ from tests.model.expected import (
     passed,
     translated,
 )
+from tests.model.link import OnLink
 from tests.model.packet import (
     ACK,
     ARP,
@@ -50,7 +51,7 @@ from tests.model.situations import Situation, Withheld
 from tests.model.topology import Member, Network
 
 
-class FromContainer(Questions):
+class FromContainer(Questions, OnLink):
     def from_container(self, sender: Member, frame: bytes) -> Expected | None:
         p, net = Packet(frame, self.gso), sender.network
         self.room, self.bare = net.mtu, False
@@ -58,19 +59,22 @@ class FromContainer(Questions):
         if wrong:
             return dropped(frame, *wrong)
         if p.kind == ARP:
-            return self._arp(p, sender)
+            return self._arp_to_link(p, sender) if net.lan else self._arp(p, sender)
         if p.kind == IPV6 and p.icmp == 135 and not p.fragment:  # RFC 6980: in fragments it is none
-            return self._solicitation(p, sender)
+            return self._solicitation_to_link(p, sender) if net.lan else self._solicitation(p, sender)
         if p.kind == IPV6 and p.icmp == 136:
             return self._advertisement(p, sender)
         if p.dst_mac[0] & 1:
-            return self._group(p, sender)
+            group = self._group(p, sender)
+            return self._group_to_link(p, sender, group) if net.lan else group
         if self._for_resolver(p, sender):
             return self._question(p, sender)
         target = net.members.get(p.dst)
         remote = target is None and self._leads_to_peer(p, net)
         if remote and (net.icc or not p.fragment):
             return self._to_peer(p, net, sender, net.icc or self._linked(p))
+        if net.lan and target is None and not self._is_hosts(net, p.dst):
+            return self._to_link(p, sender)
         router = self._router(net, p.dst_mac)
         if remote:
             return self._as_fragment(p, sender.number, lambda: self._to_peer(p, net, sender, self._linked(p)))
@@ -219,7 +223,8 @@ class FromContainer(Questions):
         wrong: set[str] = set()
         if p.dst_mac != net.mac:
             wrong.add("DROP_WRONG_MAC")
-        at_gateway = dst == net.gateway(len(dst)) or (p.kind == IPV6 and dst == net.linklocal)
+        at_gateway = not net.lan and dst == net.gateway(len(dst))
+        at_gateway = at_gateway or (p.kind == IPV6 and dst == net.linklocal)
         if class_e(dst):
             self._meet(Situation.CLASS_E)
         if not at_gateway and (unusable(dst) or dst == net.broadcast):

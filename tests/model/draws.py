@@ -71,6 +71,7 @@ ODD6 = [
     )
 ]
 
+NEIGHBOUR = b"\x02\0\0\0\0\xbb"  # who is at an uplink's other end
 LARGEST = 3000  # bytes of a packet: a test run takes no more than a page, with its headroom
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(range(8))
 # Of IPv4: a label and a router alert, which every fragment has, and a recorded route, which only the first one has.
@@ -214,6 +215,8 @@ class Draws:
     def from_member(self, member: Member, packet: bytes, to: bytes | None = None) -> Sent:
         if to is None:
             to = member.network.mac
+            if member.network.lan and self.random() < 0.5:
+                to = NEIGHBOUR
             if self.random() < 0.02:
                 to = self.rng.randbytes(6)
         return Sent("from_container", member, frame_of(to, member.mac, packet))
@@ -237,7 +240,7 @@ class Draws:
         if not uplink.ethernet:
             return Sent("from_tunnel", uplink, frame_of(bytes(6), bytes(6), packet))
         mac = uplink.mac if self.random() < 0.98 else b"\xff" * 6
-        return Sent("from_uplink", uplink, frame_of(mac, b"\x02\0\0\0\0\xbb", packet))
+        return Sent("from_uplink", uplink, frame_of(mac, NEIGHBOUR, packet))
 
     def outside(self, size: int) -> bytes:
         return self.pick(OUT4 if size == 4 else OUT6)

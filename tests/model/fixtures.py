@@ -32,7 +32,7 @@ from tests.model.questions import UPSTREAM
 from tests.model.topology import Member, Network, Published, Topology
 from tests.model.tunnels import Overlay
 
-HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback")
+HOOKS = ("from_container", "from_host", "from_uplink", "from_tunnel", "from_loopback", "from_parent")
 # What the programs keep for themselves, and is emptied with the rest: map, its key and its value.
 EXTRA = {
     "acls": ("acl_key", "acl"),
@@ -158,11 +158,19 @@ class Programs:
             self._network(net)
         for i, uplink in enumerate(topology.uplinks):
             self.maps["devices"][abi.device_key(self.host.index[uplink.name])] = abi.device(
-                kind=KIND.DEVICE_UPLINK if uplink.ethernet else KIND.DEVICE_TUNNEL,
+                kind=KIND.DEVICE_PARENT
+                if uplink.network
+                else KIND.DEVICE_UPLINK
+                if uplink.ethernet
+                else KIND.DEVICE_TUNNEL,
+                network=uplink.network.number if uplink.network else 0,
                 mac=uplink_mac(i) if uplink.ethernet else None,
                 addr4=address(uplink.addr4),
                 addr6=address(uplink.addr6),
             )
+            if uplink.network:
+                row = abi.parent(self.host.index[uplink.name], uplink_mac(i))
+                self.maps["parents"][abi.parent_key(uplink.network.number)] = row
         self._policies(topology)
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             self._port(number, where, published)
@@ -273,6 +281,7 @@ class Programs:
             (net.internal, FLAG.NETWORK_INTERNAL),
             (net.masquerade, FLAG.NETWORK_MASQUERADE),
             (net.beside, FLAG.NETWORK_BESIDE),
+            (net.lan, FLAG.NETWORK_LAN),
         ):
             if wanted:
                 flags |= flag
@@ -284,8 +293,8 @@ class Programs:
             mtu=net.mtu,
             broadcast=address(net.broadcast) if net.broadcast != bytes(4) else None,
             mac=mac_text(net.mac),
-            gateway4=address(net.gateway4),
-            gateway6=address(net.gateway6),
+            gateway4=None if net.lan else address(net.gateway4),
+            gateway6=None if net.lan else address(net.gateway6),
             gateway_linklocal=address(net.linklocal),
         )
         self.maps["devices"][abi.device_key(index)] = abi.device(

@@ -95,6 +95,8 @@ class Forwarding:
         other_icmp = p.proto == (ICMPV6 if v4 else ICMP)
         if p.end - p.l4 < 8 or on_link(p.src) or other_icmp:
             return either(reason)  # too little to be quoted, or nothing that anybody would ask about
+        if sender and sender.network.lan:
+            return dropped(p.frame, reason)  # the gateway is another machine, which would say so
         sources = [sender.network.gateway(len(p.src)) if sender else p.dst]
         # Time exceeded in transit; fragmentation needed, packet too big.
         kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}

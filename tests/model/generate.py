@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tests.model.addresses import RESOLVER
-from tests.model.draws import LARGEST, ODD6, TIMESTAMPS, Draws, Sent
+from tests.model.draws import LARGEST, NEIGHBOUR, ODD6, TIMESTAMPS, Draws, Sent
 from tests.model.fragments import KEPT
 from tests.model.hosts import LOCAL
 from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
@@ -50,6 +50,7 @@ class Generator(Draws):
             (2, self.asks),
             (5, self.to_peer),
             (7, self.from_peer),
+            (3, self.from_the_link),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -506,6 +507,32 @@ class Generator(Draws):
             net = member.network
             return Sent("from_host", net, frame_of(mac, net.mac, packet), rare() < 0.1)
         return Sent("from_container", member, frame_of(mac, member.mac, packet))
+
+    def from_the_link(self) -> Sent | None:
+        """From where members of a network are besides, to them or for them."""
+        rare, uplink = self.random, self.topology.uplinks[0]
+        if uplink.network is None or not uplink.network.members:
+            return None
+        target = self.pick(list(uplink.network.members))
+        size, at = len(target), rare()
+        if rare() < 0.1:
+            target = self.somewhere(size)
+        src = self.outside(size) if rare() < 0.9 else target if rare() < 0.5 else bytes(size)
+        mac = uplink.mac if rare() < 0.6 else b"\xff" * 6 if rare() < 0.8 else self.rng.randbytes(6)
+        if at < 0.4:
+            key = (self.proto(size), src, self.port(self.targets), target, self.port(self.targets))
+            return Sent("from_uplink", uplink, frame_of(mac, NEIGHBOUR, self.packet(key)))
+        if size == 4:
+            operation = (1, 1, 1, 2, 2, int(rare() * 5))[int(rare() * 6)]
+            body = b"\0\1\x08\0\6\4" + operation.to_bytes(2, "big") + NEIGHBOUR + src + bytes(6) + target
+            return Sent("from_uplink", uplink, mac + NEIGHBOUR + b"\x08\x06" + body + bytes(int(rare() * 19)))
+        group = bytes.fromhex("ff0200000000000000000001ff") + target[13:]
+        dst, to = (group, b"\x33\x33\xff" + target[13:]) if rare() < 0.8 else (target, mac)
+        option = b"\1\1" + NEIGHBOUR if any(src) else b""
+        kind = (135, 135, 135, 136, 134)[int(rare() * 5)]
+        body = icmp(src, dst, bytes((kind, 0, 0, 0)) + bytes(4) + target + option)
+        packet = self.wrapped(src, dst, ICMPV6, body, 255 if rare() < 0.95 else 64)
+        return Sent("from_uplink", uplink, frame_of(to, NEIGHBOUR, packet))
 
     def by_the_stack(self) -> Sent | None:
         """The host forwards an answer, or an error, to what a member has sent to one of its own ports."""

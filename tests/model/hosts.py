@@ -77,6 +77,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             gateway6=lan.subnet6.ip.packed if ipv6 else b"",
             linklocal=linklocal_of(lan.mac).packed if ipv6 else b"",
         )
+        _put_on_link(random.Random(f"{lan.mac} {number}"), net, uplinks[0])
         networks[lan.number] = net
         for i in range(2):
             v6 = (lan.subnet6.network[-2 - i].packed,) if ipv6 else ()
@@ -90,7 +91,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             if rng.random() < 0.2:
                 mac = b"\x02" + rng.randbytes(5)
             member = Member(net, number, mac, f"m{lan.number}-{slot}")
-            member.forwarding = rng.random() < (0.6 if slot == 0 else 0.1)
+            member.forwarding = rng.random() < (0.6 if slot == 0 else 0.1) and not net.lan
             member.resolves = rng.random() < 0.5
             if ipv4:
                 member.addr4 = (lan.subnet4.ip + 1 + slot).packed
@@ -117,10 +118,12 @@ def topology(rng: random.Random, host: Plan) -> Topology:
     )
 
 
-def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> Overlay:
+def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> Overlay | None:
     """One of the networks has members on two other hosts, which are neighbours on the first uplink."""
-    lan = rng.choice(host.lans)
+    lan = rng.choice([one for one in host.lans if not networks[one.number].lan] or host.lans[:1])
     net, six = networks[lan.number], rng.random() < 0.4
+    if net.lan:  # as all are
+        return None
     ends = {4: uplinks[0].addr4, 16: uplinks[0].addr6}
     subnets = [lan.subnet4.network] * net.ipv4 + [lan.subnet6.network] * net.ipv6
     peers = []
@@ -147,13 +150,21 @@ def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplin
     for subnet in subnets:
         made.moved[(subnet.network_address + 13).packed] = peers[0]
     return made
+def _put_on_link(rng: random.Random, net: Network, uplink: Uplink) -> None:
+    """Some networks are on the link of an uplink, which has room for one; or on none, and so internal."""
+    if rng.random() > 0.3:
+        return
+    net.lan, net.masquerade, net.beside = True, False, False
+    if not net.internal and uplink.network is None:
+        net.parent, uplink.network = uplink, net
+    net.internal = net.parent is None
 
 
 def _ports(
     rng: random.Random, host: Plan, members: list[Member], hosts: list[bytes]
 ) -> dict[tuple[bytes, int, int], Published]:
     ports: dict[tuple[bytes, int, int], Published] = {}
-    candidates = [m for m in members if not m.network.internal]
+    candidates = [m for m in members if not m.network.internal and not m.network.lan]
     for _ in range(rng.randint(0, 12) if candidates else 0):
         member = rng.choice(candidates)
         target = rng.choice([a for a in (member.addr4, member.addr6) if a])

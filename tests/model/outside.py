@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from tests.model.addresses import MAPPED, class_e, loopback, on_link, unusable
 from tests.model.expected import ANY, NEXT, Expected, dropped
+from tests.model.link import OnLink
 from tests.model.packet import ARP, LATER, Packet, backwards
 from tests.model.routes import Flow
 from tests.model.situations import Situation
@@ -13,11 +14,15 @@ from tests.model.topology import LOCAL_SENDER, Member, Uplink
 from tests.model.tunnels import Tunnels
 
 
-class FromOutside(Tunnels):
+class FromOutside(Tunnels, OnLink):
     def from_uplink(self, uplink: Uplink, frame: bytes) -> Expected | None:
         p = Packet(frame, self.gso)
         self.room, self.bare = uplink.mtu, False
         ours = Expected(NEXT, ("NOT_OURS",), (frame,))
+        if uplink.network and not p.fault:
+            found = self._from_link(p, uplink, uplink.network)
+            if found:
+                return found
         if p.dst in self.topology.broadcasts:
             return None  # bpf_fib_lookup cannot tell it from the host's own
         if p.dst_mac != uplink.mac or p.fault or p.kind == ARP:

@@ -39,7 +39,11 @@ class Questions(Tunnels):
             return True
         if p.ports is None or p.ports[1] != DNS or p.fragment or p.proto not in (TCP, UDP):
             return False
-        return p.dst == net.gateway(len(p.dst)) and not self.topology.published(p.dst, DNS, p.proto)
+        return (
+            not net.lan
+            and p.dst == net.gateway(len(p.dst))
+            and not self.topology.published(p.dst, DNS, p.proto)
+        )
 
     def _question(self, p: Packet, sender: Member) -> Expected:
         asked = self._plain(p)

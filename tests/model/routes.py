@@ -120,6 +120,10 @@ class Routing:
             routes.sort(key=lambda one: -one.length)
         self._cache: dict[tuple[bytes, tuple[Rule, ...]], Way] = {}
 
+    def is_anyip(self, address: bytes) -> bool:
+        """It is of a prefix that is the host's as a whole."""
+        return self._best(address, self.anyip) is not None
+
     def way(self, flow: Flow) -> Way:
         rules = tuple(rule for rule in self.rules if rule.matches(flow)) if self.rules else ()
         key = flow.dst, rules

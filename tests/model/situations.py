@@ -59,6 +59,8 @@ class Situation(StrEnum):
     PEER_IN = "from one, to a member here"
     PEER_CALLS = "from another host itself, in the gateway's name"
     PEER_REFUSED = "in a tunnel, and not believed"
+    TO_LINK = "to the link of a network's parent"
+    FROM_LINK = "from there, to a member, or for one"
     ASKS_OURS = "a question for the name of a container"
     ASKS_ELSEWHERE = "and of an endpoint on another host"
     ASKS_OWNER = "a question for who has the address of either"

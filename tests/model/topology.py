@@ -21,6 +21,8 @@ class Network:
     internal: bool = False
     masquerade: bool = True
     beside: bool = False  # members have their default route elsewhere
+    lan: bool = False  # members are on the link of `parent`, or reach nobody there if that is None
+    parent: Uplink | None = None
     ipv4: bool = True
     ipv6: bool = False
     mtu: int = 1500
@@ -32,6 +34,7 @@ class Network:
     elsewhere: list[Elsewhere] = field(default_factory=list)
 
     def gateway(self, size: int) -> bytes:
+        """Of a network that is on a link it is an address of the host's like any."""
         return self.gateway4 if size == 4 else self.gateway6
 
 
@@ -74,6 +77,7 @@ class Uplink:
     mtu: int = 1500
     ethernet: bool = True  # its frames have such a header; else they are bare IP packets
     linklocals: tuple[bytes, ...] = ()  # IPv6's, each the host's on this link (RFC 4007)
+    network: Network | None = None  # whose members are on its link
 
     def address(self, size: int) -> bytes:
         return self.addr4 if size == 4 else self.addr6

@@ -38,7 +38,7 @@ from datapath.model.resolv import RESOLVER as ADDRESS_OF_RESOLVER
 from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
-_UPLINK_HOOKS = (*layout.UPLINK_HOOKS.values(), layout.XDP_HOOK)
+_UPLINK_HOOKS = (*layout.UPLINK_HOOKS, layout.XDP_HOOK)
 ROOT_GROUP = 1  # the kernel's number of the root control group
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
@@ -48,7 +48,8 @@ Rows = dict[Any, Any]
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    """All about these networks, which packet programs forward; causes before what follows from them."""
+    """All about networks of whichever driver that packet programs forward for; causes before their consequences."""
+    networks = [network for network in comparison.networks if traits(network).programs]
     yield from _programs(comparison, networks)
     yield from pairs.findings(comparison, networks)
     yield from _policies(comparison, networks)
@@ -107,10 +108,12 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     if comparison.loopback:
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
+        for key, value in _uplinks(comparison, networks).items():
+            name = observed.network.names.get(key.ifindex, "")
+            yield f"uplink {name}", layout.HOOK_OF_KIND[value.kind], key.ifindex
         for uplink in observed.uplinks:
             if uplink.unserved:
                 continue
-            yield f"uplink {uplink.name}", layout.UPLINK_HOOKS[uplink.bare], uplink.ifindex
             acls = any(m.acl for e in endpoints for m in e.ports)
             other = f"other-xdp-{uplink.ifindex}" in observed.programs.pinned.get("programs", ())
             if (acls or observed.programs.flood_rate) and not other and not uplink.bare:
@@ -121,6 +124,14 @@ def _tunnels(comparison: Comparison, networks: list[Network]) -> list[Device]:
     """The devices by which packets come that have been in a tunnel, as far as they are there."""
     names = dict.fromkeys(name for network in networks for name in spec_of(network).shared_devices)
     return [device for name in names if (device := comparison.observed.host.devices.get(name))]
+
+
+def _uplinks(comparison: Comparison, networks: list[Network]) -> dict[structs.DeviceKey, structs.DeviceValue]:
+    """The rows of devices that lead outside."""
+    observed = comparison.observed
+    served = [uplink for uplink in observed.uplinks if not uplink.unserved]
+    parents = host_entries.parent_entries(networks, observed.host.devices.get)
+    return host_entries.uplink_devices(served, parents)
 
 
 def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -227,7 +238,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
             *("limits", "bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
-            "host_routed",
+            *("host_routed", "parents"),
         )
     }
     for network in networks:
@@ -277,10 +288,8 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         number, facts = host_entries.host_entry(observed.network)
         rows["host"][(number,)] = facts
         rows["xfrm_policies"] |= host_entries.xfrm_entries(observed.network.xfrm)
-        for uplink in observed.uplinks:
-            if not uplink.unserved:
-                key, known = host_entries.uplink_device(uplink)
-                rows["devices"][key] = known
+        rows["devices"] |= _uplinks(comparison, networks)
+        rows["parents"] |= host_entries.parent_entries(networks, observed.host.devices.get)
         rows["local_prefixes"] = dict.fromkeys(host_entries.local_prefix_entries(observed.network), ())
         rows |= name_entries.name_rows(state, observed.names)._asdict()
         rows["subnets"] |= name_entries.subnet_entries(comparison.networks)
@@ -334,6 +343,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "resolvers": lambda key, value: none or key.endpoint in named.endpoints,
         "subnets": lambda key, value: none or key in subnets,
         "host_routed": lambda key, value: key.network in building,
+        "parents": lambda key, value: none or key.network in building,
         "host": lambda key, value: none,
         "xfrm_policies": lambda key, value: none,
         "local_prefixes": lambda key, value: none,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_interface
-from typing import Any
+from typing import Any, ClassVar
 
 from datapath.dataplane import connections, entries, structs
 from datapath.dataplane.convert import to_abi
@@ -23,6 +23,7 @@ from datapath.drivers.ebpf import names
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.inside.driver import waiting_name
 from datapath.drivers.pairs.driver import PairDriver
+from datapath.drivers.pairs.spec import PairSpec
 from datapath.errors import NotSupportedError
 from datapath.kernel import abi, features
 from datapath.kernel.bpf_maps import cut
@@ -48,7 +49,7 @@ _NUMBERS: Mapping[str, tuple[type[Any], str]] = {
 class EbpfBridge(PairDriver):
     """Driver bridge in its default mode."""
 
-    spec = EBPF_BRIDGE
+    spec: ClassVar[PairSpec] = EBPF_BRIDGE
 
     # ---- networks ------------------------------------------------------------------------
 
@@ -59,7 +60,8 @@ class EbpfBridge(PairDriver):
 
     def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         links, dataplane = self.context.links, self.context.dataplane
-        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway]
+        gateways = () if self.spec.traits.lan else network.subnets  # else it is another's address
+        addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in gateways if s.gateway]
         mac = gateway_mac(network)
         with ExitStack() as undo:
             ifindex = links.create_gateway(

@@ -11,7 +11,7 @@ from datapath.config.tuning import different, drift
 from datapath.dataplane import upgrade, version
 from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.host_entries import uplink_device
+from datapath.dataplane.host_entries import parent_entries, uplink_devices
 from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS, Setup
 from datapath.dataplane.name_entries import NameRows, Touched
 from datapath.dataplane.name_owners import anybody_asks
@@ -20,7 +20,8 @@ from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
 from datapath.drivers.ebpf import addresses, names
 from datapath.errors import KernelError
-from datapath.kernel import abi
+from datapath.kernel import abi, macvlans
+from datapath.kernel.devices import name_of
 from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, traits
 from datapath.model.endpoints import Endpoint
@@ -86,40 +87,53 @@ class EbpfHost(HostPart):
     def _attach_uplinks(self, dataplane: Dataplane, view: HostView) -> None:
         """To new uplinks; those that are none any more, or of another kind, are given up."""
         served = [uplink for uplink in view.observed.uplinks if not uplink.unserved]
-        wanted = {to_abi(key): to_abi(value) for key, value in map(uplink_device, served)}
+        parents = parent_entries(view.networks, macvlans.find) if dataplane.has("parents") else {}
+        wanted = {to_abi(k): to_abi(v) for k, v in uplink_devices(served, parents).items()}
         known: dict[Any, Any] = {}
         for kind in UPLINK_KINDS:
             known |= dataplane.devices.having("kind", int(abi.DeviceKind[kind]))
         for key, value in known.items():
-            if key not in wanted or wanted[key].kind != value.kind:
+            if key not in wanted:
                 dataplane.detach(HOOK_OF[value.kind], key.ifindex)  # it may be there still, without a route
                 dataplane.detach_xdp(key.ifindex)
                 dataplane.devices.pop(key, None)
         dataplane.devices.update_many(
             {key: value for key, value in wanted.items() if known.get(key) != value}
         )
-        unserved = {u: u.unserved for u in view.observed.uplinks if u.unserved}
-        for uplink in served:
+        if dataplane.has("parents"):
+            dataplane.parents.update_many(parents)
+            dataplane.parents.delete_many(set(dataplane.parents) - parents.keys())
+        unserved = {u.ifindex: u.unserved for u in view.observed.uplinks if u.unserved}
+        for key, value in wanted.items():
             try:
-                dataplane.attach(UPLINK_HOOKS[uplink.bare], uplink.ifindex)
+                self._attach_uplink(dataplane, key.ifindex, value.kind, known.get(key))
             except KernelError as error:
                 if error.errno not in _CANNOT_ATTACH:
                     raise
-                if self.context.links.index(uplink.name) == uplink.ifindex:  # else it has just gone
-                    unserved[uplink] = str(error)
-        new = dataplane.note_unserved({uplink.ifindex for uplink in unserved})
-        for uplink, why in unserved.items():
-            if uplink.ifindex in new:
-                view.warn(f"device {uplink.name} is not served: {why}")
+                if name_of(None, key.ifindex):  # else it has just gone
+                    unserved[key.ifindex] = str(error)
+        for index in sorted(dataplane.note_unserved(unserved.keys())):
+            view.warn(f"device {name_of(None, index)} is not served: {unserved[index]}")
+
+    @staticmethod
+    def _attach_uplink(dataplane: Dataplane, ifindex: int, kind: int, known: Any) -> None:
+        """In place of another hook, if it was a device of another kind: as a filter that takes the other's place, else
+        beside it for a moment, in which both see packets that either leaves alone."""
+        hook, other = HOOK_OF[kind], HOOK_OF[known.kind] if known is not None else ""
+        dataplane.attach(hook, ifindex)
+        if other and other != hook:
+            dataplane.replaced(other, ifindex)
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self.context.loaded
         if dataplane is None:
             return
-        if not traits(network).lan:
+        if traits(network).lan:
+            self._attach_uplinks(dataplane, view)  # its parent is an uplink like any
+        else:
             gateways = (subnet.gateway for subnet in network.subnets if subnet.gateway)
             dataplane.addresses.delete_many(abi.address_key(address) for address in gateways)
-            dataplane.devices.delete_many(_gateways_of(dataplane, network))
+        dataplane.devices.delete_many(_gateways_of(dataplane, network))
         names.tell_subnets(dataplane, view)
         names.forget_counts(dataplane, network)
 
@@ -206,7 +220,7 @@ class EbpfHost(HostPart):
 
     def remove(self, view: HostView) -> None:
         """Takes the programs off the devices that stay, and unloads them; also what is there in part only."""
-        staying = (*UPLINK_HOOKS.values(), "from_loopback")
+        staying = (*UPLINK_HOOKS, "from_loopback")
         dataplane = self.context.loaded
         if dataplane is not None:
             rows = dataplane.devices.read_all()
@@ -218,7 +232,7 @@ class EbpfHost(HostPart):
             if not dataplane.is_there():
                 return
             places = {uplink.ifindex for uplink in view.observed.uplinks} | dataplane.places()
-            attached = [(hook, index) for index in places - {LOOPBACK} for hook in UPLINK_HOOKS.values()]
+            attached = [(hook, index) for index in places - {LOOPBACK} for hook in UPLINK_HOOKS]
             attached.append(("from_loopback", LOOPBACK))
         for hook, index in attached:
             dataplane.detach(hook, index)

@@ -20,11 +20,11 @@ from datapath.dataplane.structs import LongNameKey, NameKey, ResolverKey
 from datapath.drivers.context import HostView
 from datapath.kernel import abi
 from datapath.kernel.bpf_maps import cut
-from datapath.model.drivers import built
+from datapath.model.drivers import built, traits
 from datapath.model.endpoints import Endpoint, linklocal_of
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.parsing import Address
-from datapath.model.resolv import LOOPBACK, NameFacts
+from datapath.model.resolv import LOOPBACK, RESOLVER, NameFacts
 
 # In the order in which rows are written: what others refer to first.
 _FIRST = ("name_sets", "names", "long_names", "resolvers")
@@ -45,6 +45,8 @@ def answered(dataplane: Dataplane | None) -> bool:
 def hop(network: Network, endpoint: Endpoint) -> tuple[Address, IPv4Address]:
     """By which next hop the resolver's address is reached through an endpoint, and from which address it is asked."""
     subnet = network.subnet4
+    if endpoint.ipv4 is not None and traits(network).lan:
+        return RESOLVER, endpoint.ipv4.ip  # the gateway is somebody else's
     if endpoint.ipv4 is not None and subnet is not None and subnet.gateway is not None:
         return subnet.gateway, endpoint.ipv4.ip
     return linklocal_of(gateway_mac(network)), LOOPBACK

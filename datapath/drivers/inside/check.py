@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from datapath.drivers.comparison import Comparison
 from datapath.model.checks import ADDRESS, DOWN, MAC, MTU, PAIR, RENAMED, ROUTE, SYSCTL
-from datapath.model.drivers import traits
+from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.observed import Device, Stack
@@ -42,8 +42,8 @@ def inside_findings(
         detail = f"the container's device {inner.name} has lost the address {address}"
         yield Finding(ADDRESS, subject, detail, (endpoint.sandbox_id, inner.name, (address,)))
     for version, wanted_here in ((4, endpoint.gateway4), (6, endpoint.gateway6)):
-        subnet = network.subnet4 if version == 4 else network.subnet6
-        here = (inner.name, subnet.gateway) in inside.defaults if subnet and subnet.gateway else False
+        hop = spec_of(network).next_hop(network, version)
+        here = (inner.name, hop) in inside.defaults if hop else False
         if wanted_here and not network.beside and not here:
             detail = f"the container has lost its IPv{version} default route"
             yield Finding(ROUTE, subject, detail, (endpoint.id,))

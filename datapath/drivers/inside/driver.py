@@ -9,6 +9,7 @@ from typing import cast
 
 from datapath.drivers.base import Driver, JoinInfo, Repair
 from datapath.kernel import observe
+from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Check
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network
@@ -78,9 +79,8 @@ def addresses(endpoint: Endpoint) -> list[Interface]:
 
 
 def gateway(network: Network, version: int) -> Address | None:
-    """The network's gateway address of that IP version; None: it has none."""
-    subnet = network.subnet4 if version == 4 else network.subnet6
-    return subnet.gateway if subnet else None
+    """Where default routes of that IP version lead on the network; None: it has no gateway."""
+    return spec_of(network).next_hop(network, version)
 
 
 def next_hop(network: Network, endpoint: Endpoint, version: int) -> Address | None:

@@ -40,7 +40,8 @@ def _gateway(network: Network, comparison: Comparison) -> Iterator[Finding]:
         detail = f"{device.name} is another's device ({device.kind or 'hardware'})"
         yield Finding(FOREIGN_DEVICE, subject, detail)
         return
-    addresses = frozenset(ip_interface((s.gateway, s.prefix.prefixlen)) for s in network.subnets if s.gateway)
+    gateways = [s for s in network.subnets if s.gateway and not traits(network).lan]
+    addresses = frozenset(ip_interface((s.gateway, s.prefix.prefixlen)) for s in gateways if s.gateway)
     yield from device_findings(subject, "", device, gateway_mac(network), comparison.mtu(network))
     for address in sorted(addresses - observed.host.addresses.get(device.name, frozenset()), key=str):
         detail = f"its gateway device {device.name} has lost the address {address}"

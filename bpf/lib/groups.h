@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Broadcast and multicast, as a container sends it. */
+#pragma once
+#include "lib/networks.h"
+#include "lib/parse.h"
+
+/* Returns 0 if what is in a group's frame may go to all of the group, or a drop reason. */
+static __always_inline int group_check(const struct packet *p, const struct network *net)
+{
+	__be32 dst = p->tuple.dst.word[3];
+
+	/* A unicast address in a group frame would reach members without icc. */
+	if (p->ethertype == bpf_htons(ETH_P_IP)
+		    ? !v4_is_multicast(dst) && dst != 0xffffffff && dst != net->broadcast
+		    : (p->tuple.dst.word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000))
+		return DROP_WRONG_MAC;
+	/* Scopes 0 and 1 are the sender's own device (RFC 4291, 2.7). */
+	if (is_ipv6(p) && bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
+		return DROP_MULTICAST_OFF;
+	return 0;
+}
