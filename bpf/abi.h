@@ -47,7 +47,7 @@ enum network_flag {
 	NETWORK_OVERLAY = 512,	   /* has a row in `overlays`: members on other hosts */
 	NETWORK_LAN = 1024,	   /* members are on the link of a device of the host's */
 	NETWORK_VEPA = 2048,	   /* what they send each other leaves by it as well */
-	NETWORK_L3 = 4096,	   /* they are routed there: nobody on the link is asked or answered */
+	NETWORK_L3 = 4096, /* they are routed there: nobody on the link is asked or answered */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -71,7 +71,8 @@ enum device_kind {
 	DEVICE_LOOPBACK = 4, /* the host's loopback device, while a port is published */
 	DEVICE_TUNNEL = 5,   /* like DEVICE_UPLINK, its packets have no Ethernet header */
 	DEVICE_VXLAN = 6,    /* the device of overlay networks' tunnels */
-	DEVICE_PARENT = 7,   /* like DEVICE_UPLINK, if it is one; a network's members are on its link */
+	DEVICE_PARENT =
+		7, /* like DEVICE_UPLINK, if it is one; a network's members are on its link */
 };
 
 struct device_key {

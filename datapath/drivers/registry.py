@@ -12,6 +12,7 @@ from datapath.drivers.base import Driver, HostPart
 from datapath.drivers.context import Context
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.host import HOST, Host
+from datapath.drivers.ipvlan.spec import IPVLAN_SPEC
 from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
 from datapath.drivers.macvlan.spec import MACVLAN_SPEC
 from datapath.drivers.null import NULL, Null
@@ -73,6 +74,7 @@ register(
     _in_module(f"{_ROOM}.overlay.host", "OverlayHost"),
 )
 register(MACVLAN_SPEC, _in_module(f"{_ROOM}.macvlan.driver", "Macvlan"))
+register(IPVLAN_SPEC, _in_module(f"{_ROOM}.ipvlan.driver", "Ipvlan"))
 register(HOST, lambda: Host)
 register(NULL, lambda: Null)
 

@@ -78,7 +78,7 @@ def teardown(tx: Transaction, network: Network) -> None:
 
 def refresh_host(tx: Transaction) -> None:
     """Keeps packets forwarded that have to be, and what drivers have on the host up to date with it."""
-    for device in tx.context.links.keep_forwarding(n.device for n in tx.built if not traits(n).lan):
+    for device in tx.context.links.keep_forwarding(n.device for n in tx.built if traits(n).has_gateway):
         tx.warn(f"forwarding had been switched off for {device}: it is on again")
     # Before the programs choose from a range, the kernel must not.
     ports.reserve(tx)

@@ -21,7 +21,6 @@ from datapath.kernel.pyroute import opened, translated
 from datapath.kernel.rtnetlink import Rtnetlink
 from datapath.model.devices import MACVLAN, VETH, VLAN
 from datapath.model.host import Device
-from datapath.model.parsing import Address
 
 _NO_PREFIX_ROUTE, _NODAD = 0x200, 0x02  # IFA_F_* of linux/if_addr.h
 
@@ -118,23 +117,3 @@ def stand_in(name: str, parent: str, mode: str, addresses: Sequence[Interface]) 
                 )
         with translated("set up", f"device {name}"):
             route.link("set", index=index, state="up")
-
-
-def lead(name: str, address: Address) -> None:
-    """Makes the host reach an address by that device. Idempotent."""
-    with opened() as route, translated("add", f"route to {address} by {name}"):
-        route.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=index_of(name), scope="link")
-
-
-def lead_no_more(name: str, address: Address) -> None:
-    """Takes that route back. Idempotent."""
-    with opened() as route:
-        index = find_index(name)
-        if index is None:
-            return
-        try:
-            with translated("remove", f"route to {address} by {name}"):
-                route.route("del", dst=f"{address}/{address.max_prefixlen}", oif=index, scope="link")
-        except KernelError as error:
-            if error.errno not in (errno.ESRCH, errno.ENODEV):
-                raise

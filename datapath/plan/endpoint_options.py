@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from datapath.errors import ConfigError, quoted
-from datapath.model.drivers import OptionParser, traits
+from datapath.model.drivers import OptionParser, spec_of, traits
 from datapath.model.endpoints import IFNAME, EndpointRequest
 from datapath.model.limits import LIMIT_OPTIONS, limits_of, parse_bits
 from datapath.model.networks import (
@@ -79,6 +79,15 @@ def refuse_limits(options: Mapping[str, str], network: Network) -> None:
     if not traits(network).programs and (limits := limits_of(options)):
         name = LIMIT_OPTIONS[limits[0].direction][0]
         raise ConfigError(f"option {name} is not available: network {network.name} has no packet programs")
+
+
+def refuse_forwarding(options: Mapping[str, str], network: Network) -> None:
+    """A router is known on its link by a MAC address of its own. ConfigError where members have none there."""
+    if options.get(OPT_FORWARDING) == "true" and spec_of(network).refuses_mac:
+        raise ConfigError(
+            f"option {OPT_FORWARDING} is not available: members of network {network.name} have no MAC address of "
+            "their own"
+        )
 
 
 def sysctls(given: Iterable[str]) -> dict[str, str]:

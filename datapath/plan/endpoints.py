@@ -104,6 +104,7 @@ def plan_endpoint(
     ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
     options = endpoint_options.parse(request.driver_options)
     endpoint_options.refuse_limits(options, network)
+    endpoint_options.refuse_forwarding(options, network)
     mac = _mac(request.mac, network, members, ipv4 or ipv6, state)
     link_local = tuple(_link_local(request.link_local_ips, mac, network, members, state))
     ident = fresh.new_id()
@@ -247,6 +248,8 @@ def _mac(
     if not text:
         return ipam.choose_mac(interface.ip, {*holders, gateway})
     mac = parse_mac(text)
+    if refusal := spec_of(network).refuses_mac:
+        raise ConfigError(refusal)
     if mac == gateway:
         raise ConfigError(f"mac address {mac} is that of the network's gateway: choose another")
     if mac in holders:

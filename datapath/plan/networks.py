@@ -35,7 +35,7 @@ MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IDENT = re.compile(r"[0-9a-f]{64}")
-_LATER_DRIVERS = {"ipvlan", "remote"}
+_LATER_DRIVERS = {"remote"}
 
 
 def refuse_foreign(owner: str, what: str, by: str, force: bool) -> None:
@@ -78,10 +78,12 @@ def _instead(name: str, known: Collection[str]) -> str:
         return f"did you mean {ends[found]}?"
     families: dict[str, list[str]] = {}
     for one in known:
-        family, _, last = one.rpartition(".")
-        families.setdefault(family, []).append(last)
+        family, dot, last = one.rpartition(".")
+        families.setdefault(family + dot, []).append(last)
     written = (
-        f"{family}.{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
+        f"{family}{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
+        if family
+        else ", ".join(names)
         for family, names in families.items()
     )
     return f"there are {', '.join(written)}" if known else "there are none"
@@ -178,11 +180,12 @@ def plan_network_create(
         subnets=subnets,
         ipv4=request.ipv4,
         ipv6=request.ipv6,
-        internal=request.internal,
+        internal=request.internal or spec.is_internal(options),
         attachable=request.attachable,
         labels=labels,
         options=options,
         device=device,
+        made=spec.beneath(options, facts.devices),
         owner=request.owner,
     )
 

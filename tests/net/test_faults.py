@@ -262,6 +262,31 @@ OPERATIONS = {
 }
 
 
+def lan_extra(host: Host) -> None:
+    if "extra" not in networks(host):
+        host.ctl(LAN_EXTRA)
+
+
+LAN_EXTRA = (
+    "network create -d ipvlan --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 -o parent=lower extra"
+)
+OPERATIONS |= {
+    "ipvlan: network create": Operation(LAN_EXTRA, no_extra, lambda h: "extra" in networks(h)),
+    "ipvlan: network rm": Operation("network rm extra", lan_extra, lambda h: "extra" not in networks(h)),
+    "ipvlan: run": Operation(
+        "run -d --name t --network lan sleep 3600", gone, lambda h: exists(h, "t"), alive
+    ),
+    "ipvlan: rm -f": Operation("rm -f t", running(network="lan"), lambda h: not exists(h, "t"), alive),
+    "ipvlan: connect": Operation("network connect lan t", running(), in_network("lan"), alive),
+    "ipvlan: disconnect": Operation(
+        "network disconnect lan t",
+        running("--network shop", "lan"),
+        lambda h: not in_network("lan")(h),
+        alive,
+    ),
+}
+
+
 def linuxbridge(network: str, mode: str) -> dict[str, Operation]:
     """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
     with it is not about the last of its kind. `extra` is."""
@@ -300,6 +325,7 @@ def linuxbridge(network: str, mode: str) -> dict[str, Operation]:
 LINUXBRIDGE = {"iptables": "olda", "nftables": "oldb"}
 # Of these networks where not everything is run; the others cost as much and show little more.
 SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("iptables: network rm", "error")}
+SAMPLE |= {(f"ipvlan: {what}", "kill") for what in ("network create", "network rm", "run", "rm -f")}
 for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
@@ -328,6 +354,14 @@ def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
     for number, (mode, name) in enumerate(LINUXBRIDGE.items()):
         host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
         host.run(f"of-{name}", f"--network {name}")
+    for name in ("lower", "below"):  # parents of ipvlan networks
+        host.sh(f"ip link add {name} type veth peer name {name}-far")
+        host.sh(f"ip link set {name} up")
+    host.sh("ip address add 10.60.0.9/24 dev below")
+    host.ctl(
+        "network create -d ipvlan --ipv6 --subnet 10.60.0.0/24 --subnet fd00:60::/64 -o parent=below lan"
+    )
+    host.run("of-lan", "--network lan")
     yield host
     if LONG:
         print(f"\ncases: {cases}")

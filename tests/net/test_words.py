@@ -58,7 +58,7 @@ ROWS: list[tuple[str, int, str]] = [
     (
         "network create -d foo x",
         2,
-        'network driver "foo" does not exist: there is bridge, overlay, macvlan; host and null are made once',
+        'network driver "foo" does not exist: there is bridge, overlay, macvlan, ipvlan; host and null are made once',
     ),
     (
         "network create -d overlay x",
@@ -66,9 +66,10 @@ ROWS: list[tuple[str, int, str]] = [
         'network driver overlay needs a cluster store: set "cluster-store" in daemon.json, as in etcd://HOST:PORT',
     ),
     (
-        "network create -d ipvlan x",
+        "network create -d remote x",
         2,
-        "network driver ipvlan is not available yet: there is bridge, overlay, macvlan; host and null are made once",
+        "network driver remote is not available yet: there is bridge, overlay, macvlan, ipvlan; host and null are "
+        "made once",
     ),
     ("network create bridge", 4, "operation is not permitted on predefined bridge network"),
     ("network rm shpo", 3, 'network shpo not found; did you mean "shop"?'),

@@ -13,7 +13,15 @@ SOURCES = sorted(path for path in BPF.rglob("*.[ch]") if "trace" not in path.par
 HOOKS = sorted(BPF.glob("*.bpf.c"))
 WRITES = re.compile(r"\bbpf_(?:skb_store_bytes|skb_change_(?:head|tail)|l[34]_csum_replace)\b")
 COUNTS = re.compile(r"&(?:counters|events)\b")
-WRITERS = {"lib/rewrite.h", "lib/split.h", "lib/family.h", "lib/message.h", "lib/reply.h", "lib/encap.h", "lib/relay.h"}
+WRITERS = {
+    "lib/rewrite.h",
+    "lib/split.h",
+    "lib/family.h",
+    "lib/message.h",
+    "lib/reply.h",
+    "lib/encap.h",
+    "lib/relay.h",
+}
 # Those that act, each with whom it may call.
 ACTING = {
     "lib/answers.h": {"lib/exits.h"},

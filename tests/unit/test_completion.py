@@ -27,7 +27,7 @@ ROWS: list[tuple[str, set[str]]] = [
     ("run --network ", {"br1", "container:web"}),
     ("run --network container:", {"container:web"}),
     ("run --stop-signal SIGU", {"SIGUSR1", "SIGUSR2"}),
-    ("network create -d ", {"bridge", "macvlan", "overlay"}),
+    ("network create -d ", {"bridge", "ipvlan", "macvlan", "overlay"}),
     (
         "network create -o com.datapath.",
         {

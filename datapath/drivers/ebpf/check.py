@@ -49,7 +49,6 @@ Rows = dict[Any, Any]
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
     """All about networks of whichever driver that packet programs forward for; causes before their consequences."""
-    networks = [network for network in comparison.networks if traits(network).programs]
     yield from _programs(comparison, networks)
     yield from pairs.findings(comparison, networks)
     yield from _policies(comparison, networks)

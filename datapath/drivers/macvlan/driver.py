@@ -16,6 +16,7 @@ from dataclasses import replace
 from datapath.drivers.base import Repair, attempt, report
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.inside.driver import InsideDriver, addresses, names_inside, waiting_name
+from datapath.drivers.lan.spec import split_vlan
 from datapath.drivers.macvlan.spec import (
     MACVLAN_SPEC,
     PASSTHRU,
@@ -23,11 +24,10 @@ from datapath.drivers.macvlan.spec import (
     host_access,
     mode,
     parent,
-    split_vlan,
     stand_in,
 )
 from datapath.errors import InUseError, KernelError, NotSupportedError
-from datapath.kernel import features, macvlans, observe
+from datapath.kernel import features, macvlans, observe, ways
 from datapath.kernel.links import Links
 from datapath.model.devices import MACVLAN, VETH, VLAN
 from datapath.model.endpoints import Endpoint
@@ -118,7 +118,7 @@ class Macvlan(InsideDriver):
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         if host_access(network):
             for address in addresses(endpoint):
-                macvlans.lead(stand_in(network), address.ip)
+                ways.lead(stand_in(network), address.ip)
 
     def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
         failures: list[Exception] = []
@@ -127,7 +127,7 @@ class Macvlan(InsideDriver):
             attempt(failures, self._delete_inside, endpoint, sandbox)
         if host_access(network):
             for address in addresses(endpoint):
-                attempt(failures, macvlans.lead_no_more, stand_in(network), address.ip)
+                attempt(failures, ways.lead_no_more, stand_in(network), address.ip)
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
     def _delete_inside(self, endpoint: Endpoint, sandbox: str) -> None:
@@ -150,6 +150,6 @@ class Macvlan(InsideDriver):
 
     @staticmethod
     def repairs() -> Mapping[Check, Repair]:
-        from datapath.drivers.macvlan import repair
+        from datapath.drivers.lan import repair
 
         return {**InsideDriver.repairs(), **repair.REPAIRS}

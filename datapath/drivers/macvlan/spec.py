@@ -6,56 +6,28 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import ClassVar
 
+from datapath.drivers.lan.spec import check_parent, one_of, parent_option
 from datapath.drivers.pairs.spec import PairSpec, truth
-from datapath.errors import ConfigError, InUseError
+from datapath.errors import ConfigError
 from datapath.model.devices import MACVLAN
 from datapath.model.drivers import OptionParser, Spec, Traits
 from datapath.model.networks import (
+    BRIDGE,
     OPT_HOST_ACCESS,
     OPT_IFACE_PREFIX,
     OPT_MACVLAN_MODE,
     OPT_MTU,
     OPT_PARENT,
+    PRIVATE,
+    VEPA,
     Network,
     NetworkRequest,
 )
 from datapath.model.rows import short
 
-BRIDGE, PASSTHRU = "bridge", "passthru"
-_MODES = (BRIDGE, "private", "vepa", PASSTHRU)
-_MAX_NAME = 15  # bytes, the kernel's limit
-
-
-def _mode(name: str, value: str) -> str:
-    if value not in _MODES:
-        raise ConfigError(
-            f"requested macvlan mode '{value}' is not valid, 'bridge' mode is the macvlan driver default"
-        )
-    return value
-
-
-def _parent(name: str, value: str) -> str:
-    if value == "lo":
-        raise ConfigError("loopback interface is not a valid macvlan parent link")
-    if not 0 < len(value.encode()) <= _MAX_NAME or "/" in value or not value.isprintable() or " " in value:
-        raise ConfigError(f"option {name}: a device has a name of 1 to {_MAX_NAME} characters")
-    return value
-
-
-def split_vlan(name: str) -> tuple[str, int]:
-    """`eth0.10` as device and VLAN number, with Docker's words for what cannot be one. ConfigError."""
-    below, dot, number = name.partition(".")
-    if not dot:
-        raise ConfigError(f"invalid subinterface vlan name {name}, example formatting is eth0.10")
-    if not below or "." in number:
-        raise ConfigError(
-            f"required interface name format is: name.vlan_id, ex. eth0.10 for vlan 10, instead received {name}"
-        )
-    if not (number.isascii() and number.isdigit()):
-        raise ConfigError(f"unable to parse a valid vlan id from: {number} (ex. eth0.10 for vlan 10)")
-    if not 1 <= int(number) <= 4094:
-        raise ConfigError(f"vlan id must be between 1-4094, received: {int(number)}")
-    return below, int(number)
+PASSTHRU = "passthru"
+_MODES = (BRIDGE, PRIVATE, VEPA, PASSTHRU)
+_WRONG_MODE = "requested macvlan mode '{}' is not valid, 'bridge' mode is the macvlan driver default"
 
 
 class MacvlanSpec(Spec):
@@ -64,8 +36,8 @@ class MacvlanSpec(Spec):
     name = "macvlan"
     traits = Traits(acl=False, pair=MACVLAN, published=False, lan=True)
     options: ClassVar[Mapping[str, OptionParser]] = {
-        OPT_PARENT: _parent,
-        OPT_MACVLAN_MODE: _mode,
+        OPT_PARENT: parent_option(name),
+        OPT_MACVLAN_MODE: one_of(_MODES, _WRONG_MODE),
         OPT_HOST_ACCESS: truth,
         OPT_MTU: PairSpec.options[OPT_MTU],
         OPT_IFACE_PREFIX: PairSpec.options[OPT_IFACE_PREFIX],
@@ -83,18 +55,13 @@ class MacvlanSpec(Spec):
         self, ident: str, options: Mapping[str, str], networks: Iterable[Network], there: Container[str]
     ) -> str:
         """The parent, if it is to be made: a VLAN's device, or one that leads nowhere where none is named."""
-        wanted = options.get(OPT_PARENT, "")
+        wanted, made = check_parent(options, networks, there)
         if not wanted:
             return f"dm-{short(ident)}"
-        holder = next((n for n in networks if n.driver == self.name and parent(n) == wanted), None)
-        if holder is not None:
-            raise InUseError(f"network {holder.name} is already using parent interface {wanted}")
-        if wanted in there:
-            return ""
-        below, _ = split_vlan(wanted)
-        if below not in there:
-            raise ConfigError(f"-o parent={wanted}: there is no device {below} on this host")
-        return wanted
+        return wanted if made else ""
+
+    def is_internal(self, options: Mapping[str, str]) -> bool:
+        return not options.get(OPT_PARENT)
 
     def devices(self, network: Network) -> tuple[str, ...]:
         made = (network.device,) if network.device else ()
@@ -103,7 +70,7 @@ class MacvlanSpec(Spec):
 
 def parent(network: Network) -> str:
     """The device that the members' stand on."""
-    return network.options.get(OPT_PARENT) or network.device
+    return network.parent or network.device
 
 
 def mode(network: Network) -> str:

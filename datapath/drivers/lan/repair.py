@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reconcile`, the part about macvlan networks: the host's way to their members."""
+"""`reconcile`, the part about networks with a parent: the host's way to their members."""
 
 from __future__ import annotations
 
