@@ -30,6 +30,7 @@ _TOLD = (
     *("networks", "devices", "endpoints", "members", "ports", "origins", "reserved", "addresses", "acls"),
     *("limits", "links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
     *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
+    *("peers", "vteps", "vnis", "overlays", "remote_addrs", "remote_blocks", "tunnel"),
 )
 
 
@@ -45,6 +46,8 @@ _CONVERSIONS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = 
     "long_names": (convert.long_name_key, convert.name_value),
     "name_sets": (_as_it_is, convert.name_set_value),
     "resolvers": (_as_it_is, convert.resolver_value),
+    "overlays": (_as_it_is, convert.overlay_value),
+    "peers": (_as_it_is, convert.peer_value),
 }
 
 
@@ -110,6 +113,8 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
                     flood_rate = opened[0].flood_rate
                 elif name == "host":
                     found[name] = {(0,): convert.host_value(opened[0])}
+                elif name == "tunnel":
+                    found[name] = {(0,): opened[0]}
                 elif name == "networks":
                     found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
                 else:

@@ -39,7 +39,17 @@ def prepare(tx: Transaction, asked: Iterable[EndpointRequest], before: Sequence[
     addresses to take if they are free. What is wrong with a name the plan says, if there is no cluster."""
     for request in asked:
         network = _network(tx, request.network)
-        if network is not None and network.spans:
+        if network is None or not network.spans:
+            continue
+        try:
+            tx.allotted[network.id] = _allot(tx, network, request, before)
+        except NotFoundError as gone:  # there may be another one of that name by now
+            if network.id in tx.state.networks:
+                raise
+            try:
+                network = spanning.adopt(tx, request.network)
+            except NotFoundError:
+                raise gone from None
             tx.allotted[network.id] = _allot(tx, network, request, before)
 
 
