@@ -43,8 +43,9 @@ def prepared(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def bystander(prepared: Cluster) -> Iterator[subprocess.Popen[str]]:
-    """Pings from the first host to the second one's container: none is ever lost."""
-    yield pinging(prepared[0], prepared[1].address("peer", "ov"), 71, 0.02)
+    """Pings from the first host's container to the second one's: none is ever lost."""
+    inside = ("nsenter", f"--net=/proc/{prepared[0].process('watch')}/ns/net")
+    yield pinging(prepared[0], prepared[1].address("peer", "ov"), 71, 0.02, inside)
 
 
 def no_extra(host: Host) -> None:
