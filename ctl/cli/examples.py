@@ -16,6 +16,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "network create": (
         "network create --subnet 10.10.0.0/24 shop",
         "network create --ipv6 --subnet fd00:10::/64 --internal vault",
+        "network create -d overlay --attachable across",
     ),
     "network ls": ("network ls --filter driver=bridge", "network ls --format '{{.Name}} {{.ID}}'"),
     "network inspect": ("network inspect -f '{{json .Containers}}' shop",),

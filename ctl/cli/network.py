@@ -73,7 +73,7 @@ def network() -> None:
 @click.option("--ipv4/--no-ipv4", default=True, help="Assign IPv4 addresses (default: yes).")
 @click.option("--ipv6", is_flag=True, help="Assign IPv6 addresses.")
 @click.option("--attachable", is_flag=True, help="Allow containers to be attached manually.")
-@click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (default: local).")
+@click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (default: the driver's).")
 @click.option("--ipam-driver", default="default", metavar="DRIVER", help="IPAM driver (default: default).")
 @click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of the IPAM driver.")
 def create(
