@@ -39,9 +39,10 @@ class Link:
                 raise ConfigError(
                     f'{what} needs a cluster store: set "cluster-store" in daemon.json, as in etcd://HOST:PORT'
                 )
+            from datapath.kernel.sockets import dial
             from datapath.store.etcd.client import EtcdCluster
 
-            self._store = self._stack.enter_context(EtcdCluster(where))
+            self._store = self._stack.enter_context(EtcdCluster(where, dial))
         return self._store
 
     def close(self) -> None:

@@ -53,6 +53,11 @@ def _refused(proto: str, address: Address, port: int) -> bool:
     return False
 
 
+def dial(host: str, port: int, timeout: float) -> socket.socket:
+    """A TCP connection, made within so many seconds, which is then its time-out. OSError."""
+    return socket.create_connection((host, port), timeout)
+
+
 def suspects(proto: str, first: int, last: int) -> Iterable[int]:
     """Those of the ports from `first` to `last` that `in_use` can be true of; all of them if there are few.
 

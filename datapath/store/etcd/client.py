@@ -8,7 +8,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from datapath.errors import DatapathError
 from datapath.model.clusters import ClusterStore
@@ -29,7 +29,10 @@ from datapath.store.cluster import (
     Write,
 )
 from datapath.store.etcd.gateway import Gateway, RefusedError, Reply
-from datapath.store.etcd.watch import EtcdWatch
+from datapath.store.etcd.http import Dial, dial_by_library
+
+if TYPE_CHECKING:
+    from datapath.store.etcd.watch import EtcdWatch
 
 _PAGE = 5000  # keys of one range of a request
 _FEW = 100  # keys that are told of a prefix that was to be empty
@@ -40,8 +43,8 @@ _ALARMS = {"NOSPACE": "its disk quota is used up", "CORRUPT": "its data is damag
 class EtcdCluster:
     """See `datapath.store.cluster.Cluster`."""
 
-    def __init__(self, where: ClusterStore) -> None:
-        self._gateway = Gateway(where)
+    def __init__(self, where: ClusterStore, dial: Dial = dial_by_library) -> None:
+        self._gateway = Gateway(where, dial)
         self._root = f"{where.prefix}/"
 
     def __enter__(self) -> Self:
@@ -109,7 +112,9 @@ class EtcdCluster:
     def watch(self, prefixes: Sequence[str], since: int) -> Iterator[EtcdWatch]:
         """See Cluster. Each has a connection of its own."""
         ranges = [tuple(map(_encoded, self._range(prefix))) for prefix in prefixes]
-        with Gateway(self._gateway.where) as gateway:
+        from datapath.store.etcd.watch import EtcdWatch
+
+        with Gateway(self._gateway.where, self._gateway.dial) as gateway:
             found = EtcdWatch(gateway, self._root, ranges, since)
             try:
                 yield found

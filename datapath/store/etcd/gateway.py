@@ -7,20 +7,30 @@ The gateway is part of etcd since 3.0 and on by default; paths below /v3 are the
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from datapath.errors import ConfigError, PrivilegeError, StateError, printable
 from datapath.model.clusters import ClusterStore
 from datapath.store.cluster import UncertainError
-from datapath.store.etcd.stream import Stream
+from datapath.store.etcd.http import (
+    Connection,
+    Dial,
+    DisconnectedError,
+    HTTPError,
+    NoHTTPError,
+    dial_by_library,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    from datapath.store.etcd.stream import Stream
 
 Reply = dict[str, Any]
 
@@ -29,7 +39,7 @@ TIMEOUT = 5.0  # seconds until a request fails
 # gRPC's codes, by which etcd says what was wrong (google.golang.org/grpc/codes)
 _INVALID, _PERMISSION, _EXHAUSTED, _PRECONDITION, _UNAVAILABLE, _UNAUTHENTICATED = 3, 7, 8, 9, 14, 16
 _NAMED = b"CommonName of client"  # how the gateway's refusal begins that is no JSON
-_LARGEST = 1 << 26  # bytes of an answer
+_OK = 200  # of HTTP's status codes
 
 
 class RefusedError(StateError):
@@ -41,13 +51,14 @@ class RefusedError(StateError):
 
 
 class Gateway:
-    """The servers of one store, of which one is asked until it does not answer. For one thread at a time."""
+    """The servers of one store, of which one is asked until it does not answer. For one thread at a time. `dial` makes
+    its connections."""
 
-    def __init__(self, where: ClusterStore) -> None:
-        self.where = where
+    def __init__(self, where: ClusterStore, dial: Dial = dial_by_library) -> None:
+        self.where, self.dial = where, dial
         self._context = _tls(where) if where.tls else None
         self._at = 0
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
         self._token = ""
         self._end = math.inf  # of all calls together, by time.monotonic()
 
@@ -80,6 +91,7 @@ class Gateway:
 
     def stream(self, path: str, body: bytes) -> Stream:
         """An answer without an end, on a connection of its own. Errors as those of `call`."""
+        from datapath.store.etcd.stream import Stream
 
         def begin() -> Stream:
             connection = self._connect()
@@ -102,7 +114,7 @@ class Gateway:
         connection = self._connect(place)
         try:
             return self._exchange(connection, path, {})
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPError) as error:
             raise StateError(_why(error)) from error
         finally:
             connection.close()
@@ -129,7 +141,7 @@ class Gateway:
             except UncertainError:
                 self.turn()
                 raise
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPError) as error:
                 problem = problem if isinstance(error, TimeoutError) else _why(error)
             self.turn()
             tries += 1
@@ -143,12 +155,9 @@ class Gateway:
         self.close()
         self._at = (self._at + 1) % len(self.where.servers)
 
-    def _connect(self, place: int | None = None) -> http.client.HTTPConnection:
+    def _connect(self, place: int | None = None) -> Connection:
         host, port = self.where.servers[self._at if place is None else place]
-        timeout = self._patience(_CONNECT)
-        if self._context is not None:
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
-        return http.client.HTTPConnection(host, port, timeout=timeout)
+        return Connection(host, port, self._patience(_CONNECT), self.dial, self._context)
 
     def _patience(self, seconds: float) -> float:
         """Or what is left of the time; never 0, which would be none at all."""
@@ -170,30 +179,28 @@ class Gateway:
             if writes and error.code == _UNAVAILABLE and "no leader" not in str(error):
                 raise UncertainError(f"cluster store {self.where}: {error}") from error
             raise
-        except (OSError, http.client.HTTPException) as error:
-            closed = kept and isinstance(error, (BrokenPipeError, http.client.RemoteDisconnected))
+        except (OSError, HTTPError) as error:
+            closed = kept and isinstance(error, (BrokenPipeError, DisconnectedError))
             if writes and not closed:
                 raise UncertainError(f"cluster store {self.where}: {_why(error)}") from error
             raise
 
-    def _exchange(self, connection: http.client.HTTPConnection, path: str, body: Reply) -> Reply:
-        connection.request("POST", path, json.dumps(body).encode(), self._headers())
-        answer = connection.getresponse()
-        said = answer.read(_LARGEST)
-        if answer.status != http.client.OK:
+    def _exchange(self, connection: Connection, path: str, body: Reply) -> Reply:
+        status, said = connection.post(path, json.dumps(body).encode(), self._headers())
+        if status != _OK:
             self._refuse(said)
         try:
             found = json.loads(said)
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise http.client.HTTPException("what answers is no etcd")
+            raise HTTPError("what answers is no etcd")
         return found
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | ({"Authorization": self._token} if self._token else {})
 
-    def _authenticate(self, connection: http.client.HTTPConnection) -> None:
+    def _authenticate(self, connection: Connection) -> None:
         """Gets a token, if a user is named and there is none."""
         if not self.where.user or self._token:
             return
@@ -217,7 +224,7 @@ class Gateway:
                     f"kv.certfile {self.where.cert_file} has a CommonName, which an etcd with users does not take on "
                     "this way: use a certificate without one"
                 ) from None
-            raise http.client.HTTPException("what answers is no etcd") from None
+            raise HTTPError("what answers is no etcd") from None
         raise RefusedError(code, printable(message.removeprefix("etcdserver: ")))
 
     def _translated(self, error: RefusedError) -> Exception:
@@ -238,6 +245,8 @@ class Gateway:
 
 def _tls(where: ClusterStore) -> ssl.SSLContext:
     """ConfigError names the file that cannot be used."""
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=where.ca_file or None)
     except (OSError, ssl.SSLError) as error:
@@ -256,12 +265,12 @@ def _why(error: Exception) -> str:
     """In few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}"
+    if (verify := getattr(error, "verify_message", None)) is not None:  # of ssl.SSLCertVerificationError
+        return f"its certificate is not accepted: {verify}"
+    if (reason := getattr(error, "reason", None)) is not None:  # of ssl.SSLError
+        return f"TLS: {reason}"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if isinstance(error, http.client.RemoteDisconnected | http.client.BadStatusLine):
+    if isinstance(error, NoHTTPError):
         return "it does not speak HTTP as an etcd does (TLS needs kv.cacertfile)"
     return str(error) or type(error).__name__

@@ -9,10 +9,11 @@ would be in chunks.
 
 from __future__ import annotations
 
-import http.client
 import ssl
 from collections.abc import Mapping
 from typing import Any
+
+from datapath.store.etcd.http import Connection, DisconnectedError, HTTPError, NoHTTPError
 
 _BUFFER = 1 << 16
 _LONGEST = 1 << 26  # bytes of a message: etcd's own limit of a request is 1.5 MB
@@ -22,12 +23,10 @@ _KEEPALIVE = ((4, 10), (5, 5), (6, 3))  # TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPC
 
 
 class Stream:
-    """One on a connection that is connected, and this one's from now on. OSError, http.client.HTTPException.
+    """One on a connection that is connected, and this one's from now on. OSError, HTTPError.
     `refused`: what the server has answered instead, if it was not 200."""
 
-    def __init__(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, connection: Connection, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         self._connection = connection
         self._sock: Any = connection.sock
         self._waiting = b""
@@ -57,7 +56,7 @@ class Stream:
         if ended and not found:
             raise EOFError
         if len(self._waiting) > _LONGEST:
-            raise http.client.HTTPException("a message has no end")
+            raise HTTPError("a message has no end")
         return found
 
     def _receive(self) -> bool:
@@ -73,12 +72,12 @@ class Stream:
         while b"\r\n\r\n" not in self._waiting:
             got = self._sock.recv(_BUFFER)
             if not got:
-                raise http.client.RemoteDisconnected("the connection has ended")
+                raise DisconnectedError("the connection has ended")
             self._waiting += got
         head, _, self._waiting = self._waiting.partition(b"\r\n\r\n")
         protocol, _, rest = head.partition(b" ")
         if not protocol.startswith(b"HTTP/"):
-            raise http.client.BadStatusLine(head[:80].decode("latin-1"))
+            raise NoHTTPError(head[:80].decode("latin-1"))
         if rest.split()[:1] != [b"200"]:
             while got := self._sock.recv(_BUFFER):
                 self._waiting += got

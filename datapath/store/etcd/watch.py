@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import select
@@ -15,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datapath.errors import StateError
 from datapath.store.cluster import Change, CompactedError, Entry, RestoredError
 from datapath.store.etcd.gateway import Gateway, Reply
+from datapath.store.etcd.http import HTTPError
 from datapath.store.etcd.stream import Stream
 
 # Seconds without a word, after which the server is asked anew: one that is alive says where it is every 10 minutes, and
@@ -56,7 +56,7 @@ class EtcdWatch:
             try:
                 with self._streams() as streams:
                     yield from self._batches(streams)
-            except (OSError, EOFError, http.client.HTTPException):
+            except (OSError, EOFError, HTTPError):
                 self._gateway.turn()  # from where this one stopped
                 self._waited(_PAUSE)
 
@@ -105,7 +105,7 @@ class EtcdWatch:
         message = json.loads(line)
         result = message.get("result")
         if result is None:
-            raise http.client.HTTPException(str(message.get("error", "")))
+            raise HTTPError(str(message.get("error", "")))
         if result.get("canceled"):
             compacted = int(result.get("compact_revision", 0))
             if compacted:
