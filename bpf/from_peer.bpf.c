@@ -39,7 +39,7 @@ static __always_inline int frame_check(const struct vxlan_link *link, __u32 leng
 
 /*
  * A packet that came as it is: does the way to the host that has its source lead over the device that it came by? Returns
- * 0, and room->sides.server_endpoint is the host's number; or a drop reason.
+ * 0, or a drop reason.
  */
 __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 number)
 {
@@ -58,7 +58,6 @@ __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 numbe
 	way_is_to(room, own, peer, own->port);
 	if (!route_leads_out(way_find(skb, net, 0)) || room->fib.ifindex != skb->ifindex)
 		return DROP_TUNNEL_SOURCE;
-	room->sides.server_endpoint = host;
 	return 0;
 }
 
@@ -82,7 +81,7 @@ int from_peer(struct __sk_buff *skb)
 		reason = direct_check(skb, p, network);
 		if (reason)
 			return drop(skb, reason);
-		return peer_receive(skb, p, network, room->sides.server_endpoint, 0);
+		return peer_receive(skb, p, network, 0, 0);
 	}
 	if (p->length - (p->l4 - L3) < offsetof(struct vxlan_link, inner))
 		return not_ours(skb);

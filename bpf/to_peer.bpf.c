@@ -98,7 +98,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *
 	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
 	int route, error;
 
-	if (!way_is_to(room, own, peer, vxlan_sport(skb)))
+	if (!way_is_to(room, own, peer, vxlan_sport(p)))
 		return drop(skb, DROP_NO_TUNNEL);
 	route = way_find(skb, net, length);
 	mtu = peer->mtu ? peer->mtu : 0xffff;
@@ -107,8 +107,10 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *
 	if (length > mtu && (is_ipv6(p) || p->dont_fragment))
 		return too_big(skb, p, net, room->sides.client_endpoint, mtu - overhead);
 	/* What may be fragmented is, outside of the tunnel's headers. What has another way than a device's, or an
-	 * IPsec policy, is for the host's stack. */
-	if (length > mtu || !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
+	 * IPsec policy, is for the host's stack. What the host itself sends has a route that leads to the network: if
+	 * the next hop's MAC address has to be asked for, the kernel would look for it there. */
+	if ((!room->sides.client_endpoint && own->ifindex) || length > mtu ||
+	    !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
 	    xfrm_closed_out(&room->leaving, &room->leaving))
 		return by_device(skb, overlay, own, peer);
 	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
@@ -156,7 +158,7 @@ int to_peer(struct __sk_buff *skb)
 	if (addr_is_unusable(&p->tuple.src) ||
 	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
-	if (is_direct(p, net, overlay, peer)) {
+	if (room->sides.client_endpoint && is_direct(p, net, overlay, peer)) {
 		verdict = by_link(skb, p, room, net, own, peer);
 		if (verdict != NO_VERDICT)
 			return verdict;

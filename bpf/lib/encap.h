@@ -57,12 +57,17 @@ static __always_inline __be16 stated(__u32 length)
 	return length > 0xffff ? 0 : bpf_htons(length);
 }
 
-/* The outer source port: the same for all of a flow, and so its way. */
-static __always_inline __be16 vxlan_sport(struct __sk_buff *skb)
+/* The outer source port: the same for all of a flow, and so its way. Of a datagram in fragments only the first has ports. */
+static __always_inline __be16 vxlan_sport(const struct packet *p)
 {
-	__u32 hash = bpf_get_hash_recalc(skb);
+	const struct tuple *t = &p->tuple;
+	__u32 hash = t->src.word[3] ^ t->src.word[1] ^ (t->dst.word[3] ^ t->dst.word[1]) * 31;
 
-	return bpf_htons(VXLAN_PORT_FIRST + ((hash ^ hash >> 16) & VXLAN_PORTS));
+	if (!p->fragment)
+		hash ^= (t->sport | (__u32)t->dport << 16) * 0x9e3779b1;
+	hash = (hash ^ t->proto) * 0x85ebca6b;
+	hash = (hash ^ hash >> 15) * 0xc2b2ae35;
+	return bpf_htons(VXLAN_PORT_FIRST + (hash >> 16 & VXLAN_PORTS));
 }
 
 static __always_inline void vxlan_fill(struct vxlan_link *link, const struct packet *p,

@@ -84,7 +84,8 @@ static __always_inline int peer_to_host(struct __sk_buff *skb, const struct pack
 	return to_host(skb, net);
 }
 
-/* `number`: of the network, `peer`: of the sending host, `ecn`: of the outer header, 0 where that has been seen to. */
+/* `number`: of the network, `peer`: of the sending host, 0: it is known to have the source; `ecn`: of the outer header, 0
+ * where that has been seen to. */
 static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p, __u32 number,
 					__u32 peer, __u8 ecn)
 {
@@ -99,7 +100,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (!is_for_one(p))
 		return drop(skb, DROP_TUNNEL_FRAME);
 	calls = is_gateway(net, &p->tuple.src);
-	if (!calls && !remote_may_send(number, &p->tuple.src, peer))
+	if (!calls && peer && !remote_may_send(number, &p->tuple.src, peer))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))

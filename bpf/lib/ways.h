@@ -69,7 +69,7 @@ static __always_inline int way_ask(struct __sk_buff *skb, const struct network *
 __noinline int way_find(struct __sk_buff *skb, const struct network *net, __u32 length)
 {
 	struct scratch *room = scratch();
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_coarse_ns();
 	struct way *way;
 	__u32 place;
 	int route;

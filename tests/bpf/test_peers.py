@@ -181,10 +181,15 @@ def test_a_datagram_of_segments_is_as_large_as_each_of_them(programs: Programs) 
 def test_the_host_reaches_another_hosts_member_as_the_gateway(
     programs: Programs, remote: p.Address, version: int
 ) -> None:
+    """By the tunnels' device, which finds the next hop for itself; without one the program does."""
     gateway = GATEWAYS[version]
     body = p.ipv4(gateway, remote, UDP) if version == 4 else p.ipv6(gateway, remote, UDP)
     kind = p.ETH_IPV4 if version == 4 else p.ETH_IPV6
-    sent(programs, NET1, p.ethernet(o.peer_mac(o.PEER), NET1.mac, kind, body))
+    frame = p.ethernet(o.peer_mac(o.PEER), NET1.mac, kind, body)
+    by_device = p.mac_bytes(o.peer_mac(o.PEER) + ":" + o.OWN_MAC) + frame[12:]
+    programs.expect(NET1, frame, REDIRECT, Reason.TO_PEER, by_device)
+    o.fill(programs, device=0)
+    sent(programs, NET1, frame)
 
 
 def test_the_hosts_questions_are_answered(programs: Programs) -> None:
@@ -295,7 +300,9 @@ def test_options_and_another_port_of_the_sender_make_no_difference(programs: Pro
             o.arrives(o.vxlan(o.inner(o.REMOTE, "224.0.0.1", UDP))), Reason.DROP_TUNNEL_FRAME, id="a group"
         ),
         pytest.param(
-            o.arrives(o.vxlan(o.inner(o.REMOTE6, A1.ip6, p.solicitation(A1.ip6, A2.mac)))),
+            o.arrives(
+                o.vxlan(o.inner(o.REMOTE6, A1.ip6, p.solicitation(A1.ip6, A2.mac))), src=o.PEERS6[o.PEER]
+            ),
             Reason.DROP_TUNNEL_FRAME,
             id="a neighbour",
         ),
@@ -339,11 +346,13 @@ def test_a_moved_address_is_believed_from_where_it_is(programs: Programs) -> Non
     programs.expect(None, frame, REDIRECT, Reason.DELIVERED, A1.gets(o.MOVED, UDP))
 
 
-@pytest.mark.parametrize("whole", [HONEST, HONEST6], ids=["IPv4", "IPv6"])
-def test_nothing_that_is_cut_short_is_delivered(programs: Programs, whole: bytes) -> None:
+@pytest.mark.parametrize(
+    ("whole", "src"), [(HONEST, o.PEERS[o.PEER]), (HONEST6, o.PEERS6[o.PEER])], ids=["IPv4", "IPv6"]
+)
+def test_nothing_that_is_cut_short_is_delivered(programs: Programs, whole: bytes, src: p.Address) -> None:
     """Wherever it is cut: in the outer datagram, which says so."""
     for length in range(len(whole)):
-        got = programs.run(None, o.arrives(o.vxlan(whole[:length])))
+        got = programs.run(None, o.arrives(o.vxlan(whole[:length]), src=src))
         assert got.reasons.keys() <= {"DROP_TRUNCATED"}, (length, got.reasons)
         assert got.verdict == SHOT
 
@@ -409,7 +418,7 @@ def test_on_one_link_a_packet_goes_as_it_is(
 
 def test_what_the_link_cannot_carry_so_goes_in_a_tunnel(programs: Programs, topology: Topology) -> None:
     """IPv6 over IPv4 ends; what a host asks in the gateway's name."""
-    o.fill(programs, direct=True, device=topology.index["dp4"])
+    o.fill(programs, direct=True)
     sent(programs, A1, A1.sends(o.REMOTE6, UDP))
     body = p.ipv4(NET1.gateway, o.REMOTE, UDP)
     sent(programs, NET1, p.ethernet(o.peer_mac(o.PEER), NET1.mac, p.ETH_IPV4, body))

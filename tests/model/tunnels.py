@@ -148,7 +148,7 @@ class Tunnels(Forwarding):
             assert refused
             return refused
         # What a test run calls segments is of no protocol that a program may put into a tunnel.
-        if p.size + overhead > mtu or p.gso:
+        if p.size + overhead > mtu or p.gso or sender is None:
             return passed("TO_PEER", peer.mac + overlay.mac + p.frame[12:])
 
         def check(got: bytes) -> str:

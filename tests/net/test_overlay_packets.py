@@ -449,3 +449,13 @@ def test_what_does_not_fit_on_the_link_is_told_so(narrow: Peers) -> None:
     assert "1 received" in one.in_("c1", f"ping -n -c 1 -W 10 -M dont -s 1422 {member(2)}")
     serve(other, "c2", TAKE, member(2), 80)
     assert one.in_("c1", script(GIVE, member(2), 80, 4)).endswith(digest(4))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_hosts_very_first_packet_arrives(make_host: MakeHost, version: int) -> None:
+    """Before anybody knows the MAC address of the other host."""
+    made = Peers(make_host)
+    made.join(outer=version)
+    one = made.hosts[0]
+    one.sh(f"ip neigh flush dev {UNDER}")
+    assert reaches(one.try_, member(2))
