@@ -169,6 +169,8 @@ class Membership:
                     self._lose(why)
                 if restored and self._keeper is not None:
                     self._keeper.doubt()
+                self._watcher = self._news = None
+                self._change_at = NEVER
                 self._listen_later(now)
             case Listed() | Changed():
                 assert self._news is not None

@@ -126,6 +126,8 @@ def claim(tx: Transaction, *planned: Endpoint) -> tuple[Endpoint, ...]:
     that the user asks for is taken, or another host's; StateError: the store is away, and it is not of the reserve."""
     found = tuple(_claim(tx, endpoint) for endpoint in planned)
     tx.commit(*(new for new, old in zip(found, planned, strict=True) if new != old), durable=False)
+    if any(tx.state.networks[endpoint.network_id].spans for endpoint in planned):
+        joining.advise(tx)
     return found
 
 

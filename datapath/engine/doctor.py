@@ -23,14 +23,15 @@ from datapath.engine import check, namespaces
 from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, OLDER, STORE
+from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, NEWS, OLDER, STORE
 from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
 from datapath.model.state import State
 from datapath.plan.nat import WRITTEN
-from datapath.store import locking
+from datapath.store import heard, locking
 from datapath.store.base import Store
+from datapath.store.sole import AGENT
 from datapath.store.sqlite import SQLiteStore
 from datapath.store.translation import obstacle
 
@@ -79,7 +80,22 @@ def compare(
     findings = check.compare(state, observed)
     for owner in owners.values():
         findings += owner.check(settings, state, observed.alive)
-    return findings
+    return [*findings, *_news(settings, config, state)]
+
+
+def _news(settings: Settings, config: DaemonConfig | None, state: State) -> list[Finding]:
+    """What other hosts have changed may not be known here."""
+    where = config.cluster if config else None
+    if where is None or not any(network.spans for network in state.networks.values()):
+        return []
+    last = heard.read(settings.run_dir)
+    if last is not None and last.age <= where.ttl:
+        return []
+    since = "since the machine has started" if last is None else f"for {last.age:.0f} s"
+    running = locking.held(settings.state_dir / AGENT)
+    why = (last.error if last else "") or ("" if running else "no agent is at work on this host")
+    detail = f"nothing was heard of other hosts {since}"
+    return [Finding(NEWS, "the cluster", f"{detail}: {why}" if why else detail)]
 
 
 def _without_store(settings: Settings, owners: Mapping[str, Owner]) -> list[Finding]:

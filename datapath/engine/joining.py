@@ -17,6 +17,8 @@ from datapath.model.digests import sha256
 from datapath.model.drivers import spec_of
 from datapath.model.networks import Network
 from datapath.model.peers import Peer
+from datapath.store import locking
+from datapath.store.sole import AGENT
 
 if TYPE_CHECKING:
     from datapath.store.cluster import Cluster
@@ -54,6 +56,15 @@ def joined(tx: Transaction, what: str) -> Cluster:
         tx.store.set_note(PORT, str(found.info.port))
         tx.commit(found.peer)
     return store
+
+
+def advise(tx: Transaction) -> None:
+    """Says so if nobody on this host follows the cluster."""
+    if not locking.held(tx.settings.state_dir / AGENT):
+        tx.warn(
+            "no agent is at work on this host: what begins on other hosts it hears of by its next command only; start "
+            "`datapathctl agent`, or its unit: `systemctl enable --now datapathctl-agent`"
+        )
 
 
 def instance() -> str:

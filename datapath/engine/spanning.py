@@ -19,6 +19,7 @@ from datapath.model.clusters import underlay
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.rows import OWNER, Phase
 from datapath.plan.networks import plan_adoption
+from datapath.store import heard
 from datapath.store.cluster import UncertainError
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ def _create_in(tx: Transaction, store: Cluster, request: NetworkRequest, what: s
         tx.commit(planned)
     try:
         made = _create(tx, store, request, planned)
-        return networks.build(tx, made, lambda: _settled(tx, _UNFINISHED, made.id))
+        built = networks.build(tx, made, lambda: _settled(tx, _UNFINISHED, made.id))
     except BaseException:
         if planned.id in tx.state.networks:
             networks.teardown(tx, tx.state.networks[planned.id])
         take_back(tx)
         raise
+    heard.write(tx.settings.run_dir, 0)  # it is new: there is nothing else to hear of it
+    joining.advise(tx)
+    return built
 
 
 def _create(tx: Transaction, store: Cluster, request: NetworkRequest, planned: Network) -> Network:
@@ -164,6 +168,7 @@ def update(tx: Transaction, store: Cluster, idents: list[str]) -> None:
 
     part = addresses.part(store, idents)
     cluster.follow(tx, cluster.compared(tx.state, idents, (*part.peers, *part.blocks, *part.remotes)))
+    heard.write(tx.settings.run_dir, part.revision)
     there = {network.id for network in part.networks}
     for ident in idents:
         if ident not in there:

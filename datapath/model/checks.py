@@ -87,6 +87,11 @@ UNDERLAY = Check(
     "other hosts send to an address that this host does not have, or packets of another size than it takes",
     "that address, or `cluster-advertise` in daemon.json; then the next command that changes something",
 )
+NEWS = Check(
+    "cluster-news",
+    "what began or ended on other hosts since is not known here: packets to it are dropped, its name is not found",
+    "`datapathctl agent`, which follows the cluster; or the cluster's store, if that does not answer",
+)
 OWED = Check(
     "owed",
     "other hosts do not know yet what became of these addresses and networks",

@@ -73,7 +73,7 @@ def test_s23_what_a_command_owes_is_sent_once_the_store_is_back(ov: Cluster) -> 
         with ov.store_away():
             first.run("c4", "--network ov")
             first.ctl("rm -f c1")
-            assert len(rows(first, "owed")) == 2
+            assert len(rows(first, "owed")) == 2 and '"owed"' in first.try_ctl("doctor --json").stdout
             running.says("does not answer")
         with eventually() as until:
             until(lambda: not rows(first, "owed"))
@@ -92,3 +92,20 @@ def test_s23_a_network_that_is_removed_elsewhere_goes(ov: Cluster) -> None:
         first.ctl("network rm other")
         until(lambda: "other" not in {row["name"] for row in rows(second, "networks")})
     assert second.ctl("doctor") == "No problems found."
+
+
+def test_s35_a_host_without_an_agent_is_told_that_it_hears_nothing(make_cluster: Maker) -> None:
+    opts = {"discovery.ttl": "2", "discovery.heartbeat": "1"}
+    made = make_cluster(1, config={"cluster-store-opts": opts})
+    said = made[0].try_ctl("network create -d overlay ov").stderr
+    assert said.startswith("WARNING: no agent is at work on this host: ") and "datapathctl agent" in said
+    assert made[0].try_ctl("run -d --name c1 --network ov sleep 3600").stderr == said
+    with eventually() as until:
+        until(lambda: "cluster-news" in made[0].try_ctl("doctor --json").stdout)
+        assert "no agent is at work on this host" in made[0].try_ctl("doctor").stdout
+        with agent(made[0]):
+            until(lambda: made[0].try_ctl("doctor").stdout == "No problems found.\n")
+            assert made[0].try_ctl("run -d --network ov sleep 3600").stderr == ""
+            with made.cut_off(made.etcd):
+                until(lambda: "does not answer: no answer in time" in made[0].try_ctl("doctor").stdout)
+            until(lambda: made[0].try_ctl("doctor").stdout == "No problems found.\n")
