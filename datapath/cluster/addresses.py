@@ -45,7 +45,6 @@ class Part:
     peers: tuple[Peer, ...] = ()
     blocks: tuple[Block, ...] = ()
     remotes: tuple[Remote, ...] = ()
-    draining: frozenset[str] = frozenset()
     broken: tuple[str, ...] = ()
 
 
@@ -81,7 +80,6 @@ def part(store: Cluster, network_ids: Iterable[str]) -> Part:
         tuple(keys.of_kind(rows.put, Peer)),
         tuple(keys.of_kind(rows.put, Block)),
         tuple(keys.of_kind(rows.put, Remote)),
-        frozenset(key.removeprefix(keys.DRAINING) for key in looked.entries if key.startswith(keys.DRAINING)),
         rows.broken,
     )
 

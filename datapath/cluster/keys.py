@@ -125,7 +125,7 @@ def addresses_of(remote: Remote) -> tuple[Address, ...]:
 def watched(network_ids: Iterable[str]) -> tuple[str, ...]:
     """What a host that takes part in these networks has to be told of."""
     own = (prefix(one) for one in sorted(network_ids) for prefix in (block_prefix, endpoint_prefix))
-    return (HOSTS, DRAINING, NETWORKS, *own)
+    return (HOSTS, NETWORKS, *own)
 
 
 # ---- values ------------------------------------------------------------------------------------
