@@ -5,14 +5,27 @@ packet programs."""
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 
+from tests.net import faults, forked
 from tests.net.cluster import Cluster
 from tests.net.hosts import Host, ping
 from tests.net.names import dig
 
 NOBODY = "NXDOMAIN"
+LONG = bool(os.environ.get("DATAPATH_LONG"))
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[None]:
+    """Faults can be put into commands."""
+    forked.in_child.append(faults.install)
+    yield
+    forked.in_child.remove(faults.install)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +97,35 @@ def test_s23_names_of_other_hosts_follow_a_rename_and_the_end_and_stay_while_the
         assert dig(second, "db", "keeps AAAA")[0].data == [six(first, "keeps")]
     for host in pair:
         assert host.ctl("doctor") == "No problems found."
+
+
+def test_s30_who_is_killed_while_it_hears_of_names_knows_them_after_the_next_command(
+    pair: Cluster, counted: None
+) -> None:
+    first, second = pair[0], pair[1]
+    assert second.env is not None
+    first.run("n0", "--network ov")
+    hears(second)
+    address = first.address("n0", "ov")
+    first.ctl("rename n0 n1")
+    second.env[faults.VARIABLE] = "count@0"
+    hears(second)
+    del second.env[faults.VARIABLE]
+    steps, name = faults.last().steps, 1
+    every = range(1, steps + 1)
+    for number in every if LONG else every[:: max(1, steps // 5)]:
+        first.ctl(f"rename n{name} n{name + 1}")
+        name += 1
+        second.env[faults.VARIABLE] = f"kill@{number}"
+        assert second.try_ctl("run --rm --network ov true").returncode in (-signal.SIGKILL, 0)
+        what = f"killed at step {number} of {steps} ({faults.last().step})"
+        del second.env[faults.VARIABLE]
+        hears(second)
+        found = dig(second, "db", f"n{name}", f"-x {address}")
+        assert [one.data for one in found] == [[address], [f"n{name}.ov."]], what
+        assert f"n{name - 1}" not in second.ctl("names ls ov --format {{.Name}}").split(), what
+        assert second.try_ctl("doctor").returncode == 0, f"{what}: {second.try_ctl('doctor').stdout}"
+    first.ctl("rm -f n" + str(name))
 
 
 def test_s23_a_network_that_goes_takes_the_names_of_other_hosts_with_it(pair: Cluster) -> None:
