@@ -7,14 +7,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.net import faults, forked
-from tests.net.cluster import Cluster
-from tests.net.hosts import Host, ping
-from tests.net.names import dig
+from tests.net.cluster import Cluster, agents
+from tests.net.hosts import Host, eventually, ping
+from tests.net.names import NOERROR, A, Asker, Message, dig, parsed, question
 
 NOBODY = "NXDOMAIN"
 LONG = bool(os.environ.get("DATAPATH_LONG"))
@@ -97,6 +98,51 @@ def test_s23_names_of_other_hosts_follow_a_rename_and_the_end_and_stay_while_the
         assert dig(second, "db", "keeps AAAA")[0].data == [six(first, "keeps")]
     for host in pair:
         assert host.ctl("doctor") == "No problems found."
+
+
+def test_s23_names_of_other_hosts_come_and_go_by_the_agents_news_and_no_question_is_lost(
+    pair: Cluster,
+) -> None:
+    """A container on the other host asks all the while, for an alias that is shared with those that come and go."""
+    first, second = pair[0], pair[1]
+    known, wrong, asked, done = first.address("web", "ov"), list[Message | OSError](), [0], threading.Event()
+
+    def ask() -> None:
+        with Asker(second, "db").socket() as sock:
+            while not done.is_set() and not wrong:
+                ident = asked[0] & 0xFFFF
+                sock.send(question("front", A, ident))
+                try:
+                    found = parsed(sock.recv(4096))
+                except OSError as error:
+                    wrong.append(error)
+                    break
+                if (found.ident, found.code) != (ident, NOERROR) or known not in found.addresses:
+                    wrong.append(found)
+                asked[0] += 1
+
+    thread = threading.Thread(target=ask)
+    with agents([second]):
+        thread.start()
+        try:
+            for number in range(3):
+                name = f"comes{number}"
+                first.run(name, "--network name=ov,alias=front")
+                address = first.address(name, "ov")
+                with eventually() as until:
+                    until(lambda n=name, a=address: dig(second, "db", n)[0].data == [a])  # type: ignore[misc]
+                assert dig(second, "db", "front")[0].data == sorted((known, address))
+                first.ctl(f"rename {name} other{number}")
+                with eventually() as until:
+                    until(lambda n=number: dig(second, "db", f"other{n}")[0].data)  # type: ignore[misc]
+                first.ctl(f"rm -f other{number}")
+                with eventually() as until:
+                    until(lambda: dig(second, "db", "front")[0].data == [known])
+        finally:
+            done.set()
+            thread.join()
+    assert not wrong and asked[0] > 100
+    assert second.ctl("doctor") == "No problems found."
 
 
 def test_s30_who_is_killed_while_it_hears_of_names_knows_them_after_the_next_command(
