@@ -230,7 +230,7 @@ test-upgrade: build
 # Container runtimes drive the plugins: those of this release, and of others, whose roots are made once, by mmdebstrap,
 # below .lab. Writes the tables of docs/doors.md; what came out is recorded, also if something failed.
 DOORS_SEEN := build/doors.json
-DOORS := tests/net/test_docker.py tests/net/test_compose.py tests/net/test_clients.py tests/doors
+DOORS := $(addprefix tests/net/test_,docker.py docker_crashes.py compose.py clients.py coexistence.py) tests/doors
 doors: build
 	$(call install,mmdebstrap)
 	@mkdir -p $(dir $(DOORS_SEEN)); rm -f $(DOORS_SEEN)

@@ -47,6 +47,11 @@ ROWS: dict[str, dict[int, str]] = {
         15: "200 ports are published within 1.5 s; where the machine is busy, within thrice the time of one port",
         16: "overlaps, another IPAM driver and unknown options are refused by name, and no network is left",
         17: "networks of datapathctl beside Docker's: each is its owner's",
+        18: "beside Docker's own bridges, as installed: both kinds of containers reach the outside and each other's "
+        "ports; a restart of the daemon and a flush of its rules harm nothing",
+        19: "a container on a bridge of Docker's, too, leaves by the network that Docker says, and its ports are there",
+        20: "the driver or dockerd is killed while several containers start and are removed, or comes late",
+        21: "two daemons share a host and its ports",
     },
     "Compose": {
         1: "`up` of three services on two networks: names, aliases and ports",
@@ -65,6 +70,7 @@ ROWS: dict[str, dict[int, str]] = {
         8: "a container whose processes were killed is removed, and made again",
         9: "when all is removed, nothing is left",
         10: "names and ids of containers resolve",
+        11: "beside podman's own bridges: both kinds of containers reach the outside and each other's ports",
     },
     "containerd": {
         1: "`ctr run --cni`, in the foreground and in the background",

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tests.doors import table
+from tests.doors.table import door
 from tests.net.dockerd import HTTPD, IMAGE, DockerHost, needs_docker
 from tests.net.hosts import HOST, TIMEOUT, eventually
 from tests.net.test_docker import STREAM, download
@@ -25,15 +27,21 @@ NAMES = [f"c{number}" for number in range(6)]
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
     made = DockerHost(tmp_path_factory.mktemp("docker"))
     with contextlib.closing(made):
-        made.serve()
-        made.up()
-        made.docker("network create -d datapath --subnet 10.5.0.0/16 n1")
+        begin(made)
         yield made
 
 
+def begin(host: DockerHost) -> None:
+    """The daemon and the driver are up, and a network is there."""
+    host.serve()
+    host.up()
+    host.docker("network create -d datapath --subnet 10.5.0.0/16 n1")
+
+
 @pytest.fixture
-def host(shared: DockerHost) -> Iterator[DockerHost]:
+def host(request: pytest.FixtureRequest, shared: DockerHost) -> Iterator[DockerHost]:
     """The module's host. Whatever happened, what Docker has is removed, and then nothing is left."""
+    table.client(request, shared.version)
     yield shared
     for _ in range(2):  # one whose start was cut off may take another
         if containers := shared.docker("ps -aq").split():
@@ -91,6 +99,7 @@ def answers(host: DockerHost, port: int) -> None:
         until(lambda: host.outside.try_(f"curl -sS -m 30 http://{HOST}:{port}/").returncode == 0)
 
 
+@door("Docker", 20)
 def test_s25_a_driver_that_is_killed_while_several_start_and_are_removed_loses_none(host: DockerHost) -> None:
     """What Docker is refused is one clear line; what it says that it has done is so."""
     host.docker(f"run -d --name stays --network n1 -p 8099:80 {IMAGE} {STREAM}")
@@ -109,6 +118,7 @@ def test_s25_a_driver_that_is_killed_while_several_start_and_are_removed_loses_n
         host.docker(["rm", "-f", *NAMES])
 
 
+@door("Docker", 20)
 def test_s25_a_daemon_that_is_killed_while_several_start_is_whole_after_it(host: DockerHost) -> None:
     for moment in (0.2, 0.8) if os.environ.get("DATAPATH_LONG") else (0.5,):
         starting = at_once(host, starts())
@@ -122,6 +132,7 @@ def test_s25_a_daemon_that_is_killed_while_several_start_is_whole_after_it(host:
         host.docker(["rm", "-f", *NAMES])
 
 
+@door("Docker", 20)
 def test_s25_a_daemon_that_is_started_before_the_driver_finds_it_when_it_is_asked(host: DockerHost) -> None:
     """Its networks are listed meanwhile, and its containers start once the driver is there."""
     host.docker(f"create --name web --network n1 -p 8000:80 {IMAGE} {HTTPD}")
@@ -134,6 +145,7 @@ def test_s25_a_daemon_that_is_started_before_the_driver_finds_it_when_it_is_aske
     answers(host, 8000)
 
 
+@door("Docker", 20)
 def test_s25_a_network_whose_creation_was_not_answered_can_be_created(host: DockerHost) -> None:
     """And one whose removal was not."""
     command = "network create -d datapath --subnet 10.6.0.0/16 n2"
@@ -154,6 +166,7 @@ def test_s25_a_network_whose_creation_was_not_answered_can_be_created(host: Dock
     host.docker("network rm n2")
 
 
+@door("Docker", 13)
 def test_s25_after_a_reboot_the_daemon_starts_containers_that_are_always_to_run(host: DockerHost) -> None:
     """Nobody has built the networks again before it: the first request of the daemon's does."""
     host.docker("network create -d datapath --subnet 10.6.0.0/16 n2")
@@ -173,6 +186,7 @@ def test_s25_after_a_reboot_the_daemon_starts_containers_that_are_always_to_run(
     host.docker("network rm n2")
 
 
+@door("Docker", 21)
 def test_s25_two_daemons_share_a_host_and_its_ports(host: DockerHost) -> None:
     second = "unix:///run/second.sock"
     folder = host.folder / "second"
