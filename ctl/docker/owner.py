@@ -77,7 +77,7 @@ def _of_docker(state: State) -> bool:
 
 def _forgotten(state: State, known: Known | None) -> frozenset[str]:
     """Of endpoints and networks of Docker's, the ids of those that it does not know; without a daemon that is not
-    known. An endpoint that is in somebody's sandbox is that of another daemon."""
+    known. An endpoint that is in somebody's sandbox is that of another daemon, and so is its network."""
     if known is None:
         return frozenset()
     mine = [
@@ -88,7 +88,8 @@ def _forgotten(state: State, known: Known | None) -> frozenset[str]:
 
     with Links() as links:
         gone = [e.id for e in mine if links.index(waiting_name(e)) is not None]
-    gone += [n.id for n in state.networks.values() if n.owner == OWNER and n.id not in known.networks]
+    others = {e.network_id for e in mine if e.id not in gone} | known.networks.keys()
+    gone += [n.id for n in state.networks.values() if n.owner == OWNER and n.id not in others]
     return frozenset(gone)
 
 
