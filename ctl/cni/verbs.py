@@ -13,9 +13,10 @@ from datapath.config.settings import Settings
 from datapath.errors import ConfigError, DatapathError, NotFoundError, StateError, printable
 from datapath.host import Host
 from datapath.kernel import netns
+from datapath.plan.endpoints import require_addresses
 
 from . import config, ipam, result
-from .protocol import ENVIRONMENT, INVALID, LATER, OWN, UNKNOWN, Call, CniError
+from .protocol import ENVIRONMENT, INVALID, LATER, OWN, UNAVAILABLE, UNKNOWN, Call, CniError
 
 
 def serve(call: Call) -> str:
@@ -26,6 +27,17 @@ def serve(call: Call) -> str:
         return verbs[call.verb](host, call)
     except (DatapathError, ExceptionGroup) as error:
         raise failure(error) from error
+
+
+def require_address(call: Call) -> None:
+    """There is an address for another container on the network, if that is there. CniError: every one is taken."""
+    state = Host.open(Settings.from_env(call.environ), warn).snapshot()
+    for network in state.networks.values():
+        if network.name == config.network_name(call):
+            try:
+                require_addresses(network, state)
+            except ConfigError as error:
+                raise CniError(UNAVAILABLE, str(error)) from None
 
 
 def warn(line: str) -> None:

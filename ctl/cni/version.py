@@ -8,6 +8,8 @@ import os
 
 from .protocol import LIMITED, UNAVAILABLE, VERSIONS, Call, CniError, decode
 
+STATE_DIR = "/var/lib/datapath"  # as by default in the settings, whose import takes longer than an answer
+
 
 def version(call: Call) -> str:
     """The versions of the specification that are served."""
@@ -29,4 +31,17 @@ def status(call: Call) -> str:
         except CniError as error:  # whatever it is, addresses cannot be had: STATUS has two codes
             code = error.code if error.code == LIMITED else UNAVAILABLE
             raise CniError(code, error.message, error.details) from error
+    elif _may_be_full(call):
+        from .verbs import require_address
+
+        require_address(call)
     return ""
+
+
+def _may_be_full(call: Call) -> bool:
+    path = os.path.join(call.environ.get("DATAPATH_STATE_DIR") or STATE_DIR, "datapath.db")
+    if not os.path.exists(path):
+        return False
+    from datapath.store.room import may_be_full
+
+    return may_be_full(path, str(call.config.get("network") or call.config["name"]))

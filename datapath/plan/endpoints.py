@@ -137,6 +137,23 @@ def _lowest_free(used: set[int]) -> int:
     return number
 
 
+def require_addresses(network: Network, state: State) -> None:
+    """There is an address for another member in each of the network's subnets. ConfigError: one has none."""
+    members = [endpoint for endpoint in state.endpoints.values() if endpoint.network_id == network.id]
+    for subnet in network.subnets:
+        ipam.choose_address(subnet, _holders(members, subnet.prefix.version))
+
+
+def _holders(members: Iterable[Endpoint], version: int) -> dict[Address, Endpoint]:
+    """Who has which address of that IP version."""
+    return {
+        interface.ip: member
+        for member in members
+        for interface in (member.ipv4, member.ipv6, *member.link_local)
+        if interface is not None and interface.version == version
+    }
+
+
 def _address(
     version: int,
     text: str,
@@ -148,10 +165,7 @@ def _address(
     """The new member's address of that family, as an interface address, and whether the user chose it."""
     subnet = network.subnet4 if version == 4 else network.subnet6
     holders: dict[Address, Endpoint | Remote] = dict(remotes.addresses_elsewhere(network, state))
-    for member in members:
-        for interface in (member.ipv4, member.ipv6, *member.link_local):
-            if interface is not None and interface.version == version:
-                holders[interface.ip] = member
+    holders |= _holders(members, version)
     if not text:
         if subnet is None:
             return None, False

@@ -364,6 +364,33 @@ def test_a_plugin_for_addresses_hears_of_every_end(host: Host, spaces: Spaces, t
     cni.delete("c", space.path)
 
 
+@pytest.mark.parametrize(
+    ("config", "room"),
+    [
+        ({"subnet": "10.71.0.0/29"}, 5),
+        ({"subnet": "10.71.0.0/24", "ipRange": "10.71.0.128/30"}, 3),
+        ({"subnets": [{"subnet": "10.71.0.0/24"}, {"subnet": "fd71::/126"}]}, 2),
+    ],
+    ids=["subnet", "range", "IPv6"],
+)
+def test_status_sees_that_no_address_is_left(
+    host: Host, spaces: Spaces, config: dict[str, Any], room: int
+) -> None:
+    """And that there is one again; a network that is not there yet has room."""
+    cni = Cni(host, config, "1.1.0")
+    assert cni.call("STATUS") is None
+    for number in range(room):
+        assert cni.call("STATUS") is None
+        cni.add(f"c{number}", spaces().path)
+    with pytest.raises(Refused, match=r"^50: no available IP addresses in "):
+        cni.call("STATUS")
+    with pytest.raises(Refused, match=r"^7: no available IP addresses in "):
+        cni.add("more", spaces().path)
+    for number in range(room):
+        cni.delete(f"c{number}")
+        assert cni.call("STATUS") is None
+
+
 def test_what_cannot_be_collected_keeps_nothing_else_there(host: Host, spaces: Spaces) -> None:
     cni = Cni(host, {"subnet": "10.71.0.0/24"}, "1.1.0")
     for number in range(3):

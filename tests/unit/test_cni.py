@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from ctl.cni import bandwidth, config, main
+from ctl.cni import bandwidth, config, main, version
 from ctl.cni.protocol import VERSIONS, Call, CniError
+from datapath.config.settings import Settings
 from datapath.errors import DatapathError
 from datapath.model.attachments import AttachmentRequest
 
@@ -303,6 +304,10 @@ def test_other_recorded_requests_are_read() -> None:
         asked = call(request)
         assert config.key(asked).startswith(f"{request['stdin']['name']}/")
         config.check(asked)
+
+
+def test_status_looks_where_the_library_keeps_its_state() -> None:
+    assert str(Settings().state_dir) == version.STATE_DIR
 
 
 @pytest.mark.parametrize("verb", ["VERSION", "STATUS"])
