@@ -163,6 +163,19 @@ def test_s24_modes_are_the_kernels(lan: Host, mode: str) -> None:
     assert f"macvlan mode {mode} " in lan.in_("a", "ip -d link show eth0") and healthy(lan)
 
 
+def test_s15_members_may_not_talk_where_that_is_not_asked_for(lan: Host) -> None:
+    """Nor do they hear each other's broadcasts; each still reaches the LAN."""
+    lan.ctl(
+        f"network create -d macvlan {LAN} -o parent=eth0 -o com.docker.network.bridge.enable_icc=false lan"
+    )
+    lan.run("a", "--network lan")
+    lan.run("b", "--network lan")
+    assert reaches(lambda command: lan.try_in("a", command), OUTSIDE)
+    assert loses(lambda command: lan.try_in("a", command), lan.address("b", "lan"))
+    assert lan.in_("b", "ip neighbour show " + lan.address("a", "lan")) == ""
+    assert "macvlan mode private " in lan.in_("a", "ip -d link show eth0") and healthy(lan)
+
+
 def test_s24_a_passthru_parent_is_for_one_container_with_its_mac_address(host: Host) -> None:
     make_lower(host)
     host.ctl("network create -d macvlan --subnet 10.77.0.0/24 -o parent=lower -o macvlan_mode=passthru one")
@@ -216,6 +229,17 @@ def test_s24_a_parent_has_one_network(host: Host) -> None:
         "network create -d macvlan --subnet 10.78.0.0/24 -o macvlan_mode=vepa -o com.datapath.host_access=true two"
     )
     assert said == "datapathctl: com.datapath.host_access=true needs macvlan_mode=bridge, not vepa"
+    icc = "com.docker.network.bridge.enable_icc"
+    said = host.refused(
+        f"network create -d macvlan --subnet 10.78.0.0/24 -o macvlan_mode=vepa -o {icc}=false two"
+    )
+    assert said == f"datapathctl: {icc}=false needs macvlan_mode=bridge or private, not vepa"
+    said = host.refused(
+        f"network create -d macvlan --subnet 10.78.0.0/24 -o com.datapath.host_access=true -o {icc}=false two"
+    )
+    assert (
+        said == f"datapathctl: com.datapath.host_access=true needs {icc}=true: the host is a member like any"
+    )
 
 
 def test_s30_a_macvlan_network_whose_parent_went_is_said_to_be_broken(host: Host) -> None:

@@ -14,6 +14,7 @@ from datapath.model.drivers import OptionParser, Spec, Traits
 from datapath.model.networks import (
     BRIDGE,
     OPT_HOST_ACCESS,
+    OPT_ICC,
     OPT_IFACE_PREFIX,
     OPT_MACVLAN_MODE,
     OPT_MTU,
@@ -39,6 +40,7 @@ class MacvlanSpec(Spec):
         OPT_PARENT: parent_option(name),
         OPT_MACVLAN_MODE: one_of(_MODES, _WRONG_MODE),
         OPT_HOST_ACCESS: truth,
+        OPT_ICC: truth,
         OPT_MTU: PairSpec.options[OPT_MTU],
         OPT_IFACE_PREFIX: PairSpec.options[OPT_IFACE_PREFIX],
     }
@@ -47,6 +49,10 @@ class MacvlanSpec(Spec):
         mode = options.get(OPT_MACVLAN_MODE, BRIDGE)
         if options.get(OPT_HOST_ACCESS) == "true" and mode != BRIDGE:
             raise ConfigError(f"{OPT_HOST_ACCESS}=true needs {OPT_MACVLAN_MODE}={BRIDGE}, not {mode}")
+        if options.get(OPT_ICC) == "false" and mode not in (BRIDGE, PRIVATE):
+            raise ConfigError(f"{OPT_ICC}=false needs {OPT_MACVLAN_MODE}={BRIDGE} or {PRIVATE}, not {mode}")
+        if options.get(OPT_ICC) == "false" and options.get(OPT_HOST_ACCESS) == "true":
+            raise ConfigError(f"{OPT_HOST_ACCESS}=true needs {OPT_ICC}=true: the host is a member like any")
         mtu = int(options.get(OPT_MTU, "0"))
         if request.ipv6 and 0 < mtu < 1280:
             raise ConfigError(f"invalid mtu {mtu}: a network with IPv6 needs at least 1280 bytes")
@@ -74,8 +80,10 @@ def parent(network: Network) -> str:
 
 
 def mode(network: Network) -> str:
-    """One of Docker's four."""
-    return network.options.get(OPT_MACVLAN_MODE, BRIDGE)
+    """One of Docker's four. Members that may not talk to each other do not in the kernel's private mode: no frame, of
+    broadcast and multicast neither, goes from one to another, though a switch sends it back."""
+    wanted = network.options.get(OPT_MACVLAN_MODE, BRIDGE)
+    return wanted if network.icc else PRIVATE
 
 
 def host_access(network: Network) -> bool:
