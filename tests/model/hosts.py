@@ -118,7 +118,9 @@ def topology(rng: random.Random, host: Plan) -> Topology:
     )
 
 
-def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> Overlay | None:
+def _overlay(
+    rng: random.Random, host: Plan, networks: dict[int, Network], uplinks: list[Uplink]
+) -> Overlay | None:
     """One of the networks has members on two other hosts, which are neighbours on the first uplink."""
     lan = rng.choice([one for one in host.lans if not networks[one.number].lan] or host.lans[:1])
     net, six = networks[lan.number], rng.random() < 0.4
@@ -150,6 +152,8 @@ def _overlay(rng: random.Random, host: Plan, networks: dict[int, Network], uplin
     for subnet in subnets:
         made.moved[(subnet.network_address + 13).packed] = peers[0]
     return made
+
+
 def _put_on_link(rng: random.Random, net: Network, uplink: Uplink) -> None:
     """Some networks are on the link of an uplink, which has room for one; or on none, and so internal."""
     if rng.random() > 0.3:

@@ -512,7 +512,13 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
     others = (
         *("test_upgrade.py", "test_library.py", "test_driver.py", "test_docker.py"),
         *("test_hostnet_uplinks.py", "test_hostnet_cgroup.py", "test_agent.py", "test_words.py"),
-        *("test_macvlan.py", "test_ipvlan.py", "test_overlay.py", "test_overlay_host.py", "test_cluster_agent.py"),
+        *(
+            "test_macvlan.py",
+            "test_ipvlan.py",
+            "test_overlay.py",
+            "test_overlay_host.py",
+            "test_cluster_agent.py",
+        ),
     )
     here = "".join(Path(__file__).with_name(name).read_text() for name in (Path(__file__).name, *others))
     provoked = {check for check, _ in PROVOCATIONS.values()} | {
