@@ -182,14 +182,15 @@ class Membership:
         if self._away:
             self._say("the store answers again")
         self._away = ""
-        if self._news is not None and self._news.revision:
+        if self._news is not None and self._news.revision and self._host.exists:
             heard.write(self._settings.run_dir, self._news.revision)
 
     def _lose(self, why: str) -> None:
         """Says once why the store cannot be asked: packets go on by what is known."""
         if why != self._away:
             self._say(why)
-            heard.fail(self._settings.run_dir, why)
+            if self._host.exists:
+                heard.fail(self._settings.run_dir, why)
         self._away = why
 
     # ---- what is changed -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from datapath.engine.transaction import Owner, Transaction
 from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
 from datapath.model.state import State
-from datapath.store import reserve
+from datapath.store import heard, reserve
 from datapath.store.sqlite import SQLiteStore, initial
 from datapath.store.translation import obstacle, read_only
 
@@ -249,6 +249,7 @@ class Engine:
             raise ExceptionGroup("not everything could be taken away", failures)
         ports.reserve(tx)
         tx.store.destroy()
+        heard.discard(self.settings.run_dir)
 
 
 def _keep(lock: int, stack: ExitStack) -> None:

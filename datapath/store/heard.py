@@ -55,5 +55,11 @@ def fail(run_dir: Path, error: str) -> None:
         write(run_dir, before.revision, error, now() - before.age)
 
 
+def discard(run_dir: Path) -> None:
+    """The host is in no cluster any more."""
+    with contextlib.suppress(OSError):
+        (run_dir / _NAME).unlink()
+
+
 def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
