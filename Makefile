@@ -66,7 +66,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: menu deps build bpf demo test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
@@ -74,6 +74,7 @@ menu:
 	@echo 'make build      deps, packet programs and $(BIN)/datapathctl'
 	@echo 'make bpf        only the packet programs: bpf/*.bpf.c -> datapath/objects/*.bpf.o'
 	@echo 'make demo       build, then play the main job in a pretend host (root)'
+	@echo 'make cluster    build, then play a cluster of pretend hosts: [N=3] (root)'
 	@echo 'make test       build, then the whole suite (root)'
 	@echo 'make test-busy  the whole suite while others keep the machine busy: [HOGS=4] (root)'
 	@echo 'make test-unit  the tests that need no root'
@@ -206,6 +207,10 @@ $(BIN)/datapathctl: $(PYTHON_STAMP)
 
 demo: build
 	$(BIN)/python -m ctl.cli.demo
+
+N = 3
+cluster: build
+	$(BIN)/python -m ctl.cli.cluster_demo $(N)
 
 test: build
 	$(PYTEST) $(SIDE_BY_SIDE) tests/net tests/model tests/bpf tests/unit

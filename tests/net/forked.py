@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 TREE = Path(__file__).resolve().parents[2]
-_NOT_LOADED = ("datapath.bench", "datapath.kernel._build", "ctl.cli.bench", "ctl.cli.demo")
+_NOT_LOADED = (
+    *("datapath.bench", "datapath.kernel._build"),
+    *("ctl.cli.bench", "ctl.cli.demo", "ctl.cli.cluster_demo"),
+)
 
 
 @functools.cache
