@@ -114,7 +114,7 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
                 elif name == "host":
                     found[name] = {(0,): convert.host_value(opened[0])}
                 elif name == "tunnel":
-                    found[name] = {(0,): opened[0]}
+                    found[name] = {(0,): convert.tunnel_value(opened[0])}
                 elif name == "networks":
                     found[name] = {(index,): convert.network_value(opened[index]) for index in opened.used()}
                 else:
