@@ -101,7 +101,7 @@ def claim(
     one transaction if `known` is up to date; with blocks, if it needs some. `make`: the endpoint, once its addresses
     are known; `wanted`: addresses that the user asks for; `prefer`: that it had before; `names`: of hosts, by id.
     ConfigError: a wanted address cannot be had, or none is left; ExistsError: another endpoint has a wanted address;
-    InUseError: the host is drained; NotFoundError: the network is gone; StateError: so is the host; UnsettledError."""
+    InUseError: the host is drained; NotFoundError: the network is gone; ForgottenError; UnsettledError; StateError."""
     tries = Tries(f"claiming an address of network {network.name}")
     asked: dict[int, Address] = {address.version: address for address in wanted}
     versions = [subnet.prefix.version for subnet in network.subnets]

@@ -172,15 +172,14 @@ def choose_offline(
     return found.address
 
 
-def spare_blocks(network: Network, me: str, known: Known) -> tuple[Prefix, ...]:
-    """Blocks of the host in which it has no endpoint and which it does not need: all but one of each family, and that
-    one too if it has no endpoints on the network. `known.used`: of this host's own endpoints only."""
+def spare_blocks(me: str, known: Known) -> tuple[Prefix, ...]:
+    """Blocks of the host `me` in which it has no endpoint, but for one of each family: that is its reserve, and what
+    comes and goes at a block's edge is no news each time. `known.used`: of this host's own endpoints only."""
     found: list[Prefix] = []
     for version in (4, 6):
-        mine = [block for block, peer in known.blocks.items() if peer == me and block.version == version]
-        empty = [block for block in mine if not any(address in block for address in known.used)]
-        keep = 1 if known.used and len(empty) == len(mine) else 0
-        found += sorted(empty)[keep:]
+        mine = (block for block, peer in known.blocks.items() if peer == me and block.version == version)
+        empty = sorted(block for block in mine if not any(address in block for address in known.used))
+        found += empty[1:]
     return tuple(found)
 
 

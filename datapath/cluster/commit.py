@@ -53,9 +53,13 @@ def _done(outcome: Outcome, conditions: Sequence[Condition], writes: Sequence[Wr
     return bool(changed)
 
 
-def forgotten() -> StateError:
-    """Of a host that is no member, and was one."""
-    return StateError(
+class ForgottenError(StateError):
+    """The host is no member, and was one. The store is there: it is not as if it were away."""
+
+
+def forgotten() -> ForgottenError:
+    """With what to do."""
+    return ForgottenError(
         "this host has been forgotten by the cluster, and what it had there belongs to nobody: restart datapathctl "
         "agent, which lets it join again"
     )

@@ -29,6 +29,7 @@ from datapath.plan import ipam
 
 if TYPE_CHECKING:
     from datapath.cluster.allotment import Known
+    from datapath.store.cluster import Cluster
 
 
 # ---- before an endpoint is planned ---------------------------------------------------------------
@@ -136,6 +137,7 @@ def _claim(tx: Transaction, endpoint: Endpoint) -> Endpoint:
     if not network.spans:
         return endpoint
     from datapath.cluster import addresses
+    from datapath.cluster.commit import ForgottenError
 
     static = [a.ip for a, wanted in _own(endpoint) if wanted]
     known = _known(tx.state, network, (endpoint.id,))
@@ -154,6 +156,8 @@ def _claim(tx: Transaction, endpoint: Endpoint) -> Endpoint:
         except addresses.UnsettledError as error:
             tx.commit(*(Owed(key) for key in error.keys))
             raise
+        except ForgottenError:
+            raise  # its reserve may be another host's by now
         except StateError as error:
             tx.link.away = error
         else:
@@ -249,9 +253,24 @@ def release(tx: Transaction, endpoint: Endpoint) -> tuple[Owed, ...]:
             store = tx.link.store("an endpoint's end")
             with store.within(joining.SHORTLY):
                 addresses.release(store, remote)
+                _give_back(tx, store, network, endpoint)
             return ()
         except ConfigError as error:  # daemon.json names the store no more
             tx.link.away = StateError(str(error))
         except StateError as error:
             tx.link.away = error
     return tuple(Owed(key, value) for key, value in owed.releases(remote).items())
+
+
+def _give_back(tx: Transaction, store: Cluster, network: Network, gone: Endpoint) -> None:
+    """The other hosts may have what this one has no use for any more, without the endpoint. What is gone from its rows
+    and not from the store when it is killed in between, it has again when it lists what is there."""
+    from datapath.cluster import addresses
+    from datapath.cluster.allotment import Known, spare_blocks
+
+    blocks = tx.state.blocks_of_network(network.id)
+    own = [one for one in tx.state.endpoints_of_network(network.id) if one.id != gone.id]
+    spare = spare_blocks(tx.state.installation_id, Known.of(blocks, endpoints=own))
+    if spare:
+        cluster.follow(tx, cluster.News(gone=tuple(block for block in blocks if block.prefix in spare)))
+        addresses.release_blocks(store, tx.state.installation_id, network.id, spare)

@@ -16,6 +16,7 @@ import pytest
 
 from datapath.cluster import addresses, keys, members, networks, owed
 from datapath.cluster.allotment import choose_offline, reserve
+from datapath.cluster.commit import ForgottenError
 from datapath.cluster.liveness import Liveness
 from datapath.cluster.reassert import Reasserted, reassert
 from datapath.errors import ConfigError, InUseError, PrivilegeError, StateError
@@ -218,7 +219,7 @@ def test_s23_what_another_host_was_given_meanwhile_is_told_and_not_taken_back(st
     members.forget(store, "h1", force=True)
     assert addresses.claim_block(store, hosts[1].id, made, block.prefix)
     theirs = start(store, hosts[1], made, 1, str(begun.ipv4)).remote
-    with pytest.raises(StateError, match="this host has been forgotten"):
+    with pytest.raises(ForgottenError, match="this host has been forgotten"):
         owed.send(store, hosts[0].id, owed.claims(begun))
     join(store, 1)
     sent = owed.send(store, hosts[0].id, owed.claims(begun))

@@ -59,6 +59,28 @@ def refused_in_time(host: Member, command: str) -> str:
     return said
 
 
+def test_s23_blocks_that_nothing_is_left_in_are_given_back_but_for_one(clean: Cluster) -> None:
+    """Of a network of four blocks of four addresses."""
+    network_of(clean, "ov", "--subnet 10.7.0.0/28")
+    for name in ("c", "d", "e", "f", "g"):
+        clean[0].run(name, "--network ov")
+
+    def blocks() -> list[str]:
+        with clean.etcd.client() as store:
+            found = store.list("hosts/", "blocks/").entries
+        (me,) = (key[6:] for key, one in found.items() if key.startswith("hosts/") and '"h1"' in one.value)
+        return [key for key, one in found.items() if key.startswith("blocks/") and me in one.value]
+
+    assert len(blocks()) >= 2
+    for name in ("a", "c", "d", "e", "f", "g"):
+        clean[0].ctl(f"rm -f {name}")
+    assert len(blocks()) == 1
+    assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
+    clean[0].run("c", "--network ov")
+    hears_of(clean[1], "ov")
+    assert len(blocks()) == 1 and reaches_from(clean[1], "b", clean[0].address("c", "ov"))
+
+
 # ---- what is refused --------------------------------------------------------------------------------
 
 

@@ -127,22 +127,21 @@ def test_outside_of_an_ip_range_any_host_may_have_an_address() -> None:
     assert all(address in ip_network("10.0.5.0/24") for address, _ in given(net, ME, Known()))
 
 
-def test_blocks_that_are_not_needed() -> None:
-    net = network(subnet("10.0.0.0/24"))
+def test_of_blocks_without_endpoints_one_is_kept() -> None:
     blocks = {ip_network(f"10.0.0.{base}/28"): ME for base in (16, 32, 48)} | {
         ip_network("10.0.0.64/28"): OTHER
     }
+    first, second, third, _ = blocks
     one, two = ip_address("10.0.0.20"), ip_address("10.0.0.36")
-    assert spare_blocks(net, ME, Known(blocks)) == tuple(
-        ip_network(f"10.0.0.{base}/28") for base in (16, 32, 48)
+    assert spare_blocks(ME, Known(blocks)) == (second, third)
+    assert spare_blocks(ME, Known(blocks, {one: "a"})) == (third,)
+    assert spare_blocks(ME, Known(blocks, {one: "a", two: "b"})) == ()
+    assert spare_blocks(ME, Known(blocks, {ip_address("10.0.0.70"): "an exception"})) == (second, third)
+    six = {ip_network("fd00::/112"): ME, ip_network("fd00::1:0/112"): ME}
+    assert (
+        spare_blocks(ME, Known(blocks | six)) == (second, third, ip_network("fd00::1:0/112"))
+        and first in blocks
     )
-    assert spare_blocks(net, ME, Known(blocks, {one: "a"})) == (
-        ip_network("10.0.0.32/28"),
-        ip_network("10.0.0.48/28"),
-    )
-    assert spare_blocks(net, ME, Known(blocks, {one: "a", two: "b"})) == (ip_network("10.0.0.48/28"),)
-    exception = Known(blocks, {ip_address("10.0.0.70"): "a"})
-    assert len(spare_blocks(net, ME, exception)) == 2  # one is kept for the next
 
 
 # ---- keys -------------------------------------------------------------------------------------
