@@ -219,6 +219,16 @@ def test_s23_a_network_that_is_gone_is_gone_for_all_hosts(clean: Cluster) -> Non
     assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
 
 
+@pytest.mark.parametrize(("transport", "mtu"), [("direct", 1500), ("auto", 1450), ("vxlan", 1450)])
+def test_s23_a_network_goes_by_tunnels_or_without_them(clean: Cluster, transport: str, mtu: int) -> None:
+    network_of(clean, "way", f"-o com.datapath.transport={transport}")
+    assert f"mtu {mtu}" in clean[0].in_("a", "ip link show eth0")
+    address = clean[1].address("b", "way")
+    assert reaches_from(clean[0], "a", address)
+    assert clean[0].try_in("a", f"ping -c 1 -M do -s {mtu - 28} -W {TRIED} {address}").returncode == 0
+    assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
+
+
 # ---- the store is away ----------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datapath.dataplane import overlay_entries as entries
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.ebpf.check import Rows, of_maps
 from datapath.drivers.overlay import rows as tables
@@ -74,5 +73,5 @@ def _wanted(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         return {name: {} for name in tables.MAPS}
     found = tables.wanted(comparison.state, networks, observed.network)
     device = observed.host.devices.get(TUNNEL_DEVICE)
-    number, value = entries.tunnel_entry(own, device.ifindex if device else 0, observed.tunnel_port)
-    return {**found, "tunnel": {(number,): value}}
+    index = device.ifindex if device else 0
+    return found | tables.own_end(comparison.state, networks, index, observed.tunnel_port)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from datapath.dataplane import overlay_entries as entries
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
@@ -40,9 +39,7 @@ class OverlayHost(HostPart):
         key = abi.device_key(index)
         if blank:
             _write(dataplane, tables.wanted(view.state, view.networks, view.observed))
-        wanted = to_abi(entries.tunnel_entry(own, index, port(view))[1])
-        if dataplane.tunnel[0] != wanted:
-            dataplane.tunnel[0] = wanted
+        _tell_tunnel(dataplane, view, index)
         device = abi.device(kind=int(abi.DeviceKind.DEVICE_VXLAN))
         if dataplane.devices.get(key) != device:
             dataplane.devices[key] = device
@@ -95,6 +92,8 @@ class OverlayHost(HostPart):
                 rows.delete_many([key for key in rows if getattr(key, field) == mine])
         if not view.networks:
             self.remove(view)
+        elif dataplane is not None and own_peer(view.state) is not None:
+            _tell_tunnel(dataplane, view, find_index(TUNNEL_DEVICE) or 0)
 
     def remove(self, view: HostView) -> None:
         """The device, and what is known of other hosts."""
@@ -133,6 +132,13 @@ def ensure_device(wanted: int, mac: str) -> int:
             f"UDP port {wanted}, which the hosts of this cluster use for tunnels, is taken on this host by "
             f"{vxlans.holder(wanted)}"
         ) from error
+
+
+def _tell_tunnel(dataplane: Dataplane, view: HostView, index: int) -> None:
+    """This host's own end, as far as it is otherwise now."""
+    wanted = to_abi(tables.own_end(view.state, view.networks, index, port(view))["tunnel"][(0,)])
+    if dataplane.tunnel[0] != wanted:
+        dataplane.tunnel[0] = wanted
 
 
 def _write(dataplane: Dataplane, found: Tables) -> None:

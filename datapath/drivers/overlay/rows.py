@@ -46,6 +46,16 @@ def on_link(peer: Peer, observed: HostNetwork) -> bool:
     )
 
 
+def own_end(state: State, networks: Iterable[Network], ifindex: int, port: int) -> Tables:
+    """The row of `tunnel`; none: this host is of no cluster. `ifindex`: of the device for tunnels."""
+    own = own_peer(state)
+    if own is None:
+        return {"tunnel": {}}
+    direct = any(_TRANSPORTS[transport(network)] == "TRANSPORT_DIRECT" for network in networks)
+    number, value = entries.tunnel_entry(own, ifindex, port, direct=direct)
+    return {"tunnel": {(number,): value}}
+
+
 def wanted(state: State, networks: Iterable[Network], observed: HostNetwork) -> Tables:
     """All rows, of all other hosts and these networks."""
     found: Tables = {name: {} for name in MAPS}

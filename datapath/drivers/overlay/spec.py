@@ -11,6 +11,8 @@ from datapath.drivers.pairs.spec import truth
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Scope, Traits
 from datapath.model.networks import (
+    AUTO,
+    DIRECT,
     OPT_ALLOW,
     OPT_DENY,
     OPT_DEVICE,
@@ -39,7 +41,7 @@ _SHARED = (  # with bridge networks
     *(OPT_MTU, OPT_ICC, OPT_MASQUERADE, OPT_HOST_BINDING, OPT_IFACE_PREFIX, OPT_DEVICE),
     *(OPT_ALLOW, OPT_DENY, OPT_NAMES, OPT_DOMAIN, OPT_RESOLVER),
 )
-_AVAILABLE = (VXLAN,)
+_AVAILABLE = (VXLAN, DIRECT, AUTO)
 
 
 def _vnis(name: str, value: str) -> str:
