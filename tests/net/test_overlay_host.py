@@ -7,14 +7,18 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+import datapath
+from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import netns
 from datapath.store.cluster import Put
 from tests.net import look
 from tests.net.cluster import STORE, Cluster, Member
+from tests.net.doors import Space, spaces_of_a_test
 from tests.net.hosts import SLOWNESS, reaches
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_overlay import TRIED, clear, hears_of, network_of, reaches_from
@@ -34,6 +38,11 @@ def clean(cluster: Cluster) -> Iterator[Cluster]:
 def third(cluster: Cluster) -> Member:
     """A host that is no member yet."""
     return cluster.add()
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> Iterator[Callable[[], Space]]:
+    yield from spaces_of_a_test(tmp_path)
 
 
 @pytest.fixture
@@ -233,3 +242,33 @@ def test_s31_down_takes_the_host_out_of_the_cluster(pair: Cluster) -> None:
     assert not [key for key, one in found.items() if '"h1"' in one.value or key == "hostnames/h1"]
     hears_of(pair[0], "ov")
     assert reaches(pair[0].try_, pair[1].address("b", "ov"), TRIED) or True
+
+
+# ---- other owners' sandboxes ------------------------------------------------------------------------------
+
+
+def test_s33_sandboxes_of_other_owners_are_members_like_containers(
+    pair: Cluster, spaces: Callable[[], Space]
+) -> None:
+    """As Docker's plugin protocol, CNI and podman ask for it; what the store is told goes with them."""
+    host = pair[0]
+    with_store = {key: value for key, value in (host.env or {}).items() if key.startswith("DATAPATH_")}
+    library, space = datapath.Host.open(Settings.from_env(with_store)), spaces()
+    with netns.enter(host.path):
+        sandbox = library.sandboxes.adopt(space.path, "cni", key="pod-1", name="pod")
+        endpoint = library.endpoints.create(
+            datapath.EndpointRequest("ov", aliases=("api",)), "cni", "pod-1/ov"
+        )
+        library.endpoints.join(endpoint.id, sandbox.id)
+    assert endpoint.ipv4 is not None
+    with pair.etcd.client() as store:
+        (told,) = (
+            one for key, one in store.list("eps/").entries.items() if key.endswith(f"/{endpoint.ipv4.ip}")
+        )
+    assert json.loads(told.value)["aliases"] == ["api"]
+    assert reaches_from(pair[1], "b", str(endpoint.ipv4.ip))
+    with netns.enter(host.path):
+        assert library.sandboxes.forget(sandbox.id, "cni")
+    with pair.etcd.client() as store:
+        assert not [key for key in store.list("eps/").entries if key.endswith(f"/{endpoint.ipv4.ip}")]
+    assert doctor(host) == []
