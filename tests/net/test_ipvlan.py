@@ -6,12 +6,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import features
-from tests.net.hosts import HOST, OUTSIDE, Host, Words, loses, reaches
+from tests.net.hosts import HOST, OUTSIDE, Host, Words, loses, reaches, words
+from tests.net.names import Upstreams, dig
 
 LAN = "--subnet 192.0.2.0/24 --subnet 2001:db8::/64 --ipv6 --gateway 192.0.2.2 --gateway 2001:db8::2"
 OUTSIDE6 = "2001:db8::2"
@@ -83,6 +85,25 @@ def test_s17_members_have_names_and_ask_the_hosts_resolvers(lan: Host) -> None:
     assert reaches(within(lan, "a"), "web")
     assert reaches(within(lan, "a"), "web.lan")
     assert healthy(lan)
+
+
+def test_s17_name_servers_on_the_link_and_among_members_are_asked(lan: Host, tmp_path: Path) -> None:
+    """Both have an address of the network's subnet. The host asks, by its own address there."""
+    lan.ctl("network create -d ipvlan --subnet 192.0.2.0/24 --gateway 192.0.2.2 -o parent=eth0 lan")
+    lan.run("pi", "--network lan --ip 192.0.2.201")
+    within = words(f"nsenter --net=/proc/{lan.process('pi')}/ns/net")
+    router = Upstreams(lan.outside, tmp_path / "router", f"{OUTSIDE}=203.0.113.70")
+    member = Upstreams(lan, tmp_path / "member", "192.0.2.201=203.0.113.71", within=within)
+    for name, server, answer, asked in (
+        ("a", OUTSIDE, "203.0.113.70", router),
+        ("b", "192.0.2.201", "203.0.113.71", member),
+    ):
+        lan.run(name, f"--network lan --dns {server}")
+        assert dig(lan, name, "elsewhere.test A", "pi A", options="@127.0.0.11")[0].data == [answer]
+        assert asked.asked("elsewhere.test")[0].peer == HOST
+    for one in (router, member):
+        one.process.kill()
+        one.process.wait()
 
 
 def test_s24_tcp_and_large_packets_pass_both_ways(lan: Host) -> None:
