@@ -12,6 +12,7 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import features
+from tests.conftest import SLOWNESS
 from tests.net.hosts import HOST, OUTSIDE, Host, Words, loses, reaches, words
 from tests.net.names import Upstreams, dig
 
@@ -47,6 +48,12 @@ def six(host: Host, name: str, network: str = "lan") -> str:
     return found
 
 
+def first_ping(host: Host, address: str) -> float:
+    """How long it takes who does not know yet who has the address, ms."""
+    host.outside.sh("ip neighbour flush dev eth0")
+    return float(re.findall(r"time=([\d.]+) ms", host.outside.sh(f"ping -c 1 -W 5 {address}"))[0])
+
+
 def test_s24_members_are_on_the_parents_link_with_its_mac_address(lan: Host) -> None:
     """O17. By both IP versions: the LAN, the host and other members reach them at once, and they those."""
     before = lan.sh("ip -o link"), lan.sh("ip route"), lan.sh("ip -6 route")
@@ -56,8 +63,7 @@ def test_s24_members_are_on_the_parents_link_with_its_mac_address(lan: Host) -> 
     assert lan.address("b", "lan") == "192.0.2.128"
     uplink = lan.sh("ip -o link show eth0").split("link/ether ")[1].split()[0]
     for near, far, own in (("192.0.2.200", OUTSIDE, HOST), (six(lan, "a"), OUTSIDE6, "2001:db8::1")):
-        first = lan.outside.sh(f"ping -c 1 -W 2 {near}")
-        assert float(re.findall(r"time=([\d.]+) ms", first)[0]) < 5
+        assert min(first_ping(lan, near) for _ in range(3)) < 5 * SLOWNESS
         assert f"lladdr {uplink}" in lan.outside.sh(f"ip neighbour show {near}")
         assert reaches(lan.try_, near), near
         assert reaches(within(lan, "b"), near)
