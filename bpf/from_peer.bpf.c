@@ -38,8 +38,9 @@ static __always_inline int frame_check(const struct vxlan_link *link, __u32 leng
 }
 
 /*
- * A packet that came as it is: does the way to the host that has its source lead over the device that it came by? Returns
- * 0, or a drop reason.
+ * A packet that came as it is: does the way to the host that has its source lead over the device that it came by? Out of
+ * the device of encrypted tunnels each comes from a host whose key is known, and which has the source (allowed-ips).
+ * Returns 0, or a drop reason.
  */
 __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 number)
 {
@@ -47,14 +48,21 @@ __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 numbe
 	struct tunnel *own = tunnel_own();
 	struct scratch *room = scratch();
 	struct peer *peer;
+	bool bare;
 	__u32 host;
 
 	if (!p || !net || !own || !room)
 		return DROP_DEVICE;
+	bare = p->lacks;
+	/* Whatever becomes of it, it is no packet of the host's. */
+	if (bare && rewrite_into_frame(skb, p))
+		return DROP_REWRITE;
 	host = remote_find(number, &p->tuple.src);
 	peer = host ? peer_find(host) : NULL;
-	if (!peer || !(peer->flags & PEER_DIRECT))
+	if (!peer || !(peer->flags & (bare ? PEER_WIREGUARD : PEER_DIRECT)))
 		return DROP_DIRECT;
+	if (bare)
+		return 0;
 	way_is_to(room, own, peer, own->port);
 	if (!route_leads_out(way_find(skb, net, 0)) || room->fib.ifindex != skb->ifindex)
 		return DROP_TUNNEL_SOURCE;

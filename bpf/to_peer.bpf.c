@@ -89,6 +89,25 @@ static __always_inline int by_link(struct __sk_buff *skb, const struct packet *p
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
 
+/* Encrypted, by the device, which finds the peer by the destination. In the gateway's name nobody would be believed there,
+ * and in clear it must not go. */
+static __always_inline int by_wireguard(struct __sk_buff *skb, const struct packet *p,
+					struct scratch *room, const struct network *net,
+					const struct tunnel *own, const struct peer *peer)
+{
+	__u32 mtu = 0;
+
+	if (!own->wireguard || !(peer->flags & PEER_WIREGUARD) || is_gateway(net, &p->tuple.src) ||
+	    is_gateway(net, &p->tuple.dst))
+		return drop(skb, DROP_NO_TUNNEL);
+	if (bpf_check_mtu(skb, own->wireguard, &mtu, 0, 0) < 0)
+		return drop(skb, DROP_NO_TUNNEL);
+	if (segment_length(skb, p) > mtu && (is_ipv6(p) || p->dont_fragment))
+		return too_big(skb, p, net, room->sides.client_endpoint, mtu);
+	count(skb, TO_PEER);
+	return bpf_redirect(own->wireguard, 0);
+}
+
 static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *p,
 				    struct scratch *room, const struct network *net,
 				    const struct overlay *overlay, const struct tunnel *own,
@@ -158,6 +177,8 @@ int to_peer(struct __sk_buff *skb)
 	if (addr_is_unusable(&p->tuple.src) ||
 	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
+	if (overlay->transport == TRANSPORT_WIREGUARD)
+		return by_wireguard(skb, p, room, net, own, peer);
 	if (room->sides.client_endpoint && is_direct(p, net, overlay, peer)) {
 		verdict = by_link(skb, p, room, net, own, peer);
 		if (verdict != NO_VERDICT)

@@ -70,38 +70,47 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* The overlay network whose packets come as they are, and which has the destination; 0: none. */
-static __always_inline __u32 direct_network(const struct packet *p)
+/* The overlay network of this transport that has the destination; 0: none. */
+static __always_inline __u32 network_of(const struct packet *p, __u32 transport)
 {
 	struct subnet_key key = {.prefixlen = 128, .addr = p->tuple.dst};
 	struct subnet *subnet = bpf_map_lookup_elem(&subnets, &key);
 	struct overlay *overlay = subnet ? overlay_find(subnet->network) : NULL;
 
-	return overlay && overlay->transport == TRANSPORT_DIRECT ? subnet->network : 0;
+	return overlay && overlay->transport == transport ? subnet->network : 0;
+}
+
+/* Is it a datagram to this host's end of tunnels? What comes in fragments is left to the host's stack and the device. */
+static __always_inline bool is_tunnelled(const struct packet *p, const struct tunnel *own)
+{
+	return p->tuple.proto == IPPROTO_UDP && p->tuple.dport == own->port && own->port &&
+	       !p->fragment && addr_equal(&p->tuple.dst, is_ipv6(p) ? &own->addr6 : &own->addr4);
 }
 
 /*
- * Is it a datagram to this host's end of tunnels, or a packet of a network that needs none? What has no Ethernet header,
- * and tunnels' packets in fragments, are left to the host's stack and the device.
+ * Has another host sent it: in a tunnel, or as a packet of a network that needs none, or out of the device of encrypted
+ * ones, whose packets have no Ethernet header? From_peer finds the network's number, which a tunnel's packet has not yet.
  */
-static __always_inline bool is_of_a_peer(const struct packet *p)
+static __always_inline bool is_of_a_peer(const struct __sk_buff *skb, const struct packet *p)
 {
 	struct tunnel *own = tunnel_own();
 	struct scratch *room;
-	__u32 direct = 0;
+	__u32 network = 0;
 
-	if (!own || p->lacks)
+	if (!own)
 		return false;
-	if (p->tuple.proto != IPPROTO_UDP || p->tuple.dport != own->port || !own->port ||
-	    p->fragment || !addr_equal(&p->tuple.dst, is_ipv6(p) ? &own->addr6 : &own->addr4)) {
-		direct = own->flags & TUNNEL_DIRECT ? direct_network(p) : 0;
-		if (!direct)
+	if (p->lacks || !is_tunnelled(p, own)) {
+		if (p->lacks && own->wireguard == skb->ifindex)
+			network = network_of(p, TRANSPORT_WIREGUARD);
+		else if (!p->lacks && (own->flags & TUNNEL_DIRECT))
+			network = network_of(p, TRANSPORT_DIRECT);
+		if (!network)
 			return false;
 	}
 	room = scratch();
 	if (!room)
 		return false;
-	room->sides.client_network = direct;
+	room->sides.client_network = network;
 	return true;
 }
 
@@ -110,7 +119,7 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	struct conn *conn;
 	int verdict;
 
-	if (is_of_a_peer(p))
+	if (is_of_a_peer(skb, p))
 		return go_on(skb, TAIL_FROM_PEER);
 	if (is_of_another_link(skb, p))
 		return not_ours(skb);

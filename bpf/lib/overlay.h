@@ -163,21 +163,17 @@ __noinline int remote_find(__u32 network, const struct ip_addr *addr)
 }
 
 /* May a host send from this address: has it a member with that, or the block? */
-__noinline int remote_may_send(__u32 network, const struct ip_addr *addr, __u32 peer)
+static __always_inline bool remote_may_send(__u32 network, const struct overlay *overlay,
+					    const struct ip_addr *addr, __u32 peer)
 {
-	struct remote_key key = {.network = network};
-	struct overlay *overlay = overlay_find(network);
+	struct remote_key key = {.network = network, .addr = *addr};
 	struct remote *remote;
-	struct ip_addr own;
 
-	if (!addr || !overlay)
-		return 0;
-	own = key.addr = *addr;
 	block_key(&key, overlay);
 	remote = bpf_map_lookup_elem(&remote_blocks, &key);
 	if (remote && remote->peer == peer)
-		return 1;
-	key.addr = own;
+		return true;
+	key.addr = *addr;
 	remote = bpf_map_lookup_elem(&remote_addrs, &key);
 	return remote && remote->peer == peer;
 }

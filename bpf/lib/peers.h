@@ -84,6 +84,16 @@ static __always_inline int peer_to_host(struct __sk_buff *skb, const struct pack
 	return to_host(skb, net);
 }
 
+/* Is it believed from this host? What is to come encrypted is not believed otherwise. */
+static __always_inline bool is_believed(const struct packet *p, __u32 number, __u32 peer,
+					bool calls)
+{
+	struct overlay *overlay = overlay_find(number);
+
+	return overlay && overlay->transport != TRANSPORT_WIREGUARD &&
+	       (calls || remote_may_send(number, overlay, &p->tuple.src, peer));
+}
+
 /* `number`: of the network, `peer`: of the sending host, 0: it is known to have the source; `ecn`: of the outer header, 0
  * where that has been seen to. */
 static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p, __u32 number,
@@ -100,7 +110,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (!is_for_one(p))
 		return drop(skb, DROP_TUNNEL_FRAME);
 	calls = is_gateway(net, &p->tuple.src);
-	if (!calls && peer && !remote_may_send(number, &p->tuple.src, peer))
+	if (peer && !is_believed(p, number, peer, calls))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))

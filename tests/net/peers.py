@@ -18,6 +18,7 @@ from datapath.dataplane.layout import Transport
 from datapath.dataplane.programs import Dataplane
 from datapath.dataplane.structs import DeviceKey, DeviceValue
 from datapath.kernel import abi, vxlans
+from datapath.kernel.devices import index_of
 from datapath.kernel.netns import enter
 from datapath.model.networks import Network, Subnet
 from datapath.model.peers import Block, Peer
@@ -89,11 +90,12 @@ class Peers:
         transport: Transport = "TRANSPORT_VXLAN",
         checksum: bool = False,
         direct: bool = False,
+        wireguard: str = "",
         device: bool = True,
         numbers: tuple[int, ...] = (1, 2),
         mtu: int = 1500,
     ) -> None:
-        """From now on the network is an overlay."""
+        """From now on the network is an overlay. `wireguard`: the device of encrypted tunnels on each host."""
         known = [
             Block(f"ov/{prefix}", "ov", prefix, f"{number:032x}")
             for number in (1, 2)
@@ -105,7 +107,9 @@ class Peers:
                 network = self.network(host)
                 index = vxlans.create(DEVICE, PORT, peer_mac(number)) if device else 0
                 other = 3 - number
-                entries = overlay_entries.peer_entries(known_peer(other, outer, mtu), direct=direct)
+                entries = overlay_entries.peer_entries(
+                    known_peer(other, outer, mtu), direct=direct, wireguard=bool(wireguard)
+                )
                 rows: list[tuple[str, Any, Any]] = [
                     ("peers", *entries.peer),
                     ("vteps", *entries.vtep),
@@ -118,12 +122,17 @@ class Peers:
                 if index:
                     rows.append(("devices", DeviceKey(index), DeviceValue("DEVICE_VXLAN")))
                     programs.attach("from_vxlan", index)
+                encrypted = 0
+                if wireguard:
+                    encrypted = index_of(wireguard)
+                    rows.append(("devices", DeviceKey(encrypted), DeviceValue("DEVICE_TUNNEL")))
+                    programs.attach("from_tunnel", encrypted)
                 remote = overlay_entries.block_entries(network, known, {f"{other:032x}": other})
                 rows += [("remote_blocks", key, value) for key, value in remote.items()]
                 for name, key, value in rows:
                     programs.map(name)[to_abi(key)] = to_abi(value)
                 place, row = overlay_entries.tunnel_entry(
-                    known_peer(number, outer), index, PORT, direct=direct
+                    known_peer(number, outer), index, PORT, encrypted, direct=direct
                 )
                 programs.tunnel[place] = to_abi(row)
                 value = programs.networks[network.number]

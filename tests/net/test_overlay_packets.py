@@ -97,7 +97,13 @@ def peers6(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
         yield _made(stack, tmp_path_factory.mktemp("peers6"), 6)
 
 
-def _made(stack: ExitStack, folder: Path, outer: int, **how: Any) -> Peers:
+def _made(
+    stack: ExitStack,
+    folder: Path,
+    outer: int,
+    prepare: Callable[[Peers], None] = lambda peers: None,
+    **how: Any,
+) -> Peers:
     def make() -> Host:
         inner = folder / f"host{len(list(folder.iterdir()))}"
         inner.mkdir()
@@ -106,6 +112,7 @@ def _made(stack: ExitStack, folder: Path, outer: int, **how: Any) -> Peers:
         return made
 
     found = Peers(make)
+    prepare(found)
     found.join(outer=outer, **how)
     for version in (4, 6):
         serve(found.hosts[1], "c2", TAKE, member(2, version), 80)
@@ -459,3 +466,78 @@ def test_the_hosts_very_first_packet_arrives(make_host: MakeHost, version: int) 
     one = made.hosts[0]
     one.sh(f"ip neigh flush dev {UNDER}")
     assert reaches(one.try_, member(2))
+
+
+# Joins two devices of the kind tun, one in each of these namespaces, as a tunnel between hosts does whose packets have
+# no Ethernet header; what it would encrypt on the way is of no matter to the programs.
+RELAY = """
+import ctypes, fcntl, os, select, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+ends = []
+for path in sys.argv[2:4]:
+    assert not libc.setns(os.open(path, os.O_RDONLY), 0x40000000)
+    end = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(end, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1001))  # TUNSETIFF: IFF_TUN | IFF_NO_PI
+    ends.append(end)
+print("ready", flush=True)
+while True:
+    for end in select.select(ends, [], [])[0]:
+        try:
+            os.write(ends[1 - ends.index(end)], os.read(end, 65536))
+        except OSError:
+            pass
+"""
+SECRET = "wg0"
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+    """Two hosts with a device for encrypted tunnels."""
+    with ExitStack() as stack:
+        yield _made(
+            stack,
+            tmp_path_factory.mktemp("secret"),
+            4,
+            prepare=_relayed,
+            transport="TRANSPORT_WIREGUARD",
+            wireguard=SECRET,
+        )
+
+
+def _relayed(peers: Peers) -> None:
+    one, other = peers.hosts
+    relay = one.start(script(RELAY, SECRET, one.path, other.path), stdout=subprocess.PIPE)
+    assert relay.stdout is not None and relay.stdout.readline() == "ready\n"
+    for host in (one, other):
+        host.sh(f"ip link set {SECRET} mtu 1420 up")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_encrypted_packets_go_by_their_device_alone(secret: Peers, version: int) -> None:
+    one = secret.hosts[0]
+    secret.counted(1), secret.counted(2)
+    assert one.in_("c1", f"ping -n -c 3 -i 0.01 -W 10 {member(2, version)}").count("ttl=64") == 3
+    assert secret.counted(1)["TO_PEER"] == secret.counted(2)["TO_PEER"] == 3
+    said = one.in_("c1", script(GIVE, member(2, version), 80, 2))
+    assert said == f"{member(1, version)} {digest(2)}"
+    size = {4: 1393, 6: 1373}[version]
+    refused = one.try_in("c1", f"ping -n -c 1 -W 5 -M do -s {size} {member(2, version)}")
+    assert "1420" in refused.stdout + refused.stderr
+
+
+def test_what_is_to_come_encrypted_is_not_believed_in_clear(secret: Peers) -> None:
+    """O14: neither in another tunnel nor as it is; and the host, whose name every host has, sends none in clear."""
+    one, other = secret.hosts
+    secret.counted(1)
+    forge(other, HONEST)
+    assert secret.counted(1)["DROP_TUNNEL_SOURCE"] == 1
+    assert loses(one.try_, member(2))
+    assert secret.counted(1)["DROP_NO_TUNNEL"] == 1
+    # Out of the device comes what a host of the cluster has, and nothing else.
+    with secret.open(1) as programs:
+        key = abi.remote_key(secret.network(one).number, ip_address("10.9.2.0"))
+        value = programs.remote_blocks[key]
+        del programs.remote_blocks[key]
+        assert loses(lambda command: other.try_in("c2", command), member(1))
+        programs.remote_blocks[key] = value
+    assert secret.counted(1)["DROP_DIRECT"] == 1
