@@ -130,5 +130,11 @@ class StateError(DatapathError):
     exit_code = 14
 
 
+class PluginError(DatapathError):
+    """A plugin of Docker's, which is the driver of a network or gives out its addresses, refused or did not answer."""
+
+    exit_code = 15
+
+
 class NewerStateError(StateError):
     """The state database is of a later version than this program knows. The message names the release that does."""

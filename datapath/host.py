@@ -153,7 +153,7 @@ class Networks:
     def prunable(self, filters: Sequence[str] = ()) -> list[Network]:
         """What `prune` would remove now. ConfigError: a filter is wrong."""
         from datapath.engine.transaction import now
-        from datapath.plan.networks import plan_network_prune
+        from datapath.plan.pruning import plan_network_prune
 
         return list(plan_network_prune(self._host.snapshot(), filters, now()))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
 import click
@@ -49,11 +50,18 @@ def _ports(ctx: click.Context) -> list[str]:
     return [word for one in found for word in (str(one.number), str(one.mapping.open))]
 
 
+def _plugins() -> list[str]:
+    from datapath.config.settings import Settings
+    from datapath.drivers.remote import places
+
+    return places.names(Settings.from_env(os.environ).plugin_dirs)
+
+
 def _drivers(ctx: click.Context) -> list[str]:
     import datapath.drivers.registry  # noqa: F401 - who registers them
     from datapath.model.drivers import creatable
 
-    return creatable()
+    return [*creatable(), *_plugins()]
 
 
 def _driver_options(ctx: click.Context) -> list[str]:
@@ -78,5 +86,6 @@ running = among(lambda ctx: [one.name for one in containers(ctx).ps()])
 ended = among(lambda ctx: [one.name for one in containers(ctx).ps(all=True) if not one.running])
 port = among(_ports)
 driver = among(_drivers)
+ipam_driver = among(lambda ctx: ["default", "null", *_plugins()])
 driver_option = among(_driver_options)
 signal = words("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2")

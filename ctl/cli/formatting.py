@@ -102,7 +102,7 @@ def created_at(timestamp: str) -> str:
 
 def moment(text: str, option: str) -> float:
     """A moment as options take it: a duration before now, a time, or seconds since 1970; as the last. ConfigError."""
-    from datapath.plan.networks import parse_moment
+    from datapath.plan.pruning import parse_moment
 
     return parse_moment(text, datetime.now(UTC).isoformat(), option).timestamp()
 

@@ -74,7 +74,13 @@ def network() -> None:
 @click.option("--ipv6", is_flag=True, help="Assign IPv6 addresses.")
 @click.option("--attachable", is_flag=True, help="Allow containers to be attached manually.")
 @click.option("--scope", default="", metavar="SCOPE", help="Scope of the network (default: the driver's).")
-@click.option("--ipam-driver", default="default", metavar="DRIVER", help="IPAM driver (default: default).")
+@click.option(
+    "--ipam-driver",
+    default="default",
+    metavar="DRIVER",
+    shell_complete=completing.ipam_driver,
+    help="IPAM driver (default: default).",
+)
 @click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of the IPAM driver.")
 def create(
     *,
@@ -191,7 +197,7 @@ def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:
     "-f",
     "--force",
     is_flag=True,
-    help="Do not fail if a network does not exist, or belongs to another owner.",
+    help="Do not fail if a network does not exist, belongs to another owner, or its plugin does not answer.",
 )
 def rm(names: tuple[str, ...], force: bool) -> None:
     """Remove networks."""

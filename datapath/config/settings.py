@@ -17,7 +17,7 @@ class Settings:
     `config_required`: the user named the configuration file, so it is an error if it is not there.
     `attach`: how programs are attached to devices, "tcx", "clsact", or "auto": tcx where the kernel has it.
     `cgroup`: the directory of the control group whose processes' sockets are looked after; None: the root of
-    the cgroup2 hierarchy, so every process.
+    the cgroup2 hierarchy, so every process. `plugin_dirs`: where Docker's plugins are found.
     """
 
     state_dir: Path = Path("/var/lib/datapath")
@@ -27,6 +27,11 @@ class Settings:
     config_required: bool = False
     attach: str = "auto"
     cgroup: Path | None = None
+    plugin_dirs: tuple[Path, ...] = (
+        Path("/run/docker/plugins"),
+        Path("/etc/docker/plugins"),
+        Path("/usr/lib/docker/plugins"),
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: str | Path | None) -> Settings:
@@ -46,6 +51,13 @@ class Settings:
         attach = str(overrides.pop("attach", None) or environ.get(_ATTACH, "auto"))
         if attach not in ("auto", "tcx", "clsact"):
             raise ConfigError(f"DATAPATH_ATTACH is {quoted(attach)}: it must be auto, tcx or clsact")
+        folders = environ.get(_PLUGIN_DIRS)
+        if folders is not None and not all(
+            Path(one).is_absolute() and "\0" not in one for one in folders.split(":")
+        ):
+            raise ConfigError(
+                f"{_PLUGIN_DIRS} is {quoted(folders)}: it must be absolute paths with : between them"
+            )
         if overrides:
             raise TypeError(f"no such setting: {', '.join(overrides)}")
         paths = {name: chosen.get(name, getattr(_DEFAULTS, name)) for name in _PATHS}
@@ -54,15 +66,19 @@ class Settings:
             config_required="config_path" in chosen,
             attach=attach,
             cgroup=chosen.get("cgroup"),
+            plugin_dirs=tuple(map(Path, folders.split(":"))) if folders else _DEFAULTS.plugin_dirs,
         )
 
     def environment(self) -> dict[str, str]:
         """The DATAPATH_* variables that make these settings: those that are not as by default."""
-        return {
+        found = {
             variable: str(value)
             for name, variable in (_PATHS | _OPTIONAL | {"attach": _ATTACH}).items()
             if (value := getattr(self, name)) != getattr(_DEFAULTS, name)
         }
+        if self.plugin_dirs != _DEFAULTS.plugin_dirs:
+            found[_PLUGIN_DIRS] = ":".join(map(str, self.plugin_dirs))
+        return found
 
 
 _PATHS = {
@@ -73,4 +89,5 @@ _PATHS = {
 }
 _OPTIONAL = {"cgroup": "DATAPATH_CGROUP"}
 _ATTACH = "DATAPATH_ATTACH"
+_PLUGIN_DIRS = "DATAPATH_PLUGIN_DIRS"
 _DEFAULTS = Settings()

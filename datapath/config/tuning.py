@@ -42,6 +42,7 @@ _NUMBERS = {
     "max-connections-per-container": (0, _LIMIT),
     "max-openings-per-container": (0, _LIMIT),
     "dns-ttl": (0, 24 * 3600),
+    "plugin-timeout": (1, 600),
 }
 
 
@@ -52,7 +53,8 @@ class Tuning:
 
     Of one container, 0 without limit: confirmed connections, openings that were not confirmed. `flood_rate` and
     `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit. `dns_ttl`:
-    seconds that containers may keep what a name of ours resolves to; it applies with the next changing command.
+    seconds that containers may keep what a name of ours resolves to; `plugin_timeout`: seconds that a command waits for
+    an answer of a plugin of Docker's. These two apply with the next changing command.
     """
 
     max_connections: int = 262144
@@ -66,6 +68,7 @@ class Tuning:
     flood_rate: int = 0
     flood_burst: int = 0
     dns_ttl: int = 0
+    plugin_timeout: int = 30
 
     @property
     def config(self) -> dict[str, int]:

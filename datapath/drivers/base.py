@@ -90,6 +90,10 @@ class HostPart:
     def forget_network(self, view: HostView, network: Network) -> None:
         """After a network, of whichever driver, has been taken away."""
 
+    def check_removal(self, network: Network) -> None:
+        """Refuses that a user takes the network, of whichever driver, away, as that could not be done whole.
+        PluginError."""
+
     def idle(self, view: HostView) -> None:
         """No network of any driver is built: gives back what was changed of the host for them."""
 
@@ -178,9 +182,10 @@ class Driver:
         """
         raise NotSupportedError(f"endpoints on networks of driver {network.driver}")
 
-    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> Endpoint | None:
         """Puts the endpoint's device into the sandbox (the path of a namespace), if it is not in there, with its
-        name, addresses and default routes."""
+        name, addresses and default routes. The endpoint with what has become known of it; None: nothing has."""
+        return None
 
     def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
         """What `join` has done or, if the device is on the host still, what its owner has to do himself."""

@@ -4,15 +4,16 @@ command sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning
+from datapath.drivers.notes import Notes as Notes
 from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.resolv import NameFacts
@@ -20,17 +21,8 @@ from datapath.model.state import State
 
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
+    from datapath.drivers.remote.client import PluginCalls
     from datapath.kernel.links import Links
-
-
-class Notes(Protocol):
-    """Where settings of the host are noted that are to be put back as they were: the store."""
-
-    def note(self, key: str) -> str | None: ...
-
-    def set_note(self, key: str, value: str | None) -> None: ...
-
-    def transaction(self, *, durable: bool = True) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +41,19 @@ class HostView:
 
 class Context:
     """One host, as one command sees it. With `unusable` packet programs that are loaded are as good as not: they
-    are another version's, whose maps cannot be read, and go."""
+    are another version's, whose maps cannot be read, and go. `warn` takes lines that the user should see; `notes`: the
+    store, None: there is none; `ours`: the names of devices that rows say we have made."""
 
-    def __init__(self, settings: Settings, tuning: Tuning) -> None:
+    def __init__(
+        self, settings: Settings, tuning: Tuning, warn: Callable[[str], None] = lambda line: None
+    ) -> None:
         self.settings = settings
         self.tuning = tuning
         self.unusable = False
+        self.warn = warn
+        self.notes: Notes | None = None
+        self.ours: Callable[[], Collection[str]] = frozenset
+        self._warned: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Context:
@@ -83,6 +82,20 @@ class Context:
         return self._stack.enter_context(
             Dataplane.open(settings.bpffs, settings.attach, setup, settings.cgroup)
         )
+
+    @cached_property
+    def plugins(self) -> PluginCalls:
+        """Docker's plugins."""
+        from datapath.drivers.remote.client import PluginCalls
+        from datapath.drivers.remote.leases import Leases
+
+        return PluginCalls(self.settings.plugin_dirs, self.tuning.plugin_timeout, Leases(self.notes))
+
+    def warn_once(self, line: str) -> None:
+        """The same of several things is said once."""
+        if line not in self._warned:
+            self._warned.add(line)
+            self.warn(line)
 
     @property
     def loaded(self) -> Dataplane | None:

@@ -17,6 +17,7 @@ from datapath.drivers.linuxbridge.spec import LINUX_BRIDGE
 from datapath.drivers.macvlan.spec import MACVLAN_SPEC
 from datapath.drivers.null import NULL, Null
 from datapath.drivers.overlay.spec import OVERLAY
+from datapath.drivers.remote.spec import PLUGIN
 from datapath.model import drivers as specs
 from datapath.model.drivers import Spec
 from datapath.model.networks import Network
@@ -75,6 +76,9 @@ register(
 )
 register(MACVLAN_SPEC, _in_module(f"{_ROOM}.macvlan.driver", "Macvlan"))
 register(IPVLAN_SPEC, _in_module(f"{_ROOM}.ipvlan.driver", "Ipvlan"))
+register(
+    PLUGIN, _in_module(f"{_ROOM}.remote.driver", "Remote"), _in_module(f"{_ROOM}.remote.host", "PluginHost")
+)
 register(HOST, lambda: Host)
 register(NULL, lambda: Null)
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import claims, names, ports
+from datapath.engine import claims, leases, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.endpoints import Endpoint
+from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.sandboxes import Sandbox
 from datapath.plan.endpoints import assign_gateways
@@ -25,26 +26,42 @@ def create(tx: Transaction, endpoint: Endpoint, path: str | None = None) -> Endp
     return endpoint
 
 
-def join(tx: Transaction, endpoint: Endpoint, path: str) -> None:
+def join(tx: Transaction, endpoint: Endpoint, path: str) -> Endpoint:
     """Puts an endpoint that has been created into the sandbox with that namespace path, opens the links that it has a
-    part in, and publishes its ports."""
+    part in, and publishes its ports. The endpoint with what is known of it then, for the caller to write down."""
     network = tx.state.networks[endpoint.network_id]
-    tx.driver(network).join(network, endpoint, path)
+    endpoint = tx.driver(network).join(network, endpoint, path) or endpoint
+    tx.state = tx.state.including(endpoint)
     names.lead(tx, endpoint, path)
     open_links(tx, endpoint)
     ports.publish(tx, endpoint, endpoint.ports)
+    return endpoint
 
 
 def attach(tx: Transaction, endpoint: Endpoint, path: str) -> Endpoint:
     """Both at once, with the device made in its place. Undone on failure, but for the row."""
     endpoint = create(tx, endpoint, path)
     try:
-        join(tx, endpoint, path)
+        return join(tx, endpoint, path)
     except BaseException:
-        network = tx.state.networks[endpoint.network_id]
+        network, endpoint = tx.state.networks[endpoint.network_id], tx.state.endpoints[endpoint.id]
         tx.driver(network).delete_endpoint(network, endpoint, path)
         raise
-    return endpoint
+
+
+def settled(
+    tx: Transaction, joined: Sequence[Endpoint], mappings: tuple[PortMapping, ...], path: str
+) -> list[Endpoint]:
+    """All endpoints of a sandbox, whose drivers may have answered that no default route can be where one was planned:
+    the routes and ports then are where they can. The endpoints, for the caller to write down."""
+    wanted = assign_gateways(joined, mappings, tx.state)
+    before = {endpoint.id: endpoint for endpoint in joined}
+    changed = tuple(endpoint for endpoint in wanted if endpoint != before[endpoint.id])
+    if changed:
+        rewire(tx, path, before, changed)
+        if mappings and not any(endpoint.gateway for endpoint in wanted):
+            tx.warn("Published ports are discarded: no network of the container leads outside")
+    return list(wanted)
 
 
 def open_links(tx: Transaction, endpoint: Endpoint) -> None:
@@ -61,6 +78,7 @@ def remove(tx: Transaction, endpoint: Endpoint, *along: Sandbox) -> None:
     names.withdraw(tx, endpoint)
     ports.unpublish(tx, endpoint, endpoint.ports)
     tx.driver(network).delete_endpoint(network, endpoint, tx.path(endpoint.sandbox_id))
+    leases.release_endpoint(tx, endpoint)
     gone = {sandbox.id: sandbox for sandbox in (*place(tx, endpoint), *along)}
     owed = claims.release(tx, endpoint) if network.spans else ()
     tx.commit(*owed, gone=(endpoint, *gone.values()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.drivers.context import Context
-from datapath.engine import names, networks, ports, recovery
+from datapath.engine import leases, names, networks, ports, recovery
 from datapath.engine.transaction import Owner, Transaction
 from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
@@ -76,7 +76,7 @@ class Engine:
 
         features.require()  # before files are read that only root may read
         config = DaemonConfig.load(self.settings)
-        context = Context(self.settings, config.datapath)
+        context = Context(self.settings, config.datapath, self.warn)
         with ExitStack() as stack:
             if short := freeing and reserve.release(self.settings.state_dir):
                 stack.callback(
@@ -109,6 +109,7 @@ class Engine:
     def _finish(self, tx: Transaction) -> None:
         if tx.store.exists(self.settings.state_dir):
             reserve.keep(self.settings.state_dir)
+            leases.settle(tx)
             ports.reserve(tx)
             for part, view in tx.parts():
                 part.finish(view)

@@ -12,11 +12,11 @@ from datapath.model.drivers import Scope
 from datapath.model.networks import Network, NetworkRequest
 from datapath.plan.networks import (
     plan_network_create,
-    plan_network_prune,
     plan_network_remove,
     scope_of,
     superseded_networks,
 )
+from datapath.plan.pruning import plan_network_prune
 
 
 def create(tx: Transaction, request: NetworkRequest, allots: bool = False) -> Network:
@@ -44,7 +44,8 @@ def _refuse(tx: Transaction, request: NetworkRequest, gone: tuple[Network, ...])
 
 def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
     """`network rm` by the owner `by`; one that spans hosts goes for all of them. NotFoundError, ConfigError;
-    InUseError: it has endpoints, or is another owner's and not `force`; StateError: the cluster's store."""
+    InUseError: it has endpoints, or is another owner's and not `force`; StateError: the cluster's store; PluginError:
+    its plugin does not answer, and not `force`."""
     try:
         network = plan_network_remove(name, tx.state, by, force)
     except NotFoundError:
@@ -53,6 +54,8 @@ def remove(tx: Transaction, name: str, by: str, force: bool = False) -> Network:
             raise
         spanning.remove(tx, elsewhere)
         return elsewhere
+    for part, _ in tx.parts() if not force else ():
+        part.check_removal(network)
     if network.spans:
         spanning.remove(tx, network)
     else:

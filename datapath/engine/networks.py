@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from datapath.engine import names, ports
+from datapath.engine import leases, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import traits
 from datapath.model.networks import Network, NetworkRequest
@@ -56,6 +56,8 @@ def build(tx: Transaction, network: Network, done: Callable[[], None] = lambda: 
     with tx.store.transaction():
         done()
         tx.commit(network)
+    if network.plugin:
+        tx.look_again()  # nobody says which devices it has made
     refresh_host(tx)
     for part, view in tx.parts():
         part.write_network(view, network)
@@ -70,6 +72,9 @@ def teardown(tx: Transaction, network: Network) -> None:
         without=network
     ):  # the row goes last: killed here, the next command completes it
         part.forget_network(view, network)
+    leases.release_network(tx, network)
+    if network.plugin:
+        tx.look_again()
     if network.predefined:
         tx.commit(replace(network, phase=Phase.READY, built=not traits(network).endpoints, subnets=()))
     else:

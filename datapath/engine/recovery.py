@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import endpoints, joining, names, networks, ports, spanning
+from datapath.engine import endpoints, joining, leases, names, networks, ports, spanning
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
@@ -47,6 +47,7 @@ def clear_up(tx: Transaction) -> None:
             networks.teardown(tx, thing)
             tx.look_again()  # else its gateway device's addresses would be taken for the host's
     spanning.take_back(tx)
+    leases.settle(tx)
 
 
 def _rebuild(tx: Transaction) -> None:

@@ -138,7 +138,7 @@ def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
     with ExitStack() as undo:
         undo.callback(_return_to, tx, endpoint)
         # Before the row says so: killed in between, it is joined again when it is asked for again.
-        driver.join(network, planned.endpoint, path)
+        planned = planned._replace(endpoint=driver.join(network, planned.endpoint, path) or planned.endpoint)
         names.lead(tx, planned.endpoint, path)
         tx.commit(
             *(replace(e, phase=Phase.CHANGING) for e in (planned.endpoint, *before.values())),

@@ -100,6 +100,7 @@ class Transaction:
         self.link = Link(config)
         # Addresses that the next endpoint on a network of several hosts gets, by the network's id.
         self.allotted: dict[str, tuple[str, ...]] = {}
+        context.notes, context.ours = store, lambda: devices_of(self.state)
 
     # ---- rows ----------------------------------------------------------------------------
 
@@ -126,7 +127,9 @@ class Transaction:
     @property
     def fresh(self) -> Fresh:
         """What a plan may not make itself."""
-        return Fresh(now(), lambda: os.urandom(32).hex(), self.store.next_number, self.allotted)
+        return Fresh(
+            now(), lambda: os.urandom(32).hex(), self.store.next_number, self.allotted, self.context.plugins
+        )
 
     # ---- the host ------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from datapath.errors import KernelError
 from datapath.kernel import log, rtnetlink
@@ -45,6 +45,7 @@ _RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RTN_UNICAST, _RT_SCOPE_NOWHERE
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 
 Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
 
 # What is done and to what, for the error if the kernel refuses it; and the message that asks for it.
 Step = tuple[str, str, Message]
@@ -133,6 +134,18 @@ def default_route(index: int, name: str, gateway: Address) -> Step:
     if not gateway.is_unspecified:
         body += attribute(_RTA_GATEWAY, gateway.packed)
     return "add", f"default route via {gateway} to {name}", Message(NEWROUTE, body, CREATE | REPLACE)
+
+
+def static_route(index: int, destination: Prefix, next_hop: Address | None) -> Step:
+    """Makes a prefix be reached by a next hop, whichever device that is behind; with None on link at the device."""
+    header = rtnetlink.ROUTE.pack(
+        *(family(destination.version), destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC),
+        *(_RT_SCOPE_LINK if next_hop is None and destination.version == 4 else 0, _RTN_UNICAST, 0),
+    )
+    body = header + attribute(_RTA_DST, destination.network_address.packed)
+    body += u32(_RTA_OIF, index) if next_hop is None else attribute(_RTA_GATEWAY, next_hop.packed)
+    where = "on link" if next_hop is None else f"via {next_hop}"
+    return "add", f"route to {destination} {where}", Message(NEWROUTE, body, CREATE | REPLACE)
 
 
 def remove_default_route(index: int, version: int) -> Step:

@@ -22,7 +22,7 @@ from datapath.kernel import syscalls
 
 Netns = str | int | None
 
-_OWN = "/proc/thread-self/ns/net"
+OWN = "/proc/thread-self/ns/net"
 _SO_NETNS_COOKIE = 71
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 
@@ -43,7 +43,7 @@ def enter(netns: Netns) -> Iterator[None]:
         return
     target = _open(netns)
     try:
-        own = _open(_OWN)
+        own = _open(OWN)
         try:
             _setns(target, str(netns))
             try:
@@ -59,9 +59,9 @@ def enter(netns: Netns) -> Iterator[None]:
 @contextlib.contextmanager
 def new() -> Iterator[int]:
     """A namespace of the block's own; it is gone with the block, unless somebody else holds it by then."""
-    with enter(_OWN):
+    with enter(OWN):
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        made = _open(_OWN)
+        made = _open(OWN)
     try:
         yield made
     finally:
@@ -91,9 +91,9 @@ def cookie(netns: Netns = None) -> int:
 def identity(netns: Netns = None) -> int:
     """The namespace's inode number: unique among the living, may be used again once it is gone."""
     try:
-        return os.fstat(netns).st_ino if isinstance(netns, int) else os.stat(netns or _OWN).st_ino
+        return os.fstat(netns).st_ino if isinstance(netns, int) else os.stat(netns or OWN).st_ino
     except OSError as error:
-        raise KernelError("look at", f"network namespace {netns or _OWN}", error.errno or 0) from error
+        raise KernelError("look at", f"network namespace {netns or OWN}", error.errno or 0) from error
 
 
 def is_namespace(path: str) -> bool:

@@ -99,6 +99,11 @@ OWED = Check(
 )
 HOST_ROUTE = Check("host-route", "the host does not reach the container", _RECONCILE)
 PAIR = Check("pair", "the container has no way into this network", _RECONCILE)
+PLUGIN = Check(
+    "plugin",
+    "packets of its containers pass as long as the plugin's own data path works; none can be started or removed whole",
+    "start the plugin, or `datapathctl network rm --force`",
+)
 RENAMED = Check("renamed", "packets pass; commands do not find the device", _RECONCILE)
 DOWN = Check("down", "no packet passes this device", _RECONCILE)
 MAC = Check("mac", "packets are sent to, or refused from, the wrong MAC address", _RECONCILE)

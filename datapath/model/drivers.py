@@ -65,6 +65,7 @@ class Spec:
     traits = Traits()
     # Devices that all networks of the driver have together on the host.
     shared_devices: ClassVar[tuple[str, ...]] = ()
+    plugin = False  # that of all networks whose driver is a plugin, by whatever name
     # What -o takes: the option's name and what parses its value.
     options: ClassVar[Mapping[str, OptionParser]] = {}
     # Why members cannot have a MAC address that was chosen for them, in Docker's words; "": they can.
@@ -77,6 +78,10 @@ class Spec:
         """Whether a network of the driver's name with these options is this spec's: several may share a name, as
         the modes of driver bridge do."""
         return True
+
+    def offers(self, network: Network) -> bool:
+        """Whether the network is this spec's."""
+        return self.name == network.driver and not network.plugin and self.serves(network.options)
 
     def check(self, request: NetworkRequest, options: Mapping[str, str]) -> None:
         """Refuses what `network create` asks for and this driver cannot do. ConfigError, before anything changes.
@@ -137,12 +142,17 @@ def unregister(spec: Spec) -> None:
 
 def named(name: str) -> list[Spec]:
     """The specs of the drivers of that name; none: there is no such driver."""
-    return [spec for spec in _SPECS if spec.name == name]
+    return [spec for spec in _SPECS if spec.name == name and not spec.plugin]
 
 
 def creatable() -> list[str]:
     """The names that `network create --driver` takes."""
-    return list(dict.fromkeys(spec.name for spec in _SPECS if spec.traits.create))
+    return list(dict.fromkeys(spec.name for spec in _SPECS if spec.traits.create and not spec.plugin))
+
+
+def of_plugins() -> Spec:
+    """That of networks whose driver is a plugin."""
+    return next(spec for spec in _SPECS if spec.plugin)
 
 
 def chosen(name: str, options: Mapping[str, str]) -> Spec:
@@ -168,7 +178,7 @@ UNKNOWN = Unknown()
 def spec_of(network: Network) -> Spec:
     """The spec of the network's driver; UNKNOWN: nothing offers that driver any more."""
     for spec in _SPECS:  # a command asks this a hundred times
-        if spec.name == network.driver and spec.serves(network.options):
+        if spec.offers(network):
             return spec
     return UNKNOWN
 

@@ -16,6 +16,7 @@ from datapath.model.networks import OPT_ENDPOINT_SYSCTLS, OPT_FORWARDING
 from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
+from datapath.model.plugins import Joined
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
 
@@ -32,7 +33,9 @@ class Endpoint:
     `owner_key`: the identifier that the sandbox's owner has for the endpoint, as Docker's endpoint id; "": none.
     `handed_over`: the owner moves the device into the sandbox himself, and answers for its name, addresses and routes
     there; the gateway flags are as the owner says. `published`: the ports that the owner wants once a default route is
-    here, as asked for; `chosen`: those of them whose host port had been left open, with the one that was chosen."""
+    here, as asked for; `chosen`: those of them whose host port had been left open, with the one that was chosen.
+    `static_mac`: the user chose the MAC address. `joined`: what the network's plugin said of the sandbox's device and
+    routes; None: it has not been asked, or the network has none."""
 
     id: str
     network_id: str
@@ -62,6 +65,8 @@ class Endpoint:
     handed_over: bool = False
     published: tuple[PortMapping, ...] = ()
     chosen: tuple[PortMapping, ...] = ()
+    static_mac: bool = False
+    joined: Joined | None = None
 
     @property
     def sysctls(self) -> dict[str, str]:
@@ -92,6 +97,11 @@ class Endpoint:
     def egress_families(self) -> tuple[int, ...]:
         """The IP versions whose default route is here, and so the published ports."""
         return (4,) * self.gateway4 + (6,) * self.gateway6
+
+    def leads(self, version: int) -> bool:
+        """A default route of that IP version can be here, as far as is known."""
+        address = self.ipv4 if version == 4 else self.ipv6
+        return address is not None and (self.joined is None or self.joined.gateway(version) is not None)
 
     def serves(self, mapping: PortMapping) -> bool:
         """The mapping, or a part of it, leads here."""

@@ -23,6 +23,7 @@ from datapath.model.parsing import (
     Prefix,
 )
 from datapath.model.parsing import Interface as Interface
+from datapath.model.plugins import DEFAULT_IPAM, is_leased, is_unmanaged
 from datapath.model.resolv import RESOLVER
 from datapath.model.rows import OWNER, Phase, short
 
@@ -88,13 +89,15 @@ PAIRS = (VETH, NETKIT)
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """One address range of a network. `configured`: the user chose it (else it came from a pool)."""
+    """One address range of a network. `configured`: the user chose it (else it came from a pool). `pool`: what the IPAM
+    plugin that gave it out calls it; "": it is of our own address management."""
 
     prefix: Prefix
     gateway: Address | None = None
     ip_range: Prefix | None = None
     aux: Mapping[str, Address] = field(default_factory=dict)
     configured: bool = False
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,9 @@ class Network:
     the network was created through and is removed through, as in `Sandbox`; "datapath": our own command line.
     `vni`: which network a packet in a tunnel is of (RFC 7348), 24 bits; 0: none of its packets are in one. `path_mtu`:
     bytes of an IP packet that this host's way to the others takes; 0: there are no others. `made`: a device below the
-    network that was made for it, and goes with it."""
+    network that was made for it, and goes with it. `plugin`: the driver is a plugin of that name, and `generic` its
+    options, which nobody else reads. `ipam_driver`, `ipam_options`: who gives out its addresses; `address_space`: a
+    plugin's word for where these are unique."""
 
     id: str
     name: str
@@ -127,6 +132,16 @@ class Network:
     vni: int = 0
     path_mtu: int = 0
     made: str = ""
+    plugin: bool = False
+    generic: Mapping[str, str] = field(default_factory=dict)
+    ipam_driver: str = DEFAULT_IPAM
+    ipam_options: Mapping[str, str] = field(default_factory=dict)
+    address_space: str = ""
+
+    @property
+    def leased(self) -> bool:
+        """A plugin gives out its addresses."""
+        return is_leased(self.ipam_driver)
 
     @property
     def short_id(self) -> str:
@@ -260,6 +275,16 @@ class NetworkRequest:
     scope: str = ""
     owner: str = OWNER
     ident: str = ""
+
+    @property
+    def leased(self) -> bool:
+        """A plugin is to give out its addresses."""
+        return is_leased(self.ipam_driver)
+
+    @property
+    def unmanaged(self) -> bool:
+        """Nobody is to give out its addresses, but a plugin that is its driver."""
+        return is_unmanaged(self.ipam_driver)
 
 
 # ---- what the host looks like ---------------------------------------------------------------------

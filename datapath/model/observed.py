@@ -96,7 +96,8 @@ class Observed:
     those that linuxbridge networks use; `unlisted`: why it does not. `forwarding_off`: settings that have to be on for
     such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more.
     `names`: what rows about names need to know. `tunnel_port`: the UDP port of tunnels, 0: this host is of no cluster;
-    `tunnel_device_port`: the one of the device for tunnels, 0: there is no such device."""
+    `tunnel_device_port`: the one of the device for tunnels, 0: there is no such device. `plugins`: why plugins that
+    networks need are no help, by name and what they have to implement; "": they answer."""
 
     network: HostNetwork
     host: Stack
@@ -113,6 +114,7 @@ class Observed:
     names: NameFacts = field(default_factory=NameFacts)
     tunnel_port: int = 0
     tunnel_device_port: int = 0
+    plugins: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def uplinks(self) -> tuple[Uplink, ...]:

@@ -16,6 +16,7 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Owed, Peer, Remote
+from datapath.model.plugins import NoPlugins, Plugins
 from datapath.model.rows import OWNER, Phase, Row, short
 from datapath.model.sandboxes import Sandbox
 
@@ -29,13 +30,15 @@ DEFAULT_DEVICE = "dp0"
 
 
 class Fresh(NamedTuple):
-    """What a plan must be given, being pure: the time (RFC 3339, UTC), new ids, and new endpoint numbers. `allotted`:
-    the addresses, one a family, that the next endpoint on a network of several hosts gets, by the network's id."""
+    """What a plan must be given, being pure: the time (RFC 3339, UTC), new ids, new endpoint numbers, and what plugins
+    answer. `allotted`: the addresses, one a family, that the next endpoint on a network of several hosts gets, by the
+    network's id."""
 
     now: str
     new_id: Callable[[], str]
     next_number: Callable[[], int]
     allotted: Mapping[str, tuple[str, ...]] = {}
+    plugins: Plugins = NoPlugins()
 
 
 def plan_predefined(fresh: Fresh) -> tuple[Network, ...]:

@@ -61,14 +61,14 @@ PARSERS: Mapping[str, OptionParser] = {
 }
 
 
-def parse(given: Sequence[str]) -> dict[str, str]:
-    """--driver-opt of `network connect`, and driver-opt= of --network."""
+def parse(given: Sequence[str], plugin: bool = False) -> dict[str, str]:
+    """--driver-opt of `network connect`, and driver-opt= of --network. `plugin`: one may know others."""
     options = dict(parse_pair(text, "driver option") for text in given)
     for name in options:
-        if name not in PARSERS:
+        if name not in PARSERS and not plugin:
             known = ", ".join(PARSERS)
             raise ConfigError(f"endpoint option {quoted(name)} is not available: there are {known}")
-    parsed = {name: PARSERS[name](name, value) for name, value in options.items()}
+    parsed = {n: PARSERS[n](n, value) if n in PARSERS else value for n, value in options.items()}
     default_acl(parsed)
     limits_of(parsed)
     return parsed

@@ -3,28 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import Any, NamedTuple
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.containers import Container
 from datapath.model.drivers import spec_of, traits
-from datapath.model.endpoints import Endpoint, EndpointRequest, Link, linklocal_of
+from datapath.model.endpoints import Endpoint, EndpointRequest, Link
 from datapath.model.networks import OPT_ENDPOINT_IFNAME, Network, Subnet, gateway_mac
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import HOSTNAME, Address, parse_address, parse_mac
 from datapath.model.peers import Remote
 from datapath.model.ports import PortMapping
-from datapath.model.rows import Phase, short
+from datapath.model.rows import Phase
 from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options, ipam, remotes
 from datapath.plan.acls import refuse_acls
+from datapath.plan.holders import format_holder
+from datapath.plan.link_local import link_local_addresses
 from datapath.plan.networks import plan_default_bridge
-
-_LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/64"))
+from datapath.plan.plugins import lease, made_mac
 
 SHARED_STACK = (
     "container sharing network namespace with another container or host "
@@ -100,14 +101,18 @@ def plan_endpoint(
         aliases = ()
     members = state.endpoints_of_network(network.id)
     prefer = fresh.allotted.get(network.id, ()) if network.spans else prefer
-    ipv4, static4 = _address(4, request.ip, network, members, state, prefer)
-    ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
-    options = endpoint_options.parse(request.driver_options)
+    options = endpoint_options.parse(request.driver_options, network.plugin)
     endpoint_options.refuse_limits(options, network)
     endpoint_options.refuse_forwarding(options, network)
-    mac = _mac(request.mac, network, members, ipv4 or ipv6, state)
-    link_local = tuple(_link_local(request.link_local_ips, mac, network, members, state))
     ident = fresh.new_id()
+    if network.leased:
+        request, ipv4, ipv6 = lease(request, network, members, ident, name, fresh.plugins)
+        static4, static6 = bool(request.ip), bool(request.ip6)
+    else:
+        ipv4, static4 = _address(4, request.ip, network, members, state, prefer)
+        ipv6, static6 = _address(6, request.ip6, network, members, state, prefer)
+    mac = _mac(request.mac, network, members, ipv4 or ipv6, state) or made_mac(ident)
+    link_local = tuple(link_local_addresses(request.link_local_ips, mac, network, members, state))
     return Endpoint(
         id=ident,
         network_id=network.id,
@@ -124,6 +129,7 @@ def plan_endpoint(
         gw_priority=request.gw_priority,
         static4=static4,
         static6=static6,
+        static_mac=bool(request.mac),
         driver_options=options,
         link_local=link_local,
         dns=tuple(str(parse_address(text, "IP address for dns")) for text in request.dns),
@@ -188,86 +194,35 @@ def _address(
     ipam.check_static(subnet, address)
     if address in holders:
         raise ExistsError(
-            f"Address already in use: {address} belongs to {_format_holder(holders[address], state)}"
+            f"Address already in use: {address} belongs to {format_holder(holders[address], state)}"
         )
     return _interface(address, subnet), True
-
-
-def _link_local(
-    given: Sequence[str], mac: str, network: Network, members: Sequence[Endpoint], state: State
-) -> Iterator[IPv4Interface | IPv6Interface]:
-    """--link-local-ip: addresses at which only the other members find it. ConfigError, ExistsError."""
-    taken = {address: member for member in members for address in _addresses(member)}
-    own: set[Address] = {linklocal_of(gateway_mac(network))}
-    if linklocal_of(mac) in taken:
-        holder = _format_holder(taken[linklocal_of(mac)], state)
-        raise ExistsError(f"mac address {mac} is not possible: its link-local address belongs to {holder}")
-    for text in given:
-        address = parse_address(text, "link-local IP address")
-        prefix = next((prefix for prefix in _LINK_LOCAL if address in prefix), None)
-        if prefix is None or address in (prefix.network_address, prefix.broadcast_address):
-            there = " or ".join(map(str, _LINK_LOCAL))
-            raise ConfigError(f"invalid link-local IP address: {quoted(text)} is not of {there}")
-        if (network.subnet4 if address.version == 4 else network.subnet6) is None:
-            raise ConfigError(
-                f"network {network.name} has no IPv{address.version}: {address} is not possible there"
-            )
-        if address in taken:
-            raise ExistsError(
-                f"Address already in use: {address} belongs to {_format_holder(taken[address], state)}"
-            )
-        if address in own or address == linklocal_of(mac):
-            raise ExistsError(
-                f"Address already in use: {address} is given twice, or the gateway's or the device's own"
-            )
-        own.add(address)
-        yield ip_interface((address.packed, prefix.prefixlen))
-
-
-def _addresses(member: Endpoint) -> Iterator[Address]:
-    """All that a member has."""
-    yield member.linklocal
-    for interface in (member.ipv4, member.ipv6, *member.link_local):
-        if interface is not None:
-            yield interface.ip
 
 
 def _interface(address: Address, subnet: Subnet) -> IPv4Interface | IPv6Interface:
     return ip_interface((address.packed, subnet.prefix.prefixlen))
 
 
-def _format_holder(endpoint: Endpoint | Remote, state: State) -> str:
-    """The container, foreign sandbox or endpoint that has an address, as error messages name it."""
-    if isinstance(endpoint, Remote):
-        return remotes.format_remote(endpoint, state)
-    container = state.holder(endpoint)
-    if container is not None:
-        return f'container "{container.name}"'
-    sandbox = state.sandboxes.get(endpoint.sandbox_id)
-    if sandbox is not None and sandbox.foreign:
-        return f'sandbox "{sandbox.label}" of {sandbox.owner}'
-    return f"endpoint {short(endpoint.id)}"
-
-
 def _mac(
     text: str,
     network: Network,
     members: Sequence[Endpoint],
-    interface: IPv4Interface | IPv6Interface,
+    interface: IPv4Interface | IPv6Interface | None,
     state: State,
 ) -> str:
+    """ "": none was asked for, and there is no address that it would follow from."""
     holders: dict[str, Endpoint | Remote] = {r.mac: r for r in state.remotes_of_network(network.id)}
     holders |= {member.mac: member for member in members}
-    gateway = gateway_mac(network)
+    gateway = "" if network.plugin else gateway_mac(network)
     if not text:
-        return ipam.choose_mac(interface.ip, {*holders, gateway})
+        return ipam.choose_mac(interface.ip, {*holders, gateway}) if interface else ""
     mac = parse_mac(text)
     if refusal := spec_of(network).refuses_mac:
         raise ConfigError(refusal)
     if mac == gateway:
         raise ConfigError(f"mac address {mac} is that of the network's gateway: choose another")
     if mac in holders:
-        raise ExistsError(f"mac address {mac} is already used by {_format_holder(holders[mac], state)}")
+        raise ExistsError(f"mac address {mac} is already used by {format_holder(holders[mac], state)}")
     return mac
 
 
@@ -321,8 +276,8 @@ def plan_gateway_endpoint(
 
     routed = [e for e in endpoints if not state.networks[e.network_id].internal]
     return (
-        min((e for e in routed if e.ipv4 is not None), key=order, default=None),
-        min((e for e in routed if e.ipv6 is not None), key=order, default=None),
+        min((e for e in routed if e.leads(4)), key=order, default=None),
+        min((e for e in routed if e.leads(6)), key=order, default=None),
     )
 
 

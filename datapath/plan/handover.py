@@ -41,6 +41,10 @@ def plan_hand_over(
     those that are to be published once it is. ConfigError."""
     check_path(path)
     network, owner = state.networks[endpoint.network_id], state.owner(endpoint)
+    if network.plugin:
+        raise ConfigError(
+            f"network {network.name} is plugin {network.driver}'s: nobody else moves its devices"
+        )
     known = find_sandbox(owner, path, state)
     sandbox = known or Sandbox(fresh.new_id(), path, Phase.READY, owner, path, name)
     others = [e for e in state.endpoints_of_sandbox(sandbox.id) if e.id != endpoint.id]

@@ -29,8 +29,8 @@ def network_inspect(network: Network, state: State) -> dict[str, Any]:
         "EnableIPv4": network.ipv4,
         "EnableIPv6": network.ipv6,
         "IPAM": {
-            "Driver": "default",
-            "Options": {},
+            "Driver": network.ipam_driver,
+            "Options": dict(network.ipam_options),
             "Config": [_ipam_config(subnet) for subnet in network.subnets],
         },
         "Internal": network.internal,
@@ -39,7 +39,7 @@ def network_inspect(network: Network, state: State) -> dict[str, Any]:
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
         "Containers": _members(network, state),
-        "Options": dict(network.options),
+        "Options": {**network.options, **network.generic},
         "Labels": dict(network.labels),
         **_peers(network, state),
     }
@@ -238,6 +238,8 @@ def _endpoint_settings(
     routed = network if endpoint and network and not (network.internal or network.beside) else None
     via4 = routed.subnet4.gateway if routed and routed.subnet4 else None
     via6 = routed.subnet6.gateway if routed and routed.subnet6 else None
+    if endpoint and endpoint.joined:
+        via4, via6 = endpoint.joined.gateway4, endpoint.joined.gateway6
     user_defined = network is not None and not network.predefined
     names = (container.name, *asked.aliases, short(container.id), container.hostname)
     return {

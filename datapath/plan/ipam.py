@@ -135,8 +135,10 @@ def parse_subnets(
     ip_ranges: Sequence[str] = (),
     gateways: Sequence[str] = (),
     aux_addresses: Sequence[str] = (),
+    complete: bool = True,
 ) -> tuple[Subnet, ...]:
-    """What `network create` says about addresses, each part given to the subnet that contains it."""
+    """What `network create` says about addresses, each part given to the subnet that contains it. Without `complete` a
+    subnet has no gateway that was not named."""
     if not subnets and (ip_ranges or gateways or aux_addresses):
         raise ConfigError("every ip-range or gateway must have a corresponding subnet: add --subnet")
     found: list[Subnet] = []
@@ -155,7 +157,7 @@ def parse_subnets(
     for subnet in found:
         if subnet.gateway is not None and subnet.gateway in subnet.aux.values():
             raise ConfigError(f"Address already in use: {subnet.gateway} is gateway and auxiliary address")
-    return tuple(with_gateway(subnet) for subnet in found)
+    return tuple(with_gateway(subnet) if complete else subnet for subnet in found)
 
 
 def _parse_subnet(text: str) -> Prefix:

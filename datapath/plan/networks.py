@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 from datapath.config.daemon import DaemonConfig
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, meant, quoted
 from datapath.model import drivers
-from datapath.model.drivers import OptionParser
+from datapath.model.drivers import OptionParser, Spec
 from datapath.model.networks import (
     OPT_DEFAULT_BRIDGE,
     OPT_HOST_BINDING,
@@ -26,16 +25,16 @@ from datapath.model.networks import (
 )
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Prefix, parse_pair
+from datapath.model.plugins import DEFAULT_IPAM, Capability, Plugins, network_flags
 from datapath.model.rows import OWNER, Phase, short
 from datapath.model.state import PREDEFINED, Fresh, State
-from datapath.plan import ipam
+from datapath.plan import ipam, plugins
 
 MAX_NETWORKS = 4095
 MAX_NAME = 128
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IDENT = re.compile(r"[0-9a-f]{64}")
-_LATER_DRIVERS = {"remote"}
 
 
 def refuse_foreign(owner: str, what: str, by: str, force: bool) -> None:
@@ -150,14 +149,15 @@ def plan_network_create(
         raise ExistsError(f"operation is not permitted on predefined {request.name} network")
     if state.find_network(request.name) is not None:
         raise ExistsError(f"network with name {request.name} already exists")
-    _check_driver(request)
+    capability = _check_driver(request, fresh.plugins)
     defaults = config.default_network_opts.get(request.driver, {})
-    options = parse_options(request.driver, request.options, defaults)
+    options, generic = {}, {}
+    if capability is not None:
+        generic, spec = plugins.generic_options(request.options, defaults), drivers.of_plugins()
+    else:
+        options = parse_options(request.driver, request.options, defaults)
+        spec = drivers.chosen(request.driver, options)
     labels = parse_labels(request.labels)
-    spec = drivers.chosen(request.driver, options)
-    subnets = _subnets(request, state, facts._replace(prefixes=()) if spec.traits.lan else facts, config)
-    if spec.traits.lan:
-        subnets = tuple(ipam.without_hosts(subnet, facts.addresses) for subnet in subnets)
     spec.check(request, options)
     if request.ident and not _IDENT.fullmatch(request.ident):
         raise ConfigError(f"invalid network id {quoted(request.ident)}: expected 64 hex digits")
@@ -170,12 +170,13 @@ def plan_network_create(
     if owner is not None or device in facts.devices:
         by = f"by network {owner}" if owner else "on this host"
         raise ExistsError(f"device name {device} is already used {by}: choose another {OPT_NAME}")
+    space, subnets = _subnets(request, state, facts, config, spec, capability, fresh.plugins)
     return Network(
         id=ident,
         name=request.name,
         number=_number(state),
         driver=request.driver,
-        scope=spec.scope,
+        scope=capability.scope if capability else spec.scope,
         created=fresh.now,
         subnets=subnets,
         ipv4=request.ipv4,
@@ -187,6 +188,11 @@ def plan_network_create(
         device=device,
         made=spec.beneath(options, facts.devices),
         owner=request.owner,
+        plugin=capability is not None,
+        generic=generic,
+        ipam_driver=request.ipam_driver or DEFAULT_IPAM,
+        ipam_options=dict(parse_pair(text, "IPAM option") for text in request.ipam_options),
+        address_space=space,
     )
 
 
@@ -204,30 +210,25 @@ def plan_adoption(found: Network, state: State, facts: HostFacts) -> Network:
 
 
 def scope_of(request: NetworkRequest) -> str:
-    """How far the network that is asked for is to reach, as its driver says; "": nothing offers that driver."""
+    """How far the network that is asked for is to reach, as its driver says; "": nothing of ours offers that driver."""
     found = drivers.named(request.driver)
     return found[0].scope if found else ""
 
 
-def _check_driver(request: NetworkRequest) -> None:
+def _check_driver(request: NetworkRequest, known: Plugins) -> Capability | None:
+    """What the plugin says that is the driver; None: it is one of ours. ConfigError, PluginError."""
     there = ", ".join(drivers.creatable()) + "; host and null are made once"
     found = drivers.named(request.driver)
     if found and not found[0].traits.create:
         raise ConfigError(f'only one instance of "{request.driver}" network is allowed')
-    if not found and {request.driver} <= _LATER_DRIVERS:
-        raise ConfigError(f"network driver {request.driver} is not available yet: there is {there}")
-    if not found:
-        raise ConfigError(f"network driver {quoted(request.driver)} does not exist: there is {there}")
-    if request.ipam_driver not in ("default", ""):
-        raise ConfigError(f"IPAM driver {quoted(request.ipam_driver)} does not exist: there is default")
-    for text in request.ipam_options:
-        name = parse_pair(text, "IPAM option")[0]
-        raise ConfigError(f"option {quoted(name)} of IPAM driver default is unknown")
-    if request.scope not in ("", found[0].scope):
-        scope = found[0].scope
+    capability = None if found else plugins.capability(request, there, known)
+    plugins.check_ipam(request, capability is not None, scope_of(request) == drivers.Scope.GLOBAL, known)
+    scope = capability.scope if capability else found[0].scope
+    if request.scope not in ("", scope):
         raise ConfigError(
             f"scope {quoted(request.scope)} is not available: {request.driver} networks are {scope}"
         )
+    return capability
 
 
 def _number(state: State) -> int:
@@ -239,15 +240,37 @@ def _number(state: State) -> int:
 
 
 def _subnets(
-    request: NetworkRequest, state: State, facts: HostFacts, config: DaemonConfig
-) -> tuple[Subnet, ...]:
-    """The subnets asked for and, for each family that has none, the next free pool; IPv4 first."""
+    request: NetworkRequest,
+    state: State,
+    facts: HostFacts,
+    config: DaemonConfig,
+    spec: Spec,
+    capability: Capability | None,
+    known: Plugins,
+) -> tuple[str, tuple[Subnet, ...]]:
+    """The subnets asked for and, for each family that has none, the next free pool; IPv4 first. Before them an IPAM
+    plugin's word for where their addresses are unique. ConfigError, PluginError."""
     if not request.ipv4 and not request.ipv6:
         raise ConfigError("IPv4 or IPv6 must be enabled: a network needs addresses")
-    given = ipam.parse_subnets(request.subnets, request.ip_ranges, request.gateways, request.aux_addresses)
+    if request.unmanaged:
+        return "", ()
+    skips = {4: False, 6: False}
+    if capability is not None and capability.checks_gateway:
+        flags = network_flags(request.ipv4, request.ipv6, request.internal)
+        skips[4], skips[6] = known.skips_gateway(
+            request.driver, plugins.generic_options(request.options, {}), flags
+        )
+    named = (request.subnets, request.ip_ranges, request.gateways, request.aux_addresses)
+    given = ipam.parse_subnets(*named, complete=False)
     # Another owner cannot choose otherwise, as the default network can that is not built.
     others = _others(state, facts, config) if request.owner == OWNER else list(state.networks.values())
     taken = [*_prefixes(others), *facts.prefixes]
+    space = (
+        known.address_space(request.ipam_driver, capability.scope if capability else "local")
+        if request.leased
+        else ""
+    )
+    pools = plugins.Pools(request, space, taken, known)
     result = []
     for version, enabled in ((4, request.ipv4), (6, request.ipv6)):
         mine = [subnet for subnet in given if subnet.prefix.version == version]
@@ -259,12 +282,20 @@ def _subnets(
                 f"driver {request.driver} takes one IPv{version} subnet for each network, not {listed}"
             )
         for subnet in mine:
-            _refuse_overlap(subnet.prefix, others, facts)
-            result.append(subnet)
-        if enabled and not mine and scope_of(request) != drivers.Scope.GLOBAL:  # else the cluster chooses
-            prefix = ipam.choose_pool(config.pools(state.installation_id), taken, version)
-            result.append(ipam.with_gateway(Subnet(prefix)))
-    return tuple(result)
+            # Members of the network of a device of the host's have addresses there, as the host has.
+            _refuse_overlap(subnet.prefix, others, facts._replace(prefixes=()) if spec.traits.lan else facts)
+        if not enabled or (not mine and scope_of(request) == drivers.Scope.GLOBAL):
+            continue  # the cluster chooses
+        if request.leased:
+            result.append(pools.subnet(next(iter(mine), None), version, skips[version]))
+            continue
+        subnet = next(iter(mine), None) or Subnet(
+            ipam.choose_pool(config.pools(state.installation_id), taken, version)
+        )
+        if spec.traits.lan and not spec.plugin:
+            subnet = ipam.without_hosts(ipam.with_gateway(subnet), facts.addresses)
+        result.append(subnet if skips[version] else ipam.with_gateway(subnet))
+    return space, tuple(result)
 
 
 def _others(state: State, facts: HostFacts, config: DaemonConfig) -> list[Network]:
@@ -342,55 +373,3 @@ def plan_network_remove(name: str, state: State, by: str = OWNER, force: bool = 
             f"({', '.join(shown)}{more})"
         )
     return replace(network, phase=Phase.REMOVING)
-
-
-def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[Network, ...]:
-    """Every unused network that passes the filters (`label=`, `label!=`, `until=`), "removing"."""
-    conditions = [_condition(text, now) for text in filters]
-    return tuple(
-        replace(network, phase=Phase.REMOVING)
-        for network in state.networks.values()
-        if not network.predefined
-        and network.owner == OWNER
-        and not state.endpoints_of_network(network.id)
-        and all(condition(network) for condition in conditions)
-    )
-
-
-def _condition(text: str, now: str) -> Callable[[Network], bool]:
-    key, equals, value = text.partition("=")
-    if key == "until" and value:
-        limit = parse_moment(value, now, "filter until")
-        return lambda network: _time(network.created) < limit
-    if key in ("label", "label!") and value:
-        name, has_value, wanted = value.partition("=")
-
-        def labelled(network: Network) -> bool:
-            return name in network.labels and (not has_value or network.labels[name] == wanted)
-
-        return labelled if key == "label" else lambda network: not labelled(network)
-    if not equals:
-        raise ConfigError(f"bad format of filter {quoted(text)}: expected name=value")
-    raise ConfigError(f"invalid filter {quoted(text)}: there are label=, label!= and until=")
-
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
-
-
-def parse_moment(text: str, now: str, what: str) -> datetime:
-    """A moment: a duration before now (`24h`, `1h30m`), a time (RFC 3339), or seconds since 1970."""
-    try:
-        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
-            return datetime.fromtimestamp(float(text), UTC)
-        if re.fullmatch(f"({_PART.pattern})+", text):
-            seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-            return _time(now) - timedelta(seconds=seconds)
-        return _time(text)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"invalid {what}={quoted(text)}: expected a duration or a time") from None
-
-
-def _time(text: str) -> datetime:
-    moment = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -43,8 +44,13 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
         (claimed,) = claims.claim(tx, planned.endpoint)
         endpoint = endpoints.attach(tx, claimed, path)
         endpoints.rewire(tx, path, before, planned.changed)
+        changed: Sequence[Endpoint] = planned.changed
+        if endpoint.joined:
+            there = tx.state.endpoints_of_sandbox(endpoint.sandbox_id)
+            *changed, endpoint = endpoints.settled(tx, there, planned.container.ports, path)
         endpoint = replace(endpoint, phase=Phase.READY)
-        after: tuple[Row, ...] = (endpoint, planned.container, *planned.changed)
+        settled = (replace(one, phase=Phase.READY) for one in changed)
+        after: tuple[Row, ...] = (endpoint, planned.container, *settled)
         names.update(tx, tx.state.including(*after), endpoint.sandbox_id)
         tx.commit(*after)
         undo.pop_all()

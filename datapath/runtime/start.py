@@ -94,6 +94,9 @@ def _start(
             for name, value in container.sysctls.items():
                 sysctl.write(name.replace(".", "/"), value)
         joined = [endpoints.attach(tx, endpoint, created.netns) for endpoint in claimed]
+        if any(endpoint.joined for endpoint in joined):
+            joined = endpoints.settled(tx, joined, container.ports, created.netns)
+            files.write_etc(tx, container)  # addresses may be the plugin's
         container = replace(
             container,
             status=Status.RUNNING,
@@ -218,4 +221,4 @@ def _exited_environment(settings: Settings) -> dict[str, str]:
         variables["DATAPATH_CONFIG"] = str(settings.config_path)
     if settings.cgroup is not None:
         variables["DATAPATH_CGROUP"] = str(settings.cgroup)
-    return variables
+    return settings.environment() | variables

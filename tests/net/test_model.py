@@ -107,15 +107,10 @@ def test_s2_host_and_null_are_drivers_of_one_network_each(prepared: Host) -> Non
 DRIVERS = "there is bridge, overlay, macvlan, ipvlan; host and null are made once"
 
 
-@pytest.mark.parametrize("driver", ["remote"])
-def test_s2_a_driver_that_is_not_there_yet_is_refused_by_name(prepared: Host, driver: str) -> None:
-    said = prepared.refused(f"network create --driver {driver} later")
-    assert said == f"datapathctl: network driver {driver} is not available yet: {DRIVERS}"
-
-
 def test_s2_an_unknown_driver_is_refused_by_name(prepared: Host) -> None:
     said = prepared.refused("network create --driver bogus later")
-    assert said == f'datapathctl: network driver "bogus" does not exist: {DRIVERS}'
+    there = f"{DRIVERS}; and no plugin of that name in "
+    assert said.startswith(f'datapathctl: network driver "bogus" does not exist: {there}')
 
 
 # ---- S3 -------------------------------------------------------------------------------

@@ -58,8 +58,21 @@ ROWS: list[tuple[str, int, str]] = [
     (
         "network create -d foo x",
         2,
-        'network driver "foo" does not exist: there is bridge, overlay, macvlan, ipvlan; host and null are made once',
+        'network driver "foo" does not exist: there is bridge, overlay, macvlan, ipvlan; host and null are made once; '
+        "and no plugin of that name in /run/docker/plugins, /etc/docker/plugins, /usr/lib/docker/plugins",
     ),
+    (
+        "network create --ipam-driver foo x",
+        2,
+        'IPAM driver "foo" does not exist: there is default; '
+        "and no plugin of that name in /run/docker/plugins, /etc/docker/plugins, /usr/lib/docker/plugins",
+    ),
+    (
+        "network create --ipam-driver null x",
+        2,
+        "IPAM driver null gives no addresses: a bridge network needs some",
+    ),
+    ("network create --ipam-opt a=b x", 2, 'option "a" of IPAM driver default is unknown'),
     (
         "network create -d overlay x",
         2,

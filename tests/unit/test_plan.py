@@ -17,7 +17,8 @@ from datapath.model.networks import Network
 from datapath.model.observed import HostFacts
 from datapath.model.rows import Phase
 from datapath.plan.endpoints import plan_disconnect, plan_gateway_endpoint
-from datapath.plan.networks import plan_default_bridge, plan_network_prune, plan_network_remove
+from datapath.plan.networks import plan_default_bridge, plan_network_remove
+from datapath.plan.pruning import plan_network_prune
 from tests.unit.planned_host import FACTS, NOW, PlannedHost, addresses
 
 BR = "com.docker.network.bridge."
