@@ -98,7 +98,7 @@ def create_endpoint(
                 tx.warn(f"endpoint {endpoint.id[:12]} of {owner} has lost its address to another: removed")
                 endpoints.evict(tx, endpoint)
     claims.prepare(tx, () if plans.find_endpoint(owner, key, tx.state) else [request])
-    with tx.store.transaction(durable=False):  # its number with its rows
+    with tx.planning(request.network):
         planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
         if planned.known:
             return planned.endpoint

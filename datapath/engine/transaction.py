@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from datapath.drivers.base import Driver, HostPart
 from datapath.drivers.context import Context, HostView
 from datapath.engine import namespaces
 from datapath.engine.link import Link
+from datapath.errors import ConfigError, NotFoundError
 from datapath.model import drivers
 from datapath.model.drivers import Spec
 from datapath.model.findings import Check, Finding
@@ -130,6 +132,16 @@ class Transaction:
         return Fresh(
             now(), lambda: os.urandom(32).hex(), self.store.next_number, self.allotted, self.context.plugins
         )
+
+    @contextmanager
+    def planning(self, network: str) -> Iterator[None]:
+        """One transaction of the store for the number of an endpoint on the network and the row that has it. None where
+        a plugin gives out addresses: what it has given is noted whatever becomes of the plan."""
+        leased = False
+        with suppress(NotFoundError, ConfigError):  # which is for the plan to say
+            leased = self.state.network(network).leased
+        with nullcontext() if leased else self.store.transaction(durable=False):
+            yield
 
     # ---- the host ------------------------------------------------------------------------
 

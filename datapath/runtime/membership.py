@@ -25,8 +25,7 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
     endpoints.evict_dead(tx)
     claims.prepare(tx, [request])
     with ExitStack() as undo:
-        # One for the endpoint's number and the row that has it.
-        with tx.store.transaction(durable=False):
+        with tx.planning(request.network):
             planned = plan_connect(name, request, tx.state, tx.facts, tx.config, tx.fresh)
             path = running_path(tx, planned.container)
             before = {e.id: tx.state.endpoints[e.id] for e in planned.changed}

@@ -3,7 +3,7 @@
 
 Every step that changes something outside the process is counted: netlink requests, writes to BPF maps, pins,
 links, filters, loads, packet filter rules, settings below /proc/sys, commits of the database, files, forks,
-signals. What DATAPATH_FAULT says happens at one of them:
+signals, requests to plugins. What DATAPATH_FAULT says happens at one of them:
 
     kill@N    the process is killed just before its step N; so after step N - 1
     error@N   step N fails, with an errno that it can have
@@ -76,6 +76,7 @@ def install() -> None:
     _around_store(layer)
     _around_cluster(layer)
     _around_processes(layer)
+    _around_plugins(layer)
     sys.addaudithook(layer.audit)
 
 
@@ -83,6 +84,7 @@ class _Layer:
     def __init__(self, kind: str, number: int, victims: list[int]) -> None:
         self.kind, self.number, self.victims = kind, number, victims
         self.pid, self.inside = os.getpid(), False
+        self.answered = ""  # what a plugin has just answered: the next step says so
 
     def due(self, what: str) -> bool:
         """Counts a step. Kills the process if its time has come; true: the step has to fail."""
@@ -91,8 +93,9 @@ class _Layer:
         steps = struct.unpack("I", _shared[:4])[0] + 1
         _shared[:4] = struct.pack("I", steps)
         if steps != self.number:
+            self.answered = ""
             return False
-        name = what.encode()[:200]
+        name = f"{what}{self.answered}".encode()[:200]
         _shared[4 : 8 + len(name)] = struct.pack("I", len(name)) + name
         if self.kind == "kill":
             os.kill(self.pid, signal.SIGKILL)
@@ -267,3 +270,18 @@ def _around_processes(layer: _Layer) -> None:
     around(os, "fork", errno.EAGAIN)
     around(signal, "pidfd_send_signal", errno.EPERM)
     around(spawn.Created, "release", errno.EIO)
+
+
+def _around_plugins(layer: _Layer) -> None:
+    from datapath.kernel import plugin_http
+
+    real = plugin_http.ask
+
+    def ask(plugin: Any, method: str, *arguments: Any) -> Any:
+        if layer.due(f"ask plugin {plugin.name} {method}"):
+            raise plugin_http.Unanswered("a fault")
+        found = real(plugin, method, *arguments)
+        layer.answered = f" after {method}"
+        return found
+
+    setattr(plugin_http, "ask", ask)  # noqa: B010 - as above

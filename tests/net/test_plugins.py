@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.net.hosts import Host, eventually, loses, reaches
+from tests.net import forked
+from tests.net.docker_door import Door
+from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, echo_server, eventually, loses, reaches
 from tests.net.plugins import Plugin, folders, impatient
 
 CREATE = "network create -d weave --subnet 10.5.0.0/24 -o colour=blue"
@@ -378,9 +384,6 @@ def test_s25_a_request_is_repeated_while_a_plugin_starts_again(host: Host, plugi
     """As Docker repeats it, with what was in it."""
     host.ctl(f"{CREATE} far")
     plugin.fail(CreateEndpoint={"die before": True, "once": True})
-    started = host.start(["true"])
-    started.wait()
-    import threading
 
     def again() -> None:
         with eventually() as until:
@@ -431,3 +434,98 @@ def test_s30_doctor_and_reconcile_know_what_a_plugin_gave(host: Host, plugin: Pl
     host.ctl("reconcile")
     assert healthy(host) and reaches(lambda command: host.try_in("a", command), "10.5.0.3")
     assert loses(lambda command: host.try_in("a", command), "10.5.0.200")
+
+
+def test_s25_our_own_driver_for_docker_is_a_plugin_too(host: Host) -> None:
+    """Another installation on the same host, which forwards by its packet programs: from the outside, too."""
+    door = Door(host)
+    (folders(host) / "datapath.spec").write_text(f"unix://{door.path}")
+    assert host.env is not None
+    other = host.folder / "other"
+    other.mkdir()
+    (other / "daemon.json").write_text("{}")
+    env = {
+        **host.env,
+        "DATAPATH_STATE_DIR": str(other / "state"),
+        "DATAPATH_RUN_DIR": str(other / "run"),
+        "DATAPATH_BPFFS": str(host.bpffs / "other"),
+        "DATAPATH_CONFIG": str(other / "daemon.json"),
+    }
+
+    def client(command: str) -> str:
+        done = forked.datapathctl(command.split(), host.path, env, TIMEOUT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def inside(name: str) -> list[str]:
+        pid = client(f"inspect -f {{{{.State.Pid}}}} {name}")
+        return ["nsenter", "-t", pid, "--net"]
+
+    try:
+        client("network create -d datapath --ipv6 --subnet 10.5.0.0/24 --subnet fd05::/64 far")
+        assert (
+            host.network(client("network inspect -f {{.Id}} far"))["IPAM"]["Config"][0]["Gateway"]
+            == "10.5.0.1"
+        )
+        client("run -d --name a --network far -p 8080:80 sleep 3600")
+        client("run -d --name b --network far --mac-address 02:42:aa:bb:cc:dd sleep 3600")
+        server = host.start([*inside("a"), *echo_server("tcp", 80)], stdout=subprocess.PIPE)
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        assert "02:42:aa:bb:cc:dd" in host.sh([*inside("b"), "ip", "-o", "link", "show", "eth0"])
+        for target in ("10.5.0.2", "fd05::2", "10.5.0.1", OUTSIDE):
+            assert reaches(lambda command: host.try_([*inside("b"), *command.split()]), target), target
+        assert host.outside.sh(ask("tcp", HOST, 8080)).split()[0] == OUTSIDE
+        assert " 8080 " in host.ctl("port ls") and "8080" in client("port a")
+        assert "No problems found." in client("doctor") and healthy(host)
+        client("rm -f a b")
+        assert (
+            " 8080 " not in host.ctl("port ls")
+            and host.network(client("network ls -q --filter name=far"))["Containers"] == {}
+        )
+        client("network rm far")
+        assert "docker" not in host.ctl("network ls") and healthy(host)
+    finally:
+        client("down")
+        door.close()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and certificates of the plugin's and of ours that it has signed."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
+    for name in ("plugin", "ours"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "2")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    return folder
+
+
+def test_s25_a_plugin_behind_tls_is_believed_by_its_certificate_and_told_ours(
+    host: Host, certificates: Path
+) -> None:
+    impatient(host, 2)
+    place, files = folders(host), {name: str(certificates / name) for name in os.listdir(certificates)}
+    Plugin(host, "safe", f"2379:{files['plugin.pem']}:{files['plugin.key']}:{files['ca.pem']}")
+
+    def specify(**tls: object) -> None:
+        text = json.dumps({"Addr": "https://127.0.0.1:2379", "TLSConfig": tls})
+        (place / "safe.json").write_text(text)
+
+    ours = {"CertFile": files["ours.pem"], "KeyFile": files["ours.key"]}
+    specify(CAFile=files["ca.pem"], **ours)
+    host.ctl("network create -d safe --subnet 10.5.0.0/24 far")
+    specify(**ours)  # without an authority nobody's is asked for, as in Docker
+    host.ctl("network rm far")
+    specify(CAFile=files["ours.pem"], **ours)
+    assert "plugin safe: Activate: TLS: " in host.refused("network create -d safe far")
+    specify(CAFile=files["ca.pem"])
+    assert "plugin safe" in host.refused("network create -d safe far")
+    specify(CAFile="/nowhere", **ours)
+    assert "its TLS files cannot be used" in host.refused("network create -d safe far")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,14 +93,23 @@ class PluginCalls:
         answer = self.call(name, words.IPAM, "RequestPool", fields)
         ident = answer.get("PoolID")
         if isinstance(ident, str) and ident:  # noted before anything of it can be wrong
-            self.leases.add(Lease(name, ident))
+            self._note(Lease(name, ident))
         return _meaning(name, "RequestPool", lambda: words.allocated_pool(answer, request.ipv6))
 
     def address(self, name: str, pool: str, wanted: str, options: Mapping[str, str]) -> Interface:
         fields = {"PoolID": pool, "Address": wanted, "Options": dict(options)}
         found = self._parsed(name, words.IPAM, "RequestAddress", fields, words.allocated_address)
-        self.leases.add(Lease(name, pool, str(found.ip)))
+        self._note(Lease(name, pool, str(found.ip)))
         return found
+
+    def _note(self, lease: Lease) -> None:
+        """What cannot be noted goes back at once."""
+        try:
+            self.leases.add(lease)
+        except BaseException:
+            with suppress(PluginError):
+                self.release(lease)
+            raise
 
     def release(self, lease: Lease) -> None:
         """Gives a pool or an address back. PluginError."""
