@@ -421,9 +421,9 @@ def test_on_one_link_packets_go_as_they_are(straight: Peers, version: int) -> No
 
 
 def test_what_comes_straight_is_believed_from_whom_it_can_come(straight: Peers) -> None:
-    other = straight.hosts[1]
-    mac = other.sh(f"ip neigh show {vtep(1)} dev {UNDER}").split()[2]
-    own = other.sh("cat /proc/net/arp") and "02:00:00:00:01:02"
+    one, other = straight.hosts
+    mac = one.sh(f"ip -o link show {UNDER}").partition("link/ether ")[2].split()[0]
+    own = "02:00:00:00:01:02"
     for source, reason in (
         (member(2), "DELIVERED"),
         ("10.9.1.7", "DROP_DIRECT"),
