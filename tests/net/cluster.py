@@ -17,9 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datapath.cluster import keys
+from datapath.model.peers import Block, Peer, Remote
+from datapath.model.state import State
+from datapath.store.sqlite import SQLiteStore
 from tests.net.agents import Agent
 from tests.net.etcd import Etcd
-from tests.net.hosts import FAR, Host, Namespace
+from tests.net.hosts import FAR, Host, Namespace, eventually
 
 NETWORK, NETWORK6 = "192.0.2", "2001:db8:7:"  # of the switch; hosts are .1, .2, … and ::1, ::2, …
 STORE, OUTSIDE = f"{NETWORK}.200", f"{NETWORK}.254"
@@ -212,3 +216,44 @@ def rows(host: Member, table: str) -> list[dict[str, Any]]:
     """Of the state database, as they are."""
     with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
         return [json.loads(body) for (body,) in opened.execute(f"SELECT body FROM {table} ORDER BY id")]
+
+
+def whole(cluster: Cluster) -> None:
+    """Every host holds what a new one would that reads the store now, its maps are as these rows say, and the store has
+    what the hosts' endpoints are, and no more. Waits until it is so: news are under way."""
+    with eventually() as until:
+        until(lambda: _differences(cluster) == [])
+    for host in cluster.hosts:
+        assert host.ctl("doctor") == "No problems found."
+
+
+def _differences(cluster: Cluster) -> list[str]:
+    with cluster.etcd.client() as client:
+        found = keys.rows_of(client.list().entries).put
+    said = []
+    for host in cluster.hosts:
+        state = state_of(host)
+        mine, networks = state.installation_id, {one.id for one in state.networks.values() if one.spans}
+        if not networks:
+            continue
+        there = [
+            row
+            for row in found
+            if isinstance(row, Peer)
+            or (isinstance(row, Block) and row.network_id in networks)
+            or (isinstance(row, Remote) and row.network_id in networks and row.peer != mine)
+        ]
+        here = [*state.peers.values(), *state.blocks.values(), *state.remotes.values()]
+        said += [f"{host.name} lacks {row}" for row in there if row not in here]
+        said += [f"{host.name} has {row}" for row in here if row not in there]
+        told = {row.id for row in found if isinstance(row, Remote) and row.peer == mine}
+        own = {endpoint.id for endpoint in state.endpoints.values() if endpoint.network_id in networks}
+        said += [f"the store and {host.name} differ about {ident}" for ident in told ^ own]
+        said += [f"{host.name} owes {key}" for key in state.owed]
+    return said
+
+
+def state_of(host: Member) -> State:
+    """The host's rows."""
+    with SQLiteStore(host.folder / "state", create=False, reading=True) as store:
+        return store.load()
