@@ -78,12 +78,6 @@ ROWS: list[tuple[str, int, str]] = [
         2,
         'network driver overlay needs a cluster store: set "cluster-store" in daemon.json, as in etcd://HOST:PORT',
     ),
-    (
-        "network create -d remote x",
-        2,
-        "network driver remote is not available yet: there is bridge, overlay, macvlan, ipvlan; host and null are "
-        "made once",
-    ),
     ("network create bridge", 4, "operation is not permitted on predefined bridge network"),
     ("network rm shpo", 3, 'network shpo not found; did you mean "shop"?'),
     ("network connect --ip 10.9.9.9 plain web", 2, f"{STATIC}: plain has none (create it with --subnet)"),

@@ -248,7 +248,7 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             ConfigError,
             "conflicting options: encrypted and com.datapath.transport=vxlan",
         ),
-        ({"driver": "remote"}, ConfigError, "remote is not available yet"),
+        ({"driver": "remote"}, ConfigError, '"remote" does not exist'),
         ({"driver": "zzz"}, ConfigError, '"zzz" does not exist'),
         ({"driver": ""}, ConfigError, '"" does not exist'),
         ({"scope": "swarm"}, ConfigError, '"swarm" is not available'),
