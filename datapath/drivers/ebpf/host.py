@@ -17,7 +17,7 @@ from datapath.dataplane.name_entries import NameRows, Touched
 from datapath.dataplane.name_owners import anybody_asks
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
-from datapath.drivers.context import HostView
+from datapath.drivers.context import Context, HostView
 from datapath.drivers.ebpf import addresses, names
 from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
@@ -34,9 +34,14 @@ _CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # it is the dev
 class EbpfHost(HostPart):
     """What the packet programs have on the host for all networks together."""
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._upgrading = False  # the command is one that replaces programs of another version
+
     def begin(self, view: HostView, upgrading: bool) -> None:
         """Finishes an upgrade that was cut short; tells of a version, and of settings, that came after the programs
         were loaded, unless they are being upgraded."""
+        self._upgrading = upgrading
         settings, tuning = self.context.settings, self.context.tuning
         loaded = self.context.loaded
         if loaded is not None and upgrade.pending(settings.bpffs) and upgrade.finish(loaded):
@@ -71,7 +76,8 @@ class EbpfHost(HostPart):
         addresses.tell(dataplane, view)
         addresses.tell_prefixes(dataplane, view)
         names.tell_subnets(dataplane, view)
-        names.follow(dataplane, view)
+        if not (self._upgrading and dataplane.outdated):  # else `upgrade` does, unless it is refused
+            names.follow(dataplane, view)
 
     def _note_others(self, dataplane: Dataplane, view: HostView) -> None:
         """Gateway devices of networks that others forward: the programs keep their containers from these."""
@@ -202,6 +208,7 @@ class EbpfHost(HostPart):
 
         def complete() -> None:
             loaded.tell_host(view.observed)
+            names.follow(loaded, view)
             fill()
 
         with loaded:
