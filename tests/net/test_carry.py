@@ -43,7 +43,10 @@ EDITS = {
     ],
     "datapath/dataplane/structs.py": [
         ("    shared: int\n", "    shared: int\n    more: int = 0\n"),
-        ("\n\n\nclass EndpointKey(", "\n    more: int = 0\n\n\nclass EndpointKey("),
+        (
+            "    linklocal: IPv6Address | None = None\n",
+            "    linklocal: IPv6Address | None = None\n    more: int = 0\n",
+        ),
     ],
 }
 
