@@ -20,7 +20,7 @@ from datapath.model.rows import OWNER
 from datapath.model.state import State
 from datapath.store import heard, reserve
 from datapath.store.sqlite import SQLiteStore, initial
-from datapath.store.translation import obstacle, read_only
+from datapath.store.translation import no_space, obstacle, read_only
 
 if TYPE_CHECKING:
     from datapath.model.findings import Finding
@@ -77,11 +77,10 @@ class Engine:
         features.require()  # before files are read that only root may read
         config = DaemonConfig.load(self.settings)
         context = Context(self.settings, config.datapath, self.warn)
-        with ExitStack() as stack:
+        # What is kept is made again last, when the journal is gone, which takes some.
+        with ExitStack() as last, ExitStack() as stack:
             if short := freeing and reserve.release(self.settings.state_dir):
-                stack.callback(
-                    reserve.restore, self.settings.state_dir
-                )  # when the journal is gone, which takes some
+                last.callback(reserve.restore, self.settings.state_dir)
             store = stack.enter_context(self._opened(create))
             _keep(stack.enter_context(store.lock(patience)), stack)
             if (copy := store.file.kept) and not leaving:
@@ -90,6 +89,8 @@ class Engine:
             if short:  # another such command may have made it again
                 reserve.release(self.settings.state_dir)
                 store.save_space()
+            elif not (freeing or upgrading):
+                self._refuse_spent(last)
             stack.enter_context(context)
             tx = Transaction(self.settings, config, store, context, self.owners, self.warn)
             stack.callback(tx.link.close)
@@ -105,6 +106,14 @@ class Engine:
                 recovery.recover(tx, upgrading)
             stack.callback(self._finish, tx)
             yield tx
+
+    def _refuse_spent(self, last: ExitStack) -> None:
+        """StateError if there is only space that a command gave up which takes something away. It cannot make it again
+        while another one has the lock, so that is done `last` here."""
+        folder = self.settings.state_dir
+        if reserve.spent(folder):
+            last.callback(reserve.restore, folder)
+            raise StateError(f"{folder} cannot be written: {no_space(folder)}")
 
     def _finish(self, tx: Transaction) -> None:
         if tx.store.exists(self.settings.state_dir):

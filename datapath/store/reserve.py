@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 NAME = "reserve"
-# Bytes. A command that ends one container takes 30 to 120 KiB; one with thousands of published ports takes more.
-_SIZE, _SMALL = 1 << 20, 256 << 10
+# Bytes. A command that ends one container takes 30 to 120 KiB; one with thousands of published ports takes more. Before
+# that a database of an earlier version is taken to this one, which is twice its size: of 124 KiB with nothing in it.
+_SIZE, _SMALL = 1 << 20, 384 << 10
 _SMALL_DISK = 16 << 20
 _PAGE = 4096
 
@@ -40,6 +41,15 @@ def release(folder: Path) -> bool:
     except OSError:  # it is read-only, or not there: whoever writes says so
         return False
     return True
+
+
+def spent(folder: Path) -> bool:
+    """Nothing is kept in that directory, and the space that there is, is less than what should be: another command has
+    given it up for what it takes away, and nobody else may use it."""
+    try:
+        return available(folder) < size(folder) and not (folder / NAME).exists()
+    except OSError:
+        return False
 
 
 def keep(folder: Path) -> None:

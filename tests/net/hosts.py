@@ -8,10 +8,12 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -273,9 +275,13 @@ def write_as_version_1(host: Host) -> None:
 
 
 def store_version(host: Host) -> int:
-    """That of the state database."""
-    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
-        return int(opened.execute("PRAGMA user_version").fetchone()[0])
+    """That of the state database: of a copy, as on a full disk there is no room for the index of its journal."""
+    with tempfile.TemporaryDirectory(dir=host.folder) as folder:
+        for path in (host.folder / "state").glob("datapath.db*"):
+            if path.name in ("datapath.db", "datapath.db-wal"):
+                shutil.copy(path, folder)
+        with contextlib.closing(sqlite3.connect(Path(folder, "datapath.db"))) as opened:
+            return int(opened.execute("PRAGMA user_version").fetchone()[0])
 
 
 def ping(address: str, count: int = 1, seconds: float = PATIENCE) -> str:
