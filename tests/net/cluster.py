@@ -7,9 +7,7 @@ of the cluster. Each host has its own network and host name, state directory and
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,6 +19,7 @@ from datapath.cluster import keys
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
+from tests.net import forked
 from tests.net.agents import Agent
 from tests.net.etcd import Etcd
 from tests.net.hosts import FAR, Host, Namespace, eventually
@@ -214,7 +213,7 @@ def remotes(host: Member) -> dict[str, str]:
 
 def rows(host: Member, table: str) -> list[dict[str, Any]]:
     """Of the state database, as they are."""
-    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+    with forked.database(host.folder / "state") as opened:
         return [json.loads(body) for (body,) in opened.execute(f"SELECT body FROM {table} ORDER BY id")]
 
 

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -25,6 +24,7 @@ import pytest
 
 from datapath.errors import DatapathError
 from datapath.kernel.unix_http import Api
+from tests.net import forked
 from tests.net.hosts import DATAPATHCTL, PATIENCE, TIMEOUT, Failed, Host, Words, eventually, words
 from tests.net.runtimes import ENTER, remove_groups
 
@@ -310,7 +310,7 @@ class DockerHost(Host):
 
     def snapshot_names(self) -> list[str]:
         """Of sandboxes, as the rows have them: without asking the daemon."""
-        with contextlib.closing(sqlite3.connect(self.folder / "state" / "datapath.db")) as opened:
+        with forked.database(self.folder / "state") as opened:
             rows = opened.execute("SELECT body FROM sandboxes").fetchall()
         found = (json.loads(body) for (body,) in rows)
         return [row.get("name", "") for row in found if row.get("owner") == "docker"]

@@ -8,15 +8,18 @@ is tested by those tests that start it: DATAPATHCTL, or `preloaded = False`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +28,17 @@ _NOT_LOADED = (
     *("datapath.bench", "datapath.kernel._build"),
     *("ctl.cli.bench", "ctl.cli.demo", "ctl.cli.cluster_demo"),
 )
+
+
+_forking = threading.RLock()
+
+
+@contextlib.contextmanager
+def database(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The state database in a folder. Meanwhile no other thread forks: what this one held of SQLite's locks would be
+    held in the child for good."""
+    with _forking, contextlib.closing(sqlite3.connect(folder / "datapath.db")) as opened:
+        yield opened
 
 
 @functools.cache
@@ -66,7 +80,8 @@ def call(
     """Whatever it is, in the child; what it returns is the exit code. `argv`: how it is called in messages."""
     _load()
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        pid = os.fork()
+        with _forking:
+            pid = os.fork()
         if pid == 0:
             _become(work, netns, uts, env, stdout.fileno(), stderr.fileno())
         watched = os.pidfd_open(pid)

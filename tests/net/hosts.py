@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -232,7 +231,7 @@ class Host(Namespace):
 
     def process(self, name: str) -> int:
         """The id of a container's main process, straight from the state database: it takes a millisecond."""
-        with contextlib.closing(sqlite3.connect(self.folder / "state" / "datapath.db")) as opened:
+        with forked.database(self.folder / "state") as opened:
             row = opened.execute("SELECT body FROM containers WHERE name = ?", (name,)).fetchone()
         assert row is not None, f"no container {name}"
         return int(json.loads(row[0])["pid"])
@@ -265,7 +264,7 @@ class Host(Namespace):
 
 def write_as_version_1(host: Host) -> None:
     """The state database becomes one of version 1."""
-    with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+    with forked.database(host.folder / "state") as opened:
         opened.execute("UPDATE networks SET body = replace(body, '\"built\":', '\"realised\":')")
         for table in ("endpoints", "containers"):
             opened.execute(f"UPDATE {table} SET body = replace(body, '\"acl\":', '\"filter\":')")
@@ -280,7 +279,7 @@ def store_version(host: Host) -> int:
         for path in (host.folder / "state").glob("datapath.db*"):
             if path.name in ("datapath.db", "datapath.db-wal"):
                 shutil.copy(path, folder)
-        with contextlib.closing(sqlite3.connect(Path(folder, "datapath.db"))) as opened:
+        with forked.database(Path(folder)) as opened:
             return int(opened.execute("PRAGMA user_version").fetchone()[0])
 
 

@@ -7,11 +7,11 @@ import contextlib
 import json
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.net import forked
 from tests.net.hosts import Host, Namespace, eventually
 
 Run = Callable[[str], str]
@@ -97,7 +97,7 @@ def database(host: Host) -> list[str]:
     path = host.folder / "state" / "datapath.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(path)) as opened:
+    with forked.database(path.parent) as opened:
         return [
             row for row in opened.iterdump() if not row.startswith("INSERT INTO \"meta\" VALUES('endpoint'")
         ]

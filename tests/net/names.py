@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -81,7 +80,7 @@ class NamedHost(Host):
 
     def shim(self, name: str) -> int:
         """The id of the process that stands between us and a container's main process."""
-        with contextlib.closing(sqlite3.connect(self.folder / "state" / "datapath.db")) as opened:
+        with forked.database(self.folder / "state") as opened:
             row = opened.execute("SELECT body FROM containers WHERE name = ?", (name,)).fetchone()
         return int(json.loads(row[0])["shim_pid"])
 

@@ -5,10 +5,8 @@ make an overlay of it are written straight into the maps."""
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
-import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +20,7 @@ from datapath.kernel.devices import index_of
 from datapath.kernel.netns import enter
 from datapath.model.networks import Network, Subnet
 from datapath.model.peers import Block, Peer
+from tests.net import forked
 from tests.net.hosts import Host
 
 VNI, PORT = 4097, 4789
@@ -156,7 +155,7 @@ class Peers:
     @staticmethod
     def network(host: Host) -> Network:
         """The row of the model, as if the network were the cluster's."""
-        with contextlib.closing(sqlite3.connect(host.folder / "state" / "datapath.db")) as opened:
+        with forked.database(host.folder / "state") as opened:
             bodies = [json.loads(body) for (body,) in opened.execute("SELECT body FROM networks")]
         number = next(body["number"] for body in bodies if body["name"] == "ov")
         subnets = tuple(Subnet(prefix, ipaddress.ip_address(GATEWAY[prefix.version])) for prefix in SUBNETS)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -313,3 +314,21 @@ def test_s30_a_container_that_is_ended_while_it_is_being_started_does_not_run_on
     assert not look.alive(pid)
     if command != "down":
         assert host.ctl("ps --format {{.Names}}") == "other"
+
+
+def test_commands_can_be_forked_while_another_thread_of_the_tests_reads_the_rows(host: Host) -> None:
+    """A lock of SQLite's that this thread holds then would be held in the command for good."""
+    host.run("web")
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            host.process("web")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert {host.try_ctl("ps -q").returncode for _ in range(12)} == {0}
+    finally:
+        done.set()
+        reader.join()
