@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datapath.cluster import keys
+from datapath.kernel import process
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
@@ -153,9 +154,7 @@ class Cluster:
     def clear(self) -> None:
         """Removes all containers, and all networks that span hosts; no host has a row of one left."""
         for host in self.hosts:
-            names = host.ctl("ps -a -q").split()
-            if names:
-                host.ctl(["rm", "-f", *names])
+            remove(host, *host.ctl("ps -a -q").split())
         for host in self.hosts:
             for name in [row["name"] for row in rows(host, "networks") if row.get("vni")]:
                 host.try_ctl(["network", "rm", name])
@@ -209,6 +208,24 @@ def agents(hosts: Sequence[Member]) -> Iterator[list[Agent]]:
 def remotes(host: Member) -> dict[str, str]:
     """The containers on other hosts that the host knows of: name -> IPv4 address."""
     return {row["name"]: row["ipv4"] for row in rows(host, "remotes")}
+
+
+def remove(host: Member, *names: str) -> None:
+    """Removes containers. The commands are over then, too, that their shims become at the end: they would repair what a
+    test breaks."""
+    if not names:
+        return
+    before = _shims(host)
+    host.ctl(["rm", "-f", *names])
+    gone = before - _shims(host)
+    with eventually() as until:
+        until(lambda: not any(process.alive(pid, start) for pid, start in gone))
+
+
+def _shims(host: Member) -> set[tuple[int, int]]:
+    """Those of containers that run, each with the time at which it started."""
+    pids = [row.get("shim_pid", 0) for row in rows(host, "containers")]
+    return {(pid, start) for pid in pids if pid and (start := process.start_time(pid))}
 
 
 def rows(host: Member, table: str) -> list[dict[str, Any]]:

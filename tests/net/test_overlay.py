@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.net.cluster import OUTSIDE, Cluster, Member
+from tests.net.cluster import OUTSIDE, Cluster, Member, remove
 from tests.net.hosts import SLOWNESS, ask, echo_server, eventually, loses, ping, reaches
 from tests.net.test_doctor import failed_checks
 
@@ -21,7 +21,7 @@ TRIED = 3  # pings, none of which may be lost
 def hears_of(host: Member, network: str) -> None:
     """Without an agent a host learns of the others when it starts a container."""
     host.run("visitor", f"--network {network}")
-    host.ctl("rm -f visitor")
+    remove(host, "visitor")
 
 
 def reaches_from(host: Member, name: str, address: str) -> bool:
@@ -43,8 +43,7 @@ def network_of(cluster: Cluster, name: str, options: str = "") -> None:
 def clear(cluster: Cluster) -> None:
     """Every container and network goes, and what is left of them is nothing."""
     for host in cluster:
-        for line in host.ctl("ps -aq").splitlines():
-            host.ctl(f"rm -f {line}")
+        remove(host, *host.ctl("ps -aq").split())
     for line in cluster[0].ctl("network ls -q --filter scope=global").splitlines():
         cluster[0].ctl(f"network rm {line}")
     for host in cluster:
