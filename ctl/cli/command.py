@@ -36,7 +36,7 @@ def host(ctx: click.Context | None = None) -> Host:
         from ..docker.owner import DockerOwner
 
         owners = (DockerOwner(os.environ),)
-        root.obj = Host.open(Settings.from_env(os.environ, **root.params), warn, owners)
+        root.obj = Host.open(Settings.from_env(os.environ, **root.params), _once(warn), owners)
     return cast("Host", root.obj)
 
 
@@ -50,6 +50,18 @@ def containers(ctx: click.Context | None = None) -> Containers:
 def warn(line: str) -> None:
     """What the user should know although it is no error."""
     click.echo(f"WARNING: {printable(line)}", err=True)
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """What is true of several things that a command is about, as of a plugin of their network, is said once."""
+    said = set[str]()
+
+    def say_once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_once
 
 
 EMPTY = "it is empty: leave it out if it is not meant."
