@@ -33,9 +33,11 @@ def available(folder: Path) -> int:
 
 
 def release(folder: Path) -> bool:
-    """Give up what is kept in that directory, if there is no other space. Whether space is short."""
+    """Give up what is kept in that directory, if there is no other space. Whether space is short: where nothing is
+    kept, as another such command has given it up, it is until there is enough for both."""
     try:
-        if available(folder) >= size(folder):
+        kept = (folder / NAME).exists()
+        if available(folder) >= size(folder) * (1 if kept else 2):
             return False
         (folder / NAME).unlink(missing_ok=True)
     except OSError:  # it is read-only, or not there: whoever writes says so
