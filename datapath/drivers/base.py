@@ -119,7 +119,7 @@ class HostPart:
         `after`: the host with the rows as they were, or were not, and as they are to be."""
 
     def write_network(self, view: HostView, network: Network) -> None:
-        """Writes all that is known of other hosts' parts in a network that has just been built."""
+        """Writes all that is known of other hosts' parts in a network that is being built."""
 
     def refresh_acls(self, view: HostView) -> None:
         """Follows changes of who may connect to published ports."""

@@ -105,6 +105,7 @@ def forget(tx: Transaction, network_id: str) -> None:
         )
         return
     networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
+    tx.look_again()  # else its gateway device's addresses would be taken for the host's
 
 
 def sent(tx: Transaction, written: Iterable[Owed]) -> None:

@@ -49,6 +49,8 @@ def build(tx: Transaction, network: Network, done: Callable[[], None] = lambda: 
     tx.commit(network)
     try:
         tx.driver(network).create_network(network, tx.mtu(network))
+        for part, view in tx.parts():  # nobody looks for what is missing of it once it is ready
+            part.write_network(view, network)
     except BaseException:
         teardown(tx, network)
         raise
@@ -59,8 +61,6 @@ def build(tx: Transaction, network: Network, done: Callable[[], None] = lambda: 
     if network.plugin:
         tx.look_again()  # nobody says which devices it has made
     refresh_host(tx)
-    for part, view in tx.parts():
-        part.write_network(view, network)
     return network
 
 

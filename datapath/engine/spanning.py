@@ -53,8 +53,12 @@ def _create_in(tx: Transaction, store: Cluster, request: NetworkRequest, what: s
         made = _create(tx, store, request, planned)
         built = networks.build(tx, made, lambda: _settled(tx, _UNFINISHED, made.id))
     except BaseException:
-        if planned.id in tx.state.networks:
-            networks.teardown(tx, tx.state.networks[planned.id])
+        left = tx.state.networks.get(planned.id)
+        if left is not None:
+            with tx.store.transaction():  # it may have been ready already
+                _note(tx, _UNFINISHED, planned.id)
+                tx.commit(replace(left, phase=Phase.REMOVING))
+            networks.teardown(tx, left)
         take_back(tx)
         raise
     heard.write(tx.settings.run_dir, 0)  # it is new: there is nothing else to hear of it
@@ -89,7 +93,8 @@ def _noted(tx: Transaction, note: str) -> list[str]:
 
 
 def _note(tx: Transaction, note: str, ident: str) -> None:
-    tx.store.set_note(note, json.dumps([*_noted(tx, note), ident]))
+    others = [one for one in _noted(tx, note) if one != ident]
+    tx.store.set_note(note, json.dumps([*others, ident]))
 
 
 def _settled(tx: Transaction, note: str, ident: str) -> None:
@@ -158,7 +163,6 @@ def _forget_gone(tx: Transaction, store: Cluster) -> None:
         for ident in mine:
             if ident not in there:
                 cluster.forget(tx, ident)
-        tx.look_again()
 
 
 def update(tx: Transaction, store: Cluster, idents: list[str]) -> None:

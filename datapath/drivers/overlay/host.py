@@ -75,7 +75,7 @@ class OverlayHost(HostPart):
         _write(dataplane, new)
 
     def write_network(self, view: HostView, network: Network) -> None:
-        """All rows of a network that was built, and of the other hosts if it is the first."""
+        """All rows of a network that is being built, and of the other hosts if it is the first."""
         dataplane = self._dataplane()
         if dataplane is not None and spec_of(network) is OVERLAY:
             _write(dataplane, tables.wanted(view.state, [network], view.observed))
