@@ -192,13 +192,13 @@ def remove(tx: Transaction, network: Network) -> None:
         with store.within(joining.PATIENCE):
             cluster.settle(tx, store)
             verbs.remove(store, network.id)
-        if network.id in tx.state.networks:
-            networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
     except UncertainError:
         raise  # the next command looks
     except BaseException:
         _settled(tx, _LEAVING, network.id)
         raise
+    if network.id in tx.state.networks:  # gone for all: if it fails here, the next command completes it
+        networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
     _settled(tx, _LEAVING, network.id)
 
 
