@@ -50,7 +50,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client ufw dbus-daemon python3-dbus python3-gi \
 	containerd runc podman containernetworking-plugins docker.io docker-compose \
-	etcd-server etcd-client openssl
+	etcd-server etcd-client openssl bird2 frr
 
 # What the benchmark runs besides: `make bench-deps`.
 BENCH_PACKAGES := sockperf aardvark-dns
@@ -126,7 +126,7 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx unbound ufw etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
+		for service in nginx unbound ufw bird2:bird frr etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
 			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \

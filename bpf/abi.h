@@ -568,6 +568,8 @@ enum transport {
 
 enum overlay_flag {
 	OVERLAY_CHECKSUM = 1, /* outer UDP datagrams have one, from the tunnels' device */
+	OVERLAY_ROUTED =
+		2, /* routers know the way to its addresses: also to hosts behind one, and from anybody */
 };
 
 /* overlays: networks whose members are on several hosts */

@@ -45,21 +45,23 @@ static __always_inline int frame_check(const struct vxlan_link *link, __u32 leng
 __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 number)
 {
 	struct network *net = network_find(number);
+	struct overlay *overlay = overlay_find(number);
 	struct tunnel *own = tunnel_own();
 	struct scratch *room = scratch();
 	struct peer *peer;
 	bool bare;
 	__u32 host;
 
-	if (!p || !net || !own || !room)
+	if (!p || !net || !overlay || !own || !room)
 		return DROP_DEVICE;
 	bare = p->lacks;
 	/* Whatever becomes of it, it is no packet of the host's. */
 	if (bare && rewrite_into_frame(skb, p))
 		return DROP_REWRITE;
-	host = remote_find(number, &p->tuple.src);
+	host = remote_at(number, overlay, &p->tuple.src);
 	peer = host ? peer_find(host) : NULL;
-	if (!peer || !(peer->flags & (bare ? PEER_WIREGUARD : PEER_DIRECT)))
+	if (!peer || (!(peer->flags & (bare ? PEER_WIREGUARD : PEER_DIRECT)) &&
+		      (bare || !(overlay->flags & OVERLAY_ROUTED))))
 		return DROP_DIRECT;
 	if (bare)
 		return 0;

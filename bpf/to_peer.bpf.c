@@ -54,14 +54,18 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p
 						     : verdict;
 }
 
-/* Has the packet a way without a tunnel? In the gateway's name it could come from any host, and over a link with IPv4
- * addresses no neighbour is found for IPv6. */
+/* May the packet go without a tunnel? In the gateway's name it could come from any host. */
 static __always_inline bool is_direct(const struct packet *p, const struct network *net,
-				      const struct overlay *overlay, const struct peer *peer)
+				      const struct overlay *overlay)
 {
-	return overlay->transport == TRANSPORT_DIRECT && (peer->flags & PEER_DIRECT) &&
-	       !(is_ipv6(p) && addr_is_v4(&peer->addr)) && !is_gateway(net, &p->tuple.src) &&
+	return overlay->transport == TRANSPORT_DIRECT && !is_gateway(net, &p->tuple.src) &&
 	       !is_gateway(net, &p->tuple.dst);
+}
+
+/* Is the peer on the link? Over one with IPv4 addresses no neighbour is found for IPv6. */
+static __always_inline bool is_on_link(const struct packet *p, const struct peer *peer)
+{
+	return (peer->flags & PEER_DIRECT) && !(is_ipv6(p) && addr_is_v4(&peer->addr));
 }
 
 /* As it is, to the peer as the next hop. NO_VERDICT: the peer is not on the link, the packet has to be cut, or an IPsec
@@ -85,6 +89,25 @@ static __always_inline int by_link(struct __sk_buff *skb, const struct packet *p
 		return NO_VERDICT;
 	route_hop(&room->fib, &hop);
 	if (!addr_equal(&hop, &peer->addr))
+		return NO_VERDICT;
+	return by_next_hop(skb, &room->fib, TO_PEER);
+}
+
+/* As it is, by a route of the host's to the member itself, which others have told it of. NO_VERDICT: it has none but the
+ * network's own, the packet has to be cut, or an IPsec policy is about it. */
+static __always_inline int by_route(struct __sk_buff *skb, const struct packet *p,
+				    struct scratch *room, const struct network *net,
+				    const struct tunnel *own, const struct peer *peer)
+{
+	__u32 length = segment_length(skb, p);
+
+	if ((peer->mtu && length > peer->mtu) || xfrm_closed_out(&p->tuple, &p->tuple))
+		return NO_VERDICT;
+	room->leaving = p->tuple;
+	room->leaving.sport = room->leaving.dport = own->port;
+	room->leaving.proto = IPPROTO_UDP;
+	if (!route_leads_out(way_find(skb, net, length)) ||
+	    device_find(room->fib.ifindex, DEVICE_GATEWAY))
 		return NO_VERDICT;
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
@@ -179,8 +202,12 @@ int to_peer(struct __sk_buff *skb)
 		return drop(skb, DROP_BAD_ADDR);
 	if (overlay->transport == TRANSPORT_WIREGUARD)
 		return by_wireguard(skb, p, room, net, own, peer);
-	if (room->sides.client_endpoint && is_direct(p, net, overlay, peer)) {
-		verdict = by_link(skb, p, room, net, own, peer);
+	if (room->sides.client_endpoint && is_direct(p, net, overlay)) {
+		verdict = NO_VERDICT;
+		if (is_on_link(p, peer))
+			verdict = by_link(skb, p, room, net, own, peer);
+		else if (overlay->flags & OVERLAY_ROUTED)
+			verdict = by_route(skb, p, room, net, own, peer);
 		if (verdict != NO_VERDICT)
 			return verdict;
 	}

@@ -70,14 +70,52 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* The overlay network of this transport that has the destination; 0: none. */
-static __always_inline __u32 network_of(const struct packet *p, __u32 transport)
+/* The number of the network that has the destination; 0: none. */
+static __always_inline __u32 network_at(const struct packet *p)
 {
 	struct subnet_key key = {.prefixlen = 128, .addr = p->tuple.dst};
 	struct subnet *subnet = bpf_map_lookup_elem(&subnets, &key);
-	struct overlay *overlay = subnet ? overlay_find(subnet->network) : NULL;
 
-	return overlay && overlay->transport == transport ? subnet->network : 0;
+	return subnet ? subnet->network : 0;
+}
+
+/* The overlay network of this transport that has the destination; 0: none, or routers know the way to its members, and the
+ * source is not in it: that is from outside, as with any network. */
+static __always_inline __u32 network_of(const struct packet *p, __u32 transport)
+{
+	__u32 number = network_at(p);
+	struct overlay *overlay = number ? overlay_find(number) : NULL;
+
+	if (!overlay || overlay->transport != transport)
+		return 0;
+	return (overlay->flags & OVERLAY_ROUTED) && !overlay_covers(overlay, &p->tuple.src)
+		       ? 0
+		       : number;
+}
+
+/* A member, whom routers know the way to: each of its ports is published, at its own address. False: it is none. */
+static __always_inline bool is_routed(struct __sk_buff *skb, const struct packet *p,
+				      struct port *as)
+{
+	struct tunnel *own = tunnel_own();
+	struct endpoint *endpoint;
+	struct overlay *overlay;
+	__u32 number;
+
+	if (!own || !(own->flags & TUNNEL_DIRECT))
+		return false;
+	number = network_at(p);
+	overlay = number ? overlay_find(number) : NULL;
+	if (!overlay || !(overlay->flags & OVERLAY_ROUTED))
+		return false;
+	endpoint = endpoint_find(number, &p->tuple.dst);
+	if (!endpoint || !from_outside(skb, p, number))
+		return false;
+	as->network = number;
+	as->endpoint = endpoint->number;
+	as->addr = p->tuple.dst;
+	as->port = p->tuple.dport;
+	return true;
 }
 
 /* Is it a datagram to this host's end of tunnels? What comes in fragments is left to the host's stack and the device. */
@@ -116,6 +154,7 @@ static __always_inline bool is_of_a_peer(const struct __sk_buff *skb, const stru
 
 static __always_inline int outside_receive(struct __sk_buff *skb, struct packet *p)
 {
+	struct port *port, routed = {};
 	struct conn *conn;
 	int verdict;
 
@@ -128,7 +167,10 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 		return verdict;
 	conn = conn_find(&p->tuple);
 	if (!conn) {
-		verdict = inbound_open(skb, p, published(skb, p), PARTY_OUTSIDE);
+		port = published(skb, p);
+		if (!port && is_routed(skb, p, &routed))
+			port = &routed;
+		verdict = inbound_open(skb, p, port, PARTY_OUTSIDE);
 		if (verdict != NO_VERDICT)
 			return verdict;
 		conn = conn_opened(&p->tuple);

@@ -40,13 +40,19 @@ class PeerEntries(NamedTuple):
 
 
 def overlay_entry(
-    network: Network, blocks: Iterable[Block], transport: Transport, *, checksum: bool = False
+    network: Network,
+    blocks: Iterable[Block],
+    transport: Transport,
+    *,
+    checksum: bool = False,
+    routed: bool = False,
 ) -> tuple[OverlayKey, OverlayValue]:
     """The network's row in `overlays`. `blocks`: all that the network has, of whatever host; `checksum`: outer UDP
-    datagrams have one. To be written after the network's row in `networks`, or again when the longest prefix of its
-    blocks changes, together with all of `block_entries`."""
+    datagrams have one; `routed`: routers know the way to its members. To be written after the network's row in
+    `networks`, or again when the longest prefix of its blocks changes, together with all of `block_entries`."""
     known = tuple(blocks)
-    flags: frozenset[OverlayFlag] = frozenset({"OVERLAY_CHECKSUM"}) if checksum else frozenset()
+    wanted: dict[OverlayFlag, bool] = {"OVERLAY_CHECKSUM": checksum, "OVERLAY_ROUTED": routed}
+    flags = frozenset(name for name, has in wanted.items() if has)
     subnet4, mask4 = _subnet(network.subnet4)
     subnet6, mask6 = _subnet(network.subnet6)
     return OverlayKey(network.number), OverlayValue(

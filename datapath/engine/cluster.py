@@ -105,7 +105,7 @@ def forget(tx: Transaction, network_id: str) -> None:
         )
         return
     networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
-    tx.look_again()  # else its gateway device's addresses would be taken for the host's
+    tx.look_again()  # its device is gone, with its addresses and routes
 
 
 def sent(tx: Transaction, written: Iterable[Owed]) -> None:

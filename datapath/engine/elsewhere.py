@@ -60,7 +60,8 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
 
     state = engine.snapshot()
     try:
-        return network_inspect(state.network(name), state)
+        found = state.network(name)
+        return network_inspect(found, state, _transports(state, found))
     except NotFoundError as missing:
         with _asked(engine) as store:
             if store is None:
@@ -75,6 +76,20 @@ def inspect(engine: Engine, name: str) -> dict[str, Any]:
             part = addresses.part(store, [network.id])
     rows: tuple[Row, ...] = (network, *part.peers, *part.blocks, *part.remotes)
     return network_inspect(network, State().including(*rows))
+
+
+def _transports(state: State, network: Network) -> dict[str, str]:
+    """See `announced.transports`. The host is looked at only if the answer depends on it."""
+    from datapath.drivers.overlay.spec import transport
+    from datapath.model.networks import AUTO, DIRECT
+
+    if not network.spans or transport(network) not in (DIRECT, AUTO):
+        return {}
+    from datapath.drivers.overlay import announced
+    from datapath.engine.transaction import devices_of
+    from datapath.kernel import observe
+
+    return announced.transports(state, network, observe.host(devices_of(state)))
 
 
 def require(engine: Engine, name: str) -> None:

@@ -165,6 +165,7 @@ class Transaction:
             prefixes=tuple(prefixes - ours),
             addresses=observed.ips,
             local_prefixes=observed.local_prefixes,
+            learned=observed.learned,
             default_mtu=observed.default_mtu,
             default_route=observed.default_route,
             devices=frozenset(observed.names.values()),

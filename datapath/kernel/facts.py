@@ -84,7 +84,7 @@ def _routes(route: Rtnetlink, family: int, kind: int) -> list[bytes]:
 
 
 def _route(body: bytes) -> Route:
-    family, length, *_ = ROUTE.unpack_from(body)
+    family, length, _, _, _, protocol, *_ = ROUTE.unpack_from(body)
     found = attributes(body[ROUTE.size :])
     size = 4 if family == socket.AF_INET else 16
     raw = found.get(_RTA_DST, bytes(size))
@@ -102,6 +102,7 @@ def _route(body: bytes) -> Route:
         _number(metrics.get(_RTAX_MTU, b"")),
         _address(found.get(_RTA_GATEWAY)),
         _address(found.get(_RTA_PREFSRC)),
+        protocol,
     )
 
 

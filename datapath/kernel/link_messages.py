@@ -209,6 +209,26 @@ def remove_direct_route(index: int, name: str, address: Address) -> Step:
     return "remove", f"route to {address} by {name}", Message(DELROUTE, body)
 
 
+def prefix_route(index: int, name: str, prefix: Prefix, protocol: int) -> Step:
+    """Makes a prefix be on the device's link. `protocol`: RTPROT_*, by which others know whose route it is."""
+    scope = _RT_SCOPE_LINK if prefix.version == 4 else _RT_SCOPE_UNIVERSE
+    header = rtnetlink.ROUTE.pack(
+        *(family(prefix.version), prefix.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, scope, _RTN_UNICAST, 0)
+    )
+    body = header + attribute(_RTA_DST, prefix.network_address.packed) + u32(_RTA_OIF, index)
+    return "add", f"route to {prefix} by {name}", Message(NEWROUTE, body, CREATE | REPLACE)
+
+
+def remove_prefix_route(index: int, name: str, prefix: Prefix, protocol: int) -> Step:
+    """Takes that route back."""
+    header = rtnetlink.ROUTE.pack(
+        *(family(prefix.version), prefix.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol),
+        *(_RT_SCOPE_NOWHERE, 0, 0),
+    )
+    body = header + attribute(_RTA_DST, prefix.network_address.packed) + u32(_RTA_OIF, index)
+    return "remove", f"route to {prefix} by {name}", Message(DELROUTE, body)
+
+
 def change(index: int, attributes: bytes) -> Message:
     """Changes attributes of a device."""
     return Message(SETLINK, rtnetlink.LINK.pack(0, 0, index, 0, 0) + attributes)

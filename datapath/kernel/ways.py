@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's way to single addresses by a device of its own, through rtnetlink. All errors are KernelError."""
+"""The host's way to addresses and prefixes by a device of its own, through rtnetlink. All errors are KernelError."""
 
 from __future__ import annotations
 
 import errno
+import socket
+from collections.abc import Iterable
 
 from datapath.errors import KernelError
 from datapath.kernel import facts
 from datapath.kernel.devices import find_index, index_of
-from datapath.kernel.link_messages import Address, direct_route, do, remove_direct_route
+from datapath.kernel.link_messages import (
+    Address,
+    Prefix,
+    direct_route,
+    do,
+    prefix_route,
+    remove_direct_route,
+    remove_prefix_route,
+)
 from datapath.kernel.observe import opened
 
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _RT_SCOPE_UNIVERSE = 0
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 
@@ -33,6 +44,32 @@ def lead_no_more(name: str, address: Address) -> None:
     except KernelError as error:
         if error.errno not in (errno.ESRCH, errno.ENODEV):
             raise
+
+
+def prefixes_of(name: str, protocol: int) -> frozenset[Prefix]:
+    """The prefixes that are on the device's link by routes of that protocol (RTPROT_*); none, if it is gone."""
+    index = find_index(name)
+    if index is None:
+        return frozenset()
+    with opened() as route:
+        routes = [one for family in _FAMILIES for one in facts.unicast_routes(route, family)]
+    return frozenset(one.prefix for one in routes if one.device == index and one.protocol == protocol)
+
+
+def set_prefixes(name: str, protocol: int, wanted: Iterable[Prefix], unwanted: Iterable[Prefix]) -> None:
+    """Makes these prefixes be on the device's link by routes of that protocol, and those not. Idempotent."""
+    index = find_index(name)
+    if index is None:
+        return
+    with opened() as route:
+        for prefix in wanted:
+            do(route, prefix_route(index, name, prefix, protocol))
+        for prefix in unwanted:
+            try:
+                do(route, remove_prefix_route(index, name, prefix, protocol))
+            except KernelError as error:
+                if error.errno not in (errno.ESRCH, errno.ENODEV):
+                    raise
 
 
 def own_addresses(name: str) -> dict[int, Address]:

@@ -87,6 +87,11 @@ UNDERLAY = Check(
     "other hosts send to an address that this host does not have, or packets of another size than it takes",
     "that address, or `cluster-advertise` in daemon.json; then the next command that changes something",
 )
+ANNOUNCED = Check(
+    "announced",
+    "routing daemons tell routers of other blocks of addresses than this host has",
+    _ANY,
+)
 NEWS = Check(
     "cluster-news",
     "what began or ended on other hosts since is not known here: packets to it are dropped, its name is not found",

@@ -24,6 +24,8 @@ ETHERNET, LOOPBACK = 1, 772  # ARPHRD_* of linux/if_arp.h
 _BARE = frozenset((512, 519, 768, 769, 776, 778, 823, 0xFFFE, 0xFFFF))
 _RT_SCOPE_UNIVERSE = 0
 _FR_ACT_TO_TBL = 1
+# RTPROT_* of linux/rtnetlink.h: gated, zebra, bird, xorp, babel, openr, and what FRR calls bgp, isis, ospf, rip, eigrp.
+_DAEMONS = frozenset((8, 11, 12, 14, 42, 99, 186, 187, 188, 189, 192))
 _USUAL_TABLES = (253, 254, 255)  # RT_TABLE_DEFAULT, _MAIN, _LOCAL
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
 
@@ -56,7 +58,7 @@ class DeviceAddress(NamedTuple):
 
 class Route(NamedTuple):
     """A unicast route. `devices`: of its hops, none for some. `mtu`: its own, 0: it has none. `source`: the address
-    that the host is told to send from."""
+    that the host is told to send from. `protocol`: RTPROT_*, who has made it."""
 
     prefix: Prefix
     devices: tuple[int, ...]
@@ -64,6 +66,7 @@ class Route(NamedTuple):
     mtu: int
     gateway: Address | None
     source: Address | None = None
+    protocol: int = 0
 
     @property
     def device(self) -> int:
@@ -236,6 +239,11 @@ class HostNetwork:
         """Destinations of the routes, without default, link-local and multicast ones."""
         found = (route.prefix for route in self.routes if route.prefix.prefixlen)
         return tuple(dict.fromkeys(prefix for prefix in found if leads_out(prefix)))
+
+    @property
+    def learned(self) -> tuple[Prefix, ...]:
+        """Destinations of the routes that a routing daemon has heard of from others."""
+        return tuple(route.prefix for route in self.routes if route.protocol in _DAEMONS)
 
     @property
     def local_prefixes(self) -> tuple[Prefix, ...]:

@@ -70,10 +70,12 @@ BRIDGE, PRIVATE, VEPA = "bridge", "private", "vepa"
 # Members have their default route elsewhere, on another's network: this one has none for them.
 OPT_BESIDE = "com.datapath.beside"
 
-# Docker's options of overlay networks, and our own: how packets get to the other hosts.
+# Docker's options of overlay networks, and our own: how packets get to the other hosts, and whether routers are to know
+# the way to members.
 OPT_ENCRYPTED = "encrypted"
 OPT_VNIS = "com.docker.network.driver.overlay.vxlanid_list"
 OPT_TRANSPORT = "com.datapath.transport"
+OPT_ANNOUNCE = "com.datapath.announce"
 VXLAN, DIRECT, AUTO, WIREGUARD = TRANSPORTS = ("vxlan", "direct", "auto", "wireguard")
 
 # What forwards a bridge network's packets: our own option and its values.
@@ -302,3 +304,8 @@ def gateway_mac(network: Network) -> str:
     if subnet is None or subnet.gateway is None:
         raise ValueError(f"network {network.name} has no gateway address")
     return mac_for(subnet.gateway)
+
+
+def is_announced(network: Network) -> bool:
+    """Routers are to know the way to the blocks of each host."""
+    return network.options.get(OPT_ANNOUNCE) == "true"

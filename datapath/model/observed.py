@@ -129,7 +129,8 @@ class Observed:
 
 class HostFacts(NamedTuple):
     """What was observed of the host. `prefixes`: networks of its addresses and routes; a default route is
-    no obstacle and ignored. `local_prefixes`: what is the host's besides its addresses. `default_mtu`: of its default
+    no obstacle and ignored. `learned`: those of them that a routing daemon has heard of. `local_prefixes`: what is the
+    host's besides its addresses. `default_mtu`: of its default
     route's device, bytes."""
 
     prefixes: tuple[Prefix, ...] = ()
@@ -139,6 +140,7 @@ class HostFacts(NamedTuple):
     devices: frozenset[str] = frozenset()
     uplinks: tuple[str, ...] = ()
     local_prefixes: tuple[Prefix, ...] = ()
+    learned: tuple[Prefix, ...] = ()
 
     def has(self, address: Address) -> bool:
         """It is one of the host's own."""

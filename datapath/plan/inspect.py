@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datapath.model.containers import Container
@@ -18,8 +18,11 @@ from datapath.plan.ports import egress_endpoints, shown
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
 
 
-def network_inspect(network: Network, state: State) -> dict[str, Any]:
-    """One network. A `bridge` without addresses can be shown with those that it is going to have."""
+def network_inspect(
+    network: Network, state: State, transports: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One network. A `bridge` without addresses can be shown with those that it is going to have. `transports`: how
+    packets go to other hosts, by id, where the network leaves that to be found out for each."""
     return {
         "Name": network.name,
         "Id": network.id,
@@ -41,17 +44,26 @@ def network_inspect(network: Network, state: State) -> dict[str, Any]:
         "Containers": _members(network, state),
         "Options": {**network.options, **network.generic},
         "Labels": dict(network.labels),
-        **_peers(network, state),
+        **_peers(network, state, transports or {}),
     }
 
 
-def _peers(network: Network, state: State) -> dict[str, Any]:
-    """The hosts that take part in a network of several, as Docker lists them."""
+def _peers(network: Network, state: State, transports: Mapping[str, str]) -> dict[str, Any]:
+    """The hosts that take part in a network of several, as Docker lists them; and the way of packets to them."""
     if not network.spans:
         return {}
     hosts = {block.peer for block in state.blocks_of_network(network.id)}
     peers = sorted((state.peers[one] for one in hosts if one in state.peers), key=lambda peer: peer.name)
-    return {"Peers": [{"Name": peer.name, "IP": str(peer.address)} for peer in peers]}
+    return {
+        "Peers": [
+            {
+                "Name": peer.name,
+                "IP": str(peer.address),
+                **({"Transport": transports[peer.id]} if peer.id in transports else {}),
+            }
+            for peer in peers
+        ]
+    }
 
 
 def _ipam_config(subnet: Subnet) -> dict[str, Any]:

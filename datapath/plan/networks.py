@@ -22,6 +22,7 @@ from datapath.model.networks import (
     Network,
     NetworkRequest,
     Subnet,
+    is_announced,
 )
 from datapath.model.observed import HostFacts
 from datapath.model.parsing import Prefix, parse_pair
@@ -202,7 +203,10 @@ def plan_adoption(found: Network, state: State, facts: HostFacts) -> Network:
         raise ExistsError(f"network with name {found.name} already exists on this host, which is another one")
     others = list(state.networks.values())
     for subnet in found.subnets:
-        _refuse_overlap(subnet.prefix, others, facts)
+        # What routers say of an announced network's blocks is about the network itself.
+        known = [p for p in facts.learned if is_announced(found) and ipam.overlapping(p, [subnet.prefix])]
+        prefixes = tuple(prefix for prefix in facts.prefixes if prefix not in known)
+        _refuse_overlap(subnet.prefix, others, facts._replace(prefixes=prefixes))
     device = drivers.spec_of(found).device(found.id, found.options, others, facts.devices)
     if device in facts.devices:
         raise ExistsError(f"device name {device} is already used on this host: rename that device")

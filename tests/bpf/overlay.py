@@ -54,9 +54,11 @@ def fill(
     device: int = 0,
     mtu: int = 1500,
     direct: bool = False,
+    routed: bool = False,
 ) -> None:
     """Writes the rows. `outer`: the version of IP of the tunnels; `device`: the index of the tunnels' device;
-    `direct`: the peers are on this host's link, and packets between them need no tunnel."""
+    `direct`: the peers are on this host's link, and packets between them need no tunnel; `routed`: nor do those that
+    routers take there, though the peers are not."""
     maps = programs.maps
     for number in (PEER, OTHER_PEER):
         address = (PEERS if outer == 4 else PEERS6)[number]
@@ -68,7 +70,8 @@ def fill(
     maps["remote_addrs"][abi.remote_key(net.number, MOVED)] = abi.remote(PEER)
     maps["overlays"][abi.overlay_key(net.number)] = abi.overlay(
         vni=VNI,
-        transport=abi.Transport.TRANSPORT_DIRECT if direct else abi.Transport.TRANSPORT_VXLAN,
+        transport=abi.Transport.TRANSPORT_DIRECT if direct or routed else abi.Transport.TRANSPORT_VXLAN,
+        flags=int(abi.OverlayFlag.OVERLAY_ROUTED) if routed else 0,
         subnet4=IPv4Address("172.17.0.0"),
         mask4=mask(96 + 16),
         block_mask4=mask(96 + 24),
@@ -79,7 +82,7 @@ def fill(
     for first, bits in ((IPv4Address("172.17.0.0"), 96 + 16), (IPv6Address("fd00:1::"), 64)):
         maps["subnets"][abi.subnet_key(bits, first)] = abi.subnet(net.number)
     maps["vnis"][abi.vni_key(VNI)] = abi.vni(net.number)
-    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, 0, 1, int(direct), PORT, OWN_MAC)
+    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, 0, 1, int(direct or routed), PORT, OWN_MAC)
     value = maps["networks"][net.number]
     maps["networks"][net.number] = value._replace(flags=value.flags | abi.NetworkFlag.NETWORK_OVERLAY)
 

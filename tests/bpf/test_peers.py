@@ -19,6 +19,8 @@ from tests.bpf.fixtures import (
     D1,
     HOST,
     NET1,
+    NEXT_HOP,
+    NEXT_HOP6,
     NEXT_HOP_MAC,
     REDIRECT,
     SHOT,
@@ -29,6 +31,7 @@ from tests.bpf.fixtures import (
     Topology,
 )
 from tests.bpf.ipsec import Policies, policy
+from tests.bpf.test_ways import way
 
 UDP = p.udp(1000, 53)
 GATEWAYS: dict[int, p.Address] = {4: NET1.gateway, 6: NET1.gateway6}
@@ -472,6 +475,58 @@ def test_a_peer_that_is_elsewhere_does_not_come_by_this_link(programs: Programs,
 
 def test_without_such_networks_nothing_is_taken_that_comes_so(programs: Programs) -> None:
     programs.expect(None, comes(p.ipv4(o.REMOTE, A1.ip, UDP)), UNSPEC, Reason.NOT_OURS)
+
+
+@pytest.mark.parametrize(
+    ("remote", "hop"), [(o.REMOTE, NEXT_HOP), (o.REMOTE6, NEXT_HOP6)], ids=["IPv4", "IPv6"]
+)
+def test_what_routers_know_the_way_to_goes_there_as_it_is(
+    programs: Programs, topology: Topology, remote: p.Address, hop: p.Address
+) -> None:
+    """Without such a route, when there is only the network's own, which leads back into it, it goes in a tunnel."""
+    o.fill(programs, routed=True, device=topology.index["dp4"])
+    sent(programs, A1, A1.sends(ip_address(remote) + 1, UDP))  # ways are remembered for a moment
+    with way(remote, f"via {hop}"):
+        programs.expect(A1, A1.sends(remote, UDP), REDIRECT, Reason.TO_PEER)
+        large = p.udp(1001, 53, bytes(1500))
+        assert programs.run(A1, A1.sends(remote, large)).reasons == {"DROP_TOO_BIG": 1}
+
+
+@pytest.mark.parametrize(("src", "dst"), [(o.REMOTE, A1.ip), (o.REMOTE6, A1.ip6)], ids=["IPv4", "IPv6"])
+def test_from_a_peer_behind_a_router_it_is_delivered(
+    programs: Programs, topology: Topology, src: p.Address, dst: p.Address
+) -> None:
+    o.fill(programs, routed=True, device=topology.index["dp4"])
+    packet = p.ipv4(src, dst, UDP) if dst == A1.ip else p.ipv6(src, dst, UDP)
+    programs.expect(None, comes(packet), REDIRECT, Reason.DELIVERED, A1.gets(src, UDP))
+
+
+def test_from_anybody_outside_it_is_delivered_where_routers_know_the_way(
+    programs: Programs, topology: Topology
+) -> None:
+    """As to a port that is published at the member's own address: its answer goes back with that."""
+    o.fill(programs, routed=True, device=topology.index["dp4"])
+    stranger = IPv4Address("203.0.113.5")
+    for asked, answer in (
+        (p.tcp(1000, 80, p.SYN), p.tcp(80, 1000, p.SYN | p.ACK)),
+        (p.udp(1000, 53), p.udp(53, 1000)),
+    ):
+        got = programs.run(None, comes(p.ipv4(stranger, A1.ip, asked)))
+        assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
+        assert not p.difference(got.packet, A1.gets(stranger, asked, ttl=63))
+        got = programs.run(A1, A1.sends(stranger, answer))
+        assert got.verdict == REDIRECT
+        assert got.packet[14 + 12 : 14 + 20] == A1.ip.packed + stranger.packed
+
+
+@pytest.mark.parametrize(
+    "src", [o.NOBODY, A2.ip, NET1.gateway], ids=["nobody", "a member here", "the gateway"]
+)
+def test_nobody_else_is_believed_to_be_a_member_where_routers_know_the_way(
+    programs: Programs, topology: Topology, src: IPv4Address
+) -> None:
+    o.fill(programs, routed=True, device=topology.index["dp4"])
+    programs.expect(None, comes(p.ipv4(src, A1.ip, UDP)), SHOT, Reason.DROP_DIRECT)
 
 
 def test_a_containers_answer_goes_back_the_way_it_was_asked(programs: Programs) -> None:

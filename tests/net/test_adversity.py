@@ -532,6 +532,7 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
             "test_ipvlan.py",
             "test_overlay.py",
             "test_overlay_host.py",
+            "test_overlay_routed.py",
             "test_cluster_agent.py",
             "test_plugins.py",
         ),

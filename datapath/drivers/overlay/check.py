@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.ebpf.check import Rows, of_maps
+from datapath.drivers.overlay import announced
 from datapath.drivers.overlay import rows as tables
 from datapath.drivers.overlay.spec import TUNNEL_DEVICE
-from datapath.model.checks import DOWN, OWED, TUNNEL, UNDERLAY
+from datapath.model.checks import ANNOUNCED, DOWN, OWED, TUNNEL, UNDERLAY
 from datapath.model.findings import Finding
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
@@ -25,6 +26,7 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     if networks:
         yield from _device(comparison)
         yield from _underlay(comparison)
+        yield from _announced(comparison, networks)
     if comparison.observed.programs.loaded:
         wanted = _wanted(comparison, networks)
         building = {n.number for n in comparison.state.networks.values() if n.phase != Phase.READY}
@@ -65,6 +67,19 @@ def _underlay(comparison: Comparison) -> Iterator[Finding]:
             f"device {device.name} takes packets of {device.mtu} bytes, and the others were told {own.mtu}"
         )
         yield Finding(UNDERLAY, "the way to other hosts", detail)
+
+
+def _announced(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """The routes by which routing daemons know of this host's blocks."""
+    for network in networks:
+        if network.phase != Phase.READY or comparison.gateway(network) is None:
+            continue
+        wanted = announced.blocks(comparison.state, network)
+        there = announced.seen(network, comparison.observed.network)
+        for found, what in ((wanted - there, "lacks"), (there - wanted, "has a needless")):
+            for prefix in sorted(found, key=str):
+                detail = f"device {network.device} {what} route to {prefix} of protocol {announced.PROTOCOL}"
+                yield Finding(ANNOUNCED, f"network {network.name}", detail)
 
 
 def _wanted(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:

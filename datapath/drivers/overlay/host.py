@@ -10,6 +10,7 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import HostView
+from datapath.drivers.overlay import announced
 from datapath.drivers.overlay import rows as tables
 from datapath.drivers.overlay.rows import MAPS, Tables, own_peer
 from datapath.drivers.overlay.spec import OVERLAY, PORT, TUNNEL_DEVICE
@@ -45,6 +46,7 @@ class OverlayHost(HostPart):
             dataplane.devices[key] = device
         dataplane.attach("from_vxlan", index)
         self._forget_devices(dataplane, index)
+        announced.follow(view.state, view.networks)
 
     def _dataplane(self) -> Dataplane | None:
         """The programs, if they are loaded and of a version that knows other hosts."""
@@ -73,12 +75,15 @@ class OverlayHost(HostPart):
         old = tables.concerned(before.state, after.networks, after.observed, rows)
         _delete(dataplane, tables.without(old, new))
         _write(dataplane, new)
+        changed = {row.network_id for row in rows if isinstance(row, Block)}
+        announced.follow(after.state, (one for one in after.networks if one.id in changed))
 
     def write_network(self, view: HostView, network: Network) -> None:
         """All rows of a network that is being built, and of the other hosts if it is the first."""
         dataplane = self._dataplane()
         if dataplane is not None and spec_of(network) is OVERLAY:
             _write(dataplane, tables.wanted(view.state, [network], view.observed))
+            announced.follow(view.state, [network])
 
     def forget_network(self, view: HostView, network: Network) -> None:
         dataplane = self._dataplane()

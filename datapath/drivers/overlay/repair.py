@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reconcile`, the part about overlay networks: the device for tunnels."""
+"""`reconcile`, the part about overlay networks: the device for tunnels, and routes of blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.overlay.host import OverlayHost
 from datapath.drivers.overlay.spec import OVERLAY
 from datapath.drivers.registry import by_spec
-from datapath.model.checks import TUNNEL
+from datapath.model.checks import ANNOUNCED, TUNNEL
 from datapath.model.findings import Check, Finding
 
 
@@ -20,4 +20,4 @@ def _tunnel(work: Repairing, finding: Finding) -> None:
     OverlayHost(work.context).refresh(replace(view, networks=networks))
 
 
-REPAIRS: Mapping[Check, Repair] = {TUNNEL: _tunnel}
+REPAIRS: Mapping[Check, Repair] = {TUNNEL: _tunnel, ANNOUNCED: _tunnel}

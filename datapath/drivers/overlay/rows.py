@@ -11,7 +11,7 @@ from datapath.dataplane import overlay_entries as entries
 from datapath.dataplane.layout import Transport
 from datapath.drivers.overlay.spec import transport
 from datapath.model.host import HostNetwork
-from datapath.model.networks import AUTO, DIRECT, VXLAN, WIREGUARD, Network
+from datapath.model.networks import AUTO, DIRECT, VXLAN, WIREGUARD, Network, is_announced
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.state import State
 
@@ -78,7 +78,8 @@ def _add_peer(found: Tables, peer: Peer, state: State, observed: HostNetwork) ->
 def _add_network(found: Tables, network: Network, state: State) -> None:
     """What is said of the network, and of its blocks."""
     blocks = state.blocks_of_network(network.id)
-    key, value = entries.overlay_entry(network, blocks, _TRANSPORTS[transport(network)])
+    way = _TRANSPORTS[transport(network)]
+    key, value = entries.overlay_entry(network, blocks, way, routed=is_announced(network))
     found["overlays"][key] = value
     vni, number = entries.vni_entry(network)
     found["vnis"][vni] = number

@@ -14,6 +14,7 @@ from datapath.model.networks import (
     AUTO,
     DIRECT,
     OPT_ALLOW,
+    OPT_ANNOUNCE,
     OPT_DENY,
     OPT_DEVICE,
     OPT_DOMAIN,
@@ -75,6 +76,7 @@ class OverlaySpec(EbpfBridge):
         OPT_ENCRYPTED: _encrypted,
         OPT_VNIS: _vnis,
         OPT_TRANSPORT: _transport,
+        OPT_ANNOUNCE: truth,
     }
 
     def serves(self, options: Mapping[str, str]) -> bool:
@@ -85,6 +87,18 @@ class OverlaySpec(EbpfBridge):
         wanted = options.get(OPT_TRANSPORT, "")
         if options.get(OPT_ENCRYPTED) == "true" and wanted not in ("", WIREGUARD):
             raise ConfigError(f"conflicting options: {OPT_ENCRYPTED} and {OPT_TRANSPORT}={wanted}")
+        if options.get(OPT_ANNOUNCE) == "true":
+            if wanted not in (DIRECT, AUTO):
+                raise ConfigError(
+                    f"option {OPT_ANNOUNCE} needs {OPT_TRANSPORT}={DIRECT} or {AUTO}: "
+                    "what routers send comes without a tunnel"
+                )
+            if request.internal:
+                raise ConfigError(f"conflicting options: {OPT_ANNOUNCE} and internal")
+            if other := next((name for name in (OPT_ALLOW, OPT_DENY) if name in options), ""):
+                raise ConfigError(
+                    f"conflicting options: {OPT_ANNOUNCE} and {other}, which is about published ports only"
+                )
 
     def path_mtu(self, network: Network, underlay: int, version: int) -> int:
         return underlay - overhead(network, version)
