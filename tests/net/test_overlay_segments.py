@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""O9: what is cut again after it has come out of a tunnel: segments of UDP (UDP_SEGMENT, as QUIC sends), and streams that
-a member forwards. A kernel that takes such a packet for a tunnel's still loses it, or itself."""
+"""O9: what is cut again after it has come out of a tunnel: segments of UDP (UDP_SEGMENT, as QUIC sends), and streams
+that a member forwards. A kernel that takes such a packet for a tunnel's still loses it, or itself."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -91,7 +90,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
 def offload(relay: Peers, request: pytest.FixtureRequest) -> Iterator[str]:
     for host in relay.hosts:
         host.try_(f"ethtool -K {UNDER} {request.param}")
-    yield request.param
+    yield str(request.param)
     for host in relay.hosts:
         host.sh(f"ethtool -K {UNDER} {ON} gro off rx-udp-gro-forwarding off")
 
