@@ -316,3 +316,27 @@ static __always_inline int fragment_record(struct fragment *fragment, const stru
 	*complete = fragment->total && search.bytes == fragment->total;
 	return 0;
 }
+
+/*
+ * A later fragment of a datagram of which this is known (NULL: nothing) takes part in it: it gets the ports, and the last
+ * one ends what is known. `key`: the datagram's, in memory that maps are asked with. Returns 0, or a drop reason.
+ */
+static __always_inline int fragment_follow(struct fragment *fragment,
+					   const struct fragment_key *key, struct packet *p)
+{
+	bool complete = false;
+	int reason;
+
+	if (!fragment || !fragment->known || fragment->foreign)
+		return DROP_FRAGMENT;
+	reason = fragment_record(fragment, p, &complete);
+	if (reason)
+		return reason;
+	p->tuple.sport = fragment->sport;
+	p->tuple.dport = fragment->dport;
+	p->tuple.proto = fragment->proto;
+	p->has_ports = fragment->has_ports;
+	if (complete)
+		bpf_map_delete_elem(&fragments, key);
+	return 0;
+}

@@ -170,7 +170,6 @@ __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 end
 {
 	struct fragment *fragment;
 	struct fragment_key *key;
-	bool complete = false;
 	int reason;
 
 	if (!p)
@@ -187,16 +186,5 @@ __noinline int fragment_later(struct __sk_buff *skb, struct packet *p, __u32 end
 			return reason;
 		fragment = fragment_find(key);
 	}
-	if (!fragment || !fragment->known || fragment->foreign)
-		return DROP_FRAGMENT;
-	reason = fragment_record(fragment, p, &complete);
-	if (reason)
-		return reason;
-	p->tuple.sport = fragment->sport;
-	p->tuple.dport = fragment->dport;
-	p->tuple.proto = fragment->proto;
-	p->has_ports = fragment->has_ports;
-	if (complete)
-		bpf_map_delete_elem(&fragments, key);
-	return 0;
+	return fragment_follow(fragment, key, p);
 }

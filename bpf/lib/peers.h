@@ -31,10 +31,7 @@ static __always_inline bool is_for_one(const struct packet *p)
  */
 __noinline int peer_fragment(struct packet *p)
 {
-	struct fragment *fragment;
 	struct fragment_key *key;
-	bool complete = false;
-	int reason;
 
 	if (!p)
 		return DROP_FRAGMENT;
@@ -43,19 +40,7 @@ __noinline int peer_fragment(struct packet *p)
 		return DROP_FRAGMENT;
 	if (p->fragment == FRAGMENT_FIRST)
 		return fragment_begin(p, BEGIN_OURS);
-	fragment = fragment_find(key);
-	if (!fragment || !fragment->known)
-		return DROP_FRAGMENT;
-	reason = fragment_record(fragment, p, &complete);
-	if (reason)
-		return reason;
-	p->tuple.sport = fragment->sport;
-	p->tuple.dport = fragment->dport;
-	p->tuple.proto = fragment->proto;
-	p->has_ports = fragment->has_ports;
-	if (complete)
-		bpf_map_delete_elem(&fragments, key);
-	return 0;
+	return fragment_follow(fragment_find(key), key, p);
 }
 
 /* The other host asks a member in the gateway's name. */
