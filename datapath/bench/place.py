@@ -20,6 +20,11 @@ _TIED = ("setpriv", "--pdeathsig", "KILL")
 _JOIN = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
 _READY_TIMEOUT = 10.0  # seconds until a server listens
 _TCP_LISTEN = "0A"
+# What `make bench-deps` leaves out, and why.
+_BY_HAND = {
+    "systemd-resolved": "apt-get install systemd-resolved, on a machine whose /etc/resolv.conf it may take over "
+    "(so make bench-deps does not)"
+}
 
 
 class ToolError(DatapathError):
@@ -36,7 +41,8 @@ class MissingError(DatapathError):
     """A program that an experiment needs is not installed."""
 
     def __init__(self, program: str) -> None:
-        super().__init__(f"{Path(program).name} is not installed: make bench-deps")
+        name = Path(program).name
+        super().__init__(f"{name} is not installed: {_BY_HAND.get(name, 'make bench-deps')}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,27 +83,8 @@ def measured_core() -> int:
     return max(os.sched_getaffinity(0))
 
 
-class Loopback:
-    """The limit: the same programs over loopback, without any container. Every path is the same one."""
-
-    mode = NONE
-
-    def __init__(self, options: SuiteOptions) -> None:
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Loopback:
-        self._namespace = Namespace()
-        self._stack.callback(self._namespace.close)
-        place = Place(self._namespace.path, core=measured_core())
-        place.write(CLIENT_SETTINGS | STREAM_SETTINGS)
-        self._route = Route(place, place, LOOPBACK)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-
-    def route(self, path: str) -> Route:
-        return self._route
+class PathsOnly:
+    """What a topology has of `Topology` whose paths are measured, and no work of the control plane."""
 
     def publish(self, count: int) -> None:
         pass
@@ -125,6 +106,29 @@ class Loopback:
 
     def restart(self) -> float:
         raise NotImplementedError
+
+
+class Loopback(PathsOnly):
+    """The limit: the same programs over loopback, without any container. Every path is the same one."""
+
+    mode = NONE
+
+    def __init__(self, options: SuiteOptions) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Loopback:
+        self._namespace = Namespace()
+        self._stack.callback(self._namespace.close)
+        place = Place(self._namespace.path, core=measured_core())
+        place.write(CLIENT_SETTINGS | STREAM_SETTINGS)
+        self._route = Route(place, place, LOOPBACK)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def route(self, path: str) -> Route:
+        return self._route
 
     def outside(self) -> Place:
         return self._route.client

@@ -24,7 +24,7 @@ from datapath.bench.model import (
     SuiteOptions,
 )
 from datapath.bench.place import MissingError, Namespace, Place, ToolError, end
-from datapath.bench.topologies import CLIENT, NETWORK, OTHER, SERVER, Route, measured_core, timed
+from datapath.bench.topologies import CLIENT, NETWORK, OTHER, SERVER, PathsOnly, Route, measured_core, timed
 from datapath.errors import DatapathError
 
 _ETCD, _ETCD_PORT, _PEER_PORT = "etcd", 2379, 2380
@@ -36,7 +36,7 @@ _LAST_WITH_STORE = (
 )
 
 
-class TwoHosts:
+class TwoHosts(PathsOnly):
     """Entering builds two hosts, and what `build` joins them with; leaving takes all of it away. `one` has the server,
     `other` the client."""
 
@@ -85,27 +85,6 @@ class TwoHosts:
 
     def outside(self) -> Place:
         return Place(self.other.inside.path)
-
-    # What only topologies of one host do.
-
-    def publish(self, count: int) -> None: ...
-
-    def populate(self, networks: int, containers: int) -> None: ...
-
-    def attach_detach(self) -> tuple[float, ...]:
-        raise NotImplementedError
-
-    def open_close(self, count: int) -> tuple[float, ...]:
-        raise NotImplementedError
-
-    def start_remove(self, count: int, asleep: bool = False) -> tuple[float, ...]:
-        raise NotImplementedError
-
-    def start_remove_many(self, count: int) -> tuple[float, ...]:
-        raise NotImplementedError
-
-    def restart(self) -> float:
-        raise NotImplementedError
 
 
 class OwnHosts(TwoHosts):

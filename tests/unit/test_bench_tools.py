@@ -11,6 +11,8 @@ import pytest
 from datapath.bench import tools
 from datapath.bench.docker import installed
 from datapath.bench.model import Point, Sample, SuiteOptions
+from datapath.bench.place import MissingError
+from datapath.bench.resolvers import RESOLVED
 from datapath.bench.runner import Bounds, Runner
 from datapath.bench.suites import SUITES
 from datapath.errors import DatapathError
@@ -131,3 +133,9 @@ def test_a_row_whose_program_is_not_installed_is_skipped_with_one_line(
     outcome = Runner(Bounds(), lambda progress: None).run([suite], lambda row: row.point.label == label)
     assert outcome.skipped == {label: "sockperf is not installed: make bench-deps"}
     assert outcome.series == []
+
+
+def test_what_is_not_installed_for_the_benchmark_says_how_to_have_it_and_what_that_does() -> None:
+    said = str(MissingError(RESOLVED))
+    assert said.startswith("systemd-resolved is not installed: apt-get install systemd-resolved, ")
+    assert "/etc/resolv.conf" in said and "\n" not in said
