@@ -48,6 +48,7 @@ enum network_flag {
 	NETWORK_LAN = 1024,	   /* members are on the link of a device of the host's */
 	NETWORK_VEPA = 2048,	   /* what they send each other leaves by it as well */
 	NETWORK_L3 = 4096, /* they are routed there: nobody on the link is asked or answered */
+	NETWORK_SERVICES = 8192, /* has services: virtual addresses in front of members */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -75,6 +76,13 @@ enum device_kind {
 		7, /* like DEVICE_UPLINK, if it is one; a network's members are on its link */
 };
 
+/* What an endpoint does besides sending and receiving for itself. */
+enum endpoint_role {
+	ROLE_FORWARDING = 1, /* it speaks for others too, as a router does */
+	ROLE_SERVES =
+		2, /* it is, or has been, a backend of a service: what it sends may be an answer */
+};
+
 struct device_key {
 	__u32 ifindex;
 };
@@ -84,7 +92,7 @@ struct device {
 	__u32 network; /* number; 0 for an uplink or tunnel; of a parent that whose members are on its link */
 	__u32 endpoint;	      /* number; 0 unless an endpoint */
 	__u8 mac[6];	      /* endpoint: the container's, the only one it may send from */
-	__u8 forwarding;      /* endpoint, 1: it speaks for others too, as a router does */
+	__u8 forwarding;      /* endpoint: enum endpoint_role */
 	__u8 limited;	      /* endpoint: enum limit_direction, which it has rows of in `limits` */
 	struct ip_addr addr4; /* endpoint: its own; uplink: source for masquerading */
 	struct ip_addr addr6;
@@ -102,14 +110,15 @@ struct parent {
 	__u8 pad[2];
 };
 
-/* endpoints: every address of a network's members */
+/* endpoints: every address of a network's members, and the virtual ones of its services: `ifindex` 0, `number` the
+ * service's, `mac` the gateway's */
 struct endpoint_key {
 	__u32 network;
 	struct ip_addr addr;
 };
 
 struct endpoint {
-	__u32 ifindex; /* host end of its pair */
+	__u32 ifindex; /* host end of its pair; 0: a service */
 	__u32 number;  /* never used twice on one host */
 	__u8 mac[6];
 	__u8 forwarding; /* as in struct device */
@@ -165,9 +174,9 @@ struct port_key {
 
 struct port {
 	__u32 network;
-	__u32 endpoint;	     /* number */
+	__u32 endpoint;	     /* number, or a service's */
 	__u32 acl;	     /* number of its ACL in `acls`; 0: everybody may connect */
-	struct ip_addr addr; /* the endpoint's */
+	struct ip_addr addr; /* the endpoint's, or the service's */
 	__be16 port;	     /* the container's */
 	__u8 default_deny;   /* 1: a source that matches no rule may not connect */
 	__u8 shared;	     /* 1: a socket of the host may be bound to it too */
@@ -257,6 +266,93 @@ struct link {
 	__u32 server;
 };
 
+/* ---- services ----------------------------------------------------------------- */
+
+/*
+ * A service is a virtual address in front of backends, which are members of its network, here or on other hosts. Its
+ * number, and those of its backends, are never used twice on one host, nor for an endpoint.
+ */
+enum service_choice {
+	CHOICE_MAGLEV =
+		0, /* by the client's address and port: the same on every host of a cluster */
+	CHOICE_RANDOM = 1,
+	CHOICE_LEAST = 2, /* of two at random the one with fewer connections, by their weights */
+};
+
+/* services: a table of slots for each family. A table that is replaced gets another number, and goes after that. */
+struct service_key {
+	__u32 service; /* number */
+};
+
+struct service {
+	__u32 network;
+	__u32 choice; /* enum service_choice */
+	__u32 affinity; /* seconds that a client's next connection is for the same backend, 0: none is */
+	__u32 seed;   /* of the clients' hashes */
+	__u32 table4; /* number of the slots for IPv4, */
+	__u32 size4;  /* and how many they are; 0: no backend is up */
+	__u32 table6;
+	__u32 size6;
+};
+
+/* slots: 64 of a table's, from 64 times `chunk` on */
+struct slots_key {
+	__u32 table;
+	__u32 chunk;
+};
+
+struct slots {
+	__u32 backend[64]; /* numbers; 0: none */
+};
+
+enum backend_state {
+	BACKEND_UP = 1,
+	BACKEND_DRAINING = 2, /* no new connections */
+	BACKEND_DOWN = 3, /* and what UDP it has is another's: over TCP a connection cannot be */
+};
+
+struct backend_key {
+	__u32 backend; /* number */
+};
+
+struct backend {
+	__u32 service;	      /* number */
+	__u32 endpoint;	      /* number, or PARTY_PEER */
+	__u32 state;	      /* enum backend_state */
+	__u32 weight;	      /* from 1 */
+	struct ip_addr addr4; /* zero: it has none of that family */
+	struct ip_addr addr6;
+};
+
+/* affinities: the backend that a client had last */
+struct affinity_key {
+	__u32 service; /* number */
+	struct ip_addr client;
+};
+
+struct affinity {
+	__u64 seen;    /* ns, CLOCK_MONOTONIC: when the client opened a connection last */
+	__u32 backend; /* number */
+	__u32 pad;
+};
+
+/* loads: confirmed connections of members that CHOICE_LEAST has found. The key is a struct endpoint_key; the programs make
+ * the rows. */
+struct load {
+	__u32 conns;
+	__u32 pad;
+};
+
+/* service_counts: PERCPU_HASH, by the number of a service, and of a backend. The programs make the rows. */
+struct service_count_key {
+	__u32 number;
+};
+
+struct service_count {
+	__u64 opened; /* connections */
+	__u64 failed; /* none was: a service has no backend that is up, a backend no room for one more */
+};
+
 /* ---- connections -------------------------------------------------------------- */
 
 /* A packet's addresses as a hook sees them arrive. ICMP echo: the identifier is the port of
@@ -282,6 +378,8 @@ enum conn_flag {
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 	CONN_QUESTION =
 		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
+	CONN_SERVICE = 8,  /* to a backend of a service; but over TCP `ack` is its number */
+	CONN_COUNTED = 16, /* likewise; it is counted in `loads` */
 };
 
 enum conn_state {
@@ -724,12 +822,13 @@ struct upstream {
 
 /* tails: PROG_ARRAY, the programs that others go on in */
 enum tail {
-	TAIL_RESOLVE = 0,   /* a question to the resolver's address */
-	TAIL_ASK = 1,	    /* one that an upstream is to answer */
-	TAIL_ANSWERED = 2,  /* what an upstream says to it */
-	TAIL_TO_PEER = 3,   /* what is for a member of an overlay network on another host */
-	TAIL_FROM_PEER = 4, /* a tunnel's packet from another host */
-	TAIL_TO_LAN = 5,    /* what a container sends to the link of its network's parent */
+	TAIL_RESOLVE = 0,    /* a question to the resolver's address */
+	TAIL_ASK = 1,	     /* one that an upstream is to answer */
+	TAIL_ANSWERED = 2,   /* what an upstream says to it */
+	TAIL_TO_PEER = 3,    /* what is for a member of an overlay network on another host */
+	TAIL_FROM_PEER = 4,  /* a tunnel's packet from another host */
+	TAIL_TO_LAN = 5,     /* what a container sends to the link of its network's parent */
+	TAIL_TO_SERVICE = 6, /* what begins a connection to a service */
 	TAIL_COUNT = 8,
 };
 
@@ -863,6 +962,7 @@ enum reason {
 	DROP_TUNNEL_FRAME = 57,	 /* in a tunnel, and not for one member: broadcast, ARP */
 	DROP_CONGESTED = 58,	 /* marked in its tunnel, and its sender does not know marks */
 	DROP_VNI = 59,		 /* in a tunnel, of no network that this host takes part in */
+	DROP_NO_BACKEND = 60,	 /* its service has no backend that is up; the sender is told */
 	REASON_COUNT = 64,
 };
 

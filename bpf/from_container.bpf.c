@@ -137,7 +137,7 @@ __noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct
 		return TC_ACT_SHOT;
 	route_hop(&room->fib, &hop);
 	router = endpoint_find(device->network, &hop);
-	if (!router || !router->forwarding)
+	if (!router || !(router->forwarding & ROLE_FORWARDING))
 		return drop(skb, DROP_NO_ENDPOINT);
 	if (!(net->flags & NETWORK_ICC))
 		return drop(skb, DROP_ICC);

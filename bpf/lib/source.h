@@ -75,7 +75,7 @@ __noinline int source_check_more(struct packet *p, const struct device *device,
 		return DROP_SPOOFED_ARP;
 	if (!is_ipv6(p) && is_without_address(p))
 		return 0;
-	if (!device->forwarding || addr_is_unusable(&p->tuple.src) ||
+	if (!(device->forwarding & ROLE_FORWARDING) || addr_is_unusable(&p->tuple.src) ||
 	    addr_equal(&p->tuple.src, &net->gateway4) ||
 	    addr_equal(&p->tuple.src, &net->gateway6) ||
 	    (!is_ipv6(p) && p->tuple.src.word[3] == net->broadcast) ||

@@ -8,15 +8,18 @@ from typing import Any, cast
 
 from datapath.dataplane import structs
 from datapath.dataplane.layout import (
+    BackendState,
     DeviceKind,
     HostFlag,
     NetworkFlag,
     OverlayFlag,
     PeerFlag,
+    ServiceChoice,
     Transport,
     TunnelFlag,
     XfrmDirection,
 )
+from datapath.dataplane.service_structs import BackendValue, ServiceValue, SlotsValue
 from datapath.dataplane.structs import (
     DeviceValue,
     HostValue,
@@ -55,6 +58,12 @@ def to_abi(row: Any) -> Any:
         fields["flags"] = sum(int(abi.PeerFlag[name]) for name in row.flags)
     elif isinstance(row, TunnelValue):
         fields["flags"] = sum(int(abi.TunnelFlag[name]) for name in row.flags)
+    elif isinstance(row, ServiceValue):
+        fields["choice"] = int(abi.ServiceChoice[row.choice])
+    elif isinstance(row, SlotsValue):
+        fields["backend"] = struct.pack(f"={len(row.backend)}I", *row.backend)
+    elif isinstance(row, BackendValue):
+        fields["state"] = int(abi.BackendState[row.state])
     elif isinstance(row, XfrmKey):
         fields["direction"] = int(abi.XfrmDirection[row.direction])
     elif isinstance(row, XfrmPolicyValue):
@@ -133,6 +142,28 @@ def tunnel_value(value: Any) -> TunnelValue:
     """What the map `tunnel` says (abi.tunnel)."""
     flags = frozenset(cast(TunnelFlag, flag.name) for flag in abi.TunnelFlag if value.flags & flag)
     return TunnelValue(**value._asdict() | {"flags": flags})
+
+
+def service_value(value: Any) -> ServiceValue:
+    """What the map `services` says (abi.service). A choice that only another version knows is its number."""
+    names = {int(one): one.name for one in abi.ServiceChoice}
+    choice = cast(ServiceChoice, names.get(value.choice, str(value.choice)))
+    return ServiceValue(**value._asdict() | {"choice": choice})
+
+
+def slots_value(value: Any) -> SlotsValue:
+    """What the map `slots` says (abi.slots), without the zeros at its end."""
+    numbers = list(struct.unpack(f"={len(value.backend) // 4}I", value.backend))
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return SlotsValue(tuple(numbers))
+
+
+def backend_value(value: Any) -> BackendValue:
+    """What the map `backends` says (abi.backend). A state that only another version knows is its number."""
+    names = {int(one): one.name for one in abi.BackendState}
+    state = cast(BackendState, names.get(value.state, str(value.state)))
+    return BackendValue(**value._asdict() | {"state": state})
 
 
 def device_value(value: Any) -> DeviceValue:

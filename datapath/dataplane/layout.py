@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction, enum transport,
-# enum overlay_flag, enum peer_flag, enum tunnel_flag.
+# enum overlay_flag, enum peer_flag, enum tunnel_flag, enum service_choice, enum backend_state.
 NetworkFlag = Literal[
     "NETWORK_ACTIVE",
     "NETWORK_IPV4",
@@ -22,6 +22,7 @@ NetworkFlag = Literal[
     "NETWORK_LAN",
     "NETWORK_VEPA",
     "NETWORK_L3",
+    "NETWORK_SERVICES",
 ]
 DeviceKind = Literal[
     "DEVICE_ENDPOINT",
@@ -38,9 +39,15 @@ Transport = Literal["TRANSPORT_VXLAN", "TRANSPORT_DIRECT", "TRANSPORT_WIREGUARD"
 OverlayFlag = Literal["OVERLAY_CHECKSUM", "OVERLAY_ROUTED"]
 PeerFlag = Literal["PEER_DIRECT", "PEER_WIREGUARD"]
 TunnelFlag = Literal["TUNNEL_DIRECT"]
+ServiceChoice = Literal["CHOICE_MAGLEV", "CHOICE_RANDOM", "CHOICE_LEAST"]
+BackendState = Literal["BACKEND_UP", "BACKEND_DRAINING", "BACKEND_DOWN"]
 Direction = Literal["ingress", "egress"]
 # enum limit_direction.
 LIMIT_DIRECTIONS = {"ingress": 1, "egress": 2}
+# enum endpoint_role.
+ROLE_FORWARDING, ROLE_SERVES = 1, 2
+# How many backends a row of `slots` takes.
+SLOTS_IN_CHUNK = 64
 # How many selectors a row of `xfrm_policies` takes.
 XFRM_SELECTORS = 8
 
@@ -86,6 +93,12 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "remote_blocks": ("remote_key", "remote"),
     "tunnel": (None, "tunnel"),
     "callers": ("tuple", "caller"),
+    "services": ("service_key", "service"),
+    "slots": ("slots_key", "slots"),
+    "backends": ("backend_key", "backend"),
+    "affinities": ("affinity_key", "affinity"),
+    "loads": ("endpoint_key", "load"),
+    "service_counts": ("service_count_key", "service_count"),
     "names": ("name_key", "name"),
     "long_names": ("long_name_key", "name"),
     "name_sets": ("name_set_key", "name_set"),
@@ -126,6 +139,7 @@ TOLD_MAPS = frozenset(
         *("addresses", "origins", "local_prefixes", "acls", "xfrm_policies", "links"),
         *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
+        *("services", "slots", "backends"),
     )
 )
 
@@ -188,6 +202,7 @@ TAILS = {
     "to_peer": "TAIL_TO_PEER",
     "from_peer": "TAIL_FROM_PEER",
     "to_lan": "TAIL_TO_LAN",
+    "to_service": "TAIL_TO_SERVICE",
 }
 # Program -> where it is attached to the control group (enum bpf_attach_type).
 SOCKET_HOOKS = {

@@ -31,6 +31,7 @@ _TOLD = (
     *("limits", "links", "quotas", "host", "xfrm_policies", "local_prefixes", "routers", "bindings"),
     *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
     *("peers", "vteps", "vnis", "overlays", "remote_addrs", "remote_blocks", "tunnel"),
+    *("services", "slots", "backends"),
 )
 
 
@@ -48,6 +49,9 @@ _CONVERSIONS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = 
     "resolvers": (_as_it_is, convert.resolver_value),
     "overlays": (_as_it_is, convert.overlay_value),
     "peers": (_as_it_is, convert.peer_value),
+    "services": (_as_it_is, convert.service_value),
+    "slots": (_as_it_is, convert.slots_value),
+    "backends": (_as_it_is, convert.backend_value),
 }
 
 

@@ -2,8 +2,7 @@
 """The structs of abi.h that this side writes, as tuples with the field names of abi.h. Pure.
 
 Each class is one struct, named in STRUCTS: it has the struct's fields but for padding, in the struct's order, which a
-test compares. Numbers are in host order. Enumerators are given by name ("NETWORK_ICC"); no address is None, which is
-written as the zero address.
+test compares. Numbers are in host order. Enumerators are given by name ("NETWORK_ICC"); no address is None (zero).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
+from datapath.dataplane import service_structs
 from datapath.dataplane.layout import (
     DeviceKind,
     HostFlag,
@@ -396,4 +396,5 @@ STRUCTS: Mapping[type[Any], str] = {
     RemoteKey: "remote_key",
     RemoteValue: "remote",
     TunnelValue: "tunnel",
+    **service_structs.STRUCTS,
 }

@@ -168,4 +168,8 @@ MEANINGS: Mapping[str, Meaning] = {
         "it came in a tunnel to this host's device, of no network that the host takes part in",
         "a peer that has not heard that the last container here has gone",
     ),
+    "DROP_NO_BACKEND": Meaning(
+        "it begins a connection to a service of which no backend is up; its sender is told at once that nobody listens",
+        "containers that have stopped or are drained, or a health check that fails",
+    ),
 }
