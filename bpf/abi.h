@@ -336,8 +336,12 @@ struct affinity {
 	__u32 pad;
 };
 
-/* loads: confirmed connections of members that CHOICE_LEAST has found. The key is a struct endpoint_key; the programs make
- * the rows. */
+/* loads: confirmed connections of backends of services with CHOICE_LEAST. The programs make the rows. */
+struct load_key {
+	__u32 endpoint; /* number, or PARTY_PEER */
+	struct ip_addr addr;
+};
+
 struct load {
 	__u32 conns;
 	__u32 pad;
@@ -378,8 +382,8 @@ enum conn_flag {
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 	CONN_QUESTION =
 		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
-	CONN_SERVICE = 8,  /* to a backend of a service; but over TCP `ack` is its number */
-	CONN_COUNTED = 16, /* likewise; it is counted in `loads` */
+	CONN_SERVICE = 8,  /* to a backend of a service; other than over TCP `ack` is the backend's number */
+	CONN_COUNTED = 16, /* likewise, and it is counted in `loads` */
 };
 
 enum conn_state {

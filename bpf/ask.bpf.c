@@ -247,7 +247,7 @@ int ask(struct __sk_buff *skb)
 	asked_by(&room->sides.key, p, skb->ifindex);
 	room->sides.client_network = device->network;
 	room->sides.client_endpoint = device->endpoint;
-	room->sides.question = CONN_QUESTION;
+	room->sides.flags = CONN_QUESTION;
 	asking->key.src = room->sides.key.src;
 	asking->key.endpoint = device->endpoint;
 	asking->key.port = p->tuple.sport;

@@ -14,6 +14,7 @@
 #include "lib/names.h"
 #include "lib/nat.h"
 #include "lib/overlay.h"
+#include "lib/served.h"
 #include "lib/source.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -72,6 +73,11 @@ static __always_inline int to_local(struct __sk_buff *skb, struct packet *p,
 		return to_mapped(skb, p, device, net);
 	if (host_is_talking(skb, &p->tuple))
 		return to_host(skb, net);
+	if (port_is_service(port)) {
+		if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
+			return drop(skb, DROP_REWRITE);
+		return choose_backend(skb, port, device->network, device->endpoint);
+	}
 	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
 	if (reason)
 		return drop(skb, reason);
@@ -194,7 +200,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return is_answer(skb, p, net, device->endpoint) ? go_on(skb, TAIL_ANSWERED)
 								: to_host(skb, net);
 	if (packet_has_ports(p)) {
-		conn = conn_find(&p->tuple);
+		conn = conn_of_client(p);
 		if (conn && conn->from_endpoint == device->endpoint) {
 			if (conn->flags & CONN_QUESTION)
 				return go_on(skb, TAIL_ANSWERED);
@@ -258,6 +264,31 @@ static __always_inline int to_member(struct __sk_buff *skb, const struct packet 
 					: drop(skb, DROP_ICC);
 }
 
+/* To a service of its network. */
+static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *p,
+					  const struct device *device, const struct network *net,
+					  __u32 service)
+{
+	int verdict = service_known(skb, p, net, device->endpoint);
+	bool begins = verdict == NO_VERDICT;
+
+	if (!begins && verdict != BY_TUNNEL && verdict != OF_A_QUESTION)
+		return verdict;
+	/* It does not come back from there. */
+	if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
+		return drop(skb, DROP_REWRITE);
+	return begins ? choose_at(skb, p, device->network, service, device->endpoint)
+		      : go_on(skb, TAIL_TO_PEER);
+}
+
+/* May what a backend sends away from its network be an answer to another host, which has asked it for somebody outside? */
+static __always_inline bool answers_caller(const struct packet *p, const struct network *net,
+					   const struct device *device)
+{
+	return (device->forwarding & ROLE_SERVES) && (net->flags & NETWORK_OVERLAY) &&
+	       caller_find(p, device->network);
+}
+
 /* A member on another host. What becomes of a datagram's first fragment is not known here: the later ones meet the same. */
 static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 				     const struct device *device)
@@ -284,7 +315,7 @@ int from_container(struct __sk_buff *skb)
 	struct device *device;
 	struct network *net;
 	int reason, verdict;
-	bool remote;
+	bool remote, serves;
 
 	if (!p)
 		return drop(skb, DROP_DEVICE);
@@ -324,9 +355,11 @@ int from_container(struct __sk_buff *skb)
 	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))
 		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)
 						: drop(skb, DROP_BANDWIDTH);
+	serves = device->forwarding & ROLE_SERVES;
 	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
 	p->followed = p->fragment && ((!endpoint && !remote) || !(net->flags & NETWORK_ICC) ||
-				      (net->flags & NETWORK_HOST_ROUTED));
+				      (net->flags & NETWORK_HOST_ROUTED) || serves ||
+				      (endpoint && !endpoint->ifindex));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
 		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
@@ -334,10 +367,17 @@ int from_container(struct __sk_buff *skb)
 		if (reason)
 			return drop(skb, reason);
 	}
-	if (remote)
+	if (remote || (!endpoint && answers_caller(p, net, device)))
 		return to_remote(skb, p, device);
+	verdict = NO_VERDICT;
 	if (!may_send(skb, p, device))
 		verdict = drop(skb, DROP_BANDWIDTH);
+	else if (endpoint && !endpoint->ifindex)
+		return to_its_service(skb, p, device, net, endpoint->number);
+	else if (serves)
+		verdict = service_answer(skb, p, net, device->endpoint);
+	if (verdict != NO_VERDICT)
+		;
 	else if (!endpoint)
 		verdict = leave(skb, p, device, net);
 	else

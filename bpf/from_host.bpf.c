@@ -7,6 +7,7 @@
 #include "lib/exits.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
+#include "lib/served.h"
 #include "lib/tails.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -85,6 +86,22 @@ static __always_inline bool is_redirect(const struct packet *p)
 	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_REDIRECT;
 }
 
+/* To a service, which answers the host by the gateway. */
+static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *p,
+					  const struct network *net, __u32 number, __u32 service)
+{
+	int verdict, reason;
+
+	/* Nobody has cut what is in order from here. */
+	reason = p->fragment ? fragment_join(p, PARTY_HOST) : 0;
+	if (reason)
+		return drop(skb, reason);
+	p->at_egress = 1;
+	verdict = service_known(skb, p, net, PARTY_HOST);
+	return verdict == NO_VERDICT ? choose_at(skb, p, number, service, PARTY_HOST)
+				     : forwarded(skb, verdict);
+}
+
 SEC("tc")
 int from_host(struct __sk_buff *skb)
 {
@@ -125,6 +142,8 @@ int from_host(struct __sk_buff *skb)
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (!endpoint && leads_to_peer(p, net, device->network))
 		return to_remote(skb, device->network);
+	if (endpoint && !endpoint->ifindex)
+		return to_its_service(skb, p, net, device->network, endpoint->number);
 	if (endpoint && (net->flags & NETWORK_OVERLAY))
 		caller_forget(p);
 	if (!endpoint) /* what the host routes to one of them */

@@ -59,7 +59,8 @@ static __always_inline bool is_direct(const struct packet *p, const struct netwo
 				      const struct overlay *overlay)
 {
 	return overlay->transport == TRANSPORT_DIRECT && !is_gateway(net, &p->tuple.src) &&
-	       !is_gateway(net, &p->tuple.dst);
+	       !is_gateway(net, &p->tuple.dst) && overlay_covers(overlay, &p->tuple.src) &&
+	       overlay_covers(overlay, &p->tuple.dst);
 }
 
 /* Is the peer on the link? Over one with IPv4 addresses no neighbour is found for IPv6. */
@@ -116,12 +117,14 @@ static __always_inline int by_route(struct __sk_buff *skb, const struct packet *
  * and in clear it must not go. */
 static __always_inline int by_wireguard(struct __sk_buff *skb, const struct packet *p,
 					struct scratch *room, const struct network *net,
-					const struct tunnel *own, const struct peer *peer)
+					const struct overlay *overlay, const struct tunnel *own,
+					const struct peer *peer)
 {
 	__u32 mtu = 0;
 
 	if (!own->wireguard || !(peer->flags & PEER_WIREGUARD) || is_gateway(net, &p->tuple.src) ||
-	    is_gateway(net, &p->tuple.dst))
+	    is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.src) ||
+	    !overlay_covers(overlay, &p->tuple.dst))
 		return drop(skb, DROP_NO_TUNNEL);
 	if (bpf_check_mtu(skb, own->wireguard, &mtu, 0, 0) < 0)
 		return drop(skb, DROP_NO_TUNNEL);
@@ -183,12 +186,14 @@ int to_peer(struct __sk_buff *skb)
 	overlay = overlay_find(number);
 	if (!net || !overlay)
 		return drop(skb, DROP_DEVICE);
-	if (is_gateway(net, &p->tuple.dst)) {
+	if (is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.dst)) {
 		caller = caller_find(p, number);
 		host = caller ? caller->peer : 0;
 	} else {
 		host = remote_at(number, overlay, &p->tuple.dst);
-		if (room->sides.client_endpoint && !members_may_talk(net, p))
+		/* Who asks a service from elsewhere has been admitted where it began. */
+		if (room->sides.client_endpoint && overlay_covers(overlay, &p->tuple.src) &&
+		    !members_may_talk(net, p))
 			return drop(skb, DROP_ICC);
 	}
 	peer = host ? peer_find(host) : NULL;
@@ -201,7 +206,7 @@ int to_peer(struct __sk_buff *skb)
 	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
 	if (overlay->transport == TRANSPORT_WIREGUARD)
-		return by_wireguard(skb, p, room, net, own, peer);
+		return by_wireguard(skb, p, room, net, overlay, own, peer);
 	if (room->sides.client_endpoint && is_direct(p, net, overlay)) {
 		verdict = NO_VERDICT;
 		if (is_on_link(p, peer))

@@ -1,27 +1,133 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Reached by a tail call: what begins a connection to a service. */
+/*
+ * Reached by a tail call: what begins a connection to a service, by its address or its published port. A backend gets it,
+ * here or on another host; if none is up, the sender is told so at once. In the scratch memory are the parsed packet, the
+ * service as a published port, the client's network, and who the client is, as in from_endpoint.
+ */
+#include "lib/inbound.h"
+#include "lib/links.h"
+#include "lib/overlay.h"
 #include "lib/services.h"
+#include "lib/virtual.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Back where it came from: what is at a device's egress is the host's, and arrives there. */
+static __always_inline int send_back(struct __sk_buff *skb, const struct packet *p)
+{
+	if (rewrite_macs(skb, p->src_mac, p->dst_mac) || !answer_is_admitted(skb))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, p->at_egress ? BPF_F_INGRESS : 0);
+}
+
+/* Any address answers an echo, whoever is behind it. */
+static __always_inline int answer_echo(struct __sk_buff *skb, const struct packet *p)
+{
+	if (rewrite_into_echo_reply(skb, p) || rewrite_macs(skb, p->src_mac, p->dst_mac))
+		return drop(skb, DROP_REWRITE);
+	if (!answer_is_admitted(skb))
+		return drop(skb, DROP_BANDWIDTH);
+	count(skb, ANSWERED);
+	return bpf_redirect(skb->ifindex, p->at_egress ? BPF_F_INGRESS : 0);
+}
+
+/* What came over the loopback device, or without an Ethernet header, the host's own stack answers, in which nobody has the
+ * port either. */
+static __always_inline int no_backend(struct __sk_buff *skb, struct packet *p, __u32 client)
+{
+	bool tcp = p->tuple.proto == IPPROTO_TCP;
+
+	drop(skb, DROP_NO_BACKEND);
+	if (p->lacks || (client == PARTY_HOST && !p->at_egress))
+		return disown(skb, p, client);
+	if (client == PARTY_OUTSIDE && p->fragment == FRAGMENT_FIRST)
+		fragment_disown(p, client, BEGIN_REFUSED);
+	if (tcp ? rewrite_into_reset(skb, p) : rewrite_into_error(skb, p, &p->tuple.dst, PORT_CLOSED))
+		return TC_ACT_SHOT;
+	return send_back(skb, p);
+}
+
+/* May a member ask the backend, as by that one's own address? */
+static __always_inline bool member_may_ask(struct packet *p, const struct network *net,
+					   const struct ip_addr *backend)
+{
+	struct ip_addr asked = p->tuple.dst;
+	bool may;
+
+	p->tuple.dst = *backend;
+	may = members_may_talk(net, p);
+	p->tuple.dst = asked;
+	return may;
+}
+
+/* The opened connection's first packet. The host itself asks a backend now: an answer is not for another host that has
+ * asked with the same port. */
+static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p,
+					 struct scratch *room, const struct network *net,
+					 __u32 network, __u32 client)
+{
+	struct conn *conn;
+
+	if (client == PARTY_HOST && (net->flags & NETWORK_OVERLAY))
+		bpf_map_delete_elem(&callers, &room->sides.other);
+	conn = conn_opened(&p->tuple);
+	if (!network)
+		return inbound_known(skb, p, conn, client);
+	return conn ? forwarded(skb, forward(skb, p, network_find(network), conn))
+		    : drop(skb, DROP_CONN_TABLE);
+}
+
+static __always_inline int refuse_client(struct __sk_buff *skb, struct packet *p, __u32 network,
+					 __u32 client, int reason)
+{
+	return network ? drop(skb, reason) : refuse_datagram(skb, p, client, reason);
+}
 
 SEC("tc")
 int to_service(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
-	struct affinity_key affinity = {};
-	struct endpoint_key loaded = {};
-	struct slots_key slot = {};
-	struct service *service;
+	__u32 network, client, service, number;
+	struct backend *backend;
+	struct service *asked;
+	struct network *net;
+	struct packet *p;
+	bool virtual;
+	int reason;
 
 	if (!room)
 		return drop(skb, DROP_DEVICE);
-	service = service_find(room->sides.server_endpoint);
-	if (!service)
-		return drop(skb, DROP_STALE);
-	service_counted(room->sides.server_endpoint, false);
-	slot.table = service->table4;
-	if (!backend_find(0) && !bpf_map_lookup_elem(&slots, &slot) &&
-	    !bpf_map_lookup_elem(&loads, &loaded) && !bpf_map_lookup_elem(&affinities, &affinity))
-		return drop(skb, DROP_NO_BACKEND);
-	return drop(skb, DROP_NO_BACKEND);
+	p = &room->packet;
+	service = room->published.endpoint;
+	network = room->sides.client_network;
+	client = room->sides.client_endpoint;
+	net = network_find(room->published.network);
+	asked = service_find(service);
+	if (!net || !asked)
+		return refuse_client(skb, p, network, client, DROP_STALE);
+	virtual = addr_equal(&p->tuple.dst, &room->published.addr);
+	if (virtual && is_icmp(p->tuple.proto) && packet_has_ports(p) && !is_echo_reply(p))
+		return answer_echo(skb, p);
+	if (!packet_has_ports(p) || is_icmp(p->tuple.proto))
+		return drop(skb, DROP_PROTOCOL);
+	if (p->fragment == FRAGMENT_LATER)
+		return drop(skb, DROP_FRAGMENT);
+	if (virtual && is_tcp_answer(p))
+		return drop(skb, DROP_NO_CONN);
+	if (!port_admits(&room->published, &p->tuple.src))
+		return refuse_client(skb, p, network, client, DROP_DENIED);
+	number = service_choose(p);
+	backend = number ? backend_find(number) : NULL;
+	service_counted(service, backend);
+	if (!backend)
+		return no_backend(skb, p, client);
+	if (virtual && is_container(client) &&
+	    !member_may_ask(p, net, backend_addr(backend, is_ipv6(p))))
+		return drop(skb, DROP_ICC);
+	reason = nat_open_service(skb, p, number,
+				  asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0);
+	service_counted(number, !reason);
+	if (reason)
+		return refuse_client(skb, p, network, client, reason);
+	return forward_first(skb, p, room, net, network, client);
 }

@@ -6,8 +6,8 @@
  * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes.
  */
 #pragma once
+#include "lib/loads.h"
 #include "lib/questions.h"
-#include "lib/quotas.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -165,6 +165,7 @@ static __always_inline void conn_ended(const struct conn *original)
 {
 	if (original->flags & CONN_CONFIRMED)
 		quota_ended(conn_owner(original), !is_container(original->from_endpoint));
+	load_ended(original->flags, original->to_endpoint, &original->other.src);
 }
 
 /* Deletes both directions, whichever table they are in. `conn`: found by `key`; `other`: memory for the other key, as
@@ -177,6 +178,8 @@ static __always_inline void conn_delete(const struct tuple *key, const struct co
 		conn_ended(conn);
 	else if (conn->flags & CONN_CONFIRMED)
 		quota_ended(conn_answerer(conn), !is_container(conn->to_endpoint));
+	if (!(conn->flags & CONN_ORIGINAL))
+		load_ended(conn->flags, conn->from_endpoint, &key->src);
 	bpf_map_delete_elem(&conns, key);
 	bpf_map_delete_elem(&conns, other);
 	bpf_map_delete_elem(&pending, key);
@@ -288,7 +291,7 @@ __noinline int conn_open(void)
 	entry->from_endpoint = sides->server_endpoint;
 	entry->to_network = sides->client_network;
 	entry->to_endpoint = sides->client_endpoint;
-	entry->flags = sides->question;
+	entry->flags = sides->flags;
 	entry->ack = sides->id;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
 	if (is_question(entry, sides->key.proto))
@@ -302,7 +305,7 @@ __noinline int conn_open(void)
 	entry->from_endpoint = sides->client_endpoint;
 	entry->to_network = sides->server_network;
 	entry->to_endpoint = sides->server_endpoint;
-	entry->flags = CONN_ORIGINAL | sides->question;
+	entry->flags = CONN_ORIGINAL | sides->flags;
 	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_NOEXIST);
 	if (!error)
 		return 0;
@@ -382,6 +385,7 @@ static __noinline int conn_confirm(struct __sk_buff *skb, const struct tuple *ke
 		goto undo;
 	}
 	quota_confirmed(owner, client);
+	load_confirmed(entry);
 	bpf_map_delete_elem(&pending, own);
 	bpf_map_delete_elem(&pending, other);
 	return 0;

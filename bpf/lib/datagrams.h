@@ -340,3 +340,21 @@ static __always_inline int fragment_follow(struct fragment *fragment,
 		bpf_map_delete_elem(&fragments, key);
 	return 0;
 }
+
+/*
+ * A fragment gets the ports of its datagram's first one, which has to come before it: where it arrives, what came too
+ * early could not be sent once more. `party`: who sends it, as in the key. Returns 0, or a drop reason.
+ */
+__noinline int fragment_join(struct packet *p, __u32 party)
+{
+	struct fragment_key *key;
+
+	if (!p)
+		return DROP_FRAGMENT;
+	key = fragment_key_new(p, party);
+	if (!key)
+		return DROP_FRAGMENT;
+	if (p->fragment == FRAGMENT_FIRST)
+		return fragment_begin(p, BEGIN_OURS);
+	return fragment_follow(fragment_find(key), key, p);
+}

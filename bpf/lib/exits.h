@@ -35,7 +35,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	count(skb, DELIVERED);
-	return bpf_redirect_peer(ifindex, 0);
+	return p->at_egress ? bpf_redirect(ifindex, 0) : bpf_redirect_peer(ifindex, 0);
 }
 
 /* May a container get the answer that its own packet has become? Anybody else may. */
@@ -69,6 +69,15 @@ static __always_inline int to_host(struct __sk_buff *skb, const struct network *
 {
 	count(skb, TO_HOST);
 	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
+}
+
+/* The same of what a gateway device is not named as the receiver of yet. */
+static __always_inline int to_gateway(struct __sk_buff *skb, const struct packet *p,
+				      const struct network *net)
+{
+	if (!mac_equal(p->dst_mac, net->mac) && rewrite_macs(skb, net->mac, p->src_mac))
+		return drop(skb, DROP_REWRITE);
+	return to_host(skb, net);
 }
 
 /*

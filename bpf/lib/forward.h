@@ -191,17 +191,44 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	return to_outside(skb, &room->fib);
 }
 
+/* What to_peer finds in the scratch memory: whose network it is, and who sends. The host alone is nobody. */
+static __always_inline int by_tunnel(struct scratch *room, const struct conn *conn)
+{
+	room->sides.client_network = conn->to_network;
+	room->sides.client_endpoint = conn->from_endpoint == PARTY_HOST	     ? 0
+				      : conn->from_endpoint == PARTY_OUTSIDE ? PARTY_PEER
+									     : conn->from_endpoint;
+	return BY_TUNNEL;
+}
+
+/* A packet that was translated is what it has become, for who looks at it next. */
+static __always_inline void packet_became(struct packet *p, const struct tuple *to, __u8 ttl)
+{
+	if (!is_ipv6(p))
+		p->ip_check = ipv4_check(p, ttl, addrs_diff(&p->tuple, to, false));
+	p->ttl = ttl;
+	p->tuple = *to;
+}
+
+/* Who is asked has no device here: the host itself, by way of a network's gateway, or a member on another host. */
+static __always_inline bool is_beyond(__u32 party)
+{
+	return party == PARTY_HOST || party == PARTY_PEER;
+}
+
 /* The packet becomes what a container, or the host's own socket, is to see, and goes there. `from`: the sender's
- * network, NULL: no container has sent it. */
+ * network, NULL: no container has sent it. A verdict, or BY_TUNNEL. */
 __noinline int forward(struct __sk_buff *skb, struct packet *p, const struct network *from,
 		       struct conn *conn)
 {
 	struct scratch *room = scratch();
 	struct network *net;
 	struct tuple *to;
+	__u8 ttl;
 
 	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
+	ttl = p->ttl > 1 ? p->ttl - 1 : p->ttl;
 	to = &room->leaving;
 	tuple_reverse(to, &conn->other);
 	if (!conn->to_network) {
@@ -212,7 +239,8 @@ __noinline int forward(struct __sk_buff *skb, struct packet *p, const struct net
 		return to_loopback(skb);
 	}
 	net = network_find(conn->to_network);
-	if (!net || !recipient_find(conn->to_network, &to->dst, conn->to_endpoint))
+	if (!net || (!is_beyond(conn->to_endpoint) &&
+		     !recipient_find(conn->to_network, &to->dst, conn->to_endpoint)))
 		return drop(skb, DROP_STALE);
 	if (conn->from_endpoint == PARTY_OUTSIDE && xfrm_closed_through(to))
 		return drop(skb, DROP_XFRM);
@@ -222,9 +250,14 @@ __noinline int forward(struct __sk_buff *skb, struct packet *p, const struct net
 	    !packet_narrow(skb, p, net->mtu))
 		return answer_error(skb, p, from ? gateway_of(from, p) : &p->tuple.dst, net->mtu);
 	conn_track(skb, p, &p->tuple, conn);
-	if (packet_fit(skb, p, conn->from_endpoint) ||
-	    rewrite_tuple(skb, p, to, p->ttl > 1 ? p->ttl - 1 : p->ttl))
+	if (packet_fit(skb, p, conn->from_endpoint) || rewrite_tuple(skb, p, to, ttl))
 		return drop(skb, DROP_REWRITE);
+	if (conn->to_endpoint == PARTY_HOST)
+		return to_gateway(skb, p, net);
+	if (conn->to_endpoint == PARTY_PEER) {
+		packet_became(p, to, ttl);
+		return by_tunnel(room, conn);
+	}
 	return deliver(skb, p, &room->recipient, net->mac);
 }
 
@@ -236,7 +269,8 @@ static __always_inline bool leads_outside(const struct conn *conn)
 /*
  * Translates an ICMP error, outside and inside, and sends it on. `sender`: who it is, as in
  * from_endpoint; `from`: its network, NULL: none. Returns the verdict, or
- * NO_VERDICT when it is about no connection of ours, OF_A_QUESTION when it is about one to an upstream, from there.
+ * NO_VERDICT when it is about no connection of ours, OF_A_QUESTION when it is about one to an upstream, from there, or
+ * BY_TUNNEL.
  */
 __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const struct network *from,
 			     __u32 sender)
@@ -274,12 +308,16 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	/* From the other end itself, or from a router on the way, whose address stays. */
 	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
 	quoted->outer.dst = inner.src;
-	if (conn->to_endpoint == PARTY_HOST) {
-		if (rewrite_error(skb, p, quoted, &inner))
-			return drop(skb, DROP_REWRITE);
-		return to_loopback(skb);
-	}
 	quoted->outer.proto = p->tuple.proto;
+	if (is_beyond(conn->to_endpoint)) {
+		net = network_find(conn->to_network);
+		if ((conn->to_network && !net) || rewrite_error(skb, p, quoted, &inner))
+			return drop(skb, DROP_REWRITE);
+		if (conn->to_endpoint == PARTY_HOST)
+			return net ? to_gateway(skb, p, net) : to_loopback(skb);
+		p->tuple = quoted->outer;
+		return by_tunnel(room, conn);
+	}
 	if (!conn->to_network) {
 		/* From a router within: outside it is seen as the other end is. */
 		if (!addr_equal(&key.src, &inner.dst))

@@ -4,6 +4,7 @@
 #include <linux/in6.h>
 #include <linux/icmpv6.h>
 #include <linux/types.h>
+#include <bpf/bpf_helpers.h>
 
 /* linux/if_arp.h and linux/icmp.h drag in the C library: what is needed of them. */
 #define ARPHRD_ETHER	   1
@@ -38,6 +39,23 @@ struct icmp_header {
 	__sum16 checksum;
 	__be16 id, sequence;
 };
+
+/* Why an ICMP error is sent: 0, no hop was left; PORT_CLOSED, nobody listens; else the packet is larger than that. */
+#define PORT_CLOSED 0x10000
+
+static __always_inline void error_kind_v4(struct icmp_header *header, __u32 mtu)
+{
+	header->type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED;
+	/* Fragmentation needed, or port unreachable (RFC 792). */
+	header->code = mtu == PORT_CLOSED ? 3 : mtu ? 4 : 0;
+}
+
+/* Destination unreachable, packet too big, time exceeded (RFC 4443). */
+static __always_inline void error_kind_v6(struct icmp_header *header, __u32 mtu)
+{
+	header->type = mtu == PORT_CLOSED ? 1 : mtu ? 2 : 3;
+	header->code = mtu == PORT_CLOSED ? 4 : 0;
+}
 
 /* ICMPv6 neighbour solicitation and advertisement (RFC 4861, 4.3 and 4.4), one option. */
 struct nd_body {

@@ -67,7 +67,7 @@ static __always_inline int inbound_begin(struct __sk_buff *skb, struct packet *p
 		verdict = forward_error(skb, p, NULL, party);
 		if (verdict == OF_A_QUESTION)
 			return go_on(skb, TAIL_ANSWERED);
-		return verdict == NO_VERDICT ? not_ours(skb) : verdict;
+		return verdict == NO_VERDICT ? not_ours(skb) : forwarded(skb, verdict);
 	}
 	if (p->fragment == FRAGMENT_LATER) {
 		verdict = inbound_fragment(skb, p, party);
@@ -102,6 +102,8 @@ static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
 	if (!port || p->fragment == FRAGMENT_LATER || is_for_the_stack(p, party) ||
 	    host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
+	if (port_is_service(port))
+		return choose_backend(skb, port, 0, party);
 	reason = nat_open_published(skb, p, port, 0, party);
 	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;
 }
@@ -128,5 +130,5 @@ static __always_inline int inbound_known(struct __sk_buff *skb, struct packet *p
 		if (reason)
 			return drop(skb, reason);
 	}
-	return forward(skb, p, NULL, conn);
+	return forwarded(skb, forward(skb, p, NULL, conn));
 }

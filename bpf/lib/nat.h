@@ -3,7 +3,7 @@
 #pragma once
 #include "lib/mappings.h"
 #include "lib/networks.h"
-#include "lib/ports.h"
+#include "lib/services.h"
 #include "lib/sockets.h"
 #include "lib/xfrm.h"
 
@@ -166,7 +166,7 @@ static __always_inline bool within(__u32 port, __u32 first, __u32 last)
 static __always_inline bool nat_keeps(const struct nat_search *search, const struct host *facts,
 				      const struct conn_sides *sides, __u32 own)
 {
-	if (!own || sides->question)
+	if (!own || (sides->flags & CONN_QUESTION))
 		return false;
 	if (search->mapped)
 		return !is_icmp(sides->key.proto) && !(facts->flags & HOST_OTHER_NAT);
@@ -260,6 +260,54 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 	}
 	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
 	return nat_open(skb, false, false);
+}
+
+/*
+ * A connection to a backend, by its service's address or published port. `sides` in the scratch memory says who the client
+ * is, and `published` the service. The server sees the client's own address, as of any published port, and that of a
+ * client of its own network as well: what backends send is looked at. Whoever is asked by itself hears the gateway.
+ */
+__noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, __u32 number,
+				__u32 counted)
+{
+	struct backend *backend = backend_find(number);
+	struct scratch *room = scratch();
+	__u32 client, client_network;
+	struct conn_sides *sides;
+	struct network *net;
+	bool hidden;
+
+	if (!p || !room || !backend)
+		return DROP_CONN_TABLE;
+	net = network_find(room->published.network);
+	if (!net)
+		return DROP_STALE;
+	sides = &room->sides;
+	client = sides->client_endpoint;
+	client_network = sides->client_network;
+	if (is_container(client) && !quota_admits(client))
+		return DROP_LIMIT;
+	quota_begins(backend->endpoint);
+	__builtin_memset(sides, 0, sizeof(*sides));
+	sides->key = p->tuple;
+	sides->other.src = *backend_addr(backend, is_ipv6(p));
+	sides->other.sport = room->published.port;
+	sides->other.dst = p->tuple.src;
+	sides->other.dport = p->tuple.sport;
+	sides->other.proto = p->tuple.proto;
+	sides->client_network = client_network;
+	sides->client_endpoint = client;
+	sides->server_network = room->published.network;
+	sides->server_endpoint = backend->endpoint;
+	sides->flags = CONN_SERVICE | counted;
+	if (p->tuple.proto != IPPROTO_TCP)
+		sides->id = number;
+	hidden = client == backend->endpoint ||
+		 (client == PARTY_HOST && addr_is_loopback(&p->tuple.src)) ||
+		 ((net->flags & NETWORK_BESIDE) && client_network != room->published.network);
+	if (hidden)
+		sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
+	return nat_open(skb, false, !hidden && client != PARTY_HOST);
 }
 
 /* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */

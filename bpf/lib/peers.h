@@ -11,6 +11,7 @@
 #include "lib/links.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
+#include "lib/served.h"
 
 #define ND_FIRST 133 /* the types of neighbour discovery (RFC 4861, 4): all are of one link */
 #define ND_LAST	 137
@@ -23,24 +24,6 @@ static __always_inline bool is_for_one(const struct packet *p)
 		return false;
 	return p->tuple.proto != IPPROTO_ICMPV6 || !p->l4 || p->icmp_type < ND_FIRST ||
 	       p->icmp_type > ND_LAST;
-}
-
-/*
- * A fragment in a network whose members may not all talk to each other gets the ports of its datagram's first one, which
- * has to come before it: what came too early could not be sent once more in its tunnel. Returns 0, or a drop reason.
- */
-__noinline int peer_fragment(struct packet *p)
-{
-	struct fragment_key *key;
-
-	if (!p)
-		return DROP_FRAGMENT;
-	key = fragment_key_new(p, PARTY_PEER);
-	if (!key)
-		return DROP_FRAGMENT;
-	if (p->fragment == FRAGMENT_FIRST)
-		return fragment_begin(p, BEGIN_OURS);
-	return fragment_follow(fragment_find(key), key, p);
 }
 
 /* The other host asks a member in the gateway's name. */
@@ -69,7 +52,19 @@ static __always_inline int peer_to_host(struct __sk_buff *skb, const struct pack
 	return to_host(skb, net);
 }
 
-/* Is it believed from this host? What is to come encrypted is not believed otherwise. */
+/* What somebody outside has asked a service at another host, for a backend here? */
+static __always_inline bool is_ingress(const struct packet *p, const struct network *net,
+				       __u32 number)
+{
+	struct overlay *overlay;
+
+	if (!(net->flags & NETWORK_SERVICES))
+		return false;
+	overlay = overlay_find(number);
+	return overlay && !overlay_covers(overlay, &p->tuple.src);
+}
+
+/* Is it believed from this host? What is to come encrypted is not believed otherwise. `calls`: it asks for another. */
 static __always_inline bool is_believed(const struct packet *p, __u32 number, __u32 peer,
 					bool calls)
 {
@@ -87,28 +82,38 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	struct network *net = network_find(number);
 	struct scratch *room = scratch();
 	struct endpoint *endpoint;
-	bool calls;
-	int reason;
+	bool calls, ingress;
+	int reason = 0, verdict;
 
 	if (!net || !room || !(net->flags & NETWORK_OVERLAY))
 		return drop(skb, DROP_DEVICE);
 	if (!is_for_one(p))
 		return drop(skb, DROP_TUNNEL_FRAME);
 	calls = is_gateway(net, &p->tuple.src);
-	if (peer && !is_believed(p, number, peer, calls))
+	ingress = peer && !calls && is_ingress(p, net, number);
+	if (peer && !is_believed(p, number, peer, calls || ingress))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))
 		return drop(skb, DROP_CONGESTED);
+	if (p->fragment &&
+	    ((net->flags & NETWORK_SERVICES) || (!calls && !(net->flags & NETWORK_ICC))))
+		reason = fragment_join(p, PARTY_PEER);
+	if ((net->flags & NETWORK_SERVICES) && !calls && !ingress) {
+		verdict = service_answer(skb, p, net, PARTY_PEER);
+		if (verdict != NO_VERDICT)
+			return forwarded(skb, verdict);
+	}
 	if (is_gateway(net, &p->tuple.dst))
 		return calls ? drop(skb, DROP_TUNNEL_SOURCE) : peer_to_host(skb, p, net);
 	endpoint = endpoint_find(number, &p->tuple.dst);
-	if (!endpoint)
+	if (!endpoint || !endpoint->ifindex)
 		return drop(skb, DROP_NO_ENDPOINT);
-	if (calls) {
+	if (ingress && !(endpoint->forwarding & ROLE_SERVES))
+		return drop(skb, DROP_TUNNEL_SOURCE);
+	if (calls || ingress) {
 		caller_remember(room, p, number, peer);
 	} else if (!(net->flags & NETWORK_ICC)) {
-		reason = p->fragment ? peer_fragment(p) : 0;
 		if (reason)
 			return drop(skb, reason);
 		if (!link_admits(p))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What writes into packets, checksums included; but for cutting them (split.h), for the other family (family.h), for what
- * is in a message (message.h), and for answers made of questions (reply.h). */
+ * is in a message (message.h), for answers made of questions (reply.h), and for what services say themselves (virtual.h). */
 #pragma once
 #include "lib/verdict.h"
 
@@ -245,13 +245,9 @@ __noinline int rewrite_error(struct __sk_buff *skb, const struct packet *p,
 	return rewrite_addrs(skb, L3, &quoted->outer, diff, v6);
 }
 
-#define PACKET_TOO_BIG	     2 /* ICMPv6 types (RFC 4443) */
-#define TIME_EXCEEDED_V6     3
-#define FRAGMENTATION_NEEDED 4 /* code of ICMP_DEST_UNREACH */
-
 /*
  * The packet becomes an ICMP error about itself, from `src` back to its sender (RFC 792, RFC
- * 4443). `mtu` 0: no hop was left, else it is larger than that. Fails for what is not to be
+ * 4443). `mtu`: as in error_kind_v4(). Fails for what is not to be
  * answered: fragments but the first, and errors, of which there is no end.
  */
 __noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
@@ -282,7 +278,7 @@ __noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
 		ip.payload_len = bpf_htons(length);
 		__builtin_memcpy(&ip.saddr, src, sizeof(ip.saddr));
 		__builtin_memcpy(&ip.daddr, &p->tuple.src, sizeof(ip.daddr));
-		icmp->header.type = mtu ? PACKET_TOO_BIG : TIME_EXCEEDED_V6;
+		error_kind_v6(&icmp->header, mtu);
 		icmp->header.sequence = bpf_htons(mtu);
 		sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip.saddr, 2 * sizeof(ip.saddr), 0);
 		sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
@@ -299,8 +295,7 @@ __noinline int rewrite_into_error(struct __sk_buff *skb, const struct packet *p,
 	ip.saddr = src->word[3];
 	ip.daddr = p->tuple.src.word[3];
 	ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
-	icmp->header.type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED;
-	icmp->header.code = mtu ? FRAGMENTATION_NEEDED : 0;
+	error_kind_v4(&icmp->header, mtu);
 	icmp->header.sequence = bpf_htons(mtu);
 	icmp->header.checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)icmp, length, 0));
 	if (bpf_skb_change_tail(skb, L3 + sizeof(ip) + length, 0) ||

@@ -27,8 +27,8 @@ struct conn_sides {
 	struct tuple other;		       /* the answer as it will arrive */
 	__u32 client_network, client_endpoint; /* 0: not a container */
 	__u32 server_network, server_endpoint;
-	__u32 question; /* CONN_QUESTION, or 0 */
-	__u32 id;	/* and which one, of UDP */
+	__u32 flags; /* which of CONN_QUESTION, CONN_SERVICE and CONN_COUNTED it has, */
+	__u32 id;    /* and which question of UDP, or for which backend */
 };
 
 /* How a source port is chosen (nat.h). */
@@ -82,6 +82,7 @@ struct scratch {
 	struct ipv4_header header; /* of the rest of a packet that is cut, */
 	struct iphdr first;	   /* and of its first piece, without options */
 	struct nat_search search;
+	struct port published; /* of a service, which is in the place of its endpoint */
 };
 
 struct {

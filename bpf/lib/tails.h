@@ -16,3 +16,9 @@ static __always_inline int go_on(struct __sk_buff *skb, __u32 tail)
 	bpf_tail_call(skb, &tails, tail);
 	return drop(skb, DROP_TAIL);
 }
+
+/* A verdict of forward.h, or the rest of the packet's way. */
+static __always_inline int forwarded(struct __sk_buff *skb, int verdict)
+{
+	return verdict == BY_TUNNEL ? go_on(skb, TAIL_TO_PEER) : verdict;
+}

@@ -97,7 +97,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "slots": ("slots_key", "slots"),
     "backends": ("backend_key", "backend"),
     "affinities": ("affinity_key", "affinity"),
-    "loads": ("endpoint_key", "load"),
+    "loads": ("load_key", "load"),
     "service_counts": ("service_count_key", "service_count"),
     "names": ("name_key", "name"),
     "long_names": ("long_name_key", "name"),

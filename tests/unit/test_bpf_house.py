@@ -21,6 +21,7 @@ WRITERS = {
     "lib/reply.h",
     "lib/encap.h",
     "lib/relay.h",
+    "lib/virtual.h",
 }
 # Those that act, each with whom it may call.
 ACTING = {
@@ -31,7 +32,8 @@ ACTING = {
     "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
-    "lib/peers.h": {"lib/exits.h"},
+    "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
+    "lib/served.h": {"lib/forward.h"},
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from datapath.dataplane import convert, entries, host_entries, layout, structs, wire_names
+from datapath.dataplane import convert, entries, host_entries, layout, service_structs, structs, wire_names
 from datapath.dataplane.entries import EVERY4
 from datapath.dataplane.structs import (
     EndpointKey,
@@ -298,7 +298,7 @@ def test_rows_have_the_fields_of_their_structs(kind: type[Any]) -> None:
 
 def test_every_kind_of_row_has_its_struct() -> None:
     found = {
-        name for name, kind in vars(structs).items() if name.endswith(("Key", "Value")) and kind is not Any
+        name for name, kind in {**vars(service_structs), **vars(structs)}.items() if name.endswith(("Key", "Value")) and kind is not Any
     }
     assert found == {kind.__name__ for kind in structs.STRUCTS}
 
