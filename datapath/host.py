@@ -12,6 +12,7 @@ from datapath.config.settings import Settings
 from datapath.engine.engine import Engine, ignore
 from datapath.errors import NotFoundError
 from datapath.model.rows import OWNER, Phase
+from datapath.services import Services
 
 if TYPE_CHECKING:
     from datapath.drivers.base import JoinInfo
@@ -79,6 +80,11 @@ class Host(Engine):
         """The same in one piece: other owners' sandboxes on networks that are there for them."""
         return Attachments(self)
 
+    @cached_property
+    def services(self) -> Services:
+        """The host's services."""
+        return Services(self)
+
     def down(self, force: bool = False) -> None:
         """Takes everything away: containers, endpoints, networks, programs, pins, and the state. InUseError: other
         owners have networks or sandboxes here, and not `force`."""
@@ -107,11 +113,12 @@ class Networks:
 
         return elsewhere.all_networks(self._host)
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Docker's JSON of one network, of this host or of the cluster. NotFoundError, StateError."""
+    def inspect(self, name: str, verbose: bool = False) -> dict[str, Any]:
+        """Docker's JSON of one network, of this host or the cluster; `verbose`: and its services. NotFoundError,
+        StateError."""
         from datapath.engine import elsewhere
 
-        return elsewhere.inspect(self._host, name)
+        return elsewhere.inspect(self._host, name, verbose)
 
     def plan(self, request: NetworkRequest, avoid: Sequence[Prefix] = ()) -> Network:
         """The network that `create` would create now; nothing is created, and its addresses are not kept for it.
@@ -196,8 +203,7 @@ class Sandboxes:
             return sandboxes.adopt(tx, path, owner, key, name)
 
     def rename(self, owner: str, names: Mapping[str, str]) -> None:
-        """How users are shown sandboxes of the owner from now on, by his keys of them; those that are not known are
-        passed over."""
+        """How users are shown sandboxes of the owner, by his keys of them; those not known are passed over."""
         from datapath.engine import sandboxes
 
         with self._host.changing(create=False) as tx:
@@ -342,8 +348,7 @@ class Attachments:
         self._host = host
 
     def add(self, request: AttachmentRequest) -> Attached:
-        """Puts the sandbox onto the network; killed, or refused in the middle, it leaves nothing that `remove` would
-        not take.
+        """Puts the sandbox onto the network; killed, or refused, it leaves nothing that `remove` would not take.
 
         Ports are published at the endpoint of the sandbox that has its default route; without one they are not, and
         the user is warned. ConfigError, NotFoundError; ExistsError: an address, a port, the device's name or the
@@ -372,13 +377,12 @@ class Attachments:
         there = state.sandboxes[endpoint.sandbox_id].key if endpoint else ""
         if endpoint is None or not netns.is_namespace(path) or netns.identity(there) != netns.identity(path):
             raise NotFoundError(f"attachment {key} is not in {path}")
-        return [
-            finding for finding in self._host.doctor() if finding.subject == endpoint_name(endpoint, state)
-        ]
+        name = endpoint_name(endpoint, state)
+        return [finding for finding in self._host.doctor() if finding.subject == name]
 
     def remove(self, owner: str, key: str, network: str = "") -> bool:
-        """Takes an attachment away, whatever of it is there, and with the last one of `network`, if that is the
-        owner's, the network. False: there was no such attachment."""
+        """Takes an attachment away, and with the last one of `network`, if that is the owner's, the network. False:
+        there was no such attachment."""
         from datapath.engine import attachments
 
         if not self._host.exists:
@@ -387,8 +391,7 @@ class Attachments:
             return attachments.remove(tx, owner, key, network)
 
     def retain(self, owner: str, network: str, wanted: Callable[[str], bool]) -> list[str]:
-        """Takes the owner's attachments to the network away, but for those whose keys are wanted; the keys of those
-        that went."""
+        """Takes the owner's attachments to the network away whose keys are not wanted; the keys of those."""
         from datapath.engine import attachments
 
         if not self._host.exists:

@@ -37,6 +37,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "names": ("names ls shop", "names resolve web db"),
     "names ls": ("names ls", "names ls shop --format json"),
     "names resolve": ("names resolve web db", "names resolve web example.com MX"),
+    "service": ("service create --network shop -p 8080:80 web", "service ls"),
+    "service create": (
+        "service create --network shop -p 8080:80 web",
+        "service create --network shop --selector app=api --affinity 3h api",
+    ),
+    "service ls": ("service ls",),
+    "service ps": ("service ps web",),
+    "service inspect": ("service inspect -f '{{.Endpoint.VirtualIPs}}' web",),
+    "service update": ("service update --publish-add 8443:443 --publish-rm 8080:80 web",),
+    "service drain": ("service drain web web1",),
+    "service undrain": ("service undrain web web1",),
+    "service rm": ("service rm web",),
     "container": ("container ls -a", "container rm -f web"),
     "run": (
         "run -d --name web -p 8080:80 python3 -m http.server 80",

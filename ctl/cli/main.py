@@ -21,6 +21,7 @@ COMMANDS = {
     "port": ".port:port",
     "ct": ".connection:ct",
     "names": ".names:names",
+    "service": ".service:service",
     "cluster": ".cluster:cluster",
     "container": ".container:container",
     "run": ".run:run",

@@ -172,10 +172,11 @@ def _members(name: str) -> Mapping[str, Any]:
 @network.command("inspect", cls=Command)
 @click.argument("names", metavar="NETWORK...", nargs=-1, required=True, shell_complete=completing.network)
 @format_option("-f")
-@click.option("-v", "--verbose", is_flag=True, help="Accepted for compatibility with Docker.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the network's services, too.")
 def inspect(names: tuple[str, ...], format_: str, verbose: bool) -> None:
     """Show detailed information about networks."""
-    print_documents(names, host().networks.inspect, format_)
+    look = host().networks.inspect
+    print_documents(names, (lambda name: look(name, verbose=True)) if verbose else look, format_)
 
 
 def print_documents(names: tuple[str, ...], look: Any, format_: str) -> None:

@@ -115,6 +115,14 @@ workdir_option = click.option(
 @click.option("--dns", multiple=True, metavar="IP", help="Address of a DNS server.")
 @click.option("--dns-search", multiple=True, metavar="DOMAIN", help="DNS search domain.")
 @click.option("--dns-option", "--dns-opt", multiple=True, metavar="OPTION", help="DNS option.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME[,weight=N]",
+    shell_complete=completing.service,
+    help="Service that the container is of; the weight is its share of connections (default: 1).",
+)
 @environment_options
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the container.")
 @click.option(

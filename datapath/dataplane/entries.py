@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
-from datapath.dataplane.layout import LIMIT_DIRECTIONS, NetworkFlag
+from datapath.dataplane.layout import LIMIT_DIRECTIONS, ROLE_FORWARDING, NetworkFlag
 from datapath.dataplane.structs import (
     NO_MAC,
     AclKey,
@@ -44,6 +44,7 @@ from datapath.model.networks import VEPA, Network, gateway_mac
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.resolv import RESOLVER
+from datapath.model.services import Service
 from datapath.model.state import State
 
 # All of the host's addresses of a family; the zero address, which is also `::`, is None.
@@ -161,7 +162,7 @@ def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:
     addr6 = endpoint.ipv6.ip if endpoint.ipv6 else None
     linklocal = endpoint.linklocal if endpoint.ipv6 else None
     index, number, mac = endpoint.host_ifindex, endpoint.number, endpoint.mac
-    forwarding, limits = int(endpoint.forwarding), limit_entries(endpoint)
+    forwarding, limits = ROLE_FORWARDING * endpoint.forwarding, limit_entries(endpoint)
     limited = sum(key.direction for key in limits)
     device = DeviceValue(
         kind="DEVICE_ENDPOINT",
@@ -248,7 +249,7 @@ def _published_at(endpoint: Endpoint, mapping: PortMapping) -> Iterator[tuple[Ad
 def origin_entries(endpoint: Endpoint, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
     """`origins` of the endpoint, or of these of its mappings only, and of those for the same ports of the container.
     Of several host ports for one port the first counts, so it comes last."""
-    concerned = endpoint.ports
+    concerned = endpoint.ports if endpoint.host_ifname else ()  # a service sends nothing itself
     if mappings is not None:
         wanted = tuple(mappings)
         concerned = tuple(m for m in concerned if any(_share_port(m, other) for other in wanted))
@@ -341,12 +342,9 @@ def binding_entries(state: State, mappings: Iterable[PortMapping] | None = None)
 
 def _published(state: State) -> list[PortMapping]:
     """All that is published; by linuxbridge networks it is none of the programs' business."""
-    return [
-        mapping
-        for endpoint in state.endpoints.values()
-        if traits(state.networks[endpoint.network_id]).programs
-        for mapping in endpoint.ports
-    ]
+    found = (e for e in state.endpoints.values() if traits(state.networks[e.network_id]).programs)
+    holders: tuple[Endpoint | Service, ...] = (*found, *state.services.values())
+    return [mapping for one in holders for mapping in one.ports]
 
 
 def _counted_runs(key: Any, asked: list[PortMapping], published: list[PortMapping]) -> Iterator[PortRange]:

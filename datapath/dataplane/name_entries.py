@@ -5,7 +5,8 @@ Pure.
 Members of a network find each other by the container's name, its short id, its hostname and its aliases there, each
 also with ".NETWORK" behind it, and the network's domain if it has one; all of an endpoint's addresses are the
 container's name with the network's. Names are there as long as the container runs. Of a network of several hosts those
-on others have their names here, too. Records are rendered here, as they are sent (RFC 1035).
+on others have their names here, too. A service's name is its virtual address's, or where it has none its backends', and
+`tasks.` before it always theirs. Records are rendered here, as they are sent (RFC 1035).
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from datapath.dataplane.name_owners import (
     owner_elsewhere,
     owner_here,
     owners,
+    service_names,
+    service_owners,
+    service_place,
 )
 from datapath.dataplane.structs import (
     LongNameKey,
@@ -45,7 +49,9 @@ from datapath.model.networks import Network
 from datapath.model.parsing import Address
 from datapath.model.peers import Remote
 from datapath.model.resolv import MAX_SERVERS, NameFacts, Server, servers
+from datapath.model.services import Service
 from datapath.model.state import State
+from datapath.plan import backends
 
 _IN_ROW = 48  # bytes of records in a name's own row
 _IN_SET = 1020  # and in a row of `name_sets`
@@ -112,6 +118,8 @@ def name_rows(state: State, facts: NameFacts, touched: Touched | None = None) ->
     for network in networks.values():
         if scopes is None or network.number in scopes:
             for owner in owners(network, state, _bare(network, touched)):
+                _add(found, network, owner, touched)
+            for owner in service_owners(network, state, _bare(network, touched)):
                 _add(found, network, owner, touched)
     if scopes is None or any(scope & SCOPE_ENDPOINT for scope in scopes):
         for sandbox_id in state.sandboxes:
@@ -296,6 +304,9 @@ class _Touching:
         self.add(network.number, owner.names, network)
         self._keys.update(owner.places)
 
+    def add_place(self, place: NameKey) -> None:
+        self._keys.add(place)
+
     def all(self, endpoints: Iterable[int] = ()) -> Touched:
         return Touched(frozenset(self._texts), frozenset(self._keys), frozenset(endpoints))
 
@@ -312,7 +323,24 @@ def touched(sandbox_ids: Collection[str], *states: State) -> Touched:
                 if sandbox_id in sandbox_ids:
                     numbers.add(endpoint.number)
                     found.add_owner(owner_here(endpoint, network.number, state), network)
+        for service in backends.touched(sandbox_ids, state).values():
+            found.add(*_service_names(service, state))
     return found.all(numbers)
+
+
+def touched_services(services: Iterable[Service], *states: State) -> Touched:
+    """What rows may be about these services, as they are in any of the states."""
+    found = _Touching()
+    for state in states:
+        for service in services:
+            found.add(*_service_names(service, state))
+            found.add_place(service_place(service, state))
+    return found.all()
+
+
+def _service_names(service: Service, state: State) -> tuple[int, tuple[str, ...], Network]:
+    network = state.networks[service.network_id]
+    return network.number, service_names(service), network
 
 
 def touched_elsewhere(remotes: Iterable[Remote], *states: State) -> Touched:

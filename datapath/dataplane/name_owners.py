@@ -14,7 +14,9 @@ from datapath.model.networks import Network
 from datapath.model.parsing import Address
 from datapath.model.peers import Remote
 from datapath.model.rows import Phase, short
+from datapath.model.services import Service
 from datapath.model.state import State
+from datapath.plan import backends
 
 
 class Owner(NamedTuple):
@@ -118,17 +120,50 @@ def owner_elsewhere(remote: Remote, scope: int) -> Owner:
     return Owner(names, found, tuple(address_key(scope, address) for address in found))
 
 
+TASKS = "tasks."  # before a service's name: all of its backends
+
+
+def service_place(service: Service, state: State) -> NameKey:
+    """The key of the row that says what the service's addresses are called."""
+    return endpoint_key(state.networks[service.network_id].number, service.number)
+
+
+def service_names(service: Service) -> tuple[str, str]:
+    """Its own, and that of all of its backends."""
+    return service.name, f"{TASKS}{service.name}"
+
+
+def service_owners(network: Network, state: State, among: Set[str] | None = None) -> Iterator[Owner]:
+    """The services of a network that has names: by their own, and all of their backends. `among` as for `owners`."""
+    for service in state.services_of_network(network.id):
+        called = among is None or any(name.lower() in among for name in service_names(service))
+        if not (called and backends.is_there(service)):
+            continue
+        behind = tuple(address for one in backends.backends(service, state) for address in one.addresses)
+        place = (service_place(service, state),) if service.vips else ()
+        yield Owner((service.name,), service.vips or behind, place)
+        yield Owner(service_names(service)[1:], behind, ())
+
+
 def owners(network: Network, state: State, among: Set[str] | None = None) -> Iterator[Owner]:
     """Everybody who has names on a network that has some; `among`: one of these, in lower case. Other hosts may have
     many endpoints, of which few do."""
+    services = {s.name.lower() for s in state.services_of_network(network.id) if backends.is_there(s)}
     for endpoint in state.endpoints_of_network(network.id):
         if is_named(endpoint, state):
-            owner = owner_here(endpoint, network.number, state)
+            owner = _besides(owner_here(endpoint, network.number, state), services)
             if among is None or any(name.lower() in among for name in owner.names):
                 yield owner
     for remote in state.remotes_of_network(network.id):
         if among is None or _is_called(remote, among):
             yield owner_elsewhere(remote, network.number)
+
+
+def _besides(owner: Owner, services: Set[str]) -> Owner:
+    """Without the names that are services': a container of a service's name is found by its others."""
+    if not services:
+        return owner
+    return owner._replace(names=tuple(name for name in owner.names if name.lower() not in services))
 
 
 def _is_called(remote: Remote, among: Set[str]) -> bool:

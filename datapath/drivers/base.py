@@ -22,6 +22,7 @@ from datapath.model.networks import Network
 from datapath.model.parsing import Address, Interface
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.ports import PortMapping
+from datapath.model.services import Service
 from datapath.model.state import State
 
 if TYPE_CHECKING:
@@ -70,11 +71,28 @@ class Repairing:
 Repair = Callable[[Repairing, Finding], None]
 
 
+class ServicePart:
+    """What a driver has of services. The defaults suit one that has none."""
+
+    def require(self) -> None:
+        """There can be services. NotSupportedError: the programs are of a version without."""
+
+    def write(self, state: State, services: Iterable[Service]) -> None:
+        """Makes the rows of these services what they have to be when the rows say `state`."""
+
+    def remove(self, state: State, service: Service) -> None:
+        """Takes a service away, whatever of it is there."""
+
+    def sync(self, state: State) -> None:
+        """Makes all rows about services what they have to be, whatever a killed command left."""
+
+
 class HostPart:
     """What a driver has on the host for all of its networks together. The defaults suit one that has nothing."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.services = ServicePart()
 
     def begin(self, view: HostView, upgrading: bool) -> None:
         """Before anything else of a changing command: completes what an earlier one of the whole host left."""

@@ -78,7 +78,9 @@ class Comparison:
 
     def published(self, endpoints: Iterable[Endpoint] | None = None) -> bool:
         """Whether anything is published, by these endpoints or by any."""
-        return any(e.ports for e in (self.state.endpoints.values() if endpoints is None else endpoints))
+        if endpoints is None:
+            return any(True for _ in self.state.published)
+        return any(e.ports for e in endpoints)
 
     @property
     def loopback(self) -> bool:

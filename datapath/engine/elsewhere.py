@@ -52,16 +52,16 @@ def all_networks(engine: Engine) -> list[Network]:
     return sorted(found.values(), key=lambda network: network.name)
 
 
-def inspect(engine: Engine, name: str) -> dict[str, Any]:
-    """Docker's JSON of a network. NotFoundError: neither this host nor the cluster has one of that name or id;
-    StateError: the store does not answer."""
+def inspect(engine: Engine, name: str, verbose: bool = False) -> dict[str, Any]:
+    """Docker's JSON of a network; `verbose`: with services. NotFoundError: neither this host nor the cluster has one
+    of that name or id; StateError: the store does not answer."""
     import datapath.drivers.registry  # noqa: F401 - plans ask what the network's driver is like
     from datapath.plan.inspect import network_inspect
 
     state = engine.snapshot()
     try:
         found = state.network(name)
-        return network_inspect(found, state, _transports(state, found))
+        return network_inspect(found, state, _transports(state, found), verbose)
     except NotFoundError as missing:
         with _asked(engine) as store:
             if store is None:

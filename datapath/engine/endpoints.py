@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import claims, leases, names, ports
+from datapath.engine import backends, claims, leases, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.model.endpoints import Endpoint
@@ -173,10 +173,11 @@ def reconcile_sandbox(tx: Transaction, sandbox_id: str) -> None:
         driver = tx.driver(network)
         if path is not None and not endpoint.handed_over:
             driver.set_routes(network, endpoint, path)
-        published = [m for e in tx.state.endpoints.values() for m in e.ports]
-        driver.sync_ports(network, endpoint, entries.number_entries(tx.state), entries.acl_entries(published))
+        acls = entries.acl_entries(tuple(tx.state.published))
+        driver.sync_ports(network, endpoint, entries.number_entries(tx.state), acls)
         driver.end_denied(endpoint, endpoint.ports)
     tx.refresh_acls()
+    backends.follow(tx, tx.state, [sandbox_id])
     names.sync(tx)
     tx.commit(*(replace(endpoint, phase=Phase.READY) for endpoint in wanted))
 

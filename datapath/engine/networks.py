@@ -30,7 +30,7 @@ def rename(tx: Transaction, name: str, new: str, by: str) -> Network:
     if network != tx.state.networks[network.id]:
         members = names.members(tx, network)
         tx.commit(network, *(replace(endpoint, phase=Phase.CHANGING) for endpoint in members))
-        if members:
+        if members or network.id in {service.network_id for service in tx.state.services.values()}:
             names.sync(tx)
         tx.commit(*members)
     return network

@@ -69,7 +69,7 @@ def set_acl(
 
 def acls_in_use(state: State) -> set[int]:
     """Numbers of the ACLs that ports of endpoints use."""
-    return {mapping.acl for endpoint in state.endpoints.values() for mapping in endpoint.ports}
+    return {mapping.acl for mapping in state.published}
 
 
 def context(tx: Transaction) -> PortContext:

@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import endpoints, joining, leases, names, networks, ports, spanning
+from datapath.engine import endpoints, joining, leases, names, networks, ports, services, spanning
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
 from datapath.model.sandboxes import Sandbox
+from datapath.model.services import Service
 from datapath.plan.networks import plan_default_bridge
 
 
@@ -40,6 +41,8 @@ def clear_up(tx: Transaction) -> None:
             if thing.phase != Phase.CHANGING:
                 tx.warn(f"endpoint {thing.id[:12]} was left unfinished: removed")
                 endpoints.remove(tx, thing)
+        elif isinstance(thing, Service):
+            services.finish(tx, thing)
         elif isinstance(thing, Sandbox):
             tx.delete(thing)
         elif isinstance(thing, Network):
@@ -87,6 +90,7 @@ def _restore(tx: Transaction, again: list[Network]) -> None:
             ports.publish(tx, endpoint, endpoint.ports)
         driver.open_links(network, entries.link_entries(network, tx.state))
     if again:
+        services.rebuild(tx)
         names.sync(tx)
 
 

@@ -12,6 +12,7 @@ from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, Status, short
+from datapath.model.services import Membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Container:
 
     `network_mode`: bridge, host, none, container:<id> or a user-defined network's name. `addresses` are those that it
     had when it ended. `published` is as requested, `ports` what came of it (concrete; while the sandbox lives its
-    gateway endpoint carries them). `pid_start`: field 22 of /proc/PID/stat, clock ticks.
+    gateway endpoint carries them). `pid_start`: field 22 of /proc/PID/stat, clock ticks. `services`: those that it was
+    made a backend of by name.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Container:
     stop_signal: str = "SIGTERM"
     log_path: str = ""
     log_opts: Mapping[str, str] = field(default_factory=dict)
+    services: tuple[Membership, ...] = ()
     phase: Phase = Phase.CREATING
 
     @property
@@ -107,3 +110,4 @@ class RunRequest:
     interactive: bool = False
     stop_signal: str = ""
     log_opts: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from datapath.model.networks import Network
 from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.rows import Row
 from datapath.model.sandboxes import Sandbox
+from datapath.model.services import Service
 
 
 class Column(NamedTuple):
@@ -91,6 +92,19 @@ KINDS = (
             *(("network_id", "ipv4"), ("network_id", "ipv6"), ("network_id", "mac")),
         ),
         missing="endpoint {} not found",
+    ),
+    Kind(
+        Service,
+        "services",
+        (
+            Column("name", unique=True),
+            Column("network_id", refers_to="networks"),
+            Column("number", int, unique=True),
+            Column("vip4", str, lambda service: service.vip4 and str(service.vip4), optional=True),
+            Column("vip6", str, lambda service: service.vip6 and str(service.vip6), optional=True),
+        ),
+        unique=(("network_id", "vip4"), ("network_id", "vip6")),
+        missing="no such service: {}",
     ),
     Kind(Container, "containers", (Column("name", unique=True),), missing="No such container: {}"),
     Kind(Peer, "peers", (Column("number", int, unique=True),), missing="host {} not found"),

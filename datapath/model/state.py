@@ -17,8 +17,10 @@ from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.plugins import NoPlugins, Plugins
+from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase, Row, short
 from datapath.model.sandboxes import Sandbox
+from datapath.model.services import Service
 
 Object = Row
 R = TypeVar("R", bound=Row)
@@ -168,7 +170,31 @@ class ClusterSnapshot(Snapshot):
         return _grouped(self.remotes.values(), lambda remote: remote.network_id)
 
 
-class State(ClusterSnapshot):
+class ServiceSnapshot(ClusterSnapshot):
+    """A snapshot, with the services of its networks."""
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        return self.rows(Service)
+
+    @property
+    def published(self) -> Iterable[PortMapping]:
+        """All published ports of the host, of endpoints and of services."""
+        for endpoint in self.rows(Endpoint).values():
+            yield from endpoint.ports
+        for service in self.services.values():
+            yield from service.ports
+
+    def services_of_network(self, network_id: str) -> tuple[Service, ...]:
+        """The network's services, in the order in which they were made."""
+        return tuple(self._services.get(network_id, ()))
+
+    @cached_property
+    def _services(self) -> dict[str, list[Service]]:
+        return _grouped(self.services.values(), lambda s: s.network_id)
+
+
+class State(ServiceSnapshot):
     """A snapshot, with the relations between its networks, endpoints and containers."""
 
     @property

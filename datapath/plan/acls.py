@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from datapath.errors import ConfigError
-from datapath.model.containers import Container
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.ports import PortMapping, default_acl
@@ -41,8 +40,8 @@ def refuse_acls(mappings: Iterable[PortMapping], endpoints: Iterable[Endpoint], 
 
 def used_acls(state: State) -> set[int]:
     """Numbers of the ACLs that published ports have. Also of containers that have ended: they can share a stack."""
-    rows: tuple[Iterable[Endpoint | Container], ...] = (state.endpoints.values(), state.containers.values())
-    return {mapping.acl for table in rows for row in table for mapping in row.ports if mapping.acl}
+    ended = (mapping for container in state.containers.values() for mapping in container.ports)
+    return {mapping.acl for mapping in (*state.published, *ended) if mapping.acl}
 
 
 def with_acl(mapping: PortMapping, used: set[int]) -> PortMapping:

@@ -25,6 +25,7 @@ from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
 from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
+from datapath.plan.services import plan_memberships
 
 
 class RunPlan(NamedTuple):
@@ -169,6 +170,8 @@ def _no_endpoint_settings(asked: EndpointRequest, request: RunRequest, mode: str
         raise ConfigError("network-scoped alias is supported only for containers in user defined networks")
     if asked.driver_options:
         raise _conflict(f"driver options of an endpoint and the {mode} network mode")
+    if request.services:
+        raise _conflict(f"a service and the {mode} network mode")
 
 
 def _share(request: RunRequest, base: Container, asked: EndpointRequest, state: State) -> RunPlan:
@@ -301,6 +304,7 @@ def _bridged(
         hostname=base.hostname or base.short_id,
         links=links,
         ports=chosen,
+        services=plan_memberships(request.services, [n.id for n in networks], state),
         extra_hosts=_resolved_hosts(base.extra_hosts, str(gateway or "")),
     )
     final = assign_gateways(endpoints, chosen, state)

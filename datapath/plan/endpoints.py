@@ -19,6 +19,7 @@ from datapath.model.parsing import HOSTNAME, Address, parse_address, parse_mac
 from datapath.model.peers import Remote
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options, ipam, remotes
 from datapath.plan.acls import refuse_acls
@@ -147,7 +148,7 @@ def require_addresses(network: Network, state: State) -> None:
     """There is an address for another member in each of the network's subnets. ConfigError: one has none."""
     members = [endpoint for endpoint in state.endpoints.values() if endpoint.network_id == network.id]
     for subnet in network.subnets:
-        ipam.choose_address(subnet, _holders(members, subnet.prefix.version))
+        ipam.choose_address(subnet, holders_of(network, members, subnet.prefix.version, state))
 
 
 def _holders(members: Iterable[Endpoint], version: int) -> dict[Address, Endpoint]:
@@ -160,6 +161,16 @@ def _holders(members: Iterable[Endpoint], version: int) -> dict[Address, Endpoin
     }
 
 
+def holders_of(
+    network: Network, members: Iterable[Endpoint], version: int, state: State
+) -> dict[Address, Endpoint | Remote | Service]:
+    """Who has which address of that IP version: members, endpoints on other hosts, services."""
+    holders: dict[Address, Endpoint | Remote | Service] = dict(remotes.addresses_elsewhere(network, state))
+    services = state.services_of_network(network.id)
+    holders |= {vip: service for service in services for vip in service.vips if vip.version == version}
+    return holders | _holders(members, version)
+
+
 def _address(
     version: int,
     text: str,
@@ -170,8 +181,7 @@ def _address(
 ) -> tuple[Any, bool]:
     """The new member's address of that family, as an interface address, and whether the user chose it."""
     subnet = network.subnet4 if version == 4 else network.subnet6
-    holders: dict[Address, Endpoint | Remote] = dict(remotes.addresses_elsewhere(network, state))
-    holders |= _holders(members, version)
+    holders = holders_of(network, members, version, state)
     if not text:
         if subnet is None:
             return None, False

@@ -13,16 +13,18 @@ from datapath.model.networks import Network, Subnet
 from datapath.model.ports import PortMapping
 from datapath.model.rows import short
 from datapath.model.state import State
+from datapath.plan.inspect_services import services_of
 from datapath.plan.ports import egress_endpoints, shown
 
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time
 
 
 def network_inspect(
-    network: Network, state: State, transports: Mapping[str, str] | None = None
+    network: Network, state: State, transports: Mapping[str, str] | None = None, verbose: bool = False
 ) -> dict[str, Any]:
     """One network. A `bridge` without addresses can be shown with those that it is going to have. `transports`: how
-    packets go to other hosts, by id, where the network leaves that to be found out for each."""
+    packets go to other hosts, by id, where the network leaves that to be found out for each. `verbose`: with its
+    services."""
     return {
         "Name": network.name,
         "Id": network.id,
@@ -45,6 +47,7 @@ def network_inspect(
         "Options": {**network.options, **network.generic},
         "Labels": dict(network.labels),
         **_peers(network, state, transports or {}),
+        **({"Services": services_of(network, state)} if verbose else {}),
     }
 
 

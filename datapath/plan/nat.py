@@ -49,8 +49,7 @@ def ephemeral_ports(state: State, ephemeral: tuple[int, int]) -> frozenset[int]:
     """The published ports that the kernel could give a socket of the host which asks for any."""
     return frozenset(
         port
-        for endpoint in state.endpoints.values()
-        for mapping in endpoint.ports
+        for mapping in state.published
         for port in range(
             max(mapping.host_port, ephemeral[0]), min(mapping.host_port + mapping.count - 1, ephemeral[1]) + 1
         )

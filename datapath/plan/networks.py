@@ -341,6 +341,7 @@ def superseded_networks(request: NetworkRequest, state: State) -> tuple[Network,
         and network.id != request.ident
         and any(ipam.overlapping(prefix, wanted) for prefix in _prefixes([network]))
         and not state.endpoints_of_network(network.id)
+        and not state.services_of_network(network.id)
     )
 
 
@@ -366,6 +367,7 @@ def plan_network_remove(name: str, state: State, by: str = OWNER, force: bool = 
     if network.predefined:
         raise ConfigError(f"{network.name} is a pre-defined network and cannot be removed")
     refuse_foreign(network.owner, f"network {network.name}", by, force)
+    refuse_services(network, state)
     endpoints = state.endpoints_of_network(network.id)
     if endpoints:
         shown = []
@@ -377,3 +379,12 @@ def plan_network_remove(name: str, state: State, by: str = OWNER, force: bool = 
             f"({', '.join(shown)}{more})"
         )
     return replace(network, phase=Phase.REMOVING)
+
+
+def refuse_services(network: Network, state: State) -> None:
+    """InUseError: the network cannot go, as it has services."""
+    services = state.services_of_network(network.id)
+    if services:
+        shown = ", ".join(f'name:"{service.name}" id:"{short(service.id)}"' for service in services[:5])
+        more = f" and {len(services) - 5} more" if len(services) > 5 else ""
+        raise InUseError(f"error while removing network: network {network.name} has services ({shown}{more})")

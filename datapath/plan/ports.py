@@ -46,13 +46,18 @@ class PortPlan(NamedTuple):
 
 
 def choose_ports(
-    wanted: Iterable[PortMapping], egress: Sequence[Endpoint], state: State, context: PortContext, who: str
+    wanted: Iterable[PortMapping],
+    egress: Sequence[Endpoint],
+    state: State,
+    context: PortContext,
+    who: str,
+    kind: str = "container",
 ) -> tuple[PortMapping, ...]:
     """The mappings with all host ports, and the numbers of their ACLs, decided. ExistsError names who has a
     port; ConfigError.
 
     `egress`: the endpoints with the default routes; the first one's network says where ports without a host
-    address are published; there may be none on it. `who`: the container's name.
+    address are published; there may be none on it. `who`: the name of the container, or whatever `kind` says.
     """
     if not traits(state.networks[egress[0].network_id]).published:
         return ()
@@ -68,7 +73,7 @@ def choose_ports(
         _check_host_ip(at, context.facts, families)
         at = with_acl(at, acls)
         decided[index] = tuple(_decide(at, holders, context))
-        holders += [(one, f'container "{who}"') for one in decided[index]]
+        holders += [(one, f'{kind} "{who}"') for one in decided[index]]
     return tuple(mapping for index in sorted(decided) for mapping in decided[index])
 
 
@@ -79,6 +84,9 @@ def _holders(state: State) -> Iterator[Holder]:
             holder = f'container "{state.holder_name(endpoint)}"'
             for mapping in endpoint.ports:
                 yield mapping, holder
+    for service in state.services.values():
+        for mapping in service.ports:
+            yield mapping, f'service "{service.name}"'
 
 
 def _check_host_ip(mapping: PortMapping, facts: HostFacts, families: Collection[int]) -> None:

@@ -23,6 +23,7 @@ def plan_network_prune(state: State, filters: Sequence[str], now: str) -> tuple[
         if not network.predefined
         and network.owner == OWNER
         and not state.endpoints_of_network(network.id)
+        and not state.services_of_network(network.id)
         and all(condition(network) for condition in conditions)
     )
 

@@ -47,6 +47,7 @@ def request_of(container: Container) -> RunRequest:
         dns_search=container.dns_search,
         dns_option=container.dns_options,
         sysctls=tuple(f"{key}={value}" for key, value in container.sysctls.items()),
+        services=tuple(f"{one.service},weight={one.weight}" for one in container.services),
     )
 
 
@@ -61,8 +62,9 @@ def plan_start(
         raise ConfigError(f"container {before.name} cannot be started: {sharing[0]} still uses its network")
     ids = itertools.chain([before.id], iter(fresh.new_id, None))  # the container's comes first
     again = fresh._replace(new_id=lambda: next(ids))
+    there = tuple(one for one in before.services if one.service in state.services)
     planned = plan_run(
-        replace(request_of(before), name=before.name),
+        replace(request_of(replace(before, services=there)), name=before.name),
         state.without(before),
         facts,
         config,

@@ -298,7 +298,10 @@ def test_rows_have_the_fields_of_their_structs(kind: type[Any]) -> None:
 
 def test_every_kind_of_row_has_its_struct() -> None:
     found = {
-        name for name, kind in {**vars(service_structs), **vars(structs)}.items() if name.endswith(("Key", "Value")) and kind is not Any
+        name
+        for module in (structs, service_structs)
+        for name, kind in vars(module).items()
+        if name.endswith(("Key", "Value")) and kind is not Any
     }
     assert found == {kind.__name__ for kind in structs.STRUCTS}
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ from datapath.engine import members
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.peers import Peer
+from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
+from datapath.telemetry.services import BackendUse
 from datapath.telemetry.stats import Stats
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
+
+SERVICE = Service("5" * 64, "shop-web", BR1.id, 7, vip4=IPv4Address("10.0.0.9"), phase=Phase.READY)
 
 
 class Library:
@@ -53,10 +58,12 @@ class Library:
 
     def __init__(self) -> None:
         self.networks: Any = self
+        self.services: Any = self
+        self.backends = lambda _: [BackendUse("shop-web", "web", ("10.0.0.2",), 1, "up")]
         self.all = self.everywhere = lambda: [BR1]
         self.ps = lambda **_: [WEB]
         self.settings: Any = None
-        self.snapshot = self.shown = lambda: State().including(BR1, WEB)
+        self.snapshot = self.shown = lambda: State().including(BR1, WEB, SERVICE)
         self.inspect = lambda name: {"Name": name, "Containers": {}}
         self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
         self.doctor = lambda: [self.FINDING]
@@ -112,6 +119,9 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "port ls": ("", "HostPort", 8081),
     "ct ls": ("", "NatSource", "10.0.0.2:4000"),
     "ct stats": ("", "Connections", 1),
+    "service ls": ("", "Name", "shop-web"),
+    "service ps": ("a", "Container", "web"),
+    "service inspect": ("a", "Name", "a"),
     "cluster hosts": ("", "Name", "h1"),
     "cluster status": ("", "Server", "a:2379"),
     "names ls": ("", "Data", "10.0.0.2"),

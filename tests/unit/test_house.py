@@ -33,7 +33,7 @@ FLOORS = (
     ("datapath.drivers",),
     ("datapath.engine",),
     ("datapath.runtime", "datapath.telemetry"),
-    ("datapath",),  # the public API: datapath/__init__.py and datapath/host.py
+    ("datapath",),  # the public API: datapath/__init__.py, host.py and services.py
     ("datapath.bench", "ctl.agent", "ctl.cni", "ctl.docker", "ctl.netavark", "ctl.units"),
     ("ctl.cli",),
     ("ctl",),
@@ -132,7 +132,7 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_every_module_is_in_exactly_one_room() -> None:
     """Above all rooms are only the packages' own faces."""
-    faces = {"ctl", "ctl.main", "datapath", "datapath.host"}
+    faces = {"ctl", "ctl.main", "datapath", "datapath.host", "datapath.services"}
     assert {name for name in KNOWN if room(name) in ("ctl", "datapath")} <= faces
 
 

@@ -23,7 +23,7 @@ VERSION_1 = Path(__file__).with_name("data") / "store_version_1.sql"
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Balancer:
     """A kind that only this test knows: an address of a network that stands for several endpoints."""
 
     id: str
@@ -34,19 +34,19 @@ class Service:
     phase: Phase = Phase.CREATING
 
 
-SERVICES = Kind(
-    Service,
-    "services",
+BALANCERS = Kind(
+    Balancer,
+    "balancers",
     (
         Column("name", unique=True),
         Column("network_id", refers_to="networks"),
-        Column("vip", str, lambda service: service.vip and str(service.vip), optional=True),
+        Column("vip", str, lambda balancer: balancer.vip and str(balancer.vip), optional=True),
     ),
     unique=(("network_id", "vip"),),
-    missing="service {} not found",
+    missing="balancer {} not found",
 )
-FIVE = (*KINDS, SERVICES)
-WEB = Service("5" * 64, "web", NETWORK.id, IPv4Address("10.0.0.99"), (ENDPOINT.id,))
+FIVE = (*KINDS, BALANCERS)
+WEB = Balancer("5" * 64, "web", NETWORK.id, IPv4Address("10.0.0.99"), (ENDPOINT.id,))
 
 
 @pytest.fixture(params=["new", "version 1"])
@@ -72,28 +72,28 @@ def make_version_1(directory: Path) -> None:
 def test_a_further_kind_is_stored_loaded_found_and_deleted(store: SQLiteStore) -> None:
     store.put(WEB)
     state = store.load()
-    assert state.rows(Service) == {WEB.id: WEB}
-    assert state.get(Service, "web") == state.get(Service, "555") == state.named(Service, "web") == WEB
+    assert state.rows(Balancer) == {WEB.id: WEB}
+    assert state.get(Balancer, "web") == state.get(Balancer, "555") == state.named(Balancer, "web") == WEB
     assert state.network("br1") == NETWORK
     with SQLiteStore(store.path.parent, reading=True, kinds=FIVE) as reader:
         assert reader.load() == state
     store.put(replace(WEB, phase=Phase.READY))
-    assert store.load().get(Service, "web").phase is Phase.READY
+    assert store.load().get(Balancer, "web").phase is Phase.READY
     store.delete(WEB)
-    assert store.load().rows(Service) == {}
+    assert store.load().rows(Balancer) == {}
 
 
 def test_a_further_kind_has_its_unique_values_and_references(store: SQLiteStore) -> None:
     store.put(WEB)
-    with pytest.raises(ExistsError, match=r"already taken: services\.name$"):
+    with pytest.raises(ExistsError, match=r"already taken: balancers\.name$"):
         store.put(replace(WEB, id="6" * 64, vip=None))
-    with pytest.raises(ExistsError, match=r"already taken: services\.network_id, services\.vip$"):
+    with pytest.raises(ExistsError, match=r"already taken: balancers\.network_id, balancers\.vip$"):
         store.put(replace(WEB, id="6" * 64, name="other"))
     for number in (6, 7):
         store.put(replace(WEB, id=str(number) * 64, name=f"other{number}", vip=None))
     with pytest.raises(StateError, match="in use"):
         store.delete(NETWORK)
-    rows: tuple[Row, ...] = (NETWORK, *store.load().rows(Service).values(), *store.load().endpoints.values())
+    rows: tuple[Row, ...] = (NETWORK, *store.load().rows(Balancer).values(), *store.load().endpoints.values())
     with store.transaction():
         for row in rows:
             store.delete(row)
@@ -105,41 +105,41 @@ def test_what_was_interrupted_is_found_before_what_it_refers_to(store: SQLiteSto
         for row in (ready, replace(ENDPOINT, phase=Phase.CHANGING), Sandbox(CONTAINER.id), WEB):
             store.put(row)
     kinds = [type(row).__name__ for row in store.load().unfinished]
-    assert kinds == ["Service", "Endpoint", "Sandbox", "Network"]
+    assert kinds == ["Balancer", "Endpoint", "Sandbox", "Network"]
 
 
 def test_a_snapshot_is_never_changed(store: SQLiteStore) -> None:
     before = store.load()
     with_it = before.including(WEB, replace(NETWORK, name="renamed"))
-    assert with_it.get(Service, "web") == WEB
+    assert with_it.get(Balancer, "web") == WEB
     assert with_it.find_network("br1") is None and with_it.find_network("renamed") is not None
-    assert with_it.without(WEB, NETWORK).rows(Service) == {}
-    assert before.rows(Service) == {} and before.network("br1") == NETWORK
+    assert with_it.without(WEB, NETWORK).rows(Balancer) == {}
+    assert before.rows(Balancer) == {} and before.network("br1") == NETWORK
 
 
 def test_a_name_that_no_row_has_is_said_in_the_kinds_words(store: SQLiteStore) -> None:
     state = store.load().including(WEB, replace(WEB, id="56" + "0" * 62, name="other"))
-    with pytest.raises(NotFoundError, match=r"^service db not found$"):
-        state.get(Service, "db")
+    with pytest.raises(NotFoundError, match=r"^balancer db not found$"):
+        state.get(Balancer, "db")
     with pytest.raises(NotFoundError):
-        state.get(Service, "")
-    with pytest.raises(ConfigError, match=r"service 5 is ambiguous \(2 matches found"):
-        state.get(Service, "5")
+        state.get(Balancer, "")
+    with pytest.raises(ConfigError, match=r"balancer 5 is ambiguous \(2 matches found"):
+        state.get(Balancer, "5")
 
 
 def test_a_row_of_no_kind_is_a_mistake_of_the_program(tmp_path: Path) -> None:
-    with SQLiteStore(tmp_path) as store, pytest.raises(TypeError, match="Service is no kind of row"):
+    with SQLiteStore(tmp_path) as store, pytest.raises(TypeError, match="Balancer is no kind of row"):
         store.put(WEB)
-    with pytest.raises(TypeError, match="Service is no kind of row"):
+    with pytest.raises(TypeError, match="Balancer is no kind of row"):
         State().including(WEB)
 
 
 def test_a_reader_takes_a_table_that_was_never_made_as_empty(tmp_path: Path) -> None:
     make_version_1(tmp_path)
     with SQLiteStore(tmp_path, reading=True, kinds=FIVE) as reader:
-        assert reader.load().rows(Service) == {}
+        assert reader.load().rows(Balancer) == {}
         assert reader.load().network("br1") == NETWORK
-    assert "services" not in tables(tmp_path)
+    assert "balancers" not in tables(tmp_path)
 
 
 def test_a_program_that_does_not_know_the_kind_leaves_its_rows_alone(store: SQLiteStore) -> None:
@@ -148,7 +148,7 @@ def test_a_program_that_does_not_know_the_kind_leaves_its_rows_alone(store: SQLi
         assert older.load().network("br1") == NETWORK
         with pytest.raises(StateError, match="in use"):
             older.delete(NETWORK)
-    assert store.load().rows(Service) == {WEB.id: WEB}
+    assert store.load().rows(Balancer) == {WEB.id: WEB}
 
 
 # ---- databases of version 1 ------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def tables(directory: Path) -> dict[str, str]:
     return {name: " ".join(sql.split()).replace("( ", "(").replace(" )", ")") for name, sql in found}
 
 
-LATER = {"peers", "blocks", "remotes", "owed"}  # tables that version 1 did not have
+LATER = {"peers", "blocks", "remotes", "owed", "services"}  # tables that version 1 did not have
 
 
 def test_a_new_database_has_the_tables_of_version_1_as_they_were(tmp_path: Path) -> None:

@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from datapath.dataplane import entries, host_entries, layout, name_entries, name_owners, structs
+from datapath.dataplane import (
+    entries,
+    host_entries,
+    layout,
+    name_entries,
+    name_owners,
+    structs,
+)
+from datapath.dataplane.service_entries import service_of
 from datapath.dataplane.wire_names import RECORD, text_of
 from datapath.drivers.comparison import Comparison
+from datapath.drivers.ebpf import check_services
 from datapath.drivers.pairs import check as pairs
 from datapath.model.checks import (
     CGROUP,
@@ -94,7 +103,7 @@ def _policies(comparison: Comparison, networks: list[Network]) -> Iterator[Findi
 
 def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[tuple[str, str, int]]:
     """(whose, hook, ifindex) of every device that needs a program."""
-    observed, endpoints = comparison.observed, comparison.state.endpoints.values()
+    observed = comparison.observed
     for network in networks:
         device = comparison.gateway(network)
         if device is not None:
@@ -113,7 +122,7 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
         for uplink in observed.uplinks:
             if uplink.unserved:
                 continue
-            acls = any(m.acl for e in endpoints for m in e.ports)
+            acls = any(m.acl for m in comparison.state.published)
             other = f"other-xdp-{uplink.ifindex}" in observed.programs.pinned.get("programs", ())
             if (acls or observed.programs.flood_rate) and not other and not uplink.bare:
                 yield f"uplink {uplink.name}", "xdp_uplink", uplink.ifindex
@@ -237,7 +246,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
             *("limits", "bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
-            *("host_routed", "parents"),
+            *("host_routed", "parents", "services", "slots", "backends"),
         )
     }
     for network in networks:
@@ -247,6 +256,8 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             linklocal = linklocal_of(gateway_mac(network)) if network.subnet6 else None
             mtu = comparison.mtu(network) or device.mtu
             number, value = entries.network_entry(network, members, device.ifindex, mtu, linklocal)
+            if any(service.vips for service in state.services_of_network(network.id)):
+                value = value._replace(flags=value.flags | {"NETWORK_SERVICES"})
             rows["networks"][(number,)] = value
             key, known = entries.gateway_device(network, device.ifindex)
             rows["devices"][key] = known
@@ -269,6 +280,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         if not network.internal:
             rows["ports"] |= entries.port_entries(network, endpoint)
             rows["origins"] |= entries.origin_entries(endpoint)
+    check_services.add(rows, comparison, networks)
     for found_device in _tunnels(comparison, networks):
         rows["devices"][(found_device.ifindex,)] = structs.DeviceValue(kind="DEVICE_VXLAN")
     if comparison.loopback:
@@ -280,6 +292,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         if traits(comparison.network(endpoint)).acl
         for mapping in endpoint.ports
     ]
+    mappings += (mapping for service in state.services.values() for mapping in service.ports)
     rows["acls"] = {_plain(key): (allow,) for key, allow in entries.acl_entries(mappings).items()}
     rows["reserved"] = {key: (count,) for key, count in entries.reserved_entries(state).items()}
     rows["bindings"] = {key: (count,) for key, count in entries.binding_entries(state).items()}
@@ -317,6 +330,11 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     elsewhere = [remote for remote in state.remotes.values() if remote.network_id not in settled]
     far = name_entries.touched_elsewhere(elsewhere, state)
     keys, sets = named.keys | far.keys, named.sets | far.sets
+    services = check_services.unsettled(state, {e.sandbox_id for e in unsettled})
+    keys, sets, ports, acls = (
+        *(keys | services.named.keys, sets | services.named.sets),
+        *(ports | services.ports, acls | services.acls),
+    )
     subnets = name_entries.subnet_entries(n for n in state.networks.values() if n.id not in settled).keys()
     return {
         "networks": lambda key, value: key[0] in building,
@@ -325,12 +343,12 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
             or value.network in building
             or (none and value.kind in layout.UPLINK_KINDS)
         ),
-        "endpoints": lambda key, value: value.number in numbers,
+        "endpoints": lambda key, value: value.number in numbers or value.number in services.numbers,
         "routers": lambda key, value: value.number in numbers,
         "limits": lambda key, value: key.endpoint in numbers,
         "members": lambda key, value: value.endpoint in numbers,
-        "ports": lambda key, value: value.endpoint in numbers,
-        "origins": lambda key, value: key.endpoint in numbers,
+        "ports": lambda key, value: value.endpoint in numbers or value.endpoint in services.numbers,
+        "origins": lambda key, value: key.endpoint in numbers or key.endpoint in services.numbers,
         "acls": lambda key, value: key.acl in acls,
         "reserved": lambda key, value: key in ports,
         "bindings": lambda key, value: key in ports,
@@ -342,6 +360,9 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "resolvers": lambda key, value: none or key.endpoint in named.endpoints,
         "subnets": lambda key, value: none or key in subnets,
         "host_routed": lambda key, value: key.network in building,
+        "services": lambda key, value: key.service in services.numbers,
+        "slots": lambda key, value: service_of(key.table) in services.numbers,
+        "backends": lambda key, value: value.service in services.numbers,
         "parents": lambda key, value: none or key.network in building,
         "host": lambda key, value: none,
         "xfrm_policies": lambda key, value: none,
@@ -353,6 +374,9 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
 def _equal(name: str, present: Any, wanted: Any) -> bool:
     if name == "limits":  # what the programs have counted is theirs
         return bool((present.rate, present.burst) == (wanted.rate, wanted.burst))
+    if name in ("devices", "endpoints") and present.forwarding & ~wanted.forwarding == layout.ROLE_SERVES:
+        # It has been a backend; connections may be left of that.
+        present = present._replace(forwarding=wanted.forwarding)
     if name != "networks":
         return tuple(present) == tuple(wanted)
     # slots only grows while commands come and go; each looks at fewer again when it recovers.

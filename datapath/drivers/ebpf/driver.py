@@ -91,7 +91,9 @@ class EbpfBridge(PairDriver):
         if mtu != known.mtu:
             self.set_mtu((network.device, peer_name(network)), members, mtu, sandbox)
         number, value = entries.network_entry(network, members, known.ifindex, mtu, known.gateway_linklocal)
-        if known != (wanted := to_abi(value)):
+        wanted = to_abi(value)
+        wanted = wanted._replace(flags=wanted.flags | known.flags & int(abi.NetworkFlag.NETWORK_SERVICES))
+        if known != wanted:
             dataplane.networks[number] = wanted
 
     def delete_network(self, network: Network) -> None:

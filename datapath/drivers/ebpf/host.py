@@ -18,7 +18,7 @@ from datapath.dataplane.name_owners import anybody_asks
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
-from datapath.drivers.ebpf import addresses, names
+from datapath.drivers.ebpf import addresses, names, services
 from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
 from datapath.kernel.devices import name_of
@@ -36,6 +36,7 @@ class EbpfHost(HostPart):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self.services = services.EbpfServices(context)
         self._upgrading = False  # the command is one that replaces programs of another version
 
     def begin(self, view: HostView, upgrading: bool) -> None:
@@ -164,7 +165,7 @@ class EbpfHost(HostPart):
         dataplane = self.context.loaded
         if dataplane is None:
             return
-        acls = any(mapping.acl for e in view.state.endpoints.values() for mapping in e.ports)
+        acls = any(mapping.acl for mapping in view.state.published)
         wanted = acls or dataplane.limits_floods
         for uplink in view.observed.uplinks:
             if not wanted or uplink.bare or uplink.unserved:
@@ -187,7 +188,7 @@ class EbpfHost(HostPart):
                 f"the socket hooks see only those processes of the host that are in its control group {group}"
             )
         key = abi.device_key(LOOPBACK)
-        published = any(endpoint.ports for endpoint in view.state.endpoints.values())
+        published = any(True for _ in view.state.published)
         if published or anybody_asks(view.state):
             dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
             dataplane.attach("from_loopback", LOOPBACK)

@@ -58,6 +58,8 @@ def _write_row(work: Repairing, finding: Finding) -> None:
             rows[key] = abi.address()
         case "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
             rows[to_abi(key)] = to_abi(value)
+        case "services" | "slots" | "backends":
+            rows[to_abi(key)] = to_abi(value)
         case "peers" | "vteps" | "vnis" | "overlays" | "remote_addrs" | "remote_blocks":
             rows[to_abi(key)] = to_abi(value)
         case _:

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows about services, as the packet programs have them: written, taken away, and made what they have to be.
+
+What a row leads to is written before it, and goes after it. So every packet finds either what was or what is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from datapath.dataplane import connections, entries, service_entries
+from datapath.dataplane.convert import service_value, to_abi
+from datapath.dataplane.layout import ROLE_SERVES
+from datapath.dataplane.programs import Dataplane
+from datapath.dataplane.service_entries import FAMILIES, MOST_CHUNKS, ServiceRows, Slots
+from datapath.dataplane.service_structs import SlotsKey
+from datapath.drivers.base import ServicePart
+from datapath.drivers.context import Context
+from datapath.errors import NotSupportedError
+from datapath.kernel import abi
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network
+from datapath.model.services import Service
+from datapath.model.state import State
+from datapath.plan.backends import backends, is_there
+
+
+class EbpfServices(ServicePart):
+    """What the packet programs have of services."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def require(self) -> None:
+        if not self.context.dataplane.has("services"):
+            raise NotSupportedError(
+                "services need the packet programs of this version: use `datapathctl upgrade`"
+            )
+
+    def write(self, state: State, services: Iterable[Service]) -> None:
+        if (dataplane := self._loaded) is not None:
+            for service in services:
+                write(dataplane, state, service)
+
+    def remove(self, state: State, service: Service) -> None:
+        if (dataplane := self._loaded) is not None:
+            remove(dataplane, state, service)
+
+    def sync(self, state: State) -> None:
+        if (dataplane := self._loaded) is not None:
+            sync(dataplane, state)
+
+    @property
+    def _loaded(self) -> Dataplane | None:
+        """None: no programs are, or they are of a version without services."""
+        dataplane = self.context.loaded
+        return dataplane if dataplane is not None and dataplane.has("services") else None
+
+
+def write(dataplane: Dataplane, state: State, service: Service) -> None:
+    """Makes the rows of a service what they have to be."""
+    network = state.networks[service.network_id]
+    if not (service.vips and is_there(service)):
+        remove(dataplane, state, service)
+        return
+    for backend in backends(service, state):
+        _note_serving(dataplane, network, backend.endpoint)
+    known = dataplane.services.get((service.number,))
+    turns = {4: known.table4 & 1, 6: known.table6 & 1} if known else {}
+    wanted = service_entries.rows(service, state, turns)
+    if known is not None and _differ(dataplane, wanted.slots):
+        wanted = service_entries.rows(service, state, {version: 1 - turns[version] for version in FAMILIES})
+    _tell_network(dataplane, state, network)
+    _write(dataplane, wanted)
+    _drop_others(dataplane, service, wanted)
+
+
+def _write(dataplane: Dataplane, rows: ServiceRows) -> None:
+    dataplane.backends.update_many(_packable(rows.backends))
+    dataplane.slots.update_many(_packable(rows.slots))
+    dataplane.services.update_many(_packable(rows.services))
+    dataplane.endpoints.update_many(rows.vips)
+
+
+def _packable(rows: Any) -> dict[Any, Any]:
+    return {to_abi(key): to_abi(value) for key, value in rows.items()}
+
+
+def _differ(dataplane: Dataplane, slots: Slots) -> bool:
+    return any(dataplane.slots.get(key) != to_abi(value) for key, value in slots.items())
+
+
+def _drop_others(dataplane: Dataplane, service: Service, wanted: ServiceRows) -> None:
+    """What led to backends that are gone, after nothing leads to it any more."""
+    used = {key.table for key in wanted.slots}
+    for version in FAMILIES:
+        for turn in (0, 1):
+            table = service_entries.table_number(service.number, version, turn)
+            if table not in used:
+                _drop_table(dataplane, table)
+    gone = dataplane.backends.having("service", service.number).keys() - {to_abi(k) for k in wanted.backends}
+    dataplane.backends.delete_many(gone)
+    _forget_counts(dataplane, [key.backend for key in gone])
+
+
+def _drop_table(dataplane: Dataplane, table: int) -> None:
+    """The first row goes last: by it the others are found after a kill."""
+    if SlotsKey(table, 0) in dataplane.slots:
+        dataplane.slots.delete_many(SlotsKey(table, chunk) for chunk in reversed(range(MOST_CHUNKS)))
+
+
+def _forget_counts(dataplane: Dataplane, numbers: Iterable[int]) -> None:
+    if dataplane.has("service_counts"):
+        dataplane.service_counts.delete_many(abi.service_count_key(number) for number in numbers)
+
+
+def _note_serving(dataplane: Dataplane, network: Network, endpoint: Endpoint) -> None:
+    """What the endpoint sends may be an answer to a client that knows the service's address alone. It stays so, as
+    connections outlive the service."""
+    key = abi.device_key(endpoint.host_ifindex)
+    known = dataplane.devices.get(key)
+    if known is not None and not known.forwarding & ROLE_SERVES:
+        dataplane.devices[key] = known._replace(forwarding=known.forwarding | ROLE_SERVES)
+    for place in entries.endpoint_entries(network, endpoint).endpoints:
+        row = dataplane.endpoints.get(place)
+        if row is not None and row.number == endpoint.number and not row.forwarding & ROLE_SERVES:
+            dataplane.endpoints[place] = row._replace(forwarding=row.forwarding | ROLE_SERVES)
+
+
+def _tell_network(dataplane: Dataplane, state: State, network: Network) -> None:
+    """Whether the network has services."""
+    flag = int(abi.NetworkFlag.NETWORK_SERVICES)
+    known = dataplane.networks[network.number]
+    if not known.flags:
+        return
+    has = any(one.vips and is_there(one) for one in state.services_of_network(network.id))
+    flags = known.flags | flag if has else known.flags & ~flag
+    if flags != known.flags:
+        dataplane.networks[network.number] = known._replace(flags=flags)
+
+
+def remove(dataplane: Dataplane, state: State, service: Service) -> None:
+    """Takes a service away, whatever of it is there, and its connections: its address may be somebody else's soon."""
+    network = state.networks[service.network_id]
+    for address in service.vips:
+        key = abi.endpoint_key(network.number, address)
+        row = dataplane.endpoints.get(key)
+        if row is not None and row.number == service.number:
+            dataplane.endpoints.pop(key, None)
+    dataplane.services.pop(abi.service_key(service.number), None)
+    _tell_network(dataplane, state.without(service), network)
+    _drop_others(dataplane, service, ServiceRows({}, {}, {}, {}))
+    _forget_counts(dataplane, [service.number])
+    if service.vips:
+        addresses = {abi.pack_address(address) for address in service.vips}
+        numbers = {endpoint.number for endpoint in state.endpoints_of_network(network.id)}
+        connections.forget(
+            dataplane,
+            lambda conn: conn.to_endpoint in numbers and conn.key[16:32] in addresses,
+        )
+
+
+def sync(dataplane: Dataplane, state: State) -> None:
+    """Makes all rows what they have to be, whatever a killed command left."""
+    for service in state.services.values():
+        write(dataplane, state, service)
+    known = {key: service_value(value) for key, value in dataplane.services.read_all()}
+    wanted = service_entries.all_rows(state, known)
+    dataplane.services.delete_many(known.keys() - {to_abi(key) for key in wanted.services})
+    vips = dataplane.endpoints.having("ifindex", 0)
+    dataplane.endpoints.delete_many(vips.keys() - {to_abi(key) for key in wanted.vips})
+    dataplane.slots.delete_many(set(dataplane.slots) - {to_abi(key) for key in wanted.slots})
+    dataplane.backends.delete_many(set(dataplane.backends) - {to_abi(key) for key in wanted.backends})
+    for network in state.networks.values():
+        if network.number and state.services_of_network(network.id):
+            _tell_network(dataplane, state, network)

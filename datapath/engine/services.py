@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services on this host: created, changed, drained, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from datapath.dataplane import entries
+from datapath.dataplane.name_entries import name_rows, touched_services
+from datapath.engine import backends, endpoints, ports
+from datapath.engine.transaction import Transaction
+from datapath.errors import ConfigError
+from datapath.model.ports import PortMapping
+from datapath.model.rows import Phase
+from datapath.model.services import Service, ServiceChange, ServiceRequest
+from datapath.model.state import State
+from datapath.plan import services as plans
+
+
+def create(tx: Transaction, request: ServiceRequest) -> Service:
+    """`service create`. ConfigError, NotFoundError, ExistsError; NotSupportedError: the programs know no services."""
+    endpoints.evict_dead(tx)
+    with ExitStack() as undo:
+        with tx.planning(request.network):
+            planned = plans.plan_service_create(request, tx.state, tx.fresh, ports.context(tx))
+            for part, _ in tx.parts():
+                part.services.require()
+            tx.commit(planned)
+        undo.callback(_remove, tx, planned)
+        _publish(tx, planned, planned.ports)
+        service = _settle(tx, replace(planned, phase=Phase.READY))
+        undo.pop_all()
+    if service.selector and not service.numbers:
+        shown = ",".join(f"{key}={value}" for key, value in service.selector.items())
+        tx.warn(
+            f"no running container on the network has the labels {shown}: service {service.name} has no backend"
+        )
+    return service
+
+
+def update(tx: Transaction, name: str, change: ServiceChange) -> Service:
+    """`service update`. NotFoundError, ConfigError, ExistsError."""
+    planned = plans.plan_service_update(name, change, tx.state, ports.context(tx))
+    before = tx.state.services[planned.service.id]
+    if planned.service == before:
+        return before
+    with ExitStack() as undo:
+        undo.callback(_restore, tx, before)
+        _close(tx, before, planned.closed)
+        tx.journal(replace(planned.service, phase=Phase.CHANGING))
+        _publish(tx, planned.service, planned.opened)
+        service = _settle(tx, planned.service)
+        undo.pop_all()
+    return service
+
+
+def drain(tx: Transaction, name: str, containers: Sequence[str], back: bool) -> Service:
+    """`service drain` and `undrain`. NotFoundError, ConfigError: one of them is no backend."""
+    state = tx.state
+    for container in containers:
+        state = state.including(plans.plan_drain(name, container, state, back))
+    service = state.get(Service, name)
+    before = tx.state.services[service.id]
+    if service.drained == before.drained:
+        return before
+    if not service.vips:
+        raise ConfigError(f"service {service.name} has no address: nothing chooses among its backends")
+    with ExitStack() as undo:
+        undo.callback(_restore, tx, before)
+        tx.journal(replace(service, phase=Phase.CHANGING))
+        service = _settle(tx, service)
+        undo.pop_all()
+    return service
+
+
+def remove(tx: Transaction, name: str) -> Service:
+    """`service rm`. NotFoundError."""
+    service = plans.plan_service_remove(name, tx.state)
+    _remove(tx, service)
+    return service
+
+
+def finish(tx: Transaction, service: Service) -> None:
+    """Completes or takes back what a killed command left of a service."""
+    if service.phase == Phase.CHANGING:
+        tx.warn(f"service {service.name} was being changed: done")
+        _restore(tx, replace(service, phase=Phase.READY))
+        return
+    tx.warn(f"service {service.name} was left unfinished: removed")
+    _remove(tx, service)
+
+
+def rebuild(tx: Transaction) -> None:
+    """All services, on networks that were built again."""
+    for service in tx.state.services.values():
+        _publish(tx, service, service.ports)
+    backends.sync(tx)
+
+
+def _settle(tx: Transaction, service: Service) -> Service:
+    """Writes rows of maps, names, and the service's own row, when all else is done."""
+    after = backends.number(tx, tx.state.including(service), [service])
+    service = after.services[service.id]
+    backends.write(tx, after, [service])
+    _name(tx, after, service)
+    tx.commit(service)
+    return service
+
+
+def _restore(tx: Transaction, service: Service) -> None:
+    """The service as it was, whatever has become of it."""
+    tx.commit(replace(service, phase=Phase.CHANGING))
+    _sync_ports(tx, service)
+    tx.refresh_acls()
+    _settle(tx, service)
+
+
+def _sync_ports(tx: Transaction, service: Service) -> None:
+    network = tx.state.networks[service.network_id]
+    numbers, acls = entries.number_entries(tx.state), entries.acl_entries(tuple(tx.state.published))
+    tx.driver(network).sync_ports(network, plans.as_endpoint(service, network), numbers, acls)
+
+
+def _publish(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+    ports.publish(tx, plans.as_endpoint(service, tx.state.networks[service.network_id]), mappings)
+
+
+def _close(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+    if not mappings:
+        return
+    network = tx.state.networks[service.network_id]
+    left = tuple(mapping for mapping in service.ports if mapping not in mappings)
+    after = tx.state.including(replace(service, ports=left))
+    numbers = entries.number_entries(after, mappings)
+    acls = frozenset(m.acl for m in mappings if m.acl) - ports.acls_in_use(after)
+    tx.driver(network).unpublish(network, plans.as_endpoint(service, network), mappings, numbers, acls)
+
+
+def _name(tx: Transaction, after: State, service: Service) -> None:
+    concerned = touched_services([service], tx.state, after)
+    rows = name_rows(after, tx.names, concerned)
+    for part, _ in tx.parts():
+        part.write_names(rows, concerned)
+
+
+def _remove(tx: Transaction, service: Service) -> None:
+    """Names first, then what leads to it, then itself."""
+    row = replace(tx.state.services.get(service.id, service), phase=Phase.REMOVING)
+    tx.commit(row)
+    _name(tx, tx.state.without(row), row)
+    _close(tx, row, row.ports)
+    for part, _ in tx.parts():
+        part.services.remove(tx.state, row)
+    tx.delete(row)
+    if any(mapping.acl for mapping in row.ports):
+        tx.refresh_acls()

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which endpoints are a service's backends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from datapath.model.endpoints import Endpoint
+from datapath.model.parsing import Address
+from datapath.model.rows import Phase
+from datapath.model.services import Membership, Service
+from datapath.model.state import State
+
+
+class Backend(NamedTuple):
+    """`weight`: its share of new connections, against those of the others; `draining`: it gets none."""
+
+    endpoint: Endpoint
+    weight: int
+    draining: bool
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Those of its endpoint, the IPv4 one first."""
+        return tuple(one.ip for one in (self.endpoint.ipv4, self.endpoint.ipv6) if one is not None)
+
+
+def weight_of(service: Service, sandbox_id: str, state: State) -> int:
+    """The weight that a sandbox's endpoint has in the service, once somebody runs there; 0: it is none of its."""
+    weights = [
+        _weight(service, container.services, container.labels) for container in state.users(sandbox_id)
+    ]
+    return max(weights, default=0)
+
+
+def _weight(service: Service, memberships: Collection[Membership], labels: Mapping[str, str]) -> int:
+    named = [membership.weight for membership in memberships if membership.service == service.id]
+    return named[0] if named else int(service.selects(labels))
+
+
+def belongs(service: Service, endpoint: Endpoint, state: State) -> bool:
+    """The endpoint is a backend of the service, or will be once its container runs."""
+    return endpoint.network_id == service.network_id and weight_of(service, endpoint.sandbox_id, state) > 0
+
+
+def backends(service: Service, state: State) -> list[Backend]:
+    """The service's backends: endpoints that are there, of containers that run, in the order of their slots."""
+    found = []
+    for endpoint in state.endpoints_of_network(service.network_id):
+        if endpoint.phase in (Phase.READY, Phase.CHANGING) and state.alive(endpoint.sandbox_id):
+            weight = weight_of(service, endpoint.sandbox_id, state)
+            if weight:
+                found.append(Backend(endpoint, weight, endpoint.id in service.drained))
+    return found
+
+
+def is_there(service: Service) -> bool:
+    """Its name and address are in use."""
+    return service.phase in (Phase.READY, Phase.CHANGING)
+
+
+def touched(sandbox_ids: Collection[str], *states: State) -> dict[str, Service]:
+    """The services that endpoints of these sandboxes are backends of, or are to be, in any of the states; by id."""
+    return {
+        service.id: service
+        for state in states
+        if state.services
+        for sandbox_id in sandbox_ids
+        for endpoint in state.endpoints_of_sandbox(sandbox_id)
+        for service in state.services_of_network(endpoint.network_id)
+        if belongs(service, endpoint, state)
+    }
+
+
+def serving(state: State) -> frozenset[int]:
+    """Numbers of the endpoints that are backends: what they answer may be to a client that knows another address."""
+    return frozenset(
+        backend.endpoint.number
+        for service in state.services.values()
+        if is_there(service) and service.vips
+        for backend in backends(service, state)
+    )

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services: created, changed, drained and removed; and what a container has to be to join one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from ipaddress import ip_interface
+from typing import Any, NamedTuple
+
+from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
+from datapath.model.drivers import traits
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network, Subnet
+from datapath.model.parsing import Address, parse_address
+from datapath.model.ports import PortMapping
+from datapath.model.rows import Phase
+from datapath.model.services import (
+    MAX_NUMBER,
+    Membership,
+    Mode,
+    Service,
+    ServiceChange,
+    ServiceRequest,
+    parse_algorithm,
+    parse_membership,
+    parse_mode,
+    parse_seconds,
+)
+from datapath.model.state import Fresh, State
+from datapath.plan import ipam
+from datapath.plan.backends import weight_of
+from datapath.plan.endpoints import check_hostname, holders_of
+from datapath.plan.holders import format_holder
+from datapath.plan.networks import check_name, parse_labels
+from datapath.plan.ports import PortContext, choose_ports
+
+
+class ChangePlan(NamedTuple):
+    """The service as it is to be, and which of its published ports are new and which go."""
+
+    service: Service
+    opened: tuple[PortMapping, ...] = ()
+    closed: tuple[PortMapping, ...] = ()
+
+
+def as_endpoint(service: Service, network: Network) -> Endpoint:
+    """What the service is to those who publish ports: an endpoint at its addresses, which has no device."""
+    subnet4, subnet6 = network.subnet4, network.subnet6
+    return Endpoint(
+        id=service.id,
+        network_id=network.id,
+        sandbox_id="",
+        number=service.number,
+        slot=0,
+        ifname="",
+        host_ifname="",
+        mac="",
+        ipv4=_interface(service.vip4, subnet4),
+        ipv6=_interface(service.vip6, subnet6),
+        gateway4=service.vip4 is not None,
+        gateway6=service.vip6 is not None,
+        ports=service.ports,
+        phase=service.phase,
+    )
+
+
+def _interface(vip: Address | None, subnet: Subnet | None) -> Any:
+    return ip_interface((vip, subnet.prefix.prefixlen)) if vip is not None and subnet is not None else None
+
+
+def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, ports: PortContext) -> Service:
+    """A new service. ConfigError, NotFoundError, ExistsError."""
+    _check_service_name(request.name, state)
+    mode, algorithm = parse_mode(request.endpoint_mode), parse_algorithm(request.algorithm)
+    affinity = parse_seconds(request.affinity, "affinity") if request.affinity else 0
+    if not request.network:
+        raise ConfigError("a service is on a network: say which one with --network")
+    network = state.network(request.network)
+    _check_network(network)
+    if mode == Mode.DNSRR:
+        _refuse_without_vip(request, affinity)
+    wanted = tuple(PortMapping.parse(text) for text in request.publish)
+    vips = {} if mode == Mode.DNSRR else _vips(request.vips, network, state)
+    service = Service(
+        id=fresh.new_id(),
+        name=request.name,
+        network_id=network.id,
+        number=fresh.next_number(),
+        created=fresh.now,
+        vip4=vips.get(4),
+        vip6=vips.get(6),
+        mode=mode,
+        algorithm=algorithm,
+        affinity=affinity,
+        published=wanted,
+        selector=parse_labels(request.selector),
+        labels=parse_labels(request.labels),
+        grace=parse_seconds(request.stop_grace_period or "10", "stop-grace-period"),
+    )
+    if service.number > MAX_NUMBER:
+        raise ConfigError("all numbers of services are used up: take everything down and start afresh")
+    service = replace(service, ports=_choose(wanted, service, network, state, ports))
+    _refuse_shared_members(service, state)
+    return service
+
+
+def _check_service_name(name: str, state: State) -> None:
+    check_name("service", name)
+    check_hostname(name, "service name")
+    if state.named(Service, name) is not None:
+        raise ExistsError(f"service with name {name} already exists")
+
+
+def _check_network(network: Network) -> None:
+    """ConfigError: there can be no services on the network."""
+    like = traits(network)
+    why = ""
+    if network.predefined:
+        why = "it is a pre-defined network, whose members do not find each other by name"
+    elif not like.programs or not network.built:
+        why = "packet programs do not forward there"
+    elif like.lan:
+        why = "its members are on a link of the host's, where the service's address would be nobody's"
+    elif network.spans:
+        why = "services of several hosts are not available yet"
+    elif network.leased:
+        why = "a plugin gives out its addresses"
+    elif network.beside:
+        why = "its members have their default route on another network"
+    if why:
+        raise ConfigError(f"there can be no service on network {network.name}: {why}")
+
+
+def _refuse_without_vip(request: ServiceRequest, affinity: int) -> None:
+    given = {"--publish": request.publish, "--vip": request.vips, "--affinity": affinity}
+    given["--algorithm"] = request.algorithm != "maglev"
+    for option, value in given.items():
+        if value:
+            raise ConfigError(
+                f"conflicting options: {option} and --endpoint-mode dnsrr, which has no address"
+            )
+
+
+def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Address]:
+    """An address of each family of the network: the one that was asked for, else the lowest that is free."""
+    chosen: dict[int, Address] = {}
+    for text in asked:
+        address = parse_address(text, "VIP")
+        if address.version in chosen:
+            raise ConfigError(f"conflicting options: two IPv{address.version} addresses of one service")
+        chosen[address.version] = address
+    found: dict[int, Address] = {}
+    members = state.endpoints_of_network(network.id)
+    for subnet in network.subnets:
+        version = subnet.prefix.version
+        holders = holders_of(network, members, version, state)
+        if version not in chosen:
+            found[version] = ipam.choose_address(subnet, holders)
+            continue
+        address = chosen.pop(version)
+        ipam.check_static(subnet, address)
+        if address in holders:
+            raise ExistsError(
+                f"Address already in use: {address} belongs to {format_holder(holders[address], state)}"
+            )
+        found[version] = address
+    for left in chosen.values():
+        raise ConfigError(f"network {network.name} has no IPv{left.version}: {left} is not possible there")
+    return found
+
+
+def _choose(
+    wanted: Iterable[PortMapping], service: Service, network: Network, state: State, ports: PortContext
+) -> tuple[PortMapping, ...]:
+    wanted = tuple(wanted)
+    if not wanted:
+        return ()
+    if network.internal:
+        raise ConfigError(
+            f"ports of service {service.name} cannot be published: network {network.name} is internal"
+        )
+    egress = [as_endpoint(replace(service, ports=()), network)]
+    return choose_ports(wanted, egress, state.including(network), ports, service.name, kind="service")
+
+
+# ---- members -------------------------------------------------------------------------------------------------------
+
+
+def plan_memberships(given: Iterable[str], networks: Iterable[str], state: State) -> tuple[Membership, ...]:
+    """What `run --service` asks for, of a container on networks with these ids. ConfigError, NotFoundError."""
+    found: list[Membership] = []
+    there = set(networks)
+    for text in given:
+        name, weight = parse_membership(text)
+        service = state.get(Service, name)
+        if service.network_id not in there:
+            network = state.networks[service.network_id].name
+            raise ConfigError(
+                f"the container cannot join service {service.name}: "
+                f"it is not on network {network} (--network {network})"
+            )
+        if service.id in [known.service for known in found]:
+            raise ConfigError(f"service {service.name} is specified multiple times")
+        found.append(Membership(service.id, weight))
+    services = [state.services[one.service] for one in found]
+    for index, service in enumerate(services):
+        for other in services[:index]:
+            _refuse_one_port(service, other, "the container")
+    return tuple(found)
+
+
+def _refuse_shared_members(service: Service, state: State) -> None:
+    """The new service's selector chooses a container that is behind the same port of another one."""
+    if not service.selector:
+        return
+    others = state.services_of_network(service.network_id)
+    for endpoint in state.endpoints_of_network(service.network_id):
+        if weight_of(service, endpoint.sandbox_id, state):
+            for other in others:
+                if weight_of(other, endpoint.sandbox_id, state):
+                    _refuse_one_port(service, other, f"container {state.holder_name(endpoint)}")
+
+
+def _refuse_one_port(service: Service, other: Service, who: str) -> None:
+    """Published by two services, a container's port would answer one client for both. ConfigError."""
+    for mine in service.published:
+        for theirs in other.published:
+            first = max(mine.container_port, theirs.container_port)
+            last = min(mine.container_port + mine.count, theirs.container_port + theirs.count)
+            if mine.proto == theirs.proto and first < last:
+                raise ConfigError(
+                    f"{who} cannot be in services {other.name} and {service.name}: "
+                    f"both publish its port {first}/{mine.proto}"
+                )
+
+
+# ---- changes -------------------------------------------------------------------------------------------------------
+
+
+def plan_service_update(name: str, change: ServiceChange, state: State, ports: PortContext) -> ChangePlan:
+    """NotFoundError, ConfigError, ExistsError."""
+    service = state.get(Service, name)
+    network = state.networks[service.network_id]
+    if service.mode == Mode.DNSRR:
+        for option, value in (
+            ("--publish-add", change.publish_add),
+            ("--affinity", change.affinity),
+            ("--algorithm", change.algorithm),
+        ):
+            if value:
+                raise ConfigError(
+                    f"conflicting options: {option} and endpoint mode dnsrr, which has no address"
+                )
+    labels = {**service.labels, **parse_labels(change.label_add)}
+    for key in change.label_rm:
+        if key not in labels:
+            raise NotFoundError(f"service {service.name} has no label {quoted(key)}")
+        del labels[key]
+    published, closed = list(service.published), list[PortMapping]()
+    for text in change.publish_rm:
+        closed.append(_published_as(text, replace(service, ports=tuple(_without(service.ports, closed)))))
+    for mapping in closed:
+        source = next((one for one in published if _came_from(mapping, one)), None)
+        if source is not None:
+            published.remove(source)
+    left = replace(service, ports=_without(service.ports, closed), published=tuple(published))
+    wanted = tuple(PortMapping.parse(text) for text in change.publish_add)
+    opened = _choose(wanted, left, network, state.including(left), ports)
+    changed = replace(
+        left,
+        labels=labels,
+        published=(*left.published, *wanted),
+        ports=(*left.ports, *opened),
+        algorithm=parse_algorithm(change.algorithm) if change.algorithm else service.algorithm,
+        affinity=parse_seconds(change.affinity, "affinity") if change.affinity else service.affinity,
+        grace=parse_seconds(change.stop_grace_period, "stop-grace-period")
+        if change.stop_grace_period
+        else service.grace,
+    )
+    _refuse_shared_members(changed, state.without(service))
+    return ChangePlan(changed, opened, tuple(closed))
+
+
+def _without(ports: Iterable[PortMapping], gone: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
+    return tuple(mapping for mapping in ports if mapping not in gone)
+
+
+def _published_as(text: str, service: Service) -> PortMapping:
+    """The published port that is meant: as `service inspect` shows it, or the container's port alone, as in Docker."""
+    asked = PortMapping.parse(text).open
+    same = (asked.proto, asked.container_port, asked.count)
+    found = [
+        m
+        for m in service.ports
+        if (m.proto, m.container_port, m.count) == same
+        and asked.host_port in (0, m.host_port)
+        and asked.host_ip in (None, m.host_ip)
+    ]
+    if not found:
+        raise NotFoundError(f"service {service.name} does not publish {quoted(text)}")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{quoted(text)} may be each of {', '.join(map(str, found))}: name the host port too"
+        )
+    return found[0]
+
+
+def _came_from(mapping: PortMapping, wanted: PortMapping) -> bool:
+    same = (mapping.proto, mapping.container_port, mapping.count) == (
+        wanted.proto,
+        wanted.container_port,
+        wanted.count,
+    )
+    last = wanted.host_port_last or wanted.host_port or 65535
+    return same and wanted.host_port <= mapping.host_port <= last
+
+
+def plan_drain(name: str, container: str, state: State, back: bool = False) -> Service:
+    """The service with a backend drained, or with `back` not any more. NotFoundError; ConfigError: it is no backend."""
+    service = state.get(Service, name)
+    endpoint = _backend(service, container, state)
+    there = {one.id for one in state.endpoints_of_network(service.network_id)}
+    drained = tuple(one for one in service.drained if one in there and one != endpoint.id)
+    return replace(service, drained=drained if back else (*drained, endpoint.id))
+
+
+def _backend(service: Service, name: str, state: State) -> Endpoint:
+    found = state.container(name)
+    endpoint = state.endpoint(found.sandbox_id, service.network_id)
+    if endpoint is None or not found.running or not weight_of(service, found.sandbox_id, state):
+        raise ConfigError(f"container {found.name} is no backend of service {service.name}")
+    return endpoint
+
+
+def plan_service_remove(name: str, state: State) -> Service:
+    """The service, "removing". NotFoundError."""
+    return replace(state.get(Service, name), phase=Phase.REMOVING)
