@@ -64,7 +64,8 @@ def join(
     """Makes the host a member, or brings its row up to date; what is right already is not written.
 
     `peer`: its number is chosen here, unless the store has one. `instance`: tells this run of the host from that of a
-    copy of its state directory. `cluster_id`, `port`: what the first host decides; 0: the usual port, or the cluster's.
+    copy of its state directory. `cluster_id`, `port`: what the first host decides, the port also one that is
+    alone; 0: the usual port, or the cluster's.
     `expected`: the id of the cluster that the host has joined before; "": none. ExistsError: another host has the name,
     the address or the id; ConfigError: the cluster's port is another; StateError: the store has another cluster than
     the expected one, one of another format, or something else."""
@@ -74,9 +75,9 @@ def join(
             looked = store.list(keys.CLUSTER, keys.HOSTS, keys.ALIVE + peer.id)
             if keys.CLUSTER not in looked.entries:
                 looked = store.list()  # of an empty store, or of something else's
-            info = _agreed(
-                store, looked, ClusterInfo(cluster_id, keys.FORMAT, port or keys.PORT), port, expected
-            )
+            own = ClusterInfo(cluster_id, keys.FORMAT, port or keys.PORT)
+            alone = not peers_of(looked.entries).keys() - {peer.id}
+            info = _agreed(store, looked, own, port, expected, alone)
             _refuse_twin(peer, looked, instance)
             found = _joined(store, looked, peer, info, tries.count)
             if found is not None:
@@ -92,14 +93,20 @@ def _joined(store: Cluster, looked: Listing, peer: Peer, info: ClusterInfo, trie
     _refuse_taken(peer, others)
     number = before.number if before else _free_number(peer, others, tried)
     joined = replace(peer, number=number)
-    if before is not None and keys.peer_value(before) == keys.peer_value(joined):
+    agreed = looked.entries.get(keys.CLUSTER)
+    decides = agreed is not None and keys.info_value(info) != agreed.value
+    if before is not None and keys.peer_value(before) == keys.peer_value(joined) and not decides:
         return Joined(info, joined, peers, looked.revision)
     key = keys.HOSTS + peer.id
     value = keys.peer_value(joined)
     conditions: list[Condition] = []
     writes: list[Write] = [Put(key, value)]
-    if keys.CLUSTER not in looked.entries:
+    if agreed is None:
         conditions.append(Absent(keys.CLUSTER))
+        writes.append(Put(keys.CLUSTER, keys.info_value(info)))
+    elif decides or (before is None and len(others) <= 1):
+        # Of one that decides anew, being alone, and one that joins it, one is first.
+        conditions.append(Unchanged(keys.CLUSTER, agreed.modified))
         writes.append(Put(keys.CLUSTER, keys.info_value(info)))
     else:
         conditions.append(Present(keys.CLUSTER))
@@ -118,8 +125,10 @@ def _joined(store: Cluster, looked: Listing, peer: Peer, info: ClusterInfo, trie
     return Joined(info, joined, {**peers, peer.id: joined}, outcome.revision)
 
 
-def _agreed(store: Cluster, looked: Listing, own: ClusterInfo, port: int, expected: str) -> ClusterInfo:
-    """The cluster's, or what this host makes it, being the first."""
+def _agreed(
+    store: Cluster, looked: Listing, own: ClusterInfo, port: int, expected: str, alone: bool
+) -> ClusterInfo:
+    """The cluster's, or what this host makes it, being the first, or alone in it."""
     entry = looked.entries.get(keys.CLUSTER)
     if entry is None:
         if looked.entries:
@@ -131,6 +140,8 @@ def _agreed(store: Cluster, looked: Listing, own: ClusterInfo, port: int, expect
             f"cluster store {store} has another cluster ({info.id[:12]}) than the one that this host has joined "
             f"({expected[:12]}): remove the host's global networks first, or correct cluster-store"
         )
+    if port and alone:
+        return replace(info, port=port)
     if port and port != info.port:
         raise ConfigError(
             f"port {port} for tunnels is not that of the cluster, {info.port}: its first host has chosen it for all"

@@ -41,16 +41,19 @@ def _wanted(tx: Transaction, where: Underlay) -> Peer:
 
 
 def joined(tx: Transaction, what: str) -> Cluster:
-    """The store, which `what` needs, with this host among its members. ConfigError: daemon.json is in the way of it;
-    ExistsError: another host has its name or address; StateError, PrivilegeError."""
+    """The store, which `what` needs, with this host among its members. ConfigError: daemon.json is in the way of it, or
+    names another port for tunnels than the cluster has; ExistsError: another host has its name or address; StateError,
+    PrivilegeError."""
     store = tx.link.store(what)
     wanted = _wanted(tx, underlay(tx.config.cluster_advertise, tx.observed))
-    if me(tx) == wanted and tx.store.note(PORT) is not None:
+    port = tx.config.cluster.port if tx.config.cluster else 0
+    known = tx.store.note(PORT)
+    if me(tx) == wanted and known is not None and port in (0, int(known)):
         return store
     from datapath.cluster import members
 
     expected = tx.store.note(_ID) or ""
-    found = members.join(store, wanted, instance(), os.urandom(16).hex(), expected=expected)
+    found = members.join(store, wanted, instance(), os.urandom(16).hex(), port, expected)
     with tx.store.transaction():
         tx.store.set_note(_ID, found.info.id)
         tx.store.set_note(PORT, str(found.info.port))

@@ -110,7 +110,13 @@ def _address(text: str) -> Address:
 
 
 def holder(proto: str, address: Address | None, port: int) -> str:
-    """The process that has the port, for an error message: "nginx (pid 123)". Looks at the fds of every process."""
+    """The process that has the port, for an error message: "nginx (pid 123)", or "a process"."""
+    return find_holder(proto, address, port) or "a process"
+
+
+def find_holder(proto: str, address: Address | None, port: int) -> str | None:
+    """The same; None: no process that can be seen has it, but another PID namespace's, or the kernel itself. Looks at
+    the fds of every process."""
     inodes = {
         inode for _, bound, number, inode in _rows((proto,)) if number == port and _overlap(address, bound)
     }
@@ -121,7 +127,7 @@ def holder(proto: str, address: Address | None, port: int) -> str:
                     return f"{file.read().rstrip()} (pid {pid})"
         except OSError:
             continue  # gone meanwhile
-    return "a process"
+    return None
 
 
 def _socket_inodes(pid: str) -> set[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from datapath.errors import KernelError
 from datapath.kernel import facts, rtnetlink, sockets
@@ -86,9 +85,8 @@ def holder(port: int) -> str:
     name = next((found[0] for found in map(_vxlan, bodies) if found is not None and found[1] == port), "")
     if name:
         return f"device {name}"
-    if _has_process(port):
-        return sockets.holder("udp", None, port)
-    return "a VXLAN device that was moved to another namespace, as Docker's overlay networks do"
+    moved = "a VXLAN device that was moved to another namespace, as Docker's overlay networks do"
+    return sockets.find_holder("udp", None, port) or moved
 
 
 def _vxlan(body: bytes) -> tuple[str, int, bool] | None:
@@ -104,17 +102,6 @@ def _vxlan(body: bytes) -> tuple[str, int, bool] | None:
         int.from_bytes(data.get(_IFLA_VXLAN_PORT, b""), "big"),
         any(data.get(_IFLA_VXLAN_EXTERNAL, b"")),
     )
-
-
-def _has_process(port: int) -> bool:
-    """A process has a socket there: the kernel's own have no inode."""
-    for table in ("udp", "udp6"):
-        path = Path(f"/proc/thread-self/net/{table}")
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) == port and fields[9] != "0":
-                return True
-    return False
 
 
 def taken(error: KernelError) -> bool:

@@ -25,15 +25,17 @@ _PREFIX = re.compile(r"[a-zA-Z0-9._-]+(/[a-zA-Z0-9._-]+)*")
 _CA, _CERT, _SECRET, _PATH = "kv.cacertfile", "kv.certfile", "kv.keyfile", "kv.path"
 _USER, _PASSWORD = "kv.username", "kv.passwordfile"
 _TTL, _HEARTBEAT = "discovery.ttl", "discovery.heartbeat"
+_VXLAN_PORT = "vxlan.port"
 _DEVICE = re.compile(r"[^\s/:\[\]]{1,15}")  # what a device may be called, without what stands before a port
 _FILES = (_CA, _CERT, _SECRET, _PASSWORD)
-_KNOWN = (*_FILES, _PATH, _USER, _TTL, _HEARTBEAT)
+_KNOWN = (*_FILES, _PATH, _USER, _TTL, _HEARTBEAT, _VXLAN_PORT)
 
 
 class ClusterStore(NamedTuple):
     """`servers`: name or address, and port, of each member that clients may ask; the first that answers is asked.
     `prefix`: what all keys begin with, without the `/` at its end. Files are paths; "" is none. `ttl`: seconds after
-    which a host that does not say that it lives is thought dead; it says so every `heartbeat` seconds."""
+    which a host that does not say that it lives is thought dead; it says so every `heartbeat` seconds. `port`:
+    of UDP, where all hosts are to receive tunnels; 0: the usual one, or the cluster's."""
 
     servers: tuple[tuple[str, int], ...]
     prefix: str = "datapath/v1"
@@ -44,6 +46,7 @@ class ClusterStore(NamedTuple):
     password_file: str = ""
     ttl: int = 30
     heartbeat: int = 10
+    port: int = 0
 
     @property
     def tls(self) -> bool:
@@ -88,6 +91,7 @@ def parse_cluster_store(text: str, options: Mapping[str, str]) -> ClusterStore:
         password_file=options.get(_PASSWORD, ""),
         ttl=ttl,
         heartbeat=heartbeat,
+        port=_port(options),
     )
 
 
@@ -106,6 +110,15 @@ def _server(text: str, whole: str) -> tuple[str, int]:
     if not 0 < port < 65536:
         raise ConfigError(f"invalid {_KEY} {quoted(whole)}: there is no port {port}")
     return host, port
+
+
+def _port(options: Mapping[str, str]) -> int:
+    text = options.get(_VXLAN_PORT)
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
+        raise ConfigError(f"{_OPTIONS_KEY}: invalid {_VXLAN_PORT} {quoted(text)}: expected 1 to 65535")
+    return int(text)
 
 
 def _seconds(options: Mapping[str, str], name: str, usual: int) -> int:

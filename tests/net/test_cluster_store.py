@@ -57,6 +57,15 @@ def test_s23_the_first_host_makes_the_cluster_and_each_has_a_number(store: EtcdC
         members.join(store, peer(3), "run 3", CLUSTER_ID, port=4789)
 
 
+def test_s23_a_host_that_is_alone_may_change_the_port_of_tunnels(store: EtcdCluster) -> None:
+    members.join(store, peer(1), "run 1", CLUSTER_ID)
+    changed = members.join(store, peer(1), "run 1", CLUSTER_ID, port=8472)
+    assert (changed.info.id, changed.info.port) == (CLUSTER_ID, 8472)
+    assert members.join(store, peer(2), "run 2", "d" * 32).info == changed.info
+    with pytest.raises(ConfigError, match="port 4789 for tunnels is not that of the cluster, 8472"):
+        members.join(store, peer(1), "run 1", CLUSTER_ID, port=4789)
+
+
 def test_s23_joining_again_writes_nothing_unless_the_host_has_changed(store: EtcdCluster) -> None:
     join(store, 1)
     before = store.list()

@@ -86,7 +86,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
         yield found
 
 
-@pytest.fixture(params=OFFLOADS.values(), ids=OFFLOADS.keys())
+@pytest.fixture(params=list(OFFLOADS.values()), ids=list(OFFLOADS))
 def offload(relay: Peers, request: pytest.FixtureRequest) -> Iterator[str]:
     for host in relay.hosts:
         host.try_(f"ethtool -K {UNDER} {request.param}")

@@ -259,6 +259,7 @@ def test_a_family_without_pools_of_its_own_keeps_dockers() -> None:
         ("etcd://a:1", {"kv.username": "u"}, "kv.username and kv.passwordfile go together"),
         ("etcd://a:1", {"discovery.ttl": "0"}, 'invalid discovery.ttl "0"'),
         ("etcd://a:1", {"discovery.ttl": "5"}, "discovery.heartbeat 10 is not less than discovery.ttl 5"),
+        ("etcd://a:1", {"vxlan.port": "65536"}, 'invalid vxlan.port "65536": expected 1 to 65535'),
         ("", {"kv.path": "x"}, '"cluster-store-opts" needs "cluster-store"'),
     ],
 )
