@@ -66,7 +66,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench lint fmt clean
+.PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench bench-swarm lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
@@ -87,6 +87,7 @@ menu:
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
+	@echo 'make bench-swarm  overlay networks beside those of Docker in swarm mode: [SUITE=trixie] (root)'
 	@echo 'make bench-deps install what only the benchmark runs: sockperf, resolvers (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
@@ -267,6 +268,12 @@ bench-deps: deps
 
 bench: build bench-deps
 	$(BIN)/datapathctl bench run --suite quick --modes ebpf,iptables,none --seconds 0.5 --rounds 9 --budget 4.5
+
+# Beside Docker's own overlay network of another release, in swarm mode: trixie's Docker is 26.1. Its root is that of `doors`.
+SUITE ?= trixie
+bench-swarm: build bench-deps
+	$(call install,mmdebstrap)
+	$(BIN)/datapathctl bench run --suite overlay --modes ebpf,direct,docker,none --dockerd "$$($(BIN)/python -m tests.doors.root $(SUITE))"
 
 $(LAB_STAMP): $(PYTHON_STAMP)
 	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with lab)

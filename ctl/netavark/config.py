@@ -30,12 +30,29 @@ from datapath.model.parsing import parse_address, parse_prefix
 
 OWNER = "podman"
 IPAM = "host-local"  # podman's own address management
+OPT_NETWORK = "com.datapath.network"  # a network that datapathctl has created, which podman's stands for
 DOMAIN = "dns.podman"  # containers of podman's own networks are found below it
 # Options of podman's bridge driver that mean something here; no network of ours reaches another one anyway.
 _OPTIONS = {"mtu": OPT_MTU}
 _IGNORED = {"isolate"}
 _ID = re.compile(r"[0-9a-f]{64}")  # as podman has them
 _OURS = ("com.docker.network.", "com.datapath.")
+
+
+def elsewhere(given: Mapping[str, Any]) -> str:
+    """The network of datapathctl's, of several hosts perhaps, that podman's stands for; "": it is podman's own."""
+    options = dict(given.get("options") or {})
+    name = str(options.pop(OPT_NETWORK, ""))
+    if not name:
+        return ""
+    if options:
+        raise ConfigError(f"option {quoted(next(iter(options)))}: network {name} has its own options")
+    if given.get("subnets"):
+        raise ConfigError(f"subnets are those of network {name}: they cannot be chosen")
+    driver = (given.get("ipam_options") or {}).get("driver")
+    if driver != "none":
+        raise ConfigError(f"addresses are those of network {name}: add --ipam-driver none")
+    return name
 
 
 def network(given: Mapping[str, Any]) -> NetworkRequest:
@@ -100,12 +117,13 @@ def key(given: Mapping[str, Any]) -> str:
 def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
     """The container at the namespace's path, on the network."""
     there, wanted = _object(given, "network"), _object(given, "network_options")
-    asked = network(there)
+    known = elsewhere(there)
+    asked = None if known else network(there)
     addresses = {}
     for text in _list(wanted, "static_ips"):
         address = parse_address(str(text), "static_ips")
         addresses[address.version] = str(address)
-    if not asked.subnets or not addresses:
+    if asked is not None and (not asked.subnets or not addresses):
         raise ConfigError(f"network {asked.name} has no addresses: create it again, with driver datapath")
     options = {str(name): str(value) for name, value in (wanted.get("options") or {}).items()}
     options[OPT_ENDPOINT_IFNAME] = str(_field(wanted, "interface_name"))
@@ -118,7 +136,7 @@ def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
         name=str(given.get("container_name") or container[:12]),
         network=asked,
         endpoint=EndpointRequest(
-            asked.name,
+            asked.name if asked is not None else known,
             ip=addresses.get(4, ""),
             ip6=addresses.get(6, ""),
             mac=str(wanted.get("static_mac") or ""),
@@ -128,7 +146,7 @@ def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
         ),
         ports=tuple(ports(_list(given, "port_mappings"))),
         shared=True,
-        allots=True,
+        allots=asked is not None,
         again=True,
     )
 

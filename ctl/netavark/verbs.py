@@ -41,6 +41,9 @@ def warn(line: str) -> None:
 def create(host: Host, request: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """A network is about to be known to podman: it is checked, and gets subnets if it has none. It is built when the
     first container comes, as podman does not say when it is removed."""
+    if known := config.elsewhere(request):
+        host.networks.inspect(known)
+        return {**request}
     asked = config.network(request)
     others = podman.networks(environ)
     for text in asked.subnets:
@@ -84,5 +87,7 @@ def _status(attached: Attached) -> dict[str, Any]:
 def teardown(host: Host, request: Mapping[str, Any]) -> None:
     """The container is taken off the network, whatever of it is there; with the last one the network goes."""
     network = request.get("network")
-    name = str(network.get("name") or "") if isinstance(network, dict) else ""
+    name = ""
+    if isinstance(network, dict):
+        name = str((network.get("options") or {}).get(config.OPT_NETWORK) or network.get("name") or "")
     host.attachments.remove(config.OWNER, config.key(request), name)

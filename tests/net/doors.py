@@ -266,7 +266,7 @@ def plugin(
         sys.argv = [module, *argv]
         return int(main.run())
 
-    forked_done = forked.call(work, [module, *argv], host.path, env, TIMEOUT)
+    forked_done = forked.call(work, [module, *argv], host.path, env, TIMEOUT, host.uts)
     assert "Traceback" not in forked_done.stderr, forked_done.stderr
     assert forked_done.returncode in (0, 1, -9), forked_done
     return forked_done.returncode, forked_done.stdout
