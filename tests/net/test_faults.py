@@ -287,6 +287,81 @@ OPERATIONS |= {
 }
 
 
+SERVICE = "service create --network shop -p 40030:80 -p 40031:81/udp --selector app=t svc"
+
+
+def services(host: Host) -> set[str]:
+    return {row.split("'")[3] for row in look.database(host) if row.startswith('INSERT INTO "services"')}
+
+
+def no_service(host: Host) -> None:
+    if "svc" in services(host):
+        host.ctl("service rm svc")
+
+
+def without_service(then: Callable[[Host], None]) -> Callable[[Host], None]:
+    def prepare(host: Host) -> None:
+        no_service(host)
+        then(host)
+
+    return prepare
+
+
+def with_service(then: Callable[[Host], None]) -> Callable[[Host], None]:
+    """A service, begun afresh, and what is to be there besides."""
+
+    def prepare(host: Host) -> None:
+        no_service(host)
+        gone(host)
+        host.ctl(SERVICE)
+        then(host)
+
+    return prepare
+
+
+def member(host: Host) -> None:
+    """If t is there, and runs, it is behind the service, if that is there."""
+    alive(host)
+    if "svc" in services(host):
+        running_ = exists(host, "t") and host.inspect("t")["State"]["Running"]
+        assert host.ctl("service ps svc --format {{.Container}}").split() == (["t"] if running_ else [])
+
+
+def drained(host: Host) -> bool:
+    return "draining" in host.ctl("service ps svc")
+
+
+BEHIND = running("--label app=t")
+OPERATIONS |= {
+    "service: create": Operation(
+        SERVICE,
+        without_service(BEHIND),
+        lambda h: "svc" in services(h),
+        member,
+    ),
+    "service: rm": Operation("service rm svc", with_service(BEHIND), lambda h: "svc" not in services(h)),
+    "service: update": Operation(
+        "service update --publish-add 40032:82 --publish-rm 40030:80 --algorithm random svc",
+        with_service(BEHIND),
+        lambda h: "40032" in h.ctl("service ls"),
+        member,
+    ),
+    "service: drain": Operation("service drain svc t", with_service(BEHIND), drained, member),
+    "service: run": Operation(
+        "run -d --name t --network shop --service svc sleep 3600",
+        with_service(lambda h: None),
+        lambda h: exists(h, "t"),
+        member,
+    ),
+    "service: rm -f": Operation("rm -f t", with_service(BEHIND), lambda h: not exists(h, "t"), member),
+    "service: disconnect": Operation(
+        "network disconnect shop t",
+        with_service(running("--label app=t --network inner")),
+        lambda h: "shop" not in h.inspect("t")["NetworkSettings"]["Networks"],
+    ),
+}
+
+
 def linuxbridge(network: str, mode: str) -> dict[str, Operation]:
     """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
     with it is not about the last of its kind. `extra` is."""
@@ -326,6 +401,8 @@ LINUXBRIDGE = {"iptables": "olda", "nftables": "oldb"}
 # Of these networks where not everything is run; the others cost as much and show little more.
 SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("iptables: network rm", "error")}
 SAMPLE |= {(f"ipvlan: {what}", "kill") for what in ("network create", "network rm", "run", "rm -f")}
+SAMPLE |= {(f"service: {what}", "kill") for what in ("create", "rm", "update", "drain", "run", "rm -f")}
+SAMPLE |= {("service: update", "error"), ("service: run", "error")}
 for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.

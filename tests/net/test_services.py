@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+from collections import Counter
 from collections.abc import Iterator
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 
-from tests.net.hosts import Host
+from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, eventually
+from tests.net.services import heard, keeper, names, serve
 
 NET = "--network shop"
 
@@ -41,6 +47,29 @@ def backends(host: Host, name: str = "web") -> dict[str, Any]:
 
 def vip(host: Host, name: str = "web") -> str:
     return str(json.loads(host.ctl(f"service inspect {name}"))[0]["Endpoint"]["VirtualIPs"][0]["Addr"])
+
+
+def vips(host: Host, name: str = "web") -> list[str]:
+    found = json.loads(host.ctl(f"service inspect {name}"))[0]["Endpoint"]["VirtualIPs"]
+    return [one["Addr"] for one in found]
+
+
+@contextlib.contextmanager
+def kept(host: Host, container: str, argv: list[str]) -> Iterator[tuple[Popen[str], list[str]]]:
+    """Connections that a container keeps, and which backend each is to."""
+    enter = ["nsenter", f"--net=/proc/{host.process(container)}/ns/net", *argv]
+    process = Popen(enter, stdin=PIPE, stdout=PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def failed(process: Popen[str]) -> list[int]:
+    """Which of them have failed by now."""
+    return [int(word) for word in process.communicate("end\n", timeout=TIMEOUT)[0].split()]
 
 
 def resolved(host: Host, container: str, name: str) -> list[str]:
@@ -115,3 +144,89 @@ def test_s26_ports_are_published_and_taken_back(prepared: Host) -> None:
     assert prepared.ctl("doctor") == "No problems found."
     assert 'service "web"' in prepared.refused(f"run -d {NET} -p 8080:80 sleep 9")
     prepared.run("t", f"{NET} -p 8443:443")  # it is free again
+
+
+# ---- connections ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(prepared: Host) -> Host:
+    """A service with three backends at port 80, published at 8080, and a client on its network."""
+    prepared.ctl(f"service create {NET} -p 8080:80 -p 8080:80/udp web")
+    for name in ("w1", "w2", "w3"):
+        serve(prepared, name, f"{NET} --service web", "shop")
+    prepared.run("client", NET)
+    return prepared
+
+
+def test_s26_connections_are_shared_and_backends_see_the_client(three: Host) -> None:
+    """From members, from the host, and from outside by a published port."""
+    inside, addresses = three.address("client", "shop"), vips(three)
+    found = heard(lambda argv: three.try_in("client", argv), "tcp", addresses[0], 80, 600)
+    assert {text.split()[1] for text in found} == {f"::ffff:{inside}"}
+    assert shares(names(found)) and sum(found.values()) == 600
+    for place, address, port, source in (
+        (three.try_, addresses[0], 80, "10.71.0.1"),
+        (three.outside.try_, HOST, 8080, OUTSIDE),
+    ):
+        for proto in ("tcp", "udp"):
+            found = heard(place, proto, address, port, 60)
+            assert {text.split()[1] for text in found} == {f"::ffff:{source}"}, (proto, found)
+            assert set(names(found)) == {"w1", "w2", "w3"}
+    six = heard(lambda argv: three.try_in("client", argv), "tcp", addresses[1], 80, 30)
+    assert set(names(six)) == {"w1", "w2", "w3"}
+    assert three.try_in("client", f"ping -c 1 -W 5 {addresses[0]}").returncode == 0
+    opened = {name: row["Opened"] for name, row in backends(three).items()}
+    assert all(opened.values()) and sum(opened.values()) >= 600
+
+
+def shares(found: Counter[str], least: float = 0.25, most: float = 0.42) -> bool:
+    """Of three backends, as far as six hundred connections tell: 30 to 37 % of three thousand."""
+    return all(least < count / sum(found.values()) < most for count in found.values()) and len(found) == 3
+
+
+def test_s26_a_backend_reaches_itself_by_its_service(prepared: Host) -> None:
+    prepared.ctl(f"service create {NET} web")
+    serve(prepared, "w1", f"{NET} --service web", "shop")
+    found = heard(lambda argv: prepared.try_in("w1", argv), "tcp", vip(prepared), 80, 5)
+    assert names(found) == {"w1": 5}
+
+
+def test_s26_no_connection_fails_while_a_backend_is_drained(three: Host) -> None:
+    """Those that are open go on, and new ones go elsewhere."""
+    address = vip(three)
+    with kept(three, "client", keeper(address, 80, 30)) as (process, where):
+        assert set(where) == {"w1", "w2", "w3"}
+        three.ctl("service drain web w1")
+        found = names(heard(lambda argv: three.try_in("client", argv), "tcp", address, 80, 90))
+        assert set(found) == {"w2", "w3"} and sum(found.values()) == 90
+        three.ctl("service undrain web w1")
+        assert failed(process) == []
+
+
+def test_s26_of_a_backend_that_is_killed_only_its_own_connections_fail(three: Host) -> None:
+    address = vip(three)
+    with kept(three, "client", keeper(address, 80, 30)) as (process, where):
+        os.kill(three.process("w2"), signal.SIGKILL)
+        with eventually() as until:
+            until(lambda: "w2" not in backends(three))
+        found = names(heard(lambda argv: three.try_in("client", argv), "tcp", address, 80, 60))
+        assert set(found) == {"w1", "w3"}
+        assert {where[number] for number in failed(process)} <= {"w2"}
+
+
+def test_s26_without_a_backend_a_client_is_refused_at_once(prepared: Host) -> None:
+    prepared.ctl(f"service create {NET} -p 8080:80 web")
+    prepared.run("client", NET)
+    for place, address, port in (
+        (lambda argv: prepared.try_in("client", argv), vip(prepared), 80),
+        (prepared.outside.try_, HOST, 8080),
+    ):
+        assert heard(place, "tcp", address, port, 2) == {"ConnectionRefusedError": 2}
+    assert prepared.drops()["DROP_NO_BACKEND"] >= 4
+
+
+def test_s26_a_client_comes_to_the_same_backend_while_its_affinity_lasts(three: Host) -> None:
+    three.ctl("service update --affinity 1h web")
+    found = names(heard(lambda argv: three.try_in("client", argv), "tcp", vip(three), 80, 30))
+    assert len(found) == 1

@@ -19,7 +19,7 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import JoinInfo, Repair, attempt, report
 from datapath.drivers.comparison import Comparison
-from datapath.drivers.ebpf import names
+from datapath.drivers.ebpf import names, services
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.inside.driver import waiting_name
 from datapath.drivers.pairs.driver import PairDriver
@@ -208,6 +208,7 @@ class EbpfBridge(PairDriver):
             if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait
                 dataplane.detach("from_container", ifindex, device_gone=True)
             connections.forget_endpoint(dataplane, endpoint.number)
+            services.forget_loads(dataplane, endpoint)
             connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 

@@ -140,6 +140,13 @@ def _tell_network(dataplane: Dataplane, state: State, network: Network) -> None:
         dataplane.networks[network.number] = known._replace(flags=flags)
 
 
+def forget_loads(dataplane: Dataplane, endpoint: Endpoint) -> None:
+    """How many connections an endpoint, which is gone, has had."""
+    if dataplane.has("loads"):
+        addresses = [interface.ip for interface in (endpoint.ipv4, endpoint.ipv6) if interface]
+        dataplane.loads.delete_many(abi.load_key(endpoint.number, address) for address in addresses)
+
+
 def remove(dataplane: Dataplane, state: State, service: Service) -> None:
     """Takes a service away, whatever of it is there, and its connections: its address may be somebody else's soon."""
     network = state.networks[service.network_id]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers and clients of services: each answer names the backend and the client's address as it saw it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from subprocess import CompletedProcess
+from typing import Any
+
+from tests.net.hosts import PATIENCE, Host, eventually
+
+# Answers on a port over TCP and UDP, IPv4 and IPv6, with its name and the client; what comes after "keep" is echoed.
+SERVER = """
+import socketserver, sys, threading, socket
+name, port = sys.argv[1], int(sys.argv[2])
+class Both:
+    address_family = socket.AF_INET6
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 1024
+class Stream(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(f"{name} {self.client_address[0]}\\n".encode())
+        for line in self.rfile:
+            self.wfile.write(line)
+class Datagram(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request[1].sendto(f"{name} {self.client_address[0]}\\n".encode(), self.client_address)
+class TCP(Both, socketserver.ThreadingTCPServer): pass
+class UDP(Both, socketserver.ThreadingUDPServer): pass
+udp = UDP(("::", port), Datagram)
+threading.Thread(target=udp.serve_forever, daemon=True).start()
+TCP(("::", port), Stream).serve_forever()
+"""
+
+# Asks so often, each time with a socket of its own; prints how often it heard what, and what went wrong.
+CLIENT = """
+import collections, json, socket, sys
+proto, address, port, count, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+kind = socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM
+heard = collections.Counter()
+for _ in range(count):
+    with socket.socket(family, kind) as client:
+        client.settimeout(seconds)
+        try:
+            client.connect((address, port))
+            if proto == "udp":
+                client.send(b"?")
+            heard[client.recv(100).decode().strip()] += 1
+        except OSError as error:
+            heard[type(error).__name__] += 1
+print(json.dumps(heard))
+"""
+
+# Keeps so many connections and asks by each of them in turn, until its input ends; prints how often none answered.
+KEEPER = """
+import select, socket, sys
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+kept = []
+for _ in range(count):
+    client = socket.create_connection((address, port), 30)
+    kept.append((client, client.makefile("rb")))
+names = [reader.readline().split()[0].decode() for _, reader in kept]
+print(*names, flush=True)
+failed = set()
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    for number, (client, reader) in enumerate(kept):
+        try:
+            client.sendall(b"again\\n")
+            if reader.readline() != b"again\\n":
+                failed.add(number)
+        except OSError:
+            failed.add(number)
+print(*sorted(failed))
+"""
+
+
+def server(name: str, port: int = 80) -> list[str]:
+    return ["python3", "-u", "-c", SERVER, name, str(port)]
+
+
+def client(proto: str, address: str, port: int, count: int = 1, seconds: float = PATIENCE) -> list[str]:
+    return ["python3", "-c", CLIENT, proto, address, str(port), str(count), str(seconds)]
+
+
+def keeper(address: str, port: int, count: int) -> list[str]:
+    return ["python3", "-u", "-c", KEEPER, address, str(port), str(count)]
+
+
+Run = Callable[[Any], "CompletedProcess[str]"]
+
+
+def heard(
+    run: Run, proto: str, address: str, port: int, count: int = 1, seconds: float = PATIENCE
+) -> Counter[str]:
+    """How often which answer came."""
+    done = run(client(proto, address, port, count, seconds))
+    assert done.returncode == 0, done.stderr
+    return Counter(json.loads(done.stdout))
+
+
+def names(answers: Counter[str]) -> Counter[str]:
+    """The same by the backend that answered."""
+    found = Counter[str]()
+    for text, count in answers.items():
+        found[text.split()[0]] += count
+    return found
+
+
+def serve(host: Host, name: str, options: str, network: str) -> None:
+    """A backend on a network; returns when it answers."""
+    host.run(name, options, server(name))
+    address = host.address(name, network)
+    with eventually() as until:
+        until(lambda: names(heard(host.try_, "tcp", address, 80))[name])
