@@ -304,6 +304,7 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_REWRITE);
 	room->sides.client_network = device->network;
 	room->sides.client_endpoint = device->endpoint;
+	room->sides.key.proto = 0;
 	return go_on(skb, TAIL_TO_PEER);
 }
 

@@ -62,6 +62,7 @@ static __always_inline int to_remote(struct __sk_buff *skb, __u32 number)
 		return drop(skb, DROP_DEVICE);
 	room->sides.client_network = number;
 	room->sides.client_endpoint = 0;
+	room->sides.key.proto = 0;
 	return go_on(skb, TAIL_TO_PEER);
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * Reached by a tail call: what a container, or the host itself, sends to a member of an overlay network on another host.
- * In the scratch memory are the parsed packet, the network's number, and the sender's, which is 0 for the host.
+ * In the scratch memory are the parsed packet, the network's number, and the sender's, which is 0 for the host; and, if it
+ * was translated for a service's backend, what it was (else no protocol).
  */
 #include "lib/encap.h"
 #include "lib/exits.h"
@@ -42,13 +43,36 @@ __noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
 	return bpf_redirect(own->ifindex, 0);
 }
 
+/* Is what a service was asked for as it was when it came? Its client knows of no backend. */
+__noinline int translated_back(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *room = scratch();
+
+	if (!p || !room || rewrite_tuple(skb, p, &room->sides.key, room->sides.id))
+		return 0;
+	p->tuple = room->sides.key;
+	return 1;
+}
+
 /* The sender is told that its packet does not fit into the tunnel: a container by its gateway; the host's own stack, which
- * has that address itself, by whom it sends to. */
-static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p,
-				   const struct network *net, __u32 sender, __u32 mtu)
+ * has that address itself, by whom it sends to, and so is who asks a published port. */
+static __always_inline int too_big(struct __sk_buff *skb, struct packet *p,
+				   const struct network *net, const struct overlay *overlay,
+				   __u32 mtu)
 {
 	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
-	int verdict = answer_error(skb, p, sender ? gateway : &p->tuple.dst, mtu);
+	struct scratch *room = scratch();
+	__u32 sender;
+	int verdict;
+
+	if (!room)
+		return TC_ACT_SHOT;
+	sender = room->sides.client_endpoint;
+	if (room->sides.key.proto && !translated_back(skb, p))
+		return drop(skb, DROP_REWRITE);
+	if (!sender || (room->sides.key.proto && !overlay_covers(overlay, &p->tuple.dst)))
+		gateway = &p->tuple.dst;
+	verdict = answer_error(skb, p, gateway, mtu);
 
 	return !sender && verdict == TC_ACT_REDIRECT ? bpf_redirect(net->ifindex, BPF_F_INGRESS)
 						     : verdict;
@@ -71,8 +95,8 @@ static __always_inline bool is_on_link(const struct packet *p, const struct peer
 
 /* As it is, to the peer as the next hop. NO_VERDICT: the peer is not on the link, the packet has to be cut, or an IPsec
  * policy is about it; in a tunnel it gets there. */
-static __always_inline int by_link(struct __sk_buff *skb, const struct packet *p,
-				   struct scratch *room, const struct network *net,
+static __always_inline int by_link(struct __sk_buff *skb, struct packet *p, struct scratch *room,
+				   const struct network *net, const struct overlay *overlay,
 				   const struct tunnel *own, const struct peer *peer)
 {
 	__u32 length = segment_length(skb, p), mtu = peer->mtu ? peer->mtu : 0xffff;
@@ -85,7 +109,7 @@ static __always_inline int by_link(struct __sk_buff *skb, const struct packet *p
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
 		mtu = room->fib.mtu_result;
 	if (length > mtu && (is_ipv6(p) || p->dont_fragment))
-		return too_big(skb, p, net, room->sides.client_endpoint, mtu);
+		return too_big(skb, p, net, overlay, mtu);
 	if (length > mtu || !route_leads_out(route))
 		return NO_VERDICT;
 	route_hop(&room->fib, &hop);
@@ -115,7 +139,7 @@ static __always_inline int by_route(struct __sk_buff *skb, const struct packet *
 
 /* Encrypted, by the device, which finds the peer by the destination. In the gateway's name nobody would be believed there,
  * and in clear it must not go. */
-static __always_inline int by_wireguard(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int by_wireguard(struct __sk_buff *skb, struct packet *p,
 					struct scratch *room, const struct network *net,
 					const struct overlay *overlay, const struct tunnel *own,
 					const struct peer *peer)
@@ -129,15 +153,14 @@ static __always_inline int by_wireguard(struct __sk_buff *skb, const struct pack
 	if (bpf_check_mtu(skb, own->wireguard, &mtu, 0, 0) < 0)
 		return drop(skb, DROP_NO_TUNNEL);
 	if (segment_length(skb, p) > mtu && (is_ipv6(p) || p->dont_fragment))
-		return too_big(skb, p, net, room->sides.client_endpoint, mtu);
+		return too_big(skb, p, net, overlay, mtu);
 	count(skb, TO_PEER);
 	return bpf_redirect(own->wireguard, 0);
 }
 
-static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *p,
-				    struct scratch *room, const struct network *net,
-				    const struct overlay *overlay, const struct tunnel *own,
-				    const struct peer *peer)
+static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, struct scratch *room,
+				    const struct network *net, const struct overlay *overlay,
+				    const struct tunnel *own, const struct peer *peer)
 {
 	bool v6 = !addr_is_v4(&peer->addr);
 	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
@@ -150,7 +173,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, const struct packet *
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED && room->fib.mtu_result < mtu)
 		mtu = room->fib.mtu_result;
 	if (length > mtu && (is_ipv6(p) || p->dont_fragment))
-		return too_big(skb, p, net, room->sides.client_endpoint, mtu - overhead);
+		return too_big(skb, p, net, overlay, mtu - overhead);
 	/* What may be fragmented is, outside of the tunnel's headers. What has another way than a device's, or an
 	 * IPsec policy, is for the host's stack. What the host itself sends has a route that leads to the network: if
 	 * the next hop's MAC address has to be asked for, the kernel would look for it there. */
@@ -210,7 +233,7 @@ int to_peer(struct __sk_buff *skb)
 	if (room->sides.client_endpoint && is_direct(p, net, overlay)) {
 		verdict = NO_VERDICT;
 		if (is_on_link(p, peer))
-			verdict = by_link(skb, p, room, net, own, peer);
+			verdict = by_link(skb, p, room, net, overlay, own, peer);
 		else if (overlay->flags & OVERLAY_ROUTED)
 			verdict = by_route(skb, p, room, net, own, peer);
 		if (verdict != NO_VERDICT)

@@ -42,7 +42,8 @@ static __always_inline int no_backend(struct __sk_buff *skb, struct packet *p, _
 		return disown(skb, p, client);
 	if (client == PARTY_OUTSIDE && p->fragment == FRAGMENT_FIRST)
 		fragment_disown(p, client, BEGIN_REFUSED);
-	if (tcp ? rewrite_into_reset(skb, p) : rewrite_into_error(skb, p, &p->tuple.dst, PORT_CLOSED))
+	if (tcp ? rewrite_into_reset(skb, p)
+		: rewrite_into_error(skb, p, &p->tuple.dst, PORT_CLOSED))
 		return TC_ACT_SHOT;
 	return send_back(skb, p);
 }
@@ -124,8 +125,7 @@ int to_service(struct __sk_buff *skb)
 	if (virtual && is_container(client) &&
 	    !member_may_ask(p, net, backend_addr(backend, is_ipv6(p))))
 		return drop(skb, DROP_ICC);
-	reason = nat_open_service(skb, p, number,
-				  asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0);
+	reason = nat_open_service(skb, p, number, asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0);
 	service_counted(number, !reason);
 	if (reason)
 		return refuse_client(skb, p, network, client, reason);

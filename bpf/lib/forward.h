@@ -191,9 +191,13 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 	return to_outside(skb, &room->fib);
 }
 
-/* What to_peer finds in the scratch memory: whose network it is, and who sends. The host alone is nobody. */
-static __always_inline int by_tunnel(struct scratch *room, const struct conn *conn)
+/* What to_peer finds in the scratch memory: whose network it is, who sends, and what the packet was. The host alone is
+ * nobody. */
+static __always_inline int by_tunnel(struct scratch *room, const struct packet *p,
+				     const struct conn *conn)
 {
+	room->sides.key = p->tuple;
+	room->sides.id = p->ttl;
 	room->sides.client_network = conn->to_network;
 	room->sides.client_endpoint = conn->from_endpoint == PARTY_HOST	     ? 0
 				      : conn->from_endpoint == PARTY_OUTSIDE ? PARTY_PEER
@@ -255,8 +259,9 @@ __noinline int forward(struct __sk_buff *skb, struct packet *p, const struct net
 	if (conn->to_endpoint == PARTY_HOST)
 		return to_gateway(skb, p, net);
 	if (conn->to_endpoint == PARTY_PEER) {
+		by_tunnel(room, p, conn);
 		packet_became(p, to, ttl);
-		return by_tunnel(room, conn);
+		return BY_TUNNEL;
 	}
 	return deliver(skb, p, &room->recipient, net->mac);
 }
@@ -315,8 +320,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			return drop(skb, DROP_REWRITE);
 		if (conn->to_endpoint == PARTY_HOST)
 			return net ? to_gateway(skb, p, net) : to_loopback(skb);
+		by_tunnel(room, p, conn);
 		p->tuple = quoted->outer;
-		return by_tunnel(room, conn);
+		return BY_TUNNEL;
 	}
 	if (!conn->to_network) {
 		/* From a router within: outside it is seen as the other end is. */

@@ -8,8 +8,9 @@
 #include "lib/ports.h"
 #include "lib/tails.h"
 
-#define CHUNK	   64  /* slots in a row */
-#define SLOT_TRIES 256 /* slots that are looked at for a backend that is up, until the table is replaced */
+#define CHUNK 64 /* slots in a row */
+#define SLOT_TRIES \
+	256 /* slots that are looked at for a backend that is up, until the table is replaced */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -90,8 +91,8 @@ static __always_inline bool port_is_service(const struct port *port)
 
 /* Goes on in the program that chooses. `port`: in which the service is in the place of an endpoint, or NULL: it is in the
  * scratch memory. `network`, `client`: who begins, as in from_endpoint. */
-static __always_inline int choose_backend(struct __sk_buff *skb, const struct port *port, __u32 network,
-				      __u32 client)
+static __always_inline int choose_backend(struct __sk_buff *skb, const struct port *port,
+					  __u32 network, __u32 client)
 {
 	struct scratch *room = scratch();
 
@@ -106,7 +107,7 @@ static __always_inline int choose_backend(struct __sk_buff *skb, const struct po
 
 /* The same by its address, at which every port is its own. */
 static __always_inline int choose_at(struct __sk_buff *skb, const struct packet *p, __u32 network,
-				      __u32 service, __u32 client)
+				     __u32 service, __u32 client)
 {
 	struct scratch *room = scratch();
 
@@ -310,8 +311,8 @@ __noinline int service_choose(const struct packet *p)
 		else if (service->choice == CHOICE_RANDOM)
 			found = slot_pick(&walk, bpf_get_prandom_u32());
 		else
-			found = slot_pick(&walk, client_hash(&p->tuple, room->published.port,
-							     service));
+			found = slot_pick(&walk,
+					  client_hash(&p->tuple, room->published.port, service));
 	}
 	if (service->affinity && found) {
 		affinity.seen = bpf_ktime_get_ns();

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services of an overlay network: a backend on another host, and what others' clients ask of one here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from datapath.kernel import abi, netns
+from tests.bpf import overlay as o
+from tests.bpf import packets as p
+from tests.bpf import services as s
+from tests.bpf.fixtures import (
+    A1,
+    A2,
+    A3,
+    HOST,
+    HOST6,
+    LO,
+    NET1,
+    OUTSIDE,
+    OUTSIDE6,
+    REDIRECT,
+    SHOT,
+    Programs,
+    Reason,
+    Sender,
+    Topology,
+    host_says,
+    outside_sends,
+)
+
+FAMILIES = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
+PROTOCOLS = pytest.mark.parametrize("proto", [p.TCP, p.UDP], ids=["tcp", "udp"])
+HOSTS: dict[int, p.Address] = {4: HOST, 6: HOST6}
+OUTSIDES: dict[int, p.Address] = {4: OUTSIDE, 6: OUTSIDE6}
+REMOTES: dict[int, p.Address] = {4: o.REMOTE, 6: o.REMOTE6}
+GATEWAYS: dict[int, p.Address] = {4: NET1.gateway, 6: NET1.gateway6}
+OWN: dict[int, p.Address] = {4: A1.ip, 6: A1.ip6}
+BACKEND = s.Remote(o.REMOTE, o.REMOTE6)
+SYN_ACK = p.SYN | p.ACK
+
+
+@pytest.fixture(scope="module")
+def loaded(topology: Topology) -> Iterator[Programs]:
+    with netns.enter(topology.host):
+        made = Programs(topology, objects=(*o.TUNNEL_OBJECTS, "to_service"))
+        yield made
+        made.close()
+
+
+@pytest.fixture(autouse=True)
+def rows(programs: Programs) -> Iterator[None]:
+    o.fill(programs)
+    s.fill(programs, [BACKEND])
+    s.serves(programs, A2)
+    callers = programs.maps["callers"]
+    callers.delete_many(list(callers))
+    yield
+    s.remove(programs)
+
+
+def carried(proto: int, sport: int, dport: int, flags: int = p.SYN) -> p.Transport:
+    return p.udp(sport, dport) if proto == p.UDP else p.tcp(sport, dport, flags)
+
+
+def hop(version: int) -> dict[str, Any]:
+    return {"ttl": 63} if version == 4 else {"hops": 63}
+
+
+def ip(version: int, src: p.Address, dst: p.Address, what: p.Transport, **header: Any) -> bytes:
+    return (p.ipv4 if version == 4 else p.ipv6)(src, dst, what, **header)
+
+
+def tunnelled(programs: Programs, sender: Sender, frame: bytes, packet: bytes, *, peer: int = o.PEER) -> None:
+    """What becomes of the frame leaves in a tunnel to the peer."""
+    got = programs.run(sender, frame)
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_PEER": 1})
+    wanted = o.leaves(packet, o.source_port(got.packet), peer=peer)
+    assert not (text := p.difference(got.packet, wanted)), text
+
+
+def comes(src: p.Address, dst: p.Address, what: p.Transport, **header: Any) -> bytes:
+    """A frame on the uplink: a packet of the peer's, in its tunnel."""
+    return o.arrives(o.vxlan(o.inner(src, dst, what, **header)))
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_a_member_asks_a_backend_on_another_host(programs: Programs, version: int, proto: int) -> None:
+    vip, client = s.at(version), OWN[version]
+    for flags in (p.SYN, p.ACK):
+        frame = A1.sends(vip, carried(proto, 4000, 80, flags))
+        packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80, flags), **hop(version))
+        tunnelled(programs, A1, frame, packet)
+        answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
+        seen = A1.gets(vip, carried(proto, 80, 4000, SYN_ACK), **hop(version))
+        programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
+    assert len(programs.table("conns")) == 2
+    assert s.counts(programs, s.SERVICE) == (1, 0)
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_a_client_outside_asks_a_backend_on_another_host(
+    programs: Programs, version: int, proto: int
+) -> None:
+    """It keeps its own address; the answer comes back by this host."""
+    client = OUTSIDES[version]
+    for _ in range(2):
+        frame = outside_sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED))
+        packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80), **hop(version))
+        tunnelled(programs, None, frame, packet)
+        answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
+        got = programs.run(None, answer)
+        assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
+        packet = ip(
+            version, HOSTS[version], client, carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version)
+        )
+        assert not (text := p.difference(got.packet[14:], packet)), text
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_the_host_asks_a_backend_on_another_host(programs: Programs, version: int, proto: int) -> None:
+    """By the service's address; the answer arrives on the gateway device."""
+    programs.maps["tunnel"][0] = programs.maps["tunnel"][0]._replace(ifindex=0)
+    vip, gateway = s.at(version), GATEWAYS[version]
+    kind = p.ETH_IPV4 if version == 4 else p.ETH_IPV6
+    frame = p.ethernet(NET1.mac, NET1.mac, kind, ip(version, gateway, vip, carried(proto, 20500, 80)))
+    packet = ip(version, gateway, REMOTES[version], carried(proto, 20500, 80), **hop(version))
+    tunnelled(programs, NET1, frame, packet)
+    got = programs.run(None, comes(REMOTES[version], gateway, carried(proto, 80, 20500, SYN_ACK)))
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_HOST": 1})
+    packet = ip(version, vip, gateway, carried(proto, 80, 20500, SYN_ACK), **hop(version))
+    assert not (text := p.difference(got.packet[14:], packet)), text
+    assert got.packet[:6] == p.mac_bytes(NET1.mac)
+
+
+def test_s26_the_host_asks_its_own_address_for_a_backend_on_another_host(programs: Programs) -> None:
+    programs.maps["tunnel"][0] = programs.maps["tunnel"][0]._replace(ifindex=0)
+    frame = host_says(HOST, p.tcp(20500, s.PUBLISHED, p.SYN))
+    packet = ip(4, HOST, o.REMOTE, p.tcp(20500, 80, p.SYN), ttl=63)
+    tunnelled(programs, LO, frame, packet)
+    got = programs.run(None, comes(o.REMOTE, HOST, p.tcp(80, 20500, SYN_ACK)))
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_HOST": 1})
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_a_backend_here_answers_another_hosts_client_by_that_host(
+    programs: Programs, version: int, proto: int
+) -> None:
+    client = OUTSIDES[version]
+    server = A2.ip if version == 4 else A2.ip6
+    seen = A2.gets(client, carried(proto, 4000, 80))
+    programs.expect(None, comes(client, server, carried(proto, 4000, 80)), REDIRECT, Reason.DELIVERED, seen)
+    answer = A2.sends(client, carried(proto, 80, 4000, SYN_ACK))
+    tunnelled(programs, A2, answer, answer[14:])
+    assert programs.table("pending") == {}
+
+
+def test_s26_only_backends_are_asked_for_clients_outside(programs: Programs) -> None:
+    frame = comes(OUTSIDE, A3.ip, p.tcp(4000, 80, p.SYN))
+    programs.expect(None, frame, SHOT, Reason.DROP_TUNNEL_SOURCE, o_inner(frame))
+    s.remove(programs)
+    frame = comes(OUTSIDE, A2.ip, p.tcp(4000, 80, p.SYN))
+    programs.expect(None, frame, SHOT, Reason.DROP_TUNNEL_SOURCE, o_inner(frame))
+
+
+def o_inner(frame: bytes) -> bytes:
+    """What is left of a frame that was freed of its tunnel, over IPv4: the outer MACs are before it."""
+    return frame[:14] + frame[14 + 20 + 8 + 8 + 14 :]
+
+
+def test_s26_what_a_backend_begins_itself_is_masqueraded_as_before(programs: Programs) -> None:
+    got = programs.run(A2, A2.sends(OUTSIDE, p.tcp(4000, 443, p.SYN)))
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
+
+
+@FAMILIES
+def test_s26_what_is_larger_than_the_tunnel_is_told_so_as_it_was_asked(
+    programs: Programs, version: int
+) -> None:
+    """By the client's own words: it knows of no backend."""
+    size = 1460 - (28 if version == 4 else 48)
+    frame = A1.sends(s.at(version), p.udp(4000, 80, bytes(size)))
+    programs.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, GATEWAYS[version], mtu=1450))
+    frame = outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED, bytes(size)))
+    programs.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, HOSTS[version], mtu=1450))
+
+
+@FAMILIES
+def test_s26_errors_of_a_backend_on_another_host_are_translated(programs: Programs, version: int) -> None:
+    vip, client, server = s.at(version), OWN[version], REMOTES[version]
+    programs.run(A1, A1.sends(vip, p.udp(4000, 80)))
+    quote = ip(version, client, server, p.udp(4000, 80), **hop(version))
+    error = p.icmp(3, 3, 0, quote) if version == 4 else p.icmp6(1, 4, 0, quote)
+    got = programs.run(None, comes(server, client, error))
+    assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
+    assert got.packet.count(p.packed(vip)) == 2
+    assert p.packed(server) not in got.packet
+
+
+def test_s26_datagrams_in_fragments_get_to_another_host_and_back(programs: Programs) -> None:
+    frames = p.cut(A1.sends(s.vip(), p.udp(4000, 80, bytes(1600))), 800)
+    packets = p.cut(
+        p.ethernet(
+            p.NOBODY, p.NOBODY, p.ETH_IPV4, ip(4, A1.ip, o.REMOTE, p.udp(4000, 80, bytes(1600)), ttl=63)
+        ),
+        800,
+    )
+    for frame, packet in zip(frames, packets, strict=True):
+        tunnelled(programs, A1, frame, packet[14:])
+    inner = o.inner(o.REMOTE, A1.ip, p.udp(80, 4000, bytes(1600)))
+    wholes = p.cut(A1.gets(s.vip(), p.udp(80, 4000, bytes(1600)), ttl=63), 800)
+    for part, whole in zip(p.cut(inner, 800), wholes, strict=True):
+        programs.expect(None, o.arrives(o.vxlan(part)), REDIRECT, Reason.DELIVERED, whole)
+
+
+def test_s26_an_answer_is_this_hosts_own_though_another_host_has_asked_with_the_same_port(
+    programs: Programs,
+) -> None:
+    s.fill(programs, [A2])
+    answer = abi.tuple_(A2.ip, NET1.gateway, 80, 20500, p.TCP)
+    programs.maps["callers"][answer] = abi.caller(NET1.number, o.PEER)
+    frame = p.ethernet(NET1.mac, NET1.mac, p.ETH_IPV4, p.ipv4(NET1.gateway, s.vip(), p.tcp(20500, 80, p.SYN)))
+    programs.expect(
+        NET1, frame, REDIRECT, Reason.DELIVERED, A2.gets(NET1.gateway, p.tcp(20500, 80, p.SYN), ttl=63)
+    )
+    got = programs.run(A2, A2.sends(NET1.gateway, p.tcp(80, 20500, SYN_ACK)))
+    assert got.reasons == {"TO_HOST": 1}
+
+
+def test_s26_on_one_link_only_members_packets_go_without_a_tunnel(programs: Programs) -> None:
+    """Nobody would know on arrival of which network the others are."""
+    o.fill(programs, direct=True)
+    got = programs.run(A1, A1.sends(s.vip(), p.tcp(4000, 80, p.SYN)))
+    packet = ip(4, A1.ip, o.REMOTE, p.tcp(4000, 80, p.SYN), ttl=63)
+    assert (got.reasons, got.packet[14:]) == ({"TO_PEER": 1}, packet)
+    frame = outside_sends(HOST, p.tcp(4000, s.PUBLISHED, p.SYN))
+    tunnelled(programs, None, frame, ip(4, OUTSIDE, o.REMOTE, p.tcp(4000, 80, p.SYN), ttl=63))
+    programs.run(None, comes(OUTSIDE, A2.ip, p.tcp(4000, 80, p.SYN)))
+    answer = A2.sends(OUTSIDE, p.tcp(80, 4000, SYN_ACK))
+    tunnelled(programs, A2, answer, answer[14:])
