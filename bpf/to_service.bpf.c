@@ -20,6 +20,14 @@ static __always_inline int send_back(struct __sk_buff *skb, const struct packet 
 	return bpf_redirect(skb->ifindex, p->at_egress ? BPF_F_INGRESS : 0);
 }
 
+/* A later fragment does not say of which kind it is, but an answer's identifier stands elsewhere. */
+static __always_inline bool asks_for_echo(const struct packet *p)
+{
+	if (!is_icmp(p->tuple.proto) || !packet_has_ports(p))
+		return false;
+	return p->fragment == FRAGMENT_LATER ? !p->tuple.dport : !is_echo_reply(p);
+}
+
 /* Any address answers an echo, whoever is behind it. */
 static __always_inline int answer_echo(struct __sk_buff *skb, const struct packet *p)
 {
@@ -107,7 +115,7 @@ int to_service(struct __sk_buff *skb)
 	if (!net || !asked)
 		return refuse_client(skb, p, network, client, DROP_STALE);
 	virtual = addr_equal(&p->tuple.dst, &room->published.addr);
-	if (virtual && is_icmp(p->tuple.proto) && packet_has_ports(p) && !is_echo_reply(p))
+	if (virtual && asks_for_echo(p))
 		return answer_echo(skb, p);
 	if (!packet_has_ports(p) || is_icmp(p->tuple.proto))
 		return drop(skb, DROP_PROTOCOL);

@@ -201,6 +201,16 @@ def test_s26_the_virtual_address_answers_an_echo(programs: Programs, version: in
         )
 
 
+@FAMILIES
+def test_s26_echoes_in_fragments_are_answered(programs: Programs, version: int) -> None:
+    asks, says = (p.echo, p.echo) if version == 4 else (p.echo6, p.echo6)
+    kinds = (p.ECHO, p.ECHO_REPLY) if version == 4 else (p.ECHO6, p.ECHO6_REPLY)
+    frames = p.cut(A1.sends(s.at(version), asks(kinds[0], 7, bytes(range(200)) * 8)), 800)
+    answers = p.cut(A1.gets(s.at(version), says(kinds[1], 7, bytes(range(200)) * 8)), 800)
+    for frame, answer in zip(frames, answers, strict=True):
+        programs.expect(A1, frame, REDIRECT, Reason.ANSWERED, answer)
+
+
 # ---- choosing --------------------------------------------------------------------------------------
 
 
