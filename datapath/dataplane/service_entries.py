@@ -33,7 +33,8 @@ _CHOICES: Mapping[Algorithm, ServiceChoice] = {
     Algorithm.LEAST_CONN: "CHOICE_LEAST",
 }
 FAMILIES = (4, 6)
-MOST_CHUNKS = -(-maglev.LARGE // SLOTS_IN_CHUNK)
+# Rows of a table's slots.
+SMALL_CHUNKS, LARGE_CHUNKS = (-(-size // SLOTS_IN_CHUNK) for size in (maglev.SMALL, maglev.LARGE))
 
 Slots = dict[SlotsKey, SlotsValue]
 

@@ -13,7 +13,7 @@ from datapath.dataplane import connections, entries, service_entries
 from datapath.dataplane.convert import service_value, to_abi
 from datapath.dataplane.layout import ROLE_SERVES
 from datapath.dataplane.programs import Dataplane
-from datapath.dataplane.service_entries import FAMILIES, MOST_CHUNKS, ServiceRows, Slots
+from datapath.dataplane.service_entries import FAMILIES, LARGE_CHUNKS, SMALL_CHUNKS, ServiceRows, Slots
 from datapath.dataplane.service_structs import SlotsKey
 from datapath.drivers.base import ServicePart
 from datapath.drivers.context import Context
@@ -106,8 +106,11 @@ def _drop_others(dataplane: Dataplane, service: Service, wanted: ServiceRows) ->
 
 def _drop_table(dataplane: Dataplane, table: int) -> None:
     """The first row goes last: by it the others are found after a kill."""
-    if SlotsKey(table, 0) in dataplane.slots:
-        dataplane.slots.delete_many(SlotsKey(table, chunk) for chunk in reversed(range(MOST_CHUNKS)))
+    if dataplane.slots.get(SlotsKey(table, 0)) is None:
+        return
+    large = dataplane.slots.get(SlotsKey(table, SMALL_CHUNKS)) is not None
+    chunks = range(LARGE_CHUNKS if large else SMALL_CHUNKS)
+    dataplane.slots.delete_many(SlotsKey(table, chunk) for chunk in reversed(chunks))
 
 
 def _forget_counts(dataplane: Dataplane, numbers: Iterable[int]) -> None:
