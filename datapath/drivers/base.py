@@ -136,6 +136,9 @@ class HostPart:
         """Writes what is new of these rows about other hosts, and takes away what is not so any more. `before`,
         `after`: the host with the rows as they were, or were not, and as they are to be."""
 
+    def sync_peers(self, view: HostView) -> None:
+        """Makes all rows about other hosts what they have to be, whatever a killed command left."""
+
     def write_network(self, view: HostView, network: Network) -> None:
         """Writes all that is known of other hosts' parts in a network that is being built."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datapath.store.cluster import Cluster
 
 ClusterRow = Peer | Block | Remote
+_FOLLOWING = "what other hosts have is being taken over"  # the note of it
 
 
 class News(NamedTuple):
@@ -45,14 +46,17 @@ def compared(state: State, network_ids: Collection[str], rows: Iterable[ClusterR
 
 def follow(tx: Transaction, news: News) -> None:
     """Takes over what the cluster's store says: packets first, then names; what is gone goes the other way. This host's
-    rows are last: killed before that, the next one is told the same. Of networks that this host has no part in, and of
-    its own endpoints, nothing is taken over."""
+    rows are last: killed before that, the next command makes the maps as they are (`complete`), and who asks the store
+    then is told the same again. Of networks that this host has no part in, and of its own endpoints, nothing is taken
+    over."""
     before = tx.state
     put = tuple(row for row in news.put if _concerns(row, news, before) and _current(row, before) != row)
     gone = tuple(row for row in news.gone if _current(row, before) is not None and not _own(row, before))
     gone = (*gone, *_left_behind(gone, before))
     if not put and not gone:
         return
+    with tx.store.transaction(durable=False):
+        tx.store.set_note(_FOLLOWING, "yes")
     names.update_elsewhere(tx, before.without(*gone))
     views = tx.parts()
     tx.state = after = before.including(*put).without(*gone)
@@ -62,8 +66,21 @@ def follow(tx: Transaction, news: News) -> None:
     finally:
         tx.state = before
     names.update_elsewhere(tx, after)
-    tx.commit(*put, gone=gone, durable=False)
+    with tx.store.transaction(durable=False):
+        tx.store.set_note(_FOLLOWING, None)
+        tx.commit(*put, gone=gone, durable=False)
     assert tx.state.peers.keys() == after.peers.keys()
+
+
+def complete(tx: Transaction) -> None:
+    """What a killed command, or one that failed, has taken over into maps and not into rows goes from these again."""
+    if tx.store.note(_FOLLOWING) is None:
+        return
+    for part, view in tx.parts():
+        part.sync_peers(view)
+    names.sync(tx)
+    with tx.store.transaction(durable=False):
+        tx.store.set_note(_FOLLOWING, None)
 
 
 def _current(row: ClusterRow, state: State) -> ClusterRow | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import endpoints, joining, leases, names, networks, ports, services, spanning
+from datapath.engine import cluster, endpoints, joining, leases, names, networks, ports, services, spanning
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import spec_of
 from datapath.model.endpoints import Endpoint
@@ -77,6 +77,7 @@ def _rebuild(tx: Transaction) -> None:
             )
     _restore(tx, again)
     networks.refresh_host(tx)
+    cluster.complete(tx)
     names.lead_all(tx)
 
 

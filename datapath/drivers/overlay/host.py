@@ -78,6 +78,17 @@ class OverlayHost(HostPart):
         changed = {row.network_id for row in rows if isinstance(row, Block)}
         announced.follow(after.state, (one for one in after.networks if one.id in changed))
 
+    def sync_peers(self, view: HostView) -> None:
+        """See HostPart."""
+        dataplane = self._dataplane()
+        if dataplane is None or not view.networks:
+            return
+        wanted = tables.wanted(view.state, view.networks, view.observed)
+        for name in reversed(MAPS):
+            rows, keys = getattr(dataplane, name), {to_abi(key) for key in wanted[name]}
+            rows.delete_many([key for key in rows if key not in keys])
+        _write(dataplane, wanted)
+
     def write_network(self, view: HostView, network: Network) -> None:
         """All rows of a network that is being built, and of the other hosts if it is the first."""
         dataplane = self._dataplane()
