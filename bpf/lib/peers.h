@@ -11,10 +11,13 @@
 #include "lib/links.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
+#include "lib/rewrite.h"
 #include "lib/served.h"
+#include "lib/tails.h"
 
 #define ND_FIRST 133 /* the types of neighbour discovery (RFC 4861, 4): all are of one link */
 #define ND_LAST	 137
+#define ECHO	 7 /* the port of the echo protocol (RFC 862) */
 
 /* Is it for one member? An overlay has no broadcast, and who has an address is known without a question. */
 static __always_inline bool is_for_one(const struct packet *p)
@@ -39,6 +42,26 @@ static __always_inline void caller_remember(struct scratch *room, const struct p
 	known = bpf_map_lookup_elem(&callers, &room->probe);
 	if (!known || known->peer != peer || known->network != network)
 		bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
+}
+
+/* Does the other host ask whether its packets arrive: `doctor` does, of an address that this host could give to a member? */
+static __always_inline bool is_probe(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_UDP && p->tuple.dport == bpf_htons(ECHO) &&
+	       packet_has_ports(p);
+}
+
+/* It goes back there as it came, its checksum too, which whoever sent it may have left to a device. */
+static __always_inline int probe_return(struct __sk_buff *skb, struct packet *p,
+					struct scratch *room, __u32 number, __u32 peer)
+{
+	caller_remember(room, p, number, peer);
+	if (rewrite_tuple(skb, p, &room->probe, p->ttl))
+		return drop(skb, DROP_REWRITE);
+	p->tuple = room->probe;
+	room->sides.client_network = number;
+	room->sides.client_endpoint = 0;
+	return go_on(skb, TAIL_TO_PEER);
 }
 
 /* To the host itself, as an answer to what it has asked another host's member. */
@@ -107,6 +130,8 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (is_gateway(net, &p->tuple.dst))
 		return calls ? drop(skb, DROP_TUNNEL_SOURCE) : peer_to_host(skb, p, net);
 	endpoint = endpoint_find(number, &p->tuple.dst);
+	if (!endpoint && calls && is_probe(p))
+		return probe_return(skb, p, room, number, peer);
 	if (!endpoint || !endpoint->ifindex)
 		return drop(skb, DROP_NO_ENDPOINT);
 	if (ingress && !(endpoint->forwarding & ROLE_SERVES))

@@ -39,9 +39,10 @@ def doctor(ctx: click.Context, format_: str) -> None:
     """Check this host for problems.
 
     Compares the stored networks, containers and ports with the devices, programs, maps and rules of the host. Prints
-    each problem, what it means and what repairs it, and changes nothing. Exit code 20 if there are problems.
+    each problem, what it means and what repairs it, and changes nothing. Other hosts of a cluster are asked whether
+    packets arrive there and come back. Exit code 20 if there are problems.
     """
-    found = rows(host().doctor())
+    found = rows(host().doctor(reach=True))
     if format_:
         emit(listing(found, COLUMNS, format_))
     elif not found:

@@ -181,8 +181,9 @@ class Engine:
 
     # ---- the installation ----------------------------------------------------------------------
 
-    def doctor(self) -> list[Finding]:
-        """What differs from the desired state. Takes no lock, changes nothing."""
+    def doctor(self, reach: bool = False) -> list[Finding]:
+        """What differs from the desired state. Takes no lock, changes nothing. `reach`: and what is wrong on the way
+        to other hosts, which takes up to three seconds if it is."""
         from datapath.engine import doctor
         from datapath.kernel import features
 
@@ -193,7 +194,12 @@ class Engine:
                 for owner in self.owners.values():
                     owner.look(state)
         config, unreadable = doctor.configuration(self.settings)
-        return [*unreadable, *doctor.examine(self.settings, config, self.owners)]
+        found = [*unreadable, *doctor.examine(self.settings, config, self.owners)]
+        if reach and self.exists:
+            from datapath.engine import reachability
+
+            found += reachability.examine(self.settings, found)
+        return found
 
     def reconcile(self) -> tuple[list[Finding], list[Finding], list[Exception]]:
         """Repairs what can be: (what was repaired, what is left, what went wrong)."""

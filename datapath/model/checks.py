@@ -97,6 +97,22 @@ NEWS = Check(
     "what began or ended on other hosts since is not known here: packets to it are dropped, its name is not found",
     "`datapathctl agent`, which follows the cluster; or the cluster's store, if that does not answer",
 )
+PEER = Check(
+    "peer",
+    "packets between members here and those on that host are lost",
+    "the way there and back: what filters UDP in between, or a route; that host; or `datapathctl cluster forget HOST`, "
+    "if it is no more",
+)
+PEER_MTU = Check(
+    "peer-mtu",
+    "large packets between members here and those on that host are lost, and connections stall",
+    "the MTU of what is in between; or that of the device on both hosts, which members follow",
+)
+OFFLOAD = Check(
+    "offload",
+    "TCP and UDP of members to other hosts is thrown away there",
+    "`ethtool -K DEVICE tx-checksum-ip-generic off`, of the device that leads there",
+)
 OWED = Check(
     "owed",
     "other hosts do not know yet what became of these addresses and networks",

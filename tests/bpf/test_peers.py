@@ -225,6 +225,35 @@ def test_an_answer_to_the_host_comes_to_its_gateway_device(programs: Programs) -
     programs.expect(None, o.arrives(o.vxlan(answer)), REDIRECT, Reason.TO_HOST, wanted)
 
 
+@pytest.mark.parametrize("src", [o.PEERS[o.PEER], o.PEERS6[o.PEER]], ids=["over IPv4", "over IPv6"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("summed", [True, False])
+def test_what_asks_whether_packets_arrive_is_sent_back(
+    programs: Programs, topology: Topology, src: p.Address, version: int, summed: bool
+) -> None:
+    """By the host's own way to the peer, with the checksum that it had; of an address that no member has."""
+    if version != ip_address(src).version and not _changes_families(programs):
+        pytest.skip("the device frees it of its headers")
+    gateway, nobody = GATEWAYS[version], (A1.ip if version == 4 else A1.ip6) + 60
+    body = p.udp(1000, 7, b"whatever", summed=summed)
+    frame = o.arrives(o.vxlan(o.inner(gateway, nobody, body)), src=src)
+    back = o.inner(nobody, gateway, p.udp(7, 1000, b"whatever", summed=summed))
+    by_device = p.mac_bytes(o.peer_mac(o.PEER) + ":" + o.OWN_MAC) + back[12:]
+    programs.expect(None, frame, REDIRECT, Reason.TO_PEER, by_device)
+    o.fill(programs, device=0)
+    got = programs.run(None, frame)
+    assert got.reasons == {"TO_PEER": 1} and got.packet.endswith(back[12:])
+    for other in (
+        o.inner(gateway, nobody, p.udp(1000, 8)),
+        o.inner(gateway, nobody, p.tcp(1000, 7, p.SYN)),
+        o.inner(o.REMOTE if version == 4 else o.REMOTE6, nobody, body),
+    ):
+        assert programs.run(None, o.arrives(o.vxlan(other), src=src)).reasons == {"DROP_NO_ENDPOINT": 1}
+    member = A1.ip if version == 4 else A1.ip6
+    asked = o.arrives(o.vxlan(o.inner(gateway, member, body)), src=src)
+    programs.expect(None, asked, REDIRECT, Reason.DELIVERED, A1.gets(gateway, body))
+
+
 # ---- from peers ------------------------------------------------------------------------------------
 
 HONEST = o.inner(o.REMOTE, A1.ip, UDP)

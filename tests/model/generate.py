@@ -281,6 +281,10 @@ class Generator(Draws):
             return self.somewhere(size)
         return subnets[0][:-1] + bytes((subnets[0][-1] + 6 + int(self.random() * 12),))
 
+    def beside(self, address: bytes) -> bytes:
+        """One that no member has, as likely as not."""
+        return address[:-1] + bytes((address[-1] ^ 1 + int(self.random() * 120),))
+
     def from_peer(self) -> Sent | None:
         """In a tunnel: from another host's member, from the host itself, or not to be believed."""
         overlay, rare = self.topology.overlay, self.random
@@ -304,6 +308,8 @@ class Generator(Draws):
             key: Key = (proto, src, 1000, server, port) if len(server) == len(src) else (UDP, src, 7, dst, 7)
         else:
             key = (self.proto(size), src, self.port(self.sources), dst, self.port(self.targets))
+        if src == overlay.network.gateway(size) and rare() < 0.2:
+            key = (UDP, src, 1000, dst if rare() < 0.2 else self.beside(dst), 7)
         packet = self.packet(key)
         frame = frame_of(overlay.mac if rare() < 0.95 else b"\xff" * 6, peer.mac, packet)
         if rare() < 0.05:

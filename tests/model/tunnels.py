@@ -16,6 +16,7 @@ from tests.model.sums import checksum, num
 from tests.model.topology import Member, Network, Topology, Uplink
 
 CONGESTED = 3
+ECHO = 7
 LINK = 8 + 8 + 14  # bytes of the headers between the outer IP header and the inner one
 
 
@@ -224,7 +225,8 @@ class Tunnels(Forwarding):
         if congestion == CONGESTED and not ecn(p):
             wrong.add("DROP_CONGESTED")
         member = net.members.get(p.dst)
-        if member is None and not answers:
+        asks = member is None and calls and p.proto == UDP and p.ports is not None and p.ports[1] == ECHO
+        if member is None and not answers and not asks:
             wrong.add("DROP_NO_ENDPOINT")
         if not net.icc and not calls and not answers:
             if p.fragment:
@@ -237,12 +239,23 @@ class Tunnels(Forwarding):
         packet = marked(p.frame[14:]) if congestion == CONGESTED else p.frame[14:]
         if answers:
             return passed("TO_HOST", net.mac + net.mac + p.frame[12:14] + packet)
+        if asks:
+            return self._returned(Packet(p.frame[:14] + packet), peer, net)
         assert member
         self._meet(Situation.PEER_IN)
         if calls and p.ports:
             self._meet(Situation.PEER_CALLS)
             self.callers[backwards(p.key)] = peer
         return passed("DELIVERED", member.mac + net.mac + p.frame[12:14] + packet)
+
+    def _returned(self, p: Packet, peer: Peer, net: Network) -> Expected:
+        """Whoever asks so wants to know whether packets arrive: it is sent what it has sent."""
+        self._meet(Situation.PEER_ASKS)
+        self.callers[backwards(p.key)] = peer
+        size, at = len(p.src), p.l4 - 2 * len(p.src) if p.kind == IPV6 else 26
+        swapped = p.frame[:at] + p.dst + p.src + p.frame[at + 2 * size : p.l4]
+        sent = swapped + p.frame[p.l4 + 2 : p.l4 + 4] + p.frame[p.l4 : p.l4 + 2] + p.frame[p.l4 + 4 :]
+        return self._to_peer(Packet(sent), net, None, True)
 
     def _linked(self, p: Packet) -> bool:
         """Without icc: a link's client may speak to the server's port, which may answer, but not begin."""
