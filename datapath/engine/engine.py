@@ -223,8 +223,8 @@ class Engine:
         if not self.exists:
             return False
         with self.changing(create=False, upgrading=True) as tx:
-            names.expect(tx)
-            done = [part.upgrade(view, lambda: fill(tx)) for part, view in tx.parts()]
+            with names.expected(tx):
+                done = [part.upgrade(view, lambda: fill(tx)) for part, view in tx.parts()]
             if any(done):
                 names.lead_all(tx)
             return any(done)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from datapath.dataplane.name_entries import name_rows, touched, touched_elsewhere
 from datapath.dataplane.name_owners import asks, is_named
@@ -87,10 +87,21 @@ def lead_again(tx: Transaction, endpoint: Endpoint) -> None:
             lead(tx, endpoint, path)
 
 
-def expect(tx: Transaction) -> None:
-    """Before programs are replaced: notes that containers are to be led to the resolver, if there is none yet."""
-    if not _answered(tx) and any(asks(endpoint, tx.state) for endpoint in tx.state.endpoints.values()):
-        tx.store.set_note(_TO_LEAD, "yes")
+@contextmanager
+def expected(tx: Transaction) -> Iterator[None]:
+    """Around programs being replaced: notes before that containers are to be led to the resolver, if there is none yet.
+    If they are not replaced the note is as it was."""
+    before, there = tx.store.note(_TO_LEAD), _answered(tx)
+    if there or not any(asks(endpoint, tx.state) for endpoint in tx.state.endpoints.values()):
+        yield
+        return
+    tx.store.set_note(_TO_LEAD, "yes")
+    try:
+        yield
+    except BaseException:
+        if not _answered(tx):
+            tx.store.set_note(_TO_LEAD, before)
+        raise
 
 
 def lead_all(tx: Transaction) -> None:

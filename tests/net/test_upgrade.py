@@ -490,6 +490,21 @@ def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[...,
     assert host.try_ctl("doctor").returncode == 0
 
 
+def test_s30_an_upgrade_that_is_refused_leaves_nothing_to_be_done_after_it(
+    make_host: Callable[..., Host], tmp_path: Path
+) -> None:
+    """From programs that do not answer questions yet: containers are led to the resolver once others are there."""
+    host = populated(make_host, "auto")
+    ports = ("__type(value, struct port)", "__type(value, struct conn)")
+    edited = built(tmp_path / "edited", "from_uplink", ports=ports)
+    shutil.rmtree(edited.folder / "former")
+    (host.bpffs / "datapath/maps/resolvers").unlink()
+    before = look.database(host)
+    as_version(host, edited)
+    assert "map ports" in host.refused("upgrade")
+    assert look.database(host) == before
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["as abi.h says", "as only the object says"])
 def test_s30_other_maps_are_refused_in_one_line_and_nothing_changes(
     make_host: Callable[..., Host], tmp_path: Path, known: bool
