@@ -163,21 +163,29 @@ def _claim(tx: Transaction, endpoint: Endpoint) -> Endpoint:
         else:
             cluster.follow(tx, cluster.News(claimed.blocks))
             return _having(endpoint, network, claimed.remote.ipv4, claimed.remote.ipv6)
-    _claim_later(tx, endpoint, network, known)
-    return endpoint
+    return _claim_later(tx, endpoint, network, known)
 
 
-def _claim_later(tx: Transaction, endpoint: Endpoint, network: Network, known: Known) -> None:
-    """Of this host's own reserve; the store is told when it is back."""
+def _claim_later(tx: Transaction, endpoint: Endpoint, network: Network, known: Known) -> Endpoint:
+    """Of this host's own reserve, whatever was planned while the store could still be asked; it is told when it is
+    back."""
     from datapath.cluster import owed
     from datapath.cluster.allotment import choose_offline
 
     assert tx.link.away is not None
-    for interface, _ in _own(endpoint):
+    me, v4, v6 = tx.state.installation_id, None, None
+    for interface, static in _own(endpoint):
+        wanted, prefer = (interface.ip, []) if static else (None, [interface.ip])
         with _naming(tx.link.away):
-            choose_offline(network, tx.state.installation_id, known, interface.version, interface.ip)
+            chosen = choose_offline(network, me, known, interface.version, wanted, prefer)
+        if isinstance(chosen, IPv4Address):
+            v4 = chosen
+        else:
+            v6 = chosen
+    endpoint = _having(endpoint, network, v4, v6)
     claims = owed.claims(remote_of(endpoint, tx.state))
     tx.commit(*(Owed(key, value) for key, value in claims.items()), durable=False)
+    return endpoint
 
 
 def _own(endpoint: Endpoint) -> list[tuple[Interface, bool]]:

@@ -100,7 +100,8 @@ class Member(Host):
 
 
 class Cluster:
-    """`count` hosts, whose names are h1, h2, …, and `servers` of etcd. `config`: more of each host's daemon.json."""
+    """`count` hosts, whose names are h1, h2, …, and `servers` of etcd, with these `options`. `config`: more of each
+    host's daemon.json."""
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class Cluster:
         servers: int = 1,
         config: dict[str, Any] | None = None,
         mtu: int = 1500,
+        options: str = "",
     ) -> None:
         self.folder, self._config = folder, config or {}
         self.hosts: list[Member] = []
@@ -117,7 +119,9 @@ class Cluster:
             stack.callback(self.switch.close)
             data = folder / "etcd"
             data.mkdir()
-            self.etcd = Etcd(data, servers, None, QUICK, STORE, partial(self.switch.plug, number=200))
+            self.etcd = Etcd(
+                data, servers, None, f"{QUICK} {options}", STORE, partial(self.switch.plug, number=200)
+            )
             stack.callback(self.etcd.close)
             stack.callback(self._close_hosts)
             for _ in range(count):

@@ -101,6 +101,10 @@ class Etcd(Namespace):
     def etcdctl(self, command: str, input: str | None = None) -> str:
         return self.sh(self.words(command), input)
 
+    def revision(self) -> int:
+        """How many writes there have been."""
+        return int(json.loads(self.etcdctl("endpoint status -w json"))[0]["Status"]["header"]["revision"])
+
     def leader(self) -> int:
         """Which server it is."""
         found = json.loads(self.etcdctl("endpoint status -w json"))

@@ -535,6 +535,7 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
             "test_overlay_routed.py",
             "test_cluster_agent.py",
             "test_plugins.py",
+            "test_reachability.py",
         ),
     )
     here = "".join(Path(__file__).with_name(name).read_text() for name in (Path(__file__).name, *others))

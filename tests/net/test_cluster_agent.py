@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
+from datapath.cluster import keys, owed
+from datapath.model.peers import Peer, Remote
+from datapath.store.cluster import Put
+from datapath.store.etcd.client import EtcdCluster
 from tests.net.agents import agent
 from tests.net.cluster import Cluster, agents, remotes, rows
 from tests.net.hosts import eventually
@@ -109,3 +117,61 @@ def test_s35_a_host_without_an_agent_is_told_that_it_hears_nothing(make_cluster:
             with made.cut_off(made.etcd):
                 until(lambda: "does not answer: no answer in time" in made[0].try_ctl("doctor").stdout)
             until(lambda: made[0].try_ctl("doctor").stdout == "No problems found.\n")
+
+
+def test_s23_an_agent_takes_memory_for_its_own_networks_only(make_cluster: Maker) -> None:
+    """Of 1,000 hosts, of which 20 share a network with this one and have 2,000 containers on it: at most 40 MB. Those
+    on networks of others cost it nothing."""
+    made = make_cluster(1)
+    first = made[0]
+    ident = first.ctl("network create -d overlay --subnet 10.64.0.0/12 ov")
+    first.run("c1", "--network ov")
+    hosts = [
+        Peer(f"{number:032x}", f"n{number}", number, IPv4Address("198.18.0.0") + number, _mac(number))
+        for number in range(2, 1001)
+    ]
+    put = {keys.HOSTS + host.id: keys.peer_value(host) for host in hosts}
+    put |= _members(ident, "10.65.0.0/16", hosts[:20], 100)
+    elsewhere = _members("e" * 64, "10.66.0.0/16", hosts[20:120], 200)
+    with agent(first) as running, made.etcd.client() as store, eventually() as until:
+        _write(store, put)
+        until(lambda: len(remotes(first)) == 2000)
+        before = _resident(running.pid)
+        assert before <= 40 << 20, f"{before >> 20} MB"
+        _write(store, elsewhere)
+        last = replace(_member(ident, hosts[0], IPv4Address("10.65.0.250")), name="last")
+        _write(store, owed.claims(last))
+        until(lambda: "last" in remotes(first))
+        after = _resident(running.pid)
+        assert after <= 40 << 20 and after - before < 2 << 20, f"{before >> 10} and then {after >> 10} KB"
+
+
+def _members(network_id: str, within: str, hosts: Sequence[Peer], each: int) -> dict[str, str]:
+    """Keys of these hosts' blocks and containers, of which each has so many."""
+    found: dict[str, str] = {}
+    for host, block in zip(hosts, IPv4Network(within).subnets(new_prefix=24), strict=False):
+        found[keys.block_key(network_id, block)] = keys.block_value(host.id)
+        for number in range(1, each + 1):
+            found |= owed.claims(_member(network_id, host, block[number]))
+    return found
+
+
+def _member(network_id: str, host: Peer, address: IPv4Address) -> Remote:
+    ident = f"{int(address):064x}"
+    name = f"c-{address}"
+    return Remote(ident, network_id, host.id, _mac(int(address)), ident, name, ident[-12:], ipv4=address)
+
+
+def _mac(number: int) -> str:
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *number.to_bytes(4, "big")))
+
+
+def _write(store: EtcdCluster, put: Mapping[str, str]) -> None:
+    items = list(put.items())
+    for start in range(0, len(items), 100):
+        store.txn([], [Put(*one) for one in items[start : start + 100]])
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

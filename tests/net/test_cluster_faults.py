@@ -3,13 +3,29 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
 
-from tests.net.cluster import Cluster, agents, remotes, whole
+import pytest
+
+from datapath.errors import StateError
+from datapath.store.cluster import Put
+from tests.net import faults
+from tests.net.agents import agent
+from tests.net.cluster import STORE, Cluster, Member, agents, remotes, whole
 from tests.net.hosts import eventually, pinging, reaches, sent_and_lost
+from tests.net.test_faults import LONG
 
 Maker = Callable[..., Cluster]
+BRISK: dict[str, Any] = {"cluster-store-opts": {"discovery.ttl": "6", "discovery.heartbeat": "1"}}
 
 
 @contextmanager
@@ -31,16 +47,188 @@ def passing(made: Cluster) -> Iterator[None]:
         assert lost == 0 and sent > 100
 
 
-def test_s23_of_three_servers_the_leader_dies(make_cluster: Maker) -> None:
+def test_s23_of_three_servers_one_dies_and_then_the_leader(make_cluster: Maker) -> None:
     made = make_cluster(2, servers=3)
-    with passing(made):
-        leader = made.etcd.leader()
-        made.etcd.kill(leader)
-        made[1].run("c3", "--network ov")
-        with eventually() as until:
+    with passing(made), eventually() as until:
+        for which in ("another", "the leader"):
+            leader = made.etcd.leader()
+            number = leader if which == "the leader" else (leader + 1) % 3
+            made.etcd.kill(number)
+            made[1].run("c3", "--network ov")
             until(lambda: "c3" in remotes(made[0]))
-        made.etcd.begin(leader)
-        made[1].ctl("rm -f c3")
+            made.etcd.begin(number)
+            made.etcd.ready()
+            made[1].ctl("rm -f c3")
+            until(lambda: "c3" not in remotes(made[0]))
+
+
+def test_s23_the_store_is_full(make_cluster: Maker) -> None:
+    """What begins is of the hosts' reserves, what ends is still written; and once there is room, the rest."""
+    made = make_cluster(2, options="--quota-backend-bytes 400000")
+    first, second = made.hosts
+    with passing(made), eventually() as until:
+        with made.etcd.client() as store, pytest.raises(StateError):
+            for number in range(1000):
+                store.txn([], [Put(f"other/{number}", "x" * 20000)])
+        said = second.refused("network create -d overlay other")
+        assert f"cluster store etcd://{STORE}:23790 is full: " in said
+        second.run("c3", "--network ov")
+        assert reaches(lambda command: second.try_in("c3", command), first.address("c1", "ov"))
+        first.run("c4", "--network ov")
+        first.ctl("rm -f c4")
+        assert '"owed"' in second.try_ctl("doctor --json").stdout
+        made.etcd.etcdctl("del --prefix datapath/v1/other/")
+        made.etcd.etcdctl(f"compact {made.etcd.revision()}")
+        made.etcd.etcdctl("defrag")
+        made.etcd.etcdctl("alarm disarm")
+        until(lambda: "c3" in remotes(first))
+
+
+def test_s23_a_host_is_cut_off_from_the_store_for_long(make_cluster: Maker) -> None:
+    """Its lease ends, what others do is compacted, and it starts and ends containers itself meanwhile."""
+    made = make_cluster(2, config=BRISK)
+    first, second = made.hosts
+    alive = "get --prefix datapath/v1/alive/ --keys-only"
+    with passing(made), eventually() as until:
+        second.run("c3", "--network ov")
+        until(lambda: len(made.etcd.etcdctl(alive).split()) == 2)
+        second.sh("nft add table inet cut")
+        second.sh(["nft", "add chain inet cut out { type filter hook output priority 0; }"])
+        second.sh(f"nft add rule inet cut out ip daddr {STORE} drop")
+        until(lambda: len(made.etcd.etcdctl(alive).split()) == 1)
+        first.run("c4", "--network ov")
+        first.ctl("run --rm --network ov true")
+        first.ctl("network create -d overlay other")
+        second.run("c5", "--network ov")
+        second.ctl("rm -f c3")
+        assert "does not answer" in second.refused("network create -d overlay third")
+        made.etcd.etcdctl(f"compact {made.etcd.revision()}")
+        second.sh("nft delete table inet cut")
+        until(lambda: remotes(second).keys() == {"c1", "c4"} and remotes(first).keys() == {"c2", "c5"})
+        until(lambda: len(made.etcd.etcdctl(alive).split()) == 2)
+
+
+def test_s23_a_hosts_addresses_are_given_again_once_it_was_killed_and_forgotten(make_cluster: Maker) -> None:
+    made = make_cluster(3, config=BRISK)
+    first, second, third = made.hosts
+    with agents([first, second]), eventually() as until:
+        with agent(third) as killed:
+            first.ctl("network create -d overlay --subnet 10.7.0.0/16 ov")
+            for number, host in enumerate(made.hosts, 1):
+                host.run(f"c{number}", "--network ov")
+            until(lambda: remotes(first).keys() == {"c2", "c3"})
+            within = ("nsenter", "-t", str(second.process("c2")), "--net")
+            running = pinging(second, first.address("c1", "ov"), 9, within=within)
+            killed.kill()
+        address = third.address("c3", "ov")
+        with made.cut_off(third):
+            assert "host h3 is alive" in first.refused("cluster forget h3")
+            until(lambda: first.try_ctl("cluster forget h3").returncode == 0)
+            until(lambda: "c3" not in remotes(first) and "c3" not in remotes(second))
+            second.run("c4", f"--network ov --ip {address}")
+            until(lambda: reaches(lambda command: first.try_in("c1", command), address))
+        with agent(third) as back:  # it has lived all the time
+            back.says(f"{address} is another host's by now")
+            assert reaches(lambda command: first.try_in("c1", command), address)
+            third.ctl("rm -f c3")
+            third.run("c5", "--network ov")
+            whole(made)
+        sent, lost = sent_and_lost(running)
+        assert lost == 0 and sent > 100
+
+
+def test_s23_wall_clocks_differ_and_jump(make_cluster: Maker, tmp_path: Path) -> None:
+    """By 5 minutes each way, and then by hours while agents are at work: nobody is thought dead, or hears less."""
+    made = make_cluster(2, config=BRISK)
+    source, library = Path(__file__).with_name("skew.c"), tmp_path / "skew.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    for host, seconds in zip(made.hosts, (300, -300), strict=True):
+        (host.folder / "skew").write_text(str(seconds))
+        assert host.env is not None
+        host.env |= {"LD_PRELOAD": str(library), "SKEW": str(host.folder / "skew")}
+        host.preloaded = False
+    apart = int(made[0].sh("date +%s")) - int(made[1].sh("date +%s"))
+    assert 590 < apart < 610
+    alive = "get --prefix datapath/v1/alive/ -w json"
+    with passing(made), eventually() as until:
+        until(lambda: json.loads(made.etcd.etcdctl(alive)).get("count") == 2)
+        began = [one["create_revision"] for one in json.loads(made.etcd.etcdctl(alive))["kvs"]]
+        for number, seconds in enumerate((-7200, 7200)):
+            for host in made.hosts:
+                (host.folder / "skew").write_text(str(seconds * (1 + host.number)))
+            made[1].run(f"n{number}", "--network ov")
+            until(partial(knows, made[0], f"n{number}"))
+            later = heard(made[0]) + 2 * int(BRISK["cluster-store-opts"]["discovery.heartbeat"])
+            until(partial(has_heard, made[0], later))
+        assert [one["create_revision"] for one in json.loads(made.etcd.etcdctl(alive))["kvs"]] == began
+
+
+def heard(host: Member) -> float:
+    """When it last heard of the store, by a clock that nobody sets."""
+    return float(json.loads((host.folder / "run" / "cluster").read_text())["at"])
+
+
+def has_heard(host: Member, since: float) -> bool:
+    return heard(host) > since
+
+
+def knows(host: Member, name: str) -> bool:
+    return name in remotes(host)
+
+
+def followed(host: Member, agent: subprocess.Popen[str], names: set[str]) -> bool:
+    """The agent has died, or the host knows these containers elsewhere."""
+    return agent.poll() is not None or remotes(host).keys() == names
+
+
+FAULTY = "from tests.net import faults; faults.install(); from ctl.cli.main import main; main()"
+
+
+def test_s30_an_agent_that_is_killed_at_any_step_has_missed_news_and_nothing_else(cluster: Cluster) -> None:
+    first, second = cluster.hosts
+    first.ctl("network create -d overlay ov")
+    first.run("c1", "--network ov")
+    second.run("c2", "--network ov")
+    for number in count(1) if LONG else (4, 9, 15):
+        fault = f"{faults.VARIABLE}=kill@{number}"
+        running = first.start(["env", fault, sys.executable, "-c", FAULTY, "agent"])
+        with eventually() as until:
+            if number % 2:
+                second.run("m", f"--network ov --label at={number}")
+            else:
+                second.try_ctl("rm -f m")
+            until(partial(followed, first, running, {"c2", "m"} if number % 2 else {"c2"}))
+        killed = running.poll() is not None
+        assert killed or number > 4, "this is before it has done anything"
+        running.kill()
+        running.wait()
+        with agent(first):
+            whole(cluster)
+        if number % 2:
+            second.ctl("rm -f m")
+        if not killed and number > 5:
+            break
+    cluster.clear()
+
+
+@pytest.mark.skipif(not LONG, reason="200 containers; DATAPATH_LONG=1")
+def test_o3_eight_hosts_start_25_containers_each_at_once(make_cluster: Maker) -> None:
+    made = make_cluster(8)
+    with agents(made.hosts), ThreadPoolExecutor(8) as pool:
+        made[0].ctl("network create -d overlay --subnet 10.7.0.0/16 ov")
+        before = made.etcd.revision()
+
+        def start(host: Member) -> list[str]:
+            for number in range(25):
+                host.run(f"{host.name}-{number}", "--network ov")
+            return [host.address(f"{host.name}-{number}", "ov") for number in range(25)]
+
+        found = [address for some in pool.map(start, made.hosts) for address in some]
+        written = made.etcd.revision() - before - 2 * 8  # each host has joined, and says that it lives
+        assert len(set(found)) == 200 and written <= 1.2 * 200
+        with eventually() as until:
+            until(lambda: all(len(remotes(host)) == 175 for host in made.hosts))
+        whole(made)
 
 
 def test_s23_the_store_is_restored_from_a_snapshot_of_before(make_cluster: Maker) -> None:

@@ -106,7 +106,7 @@ def test_s35_a_device_that_sums_packets_in_tunnels_wrongly_is_found(pair: Cluste
             detail = (
                 f"a checksum in a tunnel that was left to the device of {first.vtep} came back wrong from h2"
             )
-            assert found(first) == [[f"offload|the way to other hosts|{detail}"]]
+            assert found(first) == [["|".join(("offload", "the way to other hosts", detail))]]
     finally:
         first.sh("ethtool -K eth0 tx on")
 
