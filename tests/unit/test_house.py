@@ -193,6 +193,27 @@ def test_pure_modules_open_nothing_and_ask_no_clock(path: Path) -> None:
     assert [f"{path}:{line} {name}" for name, line in calls(path) if name in forbidden] == []
 
 
+# What says when something was, to people; and `logs --until`, which is a time that they say.
+DATED = {
+    *(
+        "datapath.bench.measure",
+        "datapath.engine.transaction",
+        "datapath.runtime.logs",
+        "datapath.store.database",
+    ),
+    *("ctl.cli.bench", "ctl.cli.formatting", "ctl.cli.ps", "ctl.cli.stats"),
+}
+
+
+def test_s23_nothing_is_decided_by_the_wall_clock() -> None:
+    """Which may differ between hosts, and be set at any moment."""
+    clocks = re.compile(
+        r"time\.(time|time_ns|strftime|localtime|gmtime)\(|\.(now|utcnow|today)\([A-Z)]|CLOCK_REALTIME"
+    )
+    asking = {dotted(path) for path in MODULES if clocks.search((ROOT / path).read_text())}
+    assert asking == DATED
+
+
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """At the top of a module they would cost every start of the command line (pyroute2: 0.2 s)."""
     heavy = {"pyroute2", "bcc", "matplotlib", "jinja2", "markupsafe"}
