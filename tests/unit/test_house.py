@@ -199,6 +199,7 @@ DATED = {
         "datapath.bench.measure",
         "datapath.engine.transaction",
         "datapath.runtime.logs",
+        "datapath.runtime.logfile",
         "datapath.store.database",
     ),
     *("ctl.cli.bench", "ctl.cli.formatting", "ctl.cli.ps", "ctl.cli.stats"),
