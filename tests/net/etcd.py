@@ -12,10 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from datapath.kernel.netns import enter
 from datapath.model.clusters import ClusterStore
+from datapath.store.etcd import gateway
 from datapath.store.etcd.client import EtcdCluster
-from tests.net.hosts import Namespace, eventually
+from tests.net.hosts import SLOWNESS, Namespace, eventually
+
+
+@contextmanager
+def hasty() -> Iterator[None]:
+    """Meanwhile this process, and commands that are forked from it, give up a store that does not answer at once: for
+    tests of what is said and done then, and not of when."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway, "TIMEOUT", 0.5 * SLOWNESS)
+        yield
 
 
 class Etcd(Namespace):

@@ -17,6 +17,7 @@ from datapath.store.cluster import Put
 from datapath.store.etcd.client import EtcdCluster
 from tests.net.agents import agent
 from tests.net.cluster import Cluster, agents, remotes, rows
+from tests.net.etcd import hasty
 from tests.net.hosts import eventually
 
 Maker = Callable[..., Cluster]
@@ -78,7 +79,7 @@ def test_s23_an_agent_that_was_killed_lists_all_again(ov: Cluster) -> None:
 def test_s23_what_a_command_owes_is_sent_once_the_store_is_back(ov: Cluster) -> None:
     first, _ = ov.hosts
     with agent(first) as running:
-        with ov.store_away():
+        with ov.store_away(), hasty():
             first.run("c4", "--network ov")
             first.ctl("rm -f c1")
             assert len(rows(first, "owed")) == 2 and '"owed"' in first.try_ctl("doctor --json").stdout
@@ -114,7 +115,7 @@ def test_s35_a_host_without_an_agent_is_told_that_it_hears_nothing(make_cluster:
         with agent(made[0]):
             until(lambda: made[0].try_ctl("doctor").stdout == "No problems found.\n")
             assert made[0].try_ctl("run -d --network ov sleep 3600").stderr == ""
-            with made.cut_off(made.etcd):
+            with made.cut_off(made.etcd), hasty():
                 until(lambda: "does not answer: no answer in time" in made[0].try_ctl("doctor").stdout)
             until(lambda: made[0].try_ctl("doctor").stdout == "No problems found.\n")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.net.agents import agent
 from tests.net.cluster import Cluster, Member, agents, remotes, rows
+from tests.net.etcd import hasty
 from tests.net.hosts import Host, eventually
 
 Maker = Callable[..., Cluster]
@@ -61,7 +62,7 @@ def test_s23_the_hosts_of_a_cluster_are_shown_drained_and_forgotten(make_cluster
 def test_s23_without_its_store_the_hosts_that_are_known_are_shown(cluster: Cluster) -> None:
     first = cluster[0]
     first.ctl("network create -d overlay ov")
-    with cluster.store_away():
+    with cluster.store_away(), hasty():
         done = first.try_ctl("cluster hosts")
         assert done.returncode == 0 and "h1 *" in done.stdout and "unknown" in done.stdout
         assert "does not answer: Connection refused: this is what this host" in done.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from tests.net.agents import agent
 from tests.net.cluster import Cluster, Member, agents, remotes, whole
+from tests.net.etcd import hasty
 from tests.net.hosts import SLOWNESS, eventually, pinging, reaches, sent_and_lost
 
 Maker = Callable[..., Cluster]
@@ -99,8 +100,9 @@ def test_o4_packets_and_containers_go_on_without_the_store(followed: Cluster) ->
         began = time.monotonic()
         said = second.refused("network create -d overlay other")
         assert "etcd://192.0.2.200:23790 does not answer" in said and time.monotonic() - began < 20 * SLOWNESS
-        second.ctl("rm -f c3")
-        second.run("c4", "--network ov")
+        with hasty():
+            second.ctl("rm -f c3")
+            second.run("c4", "--network ov")
     with eventually() as until:
         until(lambda: "c4" in remotes(first))
     sent, lost = sent_and_lost(running)

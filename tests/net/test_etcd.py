@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +29,7 @@ from datapath.store.cluster import (
     Unchanged,
 )
 from datapath.store.etcd.client import EtcdCluster
-from tests.net.etcd import Etcd, make_certificates
+from tests.net.etcd import Etcd, hasty, make_certificates
 from tests.net.hosts import Host, Namespace, eventually
 
 
@@ -287,7 +288,7 @@ def test_s35_over_tls_with_certificates(tmp_path: Path) -> None:
             ({"ca_file": names["ca_file"]}, "does not answer"),
             ({}, "does not answer"),
         ):
-            with etcd.client(**wrong) as client, pytest.raises(StateError, match=said) as caught:
+            with etcd.client(**wrong) as client, hasty(), pytest.raises(StateError, match=said) as caught:
                 client.list()
             assert "\n" not in str(caught.value)
         with (
@@ -357,7 +358,12 @@ def test_s37_a_store_that_is_not_there_is_named_within_seconds(tmp_path: Path) -
         ):
             where = ClusterStore((("127.0.0.1", port),))
             began = time.monotonic()
-            with enter(place.path), EtcdCluster(where) as client, pytest.raises(StateError) as caught:
+            with (
+                enter(place.path),
+                nullcontext() if port == 8001 else hasty(),  # one waits for as long as a user does
+                EtcdCluster(where) as client,
+                pytest.raises(StateError) as caught,
+            ):
                 client.list()
             assert str(caught.value) == f"cluster store etcd://127.0.0.1:{port} does not answer: {why}"
             assert time.monotonic() - began < 60

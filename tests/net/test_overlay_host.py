@@ -19,6 +19,7 @@ from datapath.store.cluster import Put
 from tests.net import look
 from tests.net.cluster import STORE, Cluster, Member
 from tests.net.doors import Space, spaces_of_a_test
+from tests.net.etcd import hasty
 from tests.net.hosts import SLOWNESS, reaches
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_overlay import TRIED, clear, hears_of, network_of, reaches_from
@@ -28,10 +29,10 @@ CREATE = "network create -d overlay ov"
 
 
 @pytest.fixture
-def clean(cluster: Cluster) -> Iterator[Cluster]:
+def clean(cluster: Cluster) -> Cluster:
+    """Without what the test before has made."""
     clear(cluster)
-    yield cluster
-    clear(cluster)
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,23 @@ def spaces(tmp_path: Path) -> Iterator[Callable[[], Space]]:
 
 
 @pytest.fixture
-def pair(clean: Cluster) -> Cluster:
-    """The network `ov` with the container `a` on the first host and `b` on the second."""
-    network_of(clean, "ov", "--subnet 10.7.0.0/16")
-    return clean
+def pair(cluster: Cluster) -> Cluster:
+    """The network `ov` with the container `a` on the first host and `b` on the second: those of the test before, if it
+    has left them so."""
+    if [shown(host) for host in cluster.hosts[:2]] != [(["a"], ["ov"], []), (["b"], ["ov"], [])]:
+        clear(cluster)
+        network_of(cluster, "ov", "--subnet 10.7.0.0/16")
+    return cluster
+
+
+def shown(host: Member) -> tuple[list[str], list[str], list[str]]:
+    """The host's containers, networks and problems."""
+    names = "--format {{.Names}}", "--filter type=custom --format {{.Name}}"
+    return (
+        host.ctl(f"ps -a {names[0]}").split(),
+        host.ctl(f"network ls {names[1]}").split(),
+        host.try_ctl("doctor --format {{.Check}}").stdout.split(),
+    )
 
 
 @contextmanager
@@ -81,8 +95,7 @@ def test_s23_blocks_that_nothing_is_left_in_are_given_back_but_for_one(clean: Cl
         return [key for key, one in found.items() if key.startswith("blocks/") and me in one.value]
 
     assert len(blocks()) >= 2
-    for name in ("a", "c", "d", "e", "f", "g"):
-        clean[0].ctl(f"rm -f {name}")
+    clean[0].ctl("rm -f a c d e f g")
     assert len(blocks()) == 1
     assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
     clean[0].run("c", "--network ov")
@@ -225,7 +238,7 @@ def test_s30_another_mtu_on_the_way_to_the_others_is_followed(pair: Cluster) -> 
 
 def test_s30_a_host_whose_pins_are_gone_has_its_networks_again(pair: Cluster) -> None:
     """From its own rows: as after a restart of the machine, with the store away."""
-    with pair.store_away():
+    with pair.store_away(), hasty():
         for path in sorted((pair[0].bpffs / "datapath").rglob("*"), reverse=True):
             path.unlink() if not path.is_dir() else None
         pair[0].ctl("_exited nobody 0")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.net import faults, forked
 from tests.net.cluster import Cluster, agents
+from tests.net.etcd import hasty
 from tests.net.hosts import Host, eventually, ping
 from tests.net.names import NOERROR, A, Asker, Message, dig, parsed, question
 
@@ -92,7 +93,7 @@ def test_s23_names_of_other_hosts_follow_a_rename_and_the_end_and_stay_while_the
     hears(second)
     found = dig(second, "db", "both", f"-x {gone}")
     assert (found[0].data, found[1].status) == ([first.address("keeps", "ov")], NOBODY)
-    with pair.store_away():
+    with pair.store_away(), hasty():
         assert dig(second, "db", "keeps")[0].data == [first.address("keeps", "ov")]
         second.ctl("upgrade")
         assert dig(second, "db", "keeps AAAA")[0].data == [six(first, "keeps")]

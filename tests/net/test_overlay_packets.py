@@ -102,6 +102,7 @@ def _made(
     folder: Path,
     outer: int,
     prepare: Callable[[Peers], None] = lambda peers: None,
+    under: int = 1500,
     **how: Any,
 ) -> Peers:
     def make() -> Host:
@@ -111,7 +112,7 @@ def _made(
         stack.callback(made.close)
         return made
 
-    found = Peers(make)
+    found = Peers(make, mtu=under)
     prepare(found)
     found.join(outer=outer, **how)
     for version in (4, 6):
@@ -203,19 +204,25 @@ def narrow(make_host: MakeHost) -> Peers:
     return Peers(make_host, mtu=1400)
 
 
+@pytest.fixture(scope="module")
+def narrow_tunnels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+    """The same, joined."""
+    with ExitStack() as stack:
+        yield _made(stack, tmp_path_factory.mktemp("narrow"), 4, under=1400)
+
+
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_does_not_fit_is_told_so_and_streams_flow(narrow: Peers, version: int) -> None:
+def test_what_does_not_fit_is_told_so_and_streams_flow(narrow_tunnels: Peers, version: int) -> None:
     """O7: with DF the sender hears of the tunnel's size; without, the packet arrives."""
-    narrow.join()
-    one, other = narrow.hosts
+    narrow, one = narrow_tunnels, narrow_tunnels.hosts[0]
     size = {4: 1422, 6: 1402}[version]
+    narrow.counted(1)
     refused = one.try_in("c1", f"ping -n -c 1 -W 5 -M do -s {size} {member(2, version)}")
     assert "1350" in refused.stdout, refused.stdout
     assert narrow.counted(1)["DROP_TOO_BIG"] == 1
     if version == 4:
         said = one.in_("c1", f"ping -n -c 1 -W 10 -M dont -s {size} {member(2)}")
         assert "1 received" in said
-    serve(other, "c2", TAKE, member(2, version), 80)
     for place in (lambda command: one.in_("c1", command), one.sh):
         assert place(script(GIVE, member(2, version), 80, 4)).endswith(digest(4))
 
@@ -458,14 +465,11 @@ def test_what_does_not_fit_on_the_link_is_told_so(narrow: Peers) -> None:
     assert one.in_("c1", script(GIVE, member(2), 80, 4)).endswith(digest(4))
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_the_hosts_very_first_packet_arrives(make_host: MakeHost, version: int) -> None:
+def test_the_hosts_very_first_packet_arrives(either: Peers) -> None:
     """Before anybody knows the MAC address of the other host."""
-    made = Peers(make_host)
-    made.join(outer=version)
-    one = made.hosts[0]
-    one.sh(f"ip neigh flush dev {UNDER}")
-    assert reaches(one.try_, member(2))
+    for host in either.hosts:
+        host.sh(f"ip neigh flush dev {UNDER}")
+    assert reaches(either.hosts[0].try_, member(2))
 
 
 # Joins two devices of the kind tun, one in each of these namespaces, as a tunnel between hosts does whose packets have

@@ -83,10 +83,10 @@ class Gateway:
         finally:
             self._end = before
 
-    def call(self, path: str, body: Reply, *, writes: bool = False, timeout: float = TIMEOUT) -> Reply:
-        """The answer to one request. StateError: no server has answered within `timeout` seconds, or all have
+    def call(self, path: str, body: Reply, *, writes: bool = False) -> Reply:
+        """The answer to one request. StateError: no server has answered within TIMEOUT seconds, or all have
         refused; UncertainError: the same after a request that `writes` was sent; PrivilegeError."""
-        found: Reply = self._somewhere(lambda: self._ask(path, body, writes), timeout)
+        found: Reply = self._somewhere(lambda: self._ask(path, body, writes))
         return found
 
     def stream(self, path: str, body: bytes) -> Stream:
@@ -106,7 +106,7 @@ class Gateway:
                 raise
             return found
 
-        found: Stream = self._somewhere(begin, TIMEOUT)
+        found: Stream = self._somewhere(begin)
         return found
 
     def one(self, place: int, path: str) -> Reply:
@@ -121,9 +121,9 @@ class Gateway:
 
     # ---- one server after the other ----------------------------------------------------------
 
-    def _somewhere(self, ask: Any, timeout: float) -> Any:
+    def _somewhere(self, ask: Any) -> Any:
         """`ask`, which may be done with any server, until one has answered."""
-        end = min(time.monotonic() + timeout, self._end)
+        end = min(time.monotonic() + TIMEOUT, self._end)
         problem = "no answer in time"
         tries = 0
         while True:
@@ -145,7 +145,7 @@ class Gateway:
                 problem = problem if isinstance(error, TimeoutError) else _why(error)
             self.turn()
             tries += 1
-            if time.monotonic() >= end or tries >= 2 + 50 * timeout:
+            if time.monotonic() >= end or tries >= 2 + 50 * TIMEOUT:
                 raise StateError(f"cluster store {self.where} does not answer: {problem}")
             if tries % len(self.where.servers) == 0:
                 time.sleep(min(0.1, max(end - time.monotonic(), 0)))  # all have been asked once
