@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sysconfig
@@ -388,6 +389,15 @@ class Topology:
     def received(self, name: str) -> list[bytes]:
         """The frames that have arrived at such a device since the last look, its own ones left out."""
         return [frame for frame, kind in self.received_as(name) if kind != socket.PACKET_OUTGOING]
+
+    def arrives(self, name: str, wanted: Callable[[bytes], bool]) -> bytes:
+        """The next such frame, which is on its way to the device; what comes before it is left out."""
+        tap, end = self.tap(name), time.monotonic() + 60 * SLOWNESS
+        while select.select([tap], [], [], max(end - time.monotonic(), 0))[0]:
+            frame, address = tap.recvfrom(65536)
+            if address[2] != socket.PACKET_OUTGOING and wanted(frame):
+                return bytes(frame)
+        raise AssertionError(f"nothing has arrived at {name}")
 
     def received_as(self, name: str) -> list[tuple[bytes, int]]:
         """The same with the kind (PACKET_HOST…) that the device gave them."""
