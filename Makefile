@@ -60,7 +60,9 @@ LAB_STAMP := $(VENV)/.stamp-lab
 LAB_PACKAGES := qemu-system-x86 kmod udev file debian-archive-keyring
 LAB_PACKAGES_arm64 := qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio
 
-PYTEST := $(BIN)/python -m pytest
+# What is compiled is kept (in __pycache__), whatever the environment says: else every process of a run would do it for
+# all files, and rewrite the assertions of all tests.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 # A test waits for most of its time, so there are two processes for each processor. Each tests a file at a time; the
 # longest come first (tests/conftest.py).
 WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
