@@ -9,12 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.net import forked
+from tests.net import forked, look
 from tests.net.docker_door import Door
 from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, ask, echo_server, eventually, loses, reaches
 from tests.net.plugins import Plugin, folders, impatient
@@ -278,6 +279,61 @@ def test_s25_an_answer_to_join_that_cannot_be_carried_out_is_taken_back(prepared
         prepared.fail()
     assert prepared.methods() == [*START[:2], *STOP[1:]]
     assert prepared.state["endpoints"] == {} and "bad" not in host.ctl("ps -a") and healthy(host)
+
+
+def test_s25_a_plugin_of_scope_global_is_asked_what_a_swarm_would_ask_and_told_of_this_host(
+    prepared: Plugin,
+) -> None:
+    """Methods that it has not are no obstacle, as in Docker. What it allots reaches CreateNetwork."""
+    host, wide = prepared.host, {"GetCapabilities": {"answer": {"Scope": "global"}}}
+    prepared.forget()
+    prepared.fail(**wide, AllocateNetwork={"answer": {"Options": {"vni": "7"}}}, DiscoverNew={"answer": {}})
+    try:
+        host.ctl(f"{CREATE} wide")
+        assert prepared.methods() == ["AllocateNetwork", "DiscoverNew", "CreateNetwork"]
+        told = prepared.asked("DiscoverNew")
+        data = {"Address": HOST, "BindAddress": HOST, "Self": True}
+        assert told == {"DiscoveryType": 1, "DiscoveryData": data}
+        given, asked = prepared.asked("AllocateNetwork"), prepared.asked("CreateNetwork")
+        assert given["Options"] == {"colour": "blue"}
+        assert asked["Options"]["com.docker.network.generic"] == {"colour": "blue", "vni": "7"}
+        assert given["IPv4Data"] == asked["IPv4Data"]
+        assert asked["IPv4Data"][0]["AddressSpace"] == "GlobalDefault"
+        assert host.network("wide")["Scope"] == "global"
+        host.run("far", "--network wide")
+        assert reaches(lambda command: host.try_in("far", command), "10.5.0.1") and healthy(host)
+        host.ctl("rm -f far")
+        prepared.fail(**wide)
+        for command in ("network rm wide", f"{CREATE} wide", "network rm wide"):
+            done = host.try_ctl(command)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert prepared.methods()[-2:] == ["DeleteNetwork", "FreeNetwork"]
+        prepared.fail(**wide, AllocateNetwork={"answer": {"Err": "no more room"}})
+        assert host.refused(f"{CREATE} wide").endswith("plugin weave: AllocateNetwork: remote: no more room")
+    finally:
+        prepared.fail()
+    assert "wide" not in host.ctl("network ls --format {{.Name}}").split() and healthy(host)
+
+
+def test_s25_who_gets_no_gateway_of_a_plugin_has_a_way_out_by_another_network_only(prepared: Plugin) -> None:
+    """Docker would join it to docker_gwbridge, unless the plugin says DisableGatewayService; here neither does."""
+    host = prepared.host
+    host.ctl(f"{CREATE} alone")
+    host.sh("ip link add given type veth peer name giver")
+    try:
+        prepared.fail(Join={"answer": {"InterfaceName": {"SrcName": "given", "DstPrefix": "eth"}}})
+        host.run("far", "--network alone")
+        assert sorted(look.devices(partial(host.in_, "far"))) == ["eth0", "lo"]
+        assert "default" not in host.in_("far", "ip route") and healthy(host)
+        host.ctl("network connect bridge far")
+        assert reaches(lambda command: host.try_in("far", command), OUTSIDE) and healthy(host)
+        host.ctl("network disconnect bridge far")
+        assert "default" not in host.in_("far", "ip route")
+    finally:
+        prepared.fail()
+        host.try_ctl("rm -f far")
+        host.try_("ip link delete given")  # if it has not gone with the container's namespace
+    host.ctl("network rm alone")
 
 
 def test_s25_what_join_says_is_carried_out(host: Host, plugin: Plugin) -> None:

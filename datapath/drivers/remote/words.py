@@ -314,7 +314,8 @@ def allocated_options(answer: Fields) -> dict[str, str]:
 
 
 def discovery(address: str) -> dict[str, Any]:
-    """DiscoverNew and DiscoverDelete: this host, as one of its cluster."""
+    """DiscoverNew: this host, as one of its cluster. (DiscoverDelete is about others, of which a plugin is told nothing
+    here.)"""
     return {
         "DiscoveryType": 1,
         "DiscoveryData": {"Address": address, "BindAddress": address, "Self": True},
