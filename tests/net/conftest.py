@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from datapath.store.etcd.client import EtcdCluster
 from tests.net.cluster import Cluster
 from tests.net.etcd import Etcd
 from tests.net.hosts import Host
@@ -53,6 +54,26 @@ def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
 
 
 @pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """`keep(prepare, …)`: what `prepare(make_host, …)` has made, once for all tests of a module that ask for the same
+    with equal arguments. Each leaves it as it was found."""
+    made: dict[tuple[Any, ...], Any] = {}
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Host:
+            found = Host(tmp_path_factory.mktemp("host"), **options)
+            stack.callback(found.close)
+            return found
+
+        def kept(prepare: Callable[..., Any], *arguments: Any) -> Any:
+            if (prepare, *arguments) not in made:
+                made[prepare, *arguments] = prepare(make, *arguments)
+            return made[prepare, *arguments]
+
+        yield kept
+
+
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two pretend hosts and etcd, for all tests of a module: each cleans up what it made."""
     with ExitStack() as stack:
@@ -90,3 +111,10 @@ def etcd(etcd_server: Etcd) -> Etcd:
     """One server, without keys."""
     etcd_server.etcdctl("del --prefix datapath/")
     return etcd_server
+
+
+@pytest.fixture
+def store(etcd: Etcd) -> Iterator[EtcdCluster]:
+    """A client of it, in whose namespace the test is."""
+    with etcd.client() as client:
+        yield client

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from tests.net.wire import KINDS, Container, Place, call, opened, serving, start
 
 MakeHost = Callable[..., Host]
 MakePair = Callable[..., "Pair"]
+Keep = Callable[..., "Pair"]
 SHARED = "MASQUERADE keeps one port for several as long as their servers differ"
 
 
@@ -28,19 +30,19 @@ class Pair(NamedTuple):
         return self.host.outside
 
 
-@pytest.fixture
-def make_pair(make_host: MakeHost) -> Iterator[MakePair]:
+def pair_of(make_host: MakeHost, mode: str, publish: str = "", before: str = "", **more: object) -> Pair:
     """A host with the containers a and b. `before`: what is done on the host first."""
+    host = make_host(config=more)
+    if before:
+        host.sh(before)
+    host.ctl(f"network create {options(mode)} net")
+    a = start_container(host, "a", f"--network net {publish}")
+    return Pair(host, a, start_container(host, "b", "--network net"))
 
-    def make(mode: str, publish: str = "", before: str = "", **more: object) -> Pair:
-        host = make_host(config=more)
-        if before:
-            host.sh(before)
-        host.ctl(f"network create {options(mode)} net")
-        a = start_container(host, "a", f"--network net {publish}")
-        return Pair(host, a, start_container(host, "b", "--network net"))
 
-    yield make
+@pytest.fixture
+def make_pair(make_host: MakeHost) -> MakePair:
+    return partial(pair_of, make_host)
 
 
 def udp(place: Place, port: int, address: str = "0.0.0.0") -> socket.socket:
@@ -68,18 +70,16 @@ def healthy(host: Host) -> bool:
 
 @pytest.mark.parametrize("own", [40000, 5001, 65000])
 @host_case(9, "A UDP socket's own port is kept, towards every server")
-def test_a_udp_socket_is_seen_with_its_own_port_by_two_servers(
-    make_pair: MakePair, own: int, mode: str
-) -> None:
-    pair = make_pair(mode)
+def test_a_udp_socket_is_seen_with_its_own_port_by_two_servers(keep: Keep, own: int, mode: str) -> None:
+    pair = keep(pair_of, mode)
     with udp(pair.a, own) as client, udp(pair.outside, 90, OUTSIDE) as one, udp(pair.outside, 91, FAR) as two:
         assert {seen(client, server) for server in (one, two)} == {(HOST, own)}
 
 
 @pytest.mark.parametrize("own", [40001, 5001])
 @host_case(9, "A TCP connection's own port is kept")
-def test_a_tcp_connection_is_seen_with_its_own_port(make_pair: MakePair, own: int, mode: str) -> None:
-    pair = make_pair(mode)
+def test_a_tcp_connection_is_seen_with_its_own_port(keep: Keep, own: int, mode: str) -> None:
+    pair = keep(pair_of, mode)
     for address in (OUTSIDE, FAR):
         with serving(pair.outside, "tcp", 90, address):
             answer = call(pair.a, "tcp", address, 90, source=("0.0.0.0", own))
@@ -88,8 +88,8 @@ def test_a_tcp_connection_is_seen_with_its_own_port(make_pair: MakePair, own: in
 
 @pytest.mark.parametrize("own", [700, 111])
 @host_case(9, "A port below 1024 stays below 1024, also where it is taken")
-def test_a_port_below_1024_is_seen_below_1024(make_pair: MakePair, own: int, mode: str) -> None:
-    pair = make_pair(mode)
+def test_a_port_below_1024_is_seen_below_1024(keep: Keep, own: int, mode: str) -> None:
+    pair = keep(pair_of, mode)
     with (
         udp(pair.a, own) as first,
         udp(pair.b, own) as second,

@@ -14,6 +14,7 @@ from tests.net.compare import config, host_case, options
 from tests.net.hosts import FAR, HOST, OUTSIDE, Host, Namespace, ask, echo_server, eventually
 
 MakeHost = Callable[..., Host]
+Keep = Callable[..., Host]
 HOST6, OUTSIDE6 = "2001:db8:77::1", "2001:db8:77::2"
 UP1, OTHER_SIDE = "10.78.0.1", "10.78.0.2"  # the second uplink
 RENEWED = "192.0.2.77"
@@ -138,48 +139,64 @@ def second(make_host: MakeHost) -> Iterator[Callable[[str], tuple[Host, Namespac
 # ---- sizes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [4, 6])
-@host_case(2, "An uplink of 1490 bytes: TCP's options count, and segments fit it after one ICMP error")
-def test_segments_fit_a_slightly_narrower_uplink(make_host: MakeHost, version: int, mode: str) -> None:
-    host = make_host()
+def slightly_narrower(make: MakeHost, mode: str) -> Host:
+    """With an uplink of 1490 bytes, and a container that believes in 1500."""
+    host = make()
     for place, address in ((host, HOST6), (host.outside, OUTSIDE6)):
         place.sh(f"ip address add {address}/64 dev eth0 nodad")
     pools = "--subnet 10.5.0.0/24 --ipv6 --subnet fd05::/64"
     host.ctl(f"network create {options(mode)} {pools} -o com.docker.network.driver.mtu=1500 net")
     host.sh("ip link set eth0 mtu 1490")
     host.run("client", "--network net")
+    return host
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@host_case(2, "An uplink of 1490 bytes: TCP's options count, and segments fit it after one ICMP error")
+def test_segments_fit_a_slightly_narrower_uplink(keep: Keep, version: int, mode: str) -> None:
+    host = keep(slightly_narrower, mode)
     address = OUTSIDE if version == 4 else OUTSIDE6
     serve(host.outside, script(SINK, address, 90))
     overhead = (20 if version == 4 else 40) + 32  # IP, and TCP with time stamps
     assert int(host.in_("client", script(STREAMING, address, 90))) == 1490 - overhead
 
 
-@pytest.mark.parametrize("size", [1372, 1373, 1460, 1473, 4000, 20000, 65000])
-@host_case(3, "A way out of 1400 bytes: UDP that may be fragmented arrives, whatever its size")
-def test_what_may_be_fragmented_is(make_host: MakeHost, size: int, mode: str) -> None:
-    host = make_host(config=config(mode))
+def narrow_way(make: MakeHost, mode: str) -> Host:
+    """With a way out of 1400 bytes, which nobody has learned of, and a server there."""
+    host = make(config=config(mode))
     host.run("client")
     for place in (host, host.outside):
         place.sh("ip link set eth0 mtu 1400")
     serve(host.outside, script(MEASURING, 90))
+    return host
+
+
+@pytest.mark.parametrize("size", [1372, 1373, 1460, 1473, 4000, 20000, 65000])
+@host_case(3, "A way out of 1400 bytes: UDP that may be fragmented arrives, whatever its size")
+def test_what_may_be_fragmented_is(keep: Keep, size: int, mode: str) -> None:
+    host = keep(narrow_way, mode)
     for _ in range(3):
         assert host.in_("client", script(SENDING, OUTSIDE, 90, size, 60)) == HOST
     assert host.in_("client", f"ping -n -q -c 1 -M dont -s {size - 28} {OUTSIDE}")
 
 
-@pytest.mark.parametrize("size", [1460, 4000])
-@host_case(3, "A container behind 1300 bytes: UDP that may be fragmented arrives at its published port")
-def test_what_may_be_fragmented_arrives_in_a_narrow_network(
-    make_host: MakeHost, size: int, mode: str
-) -> None:
-    host = make_host()
+def narrow_network(make: MakeHost, mode: str) -> Host:
+    """With a network of 1300 bytes, a published server in it, and one outside."""
+    host = make()
     host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu=1300 net")
     host.run("server", "--network net -p 8090:90/udp", script(MEASURING, 90))
     host.run("client", "--network net")
     with eventually() as until:
         until(lambda: host.outside.try_(script(SENDING, HOST, 8090, 10, 1)).returncode == 0)
-    assert host.outside.sh(script(SENDING, HOST, 8090, size, 60)) == OUTSIDE
     serve(host.outside, script(MEASURING, 90))
+    return host
+
+
+@pytest.mark.parametrize("size", [1460, 4000])
+@host_case(3, "A container behind 1300 bytes: UDP that may be fragmented arrives at its published port")
+def test_what_may_be_fragmented_arrives_in_a_narrow_network(keep: Keep, size: int, mode: str) -> None:
+    host = keep(narrow_network, mode)
+    assert host.outside.sh(script(SENDING, HOST, 8090, size, 60)) == OUTSIDE
     assert host.in_("client", script(SENDING, OUTSIDE, 90, size, 60)) == HOST
 
 
