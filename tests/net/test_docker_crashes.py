@@ -94,6 +94,19 @@ def killing(host: DockerHost, times: int) -> Iterator[list[int]]:
         thread.join()
 
 
+def removed(host: DockerHost) -> None:
+    """All that have one of the names. Where one's removal was cut off, Docker has it still, and its name is taken."""
+    with eventually() as until:
+
+        def are_gone() -> bool:
+            left = sorted({*NAMES} & {*host.docker("ps -a --format {{.Names}}").split()})
+            if left:
+                host.try_docker(["rm", "-f", *left])
+            return not left
+
+        until(are_gone)
+
+
 def answers(host: DockerHost, port: int) -> None:
     with eventually() as until:
         until(lambda: host.outside.try_(f"curl -sS -m 30 http://{HOST}:{port}/").returncode == 0)
@@ -110,6 +123,7 @@ def test_s25_a_driver_that_is_killed_while_several_start_and_are_removed_loses_n
             for name in running:
                 answers(host, 8000 + int(name[1:]))
             ended(at_once(host, [f"rm -f {name}" for name in NAMES]))
+        removed(host)
         assert killed and len(running) + len(refused) >= len(NAMES)
         assert all("docker: Error response from daemon" in text for text in refused), refused
         assert ended(at_once(host, starts())) == []  # the same addresses, names and ports
