@@ -12,7 +12,17 @@ import pytest
 
 from tests.net.compare import config, host_case, options
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually
-from tests.net.test_hostnet_route import MEASURING, SENDING, SINK, STREAMING, script, serve, serve_in
+from tests.net.test_hostnet_route import (
+    MEASURING,
+    SENDING,
+    SINK,
+    STREAMING,
+    Keep,
+    narrow_way,
+    script,
+    serve,
+    serve_in,
+)
 
 MakeHost = Callable[..., Host]
 NARROW = 1280
@@ -80,15 +90,21 @@ def reached(place: Namespace, address: str, port: int) -> None:
         until(lambda: place.try_(script(SENDING, address, port, 10, 1)).returncode == 0)
 
 
-@pytest.mark.parametrize("size", [1253, 1472, 4000, 20000])
-@host_case(3, "A container behind 1280 bytes: what may be fragmented arrives at it in fragments of 1280")
-def test_a_narrow_network_gets_fragments(make_host: MakeHost, size: int, mode: str) -> None:
-    """From the outside and from a container of another network; none of the packets is larger than its network."""
-    host = make_host(config=config(mode))
+def narrow_server(make: MakeHost, mode: str) -> Host:
+    """With a published server in a network of 1280 bytes, and a client in another one."""
+    host = make(config=config(mode))
     host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
     host.run("server", "--network narrow -p 8090:90/udp", script(MEASURING, 90))
     host.run("client")
     reached(host.outside, HOST, 8090)
+    return host
+
+
+@pytest.mark.parametrize("size", [1253, 1472, 4000, 20000])
+@host_case(3, "A container behind 1280 bytes: what may be fragmented arrives at it in fragments of 1280")
+def test_a_narrow_network_gets_fragments(keep: Keep, size: int, mode: str) -> None:
+    """From the outside and from a container of another network; none of the packets is larger than its network."""
+    host = keep(narrow_server, mode)
     watch = Watch(host, into(host, "server"))
     assert host.outside.sh(script(SENDING, HOST, 8090, size, 60)) == OUTSIDE
     host.in_("client", script(SENDING, HOST, 8090, size, 60))
@@ -99,15 +115,21 @@ def test_a_narrow_network_gets_fragments(make_host: MakeHost, size: int, mode: s
     assert len([word for _, word, _ in found if word == 0x2000]) == 2, "each has a first fragment"
 
 
+def narrow_client(make: MakeHost, mode: str) -> Host:
+    """With a client in a network of 1280 bytes, and a server outside that returns what it gets."""
+    host = make(config=config(mode))
+    host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
+    host.run("client", "--network narrow")
+    serve(host.outside, script(RETURNING, 90))
+    return host
+
+
 @pytest.mark.parametrize("size", [1253, 1472, 20000])
 @host_case(
     3, "A container behind 1280 bytes: an answer that may be fragmented arrives at it in fragments of 1280"
 )
-def test_a_narrow_network_gets_answers_in_fragments(make_host: MakeHost, size: int, mode: str) -> None:
-    host = make_host(config=config(mode))
-    host.ctl(f"network create {options(mode)} -o com.docker.network.driver.mtu={NARROW} narrow")
-    host.run("client", "--network narrow")
-    serve(host.outside, script(RETURNING, 90))
+def test_a_narrow_network_gets_answers_in_fragments(keep: Keep, size: int, mode: str) -> None:
+    host = keep(narrow_client, mode)
     watch = Watch(host, into(host, "client"))
     host.in_("client", script(GETTING_BACK, OUTSIDE, 90, size))
     host.in_("client", script(GETTING_BACK, OUTSIDE, 90, 77))
@@ -124,12 +146,8 @@ COPIED, FIRST = "94040000", "52040000"  # router alert; of those without the cop
     3,
     "A way out of 1400 bytes: IP options are no reason not to fragment, and go into the fragments that they have to",
 )
-def test_options_go_into_fragments(make_host: MakeHost, given: str, mode: str) -> None:
-    host = make_host(config=config(mode))
-    host.run("client")
-    for place in (host, host.outside):
-        place.sh("ip link set eth0 mtu 1400")
-    serve(host.outside, script(MEASURING, 90))
+def test_options_go_into_fragments(keep: Keep, given: str, mode: str) -> None:
+    host = keep(narrow_way, mode)
     watch = Watch(host.outside, [])
     assert host.in_("client", script(SENDING_OPTIONS, OUTSIDE, 90, 1450, 60, given)) == HOST
     assert host.in_("client", script(SENDING, OUTSIDE, 90, 77, 60)) == HOST
