@@ -48,7 +48,8 @@ enum network_flag {
 	NETWORK_LAN = 1024,	   /* members are on the link of a device of the host's */
 	NETWORK_VEPA = 2048,	   /* what they send each other leaves by it as well */
 	NETWORK_L3 = 4096, /* they are routed there: nobody on the link is asked or answered */
-	NETWORK_SERVICES = 8192, /* has services: virtual addresses in front of members */
+	NETWORK_SERVICES = 8192,   /* has services: virtual addresses in front of members */
+	NETWORK_QUESTIONS = 16384, /* the kernel hands frames over; only questions pass here */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */

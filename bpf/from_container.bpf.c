@@ -350,7 +350,7 @@ int from_container(struct __sk_buff *skb)
 						: drop(skb, DROP_BANDWIDTH);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
-	if (endpoint ? net->flags & NETWORK_VEPA : leads_to_link(p, net))
+	if (endpoint ? net->flags & (NETWORK_VEPA | NETWORK_QUESTIONS) : leads_to_link(p, net))
 		return go_on(skb, TAIL_TO_LAN);
 	remote = !endpoint && leads_to_peer(p, net, device->network);
 	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))

@@ -69,8 +69,6 @@ static __always_inline int from_lan(struct __sk_buff *skb, const struct packet *
 {
 	struct endpoint *endpoint;
 
-	if (skb->pkt_type == PACKET_OTHERHOST)
-		return NO_VERDICT;
 	if (!(net->flags & NETWORK_L3)) {
 		if (p->ethertype == bpf_htons(ETH_P_ARP))
 			return arp_from_lan(skb, p, net, number);
@@ -90,16 +88,20 @@ static __always_inline int from_lan(struct __sk_buff *skb, const struct packet *
 SEC("tc")
 int from_parent(struct __sk_buff *skb)
 {
-	struct packet *p = packet_new();
 	struct device *device;
 	struct network *net;
+	struct packet *p;
 	int verdict;
 
+	/* For other machines, and for macvlan devices. */
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		return not_ours(skb);
+	p = packet_new();
 	if (!p || packet_parse(skb, p))
 		return not_ours(skb);
 	device = device_find(skb->ifindex, DEVICE_PARENT);
 	net = device ? network_find(device->network) : NULL;
-	if (device && net && (net->flags & NETWORK_LAN)) {
+	if (device && net && (net->flags & NETWORK_LAN) && !(net->flags & NETWORK_QUESTIONS)) {
 		verdict = from_lan(skb, p, net, device->network);
 		if (verdict != NO_VERDICT)
 			return verdict;

@@ -3,6 +3,7 @@
  * Reached by a tail call: what a container sends whose network is on the link of one of the host's devices (ipvlan), but
  * for what another member, the host or the resolver gets. It leaves by that device with its MAC address, and else as it
  * is: whom it is for the container has found itself. In mode l3 the host's routes say so, and nothing but unicast leaves.
+ * Of a network whose members' frames the kernel hands over (macvlan) nothing does.
  */
 #include "lib/exits.h"
 #include "lib/groups.h"
@@ -19,6 +20,13 @@ static __always_inline int out(struct __sk_buff *skb, __u32 ifindex)
 	return bpf_redirect(ifindex, 0);
 }
 
+/* NULL: there is none, or the kernel has another. */
+static __always_inline struct parent *way_out(const struct device *device,
+					      const struct network *net)
+{
+	return net->flags & NETWORK_QUESTIONS ? NULL : parent_find(device->network);
+}
+
 /* Who has the address as members see it: another one, or the host, which speaks for the link in mode l3. Copies its MAC
  * address; false: it is on the link. */
 static __always_inline bool answers_here(const struct device *device, const struct network *net,
@@ -26,11 +34,13 @@ static __always_inline bool answers_here(const struct device *device, const stru
 {
 	struct endpoint *endpoint = endpoint_find(device->network, addr);
 
-	if (endpoint && !(net->flags & NETWORK_VEPA)) {
+	if (endpoint && !(net->flags & (NETWORK_VEPA | NETWORK_QUESTIONS))) {
 		__builtin_memcpy(mac, endpoint->mac, ETH_ALEN);
 		return true;
 	}
 	__builtin_memcpy(mac, net->mac, ETH_ALEN);
+	if (net->flags & NETWORK_QUESTIONS)
+		return addr_is_resolver(addr) || addr_equal(addr, &net->gateway_linklocal);
 	return endpoint || (net->flags & NETWORK_L3) || addr_is_resolver(addr) ||
 	       is_the_hosts(net, addr);
 }
@@ -51,7 +61,7 @@ static __noinline int arp_to_lan(struct __sk_buff *skb, const struct packet *p,
 		return consume(skb, ABSORBED);
 	if (!own && answers_here(device, net, &p->tuple.dst, mac))
 		return answer(skb, rewrite_arp_reply(skb, p, mac), 0);
-	parent = parent_find(device->network);
+	parent = way_out(device, net);
 	if (!parent)
 		return own ? consume(skb, ABSORBED) : drop(skb, DROP_UNKNOWN_ARP);
 	ifindex = parent->ifindex;
@@ -81,7 +91,7 @@ static __noinline int solicitation_to_lan(struct __sk_buff *skb, const struct pa
 	if (!own && answers_here(device, net, &target, mac))
 		return answer(skb, rewrite_advertisement(skb, p, (struct in6_addr *)&target, mac),
 			      0);
-	parent = parent_find(device->network);
+	parent = way_out(device, net);
 	if (!parent)
 		return own ? consume(skb, ABSORBED) : drop(skb, DROP_UNKNOWN_ARP);
 	ifindex = parent->ifindex;
@@ -115,7 +125,7 @@ static __noinline int group_to_lan(struct __sk_buff *skb, const struct packet *p
 	if ((net->flags & NETWORK_ICC) && !(net->flags & NETWORK_VEPA))
 		members_flood(skb, device->network, net, device->endpoint);
 	bpf_clone_redirect(skb, net->ifindex, BPF_F_INGRESS);
-	parent = parent_find(device->network);
+	parent = way_out(device, net);
 	if (!parent)
 		return consume(skb, FLOODED);
 	ifindex = parent->ifindex;
@@ -157,7 +167,7 @@ static __noinline int unicast_to_lan(struct __sk_buff *skb, const struct packet 
 		return TC_ACT_SHOT;
 	if (addr_is_unusable(&p->tuple.dst) && !addr_is_linklocal(&p->tuple.dst))
 		return drop(skb, DROP_BAD_ADDR);
-	parent = parent_find(device->network);
+	parent = way_out(device, net);
 	if (!parent)
 		return drop(skb, net->flags & NETWORK_INTERNAL ? DROP_INTERNAL : DROP_DEVICE);
 	ifindex = parent->ifindex;
@@ -196,6 +206,8 @@ int to_lan(struct __sk_buff *skb)
 		return arp_to_lan(skb, p, device, net);
 	if (is_ipv6(p) && is_solicitation(p))
 		return solicitation_to_lan(skb, p, device, net);
+	if (net->flags & NETWORK_QUESTIONS)
+		return drop(skb, mac_is_group(p->dst_mac) ? DROP_MULTICAST_OFF : DROP_ISOLATED);
 	if ((device->limited & LIMIT_EGRESS) &&
 	    !limit_admits(device->endpoint, LIMIT_EGRESS, wire_length(skb, p)))
 		return drop(skb, DROP_BANDWIDTH);

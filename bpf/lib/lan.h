@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Networks whose members are on the link of one of the host's devices, their parent, as those of ipvlan are: there they
- * all have the parent's MAC address, and each its own IP addresses.
+ * Networks whose members are on the link of one of the host's devices, their parent. As those of ipvlan are: there they
+ * all have the parent's MAC address, and each its own IP addresses. Or as those of macvlan, where each has a MAC address,
+ * too, and the kernel hands their frames over: by the pair that the programs know they ask for names alone.
  */
 #pragma once
 #include "lib/neighbour.h"
@@ -43,5 +44,6 @@ static __always_inline bool is_the_hosts(const struct network *net, const struct
  * as on any network. */
 static __always_inline bool leads_to_link(const struct packet *p, const struct network *net)
 {
-	return (net->flags & NETWORK_LAN) && !is_the_hosts(net, &p->tuple.dst);
+	return (net->flags & NETWORK_LAN) &&
+	       ((net->flags & NETWORK_QUESTIONS) || !is_the_hosts(net, &p->tuple.dst));
 }

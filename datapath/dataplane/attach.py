@@ -9,12 +9,12 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from datapath.dataplane.layout import CONN_GC, HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
+from datapath.dataplane.layout import CONN_GC, HOOK_OF_KIND, HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
 from datapath.dataplane.pins import Pins, listed
 from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import abi, bpf_links, bpffs, cgroup, devices, libbpf
 
-HOOK_OF = {int(abi.DeviceKind[hook.kind]): name for name, hook in HOOKS.items()}
+HOOK_OF = {int(abi.DeviceKind[kind]): name for kind, name in HOOK_OF_KIND.items()}
 _TCX = {"ingress": bpf_links.TCX_INGRESS, "egress": bpf_links.TCX_EGRESS}
 _CLSACT = {"ingress": bpf_links.BPF_TC_INGRESS, "egress": bpf_links.BPF_TC_EGRESS}
 # By both numbers our filters are told from others' at the same device.

@@ -121,6 +121,7 @@ def network_entry(
         "NETWORK_LAN": lan,
         "NETWORK_VEPA": network.flag == VEPA,
         "NETWORK_L3": network.routed,
+        "NETWORK_QUESTIONS": traits(network).questions,
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
@@ -385,11 +386,8 @@ def link_entries(network: Network, state: State) -> dict[LinkKey, LinkValue]:
 
 
 def _opened(client: Endpoint, server: Endpoint) -> dict[LinkKey, LinkValue]:
-    pairs: list[tuple[Address, Address]] = []
-    if client.ipv4 and server.ipv4:
-        pairs.append((client.ipv4.ip, server.ipv4.ip))
-    if client.ipv6 and server.ipv6:
-        pairs.append((client.ipv6.ip, server.ipv6.ip))
+    both = ((client.ipv4, server.ipv4), (client.ipv6, server.ipv6))
+    pairs = [(one.ip, other.ip) for one, other in both if one and other]
     value = LinkValue(client=client.number, server=server.number)
     return {
         LinkKey(client=source, server=target, port=port, proto=PORT_PROTOCOLS[proto]): value

@@ -20,7 +20,7 @@ from datapath.dataplane.structs import (
     XfrmPolicyValue,
     XfrmSelectorValue,
 )
-from datapath.model.drivers import traits
+from datapath.model.drivers import spec_of, traits
 from datapath.model.host import Device, HostNetwork, Uplink, XfrmPolicies, XfrmPolicy
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
@@ -121,15 +121,23 @@ def uplink_devices(
     return rows
 
 
+def policed(networks: Iterable[Network], parents: Mapping[ParentKey, ParentValue]) -> set[int]:
+    """The indexes of those of the devices at which it is decided which members may talk to each other."""
+    numbers = {network.number for network in networks if spec_of(network).policed(network)}
+    return {parent.ifindex for key, parent in parents.items() if key.network in numbers}
+
+
 def parent_entries(
     networks: Iterable[Network], find: Callable[[str], Device | None]
 ) -> dict[ParentKey, ParentValue]:
-    """`parents` of those of the networks whose packets the programs hand over, as far as they are there. `find`: a
-    device by name."""
+    """`parents` of those of the networks whose packets the programs hand over, or at least police, as far as they are
+    there. `find`: a device by name."""
     found = {}
     for network in networks:
-        if network.parent and traits(network).lan and traits(network).programs:
-            device = find(network.parent)
+        forwarded = traits(network).lan and traits(network).programs
+        name = network.parent if forwarded else spec_of(network).policed(network)
+        if name:
+            device = find(name)
             if device is not None:
                 found[ParentKey(network.number)] = ParentValue(device.ifindex, device.mac)
     return found

@@ -23,6 +23,7 @@ NetworkFlag = Literal[
     "NETWORK_VEPA",
     "NETWORK_L3",
     "NETWORK_SERVICES",
+    "NETWORK_QUESTIONS",
 ]
 DeviceKind = Literal[
     "DEVICE_ENDPOINT",
@@ -168,11 +169,12 @@ DEFAULT_SETUP = Setup(
 
 class Hook(NamedTuple):
     """Where a tc program is attached: in which direction, to which kind of devices. `own`: these are nobody else's,
-    and come and go with their containers."""
+    and come and go with their containers. `beside`: to some of them, which have another one, too."""
 
     direction: Direction
     kind: DeviceKind
     own: bool = False
+    beside: bool = False
 
 
 # Program -> hook. Each has an object file of its own.
@@ -184,11 +186,14 @@ HOOKS = {
     "from_loopback": Hook("ingress", "DEVICE_LOOPBACK"),
     "from_vxlan": Hook("ingress", "DEVICE_VXLAN"),
     "from_parent": Hook("ingress", "DEVICE_PARENT"),
+    "to_parent": Hook("egress", "DEVICE_PARENT", beside=True),
 }
 # Those of devices that lead outside, and the kinds of these.
 UPLINK_HOOKS = ("from_uplink", "from_tunnel", "from_parent")
 UPLINK_KINDS = tuple(HOOKS[hook].kind for hook in UPLINK_HOOKS)
-HOOK_OF_KIND = {hook.kind: name for name, hook in HOOKS.items()}
+HOOK_OF_KIND = {hook.kind: name for name, hook in HOOKS.items() if not hook.beside}
+# That of parents whose network's members may not talk to each other, though the kernel hands their frames over.
+POLICY_HOOK = "to_parent"
 XDP_HOOK = "xdp_uplink"
 # The program that starts the timer of the conntrack GC; attached to nothing.
 CONN_GC = "conn_gc"
@@ -225,6 +230,7 @@ OBJECT_FILES = {
     "from_loopback": ("from_loopback",),
     "from_vxlan": ("from_vxlan",),
     "from_parent": ("from_parent",),
+    "to_parent": ("to_parent",),
     "xdp_uplink": (XDP_HOOK,),
     "host_socket": tuple(SOCKET_HOOKS),
     "conn_gc": (CONN_GC,),

@@ -247,10 +247,10 @@ def _order(endpoint: Endpoint, state: State) -> tuple[int, bool, int, str]:
 
 def _egress(endpoints: list[Endpoint], state: State) -> int:
     """The network by whose routes a sandbox's questions leave: that of its default route, if the packet programs
-    forward there."""
+    know it."""
     ways = sorted(endpoints, key=lambda e: (not e.gateway4, not e.gateway6, _order(e, state)))
     networks = (state.networks[endpoint.network_id] for endpoint in ways)
-    return next((n.number for n in networks if traits(n).programs and not n.internal), 0)
+    return next((n.number for n in networks if traits(n).told and not n.internal), 0)
 
 
 def _upstreams(

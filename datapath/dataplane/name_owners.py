@@ -42,7 +42,14 @@ class Told(NamedTuple):
 
 def has_names(network: Network) -> bool:
     """Its members find each other by name now."""
-    return network.built and network.named and traits(network).programs
+    return network.built and network.named and traits(network).told
+
+
+def is_told(endpoint: Endpoint, network: Network) -> bool:
+    """The packet programs know the endpoint, once it is there. Where they answer questions only, one that was handed
+    over has no device for these, nor one that was there before they did."""
+    one = traits(network)
+    return one.programs or (one.questions and endpoint.host_ifindex != 0)
 
 
 def attached(endpoint: Endpoint) -> bool:
@@ -58,7 +65,8 @@ def _served(endpoint: Endpoint) -> bool:
 
 def is_named(endpoint: Endpoint, state: State) -> bool:
     """The others on its network find it by name now."""
-    if not _served(endpoint) or not has_names(state.networks[endpoint.network_id]):
+    network = state.networks[endpoint.network_id]
+    if not _served(endpoint) or not has_names(network) or not is_told(endpoint, network):
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:
@@ -69,7 +77,7 @@ def is_named(endpoint: Endpoint, state: State) -> bool:
 
 def asks(endpoint: Endpoint, state: State) -> bool:
     """Its questions are answered: somebody is there, on a network of the packet programs."""
-    if not _served(endpoint) or not traits(state.networks[endpoint.network_id]).programs:
+    if not _served(endpoint) or not is_told(endpoint, state.networks[endpoint.network_id]):
         return False
     sandbox = state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is not None and sandbox.foreign:

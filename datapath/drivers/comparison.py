@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datapath.dataplane.name_owners import anybody_asks
+from datapath.dataplane.name_owners import anybody_asks, is_told
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -45,8 +45,8 @@ class Comparison:
         return sandbox is not None and sandbox.foreign
 
     def of_programs(self) -> list[Endpoint]:
-        """The joined endpoints whose packets the packet programs forward."""
-        return [e for e in self.joined if traits(self.network(e)).programs]
+        """The joined endpoints that the packet programs know."""
+        return [e for e in self.joined if is_told(e, self.network(e))]
 
     def members(self, network: Network) -> list[Endpoint]:
         """The network's joined endpoints."""
@@ -62,7 +62,7 @@ class Comparison:
 
     def gateway(self, network: Network) -> Device | None:
         """The network's gateway device, if it can be the one that was built."""
-        device = self.observed.host.devices.get(network.device)
+        device = self.observed.host.devices.get(spec_of(network).gateway_device(network))
         kind = getattr(spec_of(network), "gateway_kind", None)
         return device if device and device.kind == kind else None
 

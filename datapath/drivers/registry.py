@@ -105,11 +105,11 @@ def with_endpoints() -> list[Spec]:
 
 def by_spec(networks: Iterable[Network]) -> dict[Spec, list[Network]]:
     """The networks that are built, by their driver's spec. The driver of the packet programs has all that these
-    forward, beside the drivers that have more to do for theirs."""
+    know, beside the drivers that have more to do for theirs."""
     found: dict[Spec, list[Network]] = {}
     for network in specs.built(networks):
         spec = specs.spec_of(network)
         found.setdefault(spec, []).append(network)
-        if specs.traits(network).programs and spec is not EBPF_BRIDGE:
+        if specs.traits(network).told and spec is not EBPF_BRIDGE:
             found.setdefault(EBPF_BRIDGE, []).append(network)
     return found

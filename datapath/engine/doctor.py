@@ -120,7 +120,7 @@ def look(settings: Settings, config: DaemonConfig | None, state: State, store: S
     host = Stack.of(network)
     wanted: set[str] = set()
     for one in state.networks.values():
-        wanted |= spec_of(one).sysctls(one).keys() if one.device else set()
+        wanted |= spec_of(one).sysctls(one).keys() if spec_of(one).gateway_device(one) else set()
     for endpoint in state.endpoints.values():
         wanted |= endpoint_sysctls(endpoint).keys()
     alive = frozenset(

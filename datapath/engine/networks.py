@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from datapath.engine import leases, names, ports
 from datapath.engine.transaction import Transaction
-from datapath.model.drivers import traits
+from datapath.model.drivers import spec_of, traits
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.parsing import Prefix
 from datapath.model.rows import Phase
@@ -83,7 +83,8 @@ def teardown(tx: Transaction, network: Network) -> None:
 
 def refresh_host(tx: Transaction) -> None:
     """Keeps packets forwarded that have to be, and what drivers have on the host up to date with it."""
-    for device in tx.context.links.keep_forwarding(n.device for n in tx.built if traits(n).has_gateway):
+    gateways = (spec_of(network).gateway_device(network) for network in tx.built)
+    for device in tx.context.links.keep_forwarding(filter(None, gateways)):
         tx.warn(f"forwarding had been switched off for {device}: it is on again")
     # Before the programs choose from a range, the kernel must not.
     ports.reserve(tx)

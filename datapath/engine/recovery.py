@@ -8,7 +8,7 @@ from dataclasses import replace
 from datapath.dataplane import entries
 from datapath.engine import cluster, endpoints, joining, leases, names, networks, ports, services, spanning
 from datapath.engine.transaction import Transaction
-from datapath.model.drivers import spec_of
+from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
@@ -64,13 +64,17 @@ def _rebuild(tx: Transaction) -> None:
     again = []
     for network in tx.built:
         driver, members = tx.driver(network), tx.state.endpoints_of_network(network.id)
-        if network.id in lost or not tx.facts.devices.issuperset(spec_of(network).devices(network)):
+        missing = not tx.facts.devices.issuperset(spec_of(network).devices(network))
+        # What programs that were lost knew of a network whose frames others hand over is told them by an update: that
+        # network's own devices, with which its members' go, are there.
+        if missing or (network.id in lost and not traits(network).questions):
             if network.id not in lost:
                 tx.warn(f"network {network.name} was missing on the host: built again")
             driver.delete_network(network)
             driver.create_network(network, tx.mtu(network), members)
             again.append(network)
         else:
+            again += [network] if network.id in lost else []
             network = _apply_config(tx, network)
             driver.update_network(
                 network, members, _current_mtu(tx, network), lambda e: tx.path(e.sandbox_id)

@@ -43,6 +43,7 @@ def devices_of(state: State) -> set[str]:
     specs = {network.id: drivers.spec_of(network) for network in state.networks.values()}
     networks = {name for one in state.networks.values() for name in specs[one.id].devices(one)}
     networks |= {name for spec in specs.values() for name in spec.shared_devices}
+    networks |= {name for one in state.networks.values() if (name := specs[one.id].gateway_device(one))}
     return networks | {endpoint.host_ifname for endpoint in state.endpoints.values()}
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from datapath.errors import NotFoundError, quoted
+from datapath.model.endpoints import Endpoint
 from datapath.model.networks import OPT_NAME, Network, NetworkRequest
 from datapath.model.parsing import Address
 from datapath.model.rows import short
@@ -38,7 +39,8 @@ class Traits:
     the packet programs forward its packets. `pair`: the kind of device of each member's host end, or of its only
     one. `published`: members' ports may be published; else they are reached at their own addresses, and what is asked
     for is passed over, as Docker does. `lan`: members are on a network that the host is on too, by a device of its
-    own: its addresses and routes may lie in the subnet, of which the gateway is no address of the host's.
+    own: its addresses and routes may lie in the subnet, of which the gateway is no address of the host's. `questions`:
+    the packet programs answer members' questions for names, and others hand over all else.
     """
 
     endpoints: bool = True
@@ -49,11 +51,12 @@ class Traits:
     pair: str = "veth"
     published: bool = True
     lan: bool = False
+    questions: bool = False
 
     @property
-    def has_gateway(self) -> bool:
-        """The network has a gateway device on the host."""
-        return self.programs or not self.lan
+    def told(self) -> bool:
+        """The packet programs know the network and its members."""
+        return self.programs or self.questions
 
 
 class Spec:
@@ -107,6 +110,19 @@ class Spec:
         gateway, as everybody is on their device's link."""
         subnet = network.subnet4 if version == 4 else network.subnet6
         return subnet.gateway if subnet else None
+
+    def gateway_device(self, network: Network) -> str:
+        """The name of the network's gateway device on the host; "": it has none."""
+        return network.device
+
+    def resolver_device(self, endpoint: Endpoint) -> str:
+        """The name in its sandbox of the device by which the endpoint asks for names."""
+        return endpoint.ifname
+
+    def policed(self, network: Network) -> str:
+        """The name of the device at which the packet programs decide which members may talk to each other, where others
+        hand over what they send; "": there is none, or all may."""
+        return ""
 
     def devices(self, network: Network) -> tuple[str, ...]:
         """All devices that the network has on the host, beside its members'."""

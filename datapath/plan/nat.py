@@ -28,8 +28,8 @@ def nat_ports(ephemeral: tuple[int, int]) -> tuple[int, int]:
 
 
 def taken_ports(ephemeral: tuple[int, int], networks: Iterable[Network]) -> frozenset[int]:
-    """The ephemeral ports that are masquerading's alone, while packet programs forward for a network."""
-    if not any(traits(network).programs for network in built(networks)):
+    """The ephemeral ports that are masquerading's alone, while packet programs know a network."""
+    if not any(traits(network).told for network in built(networks)):
         return frozenset()
     first, last = nat_ports(ephemeral)
     return frozenset(range(max(first, ephemeral[0]), min(last, ephemeral[1]) + 1))

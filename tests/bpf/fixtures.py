@@ -61,6 +61,7 @@ OBJECTS = (
     "ask",
     "answered",
     "from_parent",
+    "to_parent",
     "to_lan",
 )
 SIZES = {

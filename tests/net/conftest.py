@@ -15,6 +15,7 @@ from datapath.store.etcd.client import EtcdCluster
 from tests.net.cluster import Cluster
 from tests.net.etcd import Etcd
 from tests.net.hosts import Host
+from tests.net.lan import on_both_sides
 
 if os.geteuid() != 0:
     pytest.exit("tests/net needs root: it makes network namespaces", returncode=1)
@@ -27,6 +28,12 @@ def host(tmp_path: Path) -> Iterator[Host]:
         made = Host(tmp_path)
         stack.callback(made.close)
         yield made
+
+
+@pytest.fixture
+def lan(host: Host) -> Host:
+    """One whose uplink is on a LAN of both IP versions, with the machine outside as its router."""
+    return on_both_sides(host)
 
 
 @pytest.fixture(scope="module")

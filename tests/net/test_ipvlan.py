@@ -4,48 +4,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from datapath.dataplane.programs import Dataplane
-from datapath.kernel import features
 from tests.conftest import SLOWNESS
-from tests.net.hosts import HOST, OUTSIDE, Host, Words, loses, reaches, words
+from tests.net.hosts import HOST, OUTSIDE, Host, loses, reaches, words
+from tests.net.lan import LAN, OUTSIDE6, healthy, make_lower, needs_vlan, six, within
 from tests.net.names import Upstreams, dig
 
-LAN = "--subnet 192.0.2.0/24 --subnet 2001:db8::/64 --ipv6 --gateway 192.0.2.2 --gateway 2001:db8::2"
-OUTSIDE6 = "2001:db8::2"
 LINKLOCAL = "ip -6 -o address show dev eth0 scope link"
-
-needs_vlan = pytest.mark.skipif(not features.has_kind("vlan"), reason="this kernel has no VLANs")
-
-
-@pytest.fixture
-def lan(host: Host) -> Host:
-    """The host's uplink and the machine outside, which is the LAN's router, with addresses of both IP versions."""
-    host.sh("ip address add 2001:db8::1/64 dev eth0 nodad")
-    host.outside.sh("ip address add 2001:db8::2/64 dev eth0 nodad")
-    return host
-
-
-def healthy(host: Host) -> bool:
-    found = host.try_ctl("doctor")
-    assert found.returncode == 0, found.stdout
-    return True
-
-
-def within(host: Host, name: str) -> Callable[[Words], subprocess.CompletedProcess[str]]:
-    """Runs commands in a container."""
-    return lambda command: host.try_in(name, command)
-
-
-def six(host: Host, name: str, network: str = "lan") -> str:
-    found = host.inspect(name)["NetworkSettings"]["Networks"][network]["GlobalIPv6Address"]
-    assert isinstance(found, str)
-    return found
 
 
 def first_ping(host: Host, address: str) -> float:
@@ -272,13 +241,6 @@ def test_s24_a_parent_has_one_network_and_members_have_its_mac_address(host: Hos
     host.sh("ip tuntap add dev tun7 mode tun")
     said = host.refused("network create -d ipvlan --subnet 10.79.0.0/24 -o parent=tun7 two")
     assert "ipvlan networks on tun7, whose packets have no Ethernet header" in said
-
-
-def make_lower(host: Host) -> None:
-    """A parent that may go: `lower`, of a pair, whose other end is a machine's on that link."""
-    host.sh("ip link add lower type veth peer name far")
-    host.sh("ip link set lower up")
-    host.sh("ip link set far up")
 
 
 def found(host: Host) -> set[str]:

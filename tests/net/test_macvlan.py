@@ -7,32 +7,9 @@ import pytest
 
 from datapath.kernel import features
 from tests.net.hosts import HOST, OUTSIDE, Host, loses, reaches
-
-LAN = "--subnet 192.0.2.0/24 --subnet 2001:db8::/64 --ipv6 --gateway 192.0.2.2 --gateway 2001:db8::2"
+from tests.net.lan import HOST6, LAN, OUTSIDE6, healthy, make_lower, needs_vlan, six, within
 
 pytestmark = pytest.mark.skipif(not features.has_kind("macvlan"), reason="this kernel has no macvlan")
-needs_vlan = pytest.mark.skipif(not features.has_kind("vlan"), reason="this kernel has no VLANs")
-
-
-@pytest.fixture
-def lan(host: Host) -> Host:
-    """The host's uplink and the machine outside, which is the LAN's router, with addresses of both IP versions."""
-    host.sh("ip address add 2001:db8::1/64 dev eth0 nodad")
-    host.outside.sh("ip address add 2001:db8::2/64 dev eth0 nodad")
-    return host
-
-
-def healthy(host: Host) -> bool:
-    found = host.try_ctl("doctor")
-    assert found.returncode == 0, found.stdout
-    return True
-
-
-def make_lower(host: Host) -> None:
-    """A parent that may go: `lower`, of a pair."""
-    host.sh("ip link add lower type veth peer name far")
-    host.sh("ip link set lower up")
-    host.sh("ip link set far up")
 
 
 def test_s24_containers_have_addresses_on_the_network_of_the_parent(lan: Host) -> None:
@@ -42,19 +19,19 @@ def test_s24_containers_have_addresses_on_the_network_of_the_parent(lan: Host) -
     lan.run("a", "--network lan --ip 192.0.2.200 --mac-address 02:42:aa:bb:cc:dd")
     lan.run("b", "--network lan")
     assert lan.address("b", "lan") == "192.0.2.128"
-    for version, far, near in ((4, OUTSIDE, "192.0.2.200"), (6, "2001:db8::2", "")):
-        near = near or lan.inspect("a")["NetworkSettings"]["Networks"]["lan"]["GlobalIPv6Address"]
-        assert reaches(lambda command: lan.try_in("a", command), far), version
-        assert reaches(lambda command: lan.try_in("b", command), near), version
+    for version, far, near in ((4, OUTSIDE, "192.0.2.200"), (6, OUTSIDE6, "")):
+        near = near or six(lan, "a")
+        assert reaches(within(lan, "a"), far), version
+        assert reaches(within(lan, "b"), near), version
         assert reaches(lan.outside.try_, near), version
         assert loses(lan.try_, near), version
-        assert loses(lambda command: lan.try_in("a", command), HOST if version == 4 else "2001:db8::1")
+        assert loses(within(lan, "a"), HOST if version == 4 else HOST6)
     assert "02:42:aa:bb:cc:dd" in lan.outside.sh("ip neighbour show 192.0.2.200")
     assert "default via 192.0.2.2" in lan.in_("a", "ip route")
     shown = lan.network("lan")
     assert [one["AuxiliaryAddresses"] for one in shown["IPAM"]["Config"]] == [
         {"host": HOST},
-        {"host": "2001:db8::1"},
+        {"host": HOST6},
     ]
     assert shown["Driver"] == "macvlan" and shown["Scope"] == "local"
     assert shown["Options"] == {"parent": "eth0"}
@@ -80,14 +57,14 @@ def test_s24_ports_are_passed_over_and_said_to_be(lan: Host) -> None:
     lan.ctl("network disconnect lan a")
     assert "eth0" not in lan.in_("a", "ip -o link") and healthy(lan)
     lan.ctl("network connect lan a")
-    assert reaches(lambda command: lan.try_in("a", command), OUTSIDE) and healthy(lan)
+    assert reaches(within(lan, "a"), OUTSIDE) and healthy(lan)
 
 
 def test_s24_without_a_parent_members_reach_each_other_and_nobody_else(host: Host) -> None:
     host.ctl("network create -d macvlan --subnet 10.77.0.0/24 --internal alone")
     host.run("a", "--network alone")
     host.run("b", "--network alone")
-    assert reaches(lambda command: host.try_in("a", command), host.address("b", "alone"))
+    assert reaches(within(host, "a"), host.address("b", "alone"))
     assert "default" not in host.in_("a", "ip route")
     assert loses(host.try_, host.address("a", "alone"))
     assert healthy(host)
@@ -95,7 +72,7 @@ def test_s24_without_a_parent_members_reach_each_other_and_nobody_else(host: Hos
     found = host.try_ctl("doctor").stdout
     assert "network alone: its parent device" in found and "is gone" in found
     host.ctl("reconcile")
-    assert healthy(host) and reaches(lambda command: host.try_in("a", command), host.address("b", "alone"))
+    assert healthy(host) and reaches(within(host, "a"), host.address("b", "alone"))
     host.ctl("rm -f a b")
     host.ctl("network rm alone")
     assert " dm-" not in host.sh("ip -o link")
@@ -109,7 +86,7 @@ def test_s24_a_vlan_is_made_for_its_network_and_goes_with_it(host: Host) -> None
     host.ctl("network create -d macvlan --subnet 10.78.0.0/24 --gateway 10.78.0.1 -o parent=eth0.10 tagged")
     assert "id 10 " in host.sh("ip -d link show eth0.10")
     host.run("a", "--network tagged")
-    assert reaches(lambda command: host.try_in("a", command), "10.78.0.1") and healthy(host)
+    assert reaches(within(host, "a"), "10.78.0.1") and healthy(host)
     host.ctl("rm -f a")
     host.ctl("network rm tagged")
     assert host.try_("ip link show eth0.10").returncode != 0
@@ -124,11 +101,11 @@ def test_s24_the_host_reaches_members_where_that_is_asked_for(lan: Host) -> None
     before = lan.sh("ip -o link"), lan.sh("ip route"), lan.sh("ip -6 route")
     lan.ctl(f"network create -d macvlan {LAN} -o parent=eth0 -o com.datapath.host_access=true lan")
     lan.run("a", "--network lan")
-    six = lan.inspect("a")["NetworkSettings"]["Networks"]["lan"]["GlobalIPv6Address"]
-    for address in (lan.address("a", "lan"), six):
+    far6 = six(lan, "a")
+    for address in (lan.address("a", "lan"), far6):
         assert reaches(lan.try_, address), address
-    for address in (HOST, "2001:db8::1", OUTSIDE):
-        assert reaches(lambda command: lan.try_in("a", command), address), address
+    for address in (HOST, HOST6, OUTSIDE):
+        assert reaches(within(lan, "a"), address), address
     assert healthy(lan)
 
     device = f"dp-{lan.network('lan')['Id'][:12]}"
@@ -143,7 +120,7 @@ def test_s24_the_host_reaches_members_where_that_is_asked_for(lan: Host) -> None
     assert healthy(lan) and reaches(lan.try_, lan.address("a", "lan"))
     lan.sh(f"ip link delete {device}")
     lan.ctl("network create more")  # any command that changes something builds it again
-    assert healthy(lan) and reaches(lan.try_, six)
+    assert healthy(lan) and reaches(lan.try_, far6)
 
     lan.ctl("rm -f a")
     assert lan.sh(f"ip route show dev {device}") == ""
@@ -157,9 +134,9 @@ def test_s24_modes_are_the_kernels(lan: Host, mode: str) -> None:
     lan.ctl(f"network create -d macvlan {LAN} -o parent=eth0 -o macvlan_mode={mode} lan")
     lan.run("a", "--network lan")
     lan.run("b", "--network lan")
-    assert reaches(lambda command: lan.try_in("a", command), OUTSIDE)
+    assert reaches(within(lan, "a"), OUTSIDE)
     reached = reaches if mode == "bridge" else loses
-    assert reached(lambda command: lan.try_in("a", command), lan.address("b", "lan"))
+    assert reached(within(lan, "a"), lan.address("b", "lan"))
     assert f"macvlan mode {mode} " in lan.in_("a", "ip -d link show eth0") and healthy(lan)
 
 
@@ -170,8 +147,8 @@ def test_s15_members_may_not_talk_where_that_is_not_asked_for(lan: Host) -> None
     )
     lan.run("a", "--network lan")
     lan.run("b", "--network lan")
-    assert reaches(lambda command: lan.try_in("a", command), OUTSIDE)
-    assert loses(lambda command: lan.try_in("a", command), lan.address("b", "lan"))
+    assert reaches(within(lan, "a"), OUTSIDE)
+    assert loses(within(lan, "a"), lan.address("b", "lan"))
     assert lan.in_("b", "ip neighbour show " + lan.address("a", "lan")) == ""
     assert "macvlan mode private " in lan.in_("a", "ip -d link show eth0") and healthy(lan)
 
@@ -258,7 +235,7 @@ def test_s30_a_macvlan_network_whose_parent_went_is_said_to_be_broken(host: Host
     make_lower(host)
     host.ctl("reconcile")
     assert healthy(host)
-    assert reaches(lambda command: host.try_in("a", command), host.address("b", "lan"))
+    assert reaches(within(host, "a"), host.address("b", "lan"))
 
 
 def test_s30_down_takes_macvlan_networks_away_too(host: Host) -> None:

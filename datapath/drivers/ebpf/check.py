@@ -47,7 +47,7 @@ from datapath.model.resolv import RESOLVER as ADDRESS_OF_RESOLVER
 from datapath.model.rows import Phase
 
 SOCKET_HOOKS = layout.SOCKET_HOOKS.keys()
-_UPLINK_HOOKS = (*layout.UPLINK_HOOKS, layout.XDP_HOOK)
+_UPLINK_HOOKS = (*layout.UPLINK_HOOKS, layout.POLICY_HOOK, layout.XDP_HOOK)
 ROOT_GROUP = 1  # the kernel's number of the root control group
 LOOPBACK = 1  # the index of every namespace's loopback device
 # Rows that are there or not; what the programs count in them is theirs.
@@ -57,9 +57,9 @@ Rows = dict[Any, Any]
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    """All about networks of whichever driver that packet programs forward for; causes before their consequences."""
+    """All about networks of whichever driver that packet programs know; causes before their consequences."""
     yield from _programs(comparison, networks)
-    yield from pairs.findings(comparison, networks)
+    yield from pairs.findings(comparison, [n for n in networks if traits(n).programs])
     yield from _policies(comparison, networks)
     if comparison.observed.programs.loaded:
         yield from _attachments(comparison, networks)
@@ -116,9 +116,13 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     if comparison.loopback:
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
+        parents = host_entries.parent_entries(networks, observed.host.devices.get)
+        deciding = host_entries.policed(networks, parents)
         for key, value in _uplinks(comparison, networks).items():
             name = observed.network.names.get(key.ifindex, "")
             yield f"uplink {name}", layout.HOOK_OF_KIND[value.kind], key.ifindex
+            if key.ifindex in deciding:
+                yield f"device {name}", layout.POLICY_HOOK, key.ifindex
         for uplink in observed.uplinks:
             if uplink.unserved:
                 continue
@@ -174,7 +178,7 @@ def _resolvers(comparison: Comparison) -> Iterator[Finding]:
         inside = comparison.observed.sandboxes.get(endpoint.sandbox_id)
         if inside is None or not name_owners.asks(endpoint, comparison.state):
             continue
-        device = inside.devices.get(endpoint.ifname)
+        device = inside.devices.get(spec_of(comparison.network(endpoint)).resolver_device(endpoint))
         if device is not None and not (device.name in inside.resolver and device.name in inside.localnet):
             lost = "the route" if device.name not in inside.resolver else "route_localnet, and so the way"
             detail = f"the container's device {device.name} has lost {lost} to {ADDRESS_OF_RESOLVER}"
@@ -185,7 +189,8 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     """Devices that the maps know and that no row of the store has; pins that nothing needs."""
     observed, state = comparison.observed, comparison.state
     known = {endpoint.host_ifindex for endpoint in state.endpoints.values()}
-    known |= {d.ifindex for n in state.networks.values() if (d := observed.host.devices.get(n.device))}
+    gateways = (spec_of(n).gateway_device(n) for n in state.networks.values())
+    known |= {d.ifindex for name in gateways if (d := observed.host.devices.get(name))}
     numbers = {endpoint.number for endpoint in state.endpoints.values()}
     building = {n.number for n in state.networks.values() if n.phase != Phase.READY}
     for key, value in observed.programs.maps.get("devices", {}).items():
@@ -265,7 +270,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
         rows["links"] |= entries.link_entries(network, state)
     for network in comparison.networks:
         device = comparison.gateway(network)
-        if device is not None and not traits(network).programs:
+        if device is not None and not traits(network).told:
             row = structs.DeviceValue(kind="DEVICE_GATEWAY", network=network.number)
             rows["devices"][(device.ifindex,)] = row
     for endpoint in endpoints:

@@ -27,6 +27,7 @@ from datapath.drivers.pairs.spec import PairSpec
 from datapath.errors import NotSupportedError
 from datapath.kernel import abi, features
 from datapath.kernel.bpf_maps import cut
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint, linklocal_of
 from datapath.model.findings import Check, Finding
 from datapath.model.networks import NETKIT, OPT_DEVICE, VETH, Network, gateway_mac
@@ -60,7 +61,7 @@ class EbpfBridge(PairDriver):
 
     def create_network(self, network: Network, mtu: int, members: tuple[Endpoint, ...] = ()) -> None:
         links, dataplane = self.context.links, self.context.dataplane
-        gateways = () if self.spec.traits.lan else network.subnets  # else it is another's address
+        gateways = () if traits(network).lan else network.subnets  # else it is another's address
         addresses = [ip_interface((s.gateway, s.prefix.prefixlen)) for s in gateways if s.gateway]
         mac = gateway_mac(network)
         with ExitStack() as undo:

@@ -11,10 +11,10 @@ from datapath.config.tuning import different, drift
 from datapath.dataplane import upgrade, version
 from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
-from datapath.dataplane.host_entries import parent_entries, uplink_devices
-from datapath.dataplane.layout import UPLINK_HOOKS, UPLINK_KINDS, Setup
+from datapath.dataplane.host_entries import parent_entries, policed, uplink_devices
+from datapath.dataplane.layout import POLICY_HOOK, UPLINK_HOOKS, UPLINK_KINDS, Setup
 from datapath.dataplane.name_entries import NameRows, Touched
-from datapath.dataplane.name_owners import anybody_asks
+from datapath.dataplane.name_owners import anybody_asks, is_told
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
@@ -23,11 +23,12 @@ from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
 from datapath.kernel.devices import name_of
 from datapath.kernel.links import LOOPBACK
-from datapath.model.drivers import built, traits
+from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.resolv import RESOLVER
 
+_PARENT = int(abi.DeviceKind.DEVICE_PARENT)
 _CANNOT_ATTACH = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV)  # it is the device's fault
 
 
@@ -102,6 +103,8 @@ class EbpfHost(HostPart):
         for key, value in known.items():
             if key not in wanted:
                 dataplane.detach(HOOK_OF[value.kind], key.ifindex)  # it may be there still, without a route
+                if value.kind == _PARENT:
+                    dataplane.detach(POLICY_HOOK, key.ifindex)
                 dataplane.detach_xdp(key.ifindex)
                 dataplane.devices.pop(key, None)
         dataplane.devices.update_many(
@@ -110,10 +113,15 @@ class EbpfHost(HostPart):
         if dataplane.has("parents"):
             dataplane.parents.update_many(parents)
             dataplane.parents.delete_many(set(dataplane.parents) - parents.keys())
+        deciding = policed(view.networks, parents)
         unserved = {u.ifindex: u.unserved for u in view.observed.uplinks if u.unserved}
         for key, value in wanted.items():
             try:
                 self._attach_uplink(dataplane, key.ifindex, value.kind, known.get(key))
+                if key.ifindex in deciding:
+                    dataplane.attach(POLICY_HOOK, key.ifindex)
+                elif key in known and known[key].kind == _PARENT:
+                    dataplane.detach(POLICY_HOOK, key.ifindex)
             except KernelError as error:
                 if error.errno not in _CANNOT_ATTACH:
                     raise
@@ -145,12 +153,13 @@ class EbpfHost(HostPart):
         names.forget_counts(dataplane, network)
 
     def resolves(self, network: Network) -> bool:
-        return traits(network).programs and names.answered(self.context.loaded)
+        return traits(network).told and names.answered(self.context.loaded)
 
     def lead_to_resolver(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
-        if self.resolves(network):
+        if self.resolves(network) and is_told(endpoint, network):
             hop, source = names.hop(network, endpoint)
-            self.context.links.lead(sandbox, endpoint.ifname, RESOLVER, hop, source, endpoint.number)
+            device = spec_of(network).resolver_device(endpoint)
+            self.context.links.lead(sandbox, device, RESOLVER, hop, source, endpoint.number)
 
     def write_names(self, rows: NameRows, gone: Touched) -> None:
         if (dataplane := self.context.loaded) is not None:
@@ -234,13 +243,15 @@ class EbpfHost(HostPart):
             rows = dataplane.devices.read_all()
             hooks = ((HOOK_OF.get(value.kind, ""), key.ifindex) for key, value in rows)
             attached = [(hook, index) for hook, index in hooks if hook in staying]
+            attached += [(POLICY_HOOK, key.ifindex) for key, value in rows if value.kind == _PARENT]
         else:
             settings = self.context.settings
             dataplane = Dataplane(settings.bpffs, settings.attach)
             if not dataplane.is_there():
                 return
+            every = (*UPLINK_HOOKS, POLICY_HOOK)
             places = {uplink.ifindex for uplink in view.observed.uplinks} | dataplane.places()
-            attached = [(hook, index) for index in places - {LOOPBACK} for hook in UPLINK_HOOKS]
+            attached = [(hook, index) for index in places - {LOOPBACK} for hook in every]
             attached.append(("from_loopback", LOOPBACK))
         for hook, index in attached:
             dataplane.detach(hook, index)

@@ -19,7 +19,7 @@ from datapath.model.parsing import Address, Interface
 class InsideDriver(Driver):
     """Networks whose members have a device each in their sandbox, with addresses and default routes there."""
 
-    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> Endpoint | None:
         links = self.context.links
         links.move(waiting_name(endpoint), sandbox, endpoint.ifname)
         links.configure(
@@ -31,6 +31,7 @@ class InsideDriver(Driver):
             ipv6=network.ipv6,
             sysctls=endpoint.sysctls,
         )
+        return None
 
     def join_info(self, network: Network, endpoint: Endpoint, mtu: int) -> JoinInfo:
         waiting = waiting_name(endpoint)

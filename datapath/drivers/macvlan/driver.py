@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """macvlan networks: each member has a MAC address and IP addresses of its own on the network that the parent device
-is on, and the kernel hands its frames over. No packet program, no bridge, no translation.
+is on, and the kernel hands its frames over. No bridge, no translation; the packet programs answer its questions for
+names, and decide who may talk to whom where not all may.
 
 As with Docker the host and its members do not reach each other, as the kernel hands no frame of the parent itself to
 them, unless the network has `com.datapath.host_access=true`: then the host has a macvlan device too, and routes.
@@ -9,14 +10,17 @@ them, unless the network has `com.datapath.host_access=true`: then the host has 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from datapath.drivers.base import Repair, attempt, report
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.inside.driver import InsideDriver, addresses, names_inside, waiting_name
 from datapath.drivers.lan.spec import split_vlan
+from datapath.drivers.macvlan.questions import Questions
 from datapath.drivers.macvlan.spec import (
     MACVLAN_SPEC,
     PASSTHRU,
@@ -35,11 +39,18 @@ from datapath.model.findings import Check, Finding
 from datapath.model.networks import OPT_PARENT, Network
 from datapath.model.parsing import Interface
 
+if TYPE_CHECKING:
+    from datapath.dataplane.structs import LinkKey, LinkValue
+
 
 class Macvlan(InsideDriver):
     """Driver macvlan."""
 
     spec = MACVLAN_SPEC
+
+    @cached_property
+    def _questions(self) -> Questions:
+        return Questions(self.context)
 
     # ---- networks ------------------------------------------------------------------------
 
@@ -59,8 +70,18 @@ class Macvlan(InsideDriver):
             if host_access(network):
                 macvlans.stand_in(stand_in(network), parent(network), mode(network), self._own6(network))
                 for member in members:
-                    self.restore(network, member)
+                    self._lead(network, member)
+            self._questions.create(network, members)
             undo.pop_all()
+
+    def update_network(
+        self,
+        network: Network,
+        members: tuple[Endpoint, ...],
+        mtu: int | None,
+        sandbox: Callable[[Endpoint], str | None],
+    ) -> None:
+        self._questions.update(network, members)
 
     def _own6(self, network: Network) -> tuple[Interface, ...]:
         """The host's IPv6 addresses at the parent, if members speak IPv6."""
@@ -76,6 +97,7 @@ class Macvlan(InsideDriver):
 
     def delete_network(self, network: Network) -> None:
         failures: list[Exception] = []
+        attempt(failures, self._questions.delete, network)
         if host_access(network):
             attempt(failures, self._delete, stand_in(network), MACVLAN)
         if network.device:
@@ -111,17 +133,29 @@ class Macvlan(InsideDriver):
             if sandbox is not None:
                 with Links(sandbox) as inside:
                     inside.rename(made.ifindex, endpoint.ifname)
-            self.restore(network, endpoint)
+            self._lead(network, endpoint)
             undo.pop_all()
         return endpoint
 
+    def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> Endpoint:
+        super().join(network, endpoint, sandbox)
+        return self._questions.join(network, endpoint, sandbox)
+
     def restore(self, network: Network, endpoint: Endpoint) -> None:
+        self._lead(network, endpoint)
+        self._questions.restore(network, endpoint)
+
+    def open_links(self, network: Network, links: Mapping[LinkKey, LinkValue]) -> None:
+        self._questions.open_links(network, links)
+
+    def _lead(self, network: Network, endpoint: Endpoint) -> None:
         if host_access(network):
             for address in addresses(endpoint):
                 ways.lead(stand_in(network), address.ip)
 
     def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
         failures: list[Exception] = []
+        attempt(failures, self._questions.leave, network, endpoint)
         attempt(failures, self._delete, waiting_name(endpoint), MACVLAN)
         if sandbox is not None:
             attempt(failures, self._delete_inside, endpoint, sandbox)

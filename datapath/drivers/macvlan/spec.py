@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from datapath.drivers.lan.spec import check_parent, one_of, parent_option
 from datapath.drivers.pairs.spec import PairSpec, truth
 from datapath.errors import ConfigError
-from datapath.model.devices import MACVLAN
+from datapath.model.devices import MACVLAN, VETH
 from datapath.model.drivers import OptionParser, Spec, Traits
+from datapath.model.endpoints import Endpoint
 from datapath.model.networks import (
     BRIDGE,
+    OPT_DOMAIN,
     OPT_HOST_ACCESS,
     OPT_ICC,
     OPT_IFACE_PREFIX,
     OPT_MACVLAN_MODE,
     OPT_MTU,
+    OPT_NAMES,
     OPT_PARENT,
     PRIVATE,
     VEPA,
@@ -41,9 +45,9 @@ class MacvlanSpec(Spec):
         OPT_MACVLAN_MODE: one_of(_MODES, _WRONG_MODE),
         OPT_HOST_ACCESS: truth,
         OPT_ICC: truth,
-        OPT_MTU: PairSpec.options[OPT_MTU],
-        OPT_IFACE_PREFIX: PairSpec.options[OPT_IFACE_PREFIX],
+        **{option: PairSpec.options[option] for option in (OPT_MTU, OPT_IFACE_PREFIX, OPT_NAMES, OPT_DOMAIN)},
     }
+    gateway_kind = VETH  # as rtnetlink names it
 
     def check(self, request: NetworkRequest, options: Mapping[str, str]) -> None:
         mode = options.get(OPT_MACVLAN_MODE, BRIDGE)
@@ -69,9 +73,31 @@ class MacvlanSpec(Spec):
     def is_internal(self, options: Mapping[str, str]) -> bool:
         return not options.get(OPT_PARENT)
 
+    def traits_of(self, network: Network) -> Traits:
+        """What may pass between members the programs have to know them for, too."""
+        return _ASKING if network.named or not network.icc else self.traits
+
+    def gateway_device(self, network: Network) -> str:
+        """That of the devices by which members ask for names, and nothing else: it has no address."""
+        return f"dq-{network.short_id}" if self.traits_of(network).questions else ""
+
+    def resolver_device(self, endpoint: Endpoint) -> str:
+        """The container's end of a pair."""
+        return f"dns{endpoint.number}"
+
+    def policed(self, network: Network) -> str:
+        return "" if network.icc else parent(network)
+
+    def sysctls(self, network: Network) -> dict[str, str]:
+        name = self.gateway_device(network)
+        return {f"net/ipv4/conf/{name}/forwarding": "1"} if name else {}
+
     def devices(self, network: Network) -> tuple[str, ...]:
         made = (network.device,) if network.device else ()
         return (*made, stand_in(network)) if host_access(network) else made
+
+
+_ASKING = replace(MacvlanSpec.traits, questions=True)
 
 
 def parent(network: Network) -> str:
