@@ -9,6 +9,8 @@ signals, requests to plugins. What DATAPATH_FAULT says happens at one of them:
     error@N   step N fails, with an errno that it can have
     end@N     before step N the processes end whose ids DATAPATH_VICTIMS has
 
+or, in the place of N, after:WORDS, which is the step behind the first that is called so.
+
 The program itself knows nothing of it: the layer is put around the functions by which it changes things, so a
 command without a fault runs what is shipped. `last` tells the test what became of the newest command.
 """
@@ -68,7 +70,7 @@ def install() -> None:
     _shared[:8] = bytes(8)
     kind, _, number = os.environ.pop(VARIABLE, "none@0").partition("@")
     victims = [int(pid) for pid in os.environ.pop(VICTIMS, "").split()]
-    layer = _Layer(kind, int(number), victims)
+    layer = _Layer(kind, number, victims)
     _around_libbpf(layer)
     _around_netlink(layer)
     _around_bridges(layer)
@@ -81,8 +83,10 @@ def install() -> None:
 
 
 class _Layer:
-    def __init__(self, kind: str, number: int, victims: list[int]) -> None:
-        self.kind, self.number, self.victims = kind, number, victims
+    def __init__(self, kind: str, number: str, victims: list[int]) -> None:
+        self.kind, self.victims = kind, victims
+        self.behind = number.removeprefix("after:") if number.startswith("after:") else ""
+        self.number = 0 if self.behind else int(number)
         self.pid, self.inside = os.getpid(), False
         self.answered = ""  # what a plugin has just answered: the next step says so
 
@@ -93,6 +97,8 @@ class _Layer:
         steps = struct.unpack("I", _shared[:4])[0] + 1
         _shared[:4] = struct.pack("I", steps)
         if steps != self.number:
+            if self.behind and what.startswith(self.behind):
+                self.number, self.behind = steps + 1, ""
             self.answered = ""
             return False
         name = f"{what}{self.answered}".encode()[:200]

@@ -529,6 +529,7 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
         *("test_hostnet_uplinks.py", "test_hostnet_cgroup.py", "test_agent.py", "test_words.py"),
         *(
             "test_macvlan.py",
+            "test_macvlan_programs.py",
             "test_ipvlan.py",
             "test_overlay.py",
             "test_overlay_host.py",

@@ -262,29 +262,44 @@ OPERATIONS = {
 }
 
 
-def lan_extra(host: Host) -> None:
-    if "extra" not in networks(host):
-        host.ctl(LAN_EXTRA)
+def on_a_link(driver: str, network: str) -> dict[str, Operation]:
+    """On a network whose members are on the link of a device of the host's, which is there already."""
+    create = (
+        f"network create -d {driver} --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 -o parent=lower extra"
+    )
+
+    def there(host: Host) -> None:
+        if "extra" not in networks(host):
+            host.ctl(create)
+
+    return {
+        f"{driver}: network create": Operation(create, no_extra, lambda h: "extra" in networks(h)),
+        f"{driver}: network rm": Operation("network rm extra", there, lambda h: "extra" not in networks(h)),
+        f"{driver}: run": Operation(
+            f"run -d --name t --network {network} sleep 3600", gone, lambda h: exists(h, "t"), alive
+        ),
+        f"{driver}: rm -f": Operation(
+            "rm -f t", running(network=network), lambda h: not exists(h, "t"), alive
+        ),
+        f"{driver}: connect": Operation(
+            f"network connect {network} t", running(), in_network(network), alive
+        ),
+        f"{driver}: disconnect": Operation(
+            f"network disconnect {network} t",
+            running("--network shop", network),
+            lambda h: not in_network(network)(h),
+            alive,
+        ),
+    }
 
 
-LAN_EXTRA = (
-    "network create -d ipvlan --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 -o parent=lower extra"
+ON_A_LINK = {"ipvlan": "lan", "macvlan": "mac"}
+for _driver, _network in ON_A_LINK.items():
+    OPERATIONS |= on_a_link(_driver, _network)
+# The device has the parent's MAC address, which nobody knows before.
+OPERATIONS["macvlan: connect to the only place"] = Operation(
+    "network connect only t", running(), in_network("only"), alive
 )
-OPERATIONS |= {
-    "ipvlan: network create": Operation(LAN_EXTRA, no_extra, lambda h: "extra" in networks(h)),
-    "ipvlan: network rm": Operation("network rm extra", lan_extra, lambda h: "extra" not in networks(h)),
-    "ipvlan: run": Operation(
-        "run -d --name t --network lan sleep 3600", gone, lambda h: exists(h, "t"), alive
-    ),
-    "ipvlan: rm -f": Operation("rm -f t", running(network="lan"), lambda h: not exists(h, "t"), alive),
-    "ipvlan: connect": Operation("network connect lan t", running(), in_network("lan"), alive),
-    "ipvlan: disconnect": Operation(
-        "network disconnect lan t",
-        running("--network shop", "lan"),
-        lambda h: not in_network("lan")(h),
-        alive,
-    ),
-}
 
 
 SERVICE = "service create --network shop -p 40030:80 -p 40031:81/udp --selector app=t svc"
@@ -403,10 +418,12 @@ SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("ipta
 SAMPLE |= {(f"ipvlan: {what}", "kill") for what in ("network create", "network rm", "run", "rm -f")}
 SAMPLE |= {(f"service: {what}", "kill") for what in ("create", "rm", "update", "drain", "run", "rm -f")}
 SAMPLE |= {("service: update", "error"), ("service: run", "error")}
+SAMPLE |= {(f"macvlan: {what}", "kill") for what in ("network rm", "run", "connect to the only place")}
 for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"following the host": 0.5, "run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
+OFTEN["macvlan: connect to the only place"] = 0.3
 OFTEN["network create, with an older database"] = 0.3
 
 
@@ -431,7 +448,7 @@ def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
     for number, (mode, name) in enumerate(LINUXBRIDGE.items()):
         host.ctl(f"network create -o com.datapath.mode={mode} --ipv6 --subnet 10.4{number}.0.0/24 {name}")
         host.run(f"of-{name}", f"--network {name}")
-    for name in ("lower", "below"):  # parents of ipvlan networks
+    for name in ("lower", "below", "under", "alone"):  # parents of ipvlan and macvlan networks
         host.sh(f"ip link add {name} type veth peer name {name}-far")
         host.sh(f"ip link set {name} up")
     host.sh("ip address add 10.60.0.9/24 dev below")
@@ -439,6 +456,10 @@ def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
         "network create -d ipvlan --ipv6 --subnet 10.60.0.0/24 --subnet fd00:60::/64 -o parent=below lan"
     )
     host.run("of-lan", "--network lan")
+    without = "-o com.docker.network.bridge.enable_icc=false"
+    host.ctl(f"network create -d macvlan --subnet 10.61.0.0/24 -o parent=under {without} mac")
+    host.run("of-mac", "--network mac")
+    host.ctl("network create -d macvlan --subnet 10.62.0.0/24 -o parent=alone -o macvlan_mode=passthru only")
     yield host
     if LONG:
         print(f"\ncases: {cases}")
@@ -450,7 +471,7 @@ def bystander(prepared: Host) -> Iterator[subprocess.Popen[str]]:
     yield pinging(prepared, prepared.address("watch", "shop"), 71, 0.02)
 
 
-def fault(host: Host, command: str, kind: str, number: int) -> subprocess.CompletedProcess[str]:
+def fault(host: Host, command: str, kind: str, number: int | str) -> subprocess.CompletedProcess[str]:
     assert host.env is not None
     host.env[faults.VARIABLE] = f"{kind}@{number}"
     try:
@@ -510,6 +531,19 @@ def test_s30_a_container_whose_last_row_cannot_be_written_does_not_run_on(prepar
     steps = steps_of(prepared, operation)
     for number in range(steps - 3, steps + 1):
         one(prepared, operation, "error", number)
+
+
+def test_s30_a_device_that_has_its_parents_mac_address_is_taken_out_of_the_sandbox_again(
+    prepared: Host,
+) -> None:
+    """Killed when it was made, and its address, by which it is known for ours, not yet written down."""
+    operation = OPERATIONS["macvlan: connect to the only place"]
+    operation.prepare(prepared)
+    killed = fault(prepared, operation.command, "kill", "after:pyroute2 link add")
+    assert killed.returncode == -signal.SIGKILL
+    assert "macvlan" in prepared.in_("t", "ip -d link")
+    whole(prepared, operation.command, "")
+    assert "macvlan" not in prepared.in_("t", "ip -d link")
 
 
 @pytest.mark.parametrize(("name", "kind"), tried())

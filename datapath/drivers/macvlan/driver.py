@@ -158,19 +158,20 @@ class Macvlan(InsideDriver):
         attempt(failures, self._questions.leave, network, endpoint)
         attempt(failures, self._delete, waiting_name(endpoint), MACVLAN)
         if sandbox is not None:
-            attempt(failures, self._delete_inside, endpoint, sandbox)
+            attempt(failures, self._delete_inside, network, endpoint, sandbox)
         if host_access(network):
             for address in addresses(endpoint):
                 attempt(failures, ways.lead_no_more, stand_in(network), address.ip)
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
-    def _delete_inside(self, endpoint: Endpoint, sandbox: str) -> None:
-        """A device of that MAC address that was made by somebody in there stays."""
+    def _delete_inside(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        """A device of that name that was made by somebody in there stays: it has another MAC address."""
+        macs, above = {endpoint.mac}, macvlans.find(parent(network))
+        if mode(network) == PASSTHRU and above is not None:
+            macs.add(above.mac)  # as a command that was killed may not have written down
         devices = observe.stack(sandbox).devices
         names = {*names_inside(endpoint, sandbox), endpoint.ifname, waiting_name(endpoint)}
-        mine = [
-            d for d in devices.values() if d.kind == MACVLAN and d.mac == endpoint.mac and d.name in names
-        ]
+        mine = [d for d in devices.values() if d.kind == MACVLAN and d.mac in macs and d.name in names]
         with Links(sandbox) as inside:
             inside.delete(*(device.ifindex for device in mine))
 
