@@ -537,6 +537,11 @@ def test_what_is_to_come_encrypted_is_not_believed_in_clear(secret: Peers) -> No
     assert secret.counted(1)["DROP_TUNNEL_SOURCE"] == 1
     assert loses(one.try_, member(2))
     assert secret.counted(1)["DROP_NO_TUNNEL"] == 1
+    # Nothing that comes out of the device is for the host itself.
+    one.sh("ip address add 198.18.0.1/32 dev lo")
+    other.sh(f"ip route add 198.18.0.1/32 dev {SECRET}")
+    assert loses(other.try_, "198.18.0.1")
+    assert secret.counted(1)["DROP_DIRECT"] == 1
     # Out of the device comes what a host of the cluster has, and nothing else.
     with secret.open(1) as programs:
         key = abi.remote_key(secret.network(one).number, ip_address("10.9.2.0"))
