@@ -111,7 +111,7 @@ def host_row(one: HostRow, exact: bool) -> dict[str, Any]:
     }
     if exact:
         more = {"Draining": one.draining, "Self": one.own, "Number": one.peer.number, "MTU": one.peer.mtu}
-        return row | more | {"MacAddress": one.peer.mac}
+        return row | more | {"MacAddress": one.peer.mac, "WireGuardKey": one.peer.wireguard_key}
     row["Name"] += " *" if one.own else ""
     row["State"] += ", draining" if one.draining else ""
     return row
@@ -128,6 +128,19 @@ def drain_host(name: str, off: bool) -> None:
     from datapath.engine import members
 
     click.echo(members.drain(host().settings, name, not off).name)
+
+
+@cluster.command("rotate-key", cls=Command)
+@click.option("-f", "--force", is_flag=True, help="Also if there are hosts that will not hear of it at once.")
+def rotate_key(force: bool) -> None:
+    """Give this host another key for encrypted networks.
+
+    Packets pass meanwhile. Prints the public key, which the other hosts are told by the store.
+    """
+    from datapath.engine import encryption
+
+    with host().changing(create=False) as tx:
+        click.echo(encryption.rotate(tx, force))
 
 
 @cluster.command("forget", cls=Command)

@@ -78,6 +78,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "agent install": ("agent install --root build/root --program /usr/bin/datapathctl",),
     "agent uninstall": ("agent uninstall",),
     "cluster": ("cluster status", "cluster hosts"),
+    "cluster rotate-key": ("cluster rotate-key",),
     "cluster drain-host": ("cluster drain-host h2", "cluster drain-host --off h2"),
     "cluster forget": ("cluster forget h2",),
     "cluster hosts": ("cluster hosts", "cluster hosts --format '{{.Name}} {{.State}}'"),

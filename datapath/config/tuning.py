@@ -43,6 +43,7 @@ _NUMBERS = {
     "max-openings-per-container": (0, _LIMIT),
     "dns-ttl": (0, 24 * 3600),
     "plugin-timeout": (1, 600),
+    "wireguard-port": (1, 65535),
 }
 
 
@@ -54,7 +55,8 @@ class Tuning:
     Of one container, 0 without limit: confirmed connections, openings that were not confirmed. `flood_rate` and
     `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit. `dns_ttl`:
     seconds that containers may keep what a name of ours resolves to; `plugin_timeout`: seconds that a command waits for
-    an answer of a plugin of Docker's. These two apply with the next changing command.
+    an answer of a plugin of Docker's; `wireguard_port`: of UDP, where this host receives what is encrypted. These apply
+    with the next changing command.
     """
 
     max_connections: int = 262144
@@ -69,6 +71,7 @@ class Tuning:
     flood_burst: int = 0
     dns_ttl: int = 0
     plugin_timeout: int = 30
+    wireguard_port: int = 51820
 
     @property
     def config(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ blocks and endpoints are never made: those are in `endpoints`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -121,14 +121,20 @@ def remote_entries(
     network: Network, remotes: Iterable[Remote], blocks: Iterable[Block], numbers: Mapping[str, int]
 ) -> dict[RemoteKey, RemoteValue]:
     """`remote_addrs` of the network: addresses of these endpoints that are in no block of their own host's."""
-    known = tuple(blocks)
     return {
-        RemoteKey(network.number, address): RemoteValue(numbers[remote.peer])
-        for remote in remotes
-        if remote.peer in numbers
-        for address in (remote.ipv4, remote.ipv6)
-        if address is not None and not _has(known, remote.peer, address)
+        RemoteKey(network.number, address): RemoteValue(numbers[peer])
+        for peer, address in exceptions(remotes, blocks)
+        if peer in numbers
     }
+
+
+def exceptions(remotes: Iterable[Remote], blocks: Iterable[Block]) -> Iterator[tuple[str, Address]]:
+    """Addresses of these endpoints that are in no block of their own host's, each behind that host's id."""
+    known = tuple(blocks)
+    for remote in remotes:
+        for address in (remote.ipv4, remote.ipv6):
+            if address is not None and not _has(known, remote.peer, address):
+                yield remote.peer, address
 
 
 def _has(blocks: Iterable[Block], peer: str, address: Address) -> bool:

@@ -8,7 +8,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from datapath.drivers.overlay.spec import PORT
+from datapath.drivers.overlay.device import ensured
+from datapath.drivers.overlay.spec import PORT, encrypted
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, StateError
 from datapath.kernel import netns, sysctl
@@ -17,7 +18,7 @@ from datapath.model.digests import sha256
 from datapath.model.drivers import spec_of
 from datapath.model.networks import Network
 from datapath.model.peers import Peer
-from datapath.store import locking
+from datapath.store import locking, tunnel_keys
 from datapath.store.sole import AGENT
 
 if TYPE_CHECKING:
@@ -37,7 +38,19 @@ def _wanted(tx: Transaction, where: Underlay) -> Peer:
     """This host's row as it should be."""
     ident, known = tx.state.installation_id, me(tx)
     mac = known.mac if known else "02:" + sha256(f"VTEP {ident}".encode())[:5].hex(":")
-    return Peer(ident, os.uname().nodename, known.number if known else 0, where.address, mac, where.mtu)
+    # A key that was taken away is made anew before the others hear that there is none.
+    secret = any(encrypted(network) for network in tx.built if network.spans)
+    keys = (ensured if secret else tunnel_keys.read)(tx.settings.state_dir)
+    return Peer(
+        ident,
+        os.uname().nodename,
+        known.number if known else 0,
+        where.address,
+        mac,
+        where.mtu,
+        wireguard_key=keys[-1].public if keys else "",
+        wireguard_port=tx.config.datapath.wireguard_port if keys else 0,
+    )
 
 
 def joined(tx: Transaction, what: str) -> Cluster:

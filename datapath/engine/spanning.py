@@ -36,21 +36,19 @@ def create(tx: Transaction, request: NetworkRequest) -> Network:
     what = f"network driver {request.driver}"
     store = tx.link.store(what)
     with store.within(joining.PATIENCE):
-        return _create_in(tx, store, request, what)
-
-
-def _create_in(tx: Transaction, store: Cluster, request: NetworkRequest, what: str) -> Network:
-    joining.joined(tx, what)
-    _forget_gone(tx, store)
+        _forget_gone(tx, store)
     planned = networks.plan(tx, request)
+    with store.within(joining.PATIENCE):  # not before it is known that this host can have the network
+        joining.joined(tx, what)
     where = underlay(tx.config.cluster_advertise, tx.observed)
     planned = replace(planned, path_mtu=joining.path_mtu(planned, where))
-    prepare_parts(tx, planned)
+    prepare_parts(tx, planned, what)
     with tx.store.transaction():
         _note(tx, _UNFINISHED, planned.id)
         tx.commit(planned)
     try:
-        made = _create(tx, store, request, planned)
+        with store.within(joining.PATIENCE):
+            made = _create(tx, store, request, planned)
         built = networks.build(tx, made, lambda: _settled(tx, _UNFINISHED, made.id))
     except BaseException:
         left = tx.state.networks.get(planned.id)
@@ -81,10 +79,13 @@ def _create(tx: Transaction, store: Cluster, request: NetworkRequest, planned: N
     return replace(made, phase=Phase.CREATING)
 
 
-def prepare_parts(tx: Transaction, network: Network) -> None:
-    """What the driver needs of the host before anything is changed for the network. InUseError names who has it."""
+def prepare_parts(tx: Transaction, network: Network, what: str) -> None:
+    """What the driver needs of the host before anything is changed for the network, for which the others are told what
+    they need to know of this host. InUseError names who has it."""
     for part, view in tx.parts():
         part.prepare(view, network)
+    with tx.link.store(what).within(joining.PATIENCE):
+        joining.joined(tx, what)
 
 
 def _noted(tx: Transaction, note: str) -> list[str]:
@@ -139,15 +140,17 @@ def adopt(tx: Transaction, name: str) -> Network:
     from datapath.cluster import networks as verbs
 
     store = tx.link.store(f"network {name}")
+    what = f"network {name}"
     with store.within(joining.PATIENCE):
-        joining.joined(tx, f"network {name}")
         found = verbs.find(store, name)
         _forget_gone(tx, store)
     planned = plan_adoption(found, tx.state, tx.facts)
+    tx.driver(planned).require(planned)
     where = underlay(tx.config.cluster_advertise, tx.observed)
     planned = replace(planned, path_mtu=joining.path_mtu(planned, where))
-    tx.driver(planned).require(planned)
-    prepare_parts(tx, planned)
+    with store.within(joining.PATIENCE):
+        joining.joined(tx, what)
+    prepare_parts(tx, planned, what)
     made = networks.build(tx, planned)
     tx.look_again()
     return made

@@ -82,6 +82,16 @@ TUNNEL = Check(
     "packets to and from other hosts that are larger than a frame, or were joined or cut on their way, are lost",
     _ANY,
 )
+ENCRYPTION = Check(
+    "encryption",
+    "packets of encrypted networks to and from other hosts are lost; none leaves in clear",
+    _ANY,
+)
+HANDSHAKE = Check(
+    "handshake",
+    "packets of encrypted networks to and from that host are lost; none leaves in clear",
+    "the way to that host, which has to let its UDP port pass; an agent that is at work there",
+)
 UNDERLAY = Check(
     "underlay",
     "other hosts send to an address that this host does not have, or packets of another size than it takes",

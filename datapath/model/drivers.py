@@ -66,8 +66,8 @@ class Spec:
     name = ""  # what `network create --driver` takes
     scope = Scope.LOCAL
     traits = Traits()
-    # Devices that all networks of the driver have together on the host.
-    shared_devices: ClassVar[tuple[str, ...]] = ()
+    # Devices that all networks of the driver have together on the host, and the programs that take what comes out.
+    shared_devices: ClassVar[Mapping[str, str]] = {}
     plugin = False  # that of all networks whose driver is a plugin, by whatever name
     # What -o takes: the option's name and what parses its value.
     options: ClassVar[Mapping[str, OptionParser]] = {}

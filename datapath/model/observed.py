@@ -17,6 +17,7 @@ from datapath.model.parsing import Address as Address
 from datapath.model.parsing import Interface as Interface
 from datapath.model.parsing import Prefix as Prefix
 from datapath.model.resolv import RESOLVER, NameFacts
+from datapath.model.wireguard import Encryption
 
 Entries = Mapping[Any, Any]
 
@@ -97,7 +98,8 @@ class Observed:
     such networks and are not; `forwarding_spare`: those that were switched on and that nothing needs any more.
     `names`: what rows about names need to know. `tunnel_port`: the UDP port of tunnels, 0: this host is of no cluster;
     `tunnel_device_port`: the one of the device for tunnels, 0: there is no such device. `plugins`: why plugins that
-    networks need are no help, by name and what they have to implement; "": they answer."""
+    networks need are no help, by name and what they have to implement; "": they answer. `encryption`: of encrypted
+    tunnels; None: no network has any."""
 
     network: HostNetwork
     host: Stack
@@ -114,6 +116,7 @@ class Observed:
     names: NameFacts = field(default_factory=NameFacts)
     tunnel_port: int = 0
     tunnel_device_port: int = 0
+    encryption: Encryption | None = None
     plugins: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property

@@ -20,7 +20,7 @@ class Peer:
     """A host of the cluster; this one has a row too. `id`: its installation's, 32 hex digits; `number`: its own in the
     cluster, from 1, and another host's only after it was forgotten; `address`: its end of every tunnel (VTEP), `mac`:
     what frames inside of tunnels to it are addressed to; `mtu`: bytes of an IP packet that its underlay takes;
-    `wireguard_key`: public, base64, "": it has none."""
+    `wireguard_key`: public, base64, "": it has none; `wireguard_port`: of UDP, where it receives what is encrypted."""
 
     id: str
     name: str
@@ -29,6 +29,7 @@ class Peer:
     mac: str
     mtu: int = 1500
     wireguard_key: str = ""
+    wireguard_port: int = 0
     phase: Phase = Phase.READY
 
 

@@ -74,6 +74,7 @@ def install() -> None:
     _around_libbpf(layer)
     _around_netlink(layer)
     _around_bridges(layer)
+    _around_wireguard(layer)
     _around_filters(layer)
     _around_store(layer)
     _around_cluster(layer)
@@ -195,6 +196,20 @@ def _around_bridges(layer: _Layer) -> None:
             return _real(self, command, *rest, **more)
 
         setattr(IPRoute, name, call)
+
+
+def _around_wireguard(layer: _Layer) -> None:
+    from datapath.errors import KernelError
+    from datapath.kernel import wireguard
+
+    real = wireguard.configure
+
+    def configure(name: str, *settings: Any, **own: Any) -> None:
+        if layer.due(f"wireguard {name} {sorted(own)}"):
+            raise KernelError("configure", f"device {name}", errno.ENOMEM)
+        real(name, *settings, **own)
+
+    wireguard.configure = configure
 
 
 def _around_filters(layer: _Layer) -> None:

@@ -14,7 +14,7 @@ import pytest
 import datapath
 from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
-from datapath.kernel import netns
+from datapath.kernel import features, netns
 from datapath.store.cluster import Put
 from tests.net import look
 from tests.net.cluster import STORE, Cluster, Member
@@ -26,6 +26,7 @@ from tests.net.test_overlay import TRIED, clear, hears_of, network_of, reaches_f
 
 MakeCluster = Callable[..., Cluster]
 CREATE = "network create -d overlay ov"
+NO_WIREGUARD = "WireGuard (CONFIG_WIREGUARD), which encrypted networks need"
 
 
 @pytest.fixture
@@ -183,12 +184,35 @@ def test_s23_who_has_the_port_of_tunnels_is_named(clean: Cluster) -> None:
         host.sh("ip link del vx1")
 
 
-def test_s37_encryption_that_this_kernel_has_not_is_refused_before_anything_changes(clean: Cluster) -> None:
-    said = refused_in_time(clean[0], f"{CREATE} -o encrypted")
-    assert (
-        "WireGuard (CONFIG_WIREGUARD), which encrypted networks need" in said or "not available yet" in said
-    )
-    assert clean[1].ctl("network ls -q --filter name=ov") == ""
+@pytest.mark.skipif(features.has_kind("wireguard"), reason="this kernel has WireGuard")
+@pytest.mark.parametrize("option", ["encrypted", "encrypted=true", "com.datapath.transport=wireguard"])
+def test_o14_encryption_that_this_kernel_has_not_is_refused_before_anything_changes(
+    clean: Cluster, third: Member, option: str
+) -> None:
+    """By a host that is a member, and by one that is none yet and does not become one."""
+    before = stored(clean)
+    for host in (clean[0], third):
+        said = refused_in_time(host, f"{CREATE} -o {option}")
+        assert NO_WIREGUARD in said
+    assert stored(clean) == before
+    assert not (clean[0].folder / "state" / "wireguard.key").exists()
+
+
+@pytest.mark.skipif(features.has_kind("wireguard"), reason="this kernel has WireGuard")
+def test_o14_a_host_that_cannot_encrypt_takes_no_part_in_what_another_has_created(clean: Cluster) -> None:
+    clean[0].ctl(CREATE)
+    with clean.etcd.client() as store:
+        ((key, entry),) = store.list("networks/").entries.items()
+        store.txn([], [Put(key, json.dumps(json.loads(entry.value) | {"options": {"encrypted": "true"}}))])
+    before = stored(clean)
+    said = refused_in_time(clean[1], "run -d --network ov sleep 1")
+    assert NO_WIREGUARD in said
+    assert stored(clean) == before and clean[1].ctl("ps -aq") == ""
+
+
+def stored(cluster: Cluster) -> dict[str, str]:
+    with cluster.etcd.client() as store:
+        return {key: entry.value for key, entry in store.list().entries.items()}
 
 
 # ---- what doctor sees, and what puts it right -----------------------------------------------------------

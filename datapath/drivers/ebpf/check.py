@@ -111,8 +111,8 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
     for endpoint in comparison.of_programs():
         if observed.host.at(endpoint.host_ifindex) is not None:
             yield comparison.name(endpoint), "from_container", endpoint.host_ifindex
-    for device in _tunnels(comparison, networks):
-        yield f"device {device.name}", "from_vxlan", device.ifindex
+    for device, hook in _tunnels(comparison, networks):
+        yield f"device {device.name}", hook, device.ifindex
     if comparison.loopback:
         yield "the loopback device", "from_loopback", LOOPBACK
     if networks:
@@ -132,10 +132,11 @@ def _wanted_hooks(comparison: Comparison, networks: list[Network]) -> Iterator[t
                 yield f"uplink {uplink.name}", "xdp_uplink", uplink.ifindex
 
 
-def _tunnels(comparison: Comparison, networks: list[Network]) -> list[Device]:
-    """The devices by which packets come that have been in a tunnel, as far as they are there."""
-    names = dict.fromkeys(name for network in networks for name in spec_of(network).shared_devices)
-    return [device for name in names if (device := comparison.observed.host.devices.get(name))]
+def _tunnels(comparison: Comparison, networks: list[Network]) -> list[tuple[Device, str]]:
+    """The devices by which packets come that have been in a tunnel, as far as they are there, and their programs."""
+    hooks = {name: hook for one in networks for name, hook in spec_of(one).shared_devices.items()}
+    devices = comparison.observed.host.devices
+    return [(devices[name], hook) for name, hook in hooks.items() if name in devices]
 
 
 def _uplinks(comparison: Comparison, networks: list[Network]) -> dict[structs.DeviceKey, structs.DeviceValue]:
@@ -286,8 +287,8 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             rows["ports"] |= entries.port_entries(network, endpoint)
             rows["origins"] |= entries.origin_entries(endpoint)
     check_services.add(rows, comparison, networks)
-    for found_device in _tunnels(comparison, networks):
-        rows["devices"][(found_device.ifindex,)] = structs.DeviceValue(kind="DEVICE_VXLAN")
+    for found_device, hook in _tunnels(comparison, networks):
+        rows["devices"][(found_device.ifindex,)] = structs.DeviceValue(kind=layout.HOOKS[hook].kind)
     if comparison.loopback:
         loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
         rows["devices"][(LOOPBACK,)] = loopback

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from datapath.config.tuning import different, drift
@@ -12,7 +12,7 @@ from datapath.dataplane import upgrade, version
 from datapath.dataplane.attach import HOOK_OF
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import parent_entries, policed, uplink_devices
-from datapath.dataplane.layout import POLICY_HOOK, UPLINK_HOOKS, UPLINK_KINDS, Setup
+from datapath.dataplane.layout import HOOKS, POLICY_HOOK, UPLINK_HOOKS, UPLINK_KINDS, Setup
 from datapath.dataplane.name_entries import NameRows, Touched
 from datapath.dataplane.name_owners import anybody_asks, is_told
 from datapath.dataplane.programs import Dataplane
@@ -21,7 +21,7 @@ from datapath.drivers.context import Context, HostView
 from datapath.drivers.ebpf import addresses, names, services
 from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
-from datapath.kernel.devices import name_of
+from datapath.kernel.devices import find_index, name_of
 from datapath.kernel.links import LOOPBACK
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
@@ -97,6 +97,7 @@ class EbpfHost(HostPart):
         served = [uplink for uplink in view.observed.uplinks if not uplink.unserved]
         parents = parent_entries(view.networks, macvlans.find) if dataplane.has("parents") else {}
         wanted = {to_abi(k): to_abi(v) for k, v in uplink_devices(served, parents).items()}
+        wanted |= _tunnels(view.networks)
         known: dict[Any, Any] = {}
         for kind in UPLINK_KINDS:
             known |= dataplane.devices.having("kind", int(abi.DeviceKind[kind]))
@@ -256,6 +257,14 @@ class EbpfHost(HostPart):
         for hook, index in attached:
             dataplane.detach(hook, index)
         dataplane.remove()
+
+
+def _tunnels(networks: Iterable[Network]) -> dict[Any, Any]:
+    """Rows of devices that drivers have for what has been in a tunnel, and whose program is one of uplinks."""
+    hooks = {name: hook for one in networks for name, hook in spec_of(one).shared_devices.items()}
+    kinds = {name: HOOKS[hook].kind for name, hook in hooks.items() if hook in UPLINK_HOOKS}
+    found = ((find_index(name), kind) for name, kind in kinds.items())
+    return {abi.device_key(i): abi.device(kind=int(abi.DeviceKind[kind])) for i, kind in found if i}
 
 
 def _gateways_of(dataplane: Dataplane, network: Network) -> set[Any]:

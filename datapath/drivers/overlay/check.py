@@ -8,13 +8,18 @@ from collections.abc import Iterator
 
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.ebpf.check import Rows, of_maps
-from datapath.drivers.overlay import announced
+from datapath.drivers.overlay import announced, encryption
 from datapath.drivers.overlay import rows as tables
-from datapath.drivers.overlay.spec import TUNNEL_DEVICE
-from datapath.model.checks import ANNOUNCED, DOWN, OWED, TUNNEL, UNDERLAY
+from datapath.drivers.overlay.spec import ENCRYPTED_DEVICE, TUNNEL_DEVICE, encrypted
+from datapath.model.checks import ANNOUNCED, DOWN, ENCRYPTION, HANDSHAKE, MTU, OWED, TUNNEL, UNDERLAY
 from datapath.model.findings import Finding
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
+from datapath.model.wireguard import WireGuardDevice
+
+# Seconds: by packets of nothing each session is renewed after 120 to 180. Bytes that have been sent to a host after
+# three times without an answer: 148 of each.
+_SILENT, _TRIES = 300, 3 * 148
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -25,6 +30,7 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
         yield Finding(OWED, "the cluster store", f"{len(keys)} keys are still to be written: {shown}")
     if networks:
         yield from _device(comparison)
+        yield from _encryption(comparison, networks)
         yield from _underlay(comparison)
         yield from _announced(comparison, networks)
     if comparison.observed.programs.loaded:
@@ -50,6 +56,54 @@ def _device(comparison: Comparison) -> Iterator[Finding]:
     device = observed.host.devices.get(TUNNEL_DEVICE)
     if device is not None and not device.up:
         yield Finding(DOWN, subject, f"device {TUNNEL_DEVICE} is down", ("", TUNNEL_DEVICE))
+
+
+def _encryption(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+    """The device of encrypted tunnels, this host's key, and the other hosts that the device is to know."""
+    end, own = comparison.observed.encryption, tables.own_peer(comparison.state)
+    if end is None or own is None:
+        return
+    subject = "encryption"
+    if not end.key or end.key != own.wireguard_key:
+        yield Finding(
+            ENCRYPTION, subject, end.why or "the other hosts were told another key than this host's"
+        )
+    if end.device is None:
+        yield Finding(ENCRYPTION, subject, f"device {ENCRYPTED_DEVICE} is gone, or another's")
+        return
+    if end.device.key != own.wireguard_key:
+        yield Finding(
+            ENCRYPTION, subject, f"device {ENCRYPTED_DEVICE} has another key than the others were told"
+        )
+    if (end.device.port, own.wireguard_port) != (end.port, end.port):
+        detail = f"device {ENCRYPTED_DEVICE} is for UDP port {end.device.port}, the others were told "
+        yield Finding(ENCRYPTION, subject, f"{detail}{own.wireguard_port}, and daemon.json says {end.port}")
+    found = comparison.observed.host.devices.get(ENCRYPTED_DEVICE)
+    if found is not None and found.mtu != end.mtu:
+        yield Finding(MTU, subject, f"device {ENCRYPTED_DEVICE} has MTU {found.mtu}, not {end.mtu}")
+    if found is not None and not found.up:
+        yield Finding(DOWN, subject, f"device {ENCRYPTED_DEVICE} is down", ("", ENCRYPTED_DEVICE))
+    yield from _peers(comparison, end.device, networks, end.now)
+
+
+def _peers(
+    comparison: Comparison, device: WireGuardDevice, networks: list[Network], now: float
+) -> Iterator[Finding]:
+    wanted = encryption.peers(comparison.state, networks)
+    names = {peer.wireguard_key: f"host {peer.name}" for peer in comparison.state.peers.values()}
+    for key, peer in wanted.items():
+        there = device.peers.get(key)
+        if there is None:
+            yield Finding(ENCRYPTION, names[key], f"device {ENCRYPTED_DEVICE} does not know it")
+        elif there.prefixes != peer.prefixes:
+            yield Finding(ENCRYPTION, names[key], f"device {ENCRYPTED_DEVICE} has other addresses for it")
+        elif there.handshake and now - there.handshake > _SILENT:
+            yield Finding(HANDSHAKE, names[key], f"it has not answered for {now - there.handshake:.0f} s")
+        elif not there.handshake and there.sent > _TRIES:
+            yield Finding(HANDSHAKE, names[key], "it has never answered")
+    for key in device.peers.keys() - wanted.keys():
+        subject = names.get(key, f"key {key}")
+        yield Finding(ENCRYPTION, subject, f"device {ENCRYPTED_DEVICE} knows it, and nothing needs that")
 
 
 def _underlay(comparison: Comparison) -> Iterator[Finding]:
@@ -89,4 +143,6 @@ def _wanted(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     found = tables.wanted(comparison.state, networks, observed.network)
     device = observed.host.devices.get(TUNNEL_DEVICE)
     index = device.ifindex if device else 0
-    return found | tables.own_end(comparison.state, networks, index, observed.tunnel_port)
+    secret = observed.host.devices.get(ENCRYPTED_DEVICE) if any(map(encrypted, networks)) else None
+    end = (index, observed.tunnel_port, secret.ifindex if secret else 0)
+    return found | tables.own_end(comparison.state, networks, *end)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from datapath.drivers.base import Repair
 from datapath.drivers.comparison import Comparison
 from datapath.drivers.ebpf.driver import EbpfBridge
-from datapath.drivers.overlay.spec import OVERLAY, TUNNEL_DEVICE, available, transport
-from datapath.errors import ConfigError, NotSupportedError
+from datapath.drivers.overlay.spec import OVERLAY, TUNNEL_DEVICE, encrypted
+from datapath.errors import NotSupportedError
 from datapath.kernel import features, vxlans
 from datapath.kernel.vxlans import KIND as VXLAN
 from datapath.model.findings import Check, Finding
@@ -26,10 +26,8 @@ class Overlay(EbpfBridge):
         super().require(network)
         if vxlans.port_of(TUNNEL_DEVICE) is None and not features.has_kind(VXLAN):
             raise NotSupportedError("VXLAN devices (CONFIG_VXLAN), which overlay networks need")
-        if transport(network) == WIREGUARD and not features.has_kind(WIREGUARD):
+        if encrypted(network) and not features.has_kind(WIREGUARD):
             raise NotSupportedError("WireGuard (CONFIG_WIREGUARD), which encrypted networks need")
-        if not available(network):
-            raise ConfigError(f"the transport {transport(network)} is not available yet")
 
     @staticmethod
     def check(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:

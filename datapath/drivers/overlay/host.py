@@ -9,17 +9,19 @@ from typing import Any
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
-from datapath.drivers.context import HostView
+from datapath.drivers.context import Context, HostView
 from datapath.drivers.overlay import announced
 from datapath.drivers.overlay import rows as tables
+from datapath.drivers.overlay.device import EncryptedTunnels
 from datapath.drivers.overlay.rows import MAPS, Tables, own_peer
-from datapath.drivers.overlay.spec import OVERLAY, PORT, TUNNEL_DEVICE
+from datapath.drivers.overlay.spec import ENCRYPTED_DEVICE, OVERLAY, PORT, TUNNEL_DEVICE, encrypted
 from datapath.errors import InUseError, KernelError
 from datapath.kernel import abi, vxlans
 from datapath.kernel.devices import find_index
 from datapath.model.drivers import spec_of
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Peer, Remote
+from datapath.store import tunnel_keys
 
 
 def port(view: HostView) -> int:
@@ -30,14 +32,21 @@ def port(view: HostView) -> int:
 class OverlayHost(HostPart):
     """What overlay networks have on the host for all of them together."""
 
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._tunnels = EncryptedTunnels(context)
+
     def refresh(self, view: HostView) -> None:
         """After the programs were loaded anew, all rows; else what the host's own changes ask for."""
         dataplane, own = self._dataplane(), own_peer(view.state)
+        if not any(map(encrypted, view.networks)):
+            self._tunnels.remove(view)  # it was made for one that was not built
         if dataplane is None or own is None or not view.networks:
             return
         blank = dataplane.tunnel[0] == abi.tunnel()
         index = ensure_device(port(view), own.mac)
         key = abi.device_key(index)
+        encrypted_index = self._tunnels.follow(view, view.networks)
         if blank:
             _write(dataplane, tables.wanted(view.state, view.networks, view.observed))
         _tell_tunnel(dataplane, view, index)
@@ -45,8 +54,16 @@ class OverlayHost(HostPart):
         if dataplane.devices.get(key) != device:
             dataplane.devices[key] = device
         dataplane.attach("from_vxlan", index)
+        if encrypted_index:
+            dataplane.devices[abi.device_key(encrypted_index)] = abi.device(
+                kind=int(abi.DeviceKind.DEVICE_TUNNEL)
+            )
+            dataplane.attach("from_tunnel", encrypted_index)
         self._forget_devices(dataplane, index)
         announced.follow(view.state, view.networks)
+
+    def idle(self, view: HostView) -> None:
+        self._tunnels.remove(view)
 
     def _dataplane(self) -> Dataplane | None:
         """The programs, if they are loaded and of a version that knows other hosts."""
@@ -65,6 +82,7 @@ class OverlayHost(HostPart):
         own = own_peer(view.state)
         if spec_of(network) is OVERLAY and own is not None:
             ensure_device(port(view), own.mac)
+            self._tunnels.follow(view, (*view.networks, network))
 
     def write_peers(self, before: HostView, after: HostView, rows: tuple[Peer | Block | Remote, ...]) -> None:
         """See HostPart."""
@@ -74,6 +92,9 @@ class OverlayHost(HostPart):
         new = tables.concerned(after.state, after.networks, after.observed, rows)
         old = tables.concerned(before.state, after.networks, after.observed, rows)
         _delete(dataplane, tables.without(old, new))
+        secret = {network.id for network in after.networks if encrypted(network)}
+        if secret and any(isinstance(row, Peer) or row.network_id in secret for row in rows):
+            self._tunnels.tell(after, after.networks)
         _write(dataplane, new)
         changed = {row.network_id for row in rows if isinstance(row, Block)}
         announced.follow(after.state, (one for one in after.networks if one.id in changed))
@@ -93,6 +114,8 @@ class OverlayHost(HostPart):
         """All rows of a network that is being built, and of the other hosts if it is the first."""
         dataplane = self._dataplane()
         if dataplane is not None and spec_of(network) is OVERLAY:
+            if encrypted(network):
+                self._tunnels.tell(view, view.networks)
             _write(dataplane, tables.wanted(view.state, [network], view.observed))
             announced.follow(view.state, [network])
 
@@ -106,14 +129,26 @@ class OverlayHost(HostPart):
                 field = "network" if name != "vnis" else "vni"
                 mine = network.vni if name == "vnis" else network.number
                 rows.delete_many([key for key in rows if getattr(key, field) == mine])
+        if not any(map(encrypted, view.networks)):
+            self._forget_tunnels(dataplane, view)
         if not view.networks:
             self.remove(view)
         elif dataplane is not None and own_peer(view.state) is not None:
             _tell_tunnel(dataplane, view, find_index(TUNNEL_DEVICE) or 0)
 
+    def _forget_tunnels(self, dataplane: Dataplane | None, view: HostView) -> None:
+        """The device of encrypted tunnels."""
+        index = find_index(ENCRYPTED_DEVICE)
+        self._tunnels.remove(view)
+        if dataplane is not None and index is not None and find_index(ENCRYPTED_DEVICE) is None:
+            dataplane.devices.pop(abi.device_key(index), None)
+            dataplane.detach("from_tunnel", index, device_gone=True)
+
     def remove(self, view: HostView) -> None:
-        """The device, and what is known of other hosts."""
+        """The devices, this host's key, and what is known of other hosts."""
         dataplane = self._dataplane()
+        self._forget_tunnels(dataplane, view)
+        tunnel_keys.discard(self.context.settings.state_dir)
         if dataplane is not None:
             dataplane.tunnel[0] = abi.tunnel()
             for name in MAPS:
@@ -127,7 +162,11 @@ class OverlayHost(HostPart):
                 dataplane.detach("from_vxlan", index, device_gone=True)
 
     def look(self, view: HostView) -> dict[str, object]:
-        return {"tunnel_port": port(view), "tunnel_device_port": vxlans.port_of(TUNNEL_DEVICE) or 0}
+        return {
+            "tunnel_port": port(view),
+            "tunnel_device_port": vxlans.port_of(TUNNEL_DEVICE) or 0,
+            "encryption": self._tunnels.look(view),
+        }
 
 
 def ensure_device(wanted: int, mac: str) -> int:
@@ -152,7 +191,9 @@ def ensure_device(wanted: int, mac: str) -> int:
 
 def _tell_tunnel(dataplane: Dataplane, view: HostView, index: int) -> None:
     """This host's own end, as far as it is otherwise now."""
-    wanted = to_abi(tables.own_end(view.state, view.networks, index, port(view))["tunnel"][(0,)])
+    secret = find_index(ENCRYPTED_DEVICE) if any(map(encrypted, view.networks)) else None
+    end = tables.own_end(view.state, view.networks, index, port(view), secret or 0)
+    wanted = to_abi(end["tunnel"][(0,)])
     if dataplane.tunnel[0] != wanted:
         dataplane.tunnel[0] = wanted
 

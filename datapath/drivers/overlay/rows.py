@@ -46,13 +46,14 @@ def on_link(peer: Peer, observed: HostNetwork) -> bool:
     )
 
 
-def own_end(state: State, networks: Iterable[Network], ifindex: int, port: int) -> Tables:
-    """The row of `tunnel`; none: this host is of no cluster. `ifindex`: of the device for tunnels."""
+def own_end(state: State, networks: Iterable[Network], ifindex: int, port: int, wireguard: int = 0) -> Tables:
+    """The row of `tunnel`; none: this host is of no cluster. `ifindex`: of the device for tunnels; `wireguard`: of that
+    of encrypted ones."""
     own = own_peer(state)
     if own is None:
         return {"tunnel": {}}
     direct = any(_TRANSPORTS[transport(network)] == "TRANSPORT_DIRECT" for network in networks)
-    number, value = entries.tunnel_entry(own, ifindex, port, direct=direct)
+    number, value = entries.tunnel_entry(own, ifindex, port, wireguard, direct=direct)
     return {"tunnel": {(number,): value}}
 
 
@@ -70,7 +71,7 @@ def wanted(state: State, networks: Iterable[Network], observed: HostNetwork) -> 
 def _add_peer(found: Tables, peer: Peer, state: State, observed: HostNetwork) -> None:
     if peer.id == state.installation_id:
         return
-    rows = entries.peer_entries(peer, direct=on_link(peer, observed))
+    rows = entries.peer_entries(peer, direct=on_link(peer, observed), wireguard=bool(peer.wireguard_key))
     found["peers"][rows.peer[0]] = rows.peer[1]
     found["vteps"][rows.vtep[0]] = rows.vtep[1]
 

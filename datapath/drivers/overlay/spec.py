@@ -11,8 +11,6 @@ from datapath.drivers.pairs.spec import truth
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Scope, Traits
 from datapath.model.networks import (
-    AUTO,
-    DIRECT,
     OPT_ALLOW,
     OPT_ANNOUNCE,
     OPT_DENY,
@@ -36,13 +34,15 @@ from datapath.model.networks import (
 )
 
 TUNNEL_DEVICE = "dp-vxlan"  # of all overlay networks of a host together
+ENCRYPTED_DEVICE = "dp-wg"  # of those among them that are encrypted
+# Bytes that encryption adds to an IP packet, by the IP version of the hosts' addresses.
+ENCRYPTION_OVERHEAD = {4: 60, 6: 80}
 MAX_VNI = 0xFFFFFF
 PORT = "cluster port"  # the note of the UDP port that all hosts of the cluster receive tunnels at
 _SHARED = (  # with bridge networks
     *(OPT_MTU, OPT_ICC, OPT_MASQUERADE, OPT_HOST_BINDING, OPT_IFACE_PREFIX, OPT_DEVICE),
     *(OPT_ALLOW, OPT_DENY, OPT_NAMES, OPT_DOMAIN, OPT_RESOLVER),
 )
-_AVAILABLE = (VXLAN, DIRECT, AUTO)
 
 
 def _vnis(name: str, value: str) -> str:
@@ -70,7 +70,10 @@ class OverlaySpec(EbpfBridge):
     name = "overlay"
     scope = Scope.GLOBAL
     traits = Traits(programs=True)
-    shared_devices = (TUNNEL_DEVICE,)
+    shared_devices: ClassVar[Mapping[str, str]] = {
+        TUNNEL_DEVICE: "from_vxlan",
+        ENCRYPTED_DEVICE: "from_tunnel",
+    }
     options: ClassVar[Mapping[str, OptionParser]] = {
         **{name: EbpfBridge.options[name] for name in _SHARED},
         OPT_ENCRYPTED: _encrypted,
@@ -106,8 +109,8 @@ class OverlaySpec(EbpfBridge):
 
 def transport(network: Network) -> str:
     """One of TRANSPORTS."""
-    encrypted = network.options.get(OPT_ENCRYPTED) == "true"
-    return WIREGUARD if encrypted else network.options.get(OPT_TRANSPORT, VXLAN)
+    wanted = network.options.get(OPT_ENCRYPTED) == "true"
+    return WIREGUARD if wanted else network.options.get(OPT_TRANSPORT, VXLAN)
 
 
 def vni_of(network: Network) -> int:
@@ -115,9 +118,9 @@ def vni_of(network: Network) -> int:
     return int(network.options.get(OPT_VNIS) or 0)
 
 
-def available(network: Network) -> bool:
-    """There are programs for its way to other hosts."""
-    return transport(network) in _AVAILABLE
+def encrypted(network: Network) -> bool:
+    """Its packets go to other hosts by WireGuard, or not at all."""
+    return transport(network) == WIREGUARD
 
 
 def overhead(network: Network, version: int) -> int:
@@ -126,7 +129,7 @@ def overhead(network: Network, version: int) -> int:
         case "direct":
             return 0
         case "wireguard":
-            return 60 if version == 4 else 80
+            return ENCRYPTION_OVERHEAD[version]
         case _:
             return 50 if version == 4 else 70
 

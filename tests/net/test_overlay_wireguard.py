@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encrypted overlay networks: WireGuard's device, each host's key, what the others are told of it, and another key
+while packets pass. In a lab machine, where this kernel has no WireGuard: docs/lab.md."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from datapath.kernel import features
+from datapath.store import tunnel_keys
+from tests.net import faults, forked, look
+from tests.net.cluster import Cluster, Member, agents, remove, rows
+from tests.net.hosts import eventually, loses, pinging, sent_and_lost
+from tests.net.test_doctor import doctor, failed_checks
+from tests.net.test_faults import fault, quiet_ends
+from tests.net.test_overlay import TRIED, clear, hears_of, reaches_from
+
+pytestmark = pytest.mark.skipif(not features.has_kind("wireguard"), reason="this kernel has no WireGuard")
+SUBNET = "10.7.0.0/16"
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Cluster) -> Iterator[Cluster]:
+    """The encrypted network `ov` with the container `a` on the first host and `b` on the second; an agent on each."""
+    cluster[0].ctl(f"network create -d overlay -o encrypted --subnet {SUBNET} ov")
+    with agents(cluster.hosts):
+        cluster[0].run("a", "--network ov")
+        cluster[1].run("b", "--network ov")
+        yield cluster
+        clear(cluster)
+
+
+def key_of(host: Member) -> str:
+    """The public key that the host has told the others."""
+    (own,) = (row for row in rows(host, "peers") if row["name"] == host.name)
+    return str(own["wireguard_key"])
+
+
+def file_of(host: Member) -> Path:
+    return host.folder / "state" / tunnel_keys.NAME
+
+
+def well(cluster: Cluster) -> None:
+    """Both containers reach each other, and `doctor` has nothing to say."""
+    for host, name, other, peer in ((cluster[0], "a", cluster[1], "b"), (cluster[1], "b", cluster[0], "a")):
+        assert reaches_from(host, name, other.address(peer, "ov"))
+    for host in cluster:
+        assert doctor(host) == []
+
+
+@contextmanager
+def captured(host: Member) -> Iterator[list[str]]:
+    """What leaves the host and comes to it meanwhile, without what is about its neighbours and the store."""
+    found: list[str] = []
+    quiet = "not arp and not icmp6 and not tcp"
+    command = ["tcpdump", "-n", "-l", "-i", "eth0", "--immediate-mode", quiet]
+    process = host.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None and process.stdout is not None
+    while "listening on" not in process.stderr.readline():
+        pass
+    yield found
+    process.terminate()
+    found += process.communicate()[0].splitlines()
+
+
+def test_s23_members_of_an_encrypted_network_reach_each_other_at_once(pair: Cluster) -> None:
+    for host, name, other, peer in ((pair[0], "a", pair[1], "b"), (pair[1], "b", pair[0], "a")):
+        said = host.in_(name, f"ping -n -c {TRIED} -i 0.2 -W 10 {other.address(peer, 'ov')}")
+        assert " 0% packet loss" in said and "ttl=64" in said
+        assert "mtu 1440" in host.in_(name, "ip link show eth0")
+    well(pair)
+
+
+def test_o14_nothing_of_an_encrypted_network_leaves_in_clear(pair: Cluster) -> None:
+    """Not even while the device is gone."""
+    theirs = pair[1].address("b", "ov")
+    with captured(pair[0]) as found:
+        assert reaches_from(pair[0], "a", theirs)
+        pair[0].sh("ip link del dp-wg")
+        assert loses(lambda command: pair[0].try_in("a", command), theirs)
+    ends = (f"{pair[0].vtep}.51820", f"{pair[1].vtep}.51820")
+    assert found and [line for line in found if not all(end in line for end in ends)] == []
+    pair[0].ctl("reconcile")
+    well(pair)
+
+
+def test_s37_a_private_key_is_in_its_file_alone(pair: Cluster) -> None:
+    with pair.etcd.client() as store:
+        told = "".join(entry.value for entry in store.list().entries.values())
+    for host in pair:
+        (key,) = tunnel_keys.read(host.folder / "state")
+        assert stat.S_IMODE(file_of(host).stat().st_mode) == 0o600
+        assert key.public == key_of(host) and key.public in told and key.private not in told
+        database = b"".join(path.read_bytes() for path in (host.folder / "state").glob("datapath.db*"))
+        assert key.private.encode() not in database
+        said = host.ctl("cluster hosts --format json") + host.ctl("network inspect ov") + host.ctl("doctor")
+        assert key.private not in said
+
+
+def test_s23_an_address_of_another_hosts_block_is_believed_from_who_has_it(pair: Cluster) -> None:
+    theirs = pair[0].address("a", "ov")
+    wanted = theirs.rpartition(".")[0] + ".33"
+    pair[1].run("guest", f"--network ov --ip {wanted}")
+    try:
+        with eventually() as until:
+            until(lambda: f"{wanted}/32" in pair[0].sh("wg show dp-wg allowed-ips"))
+        assert reaches_from(pair[0], "a", wanted)
+    finally:
+        remove(pair[1], "guest")
+    with eventually() as until:
+        until(lambda: f"{wanted}/32" not in pair[0].sh("wg show dp-wg allowed-ips"))
+    well(pair)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ("ip link del dp-wg", "encryption"),
+        ("ip link set dp-wg down", "down"),
+        ("ip link set dp-wg mtu 1300", "mtu"),
+        ("wg set dp-wg listen-port 4444", "encryption"),
+        ("wg genkey > /tmp/k; wg set dp-wg private-key /tmp/k; rm /tmp/k", "encryption"),
+        ("wg set dp-wg peer $(wg show dp-wg peers) remove", "encryption"),
+        ("wg set dp-wg peer $(wg show dp-wg peers) allowed-ips 10.7.200.0/24", "encryption"),
+        ("wg set dp-wg peer $(wg genkey) allowed-ips 10.7.200.0/24", "encryption"),
+    ],
+)
+def test_s30_what_becomes_of_the_device_is_seen_and_put_right(pair: Cluster, fault: str, check: str) -> None:
+    pair[0].sh(["sh", "-c", fault])
+    assert check in failed_checks(pair[0])
+    pair[0].ctl("reconcile")
+    well(pair)
+
+
+def test_s30_a_host_that_does_not_answer_is_named(pair: Cluster) -> None:
+    """As where its UDP port is closed on the way."""
+    pair[1].sh("ip link set dp-wg down")
+    pair[0].sh(["sh", "-c", "wg set dp-wg peer $(wg show dp-wg peers) remove"])
+    pair[0].ctl("reconcile")
+    for _ in range(3):
+        reaches_from(pair[0], "a", pair[1].address("b", "ov"))
+    with eventually() as until:
+        until(lambda: "handshake" in failed_checks(pair[0]))
+    pair[1].ctl("reconcile")
+    with eventually() as until:
+        until(lambda: doctor(pair[0]) == [])
+    well(pair)
+
+
+def knows(host: Member, key: str, before: str) -> None:
+    """Waits until the host has heard of the other one's key."""
+    with eventually() as until:
+        until(lambda: key in host.sh("wg show dp-wg peers") and before not in host.sh("wg show dp-wg peers"))
+
+
+# ---- another key ---------------------------------------------------------------------------------------
+
+
+def test_s23_no_packet_is_lost_while_a_host_gets_another_key(pair: Cluster) -> None:
+    within = [("nsenter", f"--net=/proc/{pair[n].process(name)}/ns/net") for n, name in ((0, "a"), (1, "b"))]
+    there = pinging(pair[0], pair[1].address("b", "ov"), 71, 0.02, within[0])
+    back = pinging(pair[1], pair[0].address("a", "ov"), 72, 0.02, within[1])
+    for host in pair:
+        before = key_of(host)
+        said = host.ctl("cluster rotate-key")
+        assert said == key_of(host) == host.sh("wg show dp-wg public-key").strip() != before
+        knows(pair[1] if host is pair[0] else pair[0], said, before)
+    for process in (there, back):
+        sent, lost = sent_and_lost(process)
+        print(f"{sent} packets, {lost} lost")
+        assert sent > 0 and lost == 0
+    well(pair)
+
+
+def test_s30_a_key_that_the_store_does_not_hear_of_is_not_taken(pair: Cluster) -> None:
+    before = key_of(pair[0])
+    with pair.store_away():
+        assert "does not answer" in pair[0].refused("cluster rotate-key")
+        assert reaches_from(pair[0], "a", pair[1].address("b", "ov"))
+    (key,) = tunnel_keys.read(pair[0].folder / "state")
+    assert key.public == key_of(pair[0]) == before
+    with eventually() as until:
+        until(lambda: doctor(pair[0]) == [])
+    well(pair)
+
+
+def test_s30_a_host_that_would_not_hear_of_the_key_is_named(pair: Cluster) -> None:
+    third = pair.add()
+    third.run("c", "--network ov")
+    try:
+        with eventually() as until:
+            until(lambda: "h3" in {row["name"] for row in rows(pair[0], "peers")})
+            until(lambda: third.sh("wg show dp-wg public-key").strip() in pair[0].sh("wg show dp-wg peers"))
+        assert reaches_from(pair[0], "a", third.address("c", "ov"))
+        assert "no agent is at work on h3" in pair[0].refused("cluster rotate-key")
+        assert pair[0].ctl("cluster rotate-key --force") == key_of(pair[0])
+        hears_of(third, "ov")
+        assert reaches_from(third, "c", pair[0].address("a", "ov"))
+    finally:
+        remove(third, "c")
+        third.ctl("down")
+    assert not file_of(third).exists()
+    assert look.devices(third.sh).keys() == {"lo", "eth0"}
+    well(pair)
+
+
+def test_s30_a_command_that_is_killed_at_any_step_of_another_key_loses_nothing(pair: Cluster) -> None:
+    host = pair[0]
+    forked.in_child.extend([quiet_ends, faults.install])
+    try:
+        assert host.try_ctl("cluster rotate-key").returncode == 0
+        steps = faults.last().steps
+        assert steps > 5
+        for kind in ("kill", "error"):
+            for number in range(1, steps + 1):
+                fault(host, "cluster rotate-key", kind, number)
+                host.try_ctl("reconcile")
+                with eventually() as until:
+                    until(lambda: doctor(host) == [])
+                assert reaches_from(host, "a", pair[1].address("b", "ov")), f"{kind}@{number}"
+    finally:
+        forked.in_child.clear()
+    (key,) = tunnel_keys.read(host.folder / "state")
+    assert key.public == key_of(host)
+    well(pair)
+
+
+# ---- what is refused, and the end ------------------------------------------------------------------------
+
+
+def test_s37_who_has_the_port_is_named(pair: Cluster) -> None:
+    third = pair.add(config={"datapath": {"wireguard-port": 4789}})
+    said = third.refused("run -d --network ov sleep 1")
+    assert "UDP port 4789, at which this host is to receive encrypted packets, is taken by" in said
+    third.configure({**pair.settings, "datapath": {"wireguard-port": 4500}})
+    third.run("c", "--network ov")
+    with eventually() as until:
+        until(lambda: f"{third.vtep}:4500" in pair[0].sh("wg show dp-wg endpoints"))
+    assert reaches_from(third, "c", pair[0].address("a", "ov"))
+    remove(third, "c")
+    third.ctl("down")
+
+
+def test_s31_the_device_goes_with_the_last_encrypted_network(pair: Cluster) -> None:
+    pair[0].ctl("network create -d overlay clear")
+    clear_of = [host.folder / "state" for host in pair]
+    for host, name in ((pair[0], "a"), (pair[1], "b")):
+        remove(host, name)
+    pair[0].ctl("network rm ov")
+    assert "dp-wg" not in look.devices(pair[0].sh)
+    assert doctor(pair[0]) == []
+    pair[0].ctl("network create -d overlay -o com.datapath.transport=wireguard ov")
+    pair[0].run("a", "--network ov")
+    pair[1].run("b", "--network ov")
+    well(pair)
+    pair[0].ctl("network rm clear")
+    assert [tunnel_keys.read(folder) != () for folder in clear_of] == [True, True]
