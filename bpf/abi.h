@@ -383,7 +383,8 @@ enum conn_flag {
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 	CONN_QUESTION =
 		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
-	CONN_SERVICE = 8,  /* to a backend of a service; other than over TCP `ack` is the backend's number */
+	CONN_SERVICE =
+		8, /* to a backend of a service; other than over TCP `ack` is the backend's number */
 	CONN_COUNTED = 16, /* likewise, and it is counted in `loads` */
 };
 
@@ -754,6 +755,12 @@ struct tunnel {
 	__u32 flags;	 /* enum tunnel_flag */
 	__be16 port;	 /* of UDP, where every host receives */
 	__u8 mac[6];	 /* that frames to it are addressed to, and its own come from */
+};
+
+/* epoch: ARRAY of one. What the programs remember of rows counts as long as this stays as it is: whoever has written rows
+ * of networks, devices, endpoints or overlays writes another number. */
+struct epoch {
+	__u64 changed; /* ns, CLOCK_MONOTONIC, of the last change */
 };
 
 /* callers: other hosts that have asked a member of this one. They ask in the name of the gateway, which every host has. The

@@ -6,6 +6,7 @@
  */
 #include "lib/answers.h"
 #include "lib/detours.h"
+#include "lib/flows.h"
 #include "lib/forward.h"
 #include "lib/fragments.h"
 #include "lib/groups.h"
@@ -291,7 +292,7 @@ static __always_inline bool answers_caller(const struct packet *p, const struct 
 
 /* A member on another host. What becomes of a datagram's first fragment is not known here: the later ones meet the same. */
 static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
-				     const struct device *device)
+				     const struct device *device, const struct network *net)
 {
 	struct scratch *room = scratch();
 
@@ -305,19 +306,26 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 	room->sides.client_network = device->network;
 	room->sides.client_endpoint = device->endpoint;
 	room->sides.key.proto = 0;
+	flow_check(room);
+	/* A limit is asked for each packet; and what may be a question is looked at. */
+	if (device->limited || !(net->flags & NETWORK_ICC) || p->tuple.dport == DNS_PORT)
+		room->flow_is_new = 0;
 	return go_on(skb, TAIL_TO_PEER);
 }
 
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct packet *p = packet_new();
+	int reason, verdict = flow_leaves(skb);
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
-	int reason, verdict;
 	bool remote, serves;
+	struct packet *p;
 
+	if (verdict != NO_VERDICT)
+		return verdict;
+	p = packet_new();
 	if (!p)
 		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
@@ -369,7 +377,7 @@ int from_container(struct __sk_buff *skb)
 			return drop(skb, reason);
 	}
 	if (remote || (!endpoint && answers_caller(p, net, device)))
-		return to_remote(skb, p, device);
+		return to_remote(skb, p, device, net);
 	verdict = NO_VERDICT;
 	if (!may_send(skb, p, device))
 		verdict = drop(skb, DROP_BANDWIDTH);

@@ -79,7 +79,7 @@ int from_peer(struct __sk_buff *skb)
 	struct vxlan_link link = {};
 	struct packet *p;
 	__u32 network, peer;
-	bool whole;
+	bool whole, bare;
 	int reason;
 	__u8 ecn;
 
@@ -88,10 +88,12 @@ int from_peer(struct __sk_buff *skb)
 	p = &room->packet;
 	network = room->sides.client_network;
 	if (network) {
+		flow_check(room);
+		bare = p->lacks;
 		reason = direct_check(skb, p, network);
 		if (reason)
 			return drop(skb, reason);
-		return peer_receive(skb, p, network, 0, 0);
+		return peer_receive(skb, p, network, 0, 0, bare ? 0 : room->until);
 	}
 	if (p->length - (p->l4 - L3) < offsetof(struct vxlan_link, inner))
 		return not_ours(skb);
@@ -113,11 +115,12 @@ int from_peer(struct __sk_buff *skb)
 	/* Segments that have become one packet stay marked as a tunnel's when a program takes the headers away, and who
 	 * cuts it up again would look for them. */
 	ecn = packet_ecn(p);
+	flow_check_outer(room, p, link.vxlan.vni);
 	if (skb->gso_size || vxlan_pull(skb, p, link.inner.h_proto))
 		return to_device(skb, own);
 	__builtin_memset(p, 0, sizeof(*p));
 	reason = packet_parse(skb, p);
 	if (reason)
 		return drop(skb, reason);
-	return peer_receive(skb, p, network, peer, ecn);
+	return peer_receive(skb, p, network, peer, ecn, bpf_ktime_get_coarse_ns() + WAY_LIFE);
 }

@@ -47,5 +47,5 @@ int from_vxlan(struct __sk_buff *skb)
 		return drop(skb, reason);
 	if (mac_is_group(p->dst_mac))
 		return drop(skb, DROP_TUNNEL_FRAME);
-	return peer_receive(skb, p, network, peer, 0);
+	return peer_receive(skb, p, network, peer, 0, 0);
 }

@@ -6,6 +6,7 @@
  */
 #include "lib/encap.h"
 #include "lib/exits.h"
+#include "lib/flows.h"
 #include "lib/links.h"
 #include "lib/overlay.h"
 #include "lib/ways.h"
@@ -115,6 +116,7 @@ static __always_inline int by_link(struct __sk_buff *skb, struct packet *p, stru
 	route_hop(&room->fib, &hop);
 	if (!addr_equal(&hop, &peer->addr))
 		return NO_VERDICT;
+	flow_learn_way(skb, room, p, mtu);
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
 
@@ -164,6 +166,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 {
 	bool v6 = !addr_is_v4(&peer->addr);
 	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
+	struct tx_flow *flow;
 	int route, error;
 
 	if (!way_is_to(room, own, peer, vxlan_sport(p)))
@@ -181,6 +184,11 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 	    !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
 	    xfrm_closed_out(&room->leaving, &room->leaving))
 		return by_device(skb, overlay, own, peer);
+	flow = v6 ? NULL : flow_learn_way(skb, room, p, mtu);
+	if (flow) {
+		flow->overhead = overhead;
+		vxlan_make(&flow->made, p, &room->leaving, own, peer, overlay->vni);
+	}
 	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
 		   : vxlan_push_v4(skb, p, own, peer, overlay->vni);
 	if (error)
@@ -209,7 +217,11 @@ int to_peer(struct __sk_buff *skb)
 	overlay = overlay_find(number);
 	if (!net || !overlay)
 		return drop(skb, DROP_DEVICE);
+	/* Answers of services are translated. */
+	if (net->flags & NETWORK_SERVICES)
+		room->flow_is_new = 0;
 	if (is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.dst)) {
+		room->flow_is_new = 0; /* who has asked last is answered */
 		caller = caller_find(p, number);
 		host = caller ? caller->peer : 0;
 	} else {

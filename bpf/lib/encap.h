@@ -89,39 +89,63 @@ static __always_inline void vxlan_fill(struct vxlan_link *link, const struct pac
 	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
 	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN))
 
+/* The headers of a flow's packets, but for what differs from one to the next; `sum`: of the IP header as it is here. */
+struct vxlan_made {
+	__u32 sum;
+	struct vxlan_over_v4 headers;
+};
+
+/* With the addresses and ports of `outer`. */
+static __always_inline void vxlan_make(struct vxlan_made *made, const struct packet *p,
+				       const struct tuple *outer, const struct tunnel *own,
+				       const struct peer *peer, __u32 vni)
+{
+	struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP};
+
+	ip.frag_off = IP_DONT_FRAGMENT;
+	ip.saddr = outer->src.word[3];
+	ip.daddr = outer->dst.word[3];
+	made->sum = (__u16)~fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	__builtin_memset(&made->headers.outer, 0, sizeof(made->headers.outer));
+	made->headers.outer.h_proto = bpf_htons(ETH_P_IP);
+	made->headers.ip = ip;
+	vxlan_fill(&made->headers.link, p, outer, vni, peer->mac, own->mac, 0);
+}
+
 /*
- * The packet becomes one of a tunnel, with the addresses and ports of room->leaving. Returns 0, or an error: if it is
- * positive nothing was changed, as it is no packet that a program could encapsulate.
+ * The packet becomes one of a tunnel over IPv4. `ecn`: its own two bits of that. Returns 0, or an error: if it is positive
+ * nothing was changed, as it is no packet that a program could encapsulate.
  */
+static __always_inline int vxlan_push_made(struct __sk_buff *skb, struct vxlan_made *made, __u8 ecn)
+{
+	struct vxlan_over_v4 *headers = &made->headers;
+	__u32 length;
+
+	if (bpf_skb_adjust_room(skb, sizeof(*headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
+				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+		return 1;
+	length = skb->len - ETH_HLEN;
+	headers->ip.tos = ecn;
+	headers->ip.tot_len = stated(length);
+	headers->ip.check = fold(made->sum + bpf_htons(ecn) + stated(length));
+	headers->link.udp.len = stated(length - sizeof(headers->ip));
+	return bpf_skb_store_bytes(skb, 0, headers, sizeof(*headers), 0) ? -1 : 0;
+}
+
+/* The same of a packet alone, with the addresses and ports of room->leaving. */
 __noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
 			     const struct tunnel *own, const struct peer *peer, __u32 vni)
 {
 	struct scratch *room = scratch();
-	const struct tuple *outer;
-	struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP};
-	struct vxlan_over_v4 headers = {};
-	__u32 length;
+	struct vxlan_made made;
 
 	if (!p || !own || !peer || !room)
 		return -1;
-	outer = &room->leaving;
-	if (bpf_skb_adjust_room(skb, sizeof(headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
-				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
-		return 1;
-	length = skb->len - ETH_HLEN;
-	ip.frag_off = IP_DONT_FRAGMENT;
-	ip.tos = packet_ecn(p);
-	ip.tot_len = stated(length);
-	ip.saddr = outer->src.word[3];
-	ip.daddr = outer->dst.word[3];
-	ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
-	headers.outer.h_proto = bpf_htons(ETH_P_IP);
-	headers.ip = ip;
-	vxlan_fill(&headers.link, p, outer, vni, peer->mac, own->mac, length - sizeof(ip));
-	return bpf_skb_store_bytes(skb, 0, &headers, sizeof(headers), 0) ? -1 : 0;
+	vxlan_make(&made, p, &room->leaving, own, peer, vni);
+	return vxlan_push_made(skb, &made, packet_ecn(p));
 }
 
-/* The same over IPv6, where too no checksum covers the tunnel (RFC 6935). */
+/* Over IPv6, where too no checksum covers the tunnel (RFC 6935). */
 __noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
 			     const struct tunnel *own, const struct peer *peer, __u32 vni)
 {
@@ -148,23 +172,32 @@ __noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
 	return bpf_skb_store_bytes(skb, 0, &headers, sizeof(headers), 0) ? -1 : 0;
 }
 
+/* Takes so many bytes of headers away, behind the outer Ethernet header. What a device has summed stays known, for one
+ * header less. Returns 0, or an error, and then nothing was changed. */
+static __always_inline int vxlan_strip(struct __sk_buff *skb, __u32 length, __u64 flags)
+{
+	if (bpf_skb_adjust_room(skb, -(__s32)length, BPF_ADJ_ROOM_MAC,
+				flags | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return -1;
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	return 0;
+}
+
 /*
- * All headers of a tunnel are taken away, but for the outer Ethernet header. `ethertype`: of the packet within. What a
- * device has summed stays known, for one header less. Returns 0, or an error, and then nothing was changed: before Linux
- * 6.3 a packet's family does not change so.
+ * All headers of a tunnel are taken away, but for the outer Ethernet header. `ethertype`: of the packet within. Returns
+ * 0, or an error, and then nothing was changed: before Linux 6.3 a packet's family does not change so.
  */
 __noinline int vxlan_pull(struct __sk_buff *skb, const struct packet *p, __u32 ethertype)
 {
-	__u64 flags = BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+	__u64 flags = 0;
 	__be16 inner = ethertype;
 
 	if (!p)
 		return -1;
 	if (inner != p->ethertype)
 		flags |= inner == bpf_htons(ETH_P_IP) ? DECAP_IPV4 : DECAP_IPV6;
-	if (bpf_skb_adjust_room(skb, -(__s32)(p->l4 - L3 + VXLAN_LINK), BPF_ADJ_ROOM_MAC, flags))
+	if (vxlan_strip(skb, p->l4 - L3 + VXLAN_LINK, flags))
 		return -1;
-	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
 	return inner == p->ethertype ? 0
 				     : bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto),
 							   &inner, sizeof(inner), 0);

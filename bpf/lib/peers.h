@@ -8,6 +8,7 @@
 #include "lib/exits.h"
 #include "lib/datagrams.h"
 #include "lib/encap.h"
+#include "lib/flows.h"
 #include "lib/links.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"
@@ -98,9 +99,9 @@ static __always_inline bool is_believed(const struct packet *p, __u32 number, __
 }
 
 /* `number`: of the network, `peer`: of the sending host, 0: it is known to have the source; `ecn`: of the outer header, 0
- * where that has been seen to. */
+ * where that has been seen to; `until`: so long what becomes of it counts for its flow, ns, 0: for it alone. */
 static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p, __u32 number,
-					__u32 peer, __u8 ecn)
+					__u32 peer, __u8 ecn, __u64 until)
 {
 	struct network *net = network_find(number);
 	struct scratch *room = scratch();
@@ -143,6 +144,8 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 			return drop(skb, reason);
 		if (!link_admits(p))
 			return drop(skb, DROP_ICC);
+	} else if (until && !endpoint->limited && !(net->flags & NETWORK_SERVICES)) {
+		flow_learn_recipient(skb, room, p, endpoint, net->mac, until);
 	}
 	return deliver(skb, p, endpoint, net->mac);
 }

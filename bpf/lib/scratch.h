@@ -55,6 +55,16 @@ struct cut {
 	__u8 pad[3];
 };
 
+/* Of which flow a packet is between members on two hosts (flows.h). */
+struct flow_key {
+	__u32 ifindex; /* that it came by */
+	__be32 outer,
+		vni; /* source of the tunnel, and the number as it is in the header; 0: it came in none */
+	__be32 src, dst;
+	__be32 ports;		/* source and destination, as they lie in the header */
+	__u16 proto, tunnelled; /* 0: it came in no tunnel */
+};
+
 /* An IPv4 header with its options, and a little beyond the longest. */
 struct ipv4_header {
 	struct iphdr ip;
@@ -83,6 +93,10 @@ struct scratch {
 	struct iphdr first;	   /* and of its first piece, without options */
 	struct nat_search search;
 	struct port published; /* of a service, which is in the place of its endpoint */
+	struct flow_key flow;
+	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered */
+	__u64 epoch;	   /* of before anything was looked up for it */
+	__u64 until;	   /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
 };
 
 struct {

@@ -65,7 +65,7 @@ static __always_inline int way_ask(struct __sk_buff *skb, const struct network *
 	return route_answer(skb, fib, false);
 }
 
-/* The way of room->leaving, of `length` bytes, is in room->fib. Returns BPF_FIB_LKUP_RET_*. */
+/* The way of room->leaving, of `length` bytes, is in room->fib, and until when it counts in room->until. Returns BPF_FIB_LKUP_RET_*. */
 __noinline int way_find(struct __sk_buff *skb, const struct network *net, __u32 length)
 {
 	struct scratch *room = scratch();
@@ -84,15 +84,17 @@ __noinline int way_find(struct __sk_buff *skb, const struct network *net, __u32 
 	if (now < way->until && length <= way->mtu && way->ifindex == net->ifindex && !skb->mark &&
 	    tuple_equal(&way->outer, &room->leaving)) {
 		room->fib = way->fib;
+		room->until = way->until;
 		return BPF_FIB_LKUP_RET_SUCCESS;
 	}
+	room->until = 0;
 	route = way_ask(skb, net, room, length);
 	if (!route_leads_out(route) || skb->mark)
 		return route;
 	way->outer = room->leaving;
 	way->ifindex = net->ifindex;
 	way->mtu = room->fib.mtu_result;
-	way->until = now + WAY_LIFE;
+	way->until = room->until = now + WAY_LIFE;
 	way->fib = room->fib;
 	return route;
 }

@@ -77,12 +77,18 @@ static __always_inline bool xfrm_closed_out(const struct tuple *own, const struc
 	return xfrm_is_asked() && xfrm_closed_either(own, outside);
 }
 
-/* What is for the host itself, as a published port is to who asks for it. */
-static __always_inline bool xfrm_closed_in(const struct tuple *asked)
+/* And about what is for the host itself? */
+static __always_inline bool xfrm_is_asked_in(void)
 {
 	struct host *facts = host_facts();
 
-	return facts && (facts->flags & HOST_XFRM_IN) && xfrm_closed(XFRM_IN, asked);
+	return facts && (facts->flags & HOST_XFRM_IN);
+}
+
+/* What is for the host itself, as a published port is to who asks for it. */
+static __always_inline bool xfrm_closed_in(const struct tuple *asked)
+{
+	return xfrm_is_asked_in() && xfrm_closed(XFRM_IN, asked);
 }
 
 /* What comes from outside, as it goes into the container. */

@@ -93,6 +93,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "remote_addrs": ("remote_key", "remote"),
     "remote_blocks": ("remote_key", "remote"),
     "tunnel": (None, "tunnel"),
+    "epoch": (None, "epoch"),
     "callers": ("tuple", "caller"),
     "services": ("service_key", "service"),
     "slots": ("slots_key", "slots"),
@@ -128,6 +129,8 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "message_rooms": (None, None),
     "tails": (None, None),
     "ways": (None, None),
+    "tx_flows": (None, None),
+    "rx_flows": (None, None),
 }
 # The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:
 # its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch
@@ -141,6 +144,13 @@ TOLD_MAPS = frozenset(
         *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
         *("services", "slots", "backends"),
+    )
+)
+# The maps of whose rows programs remember something, as long as the row of `epoch` stays as it is (bpf/lib/flows.h).
+EPOCH_MAPS = frozenset(
+    (
+        *("networks", "devices", "endpoints", "subnets"),
+        *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
     )
 )
 

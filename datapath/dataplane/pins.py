@@ -10,15 +10,16 @@ them are pins too, of which only the name matters: the version mark (see version
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from datapath.dataplane import version
-from datapath.dataplane.layout import MAPS
+from datapath.dataplane.layout import EPOCH_MAPS, MAPS
 from datapath.errors import KernelError
-from datapath.kernel import bpf_maps, bpffs
+from datapath.kernel import abi, bpf_maps, bpffs
 
 _FOLDERS = (version.NEXT, "links", "programs", "maps")
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
@@ -53,6 +54,8 @@ class Pins:
             if fd is None:
                 fd = bpf_maps.unread(name, *MAPS[name])
             self._maps[name] = bpf_maps.Map(fd, name, *MAPS[name])
+            if name in EPOCH_MAPS:
+                watch(self._maps[name], self.map("epoch"))
         return self._maps[name]
 
     def program(self, name: str) -> int:
@@ -127,6 +130,13 @@ class Pins:
             bpffs.unmount(self.root)
         with suppress(FileNotFoundError):
             self.root.rmdir()
+
+
+def watch(m: bpf_maps.Map, epoch: bpf_maps.Map) -> None:
+    """From now on each change of its rows begins an epoch, if the map is one of EPOCH_MAPS: what programs remember of
+    rows counts no more."""
+    if m.name in EPOCH_MAPS:
+        m.changed = lambda: epoch.set(0, abi.epoch(time.monotonic_ns()))
 
 
 def listed(folder: Path) -> set[str]:

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ class RawMap:
     possible CPU, one after the other. Owns its fd.
 
     Batches cost one system call for thousands of entries. Reading while others write is safe, but no snapshot.
+    `changed` is called after entries were written or deleted, or a part of them, and then it failed.
     """
+
+    changed: Callable[[], None] | None = None
 
     def __init__(self, fd: int, name: str, key_size: int, value_size: int) -> None:
         info = map_info(fd, name)
@@ -68,6 +71,10 @@ class RawMap:
             os.close(self.fd)
             self.fd = -1
 
+    def _writing(self, what: str, count: int) -> contextlib.AbstractContextManager[None]:
+        logged = log.operation(what, self.name, count)
+        return logged if self.changed is None else _telling(self.changed, logged)
+
     def lookup_raw(self, key: bytes) -> bytes | None:
         """The value; None: the key is not there."""
         value = ffi.new("char[]", self._row_size)
@@ -83,7 +90,7 @@ class RawMap:
         if not keys:
             return
         count = ffi.new("__u32 *", len(keys) // self._key_size)
-        with log.operation("write map", self.name, count[0]):
+        with self._writing("write map", count[0]):
             result = bpf.lib.bpf_map_update_batch(self.fd, keys, values, count, ffi.NULL)
         if result:
             self.delete_raw(cut(keys[: count[0] * self._key_size], self._key_size))
@@ -94,7 +101,7 @@ class RawMap:
     def set_raw(self, key: bytes, value: bytes, flags: int = BPF_ANY) -> bool:
         """Writes one entry, of a per-CPU map every CPU's value; false: with BPF_NOEXIST, that it is there already. An
         empty key: the value is added to a queue."""
-        with log.operation("write map", self.name, 1):
+        with self._writing("write map", 1):
             result = bpf.lib.bpf_map_update_elem(self.fd, key or ffi.NULL, value, flags)
         if result == -errno.EEXIST and flags == BPF_NOEXIST:
             return False
@@ -118,7 +125,7 @@ class RawMap:
         at = deleted = 0
         while at < len(keys):
             count[0] = len(keys) - at
-            with log.operation("delete from map", self.name, count[0]):
+            with self._writing("delete from map", count[0]):
                 result = bpf.lib.bpf_map_delete_batch(self.fd, packed + at * self._key_size, count, ffi.NULL)
             deleted += count[0]
             if not result:
@@ -166,6 +173,13 @@ class RawMap:
         return sum(count for _, _, count in self.batches())
 
 
+@contextlib.contextmanager
+def _telling(changed: Callable[[], None], logged: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+    with logged:
+        yield
+    changed()
+
+
 class Map(RawMap, MutableMapping[Any, Any]):
     """A BPF map as a mapping of abi.h's types: NamedTuples of the structs `key` and `value`. Without `key` it is an
     array, whose keys are numbers; of a per-CPU map a value is the list of every possible CPU's."""
@@ -201,14 +215,14 @@ class Map(RawMap, MutableMapping[Any, Any]):
 
     def set(self, key: Any, value: Any, flags: int = BPF_ANY) -> None:
         """Writes one entry; `flags`: BPF_ANY, BPF_NOEXIST, BPF_EXIST."""
-        with log.operation("write map", self.name, 1):
+        with self._writing("write map", 1):
             result = bpf.lib.bpf_map_update_elem(self.fd, self._pack_key(key), self._value.pack(value), flags)
         if result in (-errno.E2BIG, -errno.ENOSPC):
             raise KernelError("write map", self.name, detail=f"it is full ({self.max_entries} entries)")
         bpf.check(result, "write map", self.name)
 
     def __delitem__(self, key: Any) -> None:
-        with log.operation("delete from map", self.name, 1):
+        with self._writing("delete from map", 1):
             result = bpf.lib.bpf_map_delete_elem(self.fd, self._pack_key(key))
         if result == -errno.ENOENT:
             raise KeyError(key)

@@ -34,6 +34,7 @@ from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane import timer
 from datapath.dataplane.layout import MAPS, TAILS, TAILS_MAP
+from datapath.dataplane.pins import watch
 from datapath.kernel import abi, bpf_links, bpf_maps, features, libbpf, netns, syscalls
 from datapath.kernel.links import Links
 from datapath.model.endpoints import linklocal_of
@@ -486,6 +487,9 @@ class Programs:
         with private_bpffs() as pins:
             for hook in objects:
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
+        if "epoch" in self.maps:
+            for m in self.maps.values():
+                watch(m, self.maps["epoch"])
         self.fill_tails()
         if bare:
             self._load_bare()

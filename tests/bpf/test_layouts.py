@@ -151,6 +151,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "message_rooms",
                 "tails",
                 "ways",
+                "tx_flows",
+                "rx_flows",
                 "scratches",
                 "gc_timers",
             }

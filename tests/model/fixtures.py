@@ -20,6 +20,7 @@ from datapath.kernel._libbpf import ffi, lib
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import xfrm_entries
 from datapath.dataplane.layout import MAPS, TAILS, TAILS_MAP
+from datapath.dataplane.pins import watch
 from datapath.dataplane.structs import UpstreamValue
 from datapath.kernel import abi, bpf_maps, libbpf
 from datapath.model.host import XfrmPolicies, XfrmPolicy
@@ -118,6 +119,8 @@ class Programs:
                         self.maps[name] = bpf_maps.Map(fd, name, *LAYOUT[name])
                     else:
                         os.close(fd)
+        for m in self.maps.values():
+            watch(m, self.maps["epoch"])
         for program, place in TAILS.items():
             key = bpf_maps.number(abi.Tail[place])
             self._tails[0].set_raw(key, bpf_maps.number(self.programs[program]))

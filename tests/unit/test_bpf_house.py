@@ -28,11 +28,12 @@ ACTING = {
     "lib/answers.h": {"lib/exits.h"},
     "lib/asking.h": {"lib/exits.h"},
     "lib/exits.h": set(),
+    "lib/flows.h": {"lib/exits.h"},
     "lib/forward.h": {"lib/exits.h", "lib/hairpin.h"},
     "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
-    "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
+    "lib/peers.h": {"lib/exits.h", "lib/flows.h", "lib/forward.h", "lib/served.h"},
     "lib/served.h": {"lib/forward.h"},
 }
 
