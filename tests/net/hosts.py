@@ -103,11 +103,16 @@ class Namespace:
         self.background.append(process)
         return process
 
-    def close(self) -> None:
+    def end_background(self) -> None:
+        """Ends what `start` has started."""
         for process in self.background:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self.background.clear()
+
+    def close(self) -> None:
+        self.end_background()
         self._holder.kill()
         self._holder.wait()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -60,6 +61,30 @@ class _Inside:
 @pytest.fixture
 def engine(host: Host) -> Engine:
     return Engine(host)
+
+
+@pytest.fixture
+def emptied(shared_host: Host) -> Iterator[Host]:
+    """The module's host, with nothing on it: what the test before has made is taken away."""
+    host = shared_host
+    host.preloaded = True
+    yield host
+    host.end_background()
+    if left := host.ctl("ps -aq").split():
+        host.ctl(["rm", "-f", *left])
+    endpoints = Engine(host).endpoints
+    for one in endpoints.all():  # those that wait for a sandbox
+        for owner in ("cni", "docker", "doors", "podman"):
+            with contextlib.suppress(DatapathError):
+                endpoints.delete(one.id, owner)
+    if left := host.ctl("network ls -q --filter type=custom").split():
+        host.ctl(["network", "rm", "-f", *left])  # some are other owners'
+    assert doctor(host) == "No problems found.\n"
+
+
+@pytest.fixture
+def emptied_engine(emptied: Host) -> Engine:
+    return Engine(emptied)
 
 
 def doctor(host: Host) -> str:
@@ -301,8 +326,13 @@ def test_s33_the_commands_show_owners_and_take_nothing_of_theirs_without_force(
     ],
 )
 def test_s33_what_cannot_be_is_refused_and_changes_nothing(
-    host: Host, engine: Engine, spaces: Callable[[], Space], words: str, act: Callable[[Any, Space], object]
+    emptied: Host,
+    emptied_engine: Engine,
+    spaces: Callable[[], Space],
+    words: str,
+    act: Callable[[Any, Space], object],
 ) -> None:
+    host, engine = emptied, emptied_engine
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     before = look.database(host)
     with pytest.raises(DatapathError, match=words):
@@ -363,9 +393,10 @@ def test_s33_with_two_endpoints_the_ports_follow_the_egress(
 @pytest.mark.parametrize("spec", ["8080:80", f"{HOST}:8080:80", "127.0.0.1:8080:80"])
 @pytest.mark.parametrize("first", [True, False], ids=["held before", "held after"])
 def test_s33_a_port_that_its_owner_holds_by_a_socket_is_published_all_the_same(
-    host: Host, engine: Engine, spaces: Callable[[], Space], spec: str, first: bool
+    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], spec: str, first: bool
 ) -> None:
     """As podman does: nobody else gets the port, and the container answers, not the socket."""
+    host, engine = emptied, emptied_engine
     host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space = spaces()
@@ -566,8 +597,9 @@ HANDED: dict[str, Callable[[Any, str], object]] = {
 
 @pytest.mark.parametrize("what", HANDED)
 def test_s30_a_step_of_an_endpoint_that_was_handed_over_is_whole_when_killed_anywhere(
-    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
+    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], what: str
 ) -> None:
+    host, engine = emptied, emptied_engine
     space, other = spaces(), spaces()
     for number, name in enumerate(("shop", "other"), start=61):
         engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.{number}.0.0/24",)))
@@ -585,9 +617,10 @@ def test_s30_a_step_of_an_endpoint_that_was_handed_over_is_whole_when_killed_any
 
 @pytest.mark.parametrize("what", KILLED)
 def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
-    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
+    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], what: str
 ) -> None:
     """And asked for again it is done."""
+    host, engine = emptied, emptied_engine
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space, other = spaces(), spaces()
 
