@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -36,13 +35,6 @@ from tests.net.cluster_rows import (
 )
 from tests.net.etcd import Etcd
 from tests.net.hosts import eventually
-
-
-@pytest.fixture
-def store(etcd: Etcd) -> Iterator[EtcdCluster]:
-    with etcd.client() as client:
-        yield client
-
 
 # ---- hosts ------------------------------------------------------------------------------------
 

@@ -40,12 +40,6 @@ from tests.net.etcd import Etcd, make_certificates
 
 
 @pytest.fixture
-def store(etcd: Etcd) -> Iterator[EtcdCluster]:
-    with etcd.client() as client:
-        yield client
-
-
-@pytest.fixture
 def counted(etcd: Etcd) -> Iterator[Counted]:
     with enter(etcd.path), Counted(etcd) as client:
         yield client

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from datapath.drivers.comparison import Comparison
 from datapath.model.checks import ADDRESS, DOWN, MAC, MTU, PAIR, RENAMED, ROUTE, SYSCTL
@@ -11,6 +11,16 @@ from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.observed import Device, Stack
+
+
+def missing_finding(subject: str, endpoint: Endpoint, devices: Iterable[Device]) -> Finding:
+    """No device in the sandbox has the name of the endpoint's: one of these with its MAC address was renamed, or it is
+    gone."""
+    other = next((device for device in devices if device.mac == endpoint.mac), None)
+    if other is None:
+        return Finding(PAIR, subject, f"the container's end {endpoint.ifname} is gone", (endpoint.id,))
+    detail = f"the container's device {endpoint.ifname} is called {other.name}"
+    return Finding(RENAMED, subject, detail, (endpoint.sandbox_id, other.ifindex, endpoint.ifname))
 
 
 def inside_findings(
@@ -27,14 +37,7 @@ def inside_findings(
                 yield Finding(MTU, subject, detail, (endpoint.sandbox_id, device.name, mtu))
         return
     if inner is None:
-        same = (d for d in inside.devices.values() if d.mac == endpoint.mac and d.kind == kind)
-        other = next(same, None)
-        if other is None:
-            detail = f"the container's end {endpoint.ifname} is gone"
-            yield Finding(PAIR, subject, detail, (endpoint.id,))
-        else:
-            detail = f"the container's device {endpoint.ifname} is called {other.name}"
-            yield Finding(RENAMED, subject, detail, (endpoint.sandbox_id, other.ifindex, endpoint.ifname))
+        yield missing_finding(subject, endpoint, (d for d in inside.devices.values() if d.kind == kind))
         return
     yield from device_findings(subject, endpoint.sandbox_id, inner, endpoint.mac, comparison.mtu(network))
     wanted = {address for address in (endpoint.ipv4, endpoint.ipv6, *endpoint.link_local) if address}

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datapath.drivers.comparison import Comparison
-from datapath.drivers.inside.check import device_findings
+from datapath.drivers.inside.check import device_findings, missing_finding
 from datapath.drivers.inside.driver import addresses
 from datapath.drivers.remote import words
-from datapath.model.checks import ADDRESS, PAIR, PLUGIN, RENAMED, ROUTE
+from datapath.model.checks import ADDRESS, PLUGIN, ROUTE
 from datapath.model.endpoints import Endpoint
 from datapath.model.findings import Finding
 from datapath.model.networks import Network
@@ -34,13 +34,7 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
 def _device(comparison: Comparison, endpoint: Endpoint, inside: Stack) -> Iterator[Finding]:
     subject, inner = comparison.name(endpoint), inside.devices.get(endpoint.ifname)
     if inner is None:
-        other = next((d for d in inside.devices.values() if d.mac == endpoint.mac), None)
-        if other is None:
-            detail = f"the container's end {endpoint.ifname} is gone"
-            yield Finding(PAIR, subject, detail, (endpoint.id,))
-        else:
-            detail = f"the container's device {endpoint.ifname} is called {other.name}"
-            yield Finding(RENAMED, subject, detail, (endpoint.sandbox_id, other.ifindex, endpoint.ifname))
+        yield missing_finding(subject, endpoint, inside.devices.values())
         return
     yield from device_findings(subject, endpoint.sandbox_id, inner, endpoint.mac, None)
     for address in sorted(set(addresses(endpoint)) - inside.addresses.get(inner.name, frozenset()), key=str):
