@@ -63,9 +63,9 @@ LAB_PACKAGES_arm64 := qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cros
 # What is compiled is kept (in __pycache__), whatever the environment says: else every process of a run would do it for
 # all files, and rewrite the assertions of all tests.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
-# A test waits for most of its time, so there are two processes for each processor. Each tests a file at a time; the
+# A test waits for most of its time, so there are three processes for each processor. Each tests a file at a time; the
 # longest come first (tests/conftest.py).
-WORKERS = $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
+WORKERS = $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench bench-swarm lint fmt clean
