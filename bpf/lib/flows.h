@@ -142,6 +142,18 @@ static __always_inline void flow_check_outer(struct scratch *room, const struct 
 		room->flow_is_new = 0;
 }
 
+/* A network with another flag than these asks for more than rows that `epoch` is about. */
+#define FLOW_NETWORK                                                                     \
+	(NETWORK_ACTIVE | NETWORK_IPV4 | NETWORK_IPV6 | NETWORK_ICC | NETWORK_INTERNAL | \
+	 NETWORK_MASQUERADE | NETWORK_RESOLVER | NETWORK_BESIDE | NETWORK_HOST_ROUTED |  \
+	 NETWORK_OVERLAY)
+
+/* Are flows of the network remembered? Without icc it is for a link to say what passes. */
+static __always_inline bool flow_counts_in(const struct network *net)
+{
+	return (net->flags & NETWORK_ICC) && !(net->flags & ~FLOW_NETWORK);
+}
+
 /* Is what became of the packet to be remembered, and has its key been made? */
 static __always_inline bool flow_is_wanted(const struct __sk_buff *skb, const struct scratch *room,
 					   const struct packet *p)

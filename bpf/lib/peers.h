@@ -144,7 +144,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 			return drop(skb, reason);
 		if (!link_admits(p))
 			return drop(skb, DROP_ICC);
-	} else if (until && !endpoint->limited && !(net->flags & NETWORK_SERVICES)) {
+	} else if (until && !endpoint->limited && flow_counts_in(net)) {
 		flow_learn_recipient(skb, room, p, endpoint, net->mac, until);
 	}
 	return deliver(skb, p, endpoint, net->mac);
