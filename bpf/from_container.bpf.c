@@ -201,7 +201,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return is_answer(skb, p, net, device->endpoint) ? go_on(skb, TAIL_ANSWERED)
 								: to_host(skb, net);
 	if (packet_has_ports(p)) {
-		conn = conn_of_client(p);
+		conn = conn_of_client(p, device->endpoint);
 		if (conn && conn->from_endpoint == device->endpoint) {
 			if (conn->flags & CONN_QUESTION)
 				return go_on(skb, TAIL_ANSWERED);
@@ -382,7 +382,7 @@ int from_container(struct __sk_buff *skb)
 	if (!may_send(skb, p, device))
 		verdict = drop(skb, DROP_BANDWIDTH);
 	else if (endpoint && !endpoint->ifindex)
-		return to_its_service(skb, p, device, net, endpoint->number);
+		verdict = to_its_service(skb, p, device, net, endpoint->number);
 	else if (serves)
 		verdict = service_answer(skb, p, net, device->endpoint);
 	if (verdict != NO_VERDICT)

@@ -89,7 +89,7 @@ int from_loopback(struct __sk_buff *skb)
 	reserved = port_is_reserved(p->tuple.dport, p->tuple.proto);
 	if (!reserved && !may_be_answer(p->tuple.sport, p->tuple.dport))
 		return disown(skb, p, PARTY_HOST);
-	conn = conn_of_client(p);
+	conn = conn_of_client(p, PARTY_HOST);
 	if (!conn && !reserved)
 		return disown(skb, p, PARTY_HOST);
 	if (!conn) {

@@ -165,7 +165,7 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);
 	if (verdict != NO_VERDICT)
 		return verdict;
-	conn = conn_of_client(p);
+	conn = conn_of_client(p, PARTY_OUTSIDE);
 	if (!conn) {
 		port = published(skb, p);
 		if (!port && is_routed(skb, p, &routed))

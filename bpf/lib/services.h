@@ -139,12 +139,12 @@ static __always_inline bool is_left(const struct packet *p, const struct conn *c
 	return !backend || backend->state == BACKEND_DOWN;
 }
 
-/* The packet's connection, if it is not to begin anew. */
-static __always_inline struct conn *conn_of_client(const struct packet *p)
+/* The packet's connection, if it is not to begin anew. `sender`: as in from_endpoint. */
+static __always_inline struct conn *conn_of_client(const struct packet *p, __u32 sender)
 {
 	struct conn *conn = conn_find(&p->tuple);
 
-	if (!conn || !is_left(p, conn))
+	if (!conn || conn->from_endpoint != sender || !is_left(p, conn))
 		return conn;
 	conn_forget(&p->tuple);
 	return NULL;
