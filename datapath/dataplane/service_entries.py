@@ -77,7 +77,10 @@ def table(service: Service, network: Network, version: int, found: Sequence[Back
         if address.version == version and not one.draining
     }
     chosen = list(up.values())
-    places = maglev.table(seed(service, network), list(up), [one.weight for one in chosen])
+    # Of two slots' backends the program takes that with fewer connections for its weight.
+    even = service.algorithm == Algorithm.LEAST_CONN
+    weights = [1 if even else one.weight for one in chosen]
+    places = maglev.table(seed(service, network), list(up), weights)
     numbers = [service.numbers[one.endpoint.id] for one in chosen]
     return [numbers[place] for place in places]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from datapath.model.digests import sha256
 
-SMALL, LARGE = 2039, 16381  # slots: primes, so that every step goes through all of them
-MOST_SMALL = 20  # backends of a small table: each has a hundred slots
+SMALL, LARGE = 4093, 16381  # slots: primes, so that every step goes through all of them
+MOST_SMALL = 20  # backends of a small table: each has two hundred slots
 
 
 def size(backends: int) -> int:

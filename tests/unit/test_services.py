@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services as rows: tables of slots, who is behind them, what is refused, and what the maps get."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv4Interface, ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+import datapath.drivers.registry  # noqa: F401 - who registers them
+from datapath.dataplane import service_entries
+from datapath.dataplane.name_entries import name_rows
+from datapath.dataplane.wire_names import name_key
+from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, NotFoundError
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint
+from datapath.model.networks import Network, Subnet
+from datapath.model.observed import HostFacts
+from datapath.model.resolv import NameFacts
+from datapath.model.rows import Phase, Status
+from datapath.model.sandboxes import Sandbox
+from datapath.model.services import (
+    Membership,
+    Service,
+    ServiceChange,
+    ServiceRequest,
+    parse_membership,
+    parse_seconds,
+)
+from datapath.model.state import Fresh, State
+from datapath.plan import maglev
+from datapath.plan.backends import backends, touched
+from datapath.plan.networks import plan_network_remove
+from datapath.plan.ports import PortContext
+from datapath.plan.services import (
+    plan_drain,
+    plan_memberships,
+    plan_service_create,
+    plan_service_update,
+)
+from datapath.store.sqlite import SQLiteStore
+
+PORTS = PortContext(HostFacts(), lambda proto, address, port: None)
+FRESH = Fresh("2026-11-27T08:00:00Z", lambda: "5" * 64, lambda: 50)
+SHOP = Network(
+    id="a" * 64,
+    name="shop",
+    number=3,
+    subnets=(Subnet(ip_network("10.0.0.0/24"), gateway=ip_address("10.0.0.1"), configured=True),),
+    built=True,
+    device="dp3",
+    phase=Phase.READY,
+)
+
+
+def container(
+    number: int, services: tuple[Membership, ...] = (), **labels: str
+) -> tuple[Container, Sandbox, Endpoint]:
+    """One that runs, with its sandbox and its endpoint, 10.0.0.`number`, on the network."""
+    ident = f"{number:064x}"
+    endpoint = Endpoint(
+        id=f"e{number:063x}",
+        network_id=SHOP.id,
+        sandbox_id=ident,
+        number=number,
+        slot=number,
+        ifname="eth0",
+        host_ifname=f"veth{number}",
+        mac=f"02:42:0a:00:00:{number:02x}",
+        ipv4=IPv4Interface(f"10.0.0.{number}/24"),
+        phase=Phase.READY,
+    )
+    row = Container(
+        ident,
+        f"c{number}",
+        "",
+        ("sleep",),
+        sandbox_id=ident,
+        status=Status.RUNNING,
+        labels=labels,
+        services=services,
+        phase=Phase.READY,
+    )
+    return row, Sandbox(ident, "/proc/1/ns/net", Phase.READY), endpoint
+
+
+WEB = Service(
+    "5" * 64,
+    "web",
+    SHOP.id,
+    50,
+    vip4=ip_address("10.0.0.2"),
+    numbers={},
+    phase=Phase.READY,
+    selector={"app": "web"},
+)
+
+
+def behind(service: Service, *numbers: int) -> Service:
+    """With numbers for the endpoints of these containers."""
+    return replace(service, numbers={f"e{n:063x}": 100 + n for n in numbers})
+
+
+STATE = State().including(SHOP, *container(3, app="web"), *container(4, app="web"), *container(5))
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def names(count: int) -> list[str]:
+    return [f"10.0.{number // 200}.{number % 200 + 2}" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 20, 21, 100])
+def test_every_backend_has_the_same_share_of_a_table(count: int) -> None:
+    found = Counter(maglev.table("web", names(count), [1] * count))
+    assert sum(found.values()) == maglev.size(count) == (4093 if count <= 20 else 16381)
+    assert len(found) == count and max(found.values()) - min(found.values()) <= 1
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 20])
+def test_hardly_more_than_its_own_slots_change_hands_when_a_backend_goes(count: int) -> None:
+    """At most 2.5 % of the others', whichever it is."""
+    all_ = names(count)
+    before = [all_[place] for place in maglev.table("web", all_, [1] * count)]
+    for gone in all_:
+        left = [name for name in all_ if name != gone]
+        after = [left[place] for place in maglev.table("web", left, [1] * len(left))]
+        moved = sum(old not in (gone, new) for old, new in zip(before, after, strict=True))
+        assert moved / len(before) <= 0.025
+
+
+def test_shares_are_as_the_weights() -> None:
+    found = Counter(maglev.table("web", ["a", "b", "c"], [1, 2, 5]))
+    assert [round(found[place] / 4093, 2) for place in range(3)] == [0.13, 0.25, 0.62]
+
+
+def test_a_table_follows_from_names_and_not_from_their_order() -> None:
+    one, other = names(7), names(7)[::-1]
+    first = [one[place] for place in maglev.table("web", one, [1] * 7)]
+    assert first == [other[place] for place in maglev.table("web", other, [1] * 7)]
+    assert first != [one[place] for place in maglev.table("db", one, [1] * 7)]
+    assert maglev.table("web", [], []) == []
+
+
+# ---- who is behind a service ---------------------------------------------------------------------------------------
+
+
+def of(service: Service, state: State) -> list[tuple[int, int, bool]]:
+    return [(one.endpoint.number, one.weight, one.draining) for one in backends(service, state)]
+
+
+def test_backends_have_its_labels_or_name_it() -> None:
+    state = STATE.including(WEB, *container(6, (Membership(WEB.id, 7),)))
+    assert of(WEB, state) == [(3, 1, False), (4, 1, False), (6, 7, False)]
+    assert of(replace(WEB, selector={}), state) == [(6, 7, False)]
+    assert of(replace(WEB, selector={"app": "web", "tier": "1"}), state) == [(6, 7, False)]
+    assert of(replace(WEB, drained=(f"e{4:063x}",)), state)[1] == (4, 1, True)
+
+
+def test_who_does_not_run_is_no_backend_yet_touches_its_service() -> None:
+    row, sandbox, endpoint = container(3, app="web")
+    ended = State().including(SHOP, WEB, replace(row, status=Status.EXITED), sandbox, endpoint)
+    assert of(WEB, ended) == [] and touched([row.id], ended).keys() == {WEB.id}
+    coming = State().including(SHOP, WEB, row, sandbox, replace(endpoint, phase=Phase.CREATING))
+    assert of(WEB, coming) == []
+
+
+# ---- rows of maps --------------------------------------------------------------------------------------------------
+
+
+def test_a_drained_backend_is_in_no_slot_and_its_row_says_so() -> None:
+    service = behind(replace(WEB, drained=(f"e{4:063x}",)), 3, 4)
+    rows = service_entries.rows(service, STATE.including(service), {4: 1})
+    (value,) = rows.services.values()
+    assert (value.table4, value.size4, value.table6, value.size6) == (50 << 2 | 1, 4093, 0, 0)
+    assert {number for slots in rows.slots.values() for number in slots.backend} == {103}
+    assert {key.backend: row.state for key, row in rows.backends.items()} == {
+        103: "BACKEND_UP",
+        104: "BACKEND_DRAINING",
+    }
+    (vip,) = rows.vips.values()
+    assert (vip.ifindex, vip.number, vip.mac) == (0, 50, "02:42:0a:00:00:01")
+
+
+def test_a_service_without_a_backend_has_no_table_and_one_without_address_no_row() -> None:
+    rows = service_entries.rows(WEB, State().including(SHOP, WEB), {})
+    (value,) = rows.services.values()
+    assert (value.table4, value.size4) == (0, 0) and not rows.slots
+    assert not any(service_entries.rows(replace(WEB, vip4=None), STATE, {}))
+
+
+def test_a_services_name_is_its_own_and_tasks_are_its_backends() -> None:
+    row, _, endpoint = container(3, app="web")
+    state = STATE.including(WEB, replace(row, name="web"))
+    rows = name_rows(state, NameFacts()).names
+
+    def addresses(text: str) -> bytes:
+        key = name_key(SHOP.number, text)
+        return rows[key].records if key in rows else b""  # type: ignore[index]
+
+    assert ip_address("10.0.0.2").packed in addresses("web") and endpoint.ipv4 is not None
+    assert endpoint.ipv4.ip.packed not in addresses("web")
+    assert name_key(SHOP.number, "tasks.web.shop") in rows
+
+
+# ---- plans ---------------------------------------------------------------------------------------------------------
+
+
+def created(state: State, **asked: object) -> Service:
+    request = ServiceRequest(**{"name": "web", "network": "shop", **asked})  # type: ignore[arg-type]
+    return plan_service_create(request, state, FRESH, PORTS)
+
+
+def test_a_service_gets_the_lowest_address_and_its_ports() -> None:
+    service = created(STATE, publish=("8080:80",), affinity="3h", selector=("app=web",))
+    assert (str(service.vip4), service.vip6, service.affinity) == ("10.0.0.2", None, 3 * 3600)
+    assert [(m.host_port, m.container_port) for m in service.ports] == [(8080, 80)]
+    again = STATE.including(replace(service, phase=Phase.READY))
+    assert str(created(again, name="db").vip4) == "10.0.0.6"
+
+
+REFUSED: Sequence[tuple[dict[str, object], type[DatapathError], str]] = (
+    ({}, ExistsError, "service with name web already exists"),
+    ({"name": "db", "vips": ("10.0.0.2",)}, ExistsError, 'belongs to service "web"'),
+    ({"name": "db", "vips": ("10.0.0.3",)}, ExistsError, 'belongs to container "c3"'),
+    ({"name": "db", "vips": ("fd00::1",)}, ConfigError, "has no IPv6"),
+    ({"name": "db", "publish": ("8080:81",)}, ExistsError, r'already allocated \(by service "web"\)'),
+    (
+        {"name": "db", "publish": ("8081:80",), "selector": ("app=web",)},
+        ConfigError,
+        "container c3 cannot be in services web and db: both publish its port 80/tcp",
+    ),
+    ({"name": "db", "network": "none"}, NotFoundError, "not found"),
+)
+
+
+@pytest.mark.parametrize(("asked", "error", "said"), REFUSED)
+def test_what_cannot_be_is_refused(asked: dict[str, object], error: type[DatapathError], said: str) -> None:
+    known = created(STATE, publish=("8080:80",), selector=("app=web",))
+    state = STATE.including(replace(known, id="6" * 64, phase=Phase.READY))
+    with pytest.raises(error, match=said):
+        created(state, **asked)
+
+
+def test_ports_are_added_and_taken_away_by_an_update() -> None:
+    service = replace(created(STATE, publish=("8080:80", "8443:443")), phase=Phase.READY)
+    change = ServiceChange(publish_add=("9000:90/udp",), publish_rm=("8443:443",), label_add=("a=b",))
+    planned = plan_service_update("web", change, STATE.including(service), PORTS)
+    assert [m.host_port for m in planned.service.ports] == [8080, 9000]
+    assert [m.host_port for m in planned.closed] == [8443] and planned.service.labels == {"a": "b"}
+    with pytest.raises(NotFoundError, match="does not publish"):
+        plan_service_update("web", ServiceChange(publish_rm=("1:1",)), STATE.including(service), PORTS)
+
+
+def test_a_container_joins_services_of_its_networks() -> None:
+    state = STATE.including(WEB)
+    assert plan_memberships(["web,weight=3"], [SHOP.id], state) == (Membership(WEB.id, 3),)
+    with pytest.raises(ConfigError, match="it is not on network shop"):
+        plan_memberships(["web"], [], state)
+    with pytest.raises(NotFoundError, match="no such service: api"):
+        plan_memberships(["api"], [SHOP.id], state)
+
+
+def test_only_backends_are_drained() -> None:
+    state = STATE.including(WEB)
+    drained = plan_drain("web", "c3", state)
+    assert drained.drained == (f"e{3:063x}",)
+    assert plan_drain("web", "c3", state.including(drained), back=True).drained == ()
+    with pytest.raises(ConfigError, match="container c5 is no backend of service web"):
+        plan_drain("web", "c5", state)
+
+
+def test_a_network_with_services_stays() -> None:
+    with pytest.raises(InUseError, match=r'network shop has services \(name:"web"'):
+        plan_network_remove("shop", State().including(SHOP, WEB))
+
+
+def test_words_of_options_are_checked() -> None:
+    assert parse_membership("web") == ("web", 1) and parse_membership("web,weight=100") == ("web", 100)
+    for text in ("", "web,", "web,weight=0", "web,weight=101", "web,share=2"):
+        with pytest.raises(ConfigError):
+            parse_membership(text)
+    assert [parse_seconds(text, "x") for text in ("0", "90", "90s", "1h30m")] == [0, 90, 90, 5400]
+    for text in ("", "-1", "1.5", "soon", "8000h"):
+        with pytest.raises(ConfigError):
+            parse_seconds(text, "x")
+
+
+# ---- the store -----------------------------------------------------------------------------------------------------
+
+
+def test_a_service_is_stored_and_keeps_its_network(tmp_path: Path) -> None:
+    service = behind(replace(WEB, drained=("x",)), 3)
+    with SQLiteStore(tmp_path) as store:
+        store.put(SHOP)
+        store.put(service)
+        assert store.load().services == {service.id: service}
+        with pytest.raises(DatapathError, match="in use"):
+            store.delete(SHOP)
+        with pytest.raises(ExistsError):
+            store.put(replace(service, id="7" * 64, number=51, vip4=None))
