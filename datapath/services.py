@@ -10,7 +10,7 @@ from datapath.engine.engine import Engine
 from datapath.model.services import Service, ServiceChange, ServiceRequest
 
 if TYPE_CHECKING:
-    from datapath.telemetry.services import BackendUse
+    from datapath.telemetry.stats import ServiceUse
 
 
 class Services:
@@ -34,11 +34,11 @@ class Services:
         state = self._host.snapshot()
         return service_inspect(state.get(Service, name), state)
 
-    def backends(self, name: str) -> list[BackendUse]:
+    def backends(self, name: str) -> list[ServiceUse]:
         """The backends of a service, and what the packet programs have counted of each. NotFoundError."""
-        from datapath.telemetry.services import uses
+        from datapath.telemetry.stats import services
 
-        return uses(self._host, self.get(name))
+        return [use for use in services(self._host, name) if use.backend]
 
     def create(self, request: ServiceRequest) -> Service:
         """Creates a service. ConfigError, NotFoundError; ExistsError: its name, address or a port is taken;

@@ -19,7 +19,7 @@ from .output import emit, fitted, for_each, listing
 if TYPE_CHECKING:
     from datapath.model.services import Service
     from datapath.model.state import State
-    from datapath.telemetry.services import BackendUse
+    from datapath.telemetry.stats import ServiceUse
 
 COLUMNS = {
     "ID": "ID",
@@ -163,11 +163,11 @@ def ps(name: str, format_: str) -> None:
     emit(listing(rows, BACKENDS, format_))
 
 
-def backend_row(one: BackendUse) -> dict[str, Any]:
+def backend_row(one: ServiceUse) -> dict[str, Any]:
     """What `service ps` knows about a container of a service."""
     return {
         "Service": one.service,
-        "Container": one.container,
+        "Container": one.backend,
         "Address": ",".join(one.addresses),
         "Weight": one.weight,
         "State": one.state,

@@ -17,7 +17,7 @@ from .formatting import percent
 from .output import emit, emit_parts, folded, listing
 
 if TYPE_CHECKING:
-    from datapath.telemetry.stats import LimitUse, Stats
+    from datapath.telemetry.stats import LimitUse, ServiceUse, Stats
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
@@ -39,6 +39,7 @@ LIMITS = {
     "Packets": "DROPPED",
     "Bytes": "BYTES",
 }
+SERVICES = {"Service": "SERVICE", "Backend": "BACKEND", "Opened": "OPENED", "Failed": "FAILED"}
 REASONS = {"Counter": "COUNTER", "Meaning": "THE PACKET", "Look": "WHERE TO LOOK"}
 PROMETHEUS = "prometheus"
 _GROWN = "{:<11}{:<21}{:<10}{}"  # a line of --follow
@@ -113,7 +114,8 @@ def _print(names: tuple[str, ...], all_: bool, format_: str) -> None:
     maps = [map_row(name, used, most) for name, (used, most) in found.fill.items() if not names]
     questions = [question_row(name, counts) for name, counts in sorted(found.questions.items()) if not names]
     limits = [limit_row(use) for use in found.limits if not names]
-    more = [part for part in ((questions, QUESTIONS), (limits, LIMITS)) if part[0]]
+    services = [service_row(use) for use in found.services if not names]
+    more = [part for part in ((questions, QUESTIONS), (limits, LIMITS), (services, SERVICES)) if part[0]]
     emit_parts(((counters, COUNTERS), (maps, MAPS), *more), format_)
 
 
@@ -149,6 +151,17 @@ def limit_row(use: LimitUse) -> dict[str, Any]:
         "Burst": use.limit.burst,
         "Packets": use.packets,
         "Bytes": use.bytes,
+    }
+
+
+def service_row(use: ServiceUse) -> dict[str, Any]:
+    """What is shown of a service, or of one of its backends: connections."""
+    return {
+        "Kind": "service",
+        "Service": use.service,
+        "Backend": use.backend,
+        "Opened": use.opened,
+        "Failed": use.failed,
     }
 
 
@@ -259,3 +272,8 @@ def prometheus(found: Stats) -> Iterator[str]:
         values = {labels: getattr(use, what) for labels, use in limited.items()}
         name, help_ = f"limit_dropped_{what}_total", f"What limits of bandwidth dropped, {what}."
         yield from family(name, "counter", help_, values)
+    behind = {f'{{service="{use.service}",backend="{use.backend}"}}': use for use in found.services}
+    for name, help_ in (("opened", "were opened"), ("failed", "could not be opened")):
+        values = {labels: getattr(use, name) for labels, use in behind.items()}
+        help_ = f'Connections of a service (backend="") or to a backend that {help_}.'
+        yield from family(f"service_{name}_total", "counter", help_, values)

@@ -245,7 +245,7 @@ class Engine:
     def remove_all(self, tx: Transaction, failures: list[Exception]) -> None:
         """Takes every endpoint, network, program and pin away, and the state; ExceptionGroup: `failures` and those
         that come here. The transaction is a leaving one, and owners have taken away what is theirs."""
-        from datapath.engine import endpoints, joining
+        from datapath.engine import endpoints, joining, services
 
         def attempt(step: Callable[[], object]) -> None:
             try:
@@ -256,6 +256,8 @@ class Engine:
         for sandbox in list(tx.state.sandboxes.values()):
             mine = tx.state.endpoints_of_sandbox(sandbox.id)
             attempt(lambda s=sandbox, e=mine: endpoints.forget_sandbox(tx, s, e))  # type: ignore[misc]
+        for service in list(tx.state.services.values()):
+            attempt(lambda s=service: services.take_away(tx, s))  # type: ignore[misc]
         for network in list(tx.state.networks.values()):
             attempt(lambda n=network: networks.teardown(tx, n))  # type: ignore[misc]
         for part, view in tx.parts():

@@ -28,7 +28,7 @@ def create(tx: Transaction, request: ServiceRequest) -> Service:
             for part, _ in tx.parts():
                 part.services.require()
             tx.commit(planned)
-        undo.callback(_remove, tx, planned)
+        undo.callback(take_away, tx, planned)
         _publish(tx, planned, planned.ports)
         service = _settle(tx, replace(planned, phase=Phase.READY))
         undo.pop_all()
@@ -78,7 +78,7 @@ def drain(tx: Transaction, name: str, containers: Sequence[str], back: bool) -> 
 def remove(tx: Transaction, name: str) -> Service:
     """`service rm`. NotFoundError."""
     service = plans.plan_service_remove(name, tx.state)
-    _remove(tx, service)
+    take_away(tx, service)
     return service
 
 
@@ -89,7 +89,7 @@ def finish(tx: Transaction, service: Service) -> None:
         _restore(tx, replace(service, phase=Phase.READY))
         return
     tx.warn(f"service {service.name} was left unfinished: removed")
-    _remove(tx, service)
+    take_away(tx, service)
 
 
 def rebuild(tx: Transaction) -> None:
@@ -145,8 +145,8 @@ def _name(tx: Transaction, after: State, service: Service) -> None:
         part.write_names(rows, concerned)
 
 
-def _remove(tx: Transaction, service: Service) -> None:
-    """Names first, then what leads to it, then itself."""
+def take_away(tx: Transaction, service: Service) -> None:
+    """Removes a service, whatever of it is there: names first, then what leads to it, then itself."""
     row = replace(tx.state.services.get(service.id, service), phase=Phase.REMOVING)
     tx.commit(row)
     _name(tx, tx.state.without(row), row)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from datapath.engine.engine import Engine
 from datapath.model.connections import Connection, ConnectionFilter, ConnectionStats
 from datapath.model.limits import Limit
+from datapath.model.services import Service
 from datapath.model.state import State, stack_of
+from datapath.plan.backends import backends
 
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
@@ -35,12 +37,14 @@ class LimitUse(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Stats:
     """`counters`: reason -> (packets, bytes) since the programs were loaded; `fill`: map -> (entries, most);
-    `questions`: network -> what became of its members' questions for names -> how many; `limits`: of bandwidth."""
+    `questions`: network -> what became of its members' questions for names -> how many; `limits`: of bandwidth;
+    `services`: each with its backends behind it."""
 
     counters: dict[str, tuple[int, int]]
     fill: dict[str, tuple[int, int]]
     questions: dict[str, dict[str, int]] = field(default_factory=dict)
     limits: tuple[LimitUse, ...] = ()
+    services: tuple[ServiceUse, ...] = ()
 
 
 def stats(engine: Engine) -> Stats:
@@ -52,6 +56,7 @@ def stats(engine: Engine) -> Stats:
                 found.fill(),
                 _questions(engine, found),
                 tuple(sorted(_limits(engine, found))),
+                tuple(_services(engine, found)),
             )
             if found
             else Stats({}, {})
@@ -84,6 +89,54 @@ def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
             if row is not None:
                 network = state.networks[endpoint.network_id].name
                 yield LimitUse(state.holder_name(endpoint), network, limit, row.packets, row.bytes)
+
+
+class ServiceUse(NamedTuple):
+    """Connections of a service (`backend` ""), or of one of its backends: those that were opened to it, and those that
+    could not be. `addresses` and `weight` are the backend's; `state`: "up" or "draining", that it gets no new ones."""
+
+    service: str
+    backend: str
+    addresses: tuple[str, ...] = ()
+    weight: int = 0
+    state: str = ""
+    opened: int = 0
+    failed: int = 0
+
+
+def services(engine: Engine, name: str = "") -> list[ServiceUse]:
+    """Every service, by name, each with its backends behind it; `name`: this one. NotFoundError."""
+    if name:
+        name = engine.snapshot().get(Service, name).name
+    with opened(engine) as found:
+        return [use for use in _services(engine, found) if name in ("", use.service)]
+
+
+def _services(engine: Engine, found: Dataplane | None) -> Iterator[ServiceUse]:
+    state = engine.shown()
+    if not state.services:
+        return
+    counts = {}
+    if found is not None and found.has("service_counts"):
+        counts = {
+            key.number: (sum(one.opened for one in copies), sum(one.failed for one in copies))
+            for key, copies in found.service_counts.read_all()
+        }
+    for service in sorted(state.services.values(), key=lambda one: one.name):
+        opened_, failed = counts.get(service.number, (0, 0))
+        yield ServiceUse(service.name, "", opened=opened_, failed=failed)
+        rows = [
+            ServiceUse(
+                service.name,
+                state.holder_name(one.endpoint),
+                tuple(str(address) for address in one.addresses),
+                one.weight,
+                "draining" if one.draining else "up",
+                *counts.get(service.numbers.get(one.endpoint.id, 0), (0, 0)),
+            )
+            for one in backends(service, state)
+        ]
+        yield from sorted(rows)
 
 
 def connections(

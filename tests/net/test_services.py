@@ -8,12 +8,15 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 
+from datapath.dataplane.programs import Dataplane
+from datapath.kernel import abi
 from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, eventually
 from tests.net.services import heard, keeper, names, serve
 
@@ -230,3 +233,57 @@ def test_s26_a_client_comes_to_the_same_backend_while_its_affinity_lasts(three: 
     three.ctl("service update --affinity 1h web")
     found = names(heard(lambda argv: three.try_in("client", argv), "tcp", vip(three), 80, 30))
     assert len(found) == 1
+
+
+# ---- what is wrong, and who comes at once --------------------------------------------------------------------------
+
+
+def test_s30_rows_of_services_that_are_gone_wrong_or_too_many_are_repaired(prepared: Host) -> None:
+    prepared.ctl(f"service create {NET} -p 8080:80 web")
+    prepared.run("w1", f"{NET} --service web")
+    with Dataplane(prepared.bpffs / "datapath") as dataplane:
+        backend, row = next(iter(dataplane.backends.items()))
+        slots = next(key for key in dataplane.slots if key.chunk == 5)
+        dataplane.backends[backend] = row._replace(weight=9)
+        dataplane.backends[abi.backend_key(9999)] = row
+        del dataplane.slots[slots]
+        service, value = next(iter(dataplane.services.items()))
+        dataplane.services[service] = value._replace(seed=7)
+        vip_key = next(key for key, one in dataplane.endpoints.items() if not one.ifindex)
+        del dataplane.endpoints[vip_key]
+    found = prepared.try_ctl("doctor")
+    assert found.returncode != 0
+    for name in ("backends", "slots", "services", "endpoints"):
+        assert f"map {name}," in found.stdout
+    prepared.ctl("reconcile")
+
+
+def test_commands_about_one_service_at_once_leave_what_each_has_done(prepared: Host) -> None:
+    prepared.ctl(f"service create {NET} web")
+    commands = [f"run -d --name w{number} {NET} --service web sleep 3600" for number in range(4)]
+    commands += ["service update --publish-add 8081:81 web", "service update --publish-add 8082:82 web"]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        assert [done.returncode for done in pool.map(prepared.try_ctl, commands)] == [0] * len(commands)
+    assert set(backends(prepared)) == {"w0", "w1", "w2", "w3"}
+    assert {port for port in ("8081", "8082") if port in prepared.ctl("service ls")} == {"8081", "8082"}
+
+
+def test_a_service_for_which_maps_have_no_room_is_refused_and_leaves_nothing(prepared: Host) -> None:
+    with Dataplane(prepared.bpffs / "datapath") as dataplane:
+        most = dataplane.services.max_entries
+        dataplane.services.update_many({abi.service_key(2**29 + n): abi.service() for n in range(most)})
+        try:
+            said = prepared.refused(f"service create {NET} -p 8080:80 web")
+            assert "services: it is full" in said
+        finally:
+            dataplane.services.delete_many(abi.service_key(2**29 + n) for n in range(most))
+    assert not prepared.ctl("service ls -q")
+
+
+def test_s31_down_takes_services_away(make_host: Callable[..., Host]) -> None:
+    host = make_host()
+    host.ctl("network create --subnet 10.71.0.0/24 shop")
+    host.ctl(f"service create {NET} -p 8080:80 web")
+    host.run("w1", f"{NET} --service web")
+    host.ctl("down")
+    assert not host.ctl("service ls -q") and not list((host.bpffs / "datapath").glob("*"))

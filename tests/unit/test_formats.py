@@ -30,8 +30,7 @@ from datapath.runtime.containers import PublishedPort
 from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
-from datapath.telemetry.services import BackendUse
-from datapath.telemetry.stats import Stats
+from datapath.telemetry.stats import ServiceUse, Stats
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
 
@@ -59,7 +58,7 @@ class Library:
     def __init__(self) -> None:
         self.networks: Any = self
         self.services: Any = self
-        self.backends = lambda _: [BackendUse("shop-web", "web", ("10.0.0.2",), 1, "up")]
+        self.backends = lambda _: [ServiceUse("shop-web", "web", ("10.0.0.2",), 1, "up")]
         self.all = self.everywhere = lambda: [BR1]
         self.ps = lambda **_: [WEB]
         self.settings: Any = None
