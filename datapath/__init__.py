@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from datapath.model.networks import NetworkRequest as NetworkRequest
     from datapath.model.ports import PortMapping as PortMapping
     from datapath.model.sandboxes import Sandbox as Sandbox
+    from datapath.model.services import Service as Service
+    from datapath.model.services import ServiceChange as ServiceChange
+    from datapath.model.services import ServiceRequest as ServiceRequest
     from datapath.runtime.containers import Containers as Containers
 
 __version__ = "0.1.0"
@@ -48,6 +51,9 @@ _PUBLIC = {
     "PortMapping": "model.ports",
     "RunRequest": "model.containers",
     "Sandbox": "model.sandboxes",
+    "Service": "model.services",
+    "ServiceChange": "model.services",
+    "ServiceRequest": "model.services",
     "Settings": "config.settings",
 }
 __all__ = [*_PUBLIC]

@@ -102,12 +102,6 @@ def service() -> None:
     help="Containers with this label are of the service; several: with all of them.",
 )
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the service.")
-@click.option(
-    "--stop-grace-period",
-    default="",
-    metavar="SECONDS",
-    help=f"Time that connections of a drained container get, {seconds_help} (default: 10).",
-)
 def create(**asked: Any) -> None:
     """Create a service and print its ID."""
     from datapath.model.services import ServiceRequest
@@ -204,12 +198,6 @@ def inspect(names: tuple[str, ...], format_: str) -> None:
     default="",
     metavar="SECONDS",
     help="Time in which a client that comes again gets the same container; 0: none.",
-)
-@click.option(
-    "--stop-grace-period",
-    default="",
-    metavar="SECONDS",
-    help="Time that connections of a drained container get.",
 )
 def update(name: str, **asked: Any) -> None:
     """Change a service and print its name."""

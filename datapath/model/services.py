@@ -14,7 +14,7 @@ from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 
 MAX_WEIGHT = 100
-MAX_SECONDS = 7 * 24 * 3600  # of affinity, and of a grace period
+MAX_SECONDS = 7 * 24 * 3600  # of affinity
 MAX_NUMBER = 2**30 - 1  # of a service: numbers of its tables are made of it
 
 
@@ -40,8 +40,7 @@ class Service:
     in which a client that comes again gets the same backend; 0: it is chosen anew. `published` as asked for, `ports`
     with the host ports decided. `selector`: labels that make a container with all of them a backend; empty: only those
     that name the service are. `numbers`: of its backends, by the endpoint's id; of the same count as well. `drained`:
-    ids of endpoints that get no new connections. `grace`: seconds that drained endpoints' connections get to end.
-    `health`: what is to be checked of backends, by the option's name."""
+    ids of endpoints that get no new connections."""
 
     id: str
     name: str
@@ -59,8 +58,6 @@ class Service:
     labels: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
     drained: tuple[str, ...] = ()
-    grace: int = 10
-    health: Mapping[str, str] = field(default_factory=dict)
     phase: Phase = Phase.CREATING
 
     @property
@@ -99,7 +96,6 @@ class ServiceRequest:
     vips: tuple[str, ...] = ()
     selector: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    stop_grace_period: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,6 @@ class ServiceChange:
     label_rm: tuple[str, ...] = ()
     algorithm: str = ""
     affinity: str = ""
-    stop_grace_period: str = ""
 
 
 def parse_membership(text: str) -> tuple[str, int]:

@@ -60,7 +60,6 @@ def service_inspect(service: Service, state: State) -> dict[str, Any]:
         "Network": network.name,
         "Algorithm": service.algorithm,
         "Affinity": service.affinity,
-        "StopGracePeriod": service.grace,
         "Selector": dict(service.selector),
         "Backends": [_backend(one, state) for one in backends(service, state)],
     }

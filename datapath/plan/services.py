@@ -96,7 +96,6 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
         published=wanted,
         selector=parse_labels(request.selector),
         labels=parse_labels(request.labels),
-        grace=parse_seconds(request.stop_grace_period or "10", "stop-grace-period"),
     )
     if service.number > MAX_NUMBER:
         raise ConfigError("all numbers of services are used up: take everything down and start afresh")
@@ -274,9 +273,6 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
         ports=(*left.ports, *opened),
         algorithm=parse_algorithm(change.algorithm) if change.algorithm else service.algorithm,
         affinity=parse_seconds(change.affinity, "affinity") if change.affinity else service.affinity,
-        grace=parse_seconds(change.stop_grace_period, "stop-grace-period")
-        if change.stop_grace_period
-        else service.grace,
     )
     _refuse_shared_members(changed, state.without(service))
     return ChangePlan(changed, opened, tuple(closed))

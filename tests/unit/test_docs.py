@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datapath import host
+from datapath import host, services
 from tests.unit.test_house import FLOORS
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,7 @@ def test_the_librarys_page_names_every_public_call() -> None:
         "sandboxes": host.Sandboxes,
         "endpoints": host.Endpoints,
         "ports": host.Ports,
+        "services": services.Services,
     }
     for name, part in parts.items():
         for call in (call for call in vars(part) if not call.startswith("_")):
