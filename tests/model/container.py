@@ -64,11 +64,16 @@ class FromContainer(Questions, OnLink):
             return self._solicitation_to_link(p, sender) if net.lan else self._solicitation(p, sender)
         if p.kind == IPV6 and p.icmp == 136:
             return self._advertisement(p, sender)
+        if p.dst_mac[0] & 1 and net.questions:
+            return dropped(frame, "DROP_MULTICAST_OFF")
         if p.dst_mac[0] & 1:
             group = self._group(p, sender)
             return self._group_to_link(p, sender, group) if net.lan else group
         if self._for_resolver(p, sender):
             return self._question(p, sender)
+        if net.questions:
+            self._meet(Situation.NO_QUESTION)
+            return dropped(frame, "DROP_ISOLATED")
         target = net.members.get(p.dst)
         remote = target is None and self._leads_to_peer(p, net)
         if remote and (net.icc or not p.fragment):

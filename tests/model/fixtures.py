@@ -285,6 +285,7 @@ class Programs:
             (net.masquerade, FLAG.NETWORK_MASQUERADE),
             (net.beside, FLAG.NETWORK_BESIDE),
             (net.lan, FLAG.NETWORK_LAN),
+            (net.questions, FLAG.NETWORK_QUESTIONS),
         ):
             if wanted:
                 flags |= flag

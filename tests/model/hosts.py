@@ -159,6 +159,9 @@ def _put_on_link(rng: random.Random, net: Network, uplink: Uplink) -> None:
     if rng.random() > 0.3:
         return
     net.lan, net.masquerade, net.beside = True, False, False
+    net.questions = rng.random() < 0.3
+    if net.questions:
+        return
     if not net.internal and uplink.network is None:
         net.parent, uplink.network = uplink, net
     net.internal = net.parent is None

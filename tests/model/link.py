@@ -54,6 +54,8 @@ class OnLink(Forwarding):
 
     def _mac_told(self, net: Network, address: bytes) -> bytes | None:
         """Whose MAC address a member is told; None: the link is asked."""
+        if net.questions:
+            return net.mac if address in (RESOLVER, net.linklocal) else None
         member = net.members.get(address)
         if member:
             return member.mac

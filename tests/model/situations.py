@@ -62,6 +62,7 @@ class Situation(StrEnum):
     PEER_REFUSED = "in a tunnel, and not believed"
     TO_LINK = "to the link of a network's parent"
     FROM_LINK = "from there, to a member, or for one"
+    NO_QUESTION = "none of the questions that alone may pass there"
     ASKS_OURS = "a question for the name of a container"
     ASKS_ELSEWHERE = "and of an endpoint on another host"
     ASKS_OWNER = "a question for who has the address of either"
