@@ -16,7 +16,7 @@ from datapath.kernel import abi, bpf_links, bpffs, cgroup, devices, libbpf
 
 HOOK_OF = {int(abi.DeviceKind[kind]): name for kind, name in HOOK_OF_KIND.items()}
 _TCX = {"ingress": bpf_links.TCX_INGRESS, "egress": bpf_links.TCX_EGRESS}
-_CLSACT = {"ingress": bpf_links.BPF_TC_INGRESS, "egress": bpf_links.BPF_TC_EGRESS}
+_CLSACT: dict[Direction, int] = {"ingress": bpf_links.BPF_TC_INGRESS, "egress": bpf_links.BPF_TC_EGRESS}
 # By both numbers our filters are told from others' at the same device.
 _CLSACT_PRIORITY, _CLSACT_HANDLE = 0x0D47, 0x0D47
 _DETACH_PATIENCE = 2.0  # seconds
@@ -96,8 +96,11 @@ class Attachments(Pins):
         """
         if not bpffs.unpin(self.root / "links" / f"{hook}-{ifindex}") and not device_gone:
             bpf_links.detach_clsact(*filter_place(ifindex, HOOKS[hook].direction))
-            if self._own_qdisc(ifindex).exists() and not devices.has_filters(ifindex):
-                bpf_links.destroy_clsact(ifindex)
+            if self._own_qdisc(ifindex).exists():
+                if any(bpf_links.clsact_program(*filter_place(ifindex, way)) for way in _CLSACT):
+                    return  # another hook of ours is there
+                if not devices.has_filters(ifindex):
+                    bpf_links.destroy_clsact(ifindex)
         bpffs.unpin(self._own_qdisc(ifindex))
 
     def replaced(self, hook: str, ifindex: int) -> None:

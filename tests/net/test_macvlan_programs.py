@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from tests.bpf import packets as pk
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
 from tests.net.lan import LAN, OUTSIDE6, healthy, on_both_sides, six, within
 from tests.net.names import Upstreams, dig
+from tests.net.test_trace import Tracer
 from tests.net.wire import Container, call, counters, fails, rises, serving, start_container, taps
 from tests.softirqs import settle
 
@@ -220,6 +221,16 @@ def test_s15_what_a_member_has_for_another_is_dropped_at_the_parent_and_counted(
     assert rises(before, counters(apart.host)).keys() == {"DROP_ICC"}
 
 
+def test_s15_who_is_kept_from_whom_is_shown_as_it_happens(apart: Topology) -> None:
+    """At the parent, which is nobody's: by the addresses."""
+    tracer = Tracer(apart.host, "drops")
+    assert loses(apart.other.try_, apart.server.ip)
+    lines = tracer.stop()
+    assert [one["Packets"] for one in lines if one.get("Counter") == "DROP_ICC"] == [1]
+    (shown,) = (one for one in lines if one.get("Source") == apart.other.ip)
+    assert (shown["Device"], shown["Destination"]) == ("eth0", apart.server.ip)
+
+
 def test_s15_a_link_opens_what_is_exposed_and_leads_one_way_on_macvlan_too(apart: Topology) -> None:
     six_of = six(apart.host, "server")
     for proto, port in (("tcp", 80), ("udp", 53)):
@@ -285,3 +296,21 @@ def test_s30_a_program_that_is_gone_from_the_parent_is_found_and_put_back(apart:
     with eventually() as until:
         until(lambda: not list((host.bpffs / "datapath").glob("links/*_parent-*")))
     assert healthy(host)
+
+
+def test_s30_both_programs_of_a_parent_come_and_go_as_filters_too(make_host: Callable[..., Host]) -> None:
+    """The qdisc that they share goes with the last of them."""
+    host = make_host(attach="clsact")
+    host.ctl(f"network create -d macvlan --subnet 192.0.2.0/24 -o parent=eth0 -o {NO_ICC} lan")
+    host.run("a", "--network lan")
+    host.run("b", "--network lan")
+    before = counters(host)
+    assert loses(within(host, "a"), host.address("b", "lan"))
+    assert rises(before, counters(host)).keys() == {"DROP_ICC"} and healthy(host)
+    assert dig(host, "a", "b.lan A")[0].data == [host.address("b", "lan")]
+    host.ctl("rm -f a b")
+    host.ctl("network rm lan")
+    assert "to_parent" not in host.sh("tc filter show dev eth0 egress")
+    assert "from_uplink" in host.sh("tc filter show dev eth0 ingress") and healthy(host)
+    host.ctl("down")
+    assert "clsact" not in host.sh("tc qdisc show dev eth0")

@@ -121,7 +121,7 @@ class EbpfHost(HostPart):
                 self._attach_uplink(dataplane, key.ifindex, value.kind, known.get(key))
                 if key.ifindex in deciding:
                     dataplane.attach(POLICY_HOOK, key.ifindex)
-                elif key in known and known[key].kind == _PARENT:
+                elif key in known and known[key].kind == _PARENT != value.kind:
                     dataplane.detach(POLICY_HOOK, key.ifindex)
             except KernelError as error:
                 if error.errno not in _CANNOT_ATTACH:
