@@ -18,6 +18,7 @@ from datapath.config.settings import Settings
 from datapath.engine import cluster, joining, reassertion
 from datapath.errors import DatapathError
 from datapath.host import Host
+from datapath.kernel.sockets import dial
 from datapath.model.clusters import ClusterStore
 from datapath.store.etcd.client import EtcdCluster
 
@@ -57,7 +58,7 @@ class Keeper:
         try:
             while not self._closed:
                 try:
-                    with EtcdCluster(self._where) as store:
+                    with EtcdCluster(self._where, dial) as store:
                         life = Liveness(store, self._me, joining.instance(), self._where.ttl)
                         self._begin(store, life)
                         pause = _FIRST

@@ -9,6 +9,7 @@ the store for however long, has missed news, and lists all of it again.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -214,5 +215,6 @@ class Membership:
             self._failed = 0.0
             if disowned and self._keeper is not None:
                 self._keeper.doubt()
+        gc.collect()  # all rows, of before and after: else the next change needs as much besides
         ended = time.monotonic()
         self._free_at = ended + max(SPACING, (_DUTY - 1) * (ended - began))

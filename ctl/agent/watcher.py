@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from datapath.cluster import addresses, keys
 from datapath.errors import DatapathError
+from datapath.kernel.sockets import dial
 from datapath.model.clusters import ClusterStore
 from datapath.store.cluster import CompactedError, RestoredError, Watch
 from datapath.store.etcd.client import EtcdCluster
@@ -47,7 +48,7 @@ class Watcher:
             self._tell(Failure(error))
 
     def _listen(self) -> None:
-        with EtcdCluster(self._where) as store:
+        with EtcdCluster(self._where, dial) as store:
             part = addresses.part(store, self.networks)
             self._tell(Listed(part))
             with store.watch(keys.watched(self.networks), part.revision) as self._watch:

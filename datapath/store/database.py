@@ -91,6 +91,9 @@ def connect(path: Path, busy: float = BUSY_SECONDS, mode: str = "mode=rw") -> sq
     try:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(
+            "PRAGMA cache_size = -512"
+        )  # KiB: tables are read as a whole, and the agent has it open several times
     except BaseException:
         db.close()
         raise

@@ -34,7 +34,7 @@ from datapath.store.etcd.http import Dial, dial_by_library
 if TYPE_CHECKING:
     from datapath.store.etcd.watch import EtcdWatch
 
-_PAGE = 5000  # keys of one range of a request
+_PAGE = 1000  # keys of one range of a request
 _FEW = 100  # keys that are told of a prefix that was to be empty
 _NOT_FOUND = 5  # gRPC's code
 _ALARMS = {"NOSPACE": "its disk quota is used up", "CORRUPT": "its data is damaged"}

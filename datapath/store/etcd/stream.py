@@ -9,7 +9,6 @@ would be in chunks.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +28,12 @@ class Stream:
     def __init__(self, connection: Connection, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         self._connection = connection
         self._sock: Any = connection.sock
+        self._tls = hasattr(self._sock, "pending")
+        self._nothing: tuple[type[OSError], ...] = (BlockingIOError,)  # is there yet
+        if self._tls:
+            import ssl  # 5 MB, of a process that stays
+
+            self._nothing = (BlockingIOError, ssl.SSLWantReadError)
         self._waiting = b""
         self.refused = b""
         self._sock.setsockopt(_SOL_SOCKET, _SO_KEEPALIVE, 1)
@@ -50,7 +55,7 @@ class Stream:
         """Those that are there now, without waiting. EOFError: there are no more, and there will be none."""
         try:
             ended = not self._receive()
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except self._nothing:
             ended = False
         *found, self._waiting = self._waiting.split(b"\n")
         if ended and not found:
@@ -63,7 +68,7 @@ class Stream:
         """All that is there; TLS may have more than the socket shows. False: the answer has ended."""
         while got := self._sock.recv(_BUFFER):
             self._waiting += got
-            if len(got) < _BUFFER and not isinstance(self._sock, ssl.SSLSocket):
+            if len(got) < _BUFFER and not self._tls:
                 return True
         return False
 
