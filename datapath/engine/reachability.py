@@ -18,6 +18,7 @@ from datapath.model.checks import (
     DETACHED,
     DOWN,
     GATEWAY,
+    MISSING,
     OFFLOAD,
     PEER,
     PEER_MTU,
@@ -25,6 +26,7 @@ from datapath.model.checks import (
     TUNNEL,
     UNDERLAY,
     UNREADABLE,
+    WRONG,
 )
 from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
@@ -38,7 +40,7 @@ from datapath.plan import ipam
 from datapath.store.sqlite import SQLiteStore
 
 # Of these nothing comes back either, and they are this host's own.
-_CAUSES = {PROGRAMS, UNREADABLE, GATEWAY, TUNNEL, UNDERLAY, DETACHED, DOWN}
+_CAUSES = {PROGRAMS, UNREADABLE, GATEWAY, TUNNEL, UNDERLAY, DETACHED, DOWN, MISSING, WRONG}
 
 
 @dataclass(frozen=True, slots=True)
