@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 from datapath.errors import ConfigError, DatapathError, ExistsError, NotFoundError
 from datapath.host import Host
 from datapath.kernel.unix_server import Answer, Request
+from datapath.model.endpoints import EndpointRequest
 from datapath.model.fields import Fields, part, text
 from datapath.model.networks import NetworkRequest
 from datapath.model.parsing import parse_prefix
 
-from . import DRIVER, OWNER, protocol
+from . import DRIVER, OWNER, lent, protocol
 from .protocol import ident
 
 Reply = Mapping[str, Any]
@@ -88,6 +90,9 @@ class Driver:
     # ---- networks --------------------------------------------------------------------------------
 
     def _create_network(self, fields: Fields) -> Reply:
+        if name := lent.asked(fields):
+            lent.add(self._host, ident(fields, "NetworkID"), name)
+            return _NOTHING
         wanted = protocol.network_request(fields)
         try:
             self._host.networks.create(wanted, allots=True)
@@ -108,6 +113,9 @@ class Driver:
 
     def _delete_network(self, fields: Fields) -> Reply:
         network = ident(fields, "NetworkID")
+        if lent.find(self._host, network):
+            lent.remove(self._host, network)
+            return _NOTHING
         with suppress(NotFoundError):
             self._host.networks.remove(network, OWNER, members=True)
         return _NOTHING
@@ -116,11 +124,23 @@ class Driver:
 
     def _create_endpoint(self, fields: Fields) -> Reply:
         request = protocol.endpoint_request(fields)
+        if name := lent.find(self._host, request.network):
+            return self._create_lent(fields, replace(request, network=name))
         if not (request.ip or request.ip6):
             raise ConfigError("Docker has allotted no address: the network's IPAM driver must be default")
         made = self._host.endpoints.create(request, OWNER, ident(fields, "EndpointID"), allots=True)
         # What Docker has said itself must not be said to it.
         return {"Interface": {} if request.mac else {"MacAddress": made.mac}}
+
+    def _create_lent(self, fields: Fields, request: EndpointRequest) -> Reply:
+        """On a network of datapathctl's, which gives out addresses. What Docker has said must not be said to it."""
+        made = self._host.endpoints.create(request, OWNER, ident(fields, "EndpointID"))
+        found = {
+            "Address": "" if request.ip or made.ipv4 is None else str(made.ipv4),
+            "AddressIPv6": "" if request.ip6 or made.ipv6 is None else str(made.ipv6),
+            "MacAddress": "" if request.mac else made.mac,
+        }
+        return {"Interface": {key: value for key, value in found.items() if value}}
 
     def _delete_endpoint(self, fields: Fields) -> Reply:
         self._host.endpoints.delete(ident(fields, "EndpointID"), OWNER)

@@ -72,7 +72,8 @@ class DockerOwner(Owner):
 
 
 def _of_docker(state: State) -> bool:
-    return any(network.owner == OWNER for network in state.networks.values())
+    owners = {network.owner for network in state.networks.values()}
+    return OWNER in owners | {sandbox.owner for sandbox in state.sandboxes.values()}
 
 
 def _forgotten(state: State, known: Known | None) -> frozenset[str]:

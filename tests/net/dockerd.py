@@ -158,7 +158,8 @@ class DockerHost(Host):
     def _enter(self) -> list[str]:
         outer = getattr(self, "_outer", None)
         mount = [f"--mount=/proc/{outer.pid}/ns/mnt"] if outer else []
-        return ["nsenter", f"--net={self.path}", *mount, f"--wd={os.getcwd()}"]
+        named = [f"--uts={self.uts}"] if self.uts else []
+        return ["nsenter", f"--net={self.path}", *named, *mount, f"--wd={os.getcwd()}"]
 
     def start(self, command: Words, **more: Any) -> subprocess.Popen[str]:
         options: dict[str, Any] = {

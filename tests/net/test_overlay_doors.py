@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S23 by other doors: containers of podman and of CNI runtimes, on two hosts, on one overlay network."""
+"""S23 by other doors: containers of podman, CNI runtimes and Docker, on two hosts, on one overlay network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.net.cluster import Cluster
+from tests.net.cluster import Cluster, Member
+from tests.net.dockerd import HTTPD, IMAGE, PAGE, DockerHost, needs_docker
 from tests.net.doors import Cni, Netavark, Refused, Space, spaces_of_a_test
 from tests.net.hosts import ask, reaches
 from tests.net.test_overlay import TRIED, clear, hears_of, reaches_from
@@ -80,6 +82,61 @@ def test_s23_containers_of_podman_on_two_hosts_are_on_one_network(ov: Cluster, s
                 podman.call("teardown", place.path, request=podman.request(f"c{n}", "shop", "eth0")) is None
             )
     assert told(ov) == set()
+
+
+class DockerMember(DockerHost, Member):
+    """A host of the cluster with a real dockerd, and the driver."""
+
+
+@pytest.fixture
+def dockers(ov: Cluster) -> Iterator[list[DockerMember]]:
+    made = []
+    with ExitStack() as stack:
+        for number in (11, 12):
+            folder = ov.folder / f"docker{number}"
+            folder.mkdir()
+            made.append(
+                DockerMember(folder, switch=ov.switch, number=number, name=f"d{number}", config=ov.settings)
+            )
+            stack.callback(made[-1].close)
+            made[-1].serve()
+            made[-1].up()
+        yield made
+
+
+@needs_docker
+def test_s23_containers_of_docker_on_two_hosts_are_on_one_network(
+    ov: Cluster, dockers: list[DockerMember]
+) -> None:
+    """Real daemons, which know nothing of each other: the network gives out the addresses."""
+    create = "network create -d datapath --ipam-driver null -o com.datapath.network"
+    for host in dockers:
+        assert "zzz not found" in host.try_docker(f"{create}=zzz zzz").stderr
+        host.docker(f"{create}=ov shop")
+        said = host.try_docker("network create -d datapath -o com.datapath.network=ov other").stderr
+        assert "add --ipam-driver null" in said
+    dockers[0].docker(f"run -d --name web --network shop -p 8080:80 {IMAGE} {HTTPD}")
+    dockers[1].docker(f"run -d --name client --network shop {IMAGE} sleep 3600")
+    hears_of(dockers[0], "ov")
+    found = [
+        host.docker(["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", name])
+        for host, name in zip(dockers, ("web", "client"), strict=True)
+    ]
+    assert told(ov) == set(found) and len(set(found)) == 2
+    assert dockers[1].exec("client", f"wget -q -O - http://{found[0]}/") + "\n" == PAGE
+    assert PAGE.strip() in ov.switch.sh(f"curl -s http://{dockers[0].vtep}:8080/")
+    ov[0].run("a", "--network ov")
+    hears_of(dockers[0], "ov")
+    assert reaches_from(ov[0], "a", found[0])
+    dockers[0].docker("restart -t 0 web")
+    assert told(ov) >= {found[1]}
+    for host, name in zip(dockers, ("web", "client"), strict=True):
+        assert host.clean()
+        host.docker(f"rm -f {name}")
+        host.docker("network rm shop")
+        assert "ov" in host.ctl("network ls")
+        host.ctl("down")
+    assert told(ov) == {ov[0].address("a", "ov")}
 
 
 @pytest.mark.parametrize(

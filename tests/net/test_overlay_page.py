@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ctl.docker import lent
 from datapath.config.daemon import DaemonConfig
 from datapath.drivers.overlay.spec import OVERLAY
 from tests.net.cluster import Cluster, agents
@@ -76,14 +77,15 @@ def test_what_the_page_says_of_other_runtimes_is_taken(clean: Cluster) -> None:
     (given,) = blocks("Containers of other", "json")
     config = json.loads(given)
     assert Cni(clean[1], config, config["cniVersion"]).call("STATUS", more={"cniVersion": "1.1.0"}) is None
-    (command,) = blocks("Containers of other", "sh")
-    argv = shlex.split(command)
-    assert argv[:5] == ["podman", "network", "create", "-d", "datapath"] and argv[5:7] == [
-        "--ipam-driver",
-        "none",
-    ]
-    name, _, value = argv[8].partition("=")
-    Netavark(clean[1]).create(argv[9], options={name: value}, ipam_options={"driver": "none"})
+    (commands,) = blocks("Containers of other", "sh")
+    for line, ipam in zip(commands.splitlines(), ("none", "null"), strict=True):
+        argv = shlex.split(line)
+        assert argv[1:7] == ["network", "create", "-d", "datapath", "--ipam-driver", ipam]
+        name, _, value = argv[8].partition("=")
+        if argv[0] == "podman":
+            Netavark(clean[1]).create(argv[9], options={name: value}, ipam_options={"driver": ipam})
+        else:
+            assert name == lent.OPTION and value == "shop"  # by real daemons: test_overlay_doors.py
 
 
 def test_the_page_names_every_option_and_no_other() -> None:
