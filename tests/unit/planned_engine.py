@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from datapath.config.settings import Settings
 from datapath.drivers.base import JoinInfo
 from datapath.drivers.inside.driver import addresses, gateway, waiting_name
 from datapath.errors import NotFoundError
@@ -19,7 +21,10 @@ from tests.unit.planned_host import PlannedHost
 
 
 class PlannedEngine(PlannedHost):
-    """`networks` and `endpoints` of a `datapath.Host`, as far as Docker's driver calls them."""
+    """`networks` and `endpoints` of a `datapath.Host`, as far as Docker's driver calls them. It has no store,
+    and so no note of what Docker's networks stand for."""
+
+    settings = Settings(state_dir=Path("/nonexistent"))
 
     @property
     def networks(self) -> PlannedNetworks:
