@@ -11,6 +11,8 @@ from datapath.drivers.pairs.spec import truth
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Scope, Traits
 from datapath.model.networks import (
+    AUTO,
+    DIRECT,
     OPT_ALLOW,
     OPT_ANNOUNCE,
     OPT_DENY,
