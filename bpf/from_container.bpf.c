@@ -383,7 +383,7 @@ int from_container(struct __sk_buff *skb)
 		verdict = drop(skb, DROP_BANDWIDTH);
 	else if (endpoint && !endpoint->ifindex)
 		verdict = to_its_service(skb, p, device, net, endpoint->number);
-	else if (serves)
+	else if (serves && !p->forwarded)
 		verdict = service_answer(skb, p, net, device->endpoint);
 	if (verdict != NO_VERDICT)
 		;

@@ -24,6 +24,7 @@ from datapath.model.parsing import PROTOCOLS, Address, Prefix
 
 _OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
+_COUNTED = int(abi.ConnFlag.CONN_COUNTED)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CLOSING = int(abi.ConnState.CONN_CLOSING)
 _CONN = abi.layout("conn").select(
@@ -72,6 +73,11 @@ class Original(NamedTuple):
     def owner(self) -> int:
         """The endpoint that the connection counts for (as conn_owner() of conntrack.h)."""
         return _endpoint(self.from_endpoint) or _endpoint(self.to_endpoint)
+
+    @property
+    def load(self) -> tuple[int, bytes] | None:
+        """The row of `loads` that the connection is counted in: the backend, and its packed address."""
+        return (self.to_endpoint, self.other[:16]) if self.flags & _COUNTED else None
 
 
 def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
@@ -234,6 +240,10 @@ def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
         _credit(dataplane, "quotas", "conns", Counter(conn.owner for conn in found if conn.owner))
         arrived = Counter(conn.owner for conn in found if conn.owner and conn.arrived)
         _credit(dataplane, "arrivals", "conns", arrived)
+        for (number, address), count in Counter(conn.load for conn in found if conn.load).items():
+            key = abi.load_key(number, _address(address))
+            if row := dataplane.loads.get(key):
+                dataplane.loads.set(key, row._replace(conns=max(row.conns - count, 0)), BPF_EXIST)
     else:  # openings count for who opens
         opened = Counter(conn.from_endpoint for conn in found if conn.from_endpoint)
         _credit(dataplane, "quotas", "openings", opened)
@@ -250,11 +260,17 @@ def _credit(dataplane: Dataplane, name: str, field: str, ended: Counter[int]) ->
 
 
 def recount(dataplane: Dataplane) -> None:
-    """Counts anew how many confirmed connections each endpoint has, and how many of these have arrived."""
-    counted, arrived = Counter[int](), Counter[int]()
+    """Counts anew how many confirmed connections each endpoint has, how many of these have arrived, and how many each
+    backend has that is chosen by that."""
+    counted, arrived, loads = Counter[int](), Counter[int](), Counter[tuple[int, bytes]]()
     for conn in originals(dataplane, "conns"):
         counted[conn.owner] += 1
         arrived[conn.owner] += conn.arrived
+        if conn.load:
+            loads[conn.load] += 1
+    for backend, row in list(dataplane.loads.read_all()):
+        there = loads[backend.endpoint, abi.pack_address(backend.addr)]
+        dataplane.loads.set(backend, row._replace(conns=there))
     for name, numbers in (("quotas", counted), ("arrivals", arrived)):
         rows = getattr(dataplane, name)
         for key, row in list(rows.read_all()):

@@ -32,6 +32,7 @@ class Connection:
         "original",
         "resumed",
         "server",
+        "service",
         "state",
         "uplink",
     )
@@ -43,6 +44,7 @@ class Connection:
         self.answered = self.resumed = False
         self.heard = False  # the other side has spoken, now or before the port was used again
         self.masquerades = False
+        self.service = False  # it is one to a service
         self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
 

@@ -74,6 +74,12 @@ class FromContainer(Questions, OnLink):
         if net.questions:
             self._meet(Situation.NO_QUESTION)
             return dropped(frame, "DROP_ISOLATED")
+        service = net.services.get(p.dst)
+        if service and p.fragment:
+            found = service
+            return self._as_fragment(p, sender.number, lambda: self._to_virtual(p, sender, found))
+        if service:
+            return self._to_virtual(p, sender, service)
         target = net.members.get(p.dst)
         remote = target is None and self._leads_to_peer(p, net)
         if remote and (net.icc or not p.fragment):
@@ -88,7 +94,7 @@ class FromContainer(Questions, OnLink):
         if p.fragment and target is None and p.dst_mac != net.mac:
             return self._leaves(p, sender)  # nobody's, whatever it is of
         # Between members a fragment is a packet like any other; translation and policy need to know its ports.
-        if p.fragment and (target is None or not net.icc):
+        if p.fragment and (target is None or not net.icc or sender.serves):
             return self._as_fragment(p, sender.number, lambda: self._unicast(p, sender, target))
         return self._unicast(p, sender, target)
 
@@ -104,6 +110,10 @@ class FromContainer(Questions, OnLink):
         return passed("DELIVERED", p.frame) if net.icc else dropped(p.frame, "DROP_ICC")
 
     def _unicast(self, p: Packet, sender: Member, target: Member | None) -> Expected | None:
+        if sender.serves and sender.owns(p.src) and (target or p.dst_mac == sender.network.mac):
+            answer = self._service_answer(p, sender)
+            if answer:
+                return answer
         if target is None:
             return self._leaves(p, sender)
         if not sender.network.icc and not self._linked(p):
@@ -167,7 +177,7 @@ class FromContainer(Questions, OnLink):
     def _speaks_for(src: bytes, sender: Member) -> bool:
         """It is no neighbour's address, nor any that only neighbours have."""
         net = sender.network
-        if not sender.forwarding or src in net.members or unusable(src):
+        if not sender.forwarding or src in net.members or src in net.services or unusable(src):
             return False
         return src not in (net.gateway4, net.gateway6, net.linklocal, net.broadcast)
 
@@ -178,7 +188,7 @@ class FromContainer(Questions, OnLink):
         member = net.members.get(address)
         if member:
             return member.mac
-        if address and address in (net.gateway4, net.gateway6, net.linklocal):
+        if address in net.services or (address and address in (net.gateway4, net.gateway6, net.linklocal)):
             return net.mac
         return self._remote_mac(net, address, lambda peer: net.mac)
 
@@ -258,6 +268,8 @@ class FromContainer(Questions, OnLink):
             return passed("TO_HOST", frame)
         if p.ports:
             half = self.connections.find(p.key)
+            if half and half.is_by(sender) and self._is_left(p, half):
+                return self._anew(p, half.connection, lambda: self._leaves(p, sender))
             if half and half.is_by(sender):
                 return self._forward(p, sender, half)
             if half:  # of who had the address before

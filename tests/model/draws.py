@@ -13,6 +13,7 @@ from tests.model.connections import Connection
 from tests.model.hosts import OUT4, OUT6
 from tests.model.packet import ACK, FIN, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, URG, Key
 from tests.model.reference import Reference
+from tests.model.services import is_gateway
 from tests.model.topology import LOCAL_SENDER, LOOPBACK, Member, Network, Topology, Uplink
 from tests.model.writing import carried, frame_of, ip4, ip6, summed
 
@@ -223,6 +224,10 @@ class Draws:
 
     def by(self, party: Member | None, packet: bytes) -> Sent:
         """By one side of a connection; now and then what the host says comes from outside."""
+        if is_gateway(party):
+            assert party
+            mac = party.network.mac
+            return Sent("from_host", party.network, frame_of(mac, mac, packet))
         if party is LOCAL_SENDER and self.random() < 0.97:
             return self.from_host_itself(packet)
         return (

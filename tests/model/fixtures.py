@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import struct
 import subprocess
 import sysconfig
 import tempfile
@@ -19,7 +20,7 @@ from datapath.kernel._libbpf import ffi, lib
 
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import xfrm_entries
-from datapath.dataplane.layout import MAPS, TAILS, TAILS_MAP
+from datapath.dataplane.layout import MAPS, ROLE_SERVES, TAILS, TAILS_MAP
 from datapath.dataplane.pins import watch
 from datapath.dataplane.structs import UpstreamValue
 from datapath.kernel import abi, bpf_maps, libbpf
@@ -30,6 +31,7 @@ from tests.bpf.names import add_name, add_resolver, address_record, pointer_reco
 from tests.model.devices import Host, uplink_mac
 from tests.model.plans import PROTECTED
 from tests.model.questions import UPSTREAM
+from tests.model.services import Service
 from tests.model.topology import Member, Network, Published, Topology
 from tests.model.tunnels import Overlay
 
@@ -189,10 +191,53 @@ class Programs:
                 index = self.host.index[uplink.name]
                 self.maps["linklocals"][abi.linklocal_key(address(raw), index)] = abi.address(index)
         self._overlay(topology.overlay)
+        for service in topology.services:
+            self._service(service)
         numbers = {a: m.number for net in topology.networks for a, m in net.members.items()}
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)
             self.maps["links"][key] = abi.link(numbers[client], numbers[server])
+
+    def _service(self, service: Service) -> None:
+        net, number = service.network, service.network.number
+        value = self.maps["networks"][number]
+        self.maps["networks"][number] = value._replace(flags=value.flags | FLAG.NETWORK_SERVICES)
+        for raw in (service.addr4, service.addr6):
+            if raw:
+                row = abi.endpoint(ifindex=0, number=service.number, mac=mac_text(net.mac))
+                self.maps["endpoints"][abi.endpoint_key(number, address(raw))] = row
+        for member in service.backends:
+            self._backend(service, member)
+        numbers = [self._backend_number(service, member) for member in service.slots]
+        for chunk in range(0, len(numbers), 64):
+            part = numbers[chunk : chunk + 64]
+            row = abi.slots(struct.pack(f"={len(part)}I", *part))
+            self.maps["slots"][abi.slots_key(service.number, chunk // 64)] = row
+        size = len(numbers)
+        self.maps["services"][abi.service_key(service.number)] = abi.service(
+            network=number,
+            seed=service.seed,
+            table4=service.number,
+            size4=size,
+            table6=service.number,
+            size6=size,
+        )
+
+    @staticmethod
+    def _backend_number(service: Service, member: Member) -> int:
+        return service.number * 100 + service.backends.index(member)
+
+    def _backend(self, service: Service, member: Member) -> None:
+        state = abi.BackendState.BACKEND_DOWN if member in service.down else abi.BackendState.BACKEND_UP
+        key = abi.backend_key(self._backend_number(service, member))
+        self.maps["backends"][key] = abi.backend(
+            service=service.number,
+            endpoint=member.number,
+            state=state,
+            weight=1,
+            addr4=address(member.addr4),
+            addr6=address(member.addr6),
+        )
 
     def _overlay(self, overlay: Overlay | None) -> None:
         self.maps["tunnel"][0] = abi.tunnel()
@@ -257,12 +302,15 @@ class Programs:
         for number, (where, published) in enumerate(topology.ports.items(), 1):
             if published.member is member:
                 self._port(number, where, published)
+        for service in topology.services:
+            if member in service.backends:
+                self._backend(service, member)
         self._origins(topology, [member])
 
     def _origins(self, topology: Topology, members: list[Member]) -> None:
         """Of several of the host's ports for one of a container's, the first counts."""
         for (host, port, proto), published in reversed(topology.ports.items()):
-            if published.member in members:
+            if published.member in members and not published.service:
                 key = abi.origin_key(address(host), published.member.number, published.port, proto)
                 self.maps["origins"][key] = abi.origin(port)
 
@@ -321,12 +369,14 @@ class Programs:
             network=net.number,
             endpoint=member.number,
             mac=mac_text(member.mac),
-            forwarding=int(member.forwarding),
+            forwarding=int(member.forwarding) | ROLE_SERVES * member.serves,
             addr4=address(member.addr4),
             addr6=address(member.addr6),
             linklocal=address(member.linklocal),
         )
-        value = abi.endpoint(index, member.number, mac_text(member.mac), int(member.forwarding))
+        value = abi.endpoint(
+            index, member.number, mac_text(member.mac), int(member.forwarding) | ROLE_SERVES * member.serves
+        )
         for raw in (member.addr4, member.addr6, member.linklocal):
             if raw:
                 key = abi.endpoint_key(net.number, address(raw))
@@ -348,7 +398,7 @@ class Programs:
         host, port, proto = where
         self.maps["ports"][abi.port_key(address(host), port, proto)] = abi.port(
             network=published.member.network.number,
-            endpoint=published.member.number,
+            endpoint=published.service.number if published.service else published.member.number,
             acl=number if published.filtered else 0,
             addr=address(published.addr),
             port=published.port,

@@ -15,6 +15,7 @@ from tests.model.expected import REDIRECT, Expected, dropped, either, last_hop, 
 from tests.model.fragments import Datagram, Datagrams, options_of
 from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import ANYIP, Flow, Route
+from tests.model.services import Services, is_gateway
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import checksum
 from tests.model.topology import LOCAL_SENDER, Member, Published, Topology, Uplink
@@ -25,7 +26,7 @@ SMALL = 500  # bytes: what nothing cuts in pieces
 SMALL_ENOUGH = 1000  # and what is no larger with another header before it
 
 
-class Forwarding:
+class Forwarding(Services):
     def __init__(self, topology: Topology, withheld: frozenset[Situation] = frozenset(WITHHELD)) -> None:
         self.topology, self.withheld = topology, withheld
         self.connections = Connections()
@@ -111,6 +112,11 @@ class Forwarding:
         hop = 1 if p.ttl > 1 else 0
         return member.mac + member.network.mac + translated(p, out, hop)[12:]
 
+    @staticmethod
+    def _to_gateway(p: Packet, host: Member, out: bytes) -> bytes:
+        mac = host.network.mac
+        return out if p.dst_mac == mac else mac + out[6:]
+
     def _way(self, p: Packet, sender: Member | None, half: Half) -> Route:
         """By which the half's packet leaves: as it arrived, whatever it is translated to. But what a published
         port answers leaves as if the host did, from the address that was asked."""
@@ -165,11 +171,13 @@ class Forwarding:
                 # As nf_nat_oif_changed() of the kernel has it.
                 self._meet(Situation.OTHER_WAY)
                 return self._instead_of(connection, p, sender)
-        elif sender is not LOCAL_SENDER:
+        elif sender is not LOCAL_SENDER and not is_gateway(sender):
             refused = self._too_big(p, sender, receiver.network.mtu, True)
             if refused:
                 return refused
         connection.spoken(p, half.original)
+        if receiver and is_gateway(receiver):
+            return passed("TO_HOST", self._to_gateway(p, receiver, translated(p, out, int(p.ttl > 1))))
         if receiver:
             return passed("DELIVERED", self._delivered(p, receiver, out))
         return passed("TO_OUTSIDE", translated(p, out))
@@ -271,6 +279,9 @@ class Forwarding:
         src = other[3] if p.src == key[1] else p.src
         if receiver is LOCAL_SENDER:
             return Expected(REDIRECT, ("TO_HOST",), error_outs(p, src, other[1], other, 0))
+        if receiver and is_gateway(receiver):
+            outs = error_outs(p, src, other[1], other, 0)
+            return Expected(REDIRECT, ("TO_HOST",), tuple(self._to_gateway(p, receiver, one) for one in outs))
         width = receiver.network.mtu if receiver else 0
         if receiver is None:
             answers = not half.original and sender is not None
@@ -288,7 +299,10 @@ class Forwarding:
             if p.ttl <= 1:
                 return dropped(p.frame, "DROP_TTL")
             width = uplink.mtu
-        refused = None if sender is LOCAL_SENDER else self._too_big(p, sender, width, receiver is not None)
+        local = sender is LOCAL_SENDER  # whose errors are as long as they are
+        refused = (
+            None if local or is_gateway(sender) else self._too_big(p, sender, width, receiver is not None)
+        )
         if refused:
             return refused
         if receiver is None and uplink and self._beyond_link(src, uplink):
@@ -315,6 +329,8 @@ class Forwarding:
         return self.topology.published(p.dst, p.ports[1], p.proto)
 
     def _open_published(self, p: Packet, client: Member | None, published: Published) -> Expected | None:
+        if published.service:
+            return self._begin(p, client, published.service, published)
         if not published.admits(p.src):
             return dropped(p.frame, "DROP_DENIED")
         server, net = published.member, published.member.network

@@ -45,6 +45,11 @@ class FromHost(Tunnels):
         if p.dst_mac[0] & 1:
             everybody = {id(m): m for m in net.members.values()}
             return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
+        service = net.services.get(p.dst)
+        if service:
+            if p.fragment:
+                raise Withheld  # which none is as long as the kernel makes none
+            return self._to_virtual(p, service.host, service)
         member = net.members.get(p.dst)
         if member is None and self._leads_to_peer(p, net):
             return self._to_peer(p, net, None, True)
@@ -87,5 +92,7 @@ class FromHost(Tunnels):
 
     def _mac_of(self, net: Network, address: bytes) -> bytes | None:
         """Of the member, here or on another host."""
+        if address in net.services:
+            return net.mac
         member = net.members.get(address)
         return member.mac if member else self._remote_mac(net, address, lambda peer: peer.mac)

@@ -13,7 +13,7 @@ from tests.model.fragments import KEPT
 from tests.model.hosts import LOCAL
 from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
 from tests.model.reference import Reference
-from tests.model.topology import LOCAL_SENDER, Member, Published, Topology
+from tests.model.topology import Member, Published, Topology
 from tests.model.tunnels import Overlay
 from tests.model.writing import carried, cut4, cut6, frame_of, icmp, ip4, ip6
 
@@ -51,6 +51,7 @@ class Generator(Draws):
             (5, self.to_peer),
             (7, self.from_peer),
             (3, self.from_the_link),
+            (6 if topology.services else 0, self.to_service),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -95,6 +96,27 @@ class Generator(Draws):
         sent = [whole._replace(frame=whole.frame[:14] + frame) for frame in frames]
         self.waiting += sent[1:]
         return sent[0]
+
+    def to_service(self) -> Sent | None:
+        """By its address: from a member, a backend or not, or from the host."""
+        services, rare = self.topology.services, self.random
+        service = services[int(rare() * len(services))]
+        members = [m for m in self.members if m.network is service.network]
+        member = members[int(rare() * len(members))] if rare() < 0.7 else service.backends[0]
+        size = self.family(member)
+        dst = service.addr4 if size == 4 else service.addr6
+        src = member.addr4 if size == 4 else member.addr6
+        proto, sport, dport = self.proto(size), self.port(self.sources), self.port(self.targets)
+        if not dst:
+            return None
+        if proto in (ICMP, ICMPV6):
+            dport = 0
+        flags = SYN if rare() < 0.7 else None
+        if rare() < 0.2:
+            source = service.network.gateway(size) if rare() < 0.9 else self.somewhere(size)
+            packet = self.packet((proto, source, sport, dst, dport), flags)
+            return self.by(service.host, packet)
+        return self.from_member(member, self.packet((proto, src, sport, dst, dport), flags))
 
     def forwarded(self) -> Sent | None:
         """From and to what lies behind a member that forwards, or one that does not."""
@@ -187,7 +209,7 @@ class Generator(Draws):
     def from_the_same_socket(self) -> Sent | None:
         """To another destination."""
         connection = self.connection()
-        if connection is None or connection.opener is None or connection.opener is LOCAL_SENDER:
+        if connection is None or connection.opener is None or connection.opener.number < 0:
             return None
         proto, src, sport, dst, dport = connection.original
         if self.random() < 0.9:

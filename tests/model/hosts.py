@@ -12,6 +12,7 @@ from tests.model.devices import Leg, Plan, uplink_mac
 from tests.model.packet import TCP, UDP
 from tests.model.plans import PROTECTED, own_addresses, routing
 from tests.model.routes import route
+from tests.model.services import Service
 from tests.model.topology import Elsewhere, Member, Network, Published, Topology, Uplink
 from tests.model.tunnels import Overlay, Peer
 
@@ -102,20 +103,64 @@ def topology(rng: random.Random, host: Plan) -> Topology:
                 if address:
                     net.members[address] = member
             members.append(member)
+    ports = _ports(rng, host, members, sorted(own_addresses(host)[0]))
+    links = _links(rng, members)
+    protected = [route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else []
+    other_nat = rng.random() < 0.15
+    overlay = _overlay(rng, host, networks, uplinks) if rng.random() < 0.7 else None
+    _services(random.Random(f"services {number} {host.ports}"), host, networks, overlay, ports)
     return Topology(
         networks=list(networks.values()),
         members=members,
         uplinks=uplinks,
         routing=routing(host, networks, uplinks),
-        ports=_ports(rng, host, members, sorted(own_addresses(host)[0])),
-        links=_links(rng, members),
+        ports=ports,
+        links=links,
         nat_first=host.ports[0],
         nat_last=host.ports[1],
         sockets=frozenset(host.sockets),
-        protected=[route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else [],
-        other_nat=rng.random() < 0.15,
-        overlay=_overlay(rng, host, networks, uplinks) if rng.random() < 0.7 else None,
+        protected=protected,
+        other_nat=other_nat,
+        overlay=overlay,
     )
+
+
+def _services(
+    rng: random.Random,
+    host: Plan,
+    networks: dict[int, Network],
+    overlay: Overlay | None,
+    ports: dict[tuple[bytes, int, int], Published],
+) -> None:
+    """Some of the networks that have no members elsewhere have one, published at one address or all of them."""
+    for lan in host.lans:
+        net = networks[lan.number]
+        members = list({id(m): m for m in net.members.values()}.values())
+        if not members or net.lan or (overlay and overlay.network is net) or rng.random() < 0.4:
+            continue
+        backends = rng.sample(members, min(len(members), rng.randint(1, 3)))
+        for member in backends:
+            member.serves = True
+        service = Service(
+            network=net,
+            number=9000 + net.number,
+            seed=rng.randrange(1 << 32),
+            addr4=lan.subnet4.network[-5].packed if net.ipv4 else b"",
+            addr6=lan.subnet6.network[-5].packed if net.ipv6 else b"",
+            backends=backends,
+            slots=[rng.choice(backends) for _ in range(rng.choice((1, 3, 7, 70)))],
+            host=Member(net, -1, net.mac, "gateway"),
+            down=[one for one in backends if rng.random() < 0.2],
+        )
+        for address in (service.addr4, service.addr6):
+            if not address:
+                continue
+            net.services[address] = service
+            where = bytes(len(address))
+            for proto in (TCP, UDP):
+                at = (where, 8084 + net.number % 3, proto)
+                if not net.internal and at not in ports and rng.random() < 0.6:
+                    ports[at] = Published(backends[0], address, rng.choice((80, 53)), service=service)
 
 
 def _overlay(

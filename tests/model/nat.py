@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tests.model.connections import CLOSED, Connection, Connections
 from tests.model.expected import ANY, Expected, passed, same
@@ -23,6 +24,9 @@ from tests.model.packet import ICMP, ICMPV6, LATER, Key, Packet
 from tests.model.situations import Situation
 from tests.model.sums import num
 from tests.model.topology import Member, Topology, Uplink
+
+if TYPE_CHECKING:
+    from tests.model.services import Service
 
 PRIVILEGED = range(1, 1024)
 IDENTIFIERS = range(32768, 65536)
@@ -45,6 +49,7 @@ class Opening:
     server: Member | None
     uplink: Uplink | None = None
     passes: bool = True
+    service: Service | None = None
 
 
 @dataclass(eq=False)
@@ -167,6 +172,7 @@ class Ports:
             for (where, number, kind), published in self.topology.ports.items()
             if kind == proto
             and published.member is sender
+            and not published.service
             and published.port == port
             and where in (source, bytes(len(source)))
         }
@@ -181,7 +187,7 @@ class Ports:
 
     def _answers(self, address: bytes, port: int, proto: int) -> Member | None:
         published = self.topology.published(address, port, proto)
-        return published.member if published else None
+        return published.member if published and not published.service else None
 
     def _free(self, port: int, internal: Internal, own: bool = False) -> bool | None:
         """None: it may be, as what has it is over, or published elsewhere on the host. `own`: it is published by who
@@ -296,6 +302,7 @@ class Ports:
         connection = self.connections.remember(
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
+        connection.service = opening.service is not None
         if opening.uplink:
             connection.masquerades, connection.uplink = True, opening.uplink
         if opening.passes:

@@ -108,7 +108,7 @@ class FromOutside(Tunnels, OnLink):
         if p.ports is None:
             return False
         half = self.connections.find(p.key)
-        if half:
+        if half and not (half.sender is sender and self._is_left(p, half)):
             return half.sender is sender
         if class_e(p.src) or class_e(p.dst):
             self._meet(Situation.CLASS_E)
@@ -135,8 +135,10 @@ class FromOutside(Tunnels, OnLink):
 
     def _of_containers(self, p: Packet, sender: Member | None) -> Expected | None:
         half = self.connections.find(p.key)
-        if half:
+        if half and not self._is_left(p, half):
             return self._forward(p, sender, half)
         published = self._published(p)
         assert published
+        if half:
+            return self._anew(p, half.connection, lambda: self._open_published(p, sender, published))
         return self._open_published(p, sender, published)

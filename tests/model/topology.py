@@ -10,6 +10,7 @@ from tests.model.addresses import ZERO4
 from tests.model.routes import Route, Routing, within
 
 if TYPE_CHECKING:
+    from tests.model.services import Service
     from tests.model.tunnels import Overlay
 
 
@@ -33,6 +34,7 @@ class Network:
     linklocal: bytes = b""
     members: dict[bytes, Member] = field(default_factory=dict)  # by each of their addresses
     elsewhere: list[Elsewhere] = field(default_factory=list)
+    services: dict[bytes, Service] = field(default_factory=dict)  # by their virtual addresses
 
     def gateway(self, size: int) -> bytes:
         """Of a network that is on a link it is an address of the host's like any."""
@@ -49,6 +51,7 @@ class Member:
     addr6: bytes = b""
     linklocal: bytes = b""
     forwarding: bool = False  # it speaks for others, too, as a router does
+    serves: bool = False  # it is a backend of a service
     resolves: bool = False  # it has a resolver, who knows the names of its network's members
 
     @property
@@ -97,6 +100,7 @@ class Published:
     rules: tuple[tuple[bytes, int, bool], ...] = ()  # prefix, its length, may connect
     filtered: bool = False
     refuse: bool = False
+    service: Service | None = None  # it is published, and not its member, which is one of its backends
 
     def admits(self, address: bytes) -> bool:
         """The longest prefix that matches decides; without any, `refuse`."""
@@ -128,6 +132,11 @@ class Topology:
     )  # prefixes that IPsec policies for leaving packets name
     sockets: frozenset[tuple[int, int]] = frozenset()  # port, protocol: what processes of the host listen on
     overlay: Overlay | None = None  # the network that has members on other hosts
+
+    @property
+    def services(self) -> list[Service]:
+        found = {id(one): one for net in self.networks for one in net.services.values()}
+        return list(found.values())
 
     def __post_init__(self) -> None:
         self.reserved = {(port, proto) for _, port, proto in self.ports}

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from datapath.dataplane import connections
 from datapath.dataplane.layout import ROLE_SERVES
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
@@ -173,6 +174,22 @@ def test_s26_without_a_backend_a_socket_hears_so_at_once(made: Made, name: str, 
     at = (VIP[family], PORT) if name in ("client", "host") else (HOSTS[family], PUBLISHED)
     for proto in ("tcp", "udp"):
         assert fails(made.place(name), proto, *at) == errno.ECONNREFUSED
+
+
+def test_s26_a_connection_that_is_flushed_is_no_load_any_more(made: Made) -> None:
+    made.states("UP", "DOWN")
+    with Dataplane(made.host.bpffs / "datapath") as found:
+        key = abi.service_key(SERVICE)
+        found.services[key] = found.services[key]._replace(choice=abi.ServiceChoice.CHOICE_LEAST)
+        load = abi.load_key(number(found, made.one), ip_address(made.one.ip))
+        with serving(made.one, "udp", PORT, made.one.ip):
+            call(made.client, "udp", VIP[4], PORT)
+        assert found.loads[load].conns == 1
+        connections.recount(found)
+        assert found.loads[load].conns == 1
+        made.host.ctl("ct flush --container one")
+        assert found.loads[load].conns == 0
+        found.services[key] = found.services[key]._replace(choice=abi.ServiceChoice.CHOICE_MAGLEV)
 
 
 @FAMILIES

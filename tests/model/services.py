@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services: which backend a connection to a virtual address, or to its published port, begins with (S26)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.model import nat
+from tests.model.addresses import loopback, on_link
+from tests.model.connections import CLOSING, NEW, Connection, Connections, Half
+from tests.model.errors import check_error
+from tests.model.expected import ANY, NEXT, REDIRECT, Expected, dropped, either, passed
+from tests.model.packet import ACK, FIN, FIRST, ICMP, ICMPV6, IPV4, LATER, RST, SYN, TCP, Key, Packet
+from tests.model.situations import Situation, Withheld
+from tests.model.sums import adjusted, num
+from tests.model.topology import LOCAL_SENDER, Member, Network, Published
+from tests.model.writing import frame_of, ip4, ip6, summed
+
+if TYPE_CHECKING:
+    from tests.model.topology import Topology
+
+MASK = 0xFFFFFFFF
+
+
+@dataclass(eq=False)
+class Service:
+    """`slots`: who is in the table, and how often; `down`: backends that get nothing; `host`: the host itself, as it
+    asks by the gateway."""
+
+    network: Network
+    number: int
+    seed: int
+    addr4: bytes
+    addr6: bytes
+    backends: list[Member]
+    slots: list[Member]
+    host: Member
+    down: list[Member] = field(default_factory=list)
+
+    def choose(self, key: Key, port: int) -> Member | None:
+        """By the client's address and port: the slot that the hash leads to, or the next one of a backend that is
+        up."""
+        proto, src, sport, _, _ = key
+        words = [num(src[at : at + 4]) for at in range(0, len(src), 4)]
+        words = words if len(words) == 4 else [0, 0, 0xFFFF, *words]
+        first = _hash(self.seed, (*words, sport << 16 | port, proto)) * len(self.slots) >> 32
+        for step in range(len(self.slots)):
+            one = self.slots[(first + step) % len(self.slots)]
+            if one not in self.down and address_of(one, len(src)):
+                return one
+        return None
+
+
+def address_of(member: Member, size: int) -> bytes:
+    return member.addr4 if size == 4 else member.addr6
+
+
+def _hash(seed: int, words: tuple[int, ...]) -> int:
+    """MurmurHash3."""
+    value = seed
+    for word in words:
+        word = word * 0xCC9E2D51 & MASK
+        value ^= ((word << 15 | word >> 17) & MASK) * 0x1B873593 & MASK
+        value = (value << 13 | value >> 19) & MASK
+        value = value * 5 + 0xE6546B64 & MASK
+    value = (value ^ value >> 16) * 0x85EBCA6B & MASK
+    value = (value ^ value >> 13) * 0xC2B2AE35 & MASK
+    return value ^ value >> 16
+
+
+def is_gateway(member: Member | None) -> bool:
+    """The host itself, by a network's gateway."""
+    return member is not None and member.number == -1 and member is not LOCAL_SENDER
+
+
+class Services:
+    topology: Topology
+    connections: Connections
+    nat: nat.Ports
+    bare: bool
+    _meet: Callable[[Situation], None]
+    _too_big: Callable[..., Expected | None]
+    _delivered: Callable[[Packet, Member, Key], bytes]
+    _error: Callable[[Packet, Member | None], Expected | None]
+    _forward: Callable[[Packet, Member | None, Half], Expected | None]
+
+    def _is_left(self, p: Packet, half: Half | None) -> bool:
+        """It begins anew what is over, or what nobody has answered."""
+        if half is None or not half.original or not half.connection.service:
+            return False
+        if p.proto != TCP or p.fragment == LATER or p.frame[p.l4 + 13] & (SYN | ACK) != SYN:
+            return False
+        if half.connection.resumed:
+            raise Withheld
+        return half.connection.state == NEW or half.connection.state >= CLOSING
+
+    def _anew(self, p: Packet, old: Connection, act: Callable[[], Expected | None]) -> Expected | None:
+        """What becomes of the packet without that connection."""
+        self._meet(Situation.SERVICE_ANEW)
+        self.connections.forget(old)
+        expected: Expected | None = None
+        try:
+            expected = act()
+        finally:
+            # Of a fragment nobody says what becomes of it where a port may be refused.
+            if expected is None or (p.fragment and expected.verdict == ANY):
+                expected = None
+                self.connections.restore(old)
+        return expected
+
+    def _to_virtual(self, p: Packet, sender: Member, service: Service) -> Expected | None:
+        if p.error:
+            return self._error(p, sender) or dropped(p.frame, "DROP_NO_CONN")
+        published = Published(service.backends[0], p.dst, p.ports[1] if p.ports else 0)
+        half = self.connections.find(p.key) if p.ports else None
+        if half and half.is_by(sender) and not self._is_left(p, half):
+            return self._forward(p, sender, half)
+        if half:
+            return self._anew(p, half.connection, lambda: self._begin(p, sender, service, published))
+        return self._begin(p, sender, service, published)
+
+    def _service_answer(self, p: Packet, sender: Member) -> Expected | None:
+        """None: it is sent as by anybody."""
+        if p.error:
+            return self._error(p, sender)
+        half = self.connections.find(p.key) if p.ports else None
+        if half and half.is_by(sender) and half.connection.service and not half.original:
+            self._meet(Situation.SERVICE_ANSWER)
+            return self._forward(p, sender, half)
+        return None
+
+    def _begin(
+        self, p: Packet, client: Member | None, service: Service, published: Published
+    ) -> Expected | None:
+        virtual = p.dst == published.addr
+        if p.proto in (ICMP, ICMPV6) and p.ports and virtual:
+            asks = not p.ports[1] if p.fragment == LATER else p.icmp in (8, 128)
+            return self._echo(p) if asks else dropped(p.frame, "DROP_PROTOCOL")
+        if p.ports is None or p.proto in (ICMP, ICMPV6):
+            return dropped(p.frame, "DROP_PROTOCOL")
+        if p.fragment == LATER:
+            return dropped(p.frame, "DROP_FRAGMENT")
+        flags = p.frame[p.l4 + 13] if p.proto == TCP else 0
+        if virtual and (flags & RST or flags & (SYN | ACK) == SYN | ACK):
+            return dropped(p.frame, "DROP_NO_CONN")
+        if not published.admits(p.src):
+            return dropped(p.frame, "DROP_DENIED")
+        server = service.choose(p.key, published.port)
+        if server is None:
+            return self._no_backend(p, client, flags)
+        asked = address_of(server, len(p.src))
+        net, (proto, src, sport, _, _) = service.network, p.key
+        if virtual and not is_gateway(client) and not net.icc:
+            back = flags & (SYN | ACK) != SYN and (asked, src, sport, proto) in self.topology.links
+            if (src, asked, published.port, proto) not in self.topology.links and not back:
+                return dropped(p.frame, "DROP_ICC")
+        return self._open(p, client, service, server, published)
+
+    def _open(
+        self, p: Packet, client: Member | None, service: Service, server: Member, published: Published
+    ) -> Expected | None:
+        """The server sees the client's own address, unless it is the client, or would not answer by here."""
+        net, (proto, src, sport, _, _) = service.network, p.key
+        asked, local = address_of(server, len(src)), client is LOCAL_SENDER or is_gateway(client)
+        inside = client is not None and client is not LOCAL_SENDER and client.network is net
+        hidden = client is server or (local and loopback(src)) or (net.beside and not inside)
+        source = net.gateway(len(src)) if hidden else src
+        self._meet(Situation.SERVICE)
+        if client is server:
+            self._meet(Situation.SERVICE_ITSELF)
+        refused = None if local else self._too_big(p, client, net.mtu, True)
+
+        def out(port: int) -> bytes:
+            return self._delivered(p, server, (proto, source, port, asked, published.port))
+
+        def answer(port: int) -> Key:
+            return (proto, asked, published.port, source, port)
+
+        # As a backend was when its row was written: its endpoint may have been replaced since.
+        opening = nat.Opening(
+            *(p, sport, answer, out, "DELIVERED", client, server), passes=not refused, service=service
+        )
+        expected = self.nat.client(opening, not hidden and not local)
+        if refused and (expected is None or expected.check):
+            return None
+        return refused or expected
+
+    def _no_backend(self, p: Packet, client: Member | None, flags: int) -> Expected:
+        """Its sender is told that nobody listens: by the host's stack where that is as good."""
+        self._meet(Situation.SERVICE_DOWN)
+        if client is LOCAL_SENDER or (client is None and self.bare):
+            if p.fragment:
+                raise Withheld
+            frame = p.frame[14:] if self.bare and client is None else p.frame
+            return Expected(NEXT, ("DROP_NO_BACKEND",), (frame,), beside=("NOT_OURS",))
+        if p.fragment == FIRST and client is None:
+            raise Withheld
+        if p.proto == TCP and (flags & RST or p.fragment):
+            return dropped(p.frame, "DROP_NO_BACKEND")
+        if p.proto == TCP:
+            return passed("DROP_NO_BACKEND", _reset(p, flags))
+        if on_link(p.src):
+            return either("DROP_NO_BACKEND")
+        head = b"\3\3" if p.kind == IPV4 else b"\1\4"
+        return Expected(
+            REDIRECT, ("DROP_NO_BACKEND",), check=lambda got: check_error(p, got, [p.dst], head, bytes(4))
+        )
+
+    def _echo(self, p: Packet) -> Expected:
+        self._meet(Situation.SERVICE_ECHO)
+        f = bytearray(p.frame)
+        f[:12] = p.src_mac + p.dst_mac
+        if p.kind == IPV4:
+            f[24:26] = adjusted(num(f[24:26]), (64 - f[22]) << 8).to_bytes(2, "big")
+            f[22], f[26:34] = 64, p.dst + p.src
+        else:
+            f[21], f[22:54] = 64, p.dst + p.src
+        if p.fragment != LATER:
+            kind = 0 if p.kind == IPV4 else 129
+            at = p.l4 + 2
+            f[at : at + 2] = adjusted(num(f[at : at + 2]), (kind - f[p.l4]) << 8).to_bytes(2, "big")
+            f[p.l4] = kind
+        return passed("ANSWERED", bytes(f))
+
+
+def _reset(p: Packet, flags: int) -> bytes:
+    """RFC 9293, 3.10.7.1."""
+    header = p.frame[p.l4 : p.l4 + 20]
+    if flags & ACK:
+        numbers, kind = header[8:12] + bytes(4), RST
+    else:
+        length = p.end - p.l4 - (header[12] >> 4) * 4 + bool(flags & SYN) + bool(flags & FIN)
+        numbers, kind = bytes(4) + ((num(header[4:8]) + length) & MASK).to_bytes(4, "big"), RST | ACK
+    body = header[2:4] + header[:2] + numbers + bytes((0x50, kind)) + bytes(6)
+    body = summed(p.dst, p.src, TCP, body, 16)
+    if p.kind == IPV4:
+        packet = ip4(p.dst, p.src, TCP, body, ttl=64, word=0, ident=0)
+    else:
+        packet = ip6(p.dst, p.src, TCP, body, ttl=64)
+    return frame_of(p.src_mac, p.dst_mac, packet)
