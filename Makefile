@@ -50,7 +50,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client ufw dbus-daemon python3-dbus python3-gi \
 	containerd runc podman containernetworking-plugins docker.io docker-compose \
-	etcd-server etcd-client openssl bird2 frr wireguard-tools
+	etcd-server etcd-client openssl bird2 frr wireguard-tools wireguard-go
 
 # What the benchmark runs besides: `make bench-deps`.
 BENCH_PACKAGES := sockperf aardvark-dns

@@ -534,6 +534,7 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
             "test_overlay.py",
             "test_overlay_host.py",
             "test_overlay_routed.py",
+            "test_overlay_wireguard.py",
             "test_cluster_agent.py",
             "test_plugins.py",
             "test_reachability.py",

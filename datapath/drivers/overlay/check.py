@@ -11,15 +11,15 @@ from datapath.drivers.ebpf.check import Rows, of_maps
 from datapath.drivers.overlay import announced, encryption
 from datapath.drivers.overlay import rows as tables
 from datapath.drivers.overlay.spec import ENCRYPTED_DEVICE, TUNNEL_DEVICE, encrypted
-from datapath.model.checks import ANNOUNCED, DOWN, ENCRYPTION, HANDSHAKE, MTU, OWED, TUNNEL, UNDERLAY
+from datapath.model.checks import ANNOUNCED, DOWN, ENCRYPTION, HANDSHAKE, OWED, TUNNEL, UNDERLAY
 from datapath.model.findings import Finding
 from datapath.model.networks import Network
 from datapath.model.rows import Phase
 from datapath.model.wireguard import WireGuardDevice
 
 # Seconds: by packets of nothing each session is renewed after 120 to 180. Bytes that have been sent to a host after
-# three times without an answer: 148 of each.
-_SILENT, _TRIES = 300, 3 * 148
+# two times without an answer: 148 of each.
+_SILENT, _TRIES = 300, 2 * 148
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _encryption(comparison: Comparison, networks: list[Network]) -> Iterator[Fin
         yield Finding(ENCRYPTION, subject, f"{detail}{own.wireguard_port}, and daemon.json says {end.port}")
     found = comparison.observed.host.devices.get(ENCRYPTED_DEVICE)
     if found is not None and found.mtu != end.mtu:
-        yield Finding(MTU, subject, f"device {ENCRYPTED_DEVICE} has MTU {found.mtu}, not {end.mtu}")
+        yield Finding(ENCRYPTION, subject, f"device {ENCRYPTED_DEVICE} has MTU {found.mtu}, not {end.mtu}")
     if found is not None and not found.up:
         yield Finding(DOWN, subject, f"device {ENCRYPTED_DEVICE} is down", ("", ENCRYPTED_DEVICE))
     yield from _peers(comparison, end.device, networks, end.now)
