@@ -48,6 +48,7 @@ def update(tx: Transaction, name: str, change: ServiceChange) -> Service:
         return before
     with ExitStack() as undo:
         undo.callback(_restore, tx, before)
+        tx.journal(replace(before, phase=Phase.CHANGING))
         _close(tx, before, planned.closed)
         tx.journal(replace(planned.service, phase=Phase.CHANGING))
         _publish(tx, planned.service, planned.opened)

@@ -425,6 +425,7 @@ for _mode, _network in LINUXBRIDGE.items():
 OFTEN = {"following the host": 0.5, "run -p": 0.15, "rm -f": 0.1, "disconnect": 0.1, "network create": 0.1}
 OFTEN["macvlan: connect to the only place"] = 0.3
 OFTEN["network create, with an older database"] = 0.3
+OFTEN["service: update"] = 0.08
 
 
 # ---- the host -------------------------------------------------------------------------------------------------
