@@ -5,15 +5,17 @@ its log, which may be large and is there after a restart of the machine."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from datapath.config.settings import Settings
-from datapath.dataplane.name_owners import has_names
+from datapath.dataplane.name_owners import has_names, is_told
 from datapath.engine import names
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, KernelError, quoted
 from datapath.model.containers import Container
-from datapath.model.networks import Network
+from datapath.model.endpoints import Endpoint
+from datapath.model.rows import Phase
 from datapath.runtime import etc, exit_code
 
 
@@ -103,25 +105,30 @@ def write_etc(tx: Transaction, container: Container) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o711)
     owner = tx.state.containers.get(container.sandbox_id, container)
     endpoints = tx.state.endpoints_of_sandbox(container.sandbox_id)
-    networks = [tx.state.networks[endpoint.network_id] for endpoint in endpoints]
     try:
         host = Path("/etc/resolv.conf").read_text()
     except OSError:
         host = ""
     texts = {
         "hosts": etc.hosts(owner, endpoints, tx.state),
-        "resolv.conf": _resolv_conf(tx, owner, host, networks),
+        "resolv.conf": _resolv_conf(tx, owner, host, endpoints),
         "hostname": f"{owner.hostname}\n",
     }
     for name, text in texts.items():
         _rewrite(path / name, text)
 
 
-def _resolv_conf(tx: Transaction, owner: Container, host: str, networks: list[Network]) -> str:
-    answering = [network for network in networks if names.resolves(tx, network)]
+def _resolv_conf(tx: Transaction, owner: Container, host: str, endpoints: Sequence[Endpoint]) -> str:
+    networks = {endpoint.id: tx.state.networks[endpoint.network_id] for endpoint in endpoints}
+    answering = [
+        networks[one.id]
+        for one in endpoints
+        if names.resolves(tx, networks[one.id])
+        and (one.phase == Phase.CREATING or is_told(one, networks[one.id]))
+    ]
     if answering:
         return etc.resolv_conf(owner, host, any(map(has_names, answering)))
-    return etc.resolv_conf_of_host(owner, host, next(iter(networks), None))
+    return etc.resolv_conf_of_host(owner, host, next(iter(networks.values()), None))
 
 
 def _rewrite(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from datapath.kernel import features
 from tests.bpf import packets as pk
+from tests.net import forked
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually, loses, reaches
 from tests.net.lan import LAN, OUTSIDE6, healthy, on_both_sides, six, within
 from tests.net.names import Upstreams, dig
@@ -164,6 +165,32 @@ def test_s30_programs_that_were_lost_come_back_without_touching_members(host: Ho
     assert healthy(host) and (host.in_("a", "ip -o link"), host.in_("b", "ip -o link")) == before
     assert dig(host, "a", "b A")[0].data == [host.address("b", "alone")]
     assert reaches(within(host, "a"), "b")
+
+
+def test_s30_a_container_of_a_version_without_names_keeps_the_hosts_servers(host: Host) -> None:
+    """Until it is started again: it has no way to the resolver, and nobody misses it. New ones have."""
+    host.ctl("network create -d macvlan --subnet 10.77.0.0/24 lan")
+    host.run("old", "--network lan")
+    ends = [name for name in links(host) if name.startswith("veth")]
+    host.ctl("network create other")
+    for device in (*ends, f"dq-{host.network('lan')['Id'][:12]}"):
+        host.sh(f"ip link delete {device}")
+    with forked.database(host.folder / "state") as opened:
+        opened.execute("UPDATE endpoints SET body = json_set(body, '$.host_ifindex', 0)")
+        opened.commit()
+    host.ctl("reconcile")
+    assert healthy(host)
+    host.ctl("rename old older")
+    host.ctl("network connect other older")
+    assert "127.0.0.11" in host.in_("older", "cat /etc/resolv.conf") and healthy(host)
+    host.ctl("network disconnect other older")
+    assert "127.0.0.11" not in host.in_("older", "cat /etc/resolv.conf") and healthy(host)
+    host.run("new", "--network lan")
+    assert "older" not in host.ctl("names ls lan") and "new" in host.ctl("names ls lan")
+    assert reaches(within(host, "new"), host.address("older", "lan")) and healthy(host)
+    for command in ("stop -t 0 older", "start older"):
+        host.ctl(command)
+    assert reaches(within(host, "new"), "older") and healthy(host)
 
 
 def test_s24_without_names_nothing_is_made_for_them(host: Host) -> None:

@@ -154,7 +154,10 @@ class EbpfHost(HostPart):
         names.forget_counts(dataplane, network)
 
     def resolves(self, network: Network) -> bool:
-        return traits(network).told and names.answered(self.context.loaded)
+        loaded = self.context.loaded
+        # Those of another version may let anything pass where only questions are to.
+        knows = traits(network).programs or (loaded is not None and not loaded.outdated)
+        return traits(network).told and knows and names.answered(loaded)
 
     def lead_to_resolver(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
         if self.resolves(network) and is_told(endpoint, network):
