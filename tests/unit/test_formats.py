@@ -65,7 +65,7 @@ class Library:
         self.snapshot = self.shown = lambda: State().including(BR1, WEB, SERVICE)
         self.inspect = lambda name: {"Name": name, "Containers": {}}
         self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
-        self.doctor = lambda: [self.FINDING]
+        self.doctor = lambda reach=False: [self.FINDING]
         self.reconcile: Any = lambda: ([self.FINDING], [], [])
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
