@@ -124,6 +124,8 @@ def test_s23_blocks_are_routes_while_the_network_has_them(clean: Cluster) -> Non
     assert routes(clean[0]) == [own]
     for host, name in zip(clean, "abc", strict=True):
         host.ctl(f"rm -f {name}")
+    clean[2].ctl("down")
+    assert routes(clean[2]) == []
     clean[0].ctl("network rm ov")
     assert routes(clean[0]) == []
 
