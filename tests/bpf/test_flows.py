@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-from datapath.kernel import abi, libbpf, netns
+from datapath.dataplane.layout import EPOCH_MAPS, LIMIT_DIRECTIONS, MAPS, TOLD_MAPS
+from datapath.dataplane.pins import watch
+from datapath.errors import KernelError
+from datapath.kernel import abi, bpf_maps, libbpf, netns
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
@@ -349,8 +352,6 @@ def test_what_is_not_plain_is_looked_at_as_ever(
 
 
 def test_what_a_limit_is_about_is_not_remembered(programs: Programs) -> None:
-    from datapath.dataplane.layout import LIMIT_DIRECTIONS
-
     for direction, sender, frame in (
         ("egress", A1, A1.sends(o.REMOTE, UDP)),
         ("ingress", None, in_tunnel()),
@@ -374,3 +375,47 @@ def test_a_question_is_not_remembered(programs: Programs) -> None:
     with unnoticed(programs, "remote_addrs"):
         moved(programs)
         assert programs.run(A1, frame) != first
+
+
+# ---- whoever changes rows says so -------------------------------------------------------------------------
+
+
+def test_each_change_of_a_row_begins_an_epoch() -> None:
+    with contextlib.ExitStack() as stack:
+        rows, others, epoch = (made(stack, name) for name in ("peers", "links", "epoch"))
+        watch(rows, epoch)
+        watch(others, epoch)
+        row = abi.peer(o.PEERS[o.PEER], 0, 1500, o.peer_mac(o.PEER))
+        key = abi.peer_key(o.PEER)
+        writes: list[Callable[[], object]] = [
+            lambda: rows.set(key, row),
+            lambda: rows.update_many({key: row}),
+            lambda: rows.pop(key),
+            lambda: rows.delete_many([key]),
+            lambda: rows.set_raw(bytes(4), bytes(abi.layout("peer").size)),
+            lambda: rows.set(key, row, bpf_maps.BPF_EXIST),  # which fails
+        ]
+        seen = {epoch[0]}
+        for count, write in enumerate(writes, start=2):
+            with contextlib.suppress(KernelError):
+                write()
+            seen.add(epoch[0])
+            assert len(seen) == count
+        others.set(abi.link_key(A1.ip, A2.ip, 80, 6), abi.link(1, 2))
+        assert epoch[0] in seen
+
+
+def made(stack: contextlib.ExitStack, name: str) -> bpf_maps.Map:
+    found = bpf_maps.Map(bpf_maps.unread(name, *MAPS[name]), name, *MAPS[name])
+    stack.callback(found.close)
+    return found
+
+
+def test_all_that_a_packet_between_hosts_rests_on_is_watched() -> None:
+    """Of the rest `host`, and with it the policies, is looked at again; links count without icc, members for groups,
+    and the others for what leaves the network."""
+    declared: set[str] = set()
+    for hook in ("to_peer", "from_peer"):
+        declared.update(libbpf.declared_maps(abi.OBJECTS / f"{hook}.bpf.o"))
+    others = {"host", "xfrm_policies", "links", "members", "routers", "addresses", "local_prefixes"}
+    assert declared & TOLD_MAPS <= EPOCH_MAPS | others
