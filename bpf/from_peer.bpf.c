@@ -76,7 +76,7 @@ int from_peer(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
 	struct tunnel *own = tunnel_own();
-	struct vxlan_link link = {};
+	struct vxlan_link *link;
 	struct packet *p;
 	__u32 network, peer;
 	bool whole, bare;
@@ -86,6 +86,7 @@ int from_peer(struct __sk_buff *skb)
 	if (!room || !own)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
+	link = &room->link;
 	network = room->sides.client_network;
 	if (network) {
 		flow_check(room);
@@ -97,10 +98,10 @@ int from_peer(struct __sk_buff *skb)
 	}
 	if (p->length - (p->l4 - L3) < offsetof(struct vxlan_link, inner))
 		return not_ours(skb);
-	whole = !bpf_skb_load_bytes(skb, p->l4, &link, sizeof(link));
-	if (!whole && bpf_skb_load_bytes(skb, p->l4, &link, offsetof(struct vxlan_link, inner)))
+	whole = !bpf_skb_load_bytes(skb, p->l4, link, sizeof(*link));
+	if (!whole && bpf_skb_load_bytes(skb, p->l4, link, offsetof(struct vxlan_link, inner)))
 		return not_ours(skb);
-	network = link.vxlan.flags & VXLAN_HAS_VNI ? vni_find(bpf_ntohl(link.vxlan.vni) >> 8) : 0;
+	network = link->vxlan.flags & VXLAN_HAS_VNI ? vni_find(bpf_ntohl(link->vxlan.vni) >> 8) : 0;
 	/* Whether it may pass in clear is for the host's stack to say. */
 	if (!network || xfrm_closed_in(&p->tuple))
 		return not_ours(skb);
@@ -109,14 +110,14 @@ int from_peer(struct __sk_buff *skb)
 		return drop(skb, DROP_TUNNEL_SENDER);
 	if (!whole)
 		return drop(skb, DROP_TRUNCATED);
-	reason = frame_check(&link, p->length - (p->l4 - L3));
+	reason = frame_check(link, p->length - (p->l4 - L3));
 	if (reason)
 		return drop(skb, reason);
 	/* Segments that have become one packet stay marked as a tunnel's when a program takes the headers away, and who
 	 * cuts it up again would look for them. */
 	ecn = packet_ecn(p);
-	flow_check_outer(room, p, link.vxlan.vni);
-	if (skb->gso_size || vxlan_pull(skb, p, link.inner.h_proto))
+	flow_check_outer(room, p, link->vxlan.vni);
+	if (skb->gso_size || vxlan_pull(skb, p, link->inner.h_proto))
 		return to_device(skb, own);
 	__builtin_memset(p, 0, sizeof(*p));
 	reason = packet_parse(skb, p);

@@ -14,18 +14,6 @@
 #define DECAP_IPV4 (1ULL << 7)
 #define DECAP_IPV6 (1ULL << 8)
 
-struct vxlan_header {
-	__be32 flags;
-	__be32 vni; /* and a byte that is reserved */
-};
-
-/* All that is before an inner packet, but for the outer IP header. */
-struct vxlan_link {
-	struct udphdr udp;
-	struct vxlan_header vxlan;
-	struct ethhdr inner;
-} __attribute__((packed));
-
 struct vxlan_over_v4 {
 	struct ethhdr outer;
 	struct iphdr ip;

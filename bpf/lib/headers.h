@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Headers of protocols, as far as the kernel's own files do not have them for programs. */
 #pragma once
+#include <linux/if_ether.h>
 #include <linux/in6.h>
 #include <linux/icmpv6.h>
 #include <linux/types.h>
+#include <linux/udp.h>
 #include <bpf/bpf_helpers.h>
 
 /* linux/if_arp.h and linux/icmp.h drag in the C library: what is needed of them. */
@@ -64,3 +66,16 @@ struct nd_body {
 	__u8 option, option_len;
 	__u8 mac[6];
 };
+
+/* Of a VXLAN tunnel (RFC 7348, 5). */
+struct vxlan_header {
+	__be32 flags;
+	__be32 vni; /* and a byte that is reserved */
+};
+
+/* All that is before an inner packet, but for the outer IP header. */
+struct vxlan_link {
+	struct udphdr udp;
+	struct vxlan_header vxlan;
+	struct ethhdr inner;
+} __attribute__((packed));

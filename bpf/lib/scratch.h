@@ -92,7 +92,8 @@ struct scratch {
 	struct ipv4_header header; /* of the rest of a packet that is cut, */
 	struct iphdr first;	   /* and of its first piece, without options */
 	struct nat_search search;
-	struct port published; /* of a service, which is in the place of its endpoint */
+	struct port published;	/* of a service, which is in the place of its endpoint */
+	struct vxlan_link link; /* headers of the tunnel that a packet came in */
 	struct flow_key flow;
 	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered */
 	__u64 epoch;	   /* of before anything was looked up for it */

@@ -290,8 +290,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
     for found_device, hook in _tunnels(comparison, networks):
         rows["devices"][(found_device.ifindex,)] = structs.DeviceValue(kind=layout.HOOKS[hook].kind)
     if comparison.loopback:
-        loopback = structs.DeviceValue(kind="DEVICE_LOOPBACK")
-        rows["devices"][(LOOPBACK,)] = loopback
+        rows["devices"][(LOOPBACK,)] = structs.DeviceValue(kind="DEVICE_LOOPBACK")
     mappings = [
         mapping
         for endpoint in state.endpoints.values()
@@ -335,12 +334,10 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     named = name_entries.touched({e.sandbox_id for e in unsettled}, state)
     elsewhere = [remote for remote in state.remotes.values() if remote.network_id not in settled]
     far = name_entries.touched_elsewhere(elsewhere, state)
-    keys, sets = named.keys | far.keys, named.sets | far.sets
     services = check_services.unsettled(state, {e.sandbox_id for e in unsettled})
-    keys, sets, ports, acls = (
-        *(keys | services.named.keys, sets | services.named.sets),
-        *(ports | services.ports, acls | services.acls),
-    )
+    keys = named.keys | far.keys | services.named.keys
+    sets = named.sets | far.sets | services.named.sets
+    ports, acls = ports | services.ports, acls | services.acls
     subnets = name_entries.subnet_entries(n for n in state.networks.values() if n.id not in settled).keys()
     return {
         "networks": lambda key, value: key[0] in building,
