@@ -192,7 +192,9 @@ __noinline int is_for_resolver(const struct packet *p, const struct device *devi
 	if (!p || !device || !net || p->forwarded || !mac_equal(p->dst_mac, net->mac))
 		return 0;
 	if (!addr_is_resolver(&p->tuple.dst)) {
+		/* No address is that of a gateway which is not there. */
 		if (p->tuple.dport != DNS_PORT || p->fragment || is_icmp(p->tuple.proto) ||
+		    addr_is_zero(&p->tuple.dst) ||
 		    !addr_equal(&p->tuple.dst, is_ipv6(p) ? &net->gateway6 : &net->gateway4) ||
 		    (!(net->flags & NETWORK_RESOLVER) &&
 		     port_find(&p->tuple.dst, DNS_PORT, p->tuple.proto)))

@@ -120,6 +120,10 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))
 		return drop(skb, DROP_CONGESTED);
+	/* With the mark its header has another checksum, which whoever translates it changes. */
+	if (ecn == CONGESTED && !is_ipv6(p) &&
+	    bpf_skb_load_bytes(skb, IP_CHECK_AT, &p->ip_check, sizeof(p->ip_check)))
+		return drop(skb, DROP_REWRITE);
 	if (p->fragment &&
 	    ((net->flags & NETWORK_SERVICES) || (!calls && !(net->flags & NETWORK_ICC))))
 		reason = fragment_join(p, PARTY_PEER);

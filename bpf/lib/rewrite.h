@@ -6,6 +6,7 @@
 
 #define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))
 #define IP_TTL_AT     (L3 + offsetof(struct iphdr, ttl))
+#define IP_CHECK_AT   (L3 + offsetof(struct iphdr, check))
 #define IP6_TTL_AT    (L3 + offsetof(struct ipv6hdr, hop_limit))
 #define IP6_ADDRS_AT  (L3 + offsetof(struct ipv6hdr, saddr))
 #define ICMP_CHECK_AT offsetof(struct icmp_header, checksum)

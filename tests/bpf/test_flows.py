@@ -413,9 +413,11 @@ def made(stack: contextlib.ExitStack, name: str) -> bpf_maps.Map:
 
 def test_all_that_a_packet_between_hosts_rests_on_is_watched() -> None:
     """Of the rest `host`, and with it the policies, is looked at again; links count without icc, members for groups,
-    and the others for what leaves the network."""
+    services and ports in networks with services, of which no flow is remembered, and the others for what leaves the
+    network."""
     declared: set[str] = set()
     for hook in ("to_peer", "from_peer"):
         declared.update(libbpf.declared_maps(abi.OBJECTS / f"{hook}.bpf.o"))
     others = {"host", "xfrm_policies", "links", "members", "routers", "addresses", "local_prefixes"}
+    others |= {"services", "slots", "backends", "ports", "reserved", "bindings", "origins", "acls"}
     assert declared & TOLD_MAPS <= EPOCH_MAPS | others

@@ -12,7 +12,7 @@ from tests.model.forwarding import Forwarding
 from tests.model.packet import ARP, IPV4, IPV6, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import Flow
 from tests.model.situations import WITHHELD, Situation, Withheld
-from tests.model.sums import checksum, num
+from tests.model.sums import adjusted, checksum, num
 from tests.model.topology import Member, Network, Topology, Uplink
 
 CONGESTED = 3
@@ -77,9 +77,9 @@ def marked(packet: bytes) -> bytes:
     """An IP packet that says that it has met congestion."""
     if packet[0] >> 4 == 6:
         return packet[:1] + bytes((packet[1] | CONGESTED << 4,)) + packet[2:]
-    size = (packet[0] & 15) * 4
-    head = packet[:1] + bytes((packet[1] | CONGESTED,)) + packet[2:10] + b"\0\0" + packet[12:size]
-    return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + packet[size:]
+    tos = packet[1] | CONGESTED
+    check = adjusted(int.from_bytes(packet[10:12], "big"), tos - packet[1])
+    return packet[:1] + bytes((tos,)) + packet[2:10] + check.to_bytes(2, "big") + packet[12:]
 
 
 def outer(overlay: Overlay, peer: Peer, p: Packet, sport: int) -> bytes:
@@ -252,7 +252,7 @@ class Tunnels(Forwarding):
         """Whoever asks so wants to know whether packets arrive: it is sent what it has sent."""
         self._meet(Situation.PEER_ASKS)
         self.callers[backwards(p.key)] = peer
-        size, at = len(p.src), p.l4 - 2 * len(p.src) if p.kind == IPV6 else 26
+        size, at = len(p.src), 22 if p.kind == IPV6 else 26
         swapped = p.frame[:at] + p.dst + p.src + p.frame[at + 2 * size : p.l4]
         sent = swapped + p.frame[p.l4 + 2 : p.l4 + 4] + p.frame[p.l4 : p.l4 + 2] + p.frame[p.l4 + 4 :]
         return self._to_peer(Packet(sent), net, None, True)

@@ -296,9 +296,18 @@ def on_a_link(driver: str, network: str) -> dict[str, Operation]:
 ON_A_LINK = {"ipvlan": "lan", "macvlan": "mac"}
 for _driver, _network in ON_A_LINK.items():
     OPERATIONS |= on_a_link(_driver, _network)
+ONLY = "network create -d macvlan --subnet 10.62.0.0/24 -o parent=alone -o macvlan_mode=passthru only"
+
+
+def with_the_only_place(host: Host) -> None:
+    if "only" not in networks(host):  # it has no members, so `network prune` takes it as well
+        host.ctl(ONLY)
+    running()(host)
+
+
 # The device has the parent's MAC address, which nobody knows before.
 OPERATIONS["macvlan: connect to the only place"] = Operation(
-    "network connect only t", running(), in_network("only"), alive
+    "network connect only t", with_the_only_place, in_network("only"), alive
 )
 
 
@@ -460,7 +469,6 @@ def prepared(quiet: None, shared_host: Host) -> Iterator[Host]:
     without = "-o com.docker.network.bridge.enable_icc=false"
     host.ctl(f"network create -d macvlan --subnet 10.61.0.0/24 -o parent=under {without} mac")
     host.run("of-mac", "--network mac")
-    host.ctl("network create -d macvlan --subnet 10.62.0.0/24 -o parent=alone -o macvlan_mode=passthru only")
     yield host
     if LONG:
         print(f"\ncases: {cases}")

@@ -286,6 +286,7 @@ def test_s25_a_plugin_of_scope_global_is_asked_what_a_swarm_would_ask_and_told_o
 ) -> None:
     """Methods that it has not are no obstacle, as in Docker. What it allots reaches CreateNetwork."""
     host, wide = prepared.host, {"GetCapabilities": {"answer": {"Scope": "global"}}}
+    host.try_ctl("network rm tried")  # whose subnet it is to have
     prepared.forget()
     prepared.fail(**wide, AllocateNetwork={"answer": {"Options": {"vni": "7"}}}, DiscoverNew={"answer": {}})
     try:
@@ -318,6 +319,7 @@ def test_s25_a_plugin_of_scope_global_is_asked_what_a_swarm_would_ask_and_told_o
 def test_s25_who_gets_no_gateway_of_a_plugin_has_a_way_out_by_another_network_only(prepared: Plugin) -> None:
     """Docker would join it to docker_gwbridge, unless the plugin says DisableGatewayService; here neither does."""
     host = prepared.host
+    host.try_ctl("network rm tried")
     host.ctl(f"{CREATE} alone")
     host.sh("ip link add given type veth peer name giver")
     try:
