@@ -41,13 +41,16 @@ def network_of(cluster: Cluster, name: str, options: str = "") -> None:
     hears_of(cluster[0], name)
 
 
-def clear(cluster: Cluster) -> None:
-    """Every container and network of the two hosts goes, and what is left of them is nothing."""
-    for host in cluster.hosts[:2]:
+def clear(cluster: Cluster, count: int = 2) -> None:
+    """Every container and network of the first so many hosts goes, and what is left of them is nothing."""
+    for host in cluster.hosts[:count]:
         remove(host, *host.ctl("ps -aq").split())
     if found := cluster[0].ctl("network ls -q --filter scope=global").split():
         cluster[0].ctl(["network", "rm", *found])
-    for host in cluster.hosts[:2]:
+        for host in cluster.hosts[1:count]:
+            # Without an agent it has not heard that they are gone.
+            host.try_ctl(["network", "rm", *found])
+    for host in cluster.hosts[:count]:
         host.ctl("reconcile")
 
 

@@ -33,9 +33,9 @@ def three(cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def clean(three: Cluster) -> Iterator[Cluster]:
-    clear(three)
+    clear(three, 3)
     yield three
-    clear(three)
+    clear(three, 3)
 
 
 def network_of(cluster: Cluster, options: str) -> None:
