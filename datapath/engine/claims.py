@@ -242,6 +242,7 @@ def _renew(tx: Transaction, old: Remote, new: Remote) -> None:
             store = tx.link.store("a container's name")
             with store.within(joining.SHORTLY):
                 addresses.update(store, old, new)
+            _supersede(tx, owed.claims(new))
             return
         except StateError as error:
             tx.link.away = error
@@ -262,12 +263,19 @@ def release(tx: Transaction, endpoint: Endpoint) -> tuple[Owed, ...]:
             with store.within(joining.SHORTLY):
                 addresses.release(store, remote)
                 _give_back(tx, store, network, endpoint)
+            _supersede(tx, owed.releases(remote))
             return ()
         except ConfigError as error:  # daemon.json names the store no more
             tx.link.away = StateError(str(error))
         except StateError as error:
             tx.link.away = error
     return tuple(Owed(key, value) for key, value in owed.releases(remote).items())
+
+
+def _supersede(tx: Transaction, written: Iterable[str]) -> None:
+    """What was owed of keys that the store has got now is not sent any more: it would undo them. A store that is full
+    takes what ends, and not what began before it."""
+    cluster.sent(tx, [tx.state.owed[key] for key in written if key in tx.state.owed])
 
 
 def _give_back(tx: Transaction, store: Cluster, network: Network, gone: Endpoint) -> None:

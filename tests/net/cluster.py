@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,8 +241,15 @@ def rows(host: Member, table: str) -> list[dict[str, Any]]:
 def whole(cluster: Cluster) -> None:
     """Every host holds what a new one would that reads the store now, its maps are as these rows say, and the store has
     what the hosts' endpoints are, and no more. Waits until it is so: news are under way."""
-    with eventually() as until:
-        until(lambda: _differences(cluster) == [])
+    said: list[str] = []
+
+    def the_same() -> bool:
+        said[:] = _differences(cluster)
+        return not said
+
+    with suppress(AssertionError), eventually() as until:
+        until(the_same)
+    assert not said, said
     for host in cluster.hosts:
         assert host.ctl("doctor") == "No problems found."
 
