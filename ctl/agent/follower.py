@@ -31,11 +31,12 @@ _PATIENCE = 1.0  # for a command that has taken the lock in the moment in betwee
 
 
 class Follower:
-    """The job of following one host. `say` takes lines for the journal."""
+    """The job of following one host. `say` takes lines for the journal. `host`: what it changes the host by; jobs of
+    the same thread use it too, as it keeps all rows."""
 
     def __init__(self, settings: Settings, events: Events, sole: Sole, say: Callable[[str], None]) -> None:
         self._settings, self._events, self._sole, self._say = settings, events, sole, say
-        self._host = Host.open(settings, self._warn)
+        self.host = Host.open(settings, self._warn)
         self._dirty, self._wanted = True, 0.0  # a refresh is to be done, and when
         self._free_at = 0.0  # no refresh before
         self._look_at = 0.0
@@ -91,7 +92,7 @@ class Follower:
             self._later(began, _BUSY_FIRST, _BUSY_MOST)
             return
         try:
-            observed = self._host.refresh(_PATIENCE)
+            observed = self.host.refresh(_PATIENCE)
         except (DatapathError, ExceptionGroup) as error:
             self._warn(changes.told(error))
             self._later(time.monotonic(), _FAILED_FIRST, _FAILED_MOST)

@@ -22,13 +22,11 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Until SIGTERM or SIGINT. `say` takes lines for the journal. InUseError: this host has an agent. PrivilegeError,
     StateError, KernelError."""
     features.require()
-    with (
-        Sole(settings.state_dir / AGENT, "another agent") as sole,
-        Events() as events,
-        Membership(settings, say) as membership,
-    ):
+    with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
+        follower = Follower(settings, events, sole, say)
         try:
-            loop.run((Follower(settings, events, sole, say), membership, Renewal()), say)
+            with Membership(settings, follower.host, say) as membership:
+                loop.run((follower, membership, Renewal()), say)
             return
         except Renewed as why:
             say(f"{why}: starting again")

@@ -47,12 +47,11 @@ _DATABASE = ("datapath.db", "datapath.db-wal")
 
 class Membership:
     """The job of following one cluster, if daemon.json names its store and the host has joined it. A context manager.
-    `say` takes lines for the journal."""
+    `host`: what it changes the host by, in the thread that it works in; `say` takes lines for the journal."""
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, host: Host, say: Callable[[str], None]) -> None:
+        self._settings, self._host = settings, host
         self._say: Callable[[str], None] = lambda line: say(f"cluster: {line}")
-        self._host = Host.open(settings, self._say)
         self._written, self._inbox = Written(*_DATABASE), Inbox()
         self._where: ClusterStore | None = None
         self._interest = Interest()

@@ -49,14 +49,19 @@ class Watcher:
 
     def _listen(self) -> None:
         with EtcdCluster(self._where, dial) as store:
-            part = addresses.part(store, self.networks)
-            self._tell(Listed(part))
-            with store.watch(keys.watched(self.networks), part.revision) as self._watch:
+            revision = self._list(store)
+            with store.watch(keys.watched(self.networks), revision) as self._watch:
                 if self._closed.is_set():
                     return  # `close` may have come before there was a watch
                 for changes in self._watch:
                     if changes:
                         self._tell(Changed(changes))
+
+    def _list(self, store: EtcdCluster) -> int:
+        """The revision of what was told. Nothing here keeps the rows themselves while the watch goes on."""
+        part = addresses.part(store, self.networks)
+        self._tell(Listed(part))
+        return part.revision
 
     def _tell(self, message: Message) -> None:
         if not self._closed.is_set():
