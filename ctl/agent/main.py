@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from datapath.config.settings import Settings
-from datapath.kernel import features
+from datapath.kernel import features, heap
 from datapath.kernel.events import Events
 from datapath.store.sole import AGENT, Sole
 
@@ -22,6 +22,7 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Until SIGTERM or SIGINT. `say` takes lines for the journal. InUseError: this host has an agent. PrivilegeError,
     StateError, KernelError."""
     features.require()
+    heap.spare()
     with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
         follower = Follower(settings, events, sole, say)
         try:
