@@ -46,6 +46,19 @@ def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
+def emptied(shared_host: Host) -> Iterator[Host]:
+    """The module's host with nothing on it: what a test has made is taken away, and `doctor` finds nothing."""
+    yield shared_host
+    shared_host.end_background()
+    if left := shared_host.ctl("ps -aq").split():
+        shared_host.ctl(["rm", "-f", *left])
+    if left := shared_host.ctl("network ls -q --filter type=custom").split():
+        shared_host.ctl(["network", "rm", "-f", *left])  # some are other owners'
+    found = shared_host.try_ctl("doctor")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.fixture
 def make_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
     """Makes pretend hosts: `make_host(attach="clsact", config={"icc": False})`."""
     with ExitStack() as stack:

@@ -21,15 +21,22 @@ from tests.net.test_doctor import doctor
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
 
 
+@pytest.fixture
+def host(emptied: Host) -> Host:
+    return emptied
+
+
 def folder(host: Host, name: str) -> Path:
     return Path(host.inspect(name)["LogPath"]).parent
 
 
 def writes(host: Host, name: str, script: str, options: str = "") -> None:
     """A container that runs the script, and has when this returns."""
-    host.run(name, options, ["sh", "-c", f"{script}; touch {host.folder}/{name}.done; exec sleep 3600"])
+    done = host.folder / f"{name}.done"
+    done.unlink(missing_ok=True)
+    host.run(name, options, ["sh", "-c", f"{script}; touch {done}; exec sleep 3600"])
     with eventually() as until:
-        until(lambda: (host.folder / f"{name}.done").exists())
+        until(done.exists)
 
 
 def looked(host: Host, name: str) -> bool:

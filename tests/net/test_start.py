@@ -15,6 +15,11 @@ from tests.net.test_adversity import KILLED_AT_COMMIT
 from tests.net.test_doctor import doctor
 
 
+@pytest.fixture
+def host(emptied: Host) -> Host:
+    return emptied
+
+
 def answers(host: Host, port: int) -> bool:
     return host.outside.try_(ask("tcp", HOST, port)).returncode == 0
 
