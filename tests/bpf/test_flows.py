@@ -297,7 +297,8 @@ def test_what_is_found_out_about_a_packet_is_not_remembered_of_another(
     before = programs.run(None, false).reasons
     assert "DELIVERED" not in before
     libbpf.test_run(programs.fds["from_parent"], honest, ifindex=programs.ifindex(None))
-    assert programs.counted() in ({"DELIVERED": 1}, {"NOT_OURS": 1})  # of the other family, before 6.3
+    # Of the other family, before 6.3, it is left to the device, or lost where there is none.
+    assert programs.counted() in ({"DELIVERED": 1}, {"NOT_OURS": 1}, {"DROP_NO_TUNNEL": 1})
     assert programs.run(None, false).reasons == before
 
 

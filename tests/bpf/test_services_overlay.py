@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -83,8 +84,9 @@ def tunnelled(programs: Programs, sender: Sender, frame: bytes, packet: bytes, *
 
 
 def comes(src: p.Address, dst: p.Address, what: p.Transport, **header: Any) -> bytes:
-    """A frame on the uplink: a packet of the peer's, in its tunnel."""
-    return o.arrives(o.vxlan(o.inner(src, dst, what, **header)))
+    """A frame on the uplink: a packet of the peer in a tunnel of its family, which the programs open on all kernels."""
+    ends = o.PEERS if ip_address(src).version == 4 else o.PEERS6
+    return o.arrives(o.vxlan(o.inner(src, dst, what, **header)), src=ends[o.PEER])
 
 
 @FAMILIES
