@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datapath.model.networks import Network, NetworkRequest
     from datapath.model.parsing import Prefix
     from datapath.model.ports import PortMapping
-    from datapath.model.sandboxes import Sandbox
+    from datapath.model.sandboxes import Labels, Sandbox
 
 
 class Host(Engine):
@@ -202,12 +202,12 @@ class Sandboxes:
         with self._host.changing() as tx:
             return sandboxes.adopt(tx, path, owner, key, name)
 
-    def rename(self, owner: str, names: Mapping[str, str]) -> None:
-        """How users are shown sandboxes of the owner, by his keys of them; those not known are passed over."""
+    def rename(self, owner: str, names: Mapping[str, str], labels: Labels | None = None) -> None:
+        """Names and labels of the owner's sandboxes, by his keys of them; those not known are passed over."""
         from datapath.engine import sandboxes
 
         with self._host.changing(create=False) as tx:
-            sandboxes.rename(tx, owner, names)
+            sandboxes.rename(tx, owner, names, labels or {})
 
     def forget(self, name: str, owner: str, force: bool = False) -> bool:
         """Deletes the sandbox's endpoints and forgets it; the namespace stays. False: there is no such sandbox.

@@ -30,7 +30,7 @@ from datapath.model.networks import (
 )
 from datapath.model.parsing import PORT_PROTOCOLS
 
-from . import bandwidth
+from . import bandwidth, services
 from .protocol import ENVIRONMENT, INVALID, Call, CniError, unsupported
 
 OWNER = "cni"
@@ -55,6 +55,7 @@ _OWN: Mapping[str, tuple[type, ...]] = {
     "ipMasq": (bool,),
     "options": (dict,),
     "sharedPorts": (bool,),
+    "service": (str,),
     **dict.fromkeys(bandwidth.KEYS, (int,)),
 }
 # Keys of the plugin `bridge` that change nothing here, and the values for which that is so.
@@ -78,9 +79,9 @@ _HOP = ("dst", "gw")
 _ROUTE: Mapping[str, object] = {"table": 254}
 # Wishes that are served; and those that say nothing of the network, or that an IPAM plugin serves.
 _WISHES = {"portmappings", "ips", "mac", "aliases", "dns", "bandwidth"}
-_IGNORED = {"cgrouppath", "io.kubernetes.cri.pod-annotations"}
+_IGNORED = {"cgrouppath", services.ANNOTATIONS}
 _OF_IPAM = {"ipranges"}
-_CREATES = _OWN.keys() - {"network", "sharedPorts", *bandwidth.KEYS}
+_CREATES = _OWN.keys() - {"network", "sharedPorts", "service", *bandwidth.KEYS}
 
 
 def check(call: Call) -> None:
@@ -150,18 +151,23 @@ def attachment(call: Call, ipam: Mapping[str, Any] | None) -> AttachmentRequest:
             ip6=by_version.get(6, ""),
             mac=str(given.get("mac") or _of_args(call, "mac") or call.args.get("MAC", "")),
             aliases=tuple(_strings("aliases", aliases)),
-            driver_options=(f"{OPT_ENDPOINT_IFNAME}={call.ifname}", *_limits(call, given)),
+            driver_options=(
+                f"{OPT_ENDPOINT_IFNAME}={call.ifname}",
+                *_limits(call, given),
+                *services.options(call, given, _of_args(call, "service")),
+            ),
         ),
         ports=tuple(ports(given.get("portmappings"))),
         shared=shared(call),
         allots=ipam is not None,
+        labels=services.labels(_of_args(call, "labels")),
     )
 
 
 def beside(call: Call, previous: Mapping[str, Any]) -> AttachmentRequest:
     """What a call behind another plugin asks for: the ports of the container that this one's result is about, by a
     device and a network of their own, as its addresses and default routes are that plugin's. CniError."""
-    for name in ("network", "ipam", "internal"):
+    for name in ("network", "ipam", "internal", "service"):
         if call.config.get(name):
             raise CniError(
                 INVALID, f"{name}: the container is on another plugin's network, which has its own"

@@ -22,14 +22,15 @@ _PATIENCE = 2.0  # seconds
 
 class Known(NamedTuple):
     """`containers` and `networks`: names, by id of an endpoint and of a network; `endpoints`: the ids of all of its
-    networks of ours."""
+    networks of ours; `labels`: of containers, by id of an endpoint."""
 
     containers: Mapping[str, str]
     networks: Mapping[str, str]
     endpoints: frozenset[str]
+    labels: Mapping[str, Mapping[str, str]]
 
 
-NOTHING = Known({}, {}, frozenset())
+NOTHING = Known({}, {}, frozenset(), {})
 
 
 def sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -58,13 +59,14 @@ def _known(api: Api, driver: str) -> Known:
     endpoints = set()
     for network in listed:
         endpoints |= _endpoints(api.ask("GET", f"/networks/{network}"))
-    containers = {}
+    containers, labels = {}, {}
     for one in api.ask("GET", "/containers/json?all=1"):
         names = [name.removeprefix("/") for name in one["Names"] if name.count("/") == 1]
         for joined in ((one.get("NetworkSettings") or {}).get("Networks") or {}).values():
             if names and joined["EndpointID"]:
                 containers[joined["EndpointID"]] = names[0]
-    return Known(containers, listed, frozenset(endpoints))
+                labels[joined["EndpointID"]] = dict(one.get("Labels") or {})
+    return Known(containers, listed, frozenset(endpoints), labels)
 
 
 def _endpoints(network: Mapping[str, Any]) -> set[str]:

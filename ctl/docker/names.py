@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of Docker's containers and networks, which it tells no driver: shown to users, and kept in the rows."""
+"""The names of Docker's containers and networks, which it tells no driver, and containers' labels: shown to users, and
+kept in the rows."""
 
 from __future__ import annotations
 
@@ -28,6 +29,15 @@ def of_sandboxes(state: State, known: Known) -> dict[str, str]:
         if name and state.owner(endpoint) == OWNER:
             found[endpoint.sandbox_id] = name
     return found
+
+
+def labels_of(state: State, known: Known) -> dict[str, Mapping[str, str]]:
+    """Sandbox id -> the labels of the container that Docker has in it."""
+    return {
+        endpoint.sandbox_id: known.labels[endpoint.owner_key]
+        for endpoint in state.endpoints.values()
+        if endpoint.owner_key in known.labels and state.owner(endpoint) == OWNER
+    }
 
 
 def of_networks(state: State, known: Known) -> dict[str, str]:
@@ -90,11 +100,16 @@ class Learner:
             for ident, name in of_sandboxes(state, known).items()
             if state.sandboxes[ident].name != name
         }
+        labels = {
+            state.sandboxes[ident].owner_key: found
+            for ident, found in labels_of(state, known).items()
+            if state.sandboxes[ident].labels != found
+        }
         networks = {
             i: name for i, name in of_networks(state, known).items() if state.networks[i].name != name
         }
-        if sandboxes:
-            self._host.sandboxes.rename(OWNER, sandboxes)
+        if sandboxes or labels:
+            self._host.sandboxes.rename(OWNER, sandboxes, labels)
         for ident, name in networks.items():
             self._host.networks.rename(ident, name, OWNER)
         theirs = {s.id for s in state.sandboxes.values() if s.owner == OWNER and s.key}

@@ -24,6 +24,7 @@ from datapath.model.networks import (
     OPT_NAME,
     OPT_NAMES,
     OPT_RESOLVER,
+    OPT_SERVICE,
     NetworkRequest,
 )
 from datapath.model.parsing import parse_address, parse_prefix
@@ -42,6 +43,7 @@ _OURS = ("com.docker.network.", "com.datapath.")
 def elsewhere(given: Mapping[str, Any]) -> str:
     """The network of datapathctl's, of several hosts perhaps, that podman's stands for; "": it is podman's own."""
     options = dict(given.get("options") or {})
+    options.pop(OPT_SERVICE, None)
     name = str(options.pop(OPT_NETWORK, ""))
     if not name:
         return ""
@@ -101,6 +103,8 @@ def _refuse_ipam(given: Mapping[str, Any]) -> None:
 
 def _options(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in (given.get("options") or {}).items():
+        if name == OPT_SERVICE:
+            continue  # of each of its containers
         if name in _OPTIONS or name.startswith(_OURS):
             yield _OPTIONS.get(name, name), str(value)
         elif name not in _IGNORED:
@@ -126,6 +130,8 @@ def attachment(given: Mapping[str, Any], path: str) -> AttachmentRequest:
     if asked is not None and (not asked.subnets or not addresses):
         raise ConfigError(f"network {asked.name} has no addresses: create it again, with driver datapath")
     options = {str(name): str(value) for name, value in (wanted.get("options") or {}).items()}
+    if service := (there.get("options") or {}).get(OPT_SERVICE):
+        options.setdefault(OPT_SERVICE, str(service))
     options[OPT_ENDPOINT_IFNAME] = str(_field(wanted, "interface_name"))
     container = str(_field(given, "container_id"))
     return AttachmentRequest(

@@ -44,7 +44,8 @@ def add(tx: Transaction, request: AttachmentRequest) -> Attached:
     with ExitStack() as undo:
         undo.callback(_tidy, tx, request.owner, request.network.name if request.network else "")
         _ensure_network(tx, request)
-        sandbox = sandboxes.adopt(tx, request.path, request.owner, request.sandbox, request.name)
+        labels = request.labels or None  # another attachment has perhaps told them
+        sandbox = sandboxes.adopt(tx, request.path, request.owner, request.sandbox, request.name, labels)
         known = find_endpoint(request.owner, request.key, tx.state)
         endpoint = sandboxes.create_endpoint(tx, request.endpoint, request.owner, request.key, request.allots)
         if known is None or not tx.state.sandboxes[known.sandbox_id].key:
@@ -99,9 +100,11 @@ def retain(tx: Transaction, owner: str, network: str, wanted: Callable[[str], bo
 
 
 def _tidy(tx: Transaction, owner: str, network: str) -> None:
-    """Forgets the owner's sandboxes that are on no network, and removes the network if nobody is on it any more and it
-    is the owner's."""
+    """Forgets the owner's sandboxes that are on no network, and removes the network if nobody is on it any more, it has
+    no services, and it is the owner's."""
     tx.delete(*plans.abandoned(owner, tx.state))
     found = tx.state.find_network(network) if network else None
-    if found is not None and found.owner == owner and not tx.state.endpoints_of_network(found.id):
+    if found is None or found.owner != owner or tx.state.endpoints_of_network(found.id):
+        return
+    if not tx.state.services_of_network(found.id):
         lifecycle.remove(tx, found.id, owner)

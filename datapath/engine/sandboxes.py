@@ -16,16 +16,18 @@ from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, NetworkRequest
 from datapath.model.ports import PortMapping, lone_networks
 from datapath.model.rows import Phase
-from datapath.model.sandboxes import Sandbox
+from datapath.model.sandboxes import Labels, Sandbox
 from datapath.plan import sandboxes as plans
 from datapath.plan.networks import refuse_foreign
 
 
-def adopt(tx: Transaction, path: str, owner: str, key: str, name: str) -> Sandbox:
+def adopt(
+    tx: Transaction, path: str, owner: str, key: str, name: str, labels: Mapping[str, str] | None = None
+) -> Sandbox:
     """See `datapath.host.Sandboxes.adopt`."""
     there = netns.is_namespace(path)
     inode = netns.identity(path) if there else 0
-    planned = plans.plan_adopt(path, inode, owner, key, name, tx.state, tx.fresh)
+    planned = plans.plan_adopt(path, inode, owner, key, name, tx.state, tx.fresh, labels)
     if not there:
         raise ConfigError(f"{quoted(path)} is no network namespace")
     known = tx.state.sandboxes.get(planned.id)
@@ -60,11 +62,15 @@ def forget(tx: Transaction, name: str, owner: str, force: bool) -> bool:
     return True
 
 
-def rename(tx: Transaction, owner: str, called: Mapping[str, str]) -> None:
+def rename(tx: Transaction, owner: str, called: Mapping[str, str], labels: Labels) -> None:
     """See `datapath.host.Sandboxes.rename`."""
-    found = ((plans.find_sandbox(owner, key, tx.state), name) for key, name in called.items())
-    renamed = [replace(sandbox, name=name) for sandbox, name in found if sandbox and sandbox.name != name]
-    _commit_named(tx, *renamed)
+    found = {key: plans.find_sandbox(owner, key, tx.state) for key in (*called, *labels)}
+    wanted = [
+        (one, replace(one, name=called.get(key, one.name), labels=labels.get(key, one.labels)))
+        for key, one in found.items()
+        if one is not None
+    ]
+    _commit_named(tx, *(changed for before, changed in wanted if changed != before))
 
 
 def create_network(tx: Transaction, request: NetworkRequest, allots: bool) -> Network:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from datapath.model.endpoints import EndpointRequest
 from datapath.model.networks import NetworkRequest
@@ -17,7 +18,7 @@ class AttachmentRequest:
     `network`: what the network has to be like; it is created for the owner if it is not there. None: the network that
     `endpoint` names is there, whoever's it is. `ports`: Docker's `-p`; `shared`: the owner holds them by sockets of
     his own. `allots`: he allots addresses himself, and never one twice, so who has one of these has been forgotten.
-    `again`: the attachment may be there already, and is then the answer.
+    `again`: the attachment may be there already, and is then the answer. `labels`: of the container.
     """
 
     owner: str
@@ -31,3 +32,4 @@ class AttachmentRequest:
     shared: bool = False
     allots: bool = False
     again: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from datapath.model.parsing import Prefix as Prefix
 from datapath.model.plugins import Joined
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
+from datapath.model.services import Membership
 
 IFNAME = "IFNAME"  # stands for the device in its settings
 
@@ -35,7 +36,7 @@ class Endpoint:
     there; the gateway flags are as the owner says. `published`: the ports that the owner wants once a default route is
     here, as asked for; `chosen`: those of them whose host port had been left open, with the one that was chosen.
     `static_mac`: the user chose the MAC address. `joined`: what the network's plugin said of the sandbox's device and
-    routes; None: it has not been asked, or the network has none."""
+    routes; None: it has not been asked, or the network has none. `services`: those that its option names."""
 
     id: str
     network_id: str
@@ -67,6 +68,7 @@ class Endpoint:
     chosen: tuple[PortMapping, ...] = ()
     static_mac: bool = False
     joined: Joined | None = None
+    services: tuple[Membership, ...] = ()
 
     @property
     def sysctls(self) -> dict[str, str]:

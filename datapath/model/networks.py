@@ -39,6 +39,7 @@ OPT_ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 OPT_ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 # An endpoint that speaks for others, as a router does: our own option.
 OPT_FORWARDING = "com.datapath.forwarding"
+OPT_SERVICE = "com.datapath.service"  # of an endpoint: which services it is behind
 # How much an endpoint may receive (ingress) and send (egress): bits a second, and bits at once.
 OPT_INGRESS_RATE = "com.datapath.ingress_rate"
 OPT_INGRESS_BURST = "com.datapath.ingress_burst"

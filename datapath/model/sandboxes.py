@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from datapath.model.parsing import HOSTNAME
 from datapath.model.rows import OWNER, Phase, short
+
+Labels = Mapping[str, Mapping[str, str]]  # of containers, by their owner's keys of their sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Sandbox:
     `name`: how a foreign sandbox is shown to users, NAME or NAMESPACE/NAME; "": by its id.
     `inode`: the kernel's number of the namespace that was adopted, so that another one that its path leads to later, as
     /proc/PID/ns/net may, is not taken for it; 0: not known.
+    `labels`: of the container that is in a foreign sandbox, as far as its owner tells them.
     """
 
     id: str
@@ -32,6 +36,7 @@ class Sandbox:
     owner_key: str = ""
     name: str = ""
     inode: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def foreign(self) -> bool:

@@ -76,8 +76,8 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What makes a container a backend of the service with that id. `weight`: its share of new connections, against
-    those of the others."""
+    """What makes a container, or one endpoint of it, a backend of the service with that id. `weight`: its share of new
+    connections, against those of the others."""
 
     service: str
     weight: int = 1
@@ -110,18 +110,18 @@ class ServiceChange:
     affinity: str = ""
 
 
-def parse_membership(text: str) -> tuple[str, int]:
-    """NAME[,weight=N] of `run --service`: the name or id, and the weight. ConfigError."""
+def parse_membership(text: str, option: str = "--service") -> tuple[str, int]:
+    """NAME[,weight=N] of `run --service`, or of that option: the name or id, and the weight. ConfigError."""
     name, comma, rest = text.partition(",")
-    if not name:
-        raise ConfigError(f"invalid --service {quoted(text)}: expected NAME[,weight=N]")
+    if not name or not text.isprintable():
+        raise ConfigError(f"invalid {option} {quoted(text)}: expected NAME[,weight=N]")
     if not comma:
         return name, 1
     key, _, value = rest.partition("=")
     if key != "weight":
-        raise ConfigError(f"invalid field {quoted(rest)} of --service: there is weight=N")
+        raise ConfigError(f"invalid field {quoted(rest)} of {option}: there is weight=N")
     if not (re.fullmatch(r"[0-9]{1,4}", value) and 1 <= int(value) <= MAX_WEIGHT):
-        raise ConfigError(f"invalid weight {quoted(value)} of --service: expected 1 to {MAX_WEIGHT}")
+        raise ConfigError(f"invalid weight {quoted(value)} of {option}: expected 1 to {MAX_WEIGHT}")
     return name, int(value)
 
 

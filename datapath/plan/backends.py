@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from datapath.model.endpoints import Endpoint
@@ -26,30 +26,44 @@ class Backend(NamedTuple):
         return tuple(one.ip for one in (self.endpoint.ipv4, self.endpoint.ipv6) if one is not None)
 
 
-def weight_of(service: Service, sandbox_id: str, state: State) -> int:
-    """The weight that a sandbox's endpoint has in the service, once somebody runs there; 0: it is none of its."""
+def weight_of(service: Service, endpoint: Endpoint, state: State) -> int:
+    """The weight that an endpoint has in the service, once somebody runs in its sandbox; 0: it is none of its."""
+    own = _named(service, endpoint.services)
+    if own:
+        return own
     weights = [
-        _weight(service, container.services, container.labels) for container in state.users(sandbox_id)
+        _named(service, container.services) or int(service.selects(container.labels))
+        for container in state.users(endpoint.sandbox_id)
     ]
+    sandbox = state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and sandbox.foreign:
+        weights.append(int(service.selects(sandbox.labels)))
     return max(weights, default=0)
 
 
-def _weight(service: Service, memberships: Collection[Membership], labels: Mapping[str, str]) -> int:
-    named = [membership.weight for membership in memberships if membership.service == service.id]
-    return named[0] if named else int(service.selects(labels))
+def _named(service: Service, memberships: Iterable[Membership]) -> int:
+    return next((one.weight for one in memberships if one.service == service.id), 0)
 
 
 def belongs(service: Service, endpoint: Endpoint, state: State) -> bool:
     """The endpoint is a backend of the service, or will be once its container runs."""
-    return endpoint.network_id == service.network_id and weight_of(service, endpoint.sandbox_id, state) > 0
+    return endpoint.network_id == service.network_id and weight_of(service, endpoint, state) > 0
+
+
+def _inhabited(endpoint: Endpoint, state: State) -> bool:
+    """A container of ours runs in the endpoint's sandbox, or it is in one of another owner's, who ends it himself."""
+    sandbox = state.sandboxes.get(endpoint.sandbox_id)
+    if sandbox is not None and sandbox.foreign:
+        return bool(sandbox.key) and sandbox.phase == Phase.READY
+    return state.alive(endpoint.sandbox_id)
 
 
 def backends(service: Service, state: State) -> list[Backend]:
     """The service's backends: endpoints that are there, of containers that run, in the order of their slots."""
     found = []
     for endpoint in state.endpoints_of_network(service.network_id):
-        if endpoint.phase in (Phase.READY, Phase.CHANGING) and state.alive(endpoint.sandbox_id):
-            weight = weight_of(service, endpoint.sandbox_id, state)
+        if endpoint.phase in (Phase.READY, Phase.CHANGING) and _inhabited(endpoint, state):
+            weight = weight_of(service, endpoint, state)
             if weight:
                 found.append(Backend(endpoint, weight, endpoint.id in service.drained))
     return found

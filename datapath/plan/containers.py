@@ -23,9 +23,9 @@ from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options
 from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
+from datapath.plan.memberships import plan_memberships
 from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
-from datapath.plan.services import plan_memberships
 
 
 class RunPlan(NamedTuple):

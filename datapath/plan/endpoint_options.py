@@ -17,10 +17,12 @@ from datapath.model.networks import (
     OPT_ENDPOINT_IFNAME,
     OPT_ENDPOINT_SYSCTLS,
     OPT_FORWARDING,
+    OPT_SERVICE,
     Network,
 )
 from datapath.model.parsing import parse_bool, parse_pair
 from datapath.model.ports import default_acl, parse_prefixes
+from datapath.model.services import parse_membership
 
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 _NAME = re.compile(r"net(\.[a-zA-Z0-9_-]+){2,}")
@@ -51,10 +53,18 @@ def _truth(name: str, value: str) -> str:
     return "true" if parse_bool(value, f"option {name}") else "false"
 
 
+def _services(name: str, value: str) -> str:
+    """`NAME[,weight=N];…`: services of the endpoint's network."""
+    for text in value.split(";"):
+        parse_membership(text, f"option {name}")
+    return value
+
+
 PARSERS: Mapping[str, OptionParser] = {
     OPT_ENDPOINT_IFNAME: _ifname,
     OPT_ENDPOINT_SYSCTLS: _sysctls,
     OPT_FORWARDING: _truth,
+    OPT_SERVICE: _services,
     OPT_ALLOW: parse_prefixes,
     OPT_DENY: parse_prefixes,
     **{name: parse_bits for names in LIMIT_OPTIONS.values() for name in names},

@@ -25,6 +25,7 @@ from datapath.plan import endpoint_options, ipam, remotes
 from datapath.plan.acls import refuse_acls
 from datapath.plan.holders import format_holder
 from datapath.plan.link_local import link_local_addresses
+from datapath.plan.memberships import endpoint_memberships
 from datapath.plan.networks import plan_default_bridge
 from datapath.plan.plugins import lease, made_mac
 
@@ -105,6 +106,7 @@ def plan_endpoint(
     options = endpoint_options.parse(request.driver_options, network.plugin)
     endpoint_options.refuse_limits(options, network)
     endpoint_options.refuse_forwarding(options, network)
+    services = endpoint_memberships(options, network, state)
     ident = fresh.new_id()
     if network.leased:
         request, ipv4, ipv6 = lease(request, network, members, ident, name, fresh.plugins)
@@ -134,6 +136,7 @@ def plan_endpoint(
         driver_options=options,
         link_local=link_local,
         dns=tuple(str(parse_address(text, "IP address for dns")) for text in request.dns),
+        services=services,
     )
 
 

@@ -61,7 +61,9 @@ def plan_hand_over(
 
 def plan_take_out(endpoint: Endpoint, state: State, fresh: Fresh) -> MovePlan:
     """The endpoint is in no sandbox: its owner takes the device out. Its ports close, its addresses stay its own."""
-    sandbox = Sandbox(fresh.new_id(), "", Phase.READY, state.owner(endpoint))
+    # The labels are still those of the container, which services that it leaves are known by.
+    labels = state.sandboxes[endpoint.sandbox_id].labels
+    sandbox = Sandbox(fresh.new_id(), "", Phase.READY, state.owner(endpoint), labels=labels)
     return MovePlan(replace(plan_revoke(endpoint), sandbox_id=sandbox.id, handed_over=False), sandbox)
 
 

@@ -101,6 +101,16 @@ def choose_address(subnet: Subnet, used: Collection[Address], prefer: Collection
     raise ConfigError(f"no available IP addresses in {area}: remove a container or choose a larger subnet")
 
 
+def choose_last(subnet: Subnet, used: Collection[Address]) -> Address:
+    """The highest free address: where somebody else gives out the others, from the lowest on. ConfigError if there is
+    none."""
+    blocked, first, last = unavailable(subnet), subnet.prefix.network_address, subnet.prefix.broadcast_address
+    for back in range(min(int(last) - int(first), len(used) + len(blocked) + 1) + 1):
+        if (address := last - back) not in used and address not in blocked:
+            return address
+    raise ConfigError(f"no available IP addresses in {subnet.prefix}: remove a container")
+
+
 def with_gateway(subnet: Subnet) -> Subnet:
     """The subnet with its default gateway, the first address that can be one, unless it has a gateway."""
     return subnet if subnet.gateway is not None else replace(subnet, gateway=choose_address(subnet, ()))

@@ -7,7 +7,7 @@ An endpoint that has been created and has not joined is in a sandbox of its own,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -64,15 +64,25 @@ def check_owner(owner: str) -> str:
     return owner
 
 
-def plan_adopt(path: str, inode: int, owner: str, key: str, name: str, state: State, fresh: Fresh) -> Sandbox:
+def plan_adopt(
+    path: str,
+    inode: int,
+    owner: str,
+    key: str,
+    name: str,
+    state: State,
+    fresh: Fresh,
+    labels: Mapping[str, str] | None = None,
+) -> Sandbox:
     """The row of a sandbox whose namespace, of that number, is at the path; the one that there is, if the owner's `key`
-    is known. Its phase is "ready". ConfigError."""
+    is known. Its phase is "ready". `labels`: of its container; None: as they are. ConfigError."""
     check_owner(owner)
     check_path(path)
     known = find_sandbox(owner, key or path, state)
     if known is not None:
-        return replace(known, key=path, inode=inode, name=name or known.name)
-    return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name, inode)
+        said = known.labels if labels is None else labels
+        return replace(known, key=path, inode=inode, name=name or known.name, labels=said)
+    return Sandbox(fresh.new_id(), path, Phase.READY, owner, key or path, name, inode, labels or {})
 
 
 def check_path(path: str) -> None:

@@ -14,24 +14,23 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network, Subnet
 from datapath.model.parsing import Address, parse_address
 from datapath.model.ports import PortMapping
-from datapath.model.rows import Phase
+from datapath.model.rows import OWNER, Phase
 from datapath.model.services import (
     MAX_NUMBER,
-    Membership,
     Mode,
     Service,
     ServiceChange,
     ServiceRequest,
     parse_algorithm,
-    parse_membership,
     parse_mode,
     parse_seconds,
 )
-from datapath.model.state import Fresh, State
+from datapath.model.state import Fresh, State, stack_of
 from datapath.plan import ipam
-from datapath.plan.backends import weight_of
+from datapath.plan.backends import backends, weight_of
 from datapath.plan.endpoints import check_hostname, holders_of
 from datapath.plan.holders import format_holder
+from datapath.plan.memberships import refuse_one_port
 from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports
 
@@ -142,7 +141,8 @@ def _refuse_without_vip(request: ServiceRequest, affinity: int) -> None:
 
 
 def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Address]:
-    """An address of each family of the network: the one that was asked for, else the lowest that is free."""
+    """An address of each family of the network: the one that was asked for, else the lowest that is free; the highest,
+    if another owner gives out the network's addresses."""
     chosen: dict[int, Address] = {}
     for text in asked:
         address = parse_address(text, "VIP")
@@ -155,7 +155,8 @@ def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Add
         version = subnet.prefix.version
         holders = holders_of(network, members, version, state)
         if version not in chosen:
-            found[version] = ipam.choose_address(subnet, holders)
+            theirs = network.owner != OWNER
+            found[version] = (ipam.choose_last if theirs else ipam.choose_address)(subnet, holders)
             continue
         address = chosen.pop(version)
         ipam.check_static(subnet, address)
@@ -186,52 +187,16 @@ def _choose(
 # ---- members -------------------------------------------------------------------------------------------------------
 
 
-def plan_memberships(given: Iterable[str], networks: Iterable[str], state: State) -> tuple[Membership, ...]:
-    """What `run --service` asks for, of a container on networks with these ids. ConfigError, NotFoundError."""
-    found: list[Membership] = []
-    there = set(networks)
-    for text in given:
-        name, weight = parse_membership(text)
-        service = state.get(Service, name)
-        if service.network_id not in there:
-            network = state.networks[service.network_id].name
-            raise ConfigError(
-                f"the container cannot join service {service.name}: "
-                f"it is not on network {network} (--network {network})"
-            )
-        if service.id in [known.service for known in found]:
-            raise ConfigError(f"service {service.name} is specified multiple times")
-        found.append(Membership(service.id, weight))
-    services = [state.services[one.service] for one in found]
-    for index, service in enumerate(services):
-        for other in services[:index]:
-            _refuse_one_port(service, other, "the container")
-    return tuple(found)
-
-
 def _refuse_shared_members(service: Service, state: State) -> None:
     """The new service's selector chooses a container that is behind the same port of another one."""
     if not service.selector:
         return
     others = state.services_of_network(service.network_id)
     for endpoint in state.endpoints_of_network(service.network_id):
-        if weight_of(service, endpoint.sandbox_id, state):
+        if weight_of(service, endpoint, state):
             for other in others:
-                if weight_of(other, endpoint.sandbox_id, state):
-                    _refuse_one_port(service, other, f"container {state.holder_name(endpoint)}")
-
-
-def _refuse_one_port(service: Service, other: Service, who: str) -> None:
-    """Published by two services, a container's port would answer one client for both. ConfigError."""
-    for mine in service.published:
-        for theirs in other.published:
-            first = max(mine.container_port, theirs.container_port)
-            last = min(mine.container_port + mine.count, theirs.container_port + theirs.count)
-            if mine.proto == theirs.proto and first < last:
-                raise ConfigError(
-                    f"{who} cannot be in services {other.name} and {service.name}: "
-                    f"both publish its port {first}/{mine.proto}"
-                )
+                if weight_of(other, endpoint, state):
+                    refuse_one_port(service, other, f"container {state.holder_name(endpoint)}")
 
 
 # ---- changes -------------------------------------------------------------------------------------------------------
@@ -322,11 +287,11 @@ def plan_drain(name: str, container: str, state: State, back: bool = False) -> S
 
 
 def _backend(service: Service, name: str, state: State) -> Endpoint:
-    found = state.container(name)
-    endpoint = state.endpoint(found.sandbox_id, service.network_id)
-    if endpoint is None or not found.running or not weight_of(service, found.sandbox_id, state):
-        raise ConfigError(f"container {found.name} is no backend of service {service.name}")
-    return endpoint
+    sandbox_id = stack_of(state, name)
+    for one in backends(service, state):
+        if one.endpoint.sandbox_id == sandbox_id:
+            return one.endpoint
+    raise ConfigError(f"container {name} is no backend of service {service.name}")
 
 
 def plan_service_remove(name: str, state: State) -> Service:

@@ -280,6 +280,52 @@ def test_s25_an_internal_network_has_no_way_out_and_no_port(host: DockerHost) ->
     host.docker("network rm inner")
 
 
+def test_s26_containers_are_behind_services_by_their_option_or_their_labels(host: DockerHost) -> None:
+    """On a network of Docker's own, and on one that stands for one of datapathctl's; until they end."""
+    host.ctl("network create --subnet 10.9.0.0/24 shop")
+    host.docker("network create -d datapath --ipam-driver null -o com.datapath.network=shop front")
+    network = host.docker("network inspect -f {{.ID}} n1")
+    host.ctl("service create --network shop -p 8090:80 web")
+    host.ctl(f"service create --network {network} -p 8091:80 --selector app=api api")
+
+    def backends(service: str) -> dict[str, str]:
+        rows = host.ctl(["service", "ps", service, "--format", "{{.Container}} {{.Weight}}"]).splitlines()
+        return dict(row.split() for row in rows)
+
+    run(host, "w1", "--network n2")
+    host.docker("network connect --driver-opt com.datapath.service=web front w1")
+    joining = 'name=front,"driver-opt=com.datapath.service=web,weight=3"'
+    host.docker(["run", "-d", "--name", "w2", "--network", joining, IMAGE, *HTTPD.split()])
+    assert backends("web") == {"w1": "1", "w2": "3"} and answers(host, 8090)
+    run(host, "a1", f"{NET} --label app=api")
+    with eventually() as until:  # Docker is asked for labels once it has answered its user
+        until(lambda: backends("api") == {"a1": "1"})
+    assert answers(host, 8091)
+    vip = host.ctl("service ls --format {{.VIP}}").split()[0]
+    assert vip == "10.5.255.254"
+    run(host, "client", command="sleep 3600")
+    assert host.docker(f"exec client wget -q -O - http://{vip}/") + "\n" == PAGE
+    host.ctl("service drain web w1")
+    host.docker("stop -t 0 w2")
+    assert backends("web") == {"w1": "1"} and closed(host, 8090)
+    host.docker("restart -t 0 a1")
+    with eventually() as until:
+        until(lambda: backends("api") == {"a1": "1"})
+    host.docker("start w2")
+    assert backends("web") == {"w1": "1", "w2": "3"} and answers(host, 8090)
+    assert host.clean()
+    for option, said in (("nobody", "no such service: nobody"), ("api", "that is on network n1")):
+        done = host.try_docker(
+            ["run", "-d", "--network", f"name=front,driver-opt=com.datapath.service={option}", IMAGE, "true"]
+        )
+        assert done.returncode == 125 and said in done.stderr.strip().splitlines()[-1]
+    host.docker("rm -f w1 w2 a1")
+    assert backends("web") == backends("api") == {}
+    host.ctl("service rm web api")
+    host.docker("network rm front")
+    host.ctl("network rm shop")
+
+
 @door("Docker", 8)
 def test_s25_names_of_containers_resolve(host: DockerHost) -> None:
     run(host, "web", f"{NET} --network-alias shop")

@@ -381,17 +381,18 @@ def test_what_is_asked_again_is_the_same_and_what_is_not_there_is_no_fault() -> 
 # ---- names ---------------------------------------------------------------------------------------------------
 
 
-def test_names_that_docker_tells_are_shown_and_one_of_our_own_stays() -> None:
+def test_names_and_labels_that_docker_tells_are_shown_and_one_of_our_own_stays() -> None:
     door = Door()
     door.engine.network("mine")
     door.network()
     door.network(SECOND, "10.6.0.0/16")
     door.endpoint(ENDPOINT, NETWORK, "10.5.0.2/16", sandbox="one")
     networks = {NETWORK: "shop", SECOND: "mine", "8" * 64: "y"}
-    known = daemon.Known({ENDPOINT: "web", "9" * 64: "x"}, networks, frozenset())
+    known = daemon.Known({ENDPOINT: "web", "9" * 64: "x"}, networks, frozenset(), {ENDPOINT: {"app": "web"}})
     state = door.engine.state
     assert [s.label for s in names.named(state, known).sandboxes.values()] == ["web"]
     assert names.of_networks(state, known) == {NETWORK: "shop"}
+    assert list(names.labels_of(state, known).values()) == [{"app": "web"}]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from datapath.dataplane.wire_names import name_key
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError, NotFoundError
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
-from datapath.model.networks import Network, Subnet
+from datapath.model.networks import OPT_SERVICE, Network, Subnet
 from datapath.model.observed import HostFacts
+from datapath.model.ports import PortMapping
 from datapath.model.resolv import NameFacts
 from datapath.model.rows import Phase, Status
 from datapath.model.sandboxes import Sandbox
@@ -32,13 +33,13 @@ from datapath.model.services import (
     parse_seconds,
 )
 from datapath.model.state import Fresh, State
-from datapath.plan import maglev
+from datapath.plan import endpoint_options, maglev
 from datapath.plan.backends import backends, touched
+from datapath.plan.memberships import endpoint_memberships, plan_memberships
 from datapath.plan.networks import plan_network_remove
 from datapath.plan.ports import PortContext
 from datapath.plan.services import (
     plan_drain,
-    plan_memberships,
     plan_service_create,
     plan_service_update,
 )
@@ -264,6 +265,43 @@ def test_a_container_joins_services_of_its_networks() -> None:
         plan_memberships(["web"], [], state)
     with pytest.raises(NotFoundError, match="no such service: api"):
         plan_memberships(["api"], [SHOP.id], state)
+
+
+def test_an_endpoint_joins_the_services_that_its_option_names() -> None:
+    api = replace(WEB, id="6" * 64, name="api", number=51, published=(PortMapping.parse("8081:80"),))
+    state = STATE.including(
+        replace(WEB, published=(PortMapping.parse("8080:80"),)), replace(api, published=())
+    )
+
+    def joined(text: str, network: Network = SHOP, state: State = state) -> tuple[Membership, ...]:
+        return endpoint_memberships({OPT_SERVICE: text}, network, state)
+
+    assert joined("web,weight=3;api") == (Membership(WEB.id, 3), Membership(api.id))
+    assert endpoint_memberships({}, SHOP, state) == ()
+    with pytest.raises(
+        ConfigError, match="on network other cannot join service web: that is on network shop"
+    ):
+        joined("web", replace(SHOP, id="b" * 64, name="other"))
+    with pytest.raises(ConfigError, match="both publish its port 80/tcp"):
+        joined("web;api", state=state.including(api))
+    with pytest.raises(ConfigError, match="service web is specified multiple times"):
+        joined("web;web")
+    with pytest.raises(NotFoundError, match="no such service: db"):
+        joined("db")
+    for text in ("", "web;", "web,weight=0", "web,w=1", "we\nb"):
+        with pytest.raises(ConfigError, match=OPT_SERVICE):
+            endpoint_options.parse([f"{OPT_SERVICE}={text}"])
+
+
+def test_a_container_of_another_owner_is_behind_a_service_while_it_is_in_its_sandbox() -> None:
+    _, _, endpoint = container(7)
+    inside = Sandbox(endpoint.sandbox_id, "/run/netns/x", Phase.READY, "cni", labels={"app": "web"})
+    state = STATE.including(WEB, inside, endpoint)
+    assert [one.endpoint.number for one in backends(WEB, state)] == [3, 4, 7]
+    named = replace(endpoint, services=(Membership(WEB.id, 5),))
+    assert [one.weight for one in backends(WEB, state.including(named))] == [1, 1, 5]
+    assert len(backends(WEB, state.including(replace(inside, key="")))) == 2
+    assert plan_drain("web", inside.id, state).drained == (endpoint.id,)
 
 
 def test_only_backends_are_drained() -> None:
