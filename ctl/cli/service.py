@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,6 +42,44 @@ BACKENDS = {
 
 publish_metavar = "[[IP:]PORT:]PORT"
 seconds_help = "as in 90s or 3h"
+
+
+def health_options(command: Any) -> Any:
+    """The options that say how backends are checked, and how long drained ones keep their connections."""
+    from datapath.model.health import HealthOptions
+
+    words = (
+        ("cmd", "CMD", "Check backends: a command in the container, for /bin/sh, which ends with 0."),
+        ("tcp", "PORT", "Check backends: a connection to this port, which is accepted."),
+        ("http", "[:PORT]/PATH", "Check backends: a GET, whose answer has a status below 400."),
+        ("interval", "TIME", "Time between checks (default: 30s)."),
+        ("timeout", "TIME", "Time that a check may take (default: 30s)."),
+        ("retries", "N", "Failures in a row that make a backend unhealthy (default: 3)."),
+        (
+            "start-period",
+            "TIME",
+            "Time after a container's start in which failures do not count (default: 0s).",
+        ),
+    )
+
+    @functools.wraps(command)
+    def gathered(*given: Any, **asked: Any) -> Any:
+        found = {name: asked.pop(f"health_{name}") for name in HealthOptions._fields if name != "none"}
+        asked["health"] = HealthOptions(**found, none=asked.pop("no_healthcheck"))
+        return command(*given, **asked)
+
+    for option in (
+        click.option(
+            "--stop-grace-period", metavar="TIME", help="Time that connections of a drained container get."
+        ),
+        click.option("--no-healthcheck", is_flag=True, help="Do not check backends."),
+        *(
+            click.option(f"--health-{word}", metavar=metavar, help=help_)
+            for word, metavar, help_ in words[::-1]
+        ),
+    ):
+        gathered = option(gathered)
+    return gathered
 
 
 @click.group("service", cls=Group)
@@ -102,6 +141,7 @@ def service() -> None:
     help="Containers with this label are of the service; several: with all of them.",
 )
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the service.")
+@health_options
 def create(**asked: Any) -> None:
     """Create a service and print its ID."""
     from datapath.model.services import ServiceRequest
@@ -128,7 +168,7 @@ def service_row(service: Service, state: State, no_trunc: bool) -> dict[str, Any
     from datapath.plan.backends import backends
 
     found = backends(service, state)
-    up = sum(not one.draining for one in found)
+    up = sum(one.up for one in found)
     row = {
         "ID": service.id if no_trunc else service.short_id,
         "Name": service.name,
@@ -199,6 +239,7 @@ def inspect(names: tuple[str, ...], format_: str) -> None:
     metavar="SECONDS",
     help="Time in which a client that comes again gets the same container; 0: none.",
 )
+@health_options
 def update(name: str, **asked: Any) -> None:
     """Change a service and print its name."""
     from datapath.model.services import ServiceChange

@@ -25,6 +25,7 @@ from datapath.model.parsing import PROTOCOLS, Address, Prefix
 _OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _COUNTED = int(abi.ConnFlag.CONN_COUNTED)
+_SERVICE = int(abi.ConnFlag.CONN_SERVICE)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CLOSING = int(abi.ConnState.CONN_CLOSING)
 _CONN = abi.layout("conn").select(
@@ -68,6 +69,17 @@ class Original(NamedTuple):
     def arrived(self) -> bool:
         """Somebody who is no endpoint has opened it."""
         return not _endpoint(self.from_endpoint)
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """The protocol's number and the port that it was opened to."""
+        _, _, _, port, proto = _TUPLE.unpack(self.key)
+        return proto, _port(port)
+
+    @property
+    def served(self) -> bool:
+        """It is one to a backend of a service."""
+        return bool(self.flags & _SERVICE)
 
     @property
     def owner(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from datapath.dataplane.layout import SLOTS_IN_CHUNK, ServiceChoice
+from datapath.dataplane.layout import BackendState as BackendWord
 from datapath.dataplane.service_structs import (
     BackendKey,
     BackendValue,
@@ -21,6 +22,7 @@ from datapath.dataplane.service_structs import (
 )
 from datapath.dataplane.structs import EndpointKey, EndpointValue
 from datapath.model.digests import sha256
+from datapath.model.health import BackendState
 from datapath.model.networks import Network, gateway_mac
 from datapath.model.services import Algorithm, Service
 from datapath.model.state import State
@@ -31,6 +33,13 @@ _CHOICES: Mapping[Algorithm, ServiceChoice] = {
     Algorithm.MAGLEV: "CHOICE_MAGLEV",
     Algorithm.RANDOM: "CHOICE_RANDOM",
     Algorithm.LEAST_CONN: "CHOICE_LEAST",
+}
+# One that is starting may have connections of when nobody checked it. Of one that is unhealthy, UDP goes elsewhere.
+_STATES: Mapping[BackendState, BackendWord] = {
+    BackendState.UP: "BACKEND_UP",
+    BackendState.STARTING: "BACKEND_DRAINING",
+    BackendState.DRAINING: "BACKEND_DRAINING",
+    BackendState.UNHEALTHY: "BACKEND_DOWN",
 }
 FAMILIES = (4, 6)
 # Rows of a table's slots.
@@ -74,7 +83,7 @@ def table(service: Service, network: Network, version: int, found: Sequence[Back
         str(address): one
         for one in found
         for address in one.addresses
-        if address.version == version and not one.draining
+        if address.version == version and one.up
     }
     chosen = list(up.values())
     # Of two slots' backends the program takes that with fewer connections for its weight.
@@ -119,9 +128,20 @@ def rows(service: Service, state: State, turns: Mapping[int, int]) -> ServiceRow
     return ServiceRows(
         {ServiceKey(service.number): value},
         lines,
-        {BackendKey(service.numbers[one.endpoint.id]): _backend(service, one) for one in found},
+        backend_rows(service, state),
         {EndpointKey(network.number, address): vip for address in service.vips},
     )
+
+
+def backend_rows(service: Service, state: State) -> dict[BackendKey, BackendValue]:
+    """The rows of a service's backends; none if it has no virtual address."""
+    if not (service.vips and is_there(service)):
+        return {}
+    return {
+        BackendKey(service.numbers[one.endpoint.id]): _backend(service, one)
+        for one in backends(service, state)
+        if one.endpoint.id in service.numbers
+    }
 
 
 def _backend(service: Service, one: Backend) -> BackendValue:
@@ -129,7 +149,7 @@ def _backend(service: Service, one: Backend) -> BackendValue:
     return BackendValue(
         service.number,
         endpoint.number,
-        "BACKEND_DRAINING" if one.draining else "BACKEND_UP",
+        _STATES[one.state],
         one.weight,
         endpoint.ipv4.ip if endpoint.ipv4 else None,
         endpoint.ipv6.ip if endpoint.ipv6 else None,

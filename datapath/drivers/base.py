@@ -86,6 +86,12 @@ class ServicePart:
     def sync(self, state: State) -> None:
         """Makes all rows about services what they have to be, whatever a killed command left."""
 
+    def follow(self, state: State, services: Iterable[Service]) -> None:
+        """The same as `write`, for those of which it is not known whether their backends are as the rows say."""
+
+    def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
+        """Ends the service's connections to these endpoints."""
+
 
 class HostPart:
     """What a driver has on the host for all of its networks together. The defaults suit one that has nothing."""

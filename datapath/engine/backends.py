@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from datapath.engine.transaction import Transaction
+from datapath.model.health import BackendState, Verdict
+from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan.backends import backends, touched
+from datapath.plan.services import overdue, with_ends
+
+_NEW = Verdict(BackendState.STARTING)
+# What of a service follows from which of its backends are there.
+_FOLLOWING = ("numbers", "drained", "verdicts", "ends")
 
 
 def follow(tx: Transaction, after: State, sandbox_ids: Collection[str], before: State | None = None) -> State:
@@ -24,21 +32,69 @@ def follow(tx: Transaction, after: State, sandbox_ids: Collection[str], before: 
 
 
 def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
-    """Gives the services' new backends their numbers, and forgets those of endpoints that are gone."""
+    """Gives the services' new backends their numbers, and forgets those of endpoints that are gone. A new one has to
+    pass a check first, if there are any: who runs already when checks begin is up until it fails them."""
     changed = []
     for service in services:
         there = {one.id for one in after.endpoints_of_network(service.network_id)}
         numbers = {ident: found for ident, found in service.numbers.items() if ident in there}
         new = [one.endpoint.id for one in backends(service, after) if one.endpoint.id not in numbers]
-        drained = tuple(ident for ident in service.drained if ident in there)
-        if new or len(numbers) != len(service.numbers) or drained != service.drained:
+        verdicts = {ident: found for ident, found in service.verdicts.items() if ident in there}
+        if service.health and after.judged:
+            verdicts |= dict.fromkeys(new, _NEW)
+        settled = replace(
+            service,
+            drained=tuple(ident for ident in service.drained if ident in there),
+            verdicts=verdicts,
+            numbers=numbers,
+        )
+        settled = with_ends(settled, moment())
+        if new or settled != service:
             with tx.store.transaction(durable=False):
-                numbers |= {ident: tx.store.next_number() for ident in new}
-                changed.append(replace(service, numbers=numbers, drained=drained))
+                settled = replace(settled, numbers=numbers | {ident: tx.store.next_number() for ident in new})
+                changed.append(settled)
                 if service.id in tx.state.services:
-                    row = replace(tx.state.services[service.id], numbers=numbers, drained=drained)
-                    tx.journal(row)
+                    fields = {name: getattr(settled, name) for name in _FOLLOWING}
+                    tx.journal(replace(tx.state.services[service.id], **fields))
     return after.including(*changed)
+
+
+def moment() -> int:
+    """What `Service.ends` counts: milliseconds since the machine has started."""
+    return round(1000 * time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -> None:
+    """Takes over what checks have found, by the ids of service and endpoint; None: it is up. Of backends that are gone
+    nothing is noted."""
+    found: dict[str, dict[str, Verdict]] = {}
+    for (service_id, endpoint_id), verdict in verdicts.items():
+        service = tx.state.services.get(service_id)
+        if service is not None and service.health and endpoint_id in service.numbers:
+            mine = found.setdefault(service_id, dict(service.verdicts))
+            mine.pop(endpoint_id, None)
+            if verdict is not None:
+                mine[endpoint_id] = verdict
+    for service_id, known in found.items():
+        service = tx.state.services[service_id]
+        if known != service.verdicts:
+            after = replace(service, verdicts=known)
+            tx.journal(replace(after, phase=Phase.CHANGING))
+            write(tx, tx.state, [after])
+            tx.journal(after)
+
+
+def settle(tx: Transaction) -> None:
+    """What has become of backends without a command: nobody checks them any more, or somebody does again; the time
+    is over that connections of a drained one may go on for."""
+    judged = [service for service in tx.state.services.values() if service.verdicts]
+    for part, _ in tx.parts() if judged else ():
+        part.services.follow(tx.state, judged)
+    for service in tx.state.services.values():
+        if late := overdue(service, moment()):
+            for part, _ in tx.parts():
+                part.services.end(tx.state, service, late)
+            tx.journal(replace(service, ends={**service.ends, **dict.fromkeys(late, 0)}))
 
 
 def write(tx: Transaction, after: State, services: Iterable[Service]) -> None:

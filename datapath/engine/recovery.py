@@ -6,7 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from datapath.dataplane import entries
-from datapath.engine import cluster, endpoints, joining, leases, names, networks, ports, services, spanning
+from datapath.engine import (
+    backends,
+    cluster,
+    endpoints,
+    joining,
+    leases,
+    names,
+    networks,
+    ports,
+    services,
+    spanning,
+)
 from datapath.engine.transaction import Transaction
 from datapath.model.drivers import spec_of, traits
 from datapath.model.endpoints import Endpoint
@@ -81,6 +92,7 @@ def _rebuild(tx: Transaction) -> None:
             )
     _restore(tx, again)
     networks.refresh_host(tx)
+    backends.settle(tx)
     cluster.complete(tx)
     names.lead_all(tx)
 

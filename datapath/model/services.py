@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from datapath.errors import ConfigError, quoted
+from datapath.model.health import NOT_ASKED, HealthCheck, HealthOptions, Verdict
 from datapath.model.parsing import Address
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
@@ -39,8 +40,11 @@ class Service:
     `vip4`, `vip6`: its addresses; None in mode dnsrr, or where the network has none of the family. `affinity`: seconds
     in which a client that comes again gets the same backend; 0: it is chosen anew. `published` as asked for, `ports`
     with the host ports decided. `selector`: labels that make a container with all of them a backend; empty: only those
-    that name the service are. `numbers`: of its backends, by the endpoint's id; of the same count as well. `drained`:
-    ids of endpoints that get no new connections."""
+    that name the service are. `health`: how backends are checked; None: they are not. `grace`: nanoseconds that a
+    drained backend's connections may go on for; 0: as long as they like. `numbers`: of its backends, by the endpoint's
+    id; of the same count as well. `drained`: ids of endpoints that get no new connections; `ends`: by them, when their
+    connections are to be ended, in milliseconds of the machine's time since its start; 0: they have been. `verdicts`:
+    by the endpoint's id, of those that do not pass their checks."""
 
     id: str
     name: str
@@ -58,6 +62,10 @@ class Service:
     labels: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
     drained: tuple[str, ...] = ()
+    health: HealthCheck | None = None
+    grace: int = 0
+    ends: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     phase: Phase = Phase.CREATING
 
     @property
@@ -96,6 +104,8 @@ class ServiceRequest:
     vips: tuple[str, ...] = ()
     selector: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    health: HealthOptions = NOT_ASKED
+    stop_grace_period: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,8 @@ class ServiceChange:
     label_rm: tuple[str, ...] = ()
     algorithm: str = ""
     affinity: str = ""
+    health: HealthOptions = NOT_ASKED
+    stop_grace_period: str | None = None
 
 
 def parse_membership(text: str, option: str = "--service") -> tuple[str, int]:

@@ -65,11 +65,13 @@ def plan_predefined(fresh: Fresh) -> tuple[Network, ...]:
 @dataclass(frozen=True)
 class Snapshot:
     """The rows of one installation as of one moment, by class and id. It is never changed: `including` and `without`
-    make another one. `kinds` are those that it has, in the order of `KINDS`."""
+    make another one. `kinds` are those that it has, in the order of `KINDS`. `judged`: somebody checks the health of
+    services' backends, so that what the rows say of it holds."""
 
     tables: Mapping[type[Any], Mapping[str, Any]] = field(default_factory=dict)
     installation_id: str = ""
     kinds: tuple[Kind, ...] = field(default=KINDS, compare=False, repr=False)
+    judged: bool = True
 
     def rows(self, cls: type[R]) -> Mapping[str, R]:
         """The rows of the class, by id, in the order in which they were first stored."""

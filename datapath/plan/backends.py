@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from datapath.model.endpoints import Endpoint
+from datapath.model.health import BackendState
 from datapath.model.parsing import Address
 from datapath.model.rows import Phase
 from datapath.model.services import Membership, Service
@@ -14,16 +15,30 @@ from datapath.model.state import State
 
 
 class Backend(NamedTuple):
-    """`weight`: its share of new connections, against those of the others; `draining`: it gets none."""
+    """`weight`: its share of new connections, against those of the others, as long as it is up."""
 
     endpoint: Endpoint
     weight: int
-    draining: bool
+    state: BackendState = BackendState.UP
+
+    @property
+    def up(self) -> bool:
+        """It gets new connections."""
+        return self.state == BackendState.UP
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Those of its endpoint, the IPv4 one first."""
         return tuple(one.ip for one in (self.endpoint.ipv4, self.endpoint.ipv6) if one is not None)
+
+
+def state_of(service: Service, endpoint_id: str, state: State) -> BackendState:
+    """The state of a backend of the service on this host. Where nobody checks backends all are up that are not
+    draining, whatever was found before."""
+    if endpoint_id in service.drained:
+        return BackendState.DRAINING
+    verdict = service.verdicts.get(endpoint_id) if service.health and state.judged else None
+    return verdict.state if verdict else BackendState.UP
 
 
 def weight_of(service: Service, endpoint: Endpoint, state: State) -> int:
@@ -65,7 +80,7 @@ def backends(service: Service, state: State) -> list[Backend]:
         if endpoint.phase in (Phase.READY, Phase.CHANGING) and _inhabited(endpoint, state):
             weight = weight_of(service, endpoint, state)
             if weight:
-                found.append(Backend(endpoint, weight, endpoint.id in service.drained))
+                found.append(Backend(endpoint, weight, state_of(service, endpoint.id, state)))
     return found
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from datapath.model.health import HealthCheck
 from datapath.model.networks import Network
 from datapath.model.ports import PortMapping
 from datapath.model.services import Service
@@ -36,7 +37,23 @@ def _task(one: Backend, state: State) -> dict[str, Any]:
         "Name": state.holder_name(one.endpoint),
         "EndpointID": one.endpoint.id,
         "EndpointIP": str(next(iter(one.addresses), "")),
-        "Info": {"State": "draining"} if one.draining else {},
+        "Info": {} if one.up else {"State": one.state},
+    }
+
+
+def _container_spec(service: Service) -> dict[str, Any]:
+    """What Docker has there of a service's tasks, as far as there is such a thing here."""
+    found: dict[str, Any] = {"StopGracePeriod": service.grace} if service.grace else {}
+    return found | ({"Healthcheck": _healthcheck(service.health)} if service.health else {})
+
+
+def _healthcheck(check: HealthCheck) -> dict[str, Any]:
+    return {
+        "Test": [check.kind, check.test],
+        "Interval": check.interval,
+        "Timeout": check.timeout,
+        "StartPeriod": check.start_period,
+        "Retries": check.retries,
     }
 
 
@@ -50,6 +67,7 @@ def service_inspect(service: Service, state: State) -> dict[str, Any]:
         "Spec": {
             "Name": service.name,
             "Labels": dict(service.labels),
+            "TaskTemplate": {"ContainerSpec": _container_spec(service)},
             "Networks": [{"Target": network.id}],
             "EndpointSpec": {"Mode": service.mode, "Ports": ports},
         },
@@ -61,7 +79,7 @@ def service_inspect(service: Service, state: State) -> dict[str, Any]:
         "Algorithm": service.algorithm,
         "Affinity": service.affinity,
         "Selector": dict(service.selector),
-        "Backends": [_backend(one, state) for one in backends(service, state)],
+        "Backends": [_backend(one, service, state) for one in backends(service, state)],
     }
 
 
@@ -75,11 +93,13 @@ def _port(address: str, host_port: int, port: int, proto: str) -> dict[str, Any]
     return found | ({"HostIp": address} if address else {})
 
 
-def _backend(one: Backend, state: State) -> dict[str, Any]:
-    return {
+def _backend(one: Backend, service: Service, state: State) -> dict[str, Any]:
+    verdict = service.verdicts.get(one.endpoint.id)
+    found = {
         "Name": state.holder_name(one.endpoint),
         "EndpointID": one.endpoint.id,
         "Addresses": [str(address) for address in one.addresses],
         "Weight": one.weight,
-        "State": "draining" if one.draining else "up",
+        "State": one.state,
     }
+    return found | ({"Reason": verdict.reason} if verdict and verdict.state == one.state else {})

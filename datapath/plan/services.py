@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
+from datapath.model.health import HealthOptions, parse_duration, parse_health
 from datapath.model.networks import Network, Subnet
 from datapath.model.parsing import Address, parse_address
 from datapath.model.ports import PortMapping
@@ -77,6 +78,7 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
         raise ConfigError("a service is on a network: say which one with --network")
     network = state.network(request.network)
     _check_network(network)
+    health, grace = parse_health(request.health), _grace(request.stop_grace_period, 0)
     if mode == Mode.DNSRR:
         _refuse_without_vip(request, affinity)
     wanted = tuple(PortMapping.parse(text) for text in request.publish)
@@ -95,6 +97,8 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
         published=wanted,
         selector=parse_labels(request.selector),
         labels=parse_labels(request.labels),
+        health=health,
+        grace=grace,
     )
     if service.number > MAX_NUMBER:
         raise ConfigError("all numbers of services are used up: take everything down and start afresh")
@@ -133,11 +137,21 @@ def _check_network(network: Network) -> None:
 def _refuse_without_vip(request: ServiceRequest, affinity: int) -> None:
     given = {"--publish": request.publish, "--vip": request.vips, "--affinity": affinity}
     given["--algorithm"] = request.algorithm != "maglev"
+    given |= _without_choice(request.health, request.stop_grace_period)
     for option, value in given.items():
         if value:
             raise ConfigError(
                 f"conflicting options: {option} and --endpoint-mode dnsrr, which has no address"
             )
+
+
+def _without_choice(health: HealthOptions, grace: str | None) -> dict[str, bool]:
+    """Options that say which backends get new connections, and whether they were given: names know all."""
+    return {"--health-*": health.given and not health.none, "--stop-grace-period": grace is not None}
+
+
+def _grace(text: str | None, before: int) -> int:
+    return before if text is None else parse_duration(text, "--stop-grace-period")
 
 
 def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Address]:
@@ -211,6 +225,7 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
             ("--publish-add", change.publish_add),
             ("--affinity", change.affinity),
             ("--algorithm", change.algorithm),
+            *_without_choice(change.health, change.stop_grace_period).items(),
         ):
             if value:
                 raise ConfigError(
@@ -231,6 +246,7 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
     left = replace(service, ports=_without(service.ports, closed), published=tuple(published))
     wanted = tuple(PortMapping.parse(text) for text in change.publish_add)
     opened = _choose(wanted, left, network, state.including(left), ports)
+    health = parse_health(change.health, service.health)
     changed = replace(
         left,
         labels=labels,
@@ -238,6 +254,9 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
         ports=(*left.ports, *opened),
         algorithm=parse_algorithm(change.algorithm) if change.algorithm else service.algorithm,
         affinity=parse_seconds(change.affinity, "affinity") if change.affinity else service.affinity,
+        health=health,
+        verdicts=service.verdicts if health else {},
+        grace=_grace(change.stop_grace_period, service.grace),
     )
     _refuse_shared_members(changed, state.without(service))
     return ChangePlan(changed, opened, tuple(closed))
@@ -283,7 +302,8 @@ def plan_drain(name: str, container: str, state: State, back: bool = False) -> S
     endpoint = _backend(service, container, state)
     there = {one.id for one in state.endpoints_of_network(service.network_id)}
     drained = tuple(one for one in service.drained if one in there and one != endpoint.id)
-    return replace(service, drained=drained if back else (*drained, endpoint.id))
+    ends = {ident: end for ident, end in service.ends.items() if ident in drained or not back}
+    return replace(service, drained=drained if back else (*drained, endpoint.id), ends=ends)
 
 
 def _backend(service: Service, name: str, state: State) -> Endpoint:
@@ -292,6 +312,19 @@ def _backend(service: Service, name: str, state: State) -> Endpoint:
         if one.endpoint.sandbox_id == sandbox_id:
             return one.endpoint
     raise ConfigError(f"container {name} is no backend of service {service.name}")
+
+
+def with_ends(service: Service, now: int) -> Service:
+    """The service with when the connections of each drained backend are to be ended. `now`: as those are."""
+    ends = {}
+    for ident in service.drained if service.grace else ():
+        ends[ident] = service.ends.get(ident, now + max(1, service.grace // 10**6))
+    return service if ends == service.ends else replace(service, ends=ends)
+
+
+def overdue(service: Service, now: int) -> list[str]:
+    """The ids of the endpoints whose connections of the service are to be ended by now."""
+    return [ident for ident, end in service.ends.items() if 0 < end <= now]
 
 
 def plan_service_remove(name: str, state: State) -> Service:

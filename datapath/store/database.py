@@ -160,6 +160,7 @@ def remove(path: Path) -> None:
     copies = [copy.name for copy in path.parent.glob(f"{COPY}*")]
     for name in (*FILES, *copies, reserve.NAME, "lock"):
         path.with_name(name).unlink(missing_ok=True)
-    sole.discard(path.with_name(sole.AGENT))  # that of one that was killed
+    for name in (sole.AGENT, sole.HEALTH):  # those of one that was killed
+        sole.discard(path.with_name(name))
     with suppress(OSError):
         path.parent.rmdir()

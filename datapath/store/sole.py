@@ -13,7 +13,9 @@ from pathlib import Path
 
 from datapath.errors import InUseError, StateError
 
-AGENT = "agent"  # the file's name in the state directory
+# The files' names in the state directory.
+AGENT = "agent"
+HEALTH = "health"  # of the agent as long as it checks the health of services' backends
 
 
 class Sole:

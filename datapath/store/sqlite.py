@@ -18,9 +18,11 @@ from datapath.errors import StateError
 from datapath.model.codec import from_json
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.rows import Row
+from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.store import database, opened, schema
-from datapath.store.locking import locked
+from datapath.store.locking import held, locked
+from datapath.store.sole import HEALTH
 from datapath.store.translation import damaged, taken_away, translated
 
 MAX_NUMBER = 2**32 - 1  # endpoint numbers are u32 in the kernel's maps
@@ -113,7 +115,12 @@ class SQLiteStore:
             db = self.file.reading()
             with database.transaction(db, self.path, "DEFERRED"):
                 tables = {kind.cls: self._rows(db, kind, before) for kind in self._kinds}
-        return State(tables, self.installation_id, self._kinds)
+        return State(tables, self.installation_id, self._kinds, self._judged(tables.get(Service, {})))
+
+    def _judged(self, services: Mapping[str, Service]) -> bool:
+        """An agent is there that checks backends; it is asked for if any are to be checked."""
+        checked = any(service.health for service in services.values())
+        return not checked or held(self.path.with_name(HEALTH))
 
     def _rows(
         self, db: sqlite3.Connection, kind: Kind, before: Mapping[tuple[type[Any], str], Any]

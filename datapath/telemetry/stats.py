@@ -93,7 +93,7 @@ def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
 
 class ServiceUse(NamedTuple):
     """Connections of a service (`backend` ""), or of one of its backends: those that were opened to it, and those that
-    could not be. `addresses` and `weight` are the backend's; `state`: "up" or "draining", that it gets no new ones."""
+    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`."""
 
     service: str
     backend: str
@@ -131,7 +131,7 @@ def _services(engine: Engine, found: Dataplane | None) -> Iterator[ServiceUse]:
                 state.holder_name(one.endpoint),
                 tuple(str(address) for address in one.addresses),
                 one.weight,
-                "draining" if one.draining else "up",
+                str(one.state),
                 *counts.get(service.numbers.get(one.endpoint.id, 0), (0, 0)),
             )
             for one in backends(service, state)

@@ -152,7 +152,7 @@ def test_a_table_follows_from_names_and_not_from_their_order() -> None:
 
 
 def of(service: Service, state: State) -> list[tuple[int, int, bool]]:
-    return [(one.endpoint.number, one.weight, one.draining) for one in backends(service, state)]
+    return [(one.endpoint.number, one.weight, not one.up) for one in backends(service, state)]
 
 
 def test_backends_have_its_labels_or_name_it() -> None:

@@ -21,6 +21,7 @@ from datapath.errors import NotSupportedError
 from datapath.kernel import abi
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
+from datapath.model.parsing import PROTOCOLS
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan.backends import backends, is_there
@@ -50,6 +51,16 @@ class EbpfServices(ServicePart):
     def sync(self, state: State) -> None:
         if (dataplane := self._loaded) is not None:
             sync(dataplane, state)
+
+    def follow(self, state: State, services: Iterable[Service]) -> None:
+        if (dataplane := self._loaded) is not None:
+            for service in services:
+                if is_behind(dataplane, state, service):
+                    write(dataplane, state, service)
+
+    def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
+        if (dataplane := self._loaded) is not None:
+            end(dataplane, state, service, endpoint_ids)
 
     @property
     def _loaded(self) -> Dataplane | None:
@@ -169,6 +180,29 @@ def remove(dataplane: Dataplane, state: State, service: Service) -> None:
             dataplane,
             lambda conn: conn.to_endpoint in numbers and conn.key[16:32] in addresses,
         )
+
+
+def is_behind(dataplane: Dataplane, state: State, service: Service) -> bool:
+    """A backend of the service has another state than the rows say."""
+    wanted = service_entries.backend_rows(service, state)
+    return any(dataplane.backends.get(to_abi(key)) != to_abi(value) for key, value in wanted.items())
+
+
+def end(dataplane: Dataplane, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
+    """Ends connections that were opened by the service's address or one of its ports to one of these endpoints."""
+    numbers = {state.endpoints[ident].number for ident in endpoint_ids if ident in state.endpoints}
+    vips = {abi.pack_address(address) for address in service.vips}
+    ports = {
+        (PROTOCOLS[proto], host_port)
+        for mapping in service.ports
+        for _, host_port, _, proto in mapping.expand()
+    }
+
+    def fits(conn: connections.Original) -> bool:
+        mine = conn.key[16:32] in vips or conn.asked in ports
+        return mine and conn.served and conn.to_endpoint in numbers
+
+    connections.forget(dataplane, fits)
 
 
 def sync(dataplane: Dataplane, state: State) -> None:
