@@ -33,6 +33,7 @@ COLUMNS = {
 }
 BACKENDS = {
     "Container": "CONTAINER",
+    "Host": "HOST",
     "Address": "ADDRESS",
     "Weight": "WEIGHT",
     "State": "STATE",
@@ -191,10 +192,11 @@ def ps(name: str, format_: str) -> None:
     """List the containers of a service.
 
     OPENED are the connections that were opened to a container since it is one of the service's, FAILED those that could
-    not be. A draining container gets no new ones.
+    not be. A draining container gets no new ones. On a network of several hosts these are what this host has opened.
     """
-    rows = [backend_row(one) for one in host().services.backends(name)]
-    emit(listing(rows, BACKENDS, format_))
+    found = host().services.backends(name)
+    columns = BACKENDS if any(one.host for one in found) else {k: v for k, v in BACKENDS.items() if k != "Host"}
+    emit(listing([backend_row(one) for one in found], columns, format_))
 
 
 def backend_row(one: ServiceUse) -> dict[str, Any]:
@@ -202,6 +204,7 @@ def backend_row(one: ServiceUse) -> dict[str, Any]:
     return {
         "Service": one.service,
         "Container": one.backend,
+        "Host": one.host,
         "Address": ",".join(one.addresses),
         "Weight": one.weight,
         "State": one.state,

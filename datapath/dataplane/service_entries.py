@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from datapath.dataplane.layout import SLOTS_IN_CHUNK, ServiceChoice
+from datapath.dataplane.layout import PARTY_PEER, SLOTS_IN_CHUNK, ServiceChoice
 from datapath.dataplane.layout import BackendState as BackendWord
 from datapath.dataplane.service_structs import (
     BackendKey,
@@ -24,6 +24,7 @@ from datapath.dataplane.structs import EndpointKey, EndpointValue
 from datapath.model.digests import sha256
 from datapath.model.health import BackendState
 from datapath.model.networks import Network, gateway_mac
+from datapath.model.peers import Remote
 from datapath.model.services import Algorithm, Service
 from datapath.model.state import State
 from datapath.plan import maglev
@@ -90,7 +91,7 @@ def table(service: Service, network: Network, version: int, found: Sequence[Back
     even = service.algorithm == Algorithm.LEAST_CONN
     weights = [1 if even else one.weight for one in chosen]
     places = maglev.table(seed(service, network), list(up), weights)
-    numbers = [service.numbers[one.endpoint.id] for one in chosen]
+    numbers = [service.numbers[one.id] for one in chosen]
     return [numbers[place] for place in places]
 
 
@@ -108,7 +109,7 @@ def rows(service: Service, state: State, turns: Mapping[int, int]) -> ServiceRow
     if not (service.vips and is_there(service)):
         return ServiceRows({}, {}, {}, {})
     network = state.networks[service.network_id]
-    found = [one for one in backends(service, state) if one.endpoint.id in service.numbers]
+    found = [one for one in backends(service, state) if one.id in service.numbers]
     lines: Slots = {}
     places: dict[int, tuple[int, int]] = {}
     for version in FAMILIES:
@@ -138,21 +139,21 @@ def backend_rows(service: Service, state: State) -> dict[BackendKey, BackendValu
     if not (service.vips and is_there(service)):
         return {}
     return {
-        BackendKey(service.numbers[one.endpoint.id]): _backend(service, one)
+        BackendKey(service.numbers[one.id]): _backend(service, one)
         for one in backends(service, state)
-        if one.endpoint.id in service.numbers
+        if one.id in service.numbers
     }
 
 
 def _backend(service: Service, one: Backend) -> BackendValue:
-    endpoint = one.endpoint
+    addresses = {address.version: address for address in one.addresses}
     return BackendValue(
         service.number,
-        endpoint.number,
+        PARTY_PEER if isinstance(one.endpoint, Remote) else one.endpoint.number,
         _STATES[one.state],
         one.weight,
-        endpoint.ipv4.ip if endpoint.ipv4 else None,
-        endpoint.ipv6.ip if endpoint.ipv6 else None,
+        addresses.get(4),
+        addresses.get(6),
     )
 
 

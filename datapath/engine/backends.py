@@ -37,11 +37,12 @@ def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
     changed = []
     for service in services:
         there = {one.id for one in after.endpoints_of_network(service.network_id)}
+        there |= {one.id for one in after.remotes_of_network(service.network_id)}
         numbers = {ident: found for ident, found in service.numbers.items() if ident in there}
-        new = [one.endpoint.id for one in backends(service, after) if one.endpoint.id not in numbers]
+        new = [one.id for one in backends(service, after) if one.id not in numbers]
         verdicts = {ident: found for ident, found in service.verdicts.items() if ident in there}
         if service.health and after.judged:
-            verdicts |= dict.fromkeys(new, _NEW)
+            verdicts |= dict.fromkeys((ident for ident in new if ident in after.endpoints), _NEW)
         settled = replace(
             service,
             drained=tuple(ident for ident in service.drained if ident in there),

@@ -48,7 +48,8 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Remote:
     """An endpoint on another host. `id`: the endpoint's, 64 hex digits; `peer`: its host's id; `sandbox_id`: the
-    container's, whose first 12 digits are a name of it; `name`: the container's."""
+    container's, whose first 12 digits are a name of it; `name`: the container's; `services`: the weight that it has in
+    each that it is a backend of now, by the service's id."""
 
     id: str
     network_id: str
@@ -61,7 +62,13 @@ class Remote:
     ipv6: IPv6Address | None = None
     aliases: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, int] = field(default_factory=dict)
     phase: Phase = Phase.READY
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Those that it has, the IPv4 one first."""
+        return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,17 @@ from typing import NamedTuple
 from datapath.model.endpoints import Endpoint
 from datapath.model.health import BackendState
 from datapath.model.parsing import Address
-from datapath.model.rows import Phase
+from datapath.model.peers import Remote
+from datapath.model.rows import Phase, short
 from datapath.model.services import Membership, Service
 from datapath.model.state import State
 
 
 class Backend(NamedTuple):
-    """`weight`: its share of new connections, against those of the others, as long as it is up."""
+    """`endpoint`: of this host or of another. `weight`: its share of new connections, against those of the others, as long
+    as it is up."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint | Remote
     weight: int
     state: BackendState = BackendState.UP
 
@@ -27,9 +29,27 @@ class Backend(NamedTuple):
         return self.state == BackendState.UP
 
     @property
+    def id(self) -> str:
+        """Its endpoint's."""
+        return self.endpoint.id
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Those of its endpoint, the IPv4 one first."""
+        if isinstance(self.endpoint, Remote):
+            return self.endpoint.addresses
         return tuple(one.ip for one in (self.endpoint.ipv4, self.endpoint.ipv6) if one is not None)
+
+    def name(self, state: State) -> str:
+        """The container's."""
+        if isinstance(self.endpoint, Remote):
+            return self.endpoint.name or self.endpoint.hostname or short(self.id)
+        return state.holder_name(self.endpoint)
+
+    def host(self, state: State) -> str:
+        """The name of the host that it is on; "": this one is of no cluster."""
+        ident = self.endpoint.peer if isinstance(self.endpoint, Remote) else state.installation_id
+        return state.peers[ident].name if ident in state.peers else ""
 
 
 def state_of(service: Service, endpoint_id: str, state: State) -> BackendState:
@@ -74,14 +94,35 @@ def _inhabited(endpoint: Endpoint, state: State) -> bool:
 
 
 def backends(service: Service, state: State) -> list[Backend]:
-    """The service's backends: endpoints that are there, of containers that run, in the order of their slots."""
+    """The service's backends: endpoints that are there, of containers that run, in the order of their slots; then those
+    that other hosts say they have."""
     found = []
     for endpoint in state.endpoints_of_network(service.network_id):
-        if endpoint.phase in (Phase.READY, Phase.CHANGING) and _inhabited(endpoint, state):
-            weight = weight_of(service, endpoint, state)
-            if weight:
-                found.append(Backend(endpoint, weight, state_of(service, endpoint.id, state)))
+        weight = backed(service, endpoint, state)
+        if weight:
+            found.append(Backend(endpoint, weight, state_of(service, endpoint.id, state)))
+    for remote in state.remotes_of_network(service.network_id):
+        weight = remote.services.get(service.id, 0)
+        if weight:
+            found.append(Backend(remote, weight, state_of(service, remote.id, state)))
     return found
+
+
+def backed(service: Service, endpoint: Endpoint, state: State) -> int:
+    """The weight that an endpoint of this host has in the service now; 0: it is no backend of it."""
+    there = endpoint.phase in (Phase.READY, Phase.CHANGING) and _inhabited(endpoint, state)
+    return weight_of(service, endpoint, state) if there else 0
+
+
+def told(endpoint: Endpoint, state: State) -> dict[str, int]:
+    """What other hosts are to know of an endpoint: the weight that it has now in each service, by the service's id. It is
+    none that they hear of while checks say that it is not to be used."""
+    found = {
+        one.id: backed(one, endpoint, state)
+        for one in state.services_of_network(endpoint.network_id)
+        if state_of(one, endpoint.id, state) in (BackendState.UP, BackendState.DRAINING)
+    }
+    return {ident: weight for ident, weight in found.items() if weight}
 
 
 def is_there(service: Service) -> bool:
@@ -109,4 +150,5 @@ def serving(state: State) -> frozenset[int]:
         for service in state.services.values()
         if is_there(service) and service.vips
         for backend in backends(service, state)
+        if isinstance(backend.endpoint, Endpoint)
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from datapath.model.health import BackendState, CheckKind, HealthCheck, Verdict
 from datapath.model.parsing import Address
+from datapath.model.peers import Remote
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan.backends import backends, is_there
@@ -92,18 +93,20 @@ def targets(state: State) -> Iterator[Target]:
         if check is None or not is_there(service):
             continue
         for one in backends(service, state):
+            if isinstance(one.endpoint, Remote):
+                continue
             runs = next((user for user in state.users(one.endpoint.sandbox_id) if user.running), None)
-            if one.endpoint.id not in service.numbers or (check.kind == CheckKind.CMD and runs is None):
+            if one.id not in service.numbers or (check.kind == CheckKind.CMD and runs is None):
                 continue
             yield Target(
                 service.id,
-                one.endpoint.id,
+                one.id,
                 one.endpoint.sandbox_id,
                 check,
                 one.addresses[0],
                 runs.pid if runs else 0,
                 runs.pid_start if runs else 0,
-                known(service, one.endpoint.id),
+                known(service, one.id),
             )
 
 

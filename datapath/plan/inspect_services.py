@@ -34,10 +34,10 @@ def services_of(network: Network, state: State) -> dict[str, Any]:
 
 def _task(one: Backend, state: State) -> dict[str, Any]:
     return {
-        "Name": state.holder_name(one.endpoint),
-        "EndpointID": one.endpoint.id,
+        "Name": one.name(state),
+        "EndpointID": one.id,
         "EndpointIP": str(next(iter(one.addresses), "")),
-        "Info": {} if one.up else {"State": one.state},
+        "Info": ({"Host": one.host(state)} if one.host(state) else {}) | ({} if one.up else {"State": one.state}),
     }
 
 
@@ -94,10 +94,11 @@ def _port(address: str, host_port: int, port: int, proto: str) -> dict[str, Any]
 
 
 def _backend(one: Backend, service: Service, state: State) -> dict[str, Any]:
-    verdict = service.verdicts.get(one.endpoint.id)
+    verdict = service.verdicts.get(one.id)
     found = {
-        "Name": state.holder_name(one.endpoint),
-        "EndpointID": one.endpoint.id,
+        "Name": one.name(state),
+        "EndpointID": one.id,
+        "Host": one.host(state),
         "Addresses": [str(address) for address in one.addresses],
         "Weight": one.weight,
         "State": one.state,

@@ -93,7 +93,8 @@ def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
 
 class ServiceUse(NamedTuple):
     """Connections of a service (`backend` ""), or of one of its backends: those that were opened to it, and those that
-    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`."""
+    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`; `host`: that it
+    is on, "": this one is of no cluster."""
 
     service: str
     backend: str
@@ -102,6 +103,7 @@ class ServiceUse(NamedTuple):
     state: str = ""
     opened: int = 0
     failed: int = 0
+    host: str = ""
 
 
 def services(engine: Engine, name: str = "") -> list[ServiceUse]:
@@ -128,11 +130,12 @@ def _services(engine: Engine, found: Dataplane | None) -> Iterator[ServiceUse]:
         rows = [
             ServiceUse(
                 service.name,
-                state.holder_name(one.endpoint),
+                one.name(state),
                 tuple(str(address) for address in one.addresses),
                 one.weight,
                 str(one.state),
-                *counts.get(service.numbers.get(one.endpoint.id, 0), (0, 0)),
+                *counts.get(service.numbers.get(one.id, 0), (0, 0)),
+                one.host(state),
             )
             for one in backends(service, state)
         ]

@@ -152,7 +152,8 @@ def test_a_table_follows_from_names_and_not_from_their_order() -> None:
 
 
 def of(service: Service, state: State) -> list[tuple[int, int, bool]]:
-    return [(one.endpoint.number, one.weight, not one.up) for one in backends(service, state)]
+    found = [(one.endpoint, one.weight, not one.up) for one in backends(service, state)]
+    return [(one.number, weight, draining) for one, weight, draining in found if isinstance(one, Endpoint)]
 
 
 def test_backends_have_its_labels_or_name_it() -> None:

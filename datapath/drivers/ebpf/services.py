@@ -11,7 +11,7 @@ from typing import Any
 
 from datapath.dataplane import connections, entries, service_entries
 from datapath.dataplane.convert import service_value, to_abi
-from datapath.dataplane.layout import ROLE_SERVES
+from datapath.dataplane.layout import PARTY_PEER, ROLE_SERVES
 from datapath.dataplane.programs import Dataplane
 from datapath.dataplane.service_entries import FAMILIES, LARGE_CHUNKS, SMALL_CHUNKS, ServiceRows, Slots
 from datapath.dataplane.service_structs import SlotsKey
@@ -76,7 +76,8 @@ def write(dataplane: Dataplane, state: State, service: Service) -> None:
         remove(dataplane, state, service)
         return
     for backend in backends(service, state):
-        _note_serving(dataplane, network, backend.endpoint)
+        if isinstance(backend.endpoint, Endpoint):
+            _note_serving(dataplane, network, backend.endpoint)
     known = dataplane.services.get((service.number,))
     turns = {4: known.table4 & 1, 6: known.table6 & 1} if known else {}
     wanted = service_entries.rows(service, state, turns)
@@ -175,7 +176,7 @@ def remove(dataplane: Dataplane, state: State, service: Service) -> None:
     _forget_counts(dataplane, [service.number])
     if service.vips:
         addresses = {abi.pack_address(address) for address in service.vips}
-        numbers = {endpoint.number for endpoint in state.endpoints_of_network(network.id)}
+        numbers = {PARTY_PEER, *(endpoint.number for endpoint in state.endpoints_of_network(network.id))}
         connections.forget(
             dataplane,
             lambda conn: conn.to_endpoint in numbers and conn.key[16:32] in addresses,
