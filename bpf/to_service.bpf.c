@@ -69,15 +69,15 @@ static __always_inline bool member_may_ask(struct packet *p, const struct networ
 	return may;
 }
 
-/* The opened connection's first packet. The host itself asks a backend now: an answer is not for another host that has
- * asked with the same port. */
+/* The opened connection's first packet. The host itself asks a backend now, or somebody outside by this host: an answer is
+ * not for another host by which the same has been asked. */
 static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p,
 					 struct scratch *room, const struct network *net,
 					 __u32 network, __u32 client)
 {
 	struct conn *conn;
 
-	if (client == PARTY_HOST && (net->flags & NETWORK_OVERLAY))
+	if (!is_container(client) && (net->flags & NETWORK_OVERLAY))
 		bpf_map_delete_elem(&callers, &room->sides.other);
 	conn = conn_opened(&p->tuple);
 	if (!network)

@@ -30,19 +30,25 @@ static __always_inline bool is_for_one(const struct packet *p)
 	       p->icmp_type > ND_LAST;
 }
 
-/* The other host asks a member in the gateway's name. */
+/* The other host asks a member in the gateway's name, or for somebody outside. Who has asked a service by this host before
+ * asks by that one now, as a router before them may decide: the answers go there. */
 static __always_inline void caller_remember(struct scratch *room, const struct packet *p,
 					    __u32 network, __u32 peer)
 {
 	struct caller caller = {.network = network, .peer = peer};
 	struct caller *known;
+	struct conn *conn;
 
 	if (!packet_has_ports(p))
 		return;
 	tuple_reverse(&room->probe, &p->tuple);
 	known = bpf_map_lookup_elem(&callers, &room->probe);
-	if (!known || known->peer != peer || known->network != network)
-		bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
+	if (known && known->peer == peer && known->network == network)
+		return;
+	bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
+	conn = conn_find(&room->probe);
+	if (conn && (conn->flags & (CONN_SERVICE | CONN_ORIGINAL)) == CONN_SERVICE)
+		conn_forget(&room->probe);
 }
 
 /* Does the other host ask whether its packets arrive: `doctor` does, of an address that this host could give to a member? */

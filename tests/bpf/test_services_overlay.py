@@ -247,3 +247,23 @@ def test_s26_on_one_link_only_members_packets_go_without_a_tunnel(programs: Prog
     programs.run(None, comes(OUTSIDE, A2.ip, p.tcp(4000, 80, p.SYN)))
     answer = A2.sends(OUTSIDE, p.tcp(80, 4000, SYN_ACK))
     tunnelled(programs, A2, answer, answer[14:])
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_a_client_that_comes_by_another_host_is_answered_by_that(
+    programs: Programs, version: int, proto: int
+) -> None:
+    """As a router before them decides: each host is asked in turn, by one client, for one backend."""
+    s.fill(programs, [A2])
+    client, server = OUTSIDES[version], A2.ip if version == 4 else A2.ip6
+    answer = A2.sends(client, carried(proto, 80, 4000, SYN_ACK))
+    for _ in range(2):
+        frame = outside_sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED))
+        assert programs.run(None, frame).reasons == {"DELIVERED": 1}
+        got = programs.run(A2, answer)
+        assert got.reasons == {"TO_OUTSIDE": 1}
+        assert p.packed(HOSTS[version]) in got.packet
+        asked = comes(client, server, carried(proto, 4000, 80))
+        assert programs.run(None, asked).reasons == {"DELIVERED": 1}
+        tunnelled(programs, A2, answer, answer[14:])
