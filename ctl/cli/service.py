@@ -195,7 +195,9 @@ def ps(name: str, format_: str) -> None:
     not be. A draining container gets no new ones. On a network of several hosts these are what this host has opened.
     """
     found = host().services.backends(name)
-    columns = BACKENDS if any(one.host for one in found) else {k: v for k, v in BACKENDS.items() if k != "Host"}
+    columns = (
+        BACKENDS if any(one.host for one in found) else {k: v for k, v in BACKENDS.items() if k != "Host"}
+    )
     emit(listing([backend_row(one) for one in found], columns, format_))
 
 

@@ -16,8 +16,8 @@ from datapath.model.state import State
 
 
 class Backend(NamedTuple):
-    """`endpoint`: of this host or of another. `weight`: its share of new connections, against those of the others, as long
-    as it is up."""
+    """`endpoint`: of this host or of another. `weight`: its share of new connections, against those of the others, as
+    long as it is up."""
 
     endpoint: Endpoint | Remote
     weight: int
@@ -115,8 +115,8 @@ def backed(service: Service, endpoint: Endpoint, state: State) -> int:
 
 
 def told(endpoint: Endpoint, state: State) -> dict[str, int]:
-    """What other hosts are to know of an endpoint: the weight that it has now in each service, by the service's id. It is
-    none that they hear of while checks say that it is not to be used."""
+    """What other hosts are to know of an endpoint: the weight that it has now in each service, by the service's id. It
+    is none that they hear of while checks say that it is not to be used."""
     found = {
         one.id: backed(one, endpoint, state)
         for one in state.services_of_network(endpoint.network_id)

@@ -37,7 +37,8 @@ def _task(one: Backend, state: State) -> dict[str, Any]:
         "Name": one.name(state),
         "EndpointID": one.id,
         "EndpointIP": str(next(iter(one.addresses), "")),
-        "Info": ({"Host": one.host(state)} if one.host(state) else {}) | ({} if one.up else {"State": one.state}),
+        "Info": ({"Host": one.host(state)} if one.host(state) else {})
+        | ({} if one.up else {"State": one.state}),
     }
 
 

@@ -309,7 +309,7 @@ def plan_drain(name: str, container: str, state: State, back: bool = False) -> S
 def _backend(service: Service, name: str, state: State) -> Endpoint:
     sandbox_id = stack_of(state, name)
     for one in backends(service, state):
-        if one.endpoint.sandbox_id == sandbox_id:
+        if isinstance(one.endpoint, Endpoint) and one.endpoint.sandbox_id == sandbox_id:
             return one.endpoint
     raise ConfigError(f"container {name} is no backend of service {service.name}")
 

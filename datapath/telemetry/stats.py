@@ -93,8 +93,8 @@ def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
 
 class ServiceUse(NamedTuple):
     """Connections of a service (`backend` ""), or of one of its backends: those that were opened to it, and those that
-    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`; `host`: that it
-    is on, "": this one is of no cluster."""
+    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`; `host`: that
+    it is on, "": this one is of no cluster."""
 
     service: str
     backend: str

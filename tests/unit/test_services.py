@@ -298,7 +298,7 @@ def test_a_container_of_another_owner_is_behind_a_service_while_it_is_in_its_san
     _, _, endpoint = container(7)
     inside = Sandbox(endpoint.sandbox_id, "/run/netns/x", Phase.READY, "cni", labels={"app": "web"})
     state = STATE.including(WEB, inside, endpoint)
-    assert [one.endpoint.number for one in backends(WEB, state)] == [3, 4, 7]
+    assert [number for number, *_ in of(WEB, state)] == [3, 4, 7]
     named = replace(endpoint, services=(Membership(WEB.id, 5),))
     assert [one.weight for one in backends(WEB, state.including(named))] == [1, 1, 5]
     assert len(backends(WEB, state.including(replace(inside, key="")))) == 2
