@@ -75,7 +75,7 @@ int from_loopback(struct __sk_buff *skb)
 {
 	struct packet *p;
 	struct conn *conn;
-	bool reserved;
+	bool reserved, anew;
 	int verdict;
 
 	if (skb->tc_index == ANSWER_MARK || is_plainly_not_ours(skb))
@@ -89,11 +89,12 @@ int from_loopback(struct __sk_buff *skb)
 	reserved = port_is_reserved(p->tuple.dport, p->tuple.proto);
 	if (!reserved && !may_be_answer(p->tuple.sport, p->tuple.dport))
 		return disown(skb, p, PARTY_HOST);
-	conn = conn_of_client(p, PARTY_HOST);
-	if (!conn && !reserved)
+	conn = conn_find(&p->tuple);
+	anew = begins_anew(p, conn, PARTY_HOST);
+	if ((!conn || anew) && !reserved)
 		return disown(skb, p, PARTY_HOST);
-	if (!conn) {
-		verdict = inbound_open(skb, p, published(p), PARTY_HOST);
+	if (!conn || anew) {
+		verdict = inbound_open(skb, p, published(p), PARTY_HOST, anew);
 		if (verdict != NO_VERDICT)
 			return verdict;
 		conn = conn_opened(&p->tuple);

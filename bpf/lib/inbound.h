@@ -93,15 +93,18 @@ static __always_inline bool is_for_the_stack(const struct packet *p, __u32 party
 	return party == PARTY_OUTSIDE && xfrm_closed_in(&p->tuple);
 }
 
-/* Opens a connection to a published port; NULL: there is none. Returns a verdict or NO_VERDICT. */
+/* Opens a connection to a published port; NULL: there is none. `anew`: in the place of one, which stays what it is for
+ * what is left to the host. Returns a verdict or NO_VERDICT. */
 static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
-					const struct port *port, __u32 party)
+					const struct port *port, __u32 party, bool anew)
 {
 	int reason;
 
 	if (!port || p->fragment == FRAGMENT_LATER || is_for_the_stack(p, party) ||
 	    host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
+	if (anew)
+		conn_forget(&p->tuple);
 	if (port_is_service(port))
 		return choose_backend(skb, port, 0, party);
 	reason = nat_open_published(skb, p, port, 0, party);

@@ -157,6 +157,7 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	struct port *port, routed = {};
 	struct conn *conn;
 	int verdict;
+	bool anew;
 
 	if (is_of_a_peer(skb, p))
 		return go_on(skb, TAIL_FROM_PEER);
@@ -165,12 +166,13 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	verdict = inbound_begin(skb, p, PARTY_OUTSIDE);
 	if (verdict != NO_VERDICT)
 		return verdict;
-	conn = conn_of_client(p, PARTY_OUTSIDE);
-	if (!conn) {
+	conn = conn_find(&p->tuple);
+	anew = begins_anew(p, conn, PARTY_OUTSIDE);
+	if (!conn || anew) {
 		port = published(skb, p);
 		if (!port && is_routed(skb, p, &routed))
 			port = &routed;
-		verdict = inbound_open(skb, p, port, PARTY_OUTSIDE);
+		verdict = inbound_open(skb, p, port, PARTY_OUTSIDE, anew);
 		if (verdict != NO_VERDICT)
 			return verdict;
 		conn = conn_opened(&p->tuple);

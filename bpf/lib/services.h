@@ -139,12 +139,19 @@ static __always_inline bool is_left(const struct packet *p, const struct conn *c
 	return !backend || backend->state == BACKEND_DOWN;
 }
 
+/* Does its own sender begin it anew? NULL: there is none. `sender`: as in from_endpoint. */
+static __always_inline bool begins_anew(const struct packet *p, const struct conn *conn,
+					__u32 sender)
+{
+	return conn && conn->from_endpoint == sender && is_left(p, conn);
+}
+
 /* The packet's connection, if it is not to begin anew. `sender`: as in from_endpoint. */
 static __always_inline struct conn *conn_of_client(const struct packet *p, __u32 sender)
 {
 	struct conn *conn = conn_find(&p->tuple);
 
-	if (!conn || conn->from_endpoint != sender || !is_left(p, conn))
+	if (!begins_anew(p, conn, sender))
 		return conn;
 	conn_forget(&p->tuple);
 	return NULL;

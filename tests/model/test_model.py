@@ -18,6 +18,7 @@ from tests.model.devices import Host, Lan, Leg, Out, Plan
 from tests.model.draws import Sent
 from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, Key
+from tests.model.services import Service
 from tests.model.situations import WITHHELD, Situation
 from tests.model.topology import Member, Network, Published, Topology
 from tests.model.writing import carried, frame_of, icmp, ip4, ip6
@@ -52,7 +53,7 @@ PLAN = Plan(
     ],
     legs=[
         Leg(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8:1::1/64"), 1500),
-        Leg(IPv4Interface("198.51.100.129/25"), None, 1280, ethernet=False),
+        Leg(IPv4Interface("198.51.100.129/25"), IPv6Interface("2001:db8:2::1/64"), 1280, ethernet=False),
     ],
     extra=[],
     outs=[Out("0.0.0.0/0", 0), Out("::/0", 0), Out("203.0.113.64/26", 1)],
@@ -118,6 +119,24 @@ def fixed() -> Topology:
     )
 
 
+def in_front_of(member: Member) -> Published:
+    """The port 80 of a service whose only backend is the member."""
+    net, lan = member.network, next(one for one in PLAN.lans if one.number == member.network.number)
+    service = Service(
+        network=net,
+        number=9000 + net.number,
+        seed=1,
+        addr4=lan.subnet4.network[-5].packed,
+        addr6=lan.subnet6.network[-5].packed,
+        backends=[member],
+        slots=[member],
+        host=Member(net, -1, net.mac, "gateway"),
+    )
+    net.services |= {service.addr4: service, service.addr6: service}
+    member.serves = True
+    return Published(member, service.addr6, 80, service=service)
+
+
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Programs]:
     with pinned_to_one_cpu():
@@ -134,8 +153,8 @@ def programs() -> Iterator[Programs]:
 class Both:
     """The reference and the programs on the fixed topology."""
 
-    def __init__(self, programs: Programs) -> None:
-        self.topology = fixed()
+    def __init__(self, programs: Programs, topology: Topology | None = None) -> None:
+        self.topology = topology or fixed()
         self.comparison = Comparison(programs.host, programs, self.topology)
         self.a1, self.a2, self.a3, self.b1, self.b2 = self.topology.members
         self.uplink, self.tunnel = self.topology.uplinks
@@ -449,7 +468,20 @@ def test_a_link_local_address_is_one_on_its_link_only(both: Both) -> None:
     both.member(both.a2, packet((TCP, both.a2.addr6, 80, OUTSIDE6, 7), flags=SYN | ACK), "TO_OUTSIDE")
     both.outside(packet((TCP, OUTSIDE6, 7, gateways, 8081)), "NOT_OURS")
     both.bare(packet((TCP, OUTSIDE6, 7, own, 8081), flags=ACK), "NOT_OURS")
-    assert up1.linklocals == ()
+    assert own not in up1.linklocals
+
+
+def test_an_opening_on_another_link_leaves_a_services_connection_as_it_is(programs: Programs) -> None:
+    """It is for the address that the host has on that link too, where no answer leads: so it is left to the host."""
+    topology = fixed()
+    b2 = topology.members[4]
+    topology.ports[bytes(16), 8083, TCP] = published = in_front_of(b2)
+    both = Both(programs, topology)
+    opening = (TCP, OUTSIDE6, 7, hosts.EVERYWHERE, 8083)
+    both.outside(packet(opening), "DELIVERED")
+    both.bare(packet(opening), "NOT_OURS")
+    answer = (TCP, b2.addr6, published.port, OUTSIDE6, 7)
+    both.member(b2, packet(answer, flags=SYN | ACK), "TO_OUTSIDE")
 
 
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)
