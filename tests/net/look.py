@@ -29,6 +29,13 @@ def settled(host: Host) -> Host:
     return host
 
 
+def detected(host: Host) -> Host:
+    """The host once the kernel knows of each of its addresses that nobody else has it, and so may be sent from."""
+    with eventually() as until:
+        until(lambda: not host.sh("ip -6 -o address show tentative"))
+    return host
+
+
 def devices(run: Run) -> dict[str, Any]:
     """Name -> the device as `ip -json -details address` shows it. `run` is `Namespace.sh`, for one."""
     return {device["ifname"]: device for device in json.loads(run("ip -j -d address"))}

@@ -17,7 +17,7 @@ import pytest
 
 from tests.doors import table
 from tests.doors.table import door
-from tests.net import clients
+from tests.net import clients, look
 from tests.net.clients import Machine
 from tests.net.dockerd import HTTPD, IMAGE, PAGE, DockerHost, needs_docker
 from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Failed, Host, eventually, reaches, words
@@ -138,7 +138,8 @@ def test_beside_dockers_own_bridges_both_kinds_of_containers_work_and_no_rule_ch
         host.down()
         host.up()
         all_is_well()
-    host.ctl("reconcile")  # their bridges have got addresses meanwhile
+    look.detected(host)  # their bridges have got addresses meanwhile
+    host.ctl("reconcile")
     assert host.clean()
     before = rules(host)
     host.docker("rm -f ours")
@@ -176,7 +177,8 @@ def test_a_container_on_a_bridge_of_dockers_too_leaves_and_answers_by_the_networ
         host.docker(f"network disconnect {network} both")
         port_is(host, ours=True)
         assert page(host.outside.sh, HOST, 8080)
-    host.ctl("reconcile")  # their bridges have got addresses meanwhile
+    look.detected(host)  # their bridges have got addresses meanwhile
+    host.ctl("reconcile")
     assert host.clean()
 
 
