@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from datapath.errors import KernelError
 from datapath.kernel import facts
 from datapath.kernel.devices import find_index, index_of, quiet_ipv6
+from datapath.kernel.events import Events
 from datapath.kernel.facts import Interface
 from datapath.kernel.netns import Netns, enter
 from datapath.kernel.pyroute import opened, translated
@@ -23,6 +26,7 @@ from datapath.model.devices import MACVLAN, VETH, VLAN
 from datapath.model.host import Device
 
 _NO_PREFIX_ROUTE, _NODAD = 0x200, 0x02  # IFA_F_* of linux/if_addr.h
+_PATIENCE = 5.0  # seconds: until the kernel has taken away what was in a namespace that has ended
 
 
 def create(name: str, parent: str, mode: str, mac: str, mtu: int, netns: Netns = None) -> Device:
@@ -42,6 +46,30 @@ def create(name: str, parent: str, mode: str, mac: str, mtu: int, netns: Netns =
     if found is None:
         raise KernelError("look up", f"device {name}", errno.ENODEV)
     return found
+
+
+def once_free(step: Callable[[], None]) -> None:
+    """Does the step, which sets a device up. The one that had its MAC address may be in a namespace that has ended,
+    and which the kernel takes away in its own time: then the step is done again whenever a device of the calling
+    thread's namespace has changed, as the parent does when it loses one, for five seconds at most."""
+    try:
+        step()
+        return
+    except KernelError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    deadline = time.monotonic() + _PATIENCE
+    with Events() as events:
+        while True:
+            try:
+                step()
+                return
+            except KernelError as error:
+                left = deadline - time.monotonic()
+                if error.errno != errno.EADDRINUSE or left <= 0:
+                    raise
+            select.select(events.filenos(), [], [], left)
+            events.drain()
 
 
 @contextlib.contextmanager

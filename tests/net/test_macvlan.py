@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from datapath.kernel import features
-from tests.net.hosts import HOST, OUTSIDE, Host, loses, reaches
+from tests.net import look
+from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, TIMEOUT, Host, eventually, loses, reaches
 from tests.net.lan import HOST6, LAN, OUTSIDE6, healthy, make_lower, needs_vlan, six, within
 
 pytestmark = pytest.mark.skipif(not features.has_kind("macvlan"), reason="this kernel has no macvlan")
@@ -39,6 +40,26 @@ def test_s24_containers_have_addresses_on_the_network_of_the_parent(lan: Host) -
     lan.ctl("rm -f a b")
     lan.ctl("network rm lan")
     assert lan.sh("ip -o link") == before and healthy(lan)
+
+
+def test_s24_a_container_is_removed_and_one_with_its_address_starts_at_once(lan: Host) -> None:
+    """With its MAC address, though the kernel takes the first one's device away with its namespace, in its own time."""
+    lan.ctl(f"network create -d macvlan {LAN} -o parent=eth0 lan")
+    options = "--network lan --ip 192.0.2.200 --mac-address 02:42:aa:bb:cc:dd"
+    lan.run("a", options)
+    with look.holding(lan.process("a")):
+        lan.ctl("rm -f a")
+        starting = lan.start(f"{DATAPATHCTL} run -d --name a {options} sleep 3600")
+        with eventually() as until:
+            until(lambda: starting.poll() is not None or hears_of_devices(lan))
+    assert starting.wait(TIMEOUT) == 0
+    assert reaches(within(lan, "a"), OUTSIDE) and healthy(lan)
+
+
+def hears_of_devices(host: Host) -> bool:
+    """Somebody on the host is told what becomes of its devices: of rtnetlink's sockets one is in a group."""
+    rows = (line.split() for line in host.sh("cat /proc/net/netlink").splitlines()[1:])
+    return any(protocol == "0" and int(groups, 16) for _, protocol, _, groups, *_ in rows)
 
 
 def test_s24_ports_are_passed_over_and_said_to_be(lan: Host) -> None:

@@ -138,8 +138,11 @@ class Macvlan(InsideDriver):
         return endpoint
 
     def join(self, network: Network, endpoint: Endpoint, sandbox: str) -> Endpoint:
-        super().join(network, endpoint, sandbox)
+        macvlans.once_free(lambda: self._join(network, endpoint, sandbox))
         return self._questions.join(network, endpoint, sandbox)
+
+    def _join(self, network: Network, endpoint: Endpoint, sandbox: str) -> None:
+        super().join(network, endpoint, sandbox)
 
     def restore(self, network: Network, endpoint: Endpoint) -> None:
         self._lead(network, endpoint)
