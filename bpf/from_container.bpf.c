@@ -308,7 +308,7 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 	room->sides.key.proto = 0;
 	flow_check(room);
 	/* A limit is asked for each packet; and what may be a question is looked at. */
-	if (device->limited || !flow_counts_in(net) || p->tuple.dport == DNS_PORT)
+	if (device->limited || p->tuple.dport == DNS_PORT)
 		room->flow_is_new = 0;
 	return go_on(skb, TAIL_TO_PEER);
 }

@@ -217,8 +217,7 @@ int to_peer(struct __sk_buff *skb)
 	overlay = overlay_find(number);
 	if (!net || !overlay)
 		return drop(skb, DROP_DEVICE);
-	/* Answers of services are translated. */
-	if (net->flags & NETWORK_SERVICES)
+	if (!flow_counts_in(net))
 		room->flow_is_new = 0;
 	if (is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.dst)) {
 		room->flow_is_new = 0; /* who has asked last is answered */
