@@ -110,8 +110,8 @@ NEWS = Check(
 PEER = Check(
     "peer",
     "packets between members here and those on that host are lost",
-    "the way there and back: what filters UDP in between, or a route; that host; or `datapathctl cluster forget HOST`, "
-    "if it is no more",
+    "the way there and back: what filters UDP in between, or a route; that host, which may not have heard of this one "
+    "yet (does its agent run?); or `datapathctl cluster forget HOST`, if it is no more",
 )
 PEER_MTU = Check(
     "peer-mtu",

@@ -111,6 +111,22 @@ def test_s35_a_device_that_sums_packets_in_tunnels_wrongly_is_found(pair: Cluste
         first.sh("ethtool -K eth0 tx on")
 
 
+def test_s35_a_host_that_has_not_heard_of_this_one_is_found_and_what_is_to_be_done_about_it(
+    make_cluster: Maker,
+) -> None:
+    """It drops what comes from a stranger. No agent is at work there, so it hears with its next command."""
+    made = make_cluster(2)
+    first, second = made.hosts
+    first.ctl("network create -d overlay ov")
+    for host in made.hosts:
+        host.ctl("run --rm --network ov true")
+    said = second.try_ctl("doctor").stdout
+    assert f"host h1 ({first.vtep}): it is there, and nothing comes back by its tunnel {TUNNEL}" in said
+    assert "may not have heard of this one yet (does its agent run?)" in said
+    first.ctl("run --rm --network ov true")
+    assert found(second) == [[]]
+
+
 def test_s35_a_host_asks_over_ipv6_too(make_cluster: Maker) -> None:
     """A network that has only IPv4, in tunnels over IPv6; and one with both whose packets need no tunnel."""
     made = make_cluster(0)
