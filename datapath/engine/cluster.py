@@ -52,7 +52,10 @@ def follow(tx: Transaction, news: News) -> None:
     before = tx.state
     put = tuple(row for row in news.put if _concerns(row, news, before) and _current(row, before) != row)
     gone = tuple(row for row in news.gone if _current(row, before) is not None and not _own(row, before))
-    gone = (*gone, *_left_behind(gone, before))
+    given = {
+        (type(row), row.id) for row in put
+    }  # as a block that another host has got after one that was forgotten
+    gone = tuple(r for r in (*gone, *_left_behind(gone, before)) if (type(r), r.id) not in given)
     if not put and not gone:
         return
     with tx.store.transaction(durable=False):
