@@ -172,14 +172,15 @@ def choose_offline(
     return found.address
 
 
-def spare_blocks(me: str, known: Known) -> tuple[Prefix, ...]:
+def spare_blocks(me: str, known: Known, kept: int = 1) -> tuple[Prefix, ...]:
     """Blocks of the host `me` in which it has no endpoint, but for one of each family: that is its reserve, and what
-    comes and goes at a block's edge is no news each time. `known.used`: of this host's own endpoints only."""
+    comes and goes at a block's edge is no news each time. `known.used`: of this host's own endpoints only. `kept`: 0 if
+    the host is drained, and begins nothing that could be in it."""
     found: list[Prefix] = []
     for version in (4, 6):
         mine = (block for block, peer in known.blocks.items() if peer == me and block.version == version)
         empty = sorted(block for block in mine if not any(address in block for address in known.used))
-        found += empty[1:]
+        found += empty[kept:]
     return tuple(found)
 
 

@@ -294,6 +294,12 @@ def drain(store: Cluster, name: str, on: bool = True) -> Peer:
     return peer
 
 
+def is_draining(store: Cluster, me: str) -> bool:
+    """This host begins nothing."""
+    with store.within(SECONDS):
+        return keys.DRAINING + me in store.list(keys.DRAINING + me).entries
+
+
 def find_host(peers: Mapping[str, Peer], name: str) -> Peer:
     """By name, id, or the beginning of an id. NotFoundError; ConfigError: several begin so."""
     exact = [peer for peer in peers.values() if name in (peer.name, peer.id)]

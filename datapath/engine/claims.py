@@ -281,12 +281,13 @@ def _supersede(tx: Transaction, written: Iterable[str]) -> None:
 def _give_back(tx: Transaction, store: Cluster, network: Network, gone: Endpoint) -> None:
     """The other hosts may have what this one has no use for any more, without the endpoint. What is gone from its rows
     and not from the store when it is killed in between, it has again when it lists what is there."""
-    from datapath.cluster import addresses
+    from datapath.cluster import addresses, members
     from datapath.cluster.allotment import Known, spare_blocks
 
-    blocks = tx.state.blocks_of_network(network.id)
+    me, blocks = tx.state.installation_id, tx.state.blocks_of_network(network.id)
     own = [one for one in tx.state.endpoints_of_network(network.id) if one.id != gone.id]
-    spare = spare_blocks(tx.state.installation_id, Known.of(blocks, endpoints=own))
+    kept = 1 if own or not members.is_draining(store, me) else 0
+    spare = spare_blocks(me, Known.of(blocks, endpoints=own), kept)
     if spare:
         cluster.follow(tx, cluster.News(gone=tuple(block for block in blocks if block.prefix in spare)))
-        addresses.release_blocks(store, tx.state.installation_id, network.id, spare)
+        addresses.release_blocks(store, me, network.id, spare)

@@ -7,12 +7,16 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+from datapath.cluster import keys
+from datapath.store.cluster import Put
 from tests.net import routers
-from tests.net.cluster import Cluster, Member, rows
+from tests.net.agents import agent
+from tests.net.cluster import Cluster, Member, remove, rows
 from tests.net.hosts import FAR, SLOWNESS, ask, echo_server, eventually, loses, reaches
 from tests.net.routers import needs_bird, needs_frr
 from tests.net.test_doctor import failed_checks
@@ -128,6 +132,42 @@ def test_s23_blocks_are_routes_while_the_network_has_them(clean: Cluster) -> Non
     assert routes(clean[2]) == []
     clean[0].ctl("network rm ov")
     assert routes(clean[0]) == []
+
+
+def test_s23_blocks_of_a_host_that_is_drained_or_forgotten_are_its_routes_no_more(clean: Cluster) -> None:
+    """As long as something of it runs they are: who is drained has what it has, and who is forgotten by force has it
+    until it hears that somebody else has been given it."""
+    first, _, third = clean
+    network_of(clean, ANNOUNCE)
+    first.ctl("cluster drain-host h3")
+    (block,) = routes(third)
+    assert all_reach_all(clean)
+    remove(third, "c")
+    assert routes(third) == [] and block not in {row["prefix"] for row in rows(third, "blocks")}
+    assert not clean.etcd.etcdctl("get --prefix datapath/v1/blocks/ --keys-only").count(block)
+    assert third.ctl("doctor") == "No problems found."
+    assert "drained" in third.refused("run -d --network ov sleep 1")
+    third.ctl("cluster drain-host --off h3")
+    third.run("c", "--network ov", echo_server("tcp", 80))
+    (block,) = routes(third)
+    address = third.address("c", "ov")
+    assert first.ctl("cluster forget --force h3") == "h3"
+    (own,) = (row for row in rows(first, "peers") if row["name"] == "h1")
+    (network,) = (row for row in rows(first, "networks") if row["name"] == "ov")
+    with clean.etcd.client() as store:
+        store.txn([], [Put(keys.block_key(network["id"], ip_network(block)), keys.block_value(own["id"]))])
+    first.run("d", f"--network ov --ip {address}")
+    assert block in routes(first)
+    with agent(third) as back, eventually() as until:
+        back.says("is another host's by now")
+        until(lambda: block not in routes(third))
+    remove(third, "c")
+    third.run("c", "--network ov", echo_server("tcp", 80))
+    (other,) = routes(third)
+    assert other != block
+    hears_of(first, "ov")
+    assert reaches_from(first, "d", third.address("c", "ov"))
+    assert [host.ctl("doctor") for host in (first, third)] == ["No problems found."] * 2
 
 
 # ---- with them -------------------------------------------------------------------------------------

@@ -134,6 +134,7 @@ def test_of_blocks_without_endpoints_one_is_kept() -> None:
     first, second, third, _ = blocks
     one, two = ip_address("10.0.0.20"), ip_address("10.0.0.36")
     assert spare_blocks(ME, Known(blocks)) == (second, third)
+    assert len(spare_blocks(ME, Known(blocks), kept=0)) == 3
     assert spare_blocks(ME, Known(blocks, {one: "a"})) == (third,)
     assert spare_blocks(ME, Known(blocks, {one: "a", two: "b"})) == ()
     assert spare_blocks(ME, Known(blocks, {ip_address("10.0.0.70"): "an exception"})) == (second, third)
