@@ -101,11 +101,18 @@ class Engine:
                 yield tx  # nobody can use the maps before they are carried over
                 recovery.recover(tx, upgrading)
                 self._finish(tx)
+                self._advise(tx)
                 return
             else:
                 recovery.recover(tx, upgrading)
             stack.callback(self._finish, tx)
             yield tx
+            self._advise(tx)
+
+    def _advise(self, tx: Transaction) -> None:
+        """A command that was refused has said so itself."""
+        if tx.link.refused is not None:
+            self.warn(str(tx.link.refused))
 
     def _refuse_spent(self, last: ExitStack) -> None:
         """StateError if there is only space that a command gave up which takes something away. It cannot make it again

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from datapath.drivers.overlay.device import ensured
 from datapath.drivers.overlay.spec import PORT, encrypted
 from datapath.engine.transaction import Transaction
-from datapath.errors import ConfigError, ExistsError, StateError
+from datapath.errors import ConfigError, ExistsError, PrivilegeError, StateError
 from datapath.kernel import netns, sysctl
 from datapath.model.clusters import Underlay, underlay
 from datapath.model.digests import sha256
@@ -58,6 +58,8 @@ def joined(tx: Transaction, what: str) -> Cluster:
     names another port for tunnels than the cluster has; ExistsError: another host has its name or address; StateError,
     PrivilegeError."""
     store = tx.link.store(what)
+    if tx.link.refused is not None:
+        raise tx.link.refused
     wanted = _wanted(tx, underlay(tx.config.cluster_advertise, tx.observed))
     port = tx.config.cluster.port if tx.config.cluster else 0
     known = tx.store.note(PORT)
@@ -95,7 +97,8 @@ def path_mtu(network: Network, where: Underlay) -> int:
 
 def follow_underlay(tx: Transaction) -> None:
     """Makes the networks' MTU fit what the way to the other hosts takes now, and tells these if they have to send to
-    another address. If the store is away they hear of it later."""
+    another address. If the store is away they hear of it later; that they refuse it
+    is said by what needs the cluster, or at the end."""
     spanning = [network for network in tx.state.networks.values() if network.spans]
     own = me(tx)
     if not spanning or own is None:
@@ -113,8 +116,8 @@ def follow_underlay(tx: Transaction) -> None:
             joined(tx, "an overlay network")
     except StateError as error:
         tx.link.away = error
-    except ExistsError as error:
-        tx.warn(str(error))
+    except (ExistsError, ConfigError, PrivilegeError) as error:
+        tx.link.refused = error
 
 
 def cluster_id(tx: Transaction) -> str:

@@ -8,20 +8,23 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from datapath.config.daemon import DaemonConfig
-from datapath.errors import ConfigError, StateError
+from datapath.errors import ConfigError, DatapathError, StateError
 
 if TYPE_CHECKING:
     from datapath.store.cluster import Cluster
 
 
 class Link:
-    """`away`: why the store could not be asked in this command; None: nothing is known against it."""
+    """`away`: why the store could not be asked in this command; None: nothing is known against it. `refused`: why this
+    host could not be what it has become: of another name or address; what needs the cluster is refused for it, and the
+    user of anything else is warned."""
 
     def __init__(self, config: DaemonConfig) -> None:
         self._config = config
         self._stack = ExitStack()
         self._store: Cluster | None = None
         self.away: StateError | None = None
+        self.refused: DatapathError | None = None
 
     @property
     def configured(self) -> bool:

@@ -17,7 +17,7 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel import features, netns
 from datapath.store.cluster import Put
 from tests.net import look
-from tests.net.cluster import STORE, Cluster, Member
+from tests.net.cluster import STORE, Cluster, Member, remove, rows
 from tests.net.doors import Space, spaces_of_a_test
 from tests.net.etcd import hasty
 from tests.net.hosts import SLOWNESS, reaches
@@ -153,9 +153,31 @@ def test_s37_a_store_of_another_format_is_refused(clean: Cluster) -> None:
 
 
 def test_s37_two_hosts_with_one_name_are_told_apart(clean: Cluster) -> None:
-    clean[0].ctl(CREATE)
-    twin = clean.add("h1")
-    assert "host name h1 of this host" in refused_in_time(twin, "network create -d overlay other")
+    """Nothing is changed. It is the id that says which host it is: one that is called otherwise goes on."""
+    network_of(clean, "ov")
+    twin, before = clean.add("h1"), stored(clean)
+    for command in ("network create -d overlay other", "run -d --network ov sleep 1"):
+        said = refused_in_time(twin, command)
+        assert "host name h1 of this host" in said and f"{clean[0].vtep}): rename one" in said
+    assert stored(clean) == before
+    assert look.devices(twin.sh).keys() == {"lo", "eth0"} and not rows(twin, "peers")
+    clean[1].sh("hostname h1")
+    said = refused_in_time(clean[1], "run -d --network ov sleep 1")
+    assert "host name h1 of this host" in said and stored(clean) == before
+    assert reaches_from(clean[1], "b", clean[0].address("a", "ov"))
+    clean[1].sh("hostname h9")
+    clean[1].run("c", "--network ov")
+    names = {row["id"]: row["name"] for row in rows(clean[1], "peers")}
+    clean[1].sh("hostname h2")
+    twin.sh("hostname h3")
+    twin.run("t", "--network ov")
+    hears_of(clean[1], "ov")
+    assert sorted(names.values()) == ["h1", "h9"]
+    now = {row["id"]: row["name"] for row in rows(clean[1], "peers")}
+    assert now.keys() > names.keys() and sorted(now.values()) == ["h1", "h2", "h3"]
+    assert reaches_from(twin, "t", clean[1].address("c", "ov"))
+    remove(twin, "t")
+    twin.ctl("down")
 
 
 def test_s37_a_subnet_that_another_host_has_a_route_to_is_refused_there(clean: Cluster) -> None:
