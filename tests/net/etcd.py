@@ -18,7 +18,7 @@ from datapath.kernel.netns import enter
 from datapath.model.clusters import ClusterStore
 from datapath.store.etcd import gateway
 from datapath.store.etcd.client import EtcdCluster
-from tests.net.hosts import SLOWNESS, Namespace, eventually
+from tests.net.hosts import PATIENCE, SLOWNESS, Namespace, eventually
 
 
 @contextmanager
@@ -85,6 +85,12 @@ class Etcd(Namespace):
         process = self.servers.pop(number)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self.background.remove(process)
+
+    def ended(self, number: int) -> None:
+        """Waits until a server has ended by itself."""
+        process = self.servers.pop(number)
+        process.wait(PATIENCE)
         self.background.remove(process)
 
     def save(self, path: Path) -> None:

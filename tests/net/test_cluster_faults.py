@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +23,8 @@ from datapath.store.cluster import Put
 from tests.net import faults
 from tests.net.agents import agent
 from tests.net.cluster import STORE, Cluster, Member, agents, remotes, whole
-from tests.net.hosts import eventually, pinging, reaches, sent_and_lost
+from tests.net.hosts import SLOWNESS, eventually, pinging, reaches, sent_and_lost
+from tests.net.test_adversity import fill, small_disk
 from tests.net.test_faults import LONG
 
 Maker = Callable[..., Cluster]
@@ -82,6 +85,40 @@ def test_s23_the_store_is_full(make_cluster: Maker) -> None:
         made.etcd.etcdctl("defrag")
         made.etcd.etcdctl("alarm disarm")
         until(lambda: "c3" in remotes(first))
+
+
+def test_s23_the_disk_under_the_store_is_full(make_cluster: Maker) -> None:
+    """A server that cannot write ends, and does not begin again; once there is room it has all that it had said."""
+    made = make_cluster(2)
+    first, second = made.hosts
+    made.etcd.kill(0)
+    data = made.etcd.folder / "s0"
+    shutil.rmtree(data)
+    with small_disk(data, "170m"):  # what it writes first it has set aside: twice 64 MB
+        made.etcd.begin(0)
+        made.etcd.ready()
+        with passing(made), eventually() as until:
+            ballast = fill(data)
+            with made.etcd.client() as store, pytest.raises(StateError):
+                for number in range(100):
+                    store.txn([], [Put(f"other/{number}", "x" * 20000)])
+            made.etcd.ended(0)
+            began = time.monotonic()
+            said = second.refused("network create -d overlay other")
+            assert time.monotonic() - began < 5 * SLOWNESS
+            assert f"cluster store etcd://{STORE}:23790 does not answer: " in said and "\n" not in said
+            second.run("c3", "--network ov")
+            assert reaches(lambda command: second.try_in("c3", command), first.address("c1", "ov"))
+            first.run("c4", "--network ov")
+            first.ctl("rm -f c4")
+            assert '"owed"' in second.try_ctl("doctor --json").stdout
+            made.etcd.begin(0)
+            made.etcd.ended(0)
+            ballast.unlink()
+            made.etcd.begin(0)
+            made.etcd.ready()
+            until(lambda: "c3" in remotes(first))
+        made.etcd.kill(0)
 
 
 def test_s23_a_host_is_cut_off_from_the_store_for_long(make_cluster: Maker) -> None:
