@@ -203,9 +203,9 @@ def _choose(
 
 def _refuse_shared_members(service: Service, state: State) -> None:
     """The new service's selector chooses a container that is behind the same port of another one."""
-    if not service.selector:
+    if not (service.selector and service.published):
         return
-    others = state.services_of_network(service.network_id)
+    others = [other for other in state.services_of_network(service.network_id) if other.published]
     for endpoint in state.endpoints_of_network(service.network_id):
         if weight_of(service, endpoint, state):
             for other in others:
