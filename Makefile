@@ -53,7 +53,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	etcd-server etcd-client openssl bird2 frr wireguard-tools wireguard-go
 
 # What the benchmark runs besides: `make bench-deps`.
-BENCH_PACKAGES := sockperf aardvark-dns
+BENCH_PACKAGES := sockperf aardvark-dns haproxy libnginx-mod-stream ipvsadm
 
 # And the kernel lab: `make lab-deps`.
 LAB_STAMP := $(VENV)/.stamp-lab
@@ -90,7 +90,7 @@ menu:
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-swarm  overlay networks beside those of Docker in swarm mode: [SUITE=trixie] (root)'
-	@echo 'make bench-deps install what only the benchmark runs: sockperf, resolvers (as root)'
+	@echo 'make bench-deps install what only the benchmark runs: sockperf, resolvers, proxies (as root)'
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
@@ -129,7 +129,7 @@ define install
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing && \
-		for service in nginx unbound ufw bird2:bird frr etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
+		for service in nginx haproxy ipvsadm unbound ufw bird2:bird frr etcd-server:etcd docker.io:docker.socket docker.io:docker containerd \
 			podman:podman.socket podman:podman podman:podman-restart podman:podman-auto-update.timer; do \
 			case "$$missing " in *" $${service%:*} "*) \
 				[ ! -d /run/systemd/system ] || systemctl disable -q "$${service#*:}" ;; \

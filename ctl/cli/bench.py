@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 RESULTS = "results.json"
 ALL_SUITES = "full"
 ALL = (
-    "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound,direct,routed,vxlan,macvlan"
+    "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound,direct,routed,vxlan,macvlan,"
+    "ipvs,nginx,haproxy"
 )
 EXPERIMENTS = {
     "Suite": "SUITE",

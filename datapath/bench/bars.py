@@ -24,6 +24,7 @@ from datapath.bench.model import (
     NONE,
     PATHS,
     ROUTED,
+    TO_SERVICE,
     UNBOUND,
     Run,
     Series,
@@ -151,6 +152,8 @@ def _ratio(label: str, base: str, bar: float, *, most: bool, mode: str = EBPF) -
 
 ESTABLISHED = ("from_container", "a run, the same TCP segment to a member again and again")
 ONE, MANY = (f"tcp_connect outside-published ports={count}" for count in (1, 10000))
+SERVED, SERVED_AMONG_MANY = (f"tcp_connect {TO_SERVICE} services={count}" for count in (1, 1000))
+CHANGING = f"tcp_insist {TO_SERVICE}"
 NAME, MANY_NAMES = "dns_rr container-names", "dns_rr container-names names=10000"
 TO_ONE = "to_one"  # a detail of MANY_NAMES: see `names`
 
@@ -194,6 +197,12 @@ PROMISES: tuple[Promise, ...] = (
     _ratio("tcp_stream across-hosts", NONE, 0.95, most=False),
     _ratio("udp_pps across-hosts", DOCKER, 2.3, most=False),
     Promise("start_across_hosts", f"{EBPF}, more than on a bridge, ms", 5, True, _more("start_across_hosts")),
+    _ratio(SERVED, NONE, 0.95, most=False),
+    _ratio(SERVED, IPTABLES, 1.3, most=False),
+    _ratio(f"tcp_rr {TO_SERVICE} services=1", NONE, 1.03, most=True),
+    _ratio(SERVED_AMONG_MANY, IPTABLES, 5, most=False),
+    Promise(SERVED_AMONG_MANY, f"{EBPF}/{EBPF} services=1", 0.95, False, _itself(SERVED_AMONG_MANY, SERVED)),
+    Promise(CHANGING, f"{EBPF}, connections that failed", 0, True, _detail(CHANGING, "failed")),
     Promise(ESTABLISHED[0], f"{EBPF}, ns a packet", 120, True, _cost(*ESTABLISHED)),
 )
 

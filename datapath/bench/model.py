@@ -32,7 +32,12 @@ DIRECT, ROUTED, VXLAN, MACVLAN = ACROSS = ("direct", "routed", "vxlan", "macvlan
 own routes, a Linux bridge with a VXLAN device, and this datapath's macvlan networks. There `ebpf` is this datapath's
 overlay, `docker` Docker's, and `none` is the limit: from host to host, without any container."""
 
-MODES = (*NETWORKING, *RESOLVERS, *ACROSS)
+IPVS, NGINX, HAPROXY = BALANCERS = ("ipvs", "nginx", "haproxy")
+"""What else gives connections to one of several servers, of the suite `services` only. There `ebpf` is a service of
+this datapath, `iptables` the rules of Kubernetes' kube-proxy, and `none` is the limit: straight to a server of the same
+network of this datapath, without a service."""
+
+MODES = (*NETWORKING, *RESOLVERS, *ACROSS, *BALANCERS)
 
 PATHS = (
     "container-container",
@@ -45,10 +50,13 @@ PATHS = (
 ACROSS_HOSTS, HOST_HOST = "across-hosts", "host-host"
 """Between containers of two hosts, and between the two hosts themselves."""
 
+TO_SERVICE, INGRESS, HOST_SERVICE = "container-service", "outside-service", "host-service"
+"""From a container and from the host itself to a service's address, and from outside to its published port."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a figure is of. `path` is one of PATHS, or "" for work of the control plane; `parameters` are what a
+    """What a figure is of. `path` is one of those above, or "" for work of the control plane; `parameters` are what a
     sweep varies, such as {"ports": 1000}."""
 
     workload: str

@@ -18,9 +18,12 @@ from datapath.bench.model import (
     DOCKER,
     DOCKER_DATAPATH,
     EBPF,
+    HAPROXY,
     IPTABLES,
+    IPVS,
     MACVLAN,
     NFTABLES,
+    NGINX,
     NONE,
     ROUTED,
     UNBOUND,
@@ -51,6 +54,9 @@ EXPLAINED = {
     ROUTED: "Containers of two hosts, joined by the kernel's own routes, as flannel's host-gw makes them.",
     VXLAN: "Containers of two hosts, each on a Linux bridge with a VXLAN device, whose tables are filled by hand.",
     MACVLAN: "Containers of two hosts on macvlan networks of this datapath.",
+    IPVS: "The kernel's own balancer, in turn, between containers that the host routes between.",
+    NGINX: "nginx as a proxy of TCP on the host, between the same containers.",
+    HAPROXY: "HAProxy in its place.",
 }
 
 

@@ -98,8 +98,10 @@ class Place:
         self.run(["sh", "-e"], 5, input=lines)
 
     @contextlib.contextmanager
-    def serving(self, argv: Sequence[str], port: int, log: Path | None, udp: bool = False) -> Iterator[None]:
-        """The server runs while the block does; it listens at the port when the block begins."""
+    def serving(
+        self, argv: Sequence[str], port: int, log: Path | None, udp: bool = False
+    ) -> Iterator[subprocess.Popen[str]]:
+        """The server, which runs while the block does; it listens at the port when the block begins."""
         process = self.start(argv, log)
         try:
             deadline = time.monotonic() + _READY_TIMEOUT
@@ -107,7 +109,7 @@ class Place:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ToolError(argv, log.read_text() if log else "it does not listen")
                 time.sleep(0.01)
-            yield
+            yield process
         finally:
             end(process)
 

@@ -29,7 +29,9 @@ COLOURS = dict(
                 "#b5532d",
                 "#3d8b37",
             ),
-            *("#0f9ed5", "#8d5bd1", "#d1495b", "#3d8b37"),  # never beside those of the same colour
+            # Never beside those of the same colour.
+            *("#0f9ed5", "#8d5bd1", "#d1495b", "#3d8b37"),
+            *("#8d5bd1", "#3d8b37", "#b5532d"),
         ),
         strict=True,
     )

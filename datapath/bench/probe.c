@@ -8,6 +8,8 @@
  *       without a byte of data. The client closes first, and waits until the server has
  *       closed too: so each connection needs the server, which can be pinned to the same core
  *       without its queue running full, and a connection tracker sees the whole life of it.
+ *   probe insist ADDRESS PORT SECONDS
+ *       The same, of which some may fail: they are counted. What takes a second has failed.
  *
  *   probe echo PORT
  *   probe flows ADDRESS PORT COUNT
@@ -63,27 +65,45 @@ static int serve(struct sockaddr_in *at)
 	}
 }
 
-static int connect_and_close(const struct sockaddr_in *to, double seconds)
+/* 0; 1: it could not be opened; 2: not closed. `patience`: the longest wait of a call, NULL: for ever. */
+static int connect_once(const struct sockaddr_in *to, const struct timeval *patience)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0), failed = 0;
+	char byte;
+
+	if (fd < 0)
+		return 1;
+	if (patience) {
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, patience, sizeof(*patience));
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, patience, sizeof(*patience));
+	}
+	if (connect(fd, (const struct sockaddr *)to, sizeof(*to)))
+		failed = 1;
+	else if (shutdown(fd, SHUT_WR) || read(fd, &byte, 1) != 0)
+		failed = 2;
+	close(fd);
+	return failed;
+}
+
+static int connect_and_close(const struct sockaddr_in *to, double seconds,
+			     const struct timeval *patience)
 {
 	unsigned long long begin = now(), end = begin + (unsigned long long)(seconds * 1e9);
 	unsigned long long before, after = begin;
-	unsigned long count = 0, slow = 0;
-	char byte;
+	unsigned long count = 0, slow = 0, failures = 0;
+	int failed;
 
 	for (before = begin; before < end; before = after) {
-		int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-		if (fd < 0 || connect(fd, (const struct sockaddr *)to, sizeof(*to)))
-			return fail("connect");
-		if (shutdown(fd, SHUT_WR) || read(fd, &byte, 1) != 0)
-			return fail("close");
-		close(fd);
+		failed = connect_once(to, patience);
+		if (failed && !patience)
+			return fail(failed == 1 ? "connect" : "close");
 		after = now();
 		slow += after - before > SLOW_NS;
-		count++;
+		failures += !!failed;
+		count += !failed;
 	}
-	printf("{\"connections\": %lu, \"seconds\": %.6f, \"slow\": %lu}\n", count,
-	       (after - begin) / 1e9, slow);
+	printf("{\"connections\": %lu, \"seconds\": %.6f, \"slow\": %lu, \"failed\": %lu}\n", count,
+	       (after - begin) / 1e9, slow, failures);
 	return 0;
 }
 
@@ -157,6 +177,7 @@ static int flows(struct sockaddr_in *to, unsigned int count)
 int main(int argc, char **argv)
 {
 	struct sockaddr_in addr = {.sin_family = AF_INET};
+	struct timeval second = {.tv_sec = 1};
 
 	if (argc == 3) {
 		addr.sin_port = htons(atoi(argv[2]));
@@ -168,11 +189,13 @@ int main(int argc, char **argv)
 	if (argc == 5 && inet_pton(AF_INET, argv[2], &addr.sin_addr)) {
 		addr.sin_port = htons(atoi(argv[3]));
 		if (!strcmp(argv[1], "connect"))
-			return connect_and_close(&addr, atof(argv[4]));
+			return connect_and_close(&addr, atof(argv[4]), NULL);
+		if (!strcmp(argv[1], "insist"))
+			return connect_and_close(&addr, atof(argv[4]), &second);
 		if (!strcmp(argv[1], "flows"))
 			return flows(&addr, atoi(argv[4]));
 	}
-	fprintf(stderr, "usage: probe serve|echo PORT, probe connect ADDRESS PORT SECONDS, "
+	fprintf(stderr, "usage: probe serve|echo PORT, probe connect|insist ADDRESS PORT SECONDS, "
 			"probe flows ADDRESS PORT COUNT\n");
 	return 2;
 }

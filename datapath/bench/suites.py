@@ -11,6 +11,7 @@ from datapath.bench.docker import installed
 from datapath.bench.model import (
     ACROSS,
     ACROSS_HOSTS,
+    BALANCERS,
     DOCKER,
     DOCKER_DATAPATH,
     DOCKERS,
@@ -30,9 +31,11 @@ from datapath.bench.model import (
     SuiteOptions,
 )
 from datapath.bench.names import Dns
+from datapath.bench.served import services
 from datapath.bench.topologies import Topology
 from datapath.bench.topology_docker import MOST_CONTAINERS, MOST_NETWORKS, MOST_PORTS
 from datapath.bench.topology_hosts import make_hosts
+from datapath.bench.topology_services import make_services
 from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, make_topology, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_RR, TCP_STREAM, UDP_PPS, UDP_RR, WORKLOADS, Workload
 
@@ -53,7 +56,7 @@ class Rowed:
     `absent`: modes that it knows nothing of; `make` makes the topologies of the others."""
 
     own_pid_namespace = True
-    absent: Modes = (*RESOLVERS, *ACROSS)
+    absent: Modes = (*RESOLVERS, *ACROSS, *BALANCERS)
     make: Callable[[str, SuiteOptions], Topology] = staticmethod(make_topology)
 
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
@@ -219,8 +222,15 @@ class Costly(Rowed):
 class Across(Rowed):
     """Its topologies are pairs of hosts."""
 
-    absent = (IPTABLES, NFTABLES, DOCKER_DATAPATH, *RESOLVERS)
+    absent = (IPTABLES, NFTABLES, DOCKER_DATAPATH, *RESOLVERS, *BALANCERS)
     make = staticmethod(make_hosts)
+
+
+class Balanced(Rowed):
+    """Its topologies have several servers."""
+
+    absent = (NFTABLES, *DOCKERS, *RESOLVERS, *ACROSS)
+    make = staticmethod(make_services)
 
 
 def cost(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
@@ -229,8 +239,11 @@ def cost(topologies: Topologies, modes: Modes) -> Iterator[Experiment]:
 
 
 def _rowed(name: str, rows: Rows) -> SuiteFactory:
-    kind = Costly if rows is cost else Across if rows is overlay else Rowed
+    kind = _KINDS.get(name, Rowed)
     return lambda modes, options: kind(name, rows, modes, options)
+
+
+_KINDS: Mapping[str, type[Rowed]] = {"cost": Costly, "overlay": Across, "services": Balanced}
 
 
 SUITES: Mapping[str, SuiteFactory] = {
@@ -243,9 +256,10 @@ SUITES: Mapping[str, SuiteFactory] = {
         "cost": cost,
         "docker": docker,
         "overlay": overlay,
+        "services": services,
     }.items()
 } | {"dns": Dns}
 
-FULL = ("control", "paths", "cost", "dns", "overlay", "sweeps")
+FULL = ("control", "paths", "cost", "dns", "overlay", "services", "sweeps")
 """What is measured if nobody names a suite, in this order: changes before traffic (see `quick`), and what takes long at
 the end."""

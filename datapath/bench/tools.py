@@ -41,7 +41,7 @@ def sockperf(text: str) -> Sample:
 
 
 def connections(text: str) -> Sample:
-    """Connections a second, by our own probe."""
+    """Connections a second, by our own probe; those that failed are a detail."""
     found = _json(text, "probe")
     return Sample(found["connections"] / found["seconds"], found)
 

@@ -33,12 +33,14 @@ OPT_MODE = "com.datapath.mode"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path through a topology: where the two programs run, and what the client asks for."""
+    """A path through a topology: where the two programs run, and what the client asks for. `others`: where the server
+    runs as well."""
 
     server: Place
     client: Place
     address: str
     port: int = PORT
+    others: tuple[Place, ...] = ()
 
 
 class Topology(Protocol):

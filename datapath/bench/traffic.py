@@ -21,7 +21,10 @@ from datapath.bench.model import (
     ACROSS_HOSTS,
     DOCKERS,
     HOST_HOST,
+    HOST_SERVICE,
+    INGRESS,
     NONE,
+    TO_SERVICE,
     Better,
     Experiment,
     Point,
@@ -47,6 +50,9 @@ PATH_WORDS = {
     "hairpin": "container → port published by its neighbour, by the host's address",
     ACROSS_HOSTS: "between containers of two hosts",
     HOST_HOST: "between the hosts themselves",
+    TO_SERVICE: "container → service",
+    HOST_SERVICE: "host → service",
+    INGRESS: "outside → published port of a service",
 }
 
 
@@ -196,7 +202,8 @@ class Traffic:
         own = self._folder(mode)
         own.mkdir(parents=True, exist_ok=True)
         server = self.workload.server(route.port, own)
-        stack.enter_context(route.server.serving(server, route.port, own / "server.log", self.workload.udp))
+        for place in (route.server, *route.others):
+            stack.enter_context(place.serving(server, route.port, own / "server.log", self.workload.udp))
         if self.flows and mode != NONE:
             echo = [PROBE, "echo", str(route.port)]
             stack.enter_context(route.server.serving(echo, route.port, own / "echo.log", udp=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datapath.bench import tools
@@ -117,6 +117,13 @@ TCP_CONNECT = Workload(
     server=lambda port, _: [PROBE, "serve", str(port)],
     client=lambda address, port, seconds: [PROBE, "connect", address, str(port), f"{seconds:g}"],
     parse=tools.connections,
+)
+
+TCP_INSIST = replace(
+    TCP_CONNECT,
+    name="tcp_insist",
+    title="TCP connections opened and closed, of which some may fail",
+    client=lambda address, port, seconds: [PROBE, "insist", address, str(port), f"{seconds:g}"],
 )
 
 TCP_STREAM = Workload(

@@ -20,9 +20,11 @@ from datapath.bench.host import HOST
 from datapath.bench.model import DOCKERS, Sample, SuiteOptions
 from datapath.bench.names import Asking, Dns
 from datapath.bench.place import Place, ToolError
+from datapath.bench.served import services
 from datapath.bench.suites import populated, ports
 from datapath.bench.topologies import LOOPBACK, PORT, Own
 from datapath.bench.topology_docker import DockerTopology
+from datapath.bench.topology_services import MEASURED, SERVERS, OwnServices, make_services
 from datapath.bench.traffic import Topologies, Traffic, traffic
 from datapath.bench.workloads import PROBE, TCP_CONNECT, TCP_RR, UDP_PPS
 from datapath.kernel import netns
@@ -140,6 +142,29 @@ def test_s28_questions_for_names_are_timed_of_every_resolver_that_is_here(tmp_pa
                 with row:
                     assert ("ebpf" in row.modes and "dnsmasq" in row.modes) or "none" in row.modes
                     assert all(row.sample(mode).value > 0 for mode in row.modes)
+
+
+def test_s26_s28_services_are_measured_in_every_mode_that_is_here(tmp_path: Path) -> None:
+    """Among others, of many backends, from outside and from the host, and while one backend comes and goes."""
+    own = Topologies("services", SuiteOptions(SECONDS, tmp_path), make_services)
+    try:
+        for row in services(own, ("ebpf", "none", "iptables", "nginx", "haproxy")):
+            if row.workload.name == "tcp_rr":
+                continue
+            row.services, row.backends = min(row.services, 4), min(row.backends, 30)
+            with row:
+                found = {mode: row.sample(mode) for mode in row.modes}
+            assert all(sample.value > 10 for sample in found.values())
+            assert not found["ebpf"].details["failed"]
+            if row.point.workload == "tcp_insist":
+                assert all(sample.details["changes"] > 1 for sample in found.values())
+        topology = own.of("ebpf")
+        assert isinstance(topology, OwnServices)
+        with netns.enter(topology.host.inside.path):
+            served = topology.engine.services.backends(MEASURED)
+        assert len([use for use in served if use.opened]) == SERVERS
+    finally:
+        own.close()
 
 
 IN_PID_NAMESPACE = """

@@ -305,7 +305,7 @@ def test_without_the_extra_there_are_samples_tables_and_one_line(missing: str, t
     ("argv", "code", "says"),
     [
         (["run", "--suite", "nope"], 3, 'no suite is called "nope"; there are: toy'),
-        (["run", "--modes", "ebpf,ipvs"], 2, 'invalid mode "ipvs": expected some of ebpf, iptables'),
+        (["run", "--modes", "ebpf,lvs"], 2, 'invalid mode "lvs": expected some of ebpf, iptables'),
         (["run", "--modes", ","], 2, "no mode is given"),
         (["run", "--filter", "zebra"], 3, 'no experiment is called like "zebra"'),
         (["run", "--rounds", "0"], 2, "'0' is not one to three numbers above 0, with commas between."),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from datapath.bench import tools
+from datapath.bench.balancers import Rules, iptables_rules
 from datapath.bench.docker import installed
 from datapath.bench.model import Point, Sample, SuiteOptions
 from datapath.bench.place import MissingError
@@ -139,3 +140,15 @@ def test_what_is_not_installed_for_the_benchmark_says_how_to_have_it_and_what_th
     said = str(MissingError(RESOLVED))
     assert said.startswith("systemd-resolved is not installed: apt-get install systemd-resolved, ")
     assert "/etc/resolv.conf" in said and "\n" not in said
+
+
+def test_rules_of_a_service_give_each_backend_the_same_share() -> None:
+    """As in kube-proxy's chains, where a lot is drawn for each backend in turn."""
+    text = iptables_rules(Rules((("10.96.0.1", ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),), "192.0.2.1", 80))
+    left, shares = 1.0, []
+    for line in [line for line in text.splitlines() if line.startswith("-A SVC-0 ")]:
+        words = line.split()
+        lot = float(words[words.index("--probability") + 1]) if "--probability" in words else 1.0
+        shares.append(left * lot)
+        left *= 1 - lot
+    assert shares == pytest.approx([1 / 3] * 3)

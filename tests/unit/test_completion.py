@@ -60,7 +60,7 @@ ROWS: list[tuple[str, set[str]]] = [
     ("stats --format p", {"prometheus"}),
     ("stats --reasons DROP_D", {"DROP_DENIED", "DROP_DEVICE", "DROP_DIRECT"}),
     ("bench run --suite f", {"full"}),
-    ("bench run --modes ebpf,n", {"ebpf,nftables", "ebpf,none"}),
+    ("bench run --modes ebpf,n", {"ebpf,nftables", "ebpf,none", "ebpf,nginx"}),
     ("cluster f", {"forget"}),
     ("cluster drain-host ", set()),
     ("stop ", {"web"}),

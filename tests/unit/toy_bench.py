@@ -8,7 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datapath.bench.model import ACROSS, RESOLVERS, Better, Cost, Experiment, Histogram, Point, Sample, Series
+from datapath.bench.model import (
+    ACROSS,
+    BALANCERS,
+    RESOLVERS,
+    Better,
+    Cost,
+    Experiment,
+    Histogram,
+    Point,
+    Sample,
+    Series,
+)
 
 KIB = {
     "ebpf": 16,
@@ -17,7 +28,7 @@ KIB = {
     "docker-datapath": 24,
     "docker": 32,
     "none": 8,
-    **dict.fromkeys((*RESOLVERS, *ACROSS), 32),
+    **dict.fromkeys((*RESOLVERS, *ACROSS, *BALANCERS), 32),
 }
 
 
