@@ -15,7 +15,7 @@ from datapath.model.kinds import Column, Kind
 from datapath.model.rows import Row
 
 APPLICATION_ID = 0x64706374  # "dpct" in the file's header
-VERSION = 2  # of tables and rows; what takes an earlier one to it is in `steps`
+VERSION = 3  # of tables and rows; what takes an earlier one to it is in `steps`
 
 
 def script(kinds: Iterable[Kind]) -> str:

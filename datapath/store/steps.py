@@ -35,7 +35,12 @@ def _names_of_now(db: sqlite3.Connection) -> None:
         rewrite(db, table, ports)
 
 
-STEPS = (Step(2, "0.1.0", _names_of_now),)
+def _services(db: sqlite3.Connection) -> None:
+    """Nothing changes: containers and endpoints may name services, which a version before does not know. It would
+    neither read these rows nor keep others from a service's address and ports."""
+
+
+STEPS = (Step(2, "0.1.0", _names_of_now), Step(3, "0.1.0", _services))
 
 
 def apply(db: sqlite3.Connection, steps: Iterable[Step]) -> None:

@@ -195,7 +195,7 @@ def older(host: Host) -> None:
 
 
 def taken_on(host: Host) -> bool:
-    """To version 2, and of the one before there is a copy."""
+    """To this version, and of the one before there is a copy."""
     copy = host.folder / "state" / "datapath.db.v1"
     return (
         store_version(host) == schema.VERSION

@@ -134,6 +134,12 @@ def test_s30_the_last_release_is_upgraded_with_traffic_and_nothing_is_lost(
     assert store_version(host) == schema.VERSION
     assert (host.folder / f"state/datapath.db.v{version}").exists() == (version < schema.VERSION)
     assert host.ctl("upgrade") == "There is nothing to replace."
+    # What the release before did not have.
+    host.ctl("service create --network shop -p 8092:80 web")
+    host.run("backend", "--network shop --service web", echo_server("tcp", 80))
+    with eventually() as until:
+        until(lambda: host.outside.try_(ask("tcp", HOST, 8092)).returncode == 0)
+    assert host.ctl("doctor") == "No problems found."
     # The ends of containers that the release before has started are noticed, by their own shims.
     os.kill(host.process("peer"), signal.SIGKILL)
     with eventually() as until:

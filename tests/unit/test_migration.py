@@ -175,6 +175,19 @@ def test_a_row_that_cannot_be_read_is_reported_and_nothing_changes(
     assert dump(tmp_path / "datapath.db") == before
 
 
+def test_a_version_before_services_refuses_a_database_that_may_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SQLiteStore(tmp_path) as store, store.lock():
+        fill(store)
+    monkeypatch.setattr(steps, "STEPS", steps.STEPS[:1])
+    monkeypatch.setattr(schema, "VERSION", 2)
+    said = r"version 3, this program knows version 2: use datapath 0\.1\.0"
+    for reading in (False, True):
+        with pytest.raises(NewerStateError, match=said):
+            SQLiteStore(tmp_path, reading=reading).load()
+
+
 # ---- more steps, and later versions -----------------------------------------------------------------------
 
 
@@ -192,7 +205,7 @@ def test_all_steps_are_taken_at_once_and_the_copy_is_of_the_first_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = make_old(tmp_path)
-    add_step(monkeypatch, steps.Step(3, "9.8", coloured))
+    add_step(monkeypatch, steps.Step(schema.VERSION + 1, "9.8", coloured))
     with SQLiteStore(tmp_path, reading=True) as reader:
         assert reader.load().network("built").labels == {"colour": "red"}
     with SQLiteStore(tmp_path) as store, store.lock():
@@ -210,7 +223,7 @@ def test_a_step_that_fails_takes_those_before_it_back(
         coloured(db)
         raise ValueError("a row of networks cannot be read: no colour")
 
-    add_step(monkeypatch, steps.Step(3, "9.8", failing))
+    add_step(monkeypatch, steps.Step(schema.VERSION + 1, "9.8", failing))
     with SQLiteStore(tmp_path) as store, pytest.raises(StateError, match="no colour"), store.lock():
         pass
     assert dump(tmp_path / "datapath.db") == before
@@ -221,12 +234,13 @@ def test_a_later_version_is_refused_by_the_name_of_the_release_that_knows_it(
 ) -> None:
     """When it is opened; and when it was taken on while this process had it open."""
     make_old(tmp_path)
-    message = "has version 3, this program knows version 2: use datapath 9.8 or later"
+    this = schema.VERSION
+    message = f"has version {this + 1}, this program knows version {this}: use datapath 9.8 or later"
     with SQLiteStore(tmp_path) as ours:
         with ours.lock():
             pass
         with monkeypatch.context() as later:
-            add_step(later, steps.Step(3, "9.8", coloured))
+            add_step(later, steps.Step(schema.VERSION + 1, "9.8", coloured))
             with SQLiteStore(tmp_path) as theirs, theirs.lock():
                 pass
         before = dump(tmp_path / "datapath.db")
@@ -288,5 +302,5 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, stoppe
             check_rows(store.load())
         assert dump(directory / "datapath.db.v1") == before, at
         assert not list(directory.glob("*.new*")), at
-    assert len(found) > 5 and found == sorted(found) and {*found} == {"(1,)", "(2,)"}, found
+    assert len(found) > 5 and found == sorted(found) and {*found} == {"(1,)", f"({schema.VERSION},)"}, found
     assert kept

@@ -322,7 +322,7 @@ def test_a_row_with_a_field_of_a_newer_version_is_reported_by_its_name(store: SQ
     ("pragma", "message"),
     [
         ("PRAGMA application_id = 7", "is not a state database of datapath"),
-        ("PRAGMA user_version = 99", "has version 99, this program knows version 2"),
+        ("PRAGMA user_version = 99", "has version 99, this program knows version 3"),
         ("PRAGMA user_version = 0", "it has version 0"),
         ("DELETE FROM meta", "installation is missing"),
     ],
