@@ -43,18 +43,23 @@ class Services:
     def create(self, request: ServiceRequest) -> Service:
         """Creates a service. ConfigError, NotFoundError; ExistsError: its name, address or a port is taken;
         NotSupportedError: the packet programs that are loaded know no services."""
-        from datapath.engine import services
+        from datapath.engine import endpoints, services, spanning_services
 
         with self._host.changing() as tx:
+            endpoints.evict_dead(tx)
+            if spanning_services.is_asked(tx, request.network):
+                return spanning_services.create(tx, request)
             return services.create(tx, request)
 
     def update(self, name: str, change: ServiceChange) -> Service:
         """Publishes ports or takes them back, and changes labels and how backends are chosen. NotFoundError,
         ConfigError, ExistsError."""
-        from datapath.engine import services
+        from datapath.engine import services, spanning_services
 
         self.get(name)  # so that no store is made for one that is not there
         with self._host.changing() as tx:
+            if spanning_services.spans(tx, name):
+                return spanning_services.update(tx, name, change)
             return services.update(tx, name, change)
 
     def drain(self, name: str, containers: Sequence[str]) -> Service:
@@ -66,16 +71,20 @@ class Services:
         return self._drain(name, containers, back=True)
 
     def _drain(self, name: str, containers: Sequence[str], back: bool) -> Service:
-        from datapath.engine import services
+        from datapath.engine import services, spanning_services
 
         self.get(name)
         with self._host.changing() as tx:
+            if spanning_services.spans(tx, name):
+                return spanning_services.drain(tx, name, containers, back)
             return services.drain(tx, name, containers, back)
 
     def remove(self, name: str) -> Service:
         """Removes a service with its address, ports and connections; its backends go on. NotFoundError."""
-        from datapath.engine import services
+        from datapath.engine import services, spanning_services
 
         self.get(name)
         with self._host.changing(freeing=True) as tx:
+            if spanning_services.spans(tx, name):
+                return spanning_services.remove(tx, name)
             return services.remove(tx, name)

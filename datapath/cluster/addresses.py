@@ -13,10 +13,11 @@ from ipaddress import IPv4Address, IPv6Address
 from datapath.cluster import keys
 from datapath.cluster.allotment import Choice, Known, choose
 from datapath.cluster.commit import SECONDS, Tries, commit, forgotten
-from datapath.errors import ExistsError, InUseError, NotFoundError
+from datapath.errors import ExistsError, InUseError, NotFoundError, StateError
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
 from datapath.model.peers import Block, Peer, Remote
+from datapath.model.services import Service
 from datapath.store.cluster import (
     Absent,
     Cluster,
@@ -38,14 +39,22 @@ Make = Callable[[IPv4Address | None, IPv6Address | None], Remote]
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a host has to know of the networks that it takes part in, as of one moment: `revision`. `remotes` and
-    `blocks`: its own too. `broken`: keys that cannot be read, each with why."""
+    `blocks`: its own too. `ingress`: ids of all networks whose services publish ports. `broken`: keys that cannot be
+    read, each with why."""
 
     revision: int
     networks: tuple[Network, ...] = ()
     peers: tuple[Peer, ...] = ()
     blocks: tuple[Block, ...] = ()
     remotes: tuple[Remote, ...] = ()
+    services: tuple[Service, ...] = ()
+    ingress: frozenset[str] = frozenset()
     broken: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Peer | Block | Remote | Service, ...]:
+        """Those that a host keeps copies of."""
+        return (*self.peers, *self.blocks, *self.remotes, *self.services)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,15 @@ def part(store: Cluster, network_ids: Iterable[str]) -> Part:
     with store.within(SECONDS):
         looked = store.list(*keys.watched(wanted))
     rows = keys.rows_of(looked.entries)
+    ingress = frozenset(keys.ingress_network(key, entry.value) for key, entry in looked.entries.items())
     return Part(
         looked.revision,
         tuple(network for network in keys.of_kind(rows.put, Network) if network.id in wanted),
         tuple(keys.of_kind(rows.put, Peer)),
         tuple(keys.of_kind(rows.put, Block)),
         tuple(keys.of_kind(rows.put, Remote)),
+        tuple(keys.of_kind(rows.put, Service)),
+        ingress - {""},
         rows.broken,
     )
 
@@ -117,7 +129,7 @@ def claim(
             known = _learn(network, me, known, remote, blocks, outcome, asked)
             tries.again()
             if tries.count > 1:
-                known = _fresh(store, network)
+                known = fresh(store, network)
 
 
 def _claim(store: Cluster, me: str, remote: Remote, blocks: Sequence[Block]) -> Outcome:
@@ -165,11 +177,9 @@ def _learn(
         entry = outcome.found.get(keys.endpoint_key(network.id, address))
         if entry is None:
             continue
-        holder = keys.row_of(keys.endpoint_key(network.id, address), entry.value)
-        assert isinstance(holder, Remote)
         if address in asked.values():
-            raise ExistsError(f"Address already in use: {address} is that of {holder.name or holder.id[:12]}")
-        known = known.using(address, holder.id)
+            raise ExistsError(f"Address already in use: {address} is that of {holder_of(entry)}")
+        known = known.using(address, entry.value)
     for block in blocks:
         key = keys.block_key(network.id, block.prefix)
         if key in outcome.found:
@@ -189,12 +199,23 @@ def _refuse(network: Network, me: str, found: Mapping[str, Entry]) -> None:
         raise NotFoundError(f"network {network.name} not found: it was removed on another host")
 
 
-def _fresh(store: Cluster, network: Network) -> Known:
+def holder_of(entry: Entry) -> str:
+    """Who has an address, as a message names him, by its key's value."""
+    try:
+        row = keys.row_of(keys.ENDPOINTS, entry.value)
+    except StateError:
+        return "something that cannot be read"
+    return (row.name or row.id[:12]) if isinstance(row, Remote) else "a service"
+
+
+def fresh(store: Cluster, network: Network) -> Known:
     """What the store has of the network."""
-    rows = keys.rows_of(
-        store.list(keys.block_prefix(network.id), keys.endpoint_prefix(network.id)).entries
-    ).put
-    return Known.of(keys.of_kind(rows, Block), keys.of_kind(rows, Remote))
+    entries = store.list(keys.block_prefix(network.id), keys.endpoint_prefix(network.id)).entries
+    rows = keys.rows_of(entries).put
+    known = Known.of(keys.of_kind(rows, Block), keys.of_kind(rows, Remote))
+    found = (keys.gone_of(key) for key in entries)
+    taken = {one.address: "" for one in found if one is not None and one.address is not None}
+    return Known(known.blocks, taken | dict(known.used))
 
 
 def claim_block(store: Cluster, me: str, network: Network, prefix: Prefix) -> bool:

@@ -21,10 +21,11 @@ from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
 from datapath.model.peers import Block, Peer, Remote
 from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.store.cluster import Change, Entry
 
 T = TypeVar("T")
-ClusterRow = Peer | Network | Block | Remote
+ClusterRow = Peer | Network | Block | Remote | Service
 
 FORMAT = 1  # of all keys and values below; another one is refused
 PORT = 4789  # VXLAN's, as IANA has it
@@ -40,11 +41,15 @@ NETWORKS = "networks/"  # <network's id>: Network
 VNIS = "vnis/"  # <VNI>: network's id
 POOLS = "pools"  # prefix -> network's id
 BLOCKS = "blocks/"  # <network's id>/<prefix>: host's id
-ENDPOINTS = "eps/"  # <network's id>/<address>: Remote
+ENDPOINTS = "eps/"  # <network's id>/<address>: Remote; of a service's address: its id
+SERVICES = "services/"  # <network's id>/<name>: Service
+SERVICE_NAMES = "servicenames/"  # <name>: service's id
+INGRESS = "ingress/"  # <protocol>/<port>: service's and network's id
 
 
 # What a network's row has that is about one host.
 _OWN = {"number", "device", "built", "phase", "owner", "path_mtu"}
+_SERVICES_OWN = {"network_id", "number", "numbers", "ports", "phase"}  # the network's id is in the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +63,27 @@ class ClusterInfo:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A key that was deleted. What of it is known: the row is of that network, host, prefix or address."""
+    """A key that was deleted. What of it is known: the row is of that network, host, prefix, address or service's
+    name."""
 
     key: str
     peer: str = ""
     network_id: str = ""
     prefix: Prefix | None = None
     address: Address | None = None
+    service: str = ""
 
     def matches(self, row: ClusterRow) -> bool:
         """The row is what the key had. An endpoint of two families has two keys, and goes with either."""
         if isinstance(row, Peer):
             return row.id == self.peer
         if isinstance(row, Network):
-            return row.id == self.network_id and self.prefix is None and self.address is None
+            whole = self.prefix is None and self.address is None and not self.service
+            return row.id == self.network_id and whole
         if row.network_id != self.network_id:
             return False
+        if isinstance(row, Service):
+            return row.name == self.service
         if isinstance(row, Block):
             return row.prefix == self.prefix
         return self.address is not None and self.address in (row.ipv4, row.ipv6)
@@ -122,10 +132,35 @@ def addresses_of(remote: Remote) -> tuple[Address, ...]:
     return tuple(address for address in (remote.ipv4, remote.ipv6) if address is not None)
 
 
+def service_prefix(network_id: str) -> str:
+    """Of all services of the network."""
+    return f"{SERVICES}{network_id}/"
+
+
+def service_key(service: Service) -> str:
+    """Of the service."""
+    return f"{service_prefix(service.network_id)}{service.name}"
+
+
+def vip_keys(service: Service) -> tuple[str, ...]:
+    """Of each of its addresses."""
+    return tuple(endpoint_key(service.network_id, vip) for vip in service.vips)
+
+
+def ingress_keys(service: Service) -> tuple[str, ...]:
+    """Of each of the host ports that it publishes, which are decided."""
+    found = (one for mapping in service.published for one in mapping.expand())
+    return tuple(dict.fromkeys(f"{INGRESS}{proto}/{port}" for _, port, _, proto in found))
+
+
 def watched(network_ids: Iterable[str]) -> tuple[str, ...]:
     """What a host that takes part in these networks has to be told of."""
-    own = (prefix(one) for one in sorted(network_ids) for prefix in (block_prefix, endpoint_prefix))
-    return (HOSTS, NETWORKS, *own)
+    own = (
+        prefix(one)
+        for one in sorted(network_ids)
+        for prefix in (block_prefix, endpoint_prefix, service_prefix)
+    )
+    return (HOSTS, NETWORKS, INGRESS, *own)
 
 
 # ---- values ------------------------------------------------------------------------------------
@@ -176,6 +211,22 @@ def network_value(network: Network) -> str:
     return json.dumps({k: v for k, v in raw.items() if k not in _OWN}, separators=(",", ":"))
 
 
+def service_value(service: Service) -> str:
+    """Without what is one host's own."""
+    raw = json.loads(to_json(service))
+    return json.dumps({k: v for k, v in raw.items() if k not in _SERVICES_OWN}, separators=(",", ":"))
+
+
+def vip_value(service: Service) -> str:
+    """Who has the address. It is nobody's who could be gone: its key is no host's."""
+    return json.dumps({"service": service.id}, separators=(",", ":"))
+
+
+def ingress_value(service: Service) -> str:
+    """Whose port it is, on every host."""
+    return json.dumps({"service": service.id, "network": service.network_id}, separators=(",", ":"))
+
+
 def alive_value(instance: str) -> str:
     """`instance`: which run of the host."""
     return json.dumps({"instance": instance}, separators=(",", ":"))
@@ -203,11 +254,21 @@ def read_instance(value: str) -> str:
 
 
 def owner_of(key: str, value: str) -> str:
-    """The id of the host that a block or an address is of; "": the value cannot be read."""
+    """The id of the host that a block or an address is of; "": it is a service's, or the value cannot be read."""
     if not value or not key.startswith((BLOCKS, ENDPOINTS)):
         return ""
     try:
         return str(json.loads(value)["peer"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def ingress_network(key: str, value: str) -> str:
+    """The id of the network whose service has the port; "": the key is of something else, or cannot be read."""
+    if not key.startswith(INGRESS):
+        return ""
+    try:
+        return str(json.loads(value)["network"])
     except (ValueError, TypeError, KeyError):
         return ""
 
@@ -221,7 +282,13 @@ def row_of(key: str, value: str) -> ClusterRow | None:
     try:
         if kind == "eps":
             network_id, _, _ = rest.rpartition("/")
-            return _read(key, Remote, json.loads(value) | {"network_id": network_id})
+            raw = json.loads(value) | {"network_id": network_id}
+            return None if "service" in raw else _read(key, Remote, raw)
+        if kind == "services":
+            network_id, _, _ = rest.rpartition("/")
+            return _read(
+                key, Service, json.loads(value) | {"network_id": network_id, "number": 0, "phase": "ready"}
+            )
         if kind == "blocks":
             network_id, _, text = rest.rpartition("/")
             prefix = ip_network(text.replace("-", "/"))
@@ -276,6 +343,8 @@ def gone_of(key: str) -> Gone | None:
     try:
         if kind == "eps":
             return Gone(key, network_id=network_id, address=ip_address(text))
+        if kind == "services":
+            return Gone(key, network_id=network_id, service=text)
         if kind == "blocks":
             return Gone(key, network_id=network_id, prefix=ip_network(text.replace("-", "/")))
     except ValueError:

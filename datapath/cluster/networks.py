@@ -15,6 +15,7 @@ from datapath.model.parsing import Prefix
 from datapath.model.peers import Remote
 from datapath.model.pools import Pool, ula_pool
 from datapath.model.rows import short
+from datapath.model.services import Service
 from datapath.plan import ipam
 from datapath.store.cluster import (
     Absent,
@@ -149,6 +150,12 @@ def remove(store: Cluster, network_id: str) -> None:
             outcome = _remove(store, row, entry, entries.get(keys.POOLS))
             if outcome.succeeded:
                 return
+            services = keys.rows_of(store.list(keys.service_prefix(network_id)).entries).put
+            if services:
+                shown = ", ".join(
+                    f'name:"{one.name}" id:"{short(one.id)}"' for one in keys.of_kind(services, Service)
+                )
+                raise InUseError(f"error while removing network: network {row.name} has services ({shown})")
             prefix = keys.endpoint_prefix(network_id)
             used = {key: value for key, value in outcome.found.items() if key.startswith(prefix)}
             if used:
@@ -160,6 +167,7 @@ def _remove(store: Cluster, network: Network, entry: Entry, pools: Entry | None)
     conditions: list[Condition] = [
         Unchanged(keys.NETWORKS + network.id, entry.modified),
         Empty(keys.endpoint_prefix(network.id)),
+        Empty(keys.service_prefix(network.id)),
     ]
     writes: list[Write] = [
         Delete(keys.NAMES + network.name),

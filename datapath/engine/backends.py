@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+from datapath.engine import telling
 from datapath.engine.transaction import Transaction
 from datapath.model.health import BackendState, Verdict
 from datapath.model.rows import Phase
@@ -25,19 +26,28 @@ def follow(tx: Transaction, after: State, sandbox_ids: Collection[str], before: 
     what the rows will say then. `before`: what they said, None: what they say."""
     if not after.services:
         return after
-    concerned = touched(sandbox_ids, before or tx.state, after).keys() & after.services.keys()
+    known = before or tx.state
+    concerned = touched(sandbox_ids, known, after).keys() & after.services.keys()
     after = number(tx, after, (after.services[ident] for ident in concerned))
     write(tx, after, (after.services[ident] for ident in concerned))
+    if concerned:
+        states = (known, after)
+        members = {
+            one.id: one for s in states for ident in sandbox_ids for one in s.endpoints_of_sandbox(ident)
+        }
+        telling.serving(tx, members.values(), after, known)
     return after
 
 
 def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
     """Gives the services' new backends their numbers, and forgets those of endpoints that are gone. A new one has to
-    pass a check first, if there are any: who runs already when checks begin is up until it fails them."""
+    pass a check first, if there are any: who runs already when checks begin is up until it fails them. Which are
+    drained is not this host's alone to say where a network spans hosts."""
     changed = []
     for service in services:
         there = {one.id for one in after.endpoints_of_network(service.network_id)}
         there |= {one.id for one in after.remotes_of_network(service.network_id)}
+        spans = after.networks[service.network_id].spans
         numbers = {ident: found for ident, found in service.numbers.items() if ident in there}
         new = [one.id for one in backends(service, after) if one.id not in numbers]
         verdicts = {ident: found for ident, found in service.verdicts.items() if ident in there}
@@ -45,7 +55,7 @@ def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
             verdicts |= dict.fromkeys((ident for ident in new if ident in after.endpoints), _NEW)
         settled = replace(
             service,
-            drained=tuple(ident for ident in service.drained if ident in there),
+            drained=tuple(ident for ident in service.drained if spans or ident in there),
             verdicts=verdicts,
             numbers=numbers,
         )

@@ -14,15 +14,15 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import TYPE_CHECKING
 
-from datapath.dataplane.name_owners import told
-from datapath.engine import cluster, joining, spanning
+from datapath.engine import cluster, joining, spanning, telling
+from datapath.engine.telling import remote_of, supersede
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, NotFoundError, StateError
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.networks import Network, gateway_mac, mac_for
 from datapath.model.parsing import Interface
-from datapath.model.peers import Owed, Remote
+from datapath.model.peers import Owed
 from datapath.model.rows import Phase
 from datapath.model.state import State
 from datapath.plan import ipam
@@ -81,7 +81,7 @@ def _allot(
             spanning.update(tx, store, [network.id])
     except StateError as error:
         tx.link.away = error
-    known, prefer = _known(tx.state, network), [ip_address(text) for text in before]
+    known, prefer = known_of(tx.state, network), [ip_address(text) for text in before]
     found = []
     for subnet in network.subnets:
         version = subnet.prefix.version
@@ -110,12 +110,16 @@ def _naming(away: StateError) -> Iterator[None]:
         raise StateError(f"{error} ({away})") from error
 
 
-def _known(state: State, network: Network, without: Iterable[str] = ()) -> Known:
+def known_of(state: State, network: Network, without: Iterable[str] = ()) -> Known:
     """What this host knows of the network's addresses. `without`: ids of endpoints of its own that claim one yet."""
     from datapath.cluster.allotment import Known
 
     own = [e for e in state.endpoints_of_network(network.id) if e.id not in without]
-    return Known.of(state.blocks_of_network(network.id), state.remotes_of_network(network.id), own)
+    found = Known.of(state.blocks_of_network(network.id), state.remotes_of_network(network.id), own)
+    for service in state.services_of_network(network.id):
+        for vip in service.vips:
+            found = found.using(vip, service.id)
+    return found
 
 
 # ---- an endpoint that is being made --------------------------------------------------------------
@@ -140,7 +144,7 @@ def _claim(tx: Transaction, endpoint: Endpoint) -> Endpoint:
     from datapath.cluster.commit import ForgottenError
 
     static = [a.ip for a, wanted in _own(endpoint) if wanted]
-    known = _known(tx.state, network, (endpoint.id,))
+    known = known_of(tx.state, network, (endpoint.id,))
     if tx.link.away is None:
         store = tx.link.store(f"network {network.name}")
         names = {peer.id: peer.name for peer in tx.state.peers.values()}
@@ -206,21 +210,6 @@ def _having(endpoint: Endpoint, network: Network, v4: IPv4Address | None, v6: IP
     return replace(endpoint, ipv4=ipv4, ipv6=ipv6, mac=mac)
 
 
-def remote_of(endpoint: Endpoint, state: State) -> Remote:
-    """An endpoint of this host, as the others see it."""
-    container = state.holder(endpoint)
-    return Remote(
-        id=endpoint.id,
-        network_id=endpoint.network_id,
-        peer=state.installation_id,
-        mac=endpoint.mac,
-        ipv4=endpoint.ipv4.ip if endpoint.ipv4 else None,
-        ipv6=endpoint.ipv6.ip if endpoint.ipv6 else None,
-        **told(endpoint, state)._asdict(),
-        labels=container.labels if container else {},
-    )
-
-
 # ---- an endpoint that changes or goes ------------------------------------------------------------
 
 
@@ -231,22 +220,7 @@ def renew(tx: Transaction, members: Iterable[Endpoint], before: State) -> None:
             continue
         old, new = remote_of(endpoint, before), remote_of(tx.state.endpoints[endpoint.id], tx.state)
         if old != new:
-            _renew(tx, old, new)
-
-
-def _renew(tx: Transaction, old: Remote, new: Remote) -> None:
-    from datapath.cluster import addresses, owed
-
-    if tx.link.away is None:
-        try:
-            store = tx.link.store("a container's name")
-            with store.within(joining.SHORTLY):
-                addresses.update(store, old, new)
-            _supersede(tx, owed.claims(new))
-            return
-        except StateError as error:
-            tx.link.away = error
-    tx.commit(*(Owed(key, value) for key, value in owed.claims(new).items()), durable=False)
+            telling.renew(tx, old, new)
 
 
 def release(tx: Transaction, endpoint: Endpoint) -> tuple[Owed, ...]:
@@ -263,19 +237,13 @@ def release(tx: Transaction, endpoint: Endpoint) -> tuple[Owed, ...]:
             with store.within(joining.SHORTLY):
                 addresses.release(store, remote)
                 _give_back(tx, store, network, endpoint)
-            _supersede(tx, owed.releases(remote))
+            supersede(tx, owed.releases(remote))
             return ()
         except ConfigError as error:  # daemon.json names the store no more
             tx.link.away = StateError(str(error))
         except StateError as error:
             tx.link.away = error
     return tuple(Owed(key, value) for key, value in owed.releases(remote).items())
-
-
-def _supersede(tx: Transaction, written: Iterable[str]) -> None:
-    """What was owed of keys that the store has got now is not sent any more: it would undo them. A store that is full
-    takes what ends, and not what began before it."""
-    cluster.sent(tx, [tx.state.owed[key] for key in written if key in tx.state.owed])
 
 
 def _give_back(tx: Transaction, store: Cluster, network: Network, gone: Endpoint) -> None:

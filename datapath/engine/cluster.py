@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from datapath.engine import names, networks
+from datapath.engine import names, networks, service_news, services
 from datapath.engine.transaction import Transaction
 from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.model.state import State
 
 if TYPE_CHECKING:
     from datapath.cluster import keys
     from datapath.store.cluster import Cluster
 
-ClusterRow = Peer | Block | Remote
+ClusterRow = Peer | Block | Remote | Service
+HostRow = Peer | Block | Remote
 _FOLLOWING = "what other hosts have is being taken over"  # the note of it
 
 
@@ -30,7 +32,8 @@ class News(NamedTuple):
 
 def resolved(state: State, news: keys.News) -> News:
     """What the store tells of changes, as rows of this host."""
-    there = [row for table in (state.peers, state.blocks, state.remotes) for row in table.values()]
+    tables = (state.peers, state.blocks, state.remotes, state.services)
+    there = [row for table in tables for row in table.values()]
     gone = [row for row in there if any(one.matches(row) for one in news.gone)]
     return News(tuple(row for row in news.put if isinstance(row, ClusterRow)), tuple(gone))
 
@@ -41,23 +44,44 @@ def compared(state: State, network_ids: Collection[str], rows: Iterable[ClusterR
     mine: list[ClusterRow] = list(state.peers.values())
     mine += [b for b in state.blocks.values() if b.network_id in network_ids]
     mine += [r for r in state.remotes.values() if r.network_id in network_ids]
+    mine += [s for s in state.services.values() if s.network_id in network_ids]
     return News(tuple(listed.values()), tuple(row for row in mine if (type(row), row.id) not in listed))
 
 
 def follow(tx: Transaction, news: News) -> None:
-    """Takes over what the cluster's store says: packets first, then names; what is gone goes the other way. This host's
-    rows are last: killed before that, the next command makes the maps as they are (`complete`), and who asks the store
-    then is told the same again. Of networks that this host has no part in, and of its own endpoints, nothing is taken
-    over."""
+    """Takes over what the cluster's store says: services that are gone, then packets, names, and services; what else is
+    gone goes the other way. This host's rows are last: killed before that, the next command makes the maps as they are
+    (`complete`), and who asks the store then is told the same again. Of networks that this host has no part in, and of
+    its own endpoints, nothing is taken over."""
+    for row in news.gone:
+        if isinstance(row, Service) and row.id in tx.state.services:
+            services.take_away(tx, tx.state.services[row.id])
+    touched = _follow_hosts(tx, news)
+    for row in news.put:
+        if isinstance(row, Service) and _is_spanning(row.network_id, tx.state):
+            service_news.put(tx, row)
+    if touched:
+        service_news.refresh(tx, touched)
+        with tx.store.transaction(durable=False):
+            tx.store.set_note(_FOLLOWING, None)
+
+
+def _follow_hosts(tx: Transaction, news: News) -> frozenset[str]:
+    """What is said of hosts, blocks and endpoints; the ids of services whose backends are others now. If there are some
+    the note is still there."""
     before = tx.state
-    put = tuple(row for row in news.put if _concerns(row, news, before) and _current(row, before) != row)
-    gone = tuple(row for row in news.gone if _current(row, before) is not None and not _own(row, before))
+    put = tuple(
+        row for row in _hosts(news.put) if _concerns(row, news, before) and _current(row, before) != row
+    )
+    gone = tuple(
+        row for row in _hosts(news.gone) if _current(row, before) is not None and not _own(row, before)
+    )
     given = {
         (type(row), row.id) for row in put
     }  # as a block that another host has got after one that was forgotten
     gone = tuple(r for r in (*gone, *_left_behind(gone, before)) if (type(r), r.id) not in given)
     if not put and not gone:
-        return
+        return frozenset()
     with tx.store.transaction(durable=False):
         tx.store.set_note(_FOLLOWING, "yes")
     names.update_elsewhere(tx, before.without(*gone))
@@ -69,10 +93,22 @@ def follow(tx: Transaction, news: News) -> None:
     finally:
         tx.state = before
     names.update_elsewhere(tx, after)
+    touched = service_news.touched((*put, *gone), before, after)
     with tx.store.transaction(durable=False):
-        tx.store.set_note(_FOLLOWING, None)
+        if not touched:
+            tx.store.set_note(_FOLLOWING, None)
         tx.commit(*put, gone=gone, durable=False)
     assert tx.state.peers.keys() == after.peers.keys()
+    return touched
+
+
+def _hosts(rows: Iterable[ClusterRow]) -> Iterator[HostRow]:
+    return (row for row in rows if not isinstance(row, Service))
+
+
+def _is_spanning(network_id: str, state: State) -> bool:
+    network = state.networks.get(network_id)
+    return network is not None and network.spans
 
 
 def complete(tx: Transaction) -> None:
@@ -81,21 +117,22 @@ def complete(tx: Transaction) -> None:
         return
     for part, view in tx.parts():
         part.sync_peers(view)
+    service_news.refresh(tx, tx.state.services)
     names.sync(tx)
     with tx.store.transaction(durable=False):
         tx.store.set_note(_FOLLOWING, None)
 
 
-def _current(row: ClusterRow, state: State) -> ClusterRow | None:
+def _current(row: HostRow, state: State) -> HostRow | None:
     return state.rows(type(row)).get(row.id)
 
 
-def _own(row: ClusterRow, state: State) -> bool:
+def _own(row: HostRow, state: State) -> bool:
     """It is this host itself."""
     return isinstance(row, Peer) and row.id == state.installation_id
 
 
-def _concerns(row: ClusterRow, news: News, state: State) -> bool:
+def _concerns(row: HostRow, news: News, state: State) -> bool:
     """This host needs the row, and knows those that it refers to."""
     if isinstance(row, Peer):
         return not _own(row, state)
@@ -106,7 +143,7 @@ def _concerns(row: ClusterRow, news: News, state: State) -> bool:
     return isinstance(row, Block) or row.peer != state.installation_id
 
 
-def _left_behind(gone: Sequence[ClusterRow], state: State) -> tuple[ClusterRow, ...]:
+def _left_behind(gone: Sequence[HostRow], state: State) -> tuple[HostRow, ...]:
     """What hosts that are gone had, as no row may refer to them; their keys go before them."""
     hosts = {row.id for row in gone if isinstance(row, Peer)}
     known = {(type(row), row.id) for row in gone}
@@ -124,6 +161,8 @@ def forget(tx: Transaction, network_id: str) -> None:
             f"network {network.name} was removed from the cluster, and has members on this host: it stays"
         )
         return
+    for service in tx.state.services_of_network(network_id):
+        services.take_away(tx, service)
     networks.take_away(tx, (replace(network, phase=Phase.REMOVING),))
     tx.look_again()  # its device is gone, with its addresses and routes
 

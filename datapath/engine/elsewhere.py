@@ -74,8 +74,8 @@ def inspect(engine: Engine, name: str, verbose: bool = False) -> dict[str, Any]:
             except NotFoundError:
                 raise missing from None
             part = addresses.part(store, [network.id])
-    rows: tuple[Row, ...] = (network, *part.peers, *part.blocks, *part.remotes)
-    return network_inspect(network, State().including(*rows))
+    rows: tuple[Row, ...] = (network, *part.rows)
+    return network_inspect(network, State().including(*rows), verbose=verbose)
 
 
 def _transports(state: State, network: Network) -> dict[str, str]:

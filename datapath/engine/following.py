@@ -19,9 +19,11 @@ from datapath.model.networks import Network
 from datapath.model.parsing import Address
 from datapath.model.peers import Block, Owed, Peer, Remote
 from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
 
+Copy = Peer | Block | Remote | Service
 _KINDS = tuple(map(kind_of, (Network, Peer, Owed)))  # what an interest depends on
 
 
@@ -41,8 +43,8 @@ class Differences:
     cluster. `early`: rows of hosts that are not known yet: other news are to come. `disowned`: something that this host
     has written is not in the store any more."""
 
-    put: tuple[Peer | Block | Remote, ...] = ()
-    gone: tuple[Peer | Block | Remote, ...] = ()
+    put: tuple[Copy, ...] = ()
+    gone: tuple[Copy, ...] = ()
     forgotten: tuple[Network, ...] = ()
     early: tuple[Block | Remote, ...] = ()
     disowned: bool = False
@@ -74,27 +76,32 @@ def spanning(state: State) -> Iterator[str]:
 
 def held(state: State) -> frozenset[tuple[str, str]]:
     """The rows that a list may show to be gone: those that are there when it begins. See `of_list`."""
-    tables = {Peer: state.peers, Block: state.blocks, Remote: state.remotes}
-    return frozenset((cls.__name__, ident) for cls, rows in tables.items() for ident in rows)
+    return frozenset((type(row).__name__, row.id) for row in _copies(state))
+
+
+def _copies(state: State) -> list[Copy]:
+    """The rows that a host has as the cluster has them."""
+    networks = set(spanning(state))
+    services = (one for one in state.services.values() if one.network_id in networks)
+    return [*state.peers.values(), *state.blocks.values(), *state.remotes.values(), *services]
 
 
 def of_list(state: State, part: Part, before: Collection[tuple[str, str]]) -> Differences:
     """What differs from a list of all. `before`: what `held` said before the list was asked for: other rows were
     written by commands since, and are newer than it."""
-    rows: list[ClusterRow] = [*part.peers, *part.blocks, *part.remotes]
+    rows = part.rows
     found = of_rows(state, rows)
     there = {(type(row).__name__, row.id) for row in rows}
     mine = state.installation_id
-    known: list[Peer | Block | Remote] = [
-        *state.peers.values(),
-        *state.blocks.values(),
-        *state.remotes.values(),
-    ]
-    names = [(row, (type(row).__name__, row.id)) for row in known]
+    names = [(row, (type(row).__name__, row.id)) for row in _copies(state)]
     missing = [row for row, name in names if name in before and name not in there]
     networks = {network.id for network in part.networks}
     forgotten = tuple(state.networks[one] for one in spanning(state) if one not in networks)
     disowned = found.disowned or any(_of(row) == mine for row in missing) or _untold(state, part)
+    if (
+        disowned
+    ):  # it may have forgotten services, too, which are nobody's own: whoever knows them says them again
+        missing = [row for row in missing if not isinstance(row, Service)]
     gone = _with_all_of(state, [row for row in missing if _of(row) != mine])
     return replace(found, gone=gone, forgotten=forgotten, disowned=disowned)
 
@@ -117,7 +124,7 @@ def of_rows(state: State, rows: Iterable[ClusterRow]) -> Differences:
     """What of these rows is news to the host, and of its concern."""
     networks = set(spanning(state))
     peers = dict(state.peers)
-    put: list[Peer | Block | Remote] = []
+    put: list[Copy] = []
     early: list[Block | Remote] = []
     disowned = False
     for row in sorted(rows, key=lambda one: not isinstance(one, Peer)):
@@ -128,6 +135,9 @@ def of_rows(state: State, rows: Iterable[ClusterRow]) -> Differences:
             if row.id != state.installation_id and row != peers.get(row.id):
                 put.append(row)
             peers[row.id] = row
+        elif isinstance(row, Service):
+            if row.network_id in networks and is_other(row, state.services.get(row.id)):
+                put.append(row)
         elif row.network_id in networks and not (
             isinstance(row, Remote) and row.peer == state.installation_id
         ):
@@ -139,8 +149,15 @@ def of_rows(state: State, rows: Iterable[ClusterRow]) -> Differences:
     return Differences(tuple(put), early=tuple(early), disowned=disowned)
 
 
-def _of(row: Peer | Block | Remote) -> str:
-    """The id of the host that has written it."""
+def is_other(row: Service, known: Service | None) -> bool:
+    """The service is another than this host knows, or has host ports that it does not publish."""
+    return known is None or known.shared != row or len(known.ports) != len(known.published)
+
+
+def _of(row: Copy) -> str:
+    """The id of the host that has written it; "": any may."""
+    if isinstance(row, Service):
+        return ""
     return row.id if isinstance(row, Peer) else row.peer
 
 
@@ -153,12 +170,14 @@ def _by_address(state: State) -> dict[tuple[str, Address], Remote]:
 
 def _matching(
     state: State, endpoints: Mapping[tuple[str, Address], Remote], gone: keys.Gone
-) -> Iterator[Peer | Block | Remote | Network]:
+) -> Iterator[Copy | Network]:
     """The rows that a deleted key was."""
     if gone.peer:
         yield from (row for row in (state.peers.get(gone.peer),) if row is not None)
     elif gone.address is not None:
         yield from (row for row in (endpoints.get((gone.network_id, gone.address)),) if row is not None)
+    elif gone.service:
+        yield from (one for one in state.services_of_network(gone.network_id) if gone.matches(one))
     elif gone.prefix is not None:
         yield from (row for row in state.blocks.values() if gone.matches(row))
     else:
@@ -186,7 +205,7 @@ def _untold(state: State, part: Part) -> bool:
     return told - state.owed.keys() != _own_keys(state)
 
 
-def _with_all_of(state: State, rows: list[Peer | Block | Remote]) -> tuple[Peer | Block | Remote, ...]:
+def _with_all_of(state: State, rows: list[Copy]) -> tuple[Copy, ...]:
     """The rows, and those of hosts among them: these may not have been heard of yet."""
     hosts = {row.id for row in rows if isinstance(row, Peer)}
     found = {(type(row), row.id): row for row in rows}

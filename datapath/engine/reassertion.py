@@ -4,7 +4,7 @@ told to forget a host that lives."""
 
 from __future__ import annotations
 
-from datapath.engine import claims, joining
+from datapath.engine import joining, telling
 from datapath.engine.transaction import Transaction
 from datapath.model.rows import Phase
 from datapath.store.cluster import Cluster
@@ -32,7 +32,7 @@ def reassert(tx: Transaction, store: Cluster) -> list[str]:
         joining.cluster_id(tx),
         networks,
         [block for block in tx.state.blocks.values() if block.peer == own.id],
-        [claims.remote_of(endpoint, tx.state) for endpoint in members],
+        [telling.remote_of(endpoint, tx.state) for endpoint in members],
     )
     tx.commit(*([found.joined.peer] if found.joined.peer != own else []))
     done = [

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from datapath.dataplane import entries
 from datapath.dataplane.name_entries import name_rows, touched_services
-from datapath.engine import backends, endpoints, ports
+from datapath.engine import backends, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError
 from datapath.model.ports import PortMapping
@@ -21,7 +21,6 @@ from datapath.plan import services as plans
 
 def create(tx: Transaction, request: ServiceRequest) -> Service:
     """`service create`. ConfigError, NotFoundError, ExistsError; NotSupportedError: the programs know no services."""
-    endpoints.evict_dead(tx)
     with ExitStack() as undo:
         with tx.planning(request.network):
             planned = plans.plan_service_create(request, tx.state, tx.fresh, ports.context(tx))
@@ -29,15 +28,20 @@ def create(tx: Transaction, request: ServiceRequest) -> Service:
                 part.services.require()
             tx.commit(planned)
         undo.callback(take_away, tx, planned)
-        _publish(tx, planned, planned.ports)
-        service = _settle(tx, replace(planned, phase=Phase.READY))
+        publish(tx, planned, planned.ports)
+        service = settle(tx, replace(planned, phase=Phase.READY))
         undo.pop_all()
+    warn_of_nobody(tx, service)
+    return service
+
+
+def warn_of_nobody(tx: Transaction, service: Service) -> None:
+    """A selector that chooses nobody yet may be wrong."""
     if service.selector and not service.numbers:
         shown = ",".join(f"{key}={value}" for key, value in service.selector.items())
         tx.warn(
             f"no running container on the network has the labels {shown}: service {service.name} has no backend"
         )
-    return service
 
 
 def update(tx: Transaction, name: str, change: ServiceChange) -> Service:
@@ -49,10 +53,10 @@ def update(tx: Transaction, name: str, change: ServiceChange) -> Service:
     with ExitStack() as undo:
         undo.callback(_restore, tx, before)
         tx.journal(replace(before, phase=Phase.CHANGING))
-        _close(tx, before, planned.closed)
+        close(tx, before, planned.closed)
         tx.journal(replace(planned.service, phase=Phase.CHANGING))
-        _publish(tx, planned.service, planned.opened)
-        service = _settle(tx, planned.service)
+        publish(tx, planned.service, planned.opened)
+        service = settle(tx, planned.service)
         undo.pop_all()
     return service
 
@@ -71,7 +75,7 @@ def drain(tx: Transaction, name: str, containers: Sequence[str], back: bool) -> 
     with ExitStack() as undo:
         undo.callback(_restore, tx, before)
         tx.journal(replace(service, phase=Phase.CHANGING))
-        service = _settle(tx, service)
+        service = settle(tx, service)
         undo.pop_all()
     return service
 
@@ -96,16 +100,16 @@ def finish(tx: Transaction, service: Service) -> None:
 def rebuild(tx: Transaction) -> None:
     """All services, on networks that were built again."""
     for service in tx.state.services.values():
-        _publish(tx, service, service.ports)
+        publish(tx, service, service.ports)
     backends.sync(tx)
 
 
-def _settle(tx: Transaction, service: Service) -> Service:
+def settle(tx: Transaction, service: Service) -> Service:
     """Writes rows of maps, names, and the service's own row, when all else is done."""
     after = backends.number(tx, tx.state.including(service), [service])
     service = after.services[service.id]
     backends.write(tx, after, [service])
-    _name(tx, after, service)
+    name(tx, after, [service])
     tx.commit(service)
     return service
 
@@ -115,7 +119,7 @@ def _restore(tx: Transaction, service: Service) -> None:
     tx.commit(replace(service, phase=Phase.CHANGING))
     _sync_ports(tx, service)
     tx.refresh_acls()
-    _settle(tx, service)
+    settle(tx, service)
 
 
 def _sync_ports(tx: Transaction, service: Service) -> None:
@@ -124,11 +128,13 @@ def _sync_ports(tx: Transaction, service: Service) -> None:
     tx.driver(network).sync_ports(network, plans.as_endpoint(service, network), numbers, acls)
 
 
-def _publish(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+def publish(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+    """Opens these host ports, which the service's row has already."""
     ports.publish(tx, plans.as_endpoint(service, tx.state.networks[service.network_id]), mappings)
 
 
-def _close(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+def close(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...]) -> None:
+    """Closes these of the service's host ports."""
     if not mappings:
         return
     network = tx.state.networks[service.network_id]
@@ -139,8 +145,9 @@ def _close(tx: Transaction, service: Service, mappings: tuple[PortMapping, ...])
     tx.driver(network).unpublish(network, plans.as_endpoint(service, network), mappings, numbers, acls)
 
 
-def _name(tx: Transaction, after: State, service: Service) -> None:
-    concerned = touched_services([service], tx.state, after)
+def name(tx: Transaction, after: State, services: Sequence[Service]) -> None:
+    """Makes the services' names what they have to be when the rows say `after`."""
+    concerned = touched_services(services, tx.state, after)
     rows = name_rows(after, tx.names, concerned)
     for part, _ in tx.parts():
         part.write_names(rows, concerned)
@@ -150,8 +157,8 @@ def take_away(tx: Transaction, service: Service) -> None:
     """Removes a service, whatever of it is there: names first, then what leads to it, then itself."""
     row = replace(tx.state.services.get(service.id, service), phase=Phase.REMOVING)
     tx.commit(row)
-    _name(tx, tx.state.without(row), row)
-    _close(tx, row, row.ports)
+    name(tx, tx.state.without(row), [row])
+    close(tx, row, row.ports)
     for part, _ in tx.parts():
         part.services.remove(tx.state, row)
     tx.delete(row)

@@ -174,7 +174,7 @@ def update(tx: Transaction, store: Cluster, idents: list[str]) -> None:
     from datapath.cluster import addresses
 
     part = addresses.part(store, idents)
-    cluster.follow(tx, cluster.compared(tx.state, idents, (*part.peers, *part.blocks, *part.remotes)))
+    cluster.follow(tx, cluster.compared(tx.state, idents, part.rows))
     heard.write(tx.settings.run_dir, part.revision)
     there = {network.id for network in part.networks}
     for ident in idents:

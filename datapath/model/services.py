@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from datapath.errors import ConfigError, quoted
@@ -44,7 +44,8 @@ class Service:
     drained backend's connections may go on for; 0: as long as they like. `numbers`: of its backends, by the endpoint's
     id; of the same count as well. `drained`: ids of endpoints that get no new connections; `ends`: by them, when their
     connections are to be ended, in milliseconds of the machine's time since its start; 0: they have been. `verdicts`:
-    by the endpoint's id, of those that do not pass their checks."""
+    by the endpoint's id, of those that do not pass their checks. On a network of several hosts each host has a row of
+    it, in which `number`, `numbers`, `ports`, `ends`, `verdicts` and `phase` are its own."""
 
     id: str
     name: str
@@ -76,6 +77,11 @@ class Service:
     def vips(self) -> tuple[Address, ...]:
         """Its addresses, the IPv4 one first."""
         return tuple(vip for vip in (self.vip4, self.vip6) if vip is not None)
+
+    @property
+    def shared(self) -> Service:
+        """What all hosts that know it have alike."""
+        return replace(self, number=0, numbers={}, ports=(), phase=Phase.READY)
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """A container with these labels is a backend."""

@@ -14,8 +14,9 @@ from datapath.model.endpoints import Endpoint
 from datapath.model.health import HealthOptions, parse_duration, parse_health
 from datapath.model.networks import Network, Subnet
 from datapath.model.parsing import Address, parse_address
+from datapath.model.peers import Remote
 from datapath.model.ports import PortMapping
-from datapath.model.rows import OWNER, Phase
+from datapath.model.rows import OWNER, Phase, short
 from datapath.model.services import (
     MAX_NUMBER,
     Mode,
@@ -82,7 +83,8 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
     if mode == Mode.DNSRR:
         _refuse_without_vip(request, affinity)
     wanted = tuple(PortMapping.parse(text) for text in request.publish)
-    vips = {} if mode == Mode.DNSRR else _vips(request.vips, network, state)
+    _refuse_addresses(wanted, network)
+    vips = {} if mode == Mode.DNSRR else _vips(request.vips, network, state, fresh)
     service = Service(
         id=fresh.new_id(),
         name=request.name,
@@ -102,9 +104,25 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
     )
     if service.number > MAX_NUMBER:
         raise ConfigError("all numbers of services are used up: take everything down and start afresh")
-    service = replace(service, ports=_choose(wanted, service, network, state, ports))
+    service = replace(service, ports=choose(wanted, service, state, ports))
     _refuse_shared_members(service, state)
-    return service
+    return _decided(service, network)
+
+
+def _decided(service: Service, network: Network) -> Service:
+    """On a network of several hosts all publish the ports that the first has chosen."""
+    if not network.spans:
+        return service
+    return replace(service, published=tuple(replace(one, host_ip=None, acl=0) for one in service.ports))
+
+
+def _refuse_addresses(wanted: Iterable[PortMapping], network: Network) -> None:
+    """ConfigError: a port is to be published at an address of one host, and all hosts publish it."""
+    for mapping in wanted:
+        if network.spans and mapping.host_ip is not None:
+            raise ConfigError(
+                f"cannot publish {mapping}: every host of the cluster does, so no address can be named"
+            )
 
 
 def _check_service_name(name: str, state: State) -> None:
@@ -124,8 +142,6 @@ def _check_network(network: Network) -> None:
         why = "packet programs do not forward there"
     elif like.lan:
         why = "its members are on a link of the host's, where the service's address would be nobody's"
-    elif network.spans:
-        why = "services of several hosts are not available yet"
     elif network.leased:
         why = "a plugin gives out its addresses"
     elif network.beside:
@@ -154,9 +170,10 @@ def _grace(text: str | None, before: int) -> int:
     return before if text is None else parse_duration(text, "--stop-grace-period")
 
 
-def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Address]:
+def _vips(asked: Sequence[str], network: Network, state: State, fresh: Fresh) -> dict[int, Address]:
     """An address of each family of the network: the one that was asked for, else the lowest that is free; the highest,
-    if another owner gives out the network's addresses."""
+    if another owner gives out the network's addresses; of a network of several hosts what was chosen before."""
+    allotted = [parse_address(text) for text in fresh.allotted.get(network.id, ())]
     chosen: dict[int, Address] = {}
     for text in asked:
         address = parse_address(text, "VIP")
@@ -169,8 +186,9 @@ def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Add
         version = subnet.prefix.version
         holders = holders_of(network, members, version, state)
         if version not in chosen:
-            theirs = network.owner != OWNER
-            found[version] = (ipam.choose_last if theirs else ipam.choose_address)(subnet, holders)
+            chosen_before = next((one for one in allotted if one.version == version), None)
+            choose_one = ipam.choose_last if network.owner != OWNER else ipam.choose_address
+            found[version] = chosen_before or choose_one(subnet, holders)
             continue
         address = chosen.pop(version)
         ipam.check_static(subnet, address)
@@ -184,18 +202,21 @@ def _vips(asked: Sequence[str], network: Network, state: State) -> dict[int, Add
     return found
 
 
-def _choose(
-    wanted: Iterable[PortMapping], service: Service, network: Network, state: State, ports: PortContext
+def choose(
+    wanted: Iterable[PortMapping], service: Service, state: State, ports: PortContext
 ) -> tuple[PortMapping, ...]:
+    """The mappings as they can be published on this host, for a service with others perhaps. ConfigError,
+    ExistsError."""
     wanted = tuple(wanted)
     if not wanted:
         return ()
+    network = state.networks[service.network_id]
     if network.internal:
         raise ConfigError(
             f"ports of service {service.name} cannot be published: network {network.name} is internal"
         )
     egress = [as_endpoint(replace(service, ports=()), network)]
-    return choose_ports(wanted, egress, state.including(network), ports, service.name, kind="service")
+    return choose_ports(wanted, egress, state, ports, service.name, kind="service")
 
 
 # ---- members -------------------------------------------------------------------------------------------------------
@@ -219,7 +240,6 @@ def _refuse_shared_members(service: Service, state: State) -> None:
 def plan_service_update(name: str, change: ServiceChange, state: State, ports: PortContext) -> ChangePlan:
     """NotFoundError, ConfigError, ExistsError."""
     service = state.get(Service, name)
-    network = state.networks[service.network_id]
     if service.mode == Mode.DNSRR:
         for option, value in (
             ("--publish-add", change.publish_add),
@@ -244,8 +264,12 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
         if source is not None:
             published.remove(source)
     left = replace(service, ports=_without(service.ports, closed), published=tuple(published))
+    network = state.networks[service.network_id]
     wanted = tuple(PortMapping.parse(text) for text in change.publish_add)
-    opened = _choose(wanted, left, network, state.including(left), ports)
+    _refuse_addresses(wanted, network)
+    opened = choose(wanted, left, state.including(left), ports)
+    if network.spans:
+        wanted = tuple(replace(one, host_ip=None, acl=0) for one in opened)
     health = parse_health(change.health, service.health)
     changed = replace(
         left,
@@ -300,13 +324,17 @@ def plan_drain(name: str, container: str, state: State, back: bool = False) -> S
     """The service with a backend drained, or with `back` not any more. NotFoundError; ConfigError: it is no backend."""
     service = state.get(Service, name)
     endpoint = _backend(service, container, state)
-    there = {one.id for one in state.endpoints_of_network(service.network_id)}
+    there = {one.id for one in backends(service, state)}
     drained = tuple(one for one in service.drained if one in there and one != endpoint.id)
     ends = {ident: end for ident, end in service.ends.items() if ident in drained or not back}
     return replace(service, drained=drained if back else (*drained, endpoint.id), ends=ends)
 
 
-def _backend(service: Service, name: str, state: State) -> Endpoint:
+def _backend(service: Service, name: str, state: State) -> Endpoint | Remote:
+    elsewhere = [one.endpoint for one in backends(service, state) if isinstance(one.endpoint, Remote)]
+    named = [one for one in elsewhere if name in (one.name, one.sandbox_id, short(one.sandbox_id))]
+    if named and state.find_container(name) is None:
+        return named[0]
     sandbox_id = stack_of(state, name)
     for one in backends(service, state):
         if isinstance(one.endpoint, Endpoint) and one.endpoint.sandbox_id == sandbox_id:

@@ -18,6 +18,7 @@ from typing import Any
 from datapath.cluster import keys
 from datapath.kernel import process
 from datapath.model.peers import Block, Peer, Remote
+from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
 from tests.net import forked
@@ -267,10 +268,11 @@ def _differences(cluster: Cluster) -> list[str]:
             row
             for row in found
             if isinstance(row, Peer)
-            or (isinstance(row, Block) and row.network_id in networks)
+            or (isinstance(row, Block | Service) and row.network_id in networks)
             or (isinstance(row, Remote) and row.network_id in networks and row.peer != mine)
         ]
-        here = [*state.peers.values(), *state.blocks.values(), *state.remotes.values()]
+        services = [one.shared for one in state.services.values() if one.network_id in networks]
+        here = [*state.peers.values(), *state.blocks.values(), *state.remotes.values(), *services]
         said += [f"{host.name} lacks {row}" for row in there if row not in here]
         said += [f"{host.name} has {row}" for row in here if row not in there]
         told = {row.id for row in found if isinstance(row, Remote) and row.peer == mine}

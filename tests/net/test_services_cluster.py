@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S26 on networks of several hosts: one service, backends and an ingress on every host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from subprocess import PIPE, Popen
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from datapath.cluster import keys
+from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, whole
+from tests.net.hosts import TIMEOUT, Host, Namespace, eventually
+from tests.net.services import heard, keeper, names, serve
+
+NET = "10.77.0.0/16"
+OUTSIDE6 = f"{NETWORK6}:fe"
+SLACK = 2.0  # seconds for a command itself, on a busy machine
+
+# From each of so many ports in turn, from 20000 on: prints which backend answered each, and what address it saw.
+TUPLES = """
+import json, socket, struct, sys
+proto, source, address, port, count = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+kind = socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM
+heard = []
+for number in range(20000, 20000 + count):
+    with socket.socket(family, kind) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:  # no TIME_WAIT: the same port is used again at once
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(10)
+        try:
+            client.bind((source, number))
+            client.connect((address, port))
+            if proto == "udp":
+                client.send(b"?")
+            heard.append(client.recv(100).decode().strip())
+        except OSError as error:
+            heard.append(f"{type(error).__name__} -")
+print(json.dumps(heard))
+"""
+
+
+# One connection a request, until its input ends; prints how many there were, and how many failed.
+ASKER = """
+import select, socket, sys
+address, port = sys.argv[1], int(sys.argv[2])
+asked = failed = 0
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    asked += 1
+    try:
+        with socket.create_connection((address, port), 10) as client:
+            failed += not client.recv(100)
+    except OSError:
+        failed += 1
+print(asked, failed)
+"""
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    with agents(cluster.hosts):
+        cluster[0].ctl(f"network create -d overlay --ipv6 --subnet {NET} --subnet fd77::/64 ov")
+        cluster[1].run("there", "--network ov")
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def clean(running: Cluster) -> Iterator[None]:
+    """Each test leaves nothing: not in the store, and on no host."""
+    yield
+    for host in running:
+        if services := host.ctl("service ls -q").split():
+            host.try_ctl(["service", "rm", *services])
+        if containers := [name for name in host.ctl("ps -a --format {{.Names}}").split() if name != "there"]:
+            host.ctl(["rm", "-f", *containers])
+    whole(running)
+    assert left(running) == []
+
+
+def left(cluster: Cluster) -> list[str]:
+    """Keys about services."""
+    with cluster.etcd.client() as store:
+        entries = store.list(keys.SERVICES, keys.SERVICE_NAMES, keys.INGRESS, keys.ENDPOINTS).entries
+    return [k for k, one in entries.items() if not k.startswith(keys.ENDPOINTS) or "peer" not in one.value]
+
+
+def backends(host: Member, name: str = "web") -> dict[str, Any]:
+    rows = [json.loads(line) for line in host.ctl(f"service ps {name} --format json").splitlines()]
+    return {row["Container"]: row for row in rows}
+
+
+def vips(host: Member, name: str = "web") -> list[str]:
+    found = json.loads(host.ctl(f"service inspect {name}"))[0]["Endpoint"]["VirtualIPs"]
+    return [one["Addr"] for one in found]
+
+
+def knows(host: Member, **states: str) -> None:
+    """Waits until the host has these backends of the service, each in its state."""
+    with eventually() as until:
+        until(lambda: {name: row["State"] for name, row in ps(host).items()} == states)
+
+
+def ps(host: Member) -> dict[str, Any]:
+    """None, where the service has not been heard of."""
+    return backends(host) if "web" in host.ctl("service ls --format {{.Name}}").split() else {}
+
+
+def web(cluster: Cluster, options: str = "-p 8090:80 -p 8090:80/udp") -> None:
+    """The service with a backend on the first host and two on the second, known to all."""
+    cluster[0].ctl(f"service create --network ov {options} web")
+    serve(cluster[0], "w1", "--network ov --service web", "ov")
+    serve(cluster[1], "w2", "--network ov --service web", "ov")
+    serve(cluster[1], "w3", "--network ov --service web", "ov")
+    for host in cluster:
+        knows(host, w1="up", w2="up", w3="up")
+
+
+def tuples(host: Member, proto: str, source: str, address: str, count: int, port: int = 8090) -> list[str]:
+    """Who has answered each of so many clients outside, and the address that he saw."""
+    argv = ["python3", "-c", TUPLES, proto, source, address, str(port), str(count)]
+    done = host.outside.try_(argv)
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def held(place: Namespace, address: str, port: int, count: int) -> Iterator[tuple[Popen[str], list[str]]]:
+    """Connections that are kept from there, and which backend each is to."""
+    process = place.start(keeper(address, port, count), stdin=PIPE, stdout=PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def failed(process: Popen[str]) -> list[int]:
+    """Which of them have failed by now."""
+    return [int(word) for word in process.communicate("end\n", timeout=TIMEOUT)[0].split()]
+
+
+@contextmanager
+def asking(place: Namespace, address: str, port: int) -> Iterator[Callable[[], int]]:
+    """Connections that come one after the other; how many have failed, when it is asked."""
+    process = place.start(
+        ["python3", "-u", "-c", ASKER, address, str(port)], stdin=PIPE, stdout=PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+
+        def ended() -> int:
+            asked, lost = map(int, process.communicate("end\n", timeout=TIMEOUT)[0].split())
+            assert asked > 0
+            return lost
+
+        yield ended
+    finally:
+        process.kill()
+        process.wait()
+
+
+def resolved(host: Host, container: str, name: str) -> list[str]:
+    """The IPv4 addresses that the container is answered."""
+    done = host.try_ctl(f"names resolve {container} {name} A --format json")
+    return [
+        one for line in done.stdout.splitlines() if line for one in json.loads(line)["Data"].split(",") if one
+    ]
+
+
+def addresses(host: Host, container: str) -> list[str]:
+    found = host.inspect(container)["NetworkSettings"]["Networks"]["ov"]
+    return [found["IPAddress"], found["GlobalIPv6Address"]]
+
+
+def test_s26_o18_a_client_is_given_the_same_backend_by_every_host_and_each_its_share(
+    running: Cluster,
+) -> None:
+    """3,000 connections through each host's ingress; the server sees the client's own address."""
+    web(running)
+    for proto, version, count in (("tcp", 4, 3000), ("udp", 4, 1000), ("tcp", 6, 500), ("udp", 6, 1000)):
+        source = OUTSIDE if version == 4 else OUTSIDE6
+        seen = f"::ffff:{source}" if version == 4 else source
+        found = [
+            tuples(host, proto, source, host.vtep if version == 4 else host.vtep6, count) for host in running
+        ]
+        assert all(one == found[0] for one in found)
+        assert {line.split()[1] for line in found[0]} == {seen}
+        shares = Counter(line.split()[0] for line in found[0])
+        assert shares.keys() == {"w1", "w2", "w3"}
+        most, least = (0.37, 0.30) if count == 3000 else (0.43, 0.25)
+        assert all(least * count <= share <= most * count for share in shares.values()), shares
+
+
+def test_s26_o19_no_connection_fails_as_a_backend_is_drained_from_another_host(running: Cluster) -> None:
+    """And as one is killed, only its own do; hardly any others change hands."""
+    web(running)
+    first, second = running
+    before = tuples(first, "udp", OUTSIDE, first.vtep, 2000)
+    with (
+        held(first.outside, first.vtep, 8090, 60) as (process, owners),
+        asking(first.outside, first.vtep, 8090) as load,
+    ):
+        assert set(owners) == {"w1", "w2", "w3"}
+        first.ctl("service drain web w3")
+        for host in running:
+            knows(host, w1="up", w2="up", w3="draining")
+        second.ctl("service undrain web w3")
+        for host in running:
+            knows(host, w1="up", w2="up", w3="up")
+        assert load() == 0
+        os.kill(second.process("w3"), signal.SIGKILL)
+        for host in running:
+            knows(host, w1="up", w2="up")
+        lost = failed(process)
+        assert {owners[number] for number in lost} <= {"w3"}
+    after = tuples(first, "udp", OUTSIDE, first.vtep, 2000)
+    assert "w3" not in {line.split()[0] for line in after}
+    stayed = [(a, b) for a, b in zip(before, after, strict=True) if not a.startswith("w3 ")]
+    moved = [pair for pair in stayed if pair[0] != pair[1]]
+    assert len(moved) <= 0.025 * len(stayed)
+
+
+def test_s26_members_find_a_service_and_its_backends_on_any_host(running: Cluster) -> None:
+    """By its address, and by names; every host shows who is behind it, and where."""
+    web(running)
+    first, second = running
+    client = ["nsenter", f"--net=/proc/{second.process('there')}/ns/net"]
+    assert [row["Host"] for row in backends(first).values()] == ["h1", "h2", "h2"]
+    for proto in ("tcp", "udp"):
+        for vip in vips(first):
+            found = heard(lambda argv: second.try_([*client, *argv]), proto, vip, 80, 60)
+            assert names(found).keys() == {"w1", "w2", "w3"}
+            assert {line.split()[1].removeprefix("::ffff:") for line in found} <= set(
+                addresses(second, "there")
+            )
+    where = [first.address("w1", "ov"), *(second.address(name, "ov") for name in ("w2", "w3"))]
+    assert resolved(second, "there", "web") == vips(first)[:1]
+    assert sorted(resolved(second, "there", "tasks.web")) == sorted(where)
+    first.ctl("service create --network ov --endpoint-mode dnsrr --selector app=all all")
+    first.ctl("run -d --name w4 --network ov -l app=all sleep 600")
+    second.ctl("run -d --name w5 --network ov -l app=all sleep 600")
+    with eventually() as until:
+        until(lambda: len(resolved(second, "there", "all")) == 2)
+    assert sorted(resolved(second, "there", "all")) == sorted(
+        [first.address("w4", "ov"), second.address("w5", "ov")]
+    )
+    shown = json.loads(second.ctl("network inspect -v ov"))[0]["Services"]
+    assert [(task["Name"], task["Info"]["Host"]) for task in shown["web"]["Tasks"]] == [
+        ("w2", "h2"),
+        ("w3", "h2"),
+        ("w1", "h1"),
+    ]
+
+
+def test_s26_containers_that_run_are_behind_a_service_that_is_created_elsewhere(running: Cluster) -> None:
+    first, second = running
+    serve(second, "w1", "--network ov -l app=web", "ov")
+    first.ctl("service create --network ov --selector app=web -p 8090:80 web")
+    for host in running:
+        knows(host, w1="up")
+    assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 5)) == {"w1": 5}
+    second.ctl("service update --publish-add 8091:80 --publish-rm 8090:80 web")
+    with eventually() as until:
+        until(lambda: "8091" in first.ctl("service ls"))
+    assert names(heard(first.outside.try_, "tcp", first.vtep, 8091, 5)) == {"w1": 5}
+    assert heard(first.outside.try_, "tcp", first.vtep, 8090) == {"ConnectionRefusedError": 1}
+    second.ctl("service rm web")
+    with eventually() as until:
+        until(lambda: "web" not in first.ctl("service ls"))
+    assert heard(first.outside.try_, "tcp", first.vtep, 8091) == {"ConnectionRefusedError": 1}
+
+
+BAD = [
+    ("--network nope x", "network nope not found"),
+    ("--network ov web", "service with name web already exists"),
+    ("--network ov -p 8090:80 x", "Bind for 0.0.0.0:8090 failed: port is already allocated"),
+    (
+        "--network ov -p 192.0.2.2:8093:80 x",
+        "cannot publish 192.0.2.2:8093:80/tcp: every host of the cluster does",
+    ),
+    ("--network ov -p 9000-9099:9000-9099 x", "cannot publish more than 50 ports"),
+    ("--network ov --vip 10.78.0.1 x", "no configured subnet or ip-range contain the IP address 10.78.0.1"),
+    ("--network ov --vip 10.77.0.1 x", "is the network's gateway|already in use|reserved"),
+]
+
+
+def test_s26_what_cannot_be_is_refused_on_every_host_and_nothing_is_changed(running: Cluster) -> None:
+    first, second = running
+    first.ctl("service create --network ov -p 8090:80 web")
+    with eventually() as until:
+        until(lambda: "web" in second.ctl("service ls"))
+    before = left(running)
+    rows = [*BAD, (f"--network ov --vip {vips(first)[0]} x", 'service "web"')]
+    rows.append((f"--network ov --vip {second.address('there', 'ov')} x", "there"))
+    for options, words in rows:
+        for host in running:
+            done = host.try_ctl(f"service create {options}")
+            assert done.returncode and done.stderr.count("\n") == 1, (options, done)
+            assert re.search(words, done.stderr), (words, done.stderr)
+    assert second.try_ctl("network rm ov").returncode
+    done = second.try_ctl("service drain web there")
+    assert "container there is no backend of service web" in done.stderr
+    assert left(running) == before
+
+
+def test_s26_of_two_services_that_are_created_at_once_one_is(running: Cluster) -> None:
+    """By name, and by published port; the other one leaves nothing."""
+    for options in ("-p 8090:80 web", "-p 8091:80 web"), ("-p 8090:80 web", "-p 8090:80 other"):
+        with ThreadPoolExecutor(2) as pool:
+            done = list(
+                pool.map(
+                    lambda pair: pair[0].try_ctl(f"service create --network ov {pair[1]}"),
+                    zip(running, options, strict=True),
+                )
+            )
+        assert [bool(one.returncode) for one in done].count(True) == 1, done
+        loser = next(one for one in done if one.returncode)
+        assert re.search("already exists|already allocated", loser.stderr), loser
+        with eventually() as until:
+            until(lambda: all(len(host.ctl("service ls -q").split()) == 1 for host in running))
+        assert len(left(running)) == 5  # the service, its name, a port, two addresses
+        winner = running[0].ctl("service ls --format {{.Name}}")
+        running[1].ctl(f"service rm {winner}")
+        with eventually() as until:
+            until(lambda: running[0].ctl("service ls -q") == "")
+
+
+def test_s26_without_the_store_and_the_agents_services_go_on(running: Cluster) -> None:
+    """None is created, within 5 s; containers begin of the reserve, and are behind it everywhere once it is back."""
+    web(running)
+    first, second = running
+    with running.store_away():
+        assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 60)).keys() == {"w1", "w2", "w3"}
+        began = monotonic()
+        done = second.try_ctl("service create --network ov other")
+        assert monotonic() - began < 5 + SLACK
+        assert done.returncode and done.stderr.count("\n") == 1 and "cluster store" in done.stderr, done
+        serve(second, "w4", "--network ov --service web", "ov")
+        assert backends(second)["w4"]["State"] == "up"
+        assert "w4" not in backends(first)
+    for host in running:
+        knows(host, w1="up", w2="up", w3="up", w4="up")
