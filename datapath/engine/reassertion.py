@@ -7,6 +7,7 @@ from __future__ import annotations
 from datapath.engine import joining, telling
 from datapath.engine.transaction import Transaction
 from datapath.model.rows import Phase
+from datapath.plan.backends import is_there
 from datapath.store.cluster import Cluster
 
 
@@ -14,6 +15,7 @@ def reassert(tx: Transaction, store: Cluster) -> list[str]:
     """Makes the store agree with what this host has, unless it is another host's by now. What was done, in lines.
     Errors as those of `joining.joined`."""
     from datapath.cluster.reassert import reassert as verb
+    from datapath.cluster.services import restore
 
     own = joining.me(tx)
     if own is None:
@@ -35,6 +37,8 @@ def reassert(tx: Transaction, store: Cluster) -> list[str]:
         [telling.remote_of(endpoint, tx.state) for endpoint in members],
     )
     tx.commit(*([found.joined.peer] if found.joined.peer != own else []))
+    services = [one for one in tx.state.services.values() if one.network_id in ids and is_there(one)]
+    again = restore(store, services)
     done = [
         f"the store had forgotten {len(found.written)} keys of this host: written again"
         if found.written
@@ -42,6 +46,7 @@ def reassert(tx: Transaction, store: Cluster) -> list[str]:
         f"{len(found.deleted)} keys of this host in the store were of nothing that there is"
         if found.deleted
         else "",
+        f"the store had forgotten {len(again)} services: written again" if again else "",
         *(f"{conflict.key.split('/', 2)[-1]} is another host's by now" for conflict in found.conflicts),
     ]
     return [line for line in done if line]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import PIPE, Popen
 from time import monotonic
 from typing import Any
@@ -354,3 +355,46 @@ def test_s26_without_the_store_and_the_agents_services_go_on(running: Cluster) -
         assert "w4" not in backends(first)
     for host in running:
         knows(host, w1="up", w2="up", w3="up", w4="up")
+
+
+def test_s26_a_store_that_was_restored_from_before_a_service_gets_it_back(
+    running: Cluster, tmp_path: Path
+) -> None:
+    serve(running[0], "w1", "--network ov -l app=web", "ov")
+    running.etcd.save(tmp_path / "snapshot")
+    running[1].ctl("service create --network ov --selector app=web -p 8090:80 web")
+    for host in running:
+        knows(host, w1="up")
+    before = left(running)
+    running.etcd.restore(tmp_path / "snapshot")
+    with eventually() as until:
+        until(lambda: left(running) == before)
+    for host in running:
+        knows(host, w1="up")
+
+
+@pytest.fixture(scope="module")
+def third(running: Cluster) -> Iterator[Member]:
+    """One more host, of the same cluster by another network."""
+    host = running.add()
+    with agents([host]):
+        host.ctl("network create -d overlay --subnet 10.78.0.0/24 else")
+        yield host
+        host.ctl("network rm else")
+
+
+def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(running: Cluster, third: Member) -> None:
+    """And when it dies, connections through the others are unharmed."""
+    web(running)
+    first = running[0]
+    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 300) for host in (first, third)]
+    assert found[0] == found[1]
+    assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}
+    with held(first.outside, first.vtep, 8090, 30) as (process, owners):
+        assert set(owners) == {"w1", "w2", "w3"}
+        with held(first.outside, third.vtep, 8090, 30) as (others, through):
+            assert set(through) == {"w1", "w2", "w3"}
+            assert failed(others) == []
+        with running.cut_off(third):
+            assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 30)).keys() == set(owners)
+            assert failed(process) == []
