@@ -25,6 +25,7 @@ from datapath.store.etcd.client import EtcdCluster
 from .inbox import Away, Failure, Inbox, Message, Note, Reached
 
 _FIRST, _MOST = 0.5, 30.0  # seconds between tries to reach a store that is away
+_ENDING = 1.0  # seconds that the thread is waited for at the end
 
 
 class Keeper:
@@ -34,8 +35,10 @@ class Keeper:
         self._where, self._me, self._inbox = where, me, inbox
         self._host = Host.open(settings, lambda line: self._tell(Note(line)))
         self._closed = self._owing = self._doubtful = False
+        self._living = False  # the store is there, as far as is known
         self._woken = threading.Event()
-        threading.Thread(target=self._run, name="keeper", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
 
     def owe(self) -> None:
         """There is something to be written that could not be written before."""
@@ -48,10 +51,12 @@ class Keeper:
         self._woken.set()
 
     def close(self) -> None:
-        """Does not wait for the thread, unless it is changing something. The lease is left to end: the host lives on
-        without an agent."""
+        """The lease is left to end: the host lives on without an agent, which the thread says if the store can be
+        asked. It is not waited for otherwise, unless it is changing something."""
         self._closed = True
         self._woken.set()
+        if self._living:
+            self._thread.join(_ENDING)
 
     def _run(self) -> None:
         pause = _FIRST
@@ -62,8 +67,11 @@ class Keeper:
                         life = Liveness(store, self._me, joining.instance(), self._where.ttl)
                         self._begin(store, life)
                         pause = _FIRST
+                        self._living = True
                         self._live(store, life)
+                        life.resign()
                 except (DatapathError, ExceptionGroup) as error:
+                    self._living = False
                     self._tell(Away(str(error)))
                     self._woken.clear()
                     self._woken.wait(

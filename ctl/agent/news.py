@@ -27,7 +27,10 @@ class News:
         self._listed: Part | None = None
         self._changes: list[Change] = []
         self._early: tuple[Block | Remote, ...] = ()
-        self._ingress: frozenset[str] = frozenset()  # networks to take part in, as their services publish ports
+        self._attended: set[str] = set()  # keys about which hosts live
+        self._ingress: frozenset[str] = (
+            frozenset()
+        )  # networks to take part in, as their services publish ports
 
     def add(self, message: Listed | Changed) -> None:
         if isinstance(message, Listed):
@@ -43,21 +46,32 @@ class News:
             disowned = self._take(tx, following.of_list(tx.state, part, self._before))
             self.revision, self._before = part.revision, frozenset()
             self._ingress |= part.ingress
+            self._attended = set(part.attended)
         if self._changes:
             self.revision = max(self.revision, *(change.revision for change in self._changes))
             put = ((one.key, one.entry.value) for one in self._changes if one.entry is not None)
             self._ingress |= {keys.ingress_network(key, value) for key, value in put}
+            lapsed = self._attend()
             news, self._changes = keys.news(self._changes), []
             # Of a host that had not been heard of: what was said of its network may come before what was said of it.
             early = [row for row in self._early if not any(one.matches(row) for one in news.gone)]
             found = following.of_news(tx.state, keys.News((*early, *news.put), news.gone))
             disowned = self._take(tx, found) or disowned
+            if lapsed:
+                self._take(tx, following.lapsing(tx.state, keys.lapses(self._attended)), self._early)
         self._take_part(tx)
         return disowned
 
+    def _attend(self) -> bool:
+        """Whether the changes are about which hosts live."""
+        found = [one for one in self._changes if keys.is_attendance(one.key)]
+        for one in found:
+            (self._attended.add if one.entry is not None else self._attended.discard)(one.key)
+        return bool(found)
+
     def _take_part(self, tx: Transaction) -> None:
-        """In networks whose services publish ports, which every host does. What is in the way is said once: until all is
-        listed anew."""
+        """In networks whose services publish ports, which every host does. What is in the way is said once, until all
+        is listed anew."""
         wanted, self._ingress = self._ingress - {""} - tx.state.networks.keys(), frozenset()
         for ident in sorted(wanted):
             try:
@@ -65,10 +79,12 @@ class News:
             except NotFoundError:
                 continue  # it is gone again
             except (DatapathError, ExceptionGroup) as error:
-                tx.warn(f"ports of services of network {ident[:12]} are not published here: {changes.told(error)}")
+                tx.warn(
+                    f"ports of services of network {ident[:12]} are not published here: {changes.told(error)}"
+                )
 
-    def _take(self, tx: Transaction, found: Differences) -> bool:
-        self._early = found.early
+    def _take(self, tx: Transaction, found: Differences, early: tuple[Block | Remote, ...] = ()) -> bool:
+        self._early = (*early, *found.early)
         cluster.follow(tx, cluster.News(found.put, found.gone))
         for network in found.forgotten:
             cluster.forget(tx, network.id)

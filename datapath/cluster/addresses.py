@@ -16,7 +16,7 @@ from datapath.cluster.commit import SECONDS, Tries, commit, forgotten
 from datapath.errors import ExistsError, InUseError, NotFoundError, StateError
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
-from datapath.model.peers import Block, Peer, Remote
+from datapath.model.peers import Block, Lapse, Peer, Remote
 from datapath.model.services import Service
 from datapath.store.cluster import (
     Absent,
@@ -39,8 +39,8 @@ Make = Callable[[IPv4Address | None, IPv6Address | None], Remote]
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a host has to know of the networks that it takes part in, as of one moment: `revision`. `remotes` and
-    `blocks`: its own too. `ingress`: ids of all networks whose services publish ports. `broken`: keys that cannot be
-    read, each with why."""
+    `blocks`: its own too. `ingress`: ids of all networks whose services publish ports. `attended`: keys about
+    which hosts live. `broken`: keys that cannot be read, each with why."""
 
     revision: int
     networks: tuple[Network, ...] = ()
@@ -49,12 +49,15 @@ class Part:
     remotes: tuple[Remote, ...] = ()
     services: tuple[Service, ...] = ()
     ingress: frozenset[str] = frozenset()
+    attended: frozenset[str] = frozenset()
     broken: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> tuple[Peer | Block | Remote | Service, ...]:
+    def rows(self) -> tuple[Peer | Lapse | Block | Remote | Service, ...]:
         """Those that a host keeps copies of."""
-        return (*self.peers, *self.blocks, *self.remotes, *self.services)
+        known = {peer.id for peer in self.peers}
+        lapses = (one for one in keys.lapses(self.attended) if one.id in known)
+        return (*self.peers, *lapses, *self.blocks, *self.remotes, *self.services)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def part(store: Cluster, network_ids: Iterable[str]) -> Part:
         tuple(keys.of_kind(rows.put, Remote)),
         tuple(keys.of_kind(rows.put, Service)),
         ingress - {""},
+        frozenset(filter(keys.is_attendance, looked.entries)),
         rows.broken,
     )
 

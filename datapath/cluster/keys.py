@@ -19,7 +19,7 @@ from datapath.errors import StateError, quoted
 from datapath.model.codec import from_object, to_json
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
-from datapath.model.peers import Block, Peer, Remote
+from datapath.model.peers import Block, Lapse, Peer, Remote
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.store.cluster import Change, Entry
@@ -35,6 +35,7 @@ HOSTS = "hosts/"  # <host's id>: Peer
 HOST_NAMES = "hostnames/"  # <name>: host's id
 NUMBERS = "numbers/"  # <number>: host's id
 ALIVE = "alive/"  # <host's id>: which run of it; under a lease
+AGENTS = "agents/"  # <host's id>: nothing; there, if an agent of the host says that it lives
 DRAINING = "draining/"  # <host's id>: nothing; there, if the host is to begin nothing
 NAMES = "names/"  # <name>: network's id
 NETWORKS = "networks/"  # <network's id>: Network
@@ -160,7 +161,20 @@ def watched(network_ids: Iterable[str]) -> tuple[str, ...]:
         for one in sorted(network_ids)
         for prefix in (block_prefix, endpoint_prefix, service_prefix)
     )
-    return (HOSTS, NETWORKS, INGRESS, *own)
+    return (HOSTS, NETWORKS, INGRESS, AGENTS, ALIVE, *own)
+
+
+def is_attendance(key: str) -> bool:
+    """It is about whether a host lives."""
+    return key.startswith((AGENTS, ALIVE))
+
+
+def lapses(found: Iterable[str]) -> tuple[Lapse, ...]:
+    """The hosts that have said that they live, and do not any more, by the keys about that which there are. A host
+    without an agent never has, and one whose agent was ended in good order has taken it back."""
+    there = set(found)
+    attended = (key.removeprefix(AGENTS) for key in sorted(there) if key.startswith(AGENTS))
+    return tuple(Lapse(ident) for ident in attended if ALIVE + ident not in there)
 
 
 # ---- values ------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from datapath.cluster import keys
 from datapath.cluster.commit import SECONDS, commit, forgotten
-from datapath.store.cluster import Cluster, Present, Put
+from datapath.store.cluster import Cluster, Delete, Present, Put
+
+_SHORTLY = 0.5  # seconds for what an agent says as it ends
 
 
 class Liveness:
@@ -15,7 +17,7 @@ class Liveness:
 
     def __init__(self, store: Cluster, me: str, instance: str, ttl: int) -> None:
         self._store, self._key, self._ttl = store, keys.ALIVE + me, ttl
-        self._host = keys.HOSTS + me
+        self._host, self._agent = keys.HOSTS + me, keys.AGENTS + me
         self._value = keys.alive_value(instance)
         self._lease = 0
 
@@ -23,7 +25,8 @@ class Liveness:
         """Says that the host lives. StateError: also if it is no member."""
         with self._store.within(SECONDS):
             lease = self._store.grant(self._ttl)
-            outcome = commit(self._store, [Present(self._host)], [Put(self._key, self._value, lease)])
+            writes = [Put(self._key, self._value, lease), Put(self._agent, "")]
+            outcome = commit(self._store, [Present(self._host)], writes)
             if not outcome.succeeded:
                 self._store.revoke(lease)
                 raise forgotten()
@@ -37,6 +40,11 @@ class Liveness:
             self._lease = 0
             self.begin()
             return False
+
+    def resign(self) -> None:
+        """From now on nobody says whether the host lives: it is not thought dead when the lease ends."""
+        with self._store.within(_SHORTLY):
+            commit(self._store, [Present(self._agent)], [Delete(self._agent)])
 
     def end(self) -> None:
         """Says that the host does not live any more. It is fine if the store cannot be told: the lease ends itself."""

@@ -259,6 +259,7 @@ def _take_away(store: Cluster, looked: Listing, ident: str, conditions: list[Con
         Delete(keys.HOSTS + ident),
         Delete(keys.DRAINING + ident),
         Delete(keys.ALIVE + ident),
+        Delete(keys.AGENTS + ident),
     ]
     peer = peers_of(entries).get(ident)
     if peer is not None:

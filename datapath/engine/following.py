@@ -17,13 +17,13 @@ from datapath.cluster.keys import ClusterRow
 from datapath.model.kinds import kind_of
 from datapath.model.networks import Network
 from datapath.model.parsing import Address
-from datapath.model.peers import Block, Owed, Peer, Remote
+from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
 
-Copy = Peer | Block | Remote | Service
+Copy = Peer | Lapse | Block | Remote | Service
 _KINDS = tuple(map(kind_of, (Network, Peer, Owed)))  # what an interest depends on
 
 
@@ -83,7 +83,8 @@ def _copies(state: State) -> list[Copy]:
     """The rows that a host has as the cluster has them."""
     networks = set(spanning(state))
     services = (one for one in state.services.values() if one.network_id in networks)
-    return [*state.peers.values(), *state.blocks.values(), *state.remotes.values(), *services]
+    lapses = state.lapses.values()
+    return [*state.peers.values(), *lapses, *state.blocks.values(), *state.remotes.values(), *services]
 
 
 def of_list(state: State, part: Part, before: Collection[tuple[str, str]]) -> Differences:
@@ -120,7 +121,16 @@ def of_news(state: State, news: keys.News) -> Differences:
     return replace(found, gone=gone, forgotten=forgotten, disowned=found.disowned or disowned)
 
 
-def of_rows(state: State, rows: Iterable[ClusterRow]) -> Differences:
+def lapsing(state: State, lapses: Iterable[Lapse]) -> Differences:
+    """What differs when these hosts have stopped to say that they live, and no others."""
+    wanted = {one.id: one for one in lapses if one.id in state.peers and one.id != state.installation_id}
+    return Differences(
+        tuple(one for one in wanted.values() if one.id not in state.lapses),
+        tuple(one for one in state.lapses.values() if one.id not in wanted),
+    )
+
+
+def of_rows(state: State, rows: Iterable[ClusterRow | Lapse]) -> Differences:
     """What of these rows is news to the host, and of its concern."""
     networks = set(spanning(state))
     peers = dict(state.peers)
@@ -130,6 +140,9 @@ def of_rows(state: State, rows: Iterable[ClusterRow]) -> Differences:
     for row in sorted(rows, key=lambda one: not isinstance(one, Peer)):
         if isinstance(row, Network):
             continue  # it never changes
+        if isinstance(row, Lapse):
+            put += [row] if row.id not in (state.installation_id, *state.lapses) else []
+            continue
         if isinstance(row, Peer):
             disowned = disowned or (row.id == state.installation_id and row != state.peers.get(row.id))
             if row.id != state.installation_id and row != peers.get(row.id):
@@ -156,7 +169,7 @@ def is_other(row: Service, known: Service | None) -> bool:
 
 def _of(row: Copy) -> str:
     """The id of the host that has written it; "": any may."""
-    if isinstance(row, Service):
+    if isinstance(row, Service | Lapse):
         return ""
     return row.id if isinstance(row, Peer) else row.peer
 

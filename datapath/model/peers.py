@@ -72,6 +72,15 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
+class Lapse:
+    """Another host has said that it lives, by its agent, and does not any more: services have no backends there. `id`:
+    the host's. Packets to its endpoints are sent all the same."""
+
+    id: str
+    phase: Phase = Phase.READY
+
+
+@dataclass(frozen=True, slots=True)
 class Owed:
     """A write to the cluster's store that waits until that can be reached; the last one of its key. `id`: the key;
     `value`: what is to be there, "": nothing. Rows that caused it were written in the same transaction."""

@@ -15,7 +15,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
-from datapath.model.peers import Block, Owed, Peer, Remote
+from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
 from datapath.model.plugins import NoPlugins, Plugins
 from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase, Row, short
@@ -154,6 +154,10 @@ class ClusterSnapshot(Snapshot):
     @property
     def remotes(self) -> Mapping[str, Remote]:
         return self.rows(Remote)
+
+    @property
+    def lapses(self) -> Mapping[str, Lapse]:
+        return self.rows(Lapse)
 
     @property
     def owed(self) -> Mapping[str, Owed]:

@@ -95,7 +95,7 @@ def _inhabited(endpoint: Endpoint, state: State) -> bool:
 
 def backends(service: Service, state: State) -> list[Backend]:
     """The service's backends: endpoints that are there, of containers that run, in the order of their slots; then those
-    that other hosts say they have."""
+    that other hosts say they have, unless they have stopped to say that they live."""
     found = []
     for endpoint in state.endpoints_of_network(service.network_id):
         weight = backed(service, endpoint, state)
@@ -103,7 +103,7 @@ def backends(service: Service, state: State) -> list[Backend]:
             found.append(Backend(endpoint, weight, state_of(service, endpoint.id, state)))
     for remote in state.remotes_of_network(service.network_id):
         weight = remote.services.get(service.id, 0)
-        if weight:
+        if weight and remote.peer not in state.lapses:
             found.append(Backend(remote, weight, state_of(service, remote.id, state)))
     return found
 

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from datapath.cluster import keys
-from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, whole
+from tests.net.agents import Agent
+from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
 from tests.net.hosts import TIMEOUT, Host, Namespace, eventually
 from tests.net.services import heard, keeper, names, serve
 
@@ -374,27 +375,58 @@ def test_s26_a_store_that_was_restored_from_before_a_service_gets_it_back(
 
 
 @pytest.fixture(scope="module")
-def third(running: Cluster) -> Iterator[Member]:
+def third(running: Cluster) -> Iterator[tuple[Member, Agent]]:
     """One more host, of the same cluster by another network."""
-    host = running.add()
-    with agents([host]):
+    host = running.add(config={"cluster-store-opts": {"discovery.ttl": "3", "discovery.heartbeat": "1"}})
+    with agents([host]) as (agent,):
         host.ctl("network create -d overlay --subnet 10.78.0.0/24 else")
-        yield host
+        yield host, agent
         host.ctl("network rm else")
 
 
-def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(running: Cluster, third: Member) -> None:
+def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
+    running: Cluster, third: tuple[Member, Agent]
+) -> None:
     """And when it dies, connections through the others are unharmed."""
     web(running)
-    first = running[0]
-    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 300) for host in (first, third)]
+    first, last = running[0], third[0]
+    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 300) for host in (first, last)]
     assert found[0] == found[1]
     assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}
     with held(first.outside, first.vtep, 8090, 30) as (process, owners):
         assert set(owners) == {"w1", "w2", "w3"}
-        with held(first.outside, third.vtep, 8090, 30) as (others, through):
+        with held(first.outside, last.vtep, 8090, 30) as (others, through):
             assert set(through) == {"w1", "w2", "w3"}
             assert failed(others) == []
-        with running.cut_off(third):
+        with running.cut_off(last):
             assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 30)).keys() == set(owners)
             assert failed(process) == []
+
+
+def test_s26_backends_of_a_host_that_is_dead_go_when_its_lease_does(
+    running: Cluster, third: tuple[Member, Agent]
+) -> None:
+    """And come back with it; nobody else's connections are touched. An agent that is ended in good order says so."""
+    first, (last, agent) = running[0], third
+    web(running)
+    serve(last, "w4", "--network ov --service web", "ov")
+    for host in running:
+        knows(host, w1="up", w2="up", w3="up", w4="up")
+    with running.cut_off(last):
+        for host in running.hosts[:2]:
+            knows(host, w1="up", w2="up", w3="up")
+            said = host.try_ctl("doctor").stdout
+            assert said.startswith("host h3") and said.count("means:") == 1, said
+        assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 60)).keys() == {"w1", "w2", "w3"}
+    for host in running:
+        knows(host, w1="up", w2="up", w3="up", w4="up")
+    agent.end()
+    with running.etcd.client() as store, eventually() as until:
+        until(lambda: len(store.list(keys.ALIVE).entries) == 2)
+    assert backends(first).keys() == {"w1", "w2", "w3", "w4"}
+    with agents([last]):
+        first.ctl("service rm web")
+        remove(first, "w1")
+        remove(running[1], "w2", "w3")
+        remove(last, "w4")
+        whole(running)
