@@ -48,9 +48,9 @@ SERVICE_NAMES = "servicenames/"  # <name>: service's id
 INGRESS = "ingress/"  # <protocol>/<port>: service's and network's id
 
 
+_SERVICES_OWN = {"network_id", "number", "phase"}  # those that are never left out
 # What a network's row has that is about one host.
 _OWN = {"number", "device", "built", "phase", "owner", "path_mtu"}
-_SERVICES_OWN = {"network_id", "number", "numbers", "ports", "phase"}  # the network's id is in the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +226,8 @@ def network_value(network: Network) -> str:
 
 
 def service_value(service: Service) -> str:
-    """Without what is one host's own."""
-    raw = json.loads(to_json(service))
+    """Without what is one host's own; the network's id is in the key."""
+    raw = json.loads(to_json(service.shared))
     return json.dumps({k: v for k, v in raw.items() if k not in _SERVICES_OWN}, separators=(",", ":"))
 
 

@@ -87,12 +87,14 @@ def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -
             if verdict is not None:
                 mine[endpoint_id] = verdict
     for service_id, known in found.items():
-        service = tx.state.services[service_id]
+        before = tx.state
+        service = before.services[service_id]
         if known != service.verdicts:
             after = replace(service, verdicts=known)
             tx.journal(replace(after, phase=Phase.CHANGING))
             write(tx, tx.state, [after])
             tx.journal(after)
+            telling.serving(tx, before.endpoints_of_network(service.network_id), tx.state, before)
 
 
 def settle(tx: Transaction) -> None:

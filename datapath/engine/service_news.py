@@ -57,7 +57,7 @@ def _begin(tx: Transaction, row: Service) -> None:
 def _change(tx: Transaction, known: Service, row: Service) -> None:
     kept = tuple(mapping for mapping in known.ports if any(_is_same(mapping, one) for one in row.published))
     missing = [one for one in row.published if not any(_is_same(mapping, one) for mapping in kept)]
-    changed = replace(row, number=known.number, numbers=known.numbers, ports=kept)
+    changed = replace(row.of_host(known), ports=kept, phase=Phase.READY)
     opened = _open(tx, changed, missing)
     if known.shared == row and not opened:
         return

@@ -81,7 +81,19 @@ class Service:
     @property
     def shared(self) -> Service:
         """What all hosts that know it have alike."""
-        return replace(self, number=0, numbers={}, ports=(), phase=Phase.READY)
+        return replace(self, number=0, numbers={}, ports=(), verdicts={}, ends={}, phase=Phase.READY)
+
+    def of_host(self, known: Service) -> Service:
+        """The service with what this host has of it, as its row `known` says."""
+        return replace(
+            self,
+            number=known.number,
+            numbers=known.numbers,
+            ports=known.ports,
+            verdicts=known.verdicts,
+            ends=known.ends,
+            phase=known.phase,
+        )
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """A container with these labels is a backend."""
