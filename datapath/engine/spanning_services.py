@@ -61,8 +61,13 @@ def create(tx: Transaction, request: ServiceRequest) -> Service:
     wanted = [vip for vip in planned.vips if vip.version in asked]
     with store.within(joining.PATIENCE):
         made = verbs.create(store, me, network, known, replace(planned, phase=Phase.READY), wanted)
-    cluster.follow(tx, cluster.News((made,)))
-    service = tx.state.services[made.id]
+    try:
+        cluster.follow(tx, cluster.News((made,)))
+        service = tx.state.services[made.id]
+    except BaseException:
+        with store.within(joining.SHORTLY):
+            verbs.remove(store, made)
+        raise
     services.warn_of_nobody(tx, service)
     joining.advise(tx)
     return service

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.net import faults, forked, look
-from tests.net.cluster import Cluster, Member
+from tests.net.cluster import Cluster
 from tests.net.hosts import Host, pinging, reaches, sent_and_lost
 from tests.net.test_faults import (
     MOST,
@@ -77,7 +78,7 @@ def named_t(host: Host) -> None:
     on("ov")(host)
 
 
-OTHER: list[Member] = []
+OTHER: list[Any] = []  # the second host, and the cluster
 OPERATIONS = {
     "network create": Operation(EXTRA, no_extra, lambda h: "extra" in networks(h)),
     "network rm": Operation("network rm extra", extra, lambda h: "extra" not in networks(h)),
@@ -87,7 +88,91 @@ OPERATIONS = {
     "connect": Operation("network connect ov t", on("shop"), lambda h: "ov" in on_networks(h)),
     "disconnect": Operation("network disconnect ov t", on("ov"), lambda h: "ov" not in on_networks(h)),
     "rename": Operation("rename t u", named_t, lambda h: exists(h, "u")),
+    "service create": Operation(
+        "service create --network ov --selector app=t -p 40030:80 svc",
+        lambda h: without_service(h),
+        lambda h: "svc" in services(h),
+        lambda h: one_service(h),
+    ),
+    "service rm": Operation(
+        "service rm svc",
+        lambda h: with_service(h),
+        lambda h: "svc" not in services(h),
+        lambda h: one_service(h),
+    ),
+    "service update": Operation(
+        "service update --publish-add 40031:80 --publish-rm 40030:80 svc",
+        lambda h: with_service(h),
+        lambda h: "40031" in h.ctl("service ls"),
+        lambda h: one_service(h),
+    ),
+    "service drain": Operation(
+        "service drain svc t",
+        lambda h: with_service(h),
+        lambda h: "draining" in h.ctl("service ps svc"),
+        lambda h: one_service(h),
+    ),
+    "run behind a service": Operation(
+        "run -d --name t --network ov --service svc sleep 3600",
+        lambda h: without_backend(h),
+        lambda h: exists(h, "t"),
+        lambda h: one_service(h),
+    ),
+    "rm -f behind a service": Operation(
+        "rm -f t", lambda h: with_service(h), lambda h: not exists(h, "t"), lambda h: one_service(h)
+    ),
 }
+
+
+SERVICE = "service create --network ov --selector app=t -p 40030:80 svc"
+
+
+def services(host: Host) -> set[str]:
+    return set(host.ctl("service ls --format {{.Name}}").split())
+
+
+def without_service(host: Host) -> None:
+    behind(host)
+    if "svc" in agreed(host):
+        host.ctl("service rm svc")
+
+
+def with_service(host: Host) -> None:
+    if "svc" not in agreed(host):
+        host.ctl(SERVICE)
+    if "40030" not in host.ctl("service ls"):
+        host.ctl("service update --publish-add 40030:80 --publish-rm 40031:80 svc")
+    behind(host)
+
+
+def without_backend(host: Host) -> None:
+    with_service(host)
+    gone(host)
+
+
+def behind(host: Host) -> None:
+    """A container that the service's selector means, and that is not drained."""
+    if not exists(host, "t") or "draining" in host.try_ctl("service ps svc").stdout:
+        gone(host)
+        host.ctl("run -d --name t --network ov --label app=t sleep 3600")
+
+
+def agreed(host: Host) -> set[str]:
+    """The host's services, once it has asked the store, as its commands do: there is no agent."""
+    gone(host)
+    host.ctl("run -d --name t --network ov --label app=t sleep 3600")
+    return services(host)
+
+
+def one_service(host: Host) -> None:
+    """What the store has of services is what this host has, all or nothing; who is behind one, too."""
+    known = agreed(host)
+    with OTHER[1].etcd.client() as store:
+        entries = store.list("services/", "servicenames/", "ingress/", "eps/").entries
+    own = {key for key in entries if not key.startswith("eps/")}
+    vips = {key for key, one in entries.items() if key.startswith("eps/") and '"peer"' not in one.value}
+    told = [key for key, one in entries.items() if '"services":{' in one.value and key not in own]
+    assert (len(own), len(vips), len(told)) == ((3, 1, 1) if "svc" in known else (0, 0, 0)), entries
 
 
 def on_networks(host: Host) -> set[str]:
@@ -123,7 +208,7 @@ def test_s30_a_fault_at_any_step_loses_nothing_of_networks_of_several_hosts(
     prepared: Cluster, bystander: subprocess.Popen[str], name: str, kind: str
 ) -> None:
     host, operation = prepared[0], OPERATIONS[name]
-    OTHER[:] = [prepared[1]]
+    OTHER[:] = [prepared[1], prepared]
     steps = steps_of(host, operation)
     assert 0 < steps < MOST
     problems = []
