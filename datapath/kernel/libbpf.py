@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2  # include/uapi/linux/bpf.h
 BPF_PROG_TYPE_SCHED_CLS = 3
 # The youngest helpers that the programs call, and the Linux that brought them, youngest first.
 _HELPERS = {"bpf_loop": (181, "5.17"), "bpf_timer_init": (169, "5.15"), "bpf_redirect_peer": (155, "5.10")}
-_MOST_MAPS = 64  # MAX_USED_MAPS of linux/bpf_verifier.h
+_MOST_MAPS = 256  # that a program uses or holds
 _LOG_SIZE = 16 << 20
 
 
@@ -38,12 +38,13 @@ def load_object(
     config: Any,
     sizes: Mapping[str, int] | None = None,
     elsewhere: Mapping[str, str] | None = None,
+    maps_only: bool = False,
 ) -> tuple[list[Program], dict[str, int]]:
     """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
 
     `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout is the
     same. `elsewhere`: the names of pins that are not their map's. `config` is abi.config; as a map it is called config
-    and never pinned here. VerifierError carries the whole log.
+    and never pinned here. `maps_only`: no program is loaded. VerifierError carries the whole log.
     """
     # Of its own, not malloc()'s: its pages are only touched if the kernel writes there, and go when it goes.
     room = mmap.mmap(-1, _LOG_SIZE)
@@ -55,19 +56,27 @@ def load_object(
         raise KernelError("open object", path.name, ffi.errno)
     try:
         maps = _configure_maps(obj, pins, config, sizes or {}, elsewhere or {})
+        for program in _programs(obj) if maps_only else ():
+            bpf.check(bpf.lib.bpf_program__set_autoload(program, False), "leave out", path.name)
         with log.operation("load", path.name):
             result = bpf.lib.bpf_object__load(obj)
         if result:
             raise _load_error(path, result, ffi.string(verdict).decode(errors="replace"))
         programs = []
-        program = bpf.lib.bpf_object__next_program(obj, ffi.NULL)
-        while program != ffi.NULL:
+        for program in () if maps_only else _programs(obj):
             name = ffi.string(bpf.lib.bpf_program__name(program)).decode()
             programs.append(Program(name, os.dup(bpf.lib.bpf_program__fd(program))))
-            program = bpf.lib.bpf_object__next_program(obj, program)
         return programs, {name: os.dup(bpf.lib.bpf_map__fd(m)) for name, m in maps.items()}
     finally:
         bpf.lib.bpf_object__close(obj)
+
+
+def _programs(obj: Any) -> Iterator[Any]:
+    """The programs of an open object file."""
+    program = bpf.lib.bpf_object__next_program(obj, ffi.NULL)
+    while program != ffi.NULL:
+        yield program
+        program = bpf.lib.bpf_object__next_program(obj, program)
 
 
 def declared_maps(path: Path) -> set[str]:
@@ -166,12 +175,17 @@ def program_id(fd: int) -> int:
 
 
 def program_maps(fd: int) -> set[int]:
-    """The kernel's numbers of the maps that a program uses."""
+    """The kernel's numbers of the maps that a program uses or holds."""
     ids, info = ffi.new("__u32[]", _MOST_MAPS), ffi.new("struct bpf_prog_info *")
     info.nr_map_ids, info.map_ids = _MOST_MAPS, int(ffi.cast("uintptr_t", ids))
     size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
     bpf.check(bpf.lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect", "program")
     return set(ids[0 : info.nr_map_ids])
+
+
+def hold_map(program_fd: int, map_fd: int) -> None:
+    """From now on the program holds the map as if it used it (since 5.10)."""
+    bpf.check(bpf.lib.bpf_prog_bind_map(program_fd, map_fd, ffi.NULL), "hold map by", "program")
 
 
 class Run(NamedTuple):
