@@ -9,8 +9,17 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from datapath.dataplane.layout import CONN_GC, HOOK_OF_KIND, HOOKS, SOCKET_HOOKS, XDP_HOOK, Direction
-from datapath.dataplane.pins import Pins, listed
+from datapath.dataplane.layout import (
+    CONN_GC,
+    HOOK_OF_KIND,
+    HOOKS,
+    SOCKET_HOOKS,
+    XDP_HOOK,
+    Direction,
+    Setup,
+)
+from datapath.dataplane.loading import Loading
+from datapath.dataplane.pins import listed
 from datapath.errors import KernelError, NotSupportedError
 from datapath.kernel import abi, bpf_links, bpffs, cgroup, devices, libbpf
 
@@ -27,20 +36,21 @@ def filter_place(ifindex: int, direction: Direction) -> tuple[int, int, int, int
     return ifindex, _CLSACT[direction], _CLSACT_HANDLE, _CLSACT_PRIORITY
 
 
-class Attachments(Pins):
+class Attachments(Loading):
     """The pinned programs, attached and detached.
 
     `mode`: "auto" (tcx, else clsact), "tcx" or "clsact". `group`: the control group whose sockets the socket hooks
-    are attached to; None: the root.
+    are attached to; None: the root. `setup`: see Loading.
     """
 
-    def __init__(self, root: Path, mode: str, group: Path | None) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, mode: str, group: Path | None, setup: Setup) -> None:
+        super().__init__(root, setup)
         self._mode = mode
         self._group = group
 
     def attach(self, hook: str, ifindex: int) -> None:
-        """Attaches a tc program to a device, unless it is attached already. KernelError: the kernel refuses.
+        """Attaches a tc program to a device, unless it is attached already; loads it if it is not. KernelError: the
+        kernel refuses.
 
         To a device that is nobody else's a filter is preferred, unless tcx was asked for: the kernel waits for an
         RCU grace period when it makes a tcx link, and again when the device goes, with the lock held that every
@@ -49,6 +59,7 @@ class Attachments(Pins):
         name = f"{hook}-{ifindex}"
         if self._lacks(hook):
             return
+        self.need(hook)
         if self._mode != "clsact":
             if os.path.exists(f"{self.root}/links/{name}"):
                 return
@@ -116,6 +127,7 @@ class Attachments(Pins):
             return True
         if self._lacks(XDP_HOOK):
             return True
+        self.need(XDP_HOOK)
         link = self._attach_xdp(ifindex)
         if link is None:
             return False
@@ -150,7 +162,7 @@ class Attachments(Pins):
         """Remembers that another's XDP program is on the device; False: that was remembered already."""
         if self._other_xdp(ifindex).exists():
             return False
-        bpffs.pin(self.program(XDP_HOOK), self._other_xdp(ifindex))
+        bpffs.pin(self.program(CONN_GC), self._other_xdp(ifindex))
         return True
 
     def note_unserved(self, indexes: Collection[int]) -> set[int]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal, NamedTuple
 
 # Enumerators of abi.h: enum network_flag, enum device_kind, enum host_flag, enum xfrm_direction, enum transport,
@@ -248,3 +248,20 @@ OBJECT_FILES = {
     "conn_gc": (CONN_GC,),
     **{program: (program,) for program in TAILS},
 }
+# Those that are loaded with the first network. Each of the others has one program, and is loaded when something first
+# needs it: a device that it is attached to, or a network whose packets go on in it.
+FIRST = (CONN_GC, "from_container", "from_host", "from_uplink", "host_socket", "resolve", "ask", "answered")
+# Of the others, the maps that none of the first has and that are there from the first network on all the same.
+LATER_MAPS = {XDP_HOOK: ("rates",)}
+# The flag of a network -> the programs that its packets go on in.
+TAILS_OF: Mapping[NetworkFlag, tuple[str, ...]] = {
+    "NETWORK_OVERLAY": ("to_peer", "from_peer"),
+    "NETWORK_LAN": ("to_lan",),
+    "NETWORK_QUESTIONS": ("to_lan",),
+    "NETWORK_SERVICES": ("to_service",),
+}
+
+
+def tails_of(flags: Container[str]) -> set[str]:
+    """The programs that packets of a network with those flags go on in, besides those that are loaded first."""
+    return {name for flag, names in TAILS_OF.items() if flag in flags for name in names}

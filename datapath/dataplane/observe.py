@@ -12,6 +12,7 @@ from typing import Any
 from datapath.dataplane import convert, version
 from datapath.dataplane.attach import filter_place
 from datapath.dataplane.layout import (
+    FIRST,
     HOOKS,
     MAPS,
     OBJECT_FILES,
@@ -61,7 +62,7 @@ def programs(root: Path, indexes: Iterable[int]) -> Programs:
     if not bpffs.is_bpffs(existing):
         return Programs(missing=("maps", "programs"))
     pinned = {folder: _names(root / folder) for folder in ("maps", "programs", "links")}
-    wanted = [f"programs/{name}" for names in OBJECT_FILES.values() for name in names]
+    wanted = [f"programs/{name}" for one in FIRST for name in OBJECT_FILES[one]]
     wanted += [f"maps/{name}" for name in (*MAPS, TAILS_MAP)]
     missing = [pin for pin in wanted if not (root / pin).exists()]
     broken: dict[str, str] = {}

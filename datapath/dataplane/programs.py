@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packet programs of one host and their maps: loading, opening, counting.
+"""The packet programs of one host and their maps: opening, telling, counting.
 
 Everything is pinned (see pins) and works without any process. Each step may be the last of a killed process: opening
 again completes what is missing.
@@ -8,7 +8,7 @@ again completes what is missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,18 @@ from datapath.dataplane.host_entries import host_entry, xfrm_entries
 from datapath.dataplane.layout import (
     CONN_GC,
     DEFAULT_SETUP,
+    FIRST,
     MAPS,
     OBJECT_FILES,
-    TAILS,
     TAILS_MAP,
-    VERSION_MAPS,
     XDP_HOOK,
     Setup,
 )
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
-from datapath.kernel import abi, bpf_maps, libbpf, netns, observe
+from datapath.kernel import abi, bpf_maps, libbpf, observe
 from datapath.kernel.bpffs import get_pinned, pin
 from datapath.model.host import HostNetwork
-
-_SAMPLE = 64  # of as many drops, one is reported
 
 
 class Dataplane(Attachments):
@@ -49,8 +46,7 @@ class Dataplane(Attachments):
         setup: Setup = DEFAULT_SETUP,
         group: Path | None = None,
     ) -> None:
-        super().__init__(bpffs, attach_mode, group)
-        self._setup = setup
+        super().__init__(bpffs, attach_mode, group, setup)
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -64,8 +60,9 @@ class Dataplane(Attachments):
     ) -> Dataplane:
         """The programs of this host, loaded and pinned if they are not. Raises KernelError and its kinds.
 
-        If a pin is missing, all are loaded afresh: programs without one of their maps' pins cannot be told anything
-        any more. Those of another version are used as they are, if their maps have this version's layout.
+        Loaded are those that every network needs (FIRST). If a pin of these or of a map is missing, all are loaded
+        afresh: programs without one of their maps' pins cannot be told anything any more. Those of another version are
+        used as they are, if their maps have this version's layout.
         """
         self = cls(bpffs, attach_mode, setup, group)
         try:
@@ -74,9 +71,7 @@ class Dataplane(Attachments):
                 self.unpin()
                 for folder in ("maps", "programs"):
                     (bpffs / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-                for name in OBJECT_FILES:
-                    self.load(name, bpffs / "programs", bpffs / "maps")
-                self.fill_tails(bpffs / "programs", bpffs / "maps")
+                self.load()
                 self.tell_host(observe.host())
                 mark = version.installed().mark  # the last: without it nothing counts as loaded
                 pin(self.program(CONN_GC), bpffs / "programs" / mark)
@@ -92,12 +87,13 @@ class Dataplane(Attachments):
 
     @staticmethod
     def is_complete(bpffs: Path) -> bool:
-        """Every program and every map is pinned. Of another version only its mark is looked for."""
+        """Every map is pinned, and all programs that are loaded first. Of another version only its mark is looked
+        for."""
         pinned = listed(bpffs / "programs")
         found = version.marked(pinned)
         if found is None or found.objects != version.digest():
             return found is not None
-        programs = {program for names in OBJECT_FILES.values() for program in names}
+        programs = {program for name in FIRST for program in OBJECT_FILES[name]}
         return programs <= pinned and MAPS.keys() | {TAILS_MAP} <= listed(bpffs / "maps")
 
     @classmethod
@@ -113,55 +109,6 @@ class Dataplane(Attachments):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def load(self, name: str, programs_folder: Path, own_folder: Path, anew: Collection[str] = ()) -> None:
-        """Loads one object file with the pinned maps; pins its programs in one folder, and the maps that are this
-        version's alone in the other. `anew`: the maps that are not shared either, but made to take the place of those
-        that are pinned."""
-        config = abi.config(netns_cookie=netns.cookie(), sample=_SAMPLE, **self._setup.config)
-        programs, maps = libbpf.load_object(
-            abi.OBJECTS / f"{name}.bpf.o",
-            pins=self.root / "maps",
-            config=config,
-            sizes=self._sizes(),
-            elsewhere={one: f"{version.NEXT_MAP}{one}" for one in anew}
-            | {one: str(own_folder / one) for one in VERSION_MAPS},
-        )
-        try:
-            if not (own_folder / "config").exists():
-                pin(maps["config"], own_folder / "config")
-            for program in programs:
-                path = programs_folder / program.name
-                if not path.exists():
-                    pin(program.fd, path)
-        finally:
-            for fd in (*(program.fd for program in programs), *maps.values()):
-                os.close(fd)
-
-    @staticmethod
-    def fill_tails(programs_folder: Path, own_folder: Path) -> None:
-        """Writes into the map `tails` of the second folder the programs of the first that others go on in."""
-        with bpf_maps.opened(own_folder / TAILS_MAP) as tails:
-            for name, place in TAILS.items():
-                fd = get_pinned(programs_folder / name)
-                if fd is None:
-                    raise KernelError("open program", name, detail="it is not pinned")
-                try:
-                    tails.set_raw(bpf_maps.number(abi.Tail[place]), bpf_maps.number(fd))
-                finally:
-                    os.close(fd)
-
-    def _sizes(self) -> dict[str, int]:
-        """How many entries maps get. A pinned map keeps its size: a load that was cut short goes on as it began."""
-        sizes = dict(self._setup.sizes)
-        if "conns" in sizes:
-            sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the queue of the GC once
-        for name in listed(self.root / "maps"):
-            fd = get_pinned(self.root / "maps" / name)
-            if fd is not None:
-                sizes[name] = int(bpf_maps.map_info(fd, name).max_entries)
-                os.close(fd)
-        return sizes
 
     def setup(self) -> Setup:
         """What the programs were loaded with, of the settings and sizes that the constructor was given."""

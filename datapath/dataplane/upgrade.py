@@ -18,6 +18,7 @@ from typing import get_args
 from datapath.dataplane import carry, connections, timer, version
 from datapath.dataplane.attach import filter_place
 from datapath.dataplane.layout import CONN_GC, OBJECT_FILES, VERSION_MAPS, Direction
+from datapath.dataplane.pins import listed
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_links, bpf_maps, bpffs, libbpf
@@ -31,9 +32,9 @@ def pending(bpffs: Path) -> bool:
 
 
 def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
-    """Loads this version's programs and pins them below ``next``; `fill` writes the rows of maps that the version
-    before did not have, or laid out otherwise. What `finish` has to know of it. KernelError: it failed, and nothing has
-    changed."""
+    """Loads those of this version's programs that are in use, and pins them below ``next``; `fill` writes the rows of
+    maps that the version before did not have, or laid out otherwise. What `finish` has to know of it. KernelError: it
+    failed, and nothing has changed."""
     root = dataplane.root
     folder, maps = root / version.NEXT, root / "maps"
     _clear(folder)
@@ -46,12 +47,12 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
     try:
         _rename_maps(maps)
         folder.mkdir(mode=0o700)
-        for name in OBJECT_FILES:
-            dataplane.load(name, folder, folder, anew)
-        dataplane.fill_tails(folder, folder)
-        dataplane.close()  # of maps that are there only now it may have opened a stand-in
-        with version.carrying(root) if anew else nullcontext():
-            fill()
+        used = listed(root / "programs") if "networks" in anew else dataplane.in_use()
+        with dataplane.beside(folder, anew):
+            dataplane.load(used)
+            dataplane.close()  # of maps that are there only now it may have opened a stand-in
+            with version.carrying(root) if anew else nullcontext():
+                fill()
         if anew:
             dataplane.close()
             began = carry.begin(root, anew)
@@ -191,7 +192,8 @@ def _drop_maps(root: Path) -> None:
 
 
 def _drop_unused(root: Path) -> None:
-    """Removes pins of maps that no program uses: of an upgrade that came to nothing, whose version had more of them."""
+    """Removes pins of maps that no program uses or holds: of an upgrade that came to nothing, whose version had more
+    of them."""
     used: set[int] = set()
     with _Opened(root / "programs", set(os.listdir(root / "programs"))) as programs:
         for fd in programs.values():

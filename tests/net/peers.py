@@ -135,9 +135,8 @@ class Peers:
                 )
                 programs.tunnel[place] = to_abi(row)
                 value = programs.networks[network.number]
-                programs.networks[network.number] = value._replace(
-                    flags=value.flags | abi.NetworkFlag.NETWORK_OVERLAY
-                )
+                flags = value.flags | abi.NetworkFlag.NETWORK_OVERLAY
+                programs.tell_network(network.number, value._replace(flags=flags))
 
     def read(self, number: int, name: str) -> dict[Any, Any]:
         """All rows of that host's map."""

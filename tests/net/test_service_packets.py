@@ -86,7 +86,8 @@ def made(shared_host: Host) -> Iterator[Made]:
         key, _ = endpoint_of(found, made.one)
         network: int = key.network  # type: ignore[attr-defined]
         value = found.networks[network]
-        found.networks[network] = value._replace(flags=value.flags | abi.NetworkFlag.NETWORK_SERVICES)
+        flags = value.flags | abi.NetworkFlag.NETWORK_SERVICES
+        found.tell_network(network, value._replace(flags=flags))
         for container in (made.one, made.two):
             index = endpoint_of(found, container)[1].ifindex  # type: ignore[attr-defined]
             row = found.devices[abi.device_key(index)]

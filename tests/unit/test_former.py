@@ -9,7 +9,20 @@ import pytest
 from datapath.kernel._libbpf import ffi
 
 from datapath.dataplane import former, version
-from datapath.dataplane.layout import MAPS, OBJECT_FILES, OWN_MAPS, TOLD_MAPS
+from datapath.dataplane.layout import (
+    FIRST,
+    HOOKS,
+    LATER_MAPS,
+    MAPS,
+    OBJECT_FILES,
+    OWN_MAPS,
+    TAILS,
+    TAILS_MAP,
+    TAILS_OF,
+    TOLD_MAPS,
+    XDP_HOOK,
+    tails_of,
+)
 from datapath.kernel import abi, libbpf
 
 TEXT = (abi.OBJECTS / "abi.h").read_text()
@@ -29,6 +42,25 @@ def test_every_map_is_known_by_what_is_in_it() -> None:
     declared = set().union(*(libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o") for name in OBJECT_FILES))
     assert {name for name in declared if "." not in name} == (MAPS.keys() | OWN_MAPS.keys()) - {"config"}
     assert MAPS.keys() > TOLD_MAPS
+
+
+def test_every_map_that_is_told_or_read_is_there_from_the_first_network_on() -> None:
+    def declared(name: str) -> set[str]:
+        return libbpf.declared_maps(abi.OBJECTS / f"{name}.bpf.o")
+
+    with_the_first = set().union(*map(declared, FIRST), *LATER_MAPS.values())
+    assert with_the_first >= (MAPS.keys() | {TAILS_MAP}) - {"config"}
+    assert all(set(maps) <= declared(name) and name not in FIRST for name, maps in LATER_MAPS.items())
+
+
+def test_a_program_that_is_loaded_later_has_an_object_file_of_its_own_and_somebody_who_needs_it() -> None:
+    """It is attached, or the flag of a network leads to it."""
+    later = OBJECT_FILES.keys() - set(FIRST)
+    led_to = {name for names in TAILS_OF.values() for name in names}
+    assert all(OBJECT_FILES[name] == (name,) for name in later)
+    assert later == (HOOKS.keys() | {XDP_HOOK} | led_to) - set(FIRST)
+    assert led_to | set(FIRST) >= TAILS.keys()
+    assert tails_of({"NETWORK_ACTIVE", "NETWORK_OVERLAY"}) == {"to_peer", "from_peer"}
 
 
 @pytest.mark.parametrize("path", FORMERS, ids=lambda path: str(path.name))

@@ -62,8 +62,9 @@ def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
     yield from pairs.findings(comparison, [n for n in networks if traits(n).programs])
     yield from _policies(comparison, networks)
     if comparison.observed.programs.loaded:
-        yield from _attachments(comparison, networks)
-        yield from differences(comparison, networks)
+        rows = desired(comparison, networks)
+        yield from _attachments(comparison, networks, rows["networks"])
+        yield from of_maps(comparison, rows, _ignored(comparison, networks))
         yield from _resolvers(comparison)
         yield from _orphans(comparison, networks)
 
@@ -147,7 +148,8 @@ def _uplinks(comparison: Comparison, networks: list[Network]) -> dict[structs.De
     return host_entries.uplink_devices(served, parents)
 
 
-def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
+def _attachments(comparison: Comparison, networks: list[Network], rows: Rows) -> Iterator[Finding]:
+    """`rows`: what the map `networks` is to say."""
     programs = comparison.observed.programs
     for subject, hook, ifindex in _wanted_hooks(comparison, networks):
         if (hook, ifindex) not in programs.attached:
@@ -160,9 +162,13 @@ def _attachments(comparison: Comparison, networks: list[Network]) -> Iterator[Fi
         if uplink.unserved:
             yield Finding(UNSERVED, f"uplink {uplink.name}", uplink.unserved)
     if networks and not programs.outdated:
-        for name in sorted(layout.TAILS.keys() - programs.tails):
+        names = layout.TAILS.keys() & layout.FIRST
+        for name in sorted(
+            names.union(*(layout.tails_of(row.flags) for row in rows.values())) - programs.tails
+        ):
             detail = f"program {name} is not found by those that go on in it"
-            yield Finding(DETACHED, "questions for names", detail, (name, 0))
+            subject = "questions for names" if name in names else "packets of networks"
+            yield Finding(DETACHED, subject, detail, (name, 0))
     if networks:
         for hook in sorted(SOCKET_HOOKS - programs.sockets):
             yield Finding(DETACHED, "processes of the host", f"program {hook} is not attached", (hook, 0))
@@ -213,11 +219,6 @@ def _orphans(comparison: Comparison, networks: list[Network]) -> Iterator[Findin
 
 
 # ---- the rows of maps ------------------------------------------------------------------------------------------
-
-
-def differences(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
-    """Of every map that says who is where and what is published."""
-    yield from of_maps(comparison, desired(comparison, networks), _ignored(comparison, networks))
 
 
 def of_maps(

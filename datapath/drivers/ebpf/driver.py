@@ -74,7 +74,7 @@ class EbpfBridge(PairDriver):
             key, device = entries.gateway_device(network, ifindex)
             if routed := entries.host_routed_entries(network):
                 dataplane.host_routed.update_many(routed)
-            dataplane.networks[number] = to_abi(value)
+            dataplane.tell_network(number, to_abi(value))
             dataplane.devices[key] = to_abi(device)
             dataplane.attach("from_host", ifindex)
             undo.pop_all()
@@ -95,7 +95,7 @@ class EbpfBridge(PairDriver):
         wanted = to_abi(value)
         wanted = wanted._replace(flags=wanted.flags | known.flags & int(abi.NetworkFlag.NETWORK_SERVICES))
         if known != wanted:
-            dataplane.networks[number] = wanted
+            dataplane.tell_network(number, wanted)
 
     def delete_network(self, network: Network) -> None:
         dataplane = self.context.loaded

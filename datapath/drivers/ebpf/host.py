@@ -108,13 +108,15 @@ class EbpfHost(HostPart):
                     dataplane.detach(POLICY_HOOK, key.ifindex)
                 dataplane.detach_xdp(key.ifindex)
                 dataplane.devices.pop(key, None)
+        deciding = policed(view.networks, parents)
+        hooks = {HOOK_OF[value.kind] for value in wanted.values()} | ({POLICY_HOOK} if deciding else set())
+        dataplane.need(*sorted(hooks))
         dataplane.devices.update_many(
             {key: value for key, value in wanted.items() if known.get(key) != value}
         )
         if dataplane.has("parents"):
             dataplane.parents.update_many(parents)
             dataplane.parents.delete_many(set(dataplane.parents) - parents.keys())
-        deciding = policed(view.networks, parents)
         unserved = {u.ifindex: u.unserved for u in view.observed.uplinks if u.unserved}
         for key, value in wanted.items():
             try:

@@ -19,7 +19,7 @@ def _attach(work: Repairing, finding: Finding) -> None:
     hook, ifindex = finding.about
     dataplane = work.context.dataplane
     if hook in TAILS:
-        dataplane.fill_tails(dataplane.root / "programs", dataplane.root / "maps")
+        dataplane.fill_tail(hook)
         return
     if hook in SOCKET_HOOKS:
         dataplane.drop_link(hook)
@@ -46,7 +46,9 @@ def _write_row(work: Repairing, finding: Finding) -> None:
     dataplane = work.context.dataplane
     rows = getattr(dataplane, name)
     match name:
-        case "networks" | "host" | "tunnel":
+        case "networks":
+            dataplane.tell_network(key[0], to_abi(value))
+        case "host" | "tunnel":
             rows[key[0]] = to_abi(value)
         case "devices":
             rows[key] = to_abi(value)

@@ -152,7 +152,7 @@ def _tell_network(dataplane: Dataplane, state: State, network: Network) -> None:
     has = any(one.vips and is_there(one) for one in state.services_of_network(network.id))
     flags = known.flags | flag if has else known.flags & ~flag
     if flags != known.flags:
-        dataplane.networks[network.number] = known._replace(flags=flags)
+        dataplane.tell_network(network.number, known._replace(flags=flags))
 
 
 def forget_loads(dataplane: Dataplane, endpoint: Endpoint) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from datapath.dataplane.convert import to_abi
+from datapath.dataplane.layout import TAILS_OF
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
@@ -47,6 +48,7 @@ class OverlayHost(HostPart):
         index = ensure_device(port(view), own.mac)
         key = abi.device_key(index)
         encrypted_index = self._tunnels.follow(view, view.networks)
+        dataplane.need("from_vxlan", *TAILS_OF["NETWORK_OVERLAY"])  # before rows lead there
         if blank:
             _write(dataplane, tables.wanted(view.state, view.networks, view.observed))
         _tell_tunnel(dataplane, view, index)
