@@ -115,11 +115,14 @@ def evict_dead(tx: Transaction) -> None:
 
 
 def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
-    """The endpoint is another owner's, and its device on the host is gone."""
+    """The endpoint is another owner's, and its device on the host is gone, or goes with a namespace that has ended."""
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is None or not sandbox.foreign or endpoint.phase != Phase.READY or not endpoint.host_ifindex:
         return False
-    return tx.context.links.index(endpoint.host_ifname) != endpoint.host_ifindex
+    links = tx.context.links
+    if links.index(endpoint.host_ifname) != endpoint.host_ifindex:
+        return True
+    return tx.path(sandbox.id) is None and links.is_cut_off(endpoint.host_ifindex)
 
 
 def evict(tx: Transaction, endpoint: Endpoint) -> None:

@@ -97,6 +97,10 @@ class Devices:
             index = find_index(name)
         return facts.mtu(self._route, index) if index is not None else None
 
+    def is_cut_off(self, index: int) -> bool:
+        """The device is gone, or about to go with the network namespace that its other end is in."""
+        return facts.is_cut_off(self._route, index)
+
     def rename(self, index: int, name: str) -> None:
         """Renames a device. Kernels before 6.2 refuse it while the device is up: there it is set down meanwhile."""
         step = "rename", f"device {index} to {name}", messages.change(index, messages.new_name(name))

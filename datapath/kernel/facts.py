@@ -27,6 +27,7 @@ from datapath.model.parsing import Address
 _IFF_UP = 0x1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 4, 10, 18, 1
+_IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 37, 46
 _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_GRE_REMOTE, _IFLA_GRE_COLLECT_METADATA = 2, 4, 7, 18
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_MULTIPATH = 1, 4, 5, 6, 8, 9
 _RTA_PREFSRC = 7
@@ -154,6 +155,25 @@ def device(route: Rtnetlink, index: int) -> Device | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def is_cut_off(route: Rtnetlink, index: int) -> bool:
+    """The device is gone, or its other end is in a network namespace that nobody is in or holds any more: the kernel
+    takes both ends away with that, in its own time."""
+    try:
+        with translated("look at", f"device {index}"):
+            body = route.get(Message(rtnetlink.GETLINK, LINK.pack(0, 0, index, 0, 0)))
+            raw = attributes(body[LINK.size :]).get(_IFLA_LINK_NETNSID)
+            if raw is None:
+                return False  # it is in this one
+            loopback = LINK.pack(0, 0, 1, 0, 0) + rtnetlink.attribute(_IFLA_TARGET_NETNSID, raw)
+            route.get(Message(rtnetlink.GETLINK, loopback))
+    except KernelError as error:
+        # EINVAL: that number is no living namespace's. One that the kernel has begun to take away has -1.
+        if error.errno in (errno.ENODEV, errno.EINVAL):
+            return True
+        raise
+    return False
 
 
 def _device(body: bytes) -> Device:

@@ -20,6 +20,7 @@ from datapath.config.settings import Settings
 from datapath.drivers.base import JoinInfo
 from datapath.errors import ConfigError, DatapathError, ExistsError, InUseError
 from datapath.kernel import netns
+from datapath.kernel.links import Links
 from datapath.model.endpoints import Endpoint
 from tests.net import faults, forked, look
 from tests.net.doors import Space, spaces_of_a_test
@@ -470,6 +471,34 @@ def test_s33_an_attachment_is_all_of_it_or_nothing(
     assert engine.attachments.retain("door", "doors", lambda key: False) == ["a"]
     assert look.database(host) == before
     assert doctor(host) == "No problems found.\n"
+
+
+def test_s33_a_namespace_that_has_just_ended_holds_no_port(
+    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space]
+) -> None:
+    """Though its devices are there until the kernel has taken all away that has ended before it."""
+    engine = emptied_engine
+    engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
+    first, second = spaces(), spaces()
+
+    def joined(space: Space) -> Endpoint:
+        made: Endpoint = engine.endpoints.create(
+            datapath.EndpointRequest("shop"), "cni", f"{space.name}/eth0"
+        )
+        engine.endpoints.join(made.id, engine.sandboxes.adopt(space.path, "cni", key=space.name).id)
+        return made
+
+    before, after = joined(first), joined(second)
+    engine.ports.publish(before.id, "8080:80")
+    with Links(emptied.path) as links:
+        assert not links.is_cut_off(before.host_ifindex)
+        for _ in range(20):
+            subprocess.run(["unshare", "--net", "true"], check=True)
+        first.delete()
+        assert links.is_cut_off(before.host_ifindex)
+    engine.ports.publish(after.id, "8080:80")
+    assert before.id not in {one.id for one in engine.endpoints.all()}
+    assert doctor(emptied) == "No problems found.\n"
 
 
 def test_s33_a_path_that_leads_to_another_namespace_by_now_is_the_sandboxs_no_more(
