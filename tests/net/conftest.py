@@ -30,12 +30,6 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield made
 
 
-@pytest.fixture
-def lan(host: Host) -> Host:
-    """One whose uplink is on a LAN of both IP versions, with the machine outside as its router."""
-    return on_both_sides(host)
-
-
 @pytest.fixture(scope="module")
 def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A pretend host for all tests of a module: each cleans up its own containers."""
@@ -56,6 +50,12 @@ def emptied(shared_host: Host) -> Iterator[Host]:
         shared_host.ctl(["network", "rm", "-f", *left])  # some are other owners'
     found = shared_host.try_ctl("doctor")
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.fixture
+def lan(emptied: Host) -> Host:
+    """The same with its uplink on a LAN of both IP versions, and with the machine outside as its router."""
+    return on_both_sides(emptied)
 
 
 @pytest.fixture

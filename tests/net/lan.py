@@ -19,9 +19,11 @@ needs_vlan = pytest.mark.skipif(not features.has_kind("vlan"), reason="this kern
 
 
 def on_both_sides(host: Host) -> Host:
-    """Gives the host's uplink and the machine outside, which is the LAN's router, addresses of IPv6, too."""
-    host.sh(f"ip address add {HOST6}/64 dev eth0 nodad")
-    host.outside.sh(f"ip address add {OUTSIDE6}/64 dev eth0 nodad")
+    """Gives the host's uplink and the machine outside, which is the LAN's router, addresses of IPv6, too; that one
+    knows none of its neighbours."""
+    host.sh(f"ip address replace {HOST6}/64 dev eth0 nodad")
+    host.outside.sh(f"ip address replace {OUTSIDE6}/64 dev eth0 nodad")
+    host.outside.sh("ip neighbour flush dev eth0")
     return host
 
 
@@ -45,6 +47,7 @@ def six(host: Host, name: str, network: str = "lan") -> str:
 
 def make_lower(host: Host) -> None:
     """A parent that may go: `lower`, of a pair."""
+    host.try_("ip link delete lower")
     host.sh("ip link add lower type veth peer name far")
     host.sh("ip link set lower up")
     host.sh("ip link set far up")

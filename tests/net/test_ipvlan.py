@@ -17,6 +17,12 @@ from tests.net.names import Upstreams, dig
 LINKLOCAL = "ip -6 -o address show dev eth0 scope link"
 
 
+@pytest.fixture
+def host(emptied: Host) -> Host:
+    """The module's: a network needs a parent that no other network has, and each test gives its own back."""
+    return emptied
+
+
 def first_ping(host: Host, address: str) -> float:
     """How long it takes who does not know yet who has the address, ms."""
     host.outside.sh("ip neighbour flush dev eth0")
@@ -142,8 +148,8 @@ def test_s24_in_mode_l3_members_are_routed(lan: Host, mode: str) -> None:
     lan.run("b", "--network far")
     assert re.search(r"^default dev eth0 .*scope link", lan.in_("a", "ip route"), re.M)
     assert "default dev eth0" in lan.in_("a", "ip -6 route")
-    lan.outside.sh(f"ip route add 10.99.0.0/24 via {HOST}")
-    lan.outside.sh("ip -6 route add 2001:db8:9::/64 via 2001:db8::1")
+    lan.outside.sh(f"ip route replace 10.99.0.0/24 via {HOST}")
+    lan.outside.sh("ip -6 route replace 2001:db8:9::/64 via 2001:db8::1")
     for near, other, far, own in (
         (lan.address("a", "far"), lan.address("b", "far"), OUTSIDE, HOST),
         (six(lan, "a", "far"), six(lan, "b", "far"), OUTSIDE6, "2001:db8::1"),
@@ -302,6 +308,7 @@ def test_s30_an_ipvlan_network_whose_parent_went_is_said_to_be_broken(host: Host
 
 
 def test_s31_down_takes_ipvlan_networks_away_too(lan: Host) -> None:
+    lan.ctl("down")  # what the tests before have
     before = lan.sh("ip -o link"), lan.sh("ip route")
     lan.ctl(f"network create -d ipvlan {LAN} -o parent=eth0 lan")
     lan.ctl("network create -d ipvlan --subnet 10.78.0.0/24 alone")

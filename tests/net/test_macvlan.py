@@ -13,6 +13,12 @@ from tests.net.lan import HOST6, LAN, OUTSIDE6, healthy, make_lower, needs_vlan,
 pytestmark = pytest.mark.skipif(not features.has_kind("macvlan"), reason="this kernel has no macvlan")
 
 
+@pytest.fixture
+def host(emptied: Host) -> Host:
+    """The module's: a network needs a parent that no other network has, and each test gives its own back."""
+    return emptied
+
+
 def test_s24_containers_have_addresses_on_the_network_of_the_parent(lan: Host) -> None:
     """With MAC addresses of their own; the host and they do not reach each other, as with Docker."""
     before = lan.sh("ip -o link")
