@@ -248,7 +248,8 @@ def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_sys
         host.ctl("down")
 
 
-def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(host: Host) -> None:
+def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(emptied: Host) -> None:
+    host = emptied
     serve(host)
     database = host.folder / "state/datapath.db"
     with database.open("rb"):
@@ -269,7 +270,8 @@ def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_
     assert doctor(host) == []
 
 
-def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(host: Host) -> None:
+def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away(emptied: Host) -> None:
+    host = emptied
     serve(host)
     database = host.folder / "state/datapath.db"
     subprocess.run(["python3", "-c", BACKUP, str(database), str(host.folder / "copy")], check=True)
@@ -289,7 +291,8 @@ def test_s30_what_is_newer_than_the_copy_of_the_database_is_named_and_taken_away
     os.kill(process, signal.SIGKILL)
 
 
-def test_s30_a_command_at_work_is_named_after_a_moment(host: Host) -> None:
+def test_s30_a_command_at_work_is_named_after_a_moment(emptied: Host) -> None:
+    host = emptied
     host.run("web")
     with (host.folder / "state/lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -338,7 +341,8 @@ def test_s30_other_limits_and_a_map_of_another_layout_are_named_and_need_a_down(
     assert doctor(host) == []
 
 
-def test_s30_a_device_of_somebody_else_with_a_pairs_name_is_named_and_left_alone(host: Host) -> None:
+def test_s30_a_device_of_somebody_else_with_a_pairs_name_is_named_and_left_alone(emptied: Host) -> None:
+    host = emptied
     host.run("web")
 
     def no_dice() -> None:
@@ -368,7 +372,8 @@ def test_s30_doctor_on_a_host_that_was_never_used_finds_nothing_and_makes_nothin
     assert look.everything(host) == before
 
 
-def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(host: Host) -> None:
+def test_s30_a_database_that_is_gone_is_named_while_programs_are_at_work(emptied: Host) -> None:
+    host = emptied
     host.run("web")
     state = host.folder / "state"
     state.rename(host.folder / "aside")
@@ -426,7 +431,8 @@ def test_s30_a_full_map_is_named_and_the_container_taken_back(make_host: MakeHos
     assert host.outside.sh(ask("tcp", HOST, 8081)).split()[0] == "192.0.2.2"
 
 
-def test_s30_a_clock_that_jumps_ends_nothing(host: Host) -> None:
+def test_s30_a_clock_that_jumps_ends_nothing(emptied: Host) -> None:
+    host = emptied
     moment = ["1970-01-01T00:00:00Z"]
 
     def jump() -> None:
@@ -488,7 +494,8 @@ def test_s30_a_database_of_an_earlier_version_is_read_and_taken_on_by_the_next_c
         assert [path.name for path in state.iterdir()] == ["containers"]  # it is mounted there
 
 
-def test_s30_a_database_of_a_later_version_is_refused_by_the_name_of_the_release(host: Host) -> None:
+def test_s30_a_database_of_a_later_version_is_refused_by_the_name_of_the_release(emptied: Host) -> None:
+    host = emptied
     serve(host)
     with sqlite3.connect(host.folder / "state/datapath.db") as opened:
         opened.execute("UPDATE meta SET value = '9.8' WHERE key = 'release'")
@@ -547,8 +554,9 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
     assert CHECKS.keys() == provoked | {check for by_hand in BY_HAND.values() for check in by_hand.values()}
 
 
-def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(host: Host) -> None:
+def test_s30_xdp_is_attached_again_right_after_its_link_was_given_up(emptied: Host) -> None:
     """The kernel detaches it some time after its pin is gone; until then it says that the device is taken."""
+    host = emptied
     host.run("web", "-p 8081:80,deny=198.51.100.9")
     (link,) = (host.bpffs / "datapath/links").glob("xdp_uplink-*")
     found = Dataplane.find(host.bpffs / "datapath")
