@@ -37,10 +37,29 @@ static __always_inline int frame_check(const struct vxlan_link *link, __u32 leng
 	return DROP_ETHERTYPE;
 }
 
+/* What hosts are called in encrypted tunnels becomes the gateway's address. Returns 0, or a drop reason. */
+static __always_inline int alias_take_back(struct __sk_buff *skb, struct packet *p,
+					   struct scratch *room, const struct network *net)
+{
+	const struct ip_addr *gateway = is_ipv6(p) ? &net->gateway6 : &net->gateway4;
+
+	room->leaving = p->tuple;
+	if (alias_number(&p->tuple.src))
+		room->leaving.src = *gateway;
+	else if (alias_number(&p->tuple.dst))
+		room->leaving.dst = *gateway;
+	else
+		return is_gateway(net, &p->tuple.src) ? DROP_TUNNEL_SOURCE : 0;
+	if (addr_is_zero(gateway) || rewrite_tuple(skb, p, &room->leaving, p->ttl))
+		return DROP_REWRITE;
+	p->tuple = room->leaving;
+	return 0;
+}
+
 /*
  * A packet that came as it is: does the way to the host that has its source lead over the device that it came by? Out of
- * the device of encrypted tunnels each comes from a host whose key is known, and which has the source (allowed-ips).
- * Returns 0, or a drop reason.
+ * the device of encrypted tunnels each comes from a host whose key is known, and which has the source (allowed-ips): its
+ * number is in room->sides.client_endpoint, if it asks itself, else 0. Returns 0, or a drop reason.
  */
 __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 number)
 {
@@ -58,13 +77,16 @@ __noinline int direct_check(struct __sk_buff *skb, struct packet *p, __u32 numbe
 	/* Whatever becomes of it, it is no packet of the host's. */
 	if (bare && rewrite_into_frame(skb, p))
 		return DROP_REWRITE;
-	host = remote_at(number, overlay, &p->tuple.src);
+	host = bare ? alias_number(&p->tuple.src) : 0;
+	room->sides.client_endpoint = host;
+	if (!host)
+		host = remote_at(number, overlay, &p->tuple.src);
 	peer = host ? peer_find(host) : NULL;
 	if (!peer || (!(peer->flags & (bare ? PEER_WIREGUARD : PEER_DIRECT)) &&
 		      (bare || !(overlay->flags & OVERLAY_ROUTED))))
 		return DROP_DIRECT;
 	if (bare)
-		return 0;
+		return alias_take_back(skb, p, room, net);
 	way_is_to(room, own, peer, own->port);
 	if (!route_leads_out(way_find(skb, net, 0)) || room->fib.ifindex != skb->ifindex)
 		return DROP_TUNNEL_SOURCE;
@@ -94,7 +116,8 @@ int from_peer(struct __sk_buff *skb)
 		reason = direct_check(skb, p, network);
 		if (reason)
 			return drop(skb, reason);
-		return peer_receive(skb, p, network, 0, 0, bare ? 0 : room->until);
+		return peer_receive(skb, p, network, room->sides.client_endpoint, 0,
+				    bare ? 0 : room->until);
 	}
 	if (p->length - (p->l4 - L3) < offsetof(struct vxlan_link, inner))
 		return not_ours(skb);

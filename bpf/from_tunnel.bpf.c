@@ -7,22 +7,24 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The device of encrypted tunnels: who may send out of it is known, but nothing that does is the host's. */
-static __always_inline bool is_encrypted(const struct __sk_buff *skb)
+/* This host's end, if the device is that of encrypted tunnels: who may send out of it is known, but nothing that does is the
+ * host's. */
+static __always_inline struct tunnel *encrypted(const struct __sk_buff *skb)
 {
 	struct tunnel *own = tunnel_own();
 
-	return own && own->wireguard == skb->ifindex;
+	return own && own->wireguard == skb->ifindex ? own : NULL;
 }
 
 SEC("tc")
 int from_tunnel(struct __sk_buff *skb)
 {
+	struct tunnel *own = encrypted(skb);
 	struct packet *p = packet_new();
 
 	if (!p || skb->pkt_type != PACKET_HOST || packet_parse_bare(skb, p))
-		return is_encrypted(skb) ? drop(skb, DROP_DIRECT) : not_ours(skb);
-	if (is_encrypted(skb) && !network_of(p, TRANSPORT_WIREGUARD))
+		return own ? drop(skb, DROP_DIRECT) : not_ours(skb);
+	if (own && !network_encrypted(p, own))
 		return drop(skb, DROP_DIRECT);
 	return outside_receive(skb, p);
 }

@@ -139,23 +139,41 @@ static __always_inline int by_route(struct __sk_buff *skb, const struct packet *
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
 
-/* Encrypted, by the device, which finds the peer by the destination. In the gateway's name nobody would be believed there,
- * and in clear it must not go. */
+/* What the packet is called in an encrypted tunnel, in room->leaving. False: nobody would believe it there. */
+static __always_inline bool is_called(const struct packet *p, struct scratch *room,
+				      const struct network *net, const struct overlay *overlay,
+				      const struct tunnel *own, __u32 host)
+{
+	bool asks = is_gateway(net, &p->tuple.src), answers = is_gateway(net, &p->tuple.dst);
+
+	room->leaving = p->tuple;
+	if (asks)
+		alias_make(&room->leaving.src, is_ipv6(p), own->peer);
+	else if (answers)
+		alias_make(&room->leaving.dst, is_ipv6(p), host);
+	return !(asks && answers) && (asks || overlay_covers(overlay, &p->tuple.src)) &&
+	       (answers || overlay_covers(overlay, &p->tuple.dst));
+}
+
+/* Encrypted, by the device, which finds the peer by the destination. In clear it must not go. `host`: the peer's number. */
 static __always_inline int by_wireguard(struct __sk_buff *skb, struct packet *p,
 					struct scratch *room, const struct network *net,
 					const struct overlay *overlay, const struct tunnel *own,
-					const struct peer *peer)
+					const struct peer *peer, __u32 host)
 {
 	__u32 mtu = 0;
 
-	if (!own->wireguard || !(peer->flags & PEER_WIREGUARD) || is_gateway(net, &p->tuple.src) ||
-	    is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.src) ||
-	    !overlay_covers(overlay, &p->tuple.dst))
+	if (!own->wireguard || !(peer->flags & PEER_WIREGUARD) ||
+	    !is_called(p, room, net, overlay, own, host))
 		return drop(skb, DROP_NO_TUNNEL);
 	if (bpf_check_mtu(skb, own->wireguard, &mtu, 0, 0) < 0)
 		return drop(skb, DROP_NO_TUNNEL);
 	if (segment_length(skb, p) > mtu && (is_ipv6(p) || p->dont_fragment))
 		return too_big(skb, p, net, overlay, mtu);
+	if (!(addr_equal(&room->leaving.src, &p->tuple.src) &&
+	      addr_equal(&room->leaving.dst, &p->tuple.dst)) &&
+	    rewrite_tuple(skb, p, &room->leaving, p->ttl))
+		return drop(skb, DROP_REWRITE);
 	count(skb, TO_PEER);
 	return bpf_redirect(own->wireguard, 0);
 }
@@ -240,7 +258,7 @@ int to_peer(struct __sk_buff *skb)
 	    (!is_ipv6(p) && p->tuple.dst.word[3] == net->broadcast))
 		return drop(skb, DROP_BAD_ADDR);
 	if (overlay->transport == TRANSPORT_WIREGUARD)
-		return by_wireguard(skb, p, room, net, overlay, own, peer);
+		return by_wireguard(skb, p, room, net, overlay, own, peer, host);
 	if (room->sides.client_endpoint && is_direct(p, net, overlay)) {
 		verdict = NO_VERDICT;
 		if (is_on_link(p, peer))

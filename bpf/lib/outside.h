@@ -70,23 +70,34 @@ static __always_inline struct port *published(struct __sk_buff *skb, const struc
 	return from_outside(skb, p, port->network) ? port : NULL;
 }
 
-/* The number of the network that has the destination; 0: none. */
-static __always_inline __u32 network_at(const struct packet *p)
+/* The number of the network that has the address; 0: none. */
+static __always_inline __u32 network_at(const struct ip_addr *addr)
 {
-	struct subnet_key key = {.prefixlen = 128, .addr = p->tuple.dst};
+	struct subnet_key key = {.prefixlen = 128, .addr = *addr};
 	struct subnet *subnet = bpf_map_lookup_elem(&subnets, &key);
 
 	return subnet ? subnet->network : 0;
 }
 
-/* The overlay network of this transport that has the destination; 0: none, or routers know the way to its members, and the
- * source is not in it: that is from outside, as with any network. */
-static __always_inline __u32 network_of(const struct packet *p, __u32 transport)
+/* The encrypted network of what has come out of its tunnels: which has the destination or, where that is this host as it
+ * is called there, the source. 0: none. */
+static __always_inline __u32 network_encrypted(const struct packet *p, const struct tunnel *own)
 {
-	__u32 number = network_at(p);
+	bool answers = own->peer && alias_number(&p->tuple.dst) == own->peer;
+	__u32 number = network_at(answers ? &p->tuple.src : &p->tuple.dst);
 	struct overlay *overlay = number ? overlay_find(number) : NULL;
 
-	if (!overlay || overlay->transport != transport)
+	return overlay && overlay->transport == TRANSPORT_WIREGUARD ? number : 0;
+}
+
+/* The network without tunnels that has the destination; 0: none, or routers know the way to its members, and the source is
+ * not in it: that is from outside, as with any network. */
+static __always_inline __u32 network_direct(const struct packet *p)
+{
+	__u32 number = network_at(&p->tuple.dst);
+	struct overlay *overlay = number ? overlay_find(number) : NULL;
+
+	if (!overlay || overlay->transport != TRANSPORT_DIRECT)
 		return 0;
 	return (overlay->flags & OVERLAY_ROUTED) && !overlay_covers(overlay, &p->tuple.src)
 		       ? 0
@@ -104,7 +115,7 @@ static __always_inline bool is_routed(struct __sk_buff *skb, const struct packet
 
 	if (!own || !(own->flags & TUNNEL_DIRECT))
 		return false;
-	number = network_at(p);
+	number = network_at(&p->tuple.dst);
 	overlay = number ? overlay_find(number) : NULL;
 	if (!overlay || !(overlay->flags & OVERLAY_ROUTED))
 		return false;
@@ -139,9 +150,9 @@ static __always_inline bool is_of_a_peer(const struct __sk_buff *skb, const stru
 		return false;
 	if (p->lacks || !is_tunnelled(p, own)) {
 		if (p->lacks && own->wireguard == skb->ifindex)
-			network = network_of(p, TRANSPORT_WIREGUARD);
+			network = network_encrypted(p, own);
 		else if (!p->lacks && (own->flags & TUNNEL_DIRECT))
-			network = network_of(p, TRANSPORT_DIRECT);
+			network = network_direct(p);
 		if (!network)
 			return false;
 	}

@@ -178,6 +178,35 @@ static __always_inline bool remote_may_send(__u32 network, const struct overlay 
 	return remote && remote->peer == peer;
 }
 
+/*
+ * In an encrypted tunnel a packet's addresses say by themselves which hosts it is from and for. The gateway's, in whose
+ * name every host asks, do not: there each has one more of its own, which no packet has anywhere else, 0.0.0.N and 100::N
+ * (RFC 1122, 3.2.1.3; RFC 6666). N is its number.
+ */
+#define ALIAS6 bpf_htonl(0x01000000)
+
+static __always_inline void alias_make(struct ip_addr *to, bool v6, __u32 number)
+{
+	if (!v6) {
+		addr_set_v4(to, bpf_htonl(number));
+		return;
+	}
+	to->word[0] = ALIAS6;
+	to->word[1] = 0;
+	to->word[2] = 0;
+	to->word[3] = bpf_htonl(number);
+}
+
+/* The number of the host that is called so; 0: it is another address. */
+static __always_inline __u32 alias_number(const struct ip_addr *addr)
+{
+	__u32 last = bpf_ntohl(addr->word[3]);
+
+	if (addr_is_v4(addr))
+		return last >> 24 ? 0 : last;
+	return addr->word[0] == ALIAS6 && !(addr->word[1] | addr->word[2]) ? last : 0;
+}
+
 /* The other host that is answered with this packet, which is for the gateway's address; NULL: no other one. */
 static __always_inline struct caller *caller_find(const struct packet *p, __u32 network)
 {

@@ -94,13 +94,21 @@ static __always_inline bool is_ingress(const struct packet *p, const struct netw
 	return overlay && !overlay_covers(overlay, &p->tuple.src);
 }
 
+/* Has it come out of the device of encrypted tunnels? */
+static __always_inline bool is_deciphered(const struct __sk_buff *skb)
+{
+	struct tunnel *own = tunnel_own();
+
+	return own && own->wireguard == skb->ifindex;
+}
+
 /* Is it believed from this host? What is to come encrypted is not believed otherwise. `calls`: it asks for another. */
-static __always_inline bool is_believed(const struct packet *p, __u32 number, __u32 peer,
-					bool calls)
+static __always_inline bool is_believed(const struct __sk_buff *skb, const struct packet *p,
+					__u32 number, __u32 peer, bool calls)
 {
 	struct overlay *overlay = overlay_find(number);
 
-	return overlay && overlay->transport != TRANSPORT_WIREGUARD &&
+	return overlay && (overlay->transport != TRANSPORT_WIREGUARD || is_deciphered(skb)) &&
 	       (calls || remote_may_send(number, overlay, &p->tuple.src, peer));
 }
 
@@ -121,7 +129,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_TUNNEL_FRAME);
 	calls = is_gateway(net, &p->tuple.src);
 	ingress = peer && !calls && is_ingress(p, net, number);
-	if (peer && !is_believed(p, number, peer, calls || ingress))
+	if (peer && !is_believed(skb, p, number, peer, calls || ingress))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	/* The sender did not know that it may be marked: then it has to be lost (RFC 6040, 4.2). */
 	if (ecn == CONGESTED && !bpf_skb_ecn_set_ce(skb))

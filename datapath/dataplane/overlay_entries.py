@@ -102,6 +102,12 @@ def tunnel_entry(
     )
 
 
+def aliases(number: int) -> tuple[IPv4Address, IPv6Address]:
+    """What the host with this number is called in encrypted tunnels, where it asks in the gateway's name (see
+    bpf/lib/overlay.h)."""
+    return IPv4Address(number), IPv6Address(0x0100 << 112 | number)
+
+
 def block_entries(
     network: Network, blocks: Iterable[Block], numbers: Mapping[str, int]
 ) -> dict[RemoteKey, RemoteValue]:

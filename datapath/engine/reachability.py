@@ -10,13 +10,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from datapath.config.settings import Settings
 from datapath.drivers.overlay.rows import on_link, own_peer
-from datapath.drivers.overlay.spec import OVERLAY, PORT, transport
+from datapath.drivers.overlay.spec import ENCRYPTION_OVERHEAD, OVERLAY, PORT, encrypted, transport
 from datapath.errors import DatapathError
 from datapath.kernel import echoes, observe
 from datapath.kernel.echoes import Outcome, Way
 from datapath.model.checks import (
     DETACHED,
     DOWN,
+    ENCRYPTION,
     GATEWAY,
     MISSING,
     OFFLOAD,
@@ -31,7 +32,7 @@ from datapath.model.checks import (
 from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
 from datapath.model.host import HostNetwork
-from datapath.model.networks import VXLAN, WIREGUARD, Network, Subnet
+from datapath.model.networks import AUTO, DIRECT, Network, Subnet
 from datapath.model.parsing import Address
 from datapath.model.peers import Block, Peer
 from datapath.model.rows import Phase
@@ -40,7 +41,7 @@ from datapath.plan import ipam
 from datapath.store.sqlite import SQLiteStore
 
 # Of these nothing comes back either, and they are this host's own.
-_CAUSES = {PROGRAMS, UNREADABLE, GATEWAY, TUNNEL, UNDERLAY, DETACHED, DOWN, MISSING, WRONG}
+_CAUSES = {PROGRAMS, UNREADABLE, GATEWAY, TUNNEL, ENCRYPTION, UNDERLAY, DETACHED, DOWN, MISSING, WRONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ def examine(settings: Settings, found: list[Finding]) -> list[Finding]:
 
 
 def ways(state: State, observed: HostNetwork, port: int) -> Iterator[Asked]:
-    """One to each host that shares a network with this one: an address of its blocks is asked for that no endpoint
-    has, as its packet program answers then. Pure."""
+    """One to each host that shares a network with this one, and another if it shares an encrypted one: an address of
+    its blocks is asked for that no endpoint has, as its packet program answers then. Pure."""
     own = own_peer(state)
     if own is None or not port:
         return
@@ -80,35 +81,39 @@ def ways(state: State, observed: HostNetwork, port: int) -> Iterator[Asked]:
     networks = [
         network
         for network in state.networks.values()
-        if spec_of(network) is OVERLAY
-        and network.phase == Phase.READY
-        and network.device in devices
-        and transport(network) != WIREGUARD  # nobody is believed there in the gateway's name
+        if spec_of(network) is OVERLAY and network.phase == Phase.READY and network.device in devices
     ]
     for peer in state.peers.values():
         if peer.id == own.id or peer.address.version != own.address.version:
             continue
-        shared = [n for n in networks if any(b.peer == peer.id for b in state.blocks_of_network(n.id))]
-        place = next(_places(peer, shared, state), None)
-        if place is None:
-            continue
-        network, subnet, target = place
-        assert subnet.gateway is not None
-        yield Asked(
-            peer,
-            Way(
-                near=own.address,
-                far=peer.address,
-                port=port,
-                vni=network.vni,
-                macs=(peer.mac, own.mac),
-                source=subnet.gateway,
-                target=target,
-                device=devices[network.device],
-                most=min(own.mtu, peer.mtu),
-                bare=any(transport(n) != VXLAN for n in shared) and on_link(peer, observed),
-            ),
-        )
+        for secret in (False, True):
+            shared = [n for n in networks if encrypted(n) == secret and _has_block(state, n, peer)]
+            place = next(_places(peer, shared, state), None)
+            # To WireGuard this host is nobody as long as it has no addresses.
+            if place is None or (secret and not any(_has_block(state, n, own) for n in shared)):
+                continue
+            network, subnet, target = place
+            assert subnet.gateway is not None
+            yield Asked(
+                peer,
+                Way(
+                    near=own.address,
+                    far=peer.address,
+                    port=peer.wireguard_port if secret else port,
+                    vni=network.vni,
+                    macs=(peer.mac, own.mac),
+                    source=subnet.gateway,
+                    target=target,
+                    device=devices[network.device],
+                    most=min(own.mtu, peer.mtu),
+                    bare=any(transport(n) in (AUTO, DIRECT) for n in shared) and on_link(peer, observed),
+                    encryption=ENCRYPTION_OVERHEAD[own.address.version] if secret else 0,
+                ),
+            )
+
+
+def _has_block(state: State, network: Network, peer: Peer) -> bool:
+    return any(block.peer == peer.id for block in state.blocks_of_network(network.id))
 
 
 def _places(peer: Peer, networks: list[Network], state: State) -> Iterator[tuple[Network, Subnet, Address]]:

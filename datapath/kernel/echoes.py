@@ -45,7 +45,8 @@ class Way:
     """A way to another host. `near`, `far`: the ends of the tunnel; `macs`: of the inner frame, to and from; `port`:
     UDP, of tunnels; `source`, `target`: inner addresses; `device`: the index of the one at which an answer arrives;
     `most`: bytes of an outer packet that it should take; `bare`: packets of that size should arrive without a tunnel,
-    too."""
+    too. `encryption`: bytes that it adds, if the host's stack and its programs write the tunnel's headers and not who
+    asks; 0: it is not encrypted."""
 
     near: Address
     far: Address
@@ -57,6 +58,7 @@ class Way:
     device: int
     most: int = 1500
     bare: bool = False
+    encryption: int = 0
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class _Asking:
             self._poll.register(icmp, select.POLLIN)
         if way.source not in self._inner:
             summed = self._inner[way.source] = self._socket(_FAMILY[way.source.version], socket.SOCK_DGRAM, 0)
+            summed.setsockopt(*_MTU_DISCOVER[way.source.version], _PMTUDISC_DO)
             summed.bind((str(way.source), 0))
         place = (way.device, way.target.version)
         if place not in self._places:
@@ -150,7 +153,8 @@ class _Asking:
 
     def round(self) -> None:
         """Sends on each way what says all about it, until that has come back or the time is over."""
-        besides = [(index, kind, 0) for index in range(len(self.ways)) for kind in ("host", "summed")]
+        besides = [(index, "host", 0) for index in range(len(self.ways))]
+        besides += [(index, "summed", 0) for index, way in enumerate(self.ways) if not way.encryption]
         began = time.monotonic()
         for due, end in zip(_SENT, (*_SENT[1:], _END), strict=True):
             self._hear(began + due)
@@ -227,6 +231,9 @@ class _Asking:
             if kind in ("host", "bare"):
                 body = mark.ljust(size - _IP[version] - 8, b"\0")
                 self._icmp[way.near].sendto(_echo(version, self._id, body), (far, 0))
+            elif kind == "tunnel" and way.encryption:
+                room = size - way.encryption - _IP[way.source.version] - 8
+                self._inner[way.source].sendto(mark.ljust(room, b"\0"), (str(way.target), ECHO))
             elif kind == "tunnel":
                 frame = _frame(way, self._id | 0x8000, mark, size)
                 self._outer[way.near].sendto(frame, (far, way.port))

@@ -9,7 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,14 +18,14 @@ import pytest
 from datapath.kernel import features
 from datapath.store import tunnel_keys
 from tests.net import faults, forked, look, wireguard_go
-from tests.net.cluster import Cluster, Member, agents, remove, rows
-from tests.net.hosts import eventually, pinging, sent_and_lost
+from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, STORE, Cluster, Member, agents, remove, rows
+from tests.net.hosts import ask, echo_server, eventually, pinging, reaches, sent_and_lost
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_faults import chosen, fault, quiet_ends
 from tests.net.test_overlay import TRIED, clear, hears_of, reaches_from
 
 KERNEL = features.has_kind("wireguard")
-SUBNET = "10.7.0.0/16"
+SUBNETS = "--ipv6 --subnet 10.7.0.0/16 --subnet fd00:7::/64"
 pytestmark = pytest.mark.skipif(
     not KERNEL and not shutil.which("wireguard-go"), reason="this kernel has no WireGuard"
 )
@@ -69,7 +69,7 @@ def pair(cluster: Cluster, folder: Path) -> Iterator[Cluster]:
     """The encrypted network `ov` with the container `a` on the first host and `b` on the second; an agent on each."""
     for host in cluster:
         prepared(host, folder)
-    cluster[0].ctl(f"network create -d overlay -o encrypted --subnet {SUBNET} ov")
+    cluster[0].ctl(f"network create -d overlay -o encrypted {SUBNETS} ov")
     with agents(cluster.hosts):
         cluster[0].run("a", "--network ov")
         cluster[1].run("b", "--network ov")
@@ -97,9 +97,11 @@ def well(cluster: Cluster) -> None:
 
 @contextmanager
 def captured(host: Member) -> Iterator[list[str]]:
-    """What leaves the host and comes to it meanwhile, without what is about its neighbours and the store."""
+    """What leaves the host and comes to it meanwhile, without what is about its neighbours and the store, and without
+    the hosts' own echoes, by which doctor asks."""
     found: list[str] = []
-    quiet = "not arp and not icmp6 and not tcp"
+    own = f"net {NETWORK}.0/24 or net {NETWORK6}:0/112 or net fe80::/10 or net ff00::/8"
+    quiet = f"not arp and not (tcp and host {STORE}) and not ((icmp or icmp6) and ({own}))"
     command = ["tcpdump", "-n", "-l", "-i", "eth0", "--immediate-mode", quiet]
     process = host.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None and process.stdout is not None
@@ -131,6 +133,79 @@ def test_o14_nothing_of_an_encrypted_network_leaves_in_clear(pair: Cluster) -> N
     ends = (f"{pair[0].vtep}.51820", f"{pair[1].vtep}.51820")
     assert found and [line for line in found if not all(end in line for end in ends)] == []
     well(pair)
+
+
+def six(host: Member, name: str) -> str:
+    """A container's IPv6 address."""
+    return str(host.inspect(name)["NetworkSettings"]["Networks"]["ov"]["GlobalIPv6Address"])
+
+
+def all_reach_all(hosts: Sequence[Member]) -> None:
+    """Two containers, and the hosts themselves, by both IP versions."""
+    for host, name, other, peer in ((hosts[0], "a", hosts[1], "b"), (hosts[1], "b", hosts[0], "a")):
+        for address in (other.address(peer, "ov"), six(other, peer)):
+            assert reaches_from(host, name, address)
+            assert reaches(host.try_, address, TRIED)
+
+
+def test_s23_the_host_reaches_members_on_other_hosts_and_nothing_of_it_is_in_clear(pair: Cluster) -> None:
+    """By both IP versions, as the gateway, which is not told apart by its address."""
+    with captured(pair[0]) as found:
+        all_reach_all(pair.hosts)
+        pair[1].run("web", "--network ov", echo_server("tcp", 80))
+        address = pair[1].address("web", "ov")
+        with eventually() as until:
+            until(lambda: pair[0].try_(ask("tcp", address, 80)).returncode == 0)
+        assert pair[0].sh(ask("tcp", address, 80)).split()[0] == "10.7.0.1"
+        theirs = pair[1].address("b", "ov")
+        assert pair[0].try_(f"ping -c 1 -W 10 -M do -s {1440 - 28} {theirs}").returncode == 0
+        assert pair[0].try_(f"ping -c 1 -W 1 -M do -s {1441 - 28} {theirs}").returncode != 0
+        remove(pair[1], "web")
+    ends = (f"{pair[0].vtep}.51820", f"{pair[1].vtep}.51820")
+    assert found and [line for line in found if not all(end in line for end in ends)] == []
+
+
+def test_s23_published_ports_of_members_of_an_encrypted_network_are_answered(pair: Cluster) -> None:
+    """Whoever asks: a machine outside, a member on the other host, and one on the same."""
+    pair[0].run("web", "--network ov -p 8080:80", echo_server("tcp", 80))
+    asked = ask("tcp", pair[0].vtep, 8080)
+    with eventually() as until:
+        until(lambda: pair.switch.try_(asked).returncode == 0)
+    assert pair.switch.sh(asked).split()[0] == OUTSIDE
+    assert pair[1].in_("b", asked).split()[0] == pair[1].vtep
+    assert pair[0].in_("a", asked)
+    assert pair[1].sh(asked).split()[0] == pair[1].vtep
+    remove(pair[0], "web")
+    well(pair)
+
+
+def test_s35_doctor_asks_other_hosts_through_encrypted_tunnels(pair: Cluster) -> None:
+    pair.switch.sh("ip link set p2 mtu 1400")
+    try:
+        (said,) = pair[0].try_ctl("doctor --format {{.Check}}|{{.Detail}}").stdout.splitlines()
+        assert (
+            said == "peer-mtu|packets of 1380 bytes come back from it by its tunnel, those of 1500 are lost"
+        )
+    finally:
+        pair.switch.sh("ip link set p2 mtu 1500")
+    well(pair)
+
+
+def test_s23_hosts_with_ipv6_addresses_encrypt_too(
+    make_cluster: Callable[..., Cluster], folder: Path
+) -> None:
+    made = make_cluster(0)
+    for number in (1, 2):
+        prepared(made.add(config={"cluster-advertise": f"2001:db8:7::{number}"}), folder)
+    made[0].ctl(f"network create -d overlay -o encrypted {SUBNETS} ov")
+    made[0].run("a", "--network ov")
+    made[1].run("b", "--network ov")
+    hears_of(made[0], "ov")
+    with captured(made[0]) as found:
+        all_reach_all(made.hosts)
+        assert "mtu 1420" in made[0].in_("a", "ip link show eth0")
+        assert [doctor(host) for host in made] == [[], []]
+    assert found and [line for line in found if ".51820" not in line] == []
 
 
 def test_s37_a_private_key_is_in_its_file_alone(pair: Cluster) -> None:
@@ -192,7 +267,7 @@ def test_s30_a_host_that_does_not_answer_is_named(pair: Cluster) -> None:
     pair[1].sh(f"iptables -A {closed}")
     with eventually() as until:
         until(made_anew)  # and nobody has answered any more
-        until(lambda: "handshake" in failed_checks(pair[0]))
+        until(lambda: failed_checks(pair[0]) == {"handshake", "peer"})
     pair[1].sh(f"iptables -D {closed}")
     with eventually() as until:
         until(lambda: doctor(pair[0]) == [])

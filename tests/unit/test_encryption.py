@@ -73,7 +73,8 @@ def test_a_host_is_believed_about_its_blocks_and_what_it_has_in_others() -> None
     )
     assert encryption.peers(state(*rows), [SECRET, CLEAR]) == {
         KEYS[1]: WireGuardPeer(
-            prefixes("10.9.0.0/26", "fd09::/112", "10.9.0.70/32"), (ip_address("192.0.2.2"), 51820)
+            prefixes("10.9.0.0/26", "fd09::/112", "10.9.0.70/32", "0.0.0.2/32", "100::2/128"),
+            (ip_address("192.0.2.2"), 51820),
         )
     }
 
@@ -236,7 +237,7 @@ def device(*peers: tuple[str, WireGuardPeer], key: str = KEYS[0], port: int = 51
     return WireGuardDevice(key, port, dict(peers))
 
 
-KNOWN = WireGuardPeer(prefixes("10.9.0.0/26"), WHERE, 900, 1000)
+KNOWN = WireGuardPeer(prefixes("10.9.0.0/26", "0.0.0.2/32", "100::2/128"), WHERE, 900, 1000)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
-from datapath.dataplane.overlay_entries import exceptions
+from datapath.dataplane.overlay_entries import aliases, exceptions
 from datapath.drivers.overlay.spec import ENCRYPTION_OVERHEAD, encrypted
 from datapath.model.networks import Network
 from datapath.model.parsing import Prefix
@@ -31,7 +31,10 @@ def peers(state: State, networks: Iterable[Network]) -> dict[str, WireGuardPeer]
                 found.setdefault(peer, set()).add(ip_network(address))
     known = ((state.peers.get(ident), prefixes) for ident, prefixes in found.items())
     return {
-        peer.wireguard_key: WireGuardPeer(frozenset(prefixes), (peer.address, peer.wireguard_port))
+        peer.wireguard_key: WireGuardPeer(
+            frozenset(prefixes) | {ip_network(one) for one in aliases(peer.number)},
+            (peer.address, peer.wireguard_port),
+        )
         for peer, prefixes in known
         if peer is not None and peer.id != state.installation_id and peer.wireguard_key
     }
