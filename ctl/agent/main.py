@@ -14,6 +14,7 @@ from datapath.store.sole import AGENT, Sole
 
 from . import loop
 from .follower import Follower
+from .health import Health
 from .membership import Membership
 from .renewal import Renewal, Renewed
 
@@ -26,8 +27,11 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
         follower = Follower(settings, events, sole, say)
         try:
-            with Membership(settings, follower.host, say) as membership:
-                loop.run((follower, membership, Renewal()), say)
+            with (
+                Membership(settings, follower.host, say) as membership,
+                Health(settings, follower.host, say) as health,
+            ):
+                loop.run((follower, membership, health, Renewal()), say)
             return
         except Renewed as why:
             say(f"{why}: starting again")

@@ -50,7 +50,8 @@ def agent(ctx: click.Context) -> None:
 
     Stays until it is ended. Listens to the kernel, and tells the packet programs of new and lost addresses, outside
     devices, routes and IPsec policies within 100 ms. Optional: without it they are told by the next command that
-    changes something. One for each state directory.
+    changes something. It checks the health of services' containers too, which nobody does without it. One for each
+    state directory.
     """
     if ctx.invoked_subcommand is not None:
         return

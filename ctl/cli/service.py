@@ -192,7 +192,8 @@ def ps(name: str, format_: str) -> None:
     """List the containers of a service.
 
     OPENED are the connections that were opened to a container since it is one of the service's, FAILED those that could
-    not be. A draining container gets no new ones. On a network of several hosts these are what this host has opened.
+    not be. Only a container that is up gets new ones: not one that is draining, starting, that no check has found to
+    work yet, or unhealthy. On a network of several hosts these are what this host has opened.
     """
     found = host().services.backends(name)
     columns = (

@@ -86,8 +86,9 @@ class ServicePart:
     def sync(self, state: State) -> None:
         """Makes all rows about services what they have to be, whatever a killed command left."""
 
-    def follow(self, state: State, services: Iterable[Service]) -> None:
-        """The same as `write`, for those of which it is not known whether their backends are as the rows say."""
+    def follow(self, state: State, service: Service) -> bool:
+        """The same as `write`, of one whose backends may be otherwise than the rows say; whether they were."""
+        return False
 
     def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
         """Ends the service's connections to these endpoints."""

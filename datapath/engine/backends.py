@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from datapath.engine import telling
 from datapath.engine.transaction import Transaction
+from datapath.model.endpoints import Endpoint
 from datapath.model.health import BackendState, Verdict
 from datapath.model.rows import Phase
 from datapath.model.services import Service
@@ -79,6 +80,7 @@ def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -
     """Takes over what checks have found, by the ids of service and endpoint; None: it is up. Of backends that are gone
     nothing is noted."""
     found: dict[str, dict[str, Verdict]] = {}
+    before = tx.state
     for (service_id, endpoint_id), verdict in verdicts.items():
         service = tx.state.services.get(service_id)
         if service is not None and service.health and endpoint_id in service.numbers:
@@ -87,22 +89,28 @@ def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -
             if verdict is not None:
                 mine[endpoint_id] = verdict
     for service_id, known in found.items():
-        before = tx.state
-        service = before.services[service_id]
+        service = tx.state.services[service_id]
         if known != service.verdicts:
             after = replace(service, verdicts=known)
             tx.journal(replace(after, phase=Phase.CHANGING))
             write(tx, tx.state, [after])
             tx.journal(after)
-            telling.serving(tx, before.endpoints_of_network(service.network_id), tx.state, before)
+    telling.serving(tx, _members(tx.state, (ident for _, ident in verdicts)), tx.state, before)
+
+
+def _members(state: State, endpoint_ids: Iterable[str]) -> list[Endpoint]:
+    return [state.endpoints[ident] for ident in endpoint_ids if ident in state.endpoints]
 
 
 def settle(tx: Transaction) -> None:
     """What has become of backends without a command: nobody checks them any more, or somebody does again; the time
     is over that connections of a drained one may go on for."""
-    judged = [service for service in tx.state.services.values() if service.verdicts]
-    for part, _ in tx.parts() if judged else ():
-        part.services.follow(tx.state, judged)
+    for service in tx.state.services.values():
+        parts = tx.parts() if service.verdicts else []
+        followed = [part.services.follow(tx.state, service) for part, _ in parts]
+        if any(followed):
+            before = replace(tx.state, judged=not tx.state.judged)
+            telling.serving(tx, _members(tx.state, service.verdicts), tx.state, before)
     for service in tx.state.services.values():
         if late := overdue(service, moment()):
             for part, _ in tx.parts():

@@ -7,7 +7,7 @@ Looking takes no lock and changes nothing. A command that is at work meanwhile i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from datapath.config.daemon import DaemonConfig
@@ -23,7 +23,7 @@ from datapath.engine import check, namespaces
 from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, NEWS, OLDER, STORE
+from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, NEWS, OLDER, STORE, UNCHECKED
 from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
@@ -42,12 +42,14 @@ def examine(settings: Settings, config: DaemonConfig | None, owners: Mapping[str
     """Every difference between the store and the kernel. `config` None: daemon.json cannot be read."""
     if not SQLiteStore.exists(settings.state_dir):
         return _without_store(settings, owners)
-    for _ in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             with SQLiteStore(settings.state_dir, reading=True) as store:
                 state = store.load()
                 findings = compare(settings, config, state, store, owners)
-                if not locking.held(store.lock_path) and store.load() == state:
+                settled = not locking.held(store.lock_path) and store.load() == state
+                # An agent that has just begun checks backends a moment later.
+                if settled and not (left and not state.judged and _agent(settings)):
                     return [*_disk(settings), *_older(store), *findings]
         except FileNotFoundError:
             return _without_store(settings, owners)  # `down` came in between
@@ -80,7 +82,20 @@ def compare(
     findings = check.compare(state, observed)
     for owner in owners.values():
         findings += owner.check(settings, state, observed.alive)
-    return [*findings, *_news(settings, config, state)]
+    return [*findings, *_unchecked(settings, state), *_news(settings, config, state)]
+
+
+def _agent(settings: Settings) -> bool:
+    """An agent is at work."""
+    return locking.held(settings.state_dir / AGENT)
+
+
+def _unchecked(settings: Settings, state: State) -> Iterator[Finding]:
+    """Services of which nobody checks the backends."""
+    for service in () if state.judged else state.services.values():
+        if service.health:
+            why = "the agent does not do it" if _agent(settings) else "no agent is at work on this host"
+            yield Finding(UNCHECKED, f"service {service.name}", f"its backends are not checked: {why}")
 
 
 def _news(settings: Settings, config: DaemonConfig | None, state: State) -> list[Finding]:
@@ -92,8 +107,7 @@ def _news(settings: Settings, config: DaemonConfig | None, state: State) -> list
     if last is not None and last.age <= where.ttl:
         return []
     since = "since the machine has started" if last is None else f"for {last.age:.0f} s"
-    running = locking.held(settings.state_dir / AGENT)
-    why = (last.error if last else "") or ("" if running else "no agent is at work on this host")
+    why = (last.error if last else "") or ("" if _agent(settings) else "no agent is at work on this host")
     detail = f"nothing was heard of other hosts {since}"
     return [Finding(NEWS, "the cluster", f"{detail}: {why}" if why else detail)]
 

@@ -107,6 +107,11 @@ NEWS = Check(
     "what began or ended on other hosts since is not known here: packets to it are dropped, its name is not found",
     "`datapathctl agent`, which follows the cluster; or the cluster's store, if that does not answer",
 )
+UNCHECKED = Check(
+    "health-unchecked",
+    "new connections go also to backends that do not work: without checks all that run count as up",
+    "`datapathctl agent`, which checks them; or `datapathctl service update --no-healthcheck`",
+)
 PEER = Check(
     "peer",
     "packets between members here and those on that host are lost",

@@ -8,6 +8,7 @@ import os
 import signal as signals
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from datapath.errors import KernelError, NotFoundError
@@ -65,6 +66,29 @@ def exec_in(
             os.waitpid(child, 0)
             raise failure(os.fsdecode(said))
         return _foreground(child, outer, interactive)
+
+
+def begin_in(target: int, spec: Mapping[str, object], group: Path | None) -> tuple[int, int, int]:
+    """The same, without waiting for it: its pid, which the caller has to reap; a descriptor that its output can be read
+    from; one at which, if it could not be run, there is why when it has ended. Neither makes who reads wait. It has a
+    session of its own. `group`: the control group that it is to be in. KernelError."""
+    try:
+        output, output_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        report, report_end = os.pipe2(os.O_CLOEXEC)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        child = os.fork()
+    except OSError as error:
+        raise KernelError("run", "a check", error.errno or 0) from error
+    if child == 0:
+        os.set_blocking(output_end, True)
+        with contextlib.suppress(OSError):  # it goes at this moment
+            if group is not None:
+                (group / "cgroup.procs").write_text("0")
+        _become_member(target, spec, (null, output_end, output_end), report_end)
+    for fd in (output_end, report_end, null):
+        os.close(fd)
+    os.set_blocking(report, False)
+    return child, output, report
 
 
 def _become_member(

@@ -52,11 +52,12 @@ class EbpfServices(ServicePart):
         if (dataplane := self._loaded) is not None:
             sync(dataplane, state)
 
-    def follow(self, state: State, services: Iterable[Service]) -> None:
-        if (dataplane := self._loaded) is not None:
-            for service in services:
-                if is_behind(dataplane, state, service):
-                    write(dataplane, state, service)
+    def follow(self, state: State, service: Service) -> bool:
+        dataplane = self._loaded
+        if dataplane is None or not is_behind(dataplane, state, service):
+            return False
+        write(dataplane, state, service)
+        return True
 
     def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
         if (dataplane := self._loaded) is not None:
