@@ -231,6 +231,48 @@ def tried(host: Host, place: int, fault: str) -> int:
     return steps
 
 
+@pytest.mark.parametrize("method", ["Join", "Leave", "DeleteEndpoint"])
+def test_s30_killed_while_a_container_of_dockers_joins_or_leaves_a_service(beside: Host, method: str) -> None:
+    """At any step it is behind the service while it is there, and nothing of it is left afterwards."""
+    beside.ctl(f"service create --network {ident(1)[:12]} svc")
+    try:
+        steps = behind(beside, method, "count@0")
+        chosen = list(range(1, steps + 1))
+        if not LONG:
+            chosen = random.Random(f"26 {method}").sample(chosen, max(2, round(steps * SHARE["kill"])))
+        for number in chosen:
+            behind(beside, method, f"kill@{number}")
+    finally:
+        beside.ctl("service rm svc")
+
+
+def behind(host: Host, method: str, fault: str) -> int:
+    """How many steps the request has, of a container that is behind the service."""
+    endpoint = next(_numbers)
+    words = [*starting(1, endpoint, "10.5.0.7/16"), *stopping(1, endpoint)]
+    words[0][1]["Options"]["com.datapath.service"] = "svc"
+    place = [one[0] for one in words].index(method)
+    assert not any("Err" in reply for reply in answered(at_once(host, words[:place])))
+    done = at_once(host, [words[place]], fault)
+    steps, step = faults.last().steps, faults.last().step
+    left = words[place + 1 :]
+    if method == "Join" and done.returncode:
+        left = words[-1:]  # Docker was not answered
+    elif method == "Join":
+        assert len(host.ctl("service ps svc --format {{.Container}}").split()) == 1
+    if left:
+        answered(at_once(host, left))
+    found = host.ctl("service ps svc --format {{.Container}}"), doctor(host)
+    # What Docker takes away it takes away once: the next container with the address has to have it.
+    following = next(_numbers)
+    again = [*starting(1, following, "10.5.0.7/16"), *stopping(1, following)]
+    assert not any("Err" in reply for reply in answered(at_once(host, again))), (fault, step)
+    assert done.returncode or found == ("", "No problems found.\n"), (fault, step, found)
+    found = host.ctl("service ps svc --format {{.Container}}"), doctor(host)
+    assert found == ("", "No problems found.\n"), (fault, step, found)
+    return steps
+
+
 # ---- requests that Docker would not send -----------------------------------------------------------------------
 
 HALF = b"POST /NetworkDriver.Join HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{"

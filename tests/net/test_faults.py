@@ -372,6 +372,17 @@ OPERATIONS |= {
         member,
     ),
     "service: drain": Operation("service drain svc t", with_service(BEHIND), drained, member),
+    "service: undrain": Operation(
+        "service undrain svc t",
+        with_service(lambda h: (BEHIND(h), h.ctl("service drain svc t"))[0]),
+        lambda h: not drained(h),
+        member,
+    ),
+    "service: connect": Operation(
+        "network connect --driver-opt com.datapath.service=svc shop t",
+        with_service(running(network="inner")),
+        in_network("shop"),
+    ),
     "service: run": Operation(
         "run -d --name t --network shop --service svc sleep 3600",
         with_service(lambda h: None),
@@ -426,7 +437,9 @@ LINUXBRIDGE = {"iptables": "olda", "nftables": "oldb"}
 # Of these networks where not everything is run; the others cost as much and show little more.
 SAMPLE = {("iptables: disconnect", "kill"), ("nftables: run -p", "kill"), ("iptables: network rm", "error")}
 SAMPLE |= {(f"ipvlan: {what}", "kill") for what in ("network create", "network rm", "run", "rm -f")}
-SAMPLE |= {(f"service: {what}", "kill") for what in ("create", "rm", "update", "drain", "run", "rm -f")}
+SAMPLE |= {
+    (f"service: {what}", "kill") for what in ("create", "rm", "update", "drain", "connect", "run", "rm -f")
+}
 SAMPLE |= {("service: update", "error"), ("service: run", "error")}
 SAMPLE |= {(f"macvlan: {what}", "kill") for what in ("network rm", "run", "connect to the only place")}
 for _mode, _network in LINUXBRIDGE.items():
