@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from subprocess import CompletedProcess
+from collections.abc import Callable, Iterator
+from subprocess import PIPE, CompletedProcess, Popen
 from typing import Any
 
-from tests.net.hosts import PATIENCE, Host, eventually
+from tests.net.hosts import PATIENCE, TIMEOUT, Host, eventually
 
 # Answers on a port over TCP and UDP, IPv4 and IPv6, with its name and the client; what comes after "keep" is echoed.
 SERVER = """
@@ -77,6 +78,36 @@ print(*sorted(failed))
 """
 
 
+# Opens a connection for each question, from several threads, until its input ends; prints by whom it was answered how
+# often, and what went wrong.
+ASKER = """
+import collections, json, socket, sys, threading, time
+address, port, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+heard, ended = collections.Counter(), threading.Event()
+def ask():
+    try:
+        with socket.create_connection((address, port), 30) as client:
+            client.settimeout(30)
+            heard[client.recv(100).decode().split()[0]] += 1
+    except (OSError, IndexError) as error:
+        heard[repr(error)] += 1
+def go_on():
+    while not ended.is_set():
+        ask()
+        time.sleep(0.005)
+ask()
+print("ready", flush=True)
+running = [threading.Thread(target=go_on) for _ in range(threads)]
+for thread in running:
+    thread.start()
+sys.stdin.read()
+ended.set()
+for thread in running:
+    thread.join()
+print(json.dumps(heard))
+"""
+
+
 def server(name: str, port: int = 80) -> list[str]:
     return ["python3", "-u", "-c", SERVER, name, str(port)]
 
@@ -89,6 +120,22 @@ def keeper(address: str, port: int, count: int) -> list[str]:
     return ["python3", "-u", "-c", KEEPER, address, str(port), str(count)]
 
 
+@contextlib.contextmanager
+def asked(start: Start, address: str, port: int, threads: int = 1) -> Iterator[Counter[str]]:
+    """Connections begin without pause meanwhile; at the end it is there who answered, and what went wrong. `start`:
+    begins a process, as `Place.start`."""
+    argv = ["python3", "-u", "-c", ASKER, address, str(port), str(threads)]
+    process, found = start(argv, stdin=PIPE, stdout=PIPE), Counter[str]()
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield found
+        found.update(json.loads(process.communicate("", timeout=TIMEOUT)[0]))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+Start = Callable[..., "Popen[str]"]
 Run = Callable[[Any], "CompletedProcess[str]"]
 
 

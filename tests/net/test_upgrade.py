@@ -46,6 +46,7 @@ from tests.net.hosts import (
     sent_and_lost,
 )
 from tests.net.names import LOCAL, NOERROR, PTR, A, Asker, Upstreams, parsed, question, reverse, wire
+from tests.net.services import asked, keeper, serve
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
@@ -267,14 +268,48 @@ def traffic(host: Host) -> Iterator[None]:
         assert sent > 20 and lost == 0
 
 
+def serving(host: Host) -> None:
+    """A service with a published port and two backends, and a client of its network."""
+    host.ctl("network create --subnet 10.71.0.0/24 shop")
+    host.ctl("service create --network shop -p 8090:80 --vip 10.71.0.9 front")
+    for name in ("w1", "w2"):
+        serve(host, name, "--network shop --service front", "shop")
+    host.run("client", "--network shop")
+
+
+@contextlib.contextmanager
+def services(host: Host) -> Iterator[None]:
+    """Connections to a service, of a member, of the host and from outside, that are kept, and new ones without pause.
+    None fails."""
+    inside = ["nsenter", "-t", str(host.process("client")), "--net"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    keepers = [
+        host.start([*inside, *keeper("10.71.0.9", 80, 10)], **pipes),
+        host.start(keeper("10.71.0.9", 80, 10), **pipes),
+        host.outside.start(keeper(HOST, 8090, 10), **pipes),
+    ]
+    for process in keepers:
+        assert process.stdout is not None and set(process.stdout.readline().split()) == {"w1", "w2"}
+    with (
+        asked(lambda argv, **more: host.start([*inside, *argv], **more), "10.71.0.9", 80) as by_member,
+        asked(host.outside.start, HOST, 8090) as from_outside,
+    ):
+        found = [by_member, from_outside]
+        yield
+    for process in keepers:
+        assert process.communicate("", timeout=PATIENCE)[0].split() == []
+    assert all(set(answers) == {"w1", "w2"} and sum(answers.values()) > 20 for answers in found), found
+
+
 @pytest.mark.parametrize(("attach", "times"), [("auto", 5 if LONG else 2), ("clsact", 1)])
 def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     make_host: Callable[..., Host], other: Version, attach: str, times: int
 ) -> None:
     """By links and by filters: left to itself a host has both."""
     prepared = populated(make_host, attach)
+    serving(prepared)
     before = prepared.drops()
-    with traffic(prepared):
+    with traffic(prepared), services(prepared):
         for _ in range(times):
             for version in (other, None):
                 was, as_pinned = running(prepared), pinned(prepared)
