@@ -6,7 +6,7 @@
  */
 #include "lib/encap.h"
 #include "lib/exits.h"
-#include "lib/flows.h"
+#include "lib/flow_rows.h"
 #include "lib/links.h"
 #include "lib/overlay.h"
 #include "lib/ways.h"
@@ -184,7 +184,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 {
 	bool v6 = !addr_is_v4(&peer->addr);
 	__u32 overhead = vxlan_overhead(v6), length = segment_length(skb, p) + overhead, mtu;
-	struct tx_flow *flow;
+	struct tx_way *flow;
 	int route, error;
 
 	if (!way_is_to(room, own, peer, vxlan_sport(p)))
@@ -202,10 +202,13 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 	    !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
 	    xfrm_closed_out(&room->leaving, &room->leaving))
 		return by_device(skb, overlay, own, peer);
-	flow = v6 ? NULL : flow_learn_way(skb, room, p, mtu);
+	flow = flow_learn_way(skb, room, p, mtu);
 	if (flow) {
 		flow->overhead = overhead;
-		vxlan_make(&flow->made, p, &room->leaving, own, peer, overlay->vni);
+		if (v6)
+			vxlan_make_v6(&flow->made6, p, &room->leaving, own, peer, overlay->vni);
+		else
+			vxlan_make(&flow->made, p, &room->leaving, own, peer, overlay->vni);
 	}
 	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
 		   : vxlan_push_v4(skb, p, own, peer, overlay->vni);

@@ -133,60 +133,70 @@ __noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
 	return vxlan_push_made(skb, &made, packet_ecn(p));
 }
 
-/* Over IPv6, where too no checksum covers the tunnel (RFC 6935). */
+/* The same over IPv6, where too no checksum covers the tunnel (RFC 6935). */
+static __always_inline void vxlan_make_v6(struct vxlan_over_v6 *headers, const struct packet *p,
+					  const struct tuple *outer, const struct tunnel *own,
+					  const struct peer *peer, __u32 vni)
+{
+	struct ipv6hdr ip = {.version = 6, .nexthdr = IPPROTO_UDP, .hop_limit = 64};
+
+	__builtin_memcpy(&ip.saddr, &outer->src, sizeof(ip.saddr));
+	__builtin_memcpy(&ip.daddr, &outer->dst, sizeof(ip.daddr));
+	__builtin_memset(&headers->outer, 0, sizeof(headers->outer));
+	headers->outer.h_proto = bpf_htons(ETH_P_IPV6);
+	headers->ip = ip;
+	vxlan_fill(&headers->link, p, outer, vni, peer->mac, own->mac, 0);
+}
+
+static __always_inline int vxlan_push_made_v6(struct __sk_buff *skb, struct vxlan_over_v6 *headers,
+					      __u8 ecn)
+{
+	__u32 length;
+
+	if (bpf_skb_adjust_room(skb, sizeof(*headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
+				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+		return 1;
+	length = skb->len - ETH_HLEN - sizeof(headers->ip);
+	((__u8 *)&headers->ip)[1] = ecn << 4;
+	headers->ip.payload_len = stated(length);
+	headers->link.udp.len = stated(length);
+	return bpf_skb_store_bytes(skb, 0, headers, sizeof(*headers), 0) ? -1 : 0;
+}
+
 __noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
 			     const struct tunnel *own, const struct peer *peer, __u32 vni)
 {
 	struct scratch *room = scratch();
-	const struct tuple *outer;
-	struct ipv6hdr ip = {.nexthdr = IPPROTO_UDP, .hop_limit = 64};
-	struct vxlan_over_v6 headers = {};
-	__u32 length;
+	struct vxlan_over_v6 headers;
 
 	if (!p || !own || !peer || !room)
 		return -1;
-	outer = &room->leaving;
-	if (bpf_skb_adjust_room(skb, sizeof(headers) - ETH_HLEN, BPF_ADJ_ROOM_MAC,
-				ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
-		return 1;
-	length = skb->len - ETH_HLEN - sizeof(ip);
-	*(__be32 *)&ip = bpf_htonl(6U << 28 | packet_ecn(p) << 20);
-	ip.payload_len = stated(length);
-	__builtin_memcpy(&ip.saddr, &outer->src, sizeof(ip.saddr));
-	__builtin_memcpy(&ip.daddr, &outer->dst, sizeof(ip.daddr));
-	headers.outer.h_proto = bpf_htons(ETH_P_IPV6);
-	headers.ip = ip;
-	vxlan_fill(&headers.link, p, outer, vni, peer->mac, own->mac, length);
-	return bpf_skb_store_bytes(skb, 0, &headers, sizeof(headers), 0) ? -1 : 0;
+	vxlan_make_v6(&headers, p, &room->leaving, own, peer, vni);
+	return vxlan_push_made_v6(skb, &headers, packet_ecn(p));
 }
 
-/* Takes so many bytes of headers away, behind the outer Ethernet header. What a device has summed stays known, for one
- * header less. Returns 0, or an error, and then nothing was changed. */
-static __always_inline int vxlan_strip(struct __sk_buff *skb, __u32 length, __u64 flags)
+/* Takes so many bytes of headers away, behind the outer Ethernet header. `becomes`: the ethertype of the packet within, if
+ * it is not that of the outer one, else 0: before Linux 6.3 a packet's family does not change so. What a device has summed
+ * stays known, for one header less. Returns 0, or an error: if it is positive nothing was changed. */
+static __always_inline int vxlan_strip(struct __sk_buff *skb, __u32 length, __be16 becomes)
 {
-	if (bpf_skb_adjust_room(skb, -(__s32)length, BPF_ADJ_ROOM_MAC,
-				flags | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
-		return -1;
+	__u64 flags = BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+
+	if (becomes)
+		flags |= becomes == bpf_htons(ETH_P_IP) ? DECAP_IPV4 : DECAP_IPV6;
+	if (bpf_skb_adjust_room(skb, -(__s32)length, BPF_ADJ_ROOM_MAC, flags))
+		return 1;
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	return 0;
+	return becomes && bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &becomes,
+					      sizeof(becomes), 0)
+		       ? -1
+		       : 0;
 }
 
-/*
- * All headers of a tunnel are taken away, but for the outer Ethernet header. `ethertype`: of the packet within. Returns
- * 0, or an error, and then nothing was changed: before Linux 6.3 a packet's family does not change so.
- */
+/* All headers of a tunnel are taken away, but for the outer Ethernet header. Returns the same. */
 __noinline int vxlan_pull(struct __sk_buff *skb, const struct packet *p, __u32 ethertype)
 {
-	__u64 flags = 0;
 	__be16 inner = ethertype;
 
-	if (!p)
-		return -1;
-	if (inner != p->ethertype)
-		flags |= inner == bpf_htons(ETH_P_IP) ? DECAP_IPV4 : DECAP_IPV6;
-	if (vxlan_strip(skb, p->l4 - L3 + VXLAN_LINK, flags))
-		return -1;
-	return inner == p->ethertype ? 0
-				     : bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto),
-							   &inner, sizeof(inner), 0);
+	return p ? vxlan_strip(skb, p->l4 - L3 + VXLAN_LINK, inner == p->ethertype ? 0 : inner) : 1;
 }

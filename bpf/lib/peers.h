@@ -8,7 +8,7 @@
 #include "lib/exits.h"
 #include "lib/datagrams.h"
 #include "lib/encap.h"
-#include "lib/flows.h"
+#include "lib/flow_rows.h"
 #include "lib/links.h"
 #include "lib/neighbour.h"
 #include "lib/overlay.h"

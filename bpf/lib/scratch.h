@@ -55,14 +55,31 @@ struct cut {
 	__u8 pad[3];
 };
 
-/* Of which flow a packet is between members on two hosts (flows.h). */
+/* Whose key is looked for. */
+enum flow_kind {
+	FLOW_NONE = 0,
+	FLOW_IPV4 = 1, /* IPv4, over IPv4 or as it is */
+	FLOW_WIDE = 2, /* with IPv6 inside or outside */
+};
+
+/* Of which flow a packet is between members on two hosts (flow_rows.h). */
 struct flow_key {
 	__u32 ifindex; /* that it came by */
 	__be32 outer,
 		vni; /* source of the tunnel, and the number as it is in the header; 0: it came in none */
 	__be32 src, dst;
 	__be32 ports;		/* source and destination, as they lie in the header */
-	__u16 proto, tunnelled; /* 0: it came in no tunnel */
+	__u16 proto, tunnelled; /* the version of IP of the tunnel that it came in, 0: none */
+};
+
+/* The same where IPv6 is inside or outside. An IPv4 address is in its mapped form. */
+struct wide_key {
+	struct tuple tuple;
+	struct ip_addr outer; /* likewise */
+	__be32 vni;
+	__u32 ifindex;
+	__be16 ethertype; /* of what is inside: that may have addresses that look mapped, */
+	__u16 tunnelled;  /* and so may what is outside */
 };
 
 /* An IPv4 header with its options, and a little beyond the longest. */
@@ -95,9 +112,10 @@ struct scratch {
 	struct port published;	/* of a service, which is in the place of its endpoint */
 	struct vxlan_link link; /* headers of the tunnel that a packet came in */
 	struct flow_key flow;
-	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered */
-	__u64 epoch;	   /* of before anything was looked up for it */
-	__u64 until;	   /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
+	struct wide_key wide;
+	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered: enum flow_kind */
+	__u64 epoch; /* of before anything was looked up for it */
+	__u64 until; /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
 };
 
 struct {

@@ -133,6 +133,8 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "ways": (None, None),
     "tx_flows": (None, None),
     "rx_flows": (None, None),
+    "tx_wides": (None, None),
+    "rx_wides": (None, None),
 }
 # The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:
 # its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch
@@ -148,7 +150,7 @@ TOLD_MAPS = frozenset(
         *("services", "slots", "backends"),
     )
 )
-# The maps of whose rows programs remember something, as long as the row of `epoch` stays as it is (bpf/lib/flows.h).
+# The maps of whose rows programs remember something, until that of `epoch` changes (bpf/lib/flow_rows.h).
 EPOCH_MAPS = frozenset(
     (
         *("networks", "devices", "endpoints", "subnets"),

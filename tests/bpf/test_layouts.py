@@ -153,6 +153,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "ways",
                 "tx_flows",
                 "rx_flows",
+                "tx_wides",
+                "rx_wides",
                 "scratches",
                 "gc_timers",
             }

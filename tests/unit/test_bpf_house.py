@@ -33,7 +33,7 @@ ACTING = {
     "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
-    "lib/peers.h": {"lib/exits.h", "lib/flows.h", "lib/forward.h", "lib/served.h"},
+    "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
     "lib/served.h": {"lib/forward.h"},
 }
 
