@@ -248,7 +248,9 @@ def test_s30_what_a_killed_command_has_journaled_is_read_on_a_read_only_file_sys
         host.ctl("down")
 
 
-def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(emptied: Host) -> None:
+def test_s30_a_damaged_database_is_named_kept_and_its_copy_put_back_is_all_that_is_needed(
+    emptied: Host,
+) -> None:
     host = emptied
     serve(host)
     database = host.folder / "state/datapath.db"
