@@ -75,14 +75,17 @@ class Loading(Pins):
             for name in missing:
                 self._load(name)
 
+    def lacks(self, *programs: str) -> bool:
+        """Not all of the programs are pinned, and those that are not cannot be loaded: the others are of another
+        version."""
+        return not (self._loads or all(map(self._is_pinned, programs)))
+
     def tell_network(self, number: int, row: Any) -> None:
         """Writes the row of a network (abi.network), once the programs are there that its packets go on in. KernelError
         and its kinds; NotSupportedError: those that are loaded are of another version, and have not loaded them."""
         needed = tails_of(_flags(row))
         self.need(*sorted(needed))
-        if not self._loads and not all(
-            map(self._is_pinned, needed - tails_of(_flags(self.map("networks")[number])))
-        ):
+        if self.lacks(*needed) and self.lacks(*needed - tails_of(_flags(self.map("networks")[number]))):
             raise NotSupportedError(
                 "this network needs packet programs that are not loaded, and those that are loaded are of another "
                 "version: use `datapathctl upgrade`"

@@ -513,6 +513,29 @@ def test_s30_an_uplink_whose_hook_the_version_before_did_not_have_is_served_afte
         host.ctl("doctor")
 
 
+def test_s30_programs_that_were_not_needed_before_wait_for_the_upgrade(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """No program of this version is added to those of another: what needs one is refused, and nothing is changed."""
+    host = make_host()
+    host.ctl("network create --subnet 10.71.0.0/24 shop")
+    as_version(host, other)
+    before = look.pins(host), look.devices(host.sh)
+    commands = (
+        "network create -d ipvlan --subnet 10.91.0.0/24 lan",
+        "service create --network shop web",
+    )
+    for command in commands:
+        said = host.try_ctl(command)
+        assert said.returncode and "use `datapathctl upgrade`" in said.stderr, said
+        assert (look.pins(host), look.devices(host.sh)) == before
+        assert {row["Check"] for row in json_lines(host.try_ctl("doctor --json").stdout)} == {"outdated"}
+    host.ctl("upgrade")
+    for command in commands:
+        host.ctl(command)
+    assert host.ctl("doctor") == "No problems found."
+
+
 @needs_tcx
 def test_s30_a_link_whose_device_is_gone_is_no_obstacle(make_host: Callable[..., Host]) -> None:
     host = populated(make_host, "tcx")

@@ -11,7 +11,7 @@ from typing import Any
 
 from datapath.dataplane import connections, entries, service_entries
 from datapath.dataplane.convert import service_value, to_abi
-from datapath.dataplane.layout import PARTY_PEER, ROLE_SERVES
+from datapath.dataplane.layout import PARTY_PEER, ROLE_SERVES, TAILS_OF
 from datapath.dataplane.programs import Dataplane
 from datapath.dataplane.service_entries import FAMILIES, LARGE_CHUNKS, SMALL_CHUNKS, ServiceRows, Slots
 from datapath.dataplane.service_structs import SlotsKey
@@ -34,7 +34,8 @@ class EbpfServices(ServicePart):
         self.context = context
 
     def require(self) -> None:
-        if not self.context.dataplane.has("services"):
+        dataplane = self.context.dataplane
+        if not dataplane.has("services") or dataplane.lacks(*TAILS_OF["NETWORK_SERVICES"]):
             raise NotSupportedError(
                 "services need the packet programs of this version: use `datapathctl upgrade`"
             )
