@@ -441,8 +441,9 @@ def private_bpffs() -> Iterator[Path]:
 
 def _with_header(verdict: int, sent: bytes, out: bytes) -> bytes:
     """What became of a packet that has been sent without the Ethernet header of `sent`, as if it had had it. Left to
-    the host's stack it has none; otherwise one was made, without MACs until it is delivered."""
-    if verdict == UNSPEC:
+    the host's stack it has none, nor if it was dropped at once; otherwise one was made, without MACs until it is
+    delivered."""
+    if verdict == UNSPEC or (verdict == SHOT and out == sent[14:]):
         return sent[:14] + out
     assert packets.ethertype(out) == packets.ethertype(sent)
     if any(out[:12]):

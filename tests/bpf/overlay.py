@@ -24,7 +24,7 @@ from tests.bpf.fixtures import (
 TUNNEL_OBJECTS = (*OBJECTS, "to_peer", "from_peer", "from_vxlan")
 VNI, PORT = 4097, 4789
 OWN_MAC = "02:00:00:00:01:01"
-PEER, OTHER_PEER = 2, 3
+ME, PEER, OTHER_PEER = 1, 2, 3
 PEERS = {PEER: IPv4Address("192.0.2.7"), OTHER_PEER: IPv4Address("192.0.2.8")}
 PEERS6 = {PEER: IPv6Address("2001:db8::7"), OTHER_PEER: IPv6Address("2001:db8::8")}
 STRANGER, STRANGER6 = IPv4Address("192.0.2.66"), IPv6Address("2001:db8::66")
@@ -55,14 +55,22 @@ def fill(
     mtu: int = 1500,
     direct: bool = False,
     routed: bool = False,
+    wireguard: int = 0,
 ) -> None:
     """Writes the rows. `outer`: the version of IP of the tunnels; `device`: the index of the tunnels' device;
     `direct`: the peers are on this host's link, and packets between them need no tunnel; `routed`: nor do those that
-    routers take there, though the peers are not."""
+    routers take there, though the peers are not; `wireguard`: the index of the encrypted tunnels' device, if the
+    network is encrypted."""
     maps = programs.maps
+    known = abi.PeerFlag.PEER_WIREGUARD if wireguard else abi.PeerFlag.PEER_DIRECT if direct else 0
+    flags, transport = int(known), abi.Transport.TRANSPORT_VXLAN
+    if wireguard:
+        transport = abi.Transport.TRANSPORT_WIREGUARD
+    elif direct or routed:
+        transport = abi.Transport.TRANSPORT_DIRECT
     for number in (PEER, OTHER_PEER):
         address = (PEERS if outer == 4 else PEERS6)[number]
-        maps["peers"][abi.peer_key(number)] = abi.peer(address, int(direct), mtu, peer_mac(number))
+        maps["peers"][abi.peer_key(number)] = abi.peer(address, flags, mtu, peer_mac(number))
         for each in (PEERS[number], PEERS6[number]):
             maps["vteps"][abi.vtep_key(each)] = abi.vtep(number)
         for first in _BLOCKS[number]:
@@ -70,7 +78,7 @@ def fill(
     maps["remote_addrs"][abi.remote_key(net.number, MOVED)] = abi.remote(PEER)
     maps["overlays"][abi.overlay_key(net.number)] = abi.overlay(
         vni=VNI,
-        transport=abi.Transport.TRANSPORT_DIRECT if direct or routed else abi.Transport.TRANSPORT_VXLAN,
+        transport=transport,
         flags=int(abi.OverlayFlag.OVERLAY_ROUTED) if routed else 0,
         subnet4=IPv4Address("172.17.0.0"),
         mask4=mask(96 + 16),
@@ -82,7 +90,9 @@ def fill(
     for first, bits in ((IPv4Address("172.17.0.0"), 96 + 16), (IPv6Address("fd00:1::"), 64)):
         maps["subnets"][abi.subnet_key(bits, first)] = abi.subnet(net.number)
     maps["vnis"][abi.vni_key(VNI)] = abi.vni(net.number)
-    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, 0, 1, int(direct or routed), PORT, OWN_MAC)
+    maps["tunnel"][0] = abi.tunnel(
+        HOST, HOST6, device, wireguard, ME, int(direct or routed), PORT, OWN_MAC
+    )
     value = maps["networks"][net.number]
     maps["networks"][net.number] = value._replace(flags=value.flags | abi.NetworkFlag.NETWORK_OVERLAY)
 
