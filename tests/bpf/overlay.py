@@ -90,9 +90,7 @@ def fill(
     for first, bits in ((IPv4Address("172.17.0.0"), 96 + 16), (IPv6Address("fd00:1::"), 64)):
         maps["subnets"][abi.subnet_key(bits, first)] = abi.subnet(net.number)
     maps["vnis"][abi.vni_key(VNI)] = abi.vni(net.number)
-    maps["tunnel"][0] = abi.tunnel(
-        HOST, HOST6, device, wireguard, ME, int(direct or routed), PORT, OWN_MAC
-    )
+    maps["tunnel"][0] = abi.tunnel(HOST, HOST6, device, wireguard, ME, int(direct or routed), PORT, OWN_MAC)
     value = maps["networks"][net.number]
     maps["networks"][net.number] = value._replace(flags=value.flags | abi.NetworkFlag.NETWORK_OVERLAY)
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Members of an encrypted network: what goes to other hosts leaves by the device of encrypted tunnels or not at all, and
-what hosts ask themselves goes by names that are nowhere else."""
+"""Members of an encrypted network: what goes to other hosts leaves by the device of encrypted tunnels or not at all,
+and what hosts ask themselves goes by names that are nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -35,7 +36,7 @@ def rows(programs: Programs, topology: Topology) -> None:
 
 
 def packet(src: p.Address, dst: p.Address, carried: p.Transport) -> bytes:
-    return p.ipv4(src, dst, carried) if dst.version == 4 else p.ipv6(src, dst, carried)
+    return p.ipv4(src, dst, carried) if ip_address(dst).version == 4 else p.ipv6(src, dst, carried)
 
 
 def frame(to: str, by: str, body: bytes) -> bytes:
