@@ -78,10 +78,28 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(autouse=True)
-def clean(running: Cluster) -> Iterator[None]:
-    """Each test leaves nothing: not in the store, and on no host."""
-    yield
+@pytest.fixture
+def empty(running: Cluster) -> Iterator[Cluster]:
+    """Without services. The test leaves nothing: not in the store, and on no host."""
+    yield running
+    clear(running)
+
+
+@pytest.fixture(scope="module")
+def shop(running: Cluster) -> Iterator[Cluster]:
+    """With a service that has a backend on the first host and two on the second, for all tests behind."""
+    running[0].ctl("service create --network ov -p 8090:80 -p 8090:80/udp web")
+    serve(running[0], "w1", "--network ov --service web", "ov")
+    serve(running[1], "w2", "--network ov --service web", "ov")
+    serve(running[1], "w3", "--network ov --service web", "ov")
+    for host in running:
+        knows(host, w1="up", w2="up", w3="up")
+    yield running
+    clear(running)
+
+
+def clear(running: Cluster) -> None:
+    """Takes services and containers away; nothing is left of them anywhere."""
     for host in running:
         if services := host.ctl("service ls -q").split():
             host.try_ctl(["service", "rm", *services])
@@ -117,16 +135,6 @@ def knows(host: Member, **states: str) -> None:
 def ps(host: Member) -> dict[str, Any]:
     """None, where the service has not been heard of."""
     return backends(host) if "web" in host.ctl("service ls --format {{.Name}}").split() else {}
-
-
-def web(cluster: Cluster, options: str = "-p 8090:80 -p 8090:80/udp") -> None:
-    """The service with a backend on the first host and two on the second, known to all."""
-    cluster[0].ctl(f"service create --network ov {options} web")
-    serve(cluster[0], "w1", "--network ov --service web", "ov")
-    serve(cluster[1], "w2", "--network ov --service web", "ov")
-    serve(cluster[1], "w3", "--network ov --service web", "ov")
-    for host in cluster:
-        knows(host, w1="up", w2="up", w3="up")
 
 
 def tuples(host: Member, proto: str, source: str, address: str, count: int, port: int = 8090) -> list[str]:
@@ -188,91 +196,11 @@ def addresses(host: Host, container: str) -> list[str]:
     return [found["IPAddress"], found["GlobalIPv6Address"]]
 
 
-def test_s26_o18_a_client_is_given_the_same_backend_by_every_host_and_each_its_share(
-    running: Cluster,
-) -> None:
-    """3,000 connections through each host's ingress; the server sees the client's own address."""
-    web(running)
-    for proto, version, count in (("tcp", 4, 3000), ("udp", 4, 1000), ("tcp", 6, 500), ("udp", 6, 1000)):
-        source = OUTSIDE if version == 4 else OUTSIDE6
-        seen = f"::ffff:{source}" if version == 4 else source
-        found = [
-            tuples(host, proto, source, host.vtep if version == 4 else host.vtep6, count) for host in running
-        ]
-        assert all(one == found[0] for one in found)
-        assert {line.split()[1] for line in found[0]} == {seen}
-        shares = Counter(line.split()[0] for line in found[0])
-        assert shares.keys() == {"w1", "w2", "w3"}
-        most, least = (0.37, 0.30) if count == 3000 else (0.43, 0.25)
-        assert all(least * count <= share <= most * count for share in shares.values()), shares
-
-
-def test_s26_o19_no_connection_fails_as_a_backend_is_drained_from_another_host(running: Cluster) -> None:
-    """And as one is killed, only its own do; hardly any others change hands."""
-    web(running)
-    first, second = running
-    before = tuples(first, "udp", OUTSIDE, first.vtep, 2000)
-    with (
-        held(first.outside, first.vtep, 8090, 60) as (process, owners),
-        asking(first.outside, first.vtep, 8090) as load,
-    ):
-        assert set(owners) == {"w1", "w2", "w3"}
-        first.ctl("service drain web w3")
-        for host in running:
-            knows(host, w1="up", w2="up", w3="draining")
-        second.ctl("service undrain web w3")
-        for host in running:
-            knows(host, w1="up", w2="up", w3="up")
-        assert load() == 0
-        os.kill(second.process("w3"), signal.SIGKILL)
-        for host in running:
-            knows(host, w1="up", w2="up")
-        lost = failed(process)
-        assert {owners[number] for number in lost} <= {"w3"}
-    after = tuples(first, "udp", OUTSIDE, first.vtep, 2000)
-    assert "w3" not in {line.split()[0] for line in after}
-    stayed = [(a, b) for a, b in zip(before, after, strict=True) if not a.startswith("w3 ")]
-    moved = [pair for pair in stayed if pair[0] != pair[1]]
-    assert len(moved) <= 0.025 * len(stayed)
-
-
-def test_s26_members_find_a_service_and_its_backends_on_any_host(running: Cluster) -> None:
-    """By its address, and by names; every host shows who is behind it, and where."""
-    web(running)
-    first, second = running
-    client = ["nsenter", f"--net=/proc/{second.process('there')}/ns/net"]
-    assert [row["Host"] for row in backends(first).values()] == ["h1", "h2", "h2"]
-    for proto in ("tcp", "udp"):
-        for vip in vips(first):
-            found = heard(lambda argv: second.try_([*client, *argv]), proto, vip, 80, 60)
-            assert names(found).keys() == {"w1", "w2", "w3"}
-            assert {line.split()[1].removeprefix("::ffff:") for line in found} <= set(
-                addresses(second, "there")
-            )
-    where = [first.address("w1", "ov"), *(second.address(name, "ov") for name in ("w2", "w3"))]
-    assert resolved(second, "there", "web") == vips(first)[:1]
-    assert sorted(resolved(second, "there", "tasks.web")) == sorted(where)
-    first.ctl("service create --network ov --endpoint-mode dnsrr --selector app=all all")
-    first.ctl("run -d --name w4 --network ov -l app=all sleep 600")
-    second.ctl("run -d --name w5 --network ov -l app=all sleep 600")
-    with eventually() as until:
-        until(lambda: len(resolved(second, "there", "all")) == 2)
-    assert sorted(resolved(second, "there", "all")) == sorted(
-        [first.address("w4", "ov"), second.address("w5", "ov")]
-    )
-    shown = json.loads(second.ctl("network inspect -v ov"))[0]["Services"]
-    assert [(task["Name"], task["Info"]["Host"]) for task in shown["web"]["Tasks"]] == [
-        ("w2", "h2"),
-        ("w3", "h2"),
-        ("w1", "h1"),
-    ]
-
-
-def test_s26_containers_that_run_are_behind_a_service_that_is_created_elsewhere(running: Cluster) -> None:
-    first, second = running
+def test_s26_containers_that_run_are_behind_a_service_that_is_created_elsewhere(empty: Cluster) -> None:
+    first, second = empty
     serve(second, "w1", "--network ov -l app=web", "ov")
     first.ctl("service create --network ov --selector app=web -p 8090:80 web")
-    for host in running:
+    for host in empty:
         knows(host, w1="up")
     assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 5)) == {"w1": 5}
     second.ctl("service update --publish-add 8091:80 --publish-rm 8090:80 web")
@@ -300,52 +228,119 @@ BAD = [
 ]
 
 
-def test_s26_what_cannot_be_is_refused_on_every_host_and_nothing_is_changed(running: Cluster) -> None:
-    first, second = running
+def test_s26_what_cannot_be_is_refused_on_every_host_and_nothing_is_changed(empty: Cluster) -> None:
+    first, second = empty
     first.ctl("service create --network ov -p 8090:80 web")
     with eventually() as until:
         until(lambda: "web" in second.ctl("service ls"))
-    before = left(running)
+    before = left(empty)
     rows = [*BAD, (f"--network ov --vip {vips(first)[0]} x", 'service "web"')]
     rows.append((f"--network ov --vip {second.address('there', 'ov')} x", "there"))
     for options, words in rows:
-        for host in running:
+        for host in empty:
             done = host.try_ctl(f"service create {options}")
             assert done.returncode and done.stderr.count("\n") == 1, (options, done)
             assert re.search(words, done.stderr), (words, done.stderr)
     assert second.try_ctl("network rm ov").returncode
     done = second.try_ctl("service drain web there")
     assert "container there is no backend of service web" in done.stderr
-    assert left(running) == before
+    assert left(empty) == before
 
 
-def test_s26_of_two_services_that_are_created_at_once_one_is(running: Cluster) -> None:
+def test_s26_of_two_services_that_are_created_at_once_one_is(empty: Cluster) -> None:
     """By name, and by published port; the other one leaves nothing."""
     for options in ("-p 8090:80 web", "-p 8091:80 web"), ("-p 8090:80 web", "-p 8090:80 other"):
         with ThreadPoolExecutor(2) as pool:
             done = list(
                 pool.map(
                     lambda pair: pair[0].try_ctl(f"service create --network ov {pair[1]}"),
-                    zip(running, options, strict=True),
+                    zip(empty, options, strict=True),
                 )
             )
         assert [bool(one.returncode) for one in done].count(True) == 1, done
         loser = next(one for one in done if one.returncode)
         assert re.search("already exists|already allocated", loser.stderr), loser
         with eventually() as until:
-            until(lambda: all(len(host.ctl("service ls -q").split()) == 1 for host in running))
-        assert len(left(running)) == 5  # the service, its name, a port, two addresses
-        winner = running[0].ctl("service ls --format {{.Name}}")
-        running[1].ctl(f"service rm {winner}")
+            until(lambda: all(len(host.ctl("service ls -q").split()) == 1 for host in empty))
+        assert len(left(empty)) == 5  # the service, its name, a port, two addresses
+        winner = empty[0].ctl("service ls --format {{.Name}}")
+        empty[1].ctl(f"service rm {winner}")
         with eventually() as until:
-            until(lambda: running[0].ctl("service ls -q") == "")
+            until(lambda: empty[0].ctl("service ls -q") == "")
 
 
-def test_s26_without_the_store_and_the_agents_services_go_on(running: Cluster) -> None:
+def test_s26_a_store_that_was_restored_from_before_a_service_gets_it_back(
+    empty: Cluster, tmp_path: Path
+) -> None:
+    serve(empty[0], "w1", "--network ov -l app=web", "ov")
+    empty.etcd.save(tmp_path / "snapshot")
+    empty[1].ctl("service create --network ov --selector app=web -p 8090:80 web")
+    for host in empty:
+        knows(host, w1="up")
+    before = left(empty)
+    empty.etcd.restore(tmp_path / "snapshot")
+    with eventually() as until:
+        until(lambda: left(empty) == before)
+    for host in empty:
+        knows(host, w1="up")
+
+
+def test_s26_o18_a_client_is_given_the_same_backend_by_every_host_and_each_its_share(
+    shop: Cluster,
+) -> None:
+    """3,000 connections through each host's ingress; the server sees the client's own address."""
+    for proto, version, count in (("tcp", 4, 3000), ("udp", 4, 600), ("tcp", 6, 300), ("udp", 6, 600)):
+        source = OUTSIDE if version == 4 else OUTSIDE6
+        seen = f"::ffff:{source}" if version == 4 else source
+        found = [
+            tuples(host, proto, source, host.vtep if version == 4 else host.vtep6, count) for host in shop
+        ]
+        assert all(one == found[0] for one in found)
+        assert {line.split()[1] for line in found[0]} == {seen}
+        shares = Counter(line.split()[0] for line in found[0])
+        assert shares.keys() == {"w1", "w2", "w3"}
+        most, least = (0.37, 0.30) if count == 3000 else (0.45, 0.22)
+        assert all(least * count <= share <= most * count for share in shares.values()), shares
+
+
+def test_s26_members_find_a_service_and_its_backends_on_any_host(shop: Cluster) -> None:
+    """By its address, and by names; every host shows who is behind it, and where."""
+    first, second = shop
+    client = ["nsenter", f"--net=/proc/{second.process('there')}/ns/net"]
+    assert [row["Host"] for row in backends(first).values()] == ["h1", "h2", "h2"]
+    for proto in ("tcp", "udp"):
+        for vip in vips(first):
+            found = heard(lambda argv: second.try_([*client, *argv]), proto, vip, 80, 40)
+            assert names(found).keys() == {"w1", "w2", "w3"}
+            assert {line.split()[1].removeprefix("::ffff:") for line in found} <= set(
+                addresses(second, "there")
+            )
+    where = [first.address("w1", "ov"), *(second.address(name, "ov") for name in ("w2", "w3"))]
+    assert resolved(second, "there", "web") == vips(first)[:1]
+    assert sorted(resolved(second, "there", "tasks.web")) == sorted(where)
+    first.ctl("service create --network ov --endpoint-mode dnsrr --selector app=all all")
+    first.ctl("run -d --name w4 --network ov -l app=all sleep 600")
+    second.ctl("run -d --name w5 --network ov -l app=all sleep 600")
+    with eventually() as until:
+        until(lambda: len(resolved(second, "there", "all")) == 2)
+    assert sorted(resolved(second, "there", "all")) == sorted(
+        [first.address("w4", "ov"), second.address("w5", "ov")]
+    )
+    shown = json.loads(second.ctl("network inspect -v ov"))[0]["Services"]
+    assert [(task["Name"], task["Info"]["Host"]) for task in shown["web"]["Tasks"]] == [
+        ("w2", "h2"),
+        ("w3", "h2"),
+        ("w1", "h1"),
+    ]
+    first.ctl("service rm all")
+    remove(first, "w4")
+    remove(second, "w5")
+
+
+def test_s26_without_the_store_and_the_agents_services_go_on(shop: Cluster) -> None:
     """None is created, within 5 s; containers begin of the reserve, and are behind it everywhere once it is back."""
-    web(running)
-    first, second = running
-    with running.store_away():
+    first, second = shop
+    with shop.store_away():
         assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 60)).keys() == {"w1", "w2", "w3"}
         began = monotonic()
         done = second.try_ctl("service create --network ov other")
@@ -354,43 +349,61 @@ def test_s26_without_the_store_and_the_agents_services_go_on(running: Cluster) -
         serve(second, "w4", "--network ov --service web", "ov")
         assert backends(second)["w4"]["State"] == "up"
         assert "w4" not in backends(first)
-    for host in running:
+    for host in shop:
         knows(host, w1="up", w2="up", w3="up", w4="up")
+    remove(second, "w4")
 
 
-def test_s26_a_store_that_was_restored_from_before_a_service_gets_it_back(
-    running: Cluster, tmp_path: Path
-) -> None:
-    serve(running[0], "w1", "--network ov -l app=web", "ov")
-    running.etcd.save(tmp_path / "snapshot")
-    running[1].ctl("service create --network ov --selector app=web -p 8090:80 web")
-    for host in running:
-        knows(host, w1="up")
-    before = left(running)
-    running.etcd.restore(tmp_path / "snapshot")
-    with eventually() as until:
-        until(lambda: left(running) == before)
-    for host in running:
-        knows(host, w1="up")
+def test_s26_o19_no_connection_fails_as_a_backend_is_drained_from_another_host(shop: Cluster) -> None:
+    """And as one is killed, only its own do; hardly any others change hands."""
+    first, second = shop
+    before = tuples(first, "udp", OUTSIDE, first.vtep, 1000)
+    with (
+        held(first.outside, first.vtep, 8090, 60) as (process, owners),
+        asking(first.outside, first.vtep, 8090) as load,
+    ):
+        assert set(owners) == {"w1", "w2", "w3"}
+        first.ctl("service drain web w3")
+        for host in shop:
+            knows(host, w1="up", w2="up", w3="draining")
+        second.ctl("service undrain web w3")
+        for host in shop:
+            knows(host, w1="up", w2="up", w3="up")
+        assert load() == 0
+        os.kill(second.process("w3"), signal.SIGKILL)
+        for host in shop:
+            knows(host, w1="up", w2="up")
+        lost = failed(process)
+        assert {owners[number] for number in lost} <= {"w3"}
+    after = tuples(first, "udp", OUTSIDE, first.vtep, 1000)
+    assert "w3" not in {line.split()[0] for line in after}
+    stayed = [(a, b) for a, b in zip(before, after, strict=True) if not a.startswith("w3 ")]
+    moved = [pair for pair in stayed if pair[0] != pair[1]]
+    assert len(moved) <= 0.025 * len(stayed)
+    second.ctl("start w3")
+    for host in shop:
+        knows(host, w1="up", w2="up", w3="up")
 
 
 @pytest.fixture(scope="module")
-def third(running: Cluster) -> Iterator[tuple[Member, Agent]]:
+def third(shop: Cluster) -> Iterator[tuple[Member, Agent]]:
     """One more host, of the same cluster by another network."""
-    host = running.add(config={"cluster-store-opts": {"discovery.ttl": "3", "discovery.heartbeat": "1"}})
+    host = shop.add(config={"cluster-store-opts": {"discovery.ttl": "3", "discovery.heartbeat": "1"}})
     with agents([host]) as (agent,):
         host.ctl("network create -d overlay --subnet 10.78.0.0/24 else")
         yield host, agent
+    with agents([host]):  # so that it hears of the end
+        clear(shop)
         host.ctl("network rm else")
 
 
 def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
-    running: Cluster, third: tuple[Member, Agent]
+    shop: Cluster, third: tuple[Member, Agent]
 ) -> None:
     """And when it dies, connections through the others are unharmed."""
-    web(running)
-    first, last = running[0], third[0]
-    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 300) for host in (first, last)]
+    first, last = shop[0], third[0]
+    knows(last, w1="up", w2="up", w3="up")
+    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 100) for host in (first, last)]
     assert found[0] == found[1]
     assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}
     with held(first.outside, first.vtep, 8090, 30) as (process, owners):
@@ -398,35 +411,28 @@ def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
         with held(first.outside, last.vtep, 8090, 30) as (others, through):
             assert set(through) == {"w1", "w2", "w3"}
             assert failed(others) == []
-        with running.cut_off(last):
+        with shop.cut_off(last):
             assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 30)).keys() == set(owners)
             assert failed(process) == []
 
 
 def test_s26_backends_of_a_host_that_is_dead_go_when_its_lease_does(
-    running: Cluster, third: tuple[Member, Agent]
+    shop: Cluster, third: tuple[Member, Agent]
 ) -> None:
     """And come back with it; nobody else's connections are touched. An agent that is ended in good order says so."""
-    first, (last, agent) = running[0], third
-    web(running)
+    first, (last, agent) = shop[0], third
     serve(last, "w4", "--network ov --service web", "ov")
-    for host in running:
+    for host in shop:
         knows(host, w1="up", w2="up", w3="up", w4="up")
-    with running.cut_off(last):
-        for host in running.hosts[:2]:
+    with shop.cut_off(last):
+        for host in shop.hosts[:2]:
             knows(host, w1="up", w2="up", w3="up")
             said = host.try_ctl("doctor").stdout
             assert said.startswith("host h3") and said.count("means:") == 1, said
         assert names(heard(first.outside.try_, "tcp", first.vtep, 8090, 60)).keys() == {"w1", "w2", "w3"}
-    for host in running:
+    for host in shop:
         knows(host, w1="up", w2="up", w3="up", w4="up")
     agent.end()
-    with running.etcd.client() as store, eventually() as until:
+    with shop.etcd.client() as store, eventually() as until:
         until(lambda: len(store.list(keys.ALIVE).entries) == 2)
     assert backends(first).keys() == {"w1", "w2", "w3", "w4"}
-    with agents([last]):
-        first.ctl("service rm web")
-        remove(first, "w1")
-        remove(running[1], "w2", "w3")
-        remove(last, "w4")
-        whole(running)
