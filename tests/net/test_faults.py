@@ -312,7 +312,9 @@ OPERATIONS["macvlan: connect to the only place"] = Operation(
 )
 
 
-SERVICE = "service create --network shop -p 40030:80 -p 40031:81/udp --selector app=t svc"
+SERVICE = (
+    "service create --network shop --stop-grace-period 1h -p 40030:80 -p 40031:81/udp --selector app=t svc"
+)
 
 
 def services(host: Host) -> set[str]:
