@@ -228,6 +228,25 @@ BAD = [
 ]
 
 
+def test_s26_one_that_fails_the_checks_of_its_host_is_no_backend_on_the_others(
+    empty: Cluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "works"
+    file.touch()
+    check = ["--health-cmd", f"test -e {file}", "--health-interval", "50ms", "--health-retries", "2"]
+    empty[0].ctl(["service", "create", "--network", "ov", *check, "web"])
+    empty[1].run("w1", "--network ov --service web")
+
+    def known(host: Member) -> list[str]:
+        return host.ctl("service ps web --format {{.Container}}").split()
+
+    for wanted, state in (["w1"], "up"), ([], "unhealthy"), (["w1"], "up"):
+        file.touch() if wanted else file.unlink()
+        with eventually() as until:
+            until(lambda: known(empty[0]) == wanted)  # noqa: B023 - it is asked at once
+        assert empty[1].ctl("service ps web --format {{.State}}") == state
+
+
 def test_s26_what_cannot_be_is_refused_on_every_host_and_nothing_is_changed(empty: Cluster) -> None:
     first, second = empty
     first.ctl("service create --network ov -p 8090:80 web")
