@@ -261,6 +261,7 @@ static __always_inline int to_member(struct __sk_buff *skb, const struct packet 
 			return drop(skb, DROP_REWRITE);
 		return to_host(skb, net);
 	}
+	service_yields(p, endpoint);
 	return members_may_talk(net, p) ? deliver(skb, p, endpoint, p->src_mac)
 					: drop(skb, DROP_ICC);
 }

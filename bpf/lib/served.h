@@ -61,3 +61,32 @@ __noinline int service_answer(struct __sk_buff *skb, struct packet *p, const str
 	return leads_outside(conn) ? forward_out(skb, p, net, conn, NO_ROUTE_YET)
 				   : forward(skb, p, net, conn);
 }
+
+/* Forgets what was of a service between the two ends of a packet that begins anew, if that is over. */
+__noinline int service_forget(const struct packet *p)
+{
+	struct scratch *room = scratch();
+	struct conn *reply, *original;
+
+	if (!p || !room)
+		return 0;
+	tuple_reverse(&room->probe, &p->tuple);
+	reply = conn_find(&room->probe);
+	if (!reply || (reply->flags & (CONN_SERVICE | CONN_ORIGINAL)) != CONN_SERVICE)
+		return 0;
+	original = conn_opposite(reply);
+	if (!original || original->state == CONN_CLOSED)
+		conn_forget(&room->probe);
+	return 0;
+}
+
+/*
+ * A member begins to ask a backend by its own address, perhaps from a port from which it has asked it by a service. While
+ * that lasts the backend sees one connection, and its answers come from the service's address; not once it is over.
+ */
+static __always_inline void service_yields(const struct packet *p, const struct endpoint *asked)
+{
+	if ((asked->forwarding & ROLE_SERVES) && p->tuple.proto == IPPROTO_TCP && !p->fragment &&
+	    (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		service_forget(p);
+}

@@ -516,6 +516,27 @@ def test_s26_what_is_larger_than_the_backends_network_is_told_so(programs: Progr
 
 
 @FAMILIES
+def test_s26_a_port_from_which_a_service_was_asked_asks_its_backend_once_that_is_over(
+    programs: Programs, version: int
+) -> None:
+    """A backend sees one client's port: its answers are the service's until then, and its own afterwards."""
+    to, back = own(A2, version), own(A1, version)
+    assert ask(programs, 4000, version) == "a2"
+    straight = A1.sends(to, p.tcp(4000, 80, p.SYN), to=A2.mac)
+    answers = A2.sends(back, p.tcp(80, 4000, p.SYN | p.ACK), to=A1.mac)
+    programs.run(A2, answers)
+    programs.run(A1, A1.sends(s.at(version), p.tcp(4000, 80, p.ACK)))
+    programs.expect(A1, straight, REDIRECT, Reason.DELIVERED, straight)
+    assert programs.run(A2, answers).packet != answers
+    for flags in (p.FIN | p.ACK, p.ACK):
+        programs.run(A1, A1.sends(s.at(version), p.tcp(4000, 80, flags)))
+        programs.run(A2, A2.sends(back, p.tcp(80, 4000, flags | p.FIN), to=A1.mac))
+    programs.expect(A1, straight, REDIRECT, Reason.DELIVERED, straight)
+    programs.expect(A2, answers, REDIRECT, Reason.DELIVERED, answers)
+    assert programs.table("conns") == programs.table("pending") == {}
+
+
+@FAMILIES
 def test_s26_a_backend_is_asked_by_its_own_address_as_before(programs: Programs, version: int) -> None:
     """Byte for byte, though it serves: what is no answer to a client of the service is sent straight."""
     sends = A1.sends(own(A2, version), p.udp(4000, 80), to=A2.mac)
