@@ -69,17 +69,38 @@ static __always_inline bool member_may_ask(struct packet *p, const struct networ
 	return may;
 }
 
-/* The opened connection's first packet. The host itself asks a backend now, or somebody outside by this host: an answer is
- * not for another host by which the same has been asked. */
+/*
+ * The client's connection from the same port is over, or nobody has answered it. If it led to the same backend it starts
+ * over, as one to a published port does: that spares making both of its entries anew. Else it is forgotten: NULL.
+ */
+static __always_inline struct conn *starts_over(const struct packet *p, const struct scratch *room,
+						const struct backend *backend, __u32 counted)
+{
+	const struct port *asked = &room->published;
+	struct conn *conn = conn_find(&p->tuple);
+
+	if (conn && backend && conn->from_endpoint == room->sides.client_endpoint &&
+	    conn->to_network == asked->network && conn->to_endpoint == backend->endpoint &&
+	    conn->other.sport == asked->port && (conn->flags & CONN_COUNTED) == counted &&
+	    addr_equal(&conn->other.src, backend_addr(backend, is_ipv6(p))))
+		return conn;
+	conn_forget(&p->tuple);
+	return NULL;
+}
+
+/* The first packet of the connection, NULL: it has just been opened. The host itself asks a backend now, or somebody outside
+ * by this host: an answer is not for another host by which the same has been asked. */
 static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p,
 					 struct scratch *room, const struct network *net,
-					 __u32 network, __u32 client)
+					 struct conn *conn, __u32 network, __u32 client)
 {
-	struct conn *conn;
-
-	if (!is_container(client) && (net->flags & NETWORK_OVERLAY))
+	if (!is_container(client) && (net->flags & NETWORK_OVERLAY)) {
+		if (conn)
+			room->sides.other = conn->other;
 		bpf_map_delete_elem(&callers, &room->sides.other);
-	conn = conn_opened(&p->tuple);
+	}
+	if (!conn)
+		conn = conn_opened(&p->tuple);
 	if (!network)
 		return inbound_known(skb, p, conn, client);
 	return conn ? forwarded(skb, forward(skb, p, network_find(network), conn))
@@ -96,13 +117,14 @@ SEC("tc")
 int to_service(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
-	__u32 network, client, service, number;
+	__u32 network, client, service, number, counted;
 	struct backend *backend;
+	struct conn *conn = NULL;
 	struct service *asked;
 	struct network *net;
 	struct packet *p;
 	bool virtual;
-	int reason;
+	int reason = 0;
 
 	if (!room)
 		return drop(skb, DROP_DEVICE);
@@ -128,14 +150,18 @@ int to_service(struct __sk_buff *skb)
 	number = service_choose(p);
 	backend = number ? backend_find(number) : NULL;
 	service_counted(service, backend);
+	counted = asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0;
+	if (p->reopens)
+		conn = starts_over(p, room, backend, counted);
 	if (!backend)
 		return no_backend(skb, p, client);
 	if (virtual && is_container(client) &&
 	    !member_may_ask(p, net, backend_addr(backend, is_ipv6(p))))
 		return drop(skb, DROP_ICC);
-	reason = nat_open_service(skb, p, number, asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0);
+	if (!conn)
+		reason = nat_open_service(skb, p, number, counted);
 	service_counted(number, !reason);
 	if (reason)
 		return refuse_client(skb, p, network, client, reason);
-	return forward_first(skb, p, room, net, network, client);
+	return forward_first(skb, p, room, net, conn, network, client);
 }

@@ -53,6 +53,7 @@ struct packet {
 	__u8 l4_length; /* of a TCP header with its options, or a UDP header, bytes */
 	__u8 limited;	/* its sender is a container with a limit: enum limit_direction */
 	__u8 at_egress; /* of a device: from here nothing is sent straight into a namespace */
+	__u8 reopens;	/* begins anew what its connection to a service has been, see is_left() */
 	__u8 again;	/* it has passed the hook before, as a part of another packet */
 	__u8 lacks;	/* bytes of Ethernet header that it came without. Offsets count them: until
 			 * they are put before it, all lies so much earlier */

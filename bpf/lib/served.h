@@ -28,9 +28,14 @@ __noinline int service_known(struct __sk_buff *skb, struct packet *p, const stru
 	conn = conn_find(&room->probe);
 	if (!conn)
 		return NO_VERDICT;
-	if (conn->from_endpoint == sender && !is_left(p, conn))
-		return forward(skb, p, net, conn);
-	conn_forget(&room->probe);
+	if (conn->from_endpoint == sender) {
+		if (!is_left(p, conn))
+			return forward(skb, p, net, conn);
+		/* To_service knows whether it is to be forgotten. */
+		p->reopens = p->tuple.proto == IPPROTO_TCP;
+	}
+	if (!p->reopens)
+		conn_forget(&room->probe);
 	return NO_VERDICT;
 }
 

@@ -350,6 +350,22 @@ def test_s26_a_port_that_is_used_again_is_a_new_connection(programs: Programs) -
     assert ask(programs, sport) == "a2"
 
 
+def test_s26_a_port_that_is_used_again_for_the_same_backend_starts_its_connection_over(
+    programs: Programs,
+) -> None:
+    """Its entries stay where they are, and it is counted as opened."""
+    s.fill(programs, [A2])
+    for opened in (1, 2, 3):
+        assert ask(programs, 4000) == "a2"
+        assert s.counts(programs, s.backend_of(A2)) == (opened, 0)
+        assert len(list(programs.maps["pending"].read_all())) == (2 if opened == 1 else 0)
+        programs.run(A2, A2.sends(A1.ip, p.tcp(80, 4000, p.SYN | p.ACK), to=A1.mac))
+        programs.run(A1, A1.sends(s.vip(), p.tcp(4000, 80, p.ACK)))
+        for flags in (p.FIN | p.ACK, p.ACK):
+            programs.run(A1, A1.sends(s.vip(), p.tcp(4000, 80, flags)))
+            programs.run(A2, A2.sends(A1.ip, p.tcp(80, 4000, flags | p.FIN), to=A1.mac))
+
+
 # ---- refusals --------------------------------------------------------------------------------------
 
 

@@ -117,9 +117,34 @@ class Services:
         half = self.connections.find(p.key) if p.ports else None
         if half and half.is_by(sender) and not self._is_left(p, half):
             return self._forward(p, sender, half)
+        if half and half.is_by(sender) and self._leads_there_again(p, service, published, half.connection):
+            self._meet(Situation.SERVICE_AGAIN)
+            return self._refused_member(p, sender, service, published) or self._forward(p, sender, half)
         if half:
             return self._anew(p, half.connection, lambda: self._begin(p, sender, service, published))
         return self._begin(p, sender, service, published)
+
+    @staticmethod
+    def _leads_there_again(p: Packet, service: Service, published: Published, old: Connection) -> bool:
+        """The backend that the opening is given has the connection already: it starts over."""
+        server = service.choose(p.key, published.port)
+        if server is None or server is not old.server or server.number != old.numbers[1]:
+            return False
+        return old.answer[:3] == (p.proto, address_of(server, len(p.src)), published.port)
+
+    def _refused_member(
+        self, p: Packet, client: Member | None, service: Service, published: Published
+    ) -> Expected | None:
+        """Where members may not talk to each other, one asks a service as it may ask the backend."""
+        server, net = service.choose(p.key, published.port), service.network
+        if server is None or p.dst != published.addr or is_gateway(client) or net.icc:
+            return None
+        proto, src, sport, _, _ = p.key
+        asked, flags = address_of(server, len(src)), p.frame[p.l4 + 13] if proto == TCP else 0
+        back = flags & (SYN | ACK) != SYN and (asked, src, sport, proto) in self.topology.links
+        if (src, asked, published.port, proto) in self.topology.links or back:
+            return None
+        return dropped(p.frame, "DROP_ICC")
 
     def _service_answer(self, p: Packet, sender: Member) -> Expected | None:
         """None: it is sent as by anybody."""
@@ -150,13 +175,8 @@ class Services:
         server = service.choose(p.key, published.port)
         if server is None:
             return self._no_backend(p, client, flags)
-        asked = address_of(server, len(p.src))
-        net, (proto, src, sport, _, _) = service.network, p.key
-        if virtual and not is_gateway(client) and not net.icc:
-            back = flags & (SYN | ACK) != SYN and (asked, src, sport, proto) in self.topology.links
-            if (src, asked, published.port, proto) not in self.topology.links and not back:
-                return dropped(p.frame, "DROP_ICC")
-        return self._open(p, client, service, server, published)
+        refused = self._refused_member(p, client, service, published)
+        return refused or self._open(p, client, service, server, published)
 
     def _open(
         self, p: Packet, client: Member | None, service: Service, server: Member, published: Published

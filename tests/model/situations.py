@@ -67,6 +67,7 @@ class Situation(StrEnum):
     SERVICE_ANSWER = "a backend's answer to it"
     SERVICE_ITSELF = "a backend asks its own service, and gets itself"
     SERVICE_ANEW = "an opening of what is over, or was not answered"
+    SERVICE_AGAIN = "an opening from the port of one before it, of which the same backend is chosen"
     SERVICE_DOWN = "to a service without a backend"
     SERVICE_ECHO = "an echo to a virtual address"
     ASKS_OURS = "a question for the name of a container"
