@@ -3,12 +3,12 @@
  * What no packaged tool does by itself. Answers are one line of JSON.
  *
  *   probe serve PORT
- *   probe connect ADDRESS PORT SECONDS
+ *   probe connect ADDRESS[,ADDRESS...] PORT SECONDS
  *       How many TCP connections a second can be opened and closed, one after the other,
  *       without a byte of data. The client closes first, and waits until the server has
- *       closed too: so each connection needs the server, which can be pinned to the same core
+ *       closed too, and goes to the addresses in turn: so each connection needs the server, which can be pinned to the same core
  *       without its queue running full, and a connection tracker sees the whole life of it.
- *   probe insist ADDRESS PORT SECONDS
+ *   probe insist ADDRESS[,ADDRESS...] PORT SECONDS
  *       The same, of which some may fail: they are counted. What takes a second has failed.
  *
  *   probe echo PORT
@@ -31,6 +31,7 @@
 #define CLIENTS 0xc6120000U  /* 198.18.0.0, of which 65,536 addresses are ours */
 #define SOCKETS 64U	     /* so many ports each */
 #define FIRST	20000U
+#define SERVERS 16U /* that connect goes to in turn, at most */
 
 static int fail(const char *what)
 {
@@ -85,24 +86,27 @@ static int connect_once(const struct sockaddr_in *to, const struct timeval *pati
 	return failed;
 }
 
-static int connect_and_close(const struct sockaddr_in *to, double seconds,
+/* `count` of `to`, in turn. */
+static int connect_and_close(const struct sockaddr_in *to, unsigned int count, double seconds,
 			     const struct timeval *patience)
 {
 	unsigned long long begin = now(), end = begin + (unsigned long long)(seconds * 1e9);
 	unsigned long long before, after = begin;
-	unsigned long count = 0, slow = 0, failures = 0;
+	unsigned long done = 0, slow = 0, failures = 0;
+	unsigned int next = 0;
 	int failed;
 
 	for (before = begin; before < end; before = after) {
-		failed = connect_once(to, patience);
+		failed = connect_once(to + next, patience);
+		next = next + 1 < count ? next + 1 : 0;
 		if (failed && !patience)
 			return fail(failed == 1 ? "connect" : "close");
 		after = now();
 		slow += after - before > SLOW_NS;
 		failures += !!failed;
-		count += !failed;
+		done += !failed;
 	}
-	printf("{\"connections\": %lu, \"seconds\": %.6f, \"slow\": %lu, \"failed\": %lu}\n", count,
+	printf("{\"connections\": %lu, \"seconds\": %.6f, \"slow\": %lu, \"failed\": %lu}\n", done,
 	       (after - begin) / 1e9, slow, failures);
 	return 0;
 }
@@ -174,10 +178,26 @@ static int flows(struct sockaddr_in *to, unsigned int count)
 	return 0;
 }
 
+/* How many addresses the list has; 0: it is none. */
+static unsigned int servers_of(char *list, int port, struct sockaddr_in *to)
+{
+	unsigned int count = 0;
+	char *one;
+
+	for (one = strtok(list, ","); one; one = strtok(NULL, ",")) {
+		if (count == SERVERS || inet_pton(AF_INET, one, &to[count].sin_addr) != 1)
+			return 0;
+		to[count].sin_family = AF_INET;
+		to[count++].sin_port = htons(port);
+	}
+	return count;
+}
+
 int main(int argc, char **argv)
 {
-	struct sockaddr_in addr = {.sin_family = AF_INET};
+	struct sockaddr_in addr = {.sin_family = AF_INET}, servers[SERVERS] = {};
 	struct timeval second = {.tv_sec = 1};
+	unsigned int count;
 
 	if (argc == 3) {
 		addr.sin_port = htons(atoi(argv[2]));
@@ -186,16 +206,15 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], "echo"))
 			return echo(&addr);
 	}
-	if (argc == 5 && inet_pton(AF_INET, argv[2], &addr.sin_addr)) {
-		addr.sin_port = htons(atoi(argv[3]));
-		if (!strcmp(argv[1], "connect"))
-			return connect_and_close(&addr, atof(argv[4]), NULL);
-		if (!strcmp(argv[1], "insist"))
-			return connect_and_close(&addr, atof(argv[4]), &second);
-		if (!strcmp(argv[1], "flows"))
-			return flows(&addr, atoi(argv[4]));
-	}
-	fprintf(stderr, "usage: probe serve|echo PORT, probe connect|insist ADDRESS PORT SECONDS, "
+	count = argc == 5 ? servers_of(argv[2], atoi(argv[3]), servers) : 0;
+	if (count && !strcmp(argv[1], "connect"))
+		return connect_and_close(servers, count, atof(argv[4]), NULL);
+	if (count && !strcmp(argv[1], "insist"))
+		return connect_and_close(servers, count, atof(argv[4]), &second);
+	if (count == 1 && !strcmp(argv[1], "flows"))
+		return flows(servers, atoi(argv[4]));
+	fprintf(stderr, "usage: probe serve|echo PORT, probe connect|insist ADDRESS[,ADDRESS...] "
+			"PORT SECONDS, "
 			"probe flows ADDRESS PORT COUNT\n");
 	return 2;
 }

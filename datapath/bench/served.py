@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datapath.bench.model import EBPF, HOST_SERVICE, INGRESS, NONE, TO_SERVICE, Point, Sample
 from datapath.bench.place import ToolError, end
@@ -36,6 +36,9 @@ class Served(Traffic):
         assert isinstance(topology, ServiceTopology)
         topology.serve(self.services, self.backends)
         Traffic._prepare(self, mode, stack)
+        if not self.workload.held:
+            route = self._routes[mode]
+            self._routes[mode] = replace(route, address=topology.asked(self.point.path))
 
 
 @dataclass(slots=True)

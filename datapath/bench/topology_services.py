@@ -54,6 +54,10 @@ class ServiceTopology(PathsOnly):
     def route(self, path: str) -> Route:
         raise NotImplementedError
 
+    def asked(self, path: str) -> str:
+        """The addresses that connections go to in turn, by commas: where there is no service, each server's."""
+        return self.route(path).address
+
     def places(self) -> Iterator[tuple[str, Place]]:
         """Of each path the place of its client."""
         core = measured_core()
@@ -87,7 +91,8 @@ class OwnServices(Own, ServiceTopology):
                 labels = () if name == CLIENT else (_LABEL,)
                 self.containers.run(RunRequest(sleep, name=name, networks=on, labels=labels, detach=True))
             found = {name: self.containers.inspect(name) for name in (*names, CLIENT)}
-            address = found[names[0]]["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
+            addresses = [found[name]["NetworkSettings"]["Networks"][NETWORK]["IPAddress"] for name in names]
+            address, self._addresses = addresses[0], ",".join(addresses)
             if self.mode == NONE:
                 self.containers.port_add(names[0], f"{PORT}:{PORT}/tcp")
             else:
@@ -114,6 +119,9 @@ class OwnServices(Own, ServiceTopology):
 
     def route(self, path: str) -> Route:
         return self._routes[path]
+
+    def asked(self, path: str) -> str:
+        return self._addresses if self.mode == NONE and path != INGRESS else self.route(path).address
 
     def publish(self, count: int) -> None:
         """The service's port is the only one."""

@@ -157,7 +157,7 @@ def test_s26_s28_services_are_measured_in_every_mode_that_is_here(tmp_path: Path
             assert all(sample.value > 10 for sample in found.values())
             assert not found["ebpf"].details["failed"]
             if row.point.workload == "tcp_insist":
-                assert all(sample.details["changes"] > 1 for sample in found.values())
+                assert all(sample.details["changes"] for sample in found.values())
         topology = own.of("ebpf")
         assert isinstance(topology, OwnServices)
         with netns.enter(topology.host.inside.path):
