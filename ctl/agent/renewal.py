@@ -16,7 +16,7 @@ import datapath
 _LOOK = 2.0  # seconds
 _PACKAGE = Path(datapath.__file__).parent
 _FILES = (_PACKAGE / "__init__.py", _PACKAGE / "objects" / "digest", Path(__file__))
-_MOST = 34 << 20  # bytes resident
+MOST = 34 << 20  # bytes resident
 _SELDOM = 600.0  # seconds between two that are for memory: a large host may need more
 _LAST = "DATAPATH_AGENT_SHRUNK"  # the time of the last of these, for the process that it becomes
 
@@ -46,7 +46,7 @@ class Renewal:
         before, self._seen = self._seen, _stamp()
         if self._seen is not None and self._seen == before != self._started:
             raise Renewed("another version is installed")
-        if _resident() > _MOST and now - float(os.environ.get(_LAST, "-inf")) > _SELDOM:
+        if _resident() > MOST and now - float(os.environ.get(_LAST, "-inf")) > _SELDOM:
             os.environ[_LAST] = f"{now:.0f}"
             raise Renewed(f"{_resident() >> 20} MB are in use")
 
