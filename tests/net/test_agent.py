@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from ctl import units
 from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
@@ -46,7 +48,16 @@ def rows(host: Host, name: str) -> str:
     ).stdout
 
 
-def test_a_port_published_at_every_address_answers_at_a_new_one_at_once(host: Host) -> None:
+@pytest.fixture
+def kept(emptied: Host) -> Iterator[Host]:
+    """The module's host, which loses the address that it was given; of an agent it has none then."""
+    yield emptied
+    emptied.try_(f"ip address delete {NEW}/24 dev eth0")
+    emptied.ctl("reconcile")
+
+
+def test_a_port_published_at_every_address_answers_at_a_new_one_at_once(kept: Host) -> None:
+    host = kept
     published(host)
     with agent(host) as running:
         host.sh(f"ip address add {NEW}/24 dev eth0")
@@ -55,7 +66,8 @@ def test_a_port_published_at_every_address_answers_at_a_new_one_at_once(host: Ho
         assert host.try_ctl("doctor").stdout == "No problems found.\n"
 
 
-def test_a_new_outside_device_is_served_at_once(host: Host) -> None:
+def test_a_new_outside_device_is_served_at_once(kept: Host) -> None:
+    host = kept
     published(host)
     other = Namespace()
     try:
@@ -76,14 +88,16 @@ def test_a_new_outside_device_is_served_at_once(host: Host) -> None:
         other.close()
 
 
-def test_without_an_agent_the_next_command_serves_a_new_address(host: Host) -> None:
+def test_without_an_agent_the_next_command_serves_a_new_address(kept: Host) -> None:
+    host = kept
     published(host)
     host.sh(f"ip address add {NEW}/24 dev eth0")
     host.ctl("network create other")
     assert answers(host, NEW, 8081)
 
 
-def test_a_second_agent_says_so_in_one_line_and_ends(host: Host) -> None:
+def test_a_second_agent_says_so_in_one_line_and_ends(kept: Host) -> None:
+    host = kept
     with agent(host) as first:
         line = host.refused("agent")
         state = host.folder / "state" / "agent"
@@ -163,8 +177,9 @@ def test_a_changed_port_range_is_served_within_seconds(host: Host) -> None:
         assert host.try_ctl("doctor").stdout == "No problems found.\n"
 
 
-def test_ipsec_policies_are_known_at_once_and_doctor_names_them(host: Host) -> None:
+def test_ipsec_policies_are_known_at_once_and_doctor_names_them(kept: Host) -> None:
     """A policy that only lets packets pass as they are is nothing to tell."""
+    host = kept
     published(host)
     with agent(host) as one:
         host.sh("ip xfrm policy add dst 10.50.0.0/16 dir out action block")
@@ -212,7 +227,8 @@ def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None
         other.close()
 
 
-def test_it_starts_again_as_the_version_that_is_installed(host: Host) -> None:
+def test_it_starts_again_as_the_version_that_is_installed(kept: Host) -> None:
+    host = kept
     published(host)
     with agent(host) as one:
         digest = abi.OBJECTS / "digest"
@@ -283,7 +299,8 @@ def delay(host: Host, verb: str) -> float:
     return time.monotonic() - began
 
 
-def test_an_address_is_served_and_given_up_within_a_tenth_of_a_second(host: Host) -> None:
+def test_an_address_is_served_and_given_up_within_a_tenth_of_a_second(kept: Host) -> None:
+    host = kept
     published(host)
     with agent(host):
         # The quickest of each: others may be at work on this machine, the agent is never quicker than it can.
@@ -311,7 +328,8 @@ def lost_messages(pid: int) -> int:
     return sum(int(fields[8]) for fields in lines if f"socket:[{fields[9]}]" in inodes)
 
 
-def test_it_takes_little_memory_and_next_to_nothing_of_a_processor(host: Host) -> None:
+def test_it_takes_little_memory_and_next_to_nothing_of_a_processor(kept: Host) -> None:
+    host = kept
     published(host)
     with agent(host) as one:
         host.sh(f"ip address add {NEW}/24 dev eth0")
@@ -324,7 +342,8 @@ def test_it_takes_little_memory_and_next_to_nothing_of_a_processor(host: Host) -
         assert used <= (0.001 if LONG else 0.005)  # the clock counts hundredths of a second
 
 
-def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_of_it(host: Host) -> None:
+def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_of_it(kept: Host) -> None:
+    host = kept
     published(host)
     with agent(host) as one:
         before, began = cpu(one.pid), time.monotonic()
@@ -355,8 +374,9 @@ def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_o
 # ---- beside commands --------------------------------------------------------------------------------------
 
 
-def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(host: Host) -> None:
+def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(kept: Host) -> None:
     """Until the command goes on nothing can be told; the agent can be ended all the same."""
+    host = kept
     published(host)
     with agent(host) as one, contextlib.closing(Standing(host, "run -d --name late sleep 3600")) as run:
         host.sh(f"ip address add {NEW}/24 dev eth0")
@@ -380,8 +400,9 @@ def agent_ends(one: Agent) -> Iterator[None]:
     assert time.monotonic() - began < 5 * SLOWNESS
 
 
-def test_commands_go_on_as_if_it_were_not_there(host: Host) -> None:
+def test_commands_go_on_as_if_it_were_not_there(kept: Host) -> None:
     """While addresses come and go, a command is never kept from its work by more than one refresh."""
+    host = kept
     published(host)
     stop = host.folder / "stop"
     change = f"ip address add {NEW}/24 dev eth0; ip address del {NEW}/24 dev eth0"
