@@ -144,8 +144,9 @@ def test_a_network_without_its_length_is_warned_of(prepared: Host, typed: str, w
     assert done.stderr.splitlines() == [f"WARNING: {line}" for line in warnings]
 
 
-def test_a_server_that_has_an_images_name_is_the_hosts(host: Host) -> None:
+def test_a_server_that_has_an_images_name_is_the_hosts(emptied: Host) -> None:
     """`run nginx` would write into the host's files; with --rootfs it is what is there."""
+    host = emptied
     folder = host.folder / "programs"
     folder.mkdir()
     (folder / "redis").write_text("#!/bin/sh\necho served\n")
@@ -162,7 +163,8 @@ def test_a_server_that_has_an_images_name_is_the_hosts(host: Host) -> None:
         host.sh("umount /usr/local/sbin")
 
 
-def test_a_port_that_leads_nowhere_is_shown_so(host: Host) -> None:
+def test_a_port_that_leads_nowhere_is_shown_so(emptied: Host) -> None:
+    host = emptied
     host.ctl("network create shop")
     host.run("web", "--network shop -p 8081:80 -p 9000-9001:90-91/udp")
     assert host.ctl("port web").splitlines()[0] == "80/tcp -> 0.0.0.0:8081"
@@ -180,7 +182,8 @@ def test_a_port_that_leads_nowhere_is_shown_so(host: Host) -> None:
     assert "0.0.0.0:8081->80/tcp" in host.ctl("ps")
 
 
-def test_several_ports_at_once(host: Host) -> None:
+def test_several_ports_at_once(emptied: Host) -> None:
+    host = emptied
     host.run("web", "-p 8081:80")
     assert host.ctl("port add web 8082:82 8083:83").splitlines() == ["8082:82/tcp", "8083:83/tcp"]
     done = host.try_ctl("port add web 8084:84 8081:80 8085:85")
@@ -229,7 +232,8 @@ def test_nothing_is_there_after_down_until_something_is_made(host: Host) -> None
     assert host.try_ctl("stats").stderr == "No packet programs are loaded: no network has been used yet.\n"
 
 
-def test_one_who_is_not_root_is_told_so_in_one_sentence(host: Host) -> None:
+def test_one_who_is_not_root_is_told_so_in_one_sentence(emptied: Host) -> None:
+    host = emptied
     host.run("web")
     outsider = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", DATAPATHCTL]
     for typed in ("ps", "network ls", "stats", "run true", "doctor"):
@@ -257,8 +261,9 @@ def test_a_configuration_that_is_wrong_is_to_be_corrected(host: Host) -> None:
     )
 
 
-def test_json_has_numbers(host: Host) -> None:
+def test_json_has_numbers(emptied: Host) -> None:
     """A string is greater than every number for jq."""
+    host = emptied
     host.run("web", "-p 8081:80")
     for typed, keys in (
         ("stats --all --json", {"Packets", "Bytes", "Used", "Max", "Percent"}),
@@ -270,7 +275,8 @@ def test_json_has_numbers(host: Host) -> None:
         assert found.keys() == keys and not any(isinstance(value, str) for value in found.values())
 
 
-def test_a_wide_table_is_cut_to_the_terminal(host: Host) -> None:
+def test_a_wide_table_is_cut_to_the_terminal(emptied: Host) -> None:
+    host = emptied
     host.run("web", " ".join(f"-p {port}:{port}" for port in range(8000, 8040)))
     whole = host.ctl("ps")
     assert max(map(len, whole.splitlines())) > 500, "a pipe gets all of it"
@@ -287,7 +293,8 @@ def plain(shown: str) -> list[str]:
     return re.sub(r"\x1b\[\d*m", "", shown).replace("\r", "").splitlines()
 
 
-def test_a_long_acl_is_cut_to_the_terminal(host: Host) -> None:
+def test_a_long_acl_is_cut_to_the_terminal(emptied: Host) -> None:
+    host = emptied
     acl = ",".join(f"deny=10.{number}.0.0/16" for number in range(30))
     host.run("web", f"-p 8080:80,{acl}")
     typed = f"{DATAPATHCTL} port ls; {DATAPATHCTL} port ls --no-trunc"
