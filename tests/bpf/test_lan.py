@@ -49,25 +49,35 @@ def told(loaded: Programs, flags: int) -> None:
     loaded.maps["networks"][NET1.number] = known._replace(flags=flags, gateway4=none, gateway6=none)
 
 
-@pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    made = Programs(topology, outside="from_parent")
+def at_the_parent(topology: Topology, program: str) -> Programs:
+    """The programs, of which that one is at the uplink: the parent of NET1, with the host's addresses."""
+    made = Programs(topology, outside=program)
     index = topology.index[UPLINK]
     made.maps["devices"][abi.device_key(index)] = abi.device(
         kind=abi.DeviceKind.DEVICE_PARENT, network=NET1.number, addr4=HOST, addr6=HOST6
     )
     for address in (HOST, HOST6):
         made.maps["addresses"][abi.address_key(address)] = abi.address()
+    return made
+
+
+def on_its_link(programs: Programs, topology: Topology, flags: int) -> Programs:
+    """The members of NET1 are on the uplink's link, and it has these flags."""
+    told(programs, flags)
+    programs.maps["parents"][abi.parent_key(NET1.number)] = abi.parent(topology.index[UPLINK], UPLINK_MAC)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def loaded(topology: Topology) -> Iterator[Programs]:
+    made = at_the_parent(topology, "from_parent")
     yield made
     made.close()
 
 
 @pytest.fixture
 def lan(programs: Programs, topology: Topology) -> Programs:
-    told(programs, FLAGS)
-    row = abi.parent(topology.index[UPLINK], UPLINK_MAC)
-    programs.maps["parents"][abi.parent_key(NET1.number)] = row
-    return programs
+    return on_its_link(programs, topology, FLAGS)
 
 
 def sent(frame: bytes, mac: str = UPLINK_MAC) -> bytes:

@@ -19,7 +19,6 @@ from tests.bpf.fixtures import (
     NET1,
     NEXT_HOP,
     OUTSIDE,
-    UPLINK,
     UPLINK_MAC,
     Flag,
     Programs,
@@ -30,7 +29,18 @@ from tests.bpf.fixtures import (
     redirected,
     untouched,
 )
-from tests.bpf.test_lan import ALL, RESOLVER, advertises, asks, solicits, tells, to, told
+from tests.bpf.test_lan import (
+    ALL,
+    RESOLVER,
+    advertises,
+    asks,
+    at_the_parent,
+    on_its_link,
+    solicits,
+    tells,
+    to,
+    told,
+)
 
 FLAGS = NET1.flags & ~(Flag.NETWORK_MASQUERADE | Flag.NETWORK_ICC) | Flag.NETWORK_LAN | Flag.NETWORK_QUESTIONS
 UDP, TCP = p.udp(9, 53, b"data"), p.tcp(9, 80, p.SYN)
@@ -38,13 +48,7 @@ UDP, TCP = p.udp(9, 53, b"data"), p.tcp(9, 80, p.SYN)
 
 @pytest.fixture(scope="module")
 def loaded(topology: Topology) -> Iterator[Programs]:
-    made = Programs(topology, outside="to_parent")
-    index = topology.index[UPLINK]
-    made.maps["devices"][abi.device_key(index)] = abi.device(
-        kind=abi.DeviceKind.DEVICE_PARENT, network=NET1.number, addr4=HOST, addr6=HOST6
-    )
-    for address in (HOST, HOST6):
-        made.maps["addresses"][abi.address_key(address)] = abi.address()
+    made = at_the_parent(topology, "to_parent")
     yield made
     made.close()
 
@@ -52,8 +56,7 @@ def loaded(topology: Topology) -> Iterator[Programs]:
 @pytest.fixture
 def macvlan(programs: Programs, topology: Topology) -> Programs:
     """A1 may reach a2's UDP port 53, by a link."""
-    told(programs, FLAGS)
-    programs.maps["parents"][abi.parent_key(NET1.number)] = abi.parent(topology.index[UPLINK], UPLINK_MAC)
+    on_its_link(programs, topology, FLAGS)
     for client, server in ((A1.ip, A2.ip), (A1.ip6, A2.ip6)):
         key = abi.link_key(client, server, 53, p.UDP)
         programs.maps["links"][key] = abi.link(A1.number, A2.number)

@@ -18,11 +18,9 @@ from tests.bpf.fixtures import (
     A2,
     A3,
     HOST,
-    HOST6,
     LO,
     NET1,
     OUTSIDE,
-    OUTSIDE6,
     REDIRECT,
     SHOT,
     Programs,
@@ -32,11 +30,8 @@ from tests.bpf.fixtures import (
     host_says,
     outside_sends,
 )
+from tests.bpf.test_services import FAMILIES, HOSTS, OUTSIDES, PROTOCOLS, carried, hop
 
-FAMILIES = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
-PROTOCOLS = pytest.mark.parametrize("proto", [p.TCP, p.UDP], ids=["tcp", "udp"])
-HOSTS: dict[int, p.Address] = {4: HOST, 6: HOST6}
-OUTSIDES: dict[int, p.Address] = {4: OUTSIDE, 6: OUTSIDE6}
 REMOTES: dict[int, p.Address] = {4: o.REMOTE, 6: o.REMOTE6}
 GATEWAYS: dict[int, p.Address] = {4: NET1.gateway, 6: NET1.gateway6}
 OWN: dict[int, p.Address] = {4: A1.ip, 6: A1.ip6}
@@ -61,14 +56,6 @@ def rows(programs: Programs) -> Iterator[None]:
     callers.delete_many(list(callers))
     yield
     s.remove(programs)
-
-
-def carried(proto: int, sport: int, dport: int, flags: int = p.SYN) -> p.Transport:
-    return p.udp(sport, dport) if proto == p.UDP else p.tcp(sport, dport, flags)
-
-
-def hop(version: int) -> dict[str, Any]:
-    return {"ttl": 63} if version == 4 else {"hops": 63}
 
 
 def ip(version: int, src: p.Address, dst: p.Address, what: p.Transport, **header: Any) -> bytes:
