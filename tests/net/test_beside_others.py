@@ -131,7 +131,8 @@ def test_a_firewall_that_drops_what_is_forwarded_invalid_or_for_a_container_stop
     assert _stopped(host, "raw") > 0
 
 
-def test_flushing_every_table_of_the_packet_filter_changes_nothing(host: Host) -> None:
+def test_flushing_every_table_of_the_packet_filter_changes_nothing(emptied: Host) -> None:
+    host = emptied
     web, peer = _pair(host)
     host.sh("nft -f -", input=FIREWALL.format(web=web.ip, peer=peer.ip))
     with serving(web, "tcp", 80), opened(host.outside) as early, opened(web) as masqueraded:
@@ -202,7 +203,8 @@ def test_a_stale_neighbour_outside_recovers_in_the_time_that_the_host_needs(host
 # ---- maps of another version ---------------------------------------------------------------------------
 
 
-def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(host: Host) -> None:
+def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(emptied: Host) -> None:
+    host = emptied
     web = start_container(host, "web", "-p 8081:80")
     pin = host.bpffs / "datapath" / "maps" / "ports"
     aside = host.bpffs / "ports"
@@ -229,7 +231,8 @@ def test_a_pinned_map_of_another_layout_is_refused_and_not_misread(host: Host) -
             assert call(host, "tcp", "127.0.0.1", port).peer_port == port
 
 
-def test_a_pin_of_one_map_that_is_gone_comes_back(host: Host) -> None:
+def test_a_pin_of_one_map_that_is_gone_comes_back(emptied: Host) -> None:
+    host = emptied
     web = start_container(host, "web", "-p 8081:80")
     (host.bpffs / "datapath" / "maps" / "ports").unlink()
     host.ctl("network create x")
@@ -299,7 +302,8 @@ def _counted(place: Host | Container) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("sender", ["container", "host"])
-def test_a_mark_and_a_departure_time_do_not_cross_into_a_container(host: Host, sender: str) -> None:
+def test_a_mark_and_a_departure_time_do_not_cross_into_a_container(emptied: Host, sender: str) -> None:
+    host = emptied
     two = start_container(host, "two")
     place: Host | Container = start_container(host, "one") if sender == "container" else host
     _count(place, "output", 5300)
