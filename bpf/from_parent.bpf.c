@@ -108,5 +108,5 @@ int from_parent(struct __sk_buff *skb)
 	}
 	if (skb->pkt_type != PACKET_HOST || p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
-	return outside_receive(skb, p);
+	return outside_receive(skb, p, false);
 }

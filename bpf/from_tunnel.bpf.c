@@ -26,5 +26,5 @@ int from_tunnel(struct __sk_buff *skb)
 		return own ? drop(skb, DROP_DIRECT) : not_ours(skb);
 	if (own && !network_encrypted(p, own))
 		return drop(skb, DROP_DIRECT);
-	return outside_receive(skb, p);
+	return outside_receive(skb, p, false);
 }

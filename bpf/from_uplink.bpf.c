@@ -20,5 +20,5 @@ int from_uplink(struct __sk_buff *skb)
 	p = packet_new();
 	if (!p || packet_parse(skb, p) || p->ethertype == bpf_htons(ETH_P_ARP))
 		return not_ours(skb);
-	return outside_receive(skb, p);
+	return outside_receive(skb, p, true);
 }

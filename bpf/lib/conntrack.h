@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "lib/loads.h"
+#include "lib/openings.h"
 #include "lib/questions.h"
 
 struct {
@@ -294,6 +295,7 @@ __noinline int conn_open(void)
 	entry->flags = sides->flags;
 	entry->ack = sides->id;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
+	opening_tell(&sides->other);
 	if (is_question(entry, sides->key.proto))
 		return error;
 	made_reply = !error;
@@ -307,6 +309,7 @@ __noinline int conn_open(void)
 	entry->to_endpoint = sides->server_endpoint;
 	entry->flags = CONN_ORIGINAL | sides->flags;
 	error = bpf_map_update_elem(&pending, &sides->key, entry, BPF_NOEXIST);
+	opening_tell(&sides->key);
 	if (!error)
 		return 0;
 	return conn_join(sides, entry, made_reply);

@@ -10,6 +10,19 @@
 
 #define FLOWS 512 /* a power of two; each CPU has as many each way, and as many wide ones */
 
+/* What is looked at of a packet; what a tunnel puts between that and its own Ethernet header is before it. */
+struct flow_head {
+	struct iphdr ip;
+	__be32 ports;
+	__be32 rest; /* so that all of a UDP header is there */
+};
+
+struct wide_head {
+	struct ipv6hdr ip;
+	__be32 ports;
+	__be32 rest;
+};
+
 struct tx_way {
 	__u8 dst[ETH_ALEN], src[ETH_ALEN];
 	__u32 mtu; /* bytes of an IP packet, with the tunnel's headers */
@@ -129,6 +142,56 @@ static __always_inline bool wide_equal(const struct wide_key *a, const struct wi
 static __always_inline bool way_counts(__u64 began, __u64 until)
 {
 	return began == epoch_now() && bpf_ktime_get_coarse_ns() < until;
+}
+
+/* The key of a packet that is plain. It is in the scratch memory, for who learns what becomes of it. */
+static __always_inline struct flow_key *flow_key_new(struct scratch *room, struct __sk_buff *skb,
+						     const struct flow_head *head)
+{
+	struct flow_key *key = &room->flow;
+
+	key->src = head->ip.saddr;
+	key->dst = head->ip.daddr;
+	key->ports = head->ports;
+	key->proto = head->ip.protocol;
+	key->ifindex = skb->ifindex;
+	key->outer = key->vni = 0;
+	key->tunnelled = 0;
+	return key;
+}
+
+static __always_inline struct wide_key *wide_key_new(struct scratch *room, struct __sk_buff *skb,
+						     __u8 proto, __be32 ports, __be16 ethertype)
+{
+	struct wide_key *key = &room->wide;
+
+	key->tuple.sport = ports;
+	key->tuple.dport = ports >> 16;
+	key->tuple.proto = proto;
+	key->ethertype = ethertype;
+	key->ifindex = skb->ifindex;
+	key->outer.word[0] = key->outer.word[1] = key->outer.word[2] = key->outer.word[3] = 0;
+	key->vni = 0;
+	key->tunnelled = 0;
+	return key;
+}
+
+/* The key of an IPv6 packet that is plain, */
+static __always_inline struct wide_key *wide_key_of(struct scratch *room, struct __sk_buff *skb,
+						    const struct wide_head *head)
+{
+	__builtin_memcpy(&room->wide.tuple.src, &head->ip.saddr, sizeof(struct ip_addr));
+	__builtin_memcpy(&room->wide.tuple.dst, &head->ip.daddr, sizeof(struct ip_addr));
+	return wide_key_new(room, skb, head->ip.nexthdr, head->ports, bpf_htons(ETH_P_IPV6));
+}
+
+/* and of one of IPv4, which came over IPv6. */
+static __always_inline struct wide_key *wide_key_of_v4(struct scratch *room, struct __sk_buff *skb,
+						       const struct flow_head *head)
+{
+	addr_set_v4(&room->wide.tuple.src, head->ip.saddr);
+	addr_set_v4(&room->wide.tuple.dst, head->ip.daddr);
+	return wide_key_new(room, skb, head->ip.protocol, head->ports, bpf_htons(ETH_P_IP));
 }
 
 /* Nobody has remembered anything: what becomes of the packet is to be, if it can. */

@@ -8,20 +8,8 @@
 #pragma once
 #include "lib/exits.h"
 #include "lib/flow_rows.h"
+#include "lib/host_flows.h"
 #include "lib/xfrm.h"
-
-/* What is looked at of a packet; what a tunnel puts between that and its own Ethernet header is before it. */
-struct flow_head {
-	struct iphdr ip;
-	__be32 ports;
-	__be32 rest; /* so that all of a UDP header is there */
-};
-
-struct wide_head {
-	struct ipv6hdr ip;
-	__be32 ports;
-	__be32 rest;
-};
 
 #define FLOW_INNER  (L3 + sizeof(struct iphdr) + VXLAN_LINK)
 #define FLOW_INNER6 (L3 + sizeof(struct ipv6hdr) + VXLAN_LINK)
@@ -56,56 +44,6 @@ static __always_inline bool wide_is_plain(const struct ipv6hdr *ip, __u32 room)
 		return length >= sizeof(struct udphdr);
 	}
 	return false;
-}
-
-/* The key of a packet that is plain. It is in the scratch memory, for who learns what becomes of it. */
-static __always_inline struct flow_key *flow_key_new(struct scratch *room, struct __sk_buff *skb,
-						     const struct flow_head *head)
-{
-	struct flow_key *key = &room->flow;
-
-	key->src = head->ip.saddr;
-	key->dst = head->ip.daddr;
-	key->ports = head->ports;
-	key->proto = head->ip.protocol;
-	key->ifindex = skb->ifindex;
-	key->outer = key->vni = 0;
-	key->tunnelled = 0;
-	return key;
-}
-
-static __always_inline struct wide_key *wide_key_new(struct scratch *room, struct __sk_buff *skb,
-						     __u8 proto, __be32 ports, __be16 ethertype)
-{
-	struct wide_key *key = &room->wide;
-
-	key->tuple.sport = ports;
-	key->tuple.dport = ports >> 16;
-	key->tuple.proto = proto;
-	key->ethertype = ethertype;
-	key->ifindex = skb->ifindex;
-	key->outer.word[0] = key->outer.word[1] = key->outer.word[2] = key->outer.word[3] = 0;
-	key->vni = 0;
-	key->tunnelled = 0;
-	return key;
-}
-
-/* The key of an IPv6 packet that is plain, */
-static __always_inline struct wide_key *wide_key_of(struct scratch *room, struct __sk_buff *skb,
-						    const struct wide_head *head)
-{
-	__builtin_memcpy(&room->wide.tuple.src, &head->ip.saddr, sizeof(struct ip_addr));
-	__builtin_memcpy(&room->wide.tuple.dst, &head->ip.daddr, sizeof(struct ip_addr));
-	return wide_key_new(room, skb, head->ip.nexthdr, head->ports, bpf_htons(ETH_P_IPV6));
-}
-
-/* and of one of IPv4, which came over IPv6. */
-static __always_inline struct wide_key *wide_key_of_v4(struct scratch *room, struct __sk_buff *skb,
-						       const struct flow_head *head)
-{
-	addr_set_v4(&room->wide.tuple.src, head->ip.saddr);
-	addr_set_v4(&room->wide.tuple.dst, head->ip.daddr);
-	return wide_key_new(room, skb, head->ip.protocol, head->ports, bpf_htons(ETH_P_IP));
 }
 
 /* Bytes of an IP packet as it will be on a wire, of each segment if it will be cut into some; 0: that cannot be said.
@@ -246,30 +184,31 @@ static __always_inline int rx_deliver(struct __sk_buff *skb, const struct rx_way
 	return bpf_redirect_peer(way->ifindex, 0);
 }
 
-/* What has come for the flow whose key has been made, in a tunnel with so many bytes of headers, or without. */
-static __always_inline int flow_deliver(struct __sk_buff *skb, struct scratch *room, __u32 overhead)
+/* Who gets the flow whose key has been made; NULL: it is not known, and what becomes of the packet is to be. */
+static __always_inline struct rx_way *flow_known(struct scratch *room)
 {
 	__u32 place = flow_place(&room->flow);
 	struct rx_flow *flow = bpf_map_lookup_elem(&rx_flows, &place);
 
 	if (!flow)
-		return NO_VERDICT;
-	if (!flow_equal(&flow->key, &room->flow) || !way_counts(flow->way.epoch, flow->way.until))
-		return flow_is_new(room, FLOW_IPV4);
-	return rx_deliver(skb, &flow->way, overhead, 0);
+		return NULL;
+	if (flow_equal(&flow->key, &room->flow) && way_counts(flow->way.epoch, flow->way.until))
+		return &flow->way;
+	flow_is_new(room, FLOW_IPV4);
+	return NULL;
 }
 
-static __always_inline int wide_deliver(struct __sk_buff *skb, struct scratch *room, __u32 overhead,
-					__be16 becomes)
+static __always_inline struct rx_way *wide_known(struct scratch *room)
 {
 	__u32 place = wide_place(&room->wide);
 	struct rx_wide *flow = bpf_map_lookup_elem(&rx_wides, &place);
 
 	if (!flow)
-		return NO_VERDICT;
-	if (!wide_equal(&flow->key, &room->wide) || !way_counts(flow->way.epoch, flow->way.until))
-		return flow_is_new(room, FLOW_WIDE);
-	return rx_deliver(skb, &flow->way, overhead, becomes);
+		return NULL;
+	if (wide_equal(&flow->key, &room->wide) && way_counts(flow->way.epoch, flow->way.until))
+		return &flow->way;
+	flow_is_new(room, FLOW_WIDE);
+	return NULL;
 }
 
 /* IPv6 in a tunnel over IPv4, which has been found plain. */
@@ -281,6 +220,7 @@ __noinline int flow_arrives_within(struct __sk_buff *skb)
 	void *end = (void *)(long)skb->data_end;
 	struct scratch *room = scratch();
 	struct wide_key *key;
+	struct rx_way *way;
 
 	if (!room || (void *)(inner + 1) > end ||
 	    bpf_ntohs(outer->tot_len) < vxlan_overhead(false) + sizeof(inner->ip) ||
@@ -290,7 +230,9 @@ __noinline int flow_arrives_within(struct __sk_buff *skb)
 	addr_set_v4(&key->outer, outer->saddr);
 	key->vni = link->vxlan.vni;
 	key->tunnelled = 4;
-	return wide_deliver(skb, room, vxlan_overhead(false), bpf_htons(ETH_P_IPV6));
+	way = wide_known(room);
+	return way ? rx_deliver(skb, way, vxlan_overhead(false), bpf_htons(ETH_P_IPV6))
+		   : NO_VERDICT;
 }
 
 /* What arrives on an uplink by IPv6, if its flow is known. Returns a verdict, or NO_VERDICT. */
@@ -304,6 +246,7 @@ static __always_inline int flow_arrives_v6(struct __sk_buff *skb, struct scratch
 	struct vxlan_link *link = (void *)(&head->ip + 1);
 	void *end = (void *)(long)skb->data_end;
 	struct wide_key *key;
+	struct rx_way *way;
 	__u32 length;
 	__be16 becomes = 0;
 
@@ -336,12 +279,18 @@ static __always_inline int flow_arrives_v6(struct __sk_buff *skb, struct scratch
 		__builtin_memcpy(&key->outer, &head->ip.saddr, sizeof(key->outer));
 		key->vni = link->vxlan.vni;
 		key->tunnelled = 6;
-		return wide_deliver(skb, room, vxlan_overhead(true), becomes);
+		way = wide_known(room);
+		return way ? rx_deliver(skb, way, vxlan_overhead(true), becomes) : NO_VERDICT;
 	}
-	if (!(own->flags & TUNNEL_DIRECT) || !wide_is_plain(&head->ip, skb->len - L3))
+	if (!wide_is_plain(&head->ip, skb->len - L3))
 		return NO_VERDICT;
-	wide_key_of(room, skb, head);
-	return wide_deliver(skb, room, 0, 0);
+	key = wide_key_of(room, skb, head);
+	if (own->flags & TUNNEL_DIRECT) {
+		way = wide_known(room);
+		if (way)
+			return rx_deliver(skb, way, 0, 0);
+	}
+	return host_has_wide(room, &key->tuple) ? not_ours(skb) : NO_VERDICT;
 }
 
 /* What arrives on an uplink, likewise. */
@@ -355,10 +304,12 @@ __noinline int flow_arrives(struct __sk_buff *skb)
 	struct scratch *room = scratch();
 	struct tunnel *own = tunnel_own();
 	struct flow_key *key;
+	struct rx_way *way;
 
 	if (!room || !own)
 		return NO_VERDICT;
 	room->flow_is_new = FLOW_NONE;
+	room->host_flow_is_new = 0;
 	if ((void *)(head + 1) > end || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return NO_VERDICT;
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
@@ -377,10 +328,16 @@ __noinline int flow_arrives(struct __sk_buff *skb)
 		key->outer = head->ip.saddr;
 		key->vni = link->vxlan.vni;
 		key->tunnelled = 4;
-		return flow_deliver(skb, room, vxlan_overhead(false));
+		way = flow_known(room);
+		return way ? rx_deliver(skb, way, vxlan_overhead(false), 0) : NO_VERDICT;
 	}
-	if (!(own->flags & TUNNEL_DIRECT) || !flow_is_plain(&head->ip, skb->len - L3))
+	if (!flow_is_plain(&head->ip, skb->len - L3))
 		return NO_VERDICT;
-	flow_key_new(room, skb, head);
-	return flow_deliver(skb, room, 0);
+	if (own->flags & TUNNEL_DIRECT) {
+		flow_key_new(room, skb, head);
+		way = flow_known(room);
+		if (way)
+			return rx_deliver(skb, way, 0, 0);
+	}
+	return host_has_flow(room, &head->ip, head->ports) ? not_ours(skb) : NO_VERDICT;
 }

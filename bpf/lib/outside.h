@@ -4,6 +4,7 @@
  * else is the host's and continues untouched.
  */
 #pragma once
+#include "lib/host_flows.h"
 #include "lib/inbound.h"
 #include "lib/overlay.h"
 
@@ -48,14 +49,16 @@ static __noinline int from_outside(struct __sk_buff *skb, const struct packet *p
 		 device_find(room->fib.ifindex, DEVICE_GATEWAY));
 }
 
+static __always_inline bool may_be_published(const struct packet *p)
+{
+	return (p->tuple.proto == IPPROTO_TCP || p->tuple.proto == IPPROTO_UDP) &&
+	       port_is_reserved(p->tuple.dport, p->tuple.proto);
+}
+
 static __always_inline struct port *published(struct __sk_buff *skb, const struct packet *p)
 {
 	struct port *port;
 
-	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
-		return NULL;
-	if (!port_is_reserved(p->tuple.dport, p->tuple.proto))
-		return NULL;
 	/* A loopback address is invalid from outside, though a port may be published there. A link-local one of
 	 * the device is an address like any; whoever asks there from its own has no way to a container
 	 * (from_outside). */
@@ -102,6 +105,14 @@ static __always_inline __u32 network_direct(const struct packet *p)
 	return (overlay->flags & OVERLAY_ROUTED) && !overlay_covers(overlay, &p->tuple.src)
 		       ? 0
 		       : number;
+}
+
+/* Is what nobody wants the host's, for as long as no row changes and no connection with its tuple comes to be? */
+static __always_inline bool stays_the_hosts(const struct packet *p)
+{
+	struct tunnel *own = tunnel_own();
+
+	return own && !((own->flags & TUNNEL_DIRECT) && network_at(&p->tuple.dst));
 }
 
 /* A member, whom routers know the way to: each of its ports is published, at its own address. False: it is none. */
@@ -163,13 +174,17 @@ static __always_inline bool is_of_a_peer(const struct __sk_buff *skb, const stru
 	return true;
 }
 
-static __always_inline int outside_receive(struct __sk_buff *skb, struct packet *p)
+/* `asked`: whether its flow is known to be the host's, which is to be remembered then. */
+static __always_inline int outside_receive(struct __sk_buff *skb, struct packet *p, bool asked)
 {
-	struct port *port, routed = {};
+	struct port *port = NULL, routed = {};
+	struct scratch *room = scratch();
 	struct conn *conn;
 	int verdict;
 	bool anew;
 
+	if (!room)
+		return not_ours(skb);
 	if (is_of_a_peer(skb, p))
 		return go_on(skb, TAIL_FROM_PEER);
 	if (is_of_another_link(skb, p))
@@ -180,7 +195,10 @@ static __always_inline int outside_receive(struct __sk_buff *skb, struct packet 
 	conn = conn_find(&p->tuple);
 	anew = begins_anew(p, conn, PARTY_OUTSIDE);
 	if (!conn || anew) {
-		port = published(skb, p);
+		if (may_be_published(p))
+			port = published(skb, p);
+		else if (asked && !conn && room->host_flow_is_new && stays_the_hosts(p))
+			host_flow_learn(room, p);
 		if (!port && is_routed(skb, p, &routed))
 			port = &routed;
 		verdict = inbound_open(skb, p, port, PARTY_OUTSIDE, anew);

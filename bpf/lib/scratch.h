@@ -114,8 +114,10 @@ struct scratch {
 	struct flow_key flow;
 	struct wide_key wide;
 	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered: enum flow_kind */
-	__u64 epoch; /* of before anything was looked up for it */
-	__u64 until; /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
+	__u32 host_flow_is_new; /* it is to be, if it is the host's (host_flows.h) */
+	__u64 host_opened; /* how often its tuple may have been opened before that was looked for */
+	__u64 epoch;	   /* of before anything was looked up for it */
+	__u64 until;	   /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
 };
 
 struct {

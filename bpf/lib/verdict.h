@@ -3,6 +3,8 @@
 #pragma once
 #include "lib/scratch.h"
 
+#define WAY_LIFE (1ULL << 28) /* ns, a quarter of a second: so long what was found counts */
+
 #define NO_VERDICT    -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
 #define OF_A_QUESTION -3 /* likewise: that is for another program to decide (enum tail) */
 #define BY_TUNNEL     -4 /* likewise: it has been translated, and is for a member on another host */

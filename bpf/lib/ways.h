@@ -7,8 +7,7 @@
 #include "lib/overlay.h"
 #include "lib/routes.h"
 
-#define WAYS	 256	      /* a power of two; each CPU has as many */
-#define WAY_LIFE (1ULL << 28) /* ns: a quarter of a second */
+#define WAYS 256 /* a power of two; each CPU has as many */
 
 struct way {
 	struct tuple outer; /* of what, sent by */

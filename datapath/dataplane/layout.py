@@ -135,6 +135,8 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "rx_flows": (None, None),
     "tx_wides": (None, None),
     "rx_wides": (None, None),
+    "host_flows": (None, None),
+    "openings": (None, None),
 }
 # The maps that belong to one version's programs, and are never shared with another's while one takes the other's place:
 # its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch
@@ -153,7 +155,7 @@ TOLD_MAPS = frozenset(
 # The maps of whose rows programs remember something, until that of `epoch` changes (bpf/lib/flow_rows.h).
 EPOCH_MAPS = frozenset(
     (
-        *("networks", "devices", "endpoints", "subnets"),
+        *("networks", "devices", "endpoints", "subnets", "reserved"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
     )
 )

@@ -155,6 +155,8 @@ def test_names_fit_the_kernel(name: str) -> None:
                 "rx_flows",
                 "tx_wides",
                 "rx_wides",
+                "host_flows",
+                "openings",
                 "scratches",
                 "gc_timers",
             }
