@@ -155,8 +155,8 @@ def unnoticed(programs: Programs, *names: str) -> Iterator[None]:
 
 
 def in_time(test: Callable[..., None]) -> Callable[..., None]:
-    """On one CPU, as each has its own memory; once more, with the rows as they were, if so much time had passed that the
-    programs had to forget."""
+    """On one CPU, as each has its own memory; once more, with the rows as they were, if so much time had passed that
+    the programs had to forget."""
 
     @functools.wraps(test)
     def tried(programs: Programs, **others: Any) -> None:
