@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.packet import ACK, FIN, LATER, RST, SYN, TCP, Key, Packet, backwards
 from tests.model.sums import num
 from tests.model.topology import Member, Uplink
+
+if TYPE_CHECKING:
+    from tests.model.services import Service
 
 NEW, REPLIED, ESTABLISHED, CLOSING, CLOSED = range(5)
 # Bytes: a reset as near as this behind what its receiver has acknowledged is within any window, one as far is within
@@ -44,7 +47,7 @@ class Connection:
         self.answered = self.resumed = False
         self.heard = False  # the other side has spoken, now or before the port was used again
         self.masquerades = False
-        self.service = False  # it is one to a service
+        self.service: Service | None = None  # that it is one to
         self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
 

@@ -52,6 +52,7 @@ EXTRA = {
     "xfrm_policies": ("xfrm_key", "xfrm_policy"),
 }
 LAYOUT = {**EXTRA, **MAPS}
+LONG_AFFINITY = 7 * 24 * 3600  # seconds
 SIZES = {
     **dict.fromkeys(("endpoints", "members", "links", "ports", "origins", "reserved"), 512),
     **dict.fromkeys(("pending", "conns", "externals", "mappings"), 1 << 16),
@@ -216,6 +217,7 @@ class Programs:
         size = len(numbers)
         self.maps["services"][abi.service_key(service.number)] = abi.service(
             network=number,
+            affinity=LONG_AFFINITY if service.affinity else 0,
             seed=service.seed,
             table4=service.number,
             size4=size,
@@ -229,6 +231,8 @@ class Programs:
 
     def _backend(self, service: Service, member: Member) -> None:
         state = abi.BackendState.BACKEND_DOWN if member in service.down else abi.BackendState.BACKEND_UP
+        if member in service.draining:
+            state = abi.BackendState.BACKEND_DRAINING
         key = abi.backend_key(self._backend_number(service, member))
         self.maps["backends"][key] = abi.backend(
             service=service.number,
@@ -291,6 +295,15 @@ class Programs:
         )
         rows = xfrm_entries(XfrmPolicies(found, frozenset()))
         self.maps["xfrm_policies"].update_many({to_abi(key): to_abi(value) for key, value in rows.items()})
+
+    def judge(self, service: Service, member: Member, becomes: str) -> None:
+        """The backend is from now on "up", "down" or "draining"."""
+        for state, there in (("down", service.down), ("draining", service.draining)):
+            if member in there:
+                there.remove(member)
+            if becomes == state:
+                there.append(member)
+        self._backend(service, member)
 
     def replace(self, topology: Topology, member: Member) -> None:
         """The member's endpoint is removed and another one made with its addresses; connections are forgotten about."""

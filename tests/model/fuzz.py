@@ -85,6 +85,10 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, order:
             member = rng.choice(topology.members)
             member.number += 1000
             programs.replace(topology, member)
+        if topology.services and index % 50 == 49 and rng.random() < 0.3:
+            service = rng.choice(topology.services)
+            state = rng.choice(("up", "up", "up", "down", "draining"))
+            programs.judge(service, rng.choice(service.backends), state)
         sent = generator.next()
         history.append(sent)
         problem = comparison.compare(sent, tally)

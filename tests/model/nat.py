@@ -302,7 +302,7 @@ class Ports:
         connection = self.connections.remember(
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
-        connection.service = opening.service is not None
+        connection.service = opening.service
         if opening.uplink:
             connection.masquerades, connection.uplink = True, opening.uplink
         if opening.passes:

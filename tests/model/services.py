@@ -26,8 +26,9 @@ MASK = 0xFFFFFFFF
 
 @dataclass(eq=False)
 class Service:
-    """`slots`: who is in the table, and how often; `down`: backends that get nothing; `host`: the host itself, as it
-    asks by the gateway."""
+    """`slots`: who is in the table, and how often; `down`: backends that get nothing; `draining`: that keep what they
+    have, and get nothing new; `host`: the host itself, as it asks by the gateway. `affinity`: a client stays with the
+    backend that it had last, `kept`, for longer than a run."""
 
     network: Network
     number: int
@@ -38,19 +39,31 @@ class Service:
     slots: list[Member]
     host: Member
     down: list[Member] = field(default_factory=list)
+    draining: list[Member] = field(default_factory=list)
+    affinity: bool = False
+    kept: dict[bytes, Member] = field(default_factory=dict)
 
     def choose(self, key: Key, port: int) -> Member | None:
         """By the client's address and port: the slot that the hash leads to, or the next one of a backend that is
-        up."""
+        up. With affinity whatever its port."""
+        kept = self.kept.get(key[1])
+        return kept if kept and self._is_up(kept, len(key[1])) else self.hashed(key, port)
+
+    def hashed(self, key: Key, port: int) -> Member | None:
+        """As if the client came for the first time."""
         proto, src, sport, _, _ = key
         words = [num(src[at : at + 4]) for at in range(0, len(src), 4)]
         words = words if len(words) == 4 else [0, 0, 0xFFFF, *words]
-        first = _hash(self.seed, (*words, sport << 16 | port, proto)) * len(self.slots) >> 32
+        more = () if self.affinity else (sport << 16 | port, proto)
+        first = _hash(self.seed, (*words, *more)) * len(self.slots) >> 32
         for step in range(len(self.slots)):
             one = self.slots[(first + step) % len(self.slots)]
-            if one not in self.down and address_of(one, len(src)):
+            if self._is_up(one, len(src)):
                 return one
         return None
+
+    def _is_up(self, one: Member, size: int) -> bool:
+        return one not in self.down and one not in self.draining and bool(address_of(one, size))
 
 
 def address_of(member: Member, size: int) -> bytes:
@@ -90,6 +103,11 @@ class Services:
         """It begins anew what is over, or what nobody has answered."""
         if half is None or not half.original or not half.connection.service:
             return False
+        if p.proto != TCP and half.connection.server in half.connection.service.down:
+            if p.fragment:
+                raise Withheld
+            self._meet(Situation.SERVICE_LEFT)
+            return True
         if p.proto != TCP or p.fragment == LATER or p.frame[p.l4 + 13] & (SYN | ACK) != SYN:
             return False
         if half.connection.resumed:
@@ -119,7 +137,13 @@ class Services:
             return self._forward(p, sender, half)
         if half and half.is_by(sender) and self._leads_there_again(p, service, published, half.connection):
             self._meet(Situation.SERVICE_AGAIN)
-            return self._refused_member(p, sender, service, published) or self._forward(p, sender, half)
+            found = half
+            return self._chosen(
+                *(p, service, published),
+                lambda: (
+                    self._refused_member(p, sender, service, published) or self._forward(p, sender, found)
+                ),
+            )
         if half:
             return self._anew(p, half.connection, lambda: self._begin(p, sender, service, published))
         return self._begin(p, sender, service, published)
@@ -127,7 +151,7 @@ class Services:
     @staticmethod
     def _leads_there_again(p: Packet, service: Service, published: Published, old: Connection) -> bool:
         """The backend that the opening is given has the connection already: it starts over."""
-        server = service.choose(p.key, published.port)
+        server = service.choose(p.key, published.port) if p.proto == TCP else None
         if server is None or server is not old.server or server.number != old.numbers[1]:
             return False
         return old.answer[:3] == (p.proto, address_of(server, len(p.src)), published.port)
@@ -175,8 +199,25 @@ class Services:
         server = service.choose(p.key, published.port)
         if server is None:
             return self._no_backend(p, client, flags)
-        refused = self._refused_member(p, client, service, published)
-        return refused or self._open(p, client, service, server, published)
+        found = server
+        return self._chosen(
+            *(p, service, published),
+            lambda: (
+                self._refused_member(p, client, service, published)
+                or self._open(p, client, service, found, published)
+            ),
+        )
+
+    def _chosen(
+        self, p: Packet, service: Service, published: Published, act: Callable[[], Expected | None]
+    ) -> Expected | None:
+        """A backend was chosen for the packet, of which this becomes: with affinity it is remembered."""
+        server, expected = service.choose(p.key, published.port), act()
+        if service.affinity and server and expected:
+            if server is not service.hashed(p.key, published.port):
+                self._meet(Situation.SERVICE_KEPT)
+            service.kept[p.src] = server
+        return expected
 
     def _open(
         self, p: Packet, client: Member | None, service: Service, server: Member, published: Published

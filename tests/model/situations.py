@@ -68,6 +68,8 @@ class Situation(StrEnum):
     SERVICE_ITSELF = "a backend asks its own service, and gets itself"
     SERVICE_ANEW = "an opening of what is over, or was not answered"
     SERVICE_AGAIN = "an opening from the port of one before it, of which the same backend is chosen"
+    SERVICE_KEPT = "from a client that has had another backend than it would get now"
+    SERVICE_LEFT = "of a flow whose backend is down"
     SERVICE_DOWN = "to a service without a backend"
     SERVICE_ECHO = "an echo to a virtual address"
     ASKS_OURS = "a question for the name of a container"
