@@ -15,6 +15,7 @@ from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan.backends import backends, touched
+from datapath.plan.health import checkable
 from datapath.plan.services import overdue, with_ends
 
 _NEW = Verdict(BackendState.STARTING)
@@ -46,14 +47,17 @@ def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
     drained is not this host's alone to say where a network spans hosts."""
     changed = []
     for service in services:
-        there = {one.id for one in after.endpoints_of_network(service.network_id)}
+        members = after.endpoints_of_network(service.network_id)
+        there = {one.id for one in members}
         there |= {one.id for one in after.remotes_of_network(service.network_id)}
         spans = after.networks[service.network_id].spans
         numbers = {ident: found for ident, found in service.numbers.items() if ident in there}
         new = [one.id for one in backends(service, after) if one.id not in numbers]
-        verdicts = {ident: found for ident, found in service.verdicts.items() if ident in there}
-        if service.health and after.judged:
-            verdicts |= dict.fromkeys((ident for ident in new if ident in after.endpoints), _NEW)
+        check = service.health
+        mine = {one.id for one in members if check and checkable(check, one, after)}
+        verdicts = {ident: found for ident, found in service.verdicts.items() if ident in mine}
+        if after.judged:
+            verdicts |= dict.fromkeys((ident for ident in new if ident in mine), _NEW)
         settled = replace(
             service,
             drained=tuple(ident for ident in service.drained if spans or ident in there),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from datapath.model.endpoints import Endpoint
 from datapath.model.health import BackendState, CheckKind, HealthCheck, Verdict
 from datapath.model.parsing import Address
 from datapath.model.peers import Remote
@@ -86,8 +87,13 @@ class Target(NamedTuple):
         return self.check, self.address, self.pid, self.started
 
 
+def checkable(check: HealthCheck, endpoint: Endpoint, state: State) -> bool:
+    """An endpoint of this host can be checked so: a command is run beside the process of a container of ours."""
+    return check.kind != CheckKind.CMD or state.alive(endpoint.sandbox_id)
+
+
 def targets(state: State) -> Iterator[Target]:
-    """The backends of this host that are to be checked. A command needs a container of ours to be run in."""
+    """The backends of this host that are to be checked."""
     for service in state.services.values():
         check = service.health
         if check is None or not is_there(service):
@@ -96,7 +102,7 @@ def targets(state: State) -> Iterator[Target]:
             if isinstance(one.endpoint, Remote):
                 continue
             runs = next((user for user in state.users(one.endpoint.sandbox_id) if user.running), None)
-            if one.id not in service.numbers or (check.kind == CheckKind.CMD and runs is None):
+            if one.id not in service.numbers or not checkable(check, one.endpoint, state):
                 continue
             yield Target(
                 service.id,

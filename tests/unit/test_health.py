@@ -21,9 +21,9 @@ from datapath.model.health import (
 )
 from datapath.model.services import Service, ServiceChange
 from datapath.plan.backends import state_of
-from datapath.plan.health import Progress, judge, pause, targets
+from datapath.plan.health import Progress, checkable, judge, pause, targets
 from datapath.plan.services import overdue, plan_drain, plan_service_update, with_ends
-from tests.unit.test_services import PORTS, STATE, WEB, behind, created
+from tests.unit.test_services import PORTS, STATE, WEB, behind, container, created
 
 TCP = HealthCheck(CheckKind.TCP, "80")
 MS = 10**6
@@ -176,6 +176,14 @@ def test_backends_are_checked_from_where_their_checks_were() -> None:
         ("10.0.0.4", BackendState.UNHEALTHY),
     ]
     assert not list(targets(STATE.including(WEB)))
+
+
+def test_a_command_is_run_in_containers_of_ours_alone() -> None:
+    row, sandbox, endpoint = container(3)
+    theirs = STATE.without(row).including(replace(sandbox, owner="docker"))
+    command = HealthCheck(CheckKind.CMD, "true")
+    assert checkable(command, endpoint, STATE) and not checkable(command, endpoint, theirs)
+    assert checkable(TCP, endpoint, theirs)
 
 
 def test_without_a_check_nothing_is_said_of_backends() -> None:
