@@ -233,7 +233,7 @@ def test_what_asks_whether_packets_arrive_is_sent_back(
 ) -> None:
     """By the host's own way to the peer, with the checksum that it had; of an address that no member has."""
     if version != ip_address(src).version and not _changes_families(programs):
-        pytest.skip("the device frees it of its headers")
+        pytest.skip("this kernel leaves what is of the other family to the device")
     gateway, nobody = GATEWAYS[version], (A1.ip if version == 4 else A1.ip6) + 60
     body = p.udp(1000, 7, b"whatever", summed=summed)
     frame = o.arrives(o.vxlan(o.inner(gateway, nobody, body)), src=src)
