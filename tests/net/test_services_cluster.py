@@ -412,8 +412,12 @@ def third(shop: Cluster) -> Iterator[tuple[Member, Agent]]:
         host.ctl("network create -d overlay --subnet 10.78.0.0/24 else")
         yield host, agent
     with agents([host]):  # so that it hears of the end
+        with eventually() as until:
+            until(lambda: host.try_ctl("doctor").returncode == 0)  # it has heard of the others
         clear(shop)
-        host.ctl("network rm else")
+        host.ctl("down")
+    shop.hosts.remove(host)  # nobody there hears of what follows
+    host.close()
 
 
 def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
