@@ -28,6 +28,8 @@ _FR_ACT_TO_TBL = 1
 _DAEMONS = frozenset((8, 11, 12, 14, 42, 99, 186, 187, 188, 189, 192))
 _USUAL_TABLES = (253, 254, 255)  # RT_TABLE_DEFAULT, _MAIN, _LOCAL
 _IFA_F_UNFIT = 0x01 | 0x08 | 0x20 | 0x40  # secondary or temporary, DAD failed, deprecated, tentative
+# The same of what programs send from: one that is tentative is not in a second, and by then no command may follow.
+_IFA_F_UNSENT = 0x01 | 0x08 | 0x20
 
 
 class Device(NamedTuple):
@@ -187,11 +189,11 @@ class HostNetwork:
         linklocals: dict[int, IPv6Address] = {}
         for one in self.addresses:
             address = one.interface.ip
-            if isinstance(address, IPv6Address) and address.is_link_local and not one.flags & _IFA_F_UNFIT:
+            if isinstance(address, IPv6Address) and address.is_link_local and not one.flags & _IFA_F_UNSENT:
                 linklocals.setdefault(one.ifindex, address)
             if one.scope == _RT_SCOPE_UNIVERSE:
                 first = own.setdefault(one.ifindex, {})
-                if not one.flags & _IFA_F_UNFIT:
+                if not one.flags & _IFA_F_UNSENT:
                     first.setdefault(one.interface.version, one.interface.ip)
         ways: dict[int, dict[int, Route]] = {}
         for route in sorted(self.routes, key=lambda route: (route.prefix.prefixlen, route.metric)):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.net import look
 from tests.net.compare import config, host_case, options
 from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, ask, echo_server, eventually, reaches
 
@@ -128,6 +129,22 @@ def linklocal(place: Namespace, device: str = "eth0") -> str:
     with eventually() as until:
         until(lambda: "ff:fe" in place.sh(f"{show} -tentative"))
     return next(one for one in place.sh(show).split()[2:] if "ff:fe" in one).split("/")[0]
+
+
+def test_an_address_that_the_kernel_still_asks_about_is_known_once_it_may_be_used(
+    make_host: MakeHost,
+) -> None:
+    """As when a machine starts: no command follows by then."""
+    host = make_host()
+    for setting in ("accept_dad=1", "dad_transmits=3", "addr_gen_mode=0"):
+        host.sh(f"sysctl -q -w net.ipv6.conf.eth0.{setting}")
+    host.sh("ip -6 address flush dev eth0")
+    for address in ("fe80::5/64", "2001:db8:1::1/64"):
+        host.sh(f"ip address add {address} dev eth0")
+    host.ctl(f"network create {DUAL} shop")
+    assert host.sh("ip -6 -o address show dev eth0 tentative").count("inet6") == 2
+    look.detected(host)
+    assert host.ctl("doctor") == "No problems found."
 
 
 @PROTOS
