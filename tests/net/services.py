@@ -121,6 +121,22 @@ def keeper(address: str, port: int, count: int) -> list[str]:
 
 
 @contextlib.contextmanager
+def keeping(process: Popen[str]) -> Iterator[tuple[Popen[str], list[str]]]:
+    """While a keeper is at work: it, and which backend each of its connections is to."""
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def failed(process: Popen[str]) -> list[int]:
+    """Which of them have failed by now."""
+    return [int(word) for word in process.communicate("end\n", timeout=TIMEOUT)[0].split()]
+
+
+@contextlib.contextmanager
 def asked(start: Start, address: str, port: int, threads: int = 1) -> Iterator[Counter[str]]:
     """Connections begin without pause meanwhile; at the end it is there who answered, and what went wrong. `start`:
     begins a process, as `Place.start`."""

@@ -17,8 +17,8 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from tests.net.hosts import HOST, OUTSIDE, TIMEOUT, Host, eventually
-from tests.net.services import heard, keeper, names, serve
+from tests.net.hosts import HOST, OUTSIDE, Host, eventually
+from tests.net.services import failed, heard, keeper, keeping, names, serve
 
 NET = "--network shop"
 
@@ -62,17 +62,8 @@ def kept(host: Host, container: str, argv: list[str]) -> Iterator[tuple[Popen[st
     """Connections that a container keeps, and which backend each is to."""
     enter = ["nsenter", f"--net=/proc/{host.process(container)}/ns/net", *argv]
     process = Popen(enter, stdin=PIPE, stdout=PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().split()
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def failed(process: Popen[str]) -> list[int]:
-    """Which of them have failed by now."""
-    return [int(word) for word in process.communicate("end\n", timeout=TIMEOUT)[0].split()]
+    with keeping(process) as found:
+        yield found
 
 
 def resolved(host: Host, container: str, name: str) -> list[str]:

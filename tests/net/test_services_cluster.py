@@ -22,7 +22,7 @@ from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
 from tests.net.hosts import TIMEOUT, Host, Namespace, eventually
-from tests.net.services import heard, keeper, names, serve
+from tests.net.services import failed, heard, keeper, keeping, names, serve
 
 NET = "10.77.0.0/16"
 OUTSIDE6 = f"{NETWORK6}:fe"
@@ -150,17 +150,8 @@ def tuples(host: Member, proto: str, source: str, address: str, count: int, port
 def held(place: Namespace, address: str, port: int, count: int) -> Iterator[tuple[Popen[str], list[str]]]:
     """Connections that are kept from there, and which backend each is to."""
     process = place.start(keeper(address, port, count), stdin=PIPE, stdout=PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().split()
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def failed(process: Popen[str]) -> list[int]:
-    """Which of them have failed by now."""
-    return [int(word) for word in process.communicate("end\n", timeout=TIMEOUT)[0].split()]
+    with keeping(process) as found:
+        yield found
 
 
 @contextmanager

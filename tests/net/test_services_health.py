@@ -22,9 +22,9 @@ from datapath.engine.backends import moment
 from tests.net import forked
 from tests.net.agents import Agent, agent
 from tests.net.hosts import HOST, Host, eventually
-from tests.net.services import heard, keeper, names, serve
+from tests.net.services import failed, heard, keeper, keeping, names, serve
 from tests.net.test_agent import allowed
-from tests.net.test_services import NET, failed, kept, vip
+from tests.net.test_services import NET, kept, vip
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 QUICK = "--health-interval 50ms --health-timeout 5s --health-retries 2"
@@ -432,12 +432,8 @@ def test_s26_connections_of_a_drained_backend_end_with_the_stop_grace_period(
 def from_outside(host: Host) -> Iterator[tuple[Popen[str], list[str]]]:
     """Connections by the published port."""
     process = host.outside.start(keeper(HOST, 8080, 10), stdin=PIPE, stdout=PIPE)
-    try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().split()
-    finally:
-        process.kill()
-        process.communicate()
+    with keeping(process) as found:
+        yield found
 
 
 def open_to(host: Host, name: str) -> int:

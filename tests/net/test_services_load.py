@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.net.hosts import HOST, PATIENCE, Host, eventually
-from tests.net.services import asked, keeper, serve
+from tests.net.services import asked, failed, keeper, serve
 from tests.net.test_real_programs import nginx
-from tests.net.test_services import failed
 
 NET = "--network shop"
 VIP = "10.71.0.9"
