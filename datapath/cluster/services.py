@@ -110,10 +110,10 @@ def change(store: Cluster, service: Service, changed: Callable[[Service], Servic
     key = keys.service_key(service)
     with store.within(SECONDS):
         while True:
-            entry = store.list(key).entries.get(key)
-            before = keys.row_of(key, entry.value) if entry is not None else None
-            if entry is None or not isinstance(before, Service) or before.id != service.id:
+            known = _read(store, service)
+            if known is None:
                 raise gone(service)
+            modified, before = known
             after = changed(before).shared
             if after == before:
                 return after
@@ -123,13 +123,21 @@ def change(store: Cluster, service: Service, changed: Callable[[Service], Servic
             writes: list[Write] = [Put(key, keys.service_value(after))]
             writes += [Put(one, keys.ingress_value(after)) for one in opened]
             writes += [Delete(one) for one in old if one not in new]
-            outcome = commit(
-                store, [Unchanged(key, entry.modified), *(Absent(one) for one in opened)], writes
-            )
+            outcome = commit(store, [Unchanged(key, modified), *(Absent(one) for one in opened)], writes)
             if outcome.succeeded:
                 return after
             _refuse_ports(opened, outcome.found)
             tries.again()
+
+
+def _read(store: Cluster, service: Service) -> tuple[int, Service] | None:
+    """The service as the store has it, behind the revision that wrote it; None: it is gone."""
+    key = keys.service_key(service)
+    entry = store.list(key).entries.get(key)
+    found = keys.row_of(key, entry.value) if entry is not None else None
+    if entry is None or not isinstance(found, Service) or found.id != service.id:
+        return None
+    return entry.modified, found
 
 
 def gone(service: Service) -> NotFoundError:
@@ -143,12 +151,11 @@ def remove(store: Cluster, service: Service) -> None:
     key = keys.service_key(service)
     with store.within(SECONDS):
         while True:
-            entry = store.list(key).entries.get(key)
-            found = keys.row_of(key, entry.value) if entry is not None else None
-            if entry is None or not isinstance(found, Service) or found.id != service.id:
+            known = _read(store, service)
+            if known is None:
                 return
-            conditions: list[Condition] = [Unchanged(key, entry.modified)]
-            if commit(store, conditions, [Delete(one) for one in _keys(found)]).succeeded:
+            modified, found = known
+            if commit(store, [Unchanged(key, modified)], [Delete(one) for one in _keys(found)]).succeeded:
                 return
             tries.again()
 
