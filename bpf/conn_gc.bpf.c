@@ -5,6 +5,7 @@
  * memory at the moment when a connection is confirmed, in which 6.18 often refuses it.) A test
  * run starts the timer; it then goes on without any process.
  */
+#include "lib/confirm.h"
 #include "lib/mappings.h"
 
 #define CLOCK_MONOTONIC 1

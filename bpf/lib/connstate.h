@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What a packet means for its connection: TCP's states, time-outs, confirmation. */
 #pragma once
-#include "lib/conntrack.h"
+#include "lib/confirm.h"
 
 #define RESET_WINDOW (1 << 20) /* bytes; no window that is in use is larger than its scale allows */
 
