@@ -266,21 +266,19 @@ static __always_inline int to_member(struct __sk_buff *skb, const struct packet 
 					: drop(skb, DROP_ICC);
 }
 
-/* To a service of its network. */
+/* To a service of its network. A verdict of forward.h, unless it begins something. */
 static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *p,
 					  const struct device *device, const struct network *net,
 					  __u32 service)
 {
 	int verdict = service_known(skb, p, net, device->endpoint);
-	bool begins = verdict == NO_VERDICT;
 
-	if (!begins && verdict != BY_TUNNEL && verdict != OF_A_QUESTION)
+	if (verdict != NO_VERDICT)
 		return verdict;
 	/* It does not come back from there. */
 	if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
 		return drop(skb, DROP_REWRITE);
-	return begins ? choose_at(skb, p, device->network, service, device->endpoint)
-		      : go_on(skb, TAIL_TO_PEER);
+	return choose_at(skb, p, device->network, service, device->endpoint);
 }
 
 /* May what a backend sends away from its network be an answer to another host, which has asked it for somebody outside? */
@@ -394,7 +392,7 @@ int from_container(struct __sk_buff *skb)
 		verdict = to_member(skb, p, device, net, endpoint);
 	/* Whatever becomes of it: the later ones meet the same. */
 	if (p->followed && p->fragment == FRAGMENT_FIRST &&
-	    fragment_first(skb, p, device->endpoint))
+	    first_came(skb, p, device->endpoint, verdict))
 		return drop(skb, DROP_REWRITE);
-	return verdict;
+	return forwarded(skb, verdict);
 }

@@ -162,6 +162,23 @@ __noinline int fragment_first(struct __sk_buff *skb, const struct packet *p, __u
 	return fragment_release(skb, p) ? DROP_REWRITE : 0;
 }
 
+/* Takes note of a first fragment as it came, also if it is another packet by now. Returns as fragment_first(). */
+static __always_inline int first_came(struct __sk_buff *skb, struct packet *p, __u32 endpoint,
+				      int verdict)
+{
+	struct scratch *room = scratch();
+	int reason;
+
+	if (!room)
+		return DROP_FRAGMENT;
+	if (verdict != BY_TUNNEL)
+		return fragment_first(skb, p, endpoint);
+	p->tuple = room->sides.key;
+	reason = fragment_first(skb, p, endpoint);
+	p->tuple = room->leaving;
+	return reason;
+}
+
 /*
  * Takes note of a later fragment, and gives it its ports. Returns 0 to go on, HELD, or a drop
  * reason; NOT_OURS never.

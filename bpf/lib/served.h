@@ -19,7 +19,8 @@ __noinline int service_known(struct __sk_buff *skb, struct packet *p, const stru
 		return TC_ACT_SHOT;
 	if (icmp_is_error(p)) {
 		verdict = forward_error(skb, p, net, sender);
-		return verdict == NO_VERDICT ? drop(skb, DROP_NO_CONN) : verdict;
+		return verdict == NO_VERDICT || verdict == OF_A_QUESTION ? drop(skb, DROP_NO_CONN)
+									 : verdict;
 	}
 	if (!packet_has_ports(p))
 		return NO_VERDICT;

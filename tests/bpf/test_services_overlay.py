@@ -17,12 +17,14 @@ from tests.bpf.fixtures import (
     A1,
     A2,
     A3,
+    B1,
     HOST,
     LO,
     NET1,
     OUTSIDE,
     REDIRECT,
     SHOT,
+    Member,
     Programs,
     Reason,
     Sender,
@@ -254,3 +256,36 @@ def test_s26_a_client_that_comes_by_another_host_is_answered_by_that(
         asked = comes(client, server, carried(proto, 4000, 80))
         assert programs.run(None, asked).reasons == {"DELIVERED": 1}
         tunnelled(programs, A2, answer, answer[14:])
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_a_member_asks_the_published_port_for_a_backend_on_another_host(
+    programs: Programs, version: int, proto: int
+) -> None:
+    """Of the service's network or another one, by the host's address: all packets of the connection get there."""
+    for sender in (A1, B1):
+        client = sender.ip if version == 4 else sender.ip6
+        for flags in (p.SYN, p.ACK, p.ACK):
+            frame = sender.sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED, flags))
+            packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80, flags), **hop(version))
+            tunnelled(programs, sender, frame, packet)
+            answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
+            seen = sender.gets(HOSTS[version], carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version))
+            programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
+
+
+@pytest.mark.parametrize("sender", [A1, B1], ids=["member", "another network's"])
+@pytest.mark.parametrize("late", [False, True], ids=["in order", "the first one last"])
+def test_s26_each_datagram_of_a_flow_gets_to_another_host_in_fragments(
+    programs: Programs, sender: Member, late: bool
+) -> None:
+    asked, port = (s.vip(), 80) if sender is A1 else (HOST, s.PUBLISHED)
+    for _ in range(3):
+        frames = p.cut(sender.sends(asked, p.udp(4000, port, bytes(1600))), 800)
+        there = ip(4, sender.ip, o.REMOTE, p.udp(4000, 80, bytes(1600)), ttl=63)
+        packets = p.cut(p.ethernet(p.NOBODY, p.NOBODY, p.ETH_IPV4, there), 800)
+        if late:  # and it comes once more, as the first one lets it go
+            assert programs.run(sender, frames[1]).reasons == {"HELD": 1}
+        for frame, packet in zip(frames, packets, strict=True):
+            tunnelled(programs, sender, frame, packet[14:])
