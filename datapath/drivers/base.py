@@ -156,7 +156,7 @@ class HostPart:
         """At the end of a changing command: follows what has been published and what not any more."""
 
     def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
-        """Puts this version in place of the one that is at work; False: there was nothing to do. `fill` writes what
+        """Puts this version in place of the one that is at work; whether programs were replaced. `fill` writes what
         `doctor` would miss, once there is a place for it and before anything depends on it."""
         return False
 

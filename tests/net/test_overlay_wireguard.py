@@ -255,6 +255,23 @@ def test_s30_what_becomes_of_the_device_is_seen_and_put_right(pair: Cluster, fau
     well(pair)
 
 
+def test_s30_an_upgrade_tells_the_device_what_hosts_are_called_in_tunnels(pair: Cluster) -> None:
+    """A version that gave hosts no names of their own has left none there (decision 59)."""
+    for host, other, peer in ((pair[0], pair[1], "b"), (pair[1], pair[0], "a")):
+        theirs = other.address(peer, "ov")
+        ((key, said),) = (line.split("\t") for line in wg(other, "wg show dp-wg allowed-ips").splitlines())
+        named = said.split()
+        kept = [one for one in named if not one.startswith(("0.0.0.", "100::"))]
+        assert len(kept) == len(named) - 2
+        wg(other, f"wg set dp-wg peer {key} allowed-ips {','.join(kept)}")
+        assert not reaches(host.try_, theirs)
+        other.ctl("upgrade")
+        assert sorted(wg(other, "wg show dp-wg allowed-ips").split()[1:]) == sorted(named)
+        for address in (theirs, six(other, peer)):
+            assert reaches(host.try_, address, TRIED)
+    well(pair)
+
+
 def test_s30_a_host_that_does_not_answer_is_named(pair: Cluster) -> None:
     """As where its UDP port is closed on the way."""
 

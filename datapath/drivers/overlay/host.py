@@ -4,6 +4,7 @@ that the programs neither wrap nor strip themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from datapath.dataplane.convert import to_abi
@@ -67,6 +68,12 @@ class OverlayHost(HostPart):
     def idle(self, view: HostView) -> None:
         self._tunnels.remove(view)
 
+    def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
+        """The device of encrypted tunnels believes hosts as this version's programs name them: see HostPart."""
+        if any(map(encrypted, view.networks)):
+            self._tunnels.tell(view, view.networks)
+        return False
+
     def _dataplane(self) -> Dataplane | None:
         """The programs, if they are loaded and of a version that knows other hosts."""
         dataplane = self.context.loaded
@@ -106,6 +113,8 @@ class OverlayHost(HostPart):
         dataplane = self._dataplane()
         if dataplane is None or not view.networks:
             return
+        if any(map(encrypted, view.networks)):
+            self._tunnels.tell(view, view.networks)
         wanted = tables.wanted(view.state, view.networks, view.observed)
         for name in reversed(MAPS):
             rows, keys = getattr(dataplane, name), {to_abi(key) for key in wanted[name]}
