@@ -29,13 +29,15 @@ from tests.net.test_faults import LONG
 
 Maker = Callable[..., Cluster]
 BRISK: dict[str, Any] = {"cluster-store-opts": {"discovery.ttl": "6", "discovery.heartbeat": "1"}}
+USUAL: dict[str, Any] = {"cluster-store-opts": {}}
+ALIVE = "get --prefix datapath/v1/alive/"
 
 
 @contextmanager
-def passing(made: Cluster) -> Iterator[None]:
-    """Two hosts with agents and a container each, and pings every millisecond from one to the other: all are
-    answered, and in the end every host holds what a new one would."""
-    first, second = made.hosts
+def passing(made: Cluster, interval: float = 0.001) -> Iterator[None]:
+    """Hosts with agents, a container on the first two, and pings, one each `interval` seconds, from one to the other:
+    all are answered, and in the end every host holds what a new one would."""
+    first, second, *_ = made.hosts
     with agents(made.hosts):
         first.ctl("network create -d overlay ov")
         first.run("c1", "--network ov")
@@ -43,7 +45,7 @@ def passing(made: Cluster) -> Iterator[None]:
         with eventually() as until:
             until(lambda: "c2" in remotes(first))
         within = ("nsenter", "-t", str(second.process("c2")), "--net")
-        running = pinging(second, first.address("c1", "ov"), 9, within=within)
+        running = pinging(second, first.address("c1", "ov"), 9, interval, within)
         yield
         whole(made)
         sent, lost = sent_and_lost(running)
@@ -125,14 +127,11 @@ def test_s23_a_host_is_cut_off_from_the_store_for_long(make_cluster: Maker) -> N
     """Its lease ends, what others do is compacted, and it starts and ends containers itself meanwhile."""
     made = make_cluster(2, config=BRISK)
     first, second = made.hosts
-    alive = "get --prefix datapath/v1/alive/ --keys-only"
     with passing(made), eventually() as until:
         second.run("c3", "--network ov")
-        until(lambda: len(made.etcd.etcdctl(alive).split()) == 2)
-        second.sh("nft add table inet cut")
-        second.sh(["nft", "add chain inet cut out { type filter hook output priority 0; }"])
-        second.sh(f"nft add rule inet cut out ip daddr {STORE} drop")
-        until(lambda: len(made.etcd.etcdctl(alive).split()) == 1)
+        until(lambda: len(leases(made)) == 2)
+        lose_the_store(second)
+        until(lambda: len(leases(made)) == 1)
         first.run("c4", "--network ov")
         first.ctl("run --rm --network ov true")
         first.ctl("network create -d overlay other")
@@ -142,7 +141,64 @@ def test_s23_a_host_is_cut_off_from_the_store_for_long(make_cluster: Maker) -> N
         made.etcd.etcdctl(f"compact {made.etcd.revision()}")
         second.sh("nft delete table inet cut")
         until(lambda: remotes(second).keys() == {"c1", "c4"} and remotes(first).keys() == {"c2", "c5"})
-        until(lambda: len(made.etcd.etcdctl(alive).split()) == 2)
+        until(lambda: len(leases(made)) == 2)
+
+
+def lose_the_store(host: Member) -> None:
+    """What the host sends to the store is lost from now on, until `nft delete table inet cut`."""
+    host.sh("nft add table inet cut")
+    host.sh(["nft", "add chain inet cut out { type filter hook output priority 0; }"])
+    host.sh(f"nft add rule inet cut out ip daddr {STORE} drop")
+
+
+def leases(made: Cluster) -> dict[str, int]:
+    """Of the hosts that say that they live: id -> number of the lease."""
+    found = json.loads(made.etcd.etcdctl(f"{ALIVE} -w json")).get("kvs", [])
+    return {one["key"]: one["lease"] for one in found}
+
+
+@pytest.mark.skipif(not LONG, reason="ten minutes; DATAPATH_LONG=1")
+def test_s23_hosts_are_cut_off_for_ten_minutes_one_from_the_store_and_one_from_all(
+    make_cluster: Maker,
+) -> None:
+    """With the usual lease. Others come and go each minute, and what the store had said is compacted; hosts that live
+    lose no packet, and those that come back have all news, and a lease again, within a minute."""
+    made = make_cluster(3, config=USUAL)
+    first, second, third = made.hosts
+    with passing(made, 0.01), eventually() as until:
+        third.run("far", "--network ov")
+        until(lambda: len(leases(made)) == 3)
+        before = leases(made)
+        lose_the_store(second)
+        with made.cut_off(third):
+            began = time.monotonic()
+            until(lambda: len(leases(made)) == 1)
+            for minute in range(10):
+                first.run(f"a{minute}", "--network ov")
+                second.run(f"b{minute}", "--network ov")
+                assert reaches(
+                    lambda command: second.try_in("c2", command), first.address(f"a{minute}", "ov")
+                )
+                if minute:
+                    first.ctl(f"rm -f a{minute - 1}")
+                    second.ctl(f"rm -f b{minute - 1}")
+                first.ctl(f"network create -d overlay other{minute}")
+                assert "does not answer" in second.refused("network create -d overlay third")
+                made.etcd.etcdctl(f"compact {made.etcd.revision()}")
+                time.sleep(
+                    max(0.0, began + 60 * (minute + 1) - time.monotonic())
+                )  # the time is what is tried
+            assert len(leases(made)) == 1
+        second.sh("nft delete table inet cut")
+        until(lambda: remotes(first).keys() == {"c2", "b9", "far"})
+        until(lambda: remotes(second).keys() == {"c1", "a9", "far"})
+        until(lambda: remotes(third).keys() == {"c1", "a9", "c2", "b9"})
+        until(lambda: len(leases(made)) == 3)
+        after = leases(made)
+        assert sum(after[key] != lease for key, lease in before.items()) == 2
+        for name, host in (("a9", first), ("b9", second)):
+            address = host.address(name, "ov")
+            assert reaches(lambda command: third.try_in("far", command), address)
 
 
 def test_s23_a_hosts_addresses_are_given_again_once_it_was_killed_and_forgotten(make_cluster: Maker) -> None:
@@ -187,10 +243,9 @@ def test_s23_wall_clocks_differ_and_jump(make_cluster: Maker, tmp_path: Path) ->
         host.preloaded = False
     apart = int(made[0].sh("date +%s")) - int(made[1].sh("date +%s"))
     assert 590 < apart < 610
-    alive = "get --prefix datapath/v1/alive/ -w json"
     with passing(made), eventually() as until:
-        until(lambda: json.loads(made.etcd.etcdctl(alive)).get("count") == 2)
-        began = [one["create_revision"] for one in json.loads(made.etcd.etcdctl(alive))["kvs"]]
+        until(lambda: len(leases(made)) == 2)
+        began = leases(made)
         for number, seconds in enumerate((-7200, 7200)):
             for host in made.hosts:
                 (host.folder / "skew").write_text(str(seconds * (1 + host.number)))
@@ -198,7 +253,7 @@ def test_s23_wall_clocks_differ_and_jump(make_cluster: Maker, tmp_path: Path) ->
             until(partial(knows, made[0], f"n{number}"))
             later = heard(made[0]) + 2 * int(BRISK["cluster-store-opts"]["discovery.heartbeat"])
             until(partial(has_heard, made[0], later))
-        assert [one["create_revision"] for one in json.loads(made.etcd.etcdctl(alive))["kvs"]] == began
+        assert leases(made) == began
 
 
 def heard(host: Member) -> float:
