@@ -348,7 +348,13 @@ struct load {
 	__u32 pad;
 };
 
-/* service_counts: PERCPU_HASH, by the number of a service, and of a backend. The programs make the rows. */
+enum service_count_flag {
+	COUNT_PAST =
+		0x80000000, /* in the number: what a service's backends that are gone have had */
+};
+
+/* service_counts: PERCPU_HASH, by the number of a service, and of a backend. The programs make the rows, but for those
+ * with COUNT_PAST. */
 struct service_count_key {
 	__u32 number;
 };
@@ -356,6 +362,9 @@ struct service_count_key {
 struct service_count {
 	__u64 opened; /* connections */
 	__u64 failed; /* none was: a service has no backend that is up, a backend no room for one more */
+	/* As in struct conn, of backends alone: what clients sent, and what was answered. */
+	__u64 packets_in, bytes_in;
+	__u64 packets_out, bytes_out;
 };
 
 /* ---- connections -------------------------------------------------------------- */
@@ -383,8 +392,7 @@ enum conn_flag {
 	CONN_CONFIRMED = 2, /* both sides have spoken: lives in `conns`, not in `pending` */
 	CONN_QUESTION =
 		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
-	CONN_SERVICE =
-		8, /* to a backend of a service; other than over TCP `ack` is the backend's number */
+	CONN_SERVICE = 8,  /* to a backend of a service */
 	CONN_COUNTED = 16, /* likewise, and it is counted in `loads` */
 };
 
@@ -399,7 +407,8 @@ enum conn_state {
 /*
  * One direction of a connection: original or reply. A packet that arrives as its key leaves as the
  * reverse of `other`, which is also the key of the opposite direction. The connection's state is
- * kept in the original direction.
+ * kept in the original direction. With what the kernel adds a row takes 192 bytes, and its allocator
+ * has no size between that and 256.
  */
 struct conn {
 	struct tuple other;
@@ -416,6 +425,10 @@ struct conn {
 	__u8 uplink;	     /* the device that it left by, if none of a network's: its index modulo
 			      * 255, and one; 0: not known. Of masqueraded ones: by which they began */
 	__u32 since;	     /* when it was opened, in 2^24 ns of CLOCK_MONOTONIC; 0: not known */
+	__u64 packets; /* in this direction, as they came, each segment of a large one by itself, */
+	__u64 bytes;   /* and their bytes from the IP header on */
+	__u32 backend; /* of the service that chose it, its number; 0: none has, or it is not known */
+	__u32 pad;
 };
 
 /* ---- address translation ------------------------------------------------------- */

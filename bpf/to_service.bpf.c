@@ -74,7 +74,8 @@ static __always_inline bool member_may_ask(struct packet *p, const struct networ
  * over, as one to a published port does: that spares making both of its entries anew. Else it is forgotten: NULL.
  */
 static __always_inline struct conn *starts_over(const struct packet *p, const struct scratch *room,
-						const struct backend *backend, __u32 counted)
+						const struct backend *backend, __u32 number,
+						__u32 counted)
 {
 	const struct port *asked = &room->published;
 	struct conn *conn = conn_find(&p->tuple);
@@ -82,7 +83,8 @@ static __always_inline struct conn *starts_over(const struct packet *p, const st
 	if (conn && backend && conn->from_endpoint == room->sides.client_endpoint &&
 	    conn->to_network == asked->network && conn->to_endpoint == backend->endpoint &&
 	    conn->other.sport == asked->port && (conn->flags & CONN_COUNTED) == counted &&
-	    addr_equal(&conn->other.src, backend_addr(backend, is_ipv6(p))))
+	    addr_equal(&conn->other.src, backend_addr(backend, is_ipv6(p))) &&
+	    conn->backend == number)
 		return conn;
 	conn_forget(&p->tuple);
 	return NULL;
@@ -152,7 +154,7 @@ int to_service(struct __sk_buff *skb)
 	service_counted(service, backend);
 	counted = asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0;
 	if (p->reopens)
-		conn = starts_over(p, room, backend, counted);
+		conn = starts_over(p, room, backend, number, counted);
 	if (!backend)
 		return no_backend(skb, p, client);
 	if (virtual && is_container(client) &&

@@ -27,6 +27,9 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->fin = from->fin;
 	to->uplink = from->uplink;
 	to->since = from->since;
+	to->packets = from->packets;
+	to->bytes = from->bytes;
+	to->backend = from->backend;
 	to->flags = from->flags | CONN_CONFIRMED;
 	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;
 	to->last_seen = bpf_ktime_get_ns();

@@ -2,6 +2,7 @@
 /* What a packet means for its connection: TCP's states, time-outs, confirmation. */
 #pragma once
 #include "lib/confirm.h"
+#include "lib/traffic.h"
 
 #define RESET_WINDOW (1 << 20) /* bytes; no window that is in use is larger than its scale allows */
 
@@ -54,8 +55,11 @@ __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
 			original->state = CONN_NEW;
 			original->fin = 0;
 			original->ack = 0;
-			if (reply)
+			conn_count_anew(original, p);
+			if (reply) {
 				reply->ack = 0;
+				conn_count_anew(reply, NULL);
+			}
 		}
 		return 0;
 	}
@@ -83,7 +87,7 @@ __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
 
 /*
  * Every packet of a connection passes here. An established one without SYN, FIN or RST costs
- * the clock and one store.
+ * the clock, one store, and its count.
  */
 static __always_inline void conn_track(struct __sk_buff *skb, const struct packet *p,
 				       const struct tuple *own, struct conn *conn)
@@ -93,6 +97,7 @@ static __always_inline void conn_track(struct __sk_buff *skb, const struct packe
 
 	/* The tick's time, some milliseconds old: the clock itself costs as much as a lookup. */
 	conn->last_seen = bpf_ktime_get_coarse_ns();
+	conn_count(skb, p, conn);
 	if (p->tcp_flags & TCP_ACK)
 		conn->ack = p->ack;
 	if ((conn->flags & CONN_CONFIRMED) && !reopening &&

@@ -280,6 +280,7 @@ __noinline int conn_open(void)
 	entry->to_endpoint = sides->client_endpoint;
 	entry->flags = sides->flags;
 	entry->ack = sides->id;
+	entry->backend = sides->backend;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
 	opening_tell(&sides->other);
 	if (is_question(entry, sides->key.proto))

@@ -300,8 +300,7 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 	sides->server_network = room->published.network;
 	sides->server_endpoint = backend->endpoint;
 	sides->flags = CONN_SERVICE | counted;
-	if (p->tuple.proto != IPPROTO_TCP)
-		sides->id = number;
+	sides->backend = number;
 	hidden = client == backend->endpoint ||
 		 (client == PARTY_HOST && addr_is_loopback(&p->tuple.src)) ||
 		 ((net->flags & NETWORK_BESIDE) && client_network != room->published.network);

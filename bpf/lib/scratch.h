@@ -27,8 +27,9 @@ struct conn_sides {
 	struct tuple other;		       /* the answer as it will arrive */
 	__u32 client_network, client_endpoint; /* 0: not a container */
 	__u32 server_network, server_endpoint;
-	__u32 flags; /* which of CONN_QUESTION, CONN_SERVICE and CONN_COUNTED it has, */
-	__u32 id; /* and which question of UDP, or for which backend; what goes to another host: its hops */
+	__u32 flags;   /* which of CONN_QUESTION, CONN_SERVICE and CONN_COUNTED it has, */
+	__u32 id;      /* and which question of UDP; what goes to another host: its hops */
+	__u32 backend; /* of the service that has chosen it, its number */
 };
 
 /* How a source port is chosen (nat.h). */

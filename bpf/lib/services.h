@@ -7,6 +7,7 @@
 #include "lib/conntrack.h"
 #include "lib/ports.h"
 #include "lib/tails.h"
+#include "lib/traffic.h"
 
 #define CHUNK 64 /* slots in a row */
 #define SLOT_TRIES \
@@ -43,14 +44,6 @@ struct {
 	__type(value, struct affinity);
 } affinities SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct service_count_key);
-	__type(value, struct service_count);
-} service_counts SEC(".maps");
-
 static __always_inline struct service *service_find(__u32 number)
 {
 	struct service_key key = {.service = number};
@@ -69,11 +62,11 @@ static __always_inline struct backend *backend_find(__u32 number)
 static __always_inline void service_counted(__u32 number, bool opened)
 {
 	struct service_count_key key = {.number = number};
-	struct service_count first = {}, *count = bpf_map_lookup_elem(&service_counts, &key);
+	struct service_count first = {}, *count = service_count_find(number);
 
 	if (!count) {
 		bpf_map_update_elem(&service_counts, &key, &first, BPF_NOEXIST);
-		count = bpf_map_lookup_elem(&service_counts, &key);
+		count = service_count_find(number);
 	}
 	if (count && opened)
 		count->opened++;
@@ -135,7 +128,8 @@ static __always_inline bool is_left(const struct packet *p, const struct conn *c
 		return p->fragment != FRAGMENT_LATER &&
 		       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
 		       (conn->state == CONN_NEW || conn->state >= CONN_CLOSING);
-	backend = backend_find(conn->ack);
+	/* A row of the version before has it in `ack`. */
+	backend = backend_find(conn->backend ? conn->backend : conn->ack);
 	return !backend || backend->state == BACKEND_DOWN;
 }
 

@@ -30,6 +30,7 @@ _ROUNDS = 4
 _GC = ("gc_timers", "confirmed")  # the timer, and the queue of its work, which is the last to take its place
 _CONN = abi.layout("conn")
 _SEEN, _STATE, _FIN = (_CONN.offset(name) for name in ("last_seen", "state", "fin"))
+_COUNTS = tuple(_CONN.offset(name) for name in ("packets", "bytes"))
 _FLAGS = _CONN.select("flags")
 _ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 
@@ -162,15 +163,18 @@ def _recent(table: RawMap, packed: bytes, rows: bytes, conn: Struct, since: int)
     return b"".join(found), b"".join(found.values())
 
 
-def _seen(conn: bytes) -> int:
-    return int.from_bytes(conn[_SEEN : _SEEN + 8], "little")
+def _number(conn: bytes, at: int) -> int:
+    return int.from_bytes(conn[at : at + 8], "little")
 
 
 def _merged(before: bytes, now: bytes) -> bytes:
-    """A connection's row as both have left it: of the later one, but no end that either has seen is forgotten."""
-    row = bytearray(before if _seen(before) > _seen(now) else now)
+    """A connection's row as both have left it: of the later one, but no end that either has seen is forgotten, nor what
+    the one that has counted more has counted."""
+    row = bytearray(before if _number(before, _SEEN) > _number(now, _SEEN) else now)
     row[_STATE] = max(before[_STATE], now[_STATE])
     row[_FIN] = before[_FIN] | now[_FIN]
+    for at in _COUNTS:
+        row[at : at + 8] = max(_number(before, at), _number(now, at)).to_bytes(8, "little")
     return bytes(row)
 
 

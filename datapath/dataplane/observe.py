@@ -110,7 +110,7 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
     flood_rate = 0
     with Dataplane(root) as dataplane:
         for name in (*_TOLD, "config"):
-            if name not in names and version.MAPS_BEFORE.get(name) not in names:
+            if name not in names:
                 continue
             try:
                 opened = getattr(dataplane, name)

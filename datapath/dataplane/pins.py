@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +47,7 @@ class Pins:
         """A map of MAPS. Programs of another version that do without it get one that only this process has: what is
         written there nobody reads. KernelError: it is not pinned, or its layout is another version's."""
         if name not in self._maps:
-            fd = self._open("maps", name, version.MAPS_BEFORE)
+            fd = self._open("maps", name)
             if fd is None and not self.outdated:
                 raise KernelError("open map", name, detail=_NOT_PINNED)
             if fd is None:
@@ -61,21 +60,19 @@ class Pins:
     def program(self, name: str) -> int:
         """The fd of a program, which stays the owner's. KernelError: it is not pinned."""
         if name not in self._fds:
-            fd = self._open("programs", name, version.PROGRAMS_BEFORE)
+            fd = self._open("programs", name)
             if fd is None:
                 raise KernelError("open program", name, detail=_NOT_PINNED)
             self._fds[name] = fd
         return self._fds[name]
 
-    def _open(self, folder: str, name: str, before: Mapping[str, str]) -> int | None:
-        """Opens a pin, under the name that it had in the version before if that is the only one."""
+    def _open(self, folder: str, name: str) -> int | None:
+        """Opens a pin; None: there is none."""
         fd = None
         if folder == "maps" and self._next_to_maps:
             fd = bpffs.get_pinned(f"{self.root}/maps/{version.NEXT_MAP}{name}")
         if fd is None:
             fd = bpffs.get_pinned(f"{self.root}/{folder}/{name}")
-        if fd is None and name in before:
-            fd = bpffs.get_pinned(f"{self.root}/{folder}/{before[name]}")
         return fd
 
     @cached_property

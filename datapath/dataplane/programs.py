@@ -163,11 +163,7 @@ class Dataplane(Attachments):
     def fill(self, maps: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
         """Map -> (entries, how many it can have), of these maps, or else of all that can run full."""
         pinned = listed(self.root / "maps")
-        wanted = tuple(maps) or [
-            name
-            for name, (key, _) in MAPS.items()
-            if key and (name in pinned or version.MAPS_BEFORE.get(name) in pinned)
-        ]
+        wanted = tuple(maps) or [name for name, (key, _) in MAPS.items() if key and name in pinned]
         return {name: (self.map(name).count(), self.map(name).max_entries) for name in wanted}
 
     @property

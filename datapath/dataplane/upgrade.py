@@ -45,7 +45,6 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
         version.check(root)
     carry.check(root, anew)
     try:
-        _rename_maps(maps)
         folder.mkdir(mode=0o700)
         used = listed(root / "programs") if "networks" in anew else dataplane.in_use()
         with dataplane.beside(folder, anew):
@@ -67,18 +66,6 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
         for name in set(os.listdir(maps)) - before:
             bpffs.unpin(maps / name)
         raise
-
-
-def _rename_maps(maps: Path) -> None:
-    """Pins the maps that had other names in the version before under their own, so that the new programs share
-    them. The other pins go with the programs that declare them (_drop_maps)."""
-    for name, before in version.MAPS_BEFORE.items():
-        fd = None if (maps / name).exists() else bpffs.get_pinned(maps / before)
-        if fd is not None:
-            try:
-                bpffs.pin(fd, maps / name)
-            finally:
-                os.close(fd)
 
 
 def _repeat_marks(root: Path, one_way: bool) -> None:

@@ -26,21 +26,6 @@ _PREFIX = "version-"
 _OWN = re.compile(r"(struct config|enum reason) \{.*?\};", re.S)
 
 
-# Layouts of versions before whose maps are understood: each struct that they have has its size and its fields' places
-# still, and what has been added since was padding, which is zero. A test holds that; when it fails the layout has
-# changed, and all of these go. (Others are understood as far as their abi.h, in `former`, says so.)
-LAYOUTS_BEFORE = frozenset({"665e227342acefc4", "79b2d60c28ff7cfb"})
-# What the first of them called its maps and programs.
-MAPS_BEFORE = {
-    "links": "policies",
-    "acls": "sources",
-    "quotas": "usages",
-    "frag_queue": "held",
-    "gc_timers": "sweepers",
-}
-PROGRAMS_BEFORE = {"conn_gc": "sweep_conns"}
-
-
 class Version(NamedTuple):
     """Digests: of the object files, and of how abi.h lays out what lies in maps."""
 
@@ -121,7 +106,7 @@ def is_carried(bpffs: Path) -> bool:
 def understood(bpffs: Path) -> bool:
     """Whether the pinned maps, if there are any, can be used as this version's."""
     found = _pinned(bpffs)
-    if found is None or found.objects == digest() or found.layout in {installed().layout, *LAYOUTS_BEFORE}:
+    if found is None or found.objects == digest() or found.layout == installed().layout:
         return True
     structs = former_structs(found.layout)
     return (structs is not None and not former.changed(structs, _structs())) or is_carried(bpffs)

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * How much passes on connections, and to and from the backends of services. Each packet is counted in the row of its
+ * direction, and what a service has led to a backend at once in that backend's row too, which nothing ends: no eviction,
+ * time-out or removal of a connection has to hand anything over, and one look is exact. (Only connections to services pay
+ * for the second.)
+ */
+#pragma once
+#include "lib/conntrack.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_count_key);
+	__type(value, struct service_count);
+} service_counts SEC(".maps");
+
+/* `number`: of a service or a backend. */
+static __always_inline struct service_count *service_count_find(__u32 number)
+{
+	struct service_count_key key = {.number = number};
+
+	return bpf_map_lookup_elem(&service_counts, &key);
+}
+
+/* Another connection begins in the place of one that is over, with that packet or, NULL, without one this way. */
+static __always_inline void conn_count_anew(struct conn *conn, const struct packet *p)
+{
+	conn->packets = p ? 1 : 0;
+	conn->bytes = p ? p->length : 0;
+}
+
+/* `in`: to the backend, else from it. A function of its own, for the stack's sake. */
+__noinline int backend_counted(__u32 number, int in, __u32 packets, __u32 bytes)
+{
+	struct service_count *count = service_count_find(number);
+
+	if (!count)
+		return 0;
+	if (in) {
+		count->packets_in += packets;
+		count->bytes_in += bytes;
+	} else {
+		count->packets_out += packets;
+		count->bytes_out += bytes;
+	}
+	return 0;
+}
+
+/* A packet of the connection whose direction that is. What was cut off another one has been counted with it. */
+static __always_inline void conn_count(const struct __sk_buff *skb, const struct packet *p,
+				       struct conn *conn)
+{
+	__u32 headers = p->l4 - L3 + p->l4_length, bytes = p->length, packets = 1;
+
+	if (p->again)
+		return;
+	if (skb->gso_size && bytes > headers) {
+		packets = (bytes - headers - 1) / skb->gso_size + 1;
+		bytes += (packets - 1) * headers;
+	}
+	__sync_fetch_and_add(&conn->packets, packets);
+	__sync_fetch_and_add(&conn->bytes, bytes);
+	if (conn->backend)
+		backend_counted(conn->backend, conn->flags & CONN_ORIGINAL, packets, bytes);
+}
