@@ -56,7 +56,7 @@ class Services:
         ConfigError, ExistsError."""
         from datapath.engine import services, spanning_services
 
-        self.get(name)  # so that no store is made for one that is not there
+        self._require(name)
         with self._host.changing() as tx:
             if spanning_services.spans(tx, name):
                 return spanning_services.update(tx, name, change)
@@ -70,10 +70,15 @@ class Services:
         """Takes `drain` back. NotFoundError, ConfigError."""
         return self._drain(name, containers, back=True)
 
+    def _require(self, name: str) -> None:
+        """NotFoundError: there is no store, which is not made for one that is not there."""
+        if not self._host.exists:
+            self.get(name)
+
     def _drain(self, name: str, containers: Sequence[str], back: bool) -> Service:
         from datapath.engine import services, spanning_services
 
-        self.get(name)
+        self._require(name)
         with self._host.changing() as tx:
             if spanning_services.spans(tx, name):
                 return spanning_services.drain(tx, name, containers, back)
@@ -83,7 +88,7 @@ class Services:
         """Removes a service with its address, ports and connections; its backends go on. NotFoundError."""
         from datapath.engine import services, spanning_services
 
-        self.get(name)
+        self._require(name)
         with self._host.changing(freeing=True) as tx:
             if spanning_services.spans(tx, name):
                 return spanning_services.remove(tx, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
@@ -304,9 +304,9 @@ def number_entries(state: State, mappings: Iterable[PortMapping] | None = None) 
     return PortRanges((*reserved_entries(state, asked).ranges, *binding_entries(state, asked).ranges))
 
 
-def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
+def reserved_entries(state: State, mappings: Collection[PortMapping] | None = None) -> PortRanges:
     """`reserved`: how many published ports of the host use each number."""
-    published = _published(state)
+    published = _published(state, mappings)
     asked = published if mappings is None else list(mappings)
     return PortRanges(
         run
@@ -319,10 +319,10 @@ def reserved_entries(state: State, mappings: Iterable[PortMapping] | None = None
     )
 
 
-def binding_entries(state: State, mappings: Iterable[PortMapping] | None = None) -> PortRanges:
+def binding_entries(state: State, mappings: Collection[PortMapping] | None = None) -> PortRanges:
     """`bindings`: how many of them use it at every address of a family, and how many at single ones; without those
     that the host's sockets may have too."""
-    published = [mapping for mapping in _published(state) if not mapping.shared]
+    published = [mapping for mapping in _published(state, mappings) if not mapping.shared]
     asked = published if mappings is None else list(mappings)
 
     def of(mappings: list[PortMapping], name: str, family: int, every: int) -> list[PortMapping]:
@@ -341,11 +341,15 @@ def binding_entries(state: State, mappings: Iterable[PortMapping] | None = None)
     )
 
 
-def _published(state: State) -> list[PortMapping]:
-    """All that is published; by linuxbridge networks it is none of the programs' business."""
-    found = (e for e in state.endpoints.values() if traits(state.networks[e.network_id]).programs)
-    holders: tuple[Endpoint | Service, ...] = (*found, *state.services.values())
-    return [mapping for one in holders for mapping in one.ports]
+def _published(state: State, asked: Collection[PortMapping] | None = None) -> list[PortMapping]:
+    """All that is published, or what of it is between the numbers asked about; not by linuxbridge networks."""
+    told = (e for e in state.endpoints.values() if traits(state.networks[e.network_id]).programs)
+    holders: tuple[Endpoint | Service, ...] = (*told, *state.services.values())
+    if asked is None:
+        return [mapping for one in holders for mapping in one.ports]
+    first = min((mapping.host_port for mapping in asked), default=0)
+    end = max((mapping.host_port + mapping.count for mapping in asked), default=0)
+    return [m for one in holders for m in one.ports if m.host_port < end and m.host_port + m.count > first]
 
 
 def _counted_runs(key: Any, asked: list[PortMapping], published: list[PortMapping]) -> Iterator[PortRange]:

@@ -144,13 +144,18 @@ def service_names(service: Service) -> tuple[str, str]:
 def service_owners(network: Network, state: State, among: Set[str] | None = None) -> Iterator[Owner]:
     """The services of a network that has names: by their own, and all of their backends. `among` as for `owners`."""
     for service in state.services_of_network(network.id):
-        called = among is None or any(name.lower() in among for name in service_names(service))
-        if not (called and backends.is_there(service)):
+        if among is not None and not _is_asked(service.name.lower(), among):
+            continue
+        if not backends.is_there(service):
             continue
         behind = tuple(address for one in backends.backends(service, state) for address in one.addresses)
         place = (service_place(service, state),) if service.vips else ()
         yield Owner((service.name,), service.vips or behind, place)
         yield Owner(service_names(service)[1:], behind, ())
+
+
+def _is_asked(name: str, among: Set[str]) -> bool:
+    return name in among or f"{TASKS}{name}" in among
 
 
 def owners(network: Network, state: State, among: Set[str] | None = None) -> Iterator[Owner]:

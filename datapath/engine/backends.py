@@ -109,13 +109,12 @@ def _members(state: State, endpoint_ids: Iterable[str]) -> list[Endpoint]:
 def settle(tx: Transaction) -> None:
     """What has become of backends without a command: nobody checks them any more, or somebody does again; the time
     is over that connections of a drained one may go on for."""
-    for service in tx.state.services.values():
-        parts = tx.parts() if service.verdicts else []
-        followed = [part.services.follow(tx.state, service) for part, _ in parts]
+    for service in [one for one in tx.state.services.values() if one.verdicts]:
+        followed = [part.services.follow(tx.state, service) for part, _ in tx.parts()]
         if any(followed):
             before = replace(tx.state, judged=not tx.state.judged)
             telling.serving(tx, _members(tx.state, service.verdicts), tx.state, before)
-    for service in tx.state.services.values():
+    for service in [one for one in tx.state.services.values() if one.ends]:
         if late := overdue(service, moment()):
             for part, _ in tx.parts():
                 part.services.end(tx.state, service, late)

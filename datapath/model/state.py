@@ -116,6 +116,11 @@ class Snapshot:
     def _by_name(self) -> dict[type[Any], dict[str, Any]]:
         return {}
 
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """Room for what follows from all rows together, by the function that has found it: each is asked once."""
+        return {}
+
     @property
     def unfinished(self) -> tuple[Row, ...]:
         """The rows that an interrupted command left for the next one to take back or complete: those that refer to

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from datapath.model.endpoints import Endpoint
@@ -76,6 +77,50 @@ def weight_of(service: Service, endpoint: Endpoint, state: State) -> int:
     return max(weights, default=0)
 
 
+def services_of(endpoint: Endpoint, state: State) -> list[Service]:
+    """The services that the endpoint is a backend of, or will be once its container runs. Only those are looked at that
+    it, or a container in its sandbox, names, or has a label for: there may be many others."""
+    users, sandbox = state.users(endpoint.sandbox_id), state.sandboxes.get(endpoint.sandbox_id)
+    labels = [container.labels for container in users]
+    if sandbox is not None and sandbox.foreign:
+        labels.append(sandbox.labels)
+    named = [one.service for one in endpoint.services]
+    named += [one.service for container in users for one in container.services]
+    found = {ident: state.services[ident] for ident in named if ident in state.services}
+    for one in labels:
+        for label in one.items():
+            for service in _selecting(state).get((endpoint.network_id, *label), ()):
+                found[service.id] = service
+    return [service for service in found.values() if belongs(service, endpoint, state)]
+
+
+def _selecting(state: State) -> dict[tuple[str, str, str], list[Service]]:
+    """The services that have a selector, by their network's id and the selector's first label."""
+    if _selecting not in state.derived:
+        found: dict[tuple[str, str, str], list[Service]] = {}
+        for service in state.services.values():
+            for label in islice(service.selector.items(), 1):
+                found.setdefault((service.network_id, *label), []).append(service)
+        state.derived[_selecting] = found
+    known: dict[tuple[str, str, str], list[Service]] = state.derived[_selecting]
+    return known
+
+
+def _behind(state: State) -> dict[str, list[Endpoint | Remote]]:
+    """Who may be behind each service, by its id: endpoints of this host in the order of their slots, then others'."""
+    if _behind not in state.derived:
+        found: dict[str, list[Endpoint | Remote]] = {}
+        for endpoint in sorted(state.endpoints.values(), key=lambda one: one.slot) if state.services else ():
+            for service in services_of(endpoint, state):
+                found.setdefault(service.id, []).append(endpoint)
+        for remote in state.remotes.values() if state.services else ():
+            for ident in remote.services:
+                found.setdefault(ident, []).append(remote)
+        state.derived[_behind] = found
+    known: dict[str, list[Endpoint | Remote]] = state.derived[_behind]
+    return known
+
+
 def _named(service: Service, memberships: Iterable[Membership]) -> int:
     return next((one.weight for one in memberships if one.service == service.id), 0)
 
@@ -96,15 +141,15 @@ def _inhabited(endpoint: Endpoint, state: State) -> bool:
 def backends(service: Service, state: State) -> list[Backend]:
     """The service's backends: endpoints that are there, of containers that run, in the order of their slots; then those
     that other hosts say they have, unless they have stopped to say that they live."""
+    known = state if service.id in state.services else state.including(service)
     found = []
-    for endpoint in state.endpoints_of_network(service.network_id):
-        weight = backed(service, endpoint, state)
-        if weight:
-            found.append(Backend(endpoint, weight, state_of(service, endpoint.id, state)))
-    for remote in state.remotes_of_network(service.network_id):
-        weight = remote.services.get(service.id, 0)
-        if weight and remote.peer not in state.lapses:
-            found.append(Backend(remote, weight, state_of(service, remote.id, state)))
+    for one in _behind(known).get(service.id, ()):
+        if isinstance(one, Endpoint):
+            weight = backed(service, one, state)
+        else:
+            weight = 0 if one.peer in state.lapses else one.services[service.id]
+        if weight and one.network_id == service.network_id:
+            found.append(Backend(one, weight, state_of(service, one.id, state)))
     return found
 
 
@@ -119,7 +164,7 @@ def told(endpoint: Endpoint, state: State) -> dict[str, int]:
     is none that they hear of while checks say that it is not to be used."""
     found = {
         one.id: backed(one, endpoint, state)
-        for one in state.services_of_network(endpoint.network_id)
+        for one in services_of(endpoint, state)
         if state_of(one, endpoint.id, state) in (BackendState.UP, BackendState.DRAINING)
     }
     return {ident: weight for ident, weight in found.items() if weight}
@@ -138,8 +183,7 @@ def touched(sandbox_ids: Collection[str], *states: State) -> dict[str, Service]:
         if state.services
         for sandbox_id in sandbox_ids
         for endpoint in state.endpoints_of_sandbox(sandbox_id)
-        for service in state.services_of_network(endpoint.network_id)
-        if belongs(service, endpoint, state)
+        for service in services_of(endpoint, state)
     }
 
 

@@ -29,7 +29,7 @@ from datapath.model.services import (
 )
 from datapath.model.state import Fresh, State, stack_of
 from datapath.plan import ipam
-from datapath.plan.backends import backends, weight_of
+from datapath.plan.backends import backends, services_of, weight_of
 from datapath.plan.endpoints import check_hostname, holders_of
 from datapath.plan.holders import format_holder
 from datapath.plan.memberships import refuse_one_port
@@ -234,11 +234,10 @@ def _refuse_shared_members(service: Service, state: State) -> None:
     """The new service's selector chooses a container that is behind the same port of another one."""
     if not (service.selector and service.published):
         return
-    others = [other for other in state.services_of_network(service.network_id) if other.published]
     for endpoint in state.endpoints_of_network(service.network_id):
         if weight_of(service, endpoint, state):
-            for other in others:
-                if weight_of(other, endpoint, state):
+            for other in services_of(endpoint, state):
+                if other.published:
                     refuse_one_port(service, other, f"container {state.holder_name(endpoint)}")
 
 

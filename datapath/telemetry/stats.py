@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,13 +50,14 @@ class Stats:
 def stats(engine: Engine) -> Stats:
     """Packet counters and the fill of maps; empty if the programs were never loaded."""
     with opened(engine) as found:
+        shown = engine.shown()
         return (
             Stats(
                 found.counters_sum(),
                 found.fill(),
                 _questions(engine, found),
                 tuple(sorted(_limits(engine, found))),
-                tuple(_services(engine, found)),
+                tuple(_services(shown.services.values(), shown, found)),
             )
             if found
             else Stats({}, {})
@@ -108,23 +109,20 @@ class ServiceUse(NamedTuple):
 
 def services(engine: Engine, name: str = "") -> list[ServiceUse]:
     """Every service, by name, each with its backends behind it; `name`: this one. NotFoundError."""
-    if name:
-        name = engine.snapshot().get(Service, name).name
-    with opened(engine) as found:
-        return [use for use in _services(engine, found) if name in ("", use.service)]
-
-
-def _services(engine: Engine, found: Dataplane | None) -> Iterator[ServiceUse]:
     state = engine.shown()
-    if not state.services:
-        return
+    meant = [state.get(Service, name)] if name else state.services.values()
+    with opened(engine) as found:
+        return [*_services(meant, state, found)] if meant else []
+
+
+def _services(meant: Iterable[Service], state: State, found: Dataplane | None) -> Iterator[ServiceUse]:
     counts = {}
     if found is not None and found.has("service_counts"):
         counts = {
             key.number: (sum(one.opened for one in copies), sum(one.failed for one in copies))
             for key, copies in found.service_counts.read_all()
         }
-    for service in sorted(state.services.values(), key=lambda one: one.name):
+    for service in sorted(meant, key=lambda one: one.name):
         opened_, failed = counts.get(service.number, (0, 0))
         yield ServiceUse(service.name, "", opened=opened_, failed=failed)
         rows = [
