@@ -27,7 +27,7 @@ class News:
         self._listed: Part | None = None
         self._changes: list[Change] = []
         self._early: tuple[Block | Remote, ...] = ()
-        self._attended: set[str] = set()  # keys about which hosts live
+        self._attended: set[str] = set()  # keys about which hosts live, and are drained
         self._ingress: frozenset[str] = (
             frozenset()
         )  # networks to take part in, as their services publish ports
@@ -51,19 +51,19 @@ class News:
             self.revision = max(self.revision, *(change.revision for change in self._changes))
             put = ((one.key, one.entry.value) for one in self._changes if one.entry is not None)
             self._ingress |= {keys.ingress_network(key, value) for key, value in put}
-            lapsed = self._attend()
+            attended = self._attend()
             news, self._changes = keys.news(self._changes), []
             # Of a host that had not been heard of: what was said of its network may come before what was said of it.
             early = [row for row in self._early if not any(one.matches(row) for one in news.gone)]
             found = following.of_news(tx.state, keys.News((*early, *news.put), news.gone))
             disowned = self._take(tx, found) or disowned
-            if lapsed:
-                self._take(tx, following.lapsing(tx.state, keys.lapses(self._attended)), self._early)
+            if attended:
+                self._take(tx, following.attending(tx.state, keys.attendance(self._attended)), self._early)
         self._take_part(tx)
         return disowned
 
     def _attend(self) -> bool:
-        """Whether the changes are about which hosts live."""
+        """Whether the changes are about which hosts live, or are drained."""
         found = [one for one in self._changes if keys.is_attendance(one.key)]
         for one in found:
             (self._attended.add if one.entry is not None else self._attended.discard)(one.key)

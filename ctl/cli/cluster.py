@@ -123,7 +123,7 @@ def host_row(one: HostRow, exact: bool) -> dict[str, Any]:
 def drain_host(name: str, off: bool) -> None:
     """Let a host begin nothing more on global networks.
 
-    What runs there goes on. HOST is a name, an id, or the beginning of one.
+    What runs there goes on; services give it no new connections. HOST is a name, an id, or the beginning of one.
     """
     from datapath.engine import members
 

@@ -16,7 +16,7 @@ from datapath.cluster.commit import SECONDS, Tries, commit, forgotten
 from datapath.errors import ExistsError, InUseError, NotFoundError, StateError
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
-from datapath.model.peers import Block, Lapse, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Peer, Remote
 from datapath.model.services import Service
 from datapath.store.cluster import (
     Absent,
@@ -40,7 +40,7 @@ Make = Callable[[IPv4Address | None, IPv6Address | None], Remote]
 class Part:
     """What a host has to know of the networks that it takes part in, as of one moment: `revision`. `remotes` and
     `blocks`: its own too. `ingress`: ids of all networks whose services publish ports. `attended`: keys about
-    which hosts live. `broken`: keys that cannot be read, each with why."""
+    which hosts live, and which are drained. `broken`: keys that cannot be read, each with why."""
 
     revision: int
     networks: tuple[Network, ...] = ()
@@ -53,11 +53,11 @@ class Part:
     broken: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> tuple[Peer | Lapse | Block | Remote | Service, ...]:
+    def rows(self) -> tuple[Peer | Lapse | Drain | Block | Remote | Service, ...]:
         """Those that a host keeps copies of."""
         known = {peer.id for peer in self.peers}
-        lapses = (one for one in keys.lapses(self.attended) if one.id in known)
-        return (*self.peers, *lapses, *self.blocks, *self.remotes, *self.services)
+        attendance = (one for one in keys.attendance(self.attended) if one.id in known)
+        return (*self.peers, *attendance, *self.blocks, *self.remotes, *self.services)
 
 
 @dataclass(frozen=True, slots=True)

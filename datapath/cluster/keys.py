@@ -19,7 +19,7 @@ from datapath.errors import StateError, quoted
 from datapath.model.codec import from_object, to_json
 from datapath.model.networks import Network
 from datapath.model.parsing import Address, Prefix
-from datapath.model.peers import Block, Lapse, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Peer, Remote
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.store.cluster import Change, Entry
@@ -156,25 +156,23 @@ def ingress_keys(service: Service) -> tuple[str, ...]:
 
 def watched(network_ids: Iterable[str]) -> tuple[str, ...]:
     """What a host that takes part in these networks has to be told of."""
-    own = (
-        prefix(one)
-        for one in sorted(network_ids)
-        for prefix in (block_prefix, endpoint_prefix, service_prefix)
-    )
-    return (HOSTS, NETWORKS, INGRESS, AGENTS, ALIVE, *own)
+    prefixes = (block_prefix, endpoint_prefix, service_prefix)
+    own = (prefix(one) for one in sorted(network_ids) for prefix in prefixes)
+    return (HOSTS, NETWORKS, INGRESS, AGENTS, ALIVE, DRAINING, *own)
 
 
 def is_attendance(key: str) -> bool:
-    """It is about whether a host lives."""
-    return key.startswith((AGENTS, ALIVE))
+    """It is about whether a host lives, or is drained."""
+    return key.startswith((AGENTS, ALIVE, DRAINING))
 
 
-def lapses(found: Iterable[str]) -> tuple[Lapse, ...]:
-    """The hosts that have said that they live, and do not any more, by the keys about that which there are. A host
+def attendance(found: Iterable[str]) -> tuple[Lapse | Drain, ...]:
+    """The hosts that have said that they live, and do not any more, and those that are drained, by such keys. A host
     without an agent never has, and one whose agent was ended in good order has taken it back."""
-    there = set(found)
-    attended = (key.removeprefix(AGENTS) for key in sorted(there) if key.startswith(AGENTS))
-    return tuple(Lapse(ident) for ident in attended if ALIVE + ident not in there)
+    there = sorted(set(found))
+    attended = [key.removeprefix(AGENTS) for key in there if key.startswith(AGENTS)]
+    drained = [Drain(key.removeprefix(DRAINING)) for key in there if key.startswith(DRAINING)]
+    return (*(Lapse(ident) for ident in attended if ALIVE + ident not in there), *drained)
 
 
 # ---- values ------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ def number(tx: Transaction, after: State, services: Iterable[Service]) -> State:
             verdicts=verdicts,
             numbers=numbers,
         )
-        settled = with_ends(settled, moment())
+        draining = [one.id for one in backends(settled, after) if one.state == BackendState.DRAINING]
+        settled = with_ends(settled, moment(), draining)
         if new or settled != service:
             with tx.store.transaction(durable=False):
                 settled = replace(settled, numbers=numbers | {ident: tx.store.next_number() for ident in new})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datapath.engine import names, networks, service_news, services
 from datapath.engine.transaction import Transaction
-from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datapath.cluster import keys
     from datapath.store.cluster import Cluster
 
-ClusterRow = Peer | Lapse | Block | Remote | Service
+ClusterRow = Peer | Lapse | Drain | Block | Remote | Service
 HostRow = Peer | Block | Remote
 _FOLLOWING = "what other hosts have is being taken over"  # the note of it
 
@@ -41,7 +41,7 @@ def resolved(state: State, news: keys.News) -> News:
 def compared(state: State, network_ids: Collection[str], rows: Iterable[ClusterRow]) -> News:
     """What a full listing of these networks, and of all hosts, says otherwise than this host's rows."""
     listed = {(type(row), row.id): row for row in rows}
-    mine: list[ClusterRow] = [*state.peers.values(), *state.lapses.values()]
+    mine: list[ClusterRow] = [*state.peers.values(), *state.lapses.values(), *state.drains.values()]
     mine += [b for b in state.blocks.values() if b.network_id in network_ids]
     mine += [r for r in state.remotes.values() if r.network_id in network_ids]
     mine += [s for s in state.services.values() if s.network_id in network_ids]
@@ -56,7 +56,7 @@ def follow(tx: Transaction, news: News) -> None:
     for row in news.gone:
         if isinstance(row, Service) and row.id in tx.state.services:
             services.take_away(tx, tx.state.services[row.id])
-    touched = _follow_hosts(tx, news) | _follow_lapses(tx, news)
+    touched = _follow_hosts(tx, news) | _follow_attendance(tx, news)
     for row in news.put:
         if isinstance(row, Service) and _is_spanning(row.network_id, tx.state):
             service_news.put(tx, row)
@@ -102,16 +102,22 @@ def _follow_hosts(tx: Transaction, news: News) -> frozenset[str]:
     return touched
 
 
-def _follow_lapses(tx: Transaction, news: News) -> frozenset[str]:
-    """Which hosts have stopped to say that they live, or do again; the ids of services with backends there."""
-    put = [row for row in news.put if isinstance(row, Lapse) and row.id not in tx.state.lapses]
-    put = [row for row in put if row.id in tx.state.peers and row.id != tx.state.installation_id]
-    gone = [row for row in news.gone if isinstance(row, Lapse) and row.id in tx.state.lapses]
+def _follow_attendance(tx: Transaction, news: News) -> frozenset[str]:
+    """Which hosts have stopped to say that they live, or do again; which are drained, or no more; the ids of services
+    with backends there."""
+    state = tx.state
+    put = [
+        row for row in _attendance(news.put) if row.id not in state.rows(type(row)) and row.id in state.peers
+    ]
+    put = [row for row in put if isinstance(row, Drain) or row.id != state.installation_id]
+    gone = [row for row in _attendance(news.gone) if row.id in state.rows(type(row))]
     if not put and not gone:
         return frozenset()
     hosts = {row.id for row in (*put, *gone)}
-    theirs = (row.services for row in tx.state.remotes.values() if row.peer in hosts)
-    touched = frozenset(ident for found in theirs for ident in found) & tx.state.services.keys()
+    theirs = {ident for row in state.remotes.values() if row.peer in hosts for ident in row.services}
+    if state.installation_id in hosts:
+        theirs |= {one.id for one in state.services.values() if _is_spanning(one.network_id, state)}
+    touched = frozenset(theirs & state.services.keys())
     with tx.store.transaction(durable=False):
         if touched:
             tx.store.set_note(_FOLLOWING, "yes")
@@ -119,8 +125,12 @@ def _follow_lapses(tx: Transaction, news: News) -> frozenset[str]:
     return touched
 
 
+def _attendance(rows: Iterable[ClusterRow]) -> Iterator[Lapse | Drain]:
+    return (row for row in rows if isinstance(row, Lapse | Drain))
+
+
 def _hosts(rows: Iterable[ClusterRow]) -> Iterator[HostRow]:
-    return (row for row in rows if not isinstance(row, Service | Lapse))
+    return (row for row in rows if not isinstance(row, Service | Lapse | Drain))
 
 
 def _is_spanning(network_id: str, state: State) -> bool:

@@ -17,13 +17,13 @@ from datapath.cluster.keys import ClusterRow
 from datapath.model.kinds import kind_of
 from datapath.model.networks import Network
 from datapath.model.parsing import Address
-from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.store.sqlite import SQLiteStore
 
-Copy = Peer | Lapse | Block | Remote | Service
+Copy = Peer | Lapse | Drain | Block | Remote | Service
 _KINDS = tuple(map(kind_of, (Network, Peer, Owed)))  # what an interest depends on
 
 
@@ -83,8 +83,8 @@ def _copies(state: State) -> list[Copy]:
     """The rows that a host has as the cluster has them."""
     networks = set(spanning(state))
     services = (one for one in state.services.values() if one.network_id in networks)
-    lapses = state.lapses.values()
-    return [*state.peers.values(), *lapses, *state.blocks.values(), *state.remotes.values(), *services]
+    hosts: list[Copy] = [*state.peers.values(), *state.lapses.values(), *state.drains.values()]
+    return [*hosts, *state.blocks.values(), *state.remotes.values(), *services]
 
 
 def of_list(state: State, part: Part, before: Collection[tuple[str, str]]) -> Differences:
@@ -121,16 +121,20 @@ def of_news(state: State, news: keys.News) -> Differences:
     return replace(found, gone=gone, forgotten=forgotten, disowned=found.disowned or disowned)
 
 
-def lapsing(state: State, lapses: Iterable[Lapse]) -> Differences:
-    """What differs when these hosts have stopped to say that they live, and no others."""
-    wanted = {one.id: one for one in lapses if one.id in state.peers and one.id != state.installation_id}
-    return Differences(
-        tuple(one for one in wanted.values() if one.id not in state.lapses),
-        tuple(one for one in state.lapses.values() if one.id not in wanted),
-    )
+def attending(state: State, attendance: Iterable[Lapse | Drain]) -> Differences:
+    """What differs when these hosts have stopped to say that they live, or are drained, and no others."""
+    wanted = [one for one in attendance if _is_attendance(one, state)]
+    known: list[Lapse | Drain] = [*state.lapses.values(), *state.drains.values()]
+    put = tuple(one for one in wanted if one not in known)
+    return Differences(put, tuple(one for one in known if one not in wanted))
 
 
-def of_rows(state: State, rows: Iterable[ClusterRow | Lapse]) -> Differences:
+def _is_attendance(row: Lapse | Drain, state: State) -> bool:
+    """This host can know of it, and minds: that it lives itself nobody has to tell it."""
+    return row.id in state.peers and not (isinstance(row, Lapse) and row.id == state.installation_id)
+
+
+def of_rows(state: State, rows: Iterable[ClusterRow | Lapse | Drain]) -> Differences:
     """What of these rows is news to the host, and of its concern."""
     networks = set(spanning(state))
     peers = dict(state.peers)
@@ -140,8 +144,9 @@ def of_rows(state: State, rows: Iterable[ClusterRow | Lapse]) -> Differences:
     for row in sorted(rows, key=lambda one: not isinstance(one, Peer)):
         if isinstance(row, Network):
             continue  # it never changes
-        if isinstance(row, Lapse):
-            put += [row] if row.id not in (state.installation_id, *state.lapses) else []
+        if isinstance(row, Lapse | Drain):
+            lives_itself = isinstance(row, Lapse) and row.id == state.installation_id
+            put += [row] if row.id not in state.rows(type(row)) and not lives_itself else []
             continue
         if isinstance(row, Peer):
             disowned = disowned or (row.id == state.installation_id and row != state.peers.get(row.id))
@@ -169,7 +174,7 @@ def is_other(row: Service, known: Service | None) -> bool:
 
 def _of(row: Copy) -> str:
     """The id of the host that has written it; "": any may."""
-    if isinstance(row, Service | Lapse):
+    if isinstance(row, Service | Lapse | Drain):
         return ""
     return row.id if isinstance(row, Peer) else row.peer
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
-from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
 from datapath.model.rows import Row
 from datapath.model.sandboxes import Sandbox
 from datapath.model.services import Service
@@ -121,6 +121,7 @@ KINDS = (
         missing="endpoint {} not found",
     ),
     Kind(Lapse, "lapses", missing="host {} has not stopped to say that it lives"),
+    Kind(Drain, "drains", missing="host {} is not drained"),
     Kind(Owed, "owed", missing="nothing is owed to key {}"),
 )
 

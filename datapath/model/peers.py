@@ -81,6 +81,15 @@ class Lapse:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """A host, this one perhaps, is drained: it begins nothing on networks of scope global, and services give its
+    containers there no new connections. `id`: the host's."""
+
+    id: str
+    phase: Phase = Phase.READY
+
+
+@dataclass(frozen=True, slots=True)
 class Owed:
     """A write to the cluster's store that waits until that can be reached; the last one of its key. `id`: the key;
     `value`: what is to be there, "": nothing. Rows that caused it were written in the same transaction."""

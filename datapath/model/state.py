@@ -15,7 +15,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
-from datapath.model.peers import Block, Lapse, Owed, Peer, Remote
+from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
 from datapath.model.plugins import NoPlugins, Plugins
 from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase, Row, short
@@ -163,6 +163,10 @@ class ClusterSnapshot(Snapshot):
     @property
     def lapses(self) -> Mapping[str, Lapse]:
         return self.rows(Lapse)
+
+    @property
+    def drains(self) -> Mapping[str, Drain]:
+        return self.rows(Drain)
 
     @property
     def owed(self) -> Mapping[str, Owed]:

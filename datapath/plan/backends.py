@@ -53,13 +53,22 @@ class Backend(NamedTuple):
         return state.peers[ident].name if ident in state.peers else ""
 
 
-def state_of(service: Service, endpoint_id: str, state: State) -> BackendState:
-    """The state of a backend of the service on this host. Where nobody checks backends all are up that are not
-    draining, whatever was found before."""
-    if endpoint_id in service.drained:
+def state_of(service: Service, endpoint: Endpoint | Remote, state: State) -> BackendState:
+    """The state of a backend of the service. Where nobody checks backends all are up that are not draining, whatever
+    was found before."""
+    if endpoint.id in service.drained or _host_is_drained(endpoint, state):
         return BackendState.DRAINING
-    verdict = service.verdicts.get(endpoint_id) if service.health and state.judged else None
+    verdict = service.verdicts.get(endpoint.id) if service.health and state.judged else None
     return verdict.state if verdict else BackendState.UP
+
+
+def _host_is_drained(endpoint: Endpoint | Remote, state: State) -> bool:
+    """Its host is. What is on networks of this host alone goes on."""
+    if not state.drains:
+        return False
+    if isinstance(endpoint, Remote):
+        return endpoint.peer in state.drains
+    return state.installation_id in state.drains and state.networks[endpoint.network_id].spans
 
 
 def weight_of(service: Service, endpoint: Endpoint, state: State) -> int:
@@ -149,7 +158,7 @@ def backends(service: Service, state: State) -> list[Backend]:
         else:
             weight = 0 if one.peer in state.lapses else one.services[service.id]
         if weight and one.network_id == service.network_id:
-            found.append(Backend(one, weight, state_of(service, one.id, state)))
+            found.append(Backend(one, weight, state_of(service, one, state)))
     return found
 
 
@@ -165,7 +174,7 @@ def told(endpoint: Endpoint, state: State) -> dict[str, int]:
     found = {
         one.id: backed(one, endpoint, state)
         for one in services_of(endpoint, state)
-        if state_of(one, endpoint.id, state) in (BackendState.UP, BackendState.DRAINING)
+        if state_of(one, endpoint, state) in (BackendState.UP, BackendState.DRAINING)
     }
     return {ident: weight for ident, weight in found.items() if weight}
 

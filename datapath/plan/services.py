@@ -333,7 +333,7 @@ def plan_drain(name: str, container: str, state: State, back: bool = False) -> S
     endpoint = _backend(service, container, state)
     there = {one.id for one in backends(service, state)}
     drained = tuple(one for one in service.drained if one in there and one != endpoint.id)
-    ends = {ident: end for ident, end in service.ends.items() if ident in drained or not back}
+    ends = {ident: end for ident, end in service.ends.items() if ident != endpoint.id or not back}
     return replace(service, drained=drained if back else (*drained, endpoint.id), ends=ends)
 
 
@@ -349,10 +349,11 @@ def _backend(service: Service, name: str, state: State) -> Endpoint | Remote:
     raise ConfigError(f"container {name} is no backend of service {service.name}")
 
 
-def with_ends(service: Service, now: int) -> Service:
-    """The service with when the connections of each drained backend are to be ended. `now`: as those are."""
+def with_ends(service: Service, now: int, others: Iterable[str] = ()) -> Service:
+    """The service with when the connections of each drained backend are to be ended. `now`: as those are. `others`: the
+    ids of backends that are drained as their host is."""
     ends = {}
-    for ident in service.drained if service.grace else ():
+    for ident in (*service.drained, *others) if service.grace else ():
         ends[ident] = service.ends.get(ident, now + max(1, service.grace // 10**6))
     return service if ends == service.ends else replace(service, ends=ends)
 

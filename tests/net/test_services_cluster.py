@@ -395,6 +395,49 @@ def test_s26_o19_no_connection_fails_as_a_backend_is_drained_from_another_host(s
         knows(host, w1="up", w2="up", w3="up")
 
 
+def test_s26_a_drained_host_gets_no_new_connections_and_keeps_those_that_it_has(shop: Cluster) -> None:
+    """Until the grace period of the service ends these, whichever host they came by; off, it gets new ones again. What
+    is on a network of its own goes on."""
+    first, second = shop
+    second.ctl("network create --subnet 10.79.0.0/24 own")
+    second.ctl("service create --network own alone")
+    serve(second, "o1", "--network own --service alone", "own")
+    with (
+        held(first.outside, first.vtep, 8090, 60) as (process, owners),
+        asking(first.outside, first.vtep, 8090) as load,
+    ):
+        assert set(owners) == {"w1", "w2", "w3"}
+        first.ctl("cluster drain-host h2")
+        for host in shop:
+            knows(host, w1="up", w2="draining", w3="draining")
+            assert names(heard(first.outside.try_, "tcp", host.vtep, 8090, 30)).keys() == {"w1"}
+        assert backends(second, "alone")["o1"]["State"] == "up"
+        assert load() == 0
+        assert failed(process) == []
+    with held(first.outside, first.vtep, 8090, 3) as (process, owners):
+        assert set(owners) == {"w1"}
+        first.ctl("cluster drain-host --off h2")
+        for host in shop:
+            knows(host, w1="up", w2="up", w3="up")
+        with held(first.outside, first.vtep, 8090, 60) as (others, again):
+            assert set(again) == {"w1", "w2", "w3"}
+            first.ctl("service update --stop-grace-period 200ms web")
+            first.ctl("cluster drain-host h2")
+            theirs = {backends(first)[name]["Address"].split(",")[0] for name in ("w2", "w3")}
+            with eventually() as until:
+                until(lambda: not any(address in first.ctl("ct ls") for address in theirs))
+            assert {again[number] for number in failed(others)} == {"w2", "w3"}
+        assert failed(process) == []
+    second.ctl("cluster drain-host --off h2")
+    second.ctl("service update --stop-grace-period 0s web")
+    for host in shop:
+        knows(host, w1="up", w2="up", w3="up")
+    second.ctl("rm -f o1")
+    second.ctl("service rm alone")
+    second.ctl("network rm own")
+    whole(shop)
+
+
 @pytest.fixture(scope="module")
 def third(shop: Cluster) -> Iterator[tuple[Member, Agent]]:
     """One more host, of the same cluster by another network."""

@@ -164,9 +164,9 @@ def test_only_one_that_is_up_is_in_slots() -> None:
 
 def test_where_nobody_checks_all_are_up_that_are_not_drained() -> None:
     service, alone = replace(SICK, drained=(f"e{3:063x}",)), replace(STATE, judged=False)
-    assert state_of(service, f"e{3:063x}", alone) == BackendState.DRAINING
-    assert state_of(service, f"e{4:063x}", alone) == BackendState.UP
-    assert state_of(service, f"e{4:063x}", STATE) == BackendState.UNHEALTHY
+    assert state_of(service, alone.endpoints[f"e{3:063x}"], alone) == BackendState.DRAINING
+    assert state_of(service, alone.endpoints[f"e{4:063x}"], alone) == BackendState.UP
+    assert state_of(service, STATE.endpoints[f"e{4:063x}"], STATE) == BackendState.UNHEALTHY
 
 
 def test_backends_are_checked_from_where_their_checks_were() -> None:

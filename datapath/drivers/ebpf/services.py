@@ -193,7 +193,11 @@ def is_behind(dataplane: Dataplane, state: State, service: Service) -> bool:
 
 def end(dataplane: Dataplane, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
     """Ends connections that were opened by the service's address or one of its ports to one of these endpoints."""
-    numbers = {state.endpoints[ident].number for ident in endpoint_ids if ident in state.endpoints}
+    idents = set(endpoint_ids)
+    numbers = {state.endpoints[ident].number for ident in idents & state.endpoints.keys()}
+    remotes = [state.remotes[ident] for ident in idents & state.remotes.keys()]
+    elsewhere = {abi.pack_address(address) for remote in remotes for address in remote.addresses}
+    network = state.networks[service.network_id].number
     vips = {abi.pack_address(address) for address in service.vips}
     ports = {
         (PROTOCOLS[proto], host_port)
@@ -202,8 +206,10 @@ def end(dataplane: Dataplane, state: State, service: Service, endpoint_ids: Iter
     }
 
     def fits(conn: connections.Original) -> bool:
-        mine = conn.key[16:32] in vips or conn.asked in ports
-        return mine and conn.served and conn.to_endpoint in numbers
+        mine = conn.served and (conn.key[16:32] in vips or conn.asked in ports)
+        if conn.to_endpoint != PARTY_PEER:
+            return mine and conn.to_endpoint in numbers
+        return mine and conn.to_network == network and conn.other[:16] in elsewhere
 
     connections.forget(dataplane, fits)
 
