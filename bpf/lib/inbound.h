@@ -103,9 +103,11 @@ static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
 	if (!port || p->fragment == FRAGMENT_LATER || is_for_the_stack(p, party) ||
 	    host_is_talking(skb, &p->tuple))
 		return disown(skb, p, party);
-	if (anew)
+	/* Over TCP to_service knows whether it is to be forgotten. */
+	p->reopens = anew && p->tuple.proto == IPPROTO_TCP && port_is_service(port);
+	if (anew && !p->reopens)
 		conn_forget(&p->tuple);
-	if (port_is_service(port))
+	if (p->reopens || port_is_service(port))
 		return choose_backend(skb, port, 0, party);
 	reason = nat_open_published(skb, p, port, 0, party);
 	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;

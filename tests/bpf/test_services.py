@@ -315,6 +315,46 @@ def test_s26_what_is_established_stays_whatever_changes(programs: Programs, prot
     programs.expect(A2, answer, REDIRECT, Reason.DELIVERED, back)
 
 
+def asks_published(
+    programs: Programs, whence: str, sport: int, version: int, payload: p.Transport
+) -> tuple[Any, bytes]:
+    """A client's packet to the published port: where it comes in, and the frame."""
+    if whence == "outside":
+        return None, outside_sends(HOSTS[version], payload)
+    if whence == "host":
+        return LO, host_says(HOSTS[version], payload)
+    return B1, B1.sends(HOSTS[version], payload)
+
+
+@FAMILIES
+@pytest.mark.parametrize("whence", ["outside", "host", "member"])
+def test_s26_a_flow_of_udp_to_a_published_port_leaves_a_backend_that_is_down_or_gone(
+    programs: Programs, whence: str, version: int
+) -> None:
+    """Its next packet chooses again, as it does by the service's address; while it is drained it stays."""
+    clients = {"outside": OUTSIDES, "host": HOSTS, "member": {4: B1.ip, 6: B1.ip6}}
+    client = clients[whence][version]
+
+    def asked(sport: int) -> str:
+        got = programs.run(*asks_published(programs, whence, sport, version, p.udp(sport, s.PUBLISHED)))
+        assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
+        at, size = (30, 4) if version == 4 else (38, 16)
+        to = ip_address(got.packet[at : at + size])
+        return next(member.name for member in (A2, A3) if to in (member.ip, member.ip6))
+
+    for gone in (False, True):
+        s.fill(programs, [A2, A3], slots=[A2, A3])
+        sport = next(n for n in range(20500, 20600) if asked(n) == "a2")
+        programs.run(A2, A2.sends(client, p.udp(80, sport)))
+        s.state(programs, A2, s.DRAINING)
+        assert asked(sport) == "a2"
+        if gone:
+            del programs.maps["backends"][abi.backend_key(s.backend_of(A2))]
+        else:
+            s.state(programs, A2, s.DOWN)
+        assert asked(sport) == asked(sport) == "a3"
+
+
 @FAMILIES
 def test_s26_a_flow_of_udp_leaves_a_backend_that_is_down(programs: Programs, version: int) -> None:
     s.fill(programs, [A2, A3], slots=[A2, A3])
@@ -364,6 +404,39 @@ def test_s26_a_port_that_is_used_again_for_the_same_backend_starts_its_connectio
         for flags in (p.FIN | p.ACK, p.ACK):
             programs.run(A1, A1.sends(s.vip(), p.tcp(4000, 80, flags)))
             programs.run(A2, A2.sends(A1.ip, p.tcp(80, 4000, flags | p.FIN), to=A1.mac))
+
+
+@FAMILIES
+@pytest.mark.parametrize("whence", ["outside", "host"])
+def test_s26_a_port_that_asks_a_published_port_again_starts_its_connection_over(
+    programs: Programs, whence: str, version: int
+) -> None:
+    """As one that asks the service's address does; if another backend is chosen, the entries are made anew."""
+    s.fill(programs, [A2])
+    client = OUTSIDES[version] if whence == "outside" else HOSTS[version]
+
+    def sends(flags: int) -> Any:
+        payload = p.tcp(20500, s.PUBLISHED, flags)
+        got = programs.run(*asks_published(programs, whence, 20500, version, payload))
+        assert (got.verdict, got.reasons) == (REDIRECT, {"DELIVERED": 1})
+        return got
+
+    def answers(member: Member, flags: int) -> None:
+        programs.run(member, member.sends(client, p.tcp(80, 20500, flags)))
+
+    for opened in (1, 2, 3):
+        sends(p.SYN)
+        assert s.counts(programs, s.backend_of(A2)) == (opened, 0)
+        assert len(list(programs.maps["pending"].read_all())) == (2 if opened == 1 else 0)
+        answers(A2, p.SYN | p.ACK)
+        sends(p.ACK)
+        for flags in (p.FIN | p.ACK, p.ACK):
+            sends(flags)
+            answers(A2, flags | p.FIN)
+    s.fill(programs, [A2, A3], slots=[A3])
+    sends(p.SYN)
+    assert s.counts(programs, s.backend_of(A3)) == (1, 0)
+    assert len(programs.table("pending")) == 2 and programs.table("conns") == {}
 
 
 # ---- refusals --------------------------------------------------------------------------------------
