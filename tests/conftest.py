@@ -69,6 +69,11 @@ LONGEST = (
 RUN, LEFT = pytest.StashKey[Run](), pytest.StashKey[Found]()
 RECORDER = pytest.StashKey[again.Recorder]()
 
+# A version manager's shim for python3 is a shell script, which takes five times as long as what it starts.
+os.environ["PATH"] = os.pathsep.join(
+    folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder).name != "shims"
+)
+
 # Whoever is started in the background of a shell ignores it, and passes that on: some tests interrupt their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
