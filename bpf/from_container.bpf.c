@@ -261,9 +261,10 @@ static __always_inline int to_member(struct __sk_buff *skb, const struct packet 
 			return drop(skb, DROP_REWRITE);
 		return to_host(skb, net);
 	}
+	if (!members_may_talk(net, p))
+		return drop(skb, DROP_ICC);
 	service_yields(p, endpoint);
-	return members_may_talk(net, p) ? deliver(skb, p, endpoint, p->src_mac)
-					: drop(skb, DROP_ICC);
+	return deliver(skb, p, endpoint, p->src_mac);
 }
 
 /* To a service of its network. A verdict of forward.h, unless it begins something. */
@@ -281,11 +282,12 @@ static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *
 	return choose_at(skb, p, device->network, service, device->endpoint);
 }
 
-/* May what a backend sends away from its network be an answer to another host, which has asked it for somebody outside? */
+/* May it be an answer to another host, which has asked for itself, or a backend for somebody outside? */
 static __always_inline bool answers_caller(const struct packet *p, const struct network *net,
 					   const struct device *device)
 {
-	return (device->forwarding & ROLE_SERVES) && (net->flags & NETWORK_OVERLAY) &&
+	return (net->flags & NETWORK_OVERLAY) &&
+	       ((device->forwarding & ROLE_SERVES) || is_gateway(net, &p->tuple.dst)) &&
 	       caller_find(p, device->network);
 }
 
@@ -328,9 +330,7 @@ int from_container(struct __sk_buff *skb)
 	if (!p)
 		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
-	if (!device)
-		return drop(skb, DROP_DEVICE);
-	net = network_find(device->network);
+	net = device ? network_find(device->network) : NULL;
 	if (!net)
 		return drop(skb, DROP_DEVICE);
 	reason = packet_parse(skb, p);
@@ -365,9 +365,10 @@ int from_container(struct __sk_buff *skb)
 						: drop(skb, DROP_BANDWIDTH);
 	serves = device->forwarding & ROLE_SERVES;
 	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
-	p->followed = p->fragment && ((!endpoint && !remote) || !(net->flags & NETWORK_ICC) ||
-				      (net->flags & NETWORK_HOST_ROUTED) || serves ||
-				      (endpoint && !endpoint->ifindex));
+	p->followed =
+		p->fragment && ((!endpoint && (!remote || is_gateway(net, &p->tuple.dst))) ||
+				!(net->flags & NETWORK_ICC) || (net->flags & NETWORK_HOST_ROUTED) ||
+				serves || (endpoint && !endpoint->ifindex));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
 		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)

@@ -50,7 +50,8 @@ static __always_inline bool answer_is_admitted(struct __sk_buff *skb)
 	return !device || limit_admits(device->endpoint, LIMIT_INGRESS, skb->len);
 }
 
-/* The sender is told, from `src`, why its packet went no further. `mtu` 0: it had no hop left. */
+/* The sender is told, from `src`, why its packet went no further. `mtu` 0: it had no hop left. A verdict; BY_TUNNEL, if
+ * that is to another host. */
 static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p,
 				   const struct ip_addr *src, __u32 mtu)
 {
@@ -61,6 +62,8 @@ static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p
 		return TC_ACT_SHOT;
 	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
 		return TC_ACT_SHOT;
+	if (p->by_peer)
+		return BY_TUNNEL;
 	return answer_is_admitted(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 }
 

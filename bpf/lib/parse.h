@@ -54,6 +54,7 @@ struct packet {
 	__u8 limited;	/* its sender is a container with a limit: enum limit_direction */
 	__u8 at_egress; /* of a device: from here nothing is sent straight into a namespace */
 	__u8 reopens;	/* begins anew what its connection to a service has been, see is_left() */
+	__u8 by_peer;	/* another host has sent it, by whose tunnel it is told of errors */
 	__u8 again;	/* it has passed the hook before, as a part of another packet */
 	__u8 lacks;	/* bytes of Ethernet header that it came without. Offsets count them: until
 			 * they are put before it, all lies so much earlier */

@@ -71,6 +71,20 @@ static __always_inline int probe_return(struct __sk_buff *skb, struct packet *p,
 	return go_on(skb, TAIL_TO_PEER);
 }
 
+/* An error about what a member on another host has answered, as the gateway tells it. */
+static __always_inline int peer_told(struct __sk_buff *skb, struct packet *p, struct scratch *room,
+				     __u32 number)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	if (packet_parse(skb, p))
+		return drop(skb, DROP_REWRITE);
+	room->flow_is_new = 0;
+	room->sides.key.proto = 0;
+	room->sides.client_network = number;
+	room->sides.client_endpoint = 0;
+	return go_on(skb, TAIL_TO_PEER);
+}
+
 /* To the host itself, as an answer to what it has asked another host's member. */
 static __always_inline int peer_to_host(struct __sk_buff *skb, const struct packet *p,
 					const struct network *net)
@@ -142,9 +156,12 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	    ((net->flags & NETWORK_SERVICES) || (!calls && !(net->flags & NETWORK_ICC))))
 		reason = fragment_join(p, PARTY_PEER);
 	if ((net->flags & NETWORK_SERVICES) && !calls && !ingress) {
+		p->by_peer = 1;
 		verdict = service_answer(skb, p, net, PARTY_PEER);
+		if (verdict == BY_TUNNEL)
+			return peer_told(skb, p, room, number);
 		if (verdict != NO_VERDICT)
-			return forwarded(skb, verdict);
+			return verdict;
 	}
 	if (is_gateway(net, &p->tuple.dst))
 		return calls ? drop(skb, DROP_TUNNEL_SOURCE) : peer_to_host(skb, p, net);

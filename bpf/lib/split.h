@@ -132,10 +132,11 @@ static __always_inline void piece_header(struct ipv4_header *header, __u32 size,
 	header->ip.check = fold(bpf_csum_diff(NULL, 0, (__be32 *)header, header_length(size), 0));
 }
 
-/* Can a packet that is larger than its way takes be cut for it? Then it will be (packet_fit). */
+/* Can a packet that is larger than its way takes be cut for it? Then it will be (packet_fit). The rest of one that has
+ * come in a tunnel could not arrive so again. */
 __noinline int packet_narrow(struct __sk_buff *skb, struct packet *p, __u32 mtu)
 {
-	if (!p || is_ipv6(p) || p->dont_fragment || skb->gso_size || icmp_is_error(p))
+	if (!p || is_ipv6(p) || p->dont_fragment || p->by_peer || skb->gso_size || icmp_is_error(p))
 		return 0;
 	/* The first piece is so long that the transport header is pulled out with it, see below. */
 	if (mtu < MTU_MIN || mtu < L3 + 2 * (p->l4 - L3) + 8)

@@ -219,6 +219,22 @@ def test_who_asks_as_the_gateway_is_answered_on_its_own_host(programs: Programs)
     assert "TO_PEER" not in programs.run(A1, answer).reasons
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_answer_in_fragments_goes_to_the_host_that_has_asked(programs: Programs, version: int) -> None:
+    """A later one does not say what it answers, and waits for the first one if it has to."""
+    gateway, own = GATEWAYS[version], A1.ip if version == 4 else A1.ip6
+    ends = o.PEERS if version == 4 else o.PEERS6
+    asked = o.arrives(o.vxlan(o.inner(gateway, own, p.udp(1000, 53))), src=ends[o.PEER])
+    assert programs.run(None, asked).reasons == {"DELIVERED": 1}
+    first, later = p.cut(A1.sends(gateway, p.udp(53, 1000, bytes(1600))), 800)
+    for _ in range(2):
+        assert programs.run(A1, later).reasons == {"HELD": 1}
+        sent(programs, A1, first)
+        sent(programs, A1, later)
+    for frame in p.cut(A1.sends(gateway, p.udp(53, 1001, bytes(1600))), 800, ident=7):
+        assert "TO_PEER" not in programs.run(A1, frame).reasons
+
+
 def test_an_answer_to_the_host_comes_to_its_gateway_device(programs: Programs) -> None:
     answer = o.inner(o.REMOTE, NET1.gateway, p.udp(53, 1000))
     wanted = p.ethernet(NET1.mac, NET1.mac, p.ETH_IPV4, answer[14:])

@@ -289,3 +289,24 @@ def test_s26_each_datagram_of_a_flow_gets_to_another_host_in_fragments(
             assert programs.run(sender, frames[1]).reasons == {"HELD": 1}
         for frame, packet in zip(frames, packets, strict=True):
             tunnelled(programs, sender, frame, packet[14:])
+
+
+@FAMILIES
+@pytest.mark.parametrize("ttl", [1, 64], ids=["no hop left", "too big"])
+def test_s26_a_backend_on_another_host_is_told_by_its_tunnel_why_its_answer_goes_no_further(
+    programs: Programs, version: int, ttl: int
+) -> None:
+    """Also if it could be fragmented: its rest would come back without a tunnel."""
+    programs.maps["tunnel"][0] = programs.maps["tunnel"][0]._replace(ifindex=0)
+    client, server = OUTSIDES[version], REMOTES[version]
+    programs.run(None, outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED)))
+    size = 8 if ttl == 1 else 1540 - (28 if version == 4 else 48)
+    header = {"ttl" if version == 4 else "hops": ttl}
+    got = programs.run(None, comes(server, client, p.udp(80, 4000, bytes(size)), **header))
+    reason = "DROP_TTL" if ttl == 1 else "DROP_TOO_BIG"
+    assert (got.verdict, got.reasons) == (REDIRECT, {reason: 1, "TO_PEER": 1})
+    packet = got.packet[14 + 20 + 16 + 14 :]
+    assert packet[12 if version == 4 else 8 :].startswith(p.packed(GATEWAYS[version]) + p.packed(server))
+    kinds = {(4, 1): (11, 0), (4, 64): (3, 4), (6, 1): (3, 0), (6, 64): (2, 0)}
+    at = 20 if version == 4 else 40
+    assert tuple(packet[at : at + 2]) == kinds[version, ttl]
