@@ -16,6 +16,7 @@ from tests.model.fragments import joined
 from tests.model.packet import Key
 from tests.model.questions import DNS, UPSTREAM
 from tests.model.reference import Reference
+from tests.model.services import Service, Undecided, address_of
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import num
 from tests.model.topology import LOOPBACK, Member, Network, Topology, Uplink
@@ -40,6 +41,10 @@ class Disagreement:
             f"{self.signature}\n  seed {self.seed}, packet {self.index}, {sent.hook} by {who(sent)}{more}"
             f"\n  frame    {sent.frame.hex()}\n  expected {self.expected}\n  got      {self.got}"
         )
+
+
+class LostSightError(Exception):
+    """The programs have done with a packet what the reference does not speak of: it cannot know what they remember."""
 
 
 @dataclass
@@ -93,14 +98,41 @@ class Comparison:
         self.index[id(LOOPBACK)] = 1
         self.elsewhere = index[topology.uplinks[0].name]
 
-    def expect(self, sent: Sent) -> Expected | None:
+    def expect(self, sent: Sent) -> Expected | Undecided | None:
         self.reference.width = 0
         try:
             expected = self._expect(sent)
         except Withheld:
             return None
+        except Undecided as undecided:
+            return undecided
         if expected is not None and expected.verdict in (REDIRECT, ANY):
             expected.width = self.reference.width
+        return expected
+
+    def _decided(self, sent: Sent, service: Service, out: bytes) -> Expected:
+        """The programs have chosen a backend, as what has left shows. If it was refused instead, none has changed
+        anything: each will do for which that is right."""
+        size = 4 if sent.frame[12:14] == b"\x08\0" else 16
+        living = service.living(size)
+        packet = out[14 - len(sent.frame) :]  # whatever is before it
+        to = packet[16:20] if size == 4 else packet[24:40]
+        shown = [one for one in living if address_of(one, size) == to]
+        moved = {reason for reason, _ in self.runner.all_moved(keep=True)}
+        expected: Expected | Undecided | None = None
+        for one in shown or living:
+            service.chosen, service.refuses = one, not shown and REASONS["DROP_NAT_PORTS"] not in moved
+            try:
+                expected = self.expect(sent)
+            finally:
+                service.chosen, service.refuses = None, False
+            if isinstance(expected, Undecided):
+                raise LostSightError
+            if expected and moved & {REASONS[reason] for reason in expected.reasons}:
+                break
+        if expected is None or isinstance(expected, Undecided):
+            raise LostSightError
+        self.reference.met[Situation.SERVICE_ANY] += 1
         return expected
 
     def _expect(self, sent: Sent) -> Expected | None:
@@ -120,7 +152,10 @@ class Comparison:
             tally.refused += 1
             return None
         self.reference.gso = sent.gso
-        expected = self.expect(sent)
+        expected, ran = self.expect(sent), None
+        if isinstance(expected, Undecided):
+            ran = self._run(sent)
+            expected = self._decided(sent, expected.service, ran[1])
         if expected is None:
             tally.undefined += 1
             return None
@@ -130,7 +165,7 @@ class Comparison:
         where = self.host_end(sent)
         if expected.again or expected.width:
             self.host.received(where)
-        verdict, out = self._run(sent)
+        verdict, out = ran or self._run(sent)
         tally.packets += 1
         problem = ""
         counted = self.runner.moved(tuple(REASONS[r] for r in expected.reasons))

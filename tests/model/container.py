@@ -15,7 +15,7 @@ from tests.model.addresses import (
     on_link,
     unusable,
 )
-from tests.model.connections import Connection, Half
+from tests.model.connections import CLOSED, Connection, Half
 from tests.model.expected import (
     REDIRECT,
     Expected,
@@ -82,13 +82,16 @@ class FromContainer(Questions, OnLink):
             return self._to_virtual(p, sender, service)
         target = net.members.get(p.dst)
         remote = target is None and self._leads_to_peer(p, net)
-        if remote and (net.icc or not p.fragment):
+        called = p.dst == net.gateway(len(p.dst))
+        if remote and ((net.icc and not sender.serves and not called) or not p.fragment):
             return self._to_peer(p, net, sender, net.icc or self._linked(p))
         if net.lan and target is None and not self._is_hosts(net, p.dst):
             return self._to_link(p, sender)
         router = self._router(net, p.dst_mac)
         if remote:
-            return self._as_fragment(p, sender.number, lambda: self._to_peer(p, net, sender, self._linked(p)))
+            return self._as_fragment(
+                *(p, sender.number), lambda: self._to_peer(p, net, sender, net.icc or self._linked(p))
+            )
         if target is None and router:
             return self._by_router(p, net)
         if p.fragment and target is None and p.dst_mac != net.mac:
@@ -110,6 +113,9 @@ class FromContainer(Questions, OnLink):
         return passed("DELIVERED", p.frame) if net.icc else dropped(p.frame, "DROP_ICC")
 
     def _unicast(self, p: Packet, sender: Member, target: Member | None) -> Expected | None:
+        if target is None and self._answers_caller(p, sender):
+            self._meet(Situation.SERVICE_ANSWERS_BY)
+            return self._to_peer(p, sender.network, sender, True)
         if sender.serves and sender.owns(p.src) and (target or p.dst_mac == sender.network.mac):
             answer = self._service_answer(p, sender)
             if answer:
@@ -118,7 +124,20 @@ class FromContainer(Questions, OnLink):
             return self._leaves(p, sender)
         if not sender.network.icc and not self._linked(p):
             return dropped(p.frame, "DROP_ICC")
+        if target.serves and not p.fragment and p.syn:
+            self._yields(p)
         return passed("DELIVERED", target.mac + p.frame[6:])
+
+    def _yields(self, p: Packet) -> None:
+        """A member begins to ask a backend itself: what it has asked it from that port by a service is forgotten, if
+        that is over."""
+        half = self.connections.find(backwards(p.key))
+        if half is None or half.original or not half.connection.service:
+            return
+        if half.connection.resumed:
+            raise Withheld
+        if half.connection.state == CLOSED:
+            self.connections.forget(half.connection)
 
     # ---- what it may not say at all ----------------------------------------------------------------------
 

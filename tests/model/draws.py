@@ -15,6 +15,7 @@ from tests.model.packet import ACK, FIN, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, 
 from tests.model.reference import Reference
 from tests.model.services import is_gateway
 from tests.model.topology import LOCAL_SENDER, LOOPBACK, Member, Network, Topology, Uplink
+from tests.model.tunnels import Overlay, Peer
 from tests.model.writing import carried, frame_of, ip4, ip6, summed
 
 FLAGS = (
@@ -224,6 +225,9 @@ class Draws:
 
     def by(self, party: Member | None, packet: bytes) -> Sent:
         """By one side of a connection; now and then what the host says comes from outside."""
+        if party and party.peer:
+            assert self.topology.overlay
+            return self.tunnelled(self.topology.overlay, party.peer, packet)
         if is_gateway(party):
             assert party
             mac = party.network.mac
@@ -235,6 +239,25 @@ class Draws:
             if party and party is not LOCAL_SENDER
             else self.from_outside(packet)
         )
+
+    def tunnelled(self, overlay: Overlay, peer: Peer, packet: bytes, tos: int = 0) -> Sent:
+        """By another host."""
+        kind = b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd"
+        data = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + overlay.mac + peer.mac + kind + packet
+        return self.in_datagram(overlay, peer.addr, data, tos)
+
+    def in_datagram(
+        self, overlay: Overlay, end: bytes, data: bytes, tos: int = 0, word: int = 0x4000
+    ) -> Sent:
+        """To this host's end of tunnels."""
+        own = overlay.ends[len(end)]
+        body = (33000 << 48 | overlay.port << 32 | (8 + len(data)) << 16).to_bytes(8, "big") + data
+        if len(end) == 4:
+            outer = ip4(end, own, UDP, body, word=word, tos=tos)
+        else:
+            outer = ip6(end, own, UDP, body, label=tos << 20)
+        uplink = self.topology.uplinks[0]
+        return Sent("from_uplink", uplink, frame_of(uplink.mac, NEIGHBOUR, outer))
 
     def from_host_itself(self, packet: bytes) -> Sent:
         return Sent("from_loopback", LOOPBACK, frame_of(LOOPBACK.mac, LOOPBACK.mac, packet))

@@ -53,6 +53,8 @@ EXTRA = {
 }
 LAYOUT = {**EXTRA, **MAPS}
 LONG_AFFINITY = 7 * 24 * 3600  # seconds
+CHOICES = {"maglev": "MAGLEV", "random": "RANDOM", "least-conn": "LEAST"}
+PARTY_PEER = int(abi.OtherParty.PARTY_PEER)
 SIZES = {
     **dict.fromkeys(("endpoints", "members", "links", "ports", "origins", "reserved"), 512),
     **dict.fromkeys(("pending", "conns", "externals", "mappings"), 1 << 16),
@@ -223,6 +225,7 @@ class Programs:
             size4=size,
             table6=service.number,
             size6=size,
+            choice=abi.ServiceChoice[f"CHOICE_{CHOICES[service.algorithm]}"],
         )
 
     @staticmethod
@@ -236,7 +239,7 @@ class Programs:
         key = abi.backend_key(self._backend_number(service, member))
         self.maps["backends"][key] = abi.backend(
             service=service.number,
-            endpoint=member.number,
+            endpoint=PARTY_PEER if member.peer else member.number,
             state=state,
             weight=1,
             addr4=address(member.addr4),
@@ -477,14 +480,15 @@ class Runner:
                 found = reason
         return found
 
-    def all_moved(self) -> list[tuple[int, int]]:
-        """What was counted since `seen` was last right: reason and number. For the books, and for failures."""
+    def all_moved(self, keep: bool = False) -> list[tuple[int, int]]:
+        """What was counted since `seen` was last right: reason and number. For the books, and for failures. `keep`:
+        `seen` stays."""
         moved = []
         for reason in range(64):
             value = self.count(reason)
             if value != self.seen[reason]:
                 moved.append((reason, value - self.seen[reason]))
-                self.seen[reason] = value
+                self.seen[reason] = self.seen[reason] if keep else value
         return moved
 
 

@@ -13,7 +13,7 @@ from tests.model.connections import Connection, Connections, Half
 from tests.model.errors import check_error, error_outs, quotation
 from tests.model.expected import REDIRECT, Expected, dropped, either, last_hop, passed, translated
 from tests.model.fragments import Datagram, Datagrams, options_of
-from tests.model.packet import FIRST, ICMP, ICMPV6, LATER, TCP, UDP, Key, Packet, backwards
+from tests.model.packet import FIRST, ICMP, ICMPV6, IPV4, LATER, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import ANYIP, Flow, Route
 from tests.model.services import Services, is_gateway
 from tests.model.situations import WITHHELD, Situation, Withheld
@@ -24,6 +24,12 @@ __all__ = ["Forwarding"]
 
 SMALL = 500  # bytes: what nothing cuts in pieces
 SMALL_ENOUGH = 1000  # and what is no larger with another header before it
+
+
+def error_head(p: Packet, reason: str) -> bytes:
+    """Type and code: time exceeded in transit; fragmentation needed, packet too big."""
+    kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}
+    return kinds[reason][0 if p.kind == IPV4 else 1]
 
 
 class Forwarding(Services):
@@ -64,11 +70,12 @@ class Forwarding(Services):
             if into:
                 self._meet(Situation.ERROR_WIDTH)
             return dropped(p.frame, "DROP_TOO_BIG")
+        in_tunnel = sender is not None and sender.peer is not None
         if into and not p.keep:
             self._meet(Situation.CUT_INTO)
         if p.gso and not p.keep:
             self._meet(Situation.SEGMENT_LOOSE)
-        if p.keep or p.gso:
+        if p.keep or p.gso or in_tunnel:
             return self._told(p, sender, "DROP_TOO_BIG", mtu)
         self._cut(p, mtu)
         return None
@@ -98,12 +105,14 @@ class Forwarding(Services):
             return either(reason)  # too little to be quoted, or nothing that anybody would ask about
         if sender and sender.network.lan:
             return dropped(p.frame, reason)  # the gateway is another machine, which would say so
+        if sender and sender.peer:
+            return self._told_by_tunnel(p, sender, reason, mtu)
         sources = [sender.network.gateway(len(p.src)) if sender else p.dst]
-        # Time exceeded in transit; fragmentation needed, packet too big.
-        kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}
-        head = kinds[reason][0 if v4 else 1]
-        word = mtu.to_bytes(4, "big")
+        head, word = error_head(p, reason), mtu.to_bytes(4, "big")
         return Expected(REDIRECT, (reason,), check=lambda got: check_error(p, got, sources, head, word))
+
+    def _told_by_tunnel(self, p: Packet, sender: Member, reason: str, mtu: int) -> Expected:
+        raise NotImplementedError
 
     # ---- what is known ---------------------------------------------------------------------------------
 
@@ -175,6 +184,13 @@ class Forwarding(Services):
             refused = self._too_big(p, sender, receiver.network.mtu, True)
             if refused:
                 return refused
+        if receiver and receiver.peer:
+            self._meet(Situation.SERVICE_FAR_ON)
+            if p.size > receiver.network.mtu:
+                raise Withheld
+            sent = self._by_tunnel(p, Packet(self._delivered(p, receiver, out), p.gso), sender)
+            connection.spoken(p, half.original)
+            return sent
         connection.spoken(p, half.original)
         if receiver and is_gateway(receiver):
             return passed("TO_HOST", self._to_gateway(p, receiver, translated(p, out, int(p.ttl > 1))))
@@ -282,6 +298,9 @@ class Forwarding(Services):
         if receiver and is_gateway(receiver):
             outs = error_outs(p, src, other[1], other, 0)
             return Expected(REDIRECT, ("TO_HOST",), tuple(self._to_gateway(p, receiver, one) for one in outs))
+        if receiver and receiver.peer:
+            outs = error_outs(p, src, other[1], other, 0)
+            return self._any_of([self._by_tunnel(p, Packet(out), sender) for out in outs])
         width = receiver.network.mtu if receiver else 0
         if receiver is None:
             answers = not half.original and sender is not None
@@ -290,6 +309,8 @@ class Forwarding(Services):
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
             uplink = route.uplink
+            if sender and sender.peer and (uplink is None or p.ttl <= 1):
+                raise Withheld
             if route.kind == "encap":
                 return self._error_kept(p, src, "DROP_ENCAP", "DROP_NO_CONN")
             if uplink is None and p.dst != other[1]:  # the client is known by the gateway's name only
@@ -314,6 +335,19 @@ class Forwarding(Services):
             head = receiver.mac + receiver.network.mac
             return Expected(REDIRECT, ("DELIVERED",), tuple(head + out[12:] for out in outs))
         return Expected(REDIRECT, ("TO_OUTSIDE",), outs)
+
+    @staticmethod
+    def _any_of(found: list[Expected]) -> Expected:
+        """One of these comes."""
+        first = found[0]
+        if not first.check:
+            return Expected(first.verdict, first.reasons, tuple(out for one in found for out in one.outs))
+
+        def check(got: bytes) -> str:
+            wrong = [one.check(got) for one in found if one.check]
+            return "" if "" in wrong else wrong[0]
+
+        return Expected(first.verdict, first.reasons, check=check)
 
     def _error_kept(self, p: Packet, src: bytes, *reasons: str) -> Expected:
         """As what it is about: by the host's stack, if it is not translated."""

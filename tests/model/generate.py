@@ -52,6 +52,7 @@ class Generator(Draws):
             (7, self.from_peer),
             (3, self.from_the_link),
             (6 if topology.services else 0, self.to_service),
+            (6 if topology.services and topology.overlay else 0, self.by_another_host),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -117,6 +118,34 @@ class Generator(Draws):
             packet = self.packet((proto, source, sport, dst, dport), flags)
             return self.by(service.host, packet)
         return self.from_member(member, self.packet((proto, src, sport, dst, dport), flags))
+
+    def by_another_host(self) -> Sent | None:
+        """A client outside asks a backend here by another host, and the backend answers; now and then one that this
+        host knows."""
+        overlay, rare = self.topology.overlay, self.random
+        if not overlay or not overlay.network.services:
+            return None
+        net = overlay.network
+        service = next(iter(net.services.values()))
+        servers = [one for one in service.backends if not one.peer]
+        member = servers[int(rare() * len(servers))]
+        size = self.family(member)
+        callers = [key for key in self.reference.callers if key[1] in (member.addr4, member.addr6)]
+        if callers and rare() < 0.5:
+            return self.from_member(member, self.packet(callers[int(rare() * len(callers))]))
+        server = member.addr4 if size == 4 else member.addr6
+        key: Key = (
+            self.proto(size),
+            self.outside(size),
+            self.port(self.sources),
+            server,
+            self.port(self.targets),
+        )
+        known = [one for one in self.reference.connections.all[-40:] if one.service is service]
+        if known and rare() < 0.4:
+            key = backwards(self.rng.choice(known).answer)
+        peer = overlay.peers[int(rare() * 2)]
+        return self.tunnelled(overlay, peer, self.packet(key), (0, 0, 0, 3)[int(rare() * 4)])
 
     def forwarded(self) -> Sent | None:
         """From and to what lies behind a member that forwards, or one that does not."""
@@ -343,17 +372,8 @@ class Generator(Draws):
         vni = overlay.vni if rare() < 0.95 else int(rare() * (1 << 24))
         head = bytes((8 if rare() < 0.97 else 0, 0, 0, 0)) + (vni << 8).to_bytes(4, "big")
         end = peer.addr if rare() < 0.9 else self.pick(list(overlay.strangers))
-        own = overlay.ends[len(end)]
-        data = head + frame
-        body = (33000 << 48 | overlay.port << 32 | (8 + len(data)) << 16).to_bytes(8, "big") + data
         tos = (0, 0, 0, 1, 2, 3, 3)[int(rare() * 7)]
-        if len(end) == 4:
-            word = 0x4000 if rare() < 0.97 else 0x2000
-            outer = ip4(end, own, UDP, body, word=word, tos=tos)
-        else:
-            outer = ip6(end, own, UDP, body, label=tos << 20)
-        uplink = self.topology.uplinks[0]
-        sent = Sent("from_uplink", uplink, frame_of(uplink.mac, b"\2\0\0\0\0\xbb", outer))
+        sent = self.in_datagram(overlay, end, head + frame, tos, 0x4000 if rare() < 0.97 else 0x2000)
         return sent._replace(gso=500) if key[0] == TCP and len(packet) > 600 and rare() < 0.5 else sent
 
     def to_outside(self) -> Sent:
@@ -703,9 +723,13 @@ class Generator(Draws):
             whole = self.to_published()
         elif at < 0.85:
             whole = self.to_member()
-        elif at < 0.9:
+        elif at < 0.88:
             whole = self.to_host()
-        elif at < 0.95:
+        elif at < 0.91:
+            whole = self.to_service() if self.topology.services else self.to_host()
+        elif at < 0.93:
+            whole = self.to_peer() or self.by_another_host()
+        elif at < 0.96:
             whole = self.near_the_width()
             whole = whole._replace(gso=0) if whole and len(whole.frame) <= KEPT else None
         else:

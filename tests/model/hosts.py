@@ -13,7 +13,7 @@ from tests.model.packet import TCP, UDP
 from tests.model.plans import PROTECTED, own_addresses, routing
 from tests.model.routes import route
 from tests.model.services import Service
-from tests.model.topology import Elsewhere, Member, Network, Published, Topology, Uplink
+from tests.model.topology import FAR, Elsewhere, Member, Network, Published, Topology, Uplink
 from tests.model.tunnels import Overlay, Peer
 
 OUT4 = [
@@ -136,11 +136,14 @@ def _services(
     for lan in host.lans:
         net = networks[lan.number]
         members = list({id(m): m for m in net.members.values()}.values())
-        if not members or net.lan or (overlay and overlay.network is net) or rng.random() < 0.4:
+        if not members or net.lan or rng.random() < 0.4:
             continue
         backends = rng.sample(members, min(len(members), rng.randint(1, 3)))
         for member in backends:
             member.serves = True
+        if overlay and overlay.network is net:
+            backends += _far(rng, net, overlay)
+        algorithm = rng.choice(("maglev", "maglev", "random", "least-conn"))
         service = Service(
             network=net,
             number=9000 + net.number,
@@ -151,7 +154,8 @@ def _services(
             slots=[rng.choice(backends) for _ in range(rng.choice((1, 3, 7, 70)))],
             host=Member(net, -1, net.mac, "gateway"),
             down=[one for one in backends if rng.random() < 0.2],
-            affinity=rng.random() < 0.3,
+            affinity=rng.random() < 0.3 and (net.icc or algorithm == "maglev"),
+            algorithm=algorithm,
         )
         for address in (service.addr4, service.addr6):
             if not address:
@@ -162,6 +166,25 @@ def _services(
                 at = (where, 8084 + net.number % 3, proto)
                 if not net.internal and at not in ports and rng.random() < 0.6:
                     ports[at] = Published(backends[0], address, rng.choice((80, 53)), service=service)
+
+
+def _far(rng: random.Random, net: Network, overlay: Overlay) -> list[Member]:
+    """Backends on other hosts; one of them has an address that it has brought there."""
+    found = []
+    for place, peer in enumerate(overlay.peers):
+        for at in (0, 1, 2):
+            if rng.random() < 0.5:
+                continue
+            addresses = {
+                len(first): (int.from_bytes(first) + at).to_bytes(len(first)) for first, _ in peer.blocks
+            }
+            member = Member(net, FAR, peer.mac, f"r{place}-{at}", peer=peer)
+            member.addr4, member.addr6 = addresses.get(4, b""), addresses.get(16, b"")
+            known = {overlay.host_of(one) for one in addresses.values()}
+            member.peer = known.pop() if len(known) == 1 else peer
+            if member.peer and not known:
+                found.append(member)
+    return found
 
 
 def _overlay(

@@ -50,6 +50,7 @@ class Opening:
     uplink: Uplink | None = None
     passes: bool = True
     service: Service | None = None
+    begins: Callable[[Key], object] = lambda answer: None  # once it is remembered
 
 
 @dataclass(eq=False)
@@ -303,6 +304,7 @@ class Ports:
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
         connection.service = opening.service
+        opening.begins(opening.answer(port))
         if opening.uplink:
             connection.masquerades, connection.uplink = True, opening.uplink
         if opening.passes:

@@ -12,6 +12,7 @@ from tests.model.addresses import loopback, on_link
 from tests.model.connections import CLOSING, NEW, Connection, Connections, Half
 from tests.model.errors import check_error
 from tests.model.expected import ANY, NEXT, REDIRECT, Expected, dropped, either, passed
+from tests.model.nat import Opening
 from tests.model.packet import ACK, FIN, FIRST, ICMP, ICMPV6, IPV4, LATER, RST, SYN, TCP, Key, Packet
 from tests.model.situations import Situation, Withheld
 from tests.model.sums import adjusted, num
@@ -20,8 +21,10 @@ from tests.model.writing import frame_of, ip4, ip6, summed
 
 if TYPE_CHECKING:
     from tests.model.topology import Topology
+    from tests.model.tunnels import Peer
 
 MASK = 0xFFFFFFFF
+SMALL = 500  # bytes: what fits everywhere
 
 
 @dataclass(eq=False)
@@ -42,6 +45,13 @@ class Service:
     draining: list[Member] = field(default_factory=list)
     affinity: bool = False
     kept: dict[bytes, Member] = field(default_factory=dict)
+    algorithm: str = "maglev"
+    chosen: Member | None = None  # by the programs, of the packet at hand, where no rule says whom
+    refuses: bool = False  # and what they have done is nothing
+
+    def living(self, size: int) -> list[Member]:
+        """Who may be chosen."""
+        return [one for one in self.backends if one in self.slots and self._is_up(one, size)]
 
     def choose(self, key: Key, port: int) -> Member | None:
         """By the client's address and port: the slot that the hash leads to, or the next one of a backend that is
@@ -51,6 +61,10 @@ class Service:
 
     def hashed(self, key: Key, port: int) -> Member | None:
         """As if the client came for the first time."""
+        if self.algorithm != "maglev" and self.living(len(key[1])):
+            if self.chosen is None:
+                raise Undecided(self)
+            return self.chosen
         proto, src, sport, _, _ = key
         words = [num(src[at : at + 4]) for at in range(0, len(src), 4)]
         words = words if len(words) == 4 else [0, 0, 0xFFFF, *words]
@@ -64,6 +78,13 @@ class Service:
 
     def _is_up(self, one: Member, size: int) -> bool:
         return one not in self.down and one not in self.draining and bool(address_of(one, size))
+
+
+class Undecided(Exception):
+    """Which backend is chosen no rule says: one of those that live. The packet has to be sent to know it."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
 
 
 def address_of(member: Member, size: int) -> bytes:
@@ -97,6 +118,8 @@ class Services:
     _too_big: Callable[..., Expected | None]
     _delivered: Callable[[Packet, Member, Key], bytes]
     _error: Callable[[Packet, Member | None], Expected | None]
+    _by_tunnel: Callable[[Packet, Packet, Member | None], Expected]
+    callers: dict[Key, Peer]
     _forward: Callable[[Packet, Member | None, Half], Expected | None]
 
     def _is_left(self, p: Packet, half: Half | None) -> bool:
@@ -135,6 +158,7 @@ class Services:
         half = self.connections.find(p.key) if p.ports else None
         if half and half.is_by(sender) and not self._is_left(p, half):
             return self._forward(p, sender, half)
+        self._must_be_seen(p, service)
         if half and half.is_by(sender) and self._leads_there_again(p, service, published, half.connection):
             self._meet(Situation.SERVICE_AGAIN)
             found = half
@@ -183,6 +207,7 @@ class Services:
     def _begin(
         self, p: Packet, client: Member | None, service: Service, published: Published
     ) -> Expected | None:
+        self._must_be_seen(p, service)
         virtual = p.dst == published.addr
         if p.proto in (ICMP, ICMPV6) and p.ports and virtual:
             asks = not p.ports[1] if p.fragment == LATER else p.icmp in (8, 128)
@@ -208,6 +233,12 @@ class Services:
             ),
         )
 
+    @staticmethod
+    def _must_be_seen(p: Packet, service: Service) -> None:
+        """What leaves has to show whole who was chosen, where no rule says it."""
+        if service.algorithm != "maglev" and (p.fragment or p.size > SMALL):
+            raise Withheld
+
     def _chosen(
         self, p: Packet, service: Service, published: Published, act: Callable[[], Expected | None]
     ) -> Expected | None:
@@ -223,6 +254,8 @@ class Services:
         self, p: Packet, client: Member | None, service: Service, server: Member, published: Published
     ) -> Expected | None:
         """The server sees the client's own address, unless it is the client, or would not answer by here."""
+        if service.refuses:
+            raise Withheld
         net, (proto, src, sport, _, _) = service.network, p.key
         asked, local = address_of(server, len(src)), client is LOCAL_SENDER or is_gateway(client)
         inside = client is not None and client is not LOCAL_SENDER and client.network is net
@@ -240,13 +273,43 @@ class Services:
             return (proto, asked, published.port, source, port)
 
         # As a backend was when its row was written: its endpoint may have been replaced since.
-        opening = nat.Opening(
+        opening = Opening(
             *(p, sport, answer, out, "DELIVERED", client, server), passes=not refused, service=service
         )
+        if client is None or local:
+            opening.begins = lambda key: self.callers.pop(key, None)
+        if server.peer:
+            return self._open_far(opening, client, hidden or local, refused)
         expected = self.nat.client(opening, not hidden and not local)
         if refused and (expected is None or expected.check):
             return None
         return refused or expected
+
+    def _open_far(
+        self, opening: Opening, client: Member | None, any_port: bool, refused: Expected | None
+    ) -> Expected | None:
+        """To a backend on another host: in a tunnel, by the device what the host itself says."""
+        self._meet(Situation.SERVICE_FAR)
+        p, wanted = opening.p, opening.wanted
+        local = client is LOCAL_SENDER or is_gateway(client)
+        if any_port and not local:
+            raise Withheld  # in a tunnel nobody looks for the port
+        if not any_port and (not wanted or opening.answer(wanted) in self.connections):
+            raise Withheld
+        if refused:
+            return refused if self.nat.client(opening, not any_port) else None
+        if not local:
+            sent = self._by_tunnel(p, Packet(opening.out(wanted), p.gso), client)
+            self.nat.client(opening, True)
+            return sent
+        delivered = opening.out
+
+        def out(port: int) -> bytes:
+            return self._by_tunnel(p, Packet(delivered(port), p.gso), client).outs[0]
+
+        out(wanted)  # or it is not spoken of
+        opening.out, opening.reason = out, "TO_PEER"
+        return self.nat.client(opening, False)
 
     def _no_backend(self, p: Packet, client: Member | None, flags: int) -> Expected:
         """Its sender is told that nobody listens: by the host's stack where that is as good."""

@@ -11,7 +11,7 @@ from tests.model.routes import Route, Routing, within
 
 if TYPE_CHECKING:
     from tests.model.services import Service
-    from tests.model.tunnels import Overlay
+    from tests.model.tunnels import Overlay, Peer
 
 
 @dataclass(eq=False)
@@ -53,6 +53,7 @@ class Member:
     forwarding: bool = False  # it speaks for others, too, as a router does
     serves: bool = False  # it is a backend of a service
     resolves: bool = False  # it has a resolver, who knows the names of its network's members
+    peer: Peer | None = None  # the other host that it is on
 
     @property
     def called(self) -> str:
@@ -86,6 +87,8 @@ class Uplink:
     def address(self, size: int) -> bytes:
         return self.addr4 if size == 4 else self.addr6
 
+
+FAR = -2  # number of all that are on other hosts
 
 # The host's own loopback device, where it speaks with itself: as a place, and as who sends there.
 LOOPBACK = Uplink("lo", bytes(6), b"", b"")

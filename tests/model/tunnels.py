@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.model.addresses import MAPPED, on_link, unusable
-from tests.model.expected import REDIRECT, SHOT, Expected, dropped, passed
-from tests.model.forwarding import Forwarding
-from tests.model.packet import ARP, IPV4, IPV6, TCP, UDP, Key, Packet, backwards
+from tests.model.errors import check_error
+from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed
+from tests.model.forwarding import Forwarding, error_head
+from tests.model.packet import ARP, IPV4, IPV6, LATER, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import Flow
+from tests.model.services import is_gateway
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import adjusted, checksum, num
-from tests.model.topology import Member, Network, Topology, Uplink
+from tests.model.topology import FAR, LOCAL_SENDER, Member, Network, Topology, Uplink
 
 CONGESTED = 3
 ECHO = 7
@@ -121,7 +123,7 @@ class Tunnels(Forwarding):
         """`sender` None: the host. `allowed`: members may talk so."""
         overlay = self.topology.overlay
         assert overlay
-        called = p.dst == net.gateway(len(p.dst))
+        called = p.dst == net.gateway(len(p.dst)) or not overlay.covers(p.dst)
         peer = self.callers[p.key] if called else overlay.host_of(p.dst)
         wrong = set[str]()
         if peer is None:
@@ -135,6 +137,23 @@ class Tunnels(Forwarding):
         if wrong or peer is None:
             return dropped(p.frame, *wrong)
         self._meet(Situation.PEER_OUT)
+
+        def told(mtu: int) -> Expected:
+            if sender is None:
+                raise Withheld  # its own stack hears it on the gateway device
+            self._meet(Situation.PEER_WIDTH)
+            refused = self._too_big(p, sender, mtu)
+            assert refused
+            return refused
+
+        return self._into_tunnel(p, peer, sender is None, told)
+
+    def _into_tunnel(
+        self, p: Packet, peer: Peer, by_device: bool, told: Callable[[int], Expected]
+    ) -> Expected:
+        """`told`: what becomes of one that is larger than these bytes."""
+        overlay = self.topology.overlay
+        assert overlay
         own = overlay.ends[len(peer.addr)]
         route = self._route(Flow(own, peer.addr, UDP, 1, overlay.port))
         if route.kind != "out" or route.uplink is None:
@@ -142,14 +161,9 @@ class Tunnels(Forwarding):
         overhead = LINK + (20 if len(own) == 4 else 40)
         mtu = min(peer.mtu, route.uplink.mtu)
         if p.size + overhead > mtu and (p.kind == IPV6 or p.keep):
-            if sender is None:
-                raise Withheld  # its own stack hears it on the gateway device
-            self._meet(Situation.PEER_WIDTH)
-            refused = self._too_big(p, sender, mtu - overhead)
-            assert refused
-            return refused
+            return told(mtu - overhead)
         # What a test run calls segments is of no protocol that a program may put into a tunnel.
-        if p.size + overhead > mtu or p.gso or sender is None:
+        if p.size + overhead > mtu or p.gso or by_device:
             return passed("TO_PEER", peer.mac + overlay.mac + p.frame[12:])
 
         def check(got: bytes) -> str:
@@ -161,6 +175,68 @@ class Tunnels(Forwarding):
             return "" if got == wanted else f"wanted {wanted.hex()}"
 
         return Expected(REDIRECT, ("TO_PEER",), check=check)
+
+    def _by_tunnel(self, p: Packet, became: Packet, sender: Member | None) -> Expected:
+        """What a service was asked for goes to a backend on another host, or an error about its answer. `sender`: as of
+        a connection. It is told of a tunnel that is too small in the words of what it has sent."""
+        overlay = self.topology.overlay
+        assert overlay
+        peer, net = overlay.host_of(became.dst), overlay.network
+        if sender is None and self.bare:
+            raise Withheld  # behind a header that was taken off the test run still looks for one
+        local = sender is LOCAL_SENDER or is_gateway(sender)
+        if unusable(became.src) or on_link(became.src) or peer is None:
+            raise Withheld
+        wrong = set[str]()
+        if not local and overlay.covers(became.src) and not net.icc and not self._linked(became):
+            wrong.add("DROP_ICC")
+        if sender and not local and not sender.owns(p.src):
+            wrong.add("DROP_SPOOFED_ADDR")
+        if wrong:
+            return _lost(wrong)
+
+        def told(mtu: int) -> Expected:
+            if local:
+                raise Withheld
+            self._meet(Situation.PEER_WIDTH)
+            if p.error or p.fragment == LATER or p.end - p.l4 < 8 or on_link(p.src):
+                return either("DROP_TOO_BIG")
+            sources = [net.gateway(len(p.dst)) if overlay.covers(p.dst) else p.dst]
+            head, word = error_head(p, "DROP_TOO_BIG"), mtu.to_bytes(4, "big")
+            return Expected(
+                REDIRECT, ("DROP_TOO_BIG",), check=lambda got: check_error(p, got, sources, head, word)
+            )
+
+        return self._into_tunnel(became, peer, local, told)
+
+    def _told_by_tunnel(self, p: Packet, sender: Member, reason: str, mtu: int) -> Expected:
+        """By the gateway: the host that it is on takes it for this one's own."""
+        overlay = self.topology.overlay
+        assert overlay
+        peer = overlay.host_of(p.src)
+        if peer is None:
+            raise Withheld
+        head, word, macs = error_head(p, reason), mtu.to_bytes(4, "big"), peer.mac + overlay.mac
+
+        def check(got: bytes) -> str:
+            if got[:12] != macs:
+                return "MACs"
+            back = p.src_mac + p.dst_mac + got[12:]
+            return check_error(p, back, [overlay.network.gateway(len(p.src))], head, word)
+
+        return Expected(REDIRECT, (reason,), check=check, beside=("TO_PEER",))
+
+    def _answers_caller(self, p: Packet, sender: Member) -> bool:
+        """Another host has asked for itself, or the backend for somebody outside."""
+        overlay, net = self.topology.overlay, sender.network
+        return (
+            overlay is not None
+            and overlay.network is net
+            and (sender.serves or p.dst == net.gateway(len(p.dst)))
+            and p.ports is not None
+            and p.dst_mac == net.mac
+            and p.key in self.callers
+        )
 
     # ---- from peers ------------------------------------------------------------------------------------
 
@@ -204,7 +280,7 @@ class Tunnels(Forwarding):
         if p.gso:
             return ours  # the tunnels' device cuts them up
         # The outer packet's padding, if it has any, is behind the inner one now.
-        return self._taken(Packet(inner), ecn(p), overlay, peer, net)
+        return self._taken(Packet(p.frame[:12] + inner[12:]), ecn(p), overlay, peer, net)
 
     def _taken(
         self, p: Packet, congestion: int, overlay: Overlay, peer: Peer, net: Network
@@ -220,15 +296,28 @@ class Tunnels(Forwarding):
             wrong.add("DROP_TUNNEL_FRAME")
         gateways = [one for one in (net.gateway4, net.gateway6) if one]
         calls, answers = p.src in gateways, p.dst in gateways
-        if (not calls and not overlay.may_send(peer, p.src)) or (calls and answers):
+        asks_service = bool(net.services) and not calls and not overlay.covers(p.src)
+        if (not calls and not asks_service and not overlay.may_send(peer, p.src)) or (calls and answers):
             wrong.add("DROP_TUNNEL_SOURCE")
         if congestion == CONGESTED and not ecn(p):
             wrong.add("DROP_CONGESTED")
+        if not wrong and net.services and not calls and not asks_service:
+            if p.fragment or (p.error and p.ttl <= 1):
+                raise Withheld
+            marked_one = p if congestion != CONGESTED else Packet(p.frame[:14] + marked(p.frame[14:]))
+            answer = self._service_answer(marked_one, self._far_member(p.src, peer, net))
+            if answer:
+                self._meet(Situation.SERVICE_FAR_ANSWER)
+                return answer
+        if net.services and p.fragment:
+            raise Withheld
         member = net.members.get(p.dst)
         asks = member is None and calls and p.proto == UDP and p.ports is not None and p.ports[1] == ECHO
         if member is None and not answers and not asks:
             wrong.add("DROP_NO_ENDPOINT")
-        if not net.icc and not calls and not answers:
+        if asks_service and not answers and member and not member.serves:
+            wrong.add("DROP_TUNNEL_SOURCE")
+        if not net.icc and not calls and not asks_service and not answers:
             if p.fragment:
                 raise Withheld  # it has to come behind its first one
             if not self._linked(p):
@@ -243,19 +332,34 @@ class Tunnels(Forwarding):
             return self._returned(Packet(p.frame[:14] + packet), peer, net)
         assert member
         self._meet(Situation.PEER_IN)
-        if calls and p.ports:
-            self._meet(Situation.PEER_CALLS)
-            self.callers[backwards(p.key)] = peer
+        if (calls or asks_service) and p.ports:
+            self._meet(Situation.SERVICE_ASKED_BY if asks_service else Situation.PEER_CALLS)
+            self._called(p, peer)
         return passed("DELIVERED", member.mac + net.mac + p.frame[12:14] + packet)
 
     def _returned(self, p: Packet, peer: Peer, net: Network) -> Expected:
         """Whoever asks so wants to know whether packets arrive: it is sent what it has sent."""
         self._meet(Situation.PEER_ASKS)
-        self.callers[backwards(p.key)] = peer
+        self._called(p, peer)
         size, at = len(p.src), 22 if p.kind == IPV6 else 26
         swapped = p.frame[:at] + p.dst + p.src + p.frame[at + 2 * size : p.l4]
         sent = swapped + p.frame[p.l4 + 2 : p.l4 + 4] + p.frame[p.l4 : p.l4 + 2] + p.frame[p.l4 + 4 :]
         return self._to_peer(Packet(sent), net, None, True)
+
+    def _called(self, p: Packet, peer: Peer) -> None:
+        """Who has asked last is answered: what a client has asked of a service by this host is over."""
+        answer = backwards(p.key)
+        if self.callers.get(answer) is peer:
+            return
+        self.callers[answer] = peer
+        half = self.connections.find(answer)
+        if half and half.connection.service and not half.original:
+            self.connections.forget(half.connection)
+
+    @staticmethod
+    def _far_member(address: bytes, peer: Peer, net: Network) -> Member:
+        """Whoever has the address there."""
+        return Member(net, FAR, peer.mac, "", address, address, peer=peer)
 
     def _linked(self, p: Packet) -> bool:
         """Without icc: a link's client may speak to the server's port, which may answer, but not begin."""
