@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 from time import monotonic
@@ -21,8 +21,8 @@ import pytest
 from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
-from tests.net.hosts import TIMEOUT, Host, Namespace, eventually
-from tests.net.services import failed, heard, keeper, keeping, names, serve
+from tests.net.hosts import TIMEOUT, Host, eventually, reaches
+from tests.net.services import Start, failed, heard, keeper, keeping, names, serve
 
 NET = "10.77.0.0/16"
 OUTSIDE6 = f"{NETWORK6}:fe"
@@ -71,11 +71,19 @@ print(asked, failed)
 
 
 @pytest.fixture(scope="module")
-def running(cluster: Cluster) -> Iterator[Cluster]:
-    with agents(cluster.hosts):
-        cluster[0].ctl(f"network create -d overlay --ipv6 --subnet {NET} --subnet fd77::/64 ov")
-        cluster[1].run("there", "--network ov")
-        yield cluster
+def at_work(cluster: Cluster) -> Iterator[list[Agent]]:
+    """The hosts' agents; a test may put others in their places."""
+    with agents(cluster.hosts) as each:
+        yield each
+        for one in each:
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def running(cluster: Cluster, at_work: list[Agent]) -> Cluster:
+    cluster[0].ctl(f"network create -d overlay --ipv6 --subnet {NET} --subnet fd77::/64 ov")
+    cluster[1].run("there", "--network ov")
+    return cluster
 
 
 @pytest.fixture
@@ -147,19 +155,17 @@ def tuples(host: Member, proto: str, source: str, address: str, count: int, port
 
 
 @contextmanager
-def held(place: Namespace, address: str, port: int, count: int) -> Iterator[tuple[Popen[str], list[str]]]:
+def held(start: Start, address: str, port: int, count: int) -> Iterator[tuple[Popen[str], list[str]]]:
     """Connections that are kept from there, and which backend each is to."""
-    process = place.start(keeper(address, port, count), stdin=PIPE, stdout=PIPE, text=True)
+    process = start(keeper(address, port, count), stdin=PIPE, stdout=PIPE, text=True)
     with keeping(process) as found:
         yield found
 
 
 @contextmanager
-def asking(place: Namespace, address: str, port: int) -> Iterator[Callable[[], int]]:
+def asking(start: Start, address: str, port: int) -> Iterator[Callable[[], int]]:
     """Connections that come one after the other; how many have failed, when it is asked."""
-    process = place.start(
-        ["python3", "-u", "-c", ASKER, address, str(port)], stdin=PIPE, stdout=PIPE, text=True
-    )
+    process = start(["python3", "-u", "-c", ASKER, address, str(port)], stdin=PIPE, stdout=PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
 
@@ -364,13 +370,53 @@ def test_s26_without_the_store_and_the_agents_services_go_on(shop: Cluster) -> N
     remove(second, "w4")
 
 
+def within(host: Host, container: str) -> Start:
+    """Begins processes in the container's network namespace."""
+    enter = ["nsenter", f"--net=/proc/{host.process(container)}/ns/net"]
+    return lambda argv, **more: host.start([*enter, *argv], **more)
+
+
+def test_s30_s26_services_go_on_as_every_agent_and_the_store_are_killed(
+    shop: Cluster, at_work: list[Agent]
+) -> None:
+    """Connections that are kept, and new ones, of a client outside, a member, a container of another network and the host
+    itself. Agents that are started again hold what a new host would."""
+    first, second = shop
+    first.ctl("network create --subnet 10.79.0.0/24 beside")
+    first.run("client", "--network beside")
+    with ExitStack() as stack:
+        kept, loads = [], []
+        for start, address, port in (
+            (first.outside.start, first.vtep, 8090),
+            (within(second, "there"), vips(first)[0], 80),
+            (within(first, "client"), first.vtep, 8090),
+            (first.start, vips(first)[0], 80),
+        ):
+            process, owners = stack.enter_context(held(start, address, port, 20))
+            assert set(owners) == {"w1", "w2", "w3"}
+            kept.append(process)
+            loads.append(stack.enter_context(asking(start, address, port)))
+        for one in at_work:
+            one.kill()
+        with shop.store_away():
+            for host in shop:
+                assert names(heard(host.outside.try_, "tcp", host.vtep, 8090, 60)).keys() == set(owners)
+        at_work[:] = [Agent(host) for host in shop]
+        whole(shop)
+        assert [load() for load in loads] == [0] * 4
+        assert [failed(process) for process in kept] == [[]] * 4
+    assert reaches(lambda command: first.try_(f"{command} -s 4000"), addresses(second, "there")[0])
+    remove(first, "client")
+    first.ctl("network rm beside")
+
+
 def test_s26_o19_no_connection_fails_as_a_backend_is_drained_from_another_host(shop: Cluster) -> None:
     """And as one is killed, only its own do; hardly any others change hands."""
     first, second = shop
     before = tuples(first, "udp", OUTSIDE, first.vtep, 1000)
     with (
-        held(first.outside, first.vtep, 8090, 60) as (process, owners),
-        asking(first.outside, first.vtep, 8090) as load,
+        held(first.outside.start, first.vtep, 8090, 60) as (process, owners),
+        asking(first.outside.start, first.vtep, 8090) as load,
     ):
         assert set(owners) == {"w1", "w2", "w3"}
         first.ctl("service drain web w3")
@@ -463,9 +509,9 @@ def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
     found = [tuples(host, "tcp", OUTSIDE, host.vtep, 100) for host in (first, last)]
     assert found[0] == found[1]
     assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}
-    with held(first.outside, first.vtep, 8090, 30) as (process, owners):
+    with held(first.outside.start, first.vtep, 8090, 30) as (process, owners):
         assert set(owners) == {"w1", "w2", "w3"}
-        with held(first.outside, last.vtep, 8090, 30) as (others, through):
+        with held(first.outside.start, last.vtep, 8090, 30) as (others, through):
             assert set(through) == {"w1", "w2", "w3"}
             assert failed(others) == []
         with shop.cut_off(last):
