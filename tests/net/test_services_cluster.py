@@ -379,8 +379,8 @@ def within(host: Host, container: str) -> Start:
 def test_s30_s26_services_go_on_as_every_agent_and_the_store_are_killed(
     shop: Cluster, at_work: list[Agent]
 ) -> None:
-    """Connections that are kept, and new ones, of a client outside, a member, a container of another network and the host
-    itself. Agents that are started again hold what a new host would."""
+    """Connections that are kept, and new ones, of a client outside, a member, a container of another network and the
+    host itself. Agents that are started again hold what a new host would."""
     first, second = shop
     first.ctl("network create --subnet 10.79.0.0/24 beside")
     first.run("client", "--network beside")
