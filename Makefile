@@ -49,7 +49,7 @@ PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpf
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \
 	dropbear-bin openssh-client ufw dbus-daemon python3-dbus python3-gi \
-	containerd runc podman containernetworking-plugins docker.io docker-compose \
+	containerd runc podman netavark containernetworking-plugins docker.io docker-compose \
 	etcd-server etcd-client openssl bird2 frr wireguard-tools wireguard-go
 
 # What the benchmark runs besides: `make bench-deps`.
@@ -215,15 +215,16 @@ N = 3
 cluster: build
 	$(BIN)/python -m ctl.cli.cluster_demo $(N)
 
-test: build
+test: deps build
 	$(PYTEST) $(SIDE_BY_SIDE) tests/net tests/model tests/bpf tests/unit
 
 # No test fails for time. Beside a second copy, from another clone, none does either.
 HOGS ?= 4
-test-busy: build
+test-busy: deps build
 	$(call install,stress-ng)
 	@stress-ng --quiet --cpu $(HOGS) & trap "kill $$!" EXIT INT TERM; $(MAKE) test
 
+test-net: deps
 test-unit test-bpf test-net: test-%: build
 	$(PYTEST) tests/$*
 
@@ -239,7 +240,7 @@ test-upgrade: build
 # below .lab. Writes the tables of docs/doors.md; what came out is recorded, also if something failed.
 DOORS_SEEN := build/doors.json
 DOORS := $(addprefix tests/net/test_,docker.py docker_crashes.py compose.py clients.py coexistence.py) tests/doors
-doors: build
+doors: deps build
 	$(call install,mmdebstrap)
 	@mkdir -p $(dir $(DOORS_SEEN)); rm -f $(DOORS_SEEN)
 	DATAPATH_LONG=1 DOORS_SEEN=$(DOORS_SEEN) $(PYTEST) $(or $(TESTS),$(DOORS)); code=$$?; \
@@ -248,7 +249,7 @@ doors: build
 # Writes the tables of docs/compatibility.md: the kernel's own forwarding beside ours, on hosts of many kinds. What came
 # out is recorded, also if a case is not as it should be.
 COMPARED := build/compared.json
-compare-host: build
+compare-host: deps build
 	@mkdir -p $(dir $(COMPARED)); rm -f $(COMPARED)
 	COMPARE_HOST=$(COMPARED) TEST_PATIENCE=8 \
 		$(PYTEST) $(SIDE_BY_SIDE) -m host_case tests/net; code=$$?; \
