@@ -26,6 +26,10 @@ COLUMNS = {
     "NatSource": "NAT SOURCE",
     "NatDestination": "NAT DESTINATION",
     "State": "STATE",
+    "Packets": "PACKETS",
+    "Bytes": "BYTES",
+    "ReplyPackets": "REPLY PACKETS",
+    "ReplyBytes": "REPLY BYTES",
     "Idle": "IDLE",
     "Expires": "EXPIRES",
     "Containers": "CONTAINERS",
@@ -87,7 +91,9 @@ def filter_options(command: F) -> F:
 def ls(container: str, format_: str, **words: str) -> None:
     """List connections, both directions as one.
 
-    A packet from SOURCE to DESTINATION is translated to one from NAT SOURCE to NAT DESTINATION.
+    A packet from SOURCE to DESTINATION is translated to one from NAT SOURCE to NAT DESTINATION. PACKETS and BYTES are
+    those of this direction, REPLY PACKETS and REPLY BYTES those of the other, since it was opened; bytes are those from
+    the IP header on.
     """
     from datapath.model.connections import ConnectionFilter
     from datapath.telemetry.stats import connections
@@ -106,6 +112,10 @@ def connection_row(connection: Connection, containers: str) -> dict[str, Any]:
         "NatSource": side_text(*connection.nat_source),
         "NatDestination": side_text(*connection.nat_destination),
         "State": connection.state,
+        "Packets": connection.packets,
+        "Bytes": connection.bytes,
+        "ReplyPackets": connection.reply_packets,
+        "ReplyBytes": connection.reply_bytes,
         "Idle": seconds(connection.idle),
         "Expires": seconds(connection.expires),
         "Containers": containers,

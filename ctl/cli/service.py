@@ -16,6 +16,7 @@ from .formatting import created_at, mapping_text
 from .golang.values import Labelled
 from .network import print_documents
 from .output import emit, fitted, for_each, listing
+from .stats import passed_row
 
 if TYPE_CHECKING:
     from datapath.model.services import Service
@@ -39,6 +40,10 @@ BACKENDS = {
     "State": "STATE",
     "Opened": "OPENED",
     "Failed": "FAILED",
+    "PacketsIn": "PACKETS IN",
+    "BytesIn": "BYTES IN",
+    "PacketsOut": "PACKETS OUT",
+    "BytesOut": "BYTES OUT",
 }
 
 publish_metavar = "[[IP:]PORT:]PORT"
@@ -193,7 +198,8 @@ def ps(name: str, format_: str) -> None:
 
     OPENED are the connections that were opened to a container since it is one of the service's, FAILED those that could
     not be. Only a container that is up gets new ones: not one that is draining, starting, that no check has found to
-    work yet, or unhealthy. On a network of several hosts these are what this host has opened.
+    work yet, or unhealthy. IN is what clients have sent to it since then, OUT what it has answered, open connections
+    included; bytes are those from the IP header on. On a network of several hosts these are what this host has opened.
     """
     found = host().services.backends(name)
     columns = (
@@ -213,6 +219,7 @@ def backend_row(one: ServiceUse) -> dict[str, Any]:
         "State": one.state,
         "Opened": one.opened,
         "Failed": one.failed,
+        **passed_row(one),
     }
 
 

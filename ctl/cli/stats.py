@@ -39,7 +39,16 @@ LIMITS = {
     "Packets": "DROPPED",
     "Bytes": "BYTES",
 }
-SERVICES = {"Service": "SERVICE", "Backend": "BACKEND", "Opened": "OPENED", "Failed": "FAILED"}
+SERVICES = {
+    "Service": "SERVICE",
+    "Backend": "BACKEND",
+    "Opened": "OPENED",
+    "Failed": "FAILED",
+    "PacketsIn": "PACKETS IN",
+    "BytesIn": "BYTES IN",
+    "PacketsOut": "PACKETS OUT",
+    "BytesOut": "BYTES OUT",
+}
 REASONS = {"Counter": "COUNTER", "Meaning": "THE PACKET", "Look": "WHERE TO LOOK"}
 PROMETHEUS = "prometheus"
 _GROWN = "{:<11}{:<21}{:<10}{}"  # a line of --follow
@@ -155,13 +164,24 @@ def limit_row(use: LimitUse) -> dict[str, Any]:
 
 
 def service_row(use: ServiceUse) -> dict[str, Any]:
-    """What is shown of a service, or of one of its backends: connections."""
+    """What is shown of a service, or of one of its backends: connections, and what passed."""
     return {
         "Kind": "service",
         "Service": use.service,
         "Backend": use.backend,
         "Opened": use.opened,
         "Failed": use.failed,
+        **passed_row(use),
+    }
+
+
+def passed_row(use: ServiceUse) -> dict[str, int]:
+    """Packets and bytes to a backend, and from it; of a service to and from all that it has had."""
+    return {
+        "PacketsIn": use.packets_in,
+        "BytesIn": use.bytes_in,
+        "PacketsOut": use.packets_out,
+        "BytesOut": use.bytes_out,
     }
 
 
@@ -277,3 +297,11 @@ def prometheus(found: Stats) -> Iterator[str]:
         values = {labels: getattr(use, name) for labels, use in behind.items()}
         help_ = f'Connections of a service (backend="") or to a backend that {help_}.'
         yield from family(f"service_{name}_total", "counter", help_, values)
+    for what in ("packets", "bytes"):
+        passed = {
+            f'{labels[:-1]},direction="{way}"}}': getattr(use, f"{what}_{way}")
+            for labels, use in behind.items()
+            for way in ("in", "out")
+        }
+        help_ = f'{what.title()} to a backend (direction="in") and from it; backend="": of all of a service.'
+        yield from family(f"service_{what}_total", "counter", help_, passed)

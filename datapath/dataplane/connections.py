@@ -29,7 +29,8 @@ _SERVICE = int(abi.ConnFlag.CONN_SERVICE)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CLOSING = int(abi.ConnState.CONN_CLOSING)
 _CONN = abi.layout("conn").select(
-    "other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state", "since"
+    *("other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state", "since"),
+    *("packets", "bytes"),
 )
 _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
 _KEY_SIZE = abi.layout("tuple").size
@@ -53,7 +54,8 @@ def _endpoint(party: int) -> int:
 
 class Original(NamedTuple):
     """A connection's entry of the original direction. `key` and `other`: the packed keys (struct tuple) of its two
-    entries, original and reply. `last_seen`: nanoseconds of the monotonic clock."""
+    entries, original and reply. `last_seen`: nanoseconds of the monotonic clock. `packets` and `octets`: of this
+    direction."""
 
     key: bytes
     other: bytes
@@ -64,6 +66,8 @@ class Original(NamedTuple):
     flags: int
     state: int
     since: int
+    packets: int
+    octets: int
 
     @property
     def arrived(self) -> bool:
@@ -148,29 +152,30 @@ def find(dataplane: Dataplane, wanted: ConnectionFilter) -> Iterator[Connection]
     now = time.monotonic_ns()
     for table in TABLES:
         conns = [conn for conn in originals(dataplane, table) if fits(conn)]
-        replies = _last_seen(dataplane, table, {conn.other for conn in conns})
+        replies = _replies(dataplane, table, {conn.other for conn in conns})
         confirmed = table == "conns"
         lifetimes: dict[tuple[int, int, bool, bool], float] = {}
         for conn in conns:
-            seen = max(conn.last_seen, replies.get(conn.other, 0))
+            back_seen, *back = replies.get(conn.other, (0, 0, 0))
+            seen = max(conn.last_seen, back_seen)
             idle = max(now - seen, 0) / 1e9
             stream = (seen >> 24) - conn.since >= _STREAM
             kind = conn.key[_PROTO], conn.state, stream, conn.other[_SPORT] == _DNS
             lifetime = lifetimes.get(kind)
             if lifetime is None:
                 lifetime = lifetimes[kind] = _lifetime(*kind, timeouts, confirmed)
-            yield _connection(conn, idle, lifetime, confirmed)
+            yield _connection(conn, idle, lifetime, confirmed, *back)
 
 
-def _last_seen(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, int]:
-    """When each entry of the reply direction with one of these keys was seen last, in ns."""
+def _replies(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, tuple[int, int, int]]:
+    """Of the entries of the reply direction with these keys: when each was seen last, in ns, its packets and bytes."""
     found = {}
     for packed, values, _ in getattr(dataplane, table).batches() if keys else ():
         at = 0
         for fields in _CONN.iter_unpack(values):
             key = packed[at : at + _KEY_SIZE]
             if not fields[5] & _ORIGINAL and key in keys:
-                found[key] = fields[1]
+                found[key] = fields[1], *fields[8:]
             at += _KEY_SIZE
     return found
 
@@ -180,7 +185,8 @@ def _as_known(address: bytes) -> bytes:
     return _MAPPED + address[12:16] if address.startswith(_SURROGATE) else address
 
 
-def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool) -> Connection:
+def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool, *back: int) -> Connection:
+    """`back`: packets and bytes of the reply's direction."""
     src, dst, sport, dport, proto = _TUPLE.unpack(conn.key)
     src = _as_known(src)
     back_src, back_dst, back_sport, back_dport, _ = _TUPLE.unpack(conn.other)
@@ -197,6 +203,7 @@ def _connection(conn: Original, idle: float, lifetime: float, confirmed: bool) -
         confirmed,
         ((opener, server) if opener else (server,)) if server else (opener,) if opener else (),
         opener or server,
+        *(conn.packets, conn.octets, *back),
     )
 
 

@@ -215,6 +215,7 @@ _ENUMS: dict[str, tuple[Any, str]] = {
     "TunnelFlag": (_FLAGS, "tunnel_flag"),
     "ServiceChoice": (_NUMBERS, "service_choice"),
     "BackendState": (_NUMBERS, "backend_state"),
+    "ServiceCountFlag": (_FLAGS, "service_count_flag"),
     "EndpointRole": (_FLAGS, "endpoint_role"),
     "OtherParty": (_NUMBERS, "other_party"),
     "LimitDirection": (_NUMBERS, "limit_direction"),

@@ -19,7 +19,8 @@ class Connection(NamedTuple):
     `source` to `destination` is the first packet as it was sent, `nat_source` to `nat_destination` as it was
     translated. Seconds: `idle` since the last packet, `expires` until it is forgotten if there is no other.
     ICMP echo: the source's port is the identifier. `confirmed`: both sides have spoken. `owner`: the endpoint
-    number of the container that it counts for, 0: none."""
+    number of the container that it counts for, 0: none. `packets` and `bytes`, from the IP header on, are those of the
+    first packet's direction, `reply_packets` and `reply_bytes` those of the other."""
 
     proto: str
     source: tuple[str, int]
@@ -32,6 +33,10 @@ class Connection(NamedTuple):
     confirmed: bool
     endpoints: tuple[int, ...]
     owner: int
+    packets: int = 0
+    bytes: int = 0
+    reply_packets: int = 0
+    reply_bytes: int = 0
 
 
 class ConnectionFilter(NamedTuple):

@@ -94,8 +94,8 @@ def _limits(engine: Engine, found: Dataplane) -> Iterator[LimitUse]:
 
 class ServiceUse(NamedTuple):
     """Connections of a service (`backend` ""), or of one of its backends: those that were opened to it, and those that
-    could not be. `addresses` and `weight` are the backend's; `state`: one of `model.health.BackendState`; `host`: that
-    it is on, "": this one is of no cluster."""
+    could not be; packets and bytes, from the IP header on, to it and from it. `addresses` and `weight` are the
+    backend's; `state`: one of `model.health.BackendState`; `host`: that it is on, "": this one is of no cluster."""
 
     service: str
     backend: str
@@ -105,6 +105,10 @@ class ServiceUse(NamedTuple):
     opened: int = 0
     failed: int = 0
     host: str = ""
+    packets_in: int = 0
+    bytes_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
 
 
 def services(engine: Engine, name: str = "") -> list[ServiceUse]:
@@ -116,15 +120,13 @@ def services(engine: Engine, name: str = "") -> list[ServiceUse]:
 
 
 def _services(meant: Iterable[Service], state: State, found: Dataplane | None) -> Iterator[ServiceUse]:
-    counts = {}
-    if found is not None and found.has("service_counts"):
-        counts = {
-            key.number: (sum(one.opened for one in copies), sum(one.failed for one in copies))
-            for key, copies in found.service_counts.read_all()
-        }
+    from datapath.dataplane import service_counts
+
+    counts = service_counts.read(found) if found is not None else {}
+    none = service_counts.Counts()
     for service in sorted(meant, key=lambda one: one.name):
-        opened_, failed = counts.get(service.number, (0, 0))
-        yield ServiceUse(service.name, "", opened=opened_, failed=failed)
+        total = service_counts.of_service(counts, service.number, service.numbers.values())
+        yield ServiceUse(service.name, "", **total._asdict())
         rows = [
             ServiceUse(
                 service.name,
@@ -132,8 +134,8 @@ def _services(meant: Iterable[Service], state: State, found: Dataplane | None) -
                 tuple(str(address) for address in one.addresses),
                 one.weight,
                 str(one.state),
-                *counts.get(service.numbers.get(one.id, 0), (0, 0)),
-                one.host(state),
+                host=one.host(state),
+                **counts.get(service.numbers.get(one.id, 0), none)._asdict(),
             )
             for one in backends(service, state)
         ]

@@ -6,10 +6,10 @@ What a row leads to is written before it, and goes after it. So every packet fin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from datapath.dataplane import connections, entries, service_entries
+from datapath.dataplane import connections, entries, service_counts, service_entries
 from datapath.dataplane.convert import service_value, to_abi
 from datapath.dataplane.layout import PARTY_PEER, ROLE_SERVES, TAILS_OF
 from datapath.dataplane.programs import Dataplane
@@ -113,9 +113,15 @@ def _drop_others(dataplane: Dataplane, service: Service, wanted: ServiceRows) ->
             table = service_entries.table_number(service.number, version, turn)
             if table not in used:
                 _drop_table(dataplane, table)
-    gone = dataplane.backends.having("service", service.number).keys() - {to_abi(k) for k in wanted.backends}
+    _drop_backends(dataplane, dataplane.backends.having("service", service.number), wanted)
+
+
+def _drop_backends(dataplane: Dataplane, known: Mapping[Any, Any], wanted: ServiceRows) -> None:
+    """Those of the backends that are none any more. Their rows go last: by them a command that follows a killed one
+    finds what these have counted."""
+    gone = {key: known[key] for key in known.keys() - {to_abi(one) for one in wanted.backends}}
+    service_counts.retire(dataplane, ((key.backend, value.service) for key, value in gone.items()))
     dataplane.backends.delete_many(gone)
-    _forget_counts(dataplane, [key.backend for key in gone])
 
 
 def _drop_table(dataplane: Dataplane, table: int) -> None:
@@ -125,11 +131,6 @@ def _drop_table(dataplane: Dataplane, table: int) -> None:
     large = dataplane.slots.get(SlotsKey(table, SMALL_CHUNKS)) is not None
     chunks = range(LARGE_CHUNKS if large else SMALL_CHUNKS)
     dataplane.slots.delete_many(SlotsKey(table, chunk) for chunk in reversed(chunks))
-
-
-def _forget_counts(dataplane: Dataplane, numbers: Iterable[int]) -> None:
-    if dataplane.has("service_counts"):
-        dataplane.service_counts.delete_many(abi.service_count_key(number) for number in numbers)
 
 
 def _note_serving(dataplane: Dataplane, network: Network, endpoint: Endpoint) -> None:
@@ -175,7 +176,7 @@ def remove(dataplane: Dataplane, state: State, service: Service) -> None:
     dataplane.services.pop(abi.service_key(service.number), None)
     _tell_network(dataplane, state.without(service), network)
     _drop_others(dataplane, service, ServiceRows({}, {}, {}, {}))
-    _forget_counts(dataplane, [service.number])
+    service_counts.forget(dataplane, [service.number])
     if service.vips:
         addresses = {abi.pack_address(address) for address in service.vips}
         numbers = {PARTY_PEER, *(endpoint.number for endpoint in state.endpoints_of_network(network.id))}
@@ -224,7 +225,7 @@ def sync(dataplane: Dataplane, state: State) -> None:
     vips = dataplane.endpoints.having("ifindex", 0)
     dataplane.endpoints.delete_many(vips.keys() - {to_abi(key) for key in wanted.vips})
     dataplane.slots.delete_many(set(dataplane.slots) - {to_abi(key) for key in wanted.slots})
-    dataplane.backends.delete_many(set(dataplane.backends) - {to_abi(key) for key in wanted.backends})
+    _drop_backends(dataplane, dict(dataplane.backends.read_all()), wanted)
     for network in state.networks.values():
         if network.number and state.services_of_network(network.id):
             _tell_network(dataplane, state, network)
