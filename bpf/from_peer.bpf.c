@@ -52,7 +52,8 @@ static __always_inline int alias_take_back(struct __sk_buff *skb, struct packet 
 		return is_gateway(net, &p->tuple.src) ? DROP_TUNNEL_SOURCE : 0;
 	if (addr_is_zero(gateway) || rewrite_tuple(skb, p, &room->leaving, p->ttl))
 		return DROP_REWRITE;
-	p->tuple = room->leaving;
+	/* An answer to who has asked a service is translated once more. */
+	packet_became(p, &room->leaving, p->ttl);
 	return 0;
 }
 

@@ -90,6 +90,19 @@ static __always_inline struct conn *starts_over(const struct packet *p, const st
 	return NULL;
 }
 
+/* Out of an encrypted tunnel comes what members and hosts send, and nothing else: what others ask of a backend on another
+ * host, this one asks. */
+static __always_inline bool is_hidden(const struct port *asked, __u32 network,
+				      const struct backend *backend)
+{
+	struct overlay *overlay;
+
+	if (backend->endpoint != PARTY_PEER || network == asked->network)
+		return false;
+	overlay = overlay_find(asked->network);
+	return overlay && overlay->transport == TRANSPORT_WIREGUARD;
+}
+
 /* The first packet of the connection, NULL: it has just been opened. The host itself asks a backend now, or somebody outside
  * by this host: an answer is not for another host by which the same has been asked. */
 static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p,
@@ -161,7 +174,8 @@ int to_service(struct __sk_buff *skb)
 	    !member_may_ask(p, net, backend_addr(backend, is_ipv6(p))))
 		return drop(skb, DROP_ICC);
 	if (!conn)
-		reason = nat_open_service(skb, p, number, counted);
+		reason = nat_open_service(skb, p, number, counted,
+					  is_hidden(&room->published, network, backend));
 	service_counted(number, !reason);
 	if (reason)
 		return refuse_client(skb, p, network, client, reason);

@@ -265,17 +265,17 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 /*
  * A connection to a backend, by its service's address or published port. `sides` in the scratch memory says who the client
  * is, and `published` the service. The server sees the client's own address, as of any published port, and that of a
- * client of its own network as well: what backends send is looked at. Whoever is asked by itself hears the gateway.
+ * client of its own network as well: what backends send is looked at. Whoever is asked by itself hears the gateway, and
+ * so does who would not believe the client's address (`hidden`).
  */
 __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, __u32 number,
-				__u32 counted)
+				__u32 counted, int hidden)
 {
 	struct backend *backend = backend_find(number);
 	struct scratch *room = scratch();
 	__u32 client, client_network;
 	struct conn_sides *sides;
 	struct network *net;
-	bool hidden;
 
 	if (!p || !room || !backend)
 		return DROP_CONN_TABLE;
@@ -301,7 +301,7 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 	sides->server_endpoint = backend->endpoint;
 	sides->flags = CONN_SERVICE | counted;
 	sides->backend = number;
-	hidden = client == backend->endpoint ||
+	hidden = hidden || client == backend->endpoint ||
 		 (client == PARTY_HOST && addr_is_loopback(&p->tuple.src)) ||
 		 ((net->flags & NETWORK_BESIDE) && client_network != room->published.network);
 	if (hidden)

@@ -12,7 +12,7 @@ from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.health import HealthOptions, parse_duration, parse_health
-from datapath.model.networks import OPT_ENCRYPTED, OPT_TRANSPORT, WIREGUARD, Network, Subnet
+from datapath.model.networks import Network, Subnet
 from datapath.model.parsing import Address, parse_address
 from datapath.model.peers import Remote
 from datapath.model.ports import PortMapping
@@ -117,16 +117,8 @@ def _decided(service: Service, network: Network) -> Service:
 
 
 def _refuse_addresses(wanted: Iterable[PortMapping], network: Network) -> None:
-    """ConfigError: a port is to be published at an address of one host, and all hosts publish it; or clients outside
-    would have to be believed in a tunnel that takes packets of members alone."""
-    options = network.options
-    encrypted = options.get(OPT_ENCRYPTED) == "true" or options.get(OPT_TRANSPORT) == WIREGUARD
+    """ConfigError: a port is to be published at an address of one host, and all hosts publish it."""
     for mapping in wanted:
-        if network.spans and encrypted:
-            raise ConfigError(
-                f"cannot publish {mapping}: network {network.name} is encrypted, and takes packets of members alone "
-                "from other hosts"
-            )
         if network.spans and mapping.host_ip is not None:
             raise ConfigError(
                 f"cannot publish {mapping}: every host of the cluster does, so no address can be named"

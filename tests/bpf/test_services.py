@@ -332,6 +332,7 @@ def test_s26_a_flow_of_udp_to_a_published_port_leaves_a_backend_that_is_down_or_
     programs: Programs, whence: str, version: int
 ) -> None:
     """Its next packet chooses again, as it does by the service's address; while it is drained it stays."""
+    clients: dict[str, dict[int, p.Address]]
     clients = {"outside": OUTSIDES, "host": HOSTS, "member": {4: B1.ip, 6: B1.ip6}}
     client = clients[whence][version]
 

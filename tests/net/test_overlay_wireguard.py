@@ -4,6 +4,7 @@ while packets pass. In a lab machine, where this kernel has no WireGuard: docs/l
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from datapath.store import tunnel_keys
 from tests.net import faults, forked, look, wireguard_go
 from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, STORE, Cluster, Member, agents, remove, rows
 from tests.net.hosts import ask, echo_server, eventually, pinging, reaches, sent_and_lost
+from tests.net.services import heard, serve
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_faults import chosen, fault, quiet_ends
 from tests.net.test_overlay import TRIED, clear, hears_of, reaches_from
@@ -177,6 +179,57 @@ def test_s23_published_ports_of_members_of_an_encrypted_network_are_answered(pai
     assert pair[1].sh(asked).split()[0] == pair[1].vtep
     remove(pair[0], "web")
     well(pair)
+
+
+def test_s26_ports_of_services_of_an_encrypted_network_are_answered_by_every_host(
+    pair: Cluster, folder: Path
+) -> None:
+    """Also by one that has no container on the network. A backend on the host that is asked sees the client, one on
+    another the gateway, in whose name that host asks: no other source is believed out of its tunnel."""
+    pair[0].ctl("service create --network ov -p 8090:80 -p 8090:80/udp web")
+    serve(pair[1], "w1", "--network ov --service web", "ov")
+    with eventually() as until:
+        until(lambda: said(pair.switch.try_, "tcp", pair[0].vtep, 8090))
+    (vip,) = (one for one in virtual(pair[0], "web") if ":" not in one)
+    gateway = {f"w1 ::ffff:{pair[0].network('ov')['IPAM']['Config'][0]['Gateway']}"}
+    with captured(pair[1]) as found:
+        for proto in ("tcp", "udp"):
+            assert said(pair.switch.try_, proto, pair[0].vtep, 8090) == gateway
+            assert said(pair[0].try_, proto, pair[0].vtep, 8090) == gateway
+            assert said(pair[0].try_, proto, vip, 80) == gateway
+    ends = (f"{pair[0].vtep}.51820", f"{pair[1].vtep}.51820")
+    assert found and [line for line in found if not all(end in line for end in ends)] == []
+    assert said(pair.switch.try_, "tcp", pair[1].vtep, 8090) == {f"w1 ::ffff:{OUTSIDE}"}
+    third = prepared(pair.add(), folder)
+    with agents([third]):
+        third.ctl("network create -d overlay -o encrypted else")
+        with eventually() as until:
+            until(lambda: said(pair.switch.try_, "tcp", third.vtep, 8090) == gateway)
+        assert said(pair.switch.try_, "udp", third.vtep, 8090) == gateway
+        for host in pair:
+            assert doctor(host) == []
+        pair[0].ctl("service rm web")
+        remove(pair[1], "w1")
+        third.ctl("network rm else")
+        third.ctl("down")
+    pair.hosts.remove(third)
+    third.close()
+    with eventually() as until:
+        until(lambda: doctor(pair[0]) == doctor(pair[1]) == [])
+
+
+def virtual(host: Member, service: str) -> list[str]:
+    """The addresses of a service."""
+    found = json.loads(host.ctl(f"service inspect {service}"))[0]["Endpoint"]["VirtualIPs"]
+    return [one["Addr"].split("/")[0] for one in found]
+
+
+def said(
+    run: Callable[..., subprocess.CompletedProcess[str]], proto: str, address: str, port: int
+) -> set[str]:
+    """What was answered to a few clients; nothing, if any was not."""
+    found = heard(run, proto, address, port, 5, 10)
+    return set(found) if all(line.startswith("w1 ") for line in found) else set()
 
 
 def test_s35_doctor_asks_other_hosts_through_encrypted_tunnels(pair: Cluster) -> None:

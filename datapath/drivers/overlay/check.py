@@ -20,6 +20,9 @@ from datapath.model.wireguard import WireGuardDevice
 # Seconds: by packets of nothing each session is renewed after 120 to 180. Bytes that have been sent to a host after
 # two times without an answer: 148 of each.
 _SILENT, _TRIES = 300, 2 * 148
+_ALIASES = (
+    2  # addresses that a host has itself: one with no others may have nothing to do with the network yet
+)
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
@@ -99,7 +102,7 @@ def _peers(
             yield Finding(ENCRYPTION, names[key], f"device {ENCRYPTED_DEVICE} has other addresses for it")
         elif there.handshake and now - there.handshake > _SILENT:
             yield Finding(HANDSHAKE, names[key], f"it has not answered for {now - there.handshake:.0f} s")
-        elif not there.handshake and there.sent > _TRIES:
+        elif not there.handshake and there.sent > _TRIES and len(peer.prefixes) > _ALIASES:
             yield Finding(HANDSHAKE, names[key], "it has never answered")
     for key in device.peers.keys() - wanted.keys():
         subject = names.get(key, f"key {key}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from datapath.drivers.base import ServicePart
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.overlay import encryption
 from datapath.drivers.overlay.rows import own_peer
@@ -17,6 +18,8 @@ from datapath.kernel import sockets, wireguard
 from datapath.kernel.devices import find_index
 from datapath.model.networks import Network
 from datapath.model.peers import Peer
+from datapath.model.services import Service
+from datapath.model.state import State
 from datapath.model.wireguard import Encryption
 from datapath.store import tunnel_keys
 from datapath.store.tunnel_keys import TunnelKey
@@ -64,7 +67,7 @@ class EncryptedTunnels:
             return index
         view.notes.set_note(_NOTE, _MAKING)
         index = self._align(key, port, mtu)
-        self.tell(view, networks)
+        self.tell(view.state, networks)
         view.notes.set_note(_NOTE, _mark(index, key, port, mtu))
         if key.public == own.wireguard_key and len(keys) > 1:
             tunnel_keys.write(self.context.settings.state_dir, (key,))
@@ -97,11 +100,11 @@ class EncryptedTunnels:
         wireguard.configure(ENCRYPTED_DEVICE, key=key.private)
 
     @staticmethod
-    def tell(view: HostView, networks: Sequence[Network]) -> None:
+    def tell(state: State, networks: Iterable[Network]) -> None:
         """Makes the device's peers what the rows say, if it is there."""
         device = wireguard.find(ENCRYPTED_DEVICE)
         if device is not None:
-            wanted = encryption.peers(view.state, networks)
+            wanted = encryption.peers(state, networks)
             wireguard.configure(
                 ENCRYPTED_DEVICE, encryption.changes(device.peers, wanted, wireguard.new_key())
             )
@@ -126,6 +129,24 @@ class EncryptedTunnels:
         except StateError as error:
             return Encryption("", port, mtu, device, now, str(error))
         return Encryption(keys[-1].public if keys else "", port, mtu, device, now)
+
+
+class EncryptedServices(ServicePart):
+    """Services of encrypted networks: while one has a published port, the device knows all hosts, as each asks."""
+
+    def write(self, state: State, services: Iterable[Service]) -> None:
+        if any(encrypted(state.networks[service.network_id]) for service in services):
+            EncryptedTunnels.tell(state, _encrypted(state))
+
+    def remove(self, state: State, service: Service) -> None:
+        self.write(state.without(service), [service])
+
+    def sync(self, state: State) -> None:
+        self.write(state, state.services.values())
+
+
+def _encrypted(state: State) -> list[Network]:
+    return [network for network in state.networks.values() if network.built and encrypted(network)]
 
 
 def _mark(index: int, key: TunnelKey, port: int, mtu: int) -> str:

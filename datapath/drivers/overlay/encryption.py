@@ -20,7 +20,8 @@ from datapath.model.wireguard import Setting, WireGuardPeer
 
 
 def peers(state: State, networks: Iterable[Network]) -> dict[str, WireGuardPeer]:
-    """The other hosts that have told a key and have addresses of encrypted networks among these, by their keys."""
+    """The other hosts that have told a key and have addresses of encrypted networks among these, by their keys; and
+    where a service publishes a port, all that have told one, as each asks there in its own name."""
     found: dict[str, set[Prefix]] = {}
     for network in networks:
         if encrypted(network):
@@ -29,6 +30,9 @@ def peers(state: State, networks: Iterable[Network]) -> dict[str, WireGuardPeer]
                 found.setdefault(block.peer, set()).add(block.prefix)
             for peer, address in exceptions(state.remotes_of_network(network.id), blocks):
                 found.setdefault(peer, set()).add(ip_network(address))
+            if any(service.published for service in state.services_of_network(network.id)):
+                for ident in state.peers:
+                    found.setdefault(ident, set())
     known = ((state.peers.get(ident), prefixes) for ident, prefixes in found.items())
     return {
         peer.wireguard_key: WireGuardPeer(

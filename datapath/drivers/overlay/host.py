@@ -14,7 +14,7 @@ from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.overlay import announced
 from datapath.drivers.overlay import rows as tables
-from datapath.drivers.overlay.device import EncryptedTunnels
+from datapath.drivers.overlay.device import EncryptedServices, EncryptedTunnels
 from datapath.drivers.overlay.rows import MAPS, Tables, own_peer
 from datapath.drivers.overlay.spec import ENCRYPTED_DEVICE, OVERLAY, PORT, TUNNEL_DEVICE, encrypted
 from datapath.errors import InUseError, KernelError
@@ -37,6 +37,7 @@ class OverlayHost(HostPart):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._tunnels = EncryptedTunnels(context)
+        self.services = EncryptedServices()
 
     def refresh(self, view: HostView) -> None:
         """After the programs were loaded anew, all rows; else what the host's own changes ask for."""
@@ -103,7 +104,7 @@ class OverlayHost(HostPart):
         _delete(dataplane, tables.without(old, new))
         secret = {network.id for network in after.networks if encrypted(network)}
         if secret and any(isinstance(row, Peer) or row.network_id in secret for row in rows):
-            self._tunnels.tell(after, after.networks)
+            self._tunnels.tell(after.state, after.networks)
         _write(dataplane, new)
         changed = {row.network_id for row in rows if isinstance(row, Block)}
         announced.follow(after.state, (one for one in after.networks if one.id in changed))
@@ -126,7 +127,7 @@ class OverlayHost(HostPart):
         dataplane = self._dataplane()
         if dataplane is not None and spec_of(network) is OVERLAY:
             if encrypted(network):
-                self._tunnels.tell(view, view.networks)
+                self._tunnels.tell(view.state, view.networks)
             _write(dataplane, tables.wanted(view.state, [network], view.observed))
             announced.follow(view.state, [network])
 
