@@ -101,12 +101,15 @@ class Forwarding(Services):
             return dropped(p.frame, reason)
         v4 = len(p.src) == 4
         other_icmp = p.proto == (ICMPV6 if v4 else ICMP)
-        if p.end - p.l4 < 8 or on_link(p.src) or other_icmp:
+        odd = p.end - p.l4 < 8 or on_link(p.src) or other_icmp
+        if sender and sender.peer:
+            if odd:
+                raise Withheld
+            return self._told_by_tunnel(p, sender, reason, mtu)
+        if odd:
             return either(reason)  # too little to be quoted, or nothing that anybody would ask about
         if sender and sender.network.lan:
             return dropped(p.frame, reason)  # the gateway is another machine, which would say so
-        if sender and sender.peer:
-            return self._told_by_tunnel(p, sender, reason, mtu)
         sources = [sender.network.gateway(len(p.src)) if sender else p.dst]
         head, word = error_head(p, reason), mtu.to_bytes(4, "big")
         return Expected(REDIRECT, (reason,), check=lambda got: check_error(p, got, sources, head, word))

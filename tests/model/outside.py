@@ -139,6 +139,9 @@ class FromOutside(Tunnels, OnLink):
             return self._forward(p, sender, half)
         published = self._published(p)
         assert published
+        if half and published.service and self._starts_over(p, published, half.connection):
+            known = half
+            return self._chosen(*(p, published.service, published), lambda: self._forward(p, sender, known))
         if half:
             return self._anew(p, half.connection, lambda: self._open_published(p, sender, published))
         return self._open_published(p, sender, published)

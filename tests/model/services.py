@@ -180,6 +180,16 @@ class Services:
             return False
         return old.answer[:3] == (p.proto, address_of(server, len(p.src)), published.port)
 
+    def _starts_over(self, p: Packet, published: Published, old: Connection) -> bool:
+        """The same of an opening to its published port."""
+        service = published.service
+        assert service
+        self._must_be_seen(p, service)
+        again = published.admits(p.src) and self._leads_there_again(p, service, published, old)
+        if again:
+            self._meet(Situation.SERVICE_AGAIN)
+        return again
+
     def _refused_member(
         self, p: Packet, client: Member | None, service: Service, published: Published
     ) -> Expected | None:
@@ -291,9 +301,12 @@ class Services:
         """To a backend on another host: in a tunnel, by the device what the host itself says."""
         self._meet(Situation.SERVICE_FAR)
         p, wanted = opening.p, opening.wanted
-        local = client is LOCAL_SENDER or is_gateway(client)
+        local, service = client is LOCAL_SENDER or is_gateway(client), opening.service
+        assert service
         if any_port and not local:
             raise Withheld  # in a tunnel nobody looks for the port
+        if not refused and p.size > service.network.mtu:
+            raise Withheld  # it is cut
         if not any_port and (not wanted or opening.answer(wanted) in self.connections):
             raise Withheld
         if refused:

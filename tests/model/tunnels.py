@@ -201,6 +201,9 @@ class Tunnels(Forwarding):
             self._meet(Situation.PEER_WIDTH)
             if p.error or p.fragment == LATER or p.end - p.l4 < 8 or on_link(p.src):
                 return either("DROP_TOO_BIG")
+            at = p.l4 + (16 if p.proto == TCP else 6)
+            if p.frame[at : at + 2] in (bytes(2), b"\xff\xff"):
+                raise Withheld  # translated there and back either is the other
             sources = [net.gateway(len(p.dst)) if overlay.covers(p.dst) else p.dst]
             head, word = error_head(p, "DROP_TOO_BIG"), mtu.to_bytes(4, "big")
             return Expected(

@@ -449,8 +449,8 @@ def test_s26_a_drained_host_gets_no_new_connections_and_keeps_those_that_it_has(
     second.ctl("service create --network own alone")
     serve(second, "o1", "--network own --service alone", "own")
     with (
-        held(first.outside, first.vtep, 8090, 60) as (process, owners),
-        asking(first.outside, first.vtep, 8090) as load,
+        held(first.outside.start, first.vtep, 8090, 60) as (process, owners),
+        asking(first.outside.start, first.vtep, 8090) as load,
     ):
         assert set(owners) == {"w1", "w2", "w3"}
         first.ctl("cluster drain-host h2")
@@ -460,12 +460,12 @@ def test_s26_a_drained_host_gets_no_new_connections_and_keeps_those_that_it_has(
         assert backends(second, "alone")["o1"]["State"] == "up"
         assert load() == 0
         assert failed(process) == []
-    with held(first.outside, first.vtep, 8090, 3) as (process, owners):
+    with held(first.outside.start, first.vtep, 8090, 3) as (process, owners):
         assert set(owners) == {"w1"}
         first.ctl("cluster drain-host --off h2")
         for host in shop:
             knows(host, w1="up", w2="up", w3="up")
-        with held(first.outside, first.vtep, 8090, 60) as (others, again):
+        with held(first.outside.start, first.vtep, 8090, 60) as (others, again):
             assert set(again) == {"w1", "w2", "w3"}
             first.ctl("service update --stop-grace-period 200ms web")
             first.ctl("cluster drain-host h2")
