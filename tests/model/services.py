@@ -255,7 +255,7 @@ class Services:
         """A backend was chosen for the packet, of which this becomes: with affinity it is remembered."""
         server, expected = service.choose(p.key, published.port), act()
         if service.affinity and server and expected:
-            if server is not service.hashed(p.key, published.port):
+            if service.algorithm == "maglev" and server is not service.hashed(p.key, published.port):
                 self._meet(Situation.SERVICE_KEPT)
             service.kept[p.src] = server
         return expected
@@ -264,12 +264,12 @@ class Services:
         self, p: Packet, client: Member | None, service: Service, server: Member, published: Published
     ) -> Expected | None:
         """The server sees the client's own address, unless it is the client, or would not answer by here."""
-        if service.refuses:
-            raise Withheld
         net, (proto, src, sport, _, _) = service.network, p.key
         asked, local = address_of(server, len(src)), client is LOCAL_SENDER or is_gateway(client)
         inside = client is not None and client is not LOCAL_SENDER and client.network is net
         hidden = client is server or (local and loopback(src)) or (net.beside and not inside)
+        if service.refuses and not (hidden or local):
+            raise Withheld
         source = net.gateway(len(src)) if hidden else src
         self._meet(Situation.SERVICE)
         if client is server:

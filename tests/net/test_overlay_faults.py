@@ -112,6 +112,12 @@ OPERATIONS = {
         lambda h: "draining" in h.ctl("service ps svc"),
         lambda h: one_service(h),
     ),
+    "service undrain": Operation(
+        "service undrain svc t",
+        lambda h: drained(h),
+        lambda h: "draining" not in h.ctl("service ps svc"),
+        lambda h: one_service(h),
+    ),
     "run behind a service": Operation(
         "run -d --name t --network ov --service svc sleep 3600",
         lambda h: without_backend(h),
@@ -143,6 +149,11 @@ def with_service(host: Host) -> None:
     if "40030" not in host.ctl("service ls"):
         host.ctl("service update --publish-add 40030:80 --publish-rm 40031:80 svc")
     behind(host)
+
+
+def drained(host: Host) -> None:
+    with_service(host)
+    host.ctl("service drain svc t")
 
 
 def without_backend(host: Host) -> None:
