@@ -19,6 +19,9 @@ from datapath.errors import StateError
 from datapath.kernel import wireguard
 from datapath.model.networks import Network, Subnet
 from datapath.model.peers import Block, Peer, Remote
+from datapath.model.ports import PortMapping
+from datapath.model.rows import Phase
+from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.model.wireguard import Setting, WireGuardPeer
 from datapath.store import tunnel_keys
@@ -77,6 +80,18 @@ def test_a_host_is_believed_about_its_blocks_and_what_it_has_in_others() -> None
             (ip_address("192.0.2.2"), 51820),
         )
     }
+
+
+def test_where_a_service_publishes_a_port_every_host_that_has_told_a_key_is_a_peer_by_its_names() -> None:
+    """Whether it has other addresses or not."""
+    ports = (PortMapping.parse("8080:80"),)
+    service = Service("5" * 64, "web", SECRET.id, 1, published=ports, phase=Phase.READY)
+    found = encryption.peers(state(service), [SECRET, CLEAR])
+    assert {key: peer.prefixes for key, peer in found.items()} == {
+        KEYS[1]: prefixes("0.0.0.2/32", "100::2/128")
+    }
+    assert encryption.peers(state(replace(service, published=())), [SECRET]) == {}
+    assert encryption.peers(state(replace(service, network_id=CLEAR.id)), [SECRET, CLEAR]) == {}
 
 
 def test_a_host_that_has_told_no_key_or_has_no_addresses_is_no_peer() -> None:

@@ -250,16 +250,13 @@ def test_what_cannot_be_is_refused(asked: dict[str, object], error: type[Datapat
 
 
 def test_ports_of_a_service_of_several_hosts_are_decided_for_all_of_them() -> None:
-    """No address can be named, and clients outside are not believed in encrypted tunnels."""
+    """No address can be named."""
     spanning = replace(SHOP, scope="global", driver="overlay", vni=7)
     state = STATE.including(spanning)
     service = created(state, publish=("8080-8090:80",))
     assert [(m.host_ip, m.host_port, m.host_port_last) for m in service.published] == [(None, 8080, 0)]
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:8080:80/tcp: every host of"):
         created(state, publish=("127.0.0.1:8080:80",))
-    for options in {"encrypted": "true"}, {"com.datapath.transport": "wireguard"}:
-        with pytest.raises(ConfigError, match="cannot publish 8080:80/tcp: network shop is encrypted"):
-            created(state.including(replace(spanning, options=options)), publish=("8080:80",))
 
 
 def test_ports_are_added_and_taken_away_by_an_update() -> None:
