@@ -19,16 +19,30 @@ from datapath.dataplane.programs import Dataplane
 from datapath.drivers import registry
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.pairs.check import endpoint_sysctls
-from datapath.engine import check, namespaces
+from datapath.engine import check, namespaces, ports
 from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
-from datapath.model.checks import BUSY, CONFIGURATION, DISK, LEFTOVER, NEWER, NEWS, OLDER, STORE, UNCHECKED
+from datapath.model.checks import (
+    BUSY,
+    CONFIGURATION,
+    DISK,
+    LEFTOVER,
+    NEWER,
+    NEWS,
+    OLDER,
+    STORE,
+    UNCHECKED,
+    UNPUBLISHED,
+)
 from datapath.model.drivers import spec_of
 from datapath.model.findings import Finding
 from datapath.model.observed import Observed, Programs, Stack
+from datapath.model.rows import Phase
 from datapath.model.state import State
 from datapath.plan.nat import WRITTEN
+from datapath.plan.ports import why_not
+from datapath.plan.services import unpublished
 from datapath.store import heard, locking
 from datapath.store.base import Store
 from datapath.store.sole import AGENT
@@ -82,7 +96,8 @@ def compare(
     findings = check.compare(state, observed)
     for owner in owners.values():
         findings += owner.check(settings, state, observed.alive)
-    return [*findings, *_unchecked(settings, state), *_news(settings, config, state)]
+    findings += [*_unchecked(settings, state), *_unpublished(state)]
+    return [*findings, *_news(settings, config, state)]
 
 
 def _agent(settings: Settings) -> bool:
@@ -96,6 +111,18 @@ def _unchecked(settings: Settings, state: State) -> Iterator[Finding]:
         if service.health:
             why = "the agent does not do it" if _agent(settings) else "no agent is at work on this host"
             yield Finding(UNCHECKED, f"service {service.name}", f"its backends are not checked: {why}")
+
+
+def _unpublished(state: State) -> Iterator[Finding]:
+    """Ports of services that all hosts publish but this one."""
+    for service in state.services.values():
+        if service.phase != Phase.READY or not state.networks[service.network_id].spans:
+            continue
+        host = state.peers.get(state.installation_id)
+        for mapping in unpublished(service):
+            why = why_not(mapping, state, ports.in_use) or "nobody has it any more"
+            detail = f"host {host.name if host else 'here'} does not publish {mapping}: {why}"
+            yield Finding(UNPUBLISHED, f"service {service.name}", detail, (service.id,))
 
 
 def _news(settings: Settings, config: DaemonConfig | None, state: State) -> list[Finding]:

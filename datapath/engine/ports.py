@@ -74,11 +74,12 @@ def acls_in_use(state: State) -> set[int]:
 
 def context(tx: Transaction) -> PortContext:
     """What plans need to decide about host ports: the host's own sockets, and its ephemeral range."""
-
-    def in_use(proto: str, address: Address | None, port: int) -> str | None:
-        return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
-
     return PortContext(tx.facts, in_use, tx.observed.ephemeral, sockets.suspects)
+
+
+def in_use(proto: str, address: Address | None, port: int) -> str | None:
+    """Who of the host's own processes has the port; None: nobody."""
+    return sockets.holder(proto, address, port) if sockets.in_use(proto, address, port) else None
 
 
 def reserve(tx: Transaction) -> None:

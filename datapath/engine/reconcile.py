@@ -14,12 +14,12 @@ from typing import NamedTuple
 from datapath.drivers import registry
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.comparison import Comparison
-from datapath.engine import doctor, endpoints, ports
+from datapath.engine import doctor, endpoints, ports, service_news
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.kernel import observe
 from datapath.kernel.links import Links
-from datapath.model.checks import DEAD, MISSING, PAIR, STRAY
+from datapath.model.checks import DEAD, MISSING, PAIR, STRAY, UNPUBLISHED
 from datapath.model.findings import Check, Finding
 from datapath.plan.endpoints import ifname_in
 
@@ -96,6 +96,7 @@ def _repairs(tx: Transaction) -> dict[Check, _Repair]:
         for check, apply in owner.repairs().items():
             found[check] = of_owner(apply)
     found[PAIR], found[DEAD] = of_owner(_pair), of_owner(_dead)
+    found[UNPUBLISHED] = of_owner(_unpublished)
     return found
 
 
@@ -135,3 +136,10 @@ def _dead(tx: Transaction, finding: Finding) -> None:
     endpoint = tx.state.endpoints.get(finding.about[0])
     if endpoint is not None:
         endpoints.evict(tx, endpoint)
+
+
+def _unpublished(tx: Transaction, finding: Finding) -> None:
+    """The port may be free by now."""
+    service = tx.state.services.get(finding.about[0])
+    if service is not None:
+        service_news.put(tx, service.shared)

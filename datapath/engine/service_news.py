@@ -55,10 +55,11 @@ def _begin(tx: Transaction, row: Service) -> None:
 
 
 def _change(tx: Transaction, known: Service, row: Service) -> None:
-    kept = tuple(mapping for mapping in known.ports if any(_is_same(mapping, one) for one in row.published))
-    missing = [one for one in row.published if not any(_is_same(mapping, one) for mapping in kept)]
+    kept = tuple(
+        mapping for mapping in known.ports if any(plans.is_same(mapping, one) for one in row.published)
+    )
     changed = replace(row.of_host(known), ports=kept, phase=Phase.READY)
-    opened = _open(tx, changed, missing)
+    opened = _open(tx, changed, plans.unpublished(changed))
     if known.shared == row and not opened:
         return
     closed = tuple(mapping for mapping in known.ports if mapping not in kept)
@@ -69,11 +70,6 @@ def _change(tx: Transaction, known: Service, row: Service) -> None:
     services.publish(tx, changed, opened)
     services.settle(tx, changed)
     tell(tx, [row.id])
-
-
-def _is_same(mapping: PortMapping, wanted: PortMapping) -> bool:
-    """The mapping is what this host has made of the one that all hosts are to have."""
-    return replace(wanted, host_ip=mapping.host_ip, acl=mapping.acl) == mapping
 
 
 def _open(tx: Transaction, service: Service, wanted: Iterable[PortMapping]) -> tuple[PortMapping, ...]:

@@ -112,6 +112,11 @@ UNCHECKED = Check(
     "new connections go also to backends that do not work: without checks all that run count as up",
     "`datapathctl agent`, which checks them; or `datapathctl service update --no-healthcheck`",
 )
+UNPUBLISHED = Check(
+    "unpublished",
+    "who asks this host at that port reaches somebody else, or nobody; the other hosts lead to the service",
+    "whoever has the port has to give it up; then `datapathctl reconcile`",
+)
 PEER = Check(
     "peer",
     "packets between members here and those on that host are lost",

@@ -189,6 +189,11 @@ def _obstacle(mapping: PortMapping, holders: list[Holder], context: PortContext)
     return None
 
 
+def why_not(mapping: PortMapping, state: State, in_use: PortInUse) -> str:
+    """Why a mapping whose host ports are decided cannot be published on this host, and who has them; "": it can."""
+    return _obstacle(mapping, [*_holders(state)], PortContext(HostFacts(), in_use)) or ""
+
+
 def _shown(mapping: PortMapping, port: str) -> str:
     address = str(mapping.host_ip or "0.0.0.0")
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

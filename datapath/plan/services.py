@@ -219,6 +219,16 @@ def choose(
     return choose_ports(wanted, egress, state, ports, service.name, kind="service")
 
 
+def is_same(mapping: PortMapping, wanted: PortMapping) -> bool:
+    """The mapping is what this host has made of the one that all hosts are to have."""
+    return replace(wanted, host_ip=mapping.host_ip, acl=mapping.acl) == mapping
+
+
+def unpublished(service: Service) -> list[PortMapping]:
+    """The ports of a service of several hosts that this one does not publish."""
+    return [one for one in service.published if not any(is_same(mapping, one) for mapping in service.ports)]
+
+
 # ---- members -------------------------------------------------------------------------------------------------------
 
 

@@ -536,7 +536,7 @@ def test_s30_every_check_is_provoked_by_some_test() -> None:
     others = (
         *("test_upgrade.py", "test_library.py", "test_driver.py", "test_docker.py"),
         *("test_hostnet_uplinks.py", "test_hostnet_cgroup.py", "test_agent.py", "test_words.py"),
-        "test_services_health.py",
+        *("test_services_health.py", "test_services_cluster.py"),
         *(
             "test_macvlan.py",
             "test_macvlan_programs.py",

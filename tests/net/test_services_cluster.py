@@ -21,8 +21,8 @@ import pytest
 from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
-from tests.net.hosts import TIMEOUT, Host, eventually, reaches
-from tests.net.services import Start, failed, heard, keeper, keeping, names, serve
+from tests.net.hosts import TIMEOUT, Host, Namespace, eventually, reaches
+from tests.net.services import Start, failed, heard, keeper, keeping, names, serve, server
 
 NET = "10.77.0.0/16"
 OUTSIDE6 = f"{NETWORK6}:fe"
@@ -261,6 +261,45 @@ def test_s26_what_cannot_be_is_refused_on_every_host_and_nothing_is_changed(empt
     done = second.try_ctl("service drain web there")
     assert "container there is no backend of service web" in done.stderr
     assert left(empty) == before
+
+
+def test_s30_a_host_that_cannot_publish_a_services_port_says_who_has_it(empty: Cluster) -> None:
+    """A container, or a process of the host; once it is free `reconcile` publishes it."""
+    first, second = empty
+    second.run("own", "-p 8095:80")
+    process = second.start(server("own", 8096))
+    with eventually() as until:
+        until(lambda: heard(second.try_, "tcp", "127.0.0.1", 8096, 1, 5)["own ::ffff:127.0.0.1"])
+    first.ctl("service create --network ov -p 8095:80 -p 8096:80 web")
+    with eventually() as until:
+        until(lambda: "web" in second.ctl("service ls --format {{.Name}}").split())
+    done = second.try_ctl("doctor --json")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["Check"] for one in found} == {"unpublished"}, (done, second.ctl("service inspect web"))
+    details = sorted(one["Detail"] for one in found)
+    assert details[0] == (
+        "host h2 does not publish 8095:80/tcp: Bind for 0.0.0.0:8095 failed: "
+        'port is already allocated (by container "own")'
+    )
+    assert re.fullmatch(
+        r"host h2 does not publish 8096:80/tcp: Bind for 0\.0\.0\.0:8096 failed: address already in use "
+        r"\(by python3\S* \(pid [0-9]+\)\)",
+        details[1],
+    )
+    assert first.ctl("doctor") == "No problems found."
+    assert second.try_ctl("reconcile").returncode == 20
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    second.ctl("rm -f own")
+    second.ctl("reconcile")
+    assert second.ctl("doctor") == "No problems found."
+    serve(first, "w1", "--network ov --service web", "ov")
+
+    def answered(port: int) -> bool:
+        return "w1" in names(heard(second.outside.try_, "tcp", second.vtep, port, 1, 5))
+
+    with eventually() as until:
+        until(lambda: answered(8095) and answered(8096))
 
 
 def test_s26_of_two_services_that_are_created_at_once_one_is(empty: Cluster) -> None:
