@@ -280,6 +280,11 @@ enum service_choice {
 	CHOICE_LEAST = 2, /* of two at random the one with fewer connections, by their weights */
 };
 
+enum service_flag {
+	SERVICE_DSR =
+		1, /* backends on other hosts answer clients outside by their own host (asked.h) */
+};
+
 /* services: a table of slots for each family. A table that is replaced gets another number, and goes after that. */
 struct service_key {
 	__u32 service; /* number */
@@ -294,6 +299,7 @@ struct service {
 	__u32 size4;  /* and how many they are; 0: no backend is up */
 	__u32 table6;
 	__u32 size6;
+	__u32 flags; /* enum service_flag */
 };
 
 /* slots: 64 of a table's, from 64 times `chunk` on */
@@ -394,6 +400,7 @@ enum conn_flag {
 		4, /* to an upstream of a container's resolver: over UDP its reply alone has an entry */
 	CONN_SERVICE = 8,  /* to a backend of a service */
 	CONN_COUNTED = 16, /* likewise, and it is counted in `loads` */
+	CONN_DSR = 32,	   /* likewise; the backend's host sends the client most answers itself */
 };
 
 enum conn_state {
@@ -781,6 +788,11 @@ struct epoch {
 struct caller {
 	__u32 network; /* number */
 	__u32 peer;    /* number */
+	/* What a client outside has asked there, for its answers to come from: 0: the other host sends them. */
+	struct ip_addr addr;
+	__be16 port;
+	__u8 pad[6];
+	__u64 told; /* ns, CLOCK_MONOTONIC: when an answer last went by the other host, 0: none has */
 };
 
 /* ---- names -------------------------------------------------------------------- */

@@ -111,6 +111,7 @@ int from_peer(struct __sk_buff *skb)
 	p = &room->packet;
 	link = &room->link;
 	network = room->sides.client_network;
+	room->asked.port = 0;
 	if (network) {
 		flow_check(room);
 		bare = p->lacks;
@@ -147,5 +148,6 @@ int from_peer(struct __sk_buff *skb)
 	reason = packet_parse(skb, p);
 	if (reason)
 		return drop(skb, reason);
+	asked_hear(skb, p, room, link->inner.h_source);
 	return peer_receive(skb, p, network, peer, ecn, bpf_ktime_get_coarse_ns() + WAY_LIFE);
 }

@@ -27,12 +27,13 @@ static __always_inline bool tunnel_source(struct __sk_buff *skb, struct ip_addr 
 SEC("tc")
 int from_vxlan(struct __sk_buff *skb)
 {
+	struct scratch *room = scratch();
 	struct packet *p = packet_new();
 	struct ip_addr source;
 	__u32 vni, network, peer;
 	int reason;
 
-	if (!p)
+	if (!p || !room)
 		return drop(skb, DROP_DEVICE);
 	if (!tunnel_source(skb, &source, &vni))
 		return drop(skb, DROP_TUNNEL_SENDER);
@@ -47,5 +48,6 @@ int from_vxlan(struct __sk_buff *skb)
 		return drop(skb, reason);
 	if (mac_is_group(p->dst_mac))
 		return drop(skb, DROP_TUNNEL_FRAME);
+	asked_hear(skb, p, room, p->src_mac);
 	return peer_receive(skb, p, network, peer, 0, 0);
 }

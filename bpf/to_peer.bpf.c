@@ -9,6 +9,7 @@
 #include "lib/flow_rows.h"
 #include "lib/links.h"
 #include "lib/overlay.h"
+#include "lib/straight.h"
 #include "lib/ways.h"
 #include "lib/xfrm.h"
 
@@ -139,6 +140,21 @@ static __always_inline int by_route(struct __sk_buff *skb, const struct packet *
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
 
+/* Is the backend's host to hear what its client outside has asked? That is in room->asked then; the client's address and
+ * port are what they were. */
+static __always_inline bool asks_for_outsider(const struct packet *p, struct scratch *room)
+{
+	const struct tuple *asked = &room->sides.key;
+
+	if (!room->tells || room->sides.client_endpoint != PARTY_PEER || !asked->proto ||
+	    !packet_has_ports(p) || p->fragment || addr_is_linklocal(&asked->dst) ||
+	    asked->sport != p->tuple.sport || !addr_equal(&asked->src, &p->tuple.src))
+		return false;
+	room->asked.addr = asked->dst;
+	room->asked.port = asked->dport;
+	return true;
+}
+
 /* What the packet is called in an encrypted tunnel, in room->leaving. False: nobody would believe it there. */
 static __always_inline bool is_called(const struct packet *p, struct scratch *room,
 				      const struct network *net, const struct overlay *overlay,
@@ -210,6 +226,8 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 		else
 			vxlan_make(&flow->made, p, &room->leaving, own, peer, overlay->vni);
 	}
+	room->told = !skb->gso_size && length + sizeof(room->asked) <= mtu &&
+		     asks_for_outsider(p, room) && asked_append(skb, room);
 	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
 		   : vxlan_push_v4(skb, p, own, peer, overlay->vni);
 	if (error)
@@ -244,6 +262,11 @@ int to_peer(struct __sk_buff *skb)
 		room->flow_is_new = 0; /* who has asked last is answered */
 		caller = caller_find(p, number);
 		host = caller ? caller->peer : 0;
+		if (caller && goes_straight(p, caller)) {
+			verdict = straight(skb, p, net, caller);
+			if (verdict != NO_VERDICT)
+				return verdict;
+		}
 	} else {
 		host = remote_at(number, overlay, &p->tuple.dst);
 		/* Who asks a service from elsewhere has been admitted where it began. */

@@ -75,14 +75,15 @@ static __always_inline bool member_may_ask(struct packet *p, const struct networ
  */
 static __always_inline struct conn *starts_over(const struct packet *p, const struct scratch *room,
 						const struct backend *backend, __u32 number,
-						__u32 counted)
+						__u32 flags)
 {
 	const struct port *asked = &room->published;
 	struct conn *conn = conn_find(&p->tuple);
 
 	if (conn && backend && conn->from_endpoint == room->sides.client_endpoint &&
 	    conn->to_network == asked->network && conn->to_endpoint == backend->endpoint &&
-	    conn->other.sport == asked->port && (conn->flags & CONN_COUNTED) == counted &&
+	    conn->other.sport == asked->port &&
+	    (conn->flags & (CONN_COUNTED | CONN_DSR)) == flags &&
 	    addr_equal(&conn->other.src, backend_addr(backend, is_ipv6(p))) &&
 	    conn->backend == number)
 		return conn;
@@ -132,13 +133,13 @@ SEC("tc")
 int to_service(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
-	__u32 network, client, service, number, counted;
+	__u32 network, client, service, number, flags;
 	struct backend *backend;
 	struct conn *conn = NULL;
 	struct service *asked;
 	struct network *net;
 	struct packet *p;
-	bool virtual;
+	bool virtual, hidden;
 	int reason = 0;
 
 	if (!room)
@@ -165,17 +166,20 @@ int to_service(struct __sk_buff *skb)
 	number = service_choose(p);
 	backend = number ? backend_find(number) : NULL;
 	service_counted(service, backend);
-	counted = asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0;
+	flags = asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0;
+	hidden = backend && is_hidden(&room->published, network, backend);
+	if ((asked->flags & SERVICE_DSR) && client == PARTY_OUTSIDE && backend &&
+	    backend->endpoint == PARTY_PEER && !hidden)
+		flags |= CONN_DSR;
 	if (p->reopens)
-		conn = starts_over(p, room, backend, number, counted);
+		conn = starts_over(p, room, backend, number, flags);
 	if (!backend)
 		return no_backend(skb, p, client);
 	if (virtual && is_container(client) &&
 	    !member_may_ask(p, net, backend_addr(backend, is_ipv6(p))))
 		return drop(skb, DROP_ICC);
 	if (!conn)
-		reason = nat_open_service(skb, p, number, counted,
-					  is_hidden(&room->published, network, backend));
+		reason = nat_open_service(skb, p, number, flags, hidden);
 	service_counted(number, !reason);
 	if (reason)
 		return refuse_client(skb, p, network, client, reason);

@@ -43,7 +43,9 @@ __noinline int conn_transition(struct __sk_buff *skb, const struct packet *p,
 	if (p->fragment == FRAGMENT_LATER)
 		return 0;
 	if (flags & TCP_RST) {
-		if (reset_is_theirs(p, from_original ? conn_opposite(conn) : original))
+		/* What has been acknowledged is not known where the backend's host answers itself. */
+		if ((from_original && (conn->flags & CONN_DSR)) ||
+		    reset_is_theirs(p, from_original ? conn_opposite(conn) : original))
 			original->state = CONN_CLOSED;
 		return 0;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* VXLAN headers (RFC 7348), written before a packet and taken away again. */
 #pragma once
-#include "lib/rewrite.h"
+#include "lib/asked.h"
 
 #define VXLAN_HAS_VNI bpf_htonl(0x08000000)
 #define VXLAN_LINK    (sizeof(struct udphdr) + sizeof(struct vxlan_header) + ETH_HLEN)
@@ -130,6 +130,8 @@ __noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !own || !peer || !room)
 		return -1;
 	vxlan_make(&made, p, &room->leaving, own, peer, vni);
+	if (room->told)
+		asked_mark(made.headers.link.inner.h_source);
 	return vxlan_push_made(skb, &made, packet_ecn(p));
 }
 
@@ -172,6 +174,8 @@ __noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !own || !peer || !room)
 		return -1;
 	vxlan_make_v6(&headers, p, &room->leaving, own, peer, vni);
+	if (room->told)
+		asked_mark(headers.link.inner.h_source);
 	return vxlan_push_made_v6(skb, &headers, packet_ecn(p));
 }
 

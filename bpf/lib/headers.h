@@ -73,6 +73,14 @@ struct vxlan_header {
 	__be32 vni; /* and a byte that is reserved */
 };
 
+/* What the client of a service has asked, behind a packet in a tunnel (asked.h). Its sum, as of the Internet checksum, is
+ * zero. */
+struct asked {
+	__sum16 balance;
+	__be16 port;
+	struct ip_addr addr;
+};
+
 /* All that is before an inner packet, but for the outer IP header. */
 struct vxlan_link {
 	struct udphdr udp;

@@ -269,7 +269,7 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
  * so does who would not believe the client's address (`hidden`).
  */
 __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, __u32 number,
-				__u32 counted, int hidden)
+				__u32 flags, int hidden)
 {
 	struct backend *backend = backend_find(number);
 	struct scratch *room = scratch();
@@ -299,7 +299,7 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 	sides->client_endpoint = client;
 	sides->server_network = room->published.network;
 	sides->server_endpoint = backend->endpoint;
-	sides->flags = CONN_SERVICE | counted;
+	sides->flags = CONN_SERVICE | flags;
 	sides->backend = number;
 	hidden = hidden || client == backend->endpoint ||
 		 (client == PARTY_HOST && addr_is_loopback(&p->tuple.src)) ||

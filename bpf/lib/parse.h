@@ -75,6 +75,13 @@ static __always_inline bool is_echo_reply(const struct packet *p)
 }
 
 /* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */
+/* Does it open a TCP connection? */
+static __always_inline bool is_tcp_opening(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 static __always_inline bool is_tcp_answer(const struct packet *p)
 {
 	return p->tuple.proto == IPPROTO_TCP &&

@@ -30,10 +30,25 @@ static __always_inline bool is_for_one(const struct packet *p)
 	       p->icmp_type > ND_LAST;
 }
 
-/* The other host asks a member in the gateway's name, or for somebody outside. Who has asked a service by this host before
- * asks by that one now, as a router before them may decide: the answers go there. */
+/* Is all that this packet says of who asks known? What begins anew, and says nothing of what is asked, is not to be
+ * answered as what was asked before. */
+static __always_inline bool caller_is_known(struct caller *known, const struct packet *p,
+					    const struct caller *caller)
+{
+	if (known->peer != caller->peer || known->network != caller->network)
+		return false;
+	if (!caller->port)
+		return !known->port || !is_tcp_opening(p);
+	if (known->port != caller->port || !addr_equal(&known->addr, &caller->addr))
+		return false;
+	known->told = 0; /* the other host has had no answer yet */
+	return true;
+}
+
+/* The other host asks a member in the gateway's name, or for somebody outside, and may say what has been asked there. Who has
+ * asked a service by this host before asks by that one now, as a router before them may decide: the answers go there. */
 static __always_inline void caller_remember(struct scratch *room, const struct packet *p,
-					    __u32 network, __u32 peer)
+					    __u32 network, __u32 peer, bool ingress)
 {
 	struct caller caller = {.network = network, .peer = peer};
 	struct caller *known;
@@ -41,9 +56,13 @@ static __always_inline void caller_remember(struct scratch *room, const struct p
 
 	if (!packet_has_ports(p))
 		return;
+	if (ingress && room->asked.port) {
+		caller.addr = room->asked.addr;
+		caller.port = room->asked.port;
+	}
 	tuple_reverse(&room->probe, &p->tuple);
 	known = bpf_map_lookup_elem(&callers, &room->probe);
-	if (known && known->peer == peer && known->network == network)
+	if (known && caller_is_known(known, p, &caller))
 		return;
 	bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
 	conn = conn_find(&room->probe);
@@ -62,7 +81,7 @@ static __always_inline bool is_probe(const struct packet *p)
 static __always_inline int probe_return(struct __sk_buff *skb, struct packet *p,
 					struct scratch *room, __u32 number, __u32 peer)
 {
-	caller_remember(room, p, number, peer);
+	caller_remember(room, p, number, peer, false);
 	if (rewrite_tuple(skb, p, &room->probe, p->ttl))
 		return drop(skb, DROP_REWRITE);
 	p->tuple = room->probe;
@@ -173,7 +192,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (ingress && !(endpoint->forwarding & ROLE_SERVES))
 		return drop(skb, DROP_TUNNEL_SOURCE);
 	if (calls || ingress) {
-		caller_remember(room, p, number, peer);
+		caller_remember(room, p, number, peer, ingress);
 	} else if (!(net->flags & NETWORK_ICC)) {
 		if (reason)
 			return drop(skb, reason);

@@ -27,7 +27,7 @@ struct conn_sides {
 	struct tuple other;		       /* the answer as it will arrive */
 	__u32 client_network, client_endpoint; /* 0: not a container */
 	__u32 server_network, server_endpoint;
-	__u32 flags;   /* which of CONN_QUESTION, CONN_SERVICE and CONN_COUNTED it has, */
+	__u32 flags;   /* which of CONN_QUESTION, CONN_SERVICE, CONN_COUNTED and CONN_DSR it has, */
 	__u32 id;      /* and which question of UDP; what goes to another host: its hops */
 	__u32 backend; /* of the service that has chosen it, its number */
 };
@@ -112,6 +112,9 @@ struct scratch {
 	struct nat_search search;
 	struct port published;	/* of a service, which is in the place of its endpoint */
 	struct vxlan_link link; /* headers of the tunnel that a packet came in */
+	struct asked asked; /* what its client has asked, if the other host says so, else no port */
+	__u32 tells;	    /* the backend's host is to hear what the client has asked, */
+	__u32 told;	    /* and does by this packet */
 	struct flow_key flow;
 	struct wide_key wide;
 	__u32 flow_is_new; /* what becomes of the packet with that key is to be remembered: enum flow_kind */

@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "service create": (
         "service create --network shop -p 8080:80 web",
         "service create --network shop --selector app=api --affinity 3h api",
+        "service create --network grid --dsr -p 8080:80 front",
         "service create --network shop --health-http :8080/alive --health-interval 5s shop-front",
     ),
     "service ls": ("service ls",),

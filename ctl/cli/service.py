@@ -134,6 +134,11 @@ def service() -> None:
     help=f"Time in which a client that comes again gets the same container, {seconds_help}.",
 )
 @click.option(
+    "--dsr",
+    is_flag=True,
+    help="Answer clients outside from the container's host, not by the one that they have asked.",
+)
+@click.option(
     "--vip",
     "vips",
     multiple=True,
@@ -251,6 +256,11 @@ def inspect(names: tuple[str, ...], format_: str) -> None:
     default="",
     metavar="SECONDS",
     help="Time in which a client that comes again gets the same container; 0: none.",
+)
+@click.option(
+    "--dsr/--no-dsr",
+    default=None,
+    help="Answer clients outside from the container's host, or by the one that they have asked.",
 )
 @health_options
 def update(name: str, **asked: Any) -> None:

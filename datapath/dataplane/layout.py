@@ -47,6 +47,8 @@ Direction = Literal["ingress", "egress"]
 LIMIT_DIRECTIONS = {"ingress": 1, "egress": 2}
 # enum endpoint_role.
 ROLE_FORWARDING, ROLE_SERVES = 1, 2
+# enum service_flag.
+SERVICE_DSR = 1
 # Of enum other_party: a member of an overlay network, on another host.
 PARTY_PEER = 0xFFFFFFFE
 # How many backends a row of `slots` takes.

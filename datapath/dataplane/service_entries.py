@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from datapath.dataplane.layout import PARTY_PEER, SLOTS_IN_CHUNK, ServiceChoice
+from datapath.dataplane.layout import PARTY_PEER, SERVICE_DSR, SLOTS_IN_CHUNK, ServiceChoice
 from datapath.dataplane.layout import BackendState as BackendWord
 from datapath.dataplane.service_structs import (
     BackendKey,
@@ -124,6 +124,7 @@ def rows(service: Service, state: State, turns: Mapping[int, int]) -> ServiceRow
         int.from_bytes(sha256(seed(service, network).encode())[:4], "big"),
         *places[4],
         *places[6],
+        SERVICE_DSR if service.dsr else 0,
     )
     vip = EndpointValue(ifindex=0, number=service.number, mac=gateway_mac(network))
     return ServiceRows(

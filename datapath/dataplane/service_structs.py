@@ -25,6 +25,7 @@ class ServiceValue(NamedTuple):
     size4: int = 0
     table6: int = 0
     size6: int = 0
+    flags: int = 0
 
 
 class SlotsKey(NamedTuple):

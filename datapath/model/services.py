@@ -38,7 +38,8 @@ class Algorithm(StrEnum):
 class Service:
     """One service on one network. `number` is of the same count as endpoints' numbers, never used twice on a host.
     `vip4`, `vip6`: its addresses; None in mode dnsrr, or where the network has none of the family. `affinity`: seconds
-    in which a client that comes again gets the same backend; 0: it is chosen anew. `published` as asked for, `ports`
+    in which a client that comes again gets the same backend; 0: it is chosen anew. `dsr`: backends on another host than
+    the one that a client outside asks answer by their own (direct server return). `published` as asked for, `ports`
     with the host ports decided. `selector`: labels that make a container with all of them a backend; empty: only those
     that name the service are. `health`: how backends are checked; None: they are not. `grace`: nanoseconds that a
     drained backend's connections may go on for; 0: as long as they like. `numbers`: of its backends, by the endpoint's
@@ -57,6 +58,7 @@ class Service:
     mode: Mode = Mode.VIP
     algorithm: Algorithm = Algorithm.MAGLEV
     affinity: int = 0
+    dsr: bool = False
     published: tuple[PortMapping, ...] = ()
     ports: tuple[PortMapping, ...] = ()
     selector: Mapping[str, str] = field(default_factory=dict)
@@ -119,6 +121,7 @@ class ServiceRequest:
     endpoint_mode: str = "vip"
     algorithm: str = "maglev"
     affinity: str = ""
+    dsr: bool = False
     vips: tuple[str, ...] = ()
     selector: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -136,6 +139,7 @@ class ServiceChange:
     label_rm: tuple[str, ...] = ()
     algorithm: str = ""
     affinity: str = ""
+    dsr: bool | None = None
     health: HealthOptions = NOT_ASKED
     stop_grace_period: str | None = None
 

@@ -79,6 +79,7 @@ def service_inspect(service: Service, state: State) -> dict[str, Any]:
         "Network": network.name,
         "Algorithm": service.algorithm,
         "Affinity": service.affinity,
+        "DSR": service.dsr,
         "Selector": dict(service.selector),
         "Backends": [_backend(one, service, state) for one in backends(service, state)],
     }

@@ -82,6 +82,7 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
     health, grace = parse_health(request.health), _grace(request.stop_grace_period, 0)
     if mode == Mode.DNSRR:
         _refuse_without_vip(request, affinity)
+    _refuse_dsr(request.dsr, network)
     wanted = tuple(PortMapping.parse(text) for text in request.publish)
     _refuse_addresses(wanted, network)
     vips = {} if mode == Mode.DNSRR else _vips(request.vips, network, state, fresh)
@@ -96,6 +97,7 @@ def plan_service_create(request: ServiceRequest, state: State, fresh: Fresh, por
         mode=mode,
         algorithm=algorithm,
         affinity=affinity,
+        dsr=request.dsr,
         published=wanted,
         selector=parse_labels(request.selector),
         labels=parse_labels(request.labels),
@@ -125,6 +127,15 @@ def _refuse_addresses(wanted: Iterable[PortMapping], network: Network) -> None:
             )
 
 
+def _refuse_dsr(wanted: bool | None, network: Network) -> None:
+    """ConfigError: there is one host, whose answers are its own anyway."""
+    if wanted and not network.spans:
+        raise ConfigError(
+            f"--dsr is for services of networks that span hosts: all backends on {network.name} are on this host, "
+            "which answers their clients itself"
+        )
+
+
 def _check_service_name(name: str, state: State) -> None:
     check_name("service", name)
     check_hostname(name, "service name")
@@ -152,6 +163,7 @@ def _check_network(network: Network) -> None:
 
 def _refuse_without_vip(request: ServiceRequest, affinity: int) -> None:
     given = {"--publish": request.publish, "--vip": request.vips, "--affinity": affinity}
+    given["--dsr"] = request.dsr
     given["--algorithm"] = request.algorithm != "maglev"
     given |= _without_choice(request.health, request.stop_grace_period)
     for option, value in given.items():
@@ -254,6 +266,7 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
             ("--publish-add", change.publish_add),
             ("--affinity", change.affinity),
             ("--algorithm", change.algorithm),
+            ("--dsr", change.dsr),
             *_without_choice(change.health, change.stop_grace_period).items(),
         ):
             if value:
@@ -276,6 +289,7 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
     network = state.networks[service.network_id]
     wanted = tuple(PortMapping.parse(text) for text in change.publish_add)
     _refuse_addresses(wanted, network)
+    _refuse_dsr(change.dsr, network)
     opened = choose(wanted, left, state.including(left), ports)
     if network.spans:
         wanted = tuple(replace(one, host_ip=None, acl=0) for one in opened)
@@ -287,6 +301,7 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
         ports=(*left.ports, *opened),
         algorithm=parse_algorithm(change.algorithm) if change.algorithm else service.algorithm,
         affinity=parse_seconds(change.affinity, "affinity") if change.affinity else service.affinity,
+        dsr=service.dsr if change.dsr is None else change.dsr,
         health=health,
         verdicts=service.verdicts if health else {},
         grace=_grace(change.stop_grace_period, service.grace),

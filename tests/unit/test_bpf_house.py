@@ -22,6 +22,7 @@ WRITERS = {
     "lib/encap.h",
     "lib/relay.h",
     "lib/virtual.h",
+    "lib/asked.h",
 }
 # Those that act, each with whom it may call.
 ACTING = {
@@ -35,6 +36,7 @@ ACTING = {
     "lib/outside.h": {"lib/inbound.h"},
     "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
     "lib/served.h": {"lib/forward.h"},
+    "lib/straight.h": {"lib/exits.h"},
 }
 
 
