@@ -30,7 +30,7 @@ RESULTS = "results.json"
 ALL_SUITES = "full"
 ALL = (
     "ebpf,iptables,nftables,docker-datapath,docker,none,aardvark,dnsmasq,unbound,direct,routed,vxlan,macvlan,"
-    "ipvs,nginx,haproxy"
+    "ipvs,nginx,haproxy,dsr"
 )
 EXPERIMENTS = {
     "Suite": "SUITE",

@@ -14,10 +14,12 @@ from typing import Literal
 
 from datapath.bench import stats
 from datapath.bench.model import (
+    BY_OTHER_HOST,
     DIRECT,
     DNSMASQ,
     DOCKER,
     DOCKER_DATAPATH,
+    DSR,
     EBPF,
     IPTABLES,
     MACVLAN,
@@ -202,6 +204,8 @@ PROMISES: tuple[Promise, ...] = (
     _ratio(f"tcp_rr {TO_SERVICE} services=1", NONE, 1.03, most=True),
     _ratio(SERVED_AMONG_MANY, IPTABLES, 5, most=False),
     Promise(SERVED_AMONG_MANY, f"{EBPF}/{EBPF} services=1", 0.95, False, _itself(SERVED_AMONG_MANY, SERVED)),
+    _ratio(f"tcp_rr {BY_OTHER_HOST}", NONE, 1.25, most=True),
+    _ratio(f"tcp_rr {BY_OTHER_HOST}", NONE, 1.25, most=True, mode=DSR),
     Promise(CHANGING, f"{EBPF}, connections that failed", 0, True, _detail(CHANGING, "failed")),
     Promise(ESTABLISHED[0], f"{EBPF}, ns a packet", 120, True, _cost(*ESTABLISHED)),
 )

@@ -37,7 +37,12 @@ IPVS, NGINX, HAPROXY = BALANCERS = ("ipvs", "nginx", "haproxy")
 this datapath, `iptables` the rules of Kubernetes' kube-proxy, and `none` is the limit: straight to a server of the same
 network of this datapath, without a service."""
 
-MODES = (*NETWORKING, *RESOLVERS, *ACROSS, *BALANCERS)
+DSR = "dsr"
+"""Of one row of the suite `services` only, that asks by another host than the container's: this datapath's service,
+which that host answers for, while with `dsr` the container's answers itself. There `none` is a container's way to the
+server over the overlay network, without a service."""
+
+MODES = (*NETWORKING, *RESOLVERS, *ACROSS, *BALANCERS, DSR)
 
 PATHS = (
     "container-container",
@@ -52,6 +57,9 @@ ACROSS_HOSTS, HOST_HOST = "across-hosts", "host-host"
 
 TO_SERVICE, INGRESS, HOST_SERVICE = "container-service", "outside-service", "host-service"
 """From a container and from the host itself to a service's address, and from outside to its published port."""
+
+BY_OTHER_HOST = "outside-other-host"
+"""From outside to a published port of a service at another host than its container's."""
 
 
 @dataclass(frozen=True, slots=True)

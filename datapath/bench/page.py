@@ -17,6 +17,7 @@ from datapath.bench.model import (
     DNSMASQ,
     DOCKER,
     DOCKER_DATAPATH,
+    DSR,
     EBPF,
     HAPROXY,
     IPTABLES,
@@ -57,6 +58,7 @@ EXPLAINED = {
     IPVS: "The kernel's own balancer, in turn, between containers that the host routes between.",
     NGINX: "nginx as a proxy of TCP on the host, between the same containers.",
     HAPROXY: "HAProxy in its place.",
+    DSR: "this datapath, whose answers from another host than the one that is asked go straight to who asks.",
 }
 
 

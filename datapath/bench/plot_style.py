@@ -32,6 +32,7 @@ COLOURS = dict(
             # Never beside those of the same colour.
             *("#0f9ed5", "#8d5bd1", "#d1495b", "#3d8b37"),
             *("#8d5bd1", "#3d8b37", "#b5532d"),
+            "#d1495b",
         ),
         strict=True,
     )

@@ -10,10 +10,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
-from datapath.bench.model import EBPF, HOST_SERVICE, INGRESS, NONE, TO_SERVICE, Point, Sample
+from datapath.bench.model import (
+    BY_OTHER_HOST,
+    DSR,
+    EBPF,
+    HOST_SERVICE,
+    INGRESS,
+    NONE,
+    TO_SERVICE,
+    Point,
+    Sample,
+)
 from datapath.bench.place import ToolError, end
 from datapath.bench.topology_services import SERVERS, ServiceTopology
-from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic
+from datapath.bench.traffic import PATH_WORDS, Topologies, Traffic, traffic
 from datapath.bench.workloads import TCP_CONNECT, TCP_INSIST, TCP_RR, Workload
 
 COUNTS = (10, 1000)  # of services, besides one
@@ -84,9 +94,11 @@ def served(topologies: Topologies, modes: Modes, workload: Workload, path: str, 
     )
 
 
-def services(topologies: Topologies, modes: Modes) -> Iterator[Served]:
+def services(topologies: Topologies, modes: Modes) -> Iterator[Traffic]:
     """Those of one service first, and 1,000 services last: they take long to build."""
     some = tuple(mode for mode in modes if mode in (EBPF, NONE))
+    across = tuple(mode for mode in modes if mode in (EBPF, DSR, NONE))
+    modes = tuple(mode for mode in modes if mode != DSR)
     for workload in (TCP_CONNECT, TCP_RR):
         yield served(topologies, modes, workload, TO_SERVICE, 1)
     yield Changing(
@@ -99,6 +111,8 @@ def services(topologies: Topologies, modes: Modes) -> Iterator[Served]:
     for path, which in ((INGRESS, modes), (HOST_SERVICE, some)):
         for workload in (TCP_CONNECT, TCP_RR):
             yield served(topologies, which, workload, path)
+    for workload in (TCP_RR, TCP_CONNECT):
+        yield traffic(topologies, across, workload, BY_OTHER_HOST)
     yield Served(
         topologies,
         TCP_CONNECT,

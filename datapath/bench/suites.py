@@ -15,6 +15,7 @@ from datapath.bench.model import (
     DOCKER,
     DOCKER_DATAPATH,
     DOCKERS,
+    DSR,
     EBPF,
     HOST_HOST,
     IPTABLES,
@@ -56,7 +57,7 @@ class Rowed:
     `absent`: modes that it knows nothing of; `make` makes the topologies of the others."""
 
     own_pid_namespace = True
-    absent: Modes = (*RESOLVERS, *ACROSS, *BALANCERS)
+    absent: Modes = (*RESOLVERS, *ACROSS, *BALANCERS, DSR)
     make: Callable[[str, SuiteOptions], Topology] = staticmethod(make_topology)
 
     def __init__(self, name: str, rows: Rows, modes: Modes, options: SuiteOptions) -> None:
@@ -222,7 +223,7 @@ class Costly(Rowed):
 class Across(Rowed):
     """Its topologies are pairs of hosts."""
 
-    absent = (IPTABLES, NFTABLES, DOCKER_DATAPATH, *RESOLVERS, *BALANCERS)
+    absent = (IPTABLES, NFTABLES, DOCKER_DATAPATH, *RESOLVERS, *BALANCERS, DSR)
     make = staticmethod(make_hosts)
 
 

@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING
 
 from datapath.bench.balancers import Rules, apply_rules, missing, proxy
 from datapath.bench.host import CLIENT_SETTINGS, HOST, STREAM_SETTINGS, Host
-from datapath.bench.model import EBPF, HOST_SERVICE, INGRESS, IPTABLES, IPVS, NONE, TO_SERVICE, SuiteOptions
+from datapath.bench.model import (
+    BY_OTHER_HOST,
+    DSR,
+    EBPF,
+    HOST_SERVICE,
+    INGRESS,
+    IPTABLES,
+    IPVS,
+    NONE,
+    TO_SERVICE,
+    SuiteOptions,
+)
 from datapath.bench.place import Namespace, Place
 from datapath.bench.topologies import CLIENT, NETWORK, PORT, Own, PathsOnly, Route, Topology, measured_core
+from datapath.bench.topology_hosts import TwoHosts
+from datapath.bench.topology_ingress import IngressHosts
 
 if TYPE_CHECKING:
     from datapath.model.networks import NetworkRequest
@@ -73,6 +86,8 @@ class OwnServices(Own, ServiceTopology):
     def __init__(self, mode: str, options: SuiteOptions) -> None:
         Own.__init__(self, EBPF, options)
         self.mode = mode
+        self._options = options
+        self._hosts: TwoHosts | None = None  # of rows of their own
         self._folder = options.folder / mode
         self._others = 0
         self._backends = SERVERS
@@ -118,7 +133,12 @@ class OwnServices(Own, ServiceTopology):
         return NetworkRequest(name)
 
     def route(self, path: str) -> Route:
-        return self._routes[path]
+        if path != BY_OTHER_HOST:
+            return self._routes[path]
+        if self._hosts is None:
+            self._hosts = IngressHosts(self.mode, self._options)
+            self._stack.enter_context(self._hosts)
+        return self._hosts.route(path)
 
     def asked(self, path: str) -> str:
         return self._addresses if self.mode == NONE and path != INGRESS else self.route(path).address
@@ -273,6 +293,8 @@ class PeerServices(ServiceTopology):
             self._reload(rules)
 
 
-def make_services(mode: str, options: SuiteOptions) -> ServiceTopology:
+def make_services(mode: str, options: SuiteOptions) -> Topology:
     """The topology of a mode; it is built when it is entered."""
+    if mode == DSR:
+        return IngressHosts(mode, options)
     return OwnServices(mode, options) if mode in (EBPF, NONE) else PeerServices(mode, options)

@@ -19,6 +19,7 @@ from datapath.bench import stats
 from datapath.bench.host import HOST
 from datapath.bench.model import (
     ACROSS_HOSTS,
+    BY_OTHER_HOST,
     DOCKERS,
     HOST_HOST,
     HOST_SERVICE,
@@ -53,6 +54,7 @@ PATH_WORDS = {
     TO_SERVICE: "container → service",
     HOST_SERVICE: "host → service",
     INGRESS: "outside → published port of a service",
+    BY_OTHER_HOST: "outside → published port of a service, at another host than its container's",
 }
 
 

@@ -17,10 +17,10 @@ import pytest
 from datapath.bench import host
 from datapath.bench.groups import group
 from datapath.bench.host import HOST
-from datapath.bench.model import DOCKERS, Sample, SuiteOptions
+from datapath.bench.model import BY_OTHER_HOST, DOCKERS, Sample, SuiteOptions
 from datapath.bench.names import Asking, Dns
 from datapath.bench.place import Place, ToolError
-from datapath.bench.served import services
+from datapath.bench.served import Served, services
 from datapath.bench.suites import populated, ports
 from datapath.bench.topologies import LOOPBACK, PORT, Own
 from datapath.bench.topology_docker import DockerTopology
@@ -149,7 +149,7 @@ def test_s26_s28_services_are_measured_in_every_mode_that_is_here(tmp_path: Path
     own = Topologies("services", SuiteOptions(SECONDS, tmp_path), make_services)
     try:
         for row in services(own, ("ebpf", "none", "iptables", "nginx", "haproxy")):
-            if row.workload.name == "tcp_rr":
+            if row.workload.name == "tcp_rr" or not isinstance(row, Served):
                 continue
             row.services, row.backends = min(row.services, 4), min(row.backends, 30)
             with row:
@@ -163,6 +163,22 @@ def test_s26_s28_services_are_measured_in_every_mode_that_is_here(tmp_path: Path
         with netns.enter(topology.host.inside.path):
             served = topology.engine.services.backends(MEASURED)
         assert len([use for use in served if use.opened]) == SERVERS
+    finally:
+        own.close()
+
+
+@pytest.mark.skipif(not shutil.which("etcd"), reason="etcd is not installed: make deps")
+def test_s26_s28_a_port_of_another_host_is_measured_beside_the_overlay_itself(tmp_path: Path) -> None:
+    """With direct server return and without."""
+    own = Topologies("services", SuiteOptions(SECONDS, tmp_path), make_services)
+    try:
+        rows = [row for row in services(own, ("ebpf", "dsr", "none")) if row.point.path == BY_OTHER_HOST]
+        assert [row.workload.name for row in rows] == ["tcp_rr", "tcp_connect"]
+        with rows[1] as row:
+            assert row.modes == ("ebpf", "dsr", "none")
+            for mode in row.modes:
+                found = row.sample(mode)
+                assert found.value > 10 and not found.details["failed"]
     finally:
         own.close()
 

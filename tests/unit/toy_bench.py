@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datapath.bench.model import (
     ACROSS,
     BALANCERS,
+    DSR,
     RESOLVERS,
     Better,
     Cost,
@@ -28,7 +29,7 @@ KIB = {
     "docker-datapath": 24,
     "docker": 32,
     "none": 8,
-    **dict.fromkeys((*RESOLVERS, *ACROSS, *BALANCERS), 32),
+    **dict.fromkeys((*RESOLVERS, *ACROSS, *BALANCERS, DSR), 32),
 }
 
 
