@@ -3,7 +3,7 @@
  * tc ingress of the host's loopback device: published ports for what the host itself sends past
  * the socket hooks: the kernel's own sockets and tunnels, raw sockets, sockets that were
  * connected before; and what the host's own resolvers answer to containers. Attached while a port is published or a
- * container has a resolver. All else is the host's.
+ * container asks one of these. All else is the host's.
  */
 #include "lib/inbound.h"
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from datapath.dataplane.structs import NameKey
 from datapath.dataplane.wire_names import address_key, endpoint_key
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
+from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.parsing import Address
 from datapath.model.peers import Remote
+from datapath.model.resolv import NameFacts, Server, servers
 from datapath.model.rows import Phase, short
 from datapath.model.services import Service
 from datapath.model.state import State
@@ -85,9 +87,19 @@ def asks(endpoint: Endpoint, state: State) -> bool:
     return state.alive(endpoint.sandbox_id)
 
 
-def anybody_asks(state: State) -> bool:
-    """Questions may go to upstream servers."""
-    return any(asks(endpoint, state) for endpoint in state.endpoints.values())
+def host_is_asked(state: State, facts: NameFacts, observed: HostNetwork) -> bool:
+    """Questions may go to a name server of the host's own. What it answers comes by the host's loopback device."""
+
+    def its_own(asked: Iterable[Server]) -> bool:
+        return any(not one.device and observed.has(one.address) for one in asked)
+
+    usual = its_own(facts.servers)
+    for endpoint in state.endpoints.values():
+        owner = state.containers.get(endpoint.sandbox_id)
+        given = owner.dns if owner is not None else endpoint.dns
+        if (its_own(servers(given)) if given else usual) and asks(endpoint, state):
+            return True
+    return False
 
 
 # ---- which ---------------------------------------------------------------------------------------------------------

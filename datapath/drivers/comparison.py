@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datapath.dataplane.name_owners import anybody_asks, is_told
+from datapath.dataplane.name_owners import host_is_asked, is_told
 from datapath.model.drivers import built, spec_of, traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
@@ -85,7 +85,7 @@ class Comparison:
     @property
     def loopback(self) -> bool:
         """What arrives at the host's loopback device may be for a container."""
-        return self.published() or anybody_asks(self.state)
+        return self.published() or host_is_asked(self.state, self.observed.names, self.observed.network)
 
 
 def endpoint_name(endpoint: Endpoint, state: State) -> str:

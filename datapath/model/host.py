@@ -167,6 +167,11 @@ class HostNetwork:
         """All addresses of the host."""
         return frozenset(one.interface.ip for one in self.addresses)
 
+    def has(self, address: Address) -> bool:
+        """Whether packets to it stay on the host."""
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address in self.ips or any(address in one for one in self.local)
+
     def first_address(self, ifindex: int) -> Address | None:
         """The address of a device that other hosts reach it by: its first global one, IPv4 before IPv6."""
         found = (

@@ -15,12 +15,13 @@ from datapath.dataplane import version
 from datapath.dataplane.layout import FIRST, OBJECT_FILES, TAILS, tails_of
 from datapath.kernel import abi, features
 from tests.net import faults, forked
-from tests.net.hosts import HOST, Host
+from tests.net.hosts import HOST, OUTSIDE, Host
 from tests.net.services import heard, serve
 
 NO_ICC = "com.docker.network.bridge.enable_icc=false"
-# What a host of bridge networks has loaded, with a container that asks for names.
-PLAIN = {program for name in FIRST for program in OBJECT_FILES[name]} | {"from_loopback"}
+# What a host of bridge networks has loaded, with a container that asks others than the host for names.
+PLAIN = {program for name in FIRST for program in OBJECT_FILES[name]}
+ASKED = {"dns": [OUTSIDE]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,14 +80,16 @@ def settings(host: Host, program: str) -> Any:
     shown = json.loads(host.sh(["bpftool", "-j", "prog", "show", "pinned", str(pin(host, program))]))
     for number in shown["map_ids"]:
         rows = json.loads(host.sh(["bpftool", "-j", "map", "dump", "id", str(number)]))
-        if rows and ".rodata.config" in rows[0].get("formatted", {}).get("value", {}):
-            return rows[0]["formatted"]["value"][".rodata.config"]
+        value = rows[0].get("formatted", {}).get("value") if rows else None
+        if isinstance(value, dict) and ".rodata.config" in value:
+            return value[".rodata.config"]
     raise AssertionError(program)
 
 
 @pytest.fixture(scope="module")
 def prepared(shared_host: Host) -> Host:
     """A network and a container."""
+    shared_host.configure(ASKED)
     shared_host.ctl("network create --ipv6 --subnet 10.71.0.0/24 --subnet fd71::/64 shop")
     shared_host.run("client", "--network shop")
     return shared_host
@@ -132,9 +135,10 @@ def test_s30_a_program_that_is_loaded_later_and_a_command_that_ends_meanwhile(pr
 
 def test_s30_programs_are_loaded_when_something_first_needs_them(prepared: Host) -> None:
     """With the settings of those that are there, whatever daemon.json says by now."""
-    prepared.configure({"datapath": {"timeouts": {"udp": 33}}})
+    prepared.configure({**ASKED, "datapath": {"timeouts": {"udp": 33}}})
     lan = "--subnet 192.0.2.0/24 --gateway 192.0.2.2 -o parent=eth0"
     commands = {
+        "run -d --name asking --network shop --dns 127.0.0.1 sleep 3600": {"from_loopback"},
         "run -d --name denying -p 8081:80,deny=198.51.100.9 sleep 3600": {"xdp_uplink"},
         "service create --network shop -p 8080:80 web": {"to_service"},
         f"network create -d ipvlan {lan} lan": {"from_parent", "to_lan"},

@@ -237,7 +237,7 @@ def settings(host: Host) -> str:
 
 
 @pytest.mark.parametrize("attach", ["auto", "clsact"])
-def test_s31_the_loopback_device_is_looked_at_only_while_there_are_containers(
+def test_s31_the_loopback_device_is_looked_at_only_while_it_may_have_something_for_containers(
     make_host: Callable[..., Host], attach: str
 ) -> None:
     """What arrives there may be for a published port, or what a name server of the host's own has answered."""
@@ -253,7 +253,7 @@ def test_s31_the_loopback_device_is_looked_at_only_while_there_are_containers(
 
     host.ctl("network create shop")
     assert not attached()
-    host.run("web", "", echo_server("udp", 80))
+    host.run("web", "--dns 127.0.0.1", echo_server("udp", 80))
     assert attached()
     host.ctl("port add web 8081:80/udp")
     with eventually() as until:
@@ -262,7 +262,7 @@ def test_s31_the_loopback_device_is_looked_at_only_while_there_are_containers(
     assert settings(host) == before
     host.ctl("rm -f web")
     assert not attached()
-    host.run("web")
+    host.run("web", "--dns 127.0.0.1")
     assert attached()
     host.ctl("down")
     assert not attached() and settings(host) == before

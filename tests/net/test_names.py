@@ -25,7 +25,7 @@ from datapath.engine.names import update_elsewhere
 from datapath.kernel import bpf_maps, bpffs, features, netns
 from datapath.model.peers import Peer, Remote
 from tests.net.agents import agent
-from tests.net.hosts import Host, Namespace, eventually
+from tests.net.hosts import HOST, OUTSIDE, Host, Namespace, eventually
 from tests.net.names import NamedHost
 from tests.net.names import dig as replies_of
 from tests.net.test_library import Engine
@@ -88,14 +88,32 @@ def test_s17_a_container_reaches_the_resolver_by_each_of_its_networks(prepared: 
     assert prepared.ctl("doctor") == "No problems found."
 
 
-def test_s17_the_hosts_loopback_is_looked_at_as_long_as_anybody_asks(prepared: Host) -> None:
+@pytest.mark.parametrize("server", ["127.0.0.53", "::1", "::ffff:127.0.0.1", HOST, "2001:db8:5::53"])
+def test_s17_the_hosts_loopback_is_looked_at_as_long_as_anybody_asks_the_host(
+    prepared: Host, server: str
+) -> None:
+    """Whose addresses are those of its devices, and all that its routes say are its own. Nobody else's answer comes by
+    it."""
     attached = prepared.bpffs / "datapath/links/from_loopback-1"
     if not attached.parent.exists() or not features.has_tcx():
         pytest.skip("this kernel has no tcx")
-    prepared.run("web", "--network red")
-    assert attached.exists()
-    prepared.ctl("rm -f web")
-    assert not attached.exists()
+    prepared.sh("ip route add local 2001:db8:5::/64 dev lo")
+    try:
+        prepared.configure({"dns": [OUTSIDE]})
+        prepared.run("web", "--network red")
+        assert not attached.exists()
+        prepared.run("other", f"--network red --dns {OUTSIDE} --dns {server}")
+        assert attached.exists()
+        prepared.ctl("rm -f other")
+        assert not attached.exists()
+        prepared.configure({"dns": [server]})
+        prepared.run("other", "--network red")
+        assert attached.exists()
+        prepared.ctl("rm -f web other")
+        assert not attached.exists()
+    finally:
+        prepared.sh("ip route del local 2001:db8:5::/64 dev lo")
+        prepared.configure({})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import parent_entries, policed, uplink_devices
 from datapath.dataplane.layout import HOOKS, POLICY_HOOK, UPLINK_HOOKS, UPLINK_KINDS, Setup
 from datapath.dataplane.name_entries import NameRows, Touched
-from datapath.dataplane.name_owners import anybody_asks, is_told
+from datapath.dataplane.name_owners import host_is_asked, is_told
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
@@ -78,6 +78,8 @@ class EbpfHost(HostPart):
         addresses.tell(dataplane, view)
         addresses.tell_prefixes(dataplane, view)
         names.tell_subnets(dataplane, view)
+        if host_is_asked(view.state, view.names, view.observed):
+            self._attach_loopback(dataplane)  # before rows say that it is asked
         if not (self._upgrading and dataplane.outdated):  # else `upgrade` does, unless it is refused
             names.follow(dataplane, view)
 
@@ -192,8 +194,8 @@ class EbpfHost(HostPart):
                 )
 
     def finish(self, view: HostView) -> None:
-        """On the loopback device while anything is published, for what the host sends past the socket hooks, or anybody
-        asks for names, for what name servers of the host's own answer."""
+        """On the loopback device while anything is published, for what the host sends past the socket hooks, or name
+        servers of the host's own are asked, for what they answer."""
         dataplane = self.context.loaded
         if dataplane is None:
             return
@@ -204,12 +206,15 @@ class EbpfHost(HostPart):
             )
         key = abi.device_key(LOOPBACK)
         published = any(True for _ in view.state.published)
-        if published or anybody_asks(view.state):
-            dataplane.devices[key] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
-            dataplane.attach("from_loopback", LOOPBACK)
+        if published or host_is_asked(view.state, view.names, view.observed):
+            self._attach_loopback(dataplane)
         elif key in dataplane.devices:
             dataplane.detach("from_loopback", LOOPBACK)
             dataplane.devices.pop(key)
+
+    def _attach_loopback(self, dataplane: Dataplane) -> None:
+        dataplane.devices[abi.device_key(LOOPBACK)] = abi.device(kind=int(abi.DeviceKind.DEVICE_LOOPBACK))
+        dataplane.attach("from_loopback", LOOPBACK)
 
     # ---- versions, and the end -----------------------------------------------------------------
 
