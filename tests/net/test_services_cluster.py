@@ -21,7 +21,7 @@ import pytest
 from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
-from tests.net.hosts import TIMEOUT, Host, Namespace, eventually, reaches
+from tests.net.hosts import TIMEOUT, Host, eventually, reaches
 from tests.net.services import Start, failed, heard, keeper, keeping, names, serve, server
 
 NET = "10.77.0.0/16"
