@@ -72,7 +72,7 @@ class OverlayHost(HostPart):
     def upgrade(self, view: HostView, fill: Callable[[], None]) -> bool:
         """The device of encrypted tunnels believes hosts as this version's programs name them: see HostPart."""
         if any(map(encrypted, view.networks)):
-            self._tunnels.tell(view, view.networks)
+            self._tunnels.tell(view.state, view.networks)
         return False
 
     def _dataplane(self) -> Dataplane | None:
@@ -115,7 +115,7 @@ class OverlayHost(HostPart):
         if dataplane is None or not view.networks:
             return
         if any(map(encrypted, view.networks)):
-            self._tunnels.tell(view, view.networks)
+            self._tunnels.tell(view.state, view.networks)
         wanted = tables.wanted(view.state, view.networks, view.observed)
         for name in reversed(MAPS):
             rows, keys = getattr(dataplane, name), {to_abi(key) for key in wanted[name]}
