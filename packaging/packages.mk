@@ -19,8 +19,8 @@ $(MANUAL): $(wildcard packaging/man/* ctl/*.py ctl/*/*.py) packaging/manual.py d
 
 # The interpreter that will run it has to have what it needs: said now, not by a traceback.
 install: packaged
-	@[ -n '$(DESTDIR)' ] || $(PYTHON) -c 'import _cffi_backend, click, dns, pyroute2' || { \
-		echo "$(PYTHON) lacks that; as root: apt-get install python3-click python3-cffi-backend python3-dnspython python3-pyroute2" >&2; exit 1; }
+	@[ -n '$(DESTDIR)' ] || $(PYTHON) -c 'import _cffi_backend, click, dns, pyroute2, yaml' || { \
+		echo "$(PYTHON) lacks that; as root: apt-get install python3-click python3-cffi-backend python3-dnspython python3-pyroute2 python3-yaml" >&2; exit 1; }
 	$(LIST) install
 	@[ -n '$(DESTDIR)' ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 
@@ -110,7 +110,7 @@ $(VERSIONS:%=$(VENV)/versions-%/bin/datapathctl): $(VENV)/versions-%/bin/datapat
 .PHONY: test-versions $(VERSIONS:%=test-versions-%)
 test-versions: $(VERSIONS:%=test-versions-%)
 $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/datapathctl
-	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|dnspython|pyroute2|jinja2|matplotlib)='
+	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|dnspython|pyroute2|pyyaml|jinja2|matplotlib)='
 	$(VENV)/versions-$*/bin/python -m pytest $(SIDE_BY_SIDE) $(VERSIONS_TESTS)
 
 # ---- what was built, as others install it ---------------------------------------------

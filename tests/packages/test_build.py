@@ -19,7 +19,7 @@ def test_what_make_install_brings_works_and_make_uninstall_takes_it_away(machine
     machine.apt("update")
     machine.apt(
         "install --no-install-recommends make gcc libc6-dev clang llvm libbpf-dev python3-dev python3-cffi "
-        "python3-click python3-dnspython python3-pyroute2 click-man python3-setuptools"
+        "python3-click python3-dnspython python3-pyroute2 python3-yaml click-man python3-setuptools"
     )
     assert int(machine.sh("gcc -dumpversion")) >= 14
     machine.sh(f"tar -C /root -xzf /root/{made.name}")

@@ -424,7 +424,7 @@ def test_completion_of_words() -> None:
 
 
 def test_start_up_loads_nothing_heavy() -> None:
-    heavy = "pyroute2 psutil sqlite3 asyncio logging matplotlib jinja2"
+    heavy = "pyroute2 psutil sqlite3 asyncio logging matplotlib jinja2 yaml"
     heavy += " datapath.runtime datapath.engine datapath.plan datapath.kernel datapath.bench"
     done = python(
         f"import sys, ctl.cli.main; print([name for name in '{heavy}'.split() if name in sys.modules])"

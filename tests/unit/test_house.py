@@ -44,6 +44,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
     **dict.fromkeys(("cffi", "_cffi_backend", "pyroute2", "ctypes", "socket"), "datapath.kernel"),
     "bcc": "datapath.telemetry",
+    "yaml": "datapath.plan.policies",
     "click": "ctl.cli",
 }
 
@@ -218,7 +219,7 @@ def test_s23_nothing_is_decided_by_the_wall_clock() -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """At the top of a module they would cost every start of the command line (pyroute2: 0.2 s)."""
-    heavy = {"pyroute2", "bcc", "matplotlib", "jinja2", "markupsafe"}
+    heavy = {"pyroute2", "bcc", "matplotlib", "jinja2", "markupsafe", "yaml"}
     found = [
         f"{path}:{line} {module}"
         for path in MODULES

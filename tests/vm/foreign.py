@@ -35,7 +35,7 @@ PACKAGES = (
     *("base-files", "base-passwd", "bash", "dash", "coreutils", "findutils", "grep", "sed", "gawk", "mount"),
     *("util-linux", "busybox-static", "kmod", "procps", "psmisc", "hostname", "login", "passwd"),
     *("ncurses-base", "netbase", "make", "gcc"),
-    *("python3", "libpython3.11-dev", "libbpf-dev", "libc6-dev", "clang", "llvm", "bpftool"),
+    *("python3", "python3-yaml", "libpython3.11-dev", "libbpf-dev", "libc6-dev", "clang", "llvm", "bpftool"),
     *("ca-certificates", "iproute2", "iptables", "nftables", "ethtool", "tcpdump", "iperf3", "curl"),
     *("iputils-ping", "iputils-arping", "netcat-openbsd", "traceroute", "wireguard-tools"),
 )
