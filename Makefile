@@ -44,7 +44,7 @@ WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter
 # What the build, the datapath and the tests run. None starts a service when it is installed: those that would are
 # kept from it below.
 PACKAGES := gcc libc6-dev make clang llvm clang-format libbpf-dev libelf-dev bpftool \
-	python3-venv python3-dev python3-bpfcc \
+	python3-venv python3-dev python3-bpfcc python3-yaml \
 	iproute2 iptables nftables ethtool tcpdump iperf3 curl \
 	iputils-ping iputils-arping netcat-openbsd traceroute procps busybox-static \
 	nginx wrk apache2-utils dnsmasq-base unbound bind9-dnsutils libsystemd-shared musl-tools python3-pyftpdlib \

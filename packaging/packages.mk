@@ -98,7 +98,7 @@ release:
 # Listings, run, port, doctor, rules for iptables and nftables, reports: whatever speaks to a dependency.
 VERSIONS := lowest newest
 VERSIONS_TESTS := tests/unit/test_cli.py tests/unit/test_encryption.py tests/unit/test_words.py tests/unit/test_help.py tests/unit/test_formats.py tests/unit/test_bench_report.py \
-	tests/net/test_port_command.py tests/net/test_doctor.py tests/net/test_linuxbridge.py tests/net/test_modes.py
+	tests/unit/test_policy_text.py tests/net/test_port_command.py tests/net/test_doctor.py tests/net/test_linuxbridge.py tests/net/test_modes.py
 
 $(VENV)/versions-lowest/bin/datapathctl: WANTED = $$($(BIN)/python setup.py -q requirements --with bench --lowest) 'numpy<2'
 $(VENV)/versions-newest/bin/datapathctl: WANTED = --upgrade $$($(BIN)/python setup.py -q requirements --with bench)
