@@ -109,11 +109,11 @@ def test_s17_the_hosts_loopback_is_looked_at_as_long_as_anybody_asks_the_host(
         prepared.configure({"dns": [server]})
         prepared.run("other", "--network red")
         assert attached.exists()
-        prepared.ctl("rm -f web other")
-        assert not attached.exists()
     finally:
         prepared.sh("ip route del local 2001:db8:5::/64 dev lo")
         prepared.configure({})
+    prepared.ctl("rm -f web other")
+    assert not attached.exists()
 
 
 @pytest.mark.parametrize(
