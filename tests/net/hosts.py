@@ -158,15 +158,18 @@ class Host(Namespace):
     def _plug(self) -> None:
         """Gives the host its uplink, and the machine outside."""
         self.outside = Namespace()
-        self.sh(f"ip link add eth0 type veth peer name eth0 netns {self.outside.pid}")
-        self.sh(f"ip address add {HOST}/24 dev eth0")
+        self.sh(
+            "ip -batch -",
+            f"link add eth0 type veth peer name eth0 netns {self.outside.pid}\naddress add {HOST}/24 dev eth0\n",
+        )
         # The uplink's link-local address is in a row of `devices` once it is fit for use, which duplicate address
         # detection would make it a second or two later, amid the test. Other addresses have it as ever.
         self.sh("sysctl -q -w net.ipv6.conf.eth0.accept_dad=0")
         self.sh("ip link set eth0 up")
-        self.outside.sh(f"ip address add {OUTSIDE}/24 dev eth0")
-        self.outside.sh(f"ip address add {FAR}/32 dev lo")
-        self.outside.sh("ip link set eth0 up")
+        self.outside.sh(
+            "ip -batch -",
+            f"address add {OUTSIDE}/24 dev eth0\naddress add {FAR}/32 dev lo\nlink set eth0 up\n",
+        )
         self._settle_uplink()
         self.sh(f"ip route add default via {OUTSIDE}")
 
