@@ -7,8 +7,8 @@ The key of an address is the lock on it: it is created by one host, and only tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from datapath.cluster import keys
 from datapath.cluster.allotment import Choice, Known, choose
@@ -36,8 +36,7 @@ from datapath.store.cluster import (
 Make = Callable[[IPv4Address | None, IPv6Address | None], Remote]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What a host has to know of the networks that it takes part in, as of one moment: `revision`. `remotes` and
     `blocks`: its own too. `ingress`: ids of all networks whose services publish ports. `attended`: keys about
     which hosts live, and which are drained. `broken`: keys that cannot be read, each with why."""
@@ -60,8 +59,7 @@ class Part:
         return (*self.peers, *attendance, *self.blocks, *self.remotes, *self.services)
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """`remote`: the endpoint as the other hosts see it. `blocks`: what was claimed with it. `tries`: transactions."""
 
     remote: Remote

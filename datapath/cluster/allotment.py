@@ -10,8 +10,8 @@ behind its reserve, any host can be given: it is an exception that the others ha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import NamedTuple
 
 from datapath.errors import ConfigError
 from datapath.model.digests import sha256
@@ -26,13 +26,12 @@ _SHARES = 4  # a small network is cut into at least 2 to the power of this many 
 _LEAST = 2  # bits of an address within the smallest block
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What a host knows of a network: whose its blocks are (a host's id), and which addresses are used, by whom (an
     endpoint's id). It may be out of date: the store has the last word."""
 
-    blocks: Mapping[Prefix, str] = field(default_factory=dict)
-    used: Mapping[Address, str] = field(default_factory=dict)
+    blocks: Mapping[Prefix, str] = {}
+    used: Mapping[Address, str] = {}
 
     @classmethod
     def of(
@@ -48,15 +47,14 @@ class Known:
 
     def using(self, address: Address, endpoint: str) -> Known:
         """With the address used too."""
-        return replace(self, used={**self.used, address: endpoint})
+        return self._replace(used={**self.used, address: endpoint})
 
     def owning(self, prefix: Prefix, peer: str) -> Known:
         """With the block taken too."""
-        return replace(self, blocks={**self.blocks, prefix: peer})
+        return self._replace(blocks={**self.blocks, prefix: peer})
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """`block`: of nobody yet, to be claimed together with the address."""
 
     address: Address

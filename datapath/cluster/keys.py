@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import ip_address, ip_network
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from datapath.errors import StateError, quoted
 from datapath.model.codec import from_object, to_json
@@ -62,8 +62,7 @@ class ClusterInfo:
     port: int = PORT
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """A key that was deleted. What of it is known: the row is of that network, host, prefix, address or service's
     name."""
 
@@ -90,8 +89,7 @@ class Gone:
         return self.address is not None and self.address in (row.ipv4, row.ipv6)
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(NamedTuple):
     """What has changed: keys that are gone, and then rows that are new or different. A row that has the address of
     another takes its place. `broken`: keys whose value cannot be read, each with why."""
 

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from datapath.errors import KernelError
 from datapath.kernel import log
@@ -55,7 +56,8 @@ def _refused(proto: str, address: Address, port: int) -> bool:
 
 def dial(host: str, port: int, timeout: float) -> socket.socket:
     """A TCP connection, made within so many seconds, which is then its time-out. OSError."""
-    return socket.create_connection((host, port), timeout)
+    plain: Any = host.encode("ascii")  # for text Python first loads what names in other alphabets are like
+    return socket.create_connection((plain, port), timeout)
 
 
 def suspects(proto: str, first: int, last: int) -> Iterable[int]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from datapath.errors import ConfigError, quoted
@@ -133,8 +132,7 @@ def _seconds(options: Mapping[str, str], name: str, usual: int) -> int:
 # ---- this host, as others see it ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Advertise:
+class Advertise(NamedTuple):
     """The address at which other hosts reach this one: one of its own, or the first of a device's. One of the two is
     there. A port is Docker's, by which hosts reached each other's daemon; nobody asks for one here."""
 
@@ -145,8 +143,7 @@ class Advertise:
         return self.device or str(self.address)
 
 
-@dataclass(frozen=True, slots=True)
-class Underlay:
+class Underlay(NamedTuple):
     """What carries packets to other hosts. `mtu`: bytes of an IP packet there; `ifindex`: of the device."""
 
     address: Address

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from datapath.errors import StateError
 
@@ -38,8 +37,7 @@ class RestoredError(StateError):
         self.revision = revision
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """The value of a key. `created`, `modified`: revisions; `lease`: the key goes with that lease; 0: it stays."""
 
     value: str
@@ -48,16 +46,14 @@ class Entry:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """All keys below a prefix as of one revision."""
 
     revision: int
     entries: Mapping[str, Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """`entry` None: the key was deleted, or its lease has ended."""
 
     key: str
@@ -65,38 +61,33 @@ class Change:
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(NamedTuple):
     """A condition: there is no such key."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unchanged:
+class Unchanged(NamedTuple):
     """A condition: the key was last written by the transaction of that revision."""
 
     key: str
     modified: int
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(NamedTuple):
     """A condition: there is such a key."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Holds:
+class Holds(NamedTuple):
     """A condition: there is such a key, and it has this value."""
 
     key: str
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(NamedTuple):
     """A condition: no key begins with that."""
 
     prefix: str
@@ -105,8 +96,7 @@ class Empty:
 Condition = Absent | Unchanged | Present | Holds | Empty
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Write a key."""
 
     key: str
@@ -114,15 +104,13 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Delete a key, if it is there."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteAll:
+class DeleteAll(NamedTuple):
     """Delete all keys that begin with that."""
 
     prefix: str
@@ -131,8 +119,7 @@ class DeleteAll:
 Write = Put | Delete | DeleteAll
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Of a transaction. `found`: if it was refused, what the keys of its conditions have; nothing for those that are
     not there, and the first hundred for a prefix."""
 
@@ -141,8 +128,7 @@ class Outcome:
     found: Mapping[str, Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One of the store's servers. `error`: why it does not answer, "" if it does. `leader`: it is. `size`: bytes of
     its database; `seconds`: how long the answer took."""
 
@@ -154,8 +140,7 @@ class Member:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """`cluster`: the store's own identifier, hexadecimal; "" if no server answers. `alarms`: what it complains of."""
 
     members: tuple[Member, ...]

@@ -11,14 +11,13 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _NAME = "cluster"
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """`age`: seconds since all that other hosts had changed was known here; `revision`: the store's then; `error`: why
     the store did not answer since, "": it was not asked, or did."""
 

@@ -139,7 +139,7 @@ def test_what_is_this_hosts_own_is_never_taken_from_it_but_noticed() -> None:
     now = state(own, mine)
     whole = part(own, said)
     assert following.of_list(now, whole, following.held(now)) == following.Differences()
-    for lacking in (part(said), part(own), replace(whole, peers=(PEER,))):
+    for lacking in (part(said), part(own), whole._replace(peers=(PEER,))):
         found = following.of_list(now, lacking, following.held(now))
         assert found.disowned and not found.gone and not found.put
     more = part(own, said, remote(OWN, "10.0.0.40"))
