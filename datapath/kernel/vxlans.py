@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import struct
+from array import array
+from fcntl import ioctl
 
 from datapath.errors import KernelError
 from datapath.kernel import facts, rtnetlink, sockets
@@ -22,6 +26,7 @@ _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 3, 18, 1, 2  # 
 _IFLA_VXLAN_PORT, _IFLA_VXLAN_EXTERNAL = 15, 25
 # Bytes: what the devices below take decides, which programs ask about each packet.
 _MTU = 65000
+_SIOCETHTOOL, _ETHTOOL_SGRO = 0x8946, 0x2C  # linux/sockios.h, linux/ethtool.h
 
 
 def create(name: str, port: int, mac: str, netns: Netns = None) -> int:
@@ -45,12 +50,25 @@ def create(name: str, port: int, mac: str, netns: Netns = None) -> int:
         index = index_of(name)
         try:
             quiet_ipv6(name)
+            _join_nothing(name)
             with translated("set up", f"device {name}"):
                 route.link("set", index=index, state="up")
         except BaseException:
             route.link("del", index=index)
             raise
     return index
+
+
+def _join_nothing(name: str) -> None:
+    """What comes to the device has been joined before, by GRO on the uplink, or cannot be: to look at it once more
+    takes a queue of its own."""
+    value = array("I", (_ETHTOOL_SGRO, 0))
+    request = struct.pack("16sP16x", name.encode(), value.buffer_info()[0])  # struct ifreq
+    with (
+        facts.translated("switch off GRO of", f"device {name}"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way,
+    ):
+        ioctl(way, _SIOCETHTOOL, request)
 
 
 def port_of(name: str) -> int | None:
