@@ -170,6 +170,13 @@ static __always_inline bool flow_is_wrapped(const struct __sk_buff *skb, const s
 			     false);
 }
 
+/* Has the device to free it of a tunnel's headers, whatever flow it is of? Joined segments a program would leave marked as a
+ * tunnel's. Behind the device the same is asked of them. */
+static __always_inline bool is_for_device(const struct __sk_buff *skb, const struct tunnel *own)
+{
+	return skb->gso_size && own->ifindex;
+}
+
 /* The packet, freed of so many bytes of headers, goes to who gets its flow. `becomes`: as in vxlan_strip. */
 static __always_inline int rx_deliver(struct __sk_buff *skb, const struct rx_way *way,
 				      __u32 overhead, __be16 becomes)
@@ -254,6 +261,8 @@ static __always_inline int flow_arrives_v6(struct __sk_buff *skb, struct scratch
 		return NO_VERDICT;
 	if (head->ip.nexthdr == IPPROTO_UDP && link->udp.dest == own->port &&
 	    addr_equal((const struct ip_addr *)&head->ip.daddr, &own->addr6)) {
+		if (is_for_device(skb, own))
+			return not_ours(skb);
 		length = bpf_ntohs(head->ip.payload_len) + sizeof(head->ip);
 		if ((void *)(inner4 + 1) > end || !wide_is_plain(&head->ip, skb->len - L3) ||
 		    !link_is_plain(skb, link, length, ((const __u8 *)&head->ip)[1] >> 4, true) ||
@@ -316,6 +325,9 @@ __noinline int flow_arrives(struct __sk_buff *skb)
 		return flow_arrives_v6(skb, room, own);
 	if (head->ip.protocol == IPPROTO_UDP && link->udp.dest == own->port &&
 	    head->ip.daddr == own->addr4.word[3]) {
+		if (is_for_device(skb, own) && *(const __u8 *)&head->ip == 0x45 &&
+		    !(head->ip.frag_off & IP_FRAGMENT))
+			return not_ours(skb);
 		if ((void *)(inner + 1) > end || !flow_is_wrapped(skb, &head->ip) ||
 		    xfrm_is_asked_in())
 			return NO_VERDICT;

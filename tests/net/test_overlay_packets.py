@@ -198,6 +198,11 @@ def test_a_stream_arrives_whatever_the_device_does_itself(peers: Peers, offload:
             host.sh(f"ethtool -K {UNDER} tx on tso on gso on tx-udp_tnl-segmentation on gro off")
 
 
+def test_the_device_of_tunnels_joins_nothing_that_was_joined_on_the_link(peers: Peers) -> None:
+    for host in peers.hosts:
+        assert "generic-receive-offload: off" in host.sh(f"ethtool -k {DEVICE}")
+
+
 @pytest.fixture
 def narrow(make_host: MakeHost) -> Peers:
     """Hosts between which 1400 bytes fit; their containers believe in 1450."""
