@@ -163,6 +163,8 @@ class Forwarding(Services):
             if sender is None:
                 return None
             route = self._way(p, sender, half)
+            if sender.peer and (route.uplink is None or self.topology.protects(out[3])):
+                raise Withheld  # whoever is told of it, another host is
             if route.kind == "net":
                 return self._way_inside(p, sender, half, route)
             if route.kind == "local" and half.original:
