@@ -118,6 +118,8 @@ class Comparison:
         packet = out[14 - len(sent.frame) :]  # whatever is before it
         to = packet[16:20] if size == 4 else packet[24:40]
         shown = [one for one in living if address_of(one, size) == to]
+        if not shown and service.affinity:
+            raise LostSightError  # the client has it from now on
         moved = {reason for reason, _ in self.runner.all_moved(keep=True)}
         expected: Expected | Undecided | None = None
         for one in shown or living:
