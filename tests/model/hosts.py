@@ -154,7 +154,7 @@ def _services(
             slots=[rng.choice(backends) for _ in range(rng.choice((1, 3, 7, 70)))],
             host=Member(net, -1, net.mac, "gateway"),
             down=[one for one in backends if rng.random() < 0.2],
-            affinity=rng.random() < 0.3 and (net.icc or algorithm == "maglev"),
+            affinity=rng.random() < 0.3 and algorithm == "maglev",
             algorithm=algorithm,
         )
         for address in (service.addr4, service.addr6):
