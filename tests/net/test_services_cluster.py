@@ -392,6 +392,24 @@ def test_s26_members_find_a_service_and_its_backends_on_any_host(shop: Cluster) 
     remove(second, "w5")
 
 
+def test_s26_the_host_that_chose_counts_what_passes(shop: Cluster) -> None:
+    """Wherever the backend is: no other host counts it once more."""
+    first, second = shop
+    client = ["nsenter", f"--net=/proc/{second.process('there')}/ns/net"]
+
+    def passed(host: Host) -> dict[str, tuple[int, int]]:
+        return {name: (row["PacketsIn"], row["PacketsOut"]) for name, row in backends(host).items()}
+
+    before = passed(first), passed(second)
+    for vip in vips(first):
+        found = names(heard(lambda argv: second.try_([*client, *argv]), "udp", vip, 80, 30))
+        now = passed(second)
+        grown = {name: (now[name][0] - had[0], now[name][1] - had[1]) for name, had in before[1].items()}
+        assert grown == {name: (found[name], found[name]) for name in grown}
+        before = before[0], now
+    assert passed(first) == before[0]
+
+
 def test_s26_without_the_store_and_the_agents_services_go_on(shop: Cluster) -> None:
     """None is created, within 5 s; containers begin of the reserve, and are behind it everywhere once it is back."""
     first, second = shop
