@@ -50,6 +50,7 @@ enum network_flag {
 	NETWORK_L3 = 4096, /* they are routed there: nobody on the link is asked or answered */
 	NETWORK_SERVICES = 8192,   /* has services: virtual addresses in front of members */
 	NETWORK_QUESTIONS = 16384, /* the kernel hands frames over; only questions pass here */
+	NETWORK_FLOWS = 32768,	   /* what members send is counted in `flows` and `edges` */
 };
 
 /* networks: ARRAY, index is the network's number (0 is never used) */
@@ -935,6 +936,82 @@ struct name_count {
 	__u64 forwarded;   /* to an upstream */
 	__u64 failed_over; /* to another one, as one did not know or did not answer */
 	__u64 refused;	   /* nobody could be asked */
+};
+
+/* ---- who talks to whom -------------------------------------------------------- */
+
+/*
+ * flows: what members of networks with NETWORK_FLOWS have to do with each other and with the host, untranslated: one row
+ * for both directions of an address pair, its ports and its protocol. Of the two ends `a` is the lesser, in the order in
+ * which the programs compare them. Ports are 0 where packets have none, and of fragments, of which all but one have
+ * none; an ICMP echo's identifier is the port of who asks. The GC ends rows, and adds what they counted to `edges`.
+ */
+struct flow_id {
+	struct ip_addr addr_a;
+	struct ip_addr addr_b;
+	__be16 port_a;
+	__be16 port_b;
+	__u8 proto;
+	__u8 pad;
+	__u16 network; /* number */
+};
+
+/* What one end has sent. */
+struct flow_half {
+	__u64 packets;	/* as on a wire: each segment of a large one by itself */
+	__u64 bytes;	/* of IP packets */
+	__u64 seen;	/* ns, CLOCK_MONOTONIC, in steps of a few ms: the last of them */
+	__u64 since;	/* likewise: when the row began */
+	__u32 from;	/* number of the endpoint, or enum other_party */
+	__u32 to;	/* likewise */
+	__u32 ended;	/* 1: what is counted from now on is not for this row any more */
+	__u32 openings; /* connections that it has begun: 0, where only the middle of one was seen */
+	__u8 opener;	/* 1: it has begun, not the other end */
+	__u8 finished;	/* TCP: bit 0: it has sent FIN, bit 1: RST */
+	__u8 pad[14];
+};
+
+/* Each half is a cache line, so that two CPUs with a direction each have one each. */
+struct flow {
+	struct flow_half a;
+	struct flow_half b;
+};
+
+/* edges: totals of all that has ended, by who has begun, whom he has talked to, and at which of that one's ports. What
+ * was refused is there at once. */
+struct edge_id {
+	__u32 network;
+	__u32 from; /* number of an endpoint, or enum other_party */
+	__u32 to;   /* likewise; of what was refused before that was known, PARTY_OUTSIDE */
+	__u32 rule; /* 0 */
+	__be16 port;
+	__u8 proto;
+	__u8 reason; /* enum reason; 0: it was not refused */
+};
+
+struct edge {
+	__u64 connections;  /* of what was refused: packets that would have opened one */
+	__u64 sent_packets; /* by who has begun */
+	__u64 sent_bytes;
+	__u64 received_packets;
+	__u64 received_bytes;
+	__u64 first; /* ns, CLOCK_MONOTONIC, in steps of a few ms: when its first packet was counted, */
+	__u64 last; /* and its last one */
+};
+
+/* parties: what users called endpoints, for totals of those that are gone */
+struct party_key {
+	__u32 endpoint; /* number */
+};
+
+struct party {
+	__u8 name[64]; /* UTF-8, zero-padded */
+};
+
+/* flow_rest: ARRAY of one */
+struct flow_rest {
+	__u64 queued;	  /* rows of `flows` that are in the GC's queue */
+	struct edge over; /* the totals of all that `edges` has no room for */
 };
 
 /* ---- what happened ------------------------------------------------------------ */

@@ -3,10 +3,12 @@
  * Conntrack GC. One timer looks at a bounded number of connections ten times a second, in turn,
  * and deletes those that have timed out, both directions at once. (A timer for each would need
  * memory at the moment when a connection is confirmed, in which 6.18 often refuses it.) A test
- * run starts the timer; it then goes on without any process.
+ * run starts the timer; it then goes on without any process. Rows of flows are ended in the same way, and what they have
+ * counted is added to the totals.
  */
 #include "lib/confirm.h"
 #include "lib/mappings.h"
+#include "lib/tally.h"
 
 #define CLOCK_MONOTONIC 1
 #define TICK		(SECOND / 10)
@@ -18,6 +20,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct gc_run {
 	struct gc_timer *timer;
+	struct flow_rest *rest;
 	__u64 now;
 	bool thorough; /* does every original still have its reply? */
 };
@@ -81,6 +84,62 @@ static __always_inline __u32 share(__u64 queued)
 	return part < MOST ? part : MOST;
 }
 
+/* Seconds without a packet, after which a row of a flow is ended. Its total stays; and who goes on later has another. */
+static __always_inline __u32 flow_timeout(const struct flow_id *key, const struct flow *flow)
+{
+	bool both = flow->a.packets && flow->b.packets;
+
+	switch (key->proto) {
+	case IPPROTO_TCP:
+		if (flow_is_closed(flow))
+			return config.timeout_closing;
+		return both ? config.timeout_established : config.timeout_handshake;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return config.timeout_icmp;
+	}
+	return both ? config.timeout_udp : config.timeout_udp_exchange;
+}
+
+/* Who had that end of the row is gone, or has another address. */
+static __always_inline bool is_left(__u32 network, const struct ip_addr *addr, __u32 number)
+{
+	return number != PARTY_HOST && !recipient_find(network, addr, number);
+}
+
+static long tally_one(__u32 index, struct gc_run *run)
+{
+	struct scratch *room = scratch();
+	struct flow_id *key;
+	struct flow *flow;
+	__u64 seen;
+
+	if (!room)
+		return 1;
+	key = &room->flow_id;
+	if (bpf_map_pop_elem(&flow_queue, key))
+		return 1;
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (!flow)
+		goto gone;
+	/* Of a network that is gone there are no totals either. */
+	if (network_find(key->network)) {
+		seen = flow->a.seen > flow->b.seen ? flow->a.seen : flow->b.seen;
+		if (!is_past(seen, flow_timeout(key, flow) * SECOND, run->now) &&
+		    !is_left(key->network, &key->addr_a, flow->a.from) &&
+		    !is_left(key->network, &key->addr_b, flow->b.from) &&
+		    !bpf_map_push_elem(&flow_queue, key, 0))
+			return 0;
+		__sync_lock_test_and_set(&flow->a.ended, 1);
+		__sync_lock_test_and_set(&flow->b.ended, 1);
+		flow_fold(flow);
+	}
+	bpf_map_delete_elem(&flows, key);
+gone:
+	__sync_fetch_and_add(&run->rest->queued, -1);
+	return 0;
+}
+
 static int collect(void *map, __u32 *index, struct gc_timer *timer)
 {
 	struct gc_run run = {.timer = timer, .now = bpf_ktime_get_ns()};
@@ -90,6 +149,9 @@ static int collect(void *map, __u32 *index, struct gc_timer *timer)
 
 	timer->ticked = run.now;
 	bpf_loop(share(timer->queued), collect_one, &run, 0);
+	run.rest = bpf_map_lookup_elem(&flow_rest, index);
+	if (run.rest)
+		bpf_loop(share(run.rest->queued), tally_one, &run, 0);
 	bpf_timer_start(&timer->timer, TICK, 0);
 	return 0;
 }

@@ -17,21 +17,16 @@
 #include "lib/overlay.h"
 #include "lib/served.h"
 #include "lib/source.h"
+#include "lib/tally.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Broadcast and multicast: to the host, and to the members where they may talk. */
-static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
-				    const struct device *device, const struct network *net)
+/* To the host itself, which is the other end. */
+static __always_inline int to_own_host(struct __sk_buff *skb, struct packet *p,
+				       const struct network *net)
 {
-	int reason = group_check(p, net);
-
-	if (reason)
-		return drop(skb, reason);
-	if (net->flags & NETWORK_ICC)
-		members_flood(skb, device->network, net, device->endpoint);
-	count(skb, FLOODED);
-	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
+	p->party = PARTY_HOST;
+	return to_host(skb, net);
 }
 
 /* To a port of the host's that nobody has published. If a container's is mapped to it, it is meant, unless a socket of
@@ -49,7 +44,7 @@ __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct d
 	    is_tcp_answer(p) || p->ttl <= 1 || !packet_has_ports(p) || !hairpin_leads(&p->tuple) ||
 	    host_socket_state(skb, &p->tuple)) {
 		detour_to_host(p, device->endpoint);
-		return to_host(skb, net);
+		return to_own_host(skb, p, net);
 	}
 	reason = nat_open_outside(skb, p, device, &p->tuple.dst);
 	if (reason)
@@ -73,7 +68,7 @@ static __always_inline int to_local(struct __sk_buff *skb, struct packet *p,
 	if (!port)
 		return to_mapped(skb, p, device, net);
 	if (host_is_talking(skb, &p->tuple))
-		return to_host(skb, net);
+		return to_own_host(skb, p, net);
 	if (port_is_service(port)) {
 		if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
 			return drop(skb, DROP_REWRITE);
@@ -117,7 +112,7 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, struct packet *
 }
 
 /* What nobody in the network has the address of, by the MAC that it is sent to. */
-__noinline int to_router(struct __sk_buff *skb, const struct packet *p, const struct network *net,
+__noinline int to_router(struct __sk_buff *skb, struct packet *p, const struct network *net,
 			 __u32 number)
 {
 	struct endpoint *router;
@@ -129,6 +124,7 @@ __noinline int to_router(struct __sk_buff *skb, const struct packet *p, const st
 		return drop(skb, DROP_WRONG_MAC);
 	if (!(net->flags & NETWORK_ICC))
 		return drop(skb, DROP_ICC);
+	p->party = router->number;
 	return deliver(skb, p, router, p->src_mac);
 }
 
@@ -150,6 +146,7 @@ __noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct
 		return drop(skb, DROP_ICC);
 	if (packet_fit(skb, p, device->endpoint) || rewrite_ttl(skb, p, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
+	p->party = router->number;
 	return deliver(skb, p, router, net->mac);
 }
 
@@ -194,12 +191,12 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_BAD_ADDR);
 	/* A link-local source does not go beyond its link (RFC 4291, 2.5.6), which ends at the host. */
 	if (addr_is_linklocal(&p->tuple.src))
-		return at_gateway ? to_host(skb, net) : drop(skb, DROP_BAD_ADDR);
+		return at_gateway ? to_own_host(skb, p, net) : drop(skb, DROP_BAD_ADDR);
 	if ((net->flags & NETWORK_INTERNAL) && !at_gateway)
 		return drop(skb, DROP_INTERNAL);
 	if (net->flags & NETWORK_INTERNAL)
 		return is_answer(skb, p, net, device->endpoint) ? go_on(skb, TAIL_ANSWERED)
-								: to_host(skb, net);
+								: to_own_host(skb, p, net);
 	if (packet_has_ports(p)) {
 		conn = conn_of_client(p, device->endpoint);
 		if (conn && conn->from_endpoint == device->endpoint) {
@@ -220,7 +217,7 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 			return verdict;
 	}
 	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, false))
-		return to_host(skb, net);
+		return to_own_host(skb, p, net);
 	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room);
 	if (at_gateway || route_is_local(skb, p, net, route))
 		return to_local(skb, p, device, net);
@@ -243,24 +240,17 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	return to_new_outside(skb, p, device, net, room, route);
 }
 
-/* Does it send no more than it may? What comes once more was counted when it came first. */
-static __always_inline bool may_send(struct __sk_buff *skb, const struct packet *p,
-				     const struct device *device)
-{
-	return !(device->limited & LIMIT_EGRESS) || p->again ||
-	       limit_admits(device->endpoint, LIMIT_EGRESS, wire_length(skb, p));
-}
-
 /* One of its own network, straight; but what came by way of the host's stack is answered so. */
-static __always_inline int to_member(struct __sk_buff *skb, const struct packet *p,
+static __always_inline int to_member(struct __sk_buff *skb, struct packet *p,
 				     const struct device *device, const struct network *net,
 				     const struct endpoint *endpoint)
 {
 	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, true)) {
 		if (rewrite_macs(skb, net->mac, p->src_mac))
 			return drop(skb, DROP_REWRITE);
-		return to_host(skb, net);
+		return to_own_host(skb, p, net);
 	}
+	p->party = endpoint->number;
 	if (!members_may_talk(net, p))
 		return drop(skb, DROP_ICC);
 	service_yields(p, endpoint);
@@ -280,15 +270,6 @@ static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *
 	if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
 		return drop(skb, DROP_REWRITE);
 	return choose_at(skb, p, device->network, service, device->endpoint);
-}
-
-/* May it be an answer to another host, which has asked for itself, or a backend for somebody outside? */
-static __always_inline bool answers_caller(const struct packet *p, const struct network *net,
-					   const struct device *device)
-{
-	return (net->flags & NETWORK_OVERLAY) &&
-	       ((device->forwarding & ROLE_SERVES) || is_gateway(net, &p->tuple.dst)) &&
-	       caller_find(p, device->network);
 }
 
 /* A member on another host. What becomes of a datagram's first fragment is not known here: the later ones meet the same. */
@@ -314,26 +295,23 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 	return go_on(skb, TAIL_TO_PEER);
 }
 
-SEC("tc")
-int from_container(struct __sk_buff *skb)
+static __always_inline int container_sends(struct __sk_buff *skb, struct packet *p)
 {
-	int reason, verdict = flow_leaves(skb);
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
 	bool remote, serves;
-	struct packet *p;
+	int reason, verdict;
 
-	if (verdict != NO_VERDICT)
-		return verdict;
-	p = packet_new();
-	if (!p)
-		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_ENDPOINT);
 	net = device ? network_find(device->network) : NULL;
 	if (!net)
 		return drop(skb, DROP_DEVICE);
 	reason = packet_parse(skb, p);
+	if (net->flags & NETWORK_FLOWS) {
+		p->watched = device->network;
+		p->sender = device->endpoint;
+	}
 	if (!reason)
 		reason = source_check(p, device, net);
 	if (reason)
@@ -396,4 +374,19 @@ int from_container(struct __sk_buff *skb)
 	    first_came(skb, p, device->endpoint, verdict))
 		return drop(skb, DROP_REWRITE);
 	return forwarded(skb, verdict);
+}
+
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	int verdict = flow_leaves(skb);
+	struct packet *p;
+
+	if (verdict != NO_VERDICT)
+		return verdict;
+	p = packet_new();
+	if (!p)
+		return drop(skb, DROP_DEVICE);
+	verdict = container_sends(skb, p);
+	return p->watched ? tally(skb, p, verdict) : verdict;
 }

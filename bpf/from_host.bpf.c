@@ -9,6 +9,7 @@
 #include "lib/overlay.h"
 #include "lib/served.h"
 #include "lib/tails.h"
+#include "lib/tally.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -103,17 +104,21 @@ static __always_inline int to_its_service(struct __sk_buff *skb, struct packet *
 				     : forwarded(skb, verdict);
 }
 
-SEC("tc")
-int from_host(struct __sk_buff *skb)
+/* Is what the host sends to be counted? What it merely forwards for a member was when that has sent it. */
+static __always_inline bool is_watched(const struct __sk_buff *skb, const struct packet *p,
+				       const struct network *net, __u32 number)
 {
-	struct packet *p = packet_new();
+	return (net->flags & NETWORK_FLOWS) &&
+	       (!skb->ingress_ifindex || !endpoint_find(number, &p->tuple.src));
+}
+
+static __always_inline int host_sends(struct __sk_buff *skb, struct packet *p)
+{
 	struct endpoint *endpoint;
 	struct device *device;
 	struct network *net;
 	int reason;
 
-	if (!p)
-		return drop(skb, DROP_DEVICE);
 	device = device_find(skb->ifindex, DEVICE_GATEWAY);
 	if (!device)
 		return drop(skb, DROP_DEVICE);
@@ -151,6 +156,11 @@ int from_host(struct __sk_buff *skb)
 		endpoint = router_at(device->network, p->dst_mac);
 	if (!endpoint)
 		return drop(skb, DROP_NO_ENDPOINT);
+	if (is_watched(skb, p, net, device->network)) {
+		p->watched = device->network;
+		p->sender = PARTY_HOST;
+		p->party = endpoint->number;
+	}
 	if ((endpoint->limited & LIMIT_INGRESS) &&
 	    !limit_admits(endpoint->number, LIMIT_INGRESS, wire_length(skb, p)))
 		return drop(skb, DROP_BANDWIDTH);
@@ -165,4 +175,16 @@ int from_host(struct __sk_buff *skb)
 	/* redirect_peer works at ingress only: from here through the host end of the pair. */
 	count(skb, DELIVERED);
 	return bpf_redirect(endpoint->ifindex, 0);
+}
+
+SEC("tc")
+int from_host(struct __sk_buff *skb)
+{
+	struct packet *p = packet_new();
+	int verdict;
+
+	if (!p)
+		return drop(skb, DROP_DEVICE);
+	verdict = host_sends(skb, p);
+	return p->watched ? tally(skb, p, verdict) : verdict;
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Broadcast and multicast, as a container sends it. */
 #pragma once
-#include "lib/networks.h"
-#include "lib/parse.h"
+#include "lib/exits.h"
 
 /* Returns 0 if what is in a group's frame may go to all of the group, or a drop reason. */
 static __always_inline int group_check(const struct packet *p, const struct network *net)
@@ -18,4 +17,18 @@ static __always_inline int group_check(const struct packet *p, const struct netw
 	if (is_ipv6(p) && bpf_ntohl(p->tuple.dst.word[0] & bpf_htonl(0x000f0000)) <= 0x00010000)
 		return DROP_MULTICAST_OFF;
 	return 0;
+}
+
+/* Broadcast and multicast: to the host, and to the members where they may talk. */
+static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
+				    const struct device *device, const struct network *net)
+{
+	int reason = group_check(p, net);
+
+	if (reason)
+		return drop(skb, reason);
+	if (net->flags & NETWORK_ICC)
+		members_flood(skb, device->network, net, device->endpoint);
+	count(skb, FLOODED);
+	return bpf_redirect(net->ifindex, BPF_F_INGRESS);
 }

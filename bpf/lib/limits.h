@@ -56,3 +56,11 @@ __noinline int limit_admits(__u32 endpoint, __u32 direction, __u32 length)
 	__sync_fetch_and_add(&limit->bytes, length);
 	return 0;
 }
+
+/* Does it send no more than it may? What comes once more was counted when it came first. */
+static __always_inline bool may_send(struct __sk_buff *skb, const struct packet *p,
+				     const struct device *device)
+{
+	return !(device->limited & LIMIT_EGRESS) || p->again ||
+	       limit_admits(device->endpoint, LIMIT_EGRESS, wire_length(skb, p));
+}

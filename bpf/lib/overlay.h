@@ -229,3 +229,12 @@ static __always_inline bool leads_to_peer(const struct packet *p, const struct n
 	overlay = overlay_find(number);
 	return overlay && overlay_covers(overlay, &p->tuple.dst);
 }
+
+/* May it be an answer to another host, which has asked for itself, or a backend for somebody outside? */
+static __always_inline bool answers_caller(const struct packet *p, const struct network *net,
+					   const struct device *device)
+{
+	return (net->flags & NETWORK_OVERLAY) &&
+	       ((device->forwarding & ROLE_SERVES) || is_gateway(net, &p->tuple.dst)) &&
+	       caller_find(p, device->network);
+}

@@ -60,6 +60,11 @@ struct packet {
 			 * they are put before it, all lies so much earlier */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
+	/* Of a container of a network with NETWORK_FLOWS (tally.h): */
+	__u32 watched; /* number of that network, 0: it is not counted */
+	__u32 sender;  /* who it is: number, or enum other_party; */
+	__u32 party;   /* likewise, who gets it; 0: it is not counted as delivered */
+	__u32 reason;  /* why it was dropped, 0: it was not */
 };
 
 static __always_inline bool is_ipv6(const struct packet *p)

@@ -122,6 +122,10 @@ struct scratch {
 	__u64 host_opened; /* how often its tuple may have been opened before that was looked for */
 	__u64 epoch;	   /* of before anything was looked up for it */
 	__u64 until;	   /* ns, CLOCK_MONOTONIC: so long the route counts that was found */
+	struct flow_id flow_id; /* of a packet that is counted (tally.h), */
+	struct flow flow_row;	/* what its row begins with, */
+	struct edge_id edge_id; /* and what is added to which total */
+	struct edge edge;
 };
 
 struct {

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "lib/conntrack.h"
+#include "lib/measure.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -52,16 +53,14 @@ __noinline int backend_counted(__u32 number, int in, __u32 packets, __u32 bytes)
 static __always_inline void conn_count(const struct __sk_buff *skb, const struct packet *p,
 				       struct conn *conn)
 {
-	__u32 headers = p->l4 - L3 + p->l4_length, bytes = p->length, packets = 1;
+	struct measure size;
 
 	if (p->again)
 		return;
-	if (skb->gso_size && bytes > headers) {
-		packets = (bytes - headers - 1) / skb->gso_size + 1;
-		bytes += (packets - 1) * headers;
-	}
-	__sync_fetch_and_add(&conn->packets, packets);
-	__sync_fetch_and_add(&conn->bytes, bytes);
+	size = packet_measure(skb, p);
+	__sync_fetch_and_add(&conn->packets, size.packets);
+	__sync_fetch_and_add(&conn->bytes, size.bytes);
 	if (conn->backend)
-		backend_counted(conn->backend, conn->flags & CONN_ORIGINAL, packets, bytes);
+		backend_counted(conn->backend, conn->flags & CONN_ORIGINAL, size.packets,
+				size.bytes);
 }

@@ -65,8 +65,11 @@ static __noinline int report(struct __sk_buff *skb, __u32 reason)
 
 static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
 {
+	struct scratch *room = scratch();
 	__u64 seen = count(skb, reason);
 
+	if (room)
+		room->packet.reason = reason;
 	if (config.sample && seen % config.sample == 1 % config.sample)
 		report(skb, reason);
 	return TC_ACT_SHOT;

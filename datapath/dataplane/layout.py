@@ -24,6 +24,7 @@ NetworkFlag = Literal[
     "NETWORK_L3",
     "NETWORK_SERVICES",
     "NETWORK_QUESTIONS",
+    "NETWORK_FLOWS",
 ]
 DeviceKind = Literal[
     "DEVICE_ENDPOINT",
@@ -113,6 +114,10 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "upstreams": ("upstream_key", "upstream_state"),
     "questions": ("question_key", "question"),
     "name_counts": ("name_count_key", "name_count"),
+    "flows": ("flow_id", "flow"),
+    "edges": ("edge_id", "edge"),
+    "flow_rest": (None, "flow_rest"),
+    "parties": ("party_key", "party"),
     "counters": (None, "counter"),
     "config": (None, "config"),
 }
@@ -121,6 +126,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
 # The maps that only the programs use, likewise; without a struct: what is in it does not last longer than a packet.
 OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
     "confirmed": (None, "tuple"),
+    "flow_queue": (None, "flow_id"),
     "gc_timers": (None, "gc_timer"),
     "events": (None, "event"),
     "scratches": (None, None),

@@ -167,6 +167,8 @@ class Loading(Pins):
         sizes = dict(self._setup.sizes)
         if "conns" in sizes:
             sizes["confirmed"] = sizes["conns"] // 2  # each connection is in the queue of the GC once
+        if "flows" in sizes:
+            sizes["flow_queue"] = sizes["flows"]  # and so is each flow in its own
         for name in listed(self.root / "maps"):
             fd = get_pinned(self.root / "maps" / name)
             if fd is not None:

@@ -98,6 +98,9 @@ SIZES = {
     "parents": 256,
     "upstreams": 256,
     "questions": 1024,
+    "flows": 4096,
+    "flow_queue": 4096,
+    "edges": 1024,
 }
 
 
@@ -624,7 +627,7 @@ class Programs:
         written = {
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
-            *("upstreams", "questions", "name_counts", "detours"),
+            *("upstreams", "questions", "name_counts", "detours", "flows", "edges"),
         }
         for name in written & self.maps.keys():
             self.maps[name].delete_many(list(self.maps[name]))

@@ -141,6 +141,7 @@ def test_names_fit_the_kernel(name: str) -> None:
             # Python reads events, and nothing of what the programs note for themselves.
             assert set(maps) - set(MAPS) <= {
                 "confirmed",
+                "flow_queue",
                 "cuts",
                 "events",
                 "frames",

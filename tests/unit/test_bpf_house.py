@@ -31,6 +31,7 @@ ACTING = {
     "lib/exits.h": set(),
     "lib/flows.h": {"lib/exits.h"},
     "lib/forward.h": {"lib/exits.h", "lib/hairpin.h"},
+    "lib/groups.h": {"lib/exits.h"},
     "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
