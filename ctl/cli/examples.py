@@ -34,6 +34,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "ct ls": ("ct ls --container web --state established", "ct ls --proto udp --format json"),
     "ct flush": ("ct flush --src 192.0.2.0/24",),
     "ct stats": ("ct stats",),
+    "flows": ("flows --network shop", "flows --verdict refused --since 5m", "flows --totals --from app"),
     "names": ("names ls shop", "names resolve web db"),
     "names ls": ("names ls", "names ls shop --format json"),
     "names resolve": ("names resolve web db", "names resolve web example.com MX"),

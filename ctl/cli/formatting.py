@@ -107,6 +107,17 @@ def moment(text: str, option: str) -> float:
     return parse_moment(text, datetime.now(UTC).isoformat(), option).timestamp()
 
 
+def now() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+def moment_ago(seconds: float) -> str:
+    """The moment so long ago, as RFC 3339 has it: 2026-11-24T06:05:00.120Z."""
+    found = datetime.fromtimestamp(now() - seconds, UTC)
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def since(timestamp: str, now: datetime) -> str:
     """How long before `now` the time stamp is."""
     return (

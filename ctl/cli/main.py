@@ -20,6 +20,7 @@ COMMANDS = {
     "network": ".network:network",
     "port": ".port:port",
     "ct": ".connection:ct",
+    "flows": ".flows:flows",
     "names": ".names:names",
     "service": ".service:service",
     "cluster": ".cluster:cluster",

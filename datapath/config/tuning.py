@@ -39,6 +39,8 @@ _NUMBERS = {
     "max-ports": (64, 1 << 20),
     "max-sources": (64, 1 << 20),
     "max-endpoints": (64, 1 << 20),
+    "max-flows": (64, 8 << 20),
+    "max-flow-totals": (64, 8 << 20),
     "max-connections-per-container": (0, _LIMIT),
     "max-openings-per-container": (0, _LIMIT),
     "dns-ttl": (0, 24 * 3600),
@@ -50,7 +52,8 @@ _NUMBERS = {
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """`max_connections`: confirmed ones; `max_pending`: openings that nobody has answered; `max_ports`: single
-    ports and host addresses; `max_sources`: prefixes of allow= and deny=; `max_endpoints`: addresses of containers.
+    ports and host addresses; `max_sources`: prefixes of allow= and deny=; `max_endpoints`: addresses of containers;
+    `max_flows`: what members of networks with flows do now; `max_flow_totals`: totals of who has done what.
 
     Of one container, 0 without limit: confirmed connections, openings that were not confirmed. `flood_rate` and
     `flood_burst`: openings from outside by one address (IPv6: /64), a second and at once; 0: without limit. `dns_ttl`:
@@ -64,6 +67,8 @@ class Tuning:
     max_ports: int = 262144
     max_sources: int = 65536
     max_endpoints: int = 65536
+    max_flows: int = 65536
+    max_flow_totals: int = 16384
     max_connections_per_container: int = 131072
     max_openings_per_container: int = 16384
     timeouts: Mapping[str, int] = field(default_factory=lambda: dict(TIMEOUTS))
@@ -101,6 +106,9 @@ class Tuning:
             "quotas": self.max_endpoints,
             "limits": 2 * self.max_endpoints,
             "resolvers": self.max_endpoints,
+            "parties": self.max_endpoints,
+            "flows": self.max_flows,
+            "edges": self.max_flow_totals,
             "names": max(262144, 4 * self.max_endpoints),
             "arrivals": self.max_endpoints,
             "externals": max(self.max_connections // 4, 1024),

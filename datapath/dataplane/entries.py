@@ -40,7 +40,7 @@ from datapath.dataplane.structs import (
 )
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
-from datapath.model.networks import VEPA, Network, gateway_mac
+from datapath.model.networks import VEPA, Network, gateway_mac, has_flows
 from datapath.model.parsing import PORT_PROTOCOLS, Address
 from datapath.model.ports import PortMapping
 from datapath.model.resolv import RESOLVER
@@ -122,6 +122,7 @@ def network_entry(
         "NETWORK_VEPA": network.flag == VEPA,
         "NETWORK_L3": network.routed,
         "NETWORK_QUESTIONS": traits(network).questions,
+        "NETWORK_FLOWS": has_flows(network),
     }
     subnet4, subnet6 = network.subnet4, network.subnet6
     broadcast = subnet4.prefix.broadcast_address if subnet4 and subnet4.prefix.prefixlen < 31 else None
@@ -153,8 +154,7 @@ def host_routed_entries(network: Network) -> dict[HostRoutedKey, SubnetValue]:
 
 def gateway_device(network: Network, ifindex: int) -> tuple[DeviceKey, DeviceValue]:
     """The network's gateway device in `devices`."""
-    value = DeviceValue(kind="DEVICE_GATEWAY", network=network.number, mac=gateway_mac(network))
-    return DeviceKey(ifindex=ifindex), value
+    return DeviceKey(ifindex), DeviceValue("DEVICE_GATEWAY", network.number, mac=gateway_mac(network))
 
 
 def endpoint_entries(network: Network, endpoint: Endpoint) -> EndpointEntries:

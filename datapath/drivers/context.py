@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from datapath.config.settings import Settings
 from datapath.config.tuning import Tuning
 from datapath.drivers.notes import Notes as Notes
+from datapath.model.endpoints import Endpoint
 from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.resolv import NameFacts
@@ -42,7 +43,8 @@ class HostView:
 class Context:
     """One host, as one command sees it. With `unusable` packet programs that are loaded are as good as not: they
     are another version's, whose maps cannot be read, and go. `warn` takes lines that the user should see; `notes`: the
-    store, None: there is none; `ours`: the names of devices that rows say we have made."""
+    store, None: there is none; `ours`: the names of devices that rows say we have made; `called`: what users call the
+    holder of an endpoint."""
 
     def __init__(
         self, settings: Settings, tuning: Tuning, warn: Callable[[str], None] = lambda line: None
@@ -53,6 +55,7 @@ class Context:
         self.warn = warn
         self.notes: Notes | None = None
         self.ours: Callable[[], Collection[str]] = frozenset
+        self.called: Callable[[Endpoint], str] = lambda endpoint: endpoint.id
         self._warned: set[str] = set()
         self._stack = ExitStack()
 

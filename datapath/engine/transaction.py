@@ -104,6 +104,7 @@ class Transaction:
         # Addresses that the next endpoint on a network of several hosts gets, by the network's id.
         self.allotted: dict[str, tuple[str, ...]] = {}
         context.notes, context.ours = store, lambda: devices_of(self.state)
+        context.called = lambda endpoint: self.state.holder_name(endpoint)
 
     # ---- rows ----------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ OPT_EGRESS_RATE = "com.datapath.egress_rate"
 OPT_EGRESS_BURST = "com.datapath.egress_burst"
 # Prefixes beyond a network that its members reach by way of the host's stack, whose packet filter translates them.
 OPT_HOST_ROUTED = "com.datapath.host_routed"
+# Whether what members send is counted, by whom they talk to.
+OPT_FLOWS = "com.datapath.flows"
 # Who may connect to published ports that do not say so themselves: of a network's members, or of an endpoint.
 OPT_ALLOW = "com.datapath.allow"
 OPT_DENY = "com.datapath.deny"
@@ -297,6 +299,11 @@ def mac_for(address: Address) -> str:
     """Docker's MAC for an IPv4 address, 02:42 and its four octets; for an IPv6 one 02:42 and a hash of it."""
     tail = address.packed if address.version == 4 else sha256(address.packed)[:4]
     return ":".join(f"{octet:02x}" for octet in b"\x02\x42" + tail)
+
+
+def has_flows(network: Network) -> bool:
+    """Who talks to whom is counted there."""
+    return network.options.get(OPT_FLOWS, "false") in TRUE_WORDS
 
 
 def gateway_mac(network: Network) -> str:

@@ -36,6 +36,7 @@ ROWS: list[tuple[str, set[str]]] = [
                 "device",
                 "beside",
                 "host_routed",
+                "flows",
                 "mode",
                 "allow",
                 "deny",

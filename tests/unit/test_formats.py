@@ -22,6 +22,7 @@ from datapath.bench import results
 from datapath.engine import members
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
+from datapath.model.flows import FlowLine, Flows
 from datapath.model.peers import Peer
 from datapath.model.rows import Phase
 from datapath.model.services import Service
@@ -80,6 +81,12 @@ class Library:
         monkeypatch.setattr("datapath.telemetry.stats.connection_stats", lambda _: counts)
         stats = Stats({"DROP_STALE": (1, 60)}, {"conns": (2, 9)})
         monkeypatch.setattr("datapath.telemetry.stats.stats", lambda _: stats)
+        line = FlowLine(
+            *("red", "app", "10.0.0.2", 41822, "db", "10.0.0.3", 5432, "tcp", "allowed", "", "established"),
+            *(1, 4, 240, 3, 180, 9.0, 2.0),
+        )
+        monkeypatch.setattr("ctl.cli.formatting.now", lambda: 9.0)
+        monkeypatch.setattr("datapath.telemetry.flows.flows", lambda *_, **__: Flows([line], 1))
         name = Name("red", "", "web", "A", ("10.0.0.2",))
         monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
         store = cluster.Status((cluster.Member("a:2379"),), "1f")
@@ -123,6 +130,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "service inspect": ("a", "Name", "a"),
     "cluster hosts": ("", "Name", "h1"),
     "cluster status": ("", "Server", "a:2379"),
+    "flows": ("", "From", "app:41822"),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),

@@ -19,7 +19,7 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import JoinInfo, Repair, attempt, report
 from datapath.drivers.comparison import Comparison
-from datapath.drivers.ebpf import names, services
+from datapath.drivers.ebpf import flows, names, services
 from datapath.drivers.ebpf.spec import EBPF_BRIDGE
 from datapath.drivers.inside.driver import waiting_name
 from datapath.drivers.pairs.driver import PairDriver
@@ -204,6 +204,7 @@ class EbpfBridge(PairDriver):
             )
             if ifindex:
                 dataplane.devices.pop(abi.device_key(ifindex), None)
+            flows.remember(dataplane, network, endpoint, self.context.called(endpoint))
         attempt(failures, self.context.links.delete_endpoint, endpoint.host_ifname, endpoint.host_ifindex)
         if dataplane is not None:
             if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait

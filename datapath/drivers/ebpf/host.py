@@ -18,7 +18,7 @@ from datapath.dataplane.name_owners import host_is_asked, is_told
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
-from datapath.drivers.ebpf import addresses, names, services
+from datapath.drivers.ebpf import addresses, flows, names, services
 from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
 from datapath.kernel.devices import find_index, name_of
@@ -156,6 +156,7 @@ class EbpfHost(HostPart):
         dataplane.devices.delete_many(_gateways_of(dataplane, network))
         names.tell_subnets(dataplane, view)
         names.forget_counts(dataplane, network)
+        flows.forget(dataplane, network)
 
     def resolves(self, network: Network) -> bool:
         loaded = self.context.loaded

@@ -8,10 +8,10 @@ from dataclasses import replace
 from ipaddress import IPv6Network, ip_network
 from typing import ClassVar
 
-from datapath.drivers.pairs.spec import PairSpec
+from datapath.drivers.pairs.spec import PairSpec, truth
 from datapath.errors import ConfigError, quoted
 from datapath.model.drivers import OptionParser, Traits
-from datapath.model.networks import EBPF, OPT_HOST_ROUTED, OPT_MODE, Network, NetworkRequest
+from datapath.model.networks import EBPF, OPT_FLOWS, OPT_HOST_ROUTED, OPT_MODE, Network, NetworkRequest
 from datapath.model.ports import parse_prefixes
 
 _MAPPED = IPv6Network("::ffff:0:0/96")  # what IPv4 addresses are in the maps
@@ -30,7 +30,11 @@ class EbpfBridge(PairSpec):
 
     name = "bridge"
     traits = Traits(programs=True)
-    options: ClassVar[Mapping[str, OptionParser]] = {**PairSpec.options, OPT_HOST_ROUTED: _host_routed}
+    options: ClassVar[Mapping[str, OptionParser]] = {
+        **PairSpec.options,
+        OPT_HOST_ROUTED: _host_routed,
+        OPT_FLOWS: truth,
+    }
 
     def serves(self, options: Mapping[str, str]) -> bool:
         return options.get(OPT_MODE, EBPF) == EBPF

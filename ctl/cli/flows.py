@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""datapathctl flows: who talks to whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from datapath.errors import ConfigError
+
+from . import completing
+from .command import Command, format_option, host
+from .formatting import moment, moment_ago, now, seconds
+from .golang.values import Number
+from .output import emit, listing
+
+if TYPE_CHECKING:
+    from datapath.model.flows import FlowLine
+
+COLUMNS = {
+    "Age": "AGE",
+    "From": "FROM",
+    "To": "TO",
+    "Protocol": "PROTO",
+    "Verdict": "VERDICT",
+    "Connections": "CONNS",
+    "Sent": "SENT",
+    "Received": "RECEIVED",
+    "State": "STATE",
+    "By": "BY",
+}
+MOST = click.IntRange(1)
+MOST.name = "number"
+PORT = click.IntRange(0, 65535)
+PORT.name = "port"
+
+
+def _reasons() -> list[str]:
+    from datapath.model.reasons import MEANINGS
+
+    return [name for name in MEANINGS if name.startswith("DROP_")]
+
+
+@click.command("flows", cls=Command)
+@click.option(
+    "--network",
+    default="",
+    metavar="NETWORK",
+    shell_complete=completing.network,
+    help="Only on this network.",
+)
+@click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="NAME",
+    shell_complete=completing.running,
+    help='Only what this container has begun, or "host".',
+)
+@click.option(
+    "--to",
+    "destination",
+    default="",
+    metavar="NAME",
+    shell_complete=completing.running,
+    help='Only what was begun to this container, or "host".',
+)
+@click.option(
+    "--between",
+    nargs=2,
+    default=None,
+    metavar="NAME NAME",
+    shell_complete=completing.running,
+    help="Only what these two have to do with each other.",
+)
+@click.option("--port", type=PORT, metavar="PORT", help="Only to this port.")
+@click.option(
+    "--protocol",
+    default="",
+    metavar="NAME",
+    shell_complete=completing.words("tcp", "udp", "icmp", "icmpv6"),
+    help="Only this protocol: tcp, udp, icmp or icmpv6.",
+)
+@click.option(
+    "--verdict",
+    default="",
+    metavar="WORD",
+    shell_complete=completing.words("allowed", "refused"),
+    help="Only what was allowed, or refused.",
+)
+@click.option(
+    "--reason",
+    default="",
+    metavar="COUNTER",
+    shell_complete=completing.among(lambda ctx: _reasons()),
+    help="Only what was refused for this reason.",
+)
+@click.option(
+    "--since",
+    default="",
+    metavar="TIME",
+    help="Only what had a packet since then: a time, or a duration such as 5m.",
+)
+@click.option("--last", type=MOST, metavar="N", help="Only the N lines that had a packet last.")
+@click.option("--totals", is_flag=True, help="Add what goes on to the totals of what has ended.")
+@format_option(field="From")
+def flows(
+    network: str,
+    source: str,
+    destination: str,
+    between: tuple[str, str] | None,
+    port: int | None,
+    protocol: str,
+    verdict: str,
+    reason: str,
+    since: str,
+    last: int | None,
+    totals: bool,
+    format_: str,
+) -> None:
+    """List who talks to whom, the latest first.
+
+    On networks with the option com.datapath.flows=true the packet programs count every packet of members to each other
+    and to the host. A line with a STATE goes on; the others are totals of what has ended, or was refused.
+    """
+    from datapath.model.flows import PROTOCOL_NAMES, VERDICTS, FlowFilter, parse_word
+    from datapath.telemetry.flows import flows as read
+
+    if between and (source or destination):
+        raise ConfigError("--between excludes --from and --to")
+    wanted = FlowFilter(
+        network=network,
+        source=source,
+        destination=destination,
+        between=between or (),
+        port=port,
+        protocol=parse_word(protocol, tuple(PROTOCOL_NAMES.values()), "protocol"),
+        verdict=parse_word(verdict, VERDICTS, "verdict"),
+        reason=parse_word(reason, tuple(_reasons()), "reason"),
+        since=now() - moment(since, "--since") if since else None,
+    )
+    found = read(host(), wanted, totals=totals)
+    lines = found.lines[:last] if last else found.lines
+    emit(listing([flow_row(line) for line in lines], COLUMNS, format_))
+    if not found.watched:
+        click.echo("no network has the option com.datapath.flows=true", err=True)
+    if found.unplaced is not None:
+        rest = found.unplaced
+        click.echo(
+            f"and {rest.sent_packets + rest.received_packets} packets, "
+            f"{rest.sent_bytes + rest.received_bytes} bytes, {rest.connections} connections, by no name: "
+            "the table of totals is full",
+            err=True,
+        )
+
+
+def flow_row(line: FlowLine) -> dict[str, Any]:
+    """What `flows` knows about a line. Times are RFC 3339."""
+    return {
+        "Age": seconds(line.idle),
+        "Network": line.network,
+        "From": f"{line.source}:{line.source_port}" if line.source_port else line.source,
+        "To": f"{line.destination or '?'}:{line.port}" if line.port else line.destination or "?",
+        "Source": line.source,
+        "SourceAddress": line.source_address,
+        "SourcePort": line.source_port,
+        "Destination": line.destination,
+        "DestinationAddress": line.destination_address,
+        "Port": line.port,
+        "Protocol": line.protocol,
+        "Verdict": line.verdict,
+        "Reason": line.reason,
+        "Connections": line.connections,
+        "Sent": amount(line.sent_bytes),
+        "Received": amount(line.received_bytes),
+        "SentPackets": line.sent_packets,
+        "ReceivedPackets": line.received_packets,
+        "State": line.state,
+        "By": line.reason,
+        "Opened": moment_ago(line.opened),
+        "Last": moment_ago(line.idle),
+    }
+
+
+def amount(count: int) -> Number:
+    """Bytes: 60 B, 1.2 kB, 88 MB."""
+    if count < 1000:
+        return Number(count, f"{count} B")
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < 6:
+        value, unit = value / 1000, unit + 1
+    return Number(count, f"{value:.{1 if value < 9.95 else 0}f} {'kMGTPE'[unit - 1]}B")

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`datapathctl flows`: who talks to whom, exactly, whether anybody looks or not (SEE.md, V1 to V6)."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from datapath.dataplane.programs import Dataplane
+from datapath.kernel import abi
+from tests.net.hosts import SLOWNESS, Host
+from tests.net.wire import Container, call, opened, serving, start_container
+
+Maker = Callable[..., Host]
+NETWORK = "network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 -o com.datapath.flows=true"
+HEADERS = {4: 20 + 32, 6: 40 + 32}  # of a TCP segment with a time stamp
+BOTH = pytest.mark.parametrize("family", [4, 6])
+MEGABYTE = 1 << 20
+
+
+class Shop:
+    """Two containers on a network with flows, and nothing counted."""
+
+    def __init__(self, host: Host, options: str = "") -> None:
+        self.host = host
+        host.ctl(f"{NETWORK} {options} shop")
+        self.app, self.db = (self.start(name) for name in ("app", "db"))
+
+    def start(self, name: str, options: str = "") -> Container:
+        return start_container(self.host, name, f"--network shop {options}")
+
+    def flows(self, words: str = "") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.host.ctl(f"flows {words} --format json").splitlines()]
+
+    def total(self, words: str) -> tuple[int, int, int, int, int]:
+        """Connections, packets and bytes sent, and received, of the one line that there is."""
+        (line,) = self.flows(f"--totals {words}")
+        names = ("Connections", "SentPackets", "Sent", "ReceivedPackets", "Received")
+        return tuple(line[name] for name in names)
+
+
+@pytest.fixture
+def shop(make_host: Maker) -> Shop:
+    return Shop(make_host())
+
+
+def address(container: Container, family: int) -> str:
+    return container.ip if family == 4 else container.ip6
+
+
+def sent(container: Container) -> tuple[int, int]:
+    """Packets and bytes that its device has sent, as its kernel counts them."""
+    packets, length = (
+        int(container.sh(f"cat /sys/class/net/eth0/statistics/tx_{what}")) for what in ("packets", "bytes")
+    )
+    return packets, length
+
+
+def grown(new: tuple[int, int], old: tuple[int, int]) -> tuple[int, int]:
+    return new[0] - old[0], new[1] - old[1]
+
+
+def introduce(*containers: Container) -> None:
+    """They know each other's MACs for good: nobody asks in between."""
+    for one in containers:
+        for other in containers:
+            for known in (other.ip, other.ip6) if other is not one else ():
+                one.sh(f"ip neigh replace {known} lladdr {other.mac} dev eth0 nud permanent")
+
+
+def stream(client: Container, server: Container, at: str, port: int, size: int) -> None:
+    """A connection on which the client sends so many bytes; both sides close it."""
+    family = socket.AF_INET6 if ":" in at else socket.AF_INET
+    with opened(server, family=family) as listening, opened(client, family=family) as ours:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((at, port))
+        listening.listen()
+        ours.connect((at, port))
+        with listening.accept()[0] as theirs:
+
+            def send() -> None:
+                ours.sendall(bytes(size))
+                ours.shutdown(socket.SHUT_WR)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            left = size
+            while data := theirs.recv(1 << 20):
+                left -= len(data)
+            sender.join()
+            assert left == 0
+        assert ours.recv(1) == b""
+
+
+@BOTH
+@pytest.mark.parametrize("gso", ["on", "off"])
+def test_v1_ten_connections_are_counted_to_the_byte_as_the_devices_do(
+    shop: Shop, family: int, gso: str
+) -> None:
+    """A large packet of TCP counts as what it is cut into: each segment has headers of its own."""
+    app, db, at = shop.app, shop.db, address(shop.db, family)
+    for one in (app, db):
+        one.sh(f"ethtool -K eth0 tso {gso} gso {gso}")
+    introduce(app, db)
+    before = sent(app), sent(db)
+    for _ in range(10):
+        stream(app, db, at, 5432, MEGABYTE)
+    after = sent(app), sent(db)
+    connections, packets, length, back, back_length = shop.total("--from app --to db --port 5432")
+    ours, theirs = map(grown, after, before)
+    assert connections == 10
+    more = packets - ours[0]  # segments that the device has not seen as such
+    assert length == ours[1] - 14 * ours[0] + more * HEADERS[family]
+    assert (back, back_length) == (theirs[0], theirs[1] - 14 * theirs[0])
+    assert more > 0 if gso == "on" else more == 0
+
+
+@BOTH
+def test_v2_a_hundred_refused_connections_are_one_line_with_the_reason(make_host: Maker, family: int) -> None:
+    shop = Shop(make_host(), "-o com.docker.network.bridge.enable_icc=false")
+    introduce(shop.app, shop.db)
+    for _ in range(100):
+        with opened(shop.app, family=socket.AF_INET6 if family == 6 else socket.AF_INET) as one:
+            one.setblocking(False)
+            assert one.connect_ex((address(shop.db, family), 5432))
+    (line,) = shop.flows("--verdict refused --protocol tcp")
+    assert (line["From"], line["To"], line["Reason"]) == ("app", "db:5432", "DROP_ICC")
+    assert line["Connections"] == line["SentPackets"] >= 100  # some are sent again meanwhile
+    assert not shop.flows("--verdict allowed --protocol tcp")
+
+
+def test_v3_short_connections_through_a_small_table_are_all_counted_while_nobody_looks(
+    make_host: Maker,
+) -> None:
+    """Ten times as many as there are rows; their bytes are those of the devices."""
+    shop = Shop(make_host(config={"datapath": {"max-flows": 64, "timeouts": {"closing": 1}}}))
+    introduce(shop.app, shop.db)
+    before = sent(shop.app), sent(shop.db)
+    with serving(shop.db, "tcp", 80):
+        for _ in range(640):
+            call(shop.app, "tcp", shop.db.ip, 80)
+    after = sent(shop.app), sent(shop.db)
+    connections, packets, length, back, back_length = shop.total("--from app --to db --port 80")
+    assert connections == 640
+    ours, theirs = map(grown, after, before)
+    assert (packets, length) == (ours[0], ours[1] - 14 * ours[0])
+    assert (back, back_length) == (theirs[0], theirs[1] - 14 * theirs[0])
+
+
+@BOTH
+def test_v4_each_kind_is_one_line_of_who_has_begun_it(shop: Shop, family: int) -> None:
+    app, db, host = shop.app, shop.db, shop.host
+    at = address(db, family)
+    with serving(db, "udp", 53, at), serving(db, "tcp", 80, at):
+        call(app, "udp", at, 53)
+        call(host, "tcp", at, 80)
+    app.sh(f"ping -c 3 -i 0.2 {at}")
+    app.sh(f"ping -c 2 -i 0.2 -s 4000 {at}")  # in fragments, which have no identifier
+    lines = {(line["From"], line["To"], line["Protocol"]): line for line in shop.flows("--totals")}
+    icmp = "icmp" if family == 4 else "icmpv6"
+    found = {key: line for key, line in lines.items() if key[2] != "icmpv6" or "host" not in key}
+    assert set(found) == {
+        ("app", "db:53", "udp"),
+        ("host", "db:80", "tcp"),
+        ("app", "db", icmp),
+    }
+    assert all(line["Verdict"] == "allowed" for line in lines.values())
+    assert (found["app", "db:53", "udp"]["Connections"], found["host", "db:80", "tcp"]["Connections"]) == (
+        1,
+        1,
+    )
+    pings = found["app", "db", icmp]
+    assert pings["SentPackets"] == pings["ReceivedPackets"] == 3 + 2 * 3
+    assert pings["Sent"] == pings["Received"]
+    assert [line["To"] for line in shop.flows("--between db app --protocol udp")] == ["db:53"]
+    assert not shop.flows("--between db app --port 54") and not shop.flows("--to app --protocol udp")
+
+
+def test_v6_an_old_line_keeps_its_name_when_its_address_is_anothers(shop: Shop) -> None:
+    at = shop.db.ip
+    with serving(shop.db, "tcp", 80):
+        call(shop.app, "tcp", at, 80)
+    old = shop.total("--to db")
+    shop.host.ctl("rename db old-db")
+    assert [line["To"] for line in shop.flows("--port 80")] == ["old-db:80"]
+    shop.host.ctl("rm -f old-db")
+    new = shop.start("new", f"--ip {at}")
+    with serving(new, "tcp", 80):
+        call(shop.app, "tcp", at, 80)
+        call(shop.app, "tcp", at, 80)
+    assert shop.total("--to old-db") == old
+    assert shop.total("--to new")[0] == 2
+
+
+def test_totals_go_with_their_network(shop: Shop) -> None:
+    with serving(shop.db, "tcp", 80):
+        call(shop.app, "tcp", shop.db.ip, 80)
+    shop.host.ctl("rm -f app db")
+    assert shop.total("--to db")[0] == 1
+    shop.host.ctl("network rm shop")
+    shop.host.ctl("network create -o com.datapath.flows=true again")
+    assert shop.flows() == []
+    shop.host.ctl("doctor")
+
+
+def test_a_network_without_flows_counts_nothing_and_flows_says_so(make_host: Maker) -> None:
+    host = make_host()
+    host.ctl("network create plain")
+    app, db = (start_container(host, name, "--network plain") for name in ("app", "db"))
+    with serving(db, "tcp", 80):
+        call(app, "tcp", db.ip, 80)
+    done = host.try_ctl("flows")
+    assert (done.returncode, done.stderr) == (0, "no network has the option com.datapath.flows=true\n")
+    columns = done.stdout.split()
+    assert columns == ["AGE", "FROM", "TO", "PROTO", "VERDICT", "CONNS", "SENT", "RECEIVED", "STATE", "BY"]
+
+
+def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -> None:
+    with opened(shop.db) as listening, opened(shop.app) as ours:
+        listening.bind((shop.db.ip, 80))
+        listening.listen()
+        ours.connect((shop.db.ip, 80))
+        with listening.accept()[0]:
+            (line,) = shop.flows("--protocol tcp --since 1m --last 1")
+            port = ours.getsockname()[1]
+            assert (line["From"], line["To"]) == (f"app:{port}", "db:80")
+            assert (line["State"], line["Connections"]) == ("established", 1)
+            assert (line["SourceAddress"], line["DestinationAddress"]) == (shop.app.ip, shop.db.ip)
+            assert not shop.flows("--protocol tcp --reason DROP_ICC")
+
+
+def test_65536_rows_are_listed_in_half_a_second(shop: Shop) -> None:
+    """SEE.md, section 7; of the processor's time, as others run beside it."""
+    half = abi.layout("flow_half").type
+    with Dataplane.find(shop.host.bpffs / "datapath") as found:  # type: ignore[union-attr]
+        number = next(iter(found.networks.used()))
+        now = time.monotonic_ns()
+        row = abi.flow(half(1, 60, now, now, 1, 2, 0, 1, 1, 0), half(1, 60, now, now, 2, 1, 0, 0, 0, 0))
+        rows = 65536 - len(found.flows)
+        found.flows.update_many(
+            {
+                abi.flow_id(IPv4Address(0x0A080000 + i), IPv4Address("10.8.0.1"), 1024, 80, 6, number): row
+                for i in range(rows)
+            }
+        )
+    shop.flows("--last 1")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert len(shop.flows("--port 80 --last 10")) == 10
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 0.5 * SLOWNESS
