@@ -170,7 +170,8 @@ def test_s26_s28_services_are_measured_in_every_mode_that_is_here(tmp_path: Path
 @pytest.mark.skipif(not shutil.which("etcd"), reason="etcd is not installed: make deps")
 def test_s26_s28_a_port_of_another_host_is_measured_beside_the_overlay_itself(tmp_path: Path) -> None:
     """With direct server return and without."""
-    own = Topologies("services", SuiteOptions(SECONDS, tmp_path), make_services)
+    options = SuiteOptions(SECONDS, tmp_path, program=(DATAPATHCTL,))
+    own = Topologies("services", options, make_services)
     try:
         rows = [row for row in services(own, ("ebpf", "dsr", "none")) if row.point.path == BY_OTHER_HOST]
         assert [row.workload.name for row in rows] == ["tcp_rr", "tcp_connect"]
