@@ -243,10 +243,9 @@ class Services:
             ),
         )
 
-    @staticmethod
-    def _must_be_seen(p: Packet, service: Service) -> None:
+    def _must_be_seen(self, p: Packet, service: Service) -> None:
         """What leaves has to show whole who was chosen, where no rule says it."""
-        if service.algorithm != "maglev" and (p.fragment or p.size > SMALL):
+        if service.algorithm != "maglev" and (p.fragment or p.size > SMALL or self.bare):
             raise Withheld
 
     def _chosen(
