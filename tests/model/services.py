@@ -253,6 +253,8 @@ class Services:
     ) -> Expected | None:
         """A backend was chosen for the packet, of which this becomes: with affinity it is remembered."""
         server, expected = service.choose(p.key, published.port), act()
+        if service.affinity and p.fragment and expected and expected.verdict == ANY:
+            raise Withheld  # nobody says what becomes of it, so it has not been here
         if service.affinity and server and expected:
             if service.algorithm == "maglev" and server is not service.hashed(p.key, published.port):
                 self._meet(Situation.SERVICE_KEPT)
