@@ -397,7 +397,7 @@ def test_s26_the_host_that_chose_counts_what_passes(shop: Cluster) -> None:
     first, second = shop
     client = ["nsenter", f"--net=/proc/{second.process('there')}/ns/net"]
 
-    def passed(host: Host) -> dict[str, tuple[int, int]]:
+    def passed(host: Member) -> dict[str, tuple[int, int]]:
         return {name: (row["PacketsIn"], row["PacketsOut"]) for name, row in backends(host).items()}
 
     before = passed(first), passed(second)
