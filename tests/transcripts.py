@@ -35,7 +35,7 @@ _BEFORE = re.compile(r"^<!-- before: (.*) -->$", re.MULTILINE)
 # What only looks is typed again until it shows what it should: what it asks may just have been started.
 _LOOKS = re.compile(
     r"(outside |datapathctl exec \w+ )?(curl|cat|nc|ip|ping|traceroute) |"
-    r"datapathctl (run --rm .* curl|logs|ps|ct ls|ct stats|stats|port ls|network ls|doctor)"
+    r"datapathctl (run --rm .* curl|logs|ps|ct ls|ct stats|stats|flows|port ls|network ls|doctor)"
 )
 _END = "--end of the answer--"
 
