@@ -16,7 +16,7 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
-from tests.net.hosts import SLOWNESS, Host
+from tests.net.hosts import HOST, OUTSIDE, SLOWNESS, Host
 from tests.net.wire import Container, call, opened, serving, start_container
 
 Maker = Callable[..., Host]
@@ -221,6 +221,21 @@ def test_a_network_without_flows_counts_nothing_and_flows_says_so(make_host: Mak
     assert (done.returncode, done.stderr) == (0, "no network has the option com.datapath.flows=true\n")
     columns = done.stdout.split()
     assert columns == ["AGE", "FROM", "TO", "PROTO", "VERDICT", "CONNS", "SENT", "RECEIVED", "STATE", "BY"]
+
+
+def test_what_is_translated_is_in_no_line_but_the_host_goes_straight_by_its_loopback(shop: Shop) -> None:
+    """As docs/seeing.md says: a service of the same network, published ports and the outside are not counted."""
+    shop.host.ctl("service create --network shop --vip 10.8.0.99 front")
+    web = shop.start("web", "--service front -p 8080:80")
+    with serving(web, "tcp", 80):
+        call(shop.app, "tcp", "10.8.0.99", 80)
+        for place in (shop.app, shop.host.outside, shop.host):
+            call(place, "tcp", HOST, 8080)
+        shop.app.sh(f"ping -c 1 {OUTSIDE}")
+        assert shop.flows() == []
+        call(shop.host, "tcp", "127.0.0.1", 8080)
+    assert shop.total("--from host --to web --port 80")[0] == 1
+    assert len(shop.flows("--totals")) == 1
 
 
 def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -> None:

@@ -327,6 +327,16 @@ def test_default_network_opts_apply_unless_the_user_says_otherwise() -> None:
             ConfigError,
             "com.datapath.beside needs com.datapath.mode=ebpf, not nftables",
         ),
+        (
+            {"options": ("com.datapath.flows=true", "com.datapath.mode=nftables")},
+            ConfigError,
+            "com.datapath.flows needs com.datapath.mode=ebpf, not nftables",
+        ),
+        (
+            {"options": ("com.datapath.host_routed=10.96.0.0/12", "com.datapath.mode=nftables")},
+            ConfigError,
+            "com.datapath.host_routed needs com.datapath.mode=ebpf, not nftables",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(

@@ -41,7 +41,8 @@ class LinuxBridge(PairSpec):
         pair = options.get(OPT_DEVICE, VETH)
         if pair != VETH:
             raise ConfigError(f"{OPT_DEVICE}={pair} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
-        for name in (OPT_ALLOW, OPT_DENY, OPT_BESIDE, OPT_DOMAIN, OPT_NAMES, OPT_RESOLVER):
+        others = (name for name in options if name not in self.options)  # of the driver's other mode alone
+        for name in (OPT_ALLOW, OPT_DENY, OPT_BESIDE, OPT_DOMAIN, OPT_NAMES, OPT_RESOLVER, *others):
             if options.get(name, "false") != "false":  # there are no names in any case
                 raise ConfigError(f"{name} needs {OPT_MODE}={EBPF}, not {options[OPT_MODE]}")
 
