@@ -45,6 +45,7 @@ from tests.net.hosts import (
 )
 from tests.net.names import LOCAL, NOERROR, PTR, A, Asker, Upstreams, parsed, question, reverse, wire
 from tests.net.services import asked, keeper, serve
+from tests.net.wire import call, serving as answering, start_container
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
@@ -322,6 +323,81 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     assert prepared.ctl("doctor") == "No problems found."
     assert not (prepared.bpffs / "datapath" / "next").exists()
     assert prepared.ctl("upgrade") == "There is nothing to replace."
+
+
+def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """SEE.md, V3: connections begin, go on and end while programs are replaced, up and down. Totals are those of before
+    and what has passed since, to the byte, as the devices count it."""
+    host = make_host(config={"datapath": {"timeouts": {"closing": 1}}})
+    host.ctl("network create -o com.datapath.flows=true --subnet 10.8.0.0/24 shop")
+    app, db = (start_container(host, name, "--network shop") for name in ("app", "db"))
+    for one, peer in ((app, db), (db, app)):
+        one.sh("ethtool -K eth0 tso off gso off")
+        one.sh(f"ip neigh replace {peer.ip} lladdr {peer.mac} dev eth0 nud permanent")
+
+    def passed() -> list[int]:
+        """Connections; packets and bytes that `app` has sent, and `db`."""
+        rows = json_lines(host.ctl("flows --totals --from app --to db --format json"))
+        names = ("Connections", "SentPackets", "Sent", "ReceivedPackets", "Received")
+        return [sum(int(row[name]) for row in rows) for name in names]
+
+    def by_devices() -> list[int]:
+        found = list[int]()
+        for one in (app, db):
+            folder = "/sys/class/net/eth0/statistics"
+            packets, length = map(int, one.sh(f"cat {folder}/tx_packets {folder}/tx_bytes").split())
+            found += [packets, length - 14 * packets]
+        return found
+
+    host.start(["nsenter", "-t", str(db.pid), "--net", "python3", "-c", TALKER])
+    with eventually() as until:
+        until(lambda: app.try_(f"nc -z {db.ip} 80").returncode == 0)
+    done, calls, wrong = threading.Event(), 0, list[OSError]()
+    start, started = passed(), by_devices()
+
+    def ask() -> None:
+        """No port comes again: TCP may open a connection from one that has just been used twice."""
+        nonlocal calls
+        while not done.wait(0.003) and not wrong:
+            try:
+                call(app, "tcp", db.ip, 81)
+            except OSError as error:
+                wrong.append(error)
+            else:
+                calls += 1
+
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    inside = ["nsenter", "-t", str(app.pid), "--net"]
+    caller = host.start([*inside, "python3", "-c", CALLER, db.ip, "80"], **pipes)
+    assert caller.stdout is not None and caller.stdout.readline() == "ready\n"
+    with answering(db, "tcp", 81):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            for version in (other, None):
+                before, so_far = calls, passed()
+                as_version(host, version)
+                assert "replaced" in host.ctl("upgrade")
+                after = passed()
+                assert all(now >= was for now, was in zip(after, so_far, strict=True))
+                with eventually() as until:
+                    until(lambda before=before: calls > before or wrong)
+        finally:
+            done.set()
+            asking.join()
+        said, _ = caller.communicate("", timeout=PATIENCE)
+    assert not wrong and caller.returncode == 0 and int(said) > 20
+    with eventually() as until:  # the last FIN and ACK
+        until(
+            lambda: (
+                [now - was for now, was in zip(passed()[1:], start[1:], strict=True)]
+                == [now - was for now, was in zip(by_devices(), started, strict=True)]
+            )
+        )
+    assert passed()[0] - start[0] == calls + 1
+    assert host.ctl("doctor") == "No problems found."
 
 
 def _all_more(now: Sequence[int], before: Sequence[int]) -> bool:
