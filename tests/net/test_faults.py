@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from datapath.dataplane.programs import Dataplane
 from datapath.runtime import spawn, start
 from datapath.store import schema
 from tests.net import faults, forked, look, shim_faults
@@ -132,6 +133,35 @@ def extra(host: Host) -> None:
         host.ctl("network create --ipv6 --subnet 10.88.0.0/24 --subnet fd00:88::/64 extra")
 
 
+COUNTED = "network create -o com.datapath.flows=true --subnet 10.88.0.0/24 extra"
+
+
+def counted_extra(host: Host) -> None:
+    """A network whose traffic is counted: what goes on there, what has ended, and what was refused; of nobody there."""
+    no_extra(host)
+    gone(host)
+    host.ctl(COUNTED)
+    host.ctl("run -d --name t --network extra sleep 3600")
+    host.ctl("run --rm --network extra ping -q -c 1 t")
+    host.try_in("t", "ping -q -c 1 -W 0.1 10.88.0.99")
+    host.try_in("t", "ping -q -c 1 -W 1 10.88.0.1")
+    host.ctl("rm -f t")
+    assert {line.split()[0] for line in host.ctl("flows --format {{.Verdict}}").splitlines()} == {
+        "allowed",
+        "refused",
+    }
+
+
+def uncounted(host: Host) -> None:
+    """No row is left of a network that is gone: the next one may get its number."""
+    with Dataplane.find(host.bpffs / "datapath") as found:  # type: ignore[union-attr]
+        known = set(found.networks.used())
+        if "extra" not in networks(host):
+            assert not len(found.edges) and not len(found.flows)
+        for table in (found.flows, found.edges):
+            assert {key.network for key in table} <= known
+
+
 def published(host: Host, *ports: str) -> Callable[[Host], bool]:
     return lambda h: set(h.ctl("port ls t --format {{.Port}}").split()) == set(ports)
 
@@ -234,6 +264,15 @@ OPERATIONS = {
         "network create --subnet 10.88.0.0/24 extra", older, lambda h: "extra" in networks(h) and taken_on(h)
     ),
     "network rm": Operation("network rm extra", extra, lambda h: "extra" not in networks(h)),
+    "network create, counted": Operation(
+        COUNTED,
+        no_extra,
+        lambda h: "extra" in networks(h) and "true" in h.ctl("network inspect extra"),
+        uncounted,
+    ),
+    "network rm, counted": Operation(
+        "network rm extra", counted_extra, lambda h: "extra" not in networks(h), uncounted
+    ),
     "network prune": Operation("network prune -f", extra, lambda h: "extra" not in networks(h)),
     "port add": Operation(
         "port add t 40020-40022:80-82,allow=192.0.2.0/24",
@@ -448,6 +487,7 @@ for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"following the host": 0.1, "run -p": 0.1, "rm -f": 0.05, "disconnect": 0.05, "network create": 0.05}
+OFTEN["network rm, counted"] = 0.5
 OFTEN["network create, with an older database"] = 0.2
 # Each of their steps has all programs verified anew.
 OFTEN |= {"upgrade": 0.01, "first": 0.015, "down": 0.015}

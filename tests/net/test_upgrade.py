@@ -45,7 +45,8 @@ from tests.net.hosts import (
 )
 from tests.net.names import LOCAL, NOERROR, PTR, A, Asker, Upstreams, parsed, question, reverse, wire
 from tests.net.services import asked, keeper, serve
-from tests.net.wire import call, serving as answering, start_container
+from tests.net.wire import call, start_container
+from tests.net.wire import serving as answering
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 OBJECTS = "DATAPATH_TEST_OBJECTS"
