@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
 
 _BOTH, _RESET = 1, 2  # FIN, RST: bits of `finished`
+_TRIES = 8  # of reading totals while no row ends: the timer that ends them runs ten times a second
 
 
 def flows(engine: Engine, wanted: FlowFilter, *, totals: bool = False) -> Flows:
@@ -44,8 +45,7 @@ def flows(engine: Engine, wanted: FlowFilter, *, totals: bool = False) -> Flows:
         name = _namer(state, found)
         networks = {network.number: network.name for network in state.networks.values()}
         now = time.monotonic_ns()
-        lines = [*_rows(found, networks, name, now), *_totals(found, networks, name, now)]
-        rest = found.flow_rest[0].over
+        lines, rest = _read(found, networks, name, now)
     lines = [line for line in (summed(lines) if totals else lines) if wanted.wants(line)]
     lines.sort(key=lambda line: line.idle)
     return Flows(lines, watched, _unplaced(rest, now) if rest.last else None)
@@ -67,11 +67,41 @@ def _namer(state: State, found: Dataplane) -> Callable[[int], str]:
     return lambda number: names.get(number) or f"endpoint-{number}"
 
 
+def _read(
+    found: Dataplane, networks: dict[int, str], name: Callable[[int], str], now: int
+) -> tuple[list[FlowLine], Any]:
+    """Rows and totals, and the total by no name. What the packet programs end meanwhile is in one of them, as it would
+    be without: a row that has gone was added to a total before, so it is not counted, and totals are read anew."""
+    rows = dict(_rows(found, networks, name, now))
+    for _ in range(_TRIES):
+        rest = found.flow_rest[0].over
+        totals = list(_totals(found, networks, name, now))
+        ended = rows.keys() - set(_row_idents(found)) if rows else ()
+        for ident in ended:
+            del rows[ident]
+        if not ended:
+            break
+    return [*rows.values(), *totals], rest
+
+
+def _row_idents(found: Dataplane) -> Iterator[tuple[bytes, int]]:
+    """Of each row its key, and when it began: it can be taken for another connection."""
+    from datapath.kernel import abi
+    from datapath.kernel.bpf_maps import cut
+
+    size, halves = abi.layout("flow_id").size, abi.layout("flow_half").select("since")
+    for keys, values, _ in found.flows.batches():
+        each = halves.iter_unpack(values)
+        for key, (since,), _ in zip(cut(keys, size), each, each, strict=True):
+            yield key, since
+
+
 def _rows(
     found: Dataplane, networks: dict[int, str], name: Callable[[int], str], now: int
-) -> Iterator[FlowLine]:
-    """What goes on. There can be many: no row is decoded twice, and no address."""
+) -> Iterator[tuple[tuple[bytes, int], FlowLine]]:
+    """What goes on, by `_row_idents`. There can be many: no row is decoded twice, and no address."""
     from datapath.kernel import abi
+    from datapath.kernel.bpf_maps import cut
 
     ids = abi.layout("flow_id").select("addr_a", "addr_b", "port_a", "port_b", "proto", "network")
     halves = abi.layout("flow_half").select(
@@ -80,8 +110,8 @@ def _rows(
     text = functools.lru_cache(65536)(abi.address_text)
     for keys, values, _ in found.flows.batches():
         each = halves.iter_unpack(values)
-        for (addr_a, addr_b, port_a, port_b, proto, network), a, b in zip(
-            ids.iter_unpack(keys), each, each, strict=True
+        for key, (addr_a, addr_b, port_a, port_b, proto, network), a, b in zip(
+            cut(keys, ids.size), ids.iter_unpack(keys), each, each, strict=True
         ):
             if network not in networks:
                 continue
@@ -90,7 +120,7 @@ def _rows(
             if not a[7]:
                 mine, other = b, a
                 source, sport, destination, dport = addr_b, port_b, addr_a, port_a
-            yield FlowLine(
+            line = FlowLine(
                 networks[network],
                 name(mine[4]),
                 text(source),
@@ -110,6 +140,7 @@ def _rows(
                 max(now - mine[3], 0) / 1e9,
                 max(now - max(mine[2], other[2]), 0) / 1e9,
             )
+            yield (key, a[3]), line
 
 
 def _state(proto: int, mine: tuple[Any, ...], other: tuple[Any, ...]) -> str:

@@ -252,20 +252,36 @@ def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -
             assert not shop.flows("--protocol tcp --reason DROP_ICC")
 
 
+def fill(found: Dataplane, port: int, rows: int) -> None:
+    """Writes rows of the only network that no timer knows of."""
+    network = next(iter(found.networks.used()))
+    half, now = abi.layout("flow_half").type, time.monotonic_ns()
+    row = abi.flow(half(1, 60, now, now, 1, 2, 0, 1, 1, 0), half(1, 60, now, now, 2, 1, 0, 0, 0, 0))
+    addresses = (IPv4Address(0x0A080000 + i) for i in range(rows))
+    found.flows.update_many(
+        {abi.flow_id(one, IPv4Address("10.8.0.1"), 1024, port, 6, network): row for one in addresses}
+    )
+
+
+def test_v3_what_ends_while_it_is_listed_is_in_one_line(make_host: Maker) -> None:
+    """Of a table so large that the timer which ends rows comes in between, again and again, until all have ended."""
+    shop = Shop(make_host(config={"datapath": {"timeouts": {"closing": 1}}}))
+    with Dataplane.find(shop.host.bpffs / "datapath") as found:  # type: ignore[union-attr]
+        fill(found, 81, 30000)
+    with serving(shop.db, "tcp", 80):
+        for _ in range(600):
+            call(shop.app, "tcp", shop.db.ip, 80)
+    going_on = True
+    while going_on:
+        lines = shop.flows("--from app --to db --port 80")
+        assert sum(line["Connections"] for line in lines) == 600
+        going_on = any(line["State"] for line in lines)
+
+
 def test_65536_rows_are_listed_in_half_a_second(shop: Shop) -> None:
     """SEE.md, section 7; of the processor's time, as others run beside it."""
-    half = abi.layout("flow_half").type
     with Dataplane.find(shop.host.bpffs / "datapath") as found:  # type: ignore[union-attr]
-        number = next(iter(found.networks.used()))
-        now = time.monotonic_ns()
-        row = abi.flow(half(1, 60, now, now, 1, 2, 0, 1, 1, 0), half(1, 60, now, now, 2, 1, 0, 0, 0, 0))
-        rows = 65536 - len(found.flows)
-        found.flows.update_many(
-            {
-                abi.flow_id(IPv4Address(0x0A080000 + i), IPv4Address("10.8.0.1"), 1024, 80, 6, number): row
-                for i in range(rows)
-            }
-        )
+        fill(found, 80, 65536 - len(found.flows))
     shop.flows("--last 1")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert len(shop.flows("--port 80 --last 10")) == 10
