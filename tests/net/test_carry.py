@@ -23,7 +23,15 @@ from datapath.kernel import abi, bpf_maps, bpffs
 from datapath.kernel import bpf_calls as bpf
 from tests.net import look
 from tests.net.hosts import HOST, OUTSIDE, PATIENCE, TREE, Host, eventually, reaches
-from tests.net.test_upgrade import CALLER, TALKER, json_lines, populated, traffic
+from tests.net.test_upgrade import (
+    CALLER,
+    QUICK_ENDS,
+    TALKER,
+    each_counted_once,
+    json_lines,
+    populated,
+    traffic,
+)
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
 CARRIES = "laid out as in an earlier version: `datapathctl upgrade` carries them over"
@@ -159,6 +167,19 @@ def test_s30_rows_are_carried_into_maps_of_another_layout(
     with eventually() as until:
         until(lambda: not established(host) & before)
     assert host.ctl("doctor") == "No problems found."
+
+
+def test_s30_what_members_say_is_counted_once_while_rows_are_carried(
+    make_host: Callable[..., Host], later: Path
+) -> None:
+    """The timer that ends rows rests meanwhile, and is another one afterwards."""
+    host = make_host(config=QUICK_ENDS)
+
+    def upgrade() -> None:
+        become(host, later)
+        assert "replaced" in host.ctl("upgrade")
+
+    each_counted_once(host, [upgrade])
 
 
 # ---- what changes while rows are copied ---------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.net import look
-from tests.net.hosts import BOTH_WAYS, DATAPATHCTL, HOST, Host, ask, echo_server, eventually
+from tests.net.hosts import BOTH_WAYS, DATAPATHCTL, HOST, Host, ask, echo_server, eventually, reaches
 
 MakeHost = Callable[..., Host]
 
@@ -32,7 +32,8 @@ def is_as_before(host: Host, before: dict[str, Any]) -> None:
 
 def populate(host: Host) -> list[int]:
     """Something of every kind, used by real packets; the containers' processes."""
-    host.ctl("network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 shop")
+    counted = "-o com.datapath.flows=true"
+    host.ctl(f"network create --ipv6 --subnet 10.20.0.0/24 --subnet fd00:20::/64 {counted} shop")
     host.ctl(
         "network create --internal --label a=b -o com.docker.network.bridge.name=inner0 "
         "-o com.docker.network.bridge.enable_icc=false inner"
@@ -46,6 +47,8 @@ def populate(host: Host) -> list[int]:
     with eventually() as until:
         until(lambda: host.outside.try_(ask("tcp", HOST, 8081)).returncode == 0)
     host.in_("app", "ping -n -c 1 -W 60 203.0.113.5")
+    reached = reaches(host.try_, host.address("web", "shop"))
+    assert reached and "host" in host.ctl("flows --to web")
     return [host.process(name) for name in ("web", "app", "bare", "open", "second")]
 
 

@@ -49,6 +49,7 @@ from tests.net.wire import call, start_container
 from tests.net.wire import serving as answering
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
+QUICK_ENDS = {"datapath": {"timeouts": {"closing": 1}}}  # so that rows of who talks to whom become totals
 OBJECTS = "DATAPATH_TEST_OBJECTS"
 OLD = "the packet programs are of another version: `datapathctl upgrade` replaces them"
 
@@ -326,12 +327,9 @@ def test_s30_programs_are_replaced_up_and_down_and_no_packet_is_lost(
     assert prepared.ctl("upgrade") == "There is nothing to replace."
 
 
-def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once(
-    make_host: Callable[..., Host], other: Version
-) -> None:
-    """SEE.md, V3: connections begin, go on and end while programs are replaced, up and down. Totals are those of before
-    and what has passed since, to the byte, as the devices count it."""
-    host = make_host(config={"datapath": {"timeouts": {"closing": 1}}})
+def each_counted_once(host: Host, upgrades: Sequence[Callable[[], None]]) -> None:
+    """Connections of members begin, go on and end while programs are replaced. Totals are those of before and what has
+    passed since, to the byte, as the devices count it."""
     host.ctl("network create -o com.datapath.flows=true --subnet 10.8.0.0/24 shop")
     app, db = (start_container(host, name, "--network shop") for name in ("app", "db"))
     for one, peer in ((app, db), (db, app)):
@@ -359,7 +357,7 @@ def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once
     start, started = passed(), by_devices()
 
     def ask() -> None:
-        """No port comes again: TCP may open a connection from one that has just been used twice."""
+        """So slowly that no port comes again meanwhile."""
         nonlocal calls
         while not done.wait(0.003) and not wrong:
             try:
@@ -369,6 +367,9 @@ def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once
             else:
                 calls += 1
 
+    def more_than(number: int) -> bool:
+        return calls > number or bool(wrong)
+
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     inside = ["nsenter", "-t", str(app.pid), "--net"]
     caller = host.start([*inside, "python3", "-c", CALLER, db.ip, "80"], **pipes)
@@ -377,14 +378,13 @@ def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            for version in (other, None):
+            for upgrade in upgrades:
                 before, so_far = calls, passed()
-                as_version(host, version)
-                assert "replaced" in host.ctl("upgrade")
+                upgrade()
                 after = passed()
                 assert all(now >= was for now, was in zip(after, so_far, strict=True))
                 with eventually() as until:
-                    until(lambda before=before: calls > before or wrong)
+                    until(partial(more_than, before))
         finally:
             done.set()
             asking.join()
@@ -399,6 +399,19 @@ def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once
         )
     assert passed()[0] - start[0] == calls + 1
     assert host.ctl("doctor") == "No problems found."
+
+
+def test_s30_what_members_say_is_counted_on_over_an_upgrade_and_each_packet_once(
+    make_host: Callable[..., Host], other: Version
+) -> None:
+    """SEE.md, V3; up and down."""
+    host = make_host(config=QUICK_ENDS)
+
+    def become(version: Version | None) -> None:
+        as_version(host, version)
+        assert "replaced" in host.ctl("upgrade")
+
+    each_counted_once(host, [partial(become, other), partial(become, None)])
 
 
 def _all_more(now: Sequence[int], before: Sequence[int]) -> bool:
