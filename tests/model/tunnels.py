@@ -277,6 +277,8 @@ class Tunnels(Forwarding):
                 wrong.add("DROP_VLAN")
             elif kind not in (IPV4, IPV6):
                 wrong.add("DROP_ETHERTYPE")
+        if p.gso and wrong:
+            return either("NOT_OURS", *wrong)  # the device may have it first, behind which the same is asked
         if wrong or peer is None:
             self._meet(Situation.PEER_REFUSED)
             return _lost(wrong)
