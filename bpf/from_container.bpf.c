@@ -337,7 +337,7 @@ static __always_inline int container_sends(struct __sk_buff *skb, struct packet 
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
 	if (endpoint ? net->flags & (NETWORK_VEPA | NETWORK_QUESTIONS) : leads_to_link(p, net))
 		return go_on(skb, TAIL_TO_LAN);
-	remote = !endpoint && leads_to_peer(p, net, device->network);
+	remote = !endpoint && leads_to_peer(skb, p, net, device->network);
 	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))
 		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)
 						: drop(skb, DROP_BANDWIDTH);
@@ -354,7 +354,7 @@ static __always_inline int container_sends(struct __sk_buff *skb, struct packet 
 		if (reason)
 			return drop(skb, reason);
 	}
-	if (remote || (!endpoint && answers_caller(p, net, device)))
+	if (remote || (!endpoint && answers_caller(skb, p, net, device)))
 		return to_remote(skb, p, device, net);
 	verdict = NO_VERDICT;
 	if (!may_send(skb, p, device))

@@ -146,7 +146,7 @@ static __always_inline int host_sends(struct __sk_buff *skb, struct packet *p)
 		return consume(skb, FLOODED);
 	}
 	endpoint = endpoint_find(device->network, &p->tuple.dst);
-	if (!endpoint && leads_to_peer(p, net, device->network))
+	if (!endpoint && leads_to_peer(skb, p, net, device->network))
 		return to_remote(skb, device->network);
 	if (endpoint && !endpoint->ifindex)
 		return to_its_service(skb, p, net, device->network, endpoint->number);

@@ -260,7 +260,7 @@ int to_peer(struct __sk_buff *skb)
 		room->flow_is_new = 0;
 	if (is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.dst)) {
 		room->flow_is_new = 0; /* who has asked last is answered */
-		caller = caller_find(p, number);
+		caller = caller_find(skb, p, number);
 		host = caller ? caller->peer : 0;
 		if (caller && goes_straight(p, caller)) {
 			verdict = straight(skb, p, net, caller);

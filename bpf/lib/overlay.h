@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Overlay networks: which host has a member, and how that host is reached. */
 #pragma once
+#include "lib/icmp.h"
 #include "lib/networks.h"
 #include "lib/parse.h"
 
@@ -207,34 +208,63 @@ static __always_inline __u32 alias_number(const struct ip_addr *addr)
 	return addr->word[0] == ALIAS6 && !(addr->word[1] | addr->word[2]) ? last : 0;
 }
 
-/* The other host that is answered with this packet, which is for the gateway's address; NULL: no other one. */
-static __always_inline struct caller *caller_find(const struct packet *p, __u32 network)
+/* An error is said to whoever has sent what it quotes: that one's answer is in room->probe. False: it is not for him. */
+__noinline int error_answers(struct __sk_buff *skb, const struct packet *p)
 {
-	struct caller *caller =
-		packet_has_ports(p) ? bpf_map_lookup_elem(&callers, &p->tuple) : NULL;
+	struct scratch *room = scratch();
+	struct quoted *quoted;
 
+	if (!p || !room)
+		return 0;
+	quoted = &room->quoted;
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	if (!quoted_parse(skb, p, quoted))
+		return 0;
+	tuple_reverse(&room->probe, &quoted->tuple);
+	return addr_equal(&p->tuple.dst, &room->probe.dst);
+}
+
+/* The other host that hears an error about what it has asked; NULL: no other one. */
+static __always_inline struct caller *caller_told(struct __sk_buff *skb, const struct packet *p)
+{
+	struct scratch *room = scratch();
+
+	return room && error_answers(skb, p) ? bpf_map_lookup_elem(&callers, &room->probe) : NULL;
+}
+
+/* The other host that is answered with this packet, which is for the gateway's address or somebody outside; NULL: no other
+ * one. */
+static __always_inline struct caller *caller_find(struct __sk_buff *skb, const struct packet *p,
+						  __u32 network)
+{
+	struct caller *caller = NULL;
+
+	if (packet_has_ports(p))
+		caller = bpf_map_lookup_elem(&callers, &p->tuple);
+	else if (icmp_is_error(p))
+		caller = caller_told(skb, p);
 	return caller && caller->network == network ? caller : NULL;
 }
 
 /* Does what a member sends, and no endpoint here has the address of, go to another host? */
-static __always_inline bool leads_to_peer(const struct packet *p, const struct network *net,
-					  __u32 number)
+static __always_inline bool leads_to_peer(struct __sk_buff *skb, const struct packet *p,
+					  const struct network *net, __u32 number)
 {
 	struct overlay *overlay;
 
 	if (!(net->flags & NETWORK_OVERLAY))
 		return false;
 	if (is_gateway(net, &p->tuple.dst))
-		return caller_find(p, number);
+		return caller_find(skb, p, number);
 	overlay = overlay_find(number);
 	return overlay && overlay_covers(overlay, &p->tuple.dst);
 }
 
 /* May it be an answer to another host, which has asked for itself, or a backend for somebody outside? */
-static __always_inline bool answers_caller(const struct packet *p, const struct network *net,
-					   const struct device *device)
+static __always_inline bool answers_caller(struct __sk_buff *skb, const struct packet *p,
+					   const struct network *net, const struct device *device)
 {
 	return (net->flags & NETWORK_OVERLAY) &&
 	       ((device->forwarding & ROLE_SERVES) || is_gateway(net, &p->tuple.dst)) &&
-	       caller_find(p, device->network);
+	       caller_find(skb, p, device->network);
 }

@@ -13,12 +13,13 @@
 #include "lib/routes.h"
 #include "lib/xfrm.h"
 
-/* Has the other host seen enough? All fragments go as the first one does. */
+/* Has the other host seen enough? All fragments go as the first one does. An error quotes what that host has made of the
+ * client's packet, and nobody else knows the way back. */
 static __always_inline bool goes_straight(const struct packet *p, struct caller *caller)
 {
 	__u64 now, quiet;
 
-	if (!caller->port)
+	if (!caller->port || icmp_is_error(p))
 		return false;
 	if (p->fragment == FRAGMENT_LATER)
 		return caller->told;

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from datapath.dataplane.layout import SERVICE_DSR
 from datapath.kernel import abi, netns
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
@@ -181,6 +182,53 @@ def test_s26_what_is_larger_than_the_tunnel_is_told_so_as_it_was_asked(
     programs.expect(A1, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, GATEWAYS[version], mtu=1450))
     frame = outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED, bytes(size)))
     programs.expect(None, frame, REDIRECT, Reason.DROP_TOO_BIG, p.own_error(frame, HOSTS[version], mtu=1450))
+
+
+def port_closed(version: int, quote: bytes) -> p.Transport:
+    return p.icmp(3, 3, 0, quote) if version == 4 else p.icmp6(1, 4, 0, quote)
+
+
+def too_wide(version: int, quote: bytes) -> p.Transport:
+    return p.icmp(3, 4, 1300, quote) if version == 4 else p.icmp6(2, 0, 1300, quote)
+
+
+@FAMILIES
+@pytest.mark.parametrize("asks", ["outside", "outside, of direct server return", "the other host"])
+@pytest.mark.parametrize("error", [port_closed, too_wide])
+def test_s26_an_error_of_a_backend_here_goes_to_the_host_that_has_asked(
+    programs: Programs, version: int, asks: str, error: Callable[[int, bytes], p.Transport]
+) -> None:
+    """What it quotes says whose packet it is about; as that one is, and by the tunnel, though answers go straight."""
+    client = GATEWAYS[version] if asks == "the other host" else OUTSIDES[version]
+    server = A2.ip if version == 4 else A2.ip6
+    programs.run(None, comes(client, server, p.udp(4000, 80)))
+    if "direct" in asks:
+        answer = abi.tuple_(server, client, 80, 4000, p.UDP)
+        programs.maps["callers"][answer] = abi.caller(NET1.number, o.PEER, HOSTS[version], s.PUBLISHED)
+    for _ in range(2):
+        told = A2.sends(client, error(version, ip(version, client, server, p.udp(4000, 80))))
+        tunnelled(programs, A2, told, told[14:])
+    about_another = A2.sends(client, error(version, ip(version, client, server, p.udp(4001, 80))))
+    assert "TO_PEER" not in programs.run(A2, about_another).reasons
+
+
+@FAMILIES
+@pytest.mark.parametrize("dsr", [False, True])
+@pytest.mark.parametrize("error", [port_closed, too_wide])
+def test_s26_a_client_outside_hears_an_error_of_a_backend_on_another_host(
+    programs: Programs, version: int, dsr: bool, error: Callable[[int, bytes], p.Transport]
+) -> None:
+    """From the address that it has asked, about its own packet."""
+    s.fill(programs, [BACKEND], flags=SERVICE_DSR if dsr else 0)
+    client, server = OUTSIDES[version], REMOTES[version]
+    asked = outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED))
+    assert programs.run(None, asked).reasons == {"TO_PEER": 1}
+    quote = ip(version, client, server, p.udp(4000, 80, summed=False), **hop(version))
+    got = programs.run(None, comes(server, client, error(version, quote)))
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
+    quote = ip(version, client, HOSTS[version], p.udp(4000, s.PUBLISHED, summed=False), **hop(version))
+    packet = ip(version, HOSTS[version], client, error(version, quote), **hop(version))
+    assert not (text := p.difference(got.packet[14:], packet)), text
 
 
 @FAMILIES

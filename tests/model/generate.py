@@ -132,7 +132,7 @@ class Generator(Draws):
         size = self.family(member)
         callers = [key for key in self.reference.callers if key[1] in (member.addr4, member.addr6)]
         if callers and rare() < 0.5:
-            return self.from_member(member, self.packet(callers[int(rare() * len(callers))]))
+            return self.to_caller(member, callers[int(rare() * len(callers))])
         server = member.addr4 if size == 4 else member.addr6
         key: Key = (
             self.proto(size),
@@ -146,6 +146,12 @@ class Generator(Draws):
             key = backwards(self.rng.choice(known).answer)
         peer = overlay.peers[int(rare() * 2)]
         return self.tunnelled(overlay, peer, self.packet(key), (0, 0, 0, 3)[int(rare() * 4)])
+
+    def to_caller(self, member: Member, answer: Key) -> Sent:
+        """What another host has asked is answered, or refused."""
+        if self.random() < 0.7:
+            return self.from_member(member, self.packet(answer))
+        return self.from_member(member, self.error_about(backwards(answer), answer[1], answer[3]))
 
     def forwarded(self) -> Sent | None:
         """From and to what lies behind a member that forwards, or one that does not."""
@@ -309,7 +315,7 @@ class Generator(Draws):
         src, sport = member.addr4 if size == 4 else member.addr6, self.port(self.sources)
         callers = [key for key in self.reference.callers if key[1] == src]
         if callers and rare() < 0.5:
-            return self.from_member(member, self.packet(callers[int(rare() * len(callers))]))
+            return self.to_caller(member, callers[int(rare() * len(callers))])
         dst = self.remote(overlay, size)
         key = (self.proto(size), src, sport, dst, self.port(self.targets))
         at = rare()
@@ -625,9 +631,12 @@ class Generator(Draws):
         quoted = backwards(key)  # what reached the sender of the error
         if rare() < 0.05:
             quoted = (quoted[0], quoted[1], quoted[2] ^ 1, quoted[3], quoted[4])
-        packet = self.packet(quoted)
         src = key[1] if sender or rare() < 0.4 else self.outside(len(key[1]))
         dst = key[3] if rare() < 0.95 else self.host_address(len(key[3]))
+        return self.by(sender, self.error_about(quoted, src, dst))
+
+    def error_about(self, quoted: Key, src: bytes, dst: bytes) -> bytes:
+        packet, rare = self.packet(quoted), self.random
         if len(src) == 4:
             size = 28 if rare() < 0.5 else 548
             kind, code = ((3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (11, 1), (12, 0), (4, 0), (5, 1))[
@@ -643,8 +652,7 @@ class Generator(Draws):
             packet += self.rng.randbytes(size)
         word = b"\0\0\5\x14" if rare() < 0.5 else self.rng.randbytes(4)
         body = icmp(src, dst, bytes((kind, code, 0, 0)) + word + packet[:size])
-        packet = self.wrapped(src, dst, ICMP if len(src) == 4 else ICMPV6, body)
-        return self.by(sender, packet)
+        return self.wrapped(src, dst, ICMP if len(src) == 4 else ICMPV6, body)
 
     def anything(self) -> Sent:
         member, rare = self.member(), self.random

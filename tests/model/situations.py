@@ -58,6 +58,7 @@ class Situation(StrEnum):
     PEER_WIDTH = "and too big for the tunnel"
     PEER_IN = "from one, to a member here"
     PEER_CALLS = "from another host itself, in the gateway's name"
+    PEER_TOLD = "an error about what another host has asked, to that host"
     PEER_ASKS = "from there, to find out whether it arrives"
     PEER_REFUSED = "in a tunnel, and not believed"
     TO_LINK = "to the link of a network's parent"

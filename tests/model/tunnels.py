@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.model.addresses import MAPPED, on_link, unusable
-from tests.model.errors import check_error
+from tests.model.errors import check_error, quotation
 from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed
 from tests.model.forwarding import Forwarding, error_head
 from tests.model.packet import ARP, IPV4, IPV6, LATER, TCP, UDP, Key, Packet, backwards
@@ -110,8 +110,14 @@ class Tunnels(Forwarding):
         if overlay is None or overlay.network is not net:
             return False
         if p.dst and p.dst == net.gateway(len(p.dst)):
-            return p.ports is not None and p.key in self.callers
+            return self._caller(p) is not None
         return overlay.covers(p.dst)
+
+    def _caller(self, p: Packet) -> Peer | None:
+        """The other host that is answered with the packet, or told with it what has become of its own."""
+        quoted = quotation(p) if p.error else None
+        key = p.key if p.ports else backwards(quoted) if quoted else None
+        return self.callers.get(key) if key and key[3] == p.dst else None
 
     def _remote_mac(self, net: Network, address: bytes, mac: Callable[[Peer], bytes]) -> bytes | None:
         """The MAC that is told for another host's member."""
@@ -124,7 +130,7 @@ class Tunnels(Forwarding):
         overlay = self.topology.overlay
         assert overlay
         called = p.dst == net.gateway(len(p.dst)) or not overlay.covers(p.dst)
-        peer = self.callers[p.key] if called else overlay.host_of(p.dst)
+        peer = self._caller(p) if called else overlay.host_of(p.dst)
         wrong = set[str]()
         if peer is None:
             wrong.add("DROP_NO_REMOTE")
@@ -136,7 +142,7 @@ class Tunnels(Forwarding):
             wrong.add("DROP_BAD_ADDR")
         if wrong or peer is None:
             return dropped(p.frame, *wrong)
-        self._meet(Situation.PEER_OUT)
+        self._meet(Situation.PEER_TOLD if called and p.error else Situation.PEER_OUT)
 
         def told(mtu: int) -> Expected:
             if sender is None:
@@ -236,9 +242,8 @@ class Tunnels(Forwarding):
             overlay is not None
             and overlay.network is net
             and (sender.serves or p.dst == net.gateway(len(p.dst)))
-            and p.ports is not None
             and p.dst_mac == net.mac
-            and p.key in self.callers
+            and self._caller(p) is not None
         )
 
     # ---- from peers ------------------------------------------------------------------------------------

@@ -296,6 +296,28 @@ def test_s26_direct_server_return_begins_and_ends_with_an_update_and_connections
         assert host.ctl("doctor") == "No problems found."
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("way", ["--dsr", "--no-dsr"])
+def test_s26_a_client_outside_hears_at_once_that_a_backend_on_another_host_does_not_listen(
+    shop: Cluster, version: int, way: str
+) -> None:
+    """Over UDP: what the backend's stack says of its port goes back by the host that was asked."""
+    first, second = shop
+    second.ctl(f"service update {way} --publish-add 8092:81/udp web")
+    try:
+        with eventually() as until:
+            until(lambda: "8092" in first.ctl("service ls"))
+            until(lambda: json.loads(first.ctl("service inspect web"))[0]["DSR"] == (way == "--dsr"))
+        address = first.vtep if version == 4 else first.vtep6
+        for place in first.outside, first:
+            assert heard(place.try_, "udp", address, 8092) == {"ConnectionRefusedError": 1}
+    finally:
+        second.ctl("service update --dsr --publish-rm 8092:81/udp web")
+        with eventually() as until:
+            until(lambda: "8092" not in first.ctl("service ls"))
+            until(lambda: json.loads(first.ctl("service inspect web"))[0]["DSR"])
+
+
 def test_s26_without_the_host_that_was_asked_a_connection_of_direct_server_return_waits_for_it(
     shop: Cluster,
 ) -> None:
