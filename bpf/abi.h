@@ -1048,7 +1048,7 @@ enum reason {
 	DROP_NO_ENDPOINT = 29,	 /* no member has the address */
 	DROP_WRONG_MAC = 30,	 /* meant for no device of the network */
 	DROP_BAD_ADDR = 31,	 /* loopback, zero, multicast source and the like */
-	DROP_NO_ROUTE = 32,	 /* no source address for the egress */
+	DROP_NO_ROUTE = 32,	 /* no way out for an answer, or no source address for it */
 	DROP_PROTOCOL = 33,	 /* cannot be translated */
 	DROP_FRAGMENT = 34,	 /* a fragment whose first one is not known */
 	DROP_NAT_PORTS = 35,	 /* no free source port */

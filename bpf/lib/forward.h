@@ -23,6 +23,9 @@ __noinline int not_routed(struct __sk_buff *skb, const struct packet *p, const s
 	case BPF_FIB_LKUP_RET_UNREACHABLE:
 	case BPF_FIB_LKUP_RET_PROHIBIT:
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		/* Who has sent it is another host's member, of whom this one's stack knows nothing. */
+		if (p->by_peer)
+			return drop(skb, DROP_NO_ROUTE);
 		/* The host's stack says so, in its own words. If its packet filter sets a mark that a rule is
 		 * about, it has a way after all: then no hop is left. */
 		if (translated && rewrite_ttl(skb, p, 1))
@@ -333,7 +336,7 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			quoted->outer.src = inner.dst;
 		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
 		/* To the gateway, in whose name the client came: of that connection the host knows nothing. */
-		hidden = !addr_equal(&quoted->outer.dst, &p->tuple.dst);
+		hidden = p->by_peer || !addr_equal(&quoted->outer.dst, &p->tuple.dst);
 		if (!from || p->ttl <= 1)
 			return hidden ? drop(skb, DROP_TTL) : NO_VERDICT;
 		translated = !addr_equal(&quoted->outer.src, &p->tuple.src);
@@ -344,7 +347,9 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !translated)
 			return to_host(skb, from);
 		if (!route_leads_out(route) || device_find(room->fib.ifindex, DEVICE_GATEWAY))
-			return hidden ? drop(skb, DROP_NO_CONN) : NO_VERDICT;
+			return p->by_peer ? drop(skb, DROP_NO_ROUTE)
+			       : hidden	  ? drop(skb, DROP_NO_CONN)
+					  : NO_VERDICT;
 		if (is_beyond_link(&quoted->outer.src, &room->fib))
 			return drop(skb, DROP_BAD_ADDR);
 		if (is_closed_out(room, p, &quoted->outer))

@@ -75,7 +75,8 @@ MEANINGS: Mapping[str, Meaning] = {
         "the sender",
     ),
     "DROP_NO_ROUTE": Meaning(
-        "there is no source address for the egress", "the host's addresses of that family"
+        "there is no source address for the egress; or no route to whom a backend on another host answers by this one",
+        "the host's addresses of that family, its routes",
     ),
     "DROP_PROTOCOL": Meaning(
         "it would leave, and is neither TCP, UDP nor an ICMP echo", "cannot be translated"

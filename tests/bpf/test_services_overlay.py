@@ -358,3 +358,24 @@ def test_s26_a_backend_on_another_host_is_told_by_its_tunnel_why_its_answer_goes
     kinds = {(4, 1): (11, 0), (4, 64): (3, 4), (6, 1): (3, 0), (6, 64): (2, 0)}
     at = 20 if version == 4 else 40
     assert tuple(packet[at : at + 2]) == kinds[version, ttl]
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", ["unreachable", "blackhole", "prohibit"])
+@pytest.mark.parametrize("answers", [True, False], ids=["answer", "error"])
+def test_s26_what_a_backend_on_another_host_answers_is_counted_where_no_way_leads_out_any_more(
+    programs: Programs, version: int, kind: str, answers: bool
+) -> None:
+    from pyroute2 import IPRoute
+
+    client, server = OUTSIDES[version], REMOTES[version]
+    programs.run(None, outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED)))
+    said = p.udp(80, 4000) if answers else port_closed(version, ip(version, client, server, p.udp(4000, 80)))
+    way = {"dst": f"{client}/{32 if version == 4 else 128}", "type": kind}
+    with IPRoute() as route:
+        route.route("add", **way)
+        try:
+            got = programs.run(None, comes(server, client, said))
+        finally:
+            route.route("del", **way)
+    assert (got.verdict, got.reasons) == (SHOT, {"DROP_NO_ROUTE": 1})

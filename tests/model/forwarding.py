@@ -163,6 +163,8 @@ class Forwarding(Services):
             if sender is None:
                 return None
             route = self._way(p, sender, half)
+            if sender.peer and route.kind in ("none", "stop") and p.ttl > 1:
+                return dropped(p.frame, "DROP_NO_ROUTE")  # nobody here is its sender's stack
             if sender.peer and (route.uplink is None or self.topology.protects(out[3])):
                 raise Withheld  # whoever is told of it, another host is
             if route.kind == "net":
@@ -314,6 +316,8 @@ class Forwarding(Services):
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
             uplink = route.uplink
+            if sender and sender.peer and route.kind in ("none", "stop") and p.ttl > 1:
+                return dropped(p.frame, "DROP_NO_ROUTE")
             if sender and sender.peer and (uplink is None or p.ttl <= 1):
                 raise Withheld
             if route.kind == "encap":
