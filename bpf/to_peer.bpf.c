@@ -269,9 +269,10 @@ int to_peer(struct __sk_buff *skb)
 		}
 	} else {
 		host = remote_at(number, overlay, &p->tuple.dst);
-		/* Who asks a service from elsewhere has been admitted where it began. */
-		if (room->sides.client_endpoint && overlay_covers(overlay, &p->tuple.src) &&
-		    !members_may_talk(net, p))
+		/* Who asks a service from elsewhere, or in the gateway's name, has been admitted where it
+		 * began. */
+		if (room->sides.client_endpoint && !is_gateway(net, &p->tuple.src) &&
+		    overlay_covers(overlay, &p->tuple.src) && !members_may_talk(net, p))
 			return drop(skb, DROP_ICC);
 	}
 	peer = host ? peer_find(host) : NULL;

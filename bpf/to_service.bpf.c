@@ -91,15 +91,20 @@ static __always_inline struct conn *starts_over(const struct packet *p, const st
 	return NULL;
 }
 
-/* Out of an encrypted tunnel comes what members and hosts send, and nothing else: what others ask of a backend on another
- * host, this one asks. */
-static __always_inline bool is_hidden(const struct port *asked, __u32 network,
-				      const struct backend *backend)
+/*
+ * Is a backend on another host asked in the name of this one? Out of an encrypted tunnel comes what members and hosts send,
+ * and nothing else; and where members may not talk to each other the other host takes nothing from one. What is published
+ * is for everybody.
+ */
+static __always_inline bool is_hidden(const struct port *asked, const struct network *net,
+				      __u32 network, const struct backend *backend, bool virtual)
 {
 	struct overlay *overlay;
 
-	if (backend->endpoint != PARTY_PEER || network == asked->network)
+	if (backend->endpoint != PARTY_PEER)
 		return false;
+	if (network == asked->network)
+		return !virtual && !(net->flags & NETWORK_ICC);
 	overlay = overlay_find(asked->network);
 	return overlay && overlay->transport == TRANSPORT_WIREGUARD;
 }
@@ -167,7 +172,7 @@ int to_service(struct __sk_buff *skb)
 	backend = number ? backend_find(number) : NULL;
 	service_counted(service, backend);
 	flags = asked->choice == CHOICE_LEAST ? CONN_COUNTED : 0;
-	hidden = backend && is_hidden(&room->published, network, backend);
+	hidden = backend && is_hidden(&room->published, net, network, backend, virtual);
 	if ((asked->flags & SERVICE_DSR) && client == PARTY_OUTSIDE && backend &&
 	    backend->endpoint == PARTY_PEER && !hidden)
 		flags |= CONN_DSR;

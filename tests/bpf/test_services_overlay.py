@@ -57,7 +57,9 @@ def rows(programs: Programs) -> Iterator[None]:
     s.serves(programs, A2)
     callers = programs.maps["callers"]
     callers.delete_many(list(callers))
+    value = programs.maps["networks"][NET1.number]
     yield
+    programs.maps["networks"][NET1.number] = value
     s.remove(programs)
 
 
@@ -321,6 +323,36 @@ def test_s26_a_member_asks_the_published_port_for_a_backend_on_another_host(
             answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
             seen = sender.gets(HOSTS[version], carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version))
             programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
+
+
+@FAMILIES
+@PROTOCOLS
+def test_s26_s15_without_icc_a_member_is_given_what_is_published_of_its_network_by_another_host_too(
+    programs: Programs, version: int, proto: int
+) -> None:
+    """As by a backend here. The other host believes it in the gateway's name; the virtual address is not public."""
+    value = programs.maps["networks"][NET1.number]
+    programs.maps["networks"][NET1.number] = value._replace(flags=value.flags & ~abi.NetworkFlag.NETWORK_ICC)
+    gateway, port = GATEWAYS[version], 4000
+    for flags in (p.SYN, p.ACK):
+        frame = A1.sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED, flags))
+        got = programs.run(A1, frame)
+        assert (got.verdict, got.reasons) == (REDIRECT, {"TO_PEER": 1})
+        port = int.from_bytes(
+            got.packet[(at := 14 + 20 + 16 + 14 + (20 if version == 4 else 40)) : at + 2], "big"
+        )
+        packet = ip(version, gateway, REMOTES[version], carried(proto, port, 80, flags), **hop(version))
+        wanted = o.leaves(packet, o.source_port(got.packet))
+        assert not (text := p.difference(got.packet, wanted)), text
+        answer = comes(REMOTES[version], gateway, carried(proto, 80, port, SYN_ACK))
+        seen = A1.gets(HOSTS[version], carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version))
+        programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
+    frame = A1.sends(s.at(version), carried(proto, 4000, 80))
+    programs.expect(A1, frame, SHOT, Reason.DROP_ICC)
+    s.fill(programs, [A2])
+    frame = A1.sends(HOSTS[version], carried(proto, 4001, s.PUBLISHED))
+    assert programs.run(A1, frame).reasons == {"DELIVERED": 1}
+    programs.expect(A1, A1.sends(s.at(version), carried(proto, 4001, 80)), SHOT, Reason.DROP_ICC)
 
 
 @pytest.mark.parametrize("sender", [A1, B1], ids=["member", "another network's"])

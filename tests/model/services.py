@@ -269,6 +269,8 @@ class Services:
         asked, local = address_of(server, len(src)), client is LOCAL_SENDER or is_gateway(client)
         inside = client is not None and client is not LOCAL_SENDER and client.network is net
         hidden = client is server or (local and loopback(src)) or (net.beside and not inside)
+        # What is published is for members, too, whom the other host would not let in.
+        hidden |= bool(server.peer) and inside and not net.icc and p.dst != published.addr
         if service.refuses and not (hidden or local):
             raise Withheld
         source = net.gateway(len(src)) if hidden else src

@@ -194,7 +194,8 @@ class Tunnels(Forwarding):
         if unusable(became.src) or on_link(became.src) or peer is None:
             raise Withheld
         wrong = set[str]()
-        if not local and overlay.covers(became.src) and not net.icc and not self._linked(became):
+        may = net.icc or became.src == net.gateway(len(became.src)) or self._linked(became)
+        if not local and overlay.covers(became.src) and not may:
             wrong.add("DROP_ICC")
         if sender and not local and not sender.owns(p.src):
             wrong.add("DROP_SPOOFED_ADDR")

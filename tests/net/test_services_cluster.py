@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from time import monotonic
@@ -22,7 +23,7 @@ from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
 from tests.net.hosts import TIMEOUT, Host, eventually, reaches
-from tests.net.services import Start, failed, heard, keeper, keeping, names, serve, server
+from tests.net.services import Run, Start, failed, heard, keeper, keeping, names, serve, server
 
 NET = "10.77.0.0/16"
 OUTSIDE6 = f"{NETWORK6}:fe"
@@ -390,6 +391,39 @@ def test_s26_members_find_a_service_and_its_backends_on_any_host(shop: Cluster) 
     first.ctl("service rm all")
     remove(first, "w4")
     remove(second, "w5")
+
+
+def given_what_is_published(host: Member) -> None:
+    """A member on this host, at both of the host's addresses."""
+    host.run("asks", "--network quiet")
+
+    def answered(run: Run, proto: str, address: str) -> bool:
+        return names(heard(run, proto, address, 8095)) == {"q1": 1}
+
+    for proto in "tcp", "udp":
+        for address in host.vtep, host.vtep6:
+            with eventually() as until:
+                until(partial(answered, host.try_, proto, address))
+            assert answered(partial(host.try_in, "asks"), proto, address)
+
+
+def test_s26_s15_members_that_may_not_talk_are_given_what_their_network_publishes_on_any_host(
+    empty: Cluster,
+) -> None:
+    """The published port is for everybody; the virtual address leads where the backend's own does."""
+    first, second = empty
+    first.ctl("network create -d overlay --ipv6 -o com.docker.network.bridge.enable_icc=false "
+              "--subnet 10.79.0.0/16 --subnet fd79::/64 quiet")  # fmt: skip
+    try:
+        first.ctl("service create --network quiet -p 8095:80 -p 8095:80/udp still")
+        second.run("q1", "--network quiet --service still", server("q1"))
+        for host in empty:
+            given_what_is_published(host)
+    finally:
+        for host in empty:
+            remove(host, "asks", "q1")
+        first.ctl("service rm still")
+        first.ctl("network rm quiet")
 
 
 def test_s26_the_host_that_chose_counts_what_passes(shop: Cluster) -> None:
