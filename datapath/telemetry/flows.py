@@ -76,30 +76,26 @@ def _read(
     for _ in range(_TRIES):
         rest = found.flow_rest[0].over
         totals = list(_totals(found, networks, name, now))
-        ended = rows.keys() - set(_row_idents(found)) if rows else ()
-        for ident in ended:
-            del rows[ident]
+        ended = rows.keys() - _row_keys(found) if rows else ()
+        for key in ended:
+            del rows[key]
         if not ended:
             break
     return [*rows.values(), *totals], rest
 
 
-def _row_idents(found: Dataplane) -> Iterator[tuple[bytes, int]]:
-    """Of each row its key, and when it began: it can be taken for another connection."""
+def _row_keys(found: Dataplane) -> set[bytes]:
     from datapath.kernel import abi
     from datapath.kernel.bpf_maps import cut
 
-    size, halves = abi.layout("flow_id").size, abi.layout("flow_half").select("since")
-    for keys, values, _ in found.flows.batches():
-        each = halves.iter_unpack(values)
-        for key, (since,), _ in zip(cut(keys, size), each, each, strict=True):
-            yield key, since
+    size = abi.layout("flow_id").size
+    return {key for keys, _, _ in found.flows.batches() for key in cut(keys, size)}
 
 
 def _rows(
     found: Dataplane, networks: dict[int, str], name: Callable[[int], str], now: int
-) -> Iterator[tuple[tuple[bytes, int], FlowLine]]:
-    """What goes on, by `_row_idents`. There can be many: no row is decoded twice, and no address."""
+) -> Iterator[tuple[bytes, FlowLine]]:
+    """What goes on, by the rows' keys. There can be many: no row is decoded twice, and no address."""
     from datapath.kernel import abi
     from datapath.kernel.bpf_maps import cut
 
@@ -140,7 +136,7 @@ def _rows(
                 max(now - mine[3], 0) / 1e9,
                 max(now - max(mine[2], other[2]), 0) / 1e9,
             )
-            yield (key, a[3]), line
+            yield key, line
 
 
 def _state(proto: int, mine: tuple[Any, ...], other: tuple[Any, ...]) -> str:
