@@ -341,6 +341,25 @@ def test_s26_a_store_that_was_restored_from_before_a_service_gets_it_back(
         knows(host, w1="up")
 
 
+def test_s26_s15_members_that_may_not_talk_are_given_what_their_network_publishes_on_any_host(
+    empty: Cluster,
+) -> None:
+    """The published port is for everybody; the virtual address leads where the backend's own does."""
+    first, second = empty
+    first.ctl("network create -d overlay --ipv6 -o com.docker.network.bridge.enable_icc=false "
+              "--subnet 10.79.0.0/16 --subnet fd79::/64 quiet")  # fmt: skip
+    try:
+        first.ctl("service create --network quiet -p 8095:80 -p 8095:80/udp still")
+        second.run("q1", "--network quiet --service still", server("q1"))
+        for host in empty:
+            given_what_is_published(host)
+    finally:
+        for host in empty:
+            remove(host, "asks", "q1")
+        first.ctl("service rm still")
+        first.ctl("network rm quiet")
+
+
 def test_s26_o18_a_client_is_given_the_same_backend_by_every_host_and_each_its_share(
     shop: Cluster,
 ) -> None:
@@ -405,25 +424,6 @@ def given_what_is_published(host: Member) -> None:
             with eventually() as until:
                 until(partial(answered, host.try_, proto, address))
             assert answered(partial(host.try_in, "asks"), proto, address)
-
-
-def test_s26_s15_members_that_may_not_talk_are_given_what_their_network_publishes_on_any_host(
-    empty: Cluster,
-) -> None:
-    """The published port is for everybody; the virtual address leads where the backend's own does."""
-    first, second = empty
-    first.ctl("network create -d overlay --ipv6 -o com.docker.network.bridge.enable_icc=false "
-              "--subnet 10.79.0.0/16 --subnet fd79::/64 quiet")  # fmt: skip
-    try:
-        first.ctl("service create --network quiet -p 8095:80 -p 8095:80/udp still")
-        second.run("q1", "--network quiet --service still", server("q1"))
-        for host in empty:
-            given_what_is_published(host)
-    finally:
-        for host in empty:
-            remove(host, "asks", "q1")
-        first.ctl("service rm still")
-        first.ctl("network rm quiet")
 
 
 def test_s26_the_host_that_chose_counts_what_passes(shop: Cluster) -> None:
