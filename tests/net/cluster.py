@@ -7,6 +7,7 @@ of the cluster. Each host has its own network and host name, state directory and
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,7 @@ class Cluster:
     ) -> None:
         self.folder, self._config = folder, config or {}
         self.hosts: list[Member] = []
+        self._numbers = itertools.count(1)  # also of hosts that are gone
         with ExitStack() as stack:
             self.switch = Switch(mtu)
             stack.callback(self.switch.close)
@@ -132,7 +134,7 @@ class Cluster:
 
     def add(self, name: str = "", config: dict[str, Any] | None = None) -> Member:
         """One more host."""
-        number = len(self.hosts) + 1
+        number = next(self._numbers)
         folder = self.folder / f"h{number}"
         folder.mkdir()
         settings = {**self.settings, **self._config, **(config or {})}
