@@ -185,11 +185,11 @@ def test_left_to_itself_what_is_ours_alone_has_filters_and_what_others_share_has
     make_host: Callable[..., Host],
 ) -> None:
     host = make_host(attach="auto")
-    host.run("any")
+    host.run("any", "-p 8080:80")
     names = {d["ifname"]: d["ifindex"] for d in json.loads(host.sh("ip -j link"))}
     (own,) = (name for name in names if name.startswith("veth"))
     pins = {path.name for path in (host.bpffs / "datapath" / "links").glob("from_*")}
-    # The loopback device is others' too: what the host's name servers answer comes by it.
+    # The loopback device is others' too: what the host asks of published ports is answered by it.
     assert pins == {
         f"from_uplink-{names['eth0']}",
         f"from_host-{names['dp0']}",

@@ -93,6 +93,7 @@ def test_a_published_ports_connection_is_one_row(topology: Topology) -> None:
         (row,) = topology.ls()
     passed = math.ceil(time.monotonic() - began)  # seconds: more than none where the machine is busy
     assert 0 <= row.pop("Idle") <= passed
+    assert all(row.pop(name) > 0 for name in ("Packets", "Bytes", "ReplyPackets", "ReplyBytes"))
     assert 24 * 3600 - passed <= row.pop("Expires") <= 24 * 3600
     assert row == {
         "Protocol": "tcp",
