@@ -114,7 +114,7 @@ class Draws:
             first + 5,
             first + 7,
             7,
-            40000,
+            50000,
             33000,
             first - 1,
             last + 1,

@@ -101,7 +101,7 @@ def _policies(rng: random.Random, made: Plan, withheld: frozenset[Situation]) ->
             candidates.append(Policy(100, six, source=str(own.ip)))
         if Situation.RULE_PORTS not in withheld:
             candidates.append(Policy(101, six, proto=TCP, dport=443))
-            candidates.append(Policy(100, six, proto=UDP, sport=40000))
+            candidates.append(Policy(100, six, proto=UDP, sport=50000))  # of no tunnel
         if Situation.RULE_TOS not in withheld:
             candidates.append(Policy(rng.choice((100, 101)), six, tos=0x10))
     made.policies = [one for one in candidates if rng.random() < 0.4]
