@@ -79,7 +79,6 @@ static __always_inline bool is_echo_reply(const struct packet *p)
 	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_ECHOREPLY;
 }
 
-/* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */
 /* Does it open a TCP connection? */
 static __always_inline bool is_tcp_opening(const struct packet *p)
 {
@@ -87,6 +86,7 @@ static __always_inline bool is_tcp_opening(const struct packet *p)
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */
 static __always_inline bool is_tcp_answer(const struct packet *p)
 {
 	return p->tuple.proto == IPPROTO_TCP &&

@@ -125,8 +125,7 @@ static __always_inline bool is_left(const struct packet *p, const struct conn *c
 	if ((conn->flags & (CONN_SERVICE | CONN_ORIGINAL)) != (CONN_SERVICE | CONN_ORIGINAL))
 		return false;
 	if (p->tuple.proto == IPPROTO_TCP)
-		return p->fragment != FRAGMENT_LATER &&
-		       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		return is_tcp_opening(p) &&
 		       (conn->state == CONN_NEW || conn->state >= CONN_CLOSING);
 	/* A row of the version before has it in `ack`. */
 	backend = backend_find(conn->backend ? conn->backend : conn->ack);
