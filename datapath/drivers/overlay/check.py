@@ -20,9 +20,8 @@ from datapath.model.wireguard import WireGuardDevice
 # Seconds: by packets of nothing each session is renewed after 120 to 180. Bytes that have been sent to a host after
 # two times without an answer: 148 of each.
 _SILENT, _TRIES = 300, 2 * 148
-_ALIASES = (
-    2  # addresses that a host has itself: one with no others may have nothing to do with the network yet
-)
+# Addresses that a host has itself: one with no others may have nothing to do with the network yet.
+_ALIASES = 2
 
 
 def findings(comparison: Comparison, networks: list[Network]) -> Iterator[Finding]:
