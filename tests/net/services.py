@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +36,12 @@ threading.Thread(target=udp.serve_forever, daemon=True).start()
 TCP(("::", port), Stream).serve_forever()
 """
 
+OWN_PORTS, MOST_KEPT = (
+    range(24000, 32000),
+    100,
+)  # of connections that are kept: below those that the kernel gives
+_kept = itertools.count()
+
 # Asks so often, each time with a socket of its own; prints how often it heard what, and what went wrong.
 CLIENT = """
 import collections, json, socket, sys
@@ -58,10 +65,10 @@ print(json.dumps(heard))
 # Keeps so many connections and asks by each of them in turn, until its input ends; prints how often none answered.
 KEEPER = """
 import select, socket, sys
-address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+address, port, count, first = sys.argv[1], *map(int, sys.argv[2:5])
 kept = []
-for _ in range(count):
-    client = socket.create_connection((address, port), 30)
+for number in range(count):
+    client = socket.create_connection((address, port), 30, ("", first + number))
     kept.append((client, client.makefile("rb")))
 names = [reader.readline().split()[0].decode() for _, reader in kept]
 print(*names, flush=True)
@@ -117,7 +124,11 @@ def client(proto: str, address: str, port: int, count: int = 1, seconds: float =
 
 
 def keeper(address: str, port: int, count: int) -> list[str]:
-    return ["python3", "-u", "-c", KEEPER, address, str(port), str(count)]
+    """Connections that go on, from ports of their own: what asks by another host meanwhile may be given the same port,
+    which the kernel tells apart by what is asked; a backend takes both for one."""
+    first = OWN_PORTS[0] + next(_kept) * MOST_KEPT % len(OWN_PORTS)
+    assert count <= MOST_KEPT
+    return ["python3", "-u", "-c", KEEPER, address, str(port), str(count), str(first)]
 
 
 @contextlib.contextmanager
