@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "ct flush": ("ct flush --src 192.0.2.0/24",),
     "ct stats": ("ct stats",),
     "flows": ("flows --network shop", "flows --verdict refused --since 5m", "flows --totals --from app"),
+    "why": ("why app db tcp 5432", "why 198.51.100.7 :8080 --expect deny", "why app db icmp --if new.yaml"),
     "names": ("names ls shop", "names resolve web db"),
     "names ls": ("names ls", "names ls shop --format json"),
     "names resolve": ("names resolve web db", "names resolve web example.com MX"),

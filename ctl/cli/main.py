@@ -21,6 +21,7 @@ COMMANDS = {
     "port": ".port:port",
     "ct": ".connection:ct",
     "flows": ".flows:flows",
+    "why": ".why:why",
     "names": ".names:names",
     "service": ".service:service",
     "cluster": ".cluster:cluster",

@@ -83,9 +83,9 @@ class Loading(Pins):
     def tell_network(self, number: int, row: Any) -> None:
         """Writes the row of a network (abi.network), once the programs are there that its packets go on in. KernelError
         and its kinds; NotSupportedError: those that are loaded are of another version, and have not loaded them."""
-        needed = tails_of(_flags(row))
+        needed = tails_of(flags_of(row))
         self.need(*sorted(needed))
-        if self.lacks(*needed) and self.lacks(*needed - tails_of(_flags(self.map("networks")[number]))):
+        if self.lacks(*needed) and self.lacks(*needed - tails_of(flags_of(self.map("networks")[number]))):
             raise NotSupportedError(
                 "this network needs packet programs that are not loaded, and those that are loaded are of another "
                 "version: use `datapathctl upgrade`"
@@ -96,7 +96,7 @@ class Loading(Pins):
         """The programs that are pinned, and those that packets of networks go on in, as their rows say."""
         networks = self.map("networks")
         return listed(self.root / "programs").union(
-            *(tails_of(_flags(networks[one])) for one in networks.used())
+            *(tails_of(flags_of(networks[one])) for one in networks.used())
         )
 
     def fill_tail(self, program: str) -> None:
@@ -177,6 +177,6 @@ class Loading(Pins):
         return sizes
 
 
-def _flags(row: Any) -> set[str]:
+def flags_of(row: Any) -> set[str]:
     """Those of a network's row (abi.network) that matter here, by name."""
     return {flag for flag in TAILS_OF if row.flags & int(abi.NetworkFlag[flag])}

@@ -74,6 +74,7 @@ struct bpf_program *bpf_object__next_program(const struct bpf_object *obj, struc
 const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__fd(const struct bpf_map *map);
 int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
+int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 __u32 bpf_map__max_entries(const struct bpf_map *map);
 int bpf_map__type(const struct bpf_map *map);

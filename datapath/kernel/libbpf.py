@@ -39,12 +39,14 @@ def load_object(
     sizes: Mapping[str, int] | None = None,
     elsewhere: Mapping[str, str] | None = None,
     maps_only: bool = False,
+    reuse: Mapping[str, int] | None = None,
 ) -> tuple[list[Program], dict[str, int]]:
     """Loads one object file: its programs and the fds of its maps, by name; the caller owns all of them.
 
     `pins`: the folder in which its maps are shared; a map that is pinned there already is used if its layout is the
     same. `elsewhere`: the names of pins that are not their map's. `config` is abi.config; as a map it is called config
-    and never pinned here. `maps_only`: no program is loaded. VerifierError carries the whole log.
+    and never pinned here. `maps_only`: no program is loaded. `reuse`: fds of maps that take the place of those of their
+    names, and stay the caller's. VerifierError carries the whole log.
     """
     # Of its own, not malloc()'s: its pages are only touched if the kernel writes there, and go when it goes.
     room = mmap.mmap(-1, _LOG_SIZE)
@@ -55,7 +57,7 @@ def load_object(
     if obj == ffi.NULL:
         raise KernelError("open object", path.name, ffi.errno)
     try:
-        maps = _configure_maps(obj, pins, config, sizes or {}, elsewhere or {})
+        maps = _configure_maps(obj, pins, config, sizes or {}, elsewhere or {}, reuse or {})
         for program in _programs(obj) if maps_only else ():
             bpf.check(bpf.lib.bpf_program__set_autoload(program, False), "leave out", path.name)
         with log.operation("load", path.name):
@@ -96,7 +98,12 @@ def declared_maps(path: Path) -> set[str]:
 
 
 def _configure_maps(
-    obj: Any, pins: Path | None, config: Any, sizes: Mapping[str, int], elsewhere: Mapping[str, str]
+    obj: Any,
+    pins: Path | None,
+    config: Any,
+    sizes: Mapping[str, int],
+    elsewhere: Mapping[str, str],
+    reuse: Mapping[str, int],
 ) -> dict[str, Any]:
     maps: dict[str, Any] = {}
     m = bpf.lib.bpf_object__next_map(obj, ffi.NULL)
@@ -108,9 +115,11 @@ def _configure_maps(
             maps["config"] = m
         elif ".rodata" not in name and ".bss" not in name:
             maps[name] = m
-            if name in sizes:
+            if name in reuse:
+                bpf.check(bpf.lib.bpf_map__reuse_fd(m, reuse[name]), "use map", name)
+            elif name in sizes:
                 bpf.check(bpf.lib.bpf_map__set_max_entries(m, sizes[name]), "size map", name)
-            if pins:
+            if pins and name not in reuse:
                 pin = pins / elsewhere.get(name, name)
                 _compare(m, name, pin)
                 bpf.check(bpf.lib.bpf_map__set_pin_path(m, os.fsencode(pin)), "pin map", name)

@@ -87,6 +87,13 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["network", "create", "--ipv4=maybe", "a"], 2, "Invalid value for '--ipv4': 'maybe' is neither"),
     (["network", "create", "--internal=", "a"], 2, "'' is neither true nor false."),
     (["network", "create", "--ingress", "a"], 2, "--ingress: there is no swarm"),
+    (["why", "web"], 2, "Missing argument 'TO'."),
+    (["why", "web", "db", "tcp", "0"], 2, "Invalid value for '[PORT]': 0 is not in the range 1<=x<=65535."),
+    (
+        ["why", "web", "db", "icmp", "--expect", "maybe"],
+        2,
+        "Invalid value for '--expect': 'maybe' is not one of",
+    ),
     (["network", "create", "-z", "a"], 2, "No such option '-z'."),
     (["network", "ls", "extra"], 2, "Got unexpected extra argument (extra)."),
     (["network", "ls", "--format"], 2, "Option '--format' requires an argument."),

@@ -69,6 +69,9 @@ ROWS: list[tuple[str, set[str]]] = [
     ("start ", set()),
     ("rename ", {"web"}),
     ("exec ", {"web"}),
+    ("why w", {"web"}),
+    ("why web db u", {"udp"}),
+    ("why web db tcp 80 --expect ", {"allow", "deny"}),
     ("completion z", {"zsh"}),
 ]
 

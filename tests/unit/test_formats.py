@@ -24,18 +24,33 @@ from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.flows import FlowLine, Flows
 from datapath.model.peers import Peer
+from datapath.model.policies import Kind, Member, Opening, Party
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
+from datapath.plan.policies.asking import Asked
+from datapath.plan.policies.why import Explanation, Line
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
 from datapath.telemetry.stats import ServiceUse, Stats
+from datapath.telemetry.why import Program, Why
 from tests.unit.test_bench_files import RUN
 from tests.unit.test_cli import BR1, WEB, commands
 
 SERVICE = Service("5" * 64, "shop-web", BR1.id, 7, vip4=IPv4Address("10.0.0.9"), phase=Phase.READY)
+
+MEMBER = Member(1, "red", "web", addresses=(ip_address("10.0.0.2"),))
+DATABASE = Member(2, "red", "db", addresses=(ip_address("10.0.0.3"),))
+WEB_PARTY, DB_PARTY = (Party(Kind.MEMBER, one.addresses[0], one) for one in (MEMBER, DATABASE))
+OPENING = Opening(WEB_PARTY, DB_PARTY, 6, 5432)
+LINE = Line("in", "db", "policy db lets in nobody", "refused", "db", 0)
+WHY = Why(
+    Asked(OPENING, DATABASE.addresses[0], 5432),
+    Explanation((LINE,), "refused", "DROP_IN"),
+    Program("refused", "DROP_IN", ("DROP_IN",)),
+)
 
 
 class Library:
@@ -87,6 +102,7 @@ class Library:
         )
         monkeypatch.setattr("ctl.cli.formatting.now", lambda: 9.0)
         monkeypatch.setattr("datapath.telemetry.flows.flows", lambda *_, **__: Flows([line], 1))
+        monkeypatch.setattr("datapath.telemetry.why.why", lambda *_: WHY)
         name = Name("red", "", "web", "A", ("10.0.0.2",))
         monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
         store = cluster.Status((cluster.Member("a:2379"),), "1f")
@@ -131,6 +147,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "cluster hosts": ("", "Name", "h1"),
     "cluster status": ("", "Server", "a:2379"),
     "flows": ("", "From", "app:41822"),
+    "why": ("web db tcp 5432", "Agrees", True),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),

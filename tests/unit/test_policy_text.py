@@ -431,7 +431,7 @@ WARNED = [
         "policies: {a: {for: workr, in: {allow: []}}}",
         "1: policy a is for no container that there is now; did you mean worker?",
     ),
-    ("policies: {a: {for: db, in: {deny: [role=ap]}}}", '1: {label: ["role=ap"]} is no container that there is now'),
+    ("policies: {a: {for: db, in: {deny: [role=ap]}}}", '1: "role=ap" is no container that there is now'),
     ("policies: {a: {for: db, in: {allow: [crn]}}}", '1: "crn" is no container that there is now; did you mean cron?'),
     ('policies: {a: {for: db, in: {allow: [cron, "cron:80"]}}}', '1: "cron:80" adds nothing to "cron"'),
     ('policies: {a: {for: db, in: {allow: ["any:1-100"],\n deny: ["10.0.0.0/8", 10.1.0.0/16]}}}',

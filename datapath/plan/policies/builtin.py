@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from datapath.model.endpoints import Endpoint
+from datapath.model.host import HostNetwork
 from datapath.model.networks import Network
 from datapath.model.parsing import PORT_PROTOCOLS, Address, Prefix
 from datapath.model.policies import (
@@ -37,6 +38,13 @@ def world_of(state: State, host: Iterable[Address], lan: Iterable[Prefix]) -> Wo
         members.append(Member(-number, network, *identity, here=False))
     published = [port for endpoint in state.endpoints.values() for port in _published(endpoint)]
     return World(tuple(members), tuple(host), tuple(lan), tuple(published))
+
+
+def world_here(state: State, host: HostNetwork) -> World:
+    """The same with the host's own addresses, and the prefixes on the links of its outside devices."""
+    outside = {uplink.ifindex for uplink in host.uplinks}
+    lan = (one.interface.network for one in host.addresses if one.ifindex in outside)
+    return world_of(state, host.ips, tuple(dict.fromkeys(lan)))
 
 
 def _member(endpoint: Endpoint, state: State) -> Member:

@@ -66,7 +66,7 @@ def suggest(flows: Iterable[Flow], world: World) -> str:
             subject, peer = flow.opening.sides(direction)
             if subject.member is not None and subject.member.name and not flow.opening.to_itself:
                 own = seen.setdefault(subject.member.name, {d: defaultdict(int) for d in Direction})
-                own[direction][_narrowest(peer, flow.opening)] += flow.connections
+                own[direction][narrowest(peer, flow.opening)] += flow.connections
     policies, remarks = [], {}
     for place, name in enumerate(sorted(seen), 1):
         policy = re.sub(r"^[^A-Za-z0-9]|[^A-Za-z0-9_.-]", "-", name).strip("-")[:50]
@@ -89,7 +89,7 @@ def suggest(flows: Iterable[Flow], world: World) -> str:
     return policies_text(policies, remarks)
 
 
-def _narrowest(peer: Party, opening: Opening) -> Rule:
+def narrowest(peer: Party, opening: Opening) -> Rule:
     """The rule that lets it pass, and as little else as a rule can."""
     if peer.kind is Kind.NAMES:
         return Rule(Selector("dns"))

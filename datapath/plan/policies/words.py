@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9_.*?-]*")
 _DOMAIN = re.compile(
     r"(?=.{1,253}\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)+[A-Za-z][A-Za-z0-9-]{0,62}\.?"
 )
+# Of labels that are one word in a peer.
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*=[A-Za-z0-9_.-]*")
 # What addresses can be taken out of.
 _WIDE = ("any", "outside", "internet", "private", "lan")
 
@@ -162,6 +164,9 @@ def rule_text(rule: Rule) -> str:
     who = peer.word or peer.domain or _prefix_text(peer.prefix)
     if not who and peer == Selector(name=peer.name) and _is_plain(peer.name):
         who = peer.name
+    label = "=".join(peer.labels[0]) if len(peer.labels) == 1 else ""
+    if peer == Selector(labels=peer.labels) and _LABEL.fullmatch(label):
+        who = label
     if who and not peer.excepted:
         return quoted_text(who + (f":{ports}" if ports else "") + (f"/{protocol}" if protocol else ""))
     fields: dict[str, str | list[str]] = {"peer": who, "name": peer.name, "network": peer.network}
