@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,9 +141,9 @@ def flows(
         reason=parse_word(reason, tuple(_reasons()), "reason"),
         since=now() - moment(since, "--since") if since else None,
     )
-    found = read(host(), wanted, totals=totals)
-    lines = found.lines[:last] if last else found.lines
-    emit(listing([flow_row(line) for line in lines], COLUMNS, format_))
+    found = read(host(), wanted, totals=totals, last=last)
+    moments = format_.rstrip(" ") not in ("", "table")
+    emit(listing([flow_row(line, moments=moments) for line in found.lines], COLUMNS, format_))
     if not found.watched:
         click.echo("no network has the option com.datapath.flows=true", err=True)
     if found.unplaced is not None:
@@ -155,10 +156,10 @@ def flows(
         )
 
 
-def flow_row(line: FlowLine) -> dict[str, Any]:
-    """What `flows` knows about a line. Times are RFC 3339."""
-    return {
-        "Age": seconds(line.idle),
+def flow_row(line: FlowLine, *, moments: bool = True) -> dict[str, Any]:
+    """What `flows` knows about a line. Times are RFC 3339; no table has them."""
+    row = {
+        "Age": _age(round(line.idle)),
         "Network": line.network,
         "From": f"{line.source}:{line.source_port}" if line.source_port else line.source,
         "To": f"{line.destination or '?'}:{line.port}" if line.port else line.destination or "?",
@@ -178,11 +179,16 @@ def flow_row(line: FlowLine) -> dict[str, Any]:
         "ReceivedPackets": line.received_packets,
         "State": line.state,
         "By": line.reason,
-        "Opened": moment_ago(line.opened),
-        "Last": moment_ago(line.idle),
     }
+    if moments:
+        row |= {"Opened": moment_ago(line.opened), "Last": moment_ago(line.idle)}
+    return row
 
 
+_age = functools.lru_cache(1024)(seconds)
+
+
+@functools.lru_cache(1024)
 def amount(count: int) -> Number:
     """Bytes: 60 B, 1.2 kB, 88 MB."""
     if count < 1000:

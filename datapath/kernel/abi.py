@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datapath.kernel._libbpf import ffi
 
@@ -170,6 +170,20 @@ class Layout:
                 f.format if f.name in names else f"{struct.calcsize('=' + f.format)}x" for f in self._all
             )
         )
+
+    def column(self, packed: bytes, *path: str) -> list[int]:
+        """A number of each of the structs that lie one after the other, in the byte order in which it lies there.
+        `path`: its name, behind those of the structs in which it is."""
+        kind, at = ffi.typeof(f"struct {self.name}"), 0
+        for name in path:
+            field = dict(kind.fields)[name]
+            kind, at = field.type, at + field.offset
+        width = ffi.sizeof(kind)
+        formats: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+        numbers: list[int] = (
+            memoryview(packed).cast(formats[width])[at // width :: self.size // width].tolist()
+        )
+        return numbers
 
     def offset(self, name: str) -> int:
         """Of a field, in bytes."""

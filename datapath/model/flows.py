@@ -41,6 +41,18 @@ class FlowLine(NamedTuple):
     idle: float
 
 
+class FlowHead(NamedTuple):
+    """What is alike of all lines that make one total."""
+
+    network: str
+    source: str
+    destination: str
+    port: int
+    protocol: str
+    verdict: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Flows:
     """`lines`: the latest first; `watched`: how many networks have flows; `unplaced`: the total of what the table of
@@ -64,17 +76,17 @@ class FlowFilter(NamedTuple):
     reason: str = ""
     since: float | None = None
 
-    def wants(self, line: FlowLine) -> bool:
+    def wants(self, head: FlowHead) -> bool:
+        """Whether lines about that are meant, if they had a packet since then."""
         return (
-            self.network in ("", line.network)
-            and self.source in ("", line.source)
-            and self.destination in ("", line.destination)
-            and (not self.between or {line.source, line.destination} == set(self.between))
-            and self.port in (None, line.port)
-            and self.protocol in ("", line.protocol)
-            and self.verdict in ("", line.verdict)
-            and self.reason in ("", line.reason)
-            and (self.since is None or line.idle <= self.since)
+            self.network in ("", head.network)
+            and self.source in ("", head.source)
+            and self.destination in ("", head.destination)
+            and (not self.between or {head.source, head.destination} == set(self.between))
+            and self.port in (None, head.port)
+            and self.protocol in ("", head.protocol)
+            and self.verdict in ("", head.verdict)
+            and self.reason in ("", head.reason)
         )
 
 
@@ -86,24 +98,3 @@ def parse_word(text: str, known: Mapping[str, object] | tuple[str, ...], option:
     found = meant(text, list(known))
     hint = f"did you mean {found}?" if found else f"expected {', '.join(known)}"
     raise ConfigError(f"invalid {option} {quoted(text)}: {hint}")
-
-
-def summed(lines: list[FlowLine]) -> list[FlowLine]:
-    """One line for each source, destination, port, protocol and reason: what has ended and what goes on together."""
-    found: dict[tuple[object, ...], FlowLine] = {}
-    for line in lines:
-        key = (line.network, line.source, line.destination, line.port, line.protocol, line.reason)
-        before = found.get(key)
-        total = line._replace(source_address="", source_port=0, destination_address="", state="")
-        if before is not None:
-            total = total._replace(
-                connections=total.connections + before.connections,
-                sent_packets=total.sent_packets + before.sent_packets,
-                sent_bytes=total.sent_bytes + before.sent_bytes,
-                received_packets=total.received_packets + before.received_packets,
-                received_bytes=total.received_bytes + before.received_bytes,
-                opened=max(total.opened, before.opened),
-                idle=min(total.idle, before.idle),
-            )
-        found[key] = total
-    return list(found.values())

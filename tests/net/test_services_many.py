@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 from ipaddress import ip_address
 
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.store.sqlite import SQLiteStore
+from tests.net.calls import calls
 from tests.net.hosts import Host
 
 FEW, MANY = 20, 520
@@ -18,23 +18,6 @@ FEW, MANY = 20, 520
 MOST = 70
 # Who stops a container, which takes time, looks before it takes the lock and once more when it has it.
 TWICE = 90
-
-# Runs datapathctl, and says how many functions of Python it has called.
-COUNTED = """
-import sys
-from ctl.cli.main import main
-calls = 0
-def count(frame, event, argument):
-    global calls
-    calls += event == "call"
-sys.argv[0] = "datapathctl"
-sys.setprofile(count)
-try:
-    main()
-finally:
-    sys.setprofile(None)
-    print(calls, file=sys.stderr)
-"""
 
 
 def add_services(host: Host, first: int, last: int) -> None:
@@ -58,12 +41,6 @@ def add_services(host: Host, first: int, last: int) -> None:
                 )
                 store.put(service)
     host.ctl("reconcile")
-
-
-def calls(host: Host, command: str) -> int:
-    done = host.try_([sys.executable, "-c", COUNTED, *command.split()])
-    assert done.returncode == 0, done.stderr
-    return int(done.stderr.splitlines()[-1])
 
 
 def test_s26_commands_about_one_service_do_not_look_at_the_others(shared_host: Host) -> None:
