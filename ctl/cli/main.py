@@ -22,6 +22,7 @@ COMMANDS = {
     "ct": ".connection:ct",
     "flows": ".flows:flows",
     "why": ".why:why",
+    "policy": ".policy:policy",
     "names": ".names:names",
     "service": ".service:service",
     "cluster": ".cluster:cluster",

@@ -24,16 +24,30 @@ from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.flows import FlowLine, Flows
 from datapath.model.peers import Peer
-from datapath.model.policies import Kind, Member, Opening, Party
+from datapath.model.policies import (
+    Action,
+    By,
+    Direction,
+    Kind,
+    Member,
+    Opening,
+    Party,
+    Step,
+    Verdict,
+    World,
+)
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan.policies.asking import Asked
+from datapath.plan.policies.flows import Change, Flow
+from datapath.plan.policies.overview import Glance
 from datapath.plan.policies.why import Explanation, Line
 from datapath.runtime.containers import PublishedPort
 from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
+from datapath.telemetry.policies import Checked, Seen
 from datapath.telemetry.stats import ServiceUse, Stats
 from datapath.telemetry.why import Program, Why
 from tests.unit.test_bench_files import RUN
@@ -45,6 +59,7 @@ MEMBER = Member(1, "red", "web", addresses=(ip_address("10.0.0.2"),))
 DATABASE = Member(2, "red", "db", addresses=(ip_address("10.0.0.3"),))
 WEB_PARTY, DB_PARTY = (Party(Kind.MEMBER, one.addresses[0], one) for one in (MEMBER, DATABASE))
 OPENING = Opening(WEB_PARTY, DB_PARTY, 6, 5432)
+DROPPED = Step(Direction.IN, Action.REJECT, "DROP_IN", By("db", 0))
 LINE = Line("in", "db", "policy db lets in nobody", "refused", "db", 0)
 WHY = Why(
     Asked(OPENING, DATABASE.addresses[0], 5432),
@@ -103,6 +118,12 @@ class Library:
         monkeypatch.setattr("ctl.cli.formatting.now", lambda: 9.0)
         monkeypatch.setattr("datapath.telemetry.flows.flows", lambda *_, **__: Flows([line], 1))
         monkeypatch.setattr("datapath.telemetry.why.why", lambda *_: WHY)
+        monkeypatch.setattr("ctl.cli.policy.read", lambda _: ())
+        tested = Checked([Glance("db", "role=db", "1 allow", "open", "enforce", 1)], [])
+        monkeypatch.setattr("datapath.telemetry.policies.test", lambda *_: tested)
+        change = Change(Flow(OPENING, 3), Verdict(()), Verdict((DROPPED,)))
+        compared = [change], Seen([], World(), State(), 0, True)
+        monkeypatch.setattr("datapath.telemetry.policies.diff", lambda *_: compared)
         name = Name("red", "", "web", "A", ("10.0.0.2",))
         monkeypatch.setattr("datapath.telemetry.names.all_names", lambda *_: [name])
         store = cluster.Status((cluster.Member("a:2379"),), "1f")
@@ -148,6 +169,8 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "cluster status": ("", "Server", "a:2379"),
     "flows": ("", "From", "app:41822"),
     "why": ("web db tcp 5432", "Agrees", True),
+    "policy test": ("-f a.yaml", "For", "role=db"),
+    "policy diff": ("-f a.yaml", "Would", "refuse"),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),
