@@ -44,7 +44,8 @@ def containers(ctx: click.Context | None = None) -> Containers:
     """The containers on it."""
     from datapath.runtime.containers import Containers
 
-    return Containers(host(ctx), (sys.executable, "-m", f"{__package__}.main", "_exited"))
+    package = __package__.rpartition(".")[0]
+    return Containers(host(ctx), (sys.executable, "-m", f"{package}.main", "_exited"))
 
 
 def warn(line: str) -> None:

@@ -217,7 +217,7 @@ class Containers:
 
         groups.remove(
             self.engine.settings, container_id
-        )  # whoever ended it may have come before its last process went
+        )  # of one whose shim does not, as of an earlier version
         if not self.engine.exists:
             return  # everything has been taken away in the meantime
         try:

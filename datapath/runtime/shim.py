@@ -79,6 +79,7 @@ def main() -> NoReturn:
     file.look()
     _write_atomically(spec["exit_file"], f"{code}\n".encode())
     _end_members(namespace)
+    _leave(spec["cgroup"])
     relay.drain()
     file.look()
     _finish(spec, code)
@@ -240,6 +241,15 @@ def _end_members(namespace: int) -> None:
             pass  # what is left is other people's to reap
     if namespace >= 0:
         os.close(namespace)
+
+
+def _leave(group: str) -> None:
+    """Removes the container's control group: whoever has recorded its end may have come before its last process."""
+    try:
+        if group:
+            os.rmdir(group)
+    except OSError:
+        pass  # it is gone, or runs again
 
 
 def _descendants(pid: int) -> set[int]:

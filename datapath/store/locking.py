@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from datapath.errors import StateError
 
+TYPE_CHECKING = False  # the command of a container's parent takes this lock, and imports nothing for types
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 
 @contextmanager
-def locked(path: Path, timeout: float = 60.0, *, create: bool = True) -> Iterator[int]:
+def locked(path: Path | str, timeout: float = 60.0, *, create: bool = True) -> Iterator[int]:
     """The lock, as the descriptor that holds it; the kernel unlocks it when its holders have ended.
 
     StateError after `timeout` seconds; OSError if the file cannot be opened. Without `create` it has to be there.
@@ -34,7 +37,7 @@ def locked(path: Path, timeout: float = 60.0, *, create: bool = True) -> Iterato
         os.close(fd)
 
 
-def _open(path: Path, create: bool) -> int:
+def _open(path: Path | str, create: bool) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(path, flags | (os.O_CREAT if create else 0), 0o600)
 
@@ -86,7 +89,7 @@ def held(path: Path) -> bool:
     """A process has the flock on the file. Nobody has to wait because this was asked."""
     wanted = identity(path)
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
+        lines = _lines("/proc/locks")
     except OSError:
         return False
     return bool(wanted) and any(line.split()[1] == "FLOCK" and wanted in line.split() for line in lines)
@@ -111,12 +114,17 @@ def identity(path: Path) -> str:
 def _file_system(fd: int) -> tuple[int, int]:
     """The device number of the file's file system. st_dev may be another: btrfs has one for each subvolume, overlayfs
     one for each layer."""
-    told = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    told = _lines(f"/proc/self/fdinfo/{fd}")
     mount = next(line.split()[1] for line in told if line.startswith("mnt_id:"))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in _lines("/proc/self/mountinfo"):
         number, _, device, *_ = line.split()
         if number == mount:
             major, _, minor = device.partition(":")
             return int(major), int(minor)
     status = os.fstat(fd)  # of a mount that this process does not see
     return os.major(status.st_dev), os.minor(status.st_dev)
+
+
+def _lines(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().splitlines()

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 # Without those by which it looks for who is left: there are as many as processes.
 _STEPS = (
     *("chdir", "close", "dup2", "execve", "fork", "fstat", "kill", "open", "pipe", "read", "replace"),
+    "rmdir",
     *("set_inheritable", "setsid", "wait", "waitpid", "write"),
 )
-_CAN_FAIL = ("execve", "fork", "fstat", "open", "pipe", "replace")
+_CAN_FAIL = ("execve", "fork", "fstat", "open", "pipe", "replace", "rmdir")
 _SIGKILL = 9
 
 
