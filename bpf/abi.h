@@ -436,7 +436,8 @@ struct conn {
 	__u64 packets; /* in this direction, as they came, each segment of a large one by itself, */
 	__u64 bytes;   /* and their bytes from the IP header on */
 	__u32 backend; /* of the service that chose it, its number; 0: none has, or it is not known */
-	__u32 pad;
+	__u16 watched; /* number of the network in whose `edges` it is counted; 0: in none */
+	__u8 pad[2];
 };
 
 /* ---- address translation ------------------------------------------------------- */

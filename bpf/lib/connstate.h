@@ -99,7 +99,7 @@ static __always_inline void conn_track(struct __sk_buff *skb, const struct packe
 
 	/* The tick's time, some milliseconds old: the clock itself costs as much as a lookup. */
 	conn->last_seen = bpf_ktime_get_coarse_ns();
-	conn_count(skb, p, conn);
+	conn_count(skb, p, own, conn);
 	if (p->tcp_flags & TCP_ACK)
 		conn->ack = p->ack;
 	if ((conn->flags & CONN_CONFIRMED) && !reopening &&

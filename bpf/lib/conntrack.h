@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "lib/loads.h"
+#include "lib/networks.h"
 #include "lib/openings.h"
 #include "lib/questions.h"
 
@@ -254,6 +255,20 @@ static __noinline int conn_join(const struct conn_sides *sides, struct conn *ent
 	return held ? CONN_JOINED : -1;
 }
 
+/* In whose totals is it counted: those of the network of who opens it, else of who is asked; 0: in none. */
+static __always_inline __u16 conn_watched(const struct conn_sides *sides)
+{
+	struct network *net;
+
+	if (sides->flags & CONN_QUESTION)
+		return 0;
+	net = network_find(sides->client_network);
+	if (net && (net->flags & NETWORK_FLOWS))
+		return sides->client_network;
+	net = network_find(sides->server_network);
+	return net && (net->flags & NETWORK_FLOWS) ? sides->server_network : 0;
+}
+
 /*
  * Records an opening. Returns 0, CONN_JOINED where another CPU has recorded the same one, maybe with another
  * reply, or a negative errno when the reply's key is taken. Both keys are written only where they are free,
@@ -281,6 +296,7 @@ __noinline int conn_open(void)
 	entry->flags = sides->flags;
 	entry->ack = sides->id;
 	entry->backend = sides->backend;
+	entry->watched = conn_watched(sides);
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
 	opening_tell(&sides->other);
 	if (is_question(entry, sides->key.proto))

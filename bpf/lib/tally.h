@@ -8,9 +8,9 @@
  * counted looks at the mark after that; if it is there, what is left in the counters is his to add to the total.
  */
 #pragma once
+#include "lib/edges.h"
 #include "lib/endpoints.h"
 #include "lib/measure.h"
-#include "lib/verdict.h"
 
 #define FINISHED 1 /* in `finished` */
 #define RESET	 2
@@ -22,21 +22,6 @@ struct {
 	__type(key, struct flow_id);
 	__type(value, struct flow);
 } flows SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct edge_id);
-	__type(value, struct edge);
-} edges SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct flow_rest);
-} flow_rest SEC(".maps");
 
 /* No program looks at it. */
 struct {
@@ -54,55 +39,13 @@ struct {
 	__type(value, struct flow_id);
 } flow_queue SEC(".maps");
 
-/* Adds room->edge to the total of room->edge_id. */
-static __noinline int edge_add(void)
-{
-	struct scratch *room = scratch();
-	struct flow_rest *rest;
-	struct edge *edge;
-	__u32 zero = 0;
-
-	if (!room)
-		return 0;
-	room->edge.last = bpf_ktime_get_coarse_ns();
-	edge = bpf_map_lookup_elem(&edges, &room->edge_id);
-	if (!edge) {
-		room->edge.first = room->edge.last;
-		if (!bpf_map_update_elem(&edges, &room->edge_id, &room->edge, BPF_NOEXIST))
-			return 0;
-		edge = bpf_map_lookup_elem(&edges, &room->edge_id);
-	}
-	if (!edge) {
-		rest = bpf_map_lookup_elem(&flow_rest, &zero);
-		if (!rest)
-			return 0;
-		edge = &rest->over;
-		if (!edge->first)
-			edge->first = room->edge.last;
-	}
-	__sync_fetch_and_add(&edge->connections, room->edge.connections);
-	__sync_fetch_and_add(&edge->sent_packets, room->edge.sent_packets);
-	__sync_fetch_and_add(&edge->sent_bytes, room->edge.sent_bytes);
-	__sync_fetch_and_add(&edge->received_packets, room->edge.received_packets);
-	__sync_fetch_and_add(&edge->received_bytes, room->edge.received_bytes);
-	edge->last = room->edge.last;
-	return 0;
-}
-
-/* Of what is not refused. */
 static __always_inline void edge_name(struct scratch *room, __u32 from, __u32 to, __be16 port)
 {
-	room->edge_id.network = room->flow_id.network;
-	room->edge_id.from = from;
-	room->edge_id.to = to;
-	room->edge_id.rule = 0;
-	room->edge_id.port = port;
-	room->edge_id.proto = room->flow_id.proto;
-	room->edge_id.reason = 0;
+	edge_of(room, room->flow_id.network, from, to, port, room->flow_id.proto);
 }
 
 /* What a row has counted is taken out of it, and added to the total of who has begun it. Its key is room->flow_id. */
-static __noinline int flow_fold(struct flow *flow)
+__noinline int flow_fold(struct flow *flow)
 {
 	struct flow_half *opener, *other;
 	struct scratch *room = scratch();

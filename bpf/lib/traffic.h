@@ -7,6 +7,7 @@
  */
 #pragma once
 #include "lib/conntrack.h"
+#include "lib/edges.h"
 #include "lib/measure.h"
 
 struct {
@@ -32,8 +33,8 @@ static __always_inline void conn_count_anew(struct conn *conn, const struct pack
 	conn->bytes = p ? p->length : 0;
 }
 
-/* `in`: to the backend, else from it. A function of its own, for the stack's sake. */
-__noinline int backend_counted(__u32 number, int in, __u32 packets, __u32 bytes)
+/* `in`: to the backend, else from it. */
+static __noinline int backend_counted(__u32 number, int in, __u32 packets, __u32 bytes)
 {
 	struct service_count *count = service_count_find(number);
 
@@ -49,18 +50,51 @@ __noinline int backend_counted(__u32 number, int in, __u32 packets, __u32 bytes)
 	return 0;
 }
 
-/* A packet of the connection whose direction that is. What was cut off another one has been counted with it. */
+/* Counts where nothing ends: for the backend that a service has chosen, and for a watched network. `own`: the key of the
+ * direction; `first`: it is the first packet that way. A connection of TCP counts by its SYN. */
+__noinline int conn_counted(const struct tuple *own, const struct conn *conn, __u32 packets,
+			    __u32 bytes, int first)
+{
+	struct scratch *room = scratch();
+	bool original;
+
+	if (!own || !conn || !room)
+		return 0;
+	original = conn->flags & CONN_ORIGINAL;
+	if (conn->backend)
+		backend_counted(conn->backend, original, packets, bytes);
+	if (!conn->watched)
+		return 0;
+	if (original)
+		edge_of(room, conn->watched, conn->from_endpoint, conn->to_endpoint,
+			conn->other.sport, own->proto);
+	else
+		edge_of(room, conn->watched, conn->to_endpoint, conn->from_endpoint, own->sport,
+			own->proto);
+	if (own->proto == IPPROTO_TCP)
+		first = is_tcp_opening(&room->packet) && !(room->packet.tcp_flags & TCP_RST) &&
+			(first || conn->state >= CONN_CLOSING);
+	room->edge.connections = original && first;
+	room->edge.sent_packets = original ? packets : 0;
+	room->edge.sent_bytes = original ? bytes : 0;
+	room->edge.received_packets = original ? 0 : packets;
+	room->edge.received_bytes = original ? 0 : bytes;
+	return edge_add();
+}
+
+/* A packet of the connection whose direction that is, by the key `own`. What was cut off another one has been counted with
+ * it. */
 static __always_inline void conn_count(const struct __sk_buff *skb, const struct packet *p,
-				       struct conn *conn)
+				       const struct tuple *own, struct conn *conn)
 {
 	struct measure size;
+	__u64 before;
 
 	if (p->again)
 		return;
 	size = packet_measure(skb, p);
-	__sync_fetch_and_add(&conn->packets, size.packets);
+	before = __sync_fetch_and_add(&conn->packets, size.packets);
 	__sync_fetch_and_add(&conn->bytes, size.bytes);
-	if (conn->backend)
-		backend_counted(conn->backend, conn->flags & CONN_ORIGINAL, size.packets,
-				size.bytes);
+	if (conn->backend | conn->watched)
+		conn_counted(own, conn, size.packets, size.bytes, !before);
 }

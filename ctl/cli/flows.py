@@ -57,7 +57,7 @@ def _reasons() -> list[str]:
     default="",
     metavar="NAME",
     shell_complete=completing.running,
-    help='Only what this container has begun, or "host".',
+    help='Only what this container has begun, or "host", or "outside".',
 )
 @click.option(
     "--to",
@@ -65,7 +65,7 @@ def _reasons() -> list[str]:
     default="",
     metavar="NAME",
     shell_complete=completing.running,
-    help='Only what was begun to this container, or "host".',
+    help='Only what was begun to this container, or "host", or "outside".',
 )
 @click.option(
     "--between",
@@ -122,8 +122,9 @@ def flows(
 ) -> None:
     """List who talks to whom, the latest first.
 
-    On networks with the option com.datapath.flows=true the packet programs count every packet of members to each other
-    and to the host. A line with a STATE goes on; the others are totals of what has ended, or was refused.
+    On networks with the option com.datapath.flows=true the packet programs count every packet of members to each
+    other, to the host and to the outside. A line with a STATE goes on; the others are totals of what has ended, or was
+    refused.
     """
     from datapath.model.flows import PROTOCOL_NAMES, VERDICTS, FlowFilter, parse_word
     from datapath.telemetry.flows import flows as read
@@ -161,14 +162,16 @@ def flow_row(line: FlowLine, *, moments: bool = True) -> dict[str, Any]:
     row = {
         "Age": _age(round(line.idle)),
         "Network": line.network,
-        "From": f"{line.source}:{line.source_port}" if line.source_port else line.source,
-        "To": f"{line.destination or '?'}:{line.port}" if line.port else line.destination or "?",
+        "From": _end(line.source, line.source_address, line.source_port),
+        "To": _end(line.destination, line.destination_address, line.port)
+        + (f" ({line.published})" if line.published else ""),
         "Source": line.source,
         "SourceAddress": line.source_address,
         "SourcePort": line.source_port,
         "Destination": line.destination,
         "DestinationAddress": line.destination_address,
         "Port": line.port,
+        "Published": line.published,
         "Protocol": line.protocol,
         "Verdict": line.verdict,
         "Reason": line.reason,
@@ -186,6 +189,16 @@ def flow_row(line: FlowLine, *, moments: bool = True) -> dict[str, Any]:
 
 
 _age = functools.lru_cache(1024)(seconds)
+
+
+def _end(name: str, address: str, port: int) -> str:
+    """Who it is, and the port. Somebody outside is known by the address alone."""
+    from datapath.model.flows import OUTSIDE
+
+    shown = (address if name == OUTSIDE else "") or name or "?"
+    if not port:
+        return shown
+    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
 @functools.lru_cache(1024)

@@ -18,8 +18,9 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 class FlowLine(NamedTuple):
     """A row of what goes on, or a total of what has ended. `source` has begun it: the name of a container, or one of
     HOST, OUTSIDE and PEER. Addresses, the source's port and `state` are of rows alone, "" and 0 otherwise; `port`: the
-    destination's. `reason`: of what was refused. Counted is what `source` has sent, and what it has received. Seconds:
-    `opened` since it began, `idle` since the last packet."""
+    destination's. `published`: what was asked instead of that, ":8080" of the host, "front:80" of a service, or "".
+    `reason`: of what was refused. Counted is what `source` has sent, and what it has received. Seconds: `opened` since
+    it began, `idle` since the last packet."""
 
     network: str
     source: str
@@ -39,6 +40,7 @@ class FlowLine(NamedTuple):
     received_bytes: int
     opened: float
     idle: float
+    published: str = ""
 
 
 class FlowHead(NamedTuple):

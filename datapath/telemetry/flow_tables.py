@@ -196,7 +196,7 @@ def total_line(total: Total, now: int) -> FlowLine:
     network, source, destination, port, protocol, verdict, reason = total.head
     ages = (max(now - total.first, 0) / 1e9, max(now - total.last, 0) / 1e9)
     named = (network, source, "", 0, destination, "", port, protocol, verdict, reason, "")
-    return FlowLine._make((*named, *total.counted, *ages))
+    return FlowLine._make((*named, *total.counted, *ages, ""))
 
 
 def together(rows: list[Batch], ended: list[Total], oldest: int) -> list[Total]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datapath.engine.engine import Engine
@@ -56,33 +56,52 @@ def _read(
 ) -> tuple[list[FlowLine], Any]:
     """Lines, and the total by no name. What the packet programs end meanwhile is in one of them, as without that: a row
     that has gone was added to a total before, so it is not counted, and totals are read anew."""
-    from datapath.telemetry import flow_tables as tables
+    from datapath.telemetry import flow_conns, flow_tables
 
     networks = {network.number: network.name for network in state.networks.values()}
-    heads = tables.Heads(networks, _namer(state, found), wanted)
+    heads = flow_tables.Heads(networks, _namer(state, found), wanted)
     oldest = 0 if wanted.since is None else now - int(wanted.since * 1e9)
     since = 0 if totals else oldest
-    rows = [batch for batch in tables.batches(found, heads, since) if batch.picked]
+    rows = [batch for batch in flow_tables.batches(found, heads, since) if batch.picked]
+    # Totals have all of what is translated: without lines of its own it need not be looked at.
+    conns = flow_conns.Conns() if totals else flow_conns.read(found, heads)
     for _ in range(_TRIES):
         rest = found.flow_rest[0].over
-        ended = tables.totals(found, heads, since)
-        current = tables.row_keys(found) if rows else set()
+        ended = flow_tables.totals(found, heads, since)
+        current = flow_tables.row_keys(found) if rows else set()
         if sum(batch.forget(current) for batch in rows) == 0:
             break
     if totals:
-        ended, rows = tables.together(rows, ended, oldest), []
-    # Only what is shown becomes a line: a total's place is behind those of the rows.
+        ended, rows = flow_tables.together(rows, ended, oldest), []
+    ended, shown = flow_conns.taken_off(ended, conns)
+    going_on = [conn for conn in conns.rows.values() if conns.seen(conn) >= oldest]
+    services = {str(vip): one.name for one in state.services.values() for vip in one.vips}
+    # Only what is shown becomes a line: places of totals are behind those of rows, those of connections behind these.
     places = [(batch.seen[i], at, i) for at, batch in enumerate(rows) for i in batch.picked]
     places += [(total.last, len(rows), i) for i, total in enumerate(ended)]
-    places = sorted(places, reverse=True) if last is None else heapq.nlargest(last, places)
-    lines = [
-        tables.row_line(rows[at], i, now) if at < len(rows) else tables.total_line(ended[i], now)
-        for _, at, i in places
-    ]
-    return lines, rest
+    places += [(conns.seen(conn), len(rows) + 1, i) for i, conn in enumerate(going_on)]
+
+    def line(at: int, i: int) -> FlowLine:
+        if at < len(rows):
+            return flow_tables.row_line(rows[at], i, now)
+        if at == len(rows):
+            return flow_tables.total_line(ended[i], now)
+        return flow_conns.line(conns, going_on[i], services, now)
+
+    latest = sorted(places, reverse=True) if last is None else heapq.nlargest(last, places)
+    return [line(at, i) for _, at, i in latest], _without(rest, shown)
+
+
+def _without(rest: Any, shown: Sequence[int]) -> Any:
+    """The total by no name, without what connections that are shown have counted in it."""
+    if not any(shown):
+        return rest
+    return rest._make(
+        (*(max(number - less, 0) for number, less in zip(rest, shown, strict=False)), *rest[5:])
+    )
 
 
 def _unplaced(row: Any, now: int) -> FlowLine:
     counted = (row.connections, row.sent_packets, row.sent_bytes, row.received_packets, row.received_bytes)
     ages = (max(now - row.first, 0) / 1e9, max(now - row.last, 0) / 1e9)
-    return FlowLine._make(("", "", "", 0, "", "", 0, "", "", "", "", *counted, *ages))
+    return FlowLine._make(("", "", "", 0, "", "", 0, "", "", "", "", *counted, *ages, ""))

@@ -17,7 +17,8 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net.calls import calls
 from tests.net.hosts import HOST, OUTSIDE, Host
-from tests.net.wire import Container, call, opened, serving, start_container
+from tests.net.test_ipv6 import HOST6, plug_ipv6
+from tests.net.wire import Container, Place, call, opened, serving, start_container
 
 Maker = Callable[..., Host]
 NETWORK = "network create --ipv6 --subnet 10.8.0.0/24 --subnet fd08::/64 -o com.datapath.flows=true"
@@ -76,14 +77,17 @@ def introduce(*containers: Container) -> None:
                 one.sh(f"ip neigh replace {known} lladdr {other.mac} dev eth0 nud permanent")
 
 
-def stream(client: Container, server: Container, at: str, port: int, size: int) -> None:
-    """A connection on which the client sends so many bytes; both sides close it."""
+def stream(
+    client: Place, server: Container, at: str, port: int, size: int, *, asked: tuple[str, int] | None = None
+) -> None:
+    """A connection on which the client sends so many bytes; both sides close it. `asked`: what it connects to, if not
+    to the server's own address."""
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
     with opened(server, family=family) as listening, opened(client, family=family) as ours:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((at, port))
         listening.listen()
-        ours.connect((at, port))
+        ours.connect(asked or (at, port))
         with listening.accept()[0] as theirs:
 
             def send() -> None:
@@ -243,19 +247,98 @@ def test_a_network_without_flows_counts_nothing_and_flows_says_so(make_host: Mak
     assert columns == ["AGE", "FROM", "TO", "PROTO", "VERDICT", "CONNS", "SENT", "RECEIVED", "STATE", "BY"]
 
 
-def test_what_is_translated_is_in_no_line_but_the_host_goes_straight_by_its_loopback(shop: Shop) -> None:
-    """As docs/seeing.md says: a service of the same network, published ports and the outside are not counted."""
+def quiet(shop: Shop, words: str = "") -> dict[tuple[str, str, str], tuple[int, int, int]]:
+    """(from, to, protocol) -> connections, packets sent, and received, of all totals but those of neighbours."""
+    return {
+        (line["From"], line["To"], line["Protocol"]): (
+            line["Connections"],
+            line["SentPackets"],
+            line["ReceivedPackets"],
+        )
+        for line in shop.flows(f"--totals {words}")
+        if line["Verdict"] == "allowed" and line["Protocol"] != "icmpv6"
+    }
+
+
+def test_v4_what_is_translated_is_one_line_each_of_who_has_begun_it(shop: Shop) -> None:
+    """A service of the same network, a published port asked from everywhere, and the way out: each is counted once."""
     shop.host.ctl("service create --network shop --vip 10.8.0.99 front")
     web = shop.start("web", "--service front -p 8080:80")
-    with serving(web, "tcp", 80):
+    with serving(web, "tcp", 80), serving(shop.host.outside, "udp", 53):
         call(shop.app, "tcp", "10.8.0.99", 80)
         for place in (shop.app, shop.host.outside, shop.host):
             call(place, "tcp", HOST, 8080)
-        shop.app.sh(f"ping -c 1 {OUTSIDE}")
-        assert shop.flows() == []
         call(shop.host, "tcp", "127.0.0.1", 8080)
-    assert shop.total("--from host --to web --port 80")[0] == 1
-    assert len(shop.flows("--totals")) == 1
+        call(shop.app, "udp", OUTSIDE, 53)
+        shop.app.sh(f"ping -c 3 -i 0.2 {OUTSIDE}")
+    found = quiet(shop)
+    assert {key: counted[0] for key, counted in found.items()} == {
+        ("app", "web:80", "tcp"): 2,
+        ("outside", "web:80", "tcp"): 1,
+        ("host", "web:80", "tcp"): 2,
+        ("app", "outside:53", "udp"): 1,
+        ("app", "outside", "icmp"): 1,
+    }
+    assert found["app", "outside", "icmp"] == (1, 3, 3)
+    assert found["app", "outside:53", "udp"] == (1, 1, 1)
+    # Lines are of what goes on and of what has ended: together they are the totals.
+    lines = shop.flows("--verdict allowed --from app --protocol tcp")
+    assert sum(line["Connections"] for line in lines) == 2
+    assert {line["Published"] for line in lines if line["State"]} == {":8080", "front:80"}
+
+
+def test_a_line_of_a_published_port_says_who_asks_and_what_was_asked(shop: Shop) -> None:
+    web, outside = shop.start("web", "-p 8080:80"), shop.host.outside
+    with opened(web) as listening, opened(outside) as ours:
+        listening.bind((web.ip, 80))
+        listening.listen()
+        ours.connect((HOST, 8080))
+        with listening.accept()[0]:
+            (line,) = shop.flows("--to web --last 1")
+            address, port = ours.getsockname()
+            assert (line["From"], line["To"]) == (f"{address}:{port}", "web:80 (:8080)")
+            assert (line["Source"], line["State"], line["Connections"]) == ("outside", "established", 1)
+            assert (line["SentPackets"], line["ReceivedPackets"]) == (2, 1)
+            assert len(shop.flows("--to web")) == 1
+            shop.host.ctl("ct flush --container web")
+            (line,) = shop.flows("--to web")
+            assert (line["From"], line["State"], line["SentPackets"]) == ("outside", "", 2)
+
+
+def heard(container: Container, family: int) -> tuple[int, ...]:
+    """IP packets and bytes that its kernel has got, and sent; and what it has said of its own."""
+    six = "6" if family == 6 else ""
+    names = [
+        f"Ip{six}InReceives",
+        f"Ip{six or 'Ext'}InOctets",
+        f"Ip{six}OutRequests",
+        f"Ip{six or 'Ext'}OutOctets",
+    ]
+    said = container.sh(f"nstat -asz {' '.join(names)} Icmp6OutMsgs Icmp6InMsgs")
+    counts = dict(line.split()[:2] for line in said.splitlines() if not line.startswith("#"))
+    aside = int(counts["Icmp6OutMsgs"]) + int(counts["Icmp6InMsgs"]) if six else 0
+    return (*(int(counts[name]) for name in names), aside)
+
+
+@BOTH
+def test_v1_what_passes_by_a_published_port_is_counted_to_the_byte(shop: Shop, family: int) -> None:
+    """Whether its connections go on, have ended, or were forgotten."""
+    web, outside = shop.start("web", "-p 8080:80"), shop.host.outside
+    for place in (web, outside):
+        place.sh("ethtool -K eth0 tso off gso off gro off")
+    plug_ipv6(shop.host)
+    at, counted = HOST if family == 4 else HOST6, (0,) * 5
+    while True:
+        start, before = counted, heard(web, family)
+        for _ in range(10):
+            stream(outside, web, address(web, family), 80, MEGABYTE // 10, asked=(at, 8080))
+        *grew, aside = (now - was for now, was in zip(heard(web, family), before, strict=True))
+        counted = shop.total("--from outside --to web --port 80")
+        if not aside:
+            break
+    assert tuple(now - was for now, was in zip(counted, start, strict=True)) == (10, *grew)
+    shop.host.ctl("ct flush")
+    assert shop.total("--from outside --to web --port 80") == counted
 
 
 def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -> None:
