@@ -41,6 +41,8 @@ class ContainerOwner(Owner):
                 files.remove(tx.settings, container.id)
             except DatapathError as error:  # or no command would ever work again
                 tx.warn(str(error))
+            # What its endpoints are called nobody knows without its row; they go later.
+            names.update(tx, tx.state.without(container), container.sandbox_id)
             tx.delete(container)
 
     def check(self, settings: Settings, state: State, alive: frozenset[str]) -> Iterator[Finding]:

@@ -9,7 +9,9 @@ signals, requests to plugins. What DATAPATH_FAULT says happens at one of them:
     error@N   step N fails, with an errno that it can have
     end@N     before step N the processes end whose ids DATAPATH_VICTIMS has
 
-or, in the place of N, after:WORDS, which is the step behind the first that is called so.
+or, in the place of N, after:WORDS, which is the step behind the first that has these in its name.
+
+DATAPATH_STEPS names a file that the steps are told to: of a program that goes on, and has an end of its own (`told`).
 
 The program itself knows nothing of it: the layer is put around the functions by which it changes things, so a
 command without a fault runs what is shipped. `last` tells the test what became of the newest command.
@@ -26,10 +28,12 @@ import sqlite3
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 VARIABLE = "DATAPATH_FAULT"
 VICTIMS = "DATAPATH_VICTIMS"
+STEPS = "DATAPATH_STEPS"
 
 _BPF = {
     "bpf_obj_pin": errno.ENOSPC,
@@ -50,7 +54,8 @@ _BPF = {
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _FILES = ("os.mkdir", "os.rmdir", "os.remove", "os.rename")
 
-_shared = mmap.mmap(-1, 256)  # steps, the step that the fault was at, the name of that step
+_SIZE = 256
+_shared = mmap.mmap(-1, _SIZE)  # steps, the step that the fault was at, the name of that step
 
 
 class Outcome(NamedTuple):
@@ -61,12 +66,26 @@ class Outcome(NamedTuple):
 
 
 def last() -> Outcome:
-    steps, length = struct.unpack("II", _shared[:8])
-    return Outcome(steps, _shared[8 : 8 + length].decode())
+    return _outcome(_shared[:])
+
+
+def told(file: Path) -> Outcome:
+    """The same of the program that was begun with this file, as far as it has come."""
+    return _outcome(file.read_bytes())
+
+
+def _outcome(shared: bytes) -> Outcome:
+    steps, length = struct.unpack("II", shared[:8])
+    return Outcome(steps, shared[8 : 8 + length].decode())
 
 
 def install() -> None:
     """In the forked child: counts, and does what DATAPATH_FAULT says."""
+    global _shared
+    if path := os.environ.pop(STEPS, ""):
+        with open(path, "w+b") as file:
+            file.truncate(_SIZE)
+            _shared = mmap.mmap(file.fileno(), _SIZE)
     _shared[:8] = bytes(8)
     kind, _, number = os.environ.pop(VARIABLE, "none@0").partition("@")
     victims = [int(pid) for pid in os.environ.pop(VICTIMS, "").split()]
@@ -98,7 +117,7 @@ class _Layer:
         steps = struct.unpack("I", _shared[:4])[0] + 1
         _shared[:4] = struct.pack("I", steps)
         if steps != self.number:
-            if self.behind and what.startswith(self.behind):
+            if self.behind and self.behind in what:
                 self.number, self.behind = steps + 1, ""
             self.answered = ""
             return False

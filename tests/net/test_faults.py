@@ -119,6 +119,18 @@ def ended(host: Host) -> None:
         until(lambda: not look.alive(pid))
 
 
+def ended_for_good(host: Host) -> str:
+    """The same of one that is to be removed when it ends; its id."""
+    gone(host)
+    ident = host.ctl("run -d --rm --name t --network shop -p 8085:80 sleep 3600")
+    pid = host.process("t")
+    for number in (shim_of(pid), pid):
+        os.kill(number, signal.SIGKILL)
+    with eventually() as until:
+        until(lambda: not look.alive(pid))
+    return ident
+
+
 def shim_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().partition("PPid:")[2].split()[0])
 
@@ -248,6 +260,9 @@ OPERATIONS = {
     "rm -f": Operation("rm -f t", running(PORTS), lambda h: not exists(h, "t"), alive),
     "stop": Operation("stop -t 0 t", running(PORTS), lambda h: not h.inspect("t")["State"]["Running"], alive),
     "noticing an end": Operation(NOBODY, ended, lambda h: not h.inspect("t")["State"]["Running"]),
+    "noticing an end, --rm": Operation(
+        NOBODY, lambda h: (ended_for_good(h), None)[1], lambda h: not exists(h, "t")
+    ),
     "connect": Operation("network connect inner t", running(PORTS), in_network("inner"), alive),
     "disconnect": Operation(
         "network disconnect shop t",
@@ -609,6 +624,15 @@ def test_s30_a_device_that_has_its_parents_mac_address_is_taken_out_of_the_sandb
     assert "macvlan" in prepared.in_("t", "ip -d link")
     whole(prepared, operation.command, "")
     assert "macvlan" not in prepared.in_("t", "ip -d link")
+
+
+def test_s30_the_names_of_a_container_go_though_its_removal_was_cut_short(prepared: Host) -> None:
+    """Killed when its row says that it goes: what its endpoint is called is in that alone."""
+    ident = ended_for_good(prepared)
+    killed = fault(prepared, NOBODY, "kill", f"after:{ident}")
+    assert killed.returncode == -signal.SIGKILL
+    whole(prepared, NOBODY, "")
+    assert not exists(prepared, "t")
 
 
 @pytest.mark.parametrize(("name", "kind"), tried())
