@@ -160,6 +160,8 @@ TOLD_MAPS = frozenset(
         *("services", "slots", "backends"),
     )
 )
+# The maps of what the programs count for networks, whose rows go with them.
+COUNTED_MAPS = ("flows", "edges")
 # The maps of whose rows programs remember something, until that of `epoch` changes (bpf/lib/flow_rows.h).
 EPOCH_MAPS = frozenset(
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from datapath.dataplane import convert, version
 from datapath.dataplane.attach import filter_place
 from datapath.dataplane.layout import (
+    COUNTED_MAPS,
     FIRST,
     HOOKS,
     MAPS,
@@ -109,13 +111,15 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
     found: dict[str, Any] = {}
     flood_rate = 0
     with Dataplane(root) as dataplane:
-        for name in (*_TOLD, "config"):
+        for name in (*_TOLD, *COUNTED_MAPS, "config"):
             if name not in names:
                 continue
             try:
                 opened = getattr(dataplane, name)
                 if name == "config":
                     flood_rate = opened[0].flood_rate
+                elif name in COUNTED_MAPS:  # by their network: how many there are
+                    found[name] = {(number,): (count,) for number, count in _by_network(opened).items()}
                 elif name == "host":
                     found[name] = {(0,): convert.host_value(opened[0])}
                 elif name == "tunnel":
@@ -128,6 +132,12 @@ def _maps(root: Path, names: frozenset[str], broken: dict[str, str]) -> tuple[di
             except KernelError as error:
                 broken[f"maps/{name}"] = str(error)
     return found, flood_rate
+
+
+def _by_network(rows: bpf_maps.Map) -> Counter[int]:
+    """How many rows of `flows` or `edges` each network has."""
+    key = abi.layout(MAPS[rows.name][0] or "")
+    return sum((Counter(key.column(keys, "network")) for keys, _, _ in rows.batches()), Counter[int]())
 
 
 def _program_ids(folder: Path, broken: dict[str, str]) -> dict[str, int]:

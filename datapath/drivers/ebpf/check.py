@@ -253,7 +253,7 @@ def desired(comparison: Comparison, networks: list[Network]) -> dict[str, Rows]:
             *("networks", "devices", "endpoints", "members", "ports", "origins", "acls", "reserved"),
             *("links", "quotas", "addresses", "host", "xfrm_policies", "local_prefixes", "routers"),
             *("limits", "bindings", "names", "long_names", "name_sets", "resolvers", "subnets"),
-            *("host_routed", "parents", "services", "slots", "backends"),
+            *("host_routed", "parents", "services", "slots", "backends", *layout.COUNTED_MAPS),
         )
     }
     for network in networks:
@@ -331,7 +331,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     acls = {m.acl for e in unsettled for m in e.ports}
     settled = {network.id for network in comparison.networks}
     building = {n.number for n in state.networks.values() if n.id not in settled and n.phase != Phase.READY}
-    none = not networks
+    every, none = {network.number for network in state.networks.values()}, not networks
     named = name_entries.touched({e.sandbox_id for e in unsettled}, state)
     elsewhere = [remote for remote in state.remotes.values() if remote.network_id not in settled]
     far = name_entries.touched_elsewhere(elsewhere, state)
@@ -342,6 +342,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
     subnets = name_entries.subnet_entries(n for n in state.networks.values() if n.id not in settled).keys()
     return {
         "networks": lambda key, value: key[0] in building,
+        **dict.fromkeys(layout.COUNTED_MAPS, lambda key, value: key[0] in every),
         "devices": lambda key, value: (
             value.endpoint in numbers
             or value.network in building
@@ -368,8 +369,7 @@ def _ignored(comparison: Comparison, networks: list[Network]) -> Mapping[str, Ca
         "slots": lambda key, value: service_of(key.table) in services.numbers,
         "backends": lambda key, value: value.service in services.numbers,
         "parents": lambda key, value: none or key.network in building,
-        "host": lambda key, value: none,
-        "xfrm_policies": lambda key, value: none,
+        **dict.fromkeys(("host", "xfrm_policies"), lambda key, value: none),
         "local_prefixes": lambda key, value: none,
         "addresses": lambda key, value: none or (key[0] is not None and key[0].is_link_local),
     }

@@ -9,6 +9,7 @@ from datapath.dataplane import connections
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.layout import SOCKET_HOOKS, TAILS, XDP_HOOK
 from datapath.drivers.base import Repair, Repairing
+from datapath.drivers.ebpf import flows
 from datapath.drivers.ebpf.host import EbpfHost
 from datapath.kernel import abi, cgroup
 from datapath.model.checks import CGROUP, DETACHED, MISSING, RESOLVER, STRAY, STRAY_DEVICE, STRAY_PIN, WRONG
@@ -78,6 +79,8 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
             dataplane.tunnel[0] = abi.tunnel()
         case "quotas":
             connections.forget_endpoint(dataplane, key[0])
+        case "flows" | "edges":
+            flows.forget_rows(dataplane, name, key[0])
         case "xfrm_policies" | "names" | "long_names":
             getattr(dataplane, name).pop(to_abi(key), None)
         case _:  # as it was read from the map
