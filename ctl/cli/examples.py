@@ -34,7 +34,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "ct ls": ("ct ls --container web --state established", "ct ls --proto udp --format json"),
     "ct flush": ("ct flush --src 192.0.2.0/24",),
     "ct stats": ("ct stats",),
-    "flows": ("flows --network shop", "flows --verdict refused --since 5m", "flows --totals --from app"),
+    "flows": (
+        *("flows --network shop", "flows --verdict refused --since 5m", "flows --totals --from app"),
+        "flows --follow",
+    ),
     "why": ("why app db tcp 5432", "why 198.51.100.7 :8080 --expect deny", "why app db icmp --if new.yaml"),
     "policy": ("policy test -f shop.yaml", "policy suggest --network shop"),
     "policy test": ("policy test -f shop.yaml", "policy test -f compose.yaml --format json"),

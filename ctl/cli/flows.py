@@ -12,12 +12,13 @@ from datapath.errors import ConfigError
 
 from . import completing
 from .command import Command, format_option, host
-from .formatting import moment, moment_ago, now, seconds
+from .formatting import clock, moment, moment_ago, now, seconds
 from .golang.values import Number
 from .output import emit, listing
+from .stats import intervals
 
 if TYPE_CHECKING:
-    from datapath.model.flows import FlowLine
+    from datapath.model.flows import FlowFilter, FlowLine
 
 COLUMNS = {
     "Age": "AGE",
@@ -104,6 +105,17 @@ def _reasons() -> list[str]:
     help="Only what had a packet since then: a time, or a duration such as 5m.",
 )
 @click.option("--last", type=MOST, metavar="N", help="Only the N lines that had a packet last.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Only what a container with this label has to do with somebody. Several: with all of them.",
+)
+@click.option(
+    "--not", "negated", is_flag=True, help="All but what the other options name; --network is kept."
+)
+@click.option("-f", "--follow", is_flag=True, help="Print each second what has been added to totals.")
 @click.option("--totals", is_flag=True, help="Add what goes on to the totals of what has ended.")
 @format_option(field="From")
 def flows(
@@ -117,6 +129,9 @@ def flows(
     reason: str,
     since: str,
     last: int | None,
+    labels: tuple[str, ...],
+    negated: bool,
+    follow: bool,
     totals: bool,
     format_: str,
 ) -> None:
@@ -131,6 +146,8 @@ def flows(
 
     if between and (source or destination):
         raise ConfigError("--between excludes --from and --to")
+    if follow and (last or since or totals):
+        raise ConfigError("--follow excludes --last, --since and --totals")
     wanted = FlowFilter(
         network=network,
         source=source,
@@ -141,7 +158,14 @@ def flows(
         verdict=parse_word(verdict, VERDICTS, "verdict"),
         reason=parse_word(reason, tuple(_reasons()), "reason"),
         since=now() - moment(since, "--since") if since else None,
+        labels=labels,
+        negated=negated,
     )
+    if negated and wanted._replace(network="", since=None, negated=False) == FlowFilter():
+        raise ConfigError("--not needs an option that says what not: --port, --to, --label or another")
+    if follow:
+        _follow(wanted, format_)
+        return
     found = read(host(), wanted, totals=totals, last=last)
     moments = format_.rstrip(" ") not in ("", "table")
     emit(listing([flow_row(line, moments=moments) for line in found.lines], COLUMNS, format_))
@@ -155,6 +179,29 @@ def flows(
             "the table of totals is full",
             err=True,
         )
+
+
+_GROWN = "{:<10}{:<24}{:<28}{:<10}{:<10}{:<8}{:<10}{:<11}{}"  # a line a row, as they come
+
+
+def _follow(wanted: FlowFilter, format_: str) -> None:
+    """Nothing is missed between two looks, and nothing by who is stopped for a while: totals have it."""
+    from datapath.model.flows import grown, head_of
+    from datapath.telemetry.flows import flows as read
+
+    columns = {key: heading for key, heading in COLUMNS.items() if key not in ("Age", "State")}
+    before = {head_of(line): line for line in read(host(), wanted, totals=True).lines}
+    if not format_:
+        click.echo(_GROWN.format("TIME", *columns.values()))
+    for _ in intervals(None, 1.0):
+        totals = read(host(), wanted, totals=True).lines
+        time = clock()
+        rows = [{"Time": time, **flow_row(line)} for line in grown(totals, before)]
+        before = {head_of(line): line for line in totals}
+        if format_:
+            emit(listing(rows, columns, format_))
+        for row in [] if format_ else rows:
+            click.echo(_GROWN.format(time, *(str(row[key]) for key in columns)).rstrip())
 
 
 def flow_row(line: FlowLine, *, moments: bool = True) -> dict[str, Any]:

@@ -112,6 +112,11 @@ def now() -> float:
     return datetime.now(UTC).timestamp()
 
 
+def clock() -> str:
+    """The time of day here: 14:02:09."""
+    return datetime.now(UTC).astimezone().strftime("%H:%M:%S")
+
+
 def moment_ago(seconds: float) -> str:
     """The moment so long ago, as RFC 3339 has it: 2026-11-24T06:05:00.120Z."""
     found = datetime.fromtimestamp(now() - seconds, UTC)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,7 +66,8 @@ class Flows:
 
 
 class FlowFilter(NamedTuple):
-    """Lines that are meant; "", None and (): all. `between`: two names, in either direction; `since`: seconds."""
+    """Lines that are meant; "", None and (): all. `between`: two names, in either direction; `since`: seconds;
+    `labels`: what one of the two containers has, "key" or "key=value"; `negated`: on that network all but these."""
 
     network: str = ""
     source: str = ""
@@ -77,11 +78,14 @@ class FlowFilter(NamedTuple):
     verdict: str = ""
     reason: str = ""
     since: float | None = None
+    labels: tuple[str, ...] = ()
+    negated: bool = False
 
-    def wants(self, head: FlowHead) -> bool:
-        """Whether lines about that are meant, if they had a packet since then."""
-        return (
-            self.network in ("", head.network)
+    def wants(self, head: FlowHead, *, labelled: bool = True) -> bool:
+        """Whether lines about that are meant, if they had a packet since then. `labelled`: one of the two has the
+        labels."""
+        fits = (
+            labelled
             and self.source in ("", head.source)
             and self.destination in ("", head.destination)
             and (not self.between or {head.source, head.destination} == set(self.between))
@@ -90,6 +94,7 @@ class FlowFilter(NamedTuple):
             and self.verdict in ("", head.verdict)
             and self.reason in ("", head.reason)
         )
+        return self.network in ("", head.network) and fits != self.negated
 
 
 def parse_word(text: str, known: Mapping[str, object] | tuple[str, ...], option: str) -> str:
@@ -100,3 +105,35 @@ def parse_word(text: str, known: Mapping[str, object] | tuple[str, ...], option:
     found = meant(text, list(known))
     hint = f"did you mean {found}?" if found else f"expected {', '.join(known)}"
     raise ConfigError(f"invalid {option} {quoted(text)}: {hint}")
+
+
+def counted(line: FlowLine) -> tuple[int, int, int, int, int]:
+    """Connections, packets and bytes sent, and received."""
+    return line.connections, line.sent_packets, line.sent_bytes, line.received_packets, line.received_bytes
+
+
+def grown(now: Iterable[FlowLine], before: Mapping[FlowHead, FlowLine]) -> list[FlowLine]:
+    """What has been added to totals since they were `before`. One that counts less was taken away with its network, and
+    is another now."""
+    found = []
+    for line in now:
+        had = before.get(head_of(line))
+        more = [one - was for one, was in zip(counted(line), counted(had), strict=True)] if had else [0]
+        if had and min(more) >= 0:
+            line = line._replace(
+                connections=more[0],
+                sent_packets=more[1],
+                sent_bytes=more[2],
+                received_packets=more[3],
+                received_bytes=more[4],
+            )
+        if any(counted(line)):
+            found.append(line)
+    return found
+
+
+def head_of(line: FlowLine) -> FlowHead:
+    """What its total is about."""
+    return FlowHead(
+        *(line.network, line.source, line.destination, line.port, line.protocol, line.verdict, line.reason)
+    )

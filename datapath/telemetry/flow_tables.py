@@ -40,9 +40,16 @@ class Heads(dict[Key, FlowHead | None]):
     """What rows and totals are about, by network, protocol, who has begun it and to whom, that one's port, and the
     reason for which it was refused, all as numbers; None: that is not meant."""
 
-    def __init__(self, networks: Mapping[int, str], name: Callable[[int], str], wanted: FlowFilter) -> None:
+    def __init__(
+        self,
+        networks: Mapping[int, str],
+        name: Callable[[int], str],
+        wanted: FlowFilter,
+        labelled: frozenset[int] = frozenset(),
+    ) -> None:
+        """`labelled`: the numbers of those who have the labels that are wanted."""
         super().__init__()
-        self._networks, self._name, self._wanted = networks, name, wanted
+        self._networks, self._name, self._wanted, self._labelled = networks, name, wanted, labelled
         self._reasons = {int(one): one.name for one in abi.Reason if one >= abi.DROP_FIRST}
 
     def __missing__(self, key: Key) -> FlowHead | None:
@@ -59,7 +66,8 @@ class Heads(dict[Key, FlowHead | None]):
                 REFUSED if reason else ALLOWED,
                 self._reasons.get(reason, str(reason)) if reason else "",
             )
-            if not self._wanted.wants(found):
+            labelled = not self._wanted.labels or bool(self._labelled & {source, destination})
+            if not self._wanted.wants(found, labelled=labelled):
                 found = None
         self[key] = found
         return found

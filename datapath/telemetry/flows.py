@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datapath.engine.engine import Engine
@@ -51,6 +51,22 @@ def _namer(state: State, found: Dataplane) -> Callable[[int], str]:
     return lambda number: names.get(number) or f"endpoint-{number}"
 
 
+def _has_all(labels: Mapping[str, str], wanted: tuple[str, ...]) -> bool:
+    """Each is "key" or "key=value"."""
+    asked = [one.partition("=") for one in wanted]
+    return all(key in labels and (not equals or labels[key] == value) for key, equals, value in asked)
+
+
+def _labelled(state: State, wanted: tuple[str, ...]) -> frozenset[int]:
+    """The numbers of endpoints whose container has all of these labels."""
+    found = set()
+    for endpoint in state.endpoints.values() if wanted else ():
+        holder = state.holder(endpoint) or state.sandboxes.get(endpoint.sandbox_id)
+        if holder is not None and _has_all(holder.labels, wanted):
+            found.add(endpoint.number)
+    return frozenset(found)
+
+
 def _read(
     found: Dataplane, state: State, wanted: FlowFilter, totals: bool, last: int | None, now: int
 ) -> tuple[list[FlowLine], Any]:
@@ -59,7 +75,7 @@ def _read(
     from datapath.telemetry import flow_conns, flow_tables
 
     networks = {network.number: network.name for network in state.networks.values()}
-    heads = flow_tables.Heads(networks, _namer(state, found), wanted)
+    heads = flow_tables.Heads(networks, _namer(state, found), wanted, _labelled(state, wanted.labels))
     oldest = 0 if wanted.since is None else now - int(wanted.since * 1e9)
     since = 0 if totals else oldest
     rows = [batch for batch in flow_tables.batches(found, heads, since) if batch.picked]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -18,7 +19,7 @@ import pytest
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net.calls import calls
-from tests.net.hosts import HOST, OUTSIDE, Host
+from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, Host
 from tests.net.test_ipv6 import HOST6, plug_ipv6
 from tests.net.wire import Container, Place, call, opened, serving, start_container
 
@@ -407,6 +408,60 @@ def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -
             assert (line["State"], line["Connections"]) == ("established", 1)
             assert (line["SourceAddress"], line["DestinationAddress"]) == (shop.app.ip, shop.db.ip)
             assert not shop.flows("--protocol tcp --reason DROP_ICC")
+
+
+def test_lines_are_chosen_by_labels_and_by_what_they_are_not(shop: Shop) -> None:
+    shop.start("cron", "--label role=batch --label tier=back")
+    cron = Container(shop.host, "cron")
+    with serving(shop.db, "tcp", 80), serving(shop.db, "udp", 53):
+        for client in (shop.app, cron):
+            call(client, "tcp", shop.db.ip, 80)
+        call(shop.app, "udp", shop.db.ip, 53)
+
+    def found(words: str) -> set[tuple[str, str]]:
+        return {
+            (line["From"], line["To"])
+            for line in shop.flows(f"--totals {words}")
+            if line["Protocol"] != "icmpv6"
+        }
+
+    assert found("--label role=batch") == found("--label role --label tier=back") == {("cron", "db:80")}
+    assert found("--label role=web") == found("--label role --label none") == set()
+    assert found("--not --label role") == {("app", "db:80"), ("app", "db:53")}
+    assert found("--not --protocol tcp --network shop") == {("app", "db:53")}
+    assert shop.host.refused("flows --not --network shop") == (
+        "datapathctl: --not needs an option that says what not: --port, --to, --label or another"
+    )
+
+
+def test_v7_who_follows_gets_all_that_is_added_though_it_was_stopped_for_a_while(shop: Shop) -> None:
+    """SEE.md, V7: nothing is lost, as it is the totals that are looked at; nobody keeps anything for it."""
+    follower = shop.host.start([DATAPATHCTL, "flows", "-f", "--protocol", "tcp"], stdout=subprocess.PIPE)
+    assert follower.stdout is not None
+    assert follower.stdout.readline().split()[:6] == ["TIME", "FROM", "TO", "PROTO", "VERDICT", "CONNS"]
+    got = list[int]()
+
+    def until_there_are(number: int) -> None:
+        while sum(got) < number:
+            _, source, to, _, verdict, connections, *_ = follower.stdout.readline().split()  # type: ignore[union-attr]
+            assert (source, to, verdict) == ("app", "db:80", "allowed")
+            got.append(int(connections))
+
+    with serving(shop.db, "tcp", 80):
+        call(shop.app, "tcp", shop.db.ip, 80)
+        until_there_are(1)
+        follower.send_signal(signal.SIGSTOP)
+        for _ in range(20):
+            call(shop.app, "tcp", shop.db.ip, 80)
+        follower.send_signal(signal.SIGCONT)
+        until_there_are(21)
+    follower.kill()
+    follower.wait()
+    assert sum(got) == shop.total("--to db --port 80")[0] == 21
+    assert (
+        shop.host.refused("flows -f --totals")
+        == "datapathctl: --follow excludes --last, --since and --totals"
+    )
 
 
 def fill(found: Dataplane, port: int, rows: int) -> None:
