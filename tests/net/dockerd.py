@@ -121,7 +121,6 @@ class DockerHost(Host):
         self._scratch = Path(tempfile.mkdtemp())
         self.cgroup = f"{folder.name}-{os.getpid()}"  # below which those of its containers are
         self.version = ""  # the daemon's, once it was up
-        self.preloaded = False
         assert self.env is not None
         self.flags, self.idle = flags, idle
         self._daemon: subprocess.Popen[str] | None = None
@@ -154,10 +153,19 @@ class DockerHost(Host):
             timeout=timeout,
         )
 
+    def try_ctl(self, command: Words, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        if not self.preloaded:
+            return super().try_ctl(command, timeout)
+        return forked.datapathctl(words(command), self.path, self.env or {}, timeout, self.uts, self._mounts)
+
+    @property
+    def _mounts(self) -> str:
+        outer = getattr(self, "_outer", None)
+        return f"/proc/{outer.pid}/ns/mnt" if outer else ""
+
     @property
     def _enter(self) -> list[str]:
-        outer = getattr(self, "_outer", None)
-        mount = [f"--mount=/proc/{outer.pid}/ns/mnt"] if outer else []
+        mount = [f"--mount={self._mounts}"] if self._mounts else []
         named = [f"--uts={self.uts}"] if self.uts else []
         return ["nsenter", f"--net={self.path}", *named, *mount, f"--wd={os.getcwd()}"]
 

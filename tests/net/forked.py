@@ -44,13 +44,23 @@ def database(folder: Path) -> Iterator[sqlite3.Connection]:
 
 @functools.cache
 def _load() -> None:
-    """Whatever a command may import."""
-    for folder in ("datapath", "ctl/cli", "ctl/agent"):
+    """Whatever a command may import, and makes of types: how rows are read, and the layouts of maps."""
+    for folder in ("datapath", "ctl/cli", "ctl/agent", "ctl/docker"):
         for path in (TREE / folder).rglob("*.py"):
             name = ".".join(path.relative_to(TREE).with_suffix("").parts).removesuffix(".__init__")
             if not name.startswith(_NOT_LOADED):
                 importlib.import_module(name)
     importlib.import_module("pyroute2")
+    from datapath.dataplane.layout import MAPS
+    from datapath.kernel import abi
+    from datapath.model import codec
+    from datapath.model.kinds import KINDS
+
+    for kind in KINDS:
+        with contextlib.suppress(ValueError):  # it has no fields
+            codec.from_object(kind.cls, {})
+    for name in {struct for structs in MAPS.values() for struct in structs if struct}:
+        abi.layout(name)
 
 
 # Called in the child before the command begins.
@@ -58,16 +68,22 @@ in_child: list[Callable[[], None]] = []
 
 
 def datapathctl(
-    argv: Sequence[str], netns: str, env: Mapping[str, str], timeout: float, uts: str = ""
+    argv: Sequence[str],
+    netns: str,
+    env: Mapping[str, str],
+    timeout: float,
+    uts: str = "",
+    mounts: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """The command line with these arguments. `uts`: the namespace of the host's name, by its path."""
+    """The command line with these arguments. `uts`, `mounts`: the namespaces of the host's name and of its file
+    systems, by their paths."""
 
     def work() -> int:
         from ctl.cli import main
 
         return main.run(argv)
 
-    return call(work, argv, netns, env, timeout, uts)
+    return call(work, argv, netns, env, timeout, uts, mounts)
 
 
 def call(
@@ -77,6 +93,7 @@ def call(
     env: Mapping[str, str],
     timeout: float,
     uts: str = "",
+    mounts: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Whatever it is, in the child; what it returns is the exit code. `argv`: how it is called in messages."""
     _load()
@@ -84,10 +101,12 @@ def call(
         with _forking:
             pid = os.fork()
         if pid == 0:
-            _become(work, netns, uts, env, stdout.fileno(), stderr.fileno())
+            _become(work, (netns, uts, mounts), env, stdout.fileno(), stderr.fileno())
         watched = os.pidfd_open(pid)
         try:
-            ended = select.select([watched], [], [], timeout)[0]
+            poll = select.poll()  # unlike select(), for any number of open files
+            poll.register(watched, select.POLLIN)
+            ended = poll.poll(timeout * 1000)
             if not ended:
                 os.kill(pid, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -100,7 +119,7 @@ def call(
 
 
 def _become(
-    work: Callable[[], int], netns: str, uts: str, env: Mapping[str, str], stdout: int, stderr: int
+    work: Callable[[], int], spaces: tuple[str, str, str], env: Mapping[str, str], stdout: int, stderr: int
 ) -> NoReturn:
     code = 99
     try:
@@ -110,9 +129,12 @@ def _become(
         for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), stdout, stderr)):
             os.dup2(fd, number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for path, kind in ((netns, syscalls.CLONE_NEWNET), (uts, syscalls.CLONE_NEWUTS)):
-            if path:
-                syscalls.setns(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind)
+        kinds, folder = (syscalls.CLONE_NEWNET, syscalls.CLONE_NEWUTS, syscalls.CLONE_NEWNS), os.getcwd()
+        wanted = [(path, kind) for path, kind in zip(spaces, kinds, strict=True) if path]
+        opened = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), kind) for path, kind in wanted]
+        for fd, kind in opened:
+            syscalls.setns(fd, kind)
+        os.chdir(folder)  # other mounts begin in their root
         os.environ.clear()
         os.environ.update(env)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
