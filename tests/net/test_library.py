@@ -60,11 +60,6 @@ class _Inside:
 
 
 @pytest.fixture
-def engine(host: Host) -> Engine:
-    return Engine(host)
-
-
-@pytest.fixture
 def emptied(emptied: Host) -> Iterator[Host]:
     """Other owners' endpoints that wait for a sandbox are taken away, too."""
     emptied.preloaded = True
@@ -77,8 +72,14 @@ def emptied(emptied: Host) -> Iterator[Host]:
 
 
 @pytest.fixture
-def emptied_engine(emptied: Host) -> Engine:
-    return Engine(emptied)
+def host(emptied: Host) -> Host:
+    """The module's, with nothing on it: making one, and loading its programs, takes longer than most of the tests."""
+    return emptied
+
+
+@pytest.fixture
+def engine(host: Host) -> Engine:
+    return Engine(host)
 
 
 def doctor(host: Host) -> str:
@@ -320,13 +321,12 @@ def test_s33_the_commands_show_owners_and_take_nothing_of_theirs_without_force(
     ],
 )
 def test_s33_what_cannot_be_is_refused_and_changes_nothing(
-    emptied: Host,
-    emptied_engine: Engine,
+    host: Host,
+    engine: Engine,
     spaces: Callable[[], Space],
     words: str,
     act: Callable[[Any, Space], object],
 ) -> None:
-    host, engine = emptied, emptied_engine
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     before = look.database(host)
     with pytest.raises(DatapathError, match=words):
@@ -387,11 +387,9 @@ def test_s33_with_two_endpoints_the_ports_follow_the_egress(
 @pytest.mark.parametrize("spec", ["8080:80", f"{HOST}:8080:80", "127.0.0.1:8080:80"])
 @pytest.mark.parametrize("first", [True, False], ids=["held before", "held after"])
 def test_s33_a_port_that_its_owner_holds_by_a_socket_is_published_all_the_same(
-    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], spec: str, first: bool
+    host: Host, engine: Engine, spaces: Callable[[], Space], spec: str, first: bool
 ) -> None:
     """As podman does: nobody else gets the port, and the container answers, not the socket."""
-    host, engine = emptied, emptied_engine
-    host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space = spaces()
     sandbox = engine.sandboxes.adopt(space.path, "podman")
@@ -431,7 +429,6 @@ def test_s33_an_attachment_is_all_of_it_or_nothing(
     host: Host, engine: Engine, spaces: Callable[[], Space]
 ) -> None:
     """Whatever is refused, network and sandbox included, is not there afterwards; the last one takes the network."""
-    host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("mine", subnets=("10.64.0.0/24",)))
     one, two = spaces(), spaces()
     two.try_("ip link add eth0 type veth peer name other")
@@ -467,10 +464,9 @@ def test_s33_an_attachment_is_all_of_it_or_nothing(
 
 
 def test_s33_a_namespace_that_has_just_ended_holds_no_port(
-    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space]
+    host: Host, engine: Engine, spaces: Callable[[], Space]
 ) -> None:
     """Though its devices are there until the kernel has taken all away that has ended before it."""
-    engine = emptied_engine
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     first, second = spaces(), spaces()
 
@@ -483,7 +479,7 @@ def test_s33_a_namespace_that_has_just_ended_holds_no_port(
 
     before, after = joined(first), joined(second)
     engine.ports.publish(before.id, "8080:80")
-    with Links(emptied.path) as links:
+    with Links(host.path) as links:
         assert not links.is_cut_off(before.host_ifindex)
         for _ in range(20):
             subprocess.run(["unshare", "--net", "true"], check=True)
@@ -491,14 +487,13 @@ def test_s33_a_namespace_that_has_just_ended_holds_no_port(
         assert links.is_cut_off(before.host_ifindex)
     engine.ports.publish(after.id, "8080:80")
     assert before.id not in {one.id for one in engine.endpoints.all()}
-    assert doctor(emptied) == "No problems found.\n"
+    assert doctor(host) == "No problems found.\n"
 
 
 def test_s33_a_path_that_leads_to_another_namespace_by_now_is_the_sandboxs_no_more(
     host: Host, engine: Engine
 ) -> None:
     """As /proc/PID/ns/net does once the number is another process's, and here the host's own."""
-    host.preloaded = True
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2]); from datapath.kernel import syscalls; "
@@ -619,9 +614,8 @@ HANDED: dict[str, Callable[[Any, str], object]] = {
 
 @pytest.mark.parametrize("what", HANDED)
 def test_s30_a_step_of_an_endpoint_that_was_handed_over_is_whole_when_killed_anywhere(
-    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], what: str
+    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
 ) -> None:
-    host, engine = emptied, emptied_engine
     space, other = spaces(), spaces()
     for number, name in enumerate(("shop", "other"), start=61):
         engine.networks.create(datapath.NetworkRequest(name, subnets=(f"10.{number}.0.0/24",)))
@@ -639,10 +633,9 @@ def test_s30_a_step_of_an_endpoint_that_was_handed_over_is_whole_when_killed_any
 
 @pytest.mark.parametrize("what", KILLED)
 def test_s30_a_step_that_is_killed_anywhere_is_whole_after_the_next_command(
-    emptied: Host, emptied_engine: Engine, spaces: Callable[[], Space], what: str
+    host: Host, engine: Engine, spaces: Callable[[], Space], what: str
 ) -> None:
     """And asked for again it is done."""
-    host, engine = emptied, emptied_engine
     engine.networks.create(datapath.NetworkRequest("shop", subnets=("10.61.0.0/24",)))
     space, other = spaces(), spaces()
 
@@ -670,7 +663,6 @@ def killed_anywhere(
     host: Host, what: str, prepare: Callable[[], None], step: Callable[[Any], object], stride: int = STRIDE
 ) -> None:
     """The step, after what is prepared anew each time: killed at one of its calls of the system after the other."""
-    host.preloaded = True
 
     def act() -> int:
         step(datapath.Host.open(Settings.from_env(os.environ)))
