@@ -268,6 +268,101 @@ struct link {
 	__u32 server;
 };
 
+/* ---- policies ------------------------------------------------------------------ */
+
+/* Who may open connections to whom, compiled (docs/decisions/0063). Keys begin with a generation: rows of the next are
+ * written beside those in force, and one write of `policy_state`, an ARRAY of one, puts them into force. */
+struct policy_state {
+	__u32 generation; /* that is in force; 0: there are no policies */
+	__u32 last;	  /* the highest that ever was: none is used twice */
+};
+enum policy_direction { /* as the container sees it */
+	POLICY_OUT = 1,
+	POLICY_IN = 2,
+	POLICY_IN_LISTED = 4, /* `in` refuses somebody something: no copies of groups' packets */
+};
+
+/* subjects: every endpoint of this host, no row: it is closed. Of endpoint 0 `peer4` is outside name servers' class. */
+struct subject_key {
+	__u32 generation;
+	__u32 endpoint; /* number */
+};
+struct subject {
+	__u32 subject;	    /* in `rulesets`: endpoints that the same policies are about have one */
+	__u32 peer4, peer6; /* its classes for others' rules, by its addresses; 0: of none */
+	__u8 directions;    /* enum policy_direction: that some policy is about */
+	__u8 pad[3];
+};
+
+/* peer_classes: LPM trie, of who is no endpoint of this host. prefixlen: 32 + the prefix's length as IPv6, as in `acls`. */
+struct peer_class_key {
+	__u32 prefixlen;
+	__u32 generation;
+	struct ip_addr addr;
+};
+struct peer_class {
+	__u32 peer;
+};
+
+/* port_scopes: published ports that policies are about, by the host's address and port as in `ports` */
+struct port_scope_key {
+	__u32 generation;
+	struct ip_addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+struct port_scope {
+	__u32 published; /* number, in `rulesets` */
+};
+
+/* rulesets: what becomes of each port. Of a peer without a set of its own, that of peer 0 counts. */
+struct ruleset_key {
+	__u32 generation;
+	__u32 subject;
+	__u32 peer;	 /* class */
+	__u16 published; /* number of the port by which it comes; 0: of none that policies are about */
+	__u8 direction; /* POLICY_OUT, POLICY_IN */
+	__u8 proto;	/* TCP, UDP, ICMP for that of both families, 0: any other */
+	__u8 part;	/* of a set that one row does not hold, from 0 */
+	__u8 pad[3];
+};
+
+struct span {
+	__u16 first, last; /* ports, host order */
+	__u16 rule;	   /* that decides, 0: none */
+	__u16 would;	   /* that would refuse it, were it not in audit mode; 0: none */
+	__u8 reason;	   /* enum reason, of what is refused; 0: it may pass */
+	__u8 told;	   /* 1: who is refused hears of it, unless he is outside */
+	__u8 pad[2];
+};
+struct ruleset {
+	struct span rest;  /* of ports that are in no span */
+	__u16 parts, used; /* rows of the set; spans in this one, which are disjoint */
+	struct span spans[16];
+};
+
+/* rule_hits: rows are made with the rules */
+struct rule_hit_key {
+	__u32 generation;
+	__u32 rule; /* number */
+};
+struct rule_hit {
+	__u64 openings; /* that it has let pass */
+	__u64 packets;	/* that it has refused; openings that it would have, in audit mode */
+	__u64 last;	/* ns, CLOCK_MONOTONIC, in steps of a few ms: the last of either, 0: none */
+};
+
+/* admissions: what was judged and passes untranslated. The key is a struct flow_id, of any network. */
+struct admission {
+	__u32 generation;
+	__u32 from;    /* who has begun: number of an endpoint, or enum other_party; */
+	__u32 to;      /* likewise, the other end */
+	__u8 b_began;  /* 1: who has begun is the end `b` of the key */
+	__u8 finished; /* TCP: 1: FIN or RST was seen, a SYN begins another connection */
+	__u8 pad[2];
+};
+
 /* ---- services ----------------------------------------------------------------- */
 
 /*
@@ -436,8 +531,9 @@ struct conn {
 	__u64 packets; /* in this direction, as they came, each segment of a large one by itself, */
 	__u64 bytes;   /* and their bytes from the IP header on */
 	__u32 backend; /* of the service that chose it, its number; 0: none has, or it is not known */
+	__u32 generation; /* of the policies that it was last judged by; 0: of none */
 	__u16 watched; /* number of the network in whose `edges` it is counted; 0: in none */
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 /* ---- address translation ------------------------------------------------------- */
@@ -868,6 +964,7 @@ enum tail {
 	TAIL_FROM_PEER = 4,  /* a tunnel's packet from another host */
 	TAIL_TO_LAN = 5,     /* what a container sends to the link of its network's parent */
 	TAIL_TO_SERVICE = 6, /* what begins a connection to a service */
+	TAIL_BEGIN = 7,	     /* what a container begins another translated connection by */
 	TAIL_COUNT = 8,
 };
 
@@ -1031,6 +1128,10 @@ enum reason {
 				  * have spoken, but the table, or its container's share of it,
 				  * is full; it goes on, where a flood can evict it */
 	TO_PEER = 9,	 /* to a container on another host */
+	WOULD_OUT =
+		10, /* counted besides the packet's own: its opening would be refused by what its */
+	WOULD_IN =
+		11, /* sender's `out` says, or its receiver's `in`, if that were not in audit mode */
 
 	DROP_FIRST = 16,
 	DROP_DEVICE = 16,	 /* device is not (or no longer) in the map */
@@ -1078,6 +1179,8 @@ enum reason {
 	DROP_CONGESTED = 58,	 /* marked in its tunnel, and its sender does not know marks */
 	DROP_VNI = 59,		 /* in a tunnel, of no network that this host takes part in */
 	DROP_NO_BACKEND = 60,	 /* its service has no backend that is up; the sender is told */
+	DROP_OUT = 61,		 /* a policy of its sender's does not let it out */
+	DROP_IN = 62,		 /* a policy of its receiver's does not let it in */
 	REASON_COUNT = 64,
 };
 

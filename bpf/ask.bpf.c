@@ -94,6 +94,33 @@ __noinline int ask_next(struct __sk_buff *skb, const struct device *device,
 	return WAY_NONE;
 }
 
+/* Do policies let the container ask name servers outside? As judge(). */
+__noinline int may_ask(struct __sk_buff *skb, const struct packet *p, __u32 endpoint)
+{
+	struct scratch *room = scratch();
+	struct judgement *asked;
+
+	if (!p || !room)
+		return DROP_DEVICE;
+	asked = &room->judgement;
+	asked->from = endpoint;
+	asked->to = PARTY_OUTSIDE;
+	opening_is(asked, &p->tuple, &p->tuple.dst, DNS_PORT);
+	asked->names = 1;
+	return judged(skb, judge(), p->tuple.proto != IPPROTO_TCP || is_tcp_opening(p));
+}
+
+/* They do not: said at once, as where nobody can be asked. */
+static __always_inline int refuse_question(struct __sk_buff *skb, struct packet *p, __u32 network,
+					   int said)
+{
+	drop(skb, said & ~TOLD);
+	count_question(network, QUESTION_REFUSED);
+	if (p->tuple.proto == IPPROTO_UDP)
+		return answer_failure(skb, p, RCODE_REFUSED);
+	return is_tcp_opening(p) ? answer_syn(skb, p) : TC_ACT_SHOT;
+}
+
 static __always_inline int ask_datagram(struct __sk_buff *skb, struct packet *p,
 					const struct device *device,
 					const struct resolver *resolver, struct asking *asking,
@@ -232,6 +259,7 @@ int ask(struct __sk_buff *skb)
 	struct resolver *resolver;
 	struct device *device;
 	struct packet *p;
+	int said;
 
 	if (!asking || !room)
 		return drop(skb, DROP_DEVICE);
@@ -242,6 +270,9 @@ int ask(struct __sk_buff *skb)
 		return drop(skb, DROP_DEVICE);
 	if (p->fragment || !packet_has_ports(p))
 		return drop(skb, DROP_FRAGMENT);
+	said = policies_now() ? may_ask(skb, p, device->endpoint) : 0;
+	if (said)
+		return refuse_question(skb, p, device->network, said);
 	__builtin_memset(asking, 0, sizeof(*asking));
 	__builtin_memset(&room->sides, 0, sizeof(room->sides));
 	asked_by(&room->sides.key, p, skb->ifindex);

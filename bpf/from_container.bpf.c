@@ -13,6 +13,7 @@
 #include "lib/lan.h"
 #include "lib/links.h"
 #include "lib/names.h"
+#include "lib/nearby.h"
 #include "lib/nat.h"
 #include "lib/overlay.h"
 #include "lib/served.h"
@@ -21,12 +22,12 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* To the host itself, which is the other end. */
-static __always_inline int to_own_host(struct __sk_buff *skb, struct packet *p,
-				       const struct network *net)
+/* It begins a connection: the program that opens those goes on. */
+static __always_inline int hand_over(struct scratch *room, __u32 what, int route)
 {
-	p->party = PARTY_HOST;
-	return to_host(skb, net);
+	room->opens = what;
+	room->route = route;
+	return OPENS;
 }
 
 /* To a port of the host's that nobody has published. If a container's is mapped to it, it is meant, unless a socket of
@@ -35,8 +36,6 @@ __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct d
 			 const struct network *net)
 {
 	struct scratch *room = scratch();
-	struct conn *conn;
-	int reason;
 
 	if (!p || !device || !net || !room)
 		return TC_ACT_SHOT;
@@ -44,52 +43,38 @@ __noinline int to_mapped(struct __sk_buff *skb, struct packet *p, const struct d
 	    is_tcp_answer(p) || p->ttl <= 1 || !packet_has_ports(p) || !hairpin_leads(&p->tuple) ||
 	    host_socket_state(skb, &p->tuple)) {
 		detour_to_host(p, device->endpoint);
-		return to_own_host(skb, p, net);
+		return to_own_host(skb, p, device, net);
 	}
-	reason = nat_open_outside(skb, p, device, &p->tuple.dst);
-	if (reason)
-		return drop(skb, reason);
-	/* Its key, where it is one of a map's before Linux 6.4, too. */
-	conn = conn_opened(&room->sides.key);
-	return conn ? forward_out(skb, p, net, conn, BPF_FIB_LKUP_RET_NOT_FWDED)
-		    : drop(skb, DROP_CONN_TABLE);
+	return hand_over(room, OPENS_MAPPED, NO_ROUTE_YET);
 }
 
 /* To one of the host's own addresses: a published port, or the host itself. */
 static __always_inline int to_local(struct __sk_buff *skb, struct packet *p,
-				    const struct device *device, const struct network *net)
+				    const struct device *device, const struct network *net,
+				    struct scratch *room)
 {
 	struct port *port = NULL;
-	struct conn *conn;
-	int reason;
 
 	if (packet_has_ports(p) && !(net->flags & NETWORK_INTERNAL))
 		port = port_find(&p->tuple.dst, p->tuple.dport, p->tuple.proto);
 	if (!port)
 		return to_mapped(skb, p, device, net);
 	if (host_is_talking(skb, &p->tuple))
-		return to_own_host(skb, p, net);
+		return to_own_host(skb, p, device, net);
 	if (port_is_service(port)) {
 		if (p->fragment == FRAGMENT_FIRST && fragment_first(skb, p, device->endpoint))
 			return drop(skb, DROP_REWRITE);
 		return choose_backend(skb, port, device->network, device->endpoint);
 	}
-	reason = nat_open_published(skb, p, port, device->network, device->endpoint);
-	if (reason)
-		return drop(skb, reason);
-	conn = conn_opened(&p->tuple);
-	return conn ? forward(skb, p, net, conn) : drop(skb, DROP_CONN_TABLE);
+	room->published = *port;
+	return hand_over(room, OPENS_PUBLISHED, NO_ROUTE_YET);
 }
 
 /* A connection to the outside that is not known yet: where `route` leads. */
 static __always_inline int to_new_outside(struct __sk_buff *skb, struct packet *p,
-					  const struct device *device, const struct network *net,
-					  struct scratch *room, int route)
+					  const struct network *net, struct scratch *room,
+					  int route)
 {
-	bool masquerade = net->flags & NETWORK_MASQUERADE;
-	struct conn *conn;
-	int reason;
-
 	/* The first fragment has opened it, or it is not to be. */
 	if (p->fragment == FRAGMENT_LATER)
 		return drop(skb, DROP_FRAGMENT);
@@ -98,56 +83,9 @@ static __always_inline int to_new_outside(struct __sk_buff *skb, struct packet *
 		return drop(skb, DROP_NO_CONN);
 	if (!packet_has_ports(p))
 		return drop(skb, DROP_PROTOCOL);
-	if (masquerade && !route_source(p, &room->fib, &room->source))
+	if ((net->flags & NETWORK_MASQUERADE) && !route_source(p, &room->fib, &room->source))
 		return drop(skb, DROP_NO_ROUTE);
-	reason = nat_open_outside(skb, p, device, masquerade ? &room->source : NULL);
-	if (reason)
-		return drop(skb, reason);
-	conn = conn_opened(&p->tuple);
-	if (!conn)
-		return drop(skb, DROP_CONN_TABLE);
-	if (masquerade)
-		conn->uplink = uplink_mark(room->fib.ifindex);
-	return forward_out(skb, p, net, conn, route);
-}
-
-/* What nobody in the network has the address of, by the MAC that it is sent to. */
-__noinline int to_router(struct __sk_buff *skb, struct packet *p, const struct network *net,
-			 __u32 number)
-{
-	struct endpoint *router;
-
-	if (!p || !net)
-		return TC_ACT_SHOT;
-	router = router_at(number, p->dst_mac);
-	if (!router)
-		return drop(skb, DROP_WRONG_MAC);
-	if (!(net->flags & NETWORK_ICC))
-		return drop(skb, DROP_ICC);
-	p->party = router->number;
-	return deliver(skb, p, router, p->src_mac);
-}
-
-/* The host's route leads back into the network: to a member that forwards. */
-__noinline int to_next_hop(struct __sk_buff *skb, struct packet *p, const struct network *net,
-			   const struct device *device)
-{
-	struct scratch *room = scratch();
-	struct endpoint *router;
-	struct ip_addr hop;
-
-	if (!p || !net || !device || !room)
-		return TC_ACT_SHOT;
-	route_hop(&room->fib, &hop);
-	router = endpoint_find(device->network, &hop);
-	if (!router || !(router->forwarding & ROLE_FORWARDING))
-		return drop(skb, DROP_NO_ENDPOINT);
-	if (!(net->flags & NETWORK_ICC))
-		return drop(skb, DROP_ICC);
-	if (packet_fit(skb, p, device->endpoint) || rewrite_ttl(skb, p, p->ttl - 1))
-		return drop(skb, DROP_REWRITE);
-	p->party = router->number;
-	return deliver(skb, p, router, net->mac);
+	return hand_over(room, OPENS_OUTSIDE, route);
 }
 
 /* Where there is no outside: does a container answer another's question, or tell that it does not listen? The question
@@ -191,12 +129,12 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_BAD_ADDR);
 	/* A link-local source does not go beyond its link (RFC 4291, 2.5.6), which ends at the host. */
 	if (addr_is_linklocal(&p->tuple.src))
-		return at_gateway ? to_own_host(skb, p, net) : drop(skb, DROP_BAD_ADDR);
+		return at_gateway ? to_own_host(skb, p, device, net) : drop(skb, DROP_BAD_ADDR);
 	if ((net->flags & NETWORK_INTERNAL) && !at_gateway)
 		return drop(skb, DROP_INTERNAL);
 	if (net->flags & NETWORK_INTERNAL)
 		return is_answer(skb, p, net, device->endpoint) ? go_on(skb, TAIL_ANSWERED)
-								: to_own_host(skb, p, net);
+								: to_own_host(skb, p, device, net);
 	if (packet_has_ports(p)) {
 		conn = conn_of_client(p, device->endpoint);
 		if (conn && conn->from_endpoint == device->endpoint) {
@@ -217,10 +155,10 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 			return verdict;
 	}
 	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, false))
-		return to_own_host(skb, p, net);
+		return to_own_host(skb, p, device, net);
 	route = at_gateway ? NO_ROUTE_YET : route_fit(skb, p, net, NULL, room);
 	if (at_gateway || route_is_local(skb, p, net, route))
-		return to_local(skb, p, device, net);
+		return to_local(skb, p, device, net, room);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway, 0);
 	/* What could be cut, if any of it could leave, has not been refused for its size. */
@@ -229,15 +167,15 @@ static __always_inline int leave(struct __sk_buff *skb, struct packet *p,
 	if (route == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return answer_error(skb, p, gateway, room->fib.mtu_result);
 	if (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !masquerade)
-		return to_new_outside(skb, p, device, net, room, route);
+		return to_new_outside(skb, p, net, room, route);
 	if (!route_leads_out(route))
-		return not_routed(skb, p, net, route, masquerade);
+		return to_nowhere(skb, p, device, net, route, masquerade);
 	other = device_find(room->fib.ifindex, DEVICE_GATEWAY);
 	if (other && other->network != device->network)
 		return drop(skb, DROP_ISOLATED);
 	if (other)
 		return to_next_hop(skb, p, net, device);
-	return to_new_outside(skb, p, device, net, room, route);
+	return to_new_outside(skb, p, net, room, route);
 }
 
 /* One of its own network, straight; but what came by way of the host's stack is answered so. */
@@ -245,14 +183,23 @@ static __always_inline int to_member(struct __sk_buff *skb, struct packet *p,
 				     const struct device *device, const struct network *net,
 				     const struct endpoint *endpoint)
 {
+	int said;
+
 	if ((net->flags & NETWORK_HOST_ROUTED) && leads_by_stack(skb, p, device, true)) {
+		said = may_reach(skb, p, device, endpoint->number);
+		if (said)
+			return refused(skb, p, net, said);
 		if (rewrite_macs(skb, net->mac, p->src_mac))
 			return drop(skb, DROP_REWRITE);
-		return to_own_host(skb, p, net);
+		p->party = PARTY_HOST;
+		return to_host(skb, net);
 	}
 	p->party = endpoint->number;
 	if (!members_may_talk(net, p))
 		return drop(skb, DROP_ICC);
+	said = may_reach(skb, p, device, endpoint->number);
+	if (said)
+		return refused(skb, p, net, said);
 	service_yields(p, endpoint);
 	return deliver(skb, p, endpoint, p->src_mac);
 }
@@ -277,11 +224,16 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 				     const struct device *device, const struct network *net)
 {
 	struct scratch *room = scratch();
+	int said;
 
 	if (!room)
 		return drop(skb, DROP_DEVICE);
 	if (!may_send(skb, p, device))
 		return drop(skb, DROP_BANDWIDTH);
+	room->judgement.concerned = 0;
+	said = may_reach(skb, p, device, PARTY_PEER);
+	if (said)
+		return refused(skb, p, net, said);
 	if (p->followed && p->fragment == FRAGMENT_FIRST &&
 	    fragment_first(skb, p, device->endpoint))
 		return drop(skb, DROP_REWRITE);
@@ -289,8 +241,8 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct packet *p,
 	room->sides.client_endpoint = device->endpoint;
 	room->sides.key.proto = 0;
 	flow_check(room);
-	/* A limit is asked for each packet; and what may be a question is looked at. */
-	if (device->limited || p->tuple.dport == DNS_PORT)
+	/* Limits and policies are asked for each packet; and what may be a question is looked at. */
+	if (device->limited || room->judgement.concerned || p->tuple.dport == DNS_PORT)
 		room->flow_is_new = 0;
 	return go_on(skb, TAIL_TO_PEER);
 }
@@ -339,14 +291,15 @@ static __always_inline int container_sends(struct __sk_buff *skb, struct packet 
 		return go_on(skb, TAIL_TO_LAN);
 	remote = !endpoint && leads_to_peer(skb, p, net, device->network);
 	if (!endpoint && !remote && !mac_equal(p->dst_mac, net->mac))
-		return may_send(skb, p, device) ? to_router(skb, p, net, device->network)
+		return may_send(skb, p, device) ? to_router(skb, p, net, device)
 						: drop(skb, DROP_BANDWIDTH);
 	serves = device->forwarding & ROLE_SERVES;
-	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight. */
+	/* Only delivery to a member who may be talked to needs no ports, if nobody asks otherwise than straight, nor for
+	 * policies. */
 	p->followed =
 		p->fragment && ((!endpoint && (!remote || is_gateway(net, &p->tuple.dst))) ||
 				!(net->flags & NETWORK_ICC) || (net->flags & NETWORK_HOST_ROUTED) ||
-				serves || (endpoint && !endpoint->ifindex));
+				policies_now() || serves || (endpoint && !endpoint->ifindex));
 	if (p->followed && p->fragment == FRAGMENT_LATER) {
 		reason = fragment_later(skb, p, device->endpoint);
 		if (reason == HELD)
@@ -369,6 +322,8 @@ static __always_inline int container_sends(struct __sk_buff *skb, struct packet 
 		verdict = leave(skb, p, device, net);
 	else
 		verdict = to_member(skb, p, device, net, endpoint);
+	if (verdict == OPENS)
+		return go_on(skb, TAIL_BEGIN);
 	/* Whatever becomes of it: the later ones meet the same. */
 	if (p->followed && p->fragment == FRAGMENT_FIRST &&
 	    first_came(skb, p, device->endpoint, verdict))

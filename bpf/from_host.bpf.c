@@ -3,6 +3,7 @@
  * tc egress of a network's gateway device: all that the host itself sends to the network's
  * members. Nothing is ever transmitted on the device: its other end is unused.
  */
+#include "lib/admissions.h"
 #include "lib/detours.h"
 #include "lib/exits.h"
 #include "lib/neighbour.h"
@@ -112,6 +113,31 @@ static __always_inline bool is_watched(const struct __sk_buff *skb, const struct
 	       (!skb->ingress_ifindex || !endpoint_find(number, &p->tuple.src));
 }
 
+/*
+ * Do policies let in what the host sends, or what its stack forwards: for a member of that network, or what others answer?
+ * Nobody has cut what is in order from here. As admit().
+ */
+__noinline int may_come_in(struct __sk_buff *skb, struct packet *p, __u32 number, __u32 to)
+{
+	struct endpoint *sender;
+	__u32 from = PARTY_HOST;
+	int said;
+
+	if (!p)
+		return DROP_DEVICE;
+	said = p->fragment ? fragment_join(p, PARTY_HOST) : 0;
+	if (said)
+		return said;
+	if (skb->ingress_ifindex) {
+		sender = endpoint_find(number, &p->tuple.src);
+		from = sender ? sender->number : PARTY_HOST;
+	}
+	said = admit(skb, p, number, from, to);
+	p->at_egress = 1;
+	/* Who is not the host is not told by it. */
+	return skb->ingress_ifindex ? said & ~TOLD : said;
+}
+
 static __always_inline int host_sends(struct __sk_buff *skb, struct packet *p)
 {
 	struct endpoint *endpoint;
@@ -161,6 +187,9 @@ static __always_inline int host_sends(struct __sk_buff *skb, struct packet *p)
 		p->sender = PARTY_HOST;
 		p->party = endpoint->number;
 	}
+	reason = policies_now() ? may_come_in(skb, p, device->network, endpoint->number) : 0;
+	if (reason)
+		return refused(skb, p, NULL, reason);
 	if ((endpoint->limited & LIMIT_INGRESS) &&
 	    !limit_admits(endpoint->number, LIMIT_INGRESS, wire_length(skb, p)))
 		return drop(skb, DROP_BANDWIDTH);

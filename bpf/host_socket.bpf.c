@@ -18,9 +18,9 @@
  * whether the socket is in the host's.
  */
 #include "lib/hostports.h"
+#include "lib/judging.h"
 #include "lib/kernel.h"
 #include "lib/networks.h"
-#include "lib/ports.h"
 #include "lib/verdict.h"
 
 #define EADDRINUSE	 98
@@ -209,7 +209,7 @@ static __always_inline struct port *published(struct bpf_sock_addr *ctx, bool v6
 	if (!port && v6)
 		port = of_ipv4_only(ctx, asked, proto);
 	source_of(asked, &source);
-	return port && port_admits(port, &source) ? port : NULL;
+	return port && may_be_pointed(port, &source, asked, ctx) ? port : NULL;
 }
 
 /*

@@ -131,7 +131,9 @@ static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p
 static __always_inline int refuse_client(struct __sk_buff *skb, struct packet *p, __u32 network,
 					 __u32 client, int reason)
 {
-	return network ? drop(skb, reason) : refuse_datagram(skb, p, client, reason);
+	if (network || p->at_egress)
+		return refused(skb, p, network ? network_find(network) : NULL, reason);
+	return refuse_opening(skb, p, client, reason);
 }
 
 SEC("tc")

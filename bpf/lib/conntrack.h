@@ -297,6 +297,7 @@ __noinline int conn_open(void)
 	entry->ack = sides->id;
 	entry->backend = sides->backend;
 	entry->watched = conn_watched(sides);
+	entry->generation = sides->generation;
 	error = bpf_map_update_elem(&pending, &sides->other, entry, BPF_NOEXIST);
 	opening_tell(&sides->other);
 	if (is_question(entry, sides->key.proto))

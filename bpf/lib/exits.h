@@ -3,6 +3,7 @@
 #pragma once
 #include "lib/endpoints.h"
 #include "lib/limits.h"
+#include "lib/policies.h"
 #include "lib/rewrite.h"
 
 #define LOOPBACK 1 /* its index in every network namespace */
@@ -50,21 +51,47 @@ static __always_inline bool answer_is_admitted(struct __sk_buff *skb)
 	return !device || limit_admits(device->endpoint, LIMIT_INGRESS, skb->len);
 }
 
-/* The sender is told, from `src`, why its packet went no further. `mtu` 0: it had no hop left. A verdict; BY_TUNNEL, if
+/* The sender of a packet that was dropped is told, from `src`, why: `mtu` as in error_kind_v4(). A verdict; BY_TUNNEL, if
  * that is to another host. */
-static __noinline int answer_error(struct __sk_buff *skb, const struct packet *p,
-				   const struct ip_addr *src, __u32 mtu)
+__noinline int tell_sender(struct __sk_buff *skb, const struct packet *p, const struct ip_addr *src,
+			   __u32 mtu)
 {
-	__u32 reason = mtu ? DROP_TOO_BIG : DROP_TTL;
-
-	drop(skb, reason);
 	if (!p || !src || addr_is_zero(src) || mac_is_group(p->dst_mac))
 		return TC_ACT_SHOT;
 	if (rewrite_into_error(skb, p, src, mtu) || rewrite_macs(skb, p->src_mac, p->dst_mac))
 		return TC_ACT_SHOT;
 	if (p->by_peer)
 		return BY_TUNNEL;
-	return answer_is_admitted(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
+	if (!answer_is_admitted(skb))
+		return TC_ACT_SHOT;
+	/* What is at a device's egress is the host's, and arrives there. */
+	return bpf_redirect(skb->ifindex, p->at_egress ? BPF_F_INGRESS : 0);
+}
+
+/* Likewise, of one that had no hop left (`mtu` 0) or is larger than its way takes. */
+static __always_inline int answer_error(struct __sk_buff *skb, const struct packet *p,
+					const struct ip_addr *src, __u32 mtu)
+{
+	drop(skb, mtu ? DROP_TOO_BIG : DROP_TTL);
+	return tell_sender(skb, p, src, mtu);
+}
+
+/* Dropped for what a function has said that judges or opens: a drop reason, and TOLD. `net`: the sender's network, by whose
+ * gateway a container hears of it; NULL: by whom it has asked. */
+__noinline int refused(struct __sk_buff *skb, const struct packet *p, const struct network *net,
+		       __u32 said)
+{
+	const struct ip_addr *gateway;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	drop(skb, said & ~TOLD);
+	if (!(said & TOLD))
+		return TC_ACT_SHOT;
+	gateway = !net ? NULL : is_ipv6(p) ? &net->gateway6 : &net->gateway4;
+	if (!gateway || addr_is_zero(gateway))
+		gateway = &p->tuple.dst;
+	return tell_sender(skb, p, gateway, PROHIBITED);
 }
 
 /* The host's stack sees it arrive on the network's gateway device. */
@@ -118,8 +145,21 @@ static __always_inline int to_outside(struct __sk_buff *skb, const struct bpf_fi
 struct flood {
 	struct __sk_buff *skb;
 	__u32 network;
-	__u32 sender; /* endpoint number, gets no copy */
+	__u32 sender;	  /* endpoint number, gets no copy */
+	__u32 generation; /* of policies, 0: there are none */
 };
+
+/* Does no policy list whom the member lets in? */
+static __always_inline bool group_may_reach(const struct flood *flood, __u32 endpoint)
+{
+	struct subject_key key = {.generation = flood->generation, .endpoint = endpoint};
+	struct subject *subject;
+
+	if (!flood->generation)
+		return true;
+	subject = bpf_map_lookup_elem(&subjects, &key);
+	return subject && !(subject->directions & POLICY_IN_LISTED);
+}
 
 static long flood_one(__u32 slot, struct flood *flood)
 {
@@ -127,6 +167,7 @@ static long flood_one(__u32 slot, struct flood *flood)
 	struct member *member = bpf_map_lookup_elem(&members, &key);
 
 	if (member && member->endpoint != flood->sender &&
+	    group_may_reach(flood, member->endpoint) &&
 	    limit_admits(member->endpoint, LIMIT_INGRESS, flood->skb->len))
 		bpf_clone_redirect(flood->skb, member->ifindex, 0);
 	return 0;
@@ -136,7 +177,12 @@ static long flood_one(__u32 slot, struct flood *flood)
 static __always_inline void members_flood(struct __sk_buff *skb, __u32 network,
 					  const struct network *net, __u32 sender)
 {
-	struct flood flood = {.skb = skb, .network = network, .sender = sender};
+	struct flood flood = {
+		.skb = skb,
+		.network = network,
+		.sender = sender,
+		.generation = policies_now(),
+	};
 
 	bpf_loop(net->slots, flood_one, &flood, 0);
 }

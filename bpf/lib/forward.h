@@ -5,6 +5,7 @@
 #include "lib/exits.h"
 #include "lib/hairpin.h"
 #include "lib/icmp.h"
+#include "lib/judging.h"
 #include "lib/routes.h"
 #include "lib/split.h"
 #include "lib/xfrm.h"
@@ -148,10 +149,13 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 			   struct conn *conn, int route)
 {
 	struct scratch *room = scratch();
-	int verdict;
+	int verdict, said;
 
 	if (!p || !from || !conn || !room)
 		return TC_ACT_SHOT;
+	said = conn_stands(skb, p, &p->tuple, conn);
+	if (said)
+		return refused(skb, p, from, said);
 	if (p->ttl <= 1)
 		return answer_error(skb, p, gateway_of(from, p), 0);
 	tuple_reverse(&room->leaving, &conn->other);
@@ -235,9 +239,14 @@ __noinline int forward(struct __sk_buff *skb, struct packet *p, const struct net
 	struct network *net;
 	struct tuple *to;
 	__u8 ttl;
+	int said;
 
 	if (!p || !conn || !room)
 		return TC_ACT_SHOT;
+	/* Only a container is told: of the host's sockets, those that ask by its loopback device wait. */
+	said = conn_stands(skb, p, &p->tuple, conn);
+	if (said)
+		return refused(skb, p, from, from ? said : said & ~TOLD);
 	ttl = p->ttl > 1 ? p->ttl - 1 : p->ttl;
 	to = &room->leaving;
 	tuple_reverse(to, &conn->other);
@@ -287,42 +296,48 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			     __u32 sender)
 {
 	struct scratch *room = scratch();
-	struct tuple key, inner;
 	const struct tuple *as;
+	struct tuple *key, *inner;
 	struct quoted *quoted;
 	struct network *net;
 	struct conn *conn;
 	bool translated, hidden;
-	int route;
+	int route, said;
 
 	if (!p || !room)
 		return NO_VERDICT;
 	quoted = &room->quoted;
+	key = &room->about;
+	inner = &room->inner;
 	__builtin_memset(quoted, 0, sizeof(*quoted));
 	if (!quoted_parse(skb, p, quoted))
 		return NO_VERDICT;
 	/* The error travels as an answer to what it quotes. */
-	tuple_reverse(&key, &quoted->tuple);
-	conn = conn_find(&key);
-	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key.dst))
+	tuple_reverse(key, &quoted->tuple);
+	conn = conn_find(key);
+	if (!conn || conn->from_endpoint != sender || !addr_equal(&p->tuple.dst, &key->dst))
 		return NO_VERDICT;
 	/* Over TCP it is a connection like any, unless its ends are of two families. */
-	if (is_question(conn, key.proto) ||
-	    ((conn->flags & CONN_QUESTION) && addr_is_v4(&conn->other.dst) != addr_is_v4(&key.dst)))
+	if (is_question(conn, key->proto) ||
+	    ((conn->flags & CONN_QUESTION) &&
+	     addr_is_v4(&conn->other.dst) != addr_is_v4(&key->dst)))
 		return OF_A_QUESTION;
+	said = conn_stands(skb, NULL, key, conn);
+	if (said)
+		return drop(skb, said & ~TOLD);
 	/* Only a container sends to there. What is left to the host's stack stays as it came. */
 	if (!from && leads_outside(conn))
 		return NO_VERDICT;
 	if (p->lacks && rewrite_into_frame(skb, p))
 		return drop(skb, DROP_REWRITE);
-	inner = conn->other;
+	*inner = conn->other;
 	/* From the other end itself, or from a router on the way, whose address stays. */
-	quoted->outer.src = addr_equal(&p->tuple.src, &key.src) ? inner.dst : p->tuple.src;
-	quoted->outer.dst = inner.src;
+	quoted->outer.src = addr_equal(&p->tuple.src, &key->src) ? inner->dst : p->tuple.src;
+	quoted->outer.dst = inner->src;
 	quoted->outer.proto = p->tuple.proto;
 	if (is_beyond(conn->to_endpoint)) {
 		net = network_find(conn->to_network);
-		if ((conn->to_network && !net) || rewrite_error(skb, p, quoted, &inner))
+		if ((conn->to_network && !net) || rewrite_error(skb, p, quoted, inner))
 			return drop(skb, DROP_REWRITE);
 		if (conn->to_endpoint == PARTY_HOST)
 			return net ? to_gateway(skb, p, net) : to_loopback(skb);
@@ -332,8 +347,8 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 	}
 	if (!conn->to_network) {
 		/* From a router within: outside it is seen as the other end is. */
-		if (!addr_equal(&key.src, &inner.dst))
-			quoted->outer.src = inner.dst;
+		if (!addr_equal(&key->src, &inner->dst))
+			quoted->outer.src = inner->dst;
 		as = conn->flags & CONN_ORIGINAL ? NULL : &quoted->outer;
 		/* To the gateway, in whose name the client came: of that connection the host knows nothing. */
 		hidden = p->by_peer || !addr_equal(&quoted->outer.dst, &p->tuple.dst);
@@ -354,17 +369,16 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 			return drop(skb, DROP_BAD_ADDR);
 		if (is_closed_out(room, p, &quoted->outer))
 			return translated ? drop(skb, DROP_XFRM) : to_host(skb, from);
-		if (rewrite_error(skb, p, quoted, &inner) || rewrite_ttl(skb, p, p->ttl - 1))
+		if (rewrite_error(skb, p, quoted, inner) || rewrite_ttl(skb, p, p->ttl - 1))
 			return drop(skb, DROP_REWRITE);
 		return to_outside(skb, &room->fib);
 	}
 	net = network_find(conn->to_network);
-	if (!net || !recipient_find(conn->to_network, &inner.src, conn->to_endpoint))
+	if (!net || !recipient_find(conn->to_network, &inner->src, conn->to_endpoint))
 		return drop(skb, DROP_STALE);
 	if (p->length > net->mtu && sender != PARTY_HOST)
 		return drop(skb, DROP_TOO_BIG);
-	if (rewrite_error(skb, p, quoted, &inner) ||
-	    (p->ttl > 1 && rewrite_ttl(skb, p, p->ttl - 1)))
+	if (rewrite_error(skb, p, quoted, inner) || (p->ttl > 1 && rewrite_ttl(skb, p, p->ttl - 1)))
 		return drop(skb, DROP_REWRITE);
 	return deliver(skb, p, &room->recipient, net->mac);
 }

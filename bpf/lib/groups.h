@@ -19,6 +19,21 @@ static __always_inline int group_check(const struct packet *p, const struct netw
 	return 0;
 }
 
+/* Do policies let a container send to the group? Nobody answers by the same addresses, so that nothing is remembered. */
+__noinline int judge_group(struct __sk_buff *skb, const struct packet *p, __u32 sender)
+{
+	struct scratch *room = scratch();
+	struct judgement *asked;
+
+	if (!p || !room)
+		return DROP_DEVICE;
+	asked = &room->judgement;
+	asked->from = sender;
+	asked->to = PARTY_OUTSIDE;
+	opening_is(asked, &p->tuple, &p->tuple.dst, p->tuple.dport);
+	return judged(skb, judge(), true);
+}
+
 /* Broadcast and multicast: to the host, and to the members where they may talk. */
 static __always_inline int to_group(struct __sk_buff *skb, const struct packet *p,
 				    const struct device *device, const struct network *net)
@@ -27,6 +42,9 @@ static __always_inline int to_group(struct __sk_buff *skb, const struct packet *
 
 	if (reason)
 		return drop(skb, reason);
+	reason = policies_now() ? judge_group(skb, p, device->endpoint) : 0;
+	if (reason)
+		return drop(skb, reason & ~TOLD);
 	if (net->flags & NETWORK_ICC)
 		members_flood(skb, device->network, net, device->endpoint);
 	count(skb, FLOODED);

@@ -7,6 +7,7 @@
 #pragma once
 #include "lib/connstate.h"
 #include "lib/exits.h"
+#include "lib/judging.h"
 #include "lib/mappings.h"
 #include "lib/routes.h"
 #include "lib/split.h"
@@ -34,6 +35,7 @@ __noinline int hairpin(struct __sk_buff *skb, struct packet *p, const struct net
 	struct scratch *room = scratch();
 	struct network *net;
 	struct conn *peer;
+	int said;
 
 	if (!p || !from || !conn || !room)
 		return NO_VERDICT;
@@ -41,6 +43,9 @@ __noinline int hairpin(struct __sk_buff *skb, struct packet *p, const struct net
 	if (!peer || (peer->flags & CONN_ORIGINAL) || !peer->to_network ||
 	    peer->from_endpoint != PARTY_OUTSIDE)
 		return NO_VERDICT;
+	said = conn_stands(skb, p, &room->leaving, peer);
+	if (said)
+		return drop(skb, said & ~TOLD);
 	tuple_reverse(&room->probe, &peer->other);
 	net = network_find(peer->to_network);
 	if (!net || !recipient_find(peer->to_network, &room->probe.dst, peer->to_endpoint))

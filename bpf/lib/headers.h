@@ -42,21 +42,23 @@ struct icmp_header {
 	__be16 id, sequence;
 };
 
-/* Why an ICMP error is sent: 0, no hop was left; PORT_CLOSED, nobody listens; else the packet is larger than that. */
+/* Why an ICMP error is sent: 0, no hop was left; PORT_CLOSED, nobody listens; PROHIBITED, a
+ * policy refuses it; else the packet is larger than that. */
 #define PORT_CLOSED 0x10000
+#define PROHIBITED  0x20000
 
 static __always_inline void error_kind_v4(struct icmp_header *header, __u32 mtu)
 {
 	header->type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED;
-	/* Fragmentation needed, or port unreachable (RFC 792). */
-	header->code = mtu == PORT_CLOSED ? 3 : mtu ? 4 : 0;
+	/* Prohibited (RFC 1812, 5.2.7.1), fragmentation needed, or port unreachable (RFC 792). */
+	header->code = mtu == PROHIBITED ? 13 : mtu == PORT_CLOSED ? 3 : mtu ? 4 : 0;
 }
 
 /* Destination unreachable, packet too big, time exceeded (RFC 4443). */
 static __always_inline void error_kind_v6(struct icmp_header *header, __u32 mtu)
 {
-	header->type = mtu == PORT_CLOSED ? 1 : mtu ? 2 : 3;
-	header->code = mtu == PORT_CLOSED ? 4 : 0;
+	header->type = mtu == PORT_CLOSED || mtu == PROHIBITED ? 1 : mtu ? 2 : 3;
+	header->code = mtu == PORT_CLOSED ? 4 : mtu == PROHIBITED ? 1 : 0;
 }
 
 /* ICMPv6 neighbour solicitation and advertisement (RFC 4861, 4.3 and 4.4), one option. */

@@ -86,6 +86,17 @@ static __always_inline int refuse_datagram(struct __sk_buff *skb, struct packet 
 	return refuse(skb, p, reason);
 }
 
+/* The same for what has been said of an opening. The host's own sockets are told, by its stack, as nobody has the port there
+ * either. */
+static __always_inline int refuse_opening(struct __sk_buff *skb, struct packet *p, __u32 party,
+					  int said)
+{
+	if (party != PARTY_HOST || !(said & TOLD))
+		return refuse_datagram(skb, p, party, said & ~TOLD);
+	drop(skb, said & ~TOLD);
+	return disown(skb, p, party);
+}
+
 /* An IPsec policy is about what comes from outside to an address of the host's: whether it may pass is for the host's
  * stack to say. */
 static __always_inline bool is_for_the_stack(const struct packet *p, __u32 party)
@@ -110,7 +121,7 @@ static __always_inline int inbound_open(struct __sk_buff *skb, struct packet *p,
 	if (p->reopens || port_is_service(port))
 		return choose_backend(skb, port, 0, party);
 	reason = nat_open_published(skb, p, port, 0, party);
-	return reason ? refuse_datagram(skb, p, party, reason) : NO_VERDICT;
+	return reason ? refuse_opening(skb, p, party, reason) : NO_VERDICT;
 }
 
 /* A packet of a connection. NULL: it was opened, and is not there any more. That is not for the host to

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* How a translated connection begins: which addresses and ports it gets. */
 #pragma once
+#include "lib/judging.h"
 #include "lib/mappings.h"
 #include "lib/networks.h"
 #include "lib/services.h"
@@ -216,18 +217,35 @@ __noinline int nat_open(struct __sk_buff *skb, int mapped, int foreign)
 	return 0;
 }
 
+/* The quotas of whoever opens the connection of the sides, once policies let it be. Returns 0, or a drop reason. */
+static __always_inline int sides_admit(struct __sk_buff *skb, const struct conn_sides *sides)
+{
+	int said = policies_now() ? judge_sides(skb) : 0;
+
+	if (said)
+		return said;
+	if (is_container(sides->client_endpoint) && !quota_admits(sides->client_endpoint))
+		return DROP_LIMIT;
+	if (sides->server_endpoint)
+		quota_begins(sides->server_endpoint);
+	return 0;
+}
+
 /*
  * A connection to a published port. The server sees the client's own address, unless the
  * answer would then not come back here: a client of the same network, the host's loopback
  * address, and whoever talks to a member whose default route is elsewhere, come from the gateway. A second connection of one client port to one server, by
- * another of the host's addresses, gets another port. `client`: who it is, as in from_endpoint.
+ * another of the host's addresses, gets another port. `client`: who it is, as in from_endpoint. Returns 0, or a drop
+ * reason, with TOLD as of what judges.
  */
 __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 				  const struct port *port, __u32 client_network, __u32 client)
 {
 	struct scratch *room = scratch();
 	struct conn_sides *sides;
+	bool foreign = false;
 	struct network *net;
+	int reason;
 
 	if (!p || !port || !room)
 		return DROP_CONN_TABLE;
@@ -236,9 +254,6 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 		return DROP_STALE;
 	if (!port_admits(port, &p->tuple.src))
 		return DROP_DENIED;
-	if (is_container(client) && !quota_admits(client))
-		return DROP_LIMIT;
-	quota_begins(port->endpoint);
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));
 	sides->key = p->tuple;
@@ -251,15 +266,14 @@ __noinline int nat_open_published(struct __sk_buff *skb, const struct packet *p,
 	sides->client_endpoint = client;
 	sides->server_network = port->network;
 	sides->server_endpoint = port->endpoint;
-	if (!(net->flags & NETWORK_BESIDE)) {
-		/* The host's address stays, but its port must be none that the host needs. */
-		if (client == PARTY_HOST && !addr_is_loopback(&p->tuple.src))
-			return nat_open(skb, false, false);
-		if (client != PARTY_HOST && client_network != port->network)
-			return nat_open(skb, false, true);
-	}
-	sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
-	return nat_open(skb, false, false);
+	/* Of the host itself the address stays, but its port must be none that the host needs. */
+	if (!(net->flags & NETWORK_BESIDE))
+		foreign = client != PARTY_HOST && client_network != port->network;
+	if ((net->flags & NETWORK_BESIDE) ||
+	    (!foreign && (client != PARTY_HOST || addr_is_loopback(&p->tuple.src))))
+		sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
+	reason = sides_admit(skb, sides);
+	return reason ? reason : nat_open(skb, false, foreign);
 }
 
 /*
@@ -276,6 +290,7 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 	__u32 client, client_network;
 	struct conn_sides *sides;
 	struct network *net;
+	int reason;
 
 	if (!p || !room || !backend)
 		return DROP_CONN_TABLE;
@@ -285,9 +300,6 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 	sides = &room->sides;
 	client = sides->client_endpoint;
 	client_network = sides->client_network;
-	if (is_container(client) && !quota_admits(client))
-		return DROP_LIMIT;
-	quota_begins(backend->endpoint);
 	__builtin_memset(sides, 0, sizeof(*sides));
 	sides->key = p->tuple;
 	sides->other.src = *backend_addr(backend, is_ipv6(p));
@@ -306,7 +318,8 @@ __noinline int nat_open_service(struct __sk_buff *skb, const struct packet *p, _
 		 ((net->flags & NETWORK_BESIDE) && client_network != room->published.network);
 	if (hidden)
 		sides->other.dst = is_ipv6(p) ? net->gateway6 : net->gateway4;
-	return nat_open(skb, false, !hidden && client != PARTY_HOST);
+	reason = sides_admit(skb, sides);
+	return reason ? reason : nat_open(skb, false, !hidden && client != PARTY_HOST);
 }
 
 /* A connection from a container to the outside. `source`: the host's address, NULL: keep its own. */
@@ -319,18 +332,19 @@ __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
 
 	if (!p || !device || !room)
 		return DROP_CONN_TABLE;
-	if (!quota_admits(device->endpoint))
-		return DROP_LIMIT;
 	sides = &room->sides;
 	__builtin_memset(sides, 0, sizeof(*sides));
 	sides->key = p->tuple;
 	tuple_reverse(&sides->other, &p->tuple);
 	sides->client_network = device->network;
 	sides->client_endpoint = device->endpoint;
-	if (source) {
+	if (source)
 		sides->other.dst = *source;
+	opened = sides_admit(skb, sides);
+	if (opened)
+		return opened;
+	if (source)
 		return nat_open(skb, true, false);
-	}
 	opened = conn_open();
 	if (opened == CONN_JOINED)
 		quota_returns(device->endpoint);

@@ -86,6 +86,13 @@ static __always_inline bool is_tcp_opening(const struct packet *p)
 	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* A TCP packet that opens a connection, whole. */
+static __always_inline bool is_opening(const struct packet *p)
+{
+	return p->tuple.proto == IPPROTO_TCP && !p->fragment &&
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
 /* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */
 static __always_inline bool is_tcp_answer(const struct packet *p)
 {

@@ -5,6 +5,7 @@
  * there, and not to this one.
  */
 #pragma once
+#include "lib/admissions.h"
 #include "lib/exits.h"
 #include "lib/datagrams.h"
 #include "lib/encap.h"
@@ -145,6 +146,22 @@ static __always_inline bool is_believed(const struct __sk_buff *skb, const struc
 	       (calls || remote_may_send(number, overlay, &p->tuple.src, peer));
 }
 
+/* Do policies let it in? A verdict, BY_TUNNEL, or NO_VERDICT: they do. */
+__noinline int peer_judge(struct __sk_buff *skb, struct packet *p, __u32 number, __u32 endpoint,
+			  int ingress)
+{
+	int said;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	said = admit(skb, p, number, PARTY_PEER, endpoint);
+	if (!said)
+		return NO_VERDICT;
+	/* Who is a member hears of it as from the other end, which his host believes from here. */
+	p->by_peer = 1;
+	return refused(skb, p, NULL, ingress ? said & ~TOLD : said);
+}
+
 /* `number`: of the network, `peer`: of the sending host, 0: it is known to have the source; `ecn`: of the outer header, 0
  * where that has been seen to; `until`: so long what becomes of it counts for its flow, ns, 0: for it alone. */
 static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p, __u32 number,
@@ -171,8 +188,9 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	if (ecn == CONGESTED && !is_ipv6(p) &&
 	    bpf_skb_load_bytes(skb, IP_CHECK_AT, &p->ip_check, sizeof(p->ip_check)))
 		return drop(skb, DROP_REWRITE);
-	if (p->fragment &&
-	    ((net->flags & NETWORK_SERVICES) || (!calls && !(net->flags & NETWORK_ICC))))
+	room->judgement.concerned = 0;
+	if (p->fragment && (policies_now() || (net->flags & NETWORK_SERVICES) ||
+			    (!calls && !(net->flags & NETWORK_ICC))))
 		reason = fragment_join(p, PARTY_PEER);
 	if ((net->flags & NETWORK_SERVICES) && !calls && !ingress) {
 		p->by_peer = 1;
@@ -191,6 +209,14 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 		return drop(skb, DROP_NO_ENDPOINT);
 	if (ingress && !(endpoint->forwarding & ROLE_SERVES))
 		return drop(skb, DROP_TUNNEL_SOURCE);
+	if (policies_now()) {
+		verdict = reason ? drop(skb, reason)
+				 : peer_judge(skb, p, number, endpoint->number, ingress);
+		if (verdict == BY_TUNNEL)
+			return peer_told(skb, p, room, number);
+		if (verdict != NO_VERDICT)
+			return verdict;
+	}
 	if (calls || ingress) {
 		caller_remember(room, p, number, peer, ingress);
 	} else if (!(net->flags & NETWORK_ICC)) {
@@ -198,7 +224,8 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 			return drop(skb, reason);
 		if (!link_admits(p))
 			return drop(skb, DROP_ICC);
-	} else if (until && !endpoint->limited && flow_counts_in(net)) {
+	} else if (until && !endpoint->limited && !room->judgement.concerned &&
+		   flow_counts_in(net)) {
 		flow_learn_recipient(skb, room, p, endpoint, net->mac, until);
 	}
 	return deliver(skb, p, endpoint, net->mac);

@@ -30,6 +30,7 @@ struct conn_sides {
 	__u32 flags;   /* which of CONN_QUESTION, CONN_SERVICE, CONN_COUNTED and CONN_DSR it has, */
 	__u32 id;      /* and which question of UDP; what goes to another host: its hops */
 	__u32 backend; /* of the service that has chosen it, its number */
+	__u32 generation; /* of the policies that let it be */
 };
 
 /* How a source port is chosen (nat.h). */
@@ -89,6 +90,36 @@ struct ipv4_header {
 	__u8 options[44];
 };
 
+/* What policies are asked: the ends of an opening, and whether it may be (policies.h). */
+struct judgement {
+	__u32 generation; /* of the policies that were asked */
+	__u32 from, to;	  /* who begins with whom: number of an endpoint, or enum other_party */
+	struct ip_addr src, dst;
+	__u32 port; /* the receiver's own, host order */
+	__u32 published; /* number of the host's port by which it comes, 0: of none that policies are about */
+	__u8 proto;	      /* as in struct ruleset_key */
+	__u8 names;	      /* it is a question to name servers outside */
+	__u8 concerned;	      /* of what passes untranslated: policies are about an end of it */
+	__u32 rule, would;    /* of the direction that was asked last: struct span, */
+	__u32 out, would_out; /* and of the sender's */
+	struct subject_key subject;
+	struct peer_class_key peer;
+	struct port_scope_key scope;
+	struct ruleset_key ruleset;
+	struct rule_hit_key hit;
+	struct tuple tuple; /* of what passes untranslated: as its sender sends it, */
+	struct flow_id id;  /* and its row */
+	struct admission row;
+};
+
+/* What a container begins, for the program that opens it (begin.bpf.c). */
+enum conn_opening {
+	OPENS_PUBLISHED = 0, /* the port in `published` is asked */
+	OPENS_MAPPED = 1,    /* a port that another container's is mapped to */
+	OPENS_OUTSIDE =
+		2, /* somebody outside, by `route` and what else the lookup in `fib` has found */
+};
+
 struct scratch {
 	struct packet packet;
 	struct conn_sides sides;
@@ -97,8 +128,10 @@ struct scratch {
 	struct bpf_fib_lookup
 		probe_fib; /* what is asked besides, and the tuple that is asked about */
 	struct tuple probe;
-	struct tuple leaving;	   /* what a packet that is forwarded becomes */
-	struct ip_addr source;	   /* what it is masqueraded with */
+	struct tuple leaving; /* what a packet that is forwarded becomes */
+	struct tuple about,
+		inner;	       /* of an error: its connection's key, and what its quote becomes */
+	struct ip_addr source; /* what it is masqueraded with */
 	struct endpoint recipient; /* who gets it */
 	struct error_body error;
 	struct conn conn;
@@ -126,6 +159,9 @@ struct scratch {
 	struct flow flow_row;	/* what its row begins with, */
 	struct edge_id edge_id; /* and what is added to which total */
 	struct edge edge;
+	struct judgement judgement;
+	__u32 opens; /* enum conn_opening */
+	int route;
 };
 
 struct {

@@ -10,6 +10,7 @@
 #pragma once
 #include "lib/edges.h"
 #include "lib/endpoints.h"
+#include "lib/flow_ids.h"
 #include "lib/measure.h"
 
 #define FINISHED 1 /* in `finished` */
@@ -74,36 +75,6 @@ static __always_inline bool flow_is_closed(const struct flow *flow)
 	__u8 a = flow->a.finished, b = flow->b.finished;
 
 	return (a & b & FINISHED) || ((a | b) & RESET);
-}
-
-/* A TCP packet that opens a connection. */
-static __always_inline bool is_opening(const struct packet *p)
-{
-	return p->tuple.proto == IPPROTO_TCP && !p->fragment &&
-	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-}
-
-/* The packet's end of a row, and the other one. Anything that is an order is one. */
-static __always_inline bool flow_name(const struct packet *p, struct flow_id *id)
-{
-	const struct ip_addr *src = &p->tuple.src, *dst = &p->tuple.dst;
-	__be16 sport = p->fragment ? 0 : p->tuple.sport, dport = p->fragment ? 0 : p->tuple.dport;
-	bool b_sends;
-	__u32 i;
-
-	b_sends = sport > dport;
-#pragma clang loop unroll(full)
-	for (i = 0; i < 4; i++)
-		if (src->word[i] != dst->word[i])
-			b_sends = src->word[i] > dst->word[i];
-	id->addr_a = b_sends ? *dst : *src;
-	id->addr_b = b_sends ? *src : *dst;
-	id->port_a = b_sends ? dport : sport;
-	id->port_b = b_sends ? sport : dport;
-	id->proto = p->tuple.proto;
-	id->pad = 0;
-	id->network = p->watched;
-	return b_sends;
 }
 
 static __always_inline bool edge_is_known(struct scratch *room, __u32 from, __u32 to, __be16 port)
@@ -213,7 +184,7 @@ static __noinline int flow_count(struct __sk_buff *skb, const struct packet *p)
 
 	if (!room)
 		return 0;
-	b_sends = flow_name(p, &room->flow_id);
+	b_sends = flow_id_of(&p->tuple, !p->fragment, p->watched, &room->flow_id);
 	flow = bpf_map_lookup_elem(&flows, &room->flow_id);
 	if (!flow)
 		flow = flow_begin(room, p, from, b_sends, &size);

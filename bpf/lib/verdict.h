@@ -8,6 +8,7 @@
 #define NO_VERDICT    -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
 #define OF_A_QUESTION -3 /* likewise: that is for another program to decide (enum tail) */
 #define BY_TUNNEL     -4 /* likewise: it has been translated, and is for a member on another host */
+#define OPENS	      -5 /* likewise: it begins a connection, which another program opens (begin.bpf.c) */
 
 /* Set by the loader before the verifier sees the program, so that branches on it are free. */
 const volatile struct config config SEC(".rodata.config");

@@ -118,6 +118,13 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "edges": ("edge_id", "edge"),
     "flow_rest": (None, "flow_rest"),
     "parties": ("party_key", "party"),
+    "policy_state": (None, "policy_state"),
+    "subjects": ("subject_key", "subject"),
+    "peer_classes": ("peer_class_key", "peer_class"),
+    "port_scopes": ("port_scope_key", "port_scope"),
+    "rulesets": ("ruleset_key", "ruleset"),
+    "rule_hits": ("rule_hit_key", "rule_hit"),
+    "admissions": ("flow_id", "admission"),
     "counters": (None, "counter"),
     "config": (None, "config"),
 }
@@ -158,6 +165,7 @@ TOLD_MAPS = frozenset(
         *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
         *("services", "slots", "backends"),
+        *("policy_state", "subjects", "peer_classes", "port_scopes", "rulesets"),
     )
 )
 # The maps of what the programs count for networks, whose rows go with them.
@@ -167,6 +175,7 @@ EPOCH_MAPS = frozenset(
     (
         *("networks", "devices", "endpoints", "subnets", "reserved"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
+        "policy_state",
     )
 )
 
@@ -234,6 +243,7 @@ TAILS = {
     "from_peer": "TAIL_FROM_PEER",
     "to_lan": "TAIL_TO_LAN",
     "to_service": "TAIL_TO_SERVICE",
+    "begin": "TAIL_BEGIN",
 }
 # Program -> where it is attached to the control group (enum bpf_attach_type).
 SOCKET_HOOKS = {
@@ -264,7 +274,10 @@ OBJECT_FILES = {
 }
 # Those that are loaded with the first network. Each of the others has one program, and is loaded when something first
 # needs it: a device that it is attached to, or a network whose packets go on in it.
-FIRST = (CONN_GC, "from_container", "from_host", "from_uplink", "host_socket", "resolve", "ask", "answered")
+FIRST = (
+    *(CONN_GC, "from_container", "begin", "from_host", "from_uplink", "host_socket"),
+    *("resolve", "ask", "answered"),
+)
 # Of the others, the maps that none of the first has and that are there from the first network on all the same.
 LATER_MAPS = {XDP_HOOK: ("rates",)}
 # The flag of a network -> the programs that its packets go on in.

@@ -27,6 +27,7 @@ from datapath.dataplane.layout import (
     Setup,
 )
 from datapath.dataplane.pins import listed
+from datapath.dataplane.policies import Policies
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_maps, libbpf, observe
 from datapath.kernel.bpffs import get_pinned, pin
@@ -151,6 +152,11 @@ class Dataplane(Attachments):
         if name not in MAPS:
             raise AttributeError(name)
         return self.map(name)
+
+    @property
+    def policies(self) -> Policies:
+        """Who may talk to whom, as the programs look it up."""
+        return Policies(self.map)
 
     def counters_sum(self) -> dict[str, tuple[int, int]]:
         """Reason -> (packets, bytes) over all CPUs."""

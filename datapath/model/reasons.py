@@ -29,6 +29,10 @@ MEANINGS: Mapping[str, Meaning] = {
         "table, or its container's share of it, is full"
     ),
     "TO_PEER": Meaning("went to a container on another host of the cluster"),
+    "WOULD_OUT": Meaning(
+        "went on as well (counted besides), and opened what a policy in audit mode would not let out of its sender"
+    ),
+    "WOULD_IN": Meaning("likewise, of what one would not let in to its receiver"),
     "DROP_DEVICE": Meaning(
         "its device is not, or no longer, in the tables", "a container that is just coming or going"
     ),
@@ -172,5 +176,15 @@ MEANINGS: Mapping[str, Meaning] = {
     "DROP_NO_BACKEND": Meaning(
         "it begins a connection to a service of which no backend is up; its sender is told at once that nobody listens",
         "containers that have stopped or are drained, or a health check that fails",
+    ),
+    "DROP_OUT": Meaning(
+        "a policy about its sender does not let it out; a container, and the host, is told at once "
+        "(administratively prohibited)",
+        "the policies about the sender; a container that has only just come, and has no policies yet",
+    ),
+    "DROP_IN": Meaning(
+        "a policy about its receiver does not let it in; a container, and the host, is told at once, and "
+        "nobody outside is",
+        "the policies about the receiver; likewise",
     ),
 }

@@ -52,6 +52,7 @@ IDENTIFIERS = range(32768, 65536)  # of echoes that are masqueraded
 IDENTIFIER = 20100  # A1's pings of rows keep this one: `keep_identifier`
 OBJECTS = (
     "from_container",
+    "begin",
     "from_host",
     "from_uplink",
     "from_tunnel",
@@ -101,6 +102,12 @@ SIZES = {
     "flows": 4096,
     "flow_queue": 4096,
     "edges": 1024,
+    "subjects": 256,
+    "peer_classes": 1024,
+    "port_scopes": 256,
+    "rulesets": 4096,
+    "rule_hits": 4096,
+    "admissions": 1024,
 }
 
 
@@ -489,7 +496,7 @@ class Programs:
             }
         )
         with private_bpffs() as pins:
-            for hook in objects:
+            for hook in dict.fromkeys((*objects, *(["begin"] if "from_container" in objects else []))):
                 self._load(hook, pins, config, {**SIZES, **(sizes or {})})
         if "epoch" in self.maps:
             for m in self.maps.values():
@@ -627,7 +634,7 @@ class Programs:
         written = {
             *("pending", "conns", "externals", "mappings", "contacts"),
             *("fragments", "frag_queue", "frag_sources", "quotas", "arrivals", "rates"),
-            *("upstreams", "questions", "name_counts", "detours", "flows", "edges"),
+            *("upstreams", "questions", "name_counts", "detours", "flows", "edges", "admissions"),
         }
         for name in written & self.maps.keys():
             self.maps[name].delete_many(list(self.maps[name]))

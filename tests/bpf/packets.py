@@ -209,8 +209,8 @@ def piece(frame: bytes, begin: int, end: int, more: bool, *, ident: int = 0x4321
 QUOTE = 124  # bytes that an ICMP error of the datapath's own quotes at the most
 
 
-def own_error(frame: bytes, source: Address, *, mtu: int = 0) -> bytes:
-    """What the datapath answers to a frame: time exceeded, or with `mtu` that it is too big."""
+def own_error(frame: bytes, source: Address, *, mtu: int = 0, prohibited: bool = False) -> bytes:
+    """What the datapath answers to a frame: time exceeded, with `mtu` that it is too big, or that it is prohibited."""
     packet = frame[14:]
     four = ethertype(frame) == ETH_IPV4
     if four:
@@ -224,9 +224,11 @@ def own_error(frame: bytes, source: Address, *, mtu: int = 0) -> bytes:
     quote = packet[: QUOTE if length >= QUOTE else header + 8]
     if four:
         carried = icmp(3, 4, mtu, quote) if mtu else icmp(11, 0, 0, quote)
+        carried = icmp(3, 13, 0, quote) if prohibited else carried
         body = ipv4(source, sender, carried, ident=0, fragment=0)
     else:
         carried = icmp6(2, 0, mtu, quote) if mtu else icmp6(3, 0, 0, quote)
+        carried = icmp6(1, 1, 0, quote) if prohibited else carried
         body = ipv6(source, IPv6Address(packet[8:24]), carried)
     return frame[6:12] + frame[:6] + frame[12:14] + body
 

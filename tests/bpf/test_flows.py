@@ -688,4 +688,6 @@ def test_all_that_a_packet_between_hosts_rests_on_is_watched() -> None:
         declared.update(libbpf.declared_maps(abi.OBJECTS / f"{hook}.bpf.o"))
     others = {"host", "xfrm_policies", "links", "members", "routers", "addresses", "local_prefixes"}
     others |= {"services", "slots", "backends", "ports", "bindings", "origins", "acls"}
+    # Rows of policies are of one generation, and policy_state, which says of which, is watched.
+    others |= {"subjects", "peer_classes", "port_scopes", "rulesets"}
     assert declared & TOLD_MAPS <= EPOCH_MAPS | others

@@ -32,6 +32,7 @@ ACTING = {
     "lib/groups.h": {"lib/exits.h"},
     "lib/hairpin.h": {"lib/exits.h"},
     "lib/inbound.h": {"lib/exits.h", "lib/forward.h"},
+    "lib/nearby.h": {"lib/exits.h", "lib/forward.h"},
     "lib/outside.h": {"lib/inbound.h"},
     "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
     "lib/served.h": {"lib/forward.h"},
