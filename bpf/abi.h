@@ -88,7 +88,6 @@ enum endpoint_role {
 struct device_key {
 	__u32 ifindex;
 };
-
 struct device {
 	__u32 kind; /* enum device_kind */
 	__u32 network; /* number; 0 for an uplink or tunnel; of a parent that whose members are on its link */
@@ -105,7 +104,6 @@ struct device {
 struct parent_key {
 	__u32 network; /* number */
 };
-
 struct parent {
 	__u32 ifindex;
 	__u8 mac[6];
@@ -118,7 +116,6 @@ struct endpoint_key {
 	__u32 network;
 	struct ip_addr addr;
 };
-
 struct endpoint {
 	__u32 ifindex; /* host end of its pair; 0: a service */
 	__u32 number;  /* never used twice on one host */
@@ -134,7 +131,6 @@ struct router_key {
 	__u8 mac[6];	/* zero: by number */
 	__u8 pad[2];
 };
-
 struct member_key {
 	__u32 network;
 	__u32 slot;
@@ -156,7 +152,6 @@ struct limit_key {
 	__u32 endpoint;	 /* number */
 	__u32 direction; /* enum limit_direction */
 };
-
 struct limit {
 	__u64 rate;    /* bits a second */
 	__u64 burst;   /* ns in which the rate fills the bucket */
@@ -173,7 +168,6 @@ struct port_key {
 	__u8 proto; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 pad;
 };
-
 struct port {
 	__u32 network;
 	__u32 endpoint;	     /* number, or a service's */
@@ -191,7 +185,6 @@ struct acl_key {
 	__u32 acl;
 	struct ip_addr addr;
 };
-
 struct acl {
 	__u32 allow; /* 1: may connect, 0: may not */
 };
@@ -200,7 +193,6 @@ struct acl {
 struct rate_key {
 	struct ip_addr addr;
 };
-
 struct rate {
 	__u64 refilled; /* ns, CLOCK_MONOTONIC */
 	__u64 tokens;
@@ -210,7 +202,6 @@ struct rate {
 struct quota_key {
 	__u32 endpoint;
 };
-
 struct quota {
 	__u64 since;	/* ns, CLOCK_MONOTONIC: openings are counted from here, */
 	__u32 openings; /* less those that were confirmed; `since` 1: there never was one */
@@ -222,7 +213,6 @@ struct quota {
 struct arrival_key {
 	__u32 endpoint;
 };
-
 struct arrival {
 	__u32 conns;
 	__u32 pad;
@@ -235,7 +225,6 @@ struct reserved_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct reserved {
 	__u32 mappings; /* how many published ports use it */
 };
@@ -249,7 +238,6 @@ struct binding_key {
 	__u8 every;  /* 1: at every address, 0: at single ones */
 	__u8 pad[3];
 };
-
 struct binding {
 	__u32 mappings; /* how many published ports use it */
 };
@@ -262,7 +250,6 @@ struct link_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct link {
 	__u32 client; /* endpoint numbers */
 	__u32 server;
@@ -327,7 +314,6 @@ struct ruleset_key {
 	__u8 part;	/* of a set that one row does not hold, from 0 */
 	__u8 pad[3];
 };
-
 struct span {
 	__u16 first, last; /* ports, host order */
 	__u16 rule;	   /* that decides, 0: none */
@@ -385,7 +371,6 @@ enum service_flag {
 struct service_key {
 	__u32 service; /* number */
 };
-
 struct service {
 	__u32 network;
 	__u32 choice; /* enum service_choice */
@@ -403,7 +388,6 @@ struct slots_key {
 	__u32 table;
 	__u32 chunk;
 };
-
 struct slots {
 	__u32 backend[64]; /* numbers; 0: none */
 };
@@ -417,7 +401,6 @@ enum backend_state {
 struct backend_key {
 	__u32 backend; /* number */
 };
-
 struct backend {
 	__u32 service;	      /* number */
 	__u32 endpoint;	      /* number, or PARTY_PEER */
@@ -432,7 +415,6 @@ struct affinity_key {
 	__u32 service; /* number */
 	struct ip_addr client;
 };
-
 struct affinity {
 	__u64 seen;    /* ns, CLOCK_MONOTONIC: when the client opened a connection last */
 	__u32 backend; /* number */
@@ -444,7 +426,6 @@ struct load_key {
 	__u32 endpoint; /* number, or PARTY_PEER */
 	struct ip_addr addr;
 };
-
 struct load {
 	__u32 conns;
 	__u32 pad;
@@ -460,7 +441,6 @@ enum service_count_flag {
 struct service_count_key {
 	__u32 number;
 };
-
 struct service_count {
 	__u64 opened; /* connections */
 	__u64 failed; /* none was: a service has no backend that is up, a backend no room for one more */
@@ -545,7 +525,6 @@ struct external_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct external {
 	struct ip_addr addr; /* the container's */
 	__u32 endpoint;	     /* number */
@@ -563,7 +542,6 @@ struct mapping_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct mapping {
 	__be16 port; /* the host's */
 	__u8 pad[2];
@@ -577,7 +555,6 @@ struct origin_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct origin {
 	__be16 port; /* the host's */
 	__u8 pad[2];
@@ -591,7 +568,6 @@ struct contact_key {
 	__u8 proto;
 	__u8 pad;
 };
-
 struct contact {
 	struct ip_addr source; /* the host's address that was used last */
 	__u32 ephemeral; /* 1: with ports that the kernel could choose for the host's sockets */
@@ -667,7 +643,6 @@ struct frag_queue_key {
 	struct fragment_key fragment;
 	__u32 slot;
 };
-
 struct frag_queue {
 	__u64 since;  /* ns, CLOCK_MONOTONIC */
 	__u32 length; /* of the frame, bytes; the highest bit: it has no Ethernet header */
@@ -680,7 +655,6 @@ struct frag_source_key {
 	struct ip_addr src; /* zero: of a container, which is one source */
 	__u32 endpoint;	    /* number, or enum other_party */
 };
-
 struct frag_source {
 	__u32 begun;			   /* datagrams, ever */
 	struct fragment_key datagrams[64]; /* the latest of them, by number modulo 64 */
@@ -746,7 +720,6 @@ struct xfrm_policy {
 struct address_key {
 	struct ip_addr addr;
 };
-
 struct address {
 	__u32 ifindex; /* the device that has it */
 };
@@ -772,7 +745,6 @@ struct socket_key {
 	__be16 port;
 	__u8 pad[6];
 };
-
 struct socket {
 	struct ip_addr addr; /* where it believes to talk to */
 	__be16 port;
@@ -798,7 +770,6 @@ enum overlay_flag {
 struct overlay_key {
 	__u32 network; /* number */
 };
-
 struct overlay {
 	__u32 vni;	 /* of 24 bits */
 	__u32 transport; /* enum transport */
@@ -816,7 +787,6 @@ struct overlay {
 struct vni_key {
 	__u32 vni;
 };
-
 struct vni {
 	__u32 network; /* number */
 };
@@ -830,7 +800,6 @@ enum peer_flag {
 struct peer_key {
 	__u32 number; /* in the cluster, from 1 */
 };
-
 struct peer {
 	struct ip_addr addr; /* its end of each tunnel (VTEP) */
 	__u32 flags;	     /* enum peer_flag */
@@ -843,7 +812,6 @@ struct peer {
 struct vtep_key {
 	struct ip_addr addr;
 };
-
 struct vtep {
 	__u32 peer; /* number */
 };
@@ -854,7 +822,6 @@ struct remote_key {
 	__u32 network; /* number */
 	struct ip_addr addr;
 };
-
 struct remote {
 	__u32 peer; /* number */
 };
@@ -941,7 +908,6 @@ struct name {
 struct name_set_key {
 	__u64 set;
 };
-
 struct name_set {
 	__u16 count;
 	__u16 size;	    /* bytes of each */
@@ -989,7 +955,6 @@ struct subnet_key {
 	__u32 prefixlen;
 	struct ip_addr addr;
 };
-
 struct subnet {
 	__u32 network; /* number */
 };
@@ -999,7 +964,6 @@ struct upstream_key {
 	struct ip_addr addr;
 	__u32 ifindex;
 };
-
 struct upstream_state {
 	__u64 asked; /* ns, CLOCK_MONOTONIC: of the first question since its last answer, 0: it owes none */
 	__u64 dead_until; /* ns, CLOCK_MONOTONIC: it is passed over */
@@ -1012,7 +976,6 @@ struct question_key {
 	__be16 port;
 	__be16 id; /* of the message */
 };
-
 struct question {
 	__u64 asked;   /* ns, CLOCK_MONOTONIC */
 	__u8 upstream; /* the place in `upstreams` of whom it was sent to last, */
@@ -1026,7 +989,6 @@ struct question {
 struct name_count_key {
 	__u32 network; /* number */
 };
-
 struct name_count {
 	__u64 answered;	   /* with records */
 	__u64 nodata;	   /* the name is ours, of that type there is none */
@@ -1101,7 +1063,6 @@ struct edge {
 struct party_key {
 	__u32 endpoint; /* number */
 };
-
 struct party {
 	__u8 name[64]; /* UTF-8, zero-padded */
 };
