@@ -8,6 +8,7 @@
 #include "lib/links.h"
 #include "lib/overlay.h"
 #include "lib/services.h"
+#include "lib/tally.h"
 #include "lib/virtual.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -136,8 +137,7 @@ static __always_inline int refuse_client(struct __sk_buff *skb, struct packet *p
 	return refuse_opening(skb, p, client, reason);
 }
 
-SEC("tc")
-int to_service(struct __sk_buff *skb)
+static __always_inline int client_asks(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch();
 	__u32 network, client, service, number, flags;
@@ -191,4 +191,14 @@ int to_service(struct __sk_buff *skb)
 	if (reason)
 		return refuse_client(skb, p, network, client, reason);
 	return forward_first(skb, p, room, net, conn, network, client);
+}
+
+SEC("tc")
+int to_service(struct __sk_buff *skb)
+{
+	int verdict = client_asks(skb);
+	struct scratch *room = scratch();
+
+	/* What the hook before has parsed: a container's is counted, if it is refused. */
+	return room && room->packet.watched ? tally(skb, &room->packet, verdict) : verdict;
 }

@@ -65,6 +65,8 @@ __noinline int conn_counted(const struct tuple *own, const struct conn *conn, __
 		backend_counted(conn->backend, original, packets, bytes);
 	if (!conn->watched)
 		return 0;
+	/* Whatever becomes of it now, it is in one total. */
+	room->packet.watched = 0;
 	if (original)
 		edge_of(room, conn->watched, conn->from_endpoint, conn->to_endpoint,
 			conn->other.sport, own->proto);

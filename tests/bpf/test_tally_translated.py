@@ -32,6 +32,7 @@ from tests.bpf.fixtures import (
     host_says,
     outside_sends,
 )
+from tests.bpf.test_bandwidth import INGRESS, Limited
 
 FLOWS = int(abi.NetworkFlag.NETWORK_FLOWS)
 HOST_PARTY = int(abi.OtherParty.PARTY_HOST)
@@ -234,6 +235,29 @@ def test_v3_without_room_it_is_in_the_one_total_by_no_name(programs: Programs) -
     talk.says(None, outside_sends(HOST, p.tcp(4000, 8081, p.SYN)))
     after = programs.maps["flow_rest"][0].over
     assert tuple(b - a for a, b in zip(before[:5], after[:5], strict=True)) == talk.counted(1)
+
+
+def test_v4_what_a_service_cannot_lead_anywhere_is_refused_once(programs: Programs) -> None:
+    s.fill(programs, [])
+    frame = A1.sends(s.vip(), p.tcp(4000, 80, p.SYN))
+    assert programs.run(A1, frame).reasons == {"DROP_NO_BACKEND": 1}
+    s.remove(programs)
+    reason = int(abi.Reason.DROP_NO_BACKEND)
+    assert {
+        (key.from_, key.to, key.reason): tuple(row[:3]) for key, row in programs.maps["edges"].read_all()
+    } == {(A1.number, 0, reason): (1, 1, len(frame) - 14)}
+
+
+def test_v4_what_is_thrown_away_after_its_connection_has_counted_it_is_not_counted_once_more(
+    programs: Programs,
+) -> None:
+    """Here by a limit of who would get it."""
+    frame, limited = A1.sends(HOST, p.tcp(4000, 8081, p.SYN)), Limited(programs, A2, INGRESS)
+    limited.holds(1, left=0)
+    reasons = programs.run(A1, frame).reasons
+    limited.end()
+    assert reasons == {"DROP_BANDWIDTH": 1}
+    assert totals(programs) == {(1, A1.number, A2.number, 80, p.TCP): (1, 1, len(frame) - 14, 0, 0)}
 
 
 def test_v5_what_is_not_watched_is_in_no_total(programs: Programs) -> None:
