@@ -75,22 +75,26 @@ class Heads(dict[Key, FlowHead | None]):
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of what goes on. `heads` and `seen` (ns, CLOCK_MONOTONIC): of each; `picked`: the places of those that are
-    meant."""
+    """Rows of what goes on. `about`, `heads` and `seen` (ns, CLOCK_MONOTONIC): of each; `picked`: the places of those
+    that are meant."""
 
     keys: bytes
     values: bytes
+    about: list[Key]
     heads: list[FlowHead | None]
     seen: list[int]
     picked: list[int]
 
-    def forget(self, current: set[bytes]) -> int:
-        """Those whose keys are not among the current ones; how many."""
+    def forget(self, current: set[bytes]) -> set[Key]:
+        """Those whose keys are not among the current ones; what they are about."""
         size, keys = _ID.size, self.keys
         kept = [i for i in self.picked if keys[i * size : (i + 1) * size] in current]
-        gone = len(self.picked) - len(kept)
+        gone = set(self.picked).difference(kept) if len(kept) < len(self.picked) else ()
         self.picked = kept
-        return gone
+        return {self.about[i] for i in gone}
+
+    def key(self, i: int) -> bytes:
+        return self.keys[i * _ID.size : (i + 1) * _ID.size]
 
     def counted(self, i: int) -> tuple[bool, tuple[Any, ...], tuple[Any, ...]]:
         """Has `a` begun it? And what who has begun it has sent, and the other one."""
@@ -108,19 +112,18 @@ def batches(found: Dataplane, heads: Heads, oldest: int) -> Iterator[Batch]:
             *[_FLOW.column(values, "a", name) for name in ("opener", "from", "to")],
             strict=True,
         )
-        about = [
-            heads[network, proto, one, other, port_b, 0]
-            if opener
-            else heads[network, proto, other, one, port_a, 0]
+        about: list[Key] = [
+            (network, proto, one, other, port_b, 0) if opener else (network, proto, other, one, port_a, 0)
             for network, proto, port_a, port_b, opener, one, other in names
         ]
+        meant = [heads[key] for key in about]
         seen = list(map(max, _FLOW.column(values, "a", "seen"), _FLOW.column(values, "b", "seen")))
         picked = [
             i
-            for i, (head, last) in enumerate(zip(about, seen, strict=True))
+            for i, (head, last) in enumerate(zip(meant, seen, strict=True))
             if head is not None and last >= oldest
         ]
-        yield Batch(keys, values, about, seen, picked)
+        yield Batch(keys, values, about, meant, seen, picked)
 
 
 def row_keys(found: Dataplane) -> set[bytes]:
@@ -154,6 +157,35 @@ def totals(found: Dataplane, heads: Heads, oldest: int) -> list[Total]:
             if (head := heads[key]) is not None and row[6] >= oldest
         ]
     return ended
+
+
+def settled(
+    found: Dataplane, rows: list[Batch], ended: list[Total], unsettled: set[Key], heads: Heads, oldest: int
+) -> list[Total]:
+    """Totals, of which some have had rows that ended while they were read: each of these is read by itself, and then
+    its rows, until none has ended in between. That takes less time than the timer leaves that ends them."""
+    places: dict[Key, list[tuple[Batch, int]]] = {key: [] for key in unsettled}
+    for batch in rows:
+        for i in batch.picked:
+            if batch.about[i] in unsettled:
+                places[batch.about[i]].append((batch, i))
+        batch.picked = [i for i in batch.picked if batch.about[i] not in unsettled]
+    left = [total for total in ended if total.key not in unsettled]
+    for key, there in places.items():
+        network, proto, source, destination, port, _ = key
+        packed = _EDGE_ID.pack(abi.edge_id(network, source, destination, 0, port_of(port), proto, 0))
+        while True:
+            raw = found.edges.lookup_raw(packed)
+            kept = [(batch, i) for batch, i in there if found.flows.lookup_raw(batch.key(i)) is not None]
+            if len(kept) == len(there):
+                break
+            there = kept
+        for batch, i in there:
+            batch.picked.append(i)
+        head, row = heads[key], _TOTAL.unpack(raw) if raw else None
+        if head is not None and row is not None and row[6] >= oldest:
+            left.append(Total(key, head, row[:5], row[5], row[6]))
+    return left
 
 
 text = functools.lru_cache(65536)(abi.address_text)

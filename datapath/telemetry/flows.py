@@ -17,7 +17,7 @@ from datapath.telemetry.stats import opened
 if TYPE_CHECKING:
     from datapath.dataplane.programs import Dataplane
 
-_TRIES = 8  # of reading totals while no row ends: the timer that ends them runs ten times a second
+_TRIES = 3  # of reading all totals while no row ends: the timer that ends them runs ten times a second
 
 
 def flows(engine: Engine, wanted: FlowFilter, *, totals: bool = False, last: int | None = None) -> Flows:
@@ -85,8 +85,11 @@ def _read(
         rest = found.flow_rest[0].over
         ended = flow_tables.totals(found, heads, since)
         current = flow_tables.row_keys(found) if rows else set()
-        if sum(batch.forget(current) for batch in rows) == 0:
+        gone = set[flow_tables.Key]().union(*[batch.forget(current) for batch in rows])
+        if not gone:
             break
+    else:
+        ended = flow_tables.settled(found, rows, ended, gone, heads, since)
     if totals:
         ended, rows = flow_tables.together(rows, ended, oldest), []
     ended, shown = flow_conns.taken_off(ended, conns)

@@ -490,6 +490,32 @@ def test_v3_what_ends_while_it_is_listed_is_in_one_line(make_host: Maker) -> Non
         going_on = any(line["State"] for line in lines)
 
 
+def test_v3_rows_that_end_at_each_look_are_counted_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine so busy that the timer which ends rows comes between any two looks at the tables."""
+    most = 300
+    with Dataplane.find(shop.host.bpffs / "datapath") as found:  # type: ignore[union-attr]
+        fill(found, 80, most)
+        edge = abi.edge_id(next(iter(found.networks.used())), 1, 2, 0, 80, 6, 0)
+
+    def ends(dataplane: Any) -> set[bytes]:
+        """Some rows become a part of their total; the keys of those that are left."""
+        keys = list(dataplane.flows)
+        gone, left = keys[:7], keys[7:]
+        sums = dataplane.edges.get(edge) or abi.edge()
+        more = [7 * one for one in (1, 1, 60, 1, 60)]
+        now = time.monotonic_ns()
+        dataplane.edges[edge] = abi.edge(*(a + b for a, b in zip(sums[:5], more, strict=True)), now, now)
+        dataplane.flows.delete_many(gone)
+        return {abi.layout("flow_id").pack(key) for key in left}
+
+    monkeypatch.setattr("datapath.telemetry.flow_tables.row_keys", ends)
+    for words in ("--port 80", "--totals --port 80"):
+        lines = shop.flows(words)
+        assert tuple(sum(line[name] for line in lines) for name in COUNTED) == tuple(
+            most * one for one in (1, 1, 60, 1, 60)
+        )
+
+
 def test_rows_that_are_not_shown_cost_no_calls(shop: Shop) -> None:
     """SEE.md, section 7: 65,536 rows are listed in half a second. docs/performance.md has the time; that no function of
     Python is called for a row no busy machine changes."""
