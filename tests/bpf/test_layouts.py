@@ -36,8 +36,18 @@ def btf(name: str) -> list[dict[str, Any]]:
     return types
 
 
+@functools.cache
+def named(name: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The object's types that have a name, by kind and name."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in btf(name):
+        if "name" in one:
+            found.setdefault((one["kind"], one["name"]), []).append(one)
+    return found
+
+
 def in_object(name: str, kind: str, which: str) -> dict[str, Any] | None:
-    found = [t for t in btf(name) if t["kind"] == kind and t.get("name") == which]
+    found = named(name).get((kind, which), [])
     assert len(found) <= 1
     return found[0] if found else None
 
