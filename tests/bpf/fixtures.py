@@ -428,7 +428,7 @@ def _is_empty(table: bpf_maps.Map) -> bool:
     first = ffi.new("char[]", 512)  # more than any key has
     found = lib.bpf_map_get_next_key(table.fd, ffi.NULL, first)
     assert found in (0, -errno.ENOENT), found
-    return found != 0
+    return bool(found)
 
 
 def _new_namespace() -> int:
