@@ -25,21 +25,22 @@ def main() -> NoReturn:
     if "DATAPATH_DEBUG" not in os.environ:
         if sys.argv[1:] == SERVICE:
             sys.exit(_serve())
-        if sys.argv[1:2] == [EXITED] and len(sys.argv) == 4 and _is_known(sys.argv[2]):
+        if sys.argv[1:2] == [EXITED] and _is_known(*sys.argv[2:]):
             sys.exit()
     from .cli.main import main
 
     main()
 
 
-def _is_known(container: str) -> bool:
-    """Its end is recorded already. False: it is not, or that cannot be told so quickly."""
-    folder = os.environ.get("DATAPATH_STATE_DIR")
-    if not folder:
+def _is_known(*words: str) -> bool:
+    """The end of the container that they are about is recorded already. False: it is not, or that cannot be told so
+    quickly, or the words are not those that a container's parent has."""
+    folder = os.environ.get("DATAPATH_STATE_DIR", "")
+    if not os.path.isabs(folder) or len(words) != 2 or not words[1].isdecimal():
         return False
     from datapath.store import glance
 
-    return glance.knows_end(folder, container)
+    return glance.knows_end(folder, words[0])
 
 
 def _serve() -> int:

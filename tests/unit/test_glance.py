@@ -107,3 +107,24 @@ except SystemExit:
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, says), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "says"),
+    [
+        (["id", "zero"], "/nowhere", "'zero' is not a valid integer"),
+        (["id"], "/nowhere", "Missing argument 'EXIT_CODE'"),
+        (["id", "0"], "nowhere", "it must be an absolute path"),
+        (["id", "0"], "", "DATAPATH_STATE_DIR is empty"),
+    ],
+)
+def test_what_no_parent_of_a_container_says_is_a_mistake_still(
+    words: list[str], folder: str, says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ctl.main", "_exited", *words],
+        env=os.environ | {"DATAPATH_STATE_DIR": folder},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "") and says in done.stderr
