@@ -849,15 +849,27 @@ struct epoch {
 };
 
 /* callers: other hosts that have asked a member of this one. They ask in the name of the gateway, which every host has. The
- * key is the tuple of the answer, as the container sends it. */
+ * key is the tuple of the answer, as the container sends it. The port that a client has in it is no other client's: where
+ * the member is on another host, which has said that it is, the row says who had it here, until now. */
 struct caller {
 	__u32 network; /* number */
-	__u32 peer;    /* number */
+	__u32 peer;    /* number; 0: the member is on another host */
 	/* What a client outside has asked there, for its answers to come from: 0: the other host sends them. */
 	struct ip_addr addr;
 	__be16 port;
-	__u8 pad[6];
+	__u8 over; /* enum caller_over */
+	__u8 pad;
+	__u32 mark; /* of what a client outside has asked there (callers.h), else the peer; 0: it is not known.
+		     * Where the member is on another host, the port that the client has asked from, as it is */
 	__u64 told; /* ns, CLOCK_MONOTONIC: when an answer last went by the other host, 0: none has */
+	__u64 seen; /* likewise, when it last asked, give or take a second; TCP: when it began */
+};
+
+/* How far a TCP connection is that another host has opened. */
+enum caller_over {
+	OVER_ASKED = 1,	   /* the client has sent FIN, */
+	OVER_ANSWERED = 2, /* the member has, */
+	OVER_RESET = 4,	   /* or either has RST */
 };
 
 /* ---- names -------------------------------------------------------------------- */

@@ -112,6 +112,7 @@ int from_peer(struct __sk_buff *skb)
 	link = &room->link;
 	network = room->sides.client_network;
 	room->asked.port = 0;
+	room->mark = 0;
 	if (network) {
 		flow_check(room);
 		bare = p->lacks;

@@ -15,14 +15,23 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* By the device: the kernel routes, cuts and sums as it does for any tunnel. */
-__noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
-			 const struct tunnel *own, const struct peer *peer)
+/* What the backend's host is to hear with it: enum telling. */
+static __always_inline __u32 tells(const struct packet *p, const struct scratch *room)
 {
+	return room->sides.key.proto && packet_has_ports(p) ? room->tells : TELLS_NOTHING;
+}
+
+/* By the device: the kernel routes, cuts and sums as it does for any tunnel. */
+__noinline int by_device(struct __sk_buff *skb, const struct packet *p,
+			 const struct overlay *overlay, const struct tunnel *own,
+			 const struct peer *peer)
+{
+	struct scratch *room = scratch();
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
 	struct bpf_tunnel_key key = {};
+	__u8 source[ETH_ALEN];
 
-	if (!overlay || !own || !peer)
+	if (!p || !overlay || !own || !peer || !room)
 		return TC_ACT_SHOT;
 	if (!own->ifindex)
 		return drop(skb, DROP_NO_TUNNEL);
@@ -38,7 +47,10 @@ __noinline int by_device(struct __sk_buff *skb, const struct overlay *overlay,
 	}
 	if (overlay->flags & OVERLAY_CHECKSUM)
 		flags &= ~BPF_F_ZERO_CSUM_TX;
-	if (rewrite_macs(skb, peer->mac, own->mac) ||
+	__builtin_memcpy(source, own->mac, ETH_ALEN);
+	room->told = tells(p, room) ? TELLS_APART : TELLS_NOTHING;
+	tell(room, source);
+	if (rewrite_macs(skb, peer->mac, source) ||
 	    bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
 		return drop(skb, DROP_REWRITE);
 	count(skb, TO_PEER);
@@ -146,7 +158,7 @@ static __always_inline bool asks_for_outsider(const struct packet *p, struct scr
 {
 	const struct tuple *asked = &room->sides.key;
 
-	if (!room->tells || room->sides.client_endpoint != PARTY_PEER || !asked->proto ||
+	if (room->tells != TELLS_ASKED || room->sides.client_endpoint != PARTY_PEER ||
 	    !packet_has_ports(p) || p->fragment || addr_is_linklocal(&asked->dst) ||
 	    asked->sport != p->tuple.sport || !addr_equal(&asked->src, &p->tuple.src))
 		return false;
@@ -217,7 +229,7 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 	if ((!room->sides.client_endpoint && own->ifindex) || length > mtu ||
 	    !route_leads_out(route) || (overlay->flags & OVERLAY_CHECKSUM) ||
 	    xfrm_closed_out(&room->leaving, &room->leaving))
-		return by_device(skb, overlay, own, peer);
+		return by_device(skb, p, overlay, own, peer);
 	flow = flow_learn_way(skb, room, p, mtu);
 	if (flow) {
 		flow->overhead = overhead;
@@ -226,12 +238,14 @@ static __always_inline int by_vxlan(struct __sk_buff *skb, struct packet *p, str
 		else
 			vxlan_make(&flow->made, p, &room->leaving, own, peer, overlay->vni);
 	}
-	room->told = !skb->gso_size && length + sizeof(room->asked) <= mtu &&
-		     asks_for_outsider(p, room) && asked_append(skb, room);
+	room->told = tells(p, room);
+	if (room->told == TELLS_ASKED && (skb->gso_size || length + sizeof(room->asked) > mtu ||
+					  !asks_for_outsider(p, room) || !asked_append(skb, room)))
+		room->told = TELLS_APART;
 	error = v6 ? vxlan_push_v6(skb, p, own, peer, overlay->vni)
 		   : vxlan_push_v4(skb, p, own, peer, overlay->vni);
 	if (error)
-		return error > 0 ? by_device(skb, overlay, own, peer) : drop(skb, DROP_REWRITE);
+		return error > 0 ? by_device(skb, p, overlay, own, peer) : drop(skb, DROP_REWRITE);
 	return by_next_hop(skb, &room->fib, TO_PEER);
 }
 
@@ -260,8 +274,10 @@ int to_peer(struct __sk_buff *skb)
 		room->flow_is_new = 0;
 	if (is_gateway(net, &p->tuple.dst) || !overlay_covers(overlay, &p->tuple.dst)) {
 		room->flow_is_new = 0; /* who has asked last is answered */
-		caller = caller_find(skb, p, number);
-		host = caller ? caller->peer : 0;
+		caller = p->back ? NULL : caller_find(skb, p, number);
+		host = caller ? caller->peer : p->back;
+		if (caller)
+			caller_is_answered(caller, p);
 		if (caller && goes_straight(p, caller)) {
 			verdict = straight(skb, p, net, caller);
 			if (verdict != NO_VERDICT)

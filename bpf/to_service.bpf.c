@@ -2,13 +2,15 @@
 /*
  * Reached by a tail call: what begins a connection to a service, by its address or its published port. A backend gets it,
  * here or on another host; if none is up, the sender is told so at once. In the scratch memory are the parsed packet, the
- * service as a published port, the client's network, and who the client is, as in from_endpoint.
+ * service as a published port, the client's network, and who the client is, as in from_endpoint. So is what another host sends
+ * back, as the client's port is another's there: then the network's number (taken.h).
  */
 #include "lib/inbound.h"
 #include "lib/links.h"
 #include "lib/overlay.h"
 #include "lib/services.h"
 #include "lib/tally.h"
+#include "lib/taken.h"
 #include "lib/virtual.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -111,14 +113,13 @@ static __always_inline bool is_hidden(const struct port *asked, const struct net
 }
 
 /* The first packet of the connection, NULL: it has just been opened. The host itself asks a backend now, or somebody outside
- * by this host: an answer is not for another host by which the same has been asked. */
+ * by this host: an answer is not for another host by which the same has been asked (else nat_open() has seen to that). */
 static __always_inline int forward_first(struct __sk_buff *skb, struct packet *p,
 					 struct scratch *room, const struct network *net,
 					 struct conn *conn, __u32 network, __u32 client)
 {
-	if (!is_container(client) && (net->flags & NETWORK_OVERLAY)) {
-		if (conn)
-			room->sides.other = conn->other;
+	if (conn && !is_container(client) && (net->flags & NETWORK_OVERLAY)) {
+		room->sides.other = conn->other;
 		bpf_map_delete_elem(&callers, &room->sides.other);
 	}
 	if (!conn)
@@ -152,6 +153,8 @@ static __always_inline int client_asks(struct __sk_buff *skb)
 	if (!room)
 		return drop(skb, DROP_DEVICE);
 	p = &room->packet;
+	if (p->by_peer)
+		return take_another(skb, p, room);
 	service = room->published.endpoint;
 	network = room->sides.client_network;
 	client = room->sides.client_endpoint;

@@ -120,6 +120,15 @@ static __always_inline int vxlan_push_made(struct __sk_buff *skb, struct vxlan_m
 	return bpf_skb_store_bytes(skb, 0, headers, sizeof(*headers), 0) ? -1 : 0;
 }
 
+/* The source of a frame in a tunnel says what the backend's host is to hear. */
+static __always_inline void tell(const struct scratch *room, __u8 *source)
+{
+	if (room->told == TELLS_ASKED)
+		asked_mark(source);
+	else if (room->told)
+		mark_write(source, mark_of(&room->sides.key.dst, room->sides.key.dport));
+}
+
 /* The same of a packet alone, with the addresses and ports of room->leaving. */
 __noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
 			     const struct tunnel *own, const struct peer *peer, __u32 vni)
@@ -130,8 +139,7 @@ __noinline int vxlan_push_v4(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !own || !peer || !room)
 		return -1;
 	vxlan_make(&made, p, &room->leaving, own, peer, vni);
-	if (room->told)
-		asked_mark(made.headers.link.inner.h_source);
+	tell(room, made.headers.link.inner.h_source);
 	return vxlan_push_made(skb, &made, packet_ecn(p));
 }
 
@@ -174,8 +182,7 @@ __noinline int vxlan_push_v6(struct __sk_buff *skb, const struct packet *p,
 	if (!p || !own || !peer || !room)
 		return -1;
 	vxlan_make_v6(&headers, p, &room->leaving, own, peer, vni);
-	if (room->told)
-		asked_mark(headers.link.inner.h_source);
+	tell(room, headers.link.inner.h_source);
 	return vxlan_push_made_v6(skb, &headers, packet_ecn(p));
 }
 

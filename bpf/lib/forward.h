@@ -206,8 +206,10 @@ static __always_inline int by_tunnel(struct scratch *room, const struct packet *
 	room->sides.key = p->tuple;
 	room->sides.id = p->ttl;
 	/* Until it has answered the backend's host is told, as that may not have heard of it yet. */
-	room->tells = (conn->flags & (CONN_DSR | CONN_ORIGINAL)) == (CONN_DSR | CONN_ORIGINAL) &&
-		      conn->state < CONN_ESTABLISHED;
+	room->tells = !(conn->flags & CONN_ORIGINAL) || conn->state >= CONN_ESTABLISHED
+			      ? TELLS_NOTHING
+		      : conn->flags & CONN_DSR ? TELLS_ASKED
+					       : TELLS_APART;
 	room->sides.client_network = conn->to_network;
 	room->sides.client_endpoint = conn->from_endpoint == PARTY_HOST	     ? 0
 				      : conn->from_endpoint == PARTY_OUTSIDE ? PARTY_PEER

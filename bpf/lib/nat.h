@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* How a translated connection begins: which addresses and ports it gets. */
 #pragma once
+#include "lib/callers.h"
 #include "lib/judging.h"
 #include "lib/mappings.h"
 #include "lib/networks.h"
@@ -86,6 +87,18 @@ static __always_inline bool nat_is_refused(struct nat_walk *walk)
 	return sides->client_endpoint == PARTY_OUTSIDE && xfrm_closed_through(becomes);
 }
 
+/* Has another host's client the port of the sides in the scratch memory, towards a backend of an overlay network? */
+__noinline int nat_is_anothers(void)
+{
+	struct scratch *room = scratch();
+	struct network *net;
+
+	if (!room || !(room->sides.flags & CONN_SERVICE))
+		return 0;
+	net = network_find(room->sides.server_network);
+	return net && (net->flags & NETWORK_OVERLAY) && caller_holds();
+}
+
 /* Opens the connection with this port, if none is known by it towards that address. */
 static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 {
@@ -100,6 +113,8 @@ static __always_inline int nat_use(struct nat_walk *walk, __be16 port)
 		return NAT_FAILED;
 	if (room == CONN_OWN && bpf_map_lookup_elem(&conns, &sides->key))
 		return NAT_JOINED;
+	if (nat_is_anothers())
+		return NAT_FAILED;
 	if (!walk->room->search.foreign && host_socket_state(walk->skb, &sides->other))
 		return NAT_FAILED;
 	error = conn_open();

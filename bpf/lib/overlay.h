@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Overlay networks: which host has a member, and how that host is reached. */
 #pragma once
+#include "lib/callers.h"
 #include "lib/icmp.h"
 #include "lib/networks.h"
 #include "lib/parse.h"
@@ -59,13 +60,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tunnel);
 } tunnel SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct tuple);
-	__type(value, struct caller);
-} callers SEC(".maps");
 
 /* This host's own end of all tunnels. */
 static __always_inline struct tunnel *tunnel_own(void)

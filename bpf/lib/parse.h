@@ -60,6 +60,7 @@ struct packet {
 			 * they are put before it, all lies so much earlier */
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
+	__u32 back; /* number of the other host that it goes back to, as it was; 0: to none */
 	/* Of a container of a network with NETWORK_FLOWS (tally.h): */
 	__u32 watched; /* number of that network, 0: it is not counted */
 	__u32 sender;  /* who it is: number, or enum other_party; */

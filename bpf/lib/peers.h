@@ -46,29 +46,98 @@ static __always_inline bool caller_is_known(struct caller *known, const struct p
 	return true;
 }
 
-/* The other host asks a member in the gateway's name, or for somebody outside, and may say what has been asked there. Who has
- * asked a service by this host before asks by that one now, as a router before them may decide: the answers go there. */
-static __always_inline void caller_remember(struct scratch *room, const struct packet *p,
-					    __u32 network, __u32 peer, bool ingress)
+/* Has it come out of the device of encrypted tunnels? */
+static __always_inline bool is_deciphered(const struct __sk_buff *skb)
 {
-	struct caller caller = {.network = network, .peer = peer};
+	struct tunnel *own = tunnel_own();
+
+	return own && own->wireguard == skb->ifindex;
+}
+
+/* May who asks by another host have another port, if this one is taken? It has begun, as it would have with that, and its
+ * host says that it can give one, or is of an encrypted network, where no other ones are. What comes back from there as it
+ * was has no hop left: that host cannot. */
+static __always_inline bool may_have_another(const struct __sk_buff *skb, const struct packet *p,
+					     const struct scratch *room)
+{
+	if (p->tuple.proto == IPPROTO_TCP ? !is_tcp_opening(p) : p->tuple.proto != IPPROTO_UDP)
+		return false;
+	return p->ttl && (room->mark || is_deciphered(skb));
+}
+
+/* Is the port another's, which a host has asked for before, or this one? The answer is in room->probe; `mark`: of what is asked
+ * now. */
+__noinline int port_is_anothers(const struct packet *p, __u32 peer, __u32 mark)
+{
+	struct scratch *room = scratch();
+	struct conn *conn, *original;
 	struct caller *known;
+
+	if (!p || !room)
+		return 0;
+	known = bpf_map_lookup_elem(&callers, &room->probe);
+	if (known)
+		return known->peer != peer && caller_is_another(known, mark, p->tuple.proto);
+	conn = conn_find(&room->probe);
+	if (!conn || (conn->flags & (CONN_SERVICE | CONN_ORIGINAL)) != CONN_SERVICE)
+		return 0;
+	original = conn_opposite(conn);
+	return original && original->state != CONN_CLOSED &&
+	       ((original->flags & CONN_CONFIRMED) ||
+		bpf_ktime_get_ns() - original->last_seen < config.timeout_handshake * SECOND) &&
+	       mark_of(&conn->other.dst, conn->other.dport) != mark;
+}
+
+/* The other host asks a member in the gateway's name, or for somebody outside, and may say what has been asked there. Who has
+ * asked a service by this host before asks by that one now, as a router before them may decide: the answers go there. `shared`:
+ * the network has services. False: it is to have another port. */
+static __always_inline bool caller_remember(const struct __sk_buff *skb, struct scratch *room,
+					    const struct packet *p, __u32 network, __u32 peer,
+					    bool ingress, bool shared)
+{
+	struct caller *caller = &room->caller, *known;
 	struct conn *conn;
 
 	if (!packet_has_ports(p))
-		return;
+		return true;
+	__builtin_memset(caller, 0, sizeof(*caller));
+	caller->network = network;
+	caller->peer = peer;
 	if (ingress && room->asked.port) {
-		caller.addr = room->asked.addr;
-		caller.port = room->asked.port;
+		caller->addr = room->asked.addr;
+		caller->port = room->asked.port;
 	}
+	caller->mark = ingress ? room->mark : peer;
 	tuple_reverse(&room->probe, &p->tuple);
 	known = bpf_map_lookup_elem(&callers, &room->probe);
-	if (known && caller_is_known(known, p, &caller))
-		return;
-	bpf_map_update_elem(&callers, &room->probe, &caller, BPF_ANY);
+	if (known && caller_is_known(known, p, caller)) {
+		caller_asks(known, p, caller->mark);
+		return true;
+	}
+	if (shared && may_have_another(skb, p, room) && port_is_anothers(p, peer, caller->mark))
+		return p->fragment == FRAGMENT_LATER; /* it says nothing of ports */
+	caller->seen = bpf_ktime_get_coarse_ns();
+	bpf_map_update_elem(&callers, &room->probe, caller, BPF_ANY);
 	conn = conn_find(&room->probe);
 	if (conn && (conn->flags & (CONN_SERVICE | CONN_ORIGINAL)) == CONN_SERVICE)
 		conn_forget(&room->probe);
+	return true;
+}
+
+/* Back to the other host, from whom it was sent to; its checksum as it came, which whoever sent it may have left to a device.
+ * `ttl`: its hops. */
+static __always_inline int go_back(struct __sk_buff *skb, struct packet *p, struct scratch *room,
+				   __u32 number, __u32 peer, __u8 ttl)
+{
+	tuple_reverse(&room->probe, &p->tuple);
+	if (rewrite_tuple(skb, p, &room->probe, ttl))
+		return drop(skb, DROP_REWRITE);
+	packet_became(p, &room->probe, ttl);
+	p->back = peer;
+	room->sides.client_network = number;
+	room->sides.client_endpoint = 0;
+	room->sides.key.proto = 0;
+	return go_on(skb, TAIL_TO_PEER);
 }
 
 /* Does the other host ask whether its packets arrive: `doctor` does, of an address that this host could give to a member? */
@@ -76,19 +145,6 @@ static __always_inline bool is_probe(const struct packet *p)
 {
 	return p->tuple.proto == IPPROTO_UDP && p->tuple.dport == bpf_htons(ECHO) &&
 	       packet_has_ports(p);
-}
-
-/* It goes back there as it came, its checksum too, which whoever sent it may have left to a device. */
-static __always_inline int probe_return(struct __sk_buff *skb, struct packet *p,
-					struct scratch *room, __u32 number, __u32 peer)
-{
-	caller_remember(room, p, number, peer, false);
-	if (rewrite_tuple(skb, p, &room->probe, p->ttl))
-		return drop(skb, DROP_REWRITE);
-	p->tuple = room->probe;
-	room->sides.client_network = number;
-	room->sides.client_endpoint = 0;
-	return go_on(skb, TAIL_TO_PEER);
 }
 
 /* An error about what a member on another host has answered, as the gateway tells it. */
@@ -128,14 +184,6 @@ static __always_inline bool is_ingress(const struct packet *p, const struct netw
 	return overlay && !overlay_covers(overlay, &p->tuple.src);
 }
 
-/* Has it come out of the device of encrypted tunnels? */
-static __always_inline bool is_deciphered(const struct __sk_buff *skb)
-{
-	struct tunnel *own = tunnel_own();
-
-	return own && own->wireguard == skb->ifindex;
-}
-
 /* Is it believed from this host? What is to come encrypted is not believed otherwise. `calls`: it asks for another. */
 static __always_inline bool is_believed(const struct __sk_buff *skb, const struct packet *p,
 					__u32 number, __u32 peer, bool calls)
@@ -160,6 +208,18 @@ __noinline int peer_judge(struct __sk_buff *skb, struct packet *p, __u32 number,
 	/* Who is a member hears of it as from the other end, which his host believes from here. */
 	p->by_peer = 1;
 	return refused(skb, p, NULL, ingress ? said & ~TOLD : said);
+}
+
+/* Has the other host sent back what this one has asked there, as its port is another's? No answer is without a hop. */
+static __always_inline bool comes_back(const struct packet *p, const struct network *net,
+				       __u32 number)
+{
+	struct overlay *overlay = overlay_find(number);
+
+	if (!packet_has_ports(p) || is_icmp(p->tuple.proto))
+		return false;
+	return is_gateway(net, &p->tuple.dst) ||
+	       (overlay && !overlay_covers(overlay, &p->tuple.dst));
 }
 
 /* `number`: of the network, `peer`: of the sending host, 0: it is known to have the source; `ecn`: of the outer header, 0
@@ -189,11 +249,15 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 	    bpf_skb_load_bytes(skb, IP_CHECK_AT, &p->ip_check, sizeof(p->ip_check)))
 		return drop(skb, DROP_REWRITE);
 	room->judgement.concerned = 0;
+	p->by_peer = (net->flags & NETWORK_SERVICES) && !calls && !ingress;
+	if (p->by_peer && !p->ttl && comes_back(p, net, number)) {
+		room->sides.client_network = number;
+		return go_on(skb, TAIL_TO_SERVICE);
+	}
 	if (p->fragment && (policies_now() || (net->flags & NETWORK_SERVICES) ||
 			    (!calls && !(net->flags & NETWORK_ICC))))
 		reason = fragment_join(p, PARTY_PEER);
-	if ((net->flags & NETWORK_SERVICES) && !calls && !ingress) {
-		p->by_peer = 1;
+	if (p->by_peer) {
 		verdict = service_answer(skb, p, net, PARTY_PEER);
 		if (verdict == BY_TUNNEL)
 			return peer_told(skb, p, room, number);
@@ -204,7 +268,7 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 		return calls ? drop(skb, DROP_TUNNEL_SOURCE) : peer_to_host(skb, p, net);
 	endpoint = endpoint_find(number, &p->tuple.dst);
 	if (!endpoint && calls && is_probe(p))
-		return probe_return(skb, p, room, number, peer);
+		return go_back(skb, p, room, number, peer, p->ttl);
 	if (!endpoint || !endpoint->ifindex)
 		return drop(skb, DROP_NO_ENDPOINT);
 	if (ingress && !(endpoint->forwarding & ROLE_SERVES))
@@ -218,7 +282,9 @@ static __always_inline int peer_receive(struct __sk_buff *skb, struct packet *p,
 			return verdict;
 	}
 	if (calls || ingress) {
-		caller_remember(room, p, number, peer, ingress);
+		if (!caller_remember(skb, room, p, number, peer, ingress,
+				     net->flags & NETWORK_SERVICES))
+			return go_back(skb, p, room, number, peer, 0);
 	} else if (!(net->flags & NETWORK_ICC)) {
 		if (reason)
 			return drop(skb, reason);

@@ -4,8 +4,7 @@
 #pragma once
 #include "lib/verdict.h"
 
-#define SECOND 1000000000ULL
-#define NEVER  1 /* `since` of an endpoint that has not taken part in any connection yet */
+#define NEVER 1 /* `since` of an endpoint that has not taken part in any connection yet */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -33,6 +33,13 @@ struct conn_sides {
 	__u32 generation; /* of the policies that let it be */
 };
 
+/* What a backend's host is to hear with a client's packet. */
+enum telling {
+	TELLS_NOTHING = 0,
+	TELLS_APART = 1, /* that what has been asked may be another's, and can have another port */
+	TELLS_ASKED = 2, /* and what it is, so that it can answer itself */
+};
+
 /* How a source port is chosen (nat.h). */
 struct nat_search {
 	__u32 first, span;   /* ports to choose from, host order */
@@ -145,8 +152,10 @@ struct scratch {
 	struct nat_search search;
 	struct port published;	/* of a service, which is in the place of its endpoint */
 	struct vxlan_link link; /* headers of the tunnel that a packet came in */
+	struct caller caller;	/* who asks by another host, or what becomes of its row, */
 	struct asked asked; /* what its client has asked, if the other host says so, else no port */
-	__u32 tells;	    /* the backend's host is to hear what the client has asked, */
+	__u32 mark;	    /* of that, if the other host says it, else 0 (callers.h) */
+	__u32 tells;	    /* the backend's host is to hear it: enum telling, */
 	__u32 told;	    /* and does by this packet */
 	struct flow_key flow;
 	struct wide_key wide;

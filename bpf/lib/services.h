@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "lib/conntrack.h"
+#include "lib/hash.h"
 #include "lib/ports.h"
 #include "lib/tails.h"
 #include "lib/traffic.h"
@@ -150,23 +151,6 @@ static __always_inline struct conn *conn_of_client(const struct packet *p, __u32
 	return NULL;
 }
 
-/* One word more of what a hash is about (MurmurHash3, of Austin Appleby). */
-static __always_inline __u32 hash_word(__u32 hash, __u32 word)
-{
-	word *= 0xcc9e2d51;
-	word = word << 15 | word >> 17;
-	hash ^= word * 0x1b873593;
-	hash = hash << 13 | hash >> 19;
-	return hash * 5 + 0xe6546b64;
-}
-
-static __always_inline __u32 hash_end(__u32 hash)
-{
-	hash = (hash ^ hash >> 16) * 0x85ebca6b;
-	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
-	return hash ^ hash >> 16;
-}
-
 /*
  * Of a client, the same on every host, so that each chooses the same backend: neither the address that was asked is in it
  * nor any number of this host's. With affinity all of a client's ports are one.
@@ -174,12 +158,8 @@ static __always_inline __u32 hash_end(__u32 hash)
 static __always_inline __u32 client_hash(const struct tuple *asked, __be16 port,
 					 const struct service *service)
 {
-	__u32 hash = service->seed;
+	__u32 hash = hash_addr(service->seed, &asked->src);
 
-	hash = hash_word(hash, bpf_ntohl(asked->src.word[0]));
-	hash = hash_word(hash, bpf_ntohl(asked->src.word[1]));
-	hash = hash_word(hash, bpf_ntohl(asked->src.word[2]));
-	hash = hash_word(hash, bpf_ntohl(asked->src.word[3]));
 	if (!service->affinity) {
 		hash = hash_word(hash, (__u32)bpf_ntohs(asked->sport) << 16 | bpf_ntohs(port));
 		hash = hash_word(hash, asked->proto);

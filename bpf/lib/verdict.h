@@ -3,7 +3,8 @@
 #pragma once
 #include "lib/scratch.h"
 
-#define WAY_LIFE (1ULL << 28) /* ns, a quarter of a second: so long what was found counts */
+#define SECOND	 1000000000ULL /* ns */
+#define WAY_LIFE (1ULL << 28)  /* ns, a quarter of a second: so long what was found counts */
 
 #define NO_VERDICT    -2 /* none of TC_ACT_*: nothing was decided, the packet goes on */
 #define OF_A_QUESTION -3 /* likewise: that is for another program to decide (enum tail) */

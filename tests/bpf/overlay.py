@@ -5,6 +5,7 @@ of the other's block. Frames as they are in tunnels."""
 from __future__ import annotations
 
 import struct
+import sys
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -102,15 +103,27 @@ def vxlan(
     return p.udp(sport, port, struct.pack("!II", flags << 24, vni << 8) + frame, summed=False)
 
 
+def marks(mark: int) -> str:
+    """The source MAC of a frame in a tunnel that says by which of its host's addresses and ports it has come."""
+    return "06:4d:" + mark.to_bytes(4, sys.byteorder).hex(":")
+
+
 def inner(
-    src: p.Address, dst: p.Address, carried: p.Transport, *, to: str = OWN_MAC, ecn: int = 0, **header: Any
+    src: p.Address,
+    dst: p.Address,
+    carried: p.Transport,
+    *,
+    to: str = OWN_MAC,
+    by: str = "",
+    ecn: int = 0,
+    **header: Any,
 ) -> bytes:
     """A frame as a peer puts it into a tunnel."""
     if ip_address(dst).version == 4:
         kind, body = p.ETH_IPV4, p.ipv4(src, dst, carried, **header)
     else:
         kind, body = p.ETH_IPV6, p.ipv6(src, dst, carried, **header)
-    return p.ethernet(to, peer_mac(PEER), kind, marked(body, ecn))
+    return p.ethernet(to, by or peer_mac(PEER), kind, marked(body, ecn))
 
 
 def marked(packet: bytes, ecn: int) -> bytes:
@@ -133,10 +146,12 @@ def arrives(carried: p.Transport, *, src: p.Address = PEERS[PEER], ecn: int = 0,
     )
 
 
-def leaves(packet: bytes, sport: int, *, outer: int = 4, peer: int = PEER, ecn: int = 0) -> bytes:
+def leaves(
+    packet: bytes, sport: int, *, outer: int = 4, peer: int = PEER, ecn: int = 0, by: str = OWN_MAC
+) -> bytes:
     """What the packet (from its IP header on) is as it leaves for a peer: the outer MACs come later."""
     kind = p.ETH_IPV4 if packet[0] >> 4 == 4 else p.ETH_IPV6
-    carried = vxlan(p.ethernet(peer_mac(peer), OWN_MAC, kind, packet), sport=sport)
+    carried = vxlan(p.ethernet(peer_mac(peer), by, kind, packet), sport=sport)
     if outer == 4:
         body = marked(p.ipv4(HOST, PEERS[peer], carried, ident=0), ecn)
         return p.ethernet(p.NOBODY, p.NOBODY, p.ETH_IPV4, body)

@@ -142,12 +142,23 @@ def counts(programs: Programs, number: int) -> tuple[int, int]:
 
 
 def hash_of(client: p.Address, sport: int, port: int, proto: int, *, seed: int = SEED) -> int:
-    """Of a client, as the programs compute it (MurmurHash3 over its address, its port and the service's, and the
-    protocol)."""
-    raw = ip_address(client).packed
-    words = list(struct.unpack("!4I", raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw))
-    value = seed
-    for word in (*words, sport << 16 | port, proto):
+    """Of a client, as the programs compute it: over its address, its port and the service's, and the protocol."""
+    return _hash(seed, (*_words(client), sport << 16 | port, proto))
+
+
+def mark_of(asked: p.Address, port: int) -> int:
+    """Of what a client has asked, as the backend's host hears it."""
+    return _hash(0, (*_words(asked), port)) or 1
+
+
+def _words(address: p.Address) -> tuple[int, ...]:
+    raw = ip_address(address).packed
+    return struct.unpack("!4I", raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw)
+
+
+def _hash(value: int, words: tuple[int, ...]) -> int:
+    """MurmurHash3."""
+    for word in words:
         word = word * 0xCC9E2D51 & 0xFFFFFFFF
         word = (word << 15 | word >> 17) & 0xFFFFFFFF
         value ^= word * 0x1B873593 & 0xFFFFFFFF

@@ -67,11 +67,20 @@ def ip(version: int, src: p.Address, dst: p.Address, what: p.Transport, **header
     return (p.ipv4 if version == 4 else p.ipv6)(src, dst, what, **header)
 
 
-def tunnelled(programs: Programs, sender: Sender, frame: bytes, packet: bytes, *, peer: int = o.PEER) -> None:
-    """What becomes of the frame leaves in a tunnel to the peer."""
+def tunnelled(
+    programs: Programs,
+    sender: Sender,
+    frame: bytes,
+    packet: bytes,
+    *,
+    peer: int = o.PEER,
+    asked: tuple[p.Address, int] | None = None,
+) -> None:
+    """What becomes of the frame leaves in a tunnel to the peer. `asked`: what its client has asked, if it hears it."""
     got = programs.run(sender, frame)
     assert (got.verdict, got.reasons) == (REDIRECT, {"TO_PEER": 1})
-    wanted = o.leaves(packet, o.source_port(got.packet), peer=peer)
+    by = o.marks(s.mark_of(*asked)) if asked else o.OWN_MAC
+    wanted = o.leaves(packet, o.source_port(got.packet), peer=peer, by=by)
     assert not (text := p.difference(got.packet, wanted)), text
 
 
@@ -88,7 +97,7 @@ def test_s26_a_member_asks_a_backend_on_another_host(programs: Programs, version
     for flags in (p.SYN, p.ACK):
         frame = A1.sends(vip, carried(proto, 4000, 80, flags))
         packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80, flags), **hop(version))
-        tunnelled(programs, A1, frame, packet)
+        tunnelled(programs, A1, frame, packet, asked=(vip, 80) if flags == p.SYN else None)
         answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
         seen = A1.gets(vip, carried(proto, 80, 4000, SYN_ACK), **hop(version))
         programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
@@ -103,10 +112,11 @@ def test_s26_a_client_outside_asks_a_backend_on_another_host(
 ) -> None:
     """It keeps its own address; the answer comes back by this host."""
     client = OUTSIDES[version]
-    for _ in range(2):
-        frame = outside_sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED))
-        packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80), **hop(version))
-        tunnelled(programs, None, frame, packet)
+    for flags in (p.SYN, p.ACK):
+        frame = outside_sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED, flags))
+        packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80, flags), **hop(version))
+        asked = (HOSTS[version], s.PUBLISHED) if flags == p.SYN else None
+        tunnelled(programs, None, frame, packet, asked=asked)
         answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
         got = programs.run(None, answer)
         assert (got.verdict, got.reasons) == (REDIRECT, {"TO_OUTSIDE": 1})
@@ -125,7 +135,7 @@ def test_s26_the_host_asks_a_backend_on_another_host(programs: Programs, version
     kind = p.ETH_IPV4 if version == 4 else p.ETH_IPV6
     frame = p.ethernet(NET1.mac, NET1.mac, kind, ip(version, gateway, vip, carried(proto, 20500, 80)))
     packet = ip(version, gateway, REMOTES[version], carried(proto, 20500, 80), **hop(version))
-    tunnelled(programs, NET1, frame, packet)
+    tunnelled(programs, NET1, frame, packet, asked=(vip, 80))
     got = programs.run(None, comes(REMOTES[version], gateway, carried(proto, 80, 20500, SYN_ACK)))
     assert (got.verdict, got.reasons) == (REDIRECT, {"TO_HOST": 1})
     packet = ip(version, vip, gateway, carried(proto, 80, 20500, SYN_ACK), **hop(version))
@@ -137,7 +147,7 @@ def test_s26_the_host_asks_its_own_address_for_a_backend_on_another_host(program
     programs.maps["tunnel"][0] = programs.maps["tunnel"][0]._replace(ifindex=0)
     frame = host_says(HOST, p.tcp(20500, s.PUBLISHED, p.SYN))
     packet = ip(4, HOST, o.REMOTE, p.tcp(20500, 80, p.SYN), ttl=63)
-    tunnelled(programs, LO, frame, packet)
+    tunnelled(programs, LO, frame, packet, asked=(HOST, s.PUBLISHED))
     got = programs.run(None, comes(o.REMOTE, HOST, p.tcp(80, 20500, SYN_ACK)))
     assert (got.verdict, got.reasons) == (REDIRECT, {"TO_HOST": 1})
 
@@ -254,7 +264,7 @@ def test_s26_datagrams_in_fragments_get_to_another_host_and_back(programs: Progr
         800,
     )
     for frame, packet in zip(frames, packets, strict=True):
-        tunnelled(programs, A1, frame, packet[14:])
+        tunnelled(programs, A1, frame, packet[14:], asked=(s.vip(), 80))
     inner = o.inner(o.REMOTE, A1.ip, p.udp(80, 4000, bytes(1600)))
     wholes = p.cut(A1.gets(s.vip(), p.udp(80, 4000, bytes(1600)), ttl=63), 800)
     for part, whole in zip(p.cut(inner, 800), wholes, strict=True):
@@ -282,7 +292,8 @@ def test_s26_on_one_link_only_members_packets_go_without_a_tunnel(programs: Prog
     packet = ip(4, A1.ip, o.REMOTE, p.tcp(4000, 80, p.SYN), ttl=63)
     assert (got.reasons, got.packet[14:]) == ({"TO_PEER": 1}, packet)
     frame = outside_sends(HOST, p.tcp(4000, s.PUBLISHED, p.SYN))
-    tunnelled(programs, None, frame, ip(4, OUTSIDE, o.REMOTE, p.tcp(4000, 80, p.SYN), ttl=63))
+    packet = ip(4, OUTSIDE, o.REMOTE, p.tcp(4000, 80, p.SYN), ttl=63)
+    tunnelled(programs, None, frame, packet, asked=(HOST, s.PUBLISHED))
     programs.run(None, comes(OUTSIDE, A2.ip, p.tcp(4000, 80, p.SYN)))
     answer = A2.sends(OUTSIDE, p.tcp(80, 4000, SYN_ACK))
     tunnelled(programs, A2, answer, answer[14:])
@@ -319,7 +330,8 @@ def test_s26_a_member_asks_the_published_port_for_a_backend_on_another_host(
         for flags in (p.SYN, p.ACK, p.ACK):
             frame = sender.sends(HOSTS[version], carried(proto, 4000, s.PUBLISHED, flags))
             packet = ip(version, client, REMOTES[version], carried(proto, 4000, 80, flags), **hop(version))
-            tunnelled(programs, sender, frame, packet)
+            asked = (HOSTS[version], s.PUBLISHED) if flags == p.SYN else None
+            tunnelled(programs, sender, frame, packet, asked=asked)
             answer = comes(REMOTES[version], client, carried(proto, 80, 4000, SYN_ACK))
             seen = sender.gets(HOSTS[version], carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version))
             programs.expect(None, answer, REDIRECT, Reason.DELIVERED, seen)
@@ -342,7 +354,8 @@ def test_s26_s15_without_icc_a_member_is_given_what_is_published_of_its_network_
             got.packet[(at := 14 + 20 + 16 + 14 + (20 if version == 4 else 40)) : at + 2], "big"
         )
         packet = ip(version, gateway, REMOTES[version], carried(proto, port, 80, flags), **hop(version))
-        wanted = o.leaves(packet, o.source_port(got.packet))
+        by = o.marks(s.mark_of(HOSTS[version], s.PUBLISHED)) if flags == p.SYN else o.OWN_MAC
+        wanted = o.leaves(packet, o.source_port(got.packet), by=by)
         assert not (text := p.difference(got.packet, wanted)), text
         answer = comes(REMOTES[version], gateway, carried(proto, 80, port, SYN_ACK))
         seen = A1.gets(HOSTS[version], carried(proto, s.PUBLISHED, 4000, SYN_ACK), **hop(version))
@@ -368,7 +381,7 @@ def test_s26_each_datagram_of_a_flow_gets_to_another_host_in_fragments(
         if late:  # and it comes once more, as the first one lets it go
             assert programs.run(sender, frames[1]).reasons == {"HELD": 1}
         for frame, packet in zip(frames, packets, strict=True):
-            tunnelled(programs, sender, frame, packet[14:])
+            tunnelled(programs, sender, frame, packet[14:], asked=(asked, port))
 
 
 @FAMILIES

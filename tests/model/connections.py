@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.packet import ACK, FIN, LATER, RST, SYN, TCP, Key, Packet, backwards
@@ -24,6 +25,7 @@ class Connection:
 
     __slots__ = (
         "acks",
+        "again",
         "answer",
         "answered",
         "confirmed",
@@ -45,6 +47,7 @@ class Connection:
         self.numbers = (opener.number if opener else 0, server.number if server else 0)
         self.state, self.fins, self.confirmed = NEW, 0, False
         self.answered = self.resumed = False
+        self.again = False  # its port was used again after both sides had spoken
         self.heard = False  # the other side has spoken, now or before the port was used again
         self.masquerades = False
         self.service: Service | None = None  # that it is one to
@@ -68,6 +71,7 @@ class Connection:
             return
         if original and syn and not ack:
             if self.state >= CLOSING:  # the port is used again (RFC 6191), with numbers of its own
+                self.again = self.again or self.confirmed
                 self.state, self.fins, self.answered, self.acks = NEW, 0, False, [0, 0]
             return
         self.answered = self.answered or not original
@@ -87,6 +91,16 @@ class Connection:
         elif original and self.state == REPLIED and ack:
             self.state = ESTABLISHED
             self.confirmed = True
+
+    def begins(self, p: Packet) -> bool | None:
+        """Nobody will have answered yet, once the opener's packet has passed, over TCP with more than a first answer.
+        None: how far it is nobody says."""
+        if p.proto != TCP:
+            return not self.confirmed
+        then = copy.copy(self)
+        then.acks = [*self.acks]
+        then.spoken(p, True)
+        return None if then.resumed or then.again else then.state < ESTABLISHED
 
     def _reset(self, number: int, acknowledged: int) -> None:
         ahead = (number - acknowledged) % (1 << 32)

@@ -240,10 +240,13 @@ class Draws:
             else self.from_outside(packet)
         )
 
-    def tunnelled(self, overlay: Overlay, peer: Peer, packet: bytes, tos: int = 0) -> Sent:
+    def tunnelled(
+        self, overlay: Overlay, peer: Peer, packet: bytes, tos: int = 0, source: bytes = b""
+    ) -> Sent:
         """By another host."""
         kind = b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd"
-        data = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + overlay.mac + peer.mac + kind + packet
+        macs = overlay.mac + (source or peer.mac)
+        data = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + macs + kind + packet
         return self.in_datagram(overlay, peer.addr, data, tos)
 
     def in_datagram(

@@ -195,7 +195,10 @@ class Forwarding(Services):
             self._meet(Situation.SERVICE_FAR_ON)
             if p.size > receiver.network.mtu:
                 raise Withheld
-            sent = self._by_tunnel(p, Packet(self._delivered(p, receiver, out), p.gso), sender)
+            begins = half.original and connection.begins(p)
+            if begins is None:
+                raise Withheld
+            sent = self._by_tunnel(p, Packet(self._delivered(p, receiver, out), p.gso), sender, begins)
             connection.spoken(p, half.original)
             return sent
         connection.spoken(p, half.original)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -13,6 +14,7 @@ from tests.model.fragments import KEPT
 from tests.model.hosts import LOCAL
 from tests.model.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Key, Packet, backwards
 from tests.model.reference import Reference
+from tests.model.services import mark_of
 from tests.model.topology import Member, Published, Topology
 from tests.model.tunnels import Overlay
 from tests.model.writing import carried, cut4, cut6, frame_of, icmp, ip4, ip6
@@ -53,6 +55,7 @@ class Generator(Draws):
             (3, self.from_the_link),
             (6 if topology.services else 0, self.to_service),
             (6 if topology.services and topology.overlay else 0, self.by_another_host),
+            (2 if topology.services and topology.overlay else 0, self.returned),
         ):
             self.total += weight
             self.plain.append((self.total, make))
@@ -144,8 +147,25 @@ class Generator(Draws):
         known = [one for one in self.reference.connections.all[-40:] if one.service is service]
         if known and rare() < 0.4:
             key = backwards(self.rng.choice(known).answer)
+        elif callers and rare() < 0.5:
+            key = backwards(self.rng.choice(callers))
         peer = overlay.peers[int(rare() * 2)]
-        return self.tunnelled(overlay, peer, self.packet(key), (0, 0, 0, 3)[int(rare() * 4)])
+        # What it is that has been asked there, by which the same client comes now and then by the other one.
+        marks = [0, 1, 2, *(mark_of(*one.original[3:]) for one in known[-1:])]
+        mark = self.rng.choice(marks)
+        source = b"\x06M" + mark.to_bytes(4, sys.byteorder) if mark else b""
+        packet = self.packet(key, SYN if rare() < 0.6 else None)
+        return self.tunnelled(overlay, peer, packet, (0, 0, 0, 3)[int(rare() * 4)], source)
+
+    def returned(self) -> Sent | None:
+        """The backend's host sends back what has been asked there."""
+        overlay = self.topology.overlay
+        found = [one for one in self.reference.connections.all[-40:] if one.server and one.server.peer]
+        if not overlay or not found:
+            return None
+        answer = self.rng.choice(found).answer
+        peer = overlay.host_of(answer[1])
+        return self.tunnelled(overlay, peer, self.packet(answer, SYN, 0)) if peer else None
 
     def to_caller(self, member: Member, answer: Key) -> Sent:
         """What another host has asked is answered, or refused."""

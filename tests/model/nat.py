@@ -51,6 +51,7 @@ class Opening:
     passes: bool = True
     service: Service | None = None
     begins: Callable[[Key], object] = lambda answer: None  # once it is remembered
+    held: Callable[[Key], bool] = lambda answer: False  # another host's client has it
 
 
 @dataclass(eq=False)
@@ -246,7 +247,7 @@ class Ports:
         external = (internal[4], port, internal[3])
         mapping = self.by_external.get(external)
         if mapping and mapping.shared:
-            return self._remember(opening, port)
+            return self.remember(opening, port)
         taken = mapping is not None and mapping.internal != internal
         if mapping and taken:  # what had it is over, or has still some time to go: then it is shared
             self.by_internal[mapping.internal].remove(mapping)
@@ -254,7 +255,7 @@ class Ports:
         if mapping is None:
             mapping = self.by_external[external] = Mapping(internal, external, shared=taken)
             self.by_internal.setdefault(internal, []).append(mapping)
-        mapping.connections.append(self._remember(opening, port))
+        mapping.connections.append(self.remember(opening, port))
         return mapping.connections[-1]
 
     # ---- published ports -----------------------------------------------------------------------------------
@@ -264,19 +265,18 @@ class Ports:
         has it (decision 15); where the host's address is put in its place, any port of the host's range will do."""
         p, wanted = opening.p, opening.wanted
         kept = wanted and opening.answer(wanted) not in self.connections
+        kept = kept and not opening.held(opening.answer(wanted))
         if kept and own:
-            self._remember(opening, wanted)
+            self.remember(opening, wanted)
             return passed(opening.reason, opening.out(wanted))
         if p.fragment == LATER:
             return None
 
         def check(got: bytes) -> str:
             port = chosen(p, got)
-            if port not in self.range and not (port == wanted and not own):
-                return f"port {port} must not be chosen"
-            wrong = self._taken(opening.answer(port))
+            wrong = self.fits(opening, port, own)
             if not wrong:
-                self._remember(opening, port)
+                self.remember(opening, port)
                 wrong = "" if same(got, opening.out(port)) else f"wanted {opening.out(port).hex()}"
             return wrong
 
@@ -284,11 +284,20 @@ class Ports:
         expected.refusal = lambda: self._no_room(opening)
         return expected
 
+    def fits(self, opening: Opening, port: int, own: bool) -> str:
+        """What is wrong with a port that was chosen; "": nothing."""
+        if port not in self.range and not (port == opening.wanted and not own):
+            return f"port {port} must not be chosen"
+        if opening.held(opening.answer(port)):
+            return f"port {port} is another host's client's"
+        return self._taken(opening.answer(port))
+
     def _no_room(self, opening: Opening) -> str:
         self.meet(Situation.NO_PORT)
         topology, proto = self.topology, opening.p.proto
         for port in self.range:
             taken = (port, proto) in topology.sockets or (port, proto) in topology.reserved
+            taken = taken or opening.held(opening.answer(port))
             if not taken and opening.answer(port) not in self.connections:
                 return f"refused, but {port} is free"
         return ""
@@ -299,7 +308,7 @@ class Ports:
         used = self.connections.find(answer)
         return f"{answer} is another connection's" if used and used.connection.state != CLOSED else ""
 
-    def _remember(self, opening: Opening, port: int) -> Connection:
+    def remember(self, opening: Opening, port: int) -> Connection:
         connection = self.connections.remember(
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )

@@ -21,7 +21,7 @@ from tests.model.writing import frame_of, ip4, ip6, summed
 
 if TYPE_CHECKING:
     from tests.model.topology import Topology
-    from tests.model.tunnels import Peer
+    from tests.model.tunnels import Caller
 
 MASK = 0xFFFFFFFF
 SMALL = 500  # bytes: what fits everywhere
@@ -66,10 +66,8 @@ class Service:
                 raise Undecided(self)
             return self.chosen
         proto, src, sport, _, _ = key
-        words = [num(src[at : at + 4]) for at in range(0, len(src), 4)]
-        words = words if len(words) == 4 else [0, 0, 0xFFFF, *words]
         more = () if self.affinity else (sport << 16 | port, proto)
-        first = _hash(self.seed, (*words, *more)) * len(self.slots) >> 32
+        first = _hash(self.seed, (*_words(src), *more)) * len(self.slots) >> 32
         for step in range(len(self.slots)):
             one = self.slots[(first + step) % len(self.slots)]
             if self._is_up(one, len(src)):
@@ -89,6 +87,16 @@ class Undecided(Exception):
 
 def address_of(member: Member, size: int) -> bytes:
     return member.addr4 if size == 4 else member.addr6
+
+
+def mark_of(address: bytes, port: int) -> int:
+    """Of what a client has asked: what comes by two hosts and has one mark is one connection."""
+    return _hash(0, (*_words(address), port)) or 1
+
+
+def _words(address: bytes) -> tuple[int, ...]:
+    words = [num(address[at : at + 4]) for at in range(0, len(address), 4)]
+    return tuple(words if len(words) == 4 else [0, 0, 0xFFFF, *words])
 
 
 def _hash(seed: int, words: tuple[int, ...]) -> int:
@@ -118,8 +126,9 @@ class Services:
     _too_big: Callable[..., Expected | None]
     _delivered: Callable[[Packet, Member, Key], bytes]
     _error: Callable[[Packet, Member | None], Expected | None]
-    _by_tunnel: Callable[[Packet, Packet, Member | None], Expected]
-    callers: dict[Key, Peer]
+    _by_tunnel: Callable[..., Expected]
+    callers: dict[Key, Caller]
+    moved: dict[Key, Key | None]
     _forward: Callable[[Packet, Member | None, Half], Expected | None]
 
     def _is_left(self, p: Packet, half: Half | None) -> bool:
@@ -289,14 +298,22 @@ class Services:
         opening = Opening(
             *(p, sport, answer, out, "DELIVERED", client, server), passes=not refused, service=service
         )
-        if client is None or local:
-            opening.begins = lambda key: self.callers.pop(key, None)
+        opening.begins = lambda key: self.callers.pop(key, None)
+        opening.held = lambda key: self._is_held(key, mark_of(p.dst, p.ports[1] if p.ports else 0))
         if server.peer:
             return self._open_far(opening, client, hidden or local, refused)
         expected = self.nat.client(opening, not hidden and not local)
         if refused and (expected is None or expected.check):
             return None
         return refused or expected
+
+    def _is_held(self, answer: Key, mark: int) -> bool:
+        """Another host's client has the port towards the backend, or one here that is known to be so there."""
+        caller = self.callers.get(answer)
+        held = answer in self.moved or (caller is not None and caller.is_another(mark))
+        if held:
+            self._meet(Situation.PORT_HELD)
+        return held
 
     def _open_far(
         self, opening: Opening, client: Member | None, any_port: bool, refused: Expected | None
@@ -312,16 +329,18 @@ class Services:
             raise Withheld  # it is cut
         if not any_port and (not wanted or opening.answer(wanted) in self.connections):
             raise Withheld
+        if not any_port and opening.held(opening.answer(wanted)):
+            raise Withheld
         if refused:
             return refused if self.nat.client(opening, not any_port) else None
         if not local:
-            sent = self._by_tunnel(p, Packet(opening.out(wanted), p.gso), client)
+            sent = self._by_tunnel(p, Packet(opening.out(wanted), p.gso), client, _opens(p))
             self.nat.client(opening, True)
             return sent
         delivered = opening.out
 
         def out(port: int) -> bytes:
-            return self._by_tunnel(p, Packet(delivered(port), p.gso), client).outs[0]
+            return self._by_tunnel(p, Packet(delivered(port), p.gso), client, _opens(p)).outs[0]
 
         out(wanted)  # or it is not spoken of
         opening.out, opening.reason = out, "TO_PEER"
@@ -363,6 +382,11 @@ class Services:
             f[at : at + 2] = adjusted(num(f[at : at + 2]), (kind - f[p.l4]) << 8).to_bytes(2, "big")
             f[p.l4] = kind
         return passed("ANSWERED", bytes(f))
+
+
+def _opens(p: Packet) -> bool:
+    """A reset does not: what it would be of is over."""
+    return not (p.proto == TCP and p.frame[p.l4 + 13] & RST)
 
 
 def _reset(p: Packet, flags: int) -> bytes:

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.model.addresses import MAPPED, on_link, unusable
+from tests.model.connections import CLOSED, ESTABLISHED, NEW, Connection
 from tests.model.errors import check_error, quotation
-from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed
+from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed, translated
 from tests.model.forwarding import Forwarding, error_head
-from tests.model.packet import ARP, IPV4, IPV6, LATER, TCP, UDP, Key, Packet, backwards
+from tests.model.nat import Opening
+from tests.model.packet import ARP, FIN, IPV4, IPV6, LATER, RST, SYN, TCP, UDP, Key, Packet, backwards
 from tests.model.routes import Flow
-from tests.model.services import is_gateway
+from tests.model.services import is_gateway, mark_of
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import adjusted, checksum, num
 from tests.model.topology import FAR, LOCAL_SENDER, Member, Network, Topology, Uplink
 
 CONGESTED = 3
 ECHO = 7
+SMALL = 500
+HOPS = 64  # of a packet that has come back, when it goes there once more
 LINK = 8 + 8 + 14  # bytes of the headers between the outer IP header and the inner one
 
 
@@ -66,6 +71,32 @@ class Overlay:
         return next((one for one in self.peers if one.addr == address), None)
 
 
+@dataclass(eq=False)
+class Caller:
+    """A host that has asked with a port. `mark`: of what its client has asked there, 0: it does not say; of the host
+    itself which one it is."""
+
+    peer: Peer
+    mark: int
+    over: int = 0  # of TCP: which sides have sent FIN, 4: one has sent RST
+
+    def is_another(self, mark: int) -> bool:
+        """It is not the one with this mark, and goes on."""
+        return 0 != self.mark != mark != 0 and not (self.over & 4 or self.over & 3 == 3)
+
+    def hears(self, p: Packet, answers: bool) -> None:
+        """One packet more."""
+        if p.proto != TCP or p.fragment == LATER or not p.ports:
+            return
+        flags = p.frame[p.l4 + 13]
+        if flags & RST:
+            self.over |= 4
+        elif not answers and flags & SYN:
+            self.over = 0
+        elif flags & FIN:
+            self.over |= 2 if answers else 1
+
+
 def _within(address: bytes, prefix: bytes, length: int) -> bool:
     shift = 8 * len(prefix) - length
     return len(address) == len(prefix) and num(address) >> shift == num(prefix) >> shift
@@ -84,11 +115,16 @@ def marked(packet: bytes) -> bytes:
     return packet[:1] + bytes((tos,)) + packet[2:10] + check.to_bytes(2, "big") + packet[12:]
 
 
-def outer(overlay: Overlay, peer: Peer, p: Packet, sport: int) -> bytes:
+def marks(frame: bytes) -> int:
+    """That of what its client has asked at the other host; 0: it says nothing of it."""
+    return int.from_bytes(frame[8:12], sys.byteorder) if frame[6:8] == b"\x06M" else 0
+
+
+def outer(overlay: Overlay, peer: Peer, p: Packet, sport: int, source: bytes) -> bytes:
     """The frame as it leaves for a peer, but for the outer MACs."""
     packet = p.frame[14:]
     own = overlay.ends[len(peer.addr)]
-    frame = peer.mac + overlay.mac + p.frame[12:14] + packet
+    frame = peer.mac + source + p.frame[12:14] + packet
     body = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + frame
     udp = (sport << 48 | overlay.port << 32 | (8 + len(body)) << 16).to_bytes(8, "big") + body
     if len(own) == 16:
@@ -102,7 +138,9 @@ def outer(overlay: Overlay, peer: Peer, p: Packet, sport: int) -> bytes:
 class Tunnels(Forwarding):
     def __init__(self, topology: Topology, withheld: frozenset[Situation] = frozenset(WITHHELD)) -> None:
         super().__init__(topology, withheld)
-        self.callers: dict[Key, Peer] = {}  # who has asked in the gateway's name, by the answer
+        self.callers: dict[Key, Caller] = {}  # who has asked in the gateway's name, by the answer
+        # Of answers that would be another host's client's: what has got another port here; None: of a host itself.
+        self.moved: dict[Key, Key | None] = {}
 
     def _leads_to_peer(self, p: Packet, net: Network) -> bool:
         """No member here has the destination: another host may."""
@@ -113,7 +151,7 @@ class Tunnels(Forwarding):
             return self._caller(p) is not None
         return overlay.covers(p.dst)
 
-    def _caller(self, p: Packet) -> Peer | None:
+    def _caller(self, p: Packet) -> Caller | None:
         """The other host that is answered with the packet, or told with it what has become of its own."""
         quoted = quotation(p) if p.error else None
         key = p.key if p.ports else backwards(quoted) if quoted else None
@@ -130,7 +168,8 @@ class Tunnels(Forwarding):
         overlay = self.topology.overlay
         assert overlay
         called = p.dst == net.gateway(len(p.dst)) or not overlay.covers(p.dst)
-        peer = self._caller(p) if called else overlay.host_of(p.dst)
+        caller = self._caller(p) if called else None
+        peer = (caller.peer if caller else None) if called else overlay.host_of(p.dst)
         wrong = set[str]()
         if peer is None:
             wrong.add("DROP_NO_REMOTE")
@@ -143,6 +182,8 @@ class Tunnels(Forwarding):
         if wrong or peer is None:
             return dropped(p.frame, *wrong)
         self._meet(Situation.PEER_TOLD if called and p.error else Situation.PEER_OUT)
+        if caller:
+            caller.hears(p, True)
 
         def told(mtu: int) -> Expected:
             if sender is None:
@@ -155,9 +196,9 @@ class Tunnels(Forwarding):
         return self._into_tunnel(p, peer, sender is None, told)
 
     def _into_tunnel(
-        self, p: Packet, peer: Peer, by_device: bool, told: Callable[[int], Expected]
+        self, p: Packet, peer: Peer, by_device: bool, told: Callable[[int], Expected], mark: int = 0
     ) -> Expected:
-        """`told`: what becomes of one that is larger than these bytes."""
+        """`told`: what becomes of one that is larger than these bytes. `mark`: the other host is to hear it."""
         overlay = self.topology.overlay
         assert overlay
         own = overlay.ends[len(peer.addr)]
@@ -165,26 +206,27 @@ class Tunnels(Forwarding):
         if route.kind != "out" or route.uplink is None:
             raise Withheld
         overhead = LINK + (20 if len(own) == 4 else 40)
+        source = b"\x06M" + mark.to_bytes(4, sys.byteorder) if mark else overlay.mac
         mtu = min(peer.mtu, route.uplink.mtu)
         if p.size + overhead > mtu and (p.kind == IPV6 or p.keep):
             return told(mtu - overhead)
         # What a test run calls segments is of no protocol that a program may put into a tunnel.
         if p.size + overhead > mtu or p.gso or by_device:
-            return passed("TO_PEER", peer.mac + overlay.mac + p.frame[12:])
+            return passed("TO_PEER", peer.mac + source + p.frame[12:])
 
         def check(got: bytes) -> str:
             at = 14 + (20 if len(own) == 4 else 40)
             sport = num(got[at : at + 2])
             if not 32768 <= sport < 49152:
                 return f"source port {sport}"
-            wanted = outer(overlay, peer, p, sport)
+            wanted = outer(overlay, peer, p, sport, source)
             return "" if got == wanted else f"wanted {wanted.hex()}"
 
         return Expected(REDIRECT, ("TO_PEER",), check=check)
 
-    def _by_tunnel(self, p: Packet, became: Packet, sender: Member | None) -> Expected:
+    def _by_tunnel(self, p: Packet, became: Packet, sender: Member | None, begins: bool = False) -> Expected:
         """What a service was asked for goes to a backend on another host, or an error about its answer. `sender`: as of
-        a connection. It is told of a tunnel that is too small in the words of what it has sent."""
+        a connection, which `begins`. It is told of a tunnel that is too small in the words of what it has sent."""
         overlay = self.topology.overlay
         assert overlay
         peer, net = overlay.host_of(became.dst), overlay.network
@@ -217,7 +259,8 @@ class Tunnels(Forwarding):
                 REDIRECT, ("DROP_TOO_BIG",), check=lambda got: check_error(p, got, sources, head, word)
             )
 
-        return self._into_tunnel(became, peer, local, told)
+        mark = mark_of(p.dst, p.ports[1]) if begins and p.ports else 0
+        return self._into_tunnel(became, peer, local, told, mark)
 
     def _told_by_tunnel(self, p: Packet, sender: Member, reason: str, mtu: int) -> Expected:
         """By the gateway: the host that it is on takes it for this one's own."""
@@ -291,10 +334,10 @@ class Tunnels(Forwarding):
         if p.gso:
             return ours  # the tunnels' device cuts them up
         # The outer packet's padding, if it has any, is behind the inner one now.
-        return self._taken(Packet(p.frame[:12] + inner[12:]), ecn(p), overlay, peer, net)
+        return self._taken(Packet(p.frame[:12] + inner[12:]), ecn(p), overlay, peer, net, marks(inner))
 
     def _taken(
-        self, p: Packet, congestion: int, overlay: Overlay, peer: Peer, net: Network
+        self, p: Packet, congestion: int, overlay: Overlay, peer: Peer, net: Network, mark: int
     ) -> Expected | None:
         if p.fault:
             return _lost({"DROP_" + p.fault, "DROP_BAD_ADDR"})
@@ -312,6 +355,11 @@ class Tunnels(Forwarding):
             wrong.add("DROP_TUNNEL_SOURCE")
         if congestion == CONGESTED and not ecn(p):
             wrong.add("DROP_CONGESTED")
+        backward = p.proto in (TCP, UDP) and p.ports and not p.ttl and (answers or not overlay.covers(p.dst))
+        if not wrong and net.services and not calls and not asks_service and backward:
+            if congestion == CONGESTED:
+                raise Withheld
+            return self._returns(p, overlay)
         if not wrong and net.services and not calls and not asks_service:
             if p.fragment or (p.error and p.ttl <= 1):
                 raise Withheld
@@ -345,27 +393,131 @@ class Tunnels(Forwarding):
         self._meet(Situation.PEER_IN)
         if (calls or asks_service) and p.ports:
             self._meet(Situation.SERVICE_ASKED_BY if asks_service else Situation.PEER_CALLS)
-            self._called(p, peer)
+            if self._called(p, peer, mark if asks_service else peer.number, bool(mark and net.services)):
+                self._meet(Situation.PORT_TAKEN)
+                if congestion == CONGESTED:
+                    raise Withheld
+                return self._back(p, peer, p.ttl)
         return passed("DELIVERED", member.mac + net.mac + p.frame[12:14] + packet)
 
     def _returned(self, p: Packet, peer: Peer, net: Network) -> Expected:
         """Whoever asks so wants to know whether packets arrive: it is sent what it has sent."""
         self._meet(Situation.PEER_ASKS)
-        self._called(p, peer)
-        size, at = len(p.src), 22 if p.kind == IPV6 else 26
-        swapped = p.frame[:at] + p.dst + p.src + p.frame[at + 2 * size : p.l4]
-        sent = swapped + p.frame[p.l4 + 2 : p.l4 + 4] + p.frame[p.l4 : p.l4 + 2] + p.frame[p.l4 + 4 :]
-        return self._to_peer(Packet(sent), net, None, True)
+        return self._back(p, peer, 0)
 
-    def _called(self, p: Packet, peer: Peer) -> None:
-        """Who has asked last is answered: what a client has asked of a service by this host is over."""
+    def _back(self, p: Packet, peer: Peer, hops: int) -> Expected:
+        """To the host that has sent it, so many hops further."""
+
+        def told(mtu: int) -> Expected:
+            raise Withheld
+
+        return self._into_tunnel(Packet(translated(p, backwards(p.key), hops)), peer, True, told)
+
+    def _called(self, p: Packet, peer: Peer, mark: int, may_move: bool) -> bool:
+        """Who has asked last is answered: what a client has asked of a service by this host is over. True: another has
+        the port, and who asks now is to take another one, which it can when it begins."""
         answer = backwards(p.key)
-        if self.callers.get(answer) is peer:
-            return
-        self.callers[answer] = peer
+        known = self.callers.get(answer)
+        if known and known.peer is peer:
+            known.mark = mark or known.mark
+            known.hears(p, False)
+            return False
         half = self.connections.find(answer)
-        if half and half.connection.service and not half.original:
+        if half and (half.original or not half.connection.service):
+            half = None
+        begins = p.syn if p.proto == TCP else p.proto == UDP
+        if may_move and begins and p.ttl:
+            if known:
+                if known.is_another(mark):
+                    return True
+            elif half:
+                if half.connection.resumed:
+                    raise Withheld
+                _, _, _, asked, port = half.connection.original
+                if half.connection.state != CLOSED and mark_of(asked, port) != mark:
+                    return True
+        self.callers[answer] = Caller(peer, mark)
+        if half:
             self.connections.forget(half.connection)
+        return False
+
+    def _returns(self, p: Packet, overlay: Overlay) -> Expected:
+        """The backend's host has sent it back, as the port is another's there: its connection gets another one, unless
+        it has been answered; and what is of none can have no other."""
+        if p.fragment or p.size > SMALL:
+            raise Withheld  # it has come by a tunnel that is as wide
+        self._meet(Situation.PORT_RETURNED)
+        half = self.connections.find(p.key)
+        if half is None and p.key not in self.moved:
+            return self._insists(p, overlay)
+        if half:
+            if half.original or not half.connection.service or not (half.sender and half.sender.peer):
+                return _lost({"DROP_NO_CONN"})
+            opener = half.connection.opener
+            gone = opener and opener is not LOCAL_SENDER and not opener.owns(half.connection.original[1])
+            if half.connection.resumed or half.connection.again or half.stale or gone:
+                raise Withheld
+            begun = half.connection.state == NEW if p.proto == TCP else not half.connection.confirmed
+            if not begun:
+                return self._insists(p, overlay)
+            return self._with_another_port(p, half.connection, overlay)
+        original = self.moved[p.key]
+        now = self.connections.find(original) if original else None
+        if original is None:
+            return _lost({"DROP_NO_CONN"})
+        if now is None or not now.original or not (now.receiver and now.receiver.peer):
+            return _lost({"DROP_CONN_TABLE"})
+        if now.connection.resumed or now.connection.again:
+            raise Withheld
+        return self._goes_there(p, now.connection, overlay)
+
+    def _insists(self, p: Packet, overlay: Overlay) -> Expected:
+        peer = overlay.host_of(p.src)
+        if peer is None:
+            raise Withheld
+        return self._back(p, peer, 0)
+
+    def _with_another_port(self, p: Packet, old: Connection, overlay: Overlay) -> Expected:
+        proto, server, target, source, _ = old.answer
+        hidden = source != old.original[1]
+        self.moved[p.key] = None if hidden else old.original
+        self.connections.forget(old)
+        sport, service = old.original[2], old.service
+        asked = Packet(translated(p, old.original, -HOPS))
+        assert service
+
+        def answer(port: int) -> Key:
+            return (proto, server, target, source, port)
+
+        def out(port: int) -> bytes:
+            raise NotImplementedError
+
+        # It has been heard already.
+        opening = Opening(
+            *(asked, sport, answer, out, "TO_PEER", old.opener, old.server), passes=False, service=service
+        )
+        opening.held = lambda key: self._is_held(key, mark_of(*old.original[3:]))
+        local = old.opener is LOCAL_SENDER or is_gateway(old.opener)
+
+        def check(got: bytes) -> str:
+            at = 14 if local else 14 + (20 if got[12:14] == b"\x08\0" else 40) + LINK
+            port = num(got[(at + (p.l4 - 14)) : (at + (p.l4 - 14)) + 2])
+            wrong = self.nat.fits(opening, port, not hidden and not local)
+            if wrong:
+                return wrong
+            sent = self._goes_there(p, self.nat.remember(opening, port), overlay)
+            if sent.check:
+                return sent.check(got)
+            return "" if got in sent.outs else f"wanted {sent.outs[0].hex()}"
+
+        return Expected(REDIRECT, ("TO_PEER",), check=check)
+
+    def _goes_there(self, p: Packet, connection: Connection, overlay: Overlay) -> Expected:
+        """The packet that has come back, with the connection's port."""
+        asked = Packet(translated(p, connection.original, -HOPS))
+        became = Packet(translated(p, backwards(connection.answer), -HOPS))
+        answered = connection.confirmed if p.proto != TCP else connection.state >= ESTABLISHED
+        return self._by_tunnel(asked, became, connection.opener, not answered)
 
     @staticmethod
     def _far_member(address: bytes, peer: Peer, net: Network) -> Member:

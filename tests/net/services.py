@@ -36,6 +36,9 @@ threading.Thread(target=udp.serve_forever, daemon=True).start()
 TCP(("::", port), Stream).serve_forever()
 """
 
+Start = Callable[..., "Popen[str]"]
+Run = Callable[[Any], "CompletedProcess[str]"]
+
 OWN_PORTS, MOST_KEPT = (
     range(24000, 32000),
     100,
@@ -115,6 +118,56 @@ print(json.dumps(heard))
 """
 
 
+# From each of so many ports, from 22000 on, one connection to each of the addresses, which all last; asks by each of
+# them in turn, twice. Prints what each port heard.
+ONE_PORT = """
+import json, socket, sys
+proto, source, port, count, addresses = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+family = socket.AF_INET6 if ":" in addresses[0] else socket.AF_INET
+def opened(own):
+    client = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.settimeout(20)
+    client.bind((source, own))
+    return client
+def by_tcp(own):
+    clients = [opened(own) for _ in addresses]
+    for client, address in zip(clients, addresses):
+        client.connect((address, port))
+    heard = [client.recv(100).decode().strip() for client in clients]
+    for number in range(2):
+        for at, client in enumerate(clients):
+            asked = f"{number} of {at}\\n".encode()
+            client.sendall(asked)
+            assert client.recv(100) == asked
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+        client.close()
+    return heard
+def by_udp(own):
+    with opened(own) as client:
+        for _ in range(2):
+            for address in addresses:
+                client.sendto(b"?", (address, port))
+            found = {}
+            for _ in addresses:
+                data, (whence, *_) = client.recvfrom(100)
+                found[whence] = data.decode().strip()
+    return [found.get(address, "nothing") for address in addresses]
+print(json.dumps([(by_tcp if proto == "tcp" else by_udp)(22000 + number) for number in range(count)]))
+"""
+
+
+def by_one_port(
+    run: Run, proto: str, source: str, addresses: list[str], port: int, count: int = 20
+) -> list[list[str]]:
+    """What each of so many ports of a client's heard that asks at several addresses at once."""
+    done = run(["python3", "-c", ONE_PORT, proto, source, str(port), str(count), *addresses])
+    assert done.returncode == 0, done.stderr
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
 def server(name: str, port: int = 80) -> list[str]:
     return ["python3", "-u", "-c", SERVER, name, str(port)]
 
@@ -160,10 +213,6 @@ def asked(start: Start, address: str, port: int, threads: int = 1) -> Iterator[C
     finally:
         process.kill()
         process.communicate()
-
-
-Start = Callable[..., "Popen[str]"]
-Run = Callable[[Any], "CompletedProcess[str]"]
 
 
 def heard(

@@ -21,7 +21,7 @@ from datapath.store import tunnel_keys
 from tests.net import faults, forked, look, wireguard_go
 from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, STORE, Cluster, Member, agents, remove, rows
 from tests.net.hosts import ask, echo_server, eventually, pinging, reaches, sent_and_lost
-from tests.net.services import heard, serve
+from tests.net.services import by_one_port, heard, serve
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_faults import chosen, fault, quiet_ends
 from tests.net.test_overlay import TRIED, clear, hears_of, reaches_from
@@ -206,6 +206,10 @@ def test_s26_ports_of_services_of_an_encrypted_network_are_answered_by_every_hos
         with eventually() as until:
             until(lambda: said(pair.switch.try_, "tcp", third.vtep, 8090) == gateway)
         assert said(pair.switch.try_, "udp", third.vtep, 8090) == gateway
+        for proto in ("tcp", "udp"):  # a client's port is that of both hosts, in one name
+            asked = [pair[0].vtep, third.vtep]
+            both = by_one_port(pair.switch.try_, proto, OUTSIDE, asked, 8090)
+            assert {line for heard_by in both for line in heard_by} == gateway
         for host in pair:
             assert doctor(host) == []
         pair[0].ctl("service rm web")

@@ -23,7 +23,7 @@ from datapath.cluster import keys
 from tests.net.agents import Agent
 from tests.net.cluster import NETWORK6, OUTSIDE, Cluster, Member, agents, remove, whole
 from tests.net.hosts import TIMEOUT, Host, eventually, reaches
-from tests.net.services import Run, Start, failed, heard, keeper, keeping, names, serve, server
+from tests.net.services import Run, Start, by_one_port, failed, heard, keeper, keeping, names, serve, server
 
 NET = "10.77.0.0/16"
 OUTSIDE6 = f"{NETWORK6}:fe"
@@ -378,6 +378,70 @@ def test_s26_o18_a_client_is_given_the_same_backend_by_every_host_and_each_its_s
         assert all(least * count <= share <= most * count for share in shares.values()), shares
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_s26_a_client_uses_one_port_by_two_hosts_at_once(shop: Cluster, proto: str, version: int) -> None:
+    """Both lead to one container, here and on the other host, and both last; it sees the client's own address."""
+    source, seen = (OUTSIDE, f"::ffff:{OUTSIDE}") if version == 4 else (OUTSIDE6, OUTSIDE6)
+    asked = [host.vtep if version == 4 else host.vtep6 for host in shop]
+    for addresses in (asked, asked[::-1]):
+        found = by_one_port(shop[0].outside.try_, proto, source, addresses, 8090)
+        assert all(one == other for one, other in found), found
+        assert {line.split()[0] for line, _ in found} == {"w1", "w2", "w3"}
+        assert {line.split()[1] for line, _ in found} == {seen}
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_s26_two_hosts_ask_a_service_from_one_port_at_once(shop: Cluster, proto: str) -> None:
+    """In the gateway's name, which both have."""
+    vip = vips(shop[0])[0]
+    argv = ["python3", "-u", "-c", ASKS_AGAIN, proto, vip, "80", "20"]
+    pipes = {"stdin": PIPE, "stdout": PIPE, "text": True}
+    with ExitStack() as stack:
+        running = [host.start(argv, **pipes) for host in shop]
+        for process in running:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        heard_by = []
+        for process in running:
+            assert process.stdout is not None
+            heard_by.append(json.loads(process.stdout.readline()))
+        assert heard_by[0] == heard_by[1] and {name[:1] for name in heard_by[0]} == {"w"}
+        again = [json.loads(process.communicate("go on\n", timeout=TIMEOUT)[0]) for process in running]
+        assert again == heard_by
+
+
+# From so many ports, from 23000 on, a connection each, which lasts; once more by each when it is told to. Who answers.
+ASKS_AGAIN = """
+import json, socket, sys
+proto, address, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+clients = []
+for number in range(count):
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    client.settimeout(20)
+    client.bind(("", 23000 + number))
+    client.connect((address, port))
+    clients.append(client)
+def ask(first):
+    heard = []
+    for client in clients:
+        if proto == "udp" or not first:
+            client.send(b"again\\n")
+        heard.append(client.recv(100).decode().split()[0])
+    return heard
+first = ask(True)
+print(json.dumps(first), flush=True)
+sys.stdin.readline()
+found = ask(False)
+print(json.dumps(first if proto == "tcp" and set(found) == {"again"} else found))
+for client in clients:
+    if proto == "tcp":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+    client.close()
+"""
+
+
 def test_s26_members_find_a_service_and_its_backends_on_any_host(shop: Cluster) -> None:
     """By its address, and by names; every host shows who is behind it, and where."""
     first, second = shop
@@ -597,6 +661,9 @@ def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
     """And when it dies, connections through the others are unharmed."""
     first, last = shop[0], third[0]
     knows(last, w1="up", w2="up", w3="up")
+    for proto in ("tcp", "udp"):  # by two hosts that are not the container's
+        found = by_one_port(first.outside.try_, proto, OUTSIDE, [first.vtep, last.vtep], 8090)
+        assert all(one == other for one, other in found), found
     found = [tuples(host, "tcp", OUTSIDE, host.vtep, 100) for host in (first, last)]
     assert found[0] == found[1]
     assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}

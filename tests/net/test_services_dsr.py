@@ -12,7 +12,7 @@ import pytest
 
 from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, Cluster, Member, agents, remove
 from tests.net.hosts import Host, Namespace, eventually
-from tests.net.services import failed, heard, keeper, keeping, names
+from tests.net.services import by_one_port, failed, heard, keeper, keeping, names
 
 OUTSIDE6 = f"{NETWORK6}:fe"
 SECOND = f"{NETWORK}.101"  # another address of the host that is asked
@@ -164,6 +164,20 @@ def test_s26_direct_server_return_answers_from_whichever_address_was_asked(shop:
     asker = ["python3", "-c", ONE_PORT, "8090", "40", first.vtep, SECOND]
     done = first.outside.try_(asker)
     assert done.stdout.split() == ["w1"] * 80, done
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_s26_a_client_uses_one_port_by_two_hosts_with_direct_server_return(
+    shop: Cluster, proto: str, version: int
+) -> None:
+    """One of them is the container's own; and by two addresses of one host."""
+    first, second = shop
+    source, seen = (OUTSIDE, f"w1 ::ffff:{OUTSIDE}") if version == 4 else (OUTSIDE6, f"w1 {OUTSIDE6}")
+    asked = [host.vtep if version == 4 else host.vtep6 for host in shop]
+    for addresses in (asked, asked[::-1], [first.vtep, SECOND, second.vtep] if version == 4 else asked):
+        found = by_one_port(first.outside.try_, proto, source, addresses, 8090)
+        assert {line for heard_by in found for line in heard_by} == {seen}
 
 
 # From one port, in turn at each of the addresses, so often: prints who answered.

@@ -37,6 +37,7 @@ ACTING = {
     "lib/peers.h": {"lib/exits.h", "lib/forward.h", "lib/served.h"},
     "lib/served.h": {"lib/forward.h"},
     "lib/straight.h": {"lib/exits.h"},
+    "lib/taken.h": {"lib/forward.h"},
 }
 
 
