@@ -192,9 +192,10 @@ static __noinline int flow_count(struct __sk_buff *skb, const struct packet *p)
 		return 0;
 	sends = b_sends ? &flow->b : &flow->a;
 	other = b_sends ? &flow->a : &flow->b;
-	/* Another container has the address now, or another connection the ports. */
+	/* Another container has the address now, or another connection the ports: also if only the end of the one before
+	 * was seen, as there was no room for a row when it began. */
 	if (sends->from != from || sends->to != p->party ||
-	    (is_opening(p) && flow_is_closed(flow))) {
+	    (is_opening(p) && (flow_is_closed(flow) || !(sends->openings | other->openings)))) {
 		flow_fold(flow);
 		flow_label(sends, other, p, from,
 			   sender_began(room, p, from, p->fragment ? 0 : p->tuple.sport,

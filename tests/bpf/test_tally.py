@@ -256,6 +256,16 @@ def test_a_port_that_is_used_again_is_another_connection(watched: Programs) -> N
     }
 
 
+def test_v3_a_connection_by_the_ports_of_one_whose_end_alone_was_seen_is_counted(watched: Programs) -> None:
+    """That one found no room for a row when it began; its last packets did."""
+    size = says(watched, A2, A1, p.tcp(80, 40001, FIN_ACK))
+    says(watched, A1, A2, p.tcp(40001, 80, p.ACK))
+    assert totals(watched) == {(A1.number, A2.number, 80, p.TCP, 0): (0, 1, size, 1, size)}
+    for _ in range(2):  # the second is sent again, as nobody has answered
+        says(watched, A1, A2, p.tcp(40001, 80, p.SYN))
+    assert totals(watched) == {(A1.number, A2.number, 80, p.TCP, 0): (1, 3, 3 * size, 1, size)}
+
+
 def test_v6_an_address_that_another_container_has_now_is_another_line(watched: Programs) -> None:
     """SEE.md, V6: what the former holder has sent stays its own."""
     key = abi.endpoint_key(NET1.number, A2.ip)
