@@ -89,8 +89,7 @@ __noinline int leads_by_stack(struct __sk_buff *skb, const struct packet *p,
 			detour_begins(room, device->endpoint, false);
 		return 1;
 	}
-	if (p->tuple.proto == IPPROTO_TCP ? (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN
-					  : p->tuple.proto == IPPROTO_UDP) {
+	if (p->tuple.proto == IPPROTO_TCP ? is_tcp_opening(p) : p->tuple.proto == IPPROTO_UDP) {
 		tuple_reverse(&room->probe, &p->tuple);
 		if (bpf_map_lookup_elem(&detours, &room->probe))
 			bpf_map_delete_elem(&detours, &room->probe);

@@ -80,18 +80,17 @@ static __always_inline bool is_echo_reply(const struct packet *p)
 	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_ECHOREPLY;
 }
 
-/* Does it open a TCP connection? */
+/* Does it open a TCP connection? What is a reset, too, is that alone (RFC 9293, 3.10.7). */
 static __always_inline bool is_tcp_opening(const struct packet *p)
 {
 	return p->tuple.proto == IPPROTO_TCP && p->fragment != FRAGMENT_LATER &&
-	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
 /* A TCP packet that opens a connection, whole. */
 static __always_inline bool is_opening(const struct packet *p)
 {
-	return p->tuple.proto == IPPROTO_TCP && !p->fragment &&
-	       (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+	return !p->fragment && is_tcp_opening(p);
 }
 
 /* An answer or a reset, which opens no connection. (Under a flood a server keeps repeating them.) */

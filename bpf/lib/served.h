@@ -92,7 +92,6 @@ __noinline int service_forget(const struct packet *p)
  */
 static __always_inline void service_yields(const struct packet *p, const struct endpoint *asked)
 {
-	if ((asked->forwarding & ROLE_SERVES) && p->tuple.proto == IPPROTO_TCP && !p->fragment &&
-	    (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if ((asked->forwarding & ROLE_SERVES) && !p->fragment && is_tcp_opening(p))
 		service_forget(p);
 }

@@ -407,6 +407,25 @@ def test_s26_a_port_that_is_used_again_for_the_same_backend_starts_its_connectio
             programs.run(A2, A2.sends(A1.ip, p.tcp(80, 4000, flags | p.FIN), to=A1.mac))
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["unanswered", "answered and over"])
+def test_s26_a_reset_that_would_open_is_a_reset(programs: Programs, answered: bool) -> None:
+    """RFC 9293, 3.10.7, looks at RST before SYN: it begins nothing anew, and goes to who has the connection."""
+    s.fill(programs, [A2])
+    assert ask(programs, 4000) == "a2"
+    if answered:
+        programs.run(A2, A2.sends(A1.ip, p.tcp(80, 4000, p.RST | p.ACK), to=A1.mac))
+    rows = programs.table("pending").keys()
+    for _ in range(2):
+        reset = p.tcp(4000, 80, p.SYN | p.RST)
+        programs.expect(
+            A1, A1.sends(s.vip(), reset), REDIRECT, Reason.DELIVERED, A2.gets(A1.ip, reset, ttl=63)
+        )
+    assert programs.table("pending").keys() == rows
+    assert s.counts(programs, s.backend_of(A2)) == (1, 0)
+    other = A1.sends(s.vip(), p.tcp(4001, 80, p.SYN | p.RST))
+    programs.expect(A1, other, SHOT, Reason.DROP_NO_CONN)
+
+
 @FAMILIES
 @pytest.mark.parametrize("whence", ["outside", "host"])
 def test_s26_a_port_that_asks_a_published_port_again_starts_its_connection_over(

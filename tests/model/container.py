@@ -124,7 +124,7 @@ class FromContainer(Questions, OnLink):
             return self._leaves(p, sender)
         if not sender.network.icc and not self._linked(p):
             return dropped(p.frame, "DROP_ICC")
-        if target.serves and not p.fragment and p.syn:
+        if target.serves and not p.fragment and p.opens:
             self._yields(p)
         return passed("DELIVERED", target.mac + p.frame[6:])
 

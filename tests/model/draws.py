@@ -30,6 +30,7 @@ FLAGS = (
     RST | ACK,
     0,
     SYN | FIN,
+    SYN | RST,
     63,
     URG | ACK,
 )

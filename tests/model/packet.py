@@ -35,6 +35,7 @@ class Packet:
         "l4",
         "more",
         "offset",
+        "opens",
         "piece",
         "ports",
         "proto",
@@ -54,7 +55,7 @@ class Packet:
         self.fault = ""
         self.fragment = WHOLE
         self.ports: tuple[int, int] | None = None
-        self.error = self.keep = self.more = self.syn = False
+        self.error = self.keep = self.more = self.syn = self.opens = False
         self.icmp = -1
         self.src = self.dst = b""
         self.proto = -1
@@ -140,6 +141,7 @@ class Packet:
                 self.fault = "TRUNCATED"
                 return
             self.syn = f[at + 13] & (SYN | ACK) == SYN
+            self.opens = self.syn and not f[at + 13] & RST  # which is looked at first (RFC 9293, 3.10.7)
             self.transport = (f[at + 12] >> 4) * 4
         elif proto in (UDP, icmp):
             if at + 8 > self.end:

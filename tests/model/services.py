@@ -140,7 +140,7 @@ class Services:
                 raise Withheld
             self._meet(Situation.SERVICE_LEFT)
             return True
-        if p.proto != TCP or p.fragment == LATER or p.frame[p.l4 + 13] & (SYN | ACK) != SYN:
+        if not p.opens:
             return False
         if half.connection.resumed:
             raise Withheld

@@ -484,6 +484,23 @@ def test_an_opening_on_another_link_leaves_a_services_connection_as_it_is(progra
     both.member(b2, packet(answer, flags=SYN | ACK), "TO_OUTSIDE")
 
 
+def test_a_reset_that_would_open_a_connection_is_a_reset(programs: Programs) -> None:
+    """RFC 9293, 3.10.7, looks at RST first: to a service's address it begins nothing anew, whether what it is of is
+    over or not, and whoever asks; one of which nothing is known opens nothing."""
+    topology = fixed()
+    a1, a2 = topology.members[:2]
+    service = in_front_of(a2).service
+    assert service
+    both = Both(programs, topology)
+    for client in (a1, a2):
+        ask = (TCP, client.addr4, 20700, service.addr4, 80)
+        both.member(client, packet(ask, flags=SYN | RST), "DROP_NO_CONN")
+        for flags in (SYN, SYN | RST, SYN | RST, SYN, SYN, SYN | RST):
+            both.member(client, packet(ask, flags=flags), "DELIVERED")
+    assert table_of(both) == (4, 0)
+    assert both.comparison.books() == ""
+
+
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)
 BEYOND = raw("203.0.113.77")  # by the uplink without Ethernet headers
 
