@@ -185,14 +185,15 @@ __noinline int forward_out(struct __sk_buff *skb, struct packet *p, const struct
 			return drop(skb, DROP_XFRM);
 		route = BPF_FIB_LKUP_RET_UNSUPP_LWT;
 	}
-	if (route_leads_out(route) && packet_fit(skb, p, conn->from_endpoint))
-		return drop(skb, DROP_REWRITE);
-	/* By way of the host's stack its answer comes back like any. What is refused says nothing to anybody. */
+	/* By way of the host's stack its answer comes back like any. What is refused says nothing to anybody. What is to
+	 * be cut counts as a whole. */
 	if (route_leads_out(route) ||
 	    (route == BPF_FIB_LKUP_RET_UNSUPP_LWT && !is_translated(p, room)))
 		conn_track(skb, p, &p->tuple, conn);
 	if (!route_leads_out(route))
 		return not_routed(skb, p, from, route, is_translated(p, room));
+	if (packet_fit(skb, p, conn->from_endpoint))
+		return drop(skb, DROP_REWRITE);
 	if (rewrite_tuple(skb, p, &room->leaving, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);
 	return to_outside(skb, &room->fib);

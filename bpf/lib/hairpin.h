@@ -54,7 +54,10 @@ __noinline int hairpin(struct __sk_buff *skb, struct packet *p, const struct net
 		return answer_error(skb, p, is_ipv6(p) ? &from->gateway6 : &from->gateway4,
 				    net->mtu);
 	conn_track(skb, p, &p->tuple, conn);
-	conn_track(skb, p, &room->leaving, peer);
+	/* Who talks to its own port has one connection, which may just have come to another table. */
+	peer = conn_find(&room->leaving);
+	if (peer)
+		conn_track(skb, p, &room->leaving, peer);
 	if (packet_fit(skb, p, conn->from_endpoint) ||
 	    rewrite_tuple(skb, p, &room->probe, p->ttl - 1))
 		return drop(skb, DROP_REWRITE);

@@ -7,13 +7,14 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.model import counting
 from tests.model.addresses import MAPPED
+from tests.model.counting import raw_key
 from tests.model.devices import Host
 from tests.model.draws import Sent
 from tests.model.expected import ANY, REDIRECT, Expected, same
 from tests.model.fixtures import NAMES, REASONS, Programs
 from tests.model.fragments import joined
-from tests.model.packet import Key
 from tests.model.questions import DNS, UPSTREAM
 from tests.model.reference import Reference
 from tests.model.services import Service, Undecided, address_of
@@ -99,7 +100,7 @@ class Comparison:
         self.elsewhere = index[topology.uplinks[0].name]
 
     def expect(self, sent: Sent) -> Expected | Undecided | None:
-        self.reference.width = 0
+        self.reference.width, self.reference.asked = 0, None
         try:
             expected = self._expect(sent)
         except Withheld:
@@ -189,6 +190,7 @@ class Comparison:
         problem = self._judge(sent, expected, verdict, out, counted) or problem
         if not problem:
             tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
+            self._note_asked(NAMES[counted or 0])
             header = sent.frame[:14] if sent.hook == "from_tunnel" else b""
             for frame in (header + one for one in expected.again):
                 found = self.compare(sent._replace(frame=frame, gso=0), tally)
@@ -205,6 +207,18 @@ class Comparison:
             f"{verdict} {moved} {out.hex()} {problem}",
             f"{sent.hook}: {kind}: expected {wanted}, got {moved}",
         )
+
+    def _note_asked(self, reason: str) -> None:
+        """A service was asked, if one was: with that result."""
+        if self.reference.asked is None:
+            return
+        service, server = self.reference.asked
+        if server is None:
+            service.ledger.service.failed += 1
+            return
+        service.ledger.service.opened += 1
+        if reason == "DROP_NAT_PORTS":
+            service.ledger.of(server).failed += 1
 
     def _judge(self, sent: Sent, expected: Expected, verdict: int, out: bytes, counted: int | None) -> str:
         if counted is None:
@@ -297,15 +311,9 @@ class Comparison:
                 continue
             if original and not halves <= tables["conns" if connection.confirmed else "pending"]:
                 return f"{connection.original}: wrong table, confirmed {connection.confirmed}"
-        return ""
-
-
-def raw_key(key: Key) -> bytes:
-    """As struct tuple holds it."""
-    proto, src, sport, dst, dport = key
-    if len(src) == 4:
-        src, dst = MAPPED + src, MAPPED + dst
-    return src + dst + (sport << 16 | dport).to_bytes(4, "big") + bytes((proto, 0, 0, 0))
+        return counting.connections(self.programs, self.reference) or counting.services(
+            self.programs, self.topology
+        )
 
 
 def testable(frame: bytes) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.model.counts import Sums
 from tests.model.packet import ACK, FIN, LATER, RST, SYN, TCP, Key, Packet, backwards
 from tests.model.sums import num
 from tests.model.topology import Member, Uplink
@@ -29,6 +30,7 @@ class Connection:
         "answer",
         "answered",
         "confirmed",
+        "counts",
         "fins",
         "heard",
         "masquerades",
@@ -53,9 +55,13 @@ class Connection:
         self.service: Service | None = None  # that it is one to
         self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
+        self.counts = Sums()
 
     def spoken(self, p: Packet, original: bool) -> None:
         """One packet of either half."""
+        passed = self.counts.add(p, original)
+        if self.service and self.server:
+            self.service.ledger.of(self.server).pass_on(*passed, original)
         if p.proto != TCP:
             self.confirmed = self.confirmed or not original
             return
@@ -73,6 +79,7 @@ class Connection:
             if self.state >= CLOSING:  # the port is used again (RFC 6191), with numbers of its own
                 self.again = self.again or self.confirmed
                 self.state, self.fins, self.answered, self.acks = NEW, 0, False, [0, 0]
+                self.counts.begin(p)
             return
         self.answered = self.answered or not original
         self.heard = self.heard or not original

@@ -211,7 +211,7 @@ class Programs:
                 self.maps["endpoints"][abi.endpoint_key(number, address(raw))] = row
         for member in service.backends:
             self._backend(service, member)
-        numbers = [self._backend_number(service, member) for member in service.slots]
+        numbers = [self.backend_number(service, member) for member in service.slots]
         for chunk in range(0, len(numbers), 64):
             part = numbers[chunk : chunk + 64]
             row = abi.slots(struct.pack(f"={len(part)}I", *part))
@@ -229,14 +229,14 @@ class Programs:
         )
 
     @staticmethod
-    def _backend_number(service: Service, member: Member) -> int:
+    def backend_number(service: Service, member: Member) -> int:
         return service.number * 100 + service.backends.index(member)
 
     def _backend(self, service: Service, member: Member) -> None:
         state = abi.BackendState.BACKEND_DOWN if member in service.down else abi.BackendState.BACKEND_UP
         if member in service.draining:
             state = abi.BackendState.BACKEND_DRAINING
-        key = abi.backend_key(self._backend_number(service, member))
+        key = abi.backend_key(self.backend_number(service, member))
         self.maps["backends"][key] = abi.backend(
             service=service.number,
             endpoint=PARTY_PEER if member.peer else member.number,

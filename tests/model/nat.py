@@ -313,6 +313,8 @@ class Ports:
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
         connection.service = opening.service
+        if opening.service and opening.server:
+            opening.service.ledger.of(opening.server).opened += 1
         opening.begins(opening.answer(port))
         if opening.uplink:
             connection.masquerades, connection.uplink = True, opening.uplink

@@ -141,7 +141,9 @@ class FromOutside(Tunnels, OnLink):
         assert published
         if half and published.service and self._starts_over(p, published, half.connection):
             known = half
-            return self._chosen(*(p, published.service, published), lambda: self._forward(p, sender, known))
+            return self._chosen(
+                *(p, published.service, published), lambda: self._over_again(p, sender, known)
+            )
         if half:
             return self._anew(p, half.connection, lambda: self._open_published(p, sender, published))
         return self._open_published(p, sender, published)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tests.model import nat
 from tests.model.addresses import loopback, on_link
 from tests.model.connections import CLOSING, NEW, Connection, Connections, Half
+from tests.model.counts import Ledger
 from tests.model.errors import check_error
 from tests.model.expected import ANY, NEXT, REDIRECT, Expected, dropped, either, passed
 from tests.model.nat import Opening
@@ -48,6 +49,7 @@ class Service:
     algorithm: str = "maglev"
     chosen: Member | None = None  # by the programs, of the packet at hand, where no rule says whom
     refuses: bool = False  # and what they have done is nothing
+    ledger: Ledger = field(default_factory=Ledger)
 
     def living(self, size: int) -> list[Member]:
         """Who may be chosen."""
@@ -129,6 +131,7 @@ class Services:
     _by_tunnel: Callable[..., Expected]
     callers: dict[Key, Caller]
     moved: dict[Key, Key | None]
+    asked: tuple[Service, Member | None] | None = None  # by the packet at hand, and who is to get it
     _forward: Callable[[Packet, Member | None, Half], Expected | None]
 
     def _is_left(self, p: Packet, half: Half | None) -> bool:
@@ -174,12 +177,23 @@ class Services:
             return self._chosen(
                 *(p, service, published),
                 lambda: (
-                    self._refused_member(p, sender, service, published) or self._forward(p, sender, found)
+                    self._refused_member(p, sender, service, published) or self._over_again(p, sender, found)
                 ),
             )
         if half:
             return self._anew(p, half.connection, lambda: self._begin(p, sender, service, published))
         return self._begin(p, sender, service, published)
+
+    def _over_again(self, p: Packet, client: Member | None, half: Half) -> Expected | None:
+        """It begins its connection again, which is one more that its backend has had."""
+        service, server = half.connection.service, half.connection.server
+        assert service and server
+        if service.refuses:
+            raise Withheld  # it is never refused
+        expected = self._forward(p, client, half)
+        if expected:
+            service.ledger.of(server).opened += 1
+        return expected
 
     @staticmethod
     def _leads_there_again(p: Packet, service: Service, published: Published, old: Connection) -> bool:
@@ -242,7 +256,7 @@ class Services:
             return dropped(p.frame, "DROP_DENIED")
         server = service.choose(p.key, published.port)
         if server is None:
-            return self._no_backend(p, client, flags)
+            return self._no_backend(p, client, service, flags)
         found = server
         return self._chosen(
             *(p, service, published),
@@ -261,7 +275,9 @@ class Services:
         self, p: Packet, service: Service, published: Published, act: Callable[[], Expected | None]
     ) -> Expected | None:
         """A backend was chosen for the packet, of which this becomes: with affinity it is remembered."""
-        server, expected = service.choose(p.key, published.port), act()
+        server = service.choose(p.key, published.port)
+        self.asked = service, server
+        expected = act()
         if service.affinity and p.fragment and expected and expected.verdict == ANY:
             raise Withheld  # nobody says what becomes of it, so it has not been here
         if service.affinity and server and expected:
@@ -346,9 +362,10 @@ class Services:
         opening.out, opening.reason = out, "TO_PEER"
         return self.nat.client(opening, False)
 
-    def _no_backend(self, p: Packet, client: Member | None, flags: int) -> Expected:
+    def _no_backend(self, p: Packet, client: Member | None, service: Service, flags: int) -> Expected:
         """Its sender is told that nobody listens: by the host's stack where that is as good."""
         self._meet(Situation.SERVICE_DOWN)
+        self.asked = service, None
         if client is LOCAL_SENDER or (client is None and self.bare):
             if p.fragment:
                 raise Withheld

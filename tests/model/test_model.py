@@ -501,6 +501,24 @@ def test_a_reset_that_would_open_a_connection_is_a_reset(programs: Programs) -> 
     assert both.comparison.books() == ""
 
 
+def test_who_talks_to_its_own_external_port_is_counted_both_ways(both: Both) -> None:
+    """Its connection is at once that of who is called, and comes to another table by the same packet."""
+    a1 = both.a1
+    for proto, port in ((UDP, 20100), (TCP, 20200)):
+        both.member(a1, packet((proto, a1.addr4, port, OUTSIDE, 53)), "TO_OUTSIDE")
+        for flags in (SYN, SYN | ACK, ACK, ACK):
+            both.member(a1, packet((proto, a1.addr4, port, HOST, port), flags=flags), "DELIVERED")
+    assert both.comparison.books() == ""
+
+
+def test_what_is_cut_on_its_way_out_is_counted_as_a_whole(both: Both) -> None:
+    a1 = both.a1
+    for size in (1472, 8, 1473):
+        both.member(a1, packet((UDP, a1.addr4, 20100, BEYOND, 53), bytes(size), word=0), "TO_OUTSIDE")
+    assert both.comparison.reference.met[Situation.CUT] == 2
+    assert both.comparison.books() == ""
+
+
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)
 BEYOND = raw("203.0.113.77")  # by the uplink without Ethernet headers
 
