@@ -349,6 +349,7 @@ class Programs:
             (net.masquerade, FLAG.NETWORK_MASQUERADE),
             (net.beside, FLAG.NETWORK_BESIDE),
             (net.lan, FLAG.NETWORK_LAN),
+            (net.routed, FLAG.NETWORK_L3),
             (net.questions, FLAG.NETWORK_QUESTIONS),
         ):
             if wanted:

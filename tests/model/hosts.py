@@ -234,6 +234,7 @@ def _put_on_link(rng: random.Random, net: Network, uplink: Uplink) -> None:
     if not net.internal and uplink.network is None:
         net.parent, uplink.network = uplink, net
     net.internal = net.parent is None
+    net.routed = rng.random() < 0.4
 
 
 def _ports(

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members on the link of one of the host's uplinks, with its MAC address there: as the kernel's ipvlan has it in mode
-l2 (S24). What is for another member, the host or a resolver is what it is on any network."""
+l2 (S24). What is for another member, the host or a resolver is what it is on any network. In its modes l3 and l3s the
+host's routes say where on the link a packet goes, and nobody there is asked, or hears of members but by packets for
+one."""
 
 from __future__ import annotations
 
 from tests.model.addresses import MAPPED, RESOLVER, ZERO6, on_link, unusable
+from tests.model.errors import check_error
 from tests.model.expected import (
     NEXT,
     REDIRECT,
@@ -13,11 +16,13 @@ from tests.model.expected import (
     advertisement,
     arp_reply,
     dropped,
+    either,
     fitting,
     passed,
 )
-from tests.model.forwarding import Forwarding
-from tests.model.packet import ARP, ICMPV6, IPV6, Packet
+from tests.model.forwarding import SMALL_ENOUGH, Forwarding, error_head
+from tests.model.packet import ARP, ICMP, ICMPV6, IPV4, IPV6, LATER, Packet
+from tests.model.routes import Flow
 from tests.model.situations import Situation, Withheld
 from tests.model.sums import adjusted
 from tests.model.topology import Member, Network, Uplink
@@ -59,11 +64,11 @@ class OnLink(Forwarding):
         member = net.members.get(address)
         if member:
             return member.mac
-        return net.mac if address == RESOLVER or self._is_hosts(net, address) else None
+        return net.mac if net.routed or address == RESOLVER or self._is_hosts(net, address) else None
 
     def _arp_to_link(self, p: Packet, sender: Member) -> Expected:
         net, f, asked = sender.network, p.frame, p.frame[38:42]
-        if f[20:22] != b"\0\1":
+        if f[20:22] != b"\0\1" or (net.routed and asked == sender.addr4):
             return dropped(f, "ABSORBED")
         mac = None if asked == sender.addr4 else self._mac_told(net, asked)
         if mac:
@@ -79,6 +84,8 @@ class OnLink(Forwarding):
         if p.ttl != 255 or p.end - p.l4 < 24 or asked[:12] == MAPPED:
             return dropped(f, "DROP_TRUNCATED")
         own = sender.owns(asked)
+        if own and net.routed:
+            return dropped(f, "ABSORBED")
         mac = None if own else self._mac_told(net, asked)
         if mac:
             return advertisement(p, asked, mac)
@@ -90,6 +97,8 @@ class OnLink(Forwarding):
     def _group_to_link(self, p: Packet, sender: Member, expected: Expected) -> Expected:
         """`expected`: what becomes of it on any network."""
         net = sender.network
+        if net.routed:
+            return dropped(p.frame, "DROP_MULTICAST_OFF")
         if expected.to is None:
             return expected
         out: bytes | None = p.frame
@@ -112,15 +121,48 @@ class OnLink(Forwarding):
             return dropped(p.frame, "DROP_BAD_ADDR")
         if net.parent is None:
             return dropped(p.frame, "DROP_INTERNAL")
+        if net.routed:
+            return self._by_routes(p, net.parent)
         if p.dst_mac == net.mac:
             return passed("TO_HOST", p.frame)
         return passed("TO_OUTSIDE", relayed(p, net.parent.mac))
+
+    def _by_routes(self, p: Packet, parent: Uplink) -> Expected:
+        """As far as they lead over the parent; what they do not know the host says itself. No hop is taken: the
+        kernel's takes none either."""
+        if on_link(p.dst) or on_link(p.src):
+            raise Withheld  # of which link no route says
+        sport, dport = p.ports or (0, 0)
+        route = self._route(Flow.of((p.proto, p.src, sport, p.dst, dport), p.tos))
+        if (
+            route.kind == "encap" and p.size > SMALL_ENOUGH
+        ):  # how much of it there is room for the kernel knows
+            return either("TO_HOST", "DROP_TOO_BIG")
+        width = route.uplink.mtu if route.uplink else route.network.mtu if route.network else 0
+        if width and p.size > width:
+            return self._too_wide(p, width)
+        if not width:
+            return passed("TO_HOST", p.frame)
+        self._meet(Situation.ROUTED_TO_LINK if route.uplink is parent else Situation.ROUTED_ELSEWHERE)
+        return passed("TO_OUTSIDE", p.frame) if route.uplink is parent else dropped(p.frame, "DROP_ISOLATED")
+
+    def _too_wide(self, p: Packet, width: int) -> Expected:
+        if p.error or p.fragment == LATER:
+            return dropped(p.frame, "DROP_TOO_BIG")
+        if p.end - p.l4 < 8 or p.proto == (ICMPV6 if p.kind == IPV4 else ICMP):
+            return either("DROP_TOO_BIG")
+        head, word = error_head(p, "DROP_TOO_BIG"), width.to_bytes(4, "big")
+        return Expected(
+            REDIRECT, ("DROP_TOO_BIG",), check=lambda got: check_error(p, got, [p.dst], head, word)
+        )
 
     def _from_link(self, p: Packet, uplink: Uplink, net: Network) -> Expected | None:
         """What comes from the link for members, or from all of it to all; None: it is the host's alone."""
         f, grouped = p.frame, bool(p.dst_mac[0] & 1)
         if not grouped and p.dst_mac != uplink.mac:
             return None
+        if net.routed:
+            return self._from_routed_link(p, net) if not grouped and p.kind != ARP else None
         everybody = {id(m): m for m in net.members.values()}
         flooded = Expected(NEXT, ("NOT_OURS",), (f,), to=fitting(p, net, everybody))
         if p.kind == ARP:
@@ -152,3 +194,11 @@ class OnLink(Forwarding):
             return None
         self._meet(Situation.FROM_LINK)
         return passed("DELIVERED", member.mac + f[6:])
+
+    def _from_routed_link(self, p: Packet, net: Network) -> Expected | None:
+        """Who has sent it thinks of the host as the next hop."""
+        member = None if MAPPED in (p.src[:12], p.dst[:12]) else net.members.get(p.dst)
+        if member is None:
+            return None
+        self._meet(Situation.FROM_LINK)
+        return passed("DELIVERED", member.mac + net.mac + p.frame[12:])

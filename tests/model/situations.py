@@ -63,6 +63,8 @@ class Situation(StrEnum):
     PEER_REFUSED = "in a tunnel, and not believed"
     TO_LINK = "to the link of a network's parent"
     FROM_LINK = "from there, to a member, or for one"
+    ROUTED_TO_LINK = "and the host's routes say where"
+    ROUTED_ELSEWHERE = "or that it is not there"
     NO_QUESTION = "none of the questions that alone may pass there"
     SERVICE = "to a service"
     SERVICE_ANSWER = "a backend's answer to it"

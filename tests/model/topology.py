@@ -24,6 +24,7 @@ class Network:
     beside: bool = False  # members have their default route elsewhere
     lan: bool = False  # members are on the link of `parent`, or reach nobody there if that is None
     parent: Uplink | None = None
+    routed: bool = False  # the host's routes say where on that link (ipvlan's modes l3 and l3s)
     questions: bool = False  # the kernel hands over what members send: here they ask for names, and no more
     ipv4: bool = True
     ipv6: bool = False
