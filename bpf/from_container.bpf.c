@@ -263,6 +263,7 @@ static __always_inline int container_sends(struct __sk_buff *skb, struct packet 
 	if (net->flags & NETWORK_FLOWS) {
 		p->watched = device->network;
 		p->sender = device->endpoint;
+		p->segment = skb->gso_size;
 	}
 	if (!reason)
 		reason = source_check(p, device, net);

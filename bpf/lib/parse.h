@@ -66,6 +66,7 @@ struct packet {
 	__u32 sender;  /* who it is: number, or enum other_party; */
 	__u32 party;   /* likewise, who gets it; 0: it is not counted as delivered */
 	__u32 reason;  /* why it was dropped, 0: it was not */
+	__u32 segment; /* bytes of data in each that it came to be cut into; 0: as a whole */
 };
 
 static __always_inline bool is_ipv6(const struct packet *p)

@@ -174,7 +174,7 @@ full:
 /* Counts a packet that p->sender has sent, and p->party gets. */
 static __noinline int flow_count(struct __sk_buff *skb, const struct packet *p)
 {
-	struct measure size = packet_measure(skb, p);
+	struct measure size = packet_measure(p, skb->gso_size);
 	struct flow_half *sends, *other;
 	struct scratch *room = scratch();
 	__u32 from = p->sender;
@@ -214,10 +214,11 @@ static __noinline int flow_count(struct __sk_buff *skb, const struct packet *p)
 	return 0;
 }
 
-/* Counts a packet that was refused. One that nobody would have got says little by its port. */
-static __noinline int edge_refuse(struct __sk_buff *skb, const struct packet *p)
+/* Counts a packet that was refused, as it came: it may have become what its sender is told. One that nobody would have got
+ * says little by its port. */
+static __noinline int edge_refuse(const struct packet *p)
 {
-	struct measure size = packet_measure(skb, p);
+	struct measure size = packet_measure(p, p->segment);
 	struct scratch *room = scratch();
 
 	if (!room)
@@ -240,7 +241,7 @@ __noinline int tally(struct __sk_buff *skb, const struct packet *p, int verdict)
 	if (!p)
 		return TC_ACT_SHOT;
 	if (p->reason)
-		edge_refuse(skb, p);
+		edge_refuse(p);
 	else if (p->party && verdict == TC_ACT_REDIRECT)
 		flow_count(skb, p);
 	return verdict;

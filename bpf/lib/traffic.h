@@ -94,7 +94,7 @@ static __always_inline void conn_count(const struct __sk_buff *skb, const struct
 
 	if (p->again)
 		return;
-	size = packet_measure(skb, p);
+	size = packet_measure(p, skb->gso_size);
 	before = __sync_fetch_and_add(&conn->packets, size.packets);
 	__sync_fetch_and_add(&conn->bytes, size.bytes);
 	if (conn->backend | conn->watched)

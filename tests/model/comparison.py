@@ -101,6 +101,7 @@ class Comparison:
 
     def expect(self, sent: Sent) -> Expected | Undecided | None:
         self.reference.width, self.reference.asked = 0, None
+        self.reference.watch.begins()
         try:
             expected = self._expect(sent)
         except Withheld:
@@ -191,6 +192,7 @@ class Comparison:
         if not problem:
             tally.reasons[f"{sent.hook} {NAMES[counted or 0]}"] += 1
             self._note_asked(NAMES[counted or 0])
+            self.reference.watch.note(sent, NAMES[counted or 0])
             header = sent.frame[:14] if sent.hook == "from_tunnel" else b""
             for frame in (header + one for one in expected.again):
                 found = self.compare(sent._replace(frame=frame, gso=0), tally)
@@ -311,8 +313,10 @@ class Comparison:
                 continue
             if original and not halves <= tables["conns" if connection.confirmed else "pending"]:
                 return f"{connection.original}: wrong table, confirmed {connection.confirmed}"
-        return counting.connections(self.programs, self.reference) or counting.services(
-            self.programs, self.topology
+        return (
+            counting.connections(self.programs, self.reference)
+            or counting.services(self.programs, self.topology)
+            or counting.watched(self.programs, self.reference.watch)
         )
 
 

@@ -49,6 +49,7 @@ from tests.model.questions import Questions
 from tests.model.routes import Flow, Route
 from tests.model.situations import Situation, Withheld
 from tests.model.topology import Member, Network
+from tests.model.watching import HOST
 
 
 class FromContainer(Questions, OnLink):
@@ -93,7 +94,7 @@ class FromContainer(Questions, OnLink):
                 *(p, sender.number), lambda: self._to_peer(p, net, sender, net.icc or self._linked(p))
             )
         if target is None and router:
-            return self._by_router(p, net)
+            return self._by_router(p, net, router)
         if p.fragment and target is None and p.dst_mac != net.mac:
             return self._leaves(p, sender)  # nobody's, whatever it is of
         # Between members a fragment is a packet like any other; translation and policy need to know its ports.
@@ -105,12 +106,15 @@ class FromContainer(Questions, OnLink):
     def _router(net: Network, mac: bytes) -> Member | None:
         return next((one for one in net.members.values() if one.mac == mac and one.forwarding), None)
 
-    def _by_router(self, p: Packet, net: Network) -> Expected:
+    def _by_router(self, p: Packet, net: Network, router: Member) -> Expected:
         """To whatever lies behind a member that forwards: it is a neighbour like any."""
         if unusable(p.dst) or p.dst == net.broadcast or p.dst_mac == p.src_mac:
             raise Withheld
         self._meet(Situation.BY_ROUTER)
-        return passed("DELIVERED", p.frame) if net.icc else dropped(p.frame, "DROP_ICC")
+        if not net.icc:
+            return dropped(p.frame, "DROP_ICC")
+        self.watch.meets(p, router.number)
+        return passed("DELIVERED", p.frame)
 
     def _unicast(self, p: Packet, sender: Member, target: Member | None) -> Expected | None:
         if target is None and self._answers_caller(p, sender):
@@ -126,6 +130,7 @@ class FromContainer(Questions, OnLink):
             return dropped(p.frame, "DROP_ICC")
         if target.serves and not p.fragment and p.opens:
             self._yields(p)
+        self.watch.meets(p, target.number)
         return passed("DELIVERED", target.mac + p.frame[6:])
 
     def _yields(self, p: Packet) -> None:
@@ -284,6 +289,7 @@ class FromContainer(Questions, OnLink):
         if wrong:
             return dropped(frame, *wrong)
         if net.internal or on_link(p.src):
+            self.watch.meets(p, HOST)
             return passed("TO_HOST", frame)
         if p.ports:
             half = self.connections.find(p.key)
@@ -341,10 +347,12 @@ class FromContainer(Questions, OnLink):
         """To a port of the host's that nobody publishes: the host's, unless a container's is mapped to it and it can
         begin something."""
         ours = passed("TO_HOST", p.frame)
+        hairpin = p.ports is not None and p.proto in (TCP, UDP) and self._hairpin_leads(p, sender)
+        if hairpin:
+            return self._to_external(p, sender)
+        self.watch.meets(p, HOST)
         if p.ports is None or p.proto not in (TCP, UDP):
             return ours
-        if self._hairpin_leads(p, sender):
-            return self._to_external(p, sender)
         self.detours.add((sender.number, p.key))
         return ours
 
@@ -386,6 +394,7 @@ class FromContainer(Questions, OnLink):
         if p.ttl <= 1:
             return self._told(p, sender, "DROP_TTL")
         refused = self._too_big(p, sender, net.mtu)
+        self.watch.meets(p, router.number)
         return refused or passed("DELIVERED", router.mac + net.mac + one_hop(p)[12:])
 
     def _to_outside(self, p: Packet, sender: Member, route: Route) -> Expected | None:

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from datapath.kernel._libbpf import ffi
 
 from datapath.kernel import abi
 from tests.model.addresses import MAPPED
 from tests.model.counts import Had
-from tests.model.fixtures import Programs
+from tests.model.fixtures import NAMES, Programs
 from tests.model.packet import Key
 from tests.model.reference import Reference
 from tests.model.topology import Topology
+from tests.model.watching import Passed, Refused, Watch
 
 _COUNTERS = struct.Struct("=QQ")
 
@@ -65,3 +69,33 @@ def services(programs: Programs, topology: Topology) -> str:
             if had != wanted:
                 return f"counted of backend {backend.name}: {had} instead of {wanted}"
     return ""
+
+
+def watched(programs: Programs, watch: Watch) -> str:
+    """Who has talked to whom, and what was refused: rows and totals together."""
+    passed, refused = Passed(), Refused()
+    for key, flow in programs.maps["flows"].read_all():
+        for half in (flow.a, flow.b):
+            sent = half.packets, half.bytes
+            _add(passed, (key.network, half.from_, half.to, key.proto), sent)
+    for key, edge in programs.maps["edges"].read_all():
+        sent, received = edge[1:3], edge[3:5]
+        if key.reason:
+            _add(refused, (key.network, key.from_, NAMES[key.reason]), sent)
+        else:
+            _add(passed, (key.network, key.from_, key.to, key.proto), sent)
+            _add(passed, (key.network, key.to, key.from_, key.proto), received)
+    return _differs(passed, watch.passed) or _differs(refused, watch.refused)
+
+
+def _differs(counted: Counter[Any], wanted: Counter[Any]) -> str:
+    for one in counted.keys() | wanted.keys():
+        # How long a header is that lies about it says nothing.
+        if counted[one] != wanted[one] and one[2:] != ("DROP_TRUNCATED", "bytes"):
+            return f"counted of who talks to whom: {one}: {counted[one]} instead of {wanted[one]}"
+    return ""
+
+
+def _add(sums: Counter[Any], key: tuple[Any, ...], counted: Sequence[int]) -> None:
+    for what, number in zip(("packets", "bytes"), counted, strict=True):
+        sums[*key, what] += number

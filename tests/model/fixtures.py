@@ -350,6 +350,7 @@ class Programs:
             (net.beside, FLAG.NETWORK_BESIDE),
             (net.lan, FLAG.NETWORK_LAN),
             (net.routed, FLAG.NETWORK_L3),
+            (net.flows, FLAG.NETWORK_FLOWS),
             (net.questions, FLAG.NETWORK_QUESTIONS),
         ):
             if wanted:

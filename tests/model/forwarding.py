@@ -19,6 +19,7 @@ from tests.model.services import Services, is_gateway
 from tests.model.situations import WITHHELD, Situation, Withheld
 from tests.model.sums import checksum
 from tests.model.topology import LOCAL_SENDER, Member, Published, Topology, Uplink
+from tests.model.watching import Watch
 
 __all__ = ["Forwarding"]
 
@@ -44,6 +45,7 @@ class Forwarding(Services):
         self.arrived: Uplink | None = None  # from outside
         self.bare = False  # the packet at hand has come without an Ethernet header
         self.width = 0  # what its way takes that it is cut for, if it is
+        self.watch = Watch()
         self.met: Counter[Situation] = Counter()
 
     def _meet(self, situation: Situation) -> None:

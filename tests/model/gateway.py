@@ -61,6 +61,8 @@ class FromHost(Tunnels):
             member = next(routers, None)
         if member is None:
             return dropped(frame, "DROP_NO_ENDPOINT")
+        if not forwarded or (p.src not in net.members and p.src not in net.services):
+            self.watch.meets(p, member.number)  # else it was counted as the member sent it
         return passed("DELIVERED", member.mac + frame[6:])
 
     def _is_answer(self, p: Packet, net: Network) -> bool:

@@ -108,6 +108,8 @@ def topology(rng: random.Random, host: Plan) -> Topology:
     protected = [route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else []
     other_nat = rng.random() < 0.15
     overlay = _overlay(rng, host, networks, uplinks) if rng.random() < 0.7 else None
+    for net in networks.values():
+        net.flows = not net.lan and (overlay is None or overlay.network is not net) and rng.random() < 0.4
     _services(random.Random(f"services {number} {host.ports}"), host, networks, overlay, ports)
     return Topology(
         networks=list(networks.values()),

@@ -46,7 +46,7 @@ class Questions(Tunnels):
         )
 
     def _question(self, p: Packet, sender: Member) -> Expected:
-        asked = self._plain(p)
+        asked, self.watch.handed_on = self._plain(p), True
         net, name = sender.network, asked.question[0].name.to_text(omit_final_dot=True).lower()
         known = self._known(net, name)
         if known is None and not net.internal:

@@ -35,6 +35,7 @@ class Network:
     linklocal: bytes = b""
     members: dict[bytes, Member] = field(default_factory=dict)  # by each of their addresses
     elsewhere: list[Elsewhere] = field(default_factory=list)
+    flows: bool = False  # who talks to whom is counted
     services: dict[bytes, Service] = field(default_factory=dict)  # by their virtual addresses
 
     def gateway(self, size: int) -> bytes:
