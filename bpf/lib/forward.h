@@ -345,7 +345,7 @@ __noinline int forward_error(struct __sk_buff *skb, struct packet *p, const stru
 		if (conn->to_endpoint == PARTY_HOST)
 			return net ? to_gateway(skb, p, net) : to_loopback(skb);
 		by_tunnel(room, p, conn);
-		p->tuple = quoted->outer;
+		packet_became(p, &quoted->outer, p->ttl);
 		return BY_TUNNEL;
 	}
 	if (!conn->to_network) {

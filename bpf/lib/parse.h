@@ -81,6 +81,12 @@ static __always_inline bool is_echo_reply(const struct packet *p)
 	return p->tuple.proto == IPPROTO_ICMP && p->icmp_type == ICMP_ECHOREPLY;
 }
 
+/* ICMP has no pseudo header, ICMPv6 has; of what else there is nobody knows. */
+static __always_inline bool sums_addresses(__u8 proto, bool v6)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || (v6 && proto == IPPROTO_ICMPV6);
+}
+
 /* Does it open a TCP connection? What is a reset, too, is that alone (RFC 9293, 3.10.7). */
 static __always_inline bool is_tcp_opening(const struct packet *p)
 {

@@ -207,8 +207,7 @@ __noinline int rewrite_tuple(struct __sk_buff *skb, const struct packet *p, cons
 	diff = addrs_diff(&p->tuple, to, v6);
 	if (diff < 0)
 		return -1;
-	/* ICMP has no pseudo header, ICMPv6 has. */
-	if (p->fragment != FRAGMENT_LATER && p->tuple.proto != IPPROTO_ICMP &&
+	if (p->fragment != FRAGMENT_LATER && sums_addresses(p->tuple.proto, v6) &&
 	    rewrite_pseudo(skb, check_at(p->l4, p->tuple.proto), diff,
 			   p->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0, v6))
 		return -1;

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.model import counting
 from tests.model.addresses import MAPPED
 from tests.model.counting import raw_key
-from tests.model.devices import Host
+from tests.model.devices import ENCRYPTED, Host
 from tests.model.draws import Sent
 from tests.model.expected import ANY, REDIRECT, Expected, same
 from tests.model.fixtures import NAMES, REASONS, Programs
@@ -96,6 +96,8 @@ class Comparison:
         self.index: dict[int, int] = {id(m): index[m.name] for m in topology.members}
         self.index.update((id(u), index[u.name]) for u in topology.uplinks)
         self.index.update((id(n), index[f"dp{n.number}"]) for n in topology.networks)
+        if topology.overlay and topology.overlay.encrypted:
+            self.index[id(topology.overlay.encrypted)] = index[ENCRYPTED]
         self.index[id(LOOPBACK)] = 1
         self.elsewhere = index[topology.uplinks[0].name]
 

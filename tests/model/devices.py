@@ -19,6 +19,7 @@ from tests.bpf.fixtures import _new_namespace
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
 Interface = IPv4Interface | IPv6Interface
+ENCRYPTED = "wg0"  # the device of encrypted tunnels: here one whose packets have no Ethernet header either
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Plan:
     policies: list[Policy] = field(default_factory=list)  # in their order
     ports: tuple[int, int] = (20000, 20999)
     sockets: list[tuple[int, int]] = field(default_factory=list)  # port, protocol
+    encrypted: int = 1420  # bytes that the device of encrypted tunnels takes
 
 
 def uplink_mac(number: int) -> str:
@@ -140,6 +142,9 @@ class Host:
                 self._leg(links, i, leg)
             for lan in self.plan.lans:
                 self._lan(links, lan)
+        self.tunnels[ENCRYPTED] = tunnel(ENCRYPTED)
+        self.index[ENCRYPTED] = socket.if_nametoindex(ENCRYPTED)
+        self._batch([f"-4 link set {ENCRYPTED} mtu {self.plan.encrypted} up"])
         self._batch([line for line in self._routes() if line])
         self._listen()
 
@@ -233,7 +238,7 @@ class Host:
 
     def tap(self, name: str) -> socket.socket:
         if name not in self.taps:
-            with netns.enter(self.space if name[0] in "vuld" else self.inside):
+            with netns.enter(self.space if name[0] in "vuldw" else self.inside):
                 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
                 tap.bind((name, 3))
             tap.setblocking(False)

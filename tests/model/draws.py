@@ -10,8 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from tests.model.connections import Connection
+from tests.model.expected import readdressed
 from tests.model.hosts import OUT4, OUT6
-from tests.model.packet import ACK, FIN, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, URG, Key
+from tests.model.packet import ACK, FIN, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, URG, Key, Packet
 from tests.model.reference import Reference
 from tests.model.services import is_gateway
 from tests.model.topology import LOCAL_SENDER, LOOPBACK, Member, Network, Topology, Uplink
@@ -245,6 +246,13 @@ class Draws:
         self, overlay: Overlay, peer: Peer, packet: bytes, tos: int = 0, source: bytes = b""
     ) -> Sent:
         """By another host."""
+        if overlay.encrypted:
+            gateway, own = overlay.network.gateway, overlay.number
+            p = Packet(frame_of(bytes(6), bytes(6), packet))
+            src = overlay.called(peer.number, len(p.src)) if p.src == gateway(len(p.src)) else p.src
+            dst = overlay.called(own, len(p.dst)) if p.dst == gateway(len(p.dst)) else p.dst
+            if not p.fault:
+                return Sent("from_tunnel", overlay.encrypted, readdressed(p, src, dst))
         kind = b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd"
         macs = overlay.mac + (source or peer.mac)
         data = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + macs + kind + packet

@@ -133,6 +133,24 @@ def translated(p: Packet, out: Key, hop: int = 1) -> bytes:
     return bytes(f)
 
 
+def readdressed(p: Packet, src: bytes, dst: bytes) -> bytes:
+    """The packet with other addresses, whatever it carries; what is summed with them stays as right as it was."""
+    f = bytearray(p.frame)
+    delta = num(src) + num(dst) - num(p.src) - num(p.dst)
+    if p.kind == IPV4:
+        f[24:34] = adjusted(num(f[24:26]), delta).to_bytes(2, "big") + src + dst
+    else:
+        f[22:54] = src + dst
+    places = {TCP: 16, UDP: 6} | ({ICMPV6: 2} if p.kind == IPV6 else {})
+    if p.fragment != LATER and delta and p.proto in places:
+        at = p.l4 + places[p.proto]
+        old = num(f[at : at + 2])
+        if p.proto != UDP or old:
+            new = adjusted(old, delta)
+            f[at : at + 2] = (new or 0xFFFF if p.proto == UDP else new).to_bytes(2, "big")
+    return bytes(f)
+
+
 def same(got: bytes, wanted: bytes) -> bool:
     """Equal, but for sums of 0 and 0xffff, which say the same (but for UDP's 0, which says nothing)."""
     if got == wanted:

@@ -253,18 +253,24 @@ class Programs:
         number, index = overlay.network.number, self.host.index[overlay.device]
         own = {version: address(overlay.ends[size]) for version, size in ((4, 4), (6, 16))}
         mac = mac_text(overlay.mac)
-        self.maps["tunnel"][0] = abi.tunnel(own[4], own[6], index, 0, 1, 0, overlay.port, mac)
+        encrypted = self.host.index[overlay.encrypted.name] if overlay.encrypted else 0
+        tunnel = abi.tunnel(own[4], own[6], index, encrypted, overlay.number, 0, overlay.port, mac)
+        self.maps["tunnel"][0] = tunnel
         masks: dict[str, Any] = {}
         for prefix, length in overlay.subnets:
             version = 4 if len(prefix) == 4 else 6
             bits = length + 128 - 8 * len(prefix)
             masks |= {f"subnet{version}": address(prefix), f"mask{version}": _mask(bits)}
             masks[f"block_mask{version}"] = _mask(126)
+            self.maps["subnets"][abi.subnet_key(bits, address(prefix))] = abi.subnet(number)
         transport = abi.Transport.TRANSPORT_VXLAN
+        if overlay.encrypted:
+            transport = abi.Transport.TRANSPORT_WIREGUARD
         self.maps["overlays"][abi.overlay_key(number)] = abi.overlay(overlay.vni, transport, 0, **masks)
         self.maps["vnis"][abi.vni_key(overlay.vni)] = abi.vni(number)
         for peer in overlay.peers:
-            row = abi.peer(address(peer.addr), 0, peer.mtu, mac_text(peer.mac))
+            flags = int(abi.PeerFlag.PEER_WIREGUARD) if overlay.encrypted and peer.keyed else 0
+            row = abi.peer(address(peer.addr), flags, peer.mtu, mac_text(peer.mac))
             self.maps["peers"][abi.peer_key(peer.number)] = row
             self.maps["vteps"][abi.vtep_key(address(peer.addr))] = abi.vtep(peer.number)
             for first, _ in peer.blocks:

@@ -388,6 +388,11 @@ class Generator(Draws):
         if src == overlay.network.gateway(size) and rare() < 0.2:
             key = (UDP, src, 1000, dst if rare() < 0.2 else self.beside(dst), 7)
         packet = self.packet(key)
+        if overlay.encrypted and rare() < 0.8:
+            if rare() < 0.1:  # as somebody is called whom nobody knows
+                number = int(rare() * 8)
+                packet = self.packet((key[0], overlay.called(number, size), *key[2:]))
+            return self.tunnelled(overlay, peer, packet)
         frame = frame_of(overlay.mac if rare() < 0.95 else b"\xff" * 6, peer.mac, packet)
         if rare() < 0.05:
             frame = (

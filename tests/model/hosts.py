@@ -8,7 +8,7 @@ import random
 from ipaddress import IPv4Address, IPv6Address
 
 from datapath.model.endpoints import linklocal_of
-from tests.model.devices import Leg, Plan, uplink_mac
+from tests.model.devices import ENCRYPTED, Leg, Plan, uplink_mac
 from tests.model.packet import TCP, UDP
 from tests.model.plans import PROTECTED, own_addresses, routing
 from tests.model.routes import route
@@ -194,7 +194,7 @@ def _overlay(
 ) -> Overlay | None:
     """One of the networks has members on two other hosts, which are neighbours on the first uplink."""
     lan = rng.choice([one for one in host.lans if not networks[one.number].lan] or host.lans[:1])
-    net, six = networks[lan.number], rng.random() < 0.4
+    net, six, encrypted = networks[lan.number], rng.random() < 0.4, rng.random() < 0.35
     if net.lan:  # as all are
         return None
     ends = {4: uplinks[0].addr4, 16: uplinks[0].addr6}
@@ -209,6 +209,7 @@ def _overlay(
         mtu = rng.choice((1500, 1500, 1400))
         address = (leg.network.network_address + 7 + place).packed
         peers.append(Peer(number, address, bytes((2, 0, 0, 0, 1, number)), mtu, blocks))
+        peers[-1].keyed = place == 0 or rng.random() < 0.7
     made = Overlay(
         network=net,
         vni=4096 + lan.number,
@@ -217,6 +218,7 @@ def _overlay(
         ends=ends,
         subnets=tuple((subnet.network_address.packed, subnet.prefixlen) for subnet in subnets),
         peers=peers,
+        encrypted=Uplink(ENCRYPTED, bytes(6), b"", b"", host.encrypted, False) if encrypted else None,
         strangers=(IPv4Address("192.0.2.66").packed, IPv6Address("2001:db8:1::66").packed),
         device=f"dp{lan.number}",
     )

@@ -36,6 +36,9 @@ class FromOutside(Tunnels, OnLink):
         beside it. Here it has one, without MACs. A container gets it with one, too; the host does not."""
         p = Packet(frame, self.gso)
         self.room, self.bare = uplink.mtu, True
+        overlay = self.topology.overlay
+        if overlay and overlay.encrypted is uplink:
+            return self._deciphered(p, overlay)
         ours = Expected(NEXT, ("NOT_OURS",), (frame[14:],))
         if p.dst in self.topology.broadcasts:
             return None

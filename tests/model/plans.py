@@ -32,6 +32,7 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
         stops=STOPS,
         encapsulated=ENCAPSULATED,
         ports=(first, first + rng.choice((31, 255, 2000, 14000))),
+        encrypted=rng.choice((1420, 1420, 1380, 1300)),
         sockets=[(first + at, proto) for at in (7, 9, 20) for proto in (TCP, UDP) if rng.random() < 0.5],
     )
     if rng.random() < 0.8:

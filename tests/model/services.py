@@ -300,6 +300,8 @@ class Services:
         hidden = client is server or (local and loopback(src)) or (net.beside and not inside)
         # What is published is for members, too, whom the other host would not let in.
         hidden |= bool(server.peer) and inside and not net.icc and p.dst != published.addr
+        # Out of an encrypted tunnel comes what members and hosts send, and nothing else.
+        hidden |= bool(server.peer) and not inside and self.topology.encrypts(net)
         if service.refuses and not (hidden or local):
             raise Withheld
         source = net.gateway(len(src)) if hidden else src
@@ -362,7 +364,8 @@ class Services:
         def out(port: int) -> bytes:
             return self._by_tunnel(p, Packet(delivered(port), p.gso), client, _opens(p)).outs[0]
 
-        out(wanted)  # or it is not spoken of
+        if self._by_tunnel(p, Packet(delivered(wanted), p.gso), client).reasons != ("TO_PEER",):
+            raise Withheld  # by which port nobody can see
         opening.out, opening.reason = out, "TO_PEER"
         return self.nat.client(opening, False)
 

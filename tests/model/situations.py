@@ -61,6 +61,8 @@ class Situation(StrEnum):
     PEER_TOLD = "an error about what another host has asked, to that host"
     PEER_ASKS = "from there, to find out whether it arrives"
     PEER_REFUSED = "in a tunnel, and not believed"
+    PEER_ENCRYPTED = "to another host by the device of encrypted tunnels"
+    PEER_DECIPHERED = "and out of it"
     TO_LINK = "to the link of a network's parent"
     FROM_LINK = "from there, to a member, or for one"
     ROUTED_TO_LINK = "and the host's routes say where"

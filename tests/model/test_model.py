@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, Key
 from tests.model.services import Service
 from tests.model.situations import WITHHELD, Situation
-from tests.model.topology import Member, Network, Published, Topology
+from tests.model.topology import FAR, Member, Network, Published, Topology, Uplink
+from tests.model.tunnels import Overlay, Peer
 from tests.model.writing import carried, frame_of, icmp, ip4, ip6
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -135,6 +137,26 @@ def in_front_of(member: Member) -> Published:
     net.services |= {service.addr4: service, service.addr6: service}
     member.serves = True
     return Published(member, service.addr6, 80, service=service)
+
+
+PEER = Peer(2, raw("192.0.2.7"), b"\2\0\0\0\1\2", 1500, ((raw("172.17.8.0"), 30), (raw("fd00:1::8:0"), 126)))
+
+
+def spread(topology: Topology, **kind: Any) -> Overlay:
+    """Network 1 has members on another host too."""
+    topology.overlay = Overlay(
+        network=topology.networks[0],
+        vni=4097,
+        port=4789,
+        mac=b"\2\0\0\0\1\1",
+        ends={4: HOST, 16: HOST6},
+        subnets=((raw("172.17.0.0"), 16), (raw("fd00:1::"), 64)),
+        peers=[PEER],
+        strangers=(),
+        device="dp1",
+        **kind,
+    )
+    return topology.overlay
 
 
 @pytest.fixture(scope="module")
@@ -517,6 +539,24 @@ def test_what_is_cut_on_its_way_out_is_counted_as_a_whole(both: Both) -> None:
         both.member(a1, packet((UDP, a1.addr4, 20100, BEYOND, 53), bytes(size), word=0), "TO_OUTSIDE")
     assert both.comparison.reference.met[Situation.CUT] == 2
     assert both.comparison.books() == ""
+
+
+def test_an_error_to_a_backend_in_an_encrypted_tunnel_has_a_right_header(programs: Programs) -> None:
+    """It is translated twice: for the service, and as the host is called there."""
+    topology = fixed()
+    net = topology.networks[0]
+    spread(topology, encrypted=Uplink("wg0", bytes(6), b"", b"", PLAN.encrypted, False))
+    far = Member(net, FAR, PEER.mac, "far", raw("172.17.8.1"), raw("fd00:1::8:1"), peer=PEER)
+    service = in_front_of(topology.members[0]).service
+    assert service
+    service.backends = service.slots = [far]
+    both = Both(programs, topology)
+    ask = (UDP, net.gateway4, 20600, service.addr4, 80)
+    both.agree(Sent("from_host", net, frame_of(net.mac, net.mac, packet(ask))), "TO_PEER")
+    quoted = packet((UDP, service.addr4, 80, net.gateway4, 20600))
+    body = icmp(net.gateway4, service.addr4, b"\3\3" + bytes(6) + quoted[:28])
+    error = frame_of(net.mac, net.mac, ip4(net.gateway4, service.addr4, ICMP, body))
+    both.agree(Sent("from_host", net, error), "TO_PEER")
 
 
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)

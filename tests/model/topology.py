@@ -151,6 +151,9 @@ class Topology:
     def protects(self, address: bytes) -> bool:
         return any(within(address, one.prefix, one.length, one.size) for one in self.protected)
 
+    def encrypts(self, net: Network) -> bool:
+        return self.overlay is not None and self.overlay.network is net and self.overlay.encrypted is not None
+
     def published(self, address: bytes, port: int, proto: int) -> Published | None:
         """What answers at one of the host's addresses."""
         ports = self.ports

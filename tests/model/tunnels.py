@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests.model.addresses import MAPPED, on_link, unusable
 from tests.model.connections import CLOSED, ESTABLISHED, NEW, Connection
 from tests.model.errors import check_error, quotation
-from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed, translated
+from tests.model.expected import REDIRECT, SHOT, Expected, dropped, either, passed, readdressed, translated
 from tests.model.forwarding import Forwarding, error_head
 from tests.model.nat import Opening
 from tests.model.packet import ARP, FIN, IPV4, IPV6, LATER, RST, SYN, TCP, UDP, Key, Packet, backwards
@@ -29,19 +29,22 @@ LINK = 8 + 8 + 14  # bytes of the headers between the outer IP header and the in
 
 @dataclass(eq=False)
 class Peer:
-    """Another host. `blocks`: the first bytes of addresses that it gives to its members, and how many bits count."""
+    """Another host. `blocks`: the first bytes of addresses that it gives to its members, and how many bits count;
+    `keyed`: it is known in encrypted tunnels."""
 
     number: int
     addr: bytes
     mac: bytes
     mtu: int
     blocks: tuple[tuple[bytes, int], ...]
+    keyed: bool = True
 
 
 @dataclass(eq=False)
 class Overlay:
     """A network with members on other hosts. `ends`: this host's addresses for tunnels; `moved`: addresses that are at
-    another host than their block; `device`: the name of a device that stands for the tunnels'."""
+    another host than their block; `device`: the name of a device that stands for the tunnels'; `encrypted`: the device
+    of encrypted tunnels, if they are."""
 
     network: Network
     vni: int
@@ -52,6 +55,8 @@ class Overlay:
     peers: list[Peer]
     strangers: tuple[bytes, ...]
     device: str
+    encrypted: Uplink | None = None
+    number: int = 1  # of this host in the cluster
     moved: dict[bytes, Peer] = field(default_factory=dict)
 
     def covers(self, address: bytes) -> bool:
@@ -66,6 +71,22 @@ class Overlay:
         """It has a member with the address, or the block that it is of."""
         in_block = any(_within(address, *block) for block in peer.blocks)
         return in_block or self.moved.get(address) is peer
+
+    def called(self, number: int, size: int) -> bytes:
+        """What the host is in encrypted tunnels, where the gateway's address could be any host's: 0.0.0.N, 100::N."""
+        return number.to_bytes(size) if size == 4 else b"\1" + number.to_bytes(size - 1)
+
+    def called_so(self, address: bytes) -> int:
+        """The number of the host that is called so; 0: it is an address like any."""
+        number = num(address[-4:])
+        return (
+            number
+            if self.called(number, len(address)) == address and number < 1 << 8 * len(address) - 8
+            else 0
+        )
+
+    def by_number(self, number: int) -> Peer | None:
+        return next((one for one in self.peers if one.number == number), None)
 
     def by_end(self, address: bytes) -> Peer | None:
         return next((one for one in self.peers if one.addr == address), None)
@@ -201,6 +222,8 @@ class Tunnels(Forwarding):
         """`told`: what becomes of one that is larger than these bytes. `mark`: the other host is to hear it."""
         overlay = self.topology.overlay
         assert overlay
+        if overlay.encrypted:
+            return self._enciphered(p, peer, overlay, overlay.encrypted, told)
         own = overlay.ends[len(peer.addr)]
         route = self._route(Flow(own, peer.addr, UDP, 1, overlay.port))
         if route.kind != "out" or route.uplink is None:
@@ -224,12 +247,29 @@ class Tunnels(Forwarding):
 
         return Expected(REDIRECT, ("TO_PEER",), check=check)
 
+    def _enciphered(
+        self, p: Packet, peer: Peer, overlay: Overlay, device: Uplink, told: Callable[[int], Expected]
+    ) -> Expected:
+        """By the device, which knows by the addresses alone who gets it; or not at all."""
+        size, net = len(p.src), overlay.network
+        asks, answers = p.src == net.gateway(size), p.dst == net.gateway(size)
+        covered = (asks or overlay.covers(p.src)) and (answers or overlay.covers(p.dst))
+        if not peer.keyed or (asks and answers) or not covered:
+            return dropped(p.frame, "DROP_NO_TUNNEL")
+        if p.size > device.mtu and p.keep:
+            return told(device.mtu)
+        self._meet(Situation.PEER_ENCRYPTED)
+        src = overlay.called(overlay.number, size) if asks else p.src
+        dst = overlay.called(peer.number, size) if answers else p.dst
+        return passed("TO_PEER", readdressed(p, src, dst))
+
     def _by_tunnel(self, p: Packet, became: Packet, sender: Member | None, begins: bool = False) -> Expected:
         """What a service was asked for goes to a backend on another host, or an error about its answer. `sender`: as of
         a connection, which `begins`. It is told of a tunnel that is too small in the words of what it has sent."""
         overlay = self.topology.overlay
         assert overlay
         peer, net = overlay.host_of(became.dst), overlay.network
+        became = Packet(p.frame[:12] + became.frame[12:], p.gso)  # nobody looks at MAC addresses from here on
         if sender is None and self.bare:
             raise Withheld  # behind a header that was taken off the test run still looks for one
         local = sender is LOCAL_SENDER or is_gateway(sender)
@@ -270,12 +310,14 @@ class Tunnels(Forwarding):
         if peer is None:
             raise Withheld
         head, word, macs = error_head(p, reason), mtu.to_bytes(4, "big"), peer.mac + overlay.mac
+        source = overlay.network.gateway(len(p.src))
+        if overlay.encrypted:
+            macs, source = p.src_mac + p.dst_mac, overlay.called(overlay.number, len(p.src))
 
         def check(got: bytes) -> str:
             if got[:12] != macs:
                 return "MACs"
-            back = p.src_mac + p.dst_mac + got[12:]
-            return check_error(p, back, [overlay.network.gateway(len(p.src))], head, word)
+            return check_error(p, p.src_mac + p.dst_mac + got[12:], [source], head, word)
 
         return Expected(REDIRECT, (reason,), check=check, beside=("TO_PEER",))
 
@@ -289,6 +331,31 @@ class Tunnels(Forwarding):
             and p.dst_mac == net.mac
             and self._caller(p) is not None
         )
+
+    # ---- from peers, encrypted ----
+
+    def _deciphered(self, p: Packet, overlay: Overlay) -> Expected | None:
+        """Out of the device comes what hosts send whose keys it knows, from addresses that they have; all else is
+        nobody's."""
+        net, size = overlay.network, len(p.src)
+        if p.fault or MAPPED in (p.src[:12], p.dst[:12]):
+            return _lost({"DROP_DIRECT"})
+        answers = overlay.called_so(p.dst) == overlay.number
+        if not overlay.covers(p.src if answers else p.dst):
+            return _lost({"DROP_DIRECT"})
+        asks = overlay.called_so(p.src)
+        peer = overlay.by_number(asks) if asks else overlay.host_of(p.src)
+        if peer is None or not peer.keyed:
+            return _lost({"DROP_DIRECT"})
+        gateway = net.gateway(size)
+        if asks:
+            p = Packet(readdressed(p, gateway, p.dst))
+        elif answers:
+            p = Packet(readdressed(p, p.src, gateway))
+        elif p.src == gateway:
+            return _lost({"DROP_TUNNEL_SOURCE"})
+        self._meet(Situation.PEER_DECIPHERED)
+        return self._taken(p, 0, overlay, peer, net)
 
     # ---- from peers ------------------------------------------------------------------------------------
 
@@ -352,6 +419,8 @@ class Tunnels(Forwarding):
         calls, answers = p.src in gateways, p.dst in gateways
         asks_service = bool(net.services) and not calls and not overlay.covers(p.src)
         if (not calls and not asks_service and not overlay.may_send(peer, p.src)) or (calls and answers):
+            wrong.add("DROP_TUNNEL_SOURCE")
+        if overlay.encrypted and not self.bare:  # it has come in clear
             wrong.add("DROP_TUNNEL_SOURCE")
         if congestion == CONGESTED and not ecn(p):
             wrong.add("DROP_CONGESTED")
