@@ -253,6 +253,9 @@ class Draws:
             dst = overlay.called(own, len(p.dst)) if p.dst == gateway(len(p.dst)) else p.dst
             if not p.fault:
                 return Sent("from_tunnel", overlay.encrypted, readdressed(p, src, dst))
+        if overlay.direct and self.random() < 0.6:
+            uplink = self.topology.uplinks[0]
+            return Sent("from_uplink", uplink, frame_of(uplink.mac, NEIGHBOUR, packet))
         kind = b"\x08\0" if packet[0] >> 4 == 4 else b"\x86\xdd"
         macs = overlay.mac + (source or peer.mac)
         data = b"\x08\0\0\0" + (overlay.vni << 8).to_bytes(4, "big") + macs + kind + packet

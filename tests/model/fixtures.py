@@ -254,7 +254,9 @@ class Programs:
         own = {version: address(overlay.ends[size]) for version, size in ((4, 4), (6, 16))}
         mac = mac_text(overlay.mac)
         encrypted = self.host.index[overlay.encrypted.name] if overlay.encrypted else 0
-        tunnel = abi.tunnel(own[4], own[6], index, encrypted, overlay.number, 0, overlay.port, mac)
+        tunnel = abi.tunnel(
+            own[4], own[6], index, encrypted, overlay.number, int(overlay.direct), overlay.port, mac
+        )
         self.maps["tunnel"][0] = tunnel
         masks: dict[str, Any] = {}
         for prefix, length in overlay.subnets:
@@ -264,12 +266,15 @@ class Programs:
             masks[f"block_mask{version}"] = _mask(126)
             self.maps["subnets"][abi.subnet_key(bits, address(prefix))] = abi.subnet(number)
         transport = abi.Transport.TRANSPORT_VXLAN
+        if overlay.direct:
+            transport = abi.Transport.TRANSPORT_DIRECT
         if overlay.encrypted:
             transport = abi.Transport.TRANSPORT_WIREGUARD
         self.maps["overlays"][abi.overlay_key(number)] = abi.overlay(overlay.vni, transport, 0, **masks)
         self.maps["vnis"][abi.vni_key(overlay.vni)] = abi.vni(number)
         for peer in overlay.peers:
             flags = int(abi.PeerFlag.PEER_WIREGUARD) if overlay.encrypted and peer.keyed else 0
+            flags |= int(abi.PeerFlag.PEER_DIRECT) if overlay.direct and peer.on_link else 0
             row = abi.peer(address(peer.addr), flags, peer.mtu, mac_text(peer.mac))
             self.maps["peers"][abi.peer_key(peer.number)] = row
             self.maps["vteps"][abi.vtep_key(address(peer.addr))] = abi.vtep(peer.number)

@@ -393,6 +393,8 @@ class Generator(Draws):
                 number = int(rare() * 8)
                 packet = self.packet((key[0], overlay.called(number, size), *key[2:]))
             return self.tunnelled(overlay, peer, packet)
+        if overlay.direct and rare() < 0.6:
+            return self.tunnelled(overlay, peer, packet) if rare() < 0.9 else self.from_outside(packet)
         frame = frame_of(overlay.mac if rare() < 0.95 else b"\xff" * 6, peer.mac, packet)
         if rare() < 0.05:
             frame = (

@@ -209,7 +209,7 @@ def _overlay(
         mtu = rng.choice((1500, 1500, 1400))
         address = (leg.network.network_address + 7 + place).packed
         peers.append(Peer(number, address, bytes((2, 0, 0, 0, 1, number)), mtu, blocks))
-        peers[-1].keyed = place == 0 or rng.random() < 0.7
+        peers[-1].keyed, peers[-1].on_link = (place == 0 or rng.random() < 0.7 for _ in range(2))
     made = Overlay(
         network=net,
         vni=4096 + lan.number,
@@ -219,6 +219,7 @@ def _overlay(
         subnets=tuple((subnet.network_address.packed, subnet.prefixlen) for subnet in subnets),
         peers=peers,
         encrypted=Uplink(ENCRYPTED, bytes(6), b"", b"", host.encrypted, False) if encrypted else None,
+        direct=not encrypted and rng.random() < 0.5,
         strangers=(IPv4Address("192.0.2.66").packed, IPv6Address("2001:db8:1::66").packed),
         device=f"dp{lan.number}",
     )

@@ -67,6 +67,8 @@ class FromOutside(Tunnels, OnLink):
             return ours  # another link's (RFC 4007, 5)
         if uplink and self._is_tunnelled(p, uplink):
             return self._from_peer(p, ours)
+        if uplink and self._comes_as_it_is(p):
+            return self._from_neighbour(p, uplink)
         if p.error:
             return self._error(p, sender) or ours
         if p.fragment:

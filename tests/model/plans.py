@@ -140,6 +140,7 @@ def routing(host: Plan, networks: dict[int, Network], uplinks: list[Uplink]) -> 
     for uplink, leg in zip(uplinks, host.legs, strict=True):
         for one in leg.addresses:
             main.append(route(str(one.network), "out", uplink=uplink, source=one.ip.packed))
+            main[-1].connected = True
     main += [route(prefix, "stop") for prefix, _ in host.stops]
     if host.encapsulated:
         main.append(route(host.encapsulated, "encap"))

@@ -48,6 +48,7 @@ class Route:
     network: Network | None = None
     via: bytes = b""  # the next hop, if it is a member of the network
     source: bytes = b""  # what the route says that is sent from; else the uplink's own
+    connected: bool = False  # whom it leads to is on the link
 
     def masquerade_source(self) -> bytes:
         return self.source or (self.uplink.address(self.size) if self.uplink else b"")

@@ -63,6 +63,8 @@ class Situation(StrEnum):
     PEER_REFUSED = "in a tunnel, and not believed"
     PEER_ENCRYPTED = "to another host by the device of encrypted tunnels"
     PEER_DECIPHERED = "and out of it"
+    PEER_DIRECT = "to another host as it is, over the link"
+    PEER_COMES_DIRECT = "and from there"
     TO_LINK = "to the link of a network's parent"
     FROM_LINK = "from there, to a member, or for one"
     ROUTED_TO_LINK = "and the host's routes say where"

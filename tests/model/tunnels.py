@@ -30,7 +30,7 @@ LINK = 8 + 8 + 14  # bytes of the headers between the outer IP header and the in
 @dataclass(eq=False)
 class Peer:
     """Another host. `blocks`: the first bytes of addresses that it gives to its members, and how many bits count;
-    `keyed`: it is known in encrypted tunnels."""
+    `keyed`: it is known in encrypted tunnels; `on_link`: what is for it needs no tunnel, if its network wants none."""
 
     number: int
     addr: bytes
@@ -38,13 +38,14 @@ class Peer:
     mtu: int
     blocks: tuple[tuple[bytes, int], ...]
     keyed: bool = True
+    on_link: bool = True
 
 
 @dataclass(eq=False)
 class Overlay:
     """A network with members on other hosts. `ends`: this host's addresses for tunnels; `moved`: addresses that are at
     another host than their block; `device`: the name of a device that stands for the tunnels'; `encrypted`: the device
-    of encrypted tunnels, if they are."""
+    of encrypted tunnels, if they are; `direct`: packets go as they are, where they can."""
 
     network: Network
     vni: int
@@ -56,6 +57,7 @@ class Overlay:
     strangers: tuple[bytes, ...]
     device: str
     encrypted: Uplink | None = None
+    direct: bool = False
     number: int = 1  # of this host in the cluster
     moved: dict[bytes, Peer] = field(default_factory=dict)
 
@@ -231,6 +233,13 @@ class Tunnels(Forwarding):
         overhead = LINK + (20 if len(own) == 4 else 40)
         source = b"\x06M" + mark.to_bytes(4, sys.byteorder) if mark else overlay.mac
         mtu = min(peer.mtu, route.uplink.mtu)
+        if overlay.direct and not by_device and self._needs_no_tunnel(p, peer, overlay):
+            if p.size > mtu and p.keep:
+                return told(mtu)
+            # By a router nobody knows whether it gets there.
+            if p.size <= mtu and (route.connected or not route.uplink.ethernet):
+                self._meet(Situation.PEER_DIRECT)
+                return passed("TO_PEER", p.frame)
         if p.size + overhead > mtu and (p.kind == IPV6 or p.keep):
             return told(mtu - overhead)
         # What a test run calls segments is of no protocol that a program may put into a tunnel.
@@ -246,6 +255,13 @@ class Tunnels(Forwarding):
             return "" if got == wanted else f"wanted {wanted.hex()}"
 
         return Expected(REDIRECT, ("TO_PEER",), check=check)
+
+    @staticmethod
+    def _needs_no_tunnel(p: Packet, peer: Peer, overlay: Overlay) -> bool:
+        """In the gateway's name it could come from any host; and over IPv4 no neighbour is found for IPv6."""
+        gateway = overlay.network.gateway(len(p.src))
+        covered = overlay.covers(p.src) and overlay.covers(p.dst) and gateway not in (p.src, p.dst)
+        return covered and peer.on_link and len(peer.addr) >= len(p.src)
 
     def _enciphered(
         self, p: Packet, peer: Peer, overlay: Overlay, device: Uplink, told: Callable[[int], Expected]
@@ -332,7 +348,27 @@ class Tunnels(Forwarding):
             and self._caller(p) is not None
         )
 
-    # ---- from peers, encrypted ----
+    # ---- from peers, as they are, or encrypted ----
+
+    def _comes_as_it_is(self, p: Packet) -> bool:
+        overlay = self.topology.overlay
+        return overlay is not None and overlay.direct and not self.bare and overlay.covers(p.dst)
+
+    def _from_neighbour(self, p: Packet, uplink: Uplink) -> Expected | None:
+        """Believed is a host of the link to whom the way leads over the device that it comes by."""
+        overlay = self.topology.overlay
+        assert overlay
+        peer = overlay.host_of(p.src)
+        if peer is None or not peer.on_link:
+            return _lost({"DROP_DIRECT"})
+        if len(p.frame) > uplink.mtu + 18 and not p.gso:
+            raise Withheld  # no device takes what is larger than its MTU, and a tag's room
+        own = overlay.ends[len(peer.addr)]
+        if self._route(Flow(own, peer.addr, UDP, overlay.port, overlay.port)).uplink is not uplink:
+            return _lost({"DROP_TUNNEL_SOURCE"})
+        self._meet(Situation.PEER_COMES_DIRECT)
+        return self._taken(p, 0, overlay, peer, overlay.network)
+
 
     def _deciphered(self, p: Packet, overlay: Overlay) -> Expected | None:
         """Out of the device comes what hosts send whose keys it knows, from addresses that they have; all else is
